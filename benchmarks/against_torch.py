@@ -187,7 +187,8 @@ def plan(args, gpu: bool) -> list[tuple[Case, list[str]]]:
   if args.smoke:
     chosen = [Case(name, 2, ddim_steps=3) for name in cases.SMOKE]
   else:
-    default = [name for name in cases.NETWORKS if gpu or name != 'adm']
+    large = 'adm', 'dit_xl'
+    default = [name for name in cases.NETWORKS if gpu or name not in large]
     dtype = args.dtype or ('bfloat16' if gpu else 'float32')
     compiled = gpu if args.torch_compile is None else args.torch_compile
     chosen = [

@@ -8,6 +8,8 @@ of the same widths and number of blocks.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from diffusion_jax.app import load, models
 from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import train_setup
@@ -49,6 +51,12 @@ class Network(NamedTuple):
 # DiT-S/2 as it was published, with the sinusoids that diffusers has. It is
 # trained as DDPM's network is.
 DIT = {'network': 'dit', 'network.noise_embedding': 'ho'}
+# 256 tokens, as for latents of 32x32.
+DIT_XL = DIT | {
+  'network.channels': '1152',
+  'network.num_blocks': '28',
+  'network.num_heads': '16',
+}
 # diffusers has neither the bound nor its output. Separate projections are the
 # layout that diffusers has: the same products.
 ADM = {
@@ -70,6 +78,7 @@ NETWORKS = {
     'cifar10_edm', flags={'conditioning.augment': '0.0'}, exact=False
   ),
   'dit': Network('cifar10', 'conditional', DIT),
+  'dit_xl': Network('cifar10', 'conditional', DIT_XL),
   'adm': Network('imagenet64', flags=ADM),
   'autoencoder': Network(
     'imagenet256_autoencoder', '', {'data.image_shape': '64,64,3'}, **OF_TWO
@@ -88,16 +97,24 @@ def _smoke(name, **fields):
 
 
 SMOKE = {
-  'smoke': _smoke('ddpm', num_groups=4, attention_resolutions='8'),
+  'smoke_ddpm': _smoke('ddpm', num_groups=4, attention_resolutions='8'),
   'smoke_autoencoder': _smoke('autoencoder', num_groups=4, decoder_blocks=2),
   'smoke_edm2': _smoke('edm2', head_channels=8, attention_resolutions='8'),
   'smoke_dit': _smoke('dit', num_blocks=2, num_heads=2, multipliers=''),
+}
+# All networks, for benchmarks.on_gpu.
+TINY = SMOKE | {
+  'smoke_edm': _smoke('edm', num_groups=4, attention_resolutions='8'),
+  'smoke_adm': _smoke(
+    'adm', num_groups=4, head_channels=8, attention_resolutions='8'
+  ),
+  'smoke_dit_xl': _smoke('dit_xl', num_blocks=2, num_heads=2, multipliers=''),
 }
 
 
 def network_of(case) -> Network:
   """Returns the network of a case."""
-  return (NETWORKS | SMOKE)[case.network]
+  return (NETWORKS | TINY)[case.network]
 
 
 def make_model(case) -> Any:
@@ -113,12 +130,19 @@ def make_model(case) -> Any:
     flags['sampling.num_steps'] = str(case.ddim_steps)
   if case.remat:
     flags['network.remat'] = 'True'
-  if case.attention != 'xla':
-    flags['network.attention'] = case.attention
   path = CONFIGS / f'{network.config}.py'
   config = load.from_file(str(path), network.variant)
   config = load.with_flags(config, [*flags.items()])
   return models.make(config, 'nowhere')
+
+
+def labels_of(model, count):
+  """Returns random classes [count], the same ones for both sides.
+
+  Equal classes would make the gradient of their embedding a sum in one row.
+  """
+  classes = model.facts.num_classes
+  return np.random.default_rng(0).integers(classes, size=count)
 
 
 def train_step(model, mesh):
@@ -150,11 +174,13 @@ def torch_options(model):
   if isinstance(network, EDM2):
     sides = {'img_resolution': shape[0], 'img_channels': shape[-1]}
     return sides | options_of(network, FIELDS | EDM2_FIELDS)
+  first, *_ = network.multipliers
   of_same_size = UNet(
-    channels=256,
-    multipliers=(1, 1, 1),
-    num_blocks=4,
-    attention_resolutions=(16,),
+    channels=int(network.channels * first),
+    multipliers=tuple(m / first for m in network.multipliers),
+    num_blocks=network.num_blocks,
+    attention_resolutions=network.attention_resolutions,
+    num_groups=network.num_groups,
     dropout=network.dropout,
   )
   return diffusers_unet.write_config(of_same_size, shape)

@@ -11,7 +11,7 @@ from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.magnitude import MPConv
-from diffusion_jax.networks.transformer_block import Block
+from diffusion_jax.networks.transformer_block import QKV, Block
 
 
 def analytic(model, batch):
@@ -44,6 +44,8 @@ def of_layer(layer, x, out):
     return 2 * max(layer.kernel_size, 1) ** 2 * x.shape[-1] * out.size
   if isinstance(layer, nn.Dense):
     return 2 * x.shape[-1] * out.size
+  if isinstance(layer, QKV):
+    return 2 * x.shape[-1] * sum(array.size for array in out)
   attends = isinstance(layer, EDM2Block) and layer.num_heads
   if isinstance(layer, Attention) or attends:
     b, h, w, c = out.shape

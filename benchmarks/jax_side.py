@@ -3,6 +3,7 @@
 import math
 import os
 from importlib import metadata
+from typing import Any
 
 # Both sides hold memory of one GPU at a time.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
@@ -14,21 +15,23 @@ import numpy as np
 import diffusion_jax
 from benchmarks import cases, flops, turns
 from diffusion_jax.app import devices, models
-from diffusion_jax.runtime.sharding import replicated
+from diffusion_jax.runtime.compiling import options
+from diffusion_jax.runtime.sharding import on_mesh, replicated
 
 
 def random_params(model):
   """Returns parameters of a trained network's size, made without compiling.
 
-  The first ones of a training would have an output of 0.
+  The first ones of a training would have an output of 0. They are NumPy arrays:
+  programs have copies, of which a training step gives its memory away.
   """
   rng = np.random.default_rng(0)
 
   def fill(path, like):
     values = rng.standard_normal(like.shape, np.float32)
     if path[-1].key == 'scale':
-      return jnp.asarray(1.0 + 0.1 * values)
-    return jnp.asarray(values / np.sqrt(math.prod(like.shape[:-1])))
+      return 1.0 + 0.1 * values
+    return values / np.float32(np.sqrt(math.prod(like.shape[:-1])))
 
   return jax.tree_util.tree_map_with_path(fill, models.shapes(model))
 
@@ -38,11 +41,14 @@ class Side:
 
   def __init__(self, case):
     self.case = case
+    if case.memory:  # before JAX asks for devices
+      os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = str(case.memory)
     self.model = cases.make_model(case)
     self.noise = np.array(cases.network_of(case).noise, np.float32)
     self.apply = cases.network_fn(self.model)
     self.params = random_params(self.model)
     self.run = self.out = None
+    self.program: Any = None
     self.carry = ()
 
   def facts(self):
@@ -63,9 +69,13 @@ class Side:
       'device': device.device_kind,
       'platform': device.platform,
       'parameters': sum(sizes),
-      'forward_flop': flops.analytic(self.model, self.case.batch),
+      'forward_flop': self.forward_flop(),
       'matmul_flop_per_s': flops.matmul_rate(self.case.dtype, size),
     }
+
+  def forward_flop(self):
+    """Returns the FLOP of a forward pass, counted by layers."""
+    return flops.analytic(self.model, self.case.batch)
 
   def export(self):
     """Returns (x, noise, the weights for torch, the output)."""
@@ -77,9 +87,14 @@ class Side:
 
   def prepare(self, task):
     """Compiles 'forward', 'train' or 'ddim'; returns facts about it."""
-    function, arguments = getattr(self, f'_{task}')()
-    compiled = function.lower(*arguments).compile()
-    self.carry = arguments
+    function, (first, *others) = getattr(self, f'_{task}')()
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first
+    )
+    # XLA may choose the layouts of a state: the first one is converted.
+    compiled = self.program = function.lower(shapes, *others).compile()
+    self.carry = jax.device_put(first, compiled.input_formats[0][0]), *others
+    del first
 
     def run():
       self.out = compiled(*self.carry)
@@ -108,24 +123,32 @@ class Side:
   def _arrays(self, count):
     shape = self.model.facts.image_shape
     image = jax.random.normal(jax.random.key(1), (count, *shape))
-    labels = {'label': jnp.zeros(count, jnp.int32)}
-    cond = labels if self.model.conditioning.labels else {}
+    cond = {}
+    if self.model.conditioning.labels:
+      labels = cases.labels_of(self.model, count)
+      cond['label'] = jnp.asarray(labels, jnp.int32)
     return image, jnp.full(count, self.noise[1]), cond
+
+  def _jit(self, function):
+    # As `runtime.per_image` does: layers ask which devices the mesh has.
+    mesh = devices.make_mesh(self.model.config)
+    how = options(mesh, 'tuned')
+    return jax.jit(on_mesh(mesh, function), compiler_options=how)
 
   def _forward(self):
     arrays = self._arrays(self.case.batch)
-    return jax.jit(self.apply), (self.params['network'], *arrays)
+    return self._jit(self.apply), (self.params['network'], *arrays)
 
   def _train(self):
     mesh = devices.make_mesh(self.model.config)
     step, shapes = cases.train_step(self.model, mesh)
-    # Adam begins with zeros. The state is donated, so it has a copy.
+    # Adam begins with zeros.
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    state = state._replace(params=jax.tree.map(jnp.copy, self.params))
+    state = state._replace(params=jax.tree.map(jnp.array, self.params))
     image, _, cond = self._arrays(self.case.batch)
     batch = {'image': jnp.clip(image, -1.0, 1.0), **cond}
     state, batch = jax.device_put((state, batch), replicated(mesh))
-    return step, (state, batch, jax.random.key(0), {})
+    return step, (state, batch, jax.random.key(0), {}, np.float32(2e-4))
 
   def _ddim(self):
     keys = jax.random.split(jax.random.key(0), self.case.batch)
@@ -134,4 +157,4 @@ class Side:
       return self.model.from_noise(params, {}, keys, cond)
 
     cond = self._arrays(self.case.batch)[2]
-    return jax.jit(sample), (self.params, keys, cond)
+    return self._jit(sample), (self.params, keys, cond)

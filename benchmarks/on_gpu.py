@@ -1,189 +1,258 @@
-"""Measures all figures of a GPU, the most useful ones first.
+"""Times our programs on a GPU against torch.compile, a row at a time.
 
-  python -m benchmarks.on_gpu --fill=docs/performance.md
+  python -m benchmarks.on_gpu                           # extra [bench]
+  python -m benchmarks.on_gpu --only=dit_train,ddpm_train --budget=300
+  python -m benchmarks.on_gpu --profile=dit_train       # time by operation
+  python -m benchmarks.on_gpu --tiny                    # small, on a CPU
 
-Each part is a separate process and ends within --limit seconds. Its result is
-written to --out at once, and a second call continues with the missing parts.
---fill writes the table between the marks of a Markdown file. --smoke measures
-tiny networks, on any device.
+Training steps, forward passes and DDIM in 50 steps, in bfloat16. Each side of a
+part is a process, and several parts compile side by side. When both sides of a
+part are ready, all other processes are stopped, and the two are timed in turns.
+The row is printed and added to --out at once. The same command continues: rows
+of the same sources, versions and device are not measured again. --tiny has
+torch without compilation.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
+import math
 import os
-import signal
+import queue
+import statistics
 import subprocess
-import sys
-import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-PYTHON = sys.executable, '-m'
-MARKS = '<!-- on_gpu: begin -->', '<!-- on_gpu: end -->'
-MISSING = 'not measured yet'
-# (network, batch); the published batch sizes first
-PUBLISHED = ('ddpm', 128), ('edm', 512), ('adm', 128), ('dit', 256)
-PAIRS = (
-  *PUBLISHED,
-  *(('ddpm', 512), ('edm', 128), ('adm', 256), ('ddpm', 256), ('ddpm', 1024)),
-  *(('edm', 256), ('edm', 1024), ('dit', 512), ('adm', 512), ('adm', 1024)),
+from benchmarks import operations, turns
+from benchmarks.against_torch import SIDES, processor
+from benchmarks.turns import Case, Failed, Worker
+
+Part = tuple[dict[str, Case], str]  # by side; task
+ROOT = Path(__file__).parents[1]
+HEADER = (
+  '| part, batch | ours | torch | torch / ours | images/s; TFLOP/s, ours | '
+  'peak GB, ours; torch | after s |\n' + '|---' * 7 + '|'
 )
-ALONE = 'attention', 'memory'
+# (batch, GiB that ours and torch may take), by the time of compilation: on an
+# H100 12 to 26 s for dit, 60 to 75 for ddpm, 130 for dit_xl; adm took longer.
+PARTS = {
+  'dit_forward': (256, 7, 7),
+  'dit_train': (256, 17, 14),
+  'ddpm_forward': (128, 5, 5),
+  'ddpm_train': (128, 7, 7),
+  'dit_ddim': (256, 7, 7),
+  'ddpm_ddim': (128, 5, 5),
+  'autoencoder_train': (32, 20, 18),
+  'edm_train': (128, 18, 16),
+  'edm2_train': (32, 22, 20),
+  'dit_xl_train': (64, 42, 35),
+  'adm_train': (64, 38, 36),
+}
+OUTSIDE = 1  # GiB of a process that its allocator does not count
+LIVE = max(2, min(4, (os.cpu_count() or 1) // 4))  # parts at a time
+JAX_COMPILES = 2  # at a time: XLA races kernels on the GPU
 
 
-def parts(smoke: bool, ddim_steps: int) -> dict[str, list[str]]:
-  """Returns the command of each part; {out} stands for its JSON file."""
-  tests = [*PYTHON, 'pytest', '-n', '0', '-q', '-m', 'device', 'tests/device']
-  found = {'tests': [*tests, '--junitxml={out}']}
-  against = [*PYTHON, 'benchmarks.against_torch', '--out={out}']
-  if smoke:
-    found['smoke, 2'] = [*against, '--smoke']
-  for network, batch in () if smoke else PAIRS:
-    # DDIM is last, because it is the longest and may meet the time limit.
-    found[f'{network}, {batch}'] = [
-      *against,
-      f'--networks={network}',
-      f'--batches={batch}',
-      '--tasks=train,forward,ddim',
-      f'--ddim_steps={ddim_steps}',
-      '--rounds=5',
-    ]
-  more = ['--smoke'] if smoke else []
-  alone = {
-    name: [*PYTHON, 'benchmarks.device_parts', name, '--out={out}', *more]
-    for name in ALONE
-  }
-  # Parts without sizes follow the published sizes.
-  first = dict(list(found.items())[: 1 + len(PUBLISHED)])
-  return first | alone | found
+def device() -> tuple[str, float]:
+  """Returns the name of the first NVIDIA GPU, '' without one, and its GiB."""
+  asked = '--query-gpu=name,memory.total', '--format=csv,noheader,nounits'
+  try:
+    answer = subprocess.check_output(['nvidia-smi', *asked], text=True)
+    name, mib = answer.splitlines()[0].rsplit(',', 1)
+    return name, float(mib) / 1024
+  except (OSError, subprocess.CalledProcessError, IndexError, ValueError):
+    return '', 0.0
 
 
-def run(command: list[str], limit: float) -> dict[str, Any]:
-  """Runs a part; returns its result, its seconds and how it ended."""
-  with tempfile.TemporaryDirectory() as folder:
-    out = Path(folder) / 'out.json'
-    command = [word.format(out=out) for word in command]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-      command,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      start_new_session=True,
-    )
-    try:
-      text, _ = process.communicate(timeout=limit)
-      ended = f'exit code {process.returncode}'
-    except subprocess.TimeoutExpired:
-      # With its own workers, which would hold the GPU.
-      os.killpg(process.pid, signal.SIGKILL)
-      text, _ = process.communicate()
-      ended = f'stopped after {limit:.0f} s'
-    found = {'ended': ended, 'seconds': time.perf_counter() - start}
-    found['output'] = text[-3000:]
-    if out.is_file():
-      content = out.read_text()
-      xml = content.startswith('<')
-      found['result'] = content[:3000] if xml else json.loads(content)
-    return found
+def conditions(name: str) -> dict[str, Any]:
+  """Returns what a row depends on; name: of the device."""
+  digest = hashlib.sha256()
+  for folder in ('benchmarks', 'configs', 'diffusion_jax'):
+    for path in sorted((ROOT / folder).rglob('*.py')):
+      digest.update(path.read_bytes())
+  versions = {}
+  for package in ('jax', 'jaxlib', 'torch', 'diffusers'):
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      versions[package] = metadata.version(package)
+  sources = digest.hexdigest()[:12]
+  return {'sources': sources, 'versions': versions, 'device': name}
 
 
-def records(results: dict[str, Any]) -> dict[tuple, dict]:
-  """Returns records of benchmarks.against_torch by (network, batch, task)."""
+def stored(path: Path, key: dict[str, Any]) -> dict[str, dict]:
+  """Returns the rows with equal conditions in a file of JSON lines, by part.
+
+  Rows with the error of a side are left out, to be measured again.
+  """
+  path.touch()
+  rows = [json.loads(text) for text in path.read_text().splitlines()]
   return {
-    (r['network'], r['batch'], r['task']): r
-    for found in results.values()
-    if isinstance(found.get('result'), dict)
-    for r in found['result'].get('records', ())
+    row['part']: row
+    for row in rows
+    if key.items() <= row.items() and is_good(row)
   }
 
 
-def table(results: dict[str, Any]) -> str:
-  """Returns the table of docs/performance.md, in Markdown."""
-  known = records(results)
-  devices = {
-    r['facts']['ours']['device'] for r in known.values() if 'facts' in r
-  }
-  lines = [
-    f'Device: {", ".join(sorted(devices)) or MISSING}; bfloat16.',
-    '',
-    '| network, batch | training: images/s, torch / ours, MFU | sampling: '
-    'images/s, torch / ours | 50,000 samples | peak memory, ours; torch |',
-    '|---|---|---|---|---|',
+def is_good(row: dict[str, Any]) -> bool:
+  """Returns whether no side of a row has an error."""
+  return not any('error' in row.get(side, ()) for side in SIDES)
+
+
+def part(name: str, tiny: bool, memory: float = math.inf) -> Part:
+  """Returns (the cases of ours and torch, task); memory: GiB of the device."""
+  network, _, task = name.rpartition('_')
+  batch, *gib = PARTS[name]
+  case = Case(network, batch, 'bfloat16', compiled=True)
+  case = Case(f'smoke_{network}', 2, ddim_steps=3) if tiny else case
+  shares = [min(1.0, x / memory) for x in gib]  # of infinity 0: no limit
+  ours, torch = (case._replace(memory=share) for share in shares)
+  return {'ours': ours, 'torch': torch}, task
+
+
+def measure(
+  parts: dict[str, Part], outside: float, end: float
+) -> Iterator[dict[str, Any]]:
+  """Yields the row of each part when it is ready, until time.monotonic() = end.
+
+  A part begins when its processes and those of the others have memory: no
+  allocator, of JAX or torch, takes more than Case.memory of the device's, and
+  `outside` is what a process has besides.
+  """
+  slots = {'ours': threading.Semaphore(JAX_COMPILES)}
+  waiting, live, ready = list(parts), {}, queue.SimpleQueue()
+
+  def fits(name):
+    cases = [case for x in (*live, name) for case in parts[x][0].values()]
+    shares = sum(case.memory + outside for case in cases)
+    return len(live) < LIVE and shares <= 1.0
+
+  def prepare(name, side, worker):
+    try:
+      worker.call('open', parts[name][0][side])
+      with slots.get(side, contextlib.nullcontext()):
+        info = worker.call('ready', parts[name][1])
+    except Failed as error:
+      info = {'error': str(error)}
+    ready.put((name, side, info))
+
+  try:
+    while (waiting or live) and (left := end - time.monotonic()) > 0:
+      while waiting and (not live or fits(waiting[0])):
+        name = waiting.pop(0)
+        live[name] = {side: Worker(SIDES[side]) for side in parts[name][0]}, {}
+        for both in live[name][0].items():
+          threading.Thread(target=prepare, args=(name, *both)).start()
+      left = min(left, threading.TIMEOUT_MAX)
+      name, side, info = ready.get(timeout=left)
+      workers, infos = live[name]
+      infos[side] = info
+      if len(infos) == len(workers):
+        others = [w for x in live if x != name for w in live[x][0].values()]
+        with turns.stopped(others):
+          row = time_in_turns(*parts[name], workers, infos)
+        for worker in workers.values():
+          worker.kill()
+        del live[name]
+        yield {'part': name, **row}
+  except queue.Empty:  # the end
+    return
+  finally:
+    for worker in [w for both, _ in live.values() for w in both.values()]:
+      worker.kill()
+
+
+def time_in_turns(cases, task, workers, infos) -> dict[str, Any]:
+  """Returns the figures of the sides of a part, and their errors."""
+  good = {side: w for side, w in workers.items() if 'error' not in infos[side]}
+  case = cases['ours']
+  row = {'batch': case.batch, **infos}
+  calls = {'forward': 1, 'train': 3, 'ddim': case.ddim_steps}[task]
+  try:
+    times = turns.in_turns(good, 5, 0.4)
+    for side, worker in good.items():
+      seconds = statistics.median(wall for wall, _ in times[side])
+      figures = {'ms': 1e3 * seconds, 'images_per_s': case.batch / seconds}
+      if side == 'ours':
+        flop = calls * worker.call('forward_flop')
+        figures['tflop_per_s'] = flop / seconds / 1e12
+      figures |= {'peak_gb': worker.call('peak') / 1e9, 'times': times[side]}
+      row[side] |= figures
+  except Failed as error:
+    row |= {side: {'error': str(error)} for side in good}
+  return row
+
+
+def line(row: dict[str, Any]) -> str:
+  """Returns a row in Markdown."""
+  both = row['ours'], row.get('torch', {'error': 'not installed'})
+  good, speed, ratio = [s for s in both if 'ms' in s], '-', '-'
+  if 'ms' in both[0]:
+    speed = f'{both[0]["images_per_s"]:.4g}; {both[0]["tflop_per_s"]:.3g}'
+  if len(good) == 2:
+    ratio = f'**{both[1]["ms"] / both[0]["ms"]:.2f}**'
+  cells = [
+    f'{row["part"]}, {row["batch"]}',
+    *(s.get('error') or f'{s["ms"]:.4g} ms' for s in both),
+    *(ratio, speed),
+    '; '.join(f'{s["peak_gb"]:.1f}' for s in good),
+    f'{row["after"]:.0f}',
   ]
-  chosen = dict.fromkeys((n, b) for n, b, _ in known) or PAIRS
-  for network, batch in sorted(chosen):
-    train = known.get((network, batch, 'train'), {})
-    ddim = known.get((network, batch, 'ddim'), {})
-    cells = f'{network}, {batch}', rate(train, mfu=True), rate(ddim)
-    lines.append(f'| {" | ".join((*cells, hours(ddim), peaks(train)))} |')
-  return '\n'.join(lines)
-
-
-def rate(record: dict, mfu: bool = False) -> str:
-  """Returns images/s, the ratio and the MFU of a record, or why not."""
-  if 'ratio' not in record:
-    return record.get('error', MISSING)
-  ours, ratio = record['ours'], record['ratio']
-  share = f', {ours["mfu"]:.0%}' if mfu else ''
-  return f'{ours["images_per_s"]:.3g}, {ratio["median"]:.2f}{share}'
-
-
-def hours(record: dict) -> str:
-  """Returns the time of 50,000 samples by the record's rate."""
-  if 'ours' not in record:
-    return MISSING
-  minutes = 50_000 / record['ours']['images_per_s'] / 60
-  return f'{minutes:.1f} min of {record["ddim_steps"]} steps'
-
-
-def peaks(record: dict) -> str:
-  """Returns the peak memory of both sides."""
-  if 'peak_bytes' not in record:
-    return MISSING
-  both = record['peak_bytes']
-  return f'{both["ours"] / 1e9:.1f}; {both["torch"] / 1e9:.1f} GB'
-
-
-def fill(path: Path, text: str) -> None:
-  """Writes text between the marks of a file; SystemExit without marks."""
-  content = path.read_text()
-  if not all(mark in content for mark in MARKS):
-    raise SystemExit(f'{path} has no lines {" and ".join(MARKS)}')
-  head, _, rest = content.partition(MARKS[0])
-  _, _, tail = rest.partition(MARKS[1])
-  path.write_text(f'{head}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{tail}')
+  return f'| {" | ".join(cells)} |'
 
 
 def main(argv=None) -> None:
-  """Measures the parts that are missing; prints the table."""
+  """Prints the rows that are stored, and measures the others."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--out', type=Path, default=Path('on_gpu.json'))
-  parser.add_argument('--fill', type=Path, help='a Markdown file with marks')
-  parser.add_argument('--limit', type=float, default=175.0, help='of a part, s')
-  parser.add_argument('--total', type=float, default=1e9, help='of all, s')
-  parser.add_argument('--ddim_steps', type=int, default=50)
-  parser.add_argument('--smoke', action='store_true')
+  parser.add_argument('--only', default=','.join(PARTS), help='parts: a,b')
+  parser.add_argument('--budget', type=float, default=math.inf, help='seconds')
+  parser.add_argument('--out', type=Path, default=Path('on_gpu.jsonl'))
+  parser.add_argument('--profile', metavar='NAME', help='a part')
+  parser.add_argument('--tiny', action='store_true')
   args = parser.parse_args(argv)
-  if args.fill and not args.fill.is_file():
-    parser.error(f'--fill: there is no file {args.fill}')
-  results = json.loads(args.out.read_text()) if args.out.is_file() else {}
-  end = time.monotonic() + args.total
-  for name, command in parts(args.smoke, args.ddim_steps).items():
-    left = min(args.limit, end - time.monotonic())
-    is_done = results.get(name, {}).get('ended') == 'exit code 0'
-    if is_done or left < 5.0:
-      continue
-    results[name] = run(command, left)
-    args.out.write_text(json.dumps(results, indent=1))
-    found = results[name]
-    print(f'{name}: {found["ended"]}, {found["seconds"]:.0f} s', flush=True)
-    if args.fill:
-      fill(args.fill, table(results))
-  print(table(results))
+  names = [args.profile] if args.profile else args.only.split(',')
+  for name in names:
+    if name not in PARTS:
+      parser.error(f'{name!r} is no part; parts are {", ".join(PARTS)}')
+  gpu, memory = (f'{processor()}, tiny', math.inf) if args.tiny else device()
+  if not gpu:
+    parser.error('nvidia-smi finds no GPU: --tiny tries this on a CPU')
+  if args.profile:
+    cases, task = part(args.profile, args.tiny)
+    return print(operations.measure(cases['ours'], task))
+  key = conditions(gpu)
+  try:
+    rows = stored(args.out, key)
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    parser.error(f'--out: {args.out} has no rows, choose another file: {error}')
+  parts = {name: part(name, args.tiny, memory) for name in names}
+  if not (find_spec('torch') and find_spec('diffusers')):
+    print("ours alone: torch needs pip install -e '.[bench]'")
+    for cases, _ in parts.values():
+      del cases['torch']
+  print(f'{gpu}, {key["versions"]}\n{HEADER}', flush=True)
+  for name in [name for name in parts if name in rows]:
+    print(line(rows[name]), flush=True)
+    del parts[name]
+  began, failed = time.monotonic(), list(parts)
+  with args.out.open('a') as file:
+    end = began + args.budget
+    for row in measure(parts, OUTSIDE / memory, end):
+      row |= key | {'after': time.monotonic() - began}
+      file.write(json.dumps(row) + '\n')
+      file.flush()
+      print(line(row), flush=True)
+      if is_good(row):
+        failed.remove(row['part'])
+  if failed:
+    raise SystemExit(f'to be measured by the next call: {", ".join(failed)}')
 
 
 if __name__ == '__main__':

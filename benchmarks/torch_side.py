@@ -69,8 +69,9 @@ class Side:
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     self.dtype = getattr(torch, case.dtype)
-    labels = torch.zeros(case.batch, dtype=torch.long, device=self.device)
-    self.labels = labels if self.ours.conditioning.labels else None
+    if self.gpu and case.memory:
+      torch.cuda.set_per_process_memory_fraction(case.memory)
+    self.labels = self._labels(case.batch)
     options = cases.torch_options(self.ours)
     kind = options.get('_class_name', 'EDM2')
     self.output, self.loss = KINDS[kind]
@@ -99,7 +100,7 @@ class Side:
     """Takes our weights; returns the output in float32."""
     tensors = {name: torch.from_numpy(a) for name, a in tensors.items()}
     self.model.load_state_dict(tensors)
-    labels = None if self.labels is None else self.labels[:1].expand(len(x))
+    labels = self._labels(len(x))
     with torch.inference_mode():
       x = torch.tensor(x, device=self.device).permute(0, 3, 1, 2)
       noise = torch.tensor(noise, device=self.device)
@@ -129,6 +130,11 @@ class Side:
       is_vae = self.loss is _vae_loss  # whose two parts are called
       for part in (model.encoder, model.decoder) if is_vae else (model,):
         part.compile()
+
+  def _labels(self, count):
+    if not self.ours.conditioning.labels:
+      return None
+    return torch.from_numpy(cases.labels_of(self.ours, count)).to(self.device)
 
   def _images(self):
     shape = self.case.batch, *self.ours.facts.image_shape

@@ -5,11 +5,17 @@ another, and the others go on if one fails. Times are wall-clock and processor
 times, because a busy machine changes the former more.
 """
 
+import contextlib
+import ctypes
 import importlib
 import multiprocessing
+import os
+import signal
 import statistics
+import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +35,7 @@ class Case(NamedTuple):
   ddim_steps: int = 50
   remat: bool = False
   compiled: bool = False  # torch.compile, for torch only
-  attention: str = 'xla'  # for ours only
+  memory: float = 0.0  # the share of a GPU's that a side may take; 0: no limit
 
 
 class Worker:
@@ -68,6 +74,16 @@ class Worker:
     if self._process.is_alive():
       self._process.kill()
 
+  def signal(self, number: int) -> None:
+    """Sends a signal to the process."""
+    if self._process.pid is not None and self._process.is_alive():
+      os.kill(self._process.pid, number)
+
+  def kill(self) -> None:
+    """Ends the process at once, also in a call or stopped."""
+    self._process.kill()
+    self._process.join()
+
   def __enter__(self):
     return self
 
@@ -75,7 +91,23 @@ class Worker:
     self.close()
 
 
+@contextlib.contextmanager
+def stopped(workers: list[Worker]) -> Iterator[None]:
+  """Stops processes, whatever they compute, and lets them go on at the end."""
+  try:
+    for worker in workers:
+      worker.signal(signal.SIGSTOP)
+    time.sleep(1.0 if workers else 0.0)  # for kernels that wait on a GPU
+    yield
+  finally:
+    for worker in workers:
+      worker.signal(signal.SIGCONT)
+
+
 def _serve(connection, module):
+  if sys.platform == 'linux':  # else it may outlive a killed parent: stopped
+    pr_set_pdeathsig = 1  # of prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
   memory.keep_freed_memory()  # as our command line does; it helps both sides
   side, calls = None, {'ready': _ready, 'seconds': time_calls}
   while True:

@@ -3,6 +3,7 @@
 `pytest -m device` uses the real devices, compiled as for users.
 """
 
+import ctypes
 import gc
 import os
 import sys
@@ -42,6 +43,9 @@ import pytest
 # times slower than usual.
 HANG_SECONDS = 1800
 
+# Of a worker of the tests, in bytes, between two files.
+MOST_MEMORY = 1.2e9
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
@@ -68,6 +72,27 @@ def pytest_collection_finish():
   gc.freeze()
   gc.set_threshold(100_000, 20, 100)
   gc.enable()
+
+
+def pytest_xdist_auto_num_workers(config):
+  """Returns the number of workers of -n auto, as many as the memory holds."""
+  free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  cores = len(os.sched_getaffinity(0))
+  return max(1, min(cores, int(free / (1.5 * MOST_MEMORY))))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def bounded_memory():
+  """Forgets compiled programs after a file that leaves a large process.
+
+  They are read from the cache on the disk if another file needs them.
+  """
+  yield
+  pages = int(Path('/proc/self/statm').read_text().split()[1])
+  if pages * os.sysconf('SC_PAGE_SIZE') > MOST_MEMORY:
+    jax.clear_caches()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_generate_tests(metafunc):
