@@ -83,7 +83,7 @@ def test_files_are_written_by_drafts():
     'drafts.py', 'runtime/files.py',  # which all others use
     'training/logging.py',  # appends to a file that it has made
     'interop/stablehlo.py', 'interop/diffusers_folders.py',  # a new folder
-    'runtime/cache.py', 'metrics/references.py',  # in the user's cache
+    'runtime/cache.py', 'metrics/references.py', 'app/own_parts.py',  # caches
     'app/modes/convert.py',  # a place that the user names
     'runtime/processes.py',  # /dev/null
     'demos/perceptrons.py',  # weights of the package

@@ -384,7 +384,7 @@ def test_a_step_of_adam_equals_a_release_that_sums(name):
     m, v = 0.9 * m + 0.1 * theirs, b2 * v + (1 - b2) * theirs**2
   expected = m / (1 - 0.9**2) / (np.sqrt(v / (1 - b2**2)) + 1e-8)
   np.testing.assert_allclose(
-    updates['network']['kernel'], -rate(1) * expected, rtol=1e-3
+    rate(1) * updates['network']['kernel'], -rate(1) * expected, rtol=1e-3
   )
 
 

@@ -289,7 +289,7 @@ def run() -> None:
   from diffusion_jax.runtime import compiling, memory
 
   sys.unraisablehook = unraisable
-  compiling.hide_warnings(2)
+  compiling.hide_warnings()
   memory.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.
   app.run(main, flags_parser=parse)

@@ -185,6 +185,7 @@ def open_run(
   if content is None:
     folder.check_config_kept(workdir)
     raise UserError(prerequisites.missing(path, workdir))
+  own_parts.recall(Path(workdir))
   return stored(content, f'{workdir}/config.json', skip)
 
 

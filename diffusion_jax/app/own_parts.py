@@ -5,7 +5,9 @@ in a run or with weights may come from a stranger, so a name that only such a
 config contains is not imported, and a path is not read.
 """
 
+import contextlib
 import functools
+import hashlib
 import importlib
 import inspect
 import os
@@ -14,11 +16,14 @@ import shlex
 import sys
 import traceback
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import cache
+from diffusion_jax.runtime.files import read_json, write_json
 
 _allowed: set[str] = set()
 
@@ -37,6 +42,31 @@ def allow(names: Iterable[str]) -> None:
   for name in names:
     parts = name.strip('()[]').split(','), re.split(r'[\s,=]+', name)
     _allowed.update([name, *(x.strip(' \'"') for each in parts for x in each)])
+
+
+def remember(workdir: Path, config: ConfigDict) -> None:
+  """Keeps in the user's cache which paths the training of a run may read.
+
+  They are what the user gave for it; its next starts need no other word.
+  """
+  paths = sorted(x for x in names_in(config) & _allowed if ':' not in x)
+  if not paths:
+    return
+  with contextlib.suppress(OSError):  # It is a convenience.
+    path = _record(workdir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {'run': str(workdir.resolve()), 'paths': paths})
+
+
+def recall(workdir: Path) -> None:
+  """Allows the paths of a run that `remember` was told of."""
+  with contextlib.suppress(FileNotFoundError):
+    _allowed.update(read_json(_record(workdir)).get('paths', ()))
+
+
+def _record(workdir):
+  name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()
+  return cache.folder() / 'runs' / f'{name[:16]}.json'
 
 
 def is_allowed(name: str) -> bool:

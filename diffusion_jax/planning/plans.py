@@ -55,7 +55,7 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
     for dtype, count in plan['flops'].items()
   )
   yield f'  products  {products}'
-  if plan['attention']:
+  if plan.get('attention'):
     yield f'  attention {plan["attention"]}'
   yield f'  traffic   {amount(plan["traffic"], "B")} of the memory'
   for kind, total in sorted(plan['collectives'].items()):

@@ -15,8 +15,6 @@ import jax
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental import topologies
 
-from diffusion_jax.runtime.compiling import hide_warnings
-
 GB, GIB = 1e9, 2**30
 MOST_SIMULATED = 2048  # JAX needs seconds to make them, minutes for more
 
@@ -200,7 +198,8 @@ def _gpu_topology(name, kind, machines, count):
     )
   _on_cpu()
   # XLA reports a compilation of minutes as an error. JAX sets 1 by itself.
-  hide_warnings(3)
+  if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') in ('1', '2'):
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   description = topologies.get_topology_desc(
     platform='cuda',
     topology_name='',

@@ -118,12 +118,12 @@ def announce_first(what: str, function: Callable) -> Callable:
   return call
 
 
-def hide_warnings(level: int) -> None:
-  """Hides XLA's messages below a level, unless the user has chosen one.
+def hide_warnings() -> None:
+  """Hides XLA's warnings, unless the user has chosen a level of messages.
 
-  1 are warnings, such as the autotuner's of a busy machine, 2 are errors. JAX
-  itself sets 1.
+  On GPUs its autotuner warns of a busy machine. JAX itself sets 1, which hides
+  what is less than a warning.
   """
   name = 'TF_CPP_MIN_LOG_LEVEL'
   if os.environ.get(name, '1') == '1':
-    os.environ[name] = str(level)
+    os.environ[name] = '2'

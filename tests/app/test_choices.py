@@ -265,7 +265,7 @@ def test_masks_of_weight_decay_reach_the_optimizer():
   for mask, names in still.items():
     flags = [('optimizer.weight_decay_mask', mask)]
     config = load.with_flags(read('cifar10_vdm'), flags)
-    adam, _ = make(
+    adam, rate = make(
       schemas.DIFFUSION, 'optimizer', config.optimizer,
       {'total_steps': 100},
     )  # fmt: skip
@@ -275,4 +275,4 @@ def test_masks_of_weight_decay_reach_the_optimizer():
     found = {**moved['network'], 'schedule': moved['schedule']['bias']}
     for name, update in found.items():
       expected = 0.0 if name in names else -2e-6 * 0.01
-      np.testing.assert_allclose(update, expected, rtol=1e-5)
+      np.testing.assert_allclose(rate(1) * update, expected, rtol=1e-5)

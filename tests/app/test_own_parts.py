@@ -111,10 +111,10 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   )
   optimizer, rate = made
   assert rate(5) == 0.25
-  # sgd(0.5)
+  # sgd, whose rate the training step multiplies
   state = optimizer.init({'a': 0.0})
   updates: Any = optimizer.update({'a': jnp.ones(2)}, state)[0]
-  np.testing.assert_allclose(updates['a'], -0.5)
+  np.testing.assert_allclose(updates['a'], -1.0)
   x = jnp.ones((1, 8, 8, 1))
   denoise = lambda x, level: dj.Prediction(0.5 * x)
   found, _ = sampler.step(
@@ -401,6 +401,27 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   refused(message, read, config)
   own_parts.allow([str(secret)])  # by --allow, a flag or the config file
   own_parts.check_paths(field, str(secret))
+
+
+def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
+  """The folder and the paths are kept; another folder has no such paths."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  path = str(tmp_path / 'pictures.npz')
+  np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
+  ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
+  for name in ('mine', 'unpacked'):
+    (tmp_path / name).mkdir()
+    text = json.dumps(folder.plain(ours))
+    (tmp_path / name / 'config.json').write_text(text)
+  own_parts.remember(tmp_path / 'mine', ours)
+  for name in ('mine', 'unpacked'):
+    own_parts._allowed.clear()
+    own_parts.allow([smoke().network.name])
+    config = load.open_run(tmp_path / name)
+    if name == 'mine':
+      assert len(images.source_of(config)) == 4
+    else:
+      refused('config.data.path=', images.source_of, config)
 
 
 def test_a_start_that_gives_the_path_is_not_asked(tmp_path):

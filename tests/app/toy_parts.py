@@ -85,7 +85,7 @@ def pictures(
 
 
 def optimizer(total_steps, rate: float = 0.1):
-  return optax.sgd(rate), lambda step: rate * (1 - step / total_steps)
+  return optax.sgd(1.0), lambda step: rate * (1 - step / total_steps)
 
 
 @dataclasses.dataclass(frozen=True)

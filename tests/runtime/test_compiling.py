@@ -95,5 +95,5 @@ def test_messages_of_xla_are_hidden_unless_wanted(own, expected, monkeypatch):
   monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)
   if own is not None:
     monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', own)
-  compiling.hide_warnings(2)
+  compiling.hide_warnings()
   assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == expected

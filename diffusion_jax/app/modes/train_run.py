@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
-from diffusion_jax.app import ema, images
+from diffusion_jax.app import ema, images, own_parts
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
@@ -152,6 +152,7 @@ def begin(parts: Setup) -> Run | None:
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)
+    own_parts.remember(workdir, config)
     make_folder(workdir, 'samples')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     sessions.write_start(workdir, start, count)

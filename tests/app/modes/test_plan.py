@@ -31,8 +31,8 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
   seen = []
   in_place = layouts.in_place
 
-  def spied(step, shapes):
-    run = in_place(step, shapes)
+  def spied(step, shapes, what):
+    run = in_place(step, shapes, what)
 
     def compute(*arrays):
       if not seen:

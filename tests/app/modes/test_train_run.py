@@ -46,10 +46,10 @@ def explode(monkeypatch):
     def make_step(*args, **fields):
       step = make(*args, **fields)
 
-      def at(state, batch, key, frozen):
+      def at(state, batch, *rest):
         bad = jnp.isin(state.step + 1, jnp.array(steps))
         batch['image'] = jnp.where(bad, jnp.nan, batch['image'])
-        return step(state, batch, key, frozen)
+        return step(state, batch, *rest)
 
       return at
 
