@@ -22,8 +22,8 @@ from diffusion_jax.runtime.sharding import on_mesh, replicated
 def random_params(model):
   """Returns parameters of a trained network's size, made without compiling.
 
-  The first ones of a training would have an output of 0. They are NumPy arrays:
-  programs have copies, of which a training step gives its memory away.
+  The first ones of a training would have an output of 0. They are NumPy arrays,
+  since a training step donates the memory of its copies.
   """
   rng = np.random.default_rng(0)
 

@@ -120,9 +120,9 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
   """Yields the row of each part when it is ready, until time.monotonic() = end.
 
-  A part begins when its processes and those of the others have memory: no
-  allocator, of JAX or torch, takes more than Case.memory of the device's, and
-  `outside` is what a process has besides.
+  A part begins when the device has memory for all processes: an allocator of
+  JAX or torch takes at most Case.memory of it, and `outside` is what a process
+  needs in addition.
   """
   slots = {'ours': threading.Semaphore(JAX_COMPILES)}
   waiting, live, ready = list(parts), {}, queue.SimpleQueue()
@@ -220,7 +220,7 @@ def main(argv=None) -> None:
   names = [args.profile] if args.profile else args.only.split(',')
   for name in names:
     if name not in PARTS:
-      parser.error(f'{name!r} is no part; parts are {", ".join(PARTS)}')
+      parser.error(f'{name!r} is not a part; the parts are {", ".join(PARTS)}')
   gpu, memory = (f'{processor()}, tiny', math.inf) if args.tiny else device()
   if not gpu:
     parser.error('nvidia-smi finds no GPU: --tiny tries this on a CPU')

@@ -31,8 +31,8 @@ def measure(case: Case, task: str, calls: int = 3) -> str:
 def table(profile: Any, program: str, calls: int, most: int = 40) -> str:
   """Returns the `most` longest operations, their kernels and their sources.
 
-  program: the HLO that ran `calls` times. Times are those of one call; on a GPU
-  they are those of the kernels and copies of its streams.
+  program: the HLO that ran `calls` times. Times are of one call, on a GPU
+  the times of the kernels and copies of its streams.
   """
   sources = dict(re.findall(r'([\w.-]+) = .*?op_name="([^"]*)"', program))
   planes = list(profile.planes)

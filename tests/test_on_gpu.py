@@ -104,7 +104,9 @@ def test_a_wrong_name_is_one_line(capsys):
     with pytest.raises(SystemExit):
       on_gpu.main([option])
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "'dit_tran' is no part; parts are dit_forward, dit_train" in error
+    assert (
+      "'dit_tran' is not a part; the parts are dit_forward, dit_train" in error
+    )
 
 
 PROGRAM = """

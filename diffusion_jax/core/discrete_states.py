@@ -50,7 +50,7 @@ def draw_states(key: Array, probs: Array) -> Array:
   It inverts the cumulative sum, since float32 Gumbel noise is bounded, which
   sharpens distributions over many states (Zheng et al. 2024). A state with
   probability 0 is never drawn. key: [] or [B]; probs need not be normalised.
-  Where they are NaN or all 0 the result is -1, which is no state and stays -1.
+  Where they are NaN or all 0 the result is -1, which is not a state and stays.
   """
   cumulative, possible = jnp.cumsum(probs, axis=-1), probs > 0.0
   # Rounding can make the sums fall, so only possible states are counted.
