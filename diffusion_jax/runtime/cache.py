@@ -18,10 +18,14 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-def source() -> tuple[str, float]:
-  """Returns where the programs in `seconds` came from, and their seconds."""
-  every = seconds['/jax/core/compile/backend_compile_duration']
-  reading = seconds['/jax/compilation_cache/cache_retrieval_time_sec']
+def source(since: collections.Counter | None = None) -> tuple[str, float]:
+  """Returns where the programs in `seconds` came from, and their seconds.
+
+  since: an earlier copy of `seconds`, whose programs do not count.
+  """
+  spent = seconds - (since or collections.Counter())
+  every = spent['/jax/core/compile/backend_compile_duration']
+  reading = spent['/jax/compilation_cache/cache_retrieval_time_sec']
   return 'from the cache' if reading > every / 2 else 'compilation', every
 
 

@@ -85,7 +85,8 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
   if not processes.is_first():
     yield
     return
-  start, begun, before = time.monotonic(), threading.Event(), cache.source()[1]
+  start, begun = time.monotonic(), threading.Event()
+  before = cache.seconds.copy()
 
   def say():
     begun.set()
@@ -99,9 +100,10 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
   finally:
     timer.cancel()
   if begun.is_set():
-    kept = cache.is_kept() and cache.source()[1] > before
-    for_next = ', kept for the next start' if kept else ''
-    tqdm.write(f'compiled {what}: {time.monotonic() - start:.0f} s{for_next}')
+    where, spent = cache.source(before)
+    kept = ', kept for the next start' if spent and cache.is_kept() else ''
+    kept = f', {where}' if where == 'from the cache' else kept
+    tqdm.write(f'compiled {what}: {time.monotonic() - start:.0f} s{kept}')
 
 
 def announce_first(what: str, function: Callable) -> Callable:
