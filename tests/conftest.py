@@ -28,6 +28,7 @@ if not os.environ.get('TEST_ON_DEVICE'):
   os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).parent.parent / '.jax_cache'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
+os.environ['XDG_CACHE_HOME'] = str(_CACHE / 'user')
 # Also stores single operations, for the other worker and processes of tests.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 

@@ -6,17 +6,24 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion_jax.app.config import from_config
+from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import sharding
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
-  """Returns the mesh of config.training.mesh."""
+  """Returns the mesh of config.training.mesh.
+
+  Raises UserError if its devices do not have what the config chooses.
+  """
   with from_config('training.mesh'):
-    return sharding.make_mesh(*config.training.mesh)
+    mesh = sharding.make_mesh(*config.training.mesh)
+  refuse(attention_problems(config, mesh))
+  return mesh
 
 
-def attention_problems(config: ConfigDict, platform: str) -> Iterator[str]:
-  """Yields the choice of attention that devices do not have."""
+def attention_problems(config: ConfigDict, mesh: Mesh) -> Iterator[str]:
+  """Yields the choice of attention that the mesh's devices do not have."""
+  platform = sharding.platform_of(mesh)
   if config.network.get('attention') == 'cudnn' and platform != 'gpu':
     yield (
       f'config.network.attention=cudnn needs a GPU, and this is {platform}: '

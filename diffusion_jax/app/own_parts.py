@@ -29,6 +29,8 @@ _allowed: set[str] = set()
 
 # The parameters of constructors that are paths of files or folders to read.
 PATHS = 'path', 'paths', 'data_dir', 'image', 'image2', 'mask'
+# And other fields that are paths, checked where they are read.
+_OTHERS = 'run', 'teacher', 'init_from', 'weights'
 
 # A parameter that every constructor of a field must have.
 NEEDS = {'data': 'split', 'objective': 'network'}
@@ -49,10 +51,10 @@ def remember(workdir: Path, config: ConfigDict) -> None:
 
   They are what the user gave for it; its next starts need no other word.
   """
-  paths = sorted(x for x in names_in(config) & _allowed if ':' not in x)
+  paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
   if not paths:
     return
-  with contextlib.suppress(OSError):  # It is a convenience.
+  with contextlib.suppress(OSError):  # The next start asks for them instead.
     path = _record(workdir)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {'run': str(workdir.resolve()), 'paths': paths})
@@ -60,8 +62,19 @@ def remember(workdir: Path, config: ConfigDict) -> None:
 
 def recall(workdir: Path) -> None:
   """Allows the paths of a run that `remember` was told of."""
-  with contextlib.suppress(FileNotFoundError):
+  with contextlib.suppress(OSError, UserError):
     _allowed.update(read_json(_record(workdir)).get('paths', ()))
+
+
+def _paths(tree):
+  # Returns the paths in a config, by the names of their fields.
+  found = set()
+  for name, value in tree.items():
+    if isinstance(value, (ConfigDict, Mapping)):
+      found |= _paths(value)
+    elif name in (*PATHS, *_OTHERS):
+      found |= names_in(value)
+  return found - {''}
 
 
 def _record(workdir):

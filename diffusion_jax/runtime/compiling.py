@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from diffusion_jax.runtime import cache, processes
+from diffusion_jax.runtime.sharding import platform_of
 
 Effort = Literal['fast', 'tuned']
 
@@ -41,7 +42,7 @@ def options(
   An option that the user sets in XLA_FLAGS, or that the installed XLA does not
   have, is left out.
   """
-  platform = mesh.devices.flat[0].platform
+  platform = platform_of(mesh)
   table = {'cpu': _CPU, 'gpu': _GPU if adds_biases() else {}}.get(platform, {})
   chosen = {
     n: value for n, (value, efforts) in table.items() if effort in efforts
@@ -59,8 +60,8 @@ def options(
 def adds_biases() -> bool:
   """Returns whether XLA adds a bias to a product of cuBLASLt as it should.
 
-  Before jaxlib 0.12 it computed (a x w) + b for a (x w + b), and added
-  b[None] where b[:, None] was asked for, if the product is square.
+  jaxlib 0.10.2 computes (a x w) + b for a (x w + b), and adds b[None] in place
+  of b[:, None] if the product is square; 0.12.0 is right, 0.11 was not tried.
   """
   major, minor = metadata.version('jaxlib').split('.')[:2]
   return (int(major), int(minor)) >= (0, 12)
@@ -111,8 +112,7 @@ def announce_first(what: str, function: Callable) -> Callable:
   waiting = [what]
 
   def call(*args):
-    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
-    if traced or not waiting:
+    if not waiting or any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
       return function(*args)
     with announced(waiting.pop()):
       return function(*args)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.runtime.compiling import announced
+from diffusion_jax.runtime.sharding import platform_of
 
 
 def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
@@ -17,15 +18,10 @@ def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
   cuDNN's convolutions have other layouts than JAX: a training step with JAX's
   transposes each kernel, and its gradient back. Elsewhere JAX's are the best.
   """
-  free = is_of_gpus(mesh)
+  free = platform_of(mesh) == 'gpu'
   return jax.tree.map(
     lambda x: Format(Layout.AUTO, x.sharding) if free else x.sharding, shapes
   )
-
-
-def is_of_gpus(mesh: Mesh) -> bool:
-  """Returns whether a mesh consists of GPUs."""
-  return mesh.devices.flat[0].platform == 'gpu'
 
 
 def in_place(

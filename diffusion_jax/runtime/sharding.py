@@ -73,6 +73,11 @@ def on_mesh(mesh: Mesh, function: Callable) -> Callable:
   return traced
 
 
+def platform_of(mesh: Mesh) -> str:
+  """Returns the platform of a mesh's devices: 'cpu', 'gpu' or 'tpu'."""
+  return mesh.devices.flat[0].platform
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding that splits the first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))

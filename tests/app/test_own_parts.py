@@ -378,7 +378,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   }
   paths = {field.rpartition('.')[2] for field in READ}
   assert names == paths | NOT_STORED | NO_PATHS
-  assert {*own_parts.PATHS} <= paths
+  assert {*own_parts.PATHS, *own_parts._OTHERS} == paths
 
 
 @pytest.mark.parametrize('field', READ)
@@ -414,6 +414,10 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
     text = json.dumps(folder.plain(ours))
     (tmp_path / name / 'config.json').write_text(text)
   own_parts.remember(tmp_path / 'mine', ours)
+  (record,) = (tmp_path / 'cache').rglob('*.json')
+  kept = {'run': str(tmp_path / 'mine'), 'paths': [path]}
+  assert json.loads(record.read_text()) == kept
+  own_parts.remember(tmp_path / 'unpacked', smoke())  # without a path
   for name in ('mine', 'unpacked'):
     own_parts._allowed.clear()
     own_parts.allow([smoke().network.name])

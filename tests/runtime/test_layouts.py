@@ -44,6 +44,6 @@ def test_only_on_gpus_xla_chooses_the_layouts(monkeypatch):
   place = replicated(mesh)
   shapes = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)}
   assert layouts.places_of(mesh, shapes) == {'w': place}
-  monkeypatch.setattr(layouts, 'is_of_gpus', lambda mesh: True)
+  monkeypatch.setattr(layouts, 'platform_of', lambda mesh: 'gpu')
   found = layouts.places_of(mesh, shapes)['w']
   assert isinstance(found, Format) and found.layout is Layout.AUTO

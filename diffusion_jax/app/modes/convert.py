@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import (
+  devices,
   images,
   load,
   models,
@@ -32,7 +33,7 @@ from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.sections import COMMON, Sampling, Top
 from diffusion_jax.data.sources import existing
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.interop import (
   diffusers,
   diffusers_schedulers as schedulers,
@@ -244,7 +245,10 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   model.check('sample')
   size = model.config.sampling.batch_size
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
-  generate = model.generate(make_mesh(1, 1, jax.devices()[:1]))
+  # Networks choose what every platform has for a mesh of a CPU.
+  mesh = make_mesh(1, 1, jax.devices('cpu')[:1])
+  refuse(devices.attention_problems(model.config, mesh))
+  generate = model.generate(mesh)
   shapes = sample_inputs.shapes(model, size)
   stablehlo.save(out, generate.compute, params | model.load(), shapes, size)
 

@@ -91,8 +91,7 @@ def compile_one(
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
-  platform = topology.devices[0].platform
-  refuse(devices.attention_problems(config, platform))
+  refuse(devices.attention_problems(config, mesh))
   trace = {'train': trace_training, 'sample': trace_sampling}[of]
   traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
@@ -234,7 +233,7 @@ def trace_sampling(
 ) -> Traced:
   """Traces the program that samples a batch."""
   model = models.make(config, workdir)
-  model.check('plan')
+  model.check('sample')
   other_runs.check_unguided(model, 'plan.of=sample cannot plan')
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)

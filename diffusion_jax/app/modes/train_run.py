@@ -149,10 +149,10 @@ def begin(parts: Setup) -> Run | None:
     )
     return None
   stored = folder.stored_form(config, model.facts)
+  own_parts.remember(workdir, config)
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)
-    own_parts.remember(workdir, config)
     make_folder(workdir, 'samples')
     count = sum(x.size for x in jax.tree.leaves(state.params))
     sessions.write_start(workdir, start, count)

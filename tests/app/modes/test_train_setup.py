@@ -1,6 +1,7 @@
 import pytest
 
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app import devices
+from diffusion_jax.app.modes import MODES, plan
 from tests.app.conftest import refused, smoke
 
 MISTAKES = {
@@ -53,3 +54,19 @@ def test_a_mistake_is_one_clear_line(message, tmp_path):
     lambda: MODES['train'](smoke(**MISTAKES[message]), tmp_path / 'run'),
   )
   assert not (tmp_path / 'run').exists()
+
+
+def test_another_rate_or_length_is_the_same_program(tmp_path):
+  """Another seed too; another batch size is not."""
+
+  def program(**fields):
+    config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})
+    mesh = devices.make_mesh(config)
+    return plan.trace_training(config, mesh, tmp_path)[0].lower().as_text()
+
+  same = program()
+  assert same == program(
+    optimizer__learning_rate=1e-3, optimizer__decay='cosine',
+    optimizer__warmup_steps=1, training__num_steps=9, seed=5,
+  )  # fmt: skip
+  assert same != program(training__batch_size=16)
