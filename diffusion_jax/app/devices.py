@@ -8,6 +8,9 @@ from ml_collections import ConfigDict
 from diffusion_jax.app.config import from_config
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime.compiling import Effort
+
+SHORT = 2000  # Steps of a training that compiles for longer than it gains.
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
@@ -19,6 +22,14 @@ def make_mesh(config: ConfigDict) -> Mesh:
     mesh = sharding.make_mesh(*config.training.mesh)
   refuse(attention_problems(config, mesh))
   return mesh
+
+
+def effort(config: ConfigDict) -> Effort:
+  """Returns how XLA compiles the programs of a run, by training.compile."""
+  c = config.training
+  if c.compile != 'auto':
+    return c.compile
+  return 'fast' if c.num_steps <= SHORT else 'tuned'
 
 
 def attention_problems(config: ConfigDict, mesh: Mesh) -> Iterator[str]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, schemas
+from diffusion_jax.app import devices, images, schemas
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models import guidance, teachers
 from diffusion_jax.app.models.guidance import Guides
@@ -301,15 +301,13 @@ class Diffusion(NoisyModel):
         return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
       return decode(x)
 
-    each = per_image(images, mesh, root, size, what='the sampler')
+    how = devices.effort(self.config)
+    each = per_image(images, mesh, root, size, 'the sampler', how)
 
-    def start(params, index, inputs):
-      return each.start((params, weights), index, inputs)
+    def with_guides(function):
+      return lambda params, *args: function((params, weights), *args)
 
-    def compute(params, index, inputs):
-      return each.compute((params, weights), index, inputs)
-
-    return PerImage(start, compute)
+    return PerImage(*map(with_guides, each))
 
   def _note_more_levels_than_steps(self):
     c = self.sampling

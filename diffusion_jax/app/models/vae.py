@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import choices, images, schemas, sections
+from diffusion_jax.app import choices, devices, images, schemas, sections
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Model, Params
@@ -147,7 +147,8 @@ class VAE(Model):
       return self.image(self.decode(params, 1, z))
 
     root = stream(self.config.sampling.seed, 'vae_sampling')
-    return per_image(draw, mesh, root, what='the sampler')
+    how = devices.effort(self.config)
+    return per_image(draw, mesh, root, what='the sampler', effort=how)
 
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what a VAE does not allow."""
