@@ -27,8 +27,6 @@ from diffusion_jax.core.denoiser import (
   edm_input as edm_input,
   log_sigma_input as log_sigma_input,
   logsnr_input as logsnr_input,
-  make_denoiser as make_denoiser,
-  network_output as network_output,
   step_input as step_input,
   time_input as time_input,
 )
@@ -89,6 +87,9 @@ from diffusion_jax.core.losses import (
 from diffusion_jax.core.masked import (
   masked_bound as masked_bound,
   masked_weight as masked_weight,
+)
+from diffusion_jax.core.network import (
+  Network as Network,
 )
 from diffusion_jax.core.normal import (
   Normal as Normal,

@@ -172,8 +172,9 @@ def guidance():
   """Draws the same noise with four scales of classifier-free guidance."""
   model, params = run('digits-long')
   labels = jnp.arange(20) % 10
-  maker = dj.make_paired_denoiser
-  pair = model.of_network(params, {'label': labels}, maker)
+  pair = dj.make_paired_denoiser(
+    model.given_network(), params['network'], {'label': labels}
+  )
   levels = dj.level_grid(model.schedule(params), 100)
   x = dj.prior_sample(jax.random.key(2), (20, 8, 8, 1), levels.take(0))
 

@@ -5,6 +5,7 @@ Programs are traced, not compiled.
 
 import inspect
 import types
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.networks import (
   autoencoder,
   classifier,
@@ -26,6 +28,7 @@ from diffusion_jax.networks import (
   unet,
   vdm,
 )
+from diffusion_jax.runtime import precision
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
 from tests.app.conftest import trial
@@ -270,7 +273,10 @@ def arguments(a, names):
     **{'key': a.key, 'level_s': s, 'level_t': t, 'level': t, 'level_T': t},
     **{'levels': grid(), 'schedule': SCHEDULE, 'process': MATRICES},
     **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode},
-    **{'network_fn': network_fn, 'params': {}, 'log_prob_fn': log_prob_fn},
+    'network': dj.Network(
+      network_fn, dj.logsnr_input, parametrization='edm'
+    ),
+    **{'params': {}, 'log_prob_fn': log_prob_fn},
     **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
     **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
     **({'x0': states(a.x), 'xt': states(a.y)} if discrete else {}),
@@ -343,13 +349,16 @@ CALLS = {
       [a.x, a.y], axis=-1
     ),
   },
-  'make_flow_map': {'kind': 'consistency', 'noise_input': dj.edm_input},
-  'make_paired_denoiser': {
-    'cond': {}, 'parametrization': 'edm', 'noise_input': dj.logsnr_input
+  'make_flow_map': {
+    'kind': 'consistency', 'network': dj.Network(network_fn, dj.edm_input)
   },
+  'make_paired_denoiser': {'cond': {}},
   'make_state_denoiser': {
-    'network_fn': lambda params, x, noise, cond, *, key=None: logits(
-      noise[:, None, None, None] * x
+    'network': dj.Network(
+      lambda params, x, noise, cond, *, key=None: logits(
+        noise[:, None, None, None] * x
+      ),
+      dj.logsnr_input,
     ),
     'process': MASKING,
   },
@@ -367,7 +376,7 @@ CALLS = {
   'reverse_variance': {'kind': 'fixed_large'},
   'sample_map': {
     'flow_map': dj.make_flow_map(
-      network_fn, {}, kind='average_velocity', noise_input=dj.time_input(1.0)
+      dj.Network(network_fn, dj.time_input(1.0)), {}, kind='average_velocity'
     ),
   },
   'sdedit': {'sampler': dj.heun(), 'strength': 0.5, 'repeats': 2},
@@ -392,7 +401,7 @@ OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
   *('zero_terminal_snr', 'respaced_steps', 'churn_gamma'),  # host, float64
   *('Denoiser', 'FlowMap', 'Likelihood', 'NoiseLevel', 'Normal'),
-  *('Prediction', 'Sampler'),
+  *('Network', 'Prediction', 'Sampler'),
   *('level_grid', 'step_levels', 'repaint_levels', 'clean_level'),
   *('kl_warmup', 'pytree_dataclass'),
   *('uniform_times', 'antithetic_times', 'step_times'),
@@ -446,9 +455,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
   Only then the CPU's convolution makes its own derivatives.
   """
   model = digits_model(**{
-    'matmul_precision': 'high',
-    'network.remat': True,
-    'network.attention_resolutions': (8,),
+    'network.remat': True, 'network.attention_resolutions': (8,)
   })  # fmt: skip
   apply = model.network_fn()
   cond = {'label': LABEL['label']}
@@ -460,7 +467,8 @@ def test_networks_compute_at_their_precision_in_every_gradient():
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
   inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
-  forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
+  with precision.products_at('high'):
+    forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   expected = (jax.lax.Precision('high'),) * 2
   assert set(forward) == set(backward) == {expected, LOOKUP}
   assert len(backward) > 2 * len(forward)
@@ -476,21 +484,36 @@ def test_the_default_is_that_of_jax():
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None, LOOKUP}
   high = (jax.lax.Precision.HIGH,) * 2
-  with jax.default_matmul_precision('high'):
+  with precision.products_at('high'), precision.products_at('default'):
     assert set(traced(apply, *inputs)) == {high, LOOKUP}
+  assert precision.in_use() is None
 
 
 def test_vaes_compute_at_their_precision():
-  config = trial('digits_vae', **{'matmul_precision': 'highest'})
-  model: Any = models.make(config, 'nowhere')
+  model: Any = models.make(trial('digits_vae'), 'nowhere')
   params = models.shapes(model)['network']
 
   def there_and_back(params, x):
     z = model.encode(params, 1, x).mean
     return jnp.sum(model.decode(params, 1, z))
 
-  found = traced(jax.grad(there_and_back), params, of((B, 8, 8, 1)))
+  with precision.products_at('highest'):
+    found = traced(jax.grad(there_and_back), params, of((B, 8, 8, 1)))
   assert set(found) == {HIGHEST}
+
+
+def test_a_mode_has_the_precision_of_its_config(monkeypatch):
+  """In its threads too, where programs compile; afterwards it is as before."""
+  found = []
+
+  def train(config, workdir):
+    with ThreadPoolExecutor(1) as pool:
+      found.append(pool.submit(precision.in_use).result())
+
+  monkeypatch.setattr('diffusion_jax.app.modes.train.run', train)
+  MODES['train'](trial('digits', matmul_precision='highest'), 'nowhere')
+  MODES['train'](trial('digits'), 'nowhere')
+  assert found == ['highest', None] and precision.in_use() is None
 
 
 def test_augmentation_oracles_and_learned_schedules_are_at_full_precision():

@@ -14,7 +14,6 @@ import pytest
 from scipy.stats import norm
 
 import diffusion_jax as dj
-from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context
 
 ROOT = Path(__file__).parent.parent
@@ -260,7 +259,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   )
   for path, leaf in jax.tree.leaves_with_path(grads):
     assert np.any(leaf != 0), path  # the label and the level have an effect
-  zeros = objectives.Network(
+  zeros = dj.Network(
     lambda params, x, noise, cond, *, key=None: jnp.zeros_like(x),
     dj.logsnr_input,
     parametrization='x0',

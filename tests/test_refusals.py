@@ -151,7 +151,7 @@ def test_eps_without_signal():
   levels = dj.level_grid(dj.RectifiedFlowSchedule(), 2)
   match = 'alpha is 0: without signal eps does not determine x_0'
   check(lambda: dj.to_x0('eps', X, X, levels.take(0)), ValueError, match)
-  of_eps = make_denoiser(dj.make_denoiser, 'eps')
+  of_eps = denoiser_of('eps')
   clipped = dj.clip_denoised(of_eps)
 
   def run(x, denoise=clipped):
@@ -169,7 +169,7 @@ def test_eps_without_signal():
   lambda level: dj.to_x0('v', X, X, level),
   lambda level: dj.eps_from_x0(X, X, level),
   lambda level: dj.prior_kl(X, level),
-  lambda level: make_denoiser(dj.make_denoiser, 'v')(X, level),
+  lambda level: denoiser_of('v')(X, level),
   lambda level: dj.sample(KEY, denoise, dj.ddim(), level, X),
   lambda level: dj.q_sample_states(KEY, STATES, MASKING, level),
 ])  # fmt: skip
@@ -184,7 +184,7 @@ def test_a_network_of_masked_states_without_a_logit_for_the_mask():
     return jnp.zeros((*x.shape, 3))
 
   denoise = dj.make_state_denoiser(
-    three, {}, process=MASKING, noise_input=dj.logsnr_input
+    dj.Network(three, dj.logsnr_input), {}, process=MASKING
   )
   match = r'logits \[1, 2, 3\] must be \[1, 2, 4\].*: masking_process\(n\) has'
   call = functools.partial(jax.eval_shape, denoise, STATES, COSINE(0.5))
@@ -196,8 +196,7 @@ NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
 
 
 @pytest.mark.parametrize('call, match', [
-  (lambda: make_denoiser(dj.make_denoiser, 'epsilon'), UNKNOWN),
-  (lambda: make_denoiser(dj.make_paired_denoiser, 'epsilon'), UNKNOWN),
+  (lambda: denoiser_of('epsilon'), UNKNOWN),
   (lambda: dj.ancestral('small'), "'small' is not one of fixed_small, f"),
   (lambda: dj.ddim(NAN), 'eta is nan'),
   (lambda: dj.dpm_solver_pp_sde(NAN), 'eta is nan: it cannot be negative'),
@@ -210,21 +209,15 @@ def test_factories_refuse_when_called(call, match):
   check(call, ValueError, match)
 
 
-def make_denoiser(make, kind):
-  return make(
-    network_fn, {}, cond={}, parametrization=kind, noise_input=dj.logsnr_input
-  )
+def denoiser_of(kind):
+  network = dj.Network(network_fn, dj.logsnr_input, parametrization=kind)
+  return network.denoiser({}, {})
 
 
-@pytest.mark.parametrize('make, options', [
-  (dj.make_denoiser, {'parametrization': 'v'}),
-  (dj.make_paired_denoiser, {'parametrization': 'v'}),
-  (dj.make_flow_map, {'kind': 'consistency'}),
-])  # fmt: skip
-def test_the_noise_input_has_no_default(make, options):
+def test_the_noise_input_has_no_default():
   """Another input than in training would make bad samples without an error."""
   with pytest.raises(TypeError, match="'noise_input'"):
-    make(network_fn, {}, cond={}, **options)
+    dj.Network(network_fn)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize('make', [

@@ -4,7 +4,6 @@ Each row is a name and a constructor, whose parameters are the fields of the
 section. The first row of a table is the default.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -112,23 +111,6 @@ def gamma_of(schedule: object) -> Any:
   schedule = getattr(schedule, 'schedule', schedule)
   gamma_fn = getattr(schedule, 'gamma_fn', None)
   return gamma_fn.module if isinstance(gamma_fn, GammaFn) else None
-
-
-def matmul_precision(name: str) -> contextlib.AbstractContextManager:
-  """Returns the context in which a network is called, by its precision.
-
-  name: config.matmul_precision. 'default' is JAX's own default, or
-  JAX_DEFAULT_MATMUL_PRECISION.
-  """
-  if name == 'default':
-    return contextlib.nullcontext()
-  return jax.default_matmul_precision(name)
-
-
-def precision_of(name: str) -> str:
-  """Returns the precision that config.matmul_precision stands for."""
-  in_jax = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-  return in_jax or name if name == 'default' else name
 
 
 def betas_of(schedule: Any, user: str, example: str) -> np.ndarray:

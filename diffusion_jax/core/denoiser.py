@@ -1,9 +1,8 @@
 """The interface between networks and the process.
 
 Samplers, bounds and guidance take a `Denoiser`: (x_t, level) -> Prediction. A
-network is any function `network_fn(params, x, noise, cond, *, key=None)`. Only
-`make_denoiser` knows how it was trained: its parametrization, its input for the
-noise level and the scaling of x.
+network is any function `network_fn(params, x, noise, cond, *, key=None)`; a
+`Network` makes a denoiser of it.
 """
 
 from typing import NamedTuple, Protocol
@@ -14,8 +13,7 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
-from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
-from diffusion_jax.ranges import Positive, check_value
+from diffusion_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -61,7 +59,7 @@ class Prediction(NamedTuple):
 
 
 class Denoiser(Protocol):
-  """An estimate of the clean image, such as `make_denoiser` returns."""
+  """An estimate of the clean image, such as `Network.denoiser` returns."""
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Prediction:
     """Estimates x_0 from x_t [B, ...] at a level [] or [B]."""
@@ -116,78 +114,6 @@ def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
     return scale * jnp.maximum(step - 1.0, 0.0)
 
   return noise
-
-
-def network_output(
-  network_fn: NetworkFn,
-  params: Params,
-  xt: Array,
-  level: NoiseLevel,
-  *,
-  parametrization: Kind,
-  noise_input: NoiseInput,
-  cond: dict | None = None,
-  sigma_data: float = 0.5,
-  key: Array | None = None,
-) -> Array:
-  """Evaluates a network at x_t and returns its raw output, [B, ...].
-
-  The output gets the precision of xt. For 'edm' the input is divided by its
-  standard deviation (c_in). xt: [B, ...]; level: [] or [B]; key: the key of
-  dropout, which is off without one. For the others see `make_denoiser`.
-  """
-  scale, expanded = 1.0, NoiseLevel.expand_to(level, xt)
-  if parametrization == 'edm':
-    scale = 1.0 / edm_norm(expanded, sigma_data)
-  noise = jnp.broadcast_to(noise_input(level), xt.shape[:1])
-  output = network_fn(params, scale * xt, noise, cond, key=key)
-  return output.astype(xt.dtype)
-
-
-def make_denoiser(
-  network_fn: NetworkFn,
-  params: Params,
-  *,
-  parametrization: Kind,
-  noise_input: NoiseInput,
-  cond: dict | None = None,
-  learned_variance: bool = False,
-  sigma_data: float = 0.5,
-) -> Denoiser:
-  """Makes a `Denoiser` from a network that predicts `parametrization`.
-
-  Args:
-    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...].
-    params: The first argument of network_fn.
-    parametrization: A kind of `target`; ValueError for others.
-    noise_input: The network's input for a level, as in its training, such as
-      `step_input(1000)`.
-    cond: Dict of arrays [B, ...], such as {'label': [B]}, passed through.
-    learned_variance: Whether the output has twice the channels; the second half
-      maps -1..1 to var_frac 0..1.
-    sigma_data: The standard deviation of the data, for 'edm'.
-  """
-  check_value('parametrization', parametrization, Kind)
-
-  def denoise(xt, level):
-    output = network_output(
-      network_fn,
-      params,
-      xt,
-      level,
-      parametrization=parametrization,
-      noise_input=noise_input,
-      cond=cond,
-      sigma_data=sigma_data,
-    )
-    var_frac = None
-    if learned_variance:
-      output, fraction = jnp.split(output, 2, axis=-1)
-      var_frac = variance_fraction(fraction)
-    x0 = to_x0(parametrization, output, xt, level, sigma_data)
-    return Prediction(x0, var_frac)
-
-  return denoise
 
 
 def variance_fraction(output: Array) -> Array:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least, check_numbers
-from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
+from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.network import Network
 from diffusion_jax.core.transitions import StateProcess
 
 Array = jax.Array
@@ -124,26 +125,27 @@ def posterior_logits(
 
 
 def make_state_denoiser(
-  network_fn: NetworkFn,
+  network: Network,
   params: Params,
+  cond: dict | None = None,
   *,
   process: StateProcess,
-  noise_input: NoiseInput,
-  cond: dict | None = None,
   key: Array | None = None,
 ) -> StateDenoiser:
   """Makes the denoiser of a network: `posterior_logits` of its output.
 
   Args:
-    network_fn: (params, x_t [B, ...], noise [B], cond) -> [B, ..., K] with a
-      logit for each state of the process, n + 1 for `masking_process(n)`.
-    params, noise_input, cond: As in `make_denoiser`.
+    network: Of (params, x_t [B, ...], noise [B], cond) -> [B, ..., K] with a
+      logit for each state of the process, n + 1 for `masking_process(n)`. It
+      has no parametrization.
+    params, cond: See `Network.output`.
+    process: The process that it reverses.
     key: The key of dropout, which is off without one.
   """
 
   def denoise(xt, level):
-    noise = jnp.broadcast_to(noise_input(level), xt.shape[:1])
-    logits = network_fn(params, xt, noise, cond, key=key)
+    noise = jnp.broadcast_to(network.noise_input(level), xt.shape[:1])
+    logits = network.apply(params, xt, noise, cond, key=key)
     return posterior_logits(logits.astype(jnp.float32), xt, process, level)
 
   return denoise

@@ -11,6 +11,7 @@ and u(x_t, t, t) is the velocity dx_t/dt (Geng et al. 2025; Frans et al. 2024;
 Song et al. 2023). Only `make_flow_map` knows how a network was trained.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -19,14 +20,9 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import check_same_shape, expand_to
-from diffusion_jax.core.denoiser import (
-  Denoiser,
-  NetworkFn,
-  NoiseInput,
-  network_output,
-  predict,
-)
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.network import Network
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import check_value
@@ -156,82 +152,59 @@ def trigflow_function(
 
 
 def velocity_output(
-  network_fn: NetworkFn,
+  network: Network,
   params: Params,
   xt: Array,
   level_t: NoiseLevel,
   s: Array,
-  *,
-  noise_input: NoiseInput,
   cond: dict | None = None,
-  time_scale: float = 1.0,
   key: Array | None = None,
 ) -> Array:
   """Evaluates a network at (x_t, t, s) and returns u, [B, ...].
 
-  s: the time of the cleaner level, [] or [B]; key: the key of dropout, which is
-  off without one. For the others see `make_flow_map`.
+  The network gets cond['elapsed'] [B] = time_scale (t - s). s: the time of the
+  cleaner level, [] or [B]. For the others see `Network.output`.
   """
-  elapsed = jnp.broadcast_to(time_scale * (level_t.t - s), xt.shape[:1])
-  return network_output(
-    network_fn,
-    params,
-    xt,
-    level_t,
-    parametrization='flow',
-    noise_input=noise_input,
-    cond=(cond or {}) | {'elapsed': elapsed},
-    key=key,
-  )
+  elapsed = network.time_scale * (level_t.t - s)
+  cond = (cond or {}) | {'elapsed': jnp.broadcast_to(elapsed, xt.shape[:1])}
+  network = dataclasses.replace(network, parametrization='flow')
+  return network.output(params, xt, level_t, cond, key)
 
 
 def consistency_output(
-  network_fn: NetworkFn,
+  network: Network,
   params: Params,
   xt: Array,
   level: NoiseLevel,
+  cond: dict | None = None,
+  key: Array | None = None,
   *,
   kind: MapKind = 'consistency',
-  noise_input: NoiseInput,
-  cond: dict | None = None,
-  sigma_data: float = 0.5,
   sigma_min: float = 0.002,
-  key: Array | None = None,
 ) -> Array:
   """Evaluates a network at x_t and returns f(x_t, t), [B, ...].
 
-  kind: 'consistency' or 'trigflow'; key: the key of dropout, which is off
-  without one. For the others see `make_flow_map`.
+  kind: 'consistency' or 'trigflow'. For the others see `Network.output`.
   """
+  sigma_data = network.sigma_data
   if kind == 'trigflow':
     xt = trigflow_input(xt, level, sigma_data)
     level = trigflow_level(level, sigma_data)
-  output = network_output(
-    network_fn,
-    params,
-    xt,
-    level,
-    parametrization='edm',  # This divides the input by its deviation.
-    noise_input=noise_input,
-    cond=cond,
-    sigma_data=sigma_data,
-    key=key,
-  )
+  # 'edm' divides the input by its standard deviation.
+  network = dataclasses.replace(network, parametrization='edm')
+  output = network.output(params, xt, level, cond, key)
   if kind == 'trigflow':
     return trigflow_function(output, xt, 0.5 * jnp.pi * level.t, sigma_data)
   return consistency_function(output, xt, level, sigma_data, sigma_min)
 
 
 def make_flow_map(
-  network_fn: NetworkFn,
+  network: Network,
   params: Params,
+  cond: dict | None = None,
   *,
   kind: MapKind,
-  noise_input: NoiseInput,
-  cond: dict | None = None,
-  sigma_data: float = 0.5,
   sigma_min: float = 0.002,
-  time_scale: float = 1.0,
 ) -> FlowMap:
   """Makes a `FlowMap` from a network.
 
@@ -240,40 +213,24 @@ def make_flow_map(
   `stochastic=True` to use them for several steps.
 
   Args:
-    network_fn: (params, x [B, ...], noise [B], cond) -> [B, ...]. For
-      'average_velocity' it gets cond['elapsed'] [B] = time_scale (t - s).
-    kind: A `MapKind`; ValueError for others.
-    noise_input: The input for level t; for 'trigflow' it gets `trigflow_level`.
+    network: A network whose parametrization is not used. For 'average_velocity'
+      it gets cond['elapsed'] [B] = time_scale (t - s); for 'trigflow' its noise
+      input gets `trigflow_level`.
+    params: The first argument of the network.
     cond: Dict of arrays [B, ...], with 'guidance_scale' [B] if the network was
       trained with it.
-    sigma_data, sigma_min: See `consistency_function`.
+    kind: A `MapKind`; ValueError for others.
+    sigma_min: See `consistency_function`.
   """
   check_value('kind', kind, MapKind)
 
   def by_velocity(xt, level_t, level_s):
-    u = velocity_output(
-      network_fn,
-      params,
-      xt,
-      level_t,
-      level_s.t,
-      noise_input=noise_input,
-      cond=cond,
-      time_scale=time_scale,
-    )
+    u = velocity_output(network, params, xt, level_t, level_s.t, cond)
     return from_average_velocity(xt, u, level_t, level_s)
 
   def to_the_end(xt, level_t, level_s):
     x0 = consistency_output(
-      network_fn,
-      params,
-      xt,
-      level_t,
-      kind=kind,
-      noise_input=noise_input,
-      cond=cond,
-      sigma_data=sigma_data,
-      sigma_min=sigma_min,
+      network, params, xt, level_t, cond, kind=kind, sigma_min=sigma_min
     )
     clean = level_s.sigma <= 1.001 * sigma_min * level_s.alpha
     return jnp.where(expand_to(clean, xt), x0, jnp.nan)

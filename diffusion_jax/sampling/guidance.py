@@ -6,7 +6,7 @@ guided-diffusion clips before its classifier guidance:
 `classifier_guided(clip_denoised(denoise), ...)`.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,11 @@ from diffusion_jax.core.broadcasting import data_axes, expand_to
 from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.denoiser import (
   Denoiser,
-  NetworkFn,
   Prediction,
-  make_denoiser,
   predict,
 )
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.network import Network
 
 Array = jax.Array
 
@@ -100,16 +99,14 @@ def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
 
 
 def make_paired_denoiser(
-  network_fn: NetworkFn, params: Params, cond: dict, **keywords: Any
+  network: Network, params: Params, cond: dict
 ) -> PairedDenoiser:
   """Pairs a network with and without its condition, in a single call.
 
   The network is evaluated on 2B examples: each is repeated, with cond['drop']
   False for the first copy and True for the second. cond: dict of arrays
-  [B, ...]; the other arguments are as in `make_denoiser`.
+  [B, ...].
   """
-  # This refuses wrong keywords now, not at the first use of the pair.
-  make_denoiser(network_fn, params, cond=cond, **keywords)
 
   def denoise_pair(xt, level):
     size = len(xt)
@@ -121,8 +118,7 @@ def make_paired_denoiser(
       level = jax.tree.map(
         lambda a: jnp.repeat(jnp.broadcast_to(a, size), 2), level
       )
-    denoise = make_denoiser(network_fn, params, cond=twice, **keywords)
-    both = denoise(jnp.repeat(xt, 2, axis=0), level)
+    both = network.denoiser(params, twice)(jnp.repeat(xt, 2, axis=0), level)
 
     def copy(i):
       return jax.tree.map(

@@ -39,7 +39,8 @@ def classifier(
 
   def loss(params, context, inputs, key):
     x0, label, level, eps = inputs
-    logits = network.output(params, q_sample(x0, eps, level), level, {}, key)
+    xt = q_sample(x0, eps, level)
+    logits = network.output(params['network'], xt, level, {}, key)
     right = (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
     metrics = means(loss=-label_log_prob(logits, label), accuracy=right)
     loss = metrics['loss'].total

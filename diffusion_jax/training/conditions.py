@@ -7,18 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.network import Condition
 from diffusion_jax.ranges import check_choice
 from diffusion_jax.training.masks import draw_masks
 
 Array = jax.Array
-Condition = Callable[[Array, dict], dict]
 ImageCondition = Callable[[Array, Array], Array]
 Kind = Literal['inpaint', 'superres', 'colorize']
-
-
-def unconditional(key: Array, batch: dict) -> dict:
-  """Returns the cond of an unconditional network, {}."""
-  return {}
 
 
 def make_condition(

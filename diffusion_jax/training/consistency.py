@@ -80,7 +80,7 @@ def consistency_training(
 
   return _pair_objective(
     network, schedule, pairs, same_noise, distance or pseudo_huber(),
-    ema_target, sigma_data=sigma_data, sigma_min=sigma_min,
+    ema_target, sigma_data, sigma_min,
   )  # fmt: skip
 
 
@@ -110,14 +110,16 @@ def consistency_distillation(
 
   return _pair_objective(
     network, schedule, pairs, teacher_step, distance or squared_error,
-    ema_target, sigma_data=sigma_data, sigma_min=sigma_min,
+    ema_target, sigma_data, sigma_min,
   )  # fmt: skip
 
 
 def _pair_objective(
-  network, schedule, pairs, make_xr, distance, ema_target, **constants
+  network, schedule, pairs, make_xr, distance, ema_target, sigma_data, sigma_min
 ):
-  # make_xr: (context, keys, inputs, xt, level_r) -> x_r; constants: of f.
+  # make_xr: (context, keys, inputs, xt, level_r) -> x_r.
+  network = dataclasses.replace(network, sigma_data=sigma_data)
+
   def draw(key, batch, context):
     key, pair_key = jax.random.split(key)
     size = len(batch['image'])
@@ -134,12 +136,11 @@ def _pair_objective(
     f, target_f = (
       functools.partial(
         consistency_output,
-        network.apply,
+        network,
         p['network'],
-        noise_input=network.noise_input,
         cond=inputs.cond,
         key=keys[0],
-        **constants,
+        sigma_min=sigma_min,
       )
       for p in (params, context.ema_params if ema_target else params)
     )
@@ -187,7 +188,7 @@ def continuous_consistency(
 
     def output_fn(scaled, angle):
       x, level = sigma_data * scaled, level_of_angle(angle, sigma_data)
-      return network.output(params, x, level, inputs.cond, keys[0])
+      return network.output(params['network'], x, level, inputs.cond, keys[0])
 
     warmup = 1.0
     if warmup_steps:

@@ -22,9 +22,10 @@ from diffusion_jax.core.discrete_states import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import antithetic_times
 from diffusion_jax.core.masked import end_of_step, mask_of, masked_weight
+from diffusion_jax.core.network import Network
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.transitions import StateProcess
-from diffusion_jax.training.objectives import Network, Objective, mean_loss
+from diffusion_jax.training.objectives import Objective, mean_loss
 
 Array = jax.Array
 
@@ -117,12 +118,7 @@ def _objective(network, process, schedule, num_steps, states, terms):
 
   def loss(params, context, inputs, key):
     denoise = make_state_denoiser(
-      network.apply,
-      params['network'],
-      process=process,
-      noise_input=network.noise_input,
-      cond=inputs.cond,
-      key=key,
+      network, params['network'], inputs.cond, process=process, key=key
     )
     logits = denoise(inputs.xt, inputs.level)
     losses, metrics = terms(logits, inputs)

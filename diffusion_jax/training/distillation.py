@@ -105,7 +105,9 @@ def progressive_distillation(
     xs = solver_step(solver, keys[1], denoise, xt, level_t, middle)
     xs = solver_step(solver, keys[1], denoise, xs, middle, level_s)
     x0 = two_step_target(xs, xt, level_s, level_t)
-    output = network.output(params, xt, level_t, inputs.cond, keys[0])
+    output = network.output(
+      params['network'], xt, level_t, inputs.cond, keys[0]
+    )
     eps = eps_from_x0(x0, xt, level_t)
     losses = network.denoising_loss(output, x0, eps, level_t, weight)
     losses = inputs.time_weight * losses / x0[0].size

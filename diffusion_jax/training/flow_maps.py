@@ -290,17 +290,8 @@ def path_velocity(schedule: Schedule, x0: Array, eps: Array, t: Array) -> Array:
 
 
 def _average_velocity(network, params, schedule, xt, t, s, *, cond, key):
-  return velocity_output(
-    network.apply,
-    params['network'],
-    xt,
-    schedule(t),
-    s,
-    noise_input=network.noise_input,
-    cond=cond,
-    time_scale=network.time_scale,
-    key=key,
-  )
+  params = params['network']
+  return velocity_output(network, params, xt, schedule(t), s, cond, key)
 
 
 def _guided(u_fn, xt, v, t, cond, omega, kappa):

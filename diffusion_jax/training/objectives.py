@@ -16,12 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.denoiser import (
-  NetworkFn,
-  NoiseInput,
-  network_output,
-  variance_fraction,
-)
+from diffusion_jax.core.denoiser import variance_fraction
 from diffusion_jax.core.elbo import (
   bound_term,
   categorical_nll,
@@ -34,16 +29,14 @@ from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
   antithetic_times,
-  denoising_loss,
   snr_weight,
   step_times,
 )
+from diffusion_jax.core.network import Augment, Network
 from diffusion_jax.core.normal import bits_per_dim
-from diffusion_jax.core.parametrization import Kind, to_x0
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.ranges import NonNegative
-from diffusion_jax.training.conditions import Condition, unconditional
 from diffusion_jax.training.loss_aware import (
   init_loss_history,
   loss_aware_times,
@@ -51,7 +44,6 @@ from diffusion_jax.training.loss_aware import (
 )
 
 Array = jax.Array
-Augment = Callable[[Array, Array], tuple[Array, Array]]
 Uncertainty = Callable[[Params, NoiseLevel], Array]
 
 
@@ -108,81 +100,6 @@ class Objective:
     inputs, keys = self.draw(key, batch, context)
     loss, (metrics, records) = self.loss(params, context, inputs, keys)
     return loss, (metrics, self.update(context.state, records))
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """Holds a network and its inputs in training.
-
-  apply: the network function, called with params['network']. noise_input,
-  parametrization, sigma_data, learned_variance: see `make_denoiser`. condition:
-  draws cond. augment: changes the images; its labels become cond['augment'].
-  self_conditioning: cond['x0'] is the network's own first estimate of x_0 with
-  estimate_probability, else zeros (Chen et al. 2022, Alg. 1, who draw once for
-  the whole batch). time_scale: the factor of cond['elapsed'], for flow maps.
-  """
-
-  apply: NetworkFn
-  noise_input: NoiseInput
-  _: dataclasses.KW_ONLY
-  parametrization: Kind = 'eps'
-  sigma_data: float = 0.5
-  learned_variance: bool = False
-  condition: Condition = unconditional
-  augment: Augment | None = None
-  self_conditioning: bool = False
-  estimate_probability: float = 0.5
-  time_scale: float = 1.0
-
-  def check_options(self, objective: str, *usable: str) -> None:
-    """Raises ValueError for an option that is set but not in `usable`."""
-    for name in ('learned_variance', 'augment', 'self_conditioning'):
-      if getattr(self, name) and name not in usable:
-        raise ValueError(
-          f'the network has {name}, which {objective} cannot use: remove it'
-        )
-
-  def output(
-    self,
-    params: Params,
-    xt: Array,
-    level: NoiseLevel,
-    cond: dict,
-    key: Array | None = None,
-  ) -> Array:
-    """Evaluates the network at x_t and returns its raw output, [B, ...].
-
-    params: {'network': ...}; key: of dropout. A loss at several levels of an
-    example calls this several times.
-    """
-    return network_output(
-      self.apply,
-      params['network'],
-      xt,
-      level,
-      parametrization=self.parametrization,
-      noise_input=self.noise_input,
-      cond=cond,
-      sigma_data=self.sigma_data,
-      key=key,
-    )
-
-  def to_x0(self, output: Array, xt: Array, level: NoiseLevel) -> Array:
-    """Converts an output without variance to an estimate of x_0."""
-    return to_x0(self.parametrization, output, xt, level, self.sigma_data)
-
-  def denoising_loss(
-    self,
-    output: Array,
-    x0: Array,
-    eps: Array,
-    level: NoiseLevel,
-    weight: Weight,
-  ) -> Array:
-    """Computes `denoising_loss`, summed over data axes, [B]."""
-    return denoising_loss(
-      self.parametrization, output, x0, eps, level, weight, self.sigma_data
-    )
 
 
 class Inputs(NamedTuple):
@@ -271,12 +188,12 @@ def denoising(
     x0, eps, level, cond = inputs.x0, inputs.eps, inputs.level, inputs.cond
     xt = q_sample(x0, eps, level)
     if network.self_conditioning:
-      first = network.output(params, xt, level, cond, keys[1])
+      first = network.output(params['network'], xt, level, cond, keys[1])
       first = first[..., : x0.shape[-1]]  # drops a learned variance
       first = jnp.clip(network.to_x0(first, xt, level), -1.0, 1.0)
       first = jnp.where(expand_to(inputs.estimated, xt), first, 0.0)
       cond = cond | {'x0': jax.lax.stop_gradient(first)}
-    output = network.output(params, xt, level, cond, keys[0])
+    output = network.output(params['network'], xt, level, cond, keys[0])
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
     losses = network.denoising_loss(output, x0, eps, level, weight) / x0[0].size
@@ -363,7 +280,7 @@ def _with_bound(
   def loss(params, context, inputs, keys):
     x0, eps, level = inputs.x0, inputs.eps, inputs.level
     xt = q_sample(x0, eps, level)
-    output = network.output(params, xt, level, inputs.cond, keys[0])
+    output = network.output(params['network'], xt, level, inputs.cond, keys[0])
     output, fraction = jnp.split(output, 2, axis=-1)
     mean = output if weight is None else jax.lax.stop_gradient(output)
     step, vlb = bound(inputs, xt, mean, fraction)
@@ -453,7 +370,7 @@ def vdm(
       t = jnp.ceil(t * num_steps) / num_steps
     level = schedule(t)
     xt = q_sample(x0, eps, level)
-    output = network.output(params, xt, level, inputs.cond, keys[0])
+    output = network.output(params['network'], xt, level, inputs.cond, keys[0])
     weight = vdm_weight(schedule, num_steps)
     error = network.denoising_loss(output, x0, eps, level, weight)
     first, last = schedule(0.0), schedule(1.0)

@@ -51,7 +51,7 @@ def training_noise(schedule, seed):
     return params
 
   objective = objectives.denoising(
-    objectives.Network(network, dj.logsnr_input),
+    dj.Network(network, dj.logsnr_input),
     schedule,
     times=dj.uniform_times,
   )

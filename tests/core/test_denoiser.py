@@ -11,10 +11,12 @@ SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
-def denoiser(network_fn, kind='eps', noise_input=dj.logsnr_input, **options):
+def denoiser(
+  network_fn, kind='eps', noise_input=dj.logsnr_input, cond=None, **options
+):
   """Makes a denoiser of a network with the parameters 'weights'."""
-  options |= {'parametrization': kind, 'noise_input': noise_input}
-  return dj.make_denoiser(network_fn, 'weights', **options)
+  network = dj.Network(network_fn, noise_input, parametrization=kind, **options)
+  return network.denoiser('weights', cond)
 
 
 def network_of(kind):

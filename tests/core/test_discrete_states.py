@@ -318,11 +318,10 @@ def test_the_network_sees_states_noise_and_conditions():
     return (logits * noise[:, None, None]).astype(jnp.bfloat16)  # exact
 
   denoise = dj.make_state_denoiser(
-    network_fn,
+    dj.Network(network_fn, dj.time_input(10.0)),
     2.0,
+    {'label': jnp.array([0.0, 1.0])},
     process=PROCESSES['uniform'],
-    noise_input=dj.time_input(10.0),
-    cond={'label': jnp.array([0.0, 1.0])},
   )
   xt = jnp.array([[0, 1], [2, 2]])
   logits = np.asarray(jax.jit(denoise)(xt, at(3)), np.float64)

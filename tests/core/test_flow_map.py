@@ -21,8 +21,10 @@ def network(params, x, noise, cond, *, key=None):
   return out + (cond or {}).get('elapsed', jnp.zeros(len(x)))[:, None]
 
 
-def flow_map(kind, **options):
-  return dj.make_flow_map(network, (), kind=kind, **options)
+def flow_map(kind, sigma_min=0.002, cond=None, **options):
+  return dj.make_flow_map(
+    dj.Network(network, **options), (), cond, kind=kind, sigma_min=sigma_min
+  )
 
 
 def test_the_three_kinds_have_their_boundaries_exactly():

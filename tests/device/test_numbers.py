@@ -135,12 +135,7 @@ def u_net(dtype, params, x, noise):
 
 def sampler(dtype, params, x):
   """Returns samples by four steps of DDIM from the same noise."""
-  denoise = dj.make_denoiser(
-    network_of(dtype),
-    params,
-    parametrization='eps',
-    noise_input=dj.logsnr_input,
-  )
+  denoise = dj.Network(network_of(dtype), dj.logsnr_input).denoiser(params)
   levels = dj.level_grid(dj.CosineSchedule(), 4)
   key = jax.random.key(0)
   return dj.sample(key, dj.clip_denoised(denoise), dj.ddim(), levels, x)

@@ -234,14 +234,12 @@ def test_edms_adm(adm):
 
 def denoise(found, x, level, noise_input, cond=None):
   cond = COND_2 if cond is None else cond
-  denoiser = dj.make_denoiser(
+  denoiser = dj.Network(
     lambda params, *inputs, key=None: run(found.network, params, *inputs),
-    found.params,
+    noise_input,
     parametrization=found.sections['parametrization']['name'],
-    noise_input=noise_input,
-    cond=cond,
     sigma_data=0.5,
-  )
+  ).denoiser(found.params, cond)
   x0 = denoiser(np.float32(x.transpose(0, 2, 3, 1)), level).x0
   return np.asarray(x0).transpose(0, 3, 1, 2)
 

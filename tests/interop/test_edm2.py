@@ -152,13 +152,11 @@ def test_the_network_computes_what_theirs_does(tmp_path):
 
   @jax.jit
   def denoise(params, x, level):
-    return dj.make_denoiser(
-      network_fn,
-      params,
-      parametrization='edm',
-      noise_input=dj.edm_input,
-      cond={'label': label},
-    )(x, level).x0
+    return (
+      dj.Network(network_fn, dj.edm_input, parametrization='edm')
+      .denoiser(params, {'label': label})(x, level)
+      .x0
+    )
 
   level = dj.NoiseLevel(np.zeros(2), np.ones(2), SIGMA)
   ours = denoise(found.params, x.transpose(0, 2, 3, 1), level)

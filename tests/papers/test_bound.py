@@ -21,13 +21,9 @@ X0[0, 0], X0[1, 0] = -1.0, 1.0  # the two open bins
 
 
 def denoiser(clip):
-  denoise = dj.make_denoiser(
-    network_fn,
-    (1.0, 1.0),
-    parametrization='eps',
-    noise_input=dj.step_input(T),
-    learned_variance=True,
-  )
+  denoise = dj.Network(
+    network_fn, dj.step_input(T), learned_variance=True
+  ).denoiser((1.0, 1.0))
   return dj.clip_denoised(denoise) if clip else denoise
 
 

@@ -70,9 +70,7 @@ def test_ddim_eq_12_and_16(eta):
   def network(params, x, t, cond, *, key=None):
     return jnp.asarray(eps_hat, jnp.float32)
 
-  denoise = dj.make_denoiser(
-    network, None, parametrization='eps', noise_input=dj.step_input(1000)
-  )
+  denoise = dj.Network(network, dj.step_input(1000)).denoiser(None)
   t, s = p.at_step(800), p.at_step(500)
   step = dj.ddim(eta).step
   found = jax.jit(lambda x: step(key, x, (), denoise, level_s=s, level_t=t)[0])(
@@ -94,13 +92,9 @@ def test_edm_table_1_to_1e_6(sigma, sd):
       inputs.update(x=x, noise=noise)
       return jnp.full_like(x, output)
 
-    denoise = dj.make_denoiser(
-      network,
-      None,
-      parametrization='edm',
-      noise_input=dj.edm_input,
-      sigma_data=sd,
-    )
+    denoise = dj.Network(
+      network, dj.edm_input, parametrization='edm', sigma_data=sd
+    ).denoiser(None)
     return denoise(jnp.full((1, 1), x), level).x0
 
   c_skip = sd**2 / (sigma**2 + sd**2)
@@ -154,9 +148,7 @@ def test_edm_training_loss_literally(sd, key):
       return 0.3 * jnp.sin(x) + 0.1 * noise[:, None]
 
     loss = objectives.denoising(
-      objectives.Network(
-        network, dj.edm_input, parametrization='edm', sigma_data=sd
-      ),
+      dj.Network(network, dj.edm_input, parametrization='edm', sigma_data=sd),
       schedule,
       times=dj.log_normal_times(-1.2, 1.2),
       weight=dj.edm_weight(sd),

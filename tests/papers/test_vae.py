@@ -341,13 +341,9 @@ X0 = np.random.default_rng(0).choice(np.linspace(-1, 1, 256), (3, 2, 2))
 
 def pieces(p, variance):
   """Returns DDPM's denoiser and its q and p as functions of a step."""
-  denoise = dj.make_denoiser(
-    network_fn,
-    (1.0, 1.0),
-    parametrization='eps',
-    noise_input=dj.step_input(p.T),
-    learned_variance=True,
-  )
+  denoise = dj.Network(
+    network_fn, dj.step_input(p.T), learned_variance=True
+  ).denoiser((1.0, 1.0))
   at = p.at_step
   first = None
   if p.T > 1:

@@ -40,7 +40,7 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 
 OBJECTIVE = objectives.denoising(
-  objectives.Network(
+  dj.Network(
     network_fn,
     dj.step_input(1000),
     condition=make_condition(dropout=0.3),

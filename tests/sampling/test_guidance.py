@@ -191,14 +191,14 @@ def test_one_call_for_two_is_two_calls(t):
   cond = {'label': jnp.array([0, 3, 1, 2]), 'image': 0.1 * images(3)[0, :4, :2]}
   cond['image'] = jnp.asarray(cond['image'].reshape(4, -1), jnp.float32)
   level = SCHEDULE(jnp.array(t))
-  keywords = dict(
-    parametrization='v', noise_input=dj.logsnr_input, learned_variance=True
+  network = dj.Network(
+    network_fn, dj.logsnr_input, parametrization='v', learned_variance=True
   )
-  pair = dj.make_paired_denoiser(network_fn, 0.7, cond, **keywords)
+  pair = dj.make_paired_denoiser(network, 0.7, cond)
   found = jax.jit(pair)(x, level)
   for prediction, drop in zip(found, (False, True), strict=True):
     with_drop = cond | {'drop': jnp.full(4, drop)}
-    denoise = dj.make_denoiser(network_fn, 0.7, cond=with_drop, **keywords)
+    denoise = network.denoiser(0.7, with_drop)
     expected: Any = jax.jit(denoise)(x, level)
     np.testing.assert_allclose(prediction.x0, expected.x0, atol=1e-6)
     np.testing.assert_allclose(

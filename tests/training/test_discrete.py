@@ -156,7 +156,7 @@ def test_a_masked_model_of_digits_beats_independent_pixels():
   @jax.jit
   def bound(params):
     denoise = dj.make_state_denoiser(
-      apply, params['network'], process=process, noise_input=noise_input
+      dj.Network(apply, noise_input), params['network'], process=process
     )
     x0 = jnp.asarray(test, int)
     nats = dj.masked_bound(

@@ -110,11 +110,8 @@ def test_training_comes_close_to_the_optimum(trained, key):
 
 def test_the_trained_ema_network_samples_the_data(trained, key):
   state, _ = trained
-  denoise = dj.make_denoiser(
-    mlp,
-    state.ema_params['network'],
-    parametrization='eps',
-    noise_input=dj.step_input(1000),
+  denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(
+    state.ema_params['network']
   )
   levels = dj.level_grid(SCHEDULE, 100)
 

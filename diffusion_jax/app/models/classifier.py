@@ -1,12 +1,10 @@
 """Classifiers of noisy images, which guide the sampling of other runs."""
 
-import functools
 from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import Mesh
 
-import diffusion_jax as dj
 from diffusion_jax.app import schemas
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
@@ -38,15 +36,8 @@ class Classifier(NoisyModel):
 
   def logits(self, params: Params) -> Callable[..., jax.Array]:
     """Returns (x_t, level) -> logits [B, num_classes]."""
-    return functools.partial(
-      dj.network_output,
-      self.network_fn(),
-      params['network'],
-      parametrization=self.parametrization.kind,
-      noise_input=self.noise_input,
-      cond={},
-      sigma_data=self.parametrization.sigma_data,
-    )
+    network = self.given_network()
+    return lambda xt, level: network.output(params['network'], xt, level, {})
 
   def generate(
     self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False

@@ -82,18 +82,10 @@ class Diffusion(NoisyModel):
     }
     return {name: x for name, x in cond.items() if takes.get(name, True)}
 
-  def of_network(
-    self, params: Params, cond: dict, maker: Callable = dj.make_denoiser
-  ) -> Callable:
-    """Applies `dj.make_denoiser`, or another maker, to the network."""
-    return maker(
-      self.network_fn(),
-      params['network'],
-      parametrization=self.parametrization.kind,
-      noise_input=self.noise_input,
-      cond=self.given_cond(cond),
-      learned_variance=self.learned_variance,
-      sigma_data=self.parametrization.sigma_data,
+  def of_network(self, params: Params, cond: dict) -> dj.Denoiser:
+    """Returns the network's denoiser, without guidance and clipping."""
+    return self.given_network().denoiser(
+      params['network'], self.given_cond(cond)
     )
 
   def denoiser(
@@ -125,7 +117,9 @@ class Diffusion(NoisyModel):
 
   def _pair(self, params, cond, guides, denoise):
     if 'guidance' not in guides:
-      return self.of_network(params, cond, dj.make_paired_denoiser)
+      return dj.make_paired_denoiser(
+        self.given_network(), params['network'], self.given_cond(cond)
+      )
     guide = guides['guidance']
     worse = guide.model.of_network(guide.params, cond)
     return dj.paired(denoise, guidance.at_levels_of(guide, self, worse))

@@ -1,5 +1,6 @@
 """Flow maps: models whose network takes a step of any length in one call."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -65,6 +66,10 @@ class FlowMap(Diffusion):
     sigma_min = self.config.schedule.get('sigma_min')
     own = {} if sigma_min is None else {'sigma_min': sigma_min}
     cond = self.given_cond(cond)
+    network = dataclasses.replace(
+      self.given_network(),
+      sigma_data=self.config.objective.get('sigma_data', 0.5),
+    )
 
     def flow_map(xt, level_t, level_s):
       more = {}
@@ -72,14 +77,7 @@ class FlowMap(Diffusion):
         scale = self.sampling.guidance_scale
         more['guidance_scale'] = jnp.full(len(xt), scale)
       function = dj.make_flow_map(
-        self.network_fn(),
-        params['network'],
-        kind=self.map_kind,
-        noise_input=self.noise_input,
-        cond=cond | more,
-        sigma_data=self.config.objective.get('sigma_data', 0.5),
-        time_scale=self.time_scale,
-        **own,
+        network, params['network'], cond | more, kind=self.map_kind, **own
       )
       return function(xt, level_t, level_s)
 

@@ -12,7 +12,6 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import choices, images
 from diffusion_jax.app.config import from_config, make, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
@@ -21,8 +20,9 @@ from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import functional
 from diffusion_jax.networks.embeddings import STEP_INPUTS
-from diffusion_jax.training import augmentation, conditions, objectives
+from diffusion_jax.training import augmentation, conditions
 from diffusion_jax.training.objectives import Objective
 
 # The facts that a network must take if they are not 0, and their fields.
@@ -159,17 +159,7 @@ class NoisyModel(Model):
 
   def network_fn(self, network: nn.Module | None = None) -> NetworkFn:
     """Returns (params, x, noise, cond, *, key=None) -> the network's output."""
-    module = self.network if network is None else network
-    precision = self.config.matmul_precision
-
-    def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
-      rngs = {} if key is None else {'dropout': key}
-      train = key is not None
-      variables = {'params': params}
-      with choices.matmul_precision(precision):
-        return module.apply(variables, x, noise, cond, train=train, rngs=rngs)
-
-    return apply
+    return functional.network_fn(network or self.network)
 
   def init(self, key: jax.Array) -> Params:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
@@ -234,7 +224,18 @@ class NoisyModel(Model):
       teacher=self.teacher(),
     )
 
-  def trained_network(self, test: bool = False) -> objectives.Network:
+  def given_network(self, network: nn.Module | None = None) -> dj.Network:
+    """Returns the network, with what it predicts and its noise input."""
+    return dj.Network(
+      self.network_fn(network),
+      self.noise_input,
+      parametrization=self.parametrization.kind,
+      sigma_data=self.parametrization.sigma_data,
+      learned_variance=self.learned_variance,
+      time_scale=self.time_scale,
+    )
+
+  def trained_network(self, test: bool = False) -> dj.Network:
     """Returns the network with its conditions and augmentation in training."""
     c, network = self.conditioning, self.network
     if test and hasattr(network, 'dropout'):
@@ -245,17 +246,12 @@ class NoisyModel(Model):
     condition = conditions.make_condition(
       c.labels, 0.0 if test else c.dropout, c.image, c.text is not None
     )
-    return objectives.Network(
-      self.network_fn(network),
-      self.noise_input,
-      parametrization=self.parametrization.kind,
-      sigma_data=self.parametrization.sigma_data,
-      learned_variance=self.learned_variance,
+    return dataclasses.replace(
+      self.given_network(network),
       condition=condition,
       augment=augment,
       self_conditioning=c.self_conditioning,
       estimate_probability=1.0 if test else 0.5,
-      time_scale=self.time_scale,
     )
 
   @property

@@ -116,11 +116,10 @@ class StateDiffusion(Diffusion):
   def state_denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
     return dj.make_state_denoiser(
-      self.network_fn(),
+      self.given_network(),
       params['network'],
+      self.given_cond(cond),
       process=self.process,
-      noise_input=self.noise_input,
-      cond=self.given_cond(cond),
     )
 
   def step_function(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import choices, devices, images, schemas, sections
+from diffusion_jax.app import devices, images, schemas, sections
 from diffusion_jax.app.config import from_config, make
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Model, Params
@@ -62,10 +62,9 @@ class VAE(Model):
     network = self.network
     inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
     rngs = {} if key is None else {'dropout': key}
-    with choices.matmul_precision(self.config.matmul_precision):
-      output = network.apply(
-        {'params': params}, *inputs, key is not None, rngs=rngs, method=name
-      )
+    output = network.apply(
+      {'params': params}, *inputs, key is not None, rngs=rngs, method=name
+    )
     if not isinstance(output, tuple):
       return output
     return dj.Normal(output[0], jnp.exp(output[1]))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import precision
 
 Mode = Callable[[ConfigDict, str], None]
 
@@ -14,7 +15,8 @@ def _mode(name: str) -> Mode:
   # The module is imported when it is called: `--mode=noise` needs no Flax.
   def run(config: ConfigDict, workdir: str) -> None:
     try:
-      importlib.import_module(f'{__name__}.{name}').run(config, workdir)
+      with precision.products_at(config.matmul_precision):
+        importlib.import_module(f'{__name__}.{name}').run(config, workdir)
     except OSError as error:  # a full disk, most of all
       raise UserError(
         f'{error}. When that is resolved, the same command continues'

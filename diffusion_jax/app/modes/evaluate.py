@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import (
-  choices,
   devices,
   images,
   load,
@@ -35,7 +34,7 @@ from diffusion_jax.metrics import real_images, spaces, sweeps
 from diffusion_jax.metrics.metric import as_json, table
 from diffusion_jax.metrics.spaces import Named, Space
 from diffusion_jax.metrics.sweeps import Results, title
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import precision, processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checksums
@@ -159,7 +158,7 @@ def score_samples(
   protocol = {name: space.protocol for name, space in extractors.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
-    'matmul_precision': choices.precision_of(config.matmul_precision),
+    'matmul_precision': precision.in_use() or 'default',
     'metrics': as_json(scores),
   })  # fmt: skip
   print(table(scores))
@@ -194,7 +193,6 @@ def score_images(
 def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
   """Scores real images by one set of weights, and writes result.json."""
   c, mesh = model.config.evaluation, devices.make_mesh(model.config)
-  precision = choices.precision_of(model.config.matmul_precision)
   results: Fields = {}
   source = model.source(c.split)
   count = min(c.num_images or len(source), len(source))
@@ -226,13 +224,14 @@ def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
     print(table(scores))
     about = {
       'metric': name, 'split': c.split, 'images': count,
-      'matmul_precision': precision,
+      'matmul_precision': precision.in_use() or 'default',
     }  # fmt: skip
     more = {'metrics': as_json(scores)}
     more = metric.report(arrays, out) if metric.report else more
     write_json(out / 'result.json', about | more)
     print(
-      f'{count} {c.split} images, matmul_precision={precision}: '
+      f'{count} {c.split} images, '
+      f'matmul_precision={about["matmul_precision"]}: '
       f'{out / "result.json"}'
     )
     results |= as_json(scores)
