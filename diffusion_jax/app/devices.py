@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import sharding
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
+def make_mesh(config: Node) -> Mesh:
   """Returns the mesh of config.training.mesh.
 
   Raises UserError if its devices do not have what the config chooses.
@@ -21,7 +21,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
   return mesh
 
 
-def attention_problems(config: ConfigDict, mesh: Mesh) -> Iterator[str]:
+def attention_problems(config: Node, mesh: Mesh) -> Iterator[str]:
   """Yields the choice of attention that the mesh's devices do not have."""
   platform = sharding.platform_of(mesh)
   if config.network.get('attention') == 'cudnn' and platform != 'gpu':

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.models import Model
 from diffusion_jax.app.models.guidance import (
   Guides,
@@ -54,7 +55,7 @@ def read_model(model: Model, path: str, run: str, kind: str) -> Any:
 
   path: the field that names the run.
   """
-  config = load.open_run(run, path)
+  config = store.open_run(run, path)
   check_kind(path, config, run, kind)
   other = models.make(config, run)
   refuse(other_images(path, other, model))

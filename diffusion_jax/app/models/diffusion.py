@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, schemas
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app import images
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models import guidance, teachers
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
@@ -31,14 +32,12 @@ Wrap = Callable[[dj.Denoiser], dj.Denoiser]
 class Diffusion(NoisyModel):
   """A diffusion model of images; see `Model`."""
 
-  schema = schemas.DIFFUSION
+  schema = kinds.DIFFUSION
   makes_images = True
 
-  def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
-  ):
+  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     super().__init__(config, workdir, facts)
-    self.sampling = make(self.schema, 'sampling', config.sampling)
+    self.sampling = config.sampling.make()
 
   # -- its teacher ------------------------------------------------------------
 
@@ -181,10 +180,7 @@ class Diffusion(NoisyModel):
     trained = self.schedule(params)
     visited = self.sampling.schedule or trained
     levels = self.levels(visited)
-    sampler = make(
-      self.schema, 'sampling.sampler', self.sampling.sampler,
-      {'schedule': visited},
-    )  # fmt: skip
+    sampler = self.sampling.sampler.make({'schedule': visited})
     sampler = self._corrected(sampler, visited, len(levels.t) - 1)
     if self.conditioning.self_conditioning:
       sampler = dj.self_conditioned(sampler)

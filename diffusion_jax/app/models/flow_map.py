@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import diffusion_jax as dj
-from diffusion_jax.app import schemas
+from diffusion_jax.app.config import kinds
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.core.flow_map import MapKind
@@ -29,7 +29,7 @@ FORWARD_MODE = 'mean_flow', 'continuous_consistency'
 class FlowMap(Diffusion):
   """A flow map; see `Model`."""
 
-  schema = schemas.FLOW_MAP
+  schema = kinds.FLOW_MAP
 
   @functools.cached_property
   def network(self) -> nn.Module:

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import (
-  choices,
   devices,
   models,
   other_runs,
   sample_inputs,
   weights,
 )
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app.config import tables
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.diffusion import Diffusion, Wrap
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
@@ -39,12 +39,12 @@ Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 Edit = Any  # the object of config.edit, which has the fields of its task
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Writes <output>.png, <output>.npz and single pictures into edits/."""
   model = models.make(config, workdir)
   model.check('edit')
   assert isinstance(model, Diffusion)  # other models refuse
-  edit = make(model.schema, 'edit', config.edit)
+  edit = config.edit.make()
   method = check(model, edit)
   cond = choose_cond(model, edit)
   guides = check_guidance(model, cond)
@@ -366,7 +366,7 @@ def inpaint(task: Task) -> jax.Array:
 def observe(task: Task) -> jax.Array:
   """Adds pixels or colours, by a condition or by guidance."""
   edit, cond, observed = task.edit, task.inputs['cond'], task.inputs['image']
-  if isinstance(edit, choices.Colorize):
+  if isinstance(edit, tables.Colorize):
     measure, image = conditions.luminance, observed
   else:
     factor = factor_of(task.model, edit, task.method)

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import devices, models, sample_inputs
-from diffusion_jax.app.config import make
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
@@ -354,7 +353,7 @@ def test_a_network_has_the_task_of_its_condition(
 def chosen_label(**changes):
   config = smoke(**QUICK | changes)
   model: Any = models.make(config, 'nowhere')
-  return edit.choose_label(model, make(model.schema, 'edit', config.edit))
+  return edit.choose_label(model, config.edit.make())
 
 
 def test_the_label_is_that_of_all_samples():

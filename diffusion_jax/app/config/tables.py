@@ -20,6 +20,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.core.losses import TimeSampler, Weight, with_start
 from diffusion_jax.core.parametrization import Kind
 from diffusion_jax.data import image_folder, sources, tfds_sources
+from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
@@ -47,6 +48,7 @@ from diffusion_jax.sampling.guidance import PairedDenoiser
 from diffusion_jax.training import (
   conditions,
   consistency,
+  discrete,
   distillation,
   flow_maps,
   level_pairs,
@@ -647,4 +649,50 @@ TABLES = {
     'superres': Superres,
     'colorize': Colorize,
   },
+}
+
+
+def gaussian(num_values: int, schedule: dj.Schedule) -> dj.MatrixProcess:
+  """Goes to near states first, by the betas of schedule=alpha_bar (D3PM)."""
+  steps = getattr(schedule, 'schedule', None)
+  betas = betas_of(steps, 'gaussian', 'alpha_bar')
+  return dj.gaussian_process(num_values, betas)
+
+
+class StateGuidance(NamedTuple):
+  """Guidance without a classifier, uncond + scale (cond - uncond) of logits."""
+
+  scale: Finite
+
+
+@dataclasses.dataclass(frozen=True)
+class StateInpaint(Edit):
+  """Fills in the pixels that are not white in the picture `mask`."""
+
+  mask: str = ''
+  method: Literal['replace'] = 'replace'
+
+
+# What configs of discrete states have instead.
+STATES = {
+  'objective': {'masked': discrete.masked, 'd3pm': discrete.d3pm},
+  'schedule': {
+    'polynomial_masking': dj.PolynomialMasking,
+    'cosine_masking': dj.CosineMasking,
+    'alpha_bar': dj.AlphaBarSchedule,
+  },
+  'schedule.schedule': SCHEDULES,
+  'transitions': {
+    'absorbing': dj.masking_process,
+    'uniform': dj.uniform_process,
+    'gaussian': gaussian,
+  },
+  'sampler': {
+    'ancestral': dj.ancestral_states,
+    'first_hitting': dj.first_hitting,
+    'confidence': dj.confidence_ordered,
+  },
+  'sampling.guidance': {'classifier_free': StateGuidance},
+  'edit': {'inpaint': StateInpaint},
+  'data': {**DATA, 'text': text_files},
 }

@@ -1,18 +1,18 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
-
-from ml_collections import ConfigDict
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from diffusion_jax import ranges
-from diffusion_jax.app.choices import (
+from diffusion_jax.app.config.tables import (
   Churn,
   ClassifierFree,
   ClassifierGuidance,
   Langevin,
+  StateGuidance,
   Text,
 )
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import (
   Count,
@@ -226,7 +226,7 @@ class DenoiserSampling(Sampling):
     corrector: Langevin steps before each step
   """
 
-  sampler: ConfigDict  # made with the schedule, for each sampling
+  sampler: Node  # made with the schedule, for each sampling
   num_steps: Size = 1000
   spacing: Spacing = 'uniform'
   respacing: str = ''
@@ -242,6 +242,27 @@ class DenoiserSampling(Sampling):
     before_clip = self.classifier is not None and self.classifier.after_clip
     if before_clip and not (self.clip or self.dynamic_threshold):
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSampling(Sampling):
+  """Says how images and texts are drawn, as states (docs/samplers.md).
+
+  Args:
+    num_steps: number of levels
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead
+    top_p: the most probable states that add up to this probability are kept
+    remasking: eta, how many elements are masked again
+  """
+
+  sampler: Node
+  num_steps: Size = 100
+  spacing: Spacing = 'uniform'
+  respacing: str = ''
+  guidance: StateGuidance | None = None
+  top_p: Probability = 1.0
+  remasking: Probability = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,6 +385,17 @@ class Decoding:
     'logistic'
   )
   scale: Positive | None = None
+
+
+class States(NamedTuple):
+  """What a network of states reads and returns.
+
+  features: width of the embedding of a state. output: logits, or the mean and
+  the log scale of a logistic, which has no masked state.
+  """
+
+  features: Size = 32
+  output: Literal['logits', 'logistic'] = 'logits'
 
 
 @dataclass(frozen=True, kw_only=True)
