@@ -159,8 +159,8 @@ core/losses.py antithetic_times_are_evenly
   jnp.arange(batch_size) / batch_size
   => jnp.arange(batch_size) / (batch_size + 1)
 core/losses.py step_times_are_all
-  randint(key, (batch_size,), 1, num_steps + 1)
-  => randint(key, (batch_size,), 1, num_steps)
+  randint(key, (batch_size,), 1, schedule_steps + 1)
+  => randint(key, (batch_size,), 1, schedule_steps)
 core/losses.py part_of_times_is_at_the_start
   schedule(jnp.ones(batch_size)), jnp.ones(batch_size)
   => schedule(jnp.ones(batch_size)), drawn[1]

@@ -1,7 +1,9 @@
-"""The devices of a run."""
+"""The devices of a run, and the precision of their products."""
 
+import contextlib
 from collections.abc import Iterator
 
+import jax
 from jax.sharding import Mesh
 
 from diffusion_jax.app.config.errors import from_config
@@ -29,3 +31,20 @@ def attention_problems(config: Node, mesh: Mesh) -> Iterator[str]:
       f'config.network.attention=cudnn needs a GPU, and this is {platform}: '
       'set it to auto'
     )
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager:
+  """Returns the context in which a network is called, by its precision.
+
+  name: config.matmul_precision. 'default' is JAX's own default, or
+  JAX_DEFAULT_MATMUL_PRECISION.
+  """
+  if name == 'default':
+    return contextlib.nullcontext()
+  return jax.default_matmul_precision(name)
+
+
+def precision_of(name: str) -> str:
+  """Returns the precision that config.matmul_precision stands for."""
+  in_jax = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+  return in_jax or name if name == 'default' else name

@@ -201,5 +201,5 @@ def text_shapes(config: Node, size: int) -> Shapes:
 
 def takes_labels(model: 'Model') -> bool:
   """Returns whether the network or a classifier is conditioned on labels."""
-  classifier = getattr(model.sampling, 'classifier', None)
+  classifier = model.config.sampling.get('classifier')
   return model.conditioning.labels or classifier is not None

@@ -4,19 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from diffusion_jax import ranges
-from diffusion_jax.app.config.tables import (
-  Churn,
-  ClassifierFree,
-  ClassifierGuidance,
-  Langevin,
-  StateGuidance,
-  Text,
-)
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import (
   Count,
   Finite,
+  ImageShape,
   NonNegative,
   Positive,
   Probability,
@@ -24,7 +17,9 @@ from diffusion_jax.ranges import (
   Rule,
   Size,
 )
+from diffusion_jax.sampling.correctors import Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training.conditions import ImageCondition
 
 T = TypeVar('T')
@@ -174,6 +169,37 @@ class Evaluation:
   reference: Split = 'train'
   sweep: str = ''
   name: Suffix = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoguidance(ClassifierFree):
+  """Guides by a worse model: worse + scale (model - worse).
+
+  Karras et al. 2024.
+
+  Args:
+    run: the worse model's run folder
+  """
+
+  run: str
+
+
+class ClassifierGuidance(NamedTuple):
+  """Guides by the classifier in the run folder `run`.
+
+  Dhariwal & Nichol 2021. after_clip: x_0 is clipped before the classifier
+  guides and not after, as in their code.
+  """
+
+  run: str
+  scale: Finite = 1.0
+  after_clip: bool = False
+
+
+class StateGuidance(NamedTuple):
+  """Guidance without a classifier, uncond + scale (cond - uncond) of logits."""
+
+  scale: Finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +362,31 @@ class Report:
   runs: tuple[str, ...] = ()
   after_training: bool = True
   trajectory: bool = True
+
+
+class Text(NamedTuple):
+  """Lets the network read texts, byte by byte, with a small Transformer.
+
+  length: the largest number of bytes; width, layers and heads describe the
+  Transformer.
+  """
+
+  length: Size = 64
+  width: Size = 64
+  layers: Count = 2
+  heads: Size = 4
+
+
+class Latent(NamedTuple):
+  """Diffuses the latents of the autoencoder in the run folder `run`.
+
+  shape: height, width and channels; None: as in the run. scale: factor of the
+  latents; None: as in the run, or else 1 / their standard deviation.
+  """
+
+  run: str
+  shape: ImageShape | None = None
+  scale: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

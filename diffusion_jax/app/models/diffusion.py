@@ -15,6 +15,7 @@ from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.models import guidance, teachers
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
@@ -196,7 +197,7 @@ class Diffusion(NoisyModel):
         return dj.level_grid(
           schedule, c.num_steps, c.spacing, end_clean=end_clean
         )
-      total = getattr(schedule, 'num_steps', None)
+      total = num_steps_of(schedule)
       if total is None:
         raise ValueError('respacing needs a schedule of steps')
       steps = dj.respaced_steps(total, c.respacing)
@@ -312,8 +313,8 @@ class Diffusion(NoisyModel):
     if c.respacing or self.learns_schedule:
       return
     schedule = getattr(c, 'schedule', None) or self.schedule()
-    total = getattr(schedule, 'num_steps', c.num_steps)
-    if c.num_steps > total:
+    total = num_steps_of(schedule)
+    if total is not None and c.num_steps > total:
       steps, others = count_steps(self.levels(schedule), total)
       print(
         f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
@@ -343,10 +344,8 @@ class Diffusion(NoisyModel):
     yield from self._guidance_problems()
 
   def _guidance_problems(self):
-    guide = self.sampling.guidance
-    if guide is None:
-      return
-    if getattr(guide, 'run', ''):
+    guide = self.config.sampling.get('guidance')
+    if guide is None or guide.get('run'):
       return
     if guide.scale != 1.0 and not self.conditioning.dropout:
       yield (

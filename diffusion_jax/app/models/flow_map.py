@@ -115,10 +115,11 @@ class FlowMap(Diffusion):
         f'config.sampling.num_steps={c.num_steps}: a consistency function only '
         'reaches the clean end: set it to 1, or sampling.stochastic=True'
       )
-    observed = edit.name in ('superres', 'colorize')
-    by_denoiser = observed and self.conditioning.image is None
-    by_denoiser |= edit.get('method') == 'reconstruction'
-    if mode == 'edit' and (by_denoiser or edit.name == 'interpolate'):
+    if mode != 'edit':
+      return
+    task, method = edit.constructor, edit.get('method')
+    observes = task.observes and self.conditioning.image is None
+    if observes or task.inverts or method == 'reconstruction':
       yield (
         f'config.edit={edit.name} needs a denoiser, and this run is a flow '
         'map: it can do inpaint by repaint or replace, and sdedit'

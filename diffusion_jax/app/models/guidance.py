@@ -32,7 +32,7 @@ Guides = Mapping[str, OtherRun]
 def other_images(path: str, other: Model, model: Model) -> Iterator[str]:
   """Yields how the images of the run that `path` names differ."""
   for name in ('image_shape', 'num_classes'):
-    theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
+    theirs, ours = (each.facts._asdict()[name] for each in (other, model))
     if theirs != ours:
       yield (
         f'config.{path}: the images in {other.workdir} have {name} {theirs}, '

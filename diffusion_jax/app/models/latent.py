@@ -223,7 +223,7 @@ class LatentDiffusion(Diffusion):
           f'config.{field} needs pixels, and this run diffuses latents '
           '(config.latent): switch it off'
         )
-    if mode == 'edit' and self.config.edit.name in ('superres', 'colorize'):
+    if mode == 'edit' and self.config.edit.constructor.observes:
       yield (
         f'config.edit={self.config.edit.name} needs pixels, and this run '
         'diffuses latents: it can do inpaint, sdedit and interpolate'

@@ -11,15 +11,16 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import images
+from diffusion_jax.app import constructors, devices, images
 from diffusion_jax.app.config import tables
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.fields import Conditioning
+from diffusion_jax.app.config.fields import Conditioning, Text
 from diffusion_jax.app.config.kinds import NetworkFacts, ObjectiveFacts
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.training import augmentation, conditions, objectives
@@ -75,19 +76,19 @@ class NoisyModel(Model):
   @property
   def learns_schedule(self) -> bool:
     """Whether the parameters have a branch 'schedule'."""
-    gamma = tables.gamma_of(self._schedule)
+    gamma = constructors.gamma_of(self._schedule)
     return gamma is not None and getattr(gamma, 'learned', True)
 
   @property
   def schedule_steps(self) -> int:
     """The number of steps of the schedule; 1000 in continuous time."""
-    return getattr(self._schedule, 'num_steps', 1000)
+    return constructors.num_steps_of(self._schedule) or 1000
 
   @functools.cached_property
-  def parametrization(self) -> tables.Parametrization:
+  def parametrization(self) -> Parametrization:
     """The quantity that the network predicts."""
     if 'parametrization' not in self.config:
-      return tables.Parametrization('flow')
+      return Parametrization('flow')
     return self.config.parametrization.make()
 
   @functools.cached_property
@@ -120,7 +121,7 @@ class NoisyModel(Model):
   def network_facts(self) -> NetworkFacts:
     """Returns the parameters of the network that are not fields."""
     c, section = self.conditioning, self.config.schedule
-    text = c.text or tables.Text(width=0)
+    text = c.text or Text(width=0)
     return NetworkFacts(
       out_channels=(2 if self.learned_variance else 1) * self.state_shape[-1],
       num_classes=self.facts.num_classes if c.labels else 0,
@@ -159,7 +160,7 @@ class NoisyModel(Model):
       rngs = {} if key is None else {'dropout': key}
       train = key is not None
       variables = {'params': params}
-      with tables.matmul_precision(precision):
+      with devices.matmul_precision(precision):
         return module.apply(variables, x, noise, cond, train=train, rngs=rngs)
 
     return apply
@@ -172,7 +173,7 @@ class NoisyModel(Model):
     variables = self.network.init(key, x, jnp.zeros(1), cond)
     params = {'network': variables['params']}
     if self.learns_schedule:
-      gamma = tables.gamma_of(self._schedule)
+      gamma = constructors.gamma_of(self._schedule)
       params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
     uncertainty = self.uncertainty
     if uncertainty is not None:
@@ -257,7 +258,7 @@ class NoisyModel(Model):
     return self.config.noise_input.get('scale', 1.0)
 
   @property
-  def uncertainty(self) -> tables.LogVariance | None:
+  def uncertainty(self) -> constructors.LogVariance | None:
     """EDM2's u(sigma), which is trained with the network."""
     section = self.config.objective.get('uncertainty')
     return None if section is None else section.make()

@@ -16,6 +16,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import States
 from diffusion_jax.app.config.kinds import NetworkFacts, StateFacts
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.core.denoiser import NetworkFn
@@ -69,7 +70,7 @@ class StateDiffusion(Diffusion):
   @property
   def _state_facts(self):
     schedule = self.schedule()
-    num_steps = getattr(schedule, 'num_steps', None)
+    num_steps = num_steps_of(schedule)
     return StateFacts(
       num_values=self.facts.num_levels, schedule=schedule, num_steps=num_steps
     )

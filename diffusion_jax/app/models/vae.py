@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import images
-from diffusion_jax.app.config import fields, kinds, tables
+from diffusion_jax.app import devices, images
+from diffusion_jax.app.config import fields, kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.guidance import Guides
@@ -59,7 +59,7 @@ class VAE(Model):
     network = self.network
     inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
     rngs = {} if key is None else {'dropout': key}
-    with tables.matmul_precision(self.config.matmul_precision):
+    with devices.matmul_precision(self.config.matmul_precision):
       output = network.apply(
         {'params': params}, *inputs, key is not None, rngs=rngs, method=name
       )

@@ -153,11 +153,11 @@ def facts_of(config: Node, given: Json) -> images.Facts:
   if config.data is None:
     return images.Facts(given['image_shape'], given.get('num_classes', 0), 256)
   facts = images.facts_of(config)
-  for name, value in given.items():
-    if getattr(facts, name) != value:
+  for name, ours in facts._asdict().items():
+    if name in given and given[name] != ours:
       raise UserError(
-        f'config.data={config.data.name}: {name} is {getattr(facts, name)}, '
-        f'and {value} for the weights'
+        f'config.data={config.data.name}: {name} is {ours}, and {given[name]} '
+        'for the weights'
       )
   return facts
 

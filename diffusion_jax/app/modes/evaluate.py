@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import devices, images, models, scoring, weights
-from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model
@@ -153,7 +153,7 @@ def score_samples(
   protocol = {name: space.protocol for name, space in extractors.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
-    'matmul_precision': tables.precision_of(config.matmul_precision),
+    'matmul_precision': devices.precision_of(config.matmul_precision),
     'metrics': as_json(scores),
   })  # fmt: skip
   print(table(scores))
@@ -188,7 +188,7 @@ def score_images(
 def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
   """Scores real images by one set of weights, and writes result.json."""
   c, mesh = model.config.evaluation, devices.make_mesh(model.config)
-  precision = tables.precision_of(model.config.matmul_precision)
+  precision = devices.precision_of(model.config.matmul_precision)
   results: Fields = {}
   source = model.source(c.split)
   count = min(c.num_images or len(source), len(source))

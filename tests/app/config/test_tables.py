@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
+from diffusion_jax.app import constructors, models
 from diffusion_jax.app.config import store, tables
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
@@ -88,7 +88,7 @@ def test_explicit_alphas_count_the_steps():
 def test_every_gamma_is_its_line_before_training(gamma, key):
   flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
   model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
-  module = tables.gamma_of(model._schedule)
+  module = constructors.gamma_of(model._schedule)
   params = module.init(key, jnp.zeros(1)).get('params', {})
   assert model.learns_schedule == (gamma != 'fixed') == bool(params)
   level = model.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
@@ -135,7 +135,7 @@ def test_every_parametrization(name):
 
 @pytest.mark.parametrize('name', tables.TIMES)
 def test_every_distribution_of_times(name, key):
-  times, draw = section('objective.times', name), tables.step_times(10)
+  times, draw = section('objective.times', name), dj.step_times(10)
   if name != 'steps':
     draw = times.make()
   level, weight = draw(key, 64, dj.LinearVPSchedule())
