@@ -10,6 +10,9 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime.compiling import Effort
+
+SHORT = 2000  # Steps of a training that compiles for longer than it gains.
 
 
 def make_mesh(config: Node) -> Mesh:
@@ -21,6 +24,14 @@ def make_mesh(config: Node) -> Mesh:
     mesh = sharding.make_mesh(*config.training.mesh)
   refuse(attention_problems(config, mesh))
   return mesh
+
+
+def effort(config: Node) -> Effort:
+  """Returns how XLA compiles the programs of a run, by training.compile."""
+  c = config.training
+  if c.compile != 'auto':
+    return c.compile
+  return 'fast' if c.num_steps <= SHORT else 'tuned'
 
 
 def attention_problems(config: Node, mesh: Mesh) -> Iterator[str]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 from jax.core import Tracer
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from diffusion_jax.runtime import cache, processes
-from diffusion_jax.runtime.sharding import platform_of
+from diffusion_jax.runtime.sharding import on_mesh, platform_of, replicated
 
 Effort = Literal['fast', 'tuned']
 
@@ -37,7 +37,8 @@ def options(
 ) -> dict[str, int | bool]:
   """Returns XLA's options for `jax.jit(compiler_options=...)`.
 
-  effort: 'fast' for a program that runs once, else 'tuned'. deterministic: only
+  effort: 'fast' for a program that runs for seconds, 'tuned' for one that runs
+  for hours. deterministic: only
   operations whose results are always the same, bit for bit; CPUs have no other.
   An option that the user sets in XLA_FLAGS, or that the installed XLA does not
   have, is left out.
@@ -107,17 +108,42 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
     tqdm.write(f'compiled {what}: {time.monotonic() - start:.0f} s{kept}')
 
 
-def announce_first(what: str, function: Callable) -> Callable:
-  """Returns a function whose first call, which compiles, is `announced`."""
+class Program(NamedTuple):
+  """A function of arrays that is compiled at its first call, or before.
+
+  call: the function, whose first call is `announced`. compile: compiles it for
+  arrays or shapes.
+  """
+
+  call: Callable
+  compile: Callable[..., object]
+
+
+def program(
+  what: str, function: Callable, mesh: Mesh, effort: Effort
+) -> Program:
+  """Returns a function as a program on a mesh; every device gets the results.
+
+  what: its name in messages; effort: see `options`.
+  """
+  traced = on_mesh(mesh, function)
+  inner = jax.jit(traced)  # Programs within others can have no options.
+  jitted = jax.jit(
+    traced,
+    out_shardings=replicated(mesh),
+    compiler_options=options(mesh, effort),
+  )
   waiting = [what]
 
   def call(*args):
-    if not waiting or any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
-      return function(*args)
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
+      return inner(*args)
+    if not waiting:
+      return jitted(*args)
     with announced(waiting.pop()):
-      return function(*args)
+      return jitted(*args)
 
-  return call
+  return Program(call, lambda *args: jitted.lower(*args).compile())
 
 
 def hide_warnings() -> None:

@@ -40,8 +40,14 @@ def in_place(
     if compiled is None:
       with announced(what):
         compiled = jitted.lower(shapes, *args).compile()
-      formats = compiled.input_formats[0][0]
-      state = jax.device_put(state, formats, donate=True)
+      state = jax.tree.map(_relaid, state, compiled.input_formats[0][0])
     return compiled(state, *args)
 
   return call
+
+
+def _relaid(x, target):
+  # A copy between equal layouts would be a program for each shape.
+  if x.format.layout == target.layout:
+    return x
+  return jax.device_put(x, Format(target.layout, x.sharding), donate=True)

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.keys import fold_in_each
-from diffusion_jax.runtime.compiling import announce_first, options
-from diffusion_jax.runtime.sharding import batch_sharding, on_mesh, replicated
+from diffusion_jax.runtime.compiling import Effort, program
+from diffusion_jax.runtime.sharding import batch_sharding
 
 Part = TypeVar('Part')
 Result = TypeVar('Result')
@@ -21,11 +21,13 @@ class PerImage(NamedTuple):
 
   start: takes the same arguments, dispatches the work, and returns a function
   () -> the arrays, which waits for them. compute: the same function of JAX
-  arrays, which can be traced, lowered and exported.
+  arrays, which can be traced, lowered and exported. compile: compiles `start`;
+  params may be shapes.
   """
 
   start: Callable[..., Callable[[], PyTree]]
   compute: Callable[..., PyTree]
+  compile: Callable[..., object]
 
   def __call__(self, *args: PyTree) -> PyTree:
     """Returns the arrays, [n, ...]."""
@@ -38,6 +40,7 @@ def per_image(
   roots: PyTree,
   size: int = 0,
   what: str = 'a program',
+  effort: Effort = 'tuned',
 ) -> PerImage:
   """Returns a function of (params, index [n], inputs) that runs on a mesh.
 
@@ -46,33 +49,33 @@ def per_image(
   depends only on i and its inputs, a tree of NumPy arrays [n, ...]. Copies of
   the first images fill a batch up to `size` and a multiple of the devices, and
   are dropped from the result, so that one program serves all batches. Several
-  processes get the same result. what: the program's name in messages.
+  processes get the same result. what: the program's name in messages. effort:
+  see `compiling.options`.
   """
 
   def images(params, roots, index, inputs):
     keys = jax.tree.map(lambda root: fold_in_each(root, index), roots)
     return function(params, keys, inputs)
 
-  on_devices = jax.jit(
-    on_mesh(mesh, images),
-    out_shardings=replicated(mesh),
-    compiler_options=options(mesh, 'tuned'),
-  )
+  on_devices = program(what, images, mesh, effort)
 
-  dispatch = announce_first(what, on_devices)
-
-  def start(params, index, inputs):
+  def placed(index, inputs):
     n = len(index)
     count = -(-max(n, size) // mesh.size) * mesh.size
     batch = rows((index, inputs), np.arange(count) % n)
-    batch = jax.device_put(batch, batch_sharding(mesh))
-    arrays = dispatch(params, roots, *batch)
-    return lambda: rows(jax.device_get(arrays), slice(n))
+    return jax.device_put(batch, batch_sharding(mesh))
+
+  def start(params, index, inputs):
+    arrays = on_devices.call(params, roots, *placed(index, inputs))
+    return lambda: rows(jax.device_get(arrays), slice(len(index)))
 
   def compute(params, index, inputs):
-    return on_devices(params, roots, index, inputs)
+    return on_devices.call(params, roots, index, inputs)
 
-  return PerImage(start, compute)
+  def compile(params, index, inputs):
+    on_devices.compile(params, roots, *placed(index, inputs))
+
+  return PerImage(start, compute, compile)
 
 
 def one_ahead(

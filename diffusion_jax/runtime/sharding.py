@@ -54,6 +54,18 @@ def make_mesh(
   )
 
 
+def host_mesh() -> Mesh:
+  """Returns a mesh of one CPU of this process.
+
+  It has the default device where JAX_PLATFORMS leaves out CPUs.
+  """
+  try:
+    devices = jax.local_devices(backend='cpu')
+  except RuntimeError:
+    devices = jax.local_devices()
+  return Mesh(np.array(devices[:1]).reshape(1, 1), AXES)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """Returns the sharding that puts a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
@@ -132,6 +144,17 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
   sharding = batch_sharding(mesh)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )
+
+
+def spread(tree: PyTree, shardings: PyTree) -> PyTree:
+  """Returns arrays that all processes have, with a sharding for each."""
+  return jax.tree.map(
+    lambda x, place: jax.make_array_from_callback(
+      x.shape, place, np.asarray(x).__getitem__
+    ),
+    tree,
+    shardings,
   )
 
 

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 from diffusion_jax.app import help
 from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.modes import MODES
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +26,7 @@ def mode_help(mode, name, *flags):
 
 def fields(config, prefix=''):
   for name, value in config.items():
-    if isinstance(value, ConfigDict):
+    if isinstance(value, Node):
       yield from fields(value, f'{prefix}{name}.')
     elif name != 'name' or prefix in ('sampling.', 'evaluation.'):
       yield f'{prefix}{name}'

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.runtime import compiling
+from diffusion_jax.runtime.sharding import make_mesh
 
 TRITON = 'xla_gpu_enable_triton_gemm'
 RACES = 'xla_gpu_experimental_enable_fusion_autotuner'
@@ -82,8 +83,11 @@ def test_only_the_first_call_that_computes_is_announced(monkeypatch):
   monkeypatch.setattr(
     compiling, 'announced', lambda what: said.append(what) or announced(what)
   )
-  call = compiling.announce_first('the sum', jax.jit(jnp.sum))
+  mesh = make_mesh(devices=jax.devices()[:1])
+  call, compile = compiling.program('the sum', jnp.sum, mesh, 'fast')
   assert jax.eval_shape(call, jnp.ones(3)).shape == () and not said
+  compile(jax.ShapeDtypeStruct((3,), jnp.float32))
+  assert not said
   assert [call(jnp.ones(3)), call(jnp.ones(3))] == [3.0, 3.0]
   assert said == ['the sum']
 

@@ -101,6 +101,10 @@ class Training:
     skip_nonfinite: steps in a row that may be skipped because loss or gradient
       is not finite
     deterministic: the same numbers at every start on GPUs too, which is slower
+    compile: fast: less time to compile, slower steps; tuned: the reverse; auto:
+      fast up to 2,000 steps
+    compile_ahead: compiles the test loss and the sampler while the first steps
+      run
     resume: force: continue although the config differs
   """
 
@@ -135,6 +139,8 @@ class Training:
   heartbeat_timeout: Free[Size] = 30
   skip_nonfinite: Free[Count] = 0
   deterministic: Free[bool] = False
+  compile: Free[Literal['auto', 'fast', 'tuned']] = 'auto'
+  compile_ahead: Free[bool] = True
   resume: Free[Literal['auto', 'force']] = 'auto'
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import diffusion_jax as dj
-from diffusion_jax.app import images
+from diffusion_jax.app import devices, images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
@@ -298,15 +298,13 @@ class Diffusion(NoisyModel):
         return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
       return decode(x)
 
-    each = per_image(images, mesh, root, size, what='the sampler')
+    how = devices.effort(self.config)
+    each = per_image(images, mesh, root, size, 'the sampler', how)
 
-    def start(params, index, inputs):
-      return each.start((params, weights), index, inputs)
+    def with_guides(function):
+      return lambda params, *args: function((params, weights), *args)
 
-    def compute(params, index, inputs):
-      return each.compute((params, weights), index, inputs)
-
-    return PerImage(start, compute)
+    return PerImage(*map(with_guides, each))
 
   def _note_more_levels_than_steps(self):
     c = self.sampling

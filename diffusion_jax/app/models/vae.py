@@ -144,7 +144,8 @@ class VAE(Model):
       return self.image(self.decode(params, 1, z))
 
     root = stream(self.config.sampling.seed, 'vae_sampling')
-    return per_image(draw, mesh, root, what='the sampler')
+    how = devices.effort(self.config)
+    return per_image(draw, mesh, root, what='the sampler', effort=how)
 
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what a VAE does not allow."""

@@ -8,7 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax.app import images, other_runs, sample_inputs, scoring, sheets
+from diffusion_jax.app import (
+  devices,
+  images,
+  other_runs,
+  sample_inputs,
+  scoring,
+  sheets,
+)
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
@@ -18,12 +25,10 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.compiling import announce_first
+from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import (
   local_rows,
-  on_mesh,
-  replicated,
   to_global,
 )
 from diffusion_jax.training import checkpoints, snapshots
@@ -38,13 +43,15 @@ class Hook(NamedTuple):
   """Work that a training does at multiples of `every`, and at its end.
 
   act(step, run) reads run.state and may add to run.results. trace(state,
-  frozen) starts the same work, also with shapes for arrays. what: its name in
+  frozen) starts the same work, also with shapes for arrays. compile(state,
+  frozen) compiles it, also with shapes for the state. what: its name in
   messages, and the field that switches it off. test_images: their number.
   """
 
   every: tuple[int, ...]
   act: Callable[[int, 'Run'], None]
   trace: Callable[[TrainState, Params], object] | None = None
+  compile: Callable[[TrainState, Params], object] | None = None
   what: tuple[str, str] = '', ''
   test_images: int = 0
 
@@ -166,8 +173,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   config = model.config
   source = images.source_of(config, 'test')
   step = make_eval_step(model.objective(test=True))
-  step = jax.jit(on_mesh(mesh, step), out_shardings=replicated(mesh))
-  step = announce_first('the test loss', step)
+  step = program('the test loss', step, mesh, devices.effort(config))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:
@@ -180,13 +186,16 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
-  def losses(state, frozen, i=0):
+  def losses(state, frozen, i=0, function=step.call):
     with from_config('data'):
       batch = pipeline.batch_at(
         source, size, 0, i, rows=local, text_length=length
       )
     batch = encode(frozen, to_global(mesh, batch), latents_key, i)
-    return step(state, batch, jax.random.fold_in(key, i), frozen)
+    return function(state, batch, jax.random.fold_in(key, i), frozen)
+
+  def compile(state, frozen):
+    losses(state, frozen, 0, step.compile)
 
   def act(_, run):
     count = config.training.evaluate_batches
@@ -195,7 +204,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     run.results |= {f'test_{name}': x for name, x in means.items()}
 
   what = 'the loss of test images', 'training.evaluate_every'
-  return Hook(every, act, losses, what, len(source))
+  return Hook(every, act, losses, compile, what, len(source))
 
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
@@ -220,10 +229,12 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   generate = model.generate(mesh, other_runs.guides_of(model))
   score = scoring.scorer(model)
 
-  def begin(state, frozen, start=0):
+  def begin(state, frozen, start=0, function=generate.start):
     index = np.arange(start, start + min(size, n))  # always one shape
     params = state.ema_params | frozen
-    return generate.start(params, index, rows(cond, index % n))
+    return function(params, index, rows(cond, index % n))
+
+  compile = functools.partial(begin, function=generate.compile)
 
   def act(_, run):
     start = functools.partial(begin, run.state, run.frozen)
@@ -233,7 +244,8 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     ]
     run.results |= score({'images': np.concatenate(parts)[:n], **stored})
 
-  return Hook(every, act, begin, ('a sample', 'training.metrics_every'))
+  what = 'a sample', 'training.metrics_every'
+  return Hook(every, act, begin, compile, what)
 
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
@@ -246,8 +258,10 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
   generate = model.generate(mesh, other_runs.guides_of(model))
 
-  def begin(state, frozen):
-    return generate.start(state.ema_params | frozen, np.arange(n), cond)
+  def begin(state, frozen, function=generate.start):
+    return function(state.ema_params | frozen, np.arange(n), cond)
+
+  compile = functools.partial(begin, function=generate.compile)
 
   def act(step, run):
     x = begin(run.state, run.frozen)()
@@ -257,4 +271,5 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
       pixels.write_png(path, sheet)
     run.writer.write_images(step, {'samples': sheet})
 
-  return Hook(every, act, begin, ('the preview', 'training.sample_every'))
+  what = 'the preview', 'training.sample_every'
+  return Hook(every, act, begin, compile, what)

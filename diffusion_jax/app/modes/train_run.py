@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache, processes, sessions
+from diffusion_jax.runtime.compiling import announced
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import checkpoints, first_weights, snapshots
@@ -36,7 +38,7 @@ class Run:
   frozen: parameters that are not trained; start: the step it continues from;
   stored: the config, in JSON's types; seen: the number of images so far, for
   averages by a power of time; results: the metrics that hooks have measured at
-  this step.
+  this step; ahead: the programs of hooks that compile in a thread.
   """
 
   parts: Setup
@@ -52,6 +54,7 @@ class Run:
   stored: dict
   seen: snapshots.Batches | None
   results: dict[str, float] = dataclasses.field(default_factory=dict)
+  ahead: dict[str, Future] = dataclasses.field(default_factory=dict)
 
   def take(self, step: int) -> list[dict]:
     """Returns the batches of the next call, after `step`, on the devices."""
@@ -73,10 +76,31 @@ class Run:
     start_up.mark('tracing the step', *cache.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
+      self.ahead = self.compile_ahead()
       jax.block_until_ready(metrics)
       n = len(batches)
       start_up.mark(f'{n} steps' if n > 1 else '1 step')
       tqdm.write(str(start_up))
+
+  def compile_ahead(self) -> dict[str, Future]:
+    """Starts to compile the programs of the hooks, in a thread of its own.
+
+    Several processes must compile in the same order, and do without it.
+    """
+    if not self.parts.config.training.compile_ahead or processes.started():
+      return {}
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format),
+      self.state,
+    )
+    pool = ThreadPoolExecutor(1)
+    futures = {
+      hook.what[0]: pool.submit(hook.compile, shapes, self.frozen)
+      for hook in self.parts.hooks
+      if hook.compile is not None
+    }
+    pool.shutdown(wait=False)
+    return futures
 
   def act(self, step: int, due: list[Hook]) -> None:
     """Runs the hooks that are due after a step, in order.
@@ -88,6 +112,9 @@ class Run:
     self.results = {}
     try:
       for hook in due:
+        if (future := self.ahead.pop(hook.what[0], None)) is not None:
+          with announced(hook.what[0]):
+            future.result()
         hook.act(step, self)
     except Exception:
       if (

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import base
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import fields, kinds, store
-from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.run import folder
 from tests.app.conftest import CONFIGS, refused, smoke
 
@@ -53,7 +53,7 @@ def choices_of(config, schema, prefix=''):
   """Yields (path, section) of all sections of a config that have a name."""
   for name, value in config.items():
     path = f'{prefix}{name}'
-    if isinstance(value, ConfigDict):
+    if isinstance(value, Node):
       if schema.table(path):
         yield path, value
       yield from choices_of(value, schema, f'{path}.')

@@ -145,7 +145,7 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
       done.append(f'begin {index[0]}')
       return lambda: np.zeros((8, 8, 8, 1), np.float32)
 
-    return PerImage(start, start)
+    return PerImage(start, start, start)
 
   def write_npz(path, *rest):
     done.append(f'write {path.stem.lstrip("0") or 0}')

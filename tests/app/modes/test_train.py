@@ -68,7 +68,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
 
       return fetch
 
-    return PerImage(start, start)
+    return PerImage(start, start, start)
 
   def spied(self, mesh):
     def encode(kept, batch, key, i):

@@ -1,0 +1,84 @@
+"""The programs that a training compiles, and when."""
+
+import collections
+import threading
+
+import jax
+import pytest
+
+from diffusion_jax.app import devices
+from diffusion_jax.app.modes import MODES, hooks
+from tests.app.conftest import smoke
+
+LARGE = 'make_arrays', 'train_step', 'eval_step', 'images'
+EVERYTHING = {
+  'training.sample_every': 2,
+  'training.evaluate_every': 2,
+  'report.after_training': True,
+}
+
+
+@pytest.fixture
+def programs():
+  """Collects (name, whether by a thread) of what XLA compiles.
+
+  Programs that are read from the cache count too.
+  """
+  found = []
+
+  def listen(event, seconds, fun_name='', **_):
+    if event.endswith('backend_compile_duration'):
+      beside = threading.current_thread() is not threading.main_thread()
+      found.append((fun_name.removeprefix('jit(').removesuffix(')'), beside))
+
+  jax.clear_caches()
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield found
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_training_has_five_large_programs_and_few_operations(
+  tmp_path, programs
+):
+  """The first state, step, test loss, sampler, and the sampler of a film."""
+  MODES['train'](smoke(**EVERYTHING), tmp_path)
+  counts = collections.Counter(name for name, _ in programs)
+  assert {n: counts.pop(n) for n in LARGE} == {
+    'make_arrays': 1, 'train_step': 1, 'eval_step': 1, 'images': 2
+  }  # fmt: skip
+  assert counts.total() < 20
+  beside = [name for name, beside in programs if beside]
+  assert beside == ['eval_step', 'images']
+
+
+def test_programs_can_be_compiled_one_after_the_other(tmp_path, programs):
+  alone = smoke(**EVERYTHING, **{'training.compile_ahead': False})
+  MODES['train'](alone, tmp_path)
+  assert not any(beside for _, beside in programs)
+
+
+def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
+  tmp_path, monkeypatch
+):
+  """As the hook's own error would: the steps before it are saved."""
+
+  def compile(*args):
+    raise RuntimeError('out of memory')
+
+  drawing = hooks.drawing
+  failing = lambda *args: drawing(*args)._replace(compile=compile)
+  monkeypatch.setattr(hooks, 'drawing', failing)
+  with pytest.raises(RuntimeError, match='out of memory'):
+    MODES['train'](smoke(**EVERYTHING), tmp_path)
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
+
+
+@pytest.mark.parametrize('fields, expected', [
+  ({'num_steps': 2000}, 'fast'),
+  ({'num_steps': 2001}, 'tuned'),
+  ({'num_steps': 2001, 'compile': 'fast'}, 'fast'),
+  ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
+])  # fmt: skip
+def test_a_long_training_is_tuned(fields, expected):
+  config = smoke(**{f'training.{name}': x for name, x in fields.items()})
+  assert devices.effort(config) == expected
