@@ -319,9 +319,9 @@ planning/roofline.py the_network_between_machines
   (rates.link + apart) => rates.link
 planning/topologies.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
-ranges.py app/config/test_tree.py wrong_value
+ranges.py does_not_fit
   and value == value): => ):
-ranges.py app/config/test_tree.py wrong_value
+ranges.py does_not_fit
   is_number = not isinstance(value, bool) or kind is bool => is_number = True
 app/config/tree.py replaces_a_choice
   if named and old.get('name') != new['name']: => if False:
