@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.app import load, models
-from diffusion_jax.app.config import make
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import train_setup
 from diffusion_jax.interop import (
   diffusers,
@@ -131,8 +131,8 @@ def make_model(case) -> Any:
   if case.remat:
     flags['network.remat'] = 'True'
   path = CONFIGS / f'{network.config}.py'
-  config = load.from_file(str(path), network.variant)
-  config = load.with_flags(config, [*flags.items()])
+  config = store.completed(store.from_file(str(path), network.variant))
+  config = store.with_flags(config, [*flags.items()])
   return models.make(config, 'nowhere')
 
 
@@ -149,7 +149,7 @@ def train_step(model, mesh):
   """Returns (jitted training step, shapes of its state on the mesh)."""
   config, objective = model.config, model.objective()
   facts = {'total_steps': config.training.num_steps}
-  optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
+  optimizer, _ = config.optimizer.make(facts)
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   return step, shapes

@@ -1,9 +1,10 @@
 """Types of parameters with a range of valid values, such as `Size`.
 
-An `Annotated` type carries a `Rule`. Python does not check it; `check_value`
-does, and so do programs that build objects from a user's values.
+An `Annotated` type carries a `Rule`. Python does not check it; `convert` does,
+which programs call that build objects from a user's values.
 """
 
+import ast
 import numbers
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,25 @@ from typing import (
   get_args,
   get_origin,
 )
+
+
+class Text(str):
+  """A value as a command line has it, to which `convert` gives a type."""
+
+
+class Misfit(ValueError):
+  """A value that a type does not allow.
+
+  place: where it is in the whole, such as [1]; expected: what fits, such as 'an
+  integer'; words: all that fit, if they can be listed.
+  """
+
+  def __init__(
+    self, place: str, value: object, expected: str, words: Sequence[str] = ()
+  ):
+    super().__init__(f'{value!r} is not {expected}')
+    self.place, self.value = place, value
+    self.expected, self.words = expected, words
 
 
 class Rule(NamedTuple):
@@ -61,34 +81,140 @@ NoiseRatio = Annotated[float, within('[0, inf]')]
 ImageShape = tuple[Size, Size, Size]
 
 
-def check_value(name: str, value: Any, kind: object) -> None:
-  """Raises ValueError if the type does not allow the value.
+PLAIN = {
+  bool: 'True or False',
+  int: 'an integer',
+  float: 'a number',
+  str: 'a word',
+  tuple: 'a list such as 1,2',
+}
+_UNIONS, _LISTS = (Union, types.UnionType), (tuple, list, Sequence)
 
-  Types other than `Literal`, `Annotated` with a `Rule`, and unions and
-  sequences of these allow everything. A `Literal` in a union applies to strings
-  only, None is allowed by each union.
+
+def plain_type(kind: object) -> type:
+  """Returns bool, int, float, str or tuple for a type; object for others."""
+  origin, args = get_origin(kind), get_args(kind)
+  if origin in _UNIONS:
+    return next((k for k in map(plain_type, args) if k is not object), object)
+  if origin is Annotated:
+    return plain_type(args[0])
+  if origin is Literal:
+    return type(args[0])
+  if origin in _LISTS or kind in _LISTS:
+    return tuple
+  return kind if isinstance(kind, type) and kind in PLAIN else object
+
+
+def convert(value: Any, kind: object, place: str = '') -> Any:
+  """Returns a value, or a `Text`, in a type; raises Misfit for another value.
+
+  Types other than plain ones, `Literal`, `Annotated` with a `Rule`, and unions
+  and sequences of these allow everything. In a union with a `Literal`, a string
+  must be one of its words. Whole numbers stay integers in a list of floats.
   """
   origin, args = get_origin(kind), get_args(kind)
+  if origin is Annotated:
+    value = convert(value, args[0], place)
+    for rule in (x for x in args[1:] if isinstance(x, Rule)):
+      if not rule.holds(value):
+        raise Misfit(place, value, rule.text)
+    return value
+  if origin in _UNIONS:
+    return _member(value, args, place)
   if origin is Literal:
-    check_choice(name, value, args)
-  elif origin is Annotated:
-    inner, rule = args
-    check_value(name, value, inner)
-    if not rule.holds(value):
-      raise ValueError(f'{name} must be {rule.text}, not {value!r}')
-  elif origin in (Union, types.UnionType):
-    for member in args if value is not None else ():
-      if get_origin(member) is not Literal or isinstance(value, str):
-        check_value(name, value, member)
-  elif origin in (tuple, Sequence):
-    kinds = args if origin is tuple else args * len(value)
-    if len(value) != len(kinds):
-      raise ValueError(f'{name} must be {len(kinds)} numbers, not {value!r}')
-    for i, (element, kind) in enumerate(zip(value, kinds, strict=True)):
-      check_value(f'{name}[{i}]', element, kind)
+    return _word(value, args, place)
+  if origin in _LISTS or kind in _LISTS:
+    return _list(value, origin, args, place)
+  if plain_type(kind) is object:
+    return _literal(value) if isinstance(value, Text) else value
+  if isinstance(value, Text):
+    value = _parsed(value, kind, in_list=bool(place))
+  fits = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+  is_number = not isinstance(value, bool) or kind is bool
+  if not (isinstance(value, fits) and is_number and value == value):
+    raise Misfit(place, value, PLAIN[kind])
+  if kind is float:
+    return value if place and type(value) is int else float(value)
+  return int(value) if kind is int else value
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+def _member(value, kinds, place):
+  # The first member that takes the value; or else the error of the first.
+  if value is None and type(None) in kinds:
+    return None
+  plain = [kind for kind in kinds if plain_type(kind) is not object]
+  words = [kind for kind in plain if get_origin(kind) is Literal]
+  if words and isinstance(value, str):
+    plain = words + [k for k in plain if plain_type(k) is not str]
+  errors = []
+  for kind in plain:
+    try:
+      return convert(value, kind, place)
+    except Misfit as error:
+      errors.append(error)
+  others = len(kinds) - len(plain) - (type(None) in kinds)
+  if errors and not (others and not isinstance(value, (*PLAIN,))):
+    raise errors[0]
+  return convert(value, object, place)
+
+
+def _word(value, words, place):
+  kind = type(words[0])
+  if not isinstance(value, kind):
+    raise Misfit(place, value, PLAIN.get(kind, f'one of {words}'))
+  if value not in words:
+    names = [*map(str, words)]
+    raise Misfit(place, value, f'one of {", ".join(names)}', names)
+  return words[words.index(value)]
+
+
+def _list(value, origin, kinds, place):
+  if isinstance(value, Text):
+    texts = (x.strip() for x in value.strip('()[]').split(','))
+    value = tuple(Text(x) for x in texts if x)
+  if not isinstance(value, tuple | list):
+    raise Misfit(place, value, PLAIN[tuple])
+  if origin is not tuple or kinds[-1:] == (...,):
+    kinds = (kinds or (object,))[:1] * len(value)
+  if len(value) != len(kinds):
+    value = tuple(convert(x, object) for x in value)
+    raise Misfit(place, value, f'a list of {len(kinds)}')
+  pairs = enumerate(zip(value, kinds, strict=True))
+  return tuple(convert(x, kind, f'{place}[{i}]') for i, (x, kind) in pairs)
+
+
+def _parsed(text, kind, in_list):
+  # Returns the text itself if it is not of the kind.
+  if kind is bool:
+    words = {'true': True, '1': True, 'false': False, '0': False}
+    return words.get(text.lower(), str(text))
+  number = _literal(text) if in_list and kind is float else None
+  try:
+    return number if type(number) is int else kind(text)
+  except ValueError:
+    return str(text)
+
+
+def _literal(text):
+  try:
+    return ast.literal_eval(text.strip())
+  except (SyntaxError, ValueError):
+    return str(text).strip()
+
+
+def check_value(name: str, value: Any, kind: object) -> None:
+  """Raises ValueError if the type does not allow the value; see `convert`."""
+  try:
+    convert(value, kind)
+  except Misfit as error:
+    if error.words:
+      check_choice(name + error.place, error.value, error.words)
+    raise ValueError(
+      f'{name}{error.place} must be {error.expected}, not {error.value!r}'
+    ) from None
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
   """Raises ValueError that lists the choices unless a value is one of them."""
   choices = tuple(choices)
   if value not in choices:

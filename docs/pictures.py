@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import load, models, weights
+from diffusion_jax.app import models, weights
+from diffusion_jax.app.config import store
 from diffusion_jax.data import images
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.testing import oracles
@@ -47,7 +48,7 @@ def run(name):
   if not Path('runs', name, 'checkpoints').exists():
     launch = sys.executable, str(ROOT / 'launch.py')
     subprocess.run([*launch, f'--config=configs/{config}', *flags], check=True)
-  model = models.make(load.open_run(f'runs/{name}'), f'runs/{name}')
+  model = models.make(store.open_run(f'runs/{name}'), f'runs/{name}')
   return model, weights.restore(model)[0]
 
 

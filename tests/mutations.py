@@ -159,8 +159,8 @@ core/losses.py antithetic_times_are_evenly
   jnp.arange(batch_size) / batch_size
   => jnp.arange(batch_size) / (batch_size + 1)
 core/losses.py step_times_are_all
-  randint(key, (batch_size,), 1, num_steps + 1)
-  => randint(key, (batch_size,), 1, num_steps)
+  randint(key, (batch_size,), 1, schedule_steps + 1)
+  => randint(key, (batch_size,), 1, schedule_steps)
 core/losses.py part_of_times_is_at_the_start
   schedule(jnp.ones(batch_size)), jnp.ones(batch_size)
   => schedule(jnp.ones(batch_size)), drawn[1]
@@ -319,14 +319,14 @@ planning/roofline.py the_network_between_machines
   (rates.link + apart) => rates.link
 planning/topologies.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
-app/config.py does_not_exist_is_refused
-  (kind is float and math.isnan(value)) => False
-app/config.py does_not_exist_is_refused
-  type(value) is int: => isinstance(value, int):
-app/load.py another_kind_of_model
-  not in ('latent', 'objective') => not in ('latent',)
-app/load.py another_kind_of_model
-  not in ('latent', 'objective') => not in ('objective',)
+ranges.py does_not_fit
+  and value == value): => ):
+ranges.py does_not_fit
+  is_number = not isinstance(value, bool) or kind is bool => is_number = True
+app/config/tree.py replaces_a_choice
+  if named and old.get('name') != new['name']: => if False:
+app/config/store.py another_kind_of_model
+  kind = kinds.kind_of(merge(tree, changes, before)) => kind = before
 # Boundaries, digits, and keys.
 core/betas.py warmup_climbs
   int(num_steps * fraction) => round(num_steps * fraction)
@@ -379,8 +379,8 @@ runtime/lock.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
 training/checksums.py opens_no_other_file
   if name not in names: => if False:
-app/config.py app/test_own_parts.py only_a_stored_config
-  own_parts.check_paths(f'{path}.{name}', value) => pass
+app/config/tree.py app/config/test_own.py only_a_stored_config
+  own.check_paths(where, value) => pass
 """  # noqa: E501
 
 MUTATIONS = list(rows(TABLE))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import load
+from diffusion_jax.app.config import store
 from diffusion_jax.app.smoke import shrunk
-from tests.app.test_load import FILES as EXPERIMENTS
+from tests.app.config.test_store import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
     f'--config=configs/{name}.py:smoke',
     f'--workdir={tmp_path}/r',
   ]
-  config = shrunk(load.completed(load.from_file(f'configs/{name}.py')))
+  config = shrunk(store.completed(store.from_file(f'configs/{name}.py')))
   others = {
     'latent.run': config.latent.run if config.get('latent') else '',
     'training.init_from': config.training.init_from,

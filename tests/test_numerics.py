@@ -384,7 +384,7 @@ CALLS = {
   'state_kl': lambda a: {
     'q': jax.nn.softmax(logits(a.x)), 'p': jax.nn.softmax(logits(a.y))
   },
-  'step_input': {'num_steps': 1000, 'scale': 0.25},
+  'step_input': {'schedule_steps': 1000, 'scale': 0.25},
   'top_p': {'denoise': denoise_states, 'p': 0.9},
   'transition_matrix': lambda a: {
     'level_s': a.ls.take(0), 'level_t': a.lt.take(0)

@@ -184,7 +184,7 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 
 def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
-  from diffusion_jax.app.choices import SCHEDULES
+  from diffusion_jax.app.config.tables import SCHEDULES
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
   code = page_example('samplers.md', 'respaced_steps')
@@ -231,7 +231,8 @@ def pairs(rows):
 @pytest.fixture(scope='module')
 def own_parts():
   """Returns the module of the page's parts, and a model of its config."""
-  from diffusion_jax.app import load, models, smoke
+  from diffusion_jax.app import models, smoke
+  from diffusion_jax.app.config import store
 
   parts, mine = types.ModuleType('my_parts'), {}
   config, *blocks = page_examples('program.md')
@@ -239,9 +240,9 @@ def own_parts():
     patch.setitem(sys.modules, 'my_parts', parts)
     exec(compile('\n\n'.join(blocks), 'my_parts.py', 'exec'), vars(parts))
     exec(compile(config, 'mine.py', 'exec'), mine)
-    config = smoke.shrunk(load.completed(mine['get_config']()))
+    config = smoke.shrunk(store.completed(mine['get_config']()))
     flags = [('network.width', '4'), ('data.size', '4')]
-    yield parts, models.make(load.with_flags(config, flags), '')
+    yield parts, models.make(store.with_flags(config, flags), '')
 
 
 def test_the_network_and_objective_of_own_parts_are_trained(own_parts):

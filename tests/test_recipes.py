@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import ema, load, models, own_parts
-from diffusion_jax.app.config import make
+from diffusion_jax.app import ema, models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
-from tests.app.test_load import ALL, read
+from tests.app.config.test_store import ALL, read
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,
@@ -43,9 +43,8 @@ def abstract_params(name):
 
 
 def optimizer_of(config):
-  schema = load.schema_of(config)
   facts = {'total_steps': config.training.num_steps}
-  return make(schema, 'optimizer', config.optimizer, facts)
+  return config.optimizer.make(facts)
 
 
 BUILT = [f'{name}:{variant}' if variant else name for name, variant in ALL]
@@ -94,13 +93,12 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     teacher = model_of('digits_flow:unscaled')
     (tmp_path / 'teacher').mkdir()
     folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
-    config.training.teacher = str(tmp_path / 'teacher')
-    own_parts.allow([config.training.teacher])
+    run = str(tmp_path / 'teacher')
+    config = store.with_flags(config, [('training.teacher', run)])
     frozen = {'teacher': abstract_params('digits_flow:unscaled')}
   if config.data.name == 'folder':  # any pictures of 64 x 64
     facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}
-    with config.unlocked():
-      config.facts = facts
+    config = store.completed(config.to_dict() | {'facts': facts})
   model: Any = models.make(config, tmp_path)
   params, objective = models.shapes(model), model.objective()
   shape = (2, *model.facts.image_shape)
@@ -190,7 +188,7 @@ def test_flows_have_the_plain_loss_of_the_velocity(name):
   """Lipman et al. 2023: the weight of the error of v is 1 at all levels."""
   model = model_of(name)
   section = model.config.objective.weight
-  weight = make(model.schema, 'objective.weight', section)
+  weight = section.make()
   level = model.schedule()(jnp.linspace(0.1, 0.9, 5))
   scale = dj.error_scale(model.parametrization.kind, level) ** 2
   np.testing.assert_allclose(weight(level), scale, rtol=1e-6)
@@ -283,7 +281,7 @@ def test_vdm_decays_what_the_release_does():
 def test_the_larger_network_of_vdm_and_its_monotone_gamma():
   """cifar10_aug of the release: l1 and l2 have a bias, which does not decay."""
   flags = [('network.channels', '256'), ('schedule.gamma', 'network')]
-  config = load.with_flags(read('cifar10_vdm'), flags)
+  config = store.with_flags(read('cifar10_vdm'), flags)
   params = models.shapes(models.make(config, 'x'))
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
   names, _ = decayed(
@@ -353,7 +351,7 @@ def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
   fields = ['num_steps=100', 'ema_decay=0.9999', *fields.split()]
   flags = [(f'training.{x.split("=")[0]}', x.split('=')[1]) for x in fields]
-  line = ema.warning(load.with_flags(read('digits'), flags))
+  line = ema.warning(store.with_flags(read('digits'), flags))
   assert f'be {weight:.0%} the first ones' in line if weight else not line
 
 
@@ -452,7 +450,7 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
 
 def test_two_calls_of_ect_pass_through_the_published_sigma():
   flags = [('sampling.num_steps', '2')]
-  config = load.with_flags(read('cifar10_ect'), flags)
+  config = store.with_flags(read('cifar10_ect'), flags)
   model: Any = models.make(config, 'x')
   _, levels, _ = model.levels_and_sampler()
   np.testing.assert_allclose(levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

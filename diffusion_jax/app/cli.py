@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import help, load, own_parts, prerequisites
-from diffusion_jax.app.config import fields_of, near
+from diffusion_jax.app import help, prerequisites
+from diffusion_jax.app.config import own, store
+from diffusion_jax.app.config.errors import near
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
@@ -88,7 +89,7 @@ class Command:
   def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
     self.path, self.argument, self.fields = path, argument, fields
     self.is_run = bool(path) and Path(path).is_dir()
-    self.point: load.Flags = []  # flags of --sweep_index
+    self.point: store.Flags = []  # flags of --sweep_index
 
   def workdir(self) -> str:
     """Returns the folder of the run."""
@@ -100,31 +101,30 @@ class Command:
     index = '' if _SWEEP_INDEX.value is None else f'-{_SWEEP_INDEX.value}'
     return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
-  def config(self, mode: str, workdir: str) -> ConfigDict:
+  def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
-    own_parts.allow([*_ALLOW.value, *(text for _, text in fields)])
+    own.allow([*_ALLOW.value, *(text for _, text in fields)])
     if self.is_run:
-      config = load.open_run(self.path)
+      config = store.open_run(self.path)
       if mode == 'train':  # the facts are read from the data
-        config = ConfigDict({n: x for n, x in config.items() if n != 'facts'})
+        tree = {n: x for n, x in config.to_dict().items() if n != 'facts'}
+        config = store.completed(tree, trusted=False)
     else:
       argument, trial = self.argument, False
       if argument == 'smoke' or argument.endswith('_smoke'):
         argument, trial = argument.removesuffix('smoke').rstrip('_'), True
-      config = ConfigDict()
-      if self.path:
-        config = load.from_file(self.path, argument)
-      config = load.completed(config)
+      tree = store.from_file(self.path, argument) if self.path else {}
+      config = store.completed(tree)
       config = shrunk(config) if trial else config
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
-      self.point = load.sweep(self.path, _SWEEP_INDEX.value, fields)
+      self.point = store.sweep(self.path, _SWEEP_INDEX.value, fields)
       fields = [*self.point, *fields]
     if mode in USE_A_RUN or mode == 'convert' and 'convert.to' in dict(fields):
-      return load.of_run(workdir, config, fields)
-    return load.with_flags(config, fields)
+      return store.of_run(workdir, config, fields)
+    return store.with_flags(config, fields)
 
 
 def main(argv: list[str]) -> None:
@@ -171,7 +171,7 @@ def main(argv: list[str]) -> None:
 _FIELDS: list[tuple[str, str]] = []
 
 
-def join(config: ConfigDict) -> None:
+def join(config: Node) -> None:
   """Joins the other processes, if --multihost says that there are any."""
   where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
@@ -195,7 +195,7 @@ def parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS([a for a in argv if a not in asks_help])
   except flags.UnrecognizedFlagError as error:
-    name, fields = error.flagname, [*fields_of(load.completed(ConfigDict()))]
+    name, fields = error.flagname, [*store.completed({}).paths()]
     like = [name] * (name.partition('.')[0] in fields)
     if like := like or [f for f in fields if f.endswith(f'.{name}')]:
       like = sorted(like, key=lambda field: field.count('.'))[:3]

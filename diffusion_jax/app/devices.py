@@ -1,11 +1,11 @@
-"""The devices of a run."""
+"""The devices of a run, and how programs are compiled for them."""
 
 from collections.abc import Iterator
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.compiling import Effort
@@ -13,7 +13,7 @@ from diffusion_jax.runtime.compiling import Effort
 SHORT = 2000  # Steps of a training that compiles for longer than it gains.
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
+def make_mesh(config: Node) -> Mesh:
   """Returns the mesh of config.training.mesh.
 
   Raises UserError if its devices do not have what the config chooses.
@@ -24,7 +24,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
   return mesh
 
 
-def effort(config: ConfigDict) -> Effort:
+def effort(config: Node) -> Effort:
   """Returns how XLA compiles the programs of a run, by training.compile."""
   c = config.training
   if c.compile != 'auto':
@@ -32,7 +32,7 @@ def effort(config: ConfigDict) -> Effort:
   return 'fast' if c.num_steps <= SHORT else 'tuned'
 
 
-def attention_problems(config: ConfigDict, mesh: Mesh) -> Iterator[str]:
+def attention_problems(config: Node, mesh: Mesh) -> Iterator[str]:
   """Yields the choice of attention that the mesh's devices do not have."""
   platform = sharding.platform_of(mesh)
   if config.network.get('attention') == 'cudnn' and platform != 'gpu':

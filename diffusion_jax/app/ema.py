@@ -2,16 +2,16 @@
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.training import optimizer, power_ema
 from diffusion_jax.training.optimizer import EmaRate
 
 Rates = tuple[EmaRate, dict[str, EmaRate]]
 
 
-def rates(config: ConfigDict, more_steps: float = 0.0) -> Rates:
+def rates(config: Node, more_steps: float = 0.0) -> Rates:
   """Returns (rate of the main average, {name: rate} of the other averages).
 
   A rate is step -> 1 - decay. more_steps: see `optimizer.ema_power`.
@@ -33,7 +33,7 @@ def rates(config: ConfigDict, more_steps: float = 0.0) -> Rates:
     return optimizer.ema_half_life(half_life, c.batch_size, c.ema_rampup), more
 
 
-def warning(config: ConfigDict) -> str:
+def warning(config: Node) -> str:
   """Returns a line if the average will keep a tenth of its start, or ''."""
   c = config.training
   if c.ema_warmup and c.ema_half_life is None:

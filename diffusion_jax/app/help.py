@@ -6,25 +6,23 @@ import re
 import shutil
 import textwrap
 import tokenize
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import load, prerequisites
-from diffusion_jax.app.config import (
+from diffusion_jax.app import prerequisites
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.fields import COMMON
+from diffusion_jax.app.config.tree import (
   Constructor,
+  Node,
   Schema,
-  at,
   below,
-  find,
   parameters,
-  words_of,
 )
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.sections import COMMON
 
 # The modes that read a section. A mode reads the section with its name, and a
 # training reads all other sections.
@@ -62,12 +60,12 @@ def modes() -> dict[str, str]:
   return texts | {'list': 'names the configs, with variants and times.'}
 
 
-def mode_help(mode: str, config: ConfigDict, source: str) -> str:
+def mode_help(mode: str, config: Node, source: str) -> str:
   """Returns the text of --help_mode: the fields that a mode reads.
 
   config: a complete config; source: the file or run of its values, or ''.
   """
-  schema = load.schema_of(config)
+  schema = store.schema_of(config)
   where = f'those of {source}' if source else 'the defaults'
   blocks = [
     _wrap(f'--mode={mode} {modes()[mode]}'),
@@ -77,19 +75,21 @@ def mode_help(mode: str, config: ConfigDict, source: str) -> str:
       'fields of another choice here. A choice can also be module:attribute '
       '(docs/program.md).'
     ),
-    '\n'.join(_fields('', config, schema, COMMON[''])),
+    '\n'.join(_fields(config, schema)),
   ]
   for path in _order(schema):
     top = path.partition('.')[0]
     if mode in MODES_OF.get(top, (top if top in MODES else 'train',)):
-      blocks += _section(path, at(config, path), schema)
+      blocks += _section(path, config.at(path), schema)
   return '\n\n'.join(blocks)
 
 
 def _order(schema):
   # Returns the paths of all sections: the model's first, then the common ones.
   common = [*COMMON]
-  paths = (path for path in (*schema.choices, *schema.parts) if path)
+  paths = (
+    p for p in (*schema.choices, *schema.parts) if p not in ('', 'facts')
+  )
 
   def place(path):
     top = path.partition('.')[0]
@@ -98,47 +98,47 @@ def _order(schema):
   return sorted(paths, key=place)
 
 
-def _section(
-  path: str,
-  section: ConfigDict | None,
-  schema: Schema,
-  facts: Collection[str] = (),
-) -> list[str]:
+def _section(path: str, node: Node | None, schema: Schema) -> list[str]:
   # Returns blocks of text about a section and its inner sections: the choices,
   # the docstring of the constructor, and its parameters.
-  facts = schema.facts.get(path.rpartition('.')[2], facts)
   table = schema.table(path)
-  if section is None:
+  if node is None:
     return [_wrap(f'{path}=None{_others(table)}')]
-  if path in schema.parts:
-    constructor, title = schema.parts[path], path
-  else:
-    constructor = find(table, path, section.name, facts)
-    title = f'{path}={section.name}{_others(table, section.name)}'
+  constructor, title = node.constructor, path
+  if node.choice:
+    title = f'{path}={node.choice}{_others(table, node.choice)}'
   doc = inspect.getdoc(getattr(constructor, 'func', constructor)) or ''
   about = textwrap.indent(doc.partition('\n\nArgs:\n')[0], '  ')
-  lines = [_wrap(title), about, *_fields(path, section, schema, constructor)]
+  lines = [_wrap(title), about, *_fields(node, schema)]
   inner = [
     block
     for name in parameters(constructor)
-    if isinstance(section.get(name), ConfigDict)
-    for block in _section(below(path, name), section[name], schema, facts)
+    if isinstance(section := node.get(name), Node)
+    for block in _section(section.where, section, schema)
   ]
   return ['\n'.join(lines), *inner]
 
 
-def _fields(path, section, schema, constructor):
+def _fields(node, schema):
   # Yields a line about each field of a section in the form of its flag, with
   # its text and its words.
-  texts = _texts(constructor)
-  for name, parameter in parameters(constructor).items():
-    if name not in section or isinstance(section[name], ConfigDict):
+  texts = _texts(node.constructor)
+  for name, parameter in parameters(node.constructor).items():
+    if name not in node or isinstance(node[name], Node):
       continue
-    where, value = below(path, name), section[name]
-    words = [*schema.table(where)] or words_of(parameter.annotation)
+    where = below(node.where, name)
+    words = [*schema.table(where)] or _words(parameter.annotation)
     about = filter(None, (texts.get(name), ', '.join(map(str, words))))
-    flag = f'{where}={load.as_text(value)}'
+    flag = f'{where}={store.as_text(node[name])}'
     yield _columns(flag, '; '.join(about), 36)
+
+
+def _words(annotation):
+  # Returns the words of a Literal, which may be part of a union.
+  for kind in (annotation, *get_args(annotation)):
+    if get_origin(kind) is Literal:
+      return get_args(kind)
+  return ()
 
 
 def _texts(constructor: Constructor) -> dict[str, str]:
@@ -181,8 +181,8 @@ _TIME = re.compile(
 def _facts(path: Path) -> Iterator[str]:
   # Yields a config's variants, the runs that it needs, and its time.
   try:
-    variants = getattr(load.module_of(str(path)), 'VARIANTS', ())
-    config: Any = load.completed(load.from_file(str(path)))
+    variants = getattr(store.module_of(str(path)), 'VARIANTS', ())
+    config: Any = store.completed(store.from_file(str(path)))
   except Exception:  # a file of the user's may raise anything
     return
   if variants:

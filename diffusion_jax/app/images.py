@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import schemas
-from diffusion_jax.app.config import at, from_config, make, typed
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.sources import NoTestSplit, Source
 from diffusion_jax.data.text import to_bytes
@@ -30,16 +29,13 @@ KNOWN = {
 }
 
 
-def facts_of(config: ConfigDict) -> Facts:
+def facts_of(config: Node) -> Facts:
   """Returns the facts that a run has stored, or else the facts of its data.
 
   The data are not read if the config states the facts.
   """
-  if config.get('facts') is not None:
-    return Facts(**{
-      name: typed(at(config, f'facts.{name}'), kind, f'facts.{name}')
-      for name, kind in Facts.__annotations__.items()
-    })  # fmt: skip
+  if 'facts' in config:
+    return config.facts.make()
   section = config.data
   if section is not None and section.name in KNOWN:
     return KNOWN[section.name]
@@ -49,7 +45,7 @@ def facts_of(config: ConfigDict) -> Facts:
   return Facts(source.image_shape, source.num_classes, source.num_levels)
 
 
-def source_of(config: ConfigDict, split: str = 'train') -> Source:
+def source_of(config: Node, split: str = 'train') -> Source:
   """Returns the images of a split, a `Source`.
 
   Raises UserError if the config has no data, or the network reads texts and the
@@ -59,8 +55,7 @@ def source_of(config: ConfigDict, split: str = 'train') -> Source:
     raise UserError(
       'this config has no data set: give --config.data=digits, for instance'
     )
-  schema = schemas.schema_of(config)
-  source = make(schema, 'data', config.data, {'split': split})
+  source = config.data.make({'split': split})
   run = config.get('facts')
   if run is not None and source.image_shape != tuple(run.image_shape):
     raise UserError(
@@ -91,7 +86,7 @@ def _with_texts(source, length, random_flip):
   return source
 
 
-def unseen(config: ConfigDict) -> Any:
+def unseen(config: Node) -> Any:
   """Returns the test split, or the training split of data without one."""
   try:
     return source_of(config, 'test')
@@ -101,14 +96,14 @@ def unseen(config: ConfigDict) -> Any:
     return source_of(config)
 
 
-def text_length(config: ConfigDict) -> int:
+def text_length(config: Node) -> int:
   """Returns the number of tokens of a text; 0 if the network reads no text."""
   text = config.conditioning.text if 'conditioning' in config else None
   return text.length if text else 0
 
 
 def batches(
-  config: ConfigDict, source: Source, start: int, rows: slice = pipeline.ALL
+  config: Node, source: Source, start: int, rows: slice = pipeline.ALL
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the training batches from step `start` on; rows: of this process."""
   c = config.training

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models import Model
 from diffusion_jax.app.models.guidance import (
   Guides,
@@ -22,9 +24,9 @@ def guides_of(model: Model) -> Guides:
   guides: dict[str, OtherRun] = {}
   if not isinstance(model, models.Diffusion):
     return guides
-  guidance: Any = getattr(model.sampling, 'guidance', None)
-  classifier = getattr(model.sampling, 'classifier', None)
-  if getattr(guidance, 'run', '') and guidance.scale != 1.0:
+  c = model.config.sampling
+  guidance, classifier = c.get('guidance'), c.get('classifier')
+  if by_run(guidance):
     path = 'sampling.guidance.run'
     worse = read_model(model, path, guidance.run, model.schema.kind)
     model.check_guide(worse)
@@ -37,12 +39,17 @@ def guides_of(model: Model) -> Guides:
   return guides
 
 
+def by_run(guidance: Node | None) -> bool:
+  """Returns whether a section sampling.guidance has the effect of a run."""
+  if guidance is None or not guidance.get('run'):
+    return False
+  return guidance.scale != 1.0
+
+
 def check_unguided(model: Model, what: str) -> None:
   """Raises UserError, which begins with `what`, if other runs would guide."""
   c = model.config.sampling
-  guidance = c.get('guidance')
-  by_run = getattr(guidance, 'run', '') and guidance.scale != 1.0
-  if c.get('classifier') or by_run:
+  if c.get('classifier') or by_run(c.get('guidance')):
     raise UserError(
       f'config.{what} guidance by another run: set config.sampling.classifier '
       'and config.sampling.guidance to None'
@@ -54,7 +61,7 @@ def read_model(model: Model, path: str, run: str, kind: str) -> Any:
 
   path: the field that names the run.
   """
-  config = load.open_run(run, path)
+  config = store.open_run(run, path)
   check_kind(path, config, run, kind)
   other = models.make(config, run)
   refuse(other_images(path, other, model))

@@ -7,10 +7,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from diffusion_jax.app import own_parts
-from diffusion_jax.app.config import at
+from diffusion_jax.app.config import own
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 
 # The fields that name another run, and the kind of run that each needs.
@@ -26,7 +24,7 @@ KINDS = {
 OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
 
 
-def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
+def check(config: Node, mode: str, workdir: str | Path) -> None:
   """Raises UserError for a missing run that a mode reads, and for a stranger's.
 
   A training that has begun does not need the weights it began with, nor the run
@@ -44,10 +42,10 @@ def check(config: ConfigDict, mode: str, workdir: str | Path) -> None:
   if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
     fields += OF_SAMPLING
   for field in fields:
-    run, section = at(config, field), field.removesuffix('.run')
-    if not run and 'run' in (at(config, section) or ()):
+    run, section = config.at(field), field.removesuffix('.run')
+    if not run and 'run' in (config.at(section) or ()):
       raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
-    own_parts.check_paths(field, run)
+    own.check_paths(field, run)
     trained = run and (Path(run) / 'config.json').is_file()
     if run and not (trained and has_checkpoint(Path(run))):
       raise UserError(missing(field, run))

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from ml_collections import ConfigDict
 
 from diffusion_jax.app import images
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode
@@ -190,7 +190,7 @@ def shapes(model: 'Model', size: int) -> Shapes:
   return arrays
 
 
-def text_shapes(config: ConfigDict, size: int) -> Shapes:
+def text_shapes(config: Node, size: int) -> Shapes:
   """Returns (shape, dtype) of tokens and masks; {} without texts."""
   length = images.text_length(config)
   if not length:
@@ -201,5 +201,5 @@ def text_shapes(config: ConfigDict, size: int) -> Shapes:
 
 def takes_labels(model: 'Model') -> bool:
   """Returns whether the network or a classifier is conditioned on labels."""
-  classifier = getattr(model.sampling, 'classifier', None)
+  classifier = model.config.sampling.get('classifier')
   return model.conditioning.labels or classifier is not None

@@ -1,30 +1,26 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
-
-from diffusion_jax.app import own_parts, sample_inputs, schemas
-from diffusion_jax.app.config import (
-  Constructor,
-  Schema,
+from diffusion_jax.app import sample_inputs
+from diffusion_jax.app.config import kinds, own
+from diffusion_jax.app.config.errors import (
   check_one_of,
   check_section,
-  find,
+  convert,
   from_config,
-  parameters,
-  typed,
 )
+from diffusion_jax.app.config.fields import Evaluation
+from diffusion_jax.app.config.tree import Constructor, Schema, find, parameters
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.sections import Evaluation
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, references, spaces
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays, missing
 from diffusion_jax.metrics.spaces import Named, Space
 from diffusion_jax.metrics.table import SHORT, split_name
+from diffusion_jax.ranges import Text
 
 if TYPE_CHECKING:
   from diffusion_jax.app.models.model import Model
@@ -32,53 +28,61 @@ if TYPE_CHECKING:
 _PATH = 'evaluation.metrics'
 
 
-def sections(config: ConfigDict, schema: Schema) -> dict[str, Constructor]:
+def sections(tree: Mapping[str, Any], schema: Schema) -> dict[str, Constructor]:
   """Returns the constructors of the sections evaluation.<metric>, by path.
 
   Each metric that is named, or whose section exists, has one. The section of
   'module:attribute' is evaluation.<attribute>; it exists if the module may be
   imported.
   """
-  evaluation: Any = config.get('evaluation', {})
-  check_section(evaluation, 'evaluation')
-  metrics = evaluation.get('metrics', Evaluation.metrics)
-  metrics = typed(metrics, tuple[str, ...], _PATH)
+  evaluation, metrics = _evaluation(tree)
   names = {split_name(name, schema.metrics)[0] for name in metrics}
-  of_any_kind = {name for kind in schemas.KINDS for name in kind.metrics}
+  of_any_kind = {name for kind in kinds.KINDS for name in kind.metrics}
   for name in metrics:
     if ':' not in name and not of_any_kind & {name, split_name(name)[0]}:
       check_one_of((*schema.metrics, *SHORT), _PATH, name)
   constructors = {
     f'evaluation.{name}': schema.metrics[name]
-    for name in {*names, *evaluation}.intersection(schema.metrics)
+    for name in schema.metrics
+    if name in names or name in evaluation
   }
-  for name in sorted(filter(own_parts.is_allowed, names)):
+  for name in sorted(filter(own.is_allowed, names)):
     path = f'evaluation.{_section(name)}'
     if path in constructors or _section(name) in schema.metrics:
       raise UserError(
         f'config.{_PATH}: {name} has the name of another metric; rename it'
       )
-    constructors[path] = own_parts.find(_PATH, name, ())
+    constructors[path] = own.find(_PATH, name, ())
   return constructors
 
 
-def without_others(config: ConfigDict, schema: Schema) -> ConfigDict:
-  """Returns the config without sections of metrics that cannot be used.
+def _evaluation(tree):
+  # Returns the section, and the names of its metrics, which may be a flag.
+  section = tree.get('evaluation', {})
+  check_section(section, 'evaluation')
+  metrics = section.get('metrics', Evaluation.metrics)
+  return section, convert(metrics, tuple[str, ...], _PATH)
+
+
+def without_others(
+  tree: Mapping[str, Any], schema: Schema
+) -> Mapping[str, Any]:
+  """Returns nested dicts without sections of metrics that cannot be used.
 
   A stored config may name metrics that may not be imported; its run can be used
-  without them.
+  without them. The names of fields that flags set are kept.
   """
-  fields: Any = config.get('evaluation', {})
-  own = filter(own_parts.is_allowed, fields.get('metrics', ()))
-  kept = {*parameters(Evaluation), *schema.metrics, *map(_section, own)}
-  others = set(fields) - kept
-  if not others:
-    return config
-  config = copy.deepcopy(config)
-  with config.unlocked():
-    for name in others:
-      del config.evaluation[name]
-  return config
+  section, metrics = _evaluation(tree)
+  names = {*parameters(Evaluation), *schema.metrics}
+  names |= {_section(name) for name in filter(own.is_allowed, metrics)}
+  kept = {n: x for n, x in section.items() if n in names or _is_flag(x)}
+  return {**tree, 'evaluation': kept}
+
+
+def _is_flag(value):
+  # Returns whether flags set a field that has no value besides them.
+  values = value.values() if isinstance(value, dict) else [value]
+  return any(isinstance(x, Text) for x in values)
 
 
 def _section(name):
@@ -146,7 +150,7 @@ def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
 def make_extractor(model: 'Model', name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
-  own_parts.check_paths('evaluation.weights', c.weights)
+  own.check_paths('evaluation.weights', c.weights)
   with from_config('evaluation'):
     return features.make(name, c.weights, c.batch_size)
 

@@ -1,11 +1,8 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
-import copy
-
-from ml_collections import ConfigDict
-
 from diffusion_jax.app import images
-from diffusion_jax.app.load import completed
+from diffusion_jax.app.config.store import completed
+from diffusion_jax.app.config.tree import Node
 
 # Limits of the parameters of networks.
 SIZES = {
@@ -20,48 +17,52 @@ SIZES = {
   'class_tokens': 2,
   'class_tokens_at': 0,
 }
+TRAINING = {
+  'num_steps': 4,
+  'ema_warmup': True,  # else four steps show the first parameters
+  'mesh': (-1, 1),
+  'batch_size': 8,
+  'log_every': 1,
+  'steps_per_call': 1,  # every step is logged
+  'sample_every': 4,
+  'checkpoint_every': 2,
+  'evaluate_batches': 1,
+  'metrics_images': 16,
+}
 # Data that need no download, or that a trial cannot replace.
 AT_HAND = (
   'digits', 'photos', 'two_levels', 'synthetic', 'shapes', 'npz', 'text',
 )  # fmt: skip
 
 
-def shrunk(config: ConfigDict) -> ConfigDict:
+def shrunk(config: Node) -> Node:
   """Returns a complete config with a tiny network and four steps of training.
 
   Data that must be downloaded are replaced by generated pictures, and runs that
   this one needs by their own trials, in '<run>-smoke'.
   """
-  config = copy.deepcopy(config)
-  with config.unlocked(), config.ignore_type():
-    _shrink_data(config)
-    _shrink_network(config.network)
-    for path in ('latent.run', 'training.init_from', 'training.teacher'):
-      section, field = path.split('.')
-      if config.get(section) and config[section][field]:
-        config[section][field] = smoke_run(config[section][field])
-    if 'warmup_steps' in config.optimizer:
-      config.optimizer.warmup_steps = 2
-    config.training.update(
-      num_steps=4,
-      ema_warmup=True,  # else four steps show the first parameters
-      mesh=(-1, 1),
-      batch_size=8,
-      log_every=1,
-      steps_per_call=1,  # every step is logged
-      sample_every=4,
-      checkpoint_every=2,
-      evaluate_batches=1,
-      metrics_images=16,
-    )
-    config.evaluation.num_generated = 16
-    if 'iw' in config.evaluation:
-      config.evaluation.iw.num_samples = 4
-    config.report.after_training = False
-    _shrink_sampling(config.sampling)
-    if 'num_resamples' in config.edit:
-      config.edit.num_resamples = config.edit.jump = 2
-  return completed(config)
+  tree = config.to_dict()
+  tree['data'] = _small_data(config)
+  tree['network'] |= {
+    name: min(value, SIZES[name])
+    for name, value in tree['network'].items()
+    if name in SIZES and isinstance(value, int)
+  }
+  for path in ('latent.run', 'training.init_from', 'training.teacher'):
+    section, field = path.split('.')
+    if config.at(path):
+      tree[section][field] = smoke_run(config.at(path))
+  if 'warmup_steps' in config.optimizer:
+    tree['optimizer']['warmup_steps'] = 2
+  tree['training'] |= TRAINING
+  tree['evaluation']['num_generated'] = 16
+  if 'iw' in config.evaluation:
+    tree['evaluation']['iw']['num_samples'] = 4
+  tree['report']['after_training'] = False
+  tree['sampling'] |= _small_sampling(config.sampling)
+  if 'num_resamples' in config.edit:
+    tree['edit'] |= {'num_resamples': 2, 'jump': 2}
+  return completed(tree)
 
 
 def smoke_run(run: str) -> str:
@@ -69,35 +70,30 @@ def smoke_run(run: str) -> str:
   return run + ('_smoke' if '-' in run else '-smoke')
 
 
-def _shrink_data(config):
+def _small_data(config):
   section = config.data
-  if section is None or section.name in AT_HAND or ':' in section.name:
-    return
+  if section is None:
+    return None
+  if section.name in AT_HAND or ':' in section.name:
+    return section.to_dict()
   facts = images.KNOWN.get(section.name)
   shape = section.image_shape if facts is None else facts.image_shape
   count = section.get('num_classes', 10) if facts is None else facts.num_classes
   if not section.get('labelled', True):
     count = 0
-  config.data = ConfigDict({'name': 'synthetic', 'image_shape': shape})
   if images.text_length(config):
-    config.data.name = 'shapes'
-  else:
-    config.data.num_classes = count
+    return {'name': 'shapes', 'image_shape': shape}
+  return {'name': 'synthetic', 'image_shape': shape, 'num_classes': count}
 
 
-def _shrink_network(section):
-  for field, small in SIZES.items():
-    if isinstance(section.get(field), int):
-      section[field] = min(section[field], small)
-
-
-def _shrink_sampling(section):
-  section.update(num_samples=16, batch_size=16)
+def _small_sampling(section):
+  fields: dict[str, object] = {'num_samples': 16, 'batch_size': 16}
   if 'num_steps' in section:
-    section.num_steps = min(section.num_steps, 4)
+    fields['num_steps'] = min(section.num_steps, 4)
   if section.get('respacing'):
-    section.respacing = '4'
+    fields['respacing'] = '4'
   # A Langevin step is proportional to the inverse square of the score, which is
   # almost 0 for an untrained network.
   if section.get('corrector'):
-    section.corrector = None
+    fields['corrector'] = None
+  return fields

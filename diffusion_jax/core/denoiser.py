@@ -102,18 +102,23 @@ def time_input(scale: Positive = 1000.0) -> NoiseInput:
   return lambda level: scale * level.t
 
 
-def step_input(num_steps: int, scale: float = 1.0) -> NoiseInput:
+def step_input(schedule_steps: int, scale: float = 1.0) -> NoiseInput:
   """Makes the input max(T t - 1, 0) * scale, 0..T-1 at DDPM's steps 1..T.
 
-  At the steps it is exactly an integer, as in the published networks.
-  scale=1000/T is improved-diffusion's `rescale_timesteps`.
+  T is schedule_steps. At the steps it is exactly an integer, as in the
+  published networks.
   """
 
   def noise(level):
-    step = round_near_step(level.t * num_steps, num_steps)
+    step = round_near_step(level.t * schedule_steps, schedule_steps)
     return scale * jnp.maximum(step - 1.0, 0.0)
 
   return noise
+
+
+def rescaled_step_input(schedule_steps: int) -> NoiseInput:
+  """Makes `step_input` rescaled to 0..999, improved-diffusion's option."""
+  return step_input(schedule_steps, 1000 / schedule_steps)
 
 
 def variance_fraction(output: Array) -> Array:

@@ -1,6 +1,8 @@
 """Schedules of T steps, from an explicit sequence of alphas or betas."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
 
+from diffusion_jax.core.betas import zero_terminal_snr
 from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
 from diffusion_jax.core.pytree import pytree_dataclass
@@ -35,12 +38,14 @@ class DiscreteSchedule:
   neg_log_alpha_bar: np.ndarray | Array
 
   @classmethod
-  def from_alphas(cls, alphas: npt.ArrayLike) -> 'DiscreteSchedule':
+  def from_alphas(
+    cls, values: Sequence[float] | np.ndarray = ()
+  ) -> 'DiscreteSchedule':
     """Makes a schedule from alphas [T], each in (0, 1); the last may be 0.
 
     Raises ValueError with the position of the first bad entry.
     """
-    alphas = _checked('alphas', alphas, last=0.0, identity=1.0)
+    alphas = _checked('alphas', values, last=0.0, identity=1.0)
     return cls._from_log_alphas(alphas, np.log)
 
   @classmethod
@@ -131,6 +136,39 @@ class DiscreteSchedule:
     times = jnp.linspace(0.0, 1.0, self.num_steps + 1)
     level = vp_level(jnp.interp(value, table, times), value)
     return NoiseLevel(*(field.astype(logsnr.dtype) for field in level))
+
+
+def of_betas(
+  make_betas: Callable[..., np.ndarray],
+) -> Callable[..., DiscreteSchedule]:
+  """Returns the constructor of the schedule that has these betas.
+
+  It has the parameters of make_betas, such as `linear_betas`.
+  """
+
+  @functools.wraps(make_betas)
+  def schedule(**parameters):
+    return DiscreteSchedule.from_betas(make_betas(**parameters))
+
+  return schedule
+
+
+def betas_of(schedule: object, user: str) -> np.ndarray:
+  """Returns the betas of a schedule of steps, float64 [T].
+
+  Raises ValueError, about the function `user`, for another schedule.
+  """
+  if not isinstance(schedule, DiscreteSchedule):
+    raise ValueError(
+      f'{user} needs the betas of a schedule of steps, such as linear'
+    )
+  return -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
+
+
+def with_zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
+  """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
+  betas = betas_of(schedule, 'zero_terminal_snr')
+  return DiscreteSchedule.from_betas(zero_terminal_snr(betas))
 
 
 def _checked(name, sequence, last, identity):

@@ -166,12 +166,12 @@ def antithetic_times(
   return schedule(t), jnp.ones(batch_size)
 
 
-def step_times(num_steps: int) -> TimeSampler:
+def step_times(schedule_steps: int) -> TimeSampler:
   """Makes a sampler of t = i / T, i uniform on {1..T} (DDPM Alg. 1)."""
 
   def times(key, batch_size, schedule):
-    i = jax.random.randint(key, (batch_size,), 1, num_steps + 1)
-    return schedule(i / num_steps), jnp.ones(batch_size)
+    i = jax.random.randint(key, (batch_size,), 1, schedule_steps + 1)
+    return schedule(i / schedule_steps), jnp.ones(batch_size)
 
   return times
 

@@ -16,7 +16,7 @@ with n = sqrt(sigma^2 + s_d^2 alpha^2) and s_d the data's standard deviation;
 the edm row is their c_skip and c_out.
 """
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,23 @@ import jax.numpy as jnp
 from diffusion_jax.core.broadcasting import check_same_shape
 from diffusion_jax.core.concrete import check_numbers
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.ranges import check_value
+from diffusion_jax.ranges import Positive, check_value
 
 Array = jax.Array
 
 Kind = Literal['x0', 'eps', 'v', 'score', 'flow', 'edm']
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Parametrization(NamedTuple):
+  """Says what a network predicts.
+
+  sigma_data: the deviation of the data, for EDM's preconditioning (Karras et
+  al. 2022).
+  """
+
+  kind: Kind
+  sigma_data: Positive = 0.5
 
 
 def _row(

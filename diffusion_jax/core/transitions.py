@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusion_jax.core.concrete import check_numbers
-from diffusion_jax.core.levels import NoiseLevel, check_order
+from diffusion_jax.core.discrete import betas_of
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
@@ -193,6 +194,15 @@ def gaussian_process(
   return MatrixProcess.from_matrices(
     [gaussian_matrix(num_values, beta) for beta in betas]
   )
+
+
+def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:
+  """Makes the process with the betas of an `AlphaBarSchedule` of steps.
+
+  It goes to near states first (D3PM). Raises ValueError for other schedules.
+  """
+  inner = getattr(schedule, 'schedule', None)
+  return gaussian_process(num_values, betas_of(inner, 'gaussian'))
 
 
 def gaussian_matrix(num_values: int, beta: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from diffusion_jax.aliases import Json
 from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed, require
+from diffusion_jax.ranges import Misfit, Text, convert
 
 Options = Mapping[str, Any]
 # {option: the values that have a counterpart here}; or {option: the reason why
@@ -44,6 +45,25 @@ def typed(of: str, defaults: Options, given: Options) -> Json:
   one. Raises ValueError for a value of another type.
   """
   return {n: _typed(of, n, x, defaults.get(n)) for n, x in given.items()}
+
+
+def _typed(of, name, value, default):
+  # Returns the value in the type of the default; None has no type.
+  if default is None:
+    return value
+  kind, given, expected = type(default), value, ''
+  if kind is tuple:
+    expected = 'numbers, such as 32,16,8'
+    given = Text(value) if isinstance(value, str) else value
+    given = (given,) if isinstance(value, int | float) else given
+    kind = tuple[float, ...]
+  try:
+    made = convert(given, float if kind is int else kind)
+  except Misfit as error:
+    raise ValueError(
+      f'{of}: the option {name}={value!r} must be {expected or error.expected}'
+    ) from None
+  return made if isinstance(default, tuple) else value
 
 
 def check_known(
@@ -123,28 +143,3 @@ def beside(path: str | Path, options: Options) -> Json:
     'written together with the weights (docs/weights.md)',
   )
   return stored | dict(options)
-
-
-def _typed(of, name, value, default):
-  # Returns the value in the type of the default; None has no type.
-  if isinstance(default, tuple):
-    parts = value.split(',') if isinstance(value, str) else value
-    parts = [parts] if isinstance(parts, int | float) else parts
-    try:
-      numbers = [float(part) for part in parts if part != '']
-      return tuple(int(x) if x.is_integer() else x for x in numbers)
-    except (TypeError, ValueError):
-      expected = 'numbers, such as 32,16,8'
-  else:
-    expected = _kind(default)
-    if default is None or _kind(value) == expected:
-      return value
-  raise ValueError(f'{of}: the option {name}={value!r} must be {expected}')
-
-
-def _kind(value):
-  if isinstance(value, bool):
-    return 'True or False'
-  if isinstance(value, str):
-    return 'a string'
-  return 'a number' if isinstance(value, int | float) else 'several numbers'

@@ -23,6 +23,7 @@ from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, Metric, Score
 from diffusion_jax.metrics.neighbours import nearest
+from diffusion_jax.ranges import Count, Misfit, Size, Text, convert
 from diffusion_jax.runtime.files import write_json, write_npz
 
 
@@ -53,20 +54,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--json', help='the table with its protocol')
   add('--statistics', metavar='NPZ', help='statistics of the reference')
   add(
-    '--bootstrap', type=_from(0), default=10,
+    '--bootstrap', type=_typed(Count), default=10,
     help='draws for the error of Frechet distances; 0 for no error',
   )  # fmt: skip
-  add('--batch_size', type=_from(1), default=64, help='images at a time')
+  add('--batch_size', type=_typed(Size), default=64, help='images at a time')
   return parser.parse_args(argv)
 
 
-def _from(least):
-  def number(text):
-    if not text.isdecimal() or int(text) < least:
-      raise argparse.ArgumentTypeError(f'give a number from {least}')
-    return int(text)
+def _typed(kind):
+  def typed(text):
+    try:
+      return convert(Text(text), kind)
+    except Misfit as error:
+      raise argparse.ArgumentTypeError(f'give {error.expected}') from None
 
-  return number
+  return typed
 
 
 def compare(

@@ -1,12 +1,13 @@
 """Flax modules as functions of their parameters."""
 
+from collections.abc import Callable
+
 from flax import linen as nn
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.denoiser import NetworkFn
 
 
-def network_fn(module: nn.Module) -> NetworkFn:
+def network_fn(module: nn.Module) -> Callable[..., PyTree]:
   """Returns (params, x, noise, cond, *, key=None) -> the module's output.
 
   The module is called as `UNet` is: module(x, noise, cond, train=...). key: the

@@ -3,7 +3,7 @@
 A corrector is a function (key, x, denoise, level) -> x at the same level.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
+from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Size
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
@@ -155,6 +156,41 @@ def churn(
 def churn_gamma(s_churn: float, num_steps: int) -> float:
   """Computes min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
   return min(s_churn / num_steps, 2.0**0.5 - 1.0)
+
+
+class Churn(NamedTuple):
+  """Adds EDM's noise before each step (Karras et al. 2022, Alg. 2).
+
+  s_churn: the noise of all steps together. See `churn`.
+  """
+
+  s_churn: NonNegative
+  s_min: NonNegative = 0.0
+  s_max: NoiseRatio = float('inf')
+  s_noise: NonNegative = 1.0
+
+  def around(
+    self, sampler: Sampler, schedule: Schedule, num_steps: int
+  ) -> Sampler:
+    """Returns the sampler with noise before each step."""
+    if self.s_min > self.s_max:
+      raise ValueError(
+        f'churn.s_min={self.s_min} is above s_max={self.s_max}: no level would '
+        'be churned'
+      )
+    gamma = churn_gamma(self.s_churn, num_steps)
+    return churn(sampler, schedule, gamma, *self[1:])
+
+
+class Langevin(NamedTuple):
+  """Takes steps of Langevin's corrector before each step."""
+
+  snr: Positive = 0.16
+  steps: Size = 1
+
+  def around(self, sampler: Sampler) -> Sampler:
+    """Returns the sampler with the corrector before each step."""
+    return with_corrector(sampler, langevin(self.snr), self.steps)
 
 
 def _square_norm(x):

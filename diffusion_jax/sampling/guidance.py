@@ -6,6 +6,7 @@ guided-diffusion clips before its classifier guidance:
 `classifier_guided(clip_denoised(denoise), ...)`.
 """
 
+import dataclasses
 from typing import Protocol
 
 import jax
@@ -21,6 +22,13 @@ from diffusion_jax.core.denoiser import (
 )
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.network import Network
+from diffusion_jax.ranges import (
+  Finite,
+  NoiseRatio,
+  NonNegative,
+  Probability,
+  Size,
+)
 
 Array = jax.Array
 
@@ -168,6 +176,39 @@ def classifier_free(
     return cond._replace(x0=jnp.where(inside, x0, cond.x0))
 
   return denoise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierFree:
+  """Guides without a classifier: uncond + scale (cond - uncond).
+
+  See `classifier_free`.
+
+  Args:
+    rescale: phi of Lin et al. 2023
+    low: lowest sigma / alpha of the levels that are guided
+    high: highest sigma / alpha of the levels that are guided
+    channels: how many of the first channels are guided; None: all
+  """
+
+  scale: Finite
+  rescale: Probability = 0.0
+  low: NonNegative = 0.0
+  high: NoiseRatio = float('inf')
+  channels: Size | None = None
+
+  def __post_init__(self):
+    if self.low > self.high:
+      raise ValueError(
+        f'low={self.low} is above high={self.high}: no level would be guided'
+      )
+
+  def guide(self, pair: PairedDenoiser) -> Denoiser:
+    """Returns the guided denoiser of a `PairedDenoiser`."""
+    interval = self.low, self.high
+    return classifier_free(
+      pair, self.scale, self.rescale, interval, self.channels
+    )
 
 
 def _predict_pair(pair, xt, level):

@@ -1,19 +1,18 @@
 """Conditions in training: functions (key, batch) -> cond, arrays [B, ...]."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.network import Condition
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import Size
 from diffusion_jax.training.masks import draw_masks
 
 Array = jax.Array
+# (key [] or [B], x0 [B, H, W, C]) -> cond['image']
 ImageCondition = Callable[[Array, Array], Array]
-Kind = Literal['inpaint', 'superres', 'colorize']
 
 
 def make_condition(
@@ -25,7 +24,7 @@ def make_condition(
   """Returns a function (key, batch) -> cond for a whole batch.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
-  batch['image']), see `image_condition`. text: cond['text'], tokens [B, L], and
+  batch['image']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
   cond['text_mask'], False at padding. dropout: the probability that an example
   is trained without any of these, marked in cond['drop'] [B], for
   classifier-free guidance (Ho & Salimans 2022).
@@ -95,15 +94,16 @@ def luminance(x0: Array) -> Array:
   return jnp.sum(x0 * LUMA.reshape(1, 1, 1, 3), axis=-1, keepdims=True)
 
 
-def image_condition(kind: Kind, factor: int = 2) -> ImageCondition:
-  """Returns a function (key [] or [B], x0 [B, H, W, C]) -> cond['image'].
+def inpaint() -> ImageCondition:
+  """Shows the network some pixels (Palette, Saharia et al. 2022)."""
+  return lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape))
 
-  'inpaint': `known_pixels` with `draw_masks`; 'superres': `pooled` by `factor`
-  and `enlarged` again; 'colorize': `luminance`.
-  """
-  check_choice('image', kind, get_args(Kind))
-  return {
-    'inpaint': lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape)),
-    'superres': lambda key, x0: enlarged(pooled(x0, factor), factor),
-    'colorize': lambda key, x0: luminance(x0),
-  }[kind]
+
+def superres(factor: Size = 2) -> ImageCondition:
+  """Shows the network the image, `factor` times smaller (SR3)."""
+  return lambda key, x0: enlarged(pooled(x0, factor), factor)
+
+
+def colorize() -> ImageCondition:
+  """Shows the network the image in grey."""
+  return lambda key, x0: luminance(x0)

@@ -36,7 +36,7 @@ from diffusion_jax.core.network import Augment, Network
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
-from diffusion_jax.ranges import NonNegative
+from diffusion_jax.ranges import Count, NonNegative
 from diffusion_jax.training.loss_aware import (
   init_loss_history,
   loss_aware_times,
@@ -340,18 +340,23 @@ def vdm(
   make_schedule: Callable[[Params], Schedule],
   *,
   num_levels: int,
-  num_steps: int | None = None,
+  schedule: Schedule | None = None,
+  num_steps: Count = 0,
 ) -> Objective:
   """Makes the variational bound, bits per dim (Kingma et al. 2021, Eq. 11).
 
   It is the sum of prior loss, diffusion loss at one antithetic time per image
-  and reconstruction loss, in continuous time or for num_steps steps.
+  and reconstruction loss, for num_steps steps; 0: in continuous time.
   make_schedule(params) is a schedule with 0 < SNR < inf at both ends; it is
-  learned if it depends on params. Images have num_levels grey levels. params:
-  {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
+  learned if it depends on params. schedule: what it is otherwise, for which
+  ValueError says if this does not hold. Images have num_levels grey levels.
+  params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
   diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
   """
   network.check_options('vdm')
+  if schedule is not None:
+    _check_ends(schedule)
+  steps = num_steps or None
 
   def draw(key, batch, context):
     # Only t: gradients reach the level of a learned schedule in the loss.
@@ -366,12 +371,12 @@ def vdm(
     schedule = make_schedule(params)
     inputs, eps_0 = inputs
     x0, eps, t = inputs.x0, inputs.eps, inputs.level
-    if num_steps is not None:  # the end of the step that contains t
-      t = jnp.ceil(t * num_steps) / num_steps
+    if steps is not None:  # the end of the step that contains t
+      t = jnp.ceil(t * steps) / steps
     level = schedule(t)
     xt = q_sample(x0, eps, level)
     output = network.output(params['network'], xt, level, inputs.cond, keys[0])
-    weight = vdm_weight(schedule, num_steps)
+    weight = vdm_weight(schedule, steps)
     error = network.denoising_loss(output, x0, eps, level, weight)
     first, last = schedule(0.0), schedule(1.0)
     z0 = q_sample(x0, eps_0, first)
@@ -387,6 +392,16 @@ def vdm(
     return total, (metrics | by_quarter(parts['diffusion'], level.t), ())
 
   return Objective(draw, loss)
+
+
+def _check_ends(schedule):
+  ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
+  if not 0.0 < min(ends) <= max(ends) < float('inf'):
+    raise ValueError(
+      "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
+      f'SNRs are {ends[0]:g} and {ends[1]:g}: take a learned one, for '
+      'instance'
+    )
 
 
 def means(**terms: Array) -> dict[str, Mean]:

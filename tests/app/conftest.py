@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load, models, own_parts
+from diffusion_jax.app import models
+from diffusion_jax.app.config import own, store
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import UserError
@@ -62,8 +63,8 @@ def as_flags(changes):
 @functools.cache
 def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
-  config = load.from_file(str(CONFIGS / f'{name}.py'), argument)
-  config = shrunk(load.completed(config))
+  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
+  config = shrunk(store.completed(config))
   fewer = {
     'training.mesh': (1, 1),
     'training.sample_every': 0,
@@ -71,7 +72,7 @@ def _shrunk(name, argument, small):
   }
   if small:
     fewer |= {'network': SMALL, 'network.channels': 8}
-  return load.with_flags(config, [*as_flags(fewer)])
+  return store.with_flags(config, [*as_flags(fewer)])
 
 
 def trial(name='digits', argument='', small=False, **changes) -> Any:
@@ -80,9 +81,9 @@ def trial(name='digits', argument='', small=False, **changes) -> Any:
   On one of the eight simulated devices, without previews and evaluations while
   it trains (`SEEN` has them).
   """
-  config = _shrunk(name, argument, small).copy_and_resolve_references()
-  own_parts.allow(own_parts.names_in(config))
-  return load.with_flags(config, [*as_flags(changes)])
+  config = _shrunk(name, argument, small)
+  own.allow(own.names_in(config))
+  return store.with_flags(config, [*as_flags(changes)])
 
 
 def smoke(**changes) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from absl.testing import flagsaver
 
 import diffusion_jax
-from diffusion_jax.app import cli, own_parts
+from diffusion_jax.app import cli
+from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import Preempted, UserError
@@ -239,7 +240,7 @@ def test_the_workdir_is_named_after_the_config(flags, tmp_path):
 
 @pytest.fixture
 def command(monkeypatch):
-  monkeypatch.setattr(own_parts, '_allowed', set())
+  monkeypatch.setattr(own, '_allowed', set())
   monkeypatch.chdir(ROOT)
   return lambda path, argument='', **fields: cli.Command(
     path, argument, [*fields.items()]
@@ -273,7 +274,7 @@ def test_a_sweep_changes_the_config(command, flags):
 
 def test_a_run_is_a_config(command, tmp_path):
   """A training with its config has no facts; other modes have them."""
-  own_parts.allow([smoke().network.name])
+  own.allow([smoke().network.name])
   stored = folder.plain(smoke(seed=7)) | {
     'facts': {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
   }

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import help, load, schemas
-from diffusion_jax.app.config import parameters
+from diffusion_jax.app import help
+from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.modes import MODES
 
 ROOT = Path(__file__).parents[2]
@@ -20,13 +20,13 @@ def checkout(monkeypatch):
 
 
 def mode_help(mode, name, *flags):
-  config = load.completed(load.from_file(f'configs/{name}.py'))
-  return help.mode_help(mode, load.with_flags(config, flags), name)
+  config = store.completed(store.from_file(f'configs/{name}.py'))
+  return help.mode_help(mode, store.with_flags(config, flags), name)
 
 
 def fields(config, prefix=''):
   for name, value in config.items():
-    if isinstance(value, ConfigDict):
+    if isinstance(value, Node):
       yield from fields(value, f'{prefix}{name}.')
     elif name != 'name' or prefix in ('sampling.', 'evaluation.'):
       yield f'{prefix}{name}'
@@ -45,7 +45,7 @@ def test_fields_have_the_texts_of_their_docstrings():
     'devices (data, fsdp): every batch is split over all of them, large '
     'parameters over the second; -1: all that are left'
   )
-  schema = schemas.DIFFUSION
+  schema = kinds.DIFFUSION
   for table in (schema.parts, *schema.tables.values()):
     for part in table.values():  # no text is left over
       assert {*help._texts(part)} <= {*parameters(part)}
@@ -56,7 +56,7 @@ def test_fields_have_the_texts_of_their_docstrings():
 )
 def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
   """Its value is shown too; a section that is None is one line."""
-  config = load.completed(load.from_file(f'configs/{name}.py'))
+  config = store.completed(store.from_file(f'configs/{name}.py'))
   shown = [mode_help(mode, name) for mode in MODES]
   shown = {
     line.split('=')[0].strip() for text in shown for line in text.splitlines()

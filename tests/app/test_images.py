@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import choices, images, load
+from diffusion_jax.app import images
+from diffusion_jax.app.config import store, tables
+from tests.app.config.test_store import read
 from tests.app.conftest import refused
-from tests.app.test_load import read
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def data(name, config='digits', **fields):
   flags = [('data', name)]
-  flags += [(f'data.{n}', load.as_text(x)) for n, x in fields.items()]
-  return load.with_flags(read(config), flags)
+  flags += [(f'data.{n}', store.as_text(x)) for n, x in fields.items()]
+  return store.with_flags(read(config), flags)
 
 
 def source(name, split='train', **fields):
@@ -55,7 +56,7 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
   assert len(source(**shrunk)) == 3
   assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
-  two = load.with_flags(
+  two = store.with_flags(
     data(**npz), [('data', 'two_levels'), ('data.source', 'digits')]
   )
   assert images.source_of(two).num_levels == 2
@@ -70,11 +71,8 @@ def test_facts_are_those_of_the_data():
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
   assert images.facts_of(other) == images.Facts((64, 64, 3), 0, 256)
-  stored = read('digits')
-  with stored.unlocked():
-    stored.facts = {
-      'image_shape': (4, 4, 1), 'num_classes': 3, 'num_levels': 5,
-    }  # fmt: skip
+  facts = images.Facts((4, 4, 1), 3, 5)._asdict()
+  stored = store.completed(read('digits').to_dict() | {'facts': facts})
   assert images.facts_of(stored) == images.Facts((4, 4, 1), 3, 5)
 
 
@@ -94,7 +92,7 @@ def test_a_source_that_is_not_there_is_one_line(name, fields, message):
 
 
 def test_a_config_without_data():
-  config = load.with_flags(read('digits'), [('data', 'None')])
+  config = store.with_flags(read('digits'), [('data', 'None')])
   refused(
     'has no data set: give --config.data=digits', images.source_of, config
   )
@@ -117,7 +115,7 @@ def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
 def test_a_damaged_file_ends_training_in_one_line(pictures):
   (pictures / 'a' / '0.png').write_bytes(b'not a picture')
   config = data('folder', path=pictures, image_shape=(8, 8, 3))
-  config.training.batch_size = 6
+  config = store.with_fields(config, {'training.batch_size': 6})
   batches = images.batches(config, images.source_of(config), 0)
   refused('config.data: .*a/0.png cannot be read as an image', next, batches)
 
@@ -132,10 +130,10 @@ def test_texts_need_captions_and_no_mirror_images(pictures):
   assert batch['text'].shape == (rows, images.text_length(config))
   other = data('digits', 'shapes_text')
   refused('config.data: these images have no texts', images.source_of, other)
-  config.training.random_flip = True
+  config = store.with_fields(config, {'training.random_flip': True})
   refused("make texts such as 'on the left' wrong", images.source_of, config)
 
 
 def test_every_source_is_documented():
   text = (ROOT / 'docs' / 'data.md').read_text()
-  assert all(f'`{name}`' in text for name in choices.DATA)
+  assert all(f'`{name}`' in text for name in tables.DATA)

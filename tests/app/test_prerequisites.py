@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import cli, load, prerequisites
-from diffusion_jax.app.config import at
+from diffusion_jax.app import cli, prerequisites
+from diffusion_jax.app.config import store
 from diffusion_jax.app.smoke import shrunk
+from tests.app.config.test_store import ALL, read
 from tests.app.conftest import CONFIGS, refused, smoke
-from tests.app.test_load import ALL, read
 
 ROOT = CONFIGS.parent
 
@@ -44,10 +44,10 @@ def test_a_missing_guide(path, mode, tmp_path):
   flags = [(f'{path}.run', 'none'), (f'{path}.scale', '2')]
   if path == 'sampling.guidance':
     flags.append((path, 'autoguidance'))
-  config = load.with_flags(read('digits'), flags)
+  config = store.with_flags(read('digits'), flags)
   message = f'config.{path}.run: there is no run in none, .* train it first, or'
   refused(message, prerequisites.check, config, mode, tmp_path)
-  config = load.with_flags(config, [(f'{path}.run', '')])
+  config = store.with_flags(config, [(f'{path}.run', '')])
   refused(
     f'config.{path}.run is not set: a ',
     prerequisites.check,
@@ -57,14 +57,14 @@ def test_a_missing_guide(path, mode, tmp_path):
   )
   if mode == 'train':  # which makes no samples then
     off = [('training.sample_every', '0'), ('training.metrics_every', '0')]
-    prerequisites.check(load.with_flags(config, off), mode, tmp_path)
-  config = load.with_flags(config, [(path, 'None')])
+    prerequisites.check(store.with_flags(config, off), mode, tmp_path)
+  config = store.with_flags(config, [(path, 'None')])
   prerequisites.check(config, mode, tmp_path)
 
 
 def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   changes = {'training.init_from': 'none', 'latent.run': 'none'}
-  config = load.with_flags(read('digits'), changes.items())
+  config = store.with_flags(read('digits'), changes.items())
   (tmp_path / 'latent.json').touch()
   refused(
     'training.init_from: there is no run in',
@@ -99,13 +99,13 @@ def test_the_commands_are_those_of_configs(monkeypatch):
     config = read(f'{name}:{variant}' if variant else name)
     for trial in (config, shrunk(config)):
       for path in prerequisites.KINDS:
-        run = at(trial, path)
+        run = trial.at(path)
         if not run:
           continue
         command = shlex.split(prerequisites.training_command(Path(run)))
         path, _, own = command[-1].removeprefix('--config=').partition(':')
         assert Path(cli.find_config(path, True)[0]).is_file(), run
-        load.from_file(path, own.removesuffix('smoke').rstrip('_'))
+        store.from_file(path, own.removesuffix('smoke').rstrip('_'))
         count += 1
   assert count >= 10
   command = prerequisites.training_command(Path('/data/digits-smoke'))

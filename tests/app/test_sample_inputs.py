@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import images, models, sample_inputs
-from diffusion_jax.app.config import make
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
@@ -95,8 +95,8 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
 )
 def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
   model = text_model()
-  with model.config.unlocked():
-    model.config.sampling.prompt = prompt
+  changes = {'sampling.prompt': prompt}
+  model.config = store.with_fields(model.config, changes)
   with pytest.raises(UserError, match=message) as error:
     texts = sample_inputs.choose_texts(model, 2)
     sample_inputs.encode_texts(model, texts)
@@ -105,7 +105,7 @@ def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
 
 def cond_of_edit(**changes):
   model = text_model(**changes)
-  section = make(model.schema, 'edit', model.config.edit)
+  section = model.config.edit.make()
   return edit.choose_cond(model, section)
 
 

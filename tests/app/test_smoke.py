@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import pytest
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import AT_HAND, shrunk, smoke_run
-from tests.app.test_load import ALL, read
+from tests.app.config.test_store import ALL, read
 
 
 @pytest.mark.parametrize('name, variant', ALL)
@@ -27,7 +28,7 @@ def test_every_config_shrinks(name, variant):
   assert trial.data.name in AT_HAND
   assert trial.training.num_steps == 4 and trial.training.batch_size == 8
   assert trial.sampling.num_samples == 16
-  stored = load.stored(json.loads(json.dumps(folder.plain(trial))), 'x', ())
+  stored = store.stored(json.loads(json.dumps(folder.plain(trial))), 'x', ())
   assert stored.to_dict() == trial.to_dict()
 
 
@@ -49,7 +50,7 @@ def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
 
 def test_texts_need_data_with_texts():
   assert shrunk(read('shapes_text')).data.name == 'shapes'
-  folder_of_texts = load.with_flags(
+  folder_of_texts = store.with_flags(
     read('shapes_text'), [('data', 'folder'), ('data.path', 'x')]
   )
   assert shrunk(folder_of_texts).data.name == 'shapes'
@@ -66,7 +67,7 @@ def test_runs_are_replaced_by_their_trials():
 
 def test_large_heads_and_stems_become_small():
   flags = [('network.stem_channels', '128'), ('network.head_channels', '64')]
-  network = shrunk(load.with_flags(read('imagenet64'), flags)).network
+  network = shrunk(store.with_flags(read('imagenet64'), flags)).network
   assert (network.head_channels, network.stem_channels) == (4, 4)
 
 

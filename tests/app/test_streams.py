@@ -12,7 +12,8 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models, schemas
+from diffusion_jax.app import devices, models
+from diffusion_jax.app.config import kinds
 from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
@@ -22,7 +23,7 @@ from tests.app.conftest import smoke
 SHAPE = (8, 8, 1)
 INDEX = np.arange(4)
 # Metrics of real images have a stream each, by their names.
-OF_METRICS = set().union(*(kind.metrics for kind in schemas.KINDS))
+OF_METRICS = set().union(*(kind.metrics for kind in kinds.KINDS))
 
 
 def test_every_key_is_from_a_stream_with_one_consumer():

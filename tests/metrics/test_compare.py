@@ -223,8 +223,8 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
   [
     (['a'], 'arguments are required: reference'),
     (['a', 'b', '--feature=x'], 'unrecognized arguments: --feature=x'),
-    (['a', 'b', '--bootstrap=-1'], 'give a number from 0'),
-    (['a', 'b', '--batch_size=0'], 'give a number from 1'),
+    (['a', 'b', '--bootstrap=-1'], 'give an integer of at least 0'),
+    (['a', 'b', '--batch_size=0'], 'give an integer of at least 1'),
     (['a', 'b'], 'file or folder a not found'),
   ],
 )

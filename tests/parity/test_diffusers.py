@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import load, models
-from diffusion_jax.app.config import make
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.schemas import DIFFUSION
 from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import trial
@@ -218,9 +216,8 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
 
 def alpha_bars(schedule):
   """Returns alpha_bars of the schedule that a config makes of a section."""
-  config = ConfigDict({'schedule': schedule})
-  section = load.completed(config).schedule
-  return np.asarray(make(DIFFUSION, 'schedule', section).alpha_bars)
+  section = store.completed({'schedule': schedule}).schedule
+  return np.asarray(section.make().alpha_bars)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +254,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   run, out = tmp_path / 'run', tmp_path / 'out'
   MODES['train'](config, str(run))
   flags = {'convert.to': 'diffusers', 'convert.out': str(out)}
-  MODES['convert'](load.with_flags(config, [*flags.items()]), str(run))
+  MODES['convert'](store.with_flags(config, [*flags.items()]), str(run))
 
   pipeline = theirs.DDIMPipeline.from_pretrained(out)
   pipeline.set_progress_bar_config(disable=True)
@@ -272,7 +269,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   x = torch.randn((2, 1, 8, 8), generator=generator.manual_seed(0))
 
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
-  model = models.make(load.with_flags(config, flags), run)
+  model = models.make(store.with_flags(config, flags), run)
   params, _ = checkpoints.restore_params(run)
   schedule, levels, sampler = model.levels_and_sampler(params)
   denoise = model.step_function(params, {}, schedule)

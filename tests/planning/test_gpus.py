@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from diffusion_jax.app import load
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import plan
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import compiling, sharding
@@ -61,7 +61,7 @@ def step(h100):
 
   @functools.cache
   def compiled(*flags):
-    config = load.with_flags(trial('digits_dit', **DIT), flags)
+    config = store.with_flags(trial('digits_dit', **DIT), flags)
     return training_step(config, h100)
 
   return compiled

@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import plan, train_setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block
@@ -273,8 +274,8 @@ def test_products_are_those_of_the_layers(name):
   Gradients of the network's input are not needed.
   """
   file = str(CONFIGS / f'{name}.py')
-  config = load.completed(load.from_file(file))
-  config = load.with_flags(config, [
+  config = store.completed(store.from_file(file))
+  config = store.with_flags(config, [
     ('training.mesh', '1,1'), ('training.batch_size', '16'),
     ('network.num_blocks', '1'),
     *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),

@@ -21,7 +21,7 @@ def test_known_pixels_and_where_they_are(key):
 
 
 def test_superres_is_conditioned_on_means_over_blocks():
-  found = conditions.image_condition('superres', 2)(None, X0)
+  found = conditions.superres(2)(None, X0)
   assert found.shape == X0.shape
   x = np.asarray(X0, np.float64)
   for i in range(4):
@@ -31,7 +31,7 @@ def test_superres_is_conditioned_on_means_over_blocks():
   with pytest.raises(
     ValueError, match='factor must divide images of 4x6, got 4'
   ):
-    conditions.image_condition('superres', 4)(None, X0)
+    conditions.superres(4)(None, X0)
 
 
 def test_luminance_is_that_of_pillow():
@@ -47,9 +47,7 @@ def test_luminance_is_that_of_pillow():
 def test_an_image_condition_is_of_the_example_itself(key):
   """Its masks have their own key, which other conditions do not change."""
   batch = {'image': X0, 'label': np.arange(5)}
-  condition = conditions.make_condition(
-    True, 0.5, conditions.image_condition('inpaint')
-  )
+  condition = conditions.make_condition(True, 0.5, conditions.inpaint())
 
   @jax.jit
   def run(key, batch):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import images, schemas
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app import images
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.classifier import Classifier
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.flow_map import FlowMap
@@ -22,7 +23,7 @@ KINDS: tuple[type[Model], ...] = (
 
 
 def make(
-  config: ConfigDict, workdir: str | Path, facts: images.Facts | None = None
+  config: Node, workdir: str | Path, facts: images.Facts | None = None
 ) -> Model:
   """Returns the model of a complete config.
 
@@ -30,7 +31,7 @@ def make(
   data.
   """
   facts = images.facts_of(config) if facts is None else facts
-  schema = schemas.schema_of(config)
+  schema = kinds.kind_of(config)
   (kind,) = (kind for kind in KINDS if kind.schema is schema)
   return kind(config, workdir, facts)
 

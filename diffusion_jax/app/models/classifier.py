@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.sharding import Mesh
 
-from diffusion_jax.app import schemas
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.kinds import NetworkFacts
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.models.noisy import NoisyModel
-from diffusion_jax.app.schemas import NetworkFacts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
 
@@ -22,7 +22,7 @@ _NO_IMAGES = (
 class Classifier(NoisyModel):
   """A classifier of noisy images, p(y | x_t)."""
 
-  schema = schemas.CLASSIFIER
+  schema = kinds.CLASSIFIER
   makes_images = False
 
   def network_facts(self) -> NetworkFacts:

@@ -9,11 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, images, schemas
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app import devices, images
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.models import guidance, teachers
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Params
@@ -31,14 +33,12 @@ Wrap = Callable[[dj.Denoiser], dj.Denoiser]
 class Diffusion(NoisyModel):
   """A diffusion model of images; see `Model`."""
 
-  schema = schemas.DIFFUSION
+  schema = kinds.DIFFUSION
   makes_images = True
 
-  def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
-  ):
+  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     super().__init__(config, workdir, facts)
-    self.sampling = make(self.schema, 'sampling', config.sampling)
+    self.sampling = config.sampling.make()
 
   # -- its teacher ------------------------------------------------------------
 
@@ -175,10 +175,7 @@ class Diffusion(NoisyModel):
     trained = self.schedule(params)
     visited = self.sampling.schedule or trained
     levels = self.levels(visited)
-    sampler = make(
-      self.schema, 'sampling.sampler', self.sampling.sampler,
-      {'schedule': visited},
-    )  # fmt: skip
+    sampler = self.sampling.sampler.make({'schedule': visited})
     sampler = self._corrected(sampler, visited, len(levels.t) - 1)
     if self.conditioning.self_conditioning:
       sampler = dj.self_conditioned(sampler)
@@ -194,7 +191,7 @@ class Diffusion(NoisyModel):
         return dj.level_grid(
           schedule, c.num_steps, c.spacing, end_clean=end_clean
         )
-      total = getattr(schedule, 'num_steps', None)
+      total = num_steps_of(schedule)
       if total is None:
         raise ValueError('respacing needs a schedule of steps')
       steps = dj.respaced_steps(total, c.respacing)
@@ -308,8 +305,8 @@ class Diffusion(NoisyModel):
     if c.respacing or self.learns_schedule:
       return
     schedule = getattr(c, 'schedule', None) or self.schedule()
-    total = getattr(schedule, 'num_steps', c.num_steps)
-    if c.num_steps > total:
+    total = num_steps_of(schedule)
+    if total is not None and c.num_steps > total:
       steps, others = count_steps(self.levels(schedule), total)
       print(
         f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
@@ -339,10 +336,8 @@ class Diffusion(NoisyModel):
     yield from self._guidance_problems()
 
   def _guidance_problems(self):
-    guide = self.sampling.guidance
-    if guide is None:
-      return
-    if getattr(guide, 'run', ''):
+    guide = self.config.sampling.get('guidance')
+    if guide is None or guide.get('run'):
       return
     if guide.scale != 1.0 and not self.conditioning.dropout:
       yield (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import diffusion_jax as dj
-from diffusion_jax.app import schemas
+from diffusion_jax.app.config import kinds
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.core.flow_map import MapKind
@@ -30,7 +30,7 @@ FORWARD_MODE = 'mean_flow', 'continuous_consistency'
 class FlowMap(Diffusion):
   """A flow map; see `Model`."""
 
-  schema = schemas.FLOW_MAP
+  schema = kinds.FLOW_MAP
 
   @functools.cached_property
   def network(self) -> nn.Module:
@@ -113,10 +113,11 @@ class FlowMap(Diffusion):
         f'config.sampling.num_steps={c.num_steps}: a consistency function only '
         'reaches the clean end: set it to 1, or sampling.stochastic=True'
       )
-    observed = edit.name in ('superres', 'colorize')
-    by_denoiser = observed and self.conditioning.image is None
-    by_denoiser |= edit.get('method') == 'reconstruction'
-    if mode == 'edit' and (by_denoiser or edit.name == 'interpolate'):
+    if mode != 'edit':
+      return
+    task, method = edit.constructor, edit.get('method')
+    observes = task.observes and self.conditioning.image is None
+    if observes or task.inverts or method == 'reconstruction':
       yield (
         f'config.edit={edit.name} needs a denoiser, and this run is a flow '
         'map: it can do inpaint by repaint or replace, and sdedit'

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import schemas
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key
@@ -32,7 +32,7 @@ Guides = Mapping[str, OtherRun]
 def other_images(path: str, other: Model, model: Model) -> Iterator[str]:
   """Yields how the images of the run that `path` names differ."""
   for name in ('image_shape', 'num_classes'):
-    theirs, ours = getattr(other.facts, name), getattr(model.facts, name)
+    theirs, ours = (each.facts._asdict()[name] for each in (other, model))
     if theirs != ours:
       yield (
         f'config.{path}: the images in {other.workdir} have {name} {theirs}, '
@@ -49,9 +49,9 @@ def read_params(
     return checkpoints.restore_params(model.workdir, True, shapes, step)
 
 
-def check_kind(path: str, other: ConfigDict, run: str, needed: str) -> None:
+def check_kind(path: str, other: Node, run: str, needed: str) -> None:
   """Raises UserError if the run that `path` names is of another kind."""
-  kind = schemas.schema_of(other).kind
+  kind = kinds.kind_of(other).kind
   if kind != needed:
     raise UserError(
       f'config.{path}: the run in {run} is {kind}, and {needed} is needed'

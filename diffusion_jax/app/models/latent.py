@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import images, load, schemas
-from diffusion_jax.app.config import from_config
+from diffusion_jax.app import images
+from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.guidance import check_unchanged, read_params
 from diffusion_jax.app.models.model import Latents, Params
@@ -42,12 +43,10 @@ _BATCH = 500
 class LatentDiffusion(Diffusion):
   """A diffusion model of latents; see `Model`."""
 
-  schema = schemas.LATENT_DIFFUSION
+  schema = kinds.LATENT_DIFFUSION
   keeps: tuple[str, ...] = 'autoencoder', 'latent.json'
 
-  def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
-  ):
+  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     super().__init__(config, workdir, facts)
     shape = config.latent.shape
     self.state_shape = shape or self.autoencoder.latent_shape()
@@ -61,9 +60,9 @@ class LatentDiffusion(Diffusion):
 
   def _open(self, run: str | Path, named: str = '') -> VAE:
     path = 'latent.run'
-    config = load.open_run(run, named)
+    config = store.open_run(run, named)
     facts, model = images.facts_of(config), None
-    if schemas.schema_of(config) is schemas.VAE:
+    if kinds.kind_of(config) is kinds.VAE:
       model = VAE(config, run, facts)
     if model is None or len(model.latent_shape()) != 3:
       raise UserError(
@@ -224,7 +223,7 @@ class LatentDiffusion(Diffusion):
           f'config.{field} needs pixels, and this run diffuses latents '
           '(config.latent): switch it off'
         )
-    if mode == 'edit' and self.config.edit.name in ('superres', 'colorize'):
+    if mode == 'edit' and self.config.edit.constructor.observes:
       yield (
         f'config.edit={self.config.edit.name} needs pixels, and this run '
         'diffuses latents: it can do inpaint, sdedit and interpolate'

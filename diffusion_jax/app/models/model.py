@@ -8,12 +8,11 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion_jax.app import images
-from diffusion_jax.app.config import Schema
+from diffusion_jax.app.config.fields import Conditioning
+from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.images import Facts
-from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.per_image import PerImage
@@ -57,14 +56,14 @@ class Model(Protocol):
   makes_images: bool
   keeps: tuple[str, ...] = ()
 
-  config: ConfigDict
+  config: Node
   workdir: Path
   facts: Facts
   conditioning: Conditioning
   sampling: Any
 
   def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: Facts
+    self, config: Node, workdir: str | Path, facts: Facts
   ) -> None: ...
 
   def check(self, mode: str) -> None:

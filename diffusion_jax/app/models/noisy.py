@@ -2,23 +2,24 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, images
-from diffusion_jax.app.config import from_config, make, parameters
+from diffusion_jax.app import constructors, images
+from diffusion_jax.app.config import tables
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import Conditioning, Text
+from diffusion_jax.app.config.kinds import NetworkFacts, ObjectiveFacts
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.models.model import IDENTITY, Model, Params
-from diffusion_jax.app.schemas import NetworkFacts, ObjectiveFacts
-from diffusion_jax.app.sections import Conditioning
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.embeddings import STEP_INPUTS
@@ -43,17 +44,12 @@ class NoisyModel(Model):
   takes_elapsed = takes_guidance = False
   latents = IDENTITY
 
-  def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
-  ):
+  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     self.config, self.workdir, self.facts = config, Path(workdir), facts
     self.state_shape: tuple[int, ...] = facts.image_shape
     self.conditioning = Conditioning()
     if 'conditioning' in self.schema.parts:
-      self.conditioning = make(self.schema, 'conditioning', config.conditioning)
-
-  def _make(self, key: str, facts: Mapping[str, object] | None = None) -> Any:
-    return make(self.schema, key, self.config[key], facts)
+      self.conditioning = config.conditioning.make()
 
   # -- the process ------------------------------------------------------------
 
@@ -75,30 +71,30 @@ class NoisyModel(Model):
 
   @functools.cached_property
   def _schedule(self):
-    return self._make('schedule')
+    return self.config.schedule.make()
 
   @property
   def learns_schedule(self) -> bool:
     """Whether the parameters have a branch 'schedule'."""
-    gamma = choices.gamma_of(self._schedule)
+    gamma = constructors.gamma_of(self._schedule)
     return gamma is not None and getattr(gamma, 'learned', True)
 
   @property
   def schedule_steps(self) -> int:
     """The number of steps of the schedule; 1000 in continuous time."""
-    return getattr(self._schedule, 'num_steps', 1000)
+    return constructors.num_steps_of(self._schedule) or 1000
 
   @functools.cached_property
-  def parametrization(self) -> choices.Parametrization:
+  def parametrization(self) -> Parametrization:
     """The quantity that the network predicts."""
     if 'parametrization' not in self.config:
-      return choices.Parametrization('flow')
-    return self._make('parametrization')
+      return Parametrization('flow')
+    return self.config.parametrization.make()
 
   @functools.cached_property
   def noise_input(self) -> NoiseInput:
     """The input of the network for a level, NoiseLevel -> [B]."""
-    return self._make('noise_input', {'schedule_steps': self.schedule_steps})
+    return self.config.noise_input.make({'schedule_steps': self.schedule_steps})
 
   # -- the network ------------------------------------------------------------
 
@@ -106,13 +102,11 @@ class NoisyModel(Model):
   def network(self) -> nn.Module:
     """The Flax module, with the inputs that the conditioning needs."""
     facts, section = self.network_facts(), self.config.network
-    network = self._make('network', facts)
+    network = section.make(facts)
     takes = parameters(type(network))
     for name, field in NEEDED.items():
       if facts[name] and name not in takes:
-        able = [
-          n for n, c in choices.DENOISERS.items() if name in parameters(c)
-        ]
+        able = [n for n, c in tables.DENOISERS.items() if name in parameters(c)]
         raise UserError(
           f'config.{field} needs a network with the parameter {name}, which '
           f'{section.name} does not have: set network to {" or ".join(able)}'
@@ -127,7 +121,7 @@ class NoisyModel(Model):
   def network_facts(self) -> NetworkFacts:
     """Returns the parameters of the network that are not fields."""
     c, section = self.conditioning, self.config.schedule
-    text = c.text or choices.Text(width=0)
+    text = c.text or Text(width=0)
     return NetworkFacts(
       out_channels=(2 if self.learned_variance else 1) * self.state_shape[-1],
       num_classes=self.facts.num_classes if c.labels else 0,
@@ -169,7 +163,7 @@ class NoisyModel(Model):
     variables = self.network.init(key, x, jnp.zeros(1), cond)
     params = {'network': variables['params']}
     if self.learns_schedule:
-      gamma = choices.gamma_of(self._schedule)
+      gamma = constructors.gamma_of(self._schedule)
       params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
     uncertainty = self.uncertainty
     if uncertainty is not None:
@@ -192,7 +186,7 @@ class NoisyModel(Model):
 
   def objective(self, test: bool = False) -> Objective:
     """Returns the loss; `test`: without dropout and augmentation."""
-    objective = self._make('objective', self.objective_facts(test))
+    objective = self.config.objective.make(self.objective_facts(test))
     constraints = {}
     if hasattr(self.network, 'constrain'):
       constraints['network'] = self.network.constrain
@@ -260,12 +254,10 @@ class NoisyModel(Model):
     return self.config.noise_input.get('scale', 1.0)
 
   @property
-  def uncertainty(self) -> choices.LogVariance | None:
+  def uncertainty(self) -> constructors.LogVariance | None:
     """EDM2's u(sigma), which is trained with the network."""
     section = self.config.objective.get('uncertainty')
-    if section is None:
-      return None
-    return make(self.schema, 'objective.uncertainty', section)
+    return None if section is None else section.make()
 
   def teacher(self) -> Callable[[Params, dict], dj.Denoiser] | None:
     """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""

@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, schemas
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app import images
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import States
+from diffusion_jax.app.config.kinds import NetworkFacts, StateFacts
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.model import Latents, Params
-from diffusion_jax.app.schemas import NetworkFacts
-from diffusion_jax.app.state_choices import Facts, States
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable
@@ -34,13 +36,11 @@ class StateDiffusion(Diffusion):
   are sequences of bytes, texts.
   """
 
-  schema = schemas.STATES
+  schema = kinds.STATES
 
-  def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
-  ):
+  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     super().__init__(config, workdir, facts)
-    self.states: States = make(self.schema, 'states', config.states)
+    self.states: States = config.states.make()
     self.is_text = facts.image_shape[0] == facts.image_shape[2] == 1
     if self.is_text:
       self.state_shape = facts.image_shape[1:2]
@@ -65,13 +65,13 @@ class StateDiffusion(Diffusion):
   def process(self) -> StateProcess:
     """What the states change to."""
     with jax.ensure_compile_time_eval():  # it is kept when a trace has ended
-      return self._make('transitions', self._state_facts)
+      return self.config.transitions.make(self._state_facts)
 
   @property
   def _state_facts(self):
     schedule = self.schedule()
-    num_steps = getattr(schedule, 'num_steps', None)
-    return Facts(
+    num_steps = num_steps_of(schedule)
+    return StateFacts(
       num_values=self.facts.num_levels, schedule=schedule, num_steps=num_steps
     )
 
@@ -104,7 +104,7 @@ class StateDiffusion(Diffusion):
     variables = network.init(key, x, jnp.zeros(1), self.example_cond())
     return {'network': variables['params']}
 
-  def objective_facts(self, test: bool = False) -> Facts:
+  def objective_facts(self, test: bool = False) -> StateFacts:
     """Returns the parameters of the objective that are no fields."""
     return {
       **self._state_facts,
@@ -141,7 +141,7 @@ class StateDiffusion(Diffusion):
     """Returns (schedule, levels [N + 1], sampler)."""
     schedule, c = self.schedule(params), self.sampling
     facts = {**self._state_facts, 'process': self.process}
-    sampler = make(self.schema, 'sampling.sampler', c.sampler, facts)
+    sampler = c.sampler.make(facts)
     if c.remasking:
       with from_config('sampling.remasking'):
         sampler = dj.remasked(sampler, self.process, c.remasking)

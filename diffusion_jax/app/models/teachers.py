@@ -7,11 +7,9 @@ weights; other weights are refused later.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ml_collections import ConfigDict
-
 import diffusion_jax as dj
-from diffusion_jax.app import load, schemas
-from diffusion_jax.app.config import find, parameters
+from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config.tree import Node, find, parameters
 from diffusion_jax.app.models import guidance
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.errors import UserError
@@ -28,7 +26,7 @@ _PATH = 'training.teacher'
 Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
-def open_run(student: 'Diffusion') -> ConfigDict | None:
+def open_run(student: 'Diffusion') -> Node | None:
   """Returns the config of training.teacher, or None.
 
   Raises UserError for a run of another kind of model, for an objective without
@@ -50,8 +48,8 @@ def open_run(student: 'Diffusion') -> ConfigDict | None:
     )
   if not run:
     return None
-  config = load.open_run(run, _PATH)
-  guidance.check_kind(_PATH, config, run, schemas.DIFFUSION.kind)
+  config = store.open_run(run, _PATH)
+  guidance.check_kind(_PATH, config, run, kinds.DIFFUSION.kind)
   return config
 
 

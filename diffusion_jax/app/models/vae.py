@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import devices, images, schemas, sections
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app import devices, images
+from diffusion_jax.app.config import fields, kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.guidance import Guides
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.core import vae as bound
@@ -32,18 +33,14 @@ COLUMNS = 10  # of an interpolation, both ends included
 class VAE(Model):
   """A variational autoencoder; see `Model`."""
 
-  schema = schemas.VAE
+  schema = kinds.VAE
   makes_images = True
-  conditioning = sections.Conditioning()
+  conditioning = fields.Conditioning()
   sampling = None
 
-  def __init__(
-    self, config: ConfigDict, workdir: str | Path, facts: images.Facts
-  ):
+  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     self.config, self.workdir, self.facts = config, Path(workdir), facts
-    self.decoding: sections.Decoding = make(
-      self.schema, 'decoding', config.decoding
-    )
+    self.decoding: fields.Decoding = config.decoding.make()
 
   @functools.cached_property
   def network(self) -> Any:
@@ -51,7 +48,7 @@ class VAE(Model):
     height, width, channels = self.facts.image_shape
     count, *_ = vae.DECODERS[self.decoding.decoder]
     facts = {'image_size': (height, width), 'out_channels': count * channels}
-    return make(self.schema, 'network', self.config.network, facts)
+    return self.config.network.make(facts)
 
   @property
   def num_latents(self) -> int:
@@ -121,11 +118,11 @@ class VAE(Model):
     section, model = self.config.objective, self
     if test:
       plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
-      section = ConfigDict({**section, **plain})
+      section = section.replace(**plain)
       model = copy.copy(self)
       model.network = self.network.clone(dropout=0.0)
-    facts = {name: getattr(model, name) for name in schemas.OF_VAES}
-    return make(self.schema, 'objective', section, facts)
+    facts = {name: getattr(model, name) for name in kinds.OF_VAES}
+    return section.make(facts)
 
   def generate(
     self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False

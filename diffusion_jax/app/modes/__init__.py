@@ -3,17 +3,16 @@
 import importlib
 from collections.abc import Callable
 
-from ml_collections import ConfigDict
-
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import precision
 
-Mode = Callable[[ConfigDict, str], None]
+Mode = Callable[[Node, str], None]
 
 
 def _mode(name: str) -> Mode:
   # The module is imported when it is called: `--mode=noise` needs no Flax.
-  def run(config: ConfigDict, workdir: str) -> None:
+  def run(config: Node, workdir: str) -> None:
     try:
       with precision.products_at(config.matmul_precision):
         importlib.import_module(f'{__name__}.{name}').run(config, workdir)

@@ -4,16 +4,16 @@ import shutil
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import check_set, from_config
+from diffusion_jax.app.config.errors import check_set, from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.run import folder
 from diffusion_jax.runtime import files
 from diffusion_jax.training import averages, checkpoints
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Writes average.out, a run folder that holds only the average.
 
   Every mode reads it like the run itself; average.json describes it.

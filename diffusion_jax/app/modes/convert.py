@@ -9,29 +9,24 @@ from typing import Any
 
 import jax
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import (
   devices,
   images,
-  load,
   models,
   other_runs,
   sample_inputs,
   weights,
 )
-from diffusion_jax.app.config import (
-  check_one_of,
-  check_set,
-  from_config,
-  parameters,
-)
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
+from diffusion_jax.app.config.fields import COMMON, Sampling, Top
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.sections import COMMON, Sampling, Top
 from diffusion_jax.data.sources import existing
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.interop import (
@@ -54,7 +49,7 @@ TARGETS = ('diffusers', OURS, 'stablehlo')
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Imports convert.source as the run in workdir, or exports the run."""
   c = config.convert
   if bool(c.source) == bool(c.to):
@@ -69,7 +64,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     write(config, Path(workdir))
 
 
-def read(config: ConfigDict, workdir: Path) -> None:
+def read(config: Node, workdir: Path) -> None:
   """Writes a run folder with the weights in convert.source, at step 0."""
   c = config.convert
   folder.check_no_run(workdir, '--workdir')
@@ -100,9 +95,9 @@ def read(config: ConfigDict, workdir: Path) -> None:
   print(f'wrote {workdir}: --config={workdir} uses it')
 
 
-def check_given(config: ConfigDict, name: str) -> None:
+def check_given(config: Node, name: str) -> None:
   """Raises UserError for fields that the weights of a format decide."""
-  usual = folder.plain(load.completed(ConfigDict(), trusted=False))
+  usual = folder.plain(store.completed({}, trusted=False))
   free = ('convert', 'compilation_cache', 'latent')
   if name != OURS:
     others = (path for path in COMMON if path not in ('', 'sampling'))
@@ -116,26 +111,24 @@ def check_given(config: ConfigDict, name: str) -> None:
     )
 
 
-def config_of(config: ConfigDict, imported: Imported) -> ConfigDict:
+def config_of(config: Node, imported: Imported) -> Node:
   """Returns the complete config of a run with imported weights.
 
   config: the user's config, for fields that the weights do not decide.
   """
   facts, sections = dict(imported.facts), imported.sections
-  complete = ConfigDict(load.fields_of_parts(config, COMMON))
-  with complete.unlocked(), complete.ignore_type():
-    complete.data, complete.optimizer = config.data, config.optimizer
-    if config.latent is not None:
-      complete.latent = config.latent
-      complete.latent.shape = facts['image_shape']
-      facts['image_shape'] = image_shape_of(complete.latent.run)
-      sections = sections | {'sampling': sections['sampling'] | {'clip': False}}
-    for name, section in sections.items():
-      complete[name] = ConfigDict({**complete.get(name, {}), **section})
-  complete = load.completed(complete, trusted=False)
-  with complete.unlocked():
-    complete.facts = ConfigDict(facts_of(complete, facts)._asdict())
-  return complete
+  given = config.to_dict()
+  tree = store.fields_of_parts(given, COMMON)
+  tree |= {name: given[name] for name in ('data', 'optimizer')}
+  if config.latent is not None:
+    tree['latent'] = {**given['latent'], 'shape': facts['image_shape']}
+    facts['image_shape'] = image_shape_of(config.latent.run)
+    sections = sections | {'sampling': sections['sampling'] | {'clip': False}}
+  for name, section in sections.items():
+    tree[name] = {**tree.get(name, {}), **section}
+  complete = store.completed(tree, trusted=False)
+  tree['facts'] = facts_of(complete, facts)._asdict()
+  return store.completed(tree, trusted=False)
 
 
 def image_shape_of(run: str) -> tuple[int, ...]:
@@ -143,7 +136,7 @@ def image_shape_of(run: str) -> tuple[int, ...]:
 
   Its run must have a scale, since there are no images to measure it with.
   """
-  config = load.open_run(run, 'latent.run')
+  config = store.open_run(run, 'latent.run')
   if not config.get('decoding', {}).get('scale'):
     raise UserError(
       f'config.latent.run: {run} is not the run of an autoencoder with a '
@@ -152,7 +145,7 @@ def image_shape_of(run: str) -> tuple[int, ...]:
   return images.facts_of(config).image_shape
 
 
-def facts_of(config: ConfigDict, given: Json) -> images.Facts:
+def facts_of(config: Node, given: Json) -> images.Facts:
   """Returns the facts of the images of imported weights.
 
   given: `Imported.facts`. Without config.data there are 256 grey levels.
@@ -160,16 +153,16 @@ def facts_of(config: ConfigDict, given: Json) -> images.Facts:
   if config.data is None:
     return images.Facts(given['image_shape'], given.get('num_classes', 0), 256)
   facts = images.facts_of(config)
-  for name, value in given.items():
-    if getattr(facts, name) != value:
+  for name, ours in facts._asdict().items():
+    if name in given and given[name] != ours:
       raise UserError(
-        f'config.data={config.data.name}: {name} is {getattr(facts, name)}, '
-        f'and {value} for the weights'
+        f'config.data={config.data.name}: {name} is {ours}, and {given[name]} '
+        'for the weights'
       )
   return facts
 
 
-def load_weights(name: str, convert: ConfigDict) -> Imported:
+def load_weights(name: str, convert: Node) -> Imported:
   """Reads convert.source with the module of its format."""
   module = importlib.import_module(f'diffusion_jax.interop.{name}')
   options = options_of(convert.options)
@@ -181,7 +174,7 @@ def load_weights(name: str, convert: ConfigDict) -> Imported:
     raise ValueError(f'format={name}: {error}') from error
 
 
-def read_ours(config: ConfigDict) -> tuple[ConfigDict, Params]:
+def read_ours(config: Node) -> tuple[Node, Params]:
   """Reads (config, params) of a file that convert.to=safetensors wrote.
 
   The user may only change latent.run, the place of the autoencoder's run.
@@ -194,14 +187,15 @@ def read_ours(config: ConfigDict) -> tuple[ConfigDict, Params]:
   metadata = files.read_metadata(c.source)
   if 'config' not in metadata:
     raise ValueError(f'{c.source} was not written by --mode=convert')
-  stored = load.stored(parse_json(metadata['config']), c.source)
+  stored = store.stored(parse_json(metadata['config']), c.source)
   if config.latent is not None:
-    stored.latent.run = config.latent.run
+    run = config.latent.run
+    stored = store.with_fields(stored, {'latent.run': run})
   params = traverse_util.unflatten_dict(files.read_tensors(c.source), sep='/')
   return stored, params
 
 
-def write(config: ConfigDict, workdir: Path) -> None:
+def write(config: Node, workdir: Path) -> None:
   """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
   check_one_of(TARGETS, 'convert.to', c.to)

@@ -4,7 +4,6 @@ An interrupted evaluation continues with the samples and batches of real images
 that it has written.
 """
 
-import copy
 import functools
 import itertools
 from collections.abc import Iterator
@@ -12,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import (
-  devices,
-  images,
-  load,
-  models,
-  scoring,
-  weights,
-)
-from diffusion_jax.app.config import at, from_config
+from diffusion_jax.app import devices, images, models, scoring, weights
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
@@ -46,7 +39,7 @@ Fields = Json  # of a sweep, of the scores as JSON, of settings
 Points = list[tuple[Fields, Model]]  # ({field: value}, model)
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Writes evaluation/<metric>-<split>/ for each metric of real images.
 
   Metrics of generated images share evaluation/samples/. A sweep writes a folder
@@ -93,7 +86,7 @@ def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   return Path('evaluation', name, title(changes or {}))
 
 
-def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
+def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
   """Yields ({field: value}, config) of each point of evaluation.sweep.
 
   The sweep lists values for fields of config.sampling, 'num_steps=10,20
@@ -110,11 +103,11 @@ def sweep(config: ConfigDict) -> Iterator[tuple[Fields, ConfigDict]]:
     lists[field] = values.split(',')
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
-    point = load.with_flags(config, flags, trusted=False)
-    values = {field: at(point.sampling, field) for field in lists}
+    point = store.with_flags(config, flags, trusted=False)
+    values = {field: point.sampling.at(field) for field in lists}
     yield (
       {
-        field: x.name if isinstance(x, ConfigDict) else x
+        field: x.name if isinstance(x, Node) else x
         for field, x in values.items()
       },
       point,
@@ -136,9 +129,11 @@ def score_samples(
     print(f'{title(changes)}:')
   below = folder_of(model, 'samples', changes)
   out = make_folder(model.workdir, below)
-  config = copy.deepcopy(model.config)
-  count = config.evaluation.num_generated
-  config.sampling.update(num_samples=count, name='samples', trajectory=False)
+  count = model.config.evaluation.num_generated
+  fields = {'num_samples': count, 'name': 'samples', 'trajectory': False}
+  config = store.with_fields(
+    model.config, {f'sampling.{name}': x for name, x in fields.items()}
+  )
   path = sample.draw(config, model.workdir, below, 'evaluation.name')
   if not processes.is_first():
     return {}

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion_jax.app import (
   devices,
   images,
   other_runs,
-  own_parts,
   sample_inputs,
   scoring,
   sheets,
 )
-from diffusion_jax.app.config import from_config, near
+from diffusion_jax.app.config import own
+from diffusion_jax.app.config.errors import from_config, near
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run.step_log import average
 from diffusion_jax.core.keys import stream
@@ -69,7 +69,7 @@ class Hook(NamedTuple):
     except UserError:
       raise
     except Exception as error:
-      place = own_parts.place_of(error)
+      place = own.place_of(error)
       if not place and not isinstance(error, (ValueError, TypeError)):
         raise
       kind = f'{type(error).__name__}: ' if place else ''
@@ -79,7 +79,7 @@ class Hook(NamedTuple):
       ) from error
 
 
-def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
+def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
   """Returns the hooks that act after a step; after the last step, all hooks."""
   last = step == config.training.num_steps
   return [
@@ -87,7 +87,7 @@ def due(config: ConfigDict, hooks: list[Hook], step: int) -> list[Hook]:
   ]
 
 
-def end_of_call(config: ConfigDict, hooks: list[Hook], step: int) -> int:
+def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
   """Returns the last step of the call that begins after `step`.
 
   The call has training.steps_per_call steps, or fewer if a hook is due earlier.

@@ -3,30 +3,27 @@
 import json
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 import diffusion_jax as dj
-from diffusion_jax.app import load
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.demos import noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_json
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Writes pictures, plots and white_noise.json into workdir."""
   if 'noise' not in config:
     raise UserError(
       'this config has no section noise: give --config=configs/noise_photo.py'
     )
-  schema = load.schema_of(config)
-  schedule = make(schema, 'schedule', config.schedule)
+  schedule = config.schedule.make()
   if not isinstance(schedule, dj.DiscreteSchedule):
     raise UserError(
       f'config.schedule={config.schedule.name} has no steps: set it to linear, '
       'or another schedule of betas or alphas'
     )
-  photo_noise = make(schema, 'noise', config.noise)
+  photo_noise = config.noise.make()
   with from_config('noise'):
     photo = photo_noise.photo()
   out = make_folder(workdir)

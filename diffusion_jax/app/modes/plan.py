@@ -15,14 +15,15 @@ import jax.numpy as jnp
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.app import devices, load, models, other_runs, sample_inputs
-from diffusion_jax.app.config import check_set, from_config, make
+from diffusion_jax.app import devices, models, other_runs, sample_inputs
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.errors import check_set, from_config
+from diffusion_jax.app.config.fields import Plan
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import train_setup
-from diffusion_jax.app.sections import Plan
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies
@@ -34,13 +35,13 @@ from diffusion_jax.training.objectives import Objective
 COMPILERS = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Compiles a program for each mesh and batch, and prints what it needs.
 
   plans/<of>-<devices>.json stores the results; a program that is already in it
   is not compiled again.
   """
-  plan = make(load.schema_of(config), 'plan', config.plan)
+  plan = config.plan.make()
   hint = 'name the devices, such as v5e:8x16, h100x8 or cpu:8'
   check_set('plan.devices', plan.devices, hint)
   with from_config('plan.devices'):
@@ -61,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   print(f'wrote {path}')
 
 
-def variants(config: ConfigDict, plan: Plan) -> Iterator[ConfigDict]:
+def variants(config: Node, plan: Plan) -> Iterator[Node]:
   """Yields the config with each mesh and each batch of a plan."""
   for mesh, batch in itertools.product(
     plan.meshes or (None,), plan.batches or (None,)
@@ -75,11 +76,11 @@ def variants(config: ConfigDict, plan: Plan) -> Iterator[ConfigDict]:
       flags.append(('training.mesh', mesh.replace('x', ',')))
     if batch is not None:
       flags.append((plans.SIZES[plan.of], str(batch)))
-    yield load.with_flags(config, flags)
+    yield store.with_flags(config, flags)
 
 
 def compile_one(
-  config: ConfigDict,
+  config: Node,
   of: str,
   topology: Topology,
   workdir: str | Path,
@@ -131,13 +132,13 @@ def compile_one(
   measured = roofline.measure(compiled, traced.jaxpr, topology, mesh.size)
   useful = sum(measured.flops.values())
   if of == 'train' and row['remat']:
-    once = load.with_flags(config, [('network.remat', 'False')])
+    once = store.with_flags(config, [('network.remat', 'False')])
     jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
 
 
-def attention(config: ConfigDict, lowered: stages.Lowered) -> str:
+def attention(config: Node, lowered: stages.Lowered) -> str:
   """Returns what computes the attention, '' for networks without the choice."""
   if 'attention' not in config.network:
     return ''
@@ -201,18 +202,16 @@ def figures(
 Traced = tuple[stages.Traced, int, tuple[int, int]]
 
 
-def trace_training(
-  config: ConfigDict, mesh: Mesh, workdir: str | Path
-) -> Traced:
+def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
-  config = load.with_flags(config, [('training.steps_per_call', '1')])
+  config = store.with_flags(config, [('training.steps_per_call', '1')])
   refuse(train_setup.problems(config))
   refuse(train_setup.batch_problems(config, mesh))
   model = models.make(config, workdir)
   model.check('plan')
   objective: Objective = model.objective()
   facts = {'total_steps': config.training.num_steps}
-  optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
+  optimizer, _ = config.optimizer.make(facts)
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   size = config.training.batch_size
@@ -228,9 +227,7 @@ def trace_training(
   return traced, size, state_size(shapes.params, shapes)
 
 
-def trace_sampling(
-  config: ConfigDict, mesh: Mesh, workdir: str | Path
-) -> Traced:
+def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   """Traces the program that samples a batch."""
   model = models.make(config, workdir)
   model.check('sample')

@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import (
   devices,
   images,
-  load,
   models,
   other_runs,
   sample_inputs,
   weights,
 )
+from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
@@ -47,12 +47,12 @@ _TEST_IMAGES = 200  # for comparison with the distances of samples
 _MOST_PIXELS = 300_000_000
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Writes report.html in the workdir."""
   print(f'wrote {write(config, workdir)}')
 
 
-def after_training(config: ConfigDict, workdir: str | Path) -> None:
+def after_training(config: Node, workdir: str | Path) -> None:
   """Writes report.html if report.after_training is set; prints a failure."""
   if not config.report.after_training or not processes.is_first():
     return
@@ -63,7 +63,7 @@ def after_training(config: ConfigDict, workdir: str | Path) -> None:
     print(f'no report was written: {reason}. To try again: --mode=report')
 
 
-def write(config: ConfigDict, workdir: str | Path) -> Path:
+def write(config: Node, workdir: str | Path) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
   runs = read_runs([str(workdir), *config.report.runs])
   model = models.make(config, workdir)
@@ -105,13 +105,13 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
     return None
 
 
-def defaults(config: ConfigDict) -> dict[str, object]:
+def defaults(config: Node) -> dict[str, object]:
   """Returns the defaults of a config's choices, and the default choices."""
-  objective = next(iter(load.schema_of(config).table('objective')))
-  usual = load.completed(ConfigDict({'objective': objective}), trusted=False)
+  objective = next(iter(kinds.kind_of(config).table('objective')))
+  usual = store.completed({'objective': objective}, trusted=False)
   fields = folder.flat(folder.plain(usual)).items()
   choices = {name: x for name, x in fields if name.endswith('.name')}
-  return load.defaults(config) | choices
+  return store.defaults(config) | choices
 
 
 def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
@@ -153,7 +153,7 @@ def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
   stored = provenance.read(path).get('sampling', {})
   content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
-  one = models.make(load.stored(content, path), model.workdir, model.facts)
+  one = models.make(store.stored(content, path), model.workdir, model.facts)
   calls = count_calls(one) if stored else None
   note = f'{calls} calls of the network' if calls else ''
   x = one.pictures(read_first(model, path, 2 * _PICTURES))

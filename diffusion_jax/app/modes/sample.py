@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diffusion_jax.app import (
@@ -17,6 +16,7 @@ from diffusion_jax.app import (
   sheets,
   weights,
 )
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
@@ -28,7 +28,7 @@ from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import replicate
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
   They are in samples/; for <name> see `provenance.name_of`. For a network that
@@ -38,9 +38,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
   draw(config, workdir, Path('samples'), 'sampling.name')
 
 
-def draw(
-  config: ConfigDict, workdir: str | Path, below: Path, field: str
-) -> Path:
+def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   """Writes the samples into a folder of the run; returns the npz file's path.
 
   below: the folder's path in the run; field: the field of the config that

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
@@ -15,7 +14,7 @@ from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import preemption
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: Node, workdir: str | Path) -> None:
   """Trains up to training.num_steps; writes into workdir only.
 
   After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.

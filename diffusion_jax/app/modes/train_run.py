@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
-from diffusion_jax.app import ema, images, own_parts
+from diffusion_jax.app import ema, images
+from diffusion_jax.app.config import own
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
@@ -176,7 +177,7 @@ def begin(parts: Setup) -> Run | None:
     )
     return None
   stored = folder.stored_form(config, model.facts)
-  own_parts.remember(workdir, config)
+  own.remember(workdir, config)
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)
@@ -203,7 +204,7 @@ def begin(parts: Setup) -> Run | None:
 
 
 def open_manager(
-  config: ConfigDict, workdir: Path, shapes: TrainState
+  config: Node, workdir: Path, shapes: TrainState
 ) -> CheckpointManager:
   """Opens the run's checkpoints; raises UserError if all are damaged."""
   c = config.training

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 from jax import stages
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion_jax.app import devices, ema, images, models
-from diffusion_jax.app.config import from_config, make
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.core.keys import stream
@@ -41,7 +41,7 @@ class Setup:
   mesh; rates: the learning rate of each step; hooks: see `hooks.Hook`.
   """
 
-  config: ConfigDict
+  config: Node
   workdir: Path
   model: models.Model
   mesh: Mesh
@@ -56,7 +56,7 @@ class Setup:
   start_up: StartUp
 
 
-def setup(config: ConfigDict, workdir: str | Path) -> Setup:
+def setup(config: Node, workdir: str | Path) -> Setup:
   """Makes the parts of a training; writes no file.
 
   Raises UserError if anything in the config is wrong.
@@ -70,9 +70,8 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   model = models.make(config, workdir)
   model.check('train')
   objective = model.objective()
-  schema = type(model).schema
   facts = {'total_steps': config.training.num_steps}
-  optimizer, rate = make(schema, 'optimizer', config.optimizer, facts)
+  optimizer, rate = config.optimizer.make(facts)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   for hook in todo:
@@ -95,7 +94,7 @@ def setup(config: ConfigDict, workdir: str | Path) -> Setup:
   )
 
 
-def problems(config: ConfigDict) -> Iterator[str]:
+def problems(config: Node) -> Iterator[str]:
   """Yields fields of a training that contradict one another."""
   c = config.training
   if c.keep_every and (
@@ -121,7 +120,7 @@ def problems(config: ConfigDict) -> Iterator[str]:
     )
 
 
-def batch_problems(config: ConfigDict, mesh: Mesh) -> Iterator[str]:
+def batch_problems(config: Node, mesh: Mesh) -> Iterator[str]:
   """Yields a problem if the devices cannot split the batch."""
   c = config.training
   if c.batch_size % (mesh.size * c.accumulate):
@@ -170,7 +169,7 @@ def state_maker(
 
 
 def jit_step(
-  config: ConfigDict,
+  config: Node,
   mesh: Mesh,
   objective: Objective,
   optimizer: optax.GradientTransformation,

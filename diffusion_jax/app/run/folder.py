@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
-from ml_collections import ConfigDict
-
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import sections
-from diffusion_jax.app.sections import Training
+from diffusion_jax.app.config import fields
+from diffusion_jax.app.config.fields import Training
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
 
@@ -42,7 +41,7 @@ FREE = (
   *(
     f'training.{name}'
     for name, kind in get_type_hints(Training, include_extras=True).items()
-    if sections.FREE in getattr(kind, '__metadata__', ())
+    if fields.FREE in getattr(kind, '__metadata__', ())
   ),
 )
 
@@ -71,17 +70,17 @@ def check_no_run(workdir: Path, flag: str) -> None:
     raise UserError(f'{workdir} holds a run: give another {flag}, or remove it')
 
 
-def write_config(workdir: Path, config: ConfigDict, facts: NamedTuple) -> None:
+def write_config(workdir: Path, config: Node, facts: NamedTuple) -> None:
   """Writes config.json with the facts of the images, atomically."""
   write_json(workdir / 'config.json', stored_form(config, facts))
 
 
-def stored_form(config: ConfigDict, facts: NamedTuple) -> dict:
+def stored_form(config: Node, facts: NamedTuple) -> dict:
   """Returns the config with the facts of the images, in JSON's types."""
   return plain(config) | {'facts': json.loads(json.dumps(facts._asdict()))}
 
 
-def plain(config: ConfigDict) -> dict:
+def plain(config: Node) -> dict:
   """Returns the config in JSON's types: dicts, lists, numbers, strings."""
   return json.loads(json.dumps(config.to_dict()))
 
@@ -103,9 +102,7 @@ def config_hash(workdir: str | Path) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_same_run(
-  workdir: Path, config: ConfigDict, facts: NamedTuple
-) -> None:
+def check_same_run(workdir: Path, config: Node, facts: NamedTuple) -> None:
   """Raises UserError if the run in workdir has another config.
 
   A folder with a config.json or checkpoints is a run.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import load
+from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
@@ -65,14 +65,14 @@ def name_of(model: 'Model') -> str:
   if model.config.sampling.name:
     return model.config.sampling.name
   stored = folder.flat(folder.read_config(model.workdir) or {})
-  defaults, changes = load.defaults(model.config), {}
+  defaults, changes = store.defaults(model.config), {}
   for field, value in folder.flat(folder.plain(model.config)).items():
     # The field of another choice than the run's has a default.
     default = defaults.get(field) if field.count('.') > 1 else ''
     if field.startswith('sampling.') and value != stored.get(field, default):
       changes[field.removeprefix('sampling.').removesuffix('.name')] = value
   changes |= _computed_by(model)
-  texts = {field: load.as_text(changes[field]) for field in sorted(changes)}
+  texts = {field: store.as_text(changes[field]) for field in sorted(changes)}
   name = f'samples-{title(texts)}' if texts else 'samples'
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
 

@@ -7,10 +7,10 @@ from typing import SupportsFloat
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.objectives import Mean
@@ -27,7 +27,7 @@ class StepLog:
 
   def __init__(
     self,
-    config: ConfigDict,
+    config: Node,
     workdir: Path,
     manager: CheckpointManager,
     writer: MetricWriter,

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app import devices, ema, images, load, models
+from diffusion_jax.app import devices, ema, images, models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.runtime.sharding import replicate
@@ -67,8 +68,8 @@ def test_the_average_of_edm2_is_a_power_function():
     math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width,
     rel_tol=1e-4,
   )  # fmt: skip
-  config = load.from_file(str(CONFIGS / 'imagenet64_edm2.py'))
-  rate, _ = ema.rates(load.completed(config))
+  config = store.from_file(str(CONFIGS / 'imagenet64_edm2.py'))
+  rate, _ = ema.rates(store.completed(config))
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)
     np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-3)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
@@ -74,7 +75,8 @@ def text_run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'text'
   config = trial('text_masked', **TEXT)
   MODES['train'](config, workdir)
-  config.sampling.update(trajectory=True, name='samples')
+  changes = {'sampling.trajectory': True, 'sampling.name': 'samples'}
+  config = store.with_fields(config, changes)
   MODES['sample'](config, workdir)
   return workdir
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load, models, weights
+from diffusion_jax.app import models, weights
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
@@ -31,7 +32,7 @@ def run(tmp_path_factory):
 
 
 def config_of(workdir, **fields):
-  return load.of_run(str(workdir), smoke(), [*as_flags(fields)])
+  return store.of_run(str(workdir), smoke(), [*as_flags(fields)])
 
 
 def average(workdir, **fields):

@@ -15,10 +15,9 @@ import pytest
 from absl.testing import flagsaver
 from flax import serialization
 from jax import export
-from ml_collections import ConfigDict
 
-from diffusion_jax.app import cli, devices, images, load, models, weights
-from diffusion_jax.app.config import make
+from diffusion_jax.app import cli, devices, images, models, weights
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
 from diffusion_jax.data.images import write_png
@@ -45,7 +44,7 @@ STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 
 def given(**changes):
   """Returns the config of a command without --config."""
-  return load.with_flags(ConfigDict(), [*as_flags(changes)])
+  return store.with_flags(store.completed({}), [*as_flags(changes)])
 
 
 def read(workdir, source, **changes):
@@ -56,12 +55,12 @@ def read(workdir, source, **changes):
 
 def of_run(workdir, **changes):
   """Returns the config of a mode that uses a run."""
-  return load.of_run(workdir, load.open_run(workdir), [*as_flags(changes)])
+  return store.of_run(workdir, store.open_run(workdir), [*as_flags(changes)])
 
 
 def to_train(workdir, **changes):
   """Returns the config of a training with --config=<workdir>."""
-  return load.with_flags(load.open_run(workdir), [*as_flags(changes)])
+  return store.with_flags(store.open_run(workdir), [*as_flags(changes)])
 
 
 def write(workdir, to, out, **changes):
@@ -329,7 +328,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   model: Any = models.make(config, 'none')
   mesh = devices.make_mesh(config)
   facts = {'total_steps': config.training.num_steps}
-  optimizer, _ = make(model.schema, 'optimizer', config.optimizer, facts)
+  optimizer, _ = config.optimizer.make(facts)
   objective = model.objective()
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   # other than zeros everywhere, and without a compilation

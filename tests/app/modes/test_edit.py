@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import devices, models, sample_inputs
-from diffusion_jax.app.config import make
+from diffusion_jax.app import devices, edits, models, sample_inputs
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import sources
@@ -164,7 +163,7 @@ def test_a_mask_is_its_alpha_or_its_white(files, name):
     write_mask(path, 255 * known, full)
   else:
     Image.fromarray((65535 * known).astype(np.uint16)).save(path)
-  mask = edit.read_mask(str(path), (8, 8, 1))
+  mask = edits.read_mask(str(path), (8, 8, 1))
   np.testing.assert_array_equal(mask[..., 0], known)
 
 
@@ -176,7 +175,7 @@ def test_masks_that_say_nothing_are_refused(files):
   ):
     write_mask(files / 'm.png', colours, alpha)
     with pytest.raises(ValueError, match=message):
-      edit.read_mask(str(files / 'm.png'), (8, 8, 1))
+      edits.read_mask(str(files / 'm.png'), (8, 8, 1))
 
 
 def test_palette_fills_in_unknown_pixels(palette, files):
@@ -217,7 +216,7 @@ def test_an_interpolation_is_not_clipped():
   }
   keys = jax.random.split(jax.random.key(0), 2)
   draw = jax.jit(
-    lambda *call: edit.interpolate(edit.Task(model, None, '', *call))
+    lambda *call: edits.Interpolate().draw(edits.Task(model, '', *call))
   )
   results = draw(params, {}, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)
@@ -354,7 +353,7 @@ def test_a_network_has_the_task_of_its_condition(
 def chosen_label(**changes):
   config = smoke(**QUICK | changes)
   model: Any = models.make(config, 'nowhere')
-  return edit.choose_label(model, make(model.schema, 'edit', config.edit))
+  return edit.choose_label(model, config.edit.make())
 
 
 def test_the_label_is_that_of_all_samples():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
@@ -74,7 +74,7 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
   keeps_all('train', smoke(), copy, message)
   with pytest.raises(UserError, match=message):  # all other modes
-    load.of_run(copy, smoke(), [])
+    store.of_run(copy, smoke(), [])
   with pytest.raises(UserError) as error:
     MODES['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
@@ -290,6 +290,6 @@ def test_no_mode_waits_for_a_pipe(name, message, copy):
   os.mkfifo(copy / name)
 
   def use():
-    MODES['sample'](load.of_run(copy, smoke(**FEW), []), str(copy))
+    MODES['sample'](store.of_run(copy, smoke(**FEW), []), str(copy))
 
   refused(message, use)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import load
-from diffusion_jax.app.config import make
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import CONFIGS, as_flags
@@ -14,8 +13,8 @@ SMALL = {'noise.size': 64, 'noise.frames': 5, 'noise.num_draws': 10}
 
 
 def config(**changes):
-  config = load.completed(load.from_file(str(CONFIGS / 'noise_photo.py')))
-  return load.with_flags(config, [*as_flags(SMALL | changes)])
+  config = store.completed(store.from_file(str(CONFIGS / 'noise_photo.py')))
+  return store.with_flags(config, [*as_flags(SMALL | changes)])
 
 
 def noise(workdir, **changes):
@@ -30,8 +29,8 @@ def homework(tmp_path_factory):
 
 
 def test_the_default_is_500_descending_alphas():
-  full = load.completed(load.from_file(str(CONFIGS / 'noise_photo.py')))
-  schedule = make(load.schema_of(full), 'schedule', full.schedule)
+  full = store.completed(store.from_file(str(CONFIGS / 'noise_photo.py')))
+  schedule = full.schedule.make()
   alphas = np.asarray(schedule.alphas)
   assert len(alphas) == 500 and (np.diff(alphas) < 0).all()
   np.testing.assert_allclose(alphas[[0, -1]], [0.9998, 0.96], rtol=1e-6)
@@ -112,7 +111,7 @@ def test_wrong_input(tmp_path, changes, message):
 
 
 def test_other_configs_have_no_photo(tmp_path):
-  digits = load.completed(load.from_file(str(CONFIGS / 'digits.py')))
+  digits = store.completed(store.from_file(str(CONFIGS / 'digits.py')))
   with pytest.raises(
     UserError, match='no section noise: give --config=configs'
   ):

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, plan
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
@@ -172,8 +173,8 @@ def test_a_step_compiles_for_machines_that_are_not_here(
     facts = models.make(other, 'none').facts
     (tmp_path / 'autoencoder').mkdir()
     folder.write_config(tmp_path / 'autoencoder', other, facts)
-    with config.unlocked():
-      config.latent.run = str(tmp_path / 'autoencoder')
+    run = str(tmp_path / 'autoencoder')
+    config = store.with_fields(config, {'latent.run': run})
   row = compiles(config, 'train', devices, tmp_path)
   assert row['fits'] and row['collectives'] and sum(row['flops'].values())
   assert not row['loops_of_unknown_length']

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, report
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.errors import UserError
@@ -70,14 +71,14 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   text = (run / 'report.html').read_text()
   assert 'id="neighbours"' not in text and 'id="trajectory"' not in text
 
-  config.report.runs = (f'{run}-lost',)
+  changes = {'report.runs': (f'{run}-lost',), 'report.after_training': True}
+  config = store.with_fields(config, changes)
   with pytest.raises(UserError, match='-lost is not a run folder'):
     MODES['report'](config, str(run))
 
   def fail(*args):
     raise RuntimeError('no\nmemory')
 
-  config.report.after_training = True
   monkeypatch.setattr(report, 'write', fail)
   report.after_training(config, str(run))
   said = capsys.readouterr().out

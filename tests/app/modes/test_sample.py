@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import devices, load, models, weights
+from diffusion_jax.app import devices, models, weights
+from diffusion_jax.app.config import store
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance
@@ -124,7 +125,7 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
     ('short', {'network.dtype': 'bfloat16'}),
   ):
     flags = [*as_flags(flags | {'sampling.name': name})]
-    MODES['sample'](load.of_run(run, smoke(**fields), flags), run)
+    MODES['sample'](store.of_run(run, smoke(**fields), flags), run)
     arrays[name] = samples(run, name)
   settings = [json.loads(str(x['settings'])) for x in arrays.values()]
   assert settings[1].pop('computed_by') == {'network.dtype': 'bfloat16'}

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.app import load, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.errors import UserError
 from tests.app.conftest import as_flags, smoke
@@ -61,9 +62,9 @@ def test_samples_are_named_by_what_differs_from_the_run(
   config = smoke(**BASE)
   folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
   name = lambda config: provenance.name_of(models.make(config, tmp_path))
-  config = load.with_flags(config, [*as_flags(changes)])
+  config = store.with_flags(config, [*as_flags(changes)])
   assert name(config) == f'samples{expected}'
-  config.sampling.name = 'mine'
+  config = store.with_fields(config, {'sampling.name': 'mine'})
   assert name(config) == 'mine'
 
 

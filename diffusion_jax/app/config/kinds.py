@@ -1,16 +1,17 @@
 """The sections of the configs of each kind of model."""
 
-from collections.abc import Callable
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict
 
-from ml_collections import ConfigDict
+import jax
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, sections, state_choices
-from diffusion_jax.app.config import Schema, check_one_of
-from diffusion_jax.app.sections import Conditioning
+from diffusion_jax.app.config import fields, tables
+from diffusion_jax.app.config.errors import check_one_of
+from diffusion_jax.app.config.tree import Schema
+from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.metrics import table
-from diffusion_jax.training import classifier, objectives, vae
+from diffusion_jax.training import classifier, vae
 
 
 class NetworkFacts(TypedDict):
@@ -37,7 +38,7 @@ class ObjectiveFacts(TypedDict):
   schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
   """
 
-  network: objectives.Network
+  network: dj.Network
   schedule: dj.Schedule | None
   make_schedule: Callable[..., dj.Schedule]
   schedule_steps: int
@@ -50,6 +51,20 @@ class ObjectiveFacts(TypedDict):
   teacher: Callable[..., dj.Denoiser] | None
 
 
+class StateFacts(TypedDict):
+  """Parameters of transitions, objectives and samplers that are not fields.
+
+  num_steps: T, None in continuous time; states: batch -> x_0.
+  """
+
+  num_values: int
+  schedule: dj.Schedule
+  num_steps: int | None
+  process: NotRequired[StateProcess]
+  network: NotRequired[dj.Network]
+  states: NotRequired[Callable[[dict], jax.Array]]
+
+
 # The facts of an objective of VAEs, which are attributes of their models.
 OF_VAES = 'encode', 'decode', 'log_likelihood', 'num_latents'
 
@@ -58,16 +73,16 @@ _COMMON = 'data', 'optimizer', 'edit'
 
 DIFFUSION = Schema(
   'a diffusion model',
-  choices.TABLES,
+  tables.TABLES,
   (
     'schedule', 'network', 'noise_input', 'parametrization', 'objective',
     'latent', *_COMMON,
   ),
   ('latent', 'data'),
   {
-    **sections.COMMON,
-    'sampling': sections.DenoiserSampling,
-    'conditioning': Conditioning,
+    **fields.COMMON,
+    'sampling': fields.DenoiserSampling,
+    'conditioning': fields.Conditioning,
   },
   {
     'network': NetworkFacts.__annotations__,
@@ -83,10 +98,10 @@ DIFFUSION = Schema(
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does
 # (Peebles & Xie 2023). Other bounds need pixels.
-_OF_LATENTS = {n: choices.DENOISING[n] for n in ('denoising', 'hybrid')}
+_OF_LATENTS = {n: tables.DENOISING[n] for n in ('denoising', 'hybrid')}
 LATENT_DIFFUSION = DIFFUSION._replace(
   kind='a diffusion model of latents',
-  tables={**choices.TABLES, 'objective': _OF_LATENTS},
+  tables={**tables.TABLES, 'objective': _OF_LATENTS},
   metrics={**table.OF_OTHERS, **table.METRICS},
 )
 
@@ -94,9 +109,9 @@ LATENT_DIFFUSION = DIFFUSION._replace(
 _OF_MAPS = {*ObjectiveFacts.__annotations__} - {'sigma_data'}
 FLOW_MAP = DIFFUSION._replace(
   kind='a flow map',
-  tables={**choices.TABLES, 'objective': choices.FLOW_MAPS},
+  tables={**tables.TABLES, 'objective': tables.FLOW_MAPS},
   choices=('schedule', 'network', 'noise_input', 'objective', *_COMMON),
-  parts={**DIFFUSION.parts, 'sampling': sections.MapSampling},
+  parts={**DIFFUSION.parts, 'sampling': fields.MapSampling},
   facts={**DIFFUSION.facts, 'objective': _OF_MAPS},
   metrics=LATENT_DIFFUSION.metrics,
 )
@@ -104,24 +119,24 @@ FLOW_MAP = DIFFUSION._replace(
 CLASSIFIER = DIFFUSION._replace(
   kind='a classifier',
   tables={
-    **choices.TABLES,
+    **tables.TABLES,
     'objective': {'classifier': classifier.classifier},
-    'network': choices.CLASSIFIERS,
+    'network': tables.CLASSIFIERS,
   },
   choices=DIFFUSION.choices[:5] + _COMMON,
-  parts=sections.COMMON,
+  parts=fields.COMMON,
   metrics=table.OF_CLASSIFIERS,
 )
 
 VAE = DIFFUSION._replace(
   kind='a VAE',
   tables={
-    **choices.TABLES,
+    **tables.TABLES,
     'objective': {'vae': vae.vae, 'hvae': vae.hvae},
-    'network': choices.AUTOENCODERS,
+    'network': tables.AUTOENCODERS,
   },
   choices=('network', 'objective', *_COMMON),
-  parts={**sections.COMMON, 'decoding': sections.Decoding},
+  parts={**fields.COMMON, 'decoding': fields.Decoding},
   facts={
     **DIFFUSION.facts,
     'network': ('image_size', 'out_channels'),
@@ -132,30 +147,38 @@ VAE = DIFFUSION._replace(
 
 STATES = DIFFUSION._replace(
   kind='a diffusion model of states',
-  tables={**choices.TABLES, **state_choices.TABLES},
+  tables={**tables.TABLES, **tables.STATES},
   choices=(
     'schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON,
   ),
-  parts={**DIFFUSION.parts, **state_choices.PARTS},
-  facts={**DIFFUSION.facts, **state_choices.FACTS},
+  parts={**DIFFUSION.parts,
+    'sampling': fields.StateSampling,
+    'states': fields.States,
+ },
+  facts={**DIFFUSION.facts,
+    **dict.fromkeys(
+      ('objective', 'transitions', 'sampler'), (*StateFacts.__annotations__,)
+    ),
+ },
   metrics={**table.OF_STATES, **table.METRICS},
 )  # fmt: skip
 
 KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
 
 
-def schema_of(config: ConfigDict) -> Schema:
+def kind_of(tree: Mapping[str, Any]) -> Schema:
   """Returns the schema of a config, which its objective decides.
 
   An objective from a user's module belongs to a diffusion model.
   """
-  section = config.get('objective')
-  name = (
-    section if section is None or isinstance(section, str) else section.name
-  )
-  if config.get('latent') is not None:
+  name, latent = tree.get('objective'), tree.get('latent')
+  if isinstance(name, Mapping):
+    name = name.get('name')
+  if isinstance(latent, Mapping):
+    latent = latent.get('name', 'autoencoder')
+  if latent not in (None, '', 'None'):
     return LATENT_DIFFUSION
-  if name is None or ':' in name:
+  if name is None or ':' in str(name):
     return DIFFUSION
   every = {n: kind for kind in KINDS for n in kind.tables['objective']}
   check_one_of(list(every), 'objective', name)

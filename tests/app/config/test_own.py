@@ -17,20 +17,11 @@ import pytest
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import (
-  images,
-  load,
-  models,
-  other_runs,
-  own_parts,
-  prerequisites,
-  schemas,
-  scoring,
-)
-from diffusion_jax.app.config import make, parameters
+from diffusion_jax.app import images, models, other_runs, prerequisites, scoring
+from diffusion_jax.app.config import kinds, own, store
+from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import folder
-from diffusion_jax.app.schemas import DIFFUSION
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
@@ -62,14 +53,14 @@ PLACES = (
 @pytest.fixture(autouse=True)
 def nothing_is_allowed(monkeypatch):
   """Forgets the names that other tests have allowed."""
-  monkeypatch.setattr(own_parts, '_allowed', set())
+  monkeypatch.setattr(own, '_allowed', set())
 
 
 def plain(*flags):
   """Returns digits without labels, changed by flags."""
-  config = load.from_file(str(CONFIGS / 'digits.py'))
+  config = store.from_file(str(CONFIGS / 'digits.py'))
   config.conditioning = ConfigDict()
-  return load.with_flags(load.completed(config), flags)
+  return store.with_flags(store.completed(config), flags)
 
 
 @pytest.mark.parametrize('first', [True, False])
@@ -81,7 +72,7 @@ def test_a_part_and_its_own_fields_are_set_by_flags(path, first):
   flat = folder.flat(config.to_dict())
   assert flat[f'{path}.name'] == f'{TOY}:{part}'
   assert flat[f'{path}.{field}'] == value
-  stored = load.stored(json.loads(json.dumps(folder.plain(config))), 'x')
+  stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x')
   assert stored.to_dict() == config.to_dict()  # a name that has been given
   message = f'no field config.{path}.nothing; config.{path}={TOY}:{part} has '
   with pytest.raises(UserError, match=message):
@@ -106,9 +97,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert len(levels.t) == config.sampling.num_steps + 1
   level = trained(np.float32([0.5]))
   np.testing.assert_allclose(model.noise_input(level), [1.0])
-  made: Any = make(
-    DIFFUSION, 'optimizer', config.optimizer, {'total_steps': 10}
-  )
+  made: Any = config.optimizer.make({'total_steps': 10})
   optimizer, rate = made
   assert rate(5) == 0.25
   # sgd, whose rate the training step multiplies
@@ -144,9 +133,9 @@ NO_PARTS = (
 
 @pytest.mark.parametrize('path', PLACES)
 def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
-  own_parts.allow(NO_PARTS)  # as if the user had named them
+  own.allow(NO_PARTS)  # as if the user had named them
   for name in NO_PARTS:
-    refused(f"config.{path}='{name}': ", own_parts.find, path, name, ())
+    refused(f"config.{path}='{name}': ", own.find, path, name, ())
 
 
 def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
@@ -158,12 +147,12 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
   partial = functools.partial(levels, order=2)
   for name, part in {'of_facts': levels, 'partial': partial}.items():
     monkeypatch.setattr(module, name, part, raising=False)
-    own_parts.allow([f'{__name__}:{name}'])
-    found = own_parts.find('sampler', f'{__name__}:{name}', ('schedule',))
+    own.allow([f'{__name__}:{name}'])
+    found = own.find('sampler', f'{__name__}:{name}', ('schedule',))
     assert found is part
-  own = f"weight='{__name__}:of_facts': its parameter schedule needs a default"
-  with pytest.raises(UserError, match=own):
-    own_parts.find('objective.weight', f'{__name__}:of_facts', ())
+  message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
+  with pytest.raises(UserError, match=message):
+    own.find('objective.weight', f'{__name__}:of_facts', ())
 
 
 def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
@@ -171,16 +160,16 @@ def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
   (tmp_path / 'never_named.py').write_text('open("imported", "w")\n')
   message = 'would be imported, .* add --allow=never_named:Schedule'
   with pytest.raises(UserError, match=message):
-    own_parts.find('schedule', 'never_named:Schedule', ())
+    own.find('schedule', 'never_named:Schedule', ())
   assert not (tmp_path / 'imported').exists()
-  own_parts.allow(['never_named:Schedule'])
+  own.allow(['never_named:Schedule'])
   with pytest.raises(UserError, match='cannot be imported: module .* has no'):
-    own_parts.find('schedule', 'never_named:Schedule', ())
+    own.find('schedule', 'never_named:Schedule', ())
   assert (tmp_path / 'imported').exists()
 
 
 def test_words_take_no_modules():
-  own_parts.allow(['os:system'])
+  own.allow(['os:system'])
   with pytest.raises(UserError, match="gamma='os:system' is not one of scalar"):
     plain(('schedule', 'learned'), ('schedule.gamma', 'os:system'))
 
@@ -189,11 +178,11 @@ def test_a_mistake_in_a_part_is_placed_in_its_file(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   name = 'part_that_fails'
   (tmp_path / f'{name}.py').write_text('def f():\n  raise KeyError(1)\n')
-  own_parts.allow([f'{name}:f'])
+  own.allow([f'{name}:f'])
   with pytest.raises(KeyError) as error:
-    own_parts.find('weight', f'{name}:f', ())()
-  assert own_parts.place_of(error.value).endswith(f'{name}.py, line 2)')
-  assert own_parts.place_of(ValueError()) == ''
+    own.find('weight', f'{name}:f', ())()
+  assert own.place_of(error.value).endswith(f'{name}.py, line 2)')
+  assert own.place_of(ValueError()) == ''
 
 
 # -- a stored config from anybody ---------------------------------------------
@@ -231,19 +220,19 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
   message = (
     f"{workdir}/config.json: config.{path}='{payload}' would be imported"
   )
-  refused(f'{message}, .* --allow={payload}', load.open_run, workdir)
+  refused(f'{message}, .* --allow={payload}', store.open_run, workdir)
   # as a bare name, too
   stored = json.loads((workdir / 'config.json').read_text())
   *parents, key = path.split('.')
   functools.reduce(dict.__getitem__, parents, stored)[key] = payload
   (workdir / 'config.json').write_text(json.dumps(stored))
-  refused(message, load.open_run, workdir)
+  refused(message, store.open_run, workdir)
   config = smoke()
   if path.partition('.')[0] in folder.USES:
-    used = load.of_run(workdir, config, [])
+    used = store.of_run(workdir, config, [])
     assert payload not in json.dumps(folder.plain(used))
   else:
-    refused(message, load.of_run, workdir, config, [])
+    refused(message, store.of_run, workdir, config, [])
     with pytest.raises(UserError, match='holds a run with another config'):
       folder.check_same_run(workdir, config, images.facts_of(config))
 
@@ -254,7 +243,7 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
 def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   text = json.dumps(folder.plain(smoke()) | {'evaluation': evaluation})
   (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
-  config = load.open_run(tmp_path)  # used without it; only scoring asks for it
+  config = store.open_run(tmp_path)  # used without it; only scoring asks for it
   if payload in config.evaluation.metrics:
     model = models.make(config, tmp_path)
     refused(f"'{payload}' would be imported", scoring.named, model)
@@ -279,7 +268,7 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
   for tree in spoiled(content):
     (tmp_path / 'config.json').write_text(json.dumps(tree))
     try:
-      load.open_run(tmp_path)
+      store.open_run(tmp_path)
     except UserError as error:
       assert '\n' not in str(error)
     count += 1
@@ -302,15 +291,17 @@ def test_a_run_that_guides(changes, payload, tmp_path):
 def test_a_teacher_and_an_autoencoder(payload, tmp_path):
   run = str(spoil(tmp_path / 'other', 'network', payload))
   message = f"config.network='{payload}' would be imported"
-  config = load.completed(load.from_file(str(CONFIGS / 'digits_distilled.py')))
-  config.training.teacher = run
-  config.training.init_from = ''
+  config = store.completed(
+    store.from_file(str(CONFIGS / 'digits_distilled.py'))
+  )
+  changes = {'training.teacher': run, 'training.init_from': ''}
+  config = store.with_fields(config, changes)
   path = "training.teacher='.*' would be read"
   refused(path, MODES['train'], config, str(tmp_path / 'new'))
-  own_parts.allow([run])
+  own.allow([run])
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
-  config = load.completed(load.from_file(str(CONFIGS / 'digits_latent.py')))
-  config.latent.run = run
+  config = store.completed(store.from_file(str(CONFIGS / 'digits_latent.py')))
+  config = store.with_fields(config, {'latent.run': run})
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
 
@@ -321,7 +312,7 @@ def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
   stored = json.loads((workdir / 'config.json').read_text())
   del stored['network']['command']
   (workdir / 'config.json').write_text(json.dumps(stored))
-  assert load.open_run(workdir).network.name == smoke().network.name
+  assert store.open_run(workdir).network.name == smoke().network.name
 
 
 # -- paths that only a stored config names -------------------------------------
@@ -332,12 +323,12 @@ READ = {
   'data.paths': (['data=photos'], images.source_of),
   'data.data_dir': (['data=cifar10'], images.source_of),
   'data.source.path': (['data=two_levels', 'data.source=npz'], images.facts_of),
-  'edit.image': (['edit=sdedit'], lambda c: make(DIFFUSION, 'edit', c.edit)),
-  'edit.mask': (['edit=inpaint'], lambda c: make(DIFFUSION, 'edit', c.edit)),
+  'edit.image': (['edit=sdedit'], lambda c: c.edit.make()),
+  'edit.mask': (['edit=inpaint'], lambda c: c.edit.make()),
   'edit.image2': (
-    ['edit=interpolate'], lambda c: make(DIFFUSION, 'edit', c.edit),
+    ['edit=interpolate'], lambda c: c.edit.make(),
   ),
-  'noise.image': ([], lambda c: make(load.schema_of(c), 'noise', c.noise)),
+  'noise.image': ([], lambda c: c.noise.make()),
   'evaluation.weights': (
     [], lambda c: scoring.make_extractor(SimpleNamespace(config=c), 'dinov2'),
   ),
@@ -353,7 +344,7 @@ READ = {
     )
   },
 }  # fmt: skip
-NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # load.NOT_READ
+NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {
   'dataset', 'devices', 'features', 'format', 'keep_best_by', 'meshes',
   'metrics', 'model', 'options', 'prompt', 'respacing', 'split', 'sweep',
@@ -362,10 +353,10 @@ NO_PATHS = {
 
 
 def test_every_field_of_text_is_known_as_a_path_or_not():
-  """A path is in `own_parts.PATHS`, or checked where it is read."""
+  """A path is in `own.PATHS`, or checked where it is read."""
   constructors = {
     constructor
-    for kind in (*schemas.KINDS, schemas.LATENT_DIFFUSION)
+    for kind in (*kinds.KINDS, kinds.LATENT_DIFFUSION)
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
   } | {Noising}
@@ -378,7 +369,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   }
   paths = {field.rpartition('.')[2] for field in READ}
   assert names == paths | NOT_STORED | NO_PATHS
-  assert {*own_parts.PATHS, *own_parts._OTHERS} == paths
+  assert {*own.PATHS, *own._OTHERS} == paths
 
 
 @pytest.mark.parametrize('field', READ)
@@ -389,18 +380,18 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   flags = [tuple(flag.split('=')) for flag in more]
   names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
   name = names.get(field, 'digits')
-  config = load.completed(load.from_file(str(CONFIGS / f'{name}.py')))
-  config = load.with_flags(config, [*flags, (field, str(secret))])
+  config = store.completed(store.from_file(str(CONFIGS / f'{name}.py')))
+  config = store.with_flags(config, [*flags, (field, str(secret))])
   content = json.loads(json.dumps(folder.plain(config)))
-  own_parts._allowed.clear()  # another start of the program
-  config = load.stored(content, 'config.json')
+  own._allowed.clear()  # another start of the program
+  config = store.stored(content, 'config.json')
   message = re.escape(
     f"config.{field}='{secret}' would be read, but only a stored config "
     f"contains this path. If you trust it, add --allow='{secret}' to the"
   )
   refused(message, read, config)
-  own_parts.allow([str(secret)])  # by --allow, a flag or the config file
-  own_parts.check_paths(field, str(secret))
+  own.allow([str(secret)])  # by --allow, a flag or the config file
+  own.check_paths(field, str(secret))
 
 
 def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
@@ -413,15 +404,15 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     text = json.dumps(folder.plain(ours))
     (tmp_path / name / 'config.json').write_text(text)
-  own_parts.remember(tmp_path / 'mine', ours)
+  own.remember(tmp_path / 'mine', ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
   kept = {'run': str(tmp_path / 'mine'), 'paths': [path]}
   assert json.loads(record.read_text()) == kept
-  own_parts.remember(tmp_path / 'unpacked', smoke())  # without a path
+  own.remember(tmp_path / 'unpacked', smoke())  # without a path
   for name in ('mine', 'unpacked'):
-    own_parts._allowed.clear()
-    own_parts.allow([smoke().network.name])
-    config = load.open_run(tmp_path / name)
+    own._allowed.clear()
+    own.allow([smoke().network.name])
+    config = store.open_run(tmp_path / name)
     if name == 'mine':
       assert len(images.source_of(config)) == 4
     else:
@@ -436,19 +427,19 @@ def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
   run.mkdir()
   (run / 'config.json').write_text(json.dumps(folder.plain(ours)))
-  own_parts._allowed.clear()
-  own_parts.allow([smoke().network.name])
-  refused('config.data.path=', images.source_of, load.open_run(run))
-  flagged = load.of_run(run, smoke(), [('data.path', path)])
+  own._allowed.clear()
+  own.allow([smoke().network.name])
+  refused('config.data.path=', images.source_of, store.open_run(run))
+  flagged = store.of_run(run, smoke(), [('data.path', path)])
   assert len(images.source_of(flagged)) == 4
-  own_parts._allowed.clear()
-  used = load.of_run(run, load.completed(ours), [])  # the user's config file
+  own._allowed.clear()
+  used = store.of_run(run, store.completed(ours), [])  # the user's config file
   assert len(images.source_of(used)) == 4
-  own_parts._allowed.clear()
-  own_parts.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
-  own_parts.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
+  own._allowed.clear()
+  own.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
+  own.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
   (run / 'config.json').write_text(json.dumps(folder.plain(smoke())))
-  own_parts._allowed.clear()
-  own_parts.allow([smoke().network.name])
-  own_parts._allowed.discard('digits')
-  assert len(images.source_of(load.open_run(run))) == 1437
+  own._allowed.clear()
+  own.allow([smoke().network.name])
+  own._allowed.discard('digits')
+  assert len(images.source_of(store.open_run(run))) == 1437

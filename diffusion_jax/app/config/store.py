@@ -1,9 +1,7 @@
-"""Combines a config file, a run and flags into one complete config."""
+"""Complete configs of files, runs and flags."""
 
 import contextlib
-import copy
 import importlib.util
-import itertools
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,131 +10,127 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import own_parts, prerequisites, schemas, scoring
-from diffusion_jax.app.config import (
+from diffusion_jax.app import images, prerequisites, scoring
+from diffusion_jax.app.config import kinds, own
+from diffusion_jax.app.config.errors import near, no_field
+from diffusion_jax.app.config.tree import (
+  Node,
   Schema,
   Table,
-  at,
-  choice_of,
-  complete,
-  near,
-  override,
+  merge,
   parameters,
+  resolve,
 )
 from diffusion_jax.app.run import folder
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Text
 
+Tree = Mapping[str, Any]  # nested dicts
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
 
-def completed(config: ConfigDict, trusted: bool = True) -> ConfigDict:
-  """Returns the config with all parameters of its sections; see `complete`.
+def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
+  """Returns the config with all parameters of its sections.
 
   trusted: the user wrote the config, so the modules that it names may be
   imported. Otherwise the sections of metrics that cannot be used are left out.
   """
+  tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
-    own_parts.allow(own_parts.names_in(config))
+    own.allow(own.names_in(tree))
   else:
-    config = scoring.without_others(config, schemas.schema_of(config))
-  return complete(config, schema_of(config))
+    tree = scoring.without_others(tree, kinds.kind_of(tree))
+  return resolve(tree, schema_of(tree))
 
 
-def schema_of(config: ConfigDict) -> Schema:
+def schema_of(tree: Tree) -> Schema:
   """Returns the schema of a config, including its optional sections.
 
-  These are evaluation.<metric>, for the metrics that it names, and noise.
+  These are evaluation.<metric>, for the metrics that it names, noise, and the
+  facts of a run.
   """
-  schema = schemas.schema_of(config)
-  parts = dict(schema.parts) | scoring.sections(config, schema)
-  if 'noise' in config:
-    parts['noise'] = Noising
+  schema = kinds.kind_of(tree)
+  parts = dict(schema.parts) | scoring.sections(tree, schema)
+  more = {'noise': Noising, 'facts': images.Facts}
+  parts |= {name: part for name, part in more.items() if name in tree}
   return schema._replace(parts=parts)
 
 
-def with_flags(
-  config: ConfigDict, flags: Flags, trusted: bool = True
-) -> ConfigDict:
+def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   """Returns the config as the flags change it; their order does not matter.
 
-  A flag that names another choice, such as ('network', 'dit'), is applied
-  before the flags for its fields. An optional part becomes its first choice
-  when one of its fields is set. If another objective needs another kind of
-  model, the sections that this kind lacks are dropped; if the data change, the
-  facts of a run are dropped. trusted: the user wrote the flags, so the modules
-  that they name may be imported.
+  trusted: the user wrote the flags, so the modules that they name may be
+  imported. See `with_fields`.
   """
   if trusted:
-    own_parts.allow(text for _, text in flags)
-  replaced = {path.removesuffix('.name') for path, _ in flags}
-  config = completed(config, trusted=False)
-  other_data = any(path.partition('.')[0] == 'data' for path, _ in flags)
-  if other_data and 'facts' in config:
-    with config.unlocked():
-      del config.facts
-  for _, group in itertools.groupby(sorted(flags, key=_order), _order):
-    for path, text in group:
-      config = _set(config, path, text, replaced)
-    config = completed(config, trusted=False)
-  return config
+    own.allow(text for _, text in flags)
+  return with_fields(config, {path: Text(text) for path, text in flags})
 
 
-def _order(flag):
-  # Flags that decide the kind of model come first, then flags by depth.
-  path = flag[0].removesuffix('.name')
-  return path not in ('latent', 'objective'), path.count('.')
+def with_fields(config: Node, changes: Tree) -> Node:
+  """Returns the config with other values of the fields {path: value}.
+
+  An optional part becomes its first choice when one of its fields is set. If
+  another objective needs another kind of model, the sections that this kind
+  lacks are dropped; if the data change, the facts of a run are dropped.
+  """
+  tops = {path.partition('.')[0] for path in changes}
+  if 'facts' in tops:
+    raise no_field('facts', config)
+  tree, before = config.to_dict(), kinds.kind_of(config)
+  kind = kinds.kind_of(merge(tree, changes, before))
+  if kind is not before:
+    tree = of_kind(config, kind)
+  if 'data' in tops:
+    tree.pop('facts', None)
+  tree = merge(tree, changes, kind)
+  if 'latent' not in kind.choices:  # It is None, or the kind another.
+    tree.pop('latent', None)
+  return completed(tree, trusted=False)
 
 
-def _set(config, path, text, replaced):
-  schema = schemas.schema_of(config)
-  above = choice_of(path, schema).rpartition('.')[0]
-  if schema.table(above) and at(config, above) is None:
-    config = _set(config, above, next(iter(schema.table(above))), replaced)
-    config = completed(config, trusted=False)
-  override(config, path, text, schema)
-  if schemas.schema_of(config).kind != schema.kind:
-    config = completed(_of_kind(config, replaced), trusted=False)
-  return config
+def of_kind(config: Node, kind: Schema) -> dict[str, Any]:
+  """Returns nested dicts without what another kind of model lacks."""
+
+  def kept(node):
+    maker = kind.table(node.where).get(node.choice, node.constructor)
+    if maker is not node.constructor:  # Its fields are others.
+      return {'name': node.choice}
+    return {n: kept(x) if isinstance(x, Node) else x for n, x in node.items()}
+
+  tree = kept(config)
+  choices = {n: tree[n] for n in (*kind.choices, 'facts') if n in tree}
+  return choices | fields_of_parts(tree, kind.parts)
 
 
-def _of_kind(config, replaced):
-  # Drops the sections and fields that the kind of model does not have. Choices
-  # that it does not have are dropped if a flag replaces them.
-  schema = schemas.schema_of(config)
-  kept = {n: config[n] for n in (*schema.choices, 'facts') if n in config}
-  for name in replaced.intersection(schema.choices, kept):
-    if getattr(kept[name], 'name', None) not in schema.table(name):
-      del kept[name]
-  return ConfigDict(kept | fields_of_parts(config, schema.parts))
-
-
-def fields_of_parts(config: ConfigDict, parts: Table) -> dict[str, Any]:
-  """Returns the parameters of parts, as nested dicts."""
-  fields: dict[str, Any] = {
-    path: {n: owner[n] for n in parameters(part) if n in owner}
-    for path, part in parts.items()
-    if (owner := at(config, path)) is not None
+def fields_of_parts(tree: Tree, parts: Table) -> dict[str, Any]:
+  """Returns the parameters of parts that nested dicts have."""
+  sections = {path: tree.get(path, {}) if path else tree for path in parts}
+  kept = {
+    path: {n: section[n] for n in parameters(parts[path]) if n in section}
+    for path, section in sections.items()
   }
-  return fields.pop('') | fields
+  return kept.pop('') | kept
 
 
-def defaults(config: ConfigDict) -> dict[str, object]:
+def defaults(config: Node) -> dict[str, object]:
   """Returns the defaults of a config's sections, without the names.
 
   These are the fields of a config with the same choices and nothing else set.
   """
-  named = completed(ConfigDict(_names(config)), trusted=False)
-  fields = folder.flat(folder.plain(named)).items()
-  return {name: x for name, x in fields if not name.endswith('.name')}
+  names = {n: x for n, x in _names(config).items() if n != 'facts'}
+  named = completed(names, trusted=False)
+  flat = folder.flat(folder.plain(named)).items()
+  return {name: x for name, x in flat if not name.endswith('.name')}
 
 
 def _names(section):
   # Returns the sections within a section, with only their names.
   return {
-    key: _names(x) if isinstance(x, ConfigDict) else x
+    key: _names(x) if isinstance(x, Node) else x
     for key, x in section.items()
-    if isinstance(x, ConfigDict) or key == 'name'
+    if isinstance(x, Node) or key == 'name'
   }
 
 
@@ -147,17 +141,15 @@ NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
 def stored(
   content: Mapping[str, object], path: object, skip: Collection[str] = NOT_READ
-) -> ConfigDict:
+) -> Node:
   """Returns the complete config that a config.json contains.
 
   path: the file, for messages; skip: sections that are not read. A
-  'module:attribute' is imported only if the user names it; see `own_parts`.
+  'module:attribute' is imported only if the user names it; see `own`.
   """
   try:
-    config = ConfigDict(
-      {n: x for n, x in tuples(content).items() if n not in skip}
-    )
-    return completed(config, trusted=False)
+    tree = {n: x for n, x in tuples(content).items() if n not in skip}
+    return completed(tree, trusted=False)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -173,23 +165,23 @@ def tuples(tree: Any) -> Any:
 
 def open_run(
   workdir: str | Path, path: str = '', skip: Collection[str] = NOT_READ
-) -> ConfigDict:
+) -> Node:
   """Returns the complete config of the run in a folder.
 
   path: the field that names the run; skip: sections that are not read. Raises
   UserError for a folder without a run, and if only a stored config names it.
   """
   if path:
-    own_parts.check_paths(path, str(workdir))
+    own.check_paths(path, str(workdir))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
     raise UserError(prerequisites.missing(path, workdir))
-  own_parts.recall(Path(workdir))
+  own.recall(Path(workdir))
   return stored(content, f'{workdir}/config.json', skip)
 
 
-def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
+def of_run(workdir: str | Path, config: Node, flags: Flags) -> Node:
   """Returns the config for a mode that uses the run in workdir.
 
   The run decides the model and the data; `config`, the user's own file, and the
@@ -197,21 +189,19 @@ def of_run(workdir: str | Path, config: ConfigDict, flags: Flags) -> ConfigDict:
   the model.
   """
   run = open_run(workdir, skip=folder.USES)
-  ours, theirs = schemas.schema_of(config), schemas.schema_of(run)
+  ours, theirs = kinds.kind_of(config), kinds.kind_of(run)
   if ours.kind != theirs.kind:
     raise UserError(
       f'{workdir} holds {theirs.kind}, and --config describes {ours.kind}: '
       f'give --config={workdir}'
     )
-  merged = copy.deepcopy(run)
-  with merged.unlocked(), merged.ignore_type():
-    for key in folder.USES:
-      if key in config:
-        merged[key] = config[key]
+  ours, theirs = config.to_dict(), run.to_dict()
+  used = {name: ours[name] for name in folder.USES if name in ours}
+  merged = completed(theirs | used, trusted=False)
   changed = with_flags(merged, flags)
-  if 'facts' in run:
-    with changed.unlocked():
-      changed.facts = run.facts
+  if 'facts' in run:  # also if the data change
+    tree = changed.to_dict() | {'facts': theirs['facts']}
+    changed = completed(tree, trusted=False)
   free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data'
   fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
   if fixed:
@@ -233,8 +223,8 @@ def _in_file(path: str) -> Iterator[None]:
     ) from error
   except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [x for x in frames if Path(x.filename) == Path(path).absolute()]
-    place = f'{path}, line {own[-1].lineno}' if own else path
+    lines = [x for x in frames if Path(x.filename) == Path(path).absolute()]
+    place = f'{path}, line {lines[-1].lineno}' if lines else path
     hint = ''
     if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
       hint = '; set the field first: sections begin empty'

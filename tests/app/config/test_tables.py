@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import choices, load, models, schemas
-from diffusion_jax.app.config import make
+from diffusion_jax.app import constructors, models
+from diffusion_jax.app.config import store, tables
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
-from tests.app.test_load import read
+from tests.app.config.test_store import read
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
 
 def model_of(*flags, name='digits') -> Any:
   flags = [flag.split('=', 1) for flag in flags]
-  return models.make(load.with_flags(read(name), flags), 'x')
+  return models.make(store.with_flags(read(name), flags), 'x')
 
 
 def schedule_of(name, *flags):
@@ -35,7 +35,7 @@ def schedule_of(name, *flags):
 
 def test_every_schedule():
   t = jnp.linspace(0.0, 1.0, 5)
-  schedules = {name: schedule_of(name) for name in choices.SCHEDULES}
+  schedules = {name: schedule_of(name) for name in tables.SCHEDULES}
   levels = jax.jit(lambda: {n: f(t) for n, f in schedules.items()})()
   for name, level in levels.items():
     assert np.isfinite(level.alpha).all(), name
@@ -88,7 +88,7 @@ def test_explicit_alphas_count_the_steps():
 def test_every_gamma_is_its_line_before_training(gamma, key):
   flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
   model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
-  module = choices.gamma_of(model._schedule)
+  module = constructors.gamma_of(model._schedule)
   params = module.init(key, jnp.zeros(1)).get('params', {})
   assert model.learns_schedule == (gamma != 'fixed') == bool(params)
   level = model.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
@@ -121,25 +121,23 @@ def test_noise_inputs_take_their_parameters():
 
 def section(path, name):
   """Returns the complete section of a choice, in the config digits."""
-  config = load.with_flags(read('digits'), [(path, name)])
+  config = store.with_flags(read('digits'), [(path, name)])
   for key in path.split('.'):
     config = config[key]
   return config
 
 
-@pytest.mark.parametrize('name', choices.PARAMETRIZATIONS)
+@pytest.mark.parametrize('name', tables.PARAMETRIZATIONS)
 def test_every_parametrization(name):
-  found = make(
-    schemas.DIFFUSION, 'parametrization', section('parametrization', name)
-  )
+  found = section('parametrization', name).make()
   assert found == (name, 0.5)
 
 
-@pytest.mark.parametrize('name', choices.TIMES)
+@pytest.mark.parametrize('name', tables.TIMES)
 def test_every_distribution_of_times(name, key):
-  times, draw = section('objective.times', name), choices.step_times(10)
+  times, draw = section('objective.times', name), dj.step_times(10)
   if name != 'steps':
-    draw = make(schemas.DIFFUSION, 'objective.times', times)
+    draw = times.make()
   level, weight = draw(key, 64, dj.LinearVPSchedule())
   assert level.t.shape == weight.shape == (64,)
   assert 0 <= level.t.min() and level.t.max() <= 1
@@ -147,10 +145,10 @@ def test_every_distribution_of_times(name, key):
     np.testing.assert_allclose(10 * level.t, np.rint(10 * level.t), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', choices.WEIGHTS)
+@pytest.mark.parametrize('name', tables.WEIGHTS)
 def test_every_weight(name):
   weight = section('objective.weight', name)
-  weight = make(schemas.DIFFUSION, 'objective.weight', weight)
+  weight = weight.make()
   level = dj.LinearVPSchedule()(jnp.array([0.1, 0.9]))
   assert (weight(level) > 0).all()
 
@@ -189,7 +187,7 @@ def test_steps_need_a_schedule_of_steps(flag):
     model_of(flag, 'schedule=continuous_cosine').levels_and_sampler()
 
 
-@pytest.mark.parametrize('name', choices.SAMPLERS)
+@pytest.mark.parametrize('name', tables.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
@@ -264,11 +262,8 @@ def test_masks_of_weight_decay_reach_the_optimizer():
   }
   for mask, names in still.items():
     flags = [('optimizer.weight_decay_mask', mask)]
-    config = load.with_flags(read('cifar10_vdm'), flags)
-    adam, rate = make(
-      schemas.DIFFUSION, 'optimizer', config.optimizer,
-      {'total_steps': 100},
-    )  # fmt: skip
+    config = store.with_flags(read('cifar10_vdm'), flags)
+    adam, rate = config.optimizer.make({'total_steps': 100})
     zero = jax.tree.map(jnp.zeros_like, params)
     _, state = adam.update(zero, adam.init(params), params)
     moved = adam.update(zero, state, params)[0]

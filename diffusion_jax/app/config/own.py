@@ -19,8 +19,6 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import read_json, write_json
@@ -46,7 +44,7 @@ def allow(names: Iterable[str]) -> None:
     _allowed.update([name, *(x.strip(' \'"') for each in parts for x in each)])
 
 
-def remember(workdir: Path, config: ConfigDict) -> None:
+def remember(workdir: Path, config: Mapping[str, Any]) -> None:
   """Keeps in the user's cache which paths the training of a run may read.
 
   They are what the user gave for it; its next starts need no other word.
@@ -70,7 +68,7 @@ def _paths(tree):
   # Returns the paths in a config, by the names of their fields.
   found = set()
   for name, value in tree.items():
-    if isinstance(value, (ConfigDict, Mapping)):
+    if isinstance(value, Mapping):
       found |= _paths(value)
     elif name in (*PATHS, *_OTHERS):
       found |= names_in(value)
@@ -103,7 +101,7 @@ def check_paths(field: str, value: Any) -> None:
 
 def names_in(tree: object) -> set[str]:
   """Returns each string in a config or in a config.json."""
-  if isinstance(tree, (ConfigDict, Mapping)):
+  if isinstance(tree, Mapping):
     return set().union(*map(names_in, tree.values()))
   if isinstance(tree, (tuple, list)):
     return set().union(*map(names_in, tree))

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
-from diffusion_jax.app import devices, load, models, schemas, sections
-from diffusion_jax.app.config import make, parameters
+from diffusion_jax.app import devices, models
+from diffusion_jax.app.config import fields, kinds, store
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.run import folder
 from tests.app.conftest import CONFIGS, refused, smoke
 
@@ -26,7 +28,7 @@ ALL = [
   for name in FILES
   for variant in (
     '',
-    *getattr(load.module_of(str(CONFIGS / f'{name}.py')), 'VARIANTS', ()),
+    *getattr(store.module_of(str(CONFIGS / f'{name}.py')), 'VARIANTS', ()),
   )
 ]
 
@@ -34,24 +36,24 @@ ALL = [
 @functools.cache
 def _read(name):
   name, _, argument = name.partition(':')
-  config = load.from_file(str(CONFIGS / f'{name}.py'), argument)
-  return load.completed(config)
+  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
+  return store.completed(config)
 
 
 def read(name):
   """Returns the complete config of `name` or `name:variant`."""
-  return _read(name).copy_and_resolve_references()
+  return _read(name)
 
 
 def with_flags(name, *flags):
-  return load.with_flags(read(name), [f.split('=', 1) for f in flags])
+  return store.with_flags(read(name), [f.split('=', 1) for f in flags])
 
 
 def choices_of(config, schema, prefix=''):
   """Yields (path, section) of all sections of a config that have a name."""
   for name, value in config.items():
     path = f'{prefix}{name}'
-    if isinstance(value, ConfigDict):
+    if isinstance(value, Node):
       if schema.table(path):
         yield path, value
       yield from choices_of(value, schema, f'{path}.')
@@ -61,17 +63,43 @@ def choices_of(config, schema, prefix=''):
 def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   """Each field of a choice is a parameter of its constructor."""
   path = str(CONFIGS / f'{name}.py')
-  config = load.completed(load.from_file(path, variant))
-  assert f'configs/{name}.py' in str(load.module_of(path).__doc__)
-  stored = load.stored(json.loads(json.dumps(folder.plain(config))), 'x', ())
-  assert stored.to_dict() == config.to_dict()
-  schema = load.schema_of(config)
+  config = store.completed(store.from_file(path, variant))
+  assert f'configs/{name}.py' in str(store.module_of(path).__doc__)
+  assert store.completed(config.to_dict()) == config
+  stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x', ())
+  assert stored == config
+  schema = store.schema_of(config)
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
     assert {*part} <= {'name', *taken}, path
 
 
 # -- flags -------------------------------------------------------------------
+
+
+def texts_of(config):
+  """Yields the flags that set every field of a config."""
+  fields = {'latent': None, **folder.flat(config.to_dict())}
+  if 'latent.name' in fields:
+    del fields['latent']
+  for path, value in fields.items():
+    yield path, store.as_text(value)
+
+
+@given(one=st.sampled_from(ALL), other=st.sampled_from(ALL), draw=st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_the_fields_of_any_config_as_flags_in_any_order_give_it(
+  one, other, draw
+):
+  """The flags and the config file of another are the same config."""
+  one, other = (read(':'.join(filter(None, name))) for name in (one, other))
+  flags = [*texts_of(other)]
+  draw.shuffle(flags)
+  found = folder.flat(store.with_flags(one, flags).to_dict())
+  expected = folder.flat(other.to_dict())
+  more = {*found} - {*expected}  # sections that a config can also have
+  assert all(path.startswith(('noise.', 'evaluation.')) for path in more)
+  assert {path: found[path] for path in expected} == expected
 
 
 @pytest.mark.parametrize('flags', [
@@ -102,7 +130,7 @@ def test_what_is_typed_daily_is_one_short_flag():
   assert guidance.high == math.inf and config.sampling.labels == (3,)
   assert config.evaluation.ode.tolerance == 1e-3
   assert config.evaluation.metrics == ('elbo', 'ode')
-  off = load.with_flags(config, [('sampling.guidance', 'None')])
+  off = store.with_flags(config, [('sampling.guidance', 'None')])
   assert off.sampling.guidance is None
 
 
@@ -135,16 +163,16 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
 
 
 @pytest.mark.parametrize('name, flags, kind', [
-  ('digits', ('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
-  ('digits', ('latent.run=x',), schemas.LATENT_DIFFUSION),
+  ('digits', ('objective=mean_flow', 'noise_input=time'), kinds.FLOW_MAP),
+  ('digits', ('latent.run=x',), kinds.LATENT_DIFFUSION),
   ('digits', ('objective=classifier', 'network=classifier'),
-   schemas.CLASSIFIER),
+   kinds.CLASSIFIER),
   ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'),
-   schemas.VAE),
+   kinds.VAE),
   # Only the new kind has the field, or the objective.
   ('digits_meanflow', ('parametrization=v', 'objective=hybrid'),
-   schemas.DIFFUSION),
-  ('digits_latent', ('objective=vdm', 'latent=None'), schemas.DIFFUSION),
+   kinds.DIFFUSION),
+  ('digits_latent', ('objective=vdm', 'latent=None'), kinds.DIFFUSION),
 ])  # fmt: skip
 def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
   """Sections that this kind does not have are dropped; others are added.
@@ -156,8 +184,8 @@ def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
     message = "config.network='unet' is not one of"
     refused(message, lambda: with_flags(name, *alone))
   config = with_flags(name, *flags)
-  assert schemas.schema_of(config) is kind
-  tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
+  assert kinds.kind_of(config) is kind
+  tops = {*kind.choices, *parameters(fields.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read(name).training
   assert with_flags(name, *reversed(flags)) == config
@@ -175,8 +203,8 @@ def test_a_flag_that_repeats_a_choice_keeps_its_fields():
 def test_the_config_that_is_given_is_not_changed():
   config = read('digits')
   before = config.to_dict()
-  load.with_flags(config, [('network', 'dit'), ('seed', '3')])
-  load.completed(config)
+  store.with_flags(config, [('network', 'dit'), ('seed', '3')])
+  store.completed(config)
   assert config.to_dict() == before
 
 
@@ -185,58 +213,35 @@ def test_the_config_that_is_given_is_not_changed():
 WRONG = """
 digits seed=-1 is not in 0..2^32 - 1
 digits matmul_precision=hihg (did you mean 'high'?) is not one of default, high
-digits training.batch_size=0 is not an integer of at least 1
-digits training.mesh=1 is not a list of 2
-digits training.mesh=a,b [0]='a' is not an integer
-digits training.ema_decay=1 is not a number in [0, 1)
 digits training.more_ema_decays=0.9,1.5 [1]=1.5 is not a number in [0, 1)
 digits training.ema_rampup=inf is not a number in [0, inf)
 digits training.keep_snapshots=1 is not an integer of at least 2
-digits evaluation.split=tset (did you mean 'test'?) is not one of train, test
 digits evaluation.metrics=elbo,fidd (did you mean 'fid'?) is not one of elbo
 digits_classifier evaluation.metrics=acuracy (did you mean 'accuracy'?) is not
 digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
-digits sampling.num_steps=-5 is not an integer of at least 1
 digits sampling.labels=3,-1 [1]=-1 is not an integer of at least 0
 digits sampling.name=.a is not the name of a file
 digits sampling.checkpoint=lates is not latest, best or a step
 digits sampling.ema_sigma_rel=0.2887 is not a number in (0, 0.288675]
-digits sampling.spacing=karas (did you mean 'karras'?) is not one of uniform
-digits sampling.schedule=linaer (did you mean 'linear'?) is not one of linear
 digits sampling.schedule=learned is not one of linear
 digits sampling.sampler= =None is not one of ancestral
-digits sampling.sampler.name=hen (did you mean 'heun'?) is not one of ancestral
-digits sampling.sampler.eta=None is not a number
 digits sampling.sampler=os:nothing cannot be imported: module 'os' has no attri
 digits sampling.sampler=nowhere:x cannot be imported: No module named 'nowhere'
 digits sampling.sampler=os:system : a Python function or class is needed
-digits sampling.guidance=clasifier_free (did you mean 'classifier_free'?) is no
-digits sampling.guidance.channels=0 is not an integer of at least 1
-digits network=None is not one of unet, dit
 digits network=json:JSONDecoder : a subclass of flax.linen.Module is needed
 digits objective=json:JSONDecoder : its parameters must include network
-digits_edm objective.times.std=-1 is not a number in (0, inf)
-digits conditioning.dropout=1.5 is not a number in [0, 1]
-digits conditioning.image=edges is not one of inpaint, superres, colorize
 digits data=json:JSONDecoder : its parameters must include split
-digits_latent latent.shape=4,4 is not a list of 3
-digits_vae decoding.decoder=bernouli (did you mean 'bernoulli'?) is not one of
-digits_meanflow objective.two_times.p_equal=2 is not a number in [0, 1]
-digits_consistency objective.pairs=x is not one of improved, easy, grid
+digits_latent latent.shape=4,4 =(4, 4) is not a list of 3
 """
 NO_FIELD = """
 digits training.bach_size (did you mean 'batch_size'?)
 digits batch_size (did you mean 'training.batch_size' or 'sampling.batch_size'?)
-digits learning_rate (did you mean 'optimizer.learning_rate'?)
-digits sampling.sampler.order ; config.sampling.sampler=ddim has eta
 digits sampling.sampler.num_steps (did you mean 'sampling.num_steps' or
 digits sampling.guidance_scale (did you mean 'guidance'?)
 digits network.num_classes ; config.network=unet has attention,
 digits noise_input.schedule_steps ; config.noise_input=step has none
-digits objective.network ; config.objective=denoising has times, uncertainty,
 digits facts.num_classes ; the config has average,
-digits training..seed ; config.training has accumulate,
 digits_vae schedule ; the config has average,
 digits_vae sampling.sampler (did you mean 'num_samples'?)
 digits_meanflow sampling.guidance.scale (did you mean 'guidance_scale'?)
@@ -309,7 +314,7 @@ network.attention=cudnn | network.attention=cudnn needs a GPU, and this is cpu
 schedule.num_steps=0 | schedule: num_steps is 0: it must be at least 1
 schedule.end=0 | schedule: betas[999] = 0, step 1000 of 1000, is outside (0, 1)
 schedule=alphas | schedule: the list of alphas is empty
-schedule=alphas schedule.values=0.9,abc | schedule: alphas must be a list of nu
+schedule=alphas schedule.values=0.9,abc | schedule.values[1]='abc' is not a num
 schedule=alphas schedule.values=0.99,0.98,0,0.96 | schedule: alphas[2] = 0, st
 schedule=karras schedule.sigma_min=90 | schedule: sigma_min is 90, sigma_max
 schedule=flow | parametrization=eps: the schedule has no signal at t = 1
@@ -340,7 +345,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
     model: Any = models.make(config, tmp_path)
     model.check('train')
     total = {'total_steps': config.training.num_steps}
-    make(model.schema, 'optimizer', config.optimizer, total)
+    config.optimizer.make(total)
     model.levels_and_sampler()
     model.objective()
     models.shapes(model)
@@ -373,14 +378,14 @@ def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
   config = with_flags('digits', 'sampling.num_steps=9')
   flags = [('sampling.sampler', 'heun'), ('sampling.seed', '3')]
   flags += [('matmul_precision', 'high'), ('network.dtype', 'bfloat16')]
-  merged = load.of_run(tmp_path, config, flags)
+  merged = store.of_run(tmp_path, config, flags)
   assert (merged.network.channels, merged.seed) == (24, 5)
   assert merged.sampling.num_steps == 9
   assert merged.sampling.sampler.name == 'heun' and merged.sampling.seed == 3
   assert merged.matmul_precision == 'high'
   assert merged.network.dtype == 'bfloat16'
   # without a file of one's own all is the run's
-  alone = load.of_run(tmp_path, load.open_run(tmp_path), [])
+  alone = store.of_run(tmp_path, store.open_run(tmp_path), [])
   assert alone.sampling.num_steps == 7
 
 
@@ -392,22 +397,22 @@ def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
 def test_a_flag_cannot_change_the_model_of_a_run(flag, tmp_path):
   stored_run(tmp_path)
   message = f'config.{flag[0]}.* now.*: only a training can change this'
-  refused(message, load.of_run, tmp_path, read('digits'), [flag])
+  refused(message, store.of_run, tmp_path, read('digits'), [flag])
 
 
 def test_a_run_of_another_kind_of_model_is_refused(tmp_path):
   stored_run(tmp_path)
   message = 'holds a diffusion model, and --config describes a VAE: give --con'
-  refused(message, load.of_run, tmp_path, read('digits_vae'), [])
+  refused(message, store.of_run, tmp_path, read('digits_vae'), [])
 
 
 def test_a_folder_without_a_run_names_the_command_that_trains_it(
   tmp_path, monkeypatch
 ):
-  refused(r'there is no run in .*: train it first', load.open_run, tmp_path)
+  refused(r'there is no run in .*: train it first', store.open_run, tmp_path)
   monkeypatch.chdir(ROOT)
   message = '`.*--config=configs/digits.py:smoke --workdir=.*/digits-smoke` tr'
-  refused(message, load.open_run, tmp_path / 'digits-smoke')
+  refused(message, store.open_run, tmp_path / 'digits-smoke')
 
 
 @pytest.mark.parametrize('content, message', {
@@ -428,12 +433,12 @@ def test_a_folder_without_a_run_names_the_command_that_trains_it(
 }.items(), ids=lambda x: repr(x[:30]))  # fmt: skip
 def test_a_stored_config_that_is_none_is_one_line(content, message, tmp_path):
   (tmp_path / 'config.json').write_bytes(content)
-  assert str(tmp_path) in refused(message, load.open_run, tmp_path)
+  assert str(tmp_path) in refused(message, store.open_run, tmp_path)
 
 
 def test_numbers_of_a_stored_config_are_checked_as_well(tmp_path):
   stored_run(tmp_path, **{'optimizer.learning_rate': math.nan})
-  refused('config.json: .*learning_rate=nan', load.open_run, tmp_path)
+  refused('config.json: .*learning_rate=nan', store.open_run, tmp_path)
 
 
 def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
@@ -445,11 +450,11 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
     'report.runs': ['elsewhere'],
   }
   stored_run(tmp_path, **fields)
-  config = load.open_run(tmp_path)
+  config = store.open_run(tmp_path)
   assert config.compilation_cache is None
   assert not config.average.out and not config.convert.out
   assert config.report.runs == ()
-  used = load.of_run(tmp_path, read('digits'), [])
+  used = store.of_run(tmp_path, read('digits'), [])
   assert used.compilation_cache is None and not used.convert.out
 
 
@@ -475,14 +480,14 @@ def test_a_file_that_gives_no_config_says_where(
   (tmp_path / 'mine.py').write_text(text)
   monkeypatch.chdir(tmp_path)
   for path in ('mine.py', str(tmp_path / 'mine.py')):
-    refused(message, load.from_file, path)
+    refused(message, store.from_file, path)
 
 
 def test_the_sections_of_a_file_may_be_empty_or_absent():
-  config = load.completed(base.get_config())
+  config = store.completed(base.get_config())
   assert config.evaluation.elbo.decoder == 'gaussian'  # of the default metrics
   for content in (config.to_dict(), {}):
-    again = load.completed(ConfigDict(content))
+    again = store.completed(ConfigDict(content))
     assert again.to_dict() == config.to_dict()
 
 
@@ -496,16 +501,16 @@ def test_a_wrong_field_of_a_file_is_one_line(path, value, message):
   config = base.get_config()
   with config.ignore_type():
     config.update_from_flattened_dict({path: value})
-  refused(message, load.completed, config)
+  refused(message, store.completed, config)
 
 
 def test_the_argument_of_a_config_is_one_of_its_variants():
   path = str(CONFIGS / 'digits.py')
   message = r"digits.py:inpaintin \(did you mean 'inpainting'\?\).* can be smok"
-  refused(message, load.from_file, path, 'inpaintin')
-  refused('can be smoke$', load.from_file, str(CONFIGS / 'mnist.py'), 'x')
+  refused(message, store.from_file, path, 'inpaintin')
+  refused('can be smoke$', store.from_file, str(CONFIGS / 'mnist.py'), 'x')
   one, other = (
-    load.from_file(str(CONFIGS / 'cifar10_vp.py'), argument)
+    store.from_file(str(CONFIGS / 'cifar10_vp.py'), argument)
     for argument in ('', 'vp')
   )
   assert one.to_dict() == other.to_dict()
@@ -524,18 +529,18 @@ def swept(tmp_path):
 
 
 def test_a_change_of_a_sweep_is_flags(swept, tmp_path):
-  flags = load.sweep(swept, 1, [('seed', '3')])
-  config = load.with_flags(read('digits'), flags)
+  flags = store.sweep(swept, 1, [('seed', '3')])
+  config = store.with_flags(read('digits'), flags)
   assert config.optimizer.learning_rate == 0.2
   assert config.training.mesh == (1, 1)
   for index in (-1, 2):
     message = f'--sweep_index={index}: .* has 2, 0..1'
-    refused(message, load.sweep, swept, index, [])
+    refused(message, store.sweep, swept, index, [])
   message = '--config.optimizer.learning_rate: the sweep.. of .* changes it as'
-  refused(message, load.sweep, swept, 0, [('optimizer.learning_rate', '1')])
+  refused(message, store.sweep, swept, 0, [('optimizer.learning_rate', '1')])
   (tmp_path / 'none.py').write_text('def get_config(): pass\n')
   path = str(tmp_path / 'none.py')
-  refused(r'none.py has no sweep\(\)', load.sweep, path, 0, [])
+  refused(r'none.py has no sweep\(\)', store.sweep, path, 0, [])
 
 
 def test_as_text_is_read_back():
@@ -549,6 +554,6 @@ def test_as_text_is_read_back():
     'sampling.guidance': None,
   }.items():
     flat = folder.flat(
-      with_flags('digits', f'{path}={load.as_text(value)}').to_dict()
+      with_flags('digits', f'{path}={store.as_text(value)}').to_dict()
     )
     assert flat[path] == value, path

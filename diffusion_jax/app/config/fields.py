@@ -1,22 +1,15 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
-
-from ml_collections import ConfigDict
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from diffusion_jax import ranges
-from diffusion_jax.app.choices import (
-  Churn,
-  ClassifierFree,
-  ClassifierGuidance,
-  Langevin,
-  Text,
-)
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import (
   Count,
   Finite,
+  ImageShape,
   NonNegative,
   Positive,
   Probability,
@@ -24,7 +17,9 @@ from diffusion_jax.ranges import (
   Rule,
   Size,
 )
+from diffusion_jax.sampling.correctors import Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training.conditions import ImageCondition
 
 T = TypeVar('T')
@@ -183,6 +178,37 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Autoguidance(ClassifierFree):
+  """Guides by a worse model: worse + scale (model - worse).
+
+  Karras et al. 2024.
+
+  Args:
+    run: the worse model's run folder
+  """
+
+  run: str
+
+
+class ClassifierGuidance(NamedTuple):
+  """Guides by the classifier in the run folder `run`.
+
+  Dhariwal & Nichol 2021. after_clip: x_0 is clipped before the classifier
+  guides and not after, as in their code.
+  """
+
+  run: str
+  scale: Finite = 1.0
+  after_clip: bool = False
+
+
+class StateGuidance(NamedTuple):
+  """Guidance without a classifier, uncond + scale (cond - uncond) of logits."""
+
+  scale: Finite
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
   """Says how many images are drawn, and by which weights (docs/samplers.md).
 
@@ -232,7 +258,7 @@ class DenoiserSampling(Sampling):
     corrector: Langevin steps before each step
   """
 
-  sampler: ConfigDict  # made with the schedule, for each sampling
+  sampler: Node  # made with the schedule, for each sampling
   num_steps: Size = 1000
   spacing: Spacing = 'uniform'
   respacing: str = ''
@@ -248,6 +274,27 @@ class DenoiserSampling(Sampling):
     before_clip = self.classifier is not None and self.classifier.after_clip
     if before_clip and not (self.clip or self.dynamic_threshold):
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSampling(Sampling):
+  """Says how images and texts are drawn, as states (docs/samplers.md).
+
+  Args:
+    num_steps: number of levels
+    spacing: the places of the levels
+    respacing: the steps of the schedule to keep instead
+    top_p: the most probable states that add up to this probability are kept
+    remasking: eta, how many elements are masked again
+  """
+
+  sampler: Node
+  num_steps: Size = 100
+  spacing: Spacing = 'uniform'
+  respacing: str = ''
+  guidance: StateGuidance | None = None
+  top_p: Probability = 1.0
+  remasking: Probability = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +370,31 @@ class Report:
   trajectory: bool = True
 
 
+class Text(NamedTuple):
+  """Lets the network read texts, byte by byte, with a small Transformer.
+
+  length: the largest number of bytes; width, layers and heads describe the
+  Transformer.
+  """
+
+  length: Size = 64
+  width: Size = 64
+  layers: Count = 2
+  heads: Size = 4
+
+
+class Latent(NamedTuple):
+  """Diffuses the latents of the autoencoder in the run folder `run`.
+
+  shape: height, width and channels; None: as in the run. scale: factor of the
+  latents; None: as in the run, or else 1 / their standard deviation.
+  """
+
+  run: str
+  shape: ImageShape | None = None
+  scale: Positive | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
   """Says what the network sees besides x_t and its level.
@@ -370,6 +442,17 @@ class Decoding:
     'logistic'
   )
   scale: Positive | None = None
+
+
+class States(NamedTuple):
+  """What a network of states reads and returns.
+
+  features: width of the embedding of a state. output: logits, or the mean and
+  the log scale of a logistic, which has no masked state.
+  """
+
+  features: Size = 32
+  output: Literal['logits', 'logistic'] = 'logits'
 
 
 @dataclass(frozen=True, kw_only=True)

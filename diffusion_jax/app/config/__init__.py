@@ -1,0 +1,1 @@
+"""Configs: which sections there are, and how a config becomes objects."""

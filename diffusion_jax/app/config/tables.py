@@ -1,0 +1,268 @@
+"""The constructors that a config can name, by the field that chooses.
+
+Each row is a name and a constructor, whose parameters are the fields of the
+section. The first row of a table is the default.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import diffusion_jax as dj
+from diffusion_jax.app import constructors, edits
+from diffusion_jax.app.config import fields
+from diffusion_jax.core import discrete as steps, flow_losses
+from diffusion_jax.core.denoiser import rescaled_step_input
+from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.core.transitions import gaussian_steps
+from diffusion_jax.data import image_folder, sources, tfds_sources
+from diffusion_jax.data.text_files import text_files
+from diffusion_jax.demos import photos, shapes
+from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.classifier import NoisyClassifier
+from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.sampling.correctors import Churn, Langevin
+from diffusion_jax.sampling.guidance import ClassifierFree
+from diffusion_jax.training import (
+  conditions,
+  consistency,
+  discrete,
+  distillation,
+  flow_maps,
+  level_pairs,
+  objectives,
+  optimizer,
+)
+
+
+def deferred(function: Callable, *given: str) -> Callable[..., Any]:
+  """Returns a constructor of `function`, without a call.
+
+  given: the parameters of a later call; the others are the constructor's.
+  """
+
+  @functools.wraps(function)
+  def constructor(**values):
+    return functools.partial(function, **values) if values else function
+
+  signature = inspect.signature(function, eval_str=True)
+  rest = [x for n, x in signature.parameters.items() if n not in given]
+  vars(constructor)['__signature__'] = signature.replace(parameters=rest)
+  return constructor
+
+
+_DRAW = 'key', 'batch_size', 'schedule'  # what a `TimeSampler` is called with
+
+SCHEDULES = {
+  'linear': steps.of_betas(dj.linear_betas),
+  'rescaled_linear': steps.of_betas(dj.rescaled_linear_betas),
+  'quadratic': steps.of_betas(dj.quadratic_betas),
+  'scaled_linear': steps.of_betas(dj.scaled_linear_betas),
+  'cosine': steps.of_betas(dj.cosine_betas),
+  'sigmoid': steps.of_betas(dj.sigmoid_betas),
+  'constant': steps.of_betas(dj.constant_betas),
+  'warmup': steps.of_betas(dj.warmup_betas),
+  'reciprocal': steps.of_betas(dj.reciprocal_betas),
+  'alphas': dj.DiscreteSchedule.from_alphas,
+  'continuous_cosine': dj.CosineSchedule,
+  'continuous_sigmoid': dj.SigmoidSchedule,
+  'linear_vp': dj.LinearVPSchedule,
+  'sub_vp': dj.SubVPSchedule,
+  'geometric_ve': dj.GeometricVESchedule,
+  'karras': dj.KarrasSchedule,
+  'flow': dj.RectifiedFlowSchedule,
+  'learned': constructors.learned,
+  'shifted': dj.ShiftedSchedule,
+  'zero_terminal_snr': steps.with_zero_terminal_snr,
+}
+
+
+NOISE_INPUTS = {
+  'step': functools.partial(dj.step_input, scale=1.0),
+  'rescaled_step': rescaled_step_input,
+  'time': dj.time_input,
+  'logsnr': deferred(dj.logsnr_input, 'level'),
+  'log_sigma': deferred(dj.log_sigma_input, 'level'),
+  'edm': deferred(dj.edm_input, 'level'),
+}
+
+
+PARAMETRIZATIONS = {
+  kind: functools.partial(Parametrization, kind=kind, sigma_data=0.5)
+  for kind in ('eps', 'x0', 'v', 'score', 'flow')
+} | {'edm': functools.partial(Parametrization, kind='edm')}
+
+TIMES = {
+  'steps': dj.step_times,
+  'uniform': deferred(dj.uniform_times, *_DRAW),
+  'antithetic': deferred(dj.antithetic_times, *_DRAW),
+  'log_normal': dj.log_normal_times,
+  'logit_normal': dj.logit_normal_times,
+}
+
+WEIGHTS = {
+  'snr': deferred(dj.snr_weight, 'level'),
+  'truncated_snr': deferred(dj.truncated_snr_weight, 'level'),
+  'min_snr': dj.min_snr_weight,
+  'edm': dj.edm_weight,
+  'flow': deferred(dj.flow_weight, 'level'),
+  'min_flow': dj.min_flow_weight,
+}
+
+PAIRS = {
+  'improved': level_pairs.improved_pairs,
+  'easy': functools.partial(level_pairs.easy_pairs, k=8.0, b=1.0),
+  'grid': level_pairs.grid_pairs,
+}
+
+DISTANCES = {
+  'pseudo_huber': flow_losses.pseudo_huber,
+  'squared': deferred(flow_losses.squared_error, 'a', 'b'),
+}
+
+SAMPLERS = {
+  'ancestral': functools.partial(dj.ancestral, mean_shift=None),
+  'ddim': dj.ddim,
+  'heun': dj.heun,
+  'dpm_solver_pp': dj.dpm_solver_pp,
+  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+  'dpm_solver_pp_sde': dj.dpm_solver_pp_sde,
+  'unipc': dj.unipc,
+  'euler_maruyama': dj.euler_maruyama,
+  'velocity_heun': dj.velocity_heun,
+  'velocity_sde': dj.velocity_sde,
+  'reverse_diffusion': dj.reverse_diffusion,
+  'annealed_langevin': dj.annealed_langevin,
+}
+
+
+GUIDANCES = {
+  'classifier_free': ClassifierFree,
+  'autoguidance': fields.Autoguidance,
+}
+
+
+DENOISERS = {
+  'unet': UNet,
+  'dit': DiT,
+  'ddpmpp': DDPMpp,
+  'edm2': EDM2,
+  'vdm': ScoreNetwork,
+}
+CLASSIFIERS = {'classifier': NoisyClassifier}
+AUTOENCODERS = {
+  'autoencoder': Autoencoder,
+  'hierarchical': HierarchicalAutoencoder,
+}
+
+
+DENOISING = {
+  'denoising': objectives.denoising,
+  'hybrid': objectives.hybrid,
+  'vlb': objectives.vlb,
+  'vdm': objectives.vdm,
+  'progressive_distillation': distillation.progressive_distillation,
+  'reflow': constructors.reflow,
+}
+FLOW_MAPS = {
+  'mean_flow': flow_maps.mean_flow,
+  'shortcut': flow_maps.shortcut,
+  'consistency_training': consistency.consistency_training,
+  'consistency_distillation': consistency.consistency_distillation,
+  'continuous_consistency': consistency.continuous_consistency,
+}
+
+DATA = {
+  'digits': sources.digits,
+  'shapes': shapes.shapes,
+  'synthetic': sources.synthetic,
+  'photos': photos.photos,
+  'npz': sources.npz,
+  'folder': image_folder.folder,
+  'cifar10': tfds_sources.cifar10,
+  'mnist': tfds_sources.mnist,
+  'tfds': tfds_sources.tfds,
+  'two_levels': sources.TwoLevels,
+}
+
+OPTIMIZERS = {
+  name: functools.partial(optimizer.optimizer_and_rate, kind=name)
+  for name in ('adamw', 'adam', 'radam', 'muon')
+}
+
+# The constructors of each field that is a choice, in any section or at a path.
+TABLES = {
+  'schedule': SCHEDULES,
+  'network': DENOISERS,
+  'objective': DENOISING,
+  'noise_input': NOISE_INPUTS,
+  'parametrization': PARAMETRIZATIONS,
+  'latent': {'autoencoder': fields.Latent},
+  'text': {'bytes': fields.Text},
+  'conditioning.image': {
+    'inpaint': conditions.inpaint,
+    'superres': conditions.superres,
+    'colorize': conditions.colorize,
+  },
+  'times': TIMES,
+  'weight': WEIGHTS,
+  'two_times': {'independent': flow_maps.two_times},
+  'second': TIMES,
+  'objective.guidance': {
+    'fixed': flow_maps.fixed_guidance,
+    'power_law': flow_maps.power_law_guidance,
+  },
+  'pairs': PAIRS,
+  'distance': DISTANCES,
+  'solver': {'ddim': dj.ddim, 'heun': dj.heun},
+  'uncertainty': {'fourier': constructors.LogVariance},
+  'sampler': SAMPLERS,
+  'sampling.schedule': {  # a learned one would have no parameters
+    name: make for name, make in SCHEDULES.items() if name != 'learned'
+  },
+  'sampling.guidance': GUIDANCES,
+  'sampling.classifier': {'run': fields.ClassifierGuidance},
+  'churn': {'edm': Churn},
+  'corrector': {'langevin': Langevin},
+  'data': DATA,
+  'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
+  'optimizer': OPTIMIZERS,
+  'edit': {
+    'inpaint': edits.Inpaint,
+    'sdedit': edits.Sdedit,
+    'interpolate': edits.Interpolate,
+    'superres': edits.Superres,
+    'colorize': edits.Colorize,
+  },
+}
+
+
+# What configs of discrete states have instead.
+STATES = {
+  'objective': {'masked': discrete.masked, 'd3pm': discrete.d3pm},
+  'schedule': {
+    'polynomial_masking': dj.PolynomialMasking,
+    'cosine_masking': dj.CosineMasking,
+    'alpha_bar': dj.AlphaBarSchedule,
+  },
+  'schedule.schedule': SCHEDULES,
+  'transitions': {
+    'absorbing': dj.masking_process,
+    'uniform': dj.uniform_process,
+    'gaussian': gaussian_steps,
+  },
+  'sampler': {
+    'ancestral': dj.ancestral_states,
+    'first_hitting': dj.first_hitting,
+    'confidence': dj.confidence_ordered,
+  },
+  'sampling.guidance': {'classifier_free': fields.StateGuidance},
+  'edit': {'inpaint': edits.InpaintStates},
+  'data': {**DATA, 'text': text_files},
+}

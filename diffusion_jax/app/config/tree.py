@@ -1,0 +1,387 @@
+"""A config is a tree of constructors, which one walk completes and checks.
+
+A section holds a name and the parameters of the constructor with that name,
+such as {'name': 'ddim', 'eta': 0.0}. `resolve` turns nested dicts into `Node`s,
+with the defaults of the signatures. A flag is a `Text` in the same dicts; see
+`merge`.
+
+Two kinds of parameters are not fields: facts, which follow from the data or
+other sections and which `Node.make` gets, and parameters that the enclosing
+choice has as well. A part is a section without a name, since it has only one
+constructor.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.app.config import own
+from diffusion_jax.app.config.errors import (
+  check_one_of,
+  check_section,
+  convert,
+  from_config,
+  no_field,
+)
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import PLAIN, Text
+
+Constructor = Callable[..., Any]
+Table = Mapping[str, Constructor]
+_EMPTY = inspect.Parameter.empty
+
+
+class Schema(NamedTuple):
+  """Describes the sections of a config for one kind of model.
+
+  kind: its name in messages. tables: the constructors of each field that is a
+  choice, by name; the key is the field's name or its path. choices: the choices
+  at the top; those in `optional` may be None. parts: the constructors of parts,
+  by path; '' has the fields that are in no section. facts: the names of the
+  facts of each choice, which its inner choices have too. metrics: constructors
+  of metrics, by name.
+  """
+
+  kind: str
+  tables: Mapping[str, Table]
+  choices: tuple[str, ...]
+  optional: Collection[str]
+  parts: Mapping[str, Constructor]
+  facts: Mapping[str, Collection[str]]
+  metrics: Table
+
+  def table(self, path: str) -> Table:
+    """Returns the constructors of a choice; {} if the path is not a choice."""
+    return self.tables.get(path) or self.tables.get(_last(path)) or {}
+
+
+class Node(Mapping[str, Any]):
+  """A complete section, whose fields are items and attributes.
+
+  A value is plain, a Node, or None. where: the path of the section; choice: the
+  name of a choice, '' for a part; needs: the names of its facts.
+  """
+
+  def __init__(
+    self,
+    where: str,
+    constructor: Constructor,
+    fields: Mapping[str, Any],
+    choice: str = '',
+    needs: Collection[str] = (),
+  ):
+    self.where, self.constructor, self.choice = where, constructor, choice
+    self.needs, self._fields = needs, fields
+
+  def __getitem__(self, name: str) -> Any:
+    return self._fields[name]
+
+  def __getattr__(self, name: str) -> Any:
+    if name.startswith('_') or name not in self._fields:
+      raise AttributeError(f'config.{self.where} has no field {name}')
+    return self._fields[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._fields)
+
+  def __len__(self) -> int:
+    return len(self._fields)
+
+  def __repr__(self) -> str:
+    return repr(self.to_dict())
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns the section as nested dicts."""
+    return {n: x.to_dict() if _is_node(x) else x for n, x in self.items()}
+
+  def replace(self, **fields: Any) -> 'Node':
+    """Returns the section with other values of its fields."""
+    return Node(
+      self.where,
+      self.constructor,
+      {**self._fields, **fields},
+      self.choice,
+      self.needs,
+    )
+
+  def at(self, path: str) -> Any:
+    """Returns a section or field below this one; None if it does not exist."""
+    value: Any = self
+    for name in path.split('.') if path else ():
+      value = value.get(name) if _is_node(value) else None
+    return value
+
+  def paths(self, prefix: str = '') -> Iterator[str]:
+    """Yields the paths of all fields, those at the top first."""
+    yield from (prefix + name for name in self)
+    for name, value in self.items():
+      if isinstance(value, Node):
+        yield from value.paths(f'{prefix}{name}.')
+
+  def make(self, facts: Mapping[str, object] | None = None) -> Any:
+    """Calls the constructors of the section and its inner sections.
+
+    facts: values for `needs`; None stands for the parameter's default. Without
+    facts, inner choices that need others than this one stay Nodes. Raises
+    UserError if a constructor refuses its arguments.
+    """
+    return self._make(facts or {}, {})
+
+  def _make(self, facts, outer):
+    around = {**outer, **self._fields} if self.choice else {}
+    values = {}
+    for name, parameter in parameters(self.constructor).items():
+      where, value = below(self.where, name), self._fields.get(name)
+      if name in self.needs:
+        value = facts.get(name)
+      elif name in outer:
+        value = outer[name]
+      elif isinstance(value, Node):
+        if facts or not value.needs or value.needs is self.needs:
+          value = value._make(facts, around)
+      elif name in own.PATHS and value != parameter.default:
+        own.check_paths(where, value)
+      if value is not None:
+        values[name] = value
+      elif parameter.default is _EMPTY:
+        raise UserError(
+          f'config.{self.where}={self.choice}: the other sections do not give '
+          f'the {name} that it needs'
+          if name in self.needs
+          else f'config.{where} is not set: '
+          f'{self.choice or _last(self.where)} needs it'
+        )
+    with from_config(self.where):
+      return self.constructor(**values)
+
+
+def _is_node(value):
+  return isinstance(value, Node)
+
+
+def _last(path):
+  return path.rpartition('.')[2]
+
+
+def below(path: str, name: str) -> str:
+  """Returns the path of a field of a section."""
+  return f'{path}.{name}' if path else name
+
+
+# Constructors.
+
+
+def find(
+  table: Table, path: str, name: Any, facts: Collection[str] = ()
+) -> Constructor:
+  """Returns table[name], or the constructor that 'module:attribute' names.
+
+  facts: the names of the facts that `Node.make` passes to it.
+  """
+  if ':' in str(name):
+    return own.find(path, name, facts)
+  check_one_of(table, path, name)
+  return table[name]
+
+
+@functools.cache  # an inspection takes milliseconds, and there are thousands
+def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
+  """Returns the parameters of a constructor, with evaluated annotations.
+
+  They do not include what functools.partial binds, nor the fields that every
+  Flax module has.
+  """
+  try:
+    signature = inspect.signature(constructor, eval_str=True)
+  except NameError:  # an annotation that only type checkers know
+    signature = inspect.signature(constructor)
+  bound = {*getattr(constructor, 'keywords', ())}
+  if 'parent' in signature.parameters:
+    bound |= {'name', 'parent'}
+  kinds = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+  )
+  return {
+    name: parameter
+    for name, parameter in signature.parameters.items()
+    if parameter.kind in kinds and name not in bound
+  }
+
+
+def _plain(value):
+  # Returns the name of a type such as np.float32, and other values unchanged.
+  is_type = isinstance(value, type) and value is not _EMPTY
+  return np.dtype(value).name if is_type else value
+
+
+def _annotation(parameter):
+  # Returns the annotation of a parameter, or else the type of its default.
+  if parameter.annotation is not _EMPTY:
+    if not isinstance(parameter.annotation, str):
+      return parameter.annotation
+  kind = type(_plain(parameter.default))
+  return kind if kind in PLAIN else object
+
+
+def _is_field(parameter):
+  # Returns whether a config can hold the default, or there is no default.
+  default = parameter.default
+  return (
+    default is None
+    or default is _EMPTY
+    or isinstance(_plain(default), (*PLAIN,))
+  )
+
+
+def _name_of(table, default):
+  # Returns the name of a default, or else the first name.
+  name = getattr(default, '__name__', None)
+  names = (n for n, c in table.items() if name == getattr(c, '__name__', ''))
+  return next(names, next(iter(table)))
+
+
+def _chosen(name: Any) -> Any:
+  # Returns the name that a file or a flag gives a choice.
+  if isinstance(name, Text):
+    return None if name in ('', 'None') else str(name)
+  return name
+
+
+# The walk.
+
+
+def resolve(tree: Mapping[str, Any], schema: Schema) -> Node:
+  """Returns the complete config of nested dicts.
+
+  Raises UserError for a field that does not exist and for a value of another
+  type.
+  """
+  walk = _Walk(schema)
+  root = walk.part(tree, '')
+  for path, names, choice in walk.unknown:
+    raise no_field(path, names, choice, [*root.paths()])
+  return root
+
+
+class _Walk:
+  """A walk through nested dicts; what has no field is reported at its end."""
+
+  def __init__(self, schema):
+    self.schema, self.unknown = schema, []
+
+  def part(self, given, path):
+    check_section(given, path)
+    schema, inner = self.schema, {}
+    if not path:
+      for name in schema.choices:
+        optional = name in schema.optional
+        value = given.get(name, None if optional else {})
+        inner[name] = self.choice(value, name, optional)
+    parts = (part.rpartition('.') for part in schema.parts if part)
+    names = [name for above, _, name in parts if above == path]
+    constructor = schema.parts[path]
+    fields = self.fields(given, constructor, path, more={*inner, *names})
+    for name in names:
+      inner[name] = self.part(given.get(name, {}), below(path, name))
+    return Node(path, constructor, fields | inner)
+
+  def choice(self, given, path, optional, default=None, needs=(), outer=()):
+    if not isinstance(given, Mapping):
+      given = {'name': given}
+    table = self.schema.table(path)
+    rest = {**given}
+    name = _chosen(rest.pop('name', _name_of(table, default)))
+    if isinstance(name, Mapping):
+      raise no_field(below(path, f'name.{next(iter(name), "")}'), ())
+    if name is None and optional:
+      for field in rest:
+        raise no_field(below(path, field), (), 'None')
+      return None
+    needs = self.schema.facts.get(_last(path), needs)
+    constructor = find(table, path, name, needs)
+    name = str(name)
+    fields = self.fields(rest, constructor, path, needs, outer, name)
+    return Node(path, constructor, {'name': name, **fields}, name, needs)
+
+  def fields(
+    self, given, constructor, path, needs=(), outer=(), choice='', more=()
+  ):
+    every, values = parameters(constructor), {}
+    hidden = {*needs, *outer, 'name' if choice else ''}
+    fields = {
+      name: parameter
+      for name, parameter in every.items()
+      if name not in hidden
+      and (self.schema.table(below(path, name)) or _is_field(parameter))
+    }
+    for name in sorted({*given} - {*fields, *more}):
+      self.unknown.append((below(path, name), {*fields, *more}, choice))
+    for name, parameter in fields.items():
+      where, default = below(path, name), _plain(parameter.default)
+      if self.schema.table(where):
+        value = given.get(name, None if default is None else {})
+        shared = {*outer, *every} if choice else ()
+        values[name] = self.choice(
+          value, where, default is None, default, needs, shared
+        )
+      elif name in given or default is not _EMPTY:
+        values[name] = self.value(given.get(name, default), parameter, where)
+      else:
+        values[name] = None
+    return values
+
+  def value(self, value, parameter, path):
+    if isinstance(value, Mapping):
+      self.unknown.append((below(path, next(iter(value), '')), (), ''))
+      return None
+    if isinstance(value, Text) and value == 'None':
+      value = None
+    default = parameter.default
+    if value is None and (default is None or default is _EMPTY):
+      return None
+    return convert(value, _annotation(parameter), path)
+
+
+def merge(
+  tree: Mapping[str, Any],
+  fields: Mapping[str, Any],
+  schema: Schema,
+) -> dict[str, Any]:
+  """Returns nested dicts with other values of fields, by path, in any order.
+
+  The name of another choice drops the fields of the choice that was there.
+  Raises UserError for a section and one of its fields that are both given.
+  """
+  given: dict[str, Any] = {}
+  for path, value in fields.items():
+    is_name = schema.table(path) and not isinstance(value, Mapping)
+    *above, last = (f'{path}.name' if is_name else path).split('.')
+    node = given
+    for name in above:
+      node = node.setdefault(name, {})
+      if not isinstance(node, dict):
+        break
+    if not isinstance(node, dict) or isinstance(node.get(last), dict):
+      raise UserError(
+        f'config.{path}: a value is given for this field and for a part of it'
+      )
+    node[last] = value
+  return _merged(tree, given, '', schema)
+
+
+def _merged(old, new, path, schema):
+  if not isinstance(new, dict):
+    return new
+  old = old if isinstance(old, Mapping) else {}
+  named = 'name' in new and schema.table(path)
+  if named and old.get('name') != new['name']:
+    return new
+  inner = {
+    name: _merged(old.get(name), value, below(path, name), schema)
+    for name, value in new.items()
+  }
+  return {**old, **inner}

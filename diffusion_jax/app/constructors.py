@@ -1,0 +1,105 @@
+"""Constructors of what needs several parts of the library, or learns.
+
+VDM's schedule and EDM2's u(sigma) are Flax modules of levels; the teacher of
+rectified flow samples.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.core import losses
+from diffusion_jax.core.keys import stream
+from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
+from diffusion_jax.networks.magnitude import Uncertainty
+from diffusion_jax.ranges import Finite, Probability, Size
+from diffusion_jax.training import distillation, objectives
+
+
+def learned(
+  gamma: Literal['scalar', 'network', 'fixed'] = 'scalar',
+  gamma_min: Finite = -13.3,
+  gamma_max: Finite = 5.0,
+) -> dj.LearnedSchedule:
+  """Makes VDM's schedule, gamma(t) = -log SNR(t) (Kingma et al. 2021).
+
+  gamma: scalar is a line with learned ends, network a line plus a monotone
+  network, and fixed a line that is not trained. gamma_min and gamma_max are the
+  initial values at t = 0 and 1.
+  """
+  if not gamma_min < gamma_max:
+    raise ValueError(
+      f'gamma_min={gamma_min} is not below gamma_max={gamma_max}'
+    )
+  if gamma == 'network':
+    module = MonotoneGamma(gamma_min, gamma_max)
+  else:
+    module = LinearGamma(gamma_min, gamma_max, learned=gamma != 'fixed')
+  return dj.LearnedSchedule({}, GammaFn(module))
+
+
+def gamma_of(schedule: object) -> Any:
+  """Returns the Flax module of a learned schedule, or None."""
+  schedule = getattr(schedule, 'schedule', schedule)
+  gamma_fn = getattr(schedule, 'gamma_fn', None)
+  return gamma_fn.module if isinstance(gamma_fn, GammaFn) else None
+
+
+def num_steps_of(schedule: object) -> int | None:
+  """Returns T of a schedule of steps; None in continuous time."""
+  return getattr(schedule, 'num_steps', None)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogVariance:
+  """Learns EDM2's u(sigma), the logarithm of the error at each level.
+
+  Karras et al. 2024, Eq. 14 to 16. features: number of random Fourier features.
+  Called with parameters and a level it returns u, [B].
+  """
+
+  features: Size = 128
+
+  def init(self, key: jax.Array) -> Mapping[str, object]:
+    """Returns the first parameters."""
+    return Uncertainty(self.features).init(key, np.zeros(1))['params']
+
+  def __call__(self, params: Any, level: dj.NoiseLevel) -> Any:
+    """Returns u [B]; its input is ln(sigma / alpha) / 4 for any network."""
+    variables = {'params': params['uncertainty']}
+    return Uncertainty(self.features).apply(variables, dj.edm_input(level))
+
+  constrain = staticmethod(Uncertainty.constrain)
+
+
+def reflow(
+  network: dj.Network,
+  schedule: dj.Schedule,
+  times: losses.TimeSampler,
+  teacher: distillation.Teacher,
+  weight: losses.Weight = dj.flow_weight,
+  p_t1: Probability = 0.0,
+  teacher_steps: Size = 16,
+) -> objectives.Objective:
+  """Makes rectified flow's loss on the teacher's samples (Liu et al. 2022).
+
+  The pairs are noise and the sample that teacher_steps of UniPC make of it.
+  p_t1: the probability of t = 1.
+  """
+  levels = dj.level_grid(schedule, teacher_steps)
+  key = stream(0, 'teacher')  # UniPC draws nothing
+
+  def sample(denoise, x1):
+    return dj.sample(key, denoise, dj.unipc(), levels, x1)
+
+  return distillation.reflow(
+    network,
+    schedule,
+    times=losses.with_start(times, p_t1),
+    weight=weight,
+    teacher=distillation.sampling_teacher(teacher, sample),
+  )

@@ -1,0 +1,433 @@
+"""The edits of --mode=edit: their fields, checks, pictures and samplers."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import (
+  Count,
+  FileName,
+  NonNegative,
+  Probability,
+  Size,
+)
+from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.training import conditions
+
+if TYPE_CHECKING:
+  from diffusion_jax.app.models.diffusion import Diffusion, Wrap
+  from diffusion_jax.app.models.guidance import Guides
+
+Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
+Method = Literal['reconstruction', 'palette']
+
+
+class Task(NamedTuple):
+  """A batch of an edit.
+
+  inputs: the user's pictures in the form that is diffused, for each of the
+  images; cond; and weight, of an interpolation. keys: [B].
+  """
+
+  model: 'Diffusion'
+  method: str
+  params: PyTree
+  guides: 'Guides'
+  keys: jax.Array
+  inputs: dict[str, PyTree]
+
+  def sample(
+    self,
+    cond: dict,
+    wrap: Callable | None = None,
+    after_guidance: 'Wrap | None' = None,
+  ) -> jax.Array:
+    """Draws images from noise by `Diffusion.from_noise`."""
+    return self.model.from_noise(
+      self.params, self.guides, self.keys, cond,
+      wrap=wrap, after_guidance=after_guidance,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Edit:
+  """Holds what all edits have: a picture in the size of the run's images.
+
+  Args:
+    image: the file of the picture
+    num_samples: number of results
+    label: the class; None: no class
+    output: name of the files that are written into edits/
+  """
+
+  image: str = ''
+  num_samples: Size = 4
+  label: Count | None = None
+  output: FileName = 'edit'
+
+  observes: ClassVar = False  # The picture has fewer pixels or colours.
+  inverts: ClassVar = False  # The ODE is followed from the picture to noise.
+
+  def check(self, model: 'Diffusion') -> str:
+    """Returns the method, or ''; raises UserError if the edit cannot work."""
+    name, condition = model.config.edit.name, _condition(model)
+    if condition and name != condition:
+      raise UserError(
+        f'config.edit={name}: the network of this run was trained with '
+        f'conditioning.image={condition} and can do only this task'
+      )
+    return ''
+
+  def read(self, model: 'Diffusion', method: str) -> Pictures:
+    """Reads the files of the edit; raises ValueError for unsuitable files."""
+    shape = model.facts.image_shape
+    return {'image': read_picture(self.image, 'image', shape)}
+
+  def draw(self, task: Task) -> jax.Array:
+    """Returns the results of a batch, as the model diffuses them."""
+    raise NotImplementedError
+
+  def _method(self, model, given, default):
+    # Returns the method that is given, or else the one that fits the run.
+    condition = _condition(model)
+    method = given or ('palette' if condition else default)
+    if (method == 'palette') != bool(condition):
+      needed = model.config.edit.name if method == 'palette' else 'None'
+      raise UserError(
+        f'config.edit.method={method} needs a run with conditioning.image='
+        f'{needed}, and this one has {condition}'
+      )
+    return method
+
+
+def _condition(model):
+  section = model.config.conditioning.image
+  return None if section is None else section.name
+
+
+def refuse_unipc(model: 'Diffusion', what: str) -> None:
+  """Raises UserError for the sampler that `replace_known` does not allow."""
+  sampler = model.config.sampling.get('sampler')
+  if sampler is not None and sampler.name == 'unipc':
+    raise UserError(
+      f'config.edit.{what} changes x between steps, which '
+      'sampling.sampler=unipc would undo: take another sampler'
+    )
+
+
+@dataclass(frozen=True)
+class InpaintStates(Edit):
+  """Fills in the pixels that are not white in the picture `mask`."""
+
+  mask: str = ''
+  method: Literal['replace'] = 'replace'
+
+  def check(self, model: 'Diffusion') -> str:
+    """Returns the method; raises UserError if the edit cannot work."""
+    super().check(model)
+    return self._method(model, self.method, 'repaint')
+
+  def read(self, model: 'Diffusion', method: str) -> Pictures:
+    """Reads the picture and its mask."""
+    pictures = super().read(model, method)
+    pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
+    return pictures
+
+  def draw(self, task: Task) -> jax.Array:
+    """Keeps the known elements at each step."""
+    known, mask = task.inputs['image'], task.inputs['mask']
+
+    def replace(sampler, levels):
+      return task.model.replace_known(sampler, known, mask), levels
+
+    return task.sample(task.inputs['cond'], wrap=replace)
+
+
+@dataclass(frozen=True)
+class Inpaint(InpaintStates):
+  """Fills in the pixels that are not white in the picture `mask`.
+
+  Args:
+    method: repaint (num_resamples times, jump steps back), replace,
+      reconstruction (guidance by `scale`, with `iterations` of conjugate
+      gradients), or palette, for runs with conditioning.image; None: palette
+      for such runs, else repaint
+  """
+
+  method: Literal['repaint', 'replace', 'reconstruction', 'palette'] | None = (
+    None
+  )
+  num_resamples: Size = 10
+  jump: Size = 10
+  scale: NonNegative = 1.0
+  iterations: Size = 1
+
+  def check(self, model: 'Diffusion') -> str:
+    """Returns the method; raises UserError if the edit cannot work."""
+    method = super().check(model)
+    if method in ('replace', 'repaint'):
+      refuse_unipc(model, f'method={method}')
+    return method
+
+  def draw(self, task: Task) -> jax.Array:
+    """Keeps the known pixels, and fills in the others."""
+    inputs = task.inputs
+    cond, known, mask = inputs['cond'], inputs['image'], inputs['mask']
+    if task.method == 'replace':
+      return super().draw(task)
+    if task.method == 'palette':
+      image = conditions.known_pixels(known, mask)
+      return task.sample(cond | {'image': image})
+    if task.method == 'reconstruction':
+      guided = functools.partial(
+        dj.reconstruction_guided,
+        known=known,
+        mask=mask,
+        scale=self.scale,
+        num_iterations=self.iterations,
+      )
+      return task.sample(cond, after_guidance=guided)
+
+    def repaint(sampler, levels):
+      with from_config('edit'):
+        levels = dj.repaint_levels(levels, self.num_resamples, self.jump)
+      return dj.repaint(sampler, known, mask), levels
+
+    return task.sample(cond, wrap=repaint)
+
+
+@dataclass(frozen=True)
+class Sdedit(Edit):
+  """Adds noise and samples from there (SDEdit, Meng et al. 2022).
+
+  Args:
+    strength: 0 keeps the picture, 1 begins with noise
+    repeats: how often the picture is edited
+    mask: a picture whose white pixels stay unchanged
+  """
+
+  strength: Probability = 0.5
+  repeats: Size = 1
+  mask: str = ''
+
+  def check(self, model: 'Diffusion') -> str:
+    """Returns ''; raises UserError if the edit cannot work."""
+    if self.mask:
+      refuse_unipc(model, 'mask')
+    return super().check(model)
+
+  def read(self, model: 'Diffusion', method: str) -> Pictures:
+    """Reads the picture, and the mask if there is one."""
+    pictures = super().read(model, method)
+    if self.mask:
+      pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
+    return pictures
+
+  def draw(self, task: Task) -> jax.Array:
+    """Adds noise up to `strength`, and samples from there."""
+    model, params, inputs = task.model, task.params, task.inputs
+    trained, levels, sampler = model.levels_and_sampler(params)
+    denoise = model.step_function(params, inputs['cond'], trained, task.guides)
+    with from_config('edit'):
+      return dj.sdedit(
+        split_key(task.keys, 2)[1],
+        denoise,
+        sampler,
+        levels,
+        inputs['image'],
+        self.strength,
+        repeats=self.repeats,
+        mask=inputs.get('mask'),
+      )
+
+
+@dataclass(frozen=True)
+class Interpolate(Edit):
+  """Interpolates between two pictures along the ODE."""
+
+  image2: str = ''
+
+  inverts: ClassVar = True
+
+  def check(self, model: 'Diffusion') -> str:
+    """Returns ''; raises UserError if the edit cannot work."""
+    super().check(model)
+    if model.conditioning.self_conditioning:
+      raise UserError(
+        'config.edit=interpolate: the ODE of a network with self-conditioning '
+        'cannot be inverted'
+      )
+    return ''
+
+  def read(self, model: 'Diffusion', method: str) -> Pictures:
+    """Reads both pictures."""
+    if self.num_samples < 2:
+      raise ValueError('num_samples must be at least 2 for an interpolation')
+    pictures, shape = super().read(model, method), model.facts.image_shape
+    pictures['image2'] = read_picture(self.image2, 'image2', shape)
+    return pictures
+
+  def draw(self, task: Task) -> jax.Array:
+    """Goes from one picture to the other along the ODE, for any sampler.
+
+    Image i has the weight i / (N - 1), and all have the condition of the first.
+    """
+    # With clipping, the solution of the ODE would not undo its inversion.
+    model, params, inputs = task.model.unclipped(), task.params, task.inputs
+    firsts = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
+    cond, a, b = firsts
+    trained, levels, _ = model.levels_and_sampler(params)
+    denoise = model.step_function(params, cond, trained, task.guides)
+
+    def between(weight):
+      return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
+
+    return jax.vmap(between)(jnp.asarray(inputs['weight']))
+
+
+class _Observe(Edit):
+  # An edit whose picture is what `measure` shows of the result, [B, H, W, C].
+
+  observes: ClassVar = True
+  method: Method | None
+  scale: float
+  iterations: int
+
+  def check(self, model: 'Diffusion') -> str:
+    """Returns the method; raises UserError if the edit cannot work."""
+    super().check(model)
+    return self._method(model, self.method, 'reconstruction')
+
+  def observe(self, task: Task) -> tuple[Callable, jax.Array]:
+    """Returns (x_0 -> what the picture shows of it, condition of a palette)."""
+    raise NotImplementedError
+
+  def draw(self, task: Task) -> jax.Array:
+    """Adds pixels or colours, by a condition or by guidance."""
+    cond, (measure, image) = task.inputs['cond'], self.observe(task)
+    if task.method == 'palette':
+      return task.sample(cond | {'image': image})
+    guided = functools.partial(
+      dj.observation_guided,
+      observe=measure,
+      observed=task.inputs['image'],
+      scale=self.scale,
+      num_iterations=self.iterations,
+    )
+    return task.sample(cond, after_guidance=guided)
+
+
+@dataclass(frozen=True)
+class Superres(_Observe):
+  """Enlarges a picture `factor` times, to the size of the run's images.
+
+  method: as for inpaint.
+  """
+
+  method: Method | None = None
+  factor: Size = 2
+  scale: NonNegative = 1.0
+  iterations: Size = 1
+
+  def read(self, model: 'Diffusion', method: str) -> Pictures:
+    """Reads the small picture."""
+    height, width, channels = model.facts.image_shape
+    factor = self._factor(model, method)
+    if height % factor or width % factor:
+      raise ValueError(
+        f'factor={factor} does not divide {width}x{height} pixels'
+      )
+    shape = height // factor, width // factor, channels
+    return {'image': read_picture(self.image, 'image', shape)}
+
+  def observe(self, task: Task) -> tuple[Callable, jax.Array]:
+    """Returns (x_0 -> the small picture, the picture enlarged)."""
+    factor = self._factor(task.model, task.method)
+    measure = functools.partial(conditions.pooled, factor=factor)
+    return measure, conditions.enlarged(task.inputs['image'], factor)
+
+  def _factor(self, model, method):
+    # Returns the factor that a network for this edit was trained with.
+    section = model.config.conditioning.image
+    return section.factor if method == 'palette' else self.factor
+
+
+@dataclass(frozen=True)
+class Colorize(_Observe):
+  """Colours a grey picture; method: as for inpaint."""
+
+  method: Method | None = None
+  scale: NonNegative = 1.0
+  iterations: Size = 1
+
+  def read(self, model: 'Diffusion', method: str) -> Pictures:
+    """Reads the grey picture."""
+    height, width, channels = model.facts.image_shape
+    if channels != 3:
+      raise ValueError('the images of this run have no colours')
+    return {'image': read_picture(self.image, 'image', (height, width, 1))}
+
+  def observe(self, task: Task) -> tuple[Callable, jax.Array]:
+    """Returns (x_0 -> its luma, the picture)."""
+    return conditions.luminance, task.inputs['image']
+
+
+def read_picture(path: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Reads the file of an edit's field, uint8 of `shape`.
+
+  Makes colours grey, or repeats grey, as the run needs it, and prints that.
+  Raises ValueError for a field without a file and for another size.
+  """
+  height, width, channels = shape
+  if not path:
+    raise ValueError(f'{field} is not set: give --config.edit.{field}=file.png')
+  picture = images.read_image(str(Path(path).expanduser()))
+  h, w = picture.shape[:2]
+  if (h, w) != (height, width):
+    raise ValueError(
+      f'{field} {path} has {w}x{h} pixels (width x height), {width}x{height} '
+      'are needed: scale or crop it'
+    )
+  coloured = (picture != picture[..., :1]).any()
+  if coloured and channels == 1:
+    print(f'{path}: its colours are left out, grey is their luma')
+    return images.with_channels(picture, 1)
+  if not coloured and channels == 3:
+    print(f'{path}: it is grey, each channel is taken to be the same')
+  return picture[..., :channels]
+
+
+def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Reads a mask, bool [H, W, 1]: True, known, where the file is white.
+
+  If it has transparent pixels: where it is opaque, in any colour.
+  """
+  white = read_picture(path, 'mask', (*shape[:2], 1)) >= 128
+  alpha = images.read_alpha(Path(path).expanduser())
+  mask, word = white, 'white'
+  if alpha is not None:
+    mask, word = alpha >= 128, 'opaque'
+    if mask.any() and not (white & mask).any():
+      raise ValueError(
+        f'mask {path} is black on transparent, which can be read both ways: '
+        'make known pixels white and the others black'
+      )
+  print(f'{path}: {word} is known, {mask.mean():.0%} of the pixels')
+  if mask.all():
+    raise ValueError(
+      f'mask {path} is {word} everywhere: {word} pixels stay unchanged, so '
+      'nothing would be filled in'
+    )
+  return mask
