@@ -284,8 +284,7 @@ class Convert:
 
   Args:
     source: the folder or file of weights that become a run
-    format: diffusers, openai, ho, score_sde, edm, edm2, safetensors; '':
-      recognised
+    format: diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
     model: openai, score_sde: the name of a published model
     options: options of the format: 'image_size=64 class_cond=True'
     to: exports the run as diffusers, safetensors or stablehlo
