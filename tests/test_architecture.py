@@ -129,12 +129,14 @@ def test_the_version_is_written_once():
 
 # Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
+  'app/averages.py': 'app/modes/test_average.py',
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/ema.py': 'app/models/test_noisy.py',
   'app/models/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
+  'data/splits.py': 'data/test_npz.py',
   'demos/judging.py': 'demos/test_digits_judge.py',
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'app/test_cli.py',
@@ -159,7 +161,6 @@ TESTED_ELSEWHERE = {
   'app/schemas.py': 'app/test_load.py',
   'app/sections.py': 'app/test_load.py',
   'app/state_choices.py': 'app/models/test_states.py',
-  'training/averages.py': 'app/modes/test_average.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'drafts.py': 'runtime/test_files.py',
 }

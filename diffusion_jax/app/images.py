@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from diffusion_jax.app import schemas
 from diffusion_jax.app.config import at, from_config, make, typed
 from diffusion_jax.data import image_folder, pipeline
-from diffusion_jax.data.sources import NoTestSplit, Source
+from diffusion_jax.data.sources import Source
+from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, ImageShape, Size

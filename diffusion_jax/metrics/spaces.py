@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import sources
+from diffusion_jax.data import npz
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics import features, table
 from diffusion_jax.metrics.features import Extractor
@@ -77,7 +77,7 @@ def extract(
   identity = extractor.identity
   protocol = {**identity, 'samples': about}
   with contextlib.suppress(OSError, ValueError):  # computed again
-    kept = sources.read_npz(path, sources.npz_names(path))
+    kept = npz.read(path, npz.names_of(path))
     if parse_json(str(kept.pop('protocol', ''))) == protocol:
       return kept
   count, title = images.shape[0], identity['features']

@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from diffusion_jax.app import models
+from diffusion_jax.app import averages, models
 from diffusion_jax.app.config import check_set, from_config
 from diffusion_jax.app.run import folder
 from diffusion_jax.runtime import files
-from diffusion_jax.training import averages, checkpoints
+from diffusion_jax.training import checkpoints
 
 
 def run(config: ConfigDict, workdir: str | Path) -> None:

@@ -32,7 +32,8 @@ from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.sections import COMMON, Sampling, Top
-from diffusion_jax.data.sources import existing, npz_names
+from diffusion_jax.data import npz
+from diffusion_jax.data.images import existing
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.interop import (
   diffusers,
@@ -301,7 +302,7 @@ def recognise(source: Path) -> str:
 def check_no_graph(source: Path) -> None:
   """Raises ValueError for an npz of the variables of Ho et al.'s graph."""
   is_npz = files.kind_of(source) == 'npz'
-  if is_npz and any(n.endswith('conv_in/W') for n in npz_names(source)):
+  if is_npz and any(n.endswith('conv_in/W') for n in npz.names_of(source)):
     raise ValueError(
       f'{source} has the variables of a TensorFlow graph of Ho et al., which '
       'are not read: give a folder of diffusers with the same weights, such as '
