@@ -154,7 +154,7 @@ TESTED_ELSEWHERE = {
   'interop/stablehlo.py': 'app/modes/test_convert.py',
   'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
   'metrics/real_images.py': 'app/modes/test_evaluate.py',
-  'metrics/spaces.py': 'app/test_scoring.py',
+  'metrics/table.py': 'metrics/test_metric.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'ranges.py': 'app/test_load.py',
   'aliases.py': 'test_architecture.py',

@@ -135,12 +135,15 @@ def _identity(title, preprocessing, weights):
   }
 
 
-# The outputs of published networks.
-PUBLISHED = {
+# The arrays of each extractor, which are known without its weights.
+ARRAYS = {
   'inception': ('features', 'spatial', 'logits'),
   'dinov2': ('features',),
+  'digits': ('features', 'logits', 'predicted'),
+  'two_levels': ('features', 'logits', 'predicted'),
+  'shapes': ('features',),
+  'pixels': ('features',),
 }
-
 EXTRACTORS = {
   'inception': _published('inception'),
   'dinov2': _published('dinov2'),
