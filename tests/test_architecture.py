@@ -149,7 +149,7 @@ TESTED_ELSEWHERE = {
   'interop/edm_options.py': 'interop/test_edm.py',
   'interop/openai_options.py': 'interop/test_openai.py',
   'interop/score_sde_layers.py': 'interop/test_score_sde.py',
-  'interop/reader.py': 'app/modes/test_convert.py',
+  'interop/reader.py': 'interop/test_readers.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/stablehlo.py': 'app/modes/test_convert.py',
   'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
