@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets
@@ -153,10 +152,7 @@ def describe(
       f'{images.name} has images: choose --features, one of '
       f'{", ".join(features.EXTRACTORS)}'
     )
-  with tqdm(total=count, desc=images.name, unit='image', disable=None) as bar:
-    batches = images.batches(batch_size)
-    extracted = features.join(features.each(extractor, batches, bar.update))
-  return arrays | extracted
+  return arrays | features.of_images(extractor, images, batch_size, images.name)
 
 
 def check_dimension(images: ImageSet, dimension: int) -> None:

@@ -54,16 +54,11 @@ def extract(
 
   about: the facts that the images depend on, as read from JSON.
   """
-
-  def extracted():
-    title = extractor.identity['features']
-    with tqdm(
-      total=samples.shape[0], desc=title, unit='image', disable=None
-    ) as bar:
-      batches = samples.batches(batch_size)
-      return features.join(features.each(extractor, batches, bar.update))
-
-  return kept(path, {**extractor.identity, 'samples': about}, extracted)
+  protocol = {**extractor.identity, 'samples': about}
+  options = batch_size, extractor.identity['features']
+  return kept(
+    path, protocol, lambda: features.of_images(extractor, samples, *options)
+  )
 
 
 def kept(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:
