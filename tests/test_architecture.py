@@ -129,6 +129,7 @@ def test_the_version_is_written_once():
 
 # Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
+  'app/averages.py': 'app/modes/test_average.py',
   'app/constructors.py': 'app/config/test_tables.py',
   'app/edits.py': 'app/modes/test_edit.py',
   'app/config/errors.py': 'app/config/test_tree.py',
@@ -140,6 +141,7 @@ TESTED_ELSEWHERE = {
   'app/other_runs.py': 'app/models/test_guidance.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
+  'data/splits.py': 'data/test_npz.py',
   'demos/judging.py': 'demos/test_digits_judge.py',
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'app/test_cli.py',
@@ -152,15 +154,14 @@ TESTED_ELSEWHERE = {
   'interop/edm_options.py': 'interop/test_edm.py',
   'interop/openai_options.py': 'interop/test_openai.py',
   'interop/score_sde_layers.py': 'interop/test_score_sde.py',
-  'interop/reader.py': 'app/modes/test_convert.py',
+  'interop/reader.py': 'interop/test_readers.py',
   'interop/layers.py': 'interop/test_openai.py',
   'interop/stablehlo.py': 'app/modes/test_convert.py',
   'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
   'metrics/real_images.py': 'app/modes/test_evaluate.py',
-  'metrics/spaces.py': 'app/test_scoring.py',
+  'metrics/table.py': 'metrics/test_metric.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'aliases.py': 'test_architecture.py',
-  'training/averages.py': 'app/modes/test_average.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'drafts.py': 'runtime/test_files.py',
 }

@@ -299,7 +299,8 @@ def test_classifier_free_without_a_pair():
 @pytest.mark.parametrize('call, match', [
   (lambda: level_pairs.grid_pairs(1), 'num_scales is 1: .* at least 2'),
   (lambda: flow_maps.two_times(p_t1=1.5), 'p_t1 is 1.5: .* in .0, 1.'),
-  (lambda: optimizer.make_optimizer(1e-3, kind='sgd'), "kind 'sgd' is not"),
+  (lambda: optimizer.optimizer_and_rate(9, weight_decay_mask='kernel'),
+    "weight_decay_mask 'kernel' is not one of kernels, not_biases"),
   (lambda: optimizer.learning_rate_schedule(1e-3, decay='cosin'),
    "decay 'cosin' is not one of constant, linear"),
   (

@@ -8,7 +8,8 @@ import numpy as np
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data import image_folder, pipeline
-from diffusion_jax.data.sources import NoTestSplit, Source
+from diffusion_jax.data.sources import Source
+from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, ImageShape, Size

@@ -1,8 +1,9 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app import sample_inputs
 from diffusion_jax.app.config import kinds, own
 from diffusion_jax.app.config.errors import (
@@ -15,17 +16,42 @@ from diffusion_jax.app.config.fields import Evaluation
 from diffusion_jax.app.config.tree import Constructor, Schema, find, parameters
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, references, spaces
+from diffusion_jax.metrics import features, references
 from diffusion_jax.metrics.features import Extractor
-from diffusion_jax.metrics.metric import EXTRACTED, Arrays, missing
-from diffusion_jax.metrics.spaces import Named, Space
-from diffusion_jax.metrics.table import SHORT, split_name
+from diffusion_jax.metrics.metric import (
+  EXTRACTED,
+  Arrays,
+  ModelMetric,
+  SampleMetric,
+  Score,
+  missing,
+)
 from diffusion_jax.ranges import Text
 
 if TYPE_CHECKING:
   from diffusion_jax.app.models.model import Model
 
 _PATH = 'evaluation.metrics'
+
+
+class Scored(NamedTuple):
+  """A metric of samples in a feature space, '' if it needs none.
+
+  suffix: of the names of its scores, such as _dinov2.
+  """
+
+  name: str
+  metric: SampleMetric
+  space: str
+  suffix: str
+
+
+class Space(NamedTuple):
+  """An extractor, and its features of real images with their protocol."""
+
+  extractor: Extractor
+  reference: Arrays
+  protocol: Json
 
 
 def sections(tree: Mapping[str, Any], schema: Schema) -> dict[str, Constructor]:
@@ -35,18 +61,17 @@ def sections(tree: Mapping[str, Any], schema: Schema) -> dict[str, Constructor]:
   'module:attribute' is evaluation.<attribute>; it exists if the module may be
   imported.
   """
-  evaluation, metrics = _evaluation(tree)
-  names = {split_name(name, schema.metrics)[0] for name in metrics}
+  evaluation, names = _evaluation(tree)
   of_any_kind = {name for kind in kinds.KINDS for name in kind.metrics}
-  for name in metrics:
-    if ':' not in name and not of_any_kind & {name, split_name(name)[0]}:
-      check_one_of((*schema.metrics, *SHORT), _PATH, name)
+  for name in names:
+    if ':' not in name and name not in of_any_kind:
+      check_name(schema, name)
   constructors = {
     f'evaluation.{name}': schema.metrics[name]
     for name in schema.metrics
     if name in names or name in evaluation
   }
-  for name in sorted(filter(own.is_allowed, names)):
+  for name in sorted(filter(own.is_allowed, {*names})):
     path = f'evaluation.{_section(name)}'
     if path in constructors or _section(name) in schema.metrics:
       raise UserError(
@@ -54,6 +79,19 @@ def sections(tree: Mapping[str, Any], schema: Schema) -> dict[str, Constructor]:
       )
     constructors[path] = own.find(_PATH, name, ())
   return constructors
+
+
+def check_name(schema: Schema, name: str) -> None:
+  """Raises UserError for a name that is no metric, such as kid_dinov2."""
+  metric, _, space = name.partition('_')
+  if metric in schema.metrics and space in features.EXTRACTORS:
+    has_own = 'features' in parameters(schema.metrics[metric])
+    field = f'{metric}.features' if has_own else 'features'
+    raise UserError(
+      f'config.{_PATH}: {name} is {metric} with '
+      f'--config.evaluation.{field}={space}'
+    )
+  check_one_of(schema.metrics, _PATH, name)
 
 
 def _evaluation(tree):
@@ -89,45 +127,63 @@ def _section(name):
   return name.rpartition(':')[2]
 
 
-def named(model: 'Model', **parameters: object) -> list[Named]:
-  """Makes the metrics that evaluation.metrics names.
+def metrics_of(
+  model: 'Model', **values: object
+) -> dict[str, SampleMetric | ModelMetric]:
+  """Makes the metrics that evaluation.metrics names, by their sections.
 
-  parameters: values for the metrics that have such a parameter.
+  values: for the metrics that have such a parameter.
   """
-  c, rows = model.config.evaluation, model.schema.metrics
-  check_one_of(features.EXTRACTORS, 'evaluation.features', c.features)
-  result = []
+  c, made = model.config.evaluation, {}
   for name in c.metrics:
-    key, own = split_name(name, rows)
-    if ':' not in key:
-      check_one_of((*rows, *SHORT), _PATH, key)
-    constructor, section = find(rows, _PATH, key), _section(key)
+    if ':' not in name:
+      check_name(model.schema, name)
+    constructor = find(model.schema.metrics, _PATH, name)
+    section = _section(name)
     fields = {n: x for n, x in c[section].items() if x is not None}
-    fields |= {n: x for n, x in parameters.items() if n in fields}
+    fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):
-      metric = constructor(**fields)
-    extracted = EXTRACTED.intersection(metric.needs)
-    space = (own or c.features) if extracted else ''
-    result.append(Named(section, space, metric))
-  return result
+      made[section] = constructor(**fields)
+  return made
 
 
-def of_samples(model: 'Model', **parameters: object) -> list[Named]:
-  """Makes the metrics of generated images that evaluation.metrics names."""
-  every = named(model, **parameters)
-  return [each for each in every if each.metric.measure is None]
+def of_models(model: 'Model') -> dict[str, ModelMetric]:
+  """Makes the metrics of real images that evaluation.metrics names."""
+  made = metrics_of(model).items()
+  return {name: x for name, x in made if isinstance(x, ModelMetric)}
+
+
+def of_samples(model: 'Model', **values: object) -> list[Scored]:
+  """Makes the metrics of generated images, one for each feature space.
+
+  A metric whose section has a field `features` is computed in each of them,
+  or in evaluation.features, and its scores are named with them.
+  """
+  c, scored = model.config.evaluation, []
+  check_one_of(features.EXTRACTORS, 'evaluation.features', c.features)
+  for name, metric in metrics_of(model, **values).items():
+    if not isinstance(metric, SampleMetric):
+      continue
+    if EXTRACTED.isdisjoint(metric.needs):
+      scored.append(Scored(name, metric, '', ''))
+      continue
+    for space in metric.features or (c.features,):
+      check_one_of(features.EXTRACTORS, f'evaluation.{name}.features', space)
+      suffix = f'_{space}' if 'features' in c[name] else ''
+      scored.append(Scored(name, metric, space, suffix))
+  return scored
 
 
 def higher_is_better(model: 'Model') -> dict[str, bool]:
   """Returns, for each score of generated images, whether more is better."""
   return {
-    each.score_name(score): higher
+    f'{score}{each.suffix}': higher
     for each in of_samples(model)
     for score, higher in each.metric.scores.items()
   }
 
 
-def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
+def prepare(model: 'Model', metrics: list[Scored]) -> dict[str, Space]:
   """Makes the extractors of metrics, and reads or computes their references.
 
   Raises UserError for a metric whose inputs are not available.
@@ -135,16 +191,15 @@ def prepare(model: 'Model', metrics: list[Named]) -> dict[str, Space]:
   c = model.config.evaluation
   other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
-  result = {}
-  for name in dict.fromkeys(x.features for x in metrics if x.features):
+  spaces = {}
+  for name in dict.fromkeys(x.space for x in metrics if x.space):
     extractor = make_extractor(model, name)
     reference, protocol = load_reference(model, extractor, c.reference)
-    needs = {n for x in metrics if x.features == name for n in x.metric.needs}
-    if 'held_out' in needs:
+    if any('held_out' in x.metric.needs for x in metrics if x.space == name):
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
-    result[name] = Space(extractor, reference, protocol)
-  return result
+    spaces[name] = Space(extractor, reference, protocol)
+  return spaces
 
 
 def make_extractor(model: 'Model', name: str) -> Extractor:
@@ -157,7 +212,7 @@ def make_extractor(model: 'Model', name: str) -> Extractor:
 
 def load_reference(
   model: 'Model', extractor: Extractor, split: str
-) -> tuple[Arrays, dict[str, Any]]:
+) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
   data = folder.plain(model.config)['data']
   data.pop('data_dir', None)
@@ -167,30 +222,37 @@ def load_reference(
     return references.load(model.source(split), about, extractor, size)
 
 
-def check_needs(model: 'Model', metrics: list[Named]) -> None:
+def check_needs(model: 'Model', metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
   given = {'images', 'held_out', *sample_inputs.stored_names(model)}
   for each in metrics:
-    needs = set(each.metric.needs) - given
-    if needs & EXTRACTED:
-      needs -= outputs(model, each.features)
-    for need in sorted(needs):
-      hint = f': set config.evaluation.features, now {each.features}'
+    arrays = features.ARRAYS.get(each.space, ())
+    for need in sorted({*each.metric.needs} - given - {*arrays}):
+      field = f'{each.name}.features' if each.metric.features else 'features'
+      hint = f': set config.evaluation.{field}, now {each.space}'
       hint = hint if need in EXTRACTED else ''
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
 
 
-def outputs(model: 'Model', name: str) -> set[str]:
-  """Returns the names of the arrays that an extractor gives."""
-  if name in features.PUBLISHED:  # known without reading the weights
-    return set(features.PUBLISHED[name])
-  extractor, split = (
-    make_extractor(model, name),
-    model.config.evaluation.reference,
-  )
-  with from_config('evaluation'):
-    pictures = references.real_images(model.source(split), 1)
-    return set(extractor.extract(next(pictures)))
+def score(
+  metrics: list[Scored],
+  spaces: Mapping[str, Space],
+  samples: Arrays,
+  extracted: Mapping[str, Arrays],
+) -> list[Score]:
+  """Returns the scores of samples.
+
+  samples: images, labels and so on; extracted: the features of the images, by
+  the name of their space. Raises UserError for what a metric refuses.
+  """
+  scores = []
+  for _, metric, space, suffix in metrics:
+    arrays = {**samples, **extracted.get(space, {})}
+    reference = spaces[space].reference if space else {}
+    with from_config(_PATH):
+      found = metric.compute(arrays, reference)
+    scores += [x._replace(name=f'{x.name}{suffix}') for x in found]
+  return scores
 
 
 def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
@@ -199,7 +261,7 @@ def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
   There are no bootstrap errors, which would need many more distances.
   """
   metrics = of_samples(model, num_draws=0)
-  by_name = prepare(model, metrics)
+  spaces = prepare(model, metrics)
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
@@ -207,10 +269,9 @@ def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
     batches = [pictures[i : i + size] for i in range(0, len(pictures), size)]
     extracted = {
       name: features.join(features.each(space.extractor, batches))
-      for name, space in by_name.items()
+      for name, space in spaces.items()
     }
-    with from_config(_PATH):
-      scores = spaces.score(metrics, by_name, samples, extracted)
+    scores = score(metrics, spaces, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
   return values

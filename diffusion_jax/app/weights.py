@@ -1,10 +1,10 @@
 """The parameters of a run that config.sampling chooses."""
 
-from diffusion_jax.app import models
+from diffusion_jax.app import averages, models
 from diffusion_jax.app.models import Model, Params
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import averages, checkpoints, power_ema
+from diffusion_jax.training import checkpoints, power_ema
 
 
 def restore(model: Model) -> tuple[Params, int]:

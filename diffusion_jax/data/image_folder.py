@@ -9,13 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.images import read_image, resized
-from diffusion_jax.data.sources import (
-  check_fraction,
-  check_part,
-  check_split,
-  existing,
-)
+from diffusion_jax.data.images import existing, read_image, resized
+from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import image_folder, images, sources
+from diffusion_jax.data import image_folder, images, npz
 
 IMAGES = 'arr_0', 'images'  # names of the images in an npz file
 # Names of the arrays that are read with the images.
@@ -48,7 +48,7 @@ def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
   more: names of other arrays to read, if the file has them. Raises ValueError
   or OSError that names the file.
   """
-  path = sources.existing(path, 'file or folder')
+  path = images.existing(path, 'file or folder')
   return _read_folder(path) if path.is_dir() else _read_npz(path, more)
 
 
@@ -74,10 +74,10 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
 
 
 def _read_npz(path, more):
-  names = sources.npz_names(path)
+  names = npz.names_of(path)
   name = next((name for name in IMAGES if name in names), None)
   wanted = {*ARRAYS, *more} - {*IMAGES}
-  arrays = sources.read_npz(path, [n for n in names if n in wanted])
+  arrays = npz.read(path, [n for n in names if n in wanted])
   try:
     protocol = json.loads(str(arrays.pop('protocol', '{}')))
   except (ValueError, RecursionError) as error:
@@ -89,7 +89,7 @@ def _read_npz(path, more):
     )
   if name is None:
     return ImageSet(str(path), (0,), lambda size: iter(()), arrays, protocol)
-  with sources.reading_npz(path), zipfile.ZipFile(path) as archive:
+  with npz.reading(path), zipfile.ZipFile(path) as archive:
     with archive.open(f'{name}.npy') as file:
       shape, _, dtype = _header(file)
   if len(shape) not in (3, 4) or not shape[0] or dtype.kind not in 'uif':
@@ -122,7 +122,7 @@ def _stream(path, name, size):
     each = int(np.prod(shape[1:])) * dtype.itemsize
     for start in range(0, shape[0], size):
       count = min(size, shape[0] - start)
-      with sources.reading_npz(path):
+      with npz.reading(path):
         data = file.read(count * each)
       if len(data) < count * each:
         raise ValueError(f'{path} ends before its last image')

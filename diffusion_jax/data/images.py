@@ -2,14 +2,26 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import existing
 from diffusion_jax.drafts import draft
 from diffusion_jax.ranges import check_choice
+
+
+def existing(
+  path: str | Path,
+  what: str,
+  exists: Callable[[Path], bool] = Path.exists,
+  hint: str = '',
+) -> Path:
+  """Returns a path with ~ expanded; FileNotFoundError if it does not exist."""
+  path = Path(path).expanduser()
+  if not exists(path):
+    raise FileNotFoundError(f'{what} {path} not found{hint}')
+  return path
 
 
 def scale(images: np.ndarray, num_levels: int = 256) -> np.ndarray:

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import (
-  ArraySource,
-  check_fraction,
-  check_split,
-)
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.ranges import Rate, Size
 
 SUFFIXES = '.txt', '.md', '.rst', '.py'

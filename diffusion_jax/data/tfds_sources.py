@@ -14,7 +14,8 @@ import numpy as np
 
 from diffusion_jax.data import prepare
 from diffusion_jax.data.images import resized
-from diffusion_jax.data.sources import ArraySource, check_split
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, ImageShape
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.demos import judging, perceptrons
 
@@ -44,7 +44,7 @@ def make_judge() -> Callable[[np.ndarray], np.ndarray]:
   """
   from sklearn.svm import SVC
 
-  train = sources.digits('train')
+  train = small_sets.digits('train')
   # scikit-learn's annotation has only the default, a string.
   svm = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]
   svm.fit(_pixels(train.images), train.labels)
@@ -73,13 +73,13 @@ def diversity(images: np.ndarray, labels: np.ndarray) -> float:
 
 def real(split: str) -> np.ndarray:
   """Returns the real digits of a split, uint8 [N, 8, 8, 1] with 0..255."""
-  levels = sources.digits(split).images
+  levels = small_sets.digits(split).images
   return to_uint8(scale(levels, 17), 17)
 
 
 def real_labels(split: str) -> np.ndarray:
   """Returns the labels of the real digits of a split, int32 [N]."""
-  labels = sources.digits(split).labels
+  labels = small_sets.digits(split).labels
   assert labels is not None
   return labels
 

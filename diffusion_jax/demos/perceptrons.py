@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets, sources
 from diffusion_jax.demos.shapes import COLOURS, SHAPES, parse, shapes
 
 FOLDER = Path(__file__).parent / 'weights'
@@ -67,7 +67,7 @@ def fit_digits(two_levels: bool = False) -> Perceptron:
 
   two_levels: with pixels of 0 and 1 instead of 17 grey levels.
   """
-  train = sources.digits('train')
+  train = small_sets.digits('train')
   if two_levels:
     images, _ = sources.TwoLevels(train).read(np.arange(len(train)))
     return _fit(images, train.labels, 500)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffusion_jax.data.images import photo_path, read_image, with_channels
-from diffusion_jax.data.sources import check_fraction, check_split
+from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.ranges import ImageShape, Rate, Size
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.data.sources import check_split
+from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import ImageShape, Size
 
 COLOURS = {

@@ -13,17 +13,21 @@ from diffusion_jax.interop.options import Options
 
 INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler_config.json'
-_WEIGHTS = 'diffusion_pytorch_model'
-FILES = tuple(
-  f'{_WEIGHTS}{ending}'
-  for ending in (
-    '.safetensors',
-    f'.safetensors{files.INDEX}',
-    '.bin',
-    '.fp16.safetensors',
-    '.fp16.bin',
-  )
+# The files of weights, in the order in which they are looked for.
+FILES = (
+  'diffusion_pytorch_model.safetensors',
+  'diffusion_pytorch_model.safetensors.index.json',
+  'diffusion_pytorch_model.bin',
+  'diffusion_pytorch_model.fp16.safetensors',
+  'diffusion_pytorch_model.fp16.bin',
 )
+# The model of a pipeline is in a folder of this name, and is of these classes.
+MODELS = {
+  'unet': (unet.CLASS,),
+  'transformer': (transformer.CLASS, 'Transformer2DModel'),
+}
+# The parts that a pipeline may have besides its model.
+OTHERS = {'unet': ('scheduler',), 'transformer': ('scheduler', 'vae')}
 _VERSION = '0.42.1'  # of diffusers, for the folders that we write
 
 
@@ -32,7 +36,7 @@ def find_model(path: Path) -> Path | None:
 
   path: this folder, or the pipeline that contains it.
   """
-  for folder in (*(path / part for part in _MODELS), path):
+  for folder in (*(path / part for part in MODELS), path):
     if (folder / CONFIG).is_file():
       return folder
   return None
@@ -67,23 +71,13 @@ def _check_pipeline(path):
   listed = ', '.join(f'{name} ({kind})' for name, kind in parts.items())
   require(
     any(
-      parts.get(name) in kinds and parts.keys() <= {name, *others}
-      for name, (kinds, others) in _MODELS.items()
+      parts.get(name) in MODELS[name] and parts.keys() <= {name, *OTHERS[name]}
+      for name in MODELS
     ),
     f'{path} is a {index.get("_class_name")} with {listed or "no parts"}: give '
     'a pipeline of a UNet2DModel, or of a DiT and its AutoencoderKL, or the '
     'folder of one of these models within it',
   )
-
-
-# The models in a pipeline: their classes, and the pipeline's other parts.
-_MODELS = {
-  'unet': ((unet.CLASS,), ('scheduler',)),
-  'transformer': (
-    (transformer.CLASS, 'Transformer2DModel'),
-    ('scheduler', 'vae'),
-  ),
-}
 
 
 def find_scheduler(folder: Path, path: Path) -> Path | None:
@@ -99,8 +93,7 @@ def write_model(folder: Path, config: Options, tensors: Tensors) -> None:
   """Writes the config.json and the weights of a model."""
   folder.mkdir(parents=True, exist_ok=True)
   # diffusers refuses files without the format of PyTorch.
-  path = folder / f'{_WEIGHTS}.safetensors'
-  files.write_safetensors(path, tensors, format='pt')
+  files.write_safetensors(folder / FILES[0], tensors, format='pt')
   write_json(folder / CONFIG, config)
 
 

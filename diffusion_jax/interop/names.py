@@ -100,8 +100,8 @@ def write(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
   entries = list(entries)
   _check_rows(ours, entries)
   return {
-    entry.theirs: np.ascontiguousarray(
-      entry.rule.write(np.asarray(ours[entry.ours]))
+    entry.theirs: np.asarray(  # of any shape, [] too
+      entry.rule.write(np.asarray(ours[entry.ours])), order='C'
     )
     for entry in entries
   }

@@ -16,8 +16,9 @@ from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Arrays,
   ImageFacts,
-  Metric,
+  ModelMetric,
   PerExample,
+  SampleMetric,
   Score,
   take,
 )
@@ -25,7 +26,7 @@ from diffusion_jax.metrics.metric import (
 Array = jax.Array
 
 
-def of_samples() -> Metric:
+def of_samples() -> SampleMetric:
   """Share of the samples that a classifier assigns to their label."""
 
   def compute(samples, reference):
@@ -35,7 +36,7 @@ def of_samples() -> Metric:
       raise ValueError(f'{len(labels)} labels for {len(predicted)} samples')
     return [Score('accuracy', estimates.mean(predicted == labels))]
 
-  return Metric({'accuracy': True}, ('predicted', 'labels'), compute)
+  return SampleMetric({'accuracy': True}, ('predicted', 'labels'), compute)
 
 
 class Classifier(Protocol):
@@ -55,7 +56,7 @@ class Classifier(Protocol):
     ...
 
 
-def of_classifier(t_min: float = 1e-3) -> Metric:
+def of_classifier(t_min: float = 1e-3) -> ModelMetric:
   """Share of real images whose class a classifier finds, at noise levels.
 
   t_min: time of the first level, which the score is taken at; the other times
@@ -85,7 +86,7 @@ def of_classifier(t_min: float = 1e-3) -> Metric:
     accuracy = arrays['right'].sum(axis=0) / count
     return accuracy, np.sqrt(accuracy * (1 - accuracy) / count)
 
-  def compute(arrays, reference):
+  def compute(arrays):
     accuracy, error = by_time(arrays)
     first = Estimate(float(accuracy[0]), float(error[0]))
     return [Score('accuracy', first, f'at t = {t_min:g}')]
@@ -103,4 +104,4 @@ def of_classifier(t_min: float = 1e-3) -> Metric:
       'standard_error': error.tolist(),
     }
 
-  return Metric({'accuracy': True}, (), compute, measure, report)
+  return ModelMetric(measure, compute, report)

@@ -5,6 +5,8 @@ python -m diffusion_jax.metrics.compare samples.npz reference.npz \
 """
 
 import argparse
+import importlib
+import inspect
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets
@@ -21,9 +22,16 @@ from diffusion_jax.data.images import write_png
 from diffusion_jax.metrics import features, fid, metric, table
 from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet
-from diffusion_jax.metrics.metric import Arrays, Metric, Score
+from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 from diffusion_jax.metrics.neighbours import nearest
-from diffusion_jax.ranges import Count, Misfit, Size, Text, convert
+from diffusion_jax.ranges import (
+  Count,
+  Misfit,
+  Size,
+  Text,
+  check_choice,
+  convert,
+)
 from diffusion_jax.runtime.files import write_json, write_npz
 
 
@@ -47,7 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--weights', default='', help='file or folder, of inception or dinov2')
   add(
     '--metrics', default='', metavar='NAME,...',
-    help=f'of {", ".join(table.METRICS)}, module:attribute; default all',
+    help=f'of {", ".join(table.OF_FILES)}, module:attribute; default all',
   )  # fmt: skip
   add('--held_out', help='test images, to see whether samples copy the others')
   add('--sheet', metavar='PNG', help='the samples closest to the reference')
@@ -71,10 +79,29 @@ def _typed(kind):
   return typed
 
 
+def make(name: str, num_draws: int) -> SampleMetric:
+  """Returns a metric of the table, or of 'module:attribute', by its name.
+
+  num_draws: of the bootstrap, for the metrics that have one. A module is
+  imported, which runs its code. Raises ValueError.
+  """
+  module, sign, attribute = name.partition(':')
+  if sign:
+    try:
+      constructor = getattr(importlib.import_module(module), attribute)
+    except (AttributeError, ImportError) as error:
+      raise ValueError(f'metric {name} cannot be imported: {error}') from error
+  else:
+    check_choice('metric', name, table.OF_FILES)
+    constructor = table.OF_FILES[name]
+  takes_draws = 'num_draws' in inspect.signature(constructor).parameters
+  return constructor(num_draws=num_draws) if takes_draws else constructor()
+
+
 def compare(
   samples: ImageSet,
   reference: ImageSet,
-  metrics: Mapping[str, Metric],
+  metrics: Mapping[str, SampleMetric],
   extractor: features.Extractor | None = None,
   held_out: ImageSet | None = None,
   batch_size: int = 64,
@@ -133,10 +160,7 @@ def describe(
       f'{images.name} has images: choose --features, one of '
       f'{", ".join(features.EXTRACTORS)}'
     )
-  with tqdm(total=count, desc=images.name, unit='image', disable=None) as bar:
-    batches = images.batches(batch_size)
-    extracted = features.join(features.each(extractor, batches, bar.update))
-  return arrays | extracted
+  return arrays | features.of_images(extractor, images, batch_size, images.name)
 
 
 def check_dimension(images: ImageSet, dimension: int) -> None:
@@ -187,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
   options = parse(argv)
   named = list(filter(None, options.metrics.split(',')))
   metrics = {
-    name: table.make(name, options.bootstrap) for name in named or table.METRICS
+    name: make(name, options.bootstrap) for name in named or table.OF_FILES
   }
   more = {need for made in metrics.values() for need in made.needs}
   samples, reference = (

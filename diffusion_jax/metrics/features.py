@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
+from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.demos import digits_judge, perceptrons, shapes_judge
 from diffusion_jax.ranges import check_choice
 
@@ -58,6 +60,15 @@ def each(
   for found in stream(ahead(iter(batches))):
     yield found
     progress(len(found['features']))
+
+
+def of_images(
+  extractor: Extractor, images: ImageSet, batch_size: int, title: str
+) -> dict[str, np.ndarray]:
+  """Returns the features of a set of images, with a progress bar."""
+  count = images.shape[0]
+  with tqdm(total=count, desc=title, unit='image', disable=None) as bar:
+    return join(each(extractor, images.batches(batch_size), bar.update))
 
 
 def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -135,12 +146,15 @@ def _identity(title, preprocessing, weights):
   }
 
 
-# The outputs of published networks.
-PUBLISHED = {
+# The arrays of each extractor, which are known without its weights.
+ARRAYS = {
   'inception': ('features', 'spatial', 'logits'),
   'dinov2': ('features',),
+  'digits': ('features', 'logits', 'predicted'),
+  'two_levels': ('features', 'logits', 'predicted'),
+  'shapes': ('features',),
+  'pixels': ('features',),
 }
-
 EXTRACTORS = {
   'inception': _published('inception'),
   'dinov2': _published('dinov2'),

@@ -20,7 +20,7 @@ from diffusion_jax.metrics.estimates import (
 )
 from diffusion_jax.metrics.metric import (
   Arrays,
-  Metric,
+  SampleMetric,
   Score,
   check_counts,
   take,
@@ -127,24 +127,40 @@ def frechet_distance_and_error(
   return bootstrap(distance, samples, num_draws, seed)
 
 
-def fd(num_draws: int = 10) -> Metric:
-  """Frechet distance of the features: FID with Inception's features.
+def fid(num_draws: int = 10) -> SampleMetric:
+  """Frechet distance of Inception's features (Heusel et al. 2017).
 
   num_draws: of the bootstrap, for its error; each costs one distance, and 0
   leaves the error out.
   """
-  return _metric('fd', 'features', num_draws)
+  return _metric('fid', 'features', num_draws, ('inception',))
 
 
-def sfd(num_draws: int = 10) -> Metric:
-  """Frechet distance of spatial features (Nash et al. 2021): sFID.
+def sfid(num_draws: int = 10) -> SampleMetric:
+  """Frechet distance of Inception's spatial features (Nash et al. 2021).
 
   num_draws: of the bootstrap, for its error.
   """
-  return _metric('sfd', 'spatial', num_draws)
+  return _metric('sfid', 'spatial', num_draws, ('inception',))
 
 
-def _metric(name, kind, num_draws):
+def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
+  """Frechet distance of the features.
+
+  num_draws: of the bootstrap, for its error.
+  """
+  return _metric('fd', 'features', num_draws, features)
+
+
+def sfd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
+  """Frechet distance of spatial features.
+
+  num_draws: of the bootstrap, for its error.
+  """
+  return _metric('sfd', 'spatial', num_draws, features)
+
+
+def _metric(name, kind, num_draws, features):
   check_at_least(0, num_draws=num_draws)
 
   # A file may have statistics of more images than it has features of.
@@ -167,7 +183,7 @@ def _metric(name, kind, num_draws):
       )
     return [Score(name, frechet_distance_and_error(x, y, num_draws), note)]
 
-  return Metric({name: False}, (kind,), compute)
+  return SampleMetric({name: False}, (kind,), compute, features)
 
 
 def _distance(p, q, root_q):

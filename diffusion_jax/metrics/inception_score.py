@@ -5,7 +5,7 @@ import numpy as np
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
-  Metric,
+  SampleMetric,
   Score,
   check_counts,
   take,
@@ -39,7 +39,9 @@ def inception_score(
   return Estimate(float(np.mean(scores)), float(np.std(scores)))
 
 
-def inception(num_splits: int = 10) -> Metric:
+def inception(
+  num_splits: int = 10, features: tuple[str, ...] = ()
+) -> SampleMetric:
   """Inception score by the logits of a classifier (Salimans et al. 2016).
 
   The mean and the deviation over num_splits parts of the samples.
@@ -52,7 +54,7 @@ def inception(num_splits: int = 10) -> Metric:
     note = f'deviation over {num_splits} splits'
     return [Score('is', inception_score(logits, num_splits), note)]
 
-  return Metric({'is': True}, ('logits',), compute)
+  return SampleMetric({'is': True}, ('logits',), compute, features)
 
 
 def _score(logits):

@@ -23,7 +23,7 @@ from diffusion_jax.metrics.estimates import mean
 from diffusion_jax.metrics.metric import (
   Arrays,
   ImageFacts,
-  Metric,
+  ModelMetric,
   PerExample,
   Score,
 )
@@ -121,9 +121,9 @@ def _in_bits(
   name: str,
   measure: Callable[[Any], PerExample],
   details: Details | None = None,
-) -> Metric:
+) -> ModelMetric:
   # Makes the metric of `measure`, whose array `total` is in bits/dim, [B].
-  def compute(arrays, reference):
+  def compute(arrays):
     return [Score(name, mean(arrays['total']), 'bits/dim')]
 
   def report(arrays, out):
@@ -132,14 +132,14 @@ def _in_bits(
     more = details(arrays, out) if details else {}
     return {'bits_per_dim': value, 'standard_error': error} | more
 
-  return Metric({name: False}, (), compute, measure, report)
+  return ModelMetric(measure, compute, report)
 
 
 def elbo(
   decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
   num_steps: int = 0,
   random_steps: int = 0,
-) -> Metric:
+) -> ModelMetric:
   """Variational bound of a diffusion model, term by term, in bits/dim.
 
   decoder: p(x_0 | z), as `dj.reconstruction_nll` (gaussian, tanh),
@@ -200,7 +200,7 @@ def _terms(arrays, out, random_steps):
   return parts | {'distortion': distortion.tolist()}
 
 
-def state_elbo(num_times: Size = 64) -> Metric:
+def state_elbo(num_times: Size = 64) -> ModelMetric:
   """Bound of a diffusion model of states in bits/dim, bits per byte of text.
 
   num_times: calls of the network for each image in continuous time; a model in
@@ -234,7 +234,7 @@ def ode(
   tolerance: float = 1e-4,
   num_probes: int = 1,
   dequantization: Literal['uniform', 'gaussian'] = 'uniform',
-) -> Metric:
+) -> ModelMetric:
   """Log-likelihood by the probability-flow ODE, in bits/dim.
 
   t_min: the time where the ODE begins (a network of T steps is trained down to
@@ -277,7 +277,7 @@ def ode(
   return _in_bits('ode', measure)
 
 
-def independent_pixels() -> Metric:
+def independent_pixels() -> ModelMetric:
   """Code length by a histogram of each pixel of the training images, bits/dim.
 
   A baseline: no network is used.
@@ -301,7 +301,7 @@ def independent_pixels() -> Metric:
   return _in_bits('independent_pixels', measure)
 
 
-def vae_elbo() -> Metric:
+def vae_elbo() -> ModelMetric:
   """Bound of a VAE and its terms, by one draw of z for each image, bits/dim."""
 
   def measure(model: LatentModel) -> PerExample:
@@ -351,7 +351,7 @@ def _vae_terms(arrays, out):
   }
 
 
-def importance_weighted(num_samples: int = 100) -> Metric:
+def importance_weighted(num_samples: int = 100) -> ModelMetric:
   """Log-likelihood of a VAE by several draws of z, in bits/dim.
 
   num_samples: draws for each image (Burda et al. 2016).

@@ -12,10 +12,10 @@ import numpy as np
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import Estimate, check_pair, mean
 from diffusion_jax.metrics.metric import (
-  Metric,
+  SampleMetric,
   Score,
-  features,
   sizes,
+  take_features,
 )
 from diffusion_jax.metrics.neighbours import (
   each_block,
@@ -78,26 +78,28 @@ def density_coverage(
   )
 
 
-def pr(k: int = 3) -> Metric:
+def pr(k: int = 3, features: tuple[str, ...] = ()) -> SampleMetric:
   """Precision and recall by k-th neighbours (Kynkaanniemi et al. 2019)."""
   check_at_least(1, k=k)
 
   def compute(samples, reference):
-    x, y = features('pr', samples, reference, (k + 1, k + 1))
+    x, y = take_features('pr', samples, reference, (k + 1, k + 1))
     return _scores(precision_recall(x, y, k), k, x, y)
 
-  return Metric({'precision': True, 'recall': True}, ('features',), compute)
+  scores = {'precision': True, 'recall': True}
+  return SampleMetric(scores, ('features',), compute, features)
 
 
-def dc(k: int = 5) -> Metric:
+def dc(k: int = 5, features: tuple[str, ...] = ()) -> SampleMetric:
   """Density and coverage by k-th neighbours (Naeem et al. 2020)."""
   check_at_least(1, k=k)
 
   def compute(samples, reference):
-    x, y = features('dc', samples, reference, (1, k + 1))
+    x, y = take_features('dc', samples, reference, (1, k + 1))
     return _scores(density_coverage(x, y, k), k, x, y)
 
-  return Metric({'density': True, 'coverage': True}, ('features',), compute)
+  scores = {'density': True, 'coverage': True}
+  return SampleMetric(scores, ('features',), compute, features)
 
 
 def _scores(pair, k, x, y):

@@ -6,7 +6,12 @@ import numpy as np
 
 from diffusion_jax.data.images import grid
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
-from diffusion_jax.metrics.metric import Metric, Score, features, take
+from diffusion_jax.metrics.metric import (
+  SampleMetric,
+  Score,
+  take,
+  take_features,
+)
 from diffusion_jax.metrics.neighbours import nearest
 
 FRACTION = 0.01  # of the test images: closer samples count as copied
@@ -65,14 +70,14 @@ def memorisation(
   )
 
 
-def copies() -> Metric:
+def copies(features: tuple[str, ...] = ()) -> SampleMetric:
   """Whether samples are closer to the reference than held-out images.
 
   Its scores are described at `memorisation`.
   """
 
   def compute(samples, reference):
-    x, y = features('memorisation', samples, reference, (1, 1))
+    x, y = take_features('memorisation', samples, reference, (1, 1))
     test = take('memorisation', reference, 'held_out')
     found = memorisation(x, y, test)
     near, usual = np.median(found.samples), np.median(found.test)
@@ -91,7 +96,7 @@ def copies() -> Metric:
 
   names = 'closer', 'copied', 'nearest', 'nearest_held_out'
   needs = 'features', 'held_out'
-  return Metric(dict.fromkeys(names, False), needs, compute)
+  return SampleMetric(dict.fromkeys(names, False), needs, compute, features)
 
 
 def fraction_copied(near: np.ndarray, usual: np.ndarray) -> Estimate:

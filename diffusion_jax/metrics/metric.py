@@ -1,4 +1,4 @@
-"""Metrics: named scores, and the arrays from which they are computed."""
+"""Metrics of samples and of models: named scores, and how to compute them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,34 +39,38 @@ class Score(NamedTuple):
   note: str = ''
 
 
-class Metric(NamedTuple):
-  """A way to score images; its constructor has the parameters.
+class SampleMetric(NamedTuple):
+  """A way to score images against real ones.
 
   scores: {name of each score: whether more is better}. needs: names of the
   arrays that `compute` reads. A reference has `features`, `spatial`, and
   `held_out`, the features of further real images. Samples have any of NEEDS,
   `images`, uint8 [N, H, W, C], and further arrays of their file, such as
   `texts`. compute: (arrays of the samples, arrays of the reference) -> scores;
-  raises `Missing`.
-
-  A metric of a model on real images has a function `measure` as well, model ->
-  `PerExample`: `compute` gets its arrays in place of the samples: arrays [B] of
-  all images, and arrays [B, T] summed over the images of each batch. report:
-  (these arrays, folder) -> further numbers; it may print and draw.
+  raises `Missing`. features: names of the spaces that it is computed in, of
+  `features.EXTRACTORS`; () for any.
   """
 
   scores: Mapping[str, bool]
   needs: tuple[str, ...]
   compute: Callable[[Arrays, Arrays], list[Score]]
-  measure: Callable[[Any], PerExample] | None = None
+  features: tuple[str, ...] = ()
+
+
+class ModelMetric(NamedTuple):
+  """A way to score a model by real images.
+
+  measure: model -> `PerExample`. compute: its arrays -> scores: arrays [B] of
+  all images, and arrays [B, T] summed over the images of each batch. report:
+  (these arrays, folder) -> further numbers; it may print and draw.
+  """
+
+  measure: Callable[[Any], PerExample]
+  compute: Callable[[Arrays], list[Score]]
   report: Callable[[Arrays, Path], Json] | None = None
 
-  @property
-  def spaces(self) -> frozenset[str]:
-    """The arrays among `needs` that feature extractors make."""
-    return EXTRACTED.intersection(self.needs)
 
-
+# The arrays that feature extractors make.
 EXTRACTED = frozenset(('features', 'spatial', 'logits', 'predicted'))
 
 # The arrays that metrics need, in words for the user.
@@ -95,7 +99,7 @@ def take(
   return arrays[name]
 
 
-def features(
+def take_features(
   metric: str, samples: Arrays, reference: Arrays, counts: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the features of both sets; raises `Missing` for fewer images.

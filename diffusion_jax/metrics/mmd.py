@@ -7,10 +7,10 @@ import numpy as np
 from diffusion_jax.core.concrete import check_at_least, check_positive
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import (
-  Metric,
+  SampleMetric,
   Score,
-  features,
   sizes,
+  take_features,
 )
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -118,7 +118,11 @@ def _normalised(x):
   return x / length
 
 
-def kid(num_subsets: int = 100, subset_size: int = 1000) -> Metric:
+def kid(
+  num_subsets: int = 100,
+  subset_size: int = 1000,
+  features: tuple[str, ...] = (),
+) -> SampleMetric:
   """Kernel distance of the features, unbiased (Binkowski et al. 2018).
 
   The mean and the deviation over num_subsets random subsets of both sets.
@@ -127,15 +131,17 @@ def kid(num_subsets: int = 100, subset_size: int = 1000) -> Metric:
   check_at_least(2, subset_size=subset_size)
 
   def compute(samples, reference):
-    x, y = features('kid', samples, reference, (2, 2))
+    x, y = take_features('kid', samples, reference, (2, 2))
     size = min(subset_size, len(x), len(y))
     note = f'deviation over {num_subsets} subsets of {size}'
     return [Score('kid', kernel_distance(x, y, num_subsets, size), note)]
 
-  return Metric({'kid': False}, ('features',), compute)
+  return SampleMetric({'kid': False}, ('features',), compute, features)
 
 
-def unit_mmd(sigma: float = 10.0) -> Metric:
+def unit_mmd(
+  sigma: float = 10.0, features: tuple[str, ...] = ()
+) -> SampleMetric:
   """CMMD, 1000 times the biased squared MMD of unit vectors.
 
   Jayasumana et al. 2024, who take the features of CLIP; sigma: the width of the
@@ -144,8 +150,8 @@ def unit_mmd(sigma: float = 10.0) -> Metric:
   check_positive(sigma=sigma)
 
   def compute(samples, reference):
-    x, y = features('cmmd', samples, reference, (1, 1))
+    x, y = take_features('cmmd', samples, reference, (1, 1))
     note = f'sigma {sigma:g}, {sizes(x, y)}'
     return [Score('cmmd', cmmd(x, y, sigma), note)]
 
-  return Metric({'cmmd': False}, ('features',), compute)
+  return SampleMetric({'cmmd': False}, ('features',), compute, features)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import sources
+from diffusion_jax.data import npz
 from diffusion_jax.data.images import scale
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
@@ -109,6 +109,6 @@ def arrays_of(
 
 def gather(paths: list[Path]) -> dict[str, np.ndarray]:
   """Returns the arrays of all files, joined."""
-  names = sources.npz_names(paths[0])
-  parts = [sources.read_npz(path, names) for path in paths]
+  names = npz.names_of(paths[0])
+  parts = [npz.read(path, names) for path in paths]
   return {name: np.concatenate([p[name] for p in parts]) for name in names}

@@ -1,9 +1,10 @@
-"""Features of real images, kept in the user's cache between evaluations."""
+"""Features of real images and of samples, kept in files between evaluations."""
 
+import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets, images
+from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source
 from diffusion_jax.metrics import features, fid
 from diffusion_jax.metrics.features import Extractor
-from diffusion_jax.metrics.metric import Arrays
+from diffusion_jax.metrics.metric import EXTRACTED, Arrays
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import write_npz
 
@@ -37,11 +39,44 @@ def load(
   """
   protocol = describe(source, about, extractor)
   path = folder() / f'{digest(protocol)}.npz'
-  arrays = _read(path, protocol)
-  if arrays is None:
-    arrays = compute(source, extractor, batch_size)
-    _write(path, arrays, protocol)
+  arrays = kept(path, protocol, lambda: compute(source, extractor, batch_size))
   return arrays, protocol
+
+
+def extract(
+  extractor: Extractor,
+  samples: ImageSet,
+  path: Path,
+  about: Mapping[str, object],
+  batch_size: int,
+) -> Arrays:
+  """Returns the features of samples, from the file `path` if it has them.
+
+  about: the facts that the images depend on, as read from JSON.
+  """
+  protocol = {**extractor.identity, 'samples': about}
+  options = batch_size, extractor.identity['features']
+  return kept(
+    path, protocol, lambda: features.of_images(extractor, samples, *options)
+  )
+
+
+def kept(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:
+  """Returns the arrays of a file with this protocol, or else of compute().
+
+  The file is then written; a warning says that it cannot be.
+  """
+  with contextlib.suppress(OSError, ValueError):  # missing or damaged
+    found = image_sets.read(path, EXTRACTED)
+    if found.protocol == protocol:
+      return found.arrays
+  arrays = compute()
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_npz(path, {**arrays, 'protocol': json.dumps(protocol)})
+  except OSError as error:
+    warnings.warn(f'features are not kept: {error}', stacklevel=2)
+  return arrays
 
 
 def describe(
@@ -100,20 +135,3 @@ def digest(protocol: Json) -> str:
   """Returns the name of a protocol in the cache."""
   text = json.dumps(protocol, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _read(path, protocol):
-  # Returns the content of a file of the cache; None for a damaged one.
-  try:
-    found = image_sets.read(path)
-  except (OSError, ValueError):
-    return None
-  return found.arrays if found.protocol == protocol else None
-
-
-def _write(path, arrays, protocol):
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(path, {**arrays, 'protocol': json.dumps(protocol)})
-  except OSError as error:
-    warnings.warn(f'features are not kept: {error}', stacklevel=2)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import jax
@@ -24,7 +24,6 @@ from diffusion_jax.training import power_ema
 
 Array = jax.Array
 EmaRate = Callable[[Array], Array]
-Kind = Literal['adam', 'adamw', 'radam', 'muon']
 Decay = Literal['constant', 'linear', 'cosine', 'inverse_sqrt']
 
 
@@ -63,58 +62,10 @@ def learning_rate_schedule(
   return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def make_optimizer(
-  learning_rate: optax.ScalarOrSchedule,
-  *,
-  kind: Kind = 'adamw',
-  clip_norm: float = 0.0,
-  b1: float = 0.9,
-  b2: float = 0.999,
-  eps: float = 1e-8,
-  weight_decay: float = 0.0,
-  weight_decay_mask: Callable[[Params], PyTree] | None = None,
-  repair_gradients: bool = False,
-) -> optax.GradientTransformation:
-  """Returns an optimizer of optax, with clipping to a norm if clip_norm > 0.
-
-  kind: 'adamw', 'adam' (the same without weight_decay), 'radam' or 'muon' (see
-  `muon`). weight_decay > 0 is decoupled (Loshchilov & Hutter 2019), where
-  weight_decay_mask(params) is True: `kernels` (the default), `not_biases` or
-  `all_parameters`. repair_gradients is applied first: see `repair`. Raises
-  ValueError for weight decay that a kind does not support.
-  """
-  check_choice('kind', kind, get_args(Kind))
-  mask = weight_decay_mask or kernels
-  if weight_decay and (
-    kind == 'adam' or kind == 'muon' and mask is not kernels
-  ):
-    raise ValueError(
-      f'{kind!r} does not support weight_decay={weight_decay:g} with this mask'
-      ": 'adam' has no weight decay, 'muon' decays only kernels"
-    )
-  if kind == 'muon':
-    optimizer = muon(learning_rate, weight_decay, b1, b2, eps)
-  else:
-    adam, radam = optax.scale_by_adam, optax.scale_by_radam
-    scale = {'adam': adam, 'adamw': adam, 'radam': radam}[kind]
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    optimizer = optax.chain(
-      scale(b1=b1, b2=b2, eps=eps),
-      *[decay] * bool(weight_decay),
-      optax.scale_by_learning_rate(learning_rate),
-    )
-  before = []
-  if repair_gradients:
-    before.append(optax.stateless(lambda grads, _: repair(grads)))
-  if clip_norm:
-    before.append(optax.stateless(lambda grads, _: clip(grads, clip_norm)))
-  return optax.chain(*before, optimizer) if before else optimizer
-
-
 def optimizer_and_rate(
   total_steps: int,
   *,
-  kind: Kind = 'adamw',
+  scale: Callable[..., optax.GradientTransformation] = optax.scale_by_adam,
   learning_rate: Positive = 2e-4,
   warmup_steps: Count = 0,
   decay: Decay = 'constant',
@@ -134,30 +85,27 @@ def optimizer_and_rate(
   end of the training), inverse_sqrt from there on. clip_norm: of all gradients
   together, 0 for no clipping. weight_decay is decoupled, as AdamW's; of
   kernels, of all but biases (VDM), or of all. repair_gradients replaces nan by
-  0 and inf by 1e5, as EDM.
+  0 and inf by 1e5, as EDM. scale(b1=, b2=, eps=): the rule of the updates.
   """
+  check_choice('weight_decay_mask', weight_decay_mask, WEIGHT_DECAY_MASKS)
   steps = total_steps if decay_steps is None else decay_steps
   rate = learning_rate_schedule(learning_rate, warmup_steps, decay, steps)
-  optimizer = make_optimizer(
-    1.0,
-    kind=kind,
-    clip_norm=clip_norm,
-    b1=b1,
-    b2=b2,
-    eps=eps,
-    weight_decay=weight_decay,
-    weight_decay_mask=WEIGHT_DECAY_MASKS[weight_decay_mask],
-    repair_gradients=repair_gradients,
+  before, after = [], []
+  if repair_gradients:
+    before.append(optax.stateless(lambda grads, _: repair(grads)))
+  if clip_norm:
+    before.append(optax.stateless(lambda grads, _: clip(grads, clip_norm)))
+  if weight_decay:
+    mask = WEIGHT_DECAY_MASKS[weight_decay_mask]
+    after.append(optax.add_decayed_weights(weight_decay, mask))
+  optimizer = optax.chain(
+    scale(b1=b1, b2=b2, eps=eps), *after, optax.scale_by_learning_rate(1.0)
   )
-  return optimizer, rate
+  return (optax.chain(*before, optimizer) if before else optimizer), rate
 
 
-def muon(
-  learning_rate: optax.ScalarOrSchedule,
-  weight_decay: float,
-  b1: float,
-  b2: float,
-  eps: float,
+def scale_by_muon(
+  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
   """Returns Muon (Jordan et al. 2024) for kernels, and Adam for the rest.
 
@@ -165,8 +113,7 @@ def muon(
   orthogonal rows or columns, times 0.2 sqrt(max(rows, columns)), which makes
   steps as large as Adam's (Liu et al. 2025), both in Nesterov's form. A kernel
   [h, w, in, out] is a matrix with h w in rows; kernels of scanned blocks,
-  [depth, in, out], are depth matrices. b1, b2 and eps are Adam's. Weight decay
-  applies to kernels.
+  [depth, in, out], are depth matrices. b1, b2 and eps are Adam's.
   """
 
   def axes(is_kernel, leaf):  # rows and columns; None for other parameters
@@ -176,8 +123,7 @@ def muon(
     return optax.contrib.MuonDimensionNumbers(rows, leaf.ndim - 1)
 
   return optax.contrib.muon(
-    learning_rate,
-    weight_decay=weight_decay,
+    -1.0,  # Optax's descends; the sign is the caller's, as for scale_by_adam.
     adam_b1=b1,
     adam_b2=b2,
     eps=eps,
@@ -253,10 +199,25 @@ def _mask(params, is_decayed):
   return jax.tree_util.tree_map_with_path(at, params)
 
 
-WEIGHT_DECAY_MASKS = {
+WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
   'kernels': kernels,
   'not_biases': not_biases,
   'all': all_parameters,
+}
+
+# Constructors with the parameters of `optimizer_and_rate` that apply to them.
+OPTIMIZERS = {
+  'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam),
+  'adam': functools.partial(
+    optimizer_and_rate,
+    scale=optax.scale_by_adam,
+    weight_decay=0.0,
+    weight_decay_mask='kernels',
+  ),
+  'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam),
+  'muon': functools.partial(
+    optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'
+  ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Snapshots of the averages by a power of time, for `averages`.
+"""Snapshots of the averages by a power of time, for `power_ema`.
 
 `<workdir>/snapshots/<step>.safetensors` holds the averages of all tracked
 widths after a step, each parameter as `<name of the average>/<its path>`, and

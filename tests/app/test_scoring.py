@@ -12,9 +12,9 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.data import image_sets
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, fid, references, spaces
+from diffusion_jax.metrics import features, fid, references
 from diffusion_jax.metrics.estimates import Estimate
-from diffusion_jax.metrics.metric import Metric, Score
+from diffusion_jax.metrics.metric import SampleMetric, Score
 from tests.app.conftest import printed_by, smoke
 
 LEVEL = 'tests.app.test_scoring:level'
@@ -38,14 +38,14 @@ def halves(weights, batch_size):
   return features.Extractor(extract, identity)
 
 
-def level(factor: float = 1.0) -> Metric:
+def level(factor: float = 1.0) -> SampleMetric:
   """Returns a user's metric: the mean grey level."""
 
   def compute(samples, reference):
     value = factor * float(np.mean(samples['images']))
     return [Score('level', Estimate(value))]
 
-  return Metric({'level': True}, ('images',), compute)
+  return SampleMetric({'level': True}, ('images',), compute)
 
 
 @pytest.fixture(scope='module')
@@ -55,6 +55,8 @@ def cache(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(home))
     patch.setitem(features.EXTRACTORS, 'halves', halves)
+    arrays = 'features', 'logits', 'spatial'
+    patch.setitem(features.ARRAYS, 'halves', arrays)
     yield home
 
 
@@ -160,9 +162,11 @@ def test_features_are_kept_and_made_again_for_other_images(
   out = run / 'evaluation'
   for name in ('kept', 'other'):
     shutil.copytree(out / 'samples', out / f'samples-{name}')
-  run_mode(run, metrics='kid_halves,sfd_halves,is_halves', name='kept')
+  each = {f'{name}.features': 'halves' for name in ('kid', 'sfd', 'is')}
+  each['kid.features'] = 'halves,pixels'
+  run_mode(run, metrics='kid,sfd,is', name='kept', **each)
   values = result(run, 'samples-kept')['metrics']
-  assert set(values) == {'kid_halves', 'sfd_halves', 'is_halves'}
+  assert set(values) == {'kid_halves', 'kid_pixels', 'sfd_halves', 'is_halves'}
   counted = []
 
   def counting(weights, batch_size):
@@ -172,15 +176,15 @@ def test_features_are_kept_and_made_again_for_other_images(
     )
 
   monkeypatch.setitem(features.EXTRACTORS, 'halves', counting)
-  run_mode(run, metrics='fd_halves', name='kept')
-  assert counted == [1]  # only to see which arrays there are
-  run_mode(run, metrics='fd_halves', name='other')
-  assert sum(counted) == 1 + 1 + 20
+  run_mode(run, features='halves', metrics='fd', name='kept')
+  assert counted == []
+  run_mode(run, features='halves', metrics='fd', name='other')
+  assert sum(counted) == 20
   # a damaged file of the cache is made again
   for path in references.folder().iterdir():
     path.write_bytes(b'')
   counted.clear()
-  run_mode(run, metrics='fd_halves', name='kept')
+  run_mode(run, features='halves', metrics='fd', name='kept')
   assert sum(counted) >= 1437
 
 
@@ -261,6 +265,8 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
   ({'metrics': 'accuracy'}, 'these classes, as digits has: set config.evaluati'
    'on.features, now '),
   ({'features': 'x'}, "features='x' is not one of inc"),
+  ({'fd.features': 'x'}, "evaluation.fd.features='x' is not one of inc"),
+  ({'metrics': 'kid_pixels'}, 'kid with --config.evaluation.kid.features=p'),
   ({'metrics': 'tests.app.test_scoring:no'}, "has no attribute 'no'"),
   ({'metrics': 'tests.app.test_scoring:fd'}, 'has the name of another metric'),
   ({'metrics': 'fid', 'name': 'fid'}, 'need classify_image_graph'),
@@ -289,7 +295,7 @@ def test_accuracy_needs_labels(tmp_path):
   }
   model = models.make(smoke(**changes), tmp_path)
   with pytest.raises(UserError, match='accuracy needs labels of the samples'):
-    scoring.check_needs(model, scoring.named(model))
+    scoring.check_needs(model, scoring.of_samples(model))
 
 
 def test_features_and_labels_are_of_the_same_images(tmp_path):
@@ -300,6 +306,6 @@ def test_features_and_labels_are_of_the_same_images(tmp_path):
   extractor, path = halves('', 2), tmp_path / 'halves.npz'
   expected = extractor.extract(pictures)['features']
   for _ in range(2):
-    arrays = spaces.extract(extractor, images, path, {'a': 1}, 2)
+    arrays = references.extract(extractor, images, path, {'a': 1}, 2)
     np.testing.assert_array_equal(arrays['features'], expected)
     images = images._replace(batches=None)  # not read again

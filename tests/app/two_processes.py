@@ -28,7 +28,8 @@ FIELDS = {
   'optimizer.decay_steps': 4,
   'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
   'sampling.num_steps': 3,
-  'evaluation.metrics': ('elbo', 'fd_pixels'),
+  'evaluation.metrics': ('elbo', 'fd'),
+  'evaluation.features': 'pixels',
   'evaluation.num_generated': 16,
   'evaluation.num_images': 20,
   'evaluation.batch_size': 12,

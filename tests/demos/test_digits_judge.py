@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data import images, sources
+from diffusion_jax.data import images, small_sets
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.demos.digits_judge import diversity, judge
 from tests import as_main
@@ -9,7 +9,7 @@ from tests import as_main
 
 @pytest.fixture(scope='module')
 def test_split():
-  source = sources.digits('test')
+  source = small_sets.digits('test')
   x = images.scale(source.images, 17)
   return images.to_uint8(x, 17), source.labels
 

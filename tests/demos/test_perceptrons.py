@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets, sources
 from diffusion_jax.demos import perceptrons
 from diffusion_jax.metrics import features
 
 
 def real(two_levels):
   """Returns test digits as uint8 with 0..255, and their classes."""
-  source = sources.digits('test')
+  source = small_sets.digits('test')
   source = sources.TwoLevels(source) if two_levels else source
   x, labels = source.read(np.arange(360))
   highest = 1 if two_levels else 16

@@ -77,11 +77,11 @@ def normalised(x, groups, eps):
   return ((grouped - mean) / np.sqrt(var + eps)).reshape(x.shape)
 
 
-def group_norm(w, name, x, groups, eps, scale='weight', shift='bias', dot='.'):
+def group_norm(w, name, x, groups, eps):
   c = x.shape[1]
   around = (1, c) + (1,) * (x.ndim - 2)
-  scale = w.get(f'{name}{dot}{scale}', c, around=1.0).reshape(around)
-  shift = w.get(f'{name}{dot}{shift}', c).reshape(around)
+  scale = w.get(f'{name}.weight', c, around=1.0).reshape(around)
+  shift = w.get(f'{name}.bias', c).reshape(around)
   return normalised(x, groups, eps) * scale + shift
 
 

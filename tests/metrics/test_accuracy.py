@@ -46,6 +46,6 @@ def test_of_a_classifier_it_falls_with_the_noise(tmp_path):
   assert (np.abs(found['accuracy'] - exact) < 4.5 * error + 1e-9).all()
   np.testing.assert_allclose(found['standard_error'][-1], error[-1], rtol=0.01)
   assert (tmp_path / 'accuracy.png').stat().st_size > 1000
-  [score] = metric.compute(parts | {'chance': arrays['chance']}, {})
+  [score] = metric.compute(parts | {'chance': arrays['chance']})
   assert score.estimate.value == found['accuracy'][0]
   np.testing.assert_array_equal(arrays['chance'], np.full(n, 0.5))

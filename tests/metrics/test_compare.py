@@ -1,6 +1,7 @@
 """The command as typed, on files as other projects write them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -156,12 +157,12 @@ def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
   samples, _, _, paths = files
   (tmp_path / 'my_brightness.py').write_text(
     'from diffusion_jax.metrics.estimates import mean\n'
-    'from diffusion_jax.metrics.metric import Metric, Score\n'
+    'from diffusion_jax.metrics.metric import SampleMetric, Score\n'
     'def bright(threshold: float = 100.0):\n'
     '  def compute(samples, reference):\n'
     "    over = samples['images'].mean((1, 2, 3)) > threshold\n"
     "    return [Score('bright', mean(over == samples['wanted']))]\n"
-    "  return Metric({'bright': True}, ('images', 'wanted'), compute)\n"
+    "  return SampleMetric({'bright': True}, ('images', 'wanted'), compute)\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
   wanted = np.arange(60) % 2 == 0
@@ -252,3 +253,17 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
     features.make('x')
   with pytest.raises(ValueError, match="metric 'x' is not one of fd"):
     compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])
+
+
+def test_a_metric_of_a_module_is_found_by_its_name(tmp_path, monkeypatch):
+  (tmp_path / 'my_metrics.py').write_text('def two(k=2): return k\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  assert compare.make('my_metrics:two', 10) == 2
+  monkeypatch.delitem(sys.modules, 'my_metrics')
+  for name, message in (
+    ('my_metrics:three', "no attribute 'three'"),
+    ('none:three', "No module named 'none'"),
+    ('fid2', "metric 'fid2' is not one of fd, sfd"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      compare.make(name, 10)

@@ -20,6 +20,14 @@ def test_pixels_are_levels_over_255(pictures):
   assert set(extractor.identity) == {'features', 'preprocessing', 'weights'}
 
 
+@pytest.mark.parametrize('name', ['digits', 'two_levels', 'shapes', 'pixels'])
+def test_the_arrays_of_an_extractor_are_known(name):
+  side = 16 if name == 'shapes' else 8
+  pictures = np.zeros((2, side, side, 3 if name == 'shapes' else 1), np.uint8)
+  found = features.make(name).extract(pictures)
+  assert sorted(found) == sorted(features.ARRAYS[name])
+
+
 def test_batches_are_joined_and_counted(pictures):
   extractor = features.make('pixels')
   counts = []

@@ -14,7 +14,7 @@ def sets():
 
 
 def value(name, samples, reference):
-  [row] = table.make(name, 0).compute(samples, reference)
+  [row] = table.METRICS[name](num_draws=0).compute(samples, reference)
   return row.estimate.value
 
 
@@ -42,7 +42,7 @@ def test_statistics_come_before_images(sets):
 def test_few_samples_are_computed_and_noted(sets):
   samples, reference = sets
   few = {'features': samples['features'][:3]}
-  [row] = table.make('fd', 0).compute(few, reference)
+  [row] = table.METRICS['fd'](num_draws=0).compute(few, reference)
   assert np.isfinite(row.estimate.value)
   assert '3 samples, no more than the 3 features: the covariance' in row.note
 
@@ -60,7 +60,7 @@ def test_a_metric_computes_the_scores_that_it_names(sets, name):
   }
   more = {'spatial': reference['features']}
   more['held_out'] = rng.standard_normal((20, 3))
-  metric = table.make(name, 0)
+  metric = table.METRICS[name]()
   samples = {n: x for n, x in every.items() if n in metric.needs}
   reference = {n: x for n, x in (reference | more).items() if n in metric.needs}
   scores = metric.compute(samples, reference)
@@ -73,7 +73,9 @@ def test_memorisation_says_what_is_expected_and_what_was_left_out(sets):
   samples, reference = sets
   x, y = (each['features'] for each in sets)
   reference['held_out'] = np.concatenate([y[:15], x[:25] + 1.0])
-  closer, copied, *_ = table.make('memorisation', 0).compute(samples, reference)
+  closer, copied, *_ = table.METRICS['memorisation']().compute(
+    samples, reference
+  )
   left = '25 held-out images (15 more are in the reference)'
   assert closer.note == f'to the reference than {left}: 0.5 without copies'
   assert copied.note == (  # (0.01 * 24 + 1) / 26

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics import features, fid, references
 
@@ -19,7 +19,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def load(extractor):
-  return references.load(sources.digits('test'), ABOUT, extractor, 100)
+  return references.load(small_sets.digits('test'), ABOUT, extractor, 100)
 
 
 def test_the_statistics_are_of_all_and_some_features_are_kept(
@@ -45,11 +45,11 @@ def test_the_statistics_are_of_all_and_some_features_are_kept(
 
 
 def test_the_name_in_the_cache_depends_on_all_that_the_features_do():
-  extractor, source = features.make('pixels'), sources.digits('train')
+  extractor, source = features.make('pixels'), small_sets.digits('train')
   found = [references.describe(source, ABOUT, extractor)]
   for field in ABOUT:
     found.append(references.describe(source, ABOUT | {field: 'x'}, extractor))
-  found.append(references.describe(sources.digits('test'), ABOUT, extractor))
+  found.append(references.describe(small_sets.digits('test'), ABOUT, extractor))
   for field in extractor.identity:
     identity = extractor.identity | {field: 'x'}
     other = extractor._replace(identity=identity)

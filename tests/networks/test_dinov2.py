@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.special import erf
 
-from diffusion_jax.metrics.features import PUBLISHED
+from diffusion_jax.metrics.features import ARRAYS
 from diffusion_jax.networks import dinov2
 from diffusion_jax.networks.dinov2 import Block, DinoV2
 
@@ -86,7 +86,7 @@ def test_features_are_the_class_token_after_the_last_norm():
   network = DinoV2(width=8, depth=1, num_heads=2, grid=4)
   params = random_params(network, np.float32(x))
   output: Any = jax.jit(network.apply)({'params': params}, np.float32(x))
-  assert set(PUBLISHED['dinov2']) == set(output)
+  assert set(ARRAYS['dinov2']) == set(output)
   found = output['features']
   p = jax.tree.map(np.float64, params)
   tokens = np.zeros((2, 7, 8))

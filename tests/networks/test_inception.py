@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.metrics.features import PUBLISHED
+from diffusion_jax.metrics.features import ARRAYS
 from diffusion_jax.networks import inception
 from diffusion_jax.networks.inception import Inception, Unit
 
@@ -144,7 +144,7 @@ def test_the_graph_has_the_published_parameters_and_outputs(shapes):
   assert {name: x.shape for name, x in found.items()} == {
     'features': (2, 2048), 'spatial': (2, 2023), 'logits': (2, 1008)
   }  # fmt: skip
-  assert set(PUBLISHED['inception']) == set(found)
+  assert set(ARRAYS['inception']) == set(found)
 
 
 def test_pools_are_maxima_where_the_grid_shrinks_and_in_the_last_block(shapes):

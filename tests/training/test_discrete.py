@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.data.sources import digits
+from diffusion_jax.data.small_sets import digits
 from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import discrete

@@ -84,15 +84,16 @@ def best_loss(key, n=20_000):
 @pytest.fixture(scope='module')
 def trained(seeds):
   key = jax.random.key(0)
-  rate = optimizer.learning_rate_schedule(1e-2, 50, 'cosine', 600)
-  adam = optimizer.make_optimizer(rate, clip_norm=1.0)
+  adam, rate = optimizer.optimizer_and_rate(
+    600, learning_rate=1e-2, warmup_steps=50, decay='cosine'
+  )
   loss = objective()
   step = make_train_step(loss, adam, optimizer.ema_decay(0.99))
 
   @jax.jit
   def train(params):
     def body(state, i):
-      state, metrics = step(state, batch_at(i), key)
+      state, metrics = step(state, batch_at(i), key, rate=rate(i))
       return state, metrics['loss'].total
 
     return jax.lax.scan(body, init_state(params, adam), jnp.arange(600))

@@ -152,11 +152,11 @@ class Evaluation:
     metrics: for real images: elbo, ode, independent_pixels, for a VAE also iw,
       for a classifier accuracy; for generated images: fid, sfid, fd, kid, is,
       pr (precision, recall), dc (density, coverage), cmmd, accuracy,
-      memorisation, and with other features, for instance, fd_dinov2; or
-      module:metric
+      memorisation; or module:metric
     num_images: the first images of the split; 0: all
     num_generated: images to generate
-    features: inception, dinov2, digits, two_levels, shapes, pixels
+    features: inception, dinov2, digits, two_levels, shapes, pixels; of metrics
+      without features of their own, such as evaluation.kid.features
     weights: file with the weights of inception or dinov2, or a folder with
       both; '': $DIFFUSION_JAX_WEIGHTS
     sweep: several values for fields of `sampling`; every combination is a row
@@ -337,8 +337,7 @@ class Convert:
 
   Args:
     source: the folder or file of weights that become a run
-    format: diffusers, openai, ho, score_sde, edm, edm2, safetensors; '':
-      recognised
+    format: diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
     model: openai, score_sde: the name of a published model
     options: options of the format: 'image_size=64 class_cond=True'
     to: exports the run as diffusers, safetensors or stablehlo

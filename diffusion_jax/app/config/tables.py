@@ -16,7 +16,13 @@ from diffusion_jax.core import discrete as steps, flow_losses
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
-from diffusion_jax.data import image_folder, sources, tfds_sources
+from diffusion_jax.data import (
+  image_folder,
+  npz,
+  small_sets,
+  sources,
+  tfds_sources,
+)
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes
 from diffusion_jax.networks.autoencoder import Autoencoder
@@ -179,21 +185,16 @@ FLOW_MAPS = {
 }
 
 DATA = {
-  'digits': sources.digits,
+  'digits': small_sets.digits,
   'shapes': shapes.shapes,
-  'synthetic': sources.synthetic,
+  'synthetic': small_sets.synthetic,
   'photos': photos.photos,
-  'npz': sources.npz,
+  'npz': npz.npz,
   'folder': image_folder.folder,
   'cifar10': tfds_sources.cifar10,
   'mnist': tfds_sources.mnist,
   'tfds': tfds_sources.tfds,
   'two_levels': sources.TwoLevels,
-}
-
-OPTIMIZERS = {
-  name: functools.partial(optimizer.optimizer_and_rate, kind=name)
-  for name in ('adamw', 'adam', 'radam', 'muon')
 }
 
 # The constructors of each field that is a choice, in any section or at a path.
@@ -232,7 +233,7 @@ TABLES = {
   'corrector': {'langevin': Langevin},
   'data': DATA,
   'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
-  'optimizer': OPTIMIZERS,
+  'optimizer': optimizer.OPTIMIZERS,
   'edit': {
     'inpaint': edits.Inpaint,
     'sdedit': edits.Sdedit,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import jax
 
-from diffusion_jax.app import models
+from diffusion_jax.app import averages, models
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.run import folder
 from diffusion_jax.runtime import files
-from diffusion_jax.training import averages, checkpoints
+from diffusion_jax.training import checkpoints
 
 
 def run(config: Node, workdir: str | Path) -> None:

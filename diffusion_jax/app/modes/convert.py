@@ -27,7 +27,8 @@ from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
-from diffusion_jax.data.sources import existing
+from diffusion_jax.data import npz
+from diffusion_jax.data.images import existing
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.interop import (
   diffusers,
@@ -43,7 +44,7 @@ from diffusion_jax.training import checkpoints
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
-FORMATS = ('diffusers', 'openai', 'ho', 'score_sde', 'edm', 'edm2', OURS)
+FORMATS = ('diffusers', 'openai', 'score_sde', 'edm', 'edm2', OURS)
 TARGETS = ('diffusers', OURS, 'stablehlo')
 # Sections that a user may set for weights, besides the common ones.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
@@ -276,8 +277,6 @@ def recognise(source: Path) -> str:
     )
   if source.name.startswith('diffusion_pytorch_model'):
     return 'diffusers'
-  if source.suffix == '.npz':
-    return 'ho'
   with from_config('convert.source'):
     if source.suffix == '.safetensors':
       if 'config' in files.read_metadata(source):
@@ -287,10 +286,22 @@ def recognise(source: Path) -> str:
           'edm2' if 'unet.out_gain' in files.open_tensors(source) else 'edm'
         )
     files.check_kind(source)
+    check_no_graph(source)
   raise UserError(
     f'config.convert.source: the format of {source} is ambiguous: give '
     f'--config.convert.format={"|".join(FORMATS)}'
   )
+
+
+def check_no_graph(source: Path) -> None:
+  """Raises ValueError for an npz of the variables of Ho et al.'s graph."""
+  is_npz = files.kind_of(source) == 'npz'
+  if is_npz and any(n.endswith('conv_in/W') for n in npz.names_of(source)):
+    raise ValueError(
+      f'{source} has the variables of a TensorFlow graph of Ho et al., which '
+      'are not read: give a folder of diffusers with the same weights, such as '
+      'google/ddpm-cifar10-32'
+    )
 
 
 def options_of(text: str) -> Json:

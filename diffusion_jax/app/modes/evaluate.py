@@ -23,9 +23,8 @@ from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import real_images, spaces, sweeps
-from diffusion_jax.metrics.metric import as_json, table
-from diffusion_jax.metrics.spaces import Named, Space
+from diffusion_jax.metrics import real_images, references, sweeps
+from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import precision, processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
@@ -49,9 +48,7 @@ def run(config: Node, workdir: str | Path) -> None:
   if not config.evaluation.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  named = scoring.named(model)
-  of_samples = [each for each in named if each.metric.measure is None]
-  of_images = [each for each in named if each.metric.measure is not None]
+  of_samples, of_models = scoring.of_samples(model), scoring.of_models(model)
   points: Points = [
     (changes, models.make(point, workdir, model.facts))
     for changes, point in sweep(config)
@@ -61,19 +58,17 @@ def run(config: Node, workdir: str | Path) -> None:
   results: Results = {title(changes): {} for changes, _ in points}
   if of_samples:
     # Missing weights or data are noticed before the images are drawn.
-    extractors = (
-      scoring.prepare(model, of_samples) if processes.is_first() else {}
-    )
+    spaces = scoring.prepare(model, of_samples) if processes.is_first() else {}
     processes.wait_for_all('features of real images')
     for changes, point in points:
       results[title(changes)] |= score_samples(
-        point, of_samples, extractors, changes
+        point, of_samples, spaces, changes
       )
       processes.wait_for_all(f'scores {title(changes)}')
-  for changes, scores in score_images(points, of_images):
+  for changes, scores in score_images(points, of_models):
     results[title(changes)] |= scores
   if len(points) > 1 and all(results.values()) and processes.is_first():
-    below = folder_of(model, 'samples' if of_samples else named[0].name)
+    below = folder_of(model, 'samples' if of_samples else next(iter(of_models)))
     out = make_folder(workdir, below)
     sweeps.write(out, [changes for changes, _ in points], results)
 
@@ -116,8 +111,8 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
 
 def score_samples(
   model: Model,
-  named: list[Named],
-  extractors: dict[str, Space],
+  metrics: list[scoring.Scored],
+  spaces: dict[str, scoring.Space],
   changes: Fields,
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
@@ -137,20 +132,20 @@ def score_samples(
   path = sample.draw(config, model.workdir, below, 'evaluation.name')
   if not processes.is_first():
     return {}
-  needs = {need for each in named for need in each.metric.needs}
+  needs = {need for each in metrics for need in each.metric.needs}
   drawn, stored = provenance.read(path), image_sets.read(path, needs)
   samples, size = dict(stored.arrays), config.evaluation.batch_size
   if 'images' in needs:
     samples['images'] = np.concatenate(list(stored.batches(size)))
   with from_config('evaluation.metrics'):
     extracted = {
-      name: spaces.extract(
-        x.extractor, stored, out / f'{name}.npz', drawn, size
+      name: references.extract(
+        space.extractor, stored, out / f'{name}.npz', drawn, size
       )
-      for name, x in extractors.items()
+      for name, space in spaces.items()
     }
-    scores = spaces.score(named, extractors, samples, extracted)
-  protocol = {name: space.protocol for name, space in extractors.items()}
+  scores = scoring.score(metrics, spaces, samples, extracted)
+  protocol = {name: space.protocol for name, space in spaces.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
     'matmul_precision': precision.in_use() or 'default',
@@ -168,7 +163,7 @@ def score_samples(
 
 
 def score_images(
-  points: Points, named: list[Named]
+  points: Points, metrics: dict[str, ModelMetric]
 ) -> Iterator[tuple[Fields, Fields]]:
   """Scores real images at the points of a sweep that change the weights.
 
@@ -176,16 +171,18 @@ def score_images(
   that does not change the weights, and in all processes but the first.
   """
   done: dict[str, Fields] = {}
-  for changes, model in points if named else ():
+  for changes, model in points if metrics else ():
     own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
     if title(own) not in done:
       if own:
         print(f'{title(own)}:')
-      done[title(own)] = score_point(model, named, own)
+      done[title(own)] = score_point(model, metrics, own)
     yield changes, done[title(own)] if own else {}
 
 
-def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
+def score_point(
+  model: Model, metrics: dict[str, ModelMetric], changes: Fields
+) -> Fields:
   """Scores real images by one set of weights, and writes result.json."""
   c, mesh = model.config.evaluation, devices.make_mesh(model.config)
   results: Fields = {}
@@ -194,11 +191,10 @@ def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
   params, _ = weights.restore(model)
   checksum = checksums.of_arrays(params)
   params = replicate(mesh, params)
-  for name, _, metric in named:
+  for name, metric in metrics.items():
     out = make_folder(model.workdir, folder_of(model, name, changes))
     if processes.is_first():
       check_same_evaluation(out, describe(model, name, checksum, count))
-    assert metric.measure is not None
     with from_config(f'evaluation.{name}'):  # what the metric refuses
       compute = real_images.per_batch(
         metric.measure(model),
@@ -215,7 +211,7 @@ def score_point(model: Model, named: list[Named], changes: Fields) -> Fields:
       )
     if arrays is None:
       continue
-    scores = metric.compute(arrays, {})
+    scores = metric.compute(arrays)
     print(table(scores))
     about = {
       'metric': name, 'split': c.split, 'images': count,

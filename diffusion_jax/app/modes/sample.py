@@ -20,7 +20,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
-from diffusion_jax.data import images, sources
+from diffusion_jax.data import images, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, one_line, write_text
@@ -160,7 +160,7 @@ def gather(paths: list[Path], n: int) -> np.ndarray:
   end = 0
   for path in paths:
     try:
-      pictures = sources.read_npz(path, ['arr_0'])['arr_0']
+      pictures = npz.read(path, ['arr_0'])['arr_0']
       if not end:
         shape = n, *pictures.shape[1:]
         with tempfile.TemporaryFile(dir=path.parent) as file:

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
-from diffusion_jax.data import sources
+from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
@@ -124,7 +124,7 @@ def write_npz(path: Path, arrays: dict, content: Settings) -> None:
 def read(path: Path) -> Settings:
   """Reads the settings in an npz file; {} if they are missing or damaged."""
   try:
-    text = sources.read_npz(path, ['settings'])['settings'].item()
+    text = npz.read(path, ['settings'])['settings'].item()
     return dict(parse_json(text))
   except (OSError, TypeError, ValueError):
     return {}

@@ -246,7 +246,7 @@ def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   config = store.open_run(tmp_path)  # used without it; only scoring asks for it
   if payload in config.evaluation.metrics:
     model = models.make(config, tmp_path)
-    refused(f"'{payload}' would be imported", scoring.named, model)
+    refused(f"'{payload}' would be imported", scoring.metrics_of, model)
   else:
     assert payload not in json.dumps(folder.plain(config))
 

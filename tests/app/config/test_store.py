@@ -330,7 +330,6 @@ conditioning.image=colorize | conditioning.image: luminance needs 3 channels
 conditioning.image=superres conditioning.image.factor=3 | conditioning.image: f
 conditioning.image=inpaint conditioning.augment=0.1 | conditioning: augment ch
 conditioning.augment=0.1 | conditioning.augment needs a network with the par
-optimizer=adam optimizer.weight_decay=0.1 | optimizer: 'adam' does not support
 optimizer.warmup_steps=9999 | optimizer: decay_steps of decay 'linear' must be
 """.replace('\\\n', '')
 

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_jax.app import models, weights
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets
 from diffusion_jax.errors import UserError
 from tests.app.conftest import printed_by
 from tests.app.models.test_guidance import classifier_smoke
@@ -46,7 +46,7 @@ def test_accuracy_literally(run):
   config = classifier_smoke()
   model: Any = models.make(config, run)
   params, _ = weights.restore(model)
-  images, labels = sources.digits('test').read(np.arange(4))
+  images, labels = small_sets.digits('test').read(np.arange(4))
   images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)
   keys = jax.random.split(jax.random.key(0), 4)
   measure = jax.jit(model.schema.metrics['accuracy']().measure(model))

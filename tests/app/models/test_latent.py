@@ -15,7 +15,7 @@ from diffusion_jax.app.models import latent
 from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.models.model import Latents
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate, to_global
@@ -124,7 +124,7 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear):
 
 def test_the_measured_scale_is_one_over_the_deviation(linear):
   *_, record = linear
-  x = scale(sources.digits('train').images, 17).astype(np.float64)
+  x = scale(small_sets.digits('train').images, 17).astype(np.float64)
   assert record['images'] == len(x)
   np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
 
@@ -141,7 +141,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws with other keys have deviation 1."""
   model = model_of(run)
   kept, latents = model.load()['autoencoder'], model.latents
-  x = scale(sources.digits('train').images, 17)
+  x = scale(small_sets.digits('train').images, 17)
   keys = jax.random.split(jax.random.key(5), len(x))
   z = np.asarray(jax.jit(latents.encode)(kept, x, keys))
   assert z.shape == (len(x), 4, 4, 4)
@@ -156,7 +156,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
 
 def test_latents_are_drawn_anew_each_step_on_any_devices(run):
   batch = {
-    'image': scale(sources.digits('train').images[:8], 17),
+    'image': scale(small_sets.digits('train').images[:8], 17),
     'label': np.arange(8, dtype=np.int32),
   }
   key, drawn = jax.random.key(0), {}
@@ -224,7 +224,7 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
 
 @pytest.fixture
 def files(tmp_path):
-  digits = to_uint8(scale(sources.digits('test').images[:2], 17), 17)[..., 0]
+  digits = to_uint8(scale(small_sets.digits('test').images[:2], 17), 17)[..., 0]
   known = np.full((8, 8), 255, np.uint8)
   known[:, 5:] = 0  # column 4 is known, but not its latents
   for name, x in {'a': digits[0], 'b': digits[1], 'mask': known}.items():
@@ -265,7 +265,7 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   """This holds for SDEdit from step 0 and both ends of an interpolation."""
   model = model_of(run)
   kept, latents = model.load()['autoencoder'], model.latents
-  x = scale(sources.digits('test').images[:2], 17)
+  x = scale(small_sets.digits('test').images[:2], 17)
   round_trip = lambda kept, x: latents.decode(kept, latents.encode(kept, x))
   back = jax.jit(round_trip)(kept, x)
   expected = to_uint8(np.asarray(back), 17)[..., 0]

@@ -27,7 +27,6 @@ from diffusion_jax.interop import (
   edm,
   edm2,
   files,
-  ho,
   names,
   openai,
   reader,
@@ -118,8 +117,6 @@ def models_of_projects():
       options = score_sde.choose_options(name)
       style = score_sde.TORCH
       yield name, functools.partial(score_sde.describe, options, style)
-  fields = dict(channels=32, multipliers=(1, 2), attention_resolutions=(16,))
-  yield 'ho', functools.partial(ho.describe, fields, 32)
   song = dict(model_type='SongUNet')
   ncsnpp = song | dict(
     encoder_type='residual',
@@ -445,6 +442,9 @@ def test_other_folders_and_files_are_one_line(tmp_path):
   several = 'is ambiguous: give --config.convert.format=diffusers|'
   with pytest.raises(UserError, match=several):
     read(run, weights)
+  np.savez(source / 'ho.npz', **{'model/conv_in/W': np.zeros((3, 3, 3, 8))})
+  with pytest.raises(UserError, match='are not read: give a folder of diffus'):
+    read(run, source / 'ho.npz')
 
 
 def test_a_folder_with_a_run_is_not_written(run):

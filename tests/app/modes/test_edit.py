@@ -11,7 +11,7 @@ from PIL import Image
 from diffusion_jax.app import devices, edits, models, sample_inputs
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.errors import UserError
 from tests.app.conftest import refused, smoke, untrained
@@ -60,7 +60,7 @@ def colour(tmp_path_factory):
 def files(tmp_path_factory):
   """Writes two digits, masks, and pictures of other sizes and colours."""
   folder = tmp_path_factory.mktemp('pictures')
-  digits = to_uint8(scale(sources.digits('test').images[:2], 17), 17)[..., 0]
+  digits = to_uint8(scale(small_sets.digits('test').images[:2], 17), 17)[..., 0]
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
   known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   pictures = {
@@ -249,7 +249,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   MODES['sample'](config, palette)
   with np.load(palette / 'samples' / 'samples.npz') as arrays:
     arrays = dict(arrays)
-  test = sources.digits('test')
+  test = small_sets.digits('test')
   truth = to_uint8(scale(test.images[:4], 17), 17)
   np.testing.assert_array_equal(arrays['originals'], truth)
   np.testing.assert_array_equal(arrays['labels'], test.labels[:4])

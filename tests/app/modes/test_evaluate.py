@@ -15,7 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import sources
+from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import likelihoods, real_images
@@ -91,7 +91,7 @@ def test_the_bound_is_that_of_the_network(run, printed):
   config = smoke(**QUICK)
   model: Any = models.make(config, run)
   params, _ = evaluate.weights.restore(model)
-  x0, labels = sources.digits('test').read(np.arange(2))
+  x0, labels = small_sets.digits('test').read(np.arange(2))
   root = stream(config.evaluation.seed, 'metrics')
   root = jax.random.fold_in(root, zlib.crc32(b'elbo'))
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(2))
@@ -182,7 +182,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   def measure(params, keys, x0, cond):
     return {'label': cond['label'], 'image': total(cond['image'])}
 
-  source, index = sources.digits('test'), np.array([3, 8, 5])
+  source, index = small_sets.digits('test'), np.array([3, 8, 5])
   pictures, cond = evaluate.read_images(model, source, index)
   mesh = devices.make_mesh(model.config)
   start = real_images.per_batch(

@@ -1,6 +1,6 @@
 """Averages of any width from the snapshots of a run (Karras et al. 2024).
 
-See `training.power_ema` for the sum, and `snapshots` for the files.
+See `training.power_ema` for the sum, and `training.snapshots` for the files.
 """
 
 from pathlib import Path

@@ -1,0 +1,57 @@
+"""Sets of images that need no file: handwritten digits, coloured discs."""
+
+import functools
+
+import numpy as np
+
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.splits import check_split
+from diffusion_jax.ranges import Count, ImageShape, Size
+
+
+@functools.cache  # scikit-learn parses a text file
+def _parsed_digits():
+  from sklearn.datasets import load_digits
+
+  return load_digits(return_X_y=True)
+
+
+def digits(split: str = 'train') -> ArraySource:
+  """Returns the 8x8 handwritten digits of scikit-learn, with 17 grey levels.
+
+  They are real images (UCI, Alpaydin & Kaynak 1998) with a fixed split: 1,437
+  in 'train', 360 in 'test'. Nothing is downloaded.
+  """
+  check_split(split)
+  pixels, labels = _parsed_digits()
+  order = np.random.default_rng(0).permutation(len(pixels))
+  index = order[:360] if split == 'test' else order[360:]
+  images = pixels[index].reshape(-1, 8, 8, 1).astype(np.uint8)
+  return ArraySource(images, labels[index].astype(np.int32), 10, 17)
+
+
+def synthetic(
+  split: str = 'train',
+  image_shape: ImageShape = (32, 32, 3),
+  num_classes: Count = 10,
+  num_images: Size = 256,
+) -> ArraySource:
+  """Returns generated images of discs, to try a program without data.
+
+  The class is the hue of the disc; position, size and background are random.
+  'train' and 'test' have different images.
+  """
+  check_split(split)
+  rng = np.random.default_rng(0 if split == 'train' else 1)
+  height, width, channels = image_shape
+  labels = np.arange(num_images, dtype=np.int32) % max(num_classes, 1)
+  centre = rng.uniform(0.3, 0.7, (num_images, 2, 1, 1))
+  radius = rng.uniform(0.15, 0.3, (num_images, 1, 1))
+  y = (np.arange(height)[:, None] + 0.5) / height - centre[:, 0]
+  x = (np.arange(width)[None] + 0.5) / width - centre[:, 1]
+  disc = (y**2 + x**2 < radius**2)[..., None]
+  phase = labels[:, None] / max(num_classes, 1) + np.arange(channels) / 3.0
+  colour = 0.5 + 0.5 * np.cos(2.0 * np.pi * phase)[:, None, None, :]
+  ground = rng.uniform(0.2, 0.6, (num_images, 1, 1, 1))
+  images = np.rint(255.0 * np.where(disc, colour, ground)).astype(np.uint8)
+  return ArraySource(images, labels if num_classes else None, num_classes)
