@@ -186,6 +186,37 @@ class Mixture:
     """
     return _conditional(self, known, mask)
 
+  def covariance(self, x: Array, level: NoiseLevel) -> Array:
+    """Computes Cov[x_0 | x_t], [B, D, D].
+
+    It is (sigma^2 / alpha) times the Jacobian of E[x_0 | x_t].
+    """
+    log_joint, rotated, variance = self._components(x, level)
+    alpha = self._per_example(level.alpha, x)
+    sigma = self._per_example(level.sigma, x)
+    q, v = self.eigenvectors, self.eigenvalues[None]
+    moved = _einsum('kde,bke->bkd', q, alpha * v / variance * rotated)
+    apart = self.means[None] + moved - self.denoise(x, level).x0[:, None]
+    within = _einsum('kde,bke,kfe->bkdf', q, sigma**2 * v / variance, q)
+    between = apart[..., :, None] * apart[..., None, :]
+    posterior = jax.nn.softmax(log_joint, axis=1)
+    return _einsum('bk,bkdf->bdf', posterior, within + between)
+
+  def posterior(self, matrix: ArrayLike, y: ArrayLike, std: float) -> 'Mixture':
+    """Returns p(x_0 | y) for y = matrix x_0 + std n, n ~ N(0, I).
+
+    matrix: [M, D]; y: [M]; all concrete, computed in float64. Raises ValueError
+    for other shapes and unless std > 0.
+    """
+    log_weights, means, covs = _measured(self, matrix, y, std)
+    return mixture(np.exp(log_weights - log_weights.max()), means, covs)
+
+  def log_evidence(
+    self, matrix: ArrayLike, y: ArrayLike, std: float
+  ) -> np.float64:
+    """Returns log p(y) of `posterior` in nats."""
+    return np.logaddexp.reduce(_measured(self, matrix, y, std)[0])
+
   def _components(self, x, level):
     # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and, in
     # the axes of C_k, x - alpha m_k and the variances, [B, K, D].
@@ -292,11 +323,7 @@ def _conditional(prior, known, mask):
     )
   if mask.all():
     raise ValueError('every coordinate is known: nothing is left')
-  q, v, means, weights = (
-    np.asarray(a, np.float64)
-    for a in (prior.eigenvectors, prior.eigenvalues, prior.means, prior.weights)
-  )
-  covs = np.einsum('kie,ke,kje->kij', q, v, q)
+  weights, means, covs = _moments(prior)
   inner = covs[:, mask][:, :, mask]
   across = covs[:, ~mask][:, :, mask]
   # The slope of the regression of the unknown on the known coordinates is
@@ -311,3 +338,42 @@ def _conditional(prior, known, mask):
   covs = covs[:, ~mask][:, :, ~mask] - slope @ across.swapaxes(1, 2)
   covs = 0.5 * (covs + covs.swapaxes(1, 2))
   return mixture(np.exp(log_weights - log_weights.max()), means, covs)
+
+
+def _moments(oracle):
+  # Returns weights [K], means [K, D] and covariances [K, D, D] in float64.
+  weights, means, q, v = (
+    np.asarray(a, np.float64)
+    for a in (
+      oracle.weights, oracle.means, oracle.eigenvectors, oracle.eigenvalues
+    )
+  )  # fmt: skip
+  return weights, means, np.einsum('kie,ke,kje->kij', q, v, q)
+
+
+def _measured(prior, matrix, y, std):
+  # Returns log(w_k N(y; A m_k, A C_k A^T + std^2 I)) [K], and the means and
+  # covariances of each component given y.
+  matrix, y = np.asarray(matrix, np.float64), np.asarray(y, np.float64)
+  weights, means, covs = _moments(prior)
+  d = means.shape[1]
+  if matrix.ndim != 2 or matrix.shape[1] != d or y.shape != matrix.shape[:1]:
+    raise ValueError(
+      f'matrix {list(matrix.shape)} and y {list(y.shape)} must be [M, {d}] and '
+      '[M]'
+    )
+  if not std > 0.0:
+    raise ValueError(f'std is {std}: it must be above 0')
+  across = covs @ matrix.T  # [K, D, M]
+  inner = matrix @ across + std**2 * np.eye(len(y))
+  gain = np.linalg.solve(inner, across.swapaxes(1, 2)).swapaxes(1, 2)
+  residual = y - means @ matrix.T
+  square = residual * np.linalg.solve(inner, residual[..., None])[..., 0]
+  log_weights = np.log(weights) - 0.5 * square.sum(axis=1)
+  log_weights -= 0.5 * np.linalg.slogdet(2.0 * np.pi * inner)[1]
+  means = means + np.einsum('kdm,km->kd', gain, residual)
+  # Joseph's form is positive also where std is small.
+  kept = np.eye(d) - gain @ matrix
+  covs = kept @ covs @ kept.swapaxes(1, 2)
+  covs += std**2 * gain @ gain.swapaxes(1, 2)
+  return log_weights, means, 0.5 * (covs + covs.swapaxes(1, 2))

@@ -326,3 +326,66 @@ def test_the_identities_of_flow_maps_hold(float64, key):
     found = jax.jit(lambda *args: residuals(oracle, *args))(*args)
     assert found.dtype == dtype
     assert (found < (1e-8 if float64 else 1e-3)).all(), found
+
+
+@ORACLES
+def test_covariance_is_the_jacobian_of_the_denoiser(oracle, key):
+  x = points(oracle, key)
+
+  @jax.jit
+  def jacobian(x):
+    one = lambda x: oracle.denoise(x[None], LEVEL).x0[0]
+    return LEVEL.sigma**2 / LEVEL.alpha * jax.vmap(jax.jacfwd(one))(x)
+
+  found = jax.jit(oracle.covariance)(x, LEVEL)
+  np.testing.assert_allclose(found, jacobian(x), rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize('std', [0.1, 0.5, 2.0])
+@pytest.mark.parametrize(
+  'matrix', [[[1.0, -2.0]], [[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]]
+)
+def test_posterior_and_evidence_by_bayes_rule_on_a_grid(matrix, std):
+  matrix = np.array(matrix)
+  y = matrix @ np.array([0.4, 0.3]) + 0.2
+  axis = np.linspace(-4.0, 4.0, 801)
+  x = np.stack(np.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
+  parts = zip(
+    [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]],
+    [np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]], strict=True,
+  )  # fmt: skip
+  normal = scipy.stats.multivariate_normal
+  prior = sum(w * normal(m, c).pdf(x) for w, m, c in parts)
+  noise = normal(np.zeros(len(y)), std**2 * np.eye(len(y)))
+  joint = prior * noise.pdf(y - x @ matrix.T)
+  evidence = joint.sum() * (axis[1] - axis[0]) ** 2
+  weights = joint / joint.sum()
+  mean = weights @ x
+  cov = np.einsum('n,ni,nj->ij', weights, x - mean, x - mean)
+
+  found = MIXTURE.posterior(matrix, y, std)
+  np.testing.assert_allclose(found.mean, mean, atol=2e-5)
+  np.testing.assert_allclose(found.cov, cov, atol=2e-5)
+  log_evidence = MIXTURE.log_evidence(matrix, y, std)
+  np.testing.assert_allclose(log_evidence, np.log(evidence), atol=2e-5)
+
+
+def test_a_posterior_without_noise_is_the_conditional():
+  """And with much noise it is the prior."""
+  mask = np.array([False, True])
+  known = MIXTURE.conditional([0.0, 0.2], mask)
+  found = MIXTURE.posterior([[0.0, 1.0]], [0.2], 1e-3)
+  np.testing.assert_allclose(found.mean[0], known.mean[0], atol=1e-4)
+  np.testing.assert_allclose(found.cov[0, 0], known.cov[0, 0], atol=1e-4)
+  np.testing.assert_allclose(found.weights, known.weights, atol=1e-4)
+  np.testing.assert_allclose(found.cov[1, 1], 1e-6, rtol=1e-2)
+  found = MIXTURE.posterior(np.eye(2), [0.2, 0.1], 1e4)
+  np.testing.assert_allclose(found.mean, MIXTURE.mean, atol=1e-6)
+  np.testing.assert_allclose(found.cov, MIXTURE.cov, rtol=1e-5)
+
+
+def test_a_measurement_of_another_shape_is_refused():
+  with pytest.raises(ValueError, match=r'matrix \[1, 3\] and y \[1\] must be'):
+    MIXTURE.posterior(np.ones((1, 3)), [1.0], 0.1)
+  with pytest.raises(ValueError, match='std is 0.0: it must be above 0'):
+    MIXTURE.log_evidence(np.eye(2), [1.0, 0.0], 0.0)
