@@ -88,6 +88,10 @@ from diffusion_jax.core.masked import (
   masked_bound as masked_bound,
   masked_weight as masked_weight,
 )
+from diffusion_jax.core.measurements import (
+  Measurement as Measurement,
+  poisson_log_prob as poisson_log_prob,
+)
 from diffusion_jax.core.network import (
   Network as Network,
 )
@@ -216,6 +220,8 @@ from diffusion_jax.sampling.map_sampler import (
 )
 from diffusion_jax.sampling.reconstruction import (
   observation_guided as observation_guided,
+  proximal as proximal,
+  pseudoinverse_guided as pseudoinverse_guided,
   reconstruction_guided as reconstruction_guided,
 )
 from diffusion_jax.sampling.sampler import (

@@ -276,6 +276,7 @@ def arguments(a, names):
     'network': dj.Network(
       network_fn, dj.logsnr_input, parametrization='edm'
     ),
+    'measurement': dj.Measurement(a.y, lambda x: 2.0 * x, 0.1),
     **{'params': {}, 'log_prob_fn': log_prob_fn},
     **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
     **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
@@ -305,7 +306,7 @@ def call(name, a):
     case 'Denoiser':
       return walk(a, dj.ddim(), found)
     case 'Weight' | 'NoiseInput' | 'Callable':
-      return found(a.lt)
+      return found(a.x if name == 'poisson_log_prob' else a.lt)
     case 'FlowMap':
       return found(a.x, a.lt, a.ls)
     case 'PairedDenoiser' | 'ScoreFn':
@@ -367,6 +368,9 @@ CALLS = {
   },
   'observation_guided': {'observe': lambda x: 2.0 * x},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
+  'poisson_log_prob': lambda a: {
+    'y': a.y, 'forward': lambda x: 2.0 * x, 'peak': 20.0
+  },
   'prior_sample': lambda a: {'shape': SHAPE, 'level': a.lt.take(0)},
   'probability_flow': {'t_from': 1.0, 't_to': 0.1},
   'rearranged_elbo': {
@@ -401,7 +405,7 @@ OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
   *('zero_terminal_snr', 'respaced_steps', 'churn_gamma'),  # host, float64
   *('Denoiser', 'FlowMap', 'Likelihood', 'NoiseLevel', 'Normal'),
-  *('Network', 'Prediction', 'Sampler'),
+  *('Measurement', 'Network', 'Prediction', 'Sampler'),
   *('level_grid', 'step_levels', 'repaint_levels', 'clean_level'),
   *('kl_warmup', 'pytree_dataclass'),
   *('uniform_times', 'antithetic_times', 'step_times'),

@@ -183,6 +183,17 @@ def test_the_guidance_page_guides_as_printed(capsys):
       assert mean > 1.05 if expected is None else abs(mean - expected) < 0.1
 
 
+def test_the_page_of_measurements_meets_the_posterior(capsys):
+  out = run(page_example('posterior.md'), capsys)
+  found, exact, evidence = re.findall(r'\[(.*?)\] \[(.*?)\] (.*)', out)[0]
+  found, exact = (np.array(x.split(), float) for x in (found, exact))
+  np.testing.assert_allclose(found, exact, atol=0.1)
+  # y ~ 0.5 N(0.2, v) + 0.5 N(0.3, v), v = 0.1 |a|^2 + s^2
+  std = (0.1 * 1.09 + 0.04) ** 0.5
+  density = 0.5 * (norm(0.2, std).pdf(0.1) + norm(0.3, std).pdf(0.1))
+  np.testing.assert_allclose(float(evidence), np.log(density), rtol=1e-5)
+
+
 def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
   from diffusion_jax.app.config.tables import SCHEDULES
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES

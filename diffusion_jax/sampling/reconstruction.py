@@ -24,6 +24,8 @@ import jax.numpy as jnp
 from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
+from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.measurements import Measurement
 from diffusion_jax.sampling.inpainting import check_mask
 
 Array = jax.Array
@@ -56,10 +58,13 @@ def observation_guided(
   observed: Array,
   scale: float = 1.0,
   num_iterations: int = 1,
+  std: Array | float = 0.0,
 ) -> Denoiser:
-  """Estimates E[x_0 | x_t, y] for y = observe(x_0), as if x_0 were Gaussian.
+  """Estimates E[x_0 | x_t, y] for y = observe(x_0) + std n, n ~ N(0, I).
 
-  Clip the result instead of `denoise`: a clipped x_0 has no gradient.
+  x_0 given x_t is taken for Gaussian (moment matching, Rozet et al. 2024; Boys
+  et al. 2023). Clip the result instead of `denoise`: a clipped x_0 has no
+  gradient.
 
   Args:
     observe: x_0 [B, ...] -> y [B, ...], linear and for each image separately.
@@ -67,6 +72,7 @@ def observation_guided(
     scale: Factor of the correction; 1 is Bayes' rule.
     num_iterations: Steps of conjugate gradients, each a gradient through the
       network, at least 1. For Gaussian data one per number in y is exact.
+    std: In the units of y, [], [B] or like y.
   """
   check_at_least(1, num_iterations=num_iterations)
 
@@ -76,21 +82,108 @@ def observation_guided(
       return observe(prediction.x0), prediction
 
     estimate, vjp, prediction = jax.vjp(observe_estimate, x, has_aux=True)
-    residual = direction = observed - estimate
-    correction, square = jnp.zeros_like(x), _dot(residual, residual)
-    for _ in range(num_iterations):
-      # The product of Cov A^T with the direction, up to a factor.
+    noise = Measurement(observed, observe, std).variance(estimate)
+    noise = noise * _over_variance(level, estimate, 1)
+
+    def apply(direction):
+      # The product of Cov A^T with the direction, divided by sigma^2 / alpha.
       (product,) = vjp(direction)
-      image = observe(product)
-      size = _ratio(square, _dot(direction, image))
-      correction += expand_to(size, product) * product
-      residual -= expand_to(size, image) * image
-      last_square, square = square, _dot(residual, residual)
-      momentum = expand_to(_ratio(square, last_square), residual)
-      direction = residual + momentum * direction
+      return observe(product) + noise * direction, product
+
+    correction = _solve(apply, observed - estimate, num_iterations)
     return prediction._replace(x0=prediction.x0 + scale * correction)
 
   return guided
+
+
+def pseudoinverse_guided(
+  denoise: Denoiser, measurement: Measurement, num_iterations: int = 20
+) -> Denoiser:
+  """Estimates E[x_0 | x_t, y] as if Cov[x_0 | x_t] were r^2 I (PiGDM).
+
+  r^2 = sigma^2 / (alpha^2 + sigma^2), which data of unit variance have (Song et
+  al. 2023). The result is x_0 + (sigma^2 / alpha) grad log p(y | x_t), with one
+  gradient through the network. num_iterations: of conjugate gradients for (r^2
+  A A^T + std^2 I)^-1. Raises TypeError if the measurement is not linear.
+  """
+  check_at_least(1, num_iterations=num_iterations)
+
+  def guided(x, level):
+    transpose = measurement.transpose(x)
+
+    def observe_estimate(x):
+      prediction = predict(denoise, x, level)
+      return measurement.forward(prediction.x0), prediction
+
+    estimate, vjp, prediction = jax.vjp(observe_estimate, x, has_aux=True)
+    at = NoiseLevel.expand_to(level, estimate)
+    spread = at.sigma**2 / (at.alpha**2 + at.sigma**2)
+    variance = measurement.variance(estimate)
+
+    def apply(v):
+      return spread * measurement.forward(transpose(v)) + variance * v, v
+
+    v = _solve(apply, measurement.y - estimate, num_iterations)
+    (gradient,) = vjp(v)
+    at = NoiseLevel.expand_to(level, x)
+    # Without signal x_t is independent of y.
+    factor = at.sigma**2 / jnp.where(at.alpha == 0.0, jnp.inf, at.alpha)
+    return prediction._replace(x0=prediction.x0 + factor * gradient)
+
+  return guided
+
+
+def proximal(
+  denoise: Denoiser,
+  measurement: Measurement,
+  weight: float = 1.0,
+  num_iterations: int = 20,
+) -> Denoiser:
+  """Moves x_0 to argmin_x |y - A x|^2 / std^2 + weight |x - x_0|^2 / rho^2.
+
+  rho = sigma / alpha (DiffPIR, Zhu et al. 2023). It needs no gradient
+  through the network. num_iterations: of conjugate gradients. Raises TypeError
+  if the measurement is not linear.
+  """
+  check_at_least(1, num_iterations=num_iterations)
+
+  def moved(x, level):
+    prediction = predict(denoise, x, level)
+    transpose = measurement.transpose(x)
+    residual = measurement.y - measurement.forward(prediction.x0)
+    noise = weight * measurement.variance(residual)
+    noise = noise * _over_variance(level, residual, 2)
+
+    def apply(direction):
+      back = transpose(direction)
+      return measurement.forward(back) + noise * direction, back
+
+    correction = _solve(apply, residual, num_iterations)
+    return prediction._replace(x0=prediction.x0 + correction)
+
+  return moved
+
+
+def _over_variance(level, like, power):
+  # Returns alpha^power / sigma^2, large but finite at clean levels.
+  level = NoiseLevel.expand_to(level, like)
+  return level.alpha**power / jnp.maximum(level.sigma**2, 1e-12)
+
+
+def _solve(apply, residual, num_iterations):
+  # Conjugate gradients. apply: direction -> (matrix times direction, product);
+  # returns the sum of the products, in the proportions of the solution.
+  direction, square = residual, _dot(residual, residual)
+  solution = 0.0
+  for _ in range(num_iterations):
+    image, product = apply(direction)
+    size = _ratio(square, _dot(direction, image))
+    solution = solution + expand_to(size, product) * product
+    residual = residual - expand_to(size, image) * image
+    last_square, square = square, _dot(residual, residual)
+    momentum = expand_to(_ratio(square, last_square), residual)
+    direction = residual + momentum * direction
+  return solution
 
 
 def _dot(a, b):

@@ -1,0 +1,70 @@
+"""Operators against NumPy and SciPy, and their adjoints."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+import diffusion_jax as dj
+from diffusion_jax.core import operators
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1.0, 1.0, (2, 8, 6, 3)).astype(np.float32)
+KERNEL = RNG.uniform(size=(3, 4)).astype(np.float32)
+MASK = RNG.uniform(size=(8, 6)) < 0.5
+LINEAR = {
+  'masked': operators.masked(jnp.asarray(MASK[:, :, None])),
+  'blurred': operators.blurred(jnp.asarray(KERNEL)),
+  'downsampled': operators.downsampled(jnp.asarray(KERNEL), 2),
+  'fourier': operators.fourier(jnp.asarray(MASK)),
+}
+
+
+@pytest.mark.parametrize('name', LINEAR)
+def test_the_adjoint(name):
+  forward = LINEAR[name]
+  y = jnp.asarray(RNG.normal(size=forward(X).shape), jnp.float32)
+  transpose = dj.Measurement(y, forward).transpose(jnp.asarray(X))
+  left = np.sum(np.asarray(forward(X)) * np.asarray(y), dtype=np.float64)
+  right = np.sum(X * np.asarray(transpose(y)), dtype=np.float64)
+  np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+
+
+def test_a_blur_is_scipys_circular_convolution():
+  """Also with a kernel for each image."""
+  kernels = RNG.uniform(size=(2, 3, 5)).astype(np.float32)
+  found = jax.jit(lambda k, x: operators.blurred(k)(x))(kernels, X)
+  for image, kernel, blurred in zip(X, kernels, found, strict=True):
+    for c in range(3):
+      expected = scipy.ndimage.convolve(image[..., c], kernel, mode='wrap')
+      np.testing.assert_allclose(blurred[..., c], expected, atol=1e-5)
+  few = operators.downsampled(jnp.asarray(kernels), 2)(X)
+  np.testing.assert_allclose(few, found[:, ::2, ::2], atol=1e-6)
+
+
+def test_a_gaussian_kernel():
+  kernel = np.asarray(operators.gaussian_kernel(1.5, 9), np.float64)
+  np.testing.assert_allclose(kernel.sum(), 1.0, rtol=1e-6)
+  ratio = np.exp(-0.5 * (1 + 4) / 1.5**2)
+  np.testing.assert_allclose(kernel[5, 6] / kernel[4, 4], ratio, rtol=1e-5)
+
+
+def test_fourier_coefficients_and_magnitudes_are_numpys():
+  spectrum = np.fft.fft2(X.astype(np.float64), axes=(1, 2), norm='ortho')
+  real, imag = np.split(np.asarray(LINEAR['fourier'](X)), 2, axis=-1)
+  expected = np.where(MASK[None, :, :, None], spectrum, 0.0)
+  np.testing.assert_allclose(real + 1j * imag, expected, atol=1e-5)
+  padded = np.pad(X.astype(np.float64), ((0, 0), (2, 2), (2, 2), (0, 0)))
+  expected = np.abs(np.fft.fft2(padded, axes=(1, 2), norm='ortho'))
+  found = operators.fourier_magnitude(2)(jnp.asarray(X))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  zero = jax.grad(lambda x: operators.fourier_magnitude()(x).sum())(0.0 * X)
+  assert np.isfinite(zero).all()
+
+
+def test_masks_and_overexposure():
+  found = LINEAR['masked'](X)
+  np.testing.assert_array_equal(found, np.where(MASK[None, :, :, None], X, 0))
+  found = operators.high_dynamic_range()(X)
+  np.testing.assert_array_equal(found, np.clip(2 * X, -1, 1))

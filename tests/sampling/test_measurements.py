@@ -1,0 +1,141 @@
+"""Guidance by noisy measurements, against the exact posterior."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from tests.sampling.test_reconstruction import COV, DATA, SCHEDULE
+
+# Neither square nor symmetric.
+MATRIX = np.array([[1.0, 0.5, 0.0, -0.5], [0.0, 1.0, 2.0, 0.3]])
+Y = np.array([0.7, -0.4])
+WHITE = oracles.gaussian(np.zeros(4), np.eye(4))
+LEVELS = SCHEDULE(jnp.array([0.02, 0.2, 0.5, 0.9]))
+
+
+def measured(std):
+  observe = lambda x: x @ jnp.asarray(MATRIX.T, jnp.float32)
+  return dj.Measurement(jnp.asarray(Y[None], jnp.float32), observe, std)
+
+
+def by_moments(denoise, m):
+  return dj.observation_guided(
+    denoise, m.forward, m.y, num_iterations=2, std=m.std
+  )
+
+
+def by_pseudoinverse(denoise, m):
+  return dj.pseudoinverse_guided(denoise, m, num_iterations=2)
+
+
+def estimates(prior, make, std, key):
+  """Returns a guided x_0 and the exact posterior's, [4, 4]."""
+  exact = prior.posterior(MATRIX, Y, std)
+  x = 1.5 * jax.random.normal(key, (4, 4))
+
+  @jax.jit
+  def run(x):
+    guided = make(prior.denoise, measured(std))
+    return guided(x, LEVELS).x0, exact.denoise(x, LEVELS).x0
+
+  return run(x)
+
+
+@pytest.mark.parametrize('std', [0.01, 0.1, 1.0])
+@pytest.mark.parametrize(
+  'prior, make',
+  [(DATA, by_moments), (WHITE, by_moments), (WHITE, by_pseudoinverse)],
+)
+def test_gaussian_data_have_the_exact_posterior_at_every_level(
+  prior, make, std, key
+):
+  found, expected = estimates(prior, make, std, key)
+  np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_an_assumed_variance_is_not_that_of_correlated_data(key):
+  found, expected = estimates(DATA, by_pseudoinverse, 0.1, key)
+  assert np.abs(found - expected).max() > 0.05
+
+
+@pytest.mark.parametrize('make', [by_moments, by_pseudoinverse, dj.proximal])
+def test_much_noise_leaves_the_prior(make, key):
+  x = jax.random.normal(key, (4, 4))
+  found = make(DATA.denoise, measured(1e4))(x, LEVELS).x0
+  np.testing.assert_allclose(found, DATA.denoise(x, LEVELS).x0, atol=1e-4)
+
+
+@pytest.mark.parametrize('std, weight', [(0.1, 1.0), (1.0, 1.0), (0.3, 7.0)])
+def test_the_proximal_point_has_no_gradient(std, weight, key):
+  x = jax.random.normal(key, (4, 4))
+  moved = dj.proximal(DATA.denoise, measured(std), weight, num_iterations=4)
+  found = np.asarray(jax.jit(moved)(x, LEVELS).x0, np.float64)
+  x0 = np.asarray(DATA.denoise(x, LEVELS).x0, np.float64)
+  rho = np.asarray(LEVELS.sigma / LEVELS.alpha, np.float64)[:, None]
+  misfit = (found @ MATRIX.T - Y[None]) @ MATRIX / std**2
+  gradient = misfit + weight * (found - x0) / rho**2
+  scale = np.abs(misfit).max(axis=1) + 1.0
+  assert (np.abs(gradient).max(axis=1) / scale).max() < 2e-3
+
+
+def test_a_proximal_point_without_noise_is_the_projection(key):
+  x = jax.random.normal(key, (4, 4))
+  moved = dj.proximal(DATA.denoise, measured(0.0), num_iterations=2)
+  found = np.asarray(moved(x, LEVELS).x0, np.float64)
+  x0 = np.asarray(DATA.denoise(x, LEVELS).x0, np.float64)
+  inverse = np.linalg.pinv(MATRIX)
+  expected = x0 + (Y[None] - x0 @ MATRIX.T) @ inverse.T
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_no_signal_no_guidance(key):
+  """x_t is independent of y where alpha = 0."""
+  level = dj.RectifiedFlowSchedule()(jnp.array(1.0))
+  x = jax.random.normal(key, (4, 4))
+  for make in (by_moments, by_pseudoinverse):
+    found = make(DATA.denoise, measured(0.1))(x, level).x0
+    np.testing.assert_array_equal(found, DATA.denoise(x, level).x0)
+
+
+@pytest.mark.parametrize('make', [dj.proximal, dj.pseudoinverse_guided])
+def test_a_measurement_that_is_not_linear_is_refused(make):
+  for forward in (lambda x: x + 1.0, lambda x: jnp.clip(x, -0.1, 0.1)):
+    guided = make(DATA.denoise, dj.Measurement(jnp.zeros((1, 4)), forward, 0.1))
+    with pytest.raises(TypeError, match='forward is not linear'):
+      jax.eval_shape(guided, jnp.ones((2, 4)), SCHEDULE(jnp.array(0.5)))
+
+
+def test_log_prob_is_scipys(key):
+  from scipy.stats import norm, poisson
+
+  x = jax.random.uniform(key, (3, 4), minval=-1.0)
+  std = np.array([0.1, 0.5, 2.0], np.float32)
+  mean = np.asarray(x, np.float64) @ MATRIX.T
+  expected = norm(mean, std[:, None].astype(float)).logpdf(Y[None]).sum(axis=1)
+  np.testing.assert_allclose(measured(std).log_prob(x), expected, rtol=1e-5)
+
+  counts = np.array([[3, 0, 7, 1]] * 3)
+  log_prob = dj.poisson_log_prob(jnp.asarray(counts), lambda x: x, 20.0)
+  rate = 10.0 * (np.asarray(x, np.float64) + 1.0)
+  expected = poisson(rate).logpmf(counts).sum(axis=1)
+  np.testing.assert_allclose(log_prob(x), expected, rtol=1e-4)
+
+
+def test_guidance_of_a_denoiser_that_knows_the_covariance(key):
+  """Samples of correlated data given y have the posterior's mean and spread."""
+  exact = DATA.posterior(MATRIX, Y, 0.5)
+  levels = dj.level_grid(SCHEDULE, 100)
+
+  @jax.jit
+  def draw(key):
+    x = dj.prior_sample(key, (4000, 4), levels.take(0))
+    guided = by_moments(DATA.denoise, measured(0.5))
+    return dj.sample(key, guided, dj.ddim(1.0), levels, x)
+
+  x = np.asarray(draw(key))
+  scale = np.sqrt(np.trace(COV))
+  np.testing.assert_allclose(x.mean(0), exact.mean, atol=0.05 * scale)
+  np.testing.assert_allclose(np.cov(x.T), exact.cov, atol=0.05 * scale**2)
