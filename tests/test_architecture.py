@@ -139,6 +139,8 @@ TESTED_ELSEWHERE = {
   'app/ema.py': 'app/models/test_noisy.py',
   'app/models/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
+  'core/measurements.py': 'sampling/test_measurements.py',
+  'core/network.py': 'core/test_denoiser.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
   'data/splits.py': 'data/test_npz.py',
@@ -162,6 +164,8 @@ TESTED_ELSEWHERE = {
   'metrics/table.py': 'metrics/test_metric.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'aliases.py': 'test_architecture.py',
+  'networks/functional.py': 'test_numerics.py',
+  'runtime/precision.py': 'test_numerics.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'drafts.py': 'runtime/test_files.py',
 }

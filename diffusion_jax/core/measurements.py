@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
 
@@ -54,7 +55,7 @@ def check_linear(forward: Callable[[Array], Array], x0: Array) -> None:
     u, v = jax.random.normal(jax.random.key(0), (2, *x0.shape), x0.dtype)
     sides = forward(u + v), forward(u) + forward(v)
     error, size = (jnp.max(jnp.abs(a)) for a in (sides[0] - sides[1], sides[1]))
-    if isinstance(error, jax.core.Tracer) or error <= 1e-3 * size:
+    if isinstance(error, Tracer) or error <= 1e-3 * size:
       return
   raise TypeError(
     'forward is not linear, as this method needs: take one that needs only '

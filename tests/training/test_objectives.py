@@ -164,7 +164,7 @@ def at_two_levels(first, second):
       x0, eps = inputs.x0, inputs.eps
       level = SCHEDULE(jnp.full(len(x0), t))
       xt = dj.q_sample(x0, eps, level)
-      output = LINEAR.output(params, xt, level, inputs.cond, keys[0])
+      output = LINEAR.output(params['network'], xt, level, inputs.cond, keys[0])
       return dj.denoising_loss('v', output, x0, eps, level, dj.snr_weight)
 
     errors = error_at(first) + error_at(second)
