@@ -9,8 +9,8 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
+from diffusion_jax.app.model import Params
 from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.model import Params
 from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 

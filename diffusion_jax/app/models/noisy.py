@@ -16,7 +16,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning, Text
 from diffusion_jax.app.config.kinds import NetworkFacts, ObjectiveFacts
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.models.model import IDENTITY, Model, Params
+from diffusion_jax.app.model import IDENTITY, Model, Params
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization

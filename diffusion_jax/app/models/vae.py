@@ -17,8 +17,7 @@ from diffusion_jax.app import devices, images
 from diffusion_jax.app.config import fields, kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.guidance import Guides
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.model import Guides, Model, Params
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels

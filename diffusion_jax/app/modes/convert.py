@@ -24,7 +24,7 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz

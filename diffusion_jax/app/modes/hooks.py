@@ -19,7 +19,7 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.model import Model, Params
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from diffusion_jax.app import ema, images
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
