@@ -107,7 +107,7 @@ def _condition(model):
 def refuse_unipc(model: Model, what: str) -> None:
   """Raises UserError for the sampler that `replace_known` does not allow."""
   sampler = model.config.sampling.get('sampler')
-  if sampler is not None and sampler.name == 'unipc':
+  if sampler is not None and sampler.constructor is dj.unipc:
     raise UserError(
       f'config.edit.{what} changes x between steps, which '
       'sampling.sampler=unipc would undo: take another sampler'

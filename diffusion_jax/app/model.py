@@ -67,6 +67,7 @@ class Model(Protocol):
   config: Node
   workdir: Path
   facts: Facts
+  state_shape: tuple[int, ...]
   conditioning: Conditioning
   sampling: Any
 

@@ -322,7 +322,7 @@ class Diffusion(NoisyModel):
     c = self.sampling
     if c.respacing or self.learns_schedule:
       return
-    schedule = getattr(c, 'schedule', None) or self.schedule()
+    schedule = c.schedule or self.schedule()
     total = num_steps_of(schedule)
     if total is not None and c.num_steps > total:
       steps, others = count_steps(self.levels(schedule), total)

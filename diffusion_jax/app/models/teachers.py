@@ -7,7 +7,7 @@ weights; other weights are refused later.
 from collections.abc import Iterator
 
 from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.tree import Node, find, parameters
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.model import Params
 from diffusion_jax.app.models import guidance
 from diffusion_jax.app.models.noisy import NoisyModel
@@ -25,11 +25,9 @@ def open_run(student: NoisyModel) -> Node | None:
   Raises UserError for a run of another kind of model, for an objective without
   a teacher, and if an objective needs a teacher and none is given.
   """
-  run, name = student.config.training.teacher, student.config.objective.name
-  schema = student.schema
-  table, facts = schema.table('objective'), schema.facts['objective']
-  constructor = find(table, 'objective', name, facts)
-  teacher = parameters(constructor).get('teacher')
+  run, objective = student.config.training.teacher, student.config.objective
+  name = objective.name
+  teacher = parameters(objective.constructor).get('teacher')
   if run and teacher is None:
     raise UserError(
       f'config.{_PATH}: objective={name} does not use a teacher: leave it empty'

@@ -215,8 +215,8 @@ def write(config: Node, workdir: Path) -> None:
     elif c.to == 'stablehlo':
       write_program(out, model, params)
     else:
-      sections, shape = export_sections(model), model.facts.image_shape
-      facts = {'image_shape': getattr(model, 'state_shape', shape)}
+      sections = export_sections(model)
+      facts = {'image_shape': model.state_shape}
       diffusers.save(
         out, model.network, params['network'], sections, facts, c.label
       )

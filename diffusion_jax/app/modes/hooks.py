@@ -27,10 +27,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_image import one_ahead, rows
-from diffusion_jax.runtime.sharding import (
-  local_rows,
-  to_global,
-)
+from diffusion_jax.runtime.sharding import local_rows, to_global
 from diffusion_jax.training import checkpoints, snapshots
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
