@@ -246,12 +246,12 @@ app/models/diffusion.py app/models/test_guidance.py guidance_by_a_classifier_by_
   => functions.insert(0, by_classifier)
 app/models/diffusion.py a_network_that_sees_no_noise
   self.sampling, clip=False, classifier=None => self.sampling, classifier=None
+app/models/diffusion.py app/models/test_teachers.py sees_its_own_levels
+  return guidance.at_levels_of(run, self, denoise) => return denoise
 app/models/guidance.py guidance_by_a_classifier_by_hand
   if same and not model.learns_schedule: => if True:
 app/models/latent.py known_where_all_its_pixels
   blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
-app/models/teachers.py sees_its_own_levels
-  return guidance.at_levels_of(run, student, denoise) => return denoise
 app/models/vae.py a_chain_literally
   z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
   => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))

@@ -137,7 +137,7 @@ TESTED_ELSEWHERE = {
   'app/config/kinds.py': 'app/config/test_store.py',
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/ema.py': 'app/models/test_noisy.py',
-  'app/models/model.py': 'app/models/test_vae.py',
+  'app/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
   'core/measurements.py': 'sampling/test_measurements.py',
   'core/network.py': 'core/test_denoiser.py',

@@ -44,9 +44,11 @@ def learned(
 
 def gamma_of(schedule: object) -> Any:
   """Returns the Flax module of a learned schedule, or None."""
-  schedule = getattr(schedule, 'schedule', schedule)
-  gamma_fn = getattr(schedule, 'gamma_fn', None)
-  return gamma_fn.module if isinstance(gamma_fn, GammaFn) else None
+  if isinstance(schedule, dj.ShiftedSchedule):
+    return gamma_of(schedule.schedule)
+  learned = isinstance(schedule, dj.LearnedSchedule)
+  fn = schedule.gamma_fn if learned else None
+  return fn.module if isinstance(fn, GammaFn) else None
 
 
 def num_steps_of(schedule: object) -> int | None:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
@@ -26,10 +27,6 @@ from diffusion_jax.ranges import (
 from diffusion_jax.runtime.per_image import rows
 from diffusion_jax.training import conditions
 
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.diffusion import Diffusion, Wrap
-  from diffusion_jax.app.models.guidance import Guides
-
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 Method = Literal['reconstruction', 'palette']
 
@@ -37,28 +34,18 @@ Method = Literal['reconstruction', 'palette']
 class Task(NamedTuple):
   """A batch of an edit.
 
-  inputs: the user's pictures in the form that is diffused, for each of the
-  images; cond; and weight, of an interpolation. keys: [B].
+  keys: [B]; inputs: the user's pictures in the form that is diffused, for each
+  of the images; cond; and weight, of an interpolation. sample, steps and
+  replace_known: the methods of `Diffusion`, with parameters and guides given.
   """
 
-  model: 'Diffusion'
+  model: Model
   method: str
-  params: PyTree
-  guides: 'Guides'
   keys: jax.Array
   inputs: dict[str, PyTree]
-
-  def sample(
-    self,
-    cond: dict,
-    wrap: Callable | None = None,
-    after_guidance: 'Wrap | None' = None,
-  ) -> jax.Array:
-    """Draws images from noise by `Diffusion.from_noise`."""
-    return self.model.from_noise(
-      self.params, self.guides, self.keys, cond,
-      wrap=wrap, after_guidance=after_guidance,
-    )  # fmt: skip
+  sample: Callable[..., jax.Array]
+  steps: Callable[..., tuple[Callable, dj.NoiseLevel, dj.Sampler]]
+  replace_known: Callable[..., dj.Sampler]
 
 
 @dataclass(frozen=True)
@@ -80,7 +67,7 @@ class Edit:
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
 
-  def check(self, model: 'Diffusion') -> str:
+  def check(self, model: Model) -> str:
     """Returns the method, or ''; raises UserError if the edit cannot work."""
     name, condition = model.config.edit.name, _condition(model)
     if condition and name != condition:
@@ -90,7 +77,7 @@ class Edit:
       )
     return ''
 
-  def read(self, model: 'Diffusion', method: str) -> Pictures:
+  def read(self, model: Model, method: str) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
     shape = model.facts.image_shape
     return {'image': read_picture(self.image, 'image', shape)}
@@ -117,10 +104,10 @@ def _condition(model):
   return None if section is None else section.name
 
 
-def refuse_unipc(model: 'Diffusion', what: str) -> None:
+def refuse_unipc(model: Model, what: str) -> None:
   """Raises UserError for the sampler that `replace_known` does not allow."""
   sampler = model.config.sampling.get('sampler')
-  if sampler is not None and sampler.name == 'unipc':
+  if sampler is not None and sampler.constructor is dj.unipc:
     raise UserError(
       f'config.edit.{what} changes x between steps, which '
       'sampling.sampler=unipc would undo: take another sampler'
@@ -134,12 +121,12 @@ class InpaintStates(Edit):
   mask: str = ''
   method: Literal['replace'] = 'replace'
 
-  def check(self, model: 'Diffusion') -> str:
+  def check(self, model: Model) -> str:
     """Returns the method; raises UserError if the edit cannot work."""
     super().check(model)
     return self._method(model, self.method, 'repaint')
 
-  def read(self, model: 'Diffusion', method: str) -> Pictures:
+  def read(self, model: Model, method: str) -> Pictures:
     """Reads the picture and its mask."""
     pictures = super().read(model, method)
     pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
@@ -150,7 +137,7 @@ class InpaintStates(Edit):
     known, mask = task.inputs['image'], task.inputs['mask']
 
     def replace(sampler, levels):
-      return task.model.replace_known(sampler, known, mask), levels
+      return task.replace_known(sampler, known, mask), levels
 
     return task.sample(task.inputs['cond'], wrap=replace)
 
@@ -174,7 +161,7 @@ class Inpaint(InpaintStates):
   scale: NonNegative = 1.0
   iterations: Size = 1
 
-  def check(self, model: 'Diffusion') -> str:
+  def check(self, model: Model) -> str:
     """Returns the method; raises UserError if the edit cannot work."""
     method = super().check(model)
     if method in ('replace', 'repaint'):
@@ -222,13 +209,13 @@ class Sdedit(Edit):
   repeats: Size = 1
   mask: str = ''
 
-  def check(self, model: 'Diffusion') -> str:
+  def check(self, model: Model) -> str:
     """Returns ''; raises UserError if the edit cannot work."""
     if self.mask:
       refuse_unipc(model, 'mask')
     return super().check(model)
 
-  def read(self, model: 'Diffusion', method: str) -> Pictures:
+  def read(self, model: Model, method: str) -> Pictures:
     """Reads the picture, and the mask if there is one."""
     pictures = super().read(model, method)
     if self.mask:
@@ -237,9 +224,8 @@ class Sdedit(Edit):
 
   def draw(self, task: Task) -> jax.Array:
     """Adds noise up to `strength`, and samples from there."""
-    model, params, inputs = task.model, task.params, task.inputs
-    trained, levels, sampler = model.levels_and_sampler(params)
-    denoise = model.step_function(params, inputs['cond'], trained, task.guides)
+    inputs = task.inputs
+    denoise, levels, sampler = task.steps(inputs['cond'])
     with from_config('edit'):
       return dj.sdedit(
         split_key(task.keys, 2)[1],
@@ -261,7 +247,7 @@ class Interpolate(Edit):
 
   inverts: ClassVar = True
 
-  def check(self, model: 'Diffusion') -> str:
+  def check(self, model: Model) -> str:
     """Returns ''; raises UserError if the edit cannot work."""
     super().check(model)
     if model.conditioning.self_conditioning:
@@ -271,7 +257,7 @@ class Interpolate(Edit):
       )
     return ''
 
-  def read(self, model: 'Diffusion', method: str) -> Pictures:
+  def read(self, model: Model, method: str) -> Pictures:
     """Reads both pictures."""
     if self.num_samples < 2:
       raise ValueError('num_samples must be at least 2 for an interpolation')
@@ -284,12 +270,11 @@ class Interpolate(Edit):
 
     Image i has the weight i / (N - 1), and all have the condition of the first.
     """
-    # With clipping, the solution of the ODE would not undo its inversion.
-    model, params, inputs = task.model.unclipped(), task.params, task.inputs
+    inputs = task.inputs
     firsts = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
     cond, a, b = firsts
-    trained, levels, _ = model.levels_and_sampler(params)
-    denoise = model.step_function(params, cond, trained, task.guides)
+    # With clipping, the solution of the ODE would not undo its inversion.
+    denoise, levels, _ = task.steps(cond, clip=False)
 
     def between(weight):
       return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
@@ -305,7 +290,7 @@ class _Observe(Edit):
   scale: float
   iterations: int
 
-  def check(self, model: 'Diffusion') -> str:
+  def check(self, model: Model) -> str:
     """Returns the method; raises UserError if the edit cannot work."""
     super().check(model)
     return self._method(model, self.method, 'reconstruction')
@@ -341,7 +326,7 @@ class Superres(_Observe):
   scale: NonNegative = 1.0
   iterations: Size = 1
 
-  def read(self, model: 'Diffusion', method: str) -> Pictures:
+  def read(self, model: Model, method: str) -> Pictures:
     """Reads the small picture."""
     height, width, channels = model.facts.image_shape
     factor = self._factor(model, method)
@@ -372,7 +357,7 @@ class Colorize(_Observe):
   scale: NonNegative = 1.0
   iterations: Size = 1
 
-  def read(self, model: 'Diffusion', method: str) -> Pictures:
+  def read(self, model: Model, method: str) -> Pictures:
     """Reads the grey picture."""
     height, width, channels = model.facts.image_shape
     if channels != 3:

@@ -1,6 +1,7 @@
 """Texts of the command line's help: modes, fields and configs."""
 
 import ast
+import functools
 import inspect
 import re
 import shutil
@@ -107,7 +108,8 @@ def _section(path: str, node: Node | None, schema: Schema) -> list[str]:
   constructor, title = node.constructor, path
   if node.choice:
     title = f'{path}={node.choice}{_others(table, node.choice)}'
-  doc = inspect.getdoc(getattr(constructor, 'func', constructor)) or ''
+  partial = isinstance(constructor, functools.partial)
+  doc = inspect.getdoc(constructor.func if partial else constructor) or ''
   about = textwrap.indent(doc.partition('\n\nArgs:\n')[0], '  ')
   lines = [_wrap(title), about, *_fields(node, schema)]
   inner = [
@@ -181,7 +183,7 @@ _TIME = re.compile(
 def _facts(path: Path) -> Iterator[str]:
   # Yields a config's variants, the runs that it needs, and its time.
   try:
-    variants = getattr(store.module_of(str(path)), 'VARIANTS', ())
+    variants = store.variants_of(store.module_of(str(path)))
     config: Any = store.completed(store.from_file(str(path)))
   except Exception:  # a file of the user's may raise anything
     return

@@ -1,13 +1,13 @@
 """The images of a run: their sources, and the facts that models need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data import image_folder, pipeline, tfds_sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
@@ -24,9 +24,9 @@ class Facts(NamedTuple):
 
 
 # The facts of sets that must be downloaded.
-KNOWN = {
-  'cifar10': Facts((32, 32, 3), 10, 256),
-  'mnist': Facts((28, 28, 1), 10, 256),
+KNOWN: dict[Callable, Facts] = {
+  tfds_sources.cifar10: Facts((32, 32, 3), 10, 256),
+  tfds_sources.mnist: Facts((28, 28, 1), 10, 256),
 }
 
 
@@ -38,9 +38,9 @@ def facts_of(config: Node) -> Facts:
   if 'facts' in config:
     return config.facts.make()
   section = config.data
-  if section is not None and section.name in KNOWN:
-    return KNOWN[section.name]
-  if section is not None and section.name == 'tfds':
+  if section is not None and section.constructor in KNOWN:
+    return KNOWN[section.constructor]
+  if section is not None and section.constructor is tfds_sources.tfds:
     return Facts(tuple(section.image_shape), section.num_classes, 256)
   source = source_of(config)
   return Facts(source.image_shape, source.num_classes, source.num_levels)

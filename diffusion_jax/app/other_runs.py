@@ -5,10 +5,8 @@ from typing import Any
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models import Model
+from diffusion_jax.app.model import Guides, Model, OtherRun
 from diffusion_jax.app.models.guidance import (
-  Guides,
-  OtherRun,
   check_kind,
   other_images,
   read_params,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,12 @@ from jax.typing import DTypeLike
 from diffusion_jax.app import images
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
-
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.model import Model
 
 Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
 
@@ -59,7 +57,7 @@ class Inputs(NamedTuple):
     return arrays
 
 
-def stored_names(model: 'Model') -> set[str]:
+def stored_names(model: Model) -> set[str]:
   """Returns the names of the arrays that samples of a model are stored with."""
   names = {'labels'} if takes_labels(model) else set()
   if images.text_length(model.config):
@@ -69,7 +67,7 @@ def stored_names(model: 'Model') -> set[str]:
   return names
 
 
-def choose(model: 'Model', n: int, mesh: Mesh) -> Inputs:
+def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
@@ -83,7 +81,7 @@ def choose(model: 'Model', n: int, mesh: Mesh) -> Inputs:
   return Inputs(cond, texts, pictures)
 
 
-def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
+def choose_labels(model: Model, n: int) -> np.ndarray | None:
   """Returns int32 [n]: the labels of config.sampling, or all, in turn."""
   labels = model.config.sampling.labels
   if not labels and not takes_labels(model):
@@ -93,7 +91,7 @@ def choose_labels(model: 'Model', n: int) -> np.ndarray | None:
 
 
 def repeat_labels(
-  model: 'Model', labels: Sequence[int], n: int, path: str
+  model: Model, labels: Sequence[int], n: int, path: str
 ) -> np.ndarray:
   """Returns labels in turn, int32 [n]; path: the field they come from."""
   classes = model.facts.num_classes
@@ -111,7 +109,7 @@ def repeat_labels(
   return np.resize(np.array(labels, np.int32), n)
 
 
-def choose_texts(model: 'Model', n: int) -> list[str] | None:
+def choose_texts(model: Model, n: int) -> list[str] | None:
   """Returns n texts: the prompts in turn, or the texts of real images.
 
   The real images are `images.unseen`. Returns None if the network reads no
@@ -134,7 +132,7 @@ def choose_texts(model: 'Model', n: int) -> list[str] | None:
 
 
 def encode_texts(
-  model: 'Model', texts: list[str] | None
+  model: Model, texts: list[str] | None
 ) -> dict[str, np.ndarray] | None:
   """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; None for None."""
   if texts is None:
@@ -144,7 +142,7 @@ def encode_texts(
   return {'text': tokens, 'text_mask': mask}
 
 
-def choose_images(model: 'Model', n: int, mesh: Mesh) -> ImageConditions | None:
+def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
   """Returns n conditions made from test images, or None."""
   config, facts = model.config, model.facts
   condition = model.conditioning.image
@@ -175,7 +173,7 @@ def choose_images(model: 'Model', n: int, mesh: Mesh) -> ImageConditions | None:
   return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
 
 
-def shapes(model: 'Model', size: int) -> Shapes:
+def shapes(model: Model, size: int) -> Shapes:
   """Returns (shape, dtype) of each array that `size` images depend on."""
   arrays = text_shapes(model.config, size)
   if takes_labels(model):
@@ -199,7 +197,7 @@ def text_shapes(config: Node, size: int) -> Shapes:
   return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
 
 
-def takes_labels(model: 'Model') -> bool:
+def takes_labels(model: Model) -> bool:
   """Returns whether the network or a classifier is conditioned on labels."""
   classifier = model.config.sampling.get('classifier')
   return model.conditioning.labels or classifier is not None

@@ -1,7 +1,7 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import sample_inputs
@@ -14,6 +14,7 @@ from diffusion_jax.app.config.errors import (
 )
 from diffusion_jax.app.config.fields import Evaluation
 from diffusion_jax.app.config.tree import Constructor, Schema, find, parameters
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, references
@@ -27,9 +28,6 @@ from diffusion_jax.metrics.metric import (
   missing,
 )
 from diffusion_jax.ranges import Text
-
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.model import Model
 
 _PATH = 'evaluation.metrics'
 
@@ -128,7 +126,7 @@ def _section(name):
 
 
 def metrics_of(
-  model: 'Model', **values: object
+  model: Model, **values: object
 ) -> dict[str, SampleMetric | ModelMetric]:
   """Makes the metrics that evaluation.metrics names, by their sections.
 
@@ -147,13 +145,13 @@ def metrics_of(
   return made
 
 
-def of_models(model: 'Model') -> dict[str, ModelMetric]:
+def of_models(model: Model) -> dict[str, ModelMetric]:
   """Makes the metrics of real images that evaluation.metrics names."""
   made = metrics_of(model).items()
   return {name: x for name, x in made if isinstance(x, ModelMetric)}
 
 
-def of_samples(model: 'Model', **values: object) -> list[Scored]:
+def of_samples(model: Model, **values: object) -> list[Scored]:
   """Makes the metrics of generated images, one for each feature space.
 
   A metric whose section has a field `features` is computed in each of them,
@@ -174,7 +172,7 @@ def of_samples(model: 'Model', **values: object) -> list[Scored]:
   return scored
 
 
-def higher_is_better(model: 'Model') -> dict[str, bool]:
+def higher_is_better(model: Model) -> dict[str, bool]:
   """Returns, for each score of generated images, whether more is better."""
   return {
     f'{score}{each.suffix}': higher
@@ -183,7 +181,7 @@ def higher_is_better(model: 'Model') -> dict[str, bool]:
   }
 
 
-def prepare(model: 'Model', metrics: list[Scored]) -> dict[str, Space]:
+def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
   """Makes the extractors of metrics, and reads or computes their references.
 
   Raises UserError for a metric whose inputs are not available.
@@ -202,7 +200,7 @@ def prepare(model: 'Model', metrics: list[Scored]) -> dict[str, Space]:
   return spaces
 
 
-def make_extractor(model: 'Model', name: str) -> Extractor:
+def make_extractor(model: Model, name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
   own.check_paths('evaluation.weights', c.weights)
@@ -211,7 +209,7 @@ def make_extractor(model: 'Model', name: str) -> Extractor:
 
 
 def load_reference(
-  model: 'Model', extractor: Extractor, split: str
+  model: Model, extractor: Extractor, split: str
 ) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
   data = folder.plain(model.config)['data']
@@ -222,7 +220,7 @@ def load_reference(
     return references.load(model.source(split), about, extractor, size)
 
 
-def check_needs(model: 'Model', metrics: list[Scored]) -> None:
+def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
   given = {'images', 'held_out', *sample_inputs.stored_names(model)}
   for each in metrics:
@@ -255,7 +253,7 @@ def score(
   return scores
 
 
-def scorer(model: 'Model') -> Callable[[Arrays], dict[str, float]]:
+def scorer(model: Model) -> Callable[[Arrays], dict[str, float]]:
   """Returns {'images': uint8 [N, H, W, C], ...} -> the values of all scores.
 
   There are no bootstrap errors, which would need many more distances.

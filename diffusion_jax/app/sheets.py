@@ -1,25 +1,21 @@
 """Pictures of many images on one sheet."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
 from diffusion_jax.data import images
 
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.model import Model
-
 
 def of_images(
-  model: 'Model', x: np.ndarray, conditions: ImageConditions | None = None
+  model: Model, x: np.ndarray, conditions: ImageConditions | None = None
 ) -> np.ndarray:
   """Returns the sheet of images [B, H, W, C] in [-1, 1]."""
   return sheet(model, images.to_uint8(x, model.facts.num_levels), conditions)
 
 
 def sheet(
-  model: 'Model',
+  model: Model,
   pictures: np.ndarray,
   conditions: ImageConditions | None = None,
   limit: int = 400,
@@ -40,7 +36,7 @@ def sheet(
   return images.grid(pictures, min(columns, len(pictures)), zoom)
 
 
-def sheet_columns(model: 'Model', n: int, threes: bool) -> int:
+def sheet_columns(model: Model, n: int, threes: bool) -> int:
   """Returns the number of columns; each class or prompt has its own.
 
   threes: three pictures at a time belong together.

@@ -3,6 +3,7 @@
 from diffusion_jax.app import images
 from diffusion_jax.app.config.store import completed
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.data import image_folder, tfds_sources
 
 # Limits of the parameters of networks.
 SIZES = {
@@ -29,10 +30,8 @@ TRAINING = {
   'evaluate_batches': 1,
   'metrics_images': 16,
 }
-# Data that need no download, or that a trial cannot replace.
-AT_HAND = (
-  'digits', 'photos', 'two_levels', 'synthetic', 'shapes', 'npz', 'text',
-)  # fmt: skip
+# Data that must be prepared, which a trial replaces.
+PREPARED = *images.KNOWN, tfds_sources.tfds, image_folder.folder
 
 
 def shrunk(config: Node) -> Node:
@@ -74,9 +73,9 @@ def _small_data(config):
   section = config.data
   if section is None:
     return None
-  if section.name in AT_HAND or ':' in section.name:
+  if section.constructor not in PREPARED:
     return section.to_dict()
-  facts = images.KNOWN.get(section.name)
+  facts = images.KNOWN.get(section.constructor)
   shape = section.image_shape if facts is None else facts.image_shape
   count = section.get('num_classes', 10) if facts is None else facts.num_classes
   if not section.get('labelled', True):

@@ -5,7 +5,7 @@ absolute value. No parameter is called `kernel`, so weight decay of the kernels
 does not change them; the weight decay `not_biases` does.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ class MonotoneGamma(Checked):
   gamma_min: float = -13.3
   gamma_max: float = 5.0
   features: Size = 1024
+
+  learned: ClassVar[bool] = True
 
   @nn.compact
   def __call__(self, t: Array) -> Array:

@@ -39,6 +39,7 @@ from diffusion_jax.training.objectives import (
   Uncertainty,
   draw_inputs,
   mean_loss,
+  needs,
   uncertain_loss,
 )
 
@@ -52,6 +53,7 @@ class PairInputs(NamedTuple):
   level_r: NoiseLevel
 
 
+@needs(map_kind='consistency')
 def consistency_training(
   network: Network,
   schedule: Schedule,
@@ -84,6 +86,7 @@ def consistency_training(
   )  # fmt: skip
 
 
+@needs(map_kind='consistency')
 def consistency_distillation(
   network: Network,
   schedule: Schedule,
@@ -152,6 +155,7 @@ def _pair_objective(
   return Objective(draw, loss)
 
 
+@needs(map_kind='trigflow', forward_mode=True)
 def continuous_consistency(
   network: Network,
   schedule: Schedule,

@@ -44,6 +44,7 @@ from diffusion_jax.training.objectives import (
   augmented,
   draw_inputs,
   mean_loss,
+  needs,
 )
 
 Array = jax.Array
@@ -145,6 +146,7 @@ def power_law_guidance(
 _default_times = two_times()
 
 
+@needs(map_kind='average_velocity', forward_mode=True)
 def mean_flow(
   network: Network,
   schedule: Schedule,
@@ -220,6 +222,7 @@ def _mean_flow_loss(network, schedule, guidance, improved, power, adaptive_eps):
   return loss
 
 
+@needs(map_kind='average_velocity')
 def shortcut(
   network: Network,
   schedule: Schedule,

@@ -9,7 +9,7 @@ accumulation. Metrics are `Mean`s, which average correctly over steps.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from diffusion_jax.core.elbo import (
   prior_kl,
   reconstruction_nll,
 )
+from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import (
@@ -45,6 +46,37 @@ from diffusion_jax.training.loss_aware import (
 
 Array = jax.Array
 Uncertainty = Callable[[Params, NoiseLevel], Array]
+
+
+class Needs(NamedTuple):
+  """What an objective needs of its network, which is made before it.
+
+  learned_variance: it predicts the variance of the reverse process; map_kind:
+  it is this kind of flow map; forward_mode: it can be differentiated by
+  `jax.jvp`.
+  """
+
+  learned_variance: bool = False
+  map_kind: MapKind | None = None
+  forward_mode: bool = False
+
+
+_F = TypeVar('_F', bound=Callable)
+
+
+def needs(**fields: Any) -> Callable[[_F], _F]:
+  """Returns a decorator that declares the `Needs` of a constructor."""
+
+  def declare(constructor):
+    vars(constructor)['needs'] = Needs(**fields)
+    return constructor
+
+  return declare
+
+
+def needs_of(constructor: Callable) -> Needs:
+  """Returns what a constructor declares; by default nothing is needed."""
+  return getattr(constructor, 'needs', Needs())
 
 
 class Mean(NamedTuple):
@@ -215,6 +247,7 @@ def uncertain_loss(losses: Array, u: Array) -> Array:
   return losses * jnp.exp(-u) + u
 
 
+@needs(learned_variance=True)
 def hybrid(
   network: Network,
   schedule: Schedule,
@@ -238,6 +271,7 @@ def hybrid(
   )  # fmt: skip
 
 
+@needs(learned_variance=True)
 def vlb(
   network: Network,
   schedule: Schedule,

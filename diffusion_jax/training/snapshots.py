@@ -9,7 +9,6 @@ checkpoint of the same step, so that a continued run has all snapshots.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,49 +24,26 @@ _RECORD = 'snapshot'  # key in the metadata
 _ENDING = '.safetensors'
 
 
-class Batches(NamedTuple):
-  """Holds the number of steps and images at which a training continues.
+def begin(workdir: Path, step: int, batch_size: int) -> float:
+  """Prepares a training that continues after `step`.
 
-  batch_size: of the steps that follow.
-  """
-
-  step: int
-  images: int
-  batch_size: int
-
-  def images_at(self, step: int) -> int:
-    """Returns the number of images of the first `step` steps."""
-    return self.images + (step - self.step) * self.batch_size
-
-  @property
-  def more_steps(self) -> float:
-    """Returns images / batch_size - step, for `optimizer.ema_power`."""
-    return self.images / self.batch_size - self.step
-
-
-def begin(workdir: Path, step: int, batch_size: int) -> Batches:
-  """Prepares a training that continues after `step`, and counts its images.
-
-  Deletes snapshots of later steps, which it will write again. Raises UserError
-  if batches.json is unreadable.
+  Deletes snapshots of later steps, which it will write again. Returns images /
+  batch_size - step, for `optimizer.ema_power`. Raises UserError if batches.json
+  is unreadable.
   """
   sizes = [row for row in _read_sizes(workdir) if row[0] < step]
   if not sizes or sizes[-1][1] != batch_size:
     sizes.append([step if sizes else 0, batch_size])
-  ends = [first for first, _ in sizes[1:]] + [step]
-  images = sum(
-    (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
-  )
   if processes.is_first():
     out = of_run.make_folder(workdir, 'snapshots')
     for path in out.glob(f'*{_ENDING}.*'):  # left by an interrupted write
       path.unlink()
     _delete(workdir, [s for s in steps(workdir) if s > step])
     of_run.write_json(out / 'batches.json', {'batches': sizes})
-  return Batches(step, images, batch_size)
+  return _images_at(step, sizes) / batch_size - step
 
 
-def write(workdir: Path, step: int, images: int, averages: dict) -> None:
+def write(workdir: Path, step: int, averages: dict) -> None:
   """Writes the snapshot of a step, whole or not at all.
 
   averages: {name: parameters} of all averages of the run. All processes call
@@ -79,6 +55,7 @@ def write(workdir: Path, step: int, images: int, averages: dict) -> None:
     return
   path = path_of(workdir, step)
   draft = path.with_name(f'{path.name}.draft')
+  images = _images_at(step, _read_sizes(workdir))
   record = {_RECORD: json.dumps({'step': step, 'images': images})}
   arrays = {name: np.asarray(x, order='C') for name, x in arrays.items()}
   files.write_safetensors(draft, arrays, **record)
@@ -172,6 +149,14 @@ def _read_sizes(workdir):
       f'{path} cannot be read ({error}): it must be like {{"batches": '
       '[[0, 64]]} for batches of 64 from step 0'
     ) from error
+
+
+def _images_at(step, sizes):
+  # Returns the number of images of the first steps.
+  ends = [*(first for first, _ in sizes[1:]), step]
+  return sum(
+    (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
+  )
 
 
 def _read_sums(workdir):

@@ -1,7 +1,7 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
@@ -296,6 +296,8 @@ class StateSampling(Sampling):
   top_p: Probability = 1.0
   remasking: Probability = 0.0
 
+  schedule: ClassVar[Schedule | None] = None  # that of the training
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapSampling(Sampling):
@@ -314,6 +316,8 @@ class MapSampling(Sampling):
   guidance_scale: Finite = 1.0
   spacing: Spacing = 'uniform'
   respacing: str = ''
+
+  schedule: ClassVar[Schedule | None] = None  # that of the training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,6 @@ class StateFacts(TypedDict):
   states: NotRequired[Callable[[dict], jax.Array]]
 
 
-# The facts of an objective of VAEs, which are attributes of their models.
-OF_VAES = 'encode', 'decode', 'log_likelihood', 'num_latents'
-
-
 _COMMON = 'data', 'optimizer', 'edit'
 
 DIFFUSION = Schema(
@@ -140,7 +136,7 @@ VAE = DIFFUSION._replace(
   facts={
     **DIFFUSION.facts,
     'network': ('image_size', 'out_channels'),
-    'objective': OF_VAES,
+    'objective': ('encode', 'decode', 'log_likelihood', 'num_latents'),
   },
   metrics={**table.OF_VAES, **table.METRICS},
 )

@@ -198,7 +198,8 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
     signature = inspect.signature(constructor, eval_str=True)
   except NameError:  # an annotation that only type checkers know
     signature = inspect.signature(constructor)
-  bound = {*getattr(constructor, 'keywords', ())}
+  partial = isinstance(constructor, functools.partial)
+  bound = {*constructor.keywords} if partial else set()
   if 'parent' in signature.parameters:
     bound |= {'name', 'parent'}
   kinds = (

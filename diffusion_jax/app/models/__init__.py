@@ -8,11 +8,11 @@ from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.model import Model, Params
 from diffusion_jax.app.models.classifier import Classifier
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.flow_map import FlowMap
 from diffusion_jax.app.models.latent import LatentDiffusion
-from diffusion_jax.app.models.model import Model, Params
 from diffusion_jax.app.models.states import StateDiffusion
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.core.keys import abstract_key

@@ -7,8 +7,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.kinds import NetworkFacts
-from diffusion_jax.app.models.guidance import Guides
-from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.model import Guides, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage

@@ -16,9 +16,8 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
+from diffusion_jax.app.model import Guides, OtherRun, Params
 from diffusion_jax.app.models import guidance, teachers
-from diffusion_jax.app.models.guidance import Guides
-from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key, split_key, stream
 from diffusion_jax.data.sources import Source
@@ -52,10 +51,21 @@ class Diffusion(NoisyModel):
     refuse(teachers.problems(model, self))
     return model
 
-  def teacher(self) -> teachers.Teacher | None:
-    """Returns (frozen, cond) -> Denoiser of training.teacher, or None."""
+  def teacher(self) -> Callable[[Params, dict], dj.Denoiser] | None:
+    """Returns (frozen, cond) -> Denoiser of training.teacher, or None.
+
+    frozen: {'teacher': parameters}; it is evaluated at the student's levels.
+    """
     model = self._teacher
-    return None if model is None else teachers.denoiser_of(model, self)
+    if model is None:
+      return None
+
+    def teacher(frozen, cond):
+      run = OtherRun(model, frozen['teacher'])
+      denoise = model.of_network(run.params, cond)
+      return guidance.at_levels_of(run, self, denoise)
+
+    return teacher
 
   def prepare(self, source: Source, mesh: Mesh) -> Params:
     """Returns {'teacher': parameters} for a distillation, else {}."""
@@ -181,6 +191,14 @@ class Diffusion(NoisyModel):
       sampler = dj.self_conditioned(sampler)
     return trained, levels, sampler
 
+  def steps(
+    self, params: Params, guides: Guides, cond: dict, clip: bool = True
+  ) -> tuple[Callable, dj.NoiseLevel, dj.Sampler]:
+    """Returns (step function, levels [N + 1], sampler); clip: `unclipped`."""
+    model = self if clip else self.unclipped()
+    trained, levels, sampler = model.levels_and_sampler(params)
+    return model.step_function(params, cond, trained, guides), levels, sampler
+
   def levels(
     self, schedule: dj.Schedule, end_clean: bool = True
   ) -> dj.NoiseLevel:
@@ -304,7 +322,7 @@ class Diffusion(NoisyModel):
     c = self.sampling
     if c.respacing or self.learns_schedule:
       return
-    schedule = getattr(c, 'schedule', None) or self.schedule()
+    schedule = c.schedule or self.schedule()
     total = num_steps_of(schedule)
     if total is not None and c.num_steps > total:
       steps, others = count_steps(self.levels(schedule), total)

@@ -9,22 +9,10 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
+from diffusion_jax.app.model import Params
 from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.model import Params
 from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
-
-# The kind of `dj.make_flow_map` that each objective trains.
-MAP_KINDS: dict[str, MapKind] = {
-  'mean_flow': 'average_velocity',
-  'shortcut': 'average_velocity',
-  'consistency_training': 'consistency',
-  'consistency_distillation': 'consistency',
-  'continuous_consistency': 'trigflow',
-}
-
-# Objectives that differentiate the network in time, by forward mode.
-FORWARD_MODE = 'mean_flow', 'continuous_consistency'
 
 
 class FlowMap(Diffusion):
@@ -36,15 +24,17 @@ class FlowMap(Diffusion):
   def network(self) -> nn.Module:
     """The network, with XLA's attention if the loss needs forward mode."""
     network = super().network
-    automatic = getattr(network, 'attention', None) == 'auto'
-    if automatic and self.config.objective.name in FORWARD_MODE:
+    automatic = self.config.network.get('attention') == 'auto'
+    if automatic and self.needs.forward_mode:
       return network.clone(attention='xla')
     return network
 
   @property
   def map_kind(self) -> MapKind:
     """The kind of `dj.make_flow_map` that the network is."""
-    return MAP_KINDS[self.config.objective.name]
+    kind = self.needs.map_kind
+    assert kind is not None  # the objectives of `kinds.FLOW_MAP` declare it
+    return kind
 
   @property
   def takes_elapsed(self) -> bool:
@@ -130,7 +120,7 @@ class FlowMap(Diffusion):
         f'config.noise_input={noise_input}: the network of objective={name} '
         'gets t and t - s: set it to time'
       )
-    if name not in FORWARD_MODE:
+    if not self.needs.forward_mode:
       return
     if self.time_scale > 10.0 or noise_input not in ('time', 'edm'):
       yield (

@@ -1,8 +1,7 @@
 """Other runs that a run needs, and guidance by them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 
@@ -10,23 +9,12 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.model import Guides, Model, OtherRun, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.classifier import label_log_prob
-
-
-class OtherRun(NamedTuple):
-  """The model of another run, with its averaged parameters."""
-
-  model: Any
-  params: Params
-
-
-# The runs that guide the sampling, by their field of config.sampling.
-Guides = Mapping[str, OtherRun]
 
 
 def other_images(path: str, other: Model, model: Model) -> Iterator[str]:

@@ -20,9 +20,9 @@ from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.model import Latents, Params
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.app.models.guidance import check_unchanged, read_params
-from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.app.models.vae import VAE
 from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import abstract_key, key_per_example, stream

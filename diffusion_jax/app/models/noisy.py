@@ -16,7 +16,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning, Text
 from diffusion_jax.app.config.kinds import NetworkFacts, ObjectiveFacts
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.models.model import IDENTITY, Model, Params
+from diffusion_jax.app.model import IDENTITY, Model, Params
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
@@ -24,7 +24,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.embeddings import STEP_INPUTS
 from diffusion_jax.training import augmentation, conditions
-from diffusion_jax.training.objectives import Objective
+from diffusion_jax.training.objectives import Needs, Objective, needs_of
 
 # The facts that a network must take if they are not 0, and their fields.
 NEEDED = {
@@ -77,7 +77,7 @@ class NoisyModel(Model):
   def learns_schedule(self) -> bool:
     """Whether the parameters have a branch 'schedule'."""
     gamma = constructors.gamma_of(self._schedule)
-    return gamma is not None and getattr(gamma, 'learned', True)
+    return gamma is not None and gamma.learned
 
   @property
   def schedule_steps(self) -> int:
@@ -139,9 +139,14 @@ class NoisyModel(Model):
     )
 
   @property
+  def needs(self) -> Needs:
+    """What the objective needs of the network."""
+    return needs_of(self.config.objective.constructor)
+
+  @property
   def learned_variance(self) -> bool:
     """Whether the objective trains the variance of the reverse process."""
-    return self.config.objective.name in ('hybrid', 'vlb')
+    return self.needs.learned_variance
 
   def _image_channels(self):
     image = self.conditioning.image
@@ -287,7 +292,7 @@ class NoisyModel(Model):
     heights = self.config.network.get('attention_resolutions')
     if not heights or ':' in self.config.network.name:
       return
-    levels = len(getattr(self.network, 'multipliers', (1,)))
+    levels = len(self.config.network.get('multipliers', (1,)))
     height = self.state_shape[0]
     possible = [height // 2**level for level in range(levels)]
     absent = [h for h in heights if h not in possible]

@@ -17,8 +17,8 @@ from diffusion_jax.app.config.fields import States
 from diffusion_jax.app.config.kinds import NetworkFacts, StateFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
+from diffusion_jax.app.model import Latents, Params
 from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.model import Latents, Params
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable

@@ -4,39 +4,30 @@ teacher.json in the student's run folder holds a checksum of the teacher's
 weights; other weights are refused later.
 """
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-import diffusion_jax as dj
 from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.tree import Node, find, parameters
+from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.model import Params
 from diffusion_jax.app.models import guidance
-from diffusion_jax.app.models.model import Params
+from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training import checksums
 
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.diffusion import Diffusion
-
 _PATH = 'training.teacher'
 
 
-Teacher = Callable[[Params, dict], dj.Denoiser]
-
-
-def open_run(student: 'Diffusion') -> Node | None:
+def open_run(student: NoisyModel) -> Node | None:
   """Returns the config of training.teacher, or None.
 
   Raises UserError for a run of another kind of model, for an objective without
   a teacher, and if an objective needs a teacher and none is given.
   """
-  run, name = student.config.training.teacher, student.config.objective.name
-  schema = student.schema
-  table, facts = schema.table('objective'), schema.facts['objective']
-  constructor = find(table, 'objective', name, facts)
-  teacher = parameters(constructor).get('teacher')
+  run, objective = student.config.training.teacher, student.config.objective
+  name = objective.name
+  teacher = parameters(objective.constructor).get('teacher')
   if run and teacher is None:
     raise UserError(
       f'config.{_PATH}: objective={name} does not use a teacher: leave it empty'
@@ -53,21 +44,7 @@ def open_run(student: 'Diffusion') -> Node | None:
   return config
 
 
-def denoiser_of(model: 'Diffusion', student: 'Diffusion') -> Teacher:
-  """Returns the teacher's (frozen, cond) -> Denoiser, at the student's levels.
-
-  frozen: {'teacher': parameters}.
-  """
-
-  def teacher(frozen, cond):
-    run = guidance.OtherRun(model, frozen['teacher'])
-    denoise = model.of_network(run.params, cond)
-    return guidance.at_levels_of(run, student, denoise)
-
-  return teacher
-
-
-def problems(model: 'Diffusion', student: 'Diffusion') -> Iterator[str]:
+def problems(model: NoisyModel, student: NoisyModel) -> Iterator[str]:
   """Yields reasons why a teacher does not fit its student."""
   run, where = model.workdir, f'config.{_PATH}'
   yield from guidance.other_images(_PATH, model, student)
@@ -88,7 +65,7 @@ def problems(model: 'Diffusion', student: 'Diffusion') -> Iterator[str]:
     )
 
 
-def prepare(model: 'Diffusion', student: 'Diffusion') -> Params:
+def prepare(model: NoisyModel, student: NoisyModel) -> Params:
   """Returns the teacher's parameters, when a training starts.
 
   The first start writes teacher.json. Raises UserError if the weights have

@@ -16,9 +16,8 @@ from diffusion_jax.aliases import PyTree
 from diffusion_jax.app import devices, images
 from diffusion_jax.app.config import fields, kinds
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.guidance import Guides
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.model import Guides, Model, Params
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
@@ -40,6 +39,7 @@ class VAE(Model):
 
   def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
     self.config, self.workdir, self.facts = config, Path(workdir), facts
+    self.state_shape = facts.image_shape
     self.decoding: fields.Decoding = config.decoding.make()
 
   @functools.cached_property
@@ -121,8 +121,14 @@ class VAE(Model):
       section = section.replace(**plain)
       model = copy.copy(self)
       model.network = self.network.clone(dropout=0.0)
-    facts = {name: getattr(model, name) for name in kinds.OF_VAES}
-    return section.make(facts)
+    return section.make(
+      {
+        'encode': model.encode,
+        'decode': model.decode,
+        'log_likelihood': model.log_likelihood,
+        'num_latents': model.num_latents,
+      }
+    )
 
   def generate(
     self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
@@ -163,7 +169,8 @@ class VAE(Model):
         f'{self.facts.num_levels}: take logistic, or --config.data=two_levels '
         f'--config.data.source={c.data.name}'
       )
-    if c.objective.name == 'vae' and self.num_latents > 1:
+    single = 'num_latents' not in parameters(c.objective.constructor)
+    if single and self.num_latents > 1:
       yield (
         'config.objective=vae trains one layer of latents, and this network '
         f'has {self.num_latents}: set objective=hvae'

@@ -24,7 +24,7 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.model import Model, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
@@ -215,8 +215,8 @@ def write(config: Node, workdir: Path) -> None:
     elif c.to == 'stablehlo':
       write_program(out, model, params)
     else:
-      sections, shape = export_sections(model), model.facts.image_shape
-      facts = {'image_shape': getattr(model, 'state_shape', shape)}
+      sections = export_sections(model)
+      facts = {'image_shape': model.state_shape}
       diffusers.save(
         out, model.network, params['network'], sections, facts, c.label
       )

@@ -1,5 +1,6 @@
 """Implements --mode=edit: edits the user's picture with a trained run."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -15,9 +16,8 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import Edit, Pictures, Task
+from diffusion_jax.app.model import Guides, Params
 from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.guidance import Guides
-from diffusion_jax.app.models.model import Params
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance
 from diffusion_jax.core.keys import stream
@@ -95,7 +95,7 @@ def generate(
   size = min(model.config.sampling.batch_size, n)
 
   def draw(*call):  # params, guides, keys, inputs
-    return edit.draw(Task(model, method, *call))
+    return edit.draw(task_of(model, method, *call))
 
   root = stream(model.config.sampling.seed, 'edit')
   compute = model.generate_by(draw, mesh, root, guides, size)
@@ -104,6 +104,20 @@ def generate(
   return np.concatenate(
     [compute(params, index, rows(inputs, index)) for index in batches]
   )
+
+
+def task_of(
+  model: Diffusion,
+  method: str,
+  params: Params,
+  guides: Guides,
+  keys: jax.Array,
+  inputs: dict,
+) -> Task:
+  """Returns a batch of an edit; see `Task`."""
+  sample = functools.partial(model.from_noise, params, guides, keys)
+  steps = functools.partial(model.steps, params, guides)
+  return Task(model, method, keys, inputs, sample, steps, model.replace_known)
 
 
 def encode_pictures(

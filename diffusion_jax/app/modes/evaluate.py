@@ -17,7 +17,7 @@ from diffusion_jax.app import devices, images, models, scoring, weights
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Model
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.data import image_sets

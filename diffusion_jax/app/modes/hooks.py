@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,41 +19,40 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Model, Params
-from diffusion_jax.app.run.step_log import average
+from diffusion_jax.app.model import Model, Params
+from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_image import one_ahead, rows
-from diffusion_jax.runtime.sharding import (
-  local_rows,
-  to_global,
-)
+from diffusion_jax.runtime.sharding import local_rows, to_global
 from diffusion_jax.training import checkpoints, snapshots
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
 
-if TYPE_CHECKING:
-  from diffusion_jax.app.modes.train_run import Run
+Act = Callable[[int, TrainState, Params, StepLog], None]
 
 
 class Hook(NamedTuple):
   """Work that a training does at multiples of `every`, and at its end.
 
-  act(step, run) reads run.state and may add to run.results. trace(state,
-  frozen) starts the same work, also with shapes for arrays. compile(state,
-  frozen) compiles it, also with shapes for the state. what: its name in
-  messages, and the field that switches it off. test_images: their number.
+  act(step, state, frozen, log) writes into the files of the log, and may add to
+  log.results; frozen: parameters that are not trained. trace(state, frozen)
+  starts the same work, also with shapes for arrays. compile(state, frozen)
+  compiles it, also with shapes for the state. what: its name in messages, and
+  the field that switches it off. test_images: their number. saves: whether it
+  writes the checkpoint.
   """
 
   every: tuple[int, ...]
-  act: Callable[[int, 'Run'], None]
+  act: Act
   trace: Callable[[TrainState, Params], object] | None = None
   compile: Callable[[TrainState, Params], object] | None = None
   what: tuple[str, str] = '', ''
   test_images: int = 0
+  saves: bool = False
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
     """Traces the work once on shapes, to find its errors before the first step.
@@ -110,16 +109,16 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   scores = intervals(c.metrics_every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
   widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
-  saving = Hook((checkpoints_every,), save)
+  saved = saving(model, (checkpoints_every,))
   # Steps are saved before hooks that may fail, but after the compared metric.
   hooks = [
-    Hook(intervals(c.log_every), log),
-    Hook(widths, write_snapshot),
-    None if c.keep_best else saving,
+    Hook(intervals(c.log_every), write_line),
+    keeping(model, widths),
+    None if c.keep_best else saved,
     evaluating(model, mesh, losses) if losses else None,
     measuring(model, mesh, scores) if scores else None,
     Hook((*losses, *scores), write_results),
-    saving if c.keep_best else None,
+    saved if c.keep_best else None,
     drawing(model, mesh, previews) if previews else None,
   ]
   return [hook for hook in hooks if hook is not None and hook.every]
@@ -130,29 +129,39 @@ def intervals(*every: int) -> tuple[int, ...]:
   return tuple(n for n in every if n)
 
 
-def log(step: int, run: 'Run') -> None:
+def write_line(
+  step: int, state: TrainState, frozen: Params, log: StepLog
+) -> None:
   """Writes a line with the mean loss, the learning rate and the speed."""
-  run.log.write_line(step, run.parts.rates[step - 1])
+  log.write_line(step)
 
 
-def write_results(step: int, run: 'Run') -> None:
+def write_results(
+  step: int, state: TrainState, frozen: Params, log: StepLog
+) -> None:
   """Writes the results of the hooks at this step."""
-  if run.results:
-    run.log.write(step, run.results)
+  if log.results:
+    log.write(step, log.results)
 
 
-def write_snapshot(step: int, run: 'Run') -> None:
-  """Writes the averages by a power of time, before the checkpoint."""
-  c, workdir = run.parts.config.training, run.parts.workdir
-  assert run.seen is not None
-  images_seen = run.seen.images_at(step)
-  snapshots.write(workdir, step, images_seen, run.state.more_ema_params)
-  snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+def keeping(model: Model, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that writes snapshots, before the checkpoint."""
+  c, workdir = model.config.training, model.workdir
+
+  def act(step, state, frozen, log):
+    snapshots.write(workdir, step, state.more_ema_params)
+    snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+
+  return Hook(every, act)
 
 
-def save(step: int, run: 'Run') -> None:
-  """Saves a checkpoint, with the number that decides which are the best."""
-  run.save(with_criterion(run.parts.model, run.results))
+def saving(model: Model, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that saves, with the number that decides on the best."""
+
+  def act(step, state, frozen, log):
+    log.save(state, with_criterion(model, log.results))
+
+  return Hook(every, act, saves=True)
 
 
 def with_criterion(model: Model, results: dict) -> dict | None:
@@ -172,8 +181,8 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """
   config = model.config
   source = images.source_of(config, 'test')
-  step = make_eval_step(model.objective(test=True))
-  step = program('the test loss', step, mesh, devices.effort(config))
+  loss = make_eval_step(model.objective(test=True))
+  loss = program('the test loss', loss, mesh, devices.effort(config))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:
@@ -186,7 +195,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
-  def losses(state, frozen, i=0, function=step.call):
+  def losses(state, frozen, i=0, function=loss.call):
     with from_config('data'):
       batch = pipeline.batch_at(
         source, size, 0, i, rows=local, text_length=length
@@ -195,13 +204,12 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     return function(state, batch, jax.random.fold_in(key, i), frozen)
 
   def compile(state, frozen):
-    losses(state, frozen, 0, step.compile)
+    losses(state, frozen, 0, loss.compile)
 
-  def act(_, run):
+  def act(step, state, frozen, log):
     count = config.training.evaluate_batches
-    history = [losses(run.state, run.frozen, i) for i in range(count)]
-    means = average(history)
-    run.results |= {f'test_{name}': x for name, x in means.items()}
+    means = average([losses(state, frozen, i) for i in range(count)])
+    log.results |= {f'test_{name}': x for name, x in means.items()}
 
   what = 'the loss of test images', 'training.evaluate_every'
   return Hook(every, act, losses, compile, what, len(source))
@@ -236,13 +244,13 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
   compile = functools.partial(begin, function=generate.compile)
 
-  def act(_, run):
-    start = functools.partial(begin, run.state, run.frozen)
+  def act(step, state, frozen, log):
+    start = functools.partial(begin, state, frozen)
     parts = [
       pixels.to_uint8(x, model.facts.num_levels)
       for _, x in one_ahead(start, range(0, n, size))
     ]
-    run.results |= score({'images': np.concatenate(parts)[:n], **stored})
+    log.results |= score({'images': np.concatenate(parts)[:n], **stored})
 
   what = 'a sample', 'training.metrics_every'
   return Hook(every, act, begin, compile, what)
@@ -263,13 +271,12 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   compile = functools.partial(begin, function=generate.compile)
 
-  def act(step, run):
-    x = begin(run.state, run.frozen)()
-    sheet = sheets.of_images(model, x, conditions)
+  def act(step, state, frozen, log):
+    sheet = sheets.of_images(model, begin(state, frozen)(), conditions)
     if processes.is_first():
-      path = run.parts.workdir / 'samples' / f'step_{step:08d}.png'
+      path = model.workdir / 'samples' / f'step_{step:08d}.png'
       pixels.write_png(path, sheet)
-    run.writer.write_images(step, {'samples': sheet})
+    log.writer.write_images(step, {'samples': sheet})
 
   what = 'the preview', 'training.sample_every'
   return Hook(every, act, begin, compile, what)

@@ -23,7 +23,7 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Model
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.core.keys import stream

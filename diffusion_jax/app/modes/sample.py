@@ -17,7 +17,7 @@ from diffusion_jax.app import (
   weights,
 )
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.model import Model, Params
+from diffusion_jax.app.model import Model, Params
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz

@@ -9,7 +9,7 @@ from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
 from diffusion_jax.errors import Preempted
-from diffusion_jax.runtime import lock
+from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import preemption
 
@@ -35,7 +35,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> bool:
   run = begin(parts)
   if run is None:
     return False
-  with run.open():
+  with run.log.open():
     step, following = run.start, None
     for call in itertools.count():
       if why := stop(call):
@@ -52,5 +52,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> bool:
       run.act(step, due)
       if step == parts.config.training.num_steps:
         break
+  if processes.is_first():
+    sessions.write_end(parts.workdir, step)
   print(f'trained {step} steps: {parts.workdir}')
   return True

@@ -77,21 +77,11 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   for hook in todo:
     hook.rehearse(shapes, model.frozen_shapes())
   start_up.mark('tracing')
+  rates = np.asarray(jax.vmap(rate)(np.arange(config.training.num_steps)))
   return Setup(
-    config,
-    Path(workdir),
-    model,
-    mesh,
-    source,
-    objective,
-    optimizer,
-    np.asarray(jax.vmap(rate)(np.arange(config.training.num_steps))),
-    make_state,
-    shapes,
-    model.make_encode(mesh),
-    todo,
-    start_up,
-  )
+    config, Path(workdir), model, mesh, source, objective, optimizer, rates,
+    make_state, shapes, model.make_encode(mesh), todo, start_up,
+  )  # fmt: skip
 
 
 def problems(config: Node) -> Iterator[str]:

@@ -8,7 +8,7 @@ used.
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import NamedTuple, get_args, get_type_hints
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import fields
@@ -41,7 +41,7 @@ FREE = (
   *(
     f'training.{name}'
     for name, kind in get_type_hints(Training, include_extras=True).items()
-    if fields.FREE in getattr(kind, '__metadata__', ())
+    if fields.FREE in get_args(kind)
   ),
 )
 

@@ -5,12 +5,12 @@ import os
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import store
+from diffusion_jax.app.model import Model, Params
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
@@ -18,14 +18,11 @@ from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.model import Model, Params
-
 Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(model: 'Model', params: 'Params', step: int) -> Settings:
+def settings(model: Model, params: Params, step: int) -> Settings:
   """Returns the settings that images depend on, with runs' names, not paths."""
   sampling = folder.plain(model.config)['sampling']
   del sampling['name']
@@ -57,7 +54,7 @@ def _computed_by(model):
   }
 
 
-def name_of(model: 'Model') -> str:
+def name_of(model: Model) -> str:
   """Returns sampling.name, or 'samples' and what differs from the run's config.
 
   This is samples-num_steps=20,sampler=heun, for instance.
@@ -78,7 +75,7 @@ def name_of(model: 'Model') -> str:
 
 
 def edit_settings(
-  model: 'Model', params: 'Params', step: int, pictures: dict[str, np.ndarray]
+  model: Model, params: Params, step: int, pictures: dict[str, np.ndarray]
 ) -> Settings:
   """Returns `settings` and the section `edit`, with the names of its files.
 

@@ -1,7 +1,8 @@
-"""Reads, checks, averages and writes the metrics of training steps."""
+"""The open files of a training: metrics of its steps, and checkpoints."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import SupportsFloat
 
@@ -12,8 +13,10 @@ from tqdm import tqdm
 
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoints
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.objectives import Mean
+from diffusion_jax.training.state import TrainState
 
 Metrics = dict[str, Mean]
 
@@ -22,7 +25,9 @@ class StepLog:
   """Collects metrics of the steps since the last line, and their time.
 
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
-  run; start: the step it begins after.
+  run; start: the step it begins after; rates: the learning rate of each step;
+  stored: the config that is stored with checkpoints. results: the metrics that
+  hooks have measured at this step.
   """
 
   def __init__(
@@ -33,9 +38,13 @@ class StepLog:
     writer: MetricWriter,
     bar: tqdm,
     start: int,
+    rates: Sequence[SupportsFloat] | np.ndarray,
+    stored: dict,
   ):
-    self._config, self._workdir, self._manager = config, workdir, manager
-    self._writer, self._bar = writer, bar
+    self.manager, self.writer = manager, writer
+    self.results: dict[str, float] = {}
+    self._config, self._workdir, self._bar = config, workdir, bar
+    self._rates, self._stored = rates, stored
     self._unread: list[tuple[range, Metrics]] = []
     self._kept: list[Metrics] = []  # of the steps that count
     self._left_out = self._in_a_row = 0
@@ -66,9 +75,10 @@ class StepLog:
           self._left_out += 1
         self._bar.set_description(f'loss {scalars["loss"]:.4f}', refresh=False)
 
-  def write_line(self, step: int, learning_rate: SupportsFloat) -> None:
+  def write_line(self, step: int) -> None:
     """Writes the averages since the last line, the learning rate and speed."""
-    scalars = average(self._kept) | {'learning_rate': float(learning_rate)}
+    rate = {'learning_rate': float(self._rates[step - 1])}
+    scalars = average(self._kept) | rate
     training, speed = self._config.training, ''
     if training.skip_nonfinite:
       scalars['skipped_steps'] = self._left_out
@@ -82,12 +92,25 @@ class StepLog:
 
   def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
     """Writes numbers; prints them and a note if the progress bar is off."""
-    self._writer.write_scalars(step, scalars)
+    self.writer.write_scalars(step, scalars)
     if self._bar.disable:
       shown = [f'{n} {x:.4g}' for n, x in scalars.items() if x == x]
       shown.sort(key=lambda text: not text.startswith('loss '))
       shown[1:1] = [note] * bool(note)
       print(f'step {step}:', *shown, flush=True)
+
+  def save(self, state: TrainState, metrics: dict | None = None) -> None:
+    """Starts writing a checkpoint of the state."""
+    checkpoints.save(self.manager, state, self._stored, metrics)
+
+  @contextlib.contextmanager
+  def open(self) -> Iterator[None]:
+    """Finishes all files when the training ends, also after an error."""
+    with contextlib.ExitStack() as ends:
+      ends.callback(checkpoints.finish, self.manager)
+      ends.callback(self.writer.close)
+      ends.callback(self._bar.close)
+      yield
 
   def restart_clock(self, step: int) -> None:
     """Excludes the time until now from the speed of training."""
@@ -105,7 +128,7 @@ class StepLog:
     self._in_a_row += 1
     if self._in_a_row <= config.training.skip_nonfinite:
       return False
-    last = self._manager.latest_step()
+    last = self.manager.latest_step()
     kept = 'no checkpoint' if last is None else f'checkpoint {last}'
     times = f', {self._in_a_row} steps in a row' if self._in_a_row > 1 else ''
     raise UserError(

@@ -12,7 +12,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models, other_runs
-from diffusion_jax.app.models.guidance import OtherRun
+from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import normal_params, refused, smoke, trial, untrained

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import devices, images, models, other_runs
+from diffusion_jax.app.model import Latents
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.models.latent import LatentDiffusion
-from diffusion_jax.app.models.model import Latents
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8

@@ -216,7 +216,7 @@ def test_an_interpolation_is_not_clipped():
   }
   keys = jax.random.split(jax.random.key(0), 2)
   draw = jax.jit(
-    lambda *call: edits.Interpolate().draw(edits.Task(model, '', *call))
+    lambda *call: edits.Interpolate().draw(edit.task_of(model, '', *call))
   )
   results = draw(params, {}, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)

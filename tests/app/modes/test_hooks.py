@@ -38,9 +38,11 @@ def test_a_call_ends_where_something_is_due():
 
 def due(config, todo, step):
   """Returns the names of the due hooks in order."""
-  names = {hooks.log: 'log', hooks.save: 'save', hooks.write_results: 'write'}
+  names = {hooks.write_line: 'log', hooks.write_results: 'write'}
   return [
-    names.get(hook.act) or hook.what[0].rpartition(' ')[2]
+    'save'
+    if hook.saves
+    else names.get(hook.act) or hook.what[0].rpartition(' ')[2]
     for hook in hooks.due(config, todo, step)
   ]
 

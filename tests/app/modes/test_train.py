@@ -290,8 +290,8 @@ def test_the_steps_are_saved_before_what_may_fail(
   """They are on the disk before a hook that may kill the process."""
   workdir, begun = tmp_path / 'run', []
 
-  def act(step, run):
-    run.manager.wait_until_finished()
+  def act(step, state, frozen, log):
+    log.manager.wait_until_finished()
     begun.extend(p.name for p in (workdir / 'checkpoints').iterdir())
     raise RuntimeError('out of memory')
 

@@ -12,6 +12,11 @@ from tests.app import toy_parts
 from tests.app.conftest import smoke
 
 
+def made(config, manager=None, start=20):
+  bar, rates = tqdm(disable=True), np.full(100, 0.5)
+  return StepLog(config, 'runs/x', manager, Lines(), bar, start, rates, {})
+
+
 def test_averages_weigh_by_counts():
   """(2 + 9) / (1 + 3); a quarter of the levels that no step drew is NaN."""
   a = {'loss': Mean(2.0, 1.0), 'loss_quarter_1': Mean(0.0, 0.0)}
@@ -26,8 +31,7 @@ def test_repaired_gradients_do_not_stop_a_run():
   manager = type('Manager', (), {'latest_step': lambda self: None})()
 
   def read(config):
-    bar = tqdm(disable=True)
-    log = StepLog(config, 'runs/x', manager, None, bar, start=0)
+    log = made(config, manager, start=0)
     log.add(range(7, 8), metrics)
     log.read()
 
@@ -45,18 +49,11 @@ def test_the_steps_of_a_call_are_counted_one_by_one():
   manager = type('Manager', (), {'latest_step': lambda self: 5})()
 
   def read(losses):
-    log = StepLog(
-      smoke(**{'training.skip_nonfinite': 1}),
-      'runs/x',
-      manager,
-      Lines(),
-      tqdm(disable=True),
-      start=5,
-    )
+    log = made(smoke(**{'training.skip_nonfinite': 1}), manager, start=5)
     ones = np.ones(4)  # a stack may be longer than the call
     log.add(range(6, 9), {n: Mean(losses, ones) for n in ('loss', 'grad_norm')})
     log.read()
-    log.write_line(8, 0.5)
+    log.write_line(8)
     return log
 
   with pytest.raises(UserError, match='loss is nan at step 8, 2 steps in a'):
@@ -71,10 +68,10 @@ def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
   """Ten steps of eight images in four seconds; compilation is left out."""
   now = iter([0.0, 100.0, 104.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
-  config, bar = smoke(), tqdm(disable=True)
-  log = StepLog(config, 'runs/x', None, Lines(), bar, start=20)
+  config = smoke()
+  log = made(config)
   log.restart_clock(30)
-  log.write_line(40, 0.5)
+  log.write_line(40)
   step, scalars = Lines.written.pop()
   assert config.training.batch_size == 8 and step == 40
   assert scalars['images_per_second'] == 10 * 8 / 4.0
@@ -86,13 +83,12 @@ def test_a_line_begins_with_the_loss_the_speed_and_the_time_left(
   """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s."""
   now = iter([0.0, 0.0, 4.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
-  config = smoke(**{'training.num_steps': 100})
-  log = StepLog(config, 'x', None, Lines(), tqdm(disable=True), start=20)
+  log = made(smoke(**{'training.num_steps': 100}))
   log.restart_clock(20)
   ones = {n: Mean(1.0, 1.0) for n in ('grad_norm', 'loss', 'loss_quarter_1')}
   log.add(range(30, 31), ones)
   log.read()
-  log.write_line(30, 0.5)
+  log.write_line(30)
   log.write(30, {'test_loss': math.nan})
   assert capsys.readouterr().out == (
     'step 30: loss 1 (2.5 steps/s, 00:28 left) grad_norm 1 loss_quarter_1 1 '

@@ -1,8 +1,8 @@
 """The interface between modes and kinds of models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -18,11 +18,19 @@ from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training.objectives import Objective
 
-if TYPE_CHECKING:
-  from diffusion_jax.app.models.guidance import Guides
-
 Params = dict[str, Any]
 Encode = Callable[[Params, dict, jax.Array, int], dict]
+
+
+class OtherRun(NamedTuple):
+  """The model of another run, with its averaged parameters."""
+
+  model: Any
+  params: Params
+
+
+# The runs that guide the sampling, by their field of config.sampling.
+Guides = Mapping[str, OtherRun]
 
 
 class Latents(NamedTuple):
@@ -59,6 +67,7 @@ class Model(Protocol):
   config: Node
   workdir: Path
   facts: Facts
+  state_shape: tuple[int, ...]
   conditioning: Conditioning
   sampling: Any
 
@@ -83,7 +92,7 @@ class Model(Protocol):
     ...
 
   def generate(
-    self, mesh: Mesh, guides: 'Guides | None' = None, trajectory: bool = False
+    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
   ) -> PerImage:
     """Returns (params, index [n], cond) -> images [n, ...] in [-1, 1].
 
