@@ -29,7 +29,7 @@ from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-EDM2_FIELDS = {'head_channels': 'channels_per_head', 'num_classes': 'label_dim'}
+EDM2_FIELDS = {'head_channels': 'channels_per_head'}
 
 
 class Network(NamedTuple):
@@ -172,8 +172,12 @@ def torch_options(model):
   if isinstance(network, Autoencoder):
     return diffusers_autoencoder.write_config(network, 1.0)
   if isinstance(network, EDM2):
-    sides = {'img_resolution': shape[0], 'img_channels': shape[-1]}
-    return sides | options_of(network, FIELDS | EDM2_FIELDS)
+    facts = {
+      'img_resolution': shape[0],
+      'img_channels': shape[-1],
+      'label_dim': network.inputs.num_classes,
+    }
+    return facts | options_of(network, FIELDS | EDM2_FIELDS)
   first, *_ = network.multipliers
   of_same_size = UNet(
     channels=int(network.channels * first),

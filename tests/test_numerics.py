@@ -3,6 +3,7 @@
 Programs are traced, not compiled.
 """
 
+import dataclasses
 import inspect
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from diffusion_jax.networks import (
   unet,
   vdm,
 )
+from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.runtime import precision
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
@@ -81,13 +83,15 @@ SMALL = {
 }
 LABEL = {'label': of((B,), INT), 'drop': of((B,), bool)}
 TEXT = {'text': of((B, 5), INT), 'text_mask': of((B, 5), bool)}
-TOLD = {'num_classes': 3, 'null_class': True, 'self_conditioning': True}
+LABELLED = Inputs(num_classes=3, null_class=True)
+TOLD = dataclasses.replace(LABELLED, self_conditioning=True)
+AUGMENTED = dataclasses.replace(TOLD, augment_dim=9)
+WORDS = Inputs(text=Text(8, layers=1))
+SHOWN = dataclasses.replace(TOLD, image_channels=1, text=WORDS.text)
 X, NOISE = of(), of((B,))
 NETWORKS = {
   'unet': (
-    lambda **k: unet.UNet(
-      **SMALL, **TOLD, image_channels=1, text_width=8, text_layers=1, **k
-    ),
+    lambda **k: unet.UNet(**SMALL, inputs=SHOWN, **k),
     (X, NOISE, LABEL | TEXT),
   ),
   'unet, openai': (
@@ -99,32 +103,31 @@ NETWORKS = {
   ),
   'ddpmpp': (
     lambda initializer, **k: ddpmpp.DDPMpp(
-      **SMALL, **TOLD, augment_dim=9, noise_embedding='fourier', **k
+      **SMALL, inputs=AUGMENTED, noise_embedding='fourier', **k
     ),
     (X, NOISE, LABEL),
   ),
   'edm2': (
     lambda initializer, **k: edm2.EDM2(
-      8, (1, 2), 1, (8,), 4, num_classes=3, null_class=True, **k
+      8, (1, 2), 1, (8,), 4, inputs=LABELLED, **k
     ),
     (X, NOISE, LABEL),
   ),
   'dit': (
     lambda initializer, **k: transformer.DiT(
-      8, 2, 2, **TOLD, image_channels=1, text_width=8, text_layers=1,
-      class_tokens=1, class_tokens_at=1, positions='both', norm='rms',
-      qk_norm=True, mlp='swiglu', bottleneck=2, **k,
+      8, 2, 2, inputs=SHOWN, class_tokens=1, class_tokens_at=1, norm='rms',
+      positions='both', qk_norm=True, mlp='swiglu', bottleneck=2, **k,
     ),
     (X, NOISE, LABEL | TEXT),
   ),
   'dit, cross': (
     lambda initializer, **k: transformer.DiT(
-      8, 1, 2, text_width=8, text_layers=1, text_attention='cross', **k
+      8, 1, 2, inputs=WORDS, text_attention='cross', **k
     ),
     (X, NOISE, TEXT),
   ),
   'vdm': (
-    lambda **k: vdm.ScoreNetwork(8, 1, num_groups=4, num_classes=3, **k),
+    lambda **k: vdm.ScoreNetwork(8, 1, num_groups=4, inputs=LABELLED, **k),
     (X, NOISE, {'label': LABEL['label']}),
   ),
   'classifier': (

@@ -24,6 +24,7 @@ from diffusion_jax.interop.diffusers_options import modern, sides
 from diffusion_jax.interop.names import Params, Tensors, require
 from diffusion_jax.interop.options import check, check_known
 from diffusion_jax.networks.autoencoder import Autoencoder
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
@@ -130,7 +131,7 @@ def fix_label(network: UNet, params: Params, label: int) -> tuple[UNet, Params]:
   The embedding of a class is added to the output of the layer noise_dense_2, so
   it becomes part of the bias. label: -1 is the null class.
   """
-  classes, null = network.num_classes, network.null_class
+  classes, null = network.inputs.num_classes, network.inputs.null_class
   require(
     classes > 0 and -null <= label < classes,
     f'label={label}: this network has {classes} classes from 0 '
@@ -140,18 +141,17 @@ def fix_label(network: UNet, params: Params, label: int) -> tuple[UNet, Params]:
   table = np.asarray(params['label_embedding']['table']['embedding'])
   dense = dict(rest['noise_dense_2'])
   dense['bias'] = np.asarray(dense['bias']) + table[label]
-  plain = network.clone(num_classes=0, null_class=False)
+  plain = network.clone(inputs=Inputs())
   return plain, rest | {'noise_dense_2': dense}
 
 
 def _load_unet(config, weights, scheduler, null_class=False):
   network, fields, c = unet.read_config(config)
   if null_class:
-    require(
-      network.num_classes > 0, 'null_class needs a class-conditional model'
-    )
-    classes = network.num_classes - 1
-    network = network.clone(num_classes=classes, null_class=True)
+    classes = network.inputs.num_classes
+    require(classes > 0, 'null_class needs a class-conditional model')
+    inputs = Inputs(num_classes=classes - 1, null_class=True)
+    network = network.clone(inputs=inputs)
   # Our order is [sin, cos] for 'ho', and [cos, sin] for 'openai'.
   swapped = bool(c.flip_sin_to_cos) == (network.noise_embedding == 'ho')
   options, sections, notes = _read_scheduler(scheduler)
@@ -166,7 +166,7 @@ def _load_unet(config, weights, scheduler, null_class=False):
   shape = *sides(c.sample_size, unet.CLASS), c.in_channels
   sections |= _sections('unet', network, fields, learned)
   table = unet.layers_of(network, swapped)
-  facts = reader.facts_of(shape, network.num_classes)
+  facts = reader.facts_of(shape, network.inputs.num_classes)
   model = reader.Model(network, table, sections, facts, notes)
   with _reading(weights):
     return model.read(files.open_tensors(weights, modern))
@@ -185,7 +185,7 @@ def _load_transformer(config, weights, scheduler, noise_embedding=None):
     notes = *notes, _FREQUENCIES
   if c.norm_eps != transformer.NORM_EPS:
     notes = *notes, f'norm_eps={c.norm_eps} is {transformer.NORM_EPS} here'
-  facts = reader.facts_of(shape, network.num_classes)
+  facts = reader.facts_of(shape, network.inputs.num_classes)
   return reader.Imported(network, params, sections, facts, notes)
 
 
@@ -204,8 +204,8 @@ def _sections(name, network, fields, learned):
     'network': {'name': name, **fields},
     'objective': {'name': 'hybrid' if learned else 'denoising'},
     'conditioning': {
-      'labels': network.num_classes > 0,
-      'dropout': 0.1 if network.null_class else 0.0,
+      'labels': network.inputs.num_classes > 0,
+      'dropout': 0.1 if network.inputs.null_class else 0.0,
     },
   }
 

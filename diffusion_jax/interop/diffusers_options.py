@@ -11,8 +11,8 @@ from diffusion_jax.interop.options import Allowed, Fields, Options
 SILU = 'silu', 'swish'
 # Inputs of our networks that the networks of diffusers do not have.
 NO_INPUTS = dict(
-  text_width=(0,), image_channels=(0,), self_conditioning=(False,),
-  elapsed=(False,), guidance_input=(False,),
+  text=(None,), image_channels=(0,), self_conditioning=(False,),
+  elapsed=(False,), guidance_scale=(False,),
 )  # fmt: skip
 BLOCK = resnet_block(
   TORCH, 'norm1', 'conv1', 'time_emb_proj', 'norm2', 'conv2', 'conv_shortcut'

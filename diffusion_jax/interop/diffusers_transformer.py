@@ -23,6 +23,7 @@ from diffusion_jax.interop.options import (
   fields_of,
   options_of,
 )
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 
 CLASS = 'DiTTransformer2DModel'
@@ -89,8 +90,7 @@ def read_config(
   network = DiT(
     **fields,
     out_channels=c.out_channels or c.in_channels,
-    num_classes=c.num_embeds_ada_norm,
-    null_class=True,
+    inputs=Inputs(num_classes=c.num_embeds_ada_norm, null_class=True),
   )
   return network, fields, c
 
@@ -114,7 +114,7 @@ def write_config(network: DiT, shape: Sequence[int]) -> Options:
   counterpart.
   """
   height, width, channels = shape
-  values = vars(network) | {'height': height}
+  values = vars(network) | vars(network.inputs) | {'height': height}
   check('our DiT', values, {
     'noise_embedding': ('ho',),
     'positions': ('sincos',),
@@ -125,7 +125,7 @@ def write_config(network: DiT, shape: Sequence[int]) -> Options:
     'class_tokens': (0,),
     'dropout_blocks': ('all',),
     **theirs.NO_INPUTS,
-    'num_classes': '' if network.num_classes else 'it has classes',
+    'num_classes': '' if network.inputs.num_classes else 'it has classes',
     'null_class': (True,),
     'height': (width,),
   }, f'in {CLASS}')  # fmt: skip
@@ -135,7 +135,7 @@ def write_config(network: DiT, shape: Sequence[int]) -> Options:
     'in_channels': channels,
     'out_channels': network.out_channels,
     'sample_size': height,
-    'num_embeds_ada_norm': network.num_classes,
+    'num_embeds_ada_norm': network.inputs.num_classes,
     'norm_eps': NORM_EPS,
   }  # fmt: skip
 

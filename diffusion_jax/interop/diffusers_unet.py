@@ -19,6 +19,7 @@ from diffusion_jax.interop.options import (
   fields_of,
   options_of,
 )
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 CLASS = 'UNet2DModel'
@@ -122,9 +123,8 @@ def read_config(
     'head_channels': c.attention_head_dim,
     'middle_attention': middle if c.add_attention else 'none',
   }
-  network = UNet(
-    **fields, out_channels=out_channels, num_classes=c.num_class_embeds or 0
-  )
+  inputs = Inputs(num_classes=c.num_class_embeds or 0)
+  network = UNet(**fields, out_channels=out_channels, inputs=inputs)
   return network, fields, c
 
 
@@ -175,12 +175,12 @@ def write_config(network: UNet, shape: Sequence[int]) -> Options:
 
   Raises ValueError for fields without a counterpart.
   """
-  height, width, channels = shape
+  inputs, (height, width, channels) = network.inputs, shape
   widths = [int(network.channels * m) for m in network.multipliers]
   levels = range(len(widths))
   attended = [height // 2**n in network.attention_resolutions for n in levels]
   plain = network.middle_attention == 'plain' and not network.scale_shift
-  check('our U-Net', vars(network), {
+  check('our U-Net', vars(network) | vars(inputs), {
     **theirs.NO_INPUTS,
     'stem_channels': (None, network.channels),
     'qkv': ('separate',),
@@ -208,7 +208,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> Options:
     'attention_head_dim': _head_channels(network, widths, attended),
     'attn_norm_num_groups': network.num_groups if normed else None,
     'add_attention': middle != 'none',
-    'num_class_embeds': network.num_classes + network.null_class or None,
+    'num_class_embeds': inputs.num_classes + inputs.null_class or None,
   }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from diffusion_jax.interop.layers import (
 from diffusion_jax.interop.names import LINEAR, SAME, Rule, Tensors, require
 from diffusion_jax.interop.options import beside, fields_of
 from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 # Fields of ours, and the option for each.
@@ -111,8 +112,11 @@ def describe(options: SimpleNamespace) -> reader.Model:
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
   fields, adm = fields_of(o, FIELDS), o.model_type == 'DhariwalUNet'
   given = {
-    'num_classes': o.label_dim,
-    'null_class': o.label_dim > 0 and o.label_dropout > 0,
+    'inputs': Inputs(
+      num_classes=o.label_dim,
+      null_class=o.label_dim > 0 and o.label_dropout > 0,
+      augment_dim=o.augment_dim,
+    ),
     'out_channels': o.img_channels * (1 + (o.precond == 'iDDPMPrecond')),
   }
   conditioning = {'labels': o.label_dim > 0, 'dropout': float(o.label_dropout)}
@@ -129,7 +133,7 @@ def describe(options: SimpleNamespace) -> reader.Model:
     if o.resample_filter != (1, 1):
       fields['resample_filter'] = o.resample_filter
     conditioning['augment'] = 0.12 if o.augment_dim else 0.0
-    network = DDPMpp(**fields, **given, augment_dim=o.augment_dim)
+    network = DDPMpp(**fields, **given)
   sections = {
     'network': {'name': 'unet' if adm else 'ddpmpp', **fields},
     'conditioning': conditioning,
@@ -143,9 +147,8 @@ def describe(options: SimpleNamespace) -> reader.Model:
 def _layers(network, height) -> Iterator[Layer]:
   adm = isinstance(network, UNet)
   end = 'out' if adm else f'dec.{height}x{height}_aux'
-  rows = Kind(
-    {'embedding': ('weight', _ROWS_AND_NULL if network.null_class else LINEAR)}
-  )
+  label = _ROWS_AND_NULL if network.inputs.null_class else LINEAR
+  rows = Kind({'embedding': ('weight', label)})
   ends = {
     'label_embedding/table': ('map_label', rows),
     'norm_out': (f'{end}_norm', TORCH.norm),

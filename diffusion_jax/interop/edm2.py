@@ -34,6 +34,7 @@ from diffusion_jax.interop.options import (
 )
 from diffusion_jax.interop.reader import Imported, Model, facts_of
 from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.magnitude import Uncertainty
 
 # The keywords of their Precond and UNet with the defaults.
@@ -138,8 +139,8 @@ def describe(options: SimpleNamespace) -> Model:
   """Returns the network of the options."""
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
   fields = fields_of(o, {**FIELDS, 'head_channels': 'channels_per_head'})
-  given = {'out_channels': o.img_channels, 'num_classes': o.label_dim}
-  network = EDM2(**fields, **given)
+  inputs = Inputs(num_classes=o.label_dim)
+  network = EDM2(**fields, out_channels=o.img_channels, inputs=inputs)
   sections = edm_sections(o.sigma_data, 32) | {
     'network': {'name': 'edm2', **fields},
     'conditioning': {'labels': o.label_dim > 0},

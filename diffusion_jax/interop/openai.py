@@ -32,6 +32,7 @@ from diffusion_jax.interop.openai_options import (
 )
 from diffusion_jax.interop.options import fields_of
 from diffusion_jax.networks.classifier import NoisyClassifier
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 # Their ResBlock and AttentionBlock.
@@ -125,9 +126,10 @@ def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
   else:
     network = UNet(
       **fields,
-      num_classes=num_classes,
       out_channels=6 if flags.learn_sigma else 3,
-      image_channels=3 if flags.large_size else 0,
+      inputs=Inputs(
+        num_classes=num_classes, image_channels=3 if flags.large_size else 0
+      ),
     )
     sections['network'] = {'name': 'unet', **fields}
   places = functools.partial(_places, network, size)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from diffusion_jax.networks.blocks import ResnetBlock, make_block
 from diffusion_jax.networks.embeddings import (
   FourierEmbedding,
   LabelLinear,
-  check_given,
   noise_layers,
   of_step,
   sinusoidal,
   with_inputs,
 )
 from diffusion_jax.networks.group_norm import GroupNorm
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import (
   Conv,
   average_pool,
@@ -41,7 +41,7 @@ from diffusion_jax.networks.resampling import (
   downsample,
   upsample,
 )
-from diffusion_jax.ranges import Count, Positive, Rate, Size
+from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
 
@@ -63,11 +63,12 @@ class DDPMpp(Checked):
   `input_pyramid`: the filtered and halved input goes through a convolution and
   is added at every resolution, and the next level halves the sum.
 
-  cond may contain 'augment' [B, augment_dim], the augmentation of the image
-  (zeros by default), and 'label' and 'drop' (`LabelLinear`). Both are added to
-  the features of the noise. Further inputs are 'x0' and 'image'
-  (`with_inputs`), and 'elapsed' and 'guidance_scale' (`of_step`).
+  `inputs` are the entries of cond. Linear maps of the augmentation and of the
+  label (`LabelLinear`) are added to the features of the noise, `of_step` to
+  their embedding, and `with_inputs` to the channels of x.
   """
+
+  takes: ClassVar = ('label', 'augment', 'image', 'x0', *STEP_INPUTS)
 
   channels: Size = 128
   multipliers: Multipliers = (2, 2, 2)
@@ -77,17 +78,11 @@ class DDPMpp(Checked):
   out_channels: Size = 3
   num_groups: Size = 32
   num_heads: Size = 1
-  num_classes: Count = 0
-  null_class: bool = False
-  augment_dim: Count = 0
+  inputs: Inputs = Inputs()
   noise_embedding: Literal[Sinusoids, 'fourier'] = 'ho'
   norm_eps: Positive = 1e-6
   resample_filter: Sequence[float] | None = None
   input_pyramid: bool | None = None
-  self_conditioning: bool = False
-  image_channels: Count = 0
-  elapsed: bool = False
-  guidance_input: bool = False
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
@@ -104,9 +99,9 @@ class DDPMpp(Checked):
     cond = cond or {}
     widths = [int(self.channels * m) for m in self.multipliers]
     check_sides(x, len(widths))
-    check_given(self, cond)
+    self.inputs.check(cond)
     embedding = self._embed(noise, cond)
-    pyramid = x = with_inputs(self, x, cond)
+    pyramid = x = with_inputs(self.inputs, x, cond)
     last = len(widths) - 1
     halve, double = self._resamplers()
 
@@ -176,17 +171,14 @@ class DDPMpp(Checked):
     else:
       h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     width = h.shape[-1]
-    if self.num_classes:
-      h += LabelLinear(
-        self.num_classes,
-        width,
-        self.null_class,
-        dtype=self.dtype,
-        name='label_embedding',
-      )(cond, len(noise))
-    if self.augment_dim:
-      augment = cond.get('augment', jnp.zeros((len(noise), self.augment_dim)))
+    inputs = self.inputs
+    if inputs.num_classes:
+      style = {'dtype': self.dtype, 'name': 'label_embedding'}
+      h += LabelLinear(inputs, width, **style)(cond, len(noise))
+    if inputs.augment_dim:
+      augment = cond.get('augment', jnp.zeros((len(noise), inputs.augment_dim)))
       style = {'use_bias': False, 'dtype': self.dtype}
       h += dense(augment, width, 'augment_dense', **style)
     embedding = noise_layers(h, 4 * self.channels, dtype=self.dtype)
-    return embedding + of_step(self, cond, self.channels, 4 * self.channels)
+    steps = self.channels, 4 * self.channels
+    return embedding + of_step(inputs, cond, *steps, dtype=self.dtype)

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.networks.embeddings import check_given, labelled
+from diffusion_jax.networks.embeddings import labelled
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.magnitude import (
   MPConv,
@@ -103,12 +105,13 @@ class EDM2(Checked):
   x has magnitude 1 and noise is a logarithm, ln(sigma) / 4 (`dj.edm_input`).
   The widths of the sizes XS, S, M, L, XL and XXL are 128, 192, ..., 448
   channels. Attention, in heads of `head_channels`, follows each block at the
-  heights in `attention_resolutions` and the first one of the decoder. With
-  num_classes > 0, cond['label'] [B] enters as one-hot * sqrt(classes);
-  `null_class` adds one class, for cond['drop'] (see `labelled`). The output
-  begins at 0. `constrain` must follow every step of the optimizer (forced
-  weight normalisation).
+  heights in `attention_resolutions` and the first one of the decoder. Of
+  `inputs` it takes the label, which enters as one-hot * sqrt(classes); the null
+  class is one more (`labelled`). The output begins at 0. `constrain` must
+  follow every step of the optimizer (forced weight normalisation).
   """
+
+  takes: ClassVar = ('label',)
 
   channels: Size = 192
   multipliers: Multipliers = (1, 2, 3, 4)
@@ -117,8 +120,7 @@ class EDM2(Checked):
   head_channels: Size = 64
   dropout: Rate = 0.0
   out_channels: Size = 3
-  num_classes: Count = 0
-  null_class: bool = False
+  inputs: Inputs = Inputs()
   attention: AttentionImplementation = 'auto'
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
@@ -136,7 +138,7 @@ class EDM2(Checked):
     cond = cond or {}
     widths = [int(self.channels * m) for m in self.multipliers]
     check_sides(x, len(widths))
-    check_given(self, cond)
+    self.inputs.check(cond)
     embedding = self._embed(noise, cond, widths)
     last = len(widths) - 1
 
@@ -189,13 +191,13 @@ class EDM2(Checked):
     # Returns [B, the largest width], float32 until it is projected.
     h = MPFourier(widths[0], name='noise_fourier')(noise)
     h = MPConv(max(widths), name='noise_linear')(h)
-    if self.num_classes:
-      count = self.num_classes + self.null_class
+    classes = self.inputs.num_classes
+    if classes:
+      count = classes + self.inputs.null_class
       linear = MPConv(max(widths), name='label_linear')
 
       def row(label):
         return linear(math.sqrt(count) * jax.nn.one_hot(label, count))
 
-      null = jnp.full(len(noise), self.num_classes)
-      h = mp_sum(h, labelled(self, cond, row, null), 0.5)
+      h = mp_sum(h, labelled(self.inputs, cond, row, len(noise)), 0.5)
     return mp_silu(h)

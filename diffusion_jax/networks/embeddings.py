@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.networks.initializers import initializers
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, check_not_null
 from diffusion_jax.networks.layers import dense
 from diffusion_jax.networks.options import (
   Checked,
@@ -75,22 +76,22 @@ MOST_ROWS = 1024
 class LabelEmbedding(Checked):
   """Embeds cond['label'] [B] as [B, features].
 
-  With `null_class` one more row stands for the unconditional model
-  (classifier-free guidance). It is used where cond['drop'] [B] is True, and if
-  cond has no 'label'. Labels outside 0..num_classes-1 give NaN. Rows begin as
-  N(0, 1 / features), as N(0, 1) with initializer 'torch', or as N(0, std^2).
+  There are labels.num_classes rows. With labels.null_class one more stands for
+  the unconditional model (classifier-free guidance). It is used where
+  cond['drop'] [B] is True, and if cond has no 'label'. Labels outside
+  0..num_classes-1 give NaN. Rows begin as N(0, 1 / features), as N(0, 1) with
+  initializer 'torch', or as N(0, std^2).
   """
 
-  num_classes: Size
+  labels: Inputs
   features: Size
-  null_class: bool = False
   initializer: Initialization = 'ho'
   dtype: Dtype = jnp.float32
   std: float | None = None
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
-    rows = self.num_classes + self.null_class
+    rows = self.labels.num_classes + self.labels.null_class
     table_init = nn.linear.default_embed_init  # Ho et al. have no labels.
     if self.initializer == 'torch':
       table_init = nn.initializers.normal(1.0)
@@ -111,7 +112,7 @@ class LabelEmbedding(Checked):
       weights = table.embedding.astype(self.dtype)
       return jnp.dot(one_hot, weights, precision='highest')  # no rounding
 
-    return labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
+    return labelled(self.labels, cond, row, batch_size)
 
 
 class LabelLinear(Checked):
@@ -122,53 +123,40 @@ class LabelLinear(Checked):
   is the bias.
   """
 
-  num_classes: Size
+  labels: Inputs
   features: Size
-  null_class: bool = False
   initializer: Initialization = 'ho'
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
+    classes = self.labels.num_classes
     linear = nn.Dense(
       self.features,
       dtype=self.dtype,
-      kernel_init=initializers(self.initializer, self.num_classes)[0],
+      kernel_init=initializers(self.initializer, classes)[0],
       name='linear',
     )
 
     def row(label):  # The null class is num_classes, whose one-hot is 0.
-      one_hot = jax.nn.one_hot(label, self.num_classes)
-      return linear(np.sqrt(self.num_classes) * one_hot)
+      return linear(np.sqrt(classes) * jax.nn.one_hot(label, classes))
 
-    return labelled(self, cond, row, jnp.full(batch_size, self.num_classes))
-
-
-def check_not_null(cond: dict, name: str, what: str, has_null: bool) -> None:
-  """Raises ValueError if `name` is missing or hidden without a null row."""
-  if not has_null and (cond.get(name) is None or cond.get('drop') is not None):
-    raise ValueError(
-      f"the network has no null {what}: cond needs '{name}' and must not "
-      f"contain 'drop' (train with label dropout to get a null {what})"
-    )
+    return labelled(self.labels, cond, row, batch_size)
 
 
 def labelled(
-  module: nn.Module,
-  cond: dict,
-  row: Callable[[Array], Array],
-  null: Array,
+  labels: Inputs, cond: dict, row: Callable[[Array], Array], batch_size: int
 ) -> Array:
-  """Returns row(cond['label']), or row(null) for hidden and missing labels.
+  """Returns row(cond['label']), where hidden or missing labels are num_classes.
 
-  row: function of labels [B] -> [B, features]. null: [B], the null class.
-  module: a module with the fields num_classes and null_class.
+  row: function of labels [B] -> [B, features].
   """
-  check_not_null(cond, 'label', 'class', module.null_class)
+  check_not_null(cond, 'label', 'class', labels.null_class)
   label, drop = cond.get('label'), cond.get('drop')
+  null = jnp.full(batch_size, labels.num_classes)
   if label is None:
     return row(null)
-  known = (label >= 0) & (label < module.num_classes)
+  known = (label >= 0) & (label < labels.num_classes)
   if drop is not None:
     label, known = jnp.where(drop, null, label), known | drop
   return jnp.where(known[:, None], row(label), jnp.nan)
@@ -211,49 +199,40 @@ def noise_layers(h: Array, features: int, **style) -> Array:
 
 
 def noise_and_label(
-  h: Array,
-  cond: dict,
-  features: int,
-  num_classes: int,
-  null_class: bool,
-  **style,
+  h: Array, cond: dict, features: int, inputs: Inputs, **style
 ) -> Array:
   """Returns `noise_layers`, plus the `LabelEmbedding` if there are classes."""
   embedding = noise_layers(h, features, **style)
-  if num_classes:
-    embedding += LabelEmbedding(
-      num_classes, features, null_class, **style, name='label_embedding'
-    )(cond, len(h))
+  if inputs.num_classes:
+    embed = LabelEmbedding(inputs, features, **style, name='label_embedding')
+    embedding += embed(cond, len(h))
   return embedding
 
 
-# The inputs of flow maps, and the fields of a network that add them.
-STEP_INPUTS = {'elapsed': 'elapsed', 'guidance_scale': 'guidance_input'}
-
-
 def of_step(
-  module: nn.Module,
+  inputs: Inputs,
   cond: dict,
   waves: int,
   features: int,
   kind: Sinusoids = 'ho',
+  dtype: Dtype = jnp.float32,
 ) -> Array | float:
   """Returns the sum of the embeddings of cond['elapsed'] and 'guidance_scale'.
 
   Each is sinusoids of `waves` features, dense, swish, dense: [B, features], to
   be added to the embedding of the noise (MeanFlow, Geng et al. 2025). The last
-  layer begins at 0, so a new network ignores these inputs. The fields `elapsed`
-  and `guidance_input` of module select them; the sum is 0 without both.
+  layer begins at 0, so a new network ignores these inputs. The sum is 0 if
+  `inputs` have neither.
   """
   total, zeros = 0.0, nn.initializers.zeros
-  for name, field in STEP_INPUTS.items():
-    if not getattr(module, field):
+  for name in STEP_INPUTS:
+    if name not in inputs.names:
       continue
     h = sinusoidal(cond[name], waves, kind=kind)
-    h = dense(h, features, f'{name}_dense_1', dtype=module.dtype)
+    h = dense(h, features, f'{name}_dense_1', dtype=dtype)
     last = nn.Dense(
       features,
-      dtype=module.dtype,
+      dtype=dtype,
       kernel_init=zeros,
       name=f'{name}_dense_2',
     )
@@ -261,31 +240,18 @@ def of_step(
   return total
 
 
-def with_inputs(module: nn.Module, x: Array, cond: dict) -> Array:
-  """Appends the estimate and the image that the fields of module select."""
-  if module.self_conditioning:
-    x = with_estimate(x, cond)
-  if module.image_channels:
-    x = with_image(x, cond, module.image_channels)
-  return x
+def with_inputs(inputs: Inputs, x: Array, cond: dict) -> Array:
+  """Appends cond['x0'] and cond['image'] to the channels: [B, H, W, C + ...].
 
-
-def with_estimate(x: Array, cond: dict) -> Array:
-  """Appends cond['x0'], zeros by default, to the channels: [B, H, W, 2C].
-
-  cond['x0'] is an earlier estimate of x_0, for self-conditioning (Analog Bits,
-  Chen et al. 2022).
+  'x0' is an earlier estimate of x_0, for self-conditioning (Analog Bits, Chen
+  et al. 2022). The image is 0 where cond['drop'] [B] is True (Palette, Saharia
+  et al. 2022). Both are 0 if they are not given.
   """
-  return jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
-
-
-def with_image(x: Array, cond: dict, channels: int) -> Array:
-  """Appends cond['image'] to the channels: [B, H, W, C + channels].
-
-  The image is 0 where cond['drop'] [B] is True, and if cond has no 'image'
-  (Palette, Saharia et al. 2022).
-  """
-  shape = (*x.shape[:-1], channels)
+  if inputs.self_conditioning:
+    x = jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
+  if not inputs.image_channels:
+    return x
+  shape = (*x.shape[:-1], inputs.image_channels)
   image = cond.get('image', jnp.zeros(shape, x.dtype))
   if image.shape != shape:
     raise ValueError(
@@ -296,33 +262,3 @@ def with_image(x: Array, cond: dict, channels: int) -> Array:
     drop = cond['drop'].reshape(-1, *[1] * (x.ndim - 1))
     image = jnp.where(drop, 0.0, image)
   return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
-
-
-# Conditions, and the fields of a network that allow them.
-CONDITIONS = STEP_INPUTS | {
-  'label': 'num_classes',
-  'text': 'text_width',
-  'text_mask': 'text_width',
-  'image': 'image_channels',
-  'x0': 'self_conditioning',
-  'augment': 'augment_dim',
-}
-
-
-def check_given(module: nn.Module, cond: dict, *others: str) -> None:
-  """Raises ValueError for unknown conditions and for missing `STEP_INPUTS`.
-
-  The fields of module select the known conditions (`CONDITIONS`), and others
-  names further ones. 'drop' is known with labels, texts and images.
-  """
-  known = {c for c, field in CONDITIONS.items() if getattr(module, field, 0)}
-  if known & {'label', 'text', 'image'}:
-    known.add('drop')
-  for name in STEP_INPUTS:
-    if name in known and name not in cond:
-      raise ValueError(
-        f"the network needs cond['{name}'] [B], as it was trained with it"
-      )
-  unknown = set(cond) - known - {*others}
-  if unknown:
-    raise ValueError(f'the network has no condition {sorted(unknown)}')

@@ -7,7 +7,7 @@ and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,18 +34,23 @@ HALF = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 
 
 class Checked(nn.Module):
-  """A module whose fields are checked when it is constructed."""
+  """A module whose fields are checked when it is constructed.
+
+  takes: the entries of cond that the field `inputs` of a network may have.
+  """
+
+  takes: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     super().__post_init__()
     check_fields(self)
 
 
-def check_fields(module: nn.Module) -> None:
+def check_fields(module: Any) -> None:
   """Raises ValueError for a field whose value its type does not allow.
 
-  The combinations of remat_policy and remat, and of attention and dtype, are
-  checked too.
+  The combinations of remat_policy and remat, of attention and dtype, and of
+  inputs and `Checked.takes` are checked too.
   """
   for field in dataclasses.fields(module):
     check_value(field.name, getattr(module, field.name), field.type)
@@ -56,6 +61,14 @@ def check_fields(module: nn.Module) -> None:
   if cudnn and jnp.dtype(given['dtype']) not in HALF:
     raise ValueError(
       "attention='cudnn' needs dtype bfloat16 or float16; 'xla' takes any"
+    )
+  inputs = given.get('inputs')
+  names = [] if inputs is None else inputs.names
+  others = [n for n in names if n not in (*module.takes, 'drop', 'text_mask')]
+  if others:
+    raise ValueError(
+      f'{type(module).__name__} has no input {others[0]}: it takes '
+      f'{", ".join(module.takes)}'
     )
 
 

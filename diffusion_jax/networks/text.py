@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.embeddings import check_not_null, sinusoidal
+from diffusion_jax.networks.embeddings import sinusoidal
+from diffusion_jax.networks.inputs import check_not_null
 from diffusion_jax.networks.layers import dense
 from diffusion_jax.networks.options import (
   Checked,

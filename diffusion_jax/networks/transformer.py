@@ -1,7 +1,7 @@
 """Diffusion transformers: DiT, JiT, and both with texts."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from flax import linen as nn
 from diffusion_jax.aliases import NamedParams, PyTree
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
-  check_given,
   of_step,
   sinusoidal,
   with_inputs,
 )
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
 from diffusion_jax.networks.options import (
   AttentionImplementation,
   Checked,
@@ -78,6 +78,8 @@ class DiT(Checked):
   consists of GPUs.
   """
 
+  takes: ClassVar = ('label', 'text', 'image', 'x0', *STEP_INPUTS)
+
   channels: Size = 384
   num_blocks: Size = 12
   num_heads: Size = 6
@@ -93,15 +95,7 @@ class DiT(Checked):
   class_tokens_at: Count = 0
   dropout: Rate = 0.0
   dropout_blocks: Literal['all', 'middle'] = 'all'
-  num_classes: Count = 0
-  null_class: bool = False
-  self_conditioning: bool = False
-  image_channels: Count = 0
-  elapsed: bool = False
-  guidance_input: bool = False
-  text_width: Count = 0
-  text_layers: Count = 2
-  text_heads: Size = 4
+  inputs: Inputs = Inputs()
   text_attention: Literal['joint', 'cross'] = 'joint'
   attention: AttentionImplementation = 'auto'
   unroll: bool | None = None
@@ -117,20 +111,22 @@ class DiT(Checked):
         f'class_tokens_at={self.class_tokens_at} must be a block, '
         f'0..{self.num_blocks - 1}'
       )
+    if self.class_tokens and not self.inputs.num_classes:
+      raise ValueError('class_tokens need labels: set inputs.num_classes')
 
   @nn.compact
   def __call__(
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
     cond = cond or {}
-    self._check(cond)
+    self.inputs.check(cond)
     c, label = self._condition(noise, cond)
     words, mask = None, None
-    if self.text_width:
-      words, mask, pooled = self._text(cond, len(x))
+    if self.inputs.text:
+      words, mask, pooled = self._text(self.inputs.text, cond, len(x))
       c += pooled
     shape = x.shape[1:-1]
-    h = patchify(with_inputs(self, x, cond), self.patch_size)
+    h = patchify(with_inputs(self.inputs, x, cond), self.patch_size)
     grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
@@ -141,29 +137,19 @@ class DiT(Checked):
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
-    c += of_step(self, cond, NOISE_FEATURES, self.channels, 'openai')
-    if not self.num_classes:
+    sizes = NOISE_FEATURES, self.channels
+    c += of_step(self.inputs, cond, *sizes, 'openai', self.dtype)
+    if not self.inputs.num_classes:
       return c, None
-    label = LabelEmbedding(
-      self.num_classes,
-      self.channels,
-      self.null_class,
-      std=0.02,
-      dtype=self.dtype,
-      name='label_embedding',
-    )(cond, len(noise))
+    style = {'std': 0.02, 'dtype': self.dtype, 'name': 'label_embedding'}
+    embed = LabelEmbedding(self.inputs, self.channels, **style)
+    label = embed(cond, len(noise))
     return c + label, label
 
-  def _text(self, cond, batch_size):
+  def _text(self, text: Text, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
-    features = TextFeatures(
-      self.text_width,
-      self.text_layers,
-      self.text_heads,
-      self.null_class,
-      dtype=self.dtype,
-      name='text',
-    )
+    null = self.inputs.null_class
+    features = TextFeatures(*text, null, dtype=self.dtype, name='text')
     words, mask = features(cond, batch_size)
     pooled = self._dense('text_pooled')(mean_of_words(words, mask))
     if cond.get('drop') is not None and cond.get('text') is not None:
@@ -187,7 +173,7 @@ class DiT(Checked):
     return h
 
   def _blocks(self, h, c, label, grid, words, mask, train):
-    joint = self.text_width and self.text_attention == 'joint'
+    joint = self.inputs.text and self.text_attention == 'joint'
     carry, extra = (h, words if joint else None), 0
     words = None if joint else words
     edges = self._edges()
@@ -241,7 +227,7 @@ class DiT(Checked):
       edges.add(self.class_tokens_at)
     if self.dropout_blocks == 'middle':
       edges |= {depth // 4, depth - depth // 4}
-    if self.text_width and self.text_attention == 'joint':
+    if self.inputs.text and self.text_attention == 'joint':
       edges.add(depth - 1)  # The last block returns no words.
     return sorted(edges)
 
@@ -255,7 +241,7 @@ class DiT(Checked):
       'qk_norm': self.qk_norm,
       'mlp': self.mlp,
       'dropout': self.dropout if has_dropout else 0.0,
-      'text': self.text_attention if self.text_width else '',
+      'text': self.text_attention if self.inputs.text else '',
       'text_ends': stop == depth,
       'attention': self.attention,
       'train': train,
@@ -277,11 +263,6 @@ class DiT(Checked):
 
   def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):
     return dense(times * self.channels, name, kernel_init, self.dtype)
-
-  def _check(self, cond):
-    if self.class_tokens and not self.num_classes:
-      raise ValueError('class_tokens need labels: set num_classes')
-    check_given(self, cond)
 
 
 def block_params(params: NamedParams, index: int) -> PyTree:

@@ -1,6 +1,7 @@
 """The U-Nets of Ho et al. 2020 and of OpenAI."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,12 @@ from flax import linen as nn
 from diffusion_jax.networks.attention import Attention, CrossAttention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import (
-  check_given,
   noise_and_label,
   of_step,
   sinusoidal,
   with_inputs,
 )
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
 from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
@@ -37,7 +38,7 @@ from diffusion_jax.networks.options import (
   check_sides,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
-from diffusion_jax.ranges import Count, Positive, Rate, Size
+from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
 
@@ -50,12 +51,11 @@ class UNet(Checked):
   follows every block whose feature maps have a height in
   `attention_resolutions`.
 
-  Conditions: num_classes > 0 adds the embedding of cond['label'] [B] to the
-  embedding of the noise (see `LabelEmbedding` for `null_class` and
-  cond['drop']). text_width > 0 encodes cond['text'] and cond['text_mask'] by
-  `TextFeatures`; a `CrossAttention` to the words follows every attention, and
-  their mean is added to the embedding of the noise. Further inputs are 'x0' and
-  'image' (`with_inputs`), and 'elapsed' and 'guidance_scale' (`of_step`).
+  `inputs` are the entries of cond. The `LabelEmbedding` of the label and
+  `of_step` are added to the embedding of the noise, and `with_inputs` to the
+  channels of x. With a text, a `CrossAttention` to its words (`TextFeatures`)
+  follows every attention, and their mean is added to the embedding of the
+  noise.
 
   Options of OpenAI's networks (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021)
   are described in `ResnetBlock`, `Attention`, `Downsample`, `initializers` and
@@ -66,6 +66,8 @@ class UNet(Checked):
   (`maybe_remat`).
   """
 
+  takes: ClassVar = ('label', 'text', 'image', 'x0', *STEP_INPUTS)
+
   channels: Size = 128
   multipliers: Multipliers = (1, 2, 2, 2)
   num_blocks: Size = 2
@@ -73,8 +75,7 @@ class UNet(Checked):
   dropout: Rate = 0.0
   out_channels: Size = 3
   num_groups: Size = 32
-  num_classes: Count = 0
-  null_class: bool = False
+  inputs: Inputs = Inputs()
   stem_channels: Size | None = None
   noise_embedding: Sinusoids = 'ho'
   scale_shift: bool = False
@@ -86,13 +87,6 @@ class UNet(Checked):
   middle_attention: MiddleAttention = 'norm'
   norm_eps: Positive = 1e-6
   initializer: Initialization = 'ho'
-  self_conditioning: bool = False
-  image_channels: Count = 0
-  elapsed: bool = False
-  guidance_input: bool = False
-  text_width: Count = 0
-  text_layers: Count = 2
-  text_heads: Size = 4
   attention: AttentionImplementation = 'auto'
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
@@ -106,13 +100,13 @@ class UNet(Checked):
     stem = self.channels if self.stem_channels is None else self.stem_channels
     cond = cond or {}
     check_sides(x, len(widths))
-    check_given(self, cond)
+    self.inputs.check(cond)
     embedding = self._embed(noise, cond)
     words = ()
-    if self.text_width:
-      words, pooled = self._text(cond, len(x))
+    if self.inputs.text:
+      words, pooled = self._text(self.inputs.text, cond, len(x))
       embedding += pooled
-    x = with_inputs(self, x, cond)
+    x = with_inputs(self.inputs, x, cond)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -129,7 +123,7 @@ class UNet(Checked):
     def attend(h, name, **options):
       options['implementation'] = self.attention
       h = make_block(Attention, self, f'{name}_attention', **options)(h)
-      if self.text_width:
+      if self.inputs.text:
         h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
       return h
 
@@ -168,25 +162,19 @@ class UNet(Checked):
   def _style(self):
     return {'initializer': self.initializer, 'dtype': self.dtype}
 
-  def _text(self, cond, batch_size):
+  def _text(self, text: Text, cond, batch_size):
     # Returns (words [B, L, D], mask [B, L]) and the projection of their mean.
-    words, mask = TextFeatures(
-      self.text_width,
-      self.text_layers,
-      self.text_heads,
-      self.null_class,
-      **self._style(),
-      name='text',
-    )(cond, batch_size)
+    null, style = self.inputs.null_class, self._style()
+    features = TextFeatures(*text, null, **style, name='text')
+    words, mask = features(cond, batch_size)
     pooled = mean_of_words(words, mask)
-    pooled = dense(pooled, 4 * self.channels, 'text_pooled', **self._style())
+    pooled = dense(pooled, 4 * self.channels, 'text_pooled', **style)
     return (words, mask), pooled
 
   def _embed(self, noise, cond):
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
-    classes = self.num_classes, self.null_class
     embedding = noise_and_label(
-      h, cond, 4 * self.channels, *classes, **self._style()
+      h, cond, 4 * self.channels, self.inputs, **self._style()
     )
     steps = self.channels, 4 * self.channels, self.noise_embedding
-    return embedding + of_step(self, cond, *steps)
+    return embedding + of_step(self.inputs, cond, *steps, self.dtype)

@@ -9,11 +9,11 @@ from flax import linen as nn
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import (
-  check_given,
   fourier_features,
   noise_and_label,
   sinusoidal,
 )
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.options import (
   Checked,
@@ -36,13 +36,14 @@ class ScoreNetwork(Checked):
   input has Fourier features of z (2^k, k from fourier[0] to fourier[1] - 1),
   and eps_hat is z plus the last convolution, which starts at 0.
 
-  cond may contain 'augmented' [B], 1 for augmented images (0 by default), and
-  'label' and 'drop' (see `LabelEmbedding`). The defaults are the CIFAR-10 model
-  with 30,578,179 parameters, without the 2 parameters of gamma.
+  Of `inputs` it takes the label (`LabelEmbedding`). cond may also contain
+  'augmented' [B], 1 for augmented images (0 by default). The defaults are the
+  CIFAR-10 model with 30,578,179 parameters, without the 2 parameters of gamma.
   """
 
   # `noise` is the log-SNR (`dj.logsnr_input`).
   noise_input: ClassVar[str] = 'logsnr'
+  takes: ClassVar = ('label',)
 
   channels: Size = 128
   num_layers: Size = 32
@@ -53,8 +54,7 @@ class ScoreNetwork(Checked):
   fourier: tuple[Count, Count] = (6, 8)
   num_groups: Size = 32
   norm_eps: Positive = 1e-6
-  num_classes: Count = 0
-  null_class: bool = False
+  inputs: Inputs = Inputs()
   initializer: Initialization = 'lecun'
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
@@ -77,7 +77,7 @@ class ScoreNetwork(Checked):
     self, z: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
     cond = cond or {}
-    check_given(self, cond, 'augmented')
+    self.inputs.check(cond, 'augmented')
     embedding = self._embed(noise, cond)
 
     def block(h, name, attention=self.attention):
@@ -114,7 +114,6 @@ class ScoreNetwork(Checked):
     h = sinusoidal(1000.0 * t, self.channels)
     augmented = jnp.asarray(cond.get('augmented', jnp.zeros_like(t)), t.dtype)
     h = jnp.concatenate([h, augmented[:, None]], axis=-1)
-    classes = self.num_classes, self.null_class
     return noise_and_label(
-      h, cond, 4 * self.channels, *classes, **self._style()
+      h, cond, 4 * self.channels, self.inputs, **self._style()
     )

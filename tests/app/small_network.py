@@ -1,5 +1,7 @@
 """A network of 9 arrays, for tests of modes."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -8,39 +10,33 @@ from diffusion_jax.networks.embeddings import (
   noise_and_label,
   of_step,
   sinusoidal,
-  with_estimate,
-  with_image,
+  with_inputs,
 )
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import Conv
 
 
 class SmallNetwork(nn.Module):
   """Two convolutions, with the inputs that most networks have."""
 
+  takes: ClassVar = ('label', 'image', 'x0', *STEP_INPUTS)
+
   out_channels: int
   channels: int = 16
-  num_classes: int = 0
-  null_class: bool = False
-  image_channels: int = 0
-  self_conditioning: bool = False
-  elapsed: bool = False
-  guidance_input: bool = False
+  inputs: Inputs = Inputs()
   dropout: float = 0.0
   dtype: DTypeLike = 'float32'
 
   @nn.compact
   def __call__(self, x, noise, cond=None, *, train=False):
-    cond = cond or {}
-    if self.self_conditioning:
-      x = with_estimate(x, cond)
-    if self.image_channels:
-      x = with_image(x, cond, self.image_channels)
+    cond, inputs = cond or {}, self.inputs
+    x = with_inputs(inputs, x, cond)
     style = {'initializer': 'ho', 'dtype': self.dtype}
-    classes = self.num_classes, self.null_class
     embedding = noise_and_label(
-      sinusoidal(noise, self.channels), cond, self.channels, *classes, **style
+      sinusoidal(noise, self.channels), cond, self.channels, inputs, **style
     )
-    embedding += of_step(self, cond, self.channels, self.channels)
+    sizes = self.channels, self.channels
+    embedding += of_step(inputs, cond, *sizes, dtype=jnp.dtype(self.dtype))
     h = Conv(self.channels, **style, name='conv_in')(x)
     h = nn.swish(h + embedding[:, None, None, :])
     h = nn.Dropout(self.dropout, deterministic=not train)(h)

@@ -144,7 +144,7 @@ def test_a_network_without_text_takes_no_prompt():
       lambda: trial('shapes_text', **{
         'network': 'ddpmpp', 'network.channels': 8, 'network.multipliers': (1,),
       }),
-      'the parameter text_width, which ddpmpp does not have: set network',
+      'the input text, which ddpmpp does not have: set network',
     ),
     (
       lambda: text_config(**{'conditioning.text.heads': 3}),

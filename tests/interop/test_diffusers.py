@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from diffusion_jax.interop import diffusers, diffusers_schedulers, files
 from diffusion_jax.interop.diffusers_options import multipliers
+from diffusion_jax.networks.inputs import Inputs
 
 STORED = Path(__file__).parent / 'stored'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -296,8 +297,9 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
     message = f"{section}='{name}' has no counterpart in diffusers: it "
     with pytest.raises(ValueError, match=message):
       diffusers.save(out, *found[:2], changed, found.facts)
+  shown = Inputs(image_channels=1)
   for changes, message in (
-    ({'image_channels': 1}, 'image_channels=1 has no counterpart'),
+    ({'inputs': shown}, 'image_channels=1 has no counterpart'),
     ({'qkv': 'legacy'}, "qkv='legacy' has no counterpart"),
     ({'stem_channels': 4}, 'stem_channels=4 has no counterpart'),
     ({'num_heads': 2, 'head_channels': None}, None),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.ddpmpp import DDPMpp
+from diffusion_jax.networks.inputs import Inputs
 from tests.networks.literal import (
   randomised,
   shapes,
@@ -18,29 +19,14 @@ TINY = dict(
 SMALL = TINY | dict(multipliers=(1,), attention_resolutions=())
 
 
-def test_a_network_sees_the_image_of_its_condition():
-  """The image is further channels of the input, and 0 if dropped."""
-  network = DDPMpp(**SMALL, image_channels=1)
-  rng = np.random.default_rng(1)
-  image = rng.standard_normal((2, 8, 8, 1), np.float32)
-  x = rng.standard_normal((2, 8, 8, 3), np.float32)
-  cond = {'image': image, 'drop': np.array([False, True])}
-  p = randomised(shapes(network, cond=jax.tree.map(lambda a: a[:1], cond)))
-  found = jax.jit(network.apply)({'params': p}, x, jnp.ones(2), cond)
-  shown = np.stack([image[0], 0 * image[1]])
-  inputs = np.concatenate([x, shown], axis=-1)
-  plain = DDPMpp(**SMALL)
-  expected = jax.jit(plain.apply)({'params': p}, inputs, jnp.ones(2))
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-FULL = TINY | dict(
+FULL = Inputs(
   num_classes=3, null_class=True, augment_dim=9, self_conditioning=True
 )
+AUGMENTED = {'inputs': Inputs(augment_dim=9)}
 
 
 def test_the_gradient_reaches_all_but_the_frequencies():
-  network = DDPMpp(**SMALL, noise_embedding='fourier', augment_dim=9)
+  network = DDPMpp(**SMALL, noise_embedding='fourier', **AUGMENTED)
   rng = np.random.default_rng(1)
   x = rng.standard_normal((2, 8, 8, 3), np.float32)
   cond = {'augment': np.ones((2, 9), np.float32)}
@@ -58,7 +44,7 @@ def test_the_gradient_reaches_all_but_the_frequencies():
 
 @pytest.fixture(scope='module')
 def applied():
-  network = DDPMpp(**FULL | SMALL, dropout=0.5)
+  network = DDPMpp(**SMALL, inputs=FULL, dropout=0.5)
   p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
   apply = jax.jit(
     functools.partial(network.apply, {'params': p}), static_argnames='train'
@@ -90,7 +76,7 @@ def test_dropout_acts_in_training_only(applied):
 
 def test_initial_weights(key):
   """Factors of the variance: 1e-10 at the ends of branches, 0.2 for q, k, v."""
-  one_level = dict(channels=16, multipliers=(1,), augment_dim=9)
+  one_level = dict(channels=16, multipliers=(1,), **AUGMENTED)
   network = DDPMpp(**TINY | one_level)
   expected = {
     ('noise_dense_2',): (64 + 64, 1.0),
@@ -116,13 +102,9 @@ def test_initial_weights(key):
 
 
 def test_refusals():
-  for options, cond, message in (
-    ({}, {'label': jnp.zeros(1, int)}, r"no condition \['label'\]"),
-    ({}, {'augment': jnp.zeros((1, 9))}, r"no condition \['augment'\]"),
-    ({}, {'x0': jnp.zeros((1, 8, 8, 3))}, r"no condition \['x0'\]"),
-    ({'num_classes': 3}, {}, 'no null class'),
-    ({'multipliers': (1, 1, 1, 1, 1)}, {}, 'cannot be halved 4 times'),
-    ({'channels': 9}, {}, 'does not divide the 9 channels of a norm'),
+  for options, message in (
+    ({'multipliers': (1, 1, 1, 1, 1)}, 'cannot be halved 4 times'),
+    ({'channels': 9}, 'does not divide the 9 channels of a norm'),
   ):
     with pytest.raises(ValueError, match=message):
-      shapes(DDPMpp(**TINY | options), cond=cond)
+      shapes(DDPMpp(**TINY | options))

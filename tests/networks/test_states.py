@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
 X = np.random.default_rng(0).integers(0, 5, (2, 4, 4, 2))
 NOISE, COND = jnp.array([0.1, 0.7]), {'label': jnp.array([0, 2])}
-DIT = DiT(channels=8, num_blocks=1, num_heads=1, num_classes=3, out_channels=10)
+LABELS = Inputs(num_classes=3)
+DIT = DiT(channels=8, num_blocks=1, num_heads=1, inputs=LABELS, out_channels=10)
 
 
 def test_logits_are_those_of_the_embedded_states():

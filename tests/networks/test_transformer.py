@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.tokens import grid_positions
 from diffusion_jax.networks.transformer import DiT, block_params
 from tests.networks import test_transformer_block as literal
@@ -28,6 +29,8 @@ JIT: Any = {
   'class_tokens': 32,
 }
 LABEL = {'label': np.array([0, 2])}
+LABELLED: Any = {'inputs': Inputs(num_classes=3)}
+NULLABLE: Any = {'inputs': Inputs(num_classes=3, null_class=True)}
 NOISE = np.array([0.3, 0.9], np.float32)
 
 
@@ -94,7 +97,7 @@ def whole(x, noise, label, p, network):
   [{}, JIT | {'bottleneck': 3, 'class_tokens': 2, 'class_tokens_at': 1}],
 )
 def test_the_whole_network(options):
-  network = DiT(**TINY, num_classes=3, **options)
+  network = DiT(**TINY, **LABELLED, **options)
   x = images()
   params = random_params(network, x, NOISE, LABEL)
   found = np.asarray(applied(network)({'params': params}, x, NOISE, LABEL))
@@ -107,7 +110,7 @@ def test_the_whole_network(options):
 
 def test_the_output_begins_at_zero(key):
   """All but the zero-initialised layers are random."""
-  network = DiT(**TINY, **JIT | {'class_tokens': 1, 'num_classes': 3})
+  network = DiT(**TINY, **JIT | {'class_tokens': 1, **LABELLED})
   init = jax.jit(network.init_with_output)
   out, variables = jax.device_get(init(key, images(), NOISE, LABEL))
   np.testing.assert_array_equal(out, np.zeros(images().shape))
@@ -119,7 +122,7 @@ def test_the_output_begins_at_zero(key):
 
 def test_initial_deviations_of_embeddings(key):
   """The deviation is 0.02 for labels and both layers of the noise."""
-  network = DiT(64, 1, 2, num_classes=100)
+  network = DiT(64, 1, 2, inputs=Inputs(num_classes=100))
   cond = {'label': np.zeros(2, int)}
   init = jax.jit(network.init)
   params = jax.device_get(init(key, images(channels=3), NOISE, cond)['params'])
@@ -169,7 +172,7 @@ def applied(network):
 
 
 def test_the_null_class_is_what_a_dropped_label_gives():
-  network = DiT(**TINY, num_classes=3, null_class=True, class_tokens=1)
+  network = DiT(**TINY, **NULLABLE, class_tokens=1)
   params = random_params(network, images(), NOISE, LABEL)
   drop = {'drop': np.array([True, False])}
   without, with_label, some = (
@@ -182,9 +185,8 @@ def test_the_null_class_is_what_a_dropped_label_gives():
 
 @pytest.mark.parametrize('kind', ['joint', 'cross'])
 def test_a_text_matters_and_its_padding_does_not(kind):
-  network = DiT(
-    **TINY, text_width=8, text_layers=1, text_attention=kind, null_class=True
-  )
+  inputs = Inputs(text=Text(width=8, layers=1), null_class=True)
+  network = DiT(**TINY, inputs=inputs, text_attention=kind)
   mask = np.arange(4)[None] < np.array([[2], [4]])
   texts = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
   cond = {'text': texts, 'text_mask': mask}
@@ -199,18 +201,6 @@ def test_a_text_matters_and_its_padding_does_not(kind):
   dropped = conditioned(network, params, cond | {'drop': np.ones(2, bool)})
   empty = conditioned(network, params, {})
   np.testing.assert_allclose(dropped, empty, atol=1e-5)
-
-
-def test_images_and_estimates_are_further_channels():
-  """A network of three input channels has the same output."""
-  wide = DiT(**TINY)
-  x, x0, image = images(0), images(1), images(2)
-  every = np.concatenate([x, x0, image], axis=-1)
-  params = random_params(wide, every, NOISE)
-  expected = applied(wide)({'params': params}, every, NOISE)
-  network = DiT(**TINY, self_conditioning=True, image_channels=1)
-  found = conditioned(network, params, {'x0': x0, 'image': image})
-  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_dropout_is_in_the_middle_half_alone(key):
@@ -257,9 +247,9 @@ def test_no_dropout_has_the_same_parameters():
 @pytest.mark.parametrize('changes, message', [
   ({'attention': 'cudnn'}, "attention='cudnn' needs dtype bfloat16"),
   ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
-  ({'class_tokens': 2, 'class_tokens_at': 2, 'num_classes': 3},
+  ({'class_tokens': 2, 'class_tokens_at': 2, **LABELLED},
    'class_tokens_at=2 must be a block, 0..1'),
-  ({'class_tokens': 2}, 'class_tokens need labels: set num_classes'),
+  ({'class_tokens': 2}, 'class_tokens need labels: set inputs.num_classes'),
   ({'patch_size': 5}, 'images of 4x6 cannot be cut into patches of 5x5'),
   ({'channels': 6, 'num_heads': 1}, 'need channels divisible by 4, not 6'),
   ({'positions': 'rotary', 'num_heads': 4},
@@ -269,11 +259,6 @@ def test_what_is_impossible_is_one_line(changes, message):
   with pytest.raises(ValueError, match=message) as error:
     shapes(DiT(**TINY | changes))
   assert '\n' not in str(error.value)
-
-
-def test_an_unknown_condition_is_refused():
-  with pytest.raises(ValueError, match="no condition \\['label'\\]"):
-    shapes(DiT(**TINY), cond={'label': jnp.zeros(1, int)})
 
 
 def loops(network, function=lambda f: f):
@@ -287,7 +272,7 @@ def loops(network, function=lambda f: f):
 
 def test_blocks_are_a_loop_where_that_is_cheaper():
   """XLA would merge what is computed again if there is no loop around it."""
-  network = DiT(**TINY, num_classes=3, remat=True)
+  network = DiT(**TINY, **LABELLED, remat=True)
   on_gpu = lambda f: on(H100, f)
   in_loop, unrolled = ({'1'}, True), ({'2'}, False)  # of 2 blocks
   assert loops(network) == loops(network.clone(unroll=False), on_gpu) == in_loop
@@ -296,7 +281,7 @@ def test_blocks_are_a_loop_where_that_is_cheaper():
 
 def test_what_is_computed_on_gpus_is_the_same(key):
   """Unrolled blocks, and three products of parts of the kernel."""
-  network = DiT(**TINY, num_classes=3, dropout=0.1)
+  network = DiT(**TINY, **LABELLED, dropout=0.1)
   args = images(), NOISE, LABEL
   params = {'params': random_params(network, *args)}
 

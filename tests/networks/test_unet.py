@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 from tests.networks.literal import (
   randomised,
@@ -32,7 +33,8 @@ ONE_LEVEL = dict(
 
 
 def test_the_null_class_and_dropout_act(key):
-  network = UNet(**ONE_LEVEL, dropout=0.5, num_classes=3, null_class=True)
+  inputs = Inputs(num_classes=3, null_class=True)
+  network = UNet(**ONE_LEVEL, dropout=0.5, inputs=inputs)
   x = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
   noise, label = np.array([3.0, 700.0]), {'label': np.array([0, 2])}
   params = randomised(shapes(network, 4, cond={'label': jnp.zeros(1, int)}))
@@ -90,47 +92,9 @@ def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
     jax.eval_shape(wide.init, key, x, noise)
 
 
-def test_estimate_and_image_are_more_channels(key):
-  """They follow the channels of x, and are 0 if dropped or not given."""
-  options = ONE_LEVEL | dict(attention_resolutions=())
-  network = UNet(**options, self_conditioning=True, image_channels=2)
-  p = randomised(shapes(network, 4))
-  assert p['conv_in']['kernel'].shape == (3, 3, 8, 4)
-  rng = np.random.default_rng(1)
-  x, x0 = rng.standard_normal((2, 2, 4, 4, 3), np.float32)
-  image = rng.standard_normal((2, 4, 4, 2), np.float32)
-  shown = image * np.array([1, 0], np.float32)[:, None, None, None]
-  drop = {'drop': np.array([False, True])}
-  noise = np.ones(2)
-  apply, wide = (
-    jax.jit(lambda *a, n=n: n.apply({'params': p}, *a))
-    for n in (network, UNet(**options))
-  )
-  outputs = []
-  for cond, estimate, seen in (
-    ({'x0': x0, 'image': image} | drop, x0, shown),
-    ({}, 0 * x0, 0 * image),
-  ):
-    found = np.asarray(apply(x, noise, cond))
-    inputs = np.concatenate([x, estimate, seen], axis=-1)
-    expected = wide(inputs, noise)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    outputs.append(found)
-  assert (np.abs(outputs[0] - outputs[1]).max(axis=(1, 2, 3)) > 1e-2).all()
-  one = jnp.zeros((1, 4, 4, 3))
-  for name, value in (('x0', one), ('image', one[..., :2])):
-    with pytest.raises(ValueError, match=rf"no condition \['{name}'\]"):
-      shapes(UNet(**options), 4, cond={name: value})
-  with pytest.raises(ValueError, match=r'has shape \[1, 2, 2, 2\], but'):
-    shapes(network, 4, cond={'image': one[:, :2, :2, :2]})
-
-
 def test_refusals(key):
-  x = jnp.zeros((1, 8, 8, 3))
   with pytest.raises(ValueError, match='7x8 cannot be halved 1 times'):
     UNet(**TINY).init(key, jnp.zeros((1, 7, 8, 3)), jnp.zeros(1))
-  with pytest.raises(ValueError, match=r"no condition \['label'\]"):
-    UNet(**TINY).init(key, x, jnp.zeros(1), {'label': jnp.zeros(1, int)})
   for options, message in (
     ({'num_groups': 3}, 'num_groups=3 does not divide the 8 channels'),
     ({'multipliers': (1, 0.2)}, 'num_groups=4 does not divide the 9 channels'),

@@ -14,24 +14,6 @@ from diffusion_jax.metrics import table
 from diffusion_jax.training import classifier, vae
 
 
-class NetworkFacts(TypedDict):
-  """The parameters of networks that follow from the rest of a config."""
-
-  out_channels: int
-  num_classes: int
-  null_class: bool
-  self_conditioning: bool
-  image_channels: int
-  augment_dim: int
-  text_width: int
-  text_layers: int
-  text_heads: int
-  elapsed: bool
-  guidance_input: bool
-  gamma_min: float | None
-  gamma_max: float | None
-
-
 class ObjectiveFacts(TypedDict):
   """The parameters of objectives that follow from the rest of a config.
 
@@ -81,7 +63,7 @@ DIFFUSION = Schema(
     'conditioning': fields.Conditioning,
   },
   {
-    'network': NetworkFacts.__annotations__,
+    'network': ('out_channels', 'inputs', 'gamma_min', 'gamma_max'),
     'objective': ObjectiveFacts.__annotations__,
     'noise_input': ('schedule_steps',),
     'sampler': ('schedule',),
@@ -121,6 +103,7 @@ CLASSIFIER = DIFFUSION._replace(
   },
   choices=DIFFUSION.choices[:5] + _COMMON,
   parts=fields.COMMON,
+  facts={**DIFFUSION.facts, 'network': ('num_classes',)},
   metrics=table.OF_CLASSIFIERS,
 )
 

@@ -1,12 +1,11 @@
 """Classifiers of noisy images, which guide the sampling of other runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 from jax.sharding import Mesh
 
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.kinds import NetworkFacts
 from diffusion_jax.app.model import Guides, Params
 from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.errors import UserError
@@ -24,14 +23,13 @@ class Classifier(NoisyModel):
   schema = kinds.CLASSIFIER
   makes_images = False
 
-  def network_facts(self) -> NetworkFacts:
+  def network_facts(self) -> Mapping[str, object]:
     """Returns the facts of the network, which has an output for each class."""
     if self.facts.num_classes < 2:
       raise UserError(
         'config.network=classifier needs images of two or more classes'
       )
-    facts = super().network_facts()
-    return {**facts, 'num_classes': self.facts.num_classes}
+    return {'num_classes': self.facts.num_classes}
 
   def logits(self, params: Params) -> Callable[..., jax.Array]:
     """Returns (x_t, level) -> logits [B, num_classes]."""

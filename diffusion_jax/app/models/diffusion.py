@@ -83,14 +83,7 @@ class Diffusion(NoisyModel):
 
   def given_cond(self, cond: dict) -> dict:
     """Returns the entries of cond that are inputs of the network."""
-    c = self.conditioning
-    takes = {
-      'label': c.labels,
-      'text': c.text is not None,
-      'text_mask': c.text is not None,
-      'x0': c.self_conditioning,
-    }
-    return {name: x for name, x in cond.items() if takes.get(name, True)}
+    return {n: x for n, x in cond.items() if n in self.inputs.names}
 
   def of_network(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the network's denoiser, without guidance and clipping."""

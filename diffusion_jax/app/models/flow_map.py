@@ -12,6 +12,7 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.model import Params
 from diffusion_jax.app.models.diffusion import Diffusion
 from diffusion_jax.core.flow_map import MapKind
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 
@@ -36,15 +37,14 @@ class FlowMap(Diffusion):
     assert kind is not None  # the objectives of `kinds.FLOW_MAP` declare it
     return kind
 
-  @property
-  def takes_elapsed(self) -> bool:
-    """Whether the length of a step is an input of the network."""
-    return self.map_kind == 'average_velocity'
-
-  @property
-  def takes_guidance(self) -> bool:
-    """Whether the guidance scale is an input of the network."""
-    return self._trained_guidance == 'power_law'
+  @functools.cached_property
+  def inputs(self) -> Inputs:
+    """The inputs of the network, with the length and guidance of a step."""
+    return dataclasses.replace(
+      super().inputs,
+      elapsed=self.map_kind == 'average_velocity',
+      guidance_scale=self._trained_guidance == 'power_law',
+    )
 
   @property
   def _trained_guidance(self):
@@ -63,7 +63,7 @@ class FlowMap(Diffusion):
 
     def flow_map(xt, level_t, level_s):
       more = {}
-      if self.takes_guidance:
+      if self.inputs.guidance_scale:
         scale = self.sampling.guidance_scale
         more['guidance_scale'] = jnp.full(len(xt), scale)
       function = dj.make_flow_map(
@@ -115,7 +115,7 @@ class FlowMap(Diffusion):
 
   def _time_problems(self):
     name, noise_input = self.config.objective.name, self.config.noise_input.name
-    if self.takes_elapsed and noise_input != 'time':
+    if self.inputs.elapsed and noise_input != 'time':
       yield (
         f'config.noise_input={noise_input}: the network of objective={name} '
         'gets t and t - s: set it to time'

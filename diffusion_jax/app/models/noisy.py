@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -13,27 +13,28 @@ import diffusion_jax as dj
 from diffusion_jax.app import constructors, images
 from diffusion_jax.app.config import tables
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.fields import Conditioning, Text
-from diffusion_jax.app.config.kinds import NetworkFacts, ObjectiveFacts
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.fields import Conditioning
+from diffusion_jax.app.config.kinds import ObjectiveFacts
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import IDENTITY, Model, Params
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
-from diffusion_jax.networks.embeddings import STEP_INPUTS
+from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.training import augmentation, conditions
 from diffusion_jax.training.objectives import Needs, Objective, needs_of
 
-# The facts that a network must take if they are not 0, and their fields.
-NEEDED = {
-  'num_classes': 'conditioning.labels',
-  'text_width': 'conditioning.text',
-  'image_channels': 'conditioning.image',
-  'self_conditioning': 'conditioning.self_conditioning',
-  'augment_dim': 'conditioning.augment',
+# The fields that ask for inputs of the network.
+_ASKED = {
+  'label': 'conditioning.labels',
+  'text': 'conditioning.text',
+  'image': 'conditioning.image',
+  'x0': 'conditioning.self_conditioning',
+  'augment': 'conditioning.augment',
   'elapsed': 'objective',
+  'guidance_scale': 'objective.guidance',
 }
 
 
@@ -41,7 +42,6 @@ class NoisyModel(Model):
   """Base class of all models of noisy images; see `Model`."""
 
   sampling = None
-  takes_elapsed = takes_guidance = False
   latents = IDENTITY
 
   def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
@@ -101,16 +101,18 @@ class NoisyModel(Model):
   @functools.cached_property
   def network(self) -> nn.Module:
     """The Flax module, with the inputs that the conditioning needs."""
-    facts, section = self.network_facts(), self.config.network
-    network = section.make(facts)
-    takes = parameters(type(network))
-    for name, field in NEEDED.items():
-      if facts[name] and name not in takes:
-        able = [n for n, c in tables.DENOISERS.items() if name in parameters(c)]
+    section = self.config.network
+    takes = getattr(section.constructor, 'takes', ())
+    for name, field in _ASKED.items():
+      if name in self.inputs.names and name not in takes:
+        able = [n for n, c in tables.DENOISERS.items() if name in c.takes]
+        own = ', or name it in `takes`' if ':' in section.name else ''
         raise UserError(
-          f'config.{field} needs a network with the parameter {name}, which '
+          f'config.{field} needs a network with the input {name}, which '
           f'{section.name} does not have: set network to {" or ".join(able)}'
+          f'{own}'
         )
+    network = section.make(self.network_facts())
     needed = getattr(network, 'noise_input', None)
     if needed not in (None, self.config.noise_input.name):
       raise UserError(
@@ -118,25 +120,33 @@ class NoisyModel(Model):
       )
     return network
 
-  def network_facts(self) -> NetworkFacts:
-    """Returns the parameters of the network that are not fields."""
-    c, section = self.conditioning, self.config.schedule
-    text = c.text or Text(width=0)
-    return NetworkFacts(
-      out_channels=(2 if self.learned_variance else 1) * self.state_shape[-1],
+  @functools.cached_property
+  def inputs(self) -> Inputs:
+    """What the network takes besides x and its level."""
+    c, text = self.conditioning, self.conditioning.text
+    if c.labels and not self.facts.num_classes:
+      raise UserError(
+        'config.conditioning.labels needs images of classes, and these have '
+        'none: set it to False'
+      )
+    return Inputs(
       num_classes=self.facts.num_classes if c.labels else 0,
       null_class=c.dropout > 0.0,
-      self_conditioning=c.self_conditioning,
+      text=None if text is None else Text(text.width, text.layers, text.heads),
       image_channels=self._image_channels(),
+      self_conditioning=c.self_conditioning,
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,
-      text_width=text.width,
-      text_layers=text.layers,
-      text_heads=text.heads,
-      elapsed=self.takes_elapsed,
-      guidance_input=self.takes_guidance,
-      gamma_min=section.get('gamma_min'),
-      gamma_max=section.get('gamma_max'),
     )
+
+  def network_facts(self) -> Mapping[str, object]:
+    """Returns the parameters of the network that are not fields."""
+    section = self.config.schedule
+    return {
+      'out_channels': (1 + self.learned_variance) * self.state_shape[-1],
+      'inputs': self.inputs,
+      'gamma_min': section.get('gamma_min'),
+      'gamma_max': section.get('gamma_max'),
+    }
 
   @property
   def needs(self) -> Needs:
@@ -163,9 +173,8 @@ class NoisyModel(Model):
   def init(self, key: jax.Array) -> Params:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
     key, gamma_key = jax.random.split(key)
-    cond = self.example_cond()
     x = jnp.zeros((1, *self.state_shape))
-    variables = self.network.init(key, x, jnp.zeros(1), cond)
+    variables = self.network.init(key, x, jnp.zeros(1), self.inputs.example())
     params = {'network': variables['params']}
     if self.learns_schedule:
       gamma = constructors.gamma_of(self._schedule)
@@ -174,18 +183,6 @@ class NoisyModel(Model):
     if uncertainty is not None:
       params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
     return params
-
-  def example_cond(self) -> dict:
-    """Returns a cond for one image with all inputs that the network needs."""
-    cond: dict = {}
-    if self.conditioning.labels:
-      cond['label'] = jnp.zeros(1, jnp.int32)
-    if self.conditioning.text is not None:
-      cond['text'] = jnp.ones((1, 1), jnp.int32)
-    for name, field in STEP_INPUTS.items():
-      if getattr(self.network, field, False):
-        cond[name] = jnp.ones(1)
-    return cond
 
   # -- training ---------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Diffusion models of discrete states: grey levels, and bytes of text."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import States
-from diffusion_jax.app.config.kinds import NetworkFacts, StateFacts
+from diffusion_jax.app.config.kinds import StateFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.model import Latents, Params
@@ -80,7 +80,7 @@ class StateDiffusion(Diffusion):
     is_logistic = self.states.output == 'logistic'
     return 2 if is_logistic else len(self.process.prior)
 
-  def network_facts(self) -> NetworkFacts:
+  def network_facts(self) -> Mapping[str, object]:
     """Returns the facts of the network within the embedding of states."""
     channels = self.facts.image_shape[-1] * self._num_outputs
     return {**super().network_facts(), 'out_channels': channels}
@@ -101,7 +101,7 @@ class StateDiffusion(Diffusion):
     """Returns the first parameters, {'network': ...}; can be traced."""
     x = jnp.zeros((1, *self.state_shape), int)
     network = self._of_states(self.network)
-    variables = network.init(key, x, jnp.zeros(1), self.example_cond())
+    variables = network.init(key, x, jnp.zeros(1), self.inputs.example())
     return {'network': variables['params']}
 
   def objective_facts(self, test: bool = False) -> StateFacts:

@@ -329,7 +329,7 @@ conditioning.labels=False | conditioning: dropout=0.1 has no effect without lab
 conditioning.image=colorize | conditioning.image: luminance needs 3 channels
 conditioning.image=superres conditioning.image.factor=3 | conditioning.image: f
 conditioning.image=inpaint conditioning.augment=0.1 | conditioning: augment ch
-conditioning.augment=0.1 | conditioning.augment needs a network with the par
+conditioning.augment=0.1 | conditioning.augment needs a network with the inp
 optimizer.warmup_steps=9999 | optimizer: decay_steps of decay 'linear' must be
 """.replace('\\\n', '')
 

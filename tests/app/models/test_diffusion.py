@@ -115,6 +115,8 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
 @pytest.mark.parametrize('changes, message', [
   ({'sampling.guidance.scale': 2.0, 'conditioning.dropout': 0.0},
    'guidance.scale=2.0 needs a network that was trained with conditioning.d'),
+  ({'data': 'synthetic', 'data.num_classes': 0},
+   'labels needs images of classes, and these have none: set it to False'),
   ({'network': 'vdm', 'network.num_groups': 4},
    "network 'vdm' needs config.noise_input=logsnr"),
   (
@@ -123,7 +125,7 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
       'network.num_groups': 4,
       'conditioning.self_conditioning': True,
     },
-    'the parameter self_conditioning, which vdm does not have: set network',
+    'the input x0, which vdm does not have: set network',
   ),
 ])  # fmt: skip
 def test_what_does_not_fit_together_is_one_line(changes, message):

@@ -135,7 +135,7 @@ def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(
   (MEAN_FLOW | {'network': 'unet', 'network.attention': 'cudnn'},
    'cudnn needs a GPU|has no forward-mode derivative'),
   (MEAN_FLOW | {'network': 'edm2'},
-   'needs a network with the parameter elapsed, which edm2 does'),
+   'needs a network with the input elapsed, which edm2 does'),
   (DISTILLATION | {'sampling.stochastic': False, 'sampling.num_steps': 2},
    'set it to 1, or sampling.stochastic=True'),
 ])  # fmt: skip

@@ -32,6 +32,7 @@ from diffusion_jax.interop import (
   reader,
   score_sde,
 )
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import checkpoints, first_weights
 from tests.app.conftest import SMALL, as_flags, refused, smoke, untrained
@@ -259,7 +260,8 @@ def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
 def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   """A DiT uses the latents of an autoencoder that was converted before."""
   shutil.copytree(autoencoder, tmp_path / 'ae')
-  network = DiT(8, 2, 2, 1, 8, 'ho', num_classes=3, null_class=True)
+  inputs = Inputs(num_classes=3, null_class=True)
+  network = DiT(8, 2, 2, 1, 8, 'ho', inputs=inputs)
   shapes = jax.eval_shape(
     network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 4)), jnp.zeros(1)
   )

@@ -1,0 +1,80 @@
+"""What networks take besides x and noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.inputs import Inputs, Text
+from tests.networks.literal import randomised, shapes
+from tests.networks.test_options import NETWORKS
+
+EVERY = Inputs(
+  num_classes=3,
+  text=Text(),
+  image_channels=1,
+  self_conditioning=True,
+  augment_dim=9,
+  elapsed=True,
+  guidance_scale=True,
+)
+ONE, LABEL = jnp.ones(2), jnp.zeros(2, int)
+NEEDED = {'label': LABEL, 'elapsed': ONE, 'guidance_scale': ONE}
+
+
+def test_an_example_has_what_is_needed_and_more_is_known():
+  found = EVERY.example(2)
+  sizes = {name: (2,) for name in NEEDED} | {'text': (2, 1)}
+  assert jax.tree.map(jnp.shape, found) == sizes
+  more = dict.fromkeys(('image', 'x0', 'augment', 'text_mask'), ONE)
+  EVERY.check(found | more)
+  Inputs(image_channels=1).check({'image': ONE, 'drop': ONE})
+  Inputs().check({'own': ONE}, 'own')
+
+
+@pytest.mark.parametrize('inputs, cond, message', [
+  (Inputs(elapsed=True), {}, r"the network needs cond\['elapsed'\] \[B\]"),
+  (Inputs(), {'drop': ONE}, r"the network has no condition \['drop'\]"),
+  (Inputs(num_classes=3), {}, "no null class: cond needs 'label'"),
+  (Inputs(text=Text()), {}, "no null text: cond needs 'text'"),
+])  # fmt: skip
+def test_what_does_not_fit_is_one_line(inputs, cond, message):
+  with pytest.raises(ValueError, match=message) as error:
+    inputs.check(cond)
+  assert '\n' not in str(error.value)
+
+
+def test_a_number_below_0_is_refused():
+  with pytest.raises(ValueError, match='^num_classes must be .* not -1$'):
+    Inputs(num_classes=-1)
+
+
+@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'])
+def test_a_network_refuses_other_inputs(name):
+  with pytest.raises(ValueError, match=r"no condition \['label'\]"):
+    shapes(NETWORKS[name](), 4, cond={'label': LABEL})
+  with pytest.raises(ValueError, match=' has no input [a-z0]+: it takes label'):
+    NETWORKS[name](inputs=EVERY)
+
+
+@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit'])
+def test_estimate_and_image_are_more_channels(name):
+  """They follow the channels of x, and are 0 if dropped or not given."""
+  inputs = Inputs(self_conditioning=True, image_channels=2)
+  options = {'attention_resolutions': ()} if name != 'dit' else {}
+  network, wide = (
+    NETWORKS[name](**options, **k) for k in ({'inputs': inputs}, {})
+  )
+  p, noise = randomised(shapes(network, 4)), np.ones(2)
+  rng = np.random.default_rng(1)
+  x, x0 = rng.standard_normal((2, 2, 4, 4, 3), np.float32)
+  image = rng.standard_normal((2, 4, 4, 2), np.float32)
+  shown = image * np.array([1, 0], np.float32)[:, None, None, None]
+  given = {'x0': x0, 'image': image, 'drop': np.array([False, True])}
+  for cond, estimate, seen in (given, x0, shown), ({}, 0 * x0, 0 * image):
+    found = jax.jit(network.apply)({'params': p}, x, noise, cond)
+    every = np.concatenate([x, estimate, seen], axis=-1)
+    expected = jax.jit(wide.apply)({'params': p}, every, noise)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  with pytest.raises(ValueError, match=r'has shape \[1, 2, 2, 2\], but'):
+    shapes(network, 4, cond={'image': np.ones((1, 2, 2, 2))})
