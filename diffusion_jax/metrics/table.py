@@ -16,7 +16,7 @@ from diffusion_jax.metrics.metric import ModelMetric, SampleMetric
 OfSamples = Mapping[str, Callable[..., SampleMetric]]
 OfModels = Mapping[str, Callable[..., ModelMetric]]
 
-# Metrics of generated images, in any features; those of any project's files.
+# Metrics of generated images, also of any project's files, in any features.
 OF_FILES: OfSamples = {
   'fd': fid.fd,
   'sfd': fid.sfd,

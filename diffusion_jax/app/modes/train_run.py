@@ -36,8 +36,8 @@ class Run:
   """A running training.
 
   frozen: parameters that are not trained; start: the step it continues from;
-  compute: the result of `make_advance`; batches: those of the steps from start
-  on, on the devices; ahead: the programs of hooks that compile in a thread.
+  compute: the result of `make_advance`; batches: from the step `start` on, on
+  the devices; ahead: the programs of hooks that compile in a thread.
   """
 
   config: Node
