@@ -19,7 +19,7 @@ from typing import (
 )
 
 
-class Text(str):
+class FlagText(str):
   """A value as a command line has it, to which `convert` gives a type."""
 
 
@@ -106,7 +106,7 @@ def plain_type(kind: object) -> type:
 
 
 def convert(value: Any, kind: object, place: str = '') -> Any:
-  """Returns a value, or a `Text`, in a type; raises Misfit for another value.
+  """Returns a value or a `FlagText` in a type; raises Misfit for another.
 
   Types other than plain ones, `Literal`, `Annotated` with a `Rule`, and unions
   and sequences of these allow everything. In a union with a `Literal`, a string
@@ -126,8 +126,8 @@ def convert(value: Any, kind: object, place: str = '') -> Any:
   if origin in _LISTS or kind in _LISTS:
     return _list(value, origin, args, place)
   if plain_type(kind) is object:
-    return _literal(value) if isinstance(value, Text) else value
-  if isinstance(value, Text):
+    return _literal(value) if isinstance(value, FlagText) else value
+  if isinstance(value, FlagText):
     value = _parsed(value, kind, in_list=bool(place))
   fits = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
   is_number = not isinstance(value, bool) or kind is bool
@@ -169,9 +169,9 @@ def _word(value, words, place):
 
 
 def _list(value, origin, kinds, place):
-  if isinstance(value, Text):
+  if isinstance(value, FlagText):
     texts = (x.strip() for x in value.strip('()[]').split(','))
-    value = tuple(Text(x) for x in texts if x)
+    value = tuple(FlagText(x) for x in texts if x)
   if not isinstance(value, tuple | list):
     raise Misfit(place, value, PLAIN[tuple])
   if origin is not tuple or kinds[-1:] == (...,):

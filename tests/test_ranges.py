@@ -6,7 +6,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from diffusion_jax.ranges import Misfit, Positive, Text, check_value, convert
+from diffusion_jax.ranges import (
+  FlagText,
+  Misfit,
+  Positive,
+  check_value,
+  convert,
+)
 
 INTS, WORDS = tuple[int, ...], tuple[str, ...]
 DTYPE = Literal['half', 'single'] | str | type
@@ -25,7 +31,7 @@ DTYPE = Literal['half', 'single'] | str | type
   ('2', Positive | None, 2.0), ('half', DTYPE, 'half'),
 ])  # fmt: skip
 def test_a_text_gets_the_type_of_its_field(text, kind, expected):
-  found = convert(Text(text), kind)
+  found = convert(FlagText(text), kind)
   assert found == expected and type(found) is type(expected)
   if isinstance(expected, tuple):
     assert [*map(type, found)] == [*map(type, expected)]
@@ -44,16 +50,17 @@ def test_a_value_may_have_another_form(value, kind, expected):
 
 
 @pytest.mark.parametrize('value, kind, place, expected', [
-  (Text('1.0'), int, '', 'an integer'), (True, int, '', 'an integer'),
+  (FlagText('1.0'), int, '', 'an integer'), (True, int, '', 'an integer'),
   (float('nan'), float, '', 'a number'),
-  (Text('no'), bool, '', 'True or False'),
+  (FlagText('no'), bool, '', 'True or False'),
   (None, int, '', 'an integer'), (3, str | None, '', 'a word'),
   ((1, 'b'), INTS, '[1]', 'an integer'),
   ((1,), tuple[int, int], '', 'a list of 2'),
   (3, INTS, '', 'a list such as 1,2'),
-  (Text('-1'), Positive | None, '', 'a number in (0, inf)'),
+  (FlagText('-1'), Positive | None, '', 'a number in (0, inf)'),
   ('full', DTYPE, '', 'one of half, single'),
-  (Text('full'), DTYPE, '', 'one of half, single'), (3, DTYPE, '', 'a word'),
+  (FlagText('full'), DTYPE, '', 'one of half, single'),
+  (3, DTYPE, '', 'a word'),
 ])  # fmt: skip
 def test_a_value_that_does_not_fit_is_placed(value, kind, place, expected):
   with pytest.raises(Misfit) as error:

@@ -156,10 +156,11 @@ def main(argv: list[str]) -> None:
     fail(str(error))
   except Preempted as stop:
     print(stop, flush=True)
-    sys.exit(PREEMPTED)
+    processes.leave(PREEMPTED)
   except KeyboardInterrupt as stop:
     print(str(stop) or f'interrupted; what was saved is in {workdir}')
-    processes.exit_all(130)
+    end = processes.exit_all if processes.started() else processes.leave
+    end(130)
   except Exception:
     if not processes.started():
       raise

@@ -1,5 +1,6 @@
 """The edits of --mode=edit: their fields, checks, pictures and samplers."""
 
+import abc
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(abc.ABC):
   """Holds what all edits have: a picture in the size of the run's images.
 
   Args:
@@ -82,9 +83,9 @@ class Edit:
     shape = model.facts.image_shape
     return {'image': read_picture(self.image, 'image', shape)}
 
+  @abc.abstractmethod
   def draw(self, task: Task) -> jax.Array:
     """Returns the results of a batch, as the model diffuses them."""
-    raise NotImplementedError
 
   def _method(self, model, given, default):
     # Returns the method that is given, or else the one that fits the run.
@@ -295,9 +296,9 @@ class _Observe(Edit):
     super().check(model)
     return self._method(model, self.method, 'reconstruction')
 
+  @abc.abstractmethod
   def observe(self, task: Task) -> tuple[Callable, jax.Array]:
     """Returns (x_0 -> what the picture shows of it, condition of a palette)."""
-    raise NotImplementedError
 
   def draw(self, task: Task) -> jax.Array:
     """Adds pixels or colours, by a condition or by guidance."""

@@ -27,7 +27,7 @@ from diffusion_jax.metrics.metric import (
   Score,
   missing,
 )
-from diffusion_jax.ranges import Text
+from diffusion_jax.ranges import FlagText
 
 _PATH = 'evaluation.metrics'
 
@@ -118,7 +118,7 @@ def without_others(
 def _is_flag(value):
   # Returns whether flags set a field that has no value besides them.
   values = value.values() if isinstance(value, dict) else [value]
-  return any(isinstance(x, Text) for x in values)
+  return any(isinstance(x, FlagText) for x in values)
 
 
 def _section(name):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
+from diffusion_jax.core.concrete import check_not_negative, check_positive
 
 Array = jax.Array
 
@@ -25,11 +26,16 @@ class Measurement(NamedTuple):
   std: Array | float = 0.0
 
   def variance(self, like: Array) -> Array:
-    """Returns std^2, which broadcasts to an array [B, ...]."""
+    """Returns std^2, which broadcasts to an array [B, ...].
+
+    Raises ValueError if std is negative.
+    """
+    check_not_negative(std=self.std)
     return expand_to(jnp.asarray(self.std, like.dtype) ** 2, like)
 
   def log_prob(self, x0: Array) -> Array:
-    """Computes log p(y | x_0) in nats, [B]."""
+    """Computes log p(y | x_0) in nats, [B]; ValueError unless std > 0."""
+    check_positive(std=self.std)
     estimate = self.forward(x0)
     variance = self.variance(estimate)
     square = (self.y - estimate) ** 2 / variance

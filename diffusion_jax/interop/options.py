@@ -8,7 +8,7 @@ from typing import Any
 from diffusion_jax.aliases import Json
 from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed, require
-from diffusion_jax.ranges import Misfit, Text, convert
+from diffusion_jax.ranges import FlagText, Misfit, convert
 
 Options = Mapping[str, Any]
 # {option: the values that have a counterpart here}; or {option: the reason why
@@ -54,7 +54,7 @@ def _typed(of, name, value, default):
   kind, given, expected = type(default), value, ''
   if kind is tuple:
     expected = 'numbers, such as 32,16,8'
-    given = Text(value) if isinstance(value, str) else value
+    given = FlagText(value) if isinstance(value, str) else value
     given = (given,) if isinstance(value, int | float) else given
     kind = tuple[float, ...]
   try:

@@ -26,9 +26,9 @@ from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 from diffusion_jax.metrics.neighbours import nearest
 from diffusion_jax.ranges import (
   Count,
+  FlagText,
   Misfit,
   Size,
-  Text,
   check_choice,
   convert,
 )
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _typed(kind):
   def typed(text):
     try:
-      return convert(Text(text), kind)
+      return convert(FlagText(text), kind)
     except Misfit as error:
       raise argparse.ArgumentTypeError(f'give {error.expected}') from None
 

@@ -63,7 +63,7 @@ def host_mesh() -> Mesh:
     devices = jax.local_devices(backend='cpu')
   except RuntimeError:
     devices = jax.local_devices()
-  return Mesh(np.array(devices[:1]).reshape(1, 1), AXES)
+  return make_mesh(1, 1, devices[:1])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -256,13 +256,21 @@ def classifier_guided(
 
   def guided(xt, level):
     prediction = predict(denoise, xt, level)
-    t = level.expand_to(xt)
-    no_signal = t.alpha == 0.0
-    factor = t.sigma * jnp.where(no_signal, 0.0, _sigma_over_alpha(t))
-    shift = jnp.where(no_signal, 0.0, factor * gradient(xt, level))
+    shift = shift_of_x0(gradient(xt, level), level)
     return prediction._replace(x0=prediction.x0 + shift)
 
   return guided
+
+
+def shift_of_x0(gradient: Array, level: NoiseLevel) -> Array:
+  """Computes (sigma^2 / alpha) grad log p(y | x_t), [B, ...], Tweedie's shift.
+
+  It is 0 at alpha = 0, where x_t is independent of y.
+  """
+  level = level.expand_to(gradient)
+  no_signal = level.alpha == 0.0
+  factor = level.sigma * jnp.where(no_signal, 0.0, _sigma_over_alpha(level))
+  return jnp.where(no_signal, 0.0, factor * gradient)
 
 
 def _sigma_over_alpha(level):

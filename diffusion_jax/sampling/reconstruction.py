@@ -26,6 +26,7 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import Measurement
+from diffusion_jax.sampling.guidance import shift_of_x0
 from diffusion_jax.sampling.inpainting import check_mask
 
 Array = jax.Array
@@ -125,10 +126,8 @@ def pseudoinverse_guided(
 
     v = _solve(apply, measurement.y - estimate, num_iterations)
     (gradient,) = vjp(v)
-    at = NoiseLevel.expand_to(level, x)
-    # Without signal x_t is independent of y.
-    factor = at.sigma**2 / jnp.where(at.alpha == 0.0, jnp.inf, at.alpha)
-    return prediction._replace(x0=prediction.x0 + factor * gradient)
+    shift = shift_of_x0(gradient, level)
+    return prediction._replace(x0=prediction.x0 + shift)
 
   return guided
 

@@ -298,7 +298,8 @@ def run_mode(monkeypatch, flags):
     monkeypatch.chdir(ROOT)
     monkeypatch.setitem(MODES, 'train', mode)
     monkeypatch.setattr(cli, '_FIELDS', [])
-    monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
+    for name in ('exit_all', 'leave'):
+      monkeypatch.setattr(cli.processes, name, sys.exit)
     flags(config='configs/digits.py')
     with pytest.raises((SystemExit, type(error))) as stop:
       cli.main([])

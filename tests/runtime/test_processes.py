@@ -1,9 +1,13 @@
 """Arguments of several processes; test_multihost.py starts real ones."""
 
+import subprocess
+import sys
+
 import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
+from tests.conftest import HANG_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -34,3 +38,15 @@ def test_one_process_is_the_first_and_has_no_name():
   with pytest.raises(SystemExit) as end:
     processes.exit_all(3)
   assert end.value.code == 3
+
+
+def test_one_process_leaves_while_a_thread_works():
+  code = (
+    'import threading, time\n'
+    'from diffusion_jax.runtime import processes\n'
+    f'threading.Thread(target=time.sleep, args=({HANG_SECONDS},)).start()\n'
+    "print('saved')\n"
+    'processes.leave(42)'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert (done.returncode, done.stdout) == (42, b'saved\n')

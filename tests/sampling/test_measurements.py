@@ -109,6 +109,15 @@ def test_a_measurement_that_is_not_linear_is_refused(make):
       jax.eval_shape(guided, jnp.ones((2, 4)), SCHEDULE(jnp.array(0.5)))
 
 
+def test_a_standard_deviation_that_is_none():
+  x, level = jnp.ones((2, 4)), SCHEDULE(jnp.array(0.5))
+  for make in (by_moments, by_pseudoinverse, dj.proximal):
+    with pytest.raises(ValueError, match='std is -0.1: it cannot be negative'):
+      make(DATA.denoise, measured(-0.1))(x, level)
+  with pytest.raises(ValueError, match='std is 0: it must be positive'):
+    measured(0.0).log_prob(x)
+
+
 def test_log_prob_is_scipys(key):
   x = jax.random.uniform(key, (3, 4), minval=-1.0)
   std = np.array([0.1, 0.5, 2.0], np.float32)

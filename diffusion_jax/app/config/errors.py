@@ -64,7 +64,7 @@ def check_set(path: str, value: object, hint: str) -> None:
 
 def check_section(section: object, path: str) -> None:
   """Raises UserError for a value that is not a section."""
-  if isinstance(section, ranges.Text):
+  if isinstance(section, ranges.FlagText):
     raise UserError(f'config.{path} is a section: set one of its fields')
   if not isinstance(section, Mapping):
     raise UserError(f'config.{path}={section!r} is not a section with fields')

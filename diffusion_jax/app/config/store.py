@@ -24,7 +24,7 @@ from diffusion_jax.app.config.tree import (
 from diffusion_jax.app.run import folder
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Text
+from diffusion_jax.ranges import FlagText
 
 Tree = Mapping[str, Any]  # nested dicts
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
@@ -65,7 +65,7 @@ def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   """
   if trusted:
     own.allow(text for _, text in flags)
-  return with_fields(config, {path: Text(text) for path, text in flags})
+  return with_fields(config, {path: FlagText(text) for path, text in flags})
 
 
 def with_fields(config: Node, changes: Tree) -> Node:

@@ -2,8 +2,8 @@
 
 A section holds a name and the parameters of the constructor with that name,
 such as {'name': 'ddim', 'eta': 0.0}. `resolve` turns nested dicts into `Node`s,
-with the defaults of the signatures. A flag is a `Text` in the same dicts; see
-`merge`.
+with the defaults of the signatures. A flag is a `FlagText` in the same dicts;
+see `merge`.
 
 Two kinds of parameters are not fields: facts, which follow from the data or
 other sections and which `Node.make` gets, and parameters that the enclosing
@@ -27,7 +27,7 @@ from diffusion_jax.app.config.errors import (
   no_field,
 )
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import PLAIN, Text
+from diffusion_jax.ranges import PLAIN, FlagText
 
 Constructor = Callable[..., Any]
 Table = Mapping[str, Constructor]
@@ -247,7 +247,7 @@ def _name_of(table, default):
 
 def _chosen(name: Any) -> Any:
   # Returns the name that a file or a flag gives a choice.
-  if isinstance(name, Text):
+  if isinstance(name, FlagText):
     return None if name in ('', 'None') else str(name)
   return name
 
@@ -339,7 +339,7 @@ class _Walk:
     if isinstance(value, Mapping):
       self.unknown.append((below(path, next(iter(value), '')), (), ''))
       return None
-    if isinstance(value, Text) and value == 'None':
+    if isinstance(value, FlagText) and value == 'None':
       value = None
     default = parameter.default
     if value is None and (default is None or default is _EMPTY):

@@ -39,7 +39,7 @@ from diffusion_jax.interop import (
 from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
-from diffusion_jax.runtime.sharding import make_mesh
+from diffusion_jax.runtime.sharding import host_mesh
 from diffusion_jax.training import checkpoints
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
@@ -241,7 +241,7 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   size = model.config.sampling.batch_size
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   # Networks choose what every platform has for a mesh of a CPU.
-  mesh = make_mesh(1, 1, jax.devices('cpu')[:1])
+  mesh = host_mesh()
   refuse(devices.attention_problems(model.config, mesh))
   generate = model.generate(mesh)
   shapes = sample_inputs.shapes(model, size)

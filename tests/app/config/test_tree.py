@@ -18,7 +18,7 @@ from diffusion_jax.app.config.errors import (
 )
 from diffusion_jax.app.config.tree import Schema, merge, parameters, resolve
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Count, Rate, Size, Text
+from diffusion_jax.ranges import Count, FlagText, Rate, Size
 from tests.app.conftest import refused
 
 
@@ -83,7 +83,7 @@ def completed(schema=SCHEMA, **fields):
 
 
 def changed(config, *flags):
-  texts = {path: Text(text) for path, text in flags}
+  texts = {path: FlagText(text) for path, text in flags}
   return resolve(merge(config.to_dict(), texts, SCHEMA), SCHEMA)
 
 
