@@ -9,7 +9,7 @@ only on its own key (`core/keys.py`).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, overload
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ def check_sampler(sampler: Sampler) -> None:
     )
 
 
+@overload
 def sample(
   key: Array,
   denoise: Denoiser | StateDenoiser | FlowMap,
@@ -82,7 +83,32 @@ def sample(
   levels: NoiseLevel,
   x: Array,
   return_trajectory: bool = False,
-) -> Array:
+  return_state: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def sample(
+  key: Array,
+  denoise: Denoiser | StateDenoiser | FlowMap,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  return_trajectory: bool = False,
+  *,
+  return_state: Literal[True],
+) -> tuple[Array, PyTree]: ...
+
+
+def sample(
+  key: Array,
+  denoise: Denoiser | StateDenoiser | FlowMap,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  return_trajectory: bool = False,
+  return_state: bool = False,
+) -> Array | tuple[Array, PyTree]:
   """Runs a sampler from levels[0] to levels[N] in one `lax.scan`.
 
   Args:
@@ -95,6 +121,8 @@ def sample(
     x: [B, ...] at the first level (`prior_sample`), at least float32 is used.
     return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
       only at the last level, [B, ...].
+    return_state: Whether to return (x, the sampler's last state), such as the
+      weights of `steered`.
   """
   check_sampler(sampler)
   check_level(levels)
@@ -118,10 +146,9 @@ def sample(
     # The loop hides the values of levels from the checks of a denoiser.
     first = jax.tree.map(lambda array: array[0], inputs)
     jax.eval_shape(lambda x: body((x, sampler.init(x)), first), x)
-  (last, _), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
-  if xs is None:
-    return last
-  return jnp.concatenate([x[None], xs])
+  (last, state), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
+  result = last if xs is None else jnp.concatenate([x[None], xs])
+  return (result, state) if return_state else result
 
 
 def prior_sample(
