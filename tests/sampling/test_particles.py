@@ -100,6 +100,24 @@ def test_the_evidence_is_unbiased_for_the_chain(
   assert (np.asarray(state.lowest_ess) < 0.6 * 8).mean() > 0.05
 
 
+@pytest.mark.parametrize('make', [dj.pseudoinverse_twist, dj.spread_twist])
+def test_a_twist_is_a_normal_density_without_its_constant(make, key):
+  """-(y - A x)^T V^-1 (y - A x) / 2 and its gradient, in float64."""
+  x0 = jax.random.normal(key, (3, 4))
+  levels = DISCRETE(jnp.array([0.02, 0.3, 0.8]))
+  twist = make(measured(STD))
+  found, vjp = jax.vjp(lambda x0: twist(x0, levels), x0)
+  (gradient,) = vjp(jnp.ones(3))
+  for i in range(3):
+    a, s = float(levels.alpha[i]), float(levels.sigma[i])
+    spread = MATRIX @ MATRIX.T if make is dj.pseudoinverse_twist else np.eye(2)
+    v = s**2 / (a**2 + s**2) * spread + STD**2 * np.eye(2)
+    residual = Y - MATRIX @ np.asarray(x0[i], np.float64)
+    solved = np.linalg.solve(v, residual)
+    np.testing.assert_allclose(found[i], -0.5 * residual @ solved, rtol=1e-4)
+    np.testing.assert_allclose(gradient[i], MATRIX.T @ solved, rtol=2e-3)
+
+
 def test_an_exact_twist_has_equal_weights_for_many_steps(key):
   m = measured(STD)
   twist = dj.pseudoinverse_twist(m, num_iterations=2)
