@@ -28,14 +28,11 @@ def blurred(kernel: Array) -> Operator:
 
   def blur(x0):
     rows, columns = x0.shape[1:3]
-    if height > rows or width > columns:
-      raise ValueError(
-        f'a kernel of {height}x{width} pixels is larger than the image, '
-        f'{rows}x{columns}'
-      )
-    padding = (0, 0), (0, rows - height), (0, columns - width)
-    shift = -(height // 2), -(width // 2)
-    centred = jnp.roll(jnp.pad(kernels, padding), shift, (1, 2))
+    row = (jnp.arange(height) - height // 2) % rows
+    column = (jnp.arange(width) - width // 2) % columns
+    centred = jnp.zeros((len(kernels), rows, columns), kernels.dtype)
+    # Indices that occur twice, of a large kernel, add up.
+    centred = centred.at[:, row[:, None], column[None, :]].add(kernels)
     spectrum = jnp.fft.rfft2(x0, axes=(1, 2))
     spectrum *= jnp.fft.rfft2(centred)[..., None]
     return jnp.fft.irfft2(spectrum, (rows, columns), axes=(1, 2))
@@ -51,10 +48,7 @@ def gaussian_kernel(width: float, size: int) -> Array:
 
 
 def gaussian_blur(width: Positive) -> Operator:
-  """Makes the blur by a Gaussian of deviation `width` pixels, cut at 3 widths.
-
-  ValueError, when it is applied, for a kernel that is larger than the image.
-  """
+  """Makes the blur by a Gaussian of deviation `width` pixels, cut at 3 widths."""
   return blurred(gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1))
 
 
@@ -65,7 +59,8 @@ def motion_blur(length: Positive, angle: Finite = 0.0) -> Operator:
   weights by bilinear interpolation.
   """
   size = 2 * math.ceil(0.5 * length) + 1
-  along = np.linspace(-0.5, 0.5, 16 * size) * length
+  count = 32 * size
+  along = ((np.arange(count) + 0.5) / count - 0.5) * length
   turn = math.radians(angle)
   rows = size // 2 - along * math.sin(turn)
   columns = size // 2 + along * math.cos(turn)
