@@ -1,9 +1,7 @@
 """The runs that guide the sampling of another run."""
 
-from typing import Any
-
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Model, OtherRun
 from diffusion_jax.app.models.guidance import (
@@ -20,21 +18,29 @@ def guides_of(model: Model) -> Guides:
   Raises UserError for a run with other images or of another kind.
   """
   guides: dict[str, OtherRun] = {}
-  if not isinstance(model, models.Diffusion):
-    return guides
   c = model.config.sampling
   guidance, classifier = c.get('guidance'), c.get('classifier')
   if by_run(guidance):
     path = 'sampling.guidance.run'
     worse = read_model(model, path, guidance.run, model.schema.kind)
-    model.check_guide(worse)
-    guides['guidance'] = OtherRun(worse, read_params(worse, path)[0])
+    if model.latents.record() != worse.latents.record():
+      raise UserError(
+        f'config.{path}: {worse.workdir} has the latents of '
+        'another autoencoder than this run'
+      )
+    guides['guidance'] = read_run(worse, path)
   if classifier is not None:
     path = 'sampling.classifier.run'
-    needed = models.Classifier.schema.kind
+    needed = kinds.CLASSIFIER.kind
     judge = read_model(model, path, classifier.run, needed)
-    guides['classifier'] = OtherRun(judge, read_params(judge, path)[0])
+    guides['classifier'] = read_run(judge, path)
   return guides
+
+
+def read_run(model: Model, path: str) -> OtherRun:
+  """Reads the network of a run that guides; path: the field that names it."""
+  assert model.noisy is not None  # its kind was checked
+  return OtherRun(model.noisy, read_params(path, model.workdir, model.init)[0])
 
 
 def by_run(guidance: Node | None) -> bool:
@@ -54,7 +60,7 @@ def check_unguided(model: Model, what: str) -> None:
     )
 
 
-def read_model(model: Model, path: str, run: str, kind: str) -> Any:
+def read_model(model: Model, path: str, run: str, kind: str) -> Model:
   """Returns the model of another run; UserError for other images or kinds.
 
   path: the field that names the run.
@@ -62,5 +68,5 @@ def read_model(model: Model, path: str, run: str, kind: str) -> Any:
   config = store.open_run(run, path)
   check_kind(path, config, run, kind)
   other = models.make(config, run)
-  refuse(other_images(path, other, model))
+  refuse(other_images(path, other.workdir, other.facts, model.facts))
   return other

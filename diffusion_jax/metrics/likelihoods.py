@@ -73,12 +73,10 @@ class DiffusionModel(ImageModel, Protocol):
     """Returns the schedule of the training."""
     ...
 
-  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
-    """Returns the denoiser, clipped as in sampling."""
-    ...
-
-  def unclipped(self) -> 'DiffusionModel':
-    """Returns the model whose estimates of x_0 are not clipped."""
+  def denoiser(
+    self, params: Params, cond: dict, *, clip: bool = True
+  ) -> dj.Denoiser:
+    """Returns the denoiser; clip: False: without the clipping of sampling."""
     ...
 
 
@@ -247,8 +245,7 @@ def ode(
   check_at_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
-    # A clipped field would have kinks, which no solver can pass.
-    model, levels = model.unclipped(), model.facts.num_levels
+    levels = model.facts.num_levels
 
     def function(params, keys, x0, cond):
       noise_keys, probe_keys = split_key(keys, 2)
@@ -260,7 +257,8 @@ def ode(
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
       log_p, _ = dj.log_likelihood(
         probe_keys,
-        model.denoiser(params, cond),
+        # A clipped field would have kinks, which no solver can pass.
+        model.denoiser(params, cond, clip=False),
         schedule,
         x,
         t_min=t_min,

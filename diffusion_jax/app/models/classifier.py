@@ -1,49 +1,79 @@
 """Classifiers of noisy images, which guide the sampling of other runs."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.model import Guides, Params
-from diffusion_jax.app.models.noisy import NoisyModel
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.images import Facts
+from diffusion_jax.app.model import Model, OtherRun
+from diffusion_jax.app.models.diffusion import objective_of
+from diffusion_jax.app.models.guidance import logits_of
+from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.per_image import PerImage
-
-_NO_IMAGES = (
-  'this run is a classifier, which makes no images: sample another run with '
-  '--config.sampling.classifier.run=<this one>'
-)
 
 
-class Classifier(NoisyModel):
-  """A classifier of noisy images, p(y | x_t)."""
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a classifier of noisy images, p(y | x_t)."""
+  noisy = dataclasses.replace(
+    noisy_network(kinds.CLASSIFIER, config, facts),
+    outputs=functools.partial(classes, facts),
+  )
+  return Model(
+    schema=noisy.schema,
+    config=config,
+    workdir=workdir,
+    facts=facts,
+    state_shape=noisy.state_shape,
+    network=lambda: noisy.network,
+    init=noisy.init,
+    objective=functools.partial(objective_of, noisy),
+    problems=functools.partial(problems, noisy),
+    measured=Classifying(noisy),
+    noisy=noisy,
+  )
 
-  schema = kinds.CLASSIFIER
-  makes_images = False
 
-  def network_facts(self) -> Mapping[str, object]:
-    """Returns the facts of the network, which has an output for each class."""
-    if self.facts.num_classes < 2:
-      raise UserError(
-        'config.network=classifier needs images of two or more classes'
-      )
-    return {'num_classes': self.facts.num_classes}
+def classes(facts: Facts) -> Mapping[str, int]:
+  """Returns the facts of the network, which has an output for each class."""
+  if facts.num_classes < 2:
+    raise UserError(
+      'config.network=classifier needs images of two or more classes'
+    )
+  return {'num_classes': facts.num_classes}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifying:
+  """What `accuracy.of_classifier` measures."""
+
+  noisy: NoisyNetwork
+
+  @property
+  def facts(self) -> Facts:
+    """The facts of the images."""
+    return self.noisy.facts
 
   def logits(self, params: Params) -> Callable[..., jax.Array]:
     """Returns (x_t, level) -> logits [B, num_classes]."""
-    network = self.given_network()
-    return lambda xt, level: network.output(params['network'], xt, level, {})
+    return logits_of(OtherRun(self.noisy, params))
 
-  def generate(
-    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
-  ) -> PerImage:
-    """Raises UserError: a classifier makes no images."""
-    raise UserError(_NO_IMAGES)
+  def schedule(self, params: Params) -> dj.Schedule:
+    """Returns the schedule of the training."""
+    return self.noisy.schedule(params)
 
-  def problems(self, mode: str) -> Iterator[str]:
-    """Yields a problem for modes that make images."""
-    if mode in ('sample', 'edit'):
-      yield _NO_IMAGES
-    yield from super().problems(mode)
+
+def problems(noisy: NoisyNetwork, mode: str) -> Iterator[str]:
+  """Yields a problem for modes that make images."""
+  if mode in ('sample', 'edit'):
+    yield (
+      'this run is a classifier, which makes no images: sample another run '
+      'with --config.sampling.classifier.run=<this one>'
+    )
+  yield from noisy.problems(mode)
