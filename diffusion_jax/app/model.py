@@ -42,13 +42,13 @@ class Latents(NamedTuple):
   encode(autoencoder, x, keys=None) -> z, the mean of q(z | x) without keys;
   decode(autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
   parameters are an argument, so that compiled programs do not contain them.
-  record: () -> what only runs with the same latents have in common.
+  record: run folder -> what only runs with the same latents have in common.
   """
 
   encode: Callable[..., jax.Array]
   decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
-  record: Callable[[], object] = lambda: None
+  record: Callable[[Path], object] = lambda run: None
 
 
 IDENTITY = Latents(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import constructors
+from diffusion_jax.app import constructors, images
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
@@ -18,6 +18,7 @@ from diffusion_jax.app.images import Facts
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import Inputs, Text
@@ -45,8 +46,8 @@ class NoisyNetwork:
 
   Args:
     state_shape: the shape of what is diffused
-    outputs: () -> the facts about the network's output; None: it has the
-      channels of the state, and twice as many with a learned variance
+    out_channels: () -> the channels of the network's output; None: those of
+      the state, and twice as many with a learned variance
     apply_fn: Flax module -> the function that is trained
   """
 
@@ -55,7 +56,7 @@ class NoisyNetwork:
   facts: Facts
   conditioning: Conditioning
   state_shape: tuple[int, ...]
-  outputs: Callable[[], Mapping[str, int]] | None = None
+  out_channels: Callable[[], int] | None = None
   apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
 
   # -- the process ------------------------------------------------------------
@@ -104,11 +105,6 @@ class NoisyNetwork:
     """The input of the network for a level, NoiseLevel -> [B]."""
     return self.config.noise_input.make({'schedule_steps': self.schedule_steps})
 
-  @property
-  def time_scale(self) -> float:
-    """The factor of t in the network's input, and of elapsed time."""
-    return self.config.noise_input.get('scale', 1.0)
-
   # -- the network ------------------------------------------------------------
 
   @functools.cached_property
@@ -137,14 +133,22 @@ class NoisyNetwork:
     return network
 
   def _network_facts(self):
-    if self.outputs is None:
+    c, classes = self.config, self.facts.num_classes
+    if 'num_classes' in c.network.needs and classes < 2:
+      raise UserError(
+        'config.network=classifier needs images of two or more classes'
+      )
+    if self.out_channels is None:
       channels = (1 + self.needs.learned_variance) * self.state_shape[-1]
-      outputs = {'out_channels': channels}
     else:
-      outputs = self.outputs()
-    schedule = self.config.schedule
-    ends = {name: schedule.get(name) for name in ('gamma_min', 'gamma_max')}
-    return {'inputs': self.inputs, **ends, **outputs}
+      channels = self.out_channels()
+    return {
+      'out_channels': channels,
+      'inputs': self.inputs,
+      'num_classes': classes,
+      'gamma_min': c.schedule.get('gamma_min'),
+      'gamma_max': c.schedule.get('gamma_max'),
+    }
 
   @functools.cached_property
   def inputs(self) -> Inputs:
@@ -193,7 +197,7 @@ class NoisyNetwork:
       parametrization=self.parametrization.kind,
       sigma_data=self.parametrization.sigma_data,
       learned_variance=self.needs.learned_variance,
-      time_scale=self.time_scale,
+      time_scale=self.config.noise_input.get('scale', 1.0),
     )
 
   def trained(self, test: bool = False) -> dj.Network:
@@ -222,6 +226,30 @@ class NoisyNetwork:
   def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the network's denoiser, without guidance and clipping."""
     return self.given().denoiser(params['network'], self.cond(cond))
+
+  @property
+  def clips(self) -> bool:
+    """Whether sampling clips x_0."""
+    return self.config.sampling.get('clip', False)
+
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process, from the sampler's section."""
+    sampler = self.config.sampling.get('sampler') or {}
+    return sampler.get('variance', 'fixed_small')
+
+  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
+    """Draws pure noise for each of the keys [B], at the noisiest level."""
+    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
+
+  def logits(self, params: Params) -> Callable[..., jax.Array]:
+    """Returns (x_t, level) -> logits [B, num_classes] of a classifier."""
+    network = self.given()
+    return lambda xt, level: network.output(params['network'], xt, level, {})
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
 
   # -- the parameters ---------------------------------------------------------
 

@@ -73,10 +73,13 @@ class DiffusionModel(ImageModel, Protocol):
     """Returns the schedule of the training."""
     ...
 
-  def denoiser(
-    self, params: Params, cond: dict, *, clip: bool = True
-  ) -> dj.Denoiser:
-    """Returns the denoiser; clip: False: without the clipping of sampling."""
+  @property
+  def clips(self) -> bool:
+    """Whether estimates of x_0 are clipped in sampling."""
+    ...
+
+  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
+    """Returns the denoiser, without guidance and clipping."""
     ...
 
 
@@ -154,9 +157,10 @@ def elbo(
     levels = model.facts.num_levels
 
     def function(params, keys, x0, cond):
+      denoise = model.denoiser(params, cond)
       nats = dj.variational_bound(
         keys,
-        model.denoiser(params, cond),
+        dj.clip_denoised(denoise) if model.clips else denoise,
         model.schedule(params),
         x0,
         num_steps=num_steps or model.schedule_steps,
@@ -258,7 +262,7 @@ def ode(
       log_p, _ = dj.log_likelihood(
         probe_keys,
         # A clipped field would have kinks, which no solver can pass.
-        model.denoiser(params, cond, clip=False),
+        model.denoiser(params, cond),
         schedule,
         x,
         t_min=t_min,

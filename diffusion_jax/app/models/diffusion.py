@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import images
+from diffusion_jax.app import other_runs
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import (
@@ -31,10 +31,9 @@ from diffusion_jax.app.model import (
   Plan,
   Wrap,
 )
-from diffusion_jax.app.models import guidance, teachers
+from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
-from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Objective
 
@@ -42,24 +41,20 @@ from diffusion_jax.training.objectives import Objective
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
   noisy = noisy_network(kinds.DIFFUSION, config, facts)
-  denoising = Denoising(noisy, config.sampling.make())
-  plan = functools.partial(plan_of, denoising)
-  return with_plan(noisy, workdir, plan, problems, measured=denoising)
+  plan = functools.partial(plan_of, noisy, config.sampling.make())
+  return with_plan(noisy, workdir, plan, functools.partial(problems, noisy))
 
 
-def with_plan(
+def of_network(
   noisy: NoisyNetwork,
   workdir: Path,
-  plan: Callable[..., Plan],
-  problems: Callable[[NoisyNetwork, str], Iterator[str]],
-  latents: Latents = IDENTITY,
+  problems: Callable[[str], Iterator[str]],
   **parts: Any,
 ) -> Model:
-  """Makes a model whose images are drawn by a plan; parts: as of `Model`."""
-  teacher, frozen = teachers.of_student(noisy, workdir)
+  """Makes a model of a network of noisy images; parts: as of `Model`."""
   usual = {
     'init': noisy.init,
-    'objective': functools.partial(objective_of, noisy, teacher=teacher),
+    'objective': functools.partial(objective_of, noisy),
     'measured': noisy,
   }
   return Model(
@@ -69,15 +64,28 @@ def with_plan(
     facts=noisy.facts,
     state_shape=noisy.state_shape,
     network=lambda: noisy.network,
-    problems=functools.partial(problems, noisy),
-    draw=functools.partial(draw, plan, latents),
+    problems=problems,
     conditioning=noisy.conditioning,
     noisy=noisy,
-    plan=plan,
-    teacher=frozen,
-    latents=latents,
     **usual | parts,
   )
+
+
+def with_plan(
+  noisy: NoisyNetwork,
+  workdir: Path,
+  plan: Callable[..., Plan],
+  problems: Callable[[str], Iterator[str]],
+  latents: Latents = IDENTITY,
+  **parts: Any,
+) -> Model:
+  """Makes a model whose images are drawn by a plan."""
+  teacher, frozen = teachers.of_student(noisy, workdir)
+  objective = functools.partial(objective_of, noisy, teacher=teacher)
+  drawing = functools.partial(draw, plan, latents)
+  usual = {'plan': plan, 'draw': drawing, 'teacher': frozen, 'latents': latents}
+  usual['objective'] = objective
+  return of_network(noisy, workdir, problems, **usual | parts)
 
 
 # -- training -----------------------------------------------------------------
@@ -129,128 +137,96 @@ def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
 # -- sampling -----------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Denoising:
-  """A network's denoiser, guided and clipped as config.sampling says.
+def denoiser_of(
+  noisy: NoisyNetwork,
+  c: DenoiserSampling,
+  params: Params,
+  cond: dict,
+  guides: Guides,
+  after_guidance: Wrap | None = None,
+) -> dj.Denoiser:
+  """Returns the denoiser, guided and clipped, at the levels of the training.
 
-  Metrics measure it; see `likelihoods.DiffusionModel`.
+  guides: the runs that guide it, besides its own condition. after_guidance:
+  applied before x_0 is clipped.
   """
-
-  noisy: NoisyNetwork
-  sampling: DenoiserSampling
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images."""
-    return self.noisy.facts
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return images.source_of(self.noisy.config, split)
-
-  @property
-  def schedule_steps(self) -> int:
-    """The number of steps of the schedule; 1000 in continuous time."""
-    return self.noisy.schedule_steps
-
-  @property
-  def reverse_variance(self) -> str:
-    """The variance of the reverse process, from the sampler's section."""
-    return self.sampling.sampler.get('variance', 'fixed_small')
-
-  def schedule(self, params: Params | None = None) -> dj.Schedule:
-    """Returns the schedule of the training."""
-    return self.noisy.schedule(params)
-
-  def denoiser(
-    self,
-    params: Params,
-    cond: dict,
-    guides: Guides | None = None,
-    after_guidance: Wrap | None = None,
-    clip: bool = True,
-  ) -> dj.Denoiser:
-    """Returns the denoiser at the levels of the training.
-
-    guides: the runs that guide it, {} for guidance by its own condition; None:
-    no guidance. after_guidance: applied before x_0 is clipped. clip: False:
-    without sampling.clip, and without a classifier.
-    """
-    c = self.sampling
-    if not clip:
-      c = dataclasses.replace(c, clip=False, classifier=None)
-    denoise = self.noisy.denoiser(params, cond)
-    functions = [after_guidance, bound_of(c, c.dynamic_threshold)]
-    if guides is None:
-      functions[1] = bound_of(c, 0.0)
-    else:
-      if c.guidance is not None and c.guidance.scale != 1.0:
-        denoise = c.guidance.guide(self._pair(params, cond, guides, denoise))
-      by_classifier = guidance.by_classifier(self.noisy, c, guides, cond)
-      after_clip = c.classifier is not None and c.classifier.after_clip
-      functions.insert(2 if after_clip else 0, by_classifier)
-    for function in functions:
-      denoise = denoise if function is None else function(denoise)
-    return denoise
-
-  def _pair(self, params, cond, guides, denoise):
-    if 'guidance' not in guides:
-      return dj.make_paired_denoiser(
-        self.noisy.given(), params['network'], self.noisy.cond(cond)
-      )
-    guide = guides['guidance']
-    worse = guide.noisy.denoiser(guide.params, cond)
-    return dj.paired(denoise, guidance.at_levels_of(guide, self.noisy, worse))
+  denoise = noisy.denoiser(params, cond)
+  if c.guidance is not None and c.guidance.scale != 1.0:
+    pair = _pair(noisy, params, cond, guides, denoise)
+    denoise = c.guidance.guide(pair)
+  by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
+  functions = [after_guidance, bound_of(c)]
+  after_clip = c.classifier is not None and c.classifier.after_clip
+  functions.insert(2 if after_clip else 0, by_classifier)
+  for function in functions:
+    denoise = denoise if function is None else function(denoise)
+  return denoise
 
 
-def bound_of(c: DenoiserSampling, quantile: float) -> Wrap | None:
+def _pair(noisy, params, cond, guides, denoise):
+  if 'guidance' not in guides:
+    return dj.make_paired_denoiser(
+      noisy.given(), params['network'], noisy.cond(cond)
+    )
+  guide = guides['guidance']
+  worse = guide.noisy.denoiser(guide.params, cond)
+  return dj.paired(denoise, other_runs.at_levels_of(guide, noisy, worse))
+
+
+def bound_of(c: DenoiserSampling) -> Wrap | None:
   """Returns denoiser -> denoiser with bounded x_0, or None without bounds."""
-  if not quantile:
+  if not c.dynamic_threshold:
     return dj.clip_denoised if c.clip else None
 
   def thresholded(denoise):
     with from_config('sampling.dynamic_threshold'):
-      return dj.dynamic_threshold(denoise, quantile)
+      return dj.dynamic_threshold(denoise, c.dynamic_threshold)
 
   return thresholded
 
 
 def plan_of(
-  denoising: Denoising,
+  noisy: NoisyNetwork,
+  c: DenoiserSampling,
   params: Params | None = None,
   guides: Guides | None = None,
 ) -> Plan:
-  """Returns the plan of config.sampling; guides: as of `Denoising.denoiser`.
+  """Returns the plan of config.sampling; guides: {} or None without runs.
 
   params: needed by its step functions, and by a learned schedule.
   """
-  c, noisy = denoising.sampling, denoising.noisy
-  self_conditioning = noisy.conditioning.self_conditioning
   trained = noisy.schedule(params)
   visited = c.schedule or trained
   levels = levels_of(c, visited)
   sampler = c.sampler.make({'schedule': visited})
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
-  def denoiser(cond, **options):
-    denoise = denoising.denoiser(params or {}, cond, guides, **options)
+  def denoiser(cond, after_guidance=None, clip=True):
+    own = c if clip else dataclasses.replace(c, clip=False, classifier=None)
+    denoise = denoiser_of(
+      noisy, own, params or {}, cond, guides or {}, after_guidance
+    )
     if c.schedule is None:
       return denoise
     return dj.at_training_levels(denoise, trained)
 
   def of_estimate(cond, **options):
     # The estimate is always clipped in training.
-    return lambda x0: denoiser(
-      cond | {'x0': jnp.clip(x0, -1.0, 1.0)}, **options
-    )
+    return lambda x0: denoiser(cond | {'x0': jnp.clip(x0, -1, 1)}, **options)
 
-  return Plan(
+  plan = Plan(
     visited,
     levels,
-    dj.self_conditioned(sampler) if self_conditioning else sampler,
-    of_estimate if self_conditioning else denoiser,
-    functools.partial(prior_sample, noisy),
-    denoises=not self_conditioning,
+    sampler,
+    denoiser,
+    noisy.prior_sample,
+    denoises=True,
+  )
+  if not noisy.conditioning.self_conditioning:
+    return plan
+  sampler = dj.self_conditioned(sampler)
+  return plan._replace(
+    sampler=sampler, step_function=of_estimate, denoises=False
   )
 
 
@@ -292,13 +268,6 @@ def corrected(
     if c.corrector is not None:
       sampler = c.corrector.around(sampler)
   return sampler
-
-
-def prior_sample(
-  noisy: NoisyNetwork, keys: jax.Array, level: dj.NoiseLevel
-) -> jax.Array:
-  """Draws pure noise for each of the keys [B], at the noisiest level."""
-  return dj.prior_sample(keys, (*keys.shape, *noisy.state_shape), level)
 
 
 def draw(

@@ -27,7 +27,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     noisy,
     workdir,
     functools.partial(plan_of, noisy, sampling),
-    functools.partial(problems, sampling),
+    functools.partial(problems, noisy, sampling),
   )
 
 
@@ -71,14 +71,14 @@ def plan_of(
     diffusion.levels_of(c, schedule, end_clean=False),
     flow_map_sampler(schedule(0.0) if c.stochastic else None),
     lambda cond, **_: flow_map(noisy, c.guidance_scale, params or {}, cond),
-    functools.partial(diffusion.prior_sample, noisy),
+    noisy.prior_sample,
   )
 
 
-def problems(c: MapSampling, noisy: NoisyNetwork, mode: str) -> Iterator[str]:
+def problems(noisy: NoisyNetwork, c: MapSampling, mode: str) -> Iterator[str]:
   """Yields what a flow map does not allow."""
   yield from noisy.problems(mode)
-  yield from _guidance_problems(c, noisy)
+  yield from _guidance_problems(noisy, c)
   yield from _time_problems(noisy)
   one_way = noisy.needs.map_kind != 'average_velocity' and not c.stochastic
   if one_way and (c.num_steps > 1 or c.respacing):
@@ -98,7 +98,7 @@ def problems(c: MapSampling, noisy: NoisyNetwork, mode: str) -> Iterator[str]:
     )
 
 
-def _guidance_problems(c, noisy):
+def _guidance_problems(noisy, c):
   section, scale = noisy.config.objective.get('guidance'), c.guidance_scale
   if section is not None and not noisy.conditioning.dropout:
     yield (
@@ -129,7 +129,7 @@ def _time_problems(noisy):
     )
   if not noisy.needs.forward_mode:
     return
-  if noisy.time_scale > 10.0 or noise_input not in ('time', 'edm'):
+  if section.get('scale', 1.0) > 10.0 or noise_input not in ('time', 'edm'):
     yield (
       f'config.noise_input: the loss of objective={name} contains the '
       'derivative in t, which an input that goes to 1000 makes 1000 times '

@@ -26,9 +26,9 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.models.guidance import check_unchanged, read_params
 from diffusion_jax.app.models.vae import Autoencoder, autoencoder_of
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.other_runs import check_unchanged, read_params
 from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
@@ -51,12 +51,11 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
   noisy = dataclasses.replace(noisy, state_shape=stored.shape)
-  denoising = diffusion.Denoising(noisy, sampling)
   return diffusion.with_plan(
     noisy,
     workdir,
-    functools.partial(diffusion.plan_of, denoising),
-    functools.partial(problems, sampling),
+    functools.partial(diffusion.plan_of, noisy, sampling),
+    functools.partial(problems, noisy, sampling),
     latents_of(stored),
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
@@ -69,7 +68,7 @@ def latents_of(stored: 'StoredAutoencoder') -> Latents:
     stored.encode,
     stored.decode,
     functools.partial(shrink_mask, shape=stored.shape),
-    stored.record,
+    lambda run: [read_record(run)[name] for name in ('checksum', 'scale')],
   )
 
 
@@ -218,14 +217,9 @@ class StoredAutoencoder:
     scale = jnp.asarray(record['scale'], jnp.float32)
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
 
-  def record(self) -> tuple[int, float]:
-    """Returns the checksum of the weights and the scale."""
-    record = read_record(self.workdir)
-    return record['checksum'], record['scale']
-
 
 def problems(
-  sampling: DenoiserSampling, noisy: NoisyNetwork, mode: str
+  noisy: NoisyNetwork, sampling: DenoiserSampling, mode: str
 ) -> Iterator[str]:
   """Yields what diffusion in latents does not allow."""
   c, edit = noisy.conditioning, noisy.config.edit

@@ -11,7 +11,6 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import States, StateSampling
@@ -81,7 +80,7 @@ class StateDiffusion:
 
   def source(self, split: str = 'train') -> Source:
     """Returns the images of a split."""
-    return images.source_of(self.pixels.config, split)
+    return self.pixels.source(split)
 
   def encode(
     self, autoencoder: Params | None, x: Array, keys: Array | None = None
@@ -108,7 +107,7 @@ class StateDiffusion:
     return dataclasses.replace(
       self.pixels,
       state_shape=shape[1:2] if self.is_text else shape,
-      outputs=self._outputs,
+      out_channels=self._out_channels,
       apply_fn=self._apply_fn,
     )
 
@@ -131,9 +130,9 @@ class StateDiffusion:
     is_logistic = self.states.output == 'logistic'
     return 2 if is_logistic else len(self.process.prior)
 
-  def _outputs(self):
-    # The facts of the network within the embedding of states.
-    return {'out_channels': self.facts.image_shape[-1] * self._num_outputs}
+  def _out_channels(self):
+    # Of the network within the embedding of states.
+    return self.facts.image_shape[-1] * self._num_outputs
 
   def _of_states(self, network):
     sizes = len(self.process.prior), self._num_outputs, self.states.features
@@ -221,11 +220,9 @@ class StateDiffusion:
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
 
 
-def problems(
-  model: StateDiffusion, noisy: NoisyNetwork, mode: str
-) -> Iterator[str]:
+def problems(model: StateDiffusion, mode: str) -> Iterator[str]:
   """Yields what states do not allow."""
-  yield from diffusion.problems(noisy, mode)
+  yield from diffusion.problems(model.noisy, mode)
   if model.states.output == 'logistic' and model.process.mask is not None:
     yield (
       'config.states.output=logistic: it has no masked state: set '

@@ -12,12 +12,11 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import images
-from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app import other_runs
+from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.model import Frozen, OtherRun
-from diffusion_jax.app.models import guidance
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
@@ -46,7 +45,7 @@ def of_student(
     def denoiser(frozen, cond):
       run = OtherRun(noisy, frozen['teacher'])
       denoise = noisy.denoiser(run.params, cond)
-      return guidance.at_levels_of(run, student, denoise)
+      return other_runs.at_levels_of(run, student, denoise)
 
     return denoiser
 
@@ -84,9 +83,7 @@ def open_run(student: NoisyNetwork) -> NoisyNetwork | None:
     )
   if not run:
     return None
-  config = store.open_run(run, _PATH)
-  guidance.check_kind(_PATH, config, run, kinds.DIFFUSION.kind)
-  noisy = noisy_network(kinds.DIFFUSION, config, images.facts_of(config))
+  noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
   refuse(problems(noisy, Path(run), student))
   return noisy
 
@@ -96,7 +93,6 @@ def problems(
 ) -> Iterator[str]:
   """Yields reasons why the network of a run cannot teach its student."""
   where = f'config.{_PATH}'
-  yield from guidance.other_images(_PATH, run, noisy.facts, student.facts)
   for name in ('labels', 'text', 'image'):
     ours, theirs = (n.config.conditioning[name] for n in (student, noisy))
     if ours != theirs:
@@ -120,7 +116,7 @@ def read(noisy: NoisyNetwork, run: Path, workdir: Path) -> Params:
   The first start writes teacher.json. Raises UserError if the weights have
   changed since then.
   """
-  params, _ = guidance.read_params(_PATH, run, noisy.init)
+  params, _ = other_runs.read_params(_PATH, run, noisy.init)
   now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
   path = workdir / 'teacher.json'
   begun = processes.broadcast([path.exists()])[0]
@@ -128,5 +124,5 @@ def read(noisy: NoisyNetwork, run: Path, workdir: Path) -> Params:
     write_json(path, now)
   if begun:
     before = read_json(path).get('checksum', -1)
-    guidance.check_unchanged(_PATH, run, path, before, now['checksum'])
+    other_runs.check_unchanged(_PATH, run, path, before, now['checksum'])
   return params
