@@ -30,7 +30,7 @@ def schedule_of(name, *flags):
   if name == 'shifted' and not flags:
     flags = ['schedule.shift=2']
   model = model_of(f'schedule={name}', *flags)
-  return model.schedule({'schedule': LINE})
+  return model.noisy.schedule({'schedule': LINE})
 
 
 def test_every_schedule():
@@ -78,20 +78,20 @@ def test_parameters_of_schedules_reach_their_class():
 def test_explicit_alphas_count_the_steps():
   model = model_of('schedule=alphas', 'schedule.values=0.9,0.8,0.7')
   np.testing.assert_allclose(
-    model.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
+    model.noisy.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
   )
-  levels = model.schedule().at_step(np.arange(4))
-  np.testing.assert_array_equal(model.noise_input(levels), [0, 0, 1, 2])
+  levels = model.noisy.schedule().at_step(np.arange(4))
+  np.testing.assert_array_equal(model.noisy.noise_input(levels), [0, 0, 1, 2])
 
 
 @pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
 def test_every_gamma_is_its_line_before_training(gamma, key):
   flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
   model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
-  module = constructors.gamma_of(model._schedule)
+  module = constructors.gamma_of(model.noisy.untrained_schedule)
   params = module.init(key, jnp.zeros(1)).get('params', {})
-  assert model.learns_schedule == (gamma != 'fixed') == bool(params)
-  level = model.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
+  assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
+  level = model.noisy.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
   # the small random part of 'network' is far below a tenth
   np.testing.assert_allclose(-level.logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 
@@ -102,20 +102,20 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
 def test_what_a_network_sees_of_the_ends_of_100_steps(name, ends):
   model = model_of('schedule.num_steps=100', f'noise_input={name}')
   levels = dj.NoiseLevel(np.float32([0, 1]), None, None)
-  np.testing.assert_allclose(model.noise_input(levels), ends)
+  np.testing.assert_allclose(model.noisy.noise_input(levels), ends)
 
 
 def test_noise_inputs_take_their_parameters():
   level = dj.RectifiedFlowSchedule()(0.25)
   model = model_of('noise_input=time', 'noise_input.scale=9')
-  assert model.noise_input(level) == 2.25
+  assert model.noisy.noise_input(level) == 2.25
   sigma_over_alpha = 0.25 / 0.75
   for name, expected in {
     'log_sigma': math.log(sigma_over_alpha),
     'edm': math.log(sigma_over_alpha) / 4,
     'logsnr': -2 * math.log(sigma_over_alpha),
   }.items():
-    found = model_of(f'noise_input={name}').noise_input(level)
+    found = model_of(f'noise_input={name}').noisy.noise_input(level)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -184,7 +184,7 @@ def test_every_spacing_and_respacing_which_wins():
 ])  # fmt: skip
 def test_steps_need_a_schedule_of_steps(flag):
   with pytest.raises(UserError, match='config.sampling: .* schedule of steps'):
-    model_of(flag, 'schedule=continuous_cosine').levels_and_sampler()
+    model_of(flag, 'schedule=continuous_cosine').plan()
 
 
 @pytest.mark.parametrize('name', tables.SAMPLERS)
@@ -195,9 +195,9 @@ def test_every_sampler_can_be_traced(name):
   more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
   for flag in more if remembers else ():
     with pytest.raises(UserError, match=f'{name} uses earlier steps'):
-      model_of(*flags, flag).levels_and_sampler()
+      model_of(*flags, flag).plan()
   model = model_of(*flags, *([] if remembers else more))
-  schedule, _, sampler = model.levels_and_sampler()
+  schedule, _, sampler, *_ = model.plan()
   levels = dj.level_grid(schedule, 4).take(slice(1, 3))
   denoise = lambda x, level: dj.Prediction(0.5 * x)
   sample = lambda key, x: dj.sample(key, denoise, sampler, levels, x)
@@ -212,7 +212,7 @@ def test_parameters_of_samplers_reach_them():
 
   def sampled(*flags):
     flags = [f'sampling.{flag}' for flag in flags]
-    sampler = model_of('schedule=linear_vp', *flags).levels_and_sampler()[2]
+    sampler = model_of('schedule=linear_vp', *flags).plan().sampler
     return dj.sample(jax.random.key(0), denoise, sampler, levels, x)
 
   heun = 'sampler=heun', 'churn.s_churn=20', 'num_steps=4'

@@ -61,12 +61,13 @@ def test_a_network_that_knows_nothing_needs_all_bits(
 
 def test_states_and_images_are_inverses():
   model = made()
-  x = scale(model.source().images[:5], 17)
-  np.testing.assert_allclose(model.decode(None, model.encode(None, x)), x)
-  masked = model.decode(None, np.full((1, 8, 8, 1), 17))
+  x = scale(model.measured.source().images[:5], 17)
+  latents = model.latents
+  np.testing.assert_allclose(latents.decode(None, latents.encode(None, x)), x)
+  masked = model.latents.decode(None, np.full((1, 8, 8, 1), 17))
   np.testing.assert_array_equal(masked, 0.0)
   # The draw from NaN, which --mode=sample refuses.
-  assert np.isnan(model.decode(None, np.full((1, 8, 8, 1), -1))).all()
+  assert np.isnan(model.latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +102,9 @@ def test_unmasked_bytes_stay(text_run):
   params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(
-    lambda params, keys: model.from_noise(params, {}, keys, {}, trajectory=True)
+    lambda params, keys: model.plan(params).from_noise(
+      keys, {}, trajectory=True
+    )
   )
   x = draw(params, keys)
   x = np.asarray(x)
@@ -199,7 +202,7 @@ def test_refusals(names, changes, message):
   with pytest.raises(UserError, match=message):
     model.check('train')
     model.objective()
-    model.levels_and_sampler()
+    model.plan()
 
 
 def test_texts_have_no_edits():
