@@ -118,26 +118,22 @@ class Plan(NamedTuple):
 class Model:
   """What modes need of a model.
 
-  Args:
-    schema: the sections of its configs, and its metrics
-    state_shape: the shape of what is diffused, or else of the images
-    network: () -> the Flax module
-    init: key -> the first parameters, {'network': ..., ...}; can be traced
-    objective: (test=False) -> the loss; `test`: without dropout, augmentation
-      and penalties
-    problems: mode -> what the model or the mode cannot use, and what to do
-    measured: what metrics of models measure, with its facts
-    draw: (params, guides, keys [B], cond, trajectory) -> images [B, ...] in
-      [-1, 1], or with `trajectory` all states; None: it makes no images
-    stream: the consumer of sampling.seed, of `keys.stream`
-    noisy: the network with its process; None: it sees no noise
-    plan: (params=None, guides=None) -> Plan; None: its images have no plan
-    teacher: the parameters that the loss needs
-    autoencoder: the parameters that the latents need
-    pictures: how images uint8 [n, H, W, C] are drawn
-    write_more: (params, path, samples uint8 [n, H, W, C]) -> arrays for the npz
-      file of --mode=sample, after it has written further files
-    keeps: files and folders of the run with parameters besides the checkpoints
+  schema: of its configs. state_shape: of what is diffused, or of the images.
+  network() -> the Flax module. init(key) -> the first parameters, {'network':
+  ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
+  without dropout, augmentation and penalties. problems(mode) yields what the
+  model or the mode cannot use, and what to do. measured: what its metrics
+  measure.
+
+  draw(params, guides, keys [B], cond, trajectory) -> images [B, ...] in
+  [-1, 1], or with `trajectory` all states; None: it makes no images. stream:
+  the consumer of sampling.seed. noisy: the network with its process, and
+  plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
+  or draws none. teacher, autoencoder: the parameters that the loss and the
+  latents need. pictures(images uint8 [n, H, W, C]) -> how they are drawn.
+  write_more(params, path, samples) writes further files of --mode=sample and
+  returns arrays for its npz file.
+  keeps: files and folders of the run with parameters besides the checkpoints.
   """
 
   schema: Schema
@@ -167,11 +163,6 @@ class Model:
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     refuse(self.problems(mode))
-
-  @property
-  def makes_images(self) -> bool:
-    """Whether it makes images."""
-    return self.draw is not None
 
 
 def frozen_shapes(model: Model) -> Params:

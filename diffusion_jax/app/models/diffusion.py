@@ -42,19 +42,25 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
   noisy = noisy_network(kinds.DIFFUSION, config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
-  return with_plan(noisy, workdir, plan, functools.partial(problems, noisy))
+  return of_network(noisy, workdir, functools.partial(problems, noisy), plan)
 
 
 def of_network(
   noisy: NoisyNetwork,
   workdir: Path,
   problems: Callable[[str], Iterator[str]],
+  plan: Callable[..., Plan] | None = None,
+  latents: Latents = IDENTITY,
   **parts: Any,
 ) -> Model:
-  """Makes a model of a network of noisy images; parts: as of `Model`."""
+  """Makes a model of a network of noisy images, whose images a plan draws.
+
+  parts: of `Model`, in place of the usual ones or besides them.
+  """
+  teacher, frozen = teachers.of_student(noisy, workdir)
   usual = {
     'init': noisy.init,
-    'objective': functools.partial(objective_of, noisy),
+    'objective': functools.partial(objective_of, noisy, teacher),
     'measured': noisy,
   }
   return Model(
@@ -65,27 +71,14 @@ def of_network(
     state_shape=noisy.state_shape,
     network=lambda: noisy.network,
     problems=problems,
+    draw=plan and functools.partial(draw, plan, latents),
     conditioning=noisy.conditioning,
     noisy=noisy,
+    plan=plan,
+    teacher=frozen,
+    latents=latents,
     **usual | parts,
   )
-
-
-def with_plan(
-  noisy: NoisyNetwork,
-  workdir: Path,
-  plan: Callable[..., Plan],
-  problems: Callable[[str], Iterator[str]],
-  latents: Latents = IDENTITY,
-  **parts: Any,
-) -> Model:
-  """Makes a model whose images are drawn by a plan."""
-  teacher, frozen = teachers.of_student(noisy, workdir)
-  objective = functools.partial(objective_of, noisy, teacher=teacher)
-  drawing = functools.partial(draw, plan, latents)
-  usual = {'plan': plan, 'draw': drawing, 'teacher': frozen, 'latents': latents}
-  usual['objective'] = objective
-  return of_network(noisy, workdir, problems, **usual | parts)
 
 
 # -- training -----------------------------------------------------------------
@@ -93,12 +86,12 @@ def with_plan(
 
 def objective_of(
   noisy: NoisyNetwork,
+  teacher: Callable[[], Teacher | None],
   test: bool = False,
-  teacher: Callable[[], Teacher | None] = lambda: None,
 ) -> Objective:
-  """Makes the objective of a network.
+  """Makes the objective; `test`: without dropout and augmentation.
 
-  test: without dropout and augmentation; teacher: see `teachers.of_student`.
+  teacher: see `teachers.of_student`.
   """
   section = noisy.config.schedule
   facts = ObjectiveFacts(
@@ -212,7 +205,9 @@ def plan_of(
 
   def of_estimate(cond, **options):
     # The estimate is always clipped in training.
-    return lambda x0: denoiser(cond | {'x0': jnp.clip(x0, -1, 1)}, **options)
+    return lambda x0: denoiser(
+      cond | {'x0': jnp.clip(x0, -1.0, 1.0)}, **options
+    )
 
   plan = Plan(
     visited,

@@ -23,11 +23,11 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a flow map."""
   noisy = noisy_network(kinds.FLOW_MAP, config, facts)
   sampling: MapSampling = config.sampling.make()
-  return diffusion.with_plan(
+  return diffusion.of_network(
     noisy,
     workdir,
-    functools.partial(plan_of, noisy, sampling),
     functools.partial(problems, noisy, sampling),
+    functools.partial(plan_of, noisy, sampling),
   )
 
 

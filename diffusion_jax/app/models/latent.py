@@ -51,11 +51,11 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
   noisy = dataclasses.replace(noisy, state_shape=stored.shape)
-  return diffusion.with_plan(
+  return diffusion.of_network(
     noisy,
     workdir,
-    functools.partial(diffusion.plan_of, noisy, sampling),
     functools.partial(problems, noisy, sampling),
+    functools.partial(diffusion.plan_of, noisy, sampling),
     latents_of(stored),
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),

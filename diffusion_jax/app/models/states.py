@@ -43,11 +43,11 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   sampling: StateSampling = config.sampling.make()
   model = StateDiffusion(noisy, config.states.make(), sampling)
   text = {'pictures': draw_text, 'write_more': write_texts}
-  return diffusion.with_plan(
+  return diffusion.of_network(
     model.noisy,
     workdir,
-    model.plan,
     functools.partial(problems, model),
+    model.plan,
     Latents(model.encode, model.decode, model.shaped),
     init=model.init,
     objective=model.objective,

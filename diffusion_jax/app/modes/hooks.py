@@ -260,7 +260,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   """Returns the hook that draws the first samples of --mode=sample."""
-  if not model.makes_images:
+  if model.draw is None:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
   config = model.config

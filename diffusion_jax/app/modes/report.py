@@ -119,7 +119,7 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   """Returns a film of the sampler and its last images, uint8 [n, H, W, C]."""
   c, facts, n = model.config, model.facts, _PICTURES
   several = processes.started()  # but only the first calls this
-  if not c.report.trajectory or not model.makes_images or several:
+  if not c.report.trajectory or model.draw is None or several:
     return None, None
   model.check('sample')
   mesh = devices.make_mesh(c)

@@ -90,8 +90,8 @@ def test_a_test_loss_that_raises_is_refused_before_the_first_step(
   """A bug without a user's part keeps its traceback."""
   objective = diffusion.objective_of
 
-  def broken(noisy, test=False, **options):
-    real = objective(noisy, test, **options)
+  def broken(noisy, teacher, test=False):
+    real = objective(noisy, teacher, test)
     if not test:
       return real
     return dataclasses.replace(real, draw=Mock(side_effect=ZeroDivisionError))
