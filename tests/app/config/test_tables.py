@@ -11,6 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import constructors, models
 from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.config.test_store import read
@@ -159,7 +160,7 @@ DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 
 
 def levels_of(*flags):
-  return model_of(*flags).levels(DDPM)
+  return diffusion.levels_of(model_of(*flags).config.sampling.make(), DDPM)
 
 
 def test_every_spacing_and_respacing_which_wins():
@@ -241,14 +242,14 @@ def test_parameters_of_samplers_reach_them():
 def test_the_levels_of_another_schedule_may_be_visited(name):
   """It has its own defaults, not the parameters of the run's schedule."""
   flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
-  schedule = model_of(*flags).sampling.schedule
+  schedule = model_of(*flags).plan().schedule
   t = jnp.linspace(0.0, 1.0, 5)
   expected = {
     'linear': lambda: DDPM,
     'karras': dj.KarrasSchedule,
   }[name]()
   jax.tree.map(np.testing.assert_array_equal, schedule(t), expected(t))
-  assert model_of('sampling.num_steps=9').sampling.schedule is None
+  assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 
 
 def test_masks_of_weight_decay_reach_the_optimizer():

@@ -130,8 +130,8 @@ def test_all_samplers_can_be_traced(changes):
   guided = made('digits_masked', 'labels', **changes | guidance)
   for each in (model, guided):
     x = jax.eval_shape(
-      lambda params, keys, label, each=each: each.from_noise(
-        params, {}, keys, {'label': label}
+      lambda params, keys, label, each=each: each.plan(params).from_noise(
+        keys, {'label': label}
       ),
       models.shapes(each),
       jax.random.split(jax.random.key(0), 3),
@@ -155,9 +155,9 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
 
   @jax.jit
   def logits(cond):
-    of = plain.state_denoiser(params, cond)
+    of = plain.measured.denoiser(params, cond)
     functions = [
-      of, *(m.step_function(params, cond, None) for m in (plain, none))
+      of, *(m.plan(params).step_function(cond) for m in (plain, none))
     ]  # fmt: skip
     return [f(x, level) for f in functions]
 
