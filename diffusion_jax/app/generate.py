@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from diffusion_jax.app import devices
+from diffusion_jax.app import devices, other_runs
 from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core.keys import abstract_key, stream
@@ -16,23 +16,18 @@ from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
 
 
-def generate(
-  model: Model,
-  mesh: Mesh,
-  guides: Guides | None = None,
-  trajectory: bool = False,
-) -> PerImage:
+def generate(model: Model, mesh: Mesh, trajectory: bool = False) -> PerImage:
   """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 
   Image i of a seed is the same in every batch and on any devices. With
   `trajectory` the result holds all states, [n, N + 1, H, W, C], if there are
-  steps. guides: the result of `other_runs.guides_of`.
+  steps. The runs that config.sampling names guide it.
   """
   if model.draw is None:
     raise UserError(next(model.problems('sample')))
   draw = functools.partial(model.draw, trajectory=trajectory)
   root = stream(model.config.sampling.seed, model.stream)
-  return generate_by(model, draw, mesh, root, guides)
+  return generate_by(model, draw, mesh, root, other_runs.guides_of(model))
 
 
 def generate_by(
@@ -40,7 +35,7 @@ def generate_by(
   draw: Callable,
   mesh: Mesh,
   root: jax.Array,
-  guides: Guides | None = None,
+  guides: Guides,
   size: int = 0,
 ) -> PerImage:
   """Returns `generate` for images that another function draws.
@@ -49,7 +44,6 @@ def generate_by(
   from which each image's key is made; size: batch size, as in `per_image`.
   """
   check_plan(model)
-  guides = guides or {}
   weights = {name: run.params for name, run in guides.items()}
   weights = replicate(mesh, weights)
 

@@ -205,9 +205,10 @@ def plan_of(
 
   def of_estimate(cond, **options):
     # The estimate is always clipped in training.
-    return lambda x0: denoiser(
-      cond | {'x0': jnp.clip(x0, -1.0, 1.0)}, **options
-    )
+    def of_x0(x0):
+      return denoiser(cond | {'x0': jnp.clip(x0, -1.0, 1.0)}, **options)
+
+    return of_x0
 
   plan = Plan(
     visited,

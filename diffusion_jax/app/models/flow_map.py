@@ -121,15 +121,16 @@ def _guidance_problems(noisy, c):
 
 def _time_problems(noisy):
   objective, section = noisy.config.objective, noisy.config.noise_input
-  name, noise_input = objective.name, section.name
-  if noisy.inputs.elapsed and noise_input != 'time':
+  name, is_time = objective.name, section.constructor is dj.time_input
+  if noisy.inputs.elapsed and not is_time:
     yield (
-      f'config.noise_input={noise_input}: the network of objective={name} '
+      f'config.noise_input={section.name}: the network of objective={name} '
       'gets t and t - s: set it to time'
     )
   if not noisy.needs.forward_mode:
     return
-  if section.get('scale', 1.0) > 10.0 or noise_input not in ('time', 'edm'):
+  is_edm = noisy.noise_input is dj.edm_input
+  if not (section.scale <= 10.0 if is_time else is_edm):
     yield (
       f'config.noise_input: the loss of objective={name} contains the '
       'derivative in t, which an input that goes to 1000 makes 1000 times '

@@ -12,7 +12,6 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   images,
-  other_runs,
   sample_inputs,
   scoring,
   sheets,
@@ -236,7 +235,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   n, size = c.metrics_images, config.sampling.batch_size
   inputs = sample_inputs.choose(model, n, mesh)
   cond, stored = inputs.cond, inputs.stored()
-  drawing = generate(model, mesh, other_runs.guides_of(model))
+  drawing = generate(model, mesh)
   score = scoring.scorer(model)
 
   def begin(state, frozen, start=0, function=drawing.start):
@@ -266,7 +265,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
-  drawing = generate(model, mesh, other_runs.guides_of(model))
+  drawing = generate(model, mesh)
 
   def begin(state, frozen, function=drawing.start):
     return function(state.ema_params | frozen, np.arange(n), cond)

@@ -17,7 +17,6 @@ from diffusion_jax.app import (
   devices,
   images,
   models,
-  other_runs,
   sample_inputs,
   weights,
 )
@@ -125,8 +124,7 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   mesh = devices.make_mesh(c)
   params = replicate(mesh, weights.restore(model)[0] | model.autoencoder.load())
   cond = sample_inputs.choose(model, n, mesh).cond
-  guides = other_runs.guides_of(model)
-  x = generate(model, mesh, guides, trajectory=True)(params, np.arange(n), cond)
+  x = generate(model, mesh, trajectory=True)(params, np.arange(n), cond)
   check_numbers(model, x)
   x = pixels.to_uint8(x, facts.num_levels)
   if x.ndim == 4:  # A VAE takes no steps.

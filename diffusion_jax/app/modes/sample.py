@@ -12,7 +12,6 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   models,
-  other_runs,
   sample_inputs,
   sheets,
   weights,
@@ -78,8 +77,7 @@ def draw_parts(
   """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
   n, size = c.num_samples, c.batch_size
-  guides = other_runs.guides_of(model)
-  drawing = generate(model, mesh, guides, c.trajectory)
+  drawing = generate(model, mesh, c.trajectory)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
   if processes.is_first():

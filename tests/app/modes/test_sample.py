@@ -139,7 +139,7 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
   """All parts have the same shape, including the last one."""
   done, write = [], provenance.write_npz
 
-  def drawing(model, mesh, guides, trajectory):
+  def drawing(model, mesh, trajectory):
     def start(params, index, cond):
       assert len(index) == len(cond['label']) == 8
       done.append(f'begin {index[0]}')
