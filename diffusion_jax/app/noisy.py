@@ -111,11 +111,11 @@ class NoisyNetwork:
   def network(self) -> nn.Module:
     """The Flax module, with the inputs that config and objective need."""
     section = self.config.network
-    takes = getattr(section.constructor, 'takes', ())
+    takes = _takes(section.constructor)
     for name, field in _ASKED.items():
       if name in self.inputs.names and name not in takes:
         table = self.schema.table('network')
-        able = [n for n, c in table.items() if name in vars(c)['takes']]
+        able = [n for n, c in table.items() if name in _takes(c)]
         own = ', or name it in `takes`' if ':' in section.name else ''
         raise UserError(
           f'config.{field} needs a network with the input {name}, which '
@@ -316,6 +316,11 @@ def noisy_network(schema: Schema, config: Node, facts: Facts) -> NoisyNetwork:
   return NoisyNetwork(
     schema, config, facts, conditioning or Conditioning(), facts.image_shape
   )
+
+
+def _takes(constructor):
+  # The names of the inputs that a network can have.
+  return getattr(constructor, 'takes', ())
 
 
 def _with_params(schedule, params):
