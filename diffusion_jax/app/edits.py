@@ -29,6 +29,7 @@ from diffusion_jax.runtime.per_image import rows
 from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
+Encode = Callable[[np.ndarray], np.ndarray]  # as the model diffuses it
 Method = Literal['reconstruction', 'palette']
 
 
@@ -37,7 +38,7 @@ class Task(NamedTuple):
 
   plan: of the run's parameters and guides. keys: [B]; inputs: the user's
   pictures in the form that is diffused, for each of the images; cond; and
-  weight, of an interpolation.
+  weight, of an interpolation. decode: what is diffused -> images.
   """
 
   model: Model
@@ -45,20 +46,19 @@ class Task(NamedTuple):
   method: str
   keys: jax.Array
   inputs: dict[str, PyTree]
+  decode: Callable[[jax.Array], jax.Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Edit(abc.ABC):
-  """Holds what all edits have: a picture in the size of the run's images.
+  """Holds what all edits have.
 
   Args:
-    image: the file of the picture
     num_samples: number of results
     label: the class; None: no class
     output: name of the files that are written into edits/
   """
 
-  image: str = ''
   num_samples: Size = 4
   label: Count | None = None
   output: FileName = 'edit'
@@ -78,8 +78,64 @@ class Edit(abc.ABC):
 
   def read(self, model: Model, method: str) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
+    return {}
+
+  def count(self, pictures: Pictures) -> int:
+    """Returns the number of results."""
+    return self.num_samples
+
+  def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
+    """Returns pictures in the form that is diffused, for each result."""
+    n = self.num_samples
+    encoded = {name: encode(x) for name, x in pictures.items()}
+    return {n_: np.broadcast_to(x, (n, *x.shape)) for n_, x in encoded.items()}
+
+  @abc.abstractmethod
+  def results(self, task: Task) -> dict[str, jax.Array]:
+    """Returns x, what the model diffuses, and numbers [B], of a batch."""
+
+  def write(
+    self,
+    model: Model,
+    path: Path,
+    results: np.ndarray,
+    numbers: dict[str, np.ndarray],
+    pictures: Pictures,
+  ) -> None:
+    """Writes each result, and a row with the user's pictures and all results.
+
+    results: uint8 [n, H, W, C]; numbers: x and the numbers of `results`; path:
+    without a suffix.
+    """
+    for i, picture in enumerate(results):
+      images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
+    last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
+    print(f'wrote {path}_0.png{last}')
+    shown = [as_picture(model, x) for x in pictures.values()]
+    row = np.stack([*shown, *results])
+    zoom = max(1, round(96 / results.shape[1]))
+    path = path.with_name(f'{path.name}.png')
+    images.write_png(path, images.grid(row, len(row), zoom))
+    print(f'wrote {path}: {", ".join([*pictures, "then the results"])}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureEdit(Edit):
+  """Changes a picture in the size of the run's images.
+
+  image: the file of the picture.
+  """
+
+  image: str = ''
+
+  def read(self, model: Model, method: str) -> Pictures:
+    """Reads the files of the edit; raises ValueError for unsuitable files."""
     shape = model.facts.image_shape
     return {'image': read_picture(self.image, 'image', shape)}
+
+  def results(self, task: Task) -> dict[str, jax.Array]:
+    """Returns the results of `draw`."""
+    return {'x': self.draw(task)}
 
   @abc.abstractmethod
   def draw(self, task: Task) -> jax.Array:
@@ -113,8 +169,8 @@ def refuse_unipc(model: Model, what: str) -> None:
     )
 
 
-@dataclass(frozen=True)
-class InpaintStates(Edit):
+@dataclass(frozen=True, kw_only=True)
+class InpaintStates(PictureEdit):
   """Fills in the pixels that are not white in the picture `mask`."""
 
   mask: str = ''
@@ -141,7 +197,7 @@ class InpaintStates(Edit):
     return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=replace)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inpaint(InpaintStates):
   """Fills in the pixels that are not white in the picture `mask`.
 
@@ -194,8 +250,8 @@ class Inpaint(InpaintStates):
     return task.plan.from_noise(task.keys, cond, wrap=repaint)
 
 
-@dataclass(frozen=True)
-class Sdedit(Edit):
+@dataclass(frozen=True, kw_only=True)
+class Sdedit(PictureEdit):
   """Adds noise and samples from there (SDEdit, Meng et al. 2022).
 
   Args:
@@ -238,8 +294,8 @@ class Sdedit(Edit):
       )
 
 
-@dataclass(frozen=True)
-class Interpolate(Edit):
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(PictureEdit):
   """Interpolates between two pictures along the ODE."""
 
   image2: str = ''
@@ -284,7 +340,7 @@ class Interpolate(Edit):
     return jax.vmap(between)(jnp.asarray(inputs['weight']))
 
 
-class _Observe(Edit):
+class _Observe(PictureEdit):
   # An edit whose picture is what `measure` shows of the result, [B, H, W, C].
 
   observes: ClassVar = True
@@ -316,7 +372,7 @@ class _Observe(Edit):
     return task.plan.from_noise(task.keys, cond, after_guidance=guided)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Superres(_Observe):
   """Enlarges a picture `factor` times, to the size of the run's images.
 
@@ -351,7 +407,7 @@ class Superres(_Observe):
     return section.factor if method == 'palette' else self.factor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Colorize(_Observe):
   """Colours a grey picture; method: as for inpaint."""
 
@@ -418,3 +474,12 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
       'nothing would be filled in'
     )
   return mask
+
+
+def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
+  """Returns a picture or mask in the size and channels of the run, uint8."""
+  height, _, channels = model.facts.image_shape
+  x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
+  factor = height // x.shape[0]
+  x = x.repeat(factor, axis=0).repeat(factor, axis=1)
+  return np.broadcast_to(x, (*x.shape[:2], channels))

@@ -28,6 +28,7 @@ STREAMS = {
   'sampling_images': 0x8146B8FF,
   'vae_sampling': 0xE725CDBF,
   'edit': 0x8135DE1A,
+  'measurement': 0xB7C3A5D1,
   'noise': 0xFDA99629,
   'metrics': 0xE6B79F85,
   'evaluation_images': 0xAA608B9D,

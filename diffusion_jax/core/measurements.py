@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
@@ -61,21 +62,27 @@ class Measurement(NamedTuple):
 
 
 def check_linear(forward: Callable[[Array], Array], x0: Array) -> None:
-  """Raises TypeError if forward(u + v) is not forward(u) + forward(v).
+  """Raises TypeError unless `forward` is linear; see `is_linear`."""
+  if not is_linear(forward, x0):
+    raise TypeError(
+      'forward is not linear, as this method needs: take one that needs only '
+      'log p(y | x_0)'
+    )
+
+
+def is_linear(
+  forward: Callable[[Array], Array], x0: Array | np.ndarray
+) -> bool:
+  """Returns whether forward(u + v) is forward(u) + forward(v).
 
   u and v are random images of x0's shape. A function that depends on traced
-  arrays is not checked.
+  arrays is taken for linear.
   """
   with jax.ensure_compile_time_eval():
     u, v = jax.random.normal(jax.random.key(0), (2, *x0.shape), x0.dtype)
     sides = forward(u + v), forward(u) + forward(v)
     error, size = (jnp.max(jnp.abs(a)) for a in (sides[0] - sides[1], sides[1]))
-    if isinstance(error, Tracer) or error <= 1e-3 * size:
-      return
-  raise TypeError(
-    'forward is not linear, as this method needs: take one that needs only '
-    'log p(y | x_0)'
-  )
+    return isinstance(error, Tracer) or bool(error <= 1e-3 * size)
 
 
 def poisson_log_prob(

@@ -47,12 +47,12 @@ def gaussian_kernel(width: float, size: int) -> Array:
   return jnp.outer(line, line) / jnp.sum(line) ** 2
 
 
-def gaussian_blur(width: Positive) -> Operator:
-  """Makes the blur by a Gaussian of deviation `width` pixels, cut at 3 widths."""
+def gaussian_blur(width: Positive = 1.0) -> Operator:
+  """Makes the blur by a Gaussian of deviation `width` pixels."""
   return blurred(gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1))
 
 
-def motion_blur(length: Positive, angle: Finite = 0.0) -> Operator:
+def motion_blur(length: Positive = 5.0, angle: Finite = 0.0) -> Operator:
   """Makes the mean over a line of `length` pixels.
 
   angle: in degrees, counterclockwise from the rows. The pixels of the line have

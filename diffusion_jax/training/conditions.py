@@ -58,7 +58,7 @@ def known_pixels(x0: Array, mask: Array) -> Array:
   )
 
 
-def pooled(x0: Array, factor: int) -> Array:
+def pooled(x0: Array, factor: Size = 2) -> Array:
   """Returns means over blocks of pixels, [B, H, W, C] -> [B, H/f, W/f, C].
 
   Raises ValueError if factor does not divide H and W.

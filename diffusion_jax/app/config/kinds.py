@@ -70,6 +70,8 @@ DIFFUSION = Schema(
     'schedule': (),
     'data': ('split',),
     'optimizer': ('total_steps',),
+    'operator': ('image_shape',),
+    'reward': ('x0',),
   },
   {**table.OF_DIFFUSION, **table.METRICS},
 )  # fmt: skip

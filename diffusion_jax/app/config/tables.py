@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusion_jax as dj
-from diffusion_jax.app import constructors, edits
+from diffusion_jax.app import constructors, edits, posteriors, restoration
 from diffusion_jax.app.config import fields
-from diffusion_jax.core import discrete as steps, flow_losses
+from diffusion_jax.core import discrete as steps, flow_losses, operators
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
@@ -240,7 +240,29 @@ TABLES = {
     'interpolate': edits.Interpolate,
     'superres': edits.Superres,
     'colorize': edits.Colorize,
+    'restore': restoration.Restore,
+    'steer': restoration.Steer,
   },
+  'edit.operator': {
+    'mask': restoration.mask,
+    'blur': operators.gaussian_blur,
+    'motion': operators.motion_blur,
+    'downsample': deferred(conditions.pooled, 'x0'),
+    'gray': deferred(conditions.luminance, 'x0'),
+    'hdr': operators.high_dynamic_range,
+    'phase': operators.fourier_magnitude,
+  },
+  'edit.posterior': {
+    'moment': posteriors.Moment,
+    'pseudoinverse': posteriors.Pseudoinverse,
+    'steered': posteriors.Steered,
+    'decoupled': posteriors.Decoupled,
+    'gibbs': posteriors.Gibbs,
+    'proximal': posteriors.Proximal,
+    'dps': posteriors.Dps,
+    'red_diff': posteriors.RedDiff,
+  },
+  'edit.reward': {'brightness': restoration.brightness},
 }
 
 

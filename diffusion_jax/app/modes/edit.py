@@ -1,5 +1,6 @@
 """Implements --mode=edit: edits the user's picture with a trained run."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import Edit, Pictures, Task
+from diffusion_jax.app.edits import Edit, Encode, Pictures, Task
 from diffusion_jax.app.generate import generate_by
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
@@ -34,10 +35,10 @@ def run(config: Node, workdir: str | Path) -> None:
   model.check('edit')
   edit: Edit = config.edit.make()
   method = edit.check(model)
-  cond = choose_cond(model, edit)
-  guides = check_guidance(model, cond)
   with from_config('edit'):
     pictures = edit.read(model, method)
+  cond = choose_cond(model, edit, edit.count(pictures))
+  guides = check_guidance(model, cond)
   params, step = weights.restore(model)
   settings = provenance.edit_settings(model, params, step, pictures)
   print(provenance.describe(settings))
@@ -46,31 +47,17 @@ def run(config: Node, workdir: str | Path) -> None:
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.output')
   params |= model.autoencoder.load()
-  x = generate(model, edit, method, params, cond, pictures, guides)
-  sample.check_numbers(model, x)
-  results = images.to_uint8(x, model.facts.num_levels)
+  numbers = generate(model, edit, method, params, cond, pictures, guides)
+  sample.check_numbers(model, numbers['x'])
+  results = images.to_uint8(numbers['x'], model.facts.num_levels)
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
-  provenance.write_npz(path, {'arr_0': results} | pictures, settings)
+  arrays = {'arr_0': results} | numbers | pictures
+  del arrays['x']
+  provenance.write_npz(path, arrays, settings)
   print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
-  write_pictures(model, out / edit.output, results, pictures)
-
-
-def write_pictures(
-  model: Model, path: Path, results: np.ndarray, pictures: Pictures
-) -> None:
-  """Writes each result, and a row with the user's pictures and all results."""
-  for i, picture in enumerate(results):
-    images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
-  last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
-  print(f'wrote {path}_0.png{last}')
-  shown = [as_picture(model, x) for x in pictures.values()]
-  row = np.stack([*shown, *results])
-  zoom = max(1, round(96 / results.shape[1]))
-  path = path.with_name(f'{path.name}.png')
-  images.write_png(path, images.grid(row, len(row), zoom))
-  print(f'wrote {path}: {", ".join(pictures)}, then the results')
+  edit.write(model, out / edit.output, results, numbers, pictures)
 
 
 def generate(
@@ -81,67 +68,69 @@ def generate(
   cond: dict,
   pictures: Pictures,
   guides: Guides,
-) -> np.ndarray:
-  """Makes the images [num_samples, H, W, C] of an edit, batch by batch.
+) -> dict[str, np.ndarray]:
+  """Makes x, the images [n, H, W, C] of an edit, batch by batch.
 
   As in --mode=sample, batches are split over the devices, and image i depends
-  on sampling.seed and i only.
+  on sampling.seed and i only. Returns it with the numbers of each image.
   """
-  n, mesh, plan = edit.num_samples, devices.make_mesh(model.config), model.plan
+  n, mesh, plan = (
+    edit.count(pictures),
+    devices.make_mesh(model.config),
+    model.plan,
+  )
   assert plan is not None  # other models refuse
   inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
-  for name, x in encode_pictures(model, params, pictures).items():
-    inputs[name] = np.broadcast_to(x, (n, *x.shape))
+  inputs |= edit.inputs(encoder(model, params), pictures)
   size = min(model.config.sampling.batch_size, n)
 
   def draw(params, guides, keys, inputs):
-    task = Task(model, plan(params, guides), method, keys, inputs)
-    x = edit.draw(task)
-    return model.latents.decode(params.get('autoencoder'), x)
+    decode = functools.partial(model.latents.decode, params.get('autoencoder'))
+    task = Task(model, plan(params, guides), method, keys, inputs, decode)
+    results = edit.results(task)
+    return results | {'x': decode(results['x'])}
 
   root = stream(model.config.sampling.seed, 'edit')
   compute = generate_by(model, draw, mesh, root, guides, size)
   params = replicate(mesh, params)
   batches = np.split(np.arange(n), range(size, n, size))
-  return np.concatenate(
-    [compute(params, index, rows(inputs, index)) for index in batches]
-  )
+  parts = [compute(params, index, rows(inputs, index)) for index in batches]
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def encode_pictures(
-  model: Model, params: Params, pictures: Pictures
-) -> dict[str, np.ndarray]:
-  """Returns pictures and masks, by name, as the model diffuses them.
+def encoder(model: Model, params: Params) -> Encode:
+  """Returns the function of a picture or mask -> what the model diffuses.
 
   Pictures uint8 [H, W, C] become x in [-1, 1], or means of z [h, w, c]. Masks
   are True where all pixels of a latent are known.
   """
   encode = jax.jit(model.latents.encode)
   autoencoder = params.get('autoencoder')
-  return {
-    name: model.latents.shrink_mask(x)
-    if x.dtype == bool
-    else np.asarray(encode(autoencoder, images.scale(x)[None])[0])
-    for name, x in pictures.items()
-  }
+
+  def encoded(x):
+    if x.dtype == bool:
+      return model.latents.shrink_mask(x)
+    return np.asarray(encode(autoencoder, images.scale(x)[None])[0])
+
+  return encoded
 
 
-def choose_cond(model: Model, edit: Edit) -> dict[str, np.ndarray]:
-  """Returns the cond of the results, from edit.label and sampling.prompt."""
+def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
+  """Returns the cond of n results, from edit.label and sampling.prompt."""
   c, cond = model.conditioning, {}
-  label = choose_label(model, edit)
+  label = choose_label(model, edit, n)
   if label is not None:
     cond['label'] = label
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
-  texts = sample_inputs.choose_texts(model, edit.num_samples)
+  texts = sample_inputs.choose_texts(model, n)
   return cond | (sample_inputs.encode_texts(model, texts) or {})
 
 
-def choose_label(model: Model, edit: Edit) -> np.ndarray | None:
-  """Returns edit.label as int32 [N], or None."""
-  c, n = model.conditioning, edit.num_samples
+def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
+  """Returns edit.label as int32 [n], or None."""
+  c = model.conditioning
   if edit.label is not None:
     return sample_inputs.repeat_labels(model, [edit.label], n, 'edit.label')
   if c.labels:
@@ -173,12 +162,3 @@ def check_guidance(model: Model, cond: dict) -> Guides:
       f'{label if model.conditioning.text is None else text}'
     )
   return other_runs.guides_of(model)
-
-
-def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
-  """Returns a picture or mask in the size and channels of the run, uint8."""
-  height, _, channels = model.facts.image_shape
-  x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
-  factor = height // x.shape[0]
-  x = x.repeat(factor, axis=0).repeat(factor, axis=1)
-  return np.broadcast_to(x, (*x.shape[:2], channels))
