@@ -150,11 +150,10 @@ def steered(
 def pick(key: Array, x: Array, log_weights: Array) -> Array:
   """Draws one particle of each population by its weight, [B, ...].
 
-  x: [B, K, ...]; log_weights: [B, K]; key: [] or [B]. Where all weights are 0,
-  each particle is as likely.
+  x: [B, K, ...]; log_weights: [B, K]; key: [] or [B].
   """
   keys = key_per_example(key, len(x))
-  index = jax.vmap(jax.random.categorical)(keys, _alive(log_weights))
+  index = jax.vmap(jax.random.categorical)(keys, log_weights)
   return jax.vmap(lambda row, i: row[i])(x, index)
 
 
