@@ -157,11 +157,7 @@ class Restore(Edit):
   ) -> None:
     """Writes samples, their mean and deviation, and a sheet; prints errors."""
     forward = jax.jit(self._forward(model))
-    y, clean, levels = (
-      pictures['y'],
-      pictures.get('clean'),
-      model.facts.num_levels,
-    )
+    y, clean = pictures['y'], pictures.get('clean')
     samples, x = (
       a.reshape(len(y), -1, *a.shape[1:]) for a in (results, numbers['x'])
     )
