@@ -157,14 +157,14 @@ def train_step(model, mesh):
 
 def network_fn(model):
   """Returns (params, x, noise, cond) -> the network's output."""
-  if isinstance(model.network, Autoencoder):  # an image of the mean of z
-    return lambda params, x, *_: model.network.apply({'params': params}, x)
-  return model.network_fn()
+  if isinstance(model.network(), Autoencoder):  # an image of the mean of z
+    return lambda params, x, *_: model.network().apply({'params': params}, x)
+  return model.noisy.given().apply
 
 
 def torch_options(model):
   """Returns the options of the torch side's network for a model."""
-  network, shape = model.network, model.facts.image_shape
+  network, shape = model.network(), model.facts.image_shape
   if isinstance(network, DiT):
     return diffusers_transformer.write_config(network, shape)
   if isinstance(network, UNet):
@@ -192,8 +192,8 @@ def torch_options(model):
 
 def state_dict(model, params):
   """Returns the parameters by the names of the torch side's network."""
-  if not isinstance(model.network, EDM2):
-    return diffusers.tensors_of(model.network, params)
+  if not isinstance(model.network(), EDM2):
+    return diffusers.tensors_of(model.network(), params)
   options = edm2.choose_options(**torch_options(model))
   tensors = names.write(edm2.describe(options).table(), params)
   return names.under(tensors, 'unet.')

@@ -21,7 +21,7 @@ def analytic(model, batch):
   C_in per output, a dense layer 2 C_in, attention 4 (H W)^2 C per image. A
   training step has three times as many.
   """
-  network = model.network
+  network = model.network()
   found = {}
 
   def count(layer, args, kwargs, context):

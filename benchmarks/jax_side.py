@@ -154,7 +154,7 @@ class Side:
     keys = jax.random.split(jax.random.key(0), self.case.batch)
 
     def sample(params, keys, cond):
-      return self.model.from_noise(params, {}, keys, cond)
+      return self.model.plan(params).from_noise(keys, cond)
 
     cond = self._arrays(self.case.batch)[2]
     return self._jit(sample), (self.params, keys, cond)

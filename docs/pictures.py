@@ -149,8 +149,8 @@ def paths():
 def samplers():
   """Draws the same noise by four samplers with 5, 10, 25 and 50 calls."""
   model, params = run('digits-long')
-  schedule, labels = model.schedule(params), jnp.arange(10) % 10
-  denoise = dj.clip_denoised(model.of_network(params, {'label': labels}))
+  schedule, labels = model.noisy.schedule(params), jnp.arange(10) % 10
+  denoise = dj.clip_denoised(model.noisy.denoiser(params, {'label': labels}))
   kinds = {
     'ancestral': (dj.ancestral('fixed_small'), 'uniform'),
     'DDIM': (dj.ddim(), 'uniform'),
@@ -174,9 +174,9 @@ def guidance():
   model, params = run('digits-long')
   labels = jnp.arange(20) % 10
   pair = dj.make_paired_denoiser(
-    model.given_network(), params['network'], {'label': labels}
+    model.noisy.given(), params['network'], {'label': labels}
   )
-  levels = dj.level_grid(model.schedule(params), 100)
+  levels = dj.level_grid(model.noisy.schedule(params), 100)
   x = dj.prior_sample(jax.random.key(2), (20, 8, 8, 1), levels.take(0))
 
   @jax.jit
@@ -195,10 +195,10 @@ def inpainting():
   known = images.scale(digits_judge.real('test')[[3, 9]])
   mask = jnp.arange(8)[None, :, None, None] < 4  # the upper half is known
   drop = {'label': jnp.zeros(2, int), 'drop': jnp.ones(2, bool)}
-  raw = model.of_network(params, drop)
+  raw = model.noisy.denoiser(params, drop)
   denoise = dj.clip_denoised(raw)
   guided = dj.reconstruction_guided(raw, known, mask, num_iterations=3)
-  levels = dj.level_grid(model.schedule(params), 100)
+  levels = dj.level_grid(model.noisy.schedule(params), 100)
   walk = dj.repaint_levels(levels, num_resamples=10, jump=10)
   replaced = dj.replace_known(dj.ddim(1.0), known, mask)
   repainted = dj.repaint(dj.ddim(1.0), known, mask)
@@ -231,8 +231,8 @@ def few_steps():
 
   def draw(name, n):
     model, params = run(name)
-    denoise = model.of_network(params, {'label': labels})
-    levels = dj.level_grid(model.schedule(params), n)
+    denoise = model.noisy.denoiser(params, {'label': labels})
+    levels = dj.level_grid(model.noisy.schedule(params), n)
     key = jax.random.key(0)
     sample = jax.jit(functools.partial(dj.sample, key, denoise, dj.ddim()))
     return [grey(sample(levels, noise))]
@@ -253,8 +253,8 @@ def bound():
   real = digits_judge.real('test')[:32]
   x0 = jnp.asarray(images.scale(real))
   labels = jnp.asarray(digits_judge.real_labels('test')[:32])
-  denoise = dj.clip_denoised(model.of_network(params, {'label': labels}))
-  schedule = model.schedule(params)
+  denoise = dj.clip_denoised(model.noisy.denoiser(params, {'label': labels}))
+  schedule = model.noisy.schedule(params)
   decoder = functools.partial(dj.reconstruction_nll, num_levels=17)
 
   @jax.jit

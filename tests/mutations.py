@@ -244,12 +244,14 @@ metrics/mmd.py mean_and_deviation_over_subsets
 app/models/diffusion.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
   functions.insert(2 if after_clip else 0, by_classifier)
   => functions.insert(0, by_classifier)
-app/models/diffusion.py a_network_that_sees_no_noise
-  self.sampling, clip=False, classifier=None => self.sampling, classifier=None
-app/models/diffusion.py app/models/test_teachers.py sees_its_own_levels
-  return guidance.at_levels_of(run, self, denoise) => return denoise
-app/models/guidance.py guidance_by_a_classifier_by_hand
-  if same and not model.learns_schedule: => if True:
+app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
+  own = c if clip else => own = c if True else
+metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
+  if model.clips else denoise => if not model.clips else denoise
+app/models/teachers.py app/models/test_teachers.py sees_its_own_levels
+  return other_runs.at_levels_of(run, student, denoise) => return denoise
+app/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
+  if same and not noisy.learns_schedule: => if True:
 app/models/latent.py known_where_all_its_pixels
   blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/vae.py a_chain_literally

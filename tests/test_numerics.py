@@ -464,7 +464,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
   model = digits_model(**{
     'network.remat': True, 'network.attention_resolutions': (8,)
   })  # fmt: skip
-  apply = model.network_fn()
+  apply = model.noisy.given().apply
   cond = {'label': LABEL['label']}
 
   def loss(params, x, noise, cond):
@@ -487,7 +487,7 @@ LOOKUP = (jax.lax.Precision.HIGHEST,) * 2
 
 def test_the_default_is_that_of_jax():
   model = digits_model(**{'network.attention_resolutions': ()})
-  apply, params = model.network_fn(), models.shapes(model)['network']
+  apply, params = model.noisy.given().apply, models.shapes(model)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None, LOOKUP}
   high = (jax.lax.Precision.HIGH,) * 2
@@ -501,8 +501,8 @@ def test_vaes_compute_at_their_precision():
   params = models.shapes(model)['network']
 
   def there_and_back(params, x):
-    z = model.encode(params, 1, x).mean
-    return jnp.sum(model.decode(params, 1, z))
+    z = model.measured.encode(params, 1, x).mean
+    return jnp.sum(model.measured.decode(params, 1, z))
 
   with precision.products_at('highest'):
     found = traced(jax.grad(there_and_back), params, of((B, 8, 8, 1)))

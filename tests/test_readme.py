@@ -260,7 +260,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   """Every parameter has a gradient; an output of 0 has the error mean |v|."""
   parts, model = own_parts
   rows = np.arange(8)
-  images, labels = model.source().read(rows)
+  images, labels = model.noisy.source().read(rows)
   batch = {'image': np.float32(images / 127.5 - 1), 'label': labels}
   objective, key = model.objective(), jax.random.key(1)
   params = jax.jit(model.init)(jax.random.key(0))
@@ -276,7 +276,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
     dj.logsnr_input,
     parametrization='x0',
   )
-  plain, _ = parts.objective(zeros, model.schedule())(
+  plain, _ = parts.objective(zeros, model.noisy.schedule())(
     {'network': {}}, Context(), key, batch
   )
   expected = np.abs(batch['image']).mean(dtype=np.float64)
@@ -284,7 +284,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
 
 
 def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
-  schedule = own_parts[1].schedule()
+  schedule = own_parts[1].noisy.schedule()
   levels = schedule(np.linspace(0, 1, 5))
   angle = 0.05 + np.linspace(0, 1, 5) * (np.pi / 2 - 0.1)
   np.testing.assert_allclose(levels.snr, np.tan(angle) ** -2, rtol=1e-5)
@@ -295,7 +295,7 @@ def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
 def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
   """Without fresh noise it is DDIM; with it the level's variance is kept."""
   parts, model = own_parts
-  s, t = model.schedule()(0.4), model.schedule()(0.6)
+  s, t = model.noisy.schedule()(0.4), model.noisy.schedule()(0.6)
   denoise = lambda x, level: dj.Prediction(jnp.zeros_like(x))
   keys = jax.random.split(jax.random.key(0), 400)
   x = t.sigma * jax.random.normal(jax.random.key(1), (400, 16))

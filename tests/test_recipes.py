@@ -175,7 +175,7 @@ LINE = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
 @pytest.mark.parametrize('name', NOISE)
 def test_the_noise_of_a_published_recipe(name):
   """Checks t = 1/1000, 1/2 and 1."""
-  schedule = model_of(name).schedule({'schedule': LINE})
+  schedule = model_of(name).noisy.schedule({'schedule': LINE})
   t = np.array([0.001, 0.5, 1.0])
   level = jax.jit(schedule.__call__)(t.astype(np.float32))
   alpha, sigma = NOISE[name](t)
@@ -189,8 +189,8 @@ def test_flows_have_the_plain_loss_of_the_velocity(name):
   model = model_of(name)
   section = model.config.objective.weight
   weight = section.make()
-  level = model.schedule()(jnp.linspace(0.1, 0.9, 5))
-  scale = dj.error_scale(model.parametrization.kind, level) ** 2
+  level = model.noisy.schedule()(jnp.linspace(0.1, 0.9, 5))
+  scale = dj.error_scale(model.noisy.parametrization.kind, level) ** 2
   np.testing.assert_allclose(weight(level), scale, rtol=1e-6)
   np.testing.assert_allclose(level.alpha + level.sigma, 1.0, rtol=1e-6)
 
@@ -199,14 +199,14 @@ def test_flows_have_the_plain_loss_of_the_velocity(name):
 def test_the_noise_inputs_of_the_three_sdes(sde):
   """999 t, or log sigma (Song et al. 2021)."""
   model = model_of(f'cifar10_vp:{sde}')
-  level = model.schedule()(0.5)
+  level = model.noisy.schedule()(0.5)
   label = np.log(level.sigma) if sde == 've' else 999 / 2
-  np.testing.assert_allclose(model.noise_input(level), label, rtol=1e-6)
+  np.testing.assert_allclose(model.noisy.noise_input(level), label, rtol=1e-6)
 
 
 def test_ve_of_data_in_the_unit_interval(key):
   """Song et al.: x in [0, 1] + sigma z, then 2x - 1 inside the network."""
-  schedule = model_of('cifar10_vp:ve').schedule()
+  schedule = model_of('cifar10_vp:ve').noisy.schedule()
   unit, z = jax.random.uniform(key, (5, 3)), jax.random.normal(key, (5, 3))
   t = np.linspace(0.0, 1.0, 5)
   theirs = np.asarray(unit) + (0.01 * 5000.0**t)[:, None] * np.asarray(z)
@@ -224,9 +224,9 @@ def test_adm_samples_the_published_steps():
 
   @jax.jit
   def levels_seen_and_even():
-    schedule = model.schedule()
-    levels = model.levels(schedule)
-    seen = model.noise_input(levels)  # what the network is given
+    schedule = model.noisy.schedule()
+    levels = model.plan().levels
+    seen = model.noisy.noise_input(levels)  # what the network is given
     return levels, seen, dj.level_grid(schedule, 250, 'linspace')
 
   levels, seen, linspace = jax.device_get(levels_seen_and_even())
@@ -402,8 +402,9 @@ def test_jit_samples_as_the_release_does(key):
 
   @jax.jit
   def sample(x):
-    guided = model.sampling.guidance.guide(dj.paired(*map(denoiser, laws)))
-    _, levels, sampler = model.levels_and_sampler()
+    guidance = model.config.sampling.guidance.make()
+    guided = guidance.guide(dj.paired(*map(denoiser, laws)))
+    _, levels, sampler, *_ = model.plan()
     return dj.sample(key, guided, sampler, levels, x)
 
   def velocity(z, tau):
@@ -452,5 +453,5 @@ def test_two_calls_of_ect_pass_through_the_published_sigma():
   flags = [('sampling.num_steps', '2')]
   config = store.with_flags(read('cifar10_ect'), flags)
   model: Any = models.make(config, 'x')
-  _, levels, _ = model.levels_and_sampler()
+  levels = model.plan().levels
   np.testing.assert_allclose(levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

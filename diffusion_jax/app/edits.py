@@ -14,7 +14,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
@@ -35,18 +35,16 @@ Method = Literal['reconstruction', 'palette']
 class Task(NamedTuple):
   """A batch of an edit.
 
-  keys: [B]; inputs: the user's pictures in the form that is diffused, for each
-  of the images; cond; and weight, of an interpolation. sample, steps and
-  replace_known: the methods of `Diffusion`, with parameters and guides given.
+  plan: of the run's parameters and guides. keys: [B]; inputs: the user's
+  pictures in the form that is diffused, for each of the images; cond; and
+  weight, of an interpolation.
   """
 
   model: Model
+  plan: Plan
   method: str
   keys: jax.Array
   inputs: dict[str, PyTree]
-  sample: Callable[..., jax.Array]
-  steps: Callable[..., tuple[Callable, dj.NoiseLevel, dj.Sampler]]
-  replace_known: Callable[..., dj.Sampler]
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,9 @@ class InpaintStates(Edit):
     known, mask = task.inputs['image'], task.inputs['mask']
 
     def replace(sampler, levels):
-      return task.replace_known(sampler, known, mask), levels
+      return task.plan.replace_known(sampler, known, mask), levels
 
-    return task.sample(task.inputs['cond'], wrap=replace)
+    return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=replace)
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class Inpaint(InpaintStates):
       return super().draw(task)
     if task.method == 'palette':
       image = conditions.known_pixels(known, mask)
-      return task.sample(cond | {'image': image})
+      return task.plan.from_noise(task.keys, cond | {'image': image})
     if task.method == 'reconstruction':
       guided = functools.partial(
         dj.reconstruction_guided,
@@ -186,14 +184,14 @@ class Inpaint(InpaintStates):
         scale=self.scale,
         num_iterations=self.iterations,
       )
-      return task.sample(cond, after_guidance=guided)
+      return task.plan.from_noise(task.keys, cond, after_guidance=guided)
 
     def repaint(sampler, levels):
       with from_config('edit'):
         levels = dj.repaint_levels(levels, self.num_resamples, self.jump)
       return dj.repaint(sampler, known, mask), levels
 
-    return task.sample(cond, wrap=repaint)
+    return task.plan.from_noise(task.keys, cond, wrap=repaint)
 
 
 @dataclass(frozen=True)
@@ -226,13 +224,13 @@ class Sdedit(Edit):
   def draw(self, task: Task) -> jax.Array:
     """Adds noise up to `strength`, and samples from there."""
     inputs = task.inputs
-    denoise, levels, sampler = task.steps(inputs['cond'])
+    plan = task.plan
     with from_config('edit'):
       return dj.sdedit(
         split_key(task.keys, 2)[1],
-        denoise,
-        sampler,
-        levels,
+        plan.step_function(inputs['cond']),
+        plan.sampler,
+        plan.levels,
         inputs['image'],
         self.strength,
         repeats=self.repeats,
@@ -275,7 +273,10 @@ class Interpolate(Edit):
     firsts = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
     cond, a, b = firsts
     # With clipping, the solution of the ODE would not undo its inversion.
-    denoise, levels, _ = task.steps(cond, clip=False)
+    denoise, levels = (
+      task.plan.step_function(cond, clip=False),
+      task.plan.levels,
+    )
 
     def between(weight):
       return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
@@ -304,7 +305,7 @@ class _Observe(Edit):
     """Adds pixels or colours, by a condition or by guidance."""
     cond, (measure, image) = task.inputs['cond'], self.observe(task)
     if task.method == 'palette':
-      return task.sample(cond | {'image': image})
+      return task.plan.from_noise(task.keys, cond | {'image': image})
     guided = functools.partial(
       dj.observation_guided,
       observe=measure,
@@ -312,7 +313,7 @@ class _Observe(Edit):
       scale=self.scale,
       num_iterations=self.iterations,
     )
-    return task.sample(cond, after_guidance=guided)
+    return task.plan.from_noise(task.keys, cond, after_guidance=guided)
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,34 @@
-"""The interface between modes and kinds of models."""
+"""What modes need of a model, as data; models/ makes it, a file a kind."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from diffusion_jax.app import images
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.images import Facts
+from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.core.keys import key_per_example, split_key
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
-from diffusion_jax.runtime.per_image import PerImage
+from diffusion_jax.runtime.sharding import batch_sharding
 from diffusion_jax.training.objectives import Objective
 
-Params = dict[str, Any]
-Encode = Callable[[Params, dict, jax.Array, int], dict]
+Wrap = Callable[[dj.Denoiser], dj.Denoiser]
 
 
 class OtherRun(NamedTuple):
-  """The model of another run, with its averaged parameters."""
+  """The network of another run, with its averaged parameters."""
 
-  model: Any
+  noisy: NoisyNetwork
   params: Params
 
 
@@ -34,16 +37,18 @@ Guides = Mapping[str, OtherRun]
 
 
 class Latents(NamedTuple):
-  """The functions of an autoencoder whose latents are diffused.
+  """The functions between images and what is diffused.
 
   encode(autoencoder, x, keys=None) -> z, the mean of q(z | x) without keys;
   decode(autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
   parameters are an argument, so that compiled programs do not contain them.
+  record: run folder -> what only runs with the same latents have in common.
   """
 
   encode: Callable[..., jax.Array]
   decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
+  record: Callable[[Path], object] = lambda run: None
 
 
 IDENTITY = Latents(
@@ -51,91 +56,133 @@ IDENTITY = Latents(
 )
 
 
-class Model(Protocol):
-  """Base class of all kinds of models.
+class Frozen(NamedTuple):
+  """Parameters by name that a model needs and does not train.
 
-  schema: the sections of its configs, and its metrics. keeps: files and folders
-  in the run folder that hold parameters besides the checkpoints. sampling: the
-  object of config.sampling; None for models without such choices.
+  prepare(source, mesh) returns them when a training starts: the first start
+  stores them, or a checksum of them, in the run folder. shapes() returns their
+  shapes, and load() reads them from the run folder.
+  """
+
+  prepare: Callable[[Source | None, Mesh | None], Params]
+  shapes: Callable[[], Params]
+  load: Callable[[], Params] = dict
+
+
+NOTHING = Frozen(lambda source, mesh: {}, dict)
+
+
+class Plan(NamedTuple):
+  """How images are drawn with given parameters and guides.
+
+  schedule: whose levels are visited. levels: [N + 1], the noisiest first.
+  step_function(cond, after_guidance=None, clip=True) -> the function that the
+  sampler calls at each step: a denoiser, with self-conditioning a function x_0
+  -> denoiser, or a flow map; `after_guidance` is applied before x_0 is clipped.
+  prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,
+  known, mask) -> the sampler that keeps known pixels. denoises: whether step
+  functions are denoisers of x.
+  """
+
+  schedule: dj.Schedule
+  levels: dj.NoiseLevel
+  sampler: dj.Sampler
+  step_function: Callable[..., Callable]
+  prior_sample: Callable[[jax.Array, dj.NoiseLevel], jax.Array]
+  replace_known: Callable[..., dj.Sampler] = dj.replace_known
+  denoises: bool = False
+
+  def from_noise(
+    self,
+    keys: jax.Array,
+    cond: dict,
+    *,
+    trajectory: bool = False,
+    wrap: Callable | None = None,
+    after_guidance: Wrap | None = None,
+  ) -> jax.Array:
+    """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
+
+    keys: [B]; wrap: (sampler, levels) -> (sampler, levels).
+    """
+    prior_keys, keys = split_key(keys, 2)
+    step_function = self.step_function(cond, after_guidance=after_guidance)
+    x = self.prior_sample(prior_keys, self.levels.take(0))
+    sampler, levels = self.sampler, self.levels
+    if wrap is not None:
+      sampler, levels = wrap(sampler, levels)
+    return dj.sample(keys, step_function, sampler, levels, x, trajectory)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+  """What modes need of a model.
+
+  schema: of its configs. state_shape: of what is diffused, or of the images.
+  network() -> the Flax module. init(key) -> the first parameters, {'network':
+  ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
+  without dropout, augmentation and penalties. problems(mode) yields what the
+  model or the mode cannot use, and what to do. measured: what its metrics
+  measure.
+
+  draw(params, guides, keys [B], cond, trajectory) -> images [B, ...] in
+  [-1, 1], or with `trajectory` all states; None: it makes no images. root()
+  -> the key of all samples. noisy: the network with its process, and
+  plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
+  or draws none. teacher, autoencoder: the parameters that the loss and the
+  latents need. pictures(images uint8 [n, H, W, C]) -> how they are drawn.
+  write_more(params, path, samples) writes further files of --mode=sample and
+  returns arrays for its npz file.
+  keeps: files and folders of the run with parameters besides the checkpoints.
   """
 
   schema: Schema
-  network: nn.Module
-  makes_images: bool
-  keeps: tuple[str, ...] = ()
-
   config: Node
   workdir: Path
   facts: Facts
   state_shape: tuple[int, ...]
-  conditioning: Conditioning
-  sampling: Any
-
-  def __init__(
-    self, config: Node, workdir: str | Path, facts: Facts
-  ) -> None: ...
+  network: Callable[[], nn.Module]
+  init: Callable[[jax.Array], Params]
+  objective: Callable[..., Objective]
+  problems: Callable[[str], Iterator[str]]
+  measured: object
+  root: Callable[[], jax.Array]
+  draw: Callable[..., jax.Array] | None = None
+  conditioning: Conditioning = Conditioning()
+  noisy: NoisyNetwork | None = None
+  plan: Callable[..., Plan] | None = None
+  teacher: Frozen = NOTHING
+  autoencoder: Frozen = NOTHING
+  latents: Latents = IDENTITY
+  pictures: Callable[[np.ndarray], np.ndarray] = lambda images: images
+  write_more: Callable[[Params, Path, np.ndarray], dict[str, np.ndarray]] = (
+    lambda params, path, samples: {}
+  )
+  keeps: tuple[str, ...] = ()
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     refuse(self.problems(mode))
 
-  def problems(self, mode: str) -> Iterator[str]:
-    """Yields what the model or the mode cannot use, and what to do instead."""
-    ...
 
-  def init(self, key: jax.Array) -> Params:
-    """Returns the first parameters, {'network': ..., ...}; can be traced."""
-    ...
+def frozen_shapes(model: Model) -> Params:
+  """Returns the shapes of all parameters that are not trained."""
+  return model.teacher.shapes() | model.autoencoder.shapes()
 
-  def objective(self, test: bool = False) -> Objective:
-    """Returns the loss; `test`: without dropout, augmentation and penalties."""
-    ...
 
-  def generate(
-    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
-  ) -> PerImage:
-    """Returns (params, index [n], cond) -> images [n, ...] in [-1, 1].
+def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
+  """Returns (frozen, batch, key, i) -> the batch with its images encoded.
 
-    guides: the result of `other_runs.guides_of`.
-    """
-    ...
+  Only an autoencoder needs this program. The key of a draw depends on `key`,
+  the step i and the row, so latents are the same on any devices.
+  """
+  if model.autoencoder is NOTHING:
+    return lambda frozen, batch, key, i: batch
 
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return images.source_of(self.config, split)
+  def encode(frozen, batch, key, i):
+    key = jax.random.fold_in(key, i)
+    keys = key_per_example(key, len(batch['image']))
+    z = model.latents.encode(frozen['autoencoder'], batch['image'], keys)
+    return batch | {'image': z}
 
-  def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns the parameters that are not trained, when a training starts.
-
-    The first start stores them, or a checksum of them, in the run folder.
-    Models without such parameters return {}, here and below.
-    """
-    return {}
-
-  def frozen_shapes(self) -> Params:
-    """Returns the shapes of what `prepare` returns."""
-    return {}
-
-  def load(self) -> Params:
-    """Reads the parameters that are not trained from the run folder."""
-    return {}
-
-  def make_encode(self, mesh: Mesh) -> Encode:
-    """Returns a function (parameters not trained, batch, key, step) -> batch.
-
-    Models of latents encode the images; others return the batch unchanged.
-    """
-    return lambda kept, batch, key, i: batch
-
-  def pictures(self, images: np.ndarray) -> np.ndarray:
-    """Returns how images uint8 [n, H, W, C] are drawn: as they are."""
-    return images
-
-  def write_more(
-    self, params: Params, path: Path, samples: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Writes further files of --mode=sample; returns arrays for its npz.
-
-    samples: uint8 [n, H, W, C].
-    """
-    return {}
+  return jax.jit(encode, out_shardings=batch_sharding(mesh))

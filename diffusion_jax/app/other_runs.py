@@ -1,17 +1,78 @@
-"""The runs that guide the sampling of another run."""
+"""Other runs that a run needs, and guidance by them."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
-from diffusion_jax.app import models
-from diffusion_jax.app.config import store
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Guides, Model, OtherRun
-from diffusion_jax.app.models.guidance import (
-  check_kind,
-  other_images,
-  read_params,
-)
+import jax
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
+from diffusion_jax.app import images
+from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import DenoiserSampling
+from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.images import Facts
+from diffusion_jax.app.model import Guides, Model, OtherRun, Wrap
+from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.training import checkpoints
+from diffusion_jax.training.classifier import label_log_prob
+
+
+def open_run(path: str, run: str, needed: Schema, facts: Facts) -> NoisyNetwork:
+  """Returns the network of the run that the field `path` names.
+
+  Raises UserError for a run of another kind and for other images than `facts`.
+  """
+  config = store.open_run(run, path)
+  kind = kinds.kind_of(config)
+  if kind is not needed:
+    raise UserError(
+      f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is '
+      'needed'
+    )
+  noisy = noisy_network(kind, config, images.facts_of(config))
+  refuse(_other_images(path, Path(run), noisy.facts, facts))
+  return noisy
+
+
+def _other_images(path, run, others, facts):
+  for name in ('image_shape', 'num_classes'):
+    theirs, ours = (each._asdict()[name] for each in (others, facts))
+    if theirs != ours:
+      yield (
+        f'config.{path}: the images in {run} have {name} {theirs}, '
+        f'and the images of this run have {ours}'
+      )
+
+
+def read_params(
+  path: str,
+  run: str | Path,
+  init: Callable[[jax.Array], Params],
+  step: int | str = 'latest',
+) -> tuple[Params, dict]:
+  """Returns (averaged parameters, stored config) of the run `path` names."""
+  shapes = jax.eval_shape(init, abstract_key())
+  with from_config(path):
+    return checkpoints.restore_params(run, True, shapes, step)
+
+
+def check_unchanged(
+  path: str, place: str | Path, record: Path, before: int, now: int
+) -> None:
+  """Raises UserError if weights differ from their checksum in a record.
+
+  path: the field that named them; place: the folder that they are in.
+  """
+  if before != now:
+    raise UserError(
+      f'config.{path}: the weights in {place} have changed since this run '
+      f'began ({record}): give another --workdir to start a new run'
+    )
 
 
 def guides_of(model: Model) -> Guides:
@@ -20,20 +81,24 @@ def guides_of(model: Model) -> Guides:
   Raises UserError for a run with other images or of another kind.
   """
   guides: dict[str, OtherRun] = {}
-  if not isinstance(model, models.Diffusion):
-    return guides
   c = model.config.sampling
   guidance, classifier = c.get('guidance'), c.get('classifier')
   if by_run(guidance):
-    path = 'sampling.guidance.run'
-    worse = read_model(model, path, guidance.run, model.schema.kind)
-    model.check_guide(worse)
-    guides['guidance'] = OtherRun(worse, read_params(worse, path)[0])
+    path, run = 'sampling.guidance.run', guidance.run
+    worse = open_run(path, run, model.schema, model.facts)
+    if model.latents.record(model.workdir) != model.latents.record(Path(run)):
+      raise UserError(
+        f'config.{path}: {Path(run)} has the latents of another autoencoder '
+        'than this run'
+      )
+    worse = dataclasses.replace(worse, state_shape=model.state_shape)
+    guides['guidance'] = OtherRun(worse, read_params(path, run, worse.init)[0])
   if classifier is not None:
-    path = 'sampling.classifier.run'
-    needed = models.Classifier.schema.kind
-    judge = read_model(model, path, classifier.run, needed)
-    guides['classifier'] = OtherRun(judge, read_params(judge, path)[0])
+    path, run = 'sampling.classifier.run', classifier.run
+    judge = open_run(path, run, kinds.CLASSIFIER, model.facts)
+    guides['classifier'] = OtherRun(
+      judge, read_params(path, run, judge.init)[0]
+    )
   return guides
 
 
@@ -54,13 +119,33 @@ def check_unguided(model: Model, what: str) -> None:
     )
 
 
-def read_model(model: Model, path: str, run: str, kind: str) -> Any:
-  """Returns the model of another run; UserError for other images or kinds.
+def by_classifier(
+  noisy: NoisyNetwork, c: DenoiserSampling, guides: Guides, cond: dict
+) -> Wrap | None:
+  """Returns denoiser -> denoiser guided towards cond['label'], or None."""
+  if 'classifier' not in guides or c.classifier is None:
+    return None
+  guide, scale = guides['classifier'], c.classifier.scale
+  logits = guide.noisy.logits(guide.params)
 
-  path: the field that names the run.
+  def log_prob(x, level):
+    return label_log_prob(logits(x, level), cond['label'])
+
+  log_prob_fn = at_levels_of(guide, noisy, log_prob)
+  return lambda denoise: dj.classifier_guided(
+    denoise, log_prob_fn=log_prob_fn, scale=scale
+  )
+
+
+def at_levels_of(
+  guide: OtherRun, noisy: NoisyNetwork, function: Callable
+) -> Callable:
+  """Returns a function of (x_t, level) that is evaluated at the guide's levels.
+
+  The guide may have another schedule than the network.
   """
-  config = store.open_run(run, path)
-  check_kind(path, config, run, kind)
-  other = models.make(config, run)
-  refuse(other_images(path, other, model))
-  return other
+  same = guide.noisy.config.schedule == noisy.config.schedule
+  if same and not noisy.learns_schedule:
+    return function
+  schedule = guide.noisy.schedule(guide.params)
+  return dj.at_training_levels(function, schedule)

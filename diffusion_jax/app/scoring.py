@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import sample_inputs
+from diffusion_jax.app import images, sample_inputs
 from diffusion_jax.app.config import kinds, own
 from diffusion_jax.app.config.errors import (
   check_one_of,
@@ -217,7 +217,9 @@ def load_reference(
   about = {'data': data, 'split': split}
   size = model.config.evaluation.batch_size
   with from_config('evaluation'):
-    return references.load(model.source(split), about, extractor, size)
+    return references.load(
+      images.source_of(model.config, split), about, extractor, size
+    )
 
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:

@@ -1,7 +1,8 @@
 """The parameters of a run that config.sampling chooses."""
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import averages, models
-from diffusion_jax.app.models import Model, Params
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints, power_ema

@@ -73,12 +73,13 @@ class DiffusionModel(ImageModel, Protocol):
     """Returns the schedule of the training."""
     ...
 
-  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
-    """Returns the denoiser, clipped as in sampling."""
+  @property
+  def clips(self) -> bool:
+    """Whether estimates of x_0 are clipped in sampling."""
     ...
 
-  def unclipped(self) -> 'DiffusionModel':
-    """Returns the model whose estimates of x_0 are not clipped."""
+  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
+    """Returns the denoiser, without guidance and clipping."""
     ...
 
 
@@ -156,9 +157,10 @@ def elbo(
     levels = model.facts.num_levels
 
     def function(params, keys, x0, cond):
+      denoise = model.denoiser(params, cond)
       nats = dj.variational_bound(
         keys,
-        model.denoiser(params, cond),
+        dj.clip_denoised(denoise) if model.clips else denoise,
         model.schedule(params),
         x0,
         num_steps=num_steps or model.schedule_steps,
@@ -247,8 +249,7 @@ def ode(
   check_at_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
-    # A clipped field would have kinks, which no solver can pass.
-    model, levels = model.unclipped(), model.facts.num_levels
+    levels = model.facts.num_levels
 
     def function(params, keys, x0, cond):
       noise_keys, probe_keys = split_key(keys, 2)
@@ -260,6 +261,7 @@ def ode(
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
       log_p, _ = dj.log_likelihood(
         probe_keys,
+        # A clipped field would have kinks, which no solver can pass.
         model.denoiser(params, cond),
         schedule,
         x,

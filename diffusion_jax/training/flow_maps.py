@@ -120,6 +120,7 @@ def fixed_guidance(omega: Positive, kappa: Rate) -> Guidance:
   return Guidance(lambda scales: (omega, kappa))
 
 
+@needs(guidance_scale=True)
 def power_law_guidance(
   low: float = 1.0, high: float = 8.0, power: Finite = 1.0
 ) -> Guidance:

@@ -53,12 +53,13 @@ class Needs(NamedTuple):
 
   learned_variance: it predicts the variance of the reverse process; map_kind:
   it is this kind of flow map; forward_mode: it can be differentiated by
-  `jax.jvp`.
+  `jax.jvp`; guidance_scale: the scale of its guidance is an input.
   """
 
   learned_variance: bool = False
   map_kind: MapKind | None = None
   forward_mode: bool = False
+  guidance_scale: bool = False
 
 
 _F = TypeVar('_F', bound=Callable)

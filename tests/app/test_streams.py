@@ -14,6 +14,7 @@ import diffusion_jax
 import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import kinds
+from diffusion_jax.app.generate import generate
 from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
@@ -74,8 +75,9 @@ def sampling_noise(model, schedule):
   params = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
   )  # so that eps is 0
-  generate = model.generate(devices.make_mesh(model.config), trajectory=True)
-  path = generate(params, INDEX, {'label': INDEX}).swapaxes(0, 1)
+  mesh = devices.make_mesh(model.config)
+  drawing = generate(model, mesh, trajectory=True)
+  path = drawing(params, INDEX, {'label': INDEX}).swapaxes(0, 1)
   alpha = dj.level_grid(schedule, len(path) - 1).alpha
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]
@@ -86,7 +88,7 @@ def test_noise_of_training_and_of_sampling_differs():
   """At seed 0 step 1 of image 1 once had the noise of training step 1."""
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
   model: Any = models.make(config, 'nowhere')
-  schedule = model.schedule()
+  schedule = model.noisy.schedule()
   keys = fold_in_each(stream(0, 'edit'), INDEX)
   drawn = {
     'training': training_noise(schedule, config.seed),

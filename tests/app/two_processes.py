@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.app import cli, devices, models, weights
+from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
@@ -75,7 +76,7 @@ def images(run):
   mesh, model = devices.make_mesh(config), models.make(config, run)
   params = sharding.replicate(mesh, weights.restore(model)[0])
   index = np.arange(12)
-  return model.generate(mesh)(params, index, {'label': index % 10})
+  return generate(model, mesh)(params, index, {'label': index % 10})
 
 
 def step(folder):

@@ -271,8 +271,9 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
   model = models.make(store.with_flags(config, flags), run)
   params, _ = checkpoints.restore_params(run)
-  schedule, levels, sampler = model.levels_and_sampler(params)
-  denoise = model.step_function(params, {}, schedule)
+  assert model.plan is not None
+  _, levels, sampler, step_function, *_ = model.plan(params)
+  denoise = step_function({})
   keys = jax.random.split(jax.random.key(0), 2)
   sample = jax.jit(lambda x: dj.sample(keys, denoise, sampler, levels, x))
   ours = np.clip(np.asarray(sample(jnp.asarray(nhwc(x)))) / 2 + 0.5, 0, 1)

@@ -284,7 +284,7 @@ def test_products_are_those_of_the_layers(name):
   model: Any = models.make(config, 'none')
   x = jnp.zeros((16, *model.facts.image_shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
-  expected = 3 * forward_flops(model.network, x, jnp.zeros(16), cond)
+  expected = 3 * forward_flops(model.noisy.network, x, jnp.zeros(16), cond)
   found = sum(programs.flops(traced.jaxpr).values())
   assert abs(found / expected - 1) < 0.02
 

@@ -1,25 +1,33 @@
-"""The kinds of models; the objective of a config decides the class."""
+"""The kinds of models; the objective of a config decides the kind."""
 
 from pathlib import Path
 
 import jax
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Model, Params
-from diffusion_jax.app.models.classifier import Classifier
-from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.flow_map import FlowMap
-from diffusion_jax.app.models.latent import LatentDiffusion
-from diffusion_jax.app.models.states import StateDiffusion
-from diffusion_jax.app.models.vae import VAE
+from diffusion_jax.app.model import Model
+from diffusion_jax.app.models import (
+  classifier,
+  diffusion,
+  flow_map,
+  latent,
+  states,
+  vae,
+)
 from diffusion_jax.core.keys import abstract_key
 
-KINDS: tuple[type[Model], ...] = (
-  Diffusion, LatentDiffusion, FlowMap, VAE, Classifier, StateDiffusion
-)  # fmt: skip
+KINDS = (
+  (kinds.DIFFUSION, diffusion.make),
+  (kinds.LATENT_DIFFUSION, latent.make),
+  (kinds.FLOW_MAP, flow_map.make),
+  (kinds.VAE, vae.make),
+  (kinds.CLASSIFIER, classifier.make),
+  (kinds.STATES, states.make),
+)
 
 
 def make(
@@ -32,8 +40,8 @@ def make(
   """
   facts = images.facts_of(config) if facts is None else facts
   schema = kinds.kind_of(config)
-  (kind,) = (kind for kind in KINDS if kind.schema is schema)
-  return kind(config, workdir, facts)
+  (make_kind,) = (make_kind for kind, make_kind in KINDS if kind is schema)
+  return make_kind(config, Path(workdir), facts)
 
 
 def shapes(model: Model) -> Params:

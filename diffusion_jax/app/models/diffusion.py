@@ -1,358 +1,302 @@
 """Diffusion models of images: networks that denoise."""
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, images
+from diffusion_jax.aliases import Params
+from diffusion_jax.app import other_runs
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import (
+  DenoiserSampling,
+  MapSampling,
+  StateSampling,
+)
+from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
-from diffusion_jax.app.model import Guides, OtherRun, Params
-from diffusion_jax.app.models import guidance, teachers
-from diffusion_jax.app.models.noisy import NoisyModel
-from diffusion_jax.core.keys import abstract_key, split_key, stream
-from diffusion_jax.data.sources import Source
-from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.runtime.per_image import PerImage, per_image
-from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.app.images import Facts
+from diffusion_jax.app.model import (
+  IDENTITY,
+  Guides,
+  Latents,
+  Model,
+  Plan,
+  Wrap,
+)
+from diffusion_jax.app.models import teachers
+from diffusion_jax.app.models.teachers import Teacher
+from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.core.keys import stream
+from diffusion_jax.errors import UserError
+from diffusion_jax.training.objectives import Objective
 
-Wrap = Callable[[dj.Denoiser], dj.Denoiser]
+
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a diffusion model of images."""
+  noisy = noisy_network(kinds.DIFFUSION, config, facts)
+  plan = functools.partial(plan_of, noisy, config.sampling.make())
+  return of_network(noisy, workdir, functools.partial(problems, noisy), plan)
 
 
-class Diffusion(NoisyModel):
-  """A diffusion model of images; see `Model`."""
+def of_network(
+  noisy: NoisyNetwork,
+  workdir: Path,
+  problems: Callable[[str], Iterator[str]],
+  plan: Callable[..., Plan] | None = None,
+  latents: Latents = IDENTITY,
+  **parts: Any,
+) -> Model:
+  """Makes a model of a network of noisy images, whose images a plan draws.
 
-  schema = kinds.DIFFUSION
-  makes_images = True
+  parts: of `Model`, in place of the usual ones or besides them.
+  """
+  teacher, frozen = teachers.of_student(noisy, workdir)
+  usual = {
+    'init': noisy.init,
+    'objective': functools.partial(objective_of, noisy, teacher),
+    'measured': noisy,
+  }
+  return Model(
+    schema=noisy.schema,
+    config=noisy.config,
+    workdir=workdir,
+    facts=noisy.facts,
+    state_shape=noisy.state_shape,
+    network=lambda: noisy.network,
+    problems=problems,
+    root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
+    draw=plan and functools.partial(draw, plan, latents),
+    conditioning=noisy.conditioning,
+    noisy=noisy,
+    plan=plan,
+    teacher=frozen,
+    latents=latents,
+    **usual | parts,
+  )
 
-  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
-    super().__init__(config, workdir, facts)
-    self.sampling = config.sampling.make()
 
-  # -- its teacher ------------------------------------------------------------
+# -- training -----------------------------------------------------------------
 
-  @functools.cached_property
-  def _teacher(self) -> 'Diffusion | None':
-    config = teachers.open_run(self)
-    if config is None:
-      return None
-    run = self.config.training.teacher
-    model = Diffusion(config, run, images.facts_of(config))
-    refuse(teachers.problems(model, self))
-    return model
 
-  def teacher(self) -> Callable[[Params, dict], dj.Denoiser] | None:
-    """Returns (frozen, cond) -> Denoiser of training.teacher, or None.
+def objective_of(
+  noisy: NoisyNetwork,
+  teacher: Callable[[], Teacher | None],
+  test: bool = False,
+) -> Objective:
+  """Makes the objective; `test`: without dropout and augmentation.
 
-    frozen: {'teacher': parameters}; it is evaluated at the student's levels.
-    """
-    model = self._teacher
-    if model is None:
-      return None
+  teacher: see `teachers.of_student`.
+  """
+  section = noisy.config.schedule
+  facts = ObjectiveFacts(
+    network=noisy.trained(test),
+    schedule=None if noisy.learns_schedule else noisy.schedule(),
+    make_schedule=noisy.schedule,
+    schedule_steps=noisy.schedule_steps,
+    total_steps=noisy.config.training.num_steps,
+    num_levels=noisy.facts.num_levels,
+    sigma_data=noisy.parametrization.sigma_data,
+    sigma_min=section.get('sigma_min'),
+    sigma_max=section.get('sigma_max'),
+    rho=section.get('rho'),
+    teacher=teacher(),
+  )
+  return constrained(noisy, noisy.config.objective.make(facts))
 
-    def teacher(frozen, cond):
-      run = OtherRun(model, frozen['teacher'])
-      denoise = model.of_network(run.params, cond)
-      return guidance.at_levels_of(run, self, denoise)
 
-    return teacher
+def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
+  """Returns the objective with the constraints of the network's parameters."""
+  constraints = {}
+  if hasattr(noisy.network, 'constrain'):
+    constraints['network'] = noisy.network.constrain
+  if noisy.uncertainty is not None:
+    constraints['uncertainty'] = noisy.uncertainty.constrain
+  if not constraints:
+    return objective
 
-  def prepare(self, source: Source, mesh: Mesh) -> Params:
-    """Returns {'teacher': parameters} for a distillation, else {}."""
-    model = self._teacher
-    return {} if model is None else {'teacher': teachers.prepare(model, self)}
+  def constrain(params):
+    params = objective.constrain(params)
+    return params | {n: f(params[n]) for n, f in constraints.items()}
 
-  def frozen_shapes(self) -> Params:
-    """Returns the shapes of what `prepare` returns."""
-    model = self._teacher
-    if model is None:
-      return {}
-    return {'teacher': jax.eval_shape(model.init, abstract_key())}
+  return dataclasses.replace(objective, constrain=constrain)
 
-  # -- sampling ---------------------------------------------------------------
 
-  def given_cond(self, cond: dict) -> dict:
-    """Returns the entries of cond that are inputs of the network."""
-    return {n: x for n, x in cond.items() if n in self.inputs.names}
+# -- sampling -----------------------------------------------------------------
 
-  def of_network(self, params: Params, cond: dict) -> dj.Denoiser:
-    """Returns the network's denoiser, without guidance and clipping."""
-    return self.given_network().denoiser(
-      params['network'], self.given_cond(cond)
+
+def denoiser_of(
+  noisy: NoisyNetwork,
+  c: DenoiserSampling,
+  params: Params,
+  cond: dict,
+  guides: Guides,
+  after_guidance: Wrap | None = None,
+) -> dj.Denoiser:
+  """Returns the denoiser, guided and clipped, at the levels of the training.
+
+  guides: the runs that guide it, besides its own condition. after_guidance:
+  applied before x_0 is clipped.
+  """
+  denoise = noisy.denoiser(params, cond)
+  if c.guidance is not None and c.guidance.scale != 1.0:
+    pair = _pair(noisy, params, cond, guides, denoise)
+    denoise = c.guidance.guide(pair)
+  by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
+  functions = [after_guidance, bound_of(c)]
+  after_clip = c.classifier is not None and c.classifier.after_clip
+  functions.insert(2 if after_clip else 0, by_classifier)
+  for function in functions:
+    denoise = denoise if function is None else function(denoise)
+  return denoise
+
+
+def _pair(noisy, params, cond, guides, denoise):
+  if 'guidance' not in guides:
+    return dj.make_paired_denoiser(
+      noisy.given(), params['network'], noisy.cond(cond)
     )
+  guide = guides['guidance']
+  worse = guide.noisy.denoiser(guide.params, cond)
+  return dj.paired(denoise, other_runs.at_levels_of(guide, noisy, worse))
 
-  def denoiser(
-    self,
-    params: Params,
-    cond: dict,
-    guides: Guides | None = None,
-    after_guidance: Wrap | None = None,
-  ) -> dj.Denoiser:
-    """Returns the network's denoiser, clipped as config.sampling says.
 
-    guides: the runs that guide it, {} for guidance by its own condition; None:
-    no guidance. after_guidance: applied before x_0 is clipped.
-    """
-    c = self.sampling
-    denoise = self.of_network(params, cond)
-    functions = [after_guidance, self._bound(c.dynamic_threshold)]
-    if guides is None:
-      functions[1] = self._bound(0.0)
-    else:
-      if c.guidance is not None and c.guidance.scale != 1.0:
-        denoise = c.guidance.guide(self._pair(params, cond, guides, denoise))
-      by_classifier = guidance.by_classifier(self, guides, cond)
-      after_clip = c.classifier is not None and c.classifier.after_clip
-      functions.insert(2 if after_clip else 0, by_classifier)
-    for function in functions:
-      denoise = denoise if function is None else function(denoise)
-    return denoise
+def bound_of(c: DenoiserSampling) -> Wrap | None:
+  """Returns denoiser -> denoiser with bounded x_0, or None without bounds."""
+  if not c.dynamic_threshold:
+    return dj.clip_denoised if c.clip else None
 
-  def _pair(self, params, cond, guides, denoise):
-    if 'guidance' not in guides:
-      return dj.make_paired_denoiser(
-        self.given_network(), params['network'], self.given_cond(cond)
+  def thresholded(denoise):
+    with from_config('sampling.dynamic_threshold'):
+      return dj.dynamic_threshold(denoise, c.dynamic_threshold)
+
+  return thresholded
+
+
+def plan_of(
+  noisy: NoisyNetwork,
+  c: DenoiserSampling,
+  params: Params | None = None,
+  guides: Guides | None = None,
+) -> Plan:
+  """Returns the plan of config.sampling; guides: {} or None without runs.
+
+  params: needed by its step functions, and by a learned schedule.
+  """
+  trained = noisy.schedule(params)
+  visited = c.schedule or trained
+  levels = levels_of(c, visited)
+  sampler = c.sampler.make({'schedule': visited})
+  sampler = corrected(c, sampler, visited, len(levels.t) - 1)
+
+  def denoiser(cond, after_guidance=None, clip=True):
+    own = c if clip else dataclasses.replace(c, clip=False, classifier=None)
+    denoise = denoiser_of(
+      noisy, own, params or {}, cond, guides or {}, after_guidance
+    )
+    if c.schedule is None:
+      return denoise
+    return dj.at_training_levels(denoise, trained)
+
+  def of_estimate(cond, **options):
+    # The estimate is always clipped in training.
+    def of_x0(x0):
+      return denoiser(cond | {'x0': jnp.clip(x0, -1.0, 1.0)}, **options)
+
+    return of_x0
+
+  plan = Plan(
+    visited,
+    levels,
+    sampler,
+    denoiser,
+    noisy.prior_sample,
+    denoises=True,
+  )
+  if not noisy.conditioning.self_conditioning:
+    return plan
+  sampler = dj.self_conditioned(sampler)
+  return plan._replace(
+    sampler=sampler, step_function=of_estimate, denoises=False
+  )
+
+
+def levels_of(
+  c: DenoiserSampling | MapSampling | StateSampling,
+  schedule: dj.Schedule,
+  end_clean: bool = True,
+) -> dj.NoiseLevel:
+  """Returns the levels to visit, [N + 1], the noisiest first."""
+  with from_config('sampling'):
+    if not c.respacing:
+      return dj.level_grid(
+        schedule, c.num_steps, c.spacing, end_clean=end_clean
       )
-    guide = guides['guidance']
-    worse = guide.model.of_network(guide.params, cond)
-    return dj.paired(denoise, guidance.at_levels_of(guide, self, worse))
-
-  def _bound(self, quantile):
-    # Returns denoiser -> denoiser, or None if x_0 is not clipped.
-    if not quantile:
-      return dj.clip_denoised if self.sampling.clip else None
-
-    def thresholded(denoise):
-      with from_config('sampling.dynamic_threshold'):
-        return dj.dynamic_threshold(denoise, quantile)
-
-    return thresholded
-
-  def step_function(
-    self,
-    params: Params,
-    cond: dict,
-    trained: dj.Schedule,
-    guides: Guides | None = None,
-    after_guidance: Wrap | None = None,
-  ) -> Callable:
-    """Returns the function that the sampler calls at each step.
-
-    This is a denoiser, or with self-conditioning a function x_0 -> denoiser.
-    trained: the schedule of the training; the others are as for `denoiser`.
-    """
-
-    def at_trained_levels(denoise):
-      if self.sampling.schedule is None:
-        return denoise
-      return dj.at_training_levels(denoise, trained)
-
-    if not self.conditioning.self_conditioning:
-      return at_trained_levels(
-        self.denoiser(params, cond, guides, after_guidance)
-      )
-
-    def of_estimate(x0):
-      # The estimate is always clipped in training.
-      estimate = {'x0': jnp.clip(x0, -1.0, 1.0)}
-      return at_trained_levels(
-        self.denoiser(params, cond | estimate, guides, after_guidance)
-      )
-
-    return of_estimate
-
-  def levels_and_sampler(
-    self, params: Params | None = None
-  ) -> tuple[dj.Schedule, dj.NoiseLevel, dj.Sampler]:
-    """Returns (schedule of the training, levels [N + 1], sampler)."""
-    trained = self.schedule(params)
-    visited = self.sampling.schedule or trained
-    levels = self.levels(visited)
-    sampler = self.sampling.sampler.make({'schedule': visited})
-    sampler = self._corrected(sampler, visited, len(levels.t) - 1)
-    if self.conditioning.self_conditioning:
-      sampler = dj.self_conditioned(sampler)
-    return trained, levels, sampler
-
-  def steps(
-    self, params: Params, guides: Guides, cond: dict, clip: bool = True
-  ) -> tuple[Callable, dj.NoiseLevel, dj.Sampler]:
-    """Returns (step function, levels [N + 1], sampler); clip: `unclipped`."""
-    model = self if clip else self.unclipped()
-    trained, levels, sampler = model.levels_and_sampler(params)
-    return model.step_function(params, cond, trained, guides), levels, sampler
-
-  def levels(
-    self, schedule: dj.Schedule, end_clean: bool = True
-  ) -> dj.NoiseLevel:
-    """Returns the levels to visit, [N + 1], the noisiest first."""
-    c = self.sampling
-    with from_config('sampling'):
-      if not c.respacing:
-        return dj.level_grid(
-          schedule, c.num_steps, c.spacing, end_clean=end_clean
-        )
-      total = num_steps_of(schedule)
-      if total is None:
-        raise ValueError('respacing needs a schedule of steps')
-      steps = dj.respaced_steps(total, c.respacing)
-      return dj.step_levels(schedule, steps)
-
-  def _corrected(self, sampler, schedule, num_steps):
-    c = self.sampling
-    if c.churn is None and c.corrector is None:
-      return sampler
-    if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
-      raise UserError(
-        f'config.sampling.sampler={c.sampler.name} uses earlier steps, which '
-        'churn and corrector change: set both to None or take another sampler'
-      )
-    with from_config('sampling'):
-      if c.churn is not None:
-        sampler = c.churn.around(sampler, schedule, num_steps)
-      if c.corrector is not None:
-        sampler = c.corrector.around(sampler)
-    return sampler
-
-  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
-    """Draws pure noise for each of the keys [B], at the noisiest level."""
-    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
-
-  def replace_known(
-    self, sampler: dj.Sampler, known: jax.Array, mask: jax.Array
-  ) -> dj.Sampler:
-    """Returns the sampler that keeps known pixels, for --mode=edit."""
-    return dj.replace_known(sampler, known, mask)
-
-  def from_noise(
-    self,
-    params: Params,
-    guides: Guides,
-    keys: jax.Array,
-    cond: dict,
-    *,
-    trajectory: bool = False,
-    wrap: Callable | None = None,
-    after_guidance: Wrap | None = None,
-  ) -> jax.Array:
-    """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
-
-    keys: [B]; wrap: (sampler, levels) -> (sampler, levels); after_guidance: see
-    `denoiser`.
-    """
-    prior_keys, keys = split_key(keys, 2)
-    trained, levels, sampler = self.levels_and_sampler(params)
-    denoise = self.step_function(params, cond, trained, guides, after_guidance)
-    x = self.prior_sample(prior_keys, levels.take(0))
-    if wrap is not None:
-      sampler, levels = wrap(sampler, levels)
-    return dj.sample(keys, denoise, sampler, levels, x, trajectory)
-
-  def generate(
-    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
-  ) -> PerImage:
-    """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
-
-    Image i of a seed is the same in every batch and on any devices. With
-    `trajectory` the result holds all states, [n, N + 1, H, W, C].
-    """
-    root = stream(self.config.sampling.seed, 'sampling')
-    draw = functools.partial(self.from_noise, trajectory=trajectory)
-    return self.generate_by(draw, mesh, root, guides, trajectory=trajectory)
-
-  def generate_by(
-    self,
-    draw: Callable,
-    mesh: Mesh,
-    root: jax.Array,
-    guides: Guides | None = None,
-    size: int = 0,
-    trajectory: bool = False,
-  ) -> PerImage:
-    """Returns `generate` for images that another function draws.
-
-    draw: (params, guides, keys [B], inputs) -> x, as `from_noise`; root: the
-    key from which each image's key is made; size: batch size, as in
-    `per_image`.
-    """
-    # Mistakes in the config are refused before anything is compiled.
-    learned = self.learns_schedule
-    shapes = jax.eval_shape(self.init, abstract_key()) if learned else {}
-    jax.eval_shape(lambda params: self.levels_and_sampler(params)[1], shapes)
-    self._note_more_levels_than_steps()
-    guides = guides or {}
-    weights = {name: run.params for name, run in guides.items()}
-    weights = replicate(mesh, weights)
-
-    def images(both, keys, inputs):
-      params, weights = both
-      runs = {n: g._replace(params=weights[n]) for n, g in guides.items()}
-      x = draw(params, runs, keys, inputs)
-      decode = functools.partial(self.latents.decode, params.get('autoencoder'))
-      if trajectory:
-        return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
-      return decode(x)
-
-    how = devices.effort(self.config)
-    each = per_image(images, mesh, root, size, 'the sampler', how)
-
-    def with_guides(function):
-      return lambda params, *args: function((params, weights), *args)
-
-    return PerImage(*map(with_guides, each))
-
-  def _note_more_levels_than_steps(self):
-    c = self.sampling
-    if c.respacing or self.learns_schedule:
-      return
-    schedule = c.schedule or self.schedule()
     total = num_steps_of(schedule)
-    if total is not None and c.num_steps > total:
-      steps, others = count_steps(self.levels(schedule), total)
-      print(
-        f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
-        f'steps of the schedule: {steps:,} distinct steps are visited, and '
-        f'{others:,} levels between steps'
-      )
+    if total is None:
+      raise ValueError('respacing needs a schedule of steps')
+    steps = dj.respaced_steps(total, c.respacing)
+    return dj.step_levels(schedule, steps)
 
-  @property
-  def reverse_variance(self) -> str:
-    """The variance of the reverse process, from the sampler's section."""
-    return self.sampling.sampler.get('variance', 'fixed_small')
 
-  def unclipped(self) -> 'Diffusion':
-    """Returns this model without sampling.clip, and without a classifier."""
-    model = copy.copy(self)
-    model.sampling = dataclasses.replace(
-      self.sampling, clip=False, classifier=None
+def corrected(
+  c: DenoiserSampling,
+  sampler: dj.Sampler,
+  schedule: dj.Schedule,
+  num_steps: int,
+) -> dj.Sampler:
+  """Returns the sampler with churn and corrector."""
+  if c.churn is None and c.corrector is None:
+    return sampler
+  if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
+    raise UserError(
+      f'config.sampling.sampler={c.sampler.name} uses earlier steps, which '
+      'churn and corrector change: set both to None or take another sampler'
     )
-    return model
+  with from_config('sampling'):
+    if c.churn is not None:
+      sampler = c.churn.around(sampler, schedule, num_steps)
+    if c.corrector is not None:
+      sampler = c.corrector.around(sampler)
+  return sampler
 
-  def check_guide(self, guide: 'Diffusion') -> None:
-    """Raises UserError for a model that cannot guide this one."""
 
-  def problems(self, mode: str) -> Iterator[str]:
-    """Yields what the network or its guidance does not allow."""
-    yield from super().problems(mode)
-    yield from self._guidance_problems()
+def draw(
+  plan: Callable[..., Plan],
+  latents: Latents,
+  params: Params,
+  guides: Guides,
+  keys: jax.Array,
+  cond: dict,
+  trajectory: bool = False,
+) -> jax.Array:
+  """Draws the images of a plan; see `Model.draw`."""
+  x = plan(params, guides).from_noise(keys, cond, trajectory=trajectory)
+  decode = functools.partial(latents.decode, params.get('autoencoder'))
+  if trajectory:
+    return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
+  return decode(x)
 
-  def _guidance_problems(self):
-    guide = self.config.sampling.get('guidance')
-    if guide is None or guide.get('run'):
-      return
-    if guide.scale != 1.0 and not self.conditioning.dropout:
-      yield (
-        f'config.sampling.guidance.scale={guide.scale} needs a network that '
-        'was trained with conditioning.dropout, or another run: '
-        'sampling.guidance=autoguidance'
-      )
+
+# -- refusals -----------------------------------------------------------------
+
+
+def problems(noisy: NoisyNetwork, mode: str) -> Iterator[str]:
+  """Yields what the network or its guidance does not allow."""
+  yield from noisy.problems(mode)
+  guide = noisy.config.sampling.get('guidance')
+  if guide is None or guide.get('run'):
+    return
+  if guide.scale != 1.0 and not noisy.conditioning.dropout:
+    yield (
+      f'config.sampling.guidance.scale={guide.scale} needs a network that '
+      'was trained with conditioning.dropout, or another run: '
+      'sampling.guidance=autoguidance'
+    )

@@ -7,8 +7,9 @@ weights. `latent.json`, which is written last, holds the scale, its origin and a
 checksum of the weights.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -16,16 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Latents, Params
-from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.models.guidance import check_unchanged, read_params
-from diffusion_jax.app.models.vae import VAE
+from diffusion_jax.app.images import Facts
+from diffusion_jax.app.model import Frozen, Latents, Model
+from diffusion_jax.app.models import diffusion
+from diffusion_jax.app.models.vae import Autoencoder, autoencoder_of
+from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.other_runs import check_unchanged, read_params
 from diffusion_jax.app.run import folder
-from diffusion_jax.core.keys import abstract_key, key_per_example, stream
+from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
@@ -33,37 +38,66 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_image import per_image
-from diffusion_jax.runtime.sharding import batch_sharding, replicate
+from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints, checksums
 
 MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
 
 
-class LatentDiffusion(Diffusion):
-  """A diffusion model of latents; see `Model`."""
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a diffusion model of latents."""
+  noisy = noisy_network(kinds.LATENT_DIFFUSION, config, facts)
+  sampling: DenoiserSampling = config.sampling.make()
+  stored = StoredAutoencoder(config, workdir, facts)
+  noisy = dataclasses.replace(noisy, state_shape=stored.shape)
+  return diffusion.of_network(
+    noisy,
+    workdir,
+    functools.partial(problems, noisy, sampling),
+    functools.partial(diffusion.plan_of, noisy, sampling),
+    latents_of(stored),
+    autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
+    keeps=('autoencoder', 'latent.json'),
+  )
 
-  schema = kinds.LATENT_DIFFUSION
-  keeps: tuple[str, ...] = 'autoencoder', 'latent.json'
 
-  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
-    super().__init__(config, workdir, facts)
-    shape = config.latent.shape
-    self.state_shape = shape or self.autoencoder.latent_shape()
+def latents_of(stored: 'StoredAutoencoder') -> Latents:
+  """Returns the functions of an autoencoder; its run is opened by their use."""
+  return Latents(
+    stored.encode,
+    stored.decode,
+    functools.partial(shrink_mask, shape=stored.shape),
+    lambda run: [read_record(run)[name] for name in ('checksum', 'scale')],
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredAutoencoder:
+  """The autoencoder of a run, with its latents' scale, in the run folder."""
+
+  config: Node
+  workdir: Path
+  facts: Facts
 
   @functools.cached_property
-  def autoencoder(self) -> VAE:
+  def autoencoder(self) -> Autoencoder:
     """The autoencoder: the copy in the run, or latent.run before the start."""
     if self._record.exists():
       return self._open(self._copy)
     return self._open(self.config.latent.run, 'latent.run')
 
-  def _open(self, run: str | Path, named: str = '') -> VAE:
+  @functools.cached_property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the latents."""
+    return self.config.latent.shape or self.autoencoder.latent_shape()
+
+  def _open(self, run: str | Path, named: str = '') -> Autoencoder:
     path = 'latent.run'
     config = store.open_run(run, named)
     facts, model = images.facts_of(config), None
     if kinds.kind_of(config) is kinds.VAE:
-      model = VAE(config, run, facts)
+      model = autoencoder_of(config, facts)
     if model is None or len(model.latent_shape()) != 3:
       raise UserError(
         f'config.{path}: the run in {run} has no latents with a height and a '
@@ -85,28 +119,29 @@ class LatentDiffusion(Diffusion):
     return self.workdir / 'autoencoder'
 
   @functools.cached_property
-  def latents(self) -> Latents:
-    """The functions of the autoencoder, with the scale."""
-    model = self.autoencoder
-    shape = model.latent_shape()
-    if shape != self.state_shape:
+  def _checked(self) -> Autoencoder:
+    shape = self.autoencoder.latent_shape()
+    if shape != self.shape:
       raise UserError(
-        f'config.latent.shape={self.state_shape}: the latents of '
+        f'config.latent.shape={self.shape}: the latents of '
         f'{self.config.latent.run} have the shape {shape}'
       )
+    return self.autoencoder
 
-    def encode(autoencoder, x, keys=None):
-      q = model.encode(autoencoder['network'], 1, x)
-      z = q.mean if keys is None else reparameterize(keys, q)
-      return autoencoder['scale'] * z
+  def encode(
+    self, autoencoder: Params, x: jax.Array, keys: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns a draw of z for each of the keys, or the mean of q(z | x)."""
+    q = self._checked.encode(autoencoder['network'], 1, x)
+    z = q.mean if keys is None else reparameterize(keys, q)
+    return autoencoder['scale'] * z
 
-    def decode(autoencoder, z):
-      z = z / autoencoder['scale']
-      return model.image(model.decode(autoencoder['network'], 1, z))
+  def decode(self, autoencoder: Params, z: jax.Array) -> jax.Array:
+    """Returns the images of latents, in [-1, 1]."""
+    model, z = self._checked, z / autoencoder['scale']
+    return model.image(model.decode(autoencoder['network'], 1, z))
 
-    return Latents(encode, decode, functools.partial(shrink_mask, shape=shape))
-
-  def prepare(self, source: Source, mesh: Mesh) -> Params:
+  def prepare(self, source: Source | None, mesh: Mesh | None) -> Params:
     """Returns {'autoencoder': parameters}.
 
     The first start copies the autoencoder and computes the scale from `source`;
@@ -121,7 +156,7 @@ class LatentDiffusion(Diffusion):
     run, model = self.config.latent.run, self.autoencoder
     with from_config('latent.run'):
       step = checkpoints.find_step(run)
-    params, stored = read_params(model, 'latent.run', step)
+    params, stored = read_params('latent.run', run, model.init, step)
     scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:
       with from_config('data'):
@@ -152,7 +187,7 @@ class LatentDiffusion(Diffusion):
     autoencoder = replicate(mesh, autoencoder)
 
     def draw(autoencoder, keys, x):
-      return self.latents.encode(autoencoder, x, keys)
+      return latents_of(self).encode(autoencoder, x, keys)
 
     compute = per_image(
       draw, mesh, stream(0, 'latent_scale'), _BATCH, what='the latents'
@@ -165,7 +200,7 @@ class LatentDiffusion(Diffusion):
         autoencoder, index, pixels.scale(pictures, source.num_levels)
       )
 
-  def frozen_shapes(self) -> Params:
+  def shapes(self) -> Params:
     """Returns the shapes of what `prepare` returns."""
     scale = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.eval_shape(self.autoencoder.init, abstract_key())
@@ -174,7 +209,7 @@ class LatentDiffusion(Diffusion):
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)
-    params, _ = read_params(model, 'latent', record['step'])
+    params, _ = read_params('latent', self._copy, model.init, record['step'])
     now = checksums.of_arrays(params)
     check_unchanged(
       'latent.run', self._copy, self._record, record['checksum'], now
@@ -182,53 +217,32 @@ class LatentDiffusion(Diffusion):
     scale = jnp.asarray(record['scale'], jnp.float32)
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
 
-  def make_encode(self, mesh: Mesh) -> Callable:
-    """Returns (kept, batch, key, i) -> the batch with its images encoded.
 
-    The key of a draw depends on `key`, the step i and the row, so latents are
-    the same on any devices.
-    """
-
-    def encode(kept, batch, key, i):
-      key = jax.random.fold_in(key, i)
-      keys = key_per_example(key, len(batch['image']))
-      z = self.latents.encode(kept['autoencoder'], batch['image'], keys)
-      return batch | {'image': z}
-
-    return jax.jit(encode, out_shardings=batch_sharding(mesh))
-
-  def check_guide(self, guide: Diffusion) -> None:
-    """Raises UserError for a guiding run with the latents of another model."""
-    ours, theirs = read_record(self.workdir), read_record(guide.workdir)
-    if any(ours[name] != theirs[name] for name in ('checksum', 'scale')):
-      raise UserError(
-        f'config.sampling.guidance.run: {guide.workdir} has the latents of '
-        'another autoencoder than this run'
-      )
-
-  def problems(self, mode: str) -> Iterator[str]:
-    """Yields what diffusion in latents does not allow."""
-    c, sampling = self.conditioning, self.sampling
-    refused = {
-      'conditioning.augment': c.augment,
-      'conditioning.image': c.image,
-      'conditioning.self_conditioning': c.self_conditioning,
-      'sampling.clip': sampling.clip,
-      'sampling.dynamic_threshold': sampling.dynamic_threshold,
-      'sampling.classifier': sampling.classifier,
-    }
-    for field, value in refused.items():
-      if value:
-        yield (
-          f'config.{field} needs pixels, and this run diffuses latents '
-          '(config.latent): switch it off'
-        )
-    if mode == 'edit' and self.config.edit.constructor.observes:
+def problems(
+  noisy: NoisyNetwork, sampling: DenoiserSampling, mode: str
+) -> Iterator[str]:
+  """Yields what diffusion in latents does not allow."""
+  c, edit = noisy.conditioning, noisy.config.edit
+  refused = {
+    'conditioning.augment': c.augment,
+    'conditioning.image': c.image,
+    'conditioning.self_conditioning': c.self_conditioning,
+    'sampling.clip': sampling.clip,
+    'sampling.dynamic_threshold': sampling.dynamic_threshold,
+    'sampling.classifier': sampling.classifier,
+  }
+  for field, value in refused.items():
+    if value:
       yield (
-        f'config.edit={self.config.edit.name} needs pixels, and this run '
-        'diffuses latents: it can do inpaint, sdedit and interpolate'
+        f'config.{field} needs pixels, and this run diffuses latents '
+        '(config.latent): switch it off'
       )
-    yield from super().problems(mode)
+  if mode == 'edit' and edit.constructor.observes:
+    yield (
+      f'config.edit={edit.name} needs pixels, and this run '
+      'diffuses latents: it can do inpaint, sdedit and interpolate'
+    )
+  yield from diffusion.problems(noisy, mode)
 
 
 def read_record(workdir: Path) -> dict:

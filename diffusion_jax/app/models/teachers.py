@@ -4,26 +4,70 @@ teacher.json in the student's run folder holds a checksum of the teacher's
 weights; other weights are refused later.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.model import Params
-from diffusion_jax.app.models import guidance
-from diffusion_jax.app.models.noisy import NoisyModel
-from diffusion_jax.errors import UserError
+import jax
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
+from diffusion_jax.app import other_runs
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.model import Frozen, OtherRun
+from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training import checksums
 
 _PATH = 'training.teacher'
+# (frozen, cond) -> Denoiser at the student's levels.
+Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
-def open_run(student: NoisyModel) -> Node | None:
-  """Returns the config of training.teacher, or None.
+def of_student(
+  student: NoisyNetwork, workdir: Path
+) -> tuple[Callable[[], Teacher | None], Frozen]:
+  """Returns (() -> the teacher of a run or None, its frozen parameters).
 
-  Raises UserError for a run of another kind of model, for an objective without
-  a teacher, and if an objective needs a teacher and none is given.
+  The run of the teacher is opened when one of the functions needs it.
+  """
+  opened = functools.cache(lambda: open_run(student))
+
+  def teacher() -> Teacher | None:
+    noisy = opened()
+    if noisy is None:
+      return None
+
+    def denoiser(frozen, cond):
+      run = OtherRun(noisy, frozen['teacher'])
+      denoise = noisy.denoiser(run.params, cond)
+      return other_runs.at_levels_of(run, student, denoise)
+
+    return denoiser
+
+  def prepare(source, mesh):
+    noisy = opened()
+    run = Path(student.config.training.teacher)
+    return {} if noisy is None else {'teacher': read(noisy, run, workdir)}
+
+  def shapes():
+    noisy = opened()
+    if noisy is None:
+      return {}
+    return {'teacher': jax.eval_shape(noisy.init, abstract_key())}
+
+  return teacher, Frozen(prepare, shapes)
+
+
+def open_run(student: NoisyNetwork) -> NoisyNetwork | None:
+  """Returns the network of training.teacher, or None.
+
+  Raises UserError for a run that does not fit the student, for an objective
+  without a teacher, and if an objective needs a teacher and none is given.
   """
   run, objective = student.config.training.teacher, student.config.objective
   name = objective.name
@@ -39,47 +83,46 @@ def open_run(student: NoisyModel) -> Node | None:
     )
   if not run:
     return None
-  config = store.open_run(run, _PATH)
-  guidance.check_kind(_PATH, config, run, kinds.DIFFUSION.kind)
-  return config
+  noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
+  refuse(problems(noisy, Path(run), student))
+  return noisy
 
 
-def problems(model: NoisyModel, student: NoisyModel) -> Iterator[str]:
-  """Yields reasons why a teacher does not fit its student."""
-  run, where = model.workdir, f'config.{_PATH}'
-  yield from guidance.other_images(_PATH, model, student)
+def problems(
+  noisy: NoisyNetwork, run: Path, student: NoisyNetwork
+) -> Iterator[str]:
+  """Yields reasons why the network of a run cannot teach its student."""
+  where = f'config.{_PATH}'
   for name in ('labels', 'text', 'image'):
-    ours, theirs = (m.config.conditioning[name] for m in (student, model))
+    ours, theirs = (n.config.conditioning[name] for n in (student, noisy))
     if ours != theirs:
       yield (
         f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in '
         'this run'
       )
-  if model.conditioning.self_conditioning:
+  if noisy.conditioning.self_conditioning:
     yield (f'{where}: the run in {run} has self-conditioning')
   dropout = student.conditioning.dropout
-  if dropout and not model.conditioning.dropout:
+  if dropout and not noisy.conditioning.dropout:
     yield (
       f'config.conditioning.dropout={dropout}: the teacher in {run} was '
       'trained without dropout; set it to 0'
     )
 
 
-def prepare(model: NoisyModel, student: NoisyModel) -> Params:
-  """Returns the teacher's parameters, when a training starts.
+def read(noisy: NoisyNetwork, run: Path, workdir: Path) -> Params:
+  """Returns the teacher's parameters, when a training starts in `workdir`.
 
   The first start writes teacher.json. Raises UserError if the weights have
   changed since then.
   """
-  params, _ = guidance.read_params(model, _PATH)
-  now = {'run': str(model.workdir), 'checksum': checksums.of_arrays(params)}
-  path = student.workdir / 'teacher.json'
+  params, _ = other_runs.read_params(_PATH, run, noisy.init)
+  now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
+  path = workdir / 'teacher.json'
   begun = processes.broadcast([path.exists()])[0]
   if not begun and processes.is_first():
     write_json(path, now)
   if begun:
     before = read_json(path).get('checksum', -1)
-    guidance.check_unchanged(
-      _PATH, model.workdir, path, before, now['checksum']
-    )
+    other_runs.check_unchanged(_PATH, run, path, before, now['checksum'])
   return params

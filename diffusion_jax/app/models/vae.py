@@ -1,6 +1,6 @@
 """Variational autoencoders: their samples, pictures and bounds."""
 
-import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,19 +9,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from flax import linen as nn
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import devices, images
-from diffusion_jax.app.config import fields, kinds
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.app import images
+from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import Decoding
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.model import Guides, Model, Params
+from diffusion_jax.app.images import Facts
+from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
-from diffusion_jax.runtime.per_image import PerImage, per_image
+from diffusion_jax.data.sources import Source
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
 
@@ -29,26 +31,56 @@ Array = jax.Array
 COLUMNS = 10  # of an interpolation, both ends included
 
 
-class VAE(Model):
-  """A variational autoencoder; see `Model`."""
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a variational autoencoder."""
+  model = autoencoder_of(config, facts)
+  return Model(
+    schema=kinds.VAE,
+    config=config,
+    workdir=workdir,
+    facts=facts,
+    state_shape=facts.image_shape,
+    network=lambda: model.network,
+    init=model.init,
+    objective=functools.partial(objective_of, model),
+    problems=functools.partial(problems, model),
+    measured=model,
+    draw=model.draw,
+    root=lambda: stream(config.sampling.seed, 'vae_sampling'),
+    write_more=functools.partial(write_more, model),
+  )
 
-  schema = kinds.VAE
-  makes_images = True
-  conditioning = fields.Conditioning()
-  sampling = None
 
-  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
-    self.config, self.workdir, self.facts = config, Path(workdir), facts
-    self.state_shape = facts.image_shape
-    self.decoding: fields.Decoding = config.decoding.make()
+def autoencoder_of(config: Node, facts: Facts) -> 'Autoencoder':
+  """Makes the autoencoder of a VAE's config."""
+  return Autoencoder(config, facts, config.decoding.make())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Autoencoder:
+  """The network of a VAE, as a config describes it, and what it computes.
+
+  Metrics measure it; see `likelihoods.LatentModel`. decoding: p(x | z);
+  dropout: whether training has it.
+  """
+
+  config: Node
+  facts: Facts
+  decoding: Decoding
+  dropout: bool = True
 
   @functools.cached_property
-  def network(self) -> Any:
+  def network(self) -> nn.Module:
     """The Flax module."""
     height, width, channels = self.facts.image_shape
     count, *_ = vae.DECODERS[self.decoding.decoder]
     facts = {'image_size': (height, width), 'out_channels': count * channels}
-    return self.config.network.make(facts)
+    network = self.config.network.make(facts)
+    return network if self.dropout else network.clone(dropout=0.0)
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
 
   @property
   def num_latents(self) -> int:
@@ -59,7 +91,7 @@ class VAE(Model):
     network = self.network
     inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
     rngs = {} if key is None else {'dropout': key}
-    output = network.apply(
+    output: Any = network.apply(
       {'params': params}, *inputs, key is not None, rngs=rngs, method=name
     )
     if not isinstance(output, tuple):
@@ -113,75 +145,25 @@ class VAE(Model):
     x = jnp.zeros((1, *self.facts.image_shape))
     return {'network': self.network.init(key, x)['params']}
 
-  def objective(self, test: bool = False) -> Objective:
-    """Returns the loss; `test`: the plain bound."""
-    section, model = self.config.objective, self
-    if test:
-      plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
-      section = section.replace(**plain)
-      model = copy.copy(self)
-      model.network = self.network.clone(dropout=0.0)
-    return section.make(
-      {
-        'encode': model.encode,
-        'decode': model.decode,
-        'log_likelihood': model.log_likelihood,
-        'num_latents': model.num_latents,
-      }
-    )
-
-  def generate(
-    self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
-  ) -> PerImage:
-    """Returns (params, index [n], cond) -> the means of p(x | z_1), [n, ...].
+  def draw(
+    self,
+    params: Params,
+    guides: Guides,
+    keys: Array,
+    cond: dict,
+    trajectory: bool = False,
+  ) -> Array:
+    """Returns the means of p(x | z_1), [B, H, W, C]; see `Model.draw`.
 
     z_T is drawn from N(0, I) and z_{t-1} from p(z_{t-1} | z_t); the pixels are
     means.
     """
-    shape, layers = self.latent_shape(), self.num_latents
-
-    def draw(params, keys, cond):
-      (count,) = keys.shape
-      keys, params = split_key(keys, layers), params['network']
-      z = draw_normal(keys[-1], jnp.zeros((count, *shape)))
-      for t in range(layers, 1, -1):
-        z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
-      return self.image(self.decode(params, 1, z))
-
-    root = stream(self.config.sampling.seed, 'vae_sampling')
-    how = devices.effort(self.config)
-    return per_image(draw, mesh, root, what='the sampler', effort=how)
-
-  def problems(self, mode: str) -> Iterator[str]:
-    """Yields what a VAE does not allow."""
-    c = self.config
-    if mode == 'edit':
-      yield (
-        'this run is a VAE, which cannot edit pictures: --mode=sample writes '
-        'reconstructions and interpolations, and diffusion models can edit'
-      )
-    for field in ('labels', 'prompt', 'trajectory'):
-      if c.sampling[field]:
-        yield f'config.sampling.{field} has no effect on a VAE'
-    if self.decoding.decoder == 'bernoulli' and self.facts.num_levels != 2:
-      yield (
-        'config.decoding.decoder=bernoulli has 2 grey levels, and these images '
-        f'{self.facts.num_levels}: take logistic, or --config.data=two_levels '
-        f'--config.data.source={c.data.name}'
-      )
-    single = 'num_latents' not in parameters(c.objective.constructor)
-    if single and self.num_latents > 1:
-      yield (
-        'config.objective=vae trains one layer of latents, and this network '
-        f'has {self.num_latents}: set objective=hvae'
-      )
-    if c.objective.get('free_bits') and c.training.accumulate > 1:
-      yield (
-        'config.objective.free_bits needs the whole batch: set '
-        'training.accumulate=1'
-      )
-
-  # -- pictures ---------------------------------------------------------------
+    shape, layers = (*keys.shape, *self.latent_shape()), self.num_latents
+    keys, params = split_key(keys, layers), params['network']
+    z = draw_normal(keys[-1], jnp.zeros(shape))
+    for t in range(layers, 1, -1):
+      z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
+    return self.image(self.decode(params, 1, z))
 
   def reconstruct(self, params: Params, x: Array) -> Array:
     """Returns reconstructions of x from each of z_1..z_T, [B, T, H, W, C]."""
@@ -201,37 +183,6 @@ class VAE(Model):
     decoded = self.decode(params, 1, path.reshape(-1, *path.shape[2:]))
     return self.image(decoded).reshape(*path.shape[:2], *first.shape[1:])
 
-  def write_more(
-    self, params: Params, path: Path, samples: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Writes pictures of test images next to `path`; returns their arrays.
-
-    <name>-reconstructions.png shows each image with its reconstruction from
-    every layer, <name>-interpolation.png rows between two test images.
-    """
-    c, levels = self.config.sampling, self.facts.num_levels
-    params = jax.device_get(params)['network']
-    source = images.unseen(self.config)
-    with from_config('data'):
-      x, _ = source.read(np.arange(min(c.num_samples, len(source))))
-    as_shown = functools.partial(pixels.to_uint8, num_levels=levels)
-    x = pixels.scale(x, levels)
-    decode = jax.jit(self.reconstruct)
-    starts = range(0, len(x), c.batch_size)
-    decoded = [decode(params, x[i : i + c.batch_size]) for i in starts]
-    decoded = as_shown(np.concatenate(decoded))
-    arrays = {'originals': as_shown(x), 'reconstructions': decoded}
-    n = min(10, len(x) // 2)
-    if n:
-      between = jax.jit(self.interpolate)(params, x[:n], x[n : 2 * n])
-      arrays['interpolation'] = as_shown(between)
-      _write_rows(path, 'interpolation', arrays['interpolation'], 1)
-    rows = np.concatenate([arrays['originals'][:, None], decoded], axis=1)
-    _write_rows(path, 'reconstructions', rows[:100], 5)
-    return arrays
-
-  # -- bounds -----------------------------------------------------------------
-
   def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict:
     """Computes `hierarchical_elbo` by one draw of the latents."""
     return bound.hierarchical_elbo(
@@ -242,6 +193,83 @@ class VAE(Model):
       self.log_likelihood_of(params),
       num_steps=self.num_latents,
     )
+
+
+def objective_of(model: Autoencoder, test: bool = False) -> Objective:
+  """Makes the loss; `test`: the plain bound, without dropout."""
+  section = model.config.objective
+  if test:
+    plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
+    section = section.replace(**plain)
+    model = dataclasses.replace(model, dropout=False)
+  return section.make(
+    {
+      'encode': model.encode,
+      'decode': model.decode,
+      'log_likelihood': model.log_likelihood,
+      'num_latents': model.num_latents,
+    }
+  )
+
+
+def problems(model: Autoencoder, mode: str) -> Iterator[str]:
+  """Yields what a VAE does not allow."""
+  c = model.config
+  if mode == 'edit':
+    yield (
+      'this run is a VAE, which cannot edit pictures: --mode=sample writes '
+      'reconstructions and interpolations, and diffusion models can edit'
+    )
+  for field in ('labels', 'prompt', 'trajectory'):
+    if c.sampling[field]:
+      yield f'config.sampling.{field} has no effect on a VAE'
+  if model.decoding.decoder == 'bernoulli' and model.facts.num_levels != 2:
+    yield (
+      'config.decoding.decoder=bernoulli has 2 grey levels, and these images '
+      f'{model.facts.num_levels}: take logistic, or --config.data=two_levels '
+      f'--config.data.source={c.data.name}'
+    )
+  single = 'num_latents' not in parameters(c.objective.constructor)
+  if single and model.num_latents > 1:
+    yield (
+      'config.objective=vae trains one layer of latents, and this network '
+      f'has {model.num_latents}: set objective=hvae'
+    )
+  if c.objective.get('free_bits') and c.training.accumulate > 1:
+    yield (
+      'config.objective.free_bits needs the whole batch: set '
+      'training.accumulate=1'
+    )
+
+
+def write_more(
+  model: Autoencoder, params: Params, path: Path, samples: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Writes pictures of test images next to `path`; returns their arrays.
+
+  <name>-reconstructions.png shows each image with its reconstruction from
+  every layer, <name>-interpolation.png rows between two test images.
+  """
+  c, levels = model.config.sampling, model.facts.num_levels
+  params = jax.device_get(params)['network']
+  source = images.unseen(model.config)
+  with from_config('data'):
+    x, _ = source.read(np.arange(min(c.num_samples, len(source))))
+  as_shown = functools.partial(pixels.to_uint8, num_levels=levels)
+  x = pixels.scale(x, levels)
+  decode = jax.jit(model.reconstruct)
+  starts = range(0, len(x), c.batch_size)
+  decoded = [decode(params, x[i : i + c.batch_size]) for i in starts]
+  decoded = as_shown(np.concatenate(decoded))
+  arrays = {'originals': as_shown(x), 'reconstructions': decoded}
+  n = min(10, len(x) // 2)
+  if n:
+    between = jax.jit(model.interpolate)(params, x[:n], x[n : 2 * n])
+    arrays['interpolation'] = as_shown(between)
+    _write_rows(path, 'interpolation', arrays['interpolation'], 1)
+  rows = np.concatenate([arrays['originals'][:, None], decoded], axis=1)
+  _write_rows(path, 'reconstructions', rows[:100], 5)
+  return arrays
 
 
 def _write_rows(path, what, rows, across):

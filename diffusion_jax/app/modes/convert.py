@@ -5,13 +5,12 @@ import importlib
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import jax
 from flax import traverse_util
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import Json
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import (
   devices,
   images,
@@ -24,8 +23,8 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.model import Model, Params
-from diffusion_jax.app.models.noisy import NoisyModel
+from diffusion_jax.app.generate import generate
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
@@ -82,7 +81,7 @@ def read(config: Node, workdir: Path) -> None:
         print(f'note: {note}')
       config = config_of(config, imported)
       params = {'network': imported.params, **imported.more}
-  model: Any = models.make(config, workdir)
+  model = models.make(config, workdir)
   model.check('convert')
   check_fits(model, params)
   print(describe(model, params))
@@ -91,8 +90,7 @@ def read(config: Node, workdir: Path) -> None:
   make_folder(workdir)
   checkpoints.save_params(workdir, 0, params, stored, items=items)
   folder.write_config(workdir, config, model.facts)
-  if config.get('latent') is not None:  # its scale needs no image
-    model.prepare(None, None)
+  model.autoencoder.prepare(None, None)  # its scale needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
 
 
@@ -218,7 +216,7 @@ def write(config: Node, workdir: Path) -> None:
       sections = export_sections(model)
       facts = {'image_shape': model.state_shape}
       diffusers.save(
-        out, model.network, params['network'], sections, facts, c.label
+        out, model.network(), params['network'], sections, facts, c.label
       )
   print(f'wrote {out}, of step {step}')
 
@@ -243,9 +241,10 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   # Networks choose what every platform has for a mesh of a CPU.
   mesh = host_mesh()
   refuse(devices.attention_problems(model.config, mesh))
-  generate = model.generate(mesh)
+  drawing = generate(model, mesh)
   shapes = sample_inputs.shapes(model, size)
-  stablehlo.save(out, generate.compute, params | model.load(), shapes, size)
+  params |= model.autoencoder.load()
+  stablehlo.save(out, drawing.compute, params, shapes, size)
 
 
 def export_sections(model: Model) -> Json:
@@ -254,10 +253,10 @@ def export_sections(model: Model) -> Json:
   A schedule that diffusers does not know becomes a list of alphas.
   """
   sections = folder.plain(model.config)
-  if not isinstance(model, NoisyModel):
+  if model.noisy is None:
     return sections
   if not schedulers.has_name(sections['schedule']):
-    schedule = model.schedule()
+    schedule = model.noisy.schedule()
     if isinstance(schedule, dj.DiscreteSchedule):
       sections['schedule'] = {'name': 'alphas', 'values': schedule.alphas}
   return sections
@@ -338,9 +337,8 @@ def describe(model: Model, params: Params) -> str:
   line = (
     f'{config.network.name}: {count:,} parameters; images of {shape}{labels}'
   )
-  if 'decoding' in config:
+  if model.noisy is None:
     return f'{line}; scale of the latents {config.decoding.scale}'
-  assert isinstance(model, NoisyModel)
   steps = config.schedule.get('num_steps')
   schedule = config.schedule.name + (f' of {steps} steps' if steps else '')
-  return f'{line}; {schedule}, predicts {model.parametrization.kind}'
+  return f'{line}; {schedule}, predicts {model.noisy.parametrization.kind}'

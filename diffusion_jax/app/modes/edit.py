@@ -1,11 +1,11 @@
 """Implements --mode=edit: edits the user's picture with a trained run."""
 
-import functools
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   models,
@@ -16,8 +16,8 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import Edit, Pictures, Task
-from diffusion_jax.app.model import Guides, Params
-from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.generate import generate_by
+from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance
 from diffusion_jax.core.keys import stream
@@ -32,7 +32,6 @@ def run(config: Node, workdir: str | Path) -> None:
   """Writes <output>.png, <output>.npz and single pictures into edits/."""
   model = models.make(config, workdir)
   model.check('edit')
-  assert isinstance(model, Diffusion)  # other models refuse
   edit: Edit = config.edit.make()
   method = edit.check(model)
   cond = choose_cond(model, edit)
@@ -46,7 +45,7 @@ def run(config: Node, workdir: str | Path) -> None:
   path = out / f'{edit.output}.npz'
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.output')
-  params |= model.load()
+  params |= model.autoencoder.load()
   x = generate(model, edit, method, params, cond, pictures, guides)
   sample.check_numbers(model, x)
   results = images.to_uint8(x, model.facts.num_levels)
@@ -59,7 +58,7 @@ def run(config: Node, workdir: str | Path) -> None:
 
 
 def write_pictures(
-  model: Diffusion, path: Path, results: np.ndarray, pictures: Pictures
+  model: Model, path: Path, results: np.ndarray, pictures: Pictures
 ) -> None:
   """Writes each result, and a row with the user's pictures and all results."""
   for i, picture in enumerate(results):
@@ -75,7 +74,7 @@ def write_pictures(
 
 
 def generate(
-  model: Diffusion,
+  model: Model,
   edit: Edit,
   method: str,
   params: Params,
@@ -88,17 +87,20 @@ def generate(
   As in --mode=sample, batches are split over the devices, and image i depends
   on sampling.seed and i only.
   """
-  n, mesh = edit.num_samples, devices.make_mesh(model.config)
+  n, mesh, plan = edit.num_samples, devices.make_mesh(model.config), model.plan
+  assert plan is not None  # other models refuse
   inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
   for name, x in encode_pictures(model, params, pictures).items():
     inputs[name] = np.broadcast_to(x, (n, *x.shape))
   size = min(model.config.sampling.batch_size, n)
 
-  def draw(*call):  # params, guides, keys, inputs
-    return edit.draw(task_of(model, method, *call))
+  def draw(params, guides, keys, inputs):
+    task = Task(model, plan(params, guides), method, keys, inputs)
+    x = edit.draw(task)
+    return model.latents.decode(params.get('autoencoder'), x)
 
   root = stream(model.config.sampling.seed, 'edit')
-  compute = model.generate_by(draw, mesh, root, guides, size)
+  compute = generate_by(model, draw, mesh, root, guides, size)
   params = replicate(mesh, params)
   batches = np.split(np.arange(n), range(size, n, size))
   return np.concatenate(
@@ -106,22 +108,8 @@ def generate(
   )
 
 
-def task_of(
-  model: Diffusion,
-  method: str,
-  params: Params,
-  guides: Guides,
-  keys: jax.Array,
-  inputs: dict,
-) -> Task:
-  """Returns a batch of an edit; see `Task`."""
-  sample = functools.partial(model.from_noise, params, guides, keys)
-  steps = functools.partial(model.steps, params, guides)
-  return Task(model, method, keys, inputs, sample, steps, model.replace_known)
-
-
 def encode_pictures(
-  model: Diffusion, params: Params, pictures: Pictures
+  model: Model, params: Params, pictures: Pictures
 ) -> dict[str, np.ndarray]:
   """Returns pictures and masks, by name, as the model diffuses them.
 
@@ -138,7 +126,7 @@ def encode_pictures(
   }
 
 
-def choose_cond(model: Diffusion, edit: Edit) -> dict[str, np.ndarray]:
+def choose_cond(model: Model, edit: Edit) -> dict[str, np.ndarray]:
   """Returns the cond of the results, from edit.label and sampling.prompt."""
   c, cond = model.conditioning, {}
   label = choose_label(model, edit)
@@ -151,7 +139,7 @@ def choose_cond(model: Diffusion, edit: Edit) -> dict[str, np.ndarray]:
   return cond | (sample_inputs.encode_texts(model, texts) or {})
 
 
-def choose_label(model: Diffusion, edit: Edit) -> np.ndarray | None:
+def choose_label(model: Model, edit: Edit) -> np.ndarray | None:
   """Returns edit.label as int32 [N], or None."""
   c, n = model.conditioning, edit.num_samples
   if edit.label is not None:
@@ -162,7 +150,7 @@ def choose_label(model: Diffusion, edit: Edit) -> np.ndarray | None:
   return None
 
 
-def check_optional(model: Diffusion, field: str, what: str) -> None:
+def check_optional(model: Model, field: str, what: str) -> None:
   """Raises UserError if the network always needs the condition of a field."""
   if not model.conditioning.dropout:
     raise UserError(
@@ -171,7 +159,7 @@ def check_optional(model: Diffusion, field: str, what: str) -> None:
     )
 
 
-def check_guidance(model: Diffusion, cond: dict) -> Guides:
+def check_guidance(model: Model, cond: dict) -> Guides:
   """Returns the runs that guide an edit; raises UserError for a classifier."""
   c = model.config.sampling
   if c.get('classifier') is not None:
@@ -187,7 +175,7 @@ def check_guidance(model: Diffusion, cond: dict) -> Guides:
   return other_runs.guides_of(model)
 
 
-def as_picture(model: Diffusion, x: np.ndarray) -> np.ndarray:
+def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
   """Returns a picture or mask in the size and channels of the run, uint8."""
   height, _, channels = model.facts.image_shape
   x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x

@@ -186,7 +186,7 @@ def score_point(
   """Scores real images by one set of weights, and writes result.json."""
   c, mesh = model.config.evaluation, devices.make_mesh(model.config)
   results: Fields = {}
-  source = model.source(c.split)
+  source = images.source_of(model.config, c.split)
   count = min(c.num_images or len(source), len(source))
   params, _ = weights.restore(model)
   checksum = checksums.of_arrays(params)
@@ -197,7 +197,7 @@ def score_point(
       check_same_evaluation(out, describe(model, name, checksum, count))
     with from_config(f'evaluation.{name}'):  # what the metric refuses
       compute = real_images.per_batch(
-        metric.measure(model),
+        metric.measure(model.measured),
         name,
         mesh,
         num_levels=model.facts.num_levels,

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   images,
-  other_runs,
   sample_inputs,
   scoring,
   sheets,
@@ -19,7 +19,8 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Model, Params
+from diffusion_jax.app.generate import generate
+from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
@@ -191,7 +192,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       'of the mesh: set training.evaluate_every=0'
     )
   local, length = local_rows(mesh, size), images.text_length(config)
-  encode = model.make_encode(mesh)
+  encode = make_encode(model, mesh)
   # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
@@ -234,15 +235,15 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   n, size = c.metrics_images, config.sampling.batch_size
   inputs = sample_inputs.choose(model, n, mesh)
   cond, stored = inputs.cond, inputs.stored()
-  generate = model.generate(mesh, other_runs.guides_of(model))
+  drawing = generate(model, mesh)
   score = scoring.scorer(model)
 
-  def begin(state, frozen, start=0, function=generate.start):
+  def begin(state, frozen, start=0, function=drawing.start):
     index = np.arange(start, start + min(size, n))  # always one shape
     params = state.ema_params | frozen
     return function(params, index, rows(cond, index % n))
 
-  compile = functools.partial(begin, function=generate.compile)
+  compile = functools.partial(begin, function=drawing.compile)
 
   def act(step, state, frozen, log):
     start = functools.partial(begin, state, frozen)
@@ -258,18 +259,18 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   """Returns the hook that draws the first samples of --mode=sample."""
-  if not model.makes_images:
+  if model.draw is None:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
-  generate = model.generate(mesh, other_runs.guides_of(model))
+  drawing = generate(model, mesh)
 
-  def begin(state, frozen, function=generate.start):
+  def begin(state, frozen, function=drawing.start):
     return function(state.ema_params | frozen, np.arange(n), cond)
 
-  compile = functools.partial(begin, function=generate.compile)
+  compile = functools.partial(begin, function=drawing.compile)
 
   def act(step, state, frozen, log):
     sheet = sheets.of_images(model, begin(state, frozen)(), conditions)

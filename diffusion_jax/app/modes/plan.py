@@ -22,7 +22,8 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.fields import Plan
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.models.latent import LatentDiffusion
+from diffusion_jax.app.generate import generate
+from diffusion_jax.app.model import NOTHING
 from diffusion_jax.app.modes import train_setup
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
@@ -215,14 +216,13 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   size = config.training.batch_size
-  latent = isinstance(model, LatentDiffusion)
-  shape = model.state_shape if latent else model.facts.image_shape
+  pixels = model.autoencoder is NOTHING
+  shape = model.facts.image_shape if pixels else model.state_shape
   batch: sample_inputs.Shapes = {'image': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= sample_inputs.text_shapes(config, size)
-  # Another program encodes the latents.
-  frozen = {} if latent else on(mesh, model.frozen_shapes())
+  frozen = on(mesh, model.teacher.shapes())  # another program encodes latents
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen, 1.0)
   return traced, size, state_size(shapes.params, shapes)
 
@@ -234,12 +234,10 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   other_runs.check_unguided(model, 'plan.of=sample cannot plan')
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)
-  latent = isinstance(model, LatentDiffusion)
-  decoder = model.frozen_shapes() if latent else {}
-  params = on(mesh, {**models.shapes(model), **decoder})
+  params = on(mesh, models.shapes(model) | model.autoencoder.shapes())
   index = split(mesh, {'': ((size,), jnp.int32)})['']
-  generate = jax.jit(model.generate(mesh).compute)
-  traced = generate.trace(params, index, split(mesh, inputs))
+  drawing = jax.jit(generate(model, mesh).compute)
+  traced = drawing.trace(params, index, split(mesh, inputs))
   return traced, size, state_size(params, params)
 
 

@@ -6,7 +6,7 @@ A training writes the same page at its end.
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ from diffusion_jax.app import (
   devices,
   images,
   models,
-  other_runs,
   sample_inputs,
   weights,
 )
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.generate import generate
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
@@ -118,14 +118,13 @@ def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
   """Returns a film of the sampler and its last images, uint8 [n, H, W, C]."""
   c, facts, n = model.config, model.facts, _PICTURES
   several = processes.started()  # but only the first calls this
-  if not c.report.trajectory or not model.makes_images or several:
+  if not c.report.trajectory or model.draw is None or several:
     return None, None
   model.check('sample')
   mesh = devices.make_mesh(c)
-  params = replicate(mesh, weights.restore(model)[0] | model.load())
+  params = replicate(mesh, weights.restore(model)[0] | model.autoencoder.load())
   cond = sample_inputs.choose(model, n, mesh).cond
-  generate = model.generate(mesh, other_runs.guides_of(model), trajectory=True)
-  x = generate(params, np.arange(n), cond)
+  x = generate(model, mesh, trajectory=True)(params, np.arange(n), cond)
   check_numbers(model, x)
   x = pixels.to_uint8(x, facts.num_levels)
   if x.ndim == 4:  # A VAE takes no steps.
@@ -172,10 +171,13 @@ def read_first(model: Model, path: Path, n: int) -> np.ndarray:
   return next(stored.batches(n))
 
 
-def count_calls(model: Any) -> int | None:
+def count_calls(model: Model) -> int | None:
   """Returns how often a sampler calls its denoiser; None for other models."""
-  kinds = models.Diffusion, models.LatentDiffusion
-  if type(model) not in kinds or model.conditioning.self_conditioning:
+  if model.plan is None or model.noisy is None:
+    return None
+  learned = model.noisy.learns_schedule
+  plan = model.plan(weights.restore(model)[0] if learned else None)
+  if not plan.denoises:
     return None
   calls = []
 
@@ -183,10 +185,8 @@ def count_calls(model: Any) -> int | None:
     jax.debug.callback(lambda: calls.append(1))
     return dj.Prediction(x)
 
-  params = weights.restore(model)[0] if model.learns_schedule else None
-  _, levels, sampler = model.levels_and_sampler(params)
   key, x = stream(0, 'count_calls'), jnp.zeros((1, 1))
-  dj.sample(key, denoise, sampler, levels, x)
+  dj.sample(key, denoise, plan.sampler, plan.levels, x)
   jax.effects_barrier()
   return len(calls)
 

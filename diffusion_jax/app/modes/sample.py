@@ -8,16 +8,17 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   models,
-  other_runs,
   sample_inputs,
   sheets,
   weights,
 )
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Model, Params
+from diffusion_jax.app.generate import generate
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz
@@ -57,7 +58,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:
     return path
-  params = replicate(mesh, params | model.load())
+  params = replicate(mesh, params | model.autoencoder.load())
   paths = draw_parts(model, mesh, params, inputs, parts, settings)
   if processes.is_first():
     write(model, params, inputs, paths, path, settings)
@@ -76,7 +77,7 @@ def draw_parts(
   """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
   n, size = c.num_samples, c.batch_size
-  generate = model.generate(mesh, other_runs.guides_of(model), c.trajectory)
+  drawing = generate(model, mesh, c.trajectory)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
@@ -88,7 +89,7 @@ def draw_parts(
   def begin(i):
     # All parts have one shape, so there is one compilation.
     index = np.arange(starts[i], starts[i] + min(size, n))
-    return generate.start(params, index, rows(inputs.cond, index % n))
+    return drawing.start(params, index, rows(inputs.cond, index % n))
 
   with tqdm(
     total=n, initial=before, desc='sampling', unit='image', disable=None

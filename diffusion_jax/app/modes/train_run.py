@@ -10,10 +10,10 @@ import jax
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import ema, images
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Params
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
@@ -130,7 +130,9 @@ def begin(parts: Setup) -> Run | None:
   config, mesh, source = parts.config, parts.mesh, parts.source
   c = config.training
   manager, state = restore(parts)
-  frozen = replicate(mesh, parts.model.prepare(source, mesh))
+  teacher, autoencoder = parts.model.teacher, parts.model.autoencoder
+  frozen = teacher.prepare(source, mesh) | autoencoder.prepare(source, mesh)
+  frozen = replicate(mesh, frozen)
   announce(parts, state)
   start = int(state.step)
   if start >= c.num_steps:

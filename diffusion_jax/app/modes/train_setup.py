@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from diffusion_jax.app import devices, ema, images, models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.model import Model, frozen_shapes, make_encode
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.core.keys import stream
@@ -43,7 +44,7 @@ class Setup:
 
   config: Node
   workdir: Path
-  model: models.Model
+  model: Model
   mesh: Mesh
   source: Source
   objective: Objective
@@ -75,12 +76,12 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   for hook in todo:
-    hook.rehearse(shapes, model.frozen_shapes())
+    hook.rehearse(shapes, frozen_shapes(model))
   start_up.mark('tracing')
   rates = np.asarray(jax.vmap(rate)(np.arange(config.training.num_steps)))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
-    make_state, shapes, model.make_encode(mesh), todo, start_up,
+    make_state, shapes, make_encode(model, mesh), todo, start_up,
   )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def batch_problems(config: Node, mesh: Mesh) -> Iterator[str]:
 
 
 def state_maker(
-  model: models.Model,
+  model: Model,
   objective: Objective,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,

@@ -91,12 +91,13 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   source = images.source_of(config)
   assert len(source) == 6 and source.num_classes == 10
   model: Any = models.make(config, tmp_path)
-  assert model.network == toy_parts.Network(out_channels=1, width=3)
-  trained, levels, sampler = model.levels_and_sampler()
-  assert trained == toy_parts.Schedule(0.2) == model.sampling.schedule
+  assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
+  (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
+  assert trained == toy_parts.Schedule(0.2) == visited
+  assert config.sampling.schedule is not None
   assert len(levels.t) == config.sampling.num_steps + 1
   level = trained(np.float32([0.5]))
-  np.testing.assert_allclose(model.noise_input(level), [1.0])
+  np.testing.assert_allclose(model.noisy.noise_input(level), [1.0])
   made: Any = config.optimizer.make({'total_steps': 10})
   optimizer, rate = made
   assert rate(5) == 0.25
@@ -118,7 +119,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   batch = {'image': x, 'label': jnp.zeros(1, int)}
   params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
   value, _ = loss(params, Context(), key, batch)
-  plain_loss = toy_parts.objective(model.trained_network(), trained)
+  plain_loss = toy_parts.objective(model.noisy.trained(), trained)
   expected, _ = plain_loss(params, Context(), key, batch)
   np.testing.assert_allclose(value, 2 * expected, rtol=1e-6)
 

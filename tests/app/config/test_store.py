@@ -345,7 +345,7 @@ def test_what_a_constructor_refuses_is_one_line(line, tmp_path):
     model.check('train')
     total = {'total_steps': config.training.num_steps}
     config.optimizer.make(total)
-    model.levels_and_sampler()
+    model.plan()
     model.objective()
     models.shapes(model)
 

@@ -11,6 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import constructors, models
 from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.config.test_store import read
@@ -30,7 +31,7 @@ def schedule_of(name, *flags):
   if name == 'shifted' and not flags:
     flags = ['schedule.shift=2']
   model = model_of(f'schedule={name}', *flags)
-  return model.schedule({'schedule': LINE})
+  return model.noisy.schedule({'schedule': LINE})
 
 
 def test_every_schedule():
@@ -78,20 +79,20 @@ def test_parameters_of_schedules_reach_their_class():
 def test_explicit_alphas_count_the_steps():
   model = model_of('schedule=alphas', 'schedule.values=0.9,0.8,0.7')
   np.testing.assert_allclose(
-    model.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
+    model.noisy.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
   )
-  levels = model.schedule().at_step(np.arange(4))
-  np.testing.assert_array_equal(model.noise_input(levels), [0, 0, 1, 2])
+  levels = model.noisy.schedule().at_step(np.arange(4))
+  np.testing.assert_array_equal(model.noisy.noise_input(levels), [0, 0, 1, 2])
 
 
 @pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
 def test_every_gamma_is_its_line_before_training(gamma, key):
   flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
   model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
-  module = constructors.gamma_of(model._schedule)
+  module = constructors.gamma_of(model.noisy.untrained_schedule)
   params = module.init(key, jnp.zeros(1)).get('params', {})
-  assert model.learns_schedule == (gamma != 'fixed') == bool(params)
-  level = model.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
+  assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
+  level = model.noisy.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
   # the small random part of 'network' is far below a tenth
   np.testing.assert_allclose(-level.logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 
@@ -102,20 +103,20 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
 def test_what_a_network_sees_of_the_ends_of_100_steps(name, ends):
   model = model_of('schedule.num_steps=100', f'noise_input={name}')
   levels = dj.NoiseLevel(np.float32([0, 1]), None, None)
-  np.testing.assert_allclose(model.noise_input(levels), ends)
+  np.testing.assert_allclose(model.noisy.noise_input(levels), ends)
 
 
 def test_noise_inputs_take_their_parameters():
   level = dj.RectifiedFlowSchedule()(0.25)
   model = model_of('noise_input=time', 'noise_input.scale=9')
-  assert model.noise_input(level) == 2.25
+  assert model.noisy.noise_input(level) == 2.25
   sigma_over_alpha = 0.25 / 0.75
   for name, expected in {
     'log_sigma': math.log(sigma_over_alpha),
     'edm': math.log(sigma_over_alpha) / 4,
     'logsnr': -2 * math.log(sigma_over_alpha),
   }.items():
-    found = model_of(f'noise_input={name}').noise_input(level)
+    found = model_of(f'noise_input={name}').noisy.noise_input(level)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -159,7 +160,7 @@ DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 
 
 def levels_of(*flags):
-  return model_of(*flags).levels(DDPM)
+  return diffusion.levels_of(model_of(*flags).config.sampling.make(), DDPM)
 
 
 def test_every_spacing_and_respacing_which_wins():
@@ -184,7 +185,7 @@ def test_every_spacing_and_respacing_which_wins():
 ])  # fmt: skip
 def test_steps_need_a_schedule_of_steps(flag):
   with pytest.raises(UserError, match='config.sampling: .* schedule of steps'):
-    model_of(flag, 'schedule=continuous_cosine').levels_and_sampler()
+    model_of(flag, 'schedule=continuous_cosine').plan()
 
 
 @pytest.mark.parametrize('name', tables.SAMPLERS)
@@ -195,9 +196,9 @@ def test_every_sampler_can_be_traced(name):
   more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
   for flag in more if remembers else ():
     with pytest.raises(UserError, match=f'{name} uses earlier steps'):
-      model_of(*flags, flag).levels_and_sampler()
+      model_of(*flags, flag).plan()
   model = model_of(*flags, *([] if remembers else more))
-  schedule, _, sampler = model.levels_and_sampler()
+  schedule, _, sampler, *_ = model.plan()
   levels = dj.level_grid(schedule, 4).take(slice(1, 3))
   denoise = lambda x, level: dj.Prediction(0.5 * x)
   sample = lambda key, x: dj.sample(key, denoise, sampler, levels, x)
@@ -212,7 +213,7 @@ def test_parameters_of_samplers_reach_them():
 
   def sampled(*flags):
     flags = [f'sampling.{flag}' for flag in flags]
-    sampler = model_of('schedule=linear_vp', *flags).levels_and_sampler()[2]
+    sampler = model_of('schedule=linear_vp', *flags).plan().sampler
     return dj.sample(jax.random.key(0), denoise, sampler, levels, x)
 
   heun = 'sampler=heun', 'churn.s_churn=20', 'num_steps=4'
@@ -241,14 +242,14 @@ def test_parameters_of_samplers_reach_them():
 def test_the_levels_of_another_schedule_may_be_visited(name):
   """It has its own defaults, not the parameters of the run's schedule."""
   flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
-  schedule = model_of(*flags).sampling.schedule
+  schedule = model_of(*flags).plan().schedule
   t = jnp.linspace(0.0, 1.0, 5)
   expected = {
     'linear': lambda: DDPM,
     'karras': dj.KarrasSchedule,
   }[name]()
   jax.tree.map(np.testing.assert_array_equal, schedule(t), expected(t))
-  assert model_of('sampling.num_steps=9').sampling.schedule is None
+  assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 
 
 def test_masks_of_weight_decay_reach_the_optimizer():

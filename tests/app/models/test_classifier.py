@@ -49,9 +49,9 @@ def test_accuracy_literally(run):
   images, labels = small_sets.digits('test').read(np.arange(4))
   images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)
   keys = jax.random.split(jax.random.key(0), 4)
-  measure = jax.jit(model.schema.metrics['accuracy']().measure(model))
+  measure = jax.jit(model.schema.metrics['accuracy']().measure(model.measured))
   right = measure(params, keys, images, {'label': labels})['right']
-  ask = jax.jit(model.network.apply)
+  ask = jax.jit(model.noisy.network.apply)
   split = jax.vmap(lambda key: jax.random.split(key, 11))(keys)
   alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
   for i, t in enumerate([1, *range(100, 1001, 100)]):

@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import devices, models
+from diffusion_jax.app.generate import generate
 from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
@@ -29,12 +30,12 @@ def test_at_levels_of_another_schedule_the_network_sees_its_own():
 
   @jax.jit
   def both(params, x):
-    trained = model.schedule()
+    trained = model.noisy.schedule()
     level = trained.at_step(400)
     cond = {'label': label}
-    own = model.denoiser(params, cond)(x, level).x0
+    own = model.noisy.denoiser(params, cond)(x, level).x0
     there = dj.NoiseLevel(0.5, jnp.ones(()), level.sigma / level.alpha)
-    denoise = model.step_function(params, cond, trained)
+    denoise = model.plan(params).step_function(cond)
     return own, denoise(x / level.alpha, there).x0, denoise(x, there).x0
 
   own, same, other = both(params, X)
@@ -53,9 +54,10 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
     lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
   )
   keys = jax.random.split(jax.random.key(2), 3)
-  measure = jax.jit(model.schema.metrics['ode'](tolerance=1e-4).measure(model))
+  metric = model.schema.metrics['ode'](tolerance=1e-4)
+  measure = jax.jit(metric.measure(model.measured))
   bits = measure(params, keys, X, {'label': np.arange(3)})['total']
-  schedule = model.schedule()
+  schedule = model.noisy.schedule()
   first, last = (jax.tree.map(np.float64, schedule(t)) for t in (1e-3, 1))
   r = last.alpha / first.alpha
   assert r < 0.02  # r x is small compared with the prior's deviation
@@ -66,12 +68,12 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
 
 def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
   model = model_of(**{'sampling.num_steps': 5000})
-  model.generate(devices.make_mesh(model.config))
+  generate(model, devices.make_mesh(model.config))
   said = capsys.readouterr().out
   assert 'note: sampling.num_steps=5000 is more than the 1,000 steps' in said
   assert ': 1,000 distinct steps are visited, and 4,000 levels between' in said
   model = model_of(**{'sampling.num_steps': 1000})
-  model.generate(devices.make_mesh(model.config))
+  generate(model, devices.make_mesh(model.config))
   assert not capsys.readouterr().out
 
 
@@ -85,22 +87,22 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
   params = normal_params(model, 2, deviation=0.1)
   mesh = devices.make_mesh(model.config)
   index, labels = np.arange(2), np.array([3, 8])
-  images = model.generate(mesh)(
+  images = generate(model, mesh)(
     replicate(mesh, params), index, {'label': labels}
   )
 
-  levels = dj.level_grid(model.schedule(), 2)
+  levels = dj.level_grid(model.noisy.schedule(), 2)
   keys = fold_in_each(stream(model.config.sampling.seed, 'sampling'), index)
   prior_keys, _ = jax.vmap(jax.random.split, out_axes=1)(keys)
   x = dj.prior_sample(prior_keys, (2, 8, 8, 1), levels.take(0))
-  apply = jax.jit(model.network.apply)
+  apply = jax.jit(model.noisy.network.apply)
   x0, differences = jnp.zeros_like(x), []
   for i in range(2):
     t, s = levels.take(i), levels.take(i + 1)
     see = lambda x0, x=x, t=t: apply(
       {'params': params['network']},
       x,
-      jnp.broadcast_to(model.noise_input(t), 2),
+      jnp.broadcast_to(model.noisy.noise_input(t), 2),
       {'label': labels, 'x0': x0},
     )
     eps = see(x0)
@@ -134,9 +136,8 @@ def test_what_does_not_fit_together_is_one_line(changes, message):
     model.check('sample')
     params = jax.eval_shape(model.init, jax.random.key(0))
     jax.eval_shape(
-      lambda params: model.from_noise(
-        params, {}, jax.random.split(jax.random.key(0), 2),
-        {'label': np.arange(2)},
+      lambda params: model.plan(params).from_noise(
+        jax.random.split(jax.random.key(0), 2), {'label': np.arange(2)}
       ),
       params,
     )  # fmt: skip

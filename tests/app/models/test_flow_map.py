@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import devices, models
+from diffusion_jax.app.model import frozen_shapes
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.train_setup import setup, state_maker
 from diffusion_jax.errors import UserError
@@ -91,7 +92,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
     'image': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
     'label': jax.ShapeDtypeStruct((2,), np.int32),
   }
-  context = Context(ema_params=params, frozen=model.frozen_shapes())
+  context = Context(ema_params=params, frozen=frozen_shapes(model))
   assert bool(context.frozen) == (name in TAUGHT)
   key = jax.random.key(0)
   gradient = jax.grad(objective.__call__, has_aux=True)
@@ -99,7 +100,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   assert jax.tree.structure(gradients) == jax.tree.structure(params)
 
   def sample(params, keys, label):
-    return model.from_noise(params, {}, keys, {'label': label})
+    return model.plan(params).from_noise(keys, {'label': label})
 
   keys = jax.eval_shape(lambda key: jax.random.split(key, 2), key)
   label = batch['label']
@@ -117,9 +118,8 @@ def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(
   changes, expected
 ):
   changes = changes | {'network': 'unet'}
-  assert (
-    models.make(config_of(changes), 'nowhere').network.attention == expected
-  )
+  model: Any = models.make(config_of(changes), 'nowhere')
+  assert model.noisy.network.attention == expected
 
 
 @pytest.mark.parametrize('changes, message', [

@@ -29,12 +29,12 @@ def classifier_smoke(**changes):
 
 def made(config, seed) -> Any:
   """Returns a model with parameters away from the initial zeros."""
-  model = models.make(config, 'nowhere')
-  return model, normal_params(model, seed)
+  model: Any = models.make(config, 'nowhere')
+  return model.noisy, normal_params(model, seed)
 
 
 SMOKE: Any = models.make(smoke(), 'nowhere')
-LEVEL = SMOKE.schedule()(jnp.array(0.4))
+LEVEL = SMOKE.noisy.schedule()(jnp.array(0.4))
 
 
 def network(model, params):
@@ -56,7 +56,7 @@ def guided_x0(config, params, cond, runs=None):
   @jax.jit
   def ask(params, others):
     guides = {n: run._replace(params=others[n]) for n, run in runs.items()}
-    return model.denoiser(params, cond, guides)(X, LEVEL).x0
+    return model.plan(params, guides).step_function(cond)(X, LEVEL).x0
 
   return ask(params, {name: run.params for name, run in runs.items()})
 
@@ -180,8 +180,8 @@ def test_guidance_by_a_classifier_by_hand():
 
   # a classifier that was trained on other noise is asked at the same SNR
   other = {'schedule': 'karras', 'noise_input': 'edm'}
-  other = models.make(classifier_smoke(**other), 'nowhere')
-  guide = OtherRun(other, guide.params)
+  other: Any = models.make(classifier_smoke(**other), 'nowhere')
+  guide = OtherRun(other.noisy, guide.params)
   sigma = LEVEL.sigma / LEVEL.alpha
   there = dj.NoiseLevel(jnp.array(0.5), jnp.array(1.0), sigma)
   gradient = log_prob_gradient(guide, there, X / LEVEL.alpha) / LEVEL.alpha

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import devices, images, models, other_runs
-from diffusion_jax.app.model import Latents
+from diffusion_jax.app.model import Latents, make_encode
 from diffusion_jax.app.models import latent
-from diffusion_jax.app.models.latent import LatentDiffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
@@ -100,10 +99,10 @@ LINEAR = {
 @pytest.fixture
 def linear(autoencoder, tmp_path, monkeypatch):
   """Makes a folder with the latents z = scale * x / 2, scale = 2: z = x."""
-  monkeypatch.setattr(LatentDiffusion, 'latents', HALF)
+  monkeypatch.setattr(latent, 'latents_of', lambda stored: HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
   model = models.make(config, tmp_path)
-  model.prepare(images.source_of(config), devices.make_mesh(config))
+  model.autoencoder.prepare(images.source_of(config), devices.make_mesh(config))
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'scale': 2.0}))
@@ -140,7 +139,7 @@ def test_the_deviation_of_parts_is_that_of_the_whole():
 def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws with other keys have deviation 1."""
   model = model_of(run)
-  kept, latents = model.load()['autoencoder'], model.latents
+  kept, latents = model.autoencoder.load()['autoencoder'], model.latents
   x = scale(small_sets.digits('train').images, 17)
   keys = jax.random.split(jax.random.key(5), len(x))
   z = np.asarray(jax.jit(latents.encode)(kept, x, keys))
@@ -161,10 +160,10 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(run):
   }
   key, drawn = jax.random.key(0), {}
   model = model_of(run)
-  kept = model.load()
+  kept = model.autoencoder.load()
   for shape in ((1, 1), (4, 2)):
     mesh = devices.make_mesh(config_of('', **{'training.mesh': shape}))
-    encode, place = model.make_encode(mesh), replicate(mesh, kept)
+    encode, place = make_encode(model, mesh), replicate(mesh, kept)
     for i in (0, 1):
       out = encode(place, to_global(mesh, batch), key, i)
       assert len(out['image'].sharding.device_set) == mesh.size
@@ -264,7 +263,7 @@ def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
 def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   """This holds for SDEdit from step 0 and both ends of an interpolation."""
   model = model_of(run)
-  kept, latents = model.load()['autoencoder'], model.latents
+  kept, latents = model.autoencoder.load()['autoencoder'], model.latents
   x = scale(small_sets.digits('test').images[:2], 17)
   round_trip = lambda kept, x: latents.decode(kept, latents.encode(kept, x))
   back = jax.jit(round_trip)(kept, x)

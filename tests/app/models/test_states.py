@@ -61,12 +61,13 @@ def test_a_network_that_knows_nothing_needs_all_bits(
 
 def test_states_and_images_are_inverses():
   model = made()
-  x = scale(model.source().images[:5], 17)
-  np.testing.assert_allclose(model.decode(None, model.encode(None, x)), x)
-  masked = model.decode(None, np.full((1, 8, 8, 1), 17))
+  x = scale(model.measured.source().images[:5], 17)
+  latents = model.latents
+  np.testing.assert_allclose(latents.decode(None, latents.encode(None, x)), x)
+  masked = model.latents.decode(None, np.full((1, 8, 8, 1), 17))
   np.testing.assert_array_equal(masked, 0.0)
   # The draw from NaN, which --mode=sample refuses.
-  assert np.isnan(model.decode(None, np.full((1, 8, 8, 1), -1))).all()
+  assert np.isnan(model.latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +102,9 @@ def test_unmasked_bytes_stay(text_run):
   params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(
-    lambda params, keys: model.from_noise(params, {}, keys, {}, trajectory=True)
+    lambda params, keys: model.plan(params).from_noise(
+      keys, {}, trajectory=True
+    )
   )
   x = draw(params, keys)
   x = np.asarray(x)
@@ -127,8 +130,8 @@ def test_all_samplers_can_be_traced(changes):
   guided = made('digits_masked', 'labels', **changes | guidance)
   for each in (model, guided):
     x = jax.eval_shape(
-      lambda params, keys, label, each=each: each.from_noise(
-        params, {}, keys, {'label': label}
+      lambda params, keys, label, each=each: each.plan(params).from_noise(
+        keys, {'label': label}
       ),
       models.shapes(each),
       jax.random.split(jax.random.key(0), 3),
@@ -147,14 +150,14 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
   params = jax.tree.map(
     lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain)
   )
-  x, level = np.full((2, 8, 8, 1), 17), plain.schedule()(0.5)
+  x, level = np.full((2, 8, 8, 1), 17), plain.noisy.schedule()(0.5)
   cond = {'label': np.array([3, 8])}
 
   @jax.jit
   def logits(cond):
-    of = plain.state_denoiser(params, cond)
+    of = plain.measured.denoiser(params, cond)
     functions = [
-      of, *(m.step_function(params, cond, None) for m in (plain, none))
+      of, *(m.plan(params).step_function(cond) for m in (plain, none))
     ]  # fmt: skip
     return [f(x, level) for f in functions]
 
@@ -199,7 +202,7 @@ def test_refusals(names, changes, message):
   with pytest.raises(UserError, match=message):
     model.check('train')
     model.objective()
-    model.levels_and_sampler()
+    model.plan()
 
 
 def test_texts_have_no_edits():

@@ -8,7 +8,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.models.diffusion import Diffusion
+from diffusion_jax.app.models import teachers
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from tests.app.conftest import refused, trial
@@ -66,17 +67,18 @@ def test_a_teacher_of_another_schedule_sees_its_own_levels(
   })  # fmt: skip
   seen = []
 
-  def of_network(self, params, cond):
+  def denoiser(self, params, cond):
     def denoise(xt, level):
       seen.append(level)
       return dj.Prediction(xt / level.expand_to(xt).alpha)
 
     return denoise
 
-  monkeypatch.setattr(Diffusion, 'of_network', of_network)
+  monkeypatch.setattr(NoisyNetwork, 'denoiser', denoiser)
   level = dj.RectifiedFlowSchedule()(jnp.array([0.25, 0.5]))
   x = jnp.ones((2, 8, 8, 1))
-  teacher = student(tmp_path).teacher()
+  model = student(tmp_path)
+  teacher = teachers.of_student(model.noisy, model.workdir)[0]()
   x0 = teacher({'teacher': {}}, {})(x, level).x0
   np.testing.assert_allclose(seen[0].logsnr, level.logsnr, rtol=1e-5)
   np.testing.assert_allclose(

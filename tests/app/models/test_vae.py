@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import devices, images, models
+from diffusion_jax.app.generate import generate
 from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
@@ -97,16 +98,17 @@ def test_samples_are_draws_of_the_prior_decoded():
   """Each depends on the seed and its index; z is drawn from the prior."""
   model = made()
   params = normal_params(model)
-  generate = model.generate(devices.make_mesh(model.config))
-  whole = generate(params, np.arange(4), {})
+  drawing = generate(model, devices.make_mesh(model.config))
+  whole = drawing(params, np.arange(4), {})
   np.testing.assert_allclose(
-    generate(params, np.arange(2, 4), {}), whole[2:], atol=1e-5
+    drawing(params, np.arange(2, 4), {}), whole[2:], atol=1e-5
   )
   assert np.ptp(whole, axis=0).max() > 1e-4
   key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
-  shape = model.latent_shape()
+  own = model.measured
+  shape = own.latent_shape()
   z = jax.random.normal(jax.random.split(key, 1)[0], shape)[None]
-  decode = jax.jit(lambda p, z: model.image(model.decode(p, 1, z)))
+  decode = jax.jit(lambda p, z: own.image(own.decode(p, 1, z)))
   expected = decode(params['network'], z)
   np.testing.assert_allclose(whole[3:], expected, atol=1e-5)
 
@@ -114,6 +116,7 @@ def test_samples_are_draws_of_the_prior_decoded():
 def test_a_chain_literally():
   """Reconstructions, samples and interpolations are computed layer by layer."""
   model = made(kind='hvae')
+  own = model.measured
   params, rng = normal_params(model, 3, 0.8), np.random.default_rng(4)
   x = rng.uniform(-1.0, 1.0, (2, 8, 8, 1))
   seed = model.config.sampling.seed
@@ -121,9 +124,9 @@ def test_a_chain_literally():
 
   @jax.jit
   def literally(params, x):
-    up = lambda t, z: model.encode(params, t, z).mean
-    down = lambda t, z: model.decode(params, t, z)
-    shown = lambda z: model.image(down(1, z))
+    up = lambda t, z: own.encode(params, t, z).mean
+    down = lambda t, z: own.decode(params, t, z)
+    shown = lambda z: own.image(down(1, z))
     z1 = up(1, x)
     z2 = up(2, z1)
     z3 = up(3, z2)
@@ -138,8 +141,8 @@ def test_a_chain_literally():
     for t, eps in ((3, eps_2), (2, eps_1)):
       p = down(t, z)
       z = p.mean + jnp.sqrt(p.variance) * eps
-    ours = model.reconstruct(params, x)
-    ways = model.interpolate(params, x[:1], x[1:])
+    ours = own.reconstruct(params, x)
+    ways = own.interpolate(params, x[:1], x[1:])
     return rows, ends, shown(z), ours, ways
 
   rows, ends, drawn, ours, ways = literally(params['network'], x)
@@ -148,8 +151,8 @@ def test_a_chain_literally():
   assert np.abs(ends[0] - ends[2]).max() > 0.1
   for i, end in zip((0, 1, -1), ends, strict=True):
     np.testing.assert_allclose(ways[:, i], end, atol=1e-5)
-  generate = model.generate(devices.make_mesh(model.config))
-  sample = generate(params, np.arange(5, 6), {})
+  drawing = generate(model, devices.make_mesh(model.config))
+  sample = drawing(params, np.arange(5, 6), {})
   np.testing.assert_allclose(sample, drawn, atol=1e-5)
 
 
@@ -158,7 +161,8 @@ def measured(model, name, params, index, **fields):
   pictures, _ = images.source_of(model.config, 'test').read(index)
   root = jax.random.key(0)
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
-  measure = jax.jit(model.schema.metrics[name](**fields).measure(model))
+  metric = model.schema.metrics[name](**fields)
+  measure = jax.jit(metric.measure(model.measured))
   return measure(params, keys, scale(pictures, 17), {})
 
 
@@ -203,7 +207,7 @@ def test_two_grey_levels_and_bernoullis(key):
       **{f'network.{name}': value for name, value in small.items()},
     }
   )
-  pictures, _ = model.source().read(np.arange(8))
+  pictures, _ = model.measured.source().read(np.arange(8))
   assert set(np.unique(pictures)) == {0, 1}
   params, objective = jax.jit(model.init)(key), model.objective(test=True)
   batch = {'image': scale(pictures, 2)}

@@ -18,6 +18,7 @@ from jax import export
 
 from diffusion_jax.app import cli, devices, images, models, weights
 from diffusion_jax.app.config import store
+from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
 from diffusion_jax.data.images import write_png
@@ -152,10 +153,10 @@ def test_a_config_with_the_sections_builds_the_network(name):
   config = convert.config_of(given(), imported)
   model: Any = models.make(config, 'none')
   model.check('convert')
-  assert model.network == theirs.network.clone(dtype='float32')
+  assert model.noisy.network == theirs.network.clone(dtype='float32')
   model.objective()
   if config.objective.name != 'classifier':
-    _, levels, _ = model.levels_and_sampler()
+    levels = model.plan().levels
     assert len(levels.t) - 1 == config.sampling.num_steps
 
 
@@ -244,7 +245,7 @@ def autoencoder(tmp_path_factory):
 def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   config = of_run(autoencoder)
   model: Any = models.make(config, autoencoder)
-  network = model.network
+  network = model.network()
   expected = np.load(STORED / 'autoencoder' / 'expected.npz')
   params, _ = checkpoints.restore_params(autoencoder)
   encode = jax.jit(functools.partial(network.apply, method='encode'))
@@ -463,8 +464,8 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
   params, _ = weights.restore(model)
   index = np.arange(4, 7)
   cond = {'label': np.zeros(3, np.int32)}
-  generate = model.generate(devices.make_mesh(of_run(run, **ONE_DEVICE)))
-  expected = generate(params, index, cond)
+  drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
+  expected = drawing(params, index, cond)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
   runpy.run_path(str(out / 'run.py'))

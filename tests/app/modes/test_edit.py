@@ -215,10 +215,13 @@ def test_an_interpolation_is_not_clipped():
     'cond': {'label': np.zeros(2, np.int32)},
   }
   keys = jax.random.split(jax.random.key(0), 2)
-  draw = jax.jit(
-    lambda *call: edits.Interpolate().draw(edit.task_of(model, '', *call))
-  )
-  results = draw(params, {}, keys, inputs)
+
+  @jax.jit
+  def draw(params, keys, inputs):
+    task = edits.Task(model, model.plan(params), '', keys, inputs)
+    return edits.Interpolate().draw(task)
+
+  results = draw(params, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)
 
 

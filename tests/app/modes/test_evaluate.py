@@ -98,7 +98,8 @@ def test_the_bound_is_that_of_the_network(run, printed):
   nll = lambda x0, last: dj.reconstruction_nll(x0, last, 17)
   bound = jax.jit(
     lambda keys, x0, labels: dj.variational_bound(
-      keys, model.denoiser(params, {'label': labels}), model.schedule(), x0,
+      keys, model.plan(params).step_function({'label': labels}),
+      model.noisy.schedule(), x0,
       num_steps=5, decoder=nll,
     )
   )(keys, scale(x0, 17), labels)  # fmt: skip

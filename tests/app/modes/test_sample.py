@@ -9,8 +9,8 @@ from PIL import Image
 
 from diffusion_jax.app import devices, models, weights
 from diffusion_jax.app.config import store
-from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.generate import generate
+from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import provenance
 from diffusion_jax.data.images import to_uint8
 from diffusion_jax.errors import UserError
@@ -55,9 +55,9 @@ def test_every_image_is_of_its_own_label(tmp_path):
   arrays = samples(run)
   model = models.make(config, run)
   params, _ = weights.restore(model)
-  generate = model.generate(devices.make_mesh(config))
+  drawing = generate(model, devices.make_mesh(config))
   own, other = (
-    to_uint8(generate(params, np.array([5]), {'label': label}), 17)[0]
+    to_uint8(drawing(params, np.array([5]), {'label': label}), 17)[0]
     for label in (np.array([5]), np.array([6]))
   )
   assert arrays['labels'][5] == 5 and (own != other).any()
@@ -139,7 +139,7 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
   """All parts have the same shape, including the last one."""
   done, write = [], provenance.write_npz
 
-  def generate(self, mesh, guides, trajectory):
+  def drawing(model, mesh, trajectory):
     def start(params, index, cond):
       assert len(index) == len(cond['label']) == 8
       done.append(f'begin {index[0]}')
@@ -151,7 +151,7 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
     done.append(f'write {path.stem.lstrip("0") or 0}')
     write(path, *rest)
 
-  monkeypatch.setattr(Diffusion, 'generate', generate)
+  monkeypatch.setattr(sample, 'generate', drawing)
   monkeypatch.setattr(provenance, 'write_npz', write_npz)
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
   MODES['sample'](of_sampling(**fields), run)

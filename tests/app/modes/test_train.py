@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app.models.diffusion import Diffusion
-from diffusion_jax.app.modes import MODES, hooks, train_run
+from diffusion_jax.app.model import make_encode
+from diffusion_jax.app.modes import MODES, hooks, train_run, train_setup
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
 from diffusion_jax.training import checkpoints
@@ -58,9 +58,8 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
   tmp_path, monkeypatch
 ):
   seen, steps = [], []
-  make_encode = Diffusion.make_encode
 
-  def generate(self, *args):
+  def generate(model, *args):
     def start(params, index, cond):
       def fetch():
         seen.append(jax.device_get(params))
@@ -70,15 +69,15 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
 
     return PerImage(start, start, start)
 
-  def spied(self, mesh):
+  def spied(model, mesh):
     def encode(kept, batch, key, i):
       steps.append(i)
-      return make_encode(self, mesh)(kept, batch, key, i)
+      return make_encode(model, mesh)(kept, batch, key, i)
 
     return encode
 
-  monkeypatch.setattr(Diffusion, 'generate', generate)
-  monkeypatch.setattr(Diffusion, 'make_encode', spied)
+  monkeypatch.setattr(hooks, 'generate', generate)
+  monkeypatch.setattr(train_setup, 'make_encode', spied)
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
   for step, params in zip((2, 4), seen, strict=True):

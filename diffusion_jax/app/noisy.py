@@ -1,30 +1,29 @@
-"""Models whose network sees a noisy image and its level."""
+"""Networks that see a noisy image and its level, with their process."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import constructors, images
-from diffusion_jax.app.config import tables
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
-from diffusion_jax.app.config.kinds import ObjectiveFacts
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import IDENTITY, Model, Params
+from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.images import Facts
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.training import augmentation, conditions
-from diffusion_jax.training.objectives import Needs, Objective, needs_of
+from diffusion_jax.training.objectives import Needs, needs_of
 
 # The fields that ask for inputs of the network.
 _ASKED = {
@@ -38,18 +37,27 @@ _ASKED = {
 }
 
 
-class NoisyModel(Model):
-  """Base class of all models of noisy images; see `Model`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoisyNetwork:
+  """A network of noisy images with its process, as a config describes them.
 
-  sampling = None
-  latents = IDENTITY
+  Its parts are made when they are first used; only then are mistakes in their
+  sections found.
 
-  def __init__(self, config: Node, workdir: str | Path, facts: images.Facts):
-    self.config, self.workdir, self.facts = config, Path(workdir), facts
-    self.state_shape: tuple[int, ...] = facts.image_shape
-    self.conditioning = Conditioning()
-    if 'conditioning' in self.schema.parts:
-      self.conditioning = config.conditioning.make()
+  Args:
+    state_shape: the shape of what is diffused
+    out_channels: () -> the channels of the network's output; None: those of
+      the state, and twice as many with a learned variance
+    apply_fn: Flax module -> the function that is trained
+  """
+
+  schema: Schema
+  config: Node
+  facts: Facts
+  conditioning: Conditioning
+  state_shape: tuple[int, ...]
+  out_channels: Callable[[], int] | None = None
+  apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
 
   # -- the process ------------------------------------------------------------
 
@@ -59,7 +67,7 @@ class NoisyModel(Model):
     params: parameters of the run; a learned schedule needs them, and raises
     UserError without them.
     """
-    schedule = self._schedule
+    schedule = self.untrained_schedule
     if not self.learns_schedule:
       return schedule
     if params is None:
@@ -70,19 +78,20 @@ class NoisyModel(Model):
     return _with_params(schedule, params['schedule'])
 
   @functools.cached_property
-  def _schedule(self):
+  def untrained_schedule(self) -> dj.Schedule:
+    """The schedule; without its parameters if it is learned."""
     return self.config.schedule.make()
 
   @property
   def learns_schedule(self) -> bool:
     """Whether the parameters have a branch 'schedule'."""
-    gamma = constructors.gamma_of(self._schedule)
+    gamma = constructors.gamma_of(self.untrained_schedule)
     return gamma is not None and gamma.learned
 
   @property
   def schedule_steps(self) -> int:
     """The number of steps of the schedule; 1000 in continuous time."""
-    return constructors.num_steps_of(self._schedule) or 1000
+    return constructors.num_steps_of(self.untrained_schedule) or 1000
 
   @functools.cached_property
   def parametrization(self) -> Parametrization:
@@ -100,25 +109,46 @@ class NoisyModel(Model):
 
   @functools.cached_property
   def network(self) -> nn.Module:
-    """The Flax module, with the inputs that the conditioning needs."""
+    """The Flax module, with the inputs that config and objective need."""
     section = self.config.network
-    takes = getattr(section.constructor, 'takes', ())
+    takes = _takes(section.constructor)
     for name, field in _ASKED.items():
       if name in self.inputs.names and name not in takes:
-        able = [n for n, c in tables.DENOISERS.items() if name in c.takes]
+        table = self.schema.table('network')
+        able = [n for n, c in table.items() if name in _takes(c)]
         own = ', or name it in `takes`' if ':' in section.name else ''
         raise UserError(
           f'config.{field} needs a network with the input {name}, which '
           f'{section.name} does not have: set network to {" or ".join(able)}'
           f'{own}'
         )
-    network = section.make(self.network_facts())
+    network = section.make(self._network_facts())
     needed = getattr(network, 'noise_input', None)
     if needed not in (None, self.config.noise_input.name):
       raise UserError(
         f'network {section.name!r} needs config.noise_input={needed}'
       )
+    if self.needs.forward_mode and section.get('attention') == 'auto':
+      return network.clone(attention='xla')  # others have no forward mode
     return network
+
+  def _network_facts(self):
+    c, classes = self.config, self.facts.num_classes
+    if 'num_classes' in c.network.needs and classes < 2:
+      raise UserError(
+        'config.network=classifier needs images of two or more classes'
+      )
+    if self.out_channels is None:
+      channels = (1 + self.needs.learned_variance) * self.state_shape[-1]
+    else:
+      channels = self.out_channels()
+    return {
+      'out_channels': channels,
+      'inputs': self.inputs,
+      'num_classes': classes,
+      'gamma_min': c.schedule.get('gamma_min'),
+      'gamma_max': c.schedule.get('gamma_max'),
+    }
 
   @functools.cached_property
   def inputs(self) -> Inputs:
@@ -136,27 +166,9 @@ class NoisyModel(Model):
       image_channels=self._image_channels(),
       self_conditioning=c.self_conditioning,
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,
+      elapsed=self.needs.map_kind == 'average_velocity',
+      guidance_scale=self.needs.guidance_scale,
     )
-
-  def network_facts(self) -> Mapping[str, object]:
-    """Returns the parameters of the network that are not fields."""
-    section = self.config.schedule
-    return {
-      'out_channels': (1 + self.learned_variance) * self.state_shape[-1],
-      'inputs': self.inputs,
-      'gamma_min': section.get('gamma_min'),
-      'gamma_max': section.get('gamma_max'),
-    }
-
-  @property
-  def needs(self) -> Needs:
-    """What the objective needs of the network."""
-    return needs_of(self.config.objective.constructor)
-
-  @property
-  def learned_variance(self) -> bool:
-    """Whether the objective trains the variance of the reverse process."""
-    return self.needs.learned_variance
 
   def _image_channels(self):
     image = self.conditioning.image
@@ -166,72 +178,29 @@ class NoisyModel(Model):
     with from_config('conditioning.image'):
       return jax.eval_shape(image, abstract_key(), x0).shape[-1]
 
-  def network_fn(self, network: nn.Module | None = None) -> NetworkFn:
-    """Returns (params, x, noise, cond, *, key=None) -> the network's output."""
-    return functional.network_fn(network or self.network)
+  @property
+  def needs(self) -> Needs:
+    """What the objective, with its guidance, needs of the network."""
+    objective = self.config.objective
+    guidance = objective.get('guidance')
+    needs = needs_of(objective.constructor)
+    if guidance is None:
+      return needs
+    scale = needs_of(guidance.constructor).guidance_scale
+    return needs._replace(guidance_scale=scale)
 
-  def init(self, key: jax.Array) -> Params:
-    """Returns the first parameters, {'network': ..., ...}; can be traced."""
-    key, gamma_key = jax.random.split(key)
-    x = jnp.zeros((1, *self.state_shape))
-    variables = self.network.init(key, x, jnp.zeros(1), self.inputs.example())
-    params = {'network': variables['params']}
-    if self.learns_schedule:
-      gamma = constructors.gamma_of(self._schedule)
-      params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
-    uncertainty = self.uncertainty
-    if uncertainty is not None:
-      params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
-    return params
-
-  # -- training ---------------------------------------------------------------
-
-  def objective(self, test: bool = False) -> Objective:
-    """Returns the loss; `test`: without dropout and augmentation."""
-    objective = self.config.objective.make(self.objective_facts(test))
-    constraints = {}
-    if hasattr(self.network, 'constrain'):
-      constraints['network'] = self.network.constrain
-    if self.uncertainty is not None:
-      constraints['uncertainty'] = self.uncertainty.constrain
-    if not constraints:
-      return objective
-
-    def constrain(params):
-      params = objective.constrain(params)
-      return params | {n: f(params[n]) for n, f in constraints.items()}
-
-    return dataclasses.replace(objective, constrain=constrain)
-
-  def objective_facts(self, test: bool = False) -> ObjectiveFacts:
-    """Returns the parameters of the objective that are not fields."""
-    section = self.config.schedule
-    return ObjectiveFacts(
-      network=self.trained_network(test),
-      schedule=None if self.learns_schedule else self.schedule(),
-      make_schedule=self.schedule,
-      schedule_steps=self.schedule_steps,
-      total_steps=self.config.training.num_steps,
-      num_levels=self.facts.num_levels,
-      sigma_data=self.parametrization.sigma_data,
-      sigma_min=section.get('sigma_min'),
-      sigma_max=section.get('sigma_max'),
-      rho=section.get('rho'),
-      teacher=self.teacher(),
-    )
-
-  def given_network(self, network: nn.Module | None = None) -> dj.Network:
+  def given(self, network: nn.Module | None = None) -> dj.Network:
     """Returns the network, with what it predicts and its noise input."""
     return dj.Network(
-      self.network_fn(network),
+      self.apply_fn(network or self.network),
       self.noise_input,
       parametrization=self.parametrization.kind,
       sigma_data=self.parametrization.sigma_data,
-      learned_variance=self.learned_variance,
-      time_scale=self.time_scale,
+      learned_variance=self.needs.learned_variance,
+      time_scale=self.config.noise_input.get('scale', 1.0),
     )
 
-  def trained_network(self, test: bool = False) -> dj.Network:
+  def trained(self, test: bool = False) -> dj.Network:
     """Returns the network with its conditions and augmentation in training."""
     c, network = self.conditioning, self.network
     if test and hasattr(network, 'dropout'):
@@ -243,17 +212,46 @@ class NoisyModel(Model):
       c.labels, 0.0 if test else c.dropout, c.image, c.text is not None
     )
     return dataclasses.replace(
-      self.given_network(network),
+      self.given(network),
       condition=condition,
       augment=augment,
       self_conditioning=c.self_conditioning,
       estimate_probability=1.0 if test else 0.5,
     )
 
+  def cond(self, cond: dict) -> dict:
+    """Returns the entries of cond that are inputs of the network."""
+    return {n: x for n, x in cond.items() if n in self.inputs.names}
+
+  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
+    """Returns the network's denoiser, without guidance and clipping."""
+    return self.given().denoiser(params['network'], self.cond(cond))
+
   @property
-  def time_scale(self) -> float:
-    """The factor of t in the network's input, and of elapsed time."""
-    return self.config.noise_input.get('scale', 1.0)
+  def clips(self) -> bool:
+    """Whether sampling clips x_0."""
+    return self.config.sampling.get('clip', False)
+
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process, from the sampler's section."""
+    sampler = self.config.sampling.get('sampler') or {}
+    return sampler.get('variance', 'fixed_small')
+
+  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
+    """Draws pure noise for each of the keys [B], at the noisiest level."""
+    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
+
+  def logits(self, params: Params) -> Callable[..., jax.Array]:
+    """Returns (x_t, level) -> logits [B, num_classes] of a classifier."""
+    network = self.given()
+    return lambda xt, level: network.output(params['network'], xt, level, {})
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return images.source_of(self.config, split)
+
+  # -- the parameters ---------------------------------------------------------
 
   @property
   def uncertainty(self) -> constructors.LogVariance | None:
@@ -261,9 +259,19 @@ class NoisyModel(Model):
     section = self.config.objective.get('uncertainty')
     return None if section is None else section.make()
 
-  def teacher(self) -> Callable[[Params, dict], dj.Denoiser] | None:
-    """Returns (frozen, cond) -> Denoiser of training.teacher; None without."""
-    return None
+  def init(self, key: jax.Array) -> Params:
+    """Returns the first parameters, {'network': ..., ...}; can be traced."""
+    key, gamma_key = jax.random.split(key)
+    x = jnp.zeros((1, *self.state_shape))
+    variables = self.network.init(key, x, jnp.zeros(1), self.inputs.example())
+    params = {'network': variables['params']}
+    if self.learns_schedule:
+      gamma = constructors.gamma_of(self.untrained_schedule)
+      params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
+    uncertainty = self.uncertainty
+    if uncertainty is not None:
+      params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
+    return params
 
   # -- refusals ---------------------------------------------------------------
 
@@ -299,6 +307,20 @@ class NoisyModel(Model):
         f'{absent[0]}; the heights are {", ".join(map(str, possible))}, and () '
         'is attention in the middle only'
       )
+
+
+def noisy_network(schema: Schema, config: Node, facts: Facts) -> NoisyNetwork:
+  """Makes the network of a config in pixels, with its conditions."""
+  has_conditions = 'conditioning' in schema.parts
+  conditioning = config.conditioning.make() if has_conditions else None
+  return NoisyNetwork(
+    schema, config, facts, conditioning or Conditioning(), facts.image_shape
+  )
+
+
+def _takes(constructor):
+  # The names of the inputs that a network can have.
+  return getattr(constructor, 'takes', ())
 
 
 def _with_params(schedule, params):

@@ -11,6 +11,7 @@ import pytest
 
 from diffusion_jax.app import devices, ema, images, models
 from diffusion_jax.app.config import store
+from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.runtime.sharding import replicate
@@ -115,8 +116,8 @@ def test_its_samples_follow_its_own_schedule(learned):
   config = trial('digits_vdm', **SMALL_VDM)
   mesh = devices.make_mesh(config)
   params = checkpoints.restore_params(learned)[0]
-  generate = models.make(config, learned).generate(mesh)
-  draw = lambda params: generate(replicate(mesh, params), np.arange(2), {})
+  drawing = generate(models.make(config, learned), mesh)
+  draw = lambda params: drawing(replicate(mesh, params), np.arange(2), {})
   images = draw(params)
   bias = params['schedule']['bias'] + 2.0
   params['schedule'] = params['schedule'] | {'bias': bias}
