@@ -29,6 +29,8 @@ class OtherRun(NamedTuple):
   params: Params
 
 
+# The first images after some steps: {number of steps: images [m, ...]}.
+Frames = Callable[[], dict[int, np.ndarray]]
 # The runs that guide the sampling, by their field of config.sampling.
 Guides = Mapping[str, OtherRun]
 
@@ -96,7 +98,8 @@ class Model(Protocol):
   ) -> PerImage:
     """Returns (params, index [n], cond) -> images [n, ...] in [-1, 1].
 
-    guides: the result of `other_runs.guides_of`.
+    guides: the result of `other_runs.guides_of`. With `trajectory` the result
+    is (images, `Frames`), (images, None) for a model that takes no steps.
     """
     ...
 

@@ -8,11 +8,13 @@ A key is one key, or one key per example ([B]); with the latter image i depends
 only on its own key (`core/keys.py`).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
@@ -96,6 +98,24 @@ def sample(
     return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
       only at the last level, [B, ...].
   """
+  num_frames = math.inf if return_trajectory else 0
+  x, frames = sample_frames(key, denoise, sampler, levels, x, num_frames)
+  return frames if return_trajectory else x
+
+
+def sample_frames(
+  key: Array,
+  denoise: Denoiser | StateDenoiser | FlowMap,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  num_frames: float,
+  num_examples: int | None = None,
+) -> tuple[Array, Array]:
+  """Returns (`sample`, the first examples at some levels, [F, n, ...]).
+
+  num_frames: see `spread_levels`; num_examples: n, by default all.
+  """
   check_sampler(sampler)
   check_level(levels)
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
@@ -104,24 +124,38 @@ def sample(
   keys = split_key(key, num_steps)
   x = as_float(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
+  shown = spread_levels(num_steps, num_frames)
+  # A step writes into the frame of the next level that is shown, which stays.
+  frame = np.searchsorted(shown, np.arange(1, num_steps + 1))
+  few = x[:num_examples]
+  frames = jnp.broadcast_to(few, (len(shown), *few.shape))
+
   def body(carry, inputs):
-    key, level_t, level_s = inputs
-    x, state = carry
+    key, level_t, level_s, frame = inputs
+    x, state, frames = carry
     x, state = sampler.step(
       key, x, state, denoise, level_s=level_s, level_t=level_t
     )
-    return (x, state), (x if return_trajectory else None)
+    if len(shown):
+      frames = frames.at[frame].set(x[:num_examples])
+    return (x, state, frames), None
 
-  inputs = keys, levels.take(slice(None, -1)), levels.take(slice(1, None))
+  level_t, level_s = levels.take(slice(None, -1)), levels.take(slice(1, None))
+  inputs = keys, level_t, level_s, frame
   start = inputs[1].alpha[:1]
   if not isinstance(start, Tracer) and (start == 0.0).any():
     # The loop hides the values of levels from the checks of a denoiser.
     first = jax.tree.map(lambda array: array[0], inputs)
-    jax.eval_shape(lambda x: body((x, sampler.init(x)), first), x)
-  (last, _), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
-  if xs is None:
-    return last
-  return jnp.concatenate([x[None], xs])
+    jax.eval_shape(lambda x: body((x, sampler.init(x), frames), first), x)
+  carry = x, sampler.init(x), frames
+  (x, _, frames), _ = jax.lax.scan(body, carry, inputs)
+  return x, frames
+
+
+def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:
+  """Returns at most num_frames of 0, ..., num_steps, evenly spread, [F]."""
+  count = int(min(num_frames, num_steps + 1))
+  return np.rint(np.linspace(0, num_steps, count)).astype(int)
 
 
 def prior_sample(

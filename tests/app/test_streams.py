@@ -75,7 +75,8 @@ def sampling_noise(model, schedule):
     lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
   )  # so that eps is 0
   generate = model.generate(devices.make_mesh(model.config), trajectory=True)
-  path = generate(params, INDEX, {'label': INDEX}).swapaxes(0, 1)
+  _, frames = generate(params, INDEX, {'label': INDEX})
+  path = np.stack(list(frames().values()))
   alpha = dj.level_grid(schedule, len(path) - 1).alpha
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,14 @@ from diffusion_jax.app.models.noisy import NoisyModel
 from diffusion_jax.core.keys import abstract_key, split_key, stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.sampler import sample_frames, spread_levels
 
 Wrap = Callable[[dj.Denoiser], dj.Denoiser]
+FILM = 25, 10  # levels and images of `generate` with a trajectory
 
 
 class Diffusion(NoisyModel):
@@ -244,8 +248,8 @@ class Diffusion(NoisyModel):
     trajectory: bool = False,
     wrap: Callable | None = None,
     after_guidance: Wrap | None = None,
-  ) -> jax.Array:
-    """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
+  ) -> Any:
+    """Returns samples [B, ...], with `trajectory` also states [n, F, ...].
 
     keys: [B]; wrap: (sampler, levels) -> (sampler, levels); after_guidance: see
     `denoiser`.
@@ -256,19 +260,39 @@ class Diffusion(NoisyModel):
     x = self.prior_sample(prior_keys, levels.take(0))
     if wrap is not None:
       sampler, levels = wrap(sampler, levels)
-    return dj.sample(keys, denoise, sampler, levels, x, trajectory)
+    x, states = sample_frames(keys, denoise, sampler, levels, x, *FILM)
+    return (x, jnp.swapaxes(states, 0, 1)) if trajectory else x
 
   def generate(
     self, mesh: Mesh, guides: Guides | None = None, trajectory: bool = False
   ) -> PerImage:
     """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 
-    Image i of a seed is the same in every batch and on any devices. With
-    `trajectory` the result holds all states, [n, N + 1, H, W, C].
+    Image i of a seed is the same in every batch and on any devices. The program
+    is the same with `trajectory`.
     """
     root = stream(self.config.sampling.seed, 'sampling')
-    draw = functools.partial(self.from_noise, trajectory=trajectory)
-    return self.generate_by(draw, mesh, root, guides, trajectory=trajectory)
+    draw = functools.partial(self.from_noise, trajectory=True)
+    each = self.generate_by(draw, mesh, root, guides, trajectory=True)
+    if not trajectory:
+      return each.then(lambda params, both: both[0])
+    steps = spread_levels(len(self._levels_shape().t) - 1, FILM[0])
+    how = devices.effort(self.config)
+    decode = program('the decoder', self._decode, mesh, how).call
+
+    def with_film(params, both):
+      x, states = both
+
+      def film():
+        frames = [decode(params, z) for z in states.swapaxes(0, 1)]
+        return dict(zip(steps.tolist(), jax.device_get(frames), strict=True))
+
+      return x, film
+
+    return each.then(with_film)
+
+  def _decode(self, params, z):
+    return self.latents.decode(params.get('autoencoder'), z)
 
   def generate_by(
     self,
@@ -283,12 +307,10 @@ class Diffusion(NoisyModel):
 
     draw: (params, guides, keys [B], inputs) -> x, as `from_noise`; root: the
     key from which each image's key is made; size: batch size, as in
-    `per_image`.
+    `per_image`; trajectory: draw returns (x, states), and so does the result.
     """
     # Mistakes in the config are refused before anything is compiled.
-    learned = self.learns_schedule
-    shapes = jax.eval_shape(self.init, abstract_key()) if learned else {}
-    jax.eval_shape(lambda params: self.levels_and_sampler(params)[1], shapes)
+    self._levels_shape()
     self._note_more_levels_than_steps()
     guides = guides or {}
     weights = {name: run.params for name, run in guides.items()}
@@ -298,10 +320,9 @@ class Diffusion(NoisyModel):
       params, weights = both
       runs = {n: g._replace(params=weights[n]) for n, g in guides.items()}
       x = draw(params, runs, keys, inputs)
-      decode = functools.partial(self.latents.decode, params.get('autoencoder'))
       if trajectory:
-        return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
-      return decode(x)
+        return self._decode(params, x[0]), x[1]
+      return self._decode(params, x)
 
     how = devices.effort(self.config)
     each = per_image(images, mesh, root, size, 'the sampler', how)
@@ -310,6 +331,13 @@ class Diffusion(NoisyModel):
       return lambda params, *args: function((params, weights), *args)
 
     return PerImage(*map(with_guides, each))
+
+  def _levels_shape(self):
+    learned = self.learns_schedule
+    shapes = jax.eval_shape(self.init, abstract_key()) if learned else {}
+    return jax.eval_shape(
+      lambda params: self.levels_and_sampler(params)[1], shapes
+    )
 
   def _note_more_levels_than_steps(self):
     c = self.sampling

@@ -150,7 +150,8 @@ class VAE(Model):
 
     root = stream(self.config.sampling.seed, 'vae_sampling')
     how = devices.effort(self.config)
-    return per_image(draw, mesh, root, what='the sampler', effort=how)
+    each = per_image(draw, mesh, root, what='the sampler', effort=how)
+    return each.then(lambda _, x: (x, None)) if trajectory else each
 
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what a VAE does not allow."""

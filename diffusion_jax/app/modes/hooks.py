@@ -257,14 +257,17 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
-  """Returns the hook that draws the first samples of --mode=sample."""
+  """Returns the hook that draws the first samples of --mode=sample.
+
+  After the last step log.film is the film of `Model.generate`.
+  """
   if not model.makes_images:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
-  generate = model.generate(mesh, other_runs.guides_of(model))
+  generate = model.generate(mesh, other_runs.guides_of(model), trajectory=True)
 
   def begin(state, frozen, function=generate.start):
     return function(state.ema_params | frozen, np.arange(n), cond)
@@ -272,7 +275,10 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   compile = functools.partial(begin, function=generate.compile)
 
   def act(step, state, frozen, log):
-    sheet = sheets.of_images(model, begin(state, frozen)(), conditions)
+    x, film = begin(state, frozen)()
+    sheet = sheets.of_images(model, x, conditions)
+    if step == config.training.num_steps:
+      log.film = film
     if processes.is_first():
       path = model.workdir / 'samples' / f'step_{step:08d}.png'
       pixels.write_png(path, sheet)

@@ -17,7 +17,7 @@ from diffusion_jax.app import (
   weights,
 )
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Model, Params
+from diffusion_jax.app.model import Frames, Model, Params
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz
@@ -94,10 +94,11 @@ def draw_parts(
     total=n, initial=before, desc='sampling', unit='image', disable=None
   ) as bar:
     for i, x in one_ahead(begin, np.flatnonzero(missing)):
-      check_numbers(model, x)
       if c.trajectory:
-        write_film(model, x, parts, first=not starts[i])
-        x = x[:, -1]
+        x, film = x
+        if not starts[i]:
+          write_film(model, film, parts)
+      check_numbers(model, x)
       if processes.is_first():
         pictures = images.to_uint8(x, model.facts.num_levels)[: n - starts[i]]
         provenance.write_npz(paths[i], {'arr_0': pictures}, settings)
@@ -105,11 +106,11 @@ def draw_parts(
   return paths
 
 
-def write_film(model: Model, x: np.ndarray, parts: Path, first: bool) -> None:
-  """Writes the GIF of the first batch, x [n, N + 1, H, W, C]."""
-  if first and processes.is_first():
+def write_film(model: Model, film: Frames, parts: Path) -> None:
+  """Writes the GIF of the first images."""
+  frames = film().values()
+  if processes.is_first():
     path = parts.with_suffix('.gif')
-    frames = sheets.thin(x.swapaxes(0, 1), 50)
     images.write_gif(path, [sheets.of_images(model, x) for x in frames])
     print(f'wrote {path}')
 

@@ -103,8 +103,8 @@ def test_unmasked_bytes_stay(text_run):
   draw = jax.jit(
     lambda params, keys: model.from_noise(params, {}, keys, {}, trajectory=True)
   )
-  x = draw(params, keys)
-  x = np.asarray(x)
+  _, x = draw(params, keys)
+  x = np.asarray(x).swapaxes(0, 1)
   assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
   kept = x[:-1] != 256
   np.testing.assert_array_equal(x[1:][kept], x[:-1][kept])
