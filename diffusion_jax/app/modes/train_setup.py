@@ -77,7 +77,8 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   for hook in todo:
     hook.rehearse(shapes, model.frozen_shapes())
   start_up.mark('tracing')
-  rates = np.asarray(jax.vmap(rate)(np.arange(config.training.num_steps)))
+  steps = np.arange(config.training.num_steps)
+  rates = np.asarray(jax.jit(jax.vmap(rate))(steps))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, model.make_encode(mesh), todo, start_up,
