@@ -202,6 +202,11 @@ from diffusion_jax.sampling.guidance import (
   make_paired_denoiser as make_paired_denoiser,
   paired as paired,
 )
+from diffusion_jax.sampling.heuristics import (
+  likelihood_guided as likelihood_guided,
+  red_diff as red_diff,
+  renoised as renoised,
+)
 from diffusion_jax.sampling.inpainting import (
   repaint as repaint,
   repaint_levels as repaint_levels,
@@ -217,6 +222,11 @@ from diffusion_jax.sampling.likelihood import (
 )
 from diffusion_jax.sampling.map_sampler import (
   sample_map as sample_map,
+)
+from diffusion_jax.sampling.particles import (
+  Particles as Particles,
+  pick as pick,
+  steered as steered,
 )
 from diffusion_jax.sampling.reconstruction import (
   observation_guided as observation_guided,
@@ -244,6 +254,19 @@ from diffusion_jax.sampling.solvers import (
   heun as heun,
   unipc as unipc,
   velocity_heun as velocity_heun,
+)
+from diffusion_jax.sampling.splitting import (
+  decoupled as decoupled,
+  gaussian_draw as gaussian_draw,
+  langevin_draw as langevin_draw,
+  ode_estimate as ode_estimate,
+  split_gibbs as split_gibbs,
+)
+from diffusion_jax.sampling.twists import (
+  Twist as Twist,
+  pseudoinverse_twist as pseudoinverse_twist,
+  spread_twist as spread_twist,
+  twist_guided as twist_guided,
 )
 
 __version__ = '0.2.0'

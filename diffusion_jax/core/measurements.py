@@ -13,6 +13,9 @@ from diffusion_jax.core.concrete import check_not_negative, check_positive
 
 Array = jax.Array
 
+# x_0 [B, ...] -> [B] in nats: `Measurement.log_prob`, a reward.
+LogLikelihood = Callable[[Array], Array]
+
 
 class Measurement(NamedTuple):
   """A measurement y = forward(x_0) + std n, n ~ N(0, I).
@@ -40,6 +43,12 @@ class Measurement(NamedTuple):
     variance = self.variance(estimate)
     square = (self.y - estimate) ** 2 / variance
     return -0.5 * sum_data_axes(square + jnp.log(2.0 * math.pi * variance))
+
+  def distance(self, x0: Array) -> Array:
+    """Computes |y - forward(x_0)|, [B]."""
+    square = sum_data_axes((self.y - self.forward(x0)) ** 2)
+    # The gradient of a square root at 0 would be NaN.
+    return jnp.sqrt(square + 1e-12)
 
   def transpose(self, x0: Array) -> Callable[[Array], Array]:
     """Returns the adjoint of `forward`, y -> x, for images of x0's shape.
@@ -71,7 +80,7 @@ def check_linear(forward: Callable[[Array], Array], x0: Array) -> None:
 
 def poisson_log_prob(
   y: Array, forward: Callable[[Array], Array], peak: float
-) -> Callable[[Array], Array]:
+) -> LogLikelihood:
   """Returns x_0 -> log p(y | x_0) [B] of counts y, in nats.
 
   The rate of a count is peak (forward(x_0) + 1) / 2, at least 0.001: `peak`

@@ -1,9 +1,13 @@
 """What is measured of an image: functions x_0 [B, H, W, C] -> y [B, ...]."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.ranges import Count, Finite, Positive
 
 Array = jax.Array
 Operator = Callable[[Array], Array]
@@ -24,9 +28,11 @@ def blurred(kernel: Array) -> Operator:
 
   def blur(x0):
     rows, columns = x0.shape[1:3]
-    padding = (0, 0), (0, rows - height), (0, columns - width)
-    shift = -(height // 2), -(width // 2)
-    centred = jnp.roll(jnp.pad(kernels, padding), shift, (1, 2))
+    row = (jnp.arange(height) - height // 2) % rows
+    column = (jnp.arange(width) - width // 2) % columns
+    centred = jnp.zeros((len(kernels), rows, columns), kernels.dtype)
+    # Indices that occur twice, of a large kernel, add up.
+    centred = centred.at[:, row[:, None], column[None, :]].add(kernels)
     spectrum = jnp.fft.rfft2(x0, axes=(1, 2))
     spectrum *= jnp.fft.rfft2(centred)[..., None]
     return jnp.fft.irfft2(spectrum, (rows, columns), axes=(1, 2))
@@ -39,6 +45,31 @@ def gaussian_kernel(width: float, size: int) -> Array:
   x = jnp.arange(size) - size // 2
   line = jnp.exp(-0.5 * (x / width) ** 2)
   return jnp.outer(line, line) / jnp.sum(line) ** 2
+
+
+def gaussian_blur(width: Positive) -> Operator:
+  """Makes the blur by a Gaussian of deviation `width` pixels, cut at 3 widths."""
+  return blurred(gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1))
+
+
+def motion_blur(length: Positive, angle: Finite = 0.0) -> Operator:
+  """Makes the mean over a line of `length` pixels.
+
+  angle: in degrees, counterclockwise from the rows. The pixels of the line have
+  weights by bilinear interpolation.
+  """
+  size = 2 * math.ceil(0.5 * length) + 1
+  count = 32 * size
+  along = ((np.arange(count) + 0.5) / count - 0.5) * length
+  turn = math.radians(angle)
+  rows = size // 2 - along * math.sin(turn)
+  columns = size // 2 + along * math.cos(turn)
+  at = np.arange(size)
+  weights = [
+    np.maximum(1.0 - np.abs(x[:, None] - at), 0.0) for x in (rows, columns)
+  ]
+  kernel = np.einsum('nr,nc->rc', *weights)
+  return blurred(jnp.asarray(kernel / kernel.sum(), jnp.float32))
 
 
 def downsampled(kernel: Array, factor: int) -> Operator:
@@ -62,7 +93,7 @@ def fourier(mask: Array) -> Operator:
   return transform
 
 
-def fourier_magnitude(pad: int = 0) -> Operator:
+def fourier_magnitude(pad: Count = 0) -> Operator:
   """Makes |F x_0| of an image with a margin of zeros, for phase retrieval."""
 
   def magnitude(x0):
@@ -74,6 +105,6 @@ def fourier_magnitude(pad: int = 0) -> Operator:
   return magnitude
 
 
-def high_dynamic_range(gain: float = 2.0) -> Operator:
+def high_dynamic_range(gain: Positive = 2.0) -> Operator:
   """Makes clip(gain x_0, -1, 1), an overexposed image."""
   return lambda x0: jnp.clip(gain * x0, -1.0, 1.0)

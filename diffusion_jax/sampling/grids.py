@@ -16,6 +16,8 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.ranges import check_choice
 
+Array = jax.Array
+
 Spacing = Literal[
   'uniform', 'steps', 'quadratic', 'karras', 'logsnr',
   'leading', 'linspace', 'trailing',
@@ -32,7 +34,7 @@ def level_grid(
   schedule: Schedule,
   num_steps: int,
   spacing: Spacing = 'uniform',
-  t_start: float = 1.0,
+  t_start: Array | float = 1.0,
   end_clean: bool = True,
   t_end: float | None = None,
 ) -> NoiseLevel:

@@ -21,13 +21,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import Measurement
-from diffusion_jax.sampling.guidance import shift_of_x0
+from diffusion_jax.sampling.conjugate_gradients import solve
 from diffusion_jax.sampling.inpainting import check_mask
+from diffusion_jax.sampling.twists import pseudoinverse_twist, twist_guided
 
 Array = jax.Array
 
@@ -91,7 +91,7 @@ def observation_guided(
       (product,) = vjp(direction)
       return observe(product) + noise * direction, product
 
-    correction = _solve(apply, observed - estimate, num_iterations)
+    correction = solve(apply, observed - estimate, num_iterations)
     return prediction._replace(x0=prediction.x0 + scale * correction)
 
   return guided
@@ -107,29 +107,7 @@ def pseudoinverse_guided(
   gradient through the network. num_iterations: of conjugate gradients for (r^2
   A A^T + std^2 I)^-1. Raises TypeError if the measurement is not linear.
   """
-  check_at_least(1, num_iterations=num_iterations)
-
-  def guided(x, level):
-    transpose = measurement.transpose(x)
-
-    def observe_estimate(x):
-      prediction = predict(denoise, x, level)
-      return measurement.forward(prediction.x0), prediction
-
-    estimate, vjp, prediction = jax.vjp(observe_estimate, x, has_aux=True)
-    at = NoiseLevel.expand_to(level, estimate)
-    spread = at.sigma**2 / (at.alpha**2 + at.sigma**2)
-    variance = measurement.variance(estimate)
-
-    def apply(v):
-      return spread * measurement.forward(transpose(v)) + variance * v, v
-
-    v = _solve(apply, measurement.y - estimate, num_iterations)
-    (gradient,) = vjp(v)
-    shift = shift_of_x0(gradient, level)
-    return prediction._replace(x0=prediction.x0 + shift)
-
-  return guided
+  return twist_guided(denoise, pseudoinverse_twist(measurement, num_iterations))
 
 
 def proximal(
@@ -157,7 +135,7 @@ def proximal(
       back = transpose(direction)
       return measurement.forward(back) + noise * direction, back
 
-    correction = _solve(apply, residual, num_iterations)
+    correction = solve(apply, residual, num_iterations)
     return prediction._replace(x0=prediction.x0 + correction)
 
   return moved
@@ -167,31 +145,3 @@ def _over_variance(level, like, power):
   # Returns alpha^power / sigma^2, large but finite at clean levels.
   level = NoiseLevel.expand_to(level, like)
   return level.alpha**power / jnp.maximum(level.sigma**2, 1e-12)
-
-
-def _solve(apply, residual, num_iterations):
-  # Conjugate gradients. apply: direction -> (matrix times direction, product);
-  # returns the sum of the products, in the proportions of the solution.
-  direction, square = residual, _dot(residual, residual)
-  solution = 0.0
-  for _ in range(num_iterations):
-    image, product = apply(direction)
-    size = _ratio(square, _dot(direction, image))
-    solution = solution + expand_to(size, product) * product
-    residual = residual - expand_to(size, image) * image
-    last_square, square = square, _dot(residual, residual)
-    momentum = expand_to(_ratio(square, last_square), residual)
-    direction = residual + momentum * direction
-  return solution
-
-
-def _dot(a, b):
-  # Returns the inner product for each example, [B].
-  return sum_data_axes(a * b)
-
-
-def _ratio(a, b):
-  # The ratio is 0 if the residual is 0, or if b is not positive, which the
-  # Jacobian of a network allows.
-  good = (a > 0.0) & (b > 0.0)
-  return jnp.where(good, a / jnp.where(good, b, 1.0), 0.0)

@@ -10,7 +10,7 @@ only on its own key (`core/keys.py`).
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, overload
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,7 @@ def check_sampler(sampler: Sampler) -> None:
     )
 
 
+@overload
 def sample(
   key: Array,
   denoise: Denoiser | StateDenoiser | FlowMap,
@@ -84,7 +85,32 @@ def sample(
   levels: NoiseLevel,
   x: Array,
   return_trajectory: bool = False,
-) -> Array:
+  return_state: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def sample(
+  key: Array,
+  denoise: Denoiser | StateDenoiser | FlowMap,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  return_trajectory: bool = False,
+  *,
+  return_state: Literal[True],
+) -> tuple[Array, PyTree]: ...
+
+
+def sample(
+  key: Array,
+  denoise: Denoiser | StateDenoiser | FlowMap,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  return_trajectory: bool = False,
+  return_state: bool = False,
+) -> Array | tuple[Array, PyTree]:
   """Runs a sampler from levels[0] to levels[N] in one `lax.scan`.
 
   Args:
@@ -97,10 +123,13 @@ def sample(
     x: [B, ...] at the first level (`prior_sample`), at least float32 is used.
     return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
       only at the last level, [B, ...].
+    return_state: Whether to return (x, the sampler's last state), such as the
+      weights of `steered`.
   """
   num_frames = math.inf if return_trajectory else 0
-  x, frames = sample_frames(key, denoise, sampler, levels, x, num_frames)
-  return frames if return_trajectory else x
+  x, frames, state = sample_frames(key, denoise, sampler, levels, x, num_frames)
+  result = frames if return_trajectory else x
+  return (result, state) if return_state else result
 
 
 def sample_frames(
@@ -111,10 +140,11 @@ def sample_frames(
   x: Array,
   num_frames: float,
   num_examples: int | None = None,
-) -> tuple[Array, Array]:
-  """Returns (`sample`, the first examples at some levels, [F, n, ...]).
+) -> tuple[Array, Array, PyTree]:
+  """Returns (`sample`, the first examples at some levels [F, n, ...], state).
 
-  num_frames: see `spread_levels`; num_examples: n, by default all.
+  num_frames: see `spread_levels`; num_examples: n, by default all;
+  state: the sampler's last.
   """
   check_sampler(sampler)
   check_level(levels)
@@ -148,8 +178,8 @@ def sample_frames(
     first = jax.tree.map(lambda array: array[0], inputs)
     jax.eval_shape(lambda x: body((x, sampler.init(x), frames), first), x)
   carry = x, sampler.init(x), frames
-  (x, _, frames), _ = jax.lax.scan(body, carry, inputs)
-  return x, frames
+  (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
+  return x, frames, state
 
 
 def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:

@@ -16,6 +16,8 @@ MASK = RNG.uniform(size=(8, 6)) < 0.5
 LINEAR = {
   'masked': operators.masked(jnp.asarray(MASK[:, :, None])),
   'blurred': operators.blurred(jnp.asarray(KERNEL)),
+  'gaussian_blur': operators.gaussian_blur(0.8),
+  'motion_blur': operators.motion_blur(2.5, 30.0),
   'downsampled': operators.downsampled(jnp.asarray(KERNEL), 2),
   'fourier': operators.fourier(jnp.asarray(MASK)),
 }
@@ -32,10 +34,13 @@ def test_the_adjoint(name):
 
 
 def test_a_blur_is_scipys_circular_convolution():
-  """Also with a kernel for each image."""
+  """Also with a kernel for each image, and one larger than the image."""
   kernels = RNG.uniform(size=(2, 3, 5)).astype(np.float32)
   found = jax.jit(lambda k, x: operators.blurred(k)(x))(kernels, X)
-  for image, kernel, blurred in zip(X, kernels, found, strict=True):
+  large = jnp.asarray(RNG.uniform(size=(11, 9)), jnp.float32)
+  cases = [*zip(X, kernels, found, strict=True)]
+  cases.append((X[0], large, operators.blurred(large)(X)[0]))
+  for image, kernel, blurred in cases:
     for c in range(3):
       expected = scipy.ndimage.convolve(image[..., c], kernel, mode='wrap')
       np.testing.assert_allclose(blurred[..., c], expected, atol=1e-5)
@@ -48,6 +53,21 @@ def test_a_gaussian_kernel():
   np.testing.assert_allclose(kernel.sum(), 1.0, rtol=1e-6)
   ratio = np.exp(-0.5 * (1 + 4) / 1.5**2)
   np.testing.assert_allclose(kernel[5, 6] / kernel[4, 4], ratio, rtol=1e-5)
+
+
+def test_a_motion_blur_is_a_mean_along_a_line():
+  """A line of pixels along the rows, and the same along the columns."""
+  dot = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(1.0)
+  flat = np.asarray(operators.motion_blur(4.0)(dot))[0, :, :, 0]
+  np.testing.assert_allclose(flat.sum(), 1.0, rtol=1e-5)
+  # 4 pixels long, so three pixels are covered and two by half, interpolated.
+  expected = [0, 0, 0.125, 0.25, 0.25, 0.25, 0.125, 0, 0]
+  np.testing.assert_allclose(flat[4], expected, atol=3e-3)
+  upright = np.asarray(operators.motion_blur(4.0, 90.0)(dot))[0, :, :, 0]
+  np.testing.assert_allclose(upright, flat.T, atol=1e-5)
+  # Counterclockwise: to the right it goes up, to smaller rows.
+  tilted = np.asarray(operators.motion_blur(6.0, 45.0)(dot))[0, :, :, 0]
+  assert tilted[3, 5] > 0.05 > tilted[5, 5]
 
 
 def test_fourier_coefficients_and_magnitudes_are_numpys():

@@ -53,7 +53,7 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key, num_frames):
   levels = dj.level_grid(DDPM, 10)
   x = dj.prior_sample(key, (4, 2), levels.take(0))
   args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x
-  last, frames = sample_frames(*args, num_frames, 3)
+  last, frames, _ = sample_frames(*args, num_frames, 3)
   path = dj.sample(*args, return_trajectory=True)
   np.testing.assert_array_equal(last, path[-1])
   shown = spread_levels(10, num_frames)

@@ -260,7 +260,7 @@ class Diffusion(NoisyModel):
     x = self.prior_sample(prior_keys, levels.take(0))
     if wrap is not None:
       sampler, levels = wrap(sampler, levels)
-    x, states = sample_frames(keys, denoise, sampler, levels, x, *FILM)
+    x, states, _ = sample_frames(keys, denoise, sampler, levels, x, *FILM)
     return (x, jnp.swapaxes(states, 0, 1)) if trajectory else x
 
   def generate(

@@ -1,0 +1,208 @@
+"""Particles: weighted samples of p(x_0) exp(r(x_0)), exact for many particles.
+
+Sequential Monte Carlo over the reverse process: K particles of each image move
+by the model, have weights, and are resampled. The targets at noisy levels are
+p(x_t) psi_t(x_t), with a twist psi_t that estimates E[exp(r(x_0)) | x_t]. Any
+positive psi_t gives the right weights; a constant factor of it cancels.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.concrete import check_fraction
+from diffusion_jax.core.denoiser import predict
+from diffusion_jax.core.keys import draw_normal, key_per_example
+from diffusion_jax.core.measurements import LogLikelihood
+from diffusion_jax.core.process import Variance, p_reverse
+from diffusion_jax.ranges import check_value
+from diffusion_jax.sampling.sampler import Sampler
+from diffusion_jax.sampling.twists import Twist
+
+Array = jax.Array
+
+
+class Particles(NamedTuple):
+  """The state of `steered`, for B populations of K particles.
+
+  log_weights: [B, K]; log_evidence: [B]; lowest_ess: [B], the lowest effective
+  number of particles of all steps; pending: [B, K], the part of the weights
+  that waits for the next prediction. After the last step the mean weight is 1,
+  and log_evidence is log E[exp(r(x_0))] in nats, -inf if all particles are
+  impossible. Its exponential is unbiased for the chain of the sampler.
+  """
+
+  log_weights: Array
+  log_evidence: Array
+  lowest_ess: Array
+  pending: Array
+
+
+def steered(
+  log_likelihood: LogLikelihood,
+  twist: Twist | None = None,
+  variance: Variance = 'fixed_small',
+  use_gradient: bool = True,
+  threshold: float = 0.5,
+) -> Sampler:
+  """Makes the sampler of weighted particles of p(x_0) exp(r(x_0)).
+
+  With gradients it is TDS (Wu et al. 2023, Alg. 1), without them FK steering
+  (Singhal et al. 2025, potential "difference"). x is [B, K, ...], with keys []
+  or [B]. The denoiser gets B K examples, the particles of an image next to each
+  other, so its conditions are repeated K times. `sample` with return_state=True
+  returns the `Particles`; `pick` draws one particle of each population.
+
+  Args:
+    log_likelihood: r, x_0 [B, ...] -> [B] in nats, such as
+      `Measurement.log_prob` or a reward. NaN and -inf are impossible images.
+    twist: log psi_t; None: r(x_0_hat), which fails for precise measurements
+      (`pseudoinverse_twist` does not).
+    variance: Of p(x_s | x_t), as in `reverse_variance`; it must be above 0.
+    use_gradient: Whether the gradient of the twist moves the mean.
+    threshold: Populations are resampled when their effective number of
+      particles is below threshold K; ValueError outside [0, 1].
+  """
+  check_value('variance', variance, Variance)
+  check_fraction(threshold=threshold)
+
+  def log_psi_of(x0_hat, level):
+    if twist is None:
+      return log_likelihood(x0_hat)
+    return twist(x0_hat, level)
+
+  def init(x):
+    if x.ndim < 3:
+      raise ValueError(
+        f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]'
+      )
+    weights = jnp.zeros(x.shape[:2])
+    return Particles(
+      weights, weights[:, 0], weights[:, 0] + x.shape[1], weights
+    )
+
+  def value(x, denoise, level):
+    flat = predict(denoise, x.reshape(-1, *x.shape[2:]), level)
+    prediction = jax.tree.map(
+      lambda a: a.reshape(*x.shape[:2], *a.shape[1:]), flat
+    )
+    log_psi = _possible(
+      _of_each(lambda x0: log_psi_of(x0, level))(prediction.x0)
+    )
+    return jnp.sum(log_psi), (log_psi, prediction)
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    gradient = jnp.zeros((*x.shape[:2], *[1] * (x.ndim - 2)), x.dtype)
+    if use_gradient:
+      valued = jax.value_and_grad(value, has_aux=True)
+      (_, (log_psi, prediction)), gradient = valued(x, denoise, level_t)
+      # At alpha = 0, x_t is independent of x_0.
+      good = jnp.isfinite(gradient) & (level_t.alpha > 0.0)
+      gradient = jnp.where(good, gradient, 0.0)
+    else:
+      _, (log_psi, prediction) = value(x, denoise, level_t)
+
+    log_weights = state.log_weights + state.pending + log_psi
+    ess = effective_number(log_weights)
+    lowest_ess = jnp.minimum(state.lowest_ess, ess)
+    again = ess < threshold * x.shape[1]
+    index = _systematic(key, log_weights)
+    index = jnp.where(again[:, None], index, jnp.arange(x.shape[1])[None])
+    particles = x, prediction, gradient, log_psi
+    x, prediction, gradient, log_psi = jax.tree.map(
+      lambda a: jax.vmap(lambda row, i: row[i])(a, index), particles
+    )
+    log_evidence = state.log_evidence + jnp.where(
+      again, _log_mean(log_weights), 0.0
+    )
+    log_weights = jnp.where(again[:, None], 0.0, log_weights)
+
+    p = _reverse(prediction, x, level_s, level_t, variance)
+    noisy = level_s.sigma > 0.0
+    std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
+    noise = draw_normal(key, x)
+    move = std * gradient
+    x = p.mean + std * (move + noise)
+    # log p(x_s | x_t) - log q(x_s | x_t) of the particle's own noise.
+    ratio = -jnp.sum(move * (0.5 * move + noise), axis=tuple(range(2, x.ndim)))
+    # An impossible particle keeps the weight 0.
+    pending = ratio - jnp.where(jnp.isfinite(log_psi), log_psi, 0.0)
+    moved = Particles(log_weights, log_evidence, lowest_ess, pending)
+
+    def last(moved):
+      log_weights = moved.log_weights + moved.pending
+      log_weights += _possible(_of_each(log_likelihood)(x))
+      mean = _log_mean(log_weights)
+      return Particles(
+        log_weights - jnp.where(jnp.isfinite(mean), mean, 0.0)[:, None],
+        moved.log_evidence + mean,
+        jnp.minimum(moved.lowest_ess, effective_number(log_weights)),
+        jnp.zeros_like(moved.pending),
+      )
+
+    return x, jax.lax.cond(noisy, lambda moved: moved, last, moved)
+
+  return Sampler(init, step)
+
+
+def pick(key: Array, x: Array, log_weights: Array) -> Array:
+  """Draws one particle of each population by its weight, [B, ...].
+
+  x: [B, K, ...]; log_weights: [B, K]; key: [] or [B]. Where all weights are 0,
+  each particle is as likely.
+  """
+  keys = key_per_example(key, len(x))
+  index = jax.vmap(jax.random.categorical)(keys, _alive(log_weights))
+  return jax.vmap(lambda row, i: row[i])(x, index)
+
+
+def effective_number(log_weights: Array) -> Array:
+  """Computes (sum w)^2 / sum w^2 of weights [B, K], [B]; 0 if all w are 0."""
+  normalized = jax.nn.softmax(_alive(log_weights), axis=1)
+  some = jnp.any(log_weights > -jnp.inf, axis=1)
+  return jnp.where(some, 1.0 / jnp.sum(normalized**2, axis=1), 0.0)
+
+
+def _of_each(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+  # [B, K, ...] -> [B, K], of a function [B, ...] -> [B].
+  return jax.vmap(function, in_axes=1, out_axes=1)
+
+
+def _possible(log_weights):
+  return jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+
+
+def _alive(log_weights):
+  # Equal weights where all are 0, whose softmax would be NaN.
+  some = jnp.any(log_weights > -jnp.inf, axis=1, keepdims=True)
+  return jnp.where(some, log_weights, 0.0)
+
+
+def _log_mean(log_weights):
+  count = log_weights.shape[1]
+  return jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
+
+
+def _systematic(key, log_weights):
+  # Systematic resampling: K even positions with one random offset, [B, K].
+  keys = key_per_example(key, len(log_weights))
+  # The key itself draws the noise of the step.
+  keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+  count = log_weights.shape[1]
+  total = jnp.cumsum(jax.nn.softmax(_alive(log_weights), axis=1), axis=1)
+  offset = jax.vmap(jax.random.uniform)(keys)[:, None]
+  positions = (jnp.arange(count)[None] + offset) / count * total[:, -1:]
+  # Rounding may not choose a particle of weight 0 at the end.
+  index = jax.vmap(lambda t, u: jnp.searchsorted(t, u, side='right'))(
+    total, positions
+  )
+  highest = jnp.argmax(total >= total[:, -1:], axis=1)
+  return jnp.minimum(index, highest[:, None])
+
+
+def _reverse(prediction, x, level_s, level_t, variance):
+  return p_reverse(
+    prediction.x0, x, level_s, level_t, variance, prediction.var_frac
+  )

@@ -1,0 +1,110 @@
+"""Errors of posterior samples, for samples whose errors are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from diffusion_jax.metrics import posterior
+from diffusion_jax.testing import oracles
+
+PRIOR = oracles.mixture(
+  [0.4, 0.6],
+  [[-1.0, 0.3], [0.8, -0.2]],
+  [0.1 * np.eye(2), np.array([[0.3, 0.1], [0.1, 0.2]])],
+)
+MATRIX, STD = np.array([[0.6, 0.8]]), 0.4
+Y = np.array([0.1])
+EXACT = PRIOR.posterior(MATRIX, Y, STD)
+N = 4000
+
+
+def errors(x):
+  return posterior.posterior_errors(x, EXACT, MATRIX, Y, STD)
+
+
+def test_exact_draws_have_the_least_errors(key):
+  found = errors(EXACT.sample(key, N))
+  assert max(found[:4]) < 0.06
+  # (y - A x)^2 of the posterior, in closed form.
+  mean, cov = np.asarray(EXACT.mean), np.asarray(EXACT.cov)
+  square = (MATRIX @ mean - Y) ** 2 + MATRIX @ cov @ MATRIX.T
+  expected = np.sqrt(square.item()) / STD
+  np.testing.assert_allclose(found.residual, expected, rtol=0.04)
+
+
+def test_a_shift_is_the_error_of_the_mean(key):
+  x = np.asarray(EXACT.sample(key, N))
+  shift, trace = np.array([0.3, -0.4]), np.trace(EXACT.cov)
+  shifted = errors(x + shift[None])
+  np.testing.assert_allclose(shifted.mean, 0.5 / np.sqrt(trace), atol=0.03)
+  # Along a random direction the square of the shift is half of 0.5^2.
+  expected = np.sqrt(0.125 / (trace / 2.0))
+  np.testing.assert_allclose(shifted.sliced_w2, expected, atol=0.05)
+  np.testing.assert_allclose(shifted.cov, errors(x).cov, atol=1e-6)
+
+
+def test_a_scale_is_the_error_of_the_covariance(key):
+  x = np.asarray(EXACT.sample(key, N), np.float64)
+  mean = np.asarray(EXACT.mean)[None]
+  found = errors(mean + 1.2 * (x - mean))
+  np.testing.assert_allclose(found.cov, 0.44, atol=0.05)
+
+
+def test_a_missing_mode_is_the_error_of_the_modes(key):
+  """The components hardly overlap, so one of them has all the weight."""
+  x = EXACT.component(0).sample(key, N)
+  expected = 1.0 - float(EXACT.weights[0])
+  np.testing.assert_allclose(errors(x).modes, expected, atol=0.06)
+
+
+def test_quantiles_are_those_of_the_distribution():
+  direction, levels = np.array([0.6, -0.8]), np.linspace(0.01, 0.99, 23)
+  found = posterior.quantiles(PRIOR, direction, levels)
+  w = np.asarray(PRIOR.weights, np.float64)
+  cdf = 0.0
+  for k in range(2):
+    part = PRIOR.component(k)
+    mean = np.asarray(part.mean, np.float64) @ direction
+    std = np.sqrt(direction @ np.asarray(part.cov, np.float64) @ direction)
+    cdf = cdf + w[k] * norm.cdf(found, mean, std)
+  np.testing.assert_allclose(cdf, levels, atol=1e-4)
+
+
+def ranks_of(spread, key, num=600, n=49):
+  """Ranks for samples of the posterior with another spread about its mean."""
+  truth = np.asarray(PRIOR.sample(key, num), np.float64)
+  y = truth @ MATRIX.T + STD * np.random.default_rng(0).normal(size=(num, 1))
+  x = []
+  for i, one in enumerate(y):
+    exact = PRIOR.posterior(MATRIX, one, STD)
+    draws = np.asarray(exact.sample(jax.random.fold_in(key, i), n))
+    mean = np.asarray(exact.mean)
+    x.append(mean + spread * (draws - mean))
+  return posterior.ranks(PRIOR, MATRIX, STD, truth, y, np.stack(x)), n
+
+
+def test_ranks_of_exact_draws_are_uniform_and_of_others_not(key):
+  ranks, n = ranks_of(1.0, key)
+  found = posterior.coverage(ranks, n)
+  assert found.p_value > 1e-3
+  assert abs(found.fraction - 0.9) < 4.0 * found.standard_error
+  np.testing.assert_allclose(found.standard_error, 0.0122, atol=0.003)
+
+  narrow = posterior.coverage(*ranks_of(0.6, key))
+  assert narrow.p_value < 1e-6
+  assert narrow.fraction < 0.8
+
+
+def test_the_errors_of_evidence():
+  logs = np.log([1.0, 3.0]) + 5.0
+  found = posterior.evidence_errors(logs, 5.0)
+  expected = 2.0, 1.0, 0.5 * np.log(3.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_samples_that_are_not_finite_are_refused():
+  x = jnp.zeros((10, 2)).at[3].set(jnp.nan)
+  with pytest.raises(ValueError, match='10% of the samples are not finite'):
+    errors(x)

@@ -1,0 +1,105 @@
+"""DPS, DiffPIR's step and RED-diff, against their equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import draw_normal
+from tests.sampling.test_measurements import MATRIX, Y, measured
+from tests.sampling.test_reconstruction import COV, DATA, MEAN, SCHEDULE
+
+ENDS = {
+  'level_t': SCHEDULE(jnp.array(0.5)),
+  'level_s': SCHEDULE(jnp.array(0.4)),
+}
+
+
+def gain(level):
+  """Returns J = alpha C (alpha^2 C + sigma^2 I)^-1 of Gaussian data."""
+  alpha, sigma = float(level.alpha), float(level.sigma)
+  return alpha * COV @ np.linalg.inv(alpha**2 * COV + sigma**2 * np.eye(4))
+
+
+@pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim()])
+def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
+  """x_s - zeta grad |y - A x_0_hat|, and the norm is not squared."""
+  x = jax.random.normal(key, (3, 4))
+  guided = dj.likelihood_guided(sampler, measured(0.1).distance, 0.7)
+  plain, _ = sampler.step(key, x, (), DATA.denoise, **ENDS)
+  found, _ = guided.step(key, x, (), DATA.denoise, **ENDS)
+  j, alpha = gain(ENDS['level_t']), float(ENDS['level_t'].alpha)
+  x0 = MEAN[None] + (np.asarray(x, np.float64) - alpha * MEAN[None]) @ j.T
+  residual = Y[None] - x0 @ MATRIX.T
+  norm = np.linalg.norm(residual, axis=1, keepdims=True)
+  gradient = -(residual / norm) @ MATRIX @ j
+  np.testing.assert_allclose(found - plain, -0.7 * gradient, atol=1e-5)
+
+
+def test_a_sampler_of_several_calls_has_each_of_them(key):
+  """Heun's second call is at another x and level."""
+  calls = []
+
+  def denoise(x, level):
+    calls.append(level)
+    return DATA.denoise(x, level)
+
+  guided = dj.likelihood_guided(dj.heun(), measured(0.1).distance, 0.0)
+  x = jax.random.normal(key, (3, 4))
+  state = guided.init(x)
+  found, _ = guided.step(key, x, state, denoise, **ENDS)
+  assert len(calls) == 2
+  expected, _ = dj.heun().step(key, x, state, DATA.denoise, **ENDS)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_renoised_has_its_share_of_new_noise(key):
+  x = jax.random.normal(key, (3, 4))
+  t, s = ENDS['level_t'], ENDS['level_s']
+  x0 = DATA.denoise(x, t).x0
+  eps = (x - t.alpha * x0) / t.sigma
+  for share in (0.0, 0.3, 1.0):
+    found, _ = dj.renoised(share).step(key, x, (), DATA.denoise, **ENDS)
+    noise = (1 - share) ** 0.5 * eps + share**0.5 * draw_normal(key, x)
+    np.testing.assert_allclose(found, s.alpha * x0 + s.sigma * noise, atol=1e-5)
+  with pytest.raises(ValueError, match='share is 2'):
+    dj.renoised(2.0)
+
+
+def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
+  """A^T (A x - y) + weight (I - alpha J) (x - mean) = 0 for Gaussian data.
+
+  All steps are at one level; the mean over many estimates has no noise.
+  """
+  level, weight, rate, steps = SCHEDULE(jnp.array(0.3)), 0.25, 0.03, 4000
+  levels = jax.tree.map(
+    lambda a, b: jnp.append(jnp.full(steps, a), b), level, dj.clean_level()
+  )
+  m = measured(1.0)
+
+  @jax.jit
+  def run(key):
+    return dj.red_diff(
+      key,
+      DATA.denoise,
+      levels,
+      lambda x: 0.5 * m.distance(x) ** 2,
+      jnp.zeros((3000, 4)),
+      optax.sgd(rate),
+      weight,
+    )
+
+  found = np.asarray(run(key), np.float64).mean(axis=0)
+  kept = weight * (np.eye(4) - float(level.alpha) * gain(level))
+  system = MATRIX.T @ MATRIX + kept
+  expected = np.linalg.solve(system, MATRIX.T @ Y + kept @ MEAN)
+  np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_a_negative_step_is_refused():
+  with pytest.raises(ValueError, match='step_size is -1: it cannot be neg'):
+    dj.likelihood_guided(dj.ddim(), measured(0.1).distance, -1.0)
+  with pytest.raises(TypeError, match='a Sampler is needed'):
+    dj.likelihood_guided(dj.ddim, measured(0.1).distance, 1.0)

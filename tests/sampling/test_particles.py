@@ -1,0 +1,264 @@
+"""Weighted particles, against the exact posterior and evidence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import diffusion_jax as dj
+from diffusion_jax.sampling.particles import effective_number
+from diffusion_jax.testing import oracles
+from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
+from tests.sampling.test_reconstruction import COV, DATA
+
+DISCRETE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+STD = 0.5
+# Correlated data of unit average variance.
+SCALED = COV * 4.0 / np.trace(COV)
+PRIOR = oracles.gaussian(np.array([0.3, -0.2, 0.1, 0.0]), SCALED)
+MIXTURE = oracles.mixture(
+  [0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)]
+)
+
+
+def constant(x0, level=None):
+  return jnp.zeros(len(x0))
+
+
+def run(key, denoise, sampler, num_steps, shape, **options):
+  """Draws populations, [B, K, D], and their `Particles`."""
+  levels = dj.level_grid(DISCRETE, num_steps)
+
+  @jax.jit
+  def draw(key):
+    prior_key, key = jax.random.split(key)
+    x = dj.prior_sample(prior_key, shape, levels.take(0))
+    return dj.sample(
+      key, denoise, sampler, levels, x, return_state=True, **options
+    )
+
+  return draw(key)
+
+
+def log_evidence_of_the_chain(num_steps, std):
+  """Computes log N(y; mean, cov) of the ancestral chain for PRIOR.
+
+  Each step is affine, x_s = a x_0_hat + k (x_t - alpha_t x_0_hat) + noise (DDPM
+  Eq. 6-7), and x_0_hat = J x_t for a Gaussian, in float64.
+  """
+  levels = dj.level_grid(DISCRETE, num_steps)
+  alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
+  mean, cov = np.asarray(PRIOR.mean, np.float64), SCALED
+  m, v = np.zeros(4), np.eye(4) * (alphas[0] ** 2 + sigmas[0] ** 2)
+  for t in range(num_steps):
+    a, s = alphas[t], sigmas[t]
+    a_s, s_s = alphas[t + 1], sigmas[t + 1]
+    gain = a * cov @ np.linalg.inv(a**2 * cov + s**2 * np.eye(4))
+    ratio = a / a_s
+    kept = ratio * s_s**2 / s**2
+    slope = (a_s - kept * a) * gain + kept * np.eye(4)
+    offset = (a_s - kept * a) * (mean - gain @ mean * a)
+    noise = s_s**2 * (1.0 - (ratio * s_s / s) ** 2)
+    m, v = slope @ m + offset, slope @ v @ slope.T + noise * np.eye(4)
+  cov_y = MATRIX @ v @ MATRIX.T + std**2 * np.eye(2)
+  return multivariate_normal.logpdf(Y, MATRIX @ m, cov_y)
+
+
+@pytest.mark.parametrize('twist, use_gradient, std, error', [
+  ('pseudoinverse', True, 0.5, 0.01),
+  ('spread', True, 0.5, 0.01),
+  ('pseudoinverse', False, 1.0, 0.01),
+  (None, True, 1.0, 0.02),
+])  # fmt: skip
+def test_the_evidence_is_unbiased_for_the_chain(
+  twist, use_gradient, std, error, key
+):
+  m = measured(std)
+  twists = {
+    'pseudoinverse': dj.pseudoinverse_twist(m, num_iterations=2),
+    'spread': dj.spread_twist(m),
+    None: None,
+  }
+  sampler = dj.steered(
+    m.log_prob, twists[twist], use_gradient=use_gradient, threshold=0.6
+  )
+  _, state = run(key, PRIOR.denoise, sampler, 20, (4000, 8, 4))
+  logs = np.asarray(state.log_evidence, np.float64)
+  ratios = np.exp(logs - log_evidence_of_the_chain(20, std))
+  standard_error = ratios.std() / np.sqrt(len(ratios))
+  print(
+    twist,
+    use_gradient,
+    ratios.mean(),
+    standard_error,
+    (np.asarray(state.lowest_ess) < 0.6 * 8).mean(),
+  )
+  assert standard_error < error
+  assert abs(ratios.mean() - 1.0) < 4.0 * standard_error
+  # Populations were resampled, or the test would not see its weights.
+  assert (np.asarray(state.lowest_ess) < 0.6 * 8).mean() > 0.05
+
+
+@pytest.mark.parametrize('make', [dj.pseudoinverse_twist, dj.spread_twist])
+def test_a_twist_is_a_normal_density_without_its_constant(make, key):
+  """-(y - A x)^T V^-1 (y - A x) / 2 and its gradient, in float64."""
+  x0 = jax.random.normal(key, (3, 4))
+  levels = DISCRETE(jnp.array([0.02, 0.3, 0.8]))
+  twist = make(measured(STD))
+  found, vjp = jax.vjp(lambda x0: twist(x0, levels), x0)
+  (gradient,) = vjp(jnp.ones(3))
+  for i in range(3):
+    a, s = float(levels.alpha[i]), float(levels.sigma[i])
+    spread = MATRIX @ MATRIX.T if make is dj.pseudoinverse_twist else np.eye(2)
+    v = s**2 / (a**2 + s**2) * spread + STD**2 * np.eye(2)
+    residual = Y - MATRIX @ np.asarray(x0[i], np.float64)
+    solved = np.linalg.solve(v, residual)
+    np.testing.assert_allclose(found[i], -0.5 * residual @ solved, rtol=1e-4)
+    np.testing.assert_allclose(gradient[i], MATRIX.T @ solved, rtol=2e-3)
+
+
+def test_an_exact_twist_has_equal_weights_for_many_steps(key):
+  m = measured(STD)
+  twist = dj.pseudoinverse_twist(m, num_iterations=2)
+  sampler = dj.steered(m.log_prob, twist, threshold=0.0)
+  spreads = []
+  for num_steps in (20, 80, 320):
+    _, state = run(key, WHITE.denoise, sampler, num_steps, (500, 1, 4))
+    spreads.append(float(jnp.std(state.log_evidence)))
+  assert spreads[0] > 2.0 * spreads[1] > 4.0 * spreads[2]
+
+
+@pytest.mark.parametrize('twist', ['pseudoinverse', 'spread'])
+def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
+  matrix, y, std = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
+  m = dj.Measurement(
+    jnp.asarray(y[None], jnp.float32),
+    lambda x: x @ jnp.asarray(matrix.T, jnp.float32),
+    std,
+  )
+  if twist == 'spread':
+    sampler = dj.steered(m.log_prob, dj.spread_twist(m))
+  else:
+    sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 1))
+  x, state = run(key, MIXTURE.denoise, sampler, 60, (2000, 16, 2))
+  x = np.asarray(dj.pick(key, x, state.log_weights), np.float64)
+  exact = MIXTURE.posterior(matrix, y, std)
+  np.testing.assert_allclose(x.mean(axis=0), exact.mean, atol=0.06)
+  np.testing.assert_allclose(np.cov(x.T), exact.cov, atol=0.06)
+  posterior = np.exp(exact.class_log_prob(jnp.asarray(x, jnp.float32), CLEAN))
+  np.testing.assert_allclose(posterior.mean(axis=0), exact.weights, atol=0.05)
+
+
+CLEAN = dj.clean_level()
+
+
+def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
+  """Each operation is the same: no program fuses them here."""
+  levels = dj.level_grid(DISCRETE, 10)
+  keys = jax.random.split(key, 3)
+  x = jax.random.normal(key, (3, 1, 4))
+  ends = {'level_t': levels.take(4), 'level_s': levels.take(5)}
+
+  def denoise(x, level):  # of [B, 4] and of [B, 1, 4]
+    flat = DATA.denoise(x.reshape(-1, 4), level)
+    return jax.tree.map(lambda a: a.reshape(x.shape), flat)
+
+  steered = dj.steered(constant)
+  expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
+  found, state = steered.step(keys, x, steered.init(x), denoise, **ends)
+  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(state.log_evidence, np.zeros(3))
+
+
+def test_a_population_depends_on_its_key_only(key):
+  m = measured(STD)
+  sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 2))
+  levels = dj.level_grid(DISCRETE, 10)
+  keys = jax.random.split(key, 8)
+  draw = jax.jit(
+    lambda keys, x: dj.sample(
+      keys, DATA.denoise, sampler, levels, x, return_state=True
+    )
+  )
+  x = jax.random.normal(key, (8, 4, 4))
+  order = np.array([3, 0, 7, 1, 2, 6, 5, 4])
+  whole, permuted = draw(keys, x), draw(keys[order], x[order])
+  alone = draw(keys[3:4], x[3:4])
+  for a, b, c in zip(
+    *map(jax.tree.leaves, (whole, permuted, alone)), strict=True
+  ):
+    np.testing.assert_allclose(a[order], b, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(a[3:4], c, rtol=2e-5, atol=2e-5)
+
+
+def test_impossible_images_are_never_picked(key):
+  """A reward of NaN or -inf; gradients there are NaN too."""
+
+  def reward(x0):
+    side = x0[:, 0]
+    return jnp.where(
+      side > 0.5, jnp.sqrt(-side), jnp.where(side < -1, -jnp.inf, 0)
+    )
+
+  sampler = dj.steered(reward)
+  x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4))
+  picked = dj.pick(key, x, state.log_weights)
+  assert np.isfinite(state.log_evidence).all()
+  assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
+
+
+def test_if_all_particles_are_impossible_the_evidence_says_so(key):
+  never = lambda x0: jnp.full(len(x0), -jnp.inf)
+  x, state = run(key, WHITE.denoise, dj.steered(never), 10, (3, 4, 4))
+  assert np.isfinite(x).all()
+  np.testing.assert_array_equal(state.log_evidence, [-np.inf] * 3)
+  np.testing.assert_array_equal(state.lowest_ess, np.zeros(3))
+  assert np.isfinite(dj.pick(key, x, state.log_weights)).all()
+
+
+def test_a_signal_free_level_has_no_gradient(key):
+  """x_t is independent of y there, whatever the network says."""
+  levels = dj.level_grid(dj.RectifiedFlowSchedule(), 4)
+  m = measured(STD)
+
+  def denoise(x, level):
+    return dj.Prediction(jnp.tanh(x))
+
+  step = jax.jit(dj.steered(m.log_prob).step, static_argnums=3)
+  x = jax.random.normal(key, (2, 3, 4))
+  ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
+  state = dj.steered(m.log_prob).init(x)
+  found, _ = step(
+    key, x, state._replace(lowest_ess=jnp.ones(2)), denoise, **ends
+  )
+  plain, _ = dj.steered(m.log_prob, use_gradient=False, threshold=0.0).step(
+    key, x, state, denoise, **ends
+  )
+  assert np.isfinite(found).all() and np.isfinite(plain).all()
+
+
+def test_the_effective_number_of_particles():
+  weights = np.array([[1.0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [3, 1, 0, 0]])
+  with np.errstate(divide='ignore'):
+    found = effective_number(jnp.log(jnp.asarray(weights)))
+  np.testing.assert_allclose(found, [4, 1, 0, 16 / 10], rtol=1e-6)
+
+
+def test_pick_draws_by_weight(key):
+  x = jnp.broadcast_to(jnp.arange(3.0)[None, :, None], (6000, 3, 1))
+  log_weights = jnp.log(jnp.array([0.2, 0.0, 0.8]))
+  picked = dj.pick(key, x, jnp.broadcast_to(log_weights, (6000, 3)))
+  shares = [float(jnp.mean(picked == i)) for i in range(3)]
+  np.testing.assert_allclose(shares, [0.2, 0.0, 0.8], atol=0.02)
+
+
+def test_x_without_particles_is_refused():
+  levels = dj.level_grid(DISCRETE, 4)
+  with pytest.raises(ValueError, match=r'shape \[8, 4\]: steered needs part'):
+    dj.sample(
+      jax.random.key(0), WHITE.denoise, dj.steered(constant), levels,
+      jnp.zeros((8, 4)),
+    )  # fmt: skip
+  with pytest.raises(ValueError, match='threshold is 2'):
+    dj.steered(constant, threshold=2.0)

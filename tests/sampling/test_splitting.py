@@ -1,0 +1,163 @@
+"""Samplers that take turns between the measurement and the model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
+from tests.sampling.test_reconstruction import SCHEDULE
+
+NUM = 4000
+# Correlated data, whose widths the levels reach.
+COV = np.diag([0.5, 1.0, 1.5, 1.0]) + 0.3
+PRIOR = oracles.gaussian(np.array([0.3, -0.2, 0.1, 0.0]), COV)
+
+
+def check_moments(x, exact, mean_error=0.06, cov_error=0.1):
+  x = np.asarray(x, np.float64)
+  cov = np.asarray(exact.cov, np.float64)
+  error = np.linalg.norm(x.mean(axis=0) - exact.mean)
+  assert error / np.sqrt(np.trace(cov)) < mean_error
+  assert np.linalg.norm(np.cov(x.T) - cov) / np.linalg.norm(cov) < cov_error
+
+
+def draws(name, std):
+  m = measured(std)
+  if name == 'gaussian':
+    return dj.gaussian_draw(m, num_iterations=2)
+  return dj.langevin_draw(m.log_prob, step_size=0.25 * std**2, num_steps=200)
+
+
+@pytest.mark.parametrize('name, std', [
+  ('gaussian', 0.01), ('gaussian', 1.0), ('langevin', 0.5)
+])  # fmt: skip
+def test_inner_draws_are_the_product_of_two_normal_distributions(
+  name, std, key
+):
+  mean = np.array([0.2, -1.0, 0.4, 0.0])
+  exact = oracles.gaussian(mean, 0.6 * np.eye(4)).posterior(MATRIX, Y, std)
+  means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (NUM, 4))
+  draw = jax.jit(draws(name, std))
+  check_moments(draw(key, means, jnp.array(0.6)), exact)
+
+
+def test_langevin_draws_have_the_law_for_any_size_of_step(key):
+  """Acceptance corrects a step as large as the target's variance.
+
+  Without it the variance of N(0, 1) would become 1 / (1 - step / 2).
+  """
+  draw = dj.langevin_draw(lambda x: -0.5 * jnp.sum(x**2, axis=1), 0.5, 50)
+  x = jax.jit(draw)(key, jnp.zeros((NUM, 1)), jnp.array(1.0))
+  np.testing.assert_allclose(jnp.var(x), 0.5, atol=0.04)
+
+
+def test_langevin_draws_refuse_nan(key):
+  def log_likelihood(x0):
+    return jnp.sum(jnp.log(x0), axis=1)  # NaN below 0
+
+  draw = dj.langevin_draw(log_likelihood, 0.2, 50)
+  x = jax.jit(draw)(key, jnp.ones((100, 2)), jnp.array(1.0))
+  assert (x > 0.0).all()
+
+
+def test_decoupled_noise_is_exact_for_white_data(key):
+  """x_0 given x_t is N(x_0_hat, r^2 I) there, and the inner draw is exact."""
+  levels = dj.level_grid(SCHEDULE, 12, 'karras')
+  sampler = dj.decoupled(draws('gaussian', 0.5))
+
+  @jax.jit
+  def run(key):
+    x = dj.prior_sample(key, (NUM, 4), levels.take(0))
+    return dj.sample(key, WHITE.denoise, sampler, levels, x)
+
+  check_moments(run(key), WHITE.posterior(MATRIX, Y, 0.5))
+
+
+def test_the_paper_assumes_another_variance(key):
+  """sigma^2 / alpha^2 and the end of the ODE: white data spread too much."""
+  levels = dj.level_grid(SCHEDULE, 12, 'karras')
+  estimate = dj.ode_estimate(SCHEDULE, 5)
+  unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
+  sampler = dj.decoupled(unknown, lambda level: 1.0 / level.snr, estimate)
+  level = levels.take(6)
+  x = jax.random.normal(key, (NUM, 4))
+  ends = {'level_t': level, 'level_s': dj.clean_level()}
+  run = jax.jit(lambda x: sampler.step(key, x, (), WHITE.denoise, **ends)[0])
+  # The ODE keeps a white x, to the error of five steps, and adds sigma^2 /
+  # alpha^2.
+  expected = 1.0 + float(1.0 / level.snr)
+  np.testing.assert_allclose(jnp.var(run(x)), expected, rtol=0.06)
+
+
+def test_the_end_of_the_ode(key):
+  x = jax.random.normal(key, (5, 4))
+  level = SCHEDULE(jnp.array(0.4))
+  estimate = dj.ode_estimate(SCHEDULE, 200)
+  found = jax.jit(lambda x: estimate(PRIOR.denoise, x, level))(x)
+  expected = PRIOR.ode_map(x, level, dj.clean_level())
+  np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize('width', [0.2, 0.6])
+def test_split_gibbs_has_the_noise_of_its_width(width, key):
+  """Its law is the posterior of y with variance std^2 I + width^2 A A^T."""
+  std = 0.5
+  cov = std**2 * np.eye(2) + width**2 * MATRIX @ MATRIX.T
+  whitening = np.linalg.inv(np.linalg.cholesky(cov))
+  exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)
+  widths = jnp.concatenate([jnp.geomspace(2.0, width, 10), jnp.full(30, width)])
+  draw = dj.gaussian_draw(measured(std), num_iterations=2)
+
+  @jax.jit
+  def run(key):
+    x = jax.random.normal(key, (NUM, 4))
+    return dj.split_gibbs(
+      key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100
+    )
+
+  check_moments(run(key), exact, mean_error=0.05, cov_error=0.08)
+
+
+def test_images_depend_on_their_keys_only(key):
+  levels = dj.level_grid(SCHEDULE, 4, 'karras')
+  keys = jax.random.split(key, 6)
+  x = jax.random.normal(key, (6, 4))
+  widths = jnp.array([1.0, 0.5])
+  for name in ('gaussian', 'langevin'):
+    draw = draws(name, 0.5)
+    gibbs = lambda keys, x, draw=draw: dj.split_gibbs(
+      keys, WHITE.denoise, SCHEDULE, draw, widths, x, num_steps=3
+    )
+    daps = lambda keys, x, draw=draw: dj.sample(
+      keys, WHITE.denoise, dj.decoupled(draw), levels, x
+    )
+    for method in (gibbs, daps):
+      whole = jax.jit(method)(keys, x)
+      alone = jax.jit(method)(keys[2:3], x[2:3])
+      np.testing.assert_allclose(whole[2:3], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('make, message', [
+  (lambda: dj.langevin_draw(jnp.sum, 0.0), 'step_size is 0: it must be pos'),
+  (lambda: dj.langevin_draw(jnp.sum, 1.0, 0), 'num_steps is 0'),
+  (lambda: dj.ode_estimate(SCHEDULE, 0), 'num_steps is 0'),
+  (
+    lambda: dj.split_gibbs(
+      jax.random.key(0), WHITE.denoise, SCHEDULE, draws('gaussian', 1.0),
+      jnp.array([1.0, 0.001]), jnp.zeros((1, 4)),
+    ),
+    'width is 0.001, lowest is 0.0100.*: the schedule',
+  ),
+])  # fmt: skip
+def test_settings_that_cannot_work(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+def test_a_measurement_that_is_not_linear_needs_another_draw(key):
+  m = dj.Measurement(jnp.zeros((1, 4)), lambda x: x**2, 0.1)
+  with pytest.raises(TypeError, match='forward is not linear'):
+    dj.gaussian_draw(m)(key, jnp.zeros((2, 4)), jnp.array(1.0))
