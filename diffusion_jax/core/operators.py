@@ -48,7 +48,7 @@ def gaussian_kernel(width: float, size: int) -> Array:
 
 
 def gaussian_blur(width: Positive) -> Operator:
-  """Makes the blur by a Gaussian of deviation `width` pixels, cut at 3 widths."""
+  """Makes the blur by a Gaussian of deviation `width` pixels."""
   return blurred(gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1))
 
 

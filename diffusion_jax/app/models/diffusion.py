@@ -275,14 +275,10 @@ def draw(
   guides: Guides,
   keys: jax.Array,
   cond: dict,
-  trajectory: bool = False,
-) -> jax.Array:
-  """Draws the images of a plan; see `Model.draw`."""
-  x = plan(params, guides).from_noise(keys, cond, trajectory=trajectory)
-  decode = functools.partial(latents.decode, params.get('autoencoder'))
-  if trajectory:
-    return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
-  return decode(x)
+) -> tuple[jax.Array, jax.Array]:
+  """Draws the images of a plan, and states; see `Model.draw`."""
+  x, states = plan(params, guides).film(keys, cond)
+  return latents.decode(params.get('autoencoder'), x), states
 
 
 # -- refusals -----------------------------------------------------------------

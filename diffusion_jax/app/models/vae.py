@@ -151,8 +151,7 @@ class Autoencoder:
     guides: Guides,
     keys: Array,
     cond: dict,
-    trajectory: bool = False,
-  ) -> Array:
+  ) -> tuple[Array, None]:
     """Returns the means of p(x | z_1), [B, H, W, C]; see `Model.draw`.
 
     z_T is drawn from N(0, I) and z_{t-1} from p(z_{t-1} | z_t); the pixels are
@@ -163,7 +162,7 @@ class Autoencoder:
     z = draw_normal(keys[-1], jnp.zeros(shape))
     for t in range(layers, 1, -1):
       z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
-    return self.image(self.decode(params, 1, z))
+    return self.image(self.decode(params, 1, z)), None
 
   def reconstruct(self, params: Params, x: Array) -> Array:
     """Returns reconstructions of x from each of z_1..z_T, [B, T, H, W, C]."""
