@@ -175,7 +175,7 @@ LINE = {'bias': jnp.array(-13.3), 'weight': jnp.array(18.3)}
 @pytest.mark.parametrize('name', NOISE)
 def test_the_noise_of_a_published_recipe(name):
   """Checks t = 1/1000, 1/2 and 1."""
-  schedule = model_of(name).schedule({'schedule': LINE})
+  schedule = model_of(name).noisy.schedule({'schedule': LINE})
   t = np.array([0.001, 0.5, 1.0])
   level = jax.jit(schedule.__call__)(t.astype(np.float32))
   alpha, sigma = NOISE[name](t)

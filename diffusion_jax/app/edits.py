@@ -80,8 +80,8 @@ class Edit(abc.ABC):
     """Reads the files of the edit; raises ValueError for unsuitable files."""
     return {}
 
-  def count(self, pictures: Pictures) -> int:
-    """Returns the number of results."""
+  def count(self) -> int:
+    """Returns the number of results; ValueError if there are no pictures."""
     return self.num_samples
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Images of a model, on all devices of a run."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -8,26 +7,60 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, other_runs
 from diffusion_jax.app.constructors import num_steps_of
-from diffusion_jax.app.model import Guides, Model
-from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.app.model import FILM, Guides, Model
+from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.sampler import spread_levels
 
 
-def generate(model: Model, mesh: Mesh, trajectory: bool = False) -> PerImage:
+def generate(model: Model, mesh: Mesh) -> PerImage:
   """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 
-  Image i of a seed is the same in every batch and on any devices. With
-  `trajectory` the result holds all states, [n, N + 1, H, W, C], if there are
-  steps. The runs that config.sampling names guide it.
+  Image i of a seed is the same in every batch and on any devices. The runs that
+  config.sampling names guide it.
   """
+  return _drawn(model, mesh).then(lambda params, drawn: drawn[0])
+
+
+def generate_film(model: Model, mesh: Mesh) -> PerImage:
+  """Returns (params, index [n], cond) -> (images, `Frames`), by one program.
+
+  It is the program of `generate`. A model that takes no steps has no frames,
+  but None.
+  """
+  each = _drawn(model, mesh)
+  if model.plan is None:
+    return each
+  plan, how = model.plan, devices.effort(model.config)
+
+  def decode(params, z):
+    return model.latents.decode(params.get('autoencoder'), z)
+
+  decode = program('the decoder', decode, mesh, how).call
+
+  def with_film(params, drawn):
+    x, states = drawn
+
+    def film():
+      frames = [decode(params, z) for z in states.swapaxes(0, 1)]
+      levels = jax.eval_shape(lambda params: plan(params).levels, params)
+      steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
+      return dict(zip(steps, jax.device_get(frames), strict=True))
+
+    return x, film
+
+  return each.then(with_film)
+
+
+def _drawn(model, mesh):
   if model.draw is None:
     raise UserError(next(model.problems('sample')))
-  draw = functools.partial(model.draw, trajectory=trajectory)
-  root = stream(model.config.sampling.seed, model.stream)
-  return generate_by(model, draw, mesh, root, other_runs.guides_of(model))
+  guides = other_runs.guides_of(model)
+  return generate_by(model, model.draw, mesh, model.root(), guides)
 
 
 def generate_by(
@@ -38,9 +71,9 @@ def generate_by(
   guides: Guides,
   size: int = 0,
 ) -> PerImage:
-  """Returns `generate` for images that another function draws.
+  """Returns (params, index [n], inputs) -> what another function draws.
 
-  draw: (params, guides, keys [B], inputs) -> images [B, ...]; root: the key
+  draw: (params, guides, keys [B], inputs) -> arrays [B, ...]; root: the key
   from which each image's key is made; size: batch size, as in `per_image`.
   """
   check_plan(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -20,9 +21,13 @@ from diffusion_jax.core.keys import key_per_example, split_key
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.sharding import batch_sharding
+from diffusion_jax.sampling.sampler import sample_frames
 from diffusion_jax.training.objectives import Objective
 
 Wrap = Callable[[dj.Denoiser], dj.Denoiser]
+# The first images after some steps: {number of steps: images [m, ...]}.
+Frames = Callable[[], dict[int, np.ndarray]]
+FILM = 25, 10  # levels and images of `Plan.film`
 
 
 class OtherRun(NamedTuple):
@@ -97,11 +102,10 @@ class Plan(NamedTuple):
     keys: jax.Array,
     cond: dict,
     *,
-    trajectory: bool = False,
     wrap: Callable | None = None,
     after_guidance: Wrap | None = None,
   ) -> jax.Array:
-    """Returns samples [B, ...], or with `trajectory` [N + 1, B, ...].
+    """Returns samples [B, ...].
 
     keys: [B]; wrap: (sampler, levels) -> (sampler, levels).
     """
@@ -111,7 +115,20 @@ class Plan(NamedTuple):
     sampler, levels = self.sampler, self.levels
     if wrap is not None:
       sampler, levels = wrap(sampler, levels)
-    return dj.sample(keys, step_function, sampler, levels, x, trajectory)
+    return dj.sample(keys, step_function, sampler, levels, x)
+
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
+    """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
+
+    The samples are those of `from_noise`, the levels those of `spread_levels`.
+    """
+    prior_keys, keys = split_key(keys, 2)
+    x = self.prior_sample(prior_keys, self.levels.take(0))
+    step_function = self.step_function(cond)
+    x, states, _ = sample_frames(
+      keys, step_function, self.sampler, self.levels, x, *FILM
+    )
+    return x, jnp.swapaxes(states, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,9 +142,9 @@ class Model:
   model or the mode cannot use, and what to do. measured: what its metrics
   measure.
 
-  draw(params, guides, keys [B], cond, trajectory) -> images [B, ...] in
-  [-1, 1], or with `trajectory` all states; None: it makes no images. stream:
-  the consumer of sampling.seed. noisy: the network with its process, and
+  draw(params, guides, keys [B], cond) -> (images [B, ...] in [-1, 1], states
+  of the first images by `Plan.film`, or None); None: it makes no images. root()
+  -> the key of all samples. noisy: the network with its process, and
   plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
   or draws none. teacher, autoencoder: the parameters that the loss and the
   latents need. pictures(images uint8 [n, H, W, C]) -> how they are drawn.
@@ -146,8 +163,8 @@ class Model:
   objective: Callable[..., Objective]
   problems: Callable[[str], Iterator[str]]
   measured: object
-  draw: Callable[..., jax.Array] | None = None
-  stream: str = 'sampling'
+  root: Callable[[], jax.Array]
+  draw: Callable[..., tuple[jax.Array, jax.Array | None]] | None = None
   conditioning: Conditioning = Conditioning()
   noisy: NoisyNetwork | None = None
   plan: Callable[..., Plan] | None = None

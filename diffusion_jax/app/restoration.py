@@ -112,9 +112,9 @@ class Restore(Edit):
       raise ValueError(f'image={self.image}: two files are named {twice[0]}')
     return sorted(found)
 
-  def count(self, pictures: Pictures) -> int:
+  def count(self) -> int:
     """Returns num_samples for each picture."""
-    return self.num_samples * len(pictures['y'])
+    return self.num_samples * len(self.files())
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
     """Returns y of each result."""

@@ -49,9 +49,3 @@ def sheet_columns(model: Model, n: int, threes: bool) -> int:
     group = len(c.labels) or model.facts.num_classes
   # As near to a square as multiples of the group are.
   return group * max(1, round(columns / group)) if group <= 20 else 20
-
-
-def thin(frames: np.ndarray, n: int) -> np.ndarray:
-  """Returns at most n frames, evenly spread, with the first and the last."""
-  index = np.linspace(0, len(frames) - 1, min(n, len(frames)))
-  return frames[np.rint(index).astype(int)]

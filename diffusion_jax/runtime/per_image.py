@@ -1,7 +1,7 @@
 """Evaluates functions of images in batches on all devices of a run."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -32,6 +32,18 @@ class PerImage(NamedTuple):
   def __call__(self, *args: PyTree) -> PyTree:
     """Returns the arrays, [n, ...]."""
     return self.start(*args)()
+
+  def then(self, function: Callable[[Params, PyTree], Any]) -> 'PerImage':
+    """Returns this function, followed by (params, arrays) -> result."""
+
+    def start(params, *args):
+      fetch = self.start(params, *args)
+      return lambda: function(params, fetch())
+
+    def compute(params, *args):
+      return function(params, self.compute(params, *args))
+
+    return PerImage(start, compute, self.compile)
 
 
 def per_image(

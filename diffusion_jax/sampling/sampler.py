@@ -8,11 +8,13 @@ A key is one key, or one key per example ([B]); with the latter image i depends
 only on its own key (`core/keys.py`).
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
@@ -124,6 +126,26 @@ def sample(
     return_state: Whether to return (x, the sampler's last state), such as the
       weights of `steered`.
   """
+  num_frames = math.inf if return_trajectory else 0
+  x, frames, state = sample_frames(key, denoise, sampler, levels, x, num_frames)
+  result = frames if return_trajectory else x
+  return (result, state) if return_state else result
+
+
+def sample_frames(
+  key: Array,
+  denoise: Denoiser | StateDenoiser | FlowMap,
+  sampler: Sampler,
+  levels: NoiseLevel,
+  x: Array,
+  num_frames: float,
+  num_examples: int | None = None,
+) -> tuple[Array, Array, PyTree]:
+  """Returns (`sample`, the first examples at some levels [F, n, ...], state).
+
+  num_frames: see `spread_levels`; num_examples: n, by default all;
+  state: the sampler's last.
+  """
   check_sampler(sampler)
   check_level(levels)
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
@@ -132,23 +154,38 @@ def sample(
   keys = split_key(key, num_steps)
   x = as_float(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
+  shown = spread_levels(num_steps, num_frames)
+  # A step writes into the frame of the next level that is shown, which stays.
+  frame = np.searchsorted(shown, np.arange(1, num_steps + 1))
+  few = x[:num_examples]
+  frames = jnp.broadcast_to(few, (len(shown), *few.shape))
+
   def body(carry, inputs):
-    key, level_t, level_s = inputs
-    x, state = carry
+    key, level_t, level_s, frame = inputs
+    x, state, frames = carry
     x, state = sampler.step(
       key, x, state, denoise, level_s=level_s, level_t=level_t
     )
-    return (x, state), (x if return_trajectory else None)
+    if len(shown):
+      frames = frames.at[frame].set(x[:num_examples])
+    return (x, state, frames), None
 
-  inputs = keys, levels.take(slice(None, -1)), levels.take(slice(1, None))
+  level_t, level_s = levels.take(slice(None, -1)), levels.take(slice(1, None))
+  inputs = keys, level_t, level_s, frame
   start = inputs[1].alpha[:1]
   if not isinstance(start, Tracer) and (start == 0.0).any():
     # The loop hides the values of levels from the checks of a denoiser.
     first = jax.tree.map(lambda array: array[0], inputs)
-    jax.eval_shape(lambda x: body((x, sampler.init(x)), first), x)
-  (last, state), xs = jax.lax.scan(body, (x, sampler.init(x)), inputs)
-  result = last if xs is None else jnp.concatenate([x[None], xs])
-  return (result, state) if return_state else result
+    jax.eval_shape(lambda x: body((x, sampler.init(x), frames), first), x)
+  carry = x, sampler.init(x), frames
+  (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
+  return x, frames, state
+
+
+def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:
+  """Returns at most num_frames of 0, ..., num_steps, evenly spread, [F]."""
+  count = int(min(num_frames, num_steps + 1))
+  return np.rint(np.linspace(0, num_steps, count)).astype(int)
 
 
 def prior_sample(

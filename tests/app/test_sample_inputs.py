@@ -1,5 +1,6 @@
 """What samples and edits are conditioned on: texts, labels, images."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -95,8 +96,8 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
 )
 def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
   model = text_model()
-  changes = {'sampling.prompt': prompt}
-  model.config = store.with_fields(model.config, changes)
+  config = store.with_fields(model.config, {'sampling.prompt': prompt})
+  model = dataclasses.replace(model, config=config)
   with pytest.raises(UserError, match=message) as error:
     texts = sample_inputs.choose_texts(model, 2)
     sample_inputs.encode_texts(model, texts)
@@ -106,7 +107,7 @@ def test_a_prompt_that_cannot_be_read_is_one_line(prompt, message):
 def cond_of_edit(**changes):
   model = text_model(**changes)
   section = model.config.edit.make()
-  return edit.choose_cond(model, section)
+  return edit.choose_cond(model, section, section.count())
 
 
 def test_an_edit_is_conditioned_on_the_prompt():

@@ -43,8 +43,3 @@ def test_prompts_are_columns_side_by_side(prompt, n, columns):
   height, width, _ = sheets.sheet(model, pictures).shape
   rows = -(-n // columns)
   assert (height, width) == (3 * (rows * 17 + 1), 3 * (columns * 17 + 1))
-
-
-def test_frames_are_thinned_from_the_first_to_the_last():
-  assert sheets.thin(np.arange(100), 4).tolist() == [0, 33, 66, 99]
-  assert sheets.thin(np.arange(3), 50).tolist() == [0, 1, 2]

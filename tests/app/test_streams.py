@@ -14,7 +14,7 @@ import diffusion_jax
 import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app.generate import generate_film
 from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
@@ -76,8 +76,8 @@ def sampling_noise(model, schedule):
     lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
   )  # so that eps is 0
   mesh = devices.make_mesh(model.config)
-  drawing = generate(model, mesh, trajectory=True)
-  path = drawing(params, INDEX, {'label': INDEX}).swapaxes(0, 1)
+  _, frames = generate_film(model, mesh)(params, INDEX, {'label': INDEX})
+  path = np.stack(list(frames().values()))
   alpha = dj.level_grid(schedule, len(path) - 1).alpha
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]

@@ -73,7 +73,7 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
 
   All steps are at one level; the mean over many estimates has no noise.
   """
-  level, weight, rate, steps = SCHEDULE(jnp.array(0.1)), 0.25, 0.03, 4000
+  level, weight, rate, steps = SCHEDULE(jnp.array(0.5)), 4.0, 0.01, 1500
   levels = jax.tree.map(
     lambda a, b: jnp.append(jnp.full(steps, a), b), level, dj.clean_level()
   )

@@ -5,6 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
+from diffusion_jax.sampling.sampler import sample_frames, spread_levels
 from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, build
 from tests.states import PROCESSES, TABLE
 
@@ -44,6 +45,23 @@ def test_jit_is_eager_step_by_step(key):
       keys[i], x, state, GAUSSIAN.denoise, level_s=s, level_t=t
     )
     np.testing.assert_allclose(path[i + 1], x, atol=1e-5)
+
+
+@pytest.mark.parametrize('num_frames', [1, 2, 4, 10, 11, 25])
+def test_frames_are_evenly_spread_states_of_the_trajectory(key, num_frames):
+  """Of the first examples, with both ends; the sample stays what it is."""
+  levels = dj.level_grid(DDPM, 10)
+  x = dj.prior_sample(key, (4, 2), levels.take(0))
+  args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x
+  last, frames, _ = sample_frames(*args, num_frames, 3)
+  path = dj.sample(*args, return_trajectory=True)
+  np.testing.assert_array_equal(last, path[-1])
+  shown = spread_levels(10, num_frames)
+  np.testing.assert_array_equal(frames, path[shown, :3])
+  assert len(shown) == min(num_frames, 11) and shown[0] == 0
+  if num_frames > 1:
+    gaps = np.diff(shown)
+    assert shown[-1] == 10 and gaps.min() >= 1 and np.ptp(gaps) <= 1
 
 
 def test_with_keys_per_example_an_image_knows_its_own_key_only(key):

@@ -221,7 +221,7 @@ class Sampling:
     ema_sigma_rel: width of an average that is made from the run's snapshots
     checkpoint: latest, best, or a step
     seed: image i depends on the seed and i
-    trajectory: also a GIF of how the images emerge
+    trajectory: also a GIF of how the first ten images emerge
     name: of the files in samples/; '': samples and what differs from the run
   """
 

@@ -34,6 +34,7 @@ from diffusion_jax.app.model import (
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Objective
 
@@ -71,6 +72,7 @@ def of_network(
     state_shape=noisy.state_shape,
     network=lambda: noisy.network,
     problems=problems,
+    root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     draw=plan and functools.partial(draw, plan, latents),
     conditioning=noisy.conditioning,
     noisy=noisy,
@@ -273,14 +275,10 @@ def draw(
   guides: Guides,
   keys: jax.Array,
   cond: dict,
-  trajectory: bool = False,
-) -> jax.Array:
-  """Draws the images of a plan; see `Model.draw`."""
-  x = plan(params, guides).from_noise(keys, cond, trajectory=trajectory)
-  decode = functools.partial(latents.decode, params.get('autoencoder'))
-  if trajectory:
-    return jnp.swapaxes(jax.lax.map(decode, x), 0, 1)
-  return decode(x)
+) -> tuple[jax.Array, jax.Array]:
+  """Draws the images of a plan, and states; see `Model.draw`."""
+  x, states = plan(params, guides).film(keys, cond)
+  return latents.decode(params.get('autoencoder'), x), states
 
 
 # -- refusals -----------------------------------------------------------------

@@ -21,7 +21,7 @@ from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core import vae as bound
-from diffusion_jax.core.keys import abstract_key, draw_normal, split_key
+from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Source
 from diffusion_jax.training import vae
@@ -46,7 +46,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     problems=functools.partial(problems, model),
     measured=model,
     draw=model.draw,
-    stream='vae_sampling',
+    root=lambda: stream(config.sampling.seed, 'vae_sampling'),
     write_more=functools.partial(write_more, model),
   )
 
@@ -151,8 +151,7 @@ class Autoencoder:
     guides: Guides,
     keys: Array,
     cond: dict,
-    trajectory: bool = False,
-  ) -> Array:
+  ) -> tuple[Array, None]:
     """Returns the means of p(x | z_1), [B, H, W, C]; see `Model.draw`.
 
     z_T is drawn from N(0, I) and z_{t-1} from p(z_{t-1} | z_t); the pixels are
@@ -163,7 +162,7 @@ class Autoencoder:
     z = draw_normal(keys[-1], jnp.zeros(shape))
     for t in range(layers, 1, -1):
       z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
-    return self.image(self.decode(params, 1, z))
+    return self.image(self.decode(params, 1, z)), None
 
   def reconstruct(self, params: Params, x: Array) -> Array:
     """Returns reconstructions of x from each of z_1..z_T, [B, T, H, W, C]."""

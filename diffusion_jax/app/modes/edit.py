@@ -36,9 +36,11 @@ def run(config: Node, workdir: str | Path) -> None:
   edit: Edit = config.edit.make()
   method = edit.check(model)
   with from_config('edit'):
-    pictures = edit.read(model, method)
-  cond = choose_cond(model, edit, edit.count(pictures))
+    n = edit.count()
+  cond = choose_cond(model, edit, n)
   guides = check_guidance(model, cond)
+  with from_config('edit'):
+    pictures = edit.read(model, method)
   params, step = weights.restore(model)
   settings = provenance.edit_settings(model, params, step, pictures)
   print(provenance.describe(settings))
@@ -75,7 +77,7 @@ def generate(
   on sampling.seed and i only. Returns it with the numbers of each image.
   """
   n, mesh, plan = (
-    edit.count(pictures),
+    edit.count(),
     devices.make_mesh(model.config),
     model.plan,
   )

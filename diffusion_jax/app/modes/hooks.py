@@ -19,7 +19,7 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app.generate import generate, generate_film
 from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
@@ -258,14 +258,17 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
-  """Returns the hook that draws the first samples of --mode=sample."""
+  """Returns the hook that draws the first samples of --mode=sample.
+
+  After the last step log.film has the `Frames` of the images.
+  """
   if model.draw is None:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
-  drawing = generate(model, mesh)
+  drawing = generate_film(model, mesh)
 
   def begin(state, frozen, function=drawing.start):
     return function(state.ema_params | frozen, np.arange(n), cond)
@@ -273,7 +276,10 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   compile = functools.partial(begin, function=drawing.compile)
 
   def act(step, state, frozen, log):
-    sheet = sheets.of_images(model, begin(state, frozen)(), conditions)
+    x, film = begin(state, frozen)()
+    sheet = sheets.of_images(model, x, conditions)
+    if step == config.training.num_steps:
+      log.film = film
     if processes.is_first():
       path = model.workdir / 'samples' / f'step_{step:08d}.png'
       pixels.write_png(path, sheet)

@@ -22,8 +22,8 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.generate import generate_film
+from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.core.keys import stream
@@ -40,7 +40,6 @@ from diffusion_jax.runtime.sharding import replicate
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
-_FRAMES = 25
 _FILES = 12  # of --mode=sample, the newest
 _TEST_IMAGES = 200  # for comparison with the distances of samples
 # With more pixels in all training images the search takes minutes.
@@ -52,22 +51,30 @@ def run(config: Node, workdir: str | Path) -> None:
   print(f'wrote {write(config, workdir)}')
 
 
-def after_training(config: Node, workdir: str | Path) -> None:
-  """Writes report.html if report.after_training is set; prints a failure."""
+def after_training(
+  config: Node, workdir: str | Path, frames: Frames | None = None
+) -> None:
+  """Writes report.html if report.after_training is set; prints a failure.
+
+  frames: of the images that the training has drawn last, if any.
+  """
   if not config.report.after_training or not processes.is_first():
     return
   try:
-    print(f'wrote {write(config, workdir)}: open it in a browser')
+    print(f'wrote {write(config, workdir, frames)}: open it in a browser')
   except Exception as error:  # The training itself has succeeded.
     reason = ' '.join(str(error).split()) or type(error).__name__
     print(f'no report was written: {reason}. To try again: --mode=report')
 
 
-def write(config: Node, workdir: str | Path) -> Path:
+def write(
+  config: Node, workdir: str | Path, frames: Frames | None = None
+) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
   runs = read_runs([str(workdir), *config.report.runs])
   model = models.make(config, workdir)
-  film, final = optional('trajectory', trajectory, model) or (None, None)
+  drawn = optional('trajectory', trajectory, model, frames)
+  film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, model, final)
   path = Path(workdir) / 'report.html'
   try:
@@ -114,29 +121,41 @@ def defaults(config: Node) -> dict[str, object]:
   return store.defaults(config) | choices
 
 
-def trajectory(model: Model) -> tuple[Film | None, np.ndarray | None]:
-  """Returns a film of the sampler and its last images, uint8 [n, H, W, C]."""
-  c, facts, n = model.config, model.facts, _PICTURES
+def trajectory(
+  model: Model, frames: Frames | None = None
+) -> tuple[Film | None, np.ndarray | None]:
+  """Returns a film of the sampler and its last images, uint8 [n, H, W, C].
+
+  frames: of samples that are drawn already.
+  """
+  c, facts = model.config, model.facts
   several = processes.started()  # but only the first calls this
   if not c.report.trajectory or model.draw is None or several:
     return None, None
   model.check('sample')
+  if frames is None:
+    x, frames = draw(model)
+    if frames is None:  # A VAE takes no steps.
+      return None, pixels.to_uint8(x[:_PICTURES], facts.num_levels)
+  shown, by_step = [], frames()
+  for step, x in by_step.items():
+    check_numbers(model, x)
+    x = pixels.to_uint8(x, facts.num_levels)
+    label = f'step {step} of {max(by_step)}'
+    shown.append((label, row(model.pictures(x))))
+  title = f'{len(x)} images, {max(by_step)} steps, seed {c.sampling.seed}'
+  about = f'The first {len(x)} samples on their way from noise'
+  return pictures.film(title, about, shown), x
+
+
+def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
+  """Draws the first samples, by the program of --mode=sample."""
+  c = model.config
+  n = min(c.sampling.num_samples, c.sampling.batch_size)
   mesh = devices.make_mesh(c)
   params = replicate(mesh, weights.restore(model)[0] | model.autoencoder.load())
   cond = sample_inputs.choose(model, n, mesh).cond
-  x = generate(model, mesh, trajectory=True)(params, np.arange(n), cond)
-  check_numbers(model, x)
-  x = pixels.to_uint8(x, facts.num_levels)
-  if x.ndim == 4:  # A VAE takes no steps.
-    return None, x
-  last = x.shape[1] - 1
-  frames = [
-    (f'step {i} of {last}', row(model.pictures(x[:, i])))
-    for i in pictures.spread(range(last + 1), _FRAMES)
-  ]
-  title = f'{n} images, {last} steps, seed {c.sampling.seed}'
-  about = f'The first {n} samples on their way from noise'
-  return pictures.film(title, about, frames), x[:, -1]
+  return generate_film(model, mesh)(params, np.arange(n), cond)
 
 
 def gallery(model: Model) -> list[Film | Table | None]:

@@ -17,8 +17,8 @@ from diffusion_jax.app import (
   weights,
 )
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.generate import generate_film
+from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz
@@ -77,7 +77,7 @@ def draw_parts(
   """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
   n, size = c.num_samples, c.batch_size
-  drawing = generate(model, mesh, c.trajectory)
+  drawing = generate_film(model, mesh)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
@@ -95,10 +95,10 @@ def draw_parts(
     total=n, initial=before, desc='sampling', unit='image', disable=None
   ) as bar:
     for i, x in one_ahead(begin, np.flatnonzero(missing)):
+      x, film = x
+      if c.trajectory and not starts[i]:
+        write_film(model, film, parts)
       check_numbers(model, x)
-      if c.trajectory:
-        write_film(model, x, parts, first=not starts[i])
-        x = x[:, -1]
       if processes.is_first():
         pictures = images.to_uint8(x, model.facts.num_levels)[: n - starts[i]]
         provenance.write_npz(paths[i], {'arr_0': pictures}, settings)
@@ -106,11 +106,11 @@ def draw_parts(
   return paths
 
 
-def write_film(model: Model, x: np.ndarray, parts: Path, first: bool) -> None:
-  """Writes the GIF of the first batch, x [n, N + 1, H, W, C]."""
-  if first and processes.is_first():
+def write_film(model: Model, film: Frames, parts: Path) -> None:
+  """Writes the GIF of the first images."""
+  frames = film().values()
+  if processes.is_first():
     path = parts.with_suffix('.gif')
-    frames = sheets.thin(x.swapaxes(0, 1), 50)
     images.write_gif(path, [sheets.of_images(model, x) for x in frames])
     print(f'wrote {path}')
 

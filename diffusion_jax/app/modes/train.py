@@ -8,6 +8,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
+from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import make_folder
@@ -22,19 +23,19 @@ def run(config: Node, workdir: str | Path) -> None:
   with preemption.watch() as stop:
     parts = setup(config, workdir)  # refuses what cannot be trained
     with lock.hold(make_folder(workdir)):
-      trained = train(parts, stop)
-  if trained:
-    report.after_training(config, workdir)
+      log = train(parts, stop)
+  if log is not None:
+    report.after_training(config, workdir, log.film)
 
 
-def train(parts: Setup, stop: Callable[[int], str]) -> bool:
-  """Trains, and returns False if all steps were done before.
+def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
+  """Trains, and returns the log, or None if all steps were done before.
 
   stop: see `preemption.watch`.
   """
   run = begin(parts)
   if run is None:
-    return False
+    return None
   with run.log.open():
     step, following = run.start, None
     for call in itertools.count():
@@ -55,4 +56,4 @@ def train(parts: Setup, stop: Callable[[int], str]) -> bool:
   if processes.is_first():
     sessions.write_end(parts.workdir, step)
   print(f'trained {step} steps: {parts.workdir}')
-  return True
+  return run.log

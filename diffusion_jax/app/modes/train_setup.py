@@ -78,7 +78,8 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   for hook in todo:
     hook.rehearse(shapes, frozen_shapes(model))
   start_up.mark('tracing')
-  rates = np.asarray(jax.vmap(rate)(np.arange(config.training.num_steps)))
+  steps = np.arange(config.training.num_steps)
+  rates = np.asarray(jax.jit(jax.vmap(rate))(steps))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,

@@ -12,6 +12,7 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.model import Frames
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.logging import MetricWriter
@@ -27,7 +28,7 @@ class StepLog:
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after; rates: the learning rate of each step;
   stored: the config that is stored with checkpoints. results: the metrics that
-  hooks have measured at this step.
+  hooks have measured at this step; film: of the last preview.
   """
 
   def __init__(
@@ -43,6 +44,7 @@ class StepLog:
   ):
     self.manager, self.writer = manager, writer
     self.results: dict[str, float] = {}
+    self.film: Frames | None = None
     self._config, self._workdir, self._bar = config, workdir, bar
     self._rates, self._stored = rates, stored
     self._unread: list[tuple[range, Metrics]] = []

@@ -11,6 +11,7 @@ outputs of its tiles beyond its 3x3 reach: 1e6 among standard normal numbers by
 1 / (9 C)). A NaN reaches 16, 20 or 25 outputs instead of 9.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -79,6 +80,8 @@ def _unstack(x, axis):
   return [lax.index_in_dim(x, i, axis, False) for i in range(x.shape[axis])]
 
 
+# Jitted functions are traced and lowered once for the layers of one shape.
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _input_tiles(x: Array, counts: tuple[int, int], padding: Padding) -> Array:
   """Returns B^T x B of the tiles: [B, H, W, C] -> [36, B h w, C]."""
   pads = [
@@ -97,12 +100,14 @@ def _input_tiles(x: Array, counts: tuple[int, int], padding: Padding) -> Array:
   return _on_two_axes(INPUT, parts, x, (1, 2)).reshape(SIZE**2, -1, x.shape[-1])
 
 
+@jax.jit
 def _kernel_points(kernel: Array) -> Array:
   """Returns G k G^T: [3, 3, C, O] -> [36, C, O]."""
   points = _on_two_axes(KERNEL, _unstack, kernel, (0, 0))
   return points.reshape(SIZE**2, *kernel.shape[2:])
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _output_points(g: Array, counts: tuple[int, int]) -> Array:
   """Returns A g A^T of the tiles: [B, H, W, O] -> [36, B h w, O]."""
   b, height, width, features = g.shape

@@ -101,13 +101,9 @@ def test_unmasked_bytes_stay(text_run):
   model: Any = models.make(trial('text_masked', **TEXT), text_run)
   params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
   keys = jax.random.split(jax.random.key(0), 3)
-  draw = jax.jit(
-    lambda params, keys: model.plan(params).from_noise(
-      keys, {}, trajectory=True
-    )
-  )
-  x = draw(params, keys)
-  x = np.asarray(x)
+  draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))
+  _, x = draw(params, keys)
+  x = np.asarray(x).swapaxes(0, 1)
   assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
   kept = x[:-1] != 256
   np.testing.assert_array_equal(x[1:][kept], x[:-1][kept])
@@ -150,7 +146,7 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
   params = jax.tree.map(
     lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain)
   )
-  x, level = np.full((2, 8, 8, 1), 17), plain.schedule()(0.5)
+  x, level = np.full((2, 8, 8, 1), 17), plain.noisy.schedule()(0.5)
   cond = {'label': np.array([3, 8])}
 
   @jax.jit

@@ -218,7 +218,8 @@ def test_an_interpolation_is_not_clipped():
 
   @jax.jit
   def draw(params, keys, inputs):
-    task = edits.Task(model, model.plan(params), '', keys, inputs)
+    plan = model.plan(params)
+    task = edits.Task(model, plan, '', keys, inputs, lambda x: x)
     return edits.Interpolate().draw(task)
 
   results = draw(params, keys, inputs)
@@ -356,7 +357,8 @@ def test_a_network_has_the_task_of_its_condition(
 def chosen_label(**changes):
   config = smoke(**QUICK | changes)
   model: Any = models.make(config, 'nowhere')
-  return edit.choose_label(model, config.edit.make())
+  section = config.edit.make()
+  return edit.choose_label(model, section, section.count())
 
 
 def test_the_label_is_that_of_all_samples():

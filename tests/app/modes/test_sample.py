@@ -139,11 +139,11 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
   """All parts have the same shape, including the last one."""
   done, write = [], provenance.write_npz
 
-  def drawing(model, mesh, trajectory):
+  def drawing(model, mesh):
     def start(params, index, cond):
       assert len(index) == len(cond['label']) == 8
       done.append(f'begin {index[0]}')
-      return lambda: np.zeros((8, 8, 8, 1), np.float32)
+      return lambda: (np.zeros((8, 8, 8, 1), np.float32), None)
 
     return PerImage(start, start, start)
 
@@ -151,7 +151,7 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
     done.append(f'write {path.stem.lstrip("0") or 0}')
     write(path, *rest)
 
-  monkeypatch.setattr(sample, 'generate', drawing)
+  monkeypatch.setattr(sample, 'generate_film', drawing)
   monkeypatch.setattr(provenance, 'write_npz', write_npz)
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
   MODES['sample'](of_sampling(**fields), run)
