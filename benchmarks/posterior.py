@@ -194,9 +194,9 @@ def populations(
   m = problem.measurement(y)
   levels = dj.level_grid(SCHEDULE, 100)
   twist = dj.pseudoinverse_twist(m, num_iterations=y.shape[-1])
-  sampler = dj.steered(
-    m.log_prob, twist if twisted else None, use_gradient=use_gradient
-  )
+  if not twisted:
+    twist = lambda x0, level: m.log_prob(x0)
+  sampler = dj.steered(m.log_prob, twist, use_gradient=use_gradient)
   shape = len(y), count, problem.matrix.shape[1]
   x = dj.prior_sample(prior_key, shape, levels.take(0))
   x, state = dj.sample(

@@ -266,6 +266,7 @@ from diffusion_jax.sampling.twists import (
   Twist as Twist,
   pseudoinverse_twist as pseudoinverse_twist,
   spread_twist as spread_twist,
+  tempered_twist as tempered_twist,
   twist_guided as twist_guided,
 )
 

@@ -19,7 +19,7 @@ from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.process import Variance, p_reverse
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
-from diffusion_jax.sampling.twists import Twist
+from diffusion_jax.sampling.twists import Twist, tempered_twist
 
 Array = jax.Array
 
@@ -58,8 +58,8 @@ def steered(
   Args:
     log_likelihood: r, x_0 [B, ...] -> [B] in nats, such as
       `Measurement.log_prob` or a reward. NaN and -inf are impossible images.
-    twist: log psi_t; None: r(x_0_hat), which fails for precise measurements
-      (`pseudoinverse_twist` does not).
+    twist: log psi_t; None: `tempered_twist`, for rewards. For measurements take
+      `pseudoinverse_twist`.
     variance: Of p(x_s | x_t), as in `reverse_variance`; it must be above 0.
     use_gradient: Whether the gradient of the twist moves the mean.
     threshold: Populations are resampled when their effective number of
@@ -67,11 +67,7 @@ def steered(
   """
   check_value('variance', variance, Variance)
   check_fraction(threshold=threshold)
-
-  def log_psi_of(x0_hat, level):
-    if twist is None:
-      return log_likelihood(x0_hat)
-    return twist(x0_hat, level)
+  log_psi_of = tempered_twist(log_likelihood) if twist is None else twist
 
   def init(x):
     if x.ndim < 3:

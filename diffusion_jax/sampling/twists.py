@@ -13,7 +13,7 @@ from diffusion_jax.core.broadcasting import sum_data_axes
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.measurements import Measurement
+from diffusion_jax.core.measurements import LogLikelihood, Measurement
 from diffusion_jax.sampling.conjugate_gradients import solve
 from diffusion_jax.sampling.guidance import shift_of_x0
 
@@ -88,6 +88,20 @@ def spread_twist(measurement: Measurement) -> Twist:
     spread = assumed_variance(level, residual)
     variance = spread + measurement.variance(residual)
     return -0.5 * sum_data_axes(residual**2 / variance)
+
+  return twist
+
+
+def tempered_twist(log_likelihood: LogLikelihood) -> Twist:
+  """Makes alpha^2 / (alpha^2 + sigma^2) r(x_0_hat), for a reward r.
+
+  At high noise x_0_hat says little of x_0, and r(x_0_hat) would weigh particles
+  by chance.
+  """
+
+  def twist(x0_hat, level):
+    value = log_likelihood(x0_hat)
+    return (1.0 - assumed_variance(level, value)) * value
 
   return twist
 
