@@ -193,9 +193,12 @@ def populations(
   prior_key, key, pick_key = jax.random.split(key, 3)
   m = problem.measurement(y)
   levels = dj.level_grid(SCHEDULE, 100)
-  twist = dj.pseudoinverse_twist(m, num_iterations=y.shape[-1])
-  if not twisted:
-    twist = lambda x0, level: m.log_prob(x0)
+
+  def raw(x0, level):
+    return m.log_prob(x0)
+
+  smooth = dj.pseudoinverse_twist(m, num_iterations=y.shape[-1])
+  twist = smooth if twisted else raw
   sampler = dj.steered(m.log_prob, twist, use_gradient=use_gradient)
   shape = len(y), count, problem.matrix.shape[1]
   x = dj.prior_sample(prior_key, shape, levels.take(0))

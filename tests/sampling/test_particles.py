@@ -69,7 +69,7 @@ def log_evidence_of_the_chain(num_steps, std):
   ('pseudoinverse', True, 0.5, 0.01),
   ('spread', True, 0.5, 0.01),
   ('pseudoinverse', False, 1.0, 0.01),
-  (None, True, 1.0, 0.02),
+  (None, True, 0.6, 0.02),
 ])  # fmt: skip
 def test_the_evidence_is_unbiased_for_the_chain(
   twist, use_gradient, std, error, key
