@@ -50,7 +50,8 @@ class Restore(Edit):
   """Draws pictures x_0 given y = operator(x_0) + noise (docs/posterior.md).
 
   Args:
-    image: a damaged picture, a folder of them, or a pattern such as 'in/*.png'
+    image: a damaged picture, a folder of them, or a pattern such as 'in/*.png';
+      .npy files have y in its own units, phase's for instance
     operator: the damage
     posterior: the method
     noise: standard deviation of y's noise, in grey levels of 255
@@ -123,11 +124,7 @@ class Restore(Edit):
   def results(self, task: Task) -> dict[str, jax.Array]:
     """Draws from p(x_0 | y)."""
     forward, inputs, model = self._forward(task.model), task.inputs, task.model
-    if not task.plan.denoises:
-      raise UserError(
-        'config.edit=restore needs a denoiser, and this run is a flow map, or '
-        'was trained with conditioning.self_conditioning'
-      )
+    check_denoises(task)
     grey = np.zeros((1, *model.facts.image_shape), np.float32)
     linear = model.autoencoder is NOTHING and is_linear(forward, grey)
     if self.posterior.needs_linear and not linear:
@@ -177,9 +174,10 @@ class Restore(Edit):
       if clean is not None:
         truth = [clean[i]]
         found |= errors(x[i], images.scale(clean[i]))
-      for key in numbers.keys() - {'x'}:
-        of = numbers[key].reshape(len(y), -1)[i]
-        found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
+      for key, values in numbers.items():
+        if key != 'x':
+          of = values.reshape(len(y), -1)[i]
+          found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
       figures.append(found)
       print(f'{Path(file).name}: {_listed(found)}{_warning(found["residual"])}')
       seen = [as_picture(model, _shown(y[i]))] if _is_picture(y[i]) else []
@@ -212,6 +210,7 @@ class Steer(Edit):
 
   def results(self, task: Task) -> dict[str, jax.Array]:
     """Draws populations, and one particle of each."""
+    check_denoises(task)
 
     def reward(x):
       found = self.reward.make({'x0': task.decode(x)})
@@ -240,6 +239,15 @@ class Steer(Edit):
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
     print(_listed(found))
+
+
+def check_denoises(task: Task) -> None:
+  """Raises UserError for a run whose step functions are no denoisers."""
+  if not task.plan.denoises:
+    raise UserError(
+      f'config.edit={task.model.config.edit.name} needs a denoiser, and this '
+      'run is a flow map, or was trained with conditioning.self_conditioning'
+    )
 
 
 def errors(x: np.ndarray, clean: np.ndarray) -> dict[str, float]:

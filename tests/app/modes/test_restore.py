@@ -98,7 +98,9 @@ def clean(tmp_path_factory):
 
 
 def run(workdir, output, **changes):
+  mesh = changes.pop('mesh', None)
   fields = {f'edit.{name}': value for name, value in changes.items()}
+  fields |= {'training.mesh': mesh} if mesh else {}
   fields |= {'edit': fields.pop('edit.edit', 'restore'), 'edit.output': output}
   config = smoke(**QUICK | fields)
   MODES['edit'](config, workdir)
@@ -226,3 +228,32 @@ def test_all_fields_of_methods_are_described():
     for field in dataclasses.fields(constructor):
       texts = [c.__doc__ or '' for c in constructor.__mro__[:-2]]
       assert any(f'{field.name}:' in text for text in texts), field.name
+
+
+@pytest.mark.parametrize('name', ['restore', 'steer'])
+def test_a_run_without_a_denoiser_is_refused(tmp_path, clean, name):
+  fields = {
+    'conditioning.self_conditioning': True,
+    'edit': name,
+    'edit.output': 'none',
+  }
+  if name == 'restore':
+    fields |= {'edit.image': str(clean), 'edit.simulate': True}
+    fields |= {'edit.operator': 'downsample'}
+  config = smoke(**QUICK | fields)
+  workdir = untrained(config, tmp_path / 'run')
+  refused(
+    f'edit={name} needs a denoiser, .* conditioning.self_conditioning',
+    lambda: MODES['edit'](config, workdir),
+  )
+
+
+def test_particles_are_the_same_on_several_devices(plain, clean):
+  """Up to a grey level: sums have another order."""
+  both = [
+    run(plain, f'mesh{n}', image=str(clean), simulate=True, noise=12.75,
+        operator='downsample', posterior='steered',
+        **{'posterior.particles': 4}, mesh=(n, 1))
+    for n in (1, 2)
+  ]  # fmt: skip
+  assert (both[0]['arr_0'] != both[1]['arr_0']).mean() < 0.05
