@@ -185,13 +185,16 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 def test_the_page_of_measurements_meets_the_posterior(capsys):
   out = run(page_example('posterior.md'), capsys)
-  found, exact, evidence = re.findall(r'\[(.*?)\] \[(.*?)\] (.*)', out)[0]
+  numbers = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
+  found, exact, estimate, evidence = numbers
   found, exact = (np.array(x.split(), float) for x in (found, exact))
   np.testing.assert_allclose(found, exact, atol=0.1)
   # y ~ 0.5 N(0.2, v) + 0.5 N(0.3, v), v = 0.1 |a|^2 + s^2
   std = (0.1 * 1.09 + 0.04) ** 0.5
   density = np.mean(norm.pdf(0.1, [0.2, 0.3], std))
   np.testing.assert_allclose(float(evidence), np.log(density), rtol=1e-5)
+  # that of a chain of 100 steps
+  np.testing.assert_allclose(float(estimate), float(evidence), atol=0.15)
 
 
 def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
