@@ -140,6 +140,8 @@ TESTED_ELSEWHERE = {
   'app/generate.py': 'app/models/test_diffusion.py',
   'app/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
+  'app/posteriors.py': 'app/modes/test_restore.py',
+  'app/restoration.py': 'app/modes/test_restore.py',
   'core/measurements.py': 'sampling/test_measurements.py',
   'core/network.py': 'core/test_denoiser.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
@@ -169,6 +171,8 @@ TESTED_ELSEWHERE = {
   'runtime/precision.py': 'test_numerics.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'drafts.py': 'runtime/test_files.py',
+  'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',
+  'sampling/twists.py': 'sampling/test_particles.py',
 }
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import diffusion_jax as dj
@@ -242,6 +243,10 @@ def log_prob_fn(x, level):
   return -jnp.sum(level.expand_to(x).alpha * x**2, axis=(1, 2, 3))
 
 
+def log_prob(x0):
+  return -jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
+
+
 def grid():
   return dj.level_grid(SCHEDULE, 3)  # float64
 
@@ -281,6 +286,7 @@ def arguments(a, names):
     ),
     'measurement': dj.Measurement(a.y, lambda x: 2.0 * x, 0.1),
     **{'params': {}, 'log_prob_fn': log_prob_fn},
+    'log_likelihood': log_prob,
     **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
     **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
     **({'x0': states(a.x), 'xt': states(a.y)} if discrete else {}),
@@ -312,8 +318,10 @@ def call(name, a):
       return found(a.x if name == 'poisson_log_prob' else a.lt)
     case 'FlowMap':
       return found(a.x, a.lt, a.ls)
-    case 'PairedDenoiser' | 'ScoreFn':
+    case 'PairedDenoiser' | 'ScoreFn' | 'Twist':
       return found(a.x, a.lt)
+    case 'InnerDraw':
+      return found(a.key, a.x, jnp.float32(0.5))
     case 'StateDenoiser':
       return found(states(a.x), a.lt)
     case 'NetworkFn':
@@ -335,6 +343,10 @@ CALLS = {
   'classifier_guided': lambda a: {'scale': jnp.ones(B)},
   'ddim': {'eta': 0.5},
   'denoising_loss': {'weight': dj.snr_weight},
+  'decoupled': lambda a: {
+    'draw': dj.gaussian_draw(dj.Measurement(a.y, lambda x: 2.0 * x, 0.1)),
+    'estimate': dj.ode_estimate(SCHEDULE, 2),
+  },
   'dpm_solver_pp': {'order': 3},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
   'guided_states': {
@@ -348,6 +360,8 @@ CALLS = {
     'log_weight': lambda key: a.t, 'num_samples': 3
   },
   'interpolate': lambda a: {'weights': jnp.linspace(0.0, 1.0, 3)},
+  'langevin_draw': {'step_size': 0.1},
+  'likelihood_guided': {'distance': log_prob, 'step_size': 0.1},
   'logistic_network': lambda a: {
     'network_fn': lambda params, x, noise, cond, *, key=None: jnp.stack(
       [a.x, a.y], axis=-1
@@ -374,12 +388,15 @@ CALLS = {
   'poisson_log_prob': lambda a: {
     'y': a.y, 'forward': lambda x: 2.0 * x, 'peak': 20.0
   },
+  'pick': lambda a: {'log_weights': a.x[:, :, 0, 0]},
   'prior_sample': lambda a: {'shape': SHAPE, 'level': a.lt.take(0)},
   'probability_flow': {'t_from': 1.0, 't_to': 0.1},
   'rearranged_elbo': {
     'marginal': lambda t, x: normal(x), 'posterior': lambda t, z, x: normal(z),
     'decode': lambda t, z: normal(z), 'log_likelihood': decode,
   },
+  'red_diff': {'cost': log_prob, 'optimizer': optax.adam(0.1)},
+  'renoised': {'share': 0.3},
   'reverse_variance': {'kind': 'fixed_large'},
   'sample_map': {
     'flow_map': dj.make_flow_map(
@@ -388,6 +405,10 @@ CALLS = {
   },
   'sdedit': {'sampler': dj.heun(), 'strength': 0.5, 'repeats': 2},
   'slerp': lambda a: {'weight': a.t[0]},
+  'split_gibbs': lambda a: {
+    'draw': dj.langevin_draw(log_prob, 0.1, 2),
+    'widths': jnp.array([1.0, 0.5], F32),
+  },
   'state_kl': lambda a: {
     'q': jax.nn.softmax(logits(a.x)), 'p': jax.nn.softmax(logits(a.y))
   },
@@ -396,6 +417,7 @@ CALLS = {
   'transition_matrix': lambda a: {
     'level_s': a.ls.take(0), 'level_t': a.lt.take(0)
   },
+  'twist_guided': {'twist': lambda x0, level: log_prob(x0)},
   'unipc': {'order': 3},
   'variational_bound': {'num_steps': 3, 'variance': 'learned', 'steps': 1},
   'vdm_weight': {'num_steps': 4},
@@ -408,9 +430,9 @@ OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
   *('zero_terminal_snr', 'respaced_steps', 'churn_gamma'),  # host, float64
   *('Denoiser', 'FlowMap', 'Likelihood', 'NoiseLevel', 'Normal'),
-  *('Measurement', 'Network', 'Prediction', 'Sampler'),
+  *('Measurement', 'Network', 'Particles', 'Prediction', 'Sampler', 'Twist'),
   *('level_grid', 'step_levels', 'repaint_levels', 'clean_level'),
-  *('kl_warmup', 'pytree_dataclass'),
+  *('kl_warmup', 'pytree_dataclass', 'ode_estimate'),
   *('uniform_times', 'antithetic_times', 'step_times'),
   *('log_normal_times', 'logit_normal_times'),
   *('langevin', 'paired', 'sample', 'sde_coefficients'),

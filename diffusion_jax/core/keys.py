@@ -82,6 +82,15 @@ def draw_signs(key: Array, x: Array) -> Array:
   return _draw(jax.random.rademacher, key, x)
 
 
+def draw_index(key: Array, log_weights: Array) -> Array:
+  """Draws k with the probability softmax(log_weights)[k], int [B].
+
+  log_weights: [B, K]; keys as in `key_per_example`.
+  """
+  keys = key_per_example(key, len(log_weights))
+  return jax.vmap(jax.random.categorical)(keys, log_weights)
+
+
 def key_per_example(key: Array, batch_size: int) -> Array:
   """Returns keys [B]: the given keys, or one key split into batch_size keys.
 

@@ -23,7 +23,7 @@ def solve(
   iterations of its example.
   """
   direction, square = residual, _dot(residual, residual)
-  solution = jnp.zeros(())
+  solution = jnp.zeros((), residual.dtype)
   for _ in range(num_iterations):
     image, product = apply(direction)
     size = _ratio(square, _dot(direction, image))

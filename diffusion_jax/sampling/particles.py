@@ -14,7 +14,12 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.core.keys import draw_normal, key_per_example
+from diffusion_jax.core.keys import (
+  draw_index,
+  draw_normal,
+  draw_uniform,
+  split_key,
+)
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.process import Variance, p_reverse
 from diffusion_jax.ranges import check_value
@@ -74,7 +79,7 @@ def steered(
       raise ValueError(
         f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]'
       )
-    weights = jnp.zeros(x.shape[:2])
+    weights = jnp.zeros(x.shape[:2], x.dtype)
     return Particles(
       weights, weights[:, 0], weights[:, 0] + x.shape[1], weights
     )
@@ -148,8 +153,7 @@ def pick(key: Array, x: Array, log_weights: Array) -> Array:
 
   x: [B, K, ...]; log_weights: [B, K]; key: [] or [B].
   """
-  keys = key_per_example(key, len(x))
-  index = jax.vmap(jax.random.categorical)(keys, log_weights)
+  index = draw_index(key, log_weights)
   return jax.vmap(lambda row, i: row[i])(x, index)
 
 
@@ -182,12 +186,10 @@ def _log_mean(log_weights):
 
 def _systematic(key, log_weights):
   # Systematic resampling: K even positions with one random offset, [B, K].
-  keys = key_per_example(key, len(log_weights))
-  # The key itself draws the noise of the step.
-  keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+  key = split_key(key, 2)[1]  # the key itself draws the noise of the step
   count = log_weights.shape[1]
   total = jnp.cumsum(jax.nn.softmax(_alive(log_weights), axis=1), axis=1)
-  offset = jax.vmap(jax.random.uniform)(keys)[:, None]
+  offset = draw_uniform(key, log_weights[:, :1])
   positions = (jnp.arange(count)[None] + offset) / count * total[:, -1:]
   # Rounding may not choose a particle of weight 0 at the end.
   index = jax.vmap(lambda t, u: jnp.searchsorted(t, u, side='right'))(

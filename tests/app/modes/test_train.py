@@ -63,7 +63,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
     def start(params, index, cond):
       def fetch():
         seen.append(jax.device_get(params))
-        return np.zeros((len(index), 8, 8, 1), np.float32)
+        return np.zeros((len(index), 8, 8, 1), np.float32), None
 
       return fetch
 
@@ -76,7 +76,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
 
     return encode
 
-  monkeypatch.setattr(hooks, 'generate', generate)
+  monkeypatch.setattr(hooks, 'generate_film', generate)
   monkeypatch.setattr(train_setup, 'make_encode', spied)
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
