@@ -125,6 +125,41 @@ sampling/map_sampler.py multistep_consistency_sampling
   (ratio * clean.sigma) ** 2 => clean.sigma**2
 sampling/map_sampler.py whose_last_call_would_do_nothing
   np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
+# Given a measurement.
+core/measurements.py sampling/test_measurements.py at_every_level
+  jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
+core/measurements.py sampling/test_heuristics.py norm_of_the_residual
+  jnp.sqrt(square + 1e-12) => square
+sampling/twists.py sampling/test_measurements.py at_every_level
+  at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
+sampling/twists.py sampling/test_particles.py without_its_constant
+  (0.5 * fixed - residual) => (fixed - residual)
+sampling/particles.py evidence_is_unbiased
+  state.log_weights + state.pending + log_psi => state.log_weights + log_psi
+sampling/particles.py evidence_is_unbiased
+  jnp.where(again[:, None], 0.0, log_weights) => log_weights
+sampling/particles.py evidence_is_unbiased
+  jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
+  => jnp.mean(log_weights, axis=1)
+sampling/particles.py evidence_is_unbiased
+  move * (0.5 * move + noise) => move * (move + noise)
+sampling/particles.py evidence_is_unbiased
+  p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
+sampling/particles.py signal_free
+  & (level_t.alpha > 0.0) => & True
+sampling/splitting.py product_of_two_normal
+  return image, variance * back => return image, back
+sampling/splitting.py law_for_any_size_of_step
+  noise**2 - back**2 => noise**2
+sampling/splitting.py noise_of_its_width
+  draw(key, x, width**2) => draw(key, x, width)
+sampling/heuristics.py norm_of_the_residual
+  new - step_size * gradient => new + step_size * gradient
+sampling/heuristics.py mean_gradient_is_zero
+  prior = weight * ratio => prior = weight
+metrics/posterior.py uniform_and_of_others_not
+  log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
+  => log_prior.reshape(x.shape[:2])
 # Objectives and the training step.
 training/objectives.py training/test_denoising.py no_gradient_flows_through
   cond | {'x0': jax.lax.stop_gradient(first)} => cond | {'x0': first}

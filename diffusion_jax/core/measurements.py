@@ -29,6 +29,20 @@ class Measurement(NamedTuple):
   forward: Callable[[Array], Array]
   std: Array | float = 0.0
 
+  def residual(self, x0: Array) -> Array:
+    """Computes y - forward(x_0), [B, ...].
+
+    Raises ValueError if y has another shape; its first axis may be 1.
+    """
+    estimate = self.forward(x0)
+    shape, size = jnp.shape(self.y), estimate.shape
+    if shape[1:] != size[1:] or shape[:1] not in ((1,), size[:1]):
+      raise ValueError(
+        f'y has the shape {list(shape)}, and forward(x_0) {list(size)}: they '
+        'must be equal, or the first axis of y 1'
+      )
+    return self.y - estimate
+
   def variance(self, like: Array) -> Array:
     """Returns std^2, which broadcasts to an array [B, ...].
 
@@ -40,14 +54,14 @@ class Measurement(NamedTuple):
   def log_prob(self, x0: Array) -> Array:
     """Computes log p(y | x_0) in nats, [B]; ValueError unless std > 0."""
     check_positive(std=self.std)
-    estimate = self.forward(x0)
-    variance = self.variance(estimate)
-    square = (self.y - estimate) ** 2 / variance
+    residual = self.residual(x0)
+    variance = self.variance(residual)
+    square = residual**2 / variance
     return -0.5 * sum_data_axes(square + jnp.log(2.0 * math.pi * variance))
 
   def distance(self, x0: Array) -> Array:
     """Computes |y - forward(x_0)|, [B]."""
-    square = sum_data_axes((self.y - self.forward(x0)) ** 2)
+    square = sum_data_axes(self.residual(x0) ** 2)
     # The gradient of a square root at 0 would be NaN.
     return jnp.sqrt(square + 1e-12)
 

@@ -127,7 +127,7 @@ def proximal(
   def moved(x, level):
     prediction = predict(denoise, x, level)
     transpose = measurement.transpose(x)
-    residual = measurement.y - measurement.forward(prediction.x0)
+    residual = measurement.residual(prediction.x0)
     noise = weight * measurement.variance(residual)
     noise = noise * _over_variance(level, residual, 2)
 

@@ -53,16 +53,16 @@ def gaussian_draw(
     key, noise_key = split_key(key, 2)
     x0 = mean + jnp.sqrt(variance) * draw_normal(key, mean)
     transpose = measurement.transpose(x0)
-    clean = measurement.forward(x0)
-    noise_variance = measurement.variance(clean)
-    noise = jnp.sqrt(noise_variance) * draw_normal(noise_key, clean)
+    residual = measurement.residual(x0)
+    noise_variance = measurement.variance(residual)
+    noise = jnp.sqrt(noise_variance) * draw_normal(noise_key, residual)
 
     def apply(direction):
       back = transpose(direction)
       image = variance * measurement.forward(back) + noise_variance * direction
       return image, variance * back
 
-    return x0 + solve(apply, measurement.y - clean - noise, num_iterations)
+    return x0 + solve(apply, residual - noise, num_iterations)
 
   return draw
 

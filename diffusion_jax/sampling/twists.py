@@ -60,7 +60,7 @@ def pseudoinverse_twist(
   check_at_least(1, num_iterations=num_iterations)
 
   def twist(x0_hat, level):
-    residual = measurement.y - measurement.forward(x0_hat)
+    residual = measurement.residual(x0_hat)
     transpose = measurement.transpose(x0_hat)
     spread = assumed_variance(level, residual)
     variance = measurement.variance(residual)
@@ -84,7 +84,7 @@ def spread_twist(measurement: Measurement) -> Twist:
   """
 
   def twist(x0_hat, level):
-    residual = measurement.y - measurement.forward(x0_hat)
+    residual = measurement.residual(x0_hat)
     spread = assumed_variance(level, residual)
     variance = spread + measurement.variance(residual)
     return -0.5 * sum_data_axes(residual**2 / variance)

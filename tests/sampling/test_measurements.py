@@ -118,6 +118,22 @@ def test_a_standard_deviation_that_is_none():
     measured(0.0).log_prob(x)
 
 
+@pytest.mark.parametrize('shape', [(1, 3), (3, 2), (2,), (1, 1)])
+def test_a_y_of_another_shape_is_refused(shape):
+  m = measured(0.1)._replace(y=jnp.zeros(shape))
+  x, level = jnp.ones((2, 4)), SCHEDULE(jnp.array(0.5))
+  calls = [
+    lambda: m.log_prob(x),
+    lambda: m.distance(x),
+    lambda: dj.pseudoinverse_guided(DATA.denoise, m)(x, level),
+    lambda: dj.proximal(DATA.denoise, m)(x, level),
+    lambda: dj.gaussian_draw(m)(jax.random.key(0), x, jnp.array(1.0)),
+  ]
+  for call in calls:
+    with pytest.raises(ValueError, match=r'y has the shape .*, and forward'):
+      call()
+
+
 def test_log_prob_is_scipys(key):
   x = jax.random.uniform(key, (3, 4), minval=-1.0)
   std = np.array([0.1, 0.5, 2.0], np.float32)

@@ -339,3 +339,29 @@ def test_a_run_in_pixels_does_not_guide_one_in_latents(run, digits_run):
   message = 'is a diffusion model, and a diffusion model of latents is needed'
   with pytest.raises(UserError, match=message):
     other_runs.guides_of(model_of(run, **changes))
+
+
+def test_particles_restore_by_latents(run, tmp_path, capsys):
+  """y is of decoded pixels; other methods need pixels."""
+  rng = np.random.default_rng(0)
+  picture = tmp_path / 'clean.png'
+  Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(picture)
+  fields = {
+    'edit': 'restore',
+    'edit.image': str(picture),
+    'edit.simulate': True,
+    'edit.noise': 25.0,
+    'edit.operator': 'downsample',
+    'edit.num_samples': 2,
+    'edit.output': 'restored',
+  }
+  with pytest.raises(
+    UserError, match='posterior=moment needs pixels, .* set i'
+  ):
+    MODES['edit'](config_of('', **fields), run)
+  fields |= {'edit.posterior': 'steered', 'edit.posterior.particles': 3}
+  MODES['edit'](config_of('', **fields), run)
+  with np.load(run / 'edits' / 'restored.npz') as arrays:
+    assert arrays['arr_0'].shape == (2, 8, 8, 1)
+    assert np.isfinite(arrays['log_evidence']).all()
+  assert 'residual' in capsys.readouterr().out
