@@ -228,7 +228,12 @@ def test_a_signal_free_level_has_no_gradient(key):
   x = jax.random.normal(key, (2, 3, 4))
   ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
   moved, still = (
-    dj.steered(m.log_prob, use_gradient=use_gradient, threshold=0.0)
+    dj.steered(
+      m.log_prob,
+      lambda x0, level: m.log_prob(x0),
+      use_gradient=use_gradient,
+      threshold=0.0,
+    )
     for use_gradient in (True, False)
   )
   found, _ = moved.step(key, x, moved.init(x), denoise, **ends)
