@@ -150,7 +150,7 @@ sampling/particles.py signal_free
 sampling/splitting.py product_of_two_normal
   return image, variance * back => return image, back
 sampling/splitting.py law_for_any_size_of_step
-  noise**2 - back**2 => noise**2
+  noise**2 - back**2 => 0.0 * noise
 sampling/splitting.py noise_of_its_width
   draw(key, x, width**2) => draw(key, x, width)
 sampling/heuristics.py norm_of_the_residual

@@ -15,6 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Model, Plan
+from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
@@ -398,7 +399,7 @@ class Superres(_Observe):
   def observe(self, task: Task) -> tuple[Callable, jax.Array]:
     """Returns (x_0 -> the small picture, the picture enlarged)."""
     factor = self._factor(task.model, task.method)
-    measure = functools.partial(conditions.pooled, factor=factor)
+    measure = functools.partial(operators.pooled, factor=factor)
     return measure, conditions.enlarged(task.inputs['image'], factor)
 
   def _factor(self, model, method):
@@ -424,7 +425,7 @@ class Colorize(_Observe):
 
   def observe(self, task: Task) -> tuple[Callable, jax.Array]:
     """Returns (x_0 -> its luma, the picture)."""
-    return conditions.luminance, task.inputs['image']
+    return operators.luminance, task.inputs['image']
 
 
 def read_picture(path: str, field: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.ranges import Count, Finite, Positive
+from diffusion_jax.ranges import Count, Finite, Positive, Size
 
 Array = jax.Array
 Operator = Callable[[Array], Array]
@@ -76,6 +76,32 @@ def downsampled(kernel: Array, factor: int) -> Operator:
   """Makes every factor-th pixel of the blurred image."""
   blur = blurred(kernel)
   return lambda x0: blur(x0)[:, ::factor, ::factor]
+
+
+def pooled(x0: Array, factor: Size = 2) -> Array:
+  """Returns means over blocks of pixels, [B, H, W, C] -> [B, H/f, W/f, C].
+
+  Raises ValueError if factor does not divide H and W.
+  """
+  b, h, w, c = x0.shape
+  if factor < 1 or h % factor or w % factor:
+    raise ValueError(f'factor must divide images of {h}x{w}, got {factor}')
+  blocks = x0.reshape(b, h // factor, factor, w // factor, factor, c)
+  return jnp.mean(blocks, axis=(2, 4))
+
+
+# Rec. 601 luma, which Pillow uses for grey images.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def luminance(x0: Array) -> Array:
+  """Returns Rec. 601 luma, [B, H, W, 3] -> [B, H, W, 1].
+
+  Raises ValueError for images that do not have 3 channels.
+  """
+  if x0.shape[-1] != 3:
+    raise ValueError(f'luminance needs 3 channels, got {x0.shape[-1]}')
+  return jnp.sum(x0 * LUMA.reshape(1, 1, 1, 3), axis=-1, keepdims=True)
 
 
 def fourier(mask: Array) -> Operator:

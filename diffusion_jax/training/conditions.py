@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from diffusion_jax.core import operators
 from diffusion_jax.core.network import Condition
 from diffusion_jax.ranges import Size
 from diffusion_jax.training.masks import draw_masks
@@ -58,18 +58,6 @@ def known_pixels(x0: Array, mask: Array) -> Array:
   )
 
 
-def pooled(x0: Array, factor: Size = 2) -> Array:
-  """Returns means over blocks of pixels, [B, H, W, C] -> [B, H/f, W/f, C].
-
-  Raises ValueError if factor does not divide H and W.
-  """
-  b, h, w, c = x0.shape
-  if factor < 1 or h % factor or w % factor:
-    raise ValueError(f'factor must divide images of {h}x{w}, got {factor}')
-  blocks = x0.reshape(b, h // factor, factor, w // factor, factor, c)
-  return jnp.mean(blocks, axis=(2, 4))
-
-
 def enlarged(x: Array, factor: int) -> Array:
   """Repeats every pixel factor x factor times.
 
@@ -79,21 +67,6 @@ def enlarged(x: Array, factor: int) -> Array:
   return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
-# Rec. 601 luma, which Pillow uses for grey images.
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def luminance(x0: Array) -> Array:
-  """Returns Rec. 601 luma, [B, H, W, 3] -> [B, H, W, 1].
-
-  It is the condition of colourisation. Raises ValueError for images that do not
-  have 3 channels.
-  """
-  if x0.shape[-1] != 3:
-    raise ValueError(f'luminance needs 3 channels, got {x0.shape[-1]}')
-  return jnp.sum(x0 * LUMA.reshape(1, 1, 1, 3), axis=-1, keepdims=True)
-
-
 def inpaint() -> ImageCondition:
   """Shows the network some pixels (Palette, Saharia et al. 2022)."""
   return lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape))
@@ -101,9 +74,9 @@ def inpaint() -> ImageCondition:
 
 def superres(factor: Size = 2) -> ImageCondition:
   """Shows the network the image, `factor` times smaller (SR3)."""
-  return lambda key, x0: enlarged(pooled(x0, factor), factor)
+  return lambda key, x0: enlarged(operators.pooled(x0, factor), factor)
 
 
 def colorize() -> ImageCondition:
   """Shows the network the image in grey."""
-  return lambda key, x0: luminance(x0)
+  return lambda key, x0: operators.luminance(x0)

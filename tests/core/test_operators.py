@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.core import operators
@@ -19,6 +20,8 @@ LINEAR = {
   'gaussian_blur': operators.gaussian_blur(0.8),
   'motion_blur': operators.motion_blur(2.5, 30.0),
   'downsampled': operators.downsampled(jnp.asarray(KERNEL), 2),
+  'pooled': operators.pooled,
+  'luminance': operators.luminance,
   'fourier': operators.fourier(jnp.asarray(MASK)),
 }
 
@@ -88,3 +91,13 @@ def test_masks_and_overexposure():
   np.testing.assert_array_equal(found, np.where(MASK[None, :, :, None], X, 0))
   found = operators.high_dynamic_range()(X)
   np.testing.assert_array_equal(found, np.clip(2 * X, -1, 1))
+
+
+def test_luminance_is_that_of_pillow():
+  levels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+  expected = np.asarray(Image.fromarray(levels).convert('L'))
+  found = operators.luminance(jnp.asarray(levels[None], jnp.float32))
+  assert found.shape == (1, 4, 6, 1)
+  np.testing.assert_allclose(found[0, ..., 0], expected, atol=1.0)
+  with pytest.raises(ValueError, match='luminance needs 3 channels, got 1'):
+    operators.luminance(jnp.asarray(X[..., :1]))

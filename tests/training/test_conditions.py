@@ -1,8 +1,6 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from diffusion_jax.training import conditions, masks
 
@@ -32,16 +30,6 @@ def test_superres_is_conditioned_on_means_over_blocks():
     ValueError, match='factor must divide images of 4x6, got 4'
   ):
     conditions.superres(4)(None, X0)
-
-
-def test_luminance_is_that_of_pillow():
-  levels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-  expected = np.asarray(Image.fromarray(levels).convert('L'))
-  found = conditions.luminance(jnp.asarray(levels[None], jnp.float32))
-  assert found.shape == (1, 4, 6, 1)
-  np.testing.assert_allclose(found[0, ..., 0], expected, atol=1.0)
-  with pytest.raises(ValueError, match='luminance needs 3 channels, got 1'):
-    conditions.luminance(X0[..., :1])
 
 
 def test_an_image_condition_is_of_the_example_itself(key):
