@@ -1,9 +1,9 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from diffusion_jax.aliases import Json
+from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app import images, sample_inputs
 from diffusion_jax.app.config import kinds, own
 from diffusion_jax.app.config.errors import (
@@ -52,7 +52,7 @@ class Space(NamedTuple):
   protocol: Json
 
 
-def sections(tree: Mapping[str, Any], schema: Schema) -> dict[str, Constructor]:
+def sections(tree: Tree, schema: Schema) -> dict[str, Constructor]:
   """Returns the constructors of the sections evaluation.<metric>, by path.
 
   Each metric that is named, or whose section exists, has one. The section of
@@ -100,9 +100,7 @@ def _evaluation(tree):
   return section, convert(metrics, tuple[str, ...], _PATH)
 
 
-def without_others(
-  tree: Mapping[str, Any], schema: Schema
-) -> Mapping[str, Any]:
+def without_others(tree: Tree, schema: Schema) -> Tree:
   """Returns nested dicts without sections of metrics that cannot be used.
 
   A stored config may name metrics that may not be imported; its run can be used

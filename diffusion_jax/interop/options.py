@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion_jax.aliases import Json
+from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed, require
 from diffusion_jax.ranges import FlagText, Misfit, convert
 
-Options = Mapping[str, Any]
+Options = Tree
 # {option: the values that have a counterpart here}; or {option: the reason why
 # its value does not have one, '' if it has one}.
 Allowed = Mapping[str, Collection[object] | str]

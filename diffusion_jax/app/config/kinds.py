@@ -1,11 +1,12 @@
 """The sections of the configs of each kind of model."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import jax
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Tree
 from diffusion_jax.app.config import fields, tables
 from diffusion_jax.app.config.errors import check_one_of
 from diffusion_jax.app.config.tree import Schema
@@ -147,7 +148,7 @@ STATES = DIFFUSION._replace(
 KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
 
 
-def kind_of(tree: Mapping[str, Any]) -> Schema:
+def kind_of(tree: Tree) -> Schema:
   """Returns the schema of a config, which its objective decides.
 
   An objective from a user's module belongs to a diffusion model.

@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_jax.aliases import Tree
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import read_json, write_json
@@ -44,7 +45,7 @@ def allow(names: Iterable[str]) -> None:
     _allowed.update([name, *(x.strip(' \'"') for each in parts for x in each)])
 
 
-def remember(workdir: Path, config: Mapping[str, Any]) -> None:
+def remember(workdir: Path, config: Tree) -> None:
   """Keeps in the user's cache which paths the training of a run may read.
 
   They are what the user gave for it; its next starts need no other word.

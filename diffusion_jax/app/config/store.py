@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app import images, prerequisites, scoring
 from diffusion_jax.app.config import kinds, own
 from diffusion_jax.app.config.errors import near, no_field
@@ -26,7 +27,6 @@ from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText
 
-Tree = Mapping[str, Any]  # nested dicts
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
 
@@ -90,7 +90,7 @@ def with_fields(config: Node, changes: Tree) -> Node:
   return completed(tree, trusted=False)
 
 
-def of_kind(config: Node, kind: Schema) -> dict[str, Any]:
+def of_kind(config: Node, kind: Schema) -> Json:
   """Returns nested dicts without what another kind of model lacks."""
 
   def kept(node):
@@ -104,7 +104,7 @@ def of_kind(config: Node, kind: Schema) -> dict[str, Any]:
   return choices | fields_of_parts(tree, kind.parts)
 
 
-def fields_of_parts(tree: Tree, parts: Table) -> dict[str, Any]:
+def fields_of_parts(tree: Tree, parts: Table) -> Json:
   """Returns the parameters of parts that nested dicts have."""
   sections = {path: tree.get(path, {}) if path else tree for path in parts}
   kept = {

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import (
   check_one_of,
@@ -69,7 +70,7 @@ class Node(Mapping[str, Any]):
     self,
     where: str,
     constructor: Constructor,
-    fields: Mapping[str, Any],
+    fields: Tree,
     choice: str = '',
     needs: Collection[str] = (),
   ):
@@ -93,7 +94,7 @@ class Node(Mapping[str, Any]):
   def __repr__(self) -> str:
     return repr(self.to_dict())
 
-  def to_dict(self) -> dict[str, Any]:
+  def to_dict(self) -> Json:
     """Returns the section as nested dicts."""
     return {n: x.to_dict() if _is_node(x) else x for n, x in self.items()}
 
@@ -255,7 +256,7 @@ def _chosen(name: Any) -> Any:
 # The walk.
 
 
-def resolve(tree: Mapping[str, Any], schema: Schema) -> Node:
+def resolve(tree: Tree, schema: Schema) -> Node:
   """Returns the complete config of nested dicts.
 
   Raises UserError for a field that does not exist and for a value of another
@@ -348,16 +349,16 @@ class _Walk:
 
 
 def merge(
-  tree: Mapping[str, Any],
-  fields: Mapping[str, Any],
+  tree: Tree,
+  fields: Tree,
   schema: Schema,
-) -> dict[str, Any]:
+) -> Json:
   """Returns nested dicts with other values of fields, by path, in any order.
 
   The name of another choice drops the fields of the choice that was there.
   Raises UserError for a section and one of its fields that are both given.
   """
-  given: dict[str, Any] = {}
+  given: Json = {}
   for path, value in fields.items():
     is_name = schema.table(path) and not isinstance(value, Mapping)
     *above, last = (f'{path}.name' if is_name else path).split('.')
