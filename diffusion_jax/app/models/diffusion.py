@@ -197,7 +197,10 @@ def plan_of(
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
   def denoiser(cond, after_guidance=None, clip=True):
-    own = c if clip else dataclasses.replace(c, clip=False, classifier=None)
+    own = c
+    if not clip:
+      none = {'clip': False, 'dynamic_threshold': 0.0, 'classifier': None}
+      own = dataclasses.replace(c, **none)
     denoise = denoiser_of(
       noisy, own, params or {}, cond, guides or {}, after_guidance
     )

@@ -114,6 +114,23 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
   assert differences[0] == 0.0 and differences[1] > 0.05
 
 
+def test_without_clipping_a_step_is_the_networks_own_estimate():
+  model = model_of(**{'sampling.dynamic_threshold': 0.9})
+  params = model.init(jax.random.key(0))
+  x, level = 9.0 * jnp.ones((1, 8, 8, 1)), model.noisy.schedule()(0.9)
+  cond = {'label': np.zeros(1, int)}
+  step_function = model.plan(params).step_function
+
+  @jax.jit
+  def estimates(x):
+    plain = model.noisy.denoiser(params, cond), step_function(cond, clip=False)
+    return [f(x, level).x0 for f in (*plain, step_function(cond))]
+
+  expected, free, bounded = estimates(x)
+  np.testing.assert_array_equal(free, expected)
+  assert jnp.abs(free).max() > 1.0 >= jnp.abs(bounded).max()
+
+
 @pytest.mark.parametrize('changes, message', [
   ({'sampling.guidance.scale': 2.0, 'conditioning.dropout': 0.0},
    'guidance.scale=2.0 needs a network that was trained with conditioning.d'),
