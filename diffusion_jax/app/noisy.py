@@ -21,7 +21,7 @@ from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
-from diffusion_jax.networks.inputs import Inputs, Text
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training import augmentation, conditions
 from diffusion_jax.training.objectives import Needs, needs_of
 
@@ -153,7 +153,7 @@ class NoisyNetwork:
   @functools.cached_property
   def inputs(self) -> Inputs:
     """What the network takes besides x and its level."""
-    c, text = self.conditioning, self.conditioning.text
+    c = self.conditioning
     if c.labels and not self.facts.num_classes:
       raise UserError(
         'config.conditioning.labels needs images of classes, and these have '
@@ -162,7 +162,7 @@ class NoisyNetwork:
     return Inputs(
       num_classes=self.facts.num_classes if c.labels else 0,
       null_class=c.dropout > 0.0,
-      text=None if text is None else Text(text.width, text.layers, text.heads),
+      text=c.text,
       image_channels=self._image_channels(),
       self_conditioning=c.self_conditioning,
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,

@@ -16,11 +16,16 @@ STEP_INPUTS = 'elapsed', 'guidance_scale'
 
 
 class Text(NamedTuple):
-  """The sizes of the `TextFeatures` that read a text."""
+  """Lets the network read texts, byte by byte, with a small Transformer.
+
+  length: the largest number of bytes; width, layers and heads are of the
+  Transformer, `TextFeatures`.
+  """
 
   width: Size = 64
   layers: Count = 2
   heads: Size = 4
+  length: Size = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,8 @@ class DiT(Checked):
   def _text(self, text: Text, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
     null = self.inputs.null_class
-    features = TextFeatures(*text, null, dtype=self.dtype, name='text')
+    sizes = text.width, text.layers, text.heads
+    features = TextFeatures(*sizes, null, dtype=self.dtype, name='text')
     words, mask = features(cond, batch_size)
     pooled = self._dense('text_pooled')(mean_of_words(words, mask))
     if cond.get('drop') is not None and cond.get('text') is not None:

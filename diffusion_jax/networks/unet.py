@@ -165,7 +165,8 @@ class UNet(Checked):
   def _text(self, text: Text, cond, batch_size):
     # Returns (words [B, L, D], mask [B, L]) and the projection of their mean.
     null, style = self.inputs.null_class, self._style()
-    features = TextFeatures(*text, null, **style, name='text')
+    sizes = text.width, text.layers, text.heads
+    features = TextFeatures(*sizes, null, **style, name='text')
     words, mask = features(cond, batch_size)
     pooled = mean_of_words(words, mask)
     pooled = dense(pooled, 4 * self.channels, 'text_pooled', **style)

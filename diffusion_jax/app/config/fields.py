@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
+from diffusion_jax.networks.inputs import Text
 from diffusion_jax.ranges import (
   Count,
   Finite,
@@ -371,19 +372,6 @@ class Report:
   runs: tuple[str, ...] = ()
   after_training: bool = True
   trajectory: bool = True
-
-
-class Text(NamedTuple):
-  """Lets the network read texts, byte by byte, with a small Transformer.
-
-  length: the largest number of bytes; width, layers and heads describe the
-  Transformer.
-  """
-
-  length: Size = 64
-  width: Size = 64
-  layers: Count = 2
-  heads: Size = 4
 
 
 class Latent(NamedTuple):

@@ -30,6 +30,7 @@ from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.inputs import Text
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -205,7 +206,7 @@ TABLES = {
   'noise_input': NOISE_INPUTS,
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': fields.Latent},
-  'text': {'bytes': fields.Text},
+  'text': {'bytes': Text},
   'conditioning.image': {
     'inpaint': conditions.inpaint,
     'superres': conditions.superres,
