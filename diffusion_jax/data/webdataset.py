@@ -126,7 +126,7 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
   members = dict(
     zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True)
   )
-  every = [*dict.fromkeys([*columns, *seen])]
+  every = [*dict.fromkeys([*seen, *columns])]
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
 
 
