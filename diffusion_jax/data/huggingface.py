@@ -15,7 +15,7 @@ import numpy as np
 from diffusion_jax.data.columns import Columns, ColumnSource, checked
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.splits import NoTestSplit, check_split
-from diffusion_jax.ranges import Count, ImageShape, Size
+from diffusion_jax.ranges import Count, ImageShape
 
 # Formats that contain no pickles.
 FORMATS = 'parquet', 'arrow', 'imagefolder'
@@ -53,15 +53,14 @@ def huggingface(
   revision: str = '',
   train_split: str = 'train',
   test_split: str = 'test',
-  streaming: bool = False,
-  shuffle_buffer: Size = 4000,
+  streaming: Count = 0,
 ) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.
 
   path: a name such as 'ylecun/mnist', or a folder; num_classes: 0 for no
-  labels; train_split, test_split: such as 'train[:90%]'; streaming: parquet
-  files are read where they are, in an order of row groups that are permuted,
-  with images permuted among shuffle_buffer. Raises ValueError or OSError.
+  labels; train_split, test_split: such as 'train[:90%]'; streaming: 0, or a
+  number of images, such as 4000: parquet files are read where they are, row
+  groups are permuted, and images among so many. Raises ValueError or OSError.
   """
   check_split(split)
   name = train_split if split == 'train' else test_split
@@ -74,10 +73,10 @@ def huggingface(
     kind = NoTestSplit if split == 'test' else ValueError
     raise kind(
       f'{path} has no split {part!r}, but {", ".join(files)}: set {split}_split'
-      ', for example to train[90%:] beside train_split=train[:90%]'
+      f' to one, or to a part such as {next(iter(files), "")}[90%:]'
     )
   if streaming:
-    table = _streamed(path, builder, name, columns.read, shuffle_buffer)
+    table = _streamed(path, builder, name, columns.read, streaming)
     order = table.order
   else:
     dataset = _prepared(path, builder, name)
@@ -144,7 +143,7 @@ def _streamed(path, builder, split, read, buffer):
 
   if _kind(builder) != 'parquet' or '[' in split:
     raise ValueError(
-      f'{path}: streaming=True reads whole splits of parquet files; this is '
+      f'{path}: streaming reads whole splits of parquet files; this is '
       f'{split!r} of {_kind(builder)} files'
     )
   files = builder.config.data_files[split]

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,7 +44,7 @@ def assert_batches_of(source, expected, **options):
 
   assert len(source) == len(expected)
   size, seed, start = 8, 3, 2
-  hosts = [
+  hosts: Any = [
     pipeline.batches(source, size, seed, start, True, rows=rows, **options)
     for rows in (slice(0, 5), slice(5, 8))
   ]

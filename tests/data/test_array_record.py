@@ -1,5 +1,7 @@
 """ArrayRecord files are read by index, as an array of the same pictures."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -15,7 +17,8 @@ def example(**features):
   """Returns a serialized tf.train.Example of bytes and integers."""
   from tensorflow_datasets.proto import tf_example_pb2
 
-  message = tf_example_pb2.Example()
+  messages: Any = tf_example_pb2  # its classes are made at run time
+  message = messages.Example()
   for name, value in features.items():
     lists = message.features.feature[name]
     whole = isinstance(value, int)
