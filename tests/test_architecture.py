@@ -146,6 +146,7 @@ TESTED_ELSEWHERE = {
   'core/network.py': 'core/test_denoiser.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
+  'data/columns.py': 'data/test_webdataset.py',
   'data/splits.py': 'data/test_npz.py',
   'demos/judging.py': 'demos/test_digits_judge.py',
   'demos/noising.py': 'app/modes/test_noise.py',

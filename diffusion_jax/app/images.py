@@ -7,7 +7,15 @@ import numpy as np
 
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.data import image_folder, pipeline, tfds_sources
+from diffusion_jax.data import (
+  array_record,
+  huggingface,
+  image_folder,
+  pipeline,
+  tfds_sources,
+  webdataset,
+)
+from diffusion_jax.data.columns import ColumnSource
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
@@ -28,6 +36,13 @@ KNOWN: dict[Callable, Facts] = {
   tfds_sources.cifar10: Facts((32, 32, 3), 10, 256),
   tfds_sources.mnist: Facts((28, 28, 1), 10, 256),
 }
+# Sets whose config states the facts.
+STATED = (
+  tfds_sources.tfds,
+  huggingface.huggingface,
+  webdataset.webdataset,
+  array_record.array_record,
+)
 
 
 def facts_of(config: Node) -> Facts:
@@ -40,7 +55,7 @@ def facts_of(config: Node) -> Facts:
   section = config.data
   if section is not None and section.constructor in KNOWN:
     return KNOWN[section.constructor]
-  if section is not None and section.constructor is tfds_sources.tfds:
+  if section is not None and section.constructor in STATED:
     return Facts(tuple(section.image_shape), section.num_classes, 256)
   source = source_of(config)
   return Facts(source.image_shape, source.num_classes, source.num_levels)
@@ -75,10 +90,13 @@ def _with_texts(source, length, random_flip):
     source = image_folder.captioned(source)
     for text in source.texts(np.arange(len(source))):
       to_bytes(text, length)
+  elif isinstance(source, ColumnSource):
+    to_bytes(source.texts(np.arange(1))[0], length)
   if not hasattr(source, 'texts'):
     raise ValueError(
-      'these images have no texts for conditioning.text: data=shapes has, and '
-      'data=folder with a metadata.jsonl'
+      'these images have no texts for conditioning.text: data=shapes has, '
+      'data=folder with a metadata.jsonl, and huggingface, webdataset and '
+      'array_record with data.text_column'
     )
   if random_flip:
     raise ValueError(

@@ -3,7 +3,7 @@
 from diffusion_jax.app import images
 from diffusion_jax.app.config.store import completed
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.data import image_folder, tfds_sources
+from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.
 SIZES = {
@@ -31,7 +31,7 @@ TRAINING = {
   'metrics_images': 16,
 }
 # Data that must be prepared, which a trial replaces.
-PREPARED = *images.KNOWN, tfds_sources.tfds, image_folder.folder
+PREPARED = *images.KNOWN, *images.STATED, image_folder.folder
 
 
 def shrunk(config: Node) -> Node:

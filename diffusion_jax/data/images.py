@@ -1,6 +1,7 @@
 """Conversions of images between [-1, 1], grey levels and files."""
 
 import contextlib
+import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -51,13 +52,16 @@ def read_image(path: str | Path) -> np.ndarray:
   white background. Raises FileNotFoundError, or ValueError for damaged files
   and pixels of unknown range (a float TIFF), with the name of the file.
   """
-  from PIL import Image
+  existing(path, 'image', Path.is_file)
+  return _on_white(_load(path, path))
 
-  image = _load(path)
-  if image.mode == 'RGBA':
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image)
-  return np.asarray(image.convert('RGB'))
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+  """Decodes the bytes of an image file as `read_image` reads a file.
+
+  name: what messages call the image.
+  """
+  return _on_white(_load(io.BytesIO(data), name))
 
 
 def read_alpha(path: str | Path) -> np.ndarray | None:
@@ -65,7 +69,8 @@ def read_alpha(path: str | Path) -> np.ndarray | None:
 
   Returns None if the whole image is opaque. Rotates and raises as `read_image`.
   """
-  image = _load(path)
+  existing(path, 'image', Path.is_file)
+  image = _load(path, path)
   alpha = np.asarray(image)[..., 3:]
   return None if alpha.shape[-1] == 0 or alpha.min() == 255 else alpha
 
@@ -77,23 +82,31 @@ _EIGHT_BITS = (
 )  # fmt: skip
 
 
-def _load(path):
+def _on_white(image):
+  from PIL import Image
+
+  if image.mode == 'RGBA':
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  return np.asarray(image.convert('RGB'))
+
+
+def _load(file, name):
   # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
   from PIL import Image, ImageOps
 
-  existing(path, 'image', Path.is_file)
   # Pillow warns from half the size at which it raises an error.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
-  with _naming(path):
-    opened = Image.open(path)
+  with _naming(name):
+    opened = Image.open(file)
   with opened as image:
     limits = _black_and_white(image)
     if image.mode not in _EIGHT_BITS and limits is None:
       raise ValueError(
-        f'{path} has pixels of mode {image.mode}, whose range is unknown: '
+        f'{name} has pixels of mode {image.mode}, whose range is unknown: '
         'save it with 8 or 16 bits per channel'
       )
-    with _naming(path):
+    with _naming(name):
       turned = ImageOps.exif_transpose(image)
       if limits is not None:
         turned = _as_eight_bits(turned, *limits)
@@ -101,8 +114,8 @@ def _load(path):
 
 
 @contextlib.contextmanager
-def _naming(path):
-  # Turns Pillow's exceptions into a ValueError that names the file.
+def _naming(name):
+  # Turns Pillow's exceptions into a ValueError that names the image.
   from PIL import Image
 
   try:
@@ -111,7 +124,9 @@ def _naming(path):
   except (
     Image.DecompressionBombError, OSError, SyntaxError, ValueError,
   ) as error:  # fmt: skip
-    raise ValueError(f'{path} cannot be read as an image: {error}') from None
+    unknown = isinstance(error, Image.UnidentifiedImageError)
+    reason = 'its format is unknown' if unknown else error
+    raise ValueError(f'{name} cannot be read as an image: {reason}') from None
 
 
 def _black_and_white(image):

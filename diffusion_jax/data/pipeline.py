@@ -32,7 +32,8 @@ def batch_at(
 ) -> dict[str, np.ndarray]:
   """Returns batch `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
 
-  Each epoch has its own permutation; a batch may extend into the next epoch.
+  Each epoch has its own permutation, which an `OrderedSource` draws itself; a
+  batch may extend into the next epoch.
   random_flip mirrors each image with probability 1/2. 'label', int32 [B], is
   present if the source has labels. `rows` selects the rows that are read. With
   text_length, a `TextSource` also gives 'text' and 'text_mask', [B,
@@ -41,8 +42,9 @@ def batch_at(
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
   index = np.empty(len(place), np.int64)
+  draw = getattr(source, 'order', None)
   for e in np.unique(epoch):
-    order = _permutation(len(source), seed, int(e))
+    order = _permutation(len(source), seed, int(e), draw)
     index[epoch == e] = order[within[epoch == e]]
   images, labels = source.read(index)
   if random_flip:
@@ -104,5 +106,6 @@ def batches(
 
 # Two epochs of training and one of the test split are needed at once.
 @functools.lru_cache(maxsize=3)
-def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-  return np.random.default_rng((seed, 0, epoch)).permutation(size)
+def _permutation(size, seed: int, epoch: int, draw) -> np.ndarray:
+  rng = np.random.default_rng((seed, 0, epoch))
+  return draw(rng) if draw else rng.permutation(size)

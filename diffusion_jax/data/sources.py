@@ -1,6 +1,7 @@
 """Sources of images: uint8, read by index, with optional labels."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +52,15 @@ class TextSource(Source, Protocol):
     ...
 
 
+class OrderedSource(Source, Protocol):
+  """Describes a source that orders its epochs, to be read in blocks."""
+
+  @property
+  def order(self) -> Callable[[np.random.Generator], np.ndarray] | None:
+    """Draws a permutation of 0..N - 1 for an epoch; None: a uniform one."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
   """Holds a data set in memory.
@@ -90,6 +100,7 @@ class TwoLevels:
     self.image_shape = source.image_shape
     self.num_classes = source.num_classes
     self.in_memory = source.in_memory
+    self.order = getattr(source, 'order', None)
 
   def __len__(self) -> int:
     return len(self.source)

@@ -1,15 +1,17 @@
 """Every source of images is made from a config; errors are one line."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import images
+from diffusion_jax.app import images, smoke
 from diffusion_jax.app.config import store, tables
 from tests.app.config.test_store import read
 from tests.app.conftest import refused
+from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -85,10 +87,38 @@ def test_facts_are_those_of_the_data():
   ('npz', {'path': ROOT / 'README.md'}, 'config.data: .* is not an npz file'),
   ('npz', {'path': ROOT}, 'for a folder of pictures, set data=folder'),
   ('folder', {'path': ROOT / 'README.md'}, 'for an npz file, set data=npz'),
+  ('webdataset', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
+  ('array_record', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
   ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
 ])  # fmt: skip
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
+
+
+def test_columns_of_texts_are_read_and_asked_for(tmp_path):
+  """The facts are in the config; texts come from the column it names."""
+  picture = encoded.png(np.zeros((9, 9, 3), np.uint8))
+  for text in (b'a cat', b'a ' * 999):
+    path = encoded.tar(
+      tmp_path / 'a.tar', [('0.png', picture), ('0.txt', text)]
+    )
+    fields = {'path': path, 'image_shape': (16, 16, 3)}
+    config = data('webdataset', 'shapes_text', **fields, text_column='txt')
+    assert images.facts_of(config) == images.Facts((16, 16, 3), 0, 256)
+    if len(text) < 99:
+      captioned: Any = images.source_of(config)
+      assert captioned.texts(np.arange(1)) == ['a cat']
+    else:
+      refused('config.data: each text must have', images.source_of, config)
+  config = data('webdataset', 'shapes_text', **fields)
+  message = 'config.data: .*a.tar: text_column must name .* png, txt'
+  refused(message, images.source_of, config)
+  assert smoke.shrunk(config).data.name == 'shapes'
+  fields = {'path': '/nowhere', 'num_classes': 7}
+  for name in ('webdataset', 'array_record', 'huggingface'):
+    config = data(name, **fields)
+    assert images.facts_of(config) == images.Facts((64, 64, 3), 7, 256)
+    assert smoke.shrunk(config).data.name == 'synthetic'
 
 
 def test_a_config_without_data():

@@ -17,11 +17,14 @@ from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
 from diffusion_jax.data import (
+  array_record,
+  huggingface,
   image_folder,
   npz,
   small_sets,
   sources,
   tfds_sources,
+  webdataset,
 )
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes
@@ -195,6 +198,9 @@ DATA = {
   'cifar10': tfds_sources.cifar10,
   'mnist': tfds_sources.mnist,
   'tfds': tfds_sources.tfds,
+  'huggingface': huggingface.huggingface,
+  'webdataset': webdataset.webdataset,
+  'array_record': array_record.array_record,
   'two_levels': sources.TwoLevels,
 }
 

@@ -321,6 +321,10 @@ def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
 # Fields with paths that are read -> (flags, the function that reads them).
 READ = {
   'data.path': (['data=text'], images.source_of),
+  'data.test_path': (
+    ['data=webdataset', 'data.path=a.tar'],
+    lambda c: own.allow(['a.tar']) or images.source_of(c),
+  ),
   'data.paths': (['data=photos'], images.source_of),
   'data.data_dir': (['data=cifar10'], images.source_of),
   'data.source.path': (['data=two_levels', 'data.source=npz'], images.facts_of),
@@ -347,9 +351,10 @@ READ = {
 }  # fmt: skip
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {
-  'dataset', 'devices', 'features', 'format', 'keep_best_by', 'meshes',
-  'metrics', 'model', 'options', 'prompt', 'respacing', 'split', 'sweep',
-  'test_split', 'to', 'train_split',
+  'dataset', 'devices', 'features', 'format', 'image_column', 'keep_best_by',
+  'label_column', 'meshes', 'metrics', 'model', 'options', 'prompt',
+  'respacing', 'revision', 'split', 'subset', 'sweep', 'test_split',
+  'text_column', 'to', 'train_split',
 }  # fmt: skip
 
 

@@ -1,0 +1,104 @@
+"""ArrayRecord files whose records are tf.train.Example, without TensorFlow."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.data.columns import (
+  Columns,
+  ColumnSource,
+  checked,
+  files_at,
+  rows_of,
+)
+from diffusion_jax.ranges import Count, ImageShape, Rate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+  """Reads the features of records; source: of grain."""
+
+  name: str
+  source: Any
+  columns: Sequence[str]
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def get(self, column: str, index: np.ndarray) -> list[Any]:
+    """Returns bytes, an integer, a float or None of each record."""
+    try:
+      records = self.source.__getitems__([int(i) for i in index])
+    except (RuntimeError, OSError) as error:
+      raise ValueError(f'{self.name} is damaged: {error}') from None
+    pairs = zip(index, records, strict=True)
+    return [_features(self.place(i), r).get(column) for i, r in pairs]
+
+  def place(self, i: int) -> str:
+    """Returns the path and the number of the record."""
+    return f'{self.name}, record {i}'
+
+
+def array_record(
+  path: str,
+  split: str = 'train',
+  image_shape: ImageShape = (64, 64, 3),
+  num_classes: Count = 0,
+  image_column: str = 'image',
+  label_column: str = 'label',
+  text_column: str = '',
+  test_path: str = '',
+  test_fraction: Rate = 0.0,
+) -> ColumnSource:
+  """Returns the images of ArrayRecord files of tf.train.Example.
+
+  path: a file, a folder, or a pattern such as 'train-*'; test_path: of the test
+  split, else it is a fixed random test_fraction. Columns are features: the
+  bytes of an image file, an integer (read if num_classes is not 0), a text.
+  Raises ValueError or FileNotFoundError.
+  """
+  label = label_column if num_classes else ''
+  columns = Columns(image_column, label, text_column)
+  place = test_path if test_path and split == 'test' else path
+  table = open_records(place)
+  rows = rows_of(split, path, test_path, test_fraction, len(table))
+  return checked(ColumnSource(table, columns, rows, image_shape, num_classes))
+
+
+def open_records(path: str) -> Examples:
+  """Returns the records of files; ValueError that names a damaged file."""
+  from grain.sources import ArrayRecordDataSource
+
+  files = files_at(path, '.array_record*')
+  for file in files:
+    try:
+      ArrayRecordDataSource([file])
+    except (RuntimeError, OSError) as error:
+      raise ValueError(
+        f'{file} is cut short or no ArrayRecord file: {error}'
+      ) from None
+  table = Examples(path, ArrayRecordDataSource(files), ())
+  if not len(table):
+    return table
+  first = _features(table.place(0), table.source[0])
+  return dataclasses.replace(table, columns=[*first])
+
+
+def _features(place, record):
+  # Returns {name: the only value, or the list of several, of a feature}.
+  from google.protobuf.message import DecodeError
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  messages: Any = tf_example_pb2  # its classes are made at run time
+  try:
+    example = messages.Example.FromString(record)
+  except DecodeError:
+    raise ValueError(f'{place} is not a tf.train.Example') from None
+  features = {}
+  for name, feature in sorted(example.features.feature.items()):
+    kind = feature.WhichOneof('kind')
+    values = list(getattr(feature, kind).value) if kind else []
+    features[name] = values[0] if len(values) == 1 else values or None
+  return features

@@ -1,0 +1,180 @@
+"""Images, labels and texts that are columns of a table: tars, records, parquet.
+
+The images are the bytes of image files.
+"""
+
+import dataclasses
+import glob
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from diffusion_jax.data.images import decode_image, resized
+from diffusion_jax.data.splits import random_part
+
+
+class Table(Protocol):
+  """Describes examples that are read by index, one column at a time."""
+
+  @property
+  def name(self) -> str:
+    """What messages call the table, such as a path."""
+    ...
+
+  @property
+  def columns(self) -> Sequence[str]:
+    """Names of the columns."""
+    ...
+
+  def __len__(self) -> int: ...
+
+  def get(self, column: str, index: np.ndarray) -> list[Any]:
+    """Returns n values of a column; ValueError for a damaged file."""
+    ...
+
+  def place(self, i: int) -> str:
+    """Returns what messages call example i."""
+    ...
+
+
+class Columns(NamedTuple):
+  """Names the columns of images, labels and texts; '' for none."""
+
+  image: str
+  label: str = ''
+  text: str = ''
+
+  @property
+  def read(self) -> list[str]:
+    """The columns that are read."""
+    return [name for name in self if name]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ColumnSource:
+  """Reads images of a `Table`, cropped at the centre and resized.
+
+  rows: the examples of the split, int [N]; order: see `sources.OrderedSource`.
+  """
+
+  table: Table
+  columns: Columns
+  rows: np.ndarray
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  order: Callable[[np.random.Generator], np.ndarray] | None = None
+  num_levels = 256
+  in_memory = False
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
+    pictures = self._values(index, self.columns.image, _picture)
+    images = resized(pictures, self.image_shape)
+    if not self.columns.label:
+      return images, None
+    labels = self._values(index, self.columns.label, self._label)
+    return images, np.fromiter(labels, np.int32, len(index))
+
+  def texts(self, index: np.ndarray) -> list[str]:
+    """Returns n texts. Raises ValueError if there is no column of texts."""
+    if not self.columns.text:
+      raise ValueError(
+        f'{self.table.name}: text_column must name the texts; the columns are '
+        f'{", ".join(self.table.columns)}'
+      )
+    return [*self._values(index, self.columns.text, _text)]
+
+  def _values(self, index, column, convert):
+    rows = self.rows[index]
+    for i, value in zip(rows, self.table.get(column, rows), strict=True):
+      try:
+        yield convert(value, column)
+      except ValueError as error:
+        raise ValueError(f'{self.table.place(i)}: {error}') from None
+
+  def _label(self, value: Any, column):
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if whole and 0 <= value < self.num_classes:
+      return value
+    raise _misfit(column, f'an integer in 0..{self.num_classes - 1}', value)
+
+
+def _picture(value, column):
+  if isinstance(value, bytes):
+    return decode_image(value, column)
+  raise _misfit(column, 'the bytes of an image file', value)
+
+
+def _text(value, column):
+  value = value.decode(errors='replace') if isinstance(value, bytes) else value
+  if isinstance(value, str):
+    return value
+  raise _misfit(column, 'a text', value)
+
+
+def _misfit(column, expected, value):
+  return ValueError(f'{column} must be {expected}, got {value!r:.60}')
+
+
+def checked(source: ColumnSource) -> ColumnSource:
+  """Returns the source, whose columns exist and whose first example fits.
+
+  Raises ValueError.
+  """
+  table = source.table
+  for column in source.columns.read:
+    if column not in table.columns:
+      hint = ' (num_classes=0 reads no labels)' * (
+        column == source.columns.label
+      )
+      raise ValueError(
+        f'{table.name} has no column {column!r}, but '
+        f'{", ".join(table.columns) or "none"}{hint}'
+      )
+  if not len(source):
+    raise ValueError(f'{table.name} has no examples')
+  first = np.arange(1)
+  source.read(first)
+  if source.columns.text:
+    source.texts(first)
+  return source
+
+
+def files_at(path: str | Path, suffix: str) -> list[Path]:
+  """Returns a file, the files below a folder, or the matches of a pattern.
+
+  Files below a folder have a suffix such as '.tar'; a pattern has *, ? or [.
+  They are sorted by name. Raises FileNotFoundError.
+  """
+  path = Path(path).expanduser()
+  if path.is_file():
+    return [path]
+  if path.is_dir():
+    found = path.rglob(f'*{suffix}')
+  else:
+    found = map(Path, glob.iglob(str(path), recursive=True))
+  files = sorted(file for file in found if file.is_file())
+  if not files:
+    raise FileNotFoundError(
+      f'{path} is neither a file nor a folder with *{suffix} files, nor a '
+      'pattern of existing files'
+    )
+  return files
+
+
+def rows_of(
+  split: str, path: str, test_path: str, test_fraction: float, count: int
+) -> np.ndarray:
+  """Returns the examples of a split of `count`, int [N].
+
+  All of them if the test split has files of its own, test_path; else a fixed
+  random test_fraction is kept out of training.
+  """
+  if test_path:
+    return np.arange(count)
+  return random_part(count, split, test_fraction, path)

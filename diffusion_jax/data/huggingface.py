@@ -1,0 +1,166 @@
+"""Data sets of the Hugging Face hub, or folders of its format.
+
+The library `datasets` finds the files and splits. It executes no code of a set.
+"""
+
+import contextlib
+import importlib
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.data.columns import Columns, ColumnSource, checked
+from diffusion_jax.data.parquet import image_bytes, open_parquet
+from diffusion_jax.data.splits import NoTestSplit, check_split
+from diffusion_jax.ranges import Count, ImageShape
+
+# Formats that contain no pickles.
+FORMATS = 'parquet', 'arrow', 'imagefolder'
+
+
+class Rows:
+  """Reads rows of a `datasets.Dataset`, whose table is mapped into memory."""
+
+  def __init__(self, name: str, dataset: Any):
+    self.name, self.columns = name, dataset.column_names
+    self._dataset = dataset.with_format('arrow')  # images stay encoded
+
+  def __len__(self) -> int:
+    return len(self._dataset)
+
+  def get(self, column: str, index: np.ndarray) -> list[Any]:
+    """Returns n cells of a column."""
+    rows = self._dataset.select_columns(column)[index.tolist()]
+    return [image_bytes(cell) for cell in rows[column].to_pylist()]
+
+  def place(self, i: int) -> str:
+    """Returns the name of the set and the row."""
+    return f'{self.name}, row {i}'
+
+
+def huggingface(
+  path: str,
+  split: str = 'train',
+  image_shape: ImageShape = (64, 64, 3),
+  num_classes: Count = 0,
+  image_column: str = 'image',
+  label_column: str = 'label',
+  text_column: str = '',
+  subset: str = '',
+  revision: str = '',
+  train_split: str = 'train',
+  test_split: str = 'test',
+  streaming: Count = 0,
+) -> ColumnSource:
+  """Returns images of the Hugging Face hub or of a local folder.
+
+  path: a name such as 'ylecun/mnist', or a folder; num_classes: 0 for no
+  labels; train_split, test_split: such as 'train[:90%]'; streaming: 0, or a
+  number of images, such as 4000: parquet files are read where they are, row
+  groups are permuted, and images among so many. Raises ValueError or OSError.
+  """
+  check_split(split)
+  name = train_split if split == 'train' else test_split
+  label = label_column if num_classes else ''
+  columns = Columns(image_column, label, text_column)
+  builder = _builder(path, subset, revision)
+  files = builder.config.data_files or {}
+  part = name.partition('[')[0]
+  if part not in files:
+    kind = NoTestSplit if split == 'test' else ValueError
+    raise kind(
+      f'{path} has no split {part!r}, but {", ".join(files)}: set {split}_split'
+      f' to one, or to a part such as {next(iter(files), "")}[90%:]'
+    )
+  if streaming:
+    table = _streamed(path, builder, name, columns.read, streaming)
+    order = table.order
+  else:
+    dataset = _prepared(path, builder, name)
+    classes = getattr(dataset.features.get(label), 'num_classes', num_classes)
+    if classes != num_classes:
+      raise ValueError(
+        f'num_classes must be {classes} for {path}, got {num_classes}'
+      )
+    table, order = Rows(path, dataset), None
+  rows = np.arange(len(table))
+  return checked(
+    ColumnSource(table, columns, rows, image_shape, num_classes, order)
+  )
+
+
+def _builder(path, subset, revision):
+  # Returns the builder of a set, which knows its files; downloads no images.
+  try:
+    datasets = importlib.import_module('datasets')
+  except ImportError:
+    raise ValueError(
+      'data=huggingface needs the library datasets: pip install -e '
+      "'.[huggingface]'"
+    ) from None
+  local = Path(path).expanduser()
+  if path.startswith(('/', '.', '~')) and not local.is_dir():
+    raise FileNotFoundError(f'folder {path} not found')
+  name = str(local) if local.is_dir() else path
+  with _in_one_line(path):
+    builder = datasets.load_dataset_builder(
+      name, subset or None, revision=revision or None
+    )
+  kind = _kind(builder)
+  if kind not in FORMATS:
+    raise ValueError(
+      f'{path} is a set of the format {kind}, and {", ".join(FORMATS)} are read'
+    )
+  return builder
+
+
+def _kind(builder):
+  return type(builder).__module__.rpartition('.')[-1]
+
+
+def _prepared(path, builder, split):
+  # Returns a split as an Arrow table in the cache of `datasets`.
+  try:
+    with _in_one_line(path):
+      builder.download_and_prepare()
+      return builder.as_dataset(split)
+  except ValueError:
+    if _kind(builder) == 'parquet':  # Name a damaged file.
+      files = itertools.chain(*builder.config.data_files.values())
+      open_parquet(path, [file for file in files if '://' not in file], (), 1)
+    raise
+
+
+def _streamed(path, builder, split, read, buffer):
+  from fsspec.core import url_to_fs
+
+  def open_file(file):
+    system, place = url_to_fs(file)
+    return system.open(place, 'rb')
+
+  if _kind(builder) != 'parquet' or '[' in split:
+    raise ValueError(
+      f'{path}: streaming reads whole splits of parquet files; this is '
+      f'{split!r} of {_kind(builder)} files'
+    )
+  files = builder.config.data_files[split]
+  return open_parquet(path, files, read, buffer, open_file)
+
+
+@contextlib.contextmanager
+def _in_one_line(path):
+  # Turns an error of `datasets`, whose first cause says most, into one line.
+  log = logging.getLogger('datasets')
+  level = log.level
+  log.setLevel(logging.CRITICAL)
+  try:
+    yield
+  except Exception as error:  # It raises those of many libraries.
+    cause = error.__cause__ or error
+    reason = ' '.join(str(cause).split()) or type(cause).__name__
+    raise ValueError(f'{path} cannot be read: {reason:.400}') from None
+  finally:
+    log.setLevel(level)

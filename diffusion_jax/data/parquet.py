@@ -1,0 +1,167 @@
+"""Parquet files, read row group by row group where they are."""
+
+import collections
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+
+def _open(path):
+  return open(path, 'rb')
+
+
+def image_bytes(cell: Any) -> Any:
+  """Returns the bytes of an image cell, {'bytes', 'path'} or bytes."""
+  if not isinstance(cell, dict) or {*cell} != {'bytes', 'path'}:
+    return cell
+  if cell['bytes'] is None and cell['path']:
+    with open(cell['path'], 'rb') as file:
+      return file.read()
+  return cell['bytes']
+
+
+def block_order(
+  rng: np.random.Generator, sizes: np.ndarray, buffer: int
+) -> np.ndarray:
+  """Permutes blocks of `sizes` images, and images among about `buffer` of them.
+
+  Blocks that are read together are neighbours of the permutation. If all images
+  fit in the buffer, this is `rng.permutation`.
+  """
+  if sizes.sum() <= buffer:
+    return rng.permutation(sizes.sum())
+  first = np.cumsum(sizes) - sizes
+  blocks = rng.permutation(len(sizes))
+  window = (np.cumsum(sizes[blocks]) - sizes[blocks]) // buffer
+  order = []
+  for part in np.split(blocks, np.flatnonzero(np.diff(window)) + 1):
+    rows = [first[block] + np.arange(int(sizes[block])) for block in part]
+    order.append(rng.permutation(np.concatenate(rows)))
+  return np.concatenate(order)
+
+
+class RowGroups:
+  """Reads rows of parquet files, and keeps the latest row groups in memory.
+
+  groups: (path, metadata, number in the file) of each; sizes: their rows.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    columns: Sequence[str],
+    read: Sequence[str],
+    groups: Sequence[tuple[str, Any, int]],
+    sizes: np.ndarray,
+    buffer: int,
+    open_file: Callable[[str], Any],
+  ):
+    self.name, self.columns, self.sizes = name, columns, sizes
+    self.order = functools.partial(block_order, sizes=sizes, buffer=buffer)
+    self._read, self._groups, self._open = read, groups, open_file
+    self._ends = np.cumsum(sizes)
+    # The buffers that a batch may come from while the next are read ahead.
+    self._room = 2 * (buffer + sizes.max(initial=0))
+    self._lock = threading.Lock()
+    self._tables: collections.OrderedDict[int, Future] = (
+      collections.OrderedDict()
+    )
+
+  def __len__(self) -> int:
+    return int(self.sizes.sum())
+
+  def get(self, column: str, index: np.ndarray) -> list[Any]:
+    """Returns n cells of a column; ValueError for a damaged file."""
+    numbers = np.searchsorted(self._ends, index, side='right')
+    tables = {number: self._table(number) for number in np.unique(numbers)}
+    rows = index - (self._ends - self.sizes)[numbers]
+    return [
+      image_bytes(tables[number][column][int(row)].as_py())
+      for number, row in zip(numbers, rows, strict=True)
+    ]
+
+  def place(self, i: int) -> str:
+    """Returns the file, the row group and the row in it."""
+    number = int(np.searchsorted(self._ends, i, side='right'))
+    path, _, group = self._groups[number]
+    row = i - (self._ends - self.sizes)[number]
+    return f'{path}, row group {group}, row {row}'
+
+  def _table(self, number):
+    # Several threads wait for one reading of a row group.
+    with self._lock:
+      future = self._tables.pop(number, None)
+      mine = future is None
+      future = self._tables[number] = future or Future()
+      while sum(self.sizes[list(self._tables)]) > self._room:
+        self._tables.popitem(last=False)
+    if mine:
+      try:
+        future.set_result(self._read_group(*self._groups[number]))
+      except BaseException as error:
+        with self._lock:
+          self._tables.pop(number, None)
+        future.set_exception(error)
+    return future.result()
+
+  def _read_group(self, path, metadata, group):
+    from pyarrow import parquet
+
+    with _naming(path), self._open(path) as file:
+      return parquet.ParquetFile(file, metadata=metadata).read_row_group(
+        group, columns=self._read
+      )
+
+
+def open_parquet(
+  name: str,
+  paths: Sequence[str],
+  read: Sequence[str],
+  buffer: int,
+  open_file: Callable[[str], Any] = _open,
+) -> RowGroups:
+  """Returns the rows of files, whose footers are read now.
+
+  read: the columns that are needed; buffer: images, see `block_order`. Raises
+  ValueError for a damaged file and for one without these columns.
+  """
+  from pyarrow import parquet
+
+  def footer(path):
+    with _naming(path), open_file(path) as file:
+      return parquet.ParquetFile(file).metadata
+
+  with ThreadPoolExecutor(16) as pool:
+    footers = dict(zip(paths, pool.map(footer, paths), strict=True))
+  groups, sizes, columns = [], [], []
+  for path, metadata in footers.items():
+    columns = metadata.schema.to_arrow_schema().names
+    for column in read:
+      if column not in columns:
+        raise ValueError(
+          f'{path} has no column {column!r}, but {", ".join(columns)}'
+        )
+    for group in range(metadata.num_row_groups):
+      groups.append((path, metadata, group))
+      sizes.append(metadata.row_group(group).num_rows)
+  return RowGroups(
+    name, columns, read, groups, np.array(sizes, int), buffer, open_file
+  )
+
+
+@contextlib.contextmanager
+def _naming(path):
+  import pyarrow
+
+  try:
+    yield
+  except (pyarrow.ArrowException, OSError) as error:
+    reason = ' '.join(str(error).split())
+    raise ValueError(
+      f'{path} cannot be read as a parquet file: {reason}'
+    ) from None

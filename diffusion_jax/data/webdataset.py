@@ -1,0 +1,154 @@
+"""WebDataset tars, read by index: `0007.jpg` and `0007.cls` are one example."""
+
+import dataclasses
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.data.columns import (
+  Columns,
+  ColumnSource,
+  checked,
+  files_at,
+  rows_of,
+)
+from diffusion_jax.ranges import Count, ImageShape, Rate
+
+# Members that are whole numbers, as in the library webdataset.
+NUMBERS = ('cls', 'cls2', 'class', 'count', 'index', 'inx', 'id')
+_BLOCK = 512  # bytes of a tar
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tars:
+  """Reads the members of tars as columns, such as 'jpg;png' or 'json:label'.
+
+  members: for each column (offset, size) of its bytes, int64 [N, 2]; tar: the
+  number of each example's tar, int64 [N].
+  """
+
+  name: str
+  paths: Sequence[Path]
+  tar: np.ndarray
+  members: dict[str, np.ndarray]
+  columns: Sequence[str]
+
+  def __len__(self) -> int:
+    return len(self.tar)
+
+  def get(self, column: str, index: np.ndarray) -> list[Any]:
+    """Returns bytes, integers of `NUMBERS`, or values in JSON."""
+    return [self._value(column, i) for i in index]
+
+  def place(self, i: int) -> str:
+    """Returns the tar and the name of the example."""
+    path = self.paths[int(self.tar[i])]
+    offsets = {members[i, 0] for members in self.members.values()}
+    for name, _, (offset, _) in _members(path):
+      if offset in offsets:
+        return f'{path}, {name}'
+    return str(path)
+
+  def _value(self, column, i):
+    offset, size = self.members[column][i]
+    with open(self.paths[int(self.tar[i])], 'rb') as file:
+      file.seek(offset)
+      data = file.read(size)
+    extensions, _, key = column.partition(':')
+    try:
+      if key:
+        return json.loads(data)[key]
+      return int(data) if extensions in NUMBERS else data
+    except (ValueError, TypeError, KeyError):
+      expected = f'JSON with {key!r}' if key else 'an integer'
+      raise ValueError(
+        f'{self.place(i)}: {extensions} must be {expected}, got {data!r:.60}'
+      ) from None
+
+
+def webdataset(
+  path: str,
+  split: str = 'train',
+  image_shape: ImageShape = (64, 64, 3),
+  num_classes: Count = 0,
+  image_column: str = 'jpg;jpeg;png;webp',
+  label_column: str = 'cls',
+  text_column: str = '',
+  test_path: str = '',
+  test_fraction: Rate = 0.0,
+) -> ColumnSource:
+  """Returns the images of uncompressed tars in the WebDataset format.
+
+  path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: of the
+  test split, else it is a fixed random test_fraction. Columns are extensions;
+  'jpg;png': either; 'json:label': a value in a JSON file. num_classes:
+  0 for no labels. Raises ValueError or FileNotFoundError.
+  """
+  label = label_column if num_classes else ''
+  columns = Columns(image_column, label, text_column)
+  place = test_path if test_path and split == 'test' else path
+  table = open_tars(place, columns.read)
+  rows = rows_of(split, path, test_path, test_fraction, len(table))
+  return checked(ColumnSource(table, columns, rows, image_shape, num_classes))
+
+
+def open_tars(path: str, columns: Sequence[str]) -> Tars:
+  """Returns tars, whose headers are read once.
+
+  Raises ValueError for a damaged tar and for an example without a column.
+  """
+  paths = files_at(path, '.tar')
+  wanted = [c.partition(':')[0].lower().split(';') for c in columns]
+  seen: dict[str, None] = {}
+  numbers, parts = [], []
+  for number, tar in enumerate(paths):
+    keys, found = [], []
+    for name, extension, member in _members(tar):
+      seen[extension] = None
+      if not keys or keys[-1] != name:
+        keys.append(name)
+        found.append([(-1, 0)] * len(columns))
+      for column, extensions in enumerate(wanted):
+        if extension in extensions and found[-1][column][0] < 0:
+          found[-1][column] = member
+    part = np.array(found, np.int64).reshape(-1, len(columns), 2)
+    for i, column in np.argwhere(part[..., 0] < 0)[:1]:
+      raise ValueError(
+        f'{tar}, {keys[i]} has no {columns[column]!r}; the tar has the '
+        f'extensions {", ".join(seen)}'
+      )
+    numbers += [number] * len(keys)
+    parts.append(part)
+  members = dict(
+    zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True)
+  )
+  every = [*dict.fromkeys([*seen, *columns])]
+  return Tars(path, paths, np.array(numbers, np.int64), members, every)
+
+
+def _members(path):
+  # Yields (name without extension, extension, (offset, size)) of each file.
+  end = 0
+  try:
+    with tarfile.open(path, 'r:') as tar:
+      for member in tar:
+        size = member.size if member.isreg() else 0
+        end = member.offset_data + -(-size // _BLOCK) * _BLOCK
+        folder, slash, base = member.name.rpartition('/')
+        stem, _, extension = base.partition('.')
+        if member.isreg() and stem and extension:
+          place = member.offset_data, member.size
+          yield folder + slash + stem, extension.lower(), place
+    with open(path, 'rb') as file:  # tarfile takes a damaged header for the end
+      file.seek(end)
+      if file.read(_BLOCK) != bytes(_BLOCK):
+        raise tarfile.ReadError(f'it does not end after byte {end:,}')
+  except tarfile.TarError as error:
+    raise ValueError(
+      f'{path} is cut short, damaged or compressed, so that it cannot be read '
+      f'as a tar: {error}'
+    ) from None

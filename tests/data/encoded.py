@@ -1,0 +1,59 @@
+"""Small files of pictures in the formats that people have, for tests."""
+
+import io
+import tarfile
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZE = 30
+
+
+def arrays(size=SIZE):
+  """Returns pictures uint8 [N, 6, 5, 3] and labels int64 [N] in 0..2."""
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (size, 6, 5, 3), np.uint8), np.arange(size) % 3
+
+
+def png(picture):
+  file = io.BytesIO()
+  Image.fromarray(picture).save(file, 'PNG')
+  return file.getvalue()
+
+
+def tar(path, members):
+  """Writes [(name, bytes)] as a tar."""
+  with tarfile.open(path, 'w') as archive:
+    for name, data in members:
+      info = tarfile.TarInfo(name)
+      info.size = len(data)
+      archive.addfile(info, io.BytesIO(data))
+  return path
+
+
+def one_line(error, *parts):
+  """Asserts that an error is one line that has the parts."""
+  text = str(error.value)
+  assert '\n' not in text and all(part in text for part in parts), text
+
+
+def assert_batches_of(source, expected, **options):
+  """Asserts that two sources give the same batches, also to two hosts."""
+  from diffusion_jax.data import pipeline
+
+  assert len(source) == len(expected)
+  size, seed, start = 8, 3, 2
+  hosts: Any = [
+    pipeline.batches(source, size, seed, start, True, rows=rows, **options)
+    for rows in (slice(0, 5), slice(5, 8))
+  ]
+  for step in range(start, start + 5):  # into the second epoch
+    whole = pipeline.batch_at(expected, size, seed, step, True)
+    parts = [next(host) for host in hosts]
+    assert whole.keys() == parts[0].keys()
+    for name, rows in whole.items():
+      read = np.concatenate([part[name] for part in parts])
+      np.testing.assert_array_equal(read, rows)
+  for host in hosts:
+    host.close()

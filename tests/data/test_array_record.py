@@ -1,0 +1,131 @@
+"""ArrayRecord files are read by index, as an array of the same pictures."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from diffusion_jax.data.array_record import array_record
+from diffusion_jax.data.sources import ArraySource
+from tests.data import encoded
+
+SHAPE = 6, 5, 3
+
+
+def example(**features):
+  """Returns a serialized tf.train.Example of bytes and integers."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  messages: Any = tf_example_pb2  # its classes are made at run time
+  message = messages.Example()
+  for name, value in features.items():
+    lists = message.features.feature[name]
+    whole = isinstance(value, int)
+    kind = lists.int64_list if whole else lists.bytes_list
+    kind.value.append(value)
+  return message.SerializeToString()
+
+
+def write(path, records):
+  writer = ArrayRecordWriter(str(path), 'group_size:1')
+  for record in records:
+    writer.write(record)
+  writer.close()
+  return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Writes two files for training and one for tests."""
+  pictures, labels = encoded.arrays()
+  for name, part in (
+    ('train-00000-of-00002', range(12)),
+    ('train-00001-of-00002', range(12, 25)),
+    ('test-00000-of-00001', range(25, 30)),
+  ):
+    records = [
+      example(
+        image=encoded.png(pictures[i]),
+        label=int(labels[i]),
+        text=f'text {i}'.encode(),
+      )
+      for i in part
+    ]
+    write(tmp_path / f'set.array_record-{name}', records)
+  return tmp_path
+
+
+def read(folder, split='train', **options):
+  paths = {'path': f'{folder}/*train-*', 'test_path': f'{folder}/*test-*'}
+  options = paths | {'num_classes': 3, 'image_shape': SHAPE} | options
+  return array_record(split=split, **options)
+
+
+def test_batches_are_those_of_the_array(folder):
+  pictures, labels = encoded.arrays()
+  expected = ArraySource(pictures[:25], labels[:25].astype(np.int32), 3)
+  encoded.assert_batches_of(read(folder), expected)
+  images, labels = read(folder, 'test').read(np.array([4, 0]))
+  np.testing.assert_array_equal(images, pictures[[29, 25]])
+  assert labels.tolist() == [2, 1]
+  assert len(read(folder, path=str(folder), test_path='')) == 30
+  source = read(folder, text_column='text', num_classes=0)
+  assert source.texts(np.array([14, 3])) == ['text 14', 'text 3']
+
+
+def test_records_of_tfds_are_read(tmp_path):
+  """The files that tfds writes; its serializer needs no TensorFlow."""
+  from tensorflow_datasets.core import example_serializer, features
+
+  kinds = features.FeaturesDict(
+    {
+      'image': features.Image(shape=SHAPE),
+      'label': features.ClassLabel(num_classes=3),
+    }
+  )
+  serializer = example_serializer.ExampleSerializer(kinds.get_serialized_info())
+  picture = encoded.arrays()[0][0]
+  data = serializer.serialize_example(
+    {'image': encoded.png(picture), 'label': 2}
+  )
+  path = write(tmp_path / 'a.array_record', [data])
+  images, labels = read(tmp_path, path=str(path)).read(np.arange(1))
+  np.testing.assert_array_equal(images[0], picture)
+  assert labels.tolist() == [2]
+
+
+PICTURE = encoded.png(encoded.arrays()[0][0])
+
+
+@pytest.mark.parametrize('record, message', [
+  ({'label': 1}, "has no column 'image', but label$"),
+  ({'image': PICTURE}, r"no column 'label', but image \(num_classes=0 reads"),
+  ({'image': PICTURE, 'label': b'cat'},
+   "record 0: label must be an integer in 0..2, got b'cat'"),
+  ({'image': PICTURE, 'label': 3}, 'label must be an integer in 0..2, got 3'),
+  ({'image': 7, 'label': 1}, 'image must be the bytes of an image file, got 7'),
+  ({'image': PICTURE[:90], 'label': 1}, 'record 0: image cannot be read'),
+])  # fmt: skip
+def test_a_record_that_does_not_fit_is_named(tmp_path, record, message):
+  path = write(tmp_path / 'a.array_record', [example(**record)])
+  with pytest.raises(ValueError, match=message) as error:
+    read(tmp_path, path=str(path))
+  encoded.one_line(error, 'a.array_record')
+
+
+def test_files_of_other_kinds_and_damaged_ones(folder):
+  path = write(folder / 'a.array_record', [b'\xff\xff no message'])
+  with pytest.raises(ValueError, match='record 0 is not a tf.train.Example'):
+    read(folder, path=str(path))
+  with pytest.raises(ValueError, match='a.array_record has no column'):
+    read(folder, path=str(write(path, [])))
+  with pytest.raises(FileNotFoundError, match=r'with \*.array_record\* files'):
+    read(folder, path=str(folder / 'none'))
+  cut = folder / 'set.array_record-train-00001-of-00002'
+  whole = cut.read_bytes()
+  for end in (0, 1000, len(whole) // 2, len(whole) - 1000, len(whole) - 1):
+    cut.write_bytes(whole[:end])
+    with pytest.raises(ValueError) as error:
+      read(folder)
+    encoded.one_line(error, f'{cut} is cut short')

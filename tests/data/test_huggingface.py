@@ -1,0 +1,197 @@
+"""Sets of the Hugging Face hub, from folders and a file system in memory.
+
+Needs the library datasets: pip install -e '.[huggingface]'.
+"""
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.huggingface import huggingface
+from diffusion_jax.data.sources import ArraySource, TwoLevels
+from diffusion_jax.data.splits import NoTestSplit
+from tests.data import encoded
+
+datasets = pytest.importorskip('datasets')
+
+SHAPE = 6, 5, 3
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+  monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
+
+
+def rows(start, end):
+  """Returns a `datasets.Dataset` of pictures, classes and texts."""
+  pictures, labels = encoded.arrays()
+  part = range(start, end)
+  return datasets.Dataset.from_dict(
+    {
+      'image': [
+        {'bytes': encoded.png(pictures[i]), 'path': None} for i in part
+      ],
+      'label': labels[start:end],
+      'text': [f'text {i}' for i in part],
+      'name': ['cat'] * len(part),
+    },
+    features=datasets.Features(
+      image=datasets.Image(),
+      label=datasets.ClassLabel(num_classes=3),
+      text=datasets.Value('string'),
+      name=datasets.Value('string'),
+    ),
+  )
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Writes two files for training and one for tests, as on the hub."""
+  top = tmp_path / 'set' / 'data'
+  top.mkdir(parents=True)
+  for name, part in (
+    ('train-00000-of-00002', (0, 12)),
+    ('train-00001-of-00002', (12, 25)),
+    ('test-00000-of-00001', (25, 30)),
+  ):
+    rows(*part).to_parquet(top / f'{name}.parquet', batch_size=5)
+  return tmp_path / 'set'
+
+
+def read(folder, split='train', **options):
+  options = {'num_classes': 3, 'image_shape': SHAPE} | options
+  return huggingface(str(folder), split, **options)
+
+
+@pytest.mark.parametrize('streaming', [0, 4000])
+def test_batches_are_those_of_the_array(folder, streaming):
+  pictures, labels = encoded.arrays()
+  expected = ArraySource(pictures[:25], labels[:25].astype(np.int32), 3)
+  source = read(folder, streaming=streaming)
+  encoded.assert_batches_of(source, expected)
+  images, labels = read(folder, 'test', streaming=streaming).read(np.arange(5))
+  np.testing.assert_array_equal(images, pictures[25:])
+  assert labels.tolist() == [1, 2, 0, 1, 2]
+  captioned = read(folder, text_column='text', streaming=streaming)
+  assert captioned.texts(np.array([14, 3])) == ['text 14', 'text 3']
+
+
+def test_a_small_buffer_permutes_row_groups(folder):
+  """Batches resume and are shared between hosts, as those of other sources."""
+  source = read(folder, streaming=6)
+  order = source.order(np.random.default_rng((3, 0, 0)))
+  uniform = np.random.default_rng((3, 0, 0)).permutation(25)
+  assert sorted(order) == list(range(25)) and (order != uniform).any()
+
+  class Ordered(ArraySource):
+    order = staticmethod(source.order)
+
+  pictures, labels = encoded.arrays()
+  expected = Ordered(pictures[:25], labels[:25].astype(np.int32), 3)
+  encoded.assert_batches_of(source, expected)
+  first = pipeline.batch_at(source, 8, 3, 0)
+  np.testing.assert_array_equal(first['label'], labels[order[:8]])
+  twice = TwoLevels(source)
+  assert twice.order is source.order
+
+
+def test_splits_may_be_parts(folder):
+  pictures, _ = encoded.arrays()
+  parts = {'train_split': 'train[:80%]', 'test_split': 'train[80%:]'}
+  train, test = (read(folder, split, **parts) for split in ('train', 'test'))
+  assert (len(train), len(test)) == (20, 5)
+  np.testing.assert_array_equal(test.read(np.arange(5))[0], pictures[20:25])
+  with pytest.raises(ValueError, match='streaming reads whole splits'):
+    read(folder, streaming=4000, **parts)
+
+
+def test_streamed_files_stay_where_they_are(folder, tmp_path, monkeypatch):
+  """A file system in memory stands in for the hub's."""
+  import fsspec
+
+  system = fsspec.filesystem('memory')
+  files = sorted((folder / 'data').glob('train-*'))
+  for file in files:
+    system.pipe(f'/{file.name}', file.read_bytes())
+  builder = datasets.load_dataset_builder(
+    'parquet', data_files={'train': [f'memory://{file.name}' for file in files]}
+  )
+  monkeypatch.setattr(datasets, 'load_dataset_builder', lambda *a, **k: builder)
+  source = read('someone/pictures', streaming=4000)
+  pictures, labels = encoded.arrays()
+  expected = ArraySource(pictures[:25], labels[:25].astype(np.int32), 3)
+  encoded.assert_batches_of(source, expected)
+  assert not [*(tmp_path / 'cache').rglob('*.arrow')]
+  read(folder)
+  assert [*(tmp_path / 'cache').rglob('*.arrow')]
+
+
+@pytest.mark.parametrize('streaming', [0, 4000])
+@pytest.mark.parametrize('options, message', [
+  ({'image_column': 'picture'},
+   "no column 'picture', but image, label, text, name$"),
+  ({'label_column': 'name'},
+   "name must be an integer in 0..2, got 'cat'"),
+  ({'image_column': 'text'}, 'text must be the bytes of an image file, got'),
+  ({'train_split': 'all'}, "has no split 'all', but train, test"),
+])  # fmt: skip
+def test_a_column_that_does_not_fit_is_named(
+  folder, options, message, streaming
+):
+  with pytest.raises(ValueError, match=message) as error:
+    read(folder, streaming=streaming, **options)
+  encoded.one_line(error, str(folder))
+
+
+def test_classes_are_those_of_the_set(folder):
+  with pytest.raises(ValueError, match='num_classes must be 3 for .*, got 10'):
+    read(folder, num_classes=10)
+  assert read(folder, num_classes=0).read(np.arange(2))[1] is None
+
+
+def test_a_set_without_test_split(folder):
+  (folder / 'data' / 'test-00000-of-00001.parquet').unlink()
+  with pytest.raises(
+    NoTestSplit, match=r'but train: set test_split to .* train\[90%:\]'
+  ):
+    read(folder, 'test')
+
+
+@pytest.mark.parametrize('streaming', [0, 4000])
+def test_a_file_cut_short_is_named(folder, streaming):
+  cut = folder / 'data' / 'train-00001-of-00002.parquet'
+  cut.write_bytes(cut.read_bytes()[:-100])
+  with pytest.raises(ValueError) as error:
+    read(folder, streaming=streaming)
+  encoded.one_line(error, f'{cut} cannot be read as a parquet file')
+
+
+def test_a_picture_cut_short_is_named(tmp_path):
+  picture = encoded.png(encoded.arrays()[0][0])
+  (tmp_path / 'set').mkdir()
+  cells = [{'bytes': data, 'path': None} for data in (picture, picture[:90])]
+  table = datasets.Dataset.from_dict({'image': cells})
+  table.to_parquet(tmp_path / 'set' / 'train.parquet')
+  source = read(tmp_path / 'set', num_classes=0)
+  with pytest.raises(ValueError, match='set, row 1: image cannot be read as'):
+    source.read(np.array([0, 1]))
+
+
+def test_folders_of_other_kinds(tmp_path):
+  with pytest.raises(FileNotFoundError, match='folder .*/none not found'):
+    read(tmp_path / 'none')
+  (tmp_path / 'csv').mkdir()
+  (tmp_path / 'csv' / 'train.csv').write_text('a,b\n1,2\n')
+  with pytest.raises(ValueError, match='of the format csv, and parquet, arrow'):
+    read(tmp_path / 'csv')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(ValueError) as error:
+    read(tmp_path / 'empty')
+  encoded.one_line(error, 'empty cannot be read: ')
+  folder = tmp_path / 'pictures' / 'cats'
+  folder.mkdir(parents=True)
+  pictures, _ = encoded.arrays()
+  for i in range(2):
+    (folder / f'{i}.png').write_bytes(encoded.png(pictures[i]))
+  source = read(tmp_path / 'pictures', num_classes=0)
+  np.testing.assert_array_equal(source.read(np.arange(2))[0], pictures[:2])

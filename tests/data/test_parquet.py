@@ -1,0 +1,123 @@
+"""Row groups of parquet files are read when they are needed."""
+
+import threading
+import time
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from diffusion_jax.data.parquet import block_order, open_parquet
+from tests.data import encoded
+
+
+def write(path, start, end, group=5):
+  """Writes rows in the format of the library `datasets`."""
+  pictures, labels = encoded.arrays()
+  cells = [
+    {'bytes': encoded.png(pictures[i]), 'path': f'{i}.png'}
+    for i in range(start, end)
+  ]
+  columns = {'image': cells, 'label': labels[start:end]}
+  parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
+  return str(path)
+
+
+@pytest.fixture
+def files(tmp_path):
+  """Writes 30 rows in the groups 5, 5, 2, 5, 5, 5, 3."""
+  parts = (0, 12), (12, 30)
+  return [write(tmp_path / f'{a}.parquet', a, b) for a, b in parts]
+
+
+@pytest.fixture
+def counting():
+  """Returns a function that opens a file slowly, and the names it opened."""
+  opened = []
+
+  def open_file(path):
+    opened.append(path)
+    time.sleep(0.01)
+    return open(path, 'rb')
+
+  return open_file, opened
+
+
+def test_rows_are_those_of_the_array(files):
+  pictures, labels = encoded.arrays()
+  table = open_parquet('set', files, ['image', 'label'], 8)
+  assert len(table) == 30 and table.columns == ['image', 'label']
+  assert table.sizes.tolist() == [5, 5, 2, 5, 5, 5, 3]
+  index = np.random.default_rng(0).permutation(30)
+  assert table.get('label', index) == labels[index].tolist()
+  assert table.get('image', index) == [encoded.png(pictures[i]) for i in index]
+  assert table.place(18) == f'{files[1]}, row group 1, row 1'
+
+
+@pytest.mark.parametrize('buffer', [1, 8, 29])
+def test_an_epoch_has_every_image_once_and_its_blocks_together(buffer):
+  sizes = np.array([5, 5, 2, 5, 5, 5, 3])
+  order = block_order(np.random.default_rng(0), sizes, buffer)
+  assert sorted(order) == list(range(30)) and list(order) != list(range(30))
+  block = np.repeat(np.arange(7), sizes)[order]
+  for b in range(7):
+    places = np.flatnonzero(block == b)
+    assert places[-1] - places[0] < buffer + sizes.max()
+  if buffer > 5:  # images of several blocks are mixed
+    assert np.count_nonzero(np.diff(block)) > 6
+
+
+def test_images_that_fit_in_the_buffer_have_the_order_of_other_sources():
+  order = block_order(np.random.default_rng(7), np.array([20, 10]), 30)
+  expected = np.random.default_rng(7).permutation(30)
+  np.testing.assert_array_equal(order, expected)
+
+
+def test_an_epoch_opens_each_row_group_once(files, counting):
+  open_file, opened = counting
+  table = open_parquet('set', files, ['image', 'label'], 8, open_file)
+  assert sorted(opened) == sorted(files)  # the footers
+  order = table.order(np.random.default_rng(0))
+  for part in np.split(order, 10):
+    table.get('image', part)
+    table.get('label', part)
+  assert len(opened) == 2 + len(table.sizes)
+
+
+def test_threads_share_the_reading_of_a_row_group(files, counting):
+  open_file, opened = counting
+  table = open_parquet('set', files, ['label'], 30, open_file)
+  results = []
+  threads = [
+    threading.Thread(
+      target=lambda: results.append(table.get('label', np.arange(30)))
+    )
+    for _ in range(4)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert results == [encoded.arrays()[1].tolist()] * 4
+  assert len(opened) == 2 + 7
+
+
+def test_damaged_files_are_named(files, tmp_path):
+  with pytest.raises(ValueError) as error:
+    open_parquet('set', files, ['image', 'class'], 8)
+  encoded.one_line(error, files[0], "no column 'class', but image, label")
+  with open(files[1], 'rb') as file:
+    whole = file.read()
+  cut = tmp_path / 'cut.parquet'
+  for end in (0, 3, len(whole) // 2, len(whole) - 1):
+    cut.write_bytes(whole[:end])
+    with pytest.raises(ValueError) as error:
+      open_parquet('set', [*files, str(cut)], ['image'], 8)
+    encoded.one_line(error, f'{cut} cannot be read as a parquet file: ')
+  cut.write_bytes(whole)
+  table = open_parquet('set', [str(cut)], ['image'], 8)
+  cut.write_bytes(bytes(len(whole)))  # after the footers were read
+  for _ in range(2):
+    with pytest.raises(ValueError, match='cut.parquet cannot be read'):
+      table.get('image', np.arange(3))

@@ -1,0 +1,143 @@
+"""Tars are read by index, as an array of the same pictures."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.data.webdataset import webdataset
+from tests.data import encoded
+
+SHAPE = 6, 5, 3
+
+
+def members(start, end):
+  pictures, labels = encoded.arrays()
+  for i in range(start, end):
+    yield f'a.b/{i:04}.PNG', encoded.png(pictures[i])
+    yield f'a.b/{i:04}.cls', b'%d\n' % labels[i]
+    about = {'label': int(labels[i]), 'caption': f'picture {i}'}
+    yield f'a.b/{i:04}.json', json.dumps(about).encode()
+    yield f'a.b/{i:04}.txt', f'text {i}'.encode()
+
+
+@pytest.fixture
+def tars(tmp_path):
+  """Writes two tars for training and one for tests."""
+  for name, part in (('train-0', (0, 12)), ('train-1', (12, 25))):
+    encoded.tar(tmp_path / f'{name}.tar', members(*part))
+  encoded.tar(tmp_path / 'test-0.tar', members(25, 30))
+  return tmp_path
+
+
+@pytest.fixture
+def expected():
+  pictures, labels = encoded.arrays()
+  return ArraySource(pictures[:25], labels[:25].astype(np.int32), 3)
+
+
+def read(tars, split='train', **options):
+  paths = {'path': f'{tars}/train-*.tar', 'test_path': f'{tars}/test-*.tar'}
+  options = paths | {'num_classes': 3, 'image_shape': SHAPE} | options
+  return webdataset(split=split, **options)
+
+
+@pytest.mark.parametrize('label', ['cls', 'json:label'])
+def test_batches_are_those_of_the_array(tars, expected, label):
+  encoded.assert_batches_of(read(tars, label_column=label), expected)
+
+
+def test_splits_are_files_or_a_fraction(tars):
+  pictures, _ = encoded.arrays()
+  images, labels = read(tars, 'test').read(np.arange(5))
+  np.testing.assert_array_equal(images, pictures[25:])
+  assert labels.tolist() == [1, 2, 0, 1, 2]
+  halves = [
+    read(tars, split, path=str(tars), test_path='', test_fraction=0.2)
+    for split in ('train', 'test')
+  ]
+  assert [*map(len, halves)] == [24, 6]
+  images = [s.read(np.arange(len(s)))[0] for s in halves]
+  sums = np.concatenate(images).sum((1, 2, 3))
+  assert sorted(sums) == sorted(pictures.sum((1, 2, 3)))
+  with pytest.raises(NoTestSplit, match='has no test split'):
+    read(tars, 'test', test_path='')
+
+
+def test_texts_are_members_or_values_in_json(tars):
+  index = np.array([14, 3])
+  assert read(tars, text_column='txt').texts(index) == ['text 14', 'text 3']
+  captions = read(tars, text_column='json:caption').texts(index)
+  assert captions == ['picture 14', 'picture 3']
+  with pytest.raises(ValueError) as error:
+    read(tars).texts(index)
+  encoded.one_line(error, 'text_column', 'png, cls, json, txt')
+
+
+def test_pictures_of_other_sizes_are_cropped_and_resized(tars):
+  source = read(tars, image_shape=(4, 4, 1), num_classes=0)
+  images, labels = source.read(np.array([1]))
+  assert images.shape == (1, 4, 4, 1) and labels is None
+
+
+@pytest.mark.parametrize('label, parts', [
+  ('cat', ["train-1.tar, a.b/0012 has no 'cat'; ", 'png, cls, json, txt']),
+  ('txt', ['train-1.tar, a.b/0012: txt must be an integer in 0..2, got ']),
+  ('json:none', ["json must be JSON with 'none', got "]),
+])  # fmt: skip
+def test_a_label_that_is_not_there_is_named(tars, label, parts):
+  with pytest.raises(ValueError) as error:
+    read(tars, path=str(tars / 'train-1.tar'), label_column=label)
+  encoded.one_line(error, *parts)
+
+
+def test_wrong_examples_are_named(tars):
+  picture = encoded.png(encoded.arrays()[0][0])
+  good = [('0.png', picture), ('0.cls', b'1')]
+  for bad, parts in (
+    ([('1.png', picture), ('1.cls', b'one')], ['cls must be an integer']),
+    ([('1.png', picture), ('1.cls', b'3')], ['integer in 0..2, got 3']),
+    ([('1.png', picture[:99]), ('1.cls', b'1')], ['cannot be read as an im']),
+    ([('1.png', b'not a picture'), ('1.cls', b'1')], ['format is unknown']),
+  ):
+    source = read(tars, path=str(encoded.tar(tars / 'x.tar', good + bad)))
+    with pytest.raises(ValueError) as error:
+      source.read(np.array([0, 1]))
+    encoded.one_line(error, 'x.tar, 1: ', *parts)
+  encoded.tar(tars / 'x.tar', [*good, ('1.cls', b'1')])
+  with pytest.raises(ValueError, match="x.tar, 1 has no 'jpg;jpeg;png;webp'"):
+    read(tars, path=str(tars / 'x.tar'))
+  encoded.tar(tars / 'x.tar', [])
+  with pytest.raises(ValueError, match='x.tar has no examples'):
+    read(tars, path=str(tars / 'x.tar'))
+
+
+def test_every_cut_of_a_tar_is_noticed(tars):
+  path = tars / 'train-0.tar'
+  whole = path.read_bytes()
+  last = whole.rstrip(b'\0')
+  ends = [0, 100, 512, 700, len(last) // 2, len(last) - 3]
+  ends.append(-(-len(last) // 512) * 512)  # between two members
+  for end in ends:
+    path.write_bytes(whole[:end])
+    with pytest.raises(ValueError) as error:
+      read(tars)
+    encoded.one_line(error, 'train-0.tar is cut short')
+  path.write_bytes(gzip.compress(whole))
+  with pytest.raises(ValueError, match='damaged or compressed'):
+    read(tars)
+  damaged = bytearray(whole)
+  damaged[whole.index(b'a.b/0005.PNG') + 2] ^= 1  # in a header
+  path.write_bytes(damaged)
+  with pytest.raises(ValueError, match='train-0.tar is cut short, damaged'):
+    read(tars)
+
+
+def test_a_path_without_tars(tmp_path):
+  for path in (tmp_path, tmp_path / 'none-*.tar', tmp_path / 'none'):
+    with pytest.raises(FileNotFoundError) as error:
+      webdataset(str(path))
+    encoded.one_line(error, str(path), 'folder with *.tar files')
