@@ -136,6 +136,7 @@ TESTED_ELSEWHERE = {
   'app/config/fields.py': 'app/config/test_store.py',
   'app/config/kinds.py': 'app/config/test_store.py',
   'app/devices.py': 'app/modes/test_train_setup.py',
+  'app/emerging.py': 'app/modes/test_serve.py',
   'app/ema.py': 'app/test_noisy.py',
   'app/generate.py': 'app/models/test_diffusion.py',
   'app/model.py': 'app/models/test_vae.py',

@@ -28,8 +28,8 @@ from diffusion_jax.runtime.files import one_line
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 # Modes that use a run, and modes that run in one process.
-USE_A_RUN = 'sample', 'edit', 'evaluate', 'average', 'report'
-SINGLE = 'edit', 'average', 'report', 'noise', 'convert', 'plan'
+USE_A_RUN = 'sample', 'edit', 'evaluate', 'average', 'report', 'serve'
+SINGLE = 'edit', 'average', 'report', 'noise', 'convert', 'plan', 'serve'
 
 _CONFIG = flags.DEFINE_string(
   'config', None, 'A file of configs/, file.py:smoke for a trial, or a run.'

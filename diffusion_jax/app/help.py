@@ -30,7 +30,7 @@ from diffusion_jax.app.modes import MODES
 MODES_OF = {
   'schedule': ('train', 'noise'),
   'evaluation': ('train', 'evaluate'),
-  'sampling': ('train', 'sample', 'edit', 'evaluate', 'report'),
+  'sampling': ('train', 'sample', 'edit', 'evaluate', 'report', 'serve'),
   'report': ('train', 'report'),
 }
 

@@ -29,6 +29,7 @@ T = TypeVar('T')
 FREE = 'free'
 Free = Annotated[T, FREE]
 Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
+Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 # Up to 1 / sqrt(12), the plain mean.
 Width = Annotated[float, ranges.within('(0, 0.288675]')]
 Split = Literal['train', 'test']
@@ -374,6 +375,19 @@ class Report:
   trajectory: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+  """Says where --mode=serve opens its page (docs/program.md).
+
+  Args:
+    port: of http://127.0.0.1; 0: any free one
+    num_images: how many are drawn at a time
+  """
+
+  port: Port = 8008
+  num_images: Size = 20
+
+
 class Latent(NamedTuple):
   """Diffuses the latents of the autoencoder in the run folder `run`.
 
@@ -475,4 +489,5 @@ COMMON = {
   'convert': Convert,
   'report': Report,
   'plan': Plan,
+  'serve': Serve,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
@@ -146,9 +147,10 @@ def denoiser_of(
   applied before x_0 is clipped.
   """
   denoise = noisy.denoiser(params, cond)
-  if c.guidance is not None and c.guidance.scale != 1.0:
+  guidance = c.guidance
+  if guidance is not None and is_guided(guidance.scale):
     pair = _pair(noisy, params, cond, guides, denoise)
-    denoise = c.guidance.guide(pair)
+    denoise = guidance.guide(pair)
   by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
   functions = [after_guidance, bound_of(c)]
   after_clip = c.classifier is not None and c.classifier.after_clip
@@ -156,6 +158,11 @@ def denoiser_of(
   for function in functions:
     denoise = denoise if function is None else function(denoise)
   return denoise
+
+
+def is_guided(scale: jax.Array | float) -> bool:
+  """Returns whether a scale of guidance may be other than 1."""
+  return isinstance(scale, Tracer) or bool(scale != 1.0)
 
 
 def _pair(noisy, params, cond, guides, denoise):
@@ -196,11 +203,14 @@ def plan_of(
   sampler = c.sampler.make({'schedule': visited})
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
-  def denoiser(cond, after_guidance=None, clip=True):
+  def denoiser(cond, after_guidance=None, clip=True, scale=None):
     own = c
     if not clip:
       none = {'clip': False, 'dynamic_threshold': 0.0, 'classifier': None}
       own = dataclasses.replace(c, **none)
+    if scale is not None and own.guidance is not None:
+      guidance = dataclasses.replace(own.guidance, scale=scale)
+      own = dataclasses.replace(own, guidance=guidance)
     denoise = denoiser_of(
       noisy, own, params or {}, cond, guides or {}, after_guidance
     )

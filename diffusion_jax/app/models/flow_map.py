@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
@@ -32,7 +33,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 
 
 def flow_map(
-  noisy: NoisyNetwork, scale: float, params: Params, cond: dict
+  noisy: NoisyNetwork, scale: ArrayLike, params: Params, cond: dict
 ) -> dj.FlowMap:
   """Returns the `FlowMap` of the network; scale: of the guidance."""
   sigma_min = noisy.config.schedule.get('sigma_min')
@@ -70,7 +71,9 @@ def plan_of(
     schedule,
     diffusion.levels_of(c, schedule, end_clean=False),
     flow_map_sampler(schedule(0.0) if c.stochastic else None),
-    lambda cond, **_: flow_map(noisy, c.guidance_scale, params or {}, cond),
+    lambda cond, scale=None, **_: flow_map(
+      noisy, c.guidance_scale if scale is None else scale, params or {}, cond
+    ),
     noisy.prior_sample,
   )
 

@@ -174,14 +174,18 @@ class StateDiffusion:
       process=self.process,
     )
 
-  def guided(self, params: Params, cond: dict) -> dj.StateDenoiser:
-    """Returns the denoiser with guidance and top_p."""
+  def guided(
+    self, params: Params, cond: dict, scale: Array | float | None = None
+  ) -> dj.StateDenoiser:
+    """Returns the denoiser with guidance and top_p; see `Plan` for scale."""
     c = self.sampling
     denoise = self.denoiser(params, cond)
-    if c.guidance is not None and c.guidance.scale != 1.0:
+    given = 1.0 if c.guidance is None else c.guidance.scale
+    scale = given if scale is None else scale
+    if c.guidance is not None and diffusion.is_guided(scale):
       drop = {'drop': jnp.ones(len(next(iter(cond.values()))), bool)}
       uncond = self.denoiser(params, cond | drop)
-      denoise = dj.guided_states(denoise, uncond, c.guidance.scale)
+      denoise = dj.guided_states(denoise, uncond, scale)
     with from_config('sampling.top_p'):
       return dj.top_p(denoise, c.top_p) if c.top_p != 1.0 else denoise
 
@@ -198,7 +202,7 @@ class StateDiffusion:
       schedule,
       diffusion.levels_of(c, schedule),
       sampler,
-      lambda cond, **_: self.guided(params or {}, cond),
+      lambda cond, scale=None, **_: self.guided(params or {}, cond, scale),
       self.prior_sample,
       dj.keep_known,
     )

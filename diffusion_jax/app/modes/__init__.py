@@ -36,5 +36,6 @@ MODES: dict[str, Mode] = {
     'noise',
     'convert',
     'plan',
+    'serve',
   )
 }

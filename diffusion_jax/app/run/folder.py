@@ -27,6 +27,7 @@ USES = (
   'report',
   'noise',
   'plan',
+  'serve',
   'compilation_cache',
 )
 

@@ -1,0 +1,157 @@
+"""Images that are drawn one step at a time, and shown while they emerge."""
+
+import functools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion_jax.app import (
+  devices,
+  models,
+  other_runs,
+  sample_inputs,
+  sheets,
+  weights,
+)
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.generate import check_plan
+from diffusion_jax.app.model import Model
+from diffusion_jax.app.run import folder
+from diffusion_jax.core.keys import fold_in_each, split_key
+from diffusion_jax.runtime.compiling import program
+from diffusion_jax.runtime.sharding import replicate, replicated
+from diffusion_jax.sampling.sampler import spread_levels
+
+# The fields of config.sampling that are arguments of the compiled programs.
+ARGUMENTS = (
+  'labels', 'prompt', 'seed', 'num_steps', 'respacing', 'guidance.scale',
+  'guidance_scale',
+)  # fmt: skip
+NUM_FRAMES = 12
+
+
+class Frame(NamedTuple):
+  """The sheet of images, uint8 [H, W, C], after `step` of `total` steps."""
+
+  step: int
+  total: int
+  sheet: np.ndarray
+
+
+Emerge = Callable[[store.Flags], Iterator[Frame]]
+
+
+def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
+  """Returns the model of a run, and flags -> the images, while they emerge.
+
+  Image i of a seed is that of --mode=sample, to rounding. A program of one step
+  serves any number of steps and any value of `ARGUMENTS`; another sampler is
+  another program. Several threads may draw at once: they take turns after each
+  step. UserError for flags that do not fit.
+  """
+  model = models.make(config, workdir)
+  model.check('sample')
+  mesh = devices.make_mesh(config)
+  guides = other_runs.guides_of(model)
+  params, _ = weights.restore(model)
+  params = replicate(mesh, params | model.autoencoder.load())
+  others = replicate(mesh, {name: run.params for name, run in guides.items()})
+  count = -(-config.serve.num_images // mesh.size) * mesh.size
+  how, lock, kept = devices.effort(config), threading.Lock(), {}
+
+  def kept_programs(model):
+    # One at a time: programs are made of the first model that needs them.
+    with lock:
+      key = key_of(model.config)
+      if key not in kept:
+        of = functools.partial(program, mesh=mesh, effort=how)
+        kept[key] = (
+          of('the sampler', step_of(model, guides)),
+          of('the decoder', functools.partial(decoded, model)),
+        )
+      return kept[key]
+
+  def emerge(flags):
+    model = models.make(store.with_flags(config, flags, trusted=False), workdir)
+    model.check('sample')
+    check_plan(model)
+    cond = sample_inputs.choose(model, count, mesh).cond
+    step, decode = kept_programs(model)
+    with lock:
+      keys = fold_in_each(model.root(), np.arange(count))
+    if model.plan is None:
+      assert model.draw is not None
+      with lock:
+        x = jax.device_get(step.call((params, others), keys, cond))
+      yield Frame(1, 1, sheets.of_images(model, x))
+      return
+    plan, c = model.plan(params, guides), model.config.sampling
+    levels = jax.device_get(plan.levels)
+    total = len(levels.t) - 1
+    with lock:
+      prior_keys, keys = split_key(keys, 2)
+      x = plan.prior_sample(prior_keys, plan.levels.take(0))
+      start = x, plan.sampler.init(x), split_key(keys, total)
+      x, state, keys = jax.device_put(start, replicated(mesh))
+    scale = np.float32(scale_of(c))
+    shown = {*spread_levels(total, NUM_FRAMES).tolist()}
+    for i in range(total + 1):
+      with lock:
+        if i:
+          ends = levels.take(i - 1), levels.take(i)
+          args = keys[i - 1], x, state, cond, scale, ends
+          x, state = step.call((params, others), *args)
+        if i in shown:
+          images = jax.device_get(decode.call(params, x))
+      if i in shown:
+        yield Frame(i, total, sheets.of_images(model, images))
+
+  return model, emerge
+
+
+def step_of(model: Model, guides: other_runs.Guides) -> Callable:
+  """Returns the function of one step, or of all for a model without steps."""
+
+  def runs_of(others):
+    return {n: g._replace(params=others[n]) for n, g in guides.items()}
+
+  def step(both, keys, x, state, cond, scale, ends):
+    params, others = both
+    assert model.plan is not None
+    plan = model.plan(params, runs_of(others))
+    step_function = plan.step_function(cond, scale=scale)
+    ends = {'level_t': ends[0], 'level_s': ends[1]}
+    return plan.sampler.step(keys, x, state, step_function, **ends)
+
+  def whole(both, keys, cond):
+    params, others = both
+    assert model.draw is not None
+    return model.draw(params, runs_of(others), keys, cond)[0]
+
+  return whole if model.plan is None else step
+
+
+def decoded(model: Model, params, x) -> jax.Array:
+  """Returns the images of what is diffused."""
+  return model.latents.decode(params.get('autoencoder'), x)
+
+
+def key_of(config: Node) -> str:
+  """Returns what a program of config.sampling is compiled for."""
+  section = folder.flat(folder.plain(config)['sampling'])
+  fixed = {n: x for n, x in section.items() if n not in ARGUMENTS}
+  if config.sampling.get('churn'):  # its noise depends on the number of steps
+    fixed['num_steps'] = section['num_steps']
+  return json.dumps(fixed, sort_keys=True)
+
+
+def scale_of(c: Node) -> float:
+  """Returns the scale of the guidance of config.sampling; 1 without it."""
+  guidance = c.get('guidance')
+  return c.get('guidance_scale', 1.0) if guidance is None else guidance.scale

@@ -1,0 +1,162 @@
+"""Implements --mode=serve: opens a page of a run, on this machine only."""
+
+import base64
+import io
+import json
+import socket
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.emerging import Emerge, emerging
+from diffusion_jax.app.images import text_length
+from diffusion_jax.app.model import Model
+from diffusion_jax.app.sample_inputs import takes_labels
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import one_line
+
+HOST = '127.0.0.1'
+HEADERS = {
+  'Content-Security-Policy': (
+    "default-src 'none'; connect-src 'self'; img-src data:; style-src "
+    "'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+  ),
+  'X-Content-Type-Options': 'nosniff',
+  'Cache-Control': 'no-store',
+}
+
+
+def run(config: Node, workdir: str | Path) -> None:
+  """Serves the page until Ctrl-C."""
+  try:
+    import uvicorn
+  except ImportError as error:
+    raise UserError(
+      "--mode=serve needs Starlette and Uvicorn: pip install -e '.[serve]'"
+    ) from error
+  server = uvicorn.Server(
+    uvicorn.Config(
+      application(*emerging(config, workdir)),
+      log_level='warning',
+      timeout_graceful_shutdown=1,
+    )
+  )
+  with listening(config.serve.port) as listener:
+    port = listener.getsockname()[1]
+    print(f'open http://{HOST}:{port}/ (Ctrl-C ends)', flush=True)
+    try:
+      server.run(sockets=[listener])
+    except KeyboardInterrupt:
+      print('ended')
+
+
+def listening(port: int) -> socket.socket:
+  """Returns a socket for this machine only; port 0: any free one."""
+  try:
+    return socket.create_server((HOST, port))
+  except OSError as error:
+    raise UserError(
+      f'config.serve.port={port} cannot be opened ({error.strerror}): give '
+      'another, or 0 for a free one'
+    ) from error
+
+
+def application(model: Model, emerge: Emerge) -> Callable:
+  """Returns the ASGI application: the page, its settings, and pictures."""
+  from starlette.applications import Starlette
+  from starlette.middleware import Middleware
+  from starlette.middleware.trustedhost import TrustedHostMiddleware
+  from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    StreamingResponse,
+  )
+  from starlette.routing import Route
+
+  known = [field['name'] for field in fields(model)]
+  page = resources.files('diffusion_jax.app').joinpath('serve.html').read_text()
+
+  def index(request):
+    return HTMLResponse(page, headers=HEADERS)
+
+  def settings(request):
+    content = {'title': model.workdir.name, 'fields': fields(model)}
+    return JSONResponse(content, headers=HEADERS)
+
+  def draw(request):
+    # Another site's page could otherwise keep this machine busy.
+    site = request.headers.get('sec-fetch-site', 'none')
+    if site not in ('same-origin', 'none'):
+      return PlainTextResponse('not from another site', 403)
+    given = request.query_params
+    flags = [(f'sampling.{n}', given[n]) for n in known if given.get(n)]
+    if any(name == 'sampling.num_steps' for name, _ in flags):
+      flags.append(('sampling.respacing', ''))
+    events = pictures(emerge, flags)
+    kind = 'text/event-stream'
+    return StreamingResponse(events, media_type=kind, headers=HEADERS)
+
+  return Starlette(
+    routes=[
+      Route('/', index),
+      Route('/settings', settings),
+      Route('/draw', draw),
+    ],
+    middleware=[
+      Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, 'localhost'])
+    ],
+  )
+
+
+def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
+  """Yields an event for each sheet of pictures; the last may be an error."""
+  try:
+    for frame in emerge(flags):
+      url = as_url(frame.sheet)
+      yield event(step=frame.step, total=frame.total, image=url)
+  except UserError as error:
+    yield event(error=one_line(str(error)))
+
+
+def event(**content: object) -> str:
+  """Returns an event of `text/event-stream`."""
+  return f'data: {json.dumps(content)}\n\n'
+
+
+def as_url(picture: np.ndarray) -> str:
+  """Returns a picture uint8 [H, W, C] as the URL of a PNG."""
+  file = io.BytesIO()
+  Image.fromarray(picture.squeeze()).save(file, format='PNG')
+  data = base64.b64encode(file.getvalue()).decode()
+  return f'data:image/png;base64,{data}'
+
+
+def fields(model: Model) -> list[dict]:
+  """Returns the fields of config.sampling that the page shows."""
+  c, every = model.config.sampling, []
+
+  def add(name, label, value, **more):
+    every.append({'name': name, 'label': label, 'value': value, **more})
+
+  if takes_labels(model):
+    classes = [str(i) for i in range(model.facts.num_classes)]
+    add('labels', 'class', '', choices=['', *classes])
+  if text_length(model.config):
+    add('prompt', 'text', c.prompt or '')
+  if model.plan is not None:
+    if 'sampler' in c:
+      names = [n for n in model.schema.table('sampling.sampler')]
+      add('sampler', 'sampler', c.sampler.name, choices=names)
+    add('num_steps', 'steps', c.num_steps, least=1)
+  if 'guidance' in c and (c.guidance or model.conditioning.dropout):
+    scale = c.guidance.scale if c.guidance else 1.0
+    add('guidance.scale', 'guidance scale', scale)
+  if model.noisy is not None and model.noisy.needs.guidance_scale:
+    add('guidance_scale', 'guidance scale', c.guidance_scale)
+  add('seed', 'seed', c.seed, least=0)
+  return every

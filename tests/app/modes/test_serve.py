@@ -1,0 +1,211 @@
+"""The page of a run: what it draws, for whom, and what it refuses."""
+
+import base64
+import contextlib
+import io
+import json
+import re
+import shutil
+import socket
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import devices, emerging, models, sheets, weights
+from diffusion_jax.app.config import store
+from diffusion_jax.app.generate import generate
+from diffusion_jax.app.modes import serve
+from diffusion_jax.data.images import to_uint8
+from tests.app.conftest import refused, smoke, trial, untrained
+
+uvicorn = pytest.importorskip('uvicorn')
+SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
+
+
+@contextlib.contextmanager
+def served(config, workdir):
+  """Yields the address of a page that is served by this process."""
+  app = serve.application(*emerging.emerging(config, workdir))
+  server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
+  with serve.listening(0) as listener:
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+      yield f'http://127.0.0.1:{listener.getsockname()[1]}/'
+    finally:
+      server.should_exit = True
+      thread.join(30)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  return untrained(smoke(**SIZE), tmp_path_factory.mktemp('run'), deviation=0.5)
+
+
+@pytest.fixture(scope='module')
+def page(run):
+  with served(smoke(**SIZE), run) as address:
+    yield address
+
+
+def get(address, path, **headers):
+  request = urllib.request.Request(address + path, headers=headers)
+  with urllib.request.urlopen(request, timeout=120) as answer:
+    return answer.headers, answer.read().decode()
+
+
+def draw(page, **fields):
+  text = get(page, f'draw?{urllib.parse.urlencode(fields)}')[1]
+  parts = [part.removeprefix('data: ') for part in text.split('\n\n') if part]
+  return [json.loads(part) for part in parts]
+
+
+def picture(event):
+  data = event['image'].removeprefix('data:image/png;base64,')
+  with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+    return np.asarray(image)
+
+
+def test_the_last_picture_is_what_sampling_draws(page, run):
+  """For its label, sampler, number of steps, scale and seed."""
+  fields = {
+    'labels': 3, 'sampler': 'ddim', 'num_steps': 5, 'guidance.scale': 2.0,
+    'seed': 7,
+  }  # fmt: skip
+  *earlier, last = draw(page, **fields)
+  assert [e['step'] for e in earlier] == [0, 1, 2, 3, 4]
+  assert (last['step'], last['total']) == (5, 5)
+  flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
+  config = store.with_flags(smoke(**SIZE), flags)
+  model = models.make(config, run)
+  params, _ = weights.restore(model)
+  drawing = generate(model, devices.make_mesh(config))
+  x = drawing(params, np.arange(4), {'label': np.full(4, 3)})
+  expected = sheets.sheet(model, to_uint8(x, 17)).squeeze()
+  assert np.abs(picture(last).astype(int) - expected).max() <= 16
+  assert (picture(last) == expected).mean() > 0.99
+  assert np.std(picture(earlier[0]) - picture(last)) > 10
+
+
+def test_other_numbers_compile_no_step_again(page, monkeypatch):
+  draw(page, sampler='ddim', num_steps=2, **{'guidance.scale': 2.0})
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **more: compiled.append(more.get('fun_name'))
+  )
+  fields = {'labels': 1, 'seed': 3, 'num_steps': 4, 'guidance.scale': -1.5}
+  assert draw(page, sampler='ddim', **fields)[-1]['step'] == 4
+  assert 'jit(step)' not in compiled
+  assert draw(page, sampler='heun', **fields)[-1]['step'] == 4
+  assert 'jit(step)' in compiled
+
+
+def test_two_users_get_their_own_pictures(page):
+  """Each has the same pictures as alone."""
+  wishes = [{'labels': 2, 'seed': 1}, {'labels': 7, 'seed': 2}]
+  alone = [draw(page, **wish)[-1] for wish in wishes]
+  with ThreadPoolExecutor(2) as users:
+    both = [*users.map(lambda wish: draw(page, **wish)[-1], wishes)]
+  assert both == alone
+  assert both[0] != both[1]
+
+
+@pytest.mark.parametrize('fields, message', [
+  ({'num_steps': 'many'}, "sampling.num_steps='many' is not an integer"),
+  ({'num_steps': 0}, "sampling.num_steps=0 is not an integer of at least 1"),
+  ({'labels': 12}, 'sampling.labels=12 is out of range'),
+  ({'seed': -1}, "seed=-1 is not in 0"),
+  ({'guidance.scale': 'nan'}, 'guidance.scale=.*nan.* is not a number'),
+  ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
+])  # fmt: skip
+def test_a_bad_value_is_an_answer_of_one_line(page, fields, message):
+  (event,) = draw(page, **fields)
+  assert '\n' not in event['error']
+  assert re.search(message, event['error']), event['error']
+  assert draw(page, num_steps=1)[-1]['step'] == 1  # it goes on
+
+
+@pytest.mark.parametrize('path, headers, code', [
+  ('', {'Host': 'evil.example'}, 400),
+  ('draw?seed=1', {'Host': 'evil.example:80'}, 400),
+  ('draw?seed=1', {'Sec-Fetch-Site': 'cross-site'}, 403),
+  ('../config.json', {}, 404),
+  ('checkpoints', {}, 404),
+  ('serve.html', {}, 404),
+])  # fmt: skip
+def test_other_hosts_sites_and_paths_are_refused(page, path, headers, code):
+  with pytest.raises(urllib.error.HTTPError) as error:
+    get(page, path, **headers)
+  assert error.value.code == code
+
+
+def test_the_page_loads_nothing_from_elsewhere(page):
+  headers, text = get(page, '')
+  assert "default-src 'none'" in headers['Content-Security-Policy']
+  assert '://' not in text
+  settings = json.loads(get(page, 'settings')[1])
+  names = [field['name'] for field in settings['fields']]
+  assert names == ['labels', 'sampler', 'num_steps', 'guidance.scale', 'seed']
+
+
+@pytest.mark.parametrize('name, changes, names', [
+  ('digits_vae', {'sampling.checkpoint': 'latest'}, 'seed'),
+  ('digits_meanflow', {}, 'labels num_steps seed'),
+  (
+    'digits_masked', {'conditioning.labels': True, 'conditioning.dropout': 0.1},
+    'labels sampler num_steps guidance.scale seed',
+  ),
+])  # fmt: skip
+def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
+  config = trial(name, **{'serve.num_images': 2}, **changes)
+  run = untrained(config, tmp_path / 'run')
+  model, emerge = emerging.emerging(config, run)
+  assert [field['name'] for field in serve.fields(model)] == names.split()
+  flags = [('sampling.guidance.scale', '2')] if 'guidance' in names else []
+  *_, last = emerge([('sampling.seed', '1'), *flags])
+  assert last.step == last.total and last.sheet.shape == (60, 114, 1)
+
+
+def test_a_port_that_is_taken_is_one_line():
+  with socket.create_server(('127.0.0.1', 0)) as other:
+    port = other.getsockname()[1]
+    message = f'config.serve.port={port} cannot be opened .*: give another'
+    refused(message, serve.listening, port)
+
+
+@pytest.mark.slow
+def test_the_page_draws_in_a_browser(page):
+  """Two tabs, a bad number, and pictures that emerge, in Chromium."""
+  chromium = shutil.which('chromium') or pytest.skip('Chromium is missing')
+  driver = pytest.importorskip('playwright.sync_api')
+  with driver.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+      executable_path=chromium, args=['--no-sandbox']
+    )
+    wrong, tabs = [], [browser.new_page() for _ in range(2)]
+    for seed, tab in enumerate(tabs):
+      tab.on('pageerror', lambda error: wrong.append(str(error)))
+      tab.on('console', lambda said: wrong.append(said.text))
+      tab.goto(page)
+      tab.fill('input[name=seed]', str(seed))
+      tab.fill('input[name=num_steps]', '8')
+      tab.select_option('select[name=labels]', '3')
+      tab.click('button')
+    for tab in tabs:
+      tab.wait_for_selector('#said:has-text("step 8 of 8")')
+      assert tab.locator('img').is_visible()
+    sources = [tab.locator('img').get_attribute('src') for tab in tabs]
+    assert sources[0] != sources[1]
+    tabs[0].fill('input[name=seed]', '99999999999')
+    tabs[0].click('button')
+    tabs[0].wait_for_selector('#said.wrong')
+    assert 'seed=99999999999 is not in' in tabs[0].locator('#said').inner_text()
+    browser.close()
+  assert not wrong
