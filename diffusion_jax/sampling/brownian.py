@@ -33,7 +33,9 @@ def path_noise(
   keys = key_per_example(key, len(x))
   high, low = _position(level_s, x), _position(level_t, x)
   h = expand_to(high - low, x)
-  change = _path(keys, high, x) - jnp.exp(-h) * _path(keys, low, x)
+  both = (jnp.concatenate(pair) for pair in ((keys, keys), (high, low), (x, x)))
+  x_high, x_low = jnp.split(_path(*both), 2)
+  change = x_high - jnp.exp(-h) * x_low
   tiny = jnp.finfo(x.dtype).tiny
   return change / jnp.sqrt(jnp.maximum(-jnp.expm1(-2.0 * h), tiny))
 
