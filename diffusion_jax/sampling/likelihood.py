@@ -153,8 +153,8 @@ def adaptive_ode(
   def step(key, x, state, denoise, *, level_s, level_t):
     noisy = level_s.sigma > 0.0
     end = jax.tree.map(lambda s, t: jnp.where(noisy, s, t), level_s, level_t)
-    first = _angle(level_t)
-    turn = _angle(end) - first
+    first, last = _angle(level_t).astype(x.dtype), _angle(end).astype(x.dtype)
+    turn = last - first
 
     def field(u, state):
       v = _velocity(denoise, schedule, first + u * turn, *state)
@@ -162,7 +162,8 @@ def adaptive_ode(
 
     def solve(x):
       state = (x / expand_to(_scale(level_t), x),)
-      (z,) = _solve(field, state, 0.0, 1.0, rtol, atol, max_steps)
+      whole = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+      (z,) = _solve(field, state, *whole, rtol, atol, max_steps)
       return expand_to(_scale(end), x) * z
 
     def clean(x):

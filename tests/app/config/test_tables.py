@@ -229,7 +229,7 @@ def test_parameters_of_samplers_reach_them():
     (('sampler=dpm_solver_pp_sde',), 'sampler.order=3'),
     (('sampler=dpm_solver_pp_sde',), 'sampler.brownian=True'),
     (('sampler=dpm_solver_pp_2s_sde',), 'sampler.eta=0.5'),
-    (('sampler=lms',), 'sampler.order=2'),
+    (('sampler=lms',), 'sampler.order=1'),
     (('sampler=adaptive_ode',), 'sampler.rtol=10'),
     (('sampler=heun', 'ancestral_noise.eta=1'), 'ancestral_noise.eta=0.5'),
     (annealed, 'sampler.num_steps=3'),
