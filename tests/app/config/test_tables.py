@@ -230,7 +230,6 @@ def test_parameters_of_samplers_reach_them():
     (('sampler=dpm_solver_pp_sde',), 'sampler.brownian=True'),
     (('sampler=dpm_solver_pp_2s_sde',), 'sampler.eta=0.5'),
     (('sampler=lms',), 'sampler.order=1'),
-    (('sampler=adaptive_ode',), 'sampler.rtol=10'),
     (('sampler=heun', 'ancestral_noise.eta=1'), 'ancestral_noise.eta=0.5'),
     (annealed, 'sampler.num_steps=3'),
     (annealed, 'sampler.step_size=0.1'),
