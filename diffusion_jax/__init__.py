@@ -165,11 +165,13 @@ from diffusion_jax.sampling.ancestral import (
   ddim as ddim,
   ddim_invert as ddim_invert,
 )
+from diffusion_jax.sampling.brownian import path_noise as path_noise
 from diffusion_jax.sampling.correctors import (
   annealed_langevin as annealed_langevin,
   churn as churn,
   churn_gamma as churn_gamma,
   langevin as langevin,
+  with_ancestral_noise as with_ancestral_noise,
   with_corrector as with_corrector,
 )
 from diffusion_jax.sampling.discrete import (
@@ -214,6 +216,7 @@ from diffusion_jax.sampling.inpainting import (
 )
 from diffusion_jax.sampling.likelihood import (
   Likelihood as Likelihood,
+  adaptive_ode as adaptive_ode,
   dequantize as dequantize,
   gaussian_dequantize as gaussian_dequantize,
   log_likelihood as log_likelihood,
@@ -248,10 +251,13 @@ from diffusion_jax.sampling.self_conditioning import (
   self_conditioned as self_conditioned,
 )
 from diffusion_jax.sampling.solvers import (
+  dpm_solver_2 as dpm_solver_2,
   dpm_solver_pp as dpm_solver_pp,
   dpm_solver_pp_2s as dpm_solver_pp_2s,
+  dpm_solver_pp_2s_sde as dpm_solver_pp_2s_sde,
   dpm_solver_pp_sde as dpm_solver_pp_sde,
   heun as heun,
+  lms as lms,
   unipc as unipc,
   velocity_heun as velocity_heun,
 )

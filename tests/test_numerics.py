@@ -348,6 +348,7 @@ CALLS = {
     'estimate': dj.ode_estimate(SCHEDULE, 2),
   },
   'dpm_solver_pp': {'order': 3},
+  'dpm_solver_pp_sde': {'order': 3, 'brownian': True},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
   'guided_states': {
     'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0
@@ -422,6 +423,7 @@ CALLS = {
   'variational_bound': {'num_steps': 3, 'variance': 'learned', 'steps': 1},
   'vdm_weight': {'num_steps': 4},
   'velocity_sde': {'diffusion': 'sde'},
+  'with_ancestral_noise': {'sampler': dj.heun()},
   'with_corrector': {'corrector': dj.langevin()},
 }  # fmt: skip
 

@@ -203,6 +203,10 @@ NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
   (lambda: dj.langevin(-0.1), 'snr is -0.1: it cannot be negative'),
   (lambda: dj.annealed_langevin(2, -0.2), 'step_size is -0.2'),
   (lambda: dj.unipc(4), 'order is 4'),
+  (lambda: dj.lms(5), 'order is 5: it must be 1 to 4'),
+  (lambda: dj.dpm_solver_pp_sde(1.0, 4), 'order is 4: it must be 1 to 3'),
+  (lambda: dj.dpm_solver_pp_2s_sde(COSINE, 1.5), 'eta is 1.5'),
+  (lambda: dj.with_ancestral_noise(dj.heun(), COSINE, -1.0), 'eta is -1'),
 ])  # fmt: skip
 def test_factories_refuse_when_called(call, match):
   check(call, ValueError, match)
@@ -223,6 +227,7 @@ def test_the_noise_input_has_no_default():
   lambda s: dj.sample(KEY, denoise, s, LEVELS, X),
   lambda s: dj.sdedit(KEY, denoise, s, LEVELS, X, 0.5),
   lambda s: dj.churn(s, COSINE, 0.1),
+  lambda s: dj.with_ancestral_noise(s, COSINE),
   lambda s: dj.with_corrector(s, dj.langevin()),
   lambda s: dj.replace_known(s, X, X > 0.0),
   lambda s: dj.repaint(s, X, X > 0.0),
@@ -264,6 +269,10 @@ def sample(denoise, sampler):
         dj.dpm_solver_pp(),
         dj.dpm_solver_pp_2s(COSINE),
         dj.dpm_solver_pp_sde(),
+        dj.dpm_solver_2(COSINE),
+        dj.dpm_solver_pp_2s_sde(COSINE),
+        dj.lms(),
+        dj.adaptive_ode(COSINE),
         dj.unipc(),
         dj.euler_maruyama(COSINE),
         dj.reverse_diffusion(),

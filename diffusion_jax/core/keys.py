@@ -63,6 +63,17 @@ def split_key(key: Array, n: int) -> Array:
   return jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(key)
 
 
+def repeat_key(key: Array, n: int) -> Array:
+  """Repeats one key [] or keys [B] n times, [n] or [n, B]."""
+  key = _typed(key)
+  return jnp.broadcast_to(key, (n, *key.shape))
+
+
+def fold_each(keys: Array, index: Array) -> Array:
+  """Folds index i [B] into key i [B]; returns keys [B]."""
+  return jax.vmap(jax.random.fold_in)(keys, index)
+
+
 def draw_normal(key: Array, x: Array) -> Array:
   """Draws standard normal noise in the shape of x [B, ...].
 

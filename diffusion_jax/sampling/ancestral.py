@@ -65,16 +65,39 @@ def ddim(eta: float = 0.0) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    # new_share is the fraction of sigma_s^2 that is new noise.
-    new_share = eta**2 * one_minus_snr_ratio(s, t)
-    ratio = alpha_ratio(s, t) * (s.sigma / t.sigma)
-    # 1 - new_share would lose all digits for a new_share near 1.
-    old_share = 1.0 - eta**2 + eta**2 * ratio**2
-    std = jnp.sqrt(s.sigma**2 * new_share)
-    mean = ddim_step(x0, x, s, t, old_share)
-    return mean + std * draw_normal(key, x), state
+    return noisy_ddim_step(x0, x, s, t, eta, draw_normal(key, x)), state
 
   return Sampler(lambda x: (), step)
+
+
+def noisy_ddim_step(
+  x0: Array,
+  x: Array,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  eta: float,
+  z: Array | float,
+) -> Array:
+  """Computes the step of `ddim(eta)` with the noise z.
+
+  Levels must broadcast against x (`level.expand_to(x)`).
+  """
+  s, t = level_s, level_t
+  # new_share is the fraction of sigma_s^2 that is new noise.
+  new_share = eta**2 * one_minus_snr_ratio(s, t)
+  std = jnp.sqrt(s.sigma**2 * new_share)
+  return ddim_step(x0, x, s, t, ddim_old_share(s, t, eta)) + std * z
+
+
+def ddim_old_share(
+  level_s: NoiseLevel, level_t: NoiseLevel, eta: float
+) -> Array:
+  """Computes the fraction of sigma_s^2 that `ddim(eta)` keeps of x_t's noise.
+
+  1 - new_share would lose all digits for a new_share near 1.
+  """
+  ratio = alpha_ratio(level_s, level_t) * (level_s.sigma / level_t.sigma)
+  return 1.0 - eta**2 + eta**2 * ratio**2
 
 
 def ddim_step(

@@ -1,4 +1,4 @@
-"""Langevin steps at a level, and churn: functions sampler -> sampler.
+"""Langevin steps, churn and ancestral noise: functions sampler -> sampler.
 
 A corrector is a function (key, x, denoise, level) -> x at the same level.
 """
@@ -9,13 +9,24 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import data_axes, expand_to
-from diffusion_jax.core.concrete import check_at_least, check_not_negative
+from diffusion_jax.core.concrete import (
+  check_at_least,
+  check_fraction,
+  check_not_negative,
+)
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
-from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Size
+from diffusion_jax.ranges import (
+  NoiseRatio,
+  NonNegative,
+  Positive,
+  Probability,
+  Size,
+)
+from diffusion_jax.sampling.ancestral import ddim_old_share
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
@@ -142,13 +153,54 @@ def churn(
     noisier = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
     churned = has_signal & (s_min <= ratio) & (ratio <= s_max)
     churned &= noisier.logsnr < logsnr
-    level = jax.tree.map(
-      lambda a, b: jnp.where(churned, a, b), noisier, level_t
-    )
+    level = _select(churned, noisier, level_t)
     z = s_noise * draw_normal(noise_key, x)
     mask = expand_to(churned, x)
     x = jnp.where(mask, forward_step(x, z, level_t, level), x)
     return sampler.step(key, x, state, denoise, level_s=level_s, level_t=level)
+
+  return Sampler(sampler.init, step)
+
+
+def with_ancestral_noise(
+  sampler: Sampler, schedule: Schedule, eta: float = 1.0
+) -> Sampler:
+  """Makes a solver of the ODE stochastic: each step goes too far, then back.
+
+  It takes the step to the level between s and clean data that leaves the share
+  of sigma_s^2 that is new noise in `ddim(eta)`, and q(x_s | x) brings x back to
+  level s. With `ddim()` it is `ddim(eta)`; k-diffusion's `_ancestral` samplers
+  are of this kind.
+
+  Args:
+    sampler: A sampler without a memory of earlier x.
+    schedule: Gives the cleaner level.
+    eta: 0 for the sampler itself; ValueError outside [0, 1].
+  """
+  check_sampler(sampler)
+  check_fraction(eta=eta)
+  if eta == 0.0:
+    return sampler
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    noise_key, key = split_key(key, 2)
+    noisy = level_s.sigma > 0.0
+    logsnr = jnp.where(noisy, level_s.logsnr, 0.0)
+    old_share = ddim_old_share(level_s, level_t, eta)
+    tiny = jnp.finfo(x.dtype).eps ** 2  # It is 0 for eta = 1 from alpha = 0.
+    cleaner = schedule.from_logsnr(
+      logsnr - jnp.log(jnp.maximum(old_share, tiny))
+    )
+    noisy &= cleaner.logsnr > logsnr
+    down = _select(noisy, cleaner, level_s)
+    x, state = sampler.step(
+      key, x, state, denoise, level_s=down, level_t=level_t
+    )
+    z = draw_normal(noise_key, x)
+    # Levels without a step between them are replaced: theirs would be NaN.
+    ends = _select(noisy, down, level_t), _select(noisy, level_s, level_t)
+    back = forward_step(x, z, *ends)
+    return jnp.where(expand_to(noisy, x), back, x), state
 
   return Sampler(sampler.init, step)
 
@@ -182,6 +234,19 @@ class Churn(NamedTuple):
     return churn(sampler, schedule, gamma, *self[1:])
 
 
+class AncestralNoise(NamedTuple):
+  """Makes a solver of the ODE stochastic (`with_ancestral_noise`).
+
+  eta: as in DDIM; 0: no noise.
+  """
+
+  eta: Probability = 1.0
+
+  def around(self, sampler: Sampler, schedule: Schedule) -> Sampler:
+    """Returns the sampler with noise after each step."""
+    return with_ancestral_noise(sampler, schedule, *self)
+
+
 class Langevin(NamedTuple):
   """Takes steps of Langevin's corrector before each step."""
 
@@ -191,6 +256,10 @@ class Langevin(NamedTuple):
   def around(self, sampler: Sampler) -> Sampler:
     """Returns the sampler with the corrector before each step."""
     return with_corrector(sampler, langevin(self.snr), self.steps)
+
+
+def _select(condition, level, other):
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)
 
 
 def _square_norm(x):

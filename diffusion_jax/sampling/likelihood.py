@@ -18,7 +18,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes, sum_data_axes
+from diffusion_jax.core.broadcasting import (
+  data_axes,
+  expand_to,
+  sum_data_axes,
+)
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
@@ -35,7 +39,8 @@ from diffusion_jax.core.normal import (
   log_prob as normal_log_prob,
 )
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.ranges import check_value
+from diffusion_jax.ranges import Positive, Size, check_value
+from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
@@ -97,7 +102,8 @@ def log_likelihood(
 
   first, last = _ends(schedule, x, t_min, t_max)
   state = x / _scale(first), jnp.zeros(len(x), x.dtype)
-  z, log_det = _solve(field, state, first, last, rtol, atol, max_steps)
+  ends = _angle(first), _angle(last)
+  z, log_det = _solve(field, state, *ends, rtol, atol, max_steps)
   prior = sum_data_axes(normal_log_prob(STANDARD, z))
   total = prior + size * (log_det - jnp.log(_scale(first)))
   return Likelihood(total, _scale(last) * z)
@@ -125,9 +131,49 @@ def probability_flow(
     return (_velocity(denoise, schedule, angle, *state),)
 
   first, last = _ends(schedule, x, t_from, t_to)
-  state = (x / _scale(first),)
-  (z,) = _solve(field, state, first, last, rtol, atol, max_steps)
+  ends = _angle(first), _angle(last)
+  (z,) = _solve(field, (x / _scale(first),), *ends, rtol, atol, max_steps)
   return _scale(last) * z
+
+
+def adaptive_ode(
+  schedule: Schedule,
+  rtol: Positive = 1e-3,
+  atol: Positive = 1e-3,
+  max_steps: Size = 4096,
+) -> Sampler:
+  """Makes the sampler that solves the ODE between levels to a tolerance.
+
+  It is `probability_flow` from level to level, and x_0_hat at clean data: a
+  grid of two steps has one solution, then the step to clean data. A batch
+  shares its steps. rtol, atol: as in `log_likelihood`; max_steps: samples are
+  NaN if this is not enough in a step of the grid.
+  """
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    noisy = level_s.sigma > 0.0
+    end = jax.tree.map(lambda s, t: jnp.where(noisy, s, t), level_s, level_t)
+    first, last = _angle(level_t).astype(x.dtype), _angle(end).astype(x.dtype)
+    turn = last - first
+
+    def field(u, state):
+      v = _velocity(denoise, schedule, first + u * turn, *state)
+      return (expand_to(turn, x) * v,)
+
+    def solve(x):
+      state = (x / expand_to(_scale(level_t), x),)
+      whole = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+      (z,) = _solve(field, state, *whole, rtol, atol, max_steps)
+      return expand_to(_scale(end), x) * z
+
+    def clean(x):
+      return level_s.expand_to(x).alpha * predict(denoise, x, level_t).x0
+
+    if noisy.ndim:
+      return jnp.where(expand_to(noisy, x), solve(x), clean(x)), state
+    return jax.lax.cond(noisy, solve, clean, x), state
+
+  return Sampler(lambda x: (), step)
 
 
 def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
@@ -188,12 +234,16 @@ def _scale(level):
   return jnp.hypot(level.alpha, level.sigma)
 
 
+def _angle(level):
+  return jnp.arctan2(level.sigma, level.alpha)
+
+
 def _velocity(denoise, schedule, angle, z):
   a = jnp.maximum(jnp.cos(angle), 0.0)  # Rounded, it is < 0 at alpha = 0.
   b = jnp.sin(angle)
   level = schedule.from_logsnr(2.0 * (jnp.log(a) - jnp.log(b)))
-  x0 = predict(denoise, _scale(level) * z, level).x0
-  return (a * z - x0) / b
+  x0 = predict(denoise, expand_to(_scale(level), z) * z, level).x0
+  return (expand_to(a, z) * z - x0) / expand_to(b, z)
 
 
 def _probes(key, x, num_probes, probe, exact_trace):
@@ -223,15 +273,15 @@ def _worst_example(errors):
   return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))
 
 
-def _solve(field, state, first, last, rtol, atol, max_steps):
+def _solve(field, state, start, end, rtol, atol, max_steps):
   # The state is a tuple of arrays [B, ...].
   import diffrax
 
   solution = diffrax.diffeqsolve(
-    diffrax.ODETerm(lambda angle, state, args: field(angle, state)),
+    diffrax.ODETerm(lambda u, state, args: field(u, state)),
     diffrax.Tsit5(),
-    jnp.arctan2(first.sigma, first.alpha),
-    jnp.arctan2(last.sigma, last.alpha),
+    start,
+    end,
     None,  # Diffrax chooses the first step.
     state,
     stepsize_controller=diffrax.PIDController(rtol, atol, norm=_worst_example),

@@ -60,11 +60,13 @@ class Sampler(NamedTuple):
   """A rule for going from one noise level to the next; x: [B, ...].
 
   init: x -> state; step: (key, x, state, denoise, *, level_s, level_t) -> (x,
-  state).
+  state); keys: (key, N) -> the keys of N steps, [N, ...]. Only a step whose
+  noise depends on its levels (`path_noise`) may get the same key as others.
   """
 
   init: SamplerInit
   step: SamplerStep
+  keys: Callable[[Array, int], Array] = split_key
 
 
 def check_sampler(sampler: Sampler) -> None:
@@ -151,7 +153,7 @@ def sample_frames(
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
     check_order(levels, levels.take(slice(1)))
   num_steps = levels.t.shape[0] - 1
-  keys = split_key(key, num_steps)
+  keys = sampler.keys(key, num_steps)
   x = as_float(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   shown = spread_levels(num_steps, num_frames)

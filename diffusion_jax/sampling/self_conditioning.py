@@ -32,4 +32,7 @@ def self_conditioned(sampler: Sampler) -> Sampler:
     )
     return x, (inner, first.x0)
 
-  return Sampler(lambda x: (sampler.init(x), jnp.zeros_like(x)), step)
+  def init(x):
+    return sampler.init(x), jnp.zeros_like(x)
+
+  return Sampler(init, step, sampler.keys)

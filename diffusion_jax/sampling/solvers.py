@@ -1,4 +1,4 @@
-"""Fast solvers of the probability-flow ODE, and one for the SDE.
+"""Fast solvers of the probability-flow ODE, and two for the SDE.
 
 `velocity_heun` is Heun's method in t. In the other solvers, with lambda =
 log(alpha / sigma), a step from level t to the cleaner level s is
@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_not_negative
+from diffusion_jax.core.concrete import check_fraction, check_not_negative
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import NonNegative
-from diffusion_jax.sampling.ancestral import ddim_step
+from diffusion_jax.sampling.ancestral import ddim_step, noisy_ddim_step
+from diffusion_jax.sampling.brownian import path_noise
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -120,17 +121,38 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   gives the level in the middle.
   """
 
+  def finish(x0, x_middle, middle, x, s, t):
+    return ddim_step(x0, x, s, t)
+
+  return _by_the_middle(schedule, finish)
+
+
+def dpm_solver_2(schedule: Schedule) -> Sampler:
+  """Makes DPM-Solver-2 (Lu et al. 2022a, Alg. 1 with r = 1/2).
+
+  It is `dpm_solver_pp_2s` with eps of the middle in place of x_0_hat: the
+  midpoint method of dy = eps d(sigma / alpha), y = x / alpha, in log sigma.
+  """
+
+  def finish(x0, x_middle, middle, x, s, t):
+    eps = eps_from_x0(x0, x_middle, middle)
+    # Where alpha_t = 0 the result is not used.
+    ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, 1.0)
+    return ratio * x + (s.sigma - ratio * t.sigma) * eps
+
+  return _by_the_middle(schedule, finish)
+
+
+def _by_the_middle(schedule, finish):
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     x0 = predict(denoise, x, level_t).x0
-    h = _lambda_difference(level_s, level_t)
-    finite = jnp.isfinite(h)
-    logsnr = jnp.where(finite, level_t.logsnr, 0.0) + jnp.where(finite, h, 0.0)
-    middle = schedule.from_logsnr(logsnr)
+    middle = _middle_level(schedule, level_s, level_t)
 
     def correct(x_s, middle):
       x_middle = ddim_step(x0, x, middle.expand_to(x), t)
-      return ddim_step(predict(denoise, x_middle, middle).x0, x, s, t)
+      later = predict(denoise, x_middle, middle).x0
+      return finish(later, x_middle, middle, x, s, t)
 
     euler = ddim_step(x0, x, s, t)
     x = _correct_where_finite(correct, euler, level_s, level_t, middle)
@@ -139,13 +161,51 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
-  """Makes multistep SDE-DPM-Solver++(2M) (Lu et al. 2022).
+def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
+  """Makes singlestep DPM-Solver++ of the SDE, `sample_dpmpp_sde`.
 
-  D is as in 2M. The noise of x_t decays by e^(-eta h), and new noise replaces
-  it. eta: 0 for `dpm_solver_pp(2)`, 1 for the reverse SDE; ValueError for < 0.
+  Two steps of `ddim(eta)` from level t: to the middle of the step, and to level
+  s with x_0_hat of the middle. Their noise is `path_noise`: it depends on the
+  key and the levels, not on the grid. 2N - 1 calls. schedule gives the level in
+  the middle; eta: ValueError outside [0, 1].
+  """
+  check_fraction(eta=eta)
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    x0 = predict(denoise, x, level_t).x0
+    middle = _middle_level(schedule, level_s, level_t)
+
+    def move(x0, level):
+      noise = path_noise(key, x, level, level_t) if eta else 0.0
+      return noisy_ddim_step(
+        x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise
+      )
+
+    def correct(_, middle):
+      return move(predict(denoise, move(x0, middle), middle).x0, level_s)
+
+    first = move(x0, level_s)
+    x_s = _correct_where_finite(correct, first, level_s, level_t, middle)
+    return x_s, state
+
+  return Sampler(lambda x: (), step, repeat_key)
+
+
+def dpm_solver_pp_sde(
+  eta: float = 1.0, order: int = 2, brownian: bool = False
+) -> Sampler:
+  """Makes multistep SDE-DPM-Solver++, 2M or 3M (Lu et al. 2022).
+
+  D is as in `dpm_solver_pp(order)`, but with the weight e^((1 + eta) lambda).
+  The noise of x_t decays by e^(-eta h), and new noise replaces it.
+
+  Args:
+    eta: 0 for the ODE, 1 for the reverse SDE; ValueError for < 0.
+    order: 1, 2 or 3; ValueError for others.
+    brownian: The noise is `path_noise`: more steps follow the same path.
   """
   check_not_negative(eta=eta)
+  _check_order(order)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
@@ -156,10 +216,47 @@ def dpm_solver_pp_sde(eta: float = 1.0) -> Sampler:
     if eta:
       exponent = 2.0 * eta * _lambda_difference(s, t)
     std = s.sigma * jnp.sqrt(-jnp.expm1(-exponent))
-    x = _multistep(x, s, history, jnp.exp(-exponent))
-    return x + std * draw_normal(key, x), history[:1]
+    moved = _multistep(x, s, history, jnp.exp(-exponent), 1.0 + eta)
+    draw = (
+      path_noise(key, x, level_s, level_t) if brownian else draw_normal(key, x)
+    )
+    return moved + std * draw, history[: order - 1]
 
-  return Sampler(lambda x: _empty_history(x, 1), step)
+  keys = repeat_key if brownian else split_key
+  return Sampler(lambda x: _empty_history(x, order - 1), step, keys)
+
+
+def lms(order: int = 4) -> Sampler:
+  """Makes the linear multistep method of Katherine Crowson's k-diffusion.
+
+  It integrates dy = eps d(sigma / alpha), y = x / alpha, with the polynomial
+  through the last `order` estimates of eps: Adams-Bashforth on uneven grids.
+  The first steps have lower orders. Each step calls the network once. The step
+  to clean data, where sigma / alpha is finite, is of full order too. order: 1
+  (DDIM) to 4; ValueError for others.
+  """
+  _check_order(order, 4)
+
+  def ratio(level):
+    return level.sigma / jnp.where(level.alpha > 0.0, level.alpha, 1.0)
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
+    x0 = predict(denoise, x, level_t).x0
+    eps = eps_from_x0(x0, x, level_t)
+    history = (eps, _broadcast_level(level_t, x)), *state
+    signal = [level.alpha > 0.0 for _, level in history]
+    nodes = [
+      jnp.where(known & signal[0], ratio(level) - ratio(t), jnp.inf)
+      for known, (_, level) in zip(signal[1:], history[1:], strict=True)
+    ]
+    h = ratio(s) - ratio(t)
+    nodes = [jnp.zeros_like(h), *nodes]
+    mean = _weighted_mean(h, nodes, [e for e, _ in history], _plain_moments)
+    change = s.alpha * h * (mean - eps)
+    return ddim_step(x0, x, s, t) + change, history[: order - 1]
+
+  return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
 def unipc(order: int = 2) -> Sampler:
@@ -184,25 +281,50 @@ def unipc(order: int = 2) -> Sampler:
   return Sampler(lambda x: (x, _empty_history(x, order)), step)
 
 
-def _multistep(x, s, history, old_share: Array | float = 1.0):
+def _middle_level(schedule, level_s, level_t):
+  h = _lambda_difference(level_s, level_t)
+  finite = jnp.isfinite(h)
+  logsnr = jnp.where(finite, level_t.logsnr, 0.0) + jnp.where(finite, h, 0.0)
+  return schedule.from_logsnr(logsnr)
+
+
+def _multistep(
+  x, s, history, old_share: Array | float = 1.0, weight: float = 1.0
+):
   # Takes x from the level of history[0] to level s. The history is a sequence
   # of pairs (x0, level) that begins at the start of the step; estimates at
-  # alpha = 0 have no weight.
+  # alpha = 0 have no weight. x0 has the weight e^(weight lambda).
   x0, level_t = history[0]
   nodes = [jnp.zeros_like(level_t.t)]
-  nodes += [_lambda_difference(level, level_t) for _, level in history[1:]]
+  nodes += [
+    weight * _lambda_difference(level, level_t) for _, level in history[1:]
+  ]
   values = [x0 for x0, _ in history]
-  x0_mean = _weighted_mean(_lambda_difference(s, level_t), nodes, values)
+  h = weight * _lambda_difference(s, level_t)
+  x0_mean = _weighted_mean(h, nodes, values, _exponential_moments)
   return ddim_step(x0_mean, x, s, level_t, old_share)
 
 
-def _weighted_mean(h, nodes, values):
-  """Averages x_0 over 0 < u < h with the weight e^u.
+def _exponential_moments(h, n):
+  # The means of 1, u, ..., u^n over 0 < u < h with the weight e^u.
+  total = -jnp.expm1(-h)
+  moments: list[Array | float] = [1.0]
+  for k in range(1, n + 1):
+    moments.append(h**k / total - k * moments[-1])
+  return moments
 
-  values: x_0 at the nodes u; nodes: 0, then others, inf from the first unknown
-  one on. One node gives the constant, two give x_0 + h / 2 * slope, as in both
-  papers, and more give the exact mean of the polynomial. If h is inf the mean
-  is values[0].
+
+def _plain_moments(h, n):
+  return [h**k / (k + 1) for k in range(n + 1)]
+
+
+def _weighted_mean(h, nodes, values, moments_of):
+  """Averages a polynomial over 0 < u < h, with the weight of its moments.
+
+  values: at the nodes u; nodes: 0, then others, inf from the first unknown one
+  on. One node gives the constant, two give value + h / 2 * slope, as in the
+  papers of DPM-Solver++ and UniPC, and more give the exact mean of the
+  polynomial. If h is inf the mean is values[0].
   """
   finite = jnp.isfinite(h)
   h = jnp.where(finite, h, 1.0)
@@ -210,15 +332,12 @@ def _weighted_mean(h, nodes, values):
   nodes = [
     jnp.where(k, node, 0.0) for k, node in zip(known, nodes, strict=True)
   ]
-  total = -jnp.expm1(-h)
-  # The means of 1, u, u^2, ..., and the coefficients of the polynomial
-  # (u - node_0) (u - node_1) ...
-  moments: list[Array | float] = [1.0]
+  moments = moments_of(h, len(nodes) - 1)
+  # The coefficients of the polynomial (u - node_0) (u - node_1) ...
   basis: list[Array | float] = [1.0]
   mean = half = values[0]
   table = values
   for k in range(1, len(nodes)):
-    moments.append(h**k / total - k * moments[-1])
     low, high = [0.0, *basis], [*basis, 0.0]
     basis = [a - nodes[k - 1] * b for a, b in zip(low, high, strict=True)]
     table = [
@@ -229,7 +348,9 @@ def _weighted_mean(h, nodes, values):
     ]
     if k == 1:
       half = values[0] + 0.5 * h * table[0]
-    mean += table[0] * sum(c * m for c, m in zip(basis, moments, strict=True))
+    mean += table[0] * sum(
+      c * m for c, m in zip(basis, moments[: k + 1], strict=True)
+    )
   enough = known[2] if len(known) > 2 else False
   return jnp.where(finite, jnp.where(enough, mean, half), values[0])
 
@@ -288,6 +409,6 @@ def _empty_history(x, n):
   return ((jnp.zeros_like(x), _broadcast_level(no_signal, x)),) * n
 
 
-def _check_order(order):
-  if order not in (1, 2, 3):
-    raise ValueError(f'order is {order}: it must be 1, 2 or 3')
+def _check_order(order, highest=3):
+  if order not in range(1, highest + 1):
+    raise ValueError(f'order is {order}: it must be 1 to {highest}')

@@ -353,3 +353,136 @@ def test_ncsn_algorithm_1():
   expected = D(expected, 1.0, sigma[3])
   sampler = dj.annealed_langevin(T, step_size)
   close(run(sampler, *ve_grid(4), x, key), expected)
+
+
+def lagrange_integral(nodes, j, low, high):
+  """Integrates the polynomial that is 1 at node j and 0 at the others."""
+  others = np.delete(nodes, j)
+  basis = np.poly1d(others, r=True) / np.prod(nodes[j] - others)
+  return basis.integ()(high) - basis.integ()(low)
+
+
+@pytest.mark.parametrize('order', [1, 2, 3, 4])
+@pytest.mark.parametrize('grid', GRIDS)
+def test_linear_multistep_method_of_k_diffusion(grid, order):
+  """y_s = y_t + sum_j c_j eps_j in y = x / alpha and r = sigma / alpha."""
+  alpha, sigma = GRIDS[grid]()
+  r = sigma / alpha
+  x = start(sigma)
+  y, slopes = x / alpha[0], []
+  for i in range(len(r) - 1):
+    x0 = D(alpha[i] * y, alpha[i], sigma[i])
+    slopes = [(y - x0) / r[i], *slopes][:order]
+    nodes = r[i::-1][: len(slopes)]
+    for j, slope in enumerate(slopes):
+      y = y + lagrange_integral(nodes, j, r[i], r[i + 1]) * slope
+  close(run(dj.lms(order), alpha, sigma, x), alpha[-1] * y)
+
+
+VE = dj.GeometricVESchedule(1e-6, 80.0)
+
+
+def dpm_solver_2(x, t, s):
+  """DPM-Solver-2, Alg. 1, for alpha = 1: eps at the geometric mean."""
+  middle = np.sqrt(t * s)
+  u = x + (middle - t) * (x - D(x, 1.0, t)) / t
+  return x + (s - t) * (u - D(u, 1.0, middle)) / middle
+
+
+def dpm_solver_pp_2s(x, t, s):
+  """DPM-Solver++(2S), Alg. 1, for alpha = 1."""
+  middle = np.sqrt(t * s)
+  u = middle / t * x + (1 - middle / t) * D(x, 1.0, t)
+  return s / t * x + (1 - s / t) * D(u, 1.0, middle)
+
+
+def up_and_down(t, s, eta):
+  """The level to step down to, and the noise that leads back (DDIM Eq. 16)."""
+  up = eta * s / t * np.sqrt(t**2 - s**2)
+  return np.sqrt(s**2 - up**2), up
+
+
+ANCESTRAL = {
+  'sample_euler_ancestral': (
+    dj.ddim(),
+    lambda x, t, s: x + (s - t) * (x - D(x, 1.0, t)) / t,
+  ),
+  'sample_dpm_2_ancestral': (dj.dpm_solver_2(VE), dpm_solver_2),
+  'sample_dpmpp_2s_ancestral': (dj.dpm_solver_pp_2s(VE), dpm_solver_pp_2s),
+}
+
+
+@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('name', ANCESTRAL)
+def test_ancestral_samplers_of_k_diffusion(name, eta):
+  _, sigma = ve_grid(6)
+  x, key = start(sigma), jax.random.key(3)
+  sampler, ode_step = ANCESTRAL[name]
+  z = noises(key, 6, x, churned=True)
+  expected = x
+  for i in range(5):
+    down, up = up_and_down(sigma[i], sigma[i + 1], eta)
+    expected = ode_step(expected, sigma[i], down) + up * z[i]
+  expected = D(expected, 1.0, sigma[5])
+  sampler = dj.with_ancestral_noise(sampler, VE, eta)
+  close(run(sampler, *ve_grid(6), x, key), expected)
+
+
+@jax.jit
+def path_noise(key, x, t, s):
+  """Returns the noise of the step from sigma = t to s, with alpha = 1."""
+  level_t, level_s = (dj.NoiseLevel(0.0, jnp.ones(()), a) for a in (t, s))
+  return dj.path_noise(key, x, level_s, level_t)
+
+
+@pytest.mark.parametrize('eta', [0.5, 1.0])
+def test_sample_dpmpp_sde_of_k_diffusion(eta):
+  """Both steps are DDIM's, with the noise of one path."""
+  _, sigma = ve_grid(5)
+  x, key = start(sigma), jax.random.key(3)
+  expected = x
+  for t, s in zip(sigma[:-2], sigma[1:-1], strict=True):
+    middle = np.sqrt(t * s)
+    z_middle, z = path_noise(key, x, t, middle), path_noise(key, x, t, s)
+    down, up = up_and_down(t, middle, eta)
+    u = down / t * expected + (1 - down / t) * D(expected, 1.0, t)
+    u = u + up * z_middle
+    down, up = up_and_down(t, s, eta)
+    expected = down / t * expected + (1 - down / t) * D(u, 1.0, middle) + up * z
+  expected = D(expected, 1.0, sigma[-2])
+  found = run(dj.dpm_solver_pp_2s_sde(VE, eta), *ve_grid(5), x, key)
+  close(found, expected)
+
+
+@pytest.mark.parametrize('eta', [0.5, 1.0])
+def test_sde_dpm_solver_pp_3m(eta):
+  """The mean of the parabola with the weight e^((1 + eta) u), by quadrature."""
+  alpha, sigma = vp_grid(clean=False)
+  lam = np.log(alpha / sigma)
+  n = len(alpha) - 1
+  x, key = start(sigma), jax.random.key(3)
+  z = noises(key, n, x)
+  expected, m = x, []
+  nodes, weights = np.polynomial.legendre.leggauss(20)
+  for i in range(n):
+    h = lam[i + 1] - lam[i]
+    m = [D(expected, alpha[i], sigma[i]), *m][:3]
+    mean = m[0]
+    if len(m) == 2:
+      mean = m[0] + h / 2 * (m[0] - m[1]) / (lam[i] - lam[i - 1])
+    if len(m) == 3:
+      u = 0.5 * h * (nodes + 1)
+      w = weights * np.exp((1 + eta) * u)
+      known = lam[i - 2 : i + 1][::-1] - lam[i]
+      parts = [
+        np.prod([(u - b) / (a - b) for b in known if b != a], axis=0)
+        for a in known
+      ]
+      mean = sum(w @ p / w.sum() * a for p, a in zip(parts, m, strict=True))
+    expected = sigma[i + 1] / sigma[i] * np.exp(-eta * h) * expected
+    expected = expected - alpha[i + 1] * np.expm1(-(1 + eta) * h) * mean
+    expected += sigma[i + 1] * np.sqrt(-np.expm1(-2 * eta * h)) * z[i]
+  close(run(dj.dpm_solver_pp_sde(eta, 3), alpha, sigma, x, key), expected)
+  # Without noise it is the solver of the ODE.
+  found = run(dj.dpm_solver_pp_sde(0.0, 3), alpha, sigma, x)
+  close(found, np.asarray(run(dj.dpm_solver_pp(3), alpha, sigma, x)))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.sampling import ancestral, solvers
+from diffusion_jax.sampling import ancestral, correctors, solvers
 
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
@@ -37,6 +37,14 @@ SAMPLERS = [
   ('EulerDiscreteScheduler', TRAILING, {}, dj.ddim()),
   ('EulerAncestralDiscreteScheduler', TRAILING, {}, dj.ddim(1.0)),
   ('HeunDiscreteScheduler', TRAILING, {}, dj.heun()),
+  ('LMSDiscreteScheduler', TRAILING, {}, dj.lms(4)),
+  ('KDPM2DiscreteScheduler', TRAILING, {}, dj.dpm_solver_2(DDPM)),
+  (
+    'KDPM2AncestralDiscreteScheduler',
+    TRAILING,
+    {},
+    dj.with_ancestral_noise(dj.dpm_solver_2(DDPM), DDPM),
+  ),
   ('DPMSolverMultistepScheduler', TRAILING, {}, dj.dpm_solver_pp(2)),
   ('DPMSolverMultistepScheduler', TRAILING | SDE, {}, dj.dpm_solver_pp_sde()),
   ('UniPCMultistepScheduler', TRAILING | {'solver_order': 1}, {}, dj.unipc(1)),
@@ -79,6 +87,9 @@ def coefficients(name, scheduler, i, t):
     alpha_bar = float(scheduler.alphas_cumprod[int(t)])
     return alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5
   sigma = float(scheduler.sigmas[i])
+  if name.startswith('KDPM2') and i % 2:  # the middle of a step
+    i -= 'Ancestral' in name
+    sigma = float(scheduler.sigmas_interpol[i])
   if name.startswith('FlowMatch'):
     return 1.0 - sigma, sigma
   if name.startswith('EDM'):
@@ -112,7 +123,7 @@ def test_a_sampler_of_the_table(name, options, step, sampler, monkeypatch):
     lambda shape, **options: torch.tensor(z[1]),
     raising=False,
   )
-  for module in (ancestral, solvers):
+  for module in (ancestral, correctors, solvers):
     monkeypatch.setattr(
       module, 'draw_normal', lambda key, x: jnp.asarray(z[1], x.dtype)
     )
@@ -120,7 +131,9 @@ def test_a_sampler_of_the_table(name, options, step, sampler, monkeypatch):
   scheduler.set_timesteps(**asked)
 
   x = z[0] * float(levels.sigma[0])
-  ratio = name.startswith(('Euler', 'Heun'))  # Their x is x / alpha.
+  ratio = name.startswith(
+    ('Euler', 'Heun', 'LMS', 'KDPM2')
+  )  # Their x is x / alpha.
   y = torch.tensor(x / float(levels.alpha[0]) if ratio else x)
   for i, t in enumerate(scheduler.timesteps):
     alpha, sigma = coefficients(name, scheduler, i, t)

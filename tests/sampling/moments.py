@@ -36,6 +36,9 @@ DETERMINISTIC = {
   'dpm_solver_pp_2m': dj.dpm_solver_pp(2),
   'dpm_solver_pp_3m': dj.dpm_solver_pp(3),
   'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+  'dpm_solver_2': dj.dpm_solver_2,
+  'lms_4': dj.lms(4),
+  'adaptive_ode': lambda schedule: dj.adaptive_ode(schedule, 1e-6, 1e-6),
   'unipc_2': dj.unipc(2),
   'unipc_3': dj.unipc(3),
 }
@@ -48,6 +51,12 @@ STOCHASTIC = {
   'velocity_sde': lambda schedule: dj.velocity_sde(schedule, 'sigma', 2.0),
   'reverse_diffusion': dj.reverse_diffusion(),
   'dpm_solver_pp_sde': dj.dpm_solver_pp_sde(),
+  'dpm_solver_pp_3m_sde': dj.dpm_solver_pp_sde(1.0, 3),
+  'brownian_sde': dj.dpm_solver_pp_sde(1.0, 2, brownian=True),
+  'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde,
+  'ancestral_2s': lambda schedule: dj.with_ancestral_noise(
+    dj.dpm_solver_pp_2s(schedule), schedule
+  ),
   'annealed_langevin': dj.annealed_langevin(40),
   'churned_heun': lambda schedule: dj.churn(dj.heun(), schedule, 0.1),
   'corrected_ddim': dj.with_corrector(dj.ddim(1.0), dj.langevin(0.08)),

@@ -320,3 +320,23 @@ def test_refusals(key):
     dj.dequantize(key, jnp.zeros((2, D)), 1)
   with pytest.raises(ValueError, match='num_levels is 1'):
     dj.ode_bits_per_dim(jnp.zeros(2), (D,), 1)
+
+
+def test_the_adaptive_sampler_meets_its_tolerance():
+  """One step from lambda = -5 to 5, against the ODE's closed-form map."""
+  oracle = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
+  schedule = dj.CosineSchedule(-10.0, 10.0)
+  levels = dj.level_grid(schedule, 1, end_clean=False)
+  x = jax.random.normal(jax.random.key(0), (16, 2))
+  truth = oracle.ode_map(x, levels.take(0), levels.take(-1))
+
+  @jax.jit
+  def error(tolerance):
+    sampler = dj.adaptive_ode(schedule, tolerance, tolerance)
+    key = jax.random.key(1)
+    found = dj.sample(key, oracle.denoise, sampler, levels, x)
+    return jnp.abs(found - truth).max()
+
+  loose, fine = float(error(1e-1)), float(error(1e-5))
+  assert fine < 1e-4
+  assert 10.0 * fine < loose < 1e-1

@@ -19,11 +19,21 @@ ORDERS = {
   'dpm_solver_pp_2m': 2,
   'dpm_solver_pp_3m': 3,
   'dpm_solver_pp_2s': 2,
+  'dpm_solver_2': 2,
+  'lms_2': 2,
+  'lms_3': 3,
+  'lms_4': 4,
   'unipc_1': 2,  # UniPC-p is of order p + 1
   'unipc_2': 3,
   'unipc_3': 4,
 }
-FIRST_ORDERS = {'dpm_solver_pp_1': dj.dpm_solver_pp(1), 'unipc_1': dj.unipc(1)}
+# Those that have no other tests.
+FIRST_ORDERS = {
+  'dpm_solver_pp_1': dj.dpm_solver_pp(1),
+  'unipc_1': dj.unipc(1),
+  'lms_2': dj.lms(2),
+  'lms_3': dj.lms(3),
+}
 VE = dj.GeometricVESchedule(1e-3, 1e10)
 PATHS = {
   've': VE,
@@ -84,7 +94,9 @@ def test_observed_order_of_convergence(name, path):
       for n in STEPS
     ]
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
-  np.testing.assert_allclose(found, ORDERS[name], atol=0.1)
+  # The first steps of lms_4, of order 1 to 3, still cost something.
+  atol = 0.15 if name == 'lms_4' else 0.1
+  np.testing.assert_allclose(found, ORDERS[name], atol=atol)
 
 
 @pytest.mark.parametrize('schedule_name', moments.SCHEDULES)
@@ -227,6 +239,9 @@ def counted_calls(sampler, levels):
     ('heun', 13),  # 2N - 1
     ('velocity_heun', 13),
     ('dpm_solver_pp_2s', 13),
+    ('dpm_solver_2', 13),
+    ('dpm_solver_pp_2s_sde', 13),
+    ('lms_4', 7),
     ('unipc_3', 7),
     ('corrected_ddim', 14),
   ],

@@ -18,7 +18,7 @@ from diffusion_jax.ranges import (
   Rule,
   Size,
 )
-from diffusion_jax.sampling.correctors import Churn, Langevin
+from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training.conditions import ImageCondition
@@ -257,6 +257,7 @@ class DenoiserSampling(Sampling):
     dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
       it
     churn: noise before each step
+    ancestral_noise: noise after each step of a solver of the ODE
     corrector: Langevin steps before each step
   """
 
@@ -270,6 +271,7 @@ class DenoiserSampling(Sampling):
   clip: bool = True
   dynamic_threshold: Probability = 0.0
   churn: Churn | None = None
+  ancestral_noise: AncestralNoise | None = None
   corrector: Langevin | None = None
 
   def __post_init__(self):

@@ -37,7 +37,7 @@ from diffusion_jax.networks.inputs import Text
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
-from diffusion_jax.sampling.correctors import Churn, Langevin
+from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training import (
   conditions,
@@ -140,9 +140,13 @@ SAMPLERS = {
   'ancestral': functools.partial(dj.ancestral, mean_shift=None),
   'ddim': dj.ddim,
   'heun': dj.heun,
+  'lms': dj.lms,
+  'dpm_solver_2': dj.dpm_solver_2,
   'dpm_solver_pp': dj.dpm_solver_pp,
   'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+  'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde,
   'dpm_solver_pp_sde': dj.dpm_solver_pp_sde,
+  'adaptive_ode': dj.adaptive_ode,
   'unipc': dj.unipc,
   'euler_maruyama': dj.euler_maruyama,
   'velocity_heun': dj.velocity_heun,
@@ -237,6 +241,7 @@ TABLES = {
   'sampling.guidance': GUIDANCES,
   'sampling.classifier': {'run': fields.ClassifierGuidance},
   'churn': {'edm': Churn},
+  'ancestral_noise': {'ddim': AncestralNoise},
   'corrector': {'langevin': Langevin},
   'data': DATA,
   'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},

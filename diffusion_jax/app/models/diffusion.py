@@ -265,15 +265,18 @@ def corrected(
   schedule: dj.Schedule,
   num_steps: int,
 ) -> dj.Sampler:
-  """Returns the sampler with churn and corrector."""
-  if c.churn is None and c.corrector is None:
+  """Returns the sampler with ancestral noise, churn and corrector."""
+  if c.churn is c.ancestral_noise is c.corrector is None:
     return sampler
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
     raise UserError(
       f'config.sampling.sampler={c.sampler.name} uses earlier steps, which '
-      'churn and corrector change: set both to None or take another sampler'
+      'churn, ancestral_noise and corrector change: set them to None or take '
+      'another sampler'
     )
   with from_config('sampling'):
+    if c.ancestral_noise is not None:
+      sampler = c.ancestral_noise.around(sampler, schedule)
     if c.churn is not None:
       sampler = c.churn.around(sampler, schedule, num_steps)
     if c.corrector is not None:

@@ -192,8 +192,12 @@ def test_steps_need_a_schedule_of_steps(flag):
 def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
-  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'unipc')
-  more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
+  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'lms', 'unipc')
+  more = [
+    'sampling.churn.s_churn=1',
+    'sampling.ancestral_noise.eta=1',
+    'sampling.corrector.steps=1',
+  ]
   for flag in more if remembers else ():
     with pytest.raises(UserError, match=f'{name} uses earlier steps'):
       model_of(*flags, flag).plan()
@@ -222,6 +226,11 @@ def test_parameters_of_samplers_reach_them():
     (('sampler=dpm_solver_pp',), 'sampler.order=3'),
     (('sampler=unipc',), 'sampler.order=1'),
     (('sampler=dpm_solver_pp_sde',), 'sampler.eta=0.5'),
+    (('sampler=dpm_solver_pp_sde',), 'sampler.order=3'),
+    (('sampler=dpm_solver_pp_sde',), 'sampler.brownian=True'),
+    (('sampler=dpm_solver_pp_2s_sde',), 'sampler.eta=0.5'),
+    (('sampler=lms',), 'sampler.order=1'),
+    (('sampler=heun', 'ancestral_noise.eta=1'), 'ancestral_noise.eta=0.5'),
     (annealed, 'sampler.num_steps=3'),
     (annealed, 'sampler.step_size=0.1'),
     (('sampler=ddim', 'corrector.steps=1'), 'corrector.snr=0.1'),

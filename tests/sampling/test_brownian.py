@@ -1,0 +1,142 @@
+"""Noise of a path: its law, its parts, and convergence of samples."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import draw_normal, repeat_key
+from tests.sampling import moments
+
+SCHEDULE = dj.CosineSchedule(-30.0, 30.0)
+PLACES = np.array([-14.0, -3.0, -2.99, 0.0, 0.7, 5.0, 14.0])  # of lambda
+N = 20_000
+
+
+@functools.cache
+def noise_of_steps():
+  """Returns the noise between PLACES, [6, N], and from the first to the last.
+
+  Half of it belongs to one key, half to keys per example.
+  """
+  levels = SCHEDULE.from_logsnr(2.0 * jnp.asarray(PLACES))
+  x = jnp.zeros((100, N // 200))
+  keys = jax.random.split(jax.random.key(1), 100)
+
+  @jax.jit
+  def noise(low, high):
+    halves = [dj.path_noise(k, x, high, low) for k in (jax.random.key(0), keys)]
+    return jnp.stack(halves).ravel()
+
+  pairs = [(levels.take(i), levels.take(i + 1)) for i in range(6)]
+  return np.stack([noise(*pair) for pair in pairs]), np.asarray(
+    noise(levels.take(0), levels.take(6))
+  )
+
+
+def test_steps_of_a_path_are_independent_and_standard_normal():
+  z, _ = noise_of_steps()
+  error = 5 / np.sqrt(N)
+  np.testing.assert_allclose(z.mean(axis=1), 0.0, atol=error)
+  covariance = z @ z.T / N
+  np.testing.assert_allclose(
+    covariance, np.eye(6), atol=error * np.sqrt(1 + np.eye(6)).max()
+  )
+  np.testing.assert_allclose((z**4).mean(axis=1), 3.0, atol=error * 96**0.5)
+
+
+def test_a_step_is_made_of_its_parts():
+  """sqrt(SNR_s - SNR_t) z adds up, here relative to the last SNR."""
+  z, whole = noise_of_steps()
+  snr = np.exp(2.0 * (PLACES - PLACES[-1]))
+  parts = np.sqrt(np.diff(snr))[:, None] * z
+  expected = np.sqrt(snr[-1] - snr[0]) * whole
+  np.testing.assert_allclose(parts.sum(axis=0), expected, atol=2e-5)
+
+
+def test_steps_below_the_resolution_keep_their_variance():
+  levels = SCHEDULE.from_logsnr(2.0 * jnp.array([0.1, 0.1001]))
+  x = jnp.zeros((100, N // 100))
+  z = dj.path_noise(jax.random.key(0), x, levels.take(1), levels.take(0))
+  # The difference of two float32 numbers near 0.1 has 4 digits.
+  assert abs(np.std(z) - 1.0) < 5 / np.sqrt(2 * N) + 1e-3
+
+
+def test_noise_from_no_signal_and_to_clean_data_is_finite():
+  levels = dj.RectifiedFlowSchedule()(jnp.array([1.0, 0.5, 0.0]))
+  x = jnp.zeros((100, N // 100))
+  key = jax.random.key(0)
+  z = dj.path_noise(key, x, levels.take(1), levels.take(0))
+  assert abs(np.std(z) - 1.0) < 5 / np.sqrt(2 * N)
+  last = dj.path_noise(key, x, levels.take(2), levels.take(1))
+  assert np.isfinite(last).all()
+  # Nothing of W is left over from one step to the next.
+  assert abs(np.mean(z * last)) < 5 / np.sqrt(N)
+
+
+def test_an_image_has_the_path_of_its_key():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jnp.zeros((3, 4, 4))
+  t, s = SCHEDULE(jnp.array([0.9, 0.8, 0.3])), SCHEDULE(0.1)
+  whole = dj.path_noise(keys, x, s, t)
+  for i in range(3):
+    alone = dj.path_noise(keys[i : i + 1], x[:1], s, t.take(i))
+    np.testing.assert_allclose(alone[0], whole[i], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda schedule: dj.dpm_solver_pp_sde(1.0, 2, brownian=True),
+    lambda schedule: dj.dpm_solver_pp_2s_sde(schedule),
+  ],
+)
+def test_more_steps_follow_the_same_path(make):
+  """The distance between N and 2 N steps is of order 1 in the step.
+
+  It would be above 1 with other noise for each grid.
+  """
+  schedule = dj.CosineSchedule(-8.0, 8.0)
+  x = jax.random.normal(jax.random.key(0), (256, 2))
+
+  @jax.jit
+  def sample(n, key):  # One compilation for all grids.
+    denoise, sampler = moments.GAUSSIAN.denoise, make(schedule)
+    level = lambda i: schedule.from_logsnr(-8.0 + 16.0 * i / n)
+
+    def body(i, carry):
+      ends = {'level_t': level(i), 'level_s': level(i + 1)}
+      return sampler.step(key, *carry, denoise, **ends)
+
+    return jax.lax.fori_loop(0, n, body, (x, sampler.init(x)))[0]
+
+  def distance(a, b):
+    return float(jnp.sqrt(jnp.mean((a - b) ** 2)))
+
+  coarse, middle, fine = (sample(n, jax.random.key(1)) for n in (32, 64, 128))
+  assert distance(middle, fine) < 0.65 * distance(coarse, middle)
+  assert distance(middle, fine) < 0.1
+  other = sample(128, jax.random.key(2))
+  assert distance(other, fine) > 0.5
+
+
+def test_a_sampler_chooses_the_keys_of_its_steps():
+  """With the same key for all steps the same noise is drawn n times."""
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    return x + draw_normal(key, x), state
+
+  levels = dj.level_grid(dj.CosineSchedule(), 3)
+  sampler = dj.Sampler(lambda x: (), step, repeat_key)
+  denoise = lambda x, level: dj.Prediction(x)
+  for key in (jax.random.key(0), jax.random.split(jax.random.key(0), 2)):
+    x = dj.sample(key, denoise, sampler, levels, jnp.zeros((2, 3)))
+    expected = 3.0 * draw_normal(key, jnp.zeros((2, 3)))
+    np.testing.assert_allclose(x, expected, rtol=1e-6)
+  for brownian in (False, True):
+    sampler = dj.dpm_solver_pp_sde(brownian=brownian)
+    assert (sampler.keys is repeat_key) == brownian
+    assert dj.self_conditioned(sampler).keys is sampler.keys

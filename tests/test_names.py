@@ -1,0 +1,120 @@
+"""Every row of docs/names.md: samplers are made, grids and fields are set."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app.config import store
+from diffusion_jax.app.run import folder
+from tests.app.config.test_store import read
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / 'docs' / 'names.md').read_text()
+# All samplers of k_diffusion.sampling 0.1.1.
+K_DIFFUSION = """
+  euler euler_ancestral heun dpm_2 dpm_2_ancestral lms dpm_fast dpm_adaptive
+  dpmpp_2s_ancestral dpmpp_sde dpmpp_2m dpmpp_2m_sde dpmpp_3m_sde
+""".split()
+GIVEN = {
+  **{name: getattr(dj, name) for name in dir(dj)},
+  'schedule': dj.LinearVPSchedule(),
+  **{'eta': 0.5, 'order': 3, 'N': 10, 'rtol': 1e-3, 'atol': 1e-3},
+  **{'s_churn': 20.0, 's_tmin': 0.05, 's_tmax': 50.0, 's_noise': 1.003},
+}
+
+
+def rows(heading):
+  """Returns the cells of all rows of a section's tables."""
+  section = PAGE.split(f'## {heading}\n')[1].split('\n## ')[0]
+  lines = [x for x in section.splitlines() if x.startswith('| `')]
+  cells = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
+  return [row for row in cells if not row[0].startswith('`dj.')]
+
+
+def codes(cell):
+  return re.findall(r'`([^`]+)`', cell)
+
+
+def evaluate(code, **more):
+  return eval(code, {}, GIVEN | more)  # the page is our own
+
+
+SAMPLERS = rows('Samplers')
+
+
+@pytest.mark.parametrize(
+  'code', [code for row in SAMPLERS for code in codes(row[0])]
+)
+def test_a_sampler_of_the_page_makes_a_step(code):
+  sampler = evaluate(code)
+  levels = dj.level_grid(GIVEN['schedule'], 3)
+
+  def sample(key, x):
+    denoise = lambda x, level: dj.Prediction(0.5 * x)
+    return dj.sample(key, denoise, sampler, levels, x)
+
+  x = jnp.ones((2, 3))
+  assert jax.eval_shape(sample, jax.random.key(0), x).shape == x.shape
+
+
+def test_all_samplers_of_k_diffusion_are_on_the_page():
+  named = re.findall(r'sample_(\w+)', ' '.join(row[1] for row in SAMPLERS))
+  assert {*named} == {*K_DIFFUSION}
+
+
+def test_schedulers_of_the_page_are_compared_with_diffusers():
+  """The page and the list of the comparison name the same pairs."""
+  compared = (ROOT / 'tests/parity/test_schedulers.py').read_text()
+  listed = compared.split('SAMPLERS = [')[1].split('\n]')[0]
+  pairs = re.findall(r"'(\w+Scheduler)',.*?dj\.(\w+)\(", listed, re.S)
+  on_page = {
+    (name, codes(row[0])[0].partition('(')[0])
+    for row in SAMPLERS
+    for name in re.findall(r'(\w+Scheduler)\b', row[2])
+  }
+  assert on_page == {*pairs}
+
+
+@pytest.mark.parametrize(
+  'code',
+  [codes(row[0])[0] for row in rows('Grids')],
+)
+def test_a_grid_of_the_page_has_its_levels(code):
+  has_steps = re.search("'(trailing|leading|linspace|karras|logsnr)'", code)
+  schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+  given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}
+  if has_steps:
+    given['schedule'] = schedule
+  levels = evaluate(f'level_grid({code})', **given)
+  assert levels.t.shape == (11,) and levels.sigma[-1] == 0.0
+  ratio = levels.sigma / levels.alpha
+  assert (np.diff(ratio) < 0).all()
+  if re.search(r'\blow\b', code):  # the ends that get_sigmas_* has
+    np.testing.assert_allclose(ratio[jnp.array([0, -2])], [50.0, 0.02], 1e-5)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    codes(row[1])
+    for heading in ('Pipelines of diffusers', 'Options of EDM and EDM2')
+    for row in rows(heading)
+  ],
+  ids=' '.join,
+)
+def test_fields_of_the_page_are_set(fields):
+  flags = dict(field.split('=', 1) for field in fields)
+  base = {}
+  if any(path.startswith('sampling.schedule.') for path in flags):
+    base = {'sampling.schedule': 'karras'}
+  config = store.with_flags(read('digits'), [*(base | flags).items()])
+  found = folder.flat(config.to_dict())
+  for path, text in flags.items():
+    value = found.get(path, found.get(f'{path}.name'))
+    expected = str(value).strip('(),[]').removesuffix('.0')
+    assert expected == text.removesuffix('.0'), path
