@@ -97,7 +97,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     with lock:
       prior_keys, keys = split_key(keys, 2)
       x = plan.prior_sample(prior_keys, plan.levels.take(0))
-      start = x, plan.sampler.init(x), split_key(keys, total)
+      start = x, plan.sampler.init(x), plan.sampler.keys(keys, total)
       x, state, keys = jax.device_put(start, replicated(mesh))
     scale = np.float32(scale_of(c))
     shown = {*spread_levels(total, NUM_FRAMES).tolist()}
