@@ -92,7 +92,7 @@ def test_every_reader_gets_merged_weights(base, run):
 
   def check(merged, stored):
     a, b = (
-      np.float64(stored['network'][n]['noise_dense_1']['kernel'])
+      np.asarray(stored['network'][n]['noise_dense_1']['kernel'], np.float64)
       for n in ('lora_A', 'lora_B')
     )
     expected = np.float64(network['noise_dense_1']['kernel']) + 1.5 * a @ b

@@ -147,8 +147,10 @@ def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
   of_kernel = jax.grad(
     lambda p: plain(p, Context(ema_params=base), jax.random.key(0), x)[0]
   )(merge_network(base, params, 0.7))['network']['dense']['kernel']
-  a, b = (np.float64(adapters[n]['dense']['kernel']) for n in adapters)
-  of_kernel = np.float64(of_kernel)
+  a, b = (
+    np.asarray(adapters[n]['dense']['kernel'], np.float64) for n in adapters
+  )
+  of_kernel = np.asarray(of_kernel, np.float64)
   found = gradient['network']
   np.testing.assert_allclose(
     found['lora_A']['dense']['kernel'], 0.7 * of_kernel @ b.T, rtol=1e-5
