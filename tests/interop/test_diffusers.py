@@ -91,7 +91,7 @@ def test_adapters_in_their_names_are_the_difference_of_merged_weights(name):
   merged = lora_merge(found.params, adapters, 0.5)
   before = diffusers.tensors_of(found.network, found.params)
   after = diffusers.tensors_of(found.network, jax.device_get(merged))
-  written = diffusers.adapters_of(found.network, adapters, 0.5, shape)
+  written = dict(diffusers.adapters_of(found.network, adapters, 0.5, shape))
   prefix = 'transformer.' if name == 'dit' else 'unet.'
   for weight, w in before.items():
     module = prefix + weight.removesuffix('weight')
