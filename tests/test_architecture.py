@@ -171,6 +171,7 @@ TESTED_ELSEWHERE = {
   'aliases.py': 'test_architecture.py',
   'networks/functional.py': 'test_numerics.py',
   'runtime/precision.py': 'test_numerics.py',
+  'training/base_weights.py': 'app/test_adapters.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'drafts.py': 'runtime/test_files.py',
   'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',

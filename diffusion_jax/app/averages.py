@@ -11,7 +11,12 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
-from diffusion_jax.training import checkpoints, power_ema, snapshots
+from diffusion_jax.training import (
+  base_weights,
+  checkpoints,
+  power_ema,
+  snapshots,
+)
 
 # With a larger residual the sum has little to do with the requested average; up
 # to it, the parameters' error is about the profile's (docs/training.md).
@@ -70,11 +75,11 @@ def make(
     )
   weights = solved.weights.reshape(len(steps), len(widths))
   used = [(s, row) for s, row in zip(steps, weights, strict=True) if row.any()]
-  flat = power_ema.combine(_parts(workdir, used, widths, target))
-  device = jax.local_devices()[0]
-  params = jax.tree_util.tree_map_with_path(
-    lambda path, _: jax.device_put(flat[_name(path)], device), target
-  )
+  flat = power_ema.combine(_parts(workdir, used, widths))
+  params = base_weights.merged(workdir, files.unflatten(flat))
+  what = f'snapshot {step} in {workdir} is of another network'
+  checkpoints.check_fits(params, target, what)
+  params = jax.device_put(params, jax.local_devices()[0])
   return Average(
     params, sigma_rel, step, images[-1], solved.residual, len(used)
   )
@@ -108,28 +113,20 @@ def read_widths(workdir: str | Path, step: int) -> list[float]:
   return sorted(width for width in widths if width is not None)
 
 
-def _parts(workdir, used, widths, target):
+def _parts(workdir, used, widths):
   # Yields (weight, {path of a parameter: array}), for `power_ema.combine`.
   for step, row in used:
     snapshots.check(workdir, step)
     for width, weight in zip(widths, row, strict=True):
       if weight:
-        yield weight, _read(workdir, step, width, target)
+        yield weight, _read(snapshots.path_of(workdir, step), width)
 
 
-def _read(workdir, step, width, target):
-  path = snapshots.path_of(workdir, step)
+def _read(path, width):
   prefix = f'{power_ema.width_name(width)}/'
   tensors = files.open_tensors(path)
-  arrays = {
+  return {
     name.removeprefix(prefix): tensors[name]
     for name in tensors
     if name.startswith(prefix)
   }
-  what = f'snapshot {step} in {workdir} is of another network'
-  checkpoints.check_fits(arrays, target, what)
-  return arrays
-
-
-def _name(path):
-  return jax.tree_util.keystr(path, simple=True, separator='/')

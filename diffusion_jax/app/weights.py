@@ -8,23 +8,28 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints, power_ema
 
 
-def restore(model: Model) -> tuple[Params, int]:
-  """Restores (the parameters that config.sampling chooses, their step)."""
+def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
+  """Restores (the parameters that config.sampling chooses, their step).
+
+  merge: False returns a run's adapters as they are.
+  """
   c, workdir = model.config.sampling, model.workdir
   average = (
     power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
   )
   name = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   try:
-    if c.ema_sigma_rel is not None:
+    if c.ema_sigma_rel is not None and merge:
       return restore_average(model, name, models.shapes(model))
     step = checkpoints.find_step(workdir, name)
-    params, stored = checkpoints.restore_params(workdir, average, None, step)
+    params, stored = checkpoints.restore_params(
+      workdir, average, None, step, merge
+    )
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
-    if own or folder.differences(stored, now, folder.FREE):
+    if merge and (own or folder.differences(stored, now, folder.FREE)):
       what = f'checkpoint {step} is of another network'
       checkpoints.check_fits(params, models.shapes(model), what)
     return params, step

@@ -4,6 +4,7 @@ They are read and written without diffusers; only old weights in `.bin` need
 torch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +115,50 @@ def save(
   folders.write_json(folder / 'scheduler' / folders.SCHEDULER, scheduler)
 
 
-def tensors_of(network: UNet | DiT | Autoencoder, params: Params) -> Tensors:
-  """Returns the state dict in diffusers of a network that `save` writes."""
+def tensors_of(
+  network: UNet | DiT | Autoencoder,
+  params: Params,
+  rule: names.Rule | None = None,
+) -> Tensors:
+  """Returns the state dict in diffusers of a network that `save` writes.
+
+  params: all, or some; rule: of all arrays, instead of their own.
+  """
   if isinstance(network, DiT):
-    return transformer.write(network, params)
+    return transformer.write(network, params, rule)
   if isinstance(network, Autoencoder):
     table = autoencoder.layers_of(network)
   else:
     table = unet.layers_of(network)
-  return names.write(layers.entries(table, params), params)
+  return names.write(layers.entries(table, params), params, rule)
+
+
+def adapters_of(
+  network: nn.Module, adapters: Params, scale: float, shape: Sequence[int]
+) -> Tensors:
+  """Returns LoRA adapters by their names in diffusers and PEFT.
+
+  These are transformer.<layer>.lora_A.weight and, of a U-Net,
+  unet.<layer>.lora_B.weight. B is multiplied by `scale`, so that alpha is the
+  rank. adapters: {'lora_A': tree, 'lora_B': tree}, see `training.lora`; shape:
+  of the images or latents. Raises ValueError as `save`.
+  """
+  down, up = adapters['lora_A'], adapters['lora_B']
+  if isinstance(network, DiT):
+    prefix, _ = 'transformer', transformer.write_config(network, shape)
+    down = transformer.shared_by_qkv(down)
+  elif isinstance(network, UNet):
+    prefix, _ = 'unet', unet.write_config(network, shape)
+  else:
+    name, known = type(network).__name__, f'{UNet.__name__}, {DiT.__name__}'
+    raise ValueError(f'adapters of {name} have no names in diffusers: {known}')
+  tensors: dict[str, np.ndarray] = {}
+  outputs = tensors_of(network, up, names.LINEAR)
+  for weight, a in tensors_of(network, down).items():
+    name, b = f'{prefix}.{weight.removesuffix("weight")}', outputs[weight]
+    b = np.float32(scale) * b.reshape(*b.shape, *[1] * (a.ndim - 2))
+    tensors |= {f'{name}lora_A.weight': a, f'{name}lora_B.weight': b}
+  return tensors
 
 
 def fix_label(network: UNet, params: Params, label: int) -> tuple[UNet, Params]:

@@ -160,10 +160,12 @@ def read(network: DiT, tensors: Tensors, shapes: Params) -> Params:
   return join(params)
 
 
-def write(network: DiT, params: Params) -> Tensors:
-  """Returns the tensors of a DiTTransformer2DModel."""
+def write(
+  network: DiT, params: Params, rule: names.Rule | None = None
+) -> Tensors:
+  """Returns the tensors of a DiTTransformer2DModel; rule: see `names.write`."""
   apart = separate(params)
-  tensors = names.write(_entries(network, apart), apart)
+  tensors = names.write(_entries(network, apart), apart, rule)
   first = f'{_EMB}.'
   copies = {
     name.replace(first, f'{_BLOCK.format(i)}.{_EMBEDDINGS}.'): array
@@ -194,6 +196,13 @@ def separate(params: Params) -> Params:
   return traverse_util.unflatten_dict(apart)
 
 
+def shared_by_qkv(down: Params) -> Params:
+  """Returns the matrices A of adapters, with one for each of q, k and v."""
+  blocks = dict(down['blocks_0'])
+  blocks['qkv'] = jax.tree.map(lambda a: np.tile(a, 3), blocks['qkv'])
+  return {**down, 'blocks_0': blocks}
+
+
 def join(params: Params) -> Params:
   """Returns the parameters that `separate` was given."""
   rest = {n: x for n, x in params.items() if not n.startswith('block_')}
@@ -220,9 +229,9 @@ def _entries(network, apart):
 
 def _patches(network):
   # A convolution [D, C, p, p] there, a product of [p p C, D] here.
-  p, width = network.patch_size, network.channels
+  p = network.patch_size
   kernel = names.Rule(
-    lambda x: x.transpose(2, 3, 1, 0).reshape(-1, width),
-    lambda x: x.reshape(p, p, -1, width).transpose(3, 2, 0, 1),
+    lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
+    lambda x: x.reshape(p, p, -1, x.shape[-1]).transpose(3, 2, 0, 1),
   )
   return layers.torch_layer(kernel)

@@ -10,11 +10,12 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from flax import serialization
+from flax import serialization, traverse_util
 from safetensors import SafetensorError, safe_open
 
 from diffusion_jax.aliases import Json
@@ -178,6 +179,11 @@ def flatten(tree: object, prefix: str = '') -> dict[str, np.ndarray]:
     for name, value in tree.items():
       arrays |= flatten(value, f'{prefix}/{name}' if prefix else str(name))
   return arrays
+
+
+def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the nested dicts of arrays whose names `flatten` gives."""
+  return traverse_util.unflatten_dict(dict(arrays), sep='/')
 
 
 def _read_safetensors(path):

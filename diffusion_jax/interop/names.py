@@ -91,17 +91,20 @@ def read(
   return traverse_util.unflatten_dict(params, sep='/')
 
 
-def write(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
+def write(
+  entries: Iterable[Entry], params: Params, rule: Rule | None = None
+) -> dict[str, np.ndarray]:
   """Returns tensors by the names of the other project.
 
-  Raises ValueError for a parameter that is not in the table.
+  rule: of all tensors, instead of their own. Raises ValueError for a parameter
+  that is not in the table.
   """
   ours: dict = dict(traverse_util.flatten_dict(params, sep='/'))
   entries = list(entries)
   _check_rows(ours, entries)
   return {
     entry.theirs: np.asarray(  # of any shape, [] too
-      entry.rule.write(np.asarray(ours[entry.ours])), order='C'
+      (rule or entry.rule).write(np.asarray(ours[entry.ours])), order='C'
     )
     for entry in entries
   }

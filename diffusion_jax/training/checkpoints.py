@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.runtime.files import check_files, read_json
-from diffusion_jax.training import checksums, integrity
+from diffusion_jax.training import base_weights, checksums, integrity
 from diffusion_jax.training.state import TrainState
 
 # The best checkpoint has the lowest value of this metric. Checkpoints of
@@ -211,14 +211,15 @@ def restore_params(
   ema: bool | str = True,
   target: Params | None = None,
   checkpoint: int | str = 'latest',
+  merge: bool = True,
 ) -> tuple[Params, dict]:
   """Returns (params, config) of a checkpoint of a run, on one device.
 
   ema: True for the average, False for the raw weights, or the name of another
   average ('0.999'); target: the expected abstract params, None for no check;
-  checkpoint: a step, 'latest' or 'best'. Raises FileNotFoundError for
-  a checkpoint or average that does not exist, ValueError if it is damaged or
-  does not fit `target`.
+  checkpoint: a step, 'latest' or 'best'; merge: merges adapters with the base
+  weights of the run. Raises FileNotFoundError for a checkpoint or average that
+  does not exist, ValueError if it is damaged or does not fit `target`.
   """
   item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
   with open_read_only(workdir) as manager:
@@ -234,15 +235,22 @@ def restore_params(
         f'{", ".join(names) or "its own only"}'
       )
     tree = metadata[item].tree
-    if target is not None:
-      check_fits(tree, target, f'checkpoint {step} is of another network')
+    what = f'checkpoint {step} is of another network'
+    adapted = merge and base_weights.has_adapters(tree)
+    if target is not None and not adapted:
+      check_fits(tree, target, what)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: _abstract(x, device), tree)
     items = {item: ocp.args.StandardRestore(abstract)}
     args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
     with _reading(manager, step):
       restored = manager.restore(step, args=args)
-  return restored[item], restored['config']
+  params = restored[item]
+  if adapted:
+    params = jax.device_put(base_weights.merged(workdir, params), device)
+    if target is not None:
+      check_fits(params, target, what)
+  return params, restored['config']
 
 
 def check_fits(theirs: Params, ours: Params, what: str) -> None:

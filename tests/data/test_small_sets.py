@@ -21,6 +21,13 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
   assert set(train.labels) == set(test.labels) == set(range(10))
 
 
+def test_turned_digits_are_a_quarter_further_anticlockwise():
+  """The top row becomes the left column, from the bottom to the top."""
+  upright, turned = small_sets.digits(), small_sets.digits(quarter_turns=1)
+  np.testing.assert_array_equal(turned.images[:, ::-1, 0], upright.images[:, 0])
+  np.testing.assert_array_equal(turned.labels, upright.labels)
+
+
 def test_digits_keep_their_labels():
   data: Any = load_digits()
   source = small_sets.digits('test')

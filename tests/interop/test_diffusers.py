@@ -11,7 +11,9 @@ import safetensors.numpy
 
 from diffusion_jax.interop import diffusers, diffusers_schedulers, files
 from diffusion_jax.interop.diffusers_options import multipliers
+from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.training.lora import lora_init, lora_merge
 
 STORED = Path(__file__).parent / 'stored'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -74,6 +76,39 @@ def test_the_transformer_computes_what_theirs_does(tmp_path):
   diffusers.save(tmp_path / 'ours', *found[:4])
   written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
   same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
+
+
+@pytest.mark.parametrize('name', ['labels', 'dit'])
+def test_adapters_in_their_names_are_the_difference_of_merged_weights(name):
+  """W_merged = W + B A in their layout, of products and of convolutions."""
+  found = diffusers.load(STORED / name)
+  key, shape = jax.random.key(0), found.facts['image_shape']
+  adapters = lora_init(key, found.params, 2, convolutions=name == 'labels')
+  adapters['lora_B'] = jax.tree.map(
+    lambda b: jax.random.normal(key, b.shape), adapters['lora_B']
+  )
+  adapters = jax.device_get(adapters)
+  merged = lora_merge(found.params, adapters, 0.5)
+  before = diffusers.tensors_of(found.network, found.params)
+  after = diffusers.tensors_of(found.network, jax.device_get(merged))
+  written = dict(diffusers.adapters_of(found.network, adapters, 0.5, shape))
+  prefix = 'transformer.' if name == 'dit' else 'unet.'
+  for weight, w in before.items():
+    module = prefix + weight.removesuffix('weight')
+    if f'{module}lora_A.weight' not in written:
+      np.testing.assert_array_equal(after[weight], w)
+      continue
+    a = written.pop(f'{module}lora_A.weight')
+    b = written.pop(f'{module}lora_B.weight')
+    assert a.shape == (2, *w.shape[1:])
+    assert b.shape == (len(w), 2, *[1] * (w.ndim - 2))
+    product = np.tensordot(b.reshape(len(w), 2), a, axes=1)
+    np.testing.assert_allclose(after[weight], w + product, rtol=0, atol=1e-5)
+  assert not written
+  with pytest.raises(ValueError, match='adapters of Autoencoder have no names'):
+    diffusers.adapters_of(
+      Autoencoder(image_size=(8, 8), out_channels=1), adapters, 0.5, shape
+    )
 
 
 def test_embeddings_of_a_transformer_must_be_equal(copy):

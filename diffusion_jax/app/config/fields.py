@@ -76,6 +76,10 @@ class Training:
     num_threads: threads that read ahead, for images on disk
     init_from: folder of the run whose weights the training begins with
       (docs/weights.md)
+    lora_rank: trains adapters of this rank, of the weights of init_from, and
+      nothing else (docs/training.md); 0: trains all weights
+    lora_alpha: adapters are multiplied by lora_alpha / lora_rank; None: by 1
+    lora_convolutions: adapters of convolutions too
     teacher: folder of the diffusion run that is distilled (docs/few_steps.md)
     more_ema_decays: decays of further averages
     ema_warmup: decay min(ema_decay, (1 + step) / (10 + step))
@@ -118,6 +122,9 @@ class Training:
   random_flip: bool = False
   num_threads: Free[Count] = 8
   init_from: str = ''
+  lora_rank: Count = 0
+  lora_alpha: Positive | None = None
+  lora_convolutions: bool = False
   teacher: str = ''
   ema_decay: Rate = 0.9999
   more_ema_decays: tuple[Rate, ...] = ()
@@ -348,7 +355,8 @@ class Convert:
     format: diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
     model: openai, score_sde: the name of a published model
     options: options of the format: 'image_size=64 class_cond=True'
-    to: exports the run as diffusers, safetensors or stablehlo
+    to: exports the run as diffusers, safetensors or stablehlo; lora: only its
+      adapters
     out: the folder or file to write
     label: diffusers: the class to build in; -1: none
   """

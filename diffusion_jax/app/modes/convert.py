@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 import jax
-from flax import traverse_util
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
@@ -39,12 +38,12 @@ from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import base_weights, checkpoints
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
 FORMATS = ('diffusers', 'openai', 'score_sde', 'edm', 'edm2', OURS)
-TARGETS = ('diffusers', OURS, 'stablehlo')
+TARGETS = ('diffusers', OURS, 'stablehlo', 'lora')
 # Sections that a user may set for weights, besides the common ones.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
@@ -55,8 +54,8 @@ def run(config: Node, workdir: str | Path) -> None:
   if bool(c.source) == bool(c.to):
     raise UserError(
       'config.convert: give either source=<weights>, which become the run in '
-      '--workdir, or to=diffusers, to=safetensors or to=stablehlo, which '
-      'exports that run (docs/weights.md)'
+      '--workdir, or to=diffusers, to=safetensors, to=stablehlo or to=lora, '
+      'which exports that run (docs/weights.md)'
     )
   if c.source:
     read(config, Path(workdir))
@@ -190,7 +189,7 @@ def read_ours(config: Node) -> tuple[Node, Params]:
   if config.latent is not None:
     run = config.latent.run
     stored = store.with_fields(stored, {'latent.run': run})
-  params = traverse_util.unflatten_dict(files.read_tensors(c.source), sep='/')
+  params = files.unflatten(files.read_tensors(c.source))
   return stored, params
 
 
@@ -205,13 +204,15 @@ def write(config: Node, workdir: Path) -> None:
   if out.exists():
     raise UserError(f'config.convert.out: {out} exists already')
   model = models.make(config, workdir)
-  params, step = weights.restore(model)
+  params, step = weights.restore(model, merge=c.to != 'lora')
   params = jax.device_get(params)
   with from_config('convert'):
     if c.to == OURS:
       write_ours(out, model, params)
     elif c.to == 'stablehlo':
       write_program(out, model, params)
+    elif c.to == 'lora':
+      write_adapters(out, model, params)
     else:
       sections = export_sections(model)
       facts = {'image_shape': model.state_shape}
@@ -245,6 +246,21 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   shapes = sample_inputs.shapes(model, size)
   params |= model.autoencoder.load()
   stablehlo.save(out, drawing.compute, params, shapes, size)
+
+
+def write_adapters(out: Path, model: Model, params: Params) -> None:
+  """Writes the adapters of a run, without the weights that they adapt."""
+  if not base_weights.has_adapters(params):
+    raise ValueError(
+      'to=lora exports adapters, and this run has none: train it with '
+      'training.lora_rank, or give to=diffusers'
+    )
+  _, scale = base_weights.read(model.workdir)
+  tensors = diffusers.adapters_of(
+    model.network(), params['network'], scale, model.state_shape
+  )
+  out.parent.mkdir(parents=True, exist_ok=True)
+  files.write_safetensors(out, tensors, format='pt')
 
 
 def export_sections(model: Model) -> Json:

@@ -17,7 +17,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.app import devices, models, other_runs, sample_inputs
+from diffusion_jax.app import (
+  adapters,
+  devices,
+  models,
+  other_runs,
+  sample_inputs,
+)
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.fields import Plan
@@ -208,7 +214,7 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   refuse(train_setup.problems(config))
   refuse(train_setup.batch_problems(config, mesh))
-  model = models.make(config, workdir)
+  model = adapters.adapted(models.make(config, workdir))
   model.check('plan')
   objective: Objective = model.objective()
   facts = {'total_steps': config.training.num_steps}

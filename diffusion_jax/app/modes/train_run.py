@@ -182,7 +182,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
   if folder.read_config(workdir) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
   state = parts.make_state()
-  if c.init_from:
+  if c.init_from and not c.lora_rank:  # the base of adapters is frozen
     state = first_weights.begin(state, c.init_from)
   return manager, state
 
@@ -217,7 +217,8 @@ def announce(parts: Setup, state: TrainState) -> None:
   data, fsdp = parts.mesh.shape.values()
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   step, total = int(state.step), config.training.num_steps
-  print(f'devices: {devices}; network: {size_of(state.params):,} parameters')
+  what = 'adapters' if config.training.lora_rank else 'network'
+  print(f'devices: {devices}; {what}: {size_of(state.params):,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   data = f'{config.data.name}, {len(source):,} images of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'

@@ -10,7 +10,7 @@ import optax
 from jax import stages
 from jax.sharding import Mesh
 
-from diffusion_jax.app import devices, ema, images, models
+from diffusion_jax.app import adapters, devices, ema, images, models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model, frozen_shapes, make_encode
@@ -68,7 +68,7 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   refuse(batch_problems(config, mesh))
   source = images.source_of(config)
   start_up.mark('data')
-  model = models.make(config, workdir)
+  model = adapters.adapted(models.make(config, workdir))
   model.check('train')
   objective = model.objective()
   facts = {'total_steps': config.training.num_steps}
@@ -105,6 +105,11 @@ def problems(config: Node) -> Iterator[str]:
     )
   if len(set(map(float, widths))) < len(widths):
     yield (f'config.training.ema_sigma_rels={widths}: a width is there twice')
+  if c.lora_rank and not c.init_from:
+    yield (
+      f'config.training.lora_rank={c.lora_rank} adapts the weights of a '
+      'trained run: set training.init_from to its folder, or lora_rank to 0'
+    )
   if c.skip_nonfinite and config.optimizer.get('repair_gradients'):
     yield (
       'config.training.skip_nonfinite leaves out steps that '

@@ -1,0 +1,72 @@
+"""Trainings of adapters of the weights of another run (training.lora_rank)."""
+
+import dataclasses
+
+from diffusion_jax.app import models, other_runs, prerequisites
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.model import Frozen, Model
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+from diffusion_jax.training import base_weights, lora
+
+
+def adapted(model: Model) -> Model:
+  """Returns the model whose parameters are adapters, for a training.
+
+  It is the model itself if training.lora_rank is 0. The first start copies the
+  base, the averaged weights of training.init_from, into the run folder. Raises
+  UserError for a network without kernels to adapt.
+  """
+  c, workdir = model.config.training, model.workdir
+  if not c.lora_rank:
+    return model
+  scale = (c.lora_alpha or c.lora_rank) / c.lora_rank
+  shapes, teacher = models.shapes(model), model.teacher
+
+  def init(key):
+    network = shapes['network']
+    with from_config('training.lora_rank'):
+      return {
+        'network': lora.lora_init(
+          key, network, c.lora_rank, c.lora_convolutions
+        )
+      }
+
+  def prepare(source, mesh):
+    path = base_weights.path_of(workdir)
+    if not processes.broadcast([path.exists()])[0]:
+      if prerequisites.has_checkpoint(workdir):
+        raise UserError(
+          f'{path} is missing: it holds the weights that the adapters in this '
+          'run are trained with, and belongs to its folder'
+        )
+      field = 'training.init_from'
+      params, _ = other_runs.read_params(field, c.init_from, model.init)
+      if processes.is_first():
+        base_weights.write(workdir, params, scale)
+      processes.broadcast([True])  # all wait until it is written
+    with from_config('training.lora_rank'):
+      base, stored = base_weights.read(workdir)
+      if stored != scale:
+        raise ValueError(
+          f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}'
+        )
+    return teacher.prepare(source, mesh) | {lora.BASE: base}
+
+  def draw(params, guides, keys, cond):
+    assert model.draw is not None
+    rest = dict(params)
+    merged = lora.merge_network(rest.pop(lora.BASE), params, scale)
+    return model.draw(rest | merged, guides, keys, cond)
+
+  return dataclasses.replace(
+    model,
+    init=init,
+    objective=lambda test=False: lora.lora_objective(
+      model.objective(test), scale
+    ),
+    draw=model.draw and draw,
+    teacher=Frozen(
+      prepare, lambda: {**teacher.shapes(), lora.BASE: shapes}, teacher.load
+    ),
+  )

@@ -1,0 +1,70 @@
+"""The weights that a run's adapters belong to: `<workdir>/base.safetensors`.
+
+The file holds the parameters of the network before it was adapted by their
+paths, and the scale of the adapters. It is written once, whole, before the
+first checkpoint, so that a run can be moved and does not depend on another.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.interop import files
+from diffusion_jax.training import checksums
+from diffusion_jax.training.lora import A, merge_network
+
+_RECORD = 'lora'  # key in the metadata
+
+
+def path_of(workdir: str | Path) -> Path:
+  """Returns the file of the base weights of a run."""
+  return Path(workdir) / 'base.safetensors'
+
+
+def write(workdir: str | Path, params: Params, scale: float) -> None:
+  """Writes the base weights of a run, and the scale of its adapters."""
+  params = jax.device_get(params)
+  record = {'scale': scale, 'checksum': checksums.of_arrays(params)}
+  arrays = {
+    name: np.asarray(x, order='C') for name, x in files.flatten(params).items()
+  }
+  path = path_of(workdir)
+  files.write_safetensors(path, arrays, **{_RECORD: json.dumps(record)})
+
+
+def read(workdir: str | Path) -> tuple[Params, float]:
+  """Returns (base weights, scale of the adapters).
+
+  Raises ValueError for a file that is missing, or not as it was written.
+  """
+  path = path_of(workdir)
+  if not path.is_file():
+    raise ValueError(
+      f'{path} is missing: it holds the weights that the adapters in this run '
+      'were trained with, and belongs to its folder'
+    )
+  params = files.unflatten(files.read_tensors(path))
+  try:
+    record = json.loads(files.read_metadata(path)[_RECORD])
+    scale, checksum = float(record['scale']), int(record['checksum'])
+  except (KeyError, RecursionError, TypeError, ValueError) as error:
+    raise ValueError(f'{path} was not written by a training') from error
+  if checksums.of_arrays(params) != checksum:
+    raise ValueError(f'{path} is damaged: its weights differ from its checksum')
+  return params, scale
+
+
+def has_adapters(params: Params) -> bool:
+  """Returns whether parameters are adapters of a network."""
+  return A in params.get('network', {})
+
+
+def merged(workdir: str | Path, params: Params) -> Params:
+  """Returns the parameters of a run, with adapters merged if it has them."""
+  if not has_adapters(params):
+    return params
+  base, scale = read(workdir)
+  return merge_network(base, params, scale)

@@ -1,0 +1,99 @@
+"""Exported adapters in PEFT, and in diffusers' own loader."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.interop import diffusers as interop, files
+from diffusion_jax.training.lora import lora_init, lora_merge
+
+torch = pytest.importorskip('torch')
+theirs = pytest.importorskip('diffusers')
+peft = pytest.importorskip('peft')
+PeftAdapterMixin = theirs.loaders.peft.PeftAdapterMixin
+
+SIZE, CLASSES, RANK, SCALE = 8, 5, 2, 0.5
+UNET = dict(
+  sample_size=SIZE,
+  in_channels=4,
+  out_channels=4,
+  block_out_channels=(8, 16),
+  layers_per_block=1,
+  norm_num_groups=4,
+  attention_head_dim=4,
+  num_class_embeds=CLASSES,
+  down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
+  up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
+)
+DIT = dict(
+  num_attention_heads=2,
+  attention_head_dim=8,
+  in_channels=4,
+  num_layers=2,
+  sample_size=SIZE,
+  patch_size=2,
+  num_embeds_ada_norm=CLASSES,
+  norm_eps=1e-6,
+)
+MODELS = {
+  'unet': (theirs.UNet2DModel, UNET, True),
+  'transformer': (theirs.DiTTransformer2DModel, DIT, False),
+}
+
+
+@pytest.mark.parametrize('prefix', MODELS)
+def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
+  """Both loaders, on the base network, give what the merged network does."""
+  kind, options, convolutions = MODELS[prefix]
+  torch.manual_seed(0)
+  network = kind(**options)
+  with torch.no_grad():
+    for x in network.parameters():
+      x.normal_(0.0, 0.15)
+    if prefix == 'transformer':
+      first = network.transformer_blocks[0].norm1.emb.state_dict()
+      for block in network.transformer_blocks:
+        block.norm1.emb.load_state_dict(first)
+  network.save_pretrained(tmp_path / 'base')
+  found = interop.load(tmp_path / 'base')
+  adapters = jax.device_get(
+    lora_init(jax.random.key(0), found.params, RANK, convolutions)
+  )
+  rng = np.random.default_rng(0)
+  adapters['lora_B'] = jax.tree.map(
+    lambda b: rng.normal(0.0, 0.1, b.shape).astype(np.float32),
+    adapters['lora_B'],
+  )
+  tensors = interop.adapters_of(found.network, adapters, SCALE, (SIZE, SIZE, 4))
+  path = tmp_path / 'lora.safetensors'
+  files.write_safetensors(path, tensors, format='pt')
+  params = jax.device_get(lora_merge(found.params, adapters, SCALE))
+  interop.save(tmp_path / 'merged', found.network, params, *found[2:4])
+  expected = run(kind.from_pretrained(tmp_path / 'merged' / prefix))
+  assert np.abs(run(network) - expected).max() > 0.01 * np.abs(expected).max()
+
+  class Loadable(kind, PeftAdapterMixin):
+    pass
+
+  loaded = Loadable.from_pretrained(tmp_path / 'base')
+  loaded.load_lora_adapter(str(path), prefix=prefix)
+  own = {n.removeprefix(f'{prefix}.'): x for n, x in tensors.items()}
+  modules = sorted({name.partition('.lora_')[0] for name in own})
+  config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=modules)
+  peft.inject_adapter_in_model(config, network)
+  arrays = {name: torch.from_numpy(x) for name, x in own.items()}
+  result = peft.set_peft_model_state_dict(network, arrays)
+  assert not result.unexpected_keys
+  for each in (loaded, network):
+    error = np.abs(run(each) - expected).max()
+    assert error < 1e-5 * np.abs(expected).max()
+
+
+def run(network):
+  x = np.random.default_rng(1).standard_normal((3, 4, SIZE, SIZE), np.float32)
+  steps, labels = torch.tensor([3, 250, 999]), torch.tensor([0, 4, 2])
+  with torch.no_grad():
+    out = network.eval()(
+      torch.from_numpy(x), timestep=steps, class_labels=labels
+    )
+  return out.sample.numpy()

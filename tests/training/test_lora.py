@@ -1,0 +1,167 @@
+"""Adapters against the paper's equation in float64, and their objective."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.training.lora import (
+  lora_init,
+  lora_merge,
+  lora_objective,
+  merge_network,
+)
+from diffusion_jax.training.objectives import Context, Mean, Objective
+
+RNG = np.random.default_rng(0)
+SHAPES = {
+  'dense': {'kernel': (5, 7), 'bias': (7,)},
+  'blocks': {'qkv': {'kernel': (3, 4, 12)}},
+  'conv': {'kernel': (3, 3, 2, 6)},
+  'embedding': {'embedding': (10, 4)},
+}
+
+
+def normal(shapes):
+  return jax.tree.map(
+    lambda shape: RNG.standard_normal(shape).astype(np.float32),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+def shapes_of(tree):
+  return jax.tree.map(lambda x: x.shape, tree)
+
+
+def as_float64(tree):
+  return jax.tree.map(np.float64, tree)
+
+
+def test_new_adapters_change_nothing():
+  """Bit for bit, since B is 0; leaves without an adapter are the same."""
+  params = normal(SHAPES)
+  adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
+  merged = lora_merge(params, adapters, 0.5)
+  jax.tree.map(np.testing.assert_array_equal, merged, params)
+
+
+def test_the_number_of_parameters_is_rank_times_inputs_and_outputs():
+  params = normal(SHAPES)
+  adapters = lora_init(jax.random.key(0), params, 2)
+  sizes = [x.size for x in jax.tree.leaves(adapters)]
+  assert sum(sizes) == 2 * (5 + 7) + 3 * 2 * (4 + 12)
+  with_conv = lora_init(jax.random.key(0), params, 2, convolutions=True)
+  sizes = [x.size for x in jax.tree.leaves(with_conv)]
+  assert sum(sizes) == 2 * (5 + 7) + 3 * 2 * (4 + 12) + 2 * (9 * 2 + 6)
+  assert shapes_of(with_conv) == {
+    'lora_A': {
+      'dense': {'kernel': (5, 2)},
+      'blocks': {'qkv': {'kernel': (3, 4, 2)}},
+      'conv': {'kernel': (3, 3, 2, 2)},
+    },
+    'lora_B': {
+      'dense': {'kernel': (2, 7)},
+      'blocks': {'qkv': {'kernel': (3, 2, 12)}},
+      'conv': {'kernel': (2, 6)},
+    },
+  }
+
+
+def test_each_kernel_has_other_random_numbers_of_variance_one_over_inputs():
+  shapes = {
+    'a': {'kernel': jax.ShapeDtypeStruct((300, 5), jnp.float32)},
+    'b': {'kernel': jax.ShapeDtypeStruct((300, 5), jnp.float32)},
+    'stack': {'kernel': jax.ShapeDtypeStruct((20, 300, 5), jnp.float32)},
+  }
+  down = lora_init(jax.random.key(0), shapes, 100)['lora_A']
+  a, b = np.float64(down['a']['kernel']), np.float64(down['b']['kernel'])
+  # 30,000 normal numbers: the deviation is within 5 standard errors.
+  for x in (a, b, np.float64(down['stack']['kernel'])):
+    error = 5.0 / np.sqrt(2.0 * x.size)
+    assert abs(x.std() * np.sqrt(300.0) - 1.0) < error
+  assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5.0 / np.sqrt(a.size)
+
+
+def test_merging_is_the_papers_equation():
+  """h = x W + scale x A B (eq. 3), and for images conv(x, A), then 1x1 by B."""
+  params = normal(SHAPES)
+  adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
+  adapters['lora_B'] = normal(shapes_of(adapters['lora_B']))
+  merged = as_float64(lora_merge(params, adapters, 0.7))
+  w, down, up = map(
+    as_float64, (params, adapters['lora_A'], adapters['lora_B'])
+  )
+
+  x = RNG.standard_normal((4, 5))
+  a, b = down['dense']['kernel'], up['dense']['kernel']
+  expected = x @ w['dense']['kernel'] + 0.7 * (x @ a) @ b
+  np.testing.assert_allclose(
+    x @ merged['dense']['kernel'], expected, rtol=1e-5, atol=1e-5
+  )
+  x = RNG.standard_normal((4, 4))
+  for i in range(3):
+    kernel, a, b = (t['blocks']['qkv']['kernel'][i] for t in (w, down, up))
+    np.testing.assert_allclose(
+      x @ merged['blocks']['qkv']['kernel'][i],
+      x @ kernel + 0.7 * (x @ a) @ b,
+      rtol=1e-5,
+      atol=1e-5,
+    )
+  x = RNG.standard_normal((2, 6, 6, 2))
+  a, b = down['conv']['kernel'], up['conv']['kernel']
+  expected = convolve(x, w['conv']['kernel']) + 0.7 * convolve(x, a) @ b
+  np.testing.assert_allclose(
+    convolve(x, merged['conv']['kernel']), expected, rtol=1e-5, atol=1e-5
+  )
+
+
+def convolve(x, kernel):
+  windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+  return np.einsum('bhwcij,ijco->bhwo', windows, kernel)
+
+
+def squares(params, context, inputs, keys):
+  """Returns the mean square of x W, plus its distance from the average's."""
+  x = inputs @ params['network']['dense']['kernel']
+  average = inputs @ context.ema_params['network']['dense']['kernel']
+  loss = jnp.mean(x**2) + jnp.mean((x - average) ** 2)
+  return loss, ({'loss': Mean(loss, jnp.ones(()))}, ())
+
+
+def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
+  """dL/dA = scale dL/dW B', dL/dB = scale A' dL/dW; the average is merged."""
+  plain = Objective(lambda key, batch, context: (batch, ()), squares)
+  base = {'network': normal({'dense': SHAPES['dense']})}
+  adapters = lora_init(jax.random.key(0), base['network'], 2)
+  ema = {'network': adapters}
+  adapters = adapters | {'lora_B': normal(shapes_of(adapters['lora_B']))}
+  params, x = {'network': adapters}, normal({'x': (6, 5)})['x']
+  objective = lora_objective(plain, 0.7)
+  context = Context(ema_params=ema, frozen={'base': base})
+  gradient = jax.grad(lambda p: objective(p, context, jax.random.key(0), x)[0])(
+    params
+  )
+  assert jax.tree.structure(gradient) == jax.tree.structure(params)
+  # New adapters, here the average's, are the base itself.
+  of_kernel = jax.grad(
+    lambda p: plain(p, Context(ema_params=base), jax.random.key(0), x)[0]
+  )(merge_network(base, params, 0.7))['network']['dense']['kernel']
+  a, b = (
+    np.asarray(adapters[n]['dense']['kernel'], np.float64) for n in adapters
+  )
+  of_kernel = np.asarray(of_kernel, np.float64)
+  found = gradient['network']
+  np.testing.assert_allclose(
+    found['lora_A']['dense']['kernel'], 0.7 * of_kernel @ b.T, rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    found['lora_B']['dense']['kernel'], 0.7 * a.T @ of_kernel, rtol=1e-5
+  )
+
+
+def test_mistakes():
+  with pytest.raises(ValueError, match='no kernel of a dense layer to adapt'):
+    lora_init(jax.random.key(0), {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2)
+  with pytest.raises(ValueError, match='rank is 0'):
+    lora_init(jax.random.key(0), normal(SHAPES), 0)
