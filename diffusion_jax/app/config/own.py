@@ -85,6 +85,11 @@ def is_allowed(name: str) -> bool:
   return ':' in name and name in _allowed
 
 
+def is_given(word: str) -> bool:
+  """Returns whether the user gave a word, and not only a stored config."""
+  return word in _allowed
+
+
 def check_paths(field: str, value: Any) -> None:
   """Raises UserError if only a stored config names a path that would be read.
 
