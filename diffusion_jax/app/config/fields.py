@@ -348,7 +348,7 @@ class Convert:
     format: diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
     model: openai, score_sde: the name of a published model
     options: options of the format: 'image_size=64 class_cond=True'
-    to: exports the run as diffusers, safetensors or stablehlo
+    to: exports the run as diffusers, safetensors, stablehlo or huggingface
     out: the folder or file to write
     label: diffusers: the class to build in; -1: none
   """

@@ -75,6 +75,21 @@ def _paths(tree):
   return found - {''}
 
 
+def without_folders(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config whose paths are only the names of their files."""
+
+  def kept(name, value):
+    if isinstance(value, Mapping):
+      return without_folders(value)
+    if name not in (*PATHS, *_OTHERS):
+      return value
+    if isinstance(value, str):
+      return os.path.basename(value.rstrip('/'))
+    return [kept(name, x) for x in value] if value else value
+
+  return {name: kept(name, value) for name, value in tree.items()}
+
+
 def _record(workdir):
   name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()
   return cache.folder() / 'runs' / f'{name[:16]}.json'
