@@ -138,6 +138,7 @@ TESTED_ELSEWHERE = {
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/ema.py': 'app/test_noisy.py',
   'app/generate.py': 'app/models/test_diffusion.py',
+  'app/model_card.py': 'app/test_sharing.py',
   'app/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
   'app/posteriors.py': 'app/modes/test_restore.py',

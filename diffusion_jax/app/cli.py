@@ -105,8 +105,14 @@ class Command:
 
   def weights_in(self, workdir: str) -> str:
     """Returns workdir, or --config if its weights will be copied there."""
-    begins = self.is_run and folder.read_config(workdir) is None
-    return self.path if begins and shared.exist(self.path) else workdir
+    if not self.is_run or folder.read_config(workdir) is not None:
+      return workdir
+    if not prerequisites.has_checkpoint(Path(self.path)):
+      raise UserError(
+        f'{self.path} has a config.json and no weights, neither {shared.NAME} '
+        'nor checkpoints'
+      )
+    return self.path if shared.exist(self.path) else workdir
 
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""

@@ -116,21 +116,29 @@ def picture_of(
 
 
 def fetch(source: str, workdir: str) -> None:
-  """Makes workdir a folder with the weights of a shared one, unless it is one.
+  """Makes workdir a copy of the model in a shared folder, unless it is a run.
 
-  Only files of known names are copied. Raises UserError if workdir has other
-  shared weights.
+  Only files of known names are copied. Raises UserError if the weights cannot
+  be read, and if workdir is a copy of another folder.
   """
-  if folder.read_config(workdir) is None:
-    place = make_folder(workdir)
-    for path in _parts(Path(source)):
-      make_folder(place, path.parent)
-      _copy(Path(source) / path, place / path)
-    print(f'copied the weights of {source} to {workdir}')
-  elif shared.exist(workdir) and not shared.same(source, workdir):
-    raise UserError(
-      f'{workdir} has other weights than {source}: give another --workdir'
-    )
+  there, here = folder.read_config(source), folder.read_config(workdir)
+  try:
+    if here is None:
+      shared.read(source)
+      place = make_folder(workdir)
+      for path in _parts(Path(source)):
+        make_folder(place, path.parent)
+        _copy(Path(source) / path, place / path)
+      print(f'copied the weights of {source} to {workdir}')
+    elif not shared.exist(workdir):  # a training that began with these weights
+      return
+    elif here != there or not shared.same(source, workdir):
+      raise UserError(
+        f'{workdir} is a copy of another folder than {source}, or of an '
+        'earlier state of it: give another --workdir'
+      )
+  except ValueError as error:
+    raise UserError(f'--config={source}: {error}') from error
 
 
 def _parts(source) -> Iterator[Path]:

@@ -96,8 +96,8 @@ def save(
   check('config', {'network': name}, {'network': known}, 'in diffusers')
   require(
     'parametrization' in sections,
-    'diffusers has pipelines of diffusion models only, of a network that '
-    'predicts eps, x0 or v',
+    'diffusers has no pipeline of this model: it has autoencoders, and '
+    'diffusion models whose network predicts eps, x0 or v',
   )
   scheduler = schedulers.write_config(sections)
   if isinstance(network, DiT):
