@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from diffusion_jax.app import help, prerequisites, sharing
+from diffusion_jax.app import help, prerequisites
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
@@ -159,6 +159,8 @@ def main(argv: list[str]) -> None:
     prerequisites.check(config, _MODE.value, place)
     join(config)
     if uses and command.is_run and shared.exist(path):
+      from diffusion_jax.app import sharing
+
       if processes.is_first():
         sharing.fetch(path, workdir)
       processes.wait_for_all('the weights')

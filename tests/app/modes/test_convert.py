@@ -488,7 +488,7 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name, message', [
   ('digits_classifier', "network='NoisyClassifier' has no counterpart"),
-  ('digits_hvae', "network='HierarchicalVAE' has no counterpart"),
+  ('digits_hvae', "network='HierarchicalAutoencoder' has no counterpart"),
   ('digits_meanflow', 'diffusers has no pipeline of this model'),
   ('digits_masked', 'diffusers has no pipeline of this model'),
 ])  # fmt: skip
