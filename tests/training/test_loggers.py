@@ -1,3 +1,4 @@
+import contextlib
 import json
 import time
 from typing import get_args
@@ -109,6 +110,17 @@ def records(path):
     i += 7 + size
 
 
+def finished(path):
+  """Waits until the process of wandb has written all records."""
+  for _ in range(600):
+    with contextlib.suppress(Exception):  # half a record
+      content = [*records(path)]
+      if any(row.HasField('exit') for row in content):
+        return content
+    time.sleep(0.05)
+  raise TimeoutError(path)
+
+
 def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
   pytest.importorskip('wandb')
   monkeypatch.setenv('WANDB_MODE', 'offline')
@@ -119,9 +131,9 @@ def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
     time.sleep(1.0 - time.time() % 1.0)  # its folders are named by the second
     write_all(tmp_path, start, ('wandb',), steps)
     place = sorted(tmp_path.glob('wandb/offline-run-*'))[-1]
-    assert len(list(place.rglob('*.png'))) == len(steps)
     [path] = place.glob('*.wandb')
-    content = [*records(path)]
+    content = finished(path)
+    assert len(list(place.rglob('*.png'))) == len(steps)
     rows = [
       {tuple(x.nested_key): json.loads(x.value_json) for x in row.history.item}
       for row in content
