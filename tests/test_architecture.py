@@ -139,6 +139,7 @@ TESTED_ELSEWHERE = {
   'app/emerging.py': 'app/modes/test_serve.py',
   'app/ema.py': 'app/test_noisy.py',
   'app/generate.py': 'app/models/test_diffusion.py',
+  'app/model_card.py': 'app/test_sharing.py',
   'app/model.py': 'app/models/test_vae.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
   'app/posteriors.py': 'app/modes/test_restore.py',

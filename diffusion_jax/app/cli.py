@@ -21,10 +21,12 @@ from diffusion_jax.app.config import own, store
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import one_line
+from diffusion_jax.training import shared
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 # Modes that use a run, and modes that run in one process.
@@ -101,6 +103,17 @@ class Command:
     index = '' if _SWEEP_INDEX.value is None else f'-{_SWEEP_INDEX.value}'
     return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
+  def weights_in(self, workdir: str) -> str:
+    """Returns workdir, or --config if its weights will be copied there."""
+    if not self.is_run or folder.read_config(workdir) is not None:
+      return workdir
+    if not prerequisites.has_checkpoint(Path(self.path)):
+      raise UserError(
+        f'{self.path} has a config.json and no weights, neither {shared.NAME} '
+        'nor checkpoints'
+      )
+    return self.path if shared.exist(self.path) else workdir
+
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
@@ -123,7 +136,7 @@ class Command:
       self.point = store.sweep(self.path, _SWEEP_INDEX.value, fields)
       fields = [*self.point, *fields]
     if mode in USE_A_RUN or mode == 'convert' and 'convert.to' in dict(fields):
-      return store.of_run(workdir, config, fields)
+      return store.of_run(self.weights_in(workdir), config, fields)
     return store.with_flags(config, fields)
 
 
@@ -141,8 +154,16 @@ def main(argv: list[str]) -> None:
       print(help.mode_help(_HELP_MODE.value, config, _CONFIG.value or ''))
       return
     config = command.config(_MODE.value, workdir)
-    prerequisites.check(config, _MODE.value, workdir)
+    uses = _MODE.value in USE_A_RUN or bool(config.convert.to)
+    place = command.weights_in(workdir) if uses else workdir
+    prerequisites.check(config, _MODE.value, place)
     join(config)
+    if uses and command.is_run and shared.exist(path):
+      from diffusion_jax.app import sharing
+
+      if processes.is_first():
+        sharing.fetch(path, workdir)
+      processes.wait_for_all('the weights')
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')

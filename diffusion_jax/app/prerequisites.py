@@ -10,6 +10,7 @@ from pathlib import Path
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
+from diffusion_jax.training import shared
 
 # The fields that name another run, and the kind of run that each needs.
 KINDS = {
@@ -34,6 +35,12 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
     return
   workdir, c, fields = Path(workdir), config.training, []
   if mode == 'train':
+    if shared.exist(workdir):
+      raise UserError(
+        f'{workdir} has shared weights and no state to continue: give another '
+        f'--workdir, and --config.training.init_from={workdir} to begin with '
+        'them'
+      )
     fields.append('training.teacher')
     if not has_checkpoint(workdir):
       fields.append('training.init_from')
@@ -52,7 +59,9 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
 
 
 def has_checkpoint(workdir: Path) -> bool:
-  """Returns whether a run folder has checkpoints."""
+  """Returns whether a run folder has checkpoints, or shared weights."""
+  if shared.exist(workdir):
+    return True
   paths = (workdir / 'checkpoints').glob('*')
   return any(path.name.isdecimal() for path in paths)
 

@@ -92,6 +92,14 @@ def save(
     )
     folders.write_model(folder, config, tensors_of(network, params))
     return
+  name = type(network).__name__
+  known = UNet.__name__, DiT.__name__, Autoencoder.__name__
+  check('config', {'network': name}, {'network': known}, 'in diffusers')
+  require(
+    'parametrization' in sections,
+    'diffusers has no pipeline of this model: it has autoencoders, and '
+    'diffusion models whose network predicts eps, x0 or v',
+  )
   scheduler = schedulers.write_config(sections)
   if isinstance(network, DiT):
     config = transformer.write_config(network, shape)
@@ -108,10 +116,6 @@ def save(
       'scheduler': ['diffusers', scheduler['_class_name']],
       'unet': ['diffusers', config['_class_name']],
     })  # fmt: skip
-  else:
-    name = type(network).__name__
-    known = UNet.__name__, DiT.__name__, Autoencoder.__name__
-    check('config', {'network': name}, {'network': known}, 'in diffusers')
   folders.write_json(folder / 'scheduler' / folders.SCHEDULER, scheduler)
 
 

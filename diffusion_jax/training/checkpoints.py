@@ -21,7 +21,12 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.runtime.files import check_files, read_json
-from diffusion_jax.training import base_weights, checksums, integrity
+from diffusion_jax.training import (
+  base_weights,
+  checksums,
+  integrity,
+  shared,
+)
 from diffusion_jax.training.state import TrainState
 
 # The best checkpoint has the lowest value of this metric. Checkpoints of
@@ -202,6 +207,14 @@ def restore_latest(
 
 def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
+  if shared.exist(workdir):
+    step = shared.find_step(workdir)
+    if checkpoint not in ('latest', step):
+      raise FileNotFoundError(
+        f'{workdir} has the weights of step {step}, and no checkpoint '
+        f'{checkpoint}'
+      )
+    return step
   with open_read_only(workdir) as manager:
     return _find_step(manager, checkpoint, workdir)
 
@@ -221,6 +234,8 @@ def restore_params(
   weights of the run. Raises FileNotFoundError for a checkpoint or average that
   does not exist, ValueError if it is damaged or does not fit `target`.
   """
+  if shared.exist(workdir):
+    return _restore_shared(workdir, ema, target, checkpoint)
   item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
   with open_read_only(workdir) as manager:
     step = _find_step(manager, checkpoint, workdir)
@@ -251,6 +266,22 @@ def restore_params(
     if target is not None:
       check_fits(params, target, what)
   return params, restored['config']
+
+
+def _restore_shared(workdir, ema, target, checkpoint):
+  find_step(workdir, checkpoint)
+  if ema is not True:
+    raise FileNotFoundError(
+      f'{workdir} has one set of weights: leave sampling.ema=True and '
+      'sampling.ema_decay=0'
+    )
+  params = shared.read(workdir)
+  if target is not None:
+    check_fits(
+      params, target, f'the weights in {workdir} are of another network'
+    )
+  config = read_json(Path(workdir) / 'config.json')
+  return jax.device_put(params, jax.local_devices()[0]), config
 
 
 def check_fits(theirs: Params, ours: Params, what: str) -> None:

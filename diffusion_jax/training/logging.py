@@ -1,23 +1,21 @@
-"""Metrics in a file of JSON lines and in TensorBoard."""
+"""Metrics in a file of JSON lines, and in the loggers of a training."""
 
-import functools
-import importlib
 import itertools
 import json
 import os
-import sys
-import time
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.drafts import draft
 from diffusion_jax.runtime.files import is_regular, parse_json
+from diffusion_jax.training.loggers import Loggers
 
 
 class MetricWriter:
-  """Writes `<workdir>/metrics.jsonl` and TensorBoard's `events.out.*`.
+  """Writes `<workdir>/metrics.jsonl`, and to the loggers that log_to names.
 
   `metrics.jsonl` has one JSON object per line, with its `step`. When a run
   resumes at start_step, later lines are dropped, and counted on stdout, since
@@ -27,35 +25,18 @@ class MetricWriter:
   """
 
   def __init__(
-    self, workdir: str | Path, start_step: int = 0, writes: bool = True
+    self,
+    workdir: str | Path,
+    start_step: int = 0,
+    writes: bool = True,
+    log_to: Iterable[str] = ('tensorboard',),
   ):
-    self._workdir = Path(workdir)
-    self._start_step = start_step
-    self._writes = writes
-    path = self._workdir / 'metrics.jsonl' if writes else Path(os.devnull)
+    workdir = Path(workdir)
+    path = workdir / 'metrics.jsonl' if writes else Path(os.devnull)
     if writes:
       _begin(path, start_step)
     self._lines = path.open('a')
-
-  @functools.cached_property
-  def _events(self):
-    # Not SummaryWriter: its thread dies on a full disk, and the run would wait
-    # for it forever.
-    EventsWriter = _tensorboard('event_file_writer').EventsWriter
-    writer = EventsWriter(str(self._workdir / 'events'))
-    # TensorBoard drops records of this step and later ones, which will be
-    # written again. Step 0 has the config.
-    first = self._start_step + 1 if self._start_step else 0
-    log = _tensorboard('proto.event_pb2')
-    start = log.SessionLog(status=log.SessionLog.START)
-    writer.write_event(_event(first, session_log=start))
-    return writer
-
-  def _add(self, step, summaries):
-    if self._writes:
-      for summary in summaries:
-        self._events.write_event(_event(step, summary=summary))
-      self._events.flush()
+    self._loggers = Loggers(log_to if writes else (), workdir, start_step)
 
   def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
     """Writes one line of numbers, without NaN (means without values)."""
@@ -63,34 +44,23 @@ class MetricWriter:
     numbers = {name: x for name, x in numbers.items() if not np.isnan(x)}
     self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
     self._lines.flush()
-    summary = _tensorboard('summary')
-    self._add(step, [summary.scalar(*item) for item in numbers.items()])
+    self._loggers.write_scalars(step, numbers)
 
   def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
-    """Writes images, uint8 [H, W, C], to TensorBoard."""
-    image = functools.partial(_tensorboard('summary').image, dataformats='HWC')
-    self._add(step, [image(*item) for item in images.items()])
+    """Writes images, uint8 [H, W, C], to the loggers."""
+    self._loggers.write_images(step, images)
 
-  def write_texts(self, step: int, texts: dict[str, str]) -> None:
-    """Writes Markdown to TensorBoard."""
-    summary = _tensorboard('summary')
-    self._add(step, [summary.text(*item) for item in texts.items()])
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """Writes the config, and the fields that a run depends on, to the loggers.
 
-  def write_hparams(self, hparams: dict[str, bool | float | str]) -> None:
-    """Writes the fields that a run depends on to TensorBoard's HPARAMS tab.
-
-    The metrics of the tab are the scalars of the run.
+    hparams: {'section.field': a bool, a number or a string}.
     """
-    # Only the start of the session: TensorBoard reads the record of the whole
-    # experiment from only one run, and would not show which fields differ.
-    _, start, _ = _tensorboard('summary').hparams(hparams, {})
-    self._add(0, [start])
+    self._loggers.write_config(step, config, hparams)
 
   def close(self) -> None:
     """Closes the files."""
     self._lines.close()
-    if self._writes:
-      self._events.close()
+    self._loggers.close()
 
 
 def _begin(path, last):
@@ -129,22 +99,3 @@ def _rename_old(path):
   target = next(name for name in names if not name.exists())
   path.rename(target)
   print(f'{path} of an earlier start of this run is kept as {target.name}')
-
-
-@functools.cache
-def _tensorboard(name) -> ModuleType:
-  # Imports a module of tensorboardX without torch, which it imports if it can,
-  # only for types of arguments: this would take seconds at every start.
-  hidden = 'torch' not in sys.modules
-  if hidden:
-    sys.modules['torch'] = None  # pyright: ignore[reportArgumentType]
-  try:
-    return importlib.import_module(f'tensorboardX.{name}')
-  finally:
-    if hidden:
-      del sys.modules['torch']
-
-
-def _event(step, **what):
-  log = _tensorboard('proto.event_pb2')
-  return log.Event(wall_time=time.time(), step=step, **what)

@@ -34,7 +34,7 @@ def test_scalars_go_to_both_files(tmp_path):
   writer = MetricWriter(tmp_path)
   writer.write_scalars(5, {'loss': np.float32(0.5), 'nothing': float('nan')})
   writer.write_images(5, {'samples': np.zeros((4, 4, 3), np.uint8)})
-  writer.write_texts(0, {'config': 'seed 1'})
+  writer.write_config(0, {'seed': 1}, {})
   writer.close()
   assert lines(tmp_path) == [{'step': 5, 'loss': 0.5}]
   values = {
@@ -44,13 +44,14 @@ def test_scalars_go_to_both_files(tmp_path):
   assert step == 5 and loss.simple_value == 0.5
   assert values['samples'][1].image.height == 4
   assert 'nothing' not in values
-  assert values['config/text_summary'][1].tensor.string_val == [b'seed 1']
+  [text] = values['config/text_summary'][1].tensor.string_val
+  assert json.loads(text.decode().strip('`')) == {'seed': 1}
 
 
 def test_hparams_are_what_tensorboard_reads(tmp_path):
   writer = MetricWriter(tmp_path)
   fields = {'seed': 1, 'optimizer.decay': 'cosine', 'network.remat': False}
-  writer.write_hparams(fields)
+  writer.write_config(0, {}, fields)
   writer.close()
   [start] = [
     value
@@ -83,7 +84,7 @@ def test_tensorboard_shows_no_step_twice(tmp_path, last, monkeypatch):
   monkeypatch.setattr(time, 'time', lambda: next(clock))
   for start, stop in ((0, 3), (last, 4)):
     writer = MetricWriter(tmp_path, start)
-    writer.write_texts(start, {'config': ''})
+    writer.write_config(start, {}, {})
     for step in range(start + 1, stop + 1):
       writer.write_scalars(step, {'loss': 1.0})
     writer.close()

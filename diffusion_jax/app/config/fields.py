@@ -21,6 +21,7 @@ from diffusion_jax.ranges import (
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.sampling.guidance import ClassifierFree
+from diffusion_jax.training import loggers
 from diffusion_jax.training.conditions import ImageCondition
 
 T = TypeVar('T')
@@ -93,6 +94,8 @@ class Training:
     keep_snapshots: the largest number, besides the latest; with more, the
       interval doubles
     log_every: steps; 0: never, here and below
+    log_to: tensorboard, wandb, mlflow, or several; metrics.jsonl is written
+      anyway (docs/training.md)
     evaluate_every: losses on the test split
     evaluate_batches: each of training.batch_size test images
     metrics_every: evaluation.metrics of generated images
@@ -135,6 +138,7 @@ class Training:
   snapshot_every: Free[Count] = 0
   keep_snapshots: Free[Annotated[int, ranges.at_least(2)]] = 32
   log_every: Free[Count] = 100
+  log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
   evaluate_every: Free[Count] = 0
   evaluate_batches: Free[Size] = 8
   metrics_every: Free[Count] = 0
@@ -355,8 +359,8 @@ class Convert:
     format: diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
     model: openai, score_sde: the name of a published model
     options: options of the format: 'image_size=64 class_cond=True'
-    to: exports the run as diffusers, safetensors or stablehlo; lora: only its
-      adapters
+    to: exports the run as diffusers, safetensors, stablehlo or huggingface;
+      lora: only its adapters
     out: the folder or file to write
     label: diffusers: the class to build in; -1: none
   """

@@ -76,6 +76,21 @@ def _paths(tree):
   return found - {''}
 
 
+def without_folders(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config whose paths are only the names of their files."""
+
+  def kept(name, value):
+    if isinstance(value, Mapping):
+      return without_folders(value)
+    if name not in (*PATHS, *_OTHERS):
+      return value
+    if isinstance(value, str):
+      return os.path.basename(value.rstrip('/'))
+    return [kept(name, x) for x in value] if value else value
+
+  return {name: kept(name, value) for name, value in tree.items()}
+
+
 def _record(workdir):
   name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()
   return cache.folder() / 'runs' / f'{name[:16]}.json'
@@ -84,6 +99,11 @@ def _record(workdir):
 def is_allowed(name: str) -> bool:
   """Returns whether this process may import a 'module:attribute'."""
   return ':' in name and name in _allowed
+
+
+def is_given(word: str) -> bool:
+  """Returns whether the user gave a word, and not only a stored config."""
+  return word in _allowed
 
 
 def check_paths(field: str, value: Any) -> None:

@@ -16,6 +16,7 @@ from diffusion_jax.app import (
   models,
   other_runs,
   sample_inputs,
+  sharing,
   weights,
 )
 from diffusion_jax.app.config import store
@@ -38,12 +39,12 @@ from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.training import base_weights, checkpoints
+from diffusion_jax.training import base_weights, checkpoints, shared
 
 # The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
 FORMATS = ('diffusers', 'openai', 'score_sde', 'edm', 'edm2', OURS)
-TARGETS = ('diffusers', OURS, 'stablehlo', 'lora')
+TARGETS = ('diffusers', OURS, 'stablehlo', 'lora', 'huggingface')
 # Sections that a user may set for weights, besides the common ones.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
@@ -54,7 +55,8 @@ def run(config: Node, workdir: str | Path) -> None:
   if bool(c.source) == bool(c.to):
     raise UserError(
       'config.convert: give either source=<weights>, which become the run in '
-      '--workdir, or to=diffusers, to=safetensors, to=stablehlo or to=lora, '
+      '--workdir, or to=diffusers, safetensors, stablehlo, lora or '
+      'huggingface, '
       'which exports that run (docs/weights.md)'
     )
   if c.source:
@@ -201,7 +203,7 @@ def write(config: Node, workdir: Path) -> None:
   if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
   out = Path(c.out)
-  if out.exists():
+  if out.exists() and c.to != 'huggingface':
     raise UserError(f'config.convert.out: {out} exists already')
   model = models.make(config, workdir)
   params, step = weights.restore(model, merge=c.to != 'lora')
@@ -213,6 +215,8 @@ def write(config: Node, workdir: Path) -> None:
       write_program(out, model, params)
     elif c.to == 'lora':
       write_adapters(out, model, params)
+    elif c.to == 'huggingface':
+      sharing.write(out, model, params, step)
     else:
       sections = export_sections(model)
       facts = {'image_shape': model.state_shape}
@@ -225,13 +229,8 @@ def write(config: Node, workdir: Path) -> None:
 def write_ours(out: Path, model: Model, params: Params) -> None:
   """Writes weights with our own names, and the config, into one file."""
   out.parent.mkdir(parents=True, exist_ok=True)
-  stored = folder.stored_form(model.config, model.facts)
-  kept = {
-    name: section
-    for name, section in stored.items()
-    if name == 'sampling' or name not in folder.USES
-  }
-  files.write_safetensors(out, files.flatten(params), config=json.dumps(kept))
+  text = json.dumps(sharing.config_of(model))
+  files.write_safetensors(out, files.flatten(params), config=text)
 
 
 def write_program(out: Path, model: Model, params: Params) -> None:
@@ -283,6 +282,11 @@ def recognise(source: Path) -> str:
   with from_config('convert.source'):
     existing(source, 'file or folder')
   if source.is_dir():
+    if shared.exist(source):
+      raise UserError(
+        f'config.convert.source: {source} needs no conversion: '
+        f'--config={source} reads it in every mode'
+      )
     if find_model(source) or (source / INDEX).is_file():
       return 'diffusers'
     raise UserError(

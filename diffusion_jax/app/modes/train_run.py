@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -199,10 +198,8 @@ def open_files(
     write_json(workdir / 'config.json', stored)
     make_folder(workdir, 'samples')
     sessions.write_start(workdir, start, size_of(state.params))
-  writer = MetricWriter(workdir, start, first)
-  text = f'```\n{json.dumps(stored, indent=2)}\n```'
-  writer.write_texts(start, {'config': text})
-  writer.write_hparams(folder.hparams(stored))
+  writer = MetricWriter(workdir, start, first, config.training.log_to)
+  writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
   return StepLog(

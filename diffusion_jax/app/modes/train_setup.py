@@ -11,6 +11,7 @@ from jax import stages
 from jax.sharding import Mesh
 
 from diffusion_jax.app import adapters, devices, ema, images, models
+from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model, frozen_shapes, make_encode
@@ -29,6 +30,7 @@ from diffusion_jax.runtime.sharding import (
   spread,
 )
 from diffusion_jax.runtime.start_up import StartUp
+from diffusion_jax.training import loggers
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
@@ -110,6 +112,18 @@ def problems(config: Node) -> Iterator[str]:
       f'config.training.lora_rank={c.lora_rank} adapts the weights of a '
       'trained run: set training.init_from to its folder, or lora_rank to 0'
     )
+  for name in loggers.missing(c.log_to):
+    yield (
+      f'config.training.log_to: {name} is not installed: run pip install '
+      f"-e '.[{name}]'"
+    )
+  for name in c.log_to:
+    if name != 'tensorboard' and not own.is_given(name):
+      yield (
+        f'config.training.log_to={name} may send the curves and previews away, '
+        'but only a stored config names it. If you want this, add '
+        f'--config.training.log_to={",".join(c.log_to)} to the command'
+      )
   if c.skip_nonfinite and config.optimizer.get('repair_gradients'):
     yield (
       'config.training.skip_nonfinite leaves out steps that '

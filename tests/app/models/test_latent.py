@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import devices, images, models, other_runs
+from diffusion_jax.app import (
+  devices,
+  images,
+  models,
+  other_runs,
+  sharing,
+  weights,
+)
+from diffusion_jax.app.config import store
 from diffusion_jax.app.model import Latents, make_encode
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
@@ -365,3 +374,19 @@ def test_particles_restore_by_latents(run, tmp_path, capsys):
     assert arrays['arr_0'].shape == (2, 8, 8, 1)
     assert np.isfinite(arrays['log_evidence']).all()
   assert 'residual' in capsys.readouterr().out
+
+
+def test_a_shared_run_has_its_autoencoder(run, tmp_path):
+  """The copy is of a folder that has no path of the run."""
+  model = models.make(store.open_run(run), run)
+  sharing.write(tmp_path / 'out', model, *weights.restore(model))
+  sharing.fetch(str(tmp_path / 'out'), str(tmp_path / 'copy'))
+  shutil.rmtree(tmp_path / 'out')
+  copy = models.make(store.open_run(tmp_path / 'copy'), tmp_path / 'copy')
+  for load in (lambda x: x.autoencoder.load(), lambda x: weights.restore(x)[0]):
+    jax.tree.map(np.testing.assert_array_equal, load(copy), load(model))
+  source = Path(source_of(run))
+  record = json.loads((tmp_path / 'copy' / 'latent.json').read_text())
+  assert record['run'] == source_of(tmp_path / 'copy') == source.name
+  names = {path.name for path in (tmp_path / 'copy' / 'autoencoder').iterdir()}
+  assert names == {'config.json', 'model.safetensors', 'SHA256SUMS'}

@@ -36,7 +36,14 @@ from diffusion_jax.interop import (
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import checkpoints, first_weights
-from tests.app.conftest import SMALL, as_flags, refused, smoke, untrained
+from tests.app.conftest import (
+  SMALL,
+  as_flags,
+  refused,
+  smoke,
+  trial,
+  untrained,
+)
 from tests.interop import test_openai
 
 ONE_DEVICE = {'training.mesh': (1, 1)}
@@ -477,6 +484,19 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
   assert program.platforms == ('cpu', 'cuda', 'tpu')
   with pytest.raises(UserError, match='out exists already'):
     write(run, 'stablehlo', out)
+
+
+@pytest.mark.parametrize('name, message', [
+  ('digits_classifier', "network='NoisyClassifier' has no counterpart"),
+  ('digits_hvae', "network='HierarchicalAutoencoder' has no counterpart"),
+  ('digits_meanflow', 'diffusers has no pipeline of this model'),
+  ('digits_masked', 'diffusers has no pipeline of this model'),
+])  # fmt: skip
+def test_diffusers_lack_other_kinds_of_models(name, message, tmp_path):
+  config = trial(name, **{'sampling.checkpoint': 'latest'})
+  run = untrained(config, tmp_path / 'run')
+  refused(message, write, run, 'diffusers', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
 
 
 def test_a_run_keeps_its_model(run, tmp_path):

@@ -1,7 +1,10 @@
 import pytest
 
 from diffusion_jax.app import devices
-from diffusion_jax.app.modes import MODES, plan
+from diffusion_jax.app.config import own
+from diffusion_jax.app.modes import MODES, plan, train_setup
+from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.training import loggers
 from tests.app.conftest import refused, smoke
 
 MISTAKES = {
@@ -54,6 +57,26 @@ def test_a_mistake_is_one_clear_line(message, tmp_path):
     lambda: MODES['train'](smoke(**MISTAKES[message]), tmp_path / 'run'),
   )
   assert not (tmp_path / 'run').exists()
+
+
+def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
+  """A stored config alone sends nothing away."""
+  found = {'wandb': 'json', 'mlflow': 'a_logger_that_is_not_installed'}
+  monkeypatch.setattr(loggers, '_PACKAGES', found)
+  messages = {
+    'wandb': r'log_to=wandb may send the curves .* but only a stored config '
+    r'names it. .* add --config.training.log_to=wandb to the command',
+    'mlflow': r"mlflow is not installed: run pip install -e '.\[mlflow\]'",
+  }
+  for name, message in messages.items():
+    config = smoke(**{'training.log_to': (name,)})
+    monkeypatch.setattr(own, '_allowed', {'mlflow'})  # as for a stored config
+    with pytest.raises(UserError, match=message):
+      refuse(train_setup.problems(config))
+  config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
+  monkeypatch.setattr(own, '_allowed', set())
+  own.allow(['wandb,tensorboard'])  # the text of a flag
+  assert not [*train_setup.problems(config)]
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path):

@@ -1,0 +1,314 @@
+"""Where the numbers and previews of a training are shown.
+
+`Loggers` is what a training writes to: the ones that training.log_to names.
+"""
+
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import (
+  make_folder,
+  one_line,
+  read_json,
+  write_json,
+)
+
+Name = Literal['tensorboard', 'wandb', 'mlflow']
+IDS = 'loggers.json'  # in the run folder: what each logger calls the run
+
+
+class Logger(Protocol):
+  """Shows a training. Numbers may come in several calls for one step."""
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes numbers, none of which is NaN."""
+    ...
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Writes images, uint8 [H, W, C]."""
+    ...
+
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """Writes the config at each start of a training.
+
+    hparams: {'section.field': value} of what the training depends on.
+    """
+    ...
+
+  def close(self) -> None:
+    """Closes files and connections."""
+    ...
+
+
+class Loggers:
+  """Passes everything on to several loggers.
+
+  A logger that raises is left out from then on, and one line says so: curves
+  are no reason to end a training. start_step: the step it continues from.
+  """
+
+  def __init__(self, names: Iterable[str], workdir: Path, start_step: int):
+    self._open: dict[str, Logger] = {}
+    for name in dict.fromkeys(names):
+      self._try(name, lambda make: make(workdir, start_step), LOGGERS[name])
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """See `Logger`."""
+    self._each(lambda logger: logger.write_scalars(step, scalars))
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """See `Logger`."""
+    self._each(lambda logger: logger.write_images(step, images))
+
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """See `Logger`."""
+    self._each(lambda logger: logger.write_config(step, config, hparams))
+
+  def close(self) -> None:
+    """See `Logger`."""
+    self._each(lambda logger: logger.close())
+
+  def _each(self, act):
+    for name, logger in [*self._open.items()]:
+      self._try(name, act, logger)
+
+  def _try(self, name, act, thing):
+    try:
+      made = act(thing)
+      self._open.setdefault(name, made)
+    except Exception as error:  # Each library has its own.
+      self._open.pop(name, None)
+      reason = next(iter(str(error).strip().splitlines()), '')
+      tqdm.write(
+        f'{name} failed, and the training goes on without it: '
+        f'{type(error).__name__}: {one_line(reason)}'
+      )
+
+
+class TensorBoard:
+  """Writes `events.out.*` into the run folder."""
+
+  def __init__(self, workdir: Path, start_step: int):
+    # Not SummaryWriter: its thread dies on a full disk, and the run would wait
+    # for it forever.
+    EventsWriter = _tensorboard('event_file_writer').EventsWriter
+    self._events = EventsWriter(str(workdir / 'events'))
+    # TensorBoard drops records of this step and later ones, which will be
+    # written again. Step 0 has the config.
+    first = start_step + 1 if start_step else 0
+    log = _tensorboard('proto.event_pb2')
+    start = log.SessionLog(status=log.SessionLog.START)
+    self._events.write_event(_event(first, session_log=start))
+
+  def _add(self, step, summaries):
+    for summary in summaries:
+      self._events.write_event(_event(step, summary=summary))
+    self._events.flush()
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """See `Logger`."""
+    scalar = _tensorboard('summary').scalar
+    self._add(step, [scalar(*item) for item in scalars.items()])
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """See `Logger`."""
+    image = functools.partial(_tensorboard('summary').image, dataformats='HWC')
+    self._add(step, [image(*item) for item in images.items()])
+
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """Writes the config as text, and the HPARAMS tab.
+
+    The metrics of the tab are the scalars of the run.
+    """
+    summary = _tensorboard('summary')
+    text = f'```\n{json.dumps(config, indent=2)}\n```'
+    self._add(step, [summary.text('config', text)])
+    # Only the start of the session: TensorBoard reads the record of the whole
+    # experiment from only one run, and would not show which fields differ.
+    _, start, _ = summary.hparams(hparams, {})
+    self._add(0, [start])
+
+  def close(self) -> None:
+    """See `Logger`."""
+    self._events.close()
+
+
+class Wandb:
+  """Writes a run of Weights & Biases, whose files are in wandb/ of the run.
+
+  Its environment variables decide the rest, such as WANDB_MODE=offline and
+  WANDB_PROJECT, by default diffusion_jax.
+  """
+
+  def __init__(self, workdir: Path, start_step: int):
+    wandb = importlib.import_module('wandb')
+    name = _read_id(workdir, 'wandb', start_step) or secrets.token_hex(4)
+    self._image = wandb.Image
+    self._run = wandb.init(
+      project=os.environ.get('WANDB_PROJECT', 'diffusion_jax'),
+      id=name,
+      name=workdir.resolve().name,
+      dir=make_folder(workdir, 'wandb').parent,
+      resume='allow',
+      settings=wandb.Settings(console='off', quiet=True),
+    )
+    _write_id(workdir, 'wandb', name)
+
+  def _log(self, step, values):
+    if step >= self._run.step:  # It refuses steps that it has.
+      self._run.log(values, step=step)
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """See `Logger`."""
+    self._log(step, dict(scalars))
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """See `Logger`."""
+    self._log(step, {name: self._image(x) for name, x in images.items()})
+
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """See `Logger`."""
+    self._run.config.update(config, allow_val_change=True)
+
+  def close(self) -> None:
+    """See `Logger`."""
+    self._run.finish()
+
+
+class MLflow:
+  """Writes a run of MLflow.
+
+  MLFLOW_TRACKING_URI says where, by default ./mlflow.db and ./mlruns, and
+  MLFLOW_EXPERIMENT_NAME in which experiment, by default diffusion_jax.
+  """
+
+  def __init__(self, workdir: Path, start_step: int):
+    mlflow = importlib.import_module('mlflow')
+    self._entities = importlib.import_module('mlflow.entities')
+    self._client = mlflow.MlflowClient()
+    self._last: dict[str, int] = {}  # the last step of each number
+    self._run = _read_id(workdir, 'mlflow', start_step)
+    self._resumed = False
+    if self._run:
+      try:
+        self._client.update_run(self._run, status='RUNNING')
+        self._resumed = True
+      except mlflow.MlflowException as error:  # It has another place now.
+        tqdm.write(f'mlflow begins another record: {error}')
+    if not self._resumed:
+      self._run = self._begin(workdir)
+      _write_id(workdir, 'mlflow', self._run)
+
+  def _begin(self, workdir):
+    name = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'diffusion_jax')
+    found = self._client.get_experiment_by_name(name)
+    place = found.experiment_id if found else None
+    place = place or self._client.create_experiment(name)
+    run = self._client.create_run(place, run_name=workdir.resolve().name)
+    return run.info.run_id
+
+  def _is_new(self, name, step):
+    # It would keep both numbers of a step that a resumed training takes again.
+    if self._resumed and name not in self._last:
+      history = self._client.get_metric_history(self._run, name)
+      self._last[name] = max((old.step for old in history), default=-1)
+    return step > self._last.get(name, -1)
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """See `Logger`."""
+    now = int(time.time() * 1000)
+    metrics = [
+      self._entities.Metric(name, value, now, step)
+      for name, value in scalars.items()
+      if self._is_new(name, step)
+    ]
+    self._client.log_batch(self._run, metrics=metrics)
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """See `Logger`."""
+    for name, image in images.items():
+      self._client.log_image(self._run, image, key=name, step=step)
+
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """Writes config.json, and at the first start the parameters."""
+    self._client.log_dict(self._run, config, 'config.json')
+    if self._resumed:  # It refuses other values.
+      return
+    params = [self._entities.Param(n, str(x)) for n, x in hparams.items()]
+    for i in range(0, len(params), 100):  # the most that it takes
+      self._client.log_batch(self._run, params=params[i : i + 100])
+
+  def close(self) -> None:
+    """See `Logger`."""
+    self._client.set_terminated(self._run)
+
+
+LOGGERS: dict[str, Callable[[Path, int], Logger]] = {
+  'tensorboard': TensorBoard,
+  'wandb': Wandb,
+  'mlflow': MLflow,
+}
+
+_PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}  # of the extras
+
+
+def missing(names: Iterable[str]) -> list[str]:
+  """Returns the loggers whose package is not installed."""
+  found = {
+    name: importlib.util.find_spec(_PACKAGES[name])
+    for name in names
+    if name in _PACKAGES
+  }
+  # Without an origin it is a folder wandb/ in the working folder.
+  return [n for n, spec in found.items() if spec is None or not spec.origin]
+
+
+def _read_id(workdir, name, start_step):
+  # Returns '' for a run that begins, also again.
+  try:
+    kept = read_json(workdir / IDS).get(name, '') if start_step else ''
+  except (FileNotFoundError, UserError):
+    return ''
+  return kept if isinstance(kept, str) and kept.isalnum() else ''
+
+
+def _write_id(workdir, name, value):
+  try:
+    others = read_json(workdir / IDS)
+  except (FileNotFoundError, UserError):
+    others = {}
+  write_json(workdir / IDS, {**others, name: value})
+
+
+@functools.cache
+def _tensorboard(name) -> ModuleType:
+  # Imports a module of tensorboardX without torch, which it imports if it can,
+  # only for types of arguments: this would take seconds at every start.
+  hidden = 'torch' not in sys.modules
+  if hidden:
+    sys.modules['torch'] = None  # pyright: ignore[reportArgumentType]
+  try:
+    return importlib.import_module(f'tensorboardX.{name}')
+  finally:
+    if hidden:
+      del sys.modules['torch']
+
+
+def _event(step, **what):
+  log = _tensorboard('proto.event_pb2')
+  return log.Event(wall_time=time.time(), step=step, **what)

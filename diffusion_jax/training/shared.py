@@ -1,0 +1,76 @@
+"""Weights of a folder that is shared: one safetensors file, no checkpoints.
+
+--mode=convert writes it from one checkpoint of a run. It may come from a
+stranger: only safetensors and SHA256SUMS are read, and only in the folder.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.interop import files
+from diffusion_jax.runtime.files import is_regular
+from diffusion_jax.training import checksums
+
+NAME = 'model.safetensors'
+
+
+def exist(folder: str | Path) -> bool:
+  """Returns whether a folder has shared weights, and no checkpoints."""
+  folder = Path(folder)
+  return (folder / NAME).exists() and not (folder / 'checkpoints').exists()
+
+
+def write(folder: Path, params: Params, step: int) -> None:
+  """Writes weights and their SHA256SUMS into an existing folder."""
+  arrays = files.flatten(jax.device_get(params))
+  files.write_safetensors(folder / NAME, arrays, step=str(step))
+  digest = checksums.digest(folder / NAME)
+  checksums.write_sums(folder, {NAME: digest})
+
+
+def find_step(folder: str | Path) -> int:
+  """Returns the step of the weights; ValueError if they cannot be read."""
+  step = files.read_metadata(_file_of(folder)).get('step', '')
+  if not step.isdecimal():
+    raise ValueError(f'{folder}: the metadata of {NAME} have no step')
+  return int(step)
+
+
+def read(folder: str | Path) -> Params:
+  """Returns the weights; ValueError if they differ from SHA256SUMS."""
+  path = _file_of(folder)
+  try:
+    expected = checksums.read_sums(path.parent).get(NAME)
+  except (OSError, ValueError):
+    line = f'warning: {folder} has no {checksums.NAME}: it is read unchecked'
+    print(line, file=sys.stderr, flush=True)
+  else:
+    if checksums.digest(path) != expected:
+      raise ValueError(
+        f'{path} is not what was written ({checksums.NAME}): copy it again'
+      )
+  tree = {}
+  with files.reading(path, 'weights'):
+    for name, x in files.Lazy(path).items():
+      *above, last = name.split('/')
+      place = tree
+      for part in above:
+        place = place.setdefault(part, {})
+      place[last] = x
+  return tree
+
+
+def same(one: str | Path, other: str | Path) -> bool:
+  """Returns whether two folders have the same weights."""
+  digests = {checksums.digest(_file_of(folder)) for folder in (one, other)}
+  return len(digests) == 1
+
+
+def _file_of(folder):
+  path = Path(folder) / NAME
+  if not is_regular(path):
+    raise ValueError(f'{path} is not a file')
+  return path

@@ -1,0 +1,188 @@
+import contextlib
+import json
+import time
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from diffusion_jax.training import loggers
+from diffusion_jax.training.logging import MetricWriter
+
+PICTURE = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+
+
+class Spy:
+  """Remembers what it was given, and raises at one method."""
+
+  def __init__(self, fails=''):
+    self.fails, self.seen = fails, []
+
+  def __call__(self, workdir, start_step):  # it is made
+    return self._note('make') or self
+
+  def _note(self, method, *args):
+    self.seen.append((method, *args))
+    if method == self.fails:
+      raise ConnectionError('no route to\nthe server')
+
+  def write_scalars(self, step, scalars):
+    self._note('write_scalars', step, scalars)
+
+  def write_images(self, step, images):
+    self._note('write_images', step, [*images])
+
+  def write_config(self, step, config, hparams):
+    self._note('write_config', step, config)
+
+  def close(self):
+    self._note('close')
+
+
+def write_all(workdir, start, names, steps=(1, 2)):
+  writer = MetricWriter(workdir, start, log_to=names)
+  writer.write_config(
+    start, {'seed': 1, 'data': {'name': 'digits'}}, {'seed': 1}
+  )
+  for step in steps:
+    writer.write_scalars(step, {'loss': 10.0 * step, 'none': float('nan')})
+    writer.write_images(step, {'samples': PICTURE})
+  writer.close()
+
+
+def test_the_field_names_each_logger():
+  assert get_args(loggers.Name) == tuple(loggers.LOGGERS)
+
+
+METHODS = 'make', 'write_config', 'write_scalars', 'write_images', 'close'
+
+
+@pytest.mark.parametrize('fails', METHODS)
+def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
+  bad, good = Spy(fails), Spy()
+  monkeypatch.setitem(loggers.LOGGERS, 'wandb', bad)
+  monkeypatch.setitem(loggers.LOGGERS, 'mlflow', good)
+  write_all(tmp_path, 0, ('wandb', 'mlflow', 'wandb'))
+  assert bad.seen == good.seen[: len(bad.seen)]
+  assert [call[0] for call in bad.seen].count(fails) == 1
+  assert bad.seen[-1][0] == fails
+  assert [call[0] for call in good.seen] == [
+    'make', 'write_config', *['write_scalars', 'write_images'] * 2, 'close'
+  ]  # fmt: skip
+  assert good.seen[2] == ('write_scalars', 1, {'loss': 10.0})
+  assert capsys.readouterr().out.splitlines() == [
+    'wandb failed, and the training goes on without it: ConnectionError: no '
+    'route to'
+  ]
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2]
+
+
+def test_other_processes_have_no_loggers(tmp_path, monkeypatch):
+  spy = Spy()
+  monkeypatch.setitem(loggers.LOGGERS, 'wandb', spy)
+  writer = MetricWriter(tmp_path, 0, False, ('wandb',))
+  writer.write_scalars(1, {'loss': 1.0})
+  writer.close()
+  assert not spy.seen and not any(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_name_is_no_package(tmp_path, monkeypatch):
+  """wandb writes ./wandb by default, and Python could import this folder."""
+  monkeypatch.setattr(loggers, '_PACKAGES', {'wandb': 'a_logger'})
+  assert loggers.missing(['tensorboard', 'wandb']) == ['wandb']
+  (tmp_path / 'a_logger').mkdir()
+  monkeypatch.syspath_prepend(tmp_path)
+  assert loggers.missing(['wandb']) == ['wandb']
+  (tmp_path / 'a_logger' / '__init__.py').touch()
+  assert loggers.missing(['wandb']) == []
+
+
+def records(path):
+  """Reads the records of a .wandb file, the format of LevelDB's logs."""
+  from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore
+
+  data, i = path.read_bytes(), 7
+  while i < len(data):
+    size, kind = int.from_bytes(data[i + 4 : i + 6], 'little'), data[i + 6]
+    assert kind == 1  # whole: these files are smaller than a block
+    yield Record.FromString(data[i + 7 : i + 7 + size])
+    i += 7 + size
+
+
+def finished(path):
+  """Waits until the process of wandb has written all records."""
+  for _ in range(600):
+    with contextlib.suppress(Exception):  # half a record
+      content = [*records(path)]
+      if any(row.HasField('exit') for row in content):
+        return content
+    time.sleep(0.05)
+  raise TimeoutError(path)
+
+
+def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
+  pytest.importorskip('wandb')
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  monkeypatch.setenv('WANDB_SILENT', 'true')
+  starts = [(0, (1, 2)), (2, (3, 4)), (0, (1,))]
+  ids, losses, configs = [], [], []
+  for start, steps in starts:
+    time.sleep(1.0 - time.time() % 1.0)  # its folders are named by the second
+    write_all(tmp_path, start, ('wandb',), steps)
+    place = sorted(tmp_path.glob('wandb/offline-run-*'))[-1]
+    [path] = place.glob('*.wandb')
+    content = finished(path)
+    assert len(list(place.rglob('*.png'))) == len(steps)
+    rows = [
+      {tuple(x.nested_key): json.loads(x.value_json) for x in row.history.item}
+      for row in content
+      if row.HasField('history')
+    ]
+    losses.append([(x['_step',], x['loss',]) for x in rows])
+    configs.append({
+      x.nested_key[0] if x.nested_key else x.key: json.loads(x.value_json)
+      for row in content
+      for x in row.config.update
+    })  # fmt: skip
+    ids += {row.run.run_id for row in content if row.HasField('run')}
+  assert losses == [[(1, 10.0), (2, 20.0)], [(3, 30.0), (4, 40.0)], [(1, 10.0)]]
+  for config in configs:
+    assert config['seed'] == 1 and config['data'] == {'name': 'digits'}
+  assert len(ids) == 3 and ids[0] == ids[1] != ids[2]
+  kept = json.loads((tmp_path / loggers.IDS).read_text())
+  assert kept == {'wandb': ids[2]}
+
+
+def test_mlflow_continues_the_same_run(tmp_path, monkeypatch):
+  pytest.importorskip('alembic')  # of the extra [mlflow]
+  mlflow = pytest.importorskip('mlflow')
+  uri = f'sqlite:///{tmp_path}/mlflow.db'
+  monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
+  monkeypatch.chdir(tmp_path)  # pictures are in ./mlruns
+  workdir = tmp_path / 'digits'
+  workdir.mkdir()
+  write_all(workdir, 0, ('mlflow',))
+  write_all(workdir, 1, ('mlflow',), (2, 3))  # step 2 was not saved
+  client = mlflow.MlflowClient(uri)
+  place = client.get_experiment_by_name('diffusion_jax').experiment_id
+  [run] = client.search_runs([place])
+  assert run.info.run_name == 'digits' and run.info.status == 'FINISHED'
+  assert run.data.params == {'seed': '1'}
+  history = client.get_metric_history(run.info.run_id, 'loss')
+  assert [(x.step, x.value) for x in history] == [
+    (1, 10.0),
+    (2, 20.0),
+    (3, 30.0),
+  ]
+  path = client.download_artifacts(run.info.run_id, 'config.json')
+  with open(path) as file:
+    assert json.load(file)['data'] == {'name': 'digits'}
+  pictures = client.list_artifacts(run.info.run_id, 'images')
+  steps = {x.path.split('step')[1][1] for x in pictures}
+  assert steps == {'1', '2', '3'}
+  write_all(workdir, 0, ('mlflow',), (1,))
+  assert len(client.search_runs([place])) == 2
+  monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/other.db')
+  write_all(workdir, 1, ('mlflow',), (2,))  # this place has no such run
+  assert len(mlflow.MlflowClient().search_runs(['1'])) == 1

@@ -1,0 +1,112 @@
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion_jax.training import checkpoints, shared
+
+PARAMS = {
+  'network': {'dense': {'kernel': np.float32([[0, 1, 2], [3, 4, 5]])}},
+  'scale': np.float32(3.0),
+}  # fmt: skip
+SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": 3}')
+  shared.write(tmp_path, PARAMS, 70)
+  return tmp_path
+
+
+def test_the_weights_are_read_as_a_checkpoint(folder):
+  theirs = safetensors.numpy.load_file(folder / shared.NAME)
+  assert theirs.keys() == {'network/dense/kernel', 'scale'}
+  for step in ('latest', 70):
+    assert checkpoints.find_step(folder, step) == 70
+    params, config = checkpoints.restore_params(folder, True, SHAPES, step)
+    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    assert config == {'seed': 3}
+
+
+@pytest.mark.parametrize('ema, checkpoint, message', [
+  (False, 'latest', 'has one set of weights'),
+  ('0.99', 'latest', 'has one set of weights'),
+  (True, 'best', 'the weights of step 70, and no checkpoint best'),
+  (True, 3, 'the weights of step 70, and no checkpoint 3'),
+])  # fmt: skip
+def test_there_are_no_other_weights(ema, checkpoint, message, folder):
+  with pytest.raises(FileNotFoundError, match=message):
+    checkpoints.restore_params(folder, ema, None, checkpoint)
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size - 8)
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+
+
+def pickled(path):
+  path.write_bytes(b'\x80\x04\x95' + bytes(64))
+
+
+def zipped(path):
+  path.write_bytes(b'PK\x03\x04' + bytes(64))  # as of torch.save
+
+
+def contradictory(path):
+  arrays = {'a': np.zeros(1), 'a/b': np.zeros(1)}
+  safetensors.numpy.save_file(arrays, path, {'step': '1'})
+
+
+def without_a_step(path):
+  safetensors.numpy.save_file({'a': np.zeros(1)}, path)
+
+
+def piped(path):
+  path.unlink()
+  os.mkfifo(path)
+
+
+DAMAGED = cut, flip, pickled, zipped, contradictory, without_a_step, piped
+
+
+@pytest.mark.parametrize('sums', [True, False])
+@pytest.mark.parametrize('damage', DAMAGED)
+def test_a_damaged_file_is_one_line(damage, sums, folder, capsys):
+  damage(folder / shared.NAME)
+  if not sums:
+    (folder / 'SHA256SUMS').unlink()
+  if damage is flip and not sums:  # Only the sums can tell.
+    shared.read(folder)
+    assert 'has no SHA256SUMS: it is read unchecked' in capsys.readouterr().err
+    return
+  with pytest.raises(ValueError, match='model.safetensors') as error:
+    checkpoints.restore_params(folder)
+  assert '\n' not in str(error.value)
+
+
+def test_weights_of_another_network_are_refused(folder):
+  other = {'network': {}, 'scale': SHAPES['scale']}
+  with pytest.raises(
+    ValueError, match=r'network/dense/kernel is \[2, 3\] there'
+  ):
+    checkpoints.restore_params(folder, True, other)
+
+
+def test_checkpoints_come_first(folder):
+  (folder / 'checkpoints').mkdir()
+  assert not shared.exist(folder)
+
+
+def test_the_record_of_a_step_is_metadata(folder):
+  size = int.from_bytes((folder / shared.NAME).read_bytes()[:8], 'little')
+  head = json.loads((folder / shared.NAME).read_bytes()[8 : 8 + size])
+  assert head['__metadata__'] == {'step': '70'}
