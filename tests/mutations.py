@@ -151,6 +151,8 @@ sampling/splitting.py product_of_two_normal
   return image, variance * back => return image, back
 sampling/splitting.py law_for_any_size_of_step
   noise**2 - back**2 => 0.0 * noise
+sampling/splitting.py law_for_any_size_of_step
+  (noise**2 - back**2) => (noise**2)
 sampling/splitting.py noise_of_its_width
   draw(key, x, width**2) => draw(key, x, width)
 sampling/heuristics.py norm_of_the_residual
@@ -280,7 +282,7 @@ app/models/diffusion.py app/models/test_guidance.py guidance_by_a_classifier_by_
   functions.insert(2 if after_clip else 0, by_classifier)
   => functions.insert(0, by_classifier)
 app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
-  own = c if clip else => own = c if True else
+  if not clip: => if False:
 metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
   if model.clips else denoise => if not model.clips else denoise
 app/models/teachers.py app/models/test_teachers.py sees_its_own_levels
@@ -297,7 +299,7 @@ app/modes/hooks.py the_lowest_loss_and_the_highest_score
 app/modes/train_setup.py a_mistake_is_one_clear_line
   c.batch_size % (mesh.size * c.accumulate) => c.batch_size % mesh.size
 app/weights.py another_network_is_refused
-  if own or folder.differences( => if own and folder.differences(
+  own or folder.differences( => own and folder.differences(
 # Discrete states.
 core/discrete_states.py papers/test_discrete_states.py test_d3pm_eq_3_and_4
   jnp.exp(log_p - log_q) => jnp.exp(log_p)
@@ -416,6 +418,28 @@ runtime/lock.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
 training/checksums.py opens_no_other_file
   if name not in names: => if False:
+training/lora.py merging_is_the_papers
+  ours + scale * jnp.matmul( => ours + jnp.matmul(
+training/lora.py variance_one_over_inputs
+  math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
+training/loggers.py that_raises
+  self._open.pop(name, None) => pass
+training/shared.py damaged_file
+  if checksums.digest(path) != expected: => if False:
+sampling/brownian.py independent_and_standard
+  jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
+sampling/brownian.py made_of_its_parts
+  x_high - jnp.exp(-h) * x_low => x_high - x_low
+app/modes/serve.py other_hosts
+  allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
+app/modes/serve.py other_hosts
+  if site not in ('same-origin', 'none'): => if False:
+app/emerging.py app/modes/test_serve.py bad_value
+  trusted=False => trusted=True
+app/emerging.py app/modes/test_serve.py what_sampling_draws
+  (cond, scale=scale) => (cond, scale=1.0)
+app/models/diffusion.py without_clipping
+  'dynamic_threshold': 0.0, 'classifier' => 'classifier'
 app/config/tree.py app/config/test_own.py only_a_stored_config
   own.check_paths(where, value) => pass
 """  # noqa: E501
