@@ -6,6 +6,7 @@
 import ctypes
 import gc
 import os
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,10 @@ HANG_SECONDS = 1800
 MOST_MEMORY = 1.2e9
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# A shell starts what runs in its background without Ctrl-C, which is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
