@@ -50,7 +50,7 @@ EVERY = st.one_of(
   of_floats(dj.KarrasSchedule, (1e-3, 0.1), (1.0, 100.0), (1.0, 9.0)),
   of_floats(dj.RectifiedFlowSchedule, (0.2, 5.0)),
 )
-anything = settings(max_examples=40, deadline=None)
+anything = settings(max_examples=40, deadline=None, derandomize=True)
 find = jax.jit(lambda schedule, logsnr: schedule.from_logsnr(logsnr))
 
 
@@ -89,7 +89,9 @@ def test_every_schedule_keeps_the_contract(schedule):
 def test_schedules_are_variance_preserving_and_lose_signal(schedule):
   level = schedule(jnp.linspace(0.0, 1.0, 101))
   np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1.0, atol=2e-6)
-  assert (np.diff(level.alpha) <= 0).all() and (np.diff(level.sigma) >= 0).all()
+  rounding = 3e-7
+  assert (np.diff(level.alpha) <= rounding).all()
+  assert (np.diff(level.sigma) >= -rounding).all()
 
 
 @anything
