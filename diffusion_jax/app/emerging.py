@@ -50,10 +50,10 @@ Emerge = Callable[[store.Flags], Iterator[Frame]]
 def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
   """Returns the model of a run, and flags -> the images, while they emerge.
 
-  Image i of a seed is that of --mode=sample, to rounding. A program of one step
-  serves any number of steps and any value of `ARGUMENTS`; another sampler is
-  another program. Several threads may draw at once: they take turns after each
-  step. UserError for flags that do not fit.
+  Image i of a seed equals image i of --mode=sample, to rounding. A program of
+  one step serves any number of steps and any value of `ARGUMENTS`; another
+  sampler is another program. Several threads may draw at once: they take turns
+  after each step. UserError for flags that do not fit.
   """
   model = models.make(config, workdir)
   model.check('sample')

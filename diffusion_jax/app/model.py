@@ -122,7 +122,7 @@ class Plan(NamedTuple):
   def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
     """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
 
-    The samples are those of `from_noise`, the levels those of `spread_levels`.
+    The samples equal `from_noise`'s; `spread_levels` chooses the levels.
     """
     prior_keys, keys = split_key(keys, 2)
     x = self.prior_sample(prior_keys, self.levels.take(0))

@@ -46,8 +46,8 @@ class NoisyNetwork:
 
   Args:
     state_shape: the shape of what is diffused
-    out_channels: () -> the channels of the network's output; None: those of
-      the state, and twice as many with a learned variance
+    out_channels: () -> the channels of the network's output; None: the
+      state's channels, and twice as many with a learned variance
     apply_fn: Flax module -> the function that is trained
   """
 

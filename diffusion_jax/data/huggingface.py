@@ -158,7 +158,7 @@ def _in_one_line(path):
   log.setLevel(logging.CRITICAL)
   try:
     yield
-  except Exception as error:  # It raises those of many libraries.
+  except Exception as error:  # It raises errors of many libraries.
     cause = error.__cause__ or error
     reason = ' '.join(str(cause).split()) or type(cause).__name__
     raise ValueError(f'{path} cannot be read: {reason:.400}') from None

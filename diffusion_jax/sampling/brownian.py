@@ -26,9 +26,10 @@ def path_noise(
 ) -> Array:
   """Computes (W_s - W_t) / sqrt(SNR_s - SNR_t), standard normal, [B, ...].
 
-  For one key the results of adjacent steps are independent, and those of a long
-  step are made of those of its parts. Steps in lambda below 2.4e-4 (64 / 2^18)
-  share random numbers. key: [] or [B]; levels: [] or [B], s cleaner than t.
+  For one key the results of adjacent steps are independent, and a long step's
+  result follows from the results of its parts. Steps in lambda below 2.4e-4
+  (64 / 2^18) share random numbers. key: [] or [B]; levels: [] or [B], s cleaner
+  than t.
   """
   keys = key_per_example(key, len(x))
   high, low = _position(level_s, x), _position(level_t, x)

@@ -311,7 +311,7 @@ class StateSampling(Sampling):
   top_p: Probability = 1.0
   remasking: Probability = 0.0
 
-  schedule: ClassVar[Schedule | None] = None  # that of the training
+  schedule: ClassVar[Schedule | None] = None  # the training's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +332,7 @@ class MapSampling(Sampling):
   spacing: Spacing = 'uniform'
   respacing: str = ''
 
-  schedule: ClassVar[Schedule | None] = None  # that of the training
+  schedule: ClassVar[Schedule | None] = None  # the training's
 
 
 @dataclass(frozen=True, kw_only=True)
