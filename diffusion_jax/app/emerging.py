@@ -23,7 +23,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.generate import check_plan
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
-from diffusion_jax.core.keys import fold_in_each, split_key
+from diffusion_jax.core.keys import fold_in_each
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels
@@ -95,8 +95,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     levels = jax.device_get(plan.levels)
     total = len(levels.t) - 1
     with lock:
-      prior_keys, keys = split_key(keys, 2)
-      x = plan.prior_sample(prior_keys, plan.levels.take(0))
+      x, keys = plan.begin(keys)
       start = x, plan.sampler.init(x), plan.sampler.keys(keys, total)
       x, state, keys = jax.device_put(start, replicated(mesh))
     scale = np.float32(scale_of(c))

@@ -99,6 +99,11 @@ class Plan(NamedTuple):
   replace_known: Callable[..., dj.Sampler] = dj.replace_known
   denoises: bool = False
 
+  def begin(self, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (noise at the first level [B, ...], keys of the sampler [B])."""
+    prior_keys, keys = split_key(keys, 2)
+    return self.prior_sample(prior_keys, self.levels.take(0)), keys
+
   def from_noise(
     self,
     keys: jax.Array,
@@ -111,9 +116,8 @@ class Plan(NamedTuple):
 
     keys: [B]; wrap: (sampler, levels) -> (sampler, levels).
     """
-    prior_keys, keys = split_key(keys, 2)
+    x, keys = self.begin(keys)
     step_function = self.step_function(cond, after_guidance=after_guidance)
-    x = self.prior_sample(prior_keys, self.levels.take(0))
     sampler, levels = self.sampler, self.levels
     if wrap is not None:
       sampler, levels = wrap(sampler, levels)
@@ -124,8 +128,7 @@ class Plan(NamedTuple):
 
     The samples equal `from_noise`'s; `spread_levels` chooses the levels.
     """
-    prior_keys, keys = split_key(keys, 2)
-    x = self.prior_sample(prior_keys, self.levels.take(0))
+    x, keys = self.begin(keys)
     step_function = self.step_function(cond)
     x, states, _ = sample_frames(
       keys, step_function, self.sampler, self.levels, x, *FILM

@@ -12,7 +12,9 @@ from diffusion_jax.data.sources import ArraySource, TwoLevels
 from diffusion_jax.data.splits import NoTestSplit
 from tests.data import encoded
 
-datasets = pytest.importorskip('datasets')
+datasets = pytest.importorskip(
+  'datasets', reason="pip install -e '.[huggingface]': 120 MB"
+)
 
 SHAPE = 6, 5, 3
 

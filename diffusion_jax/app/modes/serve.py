@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -60,7 +61,8 @@ def listening(port: int) -> socket.socket:
     return socket.create_server((HOST, port))
   except OSError as error:
     raise UserError(
-      f'config.serve.port={port} cannot be opened ({error.strerror}): give '
+      f'config.serve.port={port} cannot be opened '
+      f'({os.strerror(error.errno or 0)}): give '
       'another, or 0 for a free one'
     ) from error
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 from diffusion_jax.app import devices, emerging, models, sheets, weights
@@ -25,7 +26,6 @@ from diffusion_jax.app.modes import serve
 from diffusion_jax.data.images import to_uint8
 from tests.app.conftest import refused, smoke, trial, untrained
 
-uvicorn = pytest.importorskip('uvicorn')
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
 
@@ -183,8 +183,10 @@ def test_a_port_that_is_taken_is_one_line():
 @pytest.mark.slow
 def test_the_page_draws_in_a_browser(page):
   """Two tabs, a bad number, and pictures that emerge, in Chromium."""
-  chromium = shutil.which('chromium') or pytest.skip('Chromium is missing')
-  driver = pytest.importorskip('playwright.sync_api')
+  chromium = shutil.which('chromium') or pytest.skip('apt-get install chromium')
+  driver = pytest.importorskip(
+    'playwright.sync_api', reason="pip install -e '.[browser]'"
+  )
   with driver.sync_playwright() as playwright:
     browser = playwright.chromium.launch(
       executable_path=chromium, args=['--no-sandbox']
