@@ -202,7 +202,7 @@ def _literal(text):
     return str(text).strip()
 
 
-def check_value(name: str, value: Any, kind: object) -> None:
+def check_value(name: str, value: object, kind: object) -> None:
   """Raises ValueError if the type does not allow the value; see `convert`."""
   try:
     convert(value, kind)

@@ -27,25 +27,25 @@ RECORD = 'average.json'  # in a run folder that --mode=average wrote
 class Average(NamedTuple):
   """Holds averaged parameters and the sum of snapshots that they are.
 
-  residual: of the profile, see `power_ema.Solution`; used: the number of
-  snapshots in the sum.
+  residual: of the profile, see `power_ema.Solution`; snapshots: how many are in
+  the sum.
   """
 
   params: Params
   sigma_rel: float
   step: int
   images: int
+  snapshots: int
   residual: float
-  used: int
 
   def describe(self) -> str:
     """Returns one line about the average."""
     exact = 'exact' if self.residual < 1e-6 else f'{self.residual:.1g} off'
-    plural = 's' if self.used > 1 else ''
+    plural = 's' if self.snapshots > 1 else ''
     return (
       f'average of relative width {self.sigma_rel:g} at step {self.step} '
-      f'({self.images:,} images), of {self.used} snapshot{plural}, its profile '
-      f'{exact}'
+      f'({self.images:,} images), of {self.snapshots} snapshot{plural}, its '
+      f'profile {exact}'
     )
 
 
@@ -81,7 +81,7 @@ def make(
   checkpoints.check_fits(params, target, what)
   params = jax.device_put(params, jax.local_devices()[0])
   return Average(
-    params, sigma_rel, step, images[-1], solved.residual, len(used)
+    params, sigma_rel, step, images[-1], len(used), solved.residual
   )
 
 

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -289,7 +289,7 @@ def _importable(name):
     return False
 
 
-def unraisable(ignored: Any) -> None:
+def unraisable(ignored: 'sys.UnraisableHookArgs') -> None:
   """Reports an ignored exception, unless it follows a failed save.
 
   The failure itself is raised; afterwards each thread of tensorstore reports

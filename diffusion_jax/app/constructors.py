@@ -6,12 +6,14 @@ rectified flow samples.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core import losses
 from diffusion_jax.core.keys import stream
 from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
@@ -42,7 +44,7 @@ def learned(
   return dj.LearnedSchedule({}, GammaFn(module))
 
 
-def gamma_of(schedule: object) -> Any:
+def gamma_of(schedule: object) -> nn.Module | None:
   """Returns the Flax module of a learned schedule, or None."""
   if isinstance(schedule, dj.ShiftedSchedule):
     return gamma_of(schedule.schedule)
@@ -70,7 +72,7 @@ class LogVariance:
     """Returns the first parameters."""
     return Uncertainty(self.features).init(key, np.zeros(1))['params']
 
-  def __call__(self, params: Any, level: dj.NoiseLevel) -> Any:
+  def __call__(self, params: Params, level: dj.NoiseLevel) -> PyTree:
     """Returns u [B]; its input is ln(sigma / alpha) / 4 for any network."""
     variables = {'params': params['uncertainty']}
     return Uncertainty(self.features).apply(variables, dj.edm_input(level))

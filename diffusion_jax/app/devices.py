@@ -1,12 +1,10 @@
 """The devices of a run, and how programs are compiled for them."""
 
-from collections.abc import Iterator
-
 from jax.sharding import Mesh
 
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.errors import refuse
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.compiling import Effort
 
@@ -20,7 +18,7 @@ def make_mesh(config: Node) -> Mesh:
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh)
-  refuse(attention_problems(config, mesh))
+  check_attention(config, mesh)
   return mesh
 
 
@@ -32,11 +30,11 @@ def effort(config: Node) -> Effort:
   return 'fast' if c.num_steps <= SHORT else 'tuned'
 
 
-def attention_problems(config: Node, mesh: Mesh) -> Iterator[str]:
-  """Yields the choice of attention that the mesh's devices do not have."""
+def check_attention(config: Node, mesh: Mesh) -> None:
+  """Raises UserError if the mesh's devices do not have network.attention."""
   platform = sharding.platform_of(mesh)
   if config.network.get('attention') == 'cudnn' and platform != 'gpu':
-    yield (
+    raise UserError(
       f'config.network.attention=cudnn needs a GPU, and this is {platform}: '
       'set it to auto'
     )

@@ -9,7 +9,7 @@ import textwrap
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from absl import flags
 
@@ -184,7 +184,7 @@ def _facts(path: Path) -> Iterator[str]:
   # Yields a config's variants, the runs that it needs, and its time.
   try:
     variants = store.variants_of(store.module_of(str(path)))
-    config: Any = store.completed(store.from_file(str(path)))
+    config = store.completed(store.from_file(str(path)))
   except Exception:  # a file of the user's may raise anything
     return
   if variants:

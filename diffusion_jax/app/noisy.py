@@ -265,8 +265,8 @@ class NoisyNetwork:
     x = jnp.zeros((1, *self.state_shape))
     variables = self.network.init(key, x, jnp.zeros(1), self.inputs.example())
     params = {'network': variables['params']}
-    if self.learns_schedule:
-      gamma = constructors.gamma_of(self.untrained_schedule)
+    gamma = constructors.gamma_of(self.untrained_schedule)
+    if gamma is not None and gamma.learned:
       params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
     uncertainty = self.uncertainty
     if uncertainty is not None:

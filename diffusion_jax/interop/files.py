@@ -10,7 +10,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ import safetensors.numpy
 from flax import serialization, traverse_util
 from safetensors import SafetensorError, safe_open
 
-from diffusion_jax.aliases import Json
+from diffusion_jax.aliases import Json, NamedParams, Params
 from diffusion_jax.drafts import draft
 from diffusion_jax.interop.names import require
 from diffusion_jax.runtime import files
@@ -181,7 +180,7 @@ def flatten(tree: object, prefix: str = '') -> dict[str, np.ndarray]:
   return arrays
 
 
-def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(arrays: NamedParams) -> Params:
   """Returns the nested dicts of arrays whose names `flatten` gives."""
   return traverse_util.unflatten_dict(dict(arrays), sep='/')
 

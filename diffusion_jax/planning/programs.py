@@ -31,7 +31,8 @@ class Memory(NamedTuple):
 
 def memory(compiled: Compiled) -> Memory:
   """Returns the memory that a compiled program needs on each device."""
-  stats: Any = compiled.memory_analysis()
+  stats = compiled.memory_analysis()
+  assert stats is not None  # XLA has it for CPUs, GPUs and TPUs
   arguments = stats.argument_size_in_bytes
   temporaries = stats.temp_size_in_bytes
   new = stats.output_size_in_bytes - stats.alias_size_in_bytes

@@ -1,7 +1,7 @@
 """Evaluates functions of images in batches on all devices of a run."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ class PerImage(NamedTuple):
     """Returns the arrays, [n, ...]."""
     return self.start(*args)()
 
-  def then(self, function: Callable[[Params, PyTree], Any]) -> 'PerImage':
+  def then(self, function: Callable[[Params, PyTree], PyTree]) -> 'PerImage':
     """Returns this function, followed by (params, arrays) -> result."""
 
     def start(params, *args):

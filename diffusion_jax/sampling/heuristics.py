@@ -5,11 +5,12 @@ number of steps and pixels (docs/posterior.md has their errors).
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.core.concrete import check_fraction, check_not_negative
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
@@ -26,12 +27,12 @@ class Optimizer(Protocol):
   """An optax optimizer, `optax.adam(0.1)` for instance."""
 
   @property
-  def init(self) -> Callable[..., Any]:
+  def init(self) -> Callable[..., PyTree]:
     """The function x -> state."""
     ...
 
   @property
-  def update(self) -> Callable[..., tuple[Any, Any]]:
+  def update(self) -> Callable[..., tuple[PyTree, PyTree]]:
     """The function (gradient, state, x) -> (change of x, state)."""
     ...
 

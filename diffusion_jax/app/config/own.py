@@ -15,11 +15,10 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from diffusion_jax.aliases import Tree
+from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import read_json, write_json
@@ -76,7 +75,7 @@ def _paths(tree):
   return found - {''}
 
 
-def without_folders(tree: Mapping[str, Any]) -> dict[str, Any]:
+def without_folders(tree: Tree) -> Json:
   """Returns a config whose paths are only the names of their files."""
 
   def kept(name, value):
@@ -106,7 +105,7 @@ def is_given(word: str) -> bool:
   return word in _allowed
 
 
-def check_paths(field: str, value: Any) -> None:
+def check_paths(field: str, value: str | Iterable[str] | None) -> None:
   """Raises UserError if only a stored config names a path that would be read.
 
   value: of config.<field>, a path or several; '' and None are none.
@@ -129,7 +128,7 @@ def names_in(tree: object) -> set[str]:
   return {tree} if isinstance(tree, str) else set()
 
 
-def find(path: str, name: str, facts: Collection[str]) -> Any:
+def find(path: str, name: str, facts: Collection[str]) -> Callable:
   """Imports and returns the constructor 'module:attribute' of a field.
 
   path: the field that names it; facts: the parameters that the program passes.

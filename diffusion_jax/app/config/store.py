@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -148,7 +147,7 @@ def stored(
   'module:attribute' is imported only if the user names it; see `own`.
   """
   try:
-    tree = {n: x for n, x in tuples(content).items() if n not in skip}
+    tree = {n: tuples(x) for n, x in content.items() if n not in skip}
     return completed(tree, trusted=False)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
@@ -156,7 +155,7 @@ def stored(
     raise UserError(f'{path} is not the config of a run: {error}') from error
 
 
-def tuples(tree: Any) -> Any:
+def tuples(tree: object) -> object:
   """Returns the content of a config.json with tuples for lists."""
   if isinstance(tree, Mapping):
     return {name: tuples(value) for name, value in tree.items()}

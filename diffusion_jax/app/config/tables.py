@@ -7,11 +7,11 @@ section. The first row of a table is the default.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import diffusion_jax as dj
 from diffusion_jax.app import constructors, edits, posteriors, restoration
 from diffusion_jax.app.config import fields
+from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.core import discrete as steps, flow_losses, operators
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -51,7 +51,7 @@ from diffusion_jax.training import (
 )
 
 
-def deferred(function: Callable, *given: str) -> Callable[..., Any]:
+def deferred(function: Callable, *given: str) -> Constructor:
   """Returns a constructor of `function`, without a call.
 
   given: the parameters of a later call; the others are the constructor's.

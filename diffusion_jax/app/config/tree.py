@@ -11,6 +11,7 @@ choice has as well. A part is a section without a name, since it has only one
 constructor.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -59,6 +60,7 @@ class Schema(NamedTuple):
     return self.tables.get(path) or self.tables.get(_last(path)) or {}
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Node(Mapping[str, Any]):
   """A complete section, whose fields are items and attributes.
 
@@ -66,16 +68,11 @@ class Node(Mapping[str, Any]):
   name of a choice, '' for a part; needs: the names of its facts.
   """
 
-  def __init__(
-    self,
-    where: str,
-    constructor: Constructor,
-    fields: Tree,
-    choice: str = '',
-    needs: Collection[str] = (),
-  ):
-    self.where, self.constructor, self.choice = where, constructor, choice
-    self.needs, self._fields = needs, fields
+  where: str
+  constructor: Constructor
+  _fields: Tree
+  choice: str = ''
+  needs: Collection[str] = ()
 
   def __getitem__(self, name: str) -> Any:
     return self._fields[name]
@@ -96,23 +93,19 @@ class Node(Mapping[str, Any]):
 
   def to_dict(self) -> Json:
     """Returns the section as nested dicts."""
-    return {n: x.to_dict() if _is_node(x) else x for n, x in self.items()}
+    return {
+      n: x.to_dict() if isinstance(x, Node) else x for n, x in self.items()
+    }
 
-  def replace(self, **fields: Any) -> 'Node':
+  def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""
-    return Node(
-      self.where,
-      self.constructor,
-      {**self._fields, **fields},
-      self.choice,
-      self.needs,
-    )
+    return dataclasses.replace(self, _fields={**self, **fields})
 
   def at(self, path: str) -> Any:
     """Returns a section or field below this one; None if it does not exist."""
-    value: Any = self
+    value = self
     for name in path.split('.') if path else ():
-      value = value.get(name) if _is_node(value) else None
+      value = value.get(name) if isinstance(value, Node) else None
     return value
 
   def paths(self, prefix: str = '') -> Iterator[str]:
@@ -159,10 +152,6 @@ class Node(Mapping[str, Any]):
       return self.constructor(**values)
 
 
-def _is_node(value):
-  return isinstance(value, Node)
-
-
 def _last(path):
   return path.rpartition('.')[2]
 
@@ -176,16 +165,16 @@ def below(path: str, name: str) -> str:
 
 
 def find(
-  table: Table, path: str, name: Any, facts: Collection[str] = ()
+  table: Table, path: str, name: object, facts: Collection[str] = ()
 ) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
   facts: the names of the facts that `Node.make` passes to it.
   """
   if ':' in str(name):
-    return own.find(path, name, facts)
+    return own.find(path, str(name), facts)
   check_one_of(table, path, name)
-  return table[name]
+  return table[str(name)]
 
 
 @functools.cache  # an inspection takes milliseconds, and there are thousands
@@ -246,7 +235,7 @@ def _name_of(table, default):
   return next(names, next(iter(table)))
 
 
-def _chosen(name: Any) -> Any:
+def _chosen(name):
   # Returns the name that a file or a flag gives a choice.
   if isinstance(name, FlagText):
     return None if name in ('', 'None') else str(name)

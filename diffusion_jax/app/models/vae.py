@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +90,7 @@ class Autoencoder:
     network = self.network
     inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
     rngs = {} if key is None else {'dropout': key}
-    output: Any = network.apply(
+    output: PyTree = network.apply(
       {'params': params}, *inputs, key is not None, rngs=rngs, method=name
     )
     if not isinstance(output, tuple):

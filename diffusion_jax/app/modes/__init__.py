@@ -1,5 +1,6 @@
 """The modes of the command line: a module for each, with `run`."""
 
+import functools
 import importlib
 from collections.abc import Callable
 
@@ -7,35 +8,22 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import precision
 
-Mode = Callable[[Node, str], None]
 
-
-def _mode(name: str) -> Mode:
+def _run(name: str, config: Node, workdir: str) -> None:
   # The module is imported when it is called: `--mode=noise` needs no Flax.
-  def run(config: Node, workdir: str) -> None:
-    try:
-      with precision.products_at(config.matmul_precision):
-        importlib.import_module(f'{__name__}.{name}').run(config, workdir)
-    except OSError as error:  # a full disk, most of all
-      raise UserError(
-        f'{error}. When that is resolved, the same command continues'
-      ) from error
-
-  return run
+  try:
+    with precision.products_at(config.matmul_precision):
+      importlib.import_module(f'{__name__}.{name}').run(config, workdir)
+  except OSError as error:  # a full disk, most of all
+    raise UserError(
+      f'{error}. When that is resolved, the same command continues'
+    ) from error
 
 
-MODES: dict[str, Mode] = {
-  name: _mode(name)
+MODES: dict[str, Callable[[Node, str], None]] = {
+  name: functools.partial(_run, name)
   for name in (
-    'train',
-    'sample',
-    'edit',
-    'evaluate',
-    'average',
-    'report',
-    'noise',
-    'convert',
-    'plan',
-    'serve',
+    'train', 'sample', 'edit', 'evaluate', 'average', 'report', 'noise',
+    'convert', 'plan', 'serve',
   )
-}
+}  # fmt: skip

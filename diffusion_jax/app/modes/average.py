@@ -54,15 +54,7 @@ def write(
   params = jax.device_get(average.params)
   items = 'params', 'ema_params'
   checkpoints.save_params(out, average.step, params, stored, items=items)
-  files.write_json(
-    out / averages.RECORD,
-    {
-      'run': workdir.absolute().name,
-      'sigma_rel': average.sigma_rel,
-      'step': average.step,
-      'images': average.images,
-      'snapshots': average.used,
-      'residual': average.residual,
-    },
-  )
+  record = {'run': workdir.absolute().name, **average._asdict()}
+  del record['params']
+  files.write_json(out / averages.RECORD, record)
   files.write_json(out / 'config.json', stored)

@@ -28,7 +28,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
-from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,
   diffusers_schedulers as schedulers,
@@ -240,7 +240,7 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   # Networks choose what every platform has for a mesh of a CPU.
   mesh = host_mesh()
-  refuse(devices.attention_problems(model.config, mesh))
+  devices.check_attention(model.config, mesh)
   drawing = generate(model, mesh)
   shapes = sample_inputs.shapes(model, size)
   params |= model.autoencoder.load()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
@@ -99,7 +100,7 @@ def compile_one(
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
-  refuse(devices.attention_problems(config, mesh))
+  devices.check_attention(config, mesh)
   trace = {'train': trace_training, 'sample': trace_sampling}[of]
   traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
@@ -275,7 +276,7 @@ def state_size(params: PyTree, state: PyTree) -> tuple[int, int]:
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(state)
   )
-  return sum(x.size for x in jax.tree.leaves(params)), sum(parts)
+  return optax.tree.size(params), sum(parts)
 
 
 # What is stored.

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple, get_args, get_type_hints
 
+from flax import traverse_util
+
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import fields
 from diffusion_jax.app.config.fields import Training
@@ -154,13 +156,6 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   )
 
 
-def flat(tree: dict, prefix: str = '') -> Json:
+def flat(tree: dict) -> Json:
   """Returns {'section.field': value} of nested dicts."""
-  fields = {}
-  for key, value in tree.items():
-    name = f'{prefix}{key}'
-    if isinstance(value, dict):
-      fields.update(flat(value, f'{name}.'))
-    else:
-      fields[name] = value
-  return fields
+  return traverse_util.flatten_dict(tree, sep='.')

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
+from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
 from diffusion_jax.training import checkpoints, checksums
 
@@ -37,7 +37,7 @@ def settings(model: Model, params: Params, step: int) -> Settings:
     'config_hash': folder.config_hash(model.workdir),
     'weights': checksums.of_arrays(params),
     'sampling': sampling,
-    'versions': {name: _version(name) for name in _PACKAGES},
+    'versions': sessions.versions(_PACKAGES),
   }
   computed_by = _computed_by(model)
   return content | ({'computed_by': computed_by} if computed_by else {})
@@ -143,10 +143,3 @@ def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
 
 def _base(workdir):
   return os.path.basename(os.path.abspath(workdir))
-
-
-def _version(package):
-  try:
-    return metadata.version(package)
-  except metadata.PackageNotFoundError:  # run from a checkout
-    return 'not installed'
