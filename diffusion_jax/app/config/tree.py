@@ -251,90 +251,86 @@ def resolve(tree: Tree, schema: Schema) -> Node:
   Raises UserError for a field that does not exist and for a value of another
   type.
   """
-  walk = _Walk(schema)
-  root = walk.part(tree, '')
-  for path, names, choice in walk.unknown:
+  root = _part(schema, tree, '')
+  for path, names, choice in _unknown(schema, tree, root):
     raise no_field(path, names, choice, [*root.paths()])
   return root
 
 
-class _Walk:
-  """A walk through nested dicts; what has no field is reported at its end."""
+def _part(schema, given, path):
+  check_section(given, path)
+  inner = {}
+  if not path:
+    for name in schema.choices:
+      optional = name in schema.optional
+      value = given.get(name, None if optional else {})
+      inner[name] = _choice(schema, value, name, optional)
+  constructor = schema.parts[path]
+  fields = _fields(schema, given, constructor, path)
+  for part in filter(None, schema.parts):
+    above, _, name = part.rpartition('.')
+    if above == path:
+      inner[name] = _part(schema, given.get(name, {}), part)
+  return Node(path, constructor, fields | inner)
 
-  def __init__(self, schema):
-    self.schema, self.unknown = schema, []
 
-  def part(self, given, path):
-    check_section(given, path)
-    schema, inner = self.schema, {}
-    if not path:
-      for name in schema.choices:
-        optional = name in schema.optional
-        value = given.get(name, None if optional else {})
-        inner[name] = self.choice(value, name, optional)
-    parts = (part.rpartition('.') for part in schema.parts if part)
-    names = [name for above, _, name in parts if above == path]
-    constructor = schema.parts[path]
-    fields = self.fields(given, constructor, path, more={*inner, *names})
-    for name in names:
-      inner[name] = self.part(given.get(name, {}), below(path, name))
-    return Node(path, constructor, fields | inner)
+def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
+  if not isinstance(given, Mapping):
+    given = {'name': given}
+  table = schema.table(path)
+  name = _chosen(given.get('name', _name_of(table, default)))
+  if isinstance(name, Mapping):
+    raise no_field(below(path, f'name.{next(iter(name), "")}'), ())
+  if name is None and optional:
+    for field in {*given} - {'name'}:
+      raise no_field(below(path, field), (), 'None')
+    return None
+  needs = schema.facts.get(_last(path), needs)
+  constructor = find(table, path, name, needs)
+  name = str(name)
+  fields = _fields(schema, given, constructor, path, needs, outer, name)
+  return Node(path, constructor, {'name': name, **fields}, name, needs)
 
-  def choice(self, given, path, optional, default=None, needs=(), outer=()):
-    if not isinstance(given, Mapping):
-      given = {'name': given}
-    table = self.schema.table(path)
-    rest = {**given}
-    name = _chosen(rest.pop('name', _name_of(table, default)))
-    if isinstance(name, Mapping):
-      raise no_field(below(path, f'name.{next(iter(name), "")}'), ())
-    if name is None and optional:
-      for field in rest:
-        raise no_field(below(path, field), (), 'None')
-      return None
-    needs = self.schema.facts.get(_last(path), needs)
-    constructor = find(table, path, name, needs)
-    name = str(name)
-    fields = self.fields(rest, constructor, path, needs, outer, name)
-    return Node(path, constructor, {'name': name, **fields}, name, needs)
 
-  def fields(
-    self, given, constructor, path, needs=(), outer=(), choice='', more=()
-  ):
-    every, values = parameters(constructor), {}
-    hidden = {*needs, *outer, 'name' if choice else ''}
-    fields = {
-      name: parameter
-      for name, parameter in every.items()
-      if name not in hidden
-      and (self.schema.table(below(path, name)) or _is_field(parameter))
-    }
-    for name in sorted({*given} - {*fields, *more}):
-      self.unknown.append((below(path, name), {*fields, *more}, choice))
-    for name, parameter in fields.items():
-      where, default = below(path, name), _plain(parameter.default)
-      if self.schema.table(where):
-        value = given.get(name, None if default is None else {})
-        shared = {*outer, *every} if choice else ()
-        values[name] = self.choice(
-          value, where, default is None, default, needs, shared
-        )
-      elif name in given or default is not _EMPTY:
-        values[name] = self.value(given.get(name, default), parameter, where)
-      else:
-        values[name] = None
-    return values
+def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
+  every, values = parameters(constructor), {}
+  hidden = {*needs, *outer, 'name' if choice else ''}
+  shared = {*outer, *every} if choice else ()
+  for name, parameter in every.items():
+    where, default = below(path, name), _plain(parameter.default)
+    if name in hidden:
+      continue
+    if schema.table(where):
+      value = given.get(name, None if default is None else {})
+      values[name] = _choice(
+        schema, value, where, default is None, default, needs, shared
+      )
+    elif _is_field(parameter):
+      values[name] = _value(given.get(name, default), parameter, where)
+  return values
 
-  def value(self, value, parameter, path):
-    if isinstance(value, Mapping):
-      self.unknown.append((below(path, next(iter(value), '')), (), ''))
-      return None
-    if isinstance(value, FlagText) and value == 'None':
-      value = None
-    default = parameter.default
-    if value is None and (default is None or default is _EMPTY):
-      return None
-    return convert(value, _annotation(parameter), path)
+
+def _value(value, parameter, path):
+  if isinstance(value, FlagText) and value == 'None':
+    value = None
+  default = parameter.default
+  if value is _EMPTY or isinstance(value, Mapping):  # `_unknown` refuses it
+    return None
+  if value is None and (default is None or default is _EMPTY):
+    return None
+  return convert(value, _annotation(parameter), path)
+
+
+def _unknown(schema, given, node):
+  # Yields what is given and no field: (path, fields of its section, choice).
+  for name, value in given.items():
+    where, section = below(node.where, name), node.get(name)
+    if name not in node:
+      yield where, node, node.choice
+    elif isinstance(value, Mapping) and isinstance(section, Node):
+      yield from _unknown(schema, value, section)
+    elif isinstance(value, Mapping) and not schema.table(where):
+      yield below(where, next(iter(value), '')), (), ''
 
 
 def merge(
