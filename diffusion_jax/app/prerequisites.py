@@ -10,7 +10,7 @@ from pathlib import Path
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import shared
+from diffusion_jax.training import integrity, shared
 
 # The fields that name another run, and the kind of run that each needs.
 KINDS = {
@@ -60,10 +60,8 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
 
 def has_checkpoint(workdir: Path) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
-  if shared.exist(workdir):
-    return True
-  paths = (workdir / 'checkpoints').glob('*')
-  return any(path.name.isdecimal() for path in paths)
+  steps = integrity.steps_in(workdir / 'checkpoints')
+  return shared.exist(workdir) or bool(steps)
 
 
 def missing(path: str, run: str | Path) -> str:

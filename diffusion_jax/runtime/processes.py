@@ -44,7 +44,14 @@ def start(
       heartbeat_timeout_seconds=heartbeat_timeout * (1 + heartbeats.available),
     )
   except (RuntimeError, ValueError) as error:
-    raise UserError(explain(coordinator, str(error))) from error
+    if coordinator is None and 'should be defined' in str(error):
+      raise UserError(
+        '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI: '
+        f'give {FLAGS}'
+      ) from error
+    raise UserError(
+      f'--multihost: the processes could not connect: {error}'
+    ) from error
   if jax.process_count() > 1:
     heartbeats.start(jax.process_index(), heartbeat_timeout)
   if jax.process_index():
@@ -65,16 +72,6 @@ def check(coordinator, num_hosts, host):
       f'--host={host}: with --num_hosts={num_hosts} it must be in '
       f'0..{num_hosts - 1}'
     )
-
-
-def explain(coordinator, reason):
-  """Returns a message about an initialisation that failed."""
-  if coordinator is None and 'should be defined' in reason:
-    return (
-      '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI: '
-      f'give {FLAGS}'
-    )
-  return f'--multihost: the processes could not connect: {reason}'
 
 
 def started() -> bool:

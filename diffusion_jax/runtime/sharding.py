@@ -160,9 +160,4 @@ def spread(tree: PyTree, shardings: PyTree) -> PyTree:
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
   """Copies arrays that all processes have to every device."""
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(
-      replicated(mesh), np.asarray(x)
-    ),
-    tree,
-  )
+  return spread(tree, jax.tree.map(lambda _: replicated(mesh), tree))

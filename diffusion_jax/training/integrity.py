@@ -10,16 +10,21 @@ from diffusion_jax.runtime.files import make_folder, read_json
 from diffusion_jax.training import checksums
 
 
+def steps_in(folder: Path) -> list[int]:
+  """Returns the steps of the checkpoints in a folder, in order."""
+  return sorted(
+    int(path.name) for path in folder.glob('*') if path.name.isdecimal()
+  )
+
+
 def move_damaged(folder: Path) -> None:
   """Moves damaged checkpoints after the newest good one to `damaged/`.
 
   folder: the folder of the checkpoints. Prints a warning for each. Raises
   ValueError if all checkpoints are damaged.
   """
-  names = (path.name for path in folder.glob('*'))
-  steps = sorted((int(n) for n in names if n.isdecimal()), reverse=True)
-  good = False
-  for step in steps:
+  steps, good = steps_in(folder), False
+  for step in reversed(steps):
     wrong = '' if good else _damage(folder / str(step))
     good = good or not wrong
     wrong = wrong or _unreadable_metrics(folder / str(step))

@@ -61,7 +61,7 @@ class Schema(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Node(Mapping[str, Any]):
+class Node(Tree):
   """A complete section, whose fields are items and attributes.
 
   A value is plain, a Node, or None. where: the path of the section; choice: the

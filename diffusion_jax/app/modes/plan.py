@@ -242,7 +242,7 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   inputs = sample_inputs.shapes(model, size)
   params = on(mesh, models.shapes(model) | model.autoencoder.shapes())
-  index = split(mesh, {'': ((size,), jnp.int32)})['']
+  index = split(mesh, {'index': ((size,), jnp.int32)})['index']
   drawing = jax.jit(generate(model, mesh).compute)
   traced = drawing.trace(params, index, split(mesh, inputs))
   return traced, size, state_size(params, params)

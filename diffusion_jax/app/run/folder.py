@@ -18,6 +18,7 @@ from diffusion_jax.app.config.fields import Training
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.training import integrity
 
 # Sections that say how a model is used; all others describe it.
 USES = (
@@ -124,12 +125,10 @@ def check_same_run(workdir: Path, config: Node, facts: NamedTuple) -> None:
 
 def check_config_kept(workdir: str | Path) -> None:
   """Raises UserError if workdir has checkpoints and no config.json."""
-  names = [path.name for path in Path(workdir).glob('checkpoints/*')]
-  steps = [int(name) for name in names if name.isdecimal()]
-  if steps:
+  if steps := integrity.steps_in(Path(workdir) / 'checkpoints'):
     raise UserError(
       f'{workdir} has checkpoints but no config.json, which describes them. '
-      f'Each holds a copy: cp {workdir}/checkpoints/{max(steps)}/config/'
+      f'Each holds a copy: cp {workdir}/checkpoints/{steps[-1]}/config/'
       f'metadata {workdir}/config.json'
     )
 
