@@ -119,10 +119,9 @@ class Command:
     fields = self.fields
     own.allow([*_ALLOW.value, *(text for _, text in fields)])
     if self.is_run:
-      config = store.open_run(self.path)
-      if mode == 'train':  # the facts are read from the data
-        tree = {n: x for n, x in config.to_dict().items() if n != 'facts'}
-        config = store.completed(tree, trusted=False)
+      # A training reads the facts from the data.
+      more = ['facts'] if mode == 'train' else []
+      config = store.open_run(self.path, skip=(*store.NOT_READ, *more))
     else:
       argument, trial = self.argument, False
       if argument == 'smoke' or argument.endswith('_smoke'):

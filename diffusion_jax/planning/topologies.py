@@ -178,7 +178,8 @@ def _tpu_topology(name, kind, shape):
   try:
     description = topologies.get_topology_desc(name, 'tpu', **options)
   except RuntimeError as error:
-    raise ValueError(f'{name}: {_first_line(error)}') from error
+    reason = str(error).partition('\n')[0]
+    raise ValueError(f'{name}: {reason}') from error
   devices = description.devices
   return Topology(name, devices, TPUS[kind], len(devices), {})
 
@@ -241,7 +242,3 @@ def target_config(kind: str) -> str:
     '} } platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } '
     f'device_description_str: "{rates.name}"'
   )
-
-
-def _first_line(error):
-  return str(error).partition('\n')[0]
