@@ -41,12 +41,8 @@ class Method(abc.ABC):
   """A way to draw from p(x_0 | y)."""
 
   in_latents: ClassVar = False  # It can be used with decoded latents.
+  needs_linear: ClassVar = False  # The measurement must be linear.
   note: ClassVar = ''
-
-  @property
-  def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
-    return False
 
   def check(self, model: Model) -> None:
     """Raises UserError if the method cannot use the run."""
@@ -66,13 +62,9 @@ class Moment(Method):
 
   iterations: Size = 1
 
-  @property
-  def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
-    return True
+  needs_linear: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws guided samples."""
     m = given.measurement
 
     def guided(denoise):
@@ -94,7 +86,6 @@ class Pseudoinverse(Method):
   iterations: Size = 20
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws guided samples."""
     twist = _twist(given, self.iterations)
     return _sampled(
       given, after_guidance=lambda denoise: dj.twist_guided(denoise, twist)
@@ -111,11 +102,9 @@ class Dps(Method):
   step_size: NonNegative = 1.0
 
   def check(self, model: Model) -> None:
-    """Raises UserError for a sampler with memory of x."""
     refuse_unipc(model, 'posterior=dps')
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws by the run's sampler, with a gradient step after each step."""
     distance = given.measurement.distance
 
     def guided(sampler, levels):
@@ -138,13 +127,9 @@ class Proximal(Method):
   share: Probability = 0.3
   iterations: Size = 20
 
-  @property
-  def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
-    return True
+  needs_linear: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws by its own step."""
 
     def moved(denoise):
       return dj.proximal(
@@ -173,7 +158,6 @@ class Inner(Method):
 
   @property
   def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
     return self.step_size is None
 
   def inner_draw(self, measurement: dj.Measurement) -> InnerDraw:
@@ -193,7 +177,6 @@ class Decoupled(Inner):
   """
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws by its own step."""
     own_step = dj.decoupled(self.inner_draw(given.measurement))
     return _sampled(given, wrap=lambda sampler, levels: (own_step, levels))
 
@@ -217,7 +200,6 @@ class Gibbs(Inner):
   inner_steps: Size = 20
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws from noise of unit variance."""
     plan, m = given.plan, given.measurement
     key, start_key = split_key(given.keys, 2)
     x = plan.prior_sample(start_key, plan.levels.take(0))
@@ -262,7 +244,6 @@ class Steered(Method):
   in_latents: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws populations, and one particle of each."""
     twist = _twist(given, self.iterations)
     return steer(
       given, given.measurement.log_prob, twist, self.particles, self.gradient
@@ -286,7 +267,6 @@ class RedDiff(Method):
   )
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Descends from 0, grey."""
     plan, m = given.plan, given.measurement
     x = plan.prior_sample(given.keys, plan.levels.take(0))
     estimate = dj.red_diff(

@@ -64,8 +64,7 @@ class Restore(Edit):
   noise: Positive = 1.0
   simulate: bool = False
 
-  def check(self, model: Model) -> str:
-    """Returns ''; raises UserError if the method cannot use the run."""
+  def check(self, model: Model) -> None:
     super().check(model)
     name = model.config.edit.posterior.name
     if model.autoencoder is not NOTHING and not self.posterior.in_latents:
@@ -74,9 +73,8 @@ class Restore(Edit):
         'latents: set it to steered'
       )
     self.posterior.check(model)
-    return ''
 
-  def read(self, model: Model, method: str) -> Pictures:
+  def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
     forward, shape = self._forward(model), model.facts.image_shape
     seen = jax.eval_shape(
@@ -114,15 +112,12 @@ class Restore(Edit):
     return sorted(found)
 
   def count(self) -> int:
-    """Returns num_samples for each picture."""
     return self.num_samples * len(self.files())
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
-    """Returns y of each result."""
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    """Draws from p(x_0 | y)."""
     forward, inputs, model = self._forward(task.model), task.inputs, task.model
     check_denoises(task)
     grey = np.zeros((1, *model.facts.image_shape), np.float32)
@@ -152,7 +147,6 @@ class Restore(Edit):
     numbers: dict[str, np.ndarray],
     pictures: Pictures,
   ) -> None:
-    """Writes samples, their mean and deviation, and a sheet; prints errors."""
     forward = jax.jit(self._forward(model))
     y, clean = pictures['y'], pictures.get('clean')
     samples, x = (
@@ -209,7 +203,6 @@ class Steer(Edit):
   gradient: bool = True
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    """Draws populations, and one particle of each."""
     check_denoises(task)
 
     def reward(x):
@@ -234,7 +227,6 @@ class Steer(Edit):
     numbers: dict[str, np.ndarray],
     pictures: Pictures,
   ) -> None:
-    """Writes the results, and prints the rewards."""
     super().write(model, path, results, numbers, pictures)
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())

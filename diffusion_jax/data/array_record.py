@@ -28,7 +28,6 @@ class Examples:
     return len(self.source)
 
   def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns bytes, an integer, a float or None of each record."""
     try:
       records = self.source.__getitems__([int(i) for i in index])
     except (RuntimeError, OSError) as error:
@@ -37,7 +36,6 @@ class Examples:
     return [_features(self.place(i), r).get(column) for i, r in pairs]
 
   def place(self, i: int) -> str:
-    """Returns the path and the number of the record."""
     return f'{self.name}, record {i}'
 
 

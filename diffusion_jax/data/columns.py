@@ -72,7 +72,6 @@ class ColumnSource:
     return len(self.rows)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     pictures = self._values(index, self.columns.image, _picture)
     images = resized(pictures, self.image_shape)
     if not self.columns.label:
@@ -81,7 +80,6 @@ class ColumnSource:
     return images, np.fromiter(labels, np.int32, len(index))
 
   def texts(self, index: np.ndarray) -> list[str]:
-    """Returns n texts. Raises ValueError if there is no column of texts."""
     if not self.columns.text:
       raise ValueError(
         f'{self.table.name}: text_column must name the texts; the columns are '

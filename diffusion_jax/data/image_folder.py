@@ -38,7 +38,6 @@ class FileSource:
     return len(self.paths)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     pictures = (read_image(self.paths[i]) for i in index)
     labels = None if self.labels is None else self.labels[index]
     return resized(pictures, self.image_shape), labels

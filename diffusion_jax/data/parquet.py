@@ -76,7 +76,6 @@ class RowGroups:
     return int(self.sizes.sum())
 
   def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns n cells of a column; ValueError for a damaged file."""
     numbers = np.searchsorted(self._ends, index, side='right')
     tables = {number: self._table(number) for number in np.unique(numbers)}
     rows = index - (self._ends - self.sizes)[numbers]
@@ -86,7 +85,6 @@ class RowGroups:
     ]
 
   def place(self, i: int) -> str:
-    """Returns the file, the row group and the row in it."""
     number = int(np.searchsorted(self._ends, i, side='right'))
     path, _, group = self._groups[number]
     row = i - (self._ends - self.sizes)[number]

@@ -65,7 +65,6 @@ class RecordSource:
     return len(self.records)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     examples = self.records.get(index)
     images = resized((e['image'] for e in examples), self.image_shape)
     if not self.num_classes:

@@ -41,11 +41,9 @@ class Tars:
     return len(self.tar)
 
   def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns bytes, integers of `NUMBERS`, or values in JSON."""
     return [self._value(column, i) for i in index]
 
   def place(self, i: int) -> str:
-    """Returns the tar and the name of the example."""
     path = self.paths[int(self.tar[i])]
     offsets = {members[i, 0] for members in self.members.values()}
     for name, _, (offset, _) in _members(path):
