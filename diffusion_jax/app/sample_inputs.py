@@ -16,6 +16,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import images as pixels
+from diffusion_jax.data.sources import texts_of
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
@@ -126,7 +127,7 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
   if prompt is None:
     source = images.unseen(model.config)
     with from_config('data'):
-      return source.texts(np.arange(n) % len(source))
+      return texts_of(source, np.arange(n) % len(source))
   prompts = [part.strip() for part in prompt.split('|')]
   return [prompts[i % len(prompts)] for i in range(n)]
 

@@ -31,7 +31,7 @@ class Rows:
   def __len__(self) -> int:
     return len(self._dataset)
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     rows = self._dataset.select_columns(column)[index.tolist()]
     return [image_bytes(cell) for cell in rows[column].to_pylist()]
 

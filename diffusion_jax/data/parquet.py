@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def _open(path):
   return open(path, 'rb')
 
 
-def image_bytes(cell: Any) -> Any:
+def image_bytes(cell: object) -> object:
   """Returns the bytes of an image cell, {'bytes', 'path'} or bytes."""
   if not isinstance(cell, dict) or {*cell} != {'bytes', 'path'}:
     return cell
@@ -59,7 +59,7 @@ class RowGroups:
     groups: Sequence[tuple[str, Any, int]],
     sizes: np.ndarray,
     buffer: int,
-    open_file: Callable[[str], Any],
+    open_file: Callable[[str], IO[bytes]],
   ):
     self.name, self.columns, self.sizes = name, columns, sizes
     self.order = functools.partial(block_order, sizes=sizes, buffer=buffer)
@@ -75,7 +75,7 @@ class RowGroups:
   def __len__(self) -> int:
     return int(self.sizes.sum())
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     numbers = np.searchsorted(self._ends, index, side='right')
     tables = {number: self._table(number) for number in np.unique(numbers)}
     rows = index - (self._ends - self.sizes)[numbers]
@@ -121,7 +121,7 @@ def open_parquet(
   paths: Sequence[str],
   read: Sequence[str],
   buffer: int,
-  open_file: Callable[[str], Any] = _open,
+  open_file: Callable[[str], IO[bytes]] = _open,
 ) -> RowGroups:
   """Returns the rows of files, whose footers are read now.
 

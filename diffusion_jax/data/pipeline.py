@@ -10,12 +10,11 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 
 from diffusion_jax.data.images import scale
-from diffusion_jax.data.sources import Source, TextSource
+from diffusion_jax.data.sources import Source, texts_of
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -54,7 +53,7 @@ def batch_at(
   if labels is not None:
     batch['label'] = labels
   if text_length:
-    texts = cast(TextSource, source).texts(index)
+    texts = texts_of(source, index)
     batch['text'], batch['text_mask'] = encode(texts, text_length)
   return batch
 

@@ -23,7 +23,6 @@ from diffusion_jax.app.config.fields import (
 from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import (
   IDENTITY,
   Guides,
@@ -36,6 +35,7 @@ from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.core.keys import stream
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Objective
 

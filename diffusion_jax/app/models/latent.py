@@ -23,7 +23,6 @@ from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder, autoencoder_of
@@ -33,7 +32,7 @@ from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json

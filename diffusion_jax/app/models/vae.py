@@ -18,12 +18,11 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Decoding
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
 
