@@ -76,7 +76,7 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   cond = {
     'label': labels,
     'image': None if pictures is None else pictures.image,
-    **(encode_texts(model, texts) or {}),
+    **encode_texts(model, texts),
   }
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures)
@@ -134,10 +134,10 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
 
 def encode_texts(
   model: Model, texts: list[str] | None
-) -> dict[str, np.ndarray] | None:
-  """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+) -> dict[str, np.ndarray]:
+  """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; {} for None."""
   if texts is None:
-    return None
+    return {}
   with from_config('sampling.prompt'):
     tokens, mask = encode(texts, images.text_length(model.config))
   return {'text': tokens, 'text_mask': mask}

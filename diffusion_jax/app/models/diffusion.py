@@ -294,7 +294,7 @@ def draw(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws the images of a plan, and states; see `Model.draw`."""
   x, states = plan(params, guides).film(keys, cond)
-  return latents.decode(params.get('autoencoder'), x), states
+  return latents.images(params, x), states
 
 
 # -- refusals -----------------------------------------------------------------

@@ -82,7 +82,7 @@ def generate(
   size = min(model.config.sampling.batch_size, n)
 
   def draw(params, guides, keys, inputs):
-    decode = functools.partial(model.latents.decode, params.get('autoencoder'))
+    decode = functools.partial(model.latents.images, params)
     task = Task(model, plan(params, guides), keys, inputs, decode)
     results = edit.results(task)
     return results | {'x': decode(results['x'])}
@@ -122,7 +122,7 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
   texts = sample_inputs.choose_texts(model, n)
-  return cond | (sample_inputs.encode_texts(model, texts) or {})
+  return cond | sample_inputs.encode_texts(model, texts)
 
 
 def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:

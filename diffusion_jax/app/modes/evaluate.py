@@ -19,9 +19,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
-from diffusion_jax.data import image_sets
-from diffusion_jax.data.sources import Source, texts_of
-from diffusion_jax.data.text import encode
+from diffusion_jax.data import image_sets, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references, sweeps
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
@@ -200,7 +198,11 @@ def score_point(
         metric.measure(model.measured),
         name,
         params,
-        functools.partial(read_images, model, source),
+        functools.partial(
+          pipeline.examples,
+          source,
+          text_length=images.text_length(model.config),
+        ),
         count,
         out / 'parts',
         mesh,
@@ -227,18 +229,6 @@ def score_point(
     )
     results |= as_json(scores)
   return results
-
-
-def read_images(
-  model: Model, source: Source, index: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns (images uint8, cond with labels and texts) at index [n]."""
-  pictures, labels = source.read(index)
-  cond = {} if labels is None else {'label': labels}
-  length = images.text_length(model.config)
-  if length:
-    cond['text'], cond['text_mask'] = encode(texts_of(source, index), length)
-  return pictures, cond
 
 
 def describe(model: Model, metric: str, checksum: int, count: int) -> Fields:

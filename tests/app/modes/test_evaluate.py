@@ -16,7 +16,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import small_sets
+from diffusion_jax.data import pipeline, small_sets
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import likelihoods, real_images
@@ -189,7 +189,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
     measure,
     'x',
     {},
-    functools.partial(evaluate.read_images, model, source),
+    functools.partial(pipeline.examples, source),
     3,
     tmp_path / 'parts',
     devices.make_mesh(model.config),
