@@ -49,6 +49,18 @@ class Task(NamedTuple):
   decode: Callable[[jax.Array], jax.Array]
 
 
+class Made(NamedTuple):
+  """What an edit has made.
+
+  results: uint8 [n, H, W, C]; numbers: x and the numbers of `Edit.results`;
+  pictures: the user's.
+  """
+
+  results: np.ndarray
+  numbers: dict[str, np.ndarray]
+  pictures: Pictures
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edit(abc.ABC):
   """Holds what all edits have.
@@ -93,19 +105,12 @@ class Edit(abc.ABC):
   def results(self, task: Task) -> dict[str, jax.Array]:
     """Returns x, what the model diffuses, and numbers [B], of a batch."""
 
-  def write(
-    self,
-    model: Model,
-    path: Path,
-    results: np.ndarray,
-    numbers: dict[str, np.ndarray],
-    pictures: Pictures,
-  ) -> None:
+  def write(self, model: Model, path: Path, made: Made) -> None:
     """Writes each result, and a row with the user's pictures and all results.
 
-    results: uint8 [n, H, W, C]; numbers: x and the numbers of `results`; path:
-    without a suffix.
+    path: without a suffix.
     """
+    results, _, pictures = made
     for i, picture in enumerate(results):
       images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
     last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''

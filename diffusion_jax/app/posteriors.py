@@ -33,7 +33,7 @@ class Given(NamedTuple):
   keys: Array
   cond: dict
   measurement: dj.Measurement
-  is_linear: bool = False
+  is_linear: bool
 
 
 @dataclass(frozen=True)
@@ -245,9 +245,8 @@ class Steered(Method):
 
   def draw(self, given: Given) -> dict[str, Array]:
     twist = _twist(given, self.iterations)
-    return steer(
-      given, given.measurement.log_prob, twist, self.particles, self.gradient
-    )
+    log_prob = given.measurement.log_prob
+    return steer(*given[:3], log_prob, twist, self.particles, self.gradient)
 
 
 @dataclass(frozen=True)
@@ -282,19 +281,20 @@ class RedDiff(Method):
 
 
 def steer(
-  given: Given,
+  plan: Plan,
+  keys: Array,
+  cond: dict,
   log_likelihood: LogLikelihood,
   twist: dj.Twist | None,
   count: int,
   gradient: bool = True,
 ) -> dict[str, Array]:
   """Draws one of `count` particles; with log_evidence and lowest_ess, [B]."""
-  plan = given.plan
-  prior_keys, keys, pick_keys = split_key(given.keys, 3)
+  prior_keys, keys, pick_keys = split_key(keys, 3)
   each = split_key(prior_keys, count).T.reshape(-1)
   x = plan.prior_sample(each, plan.levels.take(0))
   x = x.reshape(len(keys), count, *x.shape[1:])
-  cond = {n: jnp.repeat(v, count, axis=0) for n, v in given.cond.items()}
+  cond = {n: jnp.repeat(v, count, axis=0) for n, v in cond.items()}
   sampler = dj.steered(log_likelihood, twist, use_gradient=gradient)
   x, state = dj.sample(
     keys, plan.step_function(cond), sampler, plan.levels, x, return_state=True

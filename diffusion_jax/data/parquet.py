@@ -5,10 +5,12 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import numpy as np
+
+_READERS = 16  # threads
 
 
 def _open(path):
@@ -67,10 +69,8 @@ class RowGroups:
     self._ends = np.cumsum(sizes)
     # The buffers that a batch may come from while the next are read ahead.
     self._room = 2 * (buffer + sizes.max(initial=0))
-    self._lock = threading.Lock()
-    self._tables: collections.OrderedDict[int, Future] = (
-      collections.OrderedDict()
-    )
+    self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_READERS)
+    self._tables = collections.OrderedDict()
 
   def __len__(self) -> int:
     return int(self.sizes.sum())
@@ -94,17 +94,11 @@ class RowGroups:
     # Several threads wait for one reading of a row group.
     with self._lock:
       future = self._tables.pop(number, None)
-      mine = future is None
-      future = self._tables[number] = future or Future()
+      if future is None:
+        future = self._pool.submit(self._read_group, *self._groups[number])
+      self._tables[number] = future
       while sum(self.sizes[list(self._tables)]) > self._room:
         self._tables.popitem(last=False)
-    if mine:
-      try:
-        future.set_result(self._read_group(*self._groups[number]))
-      except BaseException as error:
-        with self._lock:
-          self._tables.pop(number, None)
-        future.set_exception(error)
     return future.result()
 
   def _read_group(self, path, metadata, group):
@@ -134,7 +128,7 @@ def open_parquet(
     with _naming(path), open_file(path) as file:
       return parquet.ParquetFile(file).metadata
 
-  with ThreadPoolExecutor(16) as pool:
+  with ThreadPoolExecutor(_READERS) as pool:
     footers = dict(zip(paths, pool.map(footer, paths), strict=True))
   groups, sizes, columns = [], [], []
   for path, metadata in footers.items():

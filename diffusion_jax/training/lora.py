@@ -8,7 +8,6 @@ B [..., rank, out] are the transposes of the paper's matrices.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ BASE = 'base'  # the frozen parameters of `lora_objective`
 
 def lora_init(
   key: Array, params: NamedParams, rank: int, convolutions: bool = False
-) -> dict[str, Any]:
+) -> Params:
   """Returns new adapters of a network: A is normal, of variance 1 / in; B is 0.
 
   params: of the network, or their shapes. Kernels [in, out] of dense layers and
@@ -42,7 +41,7 @@ def lora_init(
   ]
   if not adapted:
     raise ValueError('the network has no kernel of a dense layer to adapt')
-  adapters: dict[str, Any] = {A: {}, B: {}}
+  adapters: dict[str, dict] = {A: {}, B: {}}
   keys = jax.random.split(key, len(adapted))
   for draw, (names, (*inputs, out)) in zip(keys, adapted, strict=True):
     stack = inputs[:1] if len(inputs) == 2 else []
@@ -57,7 +56,7 @@ def lora_init(
 
 def lora_merge(
   params: NamedParams, adapters: NamedParams, scale: float
-) -> dict[str, Any]:
+) -> Params:
   """Returns a network's parameters with kernels W + scale A B.
 
   Hu et al. 2021, eq. 3, where scale is alpha / rank.

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,18 +52,9 @@ def of_network(
   problems: Callable[[str], Iterator[str]],
   plan: Callable[..., Plan] | None = None,
   latents: Latents = IDENTITY,
-  **parts: Any,
 ) -> Model:
-  """Makes a model of a network of noisy images, whose images a plan draws.
-
-  parts: of `Model`, in place of the usual ones or besides them.
-  """
+  """Makes a model of a network of noisy images, whose images a plan draws."""
   teacher, frozen = teachers.of_student(noisy, workdir)
-  usual = {
-    'init': noisy.init,
-    'objective': functools.partial(objective_of, noisy, teacher),
-    'measured': noisy,
-  }
   return Model(
     schema=noisy.schema,
     config=noisy.config,
@@ -72,7 +62,10 @@ def of_network(
     facts=noisy.facts,
     state_shape=noisy.state_shape,
     network=lambda: noisy.network,
+    init=noisy.init,
+    objective=functools.partial(objective_of, noisy, teacher),
     problems=problems,
+    measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     draw=plan and functools.partial(draw, plan, latents),
     conditioning=noisy.conditioning,
@@ -80,7 +73,6 @@ def of_network(
     plan=plan,
     teacher=frozen,
     latents=latents,
-    **usual | parts,
   )
 
 

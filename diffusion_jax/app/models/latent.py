@@ -50,12 +50,15 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
   noisy = dataclasses.replace(noisy, state_shape=stored.shape)
-  return diffusion.of_network(
+  model = diffusion.of_network(
     noisy,
     workdir,
     functools.partial(problems, noisy, sampling),
     functools.partial(diffusion.plan_of, noisy, sampling),
     latents_of(stored),
+  )
+  return dataclasses.replace(
+    model,
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
   )

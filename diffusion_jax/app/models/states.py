@@ -41,18 +41,16 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   noisy = noisy_network(kinds.STATES, config, facts)
   sampling: StateSampling = config.sampling.make()
   model = StateDiffusion(noisy, config.states.make(), sampling)
-  text = {'pictures': draw_text, 'write_more': write_texts}
-  return diffusion.of_network(
+  made = diffusion.of_network(
     model.noisy,
     workdir,
     functools.partial(problems, model),
     model.plan,
     Latents(model.encode, model.decode, model.shaped),
-    init=model.init,
-    objective=model.objective,
-    measured=model,
-    **text if model.is_text else {},
   )
+  own = {'init': model.init, 'objective': model.objective, 'measured': model}
+  text = {'pictures': draw_text, 'write_more': write_texts}
+  return dataclasses.replace(made, **own, **text if model.is_text else {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

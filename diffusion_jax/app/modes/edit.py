@@ -16,7 +16,7 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import Edit, Encode, Pictures, Task
+from diffusion_jax.app.edits import Edit, Encode, Made, Pictures, Task
 from diffusion_jax.app.generate import generate_by
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
@@ -59,7 +59,7 @@ def run(config: Node, workdir: str | Path) -> None:
   del arrays['x']
   provenance.write_npz(path, arrays, settings)
   print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
-  edit.write(model, out / edit.output, results, numbers, pictures)
+  edit.write(model, out / edit.output, Made(results, numbers, pictures))
 
 
 def generate(
