@@ -1,7 +1,7 @@
 """Sources of images: uint8, read by index, with optional labels."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -60,6 +60,12 @@ class TextSource(Source, Protocol):
   def texts(self, index: np.ndarray) -> list[str]:
     """Returns n sentences."""
     ...
+
+
+def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
+  """Yields all images of a source in order, uint8 [<= size, H, W, C]."""
+  for start in range(0, len(source), size):
+    yield source.read(np.arange(start, min(start + size, len(source))))[0]
 
 
 def texts_of(source: Source, index: np.ndarray) -> list[str]:

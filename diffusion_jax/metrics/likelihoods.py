@@ -17,7 +17,7 @@ from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.normal import kl
 from diffusion_jax.core.process import Variance
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Facts, Source, in_batches
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.estimates import mean
 from diffusion_jax.metrics.metric import (
@@ -287,11 +287,8 @@ def independent_pixels() -> ModelMetric:
 
   def measure(model: ImageModel) -> PerExample:
     source = model.source()
-    every = range(0, len(source), 1000)
-    log_prob = bits.pixel_histogram(
-      (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
-      source.num_levels,
-    )
+    batches = in_batches(source, 1000)
+    log_prob = bits.pixel_histogram(batches, source.num_levels)
     log_prob = jnp.asarray(log_prob)
 
     def function(params, keys, x0, cond):

@@ -25,7 +25,7 @@ from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.models.vae import Autoencoder, autoencoder_of
+from diffusion_jax.app.models.vae import Autoencoder
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.app.other_runs import check_unchanged, read_params
 from diffusion_jax.app.run import folder
@@ -99,7 +99,7 @@ class StoredAutoencoder:
     config = store.open_run(run, named)
     facts, model = images.facts_of(config), None
     if kinds.kind_of(config) is kinds.VAE:
-      model = autoencoder_of(config, facts)
+      model = Autoencoder(config, facts)
     if model is None or len(model.latent_shape()) != 3:
       raise UserError(
         f'config.{path}: the run in {run} has no latents with a height and a '
