@@ -44,10 +44,21 @@ class Task(NamedTuple):
 
   model: Model
   plan: Plan
-  method: str
   keys: jax.Array
   inputs: dict[str, PyTree]
   decode: Callable[[jax.Array], jax.Array]
+
+
+class Made(NamedTuple):
+  """What an edit has made.
+
+  results: uint8 [n, H, W, C]; numbers: x and the numbers of `Edit.results`;
+  pictures: the user's.
+  """
+
+  results: np.ndarray
+  numbers: dict[str, np.ndarray]
+  pictures: Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +78,16 @@ class Edit(abc.ABC):
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
 
-  def check(self, model: Model) -> str:
-    """Returns the method, or ''; raises UserError if the edit cannot work."""
+  def check(self, model: Model) -> None:
+    """Raises UserError if the edit cannot work with the run."""
     name, condition = model.config.edit.name, _condition(model)
     if condition and name != condition:
       raise UserError(
         f'config.edit={name}: the network of this run was trained with '
         f'conditioning.image={condition} and can do only this task'
       )
-    return ''
 
-  def read(self, model: Model, method: str) -> Pictures:
+  def read(self, model: Model) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
     return {}
 
@@ -95,19 +105,12 @@ class Edit(abc.ABC):
   def results(self, task: Task) -> dict[str, jax.Array]:
     """Returns x, what the model diffuses, and numbers [B], of a batch."""
 
-  def write(
-    self,
-    model: Model,
-    path: Path,
-    results: np.ndarray,
-    numbers: dict[str, np.ndarray],
-    pictures: Pictures,
-  ) -> None:
+  def write(self, model: Model, path: Path, made: Made) -> None:
     """Writes each result, and a row with the user's pictures and all results.
 
-    results: uint8 [n, H, W, C]; numbers: x and the numbers of `results`; path:
-    without a suffix.
+    path: without a suffix.
     """
+    results, _, pictures = made
     for i, picture in enumerate(results):
       images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
     last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
@@ -129,30 +132,16 @@ class PictureEdit(Edit):
 
   image: str = ''
 
-  def read(self, model: Model, method: str) -> Pictures:
-    """Reads the files of the edit; raises ValueError for unsuitable files."""
+  def read(self, model: Model) -> Pictures:
     shape = model.facts.image_shape
     return {'image': read_picture(self.image, 'image', shape)}
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    """Returns the results of `draw`."""
     return {'x': self.draw(task)}
 
   @abc.abstractmethod
   def draw(self, task: Task) -> jax.Array:
     """Returns the results of a batch, as the model diffuses them."""
-
-  def _method(self, model, given, default):
-    # Returns the method that is given, or else the one that fits the run.
-    condition = _condition(model)
-    method = given or ('palette' if condition else default)
-    if (method == 'palette') != bool(condition):
-      needed = model.config.edit.name if method == 'palette' else 'None'
-      raise UserError(
-        f'config.edit.method={method} needs a run with conditioning.image='
-        f'{needed}, and this one has {condition}'
-      )
-    return method
 
 
 def _condition(model):
@@ -170,26 +159,44 @@ def refuse_unipc(model: Model, what: str) -> None:
     )
 
 
+class _ByMethod(PictureEdit):
+  # An edit with several methods; palette is for runs with conditioning.image.
+
+  method: str | None
+  usual: ClassVar = 'reconstruction'
+
+  def check(self, model: Model) -> None:
+    super().check(model)
+    self.method_in(model)
+
+  def method_in(self, model: Model) -> str:
+    """Returns the method that is given, or else the one that fits the run."""
+    condition = _condition(model)
+    method = self.method or ('palette' if condition else self.usual)
+    if (method == 'palette') != bool(condition):
+      needed = model.config.edit.name if method == 'palette' else 'None'
+      raise UserError(
+        f'config.edit.method={method} needs a run with conditioning.image='
+        f'{needed}, and this one has {condition}'
+      )
+    return method
+
+
 @dataclass(frozen=True, kw_only=True)
-class InpaintStates(PictureEdit):
+class InpaintStates(_ByMethod):
   """Fills in the pixels that are not white in the picture `mask`."""
 
   mask: str = ''
   method: Literal['replace'] = 'replace'
 
-  def check(self, model: Model) -> str:
-    """Returns the method; raises UserError if the edit cannot work."""
-    super().check(model)
-    return self._method(model, self.method, 'repaint')
+  usual: ClassVar = 'repaint'
 
-  def read(self, model: Model, method: str) -> Pictures:
-    """Reads the picture and its mask."""
-    pictures = super().read(model, method)
+  def read(self, model: Model) -> Pictures:
+    pictures = super().read(model)
     pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
     return pictures
 
   def draw(self, task: Task) -> jax.Array:
-    """Keeps the known elements at each step."""
     known, mask = task.inputs['image'], task.inputs['mask']
 
     def replace(sampler, levels):
@@ -217,23 +224,21 @@ class Inpaint(InpaintStates):
   scale: NonNegative = 1.0
   iterations: Size = 1
 
-  def check(self, model: Model) -> str:
-    """Returns the method; raises UserError if the edit cannot work."""
-    method = super().check(model)
+  def check(self, model: Model) -> None:
+    super().check(model)
+    method = self.method_in(model)
     if method in ('replace', 'repaint'):
       refuse_unipc(model, f'method={method}')
-    return method
 
   def draw(self, task: Task) -> jax.Array:
-    """Keeps the known pixels, and fills in the others."""
-    inputs = task.inputs
+    inputs, method = task.inputs, self.method_in(task.model)
     cond, known, mask = inputs['cond'], inputs['image'], inputs['mask']
-    if task.method == 'replace':
+    if method == 'replace':
       return super().draw(task)
-    if task.method == 'palette':
+    if method == 'palette':
       image = conditions.known_pixels(known, mask)
       return task.plan.from_noise(task.keys, cond | {'image': image})
-    if task.method == 'reconstruction':
+    if method == 'reconstruction':
       guided = functools.partial(
         dj.reconstruction_guided,
         known=known,
@@ -265,23 +270,19 @@ class Sdedit(PictureEdit):
   repeats: Size = 1
   mask: str = ''
 
-  def check(self, model: Model) -> str:
-    """Returns ''; raises UserError if the edit cannot work."""
+  def check(self, model: Model) -> None:
     if self.mask:
       refuse_unipc(model, 'mask')
-    return super().check(model)
+    super().check(model)
 
-  def read(self, model: Model, method: str) -> Pictures:
-    """Reads the picture, and the mask if there is one."""
-    pictures = super().read(model, method)
+  def read(self, model: Model) -> Pictures:
+    pictures = super().read(model)
     if self.mask:
       pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
     return pictures
 
   def draw(self, task: Task) -> jax.Array:
-    """Adds noise up to `strength`, and samples from there."""
-    inputs = task.inputs
-    plan = task.plan
+    inputs, plan = task.inputs, task.plan
     with from_config('edit'):
       return dj.sdedit(
         split_key(task.keys, 2)[1],
@@ -303,21 +304,18 @@ class Interpolate(PictureEdit):
 
   inverts: ClassVar = True
 
-  def check(self, model: Model) -> str:
-    """Returns ''; raises UserError if the edit cannot work."""
+  def check(self, model: Model) -> None:
     super().check(model)
     if model.conditioning.self_conditioning:
       raise UserError(
         'config.edit=interpolate: the ODE of a network with self-conditioning '
         'cannot be inverted'
       )
-    return ''
 
-  def read(self, model: Model, method: str) -> Pictures:
-    """Reads both pictures."""
+  def read(self, model: Model) -> Pictures:
     if self.num_samples < 2:
       raise ValueError('num_samples must be at least 2 for an interpolation')
-    pictures, shape = super().read(model, method), model.facts.image_shape
+    pictures, shape = super().read(model), model.facts.image_shape
     pictures['image2'] = read_picture(self.image2, 'image2', shape)
     return pictures
 
@@ -330,38 +328,28 @@ class Interpolate(PictureEdit):
     firsts = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
     cond, a, b = firsts
     # With clipping, the solution of the ODE would not undo its inversion.
-    denoise, levels = (
-      task.plan.step_function(cond, clip=False),
-      task.plan.levels,
-    )
+    denoise = task.plan.step_function(cond, clip=False)
 
     def between(weight):
-      return dj.interpolate(denoise, levels, a, b, weight[None])[0, 0]
+      return dj.interpolate(denoise, task.plan.levels, a, b, weight[None])[0, 0]
 
     return jax.vmap(between)(jnp.asarray(inputs['weight']))
 
 
-class _Observe(PictureEdit):
+class _Observe(_ByMethod):
   # An edit whose picture is what `measure` shows of the result, [B, H, W, C].
 
   observes: ClassVar = True
-  method: Method | None
   scale: float
   iterations: int
-
-  def check(self, model: Model) -> str:
-    """Returns the method; raises UserError if the edit cannot work."""
-    super().check(model)
-    return self._method(model, self.method, 'reconstruction')
 
   @abc.abstractmethod
   def observe(self, task: Task) -> tuple[Callable, jax.Array]:
     """Returns (x_0 -> what the picture shows of it, condition of a palette)."""
 
   def draw(self, task: Task) -> jax.Array:
-    """Adds pixels or colours, by a condition or by guidance."""
     cond, (measure, image) = task.inputs['cond'], self.observe(task)
-    if task.method == 'palette':
+    if self.method_in(task.model) == 'palette':
       return task.plan.from_noise(task.keys, cond | {'image': image})
     guided = functools.partial(
       dj.observation_guided,
@@ -385,10 +373,9 @@ class Superres(_Observe):
   scale: NonNegative = 1.0
   iterations: Size = 1
 
-  def read(self, model: Model, method: str) -> Pictures:
-    """Reads the small picture."""
+  def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.image_shape
-    factor = self._factor(model, method)
+    factor = self._factor(model)
     if height % factor or width % factor:
       raise ValueError(
         f'factor={factor} does not divide {width}x{height} pixels'
@@ -397,15 +384,14 @@ class Superres(_Observe):
     return {'image': read_picture(self.image, 'image', shape)}
 
   def observe(self, task: Task) -> tuple[Callable, jax.Array]:
-    """Returns (x_0 -> the small picture, the picture enlarged)."""
-    factor = self._factor(task.model, task.method)
+    factor = self._factor(task.model)
     measure = functools.partial(operators.pooled, factor=factor)
     return measure, conditions.enlarged(task.inputs['image'], factor)
 
-  def _factor(self, model, method):
+  def _factor(self, model):
     # Returns the factor that a network for this edit was trained with.
     section = model.config.conditioning.image
-    return section.factor if method == 'palette' else self.factor
+    return self.factor if section is None else section.factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,15 +402,13 @@ class Colorize(_Observe):
   scale: NonNegative = 1.0
   iterations: Size = 1
 
-  def read(self, model: Model, method: str) -> Pictures:
-    """Reads the grey picture."""
+  def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.image_shape
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     return {'image': read_picture(self.image, 'image', (height, width, 1))}
 
   def observe(self, task: Task) -> tuple[Callable, jax.Array]:
-    """Returns (x_0 -> its luma, the picture)."""
     return operators.luminance, task.inputs['image']
 
 

@@ -73,7 +73,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
         of = functools.partial(program, mesh=mesh, effort=how)
         kept[key] = (
           of('the sampler', step_of(model, guides)),
-          of('the decoder', functools.partial(decoded, model)),
+          of('the decoder', model.latents.images),
         )
       return kept[key]
 
@@ -134,11 +134,6 @@ def step_of(model: Model, guides: other_runs.Guides) -> Callable:
     return model.draw(params, runs_of(others), keys, cond)[0]
 
   return whole if model.plan is None else step
-
-
-def decoded(model: Model, params, x) -> jax.Array:
-  """Returns the images of what is diffused."""
-  return model.latents.decode(params.get('autoencoder'), x)
 
 
 def key_of(config: Node) -> str:

@@ -36,11 +36,7 @@ def generate_film(model: Model, mesh: Mesh) -> PerImage:
   if model.plan is None:
     return each
   plan, how = model.plan, devices.effort(model.config)
-
-  def decode(params, z):
-    return model.latents.decode(params.get('autoencoder'), z)
-
-  decode = program('the decoder', decode, mesh, how).call
+  decode = program('the decoder', model.latents.images, mesh, how).call
 
   def with_film(params, drawn):
     x, states = drawn

@@ -1,7 +1,6 @@
 """The images of a run: their sources, and the facts that models need."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,20 +15,10 @@ from diffusion_jax.data import (
   webdataset,
 )
 from diffusion_jax.data.columns import ColumnSource
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Count, ImageShape, Size
-
-
-class Facts(NamedTuple):
-  """The facts about the images that a model needs."""
-
-  image_shape: ImageShape
-  num_classes: Count
-  num_levels: Size
-
 
 # The facts of sets that must be downloaded.
 KNOWN: dict[Callable, Facts] = {
@@ -105,7 +94,7 @@ def _with_texts(source, length, random_flip):
   return source
 
 
-def unseen(config: Node) -> Any:
+def unseen(config: Node) -> Source:
   """Returns the test split, or the training split of data without one."""
   try:
     return source_of(config, 'test')

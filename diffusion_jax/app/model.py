@@ -15,10 +15,9 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.core.keys import key_per_example, split_key
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.sharding import batch_sharding
 from diffusion_jax.sampling.sampler import sample_frames
@@ -54,6 +53,10 @@ class Latents(NamedTuple):
   decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
   record: Callable[[Path], object] = lambda run: None
+
+  def images(self, params: Params, z: jax.Array) -> jax.Array:
+    """Returns the images of z, by the parameters of a run."""
+    return self.decode(params.get('autoencoder'), z)
 
 
 IDENTITY = Latents(

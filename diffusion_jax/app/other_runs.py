@@ -13,10 +13,10 @@ from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node, Schema
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Guides, Model, OtherRun, Wrap
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.classifier import label_log_prob

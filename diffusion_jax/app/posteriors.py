@@ -33,7 +33,7 @@ class Given(NamedTuple):
   keys: Array
   cond: dict
   measurement: dj.Measurement
-  is_linear: bool = False
+  is_linear: bool
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,8 @@ class Method(abc.ABC):
   """A way to draw from p(x_0 | y)."""
 
   in_latents: ClassVar = False  # It can be used with decoded latents.
+  needs_linear: ClassVar = False  # The measurement must be linear.
   note: ClassVar = ''
-
-  @property
-  def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
-    return False
 
   def check(self, model: Model) -> None:
     """Raises UserError if the method cannot use the run."""
@@ -66,13 +62,9 @@ class Moment(Method):
 
   iterations: Size = 1
 
-  @property
-  def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
-    return True
+  needs_linear: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws guided samples."""
     m = given.measurement
 
     def guided(denoise):
@@ -94,7 +86,6 @@ class Pseudoinverse(Method):
   iterations: Size = 20
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws guided samples."""
     twist = _twist(given, self.iterations)
     return _sampled(
       given, after_guidance=lambda denoise: dj.twist_guided(denoise, twist)
@@ -111,11 +102,9 @@ class Dps(Method):
   step_size: NonNegative = 1.0
 
   def check(self, model: Model) -> None:
-    """Raises UserError for a sampler with memory of x."""
     refuse_unipc(model, 'posterior=dps')
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws by the run's sampler, with a gradient step after each step."""
     distance = given.measurement.distance
 
     def guided(sampler, levels):
@@ -138,13 +127,9 @@ class Proximal(Method):
   share: Probability = 0.3
   iterations: Size = 20
 
-  @property
-  def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
-    return True
+  needs_linear: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws by its own step."""
 
     def moved(denoise):
       return dj.proximal(
@@ -173,7 +158,6 @@ class Inner(Method):
 
   @property
   def needs_linear(self) -> bool:
-    """Whether the measurement must be linear."""
     return self.step_size is None
 
   def inner_draw(self, measurement: dj.Measurement) -> InnerDraw:
@@ -193,7 +177,6 @@ class Decoupled(Inner):
   """
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws by its own step."""
     own_step = dj.decoupled(self.inner_draw(given.measurement))
     return _sampled(given, wrap=lambda sampler, levels: (own_step, levels))
 
@@ -217,7 +200,6 @@ class Gibbs(Inner):
   inner_steps: Size = 20
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws from noise of unit variance."""
     plan, m = given.plan, given.measurement
     key, start_key = split_key(given.keys, 2)
     x = plan.prior_sample(start_key, plan.levels.take(0))
@@ -262,11 +244,9 @@ class Steered(Method):
   in_latents: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Draws populations, and one particle of each."""
     twist = _twist(given, self.iterations)
-    return steer(
-      given, given.measurement.log_prob, twist, self.particles, self.gradient
-    )
+    log_prob = given.measurement.log_prob
+    return steer(*given[:3], log_prob, twist, self.particles, self.gradient)
 
 
 @dataclass(frozen=True)
@@ -286,7 +266,6 @@ class RedDiff(Method):
   )
 
   def draw(self, given: Given) -> dict[str, Array]:
-    """Descends from 0, grey."""
     plan, m = given.plan, given.measurement
     x = plan.prior_sample(given.keys, plan.levels.take(0))
     estimate = dj.red_diff(
@@ -302,19 +281,20 @@ class RedDiff(Method):
 
 
 def steer(
-  given: Given,
+  plan: Plan,
+  keys: Array,
+  cond: dict,
   log_likelihood: LogLikelihood,
   twist: dj.Twist | None,
   count: int,
   gradient: bool = True,
 ) -> dict[str, Array]:
   """Draws one of `count` particles; with log_evidence and lowest_ess, [B]."""
-  plan = given.plan
-  prior_keys, keys, pick_keys = split_key(given.keys, 3)
+  prior_keys, keys, pick_keys = split_key(keys, 3)
   each = split_key(prior_keys, count).T.reshape(-1)
   x = plan.prior_sample(each, plan.levels.take(0))
   x = x.reshape(len(keys), count, *x.shape[1:])
-  cond = {n: jnp.repeat(v, count, axis=0) for n, v in given.cond.items()}
+  cond = {n: jnp.repeat(v, count, axis=0) for n, v in cond.items()}
   sampler = dj.steered(log_likelihood, twist, use_gradient=gradient)
   x, state = dj.sample(
     keys, plan.step_function(cond), sampler, plan.levels, x, return_state=True

@@ -14,6 +14,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import (
   Edit,
   Encode,
+  Made,
   Pictures,
   Task,
   as_picture,
@@ -64,8 +65,7 @@ class Restore(Edit):
   noise: Positive = 1.0
   simulate: bool = False
 
-  def check(self, model: Model) -> str:
-    """Returns ''; raises UserError if the method cannot use the run."""
+  def check(self, model: Model) -> None:
     super().check(model)
     name = model.config.edit.posterior.name
     if model.autoencoder is not NOTHING and not self.posterior.in_latents:
@@ -74,9 +74,8 @@ class Restore(Edit):
         'latents: set it to steered'
       )
     self.posterior.check(model)
-    return ''
 
-  def read(self, model: Model, method: str) -> Pictures:
+  def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
     forward, shape = self._forward(model), model.facts.image_shape
     seen = jax.eval_shape(
@@ -114,15 +113,12 @@ class Restore(Edit):
     return sorted(found)
 
   def count(self) -> int:
-    """Returns num_samples for each picture."""
     return self.num_samples * len(self.files())
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
-    """Returns y of each result."""
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    """Draws from p(x_0 | y)."""
     forward, inputs, model = self._forward(task.model), task.inputs, task.model
     check_denoises(task)
     grey = np.zeros((1, *model.facts.image_shape), np.float32)
@@ -144,16 +140,9 @@ class Restore(Edit):
   def _forward(self, model):
     return self.operator.make({'image_shape': model.facts.image_shape})
 
-  def write(
-    self,
-    model: Model,
-    path: Path,
-    results: np.ndarray,
-    numbers: dict[str, np.ndarray],
-    pictures: Pictures,
-  ) -> None:
-    """Writes samples, their mean and deviation, and a sheet; prints errors."""
+  def write(self, model: Model, path: Path, made: Made) -> None:
     forward = jax.jit(self._forward(model))
+    results, numbers, pictures = made
     y, clean = pictures['y'], pictures.get('clean')
     samples, x = (
       a.reshape(len(y), -1, *a.shape[1:]) for a in (results, numbers['x'])
@@ -180,7 +169,9 @@ class Restore(Edit):
           found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
       figures.append(found)
       print(f'{Path(file).name}: {_listed(found)}{_warning(found["residual"])}')
-      seen = [as_picture(model, _shown(y[i]))] if _is_picture(y[i]) else []
+      seen = (
+        [as_picture(model, images.to_uint8(y[i]))] if _is_picture(y[i]) else []
+      )
       sheet.append([*truth, *seen, *samples[i], mean[i], spread[i]])
     if len(y) > 1:
       means = {n: float(np.mean([f[n] for f in figures])) for n in figures[0]}
@@ -209,7 +200,6 @@ class Steer(Edit):
   gradient: bool = True
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    """Draws populations, and one particle of each."""
     check_denoises(task)
 
     def reward(x):
@@ -221,21 +211,13 @@ class Steer(Edit):
         )
       return found
 
-    measurement = dj.Measurement(jnp.zeros(()), lambda x: x)
-    given = Given(task.plan, task.keys, task.inputs['cond'], measurement)
-    drawn = steer(given, reward, None, self.particles, self.gradient)
+    batch = task.plan, task.keys, task.inputs['cond']
+    drawn = steer(*batch, reward, None, self.particles, self.gradient)
     return drawn | {'reward': reward(drawn['x'])}
 
-  def write(
-    self,
-    model: Model,
-    path: Path,
-    results: np.ndarray,
-    numbers: dict[str, np.ndarray],
-    pictures: Pictures,
-  ) -> None:
-    """Writes the results, and prints the rewards."""
-    super().write(model, path, results, numbers, pictures)
+  def write(self, model: Model, path: Path, made: Made) -> None:
+    super().write(model, path, made)
+    numbers = made.numbers
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
     print(_listed(found))
@@ -290,10 +272,6 @@ def _read(path, shape):
 
 def _is_picture(y):
   return y.ndim == 3 and y.shape[-1] in (1, 3)
-
-
-def _shown(y):
-  return images.to_uint8(np.clip(y, -1.0, 1.0), 256)
 
 
 def _listed(found):

@@ -16,6 +16,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import images as pixels
+from diffusion_jax.data.sources import texts_of
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
@@ -75,7 +76,7 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   cond = {
     'label': labels,
     'image': None if pictures is None else pictures.image,
-    **(encode_texts(model, texts) or {}),
+    **encode_texts(model, texts),
   }
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures)
@@ -126,17 +127,17 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
   if prompt is None:
     source = images.unseen(model.config)
     with from_config('data'):
-      return source.texts(np.arange(n) % len(source))
+      return texts_of(source, np.arange(n) % len(source))
   prompts = [part.strip() for part in prompt.split('|')]
   return [prompts[i % len(prompts)] for i in range(n)]
 
 
 def encode_texts(
   model: Model, texts: list[str] | None
-) -> dict[str, np.ndarray] | None:
-  """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; None for None."""
+) -> dict[str, np.ndarray]:
+  """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; {} for None."""
   if texts is None:
-    return None
+    return {}
   with from_config('sampling.prompt'):
     tokens, mask = encode(texts, images.text_length(model.config))
   return {'text': tokens, 'text_mask': mask}

@@ -6,13 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.columns import (
-  Columns,
-  ColumnSource,
-  checked,
-  files_at,
-  rows_of,
-)
+from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
 
@@ -27,8 +21,7 @@ class Examples:
   def __len__(self) -> int:
     return len(self.source)
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns bytes, an integer, a float or None of each record."""
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     try:
       records = self.source.__getitems__([int(i) for i in index])
     except (RuntimeError, OSError) as error:
@@ -37,7 +30,6 @@ class Examples:
     return [_features(self.place(i), r).get(column) for i, r in pairs]
 
   def place(self, i: int) -> str:
-    """Returns the path and the number of the record."""
     return f'{self.name}, record {i}'
 
 
@@ -59,12 +51,15 @@ def array_record(
   bytes of an image file, an integer (read if num_classes is not 0), a text.
   Raises ValueError or FileNotFoundError.
   """
-  label = label_column if num_classes else ''
-  columns = Columns(image_column, label, text_column)
-  place = test_path if test_path and split == 'test' else path
-  table = open_records(place)
-  rows = rows_of(split, path, test_path, test_fraction, len(table))
-  return checked(ColumnSource(table, columns, rows, image_shape, num_classes))
+  columns = Columns(image_column, label_column, text_column)
+  files = split, path, test_path, test_fraction
+  return of_files(
+    lambda place, read: open_records(place),
+    columns,
+    *files,
+    image_shape,
+    num_classes,
+  )
 
 
 def open_records(path: str) -> Examples:

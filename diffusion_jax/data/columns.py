@@ -7,7 +7,7 @@ import dataclasses
 import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Table(Protocol):
 
   def __len__(self) -> int: ...
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     """Returns n values of a column; ValueError for a damaged file."""
     ...
 
@@ -72,7 +72,6 @@ class ColumnSource:
     return len(self.rows)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     pictures = self._values(index, self.columns.image, _picture)
     images = resized(pictures, self.image_shape)
     if not self.columns.label:
@@ -81,7 +80,6 @@ class ColumnSource:
     return images, np.fromiter(labels, np.int32, len(index))
 
   def texts(self, index: np.ndarray) -> list[str]:
-    """Returns n texts. Raises ValueError if there is no column of texts."""
     if not self.columns.text:
       raise ValueError(
         f'{self.table.name}: text_column must name the texts; the columns are '
@@ -97,7 +95,7 @@ class ColumnSource:
       except ValueError as error:
         raise ValueError(f'{self.table.place(i)}: {error}') from None
 
-  def _label(self, value: Any, column):
+  def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if whole and 0 <= value < self.num_classes:
       return value
@@ -167,14 +165,26 @@ def files_at(path: str | Path, suffix: str) -> list[Path]:
   return files
 
 
-def rows_of(
-  split: str, path: str, test_path: str, test_fraction: float, count: int
-) -> np.ndarray:
-  """Returns the examples of a split of `count`, int [N].
+def of_files(
+  open_table: Callable[[str, Sequence[str]], Table],
+  columns: Columns,
+  split: str,
+  path: str,
+  test_path: str,
+  test_fraction: float,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> ColumnSource:
+  """Returns a split of the table that open_table(path, columns) returns.
 
-  All of them if the test split has files of its own, test_path; else a fixed
-  random test_fraction is kept out of training.
+  The test split has files of its own, test_path; else it is a fixed random
+  test_fraction, which is kept out of training. Labels are left out for
+  num_classes 0. Raises ValueError.
   """
-  if test_path:
-    return np.arange(count)
-  return random_part(count, split, test_fraction, path)
+  columns = columns if num_classes else columns._replace(label='')
+  place = test_path if test_path and split == 'test' else path
+  table = open_table(place, columns.read)
+  rows = np.arange(len(table))
+  if not test_path:
+    rows = random_part(len(table), split, test_fraction, path)
+  return checked(ColumnSource(table, columns, rows, image_shape, num_classes))

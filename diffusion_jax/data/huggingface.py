@@ -31,13 +31,11 @@ class Rows:
   def __len__(self) -> int:
     return len(self._dataset)
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns n cells of a column."""
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     rows = self._dataset.select_columns(column)[index.tolist()]
     return [image_bytes(cell) for cell in rows[column].to_pylist()]
 
   def place(self, i: int) -> str:
-    """Returns the name of the set and the row."""
     return f'{self.name}, row {i}'
 
 

@@ -38,7 +38,6 @@ class FileSource:
     return len(self.paths)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     pictures = (read_image(self.paths[i]) for i in index)
     labels = None if self.labels is None else self.labels[index]
     return resized(pictures, self.image_shape), labels
@@ -105,8 +104,7 @@ def folder(
   held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
   root = held_out[0] if has_test and split == 'test' else train
-  pictures = names = _pictures(root)
-  check_pictures(root, pictures)
+  pictures = names = pictures_in(root)
   if not has_test:
     check_fraction(test_fraction, split, path)
     test = split == 'test'
@@ -116,34 +114,30 @@ def folder(
   paths = [root / name for name in names]
   if not labelled:
     return FileSource(paths, image_shape, root=root)
-  of_train = pictures if root == train else _pictures(train)
+  of_train = pictures if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
   return FileSource(paths, image_shape, labels, len(classes), root)
 
 
-def check_pictures(root: Path, pictures: Sequence) -> None:
-  """Raises FileNotFoundError for a folder without pictures."""
-  if not pictures:
-    raise FileNotFoundError(
-      f'{root} contains no pictures ({", ".join(SUFFIXES)})'
-    )
+def pictures_in(root: Path) -> list[str]:
+  """Returns the names of all pictures below a folder, sorted, with /.
 
-
-def is_picture(name: str) -> bool:
-  """Returns whether a file name has one of SUFFIXES and is not hidden."""
-  return name.lower().endswith(SUFFIXES) and not name.startswith('.')
-
-
-def _pictures(root):
-  # Returns names relative to root, with /. Links to folders are followed.
+  Hidden ones are left out, and links to folders are followed. Raises
+  FileNotFoundError without pictures.
+  """
   names = []
   for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
     folders[:] = [name for name in folders if not name.startswith('.')]
     below = Path(place).relative_to(root).as_posix()
     prefix = '' if below == '.' else f'{below}/'
-    names += [prefix + name for name in files if is_picture(name)]
-  return sorted(names)
+    names += [prefix + name for name in files if name[0] != '.']
+  pictures = sorted(x for x in names if x.lower().endswith(SUFFIXES))
+  if not pictures:
+    raise FileNotFoundError(
+      f'{root} contains no pictures ({", ".join(SUFFIXES)})'
+    )
+  return pictures
 
 
 def _fail(error):

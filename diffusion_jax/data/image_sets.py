@@ -8,7 +8,6 @@ statistics depend on. A folder contains image files of one size.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,13 +144,7 @@ def _as_uint8(batch, name):
 
 
 def _read_folder(path):
-  paths = sorted(
-    Path(place) / name
-    for place, _, names in os.walk(path, followlinks=True)
-    for name in names
-    if image_folder.is_picture(name)
-  )
-  image_folder.check_pictures(path, paths)
+  paths = [path / name for name in image_folder.pictures_in(path)]
   size = images.read_image(paths[0]).shape[:2]
   channels = 1 if all(map(_is_grey, paths)) else 3
 

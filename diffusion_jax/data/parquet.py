@@ -5,17 +5,19 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
 
 import numpy as np
+
+_READERS = 16  # threads
 
 
 def _open(path):
   return open(path, 'rb')
 
 
-def image_bytes(cell: Any) -> Any:
+def image_bytes(cell: object) -> object:
   """Returns the bytes of an image cell, {'bytes', 'path'} or bytes."""
   if not isinstance(cell, dict) or {*cell} != {'bytes', 'path'}:
     return cell
@@ -59,7 +61,7 @@ class RowGroups:
     groups: Sequence[tuple[str, Any, int]],
     sizes: np.ndarray,
     buffer: int,
-    open_file: Callable[[str], Any],
+    open_file: Callable[[str], IO[bytes]],
   ):
     self.name, self.columns, self.sizes = name, columns, sizes
     self.order = functools.partial(block_order, sizes=sizes, buffer=buffer)
@@ -67,16 +69,13 @@ class RowGroups:
     self._ends = np.cumsum(sizes)
     # The buffers that a batch may come from while the next are read ahead.
     self._room = 2 * (buffer + sizes.max(initial=0))
-    self._lock = threading.Lock()
-    self._tables: collections.OrderedDict[int, Future] = (
-      collections.OrderedDict()
-    )
+    self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_READERS)
+    self._tables = collections.OrderedDict()
 
   def __len__(self) -> int:
     return int(self.sizes.sum())
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns n cells of a column; ValueError for a damaged file."""
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     numbers = np.searchsorted(self._ends, index, side='right')
     tables = {number: self._table(number) for number in np.unique(numbers)}
     rows = index - (self._ends - self.sizes)[numbers]
@@ -86,7 +85,6 @@ class RowGroups:
     ]
 
   def place(self, i: int) -> str:
-    """Returns the file, the row group and the row in it."""
     number = int(np.searchsorted(self._ends, i, side='right'))
     path, _, group = self._groups[number]
     row = i - (self._ends - self.sizes)[number]
@@ -96,17 +94,11 @@ class RowGroups:
     # Several threads wait for one reading of a row group.
     with self._lock:
       future = self._tables.pop(number, None)
-      mine = future is None
-      future = self._tables[number] = future or Future()
+      if future is None:
+        future = self._pool.submit(self._read_group, *self._groups[number])
+      self._tables[number] = future
       while sum(self.sizes[list(self._tables)]) > self._room:
         self._tables.popitem(last=False)
-    if mine:
-      try:
-        future.set_result(self._read_group(*self._groups[number]))
-      except BaseException as error:
-        with self._lock:
-          self._tables.pop(number, None)
-        future.set_exception(error)
     return future.result()
 
   def _read_group(self, path, metadata, group):
@@ -123,7 +115,7 @@ def open_parquet(
   paths: Sequence[str],
   read: Sequence[str],
   buffer: int,
-  open_file: Callable[[str], Any] = _open,
+  open_file: Callable[[str], IO[bytes]] = _open,
 ) -> RowGroups:
   """Returns the rows of files, whose footers are read now.
 
@@ -136,7 +128,7 @@ def open_parquet(
     with _naming(path), open_file(path) as file:
       return parquet.ParquetFile(file).metadata
 
-  with ThreadPoolExecutor(16) as pool:
+  with ThreadPoolExecutor(_READERS) as pool:
     footers = dict(zip(paths, pool.map(footer, paths), strict=True))
   groups, sizes, columns = [], [], []
   for path, metadata in footers.items():

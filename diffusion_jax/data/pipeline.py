@@ -10,12 +10,11 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 
 from diffusion_jax.data.images import scale
-from diffusion_jax.data.sources import Source, TextSource
+from diffusion_jax.data.sources import Source, texts_of
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -46,17 +45,26 @@ def batch_at(
   for e in np.unique(epoch):
     order = _permutation(len(source), seed, int(e), draw)
     index[epoch == e] = order[within[epoch == e]]
-  images, labels = source.read(index)
+  images, cond = examples(source, index, text_length)
   if random_flip:
     flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5
     images = mirrored(images, flip)
-  batch = {'image': scale(images, source.num_levels)}
-  if labels is not None:
-    batch['label'] = labels
+  return {'image': scale(images, source.num_levels)} | cond
+
+
+def examples(
+  source: Source, index: np.ndarray, text_length: int = 0
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns (images uint8 [n, H, W, C], {'label', 'text', 'text_mask'}).
+
+  The entries are [n, ...], and absent without labels and for text_length 0.
+  """
+  images, labels = source.read(index)
+  cond = {} if labels is None else {'label': labels}
   if text_length:
-    texts = cast(TextSource, source).texts(index)
-    batch['text'], batch['text_mask'] = encode(texts, text_length)
-  return batch
+    texts = texts_of(source, index)
+    cond['text'], cond['text_mask'] = encode(texts, text_length)
+  return images, cond
 
 
 def mirrored(images: np.ndarray, flip: np.ndarray) -> np.ndarray:

@@ -1,10 +1,20 @@
 """Sources of images: uint8, read by index, with optional labels."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
+
+from diffusion_jax.ranges import Count, ImageShape, Size
+
+
+class Facts(NamedTuple):
+  """The facts about the images that a model needs."""
+
+  image_shape: ImageShape
+  num_classes: Count
+  num_levels: Size
 
 
 class Source(Protocol):
@@ -52,6 +62,17 @@ class TextSource(Source, Protocol):
     ...
 
 
+def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
+  """Yields all images of a source in order, uint8 [<= size, H, W, C]."""
+  for start in range(0, len(source), size):
+    yield source.read(np.arange(start, min(start + size, len(source))))[0]
+
+
+def texts_of(source: Source, index: np.ndarray) -> list[str]:
+  """Returns the n sentences of a source that must be a `TextSource`."""
+  return cast(TextSource, source).texts(index)
+
+
 class OrderedSource(Source, Protocol):
   """Describes a source that orders its epochs, to be read in blocks."""
 
@@ -79,7 +100,6 @@ class ArraySource:
     return len(self.images)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     labels = None if self.labels is None else self.labels[index]
     return self.images[index], labels
 
@@ -106,7 +126,6 @@ class TwoLevels:
     return len(self.source)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images of 0 and 1, uint8, and labels or None."""
     images, labels = self.source.read(index)
     upper = images >= (self.source.num_levels + 1) // 2
     return upper.astype(np.uint8), labels

@@ -65,7 +65,6 @@ class RecordSource:
     return len(self.records)
 
   def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [n, H, W, C] and labels int32 [n] or None."""
     examples = self.records.get(index)
     images = resized((e['image'] for e in examples), self.image_shape)
     if not self.num_classes:
@@ -86,45 +85,26 @@ def tfds(
 
   dataset: `name[/config][:version]`; num_classes: 0 for no labels; data_dir: by
   default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
-  'train[:90%]'. Raises ValueError or FileNotFoundError, as `tfds_images`.
+  'train[:90%]'. Raises ValueError or FileNotFoundError with one line that says
+  what to do.
   """
-  name = train_split if split == 'train' else test_split
-  source = tfds_images(dataset, name, image_shape, num_classes > 0, data_dir)
-  if source.num_classes != num_classes:
-    raise ValueError(
-      f'num_classes must be {source.num_classes} for {dataset}, got '
-      f'{num_classes}'
-    )
-  return source
-
-
-def tfds_images(
-  name: str,
-  split: str = 'train',
-  image_shape: tuple[int, int, int] = (64, 64, 3),
-  labelled: bool = False,
-  data_dir: str | Path = '',
-) -> RecordSource:
-  """Returns a set that tfds prepared as array_record.
-
-  name: `name[/config][:version]`; split: of tfds, for example 'validation' or
-  'train[:90%]'; labelled: with the feature 'label'. Raises ValueError or
-  FileNotFoundError with one line that says what to do.
-  """
-  folder = prepare.prepared_by_tfds(name, data_dir)
+  folder = prepare.prepared_by_tfds(dataset, data_dir)
   if folder is None:
-    raise _not_prepared(name, data_dir)
+    raise _not_prepared(dataset, data_dir)
   prepare.check_prepared(folder)
-  records = Records(folder, split)
-  image = records.features.get('image')
-  label = records.features.get('label') if labelled else None
-  num_classes = getattr(label, 'num_classes', None) if labelled else 0
+  records = Records(folder, train_split if split == 'train' else test_split)
+  image, label = map(records.features.get, ('image', 'label'))
+  found = getattr(label, 'num_classes', None) if num_classes else 0
   is_image = image and image.np_dtype == np.uint8 and len(image.shape) == 3
-  if not is_image or num_classes is None:
+  if not is_image or found is None:
     raise ValueError(
-      f'{name} must have a feature `image` of uint8 pictures, and `label` of '
-      'classes unless num_classes=0; it has '
+      f'{dataset} must have a feature `image` of uint8 pictures, and `label` '
+      'of classes unless num_classes=0; it has '
       f'{", ".join(records.features)}'
+    )
+  if found != num_classes:
+    raise ValueError(
+      f'num_classes must be {found} for {dataset}, got {num_classes}'
     )
   return RecordSource(records, image_shape, num_classes)
 

@@ -5,17 +5,10 @@ import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.columns import (
-  Columns,
-  ColumnSource,
-  checked,
-  files_at,
-  rows_of,
-)
+from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
 # Members that are whole numbers, as in the library webdataset.
@@ -40,12 +33,10 @@ class Tars:
   def __len__(self) -> int:
     return len(self.tar)
 
-  def get(self, column: str, index: np.ndarray) -> list[Any]:
-    """Returns bytes, integers of `NUMBERS`, or values in JSON."""
+  def get(self, column: str, index: np.ndarray) -> list[object]:
     return [self._value(column, i) for i in index]
 
   def place(self, i: int) -> str:
-    """Returns the tar and the name of the example."""
     path = self.paths[int(self.tar[i])]
     offsets = {members[i, 0] for members in self.members.values()}
     for name, _, (offset, _) in _members(path):
@@ -88,12 +79,9 @@ def webdataset(
   'jpg;png': either; 'json:label': a value in a JSON file. num_classes:
   0 for no labels. Raises ValueError or FileNotFoundError.
   """
-  label = label_column if num_classes else ''
-  columns = Columns(image_column, label, text_column)
-  place = test_path if test_path and split == 'test' else path
-  table = open_tars(place, columns.read)
-  rows = rows_of(split, path, test_path, test_fraction, len(table))
-  return checked(ColumnSource(table, columns, rows, image_shape, num_classes))
+  columns = Columns(image_column, label_column, text_column)
+  files = split, path, test_path, test_fraction
+  return of_files(open_tars, columns, *files, image_shape, num_classes)
 
 
 def open_tars(path: str, columns: Sequence[str]) -> Tars:

@@ -11,11 +11,11 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Arrays,
-  ImageFacts,
   ModelMetric,
   PerExample,
   SampleMetric,
@@ -43,7 +43,7 @@ class Classifier(Protocol):
   """A classifier p(y | x_t), as `of_classifier` needs it."""
 
   @property
-  def facts(self) -> ImageFacts:
+  def facts(self) -> Facts:
     """The facts of the images; it has num_classes."""
     ...
 

@@ -51,19 +51,14 @@ def check_pair(samples: np.ndarray, reference: np.ndarray) -> None:
   """Raises ValueError unless both are [N, D], N > 0, with the same D."""
   check_features('samples', samples)
   check_features('reference', reference)
-  check_equal_features(samples.shape[1], reference.shape[1])
+  if samples.shape[1] != reference.shape[1]:
+    raise ValueError(
+      f'{samples.shape[1]} features cannot be compared with '
+      f'{reference.shape[1]}: both sets need the same extractor'
+    )
 
 
 def check_features(name: str, x: np.ndarray) -> None:
   """Raises ValueError unless x is [N, D], N > 0."""
   if x.ndim != 2 or not len(x):
     raise ValueError(f'{name}: features are [N, D], not {list(x.shape)}')
-
-
-def check_equal_features(samples: int, reference: int) -> None:
-  """Raises ValueError if two sets have different numbers of features."""
-  if samples != reference:
-    raise ValueError(
-      f'{samples} features cannot be compared with {reference}: both sets need '
-      'the same extractor'
-    )

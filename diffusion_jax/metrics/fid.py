@@ -15,8 +15,8 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import (
   Estimate,
   bootstrap,
-  check_equal_features,
   check_features,
+  check_pair,
 )
 from diffusion_jax.metrics.metric import (
   Arrays,
@@ -187,7 +187,7 @@ def _metric(name, kind, num_draws, features):
 
 
 def _distance(p, q, root_q):
-  check_equal_features(len(p.mean), len(q.mean))
+  check_pair(p.mean[None], q.mean[None])
   trace = np.linalg.norm(_root(p.covariance) @ root_q, 'nuc')
   shift = np.sum((p.mean - q.mean) ** 2)
   return float(

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,11 @@ from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.normal import kl
 from diffusion_jax.core.process import Variance
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source, in_batches
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.estimates import mean
 from diffusion_jax.metrics.metric import (
   Arrays,
-  ImageFacts,
   ModelMetric,
   PerExample,
   Score,
@@ -30,6 +29,7 @@ from diffusion_jax.metrics.metric import (
 from diffusion_jax.ranges import Rate, Size, check_value, within
 
 Array = jax.Array
+_Measured = TypeVar('_Measured')
 _BELOW_ONE = Annotated[float, within('(0, 1)')]
 Details = Callable[[Arrays, Path], Json]
 # (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
@@ -47,7 +47,7 @@ class ImageModel(Protocol):
   """A model of images; facts has their num_levels."""
 
   @property
-  def facts(self) -> ImageFacts:
+  def facts(self) -> Facts:
     """The facts of the images."""
     ...
 
@@ -120,9 +120,9 @@ class StateModel(ImageModel, Protocol):
 
 def _in_bits(
   name: str,
-  measure: Callable[[Any], PerExample],
+  measure: Callable[[_Measured], PerExample],
   details: Details | None = None,
-) -> ModelMetric:
+) -> ModelMetric[_Measured]:
   # Makes the metric of `measure`, whose array `total` is in bits/dim, [B].
   def compute(arrays):
     return [Score(name, mean(arrays['total']), 'bits/dim')]
@@ -287,11 +287,8 @@ def independent_pixels() -> ModelMetric:
 
   def measure(model: ImageModel) -> PerExample:
     source = model.source()
-    every = range(0, len(source), 1000)
-    log_prob = bits.pixel_histogram(
-      (source.read(np.arange(i, min(i + 1000, len(source))))[0] for i in every),
-      source.num_levels,
-    )
+    batches = in_batches(source, 1000)
+    log_prob = bits.pixel_histogram(batches, source.num_levels)
     log_prob = jnp.asarray(log_prob)
 
     def function(params, keys, x0, cond):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -15,20 +15,7 @@ Array = jax.Array
 Arrays = Mapping[str, np.ndarray]
 # (params, keys [B], x0 [B, ...], cond) -> arrays [B, ...], a traced function.
 PerExample = Callable[[Params, Array, Array, dict], dict[str, Array]]
-
-
-class ImageFacts(Protocol):
-  """The facts about the images of a model that metrics need."""
-
-  @property
-  def num_classes(self) -> int:
-    """The number of classes; 0 without labels."""
-    ...
-
-  @property
-  def num_levels(self) -> int:
-    """The number of grey levels."""
-    ...
+_Measured = TypeVar('_Measured')
 
 
 class Score(NamedTuple):
@@ -57,7 +44,7 @@ class SampleMetric(NamedTuple):
   features: tuple[str, ...] = ()
 
 
-class ModelMetric(NamedTuple):
+class ModelMetric(NamedTuple, Generic[_Measured]):
   """A way to score a model by real images.
 
   measure: model -> `PerExample`. compute: its arrays -> scores: arrays [B] of
@@ -65,7 +52,7 @@ class ModelMetric(NamedTuple):
   (these arrays, folder) -> further numbers; it may print and draw.
   """
 
-  measure: Callable[[Any], PerExample]
+  measure: Callable[[_Measured], PerExample]
   compute: Callable[[Arrays], list[Score]]
   report: Callable[[Arrays, Path], Json] | None = None
 

@@ -14,7 +14,10 @@ def _figure(columns: int, rows: int = 1):
 
   size = 4.0 * columns, 3.2 * rows
   figure = Figure(figsize=size, dpi=110, layout='constrained')
-  return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  for ax in axes:
+    ax.grid(alpha=0.3)
+  return figure, axes
 
 
 def plot_terms(
@@ -65,7 +68,6 @@ def plot_rate_distortion(
   ):
     ax.plot(x, y, marker='o' if len(rate) < 20 else None)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.grid(alpha=0.3)
   write_figure(path, figure)
 
 
@@ -78,7 +80,6 @@ def plot_accuracy(
   ax.axhline(chance, color='grey', linestyle='--', label='chance')
   ax.set(xlabel='t', ylabel='accuracy', ylim=(0.0, 1.02))
   ax.legend(fontsize=8)
-  ax.grid(alpha=0.3)
   write_figure(path, figure)
 
 
@@ -108,7 +109,6 @@ def plot_sweep(
     ax.margins(x=0.3)  # room for the titles, to the right of their points
     for title, *point in zip(titles, x, y, strict=True):
       ax.annotate(title, point, fontsize=7)
-    ax.grid(alpha=0.3)
   axes[1].set_visible(len(curves) > 1)
   write_figure(path, figure)
 
@@ -131,7 +131,6 @@ def plot_widths(
     error = np.nan_to_num(np.asarray(errors[name], np.float64))[order]
     ax.errorbar(x, y[order], error, marker='o', markersize=4, capsize=2)
     ax.set(xlabel='relative width of the average', ylabel=name)
-    ax.grid(alpha=0.3)
   for ax in axes[len(values) :]:
     ax.set_visible(False)
   write_figure(path, figure)

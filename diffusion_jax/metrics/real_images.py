@@ -25,25 +25,28 @@ from diffusion_jax.runtime.per_image import one_ahead, per_image
 # index [n] -> (images uint8 [n, H, W, C], cond, arrays [n, ...] by name)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
 
-# (params, index [n], images, cond) -> a function that waits for the arrays
-Start = Callable[..., Callable[[], dict[str, np.ndarray]]]
 
-
-def per_batch(
+def arrays_of(
   measure: PerExample,
   name: str,
+  params: Params,
+  read: Read,
+  count: int,
+  folder: Path,
   mesh: Mesh,
   *,
   num_levels: int,
   seed: int,
   size: int,
   condition: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-) -> Start:
-  """Returns (params, index [n], images, cond) -> (() -> arrays of a metric).
+) -> Arrays | None:
+  """Computes the arrays of a metric of images 0..count - 1, a file a batch.
 
-  Arrays [n, T] are summed over the images, to [1, T]. The result for an image
-  depends on seed, name and its index, not on its batch. condition:
-  (keys, x0) -> cond['image'], for networks that need it.
+  Arrays [n, T] are summed over the images of a batch, to [1, T]. The result for
+  an image depends on seed, name and its index, not on its batch. condition:
+  (keys, x0) -> cond['image'], for networks that need it. Files that are in the
+  folder are kept. Returns the arrays of all batches joined, in the first
+  process; None in others. Raises ValueError for NaN, before it is written.
   """
   own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
   roots = stream(seed, 'evaluation_images'), own
@@ -55,33 +58,6 @@ def per_batch(
     return measure(params, keys, x0, cond)
 
   compute = per_image(function, mesh, roots, size, what=name)
-
-  def start(params, index, pictures, cond):
-    x0 = scale(pictures, num_levels)
-    fetch = compute.start(params, index, (x0, cond))
-    return lambda: {
-      name: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
-      for name, x in fetch().items()
-    }
-
-  return start
-
-
-def arrays_of(
-  start: Start,
-  params: Params,
-  read: Read,
-  count: int,
-  size: int,
-  folder: Path,
-  title: str,
-) -> Arrays | None:
-  """Computes the arrays of images 0..count - 1, a file for each batch.
-
-  start: of `per_batch`. Files that are in the folder are kept. Returns the
-  arrays of all batches joined, in the first process; None in others. Raises
-  ValueError for NaN, before it is written.
-  """
   starts = range(0, count, size)
   paths = [folder / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
@@ -93,14 +69,21 @@ def arrays_of(
     return np.arange(starts[i], min(starts[i] + size, count))
 
   def begin(i):
-    return start(params, index_of(i), *read(index_of(i)))
+    pictures, cond = read(index_of(i))
+    return compute.start(
+      params, index_of(i), (scale(pictures, num_levels), cond)
+    )
 
-  with tqdm(total=sum(missing), desc=title, unit='batch', disable=None) as bar:
-    for i, arrays in one_ahead(begin, np.flatnonzero(missing)):
+  with tqdm(total=sum(missing), desc=name, unit='batch', disable=None) as bar:
+    for i, found in one_ahead(begin, np.flatnonzero(missing)):
+      arrays = {
+        n: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
+        for n, x in found.items()
+      }
       if any(np.isnan(values).any() for values in arrays.values()):
-        hint = ': try a larger tolerance, or t_min' if title == 'ode' else ''
+        hint = ': try a larger tolerance, or t_min' if name == 'ode' else ''
         first, last = index_of(i)[[0, -1]]
-        raise ValueError(f'{title} is nan on images {first}..{last}{hint}')
+        raise ValueError(f'{name} is nan on images {first}..{last}{hint}')
       if processes.is_first():
         write_npz(paths[i], arrays)
       bar.update()

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets, images
 from diffusion_jax.data.image_sets import ImageSet
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Source, in_batches
 from diffusion_jax.metrics import features, fid
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays
@@ -101,11 +101,16 @@ def compute(
   chosen = np.zeros(len(source), bool)
   chosen[order[:LIMIT]] = True
   moments = dict.fromkeys(fid.STATISTICS, fid.Moments())
+  levels = source.num_levels
+
+  def of_255(x):
+    return images.to_uint8(images.scale(x, levels), levels)
+
   kept, start = [], 0
   with tqdm(
     total=len(source), desc='reference', unit='image', disable=None
   ) as bar:
-    batches = real_images(source, batch_size)
+    batches = map(of_255, in_batches(source, batch_size))
     for extracted in features.each(extractor, batches, bar.update):
       count = len(extracted['features'])
       for name in moments.keys() & extracted.keys():
@@ -116,14 +121,6 @@ def compute(
     name: fid.statistics(x) for name, x in moments.items() if x.count
   }
   return {'features': np.concatenate(kept), **fid.as_arrays(statistics)}
-
-
-def real_images(source: Source, size: int) -> Iterator[np.ndarray]:
-  """Yields the images of a source in batches, uint8 with levels 0..255."""
-  levels = source.num_levels
-  for start in range(0, len(source), size):
-    index = np.arange(start, min(start + size, len(source)))
-    yield images.to_uint8(images.scale(source.read(index)[0], levels), levels)
 
 
 def folder() -> Path:

@@ -81,7 +81,7 @@ archive = Path({str(manual)!r}) / 'cifar-10-binary.tar.gz'
 checksums.get_all_url_infos()[url] = checksums.compute_url_info(archive)
 print(len(tfds_sources.cifar10('train', {str(tmp_path)!r})))
 print(len(tfds_sources.cifar10('test', {str(by_tfds[0])!r})))
-source = tfds_sources.tfds_images('cifar10', data_dir={str(by_tfds[0])!r})
+source = tfds_sources.tfds('train', 'cifar10', data_dir={str(by_tfds[0])!r})
 print(source.read([0])[0].shape)
 assert 'tensorflow' not in sys.modules
 """
@@ -92,14 +92,16 @@ assert 'tensorflow' not in sys.modules
   assert result.stdout.splitlines()[1:] == ['15', '3', '(1, 64, 64, 3)']
 
 
-def test_tfds_images(by_tfds):
+def test_tfds(by_tfds):
   top, written = by_tfds
-  source = tfds_sources.tfds_images('cifar10', 'train', (32, 32, 3), True, top)
+  source = tfds_sources.tfds('train', 'cifar10', (32, 32, 3), 10, top)
   assert (len(source), source.num_classes) == (15, 10)
   images, labels = source.read(np.arange(15))
   assert labels.dtype == np.int32
   assert pairs(images, labels) == pairs(*written['train'])
-  half = tfds_sources.tfds_images('cifar10:3.0.2', 'test[1:]', data_dir=top)
+  half = tfds_sources.tfds(
+    'test', 'cifar10:3.0.2', data_dir=top, test_split='test[1:]'
+  )
   assert len(half) == 2 and half.num_classes == 0
   images, labels = half.read(np.array([1]))
   assert labels is None and images.shape == (1, 64, 64, 3)
@@ -120,7 +122,7 @@ def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
   ):
     path.write_text(found)
     for load in (
-      lambda: tfds_sources.tfds_images('cifar10', data_dir=top),
+      lambda: tfds_sources.tfds('train', 'cifar10', data_dir=top),
       lambda: tfds_sources.cifar10('train', top),
       lambda: prepare.check_prepared(path.parent),
     ):
@@ -129,28 +131,26 @@ def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
   assert not (tmp_path / 'imported').exists()
 
 
-def test_tfds_images_turns_colour_into_grey_as_pillow_does(by_tfds):
+def test_tfds_turns_colour_into_grey_as_pillow_does(by_tfds):
   top, written = by_tfds
-  source = tfds_sources.tfds_images(
-    'cifar10', 'test', (32, 32, 1), data_dir=top
-  )
+  source = tfds_sources.tfds('test', 'cifar10', (32, 32, 1), data_dir=top)
   found = {image.tobytes() for image in source.read(np.arange(3))[0]}
   for image in written['test'][0]:
     assert np.asarray(Image.fromarray(image).convert('L')).tobytes() in found
 
 
-def test_tfds_images_names_what_is_wrong(by_tfds, tmp_path):
+def test_tfds_names_what_is_wrong(by_tfds, tmp_path):
   with pytest.raises(ValueError, match="has a set 'cifar1'.*mean.* cifar10"):
-    tfds_sources.tfds_images('cifar1', data_dir=tmp_path)
+    tfds_sources.tfds('train', 'cifar1', data_dir=tmp_path)
   with pytest.raises(ValueError, match="'a b' is not name"):
-    tfds_sources.tfds_images('a b', data_dir=tmp_path)
+    tfds_sources.tfds('train', 'a b', data_dir=tmp_path)
   message = (
     'celeb_a is not prepared in .*tensorflow-cpu.*tfds build celeb_a --file'
   )
   with pytest.raises(FileNotFoundError, match=message):
-    tfds_sources.tfds_images('celeb_a', data_dir=tmp_path)
+    tfds_sources.tfds('train', 'celeb_a', data_dir=tmp_path)
   with pytest.raises(ValueError, match="no split 'val', but .*test"):
-    tfds_sources.tfds_images('cifar10', 'val', data_dir=by_tfds[0])
+    tfds_sources.tfds('test', 'cifar10', data_dir=by_tfds[0], test_split='val')
 
 
 def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
@@ -166,8 +166,8 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
   for place in range(1000, len(data), 4999):
     flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
     path.write_bytes(flipped)
-    source = tfds_sources.tfds_images(
-      'cifar10', 'train', (32, 32, 3), data_dir=tmp_path
+    source = tfds_sources.tfds(
+      'train', 'cifar10', (32, 32, 3), data_dir=tmp_path
     )
     try:
       source.read(np.arange(15))

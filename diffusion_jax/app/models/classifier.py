@@ -6,10 +6,10 @@ from pathlib import Path
 
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.models.diffusion import of_network
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.data.sources import Facts
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from diffusion_jax.app.config.fields import (
 from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import (
   IDENTITY,
   Guides,
@@ -36,6 +34,7 @@ from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.core.keys import stream
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Objective
 
@@ -53,18 +52,9 @@ def of_network(
   problems: Callable[[str], Iterator[str]],
   plan: Callable[..., Plan] | None = None,
   latents: Latents = IDENTITY,
-  **parts: Any,
 ) -> Model:
-  """Makes a model of a network of noisy images, whose images a plan draws.
-
-  parts: of `Model`, in place of the usual ones or besides them.
-  """
+  """Makes a model of a network of noisy images, whose images a plan draws."""
   teacher, frozen = teachers.of_student(noisy, workdir)
-  usual = {
-    'init': noisy.init,
-    'objective': functools.partial(objective_of, noisy, teacher),
-    'measured': noisy,
-  }
   return Model(
     schema=noisy.schema,
     config=noisy.config,
@@ -72,7 +62,10 @@ def of_network(
     facts=noisy.facts,
     state_shape=noisy.state_shape,
     network=lambda: noisy.network,
+    init=noisy.init,
+    objective=functools.partial(objective_of, noisy, teacher),
     problems=problems,
+    measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     draw=plan and functools.partial(draw, plan, latents),
     conditioning=noisy.conditioning,
@@ -80,7 +73,6 @@ def of_network(
     plan=plan,
     teacher=frozen,
     latents=latents,
-    **usual | parts,
   )
 
 
@@ -294,7 +286,7 @@ def draw(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws the images of a plan, and states; see `Model.draw`."""
   x, states = plan(params, guides).film(keys, cond)
-  return latents.decode(params.get('autoencoder'), x), states
+  return latents.images(params, x), states
 
 
 # -- refusals -----------------------------------------------------------------

@@ -13,10 +13,10 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.fields import MapSampling
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Guides, Model, Plan
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 

@@ -23,17 +23,16 @@ from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.models.vae import Autoencoder, autoencoder_of
+from diffusion_jax.app.models.vae import Autoencoder
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.app.other_runs import check_unchanged, read_params
 from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
@@ -51,12 +50,15 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
   noisy = dataclasses.replace(noisy, state_shape=stored.shape)
-  return diffusion.of_network(
+  model = diffusion.of_network(
     noisy,
     workdir,
     functools.partial(problems, noisy, sampling),
     functools.partial(diffusion.plan_of, noisy, sampling),
     latents_of(stored),
+  )
+  return dataclasses.replace(
+    model,
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
   )
@@ -97,7 +99,7 @@ class StoredAutoencoder:
     config = store.open_run(run, named)
     facts, model = images.facts_of(config), None
     if kinds.kind_of(config) is kinds.VAE:
-      model = autoencoder_of(config, facts)
+      model = Autoencoder(config, facts)
     if model is None or len(model.latent_shape()) != 3:
       raise UserError(
         f'config.{path}: the run in {run} has no latents with a height and a '

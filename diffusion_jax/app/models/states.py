@@ -17,12 +17,11 @@ from diffusion_jax.app.config.fields import States, StateSampling
 from diffusion_jax.app.config.kinds import StateFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.constructors import num_steps_of
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Guides, Latents, Model, Plan
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.core.transitions import StateProcess
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.states import StateNetwork
@@ -42,18 +41,16 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   noisy = noisy_network(kinds.STATES, config, facts)
   sampling: StateSampling = config.sampling.make()
   model = StateDiffusion(noisy, config.states.make(), sampling)
-  text = {'pictures': draw_text, 'write_more': write_texts}
-  return diffusion.of_network(
+  made = diffusion.of_network(
     model.noisy,
     workdir,
     functools.partial(problems, model),
     model.plan,
     Latents(model.encode, model.decode, model.shaped),
-    init=model.init,
-    objective=model.objective,
-    measured=model,
-    **text if model.is_text else {},
   )
+  own = {'init': model.init, 'objective': model.objective, 'measured': model}
+  text = {'pictures': draw_text, 'write_more': write_texts}
+  return dataclasses.replace(made, **own, **text if model.is_text else {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,12 +17,11 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Decoding
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.images import Facts
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
 
@@ -32,7 +31,7 @@ COLUMNS = 10  # of an interpolation, both ends included
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a variational autoencoder."""
-  model = autoencoder_of(config, facts)
+  model = Autoencoder(config, facts)
   return Model(
     schema=kinds.VAE,
     config=config,
@@ -50,23 +49,22 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   )
 
 
-def autoencoder_of(config: Node, facts: Facts) -> 'Autoencoder':
-  """Makes the autoencoder of a VAE's config."""
-  return Autoencoder(config, facts, config.decoding.make())
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Autoencoder:
   """The network of a VAE, as a config describes it, and what it computes.
 
-  Metrics measure it; see `likelihoods.LatentModel`. decoding: p(x | z);
-  dropout: whether training has it.
+  Metrics measure it; see `likelihoods.LatentModel`. dropout: whether training
+  has it.
   """
 
   config: Node
   facts: Facts
-  decoding: Decoding
   dropout: bool = True
+
+  @functools.cached_property
+  def decoding(self) -> Decoding:
+    """What p(x | z) is, of a decoder's output."""
+    return self.config.decoding.make()
 
   @functools.cached_property
   def network(self) -> nn.Module:

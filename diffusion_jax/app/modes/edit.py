@@ -16,7 +16,7 @@ from diffusion_jax.app import (
 )
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import Edit, Encode, Pictures, Task
+from diffusion_jax.app.edits import Edit, Encode, Made, Pictures, Task
 from diffusion_jax.app.generate import generate_by
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
@@ -34,13 +34,13 @@ def run(config: Node, workdir: str | Path) -> None:
   model = models.make(config, workdir)
   model.check('edit')
   edit: Edit = config.edit.make()
-  method = edit.check(model)
+  edit.check(model)
   with from_config('edit'):
     n = edit.count()
   cond = choose_cond(model, edit, n)
   guides = check_guidance(model, cond)
   with from_config('edit'):
-    pictures = edit.read(model, method)
+    pictures = edit.read(model)
   params, step = weights.restore(model)
   settings = provenance.edit_settings(model, params, step, pictures)
   print(provenance.describe(settings))
@@ -49,7 +49,7 @@ def run(config: Node, workdir: str | Path) -> None:
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.output')
   params |= model.autoencoder.load()
-  numbers = generate(model, edit, method, params, cond, pictures, guides)
+  numbers = generate(model, edit, params, cond, pictures, guides)
   sample.check_numbers(model, numbers['x'])
   results = images.to_uint8(numbers['x'], model.facts.num_levels)
   mask = pictures.get('mask')
@@ -59,13 +59,12 @@ def run(config: Node, workdir: str | Path) -> None:
   del arrays['x']
   provenance.write_npz(path, arrays, settings)
   print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
-  edit.write(model, out / edit.output, results, numbers, pictures)
+  edit.write(model, out / edit.output, Made(results, numbers, pictures))
 
 
 def generate(
   model: Model,
   edit: Edit,
-  method: str,
   params: Params,
   cond: dict,
   pictures: Pictures,
@@ -76,19 +75,15 @@ def generate(
   As in --mode=sample, batches are split over the devices, and image i depends
   on sampling.seed and i only. Returns it with the numbers of each image.
   """
-  n, mesh, plan = (
-    edit.count(),
-    devices.make_mesh(model.config),
-    model.plan,
-  )
+  n, mesh, plan = edit.count(), devices.make_mesh(model.config), model.plan
   assert plan is not None  # other models refuse
   inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
   inputs |= edit.inputs(encoder(model, params), pictures)
   size = min(model.config.sampling.batch_size, n)
 
   def draw(params, guides, keys, inputs):
-    decode = functools.partial(model.latents.decode, params.get('autoencoder'))
-    task = Task(model, plan(params, guides), method, keys, inputs, decode)
+    decode = functools.partial(model.latents.images, params)
+    task = Task(model, plan(params, guides), keys, inputs, decode)
     results = edit.results(task)
     return results | {'x': decode(results['x'])}
 
@@ -127,7 +122,7 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
   texts = sample_inputs.choose_texts(model, n)
-  return cond | (sample_inputs.encode_texts(model, texts) or {})
+  return cond | sample_inputs.encode_texts(model, texts)
 
 
 def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:

@@ -8,7 +8,6 @@ import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,8 +19,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
-from diffusion_jax.data import image_sets
-from diffusion_jax.data.text import encode
+from diffusion_jax.data import image_sets, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references, sweeps
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
@@ -196,18 +194,22 @@ def score_point(
     if processes.is_first():
       check_same_evaluation(out, describe(model, name, checksum, count))
     with from_config(f'evaluation.{name}'):  # what the metric refuses
-      compute = real_images.per_batch(
+      arrays = real_images.arrays_of(
         metric.measure(model.measured),
         name,
+        params,
+        functools.partial(
+          pipeline.examples,
+          source,
+          text_length=images.text_length(model.config),
+        ),
+        count,
+        out / 'parts',
         mesh,
         num_levels=model.facts.num_levels,
         seed=c.seed,
         size=c.batch_size,
         condition=model.conditioning.image,
-      )
-      read = functools.partial(read_images, model, source)
-      arrays = real_images.arrays_of(
-        compute, params, read, count, c.batch_size, out / 'parts', name
       )
     if arrays is None:
       continue
@@ -227,18 +229,6 @@ def score_point(
     )
     results |= as_json(scores)
   return results
-
-
-def read_images(
-  model: Model, source: Any, index: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns (images uint8, cond with labels and texts) at index [n]."""
-  pictures, labels = source.read(index)
-  cond = {} if labels is None else {'label': labels}
-  length = images.text_length(model.config)
-  if length:
-    cond['text'], cond['text_mask'] = encode(source.texts(index), length)
-  return pictures, cond
 
 
 def describe(model: Model, metric: str, checksum: int, count: int) -> Fields:

@@ -219,7 +219,7 @@ def test_an_interpolation_is_not_clipped():
   @jax.jit
   def draw(params, keys, inputs):
     plan = model.plan(params)
-    task = edits.Task(model, plan, '', keys, inputs, lambda x: x)
+    task = edits.Task(model, plan, keys, inputs, lambda x: x)
     return edits.Interpolate().draw(task)
 
   results = draw(params, keys, inputs)

@@ -1,5 +1,6 @@
 """--mode=evaluate of real images, on a tiny run of the real digits."""
 
+import functools
 import json
 import shutil
 import zlib
@@ -15,7 +16,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import small_sets
+from diffusion_jax.data import pipeline, small_sets
 from diffusion_jax.data.images import scale
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import likelihoods, real_images
@@ -183,13 +184,20 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   def measure(params, keys, x0, cond):
     return {'label': cond['label'], 'image': total(cond['image'])}
 
-  source, index = small_sets.digits('test'), np.array([3, 8, 5])
-  pictures, cond = evaluate.read_images(model, source, index)
-  mesh = devices.make_mesh(model.config)
-  start = real_images.per_batch(
-    measure, 'x', mesh, num_levels=17, seed=2, size=8, condition=condition
+  source, index = small_sets.digits('test'), np.arange(3)
+  found: Any = real_images.arrays_of(
+    measure,
+    'x',
+    {},
+    functools.partial(pipeline.examples, source),
+    3,
+    tmp_path / 'parts',
+    devices.make_mesh(model.config),
+    num_levels=17,
+    seed=2,
+    size=2,
+    condition=condition,
   )
-  found = start({}, index, pictures, cond)()
   x0, labels = source.read(index)
   np.testing.assert_array_equal(found['label'], labels)
   root = stream(2, 'evaluation_images')
