@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app import models, weights
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
@@ -50,6 +50,38 @@ def lines_of(workdir, name=''):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   lines = [json.loads(line) for line in lines]
   return [line[name] for line in lines if name in line] if name else lines
+
+
+def arrays_of(workdir, name='samples', folder='samples'):
+  """Returns the arrays of an npz file in a folder of a run."""
+  with np.load(workdir / folder / f'{name}.npz') as arrays:
+    return dict(arrays)
+
+
+def params_of(workdir, ema=True, **fields):
+  """Returns the parameters of a checkpoint, the last one by default."""
+  return checkpoints.restore_params(workdir, ema, **fields)[0]
+
+
+def assert_same(a, b):
+  """Checks that two trees of arrays are equal bit for bit."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def of_run(workdir, **changes):
+  """Returns the config of a mode that uses a run, without --config."""
+  return store.of_run(workdir, store.open_run(workdir), [*as_flags(changes)])
+
+
+def restored(workdir, **changes):
+  """Returns the parameters that the config of such a mode chooses."""
+  model = models.make(of_run(workdir, **changes), workdir)
+  return jax.device_get(weights.restore(model)[0])
+
+
+def without_config(**changes):
+  """Returns the config of a command without --config."""
+  return store.with_flags(store.completed({}), [*as_flags(changes)])
 
 
 def as_flags(changes):
@@ -136,3 +168,10 @@ def run(digits_run, tmp_path_factory):
   """Copies a finished digits:smoke run, which tests may change."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
   return shutil.copytree(digits_run, workdir)
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  """Makes a run of normal parameters, without a training."""
+  workdir = tmp_path_factory.mktemp('runs') / 'plain'
+  return untrained(smoke(), workdir, deviation=0.1)

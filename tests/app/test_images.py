@@ -123,9 +123,8 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
 
 def test_a_config_without_data():
   config = store.with_flags(read('digits'), [('data', 'None')])
-  refused(
-    'has no data set: give --config.data=digits', images.source_of, config
-  )
+  message = 'has no data set: give --config.data=digits'
+  refused(message, images.source_of, config)
 
 
 def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
@@ -160,8 +159,6 @@ def test_texts_need_captions_and_no_mirror_images(pictures):
   assert batch['text'].shape == (rows, images.text_length(config))
   other = data('digits', 'shapes_text')
   refused('config.data: these images have no texts', images.source_of, other)
-  config = store.with_fields(config, {'training.random_flip': True})
-  refused("make texts such as 'on the left' wrong", images.source_of, config)
 
 
 def test_every_source_is_documented():

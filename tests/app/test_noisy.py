@@ -1,6 +1,5 @@
 """Runs of networks that are trained with more than a denoising loss."""
 
-import json
 import math
 from unittest.mock import Mock
 
@@ -15,10 +14,9 @@ from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import CONFIGS, SMALL, trial
+from tests.app.conftest import CONFIGS, SMALL, lines_of, params_of, trial
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
 RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
@@ -86,13 +84,11 @@ def learned(tmp_path_factory):
 
 
 def test_it_trains_its_schedule_and_evaluates_the_bound(learned):
-  text = (learned / 'metrics.jsonl').read_text()
-  lines = [json.loads(line) for line in text.splitlines()]
-  test = [line for line in lines if 'test_loss' in line][-1]
+  test = [line for line in lines_of(learned) if 'test_loss' in line][-1]
   parts = ('prior', 'diffusion', 'reconstruction')
   total = sum(test[f'test_{name}'] for name in parts)
   np.testing.assert_allclose(test['test_loss'], total, rtol=1e-5)
-  params = checkpoints.restore_params(learned)[0]['schedule']
+  params = params_of(learned)['schedule']
   moved = float(params['bias']) - trial('digits_vdm').schedule.gamma_min
   assert 1e-4 < abs(moved) < 0.1
   np.testing.assert_allclose(test['test_logsnr_0'], -params['bias'], rtol=1e-5)
@@ -103,7 +99,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   values = []
   for rate in (0.0, 0.9):
     config = trial('digits_vdm', **SMALL_VDM | {'network.dropout': rate})
-    like = checkpoints.restore_params(learned)[0]
+    like = params_of(learned)
     state, log = init_state(like, optax.identity()), Mock(results={})
     model = models.make(config, learned)
     hook = hooks.evaluating(model, devices.make_mesh(config), (1,))
@@ -115,7 +111,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 def test_its_samples_follow_its_own_schedule(learned):
   config = trial('digits_vdm', **SMALL_VDM)
   mesh = devices.make_mesh(config)
-  params = checkpoints.restore_params(learned)[0]
+  params = params_of(learned)
   drawing = generate(models.make(config, learned), mesh)
   draw = lambda params: drawing(replicate(mesh, params), np.arange(2), {})
   images = draw(params)

@@ -75,8 +75,7 @@ def test_a_part_and_its_own_fields_are_set_by_flags(path, first):
   stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x')
   assert stored.to_dict() == config.to_dict()  # a name that has been given
   message = f'no field config.{path}.nothing; config.{path}={TOY}:{part} has '
-  with pytest.raises(UserError, match=message):
-    plain(flags[0], (f'{path}.nothing', '1'))
+  refused(message, plain, flags[0], (f'{path}.nothing', '1'))
 
 
 def test_parts_are_made_with_facts_and_fields(tmp_path, key):
@@ -152,27 +151,29 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
     found = own.find('sampler', f'{__name__}:{name}', ('schedule',))
     assert found is part
   message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
-  with pytest.raises(UserError, match=message):
-    own.find('objective.weight', f'{__name__}:of_facts', ())
+  refused(message, own.find, 'objective.weight', f'{__name__}:of_facts', ())
 
 
 def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'never_named.py').write_text('open("imported", "w")\n')
   message = 'would be imported, .* add --allow=never_named:Schedule'
-  with pytest.raises(UserError, match=message):
-    own.find('schedule', 'never_named:Schedule', ())
+  refused(message, own.find, 'schedule', 'never_named:Schedule', ())
   assert not (tmp_path / 'imported').exists()
   own.allow(['never_named:Schedule'])
-  with pytest.raises(UserError, match='cannot be imported: module .* has no'):
-    own.find('schedule', 'never_named:Schedule', ())
+  message = 'cannot be imported: module .* has no'
+  refused(message, own.find, 'schedule', 'never_named:Schedule', ())
   assert (tmp_path / 'imported').exists()
 
 
 def test_words_take_no_modules():
   own.allow(['os:system'])
-  with pytest.raises(UserError, match="gamma='os:system' is not one of scalar"):
-    plain(('schedule', 'learned'), ('schedule.gamma', 'os:system'))
+  refused(
+    "gamma='os:system' is not one of scalar",
+    plain,
+    ('schedule', 'learned'),
+    ('schedule.gamma', 'os:system'),
+  )
 
 
 def test_a_mistake_in_a_part_is_placed_in_its_file(tmp_path, monkeypatch):
@@ -234,8 +235,13 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
     assert payload not in json.dumps(folder.plain(used))
   else:
     refused(message, store.of_run, workdir, config, [])
-    with pytest.raises(UserError, match='holds a run with another config'):
-      folder.check_same_run(workdir, config, images.facts_of(config))
+    refused(
+      'holds a run with another config',
+      folder.check_same_run,
+      workdir,
+      config,
+      images.facts_of(config),
+    )
 
 
 @pytest.mark.parametrize('evaluation', [

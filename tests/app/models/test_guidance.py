@@ -14,8 +14,14 @@ import diffusion_jax as dj
 from diffusion_jax.app import models, other_runs
 from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.errors import UserError
-from tests.app.conftest import normal_params, refused, smoke, trial, untrained
+from tests.app.conftest import (
+  arrays_of,
+  normal_params,
+  refused,
+  smoke,
+  trial,
+  untrained,
+)
 from tests.app.small_network import SmallClassifier
 
 LABELS = jnp.array([3, 8])
@@ -214,8 +220,7 @@ def sample(workdir, **fields):
   make = classifier_smoke if workdir.name == 'classifier' else smoke
   config = make(**few, **name, **fields)
   MODES['sample'](config, workdir)
-  with np.load(workdir / 'samples' / f'{config.sampling.name}.npz') as file:
-    return dict(file)
+  return arrays_of(workdir, config.sampling.name)
 
 
 def test_guidance_by_a_classifier_samples(runs):
@@ -226,45 +231,6 @@ def test_guidance_by_a_classifier_samples(runs):
   assert arrays['arr_0'].shape == (4, 8, 8, 1)
 
 
-MISTAKES = {
-  'classifier.run: the run in .* is a diffusion model, and a classifier is': (
-    'none', {'classifier.run': '{labels}'}
-  ),
-  'guidance.run: the run in .* is a classifier, and a diffusion model is': (
-    'labels',
-    {
-      'guidance': 'autoguidance',
-      'guidance.run': '{classifier}',
-      'guidance.scale': 2.0,
-    },
-  ),
-  'takes no labels .conditioning.labels., and there is no sampling.classif': (
-    'none', {'labels': (3,)}
-  ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('message', MISTAKES)
-def test_a_run_that_cannot_guide_is_one_line(runs, message):
-  which, fields = MISTAKES[message]
-  fields = {
-    field: value.format(**runs) if isinstance(value, str) else value
-    for field, value in fields.items()
-  }
-  refused(message, lambda: sample(runs[which], **fields))
-
-
-def test_guidance_by_another_run_is_not_exported(runs, tmp_path):
-  fields = {'sampling.classifier.run': runs['classifier']}
-  fields |= {'convert.to': 'stablehlo', 'convert.out': tmp_path / 'out'}
-  unlabelled = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-  config = smoke(**unlabelled, **fields)
-  refused(
-    'cannot export guidance', lambda: MODES['convert'](config, runs['none'])
-  )
-  assert not (tmp_path / 'out').exists()
-
-
 def test_other_images_cannot_guide(runs, tmp_path):
   path = runs['classifier'] / 'config.json'
   stored = json.loads(path.read_text())
@@ -272,5 +238,4 @@ def test_other_images_cannot_guide(runs, tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   config = smoke(**{'sampling.classifier.run': tmp_path})
   message = 'the images in .* have num_classes 7, and .* of this run have 10'
-  with pytest.raises(UserError, match=message):
-    other_runs.guides_of(models.make(config, 'nowhere'))
+  refused(message, other_runs.guides_of, models.make(config, 'nowhere'))

@@ -17,18 +17,15 @@ from PIL import Image
 import diffusion_jax as dj
 from diffusion_jax.app.model import make_encode
 from diffusion_jax.app.modes import MODES, hooks, train_run, train_setup
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import PerImage
-from diffusion_jax.training import checkpoints
-from tests.app.conftest import SEEN, lines_of, smoke
-
-
-def parameters(workdir, ema=True):
-  return checkpoints.restore_params(workdir, ema)[0]
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+from tests.app.conftest import (
+  SEEN,
+  assert_same,
+  lines_of,
+  params_of,
+  refused,
+  smoke,
+)
 
 
 def test_a_run_leaves_what_the_docs_promise(run):
@@ -82,8 +79,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
   assert steps == [0, 1, 2, 3]
   for step, params in zip((2, 4), seen, strict=True):
     average, raw = (
-      checkpoints.restore_params(tmp_path, ema, checkpoint=step)[0]
-      for ema in (True, False)
+      params_of(tmp_path, ema, checkpoint=step) for ema in (True, False)
     )
     assert_same(params, average)
     bias = lambda x: x['network']['conv_in']['bias']
@@ -93,7 +89,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
 def assert_same_training(a, b):
   """Compares parameters, averages and metrics bit for bit."""
   for ema in (True, False):
-    assert_same(parameters(a, ema), parameters(b, ema))
+    assert_same(params_of(a, ema), params_of(b, ema))
   lines = (
     [
       {k: v for k, v in line.items() if k != 'images_per_second'}
@@ -118,8 +114,8 @@ def test_a_finished_run_says_so(run, capsys):
   MODES['train'](smoke(**free), run)
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
   assert (run / 'metrics.jsonl').read_bytes() == before
-  with pytest.raises(UserError, match='training.random_flip is False, True no'):
-    MODES['train'](smoke(**{'training.random_flip': True}), run)
+  message = 'training.random_flip is False, True no'
+  refused(message, MODES['train'], smoke(**{'training.random_flip': True}), run)
 
 
 def copied(run, tmp_path, lost='4'):
@@ -187,7 +183,7 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
   MODES['train'](smoke(**fields), copy)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-  jax.tree.map(close, parameters(run), parameters(copy))
+  jax.tree.map(close, params_of(run), params_of(copy))
   alone, together = (
     [x for x in lines_of(r) if 'loss' in x] for r in (run, copy)
   )
@@ -263,8 +259,8 @@ def test_a_sampler_that_raises_is_refused_before_the_first_step(
 ):
   config = own_sampler('failing', **SCORED | {field: 4})
   place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}=0 trains"
-  with pytest.raises(UserError, match=f'{message}.*{place} without'):
-    MODES['train'](config, tmp_path / 'new')
+  message = f'{message}.*{place} without'
+  refused(message, MODES['train'], config, tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
 
 
@@ -301,7 +297,7 @@ def test_the_steps_are_saved_before_what_may_fail(
     MODES['train'](smoke(**fields), workdir)
   assert begun == ([] if 'training.keep_best' in fields else ['4'])
   assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['4']
-  assert jax.tree.leaves(parameters(workdir))
+  assert jax.tree.leaves(params_of(workdir))
 
 
 def test_another_config_is_refused_unless_forced(run, tmp_path):
@@ -311,9 +307,9 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
     'optimizer.decay_steps': 4,
     'training.num_steps': 5,
   }
-  with pytest.raises(UserError, match='learning_rate is 0.008, 0.001 now'):
-    MODES['train'](smoke(**changed), copy)
-  assert_same(parameters(run), parameters(copy))  # nothing was lost
+  message = 'learning_rate is 0.008, 0.001 now'
+  refused(message, MODES['train'], smoke(**changed), copy)
+  assert_same(params_of(run), params_of(copy))  # nothing was lost
   MODES['train'](smoke(**changed, **{'training.resume': 'force'}), copy)
   assert (copy / 'checkpoints' / '5').is_dir()
   stored = json.loads((copy / 'config.json').read_text())
@@ -322,5 +318,5 @@ def test_another_config_is_refused_unless_forced(run, tmp_path):
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('in the way')
-  with pytest.raises(UserError, match='cannot write in the workdir .*file'):
-    MODES['train'](smoke(), tmp_path / 'file' / 'run')
+  message = 'cannot write in the workdir .*file'
+  refused(message, MODES['train'], smoke(), tmp_path / 'file' / 'run')
