@@ -158,6 +158,17 @@ def untrained(config, workdir, deviation=0.2):
   return workdir
 
 
+def stored_run(workdir, config=None, **changes):
+  """Makes a run folder with a config.json only, of smoke() by default."""
+  content: Any = folder.plain(smoke() if config is None else config)
+  for path, value in changes.items():
+    *parents, name = path.split('.')
+    functools.reduce(dict.__getitem__, parents, content)[name] = value
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / 'config.json').write_text(json.dumps(content))
+  return workdir
+
+
 @pytest.fixture
 def config():
   return smoke()

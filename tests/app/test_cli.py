@@ -13,9 +13,8 @@ import diffusion_jax
 from diffusion_jax.app import cli
 from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import folder
 from diffusion_jax.errors import Preempted, UserError
-from tests.app.conftest import refused, smoke
+from tests.app.conftest import refused, smoke, stored_run
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -160,11 +159,8 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
     'open("imported", "a").write(".")\n'
     'def schedule():\n  raise ValueError("called")\n'
   )
-  run = tmp_path / 'run'
+  run = stored_run(tmp_path / 'run', schedule={'name': 'own:schedule'})
   (run / 'checkpoints' / '4').mkdir(parents=True)
-  stored = folder.plain(smoke())
-  stored['schedule'] = {'name': 'own:schedule'}
-  (run / 'config.json').write_text(json.dumps(stored))
   small = smoke().network.name
   for mode in ('train', 'sample', 'average'):
     result = launch(
@@ -269,10 +265,8 @@ def test_a_sweep_changes_the_config(command, flags):
 def test_a_run_is_a_config(command, tmp_path):
   """A training with its config has no facts; other modes have them."""
   own.allow([smoke().network.name])
-  stored = folder.plain(smoke(seed=7)) | {
-    'facts': {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
-  }
-  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  facts = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
+  stored_run(tmp_path, smoke(seed=7), facts=facts)
   run = command(str(tmp_path), **{'sampling.num_steps': '3'})
   used = run.config('sample', str(tmp_path))
   assert (used.seed, used.sampling.num_steps) == (7, 3)

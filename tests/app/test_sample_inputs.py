@@ -12,7 +12,7 @@ from diffusion_jax.app import images, models, sample_inputs
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
-from tests.app.conftest import arrays_of, refused, smoke, trial, untrained
+from tests.app.conftest import arrays_of, refused, trial, untrained
 
 
 def text_config(**changes):
@@ -151,13 +151,3 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
   (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
   model = models.make(in_folder(tmp_path), 'nowhere')
   refused('test', sample_inputs.choose_texts, model, 1)
-
-
-def test_labels_are_asked_in_turn_and_checked():
-  model = models.make(smoke(**{'sampling.labels': (3, 7)}), 'nowhere')
-  labels = sample_inputs.choose_labels(model, 5)
-  np.testing.assert_array_equal(labels, [3, 7, 3, 7, 3])
-  model = models.make(smoke(), 'nowhere')
-  labels = sample_inputs.choose_labels(model, 12)
-  np.testing.assert_array_equal(labels, [*range(10), 0, 1])
-  assert sample_inputs.choose_texts(model, 1) is None

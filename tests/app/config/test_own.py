@@ -26,7 +26,7 @@ from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, refused, smoke
+from tests.app.conftest import CONFIGS, refused, smoke, stored_run
 
 TOY = toy_parts.__name__
 # path of a choice: (the user's part, a field of its own, its value)
@@ -205,14 +205,8 @@ def payload(tmp_path, monkeypatch):
 def spoil(workdir, path, name):
   """Writes a section with a name into the config of a trained run."""
   (workdir / 'checkpoints' / '4').mkdir(parents=True, exist_ok=True)
-  stored = folder.plain(smoke())
-  *parents, key = path.split('.')
-  node = stored
-  for parent in parents:
-    node = node[parent]
-  node[key] = {'name': name, 'command': 'touch executed'}
-  (workdir / 'config.json').write_text(json.dumps(stored))
-  return workdir
+  section = {'name': name, 'command': 'touch executed'}
+  return stored_run(workdir, **{path: section})
 
 
 @pytest.mark.parametrize('path', PLACES)
@@ -223,11 +217,7 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
     f"{workdir}/config.json: config.{path}='{payload}' would be imported"
   )
   refused(f'{message}, .* --allow={payload}', store.open_run, workdir)
-  # as a bare name, too
-  stored = json.loads((workdir / 'config.json').read_text())
-  *parents, key = path.split('.')
-  functools.reduce(dict.__getitem__, parents, stored)[key] = payload
-  (workdir / 'config.json').write_text(json.dumps(stored))
+  stored_run(workdir, **{path: payload})  # as a bare name, too
   refused(message, store.open_run, workdir)
   config = smoke()
   if path.partition('.')[0] in folder.USES:
@@ -315,11 +305,8 @@ def test_a_teacher_and_an_autoencoder(payload, tmp_path):
 
 def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
   """The config of this process has named SmallNetwork."""
-  workdir = spoil(tmp_path / 'run', 'network', smoke().network.name)
-  stored = json.loads((workdir / 'config.json').read_text())
-  del stored['network']['command']
-  (workdir / 'config.json').write_text(json.dumps(stored))
-  assert store.open_run(workdir).network.name == smoke().network.name
+  name = smoke().network.name
+  assert store.open_run(stored_run(tmp_path)).network.name == name
 
 
 # -- paths that only a stored config names -------------------------------------
@@ -406,6 +393,13 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   own.check_paths(field, str(secret))
 
 
+def start_again():
+  """Forgets what is allowed but the network, as another start would."""
+  network = smoke().network.name
+  own._allowed.clear()
+  own.allow([network])
+
+
 def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
   """The folder and the paths are kept; another folder has no such paths."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -413,17 +407,14 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
   for name in ('mine', 'unpacked'):
-    (tmp_path / name).mkdir()
-    text = json.dumps(folder.plain(ours))
-    (tmp_path / name / 'config.json').write_text(text)
+    stored_run(tmp_path / name, ours)
   own.remember(tmp_path / 'mine', ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
   kept = {'run': str(tmp_path / 'mine'), 'paths': [path]}
   assert json.loads(record.read_text()) == kept
   own.remember(tmp_path / 'unpacked', smoke())  # without a path
   for name in ('mine', 'unpacked'):
-    own._allowed.clear()
-    own.allow([smoke().network.name])
+    start_again()
     config = store.open_run(tmp_path / name)
     if name == 'mine':
       assert len(images.source_of(config)) == 4
@@ -433,14 +424,11 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
 
 def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
   """By a flag, in a config file, in a sweep; own data without a path never."""
-  run = tmp_path / 'run'
   path = str(tmp_path / 'pictures.npz')
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
-  run.mkdir()
-  (run / 'config.json').write_text(json.dumps(folder.plain(ours)))
-  own._allowed.clear()
-  own.allow([smoke().network.name])
+  run = stored_run(tmp_path / 'run', ours)
+  start_again()
   refused('config.data.path=', images.source_of, store.open_run(run))
   flagged = store.of_run(run, smoke(), [('data.path', path)])
   assert len(images.source_of(flagged)) == 4
@@ -450,8 +438,6 @@ def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
   own._allowed.clear()
   own.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
   own.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
-  (run / 'config.json').write_text(json.dumps(folder.plain(smoke())))
-  own._allowed.clear()
-  own.allow([smoke().network.name])
-  own._allowed.discard('digits')
+  stored_run(run)
+  start_again()
   assert len(images.source_of(store.open_run(run))) == 1437

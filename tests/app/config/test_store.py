@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -13,7 +12,7 @@ from configs import base
 from diffusion_jax.app.config import fields, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.run import folder
-from tests.app.conftest import CONFIGS, refused, smoke
+from tests.app.conftest import CONFIGS, refused, smoke, stored_run
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -121,10 +120,6 @@ def test_what_is_typed_daily_is_one_short_flag():
 
 @pytest.mark.parametrize('flags, path, name', [
   (('sampling.churn.s_churn=40.0',), 'sampling.churn', 'edm'),
-  (('sampling.corrector.steps=2',), 'sampling.corrector', 'langevin'),
-  (('sampling.classifier.run=x',), 'sampling.classifier', 'run'),
-  (('sampling.schedule.num_steps=9',), 'sampling.schedule', 'linear'),
-  (('conditioning.text.length=9',), 'conditioning.text', 'bytes'),
   (('objective.uncertainty.features=9',), 'objective.uncertainty', 'fourier'),
   (('latent.run=x',), 'latent', 'autoencoder'),
   (
@@ -260,20 +255,6 @@ def test_the_ends_of_ranges_are_taken(line):
 
 
 # -- runs ----------------------------------------------------------------------
-
-
-def stored_run(workdir, config=None, **changes):
-  """Writes a run folder that holds only a config.json."""
-  content = folder.plain(smoke() if config is None else config)
-  for path, value in changes.items():
-    *parents, name = path.split('.')
-    node = content
-    for parent in parents:
-      node = node[parent]
-    node[name] = value
-  Path(workdir).mkdir(exist_ok=True)
-  (Path(workdir) / 'config.json').write_text(json.dumps(content))
-  return workdir
 
 
 def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):

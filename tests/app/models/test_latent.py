@@ -316,16 +316,6 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
   refused('latent.json cannot be read', MODES['sample'], config_of(''), copy)
 
 
-def test_a_run_in_pixels_does_not_guide_one_in_latents(run, digits_run):
-  changes = {
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': digits_run,
-    'sampling.guidance.scale': 2.0,
-  }
-  message = 'is a diffusion model, and a diffusion model of latents is needed'
-  refused(message, other_runs.guides_of, model_of(run, **changes))
-
-
 def test_particles_restore_by_latents(run, tmp_path, capsys):
   """y is of decoded pixels; other methods need pixels."""
   rng = np.random.default_rng(0)

@@ -2,9 +2,10 @@
 
 A row is [config] flags => a part of the line that is printed. The config is
 digits:smoke with a small network unless the row begins with another one, whose
-trial it is; `none` is a command without --config. The folder runs/ has runs of
-some of them. Indented lines continue a row. tests/app/config shows on a toy
-what the fields of all sections refuse.
+trial it is; `none` is a command without --config, and self_conditioning is
+digits with it. The folder runs/ has runs of some of them. Indented lines
+continue a row. tests/app/config shows on a toy what the fields of all sections
+refuse.
 """
 
 import re
@@ -24,8 +25,8 @@ from tests.app.conftest import (
   untrained,
   without_config,
 )
-from tests.app.small_network import SmallAutoencoder
 
+AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
 training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over
@@ -116,6 +117,9 @@ digits_latent sampling.classifier.run=x => sampling.classifier needs pixels
 digits_latent conditioning.augment=0.1 => conditioning.augment needs pixels
 digits_latent conditioning.image=superres => conditioning.image needs pixels
 digits_latent conditioning.self_conditioning=True => self_conditioning needs pix
+digits_latent training.sample_every=4 sampling.guidance=autoguidance
+  sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion
+  model, and a diffusion model of latents is needed
 digits_latent objective=vdm => objective='vdm' is not one of denoising, hybrid
 digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here
   (8, 8, 3)
@@ -152,6 +156,10 @@ shapes_text sampling.prompt='a| |b' => sampling.prompt: each text must have
 shapes_text
   sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 =>
   at most text_length=56
+sampling.checkpoint=best => has a metric: train with keep_best
+sampling.ema_sigma_rel=0.1 => no snapshot
+sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
+sampling.ema_sigma_rel=0.1 sampling.ema_decay=0.5 => ema_decay=0.5 are different
 digits_classifier => is a classifier, which makes no images
 digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a V
 digits_masked sampling.guidance.scale=2 => conditioning.dropout
@@ -206,6 +214,9 @@ edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a
   linear operator, and hdr is not: set posterior
 edit=restore edit.operator=downsample edit.operator.factor=3
   edit.image=digit.png => factor must divide images of 8x8, got 3
+self_conditioning edit=steer => edit=steer needs a denoiser
+self_conditioning edit=restore edit.operator=downsample edit.simulate=True
+  edit.image=digit.png => edit=restore needs a denoiser
 """
 TABLES['evaluate'] = """
 evaluation.metrics=fid2 => 'fid2' (did you mean 'fid'?) is not one of elbo, ode
@@ -300,13 +311,10 @@ def rows(table):
 def folder(tmp_path_factory):
   """Makes runs/ and the files that the rows name."""
   folder = tmp_path_factory.mktemp('refusals')
-  small = {'network': f'{SmallAutoencoder.__module__}:SmallAutoencoder'}
-  for name, fields in {
-    'digits': {},
-    'digits_classifier': {},
-    'digits_autoencoder': small,
-  }.items():
-    untrained(config_of(name, **fields), folder / 'runs' / name)
+  for name in (
+    'digits', 'digits_classifier', 'digits_autoencoder', 'self_conditioning',
+  ):  # fmt: skip
+    untrained(config_of(name), folder / 'runs' / name)
   (folder / 'stored').symlink_to(CONFIGS.parent / 'tests/interop/stored')
   grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
   for name, x in {
@@ -328,9 +336,13 @@ def folder(tmp_path_factory):
 def config_of(name, **fields):
   if name == 'none':
     return without_config(**fields)
-  if name == 'digits_latent':
-    fields = {'latent.run': 'runs/digits_autoencoder'} | fields
-  return trial(name, small=name == 'digits', **fields)
+  more = {
+    'digits_latent': {'latent.run': 'runs/digits_autoencoder'},
+    'digits_autoencoder': {'network': AUTOENCODER},
+    'self_conditioning': {'conditioning.self_conditioning': True},
+  }.get(name, {})
+  small = name in ('digits', 'self_conditioning')
+  return trial('digits' if small else name, small=small, **more | fields)
 
 
 @pytest.mark.parametrize('mode, name, flags, message', [

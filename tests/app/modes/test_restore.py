@@ -14,7 +14,7 @@ from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.testing import oracles
-from tests.app.conftest import arrays_of, refused, smoke, untrained
+from tests.app.conftest import arrays_of, refused, smoke
 from tests.app.modes.test_edit import QUICK
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -193,22 +193,6 @@ def test_all_fields_of_methods_are_described():
     for field in dataclasses.fields(constructor):
       texts = [c.__doc__ or '' for c in constructor.__mro__[:-2]]
       assert any(f'{field.name}:' in text for text in texts), field.name
-
-
-@pytest.mark.parametrize('name', ['restore', 'steer'])
-def test_a_run_without_a_denoiser_is_refused(tmp_path, clean, name):
-  fields = {
-    'conditioning.self_conditioning': True,
-    'edit': name,
-    'edit.output': 'none',
-  }
-  if name == 'restore':
-    fields |= {'edit.image': str(clean), 'edit.simulate': True}
-    fields |= {'edit.operator': 'downsample'}
-  config = smoke(**QUICK | fields)
-  workdir = untrained(config, tmp_path / 'run')
-  message = f'edit={name} needs a denoiser, .* conditioning.self_conditioning'
-  refused(message, lambda: MODES['edit'](config, workdir))
 
 
 def test_particles_are_the_same_on_several_devices(plain, clean):

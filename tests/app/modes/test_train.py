@@ -1,6 +1,5 @@
 """Training end to end, on the real digits, with a tiny network."""
 
-import collections
 import json
 import os
 import re
@@ -215,28 +214,10 @@ def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
     assert_same(read(run / place), read(tmp_path / place))
 
 
-TRACED = collections.Counter()
-
-
-def counting():
-  """Returns DDIM, and counts how often its step is traced."""
-  inner = dj.ddim()
-
-  def step(*args, **levels):
-    TRACED['step'] += 1
-    return inner.step(*args, **levels)
-
-  return inner._replace(step=step)
-
-
 def failing():
   """Returns a sampler whose step raises."""
   step = lambda key, x, state, denoise, **levels: ({}['nothing'], state)
   return dj.Sampler(dj.ddim().init, step)
-
-
-def own_sampler(name, **changes):
-  return smoke(**{'sampling.sampler': f'{__name__}:{name}'} | changes)
 
 
 SCORED = {
@@ -257,19 +238,11 @@ SCORED = {
 def test_a_sampler_that_raises_is_refused_before_the_first_step(
   field, message, tmp_path
 ):
-  config = own_sampler('failing', **SCORED | {field: 4})
+  own = {'sampling.sampler': f'{__name__}:failing', field: 4}
   place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}=0 trains"
   message = f'{message}.*{place} without'
-  refused(message, MODES['train'], config, tmp_path / 'new')
+  refused(message, MODES['train'], smoke(**SCORED | own), tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
-
-
-def test_what_is_tried_first_is_not_traced_again(tmp_path):
-  TRACED.clear()
-  config = own_sampler('counting', **{'training.sample_every': 2})
-  MODES['train'](config, tmp_path)
-  assert len(list((tmp_path / 'samples').glob('step_*.png'))) == 2
-  assert TRACED['step'] == 1
 
 
 @pytest.mark.parametrize(
