@@ -158,6 +158,13 @@ def untrained(config, workdir, deviation=0.2):
   return workdir
 
 
+def interrupted(run, workdir, lost='4'):
+  """Returns a copy of a run without one of its checkpoints."""
+  shutil.copytree(run, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / lost)
+  return workdir
+
+
 def stored_run(workdir, config=None, **changes):
   """Makes a run folder with a config.json only, of smoke() by default."""
   content: Any = folder.plain(smoke() if config is None else config)

@@ -1,6 +1,7 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -82,54 +83,26 @@ def launch(tmp_path_factory):
 
 
 DIGITS = '--config=configs/digits.py'
-MISTAKES = {
-  'no config': ([], 'which experiment? Give --config=configs/digits.py'),
-  'no such file': (
-    ['--config=configs/digit.py'],
-    "no config file or run configs/digit.py (did you mean 'configs/digits.py'?",
-  ),
-  'unknown mode': (
-    ['--mode=trane'],
-    "--mode=trane (did you mean 'train'?) is not one of train, sample, edit",
-  ),
-  'unknown variant': (
-    ['--config=configs/digits.py:smok'],
-    "configs/digits.py:smok (did you mean 'smoke'?): the argument of this con",
-  ),
-  'unknown flag': (
-    [DIGITS, '--wrkdir=x'],
-    "Unknown command line flag 'wrkdir'. Did you mean: workdir",
-  ),
-  'a field without config': (
-    [DIGITS, '--sampling.num_steps=10'],
-    'no flag --sampling.num_steps (did you mean --config.sampling.num_steps?)',
-  ),
-  'a field without its section': (
-    [DIGITS, '--learning_rate=1'],
-    'no flag --learning_rate (did you mean --config.optimizer.learning_rate?)',
-  ),
-  'extra word': ([DIGITS, 'smoke'], "unexpected argument 'smoke'"),
-  'a file that is no config': (
-    ['--config=README.md'],
-    'README.md is not a config: give a Python file, name.py',
-  ),
-  'a folder that is no run': (
-    ['--config=tests', '--mode=sample'],
-    'there is no run in tests: train it first',
-  ),
-  'a run that is not there': (
-    [DIGITS, '--mode=sample', '--workdir=nowhere'],
-    'there is no run in nowhere: train it first, or give the --workdir of',
-  ),
-  'a coordinator without --multihost': (
-    [DIGITS, '--coordinator=a:1'],
-    '--coordinator, --num_hosts and --host need --multihost',
-  ),
-  'no cluster to be detected': (
-    [DIGITS, '--multihost'],
-    '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI',
-  ),
-}
+# [arguments] => a part of the line; an indented line continues a row.
+MISTAKES = """
+=> which experiment? Give --config=configs/digits.py
+--config=configs/digit.py => no config file or run configs/digit.py (did you mea
+--mode=trane => --mode=trane (did you mean 'train'?) is not one of train, sample
+--config=configs/digits.py:smok => configs/digits.py:smok (did you mean 'smoke'
+--config=configs/digits.py --wrkdir=x => Unknown command line flag 'wrkdir'. Did
+--config=configs/digits.py --sampling.num_steps=10 => no flag
+  --sampling.num_steps (did you mean --config.sampling.num_steps?)
+--config=configs/digits.py --learning_rate=1 => no flag --learning_rate (did you
+  mean --config.optimizer.learning_rate?)
+--config=configs/digits.py smoke => unexpected argument 'smoke'
+--config=README.md => README.md is not a config: give a Python file, name.py
+--config=tests --mode=sample => there is no run in tests: train it first
+--config=configs/digits.py --mode=sample --workdir=nowhere => there is no run in
+  nowhere: train it first, or give the --workdir of
+--config=configs/digits.py --coordinator=a:1 => --coordinator, --num_hosts and
+  --host need --multihost
+--config=configs/digits.py --multihost => --multihost: JAX detected no SLURM, Ku
+"""
 
 
 def check_one_line(result, message):
@@ -140,10 +113,10 @@ def check_one_line(result, message):
   assert message in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_one_clear_line(launch, name):
-  args, message = MISTAKES[name]
-  check_one_line(launch(*args), message)
+@pytest.mark.parametrize('row', re.split(r'\n(?=\S)', MISTAKES.strip()))
+def test_a_mistake_is_one_clear_line(launch, row):
+  args, _, message = ' '.join(row.split()).rpartition('=> ')
+  check_one_line(launch(*args.split()), message)
 
 
 def test_a_refused_config_writes_nothing_and_joins_no_process(launch, tmp_path):

@@ -48,9 +48,7 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
   at r x plus D log r. The density of a bin of width 2 / 16 is uniform.
   """
   model = model_of(**{'sampling.clip': True})
-  params = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
-  )
+  params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(2), 3)
   metric = model.schema.metrics['ode'](tolerance=1e-4)
   measure = jax.jit(metric.measure(model.measured))

@@ -30,6 +30,7 @@ from tests.app.conftest import (
   SMALL,
   arrays_of,
   assert_same,
+  interrupted,
   lines_of,
   params_of,
   printed_by,
@@ -195,9 +196,7 @@ def test_a_run_continues_exactly_without_its_autoencoder(
   """The result is equal bit for bit; the scale is not measured again."""
   whole, printed = trained
   assert 'scale' in printed
-  parts = tmp_path / 'parts'
-  shutil.copytree(whole, parts)
-  shutil.rmtree(parts / 'checkpoints' / '4')
+  parts = interrupted(whole, tmp_path / 'parts')
   before = (parts / 'latent.json').read_bytes()
   MODES['train'](config_of(source_of(whole)), parts)
   assert 'scale' not in capsys.readouterr().out
@@ -209,8 +208,7 @@ def test_a_run_continues_exactly_without_its_autoencoder(
 
 def test_samples_need_only_the_run_folder(run, tmp_path):
   """Samples, each frame of a trajectory and guided samples are decoded."""
-  copy = tmp_path / 'moved'
-  shutil.copytree(run, copy)
+  copy = shutil.copytree(run, tmp_path / 'moved')
   changes = {
     'sampling.trajectory': True,
     # autoguidance by the run itself: no difference of the two, no guidance
@@ -298,8 +296,7 @@ def test_latents_of_another_shape_are_refused(autoencoder, tmp_path):
 
 
 def test_a_changed_autoencoder_is_noticed(run, tmp_path):
-  copy = tmp_path / 'copy'
-  shutil.copytree(run, copy)
+  copy = shutil.copytree(run, tmp_path / 'copy')
   path = copy / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'checksum': 1}))

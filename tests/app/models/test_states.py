@@ -12,7 +12,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.images import scale
-from tests.app.conftest import arrays_of, trial, untrained
+from tests.app.conftest import arrays_of, normal_params, trial, untrained
 
 FEW = {
   'sampling.num_samples': 3,
@@ -97,7 +97,7 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
 def test_unmasked_bytes_stay(text_run):
   """Between the steps of the ancestral sampler."""
   model: Any = models.make(trial('text_masked', **TEXT), text_run)
-  params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
+  params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))
   _, x = draw(params, keys)

@@ -1,7 +1,6 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
 import functools
-import shutil
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
   arrays_of,
   assert_same,
+  interrupted,
   lines_of,
   normal_params,
   params_of,
@@ -189,9 +189,7 @@ def test_its_bounds_and_those_of_more_draws(kind, request):
 
 def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   """The count of steps is restored with the state, bit for bit."""
-  parts = tmp_path / 'parts'
-  shutil.copytree(warm, parts)
-  shutil.rmtree(parts / 'checkpoints' / '4')
+  parts = interrupted(warm, tmp_path / 'parts')
   MODES['train'](smoke(**WARM), parts)
   for average in (True, False):
     assert_same(params_of(warm, average), params_of(parts, average))

@@ -13,7 +13,7 @@ from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
-from tests.app.conftest import arrays_of, smoke, untrained
+from tests.app.conftest import arrays_of, normal_params, smoke, untrained
 
 QUICK = {
   'training.num_steps': 1,
@@ -194,9 +194,7 @@ def test_an_interpolation_is_not_clipped():
   """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
   config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
   model: Any = models.make(config, 'nowhere')
-  params = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
-  )
+  params = normal_params(model, deviation=0)
   params['network']['conv_out']['bias'] += 30.0
   ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
   ends = ends.astype(np.float32)

@@ -32,9 +32,7 @@ def run(digits_run, tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-  workdir = tmp_path / 'mine'
-  shutil.copytree(run, workdir)
-  return workdir
+  return shutil.copytree(run, tmp_path / 'mine')
 
 
 def content(workdir):

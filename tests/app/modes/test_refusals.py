@@ -26,6 +26,7 @@ from tests.app.conftest import (
   without_config,
 )
 
+RUNS = 'digits digits_classifier digits_autoencoder self_conditioning'
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
@@ -34,7 +35,6 @@ training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over
   --config.training.mesh
 training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the
   2 devices of the mesh in 8 parts
-training.mesh=-2,1 => config.training.mesh: a mesh of -2x1 does not exist
 training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
 training.keep_every=3 => keep_every=3 is not a multiple of
   training.checkpoint_every=2
@@ -57,12 +57,7 @@ training.teacher=x => objective=denoising does not use a teacher
 objective=vdm => config.objective: vdm needs noise at t = 0 and signal at t = 1
 objective=mean_flow => noise_input=step: the network of objective=mean_flow gets
 schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
-schedule.end=0 => betas[999] = 0, step 1000 of 1000, is outside (0, 1)
-schedule=alphas => config.schedule: the list of alphas is empty
-schedule=alphas schedule.values=0.99,0.98,0,0.96 => schedule: alphas[2] = 0, st
-schedule=karras schedule.sigma_min=90 => schedule: sigma_min is 90, sigma_max
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
-schedule=zero_terminal_snr schedule.schedule=flow => schedule: zero_terminal_snr
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
 conditioning.labels=False => conditioning: dropout=0.1 has no effect without lab
 data=synthetic data.num_classes=0 => labels needs images of classes, and these
@@ -126,12 +121,10 @@ digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here
 """
 TABLES['sample'] = """
 sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
-sampling.sampler=unipc sampling.sampler.order=4 => sampling.sampler: order is 4
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_
 schedule=continuous_cosine sampling.spacing=trailing => config.sampling: spacing
 schedule=continuous_cosine sampling.respacing=ddim50 => config.sampling: respaci
 sampling.spacing=steps sampling.num_steps=1001 => sampling: 1001 steps do not f
-sampling.respacing=ddim300 => sampling: no integer stride through 1000 steps
 sampling.respacing=fast => sampling: 'fast' does not specify steps
 sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
@@ -311,9 +304,7 @@ def rows(table):
 def folder(tmp_path_factory):
   """Makes runs/ and the files that the rows name."""
   folder = tmp_path_factory.mktemp('refusals')
-  for name in (
-    'digits', 'digits_classifier', 'digits_autoencoder', 'self_conditioning',
-  ):  # fmt: skip
+  for name in RUNS.split():
     untrained(config_of(name), folder / 'runs' / name)
   (folder / 'stored').symlink_to(CONFIGS.parent / 'tests/interop/stored')
   grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -345,6 +336,11 @@ def config_of(name, **fields):
   return trial('digits' if small else name, small=small, **more | fields)
 
 
+def files_in(folder):
+  paths = [path for path in folder.rglob('*') if path.is_file()]
+  return {path for path in paths if path.name != 'settings.json'}
+
+
 @pytest.mark.parametrize('mode, name, flags, message', [
   pytest.param(mode, *row, id=' '.join((mode, row[0], *row[1])))
   for mode, table in TABLES.items() for row in rows(table)
@@ -354,15 +350,11 @@ def test_a_mistake_is_one_clear_line(
 ):
   """Nothing is written but the settings of an evaluation."""
   monkeypatch.chdir(folder)
-  files = lambda: {
-    path for path in folder.rglob('*')
-    if path.is_file() and path.name != 'settings.json'
-  }  # fmt: skip
-  before = files()
+  before = files_in(folder)
   fields = dict(flag.split('=', 1) for flag in flags)
   workdir = 'new' if mode == 'train' else f'runs/{name}'
   found = refused(
     '', lambda: MODES[mode](config_of(name, **fields), Path(workdir))
   )
   assert message in found, found
-  assert files() == before and not Path('new').exists()
+  assert files_in(folder) == before and not Path('new').exists()

@@ -20,6 +20,7 @@ from diffusion_jax.runtime.per_image import PerImage
 from tests.app.conftest import (
   SEEN,
   assert_same,
+  interrupted,
   lines_of,
   params_of,
   refused,
@@ -117,19 +118,12 @@ def test_a_finished_run_says_so(run, capsys):
   refused(message, MODES['train'], smoke(**{'training.random_flip': True}), run)
 
 
-def copied(run, tmp_path, lost='4'):
-  """Returns a copy of a run without one of its checkpoints."""
-  copy = shutil.copytree(run, tmp_path / 'copy')
-  shutil.rmtree(copy / 'checkpoints' / lost)
-  return copy
-
-
 def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone.
 
   So are the preview and the evaluation, to the byte and the bit.
   """
-  copy = copied(run, tmp_path)
+  copy = interrupted(run, tmp_path / 'copy')
   preview = copy / 'samples' / 'step_00000004.png'
   preview.unlink()
   MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
@@ -178,7 +172,7 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
 
 def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   """Steps 3 and 4 in one dispatch; the log has the mean of their losses."""
-  copy = copied(run, tmp_path)
+  copy = interrupted(run, tmp_path / 'copy')
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
   MODES['train'](smoke(**fields), copy)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -1,7 +1,6 @@
 """Where a training continues, on which devices, and what stops it."""
 
 import itertools
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, train_setup
-from tests.app.conftest import lines_of, params_of, refused, smoke
+from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 
 CONSTANT = {'optimizer.decay': 'constant'}
 
@@ -25,8 +24,7 @@ def run(tmp_path_factory):
 def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   """Two devices with accumulation have the losses of one device."""
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
-  parts = shutil.copytree(run, tmp_path / 'parts')
-  shutil.rmtree(parts / 'checkpoints' / '4')
+  parts = interrupted(run, tmp_path / 'parts')
   MODES['train'](smoke(**CONSTANT, **moved), parts)
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
