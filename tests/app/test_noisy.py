@@ -16,11 +16,10 @@ from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import CONFIGS, SMALL, lines_of, params_of, trial
+from tests.app.conftest import CONFIGS, lines_of, params_of, trial
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
 RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
-SMALL_VDM = {'network': SMALL, 'network.channels': 8}
 
 
 def test_augmentation_is_of_the_training_only(tmp_path):
@@ -78,8 +77,8 @@ def test_the_average_of_edm2_is_a_power_function():
 def learned(tmp_path_factory):
   """Trains digits_vdm:smoke with a small network."""
   workdir = tmp_path_factory.mktemp('runs') / 'vdm'
-  fields = RAW | SMALL_VDM | {'training.evaluate_every': 4}
-  MODES['train'](trial('digits_vdm', **fields), workdir)
+  fields = RAW | {'training.evaluate_every': 4}
+  MODES['train'](trial('digits_vdm', small=True, **fields), workdir)
   return workdir
 
 
@@ -98,7 +97,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   """Networks that differ in dropout only have the same test loss."""
   values = []
   for rate in (0.0, 0.9):
-    config = trial('digits_vdm', **SMALL_VDM | {'network.dropout': rate})
+    config = trial('digits_vdm', small=True, **{'network.dropout': rate})
     like = params_of(learned)
     state, log = init_state(like, optax.identity()), Mock(results={})
     model = models.make(config, learned)
@@ -109,7 +108,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 
 def test_its_samples_follow_its_own_schedule(learned):
-  config = trial('digits_vdm', **SMALL_VDM)
+  config = trial('digits_vdm', small=True)
   mesh = devices.make_mesh(config)
   params = params_of(learned)
   drawing = generate(models.make(config, learned), mesh)

@@ -14,7 +14,6 @@ from diffusion_jax.app.modes.train_setup import setup, state_maker
 from diffusion_jax.training import first_weights
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
-  SMALL,
   arrays_of,
   assert_same,
   params_of,
@@ -23,7 +22,6 @@ from tests.app.conftest import (
   untrained,
 )
 
-TINY = {'network': SMALL, 'network.channels': 8}
 MEAN_FLOW = {'objective': 'mean_flow'}
 GUIDED = MEAN_FLOW | {
   'objective.guidance': 'power_law',
@@ -72,18 +70,14 @@ TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'progressive'
 def config_of(changes, teacher=''):
   """Returns digits_distilled:smoke with another objective."""
   fields = {'training.teacher': teacher, 'training.init_from': ''}
-  return trial('digits_distilled', **fields | TINY | changes)
-
-
-def teacher_smoke():
-  return trial('digits_flow', 'unscaled', **TINY)
+  return trial('digits_distilled', small=True, **fields | changes)
 
 
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory):
   """Makes a tiny run of digits_flow:unscaled_smoke."""
-  workdir = tmp_path_factory.mktemp('runs') / 'teacher'
-  return str(untrained(teacher_smoke(), workdir))
+  config = trial('digits_flow', 'unscaled', small=True)
+  return str(untrained(config, tmp_path_factory.mktemp('runs') / 'teacher'))
 
 
 @pytest.mark.parametrize('name', CASES)

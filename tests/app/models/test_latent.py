@@ -27,7 +27,6 @@ from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import (
-  SMALL,
   arrays_of,
   assert_same,
   interrupted,
@@ -50,9 +49,8 @@ QUIET = {
 
 def config_of(run, **changes):
   """Returns digits_latent:smoke in the latents of a run; None: in pixels."""
-  small = {'network': SMALL, 'network.channels': 8}
-  small |= {'latent': None} if run is None else {'latent.run': run}
-  return trial('digits_latent', **small | QUIET | changes)
+  latents = {'latent': None} if run is None else {'latent.run': run}
+  return trial('digits_latent', small=True, **latents | QUIET | changes)
 
 
 def model_of(workdir, **changes) -> Any:

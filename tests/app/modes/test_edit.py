@@ -51,24 +51,20 @@ def colour(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-  """Writes two digits, masks, and pictures of other sizes and colours."""
+  """Writes a digit, a mask, and pictures of another size and colours."""
   folder = tmp_path_factory.mktemp('pictures')
-  digits = to_uint8(scale(small_sets.digits('test').images[:2], 17), 17)[..., 0]
+  digit = to_uint8(scale(small_sets.digits('test').images[0], 17), 17)[..., 0]
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
   known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   pictures = {
-    'digit': digits[0],
-    'other': digits[1],
+    'digit': digit,
     'odd': colours[..., 0],  # grey levels that digits do not have
     'mask': known,
-    'white': np.full((8, 8), 255, np.uint8),
-    'small': digits[0][::2, ::2],
-    'large': np.zeros((9, 8), np.uint8),
+    'small': digit[::2, ::2],
     'colours': colours,
   }
   for name, picture in pictures.items():
     Image.fromarray(picture).save(folder / f'{name}.png')
-  (folder / 'text.png').write_text('no picture')
   return folder
 
 
