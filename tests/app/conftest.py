@@ -93,10 +93,17 @@ def as_flags(changes):
 
 
 @functools.cache
+def read(name):
+  """Returns the complete config of `name` or `name:variant`."""
+  name, _, argument = name.partition(':')
+  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
+  return store.completed(config)
+
+
+@functools.cache
 def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
-  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
-  config = shrunk(store.completed(config))
+  config = shrunk(read(f'{name}:{argument}'))
   fewer = {
     'training.mesh': (1, 1),
     'training.sample_every': 0,

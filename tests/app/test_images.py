@@ -9,8 +9,7 @@ from PIL import Image
 
 from diffusion_jax.app import images, smoke
 from diffusion_jax.app.config import store, tables
-from tests.app.config.test_store import read
-from tests.app.conftest import refused
+from tests.app.conftest import read, refused
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -9,14 +9,13 @@ import optax
 import pytest
 
 from diffusion_jax.app import devices, ema, images, models
-from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import CONFIGS, lines_of, params_of, trial
+from tests.app.conftest import lines_of, params_of, read, trial
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
 RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
@@ -66,8 +65,7 @@ def test_the_average_of_edm2_is_a_power_function():
     math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width,
     rel_tol=1e-4,
   )  # fmt: skip
-  config = store.from_file(str(CONFIGS / 'imagenet64_edm2.py'))
-  rate, _ = ema.rates(store.completed(config))
+  rate, _ = ema.rates(read('imagenet64_edm2'))
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)
     np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-3)

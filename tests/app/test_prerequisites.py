@@ -8,8 +8,8 @@ import pytest
 from diffusion_jax.app import cli, prerequisites
 from diffusion_jax.app.config import store
 from diffusion_jax.app.smoke import shrunk
-from tests.app.config.test_store import ALL, read
-from tests.app.conftest import CONFIGS, refused, smoke
+from tests.app.config.test_store import ALL
+from tests.app.conftest import CONFIGS, read, refused, smoke
 
 ROOT = CONFIGS.parent
 

@@ -26,7 +26,7 @@ from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, refused, smoke, stored_run
+from tests.app.conftest import CONFIGS, read, refused, smoke, stored_run
 
 TOY = toy_parts.__name__
 # path of a choice: (the user's part, a field of its own, its value)
@@ -288,17 +288,13 @@ def test_a_run_that_guides(changes, payload, tmp_path):
 def test_a_teacher_and_an_autoencoder(payload, tmp_path):
   run = str(spoil(tmp_path / 'other', 'network', payload))
   message = f"config.network='{payload}' would be imported"
-  config = store.completed(
-    store.from_file(str(CONFIGS / 'digits_distilled.py'))
-  )
   changes = {'training.teacher': run, 'training.init_from': ''}
-  config = store.with_fields(config, changes)
+  config = store.with_fields(read('digits_distilled'), changes)
   path = "training.teacher='.*' would be read"
   refused(path, MODES['train'], config, str(tmp_path / 'new'))
   own.allow([run])
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
-  config = store.completed(store.from_file(str(CONFIGS / 'digits_latent.py')))
-  config = store.with_fields(config, {'latent.run': run})
+  config = store.with_fields(read('digits_latent'), {'latent.run': run})
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
 
@@ -374,12 +370,11 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
 @pytest.mark.parametrize('field', READ)
 def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   """It is refused before it is read, and shown with the flag that allows it."""
-  more, read = READ[field]
+  more, reading = READ[field]
   secret = tmp_path / 'my secret'
   flags = [tuple(flag.split('=')) for flag in more]
   names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
-  name = names.get(field, 'digits')
-  config = store.completed(store.from_file(str(CONFIGS / f'{name}.py')))
+  config = read(names.get(field, 'digits'))
   config = store.with_flags(config, [*flags, (field, str(secret))])
   content = json.loads(json.dumps(folder.plain(config)))
   own._allowed.clear()  # another start of the program
@@ -388,7 +383,7 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
     f"config.{field}='{secret}' would be read, but only a stored config "
     f"contains this path. If you trust it, add --allow='{secret}' to the"
   )
-  refused(message, read, config)
+  refused(message, reading, config)
   own.allow([str(secret)])  # by --allow, a flag or the config file
   own.check_paths(field, str(secret))
 

@@ -1,6 +1,5 @@
 """A config file, a run and flags give one complete config."""
 
-import functools
 import json
 import math
 
@@ -12,7 +11,7 @@ from configs import base
 from diffusion_jax.app.config import fields, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.run import folder
-from tests.app.conftest import CONFIGS, refused, smoke, stored_run
+from tests.app.conftest import CONFIGS, read, refused, smoke, stored_run
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -28,18 +27,6 @@ ALL = [
     *getattr(store.module_of(str(CONFIGS / f'{name}.py')), 'VARIANTS', ()),
   )
 ]
-
-
-@functools.cache
-def _read(name):
-  name, _, argument = name.partition(':')
-  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
-  return store.completed(config)
-
-
-def read(name):
-  """Returns the complete config of `name` or `name:variant`."""
-  return _read(name)
 
 
 def with_flags(name, *flags):

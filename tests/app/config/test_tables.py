@@ -14,7 +14,7 @@ from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
-from tests.app.config.test_store import read
+from tests.app.conftest import read
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 

@@ -6,14 +6,13 @@ from PIL import Image
 
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
-from tests.app.conftest import CONFIGS, as_flags
+from tests.app.conftest import as_flags, read
 
 SMALL = {'noise.size': 64, 'noise.frames': 5, 'noise.num_draws': 10}
 
 
 def config(**changes):
-  config = store.completed(store.from_file(str(CONFIGS / 'noise_photo.py')))
-  return store.with_flags(config, [*as_flags(SMALL | changes)])
+  return store.with_flags(read('noise_photo'), [*as_flags(SMALL | changes)])
 
 
 def noise(workdir, **changes):
@@ -28,7 +27,7 @@ def homework(tmp_path_factory):
 
 
 def test_the_default_is_500_descending_alphas():
-  full = store.completed(store.from_file(str(CONFIGS / 'noise_photo.py')))
+  full = read('noise_photo')
   schedule = full.schedule.make()
   alphas = np.asarray(schedule.alphas)
   assert len(alphas) == 500 and (np.diff(alphas) < 0).all()
