@@ -296,7 +296,7 @@ app/models/vae.py a_chain_literally
   => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))
 app/modes/hooks.py the_lowest_loss_and_the_highest_score
   sign = -1.0 if higher else 1.0 => sign = 1.0
-app/modes/train_setup.py a_mistake_is_one_clear_line
+app/modes/train_setup.py app/modes/test_refusals.py training.accumulate
   c.batch_size % (mesh.size * c.accumulate) => c.batch_size % mesh.size
 app/weights.py another_network_is_refused
   own or folder.differences( => own and folder.differences(

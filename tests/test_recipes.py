@@ -14,7 +14,8 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
-from tests.app.config.test_store import ALL, read
+from tests.app.config.test_store import ALL
+from tests.app.conftest import read
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,

@@ -9,16 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints
-from tests.app.conftest import unet_smoke as smoke
+from tests.app.conftest import assert_same, params_of, unet_smoke as smoke
 from tests.app.test_multihost import free_port
 from tests.conftest import HANG_SECONDS
 
@@ -81,11 +78,7 @@ def wait_for_text(process, workdir, text):
 
 
 def parameters(workdir):
-  return [checkpoints.restore_params(workdir, ema)[0] for ema in (True, False)]
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  return [params_of(workdir, ema) for ema in (True, False)]
 
 
 @pytest.fixture(scope='module')

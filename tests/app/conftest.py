@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app import models, weights
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
@@ -52,6 +52,38 @@ def lines_of(workdir, name=''):
   return [line[name] for line in lines if name in line] if name else lines
 
 
+def arrays_of(workdir, name='samples', folder='samples'):
+  """Returns the arrays of an npz file in a folder of a run."""
+  with np.load(workdir / folder / f'{name}.npz') as arrays:
+    return dict(arrays)
+
+
+def params_of(workdir, ema=True, **fields):
+  """Returns the parameters of a checkpoint, the last one by default."""
+  return checkpoints.restore_params(workdir, ema, **fields)[0]
+
+
+def assert_same(a, b):
+  """Checks that two trees of arrays are equal bit for bit."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def of_run(workdir, **changes):
+  """Returns the config of a mode that uses a run, without --config."""
+  return store.of_run(workdir, store.open_run(workdir), [*as_flags(changes)])
+
+
+def restored(workdir, **changes):
+  """Returns the parameters that the config of such a mode chooses."""
+  model = models.make(of_run(workdir, **changes), workdir)
+  return jax.device_get(weights.restore(model)[0])
+
+
+def without_config(**changes):
+  """Returns the config of a command without --config."""
+  return store.with_flags(store.completed({}), [*as_flags(changes)])
+
+
 def as_flags(changes):
   """Yields fields and their values in the form of flags."""
   for path, value in changes.items():
@@ -61,10 +93,17 @@ def as_flags(changes):
 
 
 @functools.cache
+def read(name):
+  """Returns the complete config of `name` or `name:variant`."""
+  name, _, argument = name.partition(':')
+  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
+  return store.completed(config)
+
+
+@functools.cache
 def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
-  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
-  config = shrunk(store.completed(config))
+  config = shrunk(read(f'{name}:{argument}'))
   fewer = {
     'training.mesh': (1, 1),
     'training.sample_every': 0,
@@ -126,6 +165,24 @@ def untrained(config, workdir, deviation=0.2):
   return workdir
 
 
+def interrupted(run, workdir, lost='4'):
+  """Returns a copy of a run without one of its checkpoints."""
+  shutil.copytree(run, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / lost)
+  return workdir
+
+
+def stored_run(workdir, config=None, **changes):
+  """Makes a run folder with a config.json only, of smoke() by default."""
+  content: Any = folder.plain(smoke() if config is None else config)
+  for path, value in changes.items():
+    *parents, name = path.split('.')
+    functools.reduce(dict.__getitem__, parents, content)[name] = value
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / 'config.json').write_text(json.dumps(content))
+  return workdir
+
+
 @pytest.fixture
 def config():
   return smoke()
@@ -136,3 +193,10 @@ def run(digits_run, tmp_path_factory):
   """Copies a finished digits:smoke run, which tests may change."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits-smoke'
   return shutil.copytree(digits_run, workdir)
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  """Makes a run of normal parameters, without a training."""
+  workdir = tmp_path_factory.mktemp('runs') / 'plain'
+  return untrained(smoke(), workdir, deviation=0.1)

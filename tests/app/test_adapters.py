@@ -7,18 +7,21 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models, weights
 from diffusion_jax.app.config import store
-from diffusion_jax.app.modes import MODES, train_setup
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import files
-from diffusion_jax.training import base_weights, checkpoints, lora
+from diffusion_jax.training import base_weights, lora
 from tests.app.conftest import (
   SEEN,
-  as_flags,
+  assert_same,
   lines_of,
+  of_run,
+  params_of,
   refused,
+  restored,
   unet_smoke,
   untrained,
+  without_config,
 )
 
 LORA = {'training.lora_rank': 2, 'training.lora_alpha': 3.0}
@@ -52,32 +55,16 @@ def run(base, tmp_path_factory):
   return moved
 
 
-def of_run(workdir, **changes):
-  return store.of_run(workdir, store.open_run(workdir), [*as_flags(changes)])
-
-
-def restore(workdir, **changes):
-  model = models.make(of_run(workdir, **changes), workdir)
-  return jax.device_get(weights.restore(model)[0])
-
-
-def same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def raw(workdir, step=4, ema=True):
-  params, _ = checkpoints.restore_params(
-    workdir, ema, checkpoint=step, merge=False
-  )
-  return jax.device_get(params)
+  return params_of(workdir, ema, checkpoint=step, merge=False)
 
 
 def test_only_adapters_are_trained_and_saved(base, run):
-  network = checkpoints.restore_params(base)[0]['network']
+  network = params_of(base)['network']
   stored = raw(run, ema=False)
   new = lora.lora_init(jax.random.key(0), network, 2)
   assert jax.tree.structure(stored) == jax.tree.structure({'network': new})
-  same(base_weights.read(run)[0]['network'], network)
+  assert_same(base_weights.read(run)[0]['network'], network)
   moved = jax.tree.leaves(stored['network']['lora_B'])
   assert all(np.abs(x).max() > 0.0 for x in moved)
   trained = json.loads((run / 'sessions.jsonl').read_text().splitlines()[0])
@@ -88,7 +75,7 @@ def test_only_adapters_are_trained_and_saved(base, run):
 
 def test_every_reader_gets_merged_weights(base, run):
   """W + 3 / 2 A B, in float64, of the checkpoint and of an average."""
-  network = checkpoints.restore_params(base)[0]['network']
+  network = params_of(base)['network']
 
   def check(merged, stored):
     a, b = (
@@ -98,20 +85,20 @@ def test_every_reader_gets_merged_weights(base, run):
     expected = np.float64(network['noise_dense_1']['kernel']) + 1.5 * a @ b
     found = merged['network']['noise_dense_1']['kernel']
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    same(merged['network']['conv_in'], network['conv_in'])
+    assert_same(merged['network']['conv_in'], network['conv_in'])
 
-  check(restore(run), raw(run))
-  check(restore(run, **{'sampling.ema': False}), raw(run, ema=False))
+  check(restored(run), raw(run))
+  check(restored(run, **{'sampling.ema': False}), raw(run, ema=False))
   width = {'sampling.ema_sigma_rel': 0.1}
-  check(restore(run, **width), raw(run, ema='sigma_rel_0.1'))
+  check(restored(run, **width), raw(run, ema='sigma_rel_0.1'))
   MODES['average'](of_run(run, **{'average.sigma_rel': 0.1}), str(run))
-  same(restore(run / 'averages' / '0.1-4'), restore(run, **width))
+  assert_same(restored(run / 'averages' / '0.1-4'), restored(run, **width))
 
 
 def test_a_run_continues_exactly(base, run, tmp_path):
   MODES['train'](config_of(base), str(tmp_path / 'once'))
   for ema in (True, False):
-    same(raw(tmp_path / 'once', ema=ema), raw(run, ema=ema))
+    assert_same(raw(tmp_path / 'once', ema=ema), raw(run, ema=ema))
 
 
 def test_adapters_are_exported_alone_and_merged(base, run, tmp_path):
@@ -132,25 +119,19 @@ def test_adapters_are_exported_alone_and_merged(base, run, tmp_path):
   np.testing.assert_allclose(merged[name], before[name] + b @ a, atol=1e-5)
   # As one file it is a run without adapters.
   write(run, 'safetensors', 'ours.safetensors')
-  source = {'convert.source': str(tmp_path / 'ours.safetensors')}
-  given = store.with_flags(store.completed({}), [*as_flags(source)])
-  MODES['convert'](given, tmp_path / 'again')
-  same(restore(tmp_path / 'again'), restore(run))
-  refused('this run has none', write, base, 'lora', 'none')
+  source = {'convert.source': tmp_path / 'ours.safetensors'}
+  MODES['convert'](without_config(**source), tmp_path / 'again')
+  assert_same(restored(tmp_path / 'again'), restored(run))
 
 
 def test_mistakes_are_one_line(base, run, tmp_path):
-  def setup(**changes):
-    train_setup.setup(config_of(base, **changes), tmp_path / 'new')
-
-  refused('set training.init_from to its', setup, **{'training.init_from': ''})
   copy = shutil.copytree(run, tmp_path / 'copy')
   path = base_weights.path_of(copy)
   content = path.read_bytes()
   path.write_bytes(content[:-4] + b'1234')
-  refused('base.safetensors is damaged', restore, copy)
+  refused('base.safetensors is damaged', restored, copy)
   path.unlink()
-  refused('base.safetensors is missing', restore, copy)
+  refused('base.safetensors is missing', restored, copy)
   again = of_run(run, **{'training.num_steps': 5, 'training.resume': 'force'})
   refused('base.safetensors is missing', MODES['train'], again, copy)
   path.write_bytes(content)

@@ -1,6 +1,7 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,9 +14,8 @@ import diffusion_jax
 from diffusion_jax.app import cli
 from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import folder
 from diffusion_jax.errors import Preempted, UserError
-from tests.app.conftest import smoke
+from tests.app.conftest import refused, smoke, stored_run
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -83,62 +83,26 @@ def launch(tmp_path_factory):
 
 
 DIGITS = '--config=configs/digits.py'
-MISTAKES = {
-  'no config': ([], 'which experiment? Give --config=configs/digits.py'),
-  'no such file': (
-    ['--config=configs/digit.py'],
-    "no config file or run configs/digit.py (did you mean 'configs/digits.py'?",
-  ),
-  'unknown mode': (
-    ['--mode=trane'],
-    "--mode=trane (did you mean 'train'?) is not one of train, sample, edit",
-  ),
-  'unknown variant': (
-    ['--config=configs/digits.py:smok'],
-    "configs/digits.py:smok (did you mean 'smoke'?): the argument of this con",
-  ),
-  'unknown flag': (
-    [DIGITS, '--wrkdir=x'],
-    "Unknown command line flag 'wrkdir'. Did you mean: workdir",
-  ),
-  'a field without config': (
-    [DIGITS, '--sampling.num_steps=10'],
-    'no flag --sampling.num_steps (did you mean --config.sampling.num_steps?)',
-  ),
-  'a field without its section': (
-    [DIGITS, '--learning_rate=1'],
-    'no flag --learning_rate (did you mean --config.optimizer.learning_rate?)',
-  ),
-  'extra word': ([DIGITS, 'smoke'], "unexpected argument 'smoke'"),
-  'a file that is no config': (
-    ['--config=README.md'],
-    'README.md is not a config: give a Python file, name.py',
-  ),
-  'a folder that is no run': (
-    ['--config=tests', '--mode=sample'],
-    'there is no run in tests: train it first',
-  ),
-  'a run that is not there': (
-    [DIGITS, '--mode=sample', '--workdir=nowhere'],
-    'there is no run in nowhere: train it first, or give the --workdir of',
-  ),
-  'a coordinator without --multihost': (
-    [DIGITS, '--coordinator=a:1'],
-    '--coordinator, --num_hosts and --host need --multihost',
-  ),
-  'half of what --multihost needs': (
-    [DIGITS, '--multihost', '--num_hosts=2'],
-    'needs all of --coordinator=host:port --num_hosts=2 --host=0, or none',
-  ),
-  'a host too many': (
-    [DIGITS, '--multihost', '--coordinator=a:1', '--num_hosts=2', '--host=2'],
-    '--host=2: with --num_hosts=2 it must be in 0..1',
-  ),
-  'no cluster to be detected': (
-    [DIGITS, '--multihost'],
-    '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI',
-  ),
-}
+# [arguments] => a part of the line; an indented line continues a row.
+MISTAKES = """
+=> which experiment? Give --config=configs/digits.py
+--config=configs/digit.py => no config file or run configs/digit.py (did you mea
+--mode=trane => --mode=trane (did you mean 'train'?) is not one of train, sample
+--config=configs/digits.py:smok => configs/digits.py:smok (did you mean 'smoke'
+--config=configs/digits.py --wrkdir=x => Unknown command line flag 'wrkdir'. Did
+--config=configs/digits.py --sampling.num_steps=10 => no flag
+  --sampling.num_steps (did you mean --config.sampling.num_steps?)
+--config=configs/digits.py --learning_rate=1 => no flag --learning_rate (did you
+  mean --config.optimizer.learning_rate?)
+--config=configs/digits.py smoke => unexpected argument 'smoke'
+--config=README.md => README.md is not a config: give a Python file, name.py
+--config=tests --mode=sample => there is no run in tests: train it first
+--config=configs/digits.py --mode=sample --workdir=nowhere => there is no run in
+  nowhere: train it first, or give the --workdir of
+--config=configs/digits.py --coordinator=a:1 => --coordinator, --num_hosts and
+  --host need --multihost
+--config=configs/digits.py --multihost => --multihost: JAX detected no SLURM, Ku
+"""
 
 
 def check_one_line(result, message):
@@ -149,10 +113,10 @@ def check_one_line(result, message):
   assert message in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_one_clear_line(launch, name):
-  args, message = MISTAKES[name]
-  check_one_line(launch(*args), message)
+@pytest.mark.parametrize('row', re.split(r'\n(?=\S)', MISTAKES.strip()))
+def test_a_mistake_is_one_clear_line(launch, row):
+  args, _, message = ' '.join(row.split()).rpartition('=> ')
+  check_one_line(launch(*args.split()), message)
 
 
 def test_a_refused_config_writes_nothing_and_joins_no_process(launch, tmp_path):
@@ -168,11 +132,8 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
     'open("imported", "a").write(".")\n'
     'def schedule():\n  raise ValueError("called")\n'
   )
-  run = tmp_path / 'run'
+  run = stored_run(tmp_path / 'run', schedule={'name': 'own:schedule'})
   (run / 'checkpoints' / '4').mkdir(parents=True)
-  stored = folder.plain(smoke())
-  stored['schedule'] = {'name': 'own:schedule'}
-  (run / 'config.json').write_text(json.dumps(stored))
   small = smoke().network.name
   for mode in ('train', 'sample', 'average'):
     result = launch(
@@ -261,8 +222,10 @@ def test_variants_and_trials_join(command):
   config = command('configs/digits.py', 'smoke', **fields).config('train', 'x')
   assert config.training.num_steps == 7
   choices = 'can be smoke, long, inpainting, superres'
-  with pytest.raises(UserError, match=choices):
-    command('configs/digits.py', 'x_smoke').config('train', 'x')
+  refused(
+    choices,
+    lambda: command('configs/digits.py', 'x_smoke').config('train', 'x'),
+  )
 
 
 def test_a_sweep_changes_the_config(command, flags):
@@ -275,10 +238,8 @@ def test_a_sweep_changes_the_config(command, flags):
 def test_a_run_is_a_config(command, tmp_path):
   """A training with its config has no facts; other modes have them."""
   own.allow([smoke().network.name])
-  stored = folder.plain(smoke(seed=7)) | {
-    'facts': {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
-  }
-  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  facts = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
+  stored_run(tmp_path, smoke(seed=7), facts=facts)
   run = command(str(tmp_path), **{'sampling.num_steps': '3'})
   used = run.config('sample', str(tmp_path))
   assert (used.seed, used.sampling.num_steps) == (7, 3)

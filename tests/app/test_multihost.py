@@ -15,7 +15,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import checkpoints
 from tests.app import two_processes
-from tests.app.conftest import smoke
+from tests.app.conftest import arrays_of, lines_of, params_of, smoke
 from tests.conftest import HANG_SECONDS
 from tests.runtime import test_sharding as plain
 
@@ -107,18 +107,14 @@ def test_what_two_processes_saved_is_restored_on_any_mesh(folder, shape):
   )
   with checkpoints.open_manager(folder / 'two' / 'step') as manager:
     found = checkpoints.restore_latest(manager, like)
-  whole, _ = checkpoints.restore_params(folder / 'two' / 'step', False)
+  whole = params_of(folder / 'two' / 'step', False)
   assert largest_difference(found.params, whole) == 0.0
   places = [x.sharding for x in jax.tree.leaves(found)]
   assert places == [x.sharding for x in jax.tree.leaves(like)]
 
 
 def test_a_run_of_two_processes_is_that_of_one(folder):
-  lines = [
-    (folder / which / 'run' / 'metrics.jsonl').read_text().splitlines()
-    for which in ('one', 'two')
-  ]
-  one, two = ([json.loads(line) for line in ls] for ls in lines)
+  one, two = (lines_of(folder / which / 'run') for which in ('one', 'two'))
   assert [line['step'] for line in two][:6] == [1, 2, 2, 3, 4, 4]
   for name in ('loss', 'test_loss'):  # of steps 1 to 4, and of step 4
     values = lambda lines, name=name: [
@@ -127,11 +123,9 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
     expected = values(one)
     found = values(two)[-len(expected) :]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-  params = [
-    checkpoints.restore_params(folder / which / 'run')[0]
-    for which in ('one', 'two')
-  ]
-  difference = largest_difference(*params)
+  difference = largest_difference(
+    *(params_of(folder / which / 'run') for which in ('one', 'two'))
+  )
   print(f'parameters after four steps: {difference:.1e} apart')
   assert difference < 1e-4  # Adam's, whose sign of a gradient of 0 is noise
 
@@ -149,8 +143,7 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   found = []
   for which in ('one', 'two'):
     run = folder / which / 'run'
-    with np.load(run / 'evaluation/samples/samples.npz') as arrays:
-      images = arrays['arr_0']
+    images = arrays_of(run / 'evaluation', 'samples', 'samples')['arr_0']
     result = json.loads((run / 'evaluation/elbo-test/result.json').read_text())
     found.append((images, result['bits_per_dim'], result['images']))
   (images, bits, count), (other_images, other_bits, other_count) = found

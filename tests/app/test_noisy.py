@@ -1,6 +1,5 @@
 """Runs of networks that are trained with more than a denoising loss."""
 
-import json
 import math
 from unittest.mock import Mock
 
@@ -10,19 +9,16 @@ import optax
 import pytest
 
 from diffusion_jax.app import devices, ema, images, models
-from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import CONFIGS, SMALL, trial
+from tests.app.conftest import lines_of, params_of, read, trial
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
 RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
-SMALL_VDM = {'network': SMALL, 'network.channels': 8}
 
 
 def test_augmentation_is_of_the_training_only(tmp_path):
@@ -69,8 +65,7 @@ def test_the_average_of_edm2_is_a_power_function():
     math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width,
     rel_tol=1e-4,
   )  # fmt: skip
-  config = store.from_file(str(CONFIGS / 'imagenet64_edm2.py'))
-  rate, _ = ema.rates(store.completed(config))
+  rate, _ = ema.rates(read('imagenet64_edm2'))
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)
     np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-3)
@@ -80,19 +75,17 @@ def test_the_average_of_edm2_is_a_power_function():
 def learned(tmp_path_factory):
   """Trains digits_vdm:smoke with a small network."""
   workdir = tmp_path_factory.mktemp('runs') / 'vdm'
-  fields = RAW | SMALL_VDM | {'training.evaluate_every': 4}
-  MODES['train'](trial('digits_vdm', **fields), workdir)
+  fields = RAW | {'training.evaluate_every': 4}
+  MODES['train'](trial('digits_vdm', small=True, **fields), workdir)
   return workdir
 
 
 def test_it_trains_its_schedule_and_evaluates_the_bound(learned):
-  text = (learned / 'metrics.jsonl').read_text()
-  lines = [json.loads(line) for line in text.splitlines()]
-  test = [line for line in lines if 'test_loss' in line][-1]
+  test = [line for line in lines_of(learned) if 'test_loss' in line][-1]
   parts = ('prior', 'diffusion', 'reconstruction')
   total = sum(test[f'test_{name}'] for name in parts)
   np.testing.assert_allclose(test['test_loss'], total, rtol=1e-5)
-  params = checkpoints.restore_params(learned)[0]['schedule']
+  params = params_of(learned)['schedule']
   moved = float(params['bias']) - trial('digits_vdm').schedule.gamma_min
   assert 1e-4 < abs(moved) < 0.1
   np.testing.assert_allclose(test['test_logsnr_0'], -params['bias'], rtol=1e-5)
@@ -102,8 +95,8 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   """Networks that differ in dropout only have the same test loss."""
   values = []
   for rate in (0.0, 0.9):
-    config = trial('digits_vdm', **SMALL_VDM | {'network.dropout': rate})
-    like = checkpoints.restore_params(learned)[0]
+    config = trial('digits_vdm', small=True, **{'network.dropout': rate})
+    like = params_of(learned)
     state, log = init_state(like, optax.identity()), Mock(results={})
     model = models.make(config, learned)
     hook = hooks.evaluating(model, devices.make_mesh(config), (1,))
@@ -113,9 +106,9 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 
 def test_its_samples_follow_its_own_schedule(learned):
-  config = trial('digits_vdm', **SMALL_VDM)
+  config = trial('digits_vdm', small=True)
   mesh = devices.make_mesh(config)
-  params = checkpoints.restore_params(learned)[0]
+  params = params_of(learned)
   drawing = generate(models.make(config, learned), mesh)
   draw = lambda params: drawing(replicate(mesh, params), np.arange(2), {})
   images = draw(params)

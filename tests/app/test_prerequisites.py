@@ -8,8 +8,8 @@ import pytest
 from diffusion_jax.app import cli, prerequisites
 from diffusion_jax.app.config import store
 from diffusion_jax.app.smoke import shrunk
-from tests.app.config.test_store import ALL, read
-from tests.app.conftest import CONFIGS, refused, smoke
+from tests.app.config.test_store import ALL
+from tests.app.conftest import CONFIGS, read, refused, smoke
 
 ROOT = CONFIGS.parent
 
@@ -48,13 +48,8 @@ def test_a_missing_guide(path, mode, tmp_path):
   message = f'config.{path}.run: there is no run in none, .* train it first, or'
   refused(message, prerequisites.check, config, mode, tmp_path)
   config = store.with_flags(config, [(f'{path}.run', '')])
-  refused(
-    f'config.{path}.run is not set: a ',
-    prerequisites.check,
-    config,
-    mode,
-    tmp_path,
-  )
+  message = f'config.{path}.run is not set: a '
+  refused(message, prerequisites.check, config, mode, tmp_path)
   if mode == 'train':  # which makes no samples then
     off = [('training.sample_every', '0'), ('training.metrics_every', '0')]
     prerequisites.check(store.with_flags(config, off), mode, tmp_path)
@@ -66,24 +61,14 @@ def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   changes = {'training.init_from': 'none', 'latent.run': 'none'}
   config = store.with_flags(read('digits'), changes.items())
   (tmp_path / 'latent.json').touch()
-  refused(
-    'training.init_from: there is no run in',
-    prerequisites.check,
-    config,
-    'train',
-    tmp_path,
-  )
+  message = 'training.init_from: there is no run in'
+  refused(message, prerequisites.check, config, 'train', tmp_path)
   prerequisites.check(config, 'sample', tmp_path)
   (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
   prerequisites.check(config, 'train', tmp_path)
   (tmp_path / 'latent.json').unlink()
-  refused(
-    'latent.run: there is no run in none',
-    prerequisites.check,
-    config,
-    'train',
-    tmp_path,
-  )
+  message = 'latent.run: there is no run in none'
+  refused(message, prerequisites.check, config, 'train', tmp_path)
 
 
 def test_a_config_without_other_runs_needs_none(tmp_path):

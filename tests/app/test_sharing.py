@@ -14,8 +14,8 @@ from diffusion_jax.app import cli, model_card, models, sharing
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime.files import write_json
-from diffusion_jax.training import checkpoints, checksums, shared
-from tests.app.conftest import smoke, untrained
+from diffusion_jax.training import checksums, shared
+from tests.app.conftest import assert_same, params_of, smoke, untrained
 
 QUICK = '--config.sampling.num_samples=10', '--config.compilation_cache='
 
@@ -54,7 +54,7 @@ def run(tmp_path_factory):
   config = smoke(**fields)
   run = untrained(config, tmp_path_factory.mktemp('runs') / 'digits')
   sample(run)
-  weights = checksums.of_arrays(checkpoints.restore_params(run)[0])
+  weights = checksums.of_arrays(params_of(run))
   place = run / 'evaluation' / 'elbo-test'
   place.mkdir(parents=True)
   bits = {'bits_per_dim': 3.14159, 'standard_error': 0.02, 'images': 1000}
@@ -136,9 +136,7 @@ def test_a_training_begins_with_a_shared_folder(run, out, tmp_path, capsys):
     'optimizer.learning_rate': 1e-30,
   }
   MODES['train'](smoke(**few), str(tmp_path))
-  ours, _ = checkpoints.restore_params(tmp_path, False)
-  expected, _ = checkpoints.restore_params(run)
-  jax.tree.map(np.testing.assert_array_equal, ours, expected)
+  assert_same(params_of(tmp_path, False), params_of(run))
 
 
 def without_weights(out):
@@ -231,7 +229,7 @@ def test_a_folder_with_files_is_not_written_into(run, tmp_path, capsys):
 
 def test_a_folder_needs_no_pictures(run, tmp_path, capsys):
   model = models.make(store.open_run(run), run)
-  params = checkpoints.restore_params(run)[0]
+  params = params_of(run)
   other = jax.tree.map(lambda x: x + 1, params)  # which has drawn nothing
   sharing.write(tmp_path / 'out', model, other, 4)
   assert 'no samples.png: --mode=sample has drawn' in capsys.readouterr().out

@@ -10,7 +10,8 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import PREPARED, shrunk, smoke_run
-from tests.app.config.test_store import ALL, read
+from tests.app.config.test_store import ALL
+from tests.app.conftest import read
 
 
 @pytest.mark.parametrize('name, variant', ALL)

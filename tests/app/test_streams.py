@@ -19,7 +19,7 @@ from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
-from tests.app.conftest import smoke
+from tests.app.conftest import normal_params, smoke
 
 SHAPE = (8, 8, 1)
 INDEX = np.arange(4)
@@ -72,9 +72,7 @@ def training_noise(schedule, seed):
 
 def sampling_noise(model, schedule):
   """Returns the first noise of images 0..3, and the noise of the steps."""
-  params = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), models.shapes(model)
-  )  # so that eps is 0
+  params = normal_params(model, deviation=0)  # so that eps is 0
   mesh = devices.make_mesh(model.config)
   _, frames = generate_film(model, mesh)(params, INDEX, {'label': INDEX})
   path = np.stack(list(frames().values()))

@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from diffusion_jax.training import checkpoints
+from tests.app.conftest import assert_same, params_of
 from tests.app.test_multihost import environment, free_port
 from tests.cluster.test_cluster import ROOT, SCRIPT, instead
 from tests.conftest import HANG_SECONDS
@@ -165,17 +163,11 @@ def test_jobs_start_again_where_that_helps(tmp_path):
   )
   mistake = stand_in(tmp_path / 'mistake', '')
   Path(mistake).chmod(0o644)
+  two, c = {'MAX_RESTARTS': '2', 'STARTUP_SECONDS': '0'}, '--config=c'
+  three = ['--array=0-2']
   jobs = [
-    submit(
-      tmp_path / 'codes',
-      '--config=c',
-      PYTHON=codes,
-      MAX_RESTARTS='2',
-      STARTUP_SECONDS='0',
-    ),
-    submit(
-      tmp_path / 'array', '--config=c', PYTHON=array, options=['--array=0-2']
-    ),
+    submit(tmp_path / 'codes', c, PYTHON=codes, **two),
+    submit(tmp_path / 'array', c, PYTHON=array, options=three),
     submit(tmp_path / 'mistake', PYTHON=mistake),
   ]
   done = ['COMPLETED']
@@ -246,10 +238,6 @@ def test_a_training_preempted_and_one_of_its_processes_killed(tmp_path):
   assert wait(job) == ['COMPLETED']
   assert 'Comment=losses=1' in run('scontrol', 'show', 'job', job)
   for ema in (True, False):
-    jax.tree.map(
-      np.testing.assert_array_equal,
-      *(
-        checkpoints.restore_params(tmp_path / name / 'run', ema)[0]
-        for name in ('whole', 'disturbed')
-      ),
+    assert_same(
+      params_of(tmp_path / 'whole' / 'run', ema), params_of(folder / 'run', ema)
     )

@@ -21,7 +21,7 @@ from diffusion_jax.networks.transformer_block import QKV, Block
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import optimizer
-from tests.app.conftest import CONFIGS, smoke, trial
+from tests.app.conftest import read, smoke, trial
 
 
 def compiled(function, mesh, places_in, places_out, *shapes):
@@ -273,9 +273,7 @@ def test_products_are_those_of_the_layers(name):
 
   Gradients of the network's input are not needed.
   """
-  file = str(CONFIGS / f'{name}.py')
-  config = store.completed(store.from_file(file))
-  config = store.with_flags(config, [
+  config = store.with_flags(read(name), [
     ('training.mesh', '1,1'), ('training.batch_size', '16'),
     ('network.num_blocks', '1'),
     *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),

@@ -156,14 +156,13 @@ def test_the_mesh_takes_what_is_there():
   assert sharding.make_mesh().shape == {'data': 8, 'fsdp': 1}
   assert sharding.make_mesh(-1, 4).shape == {'data': 2, 'fsdp': 4}
   assert sharding.make_mesh(1, 2).size == 2
-  with pytest.raises(ValueError, match='4x4 needs 16 devices, there are 8'):
-    sharding.make_mesh(4, 4)
-  with pytest.raises(
-    ValueError, match='-1x3 needs a multiple of 3 devices, there are 8'
-  ):
-    sharding.make_mesh(-1, 3)
-  with pytest.raises(ValueError, match='0x1 does not exist'):
-    sharding.make_mesh(0, 1)
+  for shape, message in {
+    (4, 4): '4x4 needs 16 devices, there are 8',
+    (-1, 3): '-1x3 needs a multiple of 3 devices, there are 8',
+    (0, 1): '0x1 does not exist',
+  }.items():
+    with pytest.raises(ValueError, match=message):
+      sharding.make_mesh(*shape)
 
 
 def test_rows_of_this_process():

@@ -26,7 +26,7 @@ from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, refused, smoke
+from tests.app.conftest import CONFIGS, read, refused, smoke, stored_run
 
 TOY = toy_parts.__name__
 # path of a choice: (the user's part, a field of its own, its value)
@@ -75,8 +75,7 @@ def test_a_part_and_its_own_fields_are_set_by_flags(path, first):
   stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x')
   assert stored.to_dict() == config.to_dict()  # a name that has been given
   message = f'no field config.{path}.nothing; config.{path}={TOY}:{part} has '
-  with pytest.raises(UserError, match=message):
-    plain(flags[0], (f'{path}.nothing', '1'))
+  refused(message, plain, flags[0], (f'{path}.nothing', '1'))
 
 
 def test_parts_are_made_with_facts_and_fields(tmp_path, key):
@@ -152,27 +151,29 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
     found = own.find('sampler', f'{__name__}:{name}', ('schedule',))
     assert found is part
   message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
-  with pytest.raises(UserError, match=message):
-    own.find('objective.weight', f'{__name__}:of_facts', ())
+  refused(message, own.find, 'objective.weight', f'{__name__}:of_facts', ())
 
 
 def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'never_named.py').write_text('open("imported", "w")\n')
   message = 'would be imported, .* add --allow=never_named:Schedule'
-  with pytest.raises(UserError, match=message):
-    own.find('schedule', 'never_named:Schedule', ())
+  refused(message, own.find, 'schedule', 'never_named:Schedule', ())
   assert not (tmp_path / 'imported').exists()
   own.allow(['never_named:Schedule'])
-  with pytest.raises(UserError, match='cannot be imported: module .* has no'):
-    own.find('schedule', 'never_named:Schedule', ())
+  message = 'cannot be imported: module .* has no'
+  refused(message, own.find, 'schedule', 'never_named:Schedule', ())
   assert (tmp_path / 'imported').exists()
 
 
 def test_words_take_no_modules():
   own.allow(['os:system'])
-  with pytest.raises(UserError, match="gamma='os:system' is not one of scalar"):
-    plain(('schedule', 'learned'), ('schedule.gamma', 'os:system'))
+  refused(
+    "gamma='os:system' is not one of scalar",
+    plain,
+    ('schedule', 'learned'),
+    ('schedule.gamma', 'os:system'),
+  )
 
 
 def test_a_mistake_in_a_part_is_placed_in_its_file(tmp_path, monkeypatch):
@@ -204,14 +205,8 @@ def payload(tmp_path, monkeypatch):
 def spoil(workdir, path, name):
   """Writes a section with a name into the config of a trained run."""
   (workdir / 'checkpoints' / '4').mkdir(parents=True, exist_ok=True)
-  stored = folder.plain(smoke())
-  *parents, key = path.split('.')
-  node = stored
-  for parent in parents:
-    node = node[parent]
-  node[key] = {'name': name, 'command': 'touch executed'}
-  (workdir / 'config.json').write_text(json.dumps(stored))
-  return workdir
+  section = {'name': name, 'command': 'touch executed'}
+  return stored_run(workdir, **{path: section})
 
 
 @pytest.mark.parametrize('path', PLACES)
@@ -222,11 +217,7 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
     f"{workdir}/config.json: config.{path}='{payload}' would be imported"
   )
   refused(f'{message}, .* --allow={payload}', store.open_run, workdir)
-  # as a bare name, too
-  stored = json.loads((workdir / 'config.json').read_text())
-  *parents, key = path.split('.')
-  functools.reduce(dict.__getitem__, parents, stored)[key] = payload
-  (workdir / 'config.json').write_text(json.dumps(stored))
+  stored_run(workdir, **{path: payload})  # as a bare name, too
   refused(message, store.open_run, workdir)
   config = smoke()
   if path.partition('.')[0] in folder.USES:
@@ -234,8 +225,13 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
     assert payload not in json.dumps(folder.plain(used))
   else:
     refused(message, store.of_run, workdir, config, [])
-    with pytest.raises(UserError, match='holds a run with another config'):
-      folder.check_same_run(workdir, config, images.facts_of(config))
+    refused(
+      'holds a run with another config',
+      folder.check_same_run,
+      workdir,
+      config,
+      images.facts_of(config),
+    )
 
 
 @pytest.mark.parametrize('evaluation', [
@@ -292,28 +288,21 @@ def test_a_run_that_guides(changes, payload, tmp_path):
 def test_a_teacher_and_an_autoencoder(payload, tmp_path):
   run = str(spoil(tmp_path / 'other', 'network', payload))
   message = f"config.network='{payload}' would be imported"
-  config = store.completed(
-    store.from_file(str(CONFIGS / 'digits_distilled.py'))
-  )
   changes = {'training.teacher': run, 'training.init_from': ''}
-  config = store.with_fields(config, changes)
+  config = store.with_fields(read('digits_distilled'), changes)
   path = "training.teacher='.*' would be read"
   refused(path, MODES['train'], config, str(tmp_path / 'new'))
   own.allow([run])
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
-  config = store.completed(store.from_file(str(CONFIGS / 'digits_latent.py')))
-  config = store.with_fields(config, {'latent.run': run})
+  config = store.with_fields(read('digits_latent'), {'latent.run': run})
   refused(message, MODES['train'], config, str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
 
 
 def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
   """The config of this process has named SmallNetwork."""
-  workdir = spoil(tmp_path / 'run', 'network', smoke().network.name)
-  stored = json.loads((workdir / 'config.json').read_text())
-  del stored['network']['command']
-  (workdir / 'config.json').write_text(json.dumps(stored))
-  assert store.open_run(workdir).network.name == smoke().network.name
+  name = smoke().network.name
+  assert store.open_run(stored_run(tmp_path)).network.name == name
 
 
 # -- paths that only a stored config names -------------------------------------
@@ -381,12 +370,11 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
 @pytest.mark.parametrize('field', READ)
 def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   """It is refused before it is read, and shown with the flag that allows it."""
-  more, read = READ[field]
+  more, reading = READ[field]
   secret = tmp_path / 'my secret'
   flags = [tuple(flag.split('=')) for flag in more]
   names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
-  name = names.get(field, 'digits')
-  config = store.completed(store.from_file(str(CONFIGS / f'{name}.py')))
+  config = read(names.get(field, 'digits'))
   config = store.with_flags(config, [*flags, (field, str(secret))])
   content = json.loads(json.dumps(folder.plain(config)))
   own._allowed.clear()  # another start of the program
@@ -395,9 +383,16 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
     f"config.{field}='{secret}' would be read, but only a stored config "
     f"contains this path. If you trust it, add --allow='{secret}' to the"
   )
-  refused(message, read, config)
+  refused(message, reading, config)
   own.allow([str(secret)])  # by --allow, a flag or the config file
   own.check_paths(field, str(secret))
+
+
+def start_again():
+  """Forgets what is allowed but the network, as another start would."""
+  network = smoke().network.name
+  own._allowed.clear()
+  own.allow([network])
 
 
 def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
@@ -407,17 +402,14 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
   for name in ('mine', 'unpacked'):
-    (tmp_path / name).mkdir()
-    text = json.dumps(folder.plain(ours))
-    (tmp_path / name / 'config.json').write_text(text)
+    stored_run(tmp_path / name, ours)
   own.remember(tmp_path / 'mine', ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
   kept = {'run': str(tmp_path / 'mine'), 'paths': [path]}
   assert json.loads(record.read_text()) == kept
   own.remember(tmp_path / 'unpacked', smoke())  # without a path
   for name in ('mine', 'unpacked'):
-    own._allowed.clear()
-    own.allow([smoke().network.name])
+    start_again()
     config = store.open_run(tmp_path / name)
     if name == 'mine':
       assert len(images.source_of(config)) == 4
@@ -427,14 +419,11 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
 
 def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
   """By a flag, in a config file, in a sweep; own data without a path never."""
-  run = tmp_path / 'run'
   path = str(tmp_path / 'pictures.npz')
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
-  run.mkdir()
-  (run / 'config.json').write_text(json.dumps(folder.plain(ours)))
-  own._allowed.clear()
-  own.allow([smoke().network.name])
+  run = stored_run(tmp_path / 'run', ours)
+  start_again()
   refused('config.data.path=', images.source_of, store.open_run(run))
   flagged = store.of_run(run, smoke(), [('data.path', path)])
   assert len(images.source_of(flagged)) == 4
@@ -444,8 +433,6 @@ def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
   own._allowed.clear()
   own.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
   own.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
-  (run / 'config.json').write_text(json.dumps(folder.plain(smoke())))
-  own._allowed.clear()
-  own.allow([smoke().network.name])
-  own._allowed.discard('digits')
+  stored_run(run)
+  start_again()
   assert len(images.source_of(store.open_run(run))) == 1437

@@ -14,7 +14,7 @@ from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
-from tests.app.config.test_store import read
+from tests.app.conftest import read
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
@@ -180,12 +180,9 @@ def test_every_spacing_and_respacing_which_wins():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize('flag', [
-  'sampling.spacing=trailing', 'sampling.respacing=ddim50',
-])  # fmt: skip
-def test_steps_need_a_schedule_of_steps(flag):
-  with pytest.raises(UserError, match='config.sampling: .* schedule of steps'):
-    model_of(flag, 'schedule=continuous_cosine').plan()
+def test_a_learned_schedule_has_values_in_a_trained_run_only():
+  with pytest.raises(UserError, match='^config.schedule=learned has values in'):
+    model_of('schedule=learned').plan()
 
 
 @pytest.mark.parametrize('name', tables.SAMPLERS)

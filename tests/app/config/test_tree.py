@@ -215,14 +215,10 @@ def test_objects_are_made_inside_first_with_facts_and_what_is_around_them():
 
 def test_what_is_needed_and_not_set_is_named():
   config = completed(shape='box')
-  refused(
-    'config.shape.size is not set: box needs it',
-    config.shape.make, {'count': 1},
-  )  # fmt: skip
-  refused(
-    'config.shape=box: the other sections do not give the count',
-    config.shape.make, {},
-  )  # fmt: skip
+  message = 'config.shape.size is not set: box needs it'
+  refused(message, config.shape.make, {'count': 1})
+  message = 'config.shape=box: the other sections do not give the count'
+  refused(message, config.shape.make, {})
 
 
 def test_what_a_constructor_refuses_names_its_section():

@@ -1,8 +1,5 @@
 """Guided sampling by config: by the condition, or by other runs."""
 
-import itertools
-import json
-import shutil
 from typing import Any
 
 import jax
@@ -14,8 +11,15 @@ import diffusion_jax as dj
 from diffusion_jax.app import models, other_runs
 from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.errors import UserError
-from tests.app.conftest import normal_params, refused, smoke, trial, untrained
+from tests.app.conftest import (
+  arrays_of,
+  normal_params,
+  refused,
+  smoke,
+  stored_run,
+  trial,
+  untrained,
+)
 from tests.app.small_network import SmallClassifier
 
 LABELS = jnp.array([3, 8])
@@ -190,87 +194,29 @@ def test_guidance_by_a_classifier_by_hand():
   close(x, x0_of(eps_hat))
 
 
-@pytest.fixture(scope='module')
-def runs(digits_run, tmp_path_factory):
-  """Makes tiny runs: with labels, without labels, and a classifier."""
-  root = tmp_path_factory.mktemp('runs')
-  dirs = {name: root / name for name in ('labels', 'none', 'classifier')}
-  shutil.copytree(digits_run, dirs['labels'])
-  without = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-  untrained(smoke(**without), dirs['none'])
-  untrained(classifier_smoke(), dirs['classifier'])
-  return dirs
-
-
-NUMBERS = itertools.count()
-
-
-def sample(workdir, **fields):
-  fields = {f'sampling.{name}': value for name, value in fields.items()}
-  few = {'sampling.num_samples': 4, 'sampling.batch_size': 4}
-  name = {'sampling.name': f'samples{next(NUMBERS)}'}
-  if workdir.name == 'none':
-    few |= {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-  make = classifier_smoke if workdir.name == 'classifier' else smoke
-  config = make(**few, **name, **fields)
-  MODES['sample'](config, workdir)
-  with np.load(workdir / 'samples' / f'{config.sampling.name}.npz') as file:
-    return dict(file)
-
-
-def test_guidance_by_a_classifier_samples(runs):
+def test_guidance_by_a_classifier_samples(tmp_path):
   """tests/app/modes/test_kept_files.py samples with autoguidance."""
-  by = {'classifier.run': runs['classifier'], 'classifier.scale': 3.0}
-  arrays = sample(runs['none'], labels=(3, 7), **by)
+  classifier = untrained(classifier_smoke(), tmp_path / 'classifier')
+  config = smoke(**{
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+    'sampling.num_samples': 4,
+    'sampling.batch_size': 4,
+    'sampling.name': 'samples',
+    'sampling.labels': (3, 7),
+    'sampling.classifier.run': classifier,
+    'sampling.classifier.scale': 3.0,
+  })  # fmt: skip
+  run = untrained(config, tmp_path / 'run')
+  MODES['sample'](config, run)
+  arrays = arrays_of(run)
   assert arrays['labels'].tolist() == [3, 7, 3, 7]
   assert arrays['arr_0'].shape == (4, 8, 8, 1)
 
 
-MISTAKES = {
-  'classifier.run: the run in .* is a diffusion model, and a classifier is': (
-    'none', {'classifier.run': '{labels}'}
-  ),
-  'guidance.run: the run in .* is a classifier, and a diffusion model is': (
-    'labels',
-    {
-      'guidance': 'autoguidance',
-      'guidance.run': '{classifier}',
-      'guidance.scale': 2.0,
-    },
-  ),
-  'takes no labels .conditioning.labels., and there is no sampling.classif': (
-    'none', {'labels': (3,)}
-  ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('message', MISTAKES)
-def test_a_run_that_cannot_guide_is_one_line(runs, message):
-  which, fields = MISTAKES[message]
-  fields = {
-    field: value.format(**runs) if isinstance(value, str) else value
-    for field, value in fields.items()
-  }
-  refused(message, lambda: sample(runs[which], **fields))
-
-
-def test_guidance_by_another_run_is_not_exported(runs, tmp_path):
-  fields = {'sampling.classifier.run': runs['classifier']}
-  fields |= {'convert.to': 'stablehlo', 'convert.out': tmp_path / 'out'}
-  unlabelled = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-  config = smoke(**unlabelled, **fields)
-  refused(
-    'cannot export guidance', lambda: MODES['convert'](config, runs['none'])
-  )
-  assert not (tmp_path / 'out').exists()
-
-
-def test_other_images_cannot_guide(runs, tmp_path):
-  path = runs['classifier'] / 'config.json'
-  stored = json.loads(path.read_text())
-  stored['facts']['num_classes'] = 7
-  (tmp_path / 'config.json').write_text(json.dumps(stored))
-  config = smoke(**{'sampling.classifier.run': tmp_path})
+def test_other_images_cannot_guide(tmp_path):
+  facts = {'image_shape': [8, 8, 1], 'num_classes': 7, 'num_levels': 17}
+  run = stored_run(tmp_path, classifier_smoke(), facts=facts)
+  model = models.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
   message = 'the images in .* have num_classes 7, and .* of this run have 10'
-  with pytest.raises(UserError, match=message):
-    other_runs.guides_of(models.make(config, 'nowhere'))
+  refused(message, other_runs.guides_of, model)

@@ -25,12 +25,13 @@ from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
 from diffusion_jax.data.images import scale, to_uint8
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate, to_global
-from diffusion_jax.training import checkpoints
 from tests.app.conftest import (
-  SMALL,
+  arrays_of,
+  assert_same,
+  interrupted,
   lines_of,
+  params_of,
   printed_by,
   refused,
   trial,
@@ -48,9 +49,8 @@ QUIET = {
 
 def config_of(run, **changes):
   """Returns digits_latent:smoke in the latents of a run; None: in pixels."""
-  small = {'network': SMALL, 'network.channels': 8}
-  small |= {'latent': None} if run is None else {'latent.run': run}
-  return trial('digits_latent', **small | QUIET | changes)
+  latents = {'latent': None} if run is None else {'latent.run': run}
+  return trial('digits_latent', small=True, **latents | QUIET | changes)
 
 
 def model_of(workdir, **changes) -> Any:
@@ -194,23 +194,19 @@ def test_a_run_continues_exactly_without_its_autoencoder(
   """The result is equal bit for bit; the scale is not measured again."""
   whole, printed = trained
   assert 'scale' in printed
-  parts = tmp_path / 'parts'
-  shutil.copytree(whole, parts)
-  shutil.rmtree(parts / 'checkpoints' / '4')
+  parts = interrupted(whole, tmp_path / 'parts')
   before = (parts / 'latent.json').read_bytes()
   MODES['train'](config_of(source_of(whole)), parts)
   assert 'scale' not in capsys.readouterr().out
   assert (parts / 'latent.json').read_bytes() == before
-  a, b = (checkpoints.restore_params(w)[0] for w in (parts, whole))
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert_same(params_of(parts), params_of(whole))
   losses = lines_of(whole, 'loss')
   assert len(losses) == 4 and lines_of(parts, 'loss') == losses
 
 
 def test_samples_need_only_the_run_folder(run, tmp_path):
   """Samples, each frame of a trajectory and guided samples are decoded."""
-  copy = tmp_path / 'moved'
-  shutil.copytree(run, copy)
+  copy = shutil.copytree(run, tmp_path / 'moved')
   changes = {
     'sampling.trajectory': True,
     # autoguidance by the run itself: no difference of the two, no guidance
@@ -220,14 +216,12 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
     'sampling.name': 'guided',
   }
   MODES['sample'](config_of('', **changes), copy)
-  with np.load(copy / 'samples' / 'guided.npz') as file:
-    guided = file['arr_0']
+  guided = arrays_of(copy, 'guided')['arr_0']
   assert guided.shape == (4, 8, 8, 1) and guided.dtype == np.uint8
   with Image.open(copy / 'samples' / 'guided.gif') as frames:
     assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
   MODES['sample'](config_of(''), copy)
-  with np.load(copy / 'samples' / 'samples.npz') as file:
-    np.testing.assert_array_equal(file['arr_0'], guided)
+  np.testing.assert_array_equal(arrays_of(copy)['arr_0'], guided)
 
 
 @pytest.fixture
@@ -255,8 +249,7 @@ def edited(run, files, edit, **changes):
   name = f'edit{next(NUMBERS)}'
   fields |= few | {'edit': edit, 'edit.num_samples': 2, 'edit.output': name}
   MODES['edit'](config_of('', **fields | changes), run)
-  with np.load(run / 'edits' / f'{name}.npz') as file:
-    return file['arr_0'][..., 0]
+  return arrays_of(run, name, 'edits')['arr_0'][..., 0]
 
 
 @pytest.mark.parametrize('method', ['repaint', 'reconstruction'])
@@ -293,61 +286,29 @@ def test_a_latent_is_known_where_all_its_pixels_are():
   np.testing.assert_array_equal(small[..., 0], [[1, 0], [1, 1], [0, 1]])
 
 
-@pytest.mark.parametrize('changes, message', [
-  ({'latent.run': 'nowhere'}, 'latent.run: there is no run in nowhere, and'),
-  ({'latent.shape': (4, 4, 2)}, 'shape=.* have the shape .4, 4, 4.'),
-  ({'sampling.clip': True}, 'sampling.clip needs pixels, and this run diffu'),
-  ({'sampling.dynamic_threshold': 0.9}, 'sampling.dynamic_threshold needs'),
-  ({'sampling.classifier.run': 'x'}, 'sampling.classifier needs pixels'),
-  ({'conditioning.augment': 0.1}, 'conditioning.augment needs pixels'),
-  ({'conditioning.image': 'superres'}, 'conditioning.image needs pixels'),
-  ({'conditioning.self_conditioning': True}, 'self_conditioning needs pixe'),
-  ({'objective': 'vdm'}, "objective='vdm' is not one of denoising, hybrid"),
-  ({'data': 'synthetic', 'data.image_shape': (8, 8, 3)},
-   r'the images in .* are \(8, 8, 1\), and here \(8, 8, 3\)'),
-])  # fmt: skip
-def test_a_mistake_is_one_line(autoencoder, tmp_path, changes, message):
-  refused(
-    message,
-    lambda: MODES['train'](config_of(autoencoder, **changes), tmp_path / 'r'),
-  )
-  assert not (tmp_path / 'r' / 'latent.json').exists()
-
-
-def test_a_run_that_is_no_autoencoder_has_no_latents(run, tmp_path):
-  with pytest.raises(UserError, match='has no latents with a height and a wid'):
-    MODES['train'](config_of(run), tmp_path / 'r')
+def test_latents_of_another_shape_are_refused(autoencoder, tmp_path):
+  config = config_of(autoencoder, **{'latent.shape': (4, 4, 2)})
+  message = 'shape=.* have the shape .4, 4, 4.'
+  refused(message, MODES['train'], config, tmp_path)
+  assert not (tmp_path / 'latent.json').exists()
 
 
 def test_a_changed_autoencoder_is_noticed(run, tmp_path):
-  copy = tmp_path / 'copy'
-  shutil.copytree(run, copy)
+  copy = shutil.copytree(run, tmp_path / 'copy')
   path = copy / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'checksum': 1}))
-  with pytest.raises(UserError, match='have changed since this run began'):
-    MODES['sample'](config_of(''), copy)
+  message = 'have changed since this run began'
+  refused(message, MODES['sample'], config_of(''), copy)
   changes = {
     'sampling.guidance': 'autoguidance',
     'sampling.guidance.run': copy,
     'sampling.guidance.scale': 2.0,
   }
-  with pytest.raises(UserError, match='has the latents of another autoenc'):
-    other_runs.guides_of(model_of(run, **changes))
+  message = 'has the latents of another autoenc'
+  refused(message, other_runs.guides_of, model_of(run, **changes))
   path.unlink()
-  with pytest.raises(UserError, match='latent.json cannot be read'):
-    MODES['sample'](config_of(''), copy)
-
-
-def test_a_run_in_pixels_does_not_guide_one_in_latents(run, digits_run):
-  changes = {
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': digits_run,
-    'sampling.guidance.scale': 2.0,
-  }
-  message = 'is a diffusion model, and a diffusion model of latents is needed'
-  with pytest.raises(UserError, match=message):
-    other_runs.guides_of(model_of(run, **changes))
+  refused('latent.json cannot be read', MODES['sample'], config_of(''), copy)
 
 
 def test_particles_restore_by_latents(run, tmp_path, capsys):
@@ -364,15 +325,13 @@ def test_particles_restore_by_latents(run, tmp_path, capsys):
     'edit.num_samples': 2,
     'edit.output': 'restored',
   }
-  with pytest.raises(
-    UserError, match='posterior=moment needs pixels, .* set i'
-  ):
-    MODES['edit'](config_of('', **fields), run)
+  message = 'posterior=moment needs pixels, .* set i'
+  refused(message, MODES['edit'], config_of('', **fields), run)
   fields |= {'edit.posterior': 'steered', 'edit.posterior.particles': 3}
   MODES['edit'](config_of('', **fields), run)
-  with np.load(run / 'edits' / 'restored.npz') as arrays:
-    assert arrays['arr_0'].shape == (2, 8, 8, 1)
-    assert np.isfinite(arrays['log_evidence']).all()
+  arrays = arrays_of(run, 'restored', 'edits')
+  assert arrays['arr_0'].shape == (2, 8, 8, 1)
+  assert np.isfinite(arrays['log_evidence']).all()
   assert 'residual' in capsys.readouterr().out
 
 
@@ -384,7 +343,7 @@ def test_a_shared_run_has_its_autoencoder(run, tmp_path):
   shutil.rmtree(tmp_path / 'out')
   copy = models.make(store.open_run(tmp_path / 'copy'), tmp_path / 'copy')
   for load in (lambda x: x.autoencoder.load(), lambda x: weights.restore(x)[0]):
-    jax.tree.map(np.testing.assert_array_equal, load(copy), load(model))
+    assert_same(load(copy), load(model))
   source = Path(source_of(run))
   record = json.loads((tmp_path / 'copy' / 'latent.json').read_text())
   assert record['run'] == source_of(tmp_path / 'copy') == source.name

@@ -12,8 +12,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.images import scale
-from diffusion_jax.errors import UserError
-from tests.app.conftest import trial, untrained
+from tests.app.conftest import arrays_of, normal_params, trial, untrained
 
 FEW = {
   'sampling.num_samples': 3,
@@ -83,8 +82,7 @@ def text_run(tmp_path_factory):
 
 
 def test_texts_are_written_as_texts_and_as_pictures(text_run):
-  with np.load(text_run / 'samples' / 'samples.npz') as arrays:
-    samples = arrays['arr_0']
+  samples = arrays_of(text_run)['arr_0']
   assert samples.shape == (3, 1, 16, 1)
   text = (text_run / 'samples' / 'samples.txt').read_text()
   expected = [x.tobytes().decode(errors='replace') for x in samples]
@@ -99,7 +97,7 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
 def test_unmasked_bytes_stay(text_run):
   """Between the steps of the ancestral sampler."""
   model: Any = models.make(trial('text_masked', **TEXT), text_run)
-  params = jax.tree.map(lambda x: np.zeros(x.shape), models.shapes(model))
+  params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))
   _, x = draw(params, keys)
@@ -175,33 +173,6 @@ def test_known_pixels_stay_in_an_edit(tmp_path):
   for name, x in (('image', picture), ('mask', mask)):
     Image.fromarray(x).save(files[f'edit.{name}'])
   MODES['edit'](config, workdir)
-  with np.load(workdir / 'edits' / 'edit.npz') as arrays:
-    results = arrays['arr_0'][..., 0]
+  results = arrays_of(workdir, 'edit', 'edits')['arr_0'][..., 0]
   np.testing.assert_array_equal(results[:, :4], [picture[:4]] * 2)
   assert (results[0, 4:] != results[1, 4:]).any()
-
-
-@pytest.mark.parametrize(
-  'names, changes, message',
-  [
-    ((), {'transitions': 'gaussian'}, 'needs the betas of a schedule of steps'),
-    ((), {'states.output': 'logistic'}, 'output=logistic: .* masked'),
-    ((), {'transitions': 'uniform'}, 'needs a process with a masked state'),
-    ((), {'objective': 'd3pm'}, 'do not give the num_steps'),
-    ((), {'sampling.guidance.scale': 2.0}, 'conditioning.dropout'),
-    (('digits_d3pm',), {'sampling.sampler': 'confidence'}, 'a masked state'),
-    (('digits_d3pm',), {'sampling.remasking': 0.1}, 'a masked state'),
-  ],
-)
-def test_refusals(names, changes, message):
-  model = made(*names, **changes)
-  with pytest.raises(UserError, match=message):
-    model.check('train')
-    model.objective()
-    model.plan()
-
-
-def test_texts_have_no_edits():
-  model: Any = models.make(trial('text_masked', **TEXT), 'nowhere')
-  with pytest.raises(UserError, match='edit needs pictures'):
-    model.check('edit')

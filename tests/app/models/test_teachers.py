@@ -11,7 +11,6 @@ from diffusion_jax.app import models
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
 from tests.app.conftest import refused, trial
 
 
@@ -41,19 +40,6 @@ NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
 def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   write(tmp_path, **changes)
   refused(message, lambda: student(tmp_path).objective())
-
-
-@pytest.mark.parametrize('changes, teacher, message', [
-  ({}, 'nowhere', 'training.teacher: there is no run in nowhere'),
-  ({}, '', 'objective=reflow needs the folder of the run that is distilled'),
-  ({'objective': 'denoising'}, 'x',
-   'objective=denoising does not use a teacher'),
-])  # fmt: skip
-def test_an_objective_has_a_teacher_or_none(changes, teacher, message):
-  fields = {'training.teacher': teacher, 'training.init_from': ''}
-  model = models.make(trial('digits_distilled', **fields | changes), 'nowhere')
-  with pytest.raises(UserError, match=message):
-    model.objective()
 
 
 def test_a_teacher_of_another_schedule_sees_its_own_levels(

@@ -1,7 +1,6 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
 import functools
-import shutil
 from typing import Any
 
 import jax
@@ -15,10 +14,16 @@ from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.images import scale
-from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import lines_of, normal_params, trial
+from tests.app.conftest import (
+  arrays_of,
+  assert_same,
+  interrupted,
+  lines_of,
+  normal_params,
+  params_of,
+  trial,
+)
 from tests.app.small_network import SmallAutoencoder, SmallChain
 
 SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
@@ -79,8 +84,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(hvae):
   out = hvae / 'samples'
   for name in ('samples', 'samples-reconstructions', 'samples-interpolation'):
     assert (out / f'{name}.png').exists()
-  with np.load(out / 'samples.npz') as arrays:
-    arrays = dict(arrays)
+  arrays = arrays_of(hvae)
   assert arrays['arr_0'].shape == (4, 8, 8, 1)
   decoded = arrays['reconstructions']
   assert decoded.shape == (4, 3, 8, 8, 1)
@@ -171,7 +175,7 @@ def test_its_bounds_and_those_of_more_draws(kind, request):
   """The terms add up; an image has one bound in any batch."""
   workdir = request.getfixturevalue({'vae': 'warm'}.get(kind, kind))
   model = made(kind=kind)
-  params, index = checkpoints.restore_params(workdir)[0], np.arange(5)
+  params, index = params_of(workdir), np.arange(5)
   elbo = measured(model, 'elbo', params, index)
   kl = elbo['kl_of_layers' if kind == 'hvae' else 'kl_of_channels']
   assert kl.shape == (5, 3 if kind == 'hvae' else 4)
@@ -185,15 +189,11 @@ def test_its_bounds_and_those_of_more_draws(kind, request):
 
 def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   """The count of steps is restored with the state, bit for bit."""
-  parts = tmp_path / 'parts'
-  shutil.copytree(warm, parts)
-  shutil.rmtree(parts / 'checkpoints' / '4')
+  parts = interrupted(warm, tmp_path / 'parts')
   MODES['train'](smoke(**WARM), parts)
   for average in (True, False):
-    a, b = (checkpoints.restore_params(x, average)[0] for x in (warm, parts))
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-  betas = [x['beta'] for x in lines_of(parts) if 'beta' in x]
-  assert betas == [0.0, 0.125, 0.25, 0.375]
+    assert_same(params_of(warm, average), params_of(parts, average))
+  assert lines_of(parts, 'beta') == [0.0, 0.125, 0.25, 0.375]
 
 
 def test_two_grey_levels_and_bernoullis(key):
@@ -214,25 +214,3 @@ def test_two_grey_levels_and_bernoullis(key):
   context = Context(state=objective.init())
   _, (metrics, _) = jax.jit(objective.__call__)(params, context, key, batch)
   assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)
-
-
-@pytest.mark.parametrize('changes, message', [
-  ({'network': 'hierarchical', 'network.num_groups': 4},
-   'objective=vae trains one layer of latents, and this network has'),
-  ({'decoding.decoder': 'bernoulli'}, 'has 2 grey levels, and these images'),
-  ({'sampling.labels': (3,)}, 'config.sampling.labels has no effect on a V'),
-  ({'objective.free_bits': 0.1, 'training.accumulate': 2},
-   'free_bits needs the whole batch: set training.accumulate=1'),
-])  # fmt: skip
-def test_what_does_not_fit_together_is_one_line(changes, message, tmp_path):
-  with pytest.raises(UserError, match=message):
-    MODES['train'](smoke(**changes), tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
-def test_what_cannot_be_asked_of_a_vae_is_one_line(warm):
-  with pytest.raises(UserError, match='is a VAE, which cannot edit pictures'):
-    MODES['edit'](smoke(), warm)
-  fields = {'sampling.trajectory': True}
-  with pytest.raises(UserError, match='trajectory has no effect on a VAE'):
-    MODES['sample'](smoke(**fields), warm)

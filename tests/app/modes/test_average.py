@@ -7,13 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models, weights
-from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
-from diffusion_jax.training import checkpoints, power_ema, snapshots
-from tests.app.conftest import as_flags, smoke
+from diffusion_jax.training import power_ema, snapshots
+from tests.app.conftest import (
+  assert_same,
+  of_run,
+  params_of,
+  refused,
+  restored,
+  smoke,
+)
 
 TRACKED = {
   'training.ema_sigma_rels': (0.05, 0.10),
@@ -31,31 +35,18 @@ def run(tmp_path_factory):
   return workdir
 
 
-def config_of(workdir, **fields):
-  return store.of_run(str(workdir), smoke(), [*as_flags(fields)])
+def restore(workdir, **fields):
+  return restored(workdir, **{f'sampling.{n}': x for n, x in fields.items()})
 
 
 def average(workdir, **fields):
   fields = {f'average.{name}': value for name, value in fields.items()}
-  MODES['average'](config_of(workdir, **fields), str(workdir))
-
-
-def restore(workdir, **fields):
-  fields = {f'sampling.{name}': value for name, value in fields.items()}
-  model = models.make(config_of(workdir, **fields), str(workdir))
-  return jax.device_get(weights.restore(model)[0])
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  MODES['average'](of_run(workdir, **fields), str(workdir))
 
 
 def test_snapshots_hold_the_averages_of_the_training(run):
   """The recursion is computed in float64 from the parameters of each step."""
-  params = [
-    checkpoints.restore_params(run, False, checkpoint=step)[0]
-    for step in (1, 2, 3, 4)
-  ]
+  params = [params_of(run, False, checkpoint=i) for i in (1, 2, 3, 4)]
   for sigma_rel, name in ((0.05, 'sigma_rel_0.05'), (0.1, 'sigma_rel_0.1')):
     gamma = power_ema.exponent(sigma_rel)
     expected = jax.tree.map(np.float64, params[0])
@@ -71,12 +62,8 @@ def test_snapshots_hold_the_averages_of_the_training(run):
       np.testing.assert_allclose(
         stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6
       )
-    assert_same(restore(run, ema_sigma_rel=sigma_rel), kept(run, name))
+    assert_same(restore(run, ema_sigma_rel=sigma_rel), params_of(run, name))
   assert snapshots.read_images(run, 3) == 3 * 8
-
-
-def kept(workdir, name):
-  return jax.device_get(checkpoints.restore_params(workdir, name)[0])
 
 
 def test_an_average_is_a_run_that_all_modes_read(run, capsys):
@@ -103,15 +90,11 @@ def test_an_average_is_a_run_that_all_modes_read(run, capsys):
 
 def test_mistakes_are_one_clear_line(run, tmp_path):
   for fields, message in (
-    ({}, 'average.sigma_rel is not set: give a relative width'),
     ({'sigma_rel': 0.07, 'step': 7}, 'no snapshot 7 but 1, 2, 3, 4;'),
     ({'sigma_rel': 0.004}, 'cannot make an average of width 0.004: its pr'),
     ({'sigma_rel': 0.1, 'out': str(run)}, 'holds a run: give another --conf'),
   ):
-    with pytest.raises(UserError, match=message):
-      average(run, **fields)
-  with pytest.raises(UserError, match='ema=False are different weights'):
-    restore(run, ema_sigma_rel=0.05, ema=False)
+    refused(message, average, run, **fields)
   copy = tmp_path / 'copy'
   shutil.copytree(run / 'snapshots', copy / 'snapshots')
   config = json.loads((run / 'config.json').read_text())
@@ -121,18 +104,12 @@ def test_mistakes_are_one_clear_line(run, tmp_path):
     (copy / 'config.json').write_text(json.dumps(changed))
 
   write('network', channels=12)
-  with pytest.raises(UserError, match='snapshot 4 in .* is of another network'):
-    average(copy, sigma_rel=0.05)
+  message = 'snapshot 4 in .* is of another network'
+  refused(message, average, copy, sigma_rel=0.05)
   write('network')
   path = snapshots.path_of(copy, 4)
   path.write_bytes(path.read_bytes()[:-4] + b'1234')
-  with pytest.raises(UserError, match='00000004.safetensors is damaged'):
-    average(copy, sigma_rel=0.05)
+  refused('00000004.safetensors is damaged', average, copy, sigma_rel=0.05)
   average(copy, sigma_rel=0.05, step=3)  # needs no other file
-  with pytest.raises(UserError, match='is an average: give'):
-    average(copy / 'averages' / '0.05-3', sigma_rel=0.07)
-  shutil.rmtree(copy / 'snapshots')
-  with pytest.raises(UserError, match='has no snapshot .*but none'):
-    average(copy, sigma_rel=0.05)
-  with pytest.raises(UserError, match='has no snapshot .*but none'):
-    restore(copy, ema_sigma_rel=0.05)
+  message = 'is an average: give'
+  refused(message, average, copy / 'averages' / '0.05-3', sigma_rel=0.07)

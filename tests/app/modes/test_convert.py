@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from flax import serialization
 from jax import export
 
 from diffusion_jax.app import cli, devices, images, models, weights
@@ -21,8 +20,6 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
-from diffusion_jax.data.images import write_png
-from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,
   edm,
@@ -39,10 +36,14 @@ from diffusion_jax.training import checkpoints, first_weights
 from tests.app.conftest import (
   SMALL,
   as_flags,
+  assert_same,
+  of_run,
+  params_of,
   refused,
   smoke,
   trial,
   untrained,
+  without_config,
 )
 from tests.interop import test_openai
 
@@ -50,20 +51,10 @@ ONE_DEVICE = {'training.mesh': (1, 1)}
 STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 
 
-def given(**changes):
-  """Returns the config of a command without --config."""
-  return store.with_flags(store.completed({}), [*as_flags(changes)])
-
-
 def read(workdir, source, **changes):
   changes = {'convert.source': source} | changes
-  MODES['convert'](given(**changes), workdir)
+  MODES['convert'](without_config(**changes), workdir)
   return workdir
-
-
-def of_run(workdir, **changes):
-  """Returns the config of a mode that uses a run."""
-  return store.of_run(workdir, store.open_run(workdir), [*as_flags(changes)])
 
 
 def to_train(workdir, **changes):
@@ -74,10 +65,6 @@ def to_train(workdir, **changes):
 def write(workdir, to, out, **changes):
   changes = {'convert.to': to, 'convert.out': str(out)} | changes
   MODES['convert'](of_run(workdir, **changes), str(workdir))
-
-
-def same(ours, expected):
-  jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
 @pytest.fixture(scope='module')
@@ -92,7 +79,7 @@ def test_weights_become_a_run(run):
   assert (run / 'checkpoints' / '0' / 'SHA256SUMS').is_file()
   for ema in (True, False):
     params, stored = checkpoints.restore_params(run, ema, checkpoint=0)
-    same(params['network'], expected)
+    assert_same(params['network'], expected)
   assert stored == folder.read_config(run)
   assert stored['data'] is None
   assert stored['facts'] == {
@@ -157,7 +144,7 @@ def test_a_config_with_the_sections_builds_the_network(name):
   imported = reader.Imported(
     theirs.network, None, theirs.sections, theirs.facts
   )
-  config = convert.config_of(given(), imported)
+  config = convert.config_of(without_config(), imported)
   model: Any = models.make(config, 'none')
   model.check('convert')
   assert model.noisy.network == theirs.network.clone(dtype='float32')
@@ -184,17 +171,21 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
   out = tmp_path / 'out.safetensors'
   write(run, to, out)
   back = read(tmp_path / 'back', out)
-  params, _ = checkpoints.restore_params(back)
-  same(params['network'], diffusers.load(STORED / 'labels').params)
+  assert_same(
+    params_of(back)['network'], diffusers.load(STORED / 'labels').params
+  )
   ours, theirs = map(folder.read_config, (run, back))
   assert ours and theirs
   for name in (*ours.keys() - {'convert', 'optimizer'}, 'facts'):
     assert ours[name] == theirs[name]
-  with pytest.raises(UserError, match='exists already'):
-    write(run, to, out)
   if to == 'safetensors':  # which has the whole config
-    with pytest.raises(UserError, match='num_samples is 100, 7 now: this com'):
-      read(tmp_path / 'other', out, **{'sampling.num_samples': 7})
+    refused(
+      'num_samples is 100, 7 now: this com',
+      read,
+      tmp_path / 'other',
+      out,
+      **{'sampling.num_samples': 7},
+    )
 
 
 def test_fields_of_a_users_own_come_back(tmp_path):
@@ -211,14 +202,14 @@ def test_fields_of_a_users_own_come_back(tmp_path):
   assert {n: x for n, x in theirs.items() if n not in unused} == {
     n: x for n, x in ours.items() if n not in unused
   }
-  same(*(checkpoints.restore_params(path)[0] for path in (run, back)))
+  assert_same(*(params_of(path) for path in (run, back)))
 
   stored = json.loads(files.read_metadata(out)['config'])
   stored['network']['name'] = 'tests.app.not_allowed:Network'
   tensors = files.read_tensors(out)
   files.write_safetensors(out, tensors, config=json.dumps(stored))
-  with pytest.raises(UserError, match='add --allow=tests.app.not_allowed:Ne'):
-    read(tmp_path / 'not_allowed', out)
+  message = 'add --allow=tests.app.not_allowed:Ne'
+  refused(message, read, tmp_path / 'not_allowed', out)
   assert 'tests.app.not_allowed' not in sys.modules
   files.write_safetensors(out, tensors, config='[' * 200_000)
   refused('convert.source: it is nested', read, tmp_path / 'not_allowed', out)
@@ -238,8 +229,7 @@ def test_weights_of_openai_become_a_run(tmp_path):
     'convert.model': 'guided',
     'convert.options': options,
   })  # fmt: skip
-  found, _ = checkpoints.restore_params(tmp_path / 'run')
-  same(found['network'], params)
+  assert_same(params_of(tmp_path / 'run')['network'], params)
 
 
 @pytest.fixture(scope='module')
@@ -254,7 +244,7 @@ def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   model: Any = models.make(config, autoencoder)
   network = model.network()
   expected = np.load(STORED / 'autoencoder' / 'expected.npz')
-  params, _ = checkpoints.restore_params(autoencoder)
+  params = params_of(autoencoder)
   encode = jax.jit(functools.partial(network.apply, method='encode'))
   mean, _ = encode({'params': params['network']}, expected['x'])
   np.testing.assert_allclose(mean, expected['mean'], rtol=1e-4, atol=1e-4)
@@ -285,13 +275,13 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
 
   run, dit = tmp_path / 'run', tmp_path / 'dit'
   untrained(smoke(), tmp_path / 'other')
-  with pytest.raises(UserError, match='convert the AutoencoderKL of the same'):
-    read(run, dit, **{'latent.run': tmp_path / 'other'})
+  message = 'convert the AutoencoderKL of the same'
+  refused(message, read, run, dit, **{'latent.run': tmp_path / 'other'})
   read(run, dit, **{'latent.run': tmp_path / 'ae'})
   shutil.rmtree(tmp_path / 'ae')  # the run keeps a copy
-  same(checkpoints.restore_params(run)[0]['network'], params)
+  assert_same(params_of(run)['network'], params)
   write(run, 'diffusers', tmp_path / 'out')
-  same(diffusers.load(tmp_path / 'out').params, params)
+  assert_same(diffusers.load(tmp_path / 'out').params, params)
 
 
 def test_a_training_begins_with_the_weights_of_a_run(tmp_path, capsys):
@@ -303,9 +293,8 @@ def test_a_training_begins_with_the_weights_of_a_run(tmp_path, capsys):
     'optimizer.learning_rate': 1e-30,
   }
   MODES['train'](smoke(**few), str(tmp_path / 'fine'))
-  expected, _ = checkpoints.restore_params(begun)
   params, stored = checkpoints.restore_params(tmp_path / 'fine', False)
-  same(params, expected)
+  assert_same(params, params_of(begun))
   assert stored['training']['init_from'] == str(begun)
   leaves = len(jax.tree.leaves(params))
   assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
@@ -324,8 +313,12 @@ AGAIN = {
 def test_converted_weights_begin_another_run(run, tmp_path):
   shutil.copytree(run, tmp_path / 'mine')
   again = {'training.init_from': run, 'training.resume': 'force'}
-  with pytest.raises(UserError, match='init_from=<this one>'):
-    MODES['train'](to_train(run, **AGAIN | again), str(tmp_path / 'mine'))
+  refused(
+    'init_from=<this one>',
+    MODES['train'],
+    to_train(run, **AGAIN | again),
+    str(tmp_path / 'mine'),
+  )
 
 
 def test_other_classes_and_channels_begin_afresh(run, capsys):
@@ -355,111 +348,19 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   expected = diffusers.load(STORED / 'labels').params
   for tree in (state.params, state.ema_params):
     network = tree['network']
-    same(network['noise_dense_1'], expected['noise_dense_1'])
-    same(network['conv_in']['bias'], expected['conv_in']['bias'])
-    same(network['conv_out'], fresh.params['network']['conv_out'])
-  same(state.opt_state, fresh.opt_state)
+    assert_same(network['noise_dense_1'], expected['noise_dense_1'])
+    assert_same(network['conv_in']['bias'], expected['conv_in']['bias'])
+    assert_same(network['conv_out'], fresh.params['network']['conv_out'])
+  assert_same(state.opt_state, fresh.opt_state)
 
 
 def test_init_from_another_network_is_refused(run, tmp_path):
   config = smoke(**{'training.init_from': run, 'network.channels': 4})
-  with pytest.raises(UserError, match='init_from: .* is of another network'):
-    MODES['train'](config, str(tmp_path / 'x'))
+  message = 'init_from: .* is of another network'
+  refused(message, MODES['train'], config, str(tmp_path / 'x'))
   config = smoke(**{'training.init_from': tmp_path / 'none'})
-  with pytest.raises(UserError, match='none contains no checkpoint'):
-    MODES['train'](config, str(tmp_path / 'x'))
-
-
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({}, 'give either source=<weights>, which become'),
-    ({'convert.source': 'x', 'convert.to': 'diffusers'}, 'give either source'),
-    ({'convert.source': 'none'}, 'convert.source: file or folder none not'),
-    (
-      {'convert.source': str(STORED / 'ho'), 'convert.format': 'diffuser'},
-      "convert.format='diffuser'.* is not one of diffusers",
-    ),
-    (
-      {'convert.source': str(STORED / 'ho'), 'convert.options': 'ema'},
-      "convert.options: 'ema' is not name=value",
-    ),
-    (
-      {'convert.source': str(STORED / 'ho'), 'convert.options': 'ema=True'},
-      'convert.source: unknown options of UNet2DModel: ema; known are null_cl',
-    ),
-    (
-      {'convert.source': str(STORED / 'ho'), 'convert.model': 'big'},
-      'convert.source: unknown options of UNet2DModel: model',
-    ),
-    (
-      {'convert.source': str(STORED / 'ho' / 'config.json')},
-      r'config.json cannot be read as weights \(safetensors, npz, PyTorch or m',
-    ),
-    (
-      {'convert.source': str(STORED)},
-      'stored is not a folder of diffusers, which has a model_index.json or a',
-    ),
-    (
-      {'convert.source': str(STORED / 'ho'), 'network.dropout': 0.5},
-      'network.dropout is 0.0, 0.5 now: this comes with the weights',
-    ),
-    (  # and no word about the fields of the two
-      {'convert.source': str(STORED / 'ho'), 'network': 'dit'},
-      '^config.network.name is unet, dit now: this comes with the weights',
-    ),
-    (
-      {'convert.source': str(STORED / 'ho'), 'sampling.num_steps': 10},
-      'sampling.num_steps is 1000, 10 now: this comes with the weights',
-    ),
-    (
-      {'convert.source': str(STORED / 'labels'), 'data': 'digits'},
-      r'config.data=digits: image_shape is \(8, 8, 1\), and \(4, 4, 1\) for',
-    ),
-    (
-      {'convert.to': 'onnx', 'convert.out': 'x'},
-      "convert.to='onnx' is not one",
-    ),
-    ({'convert.to': 'diffusers'}, 'convert.out is not set: give the file'),
-    (
-      {'convert.to': 'safetensors', 'convert.out': 'x', 'convert.label': 1},
-      'convert.label is for convert.to=diffusers only',
-    ),
-  ],
-)
-def test_mistakes_are_one_line(changes, message, tmp_path):
-  refused(
-    message, lambda: MODES['convert'](given(**changes), str(tmp_path / 'run'))
-  )
-  assert not (tmp_path / 'run').exists() and not Path('x').exists()
-
-
-def test_other_folders_and_files_are_one_line(tmp_path):
-  source, run = tmp_path / 'source', tmp_path / 'run'
-  source.mkdir()
-  with pytest.raises(UserError, match='source is not a folder of diffusers'):
-    read(run, source)
-  (source / 'config.json').write_text('{"data": 1}')  # as in our own runs
-  with pytest.raises(UserError, match='source is a folder of the class None'):
-    read(run, source)
-  write_png(source / 'd.png', np.zeros((8, 8), np.uint8))
-  with pytest.raises(
-    UserError, match=r'd.png cannot be read as weights \(safet'
-  ):
-    read(run, source / 'd.png')
-  weights = source / 'checkpoint_26'
-  weights.write_bytes(serialization.msgpack_serialize({'a': np.zeros(3)}))
-  several = 'is ambiguous: give --config.convert.format=diffusers|'
-  with pytest.raises(UserError, match=several):
-    read(run, weights)
-  np.savez(source / 'ho.npz', **{'model/conv_in/W': np.zeros((3, 3, 3, 8))})
-  with pytest.raises(UserError, match='are not read: give a folder of diffus'):
-    read(run, source / 'ho.npz')
-
-
-def test_a_folder_with_a_run_is_not_written(run):
-  with pytest.raises(UserError, match='holds a run: give another --workdir'):
-    read(run, STORED / 'labels')
+  message = 'none contains no checkpoint'
+  refused(message, MODES['train'], config, str(tmp_path / 'x'))
 
 
 def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
@@ -482,8 +383,6 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
     bytearray((out / 'sampler.stablehlo').read_bytes())
   )
   assert program.platforms == ('cpu', 'cuda', 'tpu')
-  with pytest.raises(UserError, match='out exists already'):
-    write(run, 'stablehlo', out)
 
 
 @pytest.mark.parametrize('name, message', [
@@ -501,14 +400,18 @@ def test_diffusers_lack_other_kinds_of_models(name, message, tmp_path):
 
 def test_a_run_keeps_its_model(run, tmp_path):
   """An export cannot change it, and data must have its image shape."""
-  with pytest.raises(UserError, match='network.dropout is 0.0, 0.5 now'):
-    write(run, 'diffusers', tmp_path / 'out', **{'network.dropout': 0.5})
+  refused(
+    'network.dropout is 0.0, 0.5 now',
+    write,
+    run,
+    'diffusers',
+    tmp_path / 'out',
+    **{'network.dropout': 0.5},
+  )
   fitting = {'data': 'synthetic', 'data.image_shape': (4, 4, 1)}
   config = of_run(run, **fitting)
   assert config.facts.num_classes == 3  # of the weights
   assert images.source_of(config).image_shape == (4, 4, 1)
   config = of_run(run, **fitting | {'data.image_shape': (8, 8, 1)})
-  with pytest.raises(
-    UserError, match=r'images are \(8, 8, 1\), and \(4, 4, 1\)'
-  ):
-    images.source_of(config)
+  message = r'images are \(8, 8, 1\), and \(4, 4, 1\)'
+  refused(message, images.source_of, config)

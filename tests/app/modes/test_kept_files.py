@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,8 +15,7 @@ from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
-from diffusion_jax.training import checkpoints
-from tests.app.conftest import refused, smoke
+from tests.app.conftest import arrays_of, assert_same, params_of, refused, smoke
 
 FEW = {
   'sampling.num_samples': 6,
@@ -34,9 +32,7 @@ def run(digits_run, tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-  workdir = tmp_path / 'mine'
-  shutil.copytree(run, workdir)
-  return workdir
+  return shutil.copytree(run, tmp_path / 'mine')
 
 
 def content(workdir):
@@ -65,16 +61,14 @@ def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   assert (copy / 'metrics.1.jsonl').read_bytes() == old
   text = (copy / 'metrics.jsonl').read_text()
   assert [json.loads(x)['step'] for x in text.splitlines()] == [1, 2, 3, 4]
-  params = [checkpoints.restore_params(path)[0] for path in (run, copy)]
-  jax.tree.map(np.testing.assert_array_equal, *params)
+  assert_same(params_of(run), params_of(copy))
 
 
 def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   (copy / 'config.json').unlink()
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
   keeps_all('train', smoke(), copy, message)
-  with pytest.raises(UserError, match=message):  # all other modes
-    store.of_run(copy, smoke(), [])
+  refused(message, store.of_run, copy, smoke(), [])
   with pytest.raises(UserError) as error:
     MODES['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
@@ -89,9 +83,8 @@ def test_one_training_at_a_time(copy):
   MODES['train'](smoke(), str(copy))
 
 
-def samples(workdir, name='samples', mode='samples'):
-  with np.load(workdir / mode / f'{name}.npz') as arrays:
-    arrays = dict(arrays)
+def samples(workdir, *place):
+  arrays = arrays_of(workdir, *place)
   return arrays | {'settings': json.loads(arrays['settings'].item())}
 
 
@@ -143,14 +136,14 @@ def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(sample.images, 'write_png', full)
-    with pytest.raises(UserError, match='No space left .*same command continu'):
-      MODES['sample'](smoke(**FEW), str(copy))
+    message = 'No space left .*same command continu'
+    refused(message, MODES['sample'], smoke(**FEW), str(copy))
   assert batches.made == 2
   part = copy / 'samples' / 'samples.parts' / '00000004.npz'
   good = part.read_bytes()
   part.write_bytes(good[: len(good) // 2])
-  with pytest.raises(UserError, match='00000004.npz is damaged .*: delete it'):
-    MODES['sample'](smoke(**FEW), str(copy))
+  message = '00000004.npz is damaged .*: delete it'
+  refused(message, MODES['sample'], smoke(**FEW), str(copy))
   part.write_bytes(good)
   MODES['sample'](smoke(**FEW), str(copy))
   assert batches.made == 2

@@ -6,15 +6,13 @@ from PIL import Image
 
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.errors import UserError
-from tests.app.conftest import CONFIGS, as_flags
+from tests.app.conftest import as_flags, read
 
 SMALL = {'noise.size': 64, 'noise.frames': 5, 'noise.num_draws': 10}
 
 
 def config(**changes):
-  config = store.completed(store.from_file(str(CONFIGS / 'noise_photo.py')))
-  return store.with_flags(config, [*as_flags(SMALL | changes)])
+  return store.with_flags(read('noise_photo'), [*as_flags(SMALL | changes)])
 
 
 def noise(workdir, **changes):
@@ -29,7 +27,7 @@ def homework(tmp_path_factory):
 
 
 def test_the_default_is_500_descending_alphas():
-  full = store.completed(store.from_file(str(CONFIGS / 'noise_photo.py')))
+  full = read('noise_photo')
   schedule = full.schedule.make()
   alphas = np.asarray(schedule.alphas)
   assert len(alphas) == 500 and (np.diff(alphas) < 0).all()
@@ -92,27 +90,3 @@ def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
   assert noise(out, **changes, **with_alphas(0.5))['steps'] == 1
   with Image.open(out / 'noise.gif') as gif:
     assert gif.n_frames == 2  # pyright: ignore[reportAttributeAccessIssue]
-
-
-@pytest.mark.parametrize('changes, message', [
-  (with_alphas(0.9, 1.2), r'config.schedule: alphas\[1\] = 1.2, step 2'),
-  ({'noise.image': 'none.jpg'}, 'config.noise: image none.jpg not found'),
-  ({'noise.image': __file__}, 'test_noise.py cannot be read as an image'),
-  ({'noise.fit': 'pad'}, "config.noise.fit='pad' is not one of crop, scale"),
-  ({'noise.image': ''}, 'config.noise: which picture'),
-  ({'noise.num_draws': 1}, 'noise.num_draws=1 is not an integer of at least 2'),
-  ({'noise.sise': 3}, "no field config.noise.sise .did you mean 'size'"),
-  ({'schedule': 'linear_vp'}, 'has no steps'),
-])  # fmt: skip
-def test_wrong_input(tmp_path, changes, message):
-  with pytest.raises(UserError, match=message):
-    noise(tmp_path / 'x', **changes)
-  assert not (tmp_path / 'x').exists()
-
-
-def test_other_configs_have_no_photo(tmp_path):
-  digits = store.completed(store.from_file(str(CONFIGS / 'digits.py')))
-  with pytest.raises(
-    UserError, match='no section noise: give --config=configs'
-  ):
-    MODES['noise'](digits, str(tmp_path))

@@ -11,7 +11,6 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, plan
 from diffusion_jax.app.run import folder
-from diffusion_jax.errors import UserError
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import layouts
 from tests.app.conftest import smoke, trial
@@ -84,21 +83,6 @@ def test_sampling_is_planned_with_every_call_of_the_network(tmp_path):
     assert row['batch'] == config.sampling.batch_size
     found.append(row['flops']['float32'])
   assert found[1] == 4 * found[0] > 0
-
-
-@pytest.mark.parametrize('message, fields', {
-  'config.plan.devices is not set': {},
-  "config.plan.devices: 'tpu' does not name": {'plan.devices': 'tpu'},
-  "config.plan.meshes: 8 is not a mesh such": {'plan.meshes': '8'},
-  'training.mesh: a mesh of 16x1 needs 16 devices': {'plan.meshes': '16x1'},
-  'batch_size=12 cannot be split over': {'plan.batches': (12,)},
-}.items())  # fmt: skip
-def test_a_mistake_is_one_clear_line(message, fields, tmp_path):
-  if fields and 'plan.devices' not in fields:
-    fields = {'plan.devices': 'cpu:8', 'plan.meshes': '8x1', **fields}
-  with pytest.raises(UserError, match=message) as error:
-    MODES['plan'](smoke(**fields), tmp_path)
-  assert '\n' not in str(error.value)
 
 
 def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed():

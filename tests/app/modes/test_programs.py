@@ -6,6 +6,7 @@ import threading
 import jax
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.app import devices
 from diffusion_jax.app.modes import MODES, hooks
 from tests.app.conftest import smoke
@@ -37,11 +38,31 @@ def programs():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
+TRACED = collections.Counter()
+
+
+def counting():
+  """Returns DDIM, and counts how often its step is traced."""
+  inner = dj.ddim()
+
+  def step(*args, **levels):
+    TRACED['step'] += 1
+    return inner.step(*args, **levels)
+
+  return inner._replace(step=step)
+
+
 def test_a_training_has_four_large_programs_and_few_operations(
   tmp_path, programs
 ):
-  """The first state, the step, the test loss and the sampler."""
-  MODES['train'](smoke(**EVERYTHING), tmp_path)
+  """The first state, the step, the test loss and the sampler.
+
+  The sampler is tried before the first step, and not traced again for previews.
+  """
+  own = {'sampling.sampler': f'{__name__}:counting'}
+  MODES['train'](smoke(**EVERYTHING | own), tmp_path)
+  assert len([*(tmp_path / 'samples').glob('step_*.png')]) == 2
+  assert TRACED['step'] == 1
   counts = collections.Counter(name for name, _ in programs)
   assert {n: counts.pop(n) for n in LARGE} == {
     'make_arrays': 1, 'train_step': 1, 'eval_step': 1, 'images': 1

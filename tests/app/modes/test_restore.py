@@ -14,7 +14,7 @@ from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.testing import oracles
-from tests.app.conftest import refused, smoke, untrained
+from tests.app.conftest import arrays_of, refused, smoke
 from tests.app.modes.test_edit import QUICK
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -79,12 +79,6 @@ def test_every_method_of_the_table_is_tested():
 
 
 @pytest.fixture(scope='module')
-def plain(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('runs') / 'plain'
-  return untrained(smoke(**QUICK), workdir, deviation=0.1)
-
-
-@pytest.fixture(scope='module')
 def clean(tmp_path_factory):
   folder = tmp_path_factory.mktemp('clean')
   rng = np.random.default_rng(0)
@@ -104,8 +98,7 @@ def run(workdir, output, **changes):
   fields |= {'edit': fields.pop('edit.edit', 'restore'), 'edit.output': output}
   config = smoke(**QUICK | fields)
   MODES['edit'](config, workdir)
-  with np.load(workdir / 'edits' / f'{output}.npz') as arrays:
-    return dict(arrays)
+  return arrays_of(workdir, output, 'edits')
 
 
 def test_pictures_are_damaged_and_restored(plain, clean, capsys):
@@ -174,34 +167,6 @@ def test_a_reward_of_the_user(plain, tmp_path, monkeypatch):
   )
 
 
-@pytest.mark.parametrize('changes, message', [
-  ({}, "image is not set: give --config.edit.image='in/\\*.png'"),
-  ({'image': 'none/*.png'}, 'image=none/\\*.png: there are no pictures'),
-  ({'image': 'none.png'}, 'none.png not found'),
-  ({'image': 'CLEAN/a.png'}, 'a.png has 8x8 pixels .*, 4x4 are needed'),
-  ({'noise': -1.0}, 'edit.noise=-1.0 is not'),
-  ({'operator': 'blurr'}, "edit.operator='blurr' \\(did you mean 'blur'"),
-  ({'operator': 'gray', 'image': 'CLEAN/a.png'}, 'luminance needs 3 channels'),
-  (
-    {'operator': 'hdr', 'image': 'CLEAN/a.png'},
-    'posterior=moment needs a linear operator, and hdr is not: set posterior',
-  ),
-  (
-    {'operator': 'phase', 'image': 'CLEAN/a.png'},
-    r'needs a linear operator, and phase is not',
-  ),
-  (
-    {'operator': 'downsample', 'operator.factor': 3, 'image': 'CLEAN/a.png'},
-    'factor must divide images of 8x8, got 3',
-  ),
-])  # fmt: skip
-def test_a_mistake_is_one_line(plain, clean, changes, message):
-  changes = {'operator': 'downsample'} | changes
-  if 'image' in changes:
-    changes['image'] = changes['image'].replace('CLEAN', str(clean))
-  refused(message, lambda: run(plain, 'bad', **changes))
-
-
 def test_errors_of_known_samples():
   clean = np.zeros((2, 2, 1))
   x = np.stack([clean + 0.1, clean - 0.3])
@@ -228,24 +193,6 @@ def test_all_fields_of_methods_are_described():
     for field in dataclasses.fields(constructor):
       texts = [c.__doc__ or '' for c in constructor.__mro__[:-2]]
       assert any(f'{field.name}:' in text for text in texts), field.name
-
-
-@pytest.mark.parametrize('name', ['restore', 'steer'])
-def test_a_run_without_a_denoiser_is_refused(tmp_path, clean, name):
-  fields = {
-    'conditioning.self_conditioning': True,
-    'edit': name,
-    'edit.output': 'none',
-  }
-  if name == 'restore':
-    fields |= {'edit.image': str(clean), 'edit.simulate': True}
-    fields |= {'edit.operator': 'downsample'}
-  config = smoke(**QUICK | fields)
-  workdir = untrained(config, tmp_path / 'run')
-  refused(
-    f'edit={name} needs a denoiser, .* conditioning.self_conditioning',
-    lambda: MODES['edit'](config, workdir),
-  )
 
 
 def test_particles_are_the_same_on_several_devices(plain, clean):

@@ -118,11 +118,9 @@ def test_two_users_get_their_own_pictures(page):
 
 
 @pytest.mark.parametrize('fields, message', [
-  ({'num_steps': 'many'}, "sampling.num_steps='many' is not an integer"),
   ({'num_steps': 0}, "sampling.num_steps=0 is not an integer of at least 1"),
   ({'labels': 12}, 'sampling.labels=12 is out of range'),
   ({'seed': -1}, "seed=-1 is not in 0"),
-  ({'guidance.scale': 'nan'}, 'guidance.scale=.*nan.* is not a number'),
   ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
 ])  # fmt: skip
 def test_a_bad_value_is_an_answer_of_one_line(page, fields, message):

@@ -1,7 +1,6 @@
 """Where a training continues, on which devices, and what stops it."""
 
 import itertools
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, train_setup
-from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints
-from tests.app.conftest import lines_of, smoke
+from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 
 CONSTANT = {'optimizer.decay': 'constant'}
 
@@ -27,8 +24,7 @@ def run(tmp_path_factory):
 def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
   """Two devices with accumulation have the losses of one device."""
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
-  parts = shutil.copytree(run, tmp_path / 'parts')
-  shutil.rmtree(parts / 'checkpoints' / '4')
+  parts = interrupted(run, tmp_path / 'parts')
   MODES['train'](smoke(**CONSTANT, **moved), parts)
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
@@ -64,13 +60,12 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
   explode(3)
   message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
   fields = {'training.log_every': 4, 'training.ema_warmup': False}
-  with pytest.raises(UserError, match=message):
-    MODES['train'](smoke(**fields), tmp_path)
+  refused(message, MODES['train'], smoke(**fields), tmp_path)
   line = 'losses use, will still be 100% the first ones: shorten it by'
   assert line in capsys.readouterr().out  # 0.999^3
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
-  params, _ = checkpoints.restore_params(tmp_path)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+  leaves = jax.tree.leaves(params_of(tmp_path))
+  assert all(np.isfinite(x).all() for x in leaves)
 
 
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
@@ -84,14 +79,10 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
     'training.skip_nonfinite': 1,
   }
   message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
-  with pytest.raises(UserError, match=message):
-    MODES['train'](smoke(**fields), tmp_path)
+  refused(message, MODES['train'], smoke(**fields), tmp_path)
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
   for ema in (True, False):
-    at = [
-      checkpoints.restore_params(tmp_path, ema, checkpoint=step)[0]
-      for step in range(1, 7)
-    ]
+    at = [params_of(tmp_path, ema, checkpoint=i) for i in range(1, 7)]
     same = [
       jax.tree.all(jax.tree.map(np.array_equal, a, b))
       for a, b in itertools.pairwise(at)

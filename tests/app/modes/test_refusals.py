@@ -1,0 +1,360 @@
+"""What each mode refuses: one row for each rule, as typed.
+
+A row is [config] flags => a part of the line that is printed. The config is
+digits:smoke with a small network unless the row begins with another one, whose
+trial it is; `none` is a command without --config, and self_conditioning is
+digits with it. The folder runs/ has runs of some of them. Indented lines
+continue a row. tests/app/config shows on a toy what the fields of all sections
+refuse.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import serialization
+from PIL import Image
+
+from diffusion_jax.app.modes import MODES
+from tests.app.conftest import (
+  CONFIGS,
+  refused,
+  trial,
+  untrained,
+  without_config,
+)
+
+RUNS = 'digits digits_classifier digits_autoencoder self_conditioning'
+AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
+TABLES = {}
+TABLES['train'] = """
+training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over
+  the 8 devices of the mesh: take a multiple of 8, or fewer devices by
+  --config.training.mesh
+training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the
+  2 devices of the mesh in 8 parts
+training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
+training.keep_every=3 => keep_every=3 is not a multiple of
+  training.checkpoint_every=2
+training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
+training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every
+training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is
+  there twice
+training.lora_rank=2 => set training.init_from to its folder
+data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 =>
+  are fewer than the 8 devices of the mesh: set training.evaluate_every=0
+evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod =>
+  keep_best_by='fod' (did you mean 'fid'?) is not one of test_loss, fid
+evaluation.metrics=elbo training.metrics_every=1 => name a metric of them in
+  config.evaluation.metrics, as fid
+optimizer.warmup_steps=9999 => config.optimizer: decay_steps of decay 'linear'
+objective=reflow => training.teacher: objective=reflow needs the folder of the
+digits_distilled training.init_from= training.teacher=nowhere =>
+  config.training.teacher: there is no run in nowhere
+training.teacher=x => objective=denoising does not use a teacher
+objective=vdm => config.objective: vdm needs noise at t = 0 and signal at t = 1
+objective=mean_flow => noise_input=step: the network of objective=mean_flow gets
+schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
+schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
+schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
+conditioning.labels=False => conditioning: dropout=0.1 has no effect without lab
+data=synthetic data.num_classes=0 => labels needs images of classes, and these
+  have none: set it to False
+conditioning.image=colorize => conditioning.image: luminance needs 3 channels
+conditioning.image=superres conditioning.image.factor=3 => conditioning.image: f
+conditioning.image=inpaint conditioning.augment=0.1 => conditioning: augment ch
+conditioning.augment=0.1 => config.conditioning.augment needs a network with the
+conditioning.text=bytes => these images have no texts for conditioning.text:
+  data=shapes has
+network=unet network.attention_resolutions=5 => network.attention_resolutions: n
+network=unet network.attention_resolutions= network.num_groups=3 =>
+  config.network: num_groups=3 does not divide
+network=unet network.attention_resolutions= network.dtype=float31 =>
+  config.network.dtype='float31' (did you mean 'float32'?) is
+network=unet network.attention=cudnn => network.attention=cudnn needs a GPU, and
+network=vdm network.channels=8 network.num_groups=4 => network 'vdm' needs
+  config.noise_input=logsnr
+network=vdm network.channels=8 noise_input=logsnr
+  conditioning.self_conditioning=True => the input x0, which vdm does not have
+shapes_text conditioning.text.heads=3 => does not divide the 64
+shapes_text training.random_flip=True => make texts such as 'on the left' wrong
+shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the
+  input text, which ddpmpp does not have: set network
+digits_classifier data=synthetic data.num_classes=0
+  network.attention_resolutions= => needs images of two or more classes
+digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one
+  layer of latents, and this network has
+digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images
+digits_vae sampling.labels=3 => config.sampling.labels has no effect on a VAE
+digits_vae objective.free_bits=0.1 training.accumulate=2 => free_bits needs the
+  whole batch: set training.accumulate=1
+digits_masked transitions=gaussian => needs the betas of a schedule of steps
+digits_masked states.output=logistic => output=logistic:
+digits_masked transitions=uniform => needs a process with a masked state
+digits_d3pm sampling.sampler=confidence training.sample_every=4 => a masked stat
+digits_d3pm sampling.remasking=0.1 training.sample_every=4 => a masked state
+digits_masked objective=d3pm => do not give the num_steps
+digits_meanflow noise_input.scale=1000 => set noise_input=time and
+  noise_input.scale=1
+digits_meanflow noise_input=logsnr => gets t and t - s: set it to time
+digits_meanflow network=edm2 network.attention_resolutions= => needs a network
+  with the input elapsed, which edm2 does
+digits_meanflow network=unet network.attention=cudnn => network.attention=cudnn
+digits_meanflow objective.guidance=power_law conditioning.dropout=0 => also
+  trains the network without a condition: set conditioning.dropout
+digits_latent latent.run=nowhere => latent.run: there is no run in nowhere, and
+digits_latent latent.run=runs/digits => has no latents with a height and a width
+digits_latent sampling.clip=True => sampling.clip needs pixels, and this run dif
+digits_latent sampling.dynamic_threshold=0.9 => dynamic_threshold needs pixels
+digits_latent sampling.classifier.run=x => sampling.classifier needs pixels
+digits_latent conditioning.augment=0.1 => conditioning.augment needs pixels
+digits_latent conditioning.image=superres => conditioning.image needs pixels
+digits_latent conditioning.self_conditioning=True => self_conditioning needs pix
+digits_latent training.sample_every=4 sampling.guidance=autoguidance
+  sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion
+  model, and a diffusion model of latents is needed
+digits_latent objective=vdm => objective='vdm' is not one of denoising, hybrid
+digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here
+  (8, 8, 3)
+"""
+TABLES['sample'] = """
+sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
+sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_
+schedule=continuous_cosine sampling.spacing=trailing => config.sampling: spacing
+schedule=continuous_cosine sampling.respacing=ddim50 => config.sampling: respaci
+sampling.spacing=steps sampling.num_steps=1001 => sampling: 1001 steps do not f
+sampling.respacing=fast => sampling: 'fast' does not specify steps
+sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
+sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
+  config.sampling: churn.s_min=3.0 is above s_max=2.0
+sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 =>
+  config.sampling.guidance: low=3.0 is above high=2.0: no level would be guided
+sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a
+  network that was trained with conditioning.dropout
+sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
+  sampling.guidance.scale=2 => sampling.guidance.run: the run in
+  runs/digits_classifier is a classifier, and a diffusion model is
+sampling.classifier.run=runs/digits => sampling.classifier.run: the run in
+  runs/digits is a diffusion model, and a classifier is
+conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => takes no
+  labels (conditioning.labels), and there is no sampling.classifier
+conditioning.image=inpaint sampling.labels=3 => samples of this run continue
+  test images
+sampling.labels=3,10 => 10 is out of range, the classes are 0..9
+sampling.prompt=circle => sampling.prompt: the network of this run reads no text
+shapes_text sampling.prompt= => sampling.prompt: each text must have a word
+shapes_text sampling.prompt='a| |b' => sampling.prompt: each text must have
+shapes_text
+  sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 =>
+  at most text_length=56
+sampling.checkpoint=best => has a metric: train with keep_best
+sampling.ema_sigma_rel=0.1 => no snapshot
+sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
+sampling.ema_sigma_rel=0.1 sampling.ema_decay=0.5 => ema_decay=0.5 are different
+digits_classifier => is a classifier, which makes no images
+digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a V
+digits_masked sampling.guidance.scale=2 => conditioning.dropout
+digits_meanflow sampling.guidance_scale=2 => trained with, which is 1 here
+digits_meanflow objective.guidance=power_law objective.guidance.high=4
+  sampling.guidance_scale=5 => is outside the scales of the training, 1 to 4.0
+digits_consistency sampling.stochastic=False sampling.num_steps=2 => set it to
+  1, or sampling.stochastic=True
+"""
+INPAINT = 'edit.image=digit.png edit.mask=mask.png'
+TABLES['edit'] = f"""
+edit.jump=1 => config.edit: image is not set: give --config.edit.image=
+edit.image=digit.png => mask is not set: give --config.edit.mask=
+{INPAINT} edit.image=none.png => none.png not found
+{INPAINT} edit.image=text.png => cannot be read as an image
+{INPAINT} edit.image=large.png => large.png has 8x9 pixels (width x height), 8x8
+{INPAINT} edit.mask=large.png => mask large.png has 8x9 pixels
+{INPAINT} edit.mask=white.png => is white everywhere: white pixels
+{INPAINT} edit.jump=9 => config.edit: jump is 9: it must be at least 1 and less
+  than the 4 steps
+edit.method=palette => needs a run with conditioning.image=inpaint
+edit.label=10 => edit.label=10 is out of range, the classes are 0..9
+conditioning.dropout=0 => config.edit.label: the network of this run needs a
+  class, 0..9
+sampling.sampler=unipc => which sampling.sampler=unipc would u
+edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x
+  between steps, which sampling.sampler=unipc
+edit=superres edit.factor=3 edit.image=small.png => config.edit: factor=3 does
+  not divide 8x8
+edit=colorize edit.image=digit.png => this run have no colours
+edit=interpolate edit.num_samples=1 => config.edit: num_samples must be at least
+  2 for an interpolation
+edit=interpolate conditioning.self_conditioning=True => the ODE of a network
+  with self-conditioning cannot be inverted
+sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config.ed
+sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
+conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
+conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpai
+conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None
+shapes_text conditioning.dropout=0 sampling.guidance=None => sampling.prompt
+digits_classifier => is a classifier, which makes no images
+digits_vae => is a VAE, which cannot edit pictures
+text_masked => edit needs pictures
+edit=restore edit.operator=downsample => image is not set: give
+  --config.edit.image='in/*.png'
+edit=restore edit.operator=downsample edit.image=none/*.png =>
+  image=none/*.png: there are no pictures
+edit=restore edit.operator=downsample edit.image=digit.png => digit.png has 8x8
+  pixels (width x height), 4x4 are needed
+edit=restore edit.operator=gray edit.image=digit.png => luminance needs 3 channe
+edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a
+  linear operator, and hdr is not: set posterior
+edit=restore edit.operator=downsample edit.operator.factor=3
+  edit.image=digit.png => factor must divide images of 8x8, got 3
+self_conditioning edit=steer => edit=steer needs a denoiser
+self_conditioning edit=restore edit.operator=downsample edit.simulate=True
+  edit.image=digit.png => edit=restore needs a denoiser
+"""
+TABLES['evaluate'] = """
+evaluation.metrics=fid2 => 'fid2' (did you mean 'fid'?) is not one of elbo, ode
+evaluation.metrics= => metrics is empty: give one of elbo, ode
+evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
+  config.evaluation.elbo: steps is 9: it must
+evaluation.metrics=ode evaluation.ode.num_probes=0 => ode: num_probes is 0: it
+evaluation.sweep=num_steps => num_steps is not field=value,value
+evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean 'num_step
+evaluation.metrics=accuracy evaluation.features=pixels => these classes, as
+  digits has: set config.evaluation.features, now
+evaluation.metrics=accuracy evaluation.features=digits
+  conditioning.labels=False conditioning.dropout=0 => accuracy needs labels of
+  the samples
+evaluation.metrics=fd evaluation.features=x => features='x' is not one of inc
+evaluation.metrics=fd evaluation.fd.features=x => evaluation.fd.features='x' is
+evaluation.metrics=fd_pixels => fd with --config.evaluation.fd.features=pixels
+evaluation.metrics=tests.app.toy_parts:no => has no attribute 'no'
+evaluation.metrics=nowhere:fd => has the name of another metric
+evaluation.metrics=fid => need classify_image_graph
+evaluation.metrics=is evaluation.features=pixels => is needs logits of a
+evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 =>
+  config.evaluation.fd: num_draws is -1: it must be
+"""
+TABLES['convert'] = """
+none => give either source=<weights>, which become
+none convert.source=x convert.to=diffusers => give either source
+none convert.source=none => convert.source: file or folder none not found
+none convert.source=stored/ho convert.format=diffuser =>
+  convert.format='diffuser' (did you mean 'diffusers'?) is not one of diffusers
+none convert.source=stored/ho convert.options=ema => convert.options: 'ema' is
+  not name=value
+none convert.source=stored/ho convert.options=ema=True => convert.source:
+  unknown options of UNet2DModel: ema; known are null_cl
+none convert.source=stored/ho/config.json => config.json cannot be read as
+  weights (safetensors, npz, PyTorch or m
+none convert.source=stored => stored is not a folder of diffusers, which has a
+none convert.source=digit.png => digit.png cannot be read as weights (safet
+none convert.source=runs/digits => runs/digits is a folder of the class None
+none convert.source=checkpoint_26 => is ambiguous: give --config.convert.format=
+none convert.source=chainer.npz => are not read: give a folder of diffusers
+none convert.source=stored/ho network=dit => config.network.name is unet, dit
+  now: this comes with the weights
+none convert.source=stored/ho sampling.num_steps=10 => sampling.num_steps is
+  1000, 10 now: this comes with the weights
+none convert.source=stored/labels data=digits => config.data=digits: image_shape
+  is (8, 8, 1), and (4, 4, 1) for
+digits convert.source=stored/labels => holds a run: give another --workdir
+none convert.to=onnx convert.out=x => convert.to='onnx' is not one
+none convert.to=diffusers => convert.out is not set: give the file
+none convert.to=safetensors convert.out=x convert.label=1 => convert.label is
+  for convert.to=diffusers only
+convert.to=lora convert.out=x => this run has none
+convert.to=safetensors convert.out=digit.png => digit.png exists already
+convert.to=stablehlo convert.out=x
+  sampling.classifier.run=runs/digits_classifier => cannot export guidance
+"""
+TABLES['plan'] = """
+seed=0 => config.plan.devices is not set
+plan.devices=tpu => config.plan.devices: 'tpu' does not name
+plan.devices=cpu:8 plan.meshes=8 => config.plan.meshes: 8 is not a mesh such
+plan.devices=cpu:8 plan.meshes=16x1 => a mesh of 16x1 needs 16 devices
+plan.devices=cpu:8 plan.meshes=8x1 plan.batches=12, => batch_size=12 cannot be
+"""
+TABLES['noise'] = """
+noise_photo schedule=alphas schedule.values=0.9,1.2 => config.schedule:
+  alphas[1] = 1.2, step 2
+noise_photo schedule=linear_vp => has no steps
+noise_photo noise.image=none.jpg => config.noise: image none.jpg not found
+noise_photo noise.image=text.png => text.png cannot be read as an image
+noise_photo noise.image= => config.noise: which picture
+digits => no section noise: give --config=configs
+"""
+TABLES['average'] = """
+seed=0 => average.sigma_rel is not set: give a relative width
+average.sigma_rel=0.05 => has no snapshot
+"""
+TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
+
+
+def rows(table):
+  """Yields (config, flags, message) of the rows of a table."""
+  for row in re.split(r'\n(?=\S)', table.strip()):
+    flags, message = ' '.join(row.split()).split(' => ')
+    name, *flags = shlex.split(flags)
+    if '=' in name:
+      name, flags = 'digits', [name, *flags]
+    yield name, flags, message
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Makes runs/ and the files that the rows name."""
+  folder = tmp_path_factory.mktemp('refusals')
+  for name in RUNS.split():
+    untrained(config_of(name), folder / 'runs' / name)
+  (folder / 'stored').symlink_to(CONFIGS.parent / 'tests/interop/stored')
+  grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+  for name, x in {
+    'digit': grey,
+    'mask': np.where(grey < 32, 255, 0).astype(np.uint8),
+    'white': np.full((8, 8), 255, np.uint8),
+    'small': grey[::2, ::2],
+    'large': np.zeros((9, 8), np.uint8),
+  }.items():
+    Image.fromarray(x).save(folder / f'{name}.png')
+  (folder / 'text.png').write_text('no picture')
+  weights = serialization.msgpack_serialize({'a': np.zeros(3)})
+  (folder / 'checkpoint_26').write_bytes(weights)
+  chainer = {'model/conv_in/W': np.zeros((3, 3, 3, 8))}
+  np.savez(folder / 'chainer.npz', **chainer)
+  return folder
+
+
+def config_of(name, **fields):
+  if name == 'none':
+    return without_config(**fields)
+  more = {
+    'digits_latent': {'latent.run': 'runs/digits_autoencoder'},
+    'digits_autoencoder': {'network': AUTOENCODER},
+    'self_conditioning': {'conditioning.self_conditioning': True},
+  }.get(name, {})
+  small = name in ('digits', 'self_conditioning')
+  return trial('digits' if small else name, small=small, **more | fields)
+
+
+def files_in(folder):
+  paths = [path for path in folder.rglob('*') if path.is_file()]
+  return {path for path in paths if path.name != 'settings.json'}
+
+
+@pytest.mark.parametrize('mode, name, flags, message', [
+  pytest.param(mode, *row, id=' '.join((mode, row[0], *row[1])))
+  for mode, table in TABLES.items() for row in rows(table)
+])  # fmt: skip
+def test_a_mistake_is_one_clear_line(
+  mode, name, flags, message, folder, monkeypatch
+):
+  """Nothing is written but the settings of an evaluation."""
+  monkeypatch.chdir(folder)
+  before = files_in(folder)
+  fields = dict(flag.split('=', 1) for flag in flags)
+  workdir = 'new' if mode == 'train' else f'runs/{name}'
+  found = refused(
+    '', lambda: MODES[mode](config_of(name, **fields), Path(workdir))
+  )
+  assert message in found, found
+  assert files_in(folder) == before and not Path('new').exists()
