@@ -87,13 +87,6 @@ def test_the_evidence_is_unbiased_for_the_chain(
   logs = np.asarray(state.log_evidence, np.float64)
   ratios = np.exp(logs - log_evidence_of_the_chain(20, std))
   standard_error = ratios.std() / np.sqrt(len(ratios))
-  print(
-    twist,
-    use_gradient,
-    ratios.mean(),
-    standard_error,
-    (np.asarray(state.lowest_ess) < 0.6 * 8).mean(),
-  )
   assert standard_error < error
   assert abs(ratios.mean() - 1.0) < 4.0 * standard_error
   # Populations were resampled, or the test would not see its weights.
@@ -254,14 +247,3 @@ def test_pick_draws_by_weight(key):
   picked = dj.pick(key, x, jnp.broadcast_to(log_weights, (6000, 3)))
   shares = [float(jnp.mean(picked == i)) for i in range(3)]
   np.testing.assert_allclose(shares, [0.2, 0.0, 0.8], atol=0.02)
-
-
-def test_x_without_particles_is_refused():
-  levels = dj.level_grid(DISCRETE, 4)
-  with pytest.raises(ValueError, match=r'shape \[8, 4\]: steered needs part'):
-    dj.sample(
-      jax.random.key(0), WHITE.denoise, dj.steered(constant), levels,
-      jnp.zeros((8, 4)),
-    )  # fmt: skip
-  with pytest.raises(ValueError, match='threshold is 2'):
-    dj.steered(constant, threshold=2.0)

@@ -338,12 +338,6 @@ def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
   assert evaluation['loss'].total == 5.0 * 5.0 * 7.0 * 2.0
 
 
-def test_a_loss_of_a_whole_batch_is_not_accumulated():
-  line = Objective(lambda *_: ((), ()), lambda *_: None, separable=False)
-  with pytest.raises(ValueError, match='accumulate must be 1'):
-    accumulated(line, 2)
-
-
 def test_a_learned_variance_takes_no_part_in_the_loss(key):
   def doubled(params, x, noise, cond, *, key=None):
     output = mlp(params, x, noise, cond)
