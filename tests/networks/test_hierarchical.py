@@ -8,7 +8,7 @@ from diffusion_jax.networks.hierarchical import (
   HierarchicalAutoencoder,
   Transition,
 )
-from tests.networks.literal import conv3x3, norm, randomised, swish
+from tests.networks.literal import conv3x3, norm, randomised, residual, swish
 from tests.networks.test_autoencoder import (
   TINY,
   X,
@@ -16,7 +16,6 @@ from tests.networks.test_autoencoder import (
   close,
   down,
   halves,
-  residual,
   shapes,
   up,
 )
