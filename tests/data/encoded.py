@@ -1,10 +1,12 @@
 """Small files of pictures in the formats that people have, for tests."""
 
+import contextlib
 import io
 import tarfile
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SIZE = 30
@@ -32,9 +34,12 @@ def tar(path, members):
   return path
 
 
-def one_line(error, *parts):
-  """Asserts that an error is one line that has the parts."""
-  text = str(error.value)
+@contextlib.contextmanager
+def one_line(*parts, error=ValueError, match=None):
+  """Expects an error whose message is one line that has the parts."""
+  with pytest.raises(error, match=match) as found:
+    yield
+  text = str(found.value)
   assert '\n' not in text and all(part in text for part in parts), text
 
 
