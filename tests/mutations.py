@@ -401,7 +401,7 @@ training/loss_aware.py eq_18_probabilities
   jnp.min(count) >= length => jnp.min(count) > length
 training/objectives.py training/test_denoising.py uncertainty_weighs
   error = inputs.time_weight * losses => error = losses
-training/vae.py dropout_of_their_own
+training/vae.py training/test_objectives.py dropout_of_their_own
   1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 # A run folder of a stranger.
 drafts.py runtime/test_files.py through_a_link

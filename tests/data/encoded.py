@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SIZE = 30
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.sources import ArraySource
+
+SIZE, SHAPE = 30, (6, 5, 3)
 
 
 def arrays(size=SIZE):
@@ -45,8 +48,6 @@ def one_line(*parts, error=ValueError, match=None):
 
 def assert_batches_of(source, expected, **options):
   """Asserts that two sources give the same batches, also to two hosts."""
-  from diffusion_jax.data import pipeline
-
   assert len(source) == len(expected)
   size, seed, start = 8, 3, 2
   hosts: Any = [
@@ -62,3 +63,20 @@ def assert_batches_of(source, expected, **options):
       np.testing.assert_array_equal(read, rows)
   for host in hosts:
     host.close()
+
+
+def train_set(kind=ArraySource):
+  """Returns the pictures that the tests' files for training contain."""
+  pictures, labels = arrays()
+  return kind(pictures[:25], labels[:25].astype(np.int32), 3)
+
+
+def assert_splits(read, text_column, **options):
+  """Asserts what read(split, **options) has: pictures, labels and texts."""
+  assert_batches_of(read('train', **options), train_set())
+  pictures, labels = arrays()
+  images, found = read('test', **options).read(np.arange(5))
+  np.testing.assert_array_equal(images, pictures[25:])
+  assert found.tolist() == labels[25:].tolist()
+  texts = read('train', text_column=text_column, **options).texts
+  assert texts(np.array([14, 3])) == ['text 14', 'text 3']
