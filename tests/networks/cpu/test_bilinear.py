@@ -14,6 +14,7 @@ from diffusion_jax.networks import layers
 from diffusion_jax.networks.blocks import ResnetBlock
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.cpu.products import linear
+from diffusion_jax.runtime.sharding import make_mesh
 
 OTHERS = ('tpu', 'cuda')
 PADDING = ((1, 1), (1, 1))
@@ -144,9 +145,7 @@ def test_derivatives_of_derivatives_under_vmap(stride, key):
 
 
 def test_shard_map_sums_the_gradient_of_shared_weights(key):
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+  mesh = make_mesh(8)
   spec = jax.sharding.PartitionSpec
   x = jax.random.normal(key, (8, 4, 4, 3))
   kernel = jax.random.normal(key, (3, 3, 3, 2))
