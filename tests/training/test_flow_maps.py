@@ -24,7 +24,6 @@ NETWORK = Network(
   time_scale=SCALE,
   condition=make_condition(dropout=0.3),
 )
-UNLABELLED = Network(few_step.network, dj.time_input(1.0))
 
 
 def drawn(objective, key, average=few_step.WEIGHTS):
