@@ -16,6 +16,12 @@ def count(tree):
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
+def close(found, expected, rtol=2e-4, atol=2e-4):
+  """Compares two trees of arrays."""
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
 def dense(p, x):
   out = x @ np.asarray(p['kernel'], np.float64)
   return out + np.asarray(p['bias']) if 'bias' in p else out

@@ -9,6 +9,7 @@ import numpy as np
 from diffusion_jax.networks.autoencoder import Autoencoder, soft_clip
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from tests.networks.literal import (
+  close,
   conv3x3,
   dense,
   nearest,
@@ -47,13 +48,6 @@ def up(p, h):
 def halves(h):
   mean, log_variance = np.split(h, 2, axis=-1)
   return mean, 10.0 * np.tanh(log_variance / 10.0)
-
-
-def close(found, expected):
-  for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
 
 
 def call(network, params, method, *inputs):

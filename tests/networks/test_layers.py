@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks import layers
-from tests.networks.literal import random_params
-
-
-def close(found, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
-    found,
-    expected,
-  )
+from tests.networks.literal import close, random_params
 
 
 def test_conv_module_is_flaxs(key):

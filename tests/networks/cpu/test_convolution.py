@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_jax.networks.cpu.convolution import conv2d
 from tests.networks.cpu.test_bilinear import jax_conv
+from tests.networks.literal import close
 
 SHAPES = {
   'same': ((2, 6, 6, 3), 3, 5, 1, (1, 1)),
@@ -32,14 +33,6 @@ def convs(request):
   padding = (pad, pad)
   bind = lambda f: functools.partial(f, stride=stride, padding=padding)
   return bind(conv2d), bind(jax_conv), x, kernel
-
-
-def close(found, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
-    found,
-    expected,
-  )
 
 
 def test_first_and_second_derivatives_in_both_modes(convs):

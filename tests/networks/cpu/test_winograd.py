@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffusion_jax.networks.cpu import convolution, winograd
 from tests.networks.cpu.test_bilinear import jax_conv
+from tests.networks.literal import close
 
 conv = jax.jit(winograd.conv, static_argnums=(2, 3))
 kernel_gradient = jax.jit(winograd.kernel_gradient, static_argnums=(2, 3))
@@ -164,7 +165,4 @@ def test_all_derivatives_through_conv2d(key):
 
   both = [jax.jit(lambda *a, f=f: several(f, *a)) for f in (ours, jax_conv)]
   assert products(ours, x, kernel) == {'dot_general'}
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-    *(f(x, kernel) for f in both),
-  )
+  close(*(f(x, kernel) for f in both), rtol=1e-4, atol=1e-4)
