@@ -44,7 +44,7 @@ def grids(schedule, t_start):
   return found, exact, schedule(t_start), schedule(0.0)
 
 
-@settings(anything, max_examples=20)
+@settings(anything, max_examples=15)
 @given(EVERY, st.just(1.0) | st.floats(0.3, 1.0))
 def test_grids_fall_from_noise_to_clean(schedule, t_start):
   """They are on the schedule, evenly spaced, between its two ends.
