@@ -98,7 +98,7 @@ core/flow_map.py maps_to_the_clean_end
 training/flow_maps.py improved_mean_flow_literally
   sg(guided_velocity(v, own, null, omega, kappa))
   => guided_velocity(v, own, null, omega, kappa)
-training/flow_maps.py two_times_have_the_masses
+training/flow_maps.py two_times_have_the_moments
   t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)
 training/flow_maps.py two_times_of_antithetic_draws
   jax.random.permutation(order_key, b) => b
@@ -111,7 +111,7 @@ training/level_pairs.py easy_pairs_by_hand
   weight / (sigma - r) => 1.0 / (sigma - r)
 training/level_pairs.py easy_pairs_by_hand
   step // steps_per_stage, num_stages - 1 => step // steps_per_stage, num_stages
-training/level_pairs.py a_law_beyond_the_grid
+training/level_pairs.py cleaner_neighbours
   jnp.clip(i, 0, count - 2) => jnp.clip(i, 0, count - 1)
 training/consistency.py continuous_consistency_literally
   jnp.minimum(context.step / warmup_steps, 1.0) => (context.step / warmup_steps)
@@ -401,7 +401,7 @@ training/loss_aware.py eq_18_probabilities
   jnp.min(count) >= length => jnp.min(count) > length
 training/objectives.py training/test_denoising.py uncertainty_weighs
   error = inputs.time_weight * losses => error = losses
-training/vae.py dropout_of_their_own
+training/vae.py training/test_objectives.py dropout_of_their_own
   1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 # A run folder of a stranger.
 drafts.py runtime/test_files.py through_a_link

@@ -8,16 +8,23 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.core import flow_map, losses
 from diffusion_jax.training import (
+  discrete,
   distillation,
   flow_maps,
   level_pairs,
+  objectives,
   optimizer,
 )
+from diffusion_jax.training.lora import lora_init
+from diffusion_jax.training.objectives import Context, Network, Objective
+from diffusion_jax.training.step import accumulated
 
 STEPS = dj.DiscreteSchedule.from_betas(dj.linear_betas(100))
 COSINE = dj.CosineSchedule()
 LEVELS = dj.level_grid(COSINE, 2)
+PAIR = STEPS.at_step(1), STEPS.at_step(2)
 KEY, X = jax.random.key(0), jnp.ones((2, 3))
 INF, NAN = float('inf'), float('nan')
 
@@ -194,7 +201,115 @@ UNKNOWN = "'epsilon' is not one of x0, eps, v, score, flow, edm"
 NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
 
 
+Y, LEVEL = jnp.ones((2, 1)), COSINE(0.5)
+UNIFORM = dj.uniform_process(3)
+LINEAR = dj.PolynomialMasking()
+linear = dj.Measurement(Y, lambda x: 2.0 * x[:, :1], 0.1)
+
+
+def bound(num_steps, **options):
+  return dj.variational_bound(
+    KEY, denoise, STEPS, X, num_steps=num_steps, **options
+  )
+
+
 @pytest.mark.parametrize('call, match', [
+  (lambda: dj.zero_terminal_snr([0.1]), '2 or more'),
+  (lambda: dj.target('epsilon', X, X, LEVEL), UNKNOWN),
+  (lambda: flow_map.make_flow_map(None, {}, kind='map'),
+   "kind 'map' is not one of average_vel"),
+  (lambda: dj.reverse_variance('large', *PAIR), "'large' is not one of fixed"),
+  (lambda: dj.reverse_variance('learned', *PAIR), 'needs a network with var'),
+  (lambda: losses.with_start(None, 1.5), 'probability is 1.5: it must be in'),
+  # shapes that would broadcast
+  (lambda: dj.q_sample(X, Y, LEVEL), 'shapes must be equal'),
+  (lambda: dj.forward_step(X, Y, *PAIR), 'shapes must be equal'),
+  (lambda: dj.q_posterior(X, Y, *PAIR), 'shapes must be equal'),
+  (lambda: dj.simple_loss(X, Y), 'shapes must be equal'),
+  (lambda: dj.denoising_loss('eps', Y, X, X, LEVEL, dj.snr_weight),
+   'shapes must be equal'),
+  (lambda: dj.discretized_logistic_log_prob(Y, 0.0, X),
+   r'equal: mean \[2, 1\], x \[2, 3\]'),
+  (lambda: dj.bernoulli_log_prob(Y, X), r'equal: logits \[2, 1\], x \[2, 3\]'),
+  (lambda: dj.interpolate(denoise, LEVELS, X, Y, [0.5]),
+   'shapes must be equal: a'),
+  (lambda: sample(denoise, dj.replace_known(dj.ddim(), X[:1], X[:1] > 0.0)),
+   'shapes must be equal: x'),
+  # likelihoods and bounds
+  (lambda: dj.discretized_log_prob(dj.Normal(X, X), X, cdf='erf'),
+   "'erf' is not one of exact, tanh"),
+  (lambda: dj.discretized_log_prob(dj.Normal(X, X), X, 1), 'num_levels is 1'),
+  (lambda: dj.discretized_logistic_log_prob(X, 0.0, X, 1), 'num_levels is 1'),
+  (lambda: dj.dequantize(KEY, X, 1), 'num_levels is 1'),
+  (lambda: dj.ode_bits_per_dim(X[:, 0], (3,), 1), 'num_levels is 1'),
+  (lambda: dj.log_likelihood(KEY, denoise, COSINE, X, probe='normal'),
+   "'normal' is not one of rademacher"),
+  (lambda: dj.log_likelihood(KEY, denoise, COSINE, X, num_probes=0),
+   'num_probes is 0'),
+  (lambda: bound(0), 'num_steps is 0: it must be at least 1'),
+  (lambda: bound(1, variance='fixed_small'), "1: 'fixed_small' needs the var"),
+  (lambda: bound(1, variance='learned'), "is 1: 'learned' needs the var"),
+  (lambda: bound(4, variance='learned'), "'learned' needs a network with"),
+  (lambda: bound(1, variance='fixed_large', steps=1), 'it must be in 1..0 for'),
+  (lambda: bound(4, steps=0), 'steps is 0: it must be in 1..3'),
+  (lambda: bound(4, steps=4), 'steps is 4: it must be in 1..3'),
+  (lambda: dj.vae_elbo(KEY, X, dj.Normal(X, X), None, num_samples=0),
+   'num_samples is 0: it must be at least 1'),
+  (lambda: dj.importance_weighted_elbo(KEY, None, 0), 'num_samples is 0'),
+  (lambda: dj.hierarchical_elbo(KEY, X, None, None, None, num_steps=0),
+   'num_steps is 0: it must be at least 1'),
+  (lambda: dj.rearranged_elbo(KEY, X, None, None, None, None, num_steps=0),
+   'num_steps is 0: it must be at least 1'),
+  # states
+  (lambda: dj.state_bound(KEY, None, UNIFORM, LINEAR, STATES, num_steps=0),
+   'num_steps is 0'),
+  (lambda: dj.masked_bound(KEY, None, UNIFORM, LINEAR, STATES),
+   'such as masking_process .* got one without'),
+  (lambda: dj.masked_bound(KEY, None, MASKING, LINEAR, STATES, num_times=0),
+   'num_times is 0: .* at least 1'),
+  (lambda: dj.masked_bound(KEY, None, MASKING, LINEAR, STATES, num_steps=0),
+   'num_steps is 0: .* at least 1'),
+  (lambda: dj.confidence_ordered(MASKING, -1.0),
+   'temperature is -1: it cannot be neg'),
+  (lambda: dj.remasked(dj.ancestral_states(MASKING), MASKING, 2), 'eta is 2'),
+  (lambda: dj.top_p(denoise, 0), r'p is 0: it must be in \(0, 1\]'),
+  (lambda: dj.remasked(dj.ancestral_states(MASKING), UNIFORM, 0.5),
+   'needs a process with a masked state'),
+  (lambda: dj.first_hitting(UNIFORM, LINEAR), 'needs a process with a masked'),
+  (lambda: dj.confidence_ordered(UNIFORM), 'needs a process with a masked'),
+  # guidance and measurements
+  (lambda: dj.dynamic_threshold(denoise, 99.5), 'quantile is 99.5: .* be in'),
+  (lambda: dj.dynamic_threshold(denoise, max_value=0.5),
+   'max_value is 0.5: it must be at least'),
+  (lambda: dj.observation_guided(denoise, jnp.sum, Y, 1.0, 0),
+   'num_iterations is 0: it must be at least 1'),
+  (lambda: dj.likelihood_guided(dj.ddim(), linear.distance, -1.0),
+   'step_size is -1: it cannot be neg'),
+  (lambda: dj.renoised(2.0), 'share is 2'),
+  (lambda: dj.langevin_draw(jnp.sum, 0.0), 'step_size is 0: it must be pos'),
+  (lambda: dj.langevin_draw(jnp.sum, 1.0, 0), 'num_steps is 0'),
+  (lambda: dj.ode_estimate(COSINE, 0), 'num_steps is 0'),
+  (lambda: dj.split_gibbs(
+    KEY, denoise, STEPS, dj.gaussian_draw(linear), jnp.array([1.0, 1e-6]), X
+  ), 'width is 1e-06, lowest is 0.0100.*: the schedule'),
+  (lambda: dj.steered(denoise, threshold=2.0), 'threshold is 2'),
+  (lambda: sample(denoise, dj.steered(lambda x0: x0[:, 0])),
+   r'shape \[2, 3\]: steered needs part'),
+  # samplers and edits
+  (lambda: dj.velocity_sde(COSINE, 'linear'), "'linear' is not one of const"),
+  (lambda: dj.velocity_sde(COSINE, 'sigma', -1.0), 'scale is -1: it cannot be'),
+  (lambda: dj.sdedit(KEY, denoise, dj.ddim(), LEVELS, X, 1.2),
+   r'strength is 1.2: .* \[0, 1\]'),
+  (lambda: dj.sdedit(KEY, denoise, dj.ddim(), LEVELS, X, 0.5, repeats=0),
+   'repeats is 0'),
+  *(
+    (lambda steps=steps: dj.noise_image(KEY, X, STEPS, steps), 'steps must be')
+    for steps in ([], [3, 2], [-1], [101], 7)
+  ),
+  (lambda: dj.repaint_levels(LEVELS, 10, 2),
+   'jump is 2: it must be at least 1 and less than the 2 steps'),
+  (lambda: dj.repaint_levels(LEVELS, 10, 0), 'jump is 0: it must be'),
+  (lambda: dj.repaint_levels(LEVELS, 0, 1), 'num_resamples is 0: it must be'),
   (lambda: denoiser_of('epsilon'), UNKNOWN),
   (lambda: dj.ancestral('small'), "'small' is not one of fixed_small, f"),
   (lambda: dj.ddim(NAN), 'eta is nan'),
@@ -208,7 +323,7 @@ NOT_CALLED = r'a Sampler is needed, not ddim: call it, as ddim\(...\)'
   (lambda: dj.dpm_solver_pp_2s_sde(COSINE, 1.5), 'eta is 1.5'),
   (lambda: dj.with_ancestral_noise(dj.heun(), COSINE, -1.0), 'eta is -1'),
 ])  # fmt: skip
-def test_factories_refuse_when_called(call, match):
+def test_arguments_that_cannot_be(call, match):
   check(call, ValueError, match)
 
 
@@ -231,6 +346,8 @@ def test_the_noise_input_has_no_default():
   lambda s: dj.with_corrector(s, dj.langevin()),
   lambda s: dj.replace_known(s, X, X > 0.0),
   lambda s: dj.repaint(s, X, X > 0.0),
+  lambda s: dj.likelihood_guided(s, linear.distance, 1.0),
+  lambda s: dj.keep_known(s, X, X > 0.0),
   dj.self_conditioned,
 ])  # fmt: skip
 def test_a_sampler_that_was_not_called(make):
@@ -305,9 +422,32 @@ def test_classifier_free_without_a_pair():
     check(lambda guided=guided: guided(X, COSINE(0.5)), TypeError, expected)
 
 
+NETWORK = Network(network_fn, dj.time_input(1.0))
+LEARNED = Network(network_fn, dj.time_input(1.0), learned_variance=True)
+FLOW = dj.RectifiedFlowSchedule()
+
+
 @pytest.mark.parametrize('call, match', [
   (lambda: level_pairs.grid_pairs(1), 'num_scales is 1: .* at least 2'),
   (lambda: flow_maps.two_times(p_t1=1.5), 'p_t1 is 1.5: .* in .0, 1.'),
+  (lambda: flow_maps.shortcut(NETWORK, FLOW, num_steps=12),
+   'must be a power of 2, got 12'),
+  (lambda: flow_maps.power_law_guidance(0.0), 'got low=0.0, high=8.0'),
+  (lambda: flow_maps.mean_flow(
+    NETWORK, FLOW, guidance=flow_maps.fixed_guidance(1.0, 0.5)
+  ).draw(KEY, {'image': X}, Context()),
+   'guidance needs a condition with drop'),
+  (lambda: objectives.vlb(LEARNED, COSINE, schedule_steps=1),
+   'need at least 2 steps and learned'),
+  (lambda: objectives.vlb(NETWORK, COSINE, schedule_steps=9),
+   'need at least 2 steps and learned'),
+  (lambda: discrete.masked(NETWORK, UNIFORM, LINEAR),
+   'masked needs a process with a masked'),
+  (lambda: accumulated(Objective(None, None, separable=False), 2),
+   'accumulate must be 1'),
+  (lambda: lora_init(KEY, {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2),
+   'no kernel of a dense layer to adapt'),
+  (lambda: lora_init(KEY, {'dense': {'kernel': X}}, 0), 'rank is 0'),
   (lambda: optimizer.optimizer_and_rate(9, weight_decay_mask='kernel'),
     "weight_decay_mask 'kernel' is not one of kernels, not_biases"),
   (lambda: optimizer.learning_rate_schedule(1e-3, decay='cosin'),

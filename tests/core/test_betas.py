@@ -72,8 +72,3 @@ def test_reciprocal_removes_the_signal_along_a_line():
 
 def test_cosine_cap_can_be_chosen():
   assert dj.cosine_betas(10, max_beta=0.5).max() == 0.5
-
-
-def test_zero_terminal_snr_needs_two_steps():
-  with pytest.raises(ValueError, match='2 or more'):
-    dj.zero_terminal_snr([0.1])

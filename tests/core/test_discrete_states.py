@@ -300,18 +300,6 @@ def test_the_first_step_ends_at_clean_data_even_if_the_schedule_does_not():
   np.testing.assert_allclose(level_t.sigma, [0.3, 0.5, 0.7, 0.9], rtol=1e-6)
 
 
-def test_a_bound_needs_a_step():
-  with pytest.raises(ValueError, match='num_steps is 0'):
-    dj.state_bound(
-      jax.random.key(0),
-      lambda xt, level: xt,
-      PROCESSES['uniform'],
-      LINEAR,
-      jnp.zeros((1, 2), int),
-      num_steps=0,
-    )
-
-
 def test_the_network_sees_states_noise_and_conditions():
   def network_fn(params, x, noise, cond, *, key=None):
     logits = params * jax.nn.one_hot(x, 3) + cond['label'][:, None, None]

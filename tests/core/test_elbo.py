@@ -151,28 +151,3 @@ def test_each_step_is_drawn_as_often_as_expected(steps):
   assert drawn.shape == (steps, 2000) and (np.diff(drawn, axis=0) >= 0).all()
   often = np.bincount(drawn.ravel(), minlength=41)[2:] / 2000
   np.testing.assert_allclose(often, steps * share, atol=1.1e-3)
-
-
-def test_a_bound_that_cannot_be_is_refused(key):
-  arguments = (
-    key,
-    lambda x, level: dj.Prediction(x),
-    SCHEDULE,
-    jnp.zeros((2, 3)),
-  )
-  with pytest.raises(ValueError, match='num_steps is 0: it must be at least 1'):
-    dj.variational_bound(*arguments, num_steps=0)
-  for variance in ('fixed_small', 'learned'):
-    with pytest.raises(ValueError, match=f"is 1: '{variance}' needs the var"):
-      dj.variational_bound(*arguments, num_steps=1, variance=variance)
-  with pytest.raises(ValueError, match='steps is 1: it must be in 1..0 for'):
-    dj.variational_bound(
-      *arguments, num_steps=1, variance='fixed_large', steps=1
-    )
-  for steps in (0, 4):
-    with pytest.raises(
-      ValueError, match=f'steps is {steps}: it must be in 1..3'
-    ):
-      dj.variational_bound(*arguments, num_steps=4, steps=steps)
-  with pytest.raises(ValueError, match="'learned' needs a network with"):
-    dj.variational_bound(*arguments, num_steps=4, variance='learned')

@@ -117,8 +117,3 @@ def test_conversions_of_the_exact_map():
   np.testing.assert_array_equal(converted, xs)
   v = maps.to_velocity(GAUSSIAN.denoise, STRAIGHT)(X, t)
   np.testing.assert_allclose(v, GAUSSIAN.velocity(X, t), rtol=1e-4, atol=1e-5)
-
-
-def test_an_unknown_kind_is_refused():
-  with pytest.raises(ValueError, match="kind 'map' is not one of average_vel"):
-    flow_map('map', noise_input=dj.edm_input)

@@ -111,14 +111,3 @@ def test_times_are_antithetic_and_their_masks_independent(monkeypatch):
   expected = np.where(np.eye(4)[..., None], t, t[:, None] * t)
   error = np.sqrt(expected * (1 - expected) / 2000)
   assert (np.abs(both - expected) <= 5 * error).all()
-
-
-@pytest.mark.parametrize('process, options, match', [
-  (dj.uniform_process(3), {}, 'such as masking_process .* got one without'),
-  (PROCESS, {'num_times': 0}, 'num_times is 0: .* at least 1'),
-  (PROCESS, {'num_steps': 0}, 'num_steps is 0: .* at least 1'),
-])  # fmt: skip
-def test_refusals(process, options, match):
-  args = jax.random.key(0), denoise, process, LINEAR, jnp.zeros((1, 3), int)
-  with pytest.raises(ValueError, match=match):
-    dj.masked_bound(*args, **options)

@@ -91,11 +91,3 @@ def test_score_is_the_gradient_of_the_gaussian_density(key):
 
   found = jitted(dj.score_from_x0)(x0, xt, level)
   np.testing.assert_allclose(found, jax.grad(log_q)(xt), rtol=1e-4)
-
-
-def test_unknown_kind_lists_the_known(data):
-  x0, eps, _, level = data
-  with pytest.raises(
-    ValueError, match="'noise' is not one of x0, eps, v, score"
-  ):
-    jitted(dj.target)('noise', x0, eps, level)

@@ -2,11 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import diffusion_jax as dj
 from diffusion_jax.core import process
 from tests.jitted import jitted
+from tests.schedules import anything
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 at_step = jax.jit(SCHEDULE.at_step)
@@ -34,7 +35,7 @@ def step_moments(s, t):
   ) ** 2
 
 
-@settings(max_examples=20, deadline=None)
+@anything
 @given(st.integers(0, 2**32 - 1))
 def test_chapman_kolmogorov(seed):
   """Two forward steps are one: factors multiply, variances add up."""
@@ -46,7 +47,7 @@ def test_chapman_kolmogorov(seed):
   np.testing.assert_allclose(b**2 * v + w, u, rtol=2e-4, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@anything
 @given(st.integers(0, 2**32 - 1))
 def test_posterior_is_bayes_rule(seed):
   """Precisions add: 1/v = a^2 / w + 1 / sigma_s^2, x_t = a x_s + noise w."""
@@ -136,22 +137,6 @@ def test_variance_at_the_step_to_clean_data():
   for kind in ('fixed_small', 'fixed_large'):
     found = jitted(dj.reverse_variance)(kind, s, t, first=0.5)
     np.testing.assert_allclose(found, 0.5)
-
-
-def test_refusals(key):
-  s, t = at_step(1), at_step(2)
-  with pytest.raises(ValueError, match="'large' is not one of fixed_small"):
-    jitted(dj.reverse_variance)('large', s, t)
-  with pytest.raises(ValueError, match='needs a network with var_frac'):
-    jitted(dj.reverse_variance)('learned', s, t)
-  x, y = jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 4, 1))
-  for call in (
-    lambda: jitted(dj.q_sample)(x, y, t),
-    lambda: jitted(dj.forward_step)(x, y, s, t),
-    lambda: jitted(dj.q_posterior)(x, y, s, t),
-  ):
-    with pytest.raises(ValueError, match='shapes must be equal'):
-      call()
 
 
 SCHEDULES = {

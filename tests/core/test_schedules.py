@@ -4,53 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given
 
 import diffusion_jax as dj
+from tests.schedules import DDPM, EVERY, VP, anything, learned
 
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-
-
-def cubic(params, t):
-  """An increasing gamma that is not a line."""
-  return params['low'] + params['span'] * t**3 + params['slope'] * t
-
-
-LEARNED = dj.LearnedSchedule({'low': -10.0, 'span': 6.0, 'slope': 9.0}, cubic)
-ZERO_SNR = dj.DiscreteSchedule.from_betas(
-  dj.zero_terminal_snr(dj.linear_betas(1000))
-)
-
-
-def learned(low, span, slope):
-  params = {'low': low, 'span': span, 'slope': slope}
-  return dj.LearnedSchedule(params, cubic)
-
-
-def sigmoid_schedule(start, span, tau):
-  return dj.SigmoidSchedule(start, start + span, tau)
-
-
-def of_floats(make, *intervals):
-  return st.builds(make, *(st.floats(*interval) for interval in intervals))
-
-
-PLAIN_VP = st.one_of(
-  st.sampled_from([DDPM, ZERO_SNR]),
-  of_floats(dj.CosineSchedule, (-20.0, -2.0), (2.0, 20.0)),
-  of_floats(dj.LinearVPSchedule, (0.01, 1.0), (2.0, 30.0)),
-  of_floats(sigmoid_schedule, (-3.0, 0.0), (3.0, 6.0), (0.3, 1.5)),
-  of_floats(learned, (-15.0, -3.0), (0.5, 9.0), (3.0, 12.0)),
-)
-VP = PLAIN_VP | st.builds(dj.ShiftedSchedule, PLAIN_VP, st.floats(0.2, 5.0))
-EVERY = st.one_of(
-  VP,
-  of_floats(dj.SubVPSchedule, (0.01, 1.0), (2.0, 30.0)),
-  of_floats(dj.GeometricVESchedule, (1e-3, 0.1), (1.0, 100.0)),
-  of_floats(dj.KarrasSchedule, (1e-3, 0.1), (1.0, 100.0), (1.0, 9.0)),
-  of_floats(dj.RectifiedFlowSchedule, (0.2, 5.0)),
-)
-anything = settings(max_examples=40, deadline=None, derandomize=True)
+LEARNED = learned(-10.0, 6.0, 9.0)
 find = jax.jit(lambda schedule, logsnr: schedule.from_logsnr(logsnr))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.runtime.sharding import make_mesh
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 S, T = SCHEDULE.at_step(300), SCHEDULE.at_step(700)
@@ -62,9 +63,7 @@ def test_grad_is_the_finite_difference(f, xy):
 
 
 def test_shard_map_and_pmap_over_eight_devices(xy):
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+  mesh = make_mesh(8)
   spec = jax.sharding.PartitionSpec('data')
   f = FUNCTIONS['q_posterior']
   mapped = jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec)

@@ -189,18 +189,3 @@ def test_kl_warmup_is_a_line_from_0_to_1():
   found = jax.vmap(lambda step: dj.kl_warmup(step, 4))(jnp.arange(7))
   np.testing.assert_array_equal(found, [0, 0.25, 0.5, 0.75, 1, 1, 1])
   assert dj.kl_warmup(0, 0) == 1.0 and dj.kl_warmup(3, 12) == 0.25
-
-
-def test_bounds_without_draws_or_layers_are_refused(key):
-  with pytest.raises(
-    ValueError, match='num_samples is 0: it must be at least 1'
-  ):
-    dj.vae_elbo(key, X, encode(X), decode, num_samples=0)
-  with pytest.raises(
-    ValueError, match='num_samples is 0: it must be at least 1'
-  ):
-    dj.importance_weighted_elbo(key, lambda key: decode(X, X), 0)
-  with pytest.raises(ValueError, match='num_steps is 0: it must be at least 1'):
-    dj.hierarchical_elbo(key, X, None, None, decode, num_steps=0)
-  with pytest.raises(ValueError, match='num_steps is 0: it must be at least 1'):
-    dj.rearranged_elbo(key, X, None, None, None, decode, num_steps=0)

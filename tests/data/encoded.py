@@ -1,13 +1,18 @@
 """Small files of pictures in the formats that people have, for tests."""
 
+import contextlib
 import io
 import tarfile
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-SIZE = 30
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.sources import ArraySource
+
+SIZE, SHAPE = 30, (6, 5, 3)
 
 
 def arrays(size=SIZE):
@@ -32,16 +37,17 @@ def tar(path, members):
   return path
 
 
-def one_line(error, *parts):
-  """Asserts that an error is one line that has the parts."""
-  text = str(error.value)
+@contextlib.contextmanager
+def one_line(*parts, error=ValueError, match=None):
+  """Expects an error whose message is one line that has the parts."""
+  with pytest.raises(error, match=match) as found:
+    yield
+  text = str(found.value)
   assert '\n' not in text and all(part in text for part in parts), text
 
 
 def assert_batches_of(source, expected, **options):
   """Asserts that two sources give the same batches, also to two hosts."""
-  from diffusion_jax.data import pipeline
-
   assert len(source) == len(expected)
   size, seed, start = 8, 3, 2
   hosts: Any = [
@@ -57,3 +63,20 @@ def assert_batches_of(source, expected, **options):
       np.testing.assert_array_equal(read, rows)
   for host in hosts:
     host.close()
+
+
+def train_set(kind=ArraySource):
+  """Returns the pictures that the tests' files for training contain."""
+  pictures, labels = arrays()
+  return kind(pictures[:25], labels[:25].astype(np.int32), 3)
+
+
+def assert_splits(read, text_column, **options):
+  """Asserts what read(split, **options) has: pictures, labels and texts."""
+  assert_batches_of(read('train', **options), train_set())
+  pictures, labels = arrays()
+  images, found = read('test', **options).read(np.arange(5))
+  np.testing.assert_array_equal(images, pictures[25:])
+  assert found.tolist() == labels[25:].tolist()
+  texts = read('train', text_column=text_column, **options).texts
+  assert texts(np.array([14, 3])) == ['text 14', 'text 3']

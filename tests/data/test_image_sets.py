@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.images import write_png
+from tests.damage import flip
 
 
 @pytest.fixture
@@ -87,9 +88,7 @@ def test_damaged_images_are_one_line(tmp_path, pictures):
   """The header is good, and a bit of the images is flipped."""
   path = tmp_path / 'a.npz'
   np.savez_compressed(path, arr_0=pictures)
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
+  flip(path)
   with pytest.raises(ValueError, match='a.npz is not an npz file of arrays'):
     whole(image_sets.read(path))
 

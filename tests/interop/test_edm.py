@@ -346,31 +346,6 @@ def test_another_filter_than_the_option_says_is_refused(song):
     edm.from_tensors(tensors, **SONG)
 
 
-@pytest.mark.parametrize('options, message', [
-  (dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no counte"),
-  (dict(embedding_type='fourier'), 'channel_mult_noise=1 .* it can be 2'),
-  (dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can be 'So"),
-  (dict(precond='VEPrecond'), 'augment_dim=9 has no counterpart .* can be 0'),
-  (dict(precond='VEPrecond', augment_dim=0, label_dim=0),
-   "embedding_type='positional' has no .* it can be 'fourier'"),
-  (dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or 'VPPr"),
-  (dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-])  # fmt: skip
-def test_options_that_have_no_counterpart(options, message):
-  with pytest.raises(ValueError, match=message):
-    edm.from_tensors({}, **SONG | options)
-
-
-@pytest.mark.parametrize('options, message', [
-  (dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counterpart'),
-  (dict(model_channels=64), 'model_channels=64 .* norms have fewer groups'),
-  (dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has no coun"),
-])  # fmt: skip
-def test_adms_with_options_that_unet_does_not_have(options, message):
-  with pytest.raises(ValueError, match=message):
-    edm.from_tensors({}, **ADM | options)
-
-
 def test_the_options_lie_beside_the_weights(tmp_path):
   path = tmp_path / 'edm.safetensors'
   with pytest.raises(ValueError, match=r'edm\.json is missing'):

@@ -4,7 +4,6 @@ import json
 
 import jax
 import numpy as np
-import pytest
 import safetensors.numpy
 
 import diffusion_jax as dj
@@ -164,16 +163,3 @@ def test_the_network_computes_what_theirs_does(tmp_path):
   head = {'params': found.more['uncertainty']}
   ours = jax.jit(Uncertainty(6).apply)(head, np.log(SIGMA) / 4)
   assert_close(np.asarray(ours), u)
-
-
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'res_balance': 0.5}, 'EDM2: res_balance=0.5 has no counterpart'),
-    ({'img_channels': 4}, 'img_channels=4 .*: EDM2 normalises each channel'),
-    ({'img_resolution': 0}, 'img_resolution=0 .* it is missing'),
-  ],
-)
-def test_what_is_not_here_is_refused(changes, message):
-  with pytest.raises(ValueError, match=message):
-    edm2.from_tensors({}, **OPTIONS | changes)

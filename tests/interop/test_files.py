@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import resource
 import sys
 import zipfile
 
@@ -14,6 +13,7 @@ import safetensors.numpy
 from flax import serialization
 
 from diffusion_jax.interop import files
+from tests.damage import full_disk
 
 ARRAYS = {
   'a': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -49,14 +49,10 @@ def test_safetensors(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
-  """A size limit stands for a full disk; other files get the usual mode."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-  try:
-    with pytest.raises(OSError, match='a cannot be written: .*too large'):
-      files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  """Later files get the usual mode."""
+  message = 'a cannot be written: .*too large'
+  with full_disk(1000), pytest.raises(OSError, match=message):
+    files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
   assert not list(tmp_path.iterdir())
   files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
   (tmp_path / 'b').touch()

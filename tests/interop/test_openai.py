@@ -295,25 +295,6 @@ def random_like(shapes, seed=0):
 FLAGS = TINY | dict(class_cond=True, resblock_updown=True)
 
 
-@pytest.mark.parametrize(
-  'flags, message',
-  [
-    (dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no counter'),
-    (dict(classifier_pool='spatial'), "classifier_pool='spatial' has no"),
-    (dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no counterpart"),
-    (dict(large_size=8), 'both flags large_size and small_size'),
-    (dict(large_size=8, small_size=3), 'large_size=8 .* multiple of .* 3$'),
-    (dict(class_cond='yes'), "class_cond='yes' must be True or False"),
-    (dict(dropout='a'), "guided: the option dropout='a' must be a number"),
-    (dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, such as 3"),
-    (dict(image_size=96), 'image_size=96 has no counterpart here: give channe'),
-  ],
-)
-def test_flags_that_have_no_counterpart(flags, message):
-  with pytest.raises(ValueError, match=message):
-    openai.from_tensors({}, 'guided', **flags)
-
-
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
   path = tmp_path / 'mine.npz'
   np.savez(path, x=np.zeros(1))

@@ -303,23 +303,6 @@ def test_averages_of_another_network_are_refused(theirs):
     score_sde.from_tensors(tensors, MODEL, **TINY)
 
 
-@pytest.mark.parametrize(
-  'model, options, message',
-  [
-    ('ddpmpp', {}, "the model 'ddpmpp' is not one of vp/cifar10_ddpmpp, "),
-    ('ve/cifar10_ncsnpp', {}, 'continuous=False has no counterpart here: it'),
-    (VE, {'progressive': 'output_skip'}, "progressive='output_skip' has no co"),
-    (MODEL, {'embedding_type': 'fourier'}, "embedding_type='fourier' has no c"),
-    (VE, {'fir': False}, 'fir=False has no counterpart here: it can be True'),
-    (VE, {'scale_by_sigma': False}, 'scale_by_sigma=False has no counterpart'),
-    ('vp/cifar10_ddpm', {}, "cifar10_ddpm: name='ddpm' has no counterpart"),
-  ],
-)
-def test_models_that_have_no_counterpart(model, options, message):
-  with pytest.raises(ValueError, match=message):
-    score_sde.from_tensors({}, model, **options)
-
-
 def test_files_without_a_network_or_averages(theirs):
   load = lambda tensors, **options: score_sde.from_tensors(
     tensors, MODEL, **TINY | options

@@ -14,11 +14,6 @@ from tests import as_main
 
 
 @pytest.fixture
-def rng():
-  return np.random.default_rng(0)
-
-
-@pytest.fixture
 def files(tmp_path, rng):
   """Samples, and a reference as ADM's: some images, statistics of all."""
   samples, reference = (

@@ -15,11 +15,6 @@ from diffusion_jax.metrics.fid import (
 )
 
 
-@pytest.fixture
-def rng():
-  return np.random.default_rng(0)
-
-
 def random_statistics(rng, dim, rank=None):
   a = rng.standard_normal((dim, rank or dim))
   return Statistics(rng.standard_normal(dim), a @ a.T)

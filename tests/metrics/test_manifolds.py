@@ -9,11 +9,6 @@ from diffusion_jax.metrics.manifolds import (
 )
 
 
-@pytest.fixture
-def rng(seeds):
-  return np.random.default_rng(0)
-
-
 def test_points_on_a_line_are_counted_by_hand():
   """Reference 0, 1, 3 with k = 1 has balls (-1, 1), (0, 2) and (1, 5)."""
   reference = np.array([[0.0], [1.0], [3.0]])

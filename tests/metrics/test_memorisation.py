@@ -10,11 +10,6 @@ from diffusion_jax.metrics.memorisation import (
 )
 
 
-@pytest.fixture
-def rng(seeds):
-  return np.random.default_rng(0)
-
-
 def test_copies_are_noticed_and_their_sources_named(rng):
   """A third of the samples are training rows with a little noise."""
   train, test = rng.standard_normal((300, 8)), rng.standard_normal((200, 8))

@@ -6,11 +6,6 @@ import pytest
 from diffusion_jax.metrics import mmd
 
 
-@pytest.fixture
-def rng(seeds):
-  return np.random.default_rng(0)
-
-
 def double_sums(x, y, kernel):
   """Returns means over pairs of different rows of x, of y, and of x with y."""
   n, m = len(x), len(y)

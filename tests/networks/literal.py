@@ -16,6 +16,12 @@ def count(tree):
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
+def close(found, expected, rtol=2e-4, atol=2e-4):
+  """Compares two trees of arrays."""
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
 def dense(p, x):
   out = x @ np.asarray(p['kernel'], np.float64)
   return out + np.asarray(p['bias']) if 'bias' in p else out
@@ -28,6 +34,12 @@ def norm(p, x, groups, epsilon=1e-6):
   var = grouped.var((1, 2, 4), keepdims=True)
   out = ((grouped - mean) / np.sqrt(var + epsilon)).reshape(x.shape)
   return out * np.asarray(p['scale']) + np.asarray(p['bias'])
+
+
+def layer_norm(x, p=None):
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+  return x * p['scale'] + p['bias'] if p else x
 
 
 def swish(x):
@@ -46,11 +58,17 @@ def conv3x3(p, x):
   return out + np.asarray(p['bias'])
 
 
-def randomised(abstract, seed=0):
+def randomised(abstract, seed=0, scale=0.5):
   """Returns random parameters, so that each of them matters."""
   rng = np.random.default_rng(seed)
-  draw = lambda x: np.float32(rng.normal(0.0, 0.5, x.shape))
+  draw = lambda x: np.float32(rng.normal(0.0, scale, x.shape))
   return jax.tree.map(draw, abstract)
+
+
+def random_params(network, *inputs, seed=0, scale=0.5):
+  """Returns random parameters of a network for these inputs."""
+  found = jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs))
+  return randomised(found['params'], seed, scale)
 
 
 def mean_of_blocks(x):
@@ -65,6 +83,22 @@ def nearest(x):
 def softmax(logits):
   weights = np.exp(logits - logits.max(-1, keepdims=True))
   return weights / weights.sum(-1, keepdims=True)
+
+
+def residual(p, x, embedding=0.0):
+  """A ResNet block with the projected embedding added in its middle."""
+  h = conv3x3(p['conv_1'], swish(norm(p['norm_1'], x, 4))) + embedding
+  h = conv3x3(p['conv_2'], swish(norm(p['norm_2'], h, 4)))
+  return h + (dense(p['shortcut'], x) if 'shortcut' in p else x)
+
+
+def attention(p, x):
+  """One head, with logits times C^-1/2 and a softmax of all pixels."""
+  b, height, width, c = x.shape
+  h = norm(p['norm'], x, 4).reshape(b, height * width, c)
+  q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
+  weights = softmax(q @ k.swapaxes(1, 2) / np.sqrt(c))
+  return x + dense(p['proj_out'], weights @ v).reshape(x.shape)
 
 
 def openai_attention(p, x, order, head_channels, epsilon=1e-6):

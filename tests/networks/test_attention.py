@@ -3,13 +3,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.attention import Attention
-from tests.networks.literal import (
-  dense,
-  norm,
-  openai_attention,
-  randomised,
-  softmax,
-)
+from tests.networks import literal
 
 
 @pytest.fixture(scope='module')
@@ -18,24 +12,18 @@ def attention():
   key = jax.random.key(0)
   x = jax.random.normal(key, (2, 3, 4, 8))
   base = Attention(num_groups=4)
-  abstract = jax.eval_shape(lambda: base.init(key, x)['params'])
 
   def apply(p, **options):
     module = Attention(num_groups=4, **options)
     return jax.jit(module.apply)({'params': p}, x)
 
-  return apply, np.asarray(x, np.float64), randomised(abstract)
+  return apply, np.asarray(x, np.float64), literal.random_params(base, x)
 
 
 def test_attention_literally(attention):
-  """There is one head, with logits times C^-1/2 and a softmax of all pixels."""
   apply, x, p = attention
-  found = apply(p)
-  h = norm(p['norm'], x, 4).reshape(2, 12, 8)
-  q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
-  weights = softmax(q @ k.swapaxes(1, 2) / np.sqrt(8))
-  out = dense(p['proj_out'], weights @ v).reshape(x.shape)
-  np.testing.assert_allclose(found, x + out, rtol=1e-4, atol=1e-4)
+  expected = literal.attention(p, x)
+  np.testing.assert_allclose(apply(p), expected, rtol=1e-4, atol=1e-4)
 
 
 def fused(p, order):
@@ -58,7 +46,7 @@ def test_fused_attention_is_openais(attention, order, heads):
   apply, x, p = attention
   p = fused(p, 'new')  # any weights would do
   found = apply(p, qkv=order, **heads)
-  expected = openai_attention(p, x, order, 4)
+  expected = literal.openai_attention(p, x, order, 4)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -10,7 +10,7 @@ from tests.networks.literal import (
   mean_of_blocks,
   nearest,
   norm,
-  randomised,
+  random_params,
   swish,
 )
 
@@ -41,10 +41,7 @@ def test_resnet_block_literally(name, key):
   x = jax.random.normal(key, (2, 4, 4, 8))
   embedding = jax.random.normal(key, (2, 6))
   module = ResnetBlock(**options, num_groups=4)
-  abstract = jax.eval_shape(
-    lambda: module.init(key, x, embedding, False)['params']
-  )
-  p = randomised(abstract)
+  p = random_params(module, x, embedding, False)
   apply = jax.jit(module.apply, static_argnums=3)
   found = apply({'params': p}, x, embedding, False)
 
@@ -75,8 +72,7 @@ def test_resnet_block_in_training_literally(key):
   x = jax.random.normal(key, (2, 4, 4, 8))
   embedding = jax.random.normal(key, (2, 6))
   module = ResnetBlock(8, dropout=0.4, num_groups=4)
-  abstract = jax.eval_shape(lambda: module.init(key, x, embedding, False))
-  p = randomised(abstract['params'])
+  p = random_params(module, x, embedding, False)
 
   @jax.jit
   def apply(p):

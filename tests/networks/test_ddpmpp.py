@@ -99,12 +99,3 @@ def test_initial_weights(key):
     largest = np.abs(layer['kernel']).max()
     assert 0.9 * limit < largest <= 1.001 * limit
     assert 'bias' not in layer or not layer['bias'].any()
-
-
-def test_refusals():
-  for options, message in (
-    ({'multipliers': (1, 1, 1, 1, 1)}, 'cannot be halved 4 times'),
-    ({'channels': 9}, 'does not divide the 9 channels of a norm'),
-  ):
-    with pytest.raises(ValueError, match=message):
-      shapes(DDPMpp(**TINY | options))

@@ -11,6 +11,7 @@ from scipy.special import erf
 from diffusion_jax.metrics.features import ARRAYS
 from diffusion_jax.networks import dinov2
 from diffusion_jax.networks.dinov2 import Block, DinoV2
+from tests.networks.literal import dense, layer_norm, random_params
 
 
 @pytest.mark.parametrize('side', [32, 300])
@@ -36,20 +37,10 @@ def test_grey_images_are_repeated():
   )
 
 
-def layer_norm(x, p):
-  x = x - x.mean(-1, keepdims=True)
-  x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
-  return x * p['scale'] + p['bias']
-
-
-def linear(x, p):
-  return x @ p['kernel'] + p['bias']
-
-
 def block(x, p, num_heads):
   """One block of Oquab et al. 2023, token by token and head by head."""
   h = layer_norm(x, p['norm_1'])
-  q, k, v = (linear(h, p[name]) for name in ('query', 'key', 'value'))
+  q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
   size = x.shape[-1] // num_heads
   out = np.zeros(x.shape)
   for n in range(len(x)):
@@ -58,18 +49,10 @@ def block(x, p, num_heads):
       scores = q[n, :, part] @ k[n, :, part].T / np.sqrt(size)
       weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
       out[n, :, part] = weights @ v[n, :, part]
-  x = x + p['scale_1'] * linear(out, p['out'])
-  h = linear(layer_norm(x, p['norm_2']), p['mlp_in'])
+  x = x + p['scale_1'] * dense(p['out'], out)
+  h = dense(p['mlp_in'], layer_norm(x, p['norm_2']))
   h = h * (1.0 + erf(h / np.sqrt(2.0))) / 2.0
-  return x + p['scale_2'] * linear(h, p['mlp_out'])
-
-
-def random_params(network, x, seed=0):
-  shapes = jax.eval_shape(network.init, jax.random.key(0), x)['params']
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda s: rng.normal(0.0, 0.5, s.shape).astype(np.float32), shapes
-  )
+  return x + p['scale_2'] * dense(p['mlp_out'], h)
 
 
 def test_a_block_is_attention_and_a_gelu_network_with_scales():

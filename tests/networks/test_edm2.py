@@ -79,12 +79,3 @@ def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key):
   for k in jax.random.split(key, 8):
     h = apply(k, h)
     assert least < magnitude(h, None).item() < 1.1
-
-
-def test_refusals():
-  for options, message in (
-    ({'multipliers': (1, 1, 1, 1, 1)}, 'cannot be halved 4 times'),
-    ({'head_channels': 3}, 'head_channels=3 does not divide the 8'),
-  ):
-    with pytest.raises(ValueError, match=message):
-      shapes(EDM2(**TINY | options))

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from diffusion_jax.networks.group_norm import GroupNorm
-from tests.networks.literal import norm
+from tests.networks.literal import close, norm
 
 
 @pytest.mark.parametrize('groups', [1, 4, 8])
@@ -38,13 +38,4 @@ def test_parameters_and_gradients_are_flaxs(key):
     return jax.grad(loss, (0, 1))(params, x)
 
   found, expected = jax.jit(lambda: [gradients(m) for m in (ours, theirs)])()
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected
-  )
-
-
-def test_groups_must_divide_the_channels(key):
-  with pytest.raises(
-    ValueError, match='num_groups=3 does not divide the 8 chan'
-  ):
-    GroupNorm(3).init(key, jnp.zeros((1, 2, 2, 8)))
+  close(found, expected, rtol=1e-7, atol=2e-5)

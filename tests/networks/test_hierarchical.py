@@ -8,15 +8,20 @@ from diffusion_jax.networks.hierarchical import (
   HierarchicalAutoencoder,
   Transition,
 )
-from tests.networks.literal import conv3x3, norm, randomised, swish
+from tests.networks.literal import (
+  close,
+  conv3x3,
+  norm,
+  randomised,
+  residual,
+  swish,
+)
 from tests.networks.test_autoencoder import (
   TINY,
   X,
   call,
-  close,
   down,
   halves,
-  residual,
   shapes,
   up,
 )

@@ -8,6 +8,7 @@ from flax import linen as nn
 from diffusion_jax.metrics.features import ARRAYS
 from diffusion_jax.networks import inception
 from diffusion_jax.networks.inception import Inception, Unit
+from tests.networks.jaxprs import equations
 
 IMAGES = jax.ShapeDtypeStruct((2, 299, 299, 3), np.float32)
 
@@ -168,15 +169,3 @@ def test_pools_are_maxima_where_the_grid_shrinks_and_in_the_last_block(shapes):
     ('mean', 8, 8, 1280),  # 7b
     ('max', 8, 8, 2048),  # 7c
   ]
-
-
-def equations(jaxpr):
-  for equation in jaxpr.eqns:
-    yield equation
-    for inner in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr'),
-    ):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        yield from equations(inner)

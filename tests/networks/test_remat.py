@@ -6,22 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
+from tests.networks.jaxprs import equations
 
 NETWORKS: Any = {
   'unet': lambda **k: UNet(8, (1,), 1, (), num_groups=4, **k),
   'dit': lambda **k: DiT(8, 1, 2, **k),
 }
-
-
-def equations(jaxpr):
-  for eqn in jaxpr.eqns:
-    yield eqn
-    for inner in jaxprs_in_params(eqn.params):
-      yield from equations(inner)
 
 
 def computed(network):

@@ -9,6 +9,7 @@ from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
+from tests.networks.literal import random_params
 
 X = np.random.default_rng(0).integers(0, 5, (2, 4, 4, 2))
 NOISE, COND = jnp.array([0.1, 0.7]), {'label': jnp.array([0, 2])}
@@ -18,11 +19,7 @@ DIT = DiT(channels=8, num_blocks=1, num_heads=1, inputs=LABELS, out_channels=10)
 
 def test_logits_are_those_of_the_embedded_states():
   module = StateNetwork(DIT, num_states=5, num_outputs=5, features=3)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), X, NOISE, COND)
-  rng = np.random.default_rng(1)
-  params = jax.tree.map(
-    lambda x: jnp.float32(rng.normal(0.0, 0.3, x.shape)), shapes['params']
-  )
+  params = random_params(module, X, NOISE, COND, scale=0.3)
   logits = jax.jit(module.apply)({'params': params}, X, NOISE, COND)
   assert logits.shape == (2, 4, 4, 2, 5) and jnp.std(logits) > 0.01
   table = np.asarray(params['embedding']['embedding'])
@@ -56,14 +53,11 @@ def test_the_inner_network_must_have_the_channels():
 
 def test_a_sequence_is_an_image_of_one_row_without_positions():
   """The result differs with sin-cos positions."""
-  rng, x = np.random.default_rng(2), X[:, 0, :, 0]
-  outputs = {}
+  x, outputs = X[:, 0, :, 0], {}
   for positions in ('none', 'sincos'):
     dit = DIT.clone(out_channels=5, patch_size=1, positions=positions)
     module = StateNetwork(dit, num_states=5, num_outputs=5, features=3)
-    if not outputs:
-      shapes = jax.eval_shape(module.init, jax.random.key(0), x, NOISE, COND)
-      params = jax.tree.map(lambda s: rng.normal(0.0, 0.3, s.shape), shapes)
+    params = {'params': random_params(module, x, NOISE, COND, scale=0.3)}
     apply = jax.jit(module.apply)
     outputs[positions] = apply(params, x, NOISE, COND)
     image = apply(params, x[:, None, :, None], NOISE, COND)[:, 0, :, 0]

@@ -16,17 +16,14 @@ from diffusion_jax.networks.text import (
   mean_of_words,
 )
 from diffusion_jax.networks.unet import UNet
+from tests.networks import literal
 
 SENTENCES = ['a red circle', 'a blue square below', 'x']
 
 
 def random(module, *args, scale=0.3):
   """Returns random variables; branches and biases would begin at 0."""
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-  leaves, tree = jax.tree.flatten(shapes)
-  rng = np.random.default_rng(0)
-  values = [scale * rng.standard_normal(a.shape, np.float32) for a in leaves]
-  return jax.tree.unflatten(tree, values)
+  return {'params': literal.random_params(module, *args, scale=scale)}
 
 
 @pytest.fixture(scope='module')
@@ -58,14 +55,8 @@ def literal_encoder(p, tokens, mask, num_layers, heads):
   """Computes Vaswani et al. 2017 with norms first, by sentences and heads."""
   p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
 
-  def norm(h, name):
-    mean = h.mean(-1, keepdims=True)
-    var = ((h - mean) ** 2).mean(-1, keepdims=True)
-    scale, bias = p[name]['scale'], p[name]['bias']
-    return (h - mean) / np.sqrt(var + 1e-6) * scale + bias
-
-  def linear(h, name):
-    return h @ p[name]['kernel'] + p[name]['bias']
+  norm = lambda h, name: literal.layer_norm(h, p[name])
+  linear = lambda h, name: literal.dense(p[name], h)
 
   width = p['table']['embedding'].shape[1]
   half = width // 2
@@ -101,8 +92,8 @@ def literal_encoder(p, tokens, mask, num_layers, heads):
 def test_the_encoder_is_the_papers(encoder):
   apply, variables, tokens, mask = encoder
   words = np.asarray(apply(variables, tokens, mask))
-  literal = literal_encoder(variables['params'], tokens, mask, 2, 2)
-  for found, known, expected in zip(words, mask, literal, strict=True):
+  texts = literal_encoder(variables['params'], tokens, mask, 2, 2)
+  for found, known, expected in zip(words, mask, texts, strict=True):
     np.testing.assert_allclose(found[known], expected, atol=2e-4)
 
 
@@ -117,13 +108,9 @@ def test_cross_attention_is_its_formula(key):
   found = jax.jit(module.apply)(variables, x, words, mask)
   p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables['params'])
   x, words = np.asarray(x, np.float64), np.asarray(words, np.float64)
-  linear = lambda h, name: h @ p[name]['kernel'] + p[name]['bias']
+  linear = lambda h, name: literal.dense(p[name], h)
   for image, row, known, result in zip(x, words, mask, found, strict=True):
-    groups = image.reshape(6, 4, 2)
-    mean = groups.mean(axis=(0, 2), keepdims=True)
-    var = groups.var(axis=(0, 2), keepdims=True)
-    h = ((groups - mean) / np.sqrt(var + 1e-6)).reshape(6, 8)
-    h = h * p['norm']['scale'] + p['norm']['bias']
+    h = literal.norm(p['norm'], image[None], 4).reshape(6, 8)
     q = linear(h, 'query')
     k, v = linear(row[known], 'key'), linear(row[known], 'value')
     out = np.zeros((6, 8))

@@ -13,6 +13,7 @@ from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.tokens import grid_positions
 from diffusion_jax.networks.transformer import DiT, block_params
 from tests.networks import test_transformer_block as literal
+from tests.networks.literal import dense, layer_norm, random_params, swish
 from tests.networks.meshes import H100, on
 
 TINY: Any = {
@@ -32,19 +33,12 @@ LABEL = {'label': np.array([0, 2])}
 LABELLED: Any = {'inputs': Inputs(num_classes=3)}
 NULLABLE: Any = {'inputs': Inputs(num_classes=3, null_class=True)}
 NOISE = np.array([0.3, 0.9], np.float32)
+small_params = functools.partial(random_params, scale=0.3)
 
 
 def shapes(network, x=(1, 4, 6, 1), cond=None):
   x, noise = jnp.zeros(x), jnp.zeros(x[0])
   return jax.eval_shape(network.init, jax.random.key(0), x, noise, cond)
-
-
-def random_params(network, *inputs, seed=0):
-  found = jax.eval_shape(network.init, jax.random.key(0), *inputs)['params']
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda p: rng.normal(0.0, 0.3, p.shape).astype(np.float32), found
-  )
 
 
 def images(seed=0, channels=1):
@@ -57,9 +51,9 @@ def whole(x, noise, label, p, network):
   angles = np.exp(-np.log(10000) * np.arange(128) / 128)
   angles = noise[:, None] * angles[None]
   h = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-  h = literal.silu(literal.linear(h, p['noise_dense_1']))
+  h = swish(dense(p['noise_dense_1'], h))
   label = p['label_embedding']['table']['embedding'][label]
-  c = literal.linear(h, p['noise_dense_2']) + label
+  c = dense(p['noise_dense_2'], h) + label
   size, (b, height, width, _) = network.patch_size, x.shape
   tokens = [
     x[:, i : i + size, j : j + size].reshape(b, -1)
@@ -69,7 +63,7 @@ def whole(x, noise, label, p, network):
   h = np.stack(tokens, axis=1)
   if network.bottleneck:
     h = h @ p['patch_bottleneck']['kernel']
-  h = literal.linear(h, p['patch_embedding'])
+  h = dense(p['patch_embedding'], h)
   grid = height // size, width // size
   h = h + grid_positions(grid, network.channels)
   for i in range(network.num_blocks):
@@ -80,10 +74,10 @@ def whole(x, noise, label, p, network):
     rotary = network.positions == 'both'
     h = literal.block(h, c, block_params(p, i), rotary=rotary, **options)
   h = h[:, -grid[0] * grid[1] :]
-  norm = literal.rms_norm if network.norm == 'rms' else literal.layer_norm
+  norm = literal.rms_norm if network.norm == 'rms' else layer_norm
   shift, scale = literal.modulation(c, p, '', 2, 'modulation_out')
   h = norm(h, p.get('norm_out')) * (1 + scale) + shift
-  h = literal.linear(h, p['patch_out'])
+  h = dense(p['patch_out'], h)
   out = np.zeros((b, height, width, network.out_channels))
   for token in range(h.shape[1]):
     i, j = (size * place for place in divmod(token, grid[1]))
@@ -99,7 +93,7 @@ def whole(x, noise, label, p, network):
 def test_the_whole_network(options):
   network = DiT(**TINY, **LABELLED, **options)
   x = images()
-  params = random_params(network, x, NOISE, LABEL)
+  params = small_params(network, x, NOISE, LABEL)
   found = np.asarray(applied(network)({'params': params}, x, NOISE, LABEL))
   wide = jax.tree.map(np.float64, params)
   expected = whole(
@@ -133,7 +127,7 @@ def test_initial_deviations_of_embeddings(key):
 
 
 def test_a_block_that_is_not_there():
-  params = random_params(DiT(**TINY), images(), NOISE)
+  params = small_params(DiT(**TINY), images(), NOISE)
   for index in (-1, 2):
     with pytest.raises(
       ValueError, match=f'{index} is not a block: they are 0..1'
@@ -152,7 +146,7 @@ def test_without_positions_permuted_patches_give_permuted_outputs():
   x, moved = images(), {}
   for positions in ('none', 'rotary', 'sincos'):
     network = DiT(**TINY, positions=positions)
-    params = random_params(network, x, NOISE)
+    params = small_params(network, x, NOISE)
     first, second = (
       np.asarray(applied(network)({'params': params}, a, NOISE))
       for a in (x, permute(x))
@@ -173,7 +167,7 @@ def applied(network):
 
 def test_the_null_class_is_what_a_dropped_label_gives():
   network = DiT(**TINY, **NULLABLE, class_tokens=1)
-  params = random_params(network, images(), NOISE, LABEL)
+  params = small_params(network, images(), NOISE, LABEL)
   drop = {'drop': np.array([True, False])}
   without, with_label, some = (
     conditioned(network, params, cond) for cond in ({}, LABEL, LABEL | drop)
@@ -190,7 +184,7 @@ def test_a_text_matters_and_its_padding_does_not(kind):
   mask = np.arange(4)[None] < np.array([[2], [4]])
   texts = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
   cond = {'text': texts, 'text_mask': mask}
-  params = random_params(network, images(), NOISE, cond)
+  params = small_params(network, images(), NOISE, cond)
   found = conditioned(network, params, cond)
   behind, within = texts.copy(), texts.copy()
   behind[0, 2:], within[0, 1] = 9, 9
@@ -208,7 +202,7 @@ def test_dropout_is_in_the_middle_half_alone(key):
   options = TINY | {'num_blocks': 4, 'dropout': 0.5, 'dropout_blocks': 'middle'}
   network = DiT(**options)
   x = images()
-  params = random_params(network, x, NOISE)
+  params = small_params(network, x, NOISE)
   assert {n for n in params if 'blocks' in n} == {
     'blocks_0', 'blocks_1', 'blocks_3',
   }  # fmt: skip
@@ -264,7 +258,7 @@ def test_what_is_impossible_is_one_line(changes, message):
 def loops(network, function=lambda f: f):
   """Returns how blocks are repeated in a gradient, and if remat is merged."""
   args = images(), NOISE, LABEL
-  params = {'params': random_params(network, *args)}
+  params = {'params': small_params(network, *args)}
   loss = lambda p: jnp.sum(network.apply(p, *args))
   traced = str(jax.make_jaxpr(function(jax.grad(loss)))(params))
   return {*re.findall(r'unroll=(\d+)', traced)}, 'prevent_cse=False' in traced
@@ -283,7 +277,7 @@ def test_what_is_computed_on_gpus_is_the_same(key):
   """Unrolled blocks, and three products of parts of the kernel."""
   network = DiT(**TINY, **LABELLED, dropout=0.1)
   args = images(), NOISE, LABEL
-  params = {'params': random_params(network, *args)}
+  params = {'params': small_params(network, *args)}
 
   def loss(params):
     rngs = {'dropout': key}

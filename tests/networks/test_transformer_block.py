@@ -6,27 +6,15 @@ import pytest
 
 from diffusion_jax.networks.rotary import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
+from tests.networks.literal import dense, layer_norm, random_params, swish
 
 B, T, D, HEADS, WORDS = 2, 6, 8, 2, 5  # a grid of 2 x 3 patches
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
 
 
-def linear(x, p):
-  return x @ p['kernel'] + p['bias']
-
-
-def silu(x):
-  return x / (1.0 + np.exp(-x))
-
-
 def gelu(x):
   """Hendrycks & Gimpel 2016, the form with tanh."""
   return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-
-def layer_norm(x, p=None):
-  x = x - x.mean(-1, keepdims=True)
-  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
 
 
 def rms_norm(x, p):
@@ -67,7 +55,7 @@ def attention(q, k, v, mask=None):
 def qkv(x, p, prefix, norm, parts):
   shift, scale = parts[:2]
   h = norm(x, p.get(f'{prefix}norm_1')) * (1 + scale) + shift
-  q, k, v = map(heads, np.split(linear(h, p[f'{prefix}qkv']), 3, axis=-1))
+  q, k, v = map(heads, np.split(dense(p[f'{prefix}qkv'], h), 3, axis=-1))
   if f'{prefix}query_norm' in p:
     q = rms_norm(q, p[f'{prefix}query_norm'])
     k = rms_norm(k, p[f'{prefix}key_norm'])
@@ -75,18 +63,18 @@ def qkv(x, p, prefix, norm, parts):
 
 
 def modulation(c, p, prefix, count, name='modulation'):
-  out = linear(silu(c), p[f'{prefix}{name}'])
+  out = dense(p[f'{prefix}{name}'], swish(c))
   return [part[:, None] for part in np.split(out, count, axis=-1)]
 
 
 def mlp(h, p, prefix, swiglu):
-  h = linear(h, p[f'{prefix}mlp_in'])
+  h = dense(p[f'{prefix}mlp_in'], h)
   if swiglu:
     half = h.shape[-1] // 2
-    h = silu(h[..., :half]) * h[..., half:]
+    h = swish(h[..., :half]) * h[..., half:]
   else:
     h = gelu(h)
-  return linear(h, p[f'{prefix}mlp_out'])
+  return dense(p[f'{prefix}mlp_out'], h)
 
 
 def block(x, c, p, swiglu=False, rotary=False, words=None):
@@ -101,11 +89,11 @@ def block(x, c, p, swiglu=False, rotary=False, words=None):
 
 def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
   gate_1, shift, scale, gate_2 = parts[2:]
-  x = x + gate_1 * linear(attended, p[f'{prefix}proj'])
+  x = x + gate_1 * dense(p[f'{prefix}proj'], attended)
   if words is not None:
-    q = heads(linear(norm(x), p['cross_query']))
-    k, v = (heads(linear(words, p[f'cross_{n}'])) for n in ('key', 'value'))
-    x = x + linear(attention(q, k, v, MASK), p['cross_proj'])
+    q = heads(dense(p['cross_query'], norm(x)))
+    k, v = (heads(dense(p[f'cross_{n}'], words)) for n in ('key', 'value'))
+    x = x + dense(p['cross_proj'], attention(q, k, v, MASK))
   h = norm(x, p.get(f'{prefix}norm_2')) * (1 + scale) + shift
   return x + gate_2 * mlp(h, p, prefix, swiglu)
 
@@ -142,11 +130,7 @@ def run(network, carry, c, angles=None, words=None, random=True):
   ]  # fmt: skip
   call = (*single, MASK)
   if random:
-    rng = np.random.default_rng(1)
-    params = jax.tree.map(
-      lambda p: rng.normal(0.0, 0.3, p.shape).astype(np.float32),
-      jax.eval_shape(network.init, jax.random.key(0), *call)['params'],
-    )
+    params = random_params(network, *call, seed=1, scale=0.3)
     found, _ = jax.jit(network.apply)({'params': params}, *call)
     return found, jax.tree.map(np.float64, params)
   (found, _), _ = jax.jit(network.init_with_output)(jax.random.key(0), *call)

@@ -8,10 +8,8 @@ import pytest
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
-from tests.networks.literal import (
-  randomised,
-  shapes,
-)
+from tests.networks.jaxprs import equations
+from tests.networks.literal import randomised, shapes
 
 TINY = dict(
   channels=8,
@@ -62,20 +60,13 @@ def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(key):
 
   used = {}
   jaxpr = jax.make_jaxpr(half.apply)(variables, x, noise)
-  for eqn in all_equations(jaxpr.jaxpr):
+  for eqn in equations(jaxpr.jaxpr):
     used.setdefault(eqn.primitive.name, set()).add(
       str(eqn.outvars[0].aval.dtype)
     )
   assert used['rsqrt'] == {'float32'}  # of the norms
   assert used['exp'] == {'float32'}  # of the softmax
   assert 'bfloat16' in used['conv2d'] and 'bfloat16' in used['linear']
-
-
-def all_equations(jaxpr):
-  for eqn in jaxpr.eqns:
-    yield eqn
-    for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-      yield from all_equations(inner)
 
 
 def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
@@ -90,15 +81,3 @@ def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
     ValueError, match='not 512: change num_heads or head_channels'
   ):
     jax.eval_shape(wide.init, key, x, noise)
-
-
-def test_refusals(key):
-  with pytest.raises(ValueError, match='7x8 cannot be halved 1 times'):
-    UNet(**TINY).init(key, jnp.zeros((1, 7, 8, 3)), jnp.zeros(1))
-  for options, message in (
-    ({'num_groups': 3}, 'num_groups=3 does not divide the 8 channels'),
-    ({'multipliers': (1, 0.2)}, 'num_groups=4 does not divide the 9 channels'),
-    ({'stem_channels': 6}, 'does not divide the 6 channels'),
-  ):
-    with pytest.raises(ValueError, match=message):
-      shapes(UNet(**TINY | options), 8)

@@ -96,6 +96,31 @@ def sample(oracle_name, sampler_name, schedule, key, levels, x):
   return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
 
 
+def assert_own_keys(run, keys, *arrays, **tolerance):
+  """Asserts that example i of run(keys, ...) depends on its own key only."""
+  whole = run(keys, *arrays)
+  for rows in (slice(None, None, -1), slice(2, 3)):
+    some = run(keys[rows], *(x[rows] for x in arrays))
+    for a, b in zip(*map(jax.tree.leaves, (whole, some)), strict=True):
+      np.testing.assert_allclose(a[rows], b, **tolerance)
+
+
+def counted_calls(denoise, sampler, levels, shape=(2, 2)):
+  """Returns how often a sampler calls its denoiser."""
+  calls = []
+
+  def counted(x, level):
+    jax.debug.callback(lambda: calls.append(1))
+    return denoise(x, level)
+
+  run = jax.jit(
+    lambda x: dj.sample(jax.random.key(0), counted, sampler, levels, x)
+  )
+  jax.block_until_ready(run(jnp.ones(shape)))
+  jax.effects_barrier()
+  return len(calls)
+
+
 def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
   """Returns n samples, [n, 2], from examples of 64 pairs or from x."""
   levels = dj.level_grid(schedule, num_steps)

@@ -261,23 +261,3 @@ def test_nan_logits_stay_visible():
   for x in map(np.asarray, found):
     np.testing.assert_array_equal(x[:, 1], -1)
     assert (x[:, ::2] >= 0).all() and (x < 3).all()
-
-
-def test_refusals():
-  sampler = dj.ancestral_states(MASKING)
-  with pytest.raises(ValueError, match='temperature is -1: it cannot be neg'):
-    dj.confidence_ordered(MASKING, -1.0)
-  with pytest.raises(ValueError, match='eta is 2'):
-    dj.remasked(sampler, MASKING, 2)
-  with pytest.raises(ValueError, match=r'p is 0: it must be in \(0, 1\]'):
-    dj.top_p(exact, 0)
-  uniform = PROCESSES['uniform']
-  for make in (
-    lambda: dj.remasked(sampler, uniform, 0.5),
-    lambda: dj.first_hitting(uniform, LINEAR),
-    lambda: dj.confidence_ordered(uniform),
-  ):
-    with pytest.raises(ValueError, match='needs a process with a masked state'):
-      make()
-  with pytest.raises(TypeError, match='call it, as ancestral_states'):
-    dj.keep_known(dj.ancestral_states, jnp.zeros((1, 3)), jnp.ones((1, 3)))

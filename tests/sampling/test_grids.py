@@ -1,19 +1,16 @@
-import itertools
+import functools
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import example, given, settings, strategies as st
 
 import diffusion_jax as dj
 from diffusion_jax.sampling.grids import count_steps
+from tests.schedules import DDPM, EVERY, anything
 
-DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-ZERO_SNR = dj.DiscreteSchedule.from_betas(
-  dj.zero_terminal_snr(dj.linear_betas(1000))
-)
+FLOW = dj.RectifiedFlowSchedule()
 UNDERFLOW = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.001, 500))
-KARRAS, FLOW = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
-SPACED = ['quadratic', 'karras', 'logsnr']
 
 
 def compiled(function):
@@ -25,42 +22,71 @@ def grid(*args, **options):
   return compiled(lambda: dj.level_grid(*args, **options))
 
 
-@pytest.mark.parametrize(
-  'schedule', [DDPM, dj.CosineSchedule(), dj.LinearVPSchedule()]
-)
-def test_grids_fall_from_noise_to_clean(schedule):
-  sizes = 1, 7, 100
-  grids = compiled(lambda: [dj.level_grid(schedule, size) for size in sizes])
-  for n, levels in zip(sizes, grids, strict=True):
-    assert levels.t.shape == (n + 1,) and levels.t[0] == 1.0
-    assert (np.diff(levels.sigma) < 0).all() and levels.sigma[-2] > 0.0
-    assert levels.sigma[-1] == 0.0 and levels.alpha[-1] == 1.0
+# What is evenly spaced.
+SPACED = {
+  'uniform': lambda t, ratio: t,
+  'quadratic': lambda t, ratio: t**0.5,
+  'karras': lambda t, ratio: ratio ** (1 / 7),
+  'logsnr': lambda t, ratio: np.log(ratio),
+}
+NUMBERS = (1, True), (9, True), (6, False)
 
 
-def test_where_uniform_grids_begin_and_end():
-  """The last noisy level is at t = 0, or a step away from it if that is clean.
+@jax.jit
+def grids(schedule, t_start):
+  """Returns the grids of SPACED and NUMBERS, and levels of the schedule."""
+  found = {
+    (spacing, n, clean): dj.level_grid(schedule, n, spacing, t_start, clean)
+    for spacing in SPACED
+    for n, clean in NUMBERS
+  }
+  exact = {case: schedule(levels.t) for case, levels in found.items()}
+  return found, exact, schedule(t_start), schedule(0.0)
 
-  A grid of all steps is DDPM's own.
+
+@settings(anything, max_examples=15)
+@given(EVERY, st.just(1.0) | st.floats(0.3, 1.0))
+def test_grids_fall_from_noise_to_clean(schedule, t_start):
+  """They are on the schedule, evenly spaced, between its two ends.
+
+  The last noisy level is at t = 0, or after it if that is clean. Without signal
+  the spacing by SNR begins at the second level.
   """
-  cosine = dj.CosineSchedule()
-  whole, steps, last, noisy, middle, few = compiled(
-    lambda: (
-      dj.level_grid(DDPM, 1000),
-      DDPM.at_step(np.arange(1000, -1, -1)),
-      dj.level_grid(cosine, 10),
-      dj.level_grid(cosine, 4, end_clean=False),
-      dj.level_grid(DDPM, 5, t_start=0.5),
-      dj.level_grid(DDPM, 10),
-    )
+  found, exact, first, last = jax.device_get(grids(schedule, t_start))
+  close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+  first_noisy = 1 / getattr(schedule, 'num_steps', 1000)
+  for (spacing, n, clean), levels in found.items():
+    assert levels.t.shape == (n + 1,) and np.isfinite(np.stack(levels)).all()
+    close([x[0] for x in levels], first, rtol=1e-5)
+    for field, value in zip(levels, exact[spacing, n, clean], strict=True):
+      close(field[:n], value[:n], rtol=1e-3)
+    if clean:
+      assert [field[-1] for field in levels] == [0.0, 1.0, 0.0]
+      levels = jax.tree.map(lambda field: field[:-1], levels)
+    assert (np.diff(levels.t) < 0.0).all()
+    if n == 1:
+      continue
+    end = first_noisy
+    if spacing == 'uniform':
+      end = t_start / n
+    if last.sigma > 0.0 or (not clean and spacing in ('uniform', 'quadratic')):
+      end = 0.0
+    np.testing.assert_allclose(levels.t[-1], end, rtol=1e-3, atol=1e-5)
+    if first.alpha == 0.0 and spacing in ('karras', 'logsnr'):
+      levels = jax.tree.map(lambda field: field[1:], levels)
+    t, alpha, sigma = map(np.float64, levels)
+    with np.errstate(divide='ignore'):  # alpha may be 0.
+      place = SPACED[spacing](t, sigma / alpha)
+    even = np.linspace(place[0], place[-1], len(place))
+    np.testing.assert_allclose(place, even, rtol=1e-4, atol=2e-5)
+
+
+def test_a_grid_of_all_steps_is_ddpms_own():
+  levels, steps = compiled(
+    lambda: (dj.level_grid(DDPM, 1000), DDPM.at_step(np.arange(1000, -1, -1)))
   )
-  for field, expected in zip(whole, steps, strict=True):
+  for field, expected in zip(levels, steps, strict=True):
     np.testing.assert_allclose(field, expected, rtol=1e-6)
-  assert last.t[-2] == 0.0
-  np.testing.assert_allclose(few.t[-2], 0.1)
-  np.testing.assert_allclose(noisy.t, [1.0, 0.75, 0.5, 0.25, 0.0])
-  assert noisy.sigma[-1] > 0.0
-  expected = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
-  np.testing.assert_allclose(middle.t, expected, atol=1e-6)
 
 
 def test_steps_that_a_grid_visits_are_counted():
@@ -115,13 +141,6 @@ def ratio(levels):
   return np.asarray(levels.sigma[:-1], np.float64) / levels.alpha[:-1]
 
 
-def test_quadratic_times():
-  """DPM-Solver's time_quadratic spaces t^(1/2) evenly."""
-  t = dj.level_grid(FLOW, 10, 'quadratic').t
-  expected = np.linspace(1.0, 1e-3**0.5, 10) ** 2
-  np.testing.assert_allclose(t, [*expected, 0.0], rtol=1e-5)
-
-
 def test_karras_spacing_of_ddpm():
   """Karras et al. 2022, Eq. 5, between the ends of DDPM's sigma / alpha."""
   n = 18
@@ -136,36 +155,6 @@ def test_karras_spacing_of_ddpm():
   np.testing.assert_allclose(levels.t[[0, -2]], [1.0, 1e-3], rtol=1e-5)
 
 
-@pytest.mark.parametrize('schedule', [DDPM, KARRAS, dj.CosineSchedule()])
-def test_logsnr_spacing(schedule):
-  levels = grid(schedule, 9, 'logsnr')
-  logsnr = -2.0 * np.log(ratio(levels))
-  t_end = 1e-3 if schedule is DDPM else 0.0
-  first, last = schedule(1.0).logsnr, schedule(t_end).logsnr
-  np.testing.assert_allclose(logsnr, np.linspace(first, last, 9), atol=2e-5)
-
-
-@pytest.mark.parametrize('schedule', [ZERO_SNR, FLOW, dj.SigmoidSchedule()])
-def test_grids_from_no_signal_to_clean(schedule):
-  cases = list(itertools.product(SPACED, (1, 2, 10, 2000)))
-  grids, first = compiled(
-    lambda: (
-      [dj.level_grid(schedule, n, spacing) for spacing, n in cases],
-      schedule(1.0),
-    )
-  )
-  for (spacing, n), levels in zip(cases, grids, strict=True):
-    assert levels.t.shape == (n + 1,)
-    assert np.isfinite(np.stack(levels)).all()
-    assert (np.diff(levels.t) < 0.0).all()
-    assert levels.alpha[0] == 0.0 and levels.sigma[0] == first.sigma
-    assert (levels.alpha[1:] > 0.0).all()
-    assert (levels.sigma[:-1] > 0.0).all() and levels.sigma[-1] == 0.0
-    if spacing != 'quadratic' and n == 10:
-      np.testing.assert_allclose(levels.t[1], 0.9, rtol=1e-5)
-      np.testing.assert_allclose(levels.t[-2], 1e-3, rtol=1e-3)
-
-
 def test_grids_of_a_long_list_of_small_alphas_are_finite():
   """alpha underflows to 0 long before t = 1."""
   for levels in compiled(
@@ -176,7 +165,7 @@ def test_grids_of_a_long_list_of_small_alphas_are_finite():
 
 
 def test_where_the_noisy_levels_end():
-  spacings = ['uniform', 'steps', *SPACED]
+  spacings = ['steps', *SPACED]
   clean, noisy = compiled(
     lambda: (
       [dj.level_grid(DDPM, 5, s, t_start=0.8, t_end=0.1) for s in spacings],
@@ -230,34 +219,43 @@ def paper_sections(T, counts):
   return sorted(kept)
 
 
-@pytest.mark.parametrize(
-  'T, spec',
-  [
-    (1000, '250'),
-    (1000, '1'),
-    (1000, '1000'),
-    (1000, '10,15,20'),
-    (4000, '100'),
-    (300, ' 10, 10,8,6,6'),
-    (7, '2,1,2'),
-    (7, '5'),
-    (12, '3,3'),
-    (16, '15'),  # 7 * 15 / 14 is 7.5, but a running sum is less.
-  ],
+SECTIONS = st.integers(1, 5).flatmap(
+  lambda sections: st.tuples(
+    st.integers(20 * sections, 1000),
+    st.lists(st.integers(1, 20), min_size=sections, max_size=sections),
+  )
 )
-def test_respaced_sections(T, spec):
-  found = dj.respaced_steps(T, spec)
-  expected = paper_sections(T, [int(n) for n in spec.split(',')])
-  np.testing.assert_array_equal(found - 1, expected)
 
 
-@pytest.mark.parametrize(
-  'T, n, stride', [(1000, 50, 20), (1000, 25, 40), (1000, 334, 3), (10, 10, 1)]
-)
-def test_respaced_with_an_integer_stride(T, n, stride):
+@anything
+@example((16, [15]))  # 7 * 15 / 14 is 7.5, but a running sum is less.
+@example((7, [2, 1, 2]))
+@given(SECTIONS)
+def test_respaced_sections(case):
+  T, counts = case
+  found = dj.respaced_steps(T, ', '.join(map(str, counts)))
+  np.testing.assert_array_equal(found - 1, paper_sections(T, counts))
+  assert len(found) == sum(counts)
+
+
+@anything
+@given(st.integers(101, 1000), st.integers(1, 100))
+def test_respaced_with_an_integer_stride(T, stride):
+  """It is the smallest with this number of steps."""
+  n = len(range(0, T, stride))
   found = dj.respaced_steps(T, f'ddim{n}')
-  np.testing.assert_array_equal(found - 1, range(0, T, stride))
-  assert len(found) == n
+  smallest = next(k for k in range(1, T) if len(range(0, T, k)) == n)
+  np.testing.assert_array_equal(found - 1, range(0, T, smallest))
+
+
+@anything
+@given(st.lists(st.integers(1, 1000), min_size=5, max_size=5, unique=True))
+def test_a_grid_of_given_steps(steps):
+  levels = dj.step_levels(DDPM, steps)
+  index = np.sort([0, *steps])[::-1]
+  np.testing.assert_array_equal(np.rint(levels.t * 1000), index)
+  alpha = np.exp(-0.5 * DDPM.neg_log_alpha_bar)[index]
+  np.testing.assert_allclose(levels.alpha, alpha, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -170,13 +170,6 @@ def test_dynamic_threshold_literally():
   np.testing.assert_allclose(found[1], x0[1], rtol=1e-6)
 
 
-def test_refusals():
-  with pytest.raises(ValueError, match='quantile is 99.5: it must be in'):
-    dj.dynamic_threshold(CLASSES.denoise, 99.5)
-  with pytest.raises(ValueError, match='max_value is 0.5: it must be at least'):
-    dj.dynamic_threshold(CLASSES.denoise, max_value=0.5)
-
-
 def network_fn(params, x, noise, cond, *, key=None):
   """A network that depends on label, image and level; 3 channels twice."""
   of_cond = jnp.where(cond['drop'], -0.5, jnp.sin(1.0 + cond['label']))

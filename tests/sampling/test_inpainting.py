@@ -10,7 +10,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.sampling import chains
-from tests.sampling.moments import jit_long
+from tests.sampling.moments import counted_calls, jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 LEVELS = dj.level_grid(SCHEDULE, 20)
@@ -20,14 +20,6 @@ METHODS = {
   'replace': (dj.replace_known, lambda levels: levels),
   'repaint': (dj.repaint, lambda levels: dj.repaint_levels(levels, 3, 4)),
 }
-
-
-def counted(denoise, calls):
-  def call(x, level):
-    jax.debug.callback(lambda: calls.append(1))
-    return denoise(x, level)
-
-  return call
 
 
 @pytest.mark.parametrize(
@@ -55,19 +47,13 @@ def test_repaint_takes_2410_steps_down_and_2160_up():
   assert levels.t[0] == 1.0 and levels.sigma[-1] == 0.0
 
 
-def test_only_steps_down_call_the_network(key):
+def test_only_steps_down_call_the_network():
   levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 10), 3, 4)
   change = np.diff(levels.t)
   assert ((change < 0).sum(), (change > 0).sum()) == (26, 16)
-  calls = []
   sampler = dj.repaint(dj.ddim(1.0), jnp.ones((5, 2)), MASK)
-  denoise = counted(CORRELATED.denoise, calls)
-  x = jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x))(
-    jnp.zeros((5, 2))
-  )
-  jax.block_until_ready(x)
-  jax.effects_barrier()
-  assert len(calls) == 26
+  calls = counted_calls(CORRELATED.denoise, sampler, levels, (5, 2))
+  assert calls == 26
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -240,22 +226,3 @@ def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
 def test_a_mask_of_another_shape_is_refused(make, shape):
   with pytest.raises(ValueError, match=r'a mask of shape .* does not fit'):
     make(jnp.zeros((2, 8, 8, 3)), jnp.ones(shape, bool))
-
-
-def test_known_of_another_shape_is_refused(key):
-  sampler = dj.replace_known(dj.ddim(), jnp.zeros((1, 2)), MASK)
-  with pytest.raises(ValueError, match='shapes must be equal: x'):
-    dj.sample(key, CORRELATED.denoise, sampler, LEVELS, jnp.zeros((3, 2)))
-
-
-@pytest.mark.parametrize(
-  'n, jump, message',
-  [
-    (10, 20, 'jump is 20: it must be at least 1 and less than the 20 steps'),
-    (10, 0, 'jump is 0: it must be'),
-    (0, 10, 'num_resamples is 0: it must be at least 1'),
-  ],
-)
-def test_a_walk_that_cannot_be_is_refused(n, jump, message):
-  with pytest.raises(ValueError, match=message):
-    dj.repaint_levels(LEVELS, n, jump)

@@ -310,18 +310,6 @@ def test_too_few_steps_are_nan():
   assert np.isnan(found).all()
 
 
-def test_refusals(key):
-  args = GAUSSIAN.denoise, SCHEDULES['cosine'], jnp.zeros((2, D))
-  with pytest.raises(ValueError, match="'normal' is not one of rademacher"):
-    dj.log_likelihood(key, *args, probe='normal')
-  with pytest.raises(ValueError, match='num_probes is 0'):
-    dj.log_likelihood(key, *args, num_probes=0)
-  with pytest.raises(ValueError, match='num_levels is 1'):
-    dj.dequantize(key, jnp.zeros((2, D)), 1)
-  with pytest.raises(ValueError, match='num_levels is 1'):
-    dj.ode_bits_per_dim(jnp.zeros(2), (D,), 1)
-
-
 def test_the_adaptive_sampler_meets_its_tolerance():
   """One step from lambda = -5 to 5, against the ODE's closed-form map."""
   oracle = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])

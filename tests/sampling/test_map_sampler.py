@@ -12,7 +12,6 @@ from diffusion_jax.core.keys import split_key
 from tests.sampling.moments import GAUSSIAN
 
 SCHEDULE = dj.RectifiedFlowSchedule()
-LEVELS = dj.level_grid(SCHEDULE, 3)
 
 
 def test_the_exact_map_is_the_same_in_any_number_of_steps(key):

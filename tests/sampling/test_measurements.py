@@ -101,7 +101,13 @@ def test_no_signal_no_guidance(key):
     np.testing.assert_array_equal(found, DATA.denoise(x, level).x0)
 
 
-@pytest.mark.parametrize('make', [dj.proximal, dj.pseudoinverse_guided])
+def by_drawing(_, m):
+  return lambda x, level: dj.gaussian_draw(m)(jax.random.key(0), x, level.sigma)
+
+
+@pytest.mark.parametrize(
+  'make', [dj.proximal, dj.pseudoinverse_guided, by_drawing]
+)
 def test_a_measurement_that_is_not_linear_is_refused(make):
   for forward in (lambda x: x + 1.0, lambda x: jnp.clip(x, -0.1, 0.1)):
     guided = make(DATA.denoise, dj.Measurement(jnp.zeros((1, 4)), forward, 0.1))

@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 import diffusion_jax as dj
 from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
+from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import COV, DATA
 
@@ -87,13 +88,6 @@ def test_the_evidence_is_unbiased_for_the_chain(
   logs = np.asarray(state.log_evidence, np.float64)
   ratios = np.exp(logs - log_evidence_of_the_chain(20, std))
   standard_error = ratios.std() / np.sqrt(len(ratios))
-  print(
-    twist,
-    use_gradient,
-    ratios.mean(),
-    standard_error,
-    (np.asarray(state.lowest_ess) < 0.6 * 8).mean(),
-  )
   assert standard_error < error
   assert abs(ratios.mean() - 1.0) < 4.0 * standard_error
   # Populations were resampled, or the test would not see its weights.
@@ -182,14 +176,7 @@ def test_a_population_depends_on_its_key_only(key):
     )
   )
   x = jax.random.normal(key, (8, 4, 4))
-  order = np.array([3, 0, 7, 1, 2, 6, 5, 4])
-  whole, permuted = draw(keys, x), draw(keys[order], x[order])
-  alone = draw(keys[3:4], x[3:4])
-  for a, b, c in zip(
-    *map(jax.tree.leaves, (whole, permuted, alone)), strict=True
-  ):
-    np.testing.assert_allclose(a[order], b, rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(a[3:4], c, rtol=2e-5, atol=2e-5)
+  assert_own_keys(draw, keys, x, rtol=2e-5, atol=2e-5)
 
 
 def test_impossible_images_are_never_picked(key):
@@ -254,14 +241,3 @@ def test_pick_draws_by_weight(key):
   picked = dj.pick(key, x, jnp.broadcast_to(log_weights, (6000, 3)))
   shares = [float(jnp.mean(picked == i)) for i in range(3)]
   np.testing.assert_allclose(shares, [0.2, 0.0, 0.8], atol=0.02)
-
-
-def test_x_without_particles_is_refused():
-  levels = dj.level_grid(DISCRETE, 4)
-  with pytest.raises(ValueError, match=r'shape \[8, 4\]: steered needs part'):
-    dj.sample(
-      jax.random.key(0), WHITE.denoise, dj.steered(constant), levels,
-      jnp.zeros((8, 4)),
-    )  # fmt: skip
-  with pytest.raises(ValueError, match='threshold is 2'):
-    dj.steered(constant, threshold=2.0)

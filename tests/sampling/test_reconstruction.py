@@ -93,10 +93,3 @@ def test_a_denoiser_without_a_gradient_is_not_changed(key):
   for known in (jnp.ones((2, 3)), jnp.full((2, 3), 0.25)):
     guided = dj.reconstruction_guided(deaf, known, mask, num_iterations=3)
     np.testing.assert_array_equal(guided(x, level).x0, 0.25)
-
-
-def test_no_iterations_are_refused():
-  with pytest.raises(
-    ValueError, match='num_iterations is 0: it must be at least 1'
-  ):
-    dj.observation_guided(DATA.denoise, jnp.sum, jnp.zeros(1), 1.0, 0)

@@ -113,10 +113,3 @@ def test_every_diffusion_has_the_marginals_to_first_order(diffusion, scale, w):
   errors = np.abs(errors)
   assert errors[-1] < 4e-3
   np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.15)
-
-
-def test_other_diffusions_are_refused():
-  with pytest.raises(ValueError, match="'linear' is not one of constant, sig"):
-    dj.velocity_sde(FLOW, 'linear')
-  with pytest.raises(ValueError, match='scale is -1: it cannot be negative'):
-    dj.velocity_sde(FLOW, 'sigma', -1.0)

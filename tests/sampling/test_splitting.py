@@ -7,6 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import SCHEDULE
 
@@ -135,30 +136,5 @@ def test_images_depend_on_their_keys_only(key):
     daps = lambda keys, x, draw=draw: dj.sample(
       keys, WHITE.denoise, dj.decoupled(draw), levels, x
     )
-    for method in (gibbs, daps):
-      whole = jax.jit(method)(keys, x)
-      alone = jax.jit(method)(keys[2:3], x[2:3])
-      np.testing.assert_allclose(whole[2:3], alone, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize('make, message', [
-  (lambda: dj.langevin_draw(jnp.sum, 0.0), 'step_size is 0: it must be pos'),
-  (lambda: dj.langevin_draw(jnp.sum, 1.0, 0), 'num_steps is 0'),
-  (lambda: dj.ode_estimate(SCHEDULE, 0), 'num_steps is 0'),
-  (
-    lambda: dj.split_gibbs(
-      jax.random.key(0), WHITE.denoise, SCHEDULE, draws('gaussian', 1.0),
-      jnp.array([1.0, 0.001]), jnp.zeros((1, 4)),
-    ),
-    'width is 0.001, lowest is 0.0100.*: the schedule',
-  ),
-])  # fmt: skip
-def test_settings_that_cannot_work(make, message):
-  with pytest.raises(ValueError, match=message):
-    make()
-
-
-def test_a_measurement_that_is_not_linear_needs_another_draw(key):
-  m = dj.Measurement(jnp.zeros((1, 4)), lambda x: x**2, 0.1)
-  with pytest.raises(TypeError, match='forward is not linear'):
-    dj.gaussian_draw(m)(key, jnp.zeros((2, 4)), jnp.array(1.0))
+    for method in map(jax.jit, (gibbs, daps)):
+      assert_own_keys(method, keys, x, rtol=1e-4, atol=1e-4)

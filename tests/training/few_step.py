@@ -15,6 +15,15 @@ import diffusion_jax as dj
 C = 0.7  # deviation of the Gaussian data
 
 
+def batch(n=12):
+  rng = np.random.default_rng(1)
+  return {'image': rng.normal(size=(n, 2)), 'label': rng.normal(size=n)}
+
+
+def column(a):
+  return np.asarray(a)[:, None]
+
+
 class Arc(NamedTuple):
   """Is the path alpha = cos(pi t / 2), sigma = sin(pi t / 2)."""
 

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.state import init_state
 
@@ -116,9 +117,7 @@ def test_restore_params_takes_one_copy_and_the_config(tmp_path):
 
 
 def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+  mesh = make_mesh(8)
   P = jax.sharding.PartitionSpec
   spread = lambda x: jax.device_put(
     x, jax.sharding.NamedSharding(mesh, P('data') if x.ndim else P())

@@ -15,6 +15,7 @@ import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints, checksums
+from tests.damage import cut, flip, full_disk
 from tests.training.test_checkpoints import equal, restored, saved, state_of
 
 WIDE = 300  # so large that the numbers are not stored in an index
@@ -47,16 +48,6 @@ def files(folder):
       kinds.setdefault((kind, inside), []).append(name)
   size = lambda name: (folder / name).stat().st_size
   return [max(names, key=size) for names in kinds.values()]
-
-
-def flip(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
-def cut(path):
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 DAMAGES = {'flip': flip, 'cut': cut, 'lose': lambda path: path.unlink()}
@@ -253,25 +244,16 @@ def test_nothing_is_there_before_its_sums_are(tmp_path, monkeypatch):
 # tensorstore's threads use an event loop that the error has closed
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
-  """A limit on the size of files stands in for a full disk."""
-  import resource
-
   big = lambda step: state_of(10_000, step, float(step))
   noise = np.random.default_rng(0).normal(size=(2, 10_000)).astype(np.float32)
   manager = checkpoints.open_manager(tmp_path)
   checkpoints.save(manager, big(1), {})
   manager.wait_until_finished()
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-  try:
-    state = jax.tree.map(lambda x: noise if x.ndim == 2 else x, big(2))
-    with pytest.raises(
-      OSError, match='could not be .* 1 is the last one: File'
-    ):
-      checkpoints.save(manager, state, {})
-      checkpoints.finish(manager)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  state = jax.tree.map(lambda x: noise if x.ndim == 2 else x, big(2))
+  message = 'could not be .* 1 is the last one: File'
+  with full_disk(20_000), pytest.raises(OSError, match=message):
+    checkpoints.save(manager, state, {})
+    checkpoints.finish(manager)
   equal(restored(tmp_path, big(0)), big(1))
   assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['1']
 

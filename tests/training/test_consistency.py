@@ -15,7 +15,7 @@ from diffusion_jax.training import consistency, level_pairs
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
 from tests.training import few_step
-from tests.training.few_step import C, Literal
+from tests.training.few_step import C, Literal, batch, column
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
@@ -23,18 +23,9 @@ LOSS = {'sigma_data': S_D, 'sigma_min': S_MIN}
 NETWORK = Network(few_step.network, dj.edm_input, condition=make_condition())
 
 
-def batch(n=12):
-  rng = np.random.default_rng(1)
-  return {'image': rng.normal(size=(n, 2)), 'label': rng.normal(size=n)}
-
-
 def evaluated(objective, key, context):
   """Returns ((loss, gradient), metrics, draws)."""
   return few_step.evaluate(objective, key, batch(), context)
-
-
-def column(a):
-  return np.asarray(a)[:, None]
 
 
 def f(net, x, sigma, label):

@@ -127,11 +127,6 @@ def test_d3pm_literally(key):
     np.testing.assert_allclose(metrics[name].total, expected, rtol=1e-4)
 
 
-def test_a_process_without_a_mask_is_refused():
-  with pytest.raises(ValueError, match='masked needs a process with a masked'):
-    discrete.masked(network(3), dj.uniform_process(3), LINEAR)
-
-
 @pytest.mark.slow
 def test_a_masked_model_of_digits_beats_independent_pixels():
   """A small DiT is trained for 300 steps; the bound is of test images."""

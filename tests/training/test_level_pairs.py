@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import example, given, strategies as st
 
 import diffusion_jax as dj
 from diffusion_jax.training import level_pairs
+from tests.schedules import anything, of_floats
 
 EDM = dj.KarrasSchedule()
 
@@ -58,18 +60,54 @@ def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
   assert (np.abs(shares - mass) < 5 * np.sqrt(mass / n)).all()
 
 
-def test_a_law_beyond_the_grid_leaves_its_noisiest_pair(key):
-  """All mass is below sigma_min: in float32 each uniform draw is at the end."""
-  pairs = level_pairs.improved_pairs(
-    800, num_scales_end=40, mean=-30.0, std=1.0
+def rising(sigma_min, ratio, rho):
+  return dj.KarrasSchedule(sigma_min, sigma_min * ratio, rho)
+
+
+LAWS = st.tuples(st.floats(-30.0, 10.0), st.floats(0.1, 3.0))
+STEPS = st.integers(0, 1000)
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@jax.jit
+def drawn(seed, schedule, step, law):
+  """Returns 256 pairs of iCT, of ECT and of a grid of 18 levels."""
+  ends = {name: getattr(schedule, name) for name in ('sigma_min', 'sigma_max')}
+  mean, std = law
+  makers = (
+    level_pairs.improved_pairs(
+      800, num_scales_end=40, mean=mean, std=std, rho=schedule.rho, **ends
+    ),
+    level_pairs.easy_pairs(200, dj.uniform_times, num_stages=4),
+    level_pairs.grid_pairs(18),
   )
-  level_t, level_r, weight = jax.jit(pairs, static_argnums=(1, 2))(
-    key, 4, EDM, 0
-  )
-  noisiest = EDM(jnp.array([0.9, 1.0])).sigma
-  np.testing.assert_allclose(level_r.sigma, noisiest[0], rtol=1e-4)
-  np.testing.assert_allclose(level_t.sigma, noisiest[1], rtol=1e-4)
-  np.testing.assert_allclose(weight, 1 / (noisiest[1] - noisiest[0]), rtol=1e-3)
+  return [pairs(jax.random.key(seed), 256, schedule, step) for pairs in makers]
+
+
+@anything
+@example(0, EDM, 0, (-30.0, 1.0))  # In float32 all mass is at the clean end.
+@given(SEEDS, of_floats(rising, (1e-3, 0.1), (10.0, 1e4), (2.0, 9.0)), STEPS,
+       LAWS)  # fmt: skip
+def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
+  """r < t are neighbours on a grid, or r is ECT's; weights are 1 / (t - r)."""
+  improved, easy, grid = jax.device_get(drawn(seed, schedule, step, law))
+  num_levels = int(level_pairs.improved_num_levels(step, 800, 10, 40))
+  for (t, r, _), count in ((improved, num_levels), (grid, 18)):
+    index = np.rint((count - 1) * t.t)
+    assert index.min() >= 1 and index.max() <= count - 1
+    np.testing.assert_allclose((count - 1) * t.t, index, atol=2e-3)
+    np.testing.assert_allclose((count - 1) * r.t, index - 1, atol=2e-3)
+  ratio = level_pairs.easy_ratio(easy[0].sigma, min(step // 200, 3))
+  lowest = np.where(ratio > 0.0, schedule.sigma_min, 0.0)
+  for (t, r, weight), low, of_r in (
+    (improved, 0.0, improved[1].sigma),
+    (easy, lowest, ratio),
+  ):
+    assert (r.sigma <= t.sigma).all() and (of_r < t.sigma).all()
+    np.testing.assert_allclose(r.sigma, np.maximum(of_r, low), rtol=1e-4)
+    gap = np.float64(t.sigma) - of_r
+    np.testing.assert_allclose(weight * gap, 1.0, rtol=2e-3)
+  assert (grid[2] == 1.0).all()
 
 
 def test_easy_pairs_by_hand(key):

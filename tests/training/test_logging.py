@@ -10,6 +10,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from diffusion_jax.training.logging import MetricWriter
+from tests.damage import full_disk
 from tests.runtime.test_files import PLANTED
 
 
@@ -160,17 +161,9 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
 
 
 def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
-  """A limit on the size of files stands in for a full disk."""
-  import resource
-
   writer = MetricWriter(tmp_path)
   writer.write_scalars(0, {'loss': 0.0})
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
-  try:
-    with pytest.raises(OSError):
-      for step in range(1, 1000):
-        writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})
-    assert step < 20
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  with full_disk(3000), pytest.raises(OSError):
+    for step in range(1, 1000):
+      writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})
+  assert step < 20

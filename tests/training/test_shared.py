@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 
 from diffusion_jax.training import checkpoints, shared
+from tests import damage
 
 PARAMS = {
   'network': {'dense': {'kernel': np.float32([[0, 1, 2], [3, 4, 5]])}},
@@ -43,16 +44,6 @@ def test_there_are_no_other_weights(ema, checkpoint, message, folder):
     checkpoints.restore_params(folder, ema, None, checkpoint)
 
 
-def cut(path):
-  os.truncate(path, path.stat().st_size - 8)
-
-
-def flip(path):
-  data = bytearray(path.read_bytes())
-  data[-1] ^= 1
-  path.write_bytes(data)
-
-
 def pickled(path):
   path.write_bytes(b'\x80\x04\x95' + bytes(64))
 
@@ -75,16 +66,28 @@ def piped(path):
   os.mkfifo(path)
 
 
-DAMAGED = cut, flip, pickled, zipped, contradictory, without_a_step, piped
+def flipped(path):
+  damage.flip(path, -1)  # of a number, behind the header
+
+
+DAMAGED = (
+  damage.cut,
+  flipped,
+  pickled,
+  zipped,
+  contradictory,
+  without_a_step,
+  piped,
+)
 
 
 @pytest.mark.parametrize('sums', [True, False])
-@pytest.mark.parametrize('damage', DAMAGED)
-def test_a_damaged_file_is_one_line(damage, sums, folder, capsys):
-  damage(folder / shared.NAME)
+@pytest.mark.parametrize('how', DAMAGED)
+def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
+  how(folder / shared.NAME)
   if not sums:
     (folder / 'SHA256SUMS').unlink()
-  if damage is flip and not sums:  # Only the sums can tell.
+  if how is flipped and not sums:  # Only the sums can tell.
     shared.read(folder)
     assert 'has no SHA256SUMS: it is read unchecked' in capsys.readouterr().err
     return

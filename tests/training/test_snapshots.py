@@ -10,6 +10,7 @@ import pytest
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.training import snapshots
+from tests.damage import flip
 
 
 def averages(value):
@@ -90,9 +91,7 @@ def test_images_are_counted_where_the_batch_size_changes(tmp_path):
 def test_damage_is_noticed(tmp_path):
   train(tmp_path, 0, 20)
   path = snapshots.path_of(tmp_path, 10)
-  data = bytearray(path.read_bytes())
-  data[-2] ^= 1
-  path.write_bytes(data)
+  flip(path, -2)
   assert snapshots.read_images(tmp_path, 10) == 640
   snapshots.check(tmp_path, 20)
   with pytest.raises(ValueError, match='10.safetensors is damaged .SHA256SUMS'):
@@ -101,7 +100,7 @@ def test_damage_is_noticed(tmp_path):
   for _ in range(2):
     with pytest.raises(ValueError, match='10.safetensors is damaged'):
       snapshots.read_images(tmp_path, 10)
-    path.write_bytes(data[:20])
+    path.write_bytes(path.read_bytes()[:20])
 
 
 @pytest.mark.parametrize('text', [

@@ -52,6 +52,16 @@ def init(width=64):
   return {'network': params}
 
 
+def simple(value):
+  """Makes an objective without draws; value(params, context) is its loss."""
+
+  def loss(params, context, inputs, keys):
+    found = value(params, context)
+    return found, ({'loss': Mean(found, jnp.ones(()))}, ())
+
+  return Objective(lambda key, batch, context: ((), ()), loss)
+
+
 STEPS = dj.step_times(1000)
 
 
@@ -197,12 +207,7 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(key):
 
 def test_averages_are_of_the_step_that_is_taken(key):
   """Two steps are w <- w - 1 from 8, with rates that depend on the step."""
-
-  def loss(params, context, inputs, keys):
-    return params['w'], ({'loss': Mean(params['w'], jnp.ones(()))}, ())
-
-  line = Objective(lambda key, batch, context: ((), ()), loss)
-
+  line = simple(lambda params, context: params['w'])
   at = lambda *rates: lambda step: jnp.array(rates)[step]
   sgd, more = optax.sgd(1.0), {'other': at(1.0, 0.25, 0.0)}
   step = jax.jit(make_train_step(line, sgd, at(0.5, 0.75, 0.0), more))
@@ -320,12 +325,11 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
 def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
   """The step is w <- w - ema * teacher * step, with the EMA before it."""
 
-  def loss(params, context, inputs, keys):
+  def value(params, context):
     factor = context.ema_params['w'] * context.frozen['teacher'] * context.step
-    product = params['w'] * factor
-    return product, ({'loss': Mean(product, jnp.ones(()))}, ())
+    return params['w'] * factor
 
-  product = Objective(lambda key, batch, context: ((), ()), loss)
+  product = simple(value)
   sgd = optax.sgd(1.0)
   state = init_state({'w': jnp.array(3.0)}, sgd)
   state = state._replace(step=jnp.array(2), ema_params={'w': jnp.array(5.0)})
@@ -336,12 +340,6 @@ def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
   assert after.params['w'] == 3.0 - 5.0 * 7.0 * 2.0
   evaluation = jax.jit(make_eval_step(product))(state, {}, key, frozen)
   assert evaluation['loss'].total == 5.0 * 5.0 * 7.0 * 2.0
-
-
-def test_a_loss_of_a_whole_batch_is_not_accumulated():
-  line = Objective(lambda *_: ((), ()), lambda *_: None, separable=False)
-  with pytest.raises(ValueError, match='accumulate must be 1'):
-    accumulated(line, 2)
 
 
 def test_a_learned_variance_takes_no_part_in_the_loss(key):

@@ -216,17 +216,6 @@ def test_free_bits_are_of_channels_and_of_layers(key):
     np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
 
 
-def test_encoder_and_decoder_have_dropout_of_their_own(key):
-  seen = []
-
-  def seeing(function):
-    return lambda *args, key: seen.append(key) or function(*args)
-
-  objective = vae.vae(seeing(encode_step), seeing(decode_step), LOGISTIC)
-  jax.eval_shape(objective, PARAMS, START, key, BATCH)
-  assert seen[0] is not seen[1]
-
-
 def test_free_bits_of_parts_are_refused():
   for objective in (
     vae.vae(encode_step, decode_step, LOGISTIC, free_bits=0.1),

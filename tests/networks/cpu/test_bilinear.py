@@ -14,6 +14,8 @@ from diffusion_jax.networks import layers
 from diffusion_jax.networks.blocks import ResnetBlock
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.cpu.products import linear
+from diffusion_jax.runtime.sharding import make_mesh
+from tests.networks.literal import close
 
 OTHERS = ('tpu', 'cuda')
 PADDING = ((1, 1), (1, 1))
@@ -137,16 +139,11 @@ def test_derivatives_of_derivatives_under_vmap(stride, key):
     shapes, ours, theirs = ((2, 3, 4), (4, 5)), linear, jax_product
   x, w = (0.3 * jax.random.normal(key, shape) for shape in shapes)
   both = jax.jit(lambda x, w: [derivatives(f, x, w) for f in (ours, theirs)])
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-    *both(x, w),
-  )
+  close(*both(x, w), rtol=1e-4, atol=1e-4)
 
 
 def test_shard_map_sums_the_gradient_of_shared_weights(key):
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+  mesh = make_mesh(8)
   spec = jax.sharding.PartitionSpec
   x = jax.random.normal(key, (8, 4, 4, 3))
   kernel = jax.random.normal(key, (3, 3, 3, 2))

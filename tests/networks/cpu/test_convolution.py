@@ -4,20 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from diffusion_jax.networks.cpu.convolution import conv2d
-
-
-def reference_conv(x, kernel, stride, padding):
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    padding,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
-
+from tests.networks.cpu.test_bilinear import jax_conv
+from tests.networks.literal import close
 
 SHAPES = {
   'same': ((2, 6, 6, 3), 3, 5, 1, (1, 1)),
@@ -42,15 +32,7 @@ def convs(request):
   kernel = rng.standard_normal((size, size, shape[-1], features), np.float32)
   padding = (pad, pad)
   bind = lambda f: functools.partial(f, stride=stride, padding=padding)
-  return bind(conv2d), bind(reference_conv), x, kernel
-
-
-def close(found, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
-    found,
-    expected,
-  )
+  return bind(conv2d), bind(jax_conv), x, kernel
 
 
 def test_first_and_second_derivatives_in_both_modes(convs):
@@ -84,14 +66,14 @@ def test_conv_inside_a_scan_and_under_vmap():
     step = lambda k, _: (k - 0.01 * jax.grad(loss)(k), loss(k))
     return jax.lax.scan(step, kernel, length=3)
 
-  close(descend(conv2d), descend(reference_conv))
+  close(descend(conv2d), descend(jax_conv))
 
   @functools.partial(jax.jit, static_argnums=0)
   def per_example(conv):
     loss = lambda x: jnp.sum(conv(x[None], kernel, 1, padding) ** 2)
     return jax.vmap(jax.grad(loss))(x)
 
-  close(per_example(conv2d), per_example(reference_conv))
+  close(per_example(conv2d), per_example(jax_conv))
 
 
 def test_conv_in_bfloat16_has_bfloat16_gradients(key):
