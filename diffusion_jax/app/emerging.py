@@ -73,7 +73,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
         of = functools.partial(program, mesh=mesh, effort=how)
         kept[key] = (
           of('the sampler', step_of(model, guides)),
-          of('the decoder', model.latents.images),
+          of('the decoder', model.latents.decoded),
         )
       return kept[key]
 

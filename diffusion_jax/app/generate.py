@@ -36,7 +36,7 @@ def generate_film(model: Model, mesh: Mesh) -> PerImage:
   if model.plan is None:
     return each
   plan, how = model.plan, devices.effort(model.config)
-  decode = program('the decoder', model.latents.images, mesh, how).call
+  decode = program('the decoder', model.latents.decoded, mesh, how).call
 
   def with_film(params, drawn):
     x, states = drawn

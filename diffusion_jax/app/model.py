@@ -54,7 +54,7 @@ class Latents(NamedTuple):
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
   record: Callable[[Path], object] = lambda run: None
 
-  def images(self, params: Params, z: jax.Array) -> jax.Array:
+  def decoded(self, params: Params, z: jax.Array) -> jax.Array:
     """Returns the images of z, by the parameters of a run."""
     return self.decode(params.get('autoencoder'), z)
 

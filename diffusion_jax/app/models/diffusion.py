@@ -286,7 +286,7 @@ def draw(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws the images of a plan, and states; see `Model.draw`."""
   x, states = plan(params, guides).film(keys, cond)
-  return latents.images(params, x), states
+  return latents.decoded(params, x), states
 
 
 # -- refusals -----------------------------------------------------------------

@@ -82,7 +82,7 @@ def generate(
   size = min(model.config.sampling.batch_size, n)
 
   def draw(params, guides, keys, inputs):
-    decode = functools.partial(model.latents.images, params)
+    decode = functools.partial(model.latents.decoded, params)
     task = Task(model, plan(params, guides), keys, inputs, decode)
     results = edit.results(task)
     return results | {'x': decode(results['x'])}
