@@ -15,7 +15,13 @@ from diffusion_jax.app.config import own, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checksums, shared
-from tests.app.conftest import assert_same, params_of, smoke, untrained
+from tests.app.conftest import (
+  arrays_of,
+  assert_same,
+  params_of,
+  smoke,
+  untrained,
+)
 
 QUICK = '--config.sampling.num_samples=10', '--config.compilation_cache='
 
@@ -37,7 +43,7 @@ def sample(config, *args):
 
 def pictures(workdir):
   [path] = (workdir / 'samples').glob('*.npz')
-  return np.load(path)['arr_0']
+  return arrays_of(workdir, path.stem)['arr_0']
 
 
 def write(run, out, *args):

@@ -110,7 +110,7 @@ def test_tfds(by_tfds):
 def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
   """tfds would import the classes in features.json, in both its formats."""
   top = shutil.copytree(by_tfds[0], tmp_path / 'data')
-  (tmp_path / 'own_feature.py').write_text('open("imported", "w")\n')
+  (tmp_path / 'own_feature.py').write_text('open("imported", "w").close()\n')
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(tmp_path)
   [path] = top.rglob('features.json')

@@ -24,6 +24,11 @@ def close(ours, expected):
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale)
 
 
+def expected_of(name):
+  with np.load(STORED / name / 'expected.npz') as arrays:
+    return dict(arrays)
+
+
 def same(ours, expected):
   jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
@@ -31,7 +36,7 @@ def same(ours, expected):
 @pytest.mark.parametrize('name', ['ho', 'labels'])
 def test_the_unet_computes_what_theirs_does(name, tmp_path):
   found = diffusers.load(STORED / name)
-  expected = np.load(STORED / name / 'expected.npz')
+  expected = expected_of(name)
   cond = {n: expected[n] for n in ('label',) if n in expected}
   x, t = expected['x'], expected['t'].astype(np.float32)
   output = jax.jit(found.network.apply)({'params': found.params}, x, t, cond)
@@ -48,7 +53,7 @@ def test_the_unet_computes_what_theirs_does(name, tmp_path):
 
 def test_the_autoencoder_computes_what_theirs_does(tmp_path):
   found = diffusers.load(STORED / 'autoencoder')
-  expected = np.load(STORED / 'autoencoder' / 'expected.npz')
+  expected = expected_of('autoencoder')
   params = {'params': found.params}
   apply = jax.jit(found.network.apply, static_argnames='method')
   mean, log_variance = apply(params, expected['x'], method='encode')
@@ -65,7 +70,7 @@ def test_the_autoencoder_computes_what_theirs_does(tmp_path):
 
 def test_the_transformer_computes_what_theirs_does(tmp_path):
   found = diffusers.load(STORED / 'dit')
-  expected = np.load(STORED / 'dit' / 'expected.npz')
+  expected = expected_of('dit')
   label = expected['label']  # class 3 is the null class of 3
   cond = {'label': label % 3, 'drop': label == 3}
   x, t = expected['x'], expected['t'].astype(np.float32)
@@ -358,7 +363,7 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
 
 def test_a_class_becomes_part_of_the_weights(tmp_path):
   found = diffusers.load(STORED / 'labels')
-  expected = np.load(STORED / 'labels' / 'expected.npz')
+  expected = expected_of('labels')
   network, params = diffusers.fix_label(found.network, found.params, 2)
   x, t = expected['x'][:1], expected['t'][:1].astype(np.float32)
   output = jax.jit(network.apply)({'params': params}, x, t)

@@ -81,7 +81,8 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   kept = fid.given(image_sets.read(own).arrays)
   assert kept is not None
   np.testing.assert_allclose(kept.mean, x.mean(axis=0), rtol=1e-5)
-  content = dict(np.load(own))
+  with np.load(own) as stored:
+    content = dict(stored)
   protocol = json.loads(str(content.pop('protocol')))
   assert protocol['num_reference'] == 50
   np.savez(own, protocol=json.dumps(protocol | {'weights': 'x'}), **content)

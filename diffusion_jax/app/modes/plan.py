@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
@@ -276,7 +275,7 @@ def state_size(params: PyTree, state: PyTree) -> tuple[int, int]:
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(state)
   )
-  return optax.tree.size(params), sum(parts)
+  return sum(x.size for x in jax.tree.leaves(params)), sum(parts)
 
 
 # What is stored.

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
-import optax
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import ema, images
 from diffusion_jax.app.config import own
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
@@ -24,6 +24,7 @@ from diffusion_jax.runtime import cache, processes, sessions
 from diffusion_jax.runtime.compiling import announced
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
+from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training import checkpoints, first_weights, snapshots
 from diffusion_jax.training.logging import MetricWriter
 from diffusion_jax.training.state import TrainState
@@ -33,41 +34,41 @@ from diffusion_jax.training.state import TrainState
 class Run:
   """A running training.
 
-  parts: made from its config; frozen: parameters that are not trained; start:
-  the step it continues from;
+  frozen: parameters that are not trained; start: the step it continues from;
   compute: the result of `make_advance`; batches: from the step `start` on, on
   the devices; ahead: the programs of hooks that compile in a thread.
   """
 
-  parts: Setup
+  config: Node
+  hooks: list[Hook]
   state: TrainState
   frozen: Params
   start: int
   log: StepLog
   compute: Callable
   batches: Iterator[dict]
+  start_up: StartUp
   ahead: dict[str, Future] = dataclasses.field(default_factory=dict)
 
   def take(self, step: int) -> list[dict]:
     """Returns the batches of the next call, after `step`."""
-    end = hooks.end_of_call(self.parts.config, self.parts.hooks, step)
+    end = hooks.end_of_call(self.config, self.hooks, step)
     return list(itertools.islice(self.batches, end - step))
 
   def advance(self, step: int, batches: list[dict]) -> None:
     """Dispatches the steps after `step`, one for each batch."""
-    start_up = self.parts.start_up
-    start_up.mark('batch')
+    self.start_up.mark('batch')
     cache.seconds.clear()
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    start_up.mark('tracing the step', *cache.source())
+    self.start_up.mark('tracing the step', *cache.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
-      if self.parts.config.training.compile_ahead:
-        self.ahead = compile_ahead(self.parts.hooks, self.state, self.frozen)
+      if self.config.training.compile_ahead:
+        self.ahead = compile_ahead(self.hooks, self.state, self.frozen)
       jax.block_until_ready(metrics)
       n = len(batches)
-      start_up.mark(f'{n} steps' if n > 1 else '1 step')
-      tqdm.write(str(start_up))
+      self.start_up.mark(f'{n} steps' if n > 1 else '1 step')
+      tqdm.write(str(self.start_up))
 
   def act(self, step: int, due: list[Hook]) -> None:
     """Runs the hooks that are due after a step, in order.
@@ -147,7 +148,10 @@ def begin(parts: Setup) -> Run | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('state')
-  return Run(parts, state, frozen, start, log, compute, batches)
+  return Run(
+    config, parts.hooks, state, frozen, start, log, compute, batches,
+    parts.start_up,
+  )  # fmt: skip
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
@@ -193,7 +197,7 @@ def open_files(
   if first:
     write_json(workdir / 'config.json', stored)
     make_folder(workdir, 'samples')
-    sessions.write_start(workdir, start, optax.tree.size(state.params))
+    sessions.write_start(workdir, start, size_of(state.params))
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
@@ -211,9 +215,7 @@ def announce(parts: Setup, state: TrainState) -> None:
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   step, total = int(state.step), config.training.num_steps
   what = 'adapters' if config.training.lora_rank else 'network'
-  print(
-    f'devices: {devices}; {what}: {optax.tree.size(state.params):,} parameters'
-  )
+  print(f'devices: {devices}; {what}: {size_of(state.params):,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   data = f'{config.data.name}, {len(source):,} images of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
@@ -226,3 +228,8 @@ def announce(parts: Setup, state: TrainState) -> None:
     )
   elif warning := ema.warning(config):
     print(warning)
+
+
+def size_of(params: Params) -> int:
+  """Returns the number of parameters."""
+  return sum(x.size for x in jax.tree.leaves(params))

@@ -156,7 +156,7 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
 
 def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  (tmp_path / 'never_named.py').write_text('open("imported", "w")\n')
+  (tmp_path / 'never_named.py').write_text('open("imported", "w").close()\n')
   message = 'would be imported, .* add --allow=never_named:Schedule'
   refused(message, own.find, 'schedule', 'never_named:Schedule', ())
   assert not (tmp_path / 'imported').exists()

@@ -35,6 +35,7 @@ from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import checkpoints, first_weights
 from tests.app.conftest import (
   SMALL,
+  arrays_of,
   as_flags,
   assert_same,
   of_run,
@@ -90,7 +91,7 @@ def test_weights_become_a_run(run):
   few = {**ONE_DEVICE, 'sampling.num_samples': 3, 'sampling.num_steps': 2}
   few['sampling.name'] = 'few'
   MODES['sample'](of_run(run, **few), str(run))
-  pictures = np.load(run / 'samples' / 'few.npz')
+  pictures = arrays_of(run, 'few')
   assert pictures['arr_0'].shape == (3, 4, 4, 1)
   assert pictures['labels'].tolist() == [0, 1, 2]
 
@@ -243,7 +244,7 @@ def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   config = of_run(autoencoder)
   model: Any = models.make(config, autoencoder)
   network = model.network()
-  expected = np.load(STORED / 'autoencoder' / 'expected.npz')
+  expected = arrays_of(STORED, 'expected', 'autoencoder')
   params = params_of(autoencoder)
   encode = jax.jit(functools.partial(network.apply, method='encode'))
   mean, _ = encode({'params': params['network']}, expected['x'])

@@ -19,7 +19,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets
 from diffusion_jax.data.images import scale
 from diffusion_jax.metrics import likelihoods, real_images
-from tests.app.conftest import printed_by, refused, smoke
+from tests.app.conftest import arrays_of, printed_by, refused, smoke
 
 QUICK = {
   'evaluation.num_images': 12,
@@ -40,7 +40,10 @@ def result(workdir, name):
 
 def parts(workdir, name):
   folder = workdir / 'evaluation' / name / 'parts'
-  return {path.name: dict(np.load(path)) for path in sorted(folder.iterdir())}
+  return {
+    path.name: arrays_of(folder, path.stem, '.')
+    for path in sorted(folder.iterdir())
+  }
 
 
 @pytest.fixture(scope='module')
