@@ -244,7 +244,7 @@ def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
   The result is for `step_levels`. spec is as in improved-diffusion (Nichol &
   Dhariwal 2021, section 4): '250' is 250 steps evenly spaced from 1 to T,
   '10,15,20' has 10, 15 and 20 steps in equal sections of 1..T, and 'ddim50' is
-  1, 1 + k, 1 + 2k, ... for the smallest integer k that gives 50 steps.
+  1, 1 + k, 1 + 2k, ... for the smallest integer k < T that gives 50 steps.
   ValueError for others, also without such a k.
   """
   name, is_ddim = spec.strip(), spec.strip().startswith('ddim')
