@@ -101,7 +101,8 @@ def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
   assert 0 < times <= 19  # digits of commit_timestamp_nsecs
 
 
-@pytest.mark.parametrize('name', ['dev/zero', 'pipe', 'ema_params/../mine'])
+# The last two would never be read to their end.
+@pytest.mark.parametrize('name', ['ema_params/../mine', 'pipe', 'dev/zero'])
 def test_a_line_of_the_sums_opens_no_other_file(name, copy):
   """A stranger's line may name any; only what the folder lists is read."""
   os.mkfifo(copy / 'pipe')
