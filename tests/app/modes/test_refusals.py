@@ -59,16 +59,19 @@ objective=mean_flow => noise_input=step: the network of objective=mean_flow gets
 schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
-conditioning.labels=False => conditioning: dropout=0.1 has no effect without lab
+conditioning.labels=False => conditioning: dropout=0.1 has no effect without
 data=synthetic data.num_classes=0 => labels needs images of classes, and these
   have none: set it to False
 conditioning.image=colorize => conditioning.image: luminance needs 3 channels
-conditioning.image=superres conditioning.image.factor=3 => conditioning.image: f
-conditioning.image=inpaint conditioning.augment=0.1 => conditioning: augment ch
+conditioning.image=superres conditioning.image.factor=3 =>
+  config.conditioning.image: factor must divide images
+conditioning.image=inpaint conditioning.augment=0.1 => conditioning: augment
+  changes the images
 conditioning.augment=0.1 => config.conditioning.augment needs a network with the
 conditioning.text=bytes => these images have no texts for conditioning.text:
   data=shapes has
-network=unet network.attention_resolutions=5 => network.attention_resolutions: n
+network=unet network.attention_resolutions=5 =>
+  network.attention_resolutions: no feature map has the height
 network=unet network.attention_resolutions= network.num_groups=3 =>
   config.network: num_groups=3 does not divide
 network=unet network.attention_resolutions= network.dtype=float31 =>
@@ -93,7 +96,8 @@ digits_vae objective.free_bits=0.1 training.accumulate=2 => free_bits needs the
 digits_masked transitions=gaussian => needs the betas of a schedule of steps
 digits_masked states.output=logistic => output=logistic:
 digits_masked transitions=uniform => needs a process with a masked state
-digits_d3pm sampling.sampler=confidence training.sample_every=4 => a masked stat
+digits_d3pm sampling.sampler=confidence training.sample_every=4 => a masked
+  state
 digits_d3pm sampling.remasking=0.1 training.sample_every=4 => a masked state
 digits_masked objective=d3pm => do not give the num_steps
 digits_meanflow noise_input.scale=1000 => set noise_input=time and
@@ -106,12 +110,12 @@ digits_meanflow objective.guidance=power_law conditioning.dropout=0 => also
   trains the network without a condition: set conditioning.dropout
 digits_latent latent.run=nowhere => latent.run: there is no run in nowhere, and
 digits_latent latent.run=runs/digits => has no latents with a height and a width
-digits_latent sampling.clip=True => sampling.clip needs pixels, and this run dif
+digits_latent sampling.clip=True => sampling.clip needs pixels, and this run
 digits_latent sampling.dynamic_threshold=0.9 => dynamic_threshold needs pixels
 digits_latent sampling.classifier.run=x => sampling.classifier needs pixels
 digits_latent conditioning.augment=0.1 => conditioning.augment needs pixels
 digits_latent conditioning.image=superres => conditioning.image needs pixels
-digits_latent conditioning.self_conditioning=True => self_conditioning needs pix
+digits_latent conditioning.self_conditioning=True => self_conditioning needs
 digits_latent training.sample_every=4 sampling.guidance=autoguidance
   sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion
   model, and a diffusion model of latents is needed
@@ -121,10 +125,13 @@ digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here
 """
 TABLES['sample'] = """
 sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
-sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_
+sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 =>
+  sampling.sampler=dpm_solver_pp uses earlier steps
 schedule=continuous_cosine sampling.spacing=trailing => config.sampling: spacing
-schedule=continuous_cosine sampling.respacing=ddim50 => config.sampling: respaci
-sampling.spacing=steps sampling.num_steps=1001 => sampling: 1001 steps do not f
+schedule=continuous_cosine sampling.respacing=ddim50 =>
+  config.sampling: respacing needs a schedule of steps
+sampling.spacing=steps sampling.num_steps=1001 => sampling: 1001 steps do not
+  fit
 sampling.respacing=fast => sampling: 'fast' does not specify steps
 sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
@@ -154,7 +161,7 @@ sampling.ema_sigma_rel=0.1 => no snapshot
 sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
 sampling.ema_sigma_rel=0.1 sampling.ema_decay=0.5 => ema_decay=0.5 are different
 digits_classifier => is a classifier, which makes no images
-digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a V
+digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a
 digits_masked sampling.guidance.scale=2 => conditioning.dropout
 digits_meanflow sampling.guidance_scale=2 => trained with, which is 1 here
 digits_meanflow objective.guidance=power_law objective.guidance.high=4
@@ -177,7 +184,7 @@ edit.method=palette => needs a run with conditioning.image=inpaint
 edit.label=10 => edit.label=10 is out of range, the classes are 0..9
 conditioning.dropout=0 => config.edit.label: the network of this run needs a
   class, 0..9
-sampling.sampler=unipc => which sampling.sampler=unipc would u
+sampling.sampler=unipc => which sampling.sampler=unipc would
 edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x
   between steps, which sampling.sampler=unipc
 edit=superres edit.factor=3 edit.image=small.png => config.edit: factor=3 does
@@ -187,10 +194,11 @@ edit=interpolate edit.num_samples=1 => config.edit: num_samples must be at least
   2 for an interpolation
 edit=interpolate conditioning.self_conditioning=True => the ODE of a network
   with self-conditioning cannot be inverted
-sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config.ed
+sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config
 sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
 conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
-conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpai
+conditioning.image=inpaint edit=sdedit => trained with
+  conditioning.image=inpaint
 conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None
 shapes_text conditioning.dropout=0 sampling.guidance=None => sampling.prompt
 digits_classifier => is a classifier, which makes no images
@@ -202,7 +210,7 @@ edit=restore edit.operator=downsample edit.image=none/*.png =>
   image=none/*.png: there are no pictures
 edit=restore edit.operator=downsample edit.image=digit.png => digit.png has 8x8
   pixels (width x height), 4x4 are needed
-edit=restore edit.operator=gray edit.image=digit.png => luminance needs 3 channe
+edit=restore edit.operator=gray edit.image=digit.png => luminance needs 3
 edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a
   linear operator, and hdr is not: set posterior
 edit=restore edit.operator=downsample edit.operator.factor=3
@@ -218,13 +226,13 @@ evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
   config.evaluation.elbo: steps is 9: it must
 evaluation.metrics=ode evaluation.ode.num_probes=0 => ode: num_probes is 0: it
 evaluation.sweep=num_steps => num_steps is not field=value,value
-evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean 'num_step
+evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
 evaluation.metrics=accuracy evaluation.features=pixels => these classes, as
   digits has: set config.evaluation.features, now
 evaluation.metrics=accuracy evaluation.features=digits
   conditioning.labels=False conditioning.dropout=0 => accuracy needs labels of
   the samples
-evaluation.metrics=fd evaluation.features=x => features='x' is not one of inc
+evaluation.metrics=fd evaluation.features=x => features='x' is not one of
 evaluation.metrics=fd evaluation.fd.features=x => evaluation.fd.features='x' is
 evaluation.metrics=fd_pixels => fd with --config.evaluation.fd.features=pixels
 evaluation.metrics=tests.app.toy_parts:no => has no attribute 'no'
@@ -243,11 +251,11 @@ none convert.source=stored/ho convert.format=diffuser =>
 none convert.source=stored/ho convert.options=ema => convert.options: 'ema' is
   not name=value
 none convert.source=stored/ho convert.options=ema=True => convert.source:
-  unknown options of UNet2DModel: ema; known are null_cl
+  unknown options of UNet2DModel: ema; known are
 none convert.source=stored/ho/config.json => config.json cannot be read as
-  weights (safetensors, npz, PyTorch or m
+  weights (safetensors, npz, PyTorch or
 none convert.source=stored => stored is not a folder of diffusers, which has a
-none convert.source=digit.png => digit.png cannot be read as weights (safet
+none convert.source=digit.png => digit.png cannot be read as weights
 none convert.source=runs/digits => runs/digits is a folder of the class None
 none convert.source=checkpoint_26 => is ambiguous: give --config.convert.format=
 none convert.source=chainer.npz => are not read: give a folder of diffusers
