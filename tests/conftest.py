@@ -41,6 +41,8 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.runtime import cache
+
 # When to give up on processes that tests start. A busy machine may be many
 # times slower than usual.
 HANG_SECONDS = 1800
@@ -49,6 +51,7 @@ HANG_SECONDS = 1800
 MOST_MEMORY = 1.2e9
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+cache.write_whole()  # Workers compile the same programs at once.
 
 # A shell starts what runs in its background without Ctrl-C, which is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

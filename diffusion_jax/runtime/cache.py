@@ -1,6 +1,7 @@
 """The user's cache folder, where JAX keeps compiled programs."""
 
 import collections
+import functools
 import hashlib
 import os
 import platform
@@ -9,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 import jax
+
+from diffusion_jax.drafts import draft
 
 LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
 # Of the programs of this process, by JAX's name of the event.
@@ -52,6 +55,7 @@ def keep_compilations(path: str | None = None) -> None:
   used instead. If the folder cannot be written, a warning goes to stderr and no
   program is kept.
   """
+  write_whole()
   if path == '' or jax.config.values['jax_compilation_cache_dir']:
     return
   root = Path(path).expanduser() if path else folder() / 'compiled'
@@ -70,6 +74,29 @@ def keep_compilations(path: str | None = None) -> None:
   jax.config.update('jax_compilation_cache_dir', str(place))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+@functools.cache
+def write_whole() -> None:
+  """Makes JAX write each program whole, in place of one that a kill has cut.
+
+  JAX 0.10.2 writes into the file itself, which another process may be reading,
+  and never replaces it.
+  """
+  try:
+    from jax._src.lru_cache import LRUCache
+  except ImportError:  # Another version of JAX has its own way.
+    return
+  original = LRUCache.put
+
+  def put(self, key, value):
+    if self.eviction_enabled or '://' in str(self.path):
+      original(self, key, value)
+      return
+    with draft(self.path / f'{key}-cache') as file:
+      file.write(value)
+
+  LRUCache.put = put
 
 
 def processor() -> str:
@@ -95,7 +122,7 @@ def delete_oldest(root: Path, limit: int = LIMIT) -> None:
       about = path.lstat()
     except FileNotFoundError:
       continue
-    if path.is_file() and path.name.endswith(('-cache', '-atime')):
+    if path.is_file() and path.name.endswith(('-cache', '-atime', '.tmp')):
       files.append((about.st_mtime, about.st_size, path))
   size = sum(bytes for _, bytes, _ in files)
   for _, bytes, path in sorted(files, key=lambda x: x[0]):

@@ -5,6 +5,7 @@ import types
 from pathlib import Path
 
 import pytest
+from jax._src.lru_cache import LRUCache
 
 from diffusion_jax.runtime import cache
 
@@ -42,6 +43,23 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
   names, times = zip(*(x.rsplit(' ', 1) for x in sources), strict=True)
   assert names == ('compilation', 'from the cache')
   assert float(times[0]) > float(times[1]) > 0
+
+
+def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(
+  tmp_path, monkeypatch
+):
+  """As another worker may read it, and JAX would keep a cut one for ever."""
+  cache.write_whole()
+  programs = LRUCache(str(tmp_path), max_size=-1)
+  with monkeypatch.context() as patch:
+    patch.setattr(Path, 'replace', lambda *args: 1 / 0)  # killed
+    with pytest.raises(ZeroDivisionError):
+      programs.put('program', b'whole')
+  assert programs.get('program') is None
+  (tmp_path / 'program-cache').write_bytes(b'wh')
+  programs.put('program', b'whole')
+  assert programs.get('program') == b'whole'
+  assert [path.name for path in tmp_path.iterdir()] == ['program-cache']
 
 
 @pytest.fixture
@@ -87,13 +105,14 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
 def test_the_oldest_programs_are_deleted_beyond_the_limit(
   limit, left, tmp_path
 ):
-  for i in range(3):
-    path = tmp_path / 'one' / f'{i}-cache'
+  names = '0-cache.12ab.tmp', '1-cache', '2-cache'  # A kill has left the first.
+  for i, name in enumerate(names):
+    path = tmp_path / 'one' / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes(100))
     os.utime(path, (1000 + i, 1000 + i))
   (tmp_path / 'notes').write_bytes(bytes(1000))  # is not in the cache
   cache.delete_oldest(tmp_path, limit)
-  kept = sorted(path.name for path in tmp_path.rglob('*-cache'))
-  assert kept == [f'{i}-cache' for i in range(3)][3 - left :]
+  kept = sorted(path.name for path in tmp_path.rglob('*-cache*'))
+  assert kept == [*names][3 - left :]
   assert (tmp_path / 'notes').exists()
