@@ -208,7 +208,8 @@ DATA = {
   'two_levels': sources.TwoLevels,
 }
 
-# The constructors of each field that is a choice, in any section or at a path.
+# The constructors of each field that is a choice, by its name at the top,
+# or by its section and its name.
 TABLES = {
   'schedule': SCHEDULES,
   'network': DENOISERS,
@@ -216,33 +217,36 @@ TABLES = {
   'noise_input': NOISE_INPUTS,
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': fields.Latent},
-  'text': {'bytes': Text},
+  'conditioning.text': {'bytes': Text},
   'conditioning.image': {
     'inpaint': conditions.inpaint,
     'superres': conditions.superres,
     'colorize': conditions.colorize,
   },
-  'times': TIMES,
-  'weight': WEIGHTS,
-  'two_times': {'independent': flow_maps.two_times},
-  'second': TIMES,
+  'schedule.schedule': SCHEDULES,
+  'objective.times': TIMES,
+  'objective.weight': WEIGHTS,
+  'objective.two_times': {'independent': flow_maps.two_times},
+  'two_times.times': TIMES,
+  'two_times.second': TIMES,
   'objective.guidance': {
     'fixed': flow_maps.fixed_guidance,
     'power_law': flow_maps.power_law_guidance,
   },
-  'pairs': PAIRS,
-  'distance': DISTANCES,
-  'solver': {'ddim': dj.ddim, 'heun': dj.heun},
-  'uncertainty': {'fourier': constructors.LogVariance},
-  'sampler': SAMPLERS,
+  'objective.pairs': PAIRS,
+  'pairs.times': TIMES,
+  'objective.distance': DISTANCES,
+  'objective.solver': {'ddim': dj.ddim, 'heun': dj.heun},
+  'objective.uncertainty': {'fourier': constructors.LogVariance},
+  'sampling.sampler': SAMPLERS,
   'sampling.schedule': {  # a learned one would have no parameters
     name: make for name, make in SCHEDULES.items() if name != 'learned'
   },
   'sampling.guidance': GUIDANCES,
   'sampling.classifier': {'run': fields.ClassifierGuidance},
-  'churn': {'edm': Churn},
-  'ancestral_noise': {'ddim': AncestralNoise},
-  'corrector': {'langevin': Langevin},
+  'sampling.churn': {'edm': Churn},
+  'sampling.ancestral_noise': {'ddim': AncestralNoise},
+  'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
   'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
   'optimizer': optimizer.OPTIMIZERS,
@@ -292,7 +296,7 @@ STATES = {
     'uniform': dj.uniform_process,
     'gaussian': gaussian_steps,
   },
-  'sampler': {
+  'sampling.sampler': {
     'ancestral': dj.ancestral_states,
     'first_hitting': dj.first_hitting,
     'confidence': dj.confidence_ordered,

@@ -40,11 +40,11 @@ class Schema(NamedTuple):
   """Describes the sections of a config for one kind of model.
 
   kind: its name in messages. tables: the constructors of each field that is a
-  choice, by name; the key is the field's name or its path. choices: the choices
-  at the top; those in `optional` may be None. parts: the constructors of parts,
-  by path; '' has the fields that are in no section. facts: the names of the
-  facts of each choice, which its inner choices have too. metrics: constructors
-  of metrics, by name.
+  choice, by name; the key is the field's name at the top, or the last two names
+  of its path. choices: the choices at the top; those in `optional` may be None.
+  parts: the constructors of parts, by path; '' has the fields that are in no
+  section. facts: the names of the facts of each choice, which its inner choices
+  have too. metrics: constructors of metrics, by name.
   """
 
   kind: str
@@ -57,7 +57,7 @@ class Schema(NamedTuple):
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
-    return self.tables.get(path) or self.tables.get(_last(path)) or {}
+    return self.tables.get('.'.join(path.split('.')[-2:]), {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -300,7 +300,12 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
     where, default = below(path, name), _plain(parameter.default)
     if name in hidden:
       continue
-    if schema.table(where):
+    if table := schema.table(where):
+      if isinstance(default, (*PLAIN,)):
+        raise UserError(
+          f'config.{path}={choice}: its parameter {name}={default} has the '
+          f'name of a choice ({", ".join(table)}); give it another name'
+        )
       value = given.get(name, None if default is None else {})
       values[name] = _choice(
         schema, value, where, default is None, default, needs, shared

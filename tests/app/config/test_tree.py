@@ -67,8 +67,9 @@ SCHEMA = Schema(
   'a toy',
   {
     'shape': {'dot': dot, 'box': box, 'ring': ring},
-    'inner': {'disc': disc, 'dot': dot},
+    'shape.inner': {'disc': disc, 'dot': dot},
     'extra': {'dot': dot, 'disc': functools.partial(disc, steps=3)},
+    'use.extra': {'dot': dot, 'disc': functools.partial(disc, steps=3)},
   },
   ('shape', 'extra'),
   ('extra',),
@@ -266,6 +267,22 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
 def test_a_flag_that_does_not_fit_is_refused(path, text, message):
   config = completed(shape='ring')
   refused(message, changed, config, (path, text))
+
+
+def test_a_number_that_has_the_name_of_a_choice_is_refused_or_a_field():
+  def mine(inner: float = 2.0, size: int = 1):
+    return inner * size
+
+  tables = {**SCHEMA.tables, 'shape': {'mine': mine}}
+  schema = SCHEMA._replace(tables=tables)
+  message = 'shape=mine: its parameter inner=2.0 has the name of a choice .disc'
+  refused(message, completed, schema, shape='mine')
+  elsewhere = {**tables, 'part.inner': tables['shape.inner']}
+  del elsewhere['shape.inner']
+  config = completed(schema._replace(tables=elsewhere))
+  tree = merge(config.to_dict(), {'shape.inner': FlagText('3')}, schema)
+  assert tree['shape']['inner'] == {'name': '3'}
+  assert config.shape.make() == 2.0
 
 
 def test_near_names():

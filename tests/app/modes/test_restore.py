@@ -14,8 +14,9 @@ from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.testing import oracles
-from tests.app.conftest import arrays_of, refused, smoke
+from tests.app.conftest import arrays_of, refused, smoke, untrained
 from tests.app.modes.test_edit import QUICK
+from tests.app.test_sharing import command
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 PRIOR = oracles.gaussian(
@@ -91,6 +92,14 @@ def clean(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope='module')
+def colour(tmp_path_factory):
+  fields = {'data': 'synthetic', 'data.image_shape': (8, 8, 3)}
+  fields |= {'conditioning.labels': False, 'conditioning.dropout': 0.0}
+  config = smoke(**fields)
+  return untrained(config, tmp_path_factory.mktemp('runs') / 'colour')
+
+
 def run(workdir, output, **changes):
   mesh = changes.pop('mesh', None)
   fields = {f'edit.{name}': value for name, value in changes.items()}
@@ -134,6 +143,36 @@ def test_a_mask_of_the_damage(plain, clean, capsys):
               'posterior.iterations': 2})  # fmt: skip
   assert found['arr_0'].shape == (2, 8, 8, 1)
   assert 'psnr' not in capsys.readouterr().out
+
+
+OPERATORS = (
+  'blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'blur',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'method, operator', [*zip(TABLES['edit.posterior'], OPERATORS, strict=True)]
+)
+def test_each_method_and_operator_as_typed(
+  method, operator, plain, colour, clean
+):
+  workdir, shape = plain, (2, 8, 8, 1)
+  if operator == 'gray':
+    workdir, shape = colour, (2, 8, 8, 3)
+  fields = {'image': clean / 'a.png', 'simulate': True, 'output': method}
+  fields |= {'num_samples': 2, 'operator': operator, 'posterior': method}
+  if operator == 'mask':
+    fields['operator.mask'] = clean / 'mask/mask.png'
+  flags = [f'--config.edit.{name}={value}' for name, value in fields.items()]
+  flags += ['--config.sampling.num_steps=3', '--config.training.mesh=1,1']
+  flags += [f'--config={workdir}', '--mode=edit', '--config.edit=restore']
+  assert not command(*flags)
+  x = arrays_of(workdir, method, 'edits')['arr_0']
+  assert x.shape == shape and x.std() > 0
+
+
+def test_every_operator_is_typed():
+  assert {*OPERATORS} == {*TABLES['edit.operator']}
 
 
 def test_steering_has_more_reward(plain, capsys):
