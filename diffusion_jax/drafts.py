@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,22 @@ def draft(path: str | Path) -> Iterator[BinaryIO]:
     new.replace(path)
   finally:
     new.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def draft_folder(path: str | Path) -> Iterator[Path]:
+  """Makes a new folder, which is renamed to `path` if the block ends well.
+
+  `path` may be an empty folder. A kill leaves <path>.<random>.tmp.
+  """
+  path = Path(path).resolve()
+  new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
+  new.mkdir(parents=True)
+  try:
+    yield new
+    new.rename(path)
+  finally:
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def write_figure(path: str | Path, figure: Any) -> None:

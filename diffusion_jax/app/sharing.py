@@ -16,7 +16,7 @@ from diffusion_jax.app import model_card
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder, provenance
-from diffusion_jax.drafts import draft
+from diffusion_jax.drafts import draft, draft_folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import record
 from diffusion_jax.runtime.files import (
@@ -53,7 +53,7 @@ def config_of(model: Model) -> Json:
 
 
 def write(out: Path, model: Model, params: Params, step: int) -> None:
-  """Writes a folder for the Hugging Face Hub, README.md last.
+  """Writes a folder for the Hugging Face Hub, whole or not at all.
 
   Raises UserError if the folder has files.
   """
@@ -64,21 +64,21 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
   weights = checksums.of_arrays(params)
   picture, caption = picture_of(model, weights, step)
   scores = [*model_card.scores(model.workdir, weights)]
-  make_folder(out)
-  shared.write(out, params, step)
-  for name in model.keeps:  # an autoencoder, and the record of its scale
-    _write_kept(model.workdir / name, out / name)
   stored = config_of(model)
-  write_json(out / 'config.json', stored)
-  if picture:
-    _copy(picture, out / 'samples.png')
-  else:
+  with draft_folder(out) as new:
+    shared.write(new, params, step)
+    for name in model.keeps:  # an autoencoder, and the record of its scale
+      _write_kept(model.workdir / name, new / name)
+    write_json(new / 'config.json', stored)
+    if picture:
+      _copy(picture, new / 'samples.png')
+    count = sum(x.size for x in jax.tree.leaves(params))
+    about = model_card.About(
+      out.absolute().name, model, stored, count, step, caption, scores
+    )
+    write_text(new / 'README.md', model_card.text(about))
+  if not picture:
     print('no samples.png: --mode=sample has drawn nothing from these weights')
-  count = sum(x.size for x in jax.tree.leaves(params))
-  about = model_card.About(
-    out.absolute().name, model, stored, count, step, caption, scores
-  )
-  write_text(out / 'README.md', model_card.text(about))
 
 
 def _write_kept(source, target):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from flax import linen as nn
 
+from diffusion_jax.drafts import draft_folder
 from diffusion_jax.interop import (
   diffusers_autoencoder as autoencoder,
   diffusers_folders as folders,
@@ -86,6 +87,11 @@ def save(
     not (folder.is_dir() and any(folder.iterdir())),
     f'{folder} already contains files: give another folder',
   )
+  with draft_folder(folder) as new:
+    _write(new, network, params, sections, shape, label)
+
+
+def _write(folder, network, params, sections, shape, label):
   if isinstance(network, Autoencoder):
     config = autoencoder.write_config(
       network, sections['decoding']['scale'] or 1.0

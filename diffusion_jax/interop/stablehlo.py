@@ -10,6 +10,7 @@ from jax import export
 from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import NamedParams, Params, PyTree
+from diffusion_jax.drafts import draft_folder
 from diffusion_jax.interop import files
 
 PLATFORMS = 'cpu', 'cuda', 'tpu'
@@ -67,12 +68,11 @@ def save(
   }
   exported = export.export(jax.jit(sampler), platforms=PLATFORMS)
   program = exported(by_name, index, cond).serialize()
-  out = Path(out)
-  out.mkdir(parents=True)
-  files.write_safetensors(out / WEIGHTS, weights)
-  (out / PROGRAM).write_bytes(program)
   zeros = (
     f"{name!r}: np.zeros({x.shape}, '{x.dtype}')" for name, x in cond.items()
   )
   script = _SCRIPT.format(size=size, cond='{' + ', '.join(zeros) + '}')
-  (out / SCRIPT).write_text(script)
+  with draft_folder(out) as new:
+    files.write_safetensors(new / WEIGHTS, weights)
+    (new / PROGRAM).write_bytes(program)
+    (new / SCRIPT).write_text(script)

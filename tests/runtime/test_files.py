@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import images
-from diffusion_jax.drafts import draft, write_figure
+from diffusion_jax.drafts import draft, draft_folder, write_figure
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.runtime import files
@@ -40,6 +40,23 @@ PLANTED = {
   'device': lambda path, mine: path.symlink_to('/dev/zero'),
   'process': lambda path, mine: path.symlink_to('/proc/self/pagemap'),
 }
+
+
+def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to('empty')
+  for name in ('above/new', 'link'):
+    with pytest.raises(ZeroDivisionError), draft_folder(tmp_path / name) as new:
+      (new / 'half').touch()
+      raise ZeroDivisionError
+    with draft_folder(tmp_path / name) as new:
+      (new / 'whole').touch()
+      assert not (tmp_path / name / 'whole').exists()
+    assert [x.name for x in (tmp_path / name).iterdir()] == ['whole']
+  assert not [*tmp_path.rglob('*.tmp')]
+  with pytest.raises(OSError), draft_folder(tmp_path / 'link'):
+    pass  # It is not empty: nothing is replaced.
+  assert (tmp_path / 'empty' / 'whole').exists()
 
 
 @pytest.mark.parametrize('planted', PLANTED)

@@ -254,7 +254,9 @@ def check_same_evaluation(out: Path, settings: Fields) -> None:
   """Raises UserError if the folder holds another evaluation."""
   path = out / 'settings.json'
   if any((out / 'parts').glob('*')):  # else it was refused
-    changed = folder.differences(read_json(path), settings)
+    changed = 'settings.json is missing'
+    if path.exists():
+      changed = folder.differences(read_json(path), settings)
     if changed:
       raise UserError(
         f'{out} holds another evaluation: {changed}. Delete it, or give this '

@@ -136,10 +136,10 @@ def begin(parts: Setup) -> Run | None:
   start = int(state.step)
   if start >= c.num_steps:
     return None
-  log = open_files(parts, manager, state)
   more_steps = 0.0
   if c.ema_sigma_rels:
     more_steps = snapshots.begin(parts.workdir, start, c.batch_size)
+  log = open_files(parts, manager, state)
   compute = make_advance(parts, more_steps)
   key = stream(config.seed, 'latents')
   read = images.batches(config, source, start, local_rows(mesh, c.batch_size))

@@ -1,0 +1,238 @@
+"""What modes write in a run folder: ended by a kill, or through planted links.
+
+tests/test_survival.py kills real processes.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jax import export
+
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import checksums
+from tests.app.conftest import SEEN, lines_of, of_run, smoke
+from tests.app.disk import Disk
+
+TRAINED = SEEN | {
+  'training.ema_sigma_rels': (0.05, 0.10),
+  'training.snapshot_every': 2,
+  'optimizer.decay': 'constant',
+}
+COMMANDS = {
+  'train': TRAINED | {'training.num_steps': 6},
+  'sample': {
+    'sampling.name': 'few',
+    'sampling.num_samples': 6,
+    'sampling.batch_size': 4,
+    'sampling.trajectory': True,
+  },
+  'edit': {
+    'edit': 'sdedit',
+    'edit.strength': 0.0,
+    'edit.image': 'picture.png',
+    'edit.num_samples': 1,
+  },
+  'evaluate': {
+    'evaluation.metrics': 'elbo',
+    'evaluation.num_images': 8,
+    'evaluation.batch_size': 4,
+  },
+  'report': {'report.trajectory': False},
+  'average': {'average.sigma_rel': 0.1},
+  'convert safetensors': {'convert.out': 'weights.safetensors'},
+  'convert huggingface': {'convert.out': 'shared'},
+  'convert stablehlo': {'convert.out': 'sampler'},
+}
+# Their content depends on the time.
+TIMED = 'sessions.jsonl', 'events.out.tfevents', 'train.lock', 'report.html'
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Trains a run with snapshots, which no test changes."""
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
+  MODES['train'](smoke(**TRAINED), str(workdir))
+  images.write_png(workdir / 'picture.png', np.zeros((8, 8), np.uint8))
+  return workdir
+
+
+def start(command, workdir, monkeypatch):
+  """Starts a mode in a run folder, which is the current one."""
+  mode, *to = command.split()
+  fields = COMMANDS[command] | dict(zip(['convert.to'], to, strict=False))
+  monkeypatch.chdir(workdir)
+  config = smoke if mode == 'train' else lambda **x: of_run(workdir, **x)
+  MODES[mode](config(**fields), str(workdir))
+
+
+def content(workdir):
+  """Returns what a later start may read, by name.
+
+  A checkpoint is its damage, since Orbax draws names; a line is its step.
+  """
+  results = {}
+  for path in workdir.rglob('*'):
+    name = path.relative_to(workdir).as_posix()
+    if any(x in name for x in ('.tmp', '-tmp', '.parts', '.draft')):
+      continue  # A later start takes none of these for whole.
+    if path.parent.name == 'checkpoints':
+      results[name] = checksums.find_damage(path)
+    elif 'checkpoints/' in name:
+      continue
+    elif path.suffix == '.stablehlo':
+      program = export.deserialize(bytearray(path.read_bytes()))
+      results[name] = program.in_avals, program.out_avals
+    elif path.name == 'metrics.jsonl':
+      results[name] = lines_of(workdir, 'step')
+    elif path.is_file() and not path.name.startswith(TIMED):
+      results[name] = path.read_bytes()
+  return results
+
+
+def check_kills(command, run, tmp_path, monkeypatch, only):
+  """Kills a mode at each change of a file, and starts it again."""
+  before = content(run)
+
+  def copy():
+    shutil.rmtree(tmp_path / 'run', ignore_errors=True)
+    return shutil.copytree(run, tmp_path / 'run')
+
+  with Disk(copy(), only=only) as disk:
+    start(command, tmp_path / 'run', monkeypatch)
+  after = content(tmp_path / 'run')
+  assert after != before or command == 'report'
+  for at, what in enumerate(disk.changes):
+    workdir = copy()
+    with Disk(workdir, at, only) as killed:
+      start(command, workdir, monkeypatch)
+    assert killed.dead, what
+    for name, x in content(workdir).items():
+      states = before.get(name), after.get(name)
+      assert name == 'metrics.jsonl' or x in states, (what, name)
+    try:
+      start(command, workdir, monkeypatch)
+    except UserError as error:  # What it would write is there, and whole.
+      assert 'exist' in str(error) or 'holds a run' in str(error), what
+    assert content(workdir) == after, what
+
+
+@pytest.mark.parametrize('command', [
+  'sample', 'average', 'convert huggingface', 'convert stablehlo'
+])  # fmt: skip
+def test_a_kill_before_a_file_gets_its_name_loses_nothing(
+  command, run, tmp_path, monkeypatch
+):
+  """The next start makes what is missing, and takes nothing half for whole."""
+  check_kills(command, run, tmp_path, monkeypatch, 'os.rename')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_kill_at_any_change_of_a_file_loses_nothing(
+  command, run, tmp_path, monkeypatch
+):
+  # Threads of a training come to some changes in another order each time.
+  only = 'os.rename' if command == 'train' else ''
+  check_kills(command, run, tmp_path, monkeypatch, only)
+
+
+def plant(workdir, names, out):
+  """Replaces files of a run by links to copies of them; returns the links."""
+  for i, name in enumerate(names):
+    path, mine = workdir / name, out / f'{i}.mine'
+    mine.write_bytes(path.read_bytes() if path.exists() else b'mine')
+    kind = i % (2 if path.exists() else 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == 1:
+      path.hardlink_to(mine)
+    else:
+      path.symlink_to(mine if kind == 0 else mine.with_suffix('.none'))
+  return {*names}
+
+
+def go_on(command, workdir, planted, monkeypatch):
+  """Starts a mode until it ends, without each link that it refuses."""
+  for _ in range(len(planted) + 1):
+    try:
+      return start(command, workdir, monkeypatch)
+    except UserError as error:
+      text = str(error)
+      named = {name for name in planted if name in text} or {
+        name
+        for name in planted
+        if any(f'/{p} ' in text for p in Path(name).parents)
+      }
+      assert named, error
+      planted -= named
+      for name in named:
+        (workdir / name).unlink()
+
+
+@pytest.fixture(scope='module')
+def written(run, tmp_path_factory):
+  """Returns a function command -> names of the files that it writes."""
+  results = {}
+
+  def names(command, monkeypatch):
+    if command not in results:
+      workdir = tmp_path_factory.mktemp('written') / 'run'
+      shutil.copytree(run, workdir)
+      old = {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
+      start(command, workdir, monkeypatch)
+      results[command] = [
+        path.relative_to(workdir).as_posix()
+        for path in workdir.rglob('*')
+        if path.is_file() and path.stat().st_mtime_ns != old.get(path)
+      ]
+    return results[command]
+
+  return names
+
+
+@pytest.mark.parametrize('command', [
+  'train', 'sample', 'edit', 'evaluate', 'report', 'average'
+])  # fmt: skip
+def test_no_mode_writes_through_a_link(
+  command, run, written, tmp_path, monkeypatch
+):
+  """Links are in place of all files that it writes, and of some that it reads.
+
+  A mode replaces a link, or refuses it in a line that names it.
+  """
+  out = tmp_path / 'out'
+  out.mkdir()
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  names = ['config.json', 'metrics.jsonl', 'sessions.jsonl', 'train.lock']
+  names += written(command, monkeypatch)  # Orbax writes in new folders only.
+  names = [name for name in names if 'checkpoints/' not in name]
+  planted = plant(workdir, dict.fromkeys(names), out)
+  before = {path: path.read_bytes() for path in out.iterdir()}
+  go_on(command, workdir, planted, monkeypatch)
+  assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize('command', ['train', 'edit', 'evaluate', 'average'])
+def test_no_mode_writes_in_a_linked_folder(
+  command, run, written, tmp_path, monkeypatch
+):
+  """A link in place of each folder in which it writes is refused."""
+  out = tmp_path / 'out'
+  out.mkdir()
+  folders = {Path(name).parent for name in written(command, monkeypatch)}
+  folders = {p for f in folders for p in (f, *f.parents) if len(p.parts) < 4}
+  workdir = tmp_path / 'run'
+  for folder in sorted(folders - {Path()}):
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(run, workdir)
+    shutil.rmtree(workdir / folder, ignore_errors=True)
+    (workdir / folder).parent.mkdir(parents=True, exist_ok=True)
+    (workdir / folder).symlink_to(out)
+    message = f'{folder}.* (leads out of|is a link, a pipe or a device)'
+    with pytest.raises(UserError, match=message):
+      start(command, workdir, monkeypatch)
+    assert not any(out.iterdir()), folder
