@@ -61,6 +61,9 @@ def source_of(config: Node, split: str = 'train') -> Source:
       'this config has no data set: give --config.data=digits, for instance'
     )
   source = config.data.make({'split': split})
+  if ':' in config.data.name:  # The user's own is checked before it is used.
+    with from_config('data'):
+      pipeline.examples(source, np.arange(1))
   run = config.get('facts')
   if run is not None and source.image_shape != tuple(run.image_shape):
     raise UserError(

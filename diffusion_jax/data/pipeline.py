@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffusion_jax.data.images import scale
-from diffusion_jax.data.sources import Source, texts_of
+from diffusion_jax.data.sources import Source, check_images, texts_of
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -58,8 +58,10 @@ def examples(
   """Returns (images uint8 [n, H, W, C], {'label', 'text', 'text_mask'}).
 
   The entries are [n, ...], and absent without labels and for text_length 0.
+  Raises ValueError for images of another type, such as float32.
   """
   images, labels = source.read(index)
+  check_images(images)
   cond = {} if labels is None else {'label': labels}
   if text_length:
     texts = texts_of(source, index)

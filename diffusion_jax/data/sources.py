@@ -82,12 +82,24 @@ class OrderedSource(Source, Protocol):
     ...
 
 
+def check_images(images: np.ndarray) -> np.ndarray:
+  """Returns images uint8 [n, H, W, C]; raises ValueError for other arrays."""
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+      f'images must be uint8 [n, H, W, C], got {images.dtype} '
+      f'{list(images.shape)}: give grey levels, or train on arrays of real '
+      'numbers with the library (docs/library.md)'
+    )
+  return images
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
   """Holds a data set in memory.
 
   images: uint8 [N, H, W, C] with values 0..num_levels - 1; labels: int32 [N] in
-  0..num_classes - 1, or None with num_classes 0.
+  0..num_classes - 1, or None with num_classes 0. Raises ValueError for other
+  images.
   """
 
   images: np.ndarray
@@ -95,6 +107,9 @@ class ArraySource:
   num_classes: int = 0
   num_levels: int = 256
   in_memory = True
+
+  def __post_init__(self):
+    check_images(self.images)
 
   def __len__(self) -> int:
     return len(self.images)

@@ -86,7 +86,8 @@ def patchify(x: Array, size: int) -> Array:
   """Returns patches as tokens: [B, H, W, C] -> [B, T, size^2 C].
 
   T = H / size * W / size, row by row. The values of a token have the order
-  (row, column, channel). Sequences [B, N, C] become [B, N / size, size C].
+  (row, column, channel). Sequences [B, N, C] become [B, N / size, size C], and
+  volumes [B, D, H, W, C] tokens of size^3 C values.
   """
   b, *sides, c = x.shape
   if any(side % size for side in sides):
@@ -96,15 +97,20 @@ def patchify(x: Array, size: int) -> Array:
       'must divide all sides'
     )
   x = x.reshape(b, *(n for side in sides for n in (side // size, size)), c)
-  within, last = (2, 4)[: len(sides)], (-3, -2)[-len(sides) :]
+  within, last = _patch_axes(len(sides))
   return jnp.moveaxis(x, within, last).reshape(b, -1, size ** len(sides) * c)
+
+
+def _patch_axes(rank):
+  # Returns the axes within a patch, and their places before the channels.
+  return tuple(range(2, 2 * rank + 1, 2)), tuple(range(-rank - 1, -1))
 
 
 def unpatchify(tokens: Array, size: int, shape: tuple[int, ...]) -> Array:
   """Returns the images [B, *shape, C] of tokens, the inverse of `patchify`."""
   grid = [side // size for side in shape]
   x = tokens.reshape(len(tokens), *grid, *[size] * len(grid), -1)
-  within, last = (2, 4)[: len(grid)], (-3, -2)[-len(grid) :]
+  within, last = _patch_axes(len(grid))
   return jnp.moveaxis(x, last, within).reshape(len(tokens), *shape, x.shape[-1])
 
 

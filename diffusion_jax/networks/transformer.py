@@ -130,7 +130,7 @@ class DiT(Checked):
     grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
-    return unpatchify(self._last(h, c), self.patch_size, shape)
+    return unpatchify(self._last(h, c, len(grid)), self.patch_size, shape)
 
   def _condition(self, noise, cond):
     # Returns the embedding of noise and label, and the label's embedding.
@@ -254,12 +254,12 @@ class DiT(Checked):
     places = self.param('class_positions', NORMAL, shape, jnp.float32)
     return label[:, None] + places[None]
 
-  def _last(self, h, c):
+  def _last(self, h, c, rank):
     # Returns the patches of the output, always float32.
     shifts = self._dense('modulation_out', ZERO, 2)(nn.silu(c))
     h = make_norm(self.norm, 'norm_out', self.dtype)(h)
     h = modulate(h, *jnp.split(shifts[:, None], 2, axis=-1))
-    features = self.patch_size**2 * self.out_channels
+    features = self.patch_size**rank * self.out_channels
     return dense(features, 'patch_out', ZERO)(h)
 
   def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):

@@ -26,6 +26,15 @@ def test_patches_of_sequences_are_neighbours():
   np.testing.assert_array_equal(tokens.unpatchify(patches, 2, (4,)), x)
 
 
+def test_patches_of_volumes_are_cubes():
+  x = np.arange(2 * 4 * 2 * 6 * 3, dtype=np.float32).reshape(2, 4, 2, 6, 3)
+  patches = tokens.patchify(jnp.asarray(x), 2)
+  assert patches.shape == (2, 2 * 1 * 3, 8 * 3)
+  expected = x[1, 2:4, 0:2, 2:4].reshape(-1)  # of the token (1, 0, 1)
+  np.testing.assert_array_equal(patches[1, 4], expected)
+  np.testing.assert_array_equal(tokens.unpatchify(patches, 2, x.shape[1:4]), x)
+
+
 def test_patches_must_divide_the_image():
   with pytest.raises(
     ValueError, match='images of 6x4 .* patches of 4x4: patch'

@@ -102,6 +102,27 @@ def test_the_whole_network(options):
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
 
 
+def test_a_sequence_in_patches_is_a_sequence_of_wider_values():
+  """[B, 16, 1] in patches of 4 is [B, 4, 4] in patches of 1."""
+  x = images().reshape(2, 24, 1)[:, :16]
+  network = DiT(**TINY | {'patch_size': 4})
+  params = small_params(network, x, NOISE)
+  found = network.apply({'params': params}, x, NOISE)
+  assert found.shape == x.shape
+  wide = DiT(**TINY | {'patch_size': 1, 'out_channels': 4})
+  expected = wide.apply({'params': params}, x.reshape(2, 4, 4), NOISE)
+  np.testing.assert_array_equal(found, expected.reshape(x.shape))
+
+
+def test_the_output_has_the_shape_of_sequences_images_and_volumes():
+  network = DiT(**TINY | {'channels': 24, 'patch_size': 2})
+  for x in ((1, 8, 1), (1, 4, 6, 1), (1, 2, 4, 6, 1)):
+    out, _ = jax.eval_shape(
+      network.init_with_output, jax.random.key(0), jnp.zeros(x), jnp.zeros(1)
+    )
+    assert out.shape == x
+
+
 def test_the_output_begins_at_zero(key):
   """All but the zero-initialised layers are random."""
   network = DiT(**TINY, **JIT | {'class_tokens': 1, **LABELLED})

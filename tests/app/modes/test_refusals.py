@@ -56,6 +56,10 @@ digits_distilled training.init_from= training.teacher=nowhere =>
 training.teacher=x => objective=denoising does not use a teacher
 objective=vdm => config.objective: vdm needs noise at t = 0 and signal at t = 1
 objective=mean_flow => noise_input=step: the network of objective=mean_flow gets
+data=tests.app.toy_parts:UnitPictures => config.data: images must be uint8
+  [n, H, W, C], got float32 [1, 8, 8, 1]: give grey levels, or train on arrays
+data=tests.app.toy_parts:curves => config.data: images must be uint8 [n, H, W,
+  C], got float64 [20, 64, 2]: give grey levels
 schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
