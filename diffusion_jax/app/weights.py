@@ -5,7 +5,7 @@ from diffusion_jax.app import averages, models
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints, power_ema, shared
+from diffusion_jax.training import base_weights, checkpoints, power_ema, shared
 
 
 def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
@@ -29,8 +29,8 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
-    # The two files of a shared folder may be of two models.
-    own = own or shared.exist(workdir)
+    # The files of a shared folder and base weights may be of other models.
+    own = own or shared.exist(workdir) or base_weights.path_of(workdir).exists()
     if merge and (own or folder.differences(stored, now, folder.FREE)):
       what = f'checkpoint {step} is of another network'
       checkpoints.check_fits(params, models.shapes(model), what)

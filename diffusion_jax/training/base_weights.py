@@ -6,6 +6,7 @@ first checkpoint, so that a run can be moved and does not depend on another.
 """
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
+from diffusion_jax.interop.names import require
 from diffusion_jax.training import checksums
 from diffusion_jax.training.lora import A, merge_network
 
@@ -46,10 +48,13 @@ def read(workdir: str | Path) -> tuple[Params, float]:
       f'{path} is missing: it holds the weights that the adapters in this run '
       'were trained with, and belongs to its folder'
     )
-  params = files.unflatten(files.read_tensors(path))
+  tensors = files.read_tensors(path)
+  with files.reading(path, 'weights'):
+    params = files.unflatten(tensors)
   try:
     record = json.loads(files.read_metadata(path)[_RECORD])
     scale, checksum = float(record['scale']), int(record['checksum'])
+    require(math.isfinite(scale), 'the scale is not finite')
   except (KeyError, RecursionError, TypeError, ValueError) as error:
     raise ValueError(f'{path} was not written by a training') from error
   if checksums.of_arrays(params) != checksum:
@@ -67,4 +72,9 @@ def merged(workdir: str | Path, params: Params) -> Params:
   if not has_adapters(params):
     return params
   base, scale = read(workdir)
-  return merge_network(base, params, scale)
+  try:
+    return merge_network(base, params, scale)
+  except (KeyError, TypeError) as error:  # names, shapes
+    raise ValueError(
+      f'{path_of(workdir)} is of another network than the adapters: {error}'
+    ) from error

@@ -1,6 +1,7 @@
 """A training of adapters, from the command's config to exported files."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -97,31 +98,110 @@ def test_every_reader_gets_merged_weights(base, run):
 
 def test_a_run_continues_exactly(base, run, tmp_path):
   MODES['train'](config_of(base), str(tmp_path / 'once'))
-  for ema in (True, False):
+  for ema in (True, False, 'sigma_rel_0.05', 'sigma_rel_0.1'):
     assert_same(raw(tmp_path / 'once', ema=ema), raw(run, ema=ema))
 
 
 def test_adapters_are_exported_alone_and_merged(base, run, tmp_path):
-  def write(workdir, to, out):
+  def export(workdir, to, out):
     changes = {'convert.to': to, 'convert.out': str(tmp_path / out)}
     MODES['convert'](of_run(workdir, **changes), str(workdir))
     return tmp_path / out
 
-  own = files.read_tensors(write(run, 'lora', 'lora.safetensors'))
+  own = files.read_tensors(export(run, 'lora', 'lora.safetensors'))
   assert {n.partition('.')[0] for n in own} == {'unet'}
   name = 'diffusion_pytorch_model.safetensors'
   merged, before = (
-    files.read_tensors(write(workdir, 'diffusers', out) / 'unet' / name)
+    files.read_tensors(export(workdir, 'diffusers', out) / 'unet' / name)
     for workdir, out in ((run, 'merged'), (base, 'before'))
   )
   a, b = (own[f'unet.time_embedding.linear_2.lora_{x}.weight'] for x in 'AB')
   name = 'time_embedding.linear_2.weight'
   np.testing.assert_allclose(merged[name], before[name] + b @ a, atol=1e-5)
   # As one file it is a run without adapters.
-  write(run, 'safetensors', 'ours.safetensors')
+  export(run, 'safetensors', 'ours.safetensors')
   source = {'convert.source': tmp_path / 'ours.safetensors'}
   MODES['convert'](without_config(**source), tmp_path / 'again')
   assert_same(restored(tmp_path / 'again'), restored(run))
+
+
+def write(path, **tensors):
+  path.parent.mkdir(exist_ok=True)
+  files.write_safetensors(path, tensors, **{'format': 'pt'})
+
+
+def rewrite(change):
+  """Returns a function that changes the base weights of a run, with sums."""
+
+  def apply(path):
+    params, scale = base_weights.read(path.parent)
+    base_weights.write(path.parent, change(params), scale)
+
+  return apply
+
+
+def without(name):
+  return lambda params: {
+    'network': {n: x for n, x in params['network'].items() if n != name}
+  }
+
+
+def halved(params):
+  layer = {'kernel': params['network']['noise_dense_1']['kernel'][:, ::2]}
+  return {'network': params['network'] | {'noise_dense_1': layer}}
+
+
+# base.safetensors of somebody else's run: (how it is written, message).
+STRANGERS = {
+  'cut': (
+    lambda path: os.truncate(path, 2000),
+    'cannot be read as safetensors',
+  ),
+  'huge': (
+    lambda path: path.write_bytes((2**62).to_bytes(8, 'little') + b'{}'),
+    'cannot be read as safetensors',
+  ),
+  'text': (lambda path: path.write_text('hello'), 'cannot be read as safeten'),
+  'empty': (lambda path: os.truncate(path, 0), 'cannot be read as safetensors'),
+  'nested': (
+    lambda path: write(path, **{'a': np.zeros(2), 'a/b': np.zeros(2)}),
+    'cannot be read as weights',
+  ),
+  'nan': (
+    lambda path: base_weights.write(path.parent, {}, np.nan),
+    'was not written by a training',
+  ),
+  'a layer less': (rewrite(without('noise_dense_1')), 'of another network'),
+  'another layer less': (rewrite(without('conv_in')), 'of another network'),
+  'narrower': (rewrite(halved), 'of another network'),
+}
+
+
+@pytest.mark.parametrize('name', STRANGERS)
+def test_base_weights_of_a_stranger_are_refused(name, base, run, tmp_path):
+  change, message = STRANGERS[name]
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  change(base_weights.path_of(copy))
+  refused(message, restored, copy)
+  again = {'training.num_steps': 5, 'training.resume': 'force'}
+  refused(message, MODES['train'], config_of(base, **again), copy)
+
+
+@pytest.mark.parametrize('name, tensor', [
+  ('peft.safetensors', 'base_model.model.mid.to_q.lora_A.weight'),
+  ('diffusers.safetensors', 'unet.mid_block.to_q.lora_B.weight'),
+  ('kohya.safetensors', 'lora_unet_mid_block_to_q.lora_down.weight'),
+  ('peft/adapter_model.safetensors', 'base_model.model.lora_A.weight'),
+  ('hub/pytorch_lora_weights.safetensors', 'unet.to_q.lora_A.weight'),
+])  # fmt: skip
+def test_adapters_of_others_are_not_read(name, tensor, tmp_path):
+  write(tmp_path / name, **{tensor: np.zeros((2, 2), np.float32)})
+  source = tmp_path / name.partition('/')[0]
+  for given in ({}, {'convert.format': 'diffusers'}):
+    config = without_config(**{'convert.source': source} | given)
+    message = 'holds adapters .LoRA., which are not read: merge them'
+    refused(message, MODES['convert'], config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
 
 
 def test_mistakes_are_one_line(base, run, tmp_path):

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -70,6 +71,7 @@ def read(config: Node, workdir: Path) -> None:
   c = config.convert
   folder.check_no_run(workdir, '--workdir')
   folder.check_config_kept(workdir)
+  check_no_adapters(Path(c.source))
   name = c.format or recognise(Path(c.source))
   check_one_of(FORMATS, 'convert.format', name)
   check_given(config, name)
@@ -310,6 +312,22 @@ def recognise(source: Path) -> str:
     f'config.convert.source: the format of {source} is ambiguous: give '
     f'--config.convert.format={"|".join(FORMATS)}'
   )
+
+
+def check_no_adapters(source: Path) -> None:
+  """Raises UserError for a file of adapters (LoRA), or a folder of one."""
+  names: Iterable[str] = ()
+  with from_config('convert.source'):
+    if source.is_dir() and find_model(source) is None:
+      names = (path.name for path in source.iterdir())
+    elif source.suffix == '.safetensors' and source.is_file():
+      names = files.open_tensors(source)
+    if any('lora_' in n or n.startswith('adapter_model.') for n in names):
+      raise ValueError(
+        f'{source} holds adapters (LoRA), which are not read: merge them into '
+        "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
+        'and convert that'
+      )
 
 
 def check_no_graph(source: Path) -> None:
