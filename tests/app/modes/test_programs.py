@@ -4,12 +4,13 @@ import collections
 import threading
 
 import jax
+import numpy as np
 import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import devices
 from diffusion_jax.app.modes import MODES, hooks
-from tests.app.conftest import smoke
+from tests.app.conftest import lines_of, smoke
 
 LARGE = 'make_arrays', 'train_step', 'eval_step', 'images'
 EVERYTHING = {
@@ -72,10 +73,17 @@ def test_a_training_has_four_large_programs_and_few_operations(
   assert beside == ['eval_step', 'images']
 
 
-def test_programs_can_be_compiled_one_after_the_other(tmp_path, programs):
-  alone = smoke(**EVERYTHING, **{'training.compile_ahead': False})
-  MODES['train'](alone, tmp_path)
+def test_programs_can_be_compiled_one_after_the_other(
+  digits_run, tmp_path, programs
+):
+  """The losses are the same, and of tuned programs too."""
+  programs.clear()  # of the other run
+  other = {'training.compile_ahead': False, 'training.compile': 'tuned'}
+  MODES['train'](smoke(**EVERYTHING, **other), tmp_path)
   assert not any(beside for _, beside in programs)
+  for name in ('loss', 'grad_norm', 'test_loss'):
+    expected = lines_of(digits_run, name)
+    np.testing.assert_allclose(lines_of(tmp_path, name), expected, rtol=1e-5)
 
 
 def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
