@@ -147,6 +147,8 @@ sampling/particles.py evidence_is_unbiased
   p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
 sampling/particles.py signal_free
   & (level_t.alpha > 0.0) => & True
+sampling/particles.py evidence_of_a_threshold
+  jnp.where(good, log_psi, lowest - 3.0) => jnp.where(good, log_psi, -jnp.inf)
 sampling/splitting.py product_of_two_normal
   return image, variance * back => return image, back
 sampling/splitting.py law_for_any_size_of_step

@@ -62,7 +62,9 @@ def steered(
 
   Args:
     log_likelihood: r, x_0 [B, ...] -> [B] in nats, such as
-      `Measurement.log_prob` or a reward. NaN and -inf are impossible images.
+      `Measurement.log_prob` or a reward. NaN and -inf are impossible images. An
+      impossible estimate of a noisy image counts as 3 nats below the lowest
+      possible one of its population, since its x_0 may still be possible.
     twist: log psi_t; None: `tempered_twist`, for rewards. For measurements take
       `pseudoinverse_twist`.
     variance: Of p(x_s | x_t), as in `reverse_variance`; it must be above 0.
@@ -89,9 +91,7 @@ def steered(
     prediction = jax.tree.map(
       lambda a: a.reshape(*x.shape[:2], *a.shape[1:]), flat
     )
-    log_psi = _possible(
-      _of_each(lambda x0: log_psi_of(x0, level))(prediction.x0)
-    )
+    log_psi = _finite(_of_each(lambda x0: log_psi_of(x0, level))(prediction.x0))
     return jnp.sum(log_psi), (log_psi, prediction)
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -128,9 +128,7 @@ def steered(
     x = p.mean + std * (move + noise)
     # log p(x_s | x_t) - log q(x_s | x_t) of the particle's own noise.
     ratio = -jnp.sum(move * (0.5 * move + noise), axis=tuple(range(2, x.ndim)))
-    # An impossible particle keeps the weight 0.
-    pending = ratio - jnp.where(jnp.isfinite(log_psi), log_psi, 0.0)
-    moved = Particles(log_weights, log_evidence, lowest_ess, pending)
+    moved = Particles(log_weights, log_evidence, lowest_ess, ratio - log_psi)
 
     def last(moved):
       log_weights = moved.log_weights + moved.pending
@@ -171,6 +169,14 @@ def _of_each(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 def _possible(log_weights):
   return jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+
+
+def _finite(log_psi):
+  # Any positive twist gives the right weights, also one of the population's.
+  good = jnp.isfinite(log_psi)
+  lowest = jnp.min(log_psi, axis=1, keepdims=True, initial=jnp.inf, where=good)
+  lowest = jax.lax.stop_gradient(jnp.where(lowest < jnp.inf, lowest, 0.0))
+  return jnp.where(good, log_psi, lowest - 3.0)
 
 
 def _alive(log_weights):

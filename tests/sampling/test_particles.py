@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
 from diffusion_jax.sampling.particles import effective_number
@@ -193,6 +193,40 @@ def test_impossible_images_are_never_picked(key):
   picked = dj.pick(key, x, state.log_weights)
   assert np.isfinite(state.log_evidence).all()
   assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
+
+
+@pytest.mark.parametrize('threshold', [0.6, 1.5])
+def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
+  """A reward of -inf below it; the chain of white data is normal, N(0, v).
+
+  At high noise E[x_0 | x_t] of every particle is below the threshold.
+  """
+  levels = dj.level_grid(DISCRETE, 20)
+  alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
+  variance = alphas[0] ** 2 + sigmas[0] ** 2
+  for a, s, a_s, s_s in zip(
+    alphas[:-1], sigmas[:-1], alphas[1:], sigmas[1:], strict=True
+  ):  # x_s = a_s x_0_hat + k (x_t - a x_0_hat) + noise, x_0_hat = a x_t / total
+    ratio, hat = a / a_s, a / (a**2 + s**2)
+    kept = ratio * s_s**2 / s**2
+    noise = s_s**2 * (1.0 - (ratio * s_s / s) ** 2)
+    variance = (a_s * hat + kept * (1.0 - a * hat)) ** 2 * variance + noise
+  exact = norm.sf(threshold / np.sqrt(variance))
+
+  def reward(x0):
+    return jnp.where(x0[:, 0] > threshold, 0.0, -jnp.inf)
+
+  x, state = run(key, WHITE.denoise, dj.steered(reward), 20, (4000, 8, 4))
+  found = np.exp(np.asarray(state.log_evidence, np.float64))
+  error = found.std() / np.sqrt(len(found))
+  assert error < 0.05 * exact
+  assert abs(found.mean() - exact) < 4.0 * error
+  alive = found > 0.0
+  assert (
+    alive.mean() > 1.0 - 1.2 * (1.0 - exact) ** 8
+  )  # no fewer than by chance
+  picked = dj.pick(key, x, state.log_weights)[alive, 0]
+  assert (picked > threshold).all()
 
 
 def test_if_all_particles_are_impossible_the_evidence_says_so(key):
