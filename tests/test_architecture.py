@@ -45,7 +45,6 @@ def test_the_application_names_modules_of_the_user_in_one_place():
   }
   assert users == {
     'own.py',  # asks for permission
-    'cli.py',  # the installed configs
     'convert.py',  # a reader of interop
     '__init__.py',  # a mode
   }
@@ -116,8 +115,8 @@ def test_the_version_is_written_once():
   """The wheel reads it from the package; other files repeat it."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert 'version' not in project['project']
-  dynamic = project['tool']['setuptools']['dynamic']
-  assert dynamic['version']['attr'] == 'diffusion_jax.__version__'
+  version = project['tool']['hatch']['version']
+  assert version == {'path': 'diffusion_jax/__init__.py'}
   first = next(
     line
     for line in (ROOT / 'CHANGELOG.md').read_text().splitlines()

@@ -3,8 +3,6 @@
 --config names a file in ./configs, an installed config, or a run folder.
 """
 
-import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -12,6 +10,7 @@ import traceback
 import warnings
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -268,9 +267,10 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
   files, own = prerequisites.config_files(), Path(path).is_file()
   installed = files.get(str(Path(path)))
   if own or installed:
-    spec = importlib.util.find_spec('diffusion_jax.configs')
-    if spec is not None and not (own and _importable('configs.base')):
-      sys.modules['configs'] = importlib.import_module(spec.name)
+    nearer = own and Path('configs', 'base.py').is_file()
+    place = Path('configs') if nearer else prerequisites.installed_configs()
+    sys.modules['configs'] = configs = ModuleType('configs')
+    configs.__path__ = [str(place.resolve())]
     return path if own else str(installed), argument
   stems = {Path(file).stem: file for file in files}
   nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
@@ -279,13 +279,6 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     f'there is no config file or run {path}{hint}; --mode=list names the '
     'configs'
   )
-
-
-def _importable(name):
-  try:
-    return importlib.util.find_spec(name) is not None
-  except ModuleNotFoundError:
-    return False
 
 
 def unraisable(ignored: 'sys.UnraisableHookArgs') -> None:

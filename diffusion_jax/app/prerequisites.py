@@ -3,10 +3,10 @@
 The checks read no weights and trace no network, so that they can come first.
 """
 
-import importlib.util
 import sys
 from pathlib import Path
 
+import diffusion_jax
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
@@ -103,13 +103,16 @@ def training_command(workdir: Path) -> str:
   return command
 
 
+def installed_configs() -> Path:
+  """Returns the folder of the package's configs, of a wheel or a checkout."""
+  package = Path(diffusion_jax.__path__[0])
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.parent / 'configs'
+
+
 def config_files() -> dict[str, Path]:
   """Returns {'configs/<name>.py': file}, in the working folder or installed."""
-  folders = [Path('configs')]
-  for name in ('diffusion_jax.configs', 'configs'):
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.submodule_search_locations:
-      folders.append(Path(spec.submodule_search_locations[0]))
+  folders = Path('configs'), installed_configs()
   files: dict[str, Path] = {}
   for folder in folders:
     for path in sorted(folder.glob('*.py')):

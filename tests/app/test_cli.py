@@ -1,9 +1,11 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -345,7 +347,7 @@ def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
   for path in ('configs/digits.py', './configs/digits.py'):
     found = cli.find_config(f'{path}:smoke', True)
     assert found == (str(package / 'configs' / 'digits.py'), 'smoke')
-  assert sys.modules['configs'].__name__ == 'diffusion_jax.configs'
+  assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
   for path in ('configs/digit.py', 'digits.py', 'my/configs/digits.py', ''):
     with pytest.raises(SystemExit):
       cli.find_config(path, True)
@@ -367,14 +369,34 @@ def test_a_config_of_the_users_may_import_the_installed_ones(
   (tmp_path / 'mine.py').touch()
   monkeypatch.chdir(tmp_path)
   assert cli.find_config('mine.py', True) == ('mine.py', '')
-  assert sys.modules['configs'].__name__ == 'diffusion_jax.configs'
+  assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
 
 
-def test_all_packages_are_installed():
+def test_the_folder_above_a_checkout_does_not_hide_an_editable_install(
+  tmp_path,
+):
+  """The checkout has the package's name, and there it is a namespace."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-  found = {
-    '.'.join(path.parent.relative_to(ROOT).parts)
-    for path in ROOT.glob('diffusion_jax/**/__init__.py')
-  }
-  packages = project['tool']['setuptools']['packages']
-  assert sorted(packages) == sorted(found | {'diffusion_jax.configs'})
+  wheel = project['tool']['hatch']['build']['targets']['wheel']
+  places = [str((ROOT / name).resolve()) for name in wheel['dev-mode-dirs']]
+  site = tmp_path / 'site'
+  site.mkdir()
+  (site / 'diffusion_jax.pth').write_text('\n'.join(places))
+  (tmp_path / 'diffusion_jax').symlink_to(ROOT)
+  code = (
+    f'import site; site.addsitedir({str(site)!r})\n'
+    'import diffusion_jax as dj\n'
+    'from diffusion_jax.app import cli\n'
+    'print(dj.q_sample.__module__, *cli.find_config("configs/digits.py", True))'
+  )
+  result = subprocess.run(
+    [sys.executable, '-S', '-c', code],  # without what is installed here
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': sysconfig.get_path('purelib')},
+    capture_output=True,
+    text=True,
+    timeout=HANG_SECONDS,
+  )
+  name, file = result.stdout.split()
+  assert name == 'diffusion_jax.core.process'
+  assert Path(file) == ROOT / 'configs' / 'digits.py'
