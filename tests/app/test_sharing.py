@@ -18,6 +18,7 @@ from diffusion_jax.training import checksums, shared
 from tests.app.conftest import (
   arrays_of,
   assert_same,
+  of_run,
   params_of,
   smoke,
   untrained,
@@ -248,3 +249,10 @@ def test_paths_become_names():
   tree = {'data': {'path': '/home/me/x/', 'name': 'a/b', 'paths': ['/c/d']}}
   expected = {'data': {'path': 'x', 'name': 'a/b', 'paths': ['d']}}
   assert own.without_folders(tree) == expected
+
+
+def test_a_bar_in_a_value_ends_no_cell(run):
+  model = models.make(of_run(run), run)
+  stored = sharing.config_of(model) | {'network': {'name': 'a|b'}}
+  about = model_card.About('digits', model, stored, 1, 4, '', [])
+  assert 'a\\|b' in model_card.text(about)

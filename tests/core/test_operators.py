@@ -101,3 +101,17 @@ def test_luminance_is_that_of_pillow():
   np.testing.assert_allclose(found[0, ..., 0], expected, atol=1.0)
   with pytest.raises(ValueError, match='luminance needs 3 channels, got 1'):
     operators.luminance(jnp.asarray(X[..., :1]))
+
+
+def test_the_middle_of_a_kernel_is_the_pixel_itself():
+  """Also of a kernel of even size, where it is right of the centre."""
+  kernel = jnp.zeros((4, 6)).at[2, 3].set(1.0)
+  np.testing.assert_allclose(operators.blurred(kernel)(X), X, atol=1e-6)
+
+
+def test_the_gaussian_blur_is_scipys():
+  """Over three deviations, 3 pixels on each side."""
+  found = operators.gaussian_blur(0.8)(X)
+  sigmas, options = (0.0, 0.8, 0.8, 0.0), {'mode': 'wrap', 'truncate': 3.75}
+  expected = scipy.ndimage.gaussian_filter(X, sigmas, **options)
+  np.testing.assert_allclose(found, expected, atol=1e-5)

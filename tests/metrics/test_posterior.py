@@ -108,3 +108,21 @@ def test_samples_that_are_not_finite_are_refused():
   x = jnp.zeros((10, 2)).at[3].set(jnp.nan)
   with pytest.raises(ValueError, match='10% of the samples are not finite'):
     errors(x)
+
+
+def test_samples_at_its_quantiles_are_a_distribution_of_one_dimension():
+  one = oracles.mixture([0.4, 0.6], [[-1.0], [0.8]], [[[0.1]], [[0.3]]])
+  levels = (np.arange(200) + 0.5) / 200
+  x = posterior.quantiles(one, np.ones(1), levels)[:, None]
+  assert posterior.sliced_w2(x, one) < 1e-3
+
+
+def test_samples_of_a_known_covariance():
+  """Their covariance is 1.44 I in place of I."""
+  x = np.random.default_rng(0).normal(size=(50, 3))
+  x = (x - x.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+  white = oracles.mixture([1.0], [np.zeros(3)], [np.eye(3)])
+  found = posterior.posterior_errors(
+    1.2 * x, white, np.eye(3), np.zeros(3), 1.0
+  )
+  np.testing.assert_allclose(found.cov, 0.44, rtol=1e-6)

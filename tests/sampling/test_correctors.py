@@ -76,3 +76,11 @@ def test_churn_is_limited_in_sigma_over_alpha(key):
 def test_gamma_of_churn():
   assert dj.churn_gamma(40.0, 256) == 40.0 / 256
   assert dj.churn_gamma(80.0, 18) == 2.0**0.5 - 1.0
+
+
+@pytest.mark.parametrize('name', ['linear', 'linear_vp', 'sub_vp'])
+def test_churn_adds_nothing_at_a_level_noisier_than_any_of_the_schedule(
+  name, key
+):
+  end = SCHEDULES[name](jnp.array(1.0))
+  assert compare(name, end._replace(sigma=3.0 * end.sigma), key) == 0.0

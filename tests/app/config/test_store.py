@@ -406,3 +406,12 @@ def test_as_text_is_read_back():
       with_flags('digits', f'{path}={store.as_text(value)}').to_dict()
     )
     assert flat[path] == value, path
+
+
+def test_the_facts_of_a_run_go_with_its_data(tmp_path):
+  """Other data may have images of another shape."""
+  facts = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
+  content = folder.plain(smoke()) | {'facts': facts}
+  config = store.stored(content, tmp_path)
+  assert store.with_flags(config, [('seed', '3')]).facts.num_levels == 17
+  assert 'facts' not in store.with_flags(config, [('data', 'shapes')])

@@ -294,3 +294,10 @@ def test_near_names():
   hint = r"\(did you mean '[ab].size' or '[ab].size'\?\)"
   with pytest.raises(UserError, match=hint):
     raise no_field('size', ['seed'], everywhere=everywhere)
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_a_value_for_this_field_and_for_a_part_of_it_is_refused(order):
+  flags = [('use.fraction', '0.5'), ('use.fraction.x', '3')][::order]
+  message = 'a value is given for this field and for a part of it'
+  refused(message, changed, completed(shape='ring'), *flags)
