@@ -14,7 +14,6 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
-from diffusion_jax.interop.names import require
 from diffusion_jax.training import checksums
 from diffusion_jax.training.lora import A, merge_network
 
@@ -54,7 +53,8 @@ def read(workdir: str | Path) -> tuple[Params, float]:
   try:
     record = json.loads(files.read_metadata(path)[_RECORD])
     scale, checksum = float(record['scale']), int(record['checksum'])
-    require(math.isfinite(scale), 'the scale is not finite')
+    if not math.isfinite(scale):
+      raise ValueError(f'its scale is {scale}')
   except (KeyError, RecursionError, TypeError, ValueError) as error:
     raise ValueError(f'{path} was not written by a training') from error
   if checksums.of_arrays(params) != checksum:
