@@ -167,3 +167,4 @@ def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
     for step in range(1, 1000):
       writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})
   assert step < 20
+  writer.close()
