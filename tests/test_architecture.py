@@ -169,7 +169,6 @@ TESTED_ELSEWHERE = {
   'metrics/table.py': 'metrics/test_metric.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'aliases.py': 'test_architecture.py',
-  'networks/functional.py': 'test_numerics.py',
   'runtime/precision.py': 'test_numerics.py',
   'training/base_weights.py': 'app/test_adapters.py',
   'training/first_weights.py': 'app/modes/test_convert.py',

@@ -128,7 +128,9 @@ class NoisyNetwork:
         f'network {section.name!r} needs config.noise_input={needed}'
       )
     if self.needs.forward_mode and section.get('attention') == 'auto':
-      return network.clone(attention='xla')  # others have no forward mode
+      return functional.clone(
+        network, attention='xla'
+      )  # others have no forward mode
     return network
 
   def _network_facts(self):
@@ -143,6 +145,7 @@ class NoisyNetwork:
       channels = self.out_channels()
     return {
       'out_channels': channels,
+      'in_channels': self.state_shape[-1],
       'inputs': self.inputs,
       'num_classes': classes,
       'gamma_min': c.schedule.get('gamma_min'),
@@ -203,7 +206,7 @@ class NoisyNetwork:
     """Returns the network with its conditions and augmentation in training."""
     c, network = self.conditioning, self.network
     if test and hasattr(network, 'dropout'):
-      network = network.clone(dropout=0.0)
+      network = functional.clone(network, dropout=0.0)
     augment = None
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
@@ -262,7 +265,13 @@ class NoisyNetwork:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
     key, gamma_key = jax.random.split(key)
     x = jnp.zeros((1, *self.state_shape))
-    variables = self.network.init(key, x, jnp.zeros(1), self.inputs.example())
+    rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
+    variables = self.network.init(rngs, x, jnp.zeros(1), self.inputs.example())
+    if others := variables.keys() - {'params'}:
+      raise UserError(
+        f'config.network={self.config.network.name!r} keeps {min(others)}, '
+        'which changes outside training: a network has parameters only'
+      )
     params = {'network': variables['params']}
     gamma = constructors.gamma_of(self.untrained_schedule)
     if gamma is not None and gamma.learned:

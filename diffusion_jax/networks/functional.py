@@ -1,8 +1,11 @@
 """Flax modules as functions of their parameters."""
 
+import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
-from flax import linen as nn
+from flax import linen as nn, nnx
 
 from diffusion_jax.aliases import PyTree
 
@@ -22,3 +25,29 @@ def network_fn(module: nn.Module) -> Callable[..., PyTree]:
     )
 
   return apply
+
+
+@functools.cache
+def from_nnx(constructor: type[nnx.Module]) -> Callable[..., nn.Module]:
+  """Returns a constructor of Linen modules for a class of NNX modules.
+
+  It has the parameters of the class without `rngs`.
+  """
+  signature = inspect.signature(constructor.__init__, eval_str=True)
+  _, *own = signature.parameters.values()
+  own = [p for p in own if p.name != 'rngs']
+
+  @functools.wraps(constructor, updated=())
+  def make(**fields) -> nn.Module:
+    return nnx.bridge.ToLinen(constructor, kwargs=fields, metadata_fn=None)
+
+  make.__signature__ = signature.replace(parameters=own)  # pyright: ignore
+  make.takes = getattr(constructor, 'takes', ())  # pyright: ignore
+  return make
+
+
+def clone(module: nn.Module, **fields: Any) -> nn.Module:
+  """Returns a module, also of `from_nnx`, with other values of its fields."""
+  if isinstance(module, nnx.bridge.ToLinen):
+    return module.clone(kwargs={**module.kwargs, **fields})
+  return module.clone(**fields)

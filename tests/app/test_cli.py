@@ -1,5 +1,6 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
+import functools
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import sysconfig
 import tomllib
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
@@ -17,7 +20,14 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import Preempted, UserError
-from tests.app.conftest import refused, smoke, stored_run
+from tests.app.conftest import (
+  arrays_of,
+  lines_of,
+  params_of,
+  refused,
+  smoke,
+  stored_run,
+)
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -297,6 +307,52 @@ def test_exit_codes(run_mode, capsys):
   assert code == 130 and (said.out, said.err) == ('stopped at step 3\n', '')
   code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
   assert code is None and said.err == ''
+
+
+# -- a network of Flax NNX ----------------------------------------------------
+
+STATISTICS = """
+
+class Normed(NnxNetwork):
+  def __init__(self, in_channels, out_channels, inputs, *, rngs):
+    super().__init__(in_channels, out_channels, inputs, rngs=rngs)
+    self.norm = nnx.BatchNorm(out_channels, rngs=rngs)
+
+  def __call__(self, x, noise, cond=None, *, train=False):
+    return self.norm(super().__call__(x, noise, cond, train=train))
+"""
+
+
+def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
+  """The network is the page's. Running statistics are refused."""
+  page = (ROOT / 'docs' / 'program.md').read_text()
+  blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  [code] = [block for block in blocks if 'nnx.Module' in block]
+  code = 'import jax.numpy as jnp\n' + code + STATISTICS
+  (tmp_path / 'in_nnx.py').write_text(code)
+  config = f'--config={ROOT}/configs/digits.py:smoke'
+  name = '--config.network=in_nnx:NnxNetwork'
+  fields = name, '--config.network.width=4', '--workdir=run'
+
+  def run(*args, code=0):
+    done = launch(config, *args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    return done
+
+  run(*fields, '--config.training.num_steps=3')
+  params = params_of(tmp_path / 'run', ema=False)['network']
+  assert params['first']['kernel'].shape == (3, 3, 1, 4)
+  run(*fields, '--config.training.num_steps=4')
+  assert lines_of(tmp_path / 'run', 'loss')
+  later = params_of(tmp_path / 'run', ema=False)['network']
+  for path, old in jax.tree.leaves_with_path(params):
+    new = functools.reduce(lambda tree, key: tree[key.key], path, later)
+    assert np.any(old != new), path
+  run('--mode=sample', '--workdir=run', '--allow=in_nnx:NnxNetwork')
+  assert arrays_of(tmp_path / 'run')['arr_0'].std() > 0
+  message = "config.network='in_nnx:Normed' keeps batch_stats"
+  done = run('--config.network=in_nnx:Normed', '--workdir=other', code=2)
+  assert message in done.stderr and done.stderr.count('\n') == 1
 
 
 # -- where configs are found -------------------------------------------------

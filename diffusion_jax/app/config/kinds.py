@@ -64,7 +64,9 @@ DIFFUSION = Schema(
     'conditioning': fields.Conditioning,
   },
   {
-    'network': ('out_channels', 'inputs', 'gamma_min', 'gamma_max'),
+    'network': (
+      'in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max',
+    ),
     'objective': ObjectiveFacts.__annotations__,
     'noise_input': ('schedule_steps',),
     'sampler': ('schedule',),
@@ -106,7 +108,7 @@ CLASSIFIER = DIFFUSION._replace(
   },
   choices=DIFFUSION.choices[:5] + _COMMON,
   parts=fields.COMMON,
-  facts={**DIFFUSION.facts, 'network': ('num_classes',)},
+  facts={**DIFFUSION.facts, 'network': ('in_channels', 'num_classes')},
   metrics=table.OF_CLASSIFIERS,
 )
 
@@ -138,6 +140,7 @@ STATES = DIFFUSION._replace(
     'states': fields.States,
  },
   facts={**DIFFUSION.facts,
+    'network': DIFFUSION.facts['network'][1:],  # it embeds the states itself
     **dict.fromkeys(
       ('objective', 'transitions', 'sampler'), (*StateFacts.__annotations__,)
     ),

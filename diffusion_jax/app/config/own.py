@@ -159,16 +159,24 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   misfit = _misfit(path.rpartition('.')[2], part, facts)
   if misfit:
     raise UserError(f'config.{path}={name!r}: {misfit} (docs/program.md)')
-  return part
+  from flax import nnx
+
+  from diffusion_jax.networks import functional
+
+  is_nnx = inspect.isclass(part) and issubclass(part, nnx.Module)
+  return functional.from_nnx(part) if is_nnx else part
 
 
 def _misfit(key, part, facts):
   # Returns why an object cannot be a constructor of a field, or ''.
   if key == 'network':
-    from flax import linen
+    from flax import linen, nnx
 
-    is_module = inspect.isclass(part) and issubclass(part, linen.Module)
-    return '' if is_module else 'a subclass of flax.linen.Module is needed'
+    more = (nnx.Module,) if 'in_channels' in facts else ()  # not autoencoders
+    if inspect.isclass(part) and issubclass(part, (linen.Module, *more)):
+      return ''
+    names = 'flax.linen.Module' + ' or flax.nnx.Module' * len(more)
+    return f'a subclass of {names} is needed'
   kinds = inspect.isfunction(part) or inspect.isclass(part)
   if not kinds and not isinstance(part, functools.partial):
     return 'a Python function or class is needed'
