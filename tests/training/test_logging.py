@@ -163,8 +163,10 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
 def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
   writer = MetricWriter(tmp_path)
   writer.write_scalars(0, {'loss': 0.0})
+  [events] = writer._loggers._open.values()  # it is left out when it fails
   with full_disk(3000), pytest.raises(OSError):
     for step in range(1, 1000):
       writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})
   assert step < 20
+  events.close()
   writer.close()
