@@ -27,14 +27,18 @@ def path_noise(
   """Computes (W_s - W_t) / sqrt(SNR_s - SNR_t), standard normal, [B, ...].
 
   For one key the results of adjacent steps are independent, and a long step's
-  result follows from the results of its parts. Steps in lambda below 2.4e-4
-  (64 / 2^18) share random numbers. key: [] or [B]; levels: [] or [B], s cleaner
-  than t.
+  result follows from the results of its parts. Steps h in lambda below 2.4e-4
+  (64 / 2^18) share random numbers: a variance may be as small as h / 2.4e-4,
+  0.04 for h = 1e-5. key: [] or [B]; levels: [] or [B], s cleaner than t.
   """
-  keys = key_per_example(key, len(x))
+  # One key makes the whole path, so each of its uses is a clone.
+  keys = key_per_example(jax.random.clone(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)
   h = expand_to(high - low, x)
-  both = (jnp.concatenate(pair) for pair in ((keys, keys), (high, low), (x, x)))
+  both = (
+    jnp.concatenate(pair)
+    for pair in ((keys, jax.random.clone(keys)), (high, low), (x, x))
+  )
   x_high, x_low = jnp.split(_path(*both), 2)
   change = x_high - jnp.exp(-h) * x_low
   tiny = jnp.finfo(x.dtype).tiny

@@ -76,14 +76,14 @@ def with_corrector(
   check_at_least(1, num_steps=num_steps)
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    key, *keys = split_key(key, 1 + num_steps)
+    keys = split_key(key, 1 + num_steps)
 
     def body(x, key):
       return corrector(key, x, denoise, level_t), None
 
-    x, _ = jax.lax.scan(body, x, jnp.stack(keys))
+    x, _ = jax.lax.scan(body, x, keys[1:])
     return sampler.step(
-      key, x, state, denoise, level_s=level_s, level_t=level_t
+      keys[0], x, state, denoise, level_s=level_s, level_t=level_t
     )
 
   return Sampler(sampler.init, step)

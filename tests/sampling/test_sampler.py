@@ -146,3 +146,15 @@ def test_levels_are_passed_to_a_step_by_name(key):
   sampler = dj.Sampler(lambda x: (), step)
   x = dj.sample(key, None, sampler, levels, jnp.zeros((1, 2)))
   np.testing.assert_allclose(x, 1.0)
+
+
+@pytest.mark.parametrize('per_example', [False, True])
+@pytest.mark.parametrize('name', STOCHASTIC)
+def test_jax_finds_no_key_that_is_used_twice(name, per_example, key):
+  """The keys of a path of noise are clones of one key."""
+  sampler = build(name, DDPM)
+  levels, x = dj.level_grid(DDPM, 3), jnp.ones((2, 2))
+  keys = jax.random.split(key, 2) if per_example else key
+  run = lambda key: dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
+  with jax.debug_key_reuse(True):
+    jax.jit(run)(keys)
