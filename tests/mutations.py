@@ -125,6 +125,14 @@ sampling/map_sampler.py multistep_consistency_sampling
   (ratio * clean.sigma) ** 2 => clean.sigma**2
 sampling/map_sampler.py whose_last_call_would_do_nothing
   np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
+# Folders to share.
+app/sharing.py app/test_sharing.py kept_autoencoder
+  write_json(target / 'config.json', own.without_folders(stored))
+  => write_json(target / 'config.json', stored)
+app/sharing.py app/test_sharing.py is_last
+  ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
+app/sharing.py app/test_sharing.py other_weights_under
+  here != there or not shared.same(source, workdir) => here != there
 # Given a measurement.
 core/measurements.py sampling/test_measurements.py at_every_level
   jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)

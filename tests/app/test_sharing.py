@@ -13,6 +13,7 @@ from PIL import Image
 from diffusion_jax.app import cli, model_card, models, sharing
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checksums, shared
 from tests.app.conftest import (
@@ -207,6 +208,31 @@ def test_wrong_use_is_one_line(message, out, tmp_path, capsys):
   said = capsys.readouterr().err
   assert message in said and said.count('\n') == 1
   assert not (tmp_path / 'new').exists()
+
+
+def test_config_json_makes_the_copy_a_run_and_is_last(tmp_path):
+  for name in ('config.json', shared.NAME, checksums.NAME, 'latent.json'):
+    (tmp_path / name).touch()
+  assert [*sharing._parts(tmp_path)][-1].name == 'config.json'
+
+
+def test_a_copy_of_other_weights_under_the_same_config_is_refused(
+  out, tmp_path
+):
+  shutil.copytree(out, tmp_path / 'new')
+  (tmp_path / 'new' / shared.NAME).unlink()
+  (tmp_path / 'new' / checksums.NAME).unlink()
+  params = jax.tree.map(lambda x: x + 1, params_of(out))
+  shared.write(tmp_path / 'new', params, 4)
+  with pytest.raises(UserError, match='is a copy of another folder than'):
+    sharing.fetch(str(out), str(tmp_path / 'new'))
+
+
+def test_the_config_of_a_kept_autoencoder_names_no_place(run, tmp_path):
+  kept = tmp_path / 'autoencoder'
+  sharing._write_kept(run, kept)
+  text = (kept / 'config.json').read_text()
+  assert '/home/me' not in text and '"init_from": "a"' in text
 
 
 def test_a_shared_folder_is_not_converted(out, tmp_path, capsys):
