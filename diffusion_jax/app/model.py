@@ -159,6 +159,8 @@ class Model:
   write_more(params, path, samples) writes further files of --mode=sample and
   returns arrays for its npz file.
   keeps: files and folders of the run with parameters besides the checkpoints.
+  features(params) -> (images uint8 [B, H, W, C] -> the arrays of an extractor),
+  of a classifier.
   """
 
   schema: Schema
@@ -184,6 +186,7 @@ class Model:
     lambda params, path, samples: {}
   )
   keeps: tuple[str, ...] = ()
+  features: Callable[[Params], Callable[[jax.Array], dict]] | None = None
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""

@@ -191,7 +191,8 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
   for name in dict.fromkeys(x.space for x in metrics if x.space):
     extractor = make_extractor(model, name)
     reference, protocol = load_reference(model, extractor, c.reference)
-    if any('held_out' in x.metric.needs for x in metrics if x.space == name):
+    here = [x.metric for x in metrics if x.space == name]
+    if c.floor or any('held_out' in metric.needs for metric in here):
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
     spaces[name] = Space(extractor, reference, protocol)
@@ -251,6 +252,21 @@ def score(
       found = metric.compute(arrays, reference)
     scores += [x._replace(name=f'{x.name}{suffix}') for x in found]
   return scores
+
+
+def floor(
+  metrics: list[Scored], spaces: Mapping[str, Space], count: int
+) -> list[Score]:
+  """Returns the scores of `count` held-out real images in place of samples.
+
+  They are of the metrics that compare features with the reference's.
+  """
+  compared = [x for x in metrics if x.metric.needs == ('features',)]
+  real = {
+    name: {'features': space.reference['held_out'][:count]}
+    for name, space in spaces.items()
+  }
+  return score(compared, spaces, {}, real)
 
 
 def scorer(model: Model) -> Callable[[Arrays], dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Samplers as StableHLO, which run without this package."""
+"""Samplers and classifiers as StableHLO, which run without this package."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +10,10 @@ from jax import export
 from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import NamedParams, Params, PyTree
-from diffusion_jax.drafts import draft_folder
+from diffusion_jax.drafts import draft, draft_folder
 from diffusion_jax.interop import files
+from diffusion_jax.interop.features import Features, sha256
+from diffusion_jax.interop.names import require
 
 PLATFORMS = 'cpu', 'cuda', 'tpu'
 PROGRAM, WEIGHTS, SCRIPT = 'sampler.stablehlo', 'weights.safetensors', 'run.py'
@@ -76,3 +78,56 @@ def save(
     files.write_safetensors(new / WEIGHTS, weights)
     (new / PROGRAM).write_bytes(program)
     (new / SCRIPT).write_text(script)
+
+
+def save_features(
+  out: str | Path,
+  compute: Callable[[jax.Array], dict[str, jax.Array]],
+  shape: tuple[int, ...],
+) -> None:
+  """Writes a classifier as one file, with its weights, for CPUs, CUDA and TPUs.
+
+  The program is images uint8 `shape`, [B, H, W, C] -> compute(images), which
+  `load_features` reads.
+  """
+  images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  exported = export.export(jax.jit(compute), platforms=PLATFORMS)
+  program = exported(images).serialize()
+  Path(out).parent.mkdir(parents=True, exist_ok=True)
+  with draft(out) as file:
+    file.write(program)
+
+
+def load_features(path: str | Path) -> Features:
+  """Returns the features of a classifier that `save_features` wrote.
+
+  The program is compiled, not unpickled. Raises ValueError for other files.
+  """
+  make = (
+    'give as weights a file that --mode=convert --config.convert.to=stablehlo '
+    'wrote, of the run of a classifier'
+  )
+  require(Path(path).is_file(), f'features=classifier, no file {path}: {make}')
+  try:
+    program = export.deserialize(bytearray(Path(path).read_bytes()))
+    [images] = program.in_avals
+    batch_size, *shape = images.shape
+  except Exception as error:  # of the format, of any kind
+    raise ValueError(f'{path} is no such classifier: {make}') from error
+  size = 'x'.join(map(str, shape))
+
+  def compute(params, images) -> dict[str, jax.Array]:
+    require(
+      list(images.shape[1:]) == shape,
+      f'{path} reads images of {size}, and these are '
+      f'{"x".join(map(str, images.shape[1:]))}',
+    )
+    call: Callable = program.call
+    return call(jax.device_put(images, jax.local_devices()[0]))
+
+  protocol = {
+    'features': 'the hidden layer of a classifier',
+    'preprocessing': size,
+    'weights': sha256(path),
+  }
+  return Features(compute, {}, protocol, batch_size)

@@ -52,7 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('samples', help='an npz file or a folder of images')
   add('reference', help='the same, of real images')
   add('--features', default='', help=f'one of {names}; not for features')
-  add('--weights', default='', help='file or folder, of inception or dinov2')
+  add('--weights', default='', help='of inception, dinov2, classifier')
   add(
     '--metrics', default='', metavar='NAME,...',
     help=f'of {", ".join(table.OF_FILES)}, module:attribute; default all',

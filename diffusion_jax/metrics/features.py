@@ -138,6 +138,13 @@ def _published(name):
   return load
 
 
+def _classifier(weights, batch_size):
+  from diffusion_jax.interop import stablehlo
+
+  found = stablehlo.load_features(weights)
+  return Extractor(found, found.protocol, found.stream)
+
+
 def _identity(title, preprocessing, weights):
   return {
     'features': title,
@@ -152,6 +159,7 @@ ARRAYS = {
   'dinov2': ('features',),
   'digits': ('features', 'logits', 'predicted'),
   'two_levels': ('features', 'logits', 'predicted'),
+  'classifier': ('features', 'logits', 'predicted'),
   'shapes': ('features',),
   'pixels': ('features',),
 }
@@ -160,6 +168,7 @@ EXTRACTORS = {
   'dinov2': _published('dinov2'),
   'digits': _digits,
   'two_levels': _two_levels,
+  'classifier': _classifier,
   'shapes': _shapes,
   'pixels': _pixels,
 }

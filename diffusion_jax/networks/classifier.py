@@ -121,7 +121,8 @@ class AttentionPool(Checked):
   The mean of the pixels is put before them as one more token, a learned
   embedding of the position is added to each, and the attention of the first
   token to all is mapped to features (Radford et al. 2021; Dhariwal & Nichol
-  2021). For the heads see `Attention`, whose layout 'new' is used.
+  2021). For the heads see `Attention`, whose layout 'new' is used. The input of
+  the last layer, [B, C], is sown as 'hidden'.
   """
 
   features: Size
@@ -149,4 +150,6 @@ class AttentionPool(Checked):
       qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0
     )
     h = attend(q[:, :1], k, v).reshape(batch, channels)
+    if not self.is_initializing():
+      self.sow('hidden', 'pooled', h)
     return dense(h, self.features, 'proj_out', initializer=self.initializer)

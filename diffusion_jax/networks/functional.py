@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn, nnx
 
 from diffusion_jax.aliases import PyTree
@@ -51,3 +53,24 @@ def clone(module: nn.Module, **fields: Any) -> nn.Module:
   if isinstance(module, nnx.bridge.ToLinen):
     return module.clone(kwargs={**module.kwargs, **fields})
   return module.clone(**fields)
+
+
+def hidden_and_output(module: nn.Module) -> Callable[..., jax.Array]:
+  """Returns `network_fn` of a classifier with its hidden layer: [B, D + K].
+
+  The module sows one array 'hidden' [B, D], and its output is [B, K]. Raises
+  ValueError for a module that sows none.
+  """
+
+  def apply(params, x, noise, cond, /, *, key=None) -> jax.Array:
+    variables = {'params': params}
+    output, sown = module.apply(variables, x, noise, cond, mutable=['hidden'])
+    hidden = jax.tree.leaves(sown)
+    if len(hidden) != 1:
+      raise ValueError(
+        f'{type(module).__name__} has no layer of features: its input of the '
+        "last layer must be sown once, self.sow('hidden', 'features', h)"
+      )
+    return jnp.concatenate([*hidden, output], axis=-1)
+
+  return apply

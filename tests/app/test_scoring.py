@@ -249,6 +249,27 @@ def test_memorisation_is_of_the_other_split(run, printed):
   )
 
 
+def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
+  """Of the first test images, as many as samples, against the train split."""
+  run_mode(run, metrics='fd,pr,memorisation', floor=True)
+  values = result(run)['floor']
+  assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
+  x, y = (
+    digits_judge.real(split).reshape(-1, 64) / 255.0
+    for split in ('test', 'train')
+  )
+  means, covariances = zip(
+    *((v.mean(axis=0), np.cov(v, rowvar=False)) for v in (x[:20], y)),
+    strict=True,
+  )
+  product = np.linalg.eigvals(covariances[0] @ covariances[1]).real
+  expected = np.sum((means[0] - means[1]) ** 2)
+  expected += np.trace(covariances[0] + covariances[1])
+  expected -= 2.0 * np.sum(np.sqrt(np.maximum(product, 0.0)))
+  np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-3)
+  assert 'the other split in place of samples' in capsys.readouterr().out
+
+
 def test_a_metric_of_a_user_has_its_own_section(run, printed):
   run_mode(run, metrics=f'pr,{LEVEL}', **{'level.factor': 3})
   values = result(run)['metrics']

@@ -168,10 +168,12 @@ class Evaluation:
       memorisation; or module:metric
     num_images: the first images of the split; 0: all
     num_generated: images to generate
-    features: inception, dinov2, digits, two_levels, shapes, pixels; of metrics
-      without features of their own, such as evaluation.kid.features
+    features: inception, dinov2, digits, two_levels, classifier, shapes, pixels;
+      of metrics without features of their own, such as evaluation.kid.features
     weights: file with the weights of inception or dinov2, or a folder with
-      both; '': $DIFFUSION_JAX_WEIGHTS
+      both, '': $DIFFUSION_JAX_WEIGHTS; of classifier: a file of
+      convert.to=stablehlo
+    floor: also scores as many real images of the other split than reference
     sweep: several values for fields of `sampling`; every combination is a row
       of one table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
     name: appended to the folder of the results
@@ -186,6 +188,7 @@ class Evaluation:
   features: str = 'inception'
   weights: str = ''
   reference: Split = 'train'
+  floor: bool = False
   sweep: str = ''
   name: Suffix = ''
 

@@ -1,21 +1,50 @@
 """Classifiers of noisy images, which guide the sampling of other runs."""
 
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.models.diffusion import of_network
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.data.sources import Facts
+from diffusion_jax.networks.functional import hidden_and_output
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a classifier of noisy images, p(y | x_t)."""
   noisy = noisy_network(kinds.CLASSIFIER, config, facts)
-  return of_network(noisy, workdir, functools.partial(problems, noisy))
+  model = of_network(noisy, workdir, functools.partial(problems, noisy))
+  of_params = functools.partial(features, noisy)
+  return dataclasses.replace(model, features=of_params)
+
+
+def features(
+  noisy: NoisyNetwork, params: Params
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+  """Returns images uint8 [B, H, W, C] -> {'features', 'logits', 'predicted'}.
+
+  The features [B, D] are the hidden layer at the level t = 0.
+  """
+  level = noisy.schedule(params)(0.0)
+  network = dataclasses.replace(noisy, apply_fn=hidden_and_output).given()
+
+  def compute(images):
+    x = level.alpha * (images / 127.5 - 1.0)
+    both = network.output(params['network'], x, level, {})
+    first = both.shape[-1] - noisy.facts.num_classes
+    hidden, logits = both[:, :first], both[:, first:]
+    predicted = jnp.argmax(logits, axis=-1)
+    return {'features': hidden, 'logits': logits, 'predicted': predicted}
+
+  return compute
 
 
 def problems(noisy: NoisyNetwork, mode: str) -> Iterator[str]:

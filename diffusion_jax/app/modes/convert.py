@@ -236,7 +236,11 @@ def write_ours(out: Path, model: Model, params: Params) -> None:
 
 
 def write_program(out: Path, model: Model, params: Params) -> None:
-  """Writes the sampler of a run as StableHLO, with its weights."""
+  """Writes the sampler or classifier of a run as StableHLO, with weights."""
+  if model.features is not None:
+    shape = model.config.evaluation.batch_size, *model.facts.image_shape
+    stablehlo.save_features(out, model.features(params), shape)
+    return
   model.check('sample')
   size = model.config.sampling.batch_size
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')

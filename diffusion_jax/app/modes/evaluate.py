@@ -122,7 +122,8 @@ def score_samples(
     print(f'{title(changes)}:')
   below = folder_of(model, 'samples', changes)
   out = make_folder(model.workdir, below)
-  count = model.config.evaluation.num_generated
+  c = model.config.evaluation
+  count = c.num_generated
   fields = {'num_samples': count, 'name': 'samples', 'trajectory': False}
   config = store.with_fields(
     model.config, {f'sampling.{name}': x for name, x in fields.items()}
@@ -143,13 +144,18 @@ def score_samples(
       for name, space in spaces.items()
     }
   scores = scoring.score(metrics, spaces, samples, extracted)
+  floor = scoring.floor(metrics, spaces, count) if c.floor else []
   protocol = {name: space.protocol for name, space in spaces.items()}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
     'matmul_precision': precision.in_use() or 'default',
     'metrics': as_json(scores),
+    **({'floor': as_json(floor)} if c.floor else {}),
   })  # fmt: skip
   print(table(scores))
+  if floor:
+    print('real images of the other split in place of samples:')
+    print(table(floor))
   print(f'{count:,} images; {provenance.describe(drawn)}')
   for x in protocol.values():
     print(

@@ -1,6 +1,7 @@
 """--mode=convert, into a run and out of it, and training.init_from."""
 
 import functools
+import hashlib
 import json
 import runpy
 import shutil
@@ -20,6 +21,7 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, convert, train_setup
 from diffusion_jax.app.run import folder
+from diffusion_jax.demos import digits_judge
 from diffusion_jax.interop import (
   diffusers,
   edm,
@@ -30,6 +32,7 @@ from diffusion_jax.interop import (
   reader,
   score_sde,
 )
+from diffusion_jax.metrics import features
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import checkpoints, first_weights
@@ -46,6 +49,7 @@ from tests.app.conftest import (
   untrained,
   without_config,
 )
+from tests.app.small_network import SmallClassifier
 from tests.interop import test_openai
 
 ONE_DEVICE = {'training.mesh': (1, 1)}
@@ -384,6 +388,39 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
     bytearray((out / 'sampler.stablehlo').read_bytes())
   )
   assert program.platforms == ('cpu', 'cuda', 'tpu')
+
+
+def test_a_classifier_becomes_features(tmp_path):
+  """The logits are the run's, and a linear map of the features."""
+  config = trial('digits_classifier', **{'evaluation.batch_size': 4})
+  run = untrained(config, tmp_path / 'run')
+  out = tmp_path / 'judge'
+  write(run, 'stablehlo', out, **{'sampling.checkpoint': 'latest'})
+  images = digits_judge.real('test')[:7]  # a batch and a half
+  extractor = features.make('classifier', str(out))
+  found = extractor.extract(images)
+  model: Any = models.make(config, run)
+  params = params_of(run)
+  logits = jax.jit(model.noisy.logits(params))
+  level = model.noisy.schedule()(0.0)
+  expected = logits(level.alpha * (images / 127.5 - 1.0), level)
+  assert np.ptp(expected) > 0.01
+  np.testing.assert_allclose(found['logits'], expected, rtol=1e-4, atol=1e-5)
+  last = jax.device_get(params['network']['pool']['proj_out'])
+  linear = found['features'] @ last['kernel'] + last['bias']
+  np.testing.assert_allclose(linear, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(found['predicted'], expected.argmax(axis=1))
+  digest = hashlib.sha256(out.read_bytes()).hexdigest()
+  assert extractor.identity['weights'] == digest
+  with pytest.raises(ValueError, match='reads images of 8x8x1, and .* 6x8x1'):
+    extractor.extract(images[:, :6])
+
+
+def test_a_classifier_without_a_hidden_layer_is_refused(tmp_path):
+  name = f'{SmallClassifier.__module__}:SmallClassifier'
+  run = untrained(trial('digits_classifier', network=name), tmp_path / 'run')
+  refused('must be sown once', write, run, 'stablehlo', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('name, message', [

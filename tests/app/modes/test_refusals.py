@@ -242,6 +242,10 @@ evaluation.metrics=fd_pixels => fd with --config.evaluation.fd.features=pixels
 evaluation.metrics=tests.app.toy_parts:no => has no attribute 'no'
 evaluation.metrics=nowhere:fd => has the name of another metric
 evaluation.metrics=fid => need classify_image_graph
+evaluation.metrics=fd evaluation.features=classifier => no file : give as
+  weights a file that --mode=convert
+evaluation.metrics=fd evaluation.features=classifier
+  evaluation.weights=digit.png => digit.png is no such classifier: give as
 evaluation.metrics=is evaluation.features=pixels => is needs logits of a
 evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 =>
   config.evaluation.fd: num_draws is -1: it must be

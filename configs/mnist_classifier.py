@@ -1,0 +1,47 @@
+r"""A classifier of MNIST digits: the judge of samples, and their features.
+
+python launch.py --config=configs/mnist_classifier.py
+"""
+
+from configs import base
+from configs.base import section
+
+
+def get_config():
+  config = base.get_config()
+  config.data = section('mnist')
+  config.network = section(
+    'classifier',
+    channels=16,
+    multipliers=(1, 2, 4),
+    num_groups=8,
+    num_blocks=1,
+    attention_resolutions=(),
+    num_heads=4,
+    dropout=0.2,
+    downsample_padding='same',
+    resblock_updown=False,
+    initializer='ho',
+  )
+  config.schedule = section('karras')
+  config.noise_input = section('edm')
+  config.parametrization = section('edm', sigma_data=0.62)
+  # Little noise: the median is 0.05 for pixels in [-1, 1].
+  config.objective = section(
+    'classifier', times=section('log_normal', mean=-3.0, std=1.5)
+  )
+  config.optimizer = section(
+    'adamw',
+    learning_rate=4e-3,
+    warmup_steps=100,
+    decay='cosine',
+    weight_decay=0.05,
+  )
+  config.training.num_steps = 3000
+  config.training.batch_size = 128
+  config.training.steps_per_call = 10
+  config.training.ema_decay = 0.998
+  config.training.checkpoint_every = 500
+  config.training.evaluate_every = 500
+  config.evaluation.metrics = ('accuracy',)
+  return config
