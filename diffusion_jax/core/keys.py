@@ -72,6 +72,11 @@ def repeat_key(key: Array, n: int) -> Array:
   return jnp.broadcast_to(key, (n, *key.shape))
 
 
+def clone_key(key: Array) -> Array:
+  """Returns the same key for another use of it, known to jax_debug_key_reuse."""
+  return jax.random.clone(_typed(key))
+
+
 def fold_each(keys: Array, index: Array) -> Array:
   """Folds index i [B] into key i [B]; returns keys [B]."""
   return jax.vmap(jax.random.fold_in)(keys, index)

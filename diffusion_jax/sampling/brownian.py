@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.keys import draw_normal, fold_each, key_per_example
+from diffusion_jax.core.keys import (
+  clone_key,
+  draw_normal,
+  fold_each,
+  key_per_example,
+)
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
@@ -32,12 +37,12 @@ def path_noise(
   0.04 for h = 1e-5. key: [] or [B]; levels: [] or [B], s cleaner than t.
   """
   # One key makes the whole path, so each of its uses is a clone.
-  keys = key_per_example(jax.random.clone(key), len(x))
+  keys = key_per_example(clone_key(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)
   h = expand_to(high - low, x)
   both = (
     jnp.concatenate(pair)
-    for pair in ((keys, jax.random.clone(keys)), (high, low), (x, x))
+    for pair in ((keys, clone_key(keys)), (high, low), (x, x))
   )
   x_high, x_low = jnp.split(_path(*both), 2)
   change = x_high - jnp.exp(-h) * x_low
