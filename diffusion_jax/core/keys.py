@@ -73,7 +73,7 @@ def repeat_key(key: Array, n: int) -> Array:
 
 
 def clone_key(key: Array) -> Array:
-  """Returns the same key for another use of it, known to jax_debug_key_reuse."""
+  """Returns the same key for another use, which jax_debug_key_reuse allows."""
   return jax.random.clone(_typed(key))
 
 
