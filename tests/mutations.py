@@ -163,6 +163,14 @@ sampling/splitting.py law_for_any_size_of_step
   noise**2 - back**2 => 0.0 * noise
 sampling/splitting.py law_for_any_size_of_step
   (noise**2 - back**2) => (noise**2)
+sampling/conjugate_gradients.py sampling/test_reconstruction.py negative_curvature
+  (bounded > 0.0) => (bounded != 0.0)
+sampling/conjugate_gradients.py sampling/test_reconstruction.py asymmetric_jacobian
+  runs &= certain & (square > enough) => runs &= square > enough
+sampling/conjugate_gradients.py sampling/test_splitting.py spread_of_every_frequency
+  - ridge * v => - 0.0 * v
+sampling/reconstruction.py noise_in_y_counts
+  jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
 sampling/splitting.py noise_of_its_width
   draw(key, x, width**2) => draw(key, x, width)
 sampling/heuristics.py norm_of_the_residual

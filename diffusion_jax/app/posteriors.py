@@ -83,7 +83,7 @@ class Pseudoinverse(Method):
   iterations: of conjugate gradients, without the network.
   """
 
-  iterations: Size = 20
+  iterations: Size = 100
 
   def draw(self, given: Given) -> dict[str, Array]:
     twist = _twist(given, self.iterations)
@@ -125,7 +125,7 @@ class Proximal(Method):
 
   weight: Positive = 1.0
   share: Probability = 0.3
-  iterations: Size = 20
+  iterations: Size = 100
 
   needs_linear: ClassVar = True
 
@@ -154,7 +154,7 @@ class Inner(Method):
 
   step_size: Positive | None = None
   langevin_steps: Size = 100
-  iterations: Size = 20
+  iterations: Size = 100
 
   @property
   def needs_linear(self) -> bool:
@@ -239,7 +239,7 @@ class Steered(Method):
 
   particles: Size = 16
   gradient: bool = True
-  iterations: Size = 20
+  iterations: Size = 100
 
   in_latents: ClassVar = True
 

@@ -21,11 +21,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.broadcasting import sum_data_axes
 from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import Measurement
-from diffusion_jax.sampling.conjugate_gradients import solve
+from diffusion_jax.sampling.conjugate_gradients import (
+  Product,
+  least_squares,
+  solve,
+)
 from diffusion_jax.sampling.inpainting import check_mask
 from diffusion_jax.sampling.twists import pseudoinverse_twist, twist_guided
 
@@ -37,7 +42,7 @@ def reconstruction_guided(
   known: Array,
   mask: Array,
   scale: float = 1.0,
-  num_iterations: int = 1,
+  num_iterations: int = 8,
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, known pixels]; see `observation_guided`.
 
@@ -58,7 +63,7 @@ def observation_guided(
   observe: Callable[[Array], Array],
   observed: Array,
   scale: float = 1.0,
-  num_iterations: int = 1,
+  num_iterations: int = 8,
   std: Array | float = 0.0,
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, y] for y = observe(x_0) + std n, n ~ N(0, I).
@@ -71,34 +76,45 @@ def observation_guided(
     observe: x_0 [B, ...] -> y [B, ...], linear and for each image separately.
     observed: y.
     scale: Factor of the correction; 1 is Bayes' rule.
-    num_iterations: Steps of conjugate gradients, each a gradient through the
-      network, at least 1. For Gaussian data one per number in y is exact.
+    num_iterations: The most steps of conjugate gradients, at least 1, each a
+      product with the network's Jacobian and one with its transpose. For
+      Gaussian data one per number in y is exact. An image ends earlier where y
+      is met, or where the two products differ by as much as the curvature: the
+      Jacobian of a network is not symmetric, as a covariance is.
     std: In the units of y, [], [B] or like y.
   """
   check_at_least(1, num_iterations=num_iterations)
 
   def guided(x, level):
-    def observe_estimate(x):
+    def estimate(x):
       prediction = predict(denoise, x, level)
-      return observe(prediction.x0), prediction
+      return prediction.x0, prediction
 
-    estimate, vjp, prediction = jax.vjp(observe_estimate, x, has_aux=True)
-    noise = Measurement(observed, observe, std).variance(estimate)
-    noise = noise * _over_variance(level, estimate, 1)
+    x0, jacobian, prediction = jax.linearize(estimate, x, has_aux=True)
+    transposed = jax.linear_transpose(jacobian, x)
+    back = jax.linear_transpose(observe, x0)
+    residual = observed - observe(x0)
+    variance = Measurement(observed, observe, std).variance(residual)
+    noise = variance * _over_variance(level, residual, 1)
 
     def apply(direction):
-      # The product of Cov A^T with the direction, divided by sigma^2 / alpha.
-      (product,) = vjp(direction)
-      return observe(product) + noise * direction, product
+      # Cov A^T times the direction, divided by sigma^2 / alpha. Half the
+      # difference of J and J^T, which are equal for E[x_0 | x_t], is its error.
+      (adjoint,) = back(direction)
+      (left,), right = transposed(adjoint), jacobian(adjoint)
+      product, error = 0.5 * (left + right), 0.5 * (left - right)
+      square = sum_data_axes(error**2) * sum_data_axes(direction**2)
+      image = observe(product) + noise * direction
+      return Product(image, product, jnp.sqrt(square))
 
-    correction = solve(apply, observed - estimate, num_iterations)
+    correction = solve(apply, residual, num_iterations, variance)
     return prediction._replace(x0=prediction.x0 + scale * correction)
 
   return guided
 
 
 def pseudoinverse_guided(
-  denoise: Denoiser, measurement: Measurement, num_iterations: int = 20
+  denoise: Denoiser, measurement: Measurement, num_iterations: int = 100
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, y] as if Cov[x_0 | x_t] were r^2 I (PiGDM).
 
@@ -114,13 +130,13 @@ def proximal(
   denoise: Denoiser,
   measurement: Measurement,
   weight: float = 1.0,
-  num_iterations: int = 20,
+  num_iterations: int = 100,
 ) -> Denoiser:
   """Moves x_0 to argmin_x |y - A x|^2 / std^2 + weight |x - x_0|^2 / rho^2.
 
   rho = sigma / alpha (DiffPIR, Zhu et al. 2023). It needs no gradient
-  through the network. num_iterations: of conjugate gradients. Raises TypeError
-  if the measurement is not linear.
+  through the network. num_iterations: the most of conjugate gradients; one per
+  number in y is exact. Raises TypeError if the measurement is not linear.
   """
   check_at_least(1, num_iterations=num_iterations)
 
@@ -128,14 +144,14 @@ def proximal(
     prediction = predict(denoise, x, level)
     transpose = measurement.transpose(x)
     residual = measurement.residual(prediction.x0)
-    noise = weight * measurement.variance(residual)
-    noise = noise * _over_variance(level, residual, 2)
-
-    def apply(direction):
-      back = transpose(direction)
-      return measurement.forward(back) + noise * direction, back
-
-    correction = solve(apply, residual, num_iterations)
+    correction = least_squares(
+      measurement.forward,
+      transpose,
+      residual,
+      measurement.variance(residual),
+      weight * _over_variance(level, x, 2),
+      num_iterations,
+    )
     return prediction._replace(x0=prediction.x0 + correction)
 
   return moved

@@ -22,7 +22,7 @@ from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.measurements import LogLikelihood, Measurement
 from diffusion_jax.sampling.ancestral import ddim, ddim_step
-from diffusion_jax.sampling.conjugate_gradients import solve
+from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.sampling.grids import level_grid
 from diffusion_jax.sampling.sampler import Sampler, sample
 from diffusion_jax.sampling.twists import assumed_variance
@@ -39,13 +39,14 @@ class InnerDraw(Protocol):
 
 
 def gaussian_draw(
-  measurement: Measurement, num_iterations: int = 20
+  measurement: Measurement, num_iterations: int = 100
 ) -> InnerDraw:
-  """Draws x_0 exactly, for a linear measurement.
+  """Draws x_0 for a linear measurement, exactly if the iterations suffice.
 
   A draw without y is corrected by the measurement of its own noisy y.
-  num_iterations: of conjugate gradients. Raises TypeError if the measurement is
-  not linear.
+  num_iterations: the most of conjugate gradients; one per number in y is exact,
+  and fewer leave too much spread where A is weak. Raises TypeError if the
+  measurement is not linear.
   """
   check_at_least(1, num_iterations=num_iterations)
 
@@ -56,13 +57,14 @@ def gaussian_draw(
     residual = measurement.residual(x0)
     noise_variance = measurement.variance(residual)
     noise = jnp.sqrt(noise_variance) * draw_normal(noise_key, residual)
-
-    def apply(direction):
-      back = transpose(direction)
-      image = variance * measurement.forward(back) + noise_variance * direction
-      return image, variance * back
-
-    return x0 + solve(apply, residual - noise, num_iterations)
+    return x0 + least_squares(
+      measurement.forward,
+      transpose,
+      residual - noise,
+      noise_variance,
+      1.0 / jnp.maximum(variance, 1e-12),
+      num_iterations,
+    )
 
   return draw
 

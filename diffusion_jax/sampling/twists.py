@@ -14,7 +14,7 @@ from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import LogLikelihood, Measurement
-from diffusion_jax.sampling.conjugate_gradients import solve
+from diffusion_jax.sampling.conjugate_gradients import Product, solve
 from diffusion_jax.sampling.guidance import shift_of_x0
 
 Array = jax.Array
@@ -48,7 +48,7 @@ def twist_guided(denoise: Denoiser, twist: Twist) -> Denoiser:
 
 
 def pseudoinverse_twist(
-  measurement: Measurement, num_iterations: int = 20
+  measurement: Measurement, num_iterations: int = 100
 ) -> Twist:
   """Makes log N(y; A x_0_hat, r^2 A A^T + std^2 I) (PiGDM, Song et al. 2023).
 
@@ -66,10 +66,11 @@ def pseudoinverse_twist(
     variance = measurement.variance(residual)
 
     def apply(v):
-      return spread * measurement.forward(transpose(v)) + variance * v, v
+      image = spread * measurement.forward(transpose(v)) + variance * v
+      return Product(image, v)
 
     fixed = jax.lax.stop_gradient(residual)
-    v = solve(apply, fixed, num_iterations)
+    v = solve(apply, fixed, num_iterations, variance)
     # The value is -v^T residual / 2, and the gradient in x_0_hat is A^T v.
     return sum_data_axes(v * (0.5 * fixed - residual))
 

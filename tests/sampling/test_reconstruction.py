@@ -74,7 +74,9 @@ def test_scale_and_the_first_iteration_go_along_the_gradient(key):
 
   @jax.jit
   def changes(scale):
-    guided = dj.reconstruction_guided(DATA.denoise, known, mask, scale)
+    guided = dj.reconstruction_guided(
+      DATA.denoise, known, mask, scale, num_iterations=1
+    )
     return guided(x, level).x0 - DATA.denoise(x, level).x0
 
   change, half = np.asarray(changes(1.0)), changes(0.5)
@@ -93,3 +95,75 @@ def test_a_denoiser_without_a_gradient_is_not_changed(key):
   for known in (jnp.ones((2, 3)), jnp.full((2, 3), 0.25)):
     guided = dj.reconstruction_guided(deaf, known, mask, num_iterations=3)
     np.testing.assert_array_equal(guided(x, level).x0, 0.25)
+
+
+def smooth(num):
+  """Returns the covariance of a Gaussian process (Matern 3/2), [num, num]."""
+  at = np.linspace(0.0, 1.0, num)
+  distance = np.sqrt(3.0) * np.abs(at[:, None] - at) / 0.2
+  return (1.0 + distance) * np.exp(-distance)
+
+
+@pytest.mark.parametrize('skewed, most', [(False, 0.02), (True, 1.0)])
+def test_an_asymmetric_jacobian_does_not_throw_draws_away(skewed, most, key):
+  """A network's error of 30 % in the Jacobian of correlated data.
+
+  The noise is large, so that the least eigenvalues of A J A^T are below it.
+  """
+  rng = np.random.default_rng(1)
+  prior = oracles.gaussian(np.zeros(32), smooth(32))
+  seen = np.arange(0, 32, 4)
+  matrix, level = np.eye(32)[seen], dj.NoiseLevel(0.5, 1.0, 5.0)
+  level = jax.tree.map(jnp.asarray, level)
+  jacobian = smooth(32) @ np.linalg.inv(smooth(32) + 25.0 * np.eye(32))
+  error = rng.normal(size=(32, 32))
+  error *= 0.3 * np.linalg.norm(jacobian) / np.linalg.norm(error)
+  error = jnp.asarray(error * skewed, jnp.float32)
+  y = np.asarray(prior.sample(key, 1), np.float64)[0, seen]
+  observe = lambda x: x @ jnp.asarray(matrix.T, jnp.float32)
+
+  def denoise(x, level):
+    return dj.Prediction(prior.denoise(x, level).x0 + x @ error)
+
+  exact = prior.posterior(matrix, y, 0.1)
+  truth = exact.sample(key, 200)
+  x = truth + 5.0 * jax.random.normal(key, truth.shape)
+
+  def errors(num_iterations):
+    y_0 = jnp.asarray(y[None], jnp.float32)
+    guided = dj.observation_guided(
+      denoise, observe, y_0, num_iterations=num_iterations, std=0.1
+    )
+    found = np.asarray(jax.jit(guided)(x, level).x0, np.float64)
+    return np.sqrt(np.mean((found - expected) ** 2, axis=1))
+
+  expected = np.asarray(exact.denoise(x, level).x0, np.float64)
+  # The largest of 200 draws, of data with unit variance.
+  assert errors(8).max() < most
+  if not skewed:  # One iteration is not enough for correlated data.
+    assert errors(1).max() > 10.0 * most
+
+
+def test_a_direction_of_negative_curvature_is_not_taken():
+  """A denoiser whose Jacobian on the known pixel is below 0."""
+  level = SCHEDULE(jnp.array(0.5))
+  fall = lambda x, level: dj.Prediction(-0.5 * x)
+  known, mask = jnp.ones((2, 3)), jnp.array([[True, False, False]])
+  x = jnp.full((2, 3), 0.3)
+  guided = dj.reconstruction_guided(fall, known, mask, num_iterations=3)
+  np.testing.assert_allclose(guided(x, level).x0, -0.15, rtol=1e-6)
+
+
+def test_noise_in_y_counts_at_low_levels(key):
+  """Also where sigma^2 is far below 1e-4, with y as noisy as x_t."""
+  level = jax.tree.map(jnp.asarray, dj.NoiseLevel(0.01, 1.0, 3e-3))
+  observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
+  y = np.array([0.3, -0.1])
+  exact = DATA.posterior(POOL, y, 3e-3)
+  x = exact.sample(key, 3) + 3e-3 * jax.random.normal(key, (3, 4))
+  guided = dj.observation_guided(
+    DATA.denoise, observe, jnp.asarray(y[None], jnp.float32), std=3e-3
+  )
+  found = np.asarray(jax.jit(guided)(x, level).x0)
+  expected = np.asarray(exact.denoise(x, level).x0)
+  np.testing.assert_allclose(found, expected, atol=2e-4)

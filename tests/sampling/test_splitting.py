@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.core import operators
+from diffusion_jax.metrics.posterior import posterior_errors
 from diffusion_jax.testing import oracles
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
@@ -146,3 +148,59 @@ def test_widths_below_the_schedule_are_refused(key):
     dj.split_gibbs(
       key, WHITE.denoise, SCHEDULE, draws('gaussian', 0.5), widths, x
     )
+
+
+@pytest.mark.parametrize('variance', [0.5, 9.0])
+def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
+  """Whitened, in Fourier's basis where the posterior is diagonal."""
+  blur, std = operators.gaussian_blur(1.5), 1.0 / 127.5
+  dot = jnp.zeros((1, 16, 16, 1)).at[0, 0, 0, 0].set(1.0)
+  response = np.fft.fft2(np.asarray(blur(dot), np.float64)[0, :, :, 0])
+  measurement = dj.Measurement(jnp.zeros((1, 16, 16, 1)), blur, std)
+  draw = jax.jit(dj.gaussian_draw(measurement))
+  x = draw(key, jnp.zeros((64, 16, 16, 1)), jnp.array(variance))
+  precision = np.abs(response) ** 2 / std**2 + 1.0 / variance
+  spectrum = np.fft.fft2(np.asarray(x, np.float64)[..., 0], norm='ortho')
+  whitened = np.mean(np.abs(spectrum) ** 2 * precision, axis=0)
+  np.testing.assert_allclose(whitened.mean(), 1.0, atol=0.03)
+  assert whitened.max() < 2.2
+
+
+MIXTURE = oracles.mixture(
+  [0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)]
+)
+
+
+@pytest.mark.parametrize('name', ['gibbs', 'daps'])
+def test_the_law_for_a_mixture(name, key):
+  """Moments and the modes' weights; DAPS is approximate there.
+
+  The widths of split Gibbs go to 0.1, whose variance is a quarter of y's.
+  """
+  matrix, y, std = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
+  exact = MIXTURE.posterior(matrix, y, std)
+  measurement = dj.Measurement(
+    jnp.asarray(y[None], jnp.float32),
+    lambda x: x @ jnp.asarray(matrix.T, jnp.float32),
+    std,
+  )
+  draw = dj.gaussian_draw(measurement, 1)
+  widths = jnp.concatenate([jnp.geomspace(3.0, 0.1, 15), jnp.full(25, 0.1)])
+  levels = dj.level_grid(SCHEDULE, 40, 'karras')
+
+  @jax.jit
+  def run(key):
+    x = dj.prior_sample(key, (NUM, 2), levels.take(0))
+    if name == 'gibbs':
+      return dj.split_gibbs(
+        key, MIXTURE.denoise, SCHEDULE, draw, widths, x, num_steps=40
+      )
+    return dj.sample(key, MIXTURE.denoise, dj.decoupled(draw), levels, x)
+
+  found = posterior_errors(run(key), exact, matrix, y, std)
+  mean, cov, modes = (
+    (0.06, 0.12, 0.02) if name == 'gibbs' else (0.15, 0.25, 0.02)
+  )
+  assert found.mean < mean
+  assert found.cov < cov
+  assert found.modes < modes
