@@ -157,6 +157,22 @@ sampling/particles.py signal_free
   & (level_t.alpha > 0.0) => & True
 sampling/particles.py evidence_of_a_threshold
   jnp.where(good, log_psi, lowest - 3.0) => jnp.where(good, log_psi, -jnp.inf)
+sampling/particles.py worst_step
+  jnp.minimum(state.lowest_ess, ess) => ess
+sampling/particles.py worst_step
+  jnp.minimum(moved.lowest_ess, effective_number(log_weights))
+  => moved.lowest_ess
+metrics/posterior.py at_the_quantiles
+  (np.arange(n) + 0.5) / n => np.arange(n) / n
+metrics/posterior.py in_its_norm
+  np.linalg.norm(found - cov) / np.linalg.norm(cov)
+  => np.linalg.norm(found - cov) / np.trace(cov)
+core/operators.py centre_of_a_kernel
+  jnp.arange(height) - height // 2 => jnp.arange(height) - (height - 1) // 2
+core/operators.py three_deviations
+  math.ceil(3.0 * width) => math.ceil(1.0 * width)
+sampling/correctors.py beyond_the_schedule
+  churned &= noisier.logsnr < logsnr => churned &= True
 sampling/splitting.py product_of_two_normal
   return image, variance * back => return image, back
 sampling/splitting.py law_for_any_size_of_step
@@ -164,9 +180,9 @@ sampling/splitting.py law_for_any_size_of_step
 sampling/splitting.py law_for_any_size_of_step
   (noise**2 - back**2) => (noise**2)
 sampling/conjugate_gradients.py sampling/test_reconstruction.py negative_curvature
-  (bounded > 0.0) => (bounded != 0.0)
-sampling/conjugate_gradients.py sampling/test_reconstruction.py asymmetric_jacobian
-  runs &= certain & (square > enough) => runs &= square > enough
+  jnp.maximum(curvature, error) => jnp.abs(curvature)
+sampling/reconstruction.py asymmetric_jacobian
+  0.5 * (left - right) => 0.0 * (left - right)
 sampling/conjugate_gradients.py sampling/test_splitting.py spread_of_every_frequency
   - ridge * v => - 0.0 * v
 sampling/reconstruction.py noise_in_y_counts

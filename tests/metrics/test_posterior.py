@@ -126,3 +126,19 @@ def test_samples_of_a_known_covariance():
     1.2 * x, white, np.eye(3), np.zeros(3), 1.0
   )
   np.testing.assert_allclose(found.cov, 0.44, rtol=1e-6)
+
+
+def test_samples_at_the_quantiles_have_no_distance():
+  """The i-th of n samples is the quantile (i + 1/2) / n."""
+  exact = oracles.gaussian(np.zeros(1), np.eye(1))
+  x = norm.ppf((np.arange(20) + 0.5) / 20)[:, None]
+  assert posterior.sliced_w2(x, exact) < 1e-3
+
+
+def test_the_error_of_the_covariance_is_in_its_norm():
+  """Four times the covariance I has the error 3."""
+  exact = oracles.gaussian(np.zeros(2), np.eye(2))
+  x = np.sqrt(3.0) * np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+  found = posterior.posterior_errors(x, exact, MATRIX, Y, STD)
+  np.testing.assert_allclose(np.cov(x.T), 4.0 * np.eye(2), atol=1e-12)
+  np.testing.assert_allclose(found.cov, 3.0, rtol=1e-5)

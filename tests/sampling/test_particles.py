@@ -275,3 +275,29 @@ def test_pick_draws_by_weight(key):
   picked = dj.pick(key, x, jnp.broadcast_to(log_weights, (6000, 3)))
   shares = [float(jnp.mean(picked == i)) for i in range(3)]
   np.testing.assert_allclose(shares, [0.2, 0.0, 0.8], atol=0.02)
+
+
+@pytest.mark.parametrize('where', ['first', 'last'])
+def test_lowest_ess_is_that_of_the_worst_step(where, key):
+  """The weights are uneven at one step only, and are never resampled."""
+  levels = dj.level_grid(DISCRETE, 2)
+
+  def uneven(x0):
+    return jnp.where(x0[:, 0] > 0.0, jnp.log(9.0), 0.0)
+
+  def twist(x0, level):
+    first = level.t == levels.t[0]
+    return jnp.where(first & (where == 'first'), uneven(x0), 0.0)
+
+  def reward(x0):
+    return uneven(x0) if where == 'last' else jnp.zeros(len(x0))
+
+  start = jax.random.normal(key, (4, 8, 2))
+  sampler = dj.steered(reward, twist, use_gradient=False, threshold=0.0)
+  denoise = lambda x, level: dj.Prediction(x)
+  x, state = dj.sample(key, denoise, sampler, levels, start, return_state=True)
+  of = np.asarray(start if where == 'first' else x)[..., 0]
+  weights = np.where(of > 0.0, 9.0, 1.0)
+  expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+  assert (expected < 8.0).any()
+  np.testing.assert_allclose(state.lowest_ess, expected, rtol=1e-5)
