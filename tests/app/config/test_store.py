@@ -357,7 +357,7 @@ def test_the_argument_of_a_config_is_one_of_its_variants():
   path = str(CONFIGS / 'digits.py')
   message = r"digits.py:inpaintin \(did you mean 'inpainting'\?\).* can be smok"
   refused(message, store.from_file, path, 'inpaintin')
-  refused('can be smoke$', store.from_file, str(CONFIGS / 'mnist.py'), 'x')
+  refused('can be smoke$', store.from_file, str(CONFIGS / 'digits_vae.py'), 'x')
   one, other = (
     store.from_file(str(CONFIGS / 'cifar10_vp.py'), argument)
     for argument in ('', 'vp')
