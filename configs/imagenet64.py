@@ -46,6 +46,5 @@ def get_config():
   config.optimizer.learning_rate = 3e-4
   config.training.num_steps = 540_000
   config.sampling.sampler = section('ancestral', variance='learned')
-  config.sampling.num_steps = 250  # the number that respacing keeps
   config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000
   return config

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -13,15 +13,16 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
+from diffusion_jax.app import unread
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.fields import Suffix
 from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import images
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.ranges import (
   Count,
-  FileName,
   NonNegative,
   Probability,
   Size,
@@ -32,6 +33,8 @@ from diffusion_jax.training import conditions
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 Encode = Callable[[np.ndarray], np.ndarray]  # as the model diffuses it
 Method = Literal['reconstruction', 'palette']
+# Fields of sampling that what has steps of its own does not read.
+STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
 
 
 class Task(NamedTuple):
@@ -68,24 +71,33 @@ class Edit(abc.ABC):
   Args:
     num_samples: number of results
     label: the class; None: no class
-    output: name of the files that are written into edits/
+    output: name of the files in edits/; '': the edit's name and its settings
   """
 
   num_samples: Size = 4
   label: Count | None = None
-  output: FileName = 'edit'
+  output: Suffix = ''
 
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
 
   def check(self, model: Model) -> None:
     """Raises UserError if the edit cannot work with the run."""
-    name, condition = model.config.edit.name, _condition(model)
+    c, condition = model.config, _condition(model)
+    name = c.edit.name
+    for fields, beside in self.unread(model):
+      names = [f'sampling.{field}' for field in fields]
+      refuse(unread.of_fields(c, model.workdir, names, beside))
     if condition and name != condition:
       raise UserError(
         f'config.edit={name}: the network of this run was trained with '
         f'conditioning.image={condition} and can do only this task'
       )
+
+  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
+    """Yields fields of sampling that have no effect, and beside what."""
+    fields = 'num_samples', 'labels', 'trajectory', 'name'
+    yield fields, '--mode=edit, which reads edit.num_samples, label and output'
 
   def read(self, model: Model) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
@@ -120,7 +132,9 @@ class Edit(abc.ABC):
     zoom = max(1, round(96 / results.shape[1]))
     path = path.with_name(f'{path.name}.png')
     images.write_png(path, images.grid(row, len(row), zoom))
-    print(f'wrote {path}: {", ".join([*pictures, "then the results"])}')
+    count = len(results)
+    shown = [*pictures, f'{count} result{"s" * (count > 1)}']
+    print(f'wrote {path}: {" and ".join(", ".join(shown).rsplit(", ", 1))}')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +326,10 @@ class Interpolate(PictureEdit):
         'cannot be inverted'
       )
 
+  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
+    yield from super().unread(model)
+    yield STEPS, 'edit=interpolate, which follows the ODE'
+
   def read(self, model: Model) -> Pictures:
     if self.num_samples < 2:
       raise ValueError('num_samples must be at least 2 for an interpolation')
@@ -412,15 +430,21 @@ class Colorize(_Observe):
     return operators.luminance, task.inputs['image']
 
 
-def read_picture(path: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
+def read_picture(
+  path: str, field: str, shape: tuple[int, ...], where: str = ''
+) -> np.ndarray:
   """Reads the file of an edit's field, uint8 of `shape`.
+
+  where: the path of the field in config.edit, if it is another than its name.
 
   Makes colours grey, or repeats grey, as the run needs it, and prints that.
   Raises ValueError for a field without a file and for another size.
   """
   height, width, channels = shape
   if not path:
-    raise ValueError(f'{field} is not set: give --config.edit.{field}=file.png')
+    raise ValueError(
+      f'{field} is not set: give --config.edit.{where or field}=file.png'
+    )
   picture = images.read_image(str(Path(path).expanduser()))
   h, w = picture.shape[:2]
   if (h, w) != (height, width):
@@ -437,12 +461,14 @@ def read_picture(path: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
   return picture[..., :channels]
 
 
-def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+def read_mask(
+  path: str, shape: tuple[int, ...], where: str = 'mask'
+) -> np.ndarray:
   """Reads a mask, bool [H, W, 1]: True, known, where the file is white.
 
   If it has transparent pixels: where it is opaque, in any colour.
   """
-  white = read_picture(path, 'mask', (*shape[:2], 1)) >= 128
+  white = read_picture(path, 'mask', (*shape[:2], 1), where) >= 128
   alpha = images.read_alpha(Path(path).expanduser())
   mask, word = white, 'white'
   if alpha is not None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax.app.edits import refuse_unipc
+from diffusion_jax.app.edits import STEPS, refuse_unipc
 from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.measurements import LogLikelihood
@@ -41,6 +41,7 @@ class Method(abc.ABC):
   """A way to draw from p(x_0 | y)."""
 
   in_latents: ClassVar = False  # It can be used with decoded latents.
+  unread: ClassVar[tuple[str, ...]] = ()  # Fields of sampling.
   needs_linear: ClassVar = False  # The measurement must be linear.
   note: ClassVar = ''
 
@@ -128,6 +129,7 @@ class Proximal(Method):
   iterations: Size = 100
 
   needs_linear: ClassVar = True
+  unread: ClassVar = STEPS
 
   def draw(self, given: Given) -> dict[str, Array]:
 
@@ -176,6 +178,8 @@ class Decoupled(Inner):
   Its fields are those of `Inner`.
   """
 
+  unread: ClassVar = STEPS
+
   def draw(self, given: Given) -> dict[str, Array]:
     own_step = dj.decoupled(self.inner_draw(given.measurement))
     return _sampled(given, wrap=lambda sampler, levels: (own_step, levels))
@@ -198,6 +202,8 @@ class Gibbs(Inner):
   highest: Positive = 3.0
   lowest: Positive | None = None
   inner_steps: Size = 20
+
+  unread: ClassVar = *STEPS, 'num_steps', 'spacing', 'respacing'
 
   def draw(self, given: Given) -> dict[str, Array]:
     plan, m = given.plan, given.measurement
@@ -242,6 +248,7 @@ class Steered(Method):
   iterations: Size = 100
 
   in_latents: ClassVar = True
+  unread: ClassVar = STEPS
 
   def draw(self, given: Given) -> dict[str, Array]:
     twist = _twist(given, self.iterations)
@@ -261,6 +268,7 @@ class RedDiff(Method):
   rate: Positive = 0.1
   weight: NonNegative = 0.25
 
+  unread: ClassVar = STEPS
   note: ClassVar = (
     'note: red_diff finds estimates, which vary less than samples do\n'
   )

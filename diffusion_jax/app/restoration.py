@@ -1,7 +1,9 @@
 """Edits that draw from a posterior: `restore` pictures, `steer` by a reward."""
 
+import functools
 import glob
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import (
+  STEPS,
   Edit,
   Encode,
   Made,
@@ -38,7 +41,8 @@ _ROWS = 16  # of the sheet
 
 def mask(mask: str = '', *, image_shape: tuple[int, int, int]) -> Operator:
   """Shows the white pixels of the picture `mask`, and 0 elsewhere."""
-  return operators.masked(jnp.asarray(read_mask(mask, image_shape)))
+  white = read_mask(mask, image_shape, 'operator.mask')
+  return operators.masked(jnp.asarray(white))
 
 
 def brightness(x0: jax.Array, strength: Finite = 10.0) -> jax.Array:
@@ -60,13 +64,18 @@ class Restore(Edit):
   """
 
   image: str = ''
-  operator: Node  # made with the shape of the run's images
+  operator: Node | None = None  # made with the shape of the run's images
   posterior: Method
   noise: Positive = 1.0
   simulate: bool = False
 
+  @functools.cached_property
+  def _operators(self) -> dict[tuple[int, ...], Operator]:
+    return {}  # by the shape of the run's images
+
   def check(self, model: Model) -> None:
     super().check(model)
+    _check_given(model, 'operator', self.operator)
     name = model.config.edit.posterior.name
     if model.autoencoder is not NOTHING and not self.posterior.in_latents:
       raise UserError(
@@ -74,6 +83,11 @@ class Restore(Edit):
         'latents: set it to steered'
       )
     self.posterior.check(model)
+
+  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
+    yield from super().unread(model)
+    name = model.config.edit.posterior.name
+    yield self.posterior.unread, f'edit.posterior={name}'
 
   def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
@@ -138,7 +152,12 @@ class Restore(Edit):
     )
 
   def _forward(self, model):
-    return self.operator.make({'image_shape': model.facts.image_shape})
+    # A mask is read, and described, once.
+    made, shape = self._operators, model.facts.image_shape
+    if shape not in made:
+      assert self.operator is not None  # `check` refuses
+      made[shape] = self.operator.make({'image_shape': shape})
+    return made[shape]
 
   def write(self, model: Model, path: Path, made: Made) -> None:
     forward = jax.jit(self._forward(model))
@@ -195,18 +214,28 @@ class Steer(Edit):
     gradient: whether the reward's gradient moves them
   """
 
-  reward: Node
+  reward: Node | None = None
   particles: Size = 16
   gradient: bool = True
 
+  def check(self, model: Model) -> None:
+    super().check(model)
+    _check_given(model, 'reward', self.reward)
+
+  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
+    yield from super().unread(model)
+    yield STEPS, 'edit=steer, whose particles have steps of their own'
+
   def results(self, task: Task) -> dict[str, jax.Array]:
     check_denoises(task)
+    node = self.reward
+    assert node is not None  # `check` refuses
 
     def reward(x):
-      found = self.reward.make({'x0': task.decode(x)})
+      found = node.make({'x0': task.decode(x)})
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
-          f'config.edit.reward={self.reward.name}: its result has the shape '
+          f'config.edit.reward={node.name}: its result has the shape '
           f'{list(jnp.shape(found))}, [{len(x)}] is needed, a number an image'
         )
       return found
@@ -221,6 +250,15 @@ class Steer(Edit):
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
     print(_listed(found))
+
+
+def _check_given(model, field, node):
+  if node is None:
+    names = ', '.join(model.schema.table(f'edit.{field}'))
+    raise UserError(
+      f'config.edit.{field} is not set: {model.config.edit.name} needs one of '
+      f'{names}, or your own, module:name'
+    )
 
 
 def check_denoises(task: Task) -> None:

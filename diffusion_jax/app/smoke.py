@@ -87,10 +87,10 @@ def _small_data(config):
 
 def _small_sampling(section):
   fields: dict[str, object] = {'num_samples': 16, 'batch_size': 16}
-  if 'num_steps' in section:
-    fields['num_steps'] = min(section.num_steps, 4)
   if section.get('respacing'):
     fields['respacing'] = '4'
+  elif 'num_steps' in section:
+    fields['num_steps'] = min(section.num_steps, 4)
   # A Langevin step is proportional to the inverse square of the score, which is
   # almost 0 for an untrained network.
   if section.get('corrector'):

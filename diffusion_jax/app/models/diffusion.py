@@ -251,6 +251,12 @@ def levels_of(
     return dj.step_levels(schedule, steps)
 
 
+_STOCHASTIC = (
+  'ancestral', 'euler_maruyama', 'dpm_solver_pp_sde', 'dpm_solver_pp_2s_sde',
+  'velocity_sde', 'reverse_diffusion', 'annealed_langevin',
+)  # fmt: skip
+
+
 def corrected(
   c: DenoiserSampling,
   sampler: dj.Sampler,
@@ -268,6 +274,12 @@ def corrected(
     )
   with from_config('sampling'):
     if c.ancestral_noise is not None:
+      if c.sampler.name in _STOCHASTIC or c.sampler.get('eta'):
+        raise ValueError(
+          f'ancestral_noise adds noise to steps of the ODE, and sampler='
+          f'{c.sampler.name} draws noise already: take a solver of the ODE, as '
+          'ddim with eta=0, or no ancestral_noise'
+        )
       sampler = c.ancestral_noise.around(sampler, schedule)
     if c.churn is not None:
       sampler = c.churn.around(sampler, schedule, num_steps)

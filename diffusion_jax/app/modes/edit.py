@@ -30,7 +30,10 @@ from diffusion_jax.runtime.sharding import replicate
 
 
 def run(config: Node, workdir: str | Path) -> None:
-  """Writes <output>.png, <output>.npz and single pictures into edits/."""
+  """Writes <name>.png, <name>.npz and single pictures into edits/.
+
+  For <name> see `provenance.name_of_edit`.
+  """
   model = models.make(config, workdir)
   model.check('edit')
   edit: Edit = config.edit.make()
@@ -45,7 +48,8 @@ def run(config: Node, workdir: str | Path) -> None:
   settings = provenance.edit_settings(model, params, step, pictures)
   print(provenance.describe(settings))
   out = make_folder(workdir, 'edits')
-  path = out / f'{edit.output}.npz'
+  name = provenance.name_of_edit(model)
+  path = out / f'{name}.npz'
   if path.exists():
     provenance.check_same(path, settings, path, 'edit.output')
   params |= model.autoencoder.load()
@@ -59,7 +63,7 @@ def run(config: Node, workdir: str | Path) -> None:
   del arrays['x']
   provenance.write_npz(path, arrays, settings)
   print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
-  edit.write(model, out / edit.output, Made(results, numbers, pictures))
+  edit.write(model, out / name, Made(results, numbers, pictures))
 
 
 def generate(

@@ -61,16 +61,46 @@ def name_of(model: Model) -> str:
   """
   if model.config.sampling.name:
     return model.config.sampling.name
+  return _named('samples', _sampled_by(model) | _computed_by(model))
+
+
+def name_of_edit(model: Model) -> str:
+  """Returns edit.output, or the edit's name and the fields that are set.
+
+  This is restore-image=a,noise=5.0,operator=blur, for instance.
+  """
+  edit = model.config.edit
+  if edit.output:
+    return edit.output
+  fields = folder.flat({'edit': edit_fields(model)})
+  del fields['edit.name']
+  defaults = store.defaults(model.config)  # without the names of choices
+  changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
+  return _named(edit.name, _without('edit', changes) | _sampled_by(model))
+
+
+def _sampled_by(model):
+  # Returns the fields of sampling that differ from the run's config.
   stored = folder.flat(folder.read_config(model.workdir) or {})
   defaults, changes = store.defaults(model.config), {}
   for field, value in folder.flat(folder.plain(model.config)).items():
     # The field of another choice than the run's has a default.
     default = defaults.get(field) if field.count('.') > 1 else ''
     if field.startswith('sampling.') and value != stored.get(field, default):
-      changes[field.removeprefix('sampling.').removesuffix('.name')] = value
-  changes |= _computed_by(model)
+      changes[field] = value
+  return _without('sampling', changes)
+
+
+def _without(section, changes):
+  return {
+    field.removeprefix(f'{section}.').removesuffix('.name'): value
+    for field, value in changes.items()
+  }
+
+
+def _named(first, changes):
   texts = {field: store.as_text(changes[field]) for field in sorted(changes)}
-  name = f'samples-{title(texts)}' if texts else 'samples'
+  name = f'{first}-{title(texts)}' if texts else first
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
 
 
@@ -81,14 +111,21 @@ def edit_settings(
 
   pictures: the arrays that were read from those files, by name.
   """
-  edit = folder.plain(model.config)['edit']
-  del edit['output']
-  for field in ('image', 'image2', 'mask'):
-    if field in edit:
-      edit[field] = Path(edit[field]).name
+  edit = edit_fields(model)
   read_from = {name: checksums.of_arrays(x) for name, x in pictures.items()}
   own = settings(model, params, step)
   return own | {'edit': edit, 'pictures': read_from}
+
+
+def edit_fields(model: Model) -> Json:
+  """Returns the section `edit`, with the names of its files, not paths."""
+  edit = folder.plain(model.config)['edit']
+  del edit['output']
+  for section in (edit, edit.get('operator') or {}):
+    for field in ('image', 'image2', 'mask'):
+      if section.get(field):
+        section[field] = Path(section[field]).name
+  return edit
 
 
 def describe(content: Settings) -> str:

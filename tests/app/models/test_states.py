@@ -172,6 +172,7 @@ def test_known_pixels_stay_in_an_edit(tmp_path):
   mask = np.repeat(np.array([255, 0], np.uint8), 32).reshape(8, 8)
   for name, x in (('image', picture), ('mask', mask)):
     Image.fromarray(x).save(files[f'edit.{name}'])
+  config = store.with_fields(config, {'edit.output': 'edit'})
   MODES['edit'](config, workdir)
   results = arrays_of(workdir, 'edit', 'edits')['arr_0'][..., 0]
   np.testing.assert_array_equal(results[:, :4], [picture[:4]] * 2)

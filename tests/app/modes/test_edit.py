@@ -19,7 +19,6 @@ QUICK = {
   'training.num_steps': 1,
   'training.checkpoint_every': 1,
   'sampling.num_steps': 3,
-  'sampling.num_samples': 4,
   'sampling.batch_size': 4,
   'optimizer.warmup_steps': 0,
   'edit.num_samples': 2,
@@ -235,7 +234,8 @@ def test_colours_by_a_run_that_learned_them(colour, files, capsys):
 def test_samples_of_such_a_run_continue_test_images(palette):
   """The sheet shows condition, sample and original; each has its own key."""
   assert (palette / 'samples' / 'step_00000001.png').exists()
-  config = smoke(**QUICK | INPAINTING)
+  four = {'sampling.num_samples': 4, 'sampling.name': 'samples'}
+  config = smoke(**QUICK | INPAINTING | four)
   MODES['sample'](config, palette)
   arrays = arrays_of(palette)
   test = small_sets.digits('test')

@@ -205,6 +205,7 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
     'edit.strength': 0.0,
     'edit.image': str(picture),
     'edit.num_samples': 1,
+    'edit.output': 'edit',
   }
   MODES['edit'](smoke(**fields), str(copy))
   found = samples(copy, 'edit', 'edits')['settings']

@@ -42,6 +42,13 @@ training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
 training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every
 training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is
   there twice
+training.lora_alpha=2 => training.lora_alpha=2.0 is not read with
+  training.lora_rank=0: leave one of them out
+training.keep_best_by=fid => keep_best_by=fid is not read with
+  training.keep_best=0
+training.keep_best=1 training.checkpoint_every=0 => keep_best=1 is not read with
+  training.checkpoint_every=0
+training.ema_rampup=0.1 => is not read with training.ema_half_life=None
 training.lora_rank=2 => set training.init_from to its folder
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 =>
   are fewer than the 8 devices of the mesh: set training.evaluate_every=0
@@ -136,6 +143,13 @@ schedule=continuous_cosine sampling.respacing=ddim50 =>
   config.sampling: respacing needs a schedule of steps
 sampling.spacing=steps sampling.num_steps=1001 => sampling: 1001 steps do not
   fit
+sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras
+  is not read with sampling.respacing=2: leave one of them out
+sampling.respacing=2 sampling.num_steps=3 => sampling.num_steps=3 is not read
+sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read
+  with sampling.ema=False
+sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
+sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
 sampling.respacing=fast => sampling: 'fast' does not specify steps
 sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
@@ -204,10 +218,27 @@ conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
 conditioning.image=inpaint edit=sdedit => trained with
   conditioning.image=inpaint
 conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None
-shapes_text conditioning.dropout=0 sampling.guidance=None => sampling.prompt
+shapes_text conditioning.dropout=0 sampling.guidance=None
+  sampling.num_samples=100 => sampling.prompt
 digits_classifier => is a classifier, which makes no images
 digits_vae => is a VAE, which cannot edit pictures
 text_masked => edit needs pictures
+{INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read
+  with --mode=edit, which reads edit.num_samples, label and output: leave one
+{INPAINT} sampling.labels=3 => sampling.labels=3 is not read with --mode=edit
+edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with
+  edit=interpolate, which follows the ODE
+edit=restore edit.image=digit.png => config.edit.operator is not set: restore
+  needs one of mask, blur, motion, downsample, gray, hdr, phase, or your own
+edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
+  --config.edit.operator.mask=file.png
+edit=steer => config.edit.reward is not set: steer needs one of brightness, or
+edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun
+  => sampling.sampler=heun is not read with edit.posterior=decoupled
+edit=restore edit.operator=blur edit.posterior=steered
+  sampling.corrector=langevin => is not read with edit.posterior=steered
+edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 =>
+  sampling.num_steps=2 is not read with edit.posterior=gibbs
 edit=restore edit.operator=downsample => image is not set: give
   --config.edit.image='in/*.png'
 edit=restore edit.operator=downsample edit.image=none/*.png =>
@@ -219,7 +250,8 @@ edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a
   linear operator, and hdr is not: set posterior
 edit=restore edit.operator=downsample edit.operator.factor=3
   edit.image=digit.png => factor must divide images of 8x8, got 3
-self_conditioning edit=steer => edit=steer needs a denoiser
+self_conditioning edit=steer edit.reward=brightness => edit=steer needs a
+  denoiser
 self_conditioning edit=restore edit.operator=downsample edit.simulate=True
   edit.image=digit.png => edit=restore needs a denoiser
 """

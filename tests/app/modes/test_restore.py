@@ -164,7 +164,9 @@ def test_each_method_and_operator_as_typed(
   if operator == 'mask':
     fields['operator.mask'] = clean / 'mask/mask.png'
   flags = [f'--config.edit.{name}={value}' for name, value in fields.items()]
-  flags += ['--config.sampling.num_steps=3', '--config.training.mesh=1,1']
+  steps = ['edit.posterior.rounds=2', 'edit.posterior.inner_steps=2']
+  steps = steps if method == 'gibbs' else ['sampling.num_steps=3']
+  flags += [f'--config.{step}' for step in (*steps, 'training.mesh=1,1')]
   flags += [f'--config={workdir}', '--mode=edit', '--config.edit=restore']
   assert not command(*flags)
   x = arrays_of(workdir, method, 'edits')['arr_0']
@@ -176,9 +178,16 @@ def test_every_operator_is_typed():
 
 
 def test_steering_has_more_reward(plain, capsys):
-  more = run(plain, 'bright', edit='steer', num_samples=8, particles=8)
-  less = run(plain, 'dark', edit='steer', num_samples=8, particles=8,
-             **{'reward.strength': -10.0})  # fmt: skip
+  more = run(
+    plain,
+    'bright',
+    edit='steer',
+    reward='brightness',
+    num_samples=8,
+    particles=8,
+  )
+  less = run(plain, 'dark', edit='steer', reward='brightness', num_samples=8,
+             particles=8, **{'reward.strength': -10.0})  # fmt: skip
   assert more['arr_0'].mean() > less['arr_0'].mean() + 5.0
   x = more['arr_0'] / 127.5 - 1.0
   expected = 10.0 * x.mean(axis=(1, 2, 3))

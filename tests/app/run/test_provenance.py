@@ -67,6 +67,20 @@ def test_samples_are_named_by_what_differs_from_the_run(
   assert name(config) == 'mine'
 
 
+def test_edits_are_named_by_what_is_set(tmp_path):
+  config = smoke()
+  folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
+  name = lambda config: provenance.name_of_edit(models.make(config, tmp_path))
+  changes = {'edit': 'restore', 'edit.operator': 'blur', 'edit.noise': 5}
+  changes |= {'edit.image': 'in/a.png', 'sampling.num_steps': 20}
+  config = store.with_flags(config, [*as_flags(changes)])
+  assert name(config) == (
+    'restore-image=a.png,noise=5.0,num_steps=20,operator=blur,posterior=moment'
+  )
+  config = store.with_fields(config, {'edit.output': 'mine'})
+  assert name(config) == 'mine'
+
+
 @pytest.mark.parametrize('content', [b'', b'PK damaged', None])
 def test_a_file_without_settings_has_none(tmp_path, content):
   path = tmp_path / 'samples.npz'

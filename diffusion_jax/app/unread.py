@@ -1,0 +1,55 @@
+"""The rule that a field is read or refused.
+
+A field that has no effect beside others is refused if it is set: if it differs
+from the run's config.json, or from its default where there is no run.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.run import folder
+
+
+def problems(config: Node, workdir: str | Path) -> Iterator[str]:
+  """Yields a line for each field of any mode that is set and not read."""
+  t, s = config.training, config.sampling
+  for rule, fields, reason in (
+    (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
+    (not t.keep_best, ('keep_best_by',), 'keep_best=0'),
+    (not t.checkpoint_every, ('keep_best',), 'checkpoint_every=0'),
+    (not t.ema_half_life, ('ema_rampup',), 'ema_half_life=None'),
+  ):
+    if rule:
+      names = [f'training.{field}' for field in fields]
+      yield from of_fields(config, workdir, names, f'training.{reason}')
+  if not s.ema:
+    names = ('sampling.ema_decay',)
+    yield from of_fields(config, workdir, names, 'sampling.ema=False')
+  if s.get('respacing'):
+    names = 'sampling.num_steps', 'sampling.spacing'
+    reason = f'sampling.respacing={s.respacing}'
+    yield from of_fields(config, workdir, names, reason)
+
+
+def of_fields(
+  config: Node, workdir: str | Path, fields: Iterable[str], beside: str
+) -> Iterator[str]:
+  """Yields a line for each of the fields that is set; they are not read.
+
+  beside: the setting that makes them idle, such as 'sampling.ema=False'.
+  """
+  now = folder.flat(folder.plain(config))
+  run = folder.read_config(workdir)
+  before = store.defaults(config) if run is None else folder.flat(run)
+  for field in fields:
+    for name, value in now.items():
+      is_below = name == field or name.startswith(f'{field}.')
+      # The defaults have no names of choices.
+      if is_below and value != before.get(name, None if run else value):
+        shown = name if name == field else name.removesuffix('.name')
+        yield (
+          f'config.{shown}={store.as_text(value)} is not read with {beside}: '
+          'leave one of them out'
+        )
