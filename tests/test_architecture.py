@@ -140,6 +140,7 @@ TESTED_ELSEWHERE = {
   'app/generate.py': 'app/models/test_diffusion.py',
   'app/model_card.py': 'app/test_sharing.py',
   'app/model.py': 'app/models/test_vae.py',
+  'app/unread.py': 'app/modes/test_refusals.py',
   'app/other_runs.py': 'app/models/test_guidance.py',
   'app/posteriors.py': 'app/modes/test_restore.py',
   'app/restoration.py': 'app/modes/test_restore.py',

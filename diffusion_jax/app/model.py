@@ -192,7 +192,7 @@ class Model:
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     refuse(self.problems(mode))
-    refuse(unread.problems(self.config, self.workdir))
+    refuse(unread.problems(self.config, self.workdir, mode))
 
 
 def frozen_shapes(model: Model) -> Params:

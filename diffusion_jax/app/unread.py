@@ -12,8 +12,8 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.run import folder
 
 
-def problems(config: Node, workdir: str | Path) -> Iterator[str]:
-  """Yields a line for each field of any mode that is set and not read."""
+def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
+  """Yields a line for each field of a mode that is set and not read."""
   t, s = config.training, config.sampling
   for rule, fields, reason in (
     (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
@@ -21,7 +21,7 @@ def problems(config: Node, workdir: str | Path) -> Iterator[str]:
     (not t.checkpoint_every, ('keep_best',), 'checkpoint_every=0'),
     (not t.ema_half_life, ('ema_rampup',), 'ema_half_life=None'),
   ):
-    if rule:
+    if rule and mode == 'train':
       names = [f'training.{field}' for field in fields]
       yield from of_fields(config, workdir, names, f'training.{reason}')
   if not s.ema:

@@ -140,7 +140,8 @@ STATES = DIFFUSION._replace(
     'states': fields.States,
  },
   facts={**DIFFUSION.facts,
-    'network': DIFFUSION.facts['network'][1:],  # it embeds the states itself
+    # It embeds the states itself.
+    'network': tuple(DIFFUSION.facts['network'])[1:],
     **dict.fromkeys(
       ('objective', 'transitions', 'sampler'), (*StateFacts.__annotations__,)
     ),

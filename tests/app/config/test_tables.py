@@ -185,6 +185,12 @@ def test_a_learned_schedule_has_values_in_a_trained_run_only():
     model_of('schedule=learned').plan()
 
 
+STOCHASTIC = (  # digits' ddim has eta = 1
+  'ddim', 'ancestral', 'euler_maruyama', 'velocity_sde', 'reverse_diffusion',
+  'annealed_langevin', 'dpm_solver_pp_sde', 'dpm_solver_pp_2s_sde',
+)  # fmt: skip
+
+
 @pytest.mark.parametrize('name', tables.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
@@ -192,12 +198,16 @@ def test_every_sampler_can_be_traced(name):
   remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'lms', 'unipc')
   more = [
     'sampling.churn.s_churn=1',
-    'sampling.ancestral_noise.eta=1',
     'sampling.corrector.steps=1',
   ]
+  noise, stochastic = 'sampling.ancestral_noise.eta=1', name in STOCHASTIC
+  more += [] if stochastic else [noise]
   for flag in more if remembers else ():
     with pytest.raises(UserError, match=f'{name} uses earlier steps'):
       model_of(*flags, flag).plan()
+  if stochastic and not remembers:
+    with pytest.raises(UserError, match=f'{name} draws noise already'):
+      model_of(*flags, noise).plan()
   model = model_of(*flags, *([] if remembers else more))
   schedule, _, sampler, *_ = model.plan()
   levels = dj.level_grid(schedule, 4).take(slice(1, 3))
