@@ -142,6 +142,15 @@ sampling/twists.py sampling/test_measurements.py at_every_level
   at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
 sampling/twists.py sampling/test_particles.py without_its_constant
   (0.5 * fixed - residual) => (fixed - residual)
+data/splits.py data/test_webdataset.py fraction
+  np.random.default_rng(0).permutation(size) => np.arange(size)
+data/webdataset.py two_members
+  if found[-1][column][0] >= 0: => if False:
+data/parquet.py path_in_a_table
+  return cell if cell['bytes'] is None else cell['bytes']
+  => return cell['bytes'] or open(cell['path'], 'rb').read()
+data/columns.py data/test_parquet.py truth_value
+  and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased
   state.log_weights + state.pending + log_psi => state.log_weights + log_psi
 sampling/particles.py evidence_is_unbiased

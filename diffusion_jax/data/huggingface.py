@@ -22,10 +22,14 @@ FORMATS = 'parquet', 'arrow', 'imagefolder'
 
 
 class Rows:
-  """Reads rows of a `datasets.Dataset`, whose table is mapped into memory."""
+  """Reads rows of a `datasets.Dataset`, whose table is mapped into memory.
 
-  def __init__(self, name: str, dataset: Any):
+  folder: images may be files below it; None: all are bytes in the table.
+  """
+
+  def __init__(self, name: str, dataset: Any, folder: Path | None = None):
     self.name, self.columns = name, dataset.column_names
+    self._folder = folder
     self._dataset = dataset.with_format('arrow')  # images stay encoded
 
   def __len__(self) -> int:
@@ -33,7 +37,15 @@ class Rows:
 
   def get(self, column: str, index: np.ndarray) -> list[object]:
     rows = self._dataset.select_columns(column)[index.tolist()]
-    return [image_bytes(cell) for cell in rows[column].to_pylist()]
+    return [self._read(image_bytes(cell)) for cell in rows[column].to_pylist()]
+
+  def _read(self, cell):
+    if not isinstance(cell, dict) or self._folder is None:
+      return cell
+    path = Path(cell.get('path') or '').resolve()
+    if path.is_relative_to(self._folder.resolve()) and path.is_file():
+      return path.read_bytes()
+    return cell  # `ColumnSource` refuses it
 
   def place(self, i: int) -> str:
     return f'{self.name}, row {i}'
@@ -83,7 +95,7 @@ def huggingface(
       raise ValueError(
         f'num_classes must be {classes} for {path}, got {num_classes}'
       )
-    table, order = Rows(path, dataset), None
+    table, order = Rows(path, dataset, _folder_of(path, builder)), None
   rows = np.arange(len(table))
   return checked(
     ColumnSource(table, columns, rows, image_shape, num_classes, order)
@@ -119,17 +131,23 @@ def _kind(builder):
   return type(builder).__module__.rpartition('.')[-1]
 
 
+def _folder_of(path, builder):
+  # Returns the folder of the image files of a set that `datasets` has listed.
+  if _kind(builder) != 'imagefolder':
+    return None
+  local = Path(path).expanduser()
+  cache = importlib.import_module('datasets').config.HF_CACHE_HOME
+  return local if local.is_dir() else Path(cache)
+
+
 def _prepared(path, builder, split):
   # Returns a split as an Arrow table in the cache of `datasets`.
-  try:
-    with _in_one_line(path):
-      builder.download_and_prepare()
-      return builder.as_dataset(split)
-  except ValueError:
-    if _kind(builder) == 'parquet':  # Name a damaged file.
-      files = itertools.chain(*builder.config.data_files.values())
-      open_parquet(path, [file for file in files if '://' not in file], (), 1)
-    raise
+  if _kind(builder) == 'parquet':  # Name a damaged file.
+    files = itertools.chain(*builder.config.data_files.values())
+    open_parquet(path, [file for file in files if '://' not in file], (), 1)
+  with _in_one_line(path):
+    builder.download_and_prepare()
+    return builder.as_dataset(split)
 
 
 def _streamed(path, builder, split, read, buffer):

@@ -18,13 +18,14 @@ def _open(path):
 
 
 def image_bytes(cell: object) -> object:
-  """Returns the bytes of an image cell, {'bytes', 'path'} or bytes."""
+  """Returns the bytes of an image cell, {'bytes', 'path'} or bytes.
+
+  A cell that only names a path is returned as it is: a table may come from a
+  stranger, whose paths are not opened.
+  """
   if not isinstance(cell, dict) or {*cell} != {'bytes', 'path'}:
     return cell
-  if cell['bytes'] is None and cell['path']:
-    with open(cell['path'], 'rb') as file:
-      return file.read()
-  return cell['bytes']
+  return cell if cell['bytes'] is None else cell['bytes']
 
 
 def block_order(
@@ -126,7 +127,14 @@ def open_parquet(
 
   def footer(path):
     with _naming(path), open_file(path) as file:
-      return parquet.ParquetFile(file).metadata
+      size, metadata = file.seek(0, 2), parquet.ParquetFile(file).metadata
+    # Rows of nulls take next to nothing in a file, and gigabytes in memory.
+    if metadata.num_rows > size:
+      raise ValueError(
+        f'{path} has {metadata.num_rows:,} rows in {size:,} bytes: they are no '
+        'images'
+      )
+    return metadata
 
   with ThreadPoolExecutor(_READERS) as pool:
     footers = dict(zip(paths, pool.map(footer, paths), strict=True))

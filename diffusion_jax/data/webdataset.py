@@ -14,6 +14,7 @@ from diffusion_jax.ranges import Count, ImageShape, Rate
 # Members that are whole numbers, as in the library webdataset.
 NUMBERS = ('cls', 'cls2', 'class', 'count', 'index', 'inx', 'id')
 _BLOCK = 512  # bytes of a tar
+_LONGEST = 2**20  # bytes of a member that is no file, such as a long name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Tars:
       if key:
         return json.loads(data)[key]
       return int(data) if extensions in NUMBERS else data
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
       expected = f'JSON with {key!r}' if key else 'an integer'
       raise ValueError(
         f'{self.place(i)}: {extensions} must be {expected}, got {data!r:.60}'
@@ -101,8 +102,14 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
         keys.append(name)
         found.append([(-1, 0)] * len(columns))
       for column, extensions in enumerate(wanted):
-        if extension in extensions and found[-1][column][0] < 0:
+        if extension in extensions:
+          if found[-1][column][0] >= 0:
+            raise ValueError(
+              f'{tar}: {name} has two members of {columns[column]!r}'
+            )
           found[-1][column] = member
+    if not keys:
+      raise ValueError(f'{tar} has no examples')
     part = np.array(found, np.int64).reshape(-1, len(columns), 2)
     for i, column in np.argwhere(part[..., 0] < 0)[:1]:
       raise ValueError(
@@ -118,11 +125,19 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
 
 
+class _Header(tarfile.TarInfo):
+  # tarfile reads a long name into memory, whatever size the header claims.
+  def _proc_member(self, tar):
+    if not self.isreg() and self.size > _LONGEST:
+      raise tarfile.ReadError(f'a header claims a name of {self.size:,} bytes')
+    return super()._proc_member(tar)
+
+
 def _members(path):
   # Yields (name without extension, extension, (offset, size)) of each file.
   end = 0
   try:
-    with tarfile.open(path, 'r:') as tar:
+    with tarfile.open(path, 'r:', tarinfo=_Header) as tar:
       for member in tar:
         size = member.size if member.isreg() else 0
         end = member.offset_data + -(-size // _BLOCK) * _BLOCK

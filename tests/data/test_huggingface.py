@@ -4,12 +4,13 @@ Needs the library datasets: pip install -e '.[huggingface]'.
 """
 
 import functools
+import os
 
 import numpy as np
 import pytest
 
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.huggingface import huggingface
+from diffusion_jax.data.huggingface import Rows, huggingface
 from diffusion_jax.data.sources import ArraySource, TwoLevels
 from diffusion_jax.data.splits import NoTestSplit
 from tests.data import encoded
@@ -135,8 +136,10 @@ def test_a_column_that_does_not_fit_is_named(
 
 
 def test_classes_are_those_of_the_set(folder):
-  with pytest.raises(ValueError, match='num_classes must be 3 for .*, got 10'):
-    read(folder, num_classes=10)
+  for wrong in (2, 10):
+    message = f'num_classes must be 3 for .*, got {wrong}'
+    with pytest.raises(ValueError, match=message):
+      read(folder, num_classes=wrong)
   assert read(folder, num_classes=0).read(np.arange(2))[1] is None
 
 
@@ -184,3 +187,23 @@ def test_folders_of_other_kinds(tmp_path):
     (folder / f'{i}.png').write_bytes(encoded.png(pictures[i]))
   source = read(tmp_path / 'pictures', num_classes=0)
   np.testing.assert_array_equal(source.read(np.arange(2))[0], pictures[:2])
+
+
+def test_only_images_below_the_set_are_opened(tmp_path):
+  """`datasets` writes the paths of an image folder's own files."""
+  pictures, _ = encoded.arrays()
+  inside, outside = tmp_path / 'set' / 'a.png', tmp_path / 'b.png'
+  inside.parent.mkdir()
+  for path in (inside, outside):
+    path.write_bytes(encoded.png(pictures[0]))
+  link = inside.with_name('link.png')
+  link.symlink_to(outside)
+  paths = [inside, outside, link, inside.parent / 'pipe']
+  os.mkfifo(paths[-1])
+  cells = [{'bytes': None, 'path': str(path)} for path in paths]
+  dataset = datasets.Dataset.from_dict({'image': cells})
+  table = Rows('x', dataset, tmp_path / 'set')
+  first, *others = table.get('image', np.arange(4))
+  assert first == inside.read_bytes()
+  assert others == cells[1:]  # no bytes, which are refused
+  assert Rows('x', dataset).get('image', np.arange(4)) == cells

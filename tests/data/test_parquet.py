@@ -8,6 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.parquet import block_order, open_parquet
 from tests.data import encoded
 
@@ -119,3 +120,36 @@ def test_damaged_files_are_named(files, tmp_path):
   for _ in range(2):
     with pytest.raises(ValueError, match='cut.parquet cannot be read'):
       table.get('image', np.arange(3))
+
+
+def test_a_path_in_a_table_is_not_opened(files, tmp_path):
+  """The cell names a picture of this machine, and has no bytes."""
+  secret = tmp_path / 'secret.png'
+  secret.write_bytes(encoded.png(encoded.arrays()[0][0]))
+  cells = [{'bytes': None, 'path': str(secret)}]
+  path = tmp_path / 'paths.parquet'
+  parquet.write_table(pyarrow.table({'image': cells}), path)
+  table = open_parquet('x', [str(path)], ['image'], 10)
+  rows, columns = np.arange(1), Columns('image')
+  source = ColumnSource(table, columns, rows, encoded.SHAPE, 0)
+  with encoded.one_line('row group 0, row 0: image must be the bytes'):
+    source.read(rows)
+
+
+def test_rows_of_nothing_are_refused(tmp_path):
+  path = str(tmp_path / 'nulls.parquet')
+  nothing = pyarrow.nulls(1_000_000, pyarrow.binary())
+  parquet.write_table(pyarrow.table({'image': nothing}), path)
+  with encoded.one_line(path, '1,000,000 rows in', 'they are no images'):
+    open_parquet('x', [path], ['image'], 10)
+
+
+def test_a_label_is_no_truth_value(tmp_path):
+  path = str(tmp_path / 'bools.parquet')
+  cells = [encoded.png(encoded.arrays()[0][0])]
+  parquet.write_table(pyarrow.table({'image': cells, 'label': [True]}), path)
+  table = open_parquet('x', [path], ['image', 'label'], 10)
+  rows, columns = np.arange(1), Columns('image', 'label')
+  source = ColumnSource(table, columns, rows, encoded.SHAPE, 3)
+  with encoded.one_line('label must be an integer in 0..2, got True'):
+    source.read(rows)

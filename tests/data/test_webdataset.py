@@ -3,12 +3,13 @@
 import functools
 import gzip
 import json
+import tarfile
 
 import numpy as np
 import pytest
 
 from diffusion_jax.data.splits import NoTestSplit
-from diffusion_jax.data.webdataset import webdataset
+from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests.data import encoded
 from tests.data.encoded import SHAPE
 
@@ -54,6 +55,8 @@ def test_splits_are_files_or_a_fraction(tars):
   images = [s.read(np.arange(len(s)))[0] for s in halves]
   sums = np.concatenate(images).sum((1, 2, 3))
   assert sorted(sums) == sorted(pictures.sum((1, 2, 3)))
+  chosen = np.random.default_rng(0).permutation(30)[:6]  # docs/data.md
+  np.testing.assert_array_equal(halves[1].rows, np.sort(chosen))
   with pytest.raises(NoTestSplit, match='has no test split'):
     read(tars, 'test', test_path='')
 
@@ -120,6 +123,30 @@ def test_every_cut_of_a_tar_is_noticed(tars):
   path.write_bytes(damaged)
   with pytest.raises(ValueError, match='train-0.tar is cut short, damaged'):
     read(tars)
+
+
+def test_two_members_of_a_column_are_refused(tmp_path):
+  encoded.tar(tmp_path / 'a.tar', [('0.png', b'a'), ('0.jpg', b'b')])
+  with encoded.one_line("a.tar: 0 has two members of 'jpg;png'"):
+    open_tars(str(tmp_path), ['jpg;png'])
+
+
+def test_hostile_tars_are_refused_in_a_line(tmp_path):
+  nested = b'[' * 200_000
+  encoded.tar(tmp_path / 'a.tar', [('0.json', nested)])
+  with encoded.one_line("json must be JSON with 'label'", 'a.tar'):
+    open_tars(str(tmp_path), ['json:label']).get('json:label', [0])
+  with tarfile.open(tmp_path / 'a.tar', 'w'):
+    pass
+  with encoded.one_line('a.tar has no examples'):
+    open_tars(str(tmp_path), ['png'])
+  header = tarfile.TarInfo('././@LongLink')
+  header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**32
+  with open(tmp_path / 'a.tar', 'wb') as file:
+    file.write(header.tobuf(tarfile.GNU_FORMAT))
+    file.truncate(2**32 + 2048)  # a sparse file
+  with encoded.one_line('a.tar', 'a name of 4,294,967,296 bytes'):
+    open_tars(str(tmp_path), ['png'])
 
 
 def test_a_path_without_tars(tmp_path):

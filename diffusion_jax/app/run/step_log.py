@@ -51,6 +51,7 @@ class StepLog:
     self._kept: list[Metrics] = []  # of the steps that count
     self._left_out = self._in_a_row = 0
     self._first = start + 1
+    self._first_read: float | None = None  # when the first call was read
     self._since, self._clock = start, time.perf_counter()
 
   def add(self, steps: range, metrics: Metrics) -> None:
@@ -76,6 +77,7 @@ class StepLog:
         else:
           self._left_out += 1
         self._bar.set_description(f'loss {scalars["loss"]:.4f}', refresh=False)
+      self._warn_of_days(steps)
 
   def write_line(self, step: int) -> None:
     """Writes the averages since the last line, the learning rate and speed."""
@@ -117,6 +119,23 @@ class StepLog:
   def restart_clock(self, step: int) -> None:
     """Excludes the time until now from the speed of training."""
     self._since, self._clock = step, time.perf_counter()
+
+  def _warn_of_days(self, steps):
+    # The second call of a start says how long its steps take: the first one
+    # was compiled, and its result is read when the second one has begun.
+    c, now = self._config.training, time.monotonic()
+    if steps[0] == self._first:
+      self._first_read = now
+    elif self._first_read is not None:
+      seconds = (now - self._first_read) / len(steps)
+      days = seconds * (c.num_steps - steps[-1]) / 86_400
+      if days > 1.0:
+        self._bar.write(
+          f'this training will take {days:.3g} days, a step {seconds:.3g} s: '
+          'take a GPU, or a smaller network, images, training.batch_size or '
+          'training.num_steps (configs/pictures.py is made for a CPU)'
+        )
+      self._first_read = None
 
   def _counts(self, step, scalars):
     # A step whose loss or gradient is not finite is skipped, up to

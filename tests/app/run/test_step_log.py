@@ -1,6 +1,8 @@
+import itertools
 import math
 
 import numpy as np
+import pytest
 from tqdm import tqdm
 
 from diffusion_jax.app.run import step_log
@@ -71,6 +73,22 @@ def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
   step, scalars = Lines.written.pop()
   assert config.training.batch_size == 8 and step == 40
   assert scalars['images_per_second'] == 10 * 8 / 4.0
+
+
+@pytest.mark.parametrize('seconds, days', [(800.0, None), (1800.0, '2.04')])
+def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
+  """98 steps of 800 or 1800 s are left after the second."""
+  now = itertools.count(0.0, seconds)
+  log = made(smoke(**{'training.num_steps': 100}), start=0)
+  monkeypatch.setattr(step_log.time, 'monotonic', lambda: next(now))
+  ones = {n: Mean(1.0, 1.0) for n in ('loss', 'grad_norm')}
+  log._unread = [(range(i, i + 1), ones) for i in (1, 2, 3, 4)]
+  log.read()
+  printed = capsys.readouterr().out
+  assert printed.count('this training will take') == bool(days)
+  assert (
+    days is None or f'take {days} days, a step 1.8e+03 s: take a GPU' in printed
+  )
 
 
 def test_a_line_begins_with_the_loss_the_speed_and_the_time_left(

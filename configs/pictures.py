@@ -1,0 +1,36 @@
+r"""Unconditional DDPM on a folder of your own pictures, 32x32 in colour.
+
+T = 1000, cosine schedule. The pictures may have any sizes: they are cropped to
+the centre and made smaller. configs/images64.py is the config for a GPU.
+
+  python launch.py --config=configs/pictures.py --config.data.path=my/pictures
+"""
+
+from configs import base
+from configs.base import section
+
+
+def get_config():
+  config = base.get_config()
+  config.data = section('folder', image_shape=(32, 32, 3))
+  config.schedule = section('cosine')
+  config.network = section(
+    'unet',
+    channels=32,
+    multipliers=(1, 2, 2, 2),
+    num_blocks=1,
+    attention_resolutions=(8,),
+  )
+  config.optimizer = section(
+    'adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine'
+  )
+  config.training.random_flip = True
+  config.training.batch_size = 32
+  config.training.num_steps = 2000
+  config.training.ema_decay = 0.998
+  config.training.sample_every = 1000
+  config.training.checkpoint_every = 1000
+  config.sampling.sampler = section('ddim')
+  config.sampling.num_steps = 50
+  config.sampling.num_samples = 36
+  return config
