@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app import images, sample_inputs
 from diffusion_jax.app.config import kinds, own
@@ -259,13 +261,16 @@ def floor(
 ) -> list[Score]:
   """Returns the scores of `count` held-out real images in place of samples.
 
-  They are of the metrics that compare features with the reference's.
+  They are of the metrics that compare features with the reference's. The
+  images are drawn with a fixed key: the first ones may be others than the rest,
+  as MNIST's first test images are.
   """
   compared = [x for x in metrics if x.metric.needs == ('features',)]
-  real = {
-    name: {'features': space.reference['held_out'][:count]}
-    for name, space in spaces.items()
-  }
+  real = {}
+  for name, space in spaces.items():
+    held_out = space.reference['held_out']
+    chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
+    real[name] = {'features': held_out[chosen]}
   return score(compared, spaces, {}, real)
 
 
