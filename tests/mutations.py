@@ -142,6 +142,18 @@ sampling/twists.py sampling/test_measurements.py at_every_level
   at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
 sampling/twists.py sampling/test_particles.py without_its_constant
   (0.5 * fixed - residual) => (fixed - residual)
+app/modes/serve.py other_hosts_sites
+  site not in ('same-origin', 'none') => site == 'cross-site'
+app/modes/serve.py other_hosts_sites
+  or origin != own => or False
+app/modes/serve.py loads_nothing
+  ; frame-ancestors 'none'" => "
+app/modes/serve.py replaces_a_respacing
+  flags.append(('sampling.respacing', '')) => pass
+app/modes/serve.py two_lines
+  one_line(str(error)) => str(error)
+app/emerging.py app/modes/test_serve.py compiles_says_so
+  compiles=not i and key not in ready => compiles=False
 data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
 data/webdataset.py two_members
@@ -486,7 +498,7 @@ sampling/brownian.py made_of_its_parts
 app/modes/serve.py other_hosts
   allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
 app/modes/serve.py other_hosts
-  if site not in ('same-origin', 'none'): => if False:
+  if site not in ('same-origin', 'none') or origin != own: => if False:
 app/emerging.py app/modes/test_serve.py bad_value
   trusted=False => trusted=True
 app/emerging.py app/modes/test_serve.py what_sampling_draws

@@ -37,11 +37,16 @@ NUM_FRAMES = 12
 
 
 class Frame(NamedTuple):
-  """The sheet of images, uint8 [H, W, C], after `step` of `total` steps."""
+  """The sheet of images, uint8 [H, W, C], after `step` of `total` steps.
+
+  sheet: None after a step that is not shown; compiles: before a step that is
+  compiled first.
+  """
 
   step: int
   total: int
-  sheet: np.ndarray
+  sheet: np.ndarray | None = None
+  compiles: bool = False
 
 
 Emerge = Callable[[store.Flags], Iterator[Frame]]
@@ -64,6 +69,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
   others = replicate(mesh, {name: run.params for name, run in guides.items()})
   count = -(-config.serve.num_images // mesh.size) * mesh.size
   how, lock, kept = devices.effort(config), threading.Lock(), {}
+  ready: set[str] = set()  # the keys of compiled programs
 
   def kept_programs(model):
     # One at a time: programs are made of the first model that needs them.
@@ -83,12 +89,15 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     check_plan(model)
     cond = sample_inputs.choose(model, count, mesh).cond
     step, decode = kept_programs(model)
+    key = key_of(model.config)
     with lock:
       keys = fold_in_each(model.root(), np.arange(count))
     if model.plan is None:
       assert model.draw is not None
+      yield Frame(0, 1, compiles=key not in ready)
       with lock:
         x = jax.device_get(step.call((params, others), keys, cond))
+      ready.add(key)
       yield Frame(1, 1, sheets.of_images(model, x))
       return
     plan, c = model.plan(params, guides), model.config.sampling
@@ -100,16 +109,19 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
       x, state, keys = jax.device_put(start, replicated(mesh))
     scale = np.float32(scale_of(c))
     shown = {*spread_levels(total, NUM_FRAMES).tolist()}
+    yield Frame(0, total, compiles=key not in ready)
     for i in range(total + 1):
       with lock:
         if i:
           ends = levels.take(i - 1), levels.take(i)
           args = keys[i - 1], x, state, cond, scale, ends
-          x, state = step.call((params, others), *args)
+          x, state = jax.block_until_ready(step.call((params, others), *args))
+          ready.add(key)
         if i in shown:
           images = jax.device_get(decode.call(params, x))
-      if i in shown:
-        yield Frame(i, total, sheets.of_images(model, images))
+      # A drawing that nobody waits for ends here, after any step.
+      sheet = sheets.of_images(model, images) if i in shown else None
+      yield Frame(i, total, sheet, compiles=not i and key not in ready)
 
   return model, emerge
 

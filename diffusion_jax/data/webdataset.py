@@ -130,7 +130,7 @@ class _Header(tarfile.TarInfo):
   def _proc_member(self, tar):
     if not self.isreg() and self.size > _LONGEST:
       raise tarfile.ReadError(f'a header claims a name of {self.size:,} bytes')
-    return super()._proc_member(tar)
+    return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _members(path):

@@ -21,6 +21,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import one_line
 
 HOST = '127.0.0.1'
+MOST_STEPS = 10_000  # of a drawing
 HEADERS = {
   'Content-Security-Policy': (
     "default-src 'none'; connect-src 'self'; img-src data:; style-src "
@@ -93,7 +94,9 @@ def application(model: Model, emerge: Emerge) -> Callable:
   def draw(request):
     # Another site's page could otherwise keep this machine busy.
     site = request.headers.get('sec-fetch-site', 'none')
-    if site not in ('same-origin', 'none'):
+    own = f'http://{request.headers["host"]}'
+    origin = request.headers.get('origin', own)
+    if site not in ('same-origin', 'none') or origin != own:
       return PlainTextResponse('not from another site', 403)
     given = request.query_params
     flags = [(f'sampling.{n}', given[n]) for n in known if given.get(n)]
@@ -116,11 +119,16 @@ def application(model: Model, emerge: Emerge) -> Callable:
 
 
 def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
-  """Yields an event for each sheet of pictures; the last may be an error."""
+  """Yields an event for each step, with some pictures; or one with an error."""
   try:
-    for frame in emerge(flags):
-      url = as_url(frame.sheet)
-      yield event(step=frame.step, total=frame.total, image=url)
+    steps = dict(flags).get('sampling.num_steps', '')
+    if steps.isdecimal() and int(steps[:9]) > MOST_STEPS:
+      raise UserError(
+        f'steps: {steps:.20} are more than {MOST_STEPS} of a page'
+      )
+    for step, total, sheet, compiles in emerge(flags):
+      image = {} if sheet is None else {'image': as_url(sheet)}
+      yield event(step=step, total=total, compiles=compiles, **image)
   except UserError as error:
     yield event(error=one_line(str(error)))
 
@@ -154,7 +162,8 @@ def fields(model: Model) -> list[dict]:
     if 'sampler' in c:
       names = [n for n in model.schema.table('sampling.sampler')]
       add('sampler', 'sampler', c.sampler.name, choices=names)
-    add('num_steps', 'steps', c.num_steps, least=1)
+    beyond = getattr(model.noisy, 'schedule_steps', None)
+    add('num_steps', 'steps', c.num_steps, least=1, beyond=beyond)
   if 'guidance' in c and (c.guidance or model.conditioning.dropout):
     scale = c.guidance.scale if c.guidance else 1.0
     add('guidance.scale', 'guidance scale', scale)

@@ -24,6 +24,7 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import serve
 from diffusion_jax.data.images import to_uint8
+from diffusion_jax.errors import UserError
 from tests.app.conftest import refused, smoke, trial, untrained
 
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
@@ -64,7 +65,8 @@ def get(address, path, **headers):
 def draw(page, **fields):
   text = get(page, f'draw?{urllib.parse.urlencode(fields)}')[1]
   parts = [part.removeprefix('data: ') for part in text.split('\n\n') if part]
-  return [json.loads(part) for part in parts]
+  events = [json.loads(part) for part in parts]
+  return [e for e in events if 'image' in e or 'error' in e]
 
 
 def picture(event):
@@ -118,6 +120,8 @@ def test_two_users_get_their_own_pictures(page):
 
 
 @pytest.mark.parametrize('fields, message', [
+  ({'num_steps': 200_000_000}, 'steps: 200000000 are more than 10000'),
+  ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
   ({'num_steps': 0}, "sampling.num_steps=0 is not an integer of at least 1"),
   ({'labels': 12}, 'sampling.labels=12 is out of range'),
   ({'seed': -1}, "seed=-1 is not in 0"),
@@ -134,6 +138,8 @@ def test_a_bad_value_is_an_answer_of_one_line(page, fields, message):
   ('', {'Host': 'evil.example'}, 400),
   ('draw?seed=1', {'Host': 'evil.example:80'}, 400),
   ('draw?seed=1', {'Sec-Fetch-Site': 'cross-site'}, 403),
+  ('draw?seed=1', {'Sec-Fetch-Site': 'same-site'}, 403),
+  ('draw?seed=1', {'Origin': 'http://evil.example'}, 403),
   ('../config.json', {}, 404),
   ('checkpoints', {}, 404),
   ('serve.html', {}, 404),
@@ -146,7 +152,8 @@ def test_other_hosts_sites_and_paths_are_refused(page, path, headers, code):
 
 def test_the_page_loads_nothing_from_elsewhere(page):
   headers, text = get(page, '')
-  assert "default-src 'none'" in headers['Content-Security-Policy']
+  policy = headers['Content-Security-Policy']
+  assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
   assert '://' not in text
   settings = json.loads(get(page, 'settings')[1])
   names = [field['name'] for field in settings['fields']]
@@ -169,6 +176,36 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
   flags = [('sampling.guidance.scale', '2')] if 'guidance' in names else []
   *_, last = emerge([('sampling.seed', '1'), *flags])
   assert last.step == last.total and last.sheet.shape == (60, 114, 1)
+
+
+def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(run):
+  """Each step is an event; a drawing that is closed makes no more steps."""
+  _, emerge = emerging.emerging(smoke(**SIZE), run)
+  flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]
+  first = [frame.compiles for frame in emerge(flags)]
+  assert first == [True, True, *[False] * 15]
+  again = emerge(flags)
+  assert not any(next(again).compiles for _ in range(5))
+  again.close()
+  shown = [frame.sheet is not None for frame in emerge(flags)]
+  assert sum(shown) == emerging.NUM_FRAMES and shown[-1]
+
+
+def test_a_number_of_steps_replaces_a_respacing(tmp_path):
+  config = smoke(**SIZE | {'sampling.respacing': '2'})
+  with served(config, untrained(config, tmp_path / 'run')) as page:
+    assert draw(page)[-1]['total'] == 2
+    assert draw(page, num_steps=5)[-1]['total'] == 5
+
+
+def test_an_error_of_two_lines_is_an_answer_of_one():
+  def emerge(flags):
+    raise UserError('one\ntwo')
+    yield
+
+  (text,) = serve.pictures(emerge, [])
+  error = json.loads(text.removeprefix('data: '))['error']
+  assert 'one' in error and 'two' in error and '\n' not in error
 
 
 def test_a_port_that_is_taken_is_one_line():
