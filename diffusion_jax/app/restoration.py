@@ -187,7 +187,7 @@ class Restore(Edit):
           of = values.reshape(len(y), -1)[i]
           found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
       figures.append(found)
-      print(f'{Path(file).name}: {_listed(found)}{_warning(found["residual"])}')
+      print(f'{Path(file).name}: {_listed(found)}{_warning(**found)}')
       seen = (
         [as_picture(model, images.to_uint8(y[i]))] if _is_picture(y[i]) else []
       )
@@ -249,7 +249,7 @@ class Steer(Edit):
     numbers = made.numbers
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
-    print(_listed(found))
+    print(f'{_listed(found)}{_warning(**found)}')
 
 
 def _check_given(model, field, node):
@@ -316,10 +316,19 @@ def _listed(found):
   return ', '.join(f'{name} {x:.3g}' for name, x in found.items())
 
 
-def _warning(residual):
+def _warning(residual=1.0, lowest_ess=np.inf, **_):
+  if lowest_ess < 1.5:
+    return (
+      '. One particle had nearly all the weight, so neither the samples nor '
+      'log_evidence are reliable: take more particles, or more steps'
+    )
   if 1 / 3 <= residual <= 3.0:
     return ''
+  high = (
+    'the method has not reached y: try edit.posterior=gibbs, more '
+    'posterior.iterations or sampling.num_steps, then check noise and operator'
+  )
   return (
     '. The residual is |y - operator(x)| / noise, about 1 for a sample: '
-    + ('check noise and operator' if residual > 1.0 else 'noise is too large')
+    + (high if residual > 1.0 else 'noise is too large')
   )

@@ -118,8 +118,11 @@ def min_snr_weight(gamma: Positive = 5.0) -> Weight:
   return lambda level: jnp.minimum(level.snr, gamma)
 
 
-def edm_weight(sigma_data: Positive = 0.5) -> Weight:
-  """Makes the weight 1 / c_out^2, level -> [] or [B] (Karras et al. 2022)."""
+def edm_weight(sigma_data: Positive) -> Weight:
+  """Makes the weight 1 / c_out^2, level -> [] or [B] (Karras et al. 2022).
+
+  sigma_data: the network's; 0.5 for images in [-1, 1].
+  """
   return lambda level: level.snr + 1.0 / sigma_data**2
 
 

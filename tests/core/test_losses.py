@@ -56,6 +56,14 @@ def test_weights():
   np.testing.assert_allclose(dj.flow_weight(level), [121, 2.25], rtol=1e-5)
 
 
+def test_weights_of_edm_scale_with_the_data():
+  """At twice the noise of data twice as wide, 1 / c_out^2 is a quarter."""
+  sigma = jnp.array([0.01, 0.3, 5.0])
+  once = dj.edm_weight(0.5)(dj.NoiseLevel(0.0, jnp.ones(3), sigma))
+  twice = dj.edm_weight(1.0)(dj.NoiseLevel(0.0, jnp.ones(3), 2.0 * sigma))
+  np.testing.assert_allclose(twice, once / 4.0, rtol=1e-5)
+
+
 def test_the_weight_of_jit():
   """It is 1 / max(t, 0.05)^2, at most 400."""
   level = dj.RectifiedFlowSchedule()(jnp.array([0.01, 0.05, 0.3, 1.0]))

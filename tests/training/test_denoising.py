@@ -31,7 +31,7 @@ def objective(network_fn=network, uncertainty=None, times=TIMES, **options):
     Network(network_fn, dj.edm_input, parametrization='edm', **options),
     SCHEDULE,
     times=times,
-    weight=dj.edm_weight(),
+    weight=dj.edm_weight(0.5),
     uncertainty=uncertainty,
   )
 

@@ -226,6 +226,18 @@ def test_errors_of_known_samples():
   assert restoration.errors(np.abs(x), clean)['between'] == 0.0
 
 
+@pytest.mark.parametrize('found, part', [
+  ({'residual': 1.2}, ''),
+  ({'residual': 3.2}, 'try edit.posterior=gibbs, more posterior.iterations'),
+  ({'residual': 0.2}, 'noise is too large'),
+  ({'residual': 1.0, 'lowest_ess': 1.02}, 'log_evidence are reliable'),
+  ({'reward': 3.0, 'lowest_ess': 4.0}, ''),
+])  # fmt: skip
+def test_a_warning_says_what_to_try(found, part):
+  text = restoration._warning(**found)
+  assert part in text and bool(part) == bool(text)
+
+
 def test_an_array_is_read_in_its_own_units(tmp_path):
   y = np.linspace(0.0, 3.0, 8).reshape(2, 2, 2)
   np.save(tmp_path / 'y.npy', y)
