@@ -107,10 +107,10 @@ def test_a_sequence_in_patches_is_a_sequence_of_wider_values():
   x = images().reshape(2, 24, 1)[:, :16]
   network = DiT(**TINY | {'patch_size': 4})
   params = small_params(network, x, NOISE)
-  found = network.apply({'params': params}, x, NOISE)
+  found: Any = network.apply({'params': params}, x, NOISE)
   assert found.shape == x.shape
   wide = DiT(**TINY | {'patch_size': 1, 'out_channels': 4})
-  expected = wide.apply({'params': params}, x.reshape(2, 4, 4), NOISE)
+  expected: Any = wide.apply({'params': params}, x.reshape(2, 4, 4), NOISE)
   np.testing.assert_array_equal(found, expected.reshape(x.shape))
 
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -184,7 +185,7 @@ def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(run):
   flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]
   first = [frame.compiles for frame in emerge(flags)]
   assert first == [True, True, *[False] * 15]
-  again = emerge(flags)
+  again: Any = emerge(flags)
   assert not any(next(again).compiles for _ in range(5))
   again.close()
   shown = [frame.sheet is not None for frame in emerge(flags)]
