@@ -421,6 +421,7 @@ CALLS = {
   'twist_guided': {'twist': lambda x0, level: log_prob(x0)},
   'unipc': {'order': 3},
   'variational_bound': {'num_steps': 3, 'variance': 'learned', 'steps': 1},
+  'edm_weight': {'sigma_data': 0.5},
   'vdm_weight': {'num_steps': 4},
   'velocity_sde': {'diffusion': 'sde'},
   'with_ancestral_noise': {'sampler': dj.heun()},

@@ -61,7 +61,7 @@ class Moment(Method):
   iterations: of conjugate gradients, each a gradient through the network.
   """
 
-  iterations: Size = 1
+  iterations: Size = 4
 
   needs_linear: ClassVar = True
 

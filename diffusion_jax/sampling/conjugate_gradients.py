@@ -91,8 +91,9 @@ def least_squares(
 
   By conjugate gradients in v (Hestenes & Stiefel 1952, section 10), with less
   rounding than `solve`. An example ends after num_iterations or when the
-  gradient has fallen by 1e-7; one iteration per number in y is exact but for
-  rounding. variance: of y's noise, broadcasts to y; precision: to v.
+  gradient has fallen by 1e-7, with the v of its least gradient; one iteration
+  per number in y is exact but for rounding. variance: of y's noise, broadcasts
+  to y; precision: to v.
   """
   # In units of the largest variance, so that it may be 0.
   variance = jnp.broadcast_to(variance, residual.shape)
@@ -107,7 +108,7 @@ def least_squares(
   enough = 1e-14 * square
 
   def iterate(carry):
-    v, residual, direction, square = carry
+    v, residual, direction, square, best, lowest = carry
     image = forward(direction)
     curvature = _dot(weight * image, image) + _dot(ridge * direction, direction)
     runs = (square > enough) & (curvature > 0.0)
@@ -116,14 +117,20 @@ def least_squares(
     residual = residual - expand_to(size, residual) * image
     downhill = transpose(weight * residual) - ridge * v
     last_square, square = square, _dot(downhill, downhill)
+    # Rounding makes late iterates worse, up to NaN: the best one is returned.
+    better = runs & (square < lowest)
+    best = jnp.where(expand_to(better, v), v, best)
+    lowest = jnp.where(better, square, lowest)
+    runs &= square < 1e6 * lowest
     square = jnp.where(runs, square, 0.0)
     momentum = jnp.where(runs, square / jnp.where(runs, last_square, 1.0), 0.0)
     direction = downhill + expand_to(momentum, downhill) * direction
-    return v, residual, direction, square
+    return v, residual, direction, square, best, lowest
 
   def body(carry, _):
-    runs = jnp.any(carry[-1] > enough)
+    runs = jnp.any(carry[3] > enough)
     return jax.lax.cond(runs, iterate, lambda carry: carry, carry), None
 
-  carry = jnp.zeros_like(downhill), residual, downhill, square
-  return jax.lax.scan(body, carry, length=num_iterations)[0][0]
+  zeros = jnp.zeros_like(downhill)
+  carry = zeros, residual, downhill, square, zeros, square
+  return jax.lax.scan(body, carry, length=num_iterations)[0][4]
