@@ -148,8 +148,8 @@ def test_every_distribution_of_times(name, key):
 
 @pytest.mark.parametrize('name', tables.WEIGHTS)
 def test_every_weight(name):
-  weight = section('objective.weight', name)
-  weight = weight.make()
+  facts = {'sigma_data': 0.5} if name == 'edm' else {}
+  weight = section('objective.weight', name).make(facts)
   level = dj.LinearVPSchedule()(jnp.array([0.1, 0.9]))
   assert (weight(level) > 0).all()
 
