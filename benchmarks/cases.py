@@ -89,6 +89,33 @@ NETWORKS = {
 }
 
 
+# For benchmarks.curves: DDPM's loss and betas, at small widths.
+_DDPM: Any = {
+  'schedule': 'linear',
+  'parametrization': 'eps',
+  'objective': 'denoising',
+  'objective.weight': 'snr',
+  'network.dropout': '0.0',
+  'network.num_groups': '8',
+}
+CURVES = {
+  'mnist': Network(
+    'mnist', 'unconditional', _DDPM | {'network.channels': '16'}, batch=32
+  ),
+  'cifar10': Network(
+    'cifar10',
+    '',
+    _DDPM
+    | {
+      'network.channels': '32',
+      'network.num_blocks': '1',
+      'network.multipliers': '1,2,2',
+    },
+    batch=32,
+  ),
+}
+
+
 def _smoke(name, **fields):
   fields = {'channels': 16, 'num_blocks': 1, 'multipliers': '1,2'} | fields
   flags = {'data': 'synthetic', 'data.image_shape': '16,16,3'}
@@ -96,6 +123,7 @@ def _smoke(name, **fields):
   return NETWORKS[name]._replace(flags=NETWORKS[name].flags | flags)
 
 
+CURVES['smoke'] = _smoke('ddpm', num_groups=4, attention_resolutions='8')
 SMOKE = {
   'smoke_ddpm': _smoke('ddpm', num_groups=4, attention_resolutions='8'),
   'smoke_autoencoder': _smoke('autoencoder', num_groups=4, decoder_blocks=2),
@@ -114,7 +142,7 @@ TINY = SMOKE | {
 
 def network_of(case) -> Network:
   """Returns the network of a case."""
-  return (NETWORKS | TINY)[case.network]
+  return (NETWORKS | TINY | CURVES)[case.network]
 
 
 def make_model(case) -> Any:
@@ -124,6 +152,7 @@ def make_model(case) -> Any:
     'network.dtype': case.dtype,
     'training.mesh': '1,1',
     'training.batch_size': str(case.batch),
+    'training.steps_per_call': '1',
   }
   if 'ddim' in network.tasks:
     flags |= {'sampling.sampler': 'ddim', 'sampling.respacing': ''}

@@ -108,6 +108,25 @@ class Side:
       'temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
     }
 
+  def begin(self):
+    """Takes the first weights of a training; returns them for torch."""
+    self.params = jax.device_get(self.model.init(jax.random.key(0)))
+    return cases.state_dict(self.model, self.params['network'])
+
+  def curve(self, images, seed, rate):
+    """Trains on images uint8 [steps, B, H, W, C]; see `turns.curve`."""
+    step, (state, _, _, frozen, _) = self._train()
+    key = jax.random.key(seed)
+
+    def advance(batch):
+      nonlocal state
+      batch = {'image': batch.astype(np.float32) / 127.5 - 1.0}
+      state, metrics = step(state, batch, key, frozen, np.float32(rate))
+      return metrics['loss'].total / metrics['loss'].count
+
+    losses, seconds = turns.curve(advance, images)
+    return [float(x) for x in losses], seconds
+
   def wait(self):
     """Waits for the last result."""
     jax.block_until_ready(self.out)

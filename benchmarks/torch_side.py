@@ -114,6 +114,23 @@ class Side:
       torch.cuda.reset_peak_memory_stats()
     return {'torch_compile': self.case.compiled}
 
+  def begin(self, tensors):
+    """Takes the first weights of a training."""
+    self.first = {name: torch.from_numpy(a) for name, a in tensors.items()}
+
+  def curve(self, images, seed, rate):
+    """Trains on images uint8 [steps, B, H, W, C]; see `turns.curve`."""
+    torch.manual_seed(seed)
+    self.model.load_state_dict(self.first)
+    step = self._train(rate)
+
+    def advance(batch):
+      x = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2)
+      return step(x.float() / 127.5 - 1.0)
+
+    losses, seconds = turns.curve(advance, images)
+    return [float(x) for x in losses], seconds
+
   def wait(self):
     """Waits for the GPU."""
     if self.gpu:
@@ -174,20 +191,20 @@ class Side:
 
     return run
 
-  def _train(self):
+  def _train(self, rate=2e-4):
     model = self.model.train()
     self._compile(model)
     objective = self.ours.config.objective
     parameters = list(model.parameters())
     averages = [p.detach().clone() for p in parameters]
-    adam = torch.optim.Adam(parameters, lr=2e-4, fused=True)
+    adam = torch.optim.Adam(parameters, lr=rate, fused=True)
     clip_norm = self.ours.config.optimizer.clip_norm
-    image = self._images().clamp(-1.0, 1.0)
+    fixed = self._images().clamp(-1.0, 1.0)
     half = contextlib.nullcontext()
     if self.dtype != torch.float32:
       half = torch.autocast(self.device.type, self.dtype)
 
-    def run():
+    def run(image=fixed):
       with half:
         loss = self.loss(model, image, self.labels, objective)
       adam.zero_grad(set_to_none=True)
@@ -196,6 +213,7 @@ class Side:
         torch.nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
       adam.step()
       torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1e-4)
+      return loss.detach()
 
     return run
 

@@ -151,6 +151,22 @@ def time_calls(side: Any, calls: int) -> tuple[float, float]:
   return wall / calls, used / calls
 
 
+def curve(advance: Any, batches: Any, warm: int = 5) -> tuple[list, tuple]:
+  """Returns the loss of each batch, and (wall, processor) seconds a step.
+
+  advance: batch -> loss, after a step. The first `warm` steps are not timed.
+  """
+  losses = [advance(batch) for batch in batches[:warm]]
+  float(losses[-1])  # waits
+  wall, used = time.perf_counter(), time.process_time()
+  for batch in batches[warm:]:
+    losses.append(advance(batch))
+  float(losses[-1])
+  wall, used = time.perf_counter() - wall, time.process_time() - used
+  steps = len(batches) - warm
+  return losses, (wall / steps, used / steps)
+
+
 def in_turns(
   workers: dict[str, Worker], rounds: int, least_seconds: float
 ) -> dict[str, list[tuple[float, float]]]:

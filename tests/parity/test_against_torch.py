@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import against_torch, cases, flops
+from benchmarks import against_torch, cases, curves, flops
 from benchmarks.turns import Case
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
-def measured(tmp_path_factory):
+def folder(tmp_path_factory):
   pytest.importorskip('diffusers')
   folder = tmp_path_factory.mktemp('bench')
   # The benchmark's processes import it first: `torch_packages` for them too.
@@ -22,11 +22,39 @@ def measured(tmp_path_factory):
     'from tests.parity import torch_packages\n'
     'torch_packages.declare_operators()\n'
   )
-  out = folder / 'result.json'
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PYTHONPATH', f'{folder}{os.pathsep}{ROOT}')
-    against_torch.main(['--smoke', f'--out={out}'])
+    yield folder
+
+
+@pytest.fixture(scope='module')
+def measured(folder):
+  out = folder / 'result.json'
+  against_torch.main(['--smoke', f'--out={out}'])
   return json.loads(out.read_text())
+
+
+def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
+  """Their losses are those of one network that was 0: E |eps|^2 = 1."""
+  images, out = folder / 'images.npz', folder / 'curves.json'
+  shades = np.linspace(0, 255, 64, dtype=np.uint8)
+  np.savez(
+    images,
+    images=np.ones((64, 16, 16, 3), np.uint8) * shades[:, None, None, None],
+  )
+  curves.main([
+    '--network=smoke', f'--images={images}', f'--out={out}', '--steps=40',
+    '--seeds=2', '--rate=2e-3',
+  ])  # fmt: skip
+  found = json.loads(out.read_text())['losses']
+  ours, theirs = (np.array(found[name]) for name in ('ours', 'diffusers'))
+  for losses in (ours, theirs):
+    assert losses.shape == (2, 40)
+    np.testing.assert_allclose(losses[:, 0], 1.0, atol=0.03)
+    assert losses[:, -10:].mean() < 0.8
+  np.testing.assert_allclose(
+    ours[:, -10:].mean(), theirs[:, -10:].mean(), rtol=0.1
+  )
 
 
 def test_every_task_is_measured_on_both_sides(measured):
