@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import norm
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.training.objectives import Context
 
 ROOT = Path(__file__).parent.parent
@@ -305,7 +306,7 @@ def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
 
   def step(sampler, keys, x):
     take = lambda keys, x: sampler.step(
-      keys, x, sampler.init(x), denoise, level_s=s, level_t=t
+      as_one_key(keys), x, sampler.init(x), denoise, level_s=s, level_t=t
     )
     return jax.jit(take)(keys, x)[0]
 

@@ -177,12 +177,32 @@ def test_eps_without_signal():
   lambda level: dj.prior_kl(X, level),
   lambda level: denoiser_of('v')(X, level),
   lambda level: dj.sample(KEY, denoise, dj.ddim(), level, X),
+  lambda level: dj.prior_sample(KEY, X.shape, level),
+  lambda level: dj.level_grid(lambda t: level, 3),
+  lambda level: dj.level_grid(lambda t: level, 3, 'karras'),
   lambda level: dj.q_sample_states(KEY, STATES, MASKING, level),
 ])  # fmt: skip
 def test_arguments_that_are_not_levels(call):
-  match = r'a level is needed, schedule\(t\) or level_grid, not '
-  check(lambda: call(0.5), TypeError, match + 'float')
-  check(lambda: call(COSINE), TypeError, match + 'CosineSchedule')
+  match = r'a level is needed, a dj.NoiseLevel\(t, alpha, sigma\) .*, not '
+  check(lambda: call(0.5), TypeError, match + 'a number')
+  check(lambda: call(COSINE), TypeError, match + 'a CosineSchedule')
+
+
+@pytest.mark.parametrize('output, kind', [
+  (0.5, 'a number'), ((X, X, X), 'a tuple of 3'), (dj.Prediction(X), 'a Pred'),
+  (None, 'None'),
+])  # fmt: skip
+def test_networks_and_steps_that_return_something_else(output, kind):
+  apply = lambda params, x, noise, cond, *, key=None: output
+  own = dj.Network(apply, dj.time_input(), parametrization='v').denoiser(())
+  match = f'a network returns an array, not {kind}'
+  check(lambda: own(X, COSINE(0.5)), TypeError, match)
+  if isinstance(output, dj.Prediction):  # a pair, as (x, state) is
+    return
+  sampler = dj.Sampler(lambda x: (), lambda *args, **levels: output)
+  match = rf'the step of a sampler returns \(x, state\), not {kind}'
+  call = lambda: dj.sample(KEY, denoise, sampler, LEVELS, X)
+  check(call, TypeError, match)
 
 
 def test_a_network_of_masked_states_without_a_logit_for_the_mask():
@@ -215,6 +235,9 @@ def bound(num_steps, **options):
 
 @pytest.mark.parametrize('call, match', [
   (lambda: dj.zero_terminal_snr([0.1]), '2 or more'),
+  (lambda: dj.Measurement(Y, array, -1.0), 'std is -1: it cannot be negative'),
+  (lambda: dj.Measurement(Y, array, NAN), 'std is nan: it cannot be negative'),
+  (lambda: dj.Measurement(Y, array, jnp.array([0.1, -0.2])), 'std is -0.2: it'),
   (lambda: dj.target('epsilon', X, X, LEVEL), UNKNOWN),
   (lambda: flow_map.make_flow_map(None, {}, kind='map'),
    "kind 'map' is not one of average_vel"),

@@ -96,12 +96,15 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
       f'{workdir} is an average: give the workdir of the run it was made from'
     )
   step = steps[-1] if step is None and steps else step
-  if step not in steps or step is None:
-    has = ', '.join(map(str, steps)) or 'none'
+  if not steps:
     raise FileNotFoundError(
-      f'{workdir} has no snapshot {step or ""} but {has}; '
-      'averages need snapshots: train with '
-      '--config.training.ema_sigma_rels=0.05,0.10'
+      f'{workdir} has no snapshots, of which averages are made: train with '
+      '--config.training.ema_sigma_rels=0.05,0.10 and training.snapshot_every'
+    )
+  if step not in steps or step is None:
+    raise FileNotFoundError(
+      f'{workdir} has no snapshot {step}: it has those of the steps '
+      f'{", ".join(map(str, steps))}'
     )
   return [s for s in steps if s <= step], step
 

@@ -180,7 +180,9 @@ def main(argv: list[str]) -> None:
     print(str(stop) or f'interrupted; what was saved is in {workdir}')
     end = processes.exit_all if processes.started() else processes.leave
     end(130)
-  except Exception:
+  except Exception as error:
+    if place := own.place_of(error):  # The user's own part raised it.
+      fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise
     # A plain exit would wait for the other processes for ever.

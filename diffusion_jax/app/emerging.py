@@ -23,7 +23,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.generate import check_plan
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
-from diffusion_jax.core.keys import fold_in_each
+from diffusion_jax.core.keys import as_one_key, fold_in_each
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels
@@ -105,7 +105,8 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     total = len(levels.t) - 1
     with lock:
       x, keys = plan.begin(keys)
-      start = x, plan.sampler.init(x), plan.sampler.keys(keys, total)
+      keys = plan.sampler.keys(as_one_key(keys), total)
+      start = x, plan.sampler.init(x), keys
       x, state, keys = jax.device_put(start, replicated(mesh))
     scale = np.float32(scale_of(c))
     shown = {*spread_levels(total, NUM_FRAMES).tolist()}

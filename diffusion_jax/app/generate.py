@@ -3,18 +3,21 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, other_runs
+from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.model import FILM, Guides, Model
+from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_image import PerImage, per_image
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
-from diffusion_jax.sampling.sampler import spread_levels
+from diffusion_jax.sampling.sampler import sample, spread_levels
 
 
 def generate(model: Model, mesh: Mesh) -> PerImage:
@@ -102,7 +105,11 @@ def check_plan(model: Model) -> None:
   shapes = jax.eval_shape(model.init, abstract_key()) if learned else {}
   jax.eval_shape(lambda params: plan(params).levels, shapes)
   c = model.config.sampling
-  if c.respacing or learned:
+  if learned:
+    return
+  if plan().denoises and ':' in c.sampler.name:
+    _rehearse(c.sampler, plan(), noisy.state_shape)
+  if c.respacing:
     return
   visited = c.get('schedule')
   total = num_steps_of(noisy.schedule() if visited is None else visited.make())
@@ -113,3 +120,20 @@ def check_plan(model: Model) -> None:
       f'steps of the schedule: {steps:,} distinct steps are visited, and '
       f'{others:,} levels between steps'
     )
+
+
+def _rehearse(section, plan, shape):
+  # One step of the user's own sampler. What keys of images cannot draw is known
+  # only when it is lowered.
+  levels = plan.levels.take(slice(2))
+  keys = jax.random.split(jax.random.key(0), 2)
+
+  def run(keys, x):
+    def denoise(x, level):
+      return Prediction(x)
+
+    sampler = section.make({'schedule': plan.schedule})
+    return sample(keys, denoise, sampler, levels, x)
+
+  with from_config('sampling.sampler'):
+    jax.jit(run).lower(keys, jnp.zeros((2, *shape)))

@@ -14,6 +14,7 @@ from diffusion_jax.app import constructors, images
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
@@ -266,7 +267,16 @@ class NoisyNetwork:
     key, gamma_key = jax.random.split(key)
     x = jnp.zeros((1, *self.state_shape))
     rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
-    variables = self.network.init(rngs, x, jnp.zeros(1), self.inputs.example())
+    args = x, jnp.zeros(1), self.inputs.example()
+    output, variables = self.network.init_with_output(rngs, *args)
+    facts, shape = self._network_facts(), (1, self.facts.num_classes)
+    if 'out_channels' in self.schema.facts['network']:
+      shape = *x.shape[:-1], facts['out_channels']
+    if getattr(output, 'shape', None) != shape:
+      raise UserError(
+        f'config.network: its output for x of the shape {list(x.shape)} is an '
+        f'array {list(shape)}, not {kind_of(output)}'
+      )
     if others := variables.keys() - {'params'}:
       raise UserError(
         f'config.network={self.config.network.name!r} keeps {min(others)}, '

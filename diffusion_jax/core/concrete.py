@@ -58,6 +58,18 @@ def check_at_least(low: int, **value: int) -> None:
       raise ValueError(f'{name} is {n}: it must be at least {low}')
 
 
+def kind_of(value: object) -> str:
+  """Returns what a value is, for messages: 'a number', 'an array [2, 3]'."""
+  if isinstance(value, (bool, int, float)):
+    return 'a number'
+  shape = getattr(value, 'shape', None)
+  if shape is not None:
+    return f'an array {[*shape]}' if shape else 'a number'
+  if type(value) is tuple:
+    return f'a tuple of {len(value)}'
+  return 'None' if value is None else f'a {type(value).__name__}'
+
+
 def as_float(x: ArrayLike) -> Array:
   """Converts x to floats in its own precision, at least float32.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.ranges import Positive
 
@@ -73,9 +74,9 @@ def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
   """
   prediction = denoise(xt, level)
   if not isinstance(prediction, Prediction):
-    is_array = hasattr(prediction, 'shape')
-    kind = 'an array' if is_array else type(prediction).__name__
-    raise TypeError(f'a denoiser returns dj.Prediction(x0), not {kind}')
+    raise TypeError(
+      f'a denoiser returns dj.Prediction(x0), not {kind_of(prediction)}'
+    )
   return prediction
 
 

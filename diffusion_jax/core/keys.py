@@ -1,16 +1,19 @@
 """Random keys: one for a batch, or one per example ([B]).
 
 With one key per example, the draw for example i depends only on its own key,
-not on the batch size or the number of devices.
+not on the batch size or the number of devices. `as_one_key` makes one key of
+them for code that knows `jax.random` only.
 
 Every consumer of a seed has its own key, a `stream`. Otherwise two consumers
 could draw the same numbers, because `split(key, n)[i] == fold_in(key, i)`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import define_prng_impl
 
 Array = jax.Array
 
@@ -53,6 +56,82 @@ def fold_in_each(key: Array, index: Array) -> Array:
 def abstract_key() -> jax.ShapeDtypeStruct:
   """Returns the shape of a key, for `jax.eval_shape`."""
   return jax.eval_shape(jax.random.key, 0)
+
+
+def as_one_key(key: Array) -> Array:
+  """Returns keys [B] as one key, with which row i of a draw is from key i.
+
+  `jax.random` takes it for draws of [B, ...], such as normal(key, x.shape).
+  Another shape, [] included, raises ValueError when it is compiled. One key
+  stays as it is.
+  """
+  key = _typed(key)
+  if not key.ndim:
+    return key
+  impl = _impl_of_rows(jax.random.key_impl(key), *key.shape)
+  return jax.random.wrap_key_data(jax.random.key_data(key), impl=impl)
+
+
+_ROWS: dict[Hashable, Hashable] = {}  # the implementation of a row
+
+
+@functools.cache
+def _impl_of_rows(impl: Hashable, count: int) -> Hashable:
+  # `count` keys as one key: each operation is that of every row.
+  def of_rows(operation):
+    def of_data(data, *args):
+      keys = jax.random.wrap_key_data(data, impl=impl)
+      return jax.vmap(lambda key: operation(key, *args))(keys)
+
+    return of_data
+
+  @of_rows
+  def fold_in(key, i):
+    return jax.random.key_data(jax.random.fold_in(key, i))
+
+  @of_rows
+  def each_split(key, shape):
+    return jax.random.key_data(jax.random.split(key, shape))
+
+  @of_rows
+  def bits(key, bit_width, shape):
+    return jax.random.bits(key, shape[1:], f'uint{bit_width}')
+
+  def split(data, shape):
+    return jnp.moveaxis(each_split(data, shape), 0, len(shape))
+
+  def random_bits(data, bit_width, shape):
+    if shape[:1] != (count,):
+      raise ValueError(
+        f'random numbers of the shape {list(shape)} cannot be drawn for each '
+        f'of {count} images: draw arrays [B, ...], as x.shape or x.shape[:1]'
+      )
+    return bits(data, bit_width, shape)
+
+  def seed(number):
+    keys = jax.random.split(jax.random.key(number, impl=impl), count)
+    return jax.random.key_data(keys)
+
+  like = jax.eval_shape(seed, 0)
+  rows = define_prng_impl(
+    key_shape=like.shape,
+    seed=seed,
+    split=split,
+    random_bits=random_bits,
+    fold_in=fold_in,
+    name=f'{count} of {impl}',
+    tag=f'{count}',
+  )
+  _ROWS[rows] = impl
+  return rows
+
+
+def _rows(key: Array) -> Array:
+  # The keys [B] of `as_one_key`, or any other key as it is.
+  impl = _ROWS.get(jax.random.key_impl(key))
+  if impl is None:
+    return key
+  return jax.random.wrap_key_data(jax.random.key_data(key), impl=impl)
 
 
 def split_key(key: Array, n: int) -> Array:
@@ -115,7 +194,7 @@ def key_per_example(key: Array, batch_size: int) -> Array:
 
   Any other number of keys raises ValueError.
   """
-  key = _typed(key)
+  key = _rows(_typed(key))
   if not key.ndim:
     return jax.random.split(key, batch_size)
   _check_one_each(key, batch_size)
@@ -123,7 +202,7 @@ def key_per_example(key: Array, batch_size: int) -> Array:
 
 
 def _draw(distribution: Callable[..., Array], key: Array, x: Array) -> Array:
-  key = _typed(key)
+  key = _rows(_typed(key))
   if not key.ndim:
     return distribution(key, x.shape, x.dtype)
   _check_one_each(key, x.shape[0])

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.concrete import check_numbers, kind_of
 
 Array = jax.Array
 
@@ -60,8 +60,10 @@ class NoiseLevel(NamedTuple):
 def check_level(level: object) -> None:
   """Raises TypeError unless the argument is a `NoiseLevel`."""
   if not isinstance(level, NoiseLevel):
-    kind = type(level).__name__
-    raise TypeError(f'a level is needed, schedule(t) or level_grid, not {kind}')
+    raise TypeError(
+      'a level is needed, a dj.NoiseLevel(t, alpha, sigma) as a schedule or '
+      f'level_grid returns, not {kind_of(level)}'
+    )
 
 
 def check_order(level_s: NoiseLevel, level_t: NoiseLevel) -> None:

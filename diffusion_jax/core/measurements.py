@@ -1,8 +1,8 @@
 """Measurements y of an image: what is known of x_0, and with how much noise."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,21 @@ Array = jax.Array
 LogLikelihood = Callable[[Array], Array]
 
 
-class Measurement(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measurement:
   """A measurement y = forward(x_0) + std n, n ~ N(0, I).
 
   y: [B, ...] or [1, ...]; forward: x_0 [B, ...] -> [B, ...], for each image
-  separately; std: in the units of y, [], [B] or like y.
+  separately; std: in the units of y, [], [B] or like y; 0 is an exact y.
+  ValueError for a std that is negative, infinite or NaN, unless it is traced.
   """
 
   y: Array
   forward: Callable[[Array], Array]
   std: Array | float = 0.0
+
+  def __post_init__(self):
+    check_not_negative(std=self.std)
 
   def residual(self, x0: Array) -> Array:
     """Computes y - forward(x_0), [B, ...].
@@ -44,11 +49,7 @@ class Measurement(NamedTuple):
     return self.y - estimate
 
   def variance(self, like: Array) -> Array:
-    """Returns std^2, which broadcasts to an array [B, ...].
-
-    Raises ValueError if std is negative.
-    """
-    check_not_negative(std=self.std)
+    """Returns std^2, which broadcasts to an array [B, ...]."""
     return expand_to(jnp.asarray(self.std, like.dtype) ** 2, like)
 
   def log_prob(self, x0: Array) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.core.denoiser import (
   Denoiser,
   NetworkFn,
@@ -96,6 +97,8 @@ class Network:
       scale = 1.0 / edm_norm(expanded, self.sigma_data)
     noise = jnp.broadcast_to(self.noise_input(level), xt.shape[:1])
     output = self.apply(params, scale * xt, noise, cond, key=key)
+    if not hasattr(output, 'astype'):
+      raise TypeError(f'a network returns an array, not {kind_of(output)}')
     return output.astype(xt.dtype)
 
   def to_x0(self, output: Array, xt: Array, level: NoiseLevel) -> Array:

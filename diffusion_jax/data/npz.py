@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import existing
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.sources import ADVICE, ArraySource
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.ranges import Count, Rate
 
@@ -39,12 +39,12 @@ def npz(
       'test_labels for test_images, unless num_classes=0'
     )
   images, *labels = read(path, needed).values()
-  images = images[..., None] if images.ndim == 3 else images
-  if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+  if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
     raise ValueError(
       f'{path}: images must be uint8 [N, H, W, C] or [N, H, W], got '
-      f'{images.dtype} {list(images.shape)}'
+      f'{images.dtype} {list(images.shape)}: {ADVICE}'
     )
+  images = images[..., None] if images.ndim == 3 else images
   labels = (
     _checked(path, labels[0], len(images), num_classes) if labels else None
   )

@@ -82,13 +82,18 @@ class OrderedSource(Source, Protocol):
     ...
 
 
+ADVICE = (
+  'give grey levels, or train on arrays of real numbers with the library '
+  '(docs/library.md#arrays-that-are-not-pictures)'
+)
+
+
 def check_images(images: np.ndarray) -> np.ndarray:
   """Returns images uint8 [n, H, W, C]; raises ValueError for other arrays."""
   if images.dtype != np.uint8 or images.ndim != 4:
     raise ValueError(
       f'images must be uint8 [n, H, W, C], got {images.dtype} '
-      f'{list(images.shape)}: give grey levels, or train on arrays of real '
-      'numbers with the library (docs/library.md)'
+      f'{list(images.shape)}: {ADVICE}'
     )
   return images
 

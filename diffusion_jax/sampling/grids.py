@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.concrete import check_at_least
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.levels import (
+  NoiseLevel,
+  Schedule,
+  check_level,
+  clean_level,
+)
 from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
@@ -40,7 +45,8 @@ def level_grid(
 ) -> NoiseLevel:
   """Computes the N + 1 levels of N sampling steps, noisiest first, [N+1].
 
-  Raises ValueError for arguments that do not fit, such as N > T steps.
+  Raises ValueError for arguments that do not fit, such as N > T steps, and
+  TypeError for a schedule that does not return a `NoiseLevel`.
 
   Args:
     spacing: Even in t ('uniform'), sqrt(t) ('quadratic'), log-SNR ('logsnr') or
@@ -54,6 +60,7 @@ def level_grid(
   """
   check_at_least(1, num_steps=num_steps)
   check_choice('spacing', spacing, SPACINGS | STEP_CHOICES)
+  check_level(schedule(t_start))
   count = num_steps if end_clean else num_steps + 1
   if spacing in STEP_CHOICES:
     levels = _step_choice(schedule, count, spacing, t_start, t_end)

@@ -5,7 +5,7 @@ from level t to the cleaner level s; inpainting, churn and Langevin correctors
 are functions sampler -> sampler.
 
 A key is one key, or one key per example ([B]); with the latter image i depends
-only on its own key (`core/keys.py`).
+only on its own key. A step gets one key in both cases (`core/keys.py`).
 """
 
 import math
@@ -18,11 +18,11 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.concrete import as_float
+from diffusion_jax.core.concrete import as_float, kind_of
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.flow_map import FlowMap
-from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, check_level, check_order
 
 Array = jax.Array
@@ -50,8 +50,9 @@ class SamplerStep(Protocol):
   ) -> tuple[Array, PyTree]:
     """Takes x [B, ...] from level t to the cleaner level s, both [].
 
-    denoise: a `Denoiser`, or the input of a wrapper such as
-    `self_conditioned`. Returns (x, state) at level s.
+    key: one key, which `sample` makes of keys [B] by `as_one_key`; denoise: a
+    `Denoiser`, or the input of a wrapper such as `self_conditioned`. Returns
+    (x, state) at level s.
     """
     ...
 
@@ -60,7 +61,7 @@ class Sampler(NamedTuple):
   """A rule for going from one noise level to the next; x: [B, ...].
 
   init: x -> state; step: (key, x, state, denoise, *, level_s, level_t) -> (x,
-  state); keys: (key, N) -> the keys of N steps, [N, ...]. Only a step whose
+  state); keys: (key, N) -> the keys of N steps, [N]. Only a step whose
   noise depends on its levels (`path_noise`) may get the same key as others.
   """
 
@@ -153,7 +154,7 @@ def sample_frames(
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
     check_order(levels, levels.take(slice(1)))
   num_steps = levels.t.shape[0] - 1
-  keys = sampler.keys(key, num_steps)
+  keys = sampler.keys(as_one_key(key), num_steps)
   x = as_float(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   shown = spread_levels(num_steps, num_frames)
@@ -165,9 +166,14 @@ def sample_frames(
   def body(carry, inputs):
     key, level_t, level_s, frame = inputs
     x, state, frames = carry
-    x, state = sampler.step(
+    result = sampler.step(
       key, x, state, denoise, level_s=level_s, level_t=level_t
     )
+    if not isinstance(result, tuple) or len(result) != 2:
+      raise TypeError(
+        f'the step of a sampler returns (x, state), not {kind_of(result)}'
+      )
+    x, state = result
     if len(shown):
       frames = frames.at[frame].set(x[:num_examples])
     return (x, state, frames), None
@@ -198,5 +204,6 @@ def prior_sample(
   key: [] or [B]; shape: [B, ...]; level: the first level of the grid, [].
   exact=True draws from N(0, sigma^2 I) instead, as EDM and VE code does.
   """
+  check_level(level)
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))

@@ -162,6 +162,17 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
   assert (tmp_path / 'imported').read_text() == '.'
 
 
+def test_an_exception_in_a_part_of_ones_own_is_one_line(launch, tmp_path):
+  (tmp_path / 'own_part.py').write_text('def schedule():\n  return 1 / 0\n')
+  args = (
+    f'--config={ROOT}/configs/digits.py',
+    '--config.schedule=own_part:schedule',
+  )
+  found = launch(*args, cwd=tmp_path)
+  check_one_line(found, 'error: ZeroDivisionError: division by zero (')
+  assert found.stderr.endswith('own_part.py, line 2)\n')
+
+
 def test_help_lists_modes_flags_fields_and_configs(launch):
   result = launch('--help')
   assert result.returncode == 0

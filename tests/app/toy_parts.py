@@ -1,13 +1,16 @@
 """What a user may write, each part with a field of its own."""
 
 import dataclasses
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
 import diffusion_jax as dj
+from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.training import objectives
 
@@ -23,6 +26,35 @@ class Network(nn.Module):
     noise = jnp.broadcast_to(noise[:, None, None, None], x.shape)
     h = nn.tanh(nn.Dense(self.width)(jnp.concatenate([x, noise], -1)))
     return nn.Dense(self.out_channels)(h)
+
+
+class Pooled(nn.Module):
+  """Returns a number for each image, which is no image."""
+
+  takes = ('label',)
+
+  out_channels: int
+
+  @nn.compact
+  def __call__(self, x, noise, cond=None, *, train=False):
+    return nn.Dense(self.out_channels)(x).mean((1, 2, 3))
+
+
+def number(split='', network=None):
+  """Returns what no field needs."""
+  return 0.5
+
+
+def ramp():
+  return lambda t: 1.0 - t
+
+
+def estimate():
+  """Returns the sampler whose step forgets its state."""
+  step = lambda key, x, state, denoise, **levels: (
+    denoise(x, levels['level_t']).x0
+  )
+  return dj.Sampler(lambda x: (), step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +79,20 @@ def sampler(damping: float = 1.0):
     return damping * x, state
 
   return dj.Sampler(inner.init, step)
+
+
+def fresh(draw: Literal['normal', 'draw_normal', 'one_number'] = 'normal'):
+  """Steps to level s with new noise, by a function of JAX or of the library."""
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    noise = {
+      'normal': lambda: jax.random.normal(key, x.shape),
+      'draw_normal': lambda: draw_normal(key, x),
+      'one_number': lambda: jax.random.normal(key),
+    }[draw]()
+    return level_s.alpha * denoise(x, level_t).x0 + level_s.sigma * noise, state
+
+  return dj.Sampler(lambda x: (), step)
 
 
 def objective(network, schedule, factor: float = 1.0):

@@ -5,6 +5,7 @@ import pytest
 
 from diffusion_jax.core.keys import (
   STREAMS,
+  as_one_key,
   draw_normal,
   fold_in_each,
   key_per_example,
@@ -49,6 +50,36 @@ def test_one_key_becomes_one_per_example(key):
   assert key_per_example(jax.random.PRNGKey(0), 4).shape == (4,)
   with pytest.raises(ValueError, match=r'\[4\] keys for a batch of 3'):
     key_per_example(keys, 3)
+
+
+def test_one_key_of_many_draws_row_i_from_key_i(key):
+  """For all of `jax.random`, as the same calls for each image alone."""
+  keys, weights = jax.random.split(key, 4), jnp.zeros((4, 10))
+
+  def numbers(key, rows, weights):
+    first, second = jax.random.split(jax.random.fold_in(key, 7))
+    third, fourth = jax.random.split(second, 5)[2:4]
+    draws = (
+      jax.random.normal(first, (*rows, 3)),
+      jax.random.randint(third, rows, 0, 1000),
+      jax.random.categorical(fourth, weights),
+    )
+    return draws + (draw_normal(first, draws[0]),)
+
+  @jax.jit
+  def both(keys):
+    one = as_one_key(keys)
+    assert not one.ndim and as_one_key(one) is one
+    each = jax.vmap(lambda key, w: numbers(key, (), w)[:3])(keys, weights)
+    return numbers(one, (4,), weights), each, key_per_example(one, 4)
+
+  found, expected, again = both(keys)
+  for a, b in zip(found, (*expected, expected[0]), strict=True):
+    np.testing.assert_array_equal(a, b)
+  np.testing.assert_array_equal(*map(jax.random.key_data, (again, keys)))
+  for shape in ((), (3,), (5, 4)):
+    with pytest.raises(ValueError, match=r'draw arrays \[B, ...\]'):
+      jax.random.normal(as_one_key(keys), shape)
 
 
 def descendants(root):

@@ -61,7 +61,7 @@ MISSING = 'it must contain images or arr_0'
   ({'pictures': np.zeros(3), 'foo': np.zeros(2)}, {},
    f'a.npz has the arrays pictures, foo; {MISSING}'),
   ({}, {}, f'a.npz has the arrays none; {MISSING}'),
-  ({'images': np.zeros((3, 4, 5))}, {}, r'got float64 \[3, 4, 5, 1\]'),
+  ({'images': np.zeros((3, 4, 5))}, {}, r'got float64 \[3, 4, 5\]: give gre'),
   ({'images': np.zeros(3, np.uint8)}, {}, r'must be uint8 .*got uint8 \[3\]'),
   ({'images': np.array([{}])}, {},
    'is not an npz file of arrays: it contains Python objects'),

@@ -17,8 +17,11 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusion_jax.aliases import Json, Tree
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import read_json, write_json
@@ -192,6 +195,50 @@ def _misfit(key, part, facts):
     if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
       return f'its parameter {p.name} needs a default'
   return ''
+
+
+def check_made(path: str, name: str, made: Any) -> None:
+  """Raises UserError unless a user's constructor made what its field needs.
+
+  A function of the time or the level is called once, on shapes.
+  """
+  import jax
+
+  import diffusion_jax as dj
+  from diffusion_jax.training.objectives import Objective
+
+  def is_number(x):
+    return getattr(x, 'shape', None) == ()
+
+  field, value = path.rpartition('.')[2], made
+  needed = 'its constructor must return '
+  with from_config(path):
+    if field == 'schedule':
+      value = jax.eval_shape(made, 0.5)
+      needed = 'schedule(t) must be a dj.NoiseLevel of numbers'
+      fits = isinstance(value, dj.NoiseLevel) and all(map(is_number, value))
+    elif field == 'noise_input':
+      value = jax.eval_shape(made, dj.clean_level())
+      needed, fits = 'noise_input(level) must be a number', is_number(value)
+    elif field == 'sampler':
+      needed += 'a dj.Sampler(init, step)'
+      fits = isinstance(made, dj.Sampler)
+    elif field == 'objective':
+      needed += 'an Objective(draw, loss)'
+      fits = isinstance(made, Objective)
+    elif field == 'optimizer':
+      needed += "optax's optimizer and a function, step -> learning rate"
+      fits = isinstance(made, tuple) and [*map(callable, made)] == [False, True]
+    elif field in ('data', 'source'):
+      needed += 'a source, such as ArraySource(images)'
+      fits = hasattr(made, 'read') and hasattr(made, 'image_shape')
+    else:
+      return
+  if not fits:
+    raise UserError(
+      f'config.{path}={name!r}: {needed}, not {kind_of(value)} '
+      '(docs/program.md)'
+    )
 
 
 def place_of(error: BaseException) -> str:

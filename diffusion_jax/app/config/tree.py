@@ -149,7 +149,10 @@ class Node(Tree):
           f'{self.choice or _last(self.where)} needs it'
         )
     with from_config(self.where):
-      return self.constructor(**values)
+      made = self.constructor(**values)
+    if ':' in self.choice:
+      own.check_made(self.where, self.choice, made)
+    return made
 
 
 def _last(path):

@@ -67,6 +67,17 @@ data=tests.app.toy_parts:UnitPictures => config.data: images must be uint8
   [n, H, W, C], got float32 [1, 8, 8, 1]: give grey levels, or train on arrays
 data=tests.app.toy_parts:curves => config.data: images must be uint8 [n, H, W,
   C], got float64 [20, 64, 2]: give grey levels
+data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its
+  constructor must return a source, such as ArraySource(images), not a number
+schedule=tests.app.toy_parts:ramp => schedule(t) must be a
+  dj.NoiseLevel of numbers, not a number (docs/program.md)
+noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
+  callable value, got Sampler(
+network=tests.app.toy_parts:Pooled => config.network: its output for x of the
+  shape [1, 8, 8, 1] is an array [1, 8, 8, 1], not an array [1]
+objective=tests.app.toy_parts:number => must return an Objective(draw,
+  loss), not a
+optimizer=tests.app.toy_parts:number => must return optax's optimizer and a
 schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
@@ -135,6 +146,13 @@ digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here
   (8, 8, 3)
 """
 TABLES['sample'] = """
+sampling.sampler=tests.app.toy_parts:ramp => its constructor must return
+  a dj.Sampler(init, step), not a function
+sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the
+  step of a sampler returns (x, state), not an array [2, 8, 8, 1]
+sampling.sampler=tests.app.toy_parts:fresh sampling.sampler.draw=one_number =>
+  config.sampling.sampler: random numbers of the shape [] cannot be drawn for
+  each of 2 images: draw arrays [B, ...], as x.shape or x.shape[:1]
 sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 =>
   sampling.sampler=dpm_solver_pp uses earlier steps
@@ -333,7 +351,9 @@ digits => no section noise: give --config=configs
 """
 TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
-average.sigma_rel=0.05 => has no snapshot
+average.sigma_rel=0.05 => runs/digits has no snapshots, of which averages are
+  made: train with --config.training.ema_sigma_rels=0.05,0.10 and
+average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, of which
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 

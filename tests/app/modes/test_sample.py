@@ -14,6 +14,7 @@ from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import provenance
 from diffusion_jax.data.images import to_uint8
 from diffusion_jax.runtime.per_image import PerImage
+from tests.app import toy_parts
 from tests.app.conftest import (
   arrays_of,
   as_flags,
@@ -74,6 +75,20 @@ def test_sample_by_label_seed_and_sampler(run):
   assert first['labels'].tolist() == [3, 7, 3, 7]
   MODES['sample'](of_sampling(name='seed1', seed=1, **fields), run)
   assert (arrays_of(run, 'seed1')['arr_0'] != first['arr_0']).any()
+
+
+def test_a_sampler_of_ones_own_draws_by_jax_random(run):
+  """Image i is the same in any batch, and by `draw_normal`."""
+  images = []
+  for draw, size in (('normal', 4), ('normal', 7), ('draw_normal', 7)):
+    sampler = f'{toy_parts.__name__}:fresh'
+    fields = {'name': f'{draw}_{size}', 'sampler.draw': draw}
+    fields |= {'batch_size': size, 'num_samples': 7, 'sampler': sampler}
+    MODES['sample'](of_sampling(**fields), run)
+    images.append(arrays_of(run, fields['name'])['arr_0'])
+  assert len({image.tobytes() for image in images[0]}) == 7
+  np.testing.assert_array_equal(images[0], images[1])
+  np.testing.assert_array_equal(images[1], images[2])
 
 
 def test_any_sampler_takes_the_levels_of_any_schedule(run, printed):
