@@ -1,10 +1,12 @@
 """Starts a training with the weights of another run (training.init_from)."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoints
 from diffusion_jax.training.state import TrainState
@@ -13,18 +15,19 @@ _MAX_NAMES = 10  # in one message
 _name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
 
 
-def begin(state: TrainState, workdir: str) -> TrainState:
-  """Returns the state at step 0 with the averaged weights of another run.
+def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
+  """Returns state at step 0 -> the same with the averaged weights of a run.
 
-  A leaf that the run does not have, or has in another shape, keeps its value,
-  and its name is printed. Raises UserError if there is no run, or if more than
-  half of the leaves do not fit.
+  params: those of the state, or their shapes. A leaf that the run does not
+  have, or has in another shape, keeps its value, and its name is printed.
+  Raises UserError if there is no run, or if more than half of the leaves do not
+  fit.
   """
   try:
     theirs, _ = checkpoints.restore_params(workdir)
   except (OSError, ValueError) as error:
     raise UserError(f'config.training.init_from: {error}') from error
-  theirs, ours = _by_name(theirs), _by_name(state.params)
+  theirs, ours = _by_name(theirs), _by_name(params)
   kept = {}
   for name, x in ours.items():
     if name not in theirs:
@@ -56,7 +59,7 @@ def begin(state: TrainState, workdir: str) -> TrainState:
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
-  return state._replace(
+  return lambda state: state._replace(
     params=place(state.params),
     ema_params=place(state.ema_params),
     more_ema_params={n: place(x) for n, x in state.more_ema_params.items()},

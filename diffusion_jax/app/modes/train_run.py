@@ -180,10 +180,10 @@ def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
     return manager, state
   if folder.read_config(workdir) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
-  state = parts.make_state()
-  if c.init_from and not c.lora_rank:  # the base of adapters is frozen
-    state = first_weights.begin(state, c.init_from)
-  return manager, state
+  if not c.init_from or c.lora_rank:  # the base of adapters is frozen
+    return manager, parts.make_state()
+  begin = first_weights.read(shapes.params, c.init_from)
+  return manager, begin(parts.make_state())
 
 
 def open_files(

@@ -150,7 +150,7 @@ def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
     parts.model, parts.objective, parts.optimizer, devices.make_mesh(config)
   )
   first = make_state()
-  state = first_weights.begin(first, teacher)
+  state = first_weights.read(first.params, teacher)(first)
   printed = capsys.readouterr().out
   layers = [f'elapsed_dense_{i}' for i in (1, 2)]
   for layer in layers:

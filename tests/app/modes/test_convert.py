@@ -1,5 +1,6 @@
 """--mode=convert, into a run and out of it, and training.init_from."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,7 +20,7 @@ from jax import export
 from diffusion_jax.app import cli, devices, images, models, weights
 from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
-from diffusion_jax.app.modes import MODES, convert, train_setup
+from diffusion_jax.app.modes import MODES, convert, train_run, train_setup
 from diffusion_jax.app.run import folder
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.interop import (
@@ -340,7 +341,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   fresh = jax.tree.map(
     lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes
   )
-  state = first_weights.begin(fresh, str(run))
+  state = first_weights.read(shapes.params, str(run))(fresh)
   printed = capsys.readouterr().out
   afresh = {
     'conv_in/kernel [3, 3, 3, 8] ([3, 3, 1, 8] there)',
@@ -360,9 +361,12 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
 
 
 def test_init_from_another_network_is_refused(run, tmp_path):
+  """Before the first state is compiled."""
   config = smoke(**{'training.init_from': run, 'network.channels': 4})
+  parts = train_setup.setup(config, tmp_path / 'x')
+  parts = dataclasses.replace(parts, make_state=pytest.fail)
   message = 'init_from: .* is of another network'
-  refused(message, MODES['train'], config, str(tmp_path / 'x'))
+  refused(message, train_run.restore, parts)
   config = smoke(**{'training.init_from': tmp_path / 'none'})
   message = 'none contains no checkpoint'
   refused(message, MODES['train'], config, str(tmp_path / 'x'))
