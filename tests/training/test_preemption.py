@@ -1,11 +1,16 @@
 """Signals in one process; tests/test_survival.py sends some to real runs."""
 
+import contextlib
+import functools
+import hashlib
 import os
 import signal
 import threading
+from time import monotonic
 
 import pytest
 
+from diffusion_jax.errors import Preempted
 from diffusion_jax.training import preemption
 
 
@@ -19,6 +24,29 @@ def test_a_signal_stops_after_the_step_and_later_ones_are_ignored():
     os.kill(os.getpid(), signal.SIGTERM)  # while the checkpoint is written
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_signal_is_answered_while_the_main_thread_waits(begun, monkeypatch):
+  """The handler itself comes later, as after a compilation."""
+  before, noted = signal.getsignal(signal.SIGTERM), []
+  monkeypatch.setattr(
+    preemption.os, 'write', lambda _, text: noted.append((text, monotonic()))
+  )
+  kill = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+  timer = threading.Timer(0.1, kill)
+  error = contextlib.nullcontext() if begun else pytest.raises(Preempted)
+  try:
+    with error, preemption.watch() as stop:
+      assert not begun or not stop(0)
+      timer.start()
+      hashlib.pbkdf2_hmac('sha256', b'a', b'a', 3_000_000)  # in C, about 1 s
+    returned = monotonic()
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  [(text, time)] = noted
+  assert (b'stops after this step' if begun else b'ends when the pres') in text
+  assert time < returned - 0.2
 
 
 def test_without_a_signal_the_handlers_before_are_back():
