@@ -150,8 +150,12 @@ def hide_warnings() -> None:
   """Hides XLA's warnings, unless the user has chosen a level of messages.
 
   On GPUs its autotuner warns of a busy machine. JAX itself sets 1, which hides
-  what is less than a warning.
+  what is less than a warning. libtpu gets a type and a host where there is no
+  TPU, or it would report that it finds none.
   """
   name = 'TF_CPP_MIN_LOG_LEVEL'
   if os.environ.get(name, '1') == '1':
     os.environ[name] = '2'
+  if os.environ.get('TPU_SKIP_MDS_QUERY') == '1':  # JAX has found no TPU.
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
+    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')

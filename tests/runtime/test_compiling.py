@@ -101,3 +101,17 @@ def test_messages_of_xla_are_hidden_unless_wanted(own, expected, monkeypatch):
     monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', own)
   compiling.hide_warnings()
   assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == expected
+
+
+@pytest.mark.parametrize('absent', [True, False])
+def test_libtpu_is_told_that_there_is_no_tpu(absent, monkeypatch):
+  """JAX sets TPU_SKIP_MDS_QUERY where it finds none; libtpu reported that."""
+  names = 'TPU_ACCELERATOR_TYPE', 'TPU_WORKER_HOSTNAMES'
+  for name in names:
+    monkeypatch.setenv(name, '')  # so that it is as before after the test
+    monkeypatch.delenv(name)
+  monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)
+  if absent:
+    monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  compiling.hide_warnings()
+  assert [name in os.environ for name in names] == [absent, absent]
