@@ -1,20 +1,21 @@
-"""Errors of posterior samplers, against the exact posterior of a mixture.
+"""Errors of posterior samplers, against the exact posterior.
 
-  python -m benchmarks.posterior                          # all, about an hour
+  python -m benchmarks.posterior                   # A to D, about an hour
   python -m benchmarks.posterior --problems=A,C --methods=exact,steered
   python -m benchmarks.posterior --seeds=1 --samples=500 --coverage=0
+  python -m benchmarks.posterior --problems=E,E_trained --coverage=0
 
-Every method gets the exact denoiser E[x_0 | x_t] of a Gaussian mixture, and
-nothing else of it. Four problems y = A x_0 + std n: A and B have D = 2, 3
-modes, 1 number in y, std 0.05 and 0.5; C has D = 8, 4 modes, 2 numbers, std
-0.1; D has D = 16, 5 modes, 2 numbers, std 0.1. Priors have mean 0 and variance
-1. A is random with rows of length 1, and y is the one of 200 draws that leaves
-most modes. The schedule is DDPM's. A cell has the means over the seeds of mean,
-cov, modes, sliced W2 and residual (`metrics/posterior.py`), and the fraction of
-truths in the 90 % region for other draws of (x_0, y).
+The problems are those of `benchmarks/problems.py`. Every method gets E[x_0 |
+x_t], for E_trained the trained one, and nothing else of the prior. The schedule
+is DDPM's. A cell of a mixture has the means over the seeds of mean, cov, modes,
+sliced W2 and residual (`metrics/posterior.py`). A cell of a Gaussian (E) has
+mean, the variance over the true one, cov, and the draws beyond 8 posterior
+standard deviations or not finite, which the others leave out. Then the fraction
+of truths in the 90 % region for other draws of (x_0, y).
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,74 +24,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 import diffusion_jax as dj
+from benchmarks.problems import PROBLEMS, SCHEDULE, Problem
 from diffusion_jax.metrics import posterior
 from diffusion_jax.testing import oracles
 
 Array = jax.Array
 
-SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 NUM_RANKED = 99  # samples for each truth
 PARTICLES = 16
-
-
-class Problem(NamedTuple):
-  """A prior, and a measurement y [M] = matrix x_0 + std n."""
-
-  prior: oracles.Mixture
-  matrix: np.ndarray
-  y: np.ndarray
-  std: float
-
-  def measurement(self, y: Array) -> dj.Measurement:
-    """Returns the measurement of numbers y, [B, M]."""
-    matrix = jnp.asarray(self.matrix, jnp.float32)
-    return dj.Measurement(y, lambda x: x @ matrix.T, self.std)
-
-
-def problem(
-  dim: int, modes: int, count: int, std: float, spread: float, seed: int
-) -> Problem:
-  """Draws a problem; spread: of the modes, before the scaling of the prior."""
-  rng = np.random.default_rng(seed)
-  means = spread * rng.normal(size=(modes, dim))
-  covs = []
-  for _ in range(modes):
-    q, _ = np.linalg.qr(rng.normal(size=(dim, dim)))
-    variances = 0.35**2 * np.exp(rng.uniform(-1.5, 1.0, size=dim))
-    covs.append(q @ np.diag(variances) @ q.T)
-  weights = rng.uniform(0.6, 1.4, size=modes)
-  weights /= weights.sum()
-  means = means - weights @ means
-  covs = np.array(covs)
-  total = np.einsum('k,kii->', weights, covs)
-  total += np.einsum('k,ki,ki->', weights, means, means)
-  scale = np.sqrt(total / dim)
-  means, covs = means / scale, covs / scale**2
-  prior = oracles.mixture(weights, means, covs)
-  matrix = rng.normal(size=(count, dim))
-  matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-
-  def ambiguity(y):
-    found = np.asarray(prior.posterior(matrix, y, std).weights, np.float64)
-    return -np.sum(found * np.log(found + 1e-300))
-
-  def draw():
-    k = rng.choice(modes, p=weights)
-    x0 = rng.multivariate_normal(means[k], covs[k])
-    return matrix @ x0 + std * rng.normal(size=count)
-
-  y = max((draw() for _ in range(200)), key=ambiguity)
-  return Problem(prior, matrix, y, std)
-
-
-PROBLEMS = {
-  'A': (2, 3, 1, 0.05, 1.0, 3),
-  'B': (2, 3, 1, 0.5, 1.0, 3),
-  'C': (8, 4, 2, 0.1, 0.6, 7),
-  'D': (16, 5, 2, 0.1, 0.45, 11),
-}
 
 
 class Method(NamedTuple):
@@ -123,8 +67,8 @@ def run(
 
 
 def plain(problem: Problem, measurement: dj.Measurement) -> dj.Denoiser:
-  """Returns the prior's denoiser."""
-  return problem.prior.denoise
+  """Returns the denoiser of the prior."""
+  return problem.denoise
 
 
 def wrapped(
@@ -133,7 +77,7 @@ def wrapped(
   """Returns the draw of a function denoiser -> denoiser."""
   steps = dj.ddim(1.0) if sampler is None else sampler
   return run(
-    lambda problem, m: wrap(problem.prior.denoise, m),
+    lambda problem, m: wrap(problem.denoise, m),
     lambda m: steps,
     num_steps,
   )
@@ -146,17 +90,18 @@ def exact_denoiser(num_steps: int) -> Callable:
   """
 
   def guide(problem, m):
-    return problem.prior.posterior(
-      problem.matrix, problem.y, problem.std
-    ).denoise
+    return problem.exact.denoise
 
   return run(guide, lambda m: dj.ddim(1.0), num_steps)
 
 
-def moments(denoise: dj.Denoiser, m: dj.Measurement) -> dj.Denoiser:
-  """Guides by moment matching, with an iteration for each number of y."""
+def moments(
+  denoise: dj.Denoiser, m: dj.Measurement, num_iterations: int | None = None
+) -> dj.Denoiser:
+  """Guides by moment matching; None: an iteration for each number of y."""
+  count = num_iterations or m.y.shape[-1]
   return dj.observation_guided(
-    denoise, m.forward, m.y, num_iterations=m.y.shape[-1], std=m.std
+    denoise, m.forward, m.y, num_iterations=count, std=m.std
   )
 
 
@@ -203,7 +148,7 @@ def populations(
   shape = len(y), count, problem.matrix.shape[1]
   x = dj.prior_sample(prior_key, shape, levels.take(0))
   x, state = dj.sample(
-    key, problem.prior.denoise, sampler, levels, x, return_state=True
+    key, problem.denoise, sampler, levels, x, return_state=True
   )
   return dj.pick(pick_key, x, state.log_weights), state
 
@@ -235,7 +180,7 @@ def daps(papers: bool, langevin: bool = False) -> Callable:
       sampler = dj.decoupled(inner, lambda level: 1.0 / level.snr, estimate)
     shape = len(y), problem.matrix.shape[1]
     x = dj.prior_sample(prior_key, shape, levels.take(0))
-    return dj.sample(key, problem.prior.denoise, sampler, levels, x)
+    return dj.sample(key, problem.denoise, sampler, levels, x)
 
   return draw
 
@@ -251,9 +196,7 @@ def gibbs(lowest: float) -> Callable:
     m = problem.measurement(y)
     inner = dj.gaussian_draw(m, num_iterations=y.shape[-1])
     x = jax.random.normal(prior_key, (len(y), problem.matrix.shape[1]))
-    return dj.split_gibbs(
-      key, problem.prior.denoise, SCHEDULE, inner, widths, x
-    )
+    return dj.split_gibbs(key, problem.denoise, SCHEDULE, inner, widths, x)
 
   return draw
 
@@ -264,7 +207,7 @@ def red_diff(key: Array, problem: Problem, y: Array) -> Array:
   x = y @ jnp.asarray(np.linalg.pinv(problem.matrix).T, jnp.float32)
   return dj.red_diff(
     key,
-    problem.prior.denoise,
+    problem.denoise,
     dj.level_grid(SCHEDULE, 1000),
     lambda x: 0.5 * m.distance(x) ** 2,
     x,
@@ -287,6 +230,9 @@ METHODS = {
     wrapped(pseudoinverse, 1000), 1000, '1000'
   ),
   'observation_guided': Method(wrapped(moments), 100, '100 (M + 1)'),
+  'observation_guided, 1 iteration': Method(
+    wrapped(functools.partial(moments, num_iterations=1)), 100, '200'
+  ),
   'proximal, renoised(0.3)': Method(
     wrapped(dj.proximal, 100, dj.renoised(0.3)), 100
   ),
@@ -310,16 +256,42 @@ METHODS = {
 def measure(
   method: Method, problem: Problem, num_samples: int, seeds: int
 ) -> np.ndarray:
-  """Returns the errors, [seeds, 5]."""
-  exact = problem.prior.posterior(problem.matrix, problem.y, problem.std)
+  """Returns the errors, [seeds, 5], of a Gaussian [seeds, 4]."""
+  exact = problem.exact
   y = jnp.tile(jnp.asarray(problem.y, jnp.float32), (num_samples, 1))
   draw = jax.jit(lambda key: method.draw(key, problem, y))
   given = problem.matrix, problem.y, problem.std
-  return np.array(
-    [
-      posterior.posterior_errors(draw(jax.random.key(seed)), exact, *given)
-      for seed in range(seeds)
-    ]
+
+  def errors(x):
+    if len(exact.weights) == 1:
+      return gaussian_errors(x, exact)
+    return posterior.posterior_errors(x, exact, *given)
+
+  return np.array([errors(draw(jax.random.key(i))) for i in range(seeds)])
+
+
+def gaussian_errors(
+  x: ArrayLike, exact: oracles.Mixture
+) -> tuple[float, float, float, int]:
+  """Measures samples x [n, D] of a Gaussian.
+
+  Returns |mean - m| / sqrt(tr C), the mean over the coordinates of their
+  variances over the true ones, |cov - C| / |C| in the Frobenius norm, and how
+  many draws are beyond 8 standard deviations in a coordinate or not finite;
+  these are left out of the others, which are NaN if less than two draws stay.
+  """
+  mean, cov = np.asarray(exact.mean), np.asarray(exact.cov, np.float64)
+  draws = np.asarray(x, np.float64)
+  stays = (np.abs(draws - mean) <= 8.0 * np.sqrt(np.diag(cov))).all(axis=1)
+  beyond, draws = int((~stays).sum()), draws[stays]
+  if len(draws) < 2:
+    return np.nan, np.nan, np.nan, beyond
+  found = np.cov(draws.T)
+  return (
+    float(np.linalg.norm(draws.mean(axis=0) - mean) / np.sqrt(np.trace(cov))),
+    float(np.mean(np.diag(found) / np.diag(cov))),
+    float(np.linalg.norm(found - cov) / np.linalg.norm(cov)),
+    beyond,
   )
 
 
@@ -343,8 +315,13 @@ def row(
   method: Method, problem: Problem, args: argparse.Namespace, covers: bool
 ) -> str:
   """Returns a cell: errors, and the coverage."""
-  errors = measure(method, problem, args.samples, args.seeds).mean(axis=0)
-  cell = ' '.join(f'{x:.2f}' for x in errors)
+  errors = measure(method, problem, args.samples, args.seeds)
+  *means, last = errors.mean(axis=0)
+  if len(problem.exact.weights) == 1:
+    last = last / args.samples
+    cell = ' '.join(f'{x:.2f}' for x in means) + f' {100 * last:.1f} % beyond'
+  else:
+    cell = ' '.join(f'{x:.2f}' for x in (*means, last))
   if covers and args.coverage:
     found = cover(method, problem, args.coverage)
     cell += f' {100 * found.fraction:.0f} %'
@@ -354,21 +331,20 @@ def row(
 def main() -> None:
   """Prints the table, row by row."""
   parser = argparse.ArgumentParser(prog='python -m benchmarks.posterior')
-  parser.add_argument('--problems', default=','.join(PROBLEMS))
+  parser.add_argument('--problems', default='A,B,C,D', help=', '.join(PROBLEMS))
   parser.add_argument('--methods', default='', help='parts of their names')
   parser.add_argument('--samples', type=int, default=2000)
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--coverage', type=int, default=500, help='draws of y')
   args = parser.parse_args()
   names = args.problems.split(',')
-  problems = {name: problem(*PROBLEMS[name]) for name in names}
+  problems = {name: PROBLEMS[name]() for name in names}
   parts = args.methods.split(',')
   print('| | calls, gradients |', ' | '.join(names), '|')
   print('|---|---|' + '---|' * len(names))
 
   def exact_draws(key, problem, y):
-    exact = problem.prior.posterior(problem.matrix, problem.y, problem.std)
-    return exact.sample(key, len(y))
+    return problem.exact.sample(key, len(y))
 
   methods = {'exact draws': Method(exact_draws, 0), **METHODS}
   for name, method in methods.items():
