@@ -236,6 +236,7 @@ from diffusion_jax.sampling.reconstruction import (
   proximal as proximal,
   pseudoinverse_guided as pseudoinverse_guided,
   reconstruction_guided as reconstruction_guided,
+  unexplained as unexplained,
 )
 from diffusion_jax.sampling.sampler import (
   Sampler as Sampler,

@@ -80,6 +80,7 @@ class Edit(abc.ABC):
 
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
+  loses: ClassVar = False  # Single results may be NaN, and `write` says which.
 
   def check(self, model: Model) -> None:
     """Raises UserError if the edit cannot work with the run."""

@@ -15,7 +15,13 @@ import optax
 import diffusion_jax as dj
 from diffusion_jax.app.edits import STEPS, refuse_unipc
 from diffusion_jax.app.model import Model, Plan
-from diffusion_jax.core.keys import split_key
+from diffusion_jax.core.keys import (
+  clone_key,
+  draw_normal,
+  draw_signs,
+  fold_each,
+  split_key,
+)
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.ranges import NonNegative, Positive, Probability, Size
 from diffusion_jax.sampling.splitting import InnerDraw
@@ -43,6 +49,7 @@ class Method(abc.ABC):
   in_latents: ClassVar = False  # It can be used with decoded latents.
   unread: ClassVar[tuple[str, ...]] = ()  # Fields of sampling.
   needs_linear: ClassVar = False  # The measurement must be linear.
+  takes_white: ClassVar = False  # It takes Cov[x_0 | x_t] for r^2 I.
   note: ClassVar = ''
 
   def check(self, model: Model) -> None:
@@ -85,6 +92,8 @@ class Pseudoinverse(Method):
   """
 
   iterations: Size = 100
+
+  takes_white: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
     twist = _twist(given, self.iterations)
@@ -179,6 +188,7 @@ class Decoupled(Inner):
   """
 
   unread: ClassVar = STEPS
+  takes_white: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
     own_step = dj.decoupled(self.inner_draw(given.measurement))
@@ -249,6 +259,7 @@ class Steered(Method):
 
   in_latents: ClassVar = True
   unread: ClassVar = STEPS
+  takes_white: ClassVar = True
 
   def draw(self, given: Given) -> dict[str, Array]:
     twist = _twist(given, self.iterations)
@@ -286,6 +297,25 @@ class RedDiff(Method):
       self.weight,
     )
     return {'x': estimate}
+
+
+def whiteness(given: Given, x0: Array) -> Array:
+  """Estimates tr Cov[x_0 | x_t] / (D r^2) where sigma = alpha, [B].
+
+  It is 1 for white data of unit variance, for which methods with `takes_white`
+  are exact, and below 1 if pixels tell of each other. By the Jacobian of the
+  denoiser and random signs (Hutchinson 1990), at x0 [B, ...] with new noise.
+  """
+  index = jnp.full(len(x0), 2**31, jnp.uint32)  # above all others
+  keys = split_key(fold_each(clone_key(given.keys), index), 2)
+  level = given.plan.schedule.from_logsnr(jnp.zeros(()))
+  denoise = given.plan.step_function(given.cond, clip=False)
+  xt = dj.q_sample(x0, draw_normal(keys[0], x0), level)
+  signs = draw_signs(keys[1], x0)
+  _, product = jax.jvp(lambda x: denoise(x, level).x0, (xt,), (signs,))
+  # Cov = sigma^2 / alpha J, and r^2 = sigma^2 / (alpha^2 + sigma^2).
+  scale = (level.alpha**2 + level.sigma**2) / level.alpha
+  return scale * jnp.mean(signs * product, axis=tuple(range(1, x0.ndim)))
 
 
 def steer(

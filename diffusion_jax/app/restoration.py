@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from diffusion_jax.app.edits import (
   read_picture,
 )
 from diffusion_jax.app.model import NOTHING, Model
-from diffusion_jax.app.posteriors import Given, Method, steer
+from diffusion_jax.app.posteriors import Given, Method, steer, whiteness
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
@@ -37,6 +38,7 @@ from diffusion_jax.ranges import Finite, Positive, Size
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
 _GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
 _ROWS = 16  # of the sheet
+_MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 
 
 def mask(mask: str = '', *, image_shape: tuple[int, int, int]) -> Operator:
@@ -69,6 +71,8 @@ class Restore(Edit):
   noise: Positive = 1.0
   simulate: bool = False
 
+  loses: ClassVar = True
+
   @functools.cached_property
   def _operators(self) -> dict[tuple[int, ...], Operator]:
     return {}  # by the shape of the run's images
@@ -99,13 +103,34 @@ class Restore(Edit):
     print(f'noise: {self.noise:g} grey levels of 255, {std:.4g} in [-1, 1]')
     print(self.posterior.note, end='')
     if not self.simulate:
-      y = [_read(path, seen.shape[1:]) for path in self.files()]
-      return {'y': np.stack(y)}
+      y = np.stack([_read(path, seen.shape[1:]) for path in self.files()])
+      return {'y': self._possible(model, y)}
     clean = np.stack([read_picture(x, 'image', shape) for x in self.files()])
     y = forward(jnp.asarray(images.scale(clean)))
     key = stream(model.config.sampling.seed, 'measurement')
     y += std * jax.random.normal(key, y.shape)
-    return {'y': np.asarray(y), 'clean': clean}
+    return {'y': self._possible(model, y), 'clean': clean}
+
+  def _possible(self, model, y):
+    # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
+    # says which pictures have more that no x_0 explains.
+    x0 = np.zeros((len(y), *model.facts.image_shape), np.float32)
+    forward, std = self._forward(model), self.noise / _GREY
+    if not is_linear(forward, x0[:1]):
+      return np.asarray(y)
+    seen = _seen(forward, x0[:1])
+    y = np.where(seen, y, 0.0).astype(np.float32)
+    needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
+    beyond = needed > _MOST
+    if beyond.any():
+      worst = Path(self.files()[np.argmax(needed)]).name
+      print(
+        f'{beyond.sum()} of {len(y)} pictures are not what this operator makes '
+        f'of any picture: {worst} is at least {needed.max():.3g} times the '
+        'noise away, and about 1 is right. Check operator and noise, and '
+        'whether y was cut, scaled or compressed after the damage'
+      )
+    return y
 
   def files(self) -> list[str]:
     """Returns the files of pictures; raises ValueError without one."""
@@ -147,9 +172,14 @@ class Restore(Edit):
     measurement = dj.Measurement(
       inputs['y'], lambda x: forward(task.decode(x)), self.noise / _GREY
     )
-    return self.posterior.draw(
-      Given(task.plan, task.keys, inputs['cond'], measurement, linear)
-    )
+    given = Given(task.plan, task.keys, inputs['cond'], measurement, linear)
+    drawn = self.posterior.draw(given)
+    residual = measurement.residual(drawn['x']) * _GREY / self.noise
+    square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
+    drawn['residual'] = jnp.sqrt(square / _seen(forward, grey).mean())
+    if self.posterior.takes_white:
+      drawn['whiteness'] = whiteness(given, drawn['x'])
+    return drawn
 
   def _forward(self, model):
     # A mask is read, and described, once.
@@ -160,41 +190,44 @@ class Restore(Edit):
     return made[shape]
 
   def write(self, model: Model, path: Path, made: Made) -> None:
-    forward = jax.jit(self._forward(model))
     results, numbers, pictures = made
     y, clean = pictures['y'], pictures.get('clean')
-    samples, x = (
-      a.reshape(len(y), -1, *a.shape[1:]) for a in (results, numbers['x'])
-    )
-    mean = images.to_uint8(x.mean(axis=1), 256)
-    spread = images.to_uint8(2.0 * x.std(axis=1) - 1.0, 256)
+    samples = results.reshape(len(y), -1, *results.shape[1:])
     sheet, figures = [], []
     for i, file in enumerate(self.files()):
+      mine = {n: a.reshape(len(y), -1, *a.shape[1:])[i]
+              for n, a in numbers.items()}  # fmt: skip
+      truth = [] if clean is None else [clean[i]]
+      kept = _kept(mine['x'], mine['residual'])
+      if kept.any():
+        mine = {n: a[kept] for n, a in mine.items()}
+        figures.append(_figures(mine, *map(images.scale, truth)))
+        known = {n: v for n, v in figures[-1].items() if n != 'whiteness'}
+        print(f'{Path(file).name}: {_listed(known)}{_warning(**known)}')
+      print(_left(Path(file).name, kept), end='')
+      x = np.nan_to_num(mine['x'])
+      mean = images.to_uint8(x.mean(axis=0), 256)
+      spread = images.to_uint8(2.0 * x.std(axis=0) - 1.0, 256)
       name = path.with_name(f'{path.name}_{Path(file).stem}')
       parts = {str(j): one for j, one in enumerate(samples[i])}
-      parts |= {'mean': mean[i], 'std': spread[i]}
+      parts |= {'mean': mean, 'std': spread}
       for part, picture in parts.items():
         images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
-      residual = np.asarray(forward(x[i])) - y[i]
-      found = {'residual': _rms(residual) * _GREY / self.noise}
-      found['spread'] = float(x[i].std(axis=0).mean())
-      truth = []
-      if clean is not None:
-        truth = [clean[i]]
-        found |= errors(x[i], images.scale(clean[i]))
-      for key, values in numbers.items():
-        if key != 'x':
-          of = values.reshape(len(y), -1)[i]
-          found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
-      figures.append(found)
-      print(f'{Path(file).name}: {_listed(found)}{_warning(**found)}')
       seen = (
         [as_picture(model, images.to_uint8(y[i]))] if _is_picture(y[i]) else []
       )
-      sheet.append([*truth, *seen, *samples[i], mean[i], spread[i]])
+      sheet.append([*truth, *seen, *samples[i], mean, spread])
+    means = {n: float(np.mean([f[n] for f in figures])) for n in figures[0]}
+    white = means.pop('whiteness', 1.0)
     if len(y) > 1:
-      means = {n: float(np.mean([f[n] for f in figures])) for n in figures[0]}
       print(f'mean of {len(y)} pictures: {_listed(means)}')
+    if white < 0.5:
+      print(
+        f'where sigma = alpha, x_0 has {white:.2g} of the variance that '
+        f'edit.posterior={model.config.edit.posterior.name} takes it to have, '
+        'so its samples may vary too much: compare with posterior=moment, or '
+        'with more particles of steered'
+      )
     print(f'wrote {path}_<picture>_0.png and others, _mean.png, _std.png')
     rows = np.concatenate([np.stack(row) for row in sheet[:_ROWS]])
     zoom = max(1, round(96 / rows.shape[1]))
@@ -316,13 +349,71 @@ def _listed(found):
   return ', '.join(f'{name} {x:.3g}' for name, x in found.items())
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _noise_needed(forward, y, x0, std):
+  # A lower bound of rms(y - A x) / std for all pictures x in [-1, 1], [P]: by
+  # Cauchy-Schwarz |r| |y - A x| >= r^T y - x^T A^T r >= r^T y - |A^T r|_1 for
+  # any r, here what a picture of unit variance does not explain.
+  measurement = dj.Measurement(y, forward, std)
+  r = dj.unexplained(measurement, x0, precision=1.0)
+  back = jnp.abs(measurement.transpose(x0)(r))
+  r, y, back = (a.reshape(len(a), -1) for a in (r, y, back))
+  bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
+  size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
+  return bound / jnp.maximum(size, 1e-12)
+
+
+def _seen(forward, x0):
+  # Which numbers of y depend on x_0: a mask's white pixels. The others are 0
+  # for any x_0. All of an operator that is not linear.
+  if not is_linear(forward, x0):
+    return np.ones(1, bool)
+  with jax.ensure_compile_time_eval():
+    x0 = jax.random.normal(jax.random.key(0), x0.shape)
+    return np.asarray(forward(x0) != 0.0)
+
+
+def _kept(x, residual):
+  # Which samples [S, ...] of a picture are finite, with a residual [S] at most
+  # 3 times the usual one, their median, or 1 if that is less.
+  finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+  finite &= np.isfinite(residual)
+  if not finite.any():
+    return finite
+  usual = np.quantile(residual[finite], 0.5, method='lower')
+  return finite & (residual <= _MOST * max(1.0, usual))
+
+
+def _left(file, kept):
+  lost = [str(i) for i in np.flatnonzero(~kept)]
+  if not lost:
+    return ''
+  return (
+    f'{file}: {len(lost)} of {len(kept)} samples left ({", ".join(lost)}): not '
+    f'finite, or with a residual above {_MOST:g} times the usual one. The '
+    'mean, std and figures are without them. Try more sampling.num_steps, or '
+    'another edit.posterior\n'
+  )
+
+
+def _figures(numbers, clean=None):
+  # Summarizes numbers [S] and x of a picture's samples.
+  x, residual = numbers['x'], numbers['residual']
+  found = {'residual': _rms(residual), 'spread': float(x.std(axis=0).mean())}
+  found |= {} if clean is None else errors(x, clean)
+  for key, of in numbers.items():
+    if key not in ('x', 'residual'):
+      found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
+  return found
+
+
 def _warning(residual=1.0, lowest_ess=np.inf, **_):
   if lowest_ess < 1.5:
     return (
       '. One particle had nearly all the weight, so neither the samples nor '
       'log_evidence are reliable: take more particles, or more steps'
     )
-  if 1 / 3 <= residual <= 3.0:
+  if 1 / _MOST <= residual <= _MOST:
     return ''
   high = (
     'the method has not reached y: try edit.posterior=gibbs, more '

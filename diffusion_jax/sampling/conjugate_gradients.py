@@ -84,7 +84,7 @@ def least_squares(
   transpose: Callable[[Array], Array],
   residual: Array,
   variance: Array,
-  precision: Array,
+  precision: Array | float,
   num_iterations: int,
 ) -> Array:
   """Finds argmin_v |residual - forward(v)|^2 / variance + precision |v|^2.

@@ -157,6 +157,30 @@ def proximal(
   return moved
 
 
+def unexplained(
+  measurement: Measurement,
+  x0: Array,
+  precision: float = 0.0,
+  num_iterations: int = 100,
+) -> Array:
+  """Computes y - A A^+ y, the part of y that no image explains, [B, ...].
+
+  It says nothing of x_0, and guidance cannot reduce it; where it is well above
+  std, the operator or y is another than was meant. It is y - A v, where v is
+  argmin |y - A v|^2 / std^2 + precision |v|^2: with 1, what no image of unit
+  variance explains. x0: any array in the shape of the images. num_iterations:
+  as in `proximal`. Raises TypeError if the measurement is not linear.
+  """
+  check_at_least(1, num_iterations=num_iterations)
+  x0 = jnp.zeros_like(x0)
+  transpose = measurement.transpose(x0)
+  residual = measurement.residual(x0)
+  given = residual, measurement.variance(residual), precision, num_iterations
+  return measurement.residual(
+    least_squares(measurement.forward, transpose, *given)
+  )
+
+
 def _over_variance(level, like, power):
   # Returns alpha^power / sigma^2, large but finite at clean levels.
   level = NoiseLevel.expand_to(level, like)

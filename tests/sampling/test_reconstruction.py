@@ -167,3 +167,27 @@ def test_noise_in_y_counts_at_low_levels(key):
   found = np.asarray(jax.jit(guided)(x, level).x0)
   expected = np.asarray(exact.denoise(x, level).x0)
   np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize('std', [0.0, 0.1])
+def test_what_no_image_explains_is_outside_the_range(std):
+  """Against NumPy's pseudoinverse, for a matrix of rank 2 in 5 numbers."""
+  rng = np.random.default_rng(3)
+  a = rng.normal(size=(5, 2)) @ rng.normal(size=(2, 4))
+  y = rng.normal(size=(6, 5))
+  forward = lambda x: x @ jnp.asarray(a.T, jnp.float32)
+  m = dj.Measurement(jnp.asarray(y, jnp.float32), forward, std)
+  found = jax.jit(lambda x0: dj.unexplained(m, x0))(jnp.ones((6, 4)))
+  expected = y - y @ (a @ np.linalg.pinv(a)).T
+  assert np.abs(expected).max() > 0.5
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  x0 = jnp.ones((6, 4))
+  inverse = np.linalg.inv(a.T @ a / 0.01 + 2.0 * np.eye(4))  # prior N(0, I / 2)
+  expected = y - (y @ a / 0.01) @ inverse.T @ a.T
+  found = dj.unexplained(dj.Measurement(m.y, forward, 0.1), x0, precision=2.0)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  inside = dj.Measurement(forward(jnp.ones((1, 4))), forward, std)
+  nothing = dj.unexplained(inside, jnp.ones((1, 4)))
+  np.testing.assert_allclose(nothing, 0.0, atol=1e-5)
+  with pytest.raises(TypeError, match='not linear'):
+    dj.unexplained(dj.Measurement(m.y, lambda x: x**2, std), jnp.ones((6, 4)))

@@ -1,18 +1,21 @@
 """The edits restore and steer: each method, files, and what is refused."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import optimize
 
 import diffusion_jax as dj
 from diffusion_jax.app import posteriors, restoration
 from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.core import operators
 from diffusion_jax.testing import oracles
 from tests.app.conftest import arrays_of, refused, smoke, untrained
 from tests.app.modes.test_edit import QUICK
@@ -175,6 +178,142 @@ def test_each_method_and_operator_as_typed(
 
 def test_every_operator_is_typed():
   assert {*OPERATORS} == {*TABLES['edit.operator']}
+
+
+def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
+  """One is NaN and one far from y; the mean and the figures lack both."""
+  draw = posteriors.Pseudoinverse.draw
+
+  def worse(self, given):
+    x = draw(self, given)['x']
+    return {'x': x.at[1].set(jnp.nan).at[2].set(1e3)}
+
+  monkeypatch.setattr(posteriors.Pseudoinverse, 'draw', worse)
+  found = run(plain, 'lost', image=str(clean / 'a.png'), simulate=True,
+              operator='blur', posterior='pseudoinverse', num_samples=5,
+              noise=50.0)  # fmt: skip
+  out = capsys.readouterr().out
+  assert 'a.png: 2 of 5 samples left (1, 2): not finite' in out
+  assert 'Try more sampling.num_steps, or another edit.posterior' in out
+  kept = found['residual'][[0, 3, 4]]
+  assert np.isfinite(kept).all()
+  residual = np.sqrt(np.mean(kept**2))
+  assert f'residual {residual:.3g}, spread' in out and 'nan' not in out
+  mean = np.asarray(Image.open(plain / 'edits' / 'lost_a_mean.png'), float)
+  expected = found['arr_0'][[0, 3, 4], ..., 0].mean(axis=0)
+  np.testing.assert_allclose(mean, expected, atol=9)  # of 17 grey levels
+
+  monkeypatch.setattr(
+    posteriors.Pseudoinverse, 'draw',
+    lambda self, given: {'x': jnp.nan * draw(self, given)['x']})  # fmt: skip
+  lost = {'image': str(clean / 'a.png'), 'simulate': True, 'operator': 'blur'}
+  refused(
+    'the samples are nan',
+    lambda: run(plain, 'none', posterior='pseudoinverse', **lost),
+  )
+
+
+@pytest.mark.parametrize('residual, lost', [
+  ([1.0, 1.1, 0.9, 2.9], []),
+  ([1.0, 1.1, 0.9, 3.1], [3]),
+  ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that has not reached y
+  ([1.0, 50.0], [1]),
+  ([np.nan, 0.9, np.inf], [0, 2]),
+  ([np.nan, np.nan], [0, 1]),
+])  # fmt: skip
+def test_a_sample_leaves_beyond_the_usual_residual(residual, lost):
+  residual = np.array(residual)
+  x = np.zeros((len(residual), 2, 2, 1))
+  assert [*np.flatnonzero(~restoration._kept(x, residual))] == lost
+  x[0] = np.inf
+  assert not restoration._kept(x, np.ones(len(residual)))[0]
+
+
+def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path):
+  """Before, guidance followed the hidden pixels, and the residual had them."""
+  picture = np.array(Image.open(clean / 'a.png'))
+  hidden = np.asarray(Image.open(clean / 'mask/mask.png')) == 0
+  picture[hidden] = 255
+  Image.fromarray(picture).save(tmp_path / 'a.png')
+  given = {'operator': 'mask', 'operator.mask': str(clean / 'mask/mask.png')}
+  first, second = (
+    run(plain, f'hidden{i}', image=str(folder / 'a.png'), **given)
+    for i, folder in enumerate((clean, tmp_path))
+  )
+  np.testing.assert_array_equal(first['arr_0'], second['arr_0'])
+  np.testing.assert_array_equal(first['residual'], second['residual'])
+  assert (first['y'][0, hidden] == 0.0).all()
+  # The residual is of the seen pixels; these samples have not met y at all.
+  given |= {'posterior': 'dps', 'posterior.step_size': 0.0}
+  found = run(plain, 'unmet', image=str(tmp_path / 'a.png'), **given)
+  x = found['arr_0'][..., 0] / 127.5 - 1.0
+  error = (x - found['y'][..., 0])[:, ~hidden]
+  residual = 127.5 * np.sqrt(np.mean(error**2, axis=1))  # noise is 1
+  # of samples rounded to 17 grey levels
+  np.testing.assert_allclose(found['residual'], residual, rtol=0.02)
+
+
+def test_a_picture_that_the_operator_cannot_make(plain, clean, capsys):
+  given = {'image': str(clean), 'operator': 'blur', 'posterior': 'proximal'}
+  run(plain, 'sharp', **given)
+  part = '2 of 2 pictures are not what this operator makes of any picture: '
+  assert part in capsys.readouterr().out
+  run(plain, 'blurred', simulate=True, **given)
+  assert 'are not what' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('width, factor', [(1.0, 1), (3.0, 1), (1.0, 4)])
+def test_the_noise_that_a_picture_needs(width, factor, key):
+  """A bound from below of the best picture in [-1, 1], by SciPy."""
+  clean = np.sign(jax.random.normal(key, (2, 12, 12, 1)))
+  kernel = operators.gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1)
+  forward, std = operators.downsampled(kernel, factor), 1.0 / 127.5
+  y = forward(clean)
+  y += std * jax.random.normal(key, y.shape)
+  other = 3.0 * clean[:, ::factor, ::factor]  # of no picture
+  matrix = np.asarray(forward(jnp.eye(144).reshape(144, 12, 12, 1)), np.float64)
+  for one, share in ((y, -np.inf), (other, 0.6)):
+    found = restoration._noise_needed(forward, one, clean, std)
+    for i in range(2):
+      best = optimize.lsq_linear(
+        matrix.reshape(144, -1).T, np.ravel(one[i]), (-1.0, 1.0)
+      )
+      least = np.sqrt(np.mean(best.fun**2)) / std
+      assert share * least <= found[i] <= 1.001 * least + 1e-6
+
+
+def test_the_variance_that_methods_take_is_compared_with_the_models(key):
+  """Against the trace of the exact covariance, which is the same at all x_t."""
+  keys = jax.random.split(key, 4000)
+  x0 = PRIOR.sample(key, 4000)
+  measurement = dj.Measurement(x0, lambda x: x, STD)
+
+  @jax.jit
+  def share(keys, x0):
+    given = posteriors.Given(plan_of(PRIOR), keys, {}, measurement, True)
+    return posteriors.whiteness(given, x0)
+
+  level = SCHEDULE.from_logsnr(jnp.zeros(()))
+  cov = np.asarray(PRIOR.covariance(x0[:1], level), np.float64)[0]
+  found = np.asarray(share(keys, x0), np.float64)
+  # r^2 is a half, of each of two coordinates
+  error = found.std() / np.sqrt(len(found))
+  assert abs(found.mean() - np.trace(cov)) < 4.0 * error
+  assert 0.8 < np.trace(cov) < 0.95 and error < 0.01
+
+
+@pytest.mark.parametrize('share, warned', [(0.2, True), (0.8, False)])
+def test_a_wrong_variance_is_a_warning(
+  share, warned, plain, clean, capsys, monkeypatch
+):
+  monkeypatch.setattr(
+    restoration, 'whiteness', lambda given, x: jnp.full(len(x), share)
+  )
+  given = {'image': str(clean), 'operator': 'downsample', 'simulate': True}
+  run(plain, f'white{share}', posterior='decoupled', **given)
+  out = capsys.readouterr().out
+  line = 'x_0 has 0.2 of the variance that edit.posterior=decoupled takes'
+  assert (line in out) == warned and 'whiteness' not in out
 
 
 def test_steering_has_more_reward(plain, capsys):
