@@ -206,6 +206,16 @@ sampling/reconstruction.py asymmetric_jacobian
   0.5 * (left - right) => 0.0 * (left - right)
 sampling/conjugate_gradients.py sampling/test_splitting.py spread_of_every_frequency
   - ridge * v => - 0.0 * v
+sampling/reconstruction.py no_image_explains
+  variance(residual), precision, => variance(residual), 0.0,
+app/restoration.py app/modes/test_restore.py beyond_the_usual
+  max(1.0, usual) => max(0.0, usual)
+app/restoration.py app/modes/test_restore.py hidden_by_a_mask
+  np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
+app/restoration.py app/modes/test_restore.py hidden_by_a_mask
+  jnp.sqrt(square / _seen(forward, grey).mean()) => jnp.sqrt(square)
+app/posteriors.py app/modes/test_restore.py compared_with_the_models
+  (level.alpha**2 + level.sigma**2) / level.alpha => level.sigma / level.alpha
 sampling/reconstruction.py noise_in_y_counts
   jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
 sampling/splitting.py noise_of_its_width
