@@ -282,6 +282,24 @@ core/vae.py papers/test_vae.py importance_weighted_bound
 core/keys.py bit_for_bit_in_any_batch
   jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
   => distribution(key[0], x.shape, x.dtype)
+core/keys.py draws_row_i
+  jnp.moveaxis(each_split(data, shape), 0, len(shape))
+  => each_split(data, shape).reshape(*shape, *data.shape)
+core/keys.py draws_row_i
+  if shape[:1] != (count,): => if not shape:
+training/first_weights.py app/modes/test_convert.py init_from
+  if 2 * len(kept) > len(ours): => if False:
+app/modes/train_run.py app/modes/test_convert.py init_from
+  begin = first_weights.read(shapes.params, c.init_from)
+  => begin = lambda x: first_weights.read(shapes.params, c.init_from)(x)
+app/config/tree.py app/modes/test_refusals.py toy_parts
+  if ':' in self.choice: => if False:
+training/preemption.py main_thread_waits
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False) => -1
+app/generate.py app/modes/test_refusals.py toy_parts
+  jax.jit(run).lower( => jax.eval_shape(run,
+core/measurements.py test_refusals.py arguments_that_cannot_be
+  check_not_negative(std=self.std) => pass
 # Samplers.
 sampling/grids.py respaced_sections
   np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride

@@ -45,6 +45,10 @@ def number(split='', network=None):
   return 0.5
 
 
+def nothing():
+  return lambda level: None
+
+
 def ramp():
   return lambda t: 1.0 - t
 

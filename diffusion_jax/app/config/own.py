@@ -203,6 +203,7 @@ def check_made(path: str, name: str, made: Any) -> None:
   A function of the time or the level is called once, on shapes.
   """
   import jax
+  import numpy as np
 
   import diffusion_jax as dj
   from diffusion_jax.training.objectives import Objective
@@ -220,6 +221,10 @@ def check_made(path: str, name: str, made: Any) -> None:
     elif field == 'noise_input':
       value = jax.eval_shape(made, dj.clean_level())
       needed, fits = 'noise_input(level) must be a number', is_number(value)
+    elif field == 'weight':
+      value = jax.eval_shape(made, dj.CosineSchedule()(np.array([0.2, 0.7])))
+      needed = 'weight(level) must be one number for each level'
+      fits = getattr(value, 'shape', None) in ((), (2,))
     elif field == 'sampler':
       needed += 'a dj.Sampler(init, step)'
       fits = isinstance(made, dj.Sampler)

@@ -75,6 +75,8 @@ noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
   callable value, got Sampler(
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the
   shape [1, 8, 8, 1] is an array [1, 8, 8, 1], not an array [1]
+objective.weight=tests.app.toy_parts:nothing => weight(level) must be one
+  number for each level, not None (docs/program.md)
 objective=tests.app.toy_parts:number => must return an Objective(draw,
   loss), not a
 optimizer=tests.app.toy_parts:number => must return optax's optimizer and a
