@@ -369,8 +369,8 @@ def _seen(forward, x0):
   if not is_linear(forward, x0):
     return np.ones(1, bool)
   with jax.ensure_compile_time_eval():
-    x0 = jax.random.normal(jax.random.key(0), x0.shape)
-    return np.asarray(forward(x0) != 0.0)
+    normal = np.random.default_rng(0).standard_normal(x0.shape, np.float32)
+    return np.asarray(forward(jnp.asarray(normal)) != 0.0)
 
 
 def _kept(x, residual):
