@@ -48,8 +48,10 @@ def get_config(arg=''):
   config.training.evaluate_every = 500
   config.sampling.sampler = section('dpm_solver_pp')
   config.sampling.num_steps = 20
+  config.sampling.guidance = section('classifier_free', scale=1.5)
   if arg == 'unconditional':
     config.conditioning = section()
+    config.sampling.guidance = section('')
   elif arg == 'gpu':
     config.network.update(
       channels=64, num_blocks=2, dropout=0.1, dtype='bfloat16'

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import itertools
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Rows:
 
   def __init__(self, name: str, dataset: Any, folder: Path | None = None):
     self.name, self.columns = name, dataset.column_names
-    self._folder = folder
+    self._folder = folder and folder.resolve()
     self._dataset = dataset.with_format('arrow')  # images stay encoded
 
   def __len__(self) -> int:
@@ -42,10 +43,15 @@ class Rows:
   def _read(self, cell):
     if not isinstance(cell, dict) or self._folder is None:
       return cell
-    path = Path(cell.get('path') or '').resolve()
-    if path.is_relative_to(self._folder.resolve()) and path.is_file():
-      return path.read_bytes()
-    return cell  # `ColumnSource` refuses it
+    inside, _, name = (cell.get('path') or '').rpartition('::')
+    path = Path(name).resolve()
+    if not path.is_relative_to(self._folder) or not path.is_file():
+      return cell  # `ColumnSource` refuses it
+    if inside.startswith('zip://'):  # as `datasets` names a picture of a zip
+      with contextlib.suppress(zipfile.BadZipFile, KeyError):
+        with zipfile.ZipFile(path) as archive:
+          return archive.read(inside.removeprefix('zip://'))
+    return cell if inside else path.read_bytes()
 
   def place(self, i: int) -> str:
     return f'{self.name}, row {i}'
@@ -132,12 +138,15 @@ def _kind(builder):
 
 
 def _folder_of(path, builder):
-  # Returns the folder of the image files of a set that `datasets` has listed.
+  # Returns where the image files of a set are: its folder, or its part of the
+  # hub's cache.
   if _kind(builder) != 'imagefolder':
     return None
   local = Path(path).expanduser()
-  cache = importlib.import_module('datasets').config.HF_CACHE_HOME
-  return local if local.is_dir() else Path(cache)
+  if local.is_dir():
+    return local
+  cache = importlib.import_module('huggingface_hub').constants.HF_HUB_CACHE
+  return Path(cache) / f'datasets--{path.replace("/", "--")}'
 
 
 def _prepared(path, builder, split):

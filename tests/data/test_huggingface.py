@@ -5,6 +5,7 @@ Needs the library datasets: pip install -e '.[huggingface]'.
 
 import functools
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -207,3 +208,37 @@ def test_only_images_below_the_set_are_opened(tmp_path):
   assert first == inside.read_bytes()
   assert others == cells[1:]  # no bytes, which are refused
   assert Rows('x', dataset).get('image', np.arange(4)) == cells
+
+
+def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
+  tmp_path, monkeypatch
+):
+  """Files of the hub's cache are links to blobs; archives stay zips."""
+  import huggingface_hub
+
+  pictures, _ = encoded.arrays()
+  hub = tmp_path / 'hub'
+  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(hub))
+  other = hub / 'datasets--someone--else' / 'a.png'
+  blob = hub / 'datasets--someone--pictures' / 'blobs' / '0a1b'
+  snapshot = blob.parent.parent / 'snapshots' / 'c0ffee'
+  for path in (other, blob, snapshot / 'x'):
+    path.parent.mkdir(parents=True)
+  for path in (other, blob):
+    path.write_bytes(encoded.png(pictures[0]))
+  (snapshot / 'own.png').symlink_to(blob)
+  (snapshot / 'theirs.png').symlink_to(other)
+  with zipfile.ZipFile(snapshot / 'more.zip', 'w') as archive:
+    archive.writestr('1.png', encoded.png(pictures[1]))
+
+  def builder_of(*names):
+    files = {'train': [str(snapshot / name) for name in names]}
+    return datasets.load_dataset_builder('imagefolder', data_files=files)
+
+  made = iter([builder_of('own.png', 'more.zip'), builder_of('theirs.png')])
+  next_made = lambda *args, **options: next(made)
+  monkeypatch.setattr(datasets, 'load_dataset_builder', next_made)
+  source = read('someone/pictures', num_classes=0)
+  np.testing.assert_array_equal(source.read(np.arange(2))[0], pictures[:2])
+  with pytest.raises(ValueError, match='row 0'):
+    read('someone/pictures', num_classes=0).read(np.arange(1))
