@@ -517,6 +517,17 @@ training/lora.py variance_one_over_inputs
   math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
 training/loggers.py that_raises
   self._open.pop(name, None) => pass
+training/shared.py sums_without_a_line
+  if checksums.digest(path) != expected:
+  => if expected and checksums.digest(path) != expected:
+training/checksums.py checked_with_any_item
+  {*items, _COPY} => {*items}
+runtime/files.py json_of_64_bits
+  len(x) < 20 => len(x) < 400
+runtime/files.py more_than_a_mebibyte
+  file.readline(2**20) => file.readline()
+runtime/files.py turns_the_direction
+  \u2028-\u202e => \u2028-\u2029
 training/shared.py damaged_file
   if checksums.digest(path) != expected: => if False:
 sampling/brownian.py independent_and_standard

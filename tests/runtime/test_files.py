@@ -1,5 +1,6 @@
 """Files of a run whose folder a stranger has made."""
 
+import json
 import os
 
 import numpy as np
@@ -176,5 +177,20 @@ def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
   files.write_json(tmp_path / 'a.json', content)
   assert files.read_json(tmp_path / 'a.json') == content
   assert files.parse_json(b'3') == 3
+  assert files.parse_json('1' + '0' * 398) == np.inf
   with pytest.raises(FileNotFoundError):
     files.read_json(tmp_path / 'b.json')
+
+
+def test_a_line_of_more_than_a_mebibyte_is_skipped(tmp_path):
+  """It is read in parts, which are no objects."""
+  long = json.dumps({'a': 'x' * 2**20})
+  (tmp_path / 'a.jsonl').write_text(f'{{"step": 1}}\n{long}\n{{"step": 2}}\n')
+  entries = [*files.read_json_lines(tmp_path / 'a.jsonl')]
+  assert entries == [{'step': 1}, {'step': 2}]
+
+
+def test_what_turns_the_direction_of_a_line_is_a_space():
+  """U+202A to U+202E, and what ends a line."""
+  turning = ''.join(map(chr, range(0x2028, 0x202F)))
+  assert files.one_line(f'a{turning}\n\x85b') == f'a{" " * 9}b'

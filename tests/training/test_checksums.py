@@ -114,6 +114,16 @@ def test_a_line_of_the_sums_opens_no_other_file(name, copy):
   assert checksums.find_damage(folder) == f'{path} is missing'
 
 
+def test_metadata_are_checked_with_any_item(copy):
+  """Both files may have the same other text."""
+  folder = copy / 'checkpoints' / '2'
+  for name in ('_CHECKPOINT_METADATA', 'metadata.json'):
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace(checksums.NAME, 'SHA256SUMZ'))
+  damage = 'metadata.json is not what was written'
+  assert checksums.find_damage(folder, ['ema_params']) == damage
+
+
 @pytest.mark.parametrize(
   'text', ['[]', '[' * 200_000, '{"custom_metadata": 3}']
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusion_jax.training import checkpoints, shared
+from diffusion_jax.training import checkpoints, checksums, shared
 from tests import damage
 
 PARAMS = {
@@ -94,6 +94,12 @@ def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
   with pytest.raises(ValueError, match='model.safetensors') as error:
     checkpoints.restore_params(folder)
   assert '\n' not in str(error.value)
+
+
+def test_sums_without_a_line_of_the_weights_are_no_sums_of_them(folder):
+  checksums.write_sums(folder, {'config.json': '0' * 64})
+  with pytest.raises(ValueError, match='safetensors is not what was written'):
+    shared.read(folder)
 
 
 def test_weights_of_another_network_are_refused(folder):
