@@ -121,6 +121,10 @@ def weight(factor: float = 1.0):
   return lambda level: factor * dj.snr_weight(level)
 
 
+def one_time():
+  return lambda key, batch_size, schedule: (schedule(0.5), 1.0)
+
+
 def noise_input(factor: float = 1.0):
   return lambda level: factor * level.t
 

@@ -206,6 +206,7 @@ def check_made(path: str, name: str, made: Any) -> None:
   import numpy as np
 
   import diffusion_jax as dj
+  from diffusion_jax.core.keys import abstract_key
   from diffusion_jax.training.objectives import Objective
 
   def is_number(x):
@@ -225,6 +226,19 @@ def check_made(path: str, name: str, made: Any) -> None:
       value = jax.eval_shape(made, dj.CosineSchedule()(np.array([0.2, 0.7])))
       needed = 'weight(level) must be one number for each level'
       fits = getattr(value, 'shape', None) in ((), (2,))
+    elif field == 'times':
+
+      def times(key):
+        return made(key, 2, dj.CosineSchedule())
+
+      try:
+        value = jax.eval_shape(times, abstract_key())
+      except AttributeError:  # It may need another schedule.
+        return
+      needed = 'times(key, batch_size, schedule) must return (level, weight), '
+      needed += '[batch_size] each'
+      shapes = {getattr(x, 'shape', None) for x in jax.tree.leaves(value)}
+      fits = kind_of(value) == 'a tuple of 2' and shapes == {(2,)}
     elif field == 'sampler':
       needed += 'a dj.Sampler(init, step)'
       fits = isinstance(made, dj.Sampler)

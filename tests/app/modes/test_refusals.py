@@ -77,6 +77,10 @@ network=tests.app.toy_parts:Pooled => config.network: its output for x of the
   shape [1, 8, 8, 1] is an array [1, 8, 8, 1], not an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one
   number for each level, not None (docs/program.md)
+objective.times=tests.app.toy_parts:number => config.objective.times: 'float'
+  object is not callable
+objective.times=tests.app.toy_parts:one_time => must return (level, weight),
+  [batch_size] each, not a tuple of 2
 objective=tests.app.toy_parts:number => must return an Objective(draw,
   loss), not a
 optimizer=tests.app.toy_parts:number => must return optax's optimizer and a
