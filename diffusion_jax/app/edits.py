@@ -237,7 +237,7 @@ class Inpaint(InpaintStates):
   num_resamples: Size = 10
   jump: Size = 10
   scale: NonNegative = 1.0
-  iterations: Size = 1
+  iterations: Size = 4
 
   def check(self, model: Model) -> None:
     super().check(model)
@@ -390,7 +390,7 @@ class Superres(_Observe):
   method: Method | None = None
   factor: Size = 2
   scale: NonNegative = 1.0
-  iterations: Size = 1
+  iterations: Size = 4
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.image_shape
@@ -419,7 +419,7 @@ class Colorize(_Observe):
 
   method: Method | None = None
   scale: NonNegative = 1.0
-  iterations: Size = 1
+  iterations: Size = 4
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.image_shape
