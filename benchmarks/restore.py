@@ -79,11 +79,9 @@ def flags_of(
   return flags + [f'edit.posterior.{x}' for x in settings]
 
 
-def write_clean(run: str, count: int, folder: Path) -> None:
+def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> None:
   """Writes the first `count` test images of a run's data as PNG files."""
-  source = app_images.source_of(
-    store.open_run(run, skip=store.NOT_READ), 'test'
-  )
+  source = app_images.source_of(config_of(run, flags), 'test')
   x = images.scale(source.read(np.arange(count))[0], source.num_levels)
   for i, picture in enumerate(images.to_uint8(x)):
     images.write_png(folder / f'{i:03}.png', picture)
@@ -132,7 +130,9 @@ def main() -> None:
   parser.add_argument('--images', type=int, default=8)
   parser.add_argument('--samples', type=int, default=8)
   parser.add_argument('--factor', type=int, default=2, help='of downsample')
-  parser.add_argument('--flags', default='', help='sampling.num_steps=50 ...')
+  parser.add_argument(
+    '--flags', default='', help='sampling.num_steps=50 data.data_dir=...'
+  )
   args = parser.parse_args()
   print(
     '| damage, noise | method | residual | PSNR of mean, sample | between '
@@ -140,7 +140,7 @@ def main() -> None:
   )
   noises = [float(x) for x in args.noises.split(',')]
   folder = Path(tempfile.mkdtemp())
-  write_clean(args.run, args.images, folder)
+  write_clean(args.run, args.images, folder, args.flags.split())
   for operator, noise in itertools.product(args.operators.split(','), noises):
     for method in args.methods.split(';'):
       flags = flags_of(operator, noise, method, args.factor)

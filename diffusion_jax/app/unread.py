@@ -20,7 +20,6 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
     (not t.keep_best, ('keep_best_by',), 'keep_best=0'),
     (not t.checkpoint_every, ('keep_best',), 'checkpoint_every=0'),
     (not t.ema_half_life, ('ema_rampup',), 'ema_half_life=None'),
-    (t.ema_half_life, ('ema_decay',), f'ema_half_life={t.ema_half_life}'),
     (
       not t.ema_sigma_rels,
       ('snapshot_every', 'keep_snapshots'),

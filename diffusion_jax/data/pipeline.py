@@ -31,8 +31,8 @@ def batch_at(
 ) -> dict[str, np.ndarray]:
   """Returns batch `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
 
-  Each epoch has its own permutation, which an `OrderedSource` draws itself; a
-  batch may extend into the next epoch.
+  Each epoch has its own permutation, which an `OrderedSource` draws itself, and
+  its own images of a `RedrawnSource`; a batch may extend into the next epoch.
   random_flip mirrors each image with probability 1/2. 'label', int32 [B], is
   present if the source has labels. `rows` selects the rows that are read. With
   text_length, a `TextSource` also gives 'text' and 'text_mask', [B,
@@ -45,7 +45,9 @@ def batch_at(
   for e in np.unique(epoch):
     order = _permutation(len(source), seed, int(e), draw)
     index[epoch == e] = order[within[epoch == e]]
-  images, cond = examples(source, index, text_length)
+  redrawn = getattr(source, 'redrawn', None)
+  drawn = redrawn(seed, epoch) if redrawn else source
+  images, cond = examples(drawn, index, text_length)
   if random_flip:
     flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5
     images = mirrored(images, flip)

@@ -82,6 +82,14 @@ class OrderedSource(Source, Protocol):
     ...
 
 
+class RedrawnSource(Source, Protocol):
+  """Describes a source of random images, such as `Binarized`."""
+
+  def redrawn(self, seed: int, epoch: np.ndarray) -> Source:
+    """Returns the source whose row i of `read` is drawn for epoch[i]."""
+    ...
+
+
 ADVICE = (
   'give grey levels, or train on arrays of real numbers with the library '
   '(docs/library.md#arrays-that-are-not-pictures)'
@@ -149,3 +157,42 @@ class TwoLevels:
     images, labels = self.source.read(index)
     upper = images >= (self.source.num_levels + 1) // 2
     return upper.astype(np.uint8), labels
+
+
+class Binarized:
+  """Draws black and white images, x ~ Bernoulli(grey level / highest level).
+
+  `read` draws each image once for all; batches of training draw it anew in each
+  epoch (Salakhutdinov & Murray 2008; Burda et al. 2016).
+  """
+
+  num_levels = 2
+
+  def __init__(self, source: Source):
+    self.source = source
+    self.image_shape = source.image_shape
+    self.num_classes = source.num_classes
+    self.in_memory = source.in_memory
+    self.order = getattr(source, 'order', None)
+    self._seeds: Callable[[int], tuple[int, ...]] = lambda row: (0,)
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def redrawn(self, seed: int, epoch: np.ndarray) -> 'Binarized':
+    """Returns the source whose row i of `read` is drawn for epoch[i]."""
+    other = Binarized(self.source)
+    other._seeds = lambda row: (1, seed, int(epoch[row]))
+    return other
+
+  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    images, labels = self.source.read(index)
+    uniform = [
+      np.random.default_rng((*self._seeds(row), int(i))).random(
+        images.shape[1:]
+      )
+      for row, i in enumerate(index)
+    ]
+    highest = self.source.num_levels - 1
+    x = np.reshape(uniform, images.shape) * highest < images
+    return x.astype(np.uint8), labels

@@ -57,10 +57,11 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
   assert len(source(**shrunk)) == 3
   assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
-  two = store.with_flags(
-    data(**npz), [('data', 'two_levels'), ('data.source', 'digits')]
-  )
-  assert images.source_of(two).num_levels == 2
+  for name in ('two_levels', 'binarized'):
+    two = store.with_flags(
+      data(**npz), [('data', name), ('data.source', 'digits')]
+    )
+    assert images.source_of(two).num_levels == 2
 
 
 def test_facts_are_those_of_the_data():

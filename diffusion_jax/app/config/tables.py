@@ -206,6 +206,7 @@ DATA = {
   'webdataset': webdataset.webdataset,
   'array_record': array_record.array_record,
   'two_levels': sources.TwoLevels,
+  'binarized': sources.Binarized,
 }
 
 # The constructors of each field that is a choice, by its name at the top,
@@ -248,7 +249,11 @@ TABLES = {
   'sampling.ancestral_noise': {'ddim': AncestralNoise},
   'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
-  'data.source': {n: make for n, make in DATA.items() if n != 'two_levels'},
+  'data.source': {
+    name: make
+    for name, make in DATA.items()
+    if name not in ('two_levels', 'binarized')
+  },
   'optimizer': optimizer.OPTIMIZERS,
   'edit': {
     'inpaint': edits.Inpaint,

@@ -196,13 +196,14 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   assert lines_of(parts, 'beta') == [0.0, 0.125, 0.25, 0.375]
 
 
-def test_two_grey_levels_and_bernoullis(key):
+@pytest.mark.parametrize('data', ['two_levels', 'binarized'])
+def test_two_grey_levels_and_bernoullis(data, key):
   """Black and white digits; a new network says 1/2, a bit for each pixel."""
   small = {'channels': 8, 'num_groups': 4, 'multipliers': (1,)}
   model = made(
     **{
       'decoding.decoder': 'bernoulli',
-      'data': 'two_levels',
+      'data': data,
       'network': 'autoencoder',
       **{f'network.{name}': value for name, value in small.items()},
     }

@@ -39,8 +39,6 @@ training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
 training.keep_every=3 => keep_every=3 is not a multiple of
   training.checkpoint_every=2
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
-training.ema_half_life=1000 training.ema_decay=0.5 => training.ema_decay=0.5 is
-  not read with training.ema_half_life=1000
 training.snapshot_every=2 => training.snapshot_every=2 is not read with
   training.ema_sigma_rels=()
 training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every

@@ -1,0 +1,69 @@
+r"""Bits per dimension of MNIST's 8-bit pixels, one variant for each model.
+
+python launch.py --config=configs/mnist_bits.py
+python launch.py --config=configs/mnist_bits.py:vae
+python launch.py --config=runs/mnist_bits --mode=evaluate
+"""
+
+from configs import base
+from configs.base import section
+
+VARIANTS = 'vae', 'hvae', 'masked', 'binary_vae', 'binary_masked'
+UNET = {'channels': 32, 'multipliers': (1, 2, 2), 'num_blocks': 1}
+
+
+def get_config(arg=''):
+  config = base.get_config()
+  kind = arg.removeprefix('binary_')
+  config.data = section('mnist')
+  if kind != arg:
+    config.data = section('binarized', source=section('mnist'))
+  config.optimizer = section(
+    'adamw',
+    learning_rate=2e-3,
+    warmup_steps=100,
+    decay='cosine',
+    weight_decay=0.01,
+  )
+  config.training.num_steps = 2000
+  config.training.batch_size = 64
+  config.training.steps_per_call = 10
+  config.training.ema_decay = 0.999
+  config.training.sample_every = 500
+  config.training.checkpoint_every = 500
+  config.training.evaluate_every = 500
+  config.training.evaluate_batches = 157  # all 10,000 images
+  if kind in ('vae', 'hvae'):
+    config.network = section(
+      'autoencoder', channels=32, multipliers=(1, 2, 2), num_groups=8
+    )
+    config.network.update(latent_dim=32)
+    config.objective = section('vae')
+    config.evaluation.metrics = ('elbo', 'iw')
+    if arg == 'binary_vae':
+      config.decoding = section(decoder='bernoulli')
+  elif kind == 'masked':
+    config.schedule = section('polynomial_masking')
+    config.network = section('unet', attention_resolutions=(7,), **UNET)
+    config.noise_input = section('time')
+    config.objective = section('masked')
+  else:
+    config.schedule = section('learned')
+    config.network = section('vdm', channels=32, num_layers=4, num_groups=8)
+    config.noise_input = section('logsnr')
+    config.objective = section('vdm')
+    config.optimizer.update(b2=0.99)
+    config.evaluation.elbo = section(decoder='categorical')
+    config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
+    config.sampling.clip = False
+    config.sampling.num_steps = 100
+  if kind == 'hvae':
+    config.network = section(
+      'hierarchical',
+      channels=32,
+      multipliers=(1, 2, 2),
+      num_groups=8,
+      latent_channels=4,
+    )
+    config.objective = section('hvae')
+  return config
