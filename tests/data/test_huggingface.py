@@ -214,11 +214,10 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
   tmp_path, monkeypatch
 ):
   """Files of the hub's cache are links to blobs; archives stay zips."""
-  import huggingface_hub
-
+  hf_hub = pytest.importorskip('huggingface_hub')
   pictures, _ = encoded.arrays()
   hub = tmp_path / 'hub'
-  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(hub))
+  monkeypatch.setattr(hf_hub.constants, 'HF_HUB_CACHE', str(hub))
   other = hub / 'datasets--someone--else' / 'a.png'
   blob = hub / 'datasets--someone--pictures' / 'blobs' / '0a1b'
   snapshot = blob.parent.parent / 'snapshots' / 'c0ffee'
