@@ -193,7 +193,7 @@ def network_fn(model):
 
 def torch_options(model):
   """Returns the options of the torch side's network for a model."""
-  network, shape = model.network(), model.facts.image_shape
+  network, shape = model.network(), model.facts.x.shape
   if isinstance(network, DiT):
     return diffusers_transformer.write_config(network, shape)
   if isinstance(network, UNet):

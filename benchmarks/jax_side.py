@@ -120,7 +120,7 @@ class Side:
 
     def advance(batch):
       nonlocal state
-      batch = {'image': batch.astype(np.float32) / 127.5 - 1.0}
+      batch = {'x': batch.astype(np.float32) / 127.5 - 1.0}
       state, metrics = step(state, batch, key, frozen, np.float32(rate))
       return metrics['loss'].total / metrics['loss'].count
 
@@ -140,7 +140,7 @@ class Side:
     return stats['peak_bytes_in_use'] if stats else turns.peak_bytes()
 
   def _arrays(self, count):
-    shape = self.model.facts.image_shape
+    shape = self.model.facts.x.shape
     image = jax.random.normal(jax.random.key(1), (count, *shape))
     cond = {}
     if self.model.conditioning.labels:

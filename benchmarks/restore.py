@@ -82,8 +82,9 @@ def flags_of(
 def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> None:
   """Writes the first `count` test images of a run's data as PNG files."""
   source = app_images.source_of(config_of(run, flags), 'test')
-  x = images.scale(source.read(np.arange(count))[0], source.num_levels)
-  for i, picture in enumerate(images.to_uint8(x)):
+  values = source.facts.x
+  x = values.encode(source.read(np.arange(count))['x'])
+  for i, picture in enumerate(values.decode(x)):
     images.write_png(folder / f'{i:03}.png', picture)
 
 
@@ -94,7 +95,7 @@ def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
   restore = config.edit.make()
   with contextlib.redirect_stdout(io.StringIO()):
     pictures = restore.read(model)
-  clean = images.scale(pictures['clean'])
+  clean = images.PICTURES.encode(pictures['clean'])
   params, _ = weights.restore(model)
   guides = edit.check_guidance(model, {})
   compiling = []

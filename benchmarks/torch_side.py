@@ -154,7 +154,7 @@ class Side:
     return torch.from_numpy(cases.labels_of(self.ours, count)).to(self.device)
 
   def _images(self):
-    shape = self.case.batch, *self.ours.facts.image_shape
+    shape = self.case.batch, *self.ours.facts.x.shape
     x = torch.randn(shape, device=self.device)
     return x.permute(0, 3, 1, 2)  # channels last in memory
 

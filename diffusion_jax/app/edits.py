@@ -148,7 +148,7 @@ class PictureEdit(Edit):
   image: str = ''
 
   def read(self, model: Model) -> Pictures:
-    shape = model.facts.image_shape
+    shape = model.facts.x.shape
     return {'image': read_picture(self.image, 'image', shape)}
 
   def results(self, task: Task) -> dict[str, jax.Array]:
@@ -208,7 +208,7 @@ class InpaintStates(_ByMethod):
 
   def read(self, model: Model) -> Pictures:
     pictures = super().read(model)
-    pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
+    pictures['mask'] = read_mask(self.mask, model.facts.x.shape)
     return pictures
 
   def draw(self, task: Task) -> jax.Array:
@@ -293,7 +293,7 @@ class Sdedit(PictureEdit):
   def read(self, model: Model) -> Pictures:
     pictures = super().read(model)
     if self.mask:
-      pictures['mask'] = read_mask(self.mask, model.facts.image_shape)
+      pictures['mask'] = read_mask(self.mask, model.facts.x.shape)
     return pictures
 
   def draw(self, task: Task) -> jax.Array:
@@ -334,7 +334,7 @@ class Interpolate(PictureEdit):
   def read(self, model: Model) -> Pictures:
     if self.num_samples < 2:
       raise ValueError('num_samples must be at least 2 for an interpolation')
-    pictures, shape = super().read(model), model.facts.image_shape
+    pictures, shape = super().read(model), model.facts.x.shape
     pictures['image2'] = read_picture(self.image2, 'image2', shape)
     return pictures
 
@@ -393,7 +393,7 @@ class Superres(_Observe):
   iterations: Size = 4
 
   def read(self, model: Model) -> Pictures:
-    height, width, channels = model.facts.image_shape
+    height, width, channels = model.facts.x.shape
     factor = self._factor(model)
     if height % factor or width % factor:
       raise ValueError(
@@ -422,7 +422,7 @@ class Colorize(_Observe):
   iterations: Size = 4
 
   def read(self, model: Model) -> Pictures:
-    height, width, channels = model.facts.image_shape
+    height, width, channels = model.facts.x.shape
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     return {'image': read_picture(self.image, 'image', (height, width, 1))}
@@ -490,7 +490,7 @@ def read_mask(
 
 def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
   """Returns a picture or mask in the size and channels of the run, uint8."""
-  height, _, channels = model.facts.image_shape
+  height, _, channels = model.facts.x.shape
   x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
   factor = height // x.shape[0]
   x = x.repeat(factor, axis=0).repeat(factor, axis=1)

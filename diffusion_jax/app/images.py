@@ -1,57 +1,42 @@
-"""The images of a run: their sources, and the facts that models need."""
+"""The data of a run: their sources, and the facts that models need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.data import (
-  array_record,
-  huggingface,
-  image_folder,
-  pipeline,
-  tfds_sources,
-  webdataset,
-)
-from diffusion_jax.data.columns import ColumnSource
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data.sources import Facts, Source, measured
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
-
-# The facts of sets that must be downloaded.
-KNOWN: dict[Callable, Facts] = {
-  tfds_sources.cifar10: Facts((32, 32, 3), 10, 256),
-  tfds_sources.mnist: Facts((28, 28, 1), 10, 256),
-}
-# Sets whose config states the facts.
-STATED = (
-  tfds_sources.tfds,
-  huggingface.huggingface,
-  webdataset.webdataset,
-  array_record.array_record,
-)
 
 
 def facts_of(config: Node) -> Facts:
   """Returns the facts that a run has stored, or else the facts of its data.
 
-  The data are not read if the config states the facts.
+  The data are not read if their constructor states the facts. Mean and standard
+  deviation of real numbers are measured.
   """
   if 'facts' in config:
     return config.facts.make()
-  section = config.data
-  if section is not None and section.constructor in KNOWN:
-    return KNOWN[section.constructor]
-  if section is not None and section.constructor in STATED:
-    return Facts(tuple(section.image_shape), section.num_classes, 256)
+  stated = stated_facts(config.data)
+  if stated is not None:
+    return stated
   source = source_of(config)
-  return Facts(source.image_shape, source.num_classes, source.num_levels)
+  with from_config('data'):
+    return measured(source)
+
+
+def stated_facts(section: Node | None) -> Facts | None:
+  """Returns the facts that a section states, which need no data; or None."""
+  facts = getattr(section and section.constructor, 'facts', None)
+  return None if facts is None else facts(**section)
 
 
 def source_of(config: Node, split: str = 'train') -> Source:
-  """Returns the images of a split, a `Source`.
+  """Returns the data of a split, a `Source`.
 
   Raises UserError if the config has no data, or the network reads texts and the
   data have no texts.
@@ -65,11 +50,8 @@ def source_of(config: Node, split: str = 'train') -> Source:
     with from_config('data'):
       pipeline.examples(source, np.arange(1))
   run = config.get('facts')
-  if run is not None and source.image_shape != tuple(run.image_shape):
-    raise UserError(
-      f'config.data={config.data.name}: images are {source.image_shape}, and '
-      f'{tuple(run.image_shape)} in this run'
-    )
+  if run is not None:
+    _check_same_kind(config.data.name, source.facts, run.make())
   text = config.conditioning.text if 'conditioning' in config else None
   if text is None:
     return source
@@ -77,14 +59,33 @@ def source_of(config: Node, split: str = 'train') -> Source:
     return _with_texts(source, text.length, config.training.random_flip)
 
 
+def _check_same_kind(name, ours, theirs):
+  # A run has its own statistics, whatever the data of another use are.
+  for what, one, other in (
+    ('examples', ours.x, theirs.x),
+    ('context', ours.context, theirs.context),
+  ):
+    shapes = [None if v is None else tuple(v.shape) for v in (one, other)]
+    if shapes[0] != shapes[1] and shapes[1] is not None:
+      raise UserError(
+        f'config.data={name}: {what} are {shapes[0]}, and {shapes[1]} in this '
+        'run'
+      )
+  if bool(ours.x.levels) != bool(theirs.x.levels):
+    kinds = 'levels', 'real numbers'
+    kinds = kinds if ours.x.levels else kinds[::-1]
+    raise UserError(
+      f'config.data={name}: examples are {kinds[0]}, and {kinds[1]} in this run'
+    )
+
+
 def _with_texts(source, length, random_flip):
   if isinstance(source, image_folder.FileSource):
     source = image_folder.captioned(source)
-    for text in source.texts(np.arange(len(source))):
+    for text in source.captions:
       to_bytes(text, length)
-  elif isinstance(source, ColumnSource):
-    to_bytes(source.texts(np.arange(1))[0], length)
-  if not hasattr(source, 'texts'):
+  first = source.read(np.arange(1))
+  if 'text' not in first:
     raise ValueError(
       'these images have no texts for conditioning.text: data=shapes has, '
       'data=folder with a metadata.jsonl, and huggingface, webdataset and '
@@ -94,6 +95,7 @@ def _with_texts(source, length, random_flip):
     raise ValueError(
       "training.random_flip would make texts such as 'on the left' wrong"
     )
+  to_bytes(first['text'][0], length)
   return source
 
 
@@ -114,7 +116,11 @@ def text_length(config: Node) -> int:
 
 
 def batches(
-  config: Node, source: Source, start: int, rows: slice = pipeline.ALL
+  config: Node,
+  source: Source,
+  facts: Facts,
+  start: int,
+  rows: slice = pipeline.ALL,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the training batches from step `start` on; rows: of this process."""
   c = config.training
@@ -127,6 +133,7 @@ def batches(
     rows,
     c.num_threads,
     text_length(config),
+    facts,
   )
   with from_config('data'):  # a damaged file is noticed when it is read
     yield from stream

@@ -156,7 +156,7 @@ class Model:
   -> the key of all samples. noisy: the network with its process, and
   plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
   or draws none. teacher, autoencoder: the parameters that the loss and the
-  latents need. pictures(images uint8 [n, H, W, C]) -> how they are drawn.
+  latents need.
   write_more(params, path, samples) writes further files of --mode=sample and
   returns arrays for its npz file.
   keeps: files and folders of the run with parameters besides the checkpoints.
@@ -182,7 +182,6 @@ class Model:
   teacher: Frozen = NOTHING
   autoencoder: Frozen = NOTHING
   latents: Latents = IDENTITY
-  pictures: Callable[[np.ndarray], np.ndarray] = lambda images: images
   write_more: Callable[[Params, Path, np.ndarray], dict[str, np.ndarray]] = (
     lambda params, path, samples: {}
   )
@@ -211,8 +210,8 @@ def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
 
   def encode(frozen, batch, key, i):
     key = jax.random.fold_in(key, i)
-    keys = key_per_example(key, len(batch['image']))
-    z = model.latents.encode(frozen['autoencoder'], batch['image'], keys)
-    return batch | {'image': z}
+    keys = key_per_example(key, len(batch['x']))
+    z = model.latents.encode(frozen['autoencoder'], batch['x'], keys)
+    return batch | {'x': z}
 
   return jax.jit(encode, out_shardings=batch_sharding(mesh))

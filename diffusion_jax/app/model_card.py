@@ -86,7 +86,7 @@ def text(about: About) -> str:
     for key, value in metadata(about).items()
   )
   model, c = about.model, about.config
-  shape = 'x'.join(map(str, model.facts.image_shape))
+  shape = 'x'.join(map(str, model.facts.x.shape))
   classes = model.facts.num_classes
   size = c['training']['batch_size']
   rows = {

@@ -177,7 +177,7 @@ class NoisyNetwork:
     image = self.conditioning.image
     if image is None:
       return 0
-    x0 = jax.ShapeDtypeStruct((1, *self.facts.image_shape), jnp.float32)
+    x0 = jax.ShapeDtypeStruct((1, *self.facts.x.shape), jnp.float32)
     with from_config('conditioning.image'):
       return jax.eval_shape(image, abstract_key(), x0).shape[-1]
 
@@ -332,7 +332,7 @@ def noisy_network(schema: Schema, config: Node, facts: Facts) -> NoisyNetwork:
   has_conditions = 'conditioning' in schema.parts
   conditioning = config.conditioning.make() if has_conditions else None
   return NoisyNetwork(
-    schema, config, facts, conditioning or Conditioning(), facts.image_shape
+    schema, config, facts, conditioning or Conditioning(), facts.x.shape
   )
 
 

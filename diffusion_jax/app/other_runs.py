@@ -40,12 +40,16 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> NoisyNetwork:
 
 
 def _other_images(path, run, others, facts):
-  for name in ('image_shape', 'num_classes'):
-    theirs, ours = (each._asdict()[name] for each in (others, facts))
+  pairs = {
+    'the shape': (others.x.shape, facts.x.shape),
+    'num_classes': (others.num_classes, facts.num_classes),
+    'mean and std': (others.x[2:4], facts.x[2:4]),
+  }
+  for name, (theirs, ours) in pairs.items():
     if theirs != ours:
       yield (
-        f'config.{path}: the images in {run} have {name} {theirs}, '
-        f'and the images of this run have {ours}'
+        f'config.{path}: the data of {run} have {name} {theirs}, and the data '
+        f'of this run {ours}'
       )
 
 

@@ -95,7 +95,7 @@ class Restore(Edit):
 
   def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
-    forward, shape = self._forward(model), model.facts.image_shape
+    forward, shape = self._forward(model), model.facts.x.shape
     seen = jax.eval_shape(
       forward, jax.ShapeDtypeStruct((1, *shape), np.float32)
     )
@@ -106,7 +106,7 @@ class Restore(Edit):
       y = np.stack([_read(path, seen.shape[1:]) for path in self.files()])
       return {'y': self._possible(model, y)}
     clean = np.stack([read_picture(x, 'image', shape) for x in self.files()])
-    y = forward(jnp.asarray(images.scale(clean)))
+    y = forward(jnp.asarray(images.PICTURES.encode(clean)))
     key = stream(model.config.sampling.seed, 'measurement')
     y += std * jax.random.normal(key, y.shape)
     return {'y': self._possible(model, y), 'clean': clean}
@@ -114,7 +114,7 @@ class Restore(Edit):
   def _possible(self, model, y):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
-    x0 = np.zeros((len(y), *model.facts.image_shape), np.float32)
+    x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
     forward, std = self._forward(model), self.noise / _GREY
     if not is_linear(forward, x0[:1]):
       return np.asarray(y)
@@ -160,7 +160,7 @@ class Restore(Edit):
   def results(self, task: Task) -> dict[str, jax.Array]:
     forward, inputs, model = self._forward(task.model), task.inputs, task.model
     check_denoises(task)
-    grey = np.zeros((1, *model.facts.image_shape), np.float32)
+    grey = np.zeros((1, *model.facts.x.shape), np.float32)
     linear = model.autoencoder is NOTHING and is_linear(forward, grey)
     if self.posterior.needs_linear and not linear:
       c = model.config.edit
@@ -183,7 +183,7 @@ class Restore(Edit):
 
   def _forward(self, model):
     # A mask is read, and described, once.
-    made, shape = self._operators, model.facts.image_shape
+    made, shape = self._operators, model.facts.x.shape
     if shape not in made:
       assert self.operator is not None  # `check` refuses
       made[shape] = self.operator.make({'image_shape': shape})
@@ -201,21 +201,21 @@ class Restore(Edit):
       kept = _kept(mine['x'], mine['residual'])
       if kept.any():
         mine = {n: a[kept] for n, a in mine.items()}
-        figures.append(_figures(mine, *map(images.scale, truth)))
+        figures.append(_figures(mine, *map(images.PICTURES.encode, truth)))
         known = {n: v for n, v in figures[-1].items() if n != 'whiteness'}
         print(f'{Path(file).name}: {_listed(known)}{_warning(**known)}')
       print(_left(Path(file).name, kept), end='')
       x = np.nan_to_num(mine['x'])
-      mean = images.to_uint8(x.mean(axis=0), 256)
-      spread = images.to_uint8(2.0 * x.std(axis=0) - 1.0, 256)
+      mean = images.PICTURES.decode(x.mean(axis=0))
+      spread = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
       name = path.with_name(f'{path.name}_{Path(file).stem}')
       parts = {str(j): one for j, one in enumerate(samples[i])}
       parts |= {'mean': mean, 'std': spread}
       for part, picture in parts.items():
         images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
-      seen = (
-        [as_picture(model, images.to_uint8(y[i]))] if _is_picture(y[i]) else []
-      )
+      seen = []
+      if _is_picture(y[i]):
+        seen = [as_picture(model, images.PICTURES.decode(y[i]))]
       sheet.append([*truth, *seen, *samples[i], mean, spread])
     means = {n: float(np.mean([f[n] for f in figures])) for n in figures[0]}
     white = means.pop('whiteness', 1.0)
@@ -338,7 +338,7 @@ def _read(path, shape):
       f'{path}: what this operator measures is no picture, but an array '
       f'{shape}: give a .npy file, or simulate=True with clean pictures'
     )
-  return images.scale(read_picture(path, 'image', shape))
+  return images.PICTURES.encode(read_picture(path, 'image', shape))
 
 
 def _is_picture(y):

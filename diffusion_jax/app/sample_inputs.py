@@ -1,6 +1,5 @@
 """What samples are conditioned on: labels, texts, images."""
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,6 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
-from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import texts_of
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
@@ -127,7 +124,7 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
   if prompt is None:
     source = images.unseen(model.config)
     with from_config('data'):
-      return texts_of(source, np.arange(n) % len(source))
+      return source.read(np.arange(n) % len(source))['text'].tolist()
   prompts = [part.strip() for part in prompt.split('|')]
   return [prompts[i % len(prompts)] for i in range(n)]
 
@@ -157,21 +154,22 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
   source = images.source_of(config, 'test')
   index = np.arange(n)
   with from_config('data'):
-    pictures, labels = source.read(index % len(source))
-  x0 = pixels.scale(pictures, source.num_levels)
+    arrays = source.read(index % len(source))
+  x0 = facts.x.encode(arrays['x'])
   root = stream(config.sampling.seed, 'sampling_images')
   compute = per_image(
     lambda _, keys, x0: condition(keys, x0), mesh, root, what='the conditions'
   )
   image = compute((), index, x0)
-  labels = labels if model.conditioning.labels else None
-  as_shown = functools.partial(pixels.to_uint8, num_levels=facts.num_levels)
+  labels = arrays.get('label') if model.conditioning.labels else None
   # The picture in cond['image'], unknown pixels grey.
-  channels = facts.image_shape[-1]
+  channels = facts.x.shape[-1]
   visible = np.broadcast_to(
     image[..., :channels], (*image.shape[:-1], channels)
   )
-  return ImageConditions(as_shown(x0), as_shown(visible), image, labels)
+  return ImageConditions(
+    facts.x.decode(x0), facts.x.decode(visible), image, labels
+  )
 
 
 def shapes(model: Model, size: int) -> Shapes:
@@ -180,7 +178,7 @@ def shapes(model: Model, size: int) -> Shapes:
   if takes_labels(model):
     arrays['label'] = (size,), jnp.int32
   if model.conditioning.image is not None:
-    x0 = jax.ShapeDtypeStruct((size, *model.facts.image_shape), jnp.float32)
+    x0 = jax.ShapeDtypeStruct((size, *model.facts.x.shape), jnp.float32)
     keys = jax.eval_shape(
       lambda key: jax.random.split(key, size), abstract_key()
     )

@@ -4,36 +4,34 @@ import numpy as np
 
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 
 
 def of_images(
   model: Model, x: np.ndarray, conditions: ImageConditions | None = None
 ) -> np.ndarray:
-  """Returns the sheet of images [B, H, W, C] in [-1, 1]."""
-  return sheet(model, images.to_uint8(x, model.facts.num_levels), conditions)
+  """Returns the sheet of samples [B, ...] as the model has them."""
+  return sheet(model, model.facts.x.decode(x), conditions)
 
 
 def sheet(
   model: Model,
-  pictures: np.ndarray,
+  samples: np.ndarray,
   conditions: ImageConditions | None = None,
   limit: int = 400,
 ) -> np.ndarray:
-  """Draws the first pictures, uint8, on one sheet.
+  """Draws the first samples, as files have them, on one sheet.
 
   Columns are classes or prompts. conditions: each picture is drawn between its
   condition and the original.
   """
-  pictures = model.pictures(pictures)
   if conditions is not None:
-    threes = zip(conditions.shown, pictures, conditions.originals, strict=False)
-    pictures = np.concatenate([np.stack(three) for three in threes])
+    threes = zip(conditions.shown, samples, conditions.originals, strict=False)
+    samples = np.concatenate([np.stack(three) for three in threes])
     limit = 3 * (limit // 3)
-  pictures = pictures[:limit]
-  zoom = max(1, round(48 / pictures.shape[1]))
-  columns = sheet_columns(model, len(pictures), conditions is not None)
-  return images.grid(pictures, min(columns, len(pictures)), zoom)
+  samples = samples[:limit]
+  columns = sheet_columns(model, len(samples), conditions is not None)
+  return drawings.sheet(model.facts.x, samples, columns)
 
 
 def sheet_columns(model: Model, n: int, threes: bool) -> int:

@@ -30,8 +30,6 @@ TRAINING = {
   'evaluate_batches': 1,
   'metrics_images': 16,
 }
-# Data that must be prepared, which a trial replaces.
-PREPARED = *images.KNOWN, *images.STATED, image_folder.folder
 
 
 def shrunk(config: Node) -> Node:
@@ -73,11 +71,11 @@ def _small_data(config):
   section = config.data
   if section is None:
     return None
-  if section.constructor not in PREPARED:
+  facts = images.stated_facts(section)
+  if facts is None and section.constructor is not image_folder.folder:
     return section.to_dict()
-  facts = images.KNOWN.get(section.constructor)
-  shape = section.image_shape if facts is None else facts.image_shape
-  count = section.get('num_classes', 10) if facts is None else facts.num_classes
+  shape = section.image_shape if facts is None else facts.x.shape
+  count = 10 if facts is None else facts.num_classes
   if not section.get('labelled', True):
     count = 0
   if images.text_length(config):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
+from diffusion_jax.data.sources import facts_of_fields, states
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
 
@@ -33,6 +34,7 @@ class Examples:
     return f'{self.name}, record {i}'
 
 
+@states(facts_of_fields)
 def array_record(
   path: str,
   split: str = 'train',

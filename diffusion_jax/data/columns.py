@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from diffusion_jax.data.images import decode_image, resized
+from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import random_part
 
 
@@ -62,30 +63,24 @@ class ColumnSource:
   table: Table
   columns: Columns
   rows: np.ndarray
-  image_shape: tuple[int, int, int]
-  num_classes: int
+  facts: Facts
   order: Callable[[np.random.Generator], np.ndarray] | None = None
-  num_levels = 256
   in_memory = False
 
   def __len__(self) -> int:
     return len(self.rows)
 
-  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    pictures = self._values(index, self.columns.image, _picture)
-    images = resized(pictures, self.image_shape)
-    if not self.columns.label:
-      return images, None
-    labels = self._values(index, self.columns.label, self._label)
-    return images, np.fromiter(labels, np.int32, len(index))
-
-  def texts(self, index: np.ndarray) -> list[str]:
-    if not self.columns.text:
-      raise ValueError(
-        f'{self.table.name}: text_column must name the texts; the columns are '
-        f'{", ".join(self.table.columns)}'
-      )
-    return [*self._values(index, self.columns.text, _text)]
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    image, label, text = self.columns
+    arrays = {
+      'x': resized(self._values(index, image, _picture), self.facts.x.shape)
+    }
+    if label:
+      labels = self._values(index, label, self._label)
+      arrays['label'] = np.fromiter(labels, np.int32, len(index))
+    if text:
+      arrays['text'] = np.array([*self._values(index, text, _text)])
+    return arrays
 
   def _values(self, index, column, convert):
     rows = self.rows[index]
@@ -97,9 +92,11 @@ class ColumnSource:
 
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if whole and 0 <= value < self.num_classes:
+    if whole and 0 <= value < self.facts.num_classes:
       return value
-    raise _misfit(column, f'an integer in 0..{self.num_classes - 1}', value)
+    raise _misfit(
+      column, f'an integer in 0..{self.facts.num_classes - 1}', value
+    )
 
 
 def _picture(value, column):
@@ -136,10 +133,7 @@ def checked(source: ColumnSource) -> ColumnSource:
       )
   if not len(source):
     raise ValueError(f'{table.name} has no examples')
-  first = np.arange(1)
-  source.read(first)
-  if source.columns.text:
-    source.texts(first)
+  source.read(np.arange(1))
   return source
 
 
@@ -187,4 +181,5 @@ def of_files(
   rows = np.arange(len(table))
   if not test_path:
     rows = random_part(len(table), split, test_fraction, path)
-  return checked(ColumnSource(table, columns, rows, image_shape, num_classes))
+  facts = pictures(image_shape, num_classes)
+  return checked(ColumnSource(table, columns, rows, facts))

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffusion_jax.data.columns import Columns, ColumnSource, checked
 from diffusion_jax.data.parquet import image_bytes, open_parquet
+from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
 from diffusion_jax.ranges import Count, ImageShape
 
@@ -57,6 +58,7 @@ class Rows:
     return f'{self.name}, row {i}'
 
 
+@states(facts_of_fields)
 def huggingface(
   path: str,
   split: str = 'train',
@@ -104,7 +106,9 @@ def huggingface(
     table, order = Rows(path, dataset, _folder_of(path, builder)), None
   rows = np.arange(len(table))
   return checked(
-    ColumnSource(table, columns, rows, image_shape, num_classes, order)
+    ColumnSource(
+      table, columns, rows, pictures(image_shape, num_classes), order
+    )
   )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import existing, read_image, resized
+from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
@@ -19,32 +20,30 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileSource:
-  """Reads image files, cropped at the centre and resized to image_shape.
+  """Reads image files, cropped at the centre and resized to facts.x.shape.
 
   labels: int32 [N] or None; captions: N texts, see `captioned`; root: the
   folder of metadata.jsonl.
   """
 
   paths: Sequence[Path]
-  image_shape: tuple[int, int, int]
+  facts: Facts
   labels: np.ndarray | None = None
-  num_classes: int = 0
   root: Path = Path()
   captions: Sequence[str] = ()
-  num_levels = 256
   in_memory = False
 
   def __len__(self) -> int:
     return len(self.paths)
 
-  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    pictures = (read_image(self.paths[i]) for i in index)
-    labels = None if self.labels is None else self.labels[index]
-    return resized(pictures, self.image_shape), labels
-
-  def texts(self, index: np.ndarray) -> list[str]:
-    """Returns the n captions; the source must come from `captioned`."""
-    return [self.captions[int(i)] for i in index]
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    images = (read_image(self.paths[i]) for i in index)
+    arrays = {'x': resized(images, self.facts.x.shape)}
+    if self.labels is not None:
+      arrays['label'] = self.labels[index]
+    if self.captions:
+      arrays['text'] = np.array([self.captions[int(i)] for i in index])
+    return arrays
 
 
 def captioned(source: FileSource) -> FileSource:
@@ -104,20 +103,21 @@ def folder(
   held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
   root = held_out[0] if has_test and split == 'test' else train
-  pictures = names = pictures_in(root)
+  found = names = pictures_in(root)
   if not has_test:
     check_fraction(test_fraction, split, path)
     test = split == 'test'
-    names = [n for n in pictures if _is_test(n, test_fraction) == test]
+    names = [n for n in found if _is_test(n, test_fraction) == test]
     what = f'pictures in {root}'
-    check_part(len(names), len(pictures), test_fraction, split, what)
+    check_part(len(names), len(found), test_fraction, split, what)
   paths = [root / name for name in names]
   if not labelled:
-    return FileSource(paths, image_shape, root=root)
-  of_train = pictures if root == train else pictures_in(train)
+    return FileSource(paths, pictures(image_shape), root=root)
+  of_train = found if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
-  return FileSource(paths, image_shape, labels, len(classes), root)
+  facts = pictures(image_shape, len(classes))
+  return FileSource(paths, facts, labels, root)
 
 
 def pictures_in(root: Path) -> list[str]:

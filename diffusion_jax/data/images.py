@@ -1,4 +1,4 @@
-"""Conversions of images between [-1, 1], grey levels and files."""
+"""Pictures and their files, uint8 [H, W, C]."""
 
 import contextlib
 import io
@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.values import Values
 from diffusion_jax.drafts import draft
 from diffusion_jax.ranges import check_choice
+
+# Pictures of any shape: encode to [-1, 1], decode to uint8.
+PICTURES = Values((), 256)
 
 
 def existing(
@@ -23,26 +27,6 @@ def existing(
   if not exists(path):
     raise FileNotFoundError(f'{what} {path} not found{hint}')
   return path
-
-
-def scale(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
-  """Scales levels 0..num_levels - 1 to float32 in [-1, 1]."""
-  x = images.astype(np.float32)
-  x *= 2.0 / (num_levels - 1)  # in place: twice as fast as three arrays
-  x -= 1.0
-  return x
-
-
-def quantize(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
-  """Clips to [-1, 1] and rounds to levels 0..num_levels - 1, uint8."""
-  unit = (np.clip(np.asarray(images, np.float64), -1.0, 1.0) + 1.0) / 2.0
-  return np.rint(unit * (num_levels - 1)).astype(np.uint8)
-
-
-def to_uint8(images: np.ndarray, num_levels: int = 256) -> np.ndarray:
-  """Rounds [-1, 1] to num_levels grey levels and scales them to 0..255."""
-  levels = quantize(images, num_levels).astype(np.float64)
-  return np.rint(levels * (255.0 / (num_levels - 1))).astype(np.uint8)
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files of NumPy arrays: read without pickles, and as a source of images."""
+"""Files of NumPy arrays: read without pickles, and as a source of examples."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import existing
-from diffusion_jax.data.sources import ADVICE, ArraySource
+from diffusion_jax.data.sources import ADVICE, ArraySource, check_box
 from diffusion_jax.data.splits import check_split, random_part
-from diffusion_jax.ranges import Count, Rate
+from diffusion_jax.ranges import Count, Finite, Rate
+
+# The names that an array may have in a file.
+NAMES = {
+  'x': ('x', 'images', 'arr_0'),
+  'label': ('label', 'labels'),
+  'context': ('context',),
+}
 
 
 def npz(
@@ -17,42 +24,103 @@ def npz(
   split: str = 'train',
   num_classes: Count = 0,
   test_fraction: Rate = 0.0,
+  bounds: tuple[Finite, ...] = (),
 ) -> ArraySource:
-  """Reads an npz file: `images` or `arr_0`, uint8 [N, H, W, C] or [N, H, W].
+  """Reads an npz file, or a folder of .npy files, which stay on disk.
 
-  `labels` [N] are read if num_classes is not 0. The test split is `test_images`
-  and `test_labels` if the file has them, otherwise a fixed random test_fraction
-  of the images, which 'train' does not contain. The files of `--mode=sample`
-  can be read. Raises ValueError or FileNotFoundError.
+  `x` (also `images` or `arr_0`) has levels, uint8 [N, H, W, C], [N, H, W] or
+  [N, L], or real numbers, float [N, ...]; `context`, float [N, ...], belongs to
+  it; `label` [N] is read if num_classes is not 0. The test split is `test_x`
+  and so on if the file has them, otherwise a fixed random test_fraction, which
+  'train' does not contain. bounds: low and high of x, or of each of its last
+  axis in turn. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
-  names = names_of(path)
   path = Path(path).expanduser()
-  has_test = 'test_images' in names
+  names = names_of(path)
+  has_test = any(f'test_{n}' in names for n in NAMES['x'])
   prefix = 'test_' if has_test and split == 'test' else ''
-  whole = 'images' if prefix or 'images' in names else 'arr_0'
-  needed = [f'{prefix}{whole}', *[f'{prefix}labels'] * bool(num_classes)]
-  if not {*needed} <= {*names}:
-    raise ValueError(
-      f'{path} has the arrays {", ".join(names) or "none"}; it must contain '
-      'images or arr_0, uint8 [N, H, W, C], and labels, int [N], with '
-      'test_labels for test_images, unless num_classes=0'
-    )
-  images, *labels = read(path, needed).values()
-  if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
-    raise ValueError(
-      f'{path}: images must be uint8 [N, H, W, C] or [N, H, W], got '
-      f'{images.dtype} {list(images.shape)}: {ADVICE}'
-    )
-  images = images[..., None] if images.ndim == 3 else images
-  labels = (
-    _checked(path, labels[0], len(images), num_classes) if labels else None
-  )
+  arrays = {}
+  for what, spellings in NAMES.items():
+    if what == 'label' and not num_classes:
+      continue
+    found = [f'{prefix}{n}' for n in spellings if f'{prefix}{n}' in names]
+    if found:
+      (arrays[what],) = read(path, found[:1]).values()
+    elif what != 'context':
+      raise ValueError(
+        f'{path} has the arrays {", ".join(names) or "none"}; it must contain '
+        'x, images or arr_0, [N, ...], and labels, int [N], unless '
+        'num_classes=0; with test_x also test_labels'
+      )
+  x = arrays['x'] = _checked_x(path, arrays['x'])
+  if 'label' in arrays:
+    arrays['label'] = _checked(path, arrays['label'], len(x), num_classes)
+  _check_context(path, arrays, names)
   if not has_test:
-    index = random_part(len(images), split, test_fraction, path)
-    images = images[index]
-    labels = None if labels is None else labels[index]
-  return ArraySource(images, labels, num_classes)
+    index = random_part(len(x), split, test_fraction, path)
+    arrays = {n: array[index] for n, array in arrays.items()}
+  box = box_of(bounds, x.shape[-1])
+  source = ArraySource(
+    arrays['x'],
+    arrays.get('label'),
+    num_classes,
+    context=arrays.get('context'),
+    low=box[0],
+    high=box[1],
+  )
+  check_box(source.facts.x, source.x)
+  return source
+
+
+def box_of(
+  bounds: tuple[float, ...], size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Returns (low, high) of a last axis of `size`; () without bounds.
+
+  bounds: low and high of all, or of each number in turn. Raises ValueError.
+  """
+  if len(bounds) not in (0, 2, 2 * size):
+    raise ValueError(
+      f'bounds are low,high or low,high of each of {size} numbers in turn; got '
+      f'{len(bounds)} numbers'
+    )
+  low, high = bounds[::2], bounds[1::2]
+  if any(a >= b for a, b in zip(low, high, strict=True)):
+    raise ValueError(f'bounds={bounds}: each low must be below its high')
+  repeats = size if len(bounds) == 2 else 1
+  return low * repeats, high * repeats
+
+
+def _checked_x(path, x):
+  # Returns uint8 levels, or floats; raises ValueError for other arrays.
+  if not x.size or x.ndim < 2:
+    raise ValueError(
+      f'{path}: x must be [N, ...] with a shape for each example, got '
+      f'{x.dtype} {list(x.shape)}: reshape numbers to [N, 1]'
+    )
+  if x.dtype == np.uint8:
+    return x[..., None] if x.ndim == 3 else x
+  if x.dtype.kind != 'f':
+    raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
+  if not np.isfinite(x).all():
+    raise ValueError(f'{path}: x has numbers that are not finite')
+  return x
+
+
+def _check_context(path, arrays, names):
+  context, size = arrays.get('context'), len(arrays['x'])
+  if context is None:
+    if 'context' in names:
+      raise ValueError(f'{path} has test_x and context: it needs test_context')
+    return
+  if context.dtype.kind != 'f' or context.ndim < 2 or len(context) != size:
+    raise ValueError(
+      f'{path}: context must be float [{size}, ...], got {context.dtype} '
+      f'{list(context.shape)}'
+    )
+  if not np.isfinite(context).all():
+    raise ValueError(f'{path}: context has numbers that are not finite')
 
 
 def _checked(path, labels, size, num_classes):
@@ -68,12 +136,19 @@ def _checked(path, labels, size, num_classes):
 
 
 def names_of(path: str | Path) -> list[str]:
-  """Returns the names of the arrays in an npz file.
+  """Returns the names of the arrays in an npz file or a folder of .npy files.
 
   Raises FileNotFoundError, or ValueError in one line for another kind of file.
   """
-  hint = '; for a folder of pictures, set data=folder'
-  path = existing(path, 'npz file', Path.is_file, hint)
+  path = Path(path).expanduser()
+  if path.is_dir():
+    names = sorted(file.stem for file in path.glob('*.npy'))
+    if not names:
+      raise FileNotFoundError(
+        f'{path} has no .npy files; for a folder of pictures, set data=folder'
+      )
+    return names
+  path = existing(path, 'npz file', Path.is_file)
   with path.open('rb') as file:
     if file.read(2) != b'PK':
       raise ValueError(
@@ -86,11 +161,21 @@ def names_of(path: str | Path) -> list[str]:
 def read(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
   """Returns arrays of an npz file by their names, in this order.
 
-  Raises ValueError in one line for a damaged file and for Python objects.
+  Those of a folder of .npy files are mapped into memory. Raises ValueError in
+  one line for a damaged file and for Python objects.
   """
+  path = Path(path).expanduser()
+  if path.is_dir():
+    return {name: _mapped(path / f'{name}.npy') for name in names}
   return _with_file(
     path, lambda file: {name: np.asarray(file[name]) for name in names}
   )
+
+
+def _mapped(path):
+  existing(path, '.npy file', Path.is_file)  # A pipe would hang.
+  with reading(path):
+    return np.load(path, mmap_mode='r', allow_pickle=False)
 
 
 def _with_file(path, function):

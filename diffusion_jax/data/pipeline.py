@@ -1,4 +1,4 @@
-"""Batches of images: batch i is a pure function of (source, seed, i).
+"""Batches of examples: batch i is a pure function of (source, seed, i).
 
 The step of a run is its position in the data: checkpoints store nothing about
 the data, and a restarted run continues with the same batches. Each of several
@@ -13,8 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.data.images import scale
-from diffusion_jax.data.sources import Source, check_images, texts_of
+from diffusion_jax.data.sources import Facts, Source, check_examples
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -28,15 +27,15 @@ def batch_at(
   random_flip: bool = False,
   rows: slice = ALL,
   text_length: int = 0,
+  facts: Facts | None = None,
 ) -> dict[str, np.ndarray]:
-  """Returns batch `step`: {'image': float32 [B, H, W, C] in [-1, 1], 'label'}.
+  """Returns batch `step`: {'x': float32 [B, ...], 'label', 'context', 'text'}.
 
   Each epoch has its own permutation, which an `OrderedSource` draws itself, and
-  its own images of a `RedrawnSource`; a batch may extend into the next epoch.
-  random_flip mirrors each image with probability 1/2. 'label', int32 [B], is
-  present if the source has labels. `rows` selects the rows that are read. With
-  text_length, a `TextSource` also gives 'text' and 'text_mask', [B,
-  text_length].
+  its own examples of a `RedrawnSource`; a batch may extend into the next epoch.
+  facts encode x, levels to [-1, 1], and the context; None: the source's.
+  random_flip mirrors each picture with probability 1/2. `rows` selects the rows
+  that are read. See `examples` for the other entries.
   """
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
@@ -47,28 +46,33 @@ def batch_at(
     index[epoch == e] = order[within[epoch == e]]
   redrawn = getattr(source, 'redrawn', None)
   drawn = redrawn(seed, epoch) if redrawn else source
-  images, cond = examples(drawn, index, text_length)
+  x, cond = examples(drawn, index, text_length, facts)
   if random_flip:
     flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5
-    images = mirrored(images, flip)
-  return {'image': scale(images, source.num_levels)} | cond
+    x = mirrored(x, flip)
+  return {'x': (facts or source.facts).x.encode(x)} | cond
 
 
 def examples(
-  source: Source, index: np.ndarray, text_length: int = 0
+  source: Source,
+  index: np.ndarray,
+  text_length: int = 0,
+  facts: Facts | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns (images uint8 [n, H, W, C], {'label', 'text', 'text_mask'}).
+  """Returns (x as the source has it, {'label', 'context', 'text'}).
 
-  The entries are [n, ...], and absent without labels and for text_length 0.
-  Raises ValueError for images of another type, such as float32.
+  The entries are [n, ...] and absent if the source has none. facts encode the
+  context. Texts become 'text' and 'text_mask', [n, text_length], and are left
+  out for 0. Raises ValueError for arrays that are not the source's facts.
   """
-  images, labels = source.read(index)
-  check_images(images)
-  cond = {} if labels is None else {'label': labels}
+  arrays = check_examples(source.read(index), source.facts)
+  cond = {n: arrays[n] for n in ('label', 'context') if n in arrays}
+  context = (facts or source.facts).context
+  if context is not None and 'context' in cond:
+    cond['context'] = context.encode(cond['context'])
   if text_length:
-    texts = texts_of(source, index)
-    cond['text'], cond['text_mask'] = encode(texts, text_length)
-  return images, cond
+    cond['text'], cond['text_mask'] = encode(arrays['text'], text_length)
+  return arrays['x'], cond
 
 
 def mirrored(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
@@ -89,6 +93,7 @@ def batches(
   rows: slice = ALL,
   num_threads: int = 8,
   text_length: int = 0,
+  facts: Facts | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields `batch_at` for start_step, start_step + 1, ... without end.
 
@@ -97,7 +102,7 @@ def batches(
 
   def read(step):
     return batch_at(
-      source, batch_size, seed, step, random_flip, rows, text_length
+      source, batch_size, seed, step, random_flip, rows, text_length, facts
     )
 
   if source.in_memory:

@@ -21,7 +21,7 @@ def text_files(
   length: Size = 128,
   test_fraction: Rate = 0.1,
 ) -> ArraySource:
-  """Reads text files as sequences of bytes, images [1, length, 1].
+  """Reads text files as sequences of bytes, uint8 [length].
 
   path: a file, or a folder whose .txt, .md, .rst and .py files are read; '' is
   the licence, the README and the modules of this package as installed. All
@@ -34,14 +34,14 @@ def text_files(
   count = len(pieces) // length
   end = count - round(count * test_fraction)
   chosen = slice(end) if split == 'train' else slice(end, count)
-  images = pieces[: count * length].reshape(count, 1, length, 1)[chosen]
-  if not len(images):
+  texts = pieces[: count * length].reshape(count, length)[chosen]
+  if not len(texts):
     raise ValueError(
       f'{path or "the package"} has {len(pieces):,} bytes of text, too few for '
       f'a piece of {length} bytes in the {split} split: give more text or a '
       'smaller length'
     )
-  return ArraySource(images)
+  return ArraySource(texts)
 
 
 def _read(path):

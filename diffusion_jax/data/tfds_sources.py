@@ -14,11 +14,18 @@ import numpy as np
 
 from diffusion_jax.data import prepare
 from diffusion_jax.data.images import resized
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.sources import (
+  ArraySource,
+  Facts,
+  facts_of_fields,
+  pictures,
+  states,
+)
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, ImageShape
 
 
+@states(lambda **_: pictures((32, 32, 3), 10))
 def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
   """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
 
@@ -27,6 +34,7 @@ def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
   return _in_memory('cifar10', split, data_dir)
 
 
+@states(lambda **_: pictures((28, 28, 1), 10))
 def mnist(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
   """Returns MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
 
@@ -56,22 +64,22 @@ class RecordSource:
   """Reads images of a prepared set, cropped at the centre and resized."""
 
   records: 'Records'
-  image_shape: tuple[int, int, int]
-  num_classes: int = 0
-  num_levels = 256
+  facts: Facts
   in_memory = False
 
   def __len__(self) -> int:
     return len(self.records)
 
-  def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     examples = self.records.get(index)
-    images = resized((e['image'] for e in examples), self.image_shape)
-    if not self.num_classes:
-      return images, None
-    return images, np.array([e['label'] for e in examples], np.int32)
+    images = resized((e['image'] for e in examples), self.facts.x.shape)
+    if not self.facts.num_classes:
+      return {'x': images}
+    labels = np.array([e['label'] for e in examples], np.int32)
+    return {'x': images, 'label': labels}
 
 
+@states(facts_of_fields)
 def tfds(
   split: str,
   dataset: str,
@@ -106,7 +114,7 @@ def tfds(
     raise ValueError(
       f'num_classes must be {found} for {dataset}, got {num_classes}'
     )
-  return RecordSource(records, image_shape, num_classes)
+  return RecordSource(records, pictures(image_shape, num_classes))
 
 
 class Records:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
+from diffusion_jax.data.sources import facts_of_fields, states
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
 # Members that are whole numbers, as in the library webdataset.
@@ -62,6 +63,7 @@ class Tars:
       ) from None
 
 
+@states(facts_of_fields)
 def webdataset(
   path: str,
   split: str = 'train',

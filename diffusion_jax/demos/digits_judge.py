@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 
 from diffusion_jax.data import small_sets
-from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.demos import judging, perceptrons
 
 
@@ -47,7 +46,7 @@ def make_judge() -> Callable[[np.ndarray], np.ndarray]:
   train = small_sets.digits('train')
   # scikit-learn's annotation has only the default, a string.
   svm = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]
-  svm.fit(_pixels(train.images), train.labels)
+  svm.fit(_pixels(train.x), train.label)
   return lambda images: svm.predict(_levels(images, 16))
 
 
@@ -73,13 +72,14 @@ def diversity(images: np.ndarray, labels: np.ndarray) -> float:
 
 def real(split: str) -> np.ndarray:
   """Returns the real digits of a split, uint8 [N, 8, 8, 1] with 0..255."""
-  levels = small_sets.digits(split).images
-  return to_uint8(scale(levels, 17), 17)
+  source = small_sets.digits(split)
+  values = source.facts.x
+  return values.decode(values.encode(source.x))
 
 
 def real_labels(split: str) -> np.ndarray:
   """Returns the labels of the real digits of a split, int32 [N]."""
-  labels = small_sets.digits(split).labels
+  labels = small_sets.digits(split).label
   assert labels is not None
   return labels
 

@@ -62,15 +62,15 @@ def write(
   )
   # Strip and animation show steps of the same noising.
   steps = sorted({*in_strip, *in_film})
-  x = images.scale(photo)
+  x = images.PICTURES.encode(photo)
   noise = jax.jit(lambda key, x: dj.noise_image(key, x, schedule, steps))
   z = np.asarray(noise(stream(seed, 'noise'), jnp.asarray(x)))
   z_at = dict(zip(steps, z, strict=True))
-  strip = np.stack([images.to_uint8(z_at[i]) for i in in_strip])
+  strip = np.stack([images.PICTURES.decode(z_at[i]) for i in in_strip])
   images.write_png(folder / 'strip.png', images.grid(strip, len(strip)))
   # The film has every n-th pixel: averages of neighbours have less noise.
   stride = max(1, noising.size // 300)
-  film = [images.to_uint8(z_at[i][::stride, ::stride]) for i in in_film]
+  film = [images.PICTURES.decode(z_at[i][::stride, ::stride]) for i in in_film]
   images.write_gif(folder / 'noise.gif', film)
   _plot_schedule(folder / 'schedule.png', schedule.alphas, schedule.alpha_bars)
   spectra = [whiteness.radial_power_spectrum(z_at[i]) for i in in_strip]

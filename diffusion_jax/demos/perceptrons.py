@@ -69,9 +69,10 @@ def fit_digits(two_levels: bool = False) -> Perceptron:
   """
   train = small_sets.digits('train')
   if two_levels:
-    images, _ = sources.TwoLevels(train).read(np.arange(len(train)))
-    return _fit(images, train.labels, 500)
-  return _fit(train.images / 16.0, train.labels, 500)
+    halves = sources.Binarized(train, 'threshold')
+    images = halves.read(np.arange(len(train)))['x']
+    return _fit(images, train.label, 500)
+  return _fit(train.x / 16.0, train.label, 500)
 
 
 def fit_shapes(side: int = 16) -> Perceptron:
@@ -83,9 +84,9 @@ def fit_shapes(side: int = 16) -> Perceptron:
   pictures, present = [], []
   for split in ('train', 'test'):
     source = shapes(split, (side, side, 3), 20_000, num_objects=2)
-    index = np.arange(2000)
-    pictures.append(source.read(index)[0] / 127.5 - 1.0)
-    present.extend(_objects(text) for text in source.texts(index))
+    arrays = source.read(np.arange(2000))
+    pictures.append(arrays['x'] / 127.5 - 1.0)
+    present.extend(_objects(text) for text in arrays['text'])
   return _fit(np.concatenate(pictures), np.array(present), 20)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffusion_jax.data.images import photo_path, read_image, with_channels
+from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.ranges import ImageShape, Rate, Size
 
@@ -16,15 +17,13 @@ class CropSource:
   photo, so that a random permutation samples positions uniformly.
   """
 
-  num_classes = 0
-  num_levels = 256
   in_memory = True
 
   def __init__(
     self, photos: Sequence[np.ndarray], image_shape: tuple[int, int, int]
   ):
     height, width, channels = image_shape
-    self.image_shape = height, width, channels
+    self.facts = pictures((height, width, channels))
     self._windows = [
       np.lib.stride_tricks.sliding_window_view(photo, (height, width), (0, 1))
       for photo in photos  # Views [rows, columns, C, H, W], not copies.
@@ -35,16 +34,16 @@ class CropSource:
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def read(self, index: np.ndarray) -> tuple[np.ndarray, None]:
-    """Returns crops uint8 [n, H, W, C], and None."""
-    crops = np.empty((len(index), *self.image_shape), np.uint8)
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns {'x': crops uint8 [n, H, W, C]}."""
+    crops = np.empty((len(index), *self.facts.x.shape), np.uint8)
     photo = np.searchsorted(self._ends, index, side='right')
     for i in np.unique(photo):
       view, chosen = self._windows[i], photo == i
       first = self._ends[i] - view.shape[0] * view.shape[1]
       top, left = np.divmod(index[chosen] - first, view.shape[1])
       crops[chosen] = np.moveaxis(view[top, left], 1, -1)
-    return crops, None
+    return {'x': crops}
 
 
 def photos(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import ImageShape, Size
 
@@ -163,29 +164,24 @@ class ShapesSource:
   num_objects: int
   seed: int = 0
 
-  num_classes = 0
-  num_levels = 256
   in_memory = True  # Drawing an image takes about 0.1 ms.
 
   def __len__(self) -> int:
     return self.size
 
   @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C)."""
-    return self.side, self.side, 3
+  def facts(self) -> Facts:
+    """Pictures [side, side, 3]."""
+    return pictures((self.side, self.side, 3))
 
-  def read(self, index: np.ndarray) -> tuple[np.ndarray, None]:
-    """Returns images uint8 [n, H, W, 3], and None."""
-    pictures = []
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns {'x': uint8 [n, H, W, 3], 'text': n sentences}."""
+    images, texts = [], []
     for i in index:
       rng, scene = self._scene(i)
-      pictures.append(draw_picture(rng, scene, self.side))
-    return np.stack(pictures), None
-
-  def texts(self, index: np.ndarray) -> list[str]:
-    """Returns the n sentences."""
-    return [describe(self._scene(i)[1]) for i in index]
+      images.append(draw_picture(rng, scene, self.side))
+      texts.append(describe(scene))
+    return {'x': np.stack(images), 'text': np.array(texts)}
 
   def _scene(self, i):
     rng = np.random.default_rng((self.seed, self.split == 'test', int(i)))

@@ -44,7 +44,7 @@ DECODERS: dict[str, Decoder] = {
 
 
 class ImageModel(Protocol):
-  """A model of images; facts has their num_levels."""
+  """A model of images; facts has their levels."""
 
   @property
   def facts(self) -> Facts:
@@ -154,7 +154,7 @@ def elbo(
   nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
 
   def measure(model: DiffusionModel) -> PerExample:
-    levels = model.facts.num_levels
+    levels = model.facts.x.levels
 
     def function(params, keys, x0, cond):
       denoise = model.denoiser(params, cond)
@@ -249,7 +249,7 @@ def ode(
   check_at_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
-    levels = model.facts.num_levels
+    levels = model.facts.x.levels
 
     def function(params, keys, x0, cond):
       noise_keys, probe_keys = split_key(keys, 2)
@@ -288,7 +288,7 @@ def independent_pixels() -> ModelMetric:
   def measure(model: ImageModel) -> PerExample:
     source = model.source()
     batches = in_batches(source, 1000)
-    log_prob = bits.pixel_histogram(batches, source.num_levels)
+    log_prob = bits.pixel_histogram(batches, source.facts.x.levels)
     log_prob = jnp.asarray(log_prob)
 
     def function(params, keys, x0, cond):

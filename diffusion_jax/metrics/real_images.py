@@ -16,13 +16,12 @@ from tqdm import tqdm
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import npz
-from diffusion_jax.data.images import scale
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_image import one_ahead, per_image
 
-# index [n] -> (images uint8 [n, H, W, C], cond, arrays [n, ...] by name)
+# index [n] -> (examples as the source has them, [n, ...], cond)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
@@ -35,7 +34,7 @@ def arrays_of(
   folder: Path,
   mesh: Mesh,
   *,
-  num_levels: int,
+  encode: Callable[[np.ndarray], np.ndarray],
   seed: int,
   size: int,
   condition: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
@@ -43,10 +42,11 @@ def arrays_of(
   """Computes the arrays of a metric of images 0..count - 1, a file a batch.
 
   Arrays [n, T] are summed over the images of a batch, to [1, T]. The result for
-  an image depends on seed, name and its index, not on its batch. condition:
-  (keys, x0) -> cond['image'], for networks that need it. Files that are in the
-  folder are kept. Returns the arrays of all batches joined, in the first
-  process; None in others. Raises ValueError for NaN, before it is written.
+  an image depends on seed, name and its index, not on its batch. encode:
+  examples -> x0, `Values.encode`. condition: (keys, x0) -> cond['image'], for
+  networks that need it. Files that are in the folder are kept. Returns the
+  arrays of all batches joined, in the first process; None in others. Raises
+  ValueError for NaN, before it is written.
   """
   own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
   roots = stream(seed, 'evaluation_images'), own
@@ -70,9 +70,7 @@ def arrays_of(
 
   def begin(i):
     pictures, cond = read(index_of(i))
-    return compute.start(
-      params, index_of(i), (scale(pictures, num_levels), cond)
-    )
+    return compute.start(params, index_of(i), (encode(pictures), cond))
 
   with tqdm(total=sum(missing), desc=name, unit='batch', disable=None) as bar:
     for i, found in one_ahead(begin, np.flatnonzero(missing)):

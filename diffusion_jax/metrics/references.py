@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import image_sets, images
+from diffusion_jax.data import image_sets
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, in_batches
 from diffusion_jax.metrics import features, fid
@@ -84,7 +84,7 @@ def describe(
 ) -> Json:
   """Returns the facts that the features of a source depend on."""
   index = np.linspace(0, len(source) - 1, min(64, len(source))).astype(int)
-  some = np.ascontiguousarray(source.read(index)[0])
+  some = np.ascontiguousarray(source.read(index)['x'])
   return {
     **about,
     'images': len(source),
@@ -101,10 +101,10 @@ def compute(
   chosen = np.zeros(len(source), bool)
   chosen[order[:LIMIT]] = True
   moments = dict.fromkeys(fid.STATISTICS, fid.Moments())
-  levels = source.num_levels
+  values = source.facts.x
 
   def of_255(x):
-    return images.to_uint8(images.scale(x, levels), levels)
+    return values.decode(values.encode(x))
 
   kept, start = [], 0
   with tqdm(

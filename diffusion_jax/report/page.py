@@ -103,7 +103,7 @@ def _sha(script):
 
 def summary(run: Run) -> str:
   """Returns a line about what was trained."""
-  shape = 'x'.join(map(str, run.fields.get('facts.image_shape') or ()))
+  shape = 'x'.join(map(str, run.fields.get('facts.x.shape') or ()))
   words = [f'{run.fields.get("data.name") or ""} {shape}'.strip()]
   for path in ('network', 'objective', 'schedule', 'sampling.sampler'):
     name = run.fields.get(f'{path}.name')

@@ -31,7 +31,7 @@ def classifier(
   def draw(key, batch, context):
     if 'label' not in batch:
       raise ValueError("a classifier needs batch['label']")
-    x0 = batch['image']
+    x0 = batch['x']
     time_key, eps_key, dropout_key = jax.random.split(key, 3)
     level, _ = times(time_key, len(x0), schedule)
     eps = jax.random.normal(eps_key, x0.shape)

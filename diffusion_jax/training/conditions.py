@@ -24,7 +24,7 @@ def make_condition(
   """Returns a function (key, batch) -> cond for a whole batch.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
-  batch['image']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
+  batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
   cond['text_mask'], False at padding. dropout: the probability that an example
   is trained without any of these, marked in cond['drop'] [B], for
   classifier-free guidance (Ho & Salimans 2022).
@@ -36,9 +36,9 @@ def make_condition(
     if text:
       cond |= {name: batch[name] for name in ('text', 'text_mask')}
     if image is not None:
-      cond['image'] = image(image_key, batch['image'])
+      cond['image'] = image(image_key, batch['x'])
     if dropout:
-      size = batch['image'].shape[:1]
+      size = batch['x'].shape[:1]
       cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
     return cond
 

@@ -125,7 +125,7 @@ def _pair_objective(
 
   def draw(key, batch, context):
     key, pair_key = jax.random.split(key)
-    size = len(batch['image'])
+    size = len(batch['x'])
     level_t, level_r, weight = pairs(pair_key, size, schedule, context.step)
     inputs, keys = draw_inputs(
       key, batch, schedule, network, lambda *_: (level_t, weight)

@@ -126,7 +126,7 @@ def reflow(
 ) -> Objective:
   """Makes `denoising` on pairs of noise and its sample (Liu et al. 2022).
 
-  The pairs are batch['noise'] and batch['image'], [B, ...] each. With a teacher
+  The pairs are batch['noise'] and batch['x'], [B, ...] each. With a teacher
   (frozen, cond, x1) -> x_0, such as `sampling_teacher`, the loss computes the
   images from x1 = sigma(1) eps instead. The paths of such pairs do not cross,
   so that few Euler steps suffice. With only t = 1 it is a regression of samples
@@ -142,7 +142,7 @@ def reflow(
       return inputs, keys
     if 'noise' not in batch:
       raise ValueError(
-        "reflow needs a teacher, or batch['noise'] from which batch['image'] "
+        "reflow needs a teacher, or batch['noise'] from which batch['x'] "
         'was sampled'
       )
     return inputs._replace(eps=batch['noise']), keys

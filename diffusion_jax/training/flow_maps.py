@@ -181,7 +181,7 @@ def mean_flow(
 
   def draw(key, batch, context):
     key, pair_key, scale_key = jax.random.split(key, 3)
-    size = len(batch['image'])
+    size = len(batch['x'])
     t, s = times(pair_key, size, schedule)
     inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
     if guidance is not None and 'drop' not in inputs.cond:
@@ -252,7 +252,7 @@ def shortcut(
 
   def draw(key, batch, context):
     key, *time_keys = jax.random.split(key, 4)
-    size = len(batch['image'])
+    size = len(batch['x'])
     t, d, steps = _shortcut_times(time_keys, size, depth, bootstrap)
     inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
     return MapInputs(inputs, t - d, steps), keys

@@ -1,6 +1,6 @@
 """Training losses: the contract of an objective, and denoising objectives.
 
-A batch is {'image': [B, H, W, C] in [-1, 1]} and, for labelled sets,
+A batch is {'x': [B, ...], pictures in [-1, 1]} and, for labelled sets,
 {'label': [B]}. An `Objective` draws for the whole batch and computes its loss
 for any rows of the draws, so that only `training.step` handles gradient
 accumulation. Metrics are `Mean`s, which average correctly over steps.
@@ -163,7 +163,7 @@ def draw_inputs(
 
   The level is schedule(t) for the drawn t [B].
   """
-  x0 = batch['image']
+  x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
     jax.random.split(key, 7)
   )
@@ -399,7 +399,7 @@ def vdm(
     inputs, keys = draw_inputs(
       key, batch, lambda t: t, network, antithetic_times
     )
-    eps_0 = jax.random.normal(eps_key, batch['image'].shape)
+    eps_0 = jax.random.normal(eps_key, batch['x'].shape)
     return (inputs, eps_0), keys
 
   def loss(params, context, inputs, keys):

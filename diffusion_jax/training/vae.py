@@ -176,7 +176,7 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
   warmup = functools.partial(bound.kl_warmup, num_steps=kl_warmup)
 
   def draw(key, batch, context):
-    x = batch['image']
+    x = batch['x']
     z_key, *dropout_keys = jax.random.split(key, 3)
     return (x, key_per_example(z_key, len(x))), tuple(dropout_keys)
 

@@ -22,6 +22,7 @@ from typing import Any
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.core.concrete import kind_of
+from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import read_json, write_json
@@ -159,6 +160,8 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
     raise UserError(
       f'config.{path}={name!r} cannot be imported: {error}'
     ) from error
+  if path in ('data', 'data.source') and simulated.is_simulator(part):
+    part = simulated.simulated(part)
   misfit = _misfit(path.rpartition('.')[2], part, facts)
   if misfit:
     raise UserError(f'config.{path}={name!r}: {misfit} (docs/program.md)')
@@ -249,8 +252,8 @@ def check_made(path: str, name: str, made: Any) -> None:
       needed += "optax's optimizer and a function, step -> learning rate"
       fits = isinstance(made, tuple) and [*map(callable, made)] == [False, True]
     elif field in ('data', 'source'):
-      needed += 'a source, such as ArraySource(images)'
-      fits = hasattr(made, 'read') and hasattr(made, 'image_shape')
+      needed += 'a source, such as ArraySource(x)'
+      fits = hasattr(made, 'read') and hasattr(made, 'facts')
     else:
       return
   if not fits:

@@ -10,7 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app import images, prerequisites, scoring
+from diffusion_jax.app import prerequisites, scoring
 from diffusion_jax.app.config import kinds, own
 from diffusion_jax.app.config.errors import near, no_field
 from diffusion_jax.app.config.tree import (
@@ -22,6 +22,8 @@ from diffusion_jax.app.config.tree import (
   resolve,
 )
 from diffusion_jax.app.run import folder
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText
@@ -51,9 +53,22 @@ def schema_of(tree: Tree) -> Schema:
   """
   schema = kinds.kind_of(tree)
   parts = dict(schema.parts) | scoring.sections(tree, schema)
-  more = {'noise': Noising, 'facts': images.Facts}
-  parts |= {name: part for name, part in more.items() if name in tree}
+  more = {
+    'noise': Noising,
+    'facts': Facts,
+    'facts.x': Values,
+    'facts.context': Values,
+  }
+  for path, part in more.items():
+    if _has(tree, path):
+      parts[path] = part
   return schema._replace(parts=parts)
+
+
+def _has(tree, path):
+  for name in path.split('.'):
+    tree = tree.get(name) if isinstance(tree, Mapping) else None
+  return tree is not None
 
 
 def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:

@@ -205,7 +205,6 @@ DATA = {
   'huggingface': huggingface.huggingface,
   'webdataset': webdataset.webdataset,
   'array_record': array_record.array_record,
-  'two_levels': sources.TwoLevels,
   'binarized': sources.Binarized,
 }
 
@@ -250,9 +249,7 @@ TABLES = {
   'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
   'data.source': {
-    name: make
-    for name, make in DATA.items()
-    if name not in ('two_levels', 'binarized')
+    name: make for name, make in DATA.items() if name != 'binarized'
   },
   'optimizer': optimizer.OPTIMIZERS,
   'edit': {

@@ -95,7 +95,7 @@ def objective_of(
     make_schedule=noisy.schedule,
     schedule_steps=noisy.schedule_steps,
     total_steps=noisy.config.training.num_steps,
-    num_levels=noisy.facts.num_levels,
+    num_levels=noisy.facts.x.levels,
     sigma_data=noisy.parametrization.sigma_data,
     sigma_min=section.get('sigma_min'),
     sigma_max=section.get('sigma_max'),

@@ -31,7 +31,6 @@ from diffusion_jax.app.other_runs import check_unchanged, read_params
 from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
-from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
@@ -105,10 +104,10 @@ class StoredAutoencoder:
         f'config.{path}: the run in {run} has no latents with a height and a '
         'width: give an autoencoder with objective=vae and network.latent_dim=0'
       )
-    if facts.image_shape != self.facts.image_shape:
+    if facts.x.shape != self.facts.x.shape:
       raise UserError(
-        f'config.{path}: the images in {run} are {facts.image_shape}, and here '
-        f'{self.facts.image_shape}'
+        f'config.{path}: the images in {run} are {facts.x.shape}, and here '
+        f'{self.facts.x.shape}'
       )
     return model
 
@@ -197,10 +196,8 @@ class StoredAutoencoder:
     count = min(len(source), MOST_IMAGES)
     for start in range(0, count, _BATCH):
       index = np.arange(start, min(start + _BATCH, count))
-      pictures, _ = source.read(index)
-      yield compute(
-        autoencoder, index, pixels.scale(pictures, source.num_levels)
-      )
+      x0 = self.facts.x.encode(source.read(index)['x'])
+      yield compute(autoencoder, index, x0)
 
   def shapes(self) -> Params:
     """Returns the shapes of what `prepare` returns."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
@@ -22,21 +21,17 @@ from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.sources import Facts, Source
-from diffusion_jax.data.text_files import decode_bytes, draw_bytes, printable
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.states import StateNetwork
-from diffusion_jax.runtime.files import write_text
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
-_PRINTED = 4  # texts
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of states.
 
-  The states of an image are its grey levels. Images of one row and one channel
-  are sequences of bytes, texts.
+  The states of an image are its grey levels, the states of a text its bytes.
   """
   noisy = noisy_network(kinds.STATES, config, facts)
   sampling: StateSampling = config.sampling.make()
@@ -46,11 +41,10 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     workdir,
     functools.partial(problems, model),
     model.plan,
-    Latents(model.encode, model.decode, model.shaped),
+    Latents(model.encode, model.decode),
   )
   own = {'init': model.init, 'objective': model.objective, 'measured': model}
-  text = {'pictures': draw_text, 'write_more': write_texts}
-  return dataclasses.replace(made, **own, **text if model.is_text else {})
+  return dataclasses.replace(made, **own)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,11 +64,6 @@ class StateDiffusion:
     """The facts of the images."""
     return self.pixels.facts
 
-  @property
-  def is_text(self) -> bool:
-    """Whether images are sequences of bytes."""
-    return self.facts.image_shape[0] == self.facts.image_shape[2] == 1
-
   def source(self, split: str = 'train') -> Source:
     """Returns the images of a split."""
     return self.pixels.source(split)
@@ -82,28 +71,20 @@ class StateDiffusion:
   def encode(
     self, autoencoder: Params | None, x: Array, keys: Array | None = None
   ) -> Array:
-    """Returns the states of images in [-1, 1], [B, *state_shape]."""
-    return self.shaped(dj.states_of(x, self.facts.num_levels), len(x))
+    """Returns the states of examples in [-1, 1], [B, *state_shape]."""
+    return dj.states_of(x, self.facts.x.levels)
 
   def decode(self, autoencoder: Params | None, states: Array) -> Array:
-    """Returns images in [-1, 1]; masked states are grey, 0."""
-    x = dj.values_of(states, self.facts.num_levels)
-    return x.reshape(len(states), *self.facts.image_shape)
-
-  def shaped(self, x, *batch):
-    """Returns x in the shape of the states; texts have no rows, no channels."""
-    length = self.facts.image_shape[1:2]
-    return x.reshape(*batch, *length) if self.is_text else x
+    """Returns examples in [-1, 1]; masked states are grey, 0."""
+    return dj.values_of(states, self.facts.x.levels)
 
   # -- the network ------------------------------------------------------------
 
   @functools.cached_property
   def noisy(self) -> NoisyNetwork:
     """The network of states."""
-    shape = self.facts.image_shape
     return dataclasses.replace(
       self.pixels,
-      state_shape=shape[1:2] if self.is_text else shape,
       out_channels=self._out_channels,
       apply_fn=self._apply_fn,
     )
@@ -119,7 +100,7 @@ class StateDiffusion:
     schedule = self.noisy.schedule()
     num_steps = num_steps_of(schedule)
     return StateFacts(
-      num_values=self.facts.num_levels, schedule=schedule, num_steps=num_steps
+      num_values=self.facts.x.levels, schedule=schedule, num_steps=num_steps
     )
 
   @property
@@ -129,7 +110,8 @@ class StateDiffusion:
 
   def _out_channels(self):
     # Of the network within the embedding of states.
-    return self.facts.image_shape[-1] * self._num_outputs
+    channels = 1 if self.facts.x.is_text else self.facts.x.shape[-1]
+    return channels * self._num_outputs
 
   def _of_states(self, network):
     sizes = len(self.process.prior), self._num_outputs, self.states.features
@@ -140,7 +122,7 @@ class StateDiffusion:
     apply = functional.network_fn(self._of_states(network))
     if self.states.output == 'logits':
       return apply
-    return dj.logistic_network(apply, self.facts.num_levels)
+    return dj.logistic_network(apply, self.facts.x.levels)
 
   def init(self, key: Array) -> Params:
     """Returns the first parameters, {'network': ...}; can be traced."""
@@ -155,7 +137,7 @@ class StateDiffusion:
       **self._facts,
       'process': self.process,
       'network': self.noisy.trained(test),
-      'states': lambda batch: self.encode(None, batch['image']),
+      'states': lambda batch: self.encode(None, batch['x']),
     }
     objective = self.noisy.config.objective.make(facts)
     return diffusion.constrained(self.noisy, objective)
@@ -229,22 +211,5 @@ def problems(model: StateDiffusion, mode: str) -> Iterator[str]:
       'config.states.output=logistic: it has no masked state: set '
       'transitions=uniform, transitions=gaussian or states.output=logits'
     )
-  if mode == 'edit' and model.is_text:
+  if mode == 'edit' and model.facts.x.is_text:
     yield '--mode=edit needs pictures, and this run has texts'
-
-
-def draw_text(texts: np.ndarray) -> np.ndarray:
-  """Returns pictures of bytes [n, 1, L, 1] as letters."""
-  return draw_bytes(texts.reshape(len(texts), -1))
-
-
-def write_texts(
-  params: Params, path: Path, samples: np.ndarray
-) -> dict[str, np.ndarray]:
-  """Writes texts into <name>.txt, and prints the first ones."""
-  texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
-  print(printable(''.join(texts[:_PRINTED])), end='')
-  path = path.with_suffix('.txt')
-  write_text(path, ''.join(texts))
-  print(f'wrote {path}: {len(texts)} texts')
-  return {}

@@ -37,7 +37,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     config=config,
     workdir=workdir,
     facts=facts,
-    state_shape=facts.image_shape,
+    state_shape=facts.x.shape,
     network=lambda: model.network,
     init=model.init,
     objective=functools.partial(objective_of, model),
@@ -69,7 +69,7 @@ class Autoencoder:
   @functools.cached_property
   def network(self) -> nn.Module:
     """The Flax module."""
-    height, width, channels = self.facts.image_shape
+    height, width, channels = self.facts.x.shape
     count, *_ = vae.DECODERS[self.decoding.decoder]
     facts = {'image_size': (height, width), 'out_channels': count * channels}
     network = self.config.network.make(facts)
@@ -114,7 +114,7 @@ class Autoencoder:
 
   def log_likelihood(self, output: Array, x: Array) -> Array:
     """Returns log p(x | z) of a decoder's output, nats, [B]."""
-    decoder, levels = self.decoding.decoder, self.facts.num_levels
+    decoder, levels = self.decoding.decoder, self.facts.x.levels
     return vae.log_likelihood(decoder, levels)(output, x)
 
   def log_likelihood_of(
@@ -132,14 +132,14 @@ class Autoencoder:
       return x
 
     params = jax.eval_shape(self.init, abstract_key())['network']
-    x = jax.ShapeDtypeStruct((1, *self.facts.image_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *self.facts.x.shape), jnp.float32)
     return jax.eval_shape(climb, params, x).shape[1:]
 
   def init(self, key: Array) -> Params:
     """Returns the first parameters, {'network': ...}; can be traced."""
     # The first of two keys, as for models that can learn a schedule.
     key, _ = jax.random.split(key)
-    x = jnp.zeros((1, *self.facts.image_shape))
+    x = jnp.zeros((1, *self.facts.x.shape))
     return {'network': self.network.init(key, x)['params']}
 
   def draw(
@@ -219,10 +219,10 @@ def problems(model: Autoencoder, mode: str) -> Iterator[str]:
   for field in ('labels', 'prompt', 'trajectory'):
     if c.sampling[field]:
       yield f'config.sampling.{field} has no effect on a VAE'
-  if model.decoding.decoder == 'bernoulli' and model.facts.num_levels != 2:
+  if model.decoding.decoder == 'bernoulli' and model.facts.x.levels != 2:
     yield (
       'config.decoding.decoder=bernoulli has 2 grey levels, and these images '
-      f'{model.facts.num_levels}: take logistic, or --config.data=two_levels '
+      f'{model.facts.x.levels}: take logistic, or --config.data=binarized '
       f'--config.data.source={c.data.name}'
     )
   single = 'num_latents' not in parameters(c.objective.constructor)
@@ -246,22 +246,21 @@ def write_more(
   <name>-reconstructions.png shows each image with its reconstruction from
   every layer, <name>-interpolation.png rows between two test images.
   """
-  c, levels = model.config.sampling, model.facts.num_levels
+  c, values = model.config.sampling, model.facts.x
   params = jax.device_get(params)['network']
   source = images.unseen(model.config)
   with from_config('data'):
-    x, _ = source.read(np.arange(min(c.num_samples, len(source))))
-  as_shown = functools.partial(pixels.to_uint8, num_levels=levels)
-  x = pixels.scale(x, levels)
+    x = source.read(np.arange(min(c.num_samples, len(source))))['x']
+  x = values.encode(x)
   decode = jax.jit(model.reconstruct)
   starts = range(0, len(x), c.batch_size)
   decoded = [decode(params, x[i : i + c.batch_size]) for i in starts]
-  decoded = as_shown(np.concatenate(decoded))
-  arrays = {'originals': as_shown(x), 'reconstructions': decoded}
+  decoded = values.decode(np.concatenate(decoded))
+  arrays = {'originals': values.decode(x), 'reconstructions': decoded}
   n = min(10, len(x) // 2)
   if n:
     between = jax.jit(model.interpolate)(params, x[:n], x[n : 2 * n])
-    arrays['interpolation'] = as_shown(between)
+    arrays['interpolation'] = values.decode(between)
     _write_rows(path, 'interpolation', arrays['interpolation'], 1)
   rows = np.concatenate([arrays['originals'][:, None], decoded], axis=1)
   _write_rows(path, 'reconstructions', rows[:100], 5)

@@ -29,6 +29,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
+from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,
@@ -129,7 +130,7 @@ def config_of(config: Node, imported: Imported) -> Node:
   for name, section in sections.items():
     tree[name] = {**tree.get(name, {}), **section}
   complete = store.completed(tree, trusted=False)
-  tree['facts'] = facts_of(complete, facts)._asdict()
+  tree['facts'] = facts_of(complete, facts).as_json()
   return store.completed(tree, trusted=False)
 
 
@@ -144,18 +145,19 @@ def image_shape_of(run: str) -> tuple[int, ...]:
       f'config.latent.run: {run} is not the run of an autoencoder with a '
       'scale: convert the AutoencoderKL of the same pipeline first'
     )
-  return images.facts_of(config).image_shape
+  return images.facts_of(config).x.shape
 
 
-def facts_of(config: Node, given: Json) -> images.Facts:
+def facts_of(config: Node, given: Json) -> Facts:
   """Returns the facts of the images of imported weights.
 
   given: `Imported.facts`. Without config.data there are 256 grey levels.
   """
   if config.data is None:
-    return images.Facts(given['image_shape'], given.get('num_classes', 0), 256)
+    return pictures(given['image_shape'], given.get('num_classes', 0))
   facts = images.facts_of(config)
-  for name, ours in facts._asdict().items():
+  known = {'image_shape': facts.x.shape, 'num_classes': facts.num_classes}
+  for name, ours in known.items():
     if name in given and given[name] != ours:
       raise UserError(
         f'config.data={config.data.name}: {name} is {ours}, and {given[name]} '
@@ -238,7 +240,7 @@ def write_ours(out: Path, model: Model, params: Params) -> None:
 def write_program(out: Path, model: Model, params: Params) -> None:
   """Writes the sampler or classifier of a run as StableHLO, with weights."""
   if model.features is not None:
-    shape = model.config.evaluation.batch_size, *model.facts.image_shape
+    shape = model.config.evaluation.batch_size, *model.facts.x.shape
     stablehlo.save_features(out, model.features(params), shape)
     return
   model.check('sample')
@@ -374,7 +376,7 @@ def describe(model: Model, params: Params) -> str:
   """Returns a line about the network, the images and the schedule."""
   config, facts = model.config, model.facts
   count = sum(x.size for x in files.flatten(params).values())
-  shape = 'x'.join(map(str, facts.image_shape))
+  shape = 'x'.join(map(str, facts.x.shape))
   labels = f', {facts.num_classes} classes' if facts.num_classes else ''
   line = (
     f'{config.network.name}: {count:,} parameters; images of {shape}{labels}'

@@ -57,14 +57,14 @@ def run(config: Node, workdir: str | Path) -> None:
   x = numbers['x']
   if not (edit.loses and any(np.isfinite(one).all() for one in x)):
     sample.check_numbers(model, x)
-  results = images.to_uint8(np.nan_to_num(x), model.facts.num_levels)
+  results = model.facts.x.decode(np.nan_to_num(x))
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
   arrays = {'arr_0': results} | numbers | pictures
   del arrays['x']
   provenance.write_npz(path, arrays, settings)
-  print(f'wrote {path}: {len(results)} images of {model.facts.image_shape}')
+  print(f'wrote {path}: {len(results)} images of {model.facts.x.shape}')
   edit.write(model, out / name, Made(results, numbers, pictures))
 
 
@@ -113,7 +113,7 @@ def encoder(model: Model, params: Params) -> Encode:
   def encoded(x):
     if x.dtype == bool:
       return model.latents.shrink_mask(x)
-    return np.asarray(encode(autoencoder, images.scale(x)[None])[0])
+    return np.asarray(encode(autoencoder, images.PICTURES.encode(x)[None])[0])
 
   return encoded
 

@@ -199,7 +199,13 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def losses(state, frozen, i=0, function=loss.call):
     with from_config('data'):
       batch = pipeline.batch_at(
-        source, size, 0, i, rows=local, text_length=length
+        source,
+        size,
+        0,
+        i,
+        rows=local,
+        text_length=length,
+        facts=model.facts,
       )
     batch = encode(frozen, to_global(mesh, batch), latents_key, i)
     return function(state, batch, jax.random.fold_in(key, i), frozen)
@@ -248,8 +254,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def act(step, state, frozen, log):
     start = functools.partial(begin, state, frozen)
     parts = [
-      pixels.to_uint8(x, model.facts.num_levels)
-      for _, x in one_ahead(start, range(0, n, size))
+      model.facts.x.decode(x) for _, x in one_ahead(start, range(0, n, size))
     ]
     log.results |= score({'images': np.concatenate(parts)[:n], **stored})
 

@@ -223,8 +223,8 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   size = config.training.batch_size
   pixels = model.autoencoder is NOTHING
-  shape = model.facts.image_shape if pixels else model.state_shape
-  batch: sample_inputs.Shapes = {'image': ((size, *shape), jnp.float32)}
+  shape = model.facts.x.shape if pixels else model.state_shape
+  batch: sample_inputs.Shapes = {'x': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   batch |= sample_inputs.text_shapes(config, size)

@@ -27,8 +27,9 @@ from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import image_sets, images as pixels
+from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.data.sources import Source
+from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.neighbours import nearest
 from diffusion_jax.report import page, pictures, record, results
@@ -136,13 +137,13 @@ def trajectory(
   if frames is None:
     x, frames = draw(model)
     if frames is None:  # A VAE takes no steps.
-      return None, pixels.to_uint8(x[:_PICTURES], facts.num_levels)
+      return None, facts.x.decode(x[:_PICTURES])
   shown, by_step = [], frames()
   for step, x in by_step.items():
     check_numbers(model, x)
-    x = pixels.to_uint8(x, facts.num_levels)
+    x = facts.x.decode(x)
     label = f'step {step} of {max(by_step)}'
-    shown.append((label, row(model.pictures(x))))
+    shown.append((label, row(model, x)))
   title = f'{len(x)} images, {max(by_step)} steps, seed {c.sampling.seed}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
@@ -174,8 +175,8 @@ def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
   one = models.make(store.stored(content, path), model.workdir, model.facts)
   calls = count_calls(one) if stored else None
   note = f'{calls} calls of the network' if calls else ''
-  x = one.pictures(read_first(model, path, 2 * _PICTURES))
-  sheet = pixels.grid(x, _PICTURES, max(1, round(48 / x.shape[1])))
+  x = read_first(model, path, 2 * _PICTURES)
+  sheet = drawings.sheet(model.facts.x, x, _PICTURES)
   name = results.in_words(path.stem)
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'Images: {name}', [frame])
@@ -184,7 +185,7 @@ def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
 
 def read_first(model: Model, path: Path, n: int) -> np.ndarray:
   """Returns the first n images of a file, which must have the run's shape."""
-  stored, shape = image_sets.read(path), model.facts.image_shape
+  stored, shape = image_sets.read(path), model.facts.x.shape
   if stored.shape[1:] != shape:
     raise UserError(f'{path} has images of {stored.shape[1:]}, not {shape}')
   return next(stored.batches(n))
@@ -220,44 +221,45 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   if path.is_file():
     samples = read_first(model, path, _PICTURES)
   source = images.source_of(model.config)
-  size = len(source) * int(np.prod(source.image_shape))
+  size = len(source) * int(np.prod(source.facts.x.shape))
   if samples is None or size > _MOST_PIXELS:
     return None
-  nearest_images, distances = search(pixels.scale(samples), source)
+  nearest_images, distances = search(
+    model.facts.x, model.facts.x.written.encode(samples), source
+  )
   pairs = samples, nearest_images
   label = f'distance (root mean square, in [-1, 1]) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
     test = images.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
-    real = pixels.scale(test.read(index)[0], test.num_levels)
-    _, distances = search(real, source)
+    real = model.facts.x.encode(test.read(index)['x'])
+    _, distances = search(model.facts.x, real, source)
     label += f'; of {len(index)} test images {np.mean(distances):.3g}'
   return pictures.film(
     f'Above: samples. Below: the nearest of {len(source):,} training images',
     'Samples, each above its nearest training image',
-    [(label, np.concatenate([row(model.pictures(x)) for x in pairs]))],
+    [(label, np.concatenate([row(model, x) for x in pairs]))],
   )
 
 
 def search(
-  x: np.ndarray, source: Source, size: int = 2000
+  values: Values, x: np.ndarray, source: Source, size: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the nearest images of a source, uint8, and the distances [n].
+  """Returns the nearest examples of a source, decoded, and the distances [n].
 
-  x: [n, ...] in [-1, 1]; size: the number of images to read at a time.
+  x: [n, ...] as models see it; size: how many examples are read at a time.
   """
-  best, chosen = np.full(len(x), np.inf), np.zeros(x.shape, np.uint8)
+  best, chosen = np.full(len(x), np.inf), values.decode(x)
   for start in range(0, len(source), size):
     index = np.arange(start, min(start + size, len(source)))
-    real = pixels.scale(source.read(index)[0], source.num_levels)
+    real = values.encode(source.read(index)['x'])
     distance, at = nearest(x.reshape(len(x), -1), real.reshape(len(real), -1))
     closer = distance < best
     best[closer] = distance[closer]
-    chosen[closer] = pixels.to_uint8(real[at[closer]], source.num_levels)
+    chosen[closer] = values.decode(real[at[closer]])
   return chosen, best / np.sqrt(x[0].size)
 
 
-def row(samples: np.ndarray) -> np.ndarray:
-  """Returns pictures, uint8 [n, H, W, C], enlarged and in one row."""
-  zoom = max(1, round(64 / samples.shape[1]))
-  return pixels.grid(samples, len(samples), zoom)
+def row(model: Model, samples: np.ndarray) -> np.ndarray:
+  """Returns samples as files have them, drawn in one row."""
+  return drawings.sheet(model.facts.x, samples, len(samples), 64)

@@ -22,11 +22,14 @@ from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz
+from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, one_line, write_text
 from diffusion_jax.runtime.per_image import one_ahead, rows
 from diffusion_jax.runtime.sharding import replicate
+
+_PRINTED = 4  # texts
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -100,8 +103,8 @@ def draw_parts(
         write_film(model, film, parts)
       check_numbers(model, x)
       if processes.is_first():
-        pictures = images.to_uint8(x, model.facts.num_levels)[: n - starts[i]]
-        provenance.write_npz(paths[i], {'arr_0': pictures}, settings)
+        samples = model.facts.x.decode(x)[: n - starts[i]]
+        provenance.write_npz(paths[i], {'arr_0': samples}, settings)
       bar.update(min(size, n - starts[i]))
   return paths
 
@@ -124,19 +127,30 @@ def write(
   settings: Settings,
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
-  pictures = gather(paths, model.config.sampling.num_samples)
-  arrays = {'arr_0': pictures, **inputs.stored()}
-  arrays |= model.write_more(params, path, pictures)
+  samples = gather(paths, model.config.sampling.num_samples)
+  arrays = {'arr_0': samples, **inputs.stored()}
+  arrays |= model.write_more(params, path, samples)
   provenance.write_npz(path, arrays, settings)
-  shape = 'x'.join(map(str, pictures.shape[1:]))
-  print(f'wrote {path}: {len(pictures)} images of {shape}')
+  shape = 'x'.join(map(str, samples.shape[1:]))
+  what = 'images' if model.facts.x.is_picture else 'arrays'
+  print(f'wrote {path}: {len(samples)} {what} of {shape}')
   path = path.with_suffix('.png')
-  images.write_png(path, sheets.sheet(model, pictures, inputs.images))
+  images.write_png(path, sheets.sheet(model, samples, inputs.images))
   print(f'wrote {path}')
+  if model.facts.x.is_text:
+    write_texts(path.with_suffix('.txt'), samples)
   if inputs.texts:
     path = path.with_suffix('.txt')
     write_text(path, ''.join(f'{one_line(text)}\n' for text in inputs.texts))
     print(f'wrote {path}: what the images should show, one text a line')
+
+
+def write_texts(path: Path, samples: np.ndarray) -> None:
+  """Writes texts, uint8 [n, L], and prints the first ones."""
+  texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
+  print(printable(''.join(texts[:_PRINTED])), end='')
+  write_text(path, ''.join(texts))
+  print(f'wrote {path}: {len(texts)} texts')
 
 
 def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
@@ -157,7 +171,7 @@ def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
 
 def gather(paths: list[Path], n: int) -> np.ndarray:
   """Joins the n images of all parts, in a memory-mapped file without a name."""
-  whole = np.empty(0, np.uint8)
+  whole = np.empty(0)
   end = 0
   for path in paths:
     try:
@@ -165,7 +179,7 @@ def gather(paths: list[Path], n: int) -> np.ndarray:
       if not end:
         shape = n, *pictures.shape[1:]
         with tempfile.TemporaryFile(dir=path.parent) as file:
-          whole = np.memmap(file, np.uint8, 'w+', shape=shape)
+          whole = np.memmap(file, pictures.dtype, 'w+', shape=shape)
       start, end = end, end + len(pictures)
       whole[start:end] = pictures
     except (FileNotFoundError, TypeError, ValueError) as error:

@@ -142,7 +142,8 @@ def begin(parts: Setup) -> Run | None:
   log = open_files(parts, manager, state)
   compute = make_advance(parts, more_steps)
   key = stream(config.seed, 'latents')
-  read = images.batches(config, source, start, local_rows(mesh, c.batch_size))
+  rows = local_rows(mesh, c.batch_size)
+  read = images.batches(config, source, parts.model.facts, start, rows)
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)
     for step, batch in enumerate(read, start)
@@ -210,7 +211,7 @@ def open_files(
 def announce(parts: Setup, state: TrainState) -> None:
   """Prints devices, data and progress of the run, a line each."""
   config, source = parts.config, parts.source
-  shape = 'x'.join(map(str, source.image_shape))
+  shape = 'x'.join(map(str, source.facts.x.shape))
   data, fsdp = parts.mesh.shape.values()
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   step, total = int(state.step), config.training.num_steps

@@ -81,7 +81,7 @@ def write_config(workdir: Path, config: Node, facts: NamedTuple) -> None:
 
 def stored_form(config: Node, facts: NamedTuple) -> dict:
   """Returns the config with the facts of the images, in JSON's types."""
-  return plain(config) | {'facts': json.loads(json.dumps(facts._asdict()))}
+  return plain(config) | {'facts': json.loads(json.dumps(facts.as_json()))}
 
 
 def plain(config: Node) -> dict:
