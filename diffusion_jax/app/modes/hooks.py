@@ -274,6 +274,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   cond, _, conditions = sample_inputs.choose(model, n, mesh)
   drawing = generate_film(model, mesh)
+  data = sheets.examples(model)
 
   def begin(state, frozen, function=drawing.start):
     return function(state.ema_params | frozen, np.arange(n), cond)
@@ -282,7 +283,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   def act(step, state, frozen, log):
     x, film = begin(state, frozen)()
-    sheet = sheets.of_images(model, x, conditions)
+    sheet = sheets.of_images(model, x, conditions, data)
     if step == config.training.num_steps:
       log.film = film
     if processes.is_first():
