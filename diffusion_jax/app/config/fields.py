@@ -25,6 +25,8 @@ from diffusion_jax.training import loggers
 from diffusion_jax.training.conditions import ImageCondition
 
 T = TypeVar('T')
+# How the context joins the network.
+Joins = Literal['auto', 'vector', 'set', 'words', 'channels']
 # A field of a training that does not change its result, so that it may change
 # between two starts.
 FREE = 'free'
@@ -232,6 +234,8 @@ class Sampling:
     labels: classes to sample, in turn; (): all
     prompt: texts of the pictures in turn, separated by |; None: texts of the
       test split
+    context: npy or npz file of real numbers, each row a condition of
+      num_samples samples; '': of held-out examples
     ema: averaged parameters
     ema_decay: one of training.more_ema_decays; 0: the main one
     ema_sigma_rel: width of an average that is made from the run's snapshots
@@ -245,6 +249,7 @@ class Sampling:
   batch_size: Size = 100
   labels: tuple[Count, ...] = ()
   prompt: str | None = None
+  context: str = ''
   ema: bool = True
   ema_decay: Rate = 0.0
   ema_sigma_rel: Width | None = None
@@ -267,7 +272,7 @@ class DenoiserSampling(Sampling):
     schedule: another schedule whose levels are visited
     guidance: by the condition, or by a worse run
     classifier: guidance by a classifier
-    clip: clips estimates of x_0 to [-1, 1], after guidance
+    clip: clips estimates of x_0 to [-1, 1], after guidance; None: of levels
     dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
       it
     churn: noise before each step
@@ -282,7 +287,7 @@ class DenoiserSampling(Sampling):
   schedule: Schedule | None = None
   guidance: ClassifierFree | None = None
   classifier: ClassifierGuidance | None = None
-  clip: bool = True
+  clip: bool | None = None
   dynamic_threshold: Probability = 0.0
   churn: Churn | None = None
   ancestral_noise: AncestralNoise | None = None
@@ -290,7 +295,7 @@ class DenoiserSampling(Sampling):
 
   def __post_init__(self):
     before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and not (self.clip or self.dynamic_threshold):
+    if before_clip and self.clip is False and not self.dynamic_threshold:
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
 
 
@@ -425,7 +430,9 @@ class Conditioning:
     labels: the class
     text: a sentence
     image: an image computed from the example
-    dropout: probability that training hides labels, text and image
+    context: real numbers that the data have for each example, and how the
+      network takes them; auto: by their shape (docs/arrays.md)
+    dropout: probability that training hides all of these
     self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
     augment: probability of each of EDM's augmentations, which the network sees
   """
@@ -433,14 +440,17 @@ class Conditioning:
   labels: bool = False
   text: Text | None = None
   image: ImageCondition | None = None
+  context: Joins | None = None
   dropout: Probability = 0.0
   self_conditioning: bool = False
   augment: Probability = 0.0
 
   def __post_init__(self):
-    if self.dropout and not (self.labels or self.text or self.image):
+    given = self.labels, self.text, self.image, self.context
+    if self.dropout and not any(given):
       raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text or image'
+        f'dropout={self.dropout} has no effect without labels, text, image or '
+        'context'
       )
     if self.augment and self.image is not None:
       raise ValueError(

@@ -51,7 +51,9 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   model = models.make(config, workdir)
   model.check('sample')
   mesh = devices.make_mesh(config)
-  inputs = sample_inputs.choose(model, config.sampling.num_samples, mesh)
+  n = sample_inputs.count(model)
+  inputs = sample_inputs.choose(model, n, mesh)
+  sample_inputs.warn_if_far(model, inputs.context)
   params, step = weights.restore(model)
   settings = provenance.settings(model, params, step)
   print(provenance.describe(settings))
@@ -62,9 +64,9 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   if processes.broadcast([done])[0]:
     return path
   params = replicate(mesh, params | model.autoencoder.load())
-  paths = draw_parts(model, mesh, params, inputs, parts, settings)
+  paths = draw_parts(model, mesh, params, inputs, parts, settings, n)
   if processes.is_first():
-    write(model, params, inputs, paths, path, settings)
+    write(model, params, inputs, paths, path, settings, n)
     shutil.rmtree(parts)
   return path
 
@@ -76,10 +78,11 @@ def draw_parts(
   inputs: sample_inputs.Inputs,
   parts: Path,
   settings: Settings,
+  n: int,
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
-  n, size = c.num_samples, c.batch_size
+  size = c.batch_size
   drawing = generate_film(model, mesh)
   starts = range(0, n, size)
   paths = [parts / f'{start:08d}.npz' for start in starts]
@@ -125,9 +128,10 @@ def write(
   paths: list[Path],
   path: Path,
   settings: Settings,
+  n: int,
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
-  samples = gather(paths, model.config.sampling.num_samples)
+  samples = gather(paths, n)
   arrays = {'arr_0': samples, **inputs.stored()}
   arrays |= model.write_more(params, path, samples)
   provenance.write_npz(path, arrays, settings)
