@@ -21,6 +21,7 @@ from diffusion_jax.networks.options import (
   Dtype,
   RematPolicy,
   Sinusoids,
+  check_rank,
   count_heads,
 )
 from diffusion_jax.networks.placement import on_gpu, whole_weights
@@ -56,10 +57,10 @@ Positions = Literal['sincos', 'rotary', 'both', 'none']
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
-  Sequences are x [B, N, C]. The defaults are DiT-S/2 (Peebles & Xie 2023):
-  tokens of patch_size^2 pixels with sin-cos `positions`, and blocks with
-  adaLN-Zero of the sum of the embeddings of noise and label (`Block`). The
-  output begins at 0.
+  Sequences are x [B, N, C], and volumes [B, D, H, W, C]. The defaults are
+  DiT-S/2 (Peebles & Xie 2023): tokens of patch_size^2 pixels with sin-cos
+  `positions`, and blocks with adaLN-Zero of the sum of the embeddings of noise
+  and label (`Block`). The output begins at 0.
 
   Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
   the width of a linear map before the patch embedding (0: none).
@@ -119,6 +120,7 @@ class DiT(Checked):
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
     cond = cond or {}
+    check_rank(x, (1, 2, 3))
     self.inputs.check(cond)
     c, label = self._condition(noise, cond)
     words, mask = None, None

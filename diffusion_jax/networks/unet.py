@@ -35,6 +35,7 @@ from diffusion_jax.networks.options import (
   Multipliers,
   RematPolicy,
   Sinusoids,
+  attention_size,
   check_sides,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
@@ -47,9 +48,10 @@ class UNet(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
   The defaults are DDPM's network for CIFAR-10, 35,746,307 parameters, without
-  its dropout of 0.1. H and W must be multiples of 2^(levels - 1). Attention
-  follows every block whose feature maps have a height in
-  `attention_resolutions`.
+  its dropout of 0.1. Sequences are x [B, N, C], and volumes [B, D, H, W, C].
+  All sides must be multiples of 2^(levels - 1). Attention follows every block
+  whose feature maps have a height in `attention_resolutions`; for sequences and
+  volumes a number of positions.
 
   `inputs` are the entries of cond. The `LabelEmbedding` of the label and
   `of_step` are added to the embedding of the noise, and `with_inputs` to the
@@ -99,7 +101,7 @@ class UNet(Checked):
     widths = [int(self.channels * m) for m in self.multipliers]
     stem = self.channels if self.stem_channels is None else self.stem_channels
     cond = cond or {}
-    check_sides(x, len(widths))
+    check_sides(x, len(widths), (1, 2, 3))
     self.inputs.check(cond)
     embedding = self._embed(noise, cond)
     words = ()
@@ -116,7 +118,7 @@ class UNet(Checked):
 
     def block(h, level, name):
       h = residual(h, widths[level], f'{name}_block')
-      if h.shape[1] in self.attention_resolutions:
+      if attention_size(h.shape[1:-1]) in self.attention_resolutions:
         h = attend(h, name)
       return h
 

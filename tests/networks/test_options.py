@@ -118,7 +118,7 @@ LEVELLED = ['unet', 'ddpmpp', 'edm2', 'classifier', 'autoencoder']
     (
       [*LEVELLED, 'hierarchical'],
       {'multipliers': (1, 1, 1, 1)},
-      'images of 4x4 cannot be halved 3 times',
+      'sides of 4x4 cannot be halved 3 times',
     ),
     (
       ['unet', 'vdm', 'autoencoder', 'hierarchical'],
