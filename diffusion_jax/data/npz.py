@@ -59,7 +59,8 @@ def npz(
   _check_context(path, arrays, names)
   if not has_test:
     index = random_part(len(x), split, test_fraction, path)
-    arrays = {n: array[index] for n, array in arrays.items()}
+    if len(index) < len(x):  # a whole folder stays on disk
+      arrays = {n: array[index] for n, array in arrays.items()}
   box = box_of(bounds, x.shape[-1])
   source = ArraySource(
     arrays['x'],
@@ -210,6 +211,9 @@ def reading(path: str | Path) -> Iterator[None]:
     yield
   except Exception as error:  # NumPy and zipfile have many.
     reason = str(error) or type(error).__name__
-    if 'allow_pickle' in reason:
+    if 'allow_pickle' in reason or 'Python objects' in reason:
       reason = 'it contains Python objects, which are not read'
-    raise ValueError(f'{path} is not an npz file of arrays: {reason}') from None
+    kind = (
+      'a .npy file' if Path(path).suffix == '.npy' else 'an npz file of arrays'
+    )
+    raise ValueError(f'{path} is not {kind}: {reason}') from None
