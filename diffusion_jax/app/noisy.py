@@ -172,7 +172,14 @@ class NoisyNetwork:
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,
       elapsed=self.needs.map_kind == 'average_velocity',
       guidance_scale=self.needs.guidance_scale,
+      **self._context(),
     )
+
+  def _context(self):
+    encoder, context = self.conditioning.context, self.facts.context
+    if encoder is None or context is None:
+      return {}
+    return {'context': context.shape, 'context_encoder': encoder}
 
   def _image_channels(self):
     image = self.conditioning.image

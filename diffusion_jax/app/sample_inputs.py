@@ -9,15 +9,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import images
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
+from diffusion_jax.app.other_runs import by_run
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import functional
 from diffusion_jax.runtime.per_image import per_image
 
 Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
@@ -94,10 +97,8 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   }
   if context is not None:
     assert model.facts.context is not None  # else it was refused
-    each = np.arange(n)
-    if model.config.sampling.context:
-      each //= model.config.sampling.num_samples
-    cond['context'] = model.facts.context.encode(context)[each]
+    encode = model.facts.context.encode
+    cond['context'] = encode(context)[rows_of(model, n)]
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures, context)
 
@@ -242,6 +243,36 @@ def given_context(model: Model) -> np.ndarray | None:
   return rows
 
 
+def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
+  """Returns cond with the network's codes of a context, computed once a row.
+
+  Networks that other runs guide get the context itself.
+  """
+  noisy, facts, context = model.noisy, model.facts.context, inputs.context
+  c = model.config.sampling
+  guided = c.get('classifier') or by_run(c.get('guidance'))
+  plain = noisy is not None and noisy.apply_fn is functional.network_fn
+  if context is None or facts is None or not plain or guided:
+    return inputs.cond
+  module, rows = noisy.network, {'context': facts.encode(context)}
+  code = jax.jit(
+    lambda params: functional.encode_context(
+      module, params, rows, model.state_shape
+    )
+  )(params['network'])
+  if 'context_code' not in code:
+    return inputs.cond
+  cond = {n: x for n, x in inputs.cond.items() if n != 'context'}
+  each = rows_of(model, len(inputs.cond['context']))
+  return cond | {'context_code': np.asarray(code['context_code'])[each]}
+
+
+def rows_of(model: Model, n: int) -> np.ndarray:
+  """Returns the row of the context that each of the first n samples has."""
+  index, c = np.arange(n), model.config.sampling
+  return index // c.num_samples if c.context else index
+
+
 FAR = 6.0  # standard deviations
 
 
@@ -254,8 +285,8 @@ def warn_if_far(model: Model, context: np.ndarray | None) -> None:
   if z[row, entry] > FAR:
     print(
       f'note: number {entry} of row {row} of the context is '
-      f"{z[row, entry]:.3g} standard deviations from the training data's mean: the network has not "
-      'seen such data, and its samples may be wrong'
+      f"{z[row, entry]:.3g} standard deviations from the training data's "
+      'mean: the network has not seen such data, and its samples may be wrong'
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
-from diffusion_jax.networks.inputs import Text
+from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.ranges import (
   Count,
   Finite,
@@ -25,8 +25,6 @@ from diffusion_jax.training import loggers
 from diffusion_jax.training.conditions import ImageCondition
 
 T = TypeVar('T')
-# How the context joins the network.
-Joins = Literal['auto', 'vector', 'set', 'words', 'channels']
 # A field of a training that does not change its result, so that it may change
 # between two starts.
 FREE = 'free'
@@ -430,8 +428,8 @@ class Conditioning:
     labels: the class
     text: a sentence
     image: an image computed from the example
-    context: real numbers that the data have for each example, and how the
-      network takes them; auto: by their shape (docs/arrays.md)
+    context: real numbers that the data have for each example, as the network
+      reads them; auto: by their shape (docs/arrays.md)
     dropout: probability that training hides all of these
     self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
     augment: probability of each of EDM's augmentations, which the network sees
@@ -440,7 +438,7 @@ class Conditioning:
   labels: bool = False
   text: Text | None = None
   image: ImageCondition | None = None
-  context: Joins | None = None
+  context: ContextEncoder | None = None
   dropout: Probability = 0.0
   self_conditioning: bool = False
   augment: Probability = 0.0

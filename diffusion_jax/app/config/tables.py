@@ -33,7 +33,7 @@ from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from diffusion_jax.networks.inputs import Text
+from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
@@ -220,6 +220,10 @@ TABLES = {
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': fields.Latent},
   'conditioning.text': {'bytes': Text},
+  'conditioning.context': {
+    kind: functools.partial(ContextEncoder, kind=kind)
+    for kind in ('auto', 'vector', 'set', 'words', 'channels')
+  },
   'conditioning.image': {
     'inpaint': conditions.inpaint,
     'superres': conditions.superres,

@@ -63,6 +63,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:
     return path
+  inputs = inputs._replace(cond=sample_inputs.encoded(model, params, inputs))
   params = replicate(mesh, params | model.autoencoder.load())
   paths = draw_parts(model, mesh, params, inputs, parts, settings, n)
   if processes.is_first():
