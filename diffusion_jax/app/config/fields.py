@@ -105,6 +105,8 @@ class Training:
     keep_every: also those at multiples of this step
     keep_best: also the best ones, by keep_best_by
     keep_best_by: or a metric, such as fid
+    patience: steps without a lower test loss after which a training ends; 0:
+      it does not
     heartbeat_timeout: seconds without a heartbeat after which a process of
       --multihost is lost
     skip_nonfinite: steps in a row that may be skipped because loss or gradient
@@ -149,6 +151,7 @@ class Training:
   keep_every: Free[Count] = 0
   keep_best: Free[Count] = 0
   keep_best_by: Free[str] = 'test_loss'
+  patience: Free[Count] = 0
   heartbeat_timeout: Free[Size] = 30
   skip_nonfinite: Free[Count] = 0
   deterministic: Free[bool] = False

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def draw_parts(
   c = model.config.sampling
   size = c.batch_size
   drawing = generate_film(model, mesh)
-  starts = range(0, n, size)
+  starts, outside, drawn = range(0, n, size), 0, 0
   paths = [parts / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
     make_folder(parts.parent, parts.name)
@@ -106,11 +107,64 @@ def draw_parts(
       if c.trajectory and not starts[i]:
         write_film(model, film, parts)
       check_numbers(model, x)
+      index = np.arange(starts[i], min(starts[i] + size, n))
+      samples, left = within_box(
+        model,
+        model.facts.x.decode(x)[: len(index)],
+        index,
+        lambda i, key: drawing(params, key, rows(inputs.cond, i))[0],
+      )
+      outside, drawn = outside + left, drawn + len(index)
       if processes.is_first():
-        samples = model.facts.x.decode(x)[: n - starts[i]]
         provenance.write_npz(paths[i], {'arr_0': samples}, settings)
-      bar.update(min(size, n - starts[i]))
+      bar.update(len(index))
+  if model.facts.x.low and np.any(missing):
+    share = outside / (drawn + outside)
+    print(f'{share:.1%} of the draws were outside data.bounds')
   return paths
+
+
+ATTEMPTS = 100  # at a draw within the box
+_APART = 2**24  # between the indices of the attempts at a sample
+
+
+def within_box(
+  model: Model,
+  samples: np.ndarray,
+  index: np.ndarray,
+  draw: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, int]:
+  """Draws the samples again that are outside data.bounds.
+
+  index: of the samples [n]; draw: (index [n], index of the keys [n]) -> x [n,
+  ...]. Returns (samples within the box, how many draws were outside). Raises
+  UserError if ATTEMPTS draws of a sample are outside.
+  """
+  values, outside = model.facts.x, 0
+  bad = np.flatnonzero(~values.inside(samples))
+  tried = np.ones(len(samples), int)
+  while len(bad):
+    outside += len(bad)
+    if tried[bad].max() >= ATTEMPTS:
+      raise UserError(
+        f'sample {index[bad[0]]}: {ATTEMPTS} draws in a row were outside '
+        'data.bounds: train longer, or widen data.bounds'
+      )
+    # Each gets several attempts, to fill the batch; the first inside counts.
+    each = min(max(1, len(samples) // len(bad)), ATTEMPTS)
+    again = bad.repeat(each)
+    attempt = (tried[bad][:, None] + np.arange(each)).ravel()
+    i, a = (np.resize(x, len(samples)) for x in (index[again], attempt))
+    drawn = values.decode(draw(i, i + _APART * a))[: len(again)]
+    inside = values.inside(drawn).reshape(-1, each)
+    first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
+    outside += int(np.minimum(first, each - 1).sum())
+    done = first < each
+    place = np.arange(len(bad)) * each + np.minimum(first, each - 1)
+    samples[bad[done]] = drawn[place[done]]
+    tried[bad] += each
+    bad = bad[~done]
+  return samples, outside
 
 
 def write_film(model: Model, film: Frames, parts: Path) -> None:
