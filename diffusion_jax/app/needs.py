@@ -40,7 +40,8 @@ METRICS = {
   'cmmd': PICTURES,
   'accuracy': PICTURES,
 }
-EDITS = ('inpaint', 'sdedit', 'interpolate', 'superres', 'colorize')
+EDITS = 'inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'
+OPERATORS = 'blur', 'motion', 'downsample', 'gray', 'hdr', 'phase'
 
 
 def problems(config: Node, facts: Facts, mode: str) -> Iterator[str]:
@@ -50,6 +51,7 @@ def problems(config: Node, facts: Facts, mode: str) -> Iterator[str]:
     rows += [('evaluation.metrics', (n,), kind) for n, kind in METRICS.items()]
   if mode == 'edit':
     rows += [('edit', EDITS, PICTURES)]
+    rows += [('edit.operator', OPERATORS, PICTURES)]
   for path, values, needed in rows:
     found = config.at(path)
     name = found.name if isinstance(found, Node) else found

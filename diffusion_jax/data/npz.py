@@ -136,10 +136,11 @@ def _checked(path, labels, size, num_classes):
   return labels.astype(np.int32)
 
 
-def read_array(path: str | Path, name: str) -> np.ndarray:
-  """Returns the floats of a .npy file, or of an npz file by their name.
+def read_array(path: str | Path, name: str, kinds: str = 'fiu') -> np.ndarray:
+  """Returns the numbers of a .npy file, or of an npz file by their name.
 
-  Raises ValueError or FileNotFoundError in one line.
+  They become float64. kinds: of NumPy's types. Raises ValueError or
+  FileNotFoundError in one line.
   """
   path = Path(path).expanduser()
   if path.suffix == '.npy':
@@ -148,7 +149,7 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     array = read(path, [name])[name]
   else:
     raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
-  if array.dtype.kind not in 'fiu':
+  if array.dtype.kind not in kinds:
     raise ValueError(f'{path} has {array.dtype}, and numbers are needed')
   return np.asarray(array, np.float64)
 

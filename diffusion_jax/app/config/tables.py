@@ -269,6 +269,7 @@ TABLES = {
   },
   'edit.operator': {
     'mask': restoration.mask,
+    'matrix': restoration.matrix,
     'blur': operators.gaussian_blur,
     'motion': operators.motion_blur,
     'downsample': deferred(operators.pooled, 'x0'),
