@@ -165,7 +165,7 @@ class Side:
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     state = state._replace(params=jax.tree.map(jnp.array, self.params))
     image, _, cond = self._arrays(self.case.batch)
-    batch = {'image': jnp.clip(image, -1.0, 1.0), **cond}
+    batch = {'x': jnp.clip(image, -1.0, 1.0), **cond}
     state, batch = jax.device_put((state, batch), replicated(mesh))
     return step, (state, batch, jax.random.key(0), {}, np.float32(2e-4))
 

@@ -235,7 +235,7 @@ training/objectives.py training/test_hybrid.py the_bound_trains_the_variance
 training/objectives.py training/test_hybrid.py the_pure_bound_trains
   jnp.where(step == 1, clean, s) => jnp.where(step == 0, clean, s)
 training/objectives.py training/test_vdm.py the_two_noises_of_an_image
-  jax.random.normal(eps_key, batch['image'].shape) => inputs.eps
+  jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
 training/loss_aware.py eq_18_probabilities
   rank >= jnp.sum(same, axis=1) - length => rank < length
 training/conditions.py dropped_with_the_probability

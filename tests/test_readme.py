@@ -283,7 +283,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   plain, _ = parts.objective(zeros, model.noisy.schedule())(
     {'network': {}}, Context(), key, batch
   )
-  expected = np.abs(batch['image']).mean(dtype=np.float64)
+  expected = np.abs(batch['x']).mean(dtype=np.float64)
   np.testing.assert_allclose(plain, expected, rtol=1e-5)
 
 

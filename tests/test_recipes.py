@@ -102,9 +102,9 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     config = store.completed(config.to_dict() | {'facts': facts})
   model: Any = models.make(config, tmp_path)
   params, objective = models.shapes(model), model.objective()
-  shape = (2, *model.facts.image_shape)
+  shape = (2, *model.facts.x.shape)
   batch = {
-    'image': jax.ShapeDtypeStruct(shape, jnp.float32),
+    'x': jax.ShapeDtypeStruct(shape, jnp.float32),
     'label': jax.ShapeDtypeStruct((2,), jnp.int32),
     'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
     'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
@@ -433,7 +433,7 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
   @jax.jit
   def evaluate(key, images):
     context = Context(step=80_000)  # of the fourth stage
-    inputs, keys = objective.draw(key, {'image': images}, context)
+    inputs, keys = objective.draw(key, {'x': images}, context)
     return objective.loss({'network': {}}, context, inputs, keys)[0], inputs[0]
 
   loss, inputs = jax.device_get(evaluate(key, jnp.asarray(images, jnp.float32)))

@@ -458,7 +458,7 @@ FLOW = dj.RectifiedFlowSchedule()
   (lambda: flow_maps.power_law_guidance(0.0), 'got low=0.0, high=8.0'),
   (lambda: flow_maps.mean_flow(
     NETWORK, FLOW, guidance=flow_maps.fixed_guidance(1.0, 0.5)
-  ).draw(KEY, {'image': X}, Context()),
+  ).draw(KEY, {'x': X}, Context()),
    'guidance needs a condition with drop'),
   (lambda: objectives.vlb(LEARNED, COSINE, schedule_steps=1),
    'need at least 2 steps and learned'),

@@ -30,6 +30,7 @@ _ASKED = {
   'label': 'conditioning.labels',
   'text': 'conditioning.text',
   'image': 'conditioning.image',
+  'context': 'conditioning.context',
   'x0': 'conditioning.self_conditioning',
   'augment': 'conditioning.augment',
   'elapsed': 'objective',
@@ -171,7 +172,14 @@ class NoisyNetwork:
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,
       elapsed=self.needs.map_kind == 'average_velocity',
       guidance_scale=self.needs.guidance_scale,
+      **self._context(),
     )
+
+  def _context(self):
+    encoder, context = self.conditioning.context, self.facts.context
+    if encoder is None or context is None:
+      return {}
+    return {'context': context.shape, 'context_encoder': encoder}
 
   def _image_channels(self):
     image = self.conditioning.image
@@ -212,7 +220,11 @@ class NoisyNetwork:
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
     condition = conditions.make_condition(
-      c.labels, 0.0 if test else c.dropout, c.image, c.text is not None
+      c.labels,
+      0.0 if test else c.dropout,
+      c.image,
+      c.text is not None,
+      c.context is not None,
     )
     return dataclasses.replace(
       self.given(network),
@@ -232,8 +244,12 @@ class NoisyNetwork:
 
   @property
   def clips(self) -> bool:
-    """Whether sampling clips x_0."""
-    return self.config.sampling.get('clip', False)
+    """Whether sampling clips x_0; by default of levels, but not of latents."""
+    clip = self.config.sampling.get('clip', False)
+    if clip is not None:
+      return clip
+    is_latent = self.config.get('latent') is not None
+    return bool(self.facts.x.levels) and not is_latent
 
   @property
   def reverse_variance(self) -> str:

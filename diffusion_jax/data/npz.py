@@ -59,7 +59,8 @@ def npz(
   _check_context(path, arrays, names)
   if not has_test:
     index = random_part(len(x), split, test_fraction, path)
-    arrays = {n: array[index] for n, array in arrays.items()}
+    if len(index) < len(x):  # a whole folder stays on disk
+      arrays = {n: array[index] for n, array in arrays.items()}
   box = box_of(bounds, x.shape[-1])
   source = ArraySource(
     arrays['x'],
@@ -135,6 +136,24 @@ def _checked(path, labels, size, num_classes):
   return labels.astype(np.int32)
 
 
+def read_array(path: str | Path, name: str, kinds: str = 'fiu') -> np.ndarray:
+  """Returns the numbers of a .npy file, or of an npz file by their name.
+
+  They become float64. kinds: of NumPy's types. Raises ValueError or
+  FileNotFoundError in one line.
+  """
+  path = Path(path).expanduser()
+  if path.suffix == '.npy':
+    array = _mapped(path)
+  elif name in (names := names_of(path)):
+    array = read(path, [name])[name]
+  else:
+    raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
+  if array.dtype.kind not in kinds:
+    raise ValueError(f'{path} has {array.dtype}, and numbers are needed')
+  return np.asarray(array, np.float64)
+
+
 def names_of(path: str | Path) -> list[str]:
   """Returns the names of the arrays in an npz file or a folder of .npy files.
 
@@ -193,6 +212,9 @@ def reading(path: str | Path) -> Iterator[None]:
     yield
   except Exception as error:  # NumPy and zipfile have many.
     reason = str(error) or type(error).__name__
-    if 'allow_pickle' in reason:
+    if 'allow_pickle' in reason or 'Python objects' in reason:
       reason = 'it contains Python objects, which are not read'
-    raise ValueError(f'{path} is not an npz file of arrays: {reason}') from None
+    kind = (
+      'a .npy file' if Path(path).suffix == '.npy' else 'an npz file of arrays'
+    )
+    raise ValueError(f'{path} is not {kind}: {reason}') from None

@@ -266,7 +266,7 @@ def test_a_run_is_a_config(command, tmp_path):
   run = command(str(tmp_path), **{'sampling.num_steps': '3'})
   used = run.config('sample', str(tmp_path))
   assert (used.seed, used.sampling.num_steps) == (7, 3)
-  assert used.facts.num_levels == 17
+  assert used.facts.x.levels == 17
   again = run.config('train', 'elsewhere')
   assert again.seed == 7 and 'facts' not in again
 

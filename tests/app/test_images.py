@@ -47,7 +47,7 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   for fields, size in ((folder, 6), (npz, 6), (crops | shape, 1)):
     assert len(source(**fields)) == size
   labelled = source(**folder, labelled=True)
-  assert (len(labelled), labelled.num_classes) == (6, 2)
+  assert (len(labelled), labelled.facts.num_classes) == (6, 2)
   assert source(**npz, num_classes=2).num_classes == 2
   for fields in (folder, npz):
     refused('config.data: .* has no test split', source, split='test', **fields)

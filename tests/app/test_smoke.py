@@ -41,8 +41,8 @@ def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
   assert trial.data.name == 'synthetic'
   model: Any = models.make(trial, 'x')
   sizes = {'cifar10': (32, 3), 'mnist': (28, 1), 'imagenet64': (64, 3)}[name]
-  assert model.facts.image_shape == (sizes[0], *sizes)
-  assert model.facts.num_levels == levels
+  assert model.facts.x.shape == (sizes[0], *sizes)
+  assert model.facts.x.levels == levels
   classes = {'cifar10': 10, 'mnist': 10, 'imagenet64': 1000}[name]
   assert model.facts.num_classes == classes
   size = sum(x.size for x in jax.tree.leaves(models.shapes(model)))

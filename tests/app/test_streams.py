@@ -59,7 +59,7 @@ def training_noise(schedule, seed):
   )
   optimizer = optax.sgd(1.0)
   step = jax.jit(make_train_step(objective, optimizer, lambda step: 0.0))
-  batch = {'image': jnp.zeros((1, *SHAPE))}
+  batch = {'x': jnp.zeros((1, *SHAPE))}
   state, noise = init_state({'network': jnp.zeros((1, *SHAPE))}, optimizer), []
   for _ in INDEX:
     before = state.params['network']

@@ -75,8 +75,9 @@ def assert_splits(read, text_column, **options):
   """Asserts what read(split, **options) has: pictures, labels and texts."""
   assert_batches_of(read('train', **options), train_set())
   pictures, labels = arrays()
-  images, found = read('test', **options).read(np.arange(5))
+  images, found = read('test', **options).read(np.arange(5)).values()
   np.testing.assert_array_equal(images, pictures[25:])
   assert found.tolist() == labels[25:].tolist()
-  texts = read('train', text_column=text_column, **options).texts
-  assert texts(np.array([14, 3])) == ['text 14', 'text 3']
+  source = read('train', text_column=text_column, **options)
+  texts = source.read(np.array([14, 3]))['text']
+  assert texts.tolist() == ['text 14', 'text 3']

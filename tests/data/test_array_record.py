@@ -82,7 +82,7 @@ def test_records_of_tfds_are_read(tmp_path):
     {'image': encoded.png(picture), 'label': 2}
   )
   path = write(tmp_path / 'a.array_record', [data])
-  images, labels = read(tmp_path, path=str(path)).read(np.arange(1))
+  images, labels = read(tmp_path, path=str(path)).read(np.arange(1)).values()
   np.testing.assert_array_equal(images[0], picture)
   assert labels.tolist() == [2]
 

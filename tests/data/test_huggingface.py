@@ -12,7 +12,7 @@ import pytest
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.huggingface import Rows, huggingface
-from diffusion_jax.data.sources import ArraySource, TwoLevels
+from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
 from tests.data import encoded
 from tests.data.encoded import SHAPE
@@ -87,7 +87,7 @@ def test_a_small_buffer_permutes_row_groups(folder):
   encoded.assert_batches_of(source, encoded.train_set(Ordered))
   first = pipeline.batch_at(source, 8, 3, 0)
   np.testing.assert_array_equal(first['label'], order[:8] % 3)
-  twice = TwoLevels(source)
+  twice = Binarized(source)
   assert twice.order is source.order
 
 
@@ -96,7 +96,7 @@ def test_splits_may_be_parts(folder):
   parts = {'train_split': 'train[:80%]', 'test_split': 'train[80%:]'}
   train, test = (read(folder, split, **parts) for split in ('train', 'test'))
   assert (len(train), len(test)) == (20, 5)
-  np.testing.assert_array_equal(test.read(np.arange(5))[0], pictures[20:25])
+  np.testing.assert_array_equal(test.read(np.arange(5))['x'], pictures[20:25])
   with pytest.raises(ValueError, match='streaming reads whole splits'):
     read(folder, streaming=4000, **parts)
 
@@ -141,7 +141,7 @@ def test_classes_are_those_of_the_set(folder):
     message = f'num_classes must be 3 for .*, got {wrong}'
     with pytest.raises(ValueError, match=message):
       read(folder, num_classes=wrong)
-  assert read(folder, num_classes=0).read(np.arange(2))[1] is None
+  assert read(folder, num_classes=0).read(np.arange(2)).keys() == {'x'}
 
 
 def test_a_set_without_test_split(folder):
@@ -187,7 +187,7 @@ def test_folders_of_other_kinds(tmp_path):
   for i in range(2):
     (folder / f'{i}.png').write_bytes(encoded.png(pictures[i]))
   source = read(tmp_path / 'pictures', num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(2))[0], pictures[:2])
+  np.testing.assert_array_equal(source.read(np.arange(2))['x'], pictures[:2])
 
 
 def test_only_images_below_the_set_are_opened(tmp_path):
@@ -238,6 +238,6 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
   next_made = lambda *args, **options: next(made)
   monkeypatch.setattr(datasets, 'load_dataset_builder', next_made)
   source = read('someone/pictures', num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(2))[0], pictures[:2])
+  np.testing.assert_array_equal(source.read(np.arange(2))['x'], pictures[:2])
   with pytest.raises(ValueError, match='row 0'):
     read('someone/pictures', num_classes=0).read(np.arange(1))

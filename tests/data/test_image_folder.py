@@ -23,9 +23,9 @@ def classes(tmp_path):
 
 def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
   source = image_folder.folder(classes, 'train', (16, 8, 3), labelled=True)
-  assert (len(source), source.num_classes) == (9, 3)
-  assert source.image_shape == (16, 8, 3) and not source.in_memory
-  images, labels = source.read(np.array([0, 3, 6, 8]))
+  assert (len(source), source.facts.num_classes) == (9, 3)
+  assert source.facts.x.shape == (16, 8, 3) and not source.in_memory
+  images, labels = source.read(np.array([0, 3, 6, 8])).values()
   assert images.dtype == np.uint8 and labels.dtype == np.int32
   assert labels.tolist() == [0, 1, 2, 2]  # blue, green, red, red
   for image, label in zip(images, labels, strict=True):
@@ -37,8 +37,8 @@ def test_without_labels_everything_below_is_taken(classes):
   save(classes / 'deep' / 'er' / 'a.JPG', (9, 9, 9))
   save(classes / 'top.WebP', (9, 9, 9), lossless=True)
   source = image_folder.folder(classes, 'train', (8, 8, 3))
-  assert (len(source), source.num_classes) == (11, 0)
-  assert source.read(np.array([2]))[1] is None
+  assert (len(source), source.facts.num_classes) == (11, 0)
+  assert source.read(np.array([2])).keys() == {'x'}
 
 
 def test_hidden_files_and_others_are_left_out(classes):
@@ -57,22 +57,21 @@ def test_centre_crop_keeps_the_proportions(tmp_path):
   tall[20:30] = 255
   Image.fromarray(tall).save(tmp_path / 'b.png')
   square = image_folder.folder(tmp_path, 'train', (10, 10, 3))
-  assert (square.read(np.array([0]))[0] == 255).all()
+  assert (square.read(np.array([0]))['x'] == 255).all()
   flat = image_folder.folder(tmp_path, 'train', (5, 10, 3))
-  assert (flat.read(np.array([1]))[0] == 255).all()
+  assert (flat.read(np.array([1]))['x'] == 255).all()
 
 
 def test_grey_and_colour(tmp_path):
   save(tmp_path / 'a.png', (10, 200, 30))
-  grey = image_folder.folder(tmp_path, 'train', (8, 8, 1)).read(np.array([0]))[
-    0
-  ]
+  source = image_folder.folder(tmp_path, 'train', (8, 8, 1))
+  grey = source.read(np.array([0]))['x']
   luma = round(0.299 * 10 + 0.587 * 200 + 0.114 * 30)  # ITU-R BT.601
   assert grey.shape == (1, 8, 8, 1) and (grey == luma).all()
   Image.new('L', (8, 8), 77).save(tmp_path / 'a.png')
   for channels in (1, 3):
     source = image_folder.folder(tmp_path, 'train', (8, 8, channels))
-    assert (source.read(np.array([0]))[0] == 77).all()
+    assert (source.read(np.array([0]))['x'] == 77).all()
 
 
 def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
@@ -82,10 +81,9 @@ def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
   train = image_folder.folder(top, 'train', (8, 8, 3), labelled=True)
   val = image_folder.folder(top, 'test', (8, 8, 3), labelled=True)
   assert (len(train), len(val)) == (9, 1)
-  assert (train.num_classes, val.num_classes) == (3, 3)
-  assert val.read(np.array([0]))[1].tolist() == [
-    1
-  ]  # the number it has in train
+  assert (train.facts.num_classes, val.facts.num_classes) == (3, 3)
+  label = val.read(np.array([0]))['label']
+  assert label.tolist() == [1]  # the number it has in train
   save(top / 'val' / 'pink' / 'x.png', (255, 0, 255))
   with pytest.raises(
     ValueError, match='pink/x.png is not in a sub-folder of a class'
@@ -170,8 +168,9 @@ def captioned(top, lines, split='train'):
 
 def test_captions_belong_to_their_pictures(captions):
   source = captioned(*captions)
-  assert source.texts(np.array([0, 1, 1])) == ['a cat', 'a dog', 'a dog']
-  assert len(source) == 2 and source.read(np.array([1]))[0].shape[0] == 1
+  arrays = source.read(np.array([0, 1, 1]))
+  assert arrays['text'].tolist() == ['a cat', 'a dog', 'a dog']
+  assert len(source) == 2 and len(arrays['x']) == 3
 
 
 def test_each_split_has_captions_of_its_own(captions):
@@ -181,7 +180,7 @@ def test_each_split_has_captions_of_its_own(captions):
     line = f'{{"file_name": "x.png", "text": "of {split}"}}'
     (top / split / 'metadata.jsonl').write_text(line)
     source = image_folder.captioned(image_folder.folder(top, split, (8, 8, 3)))
-    assert source.texts([0]) == [f'of {split}']
+    assert source.read(np.array([0]))['text'] == [f'of {split}']
 
 
 @pytest.mark.parametrize(

@@ -8,26 +8,6 @@ from PIL import Image
 from diffusion_jax.data import images
 
 
-@pytest.mark.parametrize('num_levels', [2, 17, 256])
-def test_scale_and_quantize_are_inverse(num_levels):
-  levels = np.arange(num_levels, dtype=np.uint8)
-  x = images.scale(levels, num_levels)
-  assert x[0] == -1.0 and x[-1] == pytest.approx(1.0, abs=1e-6)
-  np.testing.assert_array_equal(images.quantize(x, num_levels), levels)
-
-
-def test_quantize_rounds_to_the_nearest_and_clips():
-  x = np.array([-3.0, -0.9, -0.06, 0.06, 0.95, 7.0])
-  np.testing.assert_array_equal(images.quantize(x, 3), [0, 0, 1, 1, 2, 2])
-
-
-def test_to_uint8_keeps_the_grey_levels_apart():
-  x = images.scale(np.arange(17, dtype=np.uint8), 17)
-  shown = images.to_uint8(x, 17)
-  assert shown[0] == 0 and shown[-1] == 255
-  np.testing.assert_array_equal(np.rint(shown * (16 / 255)), np.arange(17))
-
-
 def test_png_and_back(tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
   images.write_png(tmp_path / 'a.png', picture)

@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data.npz import npz
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
 
 ARRAYS = {
   'images': np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3),
   'labels': np.arange(10) % 3,
 }
+X = np.arange(12.0).reshape(6, 2)
+NAN = np.where(X == 5, np.nan, X)
 
 
 def save(path, **arrays):
@@ -19,16 +23,16 @@ def test_npz_as_sampling_writes_it(tmp_path):
     tmp_path / 'a.npz', arr_0=ARRAYS['images'], labels=ARRAYS['labels']
   )
   source = npz(path, num_classes=3)
-  assert source.image_shape == (4, 5, 3) and source.labels.dtype == np.int32
-  images, labels = source.read(np.array([3, 1]))
+  assert source.facts.x.shape == (4, 5, 3) and source.label.dtype == np.int32
+  images, labels = source.read(np.array([3, 1])).values()
   np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
   assert labels.tolist() == [0, 1]
-  assert npz(path).labels is None  # no classes were requested
+  assert npz(path).label is None  # no classes were requested
 
 
 def test_npz_of_grey_pictures_without_channels(tmp_path):
   path = save(tmp_path / 'a.npz', images=ARRAYS['images'][..., 0])
-  assert npz(path).images.shape == (10, 4, 5, 1)
+  assert npz(path).x.shape == (10, 4, 5, 1)
 
 
 def test_npz_with_a_test_split_of_its_own(tmp_path):
@@ -36,17 +40,85 @@ def test_npz_with_a_test_split_of_its_own(tmp_path):
   path = save(tmp_path / 'a.npz', **ARRAYS, **tests)
   train, test = (npz(path, split, 3) for split in ('train', 'test'))
   assert (len(train), len(test)) == (10, 2)
-  assert test.labels.tolist() == [2, 1]
+  assert test.label.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize('shape', [(3,), (4, 2), (2, 3, 1), (2, 2, 2, 1)])
+def test_arrays_of_any_rank(tmp_path, shape, dtype):
+  """Levels and real numbers come back as they are; floats keep their bits."""
+  rng = np.random.default_rng(0)
+  x = rng.uniform(0, 200, (10, *shape)).astype(dtype)
+  context = rng.normal(size=(10, 5))
+  path = save(tmp_path / 'a.npz', x=x, context=context)
+  source = npz(path)
+  if dtype == np.uint8 and shape == (4, 2):  # grey pictures
+    x, shape = x[..., None], (4, 2, 1)
+  assert source.facts == Facts(
+    Values(shape, 256 if dtype == np.uint8 else 0), 0, Values((5,))
+  )
+  index = np.array([7, 0])
+  arrays = source.read(index)
+  assert arrays.keys() == {'x', 'context'} and arrays['x'].dtype == dtype
+  np.testing.assert_array_equal(arrays['x'], x[index])
+  np.testing.assert_array_equal(arrays['context'], context[index])
+  train, test = (npz(path, s, test_fraction=0.3) for s in ('train', 'test'))
+  both = {(a.tobytes(), c.tobytes()) for a, c in zip(x, context, strict=True)}
+  found = [
+    (a.tobytes(), c.tobytes())
+    for s in (train, test)
+    for a, c in zip(*s.read(np.arange(len(s))).values(), strict=True)
+  ]
+  assert len(found) == 10 and set(found) == both  # rows stay together
+
+
+def test_the_own_test_split_has_a_context(tmp_path):
+  tests = {'test_x': X[:2] + 50, 'test_context': X[:2]}
+  path = save(tmp_path / 'a.npz', x=X, context=2 * X, **tests)
+  np.testing.assert_array_equal(npz(path).context, 2 * X)
+  test = npz(path, 'test')
+  np.testing.assert_array_equal(test.x, X[:2] + 50)
+  np.testing.assert_array_equal(test.context, X[:2])
+
+
+def test_bounds_are_a_box(tmp_path):
+  """Two numbers hold for all of the last axis; or two for each in turn."""
+  path = save(tmp_path / 'a.npz', x=X)
+  one = npz(path, bounds=(-1.0, 12.0)).facts.x
+  assert (one.low, one.high) == ((-1.0, -1.0), (12.0, 12.0))
+  each = npz(path, bounds=(0.0, 10.0, 1.0, 11.0)).facts.x  # the edges are in
+  assert (each.low, each.high) == ((0.0, 1.0), (10.0, 11.0))
+
+
+def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
+  tests = {'test_images': ARRAYS['images'][:2]}
+  for name, array in (ARRAYS | tests).items():
+    np.save(tmp_path / f'{name}.npy', array)
+  source = npz(tmp_path, num_classes=3)
+  assert isinstance(source.x, np.memmap)
+  images, labels = source.read(np.array([3, 1])).values()
+  np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
+  assert labels.tolist() == [0, 1]
+  assert len(npz(tmp_path, 'test')) == 2
+  (tmp_path / 'test_images.npy').unlink()
+  assert isinstance(npz(tmp_path).x, np.memmap)
+  assert len(npz(tmp_path, 'test', test_fraction=0.3)) == 3
+  (tmp_path / 'images.npy').write_bytes(b'no array')
+  with pytest.raises(ValueError, match='images.npy is not a .npy file: '):
+    npz(tmp_path)
+  np.save(tmp_path / 'images.npy', np.array([{}]))
+  with pytest.raises(ValueError, match='it contains Python objects'):
+    npz(tmp_path)
 
 
 def test_npz_with_a_fraction_held_out(tmp_path):
   path = save(tmp_path / 'a.npz', **ARRAYS)
   train, test = (npz(path, s, 3, 0.3) for s in ('train', 'test'))
   assert (len(train), len(test)) == (7, 3)
-  both = np.concatenate([train.images, test.images])
+  both = np.concatenate([train.x, test.x])
   assert {x.tobytes() for x in both} == {x.tobytes() for x in ARRAYS['images']}
   for source in (train, test):
-    for image, label in zip(source.images, source.labels, strict=True):
+    for image, label in zip(source.x, source.label, strict=True):
       [i] = [i for i in range(10) if (ARRAYS['images'][i] == image).all()]
       assert ARRAYS['labels'][i] == label
 
@@ -54,21 +126,41 @@ def test_npz_with_a_fraction_held_out(tmp_path):
 IMAGES = {'images': ARRAYS['images']}
 
 
-MISSING = 'it must contain images or arr_0'
+MISSING = 'it must contain x, images or arr_0'
 
 
 @pytest.mark.parametrize('arrays, options, message', [
   ({'pictures': np.zeros(3), 'foo': np.zeros(2)}, {},
    f'a.npz has the arrays pictures, foo; {MISSING}'),
   ({}, {}, f'a.npz has the arrays none; {MISSING}'),
-  ({'images': np.zeros((3, 4, 5))}, {}, r'got float64 \[3, 4, 5\]: give gre'),
-  ({'images': np.zeros(3, np.uint8)}, {}, r'must be uint8 .*got uint8 \[3\]'),
+  ({'x': np.zeros((3, 4), int)}, {},
+   r'x is int64 \[3, 4\]: uint8 arrays are levels.* real numbers as float'),
+  ({'x': np.zeros((3, 4), bool)}, {}, r'x is bool \[3, 4\]: '),
+  ({'images': np.zeros(3, np.uint8)}, {},
+   r'x must be .*got uint8 \[3\]: reshape numbers to \[N, 1\]'),
+  ({'x': np.zeros((0, 2))}, {}, r'got float64 \[0, 2\]'),
+  ({'x': NAN}, {}, 'a.npz: x has numbers that are not finite'),
+  ({'x': X, 'context': NAN}, {}, 'context has numbers that are not finite'),
+  ({'x': X, 'context': X[:5]}, {},
+   r'context must be float \[6, ...\], got float64 \[5, 2\]'),
+  ({'x': X, 'context': X[:, 0]}, {}, r'context must be .* got float64 \[6\]'),
+  ({'x': X, 'context': X.astype(int)}, {}, r'context must be .* got int64'),
+  ({'x': X, 'test_x': X, 'context': X}, {'split': 'test'},
+   'a.npz has test_x and context: it needs test_context'),
+  ({'x': X}, {'bounds': (0.0,)},
+   'low,high of each of 2 numbers in turn; got 1 numbers'),
+  ({'x': X}, {'bounds': (0.0, 1.0) * 3}, 'got 6 numbers'),
+  ({'x': X}, {'bounds': (0.0, 0.0)}, 'each low must be below its high'),
+  ({'x': X}, {'bounds': (0.0, 10.0)},
+   r'1 of 6 examples are outside bounds, such as \[10, 11\]: widen'),
+  ({'x': X}, {'bounds': (-1.0, 20.0, 1.0, 9.0)},
+   r'1 of 6 examples .* \[10, 11\]'),
   ({'images': np.array([{}])}, {},
    'is not an npz file of arrays: it contains Python objects'),
   (IMAGES, {'num_classes': 3}, f'has the arrays images; {MISSING}'),
   (ARRAYS | {'test_images': ARRAYS['images']},
    {'num_classes': 3, 'split': 'test'},
-   f'labels, test_images; {MISSING}.* with test_labels'),
+   f'labels, test_images; {MISSING}.* also test_labels'),
   (ARRAYS, {'num_classes': 2}, r'in 0\.\.1, got int64 \[10\], 0\.\.2'),
   (ARRAYS | {'labels': np.zeros(4, int)}, {'num_classes': 2},
    r'labels must be int \[10\] in 0..1, got int64 \[4\]'),
@@ -83,11 +175,10 @@ def test_npz_names_what_is_wrong(tmp_path, arrays, options, message):
 
 
 def test_other_files_are_not_npz(tmp_path):
-  for path in (tmp_path / 'none.npz', tmp_path):
-    with pytest.raises(
-      FileNotFoundError, match='npz file .* not found; .*data=folder'
-    ):
-      npz(path)
+  with pytest.raises(FileNotFoundError, match='npz file .*none.npz not found'):
+    npz(tmp_path / 'none.npz')
+  with pytest.raises(FileNotFoundError, match='has no .npy files; .*=folder'):
+    npz(tmp_path)
   whole = save(tmp_path / 'a.npz', **ARRAYS).read_bytes()
   method = bytearray(whole)
   method[method.index(b'PK\1\2') + 10] = 99  # an unknown compression

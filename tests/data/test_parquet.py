@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.parquet import block_order, open_parquet
+from diffusion_jax.data.sources import pictures
 from tests.data import encoded
 
 
@@ -131,7 +132,7 @@ def test_a_path_in_a_table_is_not_opened(files, tmp_path):
   parquet.write_table(pyarrow.table({'image': cells}), path)
   table = open_parquet('x', [str(path)], ['image'], 10)
   rows, columns = np.arange(1), Columns('image')
-  source = ColumnSource(table, columns, rows, encoded.SHAPE, 0)
+  source = ColumnSource(table, columns, rows, pictures(encoded.SHAPE))
   with encoded.one_line('row group 0, row 0: image must be the bytes'):
     source.read(rows)
 
@@ -150,6 +151,6 @@ def test_a_label_is_no_truth_value(tmp_path):
   parquet.write_table(pyarrow.table({'image': cells, 'label': [True]}), path)
   table = open_parquet('x', [path], ['image', 'label'], 10)
   rows, columns = np.arange(1), Columns('image', 'label')
-  source = ColumnSource(table, columns, rows, encoded.SHAPE, 3)
+  source = ColumnSource(table, columns, rows, pictures(encoded.SHAPE, 3))
   with encoded.one_line('label must be an integer in 0..2, got True'):
     source.read(rows)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffusion_jax.data import images, pipeline, sources
+from diffusion_jax.data import pipeline, sources
 
 
 @pytest.fixture
@@ -13,7 +13,9 @@ def numbered():
   """Returns a source whose image i is filled with the number i."""
   numbers = np.arange(10, dtype=np.uint8)
   pictures = np.broadcast_to(numbers[:, None, None, None], (10, 2, 3, 1))
-  return sources.ArraySource(pictures.copy(), numbers.astype(np.int32), 10, 10)
+  return sources.ArraySource(
+    pictures.copy(), numbers.astype(np.int32), 10, levels=10
+  )
 
 
 def images_of(source, size, steps, seed=0):
@@ -29,7 +31,7 @@ def test_every_epoch_has_every_image_once_in_its_own_order(numbered):
 
 def test_images_keep_their_labels_and_fill_minus_one_to_one(numbered):
   for batch in itertools.islice(pipeline.batches(numbered, 4, 0), 6):
-    image = batch['image']
+    image = batch['x']
     assert image.dtype == np.float32 and image.shape == (4, 2, 3, 1)
     expected = batch['label'] * (2 / 9) - 1
     np.testing.assert_allclose(image[:, 0, 0, 0], expected, atol=1e-6)
@@ -42,28 +44,25 @@ def test_a_batch_may_be_larger_than_the_set(numbered):
 
 def test_random_flip_mirrors_half_of_the_images():
   ramp = np.arange(4, dtype=np.uint8).reshape(1, 1, 4, 1)
-  source = sources.ArraySource(np.repeat(ramp, 500, axis=0), num_levels=4)
+  source = sources.ArraySource(np.repeat(ramp, 500, axis=0), levels=4)
   batch = pipeline.batch_at(source, 500, 0, 0, random_flip=True)
   assert 'label' not in batch
-  rising = batch['image'][:, 0, 0, 0] < batch['image'][:, 0, 3, 0]
+  rising = batch['x'][:, 0, 0, 0] < batch['x'][:, 0, 3, 0]
   assert abs(rising.mean() - 0.5) < 5 * 0.5 / 500**0.5
-  straight = images.scale(ramp, 4)
-  np.testing.assert_array_equal(batch['image'][rising][0], straight[0])
-  np.testing.assert_array_equal(
-    batch['image'][~rising][0], straight[0][:, ::-1]
-  )
+  straight = source.facts.x.encode(ramp)
+  np.testing.assert_array_equal(batch['x'][rising][0], straight[0])
+  np.testing.assert_array_equal(batch['x'][~rising][0], straight[0][:, ::-1])
   other = pipeline.batch_at(source, 500, 0, 1, random_flip=True)
-  assert (other['image'] != batch['image']).any()
+  assert (other['x'] != batch['x']).any()
 
 
 class OnDisk:
   """Serves the numbered images as a source on disk."""
 
-  num_classes, num_levels, in_memory = 10, 10, False
-  image_shape = (2, 3, 1)
+  in_memory = False
 
   def __init__(self, array_source):
-    self._inner = array_source
+    self._inner, self.facts = array_source, array_source.facts
     self.requests = []
 
   def __len__(self):
@@ -79,7 +78,7 @@ class OnDisk:
 @pytest.fixture(params=['in memory', 'on disk'])
 def source(request, numbered):
   pictures = np.random.default_rng(0).integers(0, 10, (10, 2, 3, 1), np.uint8)
-  numbered = dataclasses.replace(numbered, images=pictures)
+  numbered = dataclasses.replace(numbered, x=pictures)
   return numbered if request.param == 'in memory' else OnDisk(numbered)
 
 
@@ -138,5 +137,5 @@ def test_batches_are_those_of_a_literal_transcription():
       picture = pictures[order[step * size + row]]
       picture = picture[:, ::-1] if flips[row] else picture
       np.testing.assert_array_equal(
-        images.quantize(batch['image'][row]), picture
+        source.facts.x.decode(batch['x'][row]), picture
       )

@@ -191,8 +191,8 @@ def test_with_a_network_the_set_comes_by_itself(served, tmp_path, accept):
   accept(folder, [url])
   source = tfds_sources.cifar10('train', tmp_path / 'data')
   images, labels = written['train']
-  assert {x.tobytes() for x in source.images} == {x.tobytes() for x in images}
-  assert sorted(source.labels) == sorted(labels)
+  assert {x.tobytes() for x in source.x} == {x.tobytes() for x in images}
+  assert sorted(source.label) == sorted(labels)
 
 
 def test_a_download_that_was_changed_on_the_way_is_refused(

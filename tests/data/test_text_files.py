@@ -25,17 +25,17 @@ def test_splits_are_the_pieces_of_all_texts_in_order(folder):
     text_files(split, str(folder), length=4, test_fraction=0.4)
     for split in ('train', 'test')
   ]
-  assert [x.image_shape for x in splits] == [(1, 4, 1)] * 2
-  pieces = [x.tobytes() for s in splits for x in s.read(np.arange(len(s)))[0]]
+  assert [x.facts.x.shape for x in splits] == [(4,)] * 2
+  pieces = [x.tobytes() for s in splits for x in s.read(np.arange(len(s)))['x']]
   assert b''.join(pieces) == 'abcdefghijk\né234567'.encode()
   assert [*map(len, splits)] == [3, 2]
   file = text_files(path=str(folder / 'c.png'), length=7, test_fraction=0.0)
-  assert file.images.tobytes() == b'no text'
+  assert file.x.tobytes() == b'no text'
 
 
 def test_the_own_text_has_the_modules():
   source = text_files(length=1000, test_fraction=0.0)
-  assert b'def text_files(' in source.images.tobytes()
+  assert b'def text_files(' in source.x.tobytes()
 
 
 def test_refusals(folder):

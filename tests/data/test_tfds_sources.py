@@ -36,10 +36,10 @@ def test_pixel_for_pixel_from_the_official_format(
   for split in ('train', 'test'):
     source = load(split, tmp_path)
     images, labels = written[split]
-    assert source.images.shape == images.shape
-    assert source.images.dtype == np.uint8 and source.labels.dtype == np.int32
-    assert (source.num_classes, source.num_levels) == (10, 256)
-    assert pairs(source.images, source.labels) == pairs(images, labels)
+    assert source.x.shape == images.shape
+    assert source.x.dtype == np.uint8 and source.label.dtype == np.int32
+    assert (source.facts.num_classes, source.facts.x.levels) == (10, 256)
+    assert pairs(source.x, source.label) == pairs(images, labels)
   with pytest.raises(ValueError, match="'valid' is not one of"):
     load('valid', tmp_path)
 
@@ -58,13 +58,13 @@ def test_what_tfds_prepared_is_read_and_gives_the_same_batches(
 ):
   top, written = by_tfds
   source = tfds_sources.cifar10('train', top)
-  assert pairs(source.images, source.labels) == pairs(*written['train'])
+  assert pairs(source.x, source.label) == pairs(*written['train'])
   manual = tmp_path / 'downloads' / 'manual'
   archives.cifar10(manual)
   accept(manual, CIFAR10Arrays.URLS)
   ours = tfds_sources.cifar10('train', tmp_path)
-  np.testing.assert_array_equal(ours.images, source.images)
-  np.testing.assert_array_equal(ours.labels, source.labels)
+  np.testing.assert_array_equal(ours.x, source.x)
+  np.testing.assert_array_equal(ours.label, source.label)
 
 
 def test_tensorflow_is_not_needed(by_tfds, tmp_path):
@@ -82,7 +82,7 @@ checksums.get_all_url_infos()[url] = checksums.compute_url_info(archive)
 print(len(tfds_sources.cifar10('train', {str(tmp_path)!r})))
 print(len(tfds_sources.cifar10('test', {str(by_tfds[0])!r})))
 source = tfds_sources.tfds('train', 'cifar10', data_dir={str(by_tfds[0])!r})
-print(source.read([0])[0].shape)
+print(source.read([0])['x'].shape)
 assert 'tensorflow' not in sys.modules
 """
   result = subprocess.run(
@@ -95,16 +95,16 @@ assert 'tensorflow' not in sys.modules
 def test_tfds(by_tfds):
   top, written = by_tfds
   source = tfds_sources.tfds('train', 'cifar10', (32, 32, 3), 10, top)
-  assert (len(source), source.num_classes) == (15, 10)
-  images, labels = source.read(np.arange(15))
+  assert (len(source), source.facts.num_classes) == (15, 10)
+  images, labels = source.read(np.arange(15)).values()
   assert labels.dtype == np.int32
   assert pairs(images, labels) == pairs(*written['train'])
   half = tfds_sources.tfds(
     'test', 'cifar10:3.0.2', data_dir=top, test_split='test[1:]'
   )
-  assert len(half) == 2 and half.num_classes == 0
-  images, labels = half.read(np.array([1]))
-  assert labels is None and images.shape == (1, 64, 64, 3)
+  assert len(half) == 2 and half.facts.num_classes == 0
+  arrays = half.read(np.array([1]))
+  assert arrays.keys() == {'x'} and arrays['x'].shape == (1, 64, 64, 3)
 
 
 def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
 def test_tfds_turns_colour_into_grey_as_pillow_does(by_tfds):
   top, written = by_tfds
   source = tfds_sources.tfds('test', 'cifar10', (32, 32, 1), data_dir=top)
-  found = {image.tobytes() for image in source.read(np.arange(3))[0]}
+  found = {image.tobytes() for image in source.read(np.arange(3))['x']}
   for image in written['test'][0]:
     assert np.asarray(Image.fromarray(image).convert('L')).tobytes() in found
 
@@ -157,7 +157,7 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
   """It is cut in half, or has a flipped bit where data are stored."""
   shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
   [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
-  whole = tfds_sources.cifar10('train', tmp_path).images
+  whole = tfds_sources.cifar10('train', tmp_path).x
   data = path.read_bytes()
   path.write_bytes(data[: len(data) // 2])
   with pytest.raises(ValueError, match='cifar10/3.0.2 is damaged; delete it'):
@@ -171,7 +171,7 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
     )
     try:
       source.read(np.arange(15))
-      found = tfds_sources.cifar10('train', tmp_path).images
+      found = tfds_sources.cifar10('train', tmp_path).x
       np.testing.assert_array_equal(found, whole)
     except ValueError as error:
       assert 'cifar10/3.0.2 is damaged; delete it' in str(error)

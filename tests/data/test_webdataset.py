@@ -52,7 +52,7 @@ def test_splits_are_files_or_a_fraction(tars):
     for split in ('train', 'test')
   ]
   assert [*map(len, halves)] == [24, 6]
-  images = [s.read(np.arange(len(s)))[0] for s in halves]
+  images = [s.read(np.arange(len(s)))['x'] for s in halves]
   sums = np.concatenate(images).sum((1, 2, 3))
   assert sorted(sums) == sorted(pictures.sum((1, 2, 3)))
   chosen = np.random.default_rng(0).permutation(30)[:6]  # docs/data.md
@@ -63,16 +63,15 @@ def test_splits_are_files_or_a_fraction(tars):
 
 def test_texts_are_members_or_values_in_json(tars):
   index = np.array([14, 3])
-  captions = read(tars, text_column='json:caption').texts(index)
-  assert captions == ['picture 14', 'picture 3']
-  with encoded.one_line('text_column', 'png, cls, json, txt'):
-    read(tars).texts(index)
+  captions = read(tars, text_column='json:caption').read(index)['text']
+  assert captions.tolist() == ['picture 14', 'picture 3']
+  assert 'text' not in read(tars).read(index)
 
 
 def test_pictures_of_other_sizes_are_cropped_and_resized(tars):
   source = read(tars, image_shape=(4, 4, 1), num_classes=0)
-  images, labels = source.read(np.array([1]))
-  assert images.shape == (1, 4, 4, 1) and labels is None
+  arrays = source.read(np.array([1]))
+  assert arrays.keys() == {'x'} and arrays['x'].shape == (1, 4, 4, 1)
 
 
 @pytest.mark.parametrize('label, parts', [

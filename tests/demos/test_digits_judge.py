@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data import images, small_sets
+from diffusion_jax.data import small_sets
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.demos.digits_judge import diversity, judge
 from tests import as_main
@@ -10,8 +10,8 @@ from tests import as_main
 @pytest.fixture(scope='module')
 def test_split():
   source = small_sets.digits('test')
-  x = images.scale(source.images, 17)
-  return images.to_uint8(x, 17), source.labels
+  values = source.facts.x
+  return values.decode(values.encode(source.x)), source.label
 
 
 def test_real_digits_are_read_and_the_figure_is_the_svms_own(test_split):

@@ -12,8 +12,8 @@ from diffusion_jax.metrics import features
 def real(two_levels):
   """Returns test digits as uint8 with 0..255, and their classes."""
   source = small_sets.digits('test')
-  source = sources.TwoLevels(source) if two_levels else source
-  x, labels = source.read(np.arange(360))
+  source = sources.Binarized(source, 'threshold') if two_levels else source
+  x, labels = source.read(np.arange(360)).values()
   highest = 1 if two_levels else 16
   return np.rint(x * (255.0 / highest)).astype(np.uint8), labels
 

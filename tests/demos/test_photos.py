@@ -31,10 +31,10 @@ def test_every_crop_of_every_photo_once(two):
   source = photos.photos(paths, 'train', (4, 5, 3))
   expected = cut_by_hand(arrays, 4, 5)
   assert len(source) == len(expected) == 6 * 8 + 4 * 2
-  assert source.in_memory and source.image_shape == (4, 5, 3)
+  assert source.in_memory and source.facts.x.shape == (4, 5, 3)
   order = np.random.default_rng(1).permutation(len(source))
-  images, labels = source.read(order)
-  assert labels is None and images.dtype == np.uint8
+  (images,) = source.read(order).values()
+  assert images.dtype == np.uint8
   np.testing.assert_array_equal(images, np.stack(expected)[order])
 
 
@@ -43,7 +43,7 @@ def test_the_photos_of_scikit_learn_are_the_default():
   assert len(source) == 2 * (427 - 31) * (640 - 31)
   china = load_sample_image('china.jpg')
   flower = load_sample_image('flower.jpg')
-  first, last = source.read(np.array([0, len(source) - 1]))[0]
+  first, last = source.read(np.array([0, len(source) - 1]))['x']
   np.testing.assert_array_equal(first, china[:32, :32])
   np.testing.assert_array_equal(last, flower[-32:, -32:])
 
@@ -56,7 +56,7 @@ def test_the_test_split_is_the_right_hand_part(two):
   left = [arrays[0][:, :8], arrays[1][:, :4]]
   right = [arrays[0][:, 8:], arrays[1][:, 4:]]
   for source, parts in ((train, left), (test, right)):
-    found = source.read(np.arange(len(source)))[0]
+    found = source.read(np.arange(len(source)))['x']
     np.testing.assert_array_equal(found, np.stack(cut_by_hand(parts, 4, 2)))
 
 
@@ -70,7 +70,7 @@ def test_shrinking_averages_squares(tmp_path):
       [str(tmp_path / 'a.png')], 'train', (3, 4, channels), shrink=2
     )
     assert len(source) == 1
-    image = source.read(np.array([0]))[0][0]
+    image = source.read(np.array([0]))['x'][0]
     np.testing.assert_array_equal(image, np.repeat(blocks + 2, channels, -1))
 
 

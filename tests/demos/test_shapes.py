@@ -52,17 +52,14 @@ def test_a_picture_is_a_function_of_its_index():
   index = np.array([7, 3, 3, 40])
   source = shapes.shapes('train', num_pictures=50, num_objects=2)
   again = shapes.shapes('train', num_pictures=100, num_objects=2)
-  images, labels = source.read(index)
-  assert labels is None
+  images, texts = source.read(index).values()
   assert (images.shape, images.dtype) == ((4, 16, 16, 3), np.uint8)
-  for i, image, sentence in zip(
-    index, images, source.texts(index), strict=True
-  ):
-    other, _ = again.read(np.array([i]))
-    np.testing.assert_array_equal(image, other[0])
-    assert again.texts([i]) == [sentence]
+  for i, image, sentence in zip(index, images, texts, strict=True):
+    other = again.read(np.array([i]))
+    np.testing.assert_array_equal(image, other['x'][0])
+    assert other['text'] == [sentence]
   assert not (images[0] == images[1]).all()
-  test = shapes.shapes('test', num_pictures=100).read(np.array([3]))[0]
+  test = shapes.shapes('test', num_pictures=100).read(np.array([3]))['x']
   assert not (test[0] == images[1]).all()
 
 
@@ -77,8 +74,10 @@ def test_held_out_combinations_are_in_the_test_split_alone(num_objects):
   held_out = set(shapes.HELD_OUT)
   assert len({colour for colour, _ in held_out}) == 4
   assert {shape for _, shape in held_out} == set(shapes.SHAPES)
-  train = shapes.shapes('train', num_objects=num_objects).texts(range(2000))
-  test = shapes.shapes('test', num_objects=num_objects).texts(range(300))
+  train, test = (
+    shapes.shapes(split, num_objects=num_objects).read(np.arange(n))['text']
+    for split, n in (('train', 2000), ('test', 300))
+  )
   drawn = set().union(*map(pairs_of, train))
   assert not drawn & held_out
   assert drawn | held_out == {
@@ -110,8 +109,9 @@ def test_areas_are_those_of_the_shapes():
 def test_objects_lie_inside_and_apart():
   """The ground is visible in every corner and between two objects."""
   source = shapes.shapes('test', num_pictures=5000, num_objects=2)
-  images, _ = source.read(np.arange(200))
-  for image, sentence in zip(images, source.texts(range(200)), strict=True):
+  for image, sentence in zip(
+    *source.read(np.arange(200)).values(), strict=True
+  ):
     ground = (image == shapes.GROUND).all(axis=-1)
     assert ground[[0, 0, -1, -1], [0, -1, 0, -1]].all()
     if 'above' in sentence or 'below' in sentence:
@@ -127,13 +127,13 @@ def test_a_batch_has_the_tokens_of_its_pictures():
   source = shapes.shapes('train', num_pictures=30)
   batch = pipeline.batch_at(source, 8, 0, 3, text_length=50)
   assert batch['text'].shape == batch['text_mask'].shape == (8, 50)
-  images, _ = source.read(np.arange(30))
+  images, texts = source.read(np.arange(30)).values()
   scaled = images.astype(np.float32) / 127.5 - 1.0
   for image, sentence in zip(
-    batch['image'], text.decode(batch['text']), strict=True
+    batch['x'], text.decode(batch['text']), strict=True
   ):
     (i,) = np.flatnonzero(np.abs(scaled - image).max(axis=(1, 2, 3)) < 1e-6)
-    assert source.texts([i]) == [sentence]
+    assert texts[i] == sentence
   part = pipeline.batch_at(source, 8, 0, 3, rows=slice(4, 6), text_length=50)
   np.testing.assert_array_equal(part['text'], batch['text'][4:6])
   assert 'text' not in pipeline.batch_at(source, 8, 0, 3)

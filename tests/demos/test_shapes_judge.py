@@ -15,8 +15,7 @@ from tests import as_main
 def test_real_pictures_show_what_their_sentences_say(split, side):
   """At least 99 % of the pictures of one object and of two agree."""
   source = shapes.shapes(split, (side, side, 3), 10_000, 2)
-  index = np.arange(500)
-  result = judge(source.read(index)[0], source.texts(index))
+  result = judge(*source.read(np.arange(500)).values())
   assert set(result) == {1, 2}
   for verdict in result.values():
     assert verdict['count'] > 150
@@ -89,15 +88,15 @@ def test_other_input_is_refused():
 
 def test_the_command(tmp_path):
   source = shapes.shapes('test', num_pictures=1000, num_objects=2)
-  index = np.arange(20)
+  arrays = source.read(np.arange(20))
   path = tmp_path / 'samples.npz'
-  np.savez(path, arr_0=source.read(index)[0], texts=source.texts(index))
+  np.savez(path, arr_0=arrays['x'], texts=arrays['text'])
   result = as_main.run(shapes_judge, path)
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert lines[0].startswith('one object: 100.0% +- 0.0% of ')
   assert lines[1].startswith('2 objects: 100.0% +- 0.0% of ')
-  np.savez(path, arr_0=source.read(index)[0])
+  np.savez(path, arr_0=arrays['x'])
   result = as_main.run(shapes_judge, path)
   assert result.returncode == 2 and result.stderr.startswith('error: ')
   assert 'images (arr_0 or images) and their texts' in result.stderr

@@ -54,7 +54,7 @@ def test_the_name_in_the_cache_depends_on_all_that_the_features_do():
     identity = extractor.identity | {field: 'x'}
     other = extractor._replace(identity=identity)
     found.append(references.describe(source, ABOUT, other))
-  black = dataclasses.replace(source, images=np.zeros_like(source.images))
+  black = dataclasses.replace(source, x=np.zeros_like(source.x))
   found.append(references.describe(black, ABOUT, extractor))
   names = {references.digest(protocol) for protocol in found}
   assert len(names) == len(found)

@@ -154,7 +154,7 @@ def test_edm_training_loss_literally(sd, key):
       weight=dj.edm_weight(sd),
     )
     found, (metrics, _) = loss(
-      {'network': {}}, objectives.Context(), key, {'image': image}
+      {'network': {}}, objectives.Context(), key, {'x': image}
     )
     return found, metrics['loss'].total, inputs
 

@@ -280,7 +280,7 @@ def test_products_are_those_of_the_layers(name):
   ])  # fmt: skip
   traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
   model: Any = models.make(config, 'none')
-  x = jnp.zeros((16, *model.facts.image_shape))
+  x = jnp.zeros((16, *model.facts.x.shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
   expected = 3 * forward_flops(model.noisy.network, x, jnp.zeros(16), cond)
   found = sum(programs.flops(traced.jaxpr).values())

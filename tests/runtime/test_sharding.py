@@ -56,7 +56,7 @@ STEP = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.25)
 def batch():
   rng = np.random.default_rng(0)
   return {
-    'image': rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32),
+    'x': rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32),
     'label': rng.integers(0, 3, 16).astype(np.int32),
   }
 
@@ -174,7 +174,7 @@ def test_rows_of_this_process():
 
 def test_a_batch_is_spread_in_order():
   mesh = sharding.make_mesh(2, 4)
-  x = sharding.to_global(mesh, {'image': np.arange(16.0)})['image']
+  x = sharding.to_global(mesh, {'x': np.arange(16.0)})['x']
   first = {s.device: s.data.tolist() for s in x.addressable_shards}
   assert first[jax.devices()[0]] == [0.0, 1.0]
   assert len(first) == 8 and x.tolist() == list(range(16))

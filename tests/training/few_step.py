@@ -17,7 +17,7 @@ C = 0.7  # deviation of the Gaussian data
 
 def batch(n=12):
   rng = np.random.default_rng(1)
-  return {'image': rng.normal(size=(n, 2)), 'label': rng.normal(size=n)}
+  return {'x': rng.normal(size=(n, 2)), 'label': rng.normal(size=n)}
 
 
 def column(a):
@@ -139,9 +139,9 @@ def check_exact(objective, context, noise=False, draws=64, batch=512):
   def gradients(w):
     def gradient(key):
       data_key, key = jax.random.split(key)
-      data = {'image': C * jax.random.normal(data_key, (batch, 2))}
+      data = {'x': C * jax.random.normal(data_key, (batch, 2))}
       if noise:
-        data['noise'] = data['image'] / C
+        data['noise'] = data['x'] / C
       loss = lambda w: objective({'network': {'w': w}}, context, key, data)[0]
       return jax.grad(loss)(w)
 

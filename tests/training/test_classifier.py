@@ -46,7 +46,7 @@ def draws(key, n):
 def batch(n):
   label = np.random.default_rng(0).integers(0, 3, n)
   images = np.stack(draws(jax.random.key(1), 2000))
-  return {'image': images[label, np.arange(n)], 'label': label}
+  return {'x': images[label, np.arange(n)], 'label': label}
 
 
 def test_the_loss_is_the_cross_entropy_of_noised_images(key):
@@ -65,7 +65,7 @@ def test_the_loss_is_the_cross_entropy_of_noised_images(key):
     xt = dj.q_sample(x0, eps, level)
     return CLASSES.class_log_prob(xt, level), level
 
-  log_p, level = jax.device_get(posterior(key, data['image']))
+  log_p, level = jax.device_get(posterior(key, data['x']))
   log_p = np.asarray(log_p, np.float64)
   label, every = data['label'], np.arange(2000)
   np.testing.assert_allclose(loss, -log_p[every, label].mean(), rtol=1e-4)
@@ -145,6 +145,4 @@ def test_log_probabilities_of_labels():
 
 def test_unlabelled_images_are_refused(key):
   with pytest.raises(ValueError, match="needs batch.'label'"):
-    objective(exact)(
-      {'network': 0.0}, Context(), key, {'image': jnp.zeros((2, 2))}
-    )
+    objective(exact)({'network': 0.0}, Context(), key, {'x': jnp.zeros((2, 2))})

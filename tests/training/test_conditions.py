@@ -34,7 +34,7 @@ def test_superres_is_conditioned_on_means_over_blocks():
 
 def test_an_image_condition_is_of_the_example_itself(key):
   """Its masks have their own key, which other conditions do not change."""
-  batch = {'image': X0, 'label': np.arange(5)}
+  batch = {'x': X0, 'label': np.arange(5)}
   condition = conditions.make_condition(True, 0.5, conditions.inpaint())
 
   @jax.jit
@@ -55,6 +55,6 @@ def test_an_image_condition_is_of_the_example_itself(key):
 
 
 def test_conditions_are_dropped_with_the_probability(key):
-  batch = {'image': np.zeros((4096, 1)), 'label': np.zeros(4096)}
+  batch = {'x': np.zeros((4096, 1)), 'label': np.zeros(4096)}
   drop = conditions.make_condition(True, 0.2)(key, batch)['drop']
   assert abs(drop.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4096)

@@ -11,7 +11,7 @@ from diffusion_jax.training.objectives import Context, Network
 
 SCHEDULE, TIMES = dj.GeometricVESchedule(0.002, 80.0), dj.log_normal_times()
 RNG = np.random.default_rng(5)
-BATCH = {'image': RNG.standard_normal((32, 6, 6, 1), np.float32)}
+BATCH = {'x': RNG.standard_normal((32, 6, 6, 1), np.float32)}
 PARAMS = {'network': {'w': np.float32(0.4), 'v': np.float32([0.1, 0.2])}}
 
 
@@ -65,7 +65,7 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
   seen = jax.device_get(run(key))
   labels = seen['augment']
   assert labels.shape == (32, 2) and len(np.unique(labels)) == 64
-  changed = BATCH['image'] * labels[:, :1, None, None]
+  changed = BATCH['x'] * labels[:, :1, None, None]
   np.testing.assert_allclose(seen['x'], changed, atol=1e-4)
 
 

@@ -71,7 +71,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
 
   @jax.jit
   def run(key, value):
-    data = {'image': ORACLE.sample(key, 32)}
+    data = {'x': ORACLE.sample(key, 32)}
     loss, _ = objective({'network': {'value': value}}, Context(), key, data)
     levels = COSINE(seen['t']), COSINE(seen['t'] - 1 / N)
     return loss, seen['t'], seen['x'], levels
@@ -106,7 +106,7 @@ def test_reflow_literally(key):
   params = {'network': {'w': 0.3}}
   rng = np.random.default_rng(0)
   noise, image = rng.normal(size=(2, 16, 2))
-  data = {'image': np.float32(image)}
+  data = {'x': np.float32(image)}
   pairs = data | {'noise': np.float32(noise)}
   flow = Network(network, dj.time_input(1.0), parametrization='flow')
 
@@ -164,7 +164,7 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
 
     @jax.jit
     def run(key, objective=objective, schedule=schedule):
-      batch = {'image': jnp.zeros((64, 2))}
+      batch = {'x': jnp.zeros((64, 2))}
       inputs, keys = objective.draw(key, batch, Context())
       loss, _ = objective.loss({'network': ()}, Context(), inputs, keys)
       first = schedule(jnp.ones(()))

@@ -13,7 +13,7 @@ from tests.papers.paper import bound_terms, ddpm, network_fn
 T, BINS = 12, 17
 P = ddpm(dj.cosine_betas(T))
 X0 = np.random.default_rng(0).choice(np.linspace(-1.0, 1.0, BINS), (64, 2, 3))
-BATCH = {'image': jnp.asarray(X0, jnp.float32)}
+BATCH = {'x': jnp.asarray(X0, jnp.float32)}
 NETWORK = Network(network_fn, dj.step_input(T), learned_variance=True)
 
 

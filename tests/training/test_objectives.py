@@ -50,7 +50,7 @@ def test_times_with_weights_are_importance_sampling(key):
     weight=lambda level: jnp.ones_like(level.t),
   )
   run = jax.jit(objective.__call__)
-  batch = {'image': np.float32(x0)}
+  batch = {'x': np.float32(x0)}
   loss, (metrics, _) = run({'network': ()}, Context(), key, batch)
   each = weight * np.mean(x0**2, axis=(1, 2, 3))
   np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
@@ -97,7 +97,7 @@ def test_no_two_draws_of_an_objective_are_related(key):
 
   @jax.jit
   def run(key):
-    batch = {'image': jnp.zeros((n, 1, 1, 1))}
+    batch = {'x': jnp.zeros((n, 1, 1, 1))}
     objective({'network': ()}, Context(), key, batch)
     return calls
 
@@ -137,7 +137,7 @@ def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
   objective = make(
     lambda key: jax.debug.callback(note, jax.random.key_data(key))
   )
-  batch = {'image': jnp.ones((4, 2, 2, 1))}
+  batch = {'x': jnp.ones((4, 2, 2, 1))}
   context = Context(state=jnp.zeros((), int))
   jax.jit(accumulated(objective, 2))({'network': ()}, context, key, batch)
   jax.effects_barrier()
@@ -185,7 +185,7 @@ def at_one_level(t):
 def test_several_levels_of_an_example_are_several_calls(key):
   """The loss at two levels is the mean of the losses at each level."""
   x0 = np.random.default_rng(1).standard_normal((4, 2, 2, 1), np.float32)
-  arguments = {'network': np.float32(0.7)}, Context(), key, {'image': x0}
+  arguments = {'network': np.float32(0.7)}, Context(), key, {'x': x0}
   run = lambda objective, parts=1: jax.device_get(
     jax.jit(accumulated(objective, parts))(*arguments)
   )
@@ -295,7 +295,7 @@ def test_parts_of_a_batch_are_the_batch(make, key):
   @jax.jit
   def run(key, label):
     batch = {
-      'image': image,
+      'x': image,
       'label': label,
       'noise': image[::-1],
       'states': rng.integers(0, 3, image.shape),

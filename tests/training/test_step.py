@@ -76,7 +76,7 @@ def draw_images(key, i, n):
 
 
 def batch_at(i, n=256):
-  return {'image': draw_images(jax.random.key(9), i, n)}
+  return {'x': draw_images(jax.random.key(9), i, n)}
 
 
 @jax.jit
@@ -266,7 +266,7 @@ def test_a_constraint_comes_after_the_update_and_before_averages(
     return mean, ({'loss': Mean(mean, jnp.ones(()))}, ())
 
   line = Objective(
-    lambda key, batch, context: (batch['image'], ()),
+    lambda key, batch, context: (batch['x'], ()),
     loss,
     constrain=lambda p: {'w': p['w'] / jnp.linalg.norm(p['w'])},
   )
@@ -274,7 +274,7 @@ def test_a_constraint_comes_after_the_update_and_before_averages(
   step = make_train_step(line, sgd, lambda _: 0.5, accumulate=accumulate)
   state = init_state({'w': jnp.array([4.0, 0.0])}, sgd)
   images = jnp.array([[0.0, 1.0], [2.0, 5.0]])  # the gradient is [1, 3]
-  after, _ = jax.jit(step)(state, {'image': images}, key)
+  after, _ = jax.jit(step)(state, {'x': images}, key)
   w = np.array([3.0, -3.0]) / np.sqrt(18.0)
   np.testing.assert_allclose(after.params['w'], w, rtol=1e-6)
   np.testing.assert_allclose(after.ema_params['w'], [2 + w[0] / 2, w[1] / 2])
@@ -302,7 +302,7 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
   """`update` gets the records of all rows once, in the order of the batch."""
 
   def draw(key, batch, context):
-    return batch['image'] + context.step, ()
+    return batch['x'] + context.step, ()
 
   def loss(params, context, inputs, keys):
     mean = jnp.mean(params * inputs)
@@ -312,7 +312,7 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
     draw, loss, lambda state, records: state + (records['row'][:, 0],)
   )
   context = Context(step=10, state=('before',))
-  batch = {'image': jnp.arange(12.0).reshape(6, 2)}
+  batch = {'x': jnp.arange(12.0).reshape(6, 2)}
   for parts in (1, 3):
     (mean, (_, state)), grad = accumulated(line, parts)(
       2.0, context, key, batch

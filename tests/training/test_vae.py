@@ -14,7 +14,7 @@ from diffusion_jax.training.step import accumulated, rows
 LEVELS, B, D = 5, 6, 3
 RNG = np.random.default_rng(0)
 X = RNG.choice(np.linspace(-1.0, 1.0, LEVELS), (B, 2, 2, 1))
-BATCH = {'image': np.float32(X)}
+BATCH = {'x': np.float32(X)}
 W = {
   'encode': RNG.normal(size=(4, 2 * D)) / 2,
   'decode': RNG.normal(size=(D, 8)) / 2,
@@ -230,10 +230,10 @@ def test_decoders_literally():
   log_likelihood = lambda name, levels, *inputs: jax.jit(
     vae.log_likelihood(name, levels)
   )(*map(np.float32, inputs))
-  found = log_likelihood('gaussian', LEVELS, h, BATCH['image'])
+  found = log_likelihood('gaussian', LEVELS, h, BATCH['x'])
   expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
-  mean, image = np.float64(h[..., :1]), np.float64(BATCH['image'])
+  mean, image = np.float64(h[..., :1]), np.float64(BATCH['x'])
   expected = np.log(mass(stats.norm.cdf, mean, 1.0, image)).sum((1, 2, 3))
   found = log_likelihood('unit_gaussian', LEVELS, mean, image)
   np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -52,7 +52,7 @@ def objective(make_schedule=learned, network_fn=exact, num_steps=None, **kw):
 
 def batch(n, seed=0):
   white = np.random.default_rng(seed).random((n, 4, 4, 1)) < P
-  return {'image': np.where(white, 1.0, -1.0), 'label': np.arange(n) % 3}
+  return {'x': np.where(white, 1.0, -1.0), 'label': np.arange(n) % 3}
 
 
 # name: (make_schedule, t of gamma = -log SNR, d gamma / dt)
@@ -107,7 +107,7 @@ def drawn(key, n=64, **kw):
   (loss, (metrics, state)), seen = jax.device_get(run(key, batch(n)))
   assert state == () and loss == metrics['loss'].total
   z, gamma = np.asarray(seen[0], float), -np.asarray(seen[1], float)
-  x = np.asarray(batch(n)['image'], np.float64)
+  x = np.asarray(batch(n)['x'], np.float64)
   level = gamma[:, None, None, None]
   eps = (z - np.sqrt(sigmoid(-level)) * x) / np.sqrt(sigmoid(level))
   return metrics, x, eps, gamma

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
-from diffusion_jax.networks.inputs import Text
+from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.ranges import (
   Count,
   Finite,
@@ -105,6 +105,8 @@ class Training:
     keep_every: also those at multiples of this step
     keep_best: also the best ones, by keep_best_by
     keep_best_by: or a metric, such as fid
+    patience: steps without a lower test loss after which a training ends; 0:
+      it does not
     heartbeat_timeout: seconds without a heartbeat after which a process of
       --multihost is lost
     skip_nonfinite: steps in a row that may be skipped because loss or gradient
@@ -149,6 +151,7 @@ class Training:
   keep_every: Free[Count] = 0
   keep_best: Free[Count] = 0
   keep_best_by: Free[str] = 'test_loss'
+  patience: Free[Count] = 0
   heartbeat_timeout: Free[Size] = 30
   skip_nonfinite: Free[Count] = 0
   deterministic: Free[bool] = False
@@ -232,6 +235,8 @@ class Sampling:
     labels: classes to sample, in turn; (): all
     prompt: texts of the pictures in turn, separated by |; None: texts of the
       test split
+    context: npy or npz file of real numbers, each row a condition of
+      num_samples samples; '': of held-out examples
     ema: averaged parameters
     ema_decay: one of training.more_ema_decays; 0: the main one
     ema_sigma_rel: width of an average that is made from the run's snapshots
@@ -245,6 +250,7 @@ class Sampling:
   batch_size: Size = 100
   labels: tuple[Count, ...] = ()
   prompt: str | None = None
+  context: str = ''
   ema: bool = True
   ema_decay: Rate = 0.0
   ema_sigma_rel: Width | None = None
@@ -267,7 +273,7 @@ class DenoiserSampling(Sampling):
     schedule: another schedule whose levels are visited
     guidance: by the condition, or by a worse run
     classifier: guidance by a classifier
-    clip: clips estimates of x_0 to [-1, 1], after guidance
+    clip: clips estimates of x_0 to [-1, 1], after guidance; None: of levels
     dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
       it
     churn: noise before each step
@@ -282,7 +288,7 @@ class DenoiserSampling(Sampling):
   schedule: Schedule | None = None
   guidance: ClassifierFree | None = None
   classifier: ClassifierGuidance | None = None
-  clip: bool = True
+  clip: bool | None = None
   dynamic_threshold: Probability = 0.0
   churn: Churn | None = None
   ancestral_noise: AncestralNoise | None = None
@@ -290,7 +296,7 @@ class DenoiserSampling(Sampling):
 
   def __post_init__(self):
     before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and not (self.clip or self.dynamic_threshold):
+    if before_clip and self.clip is False and not self.dynamic_threshold:
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
 
 
@@ -425,7 +431,9 @@ class Conditioning:
     labels: the class
     text: a sentence
     image: an image computed from the example
-    dropout: probability that training hides labels, text and image
+    context: real numbers that the data have for each example, as the network
+      reads them; auto: by their shape (docs/arrays.md)
+    dropout: probability that training hides all of these
     self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
     augment: probability of each of EDM's augmentations, which the network sees
   """
@@ -433,14 +441,17 @@ class Conditioning:
   labels: bool = False
   text: Text | None = None
   image: ImageCondition | None = None
+  context: ContextEncoder | None = None
   dropout: Probability = 0.0
   self_conditioning: bool = False
   augment: Probability = 0.0
 
   def __post_init__(self):
-    if self.dropout and not (self.labels or self.text or self.image):
+    given = self.labels, self.text, self.image, self.context
+    if self.dropout and not any(given):
       raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text or image'
+        f'dropout={self.dropout} has no effect without labels, text, image or '
+        'context'
       )
     if self.augment and self.image is not None:
       raise ValueError(

@@ -88,7 +88,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   ]
   config = plain(*flags)
   source = images.source_of(config)
-  assert len(source) == 6 and source.num_classes == 10
+  assert len(source) == 6 and source.facts.num_classes == 10
   model: Any = models.make(config, tmp_path)
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
@@ -115,7 +115,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   np.testing.assert_allclose(found, 0.5 * once, rtol=1e-6)
   loss = model.objective()
   shapes = models.shapes(model)
-  batch = {'image': x, 'label': jnp.zeros(1, int)}
+  batch = {'x': x, 'label': jnp.zeros(1, int)}
   params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
   value, _ = loss(params, Context(), key, batch)
   plain_loss = toy_parts.objective(model.noisy.trained(), trained)
@@ -316,7 +316,7 @@ READ = {
   ),
   'data.paths': (['data=photos'], images.source_of),
   'data.data_dir': (['data=cifar10'], images.source_of),
-  'data.source.path': (['data=two_levels', 'data.source=npz'], images.facts_of),
+  'data.source.path': (['data=binarized', 'data.source=npz'], images.facts_of),
   'edit.image': (['edit=sdedit'], lambda c: c.edit.make()),
   'edit.mask': (['edit=inpaint'], lambda c: c.edit.make()),
   'edit.image2': (

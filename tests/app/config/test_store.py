@@ -413,5 +413,5 @@ def test_the_facts_of_a_run_go_with_its_data(tmp_path):
   facts = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
   content = folder.plain(smoke()) | {'facts': facts}
   config = store.stored(content, tmp_path)
-  assert store.with_flags(config, [('seed', '3')]).facts.num_levels == 17
+  assert store.with_flags(config, [('seed', '3')]).facts.x.levels == 17
   assert 'facts' not in store.with_flags(config, [('data', 'shapes')])

@@ -35,7 +35,7 @@ def test_accuracy_literally(run):
   config = classifier_smoke()
   model: Any = models.make(config, run)
   params, _ = weights.restore(model)
-  images, labels = small_sets.digits('test').read(np.arange(4))
+  images, labels = small_sets.digits('test').read(np.arange(4)).values()
   images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)
   keys = jax.random.split(jax.random.key(0), 4)
   measure = jax.jit(model.schema.metrics['accuracy']().measure(model.measured))

@@ -90,7 +90,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   params = models.shapes(model)
   objective = model.objective()
   batch = {
-    'image': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
+    'x': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
     'label': jax.ShapeDtypeStruct((2,), np.int32),
   }
   context = Context(ema_params=params, frozen=frozen_shapes(model))

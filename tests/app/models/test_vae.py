@@ -93,7 +93,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(hvae):
   for ends, i in ((way[:, 0], slice(0, 2)), (way[:, -1], slice(2, 4))):
     difference = np.abs(ends.astype(int) - decoded[i, 0])
     assert difference.max() <= 16  # one grey level, by rounding
-  test = images.source_of(smoke('hvae'), 'test').read(np.arange(4))[0]
+  test = images.source_of(smoke('hvae'), 'test').read(np.arange(4))['x']
   levels = np.rint(arrays['originals'] * (16 / 255))
   np.testing.assert_array_equal(levels, test)
 

@@ -52,7 +52,7 @@ def colour(tmp_path_factory):
 def files(tmp_path_factory):
   """Writes a digit, a mask, and pictures of another size and colours."""
   folder = tmp_path_factory.mktemp('pictures')
-  digit = to_uint8(scale(small_sets.digits('test').images[0], 17), 17)[..., 0]
+  digit = to_uint8(scale(small_sets.digits('test').x[0], 17), 17)[..., 0]
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
   known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   pictures = {
@@ -239,9 +239,9 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   MODES['sample'](config, palette)
   arrays = arrays_of(palette)
   test = small_sets.digits('test')
-  truth = to_uint8(scale(test.images[:4], 17), 17)
+  truth = to_uint8(scale(test.x[:4], 17), 17)
   np.testing.assert_array_equal(arrays['originals'], truth)
-  np.testing.assert_array_equal(arrays['labels'], test.labels[:4])
+  np.testing.assert_array_equal(arrays['labels'], test.label[:4])
   known = arrays['conditions'] == truth
   assert 0.1 < known.mean() < 1.0
   assert set(np.unique(arrays['conditions'][~known])) == {128}
@@ -250,7 +250,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   root = stream(config.sampling.seed, 'sampling_images')
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(4))
   model: Any = models.make(config, palette)
-  x0 = scale(test.images[:4], 17)
+  x0 = scale(test.x[:4], 17)
   expected = jax.jit(model.conditioning.image)(keys, x0)
   mesh = devices.make_mesh(config)
   # the condition depends on the seed and the number only

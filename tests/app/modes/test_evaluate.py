@@ -94,7 +94,7 @@ def test_the_bound_is_that_of_the_network(run, printed):
   config = smoke(**QUICK)
   model: Any = models.make(config, run)
   params, _ = evaluate.weights.restore(model)
-  x0, labels = small_sets.digits('test').read(np.arange(2))
+  x0, labels = small_sets.digits('test').read(np.arange(2)).values()
   root = stream(config.evaluation.seed, 'metrics')
   root = jax.random.fold_in(root, zlib.crc32(b'elbo'))
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(2))
@@ -198,7 +198,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
     size=2,
     condition=condition,
   )
-  x0, labels = source.read(index)
+  x0, labels = source.read(index).values()
   np.testing.assert_array_equal(found['label'], labels)
   root = stream(2, 'evaluation_images')
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)

@@ -151,7 +151,7 @@ def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   """Training images as samples are their own neighbours."""
   config = smoke()
   model = models.make(config, tmp_path)
-  real = report.images.source_of(config).read(np.arange(12))[0]
+  real = report.images.source_of(config).read(np.arange(12))['x']
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
   folder.write_config(tmp_path, config, model.facts)
   (tmp_path / 'samples').mkdir()

@@ -44,7 +44,7 @@ def explode(monkeypatch):
 
       def at(state, batch, *rest):
         bad = jnp.isin(state.step + 1, jnp.array(steps))
-        batch['image'] = jnp.where(bad, jnp.nan, batch['image'])
+        batch['x'] = jnp.where(bad, jnp.nan, batch['x'])
         return step(state, batch, *rest)
 
       return at

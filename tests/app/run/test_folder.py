@@ -45,7 +45,7 @@ def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
 def test_other_images_are_another_run(tmp_path):
   written(tmp_path)
   other = FACTS._replace(num_levels=256)
-  message = 'facts.num_levels is 17, 256 now'
+  message = 'facts.x.levels is 17, 256 now'
   refused(message, folder.check_same_run, tmp_path, smoke(), other)
 
 
@@ -74,5 +74,5 @@ def test_hparams_are_what_a_training_depends_on(tmp_path):
   stored = json.loads((written(tmp_path) / 'config.json').read_text())
   fields = folder.hparams(stored)
   assert fields['network.channels'] == 8
-  assert fields['facts.image_shape'] == '[8, 8, 1]'
+  assert fields['facts.x.shape'] == '[8, 8, 1]'
   assert not [n for n in fields if n.startswith(('sampling.', 'report.'))]

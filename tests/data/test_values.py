@@ -1,0 +1,97 @@
+"""What models see of the data, and the way back to the data's units."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from diffusion_jax.data.values import Values
+
+ODD = Values((4, 2), mean=(1e3, -2e-4), std=(1e-3, 5e2))
+
+
+@pytest.mark.parametrize('levels', [2, 17, 256])
+def test_levels_fill_minus_one_to_one_and_are_written_in_0_to_255(levels):
+  values = Values((8, 8, 1), levels)
+  level = np.arange(levels, dtype=np.uint8)
+  x = values.encode(level)
+  assert x.dtype == np.float32
+  np.testing.assert_allclose(x, np.linspace(-1.0, 1.0, levels), atol=1e-6)
+  shown = values.decode(x)
+  assert shown.dtype == np.uint8
+  np.testing.assert_array_equal(shown, np.rint(level * (255 / (levels - 1))))
+  again = values.decode(values.written.encode(shown))
+  np.testing.assert_array_equal(again, shown)  # what files have
+  assert values.log_det == 0.0 and values.written.levels == 256
+
+
+def test_levels_are_rounded_to_the_nearest_and_clipped():
+  x = np.array([-3.0, -0.9, -0.06, 0.06, 0.95, 7.0])
+  expected = np.array([0, 0, 1, 1, 2, 2]) * 127.5
+  np.testing.assert_array_equal(Values((6,), 3).decode(x), np.rint(expected))
+
+
+def test_pictures_and_texts():
+  """Levels [H, W, C] are pictures, levels [L] texts, real numbers neither."""
+  found = [
+    (Values(shape, levels).is_picture, Values(shape, levels).is_text)
+    for levels in (17, 0)
+    for shape in ((8,), (8, 2), (8, 8, 1), (4, 4, 4, 1))
+  ]
+  neither = False, False
+  pictures = [(False, True), neither, (True, False), neither]
+  assert found == [*pictures, *[neither] * 4]
+
+
+@given(st.integers(0, 2**31), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_real_numbers_come_back_in_their_units(seed, mean, std):
+  """To 1e-6 standard deviations, or what float32 keeps of the values."""
+  values = Values((5, 1), mean=(mean,), std=(std,))
+  x = mean + std * np.random.default_rng(seed).normal(size=(3, 5, 1))
+  z = values.encode(x)
+  assert z.dtype == np.float32
+  np.testing.assert_allclose(z, (x - mean) / std, rtol=1e-6, atol=1e-6)
+  found = values.decode(z)
+  if abs(mean) > 1e3 * std:
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, x, rtol=0, atol=1e-6 * std)
+  else:
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, x, rtol=1e-6, atol=1e-6 * std)
+
+
+def test_each_number_of_the_last_axis_has_its_unit():
+  x = np.random.default_rng(0).normal(size=(1000, 4, 2))
+  x = x * ODD.std + ODD.mean
+  z = ODD.encode(x)
+  np.testing.assert_allclose(z.mean(axis=(0, 1)), 0.0, atol=0.06)
+  np.testing.assert_allclose(z.std(axis=(0, 1)), 1.0, atol=0.05)
+  error = np.abs(ODD.decode(z) - x) / ODD.std
+  assert error.max() < 1e-6
+  plain = Values((4, 2))  # no statistics: as it is
+  np.testing.assert_array_equal(plain.encode(x), x.astype(np.float32))
+  np.testing.assert_array_equal(plain.decode(plain.encode(x)), np.float32(x))
+  assert plain.written == plain and plain.log_det == 0.0
+
+
+def test_log_det_is_that_of_decode():
+  values = Values((3, 2), mean=(0.3, 7.0), std=(0.02, 4.0))
+  decode = lambda z: (
+    z.reshape(3, 2) * jnp.array(values.std) + jnp.array(values.mean)
+  )
+  jacobian = jax.jacobian(lambda z: decode(z).ravel())(jnp.zeros(6))
+  ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
+  zero = values.decode(np.zeros((3, 2))).ravel()
+  np.testing.assert_allclose(np.stack(ours, 1) - zero, jacobian, rtol=1e-4)
+  _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
+  np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)
+
+
+def test_inside_is_a_closed_box_of_the_last_axis():
+  values = Values((2, 2), low=(0.0, -1.0), high=(1.0, 5.0))
+  x = np.full((5, 2, 2), 0.5)
+  x[1, 1] = 0.0, 5.0  # the corners are in
+  x[2, 0, 0], x[3, 1, 1], x[4, 1, 0] = 1.01, -1.01, np.nan
+  assert values.inside(x).tolist() == [True, True, False, False, False]
+  assert Values((2, 2)).inside(x).all()
