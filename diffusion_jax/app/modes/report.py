@@ -28,7 +28,7 @@ from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import drawings, image_sets
+from diffusion_jax.data import drawings, image_sets, npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
@@ -42,6 +42,7 @@ from diffusion_jax.runtime.sharding import replicate
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
+_POINTS = 2000  # of vectors in a file of samples
 _FILES = 12  # of --mode=sample, the newest
 _TEST_IMAGES = 200  # for comparison with the distances of samples
 # With more pixels in all training images the search takes minutes.
@@ -193,10 +194,16 @@ def drawn_by(
 
 def read_first(model: Model, path: Path, n: int) -> np.ndarray:
   """Returns the first n images of a file, which must have the run's shape."""
-  stored, shape = image_sets.read(path), model.facts.x.shape
-  if stored.shape[1:] != shape:
-    raise UserError(f'{path} has images of {stored.shape[1:]}, not {shape}')
-  return next(stored.batches(n))
+  values = model.facts.x
+  if values.is_picture:
+    stored = image_sets.read(path)  # which reads the first n only
+    shape, first = stored.shape[1:], stored.batches(n)
+  else:
+    (array,) = npz.read(path, ['arr_0']).values()
+    shape, first = array.shape[1:], iter([array[:n]])
+  if tuple(shape) != tuple(values.shape):
+    raise UserError(f'{path} has arrays of {shape}, not {values.shape}')
+  return next(first)
 
 
 def count_calls(model: Model) -> int | None:
@@ -239,7 +246,8 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   picture = drawings.sheet(
     model.facts.x, pairs, len(samples), 64, each=True
   )
-  label = f'distance (root mean square, in [-1, 1]) {np.mean(distances):.3g}'
+  unit = 'in [-1, 1]' if model.facts.x.levels else 'in standard deviations'
+  label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
     test = images.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
