@@ -168,7 +168,9 @@ def gallery(
   """Returns pictures of the files of --mode=sample, and how these differ."""
   paths = record.files_of(Path(model.workdir) / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
-  films = [y for x in newest if (y := optional(x.name, drawn_by, model, x, data))]
+  films = [
+    y for x in newest if (y := optional(x.name, drawn_by, model, x, data))
+  ]
   table = page.differing({name: fields for name, _, fields in films})
   return [*(film for _, film, _ in films), *table]
 
@@ -236,6 +238,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   if path.is_file():
     samples = read_first(model, path, _PICTURES)
   source = images.source_of(model.config)
+  samples = None if samples is None else samples[:_PICTURES]
   size = len(source) * int(np.prod(source.facts.x.shape))
   if samples is None or size > _MOST_PIXELS:
     return None
@@ -243,9 +246,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
     model.facts.x, model.facts.x.written.encode(samples), source
   )
   pairs = np.concatenate([samples, nearest_images])
-  picture = drawings.sheet(
-    model.facts.x, pairs, len(samples), 64, each=True
-  )
+  picture = drawings.sheet(model.facts.x, pairs, len(samples), 64, each=True)
   unit = 'in [-1, 1]' if model.facts.x.levels else 'in standard deviations'
   label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
