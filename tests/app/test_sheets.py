@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from PIL import Image
 
 from diffusion_jax.app import models, sample_inputs, sheets
