@@ -20,8 +20,8 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import Preempted, UserError
+from tests.app import conftest
 from tests.app.conftest import (
-  DIGITS,
   arrays_of,
   lines_of,
   params_of,
@@ -262,7 +262,7 @@ def test_a_sweep_changes_the_config(command, flags):
 def test_a_run_is_a_config(command, tmp_path):
   """A training with its config has no facts; other modes have them."""
   own.allow([smoke().network.name])
-  stored_run(tmp_path, smoke(seed=7), facts=DIGITS.as_json())
+  stored_run(tmp_path, smoke(seed=7), facts=conftest.DIGITS.as_json())
   run = command(str(tmp_path), **{'sampling.num_steps': '3'})
   used = run.config('sample', str(tmp_path))
   assert (used.seed, used.sampling.num_steps) == (7, 3)

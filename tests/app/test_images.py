@@ -78,10 +78,9 @@ def test_facts_are_those_of_the_data():
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
   assert images.facts_of(other) == sources.pictures((64, 64, 3))
-  facts = sources.Facts(
-    Values((4, 4, 1), 5), 3, Values((2,), 0, (1.5,), (2.0,))
-  )
-  for facts in (facts, facts._replace(context=None)):
+  context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
+  for other in (None, context):
+    facts = sources.Facts(Values((4, 4, 1), 5), 3, other)
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
     assert images.facts_of(store.completed(tree)) == facts
 
@@ -119,7 +118,7 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
     else:
       refused('config.data: each text must have', images.source_of, config)
   config = data('webdataset', 'shapes_text', **fields)
-  message = 'config.data: these images have no texts .* text_column'
+  message = 'config.data: these images have no texts .*text_column'
   refused(message, images.source_of, config)
   assert smoke.shrunk(config).data.name == 'shapes'
   fields = {'path': '/nowhere', 'num_classes': 7}

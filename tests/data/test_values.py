@@ -81,9 +81,8 @@ def test_log_det_is_that_of_decode():
   jacobian = jax.jacobian(lambda z: z * std + mean)(jnp.zeros(6))
   ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
   zero = values.decode(np.zeros((3, 2))).ravel()
-  np.testing.assert_allclose(
-    np.stack(ours, 1) - zero[:, None], jacobian, rtol=1e-4
-  )
+  found = np.stack(ours, axis=1) - zero[:, None]
+  np.testing.assert_allclose(found, jacobian, rtol=1e-4)
   _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
   np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)
 

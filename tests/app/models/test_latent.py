@@ -226,9 +226,8 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
 
 @pytest.fixture
 def files(tmp_path):
-  digits = DIGITS.x.decode(DIGITS.x.encode(small_sets.digits('test').x[:2]))[
-    ..., 0
-  ]
+  x = DIGITS.x.encode(small_sets.digits('test').x[:2])
+  digits = DIGITS.x.decode(x)[..., 0]
   known = np.full((8, 8), 255, np.uint8)
   known[:, 5:] = 0  # column 4 is known, but not its latents
   for name, x in {'a': digits[0], 'b': digits[1], 'mask': known}.items():
