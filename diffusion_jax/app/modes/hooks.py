@@ -272,7 +272,8 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  cond, _, conditions = sample_inputs.choose(model, n, mesh)
+  inputs = sample_inputs.choose(model, n, mesh)
+  cond, conditions = inputs.cond, inputs.images
   drawing = generate_film(model, mesh)
 
   def begin(state, frozen, function=drawing.start):
