@@ -110,24 +110,6 @@ def test_samples_that_are_not_finite_are_refused():
     errors(x)
 
 
-def test_samples_at_its_quantiles_are_a_distribution_of_one_dimension():
-  one = oracles.mixture([0.4, 0.6], [[-1.0], [0.8]], [[[0.1]], [[0.3]]])
-  levels = (np.arange(200) + 0.5) / 200
-  x = posterior.quantiles(one, np.ones(1), levels)[:, None]
-  assert posterior.sliced_w2(x, one) < 1e-3
-
-
-def test_samples_of_a_known_covariance():
-  """Their covariance is 1.44 I in place of I."""
-  x = np.random.default_rng(0).normal(size=(50, 3))
-  x = (x - x.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
-  white = oracles.mixture([1.0], [np.zeros(3)], [np.eye(3)])
-  found = posterior.posterior_errors(
-    1.2 * x, white, np.eye(3), np.zeros(3), 1.0
-  )
-  np.testing.assert_allclose(found.cov, 0.44, rtol=1e-6)
-
-
 def test_samples_at_the_quantiles_have_no_distance():
   """The i-th of n samples is the quantile (i + 1/2) / n."""
   exact = oracles.gaussian(np.zeros(1), np.eye(1))

@@ -51,6 +51,12 @@ def run(config: Node, workdir: str | Path) -> None:
     (changes, models.make(point, workdir, model.facts))
     for changes, point in sweep(config)
   ]
+  idle = [field for field in points[0][0] if field not in OF_WEIGHTS]
+  if idle and not of_samples:
+    raise UserError(
+      f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
+      f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
+    )
   for _, point in points:
     point.check('evaluate')
   results: Results = {title(changes): {} for changes, _ in points}
