@@ -53,10 +53,10 @@ METHODS = {
 }
 
 
-def upper_half(*, image_shape: tuple[int, int, int]) -> Operator:
+def upper_half(*, shape: tuple[int, ...]) -> Operator:
   """Shows the upper half of images."""
-  mask = np.zeros(image_shape, bool)
-  mask[: image_shape[0] // 2] = True
+  mask = np.zeros(shape, bool)
+  mask[: shape[0] // 2] = True
   return operators.masked(jnp.asarray(mask))
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import unread
+from diffusion_jax.app import needs, unread
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.noisy import NoisyNetwork
@@ -190,6 +190,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
+    refuse(needs.problems(self.config, self.facts, mode))
     refuse(self.problems(mode))
     refuse(unread.problems(self.config, self.workdir, mode))
 

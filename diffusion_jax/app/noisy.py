@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -30,6 +31,7 @@ _ASKED = {
   'label': 'conditioning.labels',
   'text': 'conditioning.text',
   'image': 'conditioning.image',
+  'context': 'conditioning.context',
   'x0': 'conditioning.self_conditioning',
   'augment': 'conditioning.augment',
   'elapsed': 'objective',
@@ -171,7 +173,14 @@ class NoisyNetwork:
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,
       elapsed=self.needs.map_kind == 'average_velocity',
       guidance_scale=self.needs.guidance_scale,
+      **self._context(),
     )
+
+  def _context(self):
+    encoder, context = self.conditioning.context, self.facts.context
+    if encoder is None or context is None:
+      return {}
+    return {'context': context.shape, 'context_encoder': encoder}
 
   def _image_channels(self):
     image = self.conditioning.image
@@ -212,7 +221,11 @@ class NoisyNetwork:
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
     condition = conditions.make_condition(
-      c.labels, 0.0 if test else c.dropout, c.image, c.text is not None
+      c.labels,
+      0.0 if test else c.dropout,
+      c.image,
+      c.text is not None,
+      c.context is not None,
     )
     return dataclasses.replace(
       self.given(network),
@@ -232,8 +245,12 @@ class NoisyNetwork:
 
   @property
   def clips(self) -> bool:
-    """Whether sampling clips x_0."""
-    return self.config.sampling.get('clip', False)
+    """Whether sampling clips x_0; by default of levels, but not of latents."""
+    clip = self.config.sampling.get('clip', False)
+    if clip is not None:
+      return clip
+    is_latent = self.config.get('latent') is not None
+    return bool(self.facts.x.levels) and not is_latent
 
   @property
   def reverse_variance(self) -> str:
@@ -316,14 +333,19 @@ class NoisyNetwork:
     if not heights or ':' in self.config.network.name:
       return
     levels = len(self.config.network.get('multipliers', (1,)))
-    height = self.state_shape[0]
-    possible = [height // 2**level for level in range(levels)]
+    sides = self.state_shape[:-1]
+    maps = [[side // 2**level for side in sides] for level in range(levels)]
+    is_flat = len(sides) == 2
+    possible = [m[0] if is_flat else math.prod(m) for m in maps]
     absent = [h for h in heights if h not in possible]
     if absent:
+      what = ('height', 'heights') if is_flat else ('number', 'numbers')
+      of = '' if is_flat else ' of positions'
       yield (
-        f'config.network.attention_resolutions: no feature map has the height '
-        f'{absent[0]}; the heights are {", ".join(map(str, possible))}, and () '
-        'is attention in the middle only'
+        f'config.network.attention_resolutions: no feature map has the '
+        f'{what[0]}{of} {absent[0]}; the {what[1]} are '
+        f'{", ".join(map(str, possible))}, and () is attention in the middle '
+        'only'
       )
 
 

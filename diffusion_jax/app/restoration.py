@@ -31,7 +31,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings, images, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Finite, Positive, Size
 
@@ -41,10 +41,34 @@ _ROWS = 16  # of the sheet
 _MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 
 
-def mask(mask: str = '', *, image_shape: tuple[int, int, int]) -> Operator:
-  """Shows the white pixels of the picture `mask`, and 0 elsewhere."""
-  white = read_mask(mask, image_shape, 'operator.mask')
-  return operators.masked(jnp.asarray(white))
+def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
+  """Shows the white pixels of the picture `mask`, and 0 elsewhere.
+
+  For arrays that are no pictures, `mask` is a .npy file of their shape, True or
+  1 where numbers are seen.
+  """
+  if Path(mask).suffix != '.npy':
+    return operators.masked(
+      jnp.asarray(read_mask(mask, shape, 'operator.mask'))
+    )
+  seen = npz.read_array(mask, 'mask', 'fiub')
+  if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
+    raise ValueError(
+      f'operator.mask={mask} must have 0 and 1 in the shape {list(shape)}, got '
+      f'{list(seen.shape)}'
+    )
+  return operators.masked(jnp.asarray(seen, bool))
+
+
+def matrix(path: str = '', *, shape: tuple[int, ...]) -> Operator:
+  """Multiplies x, flattened, by the matrix [M, D] of a .npy file: [B, M]."""
+  rows, size = npz.read_array(path, 'matrix'), math.prod(shape)
+  if rows.ndim != 2 or rows.shape[1] != size:
+    raise ValueError(
+      f'operator.path={path} has the shape {list(rows.shape)}, and a matrix '
+      f'[M, {size}] is needed for x of the shape {list(shape)}'
+    )
+  return lambda x: x.reshape(len(x), -1) @ jnp.asarray(rows, x.dtype).T
 
 
 def brightness(x0: jax.Array, strength: Finite = 10.0) -> jax.Array:
@@ -54,14 +78,16 @@ def brightness(x0: jax.Array, strength: Finite = 10.0) -> jax.Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Restore(Edit):
-  """Draws pictures x_0 given y = operator(x_0) + noise (docs/posterior.md).
+  """Draws x_0 given y = operator(x_0) + noise (docs/posterior.md).
 
   Args:
     image: a damaged picture, a folder of them, or a pattern such as 'in/*.png';
-      .npy files have y in its own units, phase's for instance
+      .npy files have y in its own units, phase's for instance, and are needed
+      for data that are no pictures
     operator: the damage
     posterior: the method
-    noise: standard deviation of y's noise, in grey levels of 255
+    noise: standard deviation of y's noise, in grey levels of 255, or in the
+      units of y for data that are no pictures
     simulate: the pictures are clean, and are damaged first
   """
 
@@ -95,31 +121,54 @@ class Restore(Edit):
 
   def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
-    forward, shape = self._forward(model), model.facts.x.shape
+    forward, values = self._forward(model), model.facts.x
+    shape, std = values.shape, self._std(model)
     seen = jax.eval_shape(
       forward, jax.ShapeDtypeStruct((1, *shape), np.float32)
     )
-    std = self.noise / _GREY
-    print(f'noise: {self.noise:g} grey levels of 255, {std:.4g} in [-1, 1]')
+    if values.levels:
+      print(f'noise: {self.noise:g} grey levels of 255, {std:.4g} in [-1, 1]')
     print(self.posterior.note, end='')
     if not self.simulate:
-      y = np.stack([_read(path, seen.shape[1:]) for path in self.files()])
+      y = np.stack([
+        _read(path, seen.shape[1:], values) for path in self.files()
+      ]) - self._offset(model)  # fmt: skip
       return {'y': self._possible(model, y)}
-    clean = np.stack([read_picture(x, 'image', shape) for x in self.files()])
-    y = forward(jnp.asarray(images.PICTURES.encode(clean)))
+    clean = np.stack([_read_clean(x, values) for x in self.files()])
+    y = forward(jnp.asarray(values.written.encode(clean)))
     key = stream(model.config.sampling.seed, 'measurement')
     y += std * jax.random.normal(key, y.shape)
     return {'y': self._possible(model, y), 'clean': clean}
+
+  def _std(self, model):
+    # The noise in the units of y as the model has it.
+    return self.noise / _GREY if model.facts.x.levels else self.noise
+
+  def _offset(self, model):
+    # What the operator makes of the mean of the data, which y loses: float32
+    # would round real numbers that are far from 0.
+    values = model.facts.x
+    if values.levels or not self._is_linear(model):
+      return 0.0
+    with jax.enable_x64(True):
+      mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+      return np.asarray(self._operator(model)(jnp.asarray(mean)))[0]
+
+  def _is_linear(self, model):
+    x = np.zeros((1, *model.facts.x.shape), np.float32)
+    return is_linear(self._operator(model), x)
 
   def _possible(self, model, y):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
-    forward, std = self._forward(model), self.noise / _GREY
+    forward, std = self._forward(model), self._std(model)
     if not is_linear(forward, x0[:1]):
-      return np.asarray(y)
+      return np.asarray(y, np.float32)
     seen = _seen(forward, x0[:1])
     y = np.where(seen, y, 0.0).astype(np.float32)
+    if not model.facts.x.levels:
+      return y
     needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
     beyond = needed > _MOST
     if beyond.any():
@@ -170,26 +219,39 @@ class Restore(Edit):
         'pseudoinverse, or for decoupled and gibbs posterior.step_size'
       )
     measurement = dj.Measurement(
-      inputs['y'], lambda x: forward(task.decode(x)), self.noise / _GREY
+      inputs['y'], lambda x: forward(task.decode(x)), self._std(model)
     )
     given = Given(task.plan, task.keys, inputs['cond'], measurement, linear)
     drawn = self.posterior.draw(given)
-    residual = measurement.residual(drawn['x']) * _GREY / self.noise
+    residual = measurement.residual(drawn['x']) / self._std(model)
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
     drawn['residual'] = jnp.sqrt(square / _seen(forward, grey).mean())
     if self.posterior.takes_white:
       drawn['whiteness'] = whiteness(given, drawn['x'])
     return drawn
 
-  def _forward(self, model):
+  def _operator(self, model):
     # A mask is read, and described, once.
     made, shape = self._operators, model.facts.x.shape
     if shape not in made:
       assert self.operator is not None  # `check` refuses
-      made[shape] = self.operator.make({'image_shape': shape})
+      made[shape] = self.operator.make({'shape': shape})
     return made[shape]
 
+  def _forward(self, model):
+    # The operator of x as the model has it, less `_offset`.
+    operator, values = self._operator(model), model.facts.x
+    if values.levels:
+      return operator
+    std, mean = (np.asarray(x, np.float32) for x in values[3:1:-1])
+    if self._is_linear(model):
+      return lambda x: operator(std * x)
+    return lambda x: operator(std * x + mean)
+
   def write(self, model: Model, path: Path, made: Made) -> None:
+    if not model.facts.x.is_picture:
+      self._write_arrays(model, path, made)
+      return
     results, numbers, pictures = made
     y, clean = pictures['y'], pictures.get('clean')
     samples = results.reshape(len(y), -1, *results.shape[1:])
@@ -236,6 +298,30 @@ class Restore(Edit):
     first = 'clean, ' * bool(clean is not None) + 'y, ' * _is_picture(y[0])
     print(f'wrote {path}: {first}samples, their mean and standard deviation')
 
+  def _write_arrays(self, model, path, made):
+    # The npz file has all arrays; a drawing of each measurement's samples.
+    results, numbers, arrays = made
+    size = len(arrays['y'])
+    samples = results.reshape(size, -1, *results.shape[1:])
+    clean = arrays.get('clean')
+    for i, file in enumerate(self.files()):
+      mine = {n: a.reshape(size, -1, *a.shape[1:])[i]
+              for n, a in numbers.items()}  # fmt: skip
+      name = Path(file).name
+      kept = _kept(mine['x'], mine['residual'])
+      if kept.any():
+        mine = {n: a[kept] for n, a in mine.items()}
+        truth = [] if clean is None else [model.facts.x.encode(clean[i])]
+        figures = _figures(mine, *truth)
+        for key in ('psnr', 'psnr_of_mean'):
+          figures.pop(key, None)
+        print(f'{name}: {_listed(figures)}{_warning(**figures)}')
+      print(_left(name, kept), end='')
+      place = path.with_name(f'{path.name}_{Path(file).stem}.png')
+      drawn = drawings.sheet(model.facts.x, samples[i], len(samples[i]))
+      images.write_png(place, drawn)
+      print(f'wrote {place}')
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steer(Edit):
@@ -264,8 +350,13 @@ class Steer(Edit):
     node = self.reward
     assert node is not None  # `check` refuses
 
+    values = task.model.facts.x
+
     def reward(x):
-      found = node.make({'x0': task.decode(x)})
+      x0 = task.decode(x)
+      if values.mean:  # in the user's units
+        x0 = x0 * np.float32(values.std) + np.float32(values.mean)
+      found = node.make({'x0': x0})
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
           f'config.edit.reward={node.name}: its result has the shape '
@@ -326,13 +417,28 @@ def _rms(x):
   return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
-def _read(path, shape):
+def _read_clean(path, values):
+  # Reads a clean example, as files have it.
+  if values.is_picture:
+    return read_picture(path, 'image', values.shape)
+  return _array(path, values.shape)
+
+
+def _array(path, shape):
+  if Path(path).suffix != '.npy':
+    raise ValueError(f'{path}: data that are no pictures need .npy files')
+  x = npz.read_array(path, 'x')
+  if x.shape != tuple(shape):
+    raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
+  return x
+
+
+def _read(path, shape, values):
   # Reads a measurement: a picture in [-1, 1], or an array in its own units.
   if Path(path).suffix == '.npy':
-    y = np.load(path, allow_pickle=False).astype(np.float32)
-    if y.shape != shape:
-      raise ValueError(f'{path} has the shape {y.shape}, {shape} is needed')
-    return y
+    return _array(path, shape)
+  if not values.is_picture:
+    return _array(path, shape)  # refuses other files
   if len(shape) != 3 or shape[-1] not in (1, 3):
     raise ValueError(
       f'{path}: what this operator measures is no picture, but an array '

@@ -1,4 +1,4 @@
-"""What samples are conditioned on: labels, texts, images."""
+"""What samples are conditioned on: labels, texts, images, real numbers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import images
+from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
+from diffusion_jax.app.other_runs import by_run
 from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.data import npz
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import functional
 from diffusion_jax.runtime.per_image import per_image
 
 Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
@@ -36,11 +41,16 @@ class ImageConditions(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """What N samples are conditioned on: cond, arrays [N, ...], texts, images."""
+  """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
+
+  context: real numbers [K, ...] in the user's units; N / K samples in a row
+  belong to each.
+  """
 
   cond: dict[str, np.ndarray]
   texts: list[str] | None
   images: ImageConditions | None
+  context: np.ndarray | None = None
 
   def stored(self) -> dict[str, np.ndarray]:
     """Returns the arrays [N, ...] that are stored with the samples."""
@@ -52,6 +62,8 @@ class Inputs(NamedTuple):
       arrays['originals'] = self.images.originals
     if self.texts:
       arrays['texts'] = np.array(self.texts)
+    if self.context is not None:
+      arrays['context'] = self.context
     return arrays
 
 
@@ -62,21 +74,33 @@ def stored_names(model: Model) -> set[str]:
     names.add('texts')
   if model.conditioning.image is not None:
     names |= {'conditions', 'originals'}
+  if model.conditioning.context is not None:
+    names.add('context')
   return names
+
+
+def count(model: Model) -> int:
+  """Returns how many samples are drawn: num_samples of each row of context."""
+  rows = given_context(model)
+  return model.config.sampling.num_samples * (1 if rows is None else len(rows))
 
 
 def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
-  texts = choose_texts(model, n)
+  texts, context = choose_texts(model, n), choose_context(model, n)
   cond = {
     'label': labels,
     'image': None if pictures is None else pictures.image,
     **encode_texts(model, texts),
   }
+  if context is not None:
+    assert model.facts.context is not None  # else it was refused
+    encode = model.facts.context.encode
+    cond['context'] = encode(context)[rows_of(model, n)]
   cond = {name: x for name, x in cond.items() if x is not None}
-  return Inputs(cond, texts, pictures)
+  return Inputs(cond, texts, pictures, context)
 
 
 def choose_labels(model: Model, n: int) -> np.ndarray | None:
@@ -172,11 +196,108 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
   )
 
 
+def choose_context(model: Model, n: int) -> np.ndarray | None:
+  """Returns the context of the first n samples, [K, ...], or None.
+
+  They are rows of sampling.context, of num_samples each, or else of held-out
+  examples, of one each.
+  """
+  if model.conditioning.context is None:
+    return None
+  rows = given_context(model)
+  if rows is not None:
+    return rows[: -(-n // model.config.sampling.num_samples)]
+  source = images.unseen(model.config)
+  with from_config('data'):
+    return source.read(np.arange(n) % len(source))['context']
+
+
+def given_context(model: Model) -> np.ndarray | None:
+  """Returns the rows of the file sampling.context, [K, ...], or None.
+
+  Raises UserError for another shape and numbers that are not finite.
+  """
+  path = model.config.sampling.context
+  if not path:
+    return None
+  own.check_paths('sampling.context', path)
+  facts = model.facts.context
+  if facts is None or model.conditioning.context is None:
+    raise UserError(
+      'config.sampling.context: the network of this run takes no context '
+      '(conditioning.context)'
+    )
+  with from_config('sampling.context'):
+    rows = npz.read_array(path, 'context')
+  rows = rows[None] if rows.shape == tuple(facts.shape) else rows
+  if rows.shape[1:] != tuple(facts.shape) or not len(rows):
+    wanted = ', '.join(map(str, facts.shape))
+    raise UserError(
+      f'config.sampling.context: {path} has the shape {list(rows.shape)}, and '
+      f'[{wanted}] or [K, {wanted}] is needed'
+    )
+  if not np.isfinite(rows).all():
+    raise UserError(
+      f'config.sampling.context: {path} has numbers that are not finite'
+    )
+  return rows
+
+
+def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
+  """Returns cond with the network's codes of a context, computed once a row.
+
+  Networks that other runs guide get the context itself.
+  """
+  noisy, facts, context = model.noisy, model.facts.context, inputs.context
+  c = model.config.sampling
+  guided = c.get('classifier') or by_run(c.get('guidance'))
+  plain = noisy is not None and noisy.apply_fn is functional.network_fn
+  if context is None or facts is None or not plain or guided:
+    return inputs.cond
+  module, rows = noisy.network, {'context': facts.encode(context)}
+  code = jax.jit(
+    lambda params: functional.encode_context(
+      module, params, rows, model.state_shape
+    )
+  )(params['network'])
+  if 'context_code' not in code:
+    return inputs.cond
+  cond = {n: x for n, x in inputs.cond.items() if n != 'context'}
+  each = rows_of(model, len(inputs.cond['context']))
+  return cond | {'context_code': np.asarray(code['context_code'])[each]}
+
+
+def rows_of(model: Model, n: int) -> np.ndarray:
+  """Returns the row of the context that each of the first n samples has."""
+  index, c = np.arange(n), model.config.sampling
+  return index // c.num_samples if c.context else index
+
+
+FAR = 6.0  # standard deviations
+
+
+def warn_if_far(model: Model, context: np.ndarray | None) -> None:
+  """Prints which row of a context is far from the training data, if one is."""
+  if context is None or model.facts.context is None:
+    return
+  z = np.abs(model.facts.context.encode(context)).reshape(len(context), -1)
+  row, entry = np.unravel_index(np.argmax(z), z.shape)
+  if z[row, entry] > FAR:
+    print(
+      f'note: number {entry} of row {row} of the context is '
+      f"{z[row, entry]:.3g} standard deviations from the training data's "
+      'mean: the network has not seen such data, and its samples may be wrong'
+    )
+
+
 def shapes(model: Model, size: int) -> Shapes:
   """Returns (shape, dtype) of each array that `size` images depend on."""
   arrays = text_shapes(model.config, size)
   if takes_labels(model):
     arrays['label'] = (size,), jnp.int32
+  if model.conditioning.context is not None:
+    assert model.facts.context is not None  # else it was refused
+    arrays['context'] = (size, *model.facts.context.shape), jnp.float32
   if model.conditioning.image is not None:
     x0 = jax.ShapeDtypeStruct((size, *model.facts.x.shape), jnp.float32)
     keys = jax.eval_shape(

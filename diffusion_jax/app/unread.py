@@ -19,6 +19,7 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
     (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
     (not t.keep_best, ('keep_best_by',), 'keep_best=0'),
     (not t.checkpoint_every, ('keep_best',), 'checkpoint_every=0'),
+    (not t.evaluate_every, ('patience',), 'evaluate_every=0'),
     (not t.ema_half_life, ('ema_rampup',), 'ema_half_life=None'),
     (
       not t.ema_sigma_rels,

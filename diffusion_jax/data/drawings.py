@@ -1,4 +1,8 @@
-"""Drawings of samples by what they are: pictures and texts."""
+"""Drawings of samples by what they are, from pictures to vectors and volumes.
+
+Axes and colours depend on the data, not on the samples, so that the drawings of
+a film, of previews and of several runs can be compared.
+"""
 
 import numpy as np
 
@@ -6,22 +10,272 @@ from diffusion_jax.data import images
 from diffusion_jax.data.text_files import draw_bytes
 from diffusion_jax.data.values import Values
 
+MOST = 4  # coordinates of a vector, or channels
+_CURVES = 16
+_LARGEST = 256  # pixels a side; of larger fields every n-th is drawn
+# A colour map for each channel.
+_MAPS = 'viridis', 'magma', 'cividis', 'bone'
+_BLUE, _GREY = '#1f5fbf', '0.65'  # samples, and data behind them
+
+
+def sheet(
+  values: Values,
+  x: np.ndarray,
+  columns: int,
+  height: int = 48,
+  data: np.ndarray | None = None,
+  each: bool = False,
+) -> np.ndarray:
+  """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
+
+  Vectors are points of the first four coordinates, in pairs; [L, C] are the
+  first curves; all else is a table of `pictures`, with the bars of their
+  colours. columns: of the table; height: of a picture, at least, in pixels;
+  data: training examples behind vectors and curves; each: draws a table of
+  vectors and curves too.
+  """
+  rank = len(values.shape)
+  if not each and rank == 1 and not values.is_text:
+    return _points(values, x, data)
+  if not each and rank == 2:
+    return _curves(values, x, data)
+  drawn = pictures(values, x)
+  side = drawn.shape[1] if rank < 3 else values.shape[-3]
+  table = images.grid(
+    drawn, min(columns, len(drawn)), max(1, round(height / side))
+  )
+  return table if values.levels or rank < 3 else _with_bars(values, table)
+
 
 def pictures(values: Values, x: np.ndarray) -> np.ndarray:
   """Draws each of x [n, *values.shape] as a picture, uint8 [n, H, W, C].
 
-  x: as files have it; see `Values.decode`.
+  x: as files have it; see `Values.decode`. Vectors are bars from mean - 3 std
+  to mean + 3 std, and [L, C] are curves in the same range. Other real numbers
+  have a colour map for each channel, one channel below the other; volumes [X,
+  Y, Z, C] show the middle slices XY, XZ and YZ side by side, and arrays with
+  more axes those in the middle of their first axes.
   """
-  return draw_bytes(x) if values.is_text else x
+  if values.is_picture and values.shape[-1] in (1, 3):
+    return x
+  if values.is_text:
+    return draw_bytes(x)
+  low, high = limits(values)
+  unit = (x - low) / (high - low)
+  if len(values.shape) < 3:
+    return np.stack([_small(one) for one in unit])
+  return np.stack([_slices(one, bool(values.levels)) for one in unit])
 
 
-def sheet(
-  values: Values, x: np.ndarray, columns: int, height: int = 48
-) -> np.ndarray:
-  """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C], in columns.
+def limits(
+  values: Values, data: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (low, high) of the axes of the last axis of the values.
 
-  height: of a picture, at least, in pixels.
+  They are mean ± 3 std, or else with `data` a quarter more than the range of
+  99 % of it, and in both cases within the box of the values; or 0..255 of
+  levels.
   """
-  drawn = pictures(values, x)
-  zoom = max(1, round(height / drawn.shape[1]))
-  return images.grid(drawn, min(columns, len(drawn)), zoom)
+  size = values.shape[-1]
+  if values.levels:
+    return np.zeros(size), np.full(size, 255.0)
+  mean = np.asarray(values.mean or size * (0.0,), np.float64)
+  std = np.asarray(values.std or size * (1.0,), np.float64)
+  low, high = mean - 3.0 * std, mean + 3.0 * std
+  if data is not None:
+    flat = np.asarray(data, np.float64).reshape(-1, size)
+    low, high = np.quantile(flat, (0.005, 0.995), axis=0)
+    margin = np.maximum(0.25 * (high - low), 0.5 * std)
+    low, high = low - margin, high + margin
+  if values.low:
+    low, high = np.maximum(low, values.low), np.minimum(high, values.high)
+  return low, high
+
+
+def _slices(unit, grey):
+  # [..., H, W, C] or [..., X, Y, Z, C] in [0, 1] -> uint8 [h, w, 3].
+  from matplotlib import colormaps
+
+  while unit.ndim > 4:
+    unit = unit[len(unit) // 2]
+  parts = [unit]
+  if unit.ndim == 4:
+    x, y, z = (side // 2 for side in unit.shape[:3])
+    parts = [unit[:, :, z], unit[:, y], unit[x]]
+  parts = [part[:: _stride(part), :: _stride(part)] for part in parts]
+  height, count = max(map(len, parts)), min(unit.shape[-1], MOST)
+  gap = max(1, height // 16) if len(parts) * count > 1 else 0
+  rows = []
+  for c in range(count):
+    colours = colormaps['gray' if grey else _MAPS[c]]
+    row = [colours(part[..., c], bytes=True)[..., :3] for part in parts]
+    row = [_padded(p, height - len(p) + gap, gap) for p in row]
+    rows.append(np.concatenate(row, axis=1))
+  return np.concatenate(rows)
+
+
+def _stride(part):
+  return -(-max(part.shape[:2]) // _LARGEST)
+
+
+def _padded(picture, below, right, level=32):
+  sides = (0, below), (0, right), (0, 0)
+  return np.pad(picture, sides, constant_values=level)
+
+
+def _small(unit):
+  # Bars of a vector, or curves [L, C], in [0, 1] -> uint8 [64, 96, 3].
+  from PIL import Image, ImageDraw
+
+  picture = Image.new('RGB', (96, 64), 'white')
+  draw = ImageDraw.Draw(picture)
+  draw.line([(0, 31), (95, 31)], '#cccccc')
+  y = 63.0 * (1.0 - np.clip(unit, 0.0, 1.0))
+  if unit.ndim == 1:
+    edges = np.linspace(3, 93, len(y) + 1)
+    for left, right, end in zip(edges[:-1], edges[1:], y, strict=True):
+      right = max(left, right - 2)
+      draw.rectangle([left, min(end, 31), right, max(end, 31)], _BLUE)
+    return np.asarray(picture)
+  x = np.linspace(0, 95, len(y))
+  for c in reversed(range(min(y.shape[1], MOST))):
+    points = [*zip(x.tolist(), y[:, c].tolist(), strict=True)]
+    draw.line(points, _colour(c), 1)
+  return np.asarray(picture)
+
+
+def _colour(i):
+  from matplotlib import colormaps
+  from matplotlib.colors import to_hex
+
+  return to_hex(colormaps['tab10'](i % 10))
+
+
+def _figure(width, height):
+  # pyplot would keep global state, and this may run in several threads.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure((width, height), dpi=100, layout='constrained')
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def _pixels(figure):
+  figure.canvas.draw()
+  return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _title(n, what, outside):
+  # The legend of samples, of which some may be outside the axes.
+  count = int(outside.sum())
+  return f'{n:,} {what}' + f', {count:,} outside the axes' * bool(count)
+
+
+def _with_legend(figure):
+  # Returns the figure's pixels, with the legend of its first axes on top.
+  entries = figure.axes[0].get_legend_handles_labels()
+  figure.legend(
+    *entries,
+    loc='outside upper center',
+    ncols=2,
+    fontsize=9,
+    frameon=False,
+    markerscale=1.5,
+  )
+  return _pixels(figure)
+
+
+def _with_bars(values, table):
+  # The bar of each channel's colours below a table of pictures.
+  from matplotlib import colormaps
+  from matplotlib.cm import ScalarMappable
+  from matplotlib.colors import Normalize
+
+  count = min(values.shape[-1], MOST)
+  width = max(table.shape[1], 200 * count)
+  figure = _figure(width / 100, 0.7 if count > 1 else 0.5)
+  axes = figure.subplots(1, count, squeeze=False)[0]
+  for c, (ax, *ends) in enumerate(zip(axes, *limits(values), strict=False)):
+    colours = ScalarMappable(Normalize(*ends), colormaps[_MAPS[c]])
+    figure.colorbar(colours, cax=ax, orientation='horizontal')
+    ax.tick_params(labelsize=8)
+    ax.xaxis.get_offset_text().set_size(8)
+    if count > 1:
+      ax.set_title(f'channel {c + 1}', fontsize=8)
+  bars = _pixels(figure)
+  table = _padded(table, 0, bars.shape[1] - table.shape[1], 255)
+  return np.concatenate([table, bars])
+
+
+def _points(values, x, data):
+  count = min(values.shape[0], MOST)
+  x, (low, high) = np.asarray(x, np.float64), limits(values, data)
+  outside = ((x < low) | (x > high))[:, :count].any(axis=1)
+  area = float(np.clip(4000.0 / len(x), 4.0, 25.0))
+  sets = [(x, _BLUE, _title(len(x), 'samples', outside), area)]
+  if data is not None:
+    sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
+  side = (4.4, 5.0, 7.0, 8.0)[count - 1]
+  figure = _figure(side, side)
+  if count == 2:
+    cells = {(1, 0): figure.add_subplot()}
+  else:
+    cells = {
+      (i, j): figure.add_subplot(count, count, i * count + j + 1)
+      for i in range(count)
+      for j in range(i + 1)
+    }
+  for (i, j), ax in cells.items():
+    ax.set_xlim(low[j], high[j])
+    ax.locator_params(nbins=5 if count < 3 else 3)
+    if i == j:
+      _histograms(ax, sets, j, low[j], high[j])
+    else:
+      ax.set_ylim(low[i], high[i])
+      for array, colour, label, size in sets:
+        columns = array[:, j], array[:, i]
+        style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
+        ax.scatter(*columns, size, colour, **style)
+      ax.set_ylabel(f'$x_{i + 1}$' if j == 0 else '')
+    shown = {'labelbottom': i == count - 1, 'labelleft': j == 0 < i}
+    ax.tick_params(labelsize=8, **shown)
+    ax.set_xlabel(f'$x_{j + 1}$' if i == count - 1 else '')
+  return _with_legend(figure)
+
+
+def _histograms(ax, sets, j, low, high):
+  # Densities; the axis ends at twice the highest of the data, or of a normal.
+  top = 2.4 / (high - low)
+  for array, colour, label, _ in sets:
+    bins = int(np.clip(2.0 * len(array) ** 0.5, 8, 40))
+    count, edges = np.histogram(array[:, j], bins, (low, high))
+    density = count / (len(array) * (edges[1] - edges[0]))
+    behind = colour == _GREY
+    top = density.max() if behind else top
+    ax.stairs(density, edges, fill=behind, color=colour, label=label)
+  ax.set(ylim=(0.0, 2.0 * top), yticks=[])
+
+
+def _curves(values, x, data):
+  count, length = min(values.shape[1], MOST), values.shape[0]
+  (low, high), n = limits(values, data), min(len(x), _CURVES)
+  place = np.arange(length)
+  figure = _figure(7.0, 1.0 + 2.0 * count)
+  axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+  inside = (x[:n] >= low) & (x[:n] <= high)
+  outside = ~inside[..., :count].reshape(n, -1).all(axis=1)
+  what = f'of {len(x):,} samples' if n < len(x) else 'samples'
+  for c, ax in enumerate(axes):
+    if data is not None:
+      band = np.quantile(data[..., c], (0.05, 0.95), axis=0)
+      label = 'training data, 5 to 95 %'
+      ax.fill_between(place, *band, color='0.85', linewidth=0, label=label)
+    for i, one in enumerate(x[:n]):
+      label = _title(n, what, outside) if not i else None
+      style = {'marker': '.' if length < 20 else '', 'lw': 1.0, 'label': label}
+      ax.plot(place, one[:, c], color=_colour(i), **style)
+    ax.set(ylim=(low[c], high[c]), xlim=(0, max(1, length - 1)))
+    ax.set_ylabel(f'channel {c + 1}' if count > 1 else '$x$')
+  axes[-1].set_xlabel('position')
+  return _with_legend(figure)

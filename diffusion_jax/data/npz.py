@@ -136,6 +136,24 @@ def _checked(path, labels, size, num_classes):
   return labels.astype(np.int32)
 
 
+def read_array(path: str | Path, name: str, kinds: str = 'fiu') -> np.ndarray:
+  """Returns the numbers of a .npy file, or of an npz file by their name.
+
+  They become float64. kinds: of NumPy's types. Raises ValueError or
+  FileNotFoundError in one line.
+  """
+  path = Path(path).expanduser()
+  if path.suffix == '.npy':
+    array = _mapped(path)
+  elif name in (names := names_of(path)):
+    array = read(path, [name])[name]
+  else:
+    raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
+  if array.dtype.kind not in kinds:
+    raise ValueError(f'{path} has {array.dtype}, and numbers are needed')
+  return np.asarray(array, np.float64)
+
+
 def names_of(path: str | Path) -> list[str]:
   """Returns the names of the arrays in an npz file or a folder of .npy files.
 

@@ -1,6 +1,7 @@
 """Bits per dimension of real images: bounds, likelihoods, histograms."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeVar
@@ -123,15 +124,19 @@ def _in_bits(
   measure: Callable[[_Measured], PerExample],
   details: Details | None = None,
 ) -> ModelMetric[_Measured]:
-  # Makes the metric of `measure`, whose array `total` is in bits/dim, [B].
+  # Makes the metric of `measure`, whose array `total` is in bits/dim, [B], or
+  # `nats` in nats/dim for real numbers.
   def compute(arrays):
+    if 'nats' in arrays:
+      return [Score(name, mean(arrays['nats']), 'nats/dim')]
     return [Score(name, mean(arrays['total']), 'bits/dim')]
 
   def report(arrays, out):
-    value, error = mean(arrays['total'])
+    unit = 'nats' if 'nats' in arrays else 'bits'
+    value, error = mean(arrays['nats' if unit == 'nats' else 'total'])
     error = None if np.isnan(error) else error
     more = details(arrays, out) if details else {}
-    return {'bits_per_dim': value, 'standard_error': error} | more
+    return {f'{unit}_per_dim': value, 'standard_error': error} | more
 
   return ModelMetric(measure, compute, report)
 
@@ -239,6 +244,7 @@ def ode(
 ) -> ModelMetric:
   """Log-likelihood by the probability-flow ODE, in bits/dim.
 
+  Of real numbers it is -log p(x) / D in nats, in the user's units.
   t_min: the time where the ODE begins (a network of T steps is trained down to
   1/T); tolerance: of the solver; num_probes: of Hutchinson's estimate;
   dequantization: uniform in the bin of a grey level, or Gaussian, the noise of
@@ -249,12 +255,14 @@ def ode(
   check_at_least(1, num_probes=num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
-    levels = model.facts.x.levels
+    levels, log_det = model.facts.x.levels, model.facts.x.log_det
 
     def function(params, keys, x0, cond):
       noise_keys, probe_keys = split_key(keys, 2)
       schedule, shape = model.schedule(params), x0.shape[1:]
-      if dequantization == 'gaussian':
+      if not levels:
+        x = x0
+      elif dequantization == 'gaussian':
         level = schedule(t_min)
         x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
       else:
@@ -270,6 +278,8 @@ def ode(
         atol=tolerance,
         num_probes=num_probes,
       )
+      if not levels:  # x = std x0 + mean is log_det less likely
+        return {'nats': (log_det - log_p) / math.prod(shape)}
       if dequantization == 'gaussian':
         return {'total': dj.bits_per_dim(-log_p - log_weight, shape)}
       return {'total': dj.ode_bits_per_dim(log_p, shape, levels)}

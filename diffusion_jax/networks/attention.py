@@ -1,4 +1,4 @@
-"""Attention over the pixels of images, and from pixels to words.
+"""Attention over the positions of a grid, and from positions to words.
 
 Parameters, norms and softmax are float32; other computations have the type
 `dtype`.
@@ -26,9 +26,9 @@ Array = jax.Array
 
 
 class Attention(Checked):
-  """Adds self-attention over all pixels to its input.
+  """Adds self-attention over all positions to its input.
 
-  x: [B, H, W, C] -> [B, H, W, C]. The softmax is float32. `head_channels`, if
+  x: [B, ..., C] -> [B, ..., C]. The softmax is float32. `head_channels`, if
   given, replaces the number of heads by C / head_channels; both must divide C.
   `qkv`: 'separate' projections (Ho et al. 2020), or one projection to 3C
   channels in the order [heads, qkv, C / heads] ('legacy') or [qkv, heads,
@@ -53,13 +53,13 @@ class Attention(Checked):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    batch, height, width, channels = x.shape
+    channels = x.shape[-1]
     style = {'initializer': self.initializer, 'dtype': self.dtype}
     h = x
     if self.pre_norm:
       groups = count_groups(self.num_groups, channels, self.group_width)
       h = GroupNorm(groups, self.norm_eps, self.dtype, name='norm')(x)
-    h = h.reshape(batch, height * width, channels)
+    h = h.reshape(len(x), -1, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
     split = heads, channels // heads
     if self.qkv == 'separate':
@@ -81,11 +81,11 @@ class Attention(Checked):
 
 
 class CrossAttention(Checked):
-  """Adds attention from the pixels to words.
+  """Adds attention from the positions to words.
 
-  x: [B, H, W, C], text: [B, L, D], mask: bool [B, L], True at words, at least
-  one in each row -> [B, H, W, C]. The softmax is float32, and words where the
-  mask is False have weight 0. Queries are projections of the normalised image,
+  x: [B, ..., C], text: [B, L, D], mask: bool [B, L], True at words, at least
+  one in each row -> [B, ..., C]. The softmax is float32, and words where the
+  mask is False have weight 0. Queries are projections of the normalised x,
   keys and values are projections of `text` (Rombach et al. 2022, Section 3.3).
   Heads and options are described in `Attention`.
   """
@@ -99,10 +99,10 @@ class CrossAttention(Checked):
 
   @nn.compact
   def __call__(self, x: Array, text: Array, mask: Array) -> Array:
-    batch, height, width, channels = x.shape
+    channels = x.shape[-1]
     style = {'initializer': self.initializer, 'dtype': self.dtype}
     h = GroupNorm(self.num_groups, self.norm_eps, self.dtype, name='norm')(x)
-    h = h.reshape(batch, height * width, channels)
+    h = h.reshape(len(x), -1, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
 
     def project(a, name):

@@ -1,4 +1,4 @@
-"""Residual blocks of the networks of images.
+"""Residual blocks of U-Nets, of any number of spatial axes.
 
 The defaults are the layers of Ho et al. 2020. Options give the layers of OpenAI
 (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021) and of DDPM++ (Song et al.
@@ -31,9 +31,9 @@ Array = jax.Array
 class ResnetBlock(Checked):
   """Adds to its input: norm, swish, conv, norm, swish, dropout, conv.
 
-  x: [B, H, W, C], embedding: [B, E] -> [B, H, W, features]. The projected
+  x: [B, ..., C], embedding: [B, E] -> [B, ..., features]. The projected
   embedding is added after the first convolution; None adds nothing. The
-  shortcut is a 1x1 projection if the width changes (Ho et al. 2020). With
+  shortcut is a linear projection if the width changes (Ho et al. 2020). With
   `scale_shift` the embedding gives (scale, shift), and the second norm becomes
   norm * (1 + scale) + shift (Nichol & Dhariwal 2021). `resample`, such as
   `average_pool`, is applied before the first convolution and to the shortcut
@@ -89,7 +89,7 @@ class ResnetBlock(Checked):
     start = {'zero': self.zero_embedding, 'use_bias': not self.zero_embedding}
     embedding = nn.swish(embedding)
     embedding = dense(embedding, width, 'embedding_proj', **start, **style)
-    embedding = embedding[:, None, None, :]
+    embedding = embedding.reshape(len(h), *[1] * (h.ndim - 2), -1)
     if not self.scale_shift:
       return norm(h + embedding, 'norm_2')
     scale, shift = jnp.split(embedding, 2, axis=-1)

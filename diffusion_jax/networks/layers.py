@@ -29,8 +29,9 @@ PADDINGS: dict[DownsamplePadding, tuple[int, int]] = {
 class Conv(Checked):
   """Computes a convolution with bias: [B, H, W, C] -> [B, h, w, features].
 
-  `padding` (before, after) applies to both axes. By default the padding is even
-  and h = H / stride. `zero`: see `initializers`.
+  The kernel has `kernel_size` entries on each axis of x: one in sequences [B,
+  N, C], three in volumes. `padding` (before, after) applies to every axis. By
+  default the padding is even and h = H / stride. `zero`: see `initializers`.
   """
 
   features: Size
@@ -43,17 +44,27 @@ class Conv(Checked):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    size = self.kernel_size
-    shape = (size, size, x.shape[-1], self.features)
+    size, axes = self.kernel_size, x.ndim - 2
+    shape = (*[size] * axes, x.shape[-1], self.features)
     kernel_init, bias_init = initializers(
-      self.initializer, size * size * x.shape[-1], self.zero
+      self.initializer, size**axes * x.shape[-1], self.zero
     )
     kernel = self.param('kernel', kernel_init, shape, jnp.float32)
     bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-    out = conv2d(x, kernel, self.stride, (pad, pad))
-    return out + bias[None, None, None]
+    if axes == 2:
+      out = conv2d(x, kernel, self.stride, (pad, pad))
+    else:
+      sides = 'XYZ'[:axes]
+      out = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (self.stride,) * axes,
+        (pad,) * axes,
+        dimension_numbers=(f'N{sides}C', f'{sides}IO', f'N{sides}C'),
+      )
+    return out + bias.reshape(*[1] * (axes + 1), -1)
 
 
 def dense(
@@ -81,20 +92,27 @@ def dense(
 
 
 def average_pool(x: Array) -> Array:
-  """Returns the mean of every 2x2 block: [B, H, W, C] -> [B, H/2, W/2, C]."""
-  b, h, w, c = x.shape
-  return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+  """Returns the mean of every block of two positions on each axis.
+
+  [B, H, W, C] -> [B, H/2, W/2, C]; sequences and volumes likewise.
+  """
+  b, *sides, c = x.shape
+  blocks = [n for side in sides for n in (side // 2, 2)]
+  within = tuple(range(2, len(blocks) + 1, 2))
+  return x.reshape(b, *blocks, c).mean(axis=within)
 
 
 def nearest_upsample(x: Array) -> Array:
-  """Repeats every pixel as a 2x2 block: [B, H, W, C] -> [B, 2H, 2W, C]."""
-  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+  """Repeats every position on each axis: [B, H, W, C] -> [B, 2H, 2W, C]."""
+  for axis in range(1, x.ndim - 1):
+    x = jnp.repeat(x, 2, axis=axis)
+  return x
 
 
 class Downsample(Checked):
-  """Computes a 3x3 convolution of stride 2.
+  """Computes a convolution of stride 2 with a kernel of 3 on each axis.
 
-  `padding`: 'same' pads at the bottom and right only (TF 'SAME', Ho et al.),
+  `padding`: 'same' pads at the end of an axis only (TF 'SAME', Ho et al.),
   'symmetric' on all sides (PyTorch's padding=1, OpenAI).
   """
 
@@ -116,7 +134,7 @@ class Downsample(Checked):
 
 
 class Upsample(Checked):
-  """Computes `nearest_upsample`, then a 3x3 convolution."""
+  """Computes `nearest_upsample`, then a convolution with a kernel of 3."""
 
   initializer: Initialization = 'ho'
   dtype: Dtype = jnp.float32

@@ -6,6 +6,7 @@ and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +31,8 @@ QKV = Literal['separate', 'legacy', 'new', 'interleaved']
 RematPolicy = Literal['nothing', 'products']
 Sinusoids = Literal['ho', 'openai']
 
+# Entries of cond that come with others.
+FOLLOWING = 'drop', 'text_mask', 'context_code'
 HALF = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 
 
@@ -64,7 +67,7 @@ def check_fields(module: Any) -> None:
     )
   inputs = given.get('inputs')
   names = [] if inputs is None else inputs.names
-  others = [n for n in names if n not in (*module.takes, 'drop', 'text_mask')]
+  others = [n for n in names if n not in (*module.takes, *FOLLOWING)]
   if others:
     raise ValueError(
       f'{type(module).__name__} has no input {others[0]}: it takes '
@@ -72,15 +75,40 @@ def check_fields(module: Any) -> None:
     )
 
 
-def check_sides(x: Array, num_levels: int) -> None:
-  """Raises ValueError if [B, H, W, C] cannot be halved between levels."""
-  factor = 2 ** (num_levels - 1)
-  if x.shape[1] % factor or x.shape[2] % factor:
+def check_rank(x: Array, ranks: Sequence[int]) -> None:
+  """Raises ValueError unless the number of x's spatial axes is in `ranks`."""
+  found = x.ndim - 2
+  if found not in ranks:
     raise ValueError(
-      f'images of {x.shape[1]}x{x.shape[2]} cannot be halved '
-      f'{num_levels - 1} times: sides must be multiples of {factor}, or '
-      'multipliers must be shorter'
+      f'examples of the shape {list(x.shape[1:])} have {found} axes before the '
+      f'channels, and the network needs {" or ".join(map(str, ranks))}: use '
+      f'network {"unet or dit" if 1 <= found <= 3 else "mlp"}'
     )
+
+
+def check_sides(x: Array, num_levels: int, ranks: Sequence[int] = (2,)) -> None:
+  """Raises ValueError if [B, ..., C] cannot be halved between levels.
+
+  The number of its spatial axes must be in `ranks` (`check_rank`).
+  """
+  check_rank(x, ranks)
+  sides = x.shape[1:-1]
+  factor = 2 ** (num_levels - 1)
+  if any(side % factor for side in sides):
+    raise ValueError(
+      f'sides of {"x".join(map(str, sides))} cannot be halved {num_levels - 1} '
+      f'times: sides must be multiples of {factor}, or multipliers must be '
+      'shorter'
+    )
+
+
+def attention_size(sides: Sequence[int]) -> int:
+  """Returns the number that `attention_resolutions` compares of feature maps.
+
+  It is the height of images, and the number of positions of sequences and
+  volumes, whose sides are given.
+  """
+  return sides[0] if len(sides) == 2 else math.prod(sides)
 
 
 def count_groups(num_groups: int, channels: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""Rotary positions on one or two axes (Su et al. 2021; Heo et al. 2024)."""
+"""Rotary positions on one or more axes (Su et al. 2021; Heo et al. 2024)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,17 @@ Array = jax.Array
 
 
 def axis_angles(
-  grid: tuple[int, ...], features: int, what: str
+  grid: tuple[int, ...], features: int, what: str, hint: str
 ) -> list[np.ndarray]:
   """Computes position * 10000^(-k / n) on each axis of a grid, [T, n] each.
 
-  n = features / 2 / axes. Raises ValueError, which begins with `what`, if n is
-  not an integer.
+  n = features / 2 / axes. Raises ValueError, which begins with `what` and ends
+  with `hint`, if n is not an integer.
   """
   if features % (2 * len(grid)):
-    raise ValueError(f'{what} divisible by {2 * len(grid)}, not {features}')
+    raise ValueError(
+      f'{what} divisible by {2 * len(grid)}, not {features}: {hint}'
+    )
   count = features // (2 * len(grid))
   frequencies = 1e4 ** (-np.arange(count) / count)
   places = np.unravel_index(np.arange(np.prod(grid)), grid)
@@ -28,12 +30,14 @@ def rotary_angles(
 ) -> np.ndarray:
   """Computes the angles of the tokens of a grid, [T, head_channels / 2].
 
-  grid: (rows, columns), or the length of a sequence. Each axis turns its share
-  of a head, n pairs of channels, the rows the first half: position *
-  10000^(-k / n). The first num_others tokens, such as class tokens, have angle
-  0. float32.
+  grid: (rows, columns), the length of a sequence, or the sides of a volume.
+  Each axis turns its share of a head, n pairs of channels, the first axis the
+  first pairs: position * 10000^(-k / n). The first num_others tokens, such as
+  class tokens, have angle 0. float32.
   """
-  axes = axis_angles(grid, head_channels, 'rotary positions need head channels')
+  what = 'rotary positions need head channels'
+  hint = 'change channels or num_heads'
+  axes = axis_angles(grid, head_channels, what, hint)
   angles = np.concatenate(axes, axis=1)
   return np.pad(angles, ((num_others, 0), (0, 0))).astype(np.float32)
 

@@ -117,11 +117,14 @@ def unpatchify(tokens: Array, size: int, shape: tuple[int, ...]) -> Array:
 def grid_positions(grid: tuple[int, ...], features: int) -> np.ndarray:
   """Computes sin-cos embeddings of a grid, [T, features], float32.
 
-  grid: (rows, columns), or the length of a sequence. The first half of the
-  features embeds the column, the second the row. The n features of an axis are
+  grid: (rows, columns), the length of a sequence, or the sides of a volume. The
+  first features embed the last axis: the first half of them the column, the
+  second the row. The n features of an axis are
   [sin, cos] of position * 10000^(-k / (n / 2)), as in MAE and in DiT (Peebles &
   Xie 2023).
   """
-  angles = axis_angles(grid, features, 'sin-cos positions need channels')
+  hint = "change channels, or set positions='rotary'"
+  what = 'sin-cos positions need channels'
+  angles = axis_angles(grid, features, what, hint)
   waves = [wave(a) for a in reversed(angles) for wave in (np.sin, np.cos)]
   return np.concatenate(waves, axis=1).astype(np.float32)

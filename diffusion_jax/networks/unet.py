@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention, CrossAttention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
+from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import (
   noise_and_label,
   of_step,
@@ -35,6 +36,7 @@ from diffusion_jax.networks.options import (
   Multipliers,
   RematPolicy,
   Sinusoids,
+  attention_size,
   check_sides,
 )
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
@@ -47,15 +49,17 @@ class UNet(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
   The defaults are DDPM's network for CIFAR-10, 35,746,307 parameters, without
-  its dropout of 0.1. H and W must be multiples of 2^(levels - 1). Attention
-  follows every block whose feature maps have a height in
-  `attention_resolutions`.
+  its dropout of 0.1. Sequences are x [B, N, C], and volumes [B, D, H, W, C].
+  All sides must be multiples of 2^(levels - 1). Attention follows every block
+  whose feature maps have a height in `attention_resolutions`; for sequences and
+  volumes a number of positions.
 
   `inputs` are the entries of cond. The `LabelEmbedding` of the label and
   `of_step` are added to the embedding of the noise, and `with_inputs` to the
   channels of x. With a text, a `CrossAttention` to its words (`TextFeatures`)
   follows every attention, and their mean is added to the embedding of the
-  noise.
+  noise. A context is read by `read_context`: its embedding is added to the
+  noise's, its words are attended to as a text's, its channels join x's.
 
   Options of OpenAI's networks (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021)
   are described in `ResnetBlock`, `Attention`, `Downsample`, `initializers` and
@@ -66,7 +70,9 @@ class UNet(Checked):
   (`maybe_remat`).
   """
 
-  takes: ClassVar = ('label', 'text', 'image', 'x0', *STEP_INPUTS)
+  takes: ClassVar = (
+    'label', 'text', 'image', 'x0', 'context', *STEP_INPUTS
+  )  # fmt: skip
 
   channels: Size = 128
   multipliers: Multipliers = (1, 2, 2, 2)
@@ -99,14 +105,19 @@ class UNet(Checked):
     widths = [int(self.channels * m) for m in self.multipliers]
     stem = self.channels if self.stem_channels is None else self.stem_channels
     cond = cond or {}
-    check_sides(x, len(widths))
+    check_sides(x, len(widths), (1, 2, 3))
     self.inputs.check(cond)
     embedding = self._embed(noise, cond)
     words = ()
     if self.inputs.text:
       words, pooled = self._text(self.inputs.text, cond, len(x))
       embedding += pooled
-    x = with_inputs(self.inputs, x, cond)
+    context = read_context(
+      self.inputs, x, cond, 4 * self.channels, **self._style()
+    )
+    if context.embedding is not None:
+      embedding += context.embedding
+    x = with_inputs(self.inputs, x, cond, context.channels)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -116,7 +127,7 @@ class UNet(Checked):
 
     def block(h, level, name):
       h = residual(h, widths[level], f'{name}_block')
-      if h.shape[1] in self.attention_resolutions:
+      if attention_size(h.shape[1:-1]) in self.attention_resolutions:
         h = attend(h, name)
       return h
 
@@ -125,6 +136,9 @@ class UNet(Checked):
       h = make_block(Attention, self, f'{name}_attention', **options)(h)
       if self.inputs.text:
         h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
+      if context.words is not None:
+        cross = make_block(CrossAttention, self, f'{name}_context')
+        h = cross(h, *context.words)
       return h
 
     h = Conv(stem, **self._style(), name='conv_in')(x)

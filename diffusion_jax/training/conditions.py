@@ -20,14 +20,16 @@ def make_condition(
   dropout: float = 0.0,
   image: ImageCondition | None = None,
   text: bool = False,
+  context: bool = False,
 ) -> Condition:
   """Returns a function (key, batch) -> cond for a whole batch.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
   batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
-  cond['text_mask'], False at padding. dropout: the probability that an example
-  is trained without any of these, marked in cond['drop'] [B], for
-  classifier-free guidance (Ho & Salimans 2022).
+  cond['text_mask'], False at padding. context: cond['context'] is
+  batch['context']. dropout: the probability that an example is trained without
+  any of these, marked in cond['drop'] [B], for classifier-free guidance (Ho &
+  Salimans 2022).
   """
 
   def condition(key, batch):
@@ -35,6 +37,8 @@ def make_condition(
     cond = {'label': batch['label']} if labels else {}
     if text:
       cond |= {name: batch[name] for name in ('text', 'text_mask')}
+    if context:
+      cond['context'] = batch['context']
     if image is not None:
       cond['image'] = image(image_key, batch['x'])
     if dropout:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.levels import Schedule
-from diffusion_jax.networks.inputs import Text
+from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.ranges import (
   Count,
   Finite,
@@ -105,6 +105,8 @@ class Training:
     keep_every: also those at multiples of this step
     keep_best: also the best ones, by keep_best_by
     keep_best_by: or a metric, such as fid
+    patience: steps without a lower test loss after which a training ends; 0:
+      it does not
     heartbeat_timeout: seconds without a heartbeat after which a process of
       --multihost is lost
     skip_nonfinite: steps in a row that may be skipped because loss or gradient
@@ -149,6 +151,7 @@ class Training:
   keep_every: Free[Count] = 0
   keep_best: Free[Count] = 0
   keep_best_by: Free[str] = 'test_loss'
+  patience: Free[Count] = 0
   heartbeat_timeout: Free[Size] = 30
   skip_nonfinite: Free[Count] = 0
   deterministic: Free[bool] = False
@@ -162,14 +165,19 @@ class Evaluation:
   """Says what is measured, and on which images (docs/evaluation.md).
 
   Args:
-    metrics: for real images: elbo, ode, independent_pixels, for a VAE also iw,
-      for a classifier accuracy; for generated images: fid, sfid, fd, kid, is,
-      pr (precision, recall), dc (density, coverage), cmmd, accuracy,
-      memorisation; or module:metric
+    metrics: for real data: elbo, ode, independent_pixels, for a VAE also iw,
+      for a classifier accuracy; for samples: fid, sfid, fd, kid, is, pr
+      (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation,
+      c2st, sliced_w2, energy, moments; with a context: sbc, interval_coverage,
+      density_coverage, tarp; or module:metric
     num_images: the first images of the split; 0: all
     num_generated: images to generate
-    features: inception, dinov2, digits, two_levels, classifier, shapes, pixels;
-      of metrics without features of their own, such as evaluation.kid.features
+    features: inception, dinov2, digits, two_levels, classifier, shapes, pixels,
+      values; of metrics without features of their own, such as
+      evaluation.kid.features; '': inception of pictures, values of other data
+    reference: train, test, or an npz file with x, which samples are compared to
+    num_pairs: held-out examples with a context, for the metrics of calibration
+    draws_per_pair: samples for the context of each
     weights: file with the weights of inception or dinov2, or a folder with
       both, '': $DIFFUSION_JAX_WEIGHTS; of classifier: a file of
       convert.to=stablehlo
@@ -185,9 +193,11 @@ class Evaluation:
   batch_size: Size = 100
   seed: Seed = 0
   num_generated: Size = 50_000
-  features: str = 'inception'
+  features: str = ''
   weights: str = ''
-  reference: Split = 'train'
+  reference: str = 'train'
+  num_pairs: Size = 300
+  draws_per_pair: Size = 49
   floor: bool = False
   sweep: str = ''
   name: Suffix = ''
@@ -232,6 +242,8 @@ class Sampling:
     labels: classes to sample, in turn; (): all
     prompt: texts of the pictures in turn, separated by |; None: texts of the
       test split
+    context: npy or npz file of real numbers, each row a condition of
+      num_samples samples; '': of held-out examples
     ema: averaged parameters
     ema_decay: one of training.more_ema_decays; 0: the main one
     ema_sigma_rel: width of an average that is made from the run's snapshots
@@ -245,6 +257,7 @@ class Sampling:
   batch_size: Size = 100
   labels: tuple[Count, ...] = ()
   prompt: str | None = None
+  context: str = ''
   ema: bool = True
   ema_decay: Rate = 0.0
   ema_sigma_rel: Width | None = None
@@ -267,7 +280,7 @@ class DenoiserSampling(Sampling):
     schedule: another schedule whose levels are visited
     guidance: by the condition, or by a worse run
     classifier: guidance by a classifier
-    clip: clips estimates of x_0 to [-1, 1], after guidance
+    clip: clips estimates of x_0 to [-1, 1], after guidance; None: of levels
     dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
       it
     churn: noise before each step
@@ -282,7 +295,7 @@ class DenoiserSampling(Sampling):
   schedule: Schedule | None = None
   guidance: ClassifierFree | None = None
   classifier: ClassifierGuidance | None = None
-  clip: bool = True
+  clip: bool | None = None
   dynamic_threshold: Probability = 0.0
   churn: Churn | None = None
   ancestral_noise: AncestralNoise | None = None
@@ -290,7 +303,7 @@ class DenoiserSampling(Sampling):
 
   def __post_init__(self):
     before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and not (self.clip or self.dynamic_threshold):
+    if before_clip and self.clip is False and not self.dynamic_threshold:
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
 
 
@@ -425,7 +438,9 @@ class Conditioning:
     labels: the class
     text: a sentence
     image: an image computed from the example
-    dropout: probability that training hides labels, text and image
+    context: real numbers that the data have for each example, as the network
+      reads them; auto: by their shape (docs/arrays.md)
+    dropout: probability that training hides all of these
     self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
     augment: probability of each of EDM's augmentations, which the network sees
   """
@@ -433,14 +448,17 @@ class Conditioning:
   labels: bool = False
   text: Text | None = None
   image: ImageCondition | None = None
+  context: ContextEncoder | None = None
   dropout: Probability = 0.0
   self_conditioning: bool = False
   augment: Probability = 0.0
 
   def __post_init__(self):
-    if self.dropout and not (self.labels or self.text or self.image):
+    given = self.labels, self.text, self.image, self.context
+    if self.dropout and not any(given):
       raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text or image'
+        f'dropout={self.dropout} has no effect without labels, text, image or '
+        'context'
       )
     if self.augment and self.image is not None:
       raise ValueError(

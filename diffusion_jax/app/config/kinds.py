@@ -73,7 +73,7 @@ DIFFUSION = Schema(
     'schedule': (),
     'data': ('split',),
     'optimizer': ('total_steps',),
-    'operator': ('image_shape',),
+    'operator': ('shape',),
     'reward': ('x0',),
   },
   {**table.OF_DIFFUSION, **table.METRICS},

@@ -33,7 +33,8 @@ from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
-from diffusion_jax.networks.inputs import Text
+from diffusion_jax.networks.inputs import ContextEncoder, Text
+from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -168,6 +169,7 @@ DENOISERS = {
   'ddpmpp': DDPMpp,
   'edm2': EDM2,
   'vdm': ScoreNetwork,
+  'mlp': MLP,
 }
 CLASSIFIERS = {'classifier': NoisyClassifier}
 AUTOENCODERS = {
@@ -218,6 +220,10 @@ TABLES = {
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': fields.Latent},
   'conditioning.text': {'bytes': Text},
+  'conditioning.context': {
+    kind: functools.partial(ContextEncoder, kind=kind)
+    for kind in ('auto', 'vector', 'set', 'words', 'channels')
+  },
   'conditioning.image': {
     'inpaint': conditions.inpaint,
     'superres': conditions.superres,
@@ -263,6 +269,7 @@ TABLES = {
   },
   'edit.operator': {
     'mask': restoration.mask,
+    'matrix': restoration.matrix,
     'blur': operators.gaussian_blur,
     'motion': operators.motion_blur,
     'downsample': deferred(operators.pooled, 'x0'),

@@ -144,7 +144,7 @@ def denoiser_of(
     pair = _pair(noisy, params, cond, guides, denoise)
     denoise = guidance.guide(pair)
   by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
-  functions = [after_guidance, bound_of(c)]
+  functions = [after_guidance, bound_of(c, noisy.clips and c.clip is not False)]
   after_clip = c.classifier is not None and c.classifier.after_clip
   functions.insert(2 if after_clip else 0, by_classifier)
   for function in functions:
@@ -167,10 +167,10 @@ def _pair(noisy, params, cond, guides, denoise):
   return dj.paired(denoise, other_runs.at_levels_of(guide, noisy, worse))
 
 
-def bound_of(c: DenoiserSampling) -> Wrap | None:
+def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
   """Returns denoiser -> denoiser with bounded x_0, or None without bounds."""
   if not c.dynamic_threshold:
-    return dj.clip_denoised if c.clip else None
+    return dj.clip_denoised if clips else None
 
   def thresholded(denoise):
     with from_config('sampling.dynamic_threshold'):

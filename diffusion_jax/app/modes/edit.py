@@ -119,11 +119,23 @@ def encoder(model: Model, params: Params) -> Encode:
 
 
 def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
-  """Returns the cond of n results, from edit.label and sampling.prompt."""
+  """Returns the cond of n results: edit.label, sampling.prompt and .context."""
   c, cond = model.conditioning, {}
   label = choose_label(model, edit, n)
   if label is not None:
     cond['label'] = label
+  if c.context is not None:
+    rows = sample_inputs.given_context(model)
+    if rows is None:
+      check_optional(model, 'sampling.context', 'a context')
+    else:
+      if len(rows) != 1:
+        raise UserError(
+          f'config.sampling.context: {len(rows)} rows are given, and an edit '
+          'needs one'
+        )
+      assert model.facts.context is not None  # else it was refused
+      cond['context'] = model.facts.context.encode(rows).repeat(n, axis=0)
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond

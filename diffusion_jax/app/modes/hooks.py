@@ -256,7 +256,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     parts = [
       model.facts.x.decode(x) for _, x in one_ahead(start, range(0, n, size))
     ]
-    log.results |= score({'images': np.concatenate(parts)[:n], **stored})
+    log.results |= score({'values': np.concatenate(parts)[:n], **stored})
 
   what = 'a sample', 'training.metrics_every'
   return Hook(every, act, begin, compile, what)
@@ -272,7 +272,8 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  cond, _, conditions = sample_inputs.choose(model, n, mesh)
+  inputs = sample_inputs.choose(model, n, mesh)
+  cond, conditions = inputs.cond, inputs.images
   drawing = generate_film(model, mesh)
 
   def begin(state, frozen, function=drawing.start):

@@ -185,7 +185,8 @@ def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
 
 def read_first(model: Model, path: Path, n: int) -> np.ndarray:
   """Returns the first n images of a file, which must have the run's shape."""
-  stored, shape = image_sets.read(path), model.facts.x.shape
+  any_shape = not model.facts.x.is_picture
+  stored, shape = image_sets.read(path, (), any_shape), model.facts.x.shape
   if stored.shape[1:] != shape:
     raise UserError(f'{path} has images of {stored.shape[1:]}, not {shape}')
   return next(stored.batches(n))

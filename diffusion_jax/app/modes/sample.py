@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,9 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   model = models.make(config, workdir)
   model.check('sample')
   mesh = devices.make_mesh(config)
-  inputs = sample_inputs.choose(model, config.sampling.num_samples, mesh)
+  n = sample_inputs.count(model)
+  inputs = sample_inputs.choose(model, n, mesh)
+  sample_inputs.warn_if_far(model, inputs.context)
   params, step = weights.restore(model)
   settings = provenance.settings(model, params, step)
   print(provenance.describe(settings))
@@ -61,10 +64,11 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:
     return path
+  inputs = inputs._replace(cond=sample_inputs.encoded(model, params, inputs))
   params = replicate(mesh, params | model.autoencoder.load())
-  paths = draw_parts(model, mesh, params, inputs, parts, settings)
+  paths = draw_parts(model, mesh, params, inputs, parts, settings, n)
   if processes.is_first():
-    write(model, params, inputs, paths, path, settings)
+    write(model, params, inputs, paths, path, settings, n)
     shutil.rmtree(parts)
   return path
 
@@ -76,12 +80,13 @@ def draw_parts(
   inputs: sample_inputs.Inputs,
   parts: Path,
   settings: Settings,
+  n: int,
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
   c = model.config.sampling
-  n, size = c.num_samples, c.batch_size
+  size = c.batch_size
   drawing = generate_film(model, mesh)
-  starts = range(0, n, size)
+  starts, outside, drawn = range(0, n, size), 0, 0
   paths = [parts / f'{start:08d}.npz' for start in starts]
   if processes.is_first():
     make_folder(parts.parent, parts.name)
@@ -102,11 +107,64 @@ def draw_parts(
       if c.trajectory and not starts[i]:
         write_film(model, film, parts)
       check_numbers(model, x)
+      index = np.arange(starts[i], min(starts[i] + size, n))
+      samples, left = within_box(
+        model,
+        model.facts.x.decode(x)[: len(index)],
+        index,
+        lambda i, key: drawing(params, key, rows(inputs.cond, i))[0],
+      )
+      outside, drawn = outside + left, drawn + len(index)
       if processes.is_first():
-        samples = model.facts.x.decode(x)[: n - starts[i]]
         provenance.write_npz(paths[i], {'arr_0': samples}, settings)
-      bar.update(min(size, n - starts[i]))
+      bar.update(len(index))
+  if model.facts.x.low and np.any(missing):
+    share = outside / (drawn + outside)
+    print(f'{share:.1%} of the draws were outside data.bounds')
   return paths
+
+
+ATTEMPTS = 100  # at a draw within the box
+_APART = 2**24  # between the indices of the attempts at a sample
+
+
+def within_box(
+  model: Model,
+  samples: np.ndarray,
+  index: np.ndarray,
+  draw: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, int]:
+  """Draws the samples again that are outside data.bounds.
+
+  index: of the samples [n]; draw: (index [n], index of the keys [n]) -> x [n,
+  ...]. Returns (samples within the box, how many draws were outside). Raises
+  UserError if ATTEMPTS draws of a sample are outside.
+  """
+  values, outside = model.facts.x, 0
+  bad = np.flatnonzero(~values.inside(samples))
+  tried = np.ones(len(samples), int)
+  while len(bad):
+    outside += len(bad)
+    if tried[bad].max() >= ATTEMPTS:
+      raise UserError(
+        f'sample {index[bad[0]]}: {ATTEMPTS} draws in a row were outside '
+        'data.bounds: train longer, or widen data.bounds'
+      )
+    # Each gets several attempts, to fill the batch; the first inside counts.
+    each = min(max(1, len(samples) // len(bad)), ATTEMPTS)
+    again = bad.repeat(each)
+    attempt = (tried[bad][:, None] + np.arange(each)).ravel()
+    i, a = (np.resize(x, len(samples)) for x in (index[again], attempt))
+    drawn = values.decode(draw(i, i + _APART * a))[: len(again)]
+    inside = values.inside(drawn).reshape(-1, each)
+    first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
+    outside += int(np.minimum(first, each - 1).sum())
+    done = first < each
+    place = np.arange(len(bad)) * each + np.minimum(first, each - 1)
+    samples[bad[done]] = drawn[place[done]]
+    tried[bad] += each
+    bad = bad[~done]
+  return samples, outside
 
 
 def write_film(model: Model, film: Frames, parts: Path) -> None:
@@ -125,9 +183,10 @@ def write(
   paths: list[Path],
   path: Path,
   settings: Settings,
+  n: int,
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
-  samples = gather(paths, model.config.sampling.num_samples)
+  samples = gather(paths, n)
   arrays = {'arr_0': samples, **inputs.stored()}
   arrays |= model.write_more(params, path, samples)
   provenance.write_npz(path, arrays, settings)

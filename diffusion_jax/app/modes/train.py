@@ -1,11 +1,15 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks, report
+from diffusion_jax.app.modes.patience import ended as of_patience
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
 from diffusion_jax.app.run.step_log import StepLog
@@ -36,6 +40,11 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   run = begin(parts)
   if run is None:
     return None
+  patience = parts.config.training.patience
+  ended = functools.partial(of_patience, parts.workdir, patience=patience)
+  if why := ended(run.start):
+    print(f'this run is finished: {why}')
+    return None
   with run.log.open():
     step, following = run.start, None
     for call in itertools.count():
@@ -52,6 +61,10 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       run.log.read(0 if due else 1)  # 1: all but the call just started
       run.act(step, due)
       if step == parts.config.training.num_steps:
+        break
+      if due and (why := ended(step)):
+        run.act(step, [hook for hook in parts.hooks if hook not in due])
+        tqdm.write(f'step {step}: {why}')
         break
   if processes.is_first():
     sessions.write_end(parts.workdir, step)

@@ -27,6 +27,9 @@ def settings(model: Model, params: Params, step: int) -> Settings:
   sampling = folder.plain(model.config)['sampling']
   del sampling['name']
   sampling['checkpoint'] = str(step)
+  if sampling['context']:
+    rows = checksums.of_arrays(npz.read_array(sampling['context'], 'context'))
+    sampling['context'] = f'{Path(sampling["context"]).name}, checksum {rows}'
   for part in ('guidance', 'classifier'):
     section = sampling.get(part)
     if section and section.get('run'):
@@ -87,7 +90,8 @@ def _sampled_by(model):
     # The field of another choice than the run's has a default.
     default = defaults.get(field) if field.count('.') > 1 else ''
     if field.startswith('sampling.') and value != stored.get(field, default):
-      changes[field] = value
+      is_file = field == 'sampling.context'
+      changes[field] = Path(value).stem if is_file else value
   return _without('sampling', changes)
 
 

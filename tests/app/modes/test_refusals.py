@@ -288,6 +288,8 @@ evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
   config.evaluation.elbo: steps is 9: it must
 evaluation.metrics=ode evaluation.ode.num_probes=0 => ode: num_probes is 0: it
 evaluation.sweep=num_steps => num_steps is not field=value,value
+evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
+  no metric of evaluation.metrics=elbo is of samples
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
 evaluation.metrics=accuracy evaluation.features=pixels => these classes, as
   digits has: set config.evaluation.features, now

@@ -1,0 +1,83 @@
+"""What needs which kind of data: a row is a field, its choices, and a kind."""
+
+from collections.abc import Iterator
+
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.data.sources import Facts
+
+# What a row needs, and what to do without it.
+LEVELS = (
+  'levels, as pictures and texts have',
+  'uint8 arrays have levels; leave it out for real numbers',
+)
+PICTURES = 'pictures, uint8 [H, W, C]', 'leave it out'
+GRID = 'data [H, W, C]', 'take network=unet or dit, or mlp for vectors'
+CONTEXT = 'a context', 'give data with one, as data=npz with `context`'
+
+# The path of a field, its values that need something (None: any that is set),
+# and what they need.
+NEEDS = (
+  ('sampling.clip', None, LEVELS),
+  ('sampling.dynamic_threshold', None, LEVELS),
+  ('conditioning.self_conditioning', None, LEVELS),
+  ('objective', ('hybrid', 'vlb', 'masked', 'd3pm', 'vae', 'hvae'), LEVELS),
+  ('objective', ('classifier',), PICTURES),
+  ('latent', None, PICTURES),
+  ('training.random_flip', None, PICTURES),
+  ('conditioning.augment', None, PICTURES),
+  ('conditioning.image', None, PICTURES),
+  ('network', ('ddpmpp', 'edm2', 'vdm'), GRID),
+  ('conditioning.context', None, CONTEXT),
+  ('sampling.context', None, CONTEXT),
+)
+METRICS = {
+  'elbo': LEVELS,
+  'iw': LEVELS,
+  'independent_pixels': LEVELS,
+  'fid': PICTURES,
+  'sfid': PICTURES,
+  'is': PICTURES,
+  'cmmd': PICTURES,
+  'accuracy': PICTURES,
+}
+EDITS = 'inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'
+OPERATORS = 'blur', 'motion', 'downsample', 'gray', 'hdr', 'phase'
+
+
+def problems(config: Node, facts: Facts, mode: str) -> Iterator[str]:
+  """Yields a line for each part of a config that other data need."""
+  rows = list(NEEDS)
+  if mode == 'evaluate':
+    rows += [('evaluation.metrics', (n,), kind) for n, kind in METRICS.items()]
+  if mode == 'edit':
+    rows += [('edit', EDITS, PICTURES)]
+    rows += [('edit.operator', OPERATORS, PICTURES)]
+  for path, values, needed in rows:
+    found = config.at(path)
+    name = found.name if isinstance(found, Node) else found
+    given = name if isinstance(name, tuple) else (name,)
+    hit = [x for x in given if (x if values is None else x in values)]
+    if hit and not has(facts, needed):
+      what, advice = needed
+      yield (
+        f'config.{path}={hit[0]} needs {what}, and these data are '
+        f'{described(facts)}: {advice}'
+      )
+
+
+def has(facts: Facts, needed: tuple[str, str]) -> bool:
+  """Returns whether data have what a row needs."""
+  if needed is LEVELS:
+    return bool(facts.x.levels)
+  if needed is PICTURES:
+    return facts.x.is_picture
+  if needed is CONTEXT:
+    return facts.context is not None
+  return len(facts.x.shape) == 3
+
+
+def described(facts: Facts) -> str:
+  """Returns the shape and the kind of the data, in words."""
+  kind = f'{facts.x.levels} levels' if facts.x.levels else 'real numbers'
+  more = ' without a context' if facts.context is None else ''
+  return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'

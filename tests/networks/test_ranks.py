@@ -1,0 +1,144 @@
+"""U-Net and DiT of sequences and volumes.
+
+The rank of a network is the number of axes between batch and channels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import ScoreNetwork
+from tests.networks.literal import randomised
+
+UNET: Any = dict(
+  channels=4,
+  multipliers=(1, 2),
+  num_blocks=1,
+  num_groups=2,
+  out_channels=2,
+)
+BLOCKS: Any = {'resblock_updown': True, 'scale_shift': True}
+NOISE = np.array([3.0, 700.0], np.float32)
+SIDES = {1: (8,), 2: (8, 8), 3: (4, 4, 8)}
+
+
+def shapes(network, x):
+  noise = jnp.zeros(len(x))
+  return jax.eval_shape(network.init, jax.random.key(0), x, noise)['params']
+
+
+def examples(rank, channels=2):
+  shape = 2, *SIDES[rank], channels
+  return np.random.default_rng(rank).standard_normal(shape, np.float32)
+
+
+def with_a_further_axis(params, axis):
+  """Returns the parameters whose convolutions ignore a new axis."""
+
+  def widen(path, leaf):
+    if path[-1].key != 'kernel' or leaf.ndim < 3:
+      return leaf
+    return np.stack([0 * leaf, leaf, 0 * leaf], axis)
+
+  return jax.tree_util.tree_map_with_path(widen, params)
+
+
+@pytest.mark.parametrize('options', [{}, BLOCKS], ids=['convs', 'blocks'])
+@pytest.mark.parametrize('rank, size, wider_size', [(1, 4, 4), (2, 4, 32)])
+def test_a_unet_is_the_one_with_a_further_axis_on_which_nothing_depends(
+  rank, size, wider_size, options
+):
+  """Convolutions, changes of resolution, norms and attention."""
+  x = examples(rank)
+  network = UNet(**UNET, **options, attention_resolutions=(size,))
+  wider = network.clone(attention_resolutions=(wider_size,))
+
+  def repeated(x):
+    return np.repeat(np.expand_dims(x, rank + 1), 4, rank + 1)
+
+  params = randomised(shapes(network, x), scale=0.3)
+  wide_params = with_a_further_axis(params, rank)
+  needed = jax.tree.map(np.shape, shapes(wider, repeated(x)))
+  assert jax.tree.map(np.shape, wide_params) == needed
+  assert 'down_1_0_attention' in params
+
+  @jax.jit
+  def both(params, wide_params):
+    found = network.apply({'params': params}, x, NOISE)
+    return found, wider.apply({'params': wide_params}, repeated(x), NOISE)
+
+  found, wide = both(params, wide_params)
+  assert found.shape == x.shape and np.std(found) > 0.1
+  np.testing.assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize('rank, size, count', [
+  (1, 4, 3), (2, 4, 3), (3, 16, 3), (3, 4, 0),
+])  # fmt: skip
+def test_attention_is_chosen_by_height_or_by_the_number_of_positions(
+  rank, size, count
+):
+  """The second level has the sides 4, 4x4 and 2x2x4."""
+  network = UNet(**UNET, attention_resolutions=(size,))
+  params = shapes(network, examples(rank))
+  found = {n for n in params if n.endswith('attention')} - {'middle_attention'}
+  assert len(found) == count
+
+
+DIT = DiT(24, 2, 2, out_channels=2)
+NETWORKS = {
+  'unet': UNet(**UNET, attention_resolutions=(4, 16)),
+  'dit': DIT,
+  'dit_rotary': DIT.clone(positions='rotary'),
+  'vdm': ScoreNetwork(channels=4, num_layers=1, num_groups=2),
+}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_rank_has_the_shape_of_x_and_every_parameter_a_gradient(name):
+  """Even the first values of x and of the noise matter to every output."""
+  network = NETWORKS[name]
+  given = {rank: examples(rank) for rank in SIDES}
+  params = {
+    rank: randomised(shapes(network, x), scale=0.3) for rank, x in given.items()
+  }
+
+  @jax.jit
+  def gradients(params):
+    def loss(params, x):
+      out = network.apply({'params': params}, x, NOISE)
+      assert out.shape == x.shape
+      return jnp.sum(jnp.sin(out))
+
+    by = jax.grad(loss, argnums=(0, 1))
+    return {rank: by(params[rank], x) for rank, x in given.items()}
+
+  for rank, found in gradients(params).items():
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+      assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0.0, (rank, path)
+
+
+@pytest.mark.parametrize('network, shape, message', [
+  (UNet(**UNET), (6, 7, 2), 'sides of 6x7 cannot be halved 1 times: sides'),
+  (UNet(**UNET), (5, 2), 'sides of 5 cannot be halved 1 times'),
+  (UNet(**UNET), (4, 4, 3, 2), 'sides of 4x4x3 cannot be halved'),
+  (UNet(**UNET), (5,), r'examples of the shape \[5\] have 0 axes before the '
+   'channels, and the network needs 1 or 2 or 3: use network mlp'),
+  (DIT, (5,), r'of the shape \[5\] have 0 axes .*: use network mlp'),
+  (DIT, (2, 2, 2, 2, 2), 'have 4 axes .* needs 1 or 2 or 3: use network mlp'),
+  (EDM2(4), (8, 2), r'the shape \[8, 2\] have 1 .* 2: use network unet or dit'),
+  (DIT.clone(channels=8), (4, 4, 4, 2),
+   "divisible by 6, not 8: change channels, or set positions='rotary'"),
+  (DIT.clone(channels=8, positions='rotary'), (4, 4, 4, 2),
+   'head channels divisible by 6, not 4: change channels or num_heads'),
+])  # fmt: skip
+def test_what_a_rank_does_not_allow_is_one_line(network, shape, message):
+  with pytest.raises(ValueError, match=message) as error:
+    shapes(network, np.zeros((1, *shape), np.float32))
+  assert '\n' not in str(error.value)
