@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 import diffusion_jax as dj
 from benchmarks.problems import PROBLEMS, SCHEDULE, Problem
-from diffusion_jax.metrics import posterior
+from diffusion_jax.metrics import calibration, posterior
 from diffusion_jax.testing import oracles
 
 Array = jax.Array
@@ -297,7 +297,7 @@ def gaussian_errors(
 
 def cover(
   method: Method, problem: Problem, num_truths: int
-) -> posterior.Coverage:
+) -> calibration.Coverage:
   """Returns the coverage over draws of (x_0, y)."""
   matrix, std = problem.matrix, problem.std
   truth = np.asarray(problem.prior.sample(jax.random.key(10), num_truths))
@@ -307,8 +307,8 @@ def cover(
   draw = jax.jit(lambda key: method.draw(key, problem, repeated))
   keys = jax.random.split(jax.random.key(12), NUM_RANKED)
   x = np.stack([draw(key) for key in keys], axis=1)
-  found = posterior.ranks(problem.prior, matrix, std, truth, y, x)
-  return posterior.coverage(found, NUM_RANKED)
+  levels = posterior.levels(problem.prior, matrix, std, truth, y, x)
+  return calibration.coverage(levels)
 
 
 def row(

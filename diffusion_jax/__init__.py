@@ -166,6 +166,10 @@ from diffusion_jax.sampling.ancestral import (
   ddim_invert as ddim_invert,
 )
 from diffusion_jax.sampling.brownian import path_noise as path_noise
+from diffusion_jax.sampling.composition import (
+  bridged as bridged,
+  gauss_composed as gauss_composed,
+)
 from diffusion_jax.sampling.correctors import (
   annealed_langevin as annealed_langevin,
   churn as churn,

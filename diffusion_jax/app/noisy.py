@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -332,14 +333,19 @@ class NoisyNetwork:
     if not heights or ':' in self.config.network.name:
       return
     levels = len(self.config.network.get('multipliers', (1,)))
-    height = self.state_shape[0]
-    possible = [height // 2**level for level in range(levels)]
+    sides = self.state_shape[:-1]
+    maps = [[side // 2**level for side in sides] for level in range(levels)]
+    is_flat = len(sides) == 2
+    possible = [m[0] if is_flat else math.prod(m) for m in maps]
     absent = [h for h in heights if h not in possible]
     if absent:
+      what = ('height', 'heights') if is_flat else ('number', 'numbers')
+      of = '' if is_flat else ' of positions'
       yield (
-        f'config.network.attention_resolutions: no feature map has the height '
-        f'{absent[0]}; the heights are {", ".join(map(str, possible))}, and () '
-        'is attention in the middle only'
+        f'config.network.attention_resolutions: no feature map has the '
+        f'{what[0]}{of} {absent[0]}; the {what[1]} are '
+        f'{", ".join(map(str, possible))}, and () is attention in the middle '
+        'only'
       )
 
 

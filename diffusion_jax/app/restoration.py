@@ -243,7 +243,7 @@ class Restore(Edit):
     operator, values = self._operator(model), model.facts.x
     if values.levels:
       return operator
-    std, mean = (jnp.asarray(x, jnp.float32) for x in values[3:1:-1])
+    std, mean = (np.asarray(x, np.float32) for x in values[3:1:-1])
     if self._is_linear(model):
       return lambda x: operator(std * x)
     return lambda x: operator(std * x + mean)
@@ -355,7 +355,7 @@ class Steer(Edit):
     def reward(x):
       x0 = task.decode(x)
       if values.mean:  # in the user's units
-        x0 = x0 * jnp.float32(values.std) + jnp.float32(values.mean)
+        x0 = x0 * np.float32(values.std) + np.float32(values.mean)
       found = node.make({'x0': x0})
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(

@@ -1,6 +1,6 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from diffusion_jax.app.config.fields import Evaluation
 from diffusion_jax.app.config.tree import Constructor, Schema, find, parameters
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import folder
+from diffusion_jax.data import npz
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, references
 from diffusion_jax.metrics.features import Extractor
@@ -29,6 +31,7 @@ from diffusion_jax.metrics.metric import (
   Score,
   missing,
 )
+from diffusion_jax.metrics.values import Standard, standard_of
 from diffusion_jax.ranges import FlagText
 
 _PATH = 'evaluation.metrics'
@@ -47,11 +50,20 @@ class Scored(NamedTuple):
 
 
 class Space(NamedTuple):
-  """An extractor, and its features of real images with their protocol."""
+  """An extractor, and its features of real data with their protocol.
 
-  extractor: Extractor
+  The space '' has no extractor: its reference has `values`.
+  """
+
+  extractor: Extractor | None
   reference: Arrays
   protocol: Json
+
+  def of(self, batches: Iterable[np.ndarray]) -> Arrays:
+    """Returns the features of batches of samples."""
+    if self.extractor is None:
+      return {}
+    return features.join(features.each(self.extractor, batches))
 
 
 def sections(tree: Tree, schema: Schema) -> dict[str, Constructor]:
@@ -158,18 +170,30 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
   or in evaluation.features, and its scores are named with them.
   """
   c, scored = model.config.evaluation, []
-  check_one_of(features.EXTRACTORS, 'evaluation.features', c.features)
+  usual = space_of(model)
+  check_one_of(features.EXTRACTORS, 'evaluation.features', usual)
   for name, metric in metrics_of(model, **values).items():
     if not isinstance(metric, SampleMetric):
       continue
     if EXTRACTED.isdisjoint(metric.needs):
       scored.append(Scored(name, metric, '', ''))
       continue
-    for space in metric.features or (c.features,):
+    for space in metric.features or (usual,):
       check_one_of(features.EXTRACTORS, f'evaluation.{name}.features', space)
       suffix = f'_{space}' if 'features' in c[name] else ''
       scored.append(Scored(name, metric, space, suffix))
   return scored
+
+
+def space_of(model: Model) -> str:
+  """Returns the features of metrics that name none."""
+  usual = 'inception' if model.facts.x.is_picture else 'values'
+  return model.config.evaluation.features or usual
+
+
+def is_of_pairs(each: Scored) -> bool:
+  """Returns whether a metric needs several draws for each held-out pair."""
+  return not {'draws', 'log_q'}.isdisjoint(each.metric.needs)
 
 
 def higher_is_better(model: Model) -> dict[str, bool]:
@@ -190,6 +214,9 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
   other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
   spaces = {}
+  if any('values' in x.metric.needs for x in metrics):
+    values = reference_values(model)
+    spaces[''] = Space(None, {'values': values}, {})
   for name in dict.fromkeys(x.space for x in metrics if x.space):
     extractor = make_extractor(model, name)
     reference, protocol = load_reference(model, extractor, c.reference)
@@ -206,7 +233,41 @@ def make_extractor(model: Model, name: str) -> Extractor:
   c = model.config.evaluation
   own.check_paths('evaluation.weights', c.weights)
   with from_config('evaluation'):
-    return features.make(name, c.weights, c.batch_size)
+    if name != 'values':
+      return features.make(name, c.weights, c.batch_size)
+    x = model.facts.x
+    standard = Standard(np.asarray(x.mean), np.asarray(x.std))
+    if x.levels:
+      standard = standard_of(reference_values(model))
+    return features.make(name, standard=standard)
+
+
+def reference_values(model: Model) -> np.ndarray:
+  """Returns what samples are compared to, as files have it, [N, ...].
+
+  At most references.LIMIT examples of evaluation.reference, evenly spaced.
+  """
+  source = reference_source(model, model.config.evaluation.reference)
+  count = min(len(source), references.LIMIT)
+  index = np.linspace(0, len(source) - 1, count).astype(int)
+  with from_config('data'):
+    return references.as_written(source, source.read(index)['x'])
+
+
+def reference_source(model: Model, name: str) -> Source:
+  """Returns a split of the data, or the examples of a file."""
+  if name in ('train', 'test'):
+    return images.source_of(model.config, name)
+  own.check_paths('evaluation.reference', name)
+  with from_config('evaluation.reference'):
+    source = npz.npz(name)
+  if source.facts.x.shape != tuple(model.facts.x.shape):
+    shape = ', '.join(map(str, model.facts.x.shape))
+    raise UserError(
+      f'config.evaluation.reference: {name} has examples of the shape '
+      f'{list(source.facts.x.shape)}, and [{shape}] is needed'
+    )
+  return source
 
 
 def load_reference(
@@ -219,13 +280,15 @@ def load_reference(
   size = model.config.evaluation.batch_size
   with from_config('evaluation'):
     return references.load(
-      images.source_of(model.config, split), about, extractor, size
+      reference_source(model, split), about, extractor, size
     )
 
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
-  given = {'images', 'held_out', *sample_inputs.stored_names(model)}
+  given = {'images', 'held_out', 'values', *sample_inputs.stored_names(model)}
+  if model.conditioning.context is not None:
+    given |= {'draws', 'truth', 'context', 'log_q'}
   for each in metrics:
     arrays = features.ARRAYS.get(each.space, ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
@@ -249,7 +312,7 @@ def score(
   scores = []
   for _, metric, space, suffix in metrics:
     arrays = {**samples, **extracted.get(space, {})}
-    reference = spaces[space].reference if space else {}
+    reference = spaces[space].reference if space in spaces else {}
     with from_config(_PATH):
       found = metric.compute(arrays, reference)
     scores += [x._replace(name=f'{x.name}{suffix}') for x in found]
@@ -268,6 +331,8 @@ def floor(
   compared = [x for x in metrics if x.metric.needs == ('features',)]
   real = {}
   for name, space in spaces.items():
+    if not name:
+      continue
     held_out = space.reference['held_out']
     chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
     real[name] = {'features': held_out[chosen]}
@@ -275,21 +340,20 @@ def floor(
 
 
 def scorer(model: Model) -> Callable[[Arrays], dict[str, float]]:
-  """Returns {'images': uint8 [N, H, W, C], ...} -> the values of all scores.
+  """Returns {'values': samples as files have them} -> the values of all scores.
 
   There are no bootstrap errors, which would need many more distances.
   """
-  metrics = of_samples(model, num_draws=0)
+  metrics = [x for x in of_samples(model, num_draws=0) if not is_of_pairs(x)]
   spaces = prepare(model, metrics)
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
-    pictures = samples['images']
-    batches = [pictures[i : i + size] for i in range(0, len(pictures), size)]
-    extracted = {
-      name: features.join(features.each(space.extractor, batches))
-      for name, space in spaces.items()
-    }
+    x = samples['values']
+    batches = [x[i : i + size] for i in range(0, len(x), size)]
+    extracted = {name: space.of(batches) for name, space in spaces.items()}
+    if model.facts.x.is_picture:
+      samples = {**samples, 'images': x}
     scores = score(metrics, spaces, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 

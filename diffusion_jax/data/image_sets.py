@@ -41,14 +41,19 @@ class ImageSet(NamedTuple):
   protocol: Json
 
 
-def read(path: str | Path, more: Collection[str] = ()) -> ImageSet:
+def read(
+  path: str | Path, more: Collection[str] = (), any_shape: bool = False
+) -> ImageSet:
   """Opens a folder of images or an npz file; `batches` reads the images.
 
-  more: names of other arrays to read, if the file has them. Raises ValueError
-  or OSError that names the file.
+  more: names of other arrays to read, if the file has them. any_shape: the npz
+  file has real numbers or texts, which stay as they are. Raises ValueError or
+  OSError that names the file.
   """
   path = images.existing(path, 'file or folder')
-  return _read_folder(path) if path.is_dir() else _read_npz(path, more)
+  if path.is_dir():
+    return _read_folder(path)
+  return _read_npz(path, more, any_shape)
 
 
 def take(source: ImageSet, index: np.ndarray, size: int = 1000) -> np.ndarray:
@@ -72,7 +77,7 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
     )
 
 
-def _read_npz(path, more):
+def _read_npz(path, more, any_shape):
   names = npz.names_of(path)
   name = next((name for name in IMAGES if name in names), None)
   wanted = {*ARRAYS, *more} - {*IMAGES}
@@ -91,14 +96,15 @@ def _read_npz(path, more):
   with npz.reading(path), zipfile.ZipFile(path) as archive:
     with archive.open(f'{name}.npy') as file:
       shape, _, dtype = _header(file)
-  if len(shape) not in (3, 4) or not shape[0] or dtype.kind not in 'uif':
+  fits = len(shape) in (3, 4) or any_shape and len(shape) > 1
+  if not fits or not shape[0] or dtype.kind not in 'uif':
     raise ValueError(
       f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}'
     )
-  shape = (*shape, 1) if len(shape) == 3 else shape
+  shape = (*shape, 1) if len(shape) == 3 and not any_shape else shape
 
   def batches(size):
-    return _stream(path, name, size)
+    return _stream(path, name, size, any_shape)
 
   return ImageSet(str(path), shape, batches, arrays, protocol)
 
@@ -110,7 +116,7 @@ def _header(file):
   return np.lib.format.read_array_header_2_0(file)
 
 
-def _stream(path, name, size):
+def _stream(path, name, size, any_shape):
   # Yields the images of an npz file, with one batch in memory at a time.
   with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = _header(file)
@@ -126,6 +132,9 @@ def _stream(path, name, size):
       if len(data) < count * each:
         raise ValueError(f'{path} ends before its last image')
       batch = np.frombuffer(data, dtype).reshape(count, *shape[1:])
+      if any_shape:
+        yield batch
+        continue
       batch = batch[..., None] if batch.ndim == 3 else batch
       yield _as_uint8(batch, f'{path}: {name}')
 

@@ -24,6 +24,7 @@ from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 from diffusion_jax.metrics.neighbours import nearest
+from diffusion_jax.metrics.values import standard_of
 from diffusion_jax.ranges import (
   Count,
   FlagText,
@@ -33,6 +34,8 @@ from diffusion_jax.ranges import (
   convert,
 )
 from diffusion_jax.runtime.files import write_json, write_npz
+
+_METRICS = {**table.OF_FILES, **table.OF_VALUES}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +58,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--weights', default='', help='of inception, dinov2, classifier')
   add(
     '--metrics', default='', metavar='NAME,...',
-    help=f'of {", ".join(table.OF_FILES)}, module:attribute; default all',
+    help=f'of {", ".join(_METRICS)}, module:attribute; default: all of '
+    'features',
   )  # fmt: skip
   add('--held_out', help='test images, to see whether samples copy the others')
   add('--sheet', metavar='PNG', help='the samples closest to the reference')
@@ -92,8 +96,8 @@ def make(name: str, num_draws: int) -> SampleMetric:
     except (AttributeError, ImportError) as error:
       raise ValueError(f'metric {name} cannot be imported: {error}') from error
   else:
-    check_choice('metric', name, table.OF_FILES)
-    constructor = table.OF_FILES[name]
+    check_choice('metric', name, _METRICS)
+    constructor = _METRICS[name]
   takes_draws = 'num_draws' in inspect.signature(constructor).parameters
   return constructor(num_draws=num_draws) if takes_draws else constructor()
 
@@ -151,8 +155,8 @@ def describe(
       fid.given(arrays, kind)
   except ValueError as error:
     raise ValueError(f'{images.name}: {error}') from error
-  if count and 'images' in needs:
-    arrays['images'] = np.concatenate(list(images.batches(batch_size)))
+  for name in {'images', 'values'} & {*needs} if count else ():
+    arrays[name] = np.concatenate(list(images.batches(batch_size)))
   if not count or 'features' in arrays or not metric.EXTRACTED & {*needs}:
     return arrays
   if extractor is None:
@@ -220,8 +224,12 @@ def main(argv: Sequence[str]) -> None:
   held_out = image_sets.read(options.held_out) if options.held_out else None
   extractor = None
   if options.features:
+    standard = None
+    if options.features == 'values' and reference.shape[0]:
+      batches = reference.batches(options.batch_size)
+      standard = standard_of(np.concatenate(list(batches)))
     extractor = features.make(
-      options.features, options.weights, options.batch_size
+      options.features, options.weights, options.batch_size, standard
     )
   scores, reasons, arrays = compare(
     samples, reference, metrics, extractor, held_out, options.batch_size

@@ -5,6 +5,7 @@ A function of features takes images, uint8 [N, H, W, C], and returns a dict:
 [N, K] (for the Inception score) and `predicted` [N], its class of each image.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.demos import digits_judge, perceptrons, shapes_judge
+from diffusion_jax.metrics.values import Standard
 from diffusion_jax.ranges import check_choice
 
 HIDDEN = 'the hidden layer of a perceptron'
@@ -35,15 +37,25 @@ class Extractor(NamedTuple):
   stream: StreamFn | None = None
 
 
-def make(name: str, weights: str = '', batch_size: int = 64) -> Extractor:
+def make(
+  name: str,
+  weights: str = '',
+  batch_size: int = 64,
+  standard: Standard | None = None,
+) -> Extractor:
   """Returns the extractor of a name in EXTRACTORS.
 
   weights: the file of a published network, or its folder (`interop.features.
-  load_features`); batch_size: of such a network. Raises ValueError for other
-  names, and if the file is missing.
+  load_features`); batch_size: of such a network; standard: the reference's
+  statistics, for `values`. Raises ValueError for other names, and if the file
+  or the statistics are missing.
   """
   check_choice('features', name, EXTRACTORS)
-  return EXTRACTORS[name](weights, batch_size)
+  if name != 'values':
+    return EXTRACTORS[name](weights, batch_size)
+  if standard is None:
+    raise ValueError('features values need the statistics of the reference')
+  return of_values(standard)
 
 
 def each(
@@ -95,6 +107,20 @@ def _pixels(weights, batch_size):
     return {'features': flat.astype(np.float32) / 255.0}
 
   return Extractor(extract, _identity('pixels', 'levels / 255', 'none'))
+
+
+def of_values(standard: Standard) -> Extractor:
+  """Makes the extractor of real numbers [N, ..., C], flat and standardised.
+
+  standard: `standard_of(reference values)`. Its identity has the checksum of
+  the statistics, so that features by other ones do not compare.
+  """
+  numbers = np.concatenate([np.ravel(x) for x in standard])
+  digest = hashlib.sha256(numbers.astype(np.float64).tobytes()).hexdigest()
+  return Extractor(
+    lambda values: {'features': standard.features(values)},
+    _identity('values', f'standardised by {digest[:16]}', 'none'),
+  )
 
 
 def _digits(weights, batch_size):
@@ -162,6 +188,7 @@ ARRAYS = {
   'classifier': ('features', 'logits', 'predicted'),
   'shapes': ('features',),
   'pixels': ('features',),
+  'values': ('features',),
 }
 EXTRACTORS = {
   'inception': _published('inception'),
@@ -171,4 +198,5 @@ EXTRACTORS = {
   'classifier': _classifier,
   'shapes': _shapes,
   'pixels': _pixels,
+  'values': of_values,
 }

@@ -68,6 +68,11 @@ NEEDS = {
   'predicted': 'a classifier of these classes, as digits has',
   'labels': 'labels of the {}',
   'held_out': 'held-out images, 1 or more',
+  'values': 'the {} as numbers',
+  'draws': 'draws for each of the held-out pairs',
+  'truth': 'what is drawn of the held-out pairs',
+  'context': 'the condition of the held-out pairs',
+  'log_q': "the model's log density of draws and truth",
 }
 
 

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from diffusion_jax.core.levels import clean_level
+from diffusion_jax.metrics.calibration import density_levels
+from diffusion_jax.metrics.sliced import directions
 from diffusion_jax.testing.oracles import Mixture
 
 _DIRECTIONS = 100
@@ -76,12 +78,10 @@ def sliced_w2(x: ArrayLike, exact: Mixture, seed: int = 0) -> float:
   """
   x = np.asarray(x, np.float64)
   n, d = x.shape
-  directions = np.random.default_rng(seed).normal(size=(_DIRECTIONS, d))
-  directions /= np.linalg.norm(directions, axis=1, keepdims=True)
   levels = (np.arange(n) + 0.5) / n
   squares = [
     np.mean((np.sort(x @ u) - quantiles(exact, u, levels)) ** 2)
-    for u in directions
+    for u in directions(_DIRECTIONS, d, seed)
   ]
   scale = np.trace(np.asarray(exact.cov, np.float64)) / d
   return float(np.sqrt(np.mean(squares) / scale))
@@ -103,7 +103,7 @@ def quantiles(
   return np.interp(np.asarray(levels), cdf, at)
 
 
-def ranks(
+def levels(
   prior: Mixture,
   matrix: ArrayLike,
   std: float,
@@ -111,11 +111,11 @@ def ranks(
   y: ArrayLike,
   x: ArrayLike,
 ) -> np.ndarray:
-  """Counts the samples whose p(x | y) is below the truth's, int [J].
+  """Computes `density_levels` of truths by the exact p(x | y), [J].
 
   truth [J, D] are draws of the prior, y [J, M] their measurements, x [J, n, D]
-  the samples for each y. The ranks are uniform on 0..n if the samples are
-  p(x_0 | y)'s (Talts et al. 2018, with the log-posterior as the statistic).
+  the samples for each y. The levels are uniform if the samples are p(x_0 |
+  y)'s; `calibration.coverage` and `uniformity` summarize them.
   """
   truth, y, x, matrix = (
     np.asarray(a, np.float64) for a in (truth, y, x, matrix)
@@ -127,30 +127,7 @@ def ranks(
     square = np.sum((x @ matrix.T - y[:, None]) ** 2, axis=-1)
     return log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
 
-  return np.sum(log_joint(x) < log_joint(truth[:, None]), axis=1)
-
-
-class Coverage(NamedTuple):
-  """The fraction of truths in the 90 % region of highest density.
-
-  standard_error: of the fraction. p_value: of a chi-squared test that the ranks
-  are uniform, in ten bins.
-  """
-
-  fraction: float
-  standard_error: float
-  p_value: float
-
-
-def coverage(ranks: np.ndarray, num_samples: int) -> Coverage:
-  """Summarizes the `ranks` among num_samples samples."""
-  inside = np.mean(ranks >= 0.1 * (num_samples + 1))
-  error = np.sqrt(inside * (1.0 - inside) / len(ranks))
-  edges = np.linspace(0, num_samples + 1, 11)
-  observed, _ = np.histogram(ranks, edges)
-  share = np.diff(np.ceil(edges)) / (num_samples + 1)
-  p_value = stats.chisquare(observed, len(ranks) * share).pvalue
-  return Coverage(float(inside), float(error), float(p_value))
+  return density_levels(log_joint(x), log_joint(truth[:, None])[:, 0])
 
 
 class EvidenceErrors(NamedTuple):

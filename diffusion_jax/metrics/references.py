@@ -93,6 +93,12 @@ def describe(
   }
 
 
+def as_written(source: Source, x: np.ndarray) -> np.ndarray:
+  """Returns a source's examples as files of samples have them."""
+  values = source.facts.x
+  return values.decode(values.encode(x)) if values.levels else x
+
+
 def compute(
   source: Source, extractor: Extractor, batch_size: int
 ) -> dict[str, np.ndarray]:
@@ -101,16 +107,12 @@ def compute(
   chosen = np.zeros(len(source), bool)
   chosen[order[:LIMIT]] = True
   moments = dict.fromkeys(fid.STATISTICS, fid.Moments())
-  values = source.facts.x
-
-  def of_255(x):
-    return values.decode(values.encode(x))
-
   kept, start = [], 0
   with tqdm(
     total=len(source), desc='reference', unit='image', disable=None
   ) as bar:
-    batches = map(of_255, in_batches(source, batch_size))
+    read = in_batches(source, batch_size)
+    batches = (as_written(source, x) for x in read)
     for extracted in features.each(extractor, batches, bar.update):
       count = len(extracted['features'])
       for name in moments.keys() & extracted.keys():

@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping
 
 from diffusion_jax.metrics import (
   accuracy,
+  c2st,
+  calibration,
   fid,
   inception_score,
   likelihoods,
   manifolds,
   memorisation,
   mmd,
+  sliced,
+  values,
 )
 from diffusion_jax.metrics.metric import ModelMetric, SampleMetric
 
@@ -28,7 +32,27 @@ OF_FILES: OfSamples = {
   'accuracy': accuracy.of_samples,
   'memorisation': memorisation.copies,
 }
-METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES}
+# Metrics of numbers, without features.
+OF_VALUES: OfSamples = {
+  'c2st': c2st.c2st,
+  'sliced_w2': sliced.sliced,
+  'energy': mmd.energy,
+  'moments': values.moments,
+}
+# Metrics of draws for held-out pairs, of models with a condition.
+OF_PAIRS: OfSamples = {
+  'sbc': calibration.sbc,
+  'interval_coverage': calibration.interval_coverage,
+  'density_coverage': calibration.density_coverage,
+  'tarp': calibration.tarp,
+}
+METRICS: OfSamples = {
+  'fid': fid.fid,
+  'sfid': fid.sfid,
+  **OF_FILES,
+  **OF_VALUES,
+  **OF_PAIRS,
+}
 
 # Metrics of a model on real images.
 _PIXELS = {'independent_pixels': likelihoods.independent_pixels}

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.denoiser import Prediction
+from diffusion_jax.core.denoiser import Denoiser, Prediction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.process import level_slopes
 from diffusion_jax.core.schedules import RectifiedFlowSchedule
@@ -210,6 +210,22 @@ class Mixture:
     """
     log_weights, means, covs = _measured(self, matrix, y, std)
     return mixture(np.exp(log_weights - log_weights.max()), means, covs)
+
+  def denoiser_given(self, y: Array, std: float) -> Denoiser:
+    """Returns the denoiser of p(x_0 | y) for y = x_0 + std n, y [D].
+
+    x_t and y are together one measurement of x_0 with less noise. Unlike
+    `posterior`, y may be traced.
+    """
+
+    def denoise(xt, level):
+      at = level.expand_to(xt)
+      spread = jnp.sqrt((at.alpha * std) ** 2 + at.sigma**2)
+      x = (at.alpha * std**2 * xt + at.sigma**2 * y[None]) / spread**2
+      sigma = (at.sigma * std / spread)[:, 0]
+      return self.denoise(x, NoiseLevel(level.t, jnp.ones(()), sigma))
+
+    return denoise
 
   def log_evidence(
     self, matrix: ArrayLike, y: ArrayLike, std: float

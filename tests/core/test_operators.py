@@ -115,18 +115,3 @@ def test_the_gaussian_blur_is_scipys():
   sigmas, options = (0.0, 0.8, 0.8, 0.0), {'mode': 'wrap', 'truncate': 3.75}
   expected = scipy.ndimage.gaussian_filter(X, sigmas, **options)
   np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize('size', [3, 4])
-def test_the_centre_of_a_kernel_is_the_pixel_itself(size):
-  kernel = jnp.zeros((size, size)).at[size // 2, size // 2].set(1.0)
-  found = operators.blurred(kernel)(jnp.asarray(X))
-  np.testing.assert_allclose(found, X, atol=1e-6)
-
-
-def test_a_gaussian_blur_is_scipys_to_three_deviations():
-  found = operators.gaussian_blur(1.0)(jnp.asarray(X))
-  expected = scipy.ndimage.gaussian_filter(
-    X, (0, 1.0, 1.0, 0), mode='wrap', truncate=3.0
-  )
-  np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -50,7 +50,7 @@ def panels(sheet):
 
 def place(panel, mask):
   """Returns the centre of some pixels, x from the left and y from below."""
-  y, x = np.mean(np.nonzero(mask), axis=1) + 0.5
+  y, x = np.argwhere(mask).mean(axis=0) + 0.5
   return x / panel.shape[1], 1.0 - y / panel.shape[0]
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from diffusion_jax.metrics import mmd
 
@@ -83,3 +84,38 @@ def test_what_has_no_distance_is_refused():
     mmd.kernel_distance(np.zeros((1, 2)), np.zeros((5, 2)))
   with pytest.raises(ValueError, match='of length 0 has no direction'):
     mmd.cmmd(np.zeros((2, 2)), np.ones((2, 2)))
+
+
+def test_the_energy_distance_is_scipys_in_one_dimension(rng):
+  """SciPy's has the distances of a point to itself, which are 0."""
+  x, y = rng.standard_normal((40, 1)), rng.standard_normal((30, 1)) + 1.0
+  within = sum(
+    np.abs(a - a.T).mean() / (len(a) - 1)  # n / (n - 1) minus 1
+    for a in (x, y)
+  )
+  expected = stats.energy_distance(x[:, 0], y[:, 0]) ** 2 - within
+  found = mmd.energy_distance(x, y)
+  np.testing.assert_allclose(found.value, expected)
+
+
+def test_the_energy_distance_of_gaussians_has_a_closed_form(rng):
+  """E |N(0, v I)| is sqrt(2 v) Gamma((D + 1) / 2) / Gamma(D / 2)."""
+  d, s = 3, 1.5
+  x, y = s * rng.standard_normal((3000, d)), rng.standard_normal((3000, d))
+  length = np.sqrt(2.0) * special.gamma((d + 1) / 2) / special.gamma(d / 2)
+  roots = np.sqrt([s**2 + 1.0, 2.0 * s**2, 2.0])
+  expected = length * (2.0 * roots[0] - roots[1] - roots[2])
+  found = mmd.energy_distance(x, y)
+  assert abs(found.value - expected) < 4.5 * found.error < 0.3 * expected
+
+
+def test_the_error_of_the_energy_distance_is_its_deviation_over_sets(rng):
+  found = np.array(
+    [
+      mmd.energy_distance(
+        rng.standard_normal((60, 2)), rng.standard_normal((60, 2)) + 0.7
+      )
+      for _ in range(200)
+    ]
+  )
+  np.testing.assert_allclose(found[:, 1].mean(), found[:, 0].std(), rtol=0.25)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from diffusion_jax.metrics import posterior
+from diffusion_jax.metrics import calibration, posterior
 from diffusion_jax.testing import oracles
 
 PRIOR = oracles.mixture(
@@ -72,8 +72,8 @@ def test_quantiles_are_those_of_the_distribution():
   np.testing.assert_allclose(cdf, levels, atol=1e-4)
 
 
-def ranks_of(spread, key, num=600, n=49):
-  """Ranks for samples of the posterior with another spread about its mean."""
+def levels_of(spread, key, num=600, n=49):
+  """Levels for samples of the posterior with another spread about its mean."""
   truth = np.asarray(PRIOR.sample(key, num), np.float64)
   y = truth @ MATRIX.T + STD * np.random.default_rng(0).normal(size=(num, 1))
   x = []
@@ -82,19 +82,19 @@ def ranks_of(spread, key, num=600, n=49):
     draws = np.asarray(exact.sample(jax.random.fold_in(key, i), n))
     mean = np.asarray(exact.mean)
     x.append(mean + spread * (draws - mean))
-  return posterior.ranks(PRIOR, MATRIX, STD, truth, y, np.stack(x)), n
+  return posterior.levels(PRIOR, MATRIX, STD, truth, y, np.stack(x))
 
 
-def test_ranks_of_exact_draws_are_uniform_and_of_others_not(key):
-  ranks, n = ranks_of(1.0, key)
-  found = posterior.coverage(ranks, n)
-  assert found.p_value > 1e-3
+def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
+  levels = levels_of(1.0, key)
+  found = calibration.coverage(levels)
+  assert calibration.uniformity(levels).chi2 > 1e-3
   assert abs(found.fraction - 0.9) < 4.0 * found.standard_error
   np.testing.assert_allclose(found.standard_error, 0.0122, atol=0.003)
 
-  narrow = posterior.coverage(*ranks_of(0.6, key))
-  assert narrow.p_value < 1e-6
-  assert narrow.fraction < 0.8
+  narrow = levels_of(0.6, key)
+  assert calibration.uniformity(narrow).chi2 < 1e-6
+  assert calibration.coverage(narrow).fraction < 0.8
 
 
 def test_the_errors_of_evidence():
@@ -108,24 +108,6 @@ def test_samples_that_are_not_finite_are_refused():
   x = jnp.zeros((10, 2)).at[3].set(jnp.nan)
   with pytest.raises(ValueError, match='10% of the samples are not finite'):
     errors(x)
-
-
-def test_samples_at_its_quantiles_are_a_distribution_of_one_dimension():
-  one = oracles.mixture([0.4, 0.6], [[-1.0], [0.8]], [[[0.1]], [[0.3]]])
-  levels = (np.arange(200) + 0.5) / 200
-  x = posterior.quantiles(one, np.ones(1), levels)[:, None]
-  assert posterior.sliced_w2(x, one) < 1e-3
-
-
-def test_samples_of_a_known_covariance():
-  """Their covariance is 1.44 I in place of I."""
-  x = np.random.default_rng(0).normal(size=(50, 3))
-  x = (x - x.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
-  white = oracles.mixture([1.0], [np.zeros(3)], [np.eye(3)])
-  found = posterior.posterior_errors(
-    1.2 * x, white, np.eye(3), np.zeros(3), 1.0
-  )
-  np.testing.assert_allclose(found.cov, 0.44, rtol=1e-6)
 
 
 def test_samples_at_the_quantiles_have_no_distance():

@@ -84,11 +84,3 @@ def test_churn_adds_nothing_at_a_level_noisier_than_any_of_the_schedule(
 ):
   end = SCHEDULES[name](jnp.array(1.0))
   assert compare(name, end._replace(sigma=3.0 * end.sigma), key) == 0.0
-
-
-def test_levels_beyond_the_schedule_are_not_raised(key):
-  """The raised level would be the schedule's end, which is cleaner."""
-  schedule = SCHEDULES['linear']
-  end = schedule(jnp.array(1.0))
-  level = end._replace(alpha=0.5 * end.alpha)
-  assert compare('linear', level, key) == 0.0

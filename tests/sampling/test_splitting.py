@@ -38,7 +38,7 @@ def draws(name, std):
 
 
 @pytest.mark.parametrize('name, std', [
-  ('gaussian', 0.01), ('gaussian', 1.0), ('langevin', 0.5)
+  ('gaussian', 0.01), ('gaussian', 0.5), ('langevin', 0.5)
 ])  # fmt: skip
 def test_inner_draws_are_the_product_of_two_normal_distributions(
   name, std, key

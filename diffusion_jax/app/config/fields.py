@@ -165,14 +165,19 @@ class Evaluation:
   """Says what is measured, and on which images (docs/evaluation.md).
 
   Args:
-    metrics: for real images: elbo, ode, independent_pixels, for a VAE also iw,
-      for a classifier accuracy; for generated images: fid, sfid, fd, kid, is,
-      pr (precision, recall), dc (density, coverage), cmmd, accuracy,
-      memorisation; or module:metric
+    metrics: for real data: elbo, ode, independent_pixels, for a VAE also iw,
+      for a classifier accuracy; for samples: fid, sfid, fd, kid, is, pr
+      (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation,
+      c2st, sliced_w2, energy, moments; with a context: sbc, interval_coverage,
+      density_coverage, tarp; or module:metric
     num_images: the first images of the split; 0: all
     num_generated: images to generate
-    features: inception, dinov2, digits, two_levels, classifier, shapes, pixels;
-      of metrics without features of their own, such as evaluation.kid.features
+    features: inception, dinov2, digits, two_levels, classifier, shapes, pixels,
+      values; of metrics without features of their own, such as
+      evaluation.kid.features; '': inception of pictures, values of other data
+    reference: train, test, or an npz file with x, which samples are compared to
+    num_pairs: held-out examples with a context, for the metrics of calibration
+    draws_per_pair: samples for the context of each
     weights: file with the weights of inception or dinov2, or a folder with
       both, '': $DIFFUSION_JAX_WEIGHTS; of classifier: a file of
       convert.to=stablehlo
@@ -188,9 +193,11 @@ class Evaluation:
   batch_size: Size = 100
   seed: Seed = 0
   num_generated: Size = 50_000
-  features: str = 'inception'
+  features: str = ''
   weights: str = ''
-  reference: Split = 'train'
+  reference: str = 'train'
+  num_pairs: Size = 300
+  draws_per_pair: Size = 49
   floor: bool = False
   sweep: str = ''
   name: Suffix = ''

@@ -6,6 +6,7 @@ that it has written.
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,19 +14,25 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import devices, images, models, scoring, weights
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import own, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import folder, provenance
-from diffusion_jax.data import image_sets, pipeline
+from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references, sweeps
+from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import precision, processes
-from diffusion_jax.runtime.files import make_folder, read_json, write_json
+from diffusion_jax.runtime.files import (
+  make_folder,
+  read_json,
+  write_json,
+  write_npz,
+)
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checksums
 
@@ -46,11 +53,21 @@ def run(config: Node, workdir: str | Path) -> None:
   if not config.evaluation.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  of_samples, of_models = scoring.of_samples(model), scoring.of_models(model)
+  of_models = scoring.of_models(model)
+  every = scoring.of_samples(model)
+  of_pairs = [x for x in every if scoring.is_of_pairs(x)]
+  of_samples = [x for x in every if not scoring.is_of_pairs(x)]
+  scoring.check_needs(model, every)
   points: Points = [
     (changes, models.make(point, workdir, model.facts))
     for changes, point in sweep(config)
   ]
+  idle = [field for field in points[0][0] if field not in OF_WEIGHTS]
+  if idle and not of_samples:
+    raise UserError(
+      f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
+      f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
+    )
   for _, point in points:
     point.check('evaluate')
   results: Results = {title(changes): {} for changes, _ in points}
@@ -63,10 +80,15 @@ def run(config: Node, workdir: str | Path) -> None:
         point, of_samples, spaces, changes
       )
       processes.wait_for_all(f'scores {title(changes)}')
+  if of_pairs:
+    for changes, point in points:
+      results[title(changes)] |= score_pairs(point, of_pairs, changes)
+      processes.wait_for_all(f'calibration {title(changes)}')
   for changes, scores in score_images(points, of_models):
     results[title(changes)] |= scores
   if len(points) > 1 and all(results.values()) and processes.is_first():
-    below = folder_of(model, 'samples' if of_samples else next(iter(of_models)))
+    first = 'samples' if of_samples else 'pairs' if of_pairs else ''
+    below = folder_of(model, first or next(iter(of_models)))
     out = make_folder(workdir, below)
     sweeps.write(out, [changes for changes, _ in points], results)
 
@@ -74,7 +96,7 @@ def run(config: Node, workdir: str | Path) -> None:
 def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   """Returns the path in the run of a metric, or 'samples', at a point."""
   c = model.config.evaluation
-  parts = (metric,) if metric == 'samples' else (metric, c.split)
+  parts = (metric,) if metric in ('samples', 'pairs') else (metric, c.split)
   name = '-'.join(filter(None, (*parts, c.name)))
   return Path('evaluation', name, title(changes or {}))
 
@@ -132,20 +154,24 @@ def score_samples(
   if not processes.is_first():
     return {}
   needs = {need for each in metrics for need in each.metric.needs}
-  drawn, stored = provenance.read(path), image_sets.read(path, needs)
+  any_shape = not model.facts.x.is_picture
+  stored = image_sets.read(path, needs, any_shape)
+  drawn = provenance.read(path)
   samples, size = dict(stored.arrays), config.evaluation.batch_size
-  if 'images' in needs:
-    samples['images'] = np.concatenate(list(stored.batches(size)))
+  if not needs.isdisjoint(('images', 'values')):
+    samples['values'] = np.concatenate(list(stored.batches(size)))
+    samples['images'] = samples['values']
   with from_config('evaluation.metrics'):
     extracted = {
       name: references.extract(
         space.extractor, stored, out / f'{name}.npz', drawn, size
       )
       for name, space in spaces.items()
+      if space.extractor is not None
     }
   scores = scoring.score(metrics, spaces, samples, extracted)
   floor = scoring.floor(metrics, spaces, count) if c.floor else []
-  protocol = {name: space.protocol for name, space in spaces.items()}
+  protocol = {n: space.protocol for n, space in spaces.items() if n}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
     'matmul_precision': precision.in_use() or 'default',
@@ -156,7 +182,8 @@ def score_samples(
   if floor:
     print('real images of the other split in place of samples:')
     print(table(floor))
-  print(f'{count:,} images; {provenance.describe(drawn)}')
+  what = 'images' if model.facts.x.is_picture else 'samples'
+  print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
   for x in protocol.values():
     print(
       f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
@@ -164,6 +191,96 @@ def score_samples(
     )
   print(f'{out / "result.json"}')
   return as_json(scores)
+
+
+def score_pairs(
+  model: Model, metrics: list[scoring.Scored], changes: Fields
+) -> Fields:
+  """Draws for held-out pairs, and writes the scores of calibration.
+
+  Returns the scores as JSON in the first process, {} in the others.
+  """
+  c, facts = model.config.evaluation, model.facts
+  assert facts.context is not None  # else it was refused
+  below = folder_of(model, 'pairs', changes)
+  out = make_folder(model.workdir, below)
+  source = images.source_of(model.config, c.split)
+  index = np.arange(min(c.num_pairs, len(source)))
+  with from_config('data'):
+    arrays = source.read(index)
+  path = out / 'context.npz'
+  if processes.is_first():
+    write_npz(path, {'context': arrays['context']})
+  processes.wait_for_all('held-out pairs')
+  own.allow([str(path)])
+  fields = {
+    'num_samples': c.draws_per_pair,
+    'context': str(path),
+    'name': 'samples',
+    'trajectory': False,
+  }
+  config = store.with_fields(
+    model.config, {f'sampling.{name}': x for name, x in fields.items()}
+  )
+  drawn = sample.draw(config, model.workdir, below, 'evaluation.name')
+  draws = npz.read(drawn, ['arr_0'])['arr_0']
+  draws = draws.reshape(len(index), -1, *draws.shape[1:])
+  truth = references.as_written(source, arrays['x'])
+  samples = {'draws': draws}
+  reference = {'truth': truth, 'context': arrays['context']}
+  if any('log_q' in each.metric.needs for each in metrics):
+    log_q = log_density(model, out, draws, truth, arrays['context'])
+    samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
+  if not processes.is_first():
+    return {}
+  scores = []
+  with from_config('evaluation.metrics'):
+    for each in metrics:
+      scores += each.metric.compute(samples, reference)
+  write_json(out / 'result.json', {
+    'pairs': len(index),
+    'draws_per_pair': c.draws_per_pair,
+    'split': c.split,
+    'metrics': as_json(scores),
+  })  # fmt: skip
+  print(table(scores))
+  print(f'{out / "result.json"}')
+  return as_json(scores)
+
+
+def log_density(
+  model: Model,
+  out: Path,
+  draws: np.ndarray,
+  truth: np.ndarray,
+  context: np.ndarray,
+) -> np.ndarray:
+  """Returns log q of the truth and its draws, nats, [M, 1 + n].
+
+  By the ODE, up to a constant.
+  """
+  facts, c = model.facts, model.config.evaluation
+  assert facts.context is not None
+  each = np.concatenate([truth[:, None], draws], axis=1)
+  flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
+  encoded = facts.context.encode(context)
+  params = replicate(mesh := devices.make_mesh(model.config),
+                     weights.restore(model)[0])  # fmt: skip
+  arrays = real_images.arrays_of(
+    ode().measure(model.measured),
+    'ode',
+    params,
+    lambda index: (flat[index], {'context': encoded[index // rows]}),
+    len(flat),
+    out / 'log_q',
+    mesh,
+    encode=facts.x.encode,
+    seed=c.seed,
+    size=c.batch_size,
+  )
+  if arrays is None:
+    return np.zeros(each.shape[:2])
+  return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
 
 
 def score_images(

@@ -256,7 +256,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     parts = [
       model.facts.x.decode(x) for _, x in one_ahead(start, range(0, n, size))
     ]
-    log.results |= score({'images': np.concatenate(parts)[:n], **stored})
+    log.results |= score({'values': np.concatenate(parts)[:n], **stored})
 
   what = 'a sample', 'training.metrics_every'
   return Hook(every, act, begin, compile, what)

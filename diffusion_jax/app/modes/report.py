@@ -28,7 +28,7 @@ from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import folder, provenance
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import drawings, image_sets, npz
+from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
@@ -196,16 +196,11 @@ def drawn_by(
 
 def read_first(model: Model, path: Path, n: int) -> np.ndarray:
   """Returns the first n images of a file, which must have the run's shape."""
-  values = model.facts.x
-  if values.is_picture:
-    stored = image_sets.read(path)  # which reads the first n only
-    shape, first = stored.shape[1:], stored.batches(n)
-  else:
-    (array,) = npz.read(path, ['arr_0']).values()
-    shape, first = array.shape[1:], iter([array[:n]])
-  if tuple(shape) != tuple(values.shape):
-    raise UserError(f'{path} has arrays of {shape}, not {values.shape}')
-  return next(first)
+  any_shape = not model.facts.x.is_picture
+  stored, shape = image_sets.read(path, (), any_shape), model.facts.x.shape
+  if stored.shape[1:] != shape:
+    raise UserError(f'{path} has images of {stored.shape[1:]}, not {shape}')
+  return next(stored.batches(n))
 
 
 def count_calls(model: Model) -> int | None:

@@ -1,0 +1,280 @@
+"""Calibration of conditional models, by draws for held-out pairs (x, theta).
+
+Each test turns a pair into a level in (0, 1), such as the share of the draws of
+q(theta | x) below the true theta. For exact draws the levels are independent
+and uniform, whatever the posterior; `uniformity` tests this, and `coverage` is
+their distribution. A level is a rank among n draws plus a random number in
+[0, 1), over n + 1, so that it is uniform for any n.
+
+What a test cannot see: `sbc`, intervals and the density q of draws of the
+prior, `tarp` with references that ignore x hardly anything.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from diffusion_jax.metrics.estimates import Estimate, Missing
+from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
+
+_BINS = 10
+
+
+def rank_levels(
+  draws: ArrayLike, truth: ArrayLike, seed: int = 0
+) -> np.ndarray:
+  """Returns the level of the truth among its draws, [M, ...].
+
+  Simulation-based calibration (Talts et al. 2018, Alg. 1) of draws [M, n, ...]
+  and truth [M, ...]: each parameter by itself, or any function of theta and x.
+  """
+  draws, truth = np.asarray(draws, np.float64), np.asarray(truth, np.float64)
+  if draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != truth.shape:
+    raise ValueError(
+      f'draws {list(draws.shape)} and truth {list(truth.shape)} must be '
+      '[M, n, ...] and [M, ...]'
+    )
+  if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
+    raise ValueError('draws and truth must be finite')
+  ranks = np.sum(draws < truth[:, None], axis=1)
+  rest = np.random.default_rng(seed).uniform(size=ranks.shape)
+  return (ranks + rest) / (draws.shape[1] + 1)
+
+
+def interval_levels(
+  draws: ArrayLike, truth: ArrayLike, seed: int = 0
+) -> np.ndarray:
+  """Returns the mass of the central interval that ends at the truth, [M, ...].
+
+  Of each parameter, between equal quantiles of the draws.
+  """
+  return np.abs(2.0 * rank_levels(draws, truth, seed) - 1.0)
+
+
+def density_levels(
+  log_q: ArrayLike, log_q_truth: ArrayLike, seed: int = 0
+) -> np.ndarray:
+  """Returns the mass of the highest-density region that ends at the truth, [M].
+
+  Hermans et al. 2022, Eq. 4. log_q [M, n] are log densities of the draws and
+  log_q_truth [M] of the truth, by the model or by any function of theta and x.
+  """
+  return 1.0 - rank_levels(log_q, log_q_truth, seed)
+
+
+def tarp_levels(
+  draws: ArrayLike, truth: ArrayLike, references: ArrayLike, seed: int = 0
+) -> np.ndarray:
+  """Returns the mass of the ball about the reference up to the truth, [M].
+
+  TARP (Lemos et al. 2023, Alg. 2). Draws [M, n, ...], truth and references
+  [M, ...]; a reference may depend on x, but not on the truth of its pair.
+  Distances are in standard deviations of the truth over the pairs.
+  """
+  draws, truth, references = (
+    np.asarray(a, np.float64) for a in (draws, truth, references)
+  )
+  scale = truth.std(axis=0)
+  scale = np.where(scale > 0.0, scale, 1.0)
+  axes = tuple(range(1 - truth.ndim, 0))  # of theta
+
+  def distance(theta, centre):
+    return np.sum(((theta - centre) / scale) ** 2, axis=axes)
+
+  return rank_levels(
+    distance(draws, references[:, None]), distance(truth, references), seed
+  )
+
+
+def regression_references(
+  context: ArrayLike, truth: ArrayLike, num_folds: int = 10, seed: int = 0
+) -> np.ndarray:
+  """Predicts the truth [M, ...] from its context [M, ...], for `tarp_levels`.
+
+  By ridge regression on the pairs of other folds, so that a reference depends
+  on x and not on the truth of its pair.
+  """
+  from sklearn.linear_model import Ridge
+  from sklearn.model_selection import KFold, cross_val_predict
+  from sklearn.pipeline import make_pipeline
+  from sklearn.preprocessing import StandardScaler
+
+  x, y = (np.asarray(a, np.float64) for a in (context, truth))
+  folds = KFold(min(num_folds, len(x)), shuffle=True, random_state=seed)
+  model = make_pipeline(StandardScaler(), Ridge())
+  flat = y.reshape(len(y), -1)
+  found = cross_val_predict(model, x.reshape(len(x), -1), flat, cv=folds)
+  return found.reshape(y.shape)
+
+
+class Uniformity(NamedTuple):
+  """The p-values of levels that should be uniform on (0, 1).
+
+  ks: of the Kolmogorov-Smirnov test. chi2: of counts in ten equal bins.
+  """
+
+  ks: np.ndarray
+  chi2: np.ndarray
+
+
+def uniformity(levels: np.ndarray) -> Uniformity:
+  """Tests each column of levels [M] or [M, ...]; p-values [] or [...]."""
+  from scipy import stats
+
+  def chi2(column):
+    counts, _ = np.histogram(column, _BINS, (0.0, 1.0))
+    return stats.chisquare(counts).pvalue
+
+  def ks(column):
+    return stats.kstest(column, 'uniform').pvalue
+
+  return Uniformity(*(np.apply_along_axis(f, 0, levels) for f in (ks, chi2)))
+
+
+def bonferroni(p_values: ArrayLike) -> float:
+  """Returns the p-value that none of several tests fails."""
+  return float(min(1.0, np.min(p_values) * np.size(p_values)))
+
+
+class Coverage(NamedTuple):
+  """The shares of truths within regions of given mass, [K, ...] each.
+
+  standard_error: of the fraction. low and high: the band that exact draws leave
+  with probability 1 - `confidence`, at each mass by itself.
+  """
+
+  mass: np.ndarray
+  fraction: np.ndarray
+  standard_error: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+
+
+def coverage(
+  levels: np.ndarray,
+  mass: ArrayLike = 0.9,
+  confidence: float = 0.95,
+) -> Coverage:
+  """Computes the expected coverage of regions of mass [K] by levels [M, ...].
+
+  levels: of intervals, densities or balls. The fraction should be the mass
+  (Miller et al. 2021); less is over-confident. The band is binomial.
+  """
+  from scipy import stats
+
+  mass = np.asarray(mass, np.float64)
+  count = len(levels)
+  edges = mass.reshape(*mass.shape, *[1] * levels.ndim)
+  fraction = np.mean(levels <= edges, axis=mass.ndim)
+  error = np.sqrt(fraction * (1.0 - fraction) / count)
+  low, high = stats.binom.interval(confidence, count, mass)
+  return Coverage(mass, fraction, error, low / count, high / count)
+
+
+def sbc(seed: int = 0) -> SampleMetric:
+  """Ranks of each parameter among its draws (Talts et al. 2018).
+
+  p-values of the Kolmogorov-Smirnov and the chi-squared test that they are
+  uniform: the lowest of all parameters, times their number.
+  """
+
+  def compute(samples, reference):
+    draws, truth = _pairs('sbc', samples, reference)
+    tests = uniformity(_flat(rank_levels(draws, truth, seed)))
+    return [
+      Score(f'sbc_{name}', Estimate(bonferroni(p)), _note(p, draws))
+      for name, p in tests._asdict().items()
+    ]
+
+  return SampleMetric(
+    {'sbc_ks': True, 'sbc_chi2': True}, ('draws', 'truth'), compute
+  )
+
+
+def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
+  """Expected coverage of central intervals, and a p-value over all masses.
+
+  The mean over parameters of the fraction, with its error as if they were
+  equal; the p-value is the lowest of the parameters, times their number. mass:
+  of the intervals.
+  """
+
+  def compute(samples, reference):
+    draws, truth = _pairs('interval_coverage', samples, reference)
+    levels = _flat(interval_levels(draws, truth, seed))
+    inside = np.mean(levels <= mass, axis=1)
+    error = inside.std(ddof=1) / len(inside) ** 0.5
+    p = uniformity(levels).ks
+    return [
+      Score('interval_coverage', Estimate(float(inside.mean()), float(error)),
+            f'{mass:g} at best'),
+      Score('interval_p', Estimate(bonferroni(p)), _note(p, draws)),
+    ]  # fmt: skip
+
+  names = {'interval_coverage': True, 'interval_p': True}
+  return SampleMetric(names, ('draws', 'truth'), compute)
+
+
+def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
+  """Expected coverage of regions of highest density (Hermans et al. 2022).
+
+  With a p-value over all masses. It needs log q of the draws [M, n] and of the
+  truth [M], both named `log_q`. mass: of the regions.
+  """
+
+  def compute(samples, reference):
+    log_q = take('density_coverage', samples, 'log_q')
+    at_truth = take('density_coverage', reference, 'log_q', 'reference')
+    levels = density_levels(log_q, at_truth, seed)
+    return _scores('density', levels, mass, np.asarray(log_q))
+
+  names = {'density_coverage': True, 'density_p': True}
+  return SampleMetric(names, ('log_q',), compute)
+
+
+def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
+  """Coverage of balls about a reference that depends on x (Lemos et al. 2023).
+
+  With a p-value over all masses. The reference is `regression_references`.
+  mass: of the balls.
+  """
+
+  def compute(samples, reference):
+    draws, truth = _pairs('tarp', samples, reference)
+    context = take('tarp', reference, 'context', 'reference')
+    centres = regression_references(context, truth, seed=seed)
+    levels = tarp_levels(draws, truth, centres, seed)
+    return _scores('tarp', levels, mass, draws)
+
+  names = {'tarp_coverage': True, 'tarp_p': True}
+  return SampleMetric(names, ('draws', 'truth', 'context'), compute)
+
+
+def _pairs(metric: str, samples: Arrays, reference: Arrays):
+  draws = np.asarray(take(metric, samples, 'draws'))
+  truth = np.asarray(take(metric, reference, 'truth', 'reference'))
+  if len(truth) < 10:
+    raise Missing(f'{metric} needs 10 held-out pairs: there are {len(truth)}')
+  return draws, truth
+
+
+def _scores(name, levels, mass, draws):
+  found = coverage(levels, mass)
+  p = uniformity(levels).ks
+  fraction = Estimate(float(found.fraction), float(found.standard_error))
+  return [
+    Score(f'{name}_coverage', fraction, f'{mass:g} at best'),
+    Score(f'{name}_p', Estimate(float(p)), _note(p, draws)),
+  ]
+
+
+def _flat(levels):
+  return levels.reshape(len(levels), -1)
+
+
+def _note(p, draws):
+  pairs = f'{len(draws):,} pairs, {draws.shape[1]:,} draws'
+  if np.size(p) == 1:
+    return pairs
+  return f'lowest of parameter {np.argmin(p)} of {np.size(p)}, {pairs}'

@@ -1,0 +1,112 @@
+"""Many observations from a network of single ones: denoisers -> denoiser.
+
+For y_1, ..., y_n that are independent given x_0 (parameters, in simulation-based
+inference),
+
+  p(x_0 | x_t, y_1..n)  ~  p(x_0 | x_t)^(1 - n) prod_i p(x_0 | x_t, y_i).
+
+A network of p(x_0 | y) knows the mean of each factor. `gauss_composed`
+multiplies Gaussians with these means (Linhart et al. 2024): what remains is an
+error where a factor is not Gaussian. `bridged` adds scores, which is exact at
+t = 0 alone and thus needs Langevin steps (Geffner et al. 2023).
+
+`denoiser_of` is a function y -> denoiser of p(x_0 | y), and observations are
+[n, ...]; it is mapped over them by `jax.vmap`, so that one call of the result
+evaluates a network on n B examples.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from diffusion_jax.core.denoiser import Denoiser, Prediction, predict
+
+Array = jax.Array
+DenoiserOf = Callable[[Array], Denoiser]
+
+# Full precision on every device.
+_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
+def gauss_composed(
+  denoiser_of: DenoiserOf,
+  observations: Array,
+  prior: Denoiser,
+  covariances: ArrayLike,
+  prior_covariance: ArrayLike,
+) -> Denoiser:
+  """Composes n denoisers by fixed covariances (GAUSS, Linhart et al. 2024).
+
+  Cov[x_0 | x_t, y_i] is (C_i^-1 + alpha^2 / sigma^2)^-1, as if p(x_0 | y_i)
+  were Gaussian; exact if it is. Any sampler may follow. An observation that
+  would make a direction less certain than the prior counts as knowing nothing
+  of it. ValueError for other shapes.
+
+  Args:
+    prior: The denoiser without an observation.
+    covariances: Of x_0 given each y_i, [n, D, D], such as `np.cov` of draws.
+    prior_covariance: Of x_0, [D, D].
+  """
+  covariances = np.asarray(covariances, np.float64)
+  prior_covariance = np.asarray(prior_covariance, np.float64)
+  n, d = len(observations), len(prior_covariance)
+  if covariances.shape != (n, d, d) or prior_covariance.shape != (d, d):
+    raise ValueError(
+      f'covariances {list(covariances.shape)} of {n} observations and the '
+      f'prior_covariance {list(prior_covariance.shape)} must be [n, D, D] and '
+      '[D, D]'
+    )
+  first = np.linalg.inv(prior_covariance)
+  values, vectors = np.linalg.eigh(np.linalg.inv(covariances) - first)
+  gains = (vectors * np.maximum(values, 0.0)[:, None]) @ vectors.swapaxes(1, 2)
+  values, axes = np.linalg.eigh(first + gains.sum(axis=0))
+  first, gains, values, axes = (
+    jnp.asarray(a, jnp.float32) for a in (first, gains, values, axes)
+  )
+
+  def denoise(xt, level):
+    # Precisions are in units of 1 / sigma^2, finite at clean levels too.
+    x0, at = predict(prior, xt, level).x0, level.expand_to(xt)
+    apart = _each(denoiser_of, observations, xt, level) - x0[None]
+    total = jnp.sum(apart, axis=0)
+    pull = _einsum('ij,bj->bi', first, total)
+    pull += _einsum('nij,nbj->bi', gains, apart)
+    pull = at.sigma**2 * pull + at.alpha**2 * total
+    share = at.sigma**2 * values[None] + at.alpha**2
+    moved = _einsum('ij,bi->bj', axes, pull) / share
+    return Prediction(x0 + _einsum('ij,bj->bi', axes, moved))
+
+  return denoise
+
+
+def bridged(
+  denoiser_of: DenoiserOf,
+  observations: Array,
+  prior_score: Callable[[Array], Array],
+) -> Denoiser:
+  """Adds scores of n observations (F-NPSE, Geffner et al. 2023).
+
+  The score is sum_i score_i(x_t) + (1 - n) (1 - t) grad log p(x_t), with the
+  density of x_0 at x_t and t = `level.t`. It is no diffusion of anything: begin
+  with N(0, sigma^2 / n) and take `annealed_langevin` with a step_size below 1 /
+  n. For variance-preserving schedules and x_0 of variance 1: at large sigma the
+  score of the prior would win. prior_score: x [B, ...] -> [B, ...].
+  """
+
+  def denoise(xt, level):
+    singles = _each(denoiser_of, observations, xt, level)
+    at, n = level.expand_to(xt), len(observations)
+    prior = (1 - n) * (1.0 - at.t) * prior_score(xt)
+    scores = jnp.sum(at.alpha[None] * singles - xt[None], axis=0)
+    return Prediction((xt + scores + at.sigma**2 * prior) / at.alpha)
+
+  return denoise
+
+
+def _each(denoiser_of, observations, xt, level):
+  # Returns E[x_0 | x_t, y_i], [n, B, ...].
+  return jax.vmap(lambda y: predict(denoiser_of(y), xt, level).x0)(observations)

@@ -1,0 +1,200 @@
+"""Tests of calibration on sbibm's gaussian_linear, which has a closed form.
+
+theta ~ N(0, 0.1 I), x ~ N(theta, 0.1 I), both in 10 dimensions; theta given x
+is N(x / 2, 0.05 I).
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusion_jax.metrics import calibration, table
+from diffusion_jax.metrics.estimates import Missing
+
+D, VARIANCE = 10, 0.1
+DEFECTS = 'exact', 'narrow', 'shifted', 'prior'
+
+
+def arrays(defect, seed=0, pairs=1000, n=99, d=D):
+  """Returns (samples, reference) for draws with a defect."""
+  rng = np.random.default_rng(seed)
+  truth = rng.normal(size=(pairs, d)) * VARIANCE**0.5
+  x = truth + rng.normal(size=(pairs, d)) * VARIANCE**0.5
+  mean, std = x / 2.0, (VARIANCE / 2.0) ** 0.5
+  if defect == 'narrow':
+    std *= 0.9
+  elif defect == 'shifted':
+    mean = mean + 0.3 * std
+  elif defect == 'prior':
+    mean, std = 0.0 * mean, VARIANCE**0.5
+  draws = mean[:, None] + std * rng.normal(size=(pairs, n, d))
+
+  def log_q(theta, mean):
+    square = np.sum((theta - mean) ** 2, axis=-1) / std**2
+    return -0.5 * square - d * np.log(std * np.sqrt(2.0 * np.pi))
+
+  samples = {'draws': draws, 'log_q': log_q(draws, mean[:, None])}
+  return samples, {'truth': truth, 'context': x, 'log_q': log_q(truth, mean)}
+
+
+SETS = {defect: arrays(defect) for defect in DEFECTS}
+P_VALUES = 'sbc_ks', 'sbc_chi2', 'interval_p', 'density_p', 'tarp_p'
+# Which p-values see which defect. No draws of the prior are seen without x.
+SEEN = {
+  'exact': (),
+  'narrow': ('sbc_chi2', 'interval_p', 'density_p', 'tarp_p'),
+  'shifted': ('sbc_ks', 'sbc_chi2', 'density_p', 'tarp_p'),
+  'prior': ('tarp_p',),
+}
+BLIND = {
+  'exact': P_VALUES,
+  'narrow': (),
+  'shifted': (),
+  'prior': ('sbc_ks', 'sbc_chi2', 'interval_p', 'density_p'),
+}
+
+
+@pytest.mark.parametrize('defect', DEFECTS)
+def test_each_defect_is_seen_by_the_tests_that_can(defect):
+  scores = {
+    score.name: score.estimate
+    for constructor in table.OF_PAIRS.values()
+    for score in constructor().compute(*SETS[defect])
+  }
+  for name in SEEN[defect]:
+    assert scores[name].value < 1e-3, name
+  for name in BLIND[defect]:
+    assert scores[name].value > 0.01, name
+  for name in ('interval', 'density', 'tarp'):
+    value, error = scores[f'{name}_coverage']
+    if f'{name}_p' in BLIND[defect]:
+      assert abs(value - 0.9) < 4.0 * error, name
+  if defect == 'narrow':
+    # Closed forms: z and |z|^2 within 0.9 of the quantiles of exact draws.
+    z, square = stats.norm.ppf(0.95), stats.chi2.ppf(0.9, D)
+    expected = {
+      'interval': 2.0 * stats.norm.cdf(0.9 * z) - 1.0,
+      'density': stats.chi2.cdf(0.81 * square, D),
+    }
+    for name, share in expected.items():
+      value, error = scores[f'{name}_coverage']
+      assert abs(value - share) < 4.0 * error + 0.01, name
+
+
+def test_p_values_of_exact_draws_are_uniform():
+  """Over 200 repeats, of the tests before they are joined."""
+  found = {name: [] for name in ('sbc', 'interval', 'density', 'tarp')}
+  for seed in range(200):
+    samples, reference = arrays('exact', seed + 1, pairs=200, n=19, d=2)
+    draws, truth = samples['draws'], reference['truth']
+    centres = calibration.regression_references(reference['context'], truth)
+    levels = {
+      'sbc': calibration.rank_levels(draws, truth, seed)[:, 0],
+      'interval': calibration.interval_levels(draws, truth, seed)[:, 1],
+      'density': calibration.density_levels(
+        samples['log_q'], reference['log_q'], seed
+      ),
+      'tarp': calibration.tarp_levels(draws, truth, centres, seed),
+    }
+    for name, level in levels.items():
+      found[name].append(calibration.uniformity(level))
+  for name, pairs in found.items():
+    for p_values in np.array(pairs).T:
+      assert stats.kstest(p_values, 'uniform').pvalue > 1e-3, name
+
+
+def test_tarp_with_references_of_the_prior_does_not_see_the_prior():
+  samples, reference = SETS['prior']
+  rng = np.random.default_rng(5)
+  centres = rng.normal(size=(1000, D)) * VARIANCE**0.5
+  levels = calibration.tarp_levels(
+    samples['draws'], reference['truth'], centres
+  )
+  assert calibration.uniformity(levels).ks > 0.01
+
+
+def test_ranks_are_counts_of_lower_draws(rng):
+  draws, truth = rng.normal(size=(7, 4, 2)), rng.normal(size=(7, 2))
+  found = calibration.rank_levels(draws, truth)
+  counts = [
+    [sum(draws[i, k, j] < truth[i, j] for k in range(4)) for j in range(2)]
+    for i in range(7)
+  ]
+  np.testing.assert_array_equal(np.floor(found * 5), counts)
+  middle = calibration.interval_levels(draws, truth)
+  np.testing.assert_allclose(middle, np.abs(2.0 * found - 1.0))
+
+
+def test_levels_of_exact_draws_are_masses_of_regions():
+  """Of N(0, 1): the interval and the region of density that end at 1.5."""
+  draws = np.random.default_rng(0).normal(size=(1, 200_000))
+  truth = np.array([1.5])
+  mass = 2.0 * stats.norm.cdf(1.5) - 1.0
+  found = (
+    calibration.interval_levels(draws, truth),
+    calibration.density_levels(-(draws**2), -(truth**2)),
+    calibration.tarp_levels(draws[..., None], truth[:, None], np.zeros((1, 1))),
+  )
+  for level in found:
+    np.testing.assert_allclose(level, mass, atol=0.005)
+
+
+def test_tarp_counts_draws_in_the_ball(rng):
+  """In units of the deviations of the truth."""
+  draws, truth = rng.normal(size=(6, 5, 2)), rng.normal(size=(6, 2))
+  centres = rng.normal(size=(6, 2))
+  scale = np.array([1.0, 1e3])
+  found = calibration.tarp_levels(draws * scale, truth * scale, centres * scale)
+  std = truth.std(axis=0)
+  for i in range(6):
+    radius = np.linalg.norm((truth[i] - centres[i]) / std)
+    inside = np.linalg.norm((draws[i] - centres[i]) / std, axis=1) < radius
+    assert np.floor(6 * found[i]) == inside.sum()
+
+
+def test_a_reference_does_not_know_the_truth_of_its_pair(rng):
+  """Predictions follow x; a change of one truth leaves its own unchanged."""
+  x = rng.normal(size=(100, 3))
+  truth = x @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(100, 2))
+  found = calibration.regression_references(x, truth)
+  assert np.abs(found - truth).max() < 0.6
+  truth[17] += 100.0
+  again = calibration.regression_references(x, truth)
+  np.testing.assert_array_equal(again[17], found[17])
+  assert np.any(again != found)
+
+
+def test_coverage_is_a_share_with_a_binomial_band():
+  levels = (np.arange(1000) + 0.5) / 1000
+  found = calibration.coverage(levels, [0.1, 0.5, 0.9])
+  np.testing.assert_allclose(found.fraction, [0.1, 0.5, 0.9])
+  np.testing.assert_allclose(found.standard_error[1], 0.5 / 1000**0.5)
+  # The normal approximation, 1.96 deviations.
+  half = 1.96 * np.sqrt(found.mass * (1.0 - found.mass) / 1000)
+  np.testing.assert_allclose(found.high - found.mass, half, atol=6e-4)
+  np.testing.assert_allclose(found.mass - found.low, half, atol=6e-4)
+  columns = np.stack([levels, levels**2], axis=1)
+  shares = calibration.coverage(columns, [0.25, 0.81]).fraction
+  np.testing.assert_allclose(shares, [[0.25, 0.5], [0.81, 0.9]])
+
+
+def test_uniformity_is_of_each_parameter(rng):
+  good, bad = rng.uniform(size=500), rng.beta(0.5, 0.5, size=500)
+  found = calibration.uniformity(np.stack([good, bad], axis=1))
+  expected = [stats.kstest(a, 'uniform').pvalue for a in (good, bad)]
+  np.testing.assert_allclose(found.ks, expected)
+  counts = [np.histogram(a, np.linspace(0, 1, 11))[0] for a in (good, bad)]
+  expected = [stats.chisquare(c).pvalue for c in counts]
+  np.testing.assert_allclose(found.chi2, expected)
+  assert calibration.bonferroni([0.01, 0.2]) == 0.02
+  assert calibration.bonferroni([0.9, 0.8]) == 1.0
+
+
+def test_what_is_no_draw_of_pairs_is_refused():
+  with pytest.raises(ValueError, match=r'must be \[M, n, ...\] and \[M, ...\]'):
+    calibration.rank_levels(np.zeros((3, 4, 2)), np.zeros((3, 1)))
+  with pytest.raises(ValueError, match='must be finite'):
+    calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3))
+  few = {'draws': np.zeros((4, 9, 1))}, {'truth': np.zeros((4, 1))}
+  with pytest.raises(Missing, match='sbc needs 10 held-out pairs: there are 4'):
+    calibration.sbc().compute(*few)

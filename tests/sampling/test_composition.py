@@ -1,0 +1,147 @@
+"""Composed denoisers against the closed form of gaussian_linear."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import oracles
+
+D = 10
+PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
+STD = 0.1**0.5
+single = functools.partial(PRIOR.denoiser_given, std=STD)
+
+
+def problem(n, d=D, std=STD, prior=PRIOR):
+  """Returns observations [n, d] and the exact p(x_0 | y_1..n)."""
+  rng = np.random.default_rng(n)
+  ys = 0.3 * rng.normal(size=d) + std * rng.normal(size=(n, d))
+  exact = prior.posterior(np.eye(d), ys.mean(axis=0), std / n**0.5)
+  return jnp.asarray(ys, jnp.float32), exact
+
+
+def gauss(ys, prior, std):
+  """Composes by the exact covariances of single observations."""
+  d = ys.shape[1]
+  covariances = [prior.posterior(np.eye(d), y, std).cov for y in np.asarray(ys)]
+  return dj.gauss_composed(
+    functools.partial(prior.denoiser_given, std=std),
+    ys,
+    prior.denoise,
+    np.stack(covariances),
+    prior.cov,
+  )
+
+
+def test_the_denoiser_given_an_observation_is_the_posteriors():
+  mixed = oracles.mixture(
+    [0.3, 0.7], [[-1.0, 0.0], [0.5, 1.0]], [np.eye(2)] * 2
+  )
+  y = np.array([0.4, -0.2])
+  exact = mixed.posterior(np.eye(2), y, 0.7)
+  x = jax.random.normal(jax.random.key(0), (16, 2))
+  for level in (dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 16)),
+                dj.KarrasSchedule(2e-3, 40.0)(jnp.array(0.6))):  # fmt: skip
+    found = mixed.denoiser_given(jnp.asarray(y, jnp.float32), 0.7)(x, level)
+    expected = exact.denoise(x, level).x0
+    np.testing.assert_allclose(found.x0, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('n', [1, 2, 8, 32])
+def test_the_composition_of_gaussians_is_exact(n):
+  """At clean and signal-free levels too."""
+  ys, exact = problem(n)
+  eps = jax.random.normal(jax.random.key(0), (9, D))
+  x0 = exact.sample(jax.random.key(1), 9)
+  levels = dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 9))
+  x = dj.q_sample(x0, eps, levels)
+  expected = exact.denoise(x, levels).x0
+  deviation = float(exact.cov[0, 0]) ** 0.5
+  found = jax.jit(gauss(ys, PRIOR, STD))(x, levels).x0
+  np.testing.assert_allclose(found, expected, atol=1e-4 * deviation)
+
+
+def test_correlated_priors_need_matrices():
+  prior = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
+  ys, exact = problem(5, 2, 0.6, prior)
+  x = jax.random.normal(jax.random.key(0), (8, 2))
+  level = dj.KarrasSchedule(2e-3, 40.0)(jnp.array(0.5))
+  found = gauss(ys, prior, 0.6)(x, level).x0
+  np.testing.assert_allclose(found, exact.denoise(x, level).x0, atol=1e-4)
+
+
+def test_an_observation_never_adds_uncertainty():
+  """An estimate wider than the prior counts as no observation."""
+  ys, _ = problem(2)
+  wide = np.stack([0.05 * np.eye(D), 0.3 * np.eye(D)])
+  denoise = dj.gauss_composed(single, ys, PRIOR.denoise, wide, PRIOR.cov)
+  x = jax.random.normal(jax.random.key(0), (4, D))
+  level = dj.CosineSchedule()(jnp.array(0.5))
+  x0, one, two = (f(x, level).x0 for f in
+                  (PRIOR.denoise, *map(single, ys)))  # fmt: skip
+  base = 10.0 + float(level.snr)
+  # The second has the precision of the prior, and a mean of its own.
+  expected = x0 + (one - x0) + (two - x0) * base / (base + 10.0)
+  np.testing.assert_allclose(denoise(x, level).x0, expected, atol=1e-5)
+
+
+def test_draws_of_the_composition_have_the_closed_form():
+  ys, exact = problem(8)
+  levels = dj.level_grid(dj.KarrasSchedule(2e-3, 40.0), 50)
+  x = dj.prior_sample(jax.random.key(0), (2000, D), levels.take(0))
+  denoise = gauss(ys, PRIOR, STD)
+  draw = jax.jit(
+    lambda x: dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
+  )
+  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(
+    exact.cov[0, 0]
+  ) ** 0.5
+  assert np.abs(z.mean(axis=0)).max() < 4.5 / 2000**0.5 + 0.02
+  np.testing.assert_allclose(z.std(), 1.0, atol=0.03)
+
+
+def test_the_bridge_is_its_sum_of_scores():
+  """Geffner et al. 2023, literally in float64."""
+  ys, _ = problem(3)
+  level = dj.CosineSchedule()(jnp.array(0.3))
+  x = jax.random.normal(jax.random.key(0), (4, D))
+  denoise = dj.bridged(single, ys, lambda x: -x / 0.1)
+  t, alpha, sigma = (float(a) for a in level)
+  scores = [
+    (alpha * np.asarray(single(y)(x, level).x0, np.float64) - x) / sigma**2
+    for y in ys
+  ]
+  expected = sum(scores) + (1 - 3) * (1 - t) * np.asarray(-x / 0.1, np.float64)
+  found = dj.score_from_x0(denoise(x, level).x0, x, level)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_langevin_steps_of_the_bridge_reach_the_posterior():
+  """In units of the prior; the error of its steps is a few per cent."""
+  unit = oracles.gaussian(np.zeros(D), np.eye(D))
+  n = 8
+  ys, exact = problem(n, std=1.0, prior=unit)
+  denoise = dj.bridged(
+    functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
+  )
+  levels = dj.level_grid(dj.CosineSchedule(), 200, t_start=0.99)
+  x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
+  sampler = dj.annealed_langevin(20, 0.3 / n)
+  draw = jax.jit(
+    lambda x: dj.sample(jax.random.key(1), denoise, sampler, levels, x)
+  )
+  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(
+    exact.cov[0, 0]
+  ) ** 0.5
+  assert np.sqrt(np.mean(z.mean(axis=0) ** 2)) < 0.12
+  np.testing.assert_allclose(z.std(), 1.0, atol=0.05)
+
+
+def test_covariances_of_another_number_are_refused():
+  ys, _ = problem(2)
+  with pytest.raises(ValueError, match=r'must be \[n, D, D\] and \[D, D\]'):
+    dj.gauss_composed(single, ys, PRIOR.denoise, np.eye(D)[None], PRIOR.cov)
