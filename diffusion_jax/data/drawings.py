@@ -244,8 +244,9 @@ def _points(values, x, data):
         style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
         ax.scatter(*columns, size, colour, **style)
       ax.set_ylabel(f'$x_{i + 1}$' if j == 0 else '')
-    shown = {'labelbottom': i == count - 1, 'labelleft': j == 0 < i}
-    ax.tick_params(labelsize=8, **shown)
+    ax.tick_params(
+      labelsize=8, labelbottom=i == count - 1, labelleft=j == 0 < i
+    )
     ax.set_xlabel(f'$x_{j + 1}$' if i == count - 1 else '')
   return _with_legend(figure)
 

@@ -1,5 +1,7 @@
 """Drawings of samples are chosen by what the data are."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pytest
@@ -39,7 +41,8 @@ def standard(*shape, **box):
 
 def panels(sheet):
   """Returns the insides of a figure's axes, from the top left."""
-  regions, _ = ndimage.label(sheet.max(axis=2) > 100)
+  found: Any = ndimage.label(sheet.max(axis=2) > 100)
+  regions = found[0]
   boxes = ndimage.find_objects(regions)
   large = [b for b in boxes if np.sum(regions[b] > 0) > 0.01 * regions.size]
   inside = [b for b in large if b[0].start > 5]  # not the figure itself
