@@ -240,17 +240,26 @@ def of_step(
   return total
 
 
-def with_inputs(inputs: Inputs, x: Array, cond: dict) -> Array:
+def with_inputs(
+  inputs: Inputs, x: Array, cond: dict, context: Array | None = None
+) -> Array:
   """Appends cond['x0'] and cond['image'] to the channels: [B, H, W, C + ...].
 
   'x0' is an earlier estimate of x_0, for self-conditioning (Analog Bits, Chen
   et al. 2022). The image is 0 where cond['drop'] [B] is True (Palette, Saharia
-  et al. 2022). Both are 0 if they are not given.
+  et al. 2022). Both are 0 if they are not given. context: further channels.
   """
   if inputs.self_conditioning:
     x = jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
-  if not inputs.image_channels:
-    return x
+  if inputs.image_channels:
+    x = jnp.concatenate([x, _image(inputs, x, cond)], axis=-1)
+  if context is not None:
+    x = jnp.concatenate([x, context.astype(x.dtype)], axis=-1)
+  return x
+
+
+def _image(inputs, x, cond):
+  # Returns the image, 0 where it is hidden.
   shape = (*x.shape[:-1], inputs.image_channels)
   image = cond.get('image', jnp.zeros(shape, x.dtype))
   if image.shape != shape:
@@ -261,4 +270,4 @@ def with_inputs(inputs: Inputs, x: Array, cond: dict) -> Array:
   if cond.get('drop') is not None:
     drop = cond['drop'].reshape(-1, *[1] * (x.ndim - 1))
     image = jnp.where(drop, 0.0, image)
-  return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
+  return image.astype(x.dtype)

@@ -2,14 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn, nnx
 
-from diffusion_jax.aliases import PyTree
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.networks.inputs import Inputs
 
 
 def network_fn(module: nn.Module) -> Callable[..., PyTree]:
@@ -27,6 +28,31 @@ def network_fn(module: nn.Module) -> Callable[..., PyTree]:
     )
 
   return apply
+
+
+def encode_context(
+  module: nn.Module, params: Params, cond: dict, shape: Sequence[int]
+) -> dict:
+  """Returns cond with 'context_code' in place of 'context', both [B, ...].
+
+  The network's output is the same. Sampling thus encodes a context once, and
+  not at every step of every draw: the rows of the code are repeated for the
+  draws. shape: of one x. Under `jit` only the encoder is computed. A cond
+  without a context, or a module that sows no intermediate, is returned as it
+  is.
+  """
+  if 'context' not in cond:
+    return cond
+  size = len(cond['context'])
+  example = getattr(module, 'inputs', Inputs()).example(size)
+  args = jnp.zeros((size, *shape)), jnp.zeros(size), example | cond
+  kept = ['intermediates']
+  _, sown = module.apply({'params': params}, *args, mutable=kept)
+  codes = jax.tree.leaves(sown)
+  if not codes:
+    return cond
+  rest = {name: value for name, value in cond.items() if name != 'context'}
+  return rest | {'context_code': codes[0]}
 
 
 @functools.cache

@@ -31,6 +31,8 @@ QKV = Literal['separate', 'legacy', 'new', 'interleaved']
 RematPolicy = Literal['nothing', 'products']
 Sinusoids = Literal['ho', 'openai']
 
+# Entries of cond that come with others.
+FOLLOWING = 'drop', 'text_mask', 'context_code'
 HALF = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 
 
@@ -65,7 +67,7 @@ def check_fields(module: Any) -> None:
     )
   inputs = given.get('inputs')
   names = [] if inputs is None else inputs.names
-  others = [n for n in names if n not in (*module.takes, 'drop', 'text_mask')]
+  others = [n for n in names if n not in (*module.takes, *FOLLOWING)]
   if others:
     raise ValueError(
       f'{type(module).__name__} has no input {others[0]}: it takes '

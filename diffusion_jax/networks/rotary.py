@@ -30,10 +30,10 @@ def rotary_angles(
 ) -> np.ndarray:
   """Computes the angles of the tokens of a grid, [T, head_channels / 2].
 
-  grid: (rows, columns), the length of a sequence, or the sides of a volume. Each
-  axis turns its share of a head, n pairs of channels, the first axis the first
-  pairs: position * 10000^(-k / n). The first num_others tokens, such as class tokens, have angle
-  0. float32.
+  grid: (rows, columns), the length of a sequence, or the sides of a volume.
+  Each axis turns its share of a head, n pairs of channels, the first axis the
+  first pairs: position * 10000^(-k / n). The first num_others tokens, such as
+  class tokens, have angle 0. float32.
   """
   what = 'rotary positions need head channels'
   hint = 'change channels or num_heads'

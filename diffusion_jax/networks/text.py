@@ -24,6 +24,7 @@ NUM_TOKENS = 257  # Bytes and padding (`data.text`).
 class TextEncoder(Checked):
   """Encodes tokens [B, L], mask bool [B, L] -> [B, L, width].
 
+  Instead of tokens it takes vectors [B, L, D], which it maps linearly first.
   A Transformer of `num_layers` layers (Vaswani et al. 2017) with norms before
   attention and MLP, MLPs of 4 width, sinusoidal positions and a norm at the
   end. Tokens where the mask is False do not affect the others.
@@ -36,7 +37,7 @@ class TextEncoder(Checked):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens: Array, mask: Array) -> Array:
+  def __call__(self, tokens: Array, mask: Array | None = None) -> Array:
     style = {'initializer': self.initializer, 'dtype': self.dtype}
     heads = count_heads(self.num_heads, None, self.width)
 
@@ -54,15 +55,19 @@ class TextEncoder(Checked):
       h = dense(norm(h, f'{name}_norm'), 4 * self.width, f'{name}_in', **style)
       return dense(nn.gelu(h), self.width, f'{name}_out', **style)
 
-    table = nn.Embed(
-      NUM_TOKENS,
-      self.width,
-      dtype=self.dtype,
-      embedding_init=nn.initializers.normal(1.0),
-      name='table',
-    )
+    if tokens.ndim == 3:
+      h = dense(tokens, self.width, 'linear', **style)
+    else:
+      table = nn.Embed(
+        NUM_TOKENS,
+        self.width,
+        dtype=self.dtype,
+        embedding_init=nn.initializers.normal(1.0),
+        name='table',
+      )
+      h = table(tokens)
     position = sinusoidal(jnp.arange(tokens.shape[1]), self.width)
-    h = table(tokens) + position.astype(self.dtype)[None]
+    h += position.astype(self.dtype)[None]
     for i in range(self.num_layers):
       h += attention(h, f'attention_{i}')
       h += mlp(h, f'mlp_{i}')

@@ -1,6 +1,6 @@
 """Diffusion transformers: DiT, JiT, and both with texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import NamedParams, PyTree
+from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
   of_step,
@@ -67,8 +68,8 @@ class DiT(Checked):
   `class_tokens` copies of the label's embedding, with learned positions, are
   further tokens from block `class_tokens_at` on (JiT, Li & He 2025).
   `dropout_blocks` 'middle' restricts dropout to the middle half of the blocks.
-  Conditions are described in `UNet`; the words of a text are tokens
-  (`text_attention` 'joint'), or the image attends to them ('cross').
+  Conditions are described in `UNet`; the words of a text or context are tokens
+  (`text_attention` 'joint'), or x attends to them ('cross').
   `attention`: see `attend`.
 
   Parameters of consecutive blocks with equal options are stacked along a
@@ -79,7 +80,9 @@ class DiT(Checked):
   consists of GPUs.
   """
 
-  takes: ClassVar = ('label', 'text', 'image', 'x0', *STEP_INPUTS)
+  takes: ClassVar = (
+    'label', 'text', 'image', 'x0', 'context', *STEP_INPUTS
+  )  # fmt: skip
 
   channels: Size = 384
   num_blocks: Size = 12
@@ -123,12 +126,25 @@ class DiT(Checked):
     check_rank(x, (1, 2, 3))
     self.inputs.check(cond)
     c, label = self._condition(noise, cond)
-    words, mask = None, None
+    streams = []
     if self.inputs.text:
       words, mask, pooled = self._text(self.inputs.text, cond, len(x))
+      streams.append((words, mask))
       c += pooled
+    context = read_context(
+      self.inputs, x, cond, self.channels, dtype=self.dtype
+    )
+    if context.embedding is not None:
+      c += context.embedding
+    if context.words is not None:
+      words, mask = context.words
+      if self.text_attention == 'joint':
+        words = self._dense('context_in')(words)
+      streams.append((words, mask))
+    words, mask = joined(streams)
     shape = x.shape[1:-1]
-    h = patchify(with_inputs(self.inputs, x, cond), self.patch_size)
+    channels = with_inputs(self.inputs, x, cond, context.channels)
+    h = patchify(channels, self.patch_size)
     grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
@@ -176,17 +192,18 @@ class DiT(Checked):
     return h
 
   def _blocks(self, h, c, label, grid, words, mask, train):
-    joint = self.inputs.text and self.text_attention == 'joint'
+    text = '' if words is None else self.text_attention
+    joint = text == 'joint'
     carry, extra = (h, words if joint else None), 0
     words = None if joint else words
-    edges = self._edges()
+    edges = self._edges(joint)
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
       if self.class_tokens and start == self.class_tokens_at:
         first = self._class_tokens(label).astype(h.dtype)
         carry = jnp.concatenate([first, carry[0]], axis=1), carry[1]
         extra = self.class_tokens
       angles = self._angles(grid, extra)
-      stack = self._stack(start, stop, train)
+      stack = self._stack(start, stop, train, text)
       carry, _ = stack(carry, c, angles, words, mask)
     return carry[0][:, extra:]
 
@@ -196,7 +213,7 @@ class DiT(Checked):
     size = self.channels // self.num_heads
     return jnp.asarray(rotary_angles(grid, size, num_others))
 
-  def _stack(self, start, stop, train) -> Callable:
+  def _stack(self, start, stop, train, text) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.
     block = nn.map_variables(Block, 'params', self._whole, init=True)
     unroll = on_gpu() if self.unroll is None else self.unroll
@@ -210,7 +227,7 @@ class DiT(Checked):
       length=stop - start,
       unroll=stop - start if unroll else 1,
     )
-    options = self._options(start, stop, train)
+    options = self._options(start, stop, train, text)
     return stack(**options, scanned=not unroll, name=f'blocks_{start}')
 
   def _whole(self, params):
@@ -222,7 +239,7 @@ class DiT(Checked):
       return params
     return whole_weights(jax.tree.map(convert, params))
 
-  def _edges(self):
+  def _edges(self, joint):
     # Returns the first block of each stack of equal blocks, and the end.
     depth = self.num_blocks
     edges = {0, depth}
@@ -230,11 +247,11 @@ class DiT(Checked):
       edges.add(self.class_tokens_at)
     if self.dropout_blocks == 'middle':
       edges |= {depth // 4, depth - depth // 4}
-    if self.inputs.text and self.text_attention == 'joint':
+    if joint:
       edges.add(depth - 1)  # The last block returns no words.
     return sorted(edges)
 
-  def _options(self, start, stop, train):
+  def _options(self, start, stop, train, text):
     depth = self.num_blocks
     middle = depth // 4 <= start < depth - depth // 4
     has_dropout = self.dropout_blocks == 'all' or middle
@@ -244,7 +261,7 @@ class DiT(Checked):
       'qk_norm': self.qk_norm,
       'mlp': self.mlp,
       'dropout': self.dropout if has_dropout else 0.0,
-      'text': self.text_attention if self.inputs.text else '',
+      'text': text,
       'text_ends': stop == depth,
       'attention': self.attention,
       'train': train,
@@ -266,6 +283,25 @@ class DiT(Checked):
 
   def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):
     return dense(times * self.channels, name, kernel_init, self.dtype)
+
+
+def joined(
+  streams: Sequence[tuple[Array, Array]],
+) -> tuple[Array | None, Array | None]:
+  """Returns all words [B, L, D] and their masks, as one; None without any.
+
+  Raises ValueError if the words have several widths.
+  """
+  if not streams:
+    return None, None
+  widths = [words.shape[-1] for words, _ in streams]
+  if len({*widths}) > 1:
+    raise ValueError(
+      f'words of the text have width {widths[0]}, of the context {widths[1]}: '
+      "set context_encoder.width to the text's width, or text_attention='joint'"
+    )
+  words, masks = zip(*streams, strict=True)
+  return jnp.concatenate(words, axis=1), jnp.concatenate(masks, axis=1)
 
 
 def block_params(params: NamedParams, index: int) -> PyTree:

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention, CrossAttention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
+from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import (
   noise_and_label,
   of_step,
@@ -57,7 +58,8 @@ class UNet(Checked):
   `of_step` are added to the embedding of the noise, and `with_inputs` to the
   channels of x. With a text, a `CrossAttention` to its words (`TextFeatures`)
   follows every attention, and their mean is added to the embedding of the
-  noise.
+  noise. A context is read by `read_context`: its embedding is added to the
+  noise's, its words are attended to as a text's, its channels join x's.
 
   Options of OpenAI's networks (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021)
   are described in `ResnetBlock`, `Attention`, `Downsample`, `initializers` and
@@ -68,7 +70,9 @@ class UNet(Checked):
   (`maybe_remat`).
   """
 
-  takes: ClassVar = ('label', 'text', 'image', 'x0', *STEP_INPUTS)
+  takes: ClassVar = (
+    'label', 'text', 'image', 'x0', 'context', *STEP_INPUTS
+  )  # fmt: skip
 
   channels: Size = 128
   multipliers: Multipliers = (1, 2, 2, 2)
@@ -108,7 +112,12 @@ class UNet(Checked):
     if self.inputs.text:
       words, pooled = self._text(self.inputs.text, cond, len(x))
       embedding += pooled
-    x = with_inputs(self.inputs, x, cond)
+    context = read_context(
+      self.inputs, x, cond, 4 * self.channels, **self._style()
+    )
+    if context.embedding is not None:
+      embedding += context.embedding
+    x = with_inputs(self.inputs, x, cond, context.channels)
     last = len(widths) - 1
 
     def residual(h, width, name, resample=None):
@@ -127,6 +136,9 @@ class UNet(Checked):
       h = make_block(Attention, self, f'{name}_attention', **options)(h)
       if self.inputs.text:
         h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
+      if context.words is not None:
+        cross = make_block(CrossAttention, self, f'{name}_context')
+        h = cross(h, *context.words)
       return h
 
     h = Conv(stem, **self._style(), name='conv_in')(x)

@@ -17,6 +17,7 @@ EVERY = Inputs(
   augment_dim=9,
   elapsed=True,
   guidance_scale=True,
+  context=(5,),
 )
 ONE, LABEL = jnp.ones(2), jnp.zeros(2, int)
 NEEDED = {'label': LABEL, 'elapsed': ONE, 'guidance_scale': ONE}
@@ -24,9 +25,11 @@ NEEDED = {'label': LABEL, 'elapsed': ONE, 'guidance_scale': ONE}
 
 def test_an_example_has_what_is_needed_and_more_is_known():
   found = EVERY.example(2)
-  sizes = {name: (2,) for name in NEEDED} | {'text': (2, 1)}
+  sizes = {name: (2,) for name in NEEDED}
+  sizes |= {'text': (2, 1), 'context': (2, 5)}
   assert jax.tree.map(jnp.shape, found) == sizes
   more = dict.fromkeys(('image', 'x0', 'augment', 'text_mask'), ONE)
+  more['context_code'] = ONE
   EVERY.check(found | more)
   Inputs(image_channels=1).check({'image': ONE, 'drop': ONE})
   Inputs().check({'own': ONE}, 'own')
@@ -37,6 +40,11 @@ def test_an_example_has_what_is_needed_and_more_is_known():
   (Inputs(), {'drop': ONE}, r"the network has no condition \['drop'\]"),
   (Inputs(num_classes=3), {}, "no null class: cond needs 'label'"),
   (Inputs(text=Text()), {}, "no null text: cond needs 'text'"),
+  (Inputs(context=(5,)), {}, "no null context: cond needs 'context'"),
+  (Inputs(context=(5,)), {'context': np.ones((2, 4))},
+   r"each cond\['context'\] has the shape \[4\], but the network needs \[5\]"),
+  (Inputs(context=(5,)), {'context': np.ones((2, 5)), 'drop': ONE},
+   'no null context'),
 ])  # fmt: skip
 def test_what_does_not_fit_is_one_line(inputs, cond, message):
   with pytest.raises(ValueError, match=message) as error:
@@ -49,7 +57,9 @@ def test_a_number_below_0_is_refused():
     Inputs(num_classes=-1)
 
 
-@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'])
+@pytest.mark.parametrize(
+  'name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm', 'mlp']
+)
 def test_a_network_refuses_other_inputs(name):
   with pytest.raises(ValueError, match=r"no condition \['label'\]"):
     shapes(NETWORKS[name](), 4, cond={'label': LABEL})
@@ -57,11 +67,12 @@ def test_a_network_refuses_other_inputs(name):
     NETWORKS[name](inputs=EVERY)
 
 
-@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit'])
+@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit', 'mlp'])
 def test_estimate_and_image_are_more_channels(name):
   """They follow the channels of x, and are 0 if dropped or not given."""
   inputs = Inputs(self_conditioning=True, image_channels=2)
-  options = {'attention_resolutions': ()} if name != 'dit' else {}
+  has_levels = name in ('unet', 'ddpmpp')
+  options = {'attention_resolutions': ()} if has_levels else {}
   network, wide = (
     NETWORKS[name](**options, **k) for k in ({'inputs': inputs}, {})
   )

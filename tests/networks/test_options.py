@@ -12,6 +12,7 @@ from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.options import count_groups
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
@@ -23,6 +24,7 @@ NETWORKS = {
   'unet': lambda **k: UNet(**TINY, **LEVELS, **k),
   'ddpmpp': lambda **k: DDPMpp(**TINY, **LEVELS, **k),
   'dit': lambda **k: DiT(4, 1, 1, **k),
+  'mlp': lambda **k: MLP(4, 1, **k),
   'edm2': lambda **k: EDM2(4, **LEVELS, head_channels=4, **k),
   'vdm': lambda **k: ScoreNetwork(num_layers=1, **TINY, **k),
   'classifier': lambda **k: NoisyClassifier(
@@ -39,7 +41,7 @@ NETWORKS = {
   (list(NETWORKS), 'dtype', 'float32, bfloat16'),
   (['unet', 'vdm', 'classifier', 'autoencoder', 'hierarchical'], 'initializer',
    'ho, torch, lecun'),
-  (['unet', 'classifier'], 'noise_embedding', 'ho, openai'),
+  (['unet', 'mlp', 'classifier'], 'noise_embedding', 'ho, openai'),
   (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
   (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
   (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.edm2 import EDM2
-from diffusion_jax.networks.options import attention_size
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork

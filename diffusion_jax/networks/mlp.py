@@ -1,0 +1,93 @@
+"""A residual network of vectors."""
+
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from diffusion_jax.networks.context import read_context
+from diffusion_jax.networks.embeddings import (
+  noise_and_label,
+  of_step,
+  sinusoidal,
+  with_inputs,
+)
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
+from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.options import Checked, Dtype, Sinusoids
+from diffusion_jax.networks.tokens import layer_norm
+from diffusion_jax.networks.transformer_block import modulate
+from diffusion_jax.ranges import Rate, Size
+
+Array = jax.Array
+
+NOISE_FEATURES = 256
+
+
+class MLP(Checked):
+  """Computes residual blocks: x [B, D], noise [B] -> [B, out_channels].
+
+  Arrays x [B, ..., C] are flattened, and the output is [B, ..., out_channels].
+  With c, the sum of the embeddings of noise, step, label and context, a block
+  is
+
+    h += W_2 dropout(silu(W_1 silu(norm(h) (1 + scale) + shift)))
+
+  where scale and shift are linear in silu(c) (adaptive layer norm, Peebles &
+  Xie 2023). The first h is c + W x, and the last layer has such a norm too.
+  W_2 and the last layer begin at 0. `inputs` are the entries of cond: other
+  arrays than a vector or a set join the channels of x (`with_inputs`).
+  """
+
+  takes: ClassVar = ('label', 'image', 'x0', 'context', *STEP_INPUTS)
+
+  channels: Size = 256
+  num_blocks: Size = 4
+  dropout: Rate = 0.0
+  out_channels: Size = 3
+  noise_embedding: Sinusoids = 'openai'
+  inputs: Inputs = Inputs()
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    cond, inputs, width = cond or {}, self.inputs, self.channels
+    inputs.check(cond)
+    h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
+    c = noise_and_label(h, cond, width, inputs, dtype=self.dtype)
+    steps = NOISE_FEATURES, width, self.noise_embedding
+    c += of_step(inputs, cond, *steps, self.dtype)
+    context = read_context(inputs, x, cond, width, dtype=self.dtype)
+    if context.words is not None:
+      raise ValueError(
+        'network mlp has no attention to the words of a context: set its kind '
+        "to 'set' (its order does not matter) or 'vector', or use unet or dit"
+      )
+    if context.embedding is not None:
+      c += context.embedding
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+
+    def norm(h, name):
+      shifts = dense(
+        nn.silu(c), 2 * width, f'{name}_modulation', dtype=self.dtype
+      )
+      h = layer_norm(f'{name}_norm', self.dtype, affine=False)(h)
+      return nn.silu(modulate(h, *jnp.split(shifts, 2, axis=-1)))
+
+    flat = with_inputs(inputs, x, cond, context.channels).reshape(len(x), -1)
+    h = c + dense(flat, width, 'dense_in', dtype=self.dtype)
+    for i in range(self.num_blocks):
+      name = f'block_{i}'
+      r = dense(norm(h, name), width, f'{name}_dense_1', dtype=self.dtype)
+      r, last = drop(nn.silu(r)), f'{name}_dense_2'
+      h += dense(r, width, last, zero=True, dtype=self.dtype)
+
+    # The last layer is always float32.
+    shape = *x.shape[:-1], self.out_channels
+    size = math.prod(shape[1:])
+    out = dense(norm(h, 'out'), size, 'dense_out', zero=True)
+    return out.reshape(shape)

@@ -1,0 +1,217 @@
+"""Conditions that are real numbers."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from diffusion_jax.networks.context import ContextCode
+from diffusion_jax.networks.functional import encode_context
+from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
+from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.text import TextEncoder
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+from tests.networks.literal import dense, random_params, swish
+
+SHAPE = 8, 2  # of one x, a sequence
+SHAPES = {'vector': (5,), 'set': (4, 3), 'words': (6, 3), 'channels': (8, 1)}
+SMALL = dict(width=8, layers=2, heads=2)
+NETWORKS: Any = {
+  'unet': functools.partial(
+    UNet, 4, (1, 2), 1, (8,), out_channels=2, num_groups=2
+  ),
+  'dit': functools.partial(DiT, 8, 2, 2, out_channels=2),
+  'cross': functools.partial(
+    DiT, 8, 2, 2, out_channels=2, text_attention='cross'
+  ),
+  'mlp': functools.partial(MLP, 8, 1, out_channels=2),
+}
+
+
+def inputs_of(kind, **options):
+  # All but sets are recognised by their shapes.
+  encoder = ContextEncoder('set' if kind == 'set' else 'auto', **SMALL)
+  return Inputs(context=SHAPES[kind], context_encoder=encoder, **options)
+
+
+def draw(*shape, seed=0):
+  return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize('name, kind', [
+  *[(name, kind) for name in ('unet', 'dit') for kind in SHAPES],
+  ('cross', 'words'), ('mlp', 'set'), ('mlp', 'channels'),
+])  # fmt: skip
+def test_a_context_matters_to_its_row_and_its_null_is_no_context(name, kind):
+  """The first two rows differ by their contexts, the third has a hidden one.
+
+  An encoded context in place of the context gives the same output.
+  """
+  network = NETWORKS[name](inputs=inputs_of(kind, null_class=True))
+  x = np.repeat(draw(1, *SHAPE), 3, axis=0)
+  noise = np.full(3, 0.7, np.float32)
+  context = 3.0 * draw(3, *SHAPES[kind], seed=1)
+  given = {'context': context}
+  hidden = given | {'drop': np.array([False, False, True])}
+  params = random_params(network, x, noise, given)
+
+  @jax.jit
+  def outputs(params):
+    code = encode_context(network, params, hidden, SHAPE)
+    assert set(code) == {'context_code', 'drop'}
+    one = {'context': context[:1]}
+    apply = functools.partial(network.apply, {'params': params})
+    return [
+      *(apply(x, noise, cond) for cond in (hidden, code, {})),
+      apply(x[:1], noise[:1], one),
+    ]
+
+  found, encoded, without, alone = outputs(params)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+  close(encoded, found)
+  close(found[2], without[2])
+  close(found[0], alone[0])
+  for a, b in (0, 1), (0, 2), (1, 2):
+    assert np.abs(found[a] - found[b]).max() > 1e-2
+
+
+def encoder(kind, **fields):
+  options = ContextEncoder(width=8, layers=3, heads=2)
+  return ContextCode(kind, options, 6, **fields)
+
+
+@pytest.mark.parametrize('kind', ['vector', 'set'])
+def test_vectors_and_sets_in_numpy(kind):
+  """A vector is flat; a set is a mean over its elements, in any order."""
+  context = draw(2, 4, 3)
+  module = encoder(kind)
+  p = random_params(module, {'context': context}, (2, *SHAPE))
+  h = context if kind == 'set' else context.reshape(2, -1)
+  for i in range(3 if kind == 'set' else 2):
+    h = swish(dense(p[f'dense_{i}'], h))
+  expected = dense(p['dense_out'], h.mean(1) if kind == 'set' else h)
+  apply = jax.jit(lambda a: module.apply({'params': p}, {'context': a}, SHAPE))
+  for order in [0, 1, 2, 3], [2, 0, 3, 1]:
+    found = apply(context[:, order])
+    same = kind == 'set' or order[0] == 0
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4) == same
+
+
+def test_the_words_of_vectors_are_those_of_tokens_whose_rows_they_are():
+  tokens = np.array([[3, 1, 0], [2, 2, 4]])
+  network = TextEncoder(8, 1, 2)
+  mask = np.ones((2, 3), bool)
+  p = random_params(network, tokens, mask, scale=0.3)
+  rest = {name: value for name, value in p.items() if name != 'table'}
+  linear = {'kernel': p['table']['embedding'], 'bias': np.zeros(8, np.float32)}
+  vectors = np.eye(257, dtype=np.float32)[tokens]
+
+  @jax.jit
+  def both():
+    of_vectors = {'params': rest | {'linear': linear}}
+    found = network.apply(of_vectors, vectors)
+    return found, network.apply({'params': p}, tokens, mask)
+
+  found, expected = both()
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def flops(function, *args):
+  return jax.jit(function).lower(*args).compile().cost_analysis()['flops']
+
+
+def test_an_encoded_context_costs_a_draw_nothing():
+  """The products of an encoder of 5, 256, 256 and 64 numbers, for 16 rows.
+
+  The encoder alone is computed without the network's blocks.
+  """
+  options = ContextEncoder(width=256, layers=3)
+  inputs = Inputs(context=(5,), context_encoder=options, null_class=True)
+  network = MLP(64, 1, out_channels=2, inputs=inputs)
+  plain = MLP(64, 1, out_channels=2)
+  x, noise, cond = draw(16, 2), draw(16), {'context': draw(16, 5)}
+  params = random_params(network, x, noise, cond)
+
+  def apply(params, cond, network=network):
+    return network.apply({'params': params}, x, noise, cond)
+
+  def encode(params, cond):
+    return encode_context(network, params, cond, (2,))
+
+  code = jax.eval_shape(encode, params, cond)
+  assert code['context_code'].shape == (16, 64)
+  rest = {name: value for name, value in params.items() if name != 'context'}
+  products = 2 * 16 * (5 * 256 + 256 * 256 + 256 * 64)
+  costs = [flops(apply, params, c) for c in (cond, code)]
+  without = flops(functools.partial(apply, network=plain), rest, {})
+  alone = flops(encode, params, cond)
+  assert 1.0 <= (costs[0] - costs[1]) / products < 1.05
+  assert 1.0 <= alone / products < 1.05
+  assert 0 <= costs[1] - without < 0.01 * products
+
+
+class Own(nn.Module):
+  """A user's network, which encodes its context by itself."""
+
+  @nn.compact
+  def __call__(self, x, noise, cond, *, train=False):
+    return x + nn.Dense(2)(cond['context'])[:, None]
+
+
+def test_a_cond_without_a_context_and_that_of_own_networks_are_returned(key):
+  x, cond = draw(2, *SHAPE), {'context': draw(2, 5)}
+  params = Own().init(key, x, draw(2), cond)['params']
+  assert encode_context(Own(), params, cond, SHAPE) is cond
+  assert encode_context(NETWORKS['mlp'](), {}, {}, SHAPE) == {}
+
+
+def abstract(network, shape=SHAPE):
+  cond = network.inputs.example()
+  init = functools.partial(network.init, jax.random.key(0))
+  return jax.eval_shape(init, jnp.zeros((1, *shape)), jnp.zeros(1), cond)
+
+
+@pytest.mark.parametrize('kind, context, message', [
+  ('auto', (2, 2, 2), '[2, 2, 2] is neither a vector nor words [N, C] nor on '
+   'the grid [8] of x: set context_encoder.kind to '),
+  ('channels', (7, 1), 'needs contexts of the shape [8] and channels, as x has,'
+   ' not [7, 1]'),
+  ('words', (5,), 'needs contexts of the shape [N, C], not [5]'),
+  ('set', (5,), 'needs contexts of the shape [N, ...], not [5]'),
+  ('words', (4, 2), "to the words of a context: set its kind to 'set'"),
+])  # fmt: skip
+def test_a_context_that_cannot_be_read_is_one_line(kind, context, message):
+  encoder = ContextEncoder(kind, **SMALL)
+  inputs = Inputs(context=context, context_encoder=encoder)
+  with pytest.raises(ValueError, match=re.escape(message)) as error:
+    abstract(MLP(8, 1, inputs=inputs))
+  assert '\n' not in str(error.value)
+
+
+def test_an_unknown_kind_and_a_context_of_no_numbers_are_refused():
+  with pytest.raises(
+    ValueError, match="'mean' is not one of auto, vector, set"
+  ):
+    Inputs(context=(5,), context_encoder=ContextEncoder('mean'))
+  with pytest.raises(
+    ValueError, match=r'^context\[1\] must be an integer of at'
+  ):
+    Inputs(context=(5, 0))
+
+
+def test_a_text_and_a_context_are_words_of_one_width():
+  """In joint attention both are mapped to the width of the blocks."""
+  given = inputs_of('words', text=Text(width=16, layers=1))
+  network = DiT(8, 2, 2, inputs=given)
+  assert {'text_in', 'context_in'} <= set(abstract(network)['params'])
+  assert 'middle_context' in abstract(NETWORKS['unet'](inputs=given))['params']
+  with pytest.raises(
+    ValueError, match='the text have width 16, of the con.* 8:'
+  ):
+    abstract(network.clone(text_attention='cross'))

@@ -1,0 +1,98 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.networks.mlp import MLP
+from tests.networks.literal import (
+  dense,
+  layer_norm,
+  random_params,
+  swish,
+)
+
+NOISE = np.array([0.3, 0.9, 0.1], np.float32)
+LABELLED = Inputs(num_classes=3, null_class=True, context=(5,))
+small_params = functools.partial(random_params, scale=0.3)
+
+
+def vectors(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.standard_normal((3, *shape), np.float32)
+
+
+def test_the_whole_network_in_numpy():
+  """Adaptive layer norm of noise, class and context; two blocks."""
+  network = MLP(8, 2, out_channels=4, inputs=LABELLED)
+  x, context, label = vectors(4), vectors(5, seed=1), np.array([2, 0, 1])
+  cond = {'label': label, 'context': context}
+  p = small_params(network, x, NOISE, cond)
+  found = jax.jit(network.apply)({'params': p}, x, NOISE, cond)
+
+  angles = NOISE[:, None] * np.exp(-np.log(1e4) * np.arange(128) / 128)
+  c = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+  c = dense(p['noise_dense_2'], swish(dense(p['noise_dense_1'], c)))
+  c = c + p['label_embedding']['table']['embedding'][label]
+  e = p['context']
+  c = c + dense(e['dense_out'], swish(dense(e['dense_0'], context)))
+
+  def norm(h, name):
+    shift, scale = np.split(dense(p[f'{name}_modulation'], swish(c)), 2, axis=1)
+    return swish(layer_norm(h) * (1 + scale) + shift)
+
+  h = c + dense(p['dense_in'], x)
+  for i in range(2):
+    r = swish(dense(p[f'block_{i}_dense_1'], norm(h, f'block_{i}')))
+    h = h + dense(p[f'block_{i}_dense_2'], r)
+  expected = dense(p['dense_out'], norm(h, 'out'))
+  assert np.std(expected) > 0.2
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('sides', [(), (4,), (4, 3)])
+def test_an_array_is_flattened_and_the_output_begins_at_0(sides, key):
+  """'ho' begins a last layer at 1e-5 of the others' weights."""
+  network = MLP(8, 1, out_channels=4)
+  x = vectors(*sides, 2)
+
+  @jax.jit
+  def both(params):
+    flat = MLP(8, 1, out_channels=4 * x[0].size // 2)
+    found = network.apply({'params': params}, x, NOISE)
+    return found, flat.apply({'params': params}, x.reshape(3, -1), NOISE)
+
+  found, flat = both(small_params(network, x, NOISE))
+  assert found.shape == (3, *sides, 4)
+  np.testing.assert_array_equal(found, flat.reshape(found.shape))
+  first, _ = both(network.init(key, x, NOISE)['params'])
+  assert np.abs(first).max() < 1e-3 < 0.1 < np.abs(found).max()
+
+
+def test_rows_are_independent_dropout_is_random_and_variance_is_learned(key):
+  network = MLP(8, 2, dropout=0.5, out_channels=8, inputs=LABELLED)
+  x, cond = vectors(4), {'context': vectors(5, seed=1)}
+  params = small_params(network, x, NOISE, cond)
+  order = np.array([2, 0, 1])
+
+  @jax.jit
+  def outputs(params, key):
+    apply = network_fn(network)
+    moved = {'context': cond['context'][order]}
+    learned = dj.Network(apply, dj.time_input(1.0), learned_variance=True)
+    level = dj.RectifiedFlowSchedule()(jnp.asarray(NOISE))
+    return (
+      apply(params, x, NOISE, cond),
+      apply(params, x[order], NOISE[order], moved),
+      apply(params, x, NOISE, cond, key=key),
+      learned.denoiser(params, cond)(jnp.asarray(x), level),
+    )
+
+  found, moved, random, prediction = outputs(params, key)
+  np.testing.assert_allclose(moved, found[order], rtol=1e-5, atol=1e-5)
+  assert (np.abs(random - found).max(axis=1) > 1e-3).all()
+  assert prediction.x0.shape == prediction.var_frac.shape == x.shape
