@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -259,7 +259,9 @@ class Binarized:
   2008; Burda et al. 2016). threshold: 1 in the upper half of the levels.
   """
 
-  def __init__(self, source: Source, how: str = 'drawn'):
+  def __init__(
+    self, source: Source, how: Literal['drawn', 'threshold'] = 'drawn'
+  ):
     check_choice('how', how, ('drawn', 'threshold'))
     x = source.facts.x
     if not x.levels:
