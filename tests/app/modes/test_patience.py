@@ -35,7 +35,7 @@ def test_a_training_ends_and_is_finished(tmp_path, capsys):
   """The rate is nearly 0: the loss is lowest at the first evaluation."""
   config = smoke(**{
     'training.evaluate_every': 1, 'training.patience': 2,
-    'training.num_steps': 9, 'training.calls_per_step': 1,
+    'training.num_steps': 9,
     'optimizer.learning_rate': 1e-30,
   })  # fmt: skip
   MODES['train'](config, tmp_path)
