@@ -157,10 +157,10 @@ def check_box(x: Values, values: np.ndarray) -> None:
 
 def _standardised(values, array, name):
   array = np.asarray(array, np.float64)
+  if not np.isfinite(array).all():
+    raise ValueError(f'{name} has numbers that are not finite: leave them out')
   axes = tuple(range(array.ndim - 1))
   mean, std = array.mean(axis=axes), array.std(axis=axes)
-  if not np.isfinite(mean).all() or not np.isfinite(std).all():
-    raise ValueError(f'{name} has numbers that are not finite: leave them out')
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   constant = np.flatnonzero(std <= 1e-12 * np.abs(mean))
