@@ -128,6 +128,30 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
     assert smoke.shrunk(config).data.name == 'synthetic'
 
 
+@pytest.mark.parametrize('x, context, message', [
+  ((4, 3), (2,), r'examples are \(3,\), and \(2,\) in this run'),
+  ((4, 2), (), r'context are None, and \(2,\) in this run'),
+  ((4, 2), (5,), r'context are \(5,\), and \(2,\) in this run'),
+  (None, (2,), 'examples are levels, and real numbers in this run'),
+])  # fmt: skip
+def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
+  """The statistics are the run's, whatever the new data have."""
+  facts = sources.Facts(
+    Values((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, Values((2,), 0, (1.0,), (2.0,))
+  )
+  rng = np.random.default_rng(0)
+  path = tmp_path / 'x.npz'
+  tree = data('npz', path=path).to_dict() | {'facts': facts.as_json()}
+  config = store.completed(tree)
+  np.savez(path, x=rng.normal(size=(4, 2)), context=rng.normal(size=(4, 2)))
+  assert len(images.source_of(config)) == 4
+  assert images.facts_of(config) == facts
+  arrays = {'x': rng.normal(size=x) if x else np.ones((4, 2), np.uint8)}
+  arrays |= {'context': rng.normal(size=(4, *context))} if context else {}
+  np.savez(path, **arrays)
+  refused(message, images.source_of, config)
+
+
 def test_a_config_without_data():
   config = store.with_flags(read('digits'), [('data', 'None')])
   message = 'has no data set: give --config.data=digits'
