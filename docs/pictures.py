@@ -23,6 +23,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models, weights
 from diffusion_jax.app.config import store
 from diffusion_jax.data import images
+from diffusion_jax.data.values import Values
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.testing import oracles
 
@@ -87,7 +88,7 @@ def sheet(name, rows, titles, width):
 
 def grey(x):
   """Returns samples of digits as uint8 [N, 8, 8, 1]."""
-  return images.to_uint8(np.asarray(x), 17)
+  return Values((8, 8, 1), 17).decode(x)
 
 
 def noise():
@@ -109,14 +110,14 @@ def noise():
   axis.grid(alpha=0.3)
   axis.legend(fontsize=7)
   photo = images.fit(images.read_image(images.photo_path('china.jpg')), 64)
-  x0 = jnp.asarray(images.scale(photo))
+  x0 = jnp.asarray(images.PICTURES.encode(photo))
   eps = jax.random.normal(jax.random.key(0), x0.shape)
   shown = ('linear (DDPM)', 'cosine', 'flow')
   times = (0.0, 0.2, 0.4, 0.6, 0.8)
   for line, name in zip(right.subplots(3, 5), shown, strict=True):
     for axis, t in zip(line, times, strict=True):
       x = dj.q_sample(x0, eps, schedules[name](t))
-      axis.imshow(images.quantize(x))
+      axis.imshow(images.PICTURES.decode(x))
       axis.set(xticks=[], yticks=[])
       if name == shown[0]:
         axis.set_title(f't = {t:g}', fontsize=8)
@@ -192,7 +193,7 @@ def guidance():
 def inpainting():
   """Draws the states of three methods that complete half a digit."""
   model, params = run('digits-long')
-  known = images.scale(digits_judge.real('test')[[3, 9]])
+  known = images.PICTURES.encode(digits_judge.real('test')[[3, 9]])
   mask = jnp.arange(8)[None, :, None, None] < 4  # the upper half is known
   drop = {'label': jnp.zeros(2, int), 'drop': jnp.ones(2, bool)}
   raw = model.noisy.denoiser(params, drop)
@@ -251,7 +252,7 @@ def bound():
   """Draws the terms of the variational bound of the digits' network."""
   model, params = run('digits-long')
   real = digits_judge.real('test')[:32]
-  x0 = jnp.asarray(images.scale(real))
+  x0 = jnp.asarray(images.PICTURES.encode(real))
   labels = jnp.asarray(digits_judge.real_labels('test')[:32])
   denoise = dj.clip_denoised(model.noisy.denoiser(params, {'label': labels}))
   schedule = model.noisy.schedule(params)

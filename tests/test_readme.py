@@ -264,8 +264,8 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   """Every parameter has a gradient; an output of 0 has the error mean |v|."""
   parts, model = own_parts
   rows = np.arange(8)
-  images, labels = model.noisy.source().read(rows)
-  batch = {'image': np.float32(images / 127.5 - 1), 'label': labels}
+  images, labels = model.noisy.source().read(rows).values()
+  batch = {'x': np.float32(images / 127.5 - 1), 'label': labels}
   objective, key = model.objective(), jax.random.key(1)
   params = jax.jit(model.init)(jax.random.key(0))
   gradient = jax.jit(jax.value_and_grad(objective.__call__, has_aux=True))

@@ -12,6 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import ema, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.run import folder
+from diffusion_jax.data.sources import pictures
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
 from tests.app.config.test_store import ALL
@@ -98,7 +99,7 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     config = store.with_flags(config, [('training.teacher', run)])
     frozen = {'teacher': abstract_params('digits_flow:unscaled')}
   if config.data.name == 'folder':  # any pictures of 64 x 64
-    facts = {'image_shape': (64, 64, 3), 'num_classes': 0, 'num_levels': 256}
+    facts = pictures((64, 64, 3)).as_json()
     config = store.completed(config.to_dict() | {'facts': facts})
   model: Any = models.make(config, tmp_path)
   params, objective = models.shapes(model), model.objective()

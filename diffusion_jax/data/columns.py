@@ -14,6 +14,7 @@ import numpy as np
 from diffusion_jax.data.images import decode_image, resized
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import random_part
+from diffusion_jax.data.values import Values
 
 
 class Table(Protocol):
@@ -99,6 +100,64 @@ class ColumnSource:
     )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class NumberSource:
+  """Reads lists of numbers of a `Table`; x and context are columns of it."""
+
+  table: Table
+  x: str
+  context: str
+  rows: np.ndarray
+  facts: Facts
+  order: Callable[[np.random.Generator], np.ndarray] | None = None
+  in_memory = False
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    columns = {'x': self.x, 'context': self.context}
+    return {
+      name: np.stack(list(self._arrays(column, index)))
+      for name, column in columns.items()
+      if column
+    }
+
+  def _arrays(self, column, index):
+    rows = self.rows[index]
+    for i, value in zip(rows, self.table.get(column, rows), strict=True):
+      try:
+        array = np.asarray(value, np.float64)
+        if not array.ndim or not np.isfinite(array).all():
+          raise ValueError
+      except (TypeError, ValueError):
+        misfit = _misfit(column, 'a list of numbers', value)
+        raise ValueError(f'{self.table.place(i)}: {misfit}') from None
+      yield array
+
+
+def of_numbers(
+  table: Table,
+  x: str,
+  context: str,
+  rows: np.ndarray,
+  order: Callable[[np.random.Generator], np.ndarray] | None = None,
+) -> NumberSource:
+  """Returns columns of lists of numbers, of equal lengths, as a source.
+
+  context: '' for none. Raises ValueError.
+  """
+  _check_columns(table, [name for name in (x, context) if name])
+  facts = Facts(Values(()), context=Values(()) if context else None)
+  source = NumberSource(table, x, context, rows, facts, order)
+  arrays = source.read(np.arange(1))
+  first = {name: array.shape[1:] for name, array in arrays.items()}
+  facts = Facts(
+    Values(first['x']), context=Values(first['context']) if context else None
+  )
+  return dataclasses.replace(source, facts=facts)
+
+
 def _picture(value, column):
   if isinstance(value, bytes):
     return decode_image(value, column)
@@ -121,20 +180,21 @@ def checked(source: ColumnSource) -> ColumnSource:
 
   Raises ValueError.
   """
-  table = source.table
-  for column in source.columns.read:
+  _check_columns(source.table, source.columns.read, source.columns.label)
+  if not len(source):
+    raise ValueError(f'{source.table.name} has no examples')
+  source.read(np.arange(1))
+  return source
+
+
+def _check_columns(table, names, label=''):
+  for column in names:
     if column not in table.columns:
-      hint = ' (num_classes=0 reads no labels)' * (
-        column == source.columns.label
-      )
+      hint = ' (num_classes=0 reads no labels)' * (column == label)
       raise ValueError(
         f'{table.name} has no column {column!r}, but '
         f'{", ".join(table.columns) or "none"}{hint}'
       )
-  if not len(source):
-    raise ValueError(f'{table.name} has no examples')
-  source.read(np.arange(1))
-  return source
 
 
 def files_at(path: str | Path, suffix: str) -> list[Path]:

@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.columns import Columns, ColumnSource, checked
+from diffusion_jax.data.columns import (
+  Columns,
+  ColumnSource,
+  NumberSource,
+  checked,
+  of_numbers,
+)
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
@@ -67,23 +73,29 @@ def huggingface(
   image_column: str = 'image',
   label_column: str = 'label',
   text_column: str = '',
+  x_column: str = '',
+  context_column: str = '',
   subset: str = '',
   revision: str = '',
   train_split: str = 'train',
   test_split: str = 'test',
   streaming: Count = 0,
-) -> ColumnSource:
+) -> ColumnSource | NumberSource:
   """Returns images of the Hugging Face hub or of a local folder.
 
   path: a name such as 'ylecun/mnist', or a folder; num_classes: 0 for no
-  labels; train_split, test_split: such as 'train[:90%]'; streaming: 0, or a
-  number of images, such as 4000: parquet files are read where they are, row
-  groups are permuted, and images among so many. Raises ValueError or OSError.
+  labels; x_column: a column of lists of numbers, which is read in place of the
+  images, and context_column a condition; train_split, test_split: such as
+  'train[:90%]'; streaming: 0, or a number of images, such as 4000: parquet
+  files are read where they are, row groups are permuted, and images among so
+  many. Raises ValueError or OSError.
   """
   check_split(split)
   name = train_split if split == 'train' else test_split
   label = label_column if num_classes else ''
   columns = Columns(image_column, label, text_column)
+  read = [x for x in (x_column, context_column) if x]
+  read = read if x_column else columns.read
   builder = _builder(path, subset, revision)
   files = builder.config.data_files or {}
   part = name.partition('[')[0]
@@ -94,7 +106,7 @@ def huggingface(
       f' to one, or to a part such as {next(iter(files), "")}[90%:]'
     )
   if streaming:
-    table = _streamed(path, builder, name, columns.read, streaming)
+    table = _streamed(path, builder, name, read, streaming)
     order = table.order
   else:
     dataset = _prepared(path, builder, name)
@@ -105,6 +117,8 @@ def huggingface(
       )
     table, order = Rows(path, dataset, _folder_of(path, builder)), None
   rows = np.arange(len(table))
+  if x_column:
+    return of_numbers(table, x_column, context_column, rows, order)
   return checked(
     ColumnSource(
       table, columns, rows, pictures(image_shape, num_classes), order

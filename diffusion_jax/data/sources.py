@@ -78,7 +78,7 @@ class RedrawnSource(Source, Protocol):
     ...
 
 
-def states(facts: Callable[..., Facts]) -> Callable[[T], T]:
+def states(facts: Callable[..., Facts | None]) -> Callable[[T], T]:
   """Marks a constructor whose facts follow from its parameters.
 
   Programs then need not read the data to know them. facts(**parameters) returns
@@ -104,9 +104,17 @@ def pictures(shape: tuple[int, ...], num_classes: int = 0) -> Facts:
 
 
 def facts_of_fields(
-  image_shape: ImageShape, num_classes: int = 0, **others: object
-) -> Facts:
-  """Returns the facts of a set whose fields say what the pictures are."""
+  image_shape: ImageShape,
+  num_classes: int = 0,
+  x_column: str = '',
+  **others: object,
+) -> Facts | None:
+  """Returns the facts of a set whose fields say what the pictures are.
+
+  They do not say what a column of numbers is: None.
+  """
+  if x_column:
+    return None
   return pictures(image_shape, num_classes)
 
 

@@ -15,14 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import Estimate, Missing
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
 
 _BINS = 10
 
 
-def rank_levels(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> np.ndarray:
+def rank_levels(
+  draws: ArrayLike, truth: ArrayLike, seed: int = 0
+) -> np.ndarray:
   """Returns the level of the truth among its draws, [M, ...].
 
   Simulation-based calibration (Talts et al. 2018, Alg. 1) of draws [M, n, ...]

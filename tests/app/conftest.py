@@ -16,6 +16,8 @@ from diffusion_jax.app import models, weights
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import checkpoints
@@ -23,6 +25,7 @@ from tests.app.small_network import SmallNetwork
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
+DIGITS = Facts(Values((8, 8, 1), 17), 10)
 SEEN = {
   'training.sample_every': 4,
   'training.evaluate_every': 2,

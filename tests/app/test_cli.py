@@ -20,6 +20,7 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import Preempted, UserError
+from tests.app import conftest
 from tests.app.conftest import (
   arrays_of,
   lines_of,
@@ -261,8 +262,7 @@ def test_a_sweep_changes_the_config(command, flags):
 def test_a_run_is_a_config(command, tmp_path):
   """A training with its config has no facts; other modes have them."""
   own.allow([smoke().network.name])
-  facts = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
-  stored_run(tmp_path, smoke(seed=7), facts=facts)
+  stored_run(tmp_path, smoke(seed=7), facts=conftest.DIGITS.as_json())
   run = command(str(tmp_path), **{'sampling.num_steps': '3'})
   used = run.config('sample', str(tmp_path))
   assert (used.seed, used.sampling.num_steps) == (7, 3)

@@ -9,7 +9,13 @@ from PIL import Image
 
 from diffusion_jax.app import images, smoke
 from diffusion_jax.app.config import store, tables
-from tests.app.conftest import read, refused
+from diffusion_jax.data import sources
+from diffusion_jax.data.values import Values
+from tests.app.conftest import (
+  DIGITS,
+  read,
+  refused,
+)
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,7 +54,7 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
     assert len(source(**fields)) == size
   labelled = source(**folder, labelled=True)
   assert (len(labelled), labelled.facts.num_classes) == (6, 2)
-  assert source(**npz, num_classes=2).num_classes == 2
+  assert source(**npz, num_classes=2).facts.num_classes == 2
   for fields in (folder, npz):
     refused('config.data: .* has no test split', source, split='test', **fields)
     assert len(images.unseen(data(**fields))) == 6  # the training images
@@ -57,25 +63,26 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
   assert len(source(**shrunk)) == 3
   assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
-  for name in ('two_levels', 'binarized'):
-    two = store.with_flags(
-      data(**npz), [('data', name), ('data.source', 'digits')]
-    )
-    assert images.source_of(two).num_levels == 2
+  two = store.with_flags(
+    data(**npz), [('data', 'binarized'), ('data.source', 'digits')]
+  )
+  assert images.source_of(two).facts.x.levels == 2
 
 
 def test_facts_are_those_of_the_data():
-  assert images.facts_of(read('digits')) == images.Facts((8, 8, 1), 10, 17)
+  assert images.facts_of(read('digits')) == DIGITS
   for name in ('cifar10', 'mnist'):  # without a download
     shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
-    assert images.facts_of(read(name)) == images.Facts(shape, 10, 256)
+    assert images.facts_of(read(name)) == sources.pictures(shape, 10)
   other = data(
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
-  assert images.facts_of(other) == images.Facts((64, 64, 3), 0, 256)
-  facts = images.Facts((4, 4, 1), 3, 5)._asdict()
-  stored = store.completed(read('digits').to_dict() | {'facts': facts})
-  assert images.facts_of(stored) == images.Facts((4, 4, 1), 3, 5)
+  assert images.facts_of(other) == sources.pictures((64, 64, 3))
+  context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
+  for other in (None, context):
+    facts = sources.Facts(Values((4, 4, 1), 5), 3, other)
+    tree = read('digits').to_dict() | {'facts': facts.as_json()}
+    assert images.facts_of(store.completed(tree)) == facts
 
 
 @pytest.mark.parametrize('name, fields, message', [
@@ -104,20 +111,20 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
     )
     fields = {'path': path, 'image_shape': (16, 16, 3)}
     config = data('webdataset', 'shapes_text', **fields, text_column='txt')
-    assert images.facts_of(config) == images.Facts((16, 16, 3), 0, 256)
+    assert images.facts_of(config) == sources.pictures((16, 16, 3))
     if len(text) < 99:
       captioned: Any = images.source_of(config)
-      assert captioned.texts(np.arange(1)) == ['a cat']
+      assert captioned.read(np.arange(1))['text'] == ['a cat']
     else:
       refused('config.data: each text must have', images.source_of, config)
   config = data('webdataset', 'shapes_text', **fields)
-  message = 'config.data: .*a.tar: text_column must name .* png, txt'
+  message = 'config.data: these images have no texts .*text_column'
   refused(message, images.source_of, config)
   assert smoke.shrunk(config).data.name == 'shapes'
   fields = {'path': '/nowhere', 'num_classes': 7}
   for name in ('webdataset', 'array_record', 'huggingface'):
     config = data(name, **fields)
-    assert images.facts_of(config) == images.Facts((64, 64, 3), 7, 256)
+    assert images.facts_of(config) == sources.pictures((64, 64, 3), 7)
     assert smoke.shrunk(config).data.name == 'synthetic'
 
 
@@ -145,7 +152,8 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   (pictures / 'a' / '0.png').write_bytes(b'not a picture')
   config = data('folder', path=pictures, image_shape=(8, 8, 3))
   config = store.with_fields(config, {'training.batch_size': 6})
-  batches = images.batches(config, images.source_of(config), 0)
+  source = images.source_of(config)
+  batches = images.batches(config, source, source.facts, 0)
   refused('config.data: .*a/0.png cannot be read as an image', next, batches)
 
 
@@ -154,7 +162,8 @@ def test_texts_need_captions_and_no_mirror_images(pictures):
   assert images.text_length(config) == config.conditioning.text.length
   assert images.text_length(read('digits')) == 0
   assert images.text_length(read('digits_vae')) == 0
-  batch = next(images.batches(config, images.source_of(config), 0))
+  source = images.source_of(config)
+  batch = next(images.batches(config, source, source.facts, 0))
   rows = config.training.batch_size
   assert batch['text'].shape == (rows, images.text_length(config))
   other = data('digits', 'shapes_text')

@@ -25,7 +25,8 @@ def test_augmentation_is_of_the_training_only(tmp_path):
   """The programs are traced only; the test loss has no augmentation."""
   changes = FEW | {'conditioning.augment': 0.5, 'training.accumulate': 2}
   parts = setup(trial('digits_edm', **changes), tmp_path)
-  c, batch = parts.config, next(images.batches(parts.config, parts.source, 0))
+  c, facts = parts.config, parts.model.facts
+  batch = next(images.batches(c, parts.source, facts, 0))
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
   key = jax.random.key(0)
   train = step.trace(parts.shapes, batch, key, {}, 1.0).jaxpr

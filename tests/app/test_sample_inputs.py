@@ -51,7 +51,8 @@ def test_a_training_sees_texts(tmp_path):
   """So do its preview and its test loss; all are traced only."""
   every = {'training.sample_every': 4, 'training.evaluate_every': 4}
   parts = setup(text_config(**every), tmp_path)
-  c, batch = parts.config, next(images.batches(parts.config, parts.source, 0))
+  c, facts = parts.config, parts.model.facts
+  batch = next(images.batches(c, parts.source, facts, 0))
   assert batch['text'].shape == (c.training.batch_size, 56)
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
   step.trace(parts.shapes, batch, jax.random.key(0), {}, 1.0)
@@ -78,7 +79,7 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
   model = text_model()
   test: Any = images.source_of(model.config, 'test')
   texts = sample_inputs.choose_texts(model, 4)
-  assert texts == test.texts(range(4))
+  assert texts == test.read(np.arange(4))['text'].tolist()
   again = sample_inputs.choose_texts(model, len(test) + 2)
   assert again is not None and again[-2:] == texts[:2]
 
@@ -122,7 +123,8 @@ def in_folder(pictures, **changes):
 def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   both = {'data.labelled': True, 'conditioning.labels': True}
   config = in_folder(pictures, **both)
-  batch = next(images.batches(config, images.source_of(config), 0))
+  source = images.source_of(config)
+  batch = next(images.batches(config, source, source.facts, 0))
   words = decode(batch['text'])
   assert sorted(words) == [
     f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')

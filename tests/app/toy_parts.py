@@ -11,7 +11,7 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data import sources
 from diffusion_jax.training import objectives
 
 
@@ -135,18 +135,18 @@ def pictures(
   """Returns random pictures, the same for both splits."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
-  return ArraySource(images, np.arange(count, dtype=np.int32) % 10, 10)
+  return sources.ArraySource(images, np.arange(count, dtype=np.int32) % 10, 10)
 
 
 def curves(split):
-  """Returns sequences of real numbers, which no program reads."""
-  return ArraySource(np.zeros((20, 64, 2)))
+  """Returns sequences of real numbers that never change."""
+  return sources.ArraySource(np.zeros((20, 64, 2)))
 
 
 class UnitPictures:
   """Pictures in [0, 1], which are no grey levels."""
 
-  image_shape, num_classes, num_levels, in_memory = (8, 8, 1), 0, 256, True
+  facts, in_memory = sources.pictures((8, 8, 1)), True
 
   def __init__(self, split):
     pass
@@ -155,7 +155,7 @@ class UnitPictures:
     return 20
 
   def read(self, index):
-    return np.full((len(index), 8, 8, 1), 0.5, np.float32), None
+    return {'x': np.full((len(index), 8, 8, 1), 0.5, np.float32)}
 
 
 def optimizer(total_steps, rate: float = 0.1):

@@ -77,13 +77,12 @@ def test_each_number_of_the_last_axis_has_its_unit():
 
 def test_log_det_is_that_of_decode():
   values = Values((3, 2), mean=(0.3, 7.0), std=(0.02, 4.0))
-  decode = lambda z: (
-    z.reshape(3, 2) * jnp.array(values.std) + jnp.array(values.mean)
-  )
-  jacobian = jax.jacobian(lambda z: decode(z).ravel())(jnp.zeros(6))
+  std, mean = (jnp.tile(jnp.array(v), 3) for v in (values.std, values.mean))
+  jacobian = jax.jacobian(lambda z: z * std + mean)(jnp.zeros(6))
   ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
   zero = values.decode(np.zeros((3, 2))).ravel()
-  np.testing.assert_allclose(np.stack(ours, 1) - zero, jacobian, rtol=1e-4)
+  found = np.stack(ours, axis=1) - zero[:, None]
+  np.testing.assert_allclose(found, jacobian, rtol=1e-4)
   _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
   np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)
 

@@ -133,9 +133,7 @@ def test_levels_of_exact_draws_are_masses_of_regions():
   found = (
     calibration.interval_levels(draws, truth),
     calibration.density_levels(-(draws**2), -(truth**2)),
-    calibration.tarp_levels(
-      draws[..., None], truth[:, None], np.zeros((1, 1))
-    ),
+    calibration.tarp_levels(draws[..., None], truth[:, None], np.zeros((1, 1))),
   )
   for level in found:
     np.testing.assert_allclose(level, mass, atol=0.005)

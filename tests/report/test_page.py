@@ -22,7 +22,7 @@ CONFIG = {
   'sampling.sampler.name': 'ddim',
   'sampling.labels': [],
   'edit.name': 'inpaint',
-  'facts.image_shape': [8, 8, 1],
+  'facts.x.shape': [8, 8, 1],
 }
 
 

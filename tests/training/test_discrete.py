@@ -130,7 +130,7 @@ def test_d3pm_literally(key):
 @pytest.mark.slow
 def test_a_masked_model_of_digits_beats_independent_pixels():
   """A small DiT is trained for 300 steps; the bound is of test images."""
-  train, test = (digits(split).images for split in ('train', 'test'))
+  train, test = (digits(split).x for split in ('train', 'test'))
   counts = 1 + np.stack([(train == k).sum(axis=0) for k in range(17)], -1)
   log_p = np.log2(counts / counts.sum(axis=-1, keepdims=True))[None]
   independent = -np.mean(np.take_along_axis(log_p, test[..., None], -1))

@@ -227,6 +227,8 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   batch: sample_inputs.Shapes = {'x': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
+  if (context := model.facts.context) is not None:
+    batch['context'] = ((size, *context.shape), jnp.float32)
   batch |= sample_inputs.text_shapes(config, size)
   frozen = on(mesh, model.teacher.shapes())  # another program encodes latents
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen, 1.0)

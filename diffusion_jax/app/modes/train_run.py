@@ -218,9 +218,10 @@ def announce(parts: Setup, state: TrainState) -> None:
   what = 'adapters' if config.training.lora_rank else 'network'
   print(f'devices: {devices}; {what}: {size_of(state.params):,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
-  data = f'{config.data.name}, {len(source):,} images of {shape}'
+  what = 'images' if source.facts.x.is_picture else 'examples'
+  data = f'{config.data.name}, {len(source):,} {what} of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
-  print(f'data: {data}' + (f', {tests:,} test images' if tests else ''))
+  print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:
     print(

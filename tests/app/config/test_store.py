@@ -11,7 +11,14 @@ from configs import base
 from diffusion_jax.app.config import fields, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.run import folder
-from tests.app.conftest import CONFIGS, read, refused, smoke, stored_run
+from tests.app.conftest import (
+  CONFIGS,
+  DIGITS,
+  read,
+  refused,
+  smoke,
+  stored_run,
+)
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -410,8 +417,7 @@ def test_as_text_is_read_back():
 
 def test_the_facts_of_a_run_go_with_its_data(tmp_path):
   """Other data may have images of another shape."""
-  facts = {'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17}
-  content = folder.plain(smoke()) | {'facts': facts}
+  content = folder.plain(smoke()) | {'facts': DIGITS.as_json()}
   config = store.stored(content, tmp_path)
   assert store.with_flags(config, [('seed', '3')]).facts.x.levels == 17
   assert 'facts' not in store.with_flags(config, [('data', 'shapes')])

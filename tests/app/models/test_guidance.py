@@ -12,6 +12,7 @@ from diffusion_jax.app import models, other_runs
 from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import (
+  DIGITS,
   arrays_of,
   normal_params,
   refused,
@@ -215,8 +216,8 @@ def test_guidance_by_a_classifier_samples(tmp_path):
 
 
 def test_other_images_cannot_guide(tmp_path):
-  facts = {'image_shape': [8, 8, 1], 'num_classes': 7, 'num_levels': 17}
+  facts = DIGITS._replace(num_classes=7).as_json()
   run = stored_run(tmp_path, classifier_smoke(), facts=facts)
   model = models.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
-  message = 'the images in .* have num_classes 7, and .* of this run have 10'
+  message = 'the data of .* have num_classes 7, and the data of this run 10'
   refused(message, other_runs.guides_of, model)

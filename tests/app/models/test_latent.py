@@ -24,9 +24,9 @@ from diffusion_jax.app.model import Latents, make_encode
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
-from diffusion_jax.data.images import scale, to_uint8
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import (
+  DIGITS,
   arrays_of,
   assert_same,
   interrupted,
@@ -132,7 +132,7 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear):
 
 def test_the_measured_scale_is_one_over_the_deviation(linear):
   *_, record = linear
-  x = scale(small_sets.digits('train').x, 17).astype(np.float64)
+  x = DIGITS.x.encode(small_sets.digits('train').x).astype(np.float64)
   assert record['images'] == len(x)
   np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
 
@@ -149,7 +149,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws with other keys have deviation 1."""
   model = model_of(run)
   kept, latents = model.autoencoder.load()['autoencoder'], model.latents
-  x = scale(small_sets.digits('train').x, 17)
+  x = DIGITS.x.encode(small_sets.digits('train').x)
   keys = jax.random.split(jax.random.key(5), len(x))
   z = np.asarray(jax.jit(latents.encode)(kept, x, keys))
   assert z.shape == (len(x), 4, 4, 4)
@@ -164,7 +164,7 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
 
 def test_latents_are_drawn_anew_each_step_on_any_devices(run):
   batch = {
-    'image': scale(small_sets.digits('train').x[:8], 17),
+    'x': DIGITS.x.encode(small_sets.digits('train').x[:8]),
     'label': np.arange(8, dtype=np.int32),
   }
   key, drawn = jax.random.key(0), {}
@@ -175,9 +175,9 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(run):
     encode, place = make_encode(model, mesh), replicate(mesh, kept)
     for i in (0, 1):
       out = encode(place, to_global(mesh, batch), key, i)
-      assert len(out['image'].sharding.device_set) == mesh.size
+      assert len(out['x'].sharding.device_set) == mesh.size
       np.testing.assert_array_equal(out['label'], batch['label'])
-      drawn[shape, i] = np.asarray(out['image'])
+      drawn[shape, i] = np.asarray(out['x'])
   np.testing.assert_allclose(drawn[(4, 2), 1], drawn[(1, 1), 1], atol=1e-5)
   assert np.abs(drawn[(1, 1), 0] - drawn[(1, 1), 1]).max() > 1e-3
   # the same distribution: only the noise differs
@@ -226,7 +226,8 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
 
 @pytest.fixture
 def files(tmp_path):
-  digits = to_uint8(scale(small_sets.digits('test').x[:2], 17), 17)[..., 0]
+  x = DIGITS.x.encode(small_sets.digits('test').x[:2])
+  digits = DIGITS.x.decode(x)[..., 0]
   known = np.full((8, 8), 255, np.uint8)
   known[:, 5:] = 0  # column 4 is known, but not its latents
   for name, x in {'a': digits[0], 'b': digits[1], 'mask': known}.items():
@@ -266,10 +267,10 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   """This holds for SDEdit from step 0 and both ends of an interpolation."""
   model = model_of(run)
   kept, latents = model.autoencoder.load()['autoencoder'], model.latents
-  x = scale(small_sets.digits('test').x[:2], 17)
+  x = DIGITS.x.encode(small_sets.digits('test').x[:2])
   round_trip = lambda kept, x: latents.decode(kept, latents.encode(kept, x))
   back = jax.jit(round_trip)(kept, x)
-  expected = to_uint8(np.asarray(back), 17)[..., 0]
+  expected = DIGITS.x.decode(back)[..., 0]
   results = edited(run, files, 'sdedit', **{'edit.strength': 0.0})
   np.testing.assert_array_equal(results[0], expected[0])
   many = {'sampling.num_steps': 200}

@@ -11,8 +11,13 @@ from PIL import Image
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data.images import scale
-from tests.app.conftest import arrays_of, normal_params, trial, untrained
+from tests.app.conftest import (
+  DIGITS,
+  arrays_of,
+  normal_params,
+  trial,
+  untrained,
+)
 
 FEW = {
   'sampling.num_samples': 3,
@@ -60,7 +65,7 @@ def test_a_network_that_knows_nothing_needs_all_bits(
 
 def test_states_and_images_are_inverses():
   model = made()
-  x = scale(model.measured.source().images[:5], 17)
+  x = DIGITS.x.encode(model.measured.source().x[:5])
   latents = model.latents
   np.testing.assert_allclose(latents.decode(None, latents.encode(None, x)), x)
   masked = model.latents.decode(None, np.full((1, 8, 8, 1), 17))
@@ -83,7 +88,7 @@ def text_run(tmp_path_factory):
 
 def test_texts_are_written_as_texts_and_as_pictures(text_run):
   samples = arrays_of(text_run)['arr_0']
-  assert samples.shape == (3, 1, 16, 1)
+  assert samples.shape == (3, 16)
   text = (text_run / 'samples' / 'samples.txt').read_text()
   expected = [x.tobytes().decode(errors='replace') for x in samples]
   assert text == ''.join(f'--- {i}\n{x}\n' for i, x in enumerate(expected))

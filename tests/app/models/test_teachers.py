@@ -35,7 +35,7 @@ NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
   (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
   ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
   ({'data': 'synthetic', 'data.num_classes': 3},
-   r'the images in .* have (image_shape|num_classes)'),
+   r'the data of .* have (the shape|num_classes)'),
 ])  # fmt: skip
 def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   write(tmp_path, **changes)

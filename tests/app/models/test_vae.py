@@ -13,9 +13,9 @@ from diffusion_jax.app.generate import generate
 from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data.images import scale
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
+  DIGITS,
   arrays_of,
   assert_same,
   interrupted,
@@ -162,12 +162,12 @@ def test_a_chain_literally():
 
 def measured(model, name, params, index, **fields):
   """Returns a metric of test images, with the noise of their indices."""
-  pictures, _ = images.source_of(model.config, 'test').read(index)
+  x = images.source_of(model.config, 'test').read(index)['x']
   root = jax.random.key(0)
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
   metric = model.schema.metrics[name](**fields)
   measure = jax.jit(metric.measure(model.measured))
-  return measure(params, keys, scale(pictures, 17), {})
+  return measure(params, keys, DIGITS.x.encode(x), {})
 
 
 @pytest.mark.parametrize('kind', SMALL)
@@ -196,22 +196,23 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
   assert lines_of(parts, 'beta') == [0.0, 0.125, 0.25, 0.375]
 
 
-@pytest.mark.parametrize('data', ['two_levels', 'binarized'])
-def test_two_grey_levels_and_bernoullis(data, key):
+@pytest.mark.parametrize('how', ['threshold', 'drawn'])
+def test_two_grey_levels_and_bernoullis(how, key):
   """Black and white digits; a new network says 1/2, a bit for each pixel."""
   small = {'channels': 8, 'num_groups': 4, 'multipliers': (1,)}
   model = made(
     **{
       'decoding.decoder': 'bernoulli',
-      'data': data,
+      'data': 'binarized',
+      'data.how': how,
       'network': 'autoencoder',
       **{f'network.{name}': value for name, value in small.items()},
     }
   )
-  pictures, _ = model.measured.source().read(np.arange(8))
+  pictures = model.measured.source().read(np.arange(8))['x']
   assert set(np.unique(pictures)) == {0, 1}
   params, objective = jax.jit(model.init)(key), model.objective(test=True)
-  batch = {'image': scale(pictures, 2)}
+  batch = {'x': model.facts.x.encode(pictures)}
   context = Context(state=objective.init())
   _, (metrics, _) = jax.jit(objective.__call__)(params, context, key, batch)
   assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)

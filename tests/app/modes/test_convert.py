@@ -88,11 +88,9 @@ def test_weights_become_a_run(run):
     assert_same(params['network'], expected)
   assert stored == folder.read_config(run)
   assert stored['data'] is None
-  assert stored['facts'] == {
-    'image_shape': [4, 4, 1],
-    'num_classes': 3,
-    'num_levels': 256,
-  }
+  assert stored['facts']['x']['shape'] == [4, 4, 1]
+  assert stored['facts']['x']['levels'] == 256
+  assert stored['facts']['num_classes'] == 3
   few = {**ONE_DEVICE, 'sampling.num_samples': 3, 'sampling.num_steps': 2}
   few['sampling.name'] = 'few'
   MODES['sample'](of_run(run, **few), str(run))
@@ -453,7 +451,7 @@ def test_a_run_keeps_its_model(run, tmp_path):
   fitting = {'data': 'synthetic', 'data.image_shape': (4, 4, 1)}
   config = of_run(run, **fitting)
   assert config.facts.num_classes == 3  # of the weights
-  assert images.source_of(config).image_shape == (4, 4, 1)
+  assert images.source_of(config).facts.x.shape == (4, 4, 1)
   config = of_run(run, **fitting | {'data.image_shape': (8, 8, 1)})
-  message = r'images are \(8, 8, 1\), and \(4, 4, 1\)'
+  message = r'examples are \(8, 8, 1\), and \(4, 4, 1\)'
   refused(message, images.source_of, config)

@@ -12,8 +12,13 @@ from diffusion_jax.app import devices, edits, models, sample_inputs
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
-from diffusion_jax.data.images import scale, to_uint8
-from tests.app.conftest import arrays_of, normal_params, smoke, untrained
+from tests.app.conftest import (
+  DIGITS,
+  arrays_of,
+  normal_params,
+  smoke,
+  untrained,
+)
 
 QUICK = {
   'training.num_steps': 1,
@@ -52,11 +57,11 @@ def colour(tmp_path_factory):
 def files(tmp_path_factory):
   """Writes a digit, a mask, and pictures of another size and colours."""
   folder = tmp_path_factory.mktemp('pictures')
-  digit = to_uint8(scale(small_sets.digits('test').x[0], 17), 17)[..., 0]
+  (digit,) = DIGITS.x.decode(DIGITS.x.encode(small_sets.digits('test').x[:1]))
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
   known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   pictures = {
-    'digit': digit,
+    'digit': digit[..., 0],
     'odd': colours[..., 0],  # grey levels that digits do not have
     'mask': known,
     'small': digit[::2, ::2],
@@ -239,7 +244,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   MODES['sample'](config, palette)
   arrays = arrays_of(palette)
   test = small_sets.digits('test')
-  truth = to_uint8(scale(test.x[:4], 17), 17)
+  truth = DIGITS.x.decode(DIGITS.x.encode(test.x[:4]))
   np.testing.assert_array_equal(arrays['originals'], truth)
   np.testing.assert_array_equal(arrays['labels'], test.label[:4])
   known = arrays['conditions'] == truth
@@ -250,7 +255,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   root = stream(config.sampling.seed, 'sampling_images')
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(4))
   model: Any = models.make(config, palette)
-  x0 = scale(test.x[:4], 17)
+  x0 = DIGITS.x.encode(test.x[:4])
   expected = jax.jit(model.conditioning.image)(keys, x0)
   mesh = devices.make_mesh(config)
   # the condition depends on the seed and the number only

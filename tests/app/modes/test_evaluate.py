@@ -17,9 +17,14 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets
-from diffusion_jax.data.images import scale
 from diffusion_jax.metrics import likelihoods, real_images
-from tests.app.conftest import arrays_of, printed_by, refused, smoke
+from tests.app.conftest import (
+  DIGITS,
+  arrays_of,
+  printed_by,
+  refused,
+  smoke,
+)
 
 QUICK = {
   'evaluation.num_images': 12,
@@ -105,7 +110,7 @@ def test_the_bound_is_that_of_the_network(run, printed):
       model.noisy.schedule(), x0,
       num_steps=5, decoder=nll,
     )
-  )(keys, scale(x0, 17), labels)  # fmt: skip
+  )(keys, DIGITS.x.encode(x0), labels)  # fmt: skip
   measured = parts(run, 'elbo-test')['00000000.npz']
   for name in ('total', 'prior', 'reconstruction'):
     np.testing.assert_allclose(
@@ -193,7 +198,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
     3,
     tmp_path / 'parts',
     devices.make_mesh(model.config),
-    num_levels=17,
+    encode=DIGITS.x.encode,
     seed=2,
     size=2,
     condition=condition,
@@ -202,7 +207,7 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
   np.testing.assert_array_equal(found['label'], labels)
   root = stream(2, 'evaluation_images')
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
-  images = jax.jit(condition)(keys, scale(x0, 17))
+  images = jax.jit(condition)(keys, DIGITS.x.encode(x0))
   np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
 
 

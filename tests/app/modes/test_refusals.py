@@ -65,12 +65,12 @@ digits_distilled training.init_from= training.teacher=nowhere =>
 training.teacher=x => objective=denoising does not use a teacher
 objective=vdm => config.objective: vdm needs noise at t = 0 and signal at t = 1
 objective=mean_flow => noise_input=step: the network of objective=mean_flow gets
-data=tests.app.toy_parts:UnitPictures => config.data: images must be uint8
-  [n, H, W, C], got float32 [1, 8, 8, 1]: give grey levels, or train on arrays
-data=tests.app.toy_parts:curves => config.data: images must be uint8 [n, H, W,
-  C], got float64 [20, 64, 2]: give grey levels
+data=tests.app.toy_parts:UnitPictures => config.data: x must be uint8
+  [n, 8, 8, 1], got float32 [1, 8, 8, 1]: uint8 arrays are levels, such as
+data=tests.app.toy_parts:curves => config.data: x never changes at 0 of its last
+  axis (0): leave this number out
 data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its
-  constructor must return a source, such as ArraySource(images), not a number
+  constructor must return a source, such as ArraySource(x), not a number
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a
   dj.NoiseLevel of numbers, not a number (docs/program.md)
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a

@@ -11,6 +11,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES, report
 from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, stored_run, trial
 from tests.report.test_page import Page
@@ -130,14 +131,10 @@ def test_neighbours_are_the_nearest_of_all_parts():
   """Against all distances in float64; a copy has distance 0."""
   generator = np.random.default_rng(0)
   levels = generator.integers(0, 17, (50, 3, 3, 1), np.uint8)
-  source = type('Source', (), {
-    '__len__': lambda self: 50,
-    'read': lambda self, index: (levels[index], None),
-    'num_levels': 17,
-  })()  # fmt: skip
+  source = ArraySource(levels, levels=17)
   samples = generator.uniform(-1.0, 1.0, (6, 3, 3, 1))
   samples[0] = levels[33] / 8 - 1
-  found, distance = report.search(samples, source, size=7)
+  found, distance = report.search(source.facts.x, samples, source, size=7)
   b = levels.astype(float) / 8 - 1
   pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
   index = pairs.argmin(axis=1)

@@ -12,10 +12,10 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import provenance
-from diffusion_jax.data.images import to_uint8
 from diffusion_jax.runtime.per_image import PerImage
 from tests.app import toy_parts
 from tests.app.conftest import (
+  DIGITS,
   arrays_of,
   as_flags,
   printed_by,
@@ -59,7 +59,7 @@ def test_every_image_is_of_its_own_label(tmp_path):
   params, _ = weights.restore(model)
   drawing = generate(model, devices.make_mesh(config))
   own, other = (
-    to_uint8(drawing(params, np.array([5]), {'label': label}), 17)[0]
+    DIGITS.x.decode(drawing(params, np.array([5]), {'label': label}))[0]
     for label in (np.array([5]), np.array([6]))
   )
   assert arrays['labels'][5] == 5 and (own != other).any()

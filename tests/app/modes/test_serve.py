@@ -24,9 +24,14 @@ from diffusion_jax.app import devices, emerging, models, sheets, weights
 from diffusion_jax.app.config import store
 from diffusion_jax.app.generate import generate
 from diffusion_jax.app.modes import serve
-from diffusion_jax.data.images import to_uint8
 from diffusion_jax.errors import UserError
-from tests.app.conftest import refused, smoke, trial, untrained
+from tests.app.conftest import (
+  DIGITS,
+  refused,
+  smoke,
+  trial,
+  untrained,
+)
 
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
@@ -91,7 +96,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   params, _ = weights.restore(model)
   drawing = generate(model, devices.make_mesh(config))
   x = drawing(params, np.arange(4), {'label': np.full(4, 3)})
-  expected = sheets.sheet(model, to_uint8(x, 17)).squeeze()
+  expected = sheets.sheet(model, DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10

@@ -6,24 +6,23 @@ from typing import Any
 
 import pytest
 
-from diffusion_jax.app import images
 from diffusion_jax.app.run import folder
-from tests.app.conftest import refused, smoke
-
-FACTS = images.Facts((8, 8, 1), 10, 17)
+from tests.app.conftest import (
+  DIGITS,
+  refused,
+  smoke,
+)
 
 
 def written(workdir, **changes):
   workdir.mkdir(exist_ok=True)
-  folder.write_config(workdir, smoke(**changes), FACTS)
+  folder.write_config(workdir, smoke(**changes), DIGITS)
   return workdir
 
 
 def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
   stored: Any = folder.read_config(written(tmp_path))
-  assert stored['facts'] == {
-    'image_shape': [8, 8, 1], 'num_classes': 10, 'num_levels': 17,
-  }  # fmt: skip
+  assert stored['facts'] == json.loads(json.dumps(DIGITS.as_json()))
   assert {**stored, 'facts': 0} == {**folder.plain(smoke()), 'facts': 0}
   assert folder.read_config(tmp_path / 'nothing') is None
   assert folder.read_config(tmp_path / 'config.json') is None
@@ -38,13 +37,13 @@ def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
   written(tmp_path)
   now = smoke(**changes)
   message = f'holds a run with another config: .*{message}.*resume=force'
-  refused(message, folder.check_same_run, tmp_path, now, FACTS)
-  folder.check_same_run(tmp_path / 'new', now, FACTS)
+  refused(message, folder.check_same_run, tmp_path, now, DIGITS)
+  folder.check_same_run(tmp_path / 'new', now, DIGITS)
 
 
 def test_other_images_are_another_run(tmp_path):
   written(tmp_path)
-  other = FACTS._replace(num_levels=256)
+  other = DIGITS._replace(x=DIGITS.x._replace(levels=256))
   message = 'facts.x.levels is 17, 256 now'
   refused(message, folder.check_same_run, tmp_path, smoke(), other)
 
@@ -58,7 +57,7 @@ def test_other_images_are_another_run(tmp_path):
 ])  # fmt: skip
 def test_what_does_not_change_the_result_may_change(changes, tmp_path):
   hashed = folder.config_hash(written(tmp_path))
-  folder.check_same_run(tmp_path, smoke(**changes), FACTS)
+  folder.check_same_run(tmp_path, smoke(**changes), DIGITS)
   assert folder.config_hash(written(tmp_path, **changes)) == hashed
 
 

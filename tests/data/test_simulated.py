@@ -1,0 +1,153 @@
+"""Simulators are sources whose examples follow from the seed and the index."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.simulated import (
+  Simulated,
+  is_simulator,
+  of_simulator,
+  simulated,
+)
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
+
+
+def gaussian(rng, n, scale: float = 1.0, nan: float = 0.0):
+  """x ~ N(0, scale^2) in two numbers, seen with noise 1; some are NaN."""
+  x = scale * rng.normal(size=(n, 2))
+  x[rng.random(n) < nan] = np.nan
+  return {'x': x, 'context': x[:, :1] + rng.normal(size=(n, 1))}
+
+
+def test_the_facts_are_those_of_the_arrays():
+  source = of_simulator(gaussian, num_examples=30)
+  assert source.facts == Facts(Values((2,)), 0, Values((1,)))
+  assert len(source) == 30 and source.in_memory
+  labelled = lambda rng, n: {
+    'x': rng.integers(0, 256, (n, 4, 4, 1), np.uint8),
+    'label': np.arange(n) % 3,
+  }
+  source = of_simulator(labelled, num_classes=3)
+  assert source.facts == Facts(Values((4, 4, 1), 256), 3)
+  assert source.read(np.array([4]))['label'] == [1]
+  integers = of_simulator(lambda rng, n: {'x': rng.poisson(9, (n, 2))})
+  assert integers.facts.x == Values((2,))  # counts are numbers
+
+
+def test_draws_follow_from_the_seed_the_split_and_the_index():
+  """More examples keep the first ones; other seeds and splits have others."""
+  index = np.array([1700, 3, 999, 1000])
+  read = lambda **fields: of_simulator(gaussian, **fields).read(index)['x']
+  x = read(num_examples=3000)
+  np.testing.assert_array_equal(x, read(num_examples=4000))
+  np.testing.assert_array_equal(
+    x, Simulated(gaussian, 3000, (0, False)).read(index)['x']
+  )
+  others = [
+    read(num_examples=3000, draws=1),
+    read(split='test', num_test=3000),
+    read(split='test', num_test=3000, draws=1),
+  ]
+  assert len({a.tobytes() for a in (x, *others)}) == 4
+
+
+def test_pairs_stay_together():
+  source = of_simulator(gaussian, num_examples=4000, draws=3)
+  difference = source.read(np.arange(4000))
+  difference = difference['context'][:, 0] - difference['x'][:, 0]
+  assert abs(difference.mean()) < 5 / 4000**0.5
+  assert abs(difference.std() - 1.0) < 5 / 8000**0.5
+
+
+def batches(source, rows, steps):
+  return [
+    pipeline.batch_at(source, 700, 5, step, rows=rows)['x'] for step in steps
+  ]
+
+
+@pytest.mark.parametrize('size', [2500, 10])
+def test_fresh_batches_are_the_same_for_any_hosts_and_after_a_resume(size):
+  """A batch may need several blocks and epochs; no draw comes twice."""
+  make = functools.partial(of_simulator, gaussian, num_examples=size)
+  whole = batches(make(fresh=True), slice(None), range(6))
+  resumed = batches(make(fresh=True), slice(None), range(3, 6))
+  np.testing.assert_array_equal(whole[3:], resumed)
+  hosts = [
+    batches(make(fresh=True), rows, range(6))
+    for rows in (slice(350), slice(350, 700))
+  ]
+  np.testing.assert_array_equal(np.concatenate(hosts, axis=1), whole)
+  drawn = np.concatenate(whole)
+  assert len(np.unique(drawn[:, 0])) == 4200
+  other = pipeline.batch_at(make(fresh=True), 700, 6, 0)['x']
+  assert not np.isin(other, drawn).any()
+  fixed = np.concatenate(batches(make(), slice(None), range(6)))
+  assert len(np.unique(fixed[:, 0])) == size
+
+
+def test_simulations_with_nan_are_left_out_or_replaced(capsys):
+  fails = functools.partial(gaussian, nan=0.2)
+  source = of_simulator(fails, num_examples=2300)
+  lost = 2300 - len(source)
+  assert abs(lost - 460) < 5 * (2300 * 0.2 * 0.8) ** 0.5
+  printed = capsys.readouterr().out
+  assert printed == f'{lost:,} of 2,300 simulations have NaN and are left out\n'
+  arrays = source.read(np.arange(len(source)))
+  assert all(np.isfinite(a).all() for a in arrays.values())
+  fresh = of_simulator(fails, num_examples=2300, fresh=True)
+  again = fresh.read(np.arange(2300))
+  assert len(fresh) == 2300 and np.isfinite(again['x']).all()
+  kept = np.isin(arrays['x'][:, 0], again['x'][:, 0])
+  assert kept.all()  # those without NaN stay
+  assert not capsys.readouterr().out
+  of_simulator(gaussian)
+  assert not capsys.readouterr().out
+  alone = lambda rng, n: {'x': np.full((n, 2), np.nan)}
+  with pytest.raises(ValueError, match='all 1000 simulations have NaN: none'):
+    of_simulator(alone)
+
+
+def test_bounds_are_checked():
+  uniform = lambda rng, n: {'x': rng.uniform(0, 2, (n, 2))}
+  facts = of_simulator(uniform, bounds=(0.0, 2.0)).facts
+  assert (facts.x.low, facts.x.high) == ((0.0, 0.0), (2.0, 2.0))
+  for fresh in (False, True):
+    with pytest.raises(ValueError, match='examples are outside bounds'):
+      of_simulator(uniform, bounds=(0.0, 1.9), fresh=fresh)
+  with pytest.raises(ValueError, match='of 2 numbers in turn; got 3 numbers'):
+    of_simulator(uniform, bounds=(0.0, 1.0, 2.0))
+
+
+@pytest.mark.parametrize('made, message', [
+  (lambda rng, n: np.zeros((n, 2)), 'return a dict with x, .*got ndarray'),
+  (lambda rng, n: {'theta': np.zeros((n, 2))}, r"got \['theta'\]"),
+  (lambda rng, n: {'x': np.zeros((n, 2)), 'y': 0}, r"got \['x', 'y'\]"),
+  (lambda rng, n: {'x': np.zeros(n)},
+   r'return x of the shape \[1000, ...\], got \[1000\]'),
+  (lambda rng, n: {'x': np.zeros((2, n))}, r'got \[2, 1000\]'),
+  (lambda rng, n: {'x': np.zeros((n, 2)), 'context': np.zeros(n)},
+   r'return context of the shape'),
+  (lambda rng, n: {'x': np.zeros((n, 1 + n // 1000))}, 'the same shapes each'),
+])  # fmt: skip
+def test_other_results_are_refused(made, message):
+  with pytest.raises(ValueError, match=message):
+    of_simulator(made, num_examples=1500)
+
+
+def test_fields_of_a_simulator_are_those_of_the_config():
+  constructor = simulated(gaussian)
+  source = constructor(split='train', num_examples=20, scale=1e6)
+  assert source.x.std() > 1e5
+  assert constructor(num_examples=20).x.std() < 10
+  with pytest.raises(ValueError, match="split 'val' is not one of"):
+    constructor(split='val')
+
+
+def test_a_simulator_is_a_function_of_rng_and_n():
+  assert is_simulator(gaussian)
+  for other in (lambda n, rng: 0, lambda rng: 0, of_simulator, Simulated, 3):
+    assert not is_simulator(other)
