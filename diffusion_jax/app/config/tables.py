@@ -21,13 +21,14 @@ from diffusion_jax.data import (
   huggingface,
   image_folder,
   npz,
+  simulated,
   small_sets,
   sources,
   tfds_sources,
   webdataset,
 )
 from diffusion_jax.data.text_files import text_files
-from diffusion_jax.demos import photos, shapes
+from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
@@ -200,6 +201,8 @@ DATA = {
   'synthetic': small_sets.synthetic,
   'photos': photos.photos,
   'npz': npz.npz,
+  'two_moons': simulated.simulated(simulators.two_moons),
+  'gaussian_process': simulated.simulated(simulators.gaussian_process),
   'folder': image_folder.folder,
   'cifar10': tfds_sources.cifar10,
   'mnist': tfds_sources.mnist,
