@@ -34,6 +34,7 @@ from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.inputs import Text
+from diffusion_jax.networks.perceptron import PerceptronAutoencoder
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -173,6 +174,7 @@ CLASSIFIERS = {'classifier': NoisyClassifier}
 AUTOENCODERS = {
   'autoencoder': Autoencoder,
   'hierarchical': HierarchicalAutoencoder,
+  'perceptron': PerceptronAutoencoder,
 }
 
 
