@@ -1,6 +1,6 @@
 r"""Fields of two correlated channels of real numbers: a U-Net of arrays.
 
-  python launch.py --config=configs/fields.py
+python launch.py --config=configs/fields.py
 """
 
 from configs import base
