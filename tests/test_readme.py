@@ -184,6 +184,11 @@ def test_the_guidance_page_guides_as_printed(capsys):
       assert mean > 1.05 if expected is None else abs(mean - expected) < 0.1
 
 
+def test_the_example_of_a_context_prints_what_it_says(capsys):
+  code = page_example('models.md', 'encode_context')
+  assert run(code, capsys).strip() == code.rpartition('  # ')[2].strip()
+
+
 def test_the_page_of_measurements_meets_the_posterior(capsys):
   out = run(page_example('posterior.md'), capsys)
   numbers = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]

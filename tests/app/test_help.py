@@ -78,7 +78,7 @@ def test_a_section_has_its_choices_docstring_and_parameters():
   """They belong to the config, or to the choice that a flag names."""
   text = mode_help('train', 'digits_dit')
   section = text.partition('\nnetwork=')[2].partition('\n\nnoise_input=')[0]
-  assert section.startswith('dit; or unet, ddpmpp, edm2, vdm\n')
+  assert section.startswith('dit; or unet, ddpmpp, edm2, vdm, mlp\n')
   assert '  Computes a transformer: x [B, H, W, C]' in section
   assert '\n  network.patch_size=2\n' in section
   assert '  objective.times.mean=0.8' in text  # of a choice within a choice
