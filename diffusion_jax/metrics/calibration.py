@@ -15,14 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.core.concrete import check_at_least
 from diffusion_jax.metrics.estimates import Estimate, Missing
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
 
 _BINS = 10
 
 
-def rank_levels(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> np.ndarray:
+def rank_levels(
+  draws: ArrayLike, truth: ArrayLike, seed: int = 0
+) -> np.ndarray:
   """Returns the level of the truth among its draws, [M, ...].
 
   Simulation-based calibration (Talts et al. 2018, Alg. 1) of draws [M, n, ...]
@@ -104,7 +105,7 @@ def regression_references(
   model = make_pipeline(StandardScaler(), Ridge())
   flat = y.reshape(len(y), -1)
   found = cross_val_predict(model, x.reshape(len(x), -1), flat, cv=folds)
-  return found.reshape(y.shape)
+  return np.asarray(found).reshape(y.shape)
 
 
 class Uniformity(NamedTuple):

@@ -35,7 +35,6 @@ from diffusion_jax.ranges import (
 )
 from diffusion_jax.runtime.files import write_json, write_npz
 
-
 _METRICS = {**table.OF_FILES, **table.OF_VALUES}
 
 

@@ -39,7 +39,10 @@ def test_a_shift_has_the_accuracy_of_the_best_classifier(rng):
 
 
 def test_the_larger_set_is_cut(rng):
-  x, y = {'values': rng.normal(size=(40, 1))}, {'values': rng.normal(size=(90, 1))}
+  x, y = (
+    {'values': rng.normal(size=(40, 1))},
+    {'values': rng.normal(size=(90, 1))},
+  )
   [score] = c2st.c2st(max_samples=30).compute(x, y)
   assert '30 against 30' in score.note
   [score] = c2st.c2st().compute(x, y)

@@ -30,7 +30,9 @@ def test_gaussians_of_other_deviations(rng):
   a, b = np.array([1.0, 4.0]), np.array([2.25, 0.25])
   x, y = (rng.standard_normal((20_000, 2)) * np.sqrt(v) for v in (a, b))
   squares = sliced.directions(100, 2) ** 2
-  expected = np.sqrt(np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2))
+  expected = np.sqrt(
+    np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2)
+  )
   np.testing.assert_allclose(sliced.sliced_w2(x, y), expected, rtol=0.03)
 
 

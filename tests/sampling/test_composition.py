@@ -38,7 +38,9 @@ def gauss(ys, prior, std):
 
 
 def test_the_denoiser_given_an_observation_is_the_posteriors():
-  mixed = oracles.mixture([0.3, 0.7], [[-1.0, 0.0], [0.5, 1.0]], [np.eye(2)] * 2)
+  mixed = oracles.mixture(
+    [0.3, 0.7], [[-1.0, 0.0], [0.5, 1.0]], [np.eye(2)] * 2
+  )
   y = np.array([0.4, -0.2])
   exact = mixed.posterior(np.eye(2), y, 0.7)
   x = jax.random.normal(jax.random.key(0), (16, 2))
@@ -61,6 +63,7 @@ def test_the_composition_of_gaussians_is_exact(n):
   deviation = float(exact.cov[0, 0]) ** 0.5
   found = jax.jit(gauss(ys, PRIOR, STD))(x, levels).x0
   np.testing.assert_allclose(found, expected, atol=1e-4 * deviation)
+
 
 def test_correlated_priors_need_matrices():
   prior = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
@@ -94,7 +97,9 @@ def test_draws_of_the_composition_have_the_closed_form():
   draw = jax.jit(
     lambda x: dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
   )
-  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(exact.cov[0, 0]) ** 0.5
+  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(
+    exact.cov[0, 0]
+  ) ** 0.5
   assert np.abs(z.mean(axis=0)).max() < 4.5 / 2000**0.5 + 0.02
   np.testing.assert_allclose(z.std(), 1.0, atol=0.03)
 
@@ -129,7 +134,9 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   draw = jax.jit(
     lambda x: dj.sample(jax.random.key(1), denoise, sampler, levels, x)
   )
-  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(exact.cov[0, 0]) ** 0.5
+  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(
+    exact.cov[0, 0]
+  ) ** 0.5
   assert np.sqrt(np.mean(z.mean(axis=0) ** 2)) < 0.12
   np.testing.assert_allclose(z.std(), 1.0, atol=0.05)
 
