@@ -87,7 +87,7 @@ def main():
         ys = prior.sample(keys[1], 1) + noise
         y = np.asarray(ys, np.float64).mean(axis=0)
         exact = prior.posterior(np.eye(d), y, n**-0.5)
-        drawn = {'exact draws': (exact.sample(keys[2], DRAWS), 0.0)}
+        drawn = {'exact draws': (np.asarray(exact.sample(keys[2], DRAWS)), 0.0)}
         for name, denoise in methods(prior, ys, keys[2]).items():
           start = time.process_time()
           run = jax.jit(draw, static_argnums=(1, 2, 3, 4))

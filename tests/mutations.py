@@ -243,6 +243,29 @@ sampling/heuristics.py mean_gradient_is_zero
 metrics/posterior.py uniform_and_of_others_not
   log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
   => log_prior.reshape(x.shape[:2])
+metrics/calibration.py counts_of_lower_draws
+  (draws.shape[1] + 1) => draws.shape[1]
+metrics/calibration.py masses_of_regions
+  1.0 - rank_levels(log_q, log_q_truth, seed)
+  => rank_levels(log_q, log_q_truth, seed)
+metrics/calibration.py draws_in_the_ball
+  np.where(scale > 0.0, scale, 1.0) => 1.0
+metrics/c2st.py that_of_sbibm
+  std(axis=0, ddof=1) => std(axis=0)
+metrics/sliced.py optimal_transport
+  widths @ apart**2 => np.mean(apart**2, axis=0)
+metrics/mmd.py scipys_in_one_dimension
+  _minus_distance, own=False => _minus_distance, own=True
+metrics/mmd.py energy_distance_is_its_deviation
+  2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
+metrics/values.py moments_that_are_known
+  x.std(axis=0) - varies => x.std(axis=0)
+sampling/composition.py gaussians_is_exact
+  at.alpha**2 * total => total
+sampling/composition.py never_adds_uncertainty
+  np.maximum(values, 0.0)[:, None] => values[:, None]
+sampling/composition.py sum_of_scores
+  (1 - n) * (1.0 - at.t) => (1 - n)
 # Objectives and the training step.
 training/objectives.py training/test_denoising.py no_gradient_flows_through
   cond | {'x0': jax.lax.stop_gradient(first)} => cond | {'x0': first}

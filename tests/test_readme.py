@@ -134,6 +134,24 @@ def test_the_loop_of_discrete_states_learns_its_strings(capsys):
   assert different > 20
 
 
+def test_the_draws_of_the_evaluation_page_are_calibrated(capsys):
+  code = page_example('evaluation.md', 'rank_levels')
+  lines = run(code, capsys).splitlines()
+  assert [line.split()[0] for line in lines] == ['ranks', 'intervals', 'balls']
+  numbers = [float(x) for x in re.findall(r'\d\.[\de-]+', ' '.join(lines))]
+  *p_values, fraction = numbers[-2:]  # of the balls
+  assert p_values[0] > 1e-3 and fraction == pytest.approx(0.9, abs=0.06)
+
+
+def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
+  code = page_example('evaluation.md', 'gauss_composed')
+  out = run(code, capsys)
+  found = np.array([float(x) for x in re.findall(r'-?\d+\.\d+', out)])
+  means, exact, variances = found.reshape(3, 2)
+  np.testing.assert_allclose(means, exact, atol=0.05)
+  np.testing.assert_allclose(variances, 1 / 9, rtol=0.2)
+
+
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
 

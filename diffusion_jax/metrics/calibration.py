@@ -105,7 +105,7 @@ def regression_references(
   model = make_pipeline(StandardScaler(), Ridge())
   flat = y.reshape(len(y), -1)
   found = cross_val_predict(model, x.reshape(len(x), -1), flat, cv=folds)
-  return found.reshape(y.shape)
+  return np.asarray(found).reshape(y.shape)
 
 
 class Uniformity(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.drafts import write_figure
+from diffusion_jax.metrics.calibration import coverage
 
 
 def _figure(columns: int, rows: int = 1):
@@ -133,4 +134,92 @@ def plot_widths(
     ax.set(xlabel='relative width of the average', ylabel=name)
   for ax in axes[len(values) :]:
     ax.set_visible(False)
+  write_figure(path, figure)
+
+
+def plot_ranks(
+  path: str | Path, levels: np.ndarray, names: Sequence[str] = ()
+) -> None:
+  """Plots a histogram of levels [M, D] for each parameter, at most twelve.
+
+  levels: of `calibration.rank_levels`. The band contains 95 % of the counts of
+  exact draws, at each bin by itself.
+  """
+  from scipy import stats
+
+  count, bins = len(levels), 20
+  shown = levels[:, :12]
+  columns = min(shown.shape[1], 4)
+  figure, axes = _figure(columns, -(-shown.shape[1] // columns))
+  band = stats.binom.interval(0.95, count, 1.0 / bins)
+  for i, (ax, column) in enumerate(zip(axes, shown.T, strict=False)):
+    ax.axhspan(*band, color='grey', alpha=0.3)
+    ax.hist(column, bins, range=(0.0, 1.0))
+    name = names[i] if names else f'parameter {i}'
+    ax.set(xlabel=f'level of {name}', ylabel='pairs', xlim=(0.0, 1.0))
+  for ax in axes[shown.shape[1] :]:
+    ax.set_visible(False)
+  write_figure(path, figure)
+
+
+def plot_coverage(path: str | Path, levels: dict[str, np.ndarray]) -> None:
+  """Plots the expected coverage against the mass, a curve for each name.
+
+  levels: [M] or [M, D] (one curve for each parameter) of `calibration`, of
+  intervals, densities or balls. The band contains 95 % of exact draws' curves
+  at each mass. A curve below the diagonal is over-confident.
+  """
+  figure, (ax,) = _figure(1)
+  figure.set_size_inches(4.6, 4.4)
+  mass = np.linspace(0.0, 1.0, 101)
+  for i, (name, each) in enumerate(levels.items()):
+    found = coverage(each, mass)
+    if not i:
+      ax.fill_between(mass, found.low, found.high, color='grey', alpha=0.3)
+    lines = ax.plot(mass, found.fraction, color=f'C{i}', linewidth=1)
+    lines[0].set_label(name)
+  ax.plot([0, 1], [0, 1], color='grey', linestyle='--')
+  ax.set(xlabel='mass of the region', ylabel='fraction of truths in it')
+  ax.legend(fontsize=8)
+  write_figure(path, figure)
+
+
+def plot_pairs(
+  path: str | Path,
+  draws: np.ndarray,
+  reference: np.ndarray | None = None,
+  names: Sequence[str] = (),
+  truth: np.ndarray | None = None,
+) -> None:
+  """Plots draws [n, D] of at most eight parameters, by one and by pairs.
+
+  reference: draws [m, D] to compare with, drawn over them. truth: [D], marked.
+  """
+  d = min(draws.shape[1], 8)
+  figure, axes = _figure(d, d)
+  figure.set_size_inches(1.6 * d + 1.0, 1.6 * d + 0.6)
+  sets = [('draws', draws, 'C0')]
+  if reference is not None:
+    sets.append(('reference', reference, 'C1'))
+  every = np.concatenate([x[:, :d] for _, x, _ in sets])
+  spans = np.quantile(every, [0.001, 0.999], axis=0).T
+  for k, ax in enumerate(axes):
+    row, column = divmod(k, d)
+    ax.set_visible(column <= row)
+    for label, x, color in sets:
+      if row == column:
+        look = {'density': True, 'histtype': 'step', 'color': color}
+        ax.hist(x[:, row], 40, range=spans[row], label=label, **look)
+      elif column < row:
+        some = x[:2000]
+        ax.plot(some[:, column], some[:, row], '.', color=color, markersize=1)
+        ax.set_ylim(*spans[row])
+    ax.set_xlim(*spans[column])
+    if truth is not None:
+      ax.axvline(truth[column], color='k', linewidth=0.8)
+    if row == d - 1:
+      ax.set_xlabel(names[column] if names else f'parameter {column}')
+    if column == 0 and row:
+      ax.set_ylabel(names[row] if names else f'parameter {row}')
+  axes[0].legend(fontsize=7)
   write_figure(path, figure)

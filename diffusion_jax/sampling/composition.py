@@ -1,7 +1,7 @@
 """Many observations from a network of single ones: denoisers -> denoiser.
 
-For y_1, ..., y_n that are independent given x_0 (parameters, in simulation-based
-inference),
+For y_1, ..., y_n that are independent given x_0, such as observations given the
+parameters of a simulator,
 
   p(x_0 | x_t, y_1..n)  ~  p(x_0 | x_t)^(1 - n) prod_i p(x_0 | x_t, y_i).
 

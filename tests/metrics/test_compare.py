@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.images import write_png
-from diffusion_jax.metrics import compare, features, fid
+from diffusion_jax.metrics import compare, features, fid, mmd
 from diffusion_jax.metrics.manifolds import precision_recall
 from tests import as_main
 
@@ -263,3 +263,29 @@ def test_a_metric_of_a_module_is_found_by_its_name(tmp_path, monkeypatch):
   ):
     with pytest.raises(ValueError, match=message):
       compare.make(name, 10)
+
+
+def test_values_are_standardised_by_the_reference(files, capsys, tmp_path):
+  """The values of pictures are their levels; c2st needs no features."""
+  samples, reference, _, paths = files
+  written, own = tmp_path / 'result.json', tmp_path / 'own.npz'
+  np.savez(own, arr_0=reference)
+  options = f'--json={written}', '--bootstrap=0'
+  run(capsys, paths[0], own, '--features=values', '--metrics=fd', *options)
+  found = json.loads(written.read_text())
+  mean, std = reference.mean(axis=(0, 1, 2)), reference.std(axis=(0, 1, 2))
+  x, y = (((a - mean) / std).reshape(len(a), -1) for a in (samples, reference))
+  expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
+  np.testing.assert_allclose(found['metrics']['fd']['value'], expected)
+  assert found['protocol']['preprocessing'].startswith('standardised by ')
+
+  metrics = '--metrics=c2st,sliced_w2,energy,moments'
+  run(capsys, paths[0], own, metrics, *options)
+  found = json.loads(written.read_text())['metrics']
+  assert {*found} == {
+    'c2st', 'sliced_w2', 'energy', 'moments_mean', 'moments_std',
+    'moments_correlation',
+  }  # fmt: skip
+  np.testing.assert_allclose(
+    found['energy']['value'], mmd.energy_distance(x, y).value
+  )

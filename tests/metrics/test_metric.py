@@ -57,8 +57,17 @@ def test_a_metric_computes_the_scores_that_it_names(sets, name):
     'logits': samples['features'],
     'predicted': np.zeros(40),
     'labels': np.zeros(40),
+    'values': samples['features'],
+    'draws': rng.standard_normal((30, 9, 3)),
+    'log_q': rng.standard_normal((30, 9)),
   }
-  more = {'spatial': reference['features']}
+  more = {
+    'spatial': reference['features'],
+    'values': reference['features'],
+    'truth': reference['features'],
+    'context': rng.standard_normal((30, 2)),
+    'log_q': rng.standard_normal(30),
+  }
   more['held_out'] = rng.standard_normal((20, 3))
   metric = table.METRICS[name]()
   samples = {n: x for n, x in every.items() if n in metric.needs}

@@ -70,3 +70,44 @@ def test_scores_are_drawn_against_the_width_in_its_order(axes):
     line = ax.lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [0.05, 0.1, 0.2])
     np.testing.assert_array_equal(line.get_ydata(), [1.0, 3.0, 2.0])
+
+
+def test_ranks_have_a_histogram_for_each_parameter(axes):
+  rng = np.random.default_rng(0)
+  found = axes(plots.plot_ranks, rng.uniform(size=(400, 5)), list('abcde'))
+  assert [ax.get_visible() for ax in found] == [True] * 5 + [False] * 3
+  assert found[4].get_xlabel() == 'level of e'
+  bars = [patch.get_height() for patch in found[0].patches[-20:]]
+  assert sum(bars) == 400
+  # 20 pairs a bin, and 1.96 times their deviation sqrt(20 * 0.95).
+  low, high = found[0].patches[0].get_extents().intervaly
+  to_data = found[0].transData.inverted().transform
+  edges = to_data([[0, low], [0, high]])[:, 1]
+  np.testing.assert_allclose(edges, [20 - 8.5, 20 + 8.5], atol=1.0)
+
+
+def test_coverage_is_drawn_with_its_diagonal(axes):
+  levels = (np.arange(200) + 0.5) / 200
+  curves = {'narrow': levels**0.5, 'each': np.stack([levels, levels], axis=1)}
+  (ax,) = axes(plots.plot_coverage, curves)
+  narrow, first, second, diagonal = ax.lines
+  mass = narrow.get_xdata()
+  np.testing.assert_allclose(narrow.get_ydata(), mass**2, atol=0.01)
+  np.testing.assert_allclose(first.get_ydata(), mass, atol=0.01)
+  np.testing.assert_array_equal(first.get_ydata(), second.get_ydata())
+  texts = [text.get_text() for text in ax.get_legend().get_texts()]
+  assert texts == ['narrow', 'each'] and diagonal.get_linestyle() == '--'
+
+
+def test_pairs_are_drawn_below_the_diagonal(axes):
+  rng = np.random.default_rng(0)
+  draws, reference = rng.normal(size=(2, 300, 3))
+  truth = np.array([0.1, 0.2, 0.3])
+  found = axes(plots.plot_pairs, draws, reference, ['a', 'b', 'c'], truth)
+  shown = np.array([ax.get_visible() for ax in found]).reshape(3, 3)
+  np.testing.assert_array_equal(shown, np.tri(3, dtype=bool))
+  points = found[7].lines  # c against b
+  np.testing.assert_array_equal(points[0].get_xdata(), draws[:, 1])
+  np.testing.assert_array_equal(points[1].get_ydata(), reference[:, 2])
+  assert points[2].get_xdata()[0] == 0.2
+  assert (found[7].get_xlabel(), found[6].get_ylabel()) == ('b', 'c')
