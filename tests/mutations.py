@@ -354,6 +354,16 @@ networks/transformer_block.py dits_block
   y = x + gate_1 * out => y = x + gate_2 * out
 networks/text.py dropped_text
   return words, mask | drop[:, None] => return words, mask
+networks/layers.py networks/test_ranks.py further_axis
+  within = tuple(range(2, len(blocks) + 1, 2))
+  => within = tuple(range(1, len(blocks) + 1, 2))
+networks/mlp.py whole_network
+  modulate(h, *jnp.split(shifts, 2, axis=-1))
+  => modulate(h, *jnp.split(shifts, 2, axis=-1)[::-1])
+networks/context.py its_null
+  jnp.where(drop, null.reshape => jnp.where(~drop, null.reshape
+networks/context.py its_null
+  mask &= ~cond['drop'][:, None] => mask |= ~cond['drop'][:, None]
 # Metrics.
 metrics/estimates.py divides_by_the_draws
   np.std(draws, ddof=1) => np.std(draws)

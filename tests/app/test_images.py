@@ -4,11 +4,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from diffusion_jax.app import images, smoke
 from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import (
@@ -100,6 +103,27 @@ def test_facts_are_those_of_the_data():
 ])  # fmt: skip
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
+
+
+@pytest.mark.parametrize('config, name', [('mnist', 'npz'), ('cifar10', 'hub')])
+def test_a_truncated_file_is_one_line_before_anything_is_written(
+  tmp_path, pictures, config, name
+):
+  """What a copy that was cut off says, by the program."""
+  fields = {'path': tmp_path / 'x.npz'}
+  if name == 'npz':
+    cut = fields['path']
+  else:
+    pytest.importorskip('datasets', reason="extra 'huggingface'")
+    name, cut = 'huggingface', tmp_path / 'set' / 'train.parquet'
+    fields = {'path': cut.parent, 'image_shape': (32, 32, 3)}
+    cut.parent.mkdir()
+    cells = [{'bytes': encoded.png(np.zeros((32, 32, 3), np.uint8))}] * 9
+    parquet.write_table(pyarrow.table({'image': cells}), cut)
+  cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+  run, chosen = tmp_path / 'run', data(name, f'{config}', **fields)
+  refused(f'config.data: .*{cut.name}', MODES['train'], chosen, run)
+  assert not run.exists()
 
 
 def test_columns_of_texts_are_read_and_asked_for(tmp_path):

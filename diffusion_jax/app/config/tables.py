@@ -21,13 +21,14 @@ from diffusion_jax.data import (
   huggingface,
   image_folder,
   npz,
+  simulated,
   small_sets,
   sources,
   tfds_sources,
   webdataset,
 )
 from diffusion_jax.data.text_files import text_files
-from diffusion_jax.demos import photos, shapes
+from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.ddpmpp import DDPMpp
@@ -35,6 +36,7 @@ from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.perceptron import PerceptronAutoencoder
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -175,6 +177,7 @@ CLASSIFIERS = {'classifier': NoisyClassifier}
 AUTOENCODERS = {
   'autoencoder': Autoencoder,
   'hierarchical': HierarchicalAutoencoder,
+  'perceptron': PerceptronAutoencoder,
 }
 
 
@@ -200,6 +203,8 @@ DATA = {
   'synthetic': small_sets.synthetic,
   'photos': photos.photos,
   'npz': npz.npz,
+  'two_moons': simulated.simulated(simulators.two_moons),
+  'gaussian_process': simulated.simulated(simulators.gaussian_process),
   'folder': image_folder.folder,
   'cifar10': tfds_sources.cifar10,
   'mnist': tfds_sources.mnist,

@@ -1,0 +1,28 @@
+r"""Sequences of a Gaussian process, whose posteriors are known exactly.
+
+python launch.py --config=configs/gp_sequences.py
+"""
+
+from configs import base
+from configs.base import section
+
+
+def get_config():
+  config = base.edm_of_numbers(base.get_config())
+  config.data = section('gaussian_process', fresh=True)
+  config.network = section(
+    'dit', channels=64, num_blocks=3, num_heads=4, patch_size=4
+  )
+  config.optimizer = section(
+    'adamw', learning_rate=2e-3, warmup_steps=200, decay='cosine'
+  )
+  config.training.num_steps = 4000
+  config.training.batch_size = 64
+  config.training.steps_per_call = 20
+  config.training.ema_decay = 0.999
+  config.training.log_every = 200
+  config.training.evaluate_every = 1000
+  config.training.sample_every = 2000
+  config.sampling.num_samples = 1000
+  config.sampling.batch_size = 250
+  return config
