@@ -151,7 +151,7 @@ class Restore(Edit):
     if values.levels or not self._is_linear(model):
       return 0.0
     with jax.enable_x64(True):
-      mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+      mean, _ = _units(values)
       return np.asarray(self._operator(model)(jnp.asarray(mean)))[0]
 
   def _is_linear(self, model):
@@ -243,7 +243,7 @@ class Restore(Edit):
     operator, values = self._operator(model), model.facts.x
     if values.levels:
       return operator
-    std, mean = (np.asarray(x, np.float32) for x in values[3:1:-1])
+    mean, std = (np.float32(x) for x in _units(values))
     if self._is_linear(model):
       return lambda x: operator(std * x)
     return lambda x: operator(std * x + mean)
@@ -355,7 +355,8 @@ class Steer(Edit):
     def reward(x):
       x0 = task.decode(x)
       if values.mean:  # in the user's units
-        x0 = x0 * np.float32(values.std) + np.float32(values.mean)
+        mean, std = (np.float32(x) for x in _units(values))
+        x0 = x0 * std + mean
       found = node.make({'x0': x0})
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
@@ -415,6 +416,12 @@ def _psnr(error):
 
 def _rms(x):
   return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
+def _units(values):
+  # Returns the mean and the standard deviation of all numbers, [1, *shape].
+  shape = 1, *values.shape
+  return [np.broadcast_to(np.float64(x), shape) for x in values[2:4]]
 
 
 def _read_clean(path, values):

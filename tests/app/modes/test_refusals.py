@@ -253,14 +253,15 @@ shapes_text conditioning.dropout=0 sampling.guidance=None
   sampling.num_samples=100 => sampling.prompt
 digits_classifier => is a classifier, which makes no images
 digits_vae => is a VAE, which cannot edit pictures
-text_masked => edit needs pictures
+text_masked => config.edit=inpaint needs pictures
 {INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read
   with --mode=edit, which reads edit.num_samples, label and output: leave one
 {INPAINT} sampling.labels=3 => sampling.labels=3 is not read with --mode=edit
 edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with
   edit=interpolate, which follows the ODE
 edit=restore edit.image=digit.png => config.edit.operator is not set: restore
-  needs one of mask, blur, motion, downsample, gray, hdr, phase, or your own
+  needs one of mask, matrix, blur, motion, downsample, gray, hdr, phase, or your
+  own
 edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
   --config.edit.operator.mask=file.png
 edit=steer => config.edit.reward is not set: steer needs one of brightness, or

@@ -12,12 +12,14 @@ from scipy import optimize
 
 import diffusion_jax as dj
 from diffusion_jax.app import posteriors, restoration
+from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core import operators
+from diffusion_jax.errors import UserError
 from diffusion_jax.testing import oracles
-from tests.app.conftest import arrays_of, refused, smoke, untrained
+from tests.app.conftest import DIGITS, arrays_of, refused, smoke, untrained
 from tests.app.modes.test_edit import QUICK
 from tests.app.test_sharing import command
 
@@ -92,6 +94,7 @@ def clean(tmp_path_factory):
   mask = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   (folder / 'mask').mkdir()
   Image.fromarray(mask).save(folder / 'mask' / 'mask.png')
+  np.save(folder / 'mask' / 'matrix.npy', rng.normal(size=(5, 64)))
   return folder
 
 
@@ -149,7 +152,7 @@ def test_a_mask_of_the_damage(plain, clean, capsys):
 
 
 OPERATORS = (
-  'blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'blur',
+  'blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix',
 )  # fmt: skip
 
 
@@ -166,6 +169,8 @@ def test_each_method_and_operator_as_typed(
   fields |= {'num_samples': 2, 'operator': operator, 'posterior': method}
   if operator == 'mask':
     fields['operator.mask'] = clean / 'mask/mask.png'
+  if operator == 'matrix':
+    fields['operator.path'] = clean / 'mask/matrix.npy'
   flags = [f'--config.edit.{name}={value}' for name, value in fields.items()]
   steps = ['edit.posterior.rounds=2', 'edit.posterior.inner_steps=2']
   steps = steps if method == 'gibbs' else ['sampling.num_steps=3']
@@ -381,10 +386,116 @@ def test_a_warning_says_what_to_try(found, part):
 def test_an_array_is_read_in_its_own_units(tmp_path):
   y = np.linspace(0.0, 3.0, 8).reshape(2, 2, 2)
   np.save(tmp_path / 'y.npy', y)
-  found = restoration._read(str(tmp_path / 'y.npy'), (2, 2, 2))
+  found = restoration._read(str(tmp_path / 'y.npy'), (2, 2, 2), DIGITS.x)
   np.testing.assert_allclose(found, y, rtol=1e-6)
   with pytest.raises(ValueError, match=r'shape \(2, 2, 2\), \(4,\) is needed'):
-    restoration._read(str(tmp_path / 'y.npy'), (4,))
+    restoration._read(str(tmp_path / 'y.npy'), (4,), DIGITS.x)
+
+
+ODD = np.array([1e3, -5.0, 2e-4]), np.array([1e-3, 4.0, 1e-5])
+
+
+@pytest.fixture(scope='module')
+def numbers(tmp_path_factory):
+  """A run of vectors in odd units, a clean one, and operators.
+
+  Its v is 0, which is right for standardised x ~ N(0, 1).
+  """
+  folder = tmp_path_factory.mktemp('numbers')
+  rng, (mean, std) = np.random.default_rng(0), ODD
+  np.savez(folder / 'x.npz', x=mean + std * rng.normal(size=(500, 3)))
+  config = smoke(**{
+    'network': 'mlp', 'network.num_blocks': 1, 'data': 'npz',
+    'data.path': str(folder / 'x.npz'), 'conditioning.labels': False,
+    'parametrization': 'v',
+    'conditioning.dropout': 0.0,
+  })  # fmt: skip
+  untrained(config, folder / 'run', deviation=0)
+  np.save(folder / 'clean.npy', mean + std * np.array([0.5, -1.0, 2.0]))
+  np.save(folder / 'matrix.npy', np.diag(1 / std)[:2])
+  np.save(folder / 'mask.npy', np.array([1, 0, 1]))
+  return folder, config
+
+
+def restored(numbers, output, **changes):
+  folder, config = numbers
+  fields = {'image': 'clean.npy', 'posterior': 'pseudoinverse'} | changes
+  flags = [('edit', 'restore'), ('edit.output', output)]
+  flags += [('sampling.num_steps', '80')]
+  for name, value in fields.items():
+    path = folder / str(value)
+    value = path if path.suffix == '.npy' else value
+    flags.append((f'edit.{name}', str(value)))
+  MODES['edit'](store.with_flags(config, flags), folder / 'run')
+  return arrays_of(folder / 'run', output, 'edits')
+
+
+MATRIX_FILE = {'operator': 'matrix', 'operator.path': 'matrix.npy'}
+
+
+def test_numbers_are_measured_in_their_own_units(numbers, capsys):
+  """Against the posterior in closed form; float32 has 7 digits of x only."""
+  made = restored(
+    numbers, 'units', simulate=True, noise=0.5, num_samples=200, **MATRIX_FILE
+  )
+  x, std = np.load(numbers[0] / 'clean.npy'), ODD[1]
+  np.testing.assert_allclose(made['clean'][0], x, rtol=1e-12)
+  with np.load(numbers[0] / 'x.npz') as data:
+    z = (x - data['x'].mean(axis=0)) / std
+  y = made['y'][0]
+  assert 0 < np.abs(y - z[:2]).max() < 2.0  # noise
+  drawn = (made['arr_0'] - x) / std + z
+  mean = np.append(y / 1.25, 0.0)  # of N(0, 1) given y, which has noise 0.5
+  deviation = np.sqrt([0.2, 0.2, 1.0])
+  assert np.abs((drawn.mean(axis=0) - mean) / deviation).max() < 0.4
+  np.testing.assert_allclose(drawn.std(axis=0), deviation, rtol=0.25)
+  out = capsys.readouterr().out
+  assert 'grey levels' not in out and 'psnr' not in out
+  assert (numbers[0] / 'run' / 'edits' / 'units_clean.png').exists()
+
+
+def test_a_file_of_y_is_what_simulate_makes(numbers):
+  """In the user's units, through the same operator."""
+  folder, _ = numbers
+  x, rows = np.load(folder / 'clean.npy'), np.load(folder / 'matrix.npy')
+  np.save(folder / 'y.npy', rows @ x)
+  given = {'noise': 1e-9, 'num_samples': 1, **MATRIX_FILE}
+  y = restored(numbers, 'from_y', image='y.npy', **given)['y']
+  theirs = restored(numbers, 'from_x', simulate=True, **given)['y']
+  np.testing.assert_allclose(y, theirs, atol=2e-5)
+  seen = {'operator': 'mask', 'operator.mask': 'mask.npy', 'noise': 1e-9}
+  y = restored(numbers, 'seen', simulate=True, num_samples=1, **seen)['y'][0]
+  with np.load(folder / 'x.npz') as data:
+    expected = (x - data['x'].mean(axis=0)) * [1, 0, 1]
+  np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize('arrays, changes, message', [
+  ({}, {'image': 'x.png'}, 'data that are no pictures need .npy files'),
+  ({'clean': np.zeros(4)}, {}, r'shape \(4,\), \(3,\) is needed'),
+  ({'matrix': np.zeros((2, 4))}, MATRIX_FILE,
+   r'shape \[2, 4\], and a matrix \[M, 3\] is needed for x of the shape \[3\]'),
+  ({'matrix': np.zeros(3)}, MATRIX_FILE, r'the shape \[3\], and a matrix'),
+  ({'mask': np.zeros(3)}, {}, r'must have 0 and 1 in the shape \[3\], got'),
+  ({'mask': np.full(3, 2)}, {}, 'must have 0 and 1'),
+  ({'mask': np.ones(2)}, {}, r'got \[2\]'),
+  ({}, {'operator': 'blur'}, 'operator=blur needs pictures'),
+])  # fmt: skip
+def test_other_arrays_are_refused(numbers, tmp_path, arrays, changes, message):
+  folder, config = numbers
+  for path in folder.glob('*.np*'):
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+  for name, array in arrays.items():
+    np.save(tmp_path / f'{name}.npy', array)
+  (tmp_path / 'run').symlink_to(folder / 'run')
+  mask = {'operator': 'mask', 'operator.mask': 'mask.npy'}
+  fields = {'simulate': True} | ({} if 'operator' in changes else mask)
+  if 'image' in changes:
+    changes = {'image': str(tmp_path / 'x.png')}
+    Image.fromarray(np.zeros((3, 1), np.uint8)).save(tmp_path / 'x.png')
+  with pytest.raises((UserError, ValueError), match=message) as error:
+    restored((tmp_path, config), 'wrong', **fields | changes)
+  assert '\n' not in str(error.value)
 
 
 def test_all_fields_of_methods_are_described():
