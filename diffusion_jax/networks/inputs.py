@@ -127,8 +127,9 @@ class Inputs:
     if self.context:
       given = {'context': context_of(cond), 'drop': cond.get('drop')}
       check_not_null(given, 'context', 'context', self.null_class)
-      shape = jnp.shape(cond.get('context'))[1:]
-      if 'context' in cond and shape != tuple(self.context):
+      context = cond.get('context')
+      shape = self.context if context is None else jnp.shape(context)[1:]
+      if shape != tuple(self.context):
         raise ValueError(
           f"each cond['context'] has the shape {list(shape)}, but the network "
           f'needs {list(self.context)}'

@@ -42,9 +42,6 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
     return None
   patience = parts.config.training.patience
   ended = functools.partial(of_patience, parts.workdir, patience=patience)
-  if why := ended(run.start):
-    print(f'this run is finished: {why}')
-    return None
   with run.log.open():
     step, following = run.start, None
     for call in itertools.count():

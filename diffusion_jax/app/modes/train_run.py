@@ -13,7 +13,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import ema, images
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.modes import hooks
+from diffusion_jax.app.modes import hooks, patience
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
 from diffusion_jax.app.run import folder
@@ -125,7 +125,7 @@ def compile_ahead(
 
 
 def begin(parts: Setup) -> Run | None:
-  """Begins or continues a training; returns None if it has all of its steps."""
+  """Begins or continues a training; returns None if it is finished."""
   config, mesh, source = parts.config, parts.mesh, parts.source
   c = config.training
   manager, state = restore(parts)
@@ -135,6 +135,9 @@ def begin(parts: Setup) -> Run | None:
   announce(parts, state)
   start = int(state.step)
   if start >= c.num_steps:
+    return None
+  if why := patience.ended(parts.workdir, start, c.patience):
+    print(f'this run is finished: {why}')
     return None
   more_steps = 0.0
   if c.ema_sigma_rels:
