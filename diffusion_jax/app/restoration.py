@@ -172,9 +172,7 @@ class Restore(Edit):
         f'{self.files()[bad[0]]} has numbers that are not finite where the '
         'operator sees them'
       )
-    if not linear:
-      return y
-    if not model.facts.x.levels:
+    if not linear or not model.facts.x.levels:
       return y
     needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
     beyond = needed > _MOST

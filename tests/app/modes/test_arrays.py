@@ -279,7 +279,7 @@ def test_a_matrix_and_a_function_of_the_same_numbers_agree(curves, seen):
   ('lost.npy', 'mask', {'mask': 'mask.npy'}, 'lost.npy .*not finite'),
   ('means.npy', 'mask', {'mask': 'mask.npy'}, r'means.npy has the shape'),
   ('masked.npy', 'mask', {'mask': 'matrix.npy'}, r'0 and 1 in the shape \[8, 1'),
-  ('means.npy', 'matrix', {'path': 'mask.npy'}, r'matrix \[M, 8\] is needed'),
+  ('means.npy', 'matrix', {'path': 'clean.npy'}, r'matrix \[M, 8\] is needed'),
   ('none.npy', 'matrix', {'path': 'matrix.npy'}, 'none.npy not found'),
   ('masked.npy', 'blur', {}, r'operator=blur needs pictures'),
 ])  # fmt: skip
