@@ -1,6 +1,6 @@
 r"""Fields of two correlated channels of real numbers: a transformer of arrays.
 
-  python launch.py --config=configs/fields.py
+python launch.py --config=configs/fields.py
 """
 
 from configs import gp_sequences

@@ -1,6 +1,6 @@
 r"""Sequences of a Gaussian process, whose posteriors are known exactly.
 
-  python launch.py --config=configs/gp_sequences.py
+python launch.py --config=configs/gp_sequences.py
 """
 
 from configs import base

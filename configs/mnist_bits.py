@@ -29,15 +29,22 @@ def get_config(arg=''):
   config.training.batch_size = 64
   config.training.steps_per_call = 10
   config.training.ema_decay = 0.999
-  config.training.sample_every = 500
+  config.training.sample_every = 1000
   config.training.checkpoint_every = 500
-  config.training.evaluate_every = 500
-  config.training.evaluate_batches = 157  # all 10,000 images
+  config.training.evaluate_every = 1000
+  config.training.evaluate_batches = 20
   if kind in ('vae', 'hvae'):
-    config.network = section(
-      'autoencoder', channels=32, multipliers=(1, 2, 2), num_groups=8
+    config.network = section('perceptron', latent_dim=40, hidden=(400, 400))
+    config.optimizer.update(learning_rate=1e-3)
+    config.training.update(
+      num_steps=20_000,
+      batch_size=128,
+      steps_per_call=50,
+      evaluate_batches=79,  # all 10,000 images
+      sample_every=5000,
+      checkpoint_every=5000,
+      evaluate_every=5000,
     )
-    config.network.update(latent_dim=32)
     config.objective = section('vae')
     config.evaluation.metrics = ('elbo', 'iw')
     if arg == 'binary_vae':
@@ -64,6 +71,9 @@ def get_config(arg=''):
       multipliers=(1, 2, 2),
       num_groups=8,
       latent_channels=4,
+    )
+    config.training.update(
+      num_steps=2000, batch_size=64, steps_per_call=10, sample_every=1000
     )
     config.objective = section('hvae')
   return config

@@ -1,6 +1,6 @@
 r"""The posterior of a simulator: two moons of the inference benchmark.
 
-  python launch.py --config=configs/two_moons.py
+python launch.py --config=configs/two_moons.py
 """
 
 from configs import base

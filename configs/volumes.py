@@ -1,6 +1,6 @@
 r"""Volumes of real numbers [8, 8, 8, 1]: a U-Net of three dimensions.
 
-  python launch.py --config=configs/volumes.py
+python launch.py --config=configs/volumes.py
 """
 
 from configs import gp_sequences

@@ -154,6 +154,26 @@ app/modes/serve.py two_lines
   one_line(str(error)) => str(error)
 app/emerging.py app/modes/test_serve.py compiles_says_so
   compiles=not i and key not in ready => compiles=False
+data/values.py real_numbers_come_back
+  exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
+  => exact = False
+data/values.py log_det_is_that_of_decode
+  * int(np.prod(self.shape[:-1])) =>
+data/values.py closed_box
+  (values <= self.high) => (values < self.high)
+data/sources.py statistics_are_those
+  axes = tuple(range(array.ndim - 1)) => axes = 0
+data/pipeline.py data/test_sources.py numbers_are_standardised
+  (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
+data/npz.py stays_on_disk
+  if len(index) < len(x): => if True:
+data/npz.py own_test_split_has_a_context
+  prefix = 'test_' if has_test and split == 'test' else '' => prefix = ''
+data/simulated.py fresh_batches
+  other._seed, other._epoch = (*self._seed, seed), epoch
+  => other._seed, other._epoch = (*self._seed, seed), 0 * epoch
+data/simulated.py draws_follow_from
+  (draws, split == 'test') => (draws, False)
 data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
 data/webdataset.py two_members
@@ -334,6 +354,16 @@ networks/transformer_block.py dits_block
   y = x + gate_1 * out => y = x + gate_2 * out
 networks/text.py dropped_text
   return words, mask | drop[:, None] => return words, mask
+networks/layers.py networks/test_ranks.py further_axis
+  within = tuple(range(2, len(blocks) + 1, 2))
+  => within = tuple(range(1, len(blocks) + 1, 2))
+networks/mlp.py whole_network
+  modulate(h, *jnp.split(shifts, 2, axis=-1))
+  => modulate(h, *jnp.split(shifts, 2, axis=-1)[::-1])
+networks/context.py its_null
+  jnp.where(drop, null.reshape => jnp.where(~drop, null.reshape
+networks/context.py its_null
+  mask &= ~cond['drop'][:, None] => mask |= ~cond['drop'][:, None]
 # Metrics.
 metrics/estimates.py divides_by_the_draws
   np.std(draws, ddof=1) => np.std(draws)

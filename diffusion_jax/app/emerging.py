@@ -69,6 +69,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
   others = replicate(mesh, {name: run.params for name, run in guides.items()})
   count = -(-config.serve.num_images // mesh.size) * mesh.size
   how, lock, kept = devices.effort(config), threading.Lock(), {}
+  data = sheets.examples(model)
   ready: set[str] = set()  # the keys of compiled programs
 
   def kept_programs(model):
@@ -98,7 +99,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
       with lock:
         x = jax.device_get(step.call((params, others), keys, cond))
       ready.add(key)
-      yield Frame(1, 1, sheets.of_images(model, x))
+      yield Frame(1, 1, sheets.of_images(model, x, data=data))
       return
     plan, c = model.plan(params, guides), model.config.sampling
     levels = jax.device_get(plan.levels)
@@ -121,7 +122,9 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
         if i in shown:
           images = jax.device_get(decode.call(params, x))
       # A drawing that nobody waits for ends here, after any step.
-      sheet = sheets.of_images(model, images) if i in shown else None
+      sheet = None
+      if i in shown:
+        sheet = sheets.of_images(model, images, data=data)
       yield Frame(i, total, sheet, compiles=not i and key not in ready)
 
   return model, emerge

@@ -27,7 +27,7 @@ from diffusion_jax.training.objectives import Objective
 Wrap = Callable[[dj.Denoiser], dj.Denoiser]
 # The first images after some steps: {number of steps: images [m, ...]}.
 Frames = Callable[[], dict[int, np.ndarray]]
-FILM = 25, 10  # levels and images of `Plan.film`
+FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
 
 
 class OtherRun(NamedTuple):
@@ -134,8 +134,10 @@ class Plan(NamedTuple):
     """
     x, keys = self.begin(keys)
     step_function = self.step_function(cond)
+    vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+    size = FILM[0], FILM[2 if vectors else 1]
     x, states, _ = sample_frames(
-      keys, step_function, self.sampler, self.levels, x, *FILM
+      keys, step_function, self.sampler, self.levels, x, *size
     )
     return x, jnp.swapaxes(states, 0, 1)
 

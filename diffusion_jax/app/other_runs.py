@@ -12,9 +12,10 @@ from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
-from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.config.tree import Schema
 from diffusion_jax.app.model import Guides, Model, OtherRun, Wrap
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.sample_inputs import by_run
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
@@ -104,13 +105,6 @@ def guides_of(model: Model) -> Guides:
       judge, read_params(path, run, judge.init)[0]
     )
   return guides
-
-
-def by_run(guidance: Node | None) -> bool:
-  """Returns whether a section sampling.guidance has the effect of a run."""
-  if guidance is None or not guidance.get('run'):
-    return False
-  return guidance.scale != 1.0
 
 
 def check_unguided(model: Model, what: str) -> None:

@@ -15,7 +15,6 @@ from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.other_runs import by_run
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
 from diffusion_jax.data.text import encode
@@ -265,6 +264,13 @@ def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
   cond = {n: x for n, x in inputs.cond.items() if n != 'context'}
   each = rows_of(model, len(inputs.cond['context']))
   return cond | {'context_code': np.asarray(code['context_code'])[each]}
+
+
+def by_run(guidance: Node | None) -> bool:
+  """Returns whether a section sampling.guidance has the effect of a run."""
+  if guidance is None or not guidance.get('run'):
+    return False
+  return guidance.scale != 1.0
 
 
 def rows_of(model: Model, n: int) -> np.ndarray:

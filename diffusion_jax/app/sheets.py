@@ -1,37 +1,67 @@
-"""Pictures of many images on one sheet."""
+"""Drawings of many samples on one sheet."""
 
 import numpy as np
 
+from diffusion_jax.app import images
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
 from diffusion_jax.data import drawings
+from diffusion_jax.errors import UserError
+
+_MOST = 2000  # training examples, and points
+
+
+def examples(model: Model) -> np.ndarray | None:
+  """Returns training examples [n, ...] to be drawn behind samples.
+
+  Only vectors and sequences of real numbers are drawn so. None if they are not
+  in memory, or cannot be read.
+  """
+  x = model.facts.x
+  if x.levels or len(x.shape) > 2 or model.config.data is None:
+    return None
+  try:
+    source = images.source_of(model.config)
+  except (UserError, OSError):  # Samples need no data.
+    return None
+  if not source.in_memory:
+    return None
+  count = min(len(source), _MOST)
+  return source.read(np.linspace(0, len(source) - 1, count).astype(int))['x']
 
 
 def of_images(
-  model: Model, x: np.ndarray, conditions: ImageConditions | None = None
+  model: Model,
+  x: np.ndarray,
+  conditions: ImageConditions | None = None,
+  data: np.ndarray | None = None,
 ) -> np.ndarray:
   """Returns the sheet of samples [B, ...] as the model has them."""
-  return sheet(model, model.facts.x.decode(x), conditions)
+  return sheet(model, model.facts.x.decode(x), conditions, data)
 
 
 def sheet(
   model: Model,
   samples: np.ndarray,
   conditions: ImageConditions | None = None,
-  limit: int = 400,
+  data: np.ndarray | None = None,
 ) -> np.ndarray:
   """Draws the first samples, as files have them, on one sheet.
 
   Columns are classes or prompts. conditions: each picture is drawn between its
-  condition and the original.
+  condition and the original; data: `examples`.
   """
+  values = model.facts.x
+  points = not values.levels and len(values.shape) == 1
+  limit = _MOST if points and conditions is None else 400
   if conditions is not None:
     threes = zip(conditions.shown, samples, conditions.originals, strict=False)
     samples = np.concatenate([np.stack(three) for three in threes])
     limit = 3 * (limit // 3)
   samples = samples[:limit]
-  columns = sheet_columns(model, len(samples), conditions is not None)
-  return drawings.sheet(model.facts.x, samples, columns)
+  threes = conditions is not None
+  columns = sheet_columns(model, len(samples), threes)
+  return drawings.sheet(values, samples, columns, data=data, each=threes)
 
 
 def sheet_columns(model: Model, n: int, threes: bool) -> int:

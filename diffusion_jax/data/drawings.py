@@ -60,11 +60,12 @@ def pictures(values: Values, x: np.ndarray) -> np.ndarray:
     return x
   if values.is_text:
     return draw_bytes(x)
-  low, high = limits(values)
-  unit = (x - low) / (high - low)
-  if len(values.shape) < 3:
-    return np.stack([_small(one) for one in unit])
-  return np.stack([_slices(one, bool(values.levels)) for one in unit])
+  draw = _slices
+  if not values.levels or len(values.shape) < 3:
+    low, high = limits(values)
+    x = (x - low) / (high - low)
+    draw = _small if len(values.shape) < 3 else _slices
+  return np.stack([draw(one) for one in x])
 
 
 def limits(
@@ -92,26 +93,31 @@ def limits(
   return low, high
 
 
-def _slices(unit, grey):
-  # [..., H, W, C] or [..., X, Y, Z, C] in [0, 1] -> uint8 [h, w, 3].
-  from matplotlib import colormaps
-
-  while unit.ndim > 4:
-    unit = unit[len(unit) // 2]
-  parts = [unit]
-  if unit.ndim == 4:
-    x, y, z = (side // 2 for side in unit.shape[:3])
-    parts = [unit[:, :, z], unit[:, y], unit[x]]
+def _slices(array):
+  # [..., H, W, C] or [..., X, Y, Z, C], in [0, 1] or uint8 -> uint8 [h, w, 3].
+  while array.ndim > 4:
+    array = array[len(array) // 2]
+  parts = [array]
+  if array.ndim == 4:
+    x, y, z = (side // 2 for side in array.shape[:3])
+    parts = [array[:, :, z], array[:, y], array[x]]
   parts = [part[:: _stride(part), :: _stride(part)] for part in parts]
-  height, count = max(map(len, parts)), min(unit.shape[-1], MOST)
+  height, count = max(map(len, parts)), min(array.shape[-1], MOST)
   gap = max(1, height // 16) if len(parts) * count > 1 else 0
   rows = []
   for c in range(count):
-    colours = colormaps['gray' if grey else _MAPS[c]]
-    row = [colours(part[..., c], bytes=True)[..., :3] for part in parts]
+    row = [_coloured(part[..., c], c) for part in parts]
     row = [_padded(p, height - len(p) + gap, gap) for p in row]
     rows.append(np.concatenate(row, axis=1))
   return np.concatenate(rows)
+
+
+def _coloured(array, channel):
+  from matplotlib import colormaps
+
+  if array.dtype == np.uint8:
+    return array[..., None].repeat(3, axis=-1)
+  return colormaps[_MAPS[channel]](array, bytes=True)[..., :3]
 
 
 def _stride(part):
@@ -130,7 +136,7 @@ def _small(unit):
   picture = Image.new('RGB', (96, 64), 'white')
   draw = ImageDraw.Draw(picture)
   draw.line([(0, 31), (95, 31)], '#cccccc')
-  y = 63.0 * (1.0 - np.clip(unit, 0.0, 1.0))
+  y = 63.0 * (1.0 - np.nan_to_num(unit).clip(0.0, 1.0))
   if unit.ndim == 1:
     edges = np.linspace(3, 93, len(y) + 1)
     for left, right, end in zip(edges[:-1], edges[1:], y, strict=True):
@@ -166,10 +172,11 @@ def _pixels(figure):
   return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def _title(n, what, outside):
+def _title(x, what, low, high):
   # The legend of samples, of which some may be outside the axes.
-  count = int(outside.sum())
-  return f'{n:,} {what}' + f', {count:,} outside the axes' * bool(count)
+  inside = ((x >= low) & (x <= high))[..., :MOST]
+  count = int((~inside.reshape(len(x), -1).all(axis=1)).sum())
+  return f'{len(x):,} {what}' + f', {count:,} outside the axes' * bool(count)
 
 
 def _with_legend(figure):
@@ -211,9 +218,8 @@ def _with_bars(values, table):
 def _points(values, x, data):
   count = min(values.shape[0], MOST)
   x, (low, high) = np.asarray(x, np.float64), limits(values, data)
-  outside = ((x < low) | (x > high))[:, :count].any(axis=1)
   area = float(np.clip(4000.0 / len(x), 4.0, 25.0))
-  sets = [(x, _BLUE, _title(len(x), 'samples', outside), area)]
+  sets = [(x, _BLUE, _title(x, 'samples', low, high), area)]
   if data is not None:
     sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
   side = (4.4, 5.0, 7.0, 8.0)[count - 1]
@@ -238,8 +244,9 @@ def _points(values, x, data):
         style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
         ax.scatter(*columns, size, colour, **style)
       ax.set_ylabel(f'$x_{i + 1}$' if j == 0 else '')
-    shown = {'labelbottom': i == count - 1, 'labelleft': j == 0 < i}
-    ax.tick_params(labelsize=8, **shown)
+    ax.tick_params(
+      labelsize=8, labelbottom=i == count - 1, labelleft=j == 0 < i
+    )
     ax.set_xlabel(f'$x_{j + 1}$' if i == count - 1 else '')
   return _with_legend(figure)
 
@@ -263,8 +270,6 @@ def _curves(values, x, data):
   place = np.arange(length)
   figure = _figure(7.0, 1.0 + 2.0 * count)
   axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-  inside = (x[:n] >= low) & (x[:n] <= high)
-  outside = ~inside[..., :count].reshape(n, -1).all(axis=1)
   what = f'of {len(x):,} samples' if n < len(x) else 'samples'
   for c, ax in enumerate(axes):
     if data is not None:
@@ -272,7 +277,7 @@ def _curves(values, x, data):
       label = 'training data, 5 to 95 %'
       ax.fill_between(place, *band, color='0.85', linewidth=0, label=label)
     for i, one in enumerate(x[:n]):
-      label = _title(n, what, outside) if not i else None
+      label = _title(x[:n], what, low, high) if not i else None
       style = {'marker': '.' if length < 20 else '', 'lw': 1.0, 'label': label}
       ax.plot(place, one[:, c], color=_colour(i), **style)
     ax.set(ylim=(low[c], high[c]), xlim=(0, max(1, length - 1)))

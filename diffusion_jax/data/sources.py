@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -157,10 +157,10 @@ def check_box(x: Values, values: np.ndarray) -> None:
 
 def _standardised(values, array, name):
   array = np.asarray(array, np.float64)
+  if not np.isfinite(array).all():
+    raise ValueError(f'{name} has numbers that are not finite: leave them out')
   axes = tuple(range(array.ndim - 1))
   mean, std = array.mean(axis=axes), array.std(axis=axes)
-  if not np.isfinite(mean).all() or not np.isfinite(std).all():
-    raise ValueError(f'{name} has numbers that are not finite: leave them out')
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   constant = np.flatnonzero(std <= 1e-12 * np.abs(mean))
@@ -259,7 +259,9 @@ class Binarized:
   2008; Burda et al. 2016). threshold: 1 in the upper half of the levels.
   """
 
-  def __init__(self, source: Source, how: str = 'drawn'):
+  def __init__(
+    self, source: Source, how: Literal['drawn', 'threshold'] = 'drawn'
+  ):
     check_choice('how', how, ('drawn', 'threshold'))
     x = source.facts.x
     if not x.levels:

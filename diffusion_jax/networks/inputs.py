@@ -128,8 +128,8 @@ class Inputs:
       given = {'context': context_of(cond), 'drop': cond.get('drop')}
       check_not_null(given, 'context', 'context', self.null_class)
       context = cond.get('context')
-      shape = self.context if context is None else jnp.shape(context)[1:]
-      if shape != tuple(self.context):
+      shape = self.context if context is None else context.shape[1:]
+      if tuple(shape) != tuple(self.context):
         raise ValueError(
           f"each cond['context'] has the shape {list(shape)}, but the network "
           f'needs {list(self.context)}'

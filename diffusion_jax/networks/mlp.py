@@ -81,9 +81,10 @@ class MLP(Checked):
     flat = with_inputs(inputs, x, cond, context.channels).reshape(len(x), -1)
     h = c + dense(flat, width, 'dense_in', dtype=self.dtype)
     for i in range(self.num_blocks):
-      name, style = f'block_{i}', {'dtype': self.dtype}
-      r = dense(norm(h, name), width, f'{name}_dense_1', **style)
-      h += dense(drop(nn.silu(r)), width, f'{name}_dense_2', zero=True, **style)
+      name = f'block_{i}'
+      r = dense(norm(h, name), width, f'{name}_dense_1', dtype=self.dtype)
+      r, last = drop(nn.silu(r)), f'{name}_dense_2'
+      h += dense(r, width, last, zero=True, dtype=self.dtype)
 
     # The last layer is always float32.
     shape = *x.shape[:-1], self.out_channels

@@ -33,7 +33,8 @@ def prior_sample_states(
   key: Array, shape: tuple[int, ...], process: StateProcess
 ) -> Array:
   """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
-  probs = jnp.broadcast_to(process.prior, (*shape, len(process.prior)))
+  prior = jax.lax.optimization_barrier(process.prior)  # XLA would fold it
+  probs = jnp.broadcast_to(prior, (*shape, len(prior)))
   return draw_states(key, probs)
 
 

@@ -4,11 +4,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from diffusion_jax.app import images, smoke
 from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import (
@@ -102,6 +105,27 @@ def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
 
 
+@pytest.mark.parametrize('config, name', [('mnist', 'npz'), ('cifar10', 'hub')])
+def test_a_truncated_file_is_one_line_before_anything_is_written(
+  tmp_path, pictures, config, name
+):
+  """What a copy that was cut off says, by the program."""
+  fields = {'path': tmp_path / 'x.npz'}
+  if name == 'npz':
+    cut = fields['path']
+  else:
+    pytest.importorskip('datasets', reason="extra 'huggingface'")
+    name, cut = 'huggingface', tmp_path / 'set' / 'train.parquet'
+    fields = {'path': cut.parent, 'image_shape': (32, 32, 3)}
+    cut.parent.mkdir()
+    cells = [{'bytes': encoded.png(np.zeros((32, 32, 3), np.uint8))}] * 9
+    parquet.write_table(pyarrow.table({'image': cells}), cut)
+  cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+  run, chosen = tmp_path / 'run', data(name, f'{config}', **fields)
+  refused(f'config.data: .*{cut.name}', MODES['train'], chosen, run)
+  assert not run.exists()
+
+
 def test_columns_of_texts_are_read_and_asked_for(tmp_path):
   """The facts are in the config; texts come from the column it names."""
   picture = encoded.png(np.zeros((9, 9, 3), np.uint8))
@@ -126,6 +150,30 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
     config = data(name, **fields)
     assert images.facts_of(config) == sources.pictures((64, 64, 3), 7)
     assert smoke.shrunk(config).data.name == 'synthetic'
+
+
+@pytest.mark.parametrize('x, context, message', [
+  ((4, 3), (2,), r'examples are \(3,\), and \(2,\) in this run'),
+  ((4, 2), (), r'context are None, and \(2,\) in this run'),
+  ((4, 2), (5,), r'context are \(5,\), and \(2,\) in this run'),
+  (None, (2,), 'examples are levels, and real numbers in this run'),
+])  # fmt: skip
+def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
+  """The statistics are the run's, whatever the new data have."""
+  facts = sources.Facts(
+    Values((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, Values((2,), 0, (1.0,), (2.0,))
+  )
+  rng = np.random.default_rng(0)
+  path = tmp_path / 'x.npz'
+  tree = data('npz', path=path).to_dict() | {'facts': facts.as_json()}
+  config = store.completed(tree)
+  np.savez(path, x=rng.normal(size=(4, 2)), context=rng.normal(size=(4, 2)))
+  assert len(images.source_of(config)) == 4
+  assert images.facts_of(config) == facts
+  arrays = {'x': rng.normal(size=x) if x else np.ones((4, 2), np.uint8)}
+  arrays |= {'context': rng.normal(size=(4, *context))} if context else {}
+  np.savez(path, **arrays)
+  refused(message, images.source_of, config)
 
 
 def test_a_config_without_data():

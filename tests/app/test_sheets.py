@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from diffusion_jax.app import models, sample_inputs, sheets
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.data import drawings
 from tests.app.conftest import smoke, trial
+from tests.report.test_page import Page
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,59 @@ def test_prompts_are_columns_side_by_side(prompt, n, columns):
   height, width, _ = sheets.sheet(model, pictures).shape
   rows = -(-n // columns)
   assert (height, width) == (3 * (rows * 17 + 1), 3 * (columns * 17 + 1))
+
+
+def of_numbers(path, *shape, **changes):
+  """Returns the config of a trial on 3000 arrays of real numbers in a file."""
+  x = np.random.default_rng(0).standard_normal((3000, *shape)) + 100.0
+  np.savez(path, x=x, test_x=x[:50])
+  fields = {
+    'data': 'npz', 'data.path': path, 'data.num_classes': 0, 'network': 'mlp',
+    'network.channels': 8, 'conditioning.labels': False,
+    'conditioning.dropout': 0.0, 'evaluation.metrics': (),
+  }  # fmt: skip
+  return trial(**fields | changes)
+
+
+def test_examples_are_spread_over_vectors_and_sequences(tmp_path):
+  path = tmp_path / 'x.npz'
+  model = models.make(of_numbers(path, 2), tmp_path)
+  found = sheets.examples(model)
+  x = np.load(path)['x']
+  np.testing.assert_array_equal(found[[0, -1]], x[[0, -1]])
+  assert found.shape == (2000, 2) and len(np.unique(found[:, 0])) == 2000
+  path.unlink()
+  assert sheets.examples(model) is None  # samples need no data
+  for config in (smoke(), of_numbers(path, 4, 4, 1)):
+    assert sheets.examples(models.make(config, tmp_path)) is None
+
+
+def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
+  """Preview, sheet, film and report have the same axes."""
+  config = of_numbers(
+    tmp_path / 'x.npz', 3, **{
+      'training.sample_every': 4, 'report.after_training': True,
+      'sampling.num_samples': 30, 'sampling.batch_size': 30,
+      'sampling.trajectory': True, 'sampling.name': 'three',
+    },
+  )  # fmt: skip
+  workdir = tmp_path / 'run'
+  MODES['train'](config, workdir)
+  MODES['sample'](config, workdir)
+  MODES['report'](config, workdir)
+  assert 'leaves out' not in capsys.readouterr().out
+  place = workdir / 'samples'
+  model = models.make(config, workdir)
+  data, x = sheets.examples(model), np.load(place / 'three.npz')['arr_0']
+  assert x.shape == (30, 3)
+  expected = drawings.sheet(model.facts.x, x, 1, data=data)
+  np.testing.assert_array_equal(Image.open(place / 'three.png'), expected)
+  preview = np.asarray(Image.open(place / 'step_00000004.png'))
+  np.testing.assert_array_equal(preview[:, :40], expected[:, :40])
+  with Image.open(place / 'three.gif') as film:
+    assert len([*ImageSequence.Iterator(film)]) > 2
+    assert film.size == expected.shape[1::-1]
+  page = Page((workdir / 'report.html').read_text())
+  labels = [image['alt'] for image in page.all('img')]
+  assert any('The first 30 samples on their way' in x for x in labels)
+  assert 'in standard deviations' in labels[-1]

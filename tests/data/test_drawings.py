@@ -1,6 +1,11 @@
 """Drawings of samples are chosen by what the data are."""
 
+from typing import Any
+
+import matplotlib
 import numpy as np
+import pytest
+from scipy import ndimage
 
 from diffusion_jax.data import drawings, images
 from diffusion_jax.data.text_files import draw_bytes
@@ -26,3 +31,221 @@ def test_texts_are_drawn_as_letters():
   np.testing.assert_array_equal(
     drawings.sheet(values, x, 4), images.grid(letters, 4)
   )
+
+
+def standard(*shape, **box):
+  """Returns the values of arrays of mean 0 and standard deviation 1."""
+  size = shape[-1]
+  return Values(shape, 0, size * (0.0,), size * (1.0,), **box)
+
+
+def panels(sheet):
+  """Returns the insides of a figure's axes, from the top left."""
+  found: Any = ndimage.label(sheet.max(axis=2) > 100)
+  regions = found[0]
+  boxes = ndimage.find_objects(regions)
+  large = [b for b in boxes if np.sum(regions[b] > 0) > 0.01 * regions.size]
+  inside = [b for b in large if b[0].start > 5]  # not the figure itself
+  return [
+    sheet[b] for b in sorted(inside, key=lambda b: (b[0].stop, b[1].start))
+  ]
+
+
+def place(panel, mask):
+  """Returns the centre of some pixels, x from the left and y from below."""
+  y, x = np.argwhere(mask).mean(axis=0) + 0.5
+  return x / panel.shape[1], 1.0 - y / panel.shape[0]
+
+
+def blue(panel):
+  red, green, blue = np.moveaxis(panel.astype(int), -1, 0)
+  return (blue > red + 60) & (blue > green + 25)
+
+
+def grey(panel):
+  return (np.ptp(panel, axis=2) < 5) & (panel[..., 0] < 235)
+
+
+@pytest.mark.parametrize('size', [2, 3, 4, 6])
+def test_a_vector_is_a_point_in_each_pair_of_the_first_coordinates(size):
+  """Axes are mean ± 3 std. Lower triangle, histograms on the diagonal."""
+  mean, std = 100.0 + np.arange(size), 0.1 * (1.0 + np.arange(size))
+  values = Values((size,), 0, tuple(mean), tuple(std))
+  z = np.array([1.5, -2.25, 0.6, -0.9, 9.0, 9.0])[:size]
+  drawn = panels(drawings.sheet(values, (mean + std * z)[None], 10))
+  count = min(size, 4)
+  pairs = [(i, j) for i in range(count) for j in range(i + 1)]
+  pairs = [(1, 0)] if size == 2 else pairs
+  assert len(drawn) == len(pairs)
+  for (i, j), panel in zip(pairs, drawn, strict=True):
+    if i != j:
+      expected = (z[j] + 3.0) / 6.0, (z[i] + 3.0) / 6.0
+      found = place(panel, blue(panel))
+      np.testing.assert_allclose(found, expected, atol=2.0 / len(panel))
+
+
+def test_numbers_are_a_histogram_in_front_of_the_data():
+  """Data of -1 and 1, samples of 1 only."""
+  data = np.array([[-1.0], [1.0]]).repeat(500, axis=0)
+  sheet = drawings.sheet(standard(1), np.ones((100, 1)), 10, data=data)
+  (panel,) = panels(sheet)
+  low, high = drawings.limits(standard(1), data)
+  np.testing.assert_allclose([low[0], high[0]], [-1.5, 1.5])
+  left, right = np.split(panel, [panel.shape[1] // 2], axis=1)
+  assert grey(left).sum() > 100 < grey(right).sum()
+  assert not blue(left[: len(left) // 2]).any() and blue(right).any()
+  # Of 20 bins the samples' are all in one, twice as many as of the data's 40.
+  x, _ = place(panel, blue(panel[:-5]))
+  assert abs(x - 2.5 / 3.0) < 1.0 / 20
+
+
+def test_training_data_are_grey_behind_the_samples():
+  cloud = np.array([-2.0, 1.0]) + 0.05 * RNG.standard_normal((500, 2))
+  far = np.array([[-4.0, -4.0], [4.0, 4.0]]).repeat(500, axis=0)
+  data = np.concatenate([cloud, far])
+  x = np.array([[3.0, -1.0]])
+  (panel,) = panels(drawings.sheet(standard(2), x, 10, data=data))
+  low, high = drawings.limits(standard(2), data)
+  np.testing.assert_allclose(low, -6.0)  # a quarter more than -4..4
+  np.testing.assert_allclose(high, 6.0)
+  middle = panel[len(panel) // 4 : -len(panel) // 4]  # without `far`
+  spot = np.zeros(panel.shape[:2], bool)
+  spot[len(panel) // 4 : -len(panel) // 4] = grey(middle)
+  found = place(panel, spot)
+  np.testing.assert_allclose(found, [4 / 12, 7 / 12], atol=0.01)
+  found = place(panel, blue(panel))
+  np.testing.assert_allclose(found, [9 / 12, 5 / 12], atol=0.01)
+
+
+def test_axes_end_at_the_box_of_the_data():
+  """A uniform prior fills them; a box far away does not matter."""
+  data = RNG.uniform(0.0, 2.0, (2000, 2))
+  low, high = drawings.limits(
+    standard(2, low=(0.0, -50.0), high=(2.0, 50.0)), data
+  )
+  assert (low[0], high[0]) == (0.0, 2.0)
+  np.testing.assert_allclose([low[1], high[1]], [-0.5, 2.5], atol=0.05)
+
+
+KINDS = {
+  'number': (1,), 'vector': (2,), 'vectors': (5,), 'curve': (30, 1),
+  'curves': (6, 2), 'point': (1, 3), 'field': (8, 6, 1), 'fields': (6, 6, 2),
+  'volume': (6, 5, 4, 1), 'volumes': (6, 5, 4, 2), 'movie': (3, 6, 5, 4, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_axes_and_sizes_do_not_depend_on_the_samples(kind):
+  """The first of these samples are far outside, as noise of VE is."""
+  shape = KINDS[kind]
+  x = RNG.standard_normal((5, *shape)).clip(-2.0, 2.0)
+  data = RNG.standard_normal((200, *shape)) if len(shape) < 3 else None
+  draw = lambda x: drawings.sheet(standard(*shape), x, 3, data=data)
+  one, two, far = draw(x), draw(x[::-1] / 2.0), draw(50.0 * x)
+  assert one.shape == two.shape == far.shape and one.dtype == np.uint8
+  assert one.shape[2] == 3 and not np.array_equal(one, two)
+  edges = [(slice(None), slice(30)), (slice(-25, None),)]
+  if len(shape) > 2:  # the bar of colours
+    edges = [(slice(-25, None),)]
+  for edge in edges:
+    np.testing.assert_array_equal(one[edge], two[edge])
+    np.testing.assert_array_equal(one[edge], far[edge])
+    assert np.ptp(one[edge]) > 100
+  if len(shape) < 3:  # The legend says how many are outside.
+    np.testing.assert_array_equal(one[:22], two[:22])
+    assert not np.array_equal(one[:22], far[:22])
+
+
+def test_curves_are_at_their_heights_in_front_of_the_band():
+  """A panel a channel; the band is 5 to 95 % of data in -1..1."""
+  length = 50
+  x = np.empty((1, length, 2))
+  x[..., 0], x[..., 1] = 1.2, np.linspace(-1.4, 1.4, length)
+  ramp = np.linspace(-1.0, 1.0, 201)[:, None, None]
+  data = np.broadcast_to(ramp, (201, length, 2))
+  values = standard(length, 2)
+  low, high = drawings.limits(values, data)
+  drawn = panels(drawings.sheet(values, x, 10, data=data))
+  assert len(drawn) == 2
+  for c, panel in enumerate(drawn):
+    for part in (0.25, 0.75):
+      column = panel[:, round(part * panel.shape[1])]
+      at = np.interp(part * (length - 1), np.arange(length), x[0, :, c])
+      height = 1.0 - (at - low[c]) / (high[c] - low[c])
+      found = np.mean(np.nonzero(blue(column[:, None])[:, 0])) / len(column)
+      assert abs(found - height) < 2.0 / len(column)
+    band = np.nonzero(grey(panel[5:-5, 5:9]))[0] + 5
+    ends = 1.0 - (np.array([0.9, -0.9]) - low[c]) / (high[c] - low[c])
+    found = np.array([band.min(), band.max()]) / len(panel)
+    np.testing.assert_allclose(found, ends, atol=2.0 / len(panel))
+
+
+def colours(name, z):
+  """Returns the colours of z in -3..3, by matplotlib."""
+  return matplotlib.colormaps[name]((z + 3.0) / 6.0, bytes=True)[..., :3]
+
+
+def test_fields_have_a_colour_map_for_each_channel():
+  x = RNG.standard_normal((4, 16, 12, 2))
+  drawn = drawings.pictures(standard(16, 12, 2), x)
+  np.testing.assert_array_equal(
+    drawn[:, :16, :12], colours('viridis', x[..., 0])
+  )
+  below = drawn[:, 17:33, :12]
+  np.testing.assert_array_equal(below, colours('magma', x[..., 1]))
+  sheet = drawings.sheet(standard(16, 12, 2), x, 2, height=32)
+  table = images.grid(drawn, 2, 2)
+  height, width = table.shape[:2]
+  np.testing.assert_array_equal(sheet[:height, :width], table)
+  bars = sheet[height:]
+  ends = colours('magma', np.array([-3.0, 0.0, 3.0]))
+  right = bars[:, bars.shape[1] // 2 :].reshape(-1, 3).astype(int)
+  for end in ends.astype(int):
+    assert np.abs(right - end).max(axis=1).min() < 4  # 180 pixels, 256 colours
+
+
+def test_volumes_are_their_middle_slices():
+  """Levels in grey; of five axes, in the middle of the first."""
+  x = RNG.integers(0, 256, (2, 6, 5, 4, 1), np.uint8)
+  for values, array in [
+    (Values((6, 5, 4, 1), 256), x),
+    (Values((3, 6, 5, 4, 1), 256), np.stack([x // 2, x, x // 3], axis=1)),
+  ]:
+    drawn = drawings.pictures(values, array)
+    assert drawn.shape == (2, 7, 5 + 1 + 4 + 1 + 4 + 1, 3)
+    np.testing.assert_array_equal(drawn[:, :6, :5, 0], x[:, :, :, 2, 0])
+    np.testing.assert_array_equal(drawn[:, :6, 6:10, 1], x[:, :, 2, :, 0])
+    np.testing.assert_array_equal(drawn[:, :5, 11:15, 2], x[:, 3, :, :, 0])
+    sheet = drawings.sheet(values, array, 2, 6)
+    np.testing.assert_array_equal(sheet, images.grid(drawn, 2))
+
+
+def test_levels_of_other_channels_are_grey_pictures():
+  x = RNG.integers(0, 256, (2, 8, 8, 2), np.uint8)
+  drawn = drawings.pictures(Values((8, 8, 2), 4), x)
+  np.testing.assert_array_equal(drawn[:, :8, :8, 0], x[..., 0])
+  np.testing.assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
+
+
+def test_large_fields_are_drawn_smaller():
+  x = RNG.standard_normal((1, 600, 300, 1))
+  (drawn,) = drawings.pictures(standard(600, 300, 1), x)
+  np.testing.assert_array_equal(drawn, colours('viridis', x[0, ::3, ::3, 0]))
+
+
+def test_each_vector_and_curve_has_a_small_picture():
+  """Bars from the mean to the sides of their signs; three std fill them."""
+  drawn = drawings.pictures(standard(2), np.array([[3.0, -1.5]]))
+  (picture,) = drawn
+  left, right = blue(picture[:, :48]), blue(picture[:, 48:])
+  assert left[:31].any() and not left[33:].any()
+  assert right[33:].any() and not right[:31].any()
+  rows = lambda mask: np.ptp(np.nonzero(mask.any(axis=1)))
+  assert abs(rows(left) - 31) < 2 and abs(rows(right) - 16) < 2
+  curve = np.linspace(-3.0, 3.0, 20)[None, :, None]
+  (picture,) = drawings.pictures(standard(20, 1), curve)
+  assert blue(picture[60:, :4]).any() and blue(picture[:4, -4:]).any()
+  two = np.concatenate([curve, -curve])
+  sheet = drawings.sheet(standard(20, 1), two, 2, 64, each=True)
+  expected = images.grid(drawings.pictures(standard(20, 1), two), 2)
+  np.testing.assert_array_equal(sheet, expected)

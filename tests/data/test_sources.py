@@ -2,8 +2,10 @@ import ast
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from diffusion_jax.data import pipeline, small_sets, sources
+from diffusion_jax.data.values import Values
 
 
 def test_importing_sources_is_light():
@@ -88,3 +90,125 @@ def test_batches_of_binarized_images_follow_from_seed_and_epoch():
   ones = [int(np.sum(x > 0)) for x in epochs]
   assert ones[0] != ones[1]
   np.testing.assert_allclose(ones, np.sum(grey / 16.0), rtol=0.02)
+
+
+def numbers(size=200, **fields):
+  """Returns a source of vectors in odd units, with a context [4, 2]."""
+  rng = np.random.default_rng(0)
+  x = 1e3 + 1e-3 * rng.normal(size=(size, 3))
+  context = rng.gamma(2.0, size=(size, 4, 2))
+  return sources.ArraySource(x, context=context, **fields)
+
+
+def test_statistics_are_those_of_the_last_axis():
+  """They are measured on all examples, or on 10,000 of them."""
+  source = numbers()
+  assert source.facts.x == Values((3,))  # not yet measured
+  facts = sources.measured(source)
+  x, context = np.float64(source.x), source.context.reshape(-1, 2)
+  np.testing.assert_allclose(facts.x.mean, x.mean(axis=0), rtol=1e-12)
+  np.testing.assert_allclose(facts.x.std, x.std(axis=0), rtol=1e-6)
+  assert facts.context is not None
+  np.testing.assert_allclose(facts.context.mean, context.mean(axis=0))
+  np.testing.assert_allclose(facts.context.std, context.std(axis=0))
+  read = []
+
+  class Large(sources.ArraySource):
+    def read(self, index):
+      read.append(index)
+      return super().read(index)
+
+  sources.measured(Large(np.random.default_rng(0).normal(size=(30_001, 1))))
+  (index,) = read
+  assert len({*index}) == 10_000 and (index[0], index[-1]) == (0, 30_000)
+  digits = small_sets.digits()
+  assert sources.measured(digits) == digits.facts  # levels have none
+
+
+X = np.arange(8.0).reshape(4, 2)
+
+
+@pytest.mark.parametrize('fields, message', [
+  ({'x': np.where(X == 3, np.inf, X)}, 'x has numbers that are not finite'),
+  ({'x': X * [1.0, 0.0] + 7.0}, r'x never changes at 1 of its last axis \(7\)'),
+  ({'x': X[:1]}, 'x has one example: it has no standard deviation'),
+  ({'x': X, 'low': (0.0, 0.0), 'high': (7.0, 6.0)},
+   r'1 of 4 examples are outside bounds, such as \[6, 7\]: widen bounds'),
+  ({'x': X, 'context': 0 * X}, 'context never changes at 0 of its last axis'),
+  ({'x': X, 'context': X * np.nan}, 'context has numbers that are not finite'),
+  ({'x': np.uint8(X), 'context': 0 * X}, 'context never changes at 0'),
+])  # fmt: skip
+def test_numbers_that_have_no_statistics_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    sources.measured(sources.ArraySource(**fields))
+
+
+@pytest.mark.parametrize('fields, message', [
+  ({'x': X, 'levels': 256}, r'x must be uint8 \[n, 2\], got float64'),
+  ({'x': X.astype(complex)}, r'x must be float \[n, 2\], got complex128'),
+  ({'x': X.astype(str)}, 'x must be float'),
+  ({'x': X, 'context': X.astype(object)}, r'context must be float \[n, 2\]'),
+])  # fmt: skip
+def test_arrays_of_another_kind_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    sources.ArraySource(**fields)
+
+
+@pytest.mark.parametrize('read, message', [
+  (X, "read must return a dict with 'x', got ndarray"),
+  ({'context': X}, "read must return a dict with 'x', got dict"),
+  ({'x': X}, "read must return a dict with 'context'"),
+  ({'x': X[:, :1], 'context': X}, r'x must be float \[n, 2\], got float64 \[4'),
+  ({'x': X, 'context': np.full((4, 2), np.nan)}, 'context has numbers that'),
+])  # fmt: skip
+def test_what_a_source_reads_must_be_its_facts(read, message):
+  facts = sources.Facts(Values((2,)), context=Values((2,)))
+  with pytest.raises(ValueError, match=message):
+    sources.check_examples(read, facts)
+  right = {'x': X, 'context': X}
+  assert sources.check_examples(right, facts) is right
+
+
+def test_binarized_numbers_are_refused():
+  with pytest.raises(ValueError, match='real numbers, and levels are needed'):
+    sources.Binarized(numbers())
+  with pytest.raises(ValueError, match="how 'half' is not one of drawn, thr"):
+    sources.Binarized(small_sets.digits(), 'half')
+
+
+def test_constructors_state_their_facts():
+  shape = sources.facts_of_fields((8, 8, 3), 4, path='x')
+  assert shape == sources.pictures((8, 8, 3), 4)
+  mark = sources.states(lambda **fields: fields)
+  assert mark(lambda: None).facts(a=1) == {'a': 1}
+
+
+def test_facts_in_json_have_a_context_only_if_there_is_one():
+  plain = small_sets.digits().facts.as_json()
+  assert {*plain} == {'x', 'num_classes'} and plain['num_classes'] == 10
+  facts = numbers().facts.as_json()
+  assert facts['context']['shape'] == (4, 2) and facts['x']['levels'] == 0
+
+
+def test_batches_of_numbers_are_standardised_by_the_facts():
+  """Those that are given, such as a run's, or else they stay as they are."""
+  source = numbers()
+  facts = sources.measured(source)
+  batch = pipeline.batch_at(source, 8, 0, 3, facts=facts)
+  plain = pipeline.batch_at(source, 8, 0, 3)
+  assert batch['x'].dtype == batch['context'].dtype == np.float32
+  assert facts.context is not None
+  index = np.random.default_rng((0, 0, 0)).permutation(200)[24:32]
+  x, context = source.x[index], source.context[index]
+  np.testing.assert_allclose(
+    batch['x'], (x - facts.x.mean) / facts.x.std, atol=2e-6
+  )
+  np.testing.assert_allclose(
+    batch['context'],
+    (context - facts.context.mean) / facts.context.std,
+    rtol=1e-5,
+    atol=1e-6,
+  )
+  np.testing.assert_array_equal(plain['context'], np.float32(context))
+  half = pipeline.batch_at(source, 8, 0, 3, rows=slice(2, 4), facts=facts)
+  np.testing.assert_array_equal(half['x'], batch['x'][2:4])

@@ -32,7 +32,7 @@ _allowed: set[str] = set()
 # The parameters of constructors that are paths of files or folders to read.
 PATHS = 'path', 'test_path', 'paths', 'data_dir', 'image', 'image2', 'mask'
 # And other fields that are paths, checked where they are read.
-_OTHERS = 'run', 'teacher', 'init_from', 'weights'
+_OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference'
 
 # A parameter that every constructor of a field must have.
 NEEDS = {'data': 'split', 'objective': 'network'}
@@ -76,7 +76,7 @@ def _paths(tree):
       found |= _paths(value)
     elif name in (*PATHS, *_OTHERS):
       found |= names_in(value)
-  return found - {''}
+  return found - {'', 'train', 'test'}  # a reference may be a split
 
 
 def without_folders(tree: Tree) -> Json:

@@ -36,6 +36,7 @@ from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.perceptron import PerceptronAutoencoder
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -176,6 +177,7 @@ CLASSIFIERS = {'classifier': NoisyClassifier}
 AUTOENCODERS = {
   'autoencoder': Autoencoder,
   'hierarchical': HierarchicalAutoencoder,
+  'perceptron': PerceptronAutoencoder,
 }
 
 

@@ -275,6 +275,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   inputs = sample_inputs.choose(model, n, mesh)
   cond, conditions = inputs.cond, inputs.images
   drawing = generate_film(model, mesh)
+  data = sheets.examples(model)
 
   def begin(state, frozen, function=drawing.start):
     return function(state.ema_params | frozen, np.arange(n), cond)
@@ -283,7 +284,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   def act(step, state, frozen, log):
     x, film = begin(state, frozen)()
-    sheet = sheets.of_images(model, x, conditions)
+    sheet = sheets.of_images(model, x, conditions, data)
     if step == config.training.num_steps:
       log.film = film
     if processes.is_first():

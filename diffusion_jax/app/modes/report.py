@@ -18,6 +18,7 @@ from diffusion_jax.app import (
   images,
   models,
   sample_inputs,
+  sheets,
   weights,
 )
 from diffusion_jax.app.config import kinds, store
@@ -41,6 +42,7 @@ from diffusion_jax.runtime.sharding import replicate
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
+_POINTS = 2000  # of vectors in a file of samples
 _FILES = 12  # of --mode=sample, the newest
 _TEST_IMAGES = 200  # for comparison with the distances of samples
 # With more pixels in all training images the search takes minutes.
@@ -74,14 +76,14 @@ def write(
   """Writes the page of a run and of report.runs; returns its path."""
   runs = read_runs([str(workdir), *config.report.runs])
   model = models.make(config, workdir)
-  drawn = optional('trajectory', trajectory, model, frames)
+  data = optional('training examples', sheets.examples, model)
+  drawn = optional('trajectory', trajectory, model, frames, data)
   film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, model, final)
   path = Path(workdir) / 'report.html'
   try:
-    write_text(
-      path, page.render(runs, defaults(config), film, near, gallery(model))
-    )
+    films = gallery(model, data)
+    write_text(path, page.render(runs, defaults(config), film, near, films))
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
   return path
@@ -123,11 +125,11 @@ def defaults(config: Node) -> dict[str, object]:
 
 
 def trajectory(
-  model: Model, frames: Frames | None = None
+  model: Model, frames: Frames | None = None, data: np.ndarray | None = None
 ) -> tuple[Film | None, np.ndarray | None]:
-  """Returns a film of the sampler and its last images, uint8 [n, H, W, C].
+  """Returns a film of the sampler and its last samples, as files have them.
 
-  frames: of samples that are drawn already.
+  frames: of samples that are drawn already; data: drawn behind them.
   """
   c, facts = model.config, model.facts
   several = processes.started()  # but only the first calls this
@@ -143,7 +145,8 @@ def trajectory(
     check_numbers(model, x)
     x = facts.x.decode(x)
     label = f'step {step} of {max(by_step)}'
-    shown.append((label, row(model, x)))
+    row = drawings.sheet(facts.x, x, len(x), 64, data)
+    shown.append((label, row))
   title = f'{len(x)} images, {max(by_step)} steps, seed {c.sampling.seed}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
@@ -159,24 +162,32 @@ def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   return generate_film(model, mesh)(params, np.arange(n), cond)
 
 
-def gallery(model: Model) -> list[Film | Table | None]:
+def gallery(
+  model: Model, data: np.ndarray | None = None
+) -> list[Film | Table | None]:
   """Returns pictures of the files of --mode=sample, and how these differ."""
   paths = record.files_of(Path(model.workdir) / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
-  films = [y for x in newest if (y := optional(x.name, drawn_by, model, x))]
+  films = [
+    y for x in newest if (y := optional(x.name, drawn_by, model, x, data))
+  ]
   table = page.differing({name: fields for name, _, fields in films})
   return [*(film for _, film, _ in films), *table]
 
 
-def drawn_by(model: Model, path: Path) -> tuple[str, Film | None, dict]:
+def drawn_by(
+  model: Model, path: Path, data: np.ndarray | None = None
+) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
   stored = provenance.read(path).get('sampling', {})
   content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
   one = models.make(store.stored(content, path), model.workdir, model.facts)
   calls = count_calls(one) if stored else None
   note = f'{calls} calls of the network' if calls else ''
-  x = read_first(model, path, 2 * _PICTURES)
-  sheet = drawings.sheet(model.facts.x, x, _PICTURES)
+  values = model.facts.x
+  is_vector = not values.levels and len(values.shape) == 1
+  x = read_first(model, path, _POINTS if is_vector else 2 * _PICTURES)
+  sheet = drawings.sheet(values, x, _PICTURES, data=data)
   name = results.in_words(path.stem)
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'Images: {name}', [frame])
@@ -222,14 +233,17 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   if path.is_file():
     samples = read_first(model, path, _PICTURES)
   source = images.source_of(model.config)
+  samples = None if samples is None else samples[:_PICTURES]
   size = len(source) * int(np.prod(source.facts.x.shape))
   if samples is None or size > _MOST_PIXELS:
     return None
   nearest_images, distances = search(
     model.facts.x, model.facts.x.written.encode(samples), source
   )
-  pairs = samples, nearest_images
-  label = f'distance (root mean square, in [-1, 1]) {np.mean(distances):.3g}'
+  pairs = np.concatenate([samples, nearest_images])
+  picture = drawings.sheet(model.facts.x, pairs, len(samples), 64, each=True)
+  unit = 'in [-1, 1]' if model.facts.x.levels else 'in standard deviations'
+  label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
     test = images.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
@@ -239,7 +253,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   return pictures.film(
     f'Above: samples. Below: the nearest of {len(source):,} training images',
     'Samples, each above its nearest training image',
-    [(label, np.concatenate([row(model, x) for x in pairs]))],
+    [(label, picture)],
   )
 
 
@@ -259,8 +273,3 @@ def search(
     best[closer] = distance[closer]
     chosen[closer] = values.decode(real[at[closer]])
   return chosen, best / np.sqrt(x[0].size)
-
-
-def row(model: Model, samples: np.ndarray) -> np.ndarray:
-  """Returns samples as files have them, drawn in one row."""
-  return drawings.sheet(model.facts.x, samples, len(samples), 64)

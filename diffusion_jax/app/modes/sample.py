@@ -171,8 +171,9 @@ def write_film(model: Model, film: Frames, parts: Path) -> None:
   """Writes the GIF of the first images."""
   frames = film().values()
   if processes.is_first():
-    path = parts.with_suffix('.gif')
-    images.write_gif(path, [sheets.of_images(model, x) for x in frames])
+    path, data = parts.with_suffix('.gif'), sheets.examples(model)
+    drawn = [sheets.of_images(model, x, data=data) for x in frames]
+    images.write_gif(path, drawn)
     print(f'wrote {path}')
 
 
@@ -194,7 +195,8 @@ def write(
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
   path = path.with_suffix('.png')
-  images.write_png(path, sheets.sheet(model, samples, inputs.images))
+  data = sheets.examples(model)
+  images.write_png(path, sheets.sheet(model, samples, inputs.images, data))
   print(f'wrote {path}')
   if model.facts.x.is_text:
     write_texts(path.with_suffix('.txt'), samples)

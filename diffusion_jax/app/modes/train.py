@@ -1,6 +1,5 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from tqdm import tqdm
 
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks, report
-from diffusion_jax.app.modes.patience import ended as of_patience
+from diffusion_jax.app.modes.patience import ended
 from diffusion_jax.app.modes.train_run import begin
 from diffusion_jax.app.modes.train_setup import Setup, setup
 from diffusion_jax.app.run.step_log import StepLog
@@ -41,7 +40,6 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   if run is None:
     return None
   patience = parts.config.training.patience
-  ended = functools.partial(of_patience, parts.workdir, patience=patience)
   with run.log.open():
     step, following = run.start, None
     for call in itertools.count():
@@ -59,7 +57,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       run.act(step, due)
       if step == parts.config.training.num_steps:
         break
-      if due and (why := ended(step)):
+      if due and (why := ended(parts.workdir, step, patience)):
         run.act(step, [hook for hook in parts.hooks if hook not in due])
         tqdm.write(f'step {step}: {why}')
         break

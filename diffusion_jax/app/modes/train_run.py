@@ -13,8 +13,9 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import ema, images
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.modes import hooks, patience
+from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
+from diffusion_jax.app.modes.patience import ended
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
 from diffusion_jax.app.run import folder
 from diffusion_jax.app.run.step_log import StepLog
@@ -136,7 +137,7 @@ def begin(parts: Setup) -> Run | None:
   start = int(state.step)
   if start >= c.num_steps:
     return None
-  if why := patience.ended(parts.workdir, start, c.patience):
+  if why := ended(parts.workdir, start, c.patience):
     print(f'this run is finished: {why}')
     return None
   more_steps = 0.0

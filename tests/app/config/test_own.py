@@ -17,7 +17,14 @@ import pytest
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import images, models, other_runs, prerequisites, scoring
+from diffusion_jax.app import (
+  images,
+  models,
+  other_runs,
+  prerequisites,
+  sample_inputs,
+  scoring,
+)
 from diffusion_jax.app.config import kinds, own, store
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.modes import MODES
@@ -326,6 +333,14 @@ READ = {
   'evaluation.weights': (
     [], lambda c: scoring.make_extractor(SimpleNamespace(config=c), 'dinov2'),
   ),
+  'evaluation.reference': (
+    [], lambda c: scoring.reference_source(
+      SimpleNamespace(config=c), c.evaluation.reference
+    ),
+  ),
+  'sampling.context': (
+    [], lambda c: sample_inputs.given_context(SimpleNamespace(config=c)),
+  ),
   **{
     field: ([*more], lambda c: prerequisites.check(c, 'train', 'new'))
     for field, *more in (
@@ -340,10 +355,10 @@ READ = {
 }  # fmt: skip
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {
-  'dataset', 'devices', 'features', 'format', 'image_column', 'keep_best_by',
-  'label_column', 'meshes', 'metrics', 'model', 'options', 'prompt',
-  'respacing', 'revision', 'split', 'subset', 'sweep', 'test_split',
-  'text_column', 'to', 'train_split',
+  'context_column', 'dataset', 'devices', 'features', 'format', 'image_column',
+  'keep_best_by', 'label_column', 'meshes', 'metrics', 'model', 'options',
+  'prompt', 'respacing', 'revision', 'split', 'subset', 'sweep', 'test_split',
+  'text_column', 'to', 'train_split', 'x_column',
 }  # fmt: skip
 
 

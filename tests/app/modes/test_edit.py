@@ -57,11 +57,12 @@ def colour(tmp_path_factory):
 def files(tmp_path_factory):
   """Writes a digit, a mask, and pictures of another size and colours."""
   folder = tmp_path_factory.mktemp('pictures')
-  (digit,) = DIGITS.x.decode(DIGITS.x.encode(small_sets.digits('test').x[:1]))
+  x = DIGITS.x.encode(small_sets.digits('test').x[0])
+  digit = DIGITS.x.decode(x)[..., 0]
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
   known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   pictures = {
-    'digit': digit[..., 0],
+    'digit': digit,
     'odd': colours[..., 0],  # grey levels that digits do not have
     'mask': known,
     'small': digit[::2, ::2],

@@ -1,0 +1,81 @@
+"""What needs levels, pictures, a grid or a context says so in one line."""
+
+import pytest
+
+from diffusion_jax.app import needs
+from diffusion_jax.app.config import store
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
+from tests.app.conftest import DIGITS, read
+
+NUMBERS = Facts(Values((8, 8, 1)))
+TEXTS = Facts(Values((16,), 256))
+GIVEN = DIGITS._replace(context=Values((3,)))
+
+# Path -> a config, a value of the path, flags that it needs.
+ROWS = {
+  'sampling.clip': ('digits', 'true'),
+  'sampling.dynamic_threshold': ('digits', '0.9'),
+  'conditioning.self_conditioning': ('digits', 'true'),
+  'latent': ('digits_latent', ''),
+  'training.random_flip': ('digits', 'true'),
+  'conditioning.augment': ('digits_edm', '0.1'),
+  'conditioning.image': ('digits', 'inpaint'),
+  'conditioning.context': ('digits', 'auto'),
+  'sampling.context': ('digits', 'y.npz'),
+}
+CHOICES = {
+  'hybrid': 'digits', 'vlb': 'digits', 'masked': 'digits_masked',
+  'd3pm': 'digits_d3pm', 'vae': 'digits_vae', 'hvae': 'digits_hvae',
+  'classifier': 'digits_classifier',
+}  # fmt: skip
+
+
+def cases():
+  """Yields (path, value, config, mode, what it needs) for each row."""
+  for path, values, needed in needs.NEEDS:
+    for value in values or (None,):
+      name, given = ROWS.get(path) or (CHOICES.get(value, 'digits'), value)
+      yield path, given, name, 'train', needed
+  for name, needed in needs.METRICS.items():
+    config = {'iw': 'digits_vae', 'accuracy': 'digits_classifier'}
+    place = config.get(name, 'digits')
+    yield 'evaluation.metrics', name, place, 'evaluate', needed
+  for name in needs.EDITS:
+    yield 'edit', name, 'digits', 'edit', needs.PICTURES
+  for name in needs.OPERATORS:
+    yield 'edit.operator', name, 'digits', 'edit', needs.PICTURES
+
+
+@pytest.mark.parametrize('path, value, name, mode, needed', [*cases()])
+def test_each_row_is_one_line(path, value, name, mode, needed):
+  flags = [(path, value)] if value else []
+  if path == 'edit.operator':
+    flags = [('edit', 'restore'), *flags]
+  config = store.with_flags(read(name), flags)
+  found = [
+    line
+    for line in needs.problems(config, GIVEN, mode)
+    if line.startswith(f'config.{path}=')
+  ]
+  assert not found  # digits with a context have everything
+  without = {
+    needs.LEVELS: NUMBERS,
+    needs.PICTURES: TEXTS,
+    needs.GRID: TEXTS,
+    needs.CONTEXT: NUMBERS,
+  }[needed]
+  what, advice = needed
+  lines = [
+    line
+    for line in needs.problems(config, without, mode)
+    if line.startswith(f'config.{path}=')
+  ]
+  (line,) = lines
+  assert f' needs {what}, and these data are ' in line and advice in line
+  assert '\n' not in line and needs.described(without) in line
+
+
+def test_data_are_described_by_their_kind_and_shape():
+  assert needs.described(GIVEN) == '17 levels [8, 8, 1]'
+  assert needs.described(NUMBERS) == 'real numbers [8, 8, 1] without a context'
