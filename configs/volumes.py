@@ -3,16 +3,25 @@ r"""Volumes of real numbers [8, 8, 8, 1]: a U-Net of three dimensions.
 python launch.py --config=configs/volumes.py
 """
 
-from configs import fields
+from configs import gp_sequences
 from configs.base import section
 
 
 def get_config():
-  config = fields.get_config()
+  config = gp_sequences.get_config()
   config.data = section(
     'gaussian_process', sides=(8, 8, 8), length=6.0, fresh=True
   )
-  config.network.update(channels=16, attention_resolutions=(64,))
+  config.network = section(
+    'unet',
+    channels=16,
+    multipliers=(1, 2),
+    num_blocks=1,
+    num_groups=8,
+    attention_resolutions=(64,),
+  )
   config.training.num_steps = 1000
   config.training.batch_size = 32
+  config.training.evaluate_every = 500
+  config.training.sample_every = 500
   return config

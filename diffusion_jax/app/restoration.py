@@ -151,7 +151,7 @@ class Restore(Edit):
     if values.levels or not self._is_linear(model):
       return 0.0
     with jax.enable_x64(True):
-      mean, _ = _units(values)
+      mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
       return np.asarray(self._operator(model)(jnp.asarray(mean)))[0]
 
   def _is_linear(self, model):
@@ -163,11 +163,16 @@ class Restore(Edit):
     # says which pictures have more that no x_0 explains.
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
     forward, std = self._forward(model), self._std(model)
-    if not is_linear(forward, x0[:1]):
-      return np.asarray(y, np.float32)
+    linear = is_linear(forward, x0[:1])
     seen = _seen(forward, x0[:1])
     y = np.where(seen, y, 0.0).astype(np.float32)
-    if not model.facts.x.levels:
+    bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
+    if len(bad):
+      raise ValueError(
+        f'{self.files()[bad[0]]} has numbers that are not finite where the '
+        'operator sees them'
+      )
+    if not linear or not model.facts.x.levels:
       return y
     needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
     beyond = needed > _MOST
@@ -243,7 +248,7 @@ class Restore(Edit):
     operator, values = self._operator(model), model.facts.x
     if values.levels:
       return operator
-    mean, std = (np.float32(x) for x in _units(values))
+    mean, std = _units(values)
     if self._is_linear(model):
       return lambda x: operator(std * x)
     return lambda x: operator(std * x + mean)
@@ -355,7 +360,7 @@ class Steer(Edit):
     def reward(x):
       x0 = task.decode(x)
       if values.mean:  # in the user's units
-        mean, std = (np.float32(x) for x in _units(values))
+        mean, std = _units(values)
         x0 = x0 * std + mean
       found = node.make({'x0': x0})
       if jnp.shape(found) != x.shape[:1]:
@@ -375,6 +380,12 @@ class Steer(Edit):
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
     print(f'{_listed(found)}{_warning(**found)}')
+
+
+def _units(values):
+  # Returns mean and std of real numbers, [1, ..., C].
+  shape = *[1] * len(values.shape), -1
+  return (np.float32(a).reshape(shape) for a in (values.mean, values.std))
 
 
 def _check_given(model, field, node):
@@ -416,12 +427,6 @@ def _psnr(error):
 
 def _rms(x):
   return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
-def _units(values):
-  # Returns the mean and the standard deviation of all numbers, [1, *shape].
-  shape = 1, *values.shape
-  return [np.broadcast_to(np.float64(x), shape) for x in values[2:4]]
 
 
 def _read_clean(path, values):

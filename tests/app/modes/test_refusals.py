@@ -26,7 +26,10 @@ from tests.app.conftest import (
   without_config,
 )
 
-RUNS = 'digits digits_classifier digits_autoencoder self_conditioning'
+RUNS = (
+  'digits digits_classifier digits_autoencoder self_conditioning two_moons '
+  'gp_sequences'
+)
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
@@ -372,6 +375,29 @@ average.sigma_rel=0.05 => runs/digits has no snapshots, of which averages are
 average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, of which
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
+
+# tests/app/test_needs.py has all that other data need.
+REAL = 'and these data are real numbers'
+TABLES['train'] += f"""
+two_moons sampling.clip=True => config.sampling.clip=True needs levels, as
+  pictures and texts have, {REAL} [2]: uint8 arrays have levels; leave it out
+gp_sequences conditioning.context=vector => config.conditioning.context=vector
+  needs a context, {REAL} [64, 1] without a context: give data with one, as
+digits_classifier data=gaussian_process => config.objective=classifier needs
+  pictures, uint8 [H, W, C], {REAL} [64, 1] without a context: leave it out
+digits sampling.context=y.npy => config.sampling.context=y.npy needs a context,
+  and these data are 17 levels [8, 8, 1] without a context
+"""
+TABLES['evaluate'] += f"""
+two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
+  pictures, uint8 [H, W, C], {REAL} [2]: leave it out
+"""
+TABLES['edit'] += f"""
+gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W,
+  C], {REAL} [64, 1] without a context
+gp_sequences edit=restore edit.image=y.npy edit.operator=blur =>
+  config.edit.operator=blur needs pictures
+"""
 
 
 def rows(table):

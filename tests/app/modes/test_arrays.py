@@ -1,0 +1,289 @@
+"""Real numbers from files and simulators: trained, continued, drawn, restored.
+
+A run of vectors with a context, and one of sequences, both of networks with
+random or briefly trained parameters.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.demos import simulators
+from tests.app.conftest import (
+  arrays_of,
+  assert_same,
+  interrupted,
+  lines_of,
+  of_run,
+  params_of,
+  refused,
+  trial,
+  untrained,
+)
+
+MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
+
+
+def save(path, n=40, seed=0, **others):
+  """Writes vectors in odd units with a context of three numbers."""
+  rng = np.random.default_rng(seed)
+  x = MEAN + STD * rng.uniform(-1.5, 1.5, (n, 2))
+  arrays = {'x': x, 'context': rng.normal(5.0, 2.0, (n, 3))}
+  arrays |= {f'test_{name}': a[:16] for name, a in arrays.items()}
+  np.savez(path, **arrays | others)
+  return str(path)
+
+
+def vectors(path, **changes):
+  """The trial of two_moons with data from a file, held-out losses included."""
+  fields = {'data': 'npz', 'data.path': path, 'data.bounds': None}
+  fields |= {'training.evaluate_every': 2, 'training.keep_best': 0}
+  fields |= {'sampling.checkpoint': 'latest', 'sampling.batch_size': 4}
+  given = fields | changes
+  return trial('two_moons', **{n: v for n, v in given.items() if v is not None})
+
+
+def sequences(**changes):
+  return trial('gp_sequences', **{'data.sides': (8,), **changes})
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Returns (the run of vectors, its file)."""
+  folder = tmp_path_factory.mktemp('arrays')
+  path = save(folder / 'theta.npz')
+  MODES['train'](vectors(path), folder / 'run')
+  return folder / 'run', path
+
+
+@pytest.fixture(scope='module')
+def curves(tmp_path_factory):
+  """Makes a run of sequences in units of 20 +- 3, without a training."""
+  folder = tmp_path_factory.mktemp('curves')
+  config = sequences(**{'data.mean': (20.0,), 'data.std': (3.0,)})
+  return untrained(config, folder / 'run', deviation=0.05)
+
+
+def test_a_run_keeps_the_statistics_of_its_file(trained):
+  run, path = trained
+  with np.load(path) as file:
+    x, context = file['x'], file['context']
+  facts = json.loads((run / 'config.json').read_text())['facts']
+  for name, array in (('x', x), ('context', context)):
+    assert facts[name]['shape'] == [array.shape[1]]
+    assert facts[name]['levels'] == 0
+    np.testing.assert_allclose(facts[name]['mean'], array.mean(axis=0), 1e-12)
+    np.testing.assert_allclose(facts[name]['std'], array.std(axis=0), 1e-9)
+  assert len(lines_of(run, 'test_loss')) == 2
+
+
+def test_a_continued_training_has_the_same_bits(trained, tmp_path):
+  run, path = trained
+  copy = interrupted(run, tmp_path / 'copy')
+  MODES['train'](vectors(path), copy)
+  assert_same(params_of(run), params_of(copy))
+
+
+def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
+  """Each row has num_samples draws, in units that the run has kept."""
+  run, _ = trained
+  y = np.array([[5.0, 4.0, 7.0], [3.0, 5.0, 40.0]])
+  np.save(tmp_path / 'y.npy', y)
+  fields = {'sampling.num_samples': 3, 'sampling.name': 'given'}
+  fields['sampling.context'] = str(tmp_path / 'y.npy')
+  MODES['sample'](of_run(run, **fields), run)
+  found = arrays_of(run, 'given')
+  assert found['arr_0'].shape == (6, 2)
+  assert found['arr_0'].dtype == np.float64  # float32 has no 1e3 +- 1e-3
+  np.testing.assert_array_equal(found['context'], y)
+  z = (found['arr_0'] - MEAN) / STD
+  assert np.abs(z).max() < 20
+  assert (run / 'samples' / 'given.png').exists()
+  out = capsys.readouterr().out
+  assert 'note: number 2 of row 1 of the context is 1' in out
+
+  rng = np.random.default_rng(1)
+  other = save(tmp_path / 'other.npz', x=rng.normal(size=(40, 2)))
+  again = fields | {'sampling.name': 'again', 'data.path': other}
+  MODES['sample'](of_run(run, **again), run)
+  again = arrays_of(run, 'again')
+  np.testing.assert_array_equal(again['arr_0'], found['arr_0'])
+
+
+@pytest.mark.parametrize('y, message', [
+  (np.zeros((2, 2)), r'has the shape \[2, 2\], and \[3\] or \[K, 3\] is needed'),
+  (np.full((2, 3), np.nan), 'has numbers that are not finite'),
+])  # fmt: skip
+def test_another_context_is_refused(trained, tmp_path, y, message):
+  run, _ = trained
+  np.save(tmp_path / 'y.npy', y)
+  config = of_run(run, **{'sampling.context': str(tmp_path / 'y.npy')})
+  refused(message, MODES['sample'], config, run)
+
+
+def test_draws_are_within_the_box(tmp_path, capsys):
+  """Random parameters leave a narrow box, and are drawn again."""
+  rng = np.random.default_rng(0)
+  x = rng.uniform(-1.0, 1.0, (40, 2))
+  path = save(tmp_path / 'box.npz', x=x, test_x=x[:16])
+  config = vectors(
+    path,
+    **{'data.bounds': (-1.0, 1.0), 'sampling.num_samples': 20},
+    **{'sampling.batch_size': 20},
+  )
+  run = untrained(config, tmp_path / 'run', deviation=0.05)
+  MODES['sample'](config, run)
+  found = arrays_of(run)
+  assert np.abs(found['arr_0']).max() <= 1.0
+  share = re.search(
+    r'([\d.]+) ?%.*(bounds|box|outside)', capsys.readouterr().out
+  )
+  assert share and 0.0 < float(share[1]) < 100.0
+
+
+def test_a_training_ends_by_patience(tmp_path, capsys):
+  """The second command finds the training finished."""
+  path = save(tmp_path / 'theta.npz')
+  fields = {'training.patience': 2, 'training.evaluate_every': 1}
+  fields |= {'training.num_steps': 40, 'optimizer.learning_rate': 3.0}
+  fields |= {'optimizer.decay_steps': 40, 'training.sample_every': 0}
+  fields |= {'training.ema_decay': 0.0}
+  config = vectors(path, **fields)
+  MODES['train'](config, tmp_path / 'run')
+  losses = lines_of(tmp_path / 'run', 'test_loss')
+  assert 2 < len(losses) < 40
+  assert np.argmin(losses) == len(losses) - 3
+  out = capsys.readouterr().out
+  assert f'the test loss has been lowest at step {len(losses) - 2}' in out
+  MODES['train'](config, tmp_path / 'run')
+  assert 'training.patience' in capsys.readouterr().out
+  assert lines_of(tmp_path / 'run', 'test_loss') == losses
+
+
+@pytest.mark.parametrize('arrays, message', [
+  ({'x': np.full((40, 2), np.nan)}, 'theta.npz: x has numbers that are not'),
+  ({'x': np.ones((40, 2))}, r'x never changes at 0 of its last axis \(1\)'),
+  ({'context': np.ones((40, 3))}, 'context never changes at 0 of its last'),
+  ({'x': np.zeros((40, 2), int)}, r'x is int64 \[40, 2\]: uint8 arrays are'),
+  ({'x': np.zeros(40)}, r'got float64 \[40\]: reshape numbers to \[N, 1\]'),
+])  # fmt: skip
+def test_other_files_are_refused(tmp_path, arrays, message):
+  path = save(tmp_path / 'theta.npz', **arrays)
+  refused(message, MODES['train'], vectors(path), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_an_example_outside_the_bounds_is_refused(tmp_path):
+  path = save(tmp_path / 'theta.npz')
+  config = vectors(path, **{'data.bounds': (-100.0, 1000.0)})
+  found = refused('', MODES['train'], config, tmp_path / 'run')
+  assert 'examples are outside bounds, such as [' in found
+
+
+@pytest.mark.parametrize('arrays, message', [
+  ({'x': np.zeros((40, 3)), 'test_x': np.zeros((16, 3))},
+   r'examples are \(3,\), and \(2,\) in this run'),
+  ({'x': np.zeros((40, 2), np.uint8), 'test_x': np.zeros((16, 2), np.uint8)},
+   'examples are levels, and real numbers in this run'),
+])  # fmt: skip
+def test_a_run_refuses_data_of_another_kind(trained, tmp_path, arrays, message):
+  run, _ = trained
+  path = save(tmp_path / 'other.npz', **arrays)
+  config = of_run(run, **{'data.path': path, 'evaluation.metrics': 'ode'})
+  refused(message, MODES['evaluate'], config, run)
+
+
+def test_a_fresh_simulator_continues_with_the_same_bits(tmp_path):
+  fields = {'training.sample_every': 0}
+  run, copy = tmp_path / 'run', tmp_path / 'copy'
+  MODES['train'](sequences(**fields), run)
+  interrupted(run, copy)
+  MODES['train'](sequences(**fields), copy)
+  assert_same(params_of(run), params_of(copy))
+  losses = lines_of(run, 'loss')
+  assert len(losses) == 4 and lines_of(copy, 'loss')[-2:] == losses[-2:]
+
+
+# -- restore -----------------------------------------------------------------
+
+
+def halves(x):
+  """The mean of each half of a sequence."""
+  return x.reshape(len(x), 2, -1).mean(axis=-1)
+
+
+@pytest.fixture(scope='module')
+def seen(tmp_path_factory):
+  """Writes a sequence of the GP, masks, matrices and what they measure."""
+  folder = tmp_path_factory.mktemp('seen')
+  rng = np.random.default_rng(3)
+  x = simulators.gaussian_process(rng, 1, (8,), mean=(20.0,), std=(3.0,))['x'][
+    0
+  ]
+  mask = np.arange(8).reshape(8, 1) % 2 == 0
+  matrix = np.zeros((2, 8))
+  matrix[0, :4] = matrix[1, 4:] = 0.25
+  arrays = {'mask': mask, 'matrix': matrix, 'clean': x}
+  arrays |= {'masked': np.where(mask, x, np.nan), 'means': matrix @ x.ravel()}
+  arrays |= {'lost': np.full((8, 1), np.nan)}
+  for name, array in arrays.items():
+    np.save(folder / f'{name}.npy', array)
+  return folder, arrays
+
+
+def restore(run, seen, output, image, operator, **fields):
+  folder = seen[0]
+  given = {f'edit.operator.{n}': str(folder / v) for n, v in fields.items()}
+  config = sequences(**{
+    'edit': 'restore', 'edit.image': str(folder / image), 'edit.noise': 0.5,
+    'edit.operator': operator, 'edit.output': output,
+    'edit.num_samples': 2, 'sampling.num_steps': 4, **given,
+  })  # fmt: skip
+  MODES['edit'](config, run)
+  return arrays_of(run, output, 'edits')
+
+
+@pytest.mark.parametrize('image, operator, fields', [
+  ('masked.npy', 'mask', {'mask': 'mask.npy'}),
+  ('means.npy', 'matrix', {'path': 'matrix.npy'}),
+  ('means.npy', f'{__name__}:halves', {}),
+])  # fmt: skip
+def test_sequences_are_restored_in_their_units(
+  curves, seen, image, operator, fields, capsys
+):
+  name = operator.partition(':')[0].rpartition('.')[2]
+  found = restore(curves, seen, name, image, operator, **fields)
+  x = found['arr_0']
+  assert x.shape == (2, 8, 1) and np.isfinite(x).all()
+  arrays = seen[1]
+  if operator == 'mask':
+    error = (x - arrays['clean'])[:, arrays['mask']]
+  else:
+    error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
+  # The residual is that of y in the user's units.
+  rms = np.sqrt(np.mean(error**2, axis=1)) / 0.5
+  np.testing.assert_allclose(found['residual'], rms, rtol=2e-3)
+  out = capsys.readouterr().out
+  assert f'{image}: residual' in out and 'grey levels' not in out
+  assert (curves / 'edits' / f'{name}_{image[:-4]}.png').exists()
+
+
+def test_a_matrix_and_a_function_of_the_same_numbers_agree(curves, seen):
+  a = restore(curves, seen, 'a', 'means.npy', 'matrix', path='matrix.npy')
+  b = restore(curves, seen, 'b', 'means.npy', f'{__name__}:halves')
+  np.testing.assert_allclose(a['arr_0'], b['arr_0'], rtol=1e-3)
+
+
+@pytest.mark.parametrize('image, operator, fields, message', [
+  ('lost.npy', 'mask', {'mask': 'mask.npy'}, 'lost.npy .*not finite'),
+  ('means.npy', 'mask', {'mask': 'mask.npy'}, r'means.npy has the shape'),
+  ('masked.npy', 'mask', {'mask': 'matrix.npy'}, r'0 and 1 in the shape \[8, 1'),
+  ('means.npy', 'matrix', {'path': 'clean.npy'}, r'matrix \[M, 8\] is needed'),
+  ('none.npy', 'matrix', {'path': 'matrix.npy'}, 'none.npy not found'),
+  ('masked.npy', 'blur', {}, r'operator=blur needs pictures'),
+])  # fmt: skip
+def test_restore_refuses(curves, seen, image, operator, fields, message):
+  refused(message, restore, curves, seen, 'no', image, operator, **fields)
