@@ -114,7 +114,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('y, message', [
-  (np.zeros((2, 2)), r'has the shape \[2, 2\], and \[3\] or \[K, 3\] is needed'),
+  (np.zeros((2, 2)), r'the shape \[2, 2\], and \[3\] or \[K, 3\] is needed'),
   (np.full((2, 3), np.nan), 'has numbers that are not finite'),
 ])  # fmt: skip
 def test_another_context_is_refused(trained, tmp_path, y, message):
@@ -280,7 +280,7 @@ def test_a_matrix_and_a_function_of_the_same_numbers_agree(curves, seen):
 @pytest.mark.parametrize('image, operator, fields, message', [
   ('lost.npy', 'mask', {'mask': 'mask.npy'}, 'lost.npy .*not finite'),
   ('means.npy', 'mask', {'mask': 'mask.npy'}, r'means.npy has the shape'),
-  ('masked.npy', 'mask', {'mask': 'matrix.npy'}, r'0 and 1 in the shape \[8, 1'),
+  ('masked.npy', 'mask', {'mask': 'matrix.npy'}, r'0 and 1 in the shape \[8'),
   ('means.npy', 'matrix', {'path': 'clean.npy'}, r'matrix \[M, 8\] is needed'),
   ('none.npy', 'matrix', {'path': 'matrix.npy'}, 'none.npy not found'),
   ('masked.npy', 'blur', {}, r'operator=blur needs pictures'),
