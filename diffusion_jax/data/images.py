@@ -186,7 +186,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resized(
-  pictures: Iterable[np.ndarray], image_shape: tuple[int, int, int]
+  pictures: Iterable[np.ndarray], image_shape: tuple[int, ...]
 ) -> np.ndarray:
   """Crops and resizes pictures, uint8 [h, w, 1 or 3], to [n, H, W, C]."""
   *size, channels = image_shape

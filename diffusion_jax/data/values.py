@@ -79,4 +79,4 @@ class Values(NamedTuple):
     if not self.low:
       return np.ones(len(values), bool)
     within = (values >= self.low) & (values <= self.high)
-    return within.reshape(len(values), -1).all(axis=1)
+    return np.all(within.reshape(len(values), -1), axis=1)
