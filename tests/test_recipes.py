@@ -110,6 +110,9 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
     'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
   }
+  if model.facts.context is not None:
+    shape = (2, *model.facts.context.shape)
+    batch['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
   context = Context(state=objective.init())
   if frozen:
     context = context._replace(frozen=frozen)

@@ -31,8 +31,9 @@ def facts_of(config: Node) -> Facts:
 
 def stated_facts(section: Node | None) -> Facts | None:
   """Returns the facts that a section states, which need no data; or None."""
-  facts = getattr(section and section.constructor, 'facts', None)
-  return None if facts is None else facts(**section)
+  if section is None or not hasattr(section.constructor, 'facts'):
+    return None
+  return section.constructor.facts(**section.to_dict())
 
 
 def source_of(config: Node, split: str = 'train') -> Source:

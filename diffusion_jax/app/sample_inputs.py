@@ -250,8 +250,9 @@ def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
   noisy, facts, context = model.noisy, model.facts.context, inputs.context
   c = model.config.sampling
   guided = c.get('classifier') or by_run(c.get('guidance'))
-  plain = noisy is not None and noisy.apply_fn is functional.network_fn
-  if context is None or facts is None or not plain or guided:
+  if context is None or facts is None or noisy is None or guided:
+    return inputs.cond
+  if noisy.apply_fn is not functional.network_fn:
     return inputs.cond
   module, rows = noisy.network, {'context': facts.encode(context)}
   code = jax.jit(

@@ -71,7 +71,7 @@ def examples(
   if context is not None and 'context' in cond:
     cond['context'] = context.encode(cond['context'])
   if text_length:
-    cond['text'], cond['text_mask'] = encode(arrays['text'], text_length)
+    cond['text'], cond['text_mask'] = encode([*arrays['text']], text_length)
   return arrays['x'], cond
 
 

@@ -1,5 +1,6 @@
 """Sources of arrays, read by index, with optional labels and conditions."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -277,7 +278,7 @@ class Binarized:
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Binarized':
     """Returns the source whose row i of `read` is drawn for epoch[i]."""
-    other = Binarized(self.source, self.how)
+    other = copy.copy(self)
     other._seeds = lambda row: (1, seed, int(epoch[row]))
     return other
 

@@ -78,5 +78,5 @@ class Values(NamedTuple):
     """Returns which rows of data [N, *shape] are within the box, bool [N]."""
     if not self.low:
       return np.ones(len(values), bool)
-    within = np.logical_and(values >= self.low, values <= self.high)
-    return np.asarray(within).reshape(len(values), -1).all(axis=1)
+    within = (values >= self.low) & (values <= self.high)
+    return np.all(within.reshape(len(values), -1), axis=1)

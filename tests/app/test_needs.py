@@ -35,7 +35,7 @@ def cases():
   """Yields (path, value, config, mode, what it needs) for each row."""
   for path, values, needed in needs.NEEDS:
     for value in values or (None,):
-      name, given = ROWS.get(path) or (CHOICES.get(value or '', 'digits'), value)
+      name, given = ROWS.get(path) or (CHOICES.get(str(value), 'digits'), value)
       yield path, given, name, 'train', needed
   for name, needed in needs.METRICS.items():
     config = {'iw': 'digits_vae', 'accuracy': 'digits_classifier'}

@@ -8,7 +8,7 @@ used.
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from flax import traverse_util
 
@@ -16,6 +16,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import fields
 from diffusion_jax.app.config.fields import Training
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training import integrity
@@ -74,12 +75,12 @@ def check_no_run(workdir: Path, flag: str) -> None:
     raise UserError(f'{workdir} holds a run: give another {flag}, or remove it')
 
 
-def write_config(workdir: Path, config: Node, facts: NamedTuple) -> None:
+def write_config(workdir: Path, config: Node, facts: Facts) -> None:
   """Writes config.json with the facts of the images, atomically."""
   write_json(workdir / 'config.json', stored_form(config, facts))
 
 
-def stored_form(config: Node, facts: NamedTuple) -> dict:
+def stored_form(config: Node, facts: Facts) -> dict:
   """Returns the config with the facts of the images, in JSON's types."""
   return plain(config) | {'facts': json.loads(json.dumps(facts.as_json()))}
 
@@ -106,7 +107,7 @@ def config_hash(workdir: str | Path) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_same_run(workdir: Path, config: Node, facts: NamedTuple) -> None:
+def check_same_run(workdir: Path, config: Node, facts: Facts) -> None:
   """Raises UserError if the run in workdir has another config.
 
   A folder with a config.json or checkpoints is a run.

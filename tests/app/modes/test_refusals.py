@@ -36,8 +36,9 @@ TABLES['train'] = """
 mnist data=mnist data.path=cifar10_jpeg => there is no field config.data.path;
   config.data=mnist has data_dir
 mnist data=npz data.path=/nowhere/mnist.npz => config.data: npz file
-  /nowhere/mnist.npz not found; for a folder of pictures, set data=folder
-mnist data=npz data.path=runs => runs not found; for a folder of pictures
+  /nowhere/mnist.npz not found
+mnist data=npz data.path=runs => runs has no .npy files; for a folder of
+  pictures, set data=folder
 training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over
   the 8 devices of the mesh: take a multiple of 8, or fewer devices by
   --config.training.mesh
