@@ -3,6 +3,11 @@ r"""Bits per dimension of MNIST's 8-bit pixels, one variant for each model.
 python launch.py --config=configs/mnist_bits.py
 python launch.py --config=configs/mnist_bits.py:vae
 python launch.py --config=runs/mnist_bits --mode=evaluate
+
+Measured on the 10,000 test images: :binary_vae 96.2 nats by the bound, 92.6
+with 100 importance weights, after 5 min of processor time; :vae, in half of its
+steps, 1.52 and 1.50 bits/dim (docs/results.md). The others are not measured:
+their networks see 60 images in a second of processor time or fewer.
 """
 
 from configs import base
