@@ -110,6 +110,8 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     'text': jax.ShapeDtypeStruct((2, 9), jnp.int32),
     'text_mask': jax.ShapeDtypeStruct((2, 9), bool),
   }
+  if (context := model.facts.context) is not None:
+    batch['context'] = jax.ShapeDtypeStruct((2, *context.shape), jnp.float32)
   if model.facts.context is not None:
     shape = (2, *model.facts.context.shape)
     batch['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
