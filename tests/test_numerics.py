@@ -336,6 +336,10 @@ CALLS = {
   'ancestral': {'variance': 'learned'},
   'at_training_levels': {'schedule': dj.LinearVPSchedule()},
   'bernoulli_log_prob': lambda a: {'logits': a.x},
+  'bridged': lambda a: {
+    'denoiser_of': lambda y: denoise, 'observations': jnp.ones((2, 1)),
+    'prior_score': lambda x: -x,
+  },
   'churn': {'sampler': dj.heun(), 'gamma': 0.2},
   'classifier_free': lambda a: {
     'pair': dj.paired(denoise, denoise), 'scale': jnp.ones(B), 'rescale': 0.7,
@@ -350,6 +354,11 @@ CALLS = {
   'dpm_solver_pp': {'order': 3},
   'dpm_solver_pp_sde': {'order': 3, 'brownian': True},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
+  'gauss_composed': lambda a: {
+    'denoiser_of': lambda y: denoise, 'observations': jnp.ones((2, 1)),
+    'prior': denoise, 'prior_covariance': np.eye(a.x[0].size),
+    'covariances': 0.5 * np.stack([np.eye(a.x[0].size)] * 2),
+  },
   'guided_states': {
     'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0
   },

@@ -48,7 +48,7 @@ def gauss_composed(
 
   Args:
     prior: The denoiser without an observation.
-    covariances: Of x_0 given each y_i, [n, D, D], such as `np.cov` of draws.
+    covariances: Of x_0 given each y_i, flat, [n, D, D], by draws (`np.cov`).
     prior_covariance: Of x_0, [D, D].
   """
   covariances = np.asarray(covariances, np.float64)
@@ -70,15 +70,18 @@ def gauss_composed(
 
   def denoise(xt, level):
     # Precisions are in units of 1 / sigma^2, finite at clean levels too.
-    x0, at = predict(prior, xt, level).x0, level.expand_to(xt)
+    x0 = predict(prior, xt, level).x0
     apart = _each(denoiser_of, observations, xt, level) - x0[None]
+    apart = apart.reshape(n, len(xt), d)
     total = jnp.sum(apart, axis=0)
+    at = level.expand_to(total)
     pull = _einsum('ij,bj->bi', first, total)
     pull += _einsum('nij,nbj->bi', gains, apart)
     pull = at.sigma**2 * pull + at.alpha**2 * total
     share = at.sigma**2 * values[None] + at.alpha**2
     moved = _einsum('ij,bi->bj', axes, pull) / share
-    return Prediction(x0 + _einsum('ij,bj->bi', axes, moved))
+    moved = _einsum('ij,bj->bi', axes, moved)
+    return Prediction(x0 + moved.reshape(x0.shape))
 
   return denoise
 
