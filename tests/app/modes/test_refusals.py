@@ -255,7 +255,8 @@ text_masked => edit needs pictures
 edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with
   edit=interpolate, which follows the ODE
 edit=restore edit.image=digit.png => config.edit.operator is not set: restore
-  needs one of mask, blur, motion, downsample, gray, hdr, phase, or your own
+  needs one of mask, matrix, blur, motion, downsample, gray, hdr, phase, or your
+  own
 edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
   --config.edit.operator.mask=file.png
 edit=steer => config.edit.reward is not set: steer needs one of brightness, or
@@ -286,6 +287,8 @@ evaluation.metrics=fid2 => 'fid2' (did you mean 'fid'?) is not one of elbo, ode
 evaluation.metrics= => metrics is empty: give one of elbo, ode
 evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
   config.evaluation.elbo: steps is 9: it must
+evaluation.fid.num_draws=3 => config.evaluation.fid is not read with
+  evaluation.metrics=elbo: add fid, or leave this out
 evaluation.metrics=ode evaluation.ode.num_probes=0 => ode: num_probes is 0: it
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
