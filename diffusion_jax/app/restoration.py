@@ -534,7 +534,7 @@ def _warning(residual=1.0, lowest_ess=np.inf, **_):
   if 1 / _MOST <= residual <= _MOST:
     return ''
   high = (
-    'the method has not reached y: try edit.posterior=gibbs, more '
+    'the method has not reached y: try edit.posterior=decoupled, more '
     'posterior.iterations or sampling.num_steps, then check noise and operator'
   )
   return (

@@ -37,6 +37,17 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
     names = 'sampling.num_steps', 'sampling.spacing'
     reason = f'sampling.respacing={s.respacing}'
     yield from of_fields(config, workdir, names, reason)
+  metrics = config.evaluation.metrics
+  named = {name.rpartition(':')[2] for name in metrics}
+  for name, section in config.evaluation.items() if mode == 'evaluate' else ():
+    if not isinstance(section, Node) or name in named:
+      continue
+    names = (f'evaluation.{name}',)
+    if any(of_fields(config, workdir, names, 'evaluation.metrics')):
+      yield (
+        f'config.evaluation.{name} is not read with evaluation.metrics='
+        f'{",".join(metrics)}: add {name}, or leave this out'
+      )
 
 
 def of_fields(

@@ -18,6 +18,7 @@ from diffusion_jax.app.images import text_length
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.sample_inputs import takes_labels
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import FlagText, Misfit, convert
 from diffusion_jax.runtime.files import one_line
 
 HOST = '127.0.0.1'
@@ -121,8 +122,8 @@ def application(model: Model, emerge: Emerge) -> Callable:
 def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
   """Yields an event for each step, with some pictures; or one with an error."""
   try:
-    steps = dict(flags).get('sampling.num_steps', '')
-    if steps.isdecimal() and int(steps[:9]) > MOST_STEPS:
+    steps = dict(flags).get('sampling.num_steps', '').strip()
+    if len(steps) > 20 or _number(steps) > MOST_STEPS:
       raise UserError(
         f'steps: {steps:.20} are more than {MOST_STEPS} of a page'
       )
@@ -131,6 +132,14 @@ def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
       yield event(step=step, total=total, compiles=compiles, **image)
   except UserError as error:
     yield event(error=one_line(str(error)))
+
+
+def _number(text):
+  # As config.sampling.num_steps reads it, which refuses what is none.
+  try:
+    return convert(FlagText(text), int)
+  except Misfit:
+    return 0
 
 
 def event(**content: object) -> str:

@@ -10,13 +10,29 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import constructors, models
-from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.config import kinds, store, tables, tree
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import PLAIN
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.conftest import read
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
+
+
+@pytest.mark.parametrize('kind', [*kinds.KINDS, kinds.LATENT_DIFFUSION])
+def test_no_plain_parameter_has_the_name_of_a_table(kind):
+  """Such as a number `weight` beside the table of the objectives' weights."""
+  places = [(where, c) for where, t in kind.tables.items() for c in t.values()]
+  places += [*kind.parts.items()]
+  places += [(f'evaluation.{name}', c) for name, c in kind.metrics.items()]
+  plain = [
+    tree.below(where, name)
+    for where, constructor in places
+    for name, parameter in tree.parameters(constructor).items()
+    if isinstance(parameter.default, (*PLAIN,))
+  ]
+  assert not [where for where in plain if kind.table(where)]
 
 
 def model_of(*flags, name='digits') -> Any:
@@ -152,6 +168,18 @@ def test_every_weight(name):
   weight = section('objective.weight', name).make(facts)
   level = dj.LinearVPSchedule()(jnp.array([0.1, 0.9]))
   assert (weight(level) > 0).all()
+
+
+def test_the_weight_of_edm_has_the_networks_sigma_data(monkeypatch):
+  seen = []
+
+  def weight(sigma_data: float):
+    seen.append(sigma_data)
+    return dj.edm_weight(sigma_data)
+
+  monkeypatch.setitem(tables.WEIGHTS, 'edm', weight)
+  model_of('parametrization.sigma_data=0.9', name='digits_edm').objective()
+  assert seen == [0.9]
 
 
 # -- sampling ------------------------------------------------------------------

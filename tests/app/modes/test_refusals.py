@@ -296,6 +296,8 @@ evaluation.metrics=fid2 => 'fid2' (did you mean 'fid'?) is not one of elbo, ode
 evaluation.metrics= => metrics is empty: give one of elbo, ode
 evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
   config.evaluation.elbo: steps is 9: it must
+evaluation.fid.num_draws=3 => config.evaluation.fid is not read with
+  evaluation.metrics=elbo: add fid, or leave this out
 evaluation.metrics=ode evaluation.ode.num_probes=0 => ode: num_probes is 0: it
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and

@@ -373,7 +373,7 @@ def test_errors_of_known_samples():
 
 @pytest.mark.parametrize('found, part', [
   ({'residual': 1.2}, ''),
-  ({'residual': 3.2}, 'try edit.posterior=gibbs, more posterior.iterations'),
+  ({'residual': 3.2}, 'try edit.posterior=decoupled, more posterior.iteration'),
   ({'residual': 0.2}, 'noise is too large'),
   ({'residual': 1.0, 'lowest_ess': 1.02}, 'log_evidence are reliable'),
   ({'reward': 3.0, 'lowest_ess': 4.0}, ''),

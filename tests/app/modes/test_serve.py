@@ -127,6 +127,8 @@ def test_two_users_get_their_own_pictures(page):
 
 @pytest.mark.parametrize('fields, message', [
   ({'num_steps': 200_000_000}, 'steps: 200000000 are more than 10000'),
+  ({'num_steps': '200_000_000'}, 'steps: 200_000_000 are more than'),
+  ({'num_steps': '000000000200000000'}, 'steps: 000000000200000000 are more'),
   ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
   ({'num_steps': 0}, "sampling.num_steps=0 is not an integer of at least 1"),
   ({'labels': 12}, 'sampling.labels=12 is out of range'),
