@@ -1,6 +1,8 @@
 r"""Volumes of real numbers [8, 8, 8, 1]: a U-Net of three dimensions.
 
-python launch.py --config=configs/volumes.py
+8x8x8 points of a Gaussian process. Nothing has been measured yet.
+
+  python launch.py --config=configs/volumes.py
 """
 
 from configs import gp_sequences
