@@ -112,9 +112,6 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
   }
   if (context := model.facts.context) is not None:
     batch['context'] = jax.ShapeDtypeStruct((2, *context.shape), jnp.float32)
-  if model.facts.context is not None:
-    shape = (2, *model.facts.context.shape)
-    batch['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
   context = Context(state=objective.init())
   if frozen:
     context = context._replace(frozen=frozen)
