@@ -64,7 +64,8 @@ def run(config: Node, workdir: str | Path) -> None:
   arrays = {'arr_0': results} | numbers | pictures
   del arrays['x']
   provenance.write_npz(path, arrays, settings)
-  print(f'wrote {path}: {len(results)} images of {model.facts.x.shape}')
+  what = 'images' if model.facts.x.is_picture else 'arrays'
+  print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
   edit.write(model, out / name, Made(results, numbers, pictures))
 
 
