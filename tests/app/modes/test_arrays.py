@@ -12,6 +12,7 @@ import pytest
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.demos import simulators
+from diffusion_jax.metrics import table
 from tests.app.conftest import (
   arrays_of,
   assert_same,
@@ -205,6 +206,37 @@ def test_a_fresh_simulator_continues_with_the_same_bits(tmp_path):
   assert_same(params_of(run), params_of(copy))
   losses = lines_of(run, 'loss')
   assert len(losses) == 4 and lines_of(copy, 'loss')[-2:] == losses[-2:]
+
+
+# -- metrics -----------------------------------------------------------------
+
+
+def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
+  """Every row of the tables for numbers is computed in the user's units."""
+  run, path = trained
+  features = 'fd', 'kid', 'pr', 'dc'
+  metrics = *features, *table.OF_VALUES, *table.OF_PAIRS, 'ode'
+  fields = {
+    'metrics': metrics, 'num_generated': 16, 'num_images': 4, 'num_pairs': 12,
+    'draws_per_pair': 3, 'batch_size': 16, 'features': '',
+  }  # fmt: skip
+  config = of_run(run, **{f'evaluation.{n}': x for n, x in fields.items()})
+  MODES['evaluate'](config, run)
+  found = {}
+  for result in sorted((run / 'evaluation').glob('*/result.json')):
+    content = json.loads(result.read_text())
+    ode = {'ode': {'value': content.get('nats_per_dim')}}
+    found |= content.get('metrics', ode)
+  for name in metrics[:-1]:
+    for score in table.METRICS[name]().scores:
+      number = found.get(score, found.get(f'{score}_values'))['value']
+      assert np.isfinite(number)
+      if score.endswith(('_p', '_ks', '_chi2', '_coverage')):
+        assert 0.0 <= number <= 1.0
+  # The density has the user's units: log std is in it.
+  facts = json.loads((run / 'config.json').read_text())['facts']['x']
+  log_det = float(np.log(facts['std']).sum())
+  assert abs(found['ode']['value'] - log_det / 2 - 1.4) < 1.5
 
 
 # -- restore -----------------------------------------------------------------
