@@ -5,9 +5,9 @@ The images are the bytes of image files.
 
 import dataclasses
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from diffusion_jax.data.images import decode_image, resized
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
+
+T = TypeVar('T')
 
 
 class Table(Protocol):
@@ -84,12 +86,7 @@ class ColumnSource:
     return arrays
 
   def _values(self, index, column, convert):
-    rows = self.rows[index]
-    for i, value in zip(rows, self.table.get(column, rows), strict=True):
-      try:
-        yield convert(value, column)
-      except ValueError as error:
-        raise ValueError(f'{self.table.place(i)}: {error}') from None
+    return converted(self.table, self.rows[index], column, convert)
 
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -118,22 +115,26 @@ class NumberSource:
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     columns = {'x': self.x, 'context': self.context}
     return {
-      name: np.stack(list(self._arrays(column, index)))
+      name: np.stack([
+        *converted(self.table, self.rows[index], column, _numbers)
+      ])
       for name, column in columns.items()
       if column
-    }
+    }  # fmt: skip
 
-  def _arrays(self, column, index):
-    rows = self.rows[index]
-    for i, value in zip(rows, self.table.get(column, rows), strict=True):
-      try:
-        array = np.asarray(value, np.float64)
-        if not array.ndim or not np.isfinite(array).all():
-          raise ValueError
-      except (TypeError, ValueError):
-        misfit = _misfit(column, 'a list of numbers', value)
-        raise ValueError(f'{self.table.place(i)}: {misfit}') from None
-      yield array
+
+def converted(
+  table: Table,
+  rows: np.ndarray,
+  column: str,
+  convert: Callable[[object, str], T],
+) -> Iterator[T]:
+  """Yields convert(value, column) of rows; ValueError names the row."""
+  for i, value in zip(rows, table.get(column, rows), strict=True):
+    try:
+      yield convert(value, column)
+    except ValueError as error:
+      raise ValueError(f'{table.place(i)}: {error}') from None
 
 
 def of_numbers(
@@ -156,6 +157,16 @@ def of_numbers(
     Values(first['x']), context=Values(first['context']) if context else None
   )
   return dataclasses.replace(source, facts=facts)
+
+
+def _numbers(value, column):
+  try:
+    array = np.asarray(value, np.float64)
+  except (TypeError, ValueError):
+    array = np.array(np.nan)
+  if not array.ndim or not np.isfinite(array).all():
+    raise _misfit(column, 'a list of numbers', value)
+  return array
 
 
 def _picture(value, column):

@@ -151,7 +151,8 @@ def within_box(
         'data.bounds: train longer, or widen data.bounds'
       )
     # Each gets several attempts, to fill the batch; the first inside counts.
-    each = min(max(1, len(samples) // len(bad)), ATTEMPTS)
+    left = ATTEMPTS - int(tried[bad].max())
+    each = min(max(1, len(samples) // len(bad)), left)
     again = bad.repeat(each)
     attempt = (tried[bad][:, None] + np.arange(each)).ravel()
     i, a = (np.resize(x, len(samples)) for x in (index[again], attempt))
