@@ -241,3 +241,26 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
   np.testing.assert_array_equal(source.read(np.arange(2))['x'], pictures[:2])
   with pytest.raises(ValueError, match='row 0'):
     read('someone/pictures', num_classes=0).read(np.arange(1))
+
+
+@pytest.mark.parametrize('streaming', [0, 100])
+def test_lists_of_numbers_are_arrays_with_a_context(tmp_path, streaming):
+  rng = np.random.default_rng(0)
+  theta, seen = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+  columns = {'theta': theta.tolist(), 'seen': seen.tolist()}
+  columns['text'] = ['no number'] * 9
+  top = tmp_path / 'numbers'
+  top.mkdir()
+  path = str(top / 'train-00000-of-00001.parquet')
+  datasets.Dataset.from_dict(columns).to_parquet(path)
+  fields = {'x_column': 'theta', 'streaming': streaming}
+  source = huggingface(str(top), context_column='seen', **fields)
+  assert source.facts.x.shape == (3,) and source.facts.context.shape == (2,)
+  found = source.read(np.array([7, 0]))
+  np.testing.assert_array_equal(found['x'], theta[[7, 0]])
+  np.testing.assert_array_equal(found['context'], seen[[7, 0]])
+  assert set(huggingface(str(top), **fields).read(np.arange(1))) == {'x'}
+  with pytest.raises(ValueError, match="no column 'lost', but theta"):
+    huggingface(str(top), context_column='lost', **fields)
+  with pytest.raises(ValueError, match='text must be a list of numbers'):
+    huggingface(str(top), x_column='text', streaming=streaming)
