@@ -166,7 +166,7 @@ def write_config(sections: Sections) -> Options:
   return {**DDPM, **ratio, **_betas(schedule)} | {
     'prediction_type': kinds[names['parametrization']],
     'variance_type': variances[variance],
-    'clip_sample': sampling.get('clip', True),
+    'clip_sample': bool(sampling.get('clip', True)),
     'thresholding': threshold > 0.0,
     # Our even steps begin at T, as 'trailing' ones do.
     'timestep_spacing': spacing if spacing in _SPACINGS else 'trailing',

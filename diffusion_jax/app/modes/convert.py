@@ -273,11 +273,13 @@ def write_adapters(out: Path, model: Model, params: Params) -> None:
 def export_sections(model: Model) -> Json:
   """Returns the sections of a run for diffusers.
 
-  A schedule that diffusers does not know becomes a list of alphas.
+  A schedule that diffusers does not know becomes a list of alphas, and a clip
+  that is None becomes what the data decide.
   """
   sections = folder.plain(model.config)
   if model.noisy is None:
     return sections
+  sections['sampling']['clip'] = model.noisy.clips
   if not schedulers.has_name(sections['schedule']):
     schedule = model.noisy.schedule()
     if isinstance(schedule, dj.DiscreteSchedule):
