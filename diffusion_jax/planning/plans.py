@@ -57,17 +57,13 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
   yield f'  products  {products}'
   if plan.get('attention'):
     yield f'  attention {plan["attention"]}'
-  yield f'  traffic   {amount(plan["traffic"], "B")} of the memory'
-  for kind, total in sorted(plan['collectives'].items()):
-    yield (
-      f'  network   {total["count"]} {kind}, {total["bytes"]:,} bytes: a '
-      f'device sends {amount(total["sent"], "B")}'
-    )
-  if plan['loops_of_unknown_length']:
-    yield (
-      f'  note      {plan["loops_of_unknown_length"]} loops of unknown length '
-      'count once'
-    )
+  traffic = f'{amount(plan["traffic"], "B")}, loops once'
+  if rates:
+    seconds = plan['traffic'] / rates.bandwidth
+    traffic += f': {amount(seconds, "s")} without a cache'
+  yield f'  traffic   {traffic}'
+  if plan['sent']:
+    yield f'  network   a device sends at least {amount(plan["sent"], "B")}'
   if 'bounds' not in plan:
     return
   bounds = ', '.join(
@@ -103,11 +99,10 @@ def _row(plan):
     memory if plan['fits'] else f'{memory} does not fit'.strip(),
   ]
   if 'flops' in plan:
-    sent = sum(total['sent'] for total in plan['collectives'].values())
     row += [
       amount(sum(plan['flops'].values()), 'FLOP'),
       amount(plan['traffic'], 'B'),
-      amount(sent, 'B'),
+      amount(plan['sent'], 'B'),
     ]
   if 'bounds' in plan:
     row += [

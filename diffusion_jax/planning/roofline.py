@@ -1,62 +1,72 @@
 """Lower bounds of a program's time, from published rates.
 
 A device takes at least the longest of three times: its products at the
-published rate, its memory traffic at the published bandwidth, and the bytes it
-sends over all of its links (Williams et al. 2009). Real programs take longer:
-these are bounds, not estimates of a measurement.
+published rate, the least bytes that its memory moves at the published
+bandwidth, and the least bytes that it sends over all of its links (Williams et
+al. 2009). Real programs take longer: these are bounds, not estimates.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jax.extend.core import ClosedJaxpr
 from jax.stages import Compiled
 
 from diffusion_jax.planning.programs import (
-  Collective,
   Memory,
-  Program,
-  between_bytes,
-  find,
+  bytes_accessed,
   flops,
   memory,
-  traffic,
-  wire_bytes,
 )
-from diffusion_jax.planning.topologies import Rates, Topology
+from diffusion_jax.planning.topologies import Rates
 
 
 class Measured(NamedTuple):
   """The figures of a program on one device.
 
-  flops: FLOP of products, by dtype. traffic: bytes read from and written to
-  memory; beyond_cache: the part that no cache can hold. unknown: the number of
-  loops with an unknown number of repetitions, which count once.
+  flops: FLOP of products, by dtype. traffic: bytes that operations read and
+  write. sent: the least bytes that a device sends; between: of them, to other
+  machines.
   """
 
   memory: Memory
   flops: dict[str, float]
   traffic: float
-  beyond_cache: float
-  collectives: list[Collective]
-  unknown: int
+  sent: float
+  between: float
 
 
 def measure(
-  compiled: Compiled, jaxpr: ClosedJaxpr, topology: Topology, n: int
+  compiled: Compiled,
+  jaxpr: ClosedJaxpr,
+  mesh: Sequence[int],
+  machine: int,
+  weights: float,
 ) -> Measured:
-  """Measures a compiled program on n devices; jaxpr is its trace."""
-  program = Program(compiled.as_text() or '')
-  cache = topology.rates.cache if topology.rates else 0.0
+  """Measures a compiled program; jaxpr is its trace, for all devices.
+
+  mesh: (data, fsdp); machine: the devices of one machine; weights: bytes of
+  what is trained, 0 if nothing is.
+  """
+  data, fsdp = mesh
+  n = data * fsdp
   products = {dtype: count / n for dtype, count in flops(jaxpr).items()}
   return Measured(
     memory(compiled),
     products,
-    traffic(program),
-    traffic(program, cache),
-    find(program, n, topology.machine),
-    program.unknown,
+    bytes_accessed(compiled),
+    sent(weights, data, fsdp),
+    sent(weights, max(n // machine, 1), 1) / machine,
   )
+
+
+def sent(weights: float, data: int, fsdp: int) -> float:
+  """Returns the least bytes that a device sends in a training step, by rings.
+
+  (fsdp - 1) / fsdp of the weights are gathered and as much of their gradients
+  scattered; 2 (data - 1) / data of a device's gradients are summed.
+  """
+  return 2 * weights * ((fsdp - 1) / fsdp + (data - 1) / data / fsdp)
 
 
 class Bounds(NamedTuple):
@@ -78,11 +88,19 @@ class Bounds(NamedTuple):
 
 
 def bounds(measured: Measured, rates: Rates) -> Bounds:
-  """Returns the bounds of a program on devices with these rates."""
+  """Returns the bounds of a program on devices with these rates.
+
+  Arguments are read and results written; temporaries that no cache holds are
+  written and read. Between machines a device uses links and adapter together.
+  """
+  m = measured.memory
+  moved = m.arguments + m.results + 2 * max(m.temporaries - rates.cache, 0.0)
+  apart = rates.between if measured.between else 0.0
+  within = measured.sent / (rates.link + apart)
   return Bounds(
     arithmetic_seconds(measured.flops, rates),
-    measured.beyond_cache / rates.bandwidth,
-    network_seconds(measured.collectives, rates),
+    moved / rates.bandwidth,
+    max(within, measured.between / rates.between),
   )
 
 
@@ -92,16 +110,3 @@ def arithmetic_seconds(products: Mapping[str, float], rates: Rates) -> float:
     count / (rates.flops_float32 if dtype == 'float32' else rates.flops)
     for dtype, count in products.items()
   )
-
-
-def network_seconds(collectives: Iterable[Collective], rates: Rates) -> float:
-  """Returns the seconds of the slower network, with the ring algorithm.
-
-  A collective between machines uses a device's links and its adapter together.
-  """
-  within = between = 0.0
-  for one in collectives:
-    apart = rates.between if one.machines > 1 else 0.0
-    within += wire_bytes(one) / (rates.link + apart)
-    between += between_bytes(one) / rates.between
-  return max(within, between)

@@ -16,6 +16,7 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import plan
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import compiling, sharding
+from tests import hlo
 from tests.app.conftest import trial
 
 PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
@@ -69,15 +70,9 @@ def step(h100):
 
 def operations(compiled):
   """Returns (kind, type) of the operations that are kernels or loops."""
-  program = programs.Program(compiled.as_text())
+  found = hlo.operations(compiled.as_text())
   free = {'parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant'}
-  return [(x.kind, x.type) for x, *_ in program.run() if x.kind not in free]
-
-
-def elements(text, dtype):
-  """Returns the number of elements of each array of a dtype in a type."""
-  shapes = re.findall(rf'\b{dtype}\[([\d,]+)\]', text)
-  return [eval(shape.replace(',', '*')) for shape in shapes]
+  return [(x.kind, x.type) for x in found if x.kind not in free]
 
 
 def test_blocks_are_no_loop_and_their_residuals_are_not_stacked(step):
@@ -88,8 +83,12 @@ def test_blocks_are_no_loop_and_their_residuals_are_not_stacked(step):
 def test_no_activation_is_float32(step):
   """LayerNorm's statistics and the loss are computed within kernels."""
   types = [x for kind, x in operations(step())]
-  assert max(size for x in types for size in elements(x, 'bf16')) >= ACTIVATION
-  assert all(size < ACTIVATION for x in types for size in elements(x, 'f32'))
+  assert (
+    max(size for x in types for size in hlo.elements(x, 'bf16')) >= ACTIVATION
+  )
+  assert all(
+    size < ACTIVATION for x in types for size in hlo.elements(x, 'f32')
+  )
 
 
 def test_a_block_stores_19_activations(step):
@@ -125,8 +124,8 @@ def test_the_state_of_a_u_net_is_not_copied_to_other_layouts(h100):
   order = params['conv_in']['kernel'].layout.major_to_minor
   assert order == (3, 0, 1, 2)
   found = operations(compiled)
-  copies = [x for kind, x in found if kind == 'copy' and elements(x, 'f32')]
-  assert sum(programs.size(x) > 1e5 for x in copies) == 0
+  copies = [x for kind, x in found if kind == 'copy' and hlo.elements(x, 'f32')]
+  assert sum(hlo.size(x) > 1e5 for x in copies) == 0
   convolutions = compiled.as_text().count('custom_call_target="__cudnn$conv')
   transposes = sum(kind == 'transpose' for kind, _ in found)
   assert 0 < convolutions and transposes <= 2 * convolutions

@@ -1,4 +1,4 @@
-"""Programs with known communication, traffic and products."""
+"""Programs with known communication, memory and products."""
 
 import functools
 import types
@@ -21,6 +21,7 @@ from diffusion_jax.networks.transformer_block import QKV, Block
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import optimizer
+from tests import hlo
 from tests.app.conftest import read, smoke, trial
 
 
@@ -42,38 +43,17 @@ def test_a_sum_over_devices_is_one_all_reduce():
   text = compiled(
     lambda x: x.sum(axis=0), mesh, [SPLIT], ALL, (16, 5, 7)
   )  # of [5, 7] float32
-  (one,) = programs.find(text, 8)
-  assert one == ('all-reduce', 1, 4 * 5 * 7, 8, 1)
-  assert programs.wire_bytes(one) == 2 * 7 / 8 * 140
+  (one,) = hlo.collectives(text)
+  assert one == ('all-reduce', 4 * 5 * 7, 8)
+  assert one.sent == 2 * 7 / 8 * 140
 
 
 def test_a_copy_of_what_is_split_is_one_all_gather():
   mesh = sharding.make_mesh(2, 4)
   text = compiled(lambda x: x * 2.0, mesh, [SPLIT], ALL, (8, 3))
-  (one,) = programs.find(text, 8)
-  assert one == ('all-gather', 1, 4 * 8 * 3, 4, 1)
-  assert programs.wire_bytes(one) == 3 / 4 * 96
-
-
-def test_a_loop_repeats_its_collectives():
-  """Five layers are gathered one by one, twice."""
-
-  def layers(x, w):
-    def one(x, w):
-      return jnp.tanh(x @ w), None
-
-    def twice(i, x):
-      return jax.lax.scan(one, x, w)[0]
-
-    return jax.lax.fori_loop(0, 2, twice, x)
-
-  mesh = sharding.make_mesh(1, 8)
-  text = compiled(
-    layers, mesh, [SPLIT, PartitionSpec(None, None, 'fsdp')], SPLIT,
-    (8192, 16), (5, 16, 16),
-  )  # fmt: skip
-  found = programs.find(text, 8)
-  assert len(found) == 10 and found[0].bytes == 4 * 16 * 16
+  (one,) = hlo.collectives(text)
+  assert one == ('all-gather', 4 * 8 * 3, 4)
+  assert one.sent == 3 / 4 * 96
 
 
 @pytest.mark.parametrize('peak, expected', [(0, 107), (200, 200)])
@@ -84,146 +64,7 @@ def test_the_peak_counts_outputs_that_reuse_no_argument(peak, expected):
     alias_size_in_bytes=4, peak_memory_in_bytes=peak,
   )  # fmt: skip
   compiled: Any = types.SimpleNamespace(memory_analysis=lambda: stats)
-  assert programs.memory(compiled) == (100, 5, expected)
-
-
-LINES = """
-  %a = bf16[4,8]{1,0} parameter(0)
-  %e = f32[1]{0} parameter(1)
-  %s = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-start(%a, %b), replica_groups=[2,4]<=[8], to_apply=%add
-  %d = (bf16[4,8]{1,0}, f32[3]{0}) all-reduce-done(%s)
-  %r = f32[2,8]{1,0} reduce-scatter(%c), replica_groups={{0,1,2,3}}, dimensions={0}
-  %g = f32[6]{0} all-gather(%c), replica_groups=mesh['a'=2,'b'=4], device_ids=([8]) {'a','b':(1)2}
-  %h = (f32[1]{0}, f32[2]{0}) all-gather-start(%e), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
-  %p = pred[16]{0} collective-permute(%c), source_target_pairs={{0,1},{1,0}}
-  %q = (f32[1]{0}, f32[1]{0}, u32[], u32[]) collective-permute-start(%e), source_target_pairs={{3,4}}
-"""  # noqa: E501
-
-
-def test_lines_of_other_machines_are_read():
-  """Groups, bytes, and the number of machines of four devices."""
-  assert programs.find(LINES, 8, 4) == [
-    ('all-reduce', 2, 2 * 32 + 4 * 3, 4, 1),
-    ('reduce-scatter', 1, 4 * 4 * 16, 4, 1),
-    ('all-gather', 1, 24, 4, 2),  # 0, 2, 4, 6
-    ('all-gather', 1, 8, 2, 2),  # 0, 4
-    ('collective-permute', 1, 16, 8, 1),
-    ('collective-permute', 1, 4, 8, 2),
-  ]
-
-
-def test_what_leaves_a_machine():
-  """Each of two machines sends half of the sum, with four adapters."""
-  one = programs.Collective('all-reduce', 1, 800, 8, 2)
-  assert programs.wire_bytes(one) == 2 * 7 / 8 * 800
-  assert programs.between_bytes(one) == 2 * 1 / 2 * 800 / 4
-  assert programs.between_bytes(one._replace(machines=1)) == 0
-
-
-PROGRAM = """
-HloModule example
-
-%fused (p0: f32[5,256,4], p1: s32[], p2: f32[7,100]) -> (f32[256,4], f32[7,100]) {
-  %p0 = f32[5,256,4]{2,1,0} parameter(0)
-  %p1 = s32[] parameter(1)
-  %p2 = f32[7,100]{1,0} parameter(2)
-  %zero = s32[] constant(0)
-  %slice = f32[1,256,4]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,256,4}
-  %row = f32[1,100]{1,0} broadcast(%zero), dimensions={}
-  %update = f32[7,100]{1,0} dynamic-update-slice(%p2, %row, %p1, %zero)
-  %layer = f32[256,4]{1,0} bitcast(%slice)
-  ROOT %both = (f32[256,4]{1,0}, f32[7,100]{1,0}) tuple(%layer, %update)
-}
-
-%body (state: (s32[], f32[5,256,4], f32[7,100])) -> (s32[], f32[5,256,4], f32[7,100]) {
-  %state = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) parameter(0)
-  %i = s32[] get-tuple-element(%state), index=0
-  %w = f32[5,256,4]{2,1,0} get-tuple-element(%state), index=1
-  %y = f32[7,100]{1,0} get-tuple-element(%state), index=2
-  %fusion = (f32[256,4]{1,0}, f32[7,100]{1,0}) fusion(%w, %i, %y), kind=kLoop, calls=%fused
-  %chip = f32[256,4]{1,0:T(8,128)S(1)} get-tuple-element(%fusion), index=0
-  %out = bf16[10]{0} custom-call(%chip), custom_call_target="f"
-  ROOT %next = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) tuple(%i, %w, %y)
-}
-
-%condition (state.1: (s32[], f32[5,256,4], f32[7,100])) -> pred[] {
-  %state.1 = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) parameter(0)
-  %i.1 = s32[] get-tuple-element(%state.1), index=0
-  %count = s32[] constant(5)
-  ROOT %less = pred[] compare(%i.1, %count), direction=LT
-}
-
-ENTRY %main (x: f32[1000]) -> f32[1000] {
-  %x = f32[1000]{0} parameter(0)
-  %init = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) custom-call(%x), custom_call_target="g"
-  %loop = (s32[], f32[5,256,4]{2,1,0}, f32[7,100]{1,0}) while(%init), condition=%condition, body=%body
-  ROOT %copy = f32[1000]{0} copy(%x)
-}
-"""  # noqa: E501
-
-
-def test_traffic_is_what_is_read_and_written():
-  """A loop reads a slice of a stack and writes a row of another, five times.
-
-  The condition has the loop's length; %chip stays on the chip.
-  """
-  program = programs.Program(PROGRAM)
-  assert program.unknown == 0 and program.times['body'] == 5
-  entry = 4000 + (4 + 4 * 5 * 256 * 4 + 4 * 700) + 2 * 4000
-  fusion = 4096 + 4 + 4096 + 400  # slice and index in, slice and row out
-  compare = 4 + 4 + 1
-  assert programs.traffic(program) == entry + 5 * (fusion + 20) + 6 * compare
-  # What a cache of 4,000 bytes can hold of each array need not move.
-  beyond = 4 * 5 * 256 * 4 - 4000 + 5 * 2 * 96
-  assert programs.traffic(program, 4000) == beyond
-
-
-TPU = """
-%begin (q0: f32[2,4]) -> (f32[2,4], f32[8,4]) {
-  %q0 = f32[2,4]{1,0} parameter(0)
-  %g0 = f32[8,4]{1,0} all-gather(%q0), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
-  ROOT %t0 = (f32[2,4]{1,0}, f32[8,4]{1,0}) tuple(%q0, %g0)
-}
-
-%go_on (r0: f32[2,4], r1: f32[8,4], r2: f32[3]) -> (f32[3], f32[2,4], f32[8,4]) {
-  %r0 = f32[2,4]{1,0} parameter(0)
-  %r1 = f32[8,4]{1,0} parameter(1)
-  %r2 = f32[3]{0} parameter(2)
-  %twice = f32[3]{0} add(%r2, %r2)
-  %g1 = f32[8,4]{1,0} all-gather(%r0), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
-  ROOT %t1 = (f32[3]{0}, f32[2,4]{1,0}, f32[8,4]{1,0}) tuple(%twice, %r0, %g1)
-}
-
-%all-reduce-scatter.1 (s0: bf16[16]) -> bf16[4] {
-  %s0 = bf16[16]{0} parameter(0)
-  %sum = bf16[16]{0} all-reduce(%s0), channel_id=8, replica_groups={{0,1,2,3}}, to_apply=%add
-  %id = u32[] partition-id()
-  ROOT %part = bf16[4]{0} dynamic-slice(%sum, %id), dynamic_slice_sizes={4}
-}
-
-ENTRY %main (x: f32[2,4], y: f32[3], z: bf16[16]) -> bf16[4] {
-  %x = f32[2,4]{1,0} parameter(0)
-  %y = f32[3]{0} parameter(1)
-  %z = bf16[16]{0} parameter(2)
-  %start = (f32[2,4]{1,0}, f32[8,4]{1,0}) fusion(%x), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%begin
-  %a = f32[2,4]{1,0} get-tuple-element(%start), index=0
-  %b = f32[8,4]{1,0} get-tuple-element(%start), index=1
-  %step = (f32[3]{0}, f32[2,4]{1,0}, f32[8,4]{1,0}) fusion(%a, %b, %y), kind=kOutput, output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%go_on
-  ROOT %out = bf16[4]{0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
-}
-"""  # noqa: E501
-
-
-def test_collectives_within_the_fusions_of_a_tpu():
-  """A second fusion continues a gather, and a sum is scattered.
-
-  The second fusion moves only y.
-  """
-  assert programs.find(TPU, 4) == [
-    ('all-gather', 1, 4 * 8 * 4, 4, 1),
-    ('reduce-scatter', 1, 2 * 16, 4, 1),
-  ]
-  assert programs.traffic(programs.Program(TPU)) == 128 + 12 + 12 + 32 + 8
+  assert programs.memory(compiled) == (100, 5, 6, expected)
 
 
 def forward_flops(network, *inputs):
@@ -362,7 +203,7 @@ def test_data_parallelism_sums_the_gradients_once():
     'conditioning.dropout': 0.0,
   })  # fmt: skip
   step, like = compile_step(config)
-  (one,) = programs.find(step.as_text(), 8)
+  (one,) = hlo.collectives(step.as_text())
   assert (one.kind, one.group) == ('all-reduce', 8)
   leaves = jax.tree.leaves(like.params)
   gradients = 4 * sum(leaf.size for leaf in leaves)
@@ -390,7 +231,7 @@ def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   whole, part = state_bytes(like)
   assert part < 1.1 / 8 * whole
   tokens = 4 * config.training.batch_size * 16 * config.network.channels
-  found = programs.find(step.as_text(), 8)
+  found = hlo.collectives(step.as_text())
   assert sum(one.bytes for one in found) < tokens
   assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}
 
@@ -409,6 +250,6 @@ def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
   })  # fmt: skip
   step, like = compile_step(config)
   weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(like.params))
-  found = programs.find(step.as_text(), 8)
-  sent = sum(map(programs.wire_bytes, found))
+  found = hlo.collectives(step.as_text())
+  sent = sum(one.sent for one in found)
   assert 2.6 * weights < sent < 2.9 * weights

@@ -136,7 +136,11 @@ def compile_one(
     row |= {'fits': False, 'peak': out_of_memory(error)}
     return row
   row['compiled_in'] = round(time.monotonic() - start, 1)
-  measured = roofline.measure(compiled, traced.jaxpr, topology, mesh.size)
+  itemsize = 2 if row['dtype'] == 'bfloat16' else 4
+  weights = itemsize * state[0] if of == 'train' else 0
+  measured = roofline.measure(
+    compiled, traced.jaxpr, row['mesh'], topology.machine, weights
+  )
   useful = sum(measured.flops.values())
   if of == 'train' and row['remat']:
     once = store.with_flags(config, [('network.remat', 'False')])
@@ -172,19 +176,12 @@ def figures(
   useful: FLOP of a device, without the operations that remat repeats.
   """
   rates = topology.rates
-  kinds: dict[str, dict[str, float]] = {}
-  for one in measured.collectives:
-    kind = kinds.setdefault(one.kind, {'count': 0, 'bytes': 0, 'sent': 0.0})
-    kind['count'] += 1
-    kind['bytes'] += one.bytes
-    kind['sent'] += programs.wire_bytes(one)
   results = {
     **measured.memory._asdict(),
     'fits': rates is None or measured.memory.peak <= rates.memory,
     'flops': measured.flops,
     'traffic': measured.traffic,
-    'collectives': kinds,
-    'loops_of_unknown_length': measured.unknown,
+    'sent': measured.sent,
   }
   if rates is None:
     return results

@@ -13,6 +13,7 @@ from diffusion_jax.app.modes import MODES, plan
 from diffusion_jax.app.run import folder
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import layouts
+from tests import hlo
 from tests.app.conftest import smoke, trial
 
 
@@ -43,7 +44,7 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
           if shard.device == jax.devices()[0]
         )
         compiled = step.lower(*arrays).compile()
-        found = programs.find(compiled.as_text(), 8)
+        found = hlo.collectives(compiled.as_text())
         seen.append((programs.memory(compiled), found, state))
       return run(*arrays)
 
@@ -60,11 +61,9 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
   (row,) = planned(tmp_path)
   assert row['peak'] == memory.peak and row['arguments'] == memory.arguments
   assert row['state']['bytes'] == state
-  assert sum(kind['count'] for kind in row['collectives'].values()) == len(
-    collectives
-  )
-  sent = sum(map(programs.wire_bytes, collectives))
-  assert sum(kind['sent'] for kind in row['collectives'].values()) == sent
+  sent = sum(one.sent for one in collectives)
+  metrics = 2 * 7 / 8 * 100  # bytes, at most
+  assert sent - metrics < row['sent'] <= sent
   assert 'compiling: mesh 8x1, batch 8' in capsys.readouterr().out
   MODES['plan'](config, tmp_path)
   again = capsys.readouterr().out
@@ -160,12 +159,11 @@ def test_a_step_compiles_for_machines_that_are_not_here(
     run = str(tmp_path / 'autoencoder')
     config = store.with_fields(config, {'latent.run': run})
   row = compiles(config, 'train', devices, tmp_path)
-  assert row['fits'] and row['collectives'] and sum(row['flops'].values())
-  assert not row['loops_of_unknown_length']
+  assert row['fits'] and row['traffic'] and sum(row['flops'].values())
 
 
 @pytest.mark.compilers
 def test_a_sampler_compiles_for_machines_that_are_not_here(devices, tmp_path):
   config = trial('digits_dit', **{'training.mesh': (8, 1)})
   row = compiles(config, 'sample', devices, tmp_path)
-  assert row['fits'] and row['bounds'] and not row['loops_of_unknown_length']
+  assert row['fits'] and row['bounds'] and row['traffic']
