@@ -217,13 +217,16 @@ def parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS([a for a in argv if a not in asks_help])
   except flags.UnrecognizedFlagError as error:
-    name, fields = error.flagname, [*store.completed({}).paths()]
+    name, ours = error.flagname, flags.FLAGS.get_key_flags_for_module(__name__)
+    if hint := near(name, [flag.name for flag in ours]):
+      fail(f'there is no flag --{name}{hint}')
+    fields = [*store.completed({}).paths()]
     like = [name] * (name.partition('.')[0] in fields)
     if like := like or [f for f in fields if f.endswith(f'.{name}')]:
       like = sorted(like, key=lambda field: field.count('.'))[:3]
       hint = ' or '.join(f'--config.{field}' for field in like)
       fail(f'there is no flag --{name} (did you mean {hint}?)')
-    fail(str(error))
+    fail(f'there is no flag --{name}: --help lists them')
   except flags.Error as error:
     fail(str(error))
   if len(rest) > 1:
