@@ -15,9 +15,9 @@ bfloat16 with batches of 128 to 1024, and torch is compiled.
 
 A ratio is torch's time over ours in one round, so ours is faster above 1. The
 table has the median over the rounds and the quartiles, for the faster of torch
-and torch.compile. FLOP are counted by layers (3 forward passes in a training
-step) and by XLA. The share of the device's rate (MFU) is relative to the
-fastest product of matrices of all sides.
+and torch.compile. FLOP are those of all products (3 forward passes in a
+training step) and by XLA. The share of the device's rate (MFU) is relative to
+the fastest product of matrices of all sides.
 """
 
 import argparse
@@ -150,7 +150,7 @@ HEADER = (
   'of processor times',
   'images/s, ours',
   'GFLOP/s, ours',
-  'MFU by layers, by XLA; torch',
+  'MFU by products, by XLA; torch',
   'peak MB, ours; torch',
 )
 

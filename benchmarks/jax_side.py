@@ -15,6 +15,7 @@ import numpy as np
 import diffusion_jax
 from benchmarks import cases, flops, turns
 from diffusion_jax.app import devices, models
+from diffusion_jax.planning import programs
 from diffusion_jax.runtime.compiling import options
 from diffusion_jax.runtime.sharding import on_mesh, replicated
 
@@ -54,7 +55,7 @@ class Side:
   def facts(self):
     """Returns versions, the device, parameters, FLOP and the rate of products.
 
-    FLOP are counted by layers, for a forward pass.
+    FLOP are those of the products of a forward pass, from its trace.
     """
     device = jax.devices()[0]
     on_gpu = device.platform != 'cpu'
@@ -74,8 +75,10 @@ class Side:
     }
 
   def forward_flop(self):
-    """Returns the FLOP of a forward pass, counted by layers."""
-    return flops.analytic(self.model, self.case.batch)
+    """Returns the FLOP of all products of a forward pass, 2 for each term."""
+    arrays = self._arrays(self.case.batch)
+    jaxpr = jax.make_jaxpr(self.apply)(self.params['network'], *arrays)
+    return sum(programs.flops(jaxpr).values())
 
   def export(self):
     """Returns (x, noise, the weights for torch, the output)."""
