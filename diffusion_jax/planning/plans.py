@@ -61,7 +61,8 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
   if rates:
     seconds = plan['traffic'] / rates.bandwidth
     traffic += f': {amount(seconds, "s")} without a cache'
-  yield f'  traffic   {traffic}'
+  if plan['traffic']:
+    yield f'  traffic   {traffic}'
   if plan['sent']:
     yield f'  network   a device sends at least {amount(plan["sent"], "B")}'
   if 'bounds' not in plan:
@@ -101,7 +102,7 @@ def _row(plan):
   if 'flops' in plan:
     row += [
       amount(sum(plan['flops'].values()), 'FLOP'),
-      amount(plan['traffic'], 'B'),
+      amount(plan['traffic'], 'B') if plan['traffic'] else '',
       amount(plan['sent'], 'B'),
     ]
   if 'bounds' in plan:
@@ -140,7 +141,8 @@ def remedies(plan: Plan) -> str:
 def advice(plan: Plan, rates: Rates) -> str:
   """Returns the flag that lowers the longest bound, and why; '' without one."""
   binding, flops = plan['binding'], plan['flops']
-  of_state = 4 * plan['state']['bytes'] > plan['traffic']
+  moved = plan['bounds']['memory'] * rates.bandwidth
+  of_state = 4 * plan['state']['bytes'] > moved
   if binding == 'network' or binding == 'memory' and of_state:
     flag = f'{SIZES[plan["of"]]}={2 * plan["batch"]}'
     return f'hardly more for a larger batch: try --config.{flag}'

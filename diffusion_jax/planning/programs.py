@@ -36,7 +36,8 @@ def memory(compiled: Compiled) -> Memory:
 def bytes_accessed(compiled: Compiled) -> float:
   """Returns the bytes that operations read and write, by XLA's cost analysis.
 
-  Loops count once; nothing is taken off for caches.
+  Loops count once; nothing is taken off for caches. 0: XLA does not say, as for
+  GPUs that are not here.
   """
   analysis = compiled.cost_analysis()
   return float(analysis.get('bytes accessed', 0.0)) if analysis else 0.0

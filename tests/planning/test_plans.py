@@ -116,7 +116,7 @@ BFLOAT16 = 'try --config.network.dtype=bfloat16'
     (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
     ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
     ({'binding': 'network'}, V5E.rates, BATCH),
-    ({'binding': 'memory', 'traffic': 2.0**21}, V5E.rates, BATCH),
+    ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
   ],
 )
 def test_the_limit_names_the_flag_that_moves_it(changes, rates, flag):
