@@ -59,6 +59,7 @@ def get_config(arg=''):
     config.network = section('unet', attention_resolutions=(7,), **UNET)
     config.noise_input = section('time')
     config.objective = section('masked')
+    config.evaluation.elbo = section(num_times=8)  # of each of 10,000 images
   else:
     config.schedule = section('learned')
     config.network = section('vdm', channels=32, num_layers=4, num_groups=8)
