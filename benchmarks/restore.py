@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.app import images as app_images, models, weights
+from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.edits.restoration import errors
+from diffusion_jax.app.inputs import datasets as app_images
 from diffusion_jax.app.modes import edit
-from diffusion_jax.app.restoration import errors
+from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images

@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import models, weights
+from diffusion_jax.app import models
 from diffusion_jax.app.config import store
+from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
 from diffusion_jax.data.values import Values
 from diffusion_jax.demos import digits_judge

@@ -126,12 +126,12 @@ sampling/map_sampler.py multistep_consistency_sampling
 sampling/map_sampler.py whose_last_call_would_do_nothing
   np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
 # Folders to share.
-app/sharing.py app/test_sharing.py kept_autoencoder
+app/run/sharing.py app/run/test_sharing.py kept_autoencoder
   write_json(target / 'config.json', own.without_folders(stored))
   => write_json(target / 'config.json', stored)
-app/sharing.py app/test_sharing.py is_last
+app/run/sharing.py app/run/test_sharing.py is_last
   ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
-app/sharing.py app/test_sharing.py other_weights_under
+app/run/sharing.py app/run/test_sharing.py other_weights_under
   here != there or not shared.same(source, workdir) => here != there
 # Given a measurement.
 core/measurements.py sampling/test_measurements.py at_every_level
@@ -152,7 +152,7 @@ app/modes/serve.py replaces_a_respacing
   flags.append(('sampling.respacing', '')) => pass
 app/modes/serve.py two_lines
   one_line(str(error)) => str(error)
-app/emerging.py app/modes/test_serve.py compiles_says_so
+app/drawing/emerging.py app/modes/test_serve.py compiles_says_so
   compiles=not i and key not in ready => compiles=False
 data/values.py real_numbers_come_back
   exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
@@ -224,13 +224,13 @@ sampling/conjugate_gradients.py sampling/test_splitting.py spread_of_every_frequ
   - ridge * v => - 0.0 * v
 sampling/reconstruction.py no_image_explains
   variance(residual), precision, => variance(residual), 0.0,
-app/restoration.py app/modes/test_restore.py beyond_the_usual
+app/edits/restoration.py app/modes/test_restore.py beyond_the_usual
   max(1.0, usual) => max(0.0, usual)
-app/restoration.py app/modes/test_restore.py hidden_by_a_mask
+app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
   np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
-app/restoration.py app/modes/test_restore.py hidden_by_a_mask
+app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
   jnp.sqrt(square / _seen(forward, grey).mean()) => jnp.sqrt(square)
-app/posteriors.py app/modes/test_restore.py compared_with_the_models
+app/edits/posteriors.py app/modes/test_restore.py compared_with_the_models
   (level.alpha**2 + level.sigma**2) / level.alpha => level.sigma / level.alpha
 sampling/reconstruction.py noise_in_y_counts
   jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
@@ -335,7 +335,7 @@ app/config/tree.py app/modes/test_refusals.py toy_parts
   if ':' in self.choice: => if False:
 training/preemption.py main_thread_waits
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False) => -1
-app/generate.py app/modes/test_refusals.py toy_parts
+app/drawing/generate.py app/modes/test_refusals.py toy_parts
   jax.jit(run).lower( => jax.eval_shape(run,
 core/measurements.py test_refusals.py arguments_that_cannot_be
   check_not_negative(std=self.std) => pass
@@ -419,7 +419,7 @@ metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
   if model.clips else denoise => if not model.clips else denoise
 app/models/teachers.py app/models/test_teachers.py sees_its_own_levels
   return other_runs.at_levels_of(run, student, denoise) => return denoise
-app/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
+app/run/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
   if same and not noisy.learns_schedule: => if True:
 app/models/latent.py known_where_all_its_pixels
   blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
@@ -430,7 +430,7 @@ app/modes/hooks.py the_lowest_loss_and_the_highest_score
   sign = -1.0 if higher else 1.0 => sign = 1.0
 app/modes/train_setup.py app/modes/test_refusals.py training.accumulate
   c.batch_size % (mesh.size * c.accumulate) => c.batch_size % mesh.size
-app/weights.py another_network_is_refused
+app/run/weights.py another_network_is_refused
   own or folder.differences( => own and folder.differences(
 # Discrete states.
 core/discrete_states.py papers/test_discrete_states.py test_d3pm_eq_3_and_4
@@ -544,9 +544,9 @@ drafts.py runtime/test_files.py gets_its_name
   shutil.rmtree(new, ignore_errors=True) => pass
 runtime/cache.py is_written_whole
   with draft(self.path / f'{key}-cache') => with open(self.path / f'{key}-cache', 'wb')
-training/base_weights.py app/test_adapters.py of_a_stranger
+training/base_weights.py app/run/test_adapters.py of_a_stranger
   except (KeyError, TypeError) as error:  # names => except KeyError as error:  # names
-app/weights.py app/test_adapters.py of_a_stranger
+app/run/weights.py app/run/test_adapters.py of_a_stranger
   shared.exist(workdir) or base_weights.path_of(workdir).exists() => shared.exist(workdir)
 runtime/files.py is_in_the_run
   part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
@@ -587,9 +587,9 @@ app/modes/serve.py other_hosts
   allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
 app/modes/serve.py other_hosts
   if site not in ('same-origin', 'none') or origin != own: => if False:
-app/emerging.py app/modes/test_serve.py bad_value
+app/drawing/emerging.py app/modes/test_serve.py bad_value
   trusted=False => trusted=True
-app/emerging.py app/modes/test_serve.py what_sampling_draws
+app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
   (cond, scale=scale) => (cond, scale=1.0)
 app/models/diffusion.py without_clipping
   'dynamic_threshold': 0.0, 'classifier' => 'classifier'
@@ -604,7 +604,7 @@ sampling/splitting.py below_the_schedule
   width >= 0.999 * lowest => width >= 0.0 * lowest
 sampling/correctors.py noisier_than_any
   churned &= noisier.logsnr < logsnr => pass
-app/model_card.py app/test_sharing.py a_bar_in_a_value
+app/run/model_card.py app/run/test_sharing.py a_bar_in_a_value
   .replace('|', '\\|') =>
 app/config/store.py facts_of_a_run_go
   tree.pop('facts', None) => pass

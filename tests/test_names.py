@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import store
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.config import folder, store
 from tests.app.config.test_store import read
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import ema, models
-from diffusion_jax.app.config import store
-from diffusion_jax.app.run import folder
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.run import ema
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context

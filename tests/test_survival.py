@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from tests.app.conftest import assert_same, params_of, unet_smoke as smoke
 from tests.app.test_multihost import free_port

@@ -15,12 +15,11 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from diffusion_jax.app import help, prerequisites
-from diffusion_jax.app.config import own, store
+from diffusion_jax.app import help
+from diffusion_jax.app.config import folder, own, prerequisites, store
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import folder
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import processes
@@ -157,7 +156,7 @@ def main(argv: list[str]) -> None:
     prerequisites.check(config, _MODE.value, place)
     join(config)
     if uses and command.is_run and shared.exist(path):
-      from diffusion_jax.app import sharing
+      from diffusion_jax.app.run import sharing
 
       if processes.is_first():
         sharing.fetch(path, workdir)

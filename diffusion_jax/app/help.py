@@ -13,8 +13,7 @@ from typing import Literal, get_args, get_origin
 
 from absl import flags
 
-from diffusion_jax.app import prerequisites
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import prerequisites, store
 from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.app.config.tree import (
   Constructor,

@@ -11,10 +11,11 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import constructors, images
+from diffusion_jax.app.config import constructors
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
@@ -269,7 +270,7 @@ class NoisyNetwork:
 
   def source(self, split: str = 'train') -> Source:
     """Returns the images of a split."""
-    return images.source_of(self.config, split)
+    return datasets.source_of(self.config, split)
 
   # -- the parameters ---------------------------------------------------------
 

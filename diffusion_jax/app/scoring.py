@@ -5,19 +5,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app import images, sample_inputs
-from diffusion_jax.app.config import kinds, own
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder, own, sections
 from diffusion_jax.app.config.errors import (
   check_one_of,
-  check_section,
-  convert,
   from_config,
 )
-from diffusion_jax.app.config.fields import Evaluation
-from diffusion_jax.app.config.tree import Constructor, Schema, find, parameters
+from diffusion_jax.app.config.tree import find
+from diffusion_jax.app.inputs import (
+  conditions,
+  datasets,
+)
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -32,7 +31,6 @@ from diffusion_jax.metrics.metric import (
   missing,
 )
 from diffusion_jax.metrics.values import Standard, standard_of
-from diffusion_jax.ranges import FlagText
 
 _PATH = 'evaluation.metrics'
 
@@ -66,77 +64,6 @@ class Space(NamedTuple):
     return features.join(features.each(self.extractor, batches))
 
 
-def sections(tree: Tree, schema: Schema) -> dict[str, Constructor]:
-  """Returns the constructors of the sections evaluation.<metric>, by path.
-
-  Each metric that is named, or whose section exists, has one. The section of
-  'module:attribute' is evaluation.<attribute>; it exists if the module may be
-  imported.
-  """
-  evaluation, names = _evaluation(tree)
-  of_any_kind = {name for kind in kinds.KINDS for name in kind.metrics}
-  for name in names:
-    if ':' not in name and name not in of_any_kind:
-      check_name(schema, name)
-  constructors = {
-    f'evaluation.{name}': schema.metrics[name]
-    for name in schema.metrics
-    if name in names or name in evaluation
-  }
-  for name in sorted(filter(own.is_allowed, {*names})):
-    path = f'evaluation.{_section(name)}'
-    if path in constructors or _section(name) in schema.metrics:
-      raise UserError(
-        f'config.{_PATH}: {name} has the name of another metric; rename it'
-      )
-    constructors[path] = own.find(_PATH, name, ())
-  return constructors
-
-
-def check_name(schema: Schema, name: str) -> None:
-  """Raises UserError for a name that is no metric, such as kid_dinov2."""
-  metric, _, space = name.partition('_')
-  if metric in schema.metrics and space in features.EXTRACTORS:
-    has_own = 'features' in parameters(schema.metrics[metric])
-    field = f'{metric}.features' if has_own else 'features'
-    raise UserError(
-      f'config.{_PATH}: {name} is {metric} with '
-      f'--config.evaluation.{field}={space}'
-    )
-  check_one_of(schema.metrics, _PATH, name)
-
-
-def _evaluation(tree):
-  # Returns the section, and the names of its metrics, which may be a flag.
-  section = tree.get('evaluation', {})
-  check_section(section, 'evaluation')
-  metrics = section.get('metrics', Evaluation.metrics)
-  return section, convert(metrics, tuple[str, ...], _PATH)
-
-
-def without_others(tree: Tree, schema: Schema) -> Tree:
-  """Returns nested dicts without sections of metrics that cannot be used.
-
-  A stored config may name metrics that may not be imported; its run can be used
-  without them. The names of fields that flags set are kept.
-  """
-  section, metrics = _evaluation(tree)
-  names = {*parameters(Evaluation), *schema.metrics}
-  names |= {_section(name) for name in filter(own.is_allowed, metrics)}
-  kept = {n: x for n, x in section.items() if n in names or _is_flag(x)}
-  return {**tree, 'evaluation': kept}
-
-
-def _is_flag(value):
-  # Returns whether flags set a field that has no value besides them.
-  values = value.values() if isinstance(value, dict) else [value]
-  return any(isinstance(x, FlagText) for x in values)
-
-
-def _section(name):
-  return name.rpartition(':')[2]
-
-
 def metrics_of(
   model: Model, **values: object
 ) -> dict[str, SampleMetric | ModelMetric]:
@@ -147,9 +74,9 @@ def metrics_of(
   c, made = model.config.evaluation, {}
   for name in c.metrics:
     if ':' not in name:
-      check_name(model.schema, name)
+      sections.check_name(model.schema, name)
     constructor = find(model.schema.metrics, _PATH, name)
-    section = _section(name)
+    section = sections.name_of(name)
     fields = {n: x for n, x in c[section].items() if x is not None}
     fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):
@@ -257,7 +184,7 @@ def reference_values(model: Model) -> np.ndarray:
 def reference_source(model: Model, name: str) -> Source:
   """Returns a split of the data, or the examples of a file."""
   if name in ('train', 'test'):
-    return images.source_of(model.config, name)
+    return datasets.source_of(model.config, name)
   own.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
     source = npz.npz(name)
@@ -286,7 +213,7 @@ def load_reference(
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
-  given = {'images', 'held_out', 'values', *sample_inputs.stored_names(model)}
+  given = {'images', 'held_out', 'values', *conditions.stored_names(model)}
   if model.conditioning.context is not None:
     given |= {'draws', 'truth', 'context', 'log_q'}
   for each in metrics:

@@ -1,8 +1,8 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
-from diffusion_jax.app import images
 from diffusion_jax.app.config.store import completed
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.
@@ -71,14 +71,14 @@ def _small_data(config):
   section = config.data
   if section is None:
     return None
-  facts = images.stated_facts(section)
+  facts = datasets.stated_facts(section)
   if facts is None and section.constructor is not image_folder.folder:
     return section.to_dict()
   shape = section.image_shape if facts is None else facts.x.shape
   count = 10 if facts is None else facts.num_classes
   if not section.get('labelled', True):
     count = 0
-  if images.text_length(config):
+  if datasets.text_length(config):
     return {'name': 'shapes', 'image_shape': shape}
   return {'name': 'synthetic', 'image_shape': shape, 'num_classes': count}
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models, weights
-from diffusion_jax.app.config import own, store
-from diffusion_jax.app.run import folder
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder, own, store
+from diffusion_jax.app.run import weights
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values

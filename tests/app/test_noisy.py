@@ -8,10 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app import devices, ema, images, models
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app import (
+  devices,
+  models,
+)
+from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
+from diffusion_jax.app.run import ema
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
@@ -26,7 +31,7 @@ def test_augmentation_is_of_the_training_only(tmp_path):
   changes = FEW | {'conditioning.augment': 0.5, 'training.accumulate': 2}
   parts = setup(trial('digits_edm', **changes), tmp_path)
   c, facts = parts.config, parts.model.facts
-  batch = next(images.batches(c, parts.source, facts, 0))
+  batch = next(datasets.batches(c, parts.source, facts, 0))
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
   key = jax.random.key(0)
   train = step.trace(parts.shapes, batch, key, {}, 1.0).jaxpr

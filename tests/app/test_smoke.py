@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import pytest
 
-from diffusion_jax.app import images, models
-from diffusion_jax.app.config import store
-from diffusion_jax.app.run import folder
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.smoke import shrunk, smoke_run
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
@@ -26,7 +26,7 @@ def test_every_config_shrinks(name, variant):
   if config.data is None:
     assert trial.data is None
     return
-  assert images.stated_facts(trial.data) is None
+  assert datasets.stated_facts(trial.data) is None
   assert trial.data.name != 'folder'
   assert trial.training.num_steps == 4 and trial.training.batch_size == 8
   assert trial.sampling.num_samples == 16

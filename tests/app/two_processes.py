@@ -11,9 +11,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax.app import cli, devices, models, weights
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app import (
+  cli,
+  devices,
+  models,
+)
+from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import weights
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
 from diffusion_jax.training import checkpoints

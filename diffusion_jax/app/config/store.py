@@ -10,8 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app import prerequisites, scoring
-from diffusion_jax.app.config import kinds, own
+from diffusion_jax.app.config import folder, kinds, own, prerequisites, sections
 from diffusion_jax.app.config.errors import near, no_field
 from diffusion_jax.app.config.tree import (
   Node,
@@ -21,7 +20,6 @@ from diffusion_jax.app.config.tree import (
   parameters,
   resolve,
 )
-from diffusion_jax.app.run import folder
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 from diffusion_jax.demos.noising import Noising
@@ -41,7 +39,7 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   if trusted:
     own.allow(own.names_in(tree))
   else:
-    tree = scoring.without_others(tree, kinds.kind_of(tree))
+    tree = sections.without_others(tree, kinds.kind_of(tree))
   return resolve(tree, schema_of(tree))
 
 
@@ -52,7 +50,7 @@ def schema_of(tree: Tree) -> Schema:
   facts of a run.
   """
   schema = kinds.kind_of(tree)
-  parts = dict(schema.parts) | scoring.sections(tree, schema)
+  parts = dict(schema.parts) | sections.of_metrics(tree, schema)
   more = {
     'noise': Noising,
     'facts': Facts,

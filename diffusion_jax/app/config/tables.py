@@ -9,9 +9,13 @@ import inspect
 from collections.abc import Callable
 
 import diffusion_jax as dj
-from diffusion_jax.app import constructors, edits, posteriors, restoration
-from diffusion_jax.app.config import fields
+from diffusion_jax.app.config import constructors, fields
 from diffusion_jax.app.config.tree import Constructor
+from diffusion_jax.app.edits import (
+  pictures,
+  posteriors,
+  restoration,
+)
 from diffusion_jax.core import discrete as steps, flow_losses, operators
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -264,11 +268,11 @@ TABLES = {
   },
   'optimizer': optimizer.OPTIMIZERS,
   'edit': {
-    'inpaint': edits.Inpaint,
-    'sdedit': edits.Sdedit,
-    'interpolate': edits.Interpolate,
-    'superres': edits.Superres,
-    'colorize': edits.Colorize,
+    'inpaint': pictures.Inpaint,
+    'sdedit': pictures.Sdedit,
+    'interpolate': pictures.Interpolate,
+    'superres': pictures.Superres,
+    'colorize': pictures.Colorize,
     'restore': restoration.Restore,
     'steer': restoration.Steer,
   },
@@ -316,6 +320,6 @@ STATES = {
     'confidence': dj.confidence_ordered,
   },
   'sampling.guidance': {'classifier_free': fields.StateGuidance},
-  'edit': {'inpaint': edits.InpaintStates},
+  'edit': {'inpaint': pictures.InpaintStates},
   'data': {**DATA, 'text': text_files},
 }

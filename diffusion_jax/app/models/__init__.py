@@ -5,10 +5,10 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.models import (
   classifier,
@@ -31,14 +31,14 @@ KINDS = (
 
 
 def make(
-  config: Node, workdir: str | Path, facts: images.Facts | None = None
+  config: Node, workdir: str | Path, facts: datasets.Facts | None = None
 ) -> Model:
   """Returns the model of a complete config.
 
   workdir: the run folder; facts: the facts of the images; None: read from the
   data.
   """
-  facts = images.facts_of(config) if facts is None else facts
+  facts = datasets.facts_of(config) if facts is None else facts
   schema = kinds.kind_of(config)
   (make_kind,) = (make_kind for kind, make_kind in KINDS if kind is schema)
   return make_kind(config, Path(workdir), facts)

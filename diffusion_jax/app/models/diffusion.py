@@ -11,8 +11,8 @@ from jax.core import Tracer
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import other_runs
 from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.constructors import num_steps_of
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import (
   DenoiserSampling,
@@ -21,7 +21,6 @@ from diffusion_jax.app.config.fields import (
 )
 from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.constructors import num_steps_of
 from diffusion_jax.app.model import (
   IDENTITY,
   Guides,
@@ -33,6 +32,7 @@ from diffusion_jax.app.model import (
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError

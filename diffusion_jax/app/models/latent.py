@@ -18,17 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import images
-from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
-from diffusion_jax.app.other_runs import check_unchanged, read_params
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run.other_runs import check_unchanged, read_params
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data.sources import Facts, Source
@@ -96,7 +95,7 @@ class StoredAutoencoder:
   def _open(self, run: str | Path, named: str = '') -> Autoencoder:
     path = 'latent.run'
     config = store.open_run(run, named)
-    facts, model = images.facts_of(config), None
+    facts, model = datasets.facts_of(config), None
     if kinds.kind_of(config) is kinds.VAE:
       model = Autoencoder(config, facts)
     if model is None or len(model.latent_shape()) != 3:

@@ -12,11 +12,11 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import other_runs
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.model import Frozen, OtherRun
 from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes

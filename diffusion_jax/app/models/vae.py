@@ -12,11 +12,11 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.app import images
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Decoding
 from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
@@ -77,7 +77,7 @@ class Autoencoder:
 
   def source(self, split: str = 'train') -> Source:
     """Returns the images of a split."""
-    return images.source_of(self.config, split)
+    return datasets.source_of(self.config, split)
 
   @property
   def num_latents(self) -> int:
@@ -248,7 +248,7 @@ def write_more(
   """
   c, values = model.config.sampling, model.facts.x
   params = jax.device_get(params)['network']
-  source = images.unseen(model.config)
+  source = datasets.unseen(model.config)
   with from_config('data'):
     x = source.read(np.arange(min(c.num_samples, len(source))))['x']
   x = values.encode(x)

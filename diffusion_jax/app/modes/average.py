@@ -5,10 +5,11 @@ from pathlib import Path
 
 import jax
 
-from diffusion_jax.app import averages, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import averages
 from diffusion_jax.runtime import files
 from diffusion_jax.training import checkpoints
 

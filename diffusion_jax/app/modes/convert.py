@@ -13,20 +13,23 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import (
   devices,
-  images,
   models,
-  other_runs,
-  sample_inputs,
-  sharing,
-  weights,
 )
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.inputs import (
+  conditions,
+  datasets,
+)
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import (
+  other_runs,
+  sharing,
+  weights,
+)
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import Facts, pictures
@@ -145,7 +148,7 @@ def image_shape_of(run: str) -> tuple[int, ...]:
       f'config.latent.run: {run} is not the run of an autoencoder with a '
       'scale: convert the AutoencoderKL of the same pipeline first'
     )
-  return images.facts_of(config).x.shape
+  return datasets.facts_of(config).x.shape
 
 
 def facts_of(config: Node, given: Json) -> Facts:
@@ -155,7 +158,7 @@ def facts_of(config: Node, given: Json) -> Facts:
   """
   if config.data is None:
     return pictures(given['image_shape'], given.get('num_classes', 0))
-  facts = images.facts_of(config)
+  facts = datasets.facts_of(config)
   known = {'image_shape': facts.x.shape, 'num_classes': facts.num_classes}
   for name, ours in known.items():
     if name in given and given[name] != ours:
@@ -250,7 +253,7 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   mesh = host_mesh()
   devices.check_attention(model.config, mesh)
   drawing = generate(model, mesh)
-  shapes = sample_inputs.shapes(model, size)
+  shapes = conditions.shapes(model, size)
   params |= model.autoencoder.load()
   stablehlo.save(out, drawing.compute, params, shapes, size)
 

@@ -10,17 +10,19 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   models,
-  other_runs,
-  sample_inputs,
-  weights,
 )
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import Edit, Encode, Made, Pictures, Task
-from diffusion_jax.app.generate import generate_by
+from diffusion_jax.app.drawing.generate import generate_by
+from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures, Task
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import (
+  other_runs,
+  provenance,
+  weights,
+)
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
@@ -126,7 +128,7 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   if label is not None:
     cond['label'] = label
   if c.context is not None:
-    rows = sample_inputs.given_context(model)
+    rows = conditions.given_context(model)
     if rows is None:
       check_optional(model, 'sampling.context', 'a context')
     else:
@@ -140,15 +142,15 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
-  texts = sample_inputs.choose_texts(model, n)
-  return cond | sample_inputs.encode_texts(model, texts)
+  texts = conditions.choose_texts(model, n)
+  return cond | conditions.encode_texts(model, texts)
 
 
 def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
   """Returns edit.label as int32 [n], or None."""
   c = model.conditioning
   if edit.label is not None:
-    return sample_inputs.repeat_labels(model, [edit.label], n, 'edit.label')
+    return conditions.repeat_labels(model, [edit.label], n, 'edit.label')
   if c.labels:
     last = model.facts.num_classes - 1
     check_optional(model, 'edit.label', f'a class, 0..{last}')

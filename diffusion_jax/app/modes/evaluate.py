@@ -13,13 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import devices, images, models, scoring, weights
-from diffusion_jax.app.config import own, store
+from diffusion_jax.app import (
+  devices,
+  models,
+  scoring,
+)
+from diffusion_jax.app.config import folder, own, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references, sweeps
@@ -204,7 +209,7 @@ def score_pairs(
   assert facts.context is not None  # else it was refused
   below = folder_of(model, 'pairs', changes)
   out = make_folder(model.workdir, below)
-  source = images.source_of(model.config, c.split)
+  source = datasets.source_of(model.config, c.split)
   index = np.arange(min(c.num_pairs, len(source)))
   with from_config('data'):
     arrays = source.read(index)
@@ -307,7 +312,7 @@ def score_point(
   """Scores real images by one set of weights, and writes result.json."""
   c, mesh = model.config.evaluation, devices.make_mesh(model.config)
   results: Fields = {}
-  source = images.source_of(model.config, c.split)
+  source = datasets.source_of(model.config, c.split)
   count = min(c.num_images or len(source), len(source))
   params, _ = weights.restore(model)
   checksum = checksums.of_arrays(params)
@@ -324,7 +329,7 @@ def score_point(
         functools.partial(
           pipeline.examples,
           source,
-          text_length=images.text_length(model.config),
+          text_length=datasets.text_length(model.config),
           facts=model.facts,
         ),
         count,

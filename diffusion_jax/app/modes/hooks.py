@@ -11,15 +11,17 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
-  images,
-  sample_inputs,
   scoring,
-  sheets,
 )
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate, generate_film
+from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.drawing.generate import generate, generate_film
+from diffusion_jax.app.inputs import (
+  conditions,
+  datasets,
+)
 from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
@@ -181,7 +183,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
   config = model.config
-  source = images.source_of(config, 'test')
+  source = datasets.source_of(config, 'test')
   loss = make_eval_step(model.objective(test=True))
   loss = program('the test loss', loss, mesh, devices.effort(config))
   size = min(config.training.batch_size, len(source))
@@ -191,7 +193,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       f'the {len(source)} test images are fewer than the {mesh.size} devices '
       'of the mesh: set training.evaluate_every=0'
     )
-  local, length = local_rows(mesh, size), images.text_length(config)
+  local, length = local_rows(mesh, size), datasets.text_length(config)
   encode = make_encode(model, mesh)
   # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
@@ -239,7 +241,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       f'{", ".join(names)}'
     )
   n, size = c.metrics_images, config.sampling.batch_size
-  inputs = sample_inputs.choose(model, n, mesh)
+  inputs = conditions.choose(model, n, mesh)
   cond, stored = inputs.cond, inputs.stored()
   drawing = generate(model, mesh)
   score = scoring.scorer(model)
@@ -272,8 +274,8 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  inputs = sample_inputs.choose(model, n, mesh)
-  cond, conditions = inputs.cond, inputs.images
+  inputs = conditions.choose(model, n, mesh)
+  cond, given = inputs.cond, inputs.images
   drawing = generate_film(model, mesh)
   data = sheets.examples(model)
 
@@ -284,7 +286,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   def act(step, state, frozen, log):
     x, film = begin(state, frozen)()
-    sheet = sheets.of_images(model, x, conditions, data)
+    sheet = sheets.of_images(model, x, given, data)
     if step == config.training.num_steps:
       log.film = film
     if processes.is_first():

@@ -18,19 +18,21 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.app import (
-  adapters,
   devices,
   models,
-  other_runs,
-  sample_inputs,
 )
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.fields import Plan
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import NOTHING
 from diffusion_jax.app.modes import train_setup
+from diffusion_jax.app.run import (
+  adapters,
+  other_runs,
+)
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies
@@ -221,12 +223,12 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   size = config.training.batch_size
   pixels = model.autoencoder is NOTHING
   shape = model.facts.x.shape if pixels else model.state_shape
-  batch: sample_inputs.Shapes = {'x': ((size, *shape), jnp.float32)}
+  batch: conditions.Shapes = {'x': ((size, *shape), jnp.float32)}
   if model.facts.num_classes:
     batch['label'] = ((size,), jnp.int32)
   if (context := model.facts.context) is not None:
     batch['context'] = ((size, *context.shape), jnp.float32)
-  batch |= sample_inputs.text_shapes(config, size)
+  batch |= conditions.text_shapes(config, size)
   frozen = on(mesh, model.teacher.shapes())  # another program encodes latents
   traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen, 1.0)
   return traced, size, state_size(shapes.params, shapes)
@@ -238,7 +240,7 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   model.check('sample')
   other_runs.check_unguided(model, 'plan.of=sample cannot plan')
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
-  inputs = sample_inputs.shapes(model, size)
+  inputs = conditions.shapes(model, size)
   params = on(mesh, models.shapes(model) | model.autoencoder.shapes())
   index = split(mesh, {'index': ((size,), jnp.int32)})['index']
   drawing = jax.jit(generate(model, mesh).compute)
@@ -247,7 +249,7 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
 
 
 def split(
-  mesh: Mesh, arrays: sample_inputs.Shapes
+  mesh: Mesh, arrays: conditions.Shapes
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns shapes of arrays that are split over the devices.
 

@@ -15,18 +15,19 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app import (
   devices,
-  images,
   models,
-  sample_inputs,
-  sheets,
-  weights,
 )
-from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate_film
+from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.inputs import (
+  conditions,
+  datasets,
+)
 from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
-from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.data.sources import Source
@@ -158,7 +159,7 @@ def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   n = min(c.sampling.num_samples, c.sampling.batch_size)
   mesh = devices.make_mesh(c)
   params = replicate(mesh, weights.restore(model)[0] | model.autoencoder.load())
-  cond = sample_inputs.choose(model, n, mesh).cond
+  cond = conditions.choose(model, n, mesh).cond
   return generate_film(model, mesh)(params, np.arange(n), cond)
 
 
@@ -232,7 +233,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   path = Path(model.workdir) / 'samples' / name
   if path.is_file():
     samples = read_first(model, path, _PICTURES)
-  source = images.source_of(model.config)
+  source = datasets.source_of(model.config)
   samples = None if samples is None else samples[:_PICTURES]
   size = len(source) * int(np.prod(source.facts.x.shape))
   if samples is None or size > _MOST_PIXELS:
@@ -245,7 +246,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   unit = 'in [-1, 1]' if model.facts.x.levels else 'in standard deviations'
   label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
-    test = images.source_of(model.config, 'test')
+    test = datasets.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
     real = model.facts.x.encode(test.read(index)['x'])
     _, distances = search(model.facts.x, real, source)

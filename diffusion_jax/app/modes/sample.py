@@ -13,14 +13,13 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import (
   devices,
   models,
-  sample_inputs,
-  sheets,
-  weights,
 )
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import generate_film
+from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Frames, Model
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz
 from diffusion_jax.data.text_files import decode_bytes, printable
@@ -52,9 +51,9 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   model = models.make(config, workdir)
   model.check('sample')
   mesh = devices.make_mesh(config)
-  n = sample_inputs.count(model)
-  inputs = sample_inputs.choose(model, n, mesh)
-  sample_inputs.warn_if_far(model, inputs.context)
+  n = conditions.count(model)
+  inputs = conditions.choose(model, n, mesh)
+  conditions.warn_if_far(model, inputs.context)
   params, step = weights.restore(model)
   settings = provenance.settings(model, params, step)
   print(provenance.describe(settings))
@@ -64,7 +63,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:
     return path
-  inputs = inputs._replace(cond=sample_inputs.encoded(model, params, inputs))
+  inputs = inputs._replace(cond=conditions.encoded(model, params, inputs))
   params = replicate(mesh, params | model.autoencoder.load())
   paths = draw_parts(model, mesh, params, inputs, parts, settings, n)
   if processes.is_first():
@@ -77,7 +76,7 @@ def draw_parts(
   model: Model,
   mesh: Mesh,
   params: Params,
-  inputs: sample_inputs.Inputs,
+  inputs: conditions.Inputs,
   parts: Path,
   settings: Settings,
   n: int,
@@ -181,7 +180,7 @@ def write_film(model: Model, film: Frames, parts: Path) -> None:
 def write(
   model: Model,
   params: Params,
-  inputs: sample_inputs.Inputs,
+  inputs: conditions.Inputs,
   paths: list[Path],
   path: Path,
   settings: Settings,

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.emerging import Emerge, emerging
-from diffusion_jax.app.images import text_length
+from diffusion_jax.app.drawing.emerging import Emerge, emerging
+from diffusion_jax.app.inputs.conditions import takes_labels
+from diffusion_jax.app.inputs.datasets import text_length
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.sample_inputs import takes_labels
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
 from diffusion_jax.runtime.files import one_line
@@ -83,7 +83,11 @@ def application(model: Model, emerge: Emerge) -> Callable:
   from starlette.routing import Route
 
   known = [field['name'] for field in fields(model)]
-  page = resources.files('diffusion_jax.app').joinpath('serve.html').read_text()
+  page = (
+    resources.files('diffusion_jax.app.modes')
+    .joinpath('serve.html')
+    .read_text()
+  )
 
   def index(request):
     return HTMLResponse(page, headers=HEADERS)

@@ -10,14 +10,14 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import ema, images
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.patience import ended
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import ema
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
@@ -147,7 +147,7 @@ def begin(parts: Setup) -> Run | None:
   compute = make_advance(parts, more_steps)
   key = stream(config.seed, 'latents')
   rows = local_rows(mesh, c.batch_size)
-  read = images.batches(config, source, parts.model.facts, start, rows)
+  read = datasets.batches(config, source, parts.model.facts, start, rows)
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)
     for step, batch in enumerate(read, start)

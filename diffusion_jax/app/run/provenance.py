@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import folder
 from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title

@@ -18,17 +18,17 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import (
-  images,
   models,
-  other_runs,
-  prerequisites,
-  sample_inputs,
   scoring,
 )
-from diffusion_jax.app.config import kinds, own, store
+from diffusion_jax.app.config import folder, kinds, own, prerequisites, store
 from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.inputs import (
+  conditions,
+  datasets,
+)
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import other_runs
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
@@ -94,7 +94,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
     if path not in ('objective.times', 'objective.weight', 'sampling.guidance')
   ]
   config = plain(*flags)
-  source = images.source_of(config)
+  source = datasets.source_of(config)
   assert len(source) == 6 and source.facts.num_classes == 10
   model: Any = models.make(config, tmp_path)
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
@@ -237,7 +237,7 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
       folder.check_same_run,
       workdir,
       config,
-      images.facts_of(config),
+      datasets.facts_of(config),
     )
 
 
@@ -316,14 +316,17 @@ def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
 
 # Fields with paths that are read -> (flags, the function that reads them).
 READ = {
-  'data.path': (['data=text'], images.source_of),
+  'data.path': (['data=text'], datasets.source_of),
   'data.test_path': (
     ['data=webdataset', 'data.path=a.tar'],
-    lambda c: own.allow(['a.tar']) or images.source_of(c),
+    lambda c: own.allow(['a.tar']) or datasets.source_of(c),
   ),
-  'data.paths': (['data=photos'], images.source_of),
-  'data.data_dir': (['data=cifar10'], images.source_of),
-  'data.source.path': (['data=binarized', 'data.source=npz'], images.facts_of),
+  'data.paths': (['data=photos'], datasets.source_of),
+  'data.data_dir': (['data=cifar10'], datasets.source_of),
+  'data.source.path': (
+    ['data=binarized', 'data.source=npz'],
+    datasets.facts_of,
+  ),
   'edit.image': (['edit=sdedit'], lambda c: c.edit.make()),
   'edit.mask': (['edit=inpaint'], lambda c: c.edit.make()),
   'edit.image2': (
@@ -339,7 +342,7 @@ READ = {
     ),
   ),
   'sampling.context': (
-    [], lambda c: sample_inputs.given_context(SimpleNamespace(config=c)),
+    [], lambda c: conditions.given_context(SimpleNamespace(config=c)),
   ),
   **{
     field: ([*more], lambda c: prerequisites.check(c, 'train', 'new'))
@@ -427,9 +430,9 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
     start_again()
     config = store.open_run(tmp_path / name)
     if name == 'mine':
-      assert len(images.source_of(config)) == 4
+      assert len(datasets.source_of(config)) == 4
     else:
-      refused('config.data.path=', images.source_of, config)
+      refused('config.data.path=', datasets.source_of, config)
 
 
 def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
@@ -439,15 +442,15 @@ def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
   run = stored_run(tmp_path / 'run', ours)
   start_again()
-  refused('config.data.path=', images.source_of, store.open_run(run))
+  refused('config.data.path=', datasets.source_of, store.open_run(run))
   flagged = store.of_run(run, smoke(), [('data.path', path)])
-  assert len(images.source_of(flagged)) == 4
+  assert len(datasets.source_of(flagged)) == 4
   own._allowed.clear()
   used = store.of_run(run, store.completed(ours), [])  # the user's config file
-  assert len(images.source_of(used)) == 4
+  assert len(datasets.source_of(used)) == 4
   own._allowed.clear()
   own.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
   own.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
   stored_run(run)
   start_again()
-  assert len(images.source_of(store.open_run(run))) == 1437
+  assert len(datasets.source_of(store.open_run(run))) == 1437

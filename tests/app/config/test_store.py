@@ -8,9 +8,8 @@ from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
-from diffusion_jax.app.config import fields, kinds, store
+from diffusion_jax.app.config import fields, folder, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.run import folder
 from tests.app.conftest import (
   CONFIGS,
   DIGITS,

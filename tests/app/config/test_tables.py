@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import constructors, models
-from diffusion_jax.app.config import kinds, store, tables, tree
+from diffusion_jax.app import models
+from diffusion_jax.app.config import constructors, kinds, store, tables, tree
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import PLAIN

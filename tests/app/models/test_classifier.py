@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models, weights
+from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import weights
 from diffusion_jax.data import small_sets
 from tests.app.conftest import lines_of, printed_by
 from tests.app.models.test_guidance import classifier_smoke

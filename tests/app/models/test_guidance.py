@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models, other_runs
+from diffusion_jax.app import models
 from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import other_runs
 from tests.app.conftest import (
   DIGITS,
   arrays_of,

@@ -13,16 +13,18 @@ from PIL import Image
 
 from diffusion_jax.app import (
   devices,
-  images,
   models,
+)
+from diffusion_jax.app.config import store
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.model import Latents, make_encode
+from diffusion_jax.app.models import latent
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import (
   other_runs,
   sharing,
   weights,
 )
-from diffusion_jax.app.config import store
-from diffusion_jax.app.model import Latents, make_encode
-from diffusion_jax.app.models import latent
-from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import (
@@ -111,7 +113,9 @@ def linear(autoencoder, tmp_path, monkeypatch):
   monkeypatch.setattr(latent, 'latents_of', lambda stored: HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
   model = models.make(config, tmp_path)
-  model.autoencoder.prepare(images.source_of(config), devices.make_mesh(config))
+  model.autoencoder.prepare(
+    datasets.source_of(config), devices.make_mesh(config)
+  )
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'scale': 2.0}))

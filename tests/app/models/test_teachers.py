@@ -8,9 +8,9 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.noisy import NoisyNetwork
-from diffusion_jax.app.run import folder
 from tests.app.conftest import refused, trial
 
 

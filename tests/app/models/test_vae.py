@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app import devices, images, models
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app import (
+  devices,
+  models,
+)
+from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
@@ -93,7 +97,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(hvae):
   for ends, i in ((way[:, 0], slice(0, 2)), (way[:, -1], slice(2, 4))):
     difference = np.abs(ends.astype(int) - decoded[i, 0])
     assert difference.max() <= 16  # one grey level, by rounding
-  test = images.source_of(smoke('hvae'), 'test').read(np.arange(4))['x']
+  test = datasets.source_of(smoke('hvae'), 'test').read(np.arange(4))['x']
   levels = np.rint(arrays['originals'] * (16 / 255))
   np.testing.assert_array_equal(levels, test)
 
@@ -162,7 +166,7 @@ def test_a_chain_literally():
 
 def measured(model, name, params, index, **fields):
   """Returns a metric of test images, with the noise of their indices."""
-  x = images.source_of(model.config, 'test').read(index)['x']
+  x = datasets.source_of(model.config, 'test').read(index)['x']
   root = jax.random.key(0)
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
   metric = model.schema.metrics[name](**fields)

@@ -17,11 +17,16 @@ import pytest
 from absl.testing import flagsaver
 from jax import export
 
-from diffusion_jax.app import cli, devices, images, models, weights
-from diffusion_jax.app.config import store
-from diffusion_jax.app.generate import generate
+from diffusion_jax.app import (
+  cli,
+  devices,
+  models,
+)
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, convert, train_run, train_setup
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import weights
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.interop import (
   diffusers,
@@ -451,7 +456,7 @@ def test_a_run_keeps_its_model(run, tmp_path):
   fitting = {'data': 'synthetic', 'data.image_shape': (4, 4, 1)}
   config = of_run(run, **fitting)
   assert config.facts.num_classes == 3  # of the weights
-  assert images.source_of(config).facts.x.shape == (4, 4, 1)
+  assert datasets.source_of(config).facts.x.shape == (4, 4, 1)
   config = of_run(run, **fitting | {'data.image_shape': (8, 8, 1)})
   message = r'examples are \(8, 8, 1\), and \(4, 4, 1\)'
-  refused(message, images.source_of, config)
+  refused(message, datasets.source_of, config)

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import devices, edits, models, sample_inputs
+from diffusion_jax.app import (
+  devices,
+  models,
+)
+from diffusion_jax.app.edits import pictures
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
@@ -156,7 +161,7 @@ def test_a_mask_is_its_alpha_or_its_white(files, name):
     write_mask(path, 255 * known, full)
   else:
     Image.fromarray((65535 * known).astype(np.uint16)).save(path)
-  mask = edits.read_mask(str(path), (8, 8, 1))
+  mask = pictures.read_mask(str(path), (8, 8, 1))
   np.testing.assert_array_equal(mask[..., 0], known)
 
 
@@ -168,7 +173,7 @@ def test_masks_that_say_nothing_are_refused(files):
   ):
     write_mask(files / 'm.png', colours, alpha)
     with pytest.raises(ValueError, match=message):
-      edits.read_mask(str(files / 'm.png'), (8, 8, 1))
+      pictures.read_mask(str(files / 'm.png'), (8, 8, 1))
 
 
 def test_palette_fills_in_unknown_pixels(palette, files):
@@ -210,8 +215,8 @@ def test_an_interpolation_is_not_clipped():
   @jax.jit
   def draw(params, keys, inputs):
     plan = model.plan(params)
-    task = edits.Task(model, plan, keys, inputs, lambda x: x)
-    return edits.Interpolate().draw(task)
+    task = pictures.Task(model, plan, keys, inputs, lambda x: x)
+    return pictures.Interpolate().draw(task)
 
   results = draw(params, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)
@@ -261,7 +266,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   mesh = devices.make_mesh(config)
   # the condition depends on the seed and the number only
   for n in (4, 2):
-    image = sample_inputs.choose_images(model, n, mesh).image
+    image = conditions.choose_images(model, n, mesh).image
     np.testing.assert_array_equal(image, expected[:n])
 
 

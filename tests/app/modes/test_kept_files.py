@@ -10,9 +10,8 @@ import shutil
 import numpy as np
 import pytest
 
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.modes import MODES, sample
-from diffusion_jax.app.run import folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
 from tests.app.conftest import arrays_of, assert_same, params_of, refused, smoke

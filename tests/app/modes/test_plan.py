@@ -8,9 +8,8 @@ import jax
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.modes import MODES, plan
-from diffusion_jax.app.run import folder
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import layouts
 from tests import hlo

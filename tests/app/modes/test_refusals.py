@@ -379,7 +379,7 @@ average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, of which
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 
-# tests/app/test_needs.py has all that other data need.
+# tests/app/config/test_needs.py has all that other data need.
 REAL = 'and these data are real numbers'
 TABLES['train'] += f"""
 two_moons sampling.clip=True => config.sampling.clip=True needs levels, as

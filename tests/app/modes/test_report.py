@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, report
-from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.app.run import provenance
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, stored_run, trial
@@ -148,7 +149,7 @@ def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   """Training images as samples are their own neighbours."""
   config = smoke()
   model = models.make(config, tmp_path)
-  real = report.images.source_of(config).read(np.arange(12))['x']
+  real = datasets.source_of(config).read(np.arange(12))['x']
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
   folder.write_config(tmp_path, config, model.facts)
   (tmp_path / 'samples').mkdir()

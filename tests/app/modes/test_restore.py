@@ -11,9 +11,12 @@ from PIL import Image
 from scipy import optimize
 
 import diffusion_jax as dj
-from diffusion_jax.app import posteriors, restoration
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
+from diffusion_jax.app.edits import (
+  posteriors,
+  restoration,
+)
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core import operators
@@ -21,7 +24,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.testing import oracles
 from tests.app.conftest import DIGITS, arrays_of, refused, smoke, untrained
 from tests.app.modes.test_edit import QUICK
-from tests.app.test_sharing import command
+from tests.app.run.test_sharing import command
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 PRIOR = oracles.gaussian(

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
-from diffusion_jax.app.run import folder, provenance
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.run import provenance
 from tests.app.conftest import as_flags, refused, smoke
 
 SETTINGS = {

@@ -1,9 +1,10 @@
 """The parameters of a run that config.sampling chooses."""
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import averages, models
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.run import averages
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import base_weights, checkpoints, power_ema, shared
 

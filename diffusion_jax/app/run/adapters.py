@@ -2,9 +2,11 @@
 
 import dataclasses
 
-from diffusion_jax.app import models, other_runs, prerequisites
+from diffusion_jax.app import models
+from diffusion_jax.app.config import prerequisites
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Frozen, Model
+from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.training import base_weights, checkpoints, lora

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from diffusion_jax.app import images
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
 from diffusion_jax.data import drawings
 from diffusion_jax.errors import UserError
 
@@ -21,7 +21,7 @@ def examples(model: Model) -> np.ndarray | None:
   if x.levels or len(x.shape) > 2 or model.config.data is None:
     return None
   try:
-    source = images.source_of(model.config)
+    source = datasets.source_of(model.config)
   except (UserError, OSError):  # Samples need no data.
     return None
   if not source.in_memory:

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import images, models, sample_inputs
+from diffusion_jax.app import models
+from diffusion_jax.app.inputs import (
+  conditions,
+  datasets,
+)
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
@@ -52,7 +56,7 @@ def test_a_training_sees_texts(tmp_path):
   every = {'training.sample_every': 4, 'training.evaluate_every': 4}
   parts = setup(text_config(**every), tmp_path)
   c, facts = parts.config, parts.model.facts
-  batch = next(images.batches(c, parts.source, facts, 0))
+  batch = next(datasets.batches(c, parts.source, facts, 0))
   assert batch['text'].shape == (c.training.batch_size, 56)
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
   step.trace(parts.shapes, batch, jax.random.key(0), {}, 1.0)
@@ -77,10 +81,10 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
 
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
   model = text_model()
-  test: Any = images.source_of(model.config, 'test')
-  texts = sample_inputs.choose_texts(model, 4)
+  test: Any = datasets.source_of(model.config, 'test')
+  texts = conditions.choose_texts(model, 4)
   assert texts == test.read(np.arange(4))['text'].tolist()
-  again = sample_inputs.choose_texts(model, len(test) + 2)
+  again = conditions.choose_texts(model, len(test) + 2)
   assert again is not None and again[-2:] == texts[:2]
 
 
@@ -123,8 +127,8 @@ def in_folder(pictures, **changes):
 def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   both = {'data.labelled': True, 'conditioning.labels': True}
   config = in_folder(pictures, **both)
-  source = images.source_of(config)
-  batch = next(images.batches(config, source, source.facts, 0))
+  source = datasets.source_of(config)
+  batch = next(datasets.batches(config, source, source.facts, 0))
   words = decode(batch['text'])
   assert sorted(words) == [
     f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')
@@ -133,7 +137,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
     assert sentence[8] == 'ab'[label]
   # data without a test split: texts of the training split
   model = models.make(config, 'nowhere')
-  assert sample_inputs.choose_texts(model, 2) == [
+  assert conditions.choose_texts(model, 2) == [
     'picture a/0 ü',
     'picture a/1 ü',
   ]
@@ -142,7 +146,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):
   config = in_folder(pictures, **{'conditioning.text.length': 12})
   message = 'config.data: each text must .* with 14 bytes'
-  refused(message, images.source_of, config)
+  refused(message, datasets.source_of, config)
 
 
 def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
@@ -152,4 +156,4 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
   line = json.dumps({'file_name': '0.png', 'text': 'black'})
   (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
   model = models.make(in_folder(tmp_path), 'nowhere')
-  refused('test', sample_inputs.choose_texts, model, 1)
+  refused('test', conditions.choose_texts, model, 1)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import cli, prerequisites
-from diffusion_jax.app.config import store
+from diffusion_jax.app import cli
+from diffusion_jax.app.config import prerequisites, store
 from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import ALL
 from tests.app.conftest import CONFIGS, read, refused, smoke

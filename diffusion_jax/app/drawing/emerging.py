@@ -13,16 +13,17 @@ import numpy as np
 from diffusion_jax.app import (
   devices,
   models,
+)
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.drawing.generate import check_plan
+from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.model import Model
+from diffusion_jax.app.run import (
   other_runs,
-  sample_inputs,
-  sheets,
   weights,
 )
-from diffusion_jax.app.config import store
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.generate import check_plan
-from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import folder
 from diffusion_jax.core.keys import as_one_key, fold_in_each
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.sharding import replicate, replicated
@@ -88,7 +89,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     model = models.make(store.with_flags(config, flags, trusted=False), workdir)
     model.check('sample')
     check_plan(model)
-    cond = sample_inputs.choose(model, count, mesh).cond
+    cond = conditions.choose(model, count, mesh).cond
     step, decode = kept_programs(model)
     key = key_of(model.config)
     with lock:

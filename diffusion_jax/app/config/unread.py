@@ -7,9 +7,8 @@ from the run's config.json, or from its default where there is no run.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.run import folder
 
 
 def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:

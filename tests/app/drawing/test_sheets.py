@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from diffusion_jax.app import models, sample_inputs, sheets
+from diffusion_jax.app import models
+from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import drawings
 from tests.app.conftest import smoke, trial
@@ -23,7 +25,7 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """The pictures [8, 8] have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
   model = models.make(config, 'nowhere')
-  grey = 100 + sample_inputs.choose_labels(model, n).astype(np.uint8)
+  grey = 100 + conditions.choose_labels(model, n).astype(np.uint8)
   pictures = np.broadcast_to(grey[:, None, None, None], (n, 8, 8, 1))
   sheet = sheets.sheet(model, pictures)[..., 0]
   height, width = sheet.shape

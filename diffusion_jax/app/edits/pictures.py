@@ -13,7 +13,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app import unread
+from diffusion_jax.app.config import unread
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Suffix
 from diffusion_jax.app.model import Model, Plan

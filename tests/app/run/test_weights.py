@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models, weights
+from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import weights
 from tests.app.conftest import refused, smoke, unet_smoke, untrained
 
 TWO_EMAS = {'training.more_ema_decays': (0.5,)}

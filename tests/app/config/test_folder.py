@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_jax.app.run import folder
+from diffusion_jax.app.config import folder
 from tests.app.conftest import (
   DIGITS,
   refused,

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import images
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
@@ -69,7 +69,7 @@ class Inputs(NamedTuple):
 def stored_names(model: Model) -> set[str]:
   """Returns the names of the arrays that samples of a model are stored with."""
   names = {'labels'} if takes_labels(model) else set()
-  if images.text_length(model.config):
+  if datasets.text_length(model.config):
     names.add('texts')
   if model.conditioning.image is not None:
     names |= {'conditions', 'originals'}
@@ -133,11 +133,11 @@ def repeat_labels(
 def choose_texts(model: Model, n: int) -> list[str] | None:
   """Returns n texts: the prompts in turn, or the texts of real images.
 
-  The real images are `images.unseen`. Returns None if the network reads no
+  The real images are `datasets.unseen`. Returns None if the network reads no
   text.
   """
   prompt = model.config.sampling.prompt
-  if not images.text_length(model.config):
+  if not datasets.text_length(model.config):
     if prompt is not None:
       raise UserError(
         'config.sampling.prompt: the network of this run reads no text '
@@ -145,7 +145,7 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
       )
     return None
   if prompt is None:
-    source = images.unseen(model.config)
+    source = datasets.unseen(model.config)
     with from_config('data'):
       return source.read(np.arange(n) % len(source))['text'].tolist()
   prompts = [part.strip() for part in prompt.split('|')]
@@ -159,7 +159,7 @@ def encode_texts(
   if texts is None:
     return {}
   with from_config('sampling.prompt'):
-    tokens, mask = encode(texts, images.text_length(model.config))
+    tokens, mask = encode(texts, datasets.text_length(model.config))
   return {'text': tokens, 'text_mask': mask}
 
 
@@ -174,7 +174,7 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
       'config.sampling.labels: the samples of this run continue test images '
       '(conditioning.image), and have the labels of these'
     )
-  source = images.source_of(config, 'test')
+  source = datasets.source_of(config, 'test')
   index = np.arange(n)
   with from_config('data'):
     arrays = source.read(index % len(source))
@@ -206,7 +206,7 @@ def choose_context(model: Model, n: int) -> np.ndarray | None:
   rows = given_context(model)
   if rows is not None:
     return rows[: -(-n // model.config.sampling.num_samples)]
-  source = images.unseen(model.config)
+  source = datasets.unseen(model.config)
   with from_config('data'):
     return source.read(np.arange(n) % len(source))['context']
 
@@ -317,7 +317,7 @@ def shapes(model: Model, size: int) -> Shapes:
 
 def text_shapes(config: Node, size: int) -> Shapes:
   """Returns (shape, dtype) of tokens and masks; {} without texts."""
-  length = images.text_length(config)
+  length = datasets.text_length(config)
   if not length:
     return {}
   shape = size, length

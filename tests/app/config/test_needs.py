@@ -2,8 +2,7 @@
 
 import pytest
 
-from diffusion_jax.app import needs
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import needs, store
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 from tests.app.conftest import DIGITS, read

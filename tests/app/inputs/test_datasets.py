@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from diffusion_jax.app import images, smoke
+from diffusion_jax.app import smoke
 from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import sources
 from diffusion_jax.data.values import Values
@@ -21,7 +22,7 @@ from tests.app.conftest import (
 )
 from tests.data import encoded
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def data(name, config='digits', **fields):
@@ -31,7 +32,7 @@ def data(name, config='digits', **fields):
 
 
 def source(name, split='train', **fields):
-  return images.source_of(data(name, **fields), split)
+  return datasets.source_of(data(name, **fields), split)
 
 
 @pytest.fixture
@@ -60,32 +61,32 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   assert source(**npz, num_classes=2).facts.num_classes == 2
   for fields in (folder, npz):
     refused('config.data: .* has no test split', source, split='test', **fields)
-    assert len(images.unseen(data(**fields))) == 6  # the training images
+    assert len(datasets.unseen(data(**fields))) == 6  # the training images
   assert len(source(**npz, split='test', test_fraction=0.5)) == 3
-  assert len(images.unseen(data(**npz, test_fraction=0.5))) == 3
+  assert len(datasets.unseen(data(**npz, test_fraction=0.5))) == 3
   shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
   assert len(source(**shrunk)) == 3
   assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
   two = store.with_flags(
     data(**npz), [('data', 'binarized'), ('data.source', 'digits')]
   )
-  assert images.source_of(two).facts.x.levels == 2
+  assert datasets.source_of(two).facts.x.levels == 2
 
 
 def test_facts_are_those_of_the_data():
-  assert images.facts_of(read('digits')) == DIGITS
+  assert datasets.facts_of(read('digits')) == DIGITS
   for name in ('cifar10', 'mnist'):  # without a download
     shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
-    assert images.facts_of(read(name)) == sources.pictures(shape, 10)
+    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10)
   other = data(
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
-  assert images.facts_of(other) == sources.pictures((64, 64, 3))
+  assert datasets.facts_of(other) == sources.pictures((64, 64, 3))
   context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
     facts = sources.Facts(Values((4, 4, 1), 5), 3, other)
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
-    assert images.facts_of(store.completed(tree)) == facts
+    assert datasets.facts_of(store.completed(tree)) == facts
 
 
 @pytest.mark.parametrize('name, fields, message', [
@@ -135,20 +136,20 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
     )
     fields = {'path': path, 'image_shape': (16, 16, 3)}
     config = data('webdataset', 'shapes_text', **fields, text_column='txt')
-    assert images.facts_of(config) == sources.pictures((16, 16, 3))
+    assert datasets.facts_of(config) == sources.pictures((16, 16, 3))
     if len(text) < 99:
-      captioned: Any = images.source_of(config)
+      captioned: Any = datasets.source_of(config)
       assert captioned.read(np.arange(1))['text'] == ['a cat']
     else:
-      refused('config.data: each text must have', images.source_of, config)
+      refused('config.data: each text must have', datasets.source_of, config)
   config = data('webdataset', 'shapes_text', **fields)
   message = 'config.data: these images have no texts .*text_column'
-  refused(message, images.source_of, config)
+  refused(message, datasets.source_of, config)
   assert smoke.shrunk(config).data.name == 'shapes'
   fields = {'path': '/nowhere', 'num_classes': 7}
   for name in ('webdataset', 'array_record', 'huggingface'):
     config = data(name, **fields)
-    assert images.facts_of(config) == sources.pictures((64, 64, 3), 7)
+    assert datasets.facts_of(config) == sources.pictures((64, 64, 3), 7)
     assert smoke.shrunk(config).data.name == 'synthetic'
 
 
@@ -168,18 +169,18 @@ def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   tree = data('npz', path=path).to_dict() | {'facts': facts.as_json()}
   config = store.completed(tree)
   np.savez(path, x=rng.normal(size=(4, 2)), context=rng.normal(size=(4, 2)))
-  assert len(images.source_of(config)) == 4
-  assert images.facts_of(config) == facts
+  assert len(datasets.source_of(config)) == 4
+  assert datasets.facts_of(config) == facts
   arrays = {'x': rng.normal(size=x) if x else np.ones((4, 2), np.uint8)}
   arrays |= {'context': rng.normal(size=(4, *context))} if context else {}
   np.savez(path, **arrays)
-  refused(message, images.source_of, config)
+  refused(message, datasets.source_of, config)
 
 
 def test_a_config_without_data():
   config = store.with_flags(read('digits'), [('data', 'None')])
   message = 'has no data set: give --config.data=digits'
-  refused(message, images.source_of, config)
+  refused(message, datasets.source_of, config)
 
 
 def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
@@ -193,29 +194,29 @@ def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
   for name in ('cifar10', 'mnist', 'tfds'):
     more = {'dataset': 'celeb_a'} if name == 'tfds' else {}
     config = data(name, data_dir=tmp_path, **more)
-    refused(f'config.data: .*{tmp_path}', images.source_of, config)
+    refused(f'config.data: .*{tmp_path}', datasets.source_of, config)
 
 
 def test_a_damaged_file_ends_training_in_one_line(pictures):
   (pictures / 'a' / '0.png').write_bytes(b'not a picture')
   config = data('folder', path=pictures, image_shape=(8, 8, 3))
   config = store.with_fields(config, {'training.batch_size': 6})
-  source = images.source_of(config)
-  batches = images.batches(config, source, source.facts, 0)
+  source = datasets.source_of(config)
+  batches = datasets.batches(config, source, source.facts, 0)
   refused('config.data: .*a/0.png cannot be read as an image', next, batches)
 
 
 def test_texts_need_captions_and_no_mirror_images(pictures):
   config = read('shapes_text')
-  assert images.text_length(config) == config.conditioning.text.length
-  assert images.text_length(read('digits')) == 0
-  assert images.text_length(read('digits_vae')) == 0
-  source = images.source_of(config)
-  batch = next(images.batches(config, source, source.facts, 0))
+  assert datasets.text_length(config) == config.conditioning.text.length
+  assert datasets.text_length(read('digits')) == 0
+  assert datasets.text_length(read('digits_vae')) == 0
+  source = datasets.source_of(config)
+  batch = next(datasets.batches(config, source, source.facts, 0))
   rows = config.training.batch_size
-  assert batch['text'].shape == (rows, images.text_length(config))
+  assert batch['text'].shape == (rows, datasets.text_length(config))
   other = data('digits', 'shapes_text')
-  refused('config.data: these images have no texts', images.source_of, other)
+  refused('config.data: these images have no texts', datasets.source_of, other)
 
 
 def test_every_source_is_documented():

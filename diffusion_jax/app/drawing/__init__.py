@@ -1,0 +1,1 @@
+"""Programs that draw samples, and sheets of them."""

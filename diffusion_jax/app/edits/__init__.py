@@ -1,0 +1,1 @@
+"""Edits of pictures and arrays."""
