@@ -23,7 +23,7 @@ def grid(num_steps):
 
 
 def times(steps, jump, num_resamples):
-  """Returns RePaint's times as in its released code (tests/papers/recipes.md, 8)."""
+  """Returns RePaint's times as in its released code (recipes.md, 8)."""
   left = {i: num_resamples - 1 for i in range(0, steps - jump, jump)}
   t, times = steps, []
   while t >= 1:
