@@ -2,7 +2,7 @@
 
 Every value of a config can be changed on the command line, for instance
 --config.training.num_steps=100; --help_mode=train lists them. Processes that
-work together are each started with --multihost (docs/scaling.md).
+work together are each started with --multihost (docs/running.md).
 """
 
 from diffusion_jax.app import cli

@@ -1,7 +1,7 @@
 r"""A KL autoencoder of CIFAR-10: 8x8x4 latents for diffusion.
 
 The autoencoder of Rombach et al. 2022 (f = 4), smaller, without discriminator
-and perceptual loss (docs/models.md). Not trained here yet: not measured.
+and perceptual loss (docs/networks.md). Not trained here yet: not measured.
 
   python launch.py --config=configs/cifar10_autoencoder.py
 """

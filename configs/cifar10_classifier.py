@@ -1,6 +1,6 @@
 r"""A classifier of noisy CIFAR-10 (Dhariwal & Nichol 2021) that guides a run.
 
-The paper's recipe for larger pictures, docs/recipes.md, at 32:
+The paper's recipe for larger pictures, docs/weights.md, at 32:
 width 128, attention at 16 and 8, AdamW 3e-4 falling to 0, batch 256, no average
 of the parameters. Images are flipped, but not cropped as in the release. The
 noise is the same as in cifar10.py. Not trained here yet: not measured.

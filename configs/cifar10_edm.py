@@ -2,7 +2,7 @@ r"""EDM on CIFAR-10 (Karras et al. 2022): DDPM++, non-leaky augmentation.
 
 The published recipe: 55.7M parameters, 200M images in batches of 512; FID 1.97
 without labels and 1.79 with them in the paper. Not trained here yet: not
-measured. docs/models.md relates the fields to the numbers of the paper.
+measured. docs/networks.md relates the fields to the numbers of the paper.
 
   python launch.py --config=configs/cifar10_edm.py
   python launch.py --config=configs/cifar10_edm.py:conditional    # with labels

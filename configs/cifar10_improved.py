@@ -1,6 +1,6 @@
 r"""Improved DDPM on CIFAR-10 (Nichol & Dhariwal 2021): the hybrid objective.
 
-docs/recipes.md: 52,546,438 parameters, T = 4000, cosine, learned
+docs/weights.md: 52,546,438 parameters, T = 4000, cosine, learned
 variance, 500k steps of batch 128. Not measured yet. The second command trains
 the paper's L_vlb model.
 

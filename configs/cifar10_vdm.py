@@ -4,7 +4,7 @@ The published recipe: 30.6M parameters at constant resolution, continuous time,
 both ends of the schedule learned, 10M steps of batch 128; 2.65 bits per
 dimension in the paper, 2.637 from its released code. Grey levels of the release
 are 2/256 apart, here 2/255, so that the Fourier feature 2^7 has 1.004 periods
-per level, not one (docs/models.md). Not trained here yet: not measured.
+per level, not one (docs/networks.md). Not trained here yet: not measured.
 test_loss in metrics.jsonl is the bound on the test images in bits per
 dimension, at one noise level per image. The backward pass stores the 32x32
 feature maps of 67 blocks unless --config.network.remat=True.

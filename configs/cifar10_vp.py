@@ -1,7 +1,7 @@
 r"""Score SDEs on CIFAR-10 (Song et al. 2021), trained in continuous time.
 
 The argument chooses the SDE: vp, subvp or ve. The recipe is in
-docs/recipes.md: t ~ U(1e-5, 1), 1.3M steps of batch 128. Not trained
+docs/weights.md: t ~ U(1e-5, 1), 1.3M steps of batch 128. Not trained
 here yet: not measured.
 
   python launch.py --config=configs/cifar10_vp.py

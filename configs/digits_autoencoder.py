@@ -3,7 +3,8 @@ r"""A KL autoencoder of the digits: latents for diffusion (Rombach et al. 2022).
 Latents of 4x4x4, a KL of little weight; 234,698 parameters. Measured on 2 CPU
 cores: 1 min 7 s of training steps. From the mean of q(z | x), 99.3 % of the
 pixels of the test digits are decoded to their grey level of 17. Samples of the
-prior are noise; a diffusion model of the latents replaces it (docs/models.md).
+prior are noise; a diffusion model of the latents replaces it
+(docs/networks.md).
 
   python launch.py --config=configs/digits_autoencoder.py
 """

@@ -3,7 +3,7 @@ r"""A Markov hierarchical VAE of the digits, T = 3: bits per dimension.
 z_1, z_2, z_3 of 4x4x2 each; 542,294 parameters. Measured on 2 CPU cores: 2 min
 7 s of training steps; on the test split 1.820 bits/dim by the ELBO, 1.735 with
 100 importance weights, where a histogram of each pixel alone has 2.424. The KL
-of z_1, z_2, z_3 is 0.000, 0.092, 0.283 (docs/models.md).
+of z_1, z_2, z_3 is 0.000, 0.092, 0.283 (docs/networks.md).
 
   python launch.py --config=configs/digits_hvae.py
   python launch.py --config=configs/digits_hvae.py --mode=evaluate

@@ -3,7 +3,7 @@ r"""A variational autoencoder of the digits: bits per dimension.
 A vector of 16 latents, a logistic for each pixel; 277,922 parameters. Measured
 on 2 CPU cores: 58 s of training steps; on the test split 1.813 bits/dim by the
 ELBO, 1.740 with 100 importance weights, where a histogram of each pixel alone
-has 2.424 (docs/models.md).
+has 2.424 (docs/evaluation.md).
 
   python launch.py --config=configs/digits_vae.py
   python launch.py --config=configs/digits_vae.py --mode=evaluate

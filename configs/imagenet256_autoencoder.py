@@ -7,7 +7,7 @@ place of a training:
     --workdir=runs/imagenet256_autoencoder
 
 Trained here it would have neither discriminator nor perceptual loss
-(docs/models.md). Not run here yet: not measured.
+(docs/networks.md). Not run here yet: not measured.
 
   python launch.py --config=configs/imagenet256_autoencoder.py
 """

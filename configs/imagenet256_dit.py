@@ -1,6 +1,6 @@
 r"""DiT-XL/2 on ImageNet 256x256 (Peebles & Xie 2023), in latents.
 
-docs/recipes.md: 674,834,720 parameters, learned variances, in the
+docs/weights.md: 674,834,720 parameters, learned variances, in the
 latents of imagenet256_autoencoder.py, which is imported or trained first
 (`:smoke` needs its smoke run). The release computes in float32. Guidance is of
 the first three channels, as in its code. Not run here yet: not measured.

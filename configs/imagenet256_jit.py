@@ -1,6 +1,6 @@
 r"""JiT-B/16 on ImageNet 256x256 pixels (Li & He 2025): no latents, x_0 itself.
 
-docs/recipes.md: 131,123,712 parameters, bfloat16. The release also
+docs/weights.md: 131,123,712 parameters, bfloat16. The release also
 has L (network.channels=1024, num_blocks=24, num_heads=16, class_tokens_at=8)
 and H (1280, 32, 16, bottleneck=256, class_tokens_at=10, dropout=0.2 in the
 middle half of the blocks). At 512x512 it has patch_size=32 and twice the noise,

@@ -1,6 +1,6 @@
 r"""SiT-XL/2 on ImageNet 256x256 (Ma et al. 2024): DiT on a straight path.
 
-docs/recipes.md: the velocity at uniform times, sampled by an SDE
+docs/weights.md: the velocity at uniform times, sampled by an SDE
 whose diffusion coefficient, 2 sigma, was chosen after training. 674,816,272
 parameters; the release has 18,448 more, for channels that it discards. Not run
 here yet: not measured.

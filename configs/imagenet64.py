@@ -1,6 +1,6 @@
 r"""ADM on ImageNet 64x64, class-conditional (Dhariwal & Nichol 2021).
 
-docs/recipes.md: 295,904,454 parameters, bfloat16 (float16 in the
+docs/weights.md: 295,904,454 parameters, bfloat16 (float16 in the
 release), sharded over eight devices; 540k steps of batch 2048. tfds prepares
 the data set (docs/data.md), whose images were made smaller by another filter
 than the release's. Samples take 250 of the 1000 steps: another number is set by

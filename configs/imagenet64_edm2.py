@@ -2,7 +2,7 @@ r"""EDM2-S on ImageNet 64x64, class-conditional (Karras et al. 2024).
 
 280,209,381 parameters, trained on 1024 Mi images in batches of 2048; FID 1.58
 in the paper, by an average that is chosen after training. The arguments are the
-other sizes (docs/models.md). tfds prepares the data set (docs/data.md), whose
+other sizes (docs/networks.md). tfds prepares the data set (docs/data.md), whose
 images were made smaller by another filter than the paper's. The release sets
 gradients that are not finite to 0 and takes the step; here the step is left
 out, up to ten times in a row. Not measured yet.

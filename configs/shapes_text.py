@@ -4,7 +4,7 @@ A U-Net and a reader of bytes, 1,282,675 parameters. Red circles, green squares,
 blue triangles and yellow crosses are in no training picture. Measured on 2 busy
 CPU cores, 65 min (31 min of CPU time): of the texts that name such objects, the
 samples are right for 525 of 525 with one object, for 98.4 % +- 0.4 of 975 with
-two (docs/transformers.md).
+two (docs/networks.md).
 
   python launch.py --config=configs/shapes_text.py
   python launch.py --config=configs/shapes_text.py --mode=sample \

@@ -5,7 +5,7 @@ two streams with one attention. 998,220 parameters, and a step takes as many
 operations as one of shapes_text.py. Measured, 44 min of CPU time: with two
 objects 47.0 % +- 1.6 of 975 samples are right, where that U-Net has 98.4 %; of
 combinations that training pictures have, 89.4 % +- 2.4 of 170
-(docs/transformers.md).
+(docs/networks.md).
 
   python launch.py --config=configs/shapes_text_dit.py
   python launch.py --config=configs/shapes_text_dit.py --mode=sample \

@@ -1,4 +1,4 @@
-"""Every row of docs/names.md: samplers are made, grids and fields are set."""
+"""Names in other projects, docs/samplers.md: each row is made or set."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from diffusion_jax.app.config import folder, store
 from tests.app.config.test_store import read
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / 'docs' / 'names.md').read_text()
+PAGE = (ROOT / 'docs' / 'samplers.md').read_text()
 # All samplers of k_diffusion.sampling 0.1.1.
 K_DIFFUSION = """
   euler euler_ancestral heun dpm_2 dpm_2_ancestral lms dpm_fast dpm_adaptive
@@ -29,7 +29,7 @@ GIVEN = {
 
 def rows(heading):
   """Returns the cells of all rows of a section's tables."""
-  section = PAGE.split(f'## {heading}\n')[1].split('\n## ')[0]
+  section = PAGE.split(f'### {heading}\n')[1].split('\n##')[0]
   lines = [x for x in section.splitlines() if x.startswith('| `')]
   cells = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
   return [row for row in cells if not row[0].startswith('`dj.')]
@@ -43,7 +43,7 @@ def evaluate(code, **more):
   return eval(code, {}, GIVEN | more)  # the page is our own
 
 
-SAMPLERS = rows('Samplers')
+SAMPLERS = rows('Samplers of others')
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
 
 @pytest.mark.parametrize(
   'code',
-  [codes(row[0])[0] for row in rows('Grids')],
+  [codes(row[0])[0] for row in rows('Grids of others')],
 )
 def test_a_grid_of_the_page_has_its_levels(code):
   has_steps = re.search("'(trailing|leading|linspace|karras|logsnr)'", code)

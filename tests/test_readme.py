@@ -203,7 +203,7 @@ def test_the_guidance_page_guides_as_printed(capsys):
 
 
 def test_the_example_of_a_context_prints_what_it_says(capsys):
-  code = page_example('models.md', 'encode_context')
+  code = page_example('networks.md', 'encode_context')
   assert run(code, capsys).strip() == code.rpartition('  # ')[2].strip()
 
 

@@ -24,7 +24,10 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import (
+  provenance,
+  weights,
+)
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references, sweeps

@@ -27,7 +27,10 @@ from diffusion_jax.app.inputs import (
 )
 from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import (
+  provenance,
+  weights,
+)
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.data.sources import Source
