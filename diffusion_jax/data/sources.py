@@ -87,7 +87,7 @@ def states(facts: Callable[..., Facts | None]) -> Callable[[T], T]:
   """
 
   def mark(constructor):
-    constructor.facts = facts
+    constructor.stated_facts = facts
     return constructor
 
   return mark

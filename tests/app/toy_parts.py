@@ -146,7 +146,8 @@ def curves(split):
 class UnitPictures:
   """Pictures in [0, 1], which are no grey levels."""
 
-  facts, in_memory = sources.pictures((8, 8, 1)), True
+  in_memory = True
+  facts = property(lambda self: sources.pictures((8, 8, 1)))
 
   def __init__(self, split):
     pass

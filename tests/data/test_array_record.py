@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from diffusion_jax.data import pipeline
 from diffusion_jax.data.array_record import array_record
 from tests.data import encoded
 from tests.data.encoded import SHAPE
@@ -64,6 +65,19 @@ def read(folder, split='train', **options):
 def test_batches_are_those_of_the_array(folder):
   encoded.assert_splits(functools.partial(read, folder), 'text')
   assert len(read(folder, path=str(folder), test_path='')) == 30
+
+
+def test_each_record_comes_once_an_epoch_to_two_hosts(folder):
+  source = read(folder)
+  hosts: Any = [
+    pipeline.batches(source, 5, seed=3, rows=rows)
+    for rows in (slice(0, 2), slice(2, 5))
+  ]
+  pictures = encoded.arrays()[0][:25]
+  for _ in range(2):  # epochs of five batches
+    rows = [x for _ in range(5) for host in hosts for x in next(host)['x']]
+    found = {x.tobytes() for x in source.facts.x.decode(np.stack(rows))}
+    assert len(rows) == 25 and found == {x.tobytes() for x in pictures}
 
 
 def test_records_of_tfds_are_read(tmp_path):

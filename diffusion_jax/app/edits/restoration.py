@@ -14,7 +14,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.pictures.pictures import (
+from diffusion_jax.app.edits.pictures.pictures.pictures import (
   STEPS,
   Edit,
   Encode,
@@ -25,7 +25,12 @@ from diffusion_jax.app.edits.pictures.pictures import (
   read_mask,
   read_picture,
 )
-from diffusion_jax.app.edits.pictures.posteriors import Given, Method, steer, whiteness
+from diffusion_jax.app.edits.pictures.pictures.posteriors import (
+  Given,
+  Method,
+  steer,
+  whiteness,
+)
 from diffusion_jax.app.model import NOTHING, Model
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream

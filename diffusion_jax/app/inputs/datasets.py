@@ -31,9 +31,9 @@ def facts_of(config: Node) -> Facts:
 
 def stated_facts(section: Node | None) -> Facts | None:
   """Returns the facts that a section states, which need no data; or None."""
-  if section is None or not hasattr(section.constructor, 'facts'):
+  if section is None or not hasattr(section.constructor, 'stated_facts'):
     return None
-  return section.constructor.facts(**section.to_dict())
+  return section.constructor.stated_facts(**section.to_dict())
 
 
 def source_of(config: Node, split: str = 'train') -> Source:

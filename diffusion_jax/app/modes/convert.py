@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -210,7 +211,8 @@ def write(config: Node, workdir: Path) -> None:
   if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
   out = Path(c.out)
-  if out.exists() and c.to != 'huggingface':
+  into_folder = c.to == 'huggingface' and out.exists()
+  if os.path.lexists(out) and not into_folder:
     raise UserError(f'config.convert.out: {out} exists already')
   model = models.make(config, workdir)
   params, step = weights.restore(model, merge=c.to != 'lora')

@@ -14,7 +14,13 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing.generate import generate_by
-from diffusion_jax.app.edits.pictures.pictures import Edit, Encode, Made, Pictures, Task
+from diffusion_jax.app.edits.pictures.pictures.pictures import (
+  Edit,
+  Encode,
+  Made,
+  Pictures,
+  Task,
+)
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample

@@ -82,6 +82,8 @@ def test_facts_are_those_of_the_data():
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
   assert datasets.facts_of(other) == sources.pictures((64, 64, 3))
+  own = data('tests.app.toy_parts:UnitPictures')  # whose facts are a property
+  refused('config.data: x must be uint8', datasets.facts_of, own)
   context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
     facts = sources.Facts(Values((4, 4, 1), 5), 3, other)

@@ -66,8 +66,11 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(run):
+  times = lambda: {x: x.stat().st_mtime_ns for x in run.rglob('*')}
+  before = times()
   with served(smoke(**SIZE), run) as address:
     yield address
+  assert times() == before  # It writes nothing in the run folder.
 
 
 def get(address, path, **headers):

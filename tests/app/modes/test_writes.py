@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from jax import export
 
+from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checksums
-from tests.app.conftest import SEEN, lines_of, of_run, smoke
+from tests.app.conftest import SEEN, as_flags, lines_of, of_run, read, smoke
 from tests.app.disk import Disk
 
 TRAINED = SEEN | {
@@ -46,7 +47,14 @@ COMMANDS = {
   'convert safetensors': {'convert.out': 'weights.safetensors'},
   'convert huggingface': {'convert.out': 'shared'},
   'convert stablehlo': {'convert.out': 'sampler'},
+  'plan': {'plan.devices': 'cpu:1'},
+  'noise': {'noise.size': 64, 'noise.frames': 5, 'noise.num_draws': 10},
 }
+# They write in folders; convert in new ones only.
+FOLDERS = (
+  'train', 'edit', 'evaluate', 'average', 'plan', 'convert huggingface',
+  'convert stablehlo',
+)  # fmt: skip
 # Their content depends on the time.
 TIMED = 'sessions.jsonl', 'events.out.tfevents', 'train.lock', 'report.html'
 
@@ -65,8 +73,11 @@ def start(command, workdir, monkeypatch):
   mode, *to = command.split()
   fields = COMMANDS[command] | dict(zip(['convert.to'], to, strict=False))
   monkeypatch.chdir(workdir)
-  config = smoke if mode == 'train' else lambda **x: of_run(workdir, **x)
-  MODES[mode](config(**fields), str(workdir))
+  if mode == 'noise':
+    config = store.with_flags(read('noise_photo'), [*as_flags(fields)])
+  else:
+    config = smoke(**fields) if mode == 'train' else of_run(workdir, **fields)
+  MODES[mode](config, str(workdir))
 
 
 def content(workdir):
@@ -195,7 +206,7 @@ def written(run, tmp_path_factory):
 
 
 @pytest.mark.parametrize('command', [
-  'train', 'sample', 'edit', 'evaluate', 'report', 'average'
+  *FOLDERS[:-2], 'sample', 'report', 'convert safetensors', 'noise'
 ])  # fmt: skip
 def test_no_mode_writes_through_a_link(
   command, run, written, tmp_path, monkeypatch
@@ -216,7 +227,7 @@ def test_no_mode_writes_through_a_link(
   assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize('command', ['train', 'edit', 'evaluate', 'average'])
+@pytest.mark.parametrize('command', FOLDERS)
 def test_no_mode_writes_in_a_linked_folder(
   command, run, written, tmp_path, monkeypatch
 ):
@@ -231,8 +242,12 @@ def test_no_mode_writes_in_a_linked_folder(
     shutil.copytree(run, workdir)
     shutil.rmtree(workdir / folder, ignore_errors=True)
     (workdir / folder).parent.mkdir(parents=True, exist_ok=True)
-    (workdir / folder).symlink_to(out)
-    message = f'{folder}.* (leads out of|is a link, a pipe or a device)'
+    # convert may write in a linked folder that is there, and empty.
+    new = command.startswith('convert')
+    (workdir / folder).symlink_to(out / 'new' if new else out)
+    message = (
+      f'{folder}.* (leads out of|is a link, a pipe or a dev|exists alre)'
+    )
     with pytest.raises(UserError, match=message):
       start(command, workdir, monkeypatch)
     assert not any(out.iterdir()), folder
