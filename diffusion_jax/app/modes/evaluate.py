@@ -216,6 +216,7 @@ def score_pairs(
   fields = {
     'num_samples': c.draws_per_pair,
     'context': str(path),
+    'context_row': None,
     'name': 'samples',
     'trajectory': False,
   }

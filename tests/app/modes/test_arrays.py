@@ -10,7 +10,8 @@ import re
 import numpy as np
 import pytest
 
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app import emerging
+from diffusion_jax.app.modes import MODES, serve
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import table
 from tests.app.conftest import (
@@ -123,6 +124,28 @@ def test_another_context_is_refused(trained, tmp_path, y, message):
   np.save(tmp_path / 'y.npy', y)
   config = of_run(run, **{'sampling.context': str(tmp_path / 'y.npy')})
   refused(message, MODES['sample'], config, run)
+
+
+def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
+  """The same as for this row in a file; another row is another picture."""
+  path = trained[1]
+  run = untrained(vectors(path), tmp_path / 'run', deviation=0.05)
+  with np.load(path) as file:
+    np.save(tmp_path / 'y.npy', file['test_context'][2:4])
+  more = {'serve.num_images': 4, 'sampling.num_steps': 3}
+  given = {'sampling.context': str(tmp_path / 'y.npy')}
+  drawn = []
+  for fields, row in (({}, 3), (given, 1), ({}, 2)):
+    model, emerge = emerging.emerging(of_run(run, **more | fields), run)
+    assert serve.fields(model)[0]['name'] == 'context_row'
+    *_, last = serve.pictures(emerge, [('sampling.context_row', str(row))])
+    drawn.append(json.loads(last.removeprefix('data: '))['image'])
+  assert drawn[0] == drawn[1]
+  assert drawn[1] != drawn[2]
+  (event,) = serve.pictures(emerge, [('sampling.context_row', '16')])
+  assert 'context_row=16 is out of range: the held-out split has' in event
+  config = of_run(run, **given | {'sampling.context_row': 2})
+  refused(r'y.npy has the rows 0\.\.1', MODES['sample'], config, run)
 
 
 def test_draws_are_within_the_box(tmp_path, capsys):
