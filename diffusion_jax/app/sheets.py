@@ -45,11 +45,12 @@ def sheet(
   samples: np.ndarray,
   conditions: ImageConditions | None = None,
   data: np.ndarray | None = None,
+  groups: int = 1,
 ) -> np.ndarray:
   """Draws the first samples, as files have them, on one sheet.
 
   Columns are classes or prompts. conditions: each picture is drawn between its
-  condition and the original; data: `examples`.
+  condition and the original; data: `examples`; groups: see `drawings.sheet`.
   """
   values = model.facts.x
   points = not values.levels and len(values.shape) == 1
@@ -58,10 +59,18 @@ def sheet(
     threes = zip(conditions.shown, samples, conditions.originals, strict=False)
     samples = np.concatenate([np.stack(three) for three in threes])
     limit = 3 * (limit // 3)
-  samples = samples[:limit]
+  samples = first_of(samples, groups, limit)
   threes = conditions is not None
   columns = sheet_columns(model, len(samples), threes)
-  return drawings.sheet(values, samples, columns, data=data, each=threes)
+  how = {'data': data, 'each': threes, 'groups': groups}
+  return drawings.sheet(values, samples, columns, **how)
+
+
+def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:
+  """Returns the first samples of each group, at most `most` in all."""
+  each = max(1, most // groups)
+  parts = samples.reshape(groups, -1, *samples.shape[1:])[:, :each]
+  return parts.reshape(-1, *samples.shape[1:])[:most]
 
 
 def sheet_columns(model: Model, n: int, threes: bool) -> int:

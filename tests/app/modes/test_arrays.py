@@ -256,6 +256,9 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
       assert np.isfinite(number)
       if score.endswith(('_p', '_ks', '_chi2', '_coverage')):
         assert 0.0 <= number <= 1.0
+  MODES['report'](config, run)
+  page = (run / 'report.html').read_text()
+  assert 'Ranks of the truth among' in page and 'Expected coverage: ' in page
   # The density has the user's units: log std is in it.
   facts = json.loads((run / 'config.json').read_text())['facts']['x']
   log_det = float(np.log(facts['std']).sum())
