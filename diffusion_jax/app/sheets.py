@@ -3,9 +3,10 @@
 import numpy as np
 
 from diffusion_jax.app import images
+from diffusion_jax.app.config import store
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.sample_inputs import ImageConditions, takes_labels
-from diffusion_jax.data import drawings
+from diffusion_jax.data import drawings, simulated
 from diffusion_jax.errors import UserError
 
 _MOST = 2000  # training examples, and points
@@ -15,13 +16,16 @@ def examples(model: Model) -> np.ndarray | None:
   """Returns training examples [n, ...] to be drawn behind samples.
 
   Only vectors and sequences of real numbers are drawn so. None if they are not
-  in memory, or cannot be read.
+  in memory, or cannot be read. Of a simulator they are the first 1,000.
   """
-  x = model.facts.x
-  if x.levels or len(x.shape) > 2 or model.config.data is None:
+  x, config = model.facts.x, model.config
+  if x.levels or len(x.shape) > 2 or config.data is None:
     return None
+  if 'num_examples' in config.data:  # a block, instead of simulating all
+    count = min(config.data.num_examples, simulated.BLOCK)
+    config = store.with_fields(config, {'data.num_examples': count})
   try:
-    source = images.source_of(model.config)
+    source = images.source_of(config)
   except (UserError, OSError):  # Samples need no data.
     return None
   if not source.in_memory:
