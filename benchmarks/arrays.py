@@ -37,6 +37,7 @@ def describe(name, z, length, correlation):
 
 
 def main(file):
+  """Describes a file of samples."""
   data = folder.read_config(Path(file).parents[1])['data']
   fields = {n: data[n] for n in ('sides', 'length', 'correlation')}
   mean, std = np.array(data['mean']), np.array(data['std'])
