@@ -6,14 +6,21 @@ random or briefly trained parameters.
 
 import json
 import re
+import types
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.app import emerging
 from diffusion_jax.app.modes import MODES, serve
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
 from diffusion_jax.demos import simulators
-from diffusion_jax.metrics import table
+from diffusion_jax.metrics import likelihoods, table
+from diffusion_jax.testing import oracles
 from tests.app.conftest import (
   arrays_of,
   assert_same,
@@ -263,6 +270,26 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   facts = json.loads((run / 'config.json').read_text())['facts']['x']
   log_det = float(np.log(facts['std']).sum())
   assert abs(found['ode']['value'] - log_det / 2 - 1.4) < 1.5
+
+
+def test_ode_of_vectors_is_their_density_in_their_units():
+  """By the exact denoiser of a mixture, without noise of an estimate."""
+  covariance = [[0.3, 0.2], [0.2, 0.25]]
+  law = oracles.mixture(
+    [0.3, 0.7], [[-1.0, 0.5], [0.8, -0.4]], [covariance] * 2
+  )
+  values = Values((2,), 0, tuple(MEAN), tuple(STD))
+  model: Any = types.SimpleNamespace(
+    facts=Facts(values),
+    schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),
+    denoiser=lambda params, cond: law.denoise,
+  )
+  keys = jax.random.split(jax.random.key(0), 50)
+  x = jax.vmap(lambda key: law.sample(key, 1)[0])(keys)
+  measure = likelihoods.ode().measure(model)
+  found = jax.jit(lambda x: measure({}, keys, x, {})['nats'])(x)
+  expected = (np.log(STD).sum() - law.log_prob(x, dj.clean_level())) / 2
+  np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 # -- restore -----------------------------------------------------------------
