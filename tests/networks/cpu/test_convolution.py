@@ -57,7 +57,7 @@ def test_first_and_second_derivatives_in_both_modes(convs):
 @pytest.mark.parametrize('stride, padding', [(1, (1, 1)), (2, (0, 1))])
 @pytest.mark.parametrize('sides', [(7,), (6, 5, 4)])
 def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
-  """The value and both gradients."""
+  """The value, both gradients, and under vmap."""
   rng, n = np.random.default_rng(0), len(sides)
   x = rng.standard_normal((2, *sides, 3), np.float32)
   kernel = rng.standard_normal((*[3] * n, 3, 4), np.float32)
@@ -71,7 +71,8 @@ def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
 
   def of(conv):
     loss = lambda *args: jnp.sum(jnp.sin(conv(*args)))
-    return conv(x, kernel), *jax.grad(loss, (0, 1))(x, kernel)
+    mapped = jax.vmap(conv, (0, None))(x[:, None], kernel)
+    return conv(x, kernel), mapped, *jax.grad(loss, (0, 1))(x, kernel)
 
   ours = lambda x, kernel: convolve(x, kernel, stride, padding)
   for a, b in zip(*jax.jit(lambda: (of(ours), of(whole)))(), strict=True):
