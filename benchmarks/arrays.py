@@ -38,15 +38,20 @@ def describe(name, z, length, correlation):
 
 def main(file):
   """Describes a file of samples."""
-  data = folder.read_config(Path(file).parents[1])['data']
-  fields = {n: data[n] for n in ('sides', 'length', 'correlation')}
+  data = (folder.read_config(Path(file).parents[1]) or {})['data']
   mean, std = np.array(data['mean']), np.array(data['std'])
   with np.load(file) as arrays:
     x = arrays['arr_0']
   some = data['length'], data['correlation']
   describe(f'{len(x)} samples', (x - mean) / std, *some)
-  unit = {'mean': 0.0 * mean, 'std': 1.0 + 0.0 * std}
-  exact = gaussian_process(np.random.default_rng(9), len(x), **fields, **unit)
+  rng, zeros, ones = (
+    np.random.default_rng(9),
+    (0.0,) * len(std),
+    (1.0,) * len(std),
+  )
+  exact = gaussian_process(
+    rng, len(x), tuple(data['sides']), some[0], zeros, ones, some[1]
+  )
   describe(f'{len(x)} exact draws', exact['x'], *some)
 
 
