@@ -53,7 +53,7 @@ def edm_of_numbers(config):
     weight='edm',
   )
   config.sampling.sampler = section('heun')
-  config.sampling.num_steps = 25  # 49 calls of the network
+  config.sampling.num_steps = 40  # 79 calls; with 25 the std is 0.7 % too large
   config.sampling.clip = False
   return config
 

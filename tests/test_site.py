@@ -72,7 +72,7 @@ def test_notebooks_show_what_their_code_printed_and_drew():
 
   A changed notebook needs `pytest -m tutorials -n 0 --save_outputs`.
   """
-  assert len(NOTEBOOKS) == 8
+  assert len(NOTEBOOKS) == 9
   menu = (ROOT / 'mkdocs.yml').read_text()
   for path in NOTEBOOKS:
     assert f'tutorials/{path.stem}.md' in menu
@@ -165,6 +165,13 @@ RESULTS = {
     'assert 0.8 < found.ratio < 1.1\n'
     'assert table["half", "particles"][0] > 0.75\n'
     'assert table["2x2", "particles"][0] < table["blurred", "particles"][0]'
+  ),
+  '9_simulator': (
+    'errors = np.array(errors)\n'
+    'assert np.abs(errors[:, :2]).max() < 0.5\n'
+    'assert 0.6 < errors[:, 2:].min() and errors[:, 2:].max() < 1.6\n'
+    'p = [x["value"] for n, x in result["metrics"].items() if "cov" not in n]\n'
+    'assert len(p) == 4 and min(p) > 1e-4'
   ),
 }
 

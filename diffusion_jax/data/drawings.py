@@ -25,6 +25,7 @@ def sheet(
   height: int = 48,
   data: np.ndarray | None = None,
   each: bool = False,
+  groups: int = 1,
 ) -> np.ndarray:
   """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
 
@@ -32,11 +33,12 @@ def sheet(
   first curves; all else is a table of `pictures`, with the bars of their
   colours. columns: of the table; height: of a picture, at least, in pixels;
   data: training examples behind vectors and curves; each: draws a table of
-  vectors and curves too.
+  vectors and curves too. groups: of as many vectors in turn, each in one
+  colour.
   """
   rank = len(values.shape)
   if not each and rank == 1 and not values.is_text:
-    return _points(values, x, data)
+    return _points(values, x, data, groups)
   if not each and rank == 2:
     return _curves(values, x, data)
   drawn = pictures(values, x)
@@ -215,11 +217,16 @@ def _with_bars(values, table):
   return np.concatenate([table, bars])
 
 
-def _points(values, x, data):
+def _points(values, x, data, groups):
   count = min(values.shape[0], MOST)
   x, (low, high) = np.asarray(x, np.float64), limits(values, data)
   area = float(np.clip(4000.0 / len(x), 4.0, 25.0))
   sets = [(x, _BLUE, _title(x, 'samples', low, high), area)]
+  if 1 < groups <= 10:
+    sets = [
+      (part, _colour(i), _title(part, f'given row {i}', low, high), area)
+      for i, part in enumerate(np.split(x, groups))
+    ]
   if data is not None:
     sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
   side = (4.4, 5.0, 7.0, 8.0)[count - 1]

@@ -13,7 +13,7 @@ from diffusion_jax.ranges import Count, Finite, Size
 
 # (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
 Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
-_BLOCK = 1000  # simulations at a time
+BLOCK = 1000  # simulations at a time
 
 
 def is_simulator(function: object) -> bool:
@@ -112,7 +112,7 @@ class Simulated:
     epoch = (
       np.zeros(len(index), int) if self._epoch is None else self._epoch + 1
     )
-    places, rows = np.divmod(np.asarray(index), _BLOCK)
+    places, rows = np.divmod(np.asarray(index), BLOCK)
     parts: dict[str, np.ndarray] = {}
     for e, place in sorted(
       {*zip(epoch.tolist(), places.tolist(), strict=True)}
@@ -123,11 +123,12 @@ class Simulated:
         if name not in parts:
           parts[name] = np.empty((len(index), *array.shape[1:]), array.dtype)
         parts[name][chosen] = array[rows[chosen]]
+    check_box(self.facts.x, parts['x'])
     return parts
 
   def kept(self) -> ArraySource:
     """Returns all examples in memory, without those that have NaN."""
-    blocks = [self.block(0, i, True) for i in range(-(-self._size // _BLOCK))]
+    blocks = [self.block(0, i, True) for i in range(-(-self._size // BLOCK))]
     arrays = {
       name: np.concatenate([block[name] for block, _ in blocks])
       for name in blocks[0][0]
@@ -153,7 +154,7 @@ class Simulated:
     self, epoch: int, place: int, only_finite: bool = False
   ) -> tuple[dict[str, np.ndarray], int]:
     """Returns (arrays of a block, how many simulations in it have NaN)."""
-    count = min(_BLOCK, self._size - place * _BLOCK)
+    count = min(BLOCK, self._size - place * BLOCK)
     seed = (*self._seed, epoch, place)
     key = seed, only_finite
     if key not in self._kept:  # The latest two blocks: a batch may need both.

@@ -212,7 +212,7 @@ ADVICE = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-  """Holds a data set in memory.
+  """Holds a data set in memory, or mapped from files.
 
   x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; label:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
@@ -226,7 +226,6 @@ class ArraySource:
   context: np.ndarray | None = None
   low: tuple[float, ...] = ()
   high: tuple[float, ...] = ()
-  in_memory = True
 
   def __post_init__(self):
     check_examples({'x': self.x[:1], **self._context(slice(1))}, self.facts)
@@ -240,6 +239,11 @@ class ArraySource:
     x = Values(self.x.shape[1:], levels, low=self.low, high=self.high)
     context = None if self.context is None else Values(self.context.shape[1:])
     return Facts(x, self.num_classes, context)
+
+  @property
+  def in_memory(self) -> bool:
+    """False for an array that is mapped from a file."""
+    return not isinstance(self.x, np.memmap)
 
   def __len__(self) -> int:
     return len(self.x)

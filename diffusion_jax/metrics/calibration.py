@@ -172,6 +172,25 @@ def coverage(
   return Coverage(mass, fraction, error, low / count, high / count)
 
 
+def all_levels(
+  samples: Arrays, reference: Arrays, most: int = 12
+) -> dict[str, np.ndarray]:
+  """Returns the levels by the names of their tests, [M] or [M, D], D <= most.
+
+  Of ranks, intervals and balls, and of densities if the samples have `log_q`.
+  """
+  draws, truth = (np.asarray(a) for a in (samples['draws'], reference['truth']))
+  centres = regression_references(reference['context'], truth)
+  levels = {
+    'ranks': _flat(rank_levels(draws, truth))[:, :most],
+    'intervals': _flat(interval_levels(draws, truth))[:, :most],
+    'balls (TARP)': tarp_levels(draws, truth, centres),
+  }
+  if 'log_q' in samples:
+    levels['densities'] = density_levels(samples['log_q'], reference['log_q'])
+  return levels
+
+
 def sbc(seed: int = 0) -> SampleMetric:
   """Ranks of each parameter among its draws (Talts et al. 2018).
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import convolve
 from diffusion_jax.networks.cpu.products import linear
 from diffusion_jax.networks.initializers import initializers
 from diffusion_jax.networks.options import (
@@ -53,17 +53,7 @@ class Conv(Checked):
     bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-    if axes == 2:
-      out = conv2d(x, kernel, self.stride, (pad, pad))
-    else:
-      sides = 'XYZ'[:axes]
-      out = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (self.stride,) * axes,
-        (pad,) * axes,
-        dimension_numbers=(f'N{sides}C', f'{sides}IO', f'N{sides}C'),
-      )
+    out = convolve(x, kernel, self.stride, pad)
     return out + bias.reshape(*[1] * (axes + 1), -1)
 
 

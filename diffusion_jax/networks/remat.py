@@ -15,7 +15,7 @@ def _products(primitive, *args, **params):
   # Stores the results of convolutions and products with weights. The products
   # of attention have batch axes and are recomputed, because scores are large.
   with_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  return primitive.name in ('conv2d', 'linear') or with_weights(
+  return primitive.name in ('conv2d', 'convolve', 'linear') or with_weights(
     primitive, *args, **params
   )
 

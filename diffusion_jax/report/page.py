@@ -40,7 +40,7 @@ def render(
     ('gallery', 'Samples', gallery),
     ('trajectory', 'From noise to images', [trajectory]),
     ('curves', 'Curves', curve_charts(runs)),
-    ('evaluation', 'Evaluation', results.parts(run.results)),
+    ('evaluation', 'Evaluation', evaluation(run)),
     ('neighbours', 'Nearest images', [neighbours]),
     ('runs', 'Runs', comparison(runs)),
     ('plan', 'Plan', plan_tables(run.plans)),
@@ -140,6 +140,18 @@ def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
     about = f'Sheet of generated images of {run.name}'
     sheets = [(f'step {step:,}', path) for step, path in run.sheets]
     yield pictures.film(title, about, sheets, 1_500_000 // len(runs))
+
+
+def evaluation(run: Run) -> Iterator[Table | Chart | Film | None]:
+  """Yields the tables and charts of results, then figures of calibration."""
+  yield from results.parts(run.results)
+  titles = {
+    'ranks': 'Ranks of the truth among its draws: flat if calibrated',
+    'coverage': 'Expected coverage: below the diagonal is over-confident',
+  }
+  for path in run.calibration:
+    title = f'{titles[path.stem]} ({path.parent.name})'
+    yield pictures.film(title, title, [('', path)])
 
 
 def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Run(NamedTuple):
   fields: {'section.field': value} of the config. curves: by name of the metric.
   sheets: (step, file) of samples during training. results: (folder, content) of
   evaluations. sessions: starts and ends of the training. plans: the content of
-  each file of --mode=plan.
+  each file of --mode=plan. calibration: figures of evaluations.
   """
 
   name: str
@@ -36,6 +36,7 @@ class Run(NamedTuple):
   results: list[tuple[str, dict]]
   sessions: list[dict]
   plans: list[dict] = []
+  calibration: Sequence[Path] = ()
 
 
 def read(name: str, folder: Path, fields: Json) -> Run:
@@ -48,6 +49,11 @@ def read(name: str, folder: Path, fields: Json) -> Run:
     list(read_results(folder / 'evaluation')),
     sessions.read(folder),
     [content for _, content in read_json_files(folder / 'plans')],
+    [
+      x
+      for n in ('ranks', 'coverage')
+      for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
+    ],
   )
 
 

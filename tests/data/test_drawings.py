@@ -117,6 +117,15 @@ def test_training_data_are_grey_behind_the_samples():
   np.testing.assert_allclose(found, [9 / 12, 5 / 12], atol=0.01)
 
 
+def test_draws_of_each_given_row_have_a_colour():
+  """Blue and orange, the first two of matplotlib's tab10."""
+  x = np.array([[-1.0, -1.0], [2.0, 1.0]]).repeat(20, axis=0)
+  (panel,) = panels(drawings.sheet(standard(2), x, 10, groups=2))
+  red, _, low = np.moveaxis(panel.astype(int), -1, 0)
+  found = place(panel, blue(panel)), place(panel, red > low + 60)
+  np.testing.assert_allclose(found, [[2 / 6, 2 / 6], [5 / 6, 4 / 6]], atol=0.01)
+
+
 def test_axes_end_at_the_box_of_the_data():
   """A uniform prior fills them; a box far away does not matter."""
   data = RNG.uniform(0.0, 2.0, (2000, 2))

@@ -95,7 +95,7 @@ def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
   for name, array in (ARRAYS | tests).items():
     np.save(tmp_path / f'{name}.npy', array)
   source = npz(tmp_path, num_classes=3)
-  assert isinstance(source.x, np.memmap)
+  assert isinstance(source.x, np.memmap) and not source.in_memory
   images, labels = source.read(np.array([3, 1])).values()
   np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
   assert labels.tolist() == [0, 1]

@@ -119,6 +119,11 @@ def test_bounds_are_checked():
   for fresh in (False, True):
     with pytest.raises(ValueError, match='examples are outside bounds'):
       of_simulator(uniform, bounds=(0.0, 1.9), fresh=fresh)
+  later = lambda rng, n: {'x': rng.uniform(0, 1 + (n < 1000), (n, 2))}
+  fresh = of_simulator(later, num_examples=1400, bounds=(0.0, 1.0), fresh=True)
+  fresh.read(np.arange(900))
+  with pytest.raises(ValueError, match='examples are outside bounds'):
+    fresh.read(np.arange(1300))
   with pytest.raises(ValueError, match='of 2 numbers in turn; got 3 numbers'):
     of_simulator(uniform, bounds=(0.0, 1.0, 2.0))
 

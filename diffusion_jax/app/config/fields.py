@@ -244,6 +244,7 @@ class Sampling:
       test split
     context: npy or npz file of real numbers, each row a condition of
       num_samples samples; '': of held-out examples
+    context_row: the only row that is taken, from 0; None: all
     ema: averaged parameters
     ema_decay: one of training.more_ema_decays; 0: the main one
     ema_sigma_rel: width of an average that is made from the run's snapshots
@@ -258,6 +259,7 @@ class Sampling:
   labels: tuple[Count, ...] = ()
   prompt: str | None = None
   context: str = ''
+  context_row: Count | None = None
   ema: bool = True
   ema_decay: Rate = 0.0
   ema_sigma_rel: Width | None = None

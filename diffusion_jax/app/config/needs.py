@@ -11,6 +11,8 @@ LEVELS = (
   'uint8 arrays have levels; leave it out for real numbers',
 )
 PICTURES = 'pictures, uint8 [H, W, C]', 'leave it out'
+EDITED = PICTURES[0], 'take edit=restore with operator mask, matrix or yours'
+MEASURED = PICTURES[0], 'take fd, c2st or others of numbers'
 GRID = 'data [H, W, C]', 'take network=unet or dit, or mlp for vectors'
 CONTEXT = 'a context', 'give data with one, as data=npz with `context`'
 
@@ -34,10 +36,10 @@ METRICS = {
   'elbo': LEVELS,
   'iw': LEVELS,
   'independent_pixels': LEVELS,
-  'fid': PICTURES,
-  'sfid': PICTURES,
-  'is': PICTURES,
-  'cmmd': PICTURES,
+  'fid': MEASURED,
+  'sfid': MEASURED,
+  'is': MEASURED,
+  'cmmd': MEASURED,
   'accuracy': PICTURES,
 }
 EDITS = 'inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'
@@ -50,8 +52,7 @@ def problems(config: Node, facts: Facts, mode: str) -> Iterator[str]:
   if mode == 'evaluate':
     rows += [('evaluation.metrics', (n,), kind) for n, kind in METRICS.items()]
   if mode == 'edit':
-    rows += [('edit', EDITS, PICTURES)]
-    rows += [('edit.operator', OPERATORS, PICTURES)]
+    rows += [('edit', EDITS, EDITED), ('edit.operator', OPERATORS, EDITED)]
   for path, values, needed in rows:
     found = config.at(path)
     name = found.name if isinstance(found, Node) else found
@@ -69,7 +70,7 @@ def has(facts: Facts, needed: tuple[str, str]) -> bool:
   """Returns whether data have what a row needs."""
   if needed is LEVELS:
     return bool(facts.x.levels)
-  if needed is PICTURES:
+  if needed in (PICTURES, EDITED, MEASURED):
     return facts.x.is_picture
   if needed is CONTEXT:
     return facts.context is not None

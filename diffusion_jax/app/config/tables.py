@@ -11,7 +11,7 @@ from collections.abc import Callable
 import diffusion_jax as dj
 from diffusion_jax.app.config import constructors, fields
 from diffusion_jax.app.config.tree import Constructor
-from diffusion_jax.app.edits.pictures.pictures import (
+from diffusion_jax.app.edits.pictures import (
   pictures,
   posteriors,
   restoration,

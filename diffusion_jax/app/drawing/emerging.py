@@ -31,8 +31,8 @@ from diffusion_jax.sampling.sampler import spread_levels
 
 # The fields of config.sampling that are arguments of the compiled programs.
 ARGUMENTS = (
-  'labels', 'prompt', 'seed', 'num_steps', 'respacing', 'guidance.scale',
-  'guidance_scale',
+  'labels', 'prompt', 'context', 'context_row', 'seed', 'num_steps',
+  'respacing', 'guidance.scale', 'guidance_scale',
 )  # fmt: skip
 NUM_FRAMES = 12
 

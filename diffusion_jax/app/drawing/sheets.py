@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
 from diffusion_jax.app.model import Model
-from diffusion_jax.data import drawings
+from diffusion_jax.data import drawings, simulated
 from diffusion_jax.errors import UserError
 
 _MOST = 2000  # training examples, and points
@@ -15,13 +16,16 @@ def examples(model: Model) -> np.ndarray | None:
   """Returns training examples [n, ...] to be drawn behind samples.
 
   Only vectors and sequences of real numbers are drawn so. None if they are not
-  in memory, or cannot be read.
+  in memory, or cannot be read. Of a simulator they are the first 1,000.
   """
-  x = model.facts.x
-  if x.levels or len(x.shape) > 2 or model.config.data is None:
+  x, config = model.facts.x, model.config
+  if x.levels or len(x.shape) > 2 or config.data is None:
     return None
+  if 'num_examples' in config.data:  # a block, instead of simulating all
+    count = min(config.data.num_examples, simulated.BLOCK)
+    config = store.with_fields(config, {'data.num_examples': count})
   try:
-    source = datasets.source_of(model.config)
+    source = datasets.source_of(config)
   except (UserError, OSError):  # Samples need no data.
     return None
   if not source.in_memory:
@@ -45,11 +49,12 @@ def sheet(
   samples: np.ndarray,
   conditions: ImageConditions | None = None,
   data: np.ndarray | None = None,
+  groups: int = 1,
 ) -> np.ndarray:
   """Draws the first samples, as files have them, on one sheet.
 
   Columns are classes or prompts. conditions: each picture is drawn between its
-  condition and the original; data: `examples`.
+  condition and the original; data: `examples`; groups: see `drawings.sheet`.
   """
   values = model.facts.x
   points = not values.levels and len(values.shape) == 1
@@ -58,10 +63,18 @@ def sheet(
     threes = zip(conditions.shown, samples, conditions.originals, strict=False)
     samples = np.concatenate([np.stack(three) for three in threes])
     limit = 3 * (limit // 3)
-  samples = samples[:limit]
+  samples = first_of(samples, groups, limit)
   threes = conditions is not None
   columns = sheet_columns(model, len(samples), threes)
-  return drawings.sheet(values, samples, columns, data=data, each=threes)
+  how = {'data': data, 'each': threes, 'groups': groups}
+  return drawings.sheet(values, samples, columns, **how)
+
+
+def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:
+  """Returns the first samples of each group, at most `most` in all."""
+  each = max(1, most // groups)
+  parts = samples.reshape(groups, -1, *samples.shape[1:])[:, :each]
+  return parts.reshape(-1, *samples.shape[1:])[:most]
 
 
 def sheet_columns(model: Model, n: int, threes: bool) -> int:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax.app.edits.pictures.pictures.pictures import (
+from diffusion_jax.app.edits.pictures import (
   STEPS,
   refuse_unipc,
 )

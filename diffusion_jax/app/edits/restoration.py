@@ -14,7 +14,8 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.pictures.pictures.pictures import (
+from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.edits.pictures import (
   STEPS,
   Edit,
   Encode,
@@ -25,7 +26,7 @@ from diffusion_jax.app.edits.pictures.pictures.pictures import (
   read_mask,
   read_picture,
 )
-from diffusion_jax.app.edits.pictures.pictures.posteriors import (
+from diffusion_jax.app.edits.posteriors import (
   Given,
   Method,
   steer,
@@ -36,7 +37,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
-from diffusion_jax.data import drawings, images, npz
+from diffusion_jax.data import images, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Finite, Positive, Size
 
@@ -313,7 +314,7 @@ class Restore(Edit):
     results, numbers, arrays = made
     size = len(arrays['y'])
     samples = results.reshape(size, -1, *results.shape[1:])
-    clean = arrays.get('clean')
+    clean, data = arrays.get('clean'), sheets.examples(model)
     for i, file in enumerate(self.files()):
       mine = {n: a.reshape(size, -1, *a.shape[1:])[i]
               for n, a in numbers.items()}  # fmt: skip
@@ -328,7 +329,7 @@ class Restore(Edit):
         print(f'{name}: {_listed(figures)}{_warning(**figures)}')
       print(_left(name, kept), end='')
       place = path.with_name(f'{path.name}_{Path(file).stem}.png')
-      drawn = drawings.sheet(model.facts.x, samples[i], len(samples[i]))
+      drawn = sheets.sheet(model, samples[i], data=data)
       images.write_png(place, drawn)
       print(f'wrote {place}')
 

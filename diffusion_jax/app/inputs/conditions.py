@@ -97,7 +97,8 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   if context is not None:
     assert model.facts.context is not None  # else it was refused
     encode = model.facts.context.encode
-    cond['context'] = encode(context)[rows_of(model, n)]
+    each = rows_of(model, n) % len(context)
+    cond['context'] = encode(context)[each]
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures, context)
 
@@ -212,20 +213,40 @@ def choose_context(model: Model, n: int) -> np.ndarray | None:
 
 
 def given_context(model: Model) -> np.ndarray | None:
-  """Returns the rows of the file sampling.context, [K, ...], or None.
+  """Returns the rows of sampling.context or .context_row, [K, ...], or None.
 
-  Raises UserError for another shape and numbers that are not finite.
+  Raises UserError for another shape, numbers that are not finite, and a row
+  that there is not.
   """
-  path = model.config.sampling.context
-  if not path:
+  path, row = (model.config.sampling[n] for n in ('context', 'context_row'))
+  if not path and row is None:
     return None
   own.check_paths('sampling.context', path)
   facts = model.facts.context
   if facts is None or model.conditioning.context is None:
     raise UserError(
-      'config.sampling.context: the network of this run takes no context '
-      '(conditioning.context)'
+      f'config.sampling.context{"" if path else "_row"}: the network of this '
+      'run takes no context (conditioning.context)'
     )
+  if path:
+    rows = _read_context(path, facts)
+    return rows if row is None else rows[[_checked_row(row, rows, path)]]
+  source = datasets.unseen(model.config)
+  _checked_row(row, source, 'the held-out split')
+  with from_config('data'):
+    return source.read(np.array([row]))['context']
+
+
+def _checked_row(row, rows, what):
+  if row >= len(rows):
+    raise UserError(
+      f'config.sampling.context_row={row} is out of range: {what} has the rows '
+      f'0..{len(rows) - 1}'
+    )
+  return row
+
+
+def _read_context(path, facts):
   with from_config('sampling.context'):
     rows = npz.read_array(path, 'context')
   rows = rows[None] if rows.shape == tuple(facts.shape) else rows
@@ -277,7 +298,8 @@ def by_run(guidance: Node | None) -> bool:
 def rows_of(model: Model, n: int) -> np.ndarray:
   """Returns the row of the context that each of the first n samples has."""
   index, c = np.arange(n), model.config.sampling
-  return index // c.num_samples if c.context else index
+  given = c.context or c.context_row is not None
+  return index // c.num_samples if given else index
 
 
 FAR = 6.0  # standard deviations

@@ -14,7 +14,7 @@ from diffusion_jax.app import (
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing.generate import generate_by
-from diffusion_jax.app.edits.pictures.pictures.pictures import (
+from diffusion_jax.app.edits.pictures import (
   Edit,
   Encode,
   Made,

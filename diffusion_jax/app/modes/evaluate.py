@@ -30,7 +30,13 @@ from diffusion_jax.app.run import (
 )
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import real_images, references, sweeps
+from diffusion_jax.metrics import (
+  calibration,
+  plots,
+  real_images,
+  references,
+  sweeps,
+)
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
@@ -204,7 +210,7 @@ def score_samples(
 def score_pairs(
   model: Model, metrics: list[scoring.Scored], changes: Fields
 ) -> Fields:
-  """Draws for held-out pairs, and writes the scores of calibration.
+  """Draws for held-out pairs; writes the scores and curves of calibration.
 
   Returns the scores as JSON in the first process, {} in the others.
   """
@@ -224,6 +230,7 @@ def score_pairs(
   fields = {
     'num_samples': c.draws_per_pair,
     'context': str(path),
+    'context_row': None,
     'name': 'samples',
     'trajectory': False,
   }
@@ -245,6 +252,9 @@ def score_pairs(
   with from_config('evaluation.metrics'):
     for each in metrics:
       scores += each.metric.compute(samples, reference)
+  levels = calibration.all_levels(samples, reference)
+  plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
+  plots.plot_coverage(out / 'coverage.png', levels)
   write_json(out / 'result.json', {
     'pairs': len(index),
     'draws_per_pair': c.draws_per_pair,

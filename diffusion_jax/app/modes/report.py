@@ -4,6 +4,7 @@ A training writes the same page at its end.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -190,8 +191,13 @@ def drawn_by(
   note = f'{calls} calls of the network' if calls else ''
   values = model.facts.x
   is_vector = not values.levels and len(values.shape) == 1
-  x = read_first(model, path, _POINTS if is_vector else 2 * _PICTURES)
-  sheet = drawings.sheet(values, x, _PICTURES, data=data)
+  most, groups = _POINTS if is_vector else 2 * _PICTURES, 1
+  x = read_first(model, path, most)
+  if is_vector and stored.get('context'):  # num_samples of each row
+    x = read_first(model, path, sys.maxsize)
+    groups = len(x) // stored['num_samples']
+    x = sheets.first_of(x, groups, most)
+  sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
   name = results.in_words(path.stem)
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'Images: {name}', [frame])

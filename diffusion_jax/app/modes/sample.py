@@ -199,7 +199,9 @@ def write(
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
   path = path.with_suffix('.png')
   data = sheets.examples(model)
-  images.write_png(path, sheets.sheet(model, samples, inputs.images, data))
+  groups = n // model.config.sampling.num_samples  # rows of a given context
+  drawn = sheets.sheet(model, samples, inputs.images, data, groups)
+  images.write_png(path, drawn)
   print(f'wrote {path}')
   if model.facts.x.is_text:
     write_texts(path.with_suffix('.txt'), samples)

@@ -171,6 +171,9 @@ def fields(model: Model) -> list[dict]:
     add('labels', 'class', '', choices=['', *classes])
   if text_length(model.config):
     add('prompt', 'text', c.prompt or '')
+  if model.conditioning.context is not None:
+    of = Path(c.context).name or 'the held-out contexts'
+    add('context_row', f'row of {of}', c.context_row, least=0)
   if model.plan is not None:
     if 'sampler' in c:
       names = [n for n in model.schema.table('sampling.sampler')]

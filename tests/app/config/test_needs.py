@@ -41,9 +41,9 @@ def cases():
     place = config.get(name, 'digits')
     yield 'evaluation.metrics', name, place, 'evaluate', needed
   for name in needs.EDITS:
-    yield 'edit', name, 'digits', 'edit', needs.PICTURES
+    yield 'edit', name, 'digits', 'edit', needs.EDITED
   for name in needs.OPERATORS:
-    yield 'edit.operator', name, 'digits', 'edit', needs.PICTURES
+    yield 'edit.operator', name, 'digits', 'edit', needs.EDITED
 
 
 @pytest.mark.parametrize('path, value, name, mode, needed', [*cases()])
@@ -59,11 +59,11 @@ def test_each_row_is_one_line(path, value, name, mode, needed):
   ]
   assert not found  # digits with a context have everything
   without = {
-    needs.LEVELS: NUMBERS,
-    needs.PICTURES: TEXTS,
-    needs.GRID: TEXTS,
-    needs.CONTEXT: NUMBERS,
-  }[needed]
+    needs.LEVELS[0]: NUMBERS,
+    needs.PICTURES[0]: TEXTS,
+    needs.GRID[0]: TEXTS,
+    needs.CONTEXT[0]: NUMBERS,
+  }[needed[0]]
   what, advice = needed
   lines = [
     line

@@ -72,6 +72,8 @@ def test_examples_are_spread_over_vectors_and_sequences(tmp_path):
   assert found.shape == (2000, 2) and len(np.unique(found[:, 0])) == 2000
   path.unlink()
   assert sheets.examples(model) is None  # samples need no data
+  config = trial('two_moons', **{'data.num_examples': 3000})
+  assert len(sheets.examples(models.make(config, tmp_path))) == 1000
   for config in (smoke(), of_numbers(path, 4, 4, 1)):
     assert sheets.examples(models.make(config, tmp_path)) is None
 

@@ -6,13 +6,21 @@ random or briefly trained parameters.
 
 import json
 import re
+import types
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app.modes import MODES
+import diffusion_jax as dj
+from diffusion_jax.app.drawing import emerging
+from diffusion_jax.app.modes import MODES, serve
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
 from diffusion_jax.demos import simulators
-from diffusion_jax.metrics import table
+from diffusion_jax.metrics import likelihoods, table
+from diffusion_jax.testing import oracles
 from tests.app.conftest import (
   arrays_of,
   assert_same,
@@ -125,6 +133,28 @@ def test_another_context_is_refused(trained, tmp_path, y, message):
   refused(message, MODES['sample'], config, run)
 
 
+def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
+  """The same as for this row in a file; another row is another picture."""
+  path = trained[1]
+  run = untrained(vectors(path), tmp_path / 'run', deviation=0.05)
+  with np.load(path) as file:
+    np.save(tmp_path / 'y.npy', file['test_context'][2:4])
+  more = {'serve.num_images': 4, 'sampling.num_steps': 3}
+  given = {'sampling.context': str(tmp_path / 'y.npy')}
+  drawn = []
+  for fields, row in (({}, 3), (given, 1), ({}, 2)):
+    model, emerge = emerging.emerging(of_run(run, **more | fields), run)
+    assert serve.fields(model)[0]['name'] == 'context_row'
+    *_, last = serve.pictures(emerge, [('sampling.context_row', str(row))])
+    drawn.append(json.loads(last.removeprefix('data: '))['image'])
+  assert drawn[0] == drawn[1]
+  assert drawn[1] != drawn[2]
+  (event,) = serve.pictures(emerge, [('sampling.context_row', '16')])
+  assert 'context_row=16 is out of range: the held-out split has' in event
+  config = of_run(run, **given | {'sampling.context_row': 2})
+  refused(r'y.npy has the rows 0\.\.1', MODES['sample'], config, run)
+
+
 def test_draws_are_within_the_box(tmp_path, capsys):
   """Random parameters leave a narrow box, and are drawn again."""
   rng = np.random.default_rng(0)
@@ -233,10 +263,32 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
       assert np.isfinite(number)
       if score.endswith(('_p', '_ks', '_chi2', '_coverage')):
         assert 0.0 <= number <= 1.0
+  MODES['report'](config, run)
+  page = (run / 'report.html').read_text()
+  assert 'Ranks of the truth among' in page and 'Expected coverage: ' in page
   # The density has the user's units: log std is in it.
   facts = json.loads((run / 'config.json').read_text())['facts']['x']
   log_det = float(np.log(facts['std']).sum())
   assert abs(found['ode']['value'] - log_det / 2 - 1.4) < 1.5
+
+
+def test_ode_of_vectors_is_their_density_in_their_units():
+  """By the exact denoiser of a mixture, without noise of an estimate."""
+  spread = [[0.3, 0.2], [0.2, 0.25]]
+  law = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.8, -0.4]], [spread] * 2)
+  values = Values((2,), 0, tuple(MEAN), tuple(STD))
+  model: Any = types.SimpleNamespace(
+    facts=Facts(values),
+    schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),
+    denoiser=lambda params, cond: law.denoise,
+  )
+  keys = jax.random.split(jax.random.key(0), 50)
+  x = jax.vmap(lambda key: law.sample(key, 1)[0])(keys)
+  measure = likelihoods.ode().measure(model)
+  found = jax.jit(lambda x: measure({}, keys, x, {})['nats'])(x)
+  expected = (np.log(STD).sum() - law.log_prob(x, dj.clean_level())) / 2
+  np.testing.assert_allclose(found, expected, atol=0.02)  # sigma ends at 40
+  assert abs(np.mean(found - expected)) < 3e-3
 
 
 # -- restore -----------------------------------------------------------------

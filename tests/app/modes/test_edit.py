@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from diffusion_jax.app.edits.pictures.pictures import pictures
 from PIL import Image
 
 from diffusion_jax.app import (
   devices,
   models,
 )
+from diffusion_jax.app.edits.pictures import pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream

@@ -393,11 +393,11 @@ digits sampling.context=y.npy => config.sampling.context=y.npy needs a context,
 """
 TABLES['evaluate'] += f"""
 two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
-  pictures, uint8 [H, W, C], {REAL} [2]: leave it out
+  pictures, uint8 [H, W, C], {REAL} [2]: take fd, c2st or others of numbers
 """
 TABLES['edit'] += f"""
 gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W,
-  C], {REAL} [64, 1] without a context
+  C], {REAL} [64, 1] without a context: take edit=restore with operator mask
 gp_sequences edit=restore edit.image=y.npy edit.operator=blur =>
   config.edit.operator=blur needs pictures
 """

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffusion_jax.app.edits.pictures.pictures import (
-  posteriors,
-  restoration,
-)
 from PIL import Image
 from scipy import optimize
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
+from diffusion_jax.app.edits.pictures import (
+  posteriors,
+  restoration,
+)
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core import operators

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.convolution import conv2d, convolve
 from tests.networks.cpu.test_bilinear import jax_conv
 from tests.networks.literal import close
 
@@ -52,6 +52,31 @@ def test_first_and_second_derivatives_in_both_modes(convs):
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     scale = np.abs(b).max()
     np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize('stride, padding', [(1, (1, 1)), (2, (0, 1))])
+@pytest.mark.parametrize('sides', [(7,), (6, 5, 4)])
+def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
+  """The value, both gradients, and under vmap."""
+  rng, n = np.random.default_rng(0), len(sides)
+  x = rng.standard_normal((2, *sides, 3), np.float32)
+  kernel = rng.standard_normal((*[3] * n, 3, 4), np.float32)
+
+  def whole(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (stride,) * n, (padding,) * n,
+      dimension_numbers=('NXYZ'[: n + 1] + 'C', 'XYZ'[:n] + 'IO',
+                         'NXYZ'[: n + 1] + 'C'),
+    )  # fmt: skip
+
+  def of(conv):
+    loss = lambda *args: jnp.sum(jnp.sin(conv(*args)))
+    mapped = jax.vmap(conv, (0, None))(x[:, None], kernel)
+    return conv(x, kernel), mapped, *jax.grad(loss, (0, 1))(x, kernel)
+
+  ours = lambda x, kernel: convolve(x, kernel, stride, padding)
+  for a, b in zip(*jax.jit(lambda: (of(ours), of(whole)))(), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_inside_a_scan_and_under_vmap():
