@@ -28,17 +28,18 @@ VARIANTS = (*BOUNDS,)
 def budget(simulations):
   """Returns the fields that depend on the number of simulations.
 
-  A tenth of them, at most 2,000, are held out.
+  A tenth of them, at most 2,000, are held out. Over-fitting ends most trainings
+  before their last step.
   """
   test = min(simulations // 10, 2000)
-  steps = 250 * round(min(24, 4 * (simulations / 1000) ** 0.5))
+  steps = 500 * max(1, round(simulations**0.5 * 0.12))
   return {
     'data.num_examples': simulations - test,
     'data.num_test': test,
     'training.num_steps': steps,
     'training.evaluate_every': steps // 20,
     'training.checkpoint_every': steps // 20,
-    'training.patience': steps // 4,
+    'training.patience': steps // 20 * 4,
   }
 
 
