@@ -190,7 +190,8 @@ def populations(x: np.ndarray) -> np.ndarray:
 
 
 def _predation(t, y, rates):
-  prey, predators = jnp.exp(y[0]), jnp.exp(y[1])
+  # A step that is too long must have a finite error, to be made shorter.
+  prey, predators = (jnp.exp(jnp.minimum(log, 40.0)) for log in y)
   a, b, c, d = rates
   return a - b * predators, d * prey - c
 
