@@ -213,7 +213,7 @@ def _accuracy(data, init, key, fitted, tested):
 
   def logits(params, x):
     for i, (weight, bias) in enumerate(params):
-      x = (jax.nn.relu(x) if i else x) @ weight + bias
+      x = (jax.nn.relu(x) if i else x) @ weight + bias[None]
     return x[:, 0]
 
   def loss(params, index):
