@@ -73,7 +73,8 @@ def _small_data(config):
     return None
   facts = datasets.stated_facts(section)
   if facts is None and section.constructor is not image_folder.folder:
-    return section.to_dict()
+    # The draws of an untrained network would hardly ever be within a box.
+    return section.to_dict() | ({'bounds': ()} if 'bounds' in section else {})
   shape = section.image_shape if facts is None else facts.x.shape
   count = 10 if facts is None else facts.num_classes
   if not section.get('labelled', True):

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.integrate import solve_ivp
+from scipy.stats import binom, norm
 from sklearn.gaussian_process.kernels import Matern
 
 from diffusion_jax.demos import simulators
@@ -67,3 +68,124 @@ def test_a_gaussian_process_has_the_kernel_of_scikit_learn(sides):
   z = ((x - [280.0, -1.0]) / std).reshape(n, -1)
   assert np.abs(z.mean(axis=0)).max() < 5 / n**0.5
   assert np.abs(z.T @ z / n - expected).max() < 5 * (2 / n) ** 0.5
+
+
+N = 20_000
+
+
+def simulated(name, n=N):
+  made = simulators.BENCHMARK[name](np.random.default_rng(0), n)
+  return made['x'], made['context']
+
+
+def assert_normal(z):
+  """Checks that the columns of z are independent and standard normal."""
+  n = len(z)
+  assert np.abs(z.mean(axis=0)).max() < 5 / n**0.5
+  errors = np.abs(z.T @ z / n - np.eye(z.shape[1]))
+  assert errors.max() < 5 * (2 / n) ** 0.5
+
+
+def test_gaussian_linear_has_the_posterior_of_its_docstring():
+  """x - context / 2 is N(0, 0.05), and independent of context ~ N(0, 0.2)."""
+  x, y = simulated('gaussian_linear')
+  z = np.concatenate([(x - y / 2) / 0.05**0.5, y / 0.2**0.5], axis=1)
+  assert_normal(z)
+
+
+@pytest.mark.parametrize('name, high', [
+  ('gaussian_linear_uniform', 1.0), ('gaussian_mixture', 10.0), ('slcp', 3.0),
+])  # fmt: skip
+def test_a_uniform_prior_fills_its_box(name, high):
+  x, _ = simulated(name)
+  assert np.abs(x).max() <= high
+  assert_normal(x * 3**0.5 / high)  # of variance 1, and flat
+  low, top = np.quantile(x / high, [0.01, 0.99], axis=0)
+  np.testing.assert_allclose([-low, top], 0.98, atol=0.01)
+
+
+def test_the_noise_of_vectors_is_what_the_benchmark_says():
+  x, y = simulated('gaussian_linear_uniform')
+  assert_normal((y - x) / 0.1**0.5)
+  x, y = simulated('gaussian_mixture')
+  z = y - x
+  for radius in (0.05, 0.2, 1.0):  # of both coordinates, which share a std
+    share = np.mean(np.abs(z).max(axis=1) < radius)
+    each = [(2 * norm.cdf(radius / std) - 1) ** 2 for std in (1.0, 0.1)]
+    assert abs(share - np.mean(each)) < 5 * 0.5 / N**0.5
+  x, y = simulated('slcp')
+  z = (y.reshape(N, 4, 2) - x[:, None, :2]) / x[:, None, 2:4] ** 2
+  rho = np.tanh(x[:, 4:])
+  z[..., 1] = (z[..., 1] - rho * z[..., 0]) / np.sqrt(1 - rho**2)
+  assert_normal(z.reshape(N, 8))
+
+
+def test_a_spike_has_the_log_odds_of_its_filter():
+  """The prior smooths by second differences; context is V^T of the spikes."""
+  f = np.zeros((9, 9))
+  for i in range(9):
+    f[i, i] = 1 + (i / 9) ** 0.5
+    if i > 0:
+      f[i, i - 1] = -2
+    if i > 1:
+      f[i, i - 2] = 1
+  x, y = simulated('bernoulli_glm')
+  root = np.zeros((10, 10))
+  root[0, 0], root[1:, 1:] = 0.5**0.5, f
+  assert_normal(x @ root.T)
+  v = simulators.stimulus_matrix()
+  noise = v[:, 1]
+  np.testing.assert_array_equal(v[:, 0], 1.0)
+  for delay in range(9):
+    np.testing.assert_array_equal(v[delay:, 1 + delay], noise[: 100 - delay])
+    assert not v[:delay, 1 + delay].any()
+  p = 1 / (1 + np.exp(-x @ v.T))
+  error = (y - p @ v) / np.sqrt((p * (1 - p)) @ v**2)
+  assert np.abs(error.mean(axis=0)).max() < 5 / N**0.5
+  np.testing.assert_allclose((error**2).mean(axis=0), 1.0, atol=0.06)
+  assert np.all(y[:, 0] == np.rint(y[:, 0])) and 0 <= y[:, 0].min()
+
+
+def scipy_solution(change, first, times):
+  span = 0, times[-1]
+  fine = {'rtol': 1e-9, 'atol': 1e-9}
+  return solve_ivp(change, span, first, 'LSODA', times, **fine).y
+
+
+def test_the_solutions_are_those_of_scipy():
+  """In the units of the equations, not of their logarithms."""
+  x = simulated('lotka_volterra', 4)[0]
+  found = np.exp(simulators.populations(x)).reshape(4, 2, 10)
+  for (a, b, c, d), curve in zip(np.exp(x), found, strict=True):
+
+    def predation(t, y, a=a, b=b, c=c, d=d):
+      return [a * y[0] - b * y[0] * y[1], d * y[0] * y[1] - c * y[1]]
+
+    exact = scipy_solution(predation, [30, 1], 2.1 * np.arange(10))
+    np.testing.assert_allclose(curve, exact, rtol=5e-3, atol=1e-4)
+  x = simulated('sir', 4)[0]
+  found = np.exp(simulators.infected(x))
+  for (b, g), curve in zip(np.exp(x), found, strict=True):
+
+    def epidemic(t, y, b=b, g=g):
+      return [-b * y[0] * y[1] / 1e6, b * y[0] * y[1] / 1e6 - g * y[1]]
+
+    exact = scipy_solution(epidemic, [1e6 - 1, 1], np.arange(0, 154, 17))
+    np.testing.assert_allclose(curve, exact[1, 1:] / 1e6, rtol=1e-3)
+
+
+def test_epidemics_and_populations_are_observed_with_noise():
+  n = 2000
+  x, y = simulated('lotka_volterra', n)
+  assert_normal((x - [-0.125, -3.0, -0.125, -3.0]) / 0.5)
+  clipped = np.maximum(simulators.populations(x), np.log(1e-10))
+  assert_normal((y - clipped) / 0.1)
+  x, y = simulated('sir', n)
+  assert_normal((x - np.log([0.4, 0.125])) / [0.5, 0.2])
+  counts, p = np.expm1(y), np.exp(simulators.infected(x))
+  np.testing.assert_allclose(counts, np.rint(counts), atol=1e-9)
+  below = binom.cdf(np.rint(counts) - 1, 1000, p)
+  at = binom.pmf(np.rint(counts), 1000, p)
+  level = below + at * np.random.default_rng(1).uniform(size=at.shape)
+  assert np.abs(level.mean(axis=0) - 0.5).max() < 5 * (1 / 12 / n) ** 0.5
+  assert np.abs(level.var(axis=0) - 1 / 12).max() < 5 * (1 / 180 / n) ** 0.5

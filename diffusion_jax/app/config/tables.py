@@ -207,7 +207,7 @@ DATA = {
   'synthetic': small_sets.synthetic,
   'photos': photos.photos,
   'npz': npz.npz,
-  'two_moons': simulated.simulated(simulators.two_moons),
+  **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
   'folder': image_folder.folder,
   'cifar10': tfds_sources.cifar10,

@@ -1,0 +1,339 @@
+"""C2ST of posteriors of the benchmark's tasks, beside published figures.
+
+  python -m benchmarks.inference --references=folder   # 10,000 simulations
+  python -m benchmarks.inference --references=folder --tasks=slcp,sir \
+    --simulations=1000,100000 --seeds=0,1 --flags='network.dropout=0.1'
+
+The folder has npz files observations_*.npz with `<task>/<i>/observation` and
+`<task>/<i>/reference`, draws [N, D] of the reference posterior, in the units of
+Lueckmann et al. 2021; and, if there are published figures, published_c2st.csv
+with the columns task, num_simulations, algorithm, mean_of_observations_1_to_5.
+
+Each row trains configs/inference.py by the program's own functions (`budget`
+has what depends on the number of simulations, of which the held-out ones are a
+part), draws 10,000 parameters for each observation, and compares them with as
+many of the reference. Finished rows are kept in <out>/rows.jsonl, runs beside
+it. Seconds are the processor's: of training without compilation, and of 10,000
+draws with those that the box refuses.
+"""
+
+import argparse
+import contextlib
+import csv
+import functools
+import io
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn.model_selection import KFold
+
+from configs import inference
+from diffusion_jax.app import devices, models, sample_inputs, weights
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.modes import sample, train
+from diffusion_jax.app.modes.train_setup import setup
+from diffusion_jax.app.run import provenance
+from diffusion_jax.data import npz
+from diffusion_jax.runtime import cache
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.sharding import replicate
+
+Row = dict[str, Any]
+LOGARITHMS = 'sir', 'lotka_volterra'  # `demos.simulators` has log parameters
+ALGORITHMS = 'NPE', 'SNPE', 'NLE', 'NRE'
+
+
+def context_of(task: str, observation: np.ndarray) -> np.ndarray:
+  """Returns an observation of the benchmark as our simulator would give it."""
+  if task == 'sir':
+    return np.log1p(observation[1:])  # nine days: the first count is known
+  return np.log(observation) if task == 'lotka_volterra' else observation
+
+
+def parameters_of(task: str, x: np.ndarray) -> np.ndarray:
+  """Returns draws of our simulator's parameters in the benchmark's units."""
+  return np.exp(x) if task in LOGARITHMS else x
+
+
+def config_of(task: str, simulations: int, seed: int, flags: str) -> Node:
+  """Returns the config of a training: the recipe and `flags`, a=1 b=2."""
+  path = str(Path(inference.__file__))
+  fields: dict[str, object] = {**inference.budget(simulations)}
+  fields |= {'seed': seed, 'data.draws': seed}
+  fields |= dict(flag.split('=', 1) for flag in flags.split())
+  tree = store.completed(store.from_file(path, task))
+  return store.with_flags(tree, [(n, str(x)) for n, x in fields.items()])
+
+
+def fit(config: Node, run: Path) -> Row:
+  """Trains; returns the seconds, the steps and the best step.
+
+  The seconds are those of a call after the first evaluation, when all programs
+  are compiled, times the number of calls.
+  """
+  path, clock = run / 'cost.json', []
+  if path.exists():
+    return json.loads(path.read_text())
+
+  def stop(call):
+    clock.append(time.process_time())
+    return ''
+
+  with contextlib.redirect_stdout(io.StringIO()):
+    train.train(setup(config, run), stop)
+  clock.append(time.process_time())
+  c = config.training
+  calls = -(-c.evaluate_every // c.steps_per_call)  # of an evaluation
+  first = min(calls + 1, len(clock) - 2)
+  rate = (clock[-1] - clock[first]) / (len(clock) - 1 - first)
+  lines = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
+  losses = [(x['test_loss'], x['step']) for x in lines if 'test_loss' in x]
+  cost = {
+    'train_seconds': rate * calls * losses[-1][1] / c.evaluate_every,
+    'steps': losses[-1][1],
+    'best_step': min(losses)[1],
+    'loss': min(losses)[0],
+  }
+  path.write_text(json.dumps(cost))
+  return cost
+
+
+def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
+  """Draws for contexts [K, ...]; returns [K, 10,000, D] and what it cost."""
+  make_folder(run, 'draws')
+  np.save(run / 'draws' / 'context.npy', contexts)
+  fields = {'context': run / 'draws' / 'context.npy', 'seed': seed}
+  flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
+  config = store.of_run(run, store.open_run(run), flags)
+  model, mesh = models.make(config, run), devices.make_mesh(config)
+  n = sample_inputs.count(model)
+  params, step = weights.restore(model)
+  inputs = sample_inputs.choose(model, n, mesh)
+  inputs = inputs._replace(cond=sample_inputs.encoded(model, params, inputs))
+  settings = provenance.settings(model, params, step)
+  params = replicate(mesh, params)
+  out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
+  start = time.process_time()
+  with contextlib.redirect_stdout(printed):
+    paths = sample.draw_parts(model, mesh, params, inputs, out, settings, n)
+  seconds = (time.process_time() - start) / len(contexts)
+  x = np.concatenate([npz.read(path, ['arr_0'])['arr_0'] for path in paths])
+  for path in paths:
+    path.unlink()
+  share = re.search(r'([\d.]+)% of the draws', printed.getvalue())
+  costs = {'draw_seconds': seconds, 'outside': float(share[1]) if share else 0}
+  return x.reshape(len(contexts), -1, *x.shape[1:]), costs
+
+
+def observations_in(folder: Path, task: str, numbers: Iterable[int]) -> list:
+  """Returns (observation [M], reference draws [N, D]) of each number."""
+  found = []
+  for number in numbers:
+    for path in sorted(folder.glob('observations_*.npz')):
+      with np.load(path) as file:
+        if f'{task}/{number}/observation' in file:
+          names = 'observation', 'reference'
+          found += [tuple(file[f'{task}/{number}/{name}'] for name in names)]
+          break
+    else:
+      raise SystemExit(f'{folder} has no observation {number} of {task}')
+  return found
+
+
+def measure(
+  task: str,
+  simulations: int,
+  seed: int,
+  flags: str,
+  known: Sequence[tuple[np.ndarray, np.ndarray]],
+  out: Path,
+) -> Row:
+  """Trains, draws and scores; returns the figures of a row."""
+  name = '-'.join(x for x in (task, str(simulations), str(seed), flags) if x)
+  run = out / name.replace(' ', '-').replace('/', '_')
+  cost = fit(config_of(task, simulations, seed, flags), run)
+  contexts = np.stack([context_of(task, y) for y, _ in known])
+  # The first draw compiles, and the others are timed.
+  x, costs = draw(run, contexts[:1], 0)
+  if len(contexts) > 1:
+    others, costs = draw(run, contexts[1:], 1)
+    x = np.concatenate([x, others])
+  scores = []
+  for drawn, (_, reference) in zip(x, known, strict=True):
+    count = min(len(drawn), len(reference))
+    drawn = parameters_of(task, np.asarray(drawn[:count], np.float64))
+    scores.append(c2st(drawn, reference[:count]))
+  jax.clear_caches()
+  return {'c2st': scores, **cost, **costs}
+
+
+def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
+  """Computes `classifier_accuracy` of metrics/c2st.py, ten times as fast.
+
+  The folds, the classifier, its first weights and its training are those of
+  scikit-learn; the order of the batches is not.
+  """
+  mean, std = reference.mean(axis=0), reference.std(axis=0, ddof=1)
+  x = (np.concatenate([reference, samples]) - mean) / std
+  labels = np.repeat([0.0, 1.0], [len(reference), len(samples)])
+  folds = KFold(5, shuffle=True, random_state=seed).split(x)
+  # Folds of unequal sizes lose up to 4 examples.
+  pairs = [(fit[: len(x) * 4 // 5], test[: len(x) // 5]) for fit, test in folds]
+  fitted, tested = (jnp.asarray(np.stack(i)) for i in zip(*pairs, strict=True))
+  data = jnp.asarray(x, jnp.float32), jnp.asarray(labels, jnp.float32)
+  keys = jax.random.split(jax.random.key(seed), 5)
+  # The first weights are scikit-learn's: luck on a plateau is a part of them.
+  rng, width, init = np.random.RandomState(seed), x.shape[1], []
+  sizes = width, 10 * width, 10 * width, 1
+  for n, m in zip(sizes[:-1], sizes[1:], strict=True):
+    bound = (6.0 / (n + m)) ** 0.5
+    init.append([rng.uniform(-bound, bound, s) for s in ((n, m), m)])
+  init = jax.tree.map(jnp.float32, init)
+  return float(_accuracy(data, init, keys, fitted, tested).mean())
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0))
+def _accuracy(data, init, key, fitted, tested):
+  # Trains scikit-learn's MLPClassifier: ReLU, Adam, batches of 200, until more
+  # than ten epochs in a row have lowered the least loss by less than 1e-4.
+  x, labels = data
+  size = min(200, len(fitted))
+  adam = optax.adam(1e-3)
+
+  def logits(params, x):
+    for i, (weight, bias) in enumerate(params):
+      x = (jax.nn.relu(x) if i else x) @ weight + bias[None]
+    return x[:, 0]
+
+  def loss(params, index):
+    each = optax.sigmoid_binary_cross_entropy(
+      logits(params, x[index]), labels[index]
+    )
+    return each.mean() + 5e-5 / size * sum(jnp.sum(w**2) for w, _ in params)
+
+  def step(carry, index):
+    value, grads = jax.value_and_grad(loss)(carry[0], index)
+    updates, state = adam.update(grads, carry[1])
+    return (optax.apply_updates(carry[0], updates), state), value
+
+  def epoch(carry):
+    fit, key, least, waited = carry
+    key, order = jax.random.split(key)
+    index = jax.random.permutation(order, fitted)
+    index = index[: len(fitted) // size * size].reshape(-1, size)
+    fit, values = jax.lax.scan(step, fit, index)
+    waited = jnp.where(values.mean() > least - 1e-4, waited + 1, 0)
+    return fit, key, jnp.minimum(least, values.mean()), waited
+
+  first = (init, adam.init(init)), key, jnp.inf, 0
+  last = jax.lax.while_loop(lambda carry: carry[3] <= 10, epoch, first)
+  right = (logits(last[0][0], x[tested]) > 0.0) == (labels[tested] > 0.5)
+  return right.mean()
+
+
+def published_in(folder: Path) -> dict[tuple[str, int, str], float]:
+  """Returns published C2ST by (task, simulations, algorithm)."""
+  path = folder / 'published_c2st.csv'
+  if not path.exists():
+    return {}
+  with path.open() as file:
+    return {
+      (x['task'], int(x['num_simulations']), x['algorithm']): float(
+        x['mean_of_observations_1_to_5']
+      )
+      for x in csv.DictReader(file)
+    }
+
+
+def table(rows: list[Row], published: dict) -> str:
+  """Returns the rows in Markdown, the seeds of a task in one line."""
+  head = 'task', 'simulations', 'C2ST', 'least, most', *ALGORITHMS
+  head += 'outside', 'steps, best', 'training, CPU s', '10,000 draws, CPU s'
+  lines = [head, ('---',) * len(head)]
+  groups: dict[tuple, list[Row]] = {}
+  for row in rows:
+    groups.setdefault((row['task'], row['simulations']), []).append(row)
+  for (task, simulations), group in groups.items():
+    each = [statistics.fmean(row['c2st']) for row in group]
+    every = [score for row in group for score in row['c2st']]
+    others = (published.get((task, simulations, a)) for a in ALGORITHMS)
+    steps = (f'{row["steps"]:,}, {row["best_step"]:,}' for row in group)
+    means = [
+      statistics.fmean(row[name] for row in group)
+      for name in ('outside', 'train_seconds', 'draw_seconds')
+    ]
+    lines.append(
+      (
+        task,
+        f'{simulations:,}',
+        ', '.join(f'{x:.3f}' for x in each),
+        f'{min(every):.3f}, {max(every):.3f}',
+        *('—' if x is None else f'{x:.3f}' for x in others),
+        f'{means[0]:.1f} %',
+        '; '.join(steps),
+        f'{means[1]:.0f}',
+        f'{means[2]:.1f}',
+      )
+    )
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def main() -> None:
+  """Measures the rows that are missing, and prints the table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--references', required=True, type=Path)
+  parser.add_argument('--tasks', default=','.join(inference.VARIANTS))
+  parser.add_argument('--simulations', default='10000')
+  parser.add_argument('--seeds', default='0')
+  parser.add_argument('--observations', default='1,2,3,4,5')
+  parser.add_argument('--flags', default='', help='network.dropout=0.1 ...')
+  parser.add_argument('--out', default='runs/inference', type=Path)
+  args = parser.parse_args()
+  tasks = args.tasks.split(',')
+  if unknown := {*tasks} - {*inference.VARIANTS}:
+    raise SystemExit(
+      f'--tasks: {", ".join(sorted(unknown))} is none of '
+      f'{", ".join(inference.VARIANTS)}'
+    )
+  cache.keep_compilations()
+  path = make_folder(args.out) / 'rows.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  done, wanted = [json.loads(line) for line in lines], []
+  numbers = [int(i) for i in args.observations.split(',')]
+  for simulations in map(int, args.simulations.split(',')):
+    for seed in map(int, args.seeds.split(',')):
+      for task in tasks:
+        key = {'task': task, 'simulations': simulations, 'seed': seed}
+        key |= {'flags': args.flags, 'observations': numbers}
+        row = next((row for row in done if key.items() <= row.items()), None)
+        if row is None:
+          known = observations_in(args.references, task, numbers)
+          row = key | measure(
+            task, simulations, seed, args.flags, known, args.out
+          )
+          with path.open('a') as file:
+            file.write(json.dumps(row) + '\n')
+        wanted.append(row)
+        print(
+          f'{task}, {simulations:,} simulations, seed {seed}: C2ST',
+          *(f'{score:.3f}' for score in row['c2st']),
+          flush=True,
+        )
+  print(table(wanted, published_in(args.references)))
+
+
+if __name__ == '__main__':
+  main()

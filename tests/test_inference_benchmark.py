@@ -1,0 +1,112 @@
+"""configs/inference.py and benchmarks.inference as typed: tasks, rows, C2ST."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import inference as benchmark
+from configs import inference
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.demos import simulators
+from diffusion_jax.metrics.c2st import classifier_accuracy
+from tests.app.conftest import arrays_of, trial
+
+
+@pytest.mark.parametrize('task', inference.VARIANTS)
+def test_every_task_trains_and_draws(task, tmp_path):
+  few = {'data.num_examples': 100, 'data.num_test': 16}
+  few |= {'training.evaluate_every': 4, 'sampling.num_samples': 3}
+  config = trial('inference', task, **few)
+  MODES['train'](config, tmp_path)
+  MODES['sample'](config, tmp_path)
+  x = arrays_of(tmp_path)['arr_0']
+  rng = np.random.default_rng(0)
+  assert x.shape == (3, *simulators.BENCHMARK[task](rng, 2)['x'].shape[1:])
+  assert np.isfinite(x).all()
+
+
+def test_the_budget_contains_the_held_out_simulations():
+  for n in (1000, 10_000, 100_000):
+    fields = inference.budget(n)
+    assert fields['data.num_examples'] + fields['data.num_test'] == n
+    steps, every = fields['training.num_steps'], 'training.evaluate_every'
+    assert steps % fields[every] == 0
+    assert fields['training.patience'] % fields[every] == 0
+
+
+@pytest.mark.parametrize('shift', [0.0, 0.4])
+def test_c2st_is_that_of_scikit_learn(shift):
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(2, 1000, 2)) + shift * np.arange(2)[:, None, None]
+  x[:, 1] *= 1.0 + shift
+  found, exact = benchmark.c2st(x, y), classifier_accuracy(x, y)
+  # Four standard errors of 2,000 examples.
+  assert abs(found - exact.value) < 4 * 0.5 / 2000**0.5
+  assert abs(found - 0.5) < 0.045 if shift == 0.0 else found > 0.57
+
+
+def references(folder):
+  """Writes observations and draws of the posteriors in closed form."""
+  rng, arrays = np.random.default_rng(0), {}
+  for i in (1, 2):
+    y = rng.normal(0.0, 0.2**0.5, 10)
+    draws = y / 2 + 0.05**0.5 * rng.normal(size=(100, 10))
+    arrays |= {f'gaussian_linear/{i}/observation': y}
+    arrays |= {f'gaussian_linear/{i}/reference': draws}
+  np.savez(folder / 'observations_1_to_2.npz', **arrays)
+  (folder / 'published_c2st.csv').write_text(
+    'task,num_simulations,algorithm,mean_of_observations_1_to_5\n'
+    'gaussian_linear,100,NPE,0.8125\n'
+  )
+
+
+def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
+  """A second command trains nothing; an unknown task or number is refused."""
+  references(tmp_path)
+  small = 'network.channels=8 network.num_blocks=1 training.num_steps=50 '
+  small += (
+    'training.batch_size=32 optimizer.warmup_steps=0 sampling.num_samples=100 '
+  )
+  small += 'sampling.batch_size=100 sampling.num_steps=4'
+
+  def typed(**others):
+    flags = {'references': tmp_path, 'out': tmp_path / 'out', 'flags': small}
+    flags |= {'tasks': 'gaussian_linear', 'simulations': 100}
+    flags |= {'observations': '1,2', **others}
+    args = [f'--{name}={value}' for name, value in flags.items()]
+    monkeypatch.setattr(sys, 'argv', ['inference', *args])
+    benchmark.main()
+    return capsys.readouterr().out
+
+  out = typed()
+  row = json.loads((tmp_path / 'out' / 'rows.jsonl').read_text())
+  assert len(row['c2st']) == 2 and 0.5 < min(row['c2st']) <= 1.0
+  assert row['steps'] == 50 and row['train_seconds'] > 0.0
+  mean = np.mean(row['c2st'])
+  line = f'| gaussian_linear | 100 | {mean:.3f} | {min(row["c2st"]):.3f}, '
+  assert line in out and '| 0.812 | — | — | — | 0.0 % |' in out
+  monkeypatch.setattr(benchmark, 'measure', None)
+  assert line in typed()
+  with pytest.raises(SystemExit, match='no observation 3 of gaussian_linear'):
+    typed(observations=3)
+  with pytest.raises(SystemExit, match='slpc is none of two_moons, gaussian'):
+    typed(tasks='slpc')
+
+
+def test_units_of_the_benchmark_are_those_of_its_tables():
+  """Rates by exp; populations and the last nine counts by logarithms."""
+  y = np.arange(1.0, 11.0)
+  np.testing.assert_array_equal(benchmark.context_of('slcp', y), y)
+  np.testing.assert_allclose(
+    np.expm1(benchmark.context_of('sir', y - 1)), y[1:] - 1
+  )
+  np.testing.assert_allclose(
+    np.exp(benchmark.context_of('lotka_volterra', y)), y
+  )
+  for task in ('sir', 'lotka_volterra'):
+    x = simulators.BENCHMARK[task](np.random.default_rng(0), 4000)['x']
+    median = np.median(benchmark.parameters_of(task, x), axis=0)
+    known = {'sir': [0.4, 0.125], 'lotka_volterra': np.exp([-0.125, -3] * 2)}
+    np.testing.assert_allclose(median, known[task], rtol=0.06)
