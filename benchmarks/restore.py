@@ -26,9 +26,7 @@ import numpy as np
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.restoration import (
-  errors,
-)
+from diffusion_jax.app.edits.restoration import errors
 from diffusion_jax.app.inputs import datasets as app_images
 from diffusion_jax.app.modes import edit
 from diffusion_jax.app.run import weights

@@ -13,10 +13,7 @@ from jax.sharding import Mesh
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import (
-  needs,
-  unread,
-)
+from diffusion_jax.app.config import needs, unread
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.noisy import NoisyNetwork

@@ -7,15 +7,9 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, own, sections
-from diffusion_jax.app.config.errors import (
-  check_one_of,
-  from_config,
-)
+from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
-from diffusion_jax.app.inputs import (
-  conditions,
-  datasets,
-)
+from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source

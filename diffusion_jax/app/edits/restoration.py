@@ -26,12 +26,7 @@ from diffusion_jax.app.edits.pictures import (
   read_mask,
   read_picture,
 )
-from diffusion_jax.app.edits.posteriors import (
-  Given,
-  Method,
-  steer,
-  whiteness,
-)
+from diffusion_jax.app.edits.posteriors import Given, Method, steer, whiteness
 from diffusion_jax.app.model import NOTHING, Model
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream

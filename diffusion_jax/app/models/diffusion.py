@@ -21,14 +21,7 @@ from diffusion_jax.app.config.fields import (
 )
 from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import (
-  IDENTITY,
-  Guides,
-  Latents,
-  Model,
-  Plan,
-  Wrap,
-)
+from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network

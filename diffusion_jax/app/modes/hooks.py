@@ -9,19 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import (
-  devices,
-  scoring,
-)
+from diffusion_jax.app import devices, scoring
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate, generate_film
-from diffusion_jax.app.inputs import (
-  conditions,
-  datasets,
-)
+from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream

@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import models
-from diffusion_jax.app.inputs import (
-  conditions,
-  datasets,
-)
+from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
