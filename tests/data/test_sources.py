@@ -184,9 +184,9 @@ def test_constructors_state_their_facts():
 
 
 def test_facts_in_json_have_a_context_only_if_there_is_one():
-  plain = small_sets.digits().stated_facts.as_json()
+  plain = small_sets.digits().facts.as_json()
   assert {*plain} == {'x', 'num_classes'} and plain['num_classes'] == 10
-  facts = numbers().stated_facts.as_json()
+  facts = numbers().facts.as_json()
   assert facts['context']['shape'] == (4, 2) and facts['x']['levels'] == 0
 
 
