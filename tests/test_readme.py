@@ -222,15 +222,16 @@ def test_the_page_of_measurements_meets_the_posterior(capsys):
 
 
 def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
-  from diffusion_jax.app.config.tables import SCHEDULES
+  from diffusion_jax.app.config.kinds import DIFFUSION
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
   code = page_example('samplers.md', 'respaced_steps')
   lines = run(code, capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
   page = (ROOT / 'docs' / 'samplers.md').read_text()
-  of_steps = {n for n in SCHEDULES if hasattr(dj, f'{n}_betas')}
-  continuous = set(SCHEDULES) - of_steps
+  schedules = DIFFUSION.tables['schedule']
+  of_steps = {n for n in schedules if hasattr(dj, f'{n}_betas')}
+  continuous = set(schedules) - of_steps
   for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
     assert f'`{name}`' in page, name
 

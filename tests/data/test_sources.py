@@ -180,7 +180,7 @@ def test_constructors_state_their_facts():
   shape = sources.facts_of_fields((8, 8, 3), 4, path='x')
   assert shape == sources.pictures((8, 8, 3), 4)
   mark = sources.states(lambda **fields: fields)
-  assert mark(lambda: None).facts(a=1) == {'a': 1}
+  assert mark(lambda: None).stated_facts(a=1) == {'a': 1}
 
 
 def test_facts_in_json_have_a_context_only_if_there_is_one():
