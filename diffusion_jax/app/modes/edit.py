@@ -12,6 +12,7 @@ from diffusion_jax.app import (
   models,
   other_runs,
   sample_inputs,
+  sheets,
   weights,
 )
 from diffusion_jax.app.config.errors import from_config
@@ -66,7 +67,8 @@ def run(config: Node, workdir: str | Path) -> None:
   provenance.write_npz(path, arrays, settings)
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
-  edit.write(model, out / name, Made(results, numbers, pictures))
+  data = sheets.examples(model)
+  edit.write(model, out / name, Made(results, numbers, pictures, data))
 
 
 def generate(
