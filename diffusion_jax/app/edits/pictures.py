@@ -56,12 +56,13 @@ class Made(NamedTuple):
   """What an edit has made.
 
   results: uint8 [n, H, W, C]; numbers: x and the numbers of `Edit.results`;
-  pictures: the user's.
+  pictures: the user's; data: examples behind a drawing.
   """
 
   results: np.ndarray
   numbers: dict[str, np.ndarray]
   pictures: Pictures
+  data: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class Edit(abc.ABC):
 
     path: without a suffix.
     """
-    results, _, pictures = made
+    results, pictures = made.results, made.pictures
     for i, picture in enumerate(results):
       images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
     last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''

@@ -32,7 +32,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
-from diffusion_jax.data import images, npz
+from diffusion_jax.data import drawings, images, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Finite, Positive, Size
 
@@ -258,7 +258,7 @@ class Restore(Edit):
     if not model.facts.x.is_picture:
       self._write_arrays(model, path, made)
       return
-    results, numbers, pictures = made
+    results, numbers, pictures, _ = made
     y, clean = pictures['y'], pictures.get('clean')
     samples = results.reshape(len(y), -1, *results.shape[1:])
     sheet, figures = [], []
@@ -306,10 +306,10 @@ class Restore(Edit):
 
   def _write_arrays(self, model, path, made):
     # The npz file has all arrays; a drawing of each measurement's samples.
-    results, numbers, arrays = made
+    results, numbers, arrays, data = made
     size = len(arrays['y'])
     samples = results.reshape(size, -1, *results.shape[1:])
-    clean, data = arrays.get('clean'), sheets.examples(model)
+    clean = arrays.get('clean')
     for i, file in enumerate(self.files()):
       mine = {n: a.reshape(size, -1, *a.shape[1:])[i]
               for n, a in numbers.items()}  # fmt: skip
@@ -324,7 +324,7 @@ class Restore(Edit):
         print(f'{name}: {_listed(figures)}{_warning(**figures)}')
       print(_left(name, kept), end='')
       place = path.with_name(f'{path.name}_{Path(file).stem}.png')
-      drawn = sheets.sheet(model, samples[i], data=data)
+      drawn = drawings.sheet(model.facts.x, samples[i], 10, data=data)
       images.write_png(place, drawn)
       print(f'wrote {place}')
 

@@ -10,6 +10,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate_by
 from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures, Task
 from diffusion_jax.app.inputs import conditions
@@ -61,7 +62,8 @@ def run(config: Node, workdir: str | Path) -> None:
   provenance.write_npz(path, arrays, settings)
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
-  edit.write(model, out / name, Made(results, numbers, pictures))
+  data = sheets.examples(model)
+  edit.write(model, out / name, Made(results, numbers, pictures, data))
 
 
 def generate(
