@@ -124,8 +124,8 @@ def draw_parts(
   return paths
 
 
-ATTEMPTS = 100  # at a draw within the box
-_APART = 2**24  # between the indices of the attempts at a sample
+ATTEMPTS = 500  # at a draw within the box
+_APART = 2**22  # between the indices of the attempts at a sample
 
 
 def within_box(
