@@ -37,12 +37,16 @@ import optax
 from sklearn.model_selection import KFold
 
 from configs import inference
-from diffusion_jax.app import devices, models, sample_inputs, weights
+from diffusion_jax.app import (
+  devices,
+  models,
+)
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import sample, train
 from diffusion_jax.app.modes.train_setup import setup
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import make_folder
@@ -116,10 +120,10 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.of_run(run, store.open_run(run), flags)
   model, mesh = models.make(config, run), devices.make_mesh(config)
-  n = sample_inputs.count(model)
+  n = conditions.count(model)
   params, step = weights.restore(model)
-  inputs = sample_inputs.choose(model, n, mesh)
-  inputs = inputs._replace(cond=sample_inputs.encoded(model, params, inputs))
+  inputs = conditions.choose(model, n, mesh)
+  inputs = inputs._replace(cond=conditions.encoded(model, params, inputs))
   settings = provenance.settings(model, params, step)
   params = replicate(mesh, params)
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()

@@ -221,7 +221,7 @@ def _solver(change, first, times):
       throw=False,
     )
     good = found.result == diffrax.RESULTS.successful
-    return tuple(jnp.where(good, y, jnp.nan) for y in found.ys)
+    return jax.tree.map(lambda y: jnp.where(good, y, jnp.nan), found.ys)
 
   return jax.jit(jax.vmap(solve))
 
