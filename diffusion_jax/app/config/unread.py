@@ -7,7 +7,7 @@ from the run's config.json, or from its default where there is no run.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
 
 
@@ -56,6 +56,8 @@ def of_fields(
 
   beside: the setting that makes them idle, such as 'sampling.ema=False'.
   """
+  from diffusion_jax.app.config import store  # which imports the edits
+
   now = folder.flat(folder.plain(config))
   run = folder.read_config(workdir)
   before = store.defaults(config) if run is None else folder.flat(run)

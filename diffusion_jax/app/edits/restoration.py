@@ -14,7 +14,6 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.edits.pictures import (
   STEPS,
   Edit,

@@ -12,7 +12,7 @@ from diffusion_jax.app import (
   devices,
   models,
 )
-from diffusion_jax.app.edits.pictures import pictures
+from diffusion_jax.app.edits import pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream

@@ -13,7 +13,7 @@ from scipy import optimize
 import diffusion_jax as dj
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits.pictures import posteriors, restoration
+from diffusion_jax.app.edits import posteriors, restoration
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core import operators
