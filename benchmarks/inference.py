@@ -37,10 +37,7 @@ import optax
 from sklearn.model_selection import KFold
 
 from configs import inference
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions

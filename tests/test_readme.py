@@ -270,10 +270,7 @@ def pairs(rows):
 @pytest.fixture(scope='module')
 def own_parts():
   """Returns the module of the page's parts, and a model of its config."""
-  from diffusion_jax.app import (
-    models,
-    smoke,
-  )
+  from diffusion_jax.app import models, smoke
   from diffusion_jax.app.config import store
 
   parts, mine = types.ModuleType('my_parts'), {}

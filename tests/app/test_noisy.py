@@ -8,10 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, hooks

@@ -8,10 +8,7 @@ import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES, evaluate
-from diffusion_jax.app.run import (
-  provenance,
-  weights,
-)
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import image_sets
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics import features, fid, references

@@ -12,10 +12,7 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream

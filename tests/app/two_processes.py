@@ -11,11 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax.app import (
-  cli,
-  devices,
-  models,
-)
+from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights

@@ -10,20 +10,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import check_plan
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import (
-  other_runs,
-  weights,
-)
+from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.core.keys import as_one_key, fold_in_each
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.sharding import replicate, replicated

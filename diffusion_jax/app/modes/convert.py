@@ -12,10 +12,7 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
@@ -23,11 +20,7 @@ from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import (
-  other_runs,
-  sharing,
-  weights,
-)
+from diffusion_jax.app.run import other_runs, sharing, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import Facts, pictures

@@ -7,10 +7,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
@@ -19,11 +16,7 @@ from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures, Task
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import (
-  other_runs,
-  provenance,
-  weights,
-)
+from diffusion_jax.app.run import other_runs, provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError

@@ -13,21 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import (
-  devices,
-  models,
-  scoring,
-)
+from diffusion_jax.app import devices, models, scoring
 from diffusion_jax.app.config import folder, own, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import (
-  provenance,
-  weights,
-)
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import (

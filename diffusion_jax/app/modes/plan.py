@@ -17,10 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.fields import Plan
@@ -29,10 +26,7 @@ from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import NOTHING
 from diffusion_jax.app.modes import train_setup
-from diffusion_jax.app.run import (
-  adapters,
-  other_runs,
-)
+from diffusion_jax.app.run import adapters, other_runs
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies

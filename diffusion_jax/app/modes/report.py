@@ -14,10 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
@@ -25,10 +22,7 @@ from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
-from diffusion_jax.app.run import (
-  provenance,
-  weights,
-)
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.data.sources import Source

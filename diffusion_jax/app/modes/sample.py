@@ -10,19 +10,13 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Frames, Model
-from diffusion_jax.app.run import (
-  provenance,
-  weights,
-)
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images, npz
 from diffusion_jax.data.text_files import decode_bytes, printable

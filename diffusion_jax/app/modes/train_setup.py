@@ -10,10 +10,7 @@ import optax
 from jax import stages
 from jax.sharding import Mesh
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
@@ -21,10 +18,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, frozen_shapes, make_encode
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.run import (
-  adapters,
-  ema,
-)
+from diffusion_jax.app.run import adapters, ema
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse

@@ -17,10 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import (
-  models,
-  scoring,
-)
+from diffusion_jax.app import models, scoring
 from diffusion_jax.app.config import folder, kinds, own, prerequisites, store
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.inputs import conditions, datasets

@@ -7,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.core.keys import fold_in_each, stream
 from diffusion_jax.runtime.sharding import replicate

@@ -7,10 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.model import frozen_shapes
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.train_setup import setup, state_maker

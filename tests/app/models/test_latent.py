@@ -11,20 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Latents, make_encode
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import (
-  other_runs,
-  sharing,
-  weights,
-)
+from diffusion_jax.app.run import other_runs, sharing, weights
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import (

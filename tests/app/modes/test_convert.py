@@ -17,11 +17,7 @@ import pytest
 from absl.testing import flagsaver
 from jax import export
 
-from diffusion_jax.app import (
-  cli,
-  devices,
-  models,
-)
+from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets

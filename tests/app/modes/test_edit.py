@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.edits import pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit

@@ -13,10 +13,7 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets

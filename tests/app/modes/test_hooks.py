@@ -3,10 +3,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.training import checkpoints

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES, sample
-from diffusion_jax.app.run import (
-  provenance,
-  weights,
-)
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.runtime.per_image import PerImage
 from tests.app import toy_parts
 from tests.app.conftest import (

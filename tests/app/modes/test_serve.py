@@ -20,10 +20,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diffusion_jax.app import (
-  devices,
-  models,
-)
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing import emerging, sheets
 from diffusion_jax.app.drawing.generate import generate

@@ -10,16 +10,10 @@ import yaml
 from absl.testing import flagsaver
 from PIL import Image
 
-from diffusion_jax.app import (
-  cli,
-  models,
-)
+from diffusion_jax.app import cli, models
 from diffusion_jax.app.config import own, store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import (
-  model_card,
-  sharing,
-)
+from diffusion_jax.app.run import model_card, sharing
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checksums, shared
