@@ -28,8 +28,7 @@ VARIANTS = (*BOUNDS,)
 def budget(simulations):
   """Returns the fields that depend on the number of simulations.
 
-  A tenth of them, at most 2,000, are held out. Over-fitting ends most trainings
-  before their last step.
+  A tenth of them, at most 2,000, are held out.
   """
   test = min(simulations // 10, 2000)
   steps = 500 * max(1, round(simulations**0.5 * 0.12))
@@ -50,7 +49,11 @@ def get_config(arg=''):
   config.network = section('mlp', channels=128)
   config.conditioning = section(context='vector')
   config.optimizer = section(
-    'adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine'
+    'adamw',
+    learning_rate=1e-3,
+    warmup_steps=100,
+    decay='cosine',
+    weight_decay=1.0,  # by it few trainings over-fit
   )
   config.training.batch_size = 256
   config.training.steps_per_call = 50
