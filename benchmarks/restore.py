@@ -27,7 +27,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits.restoration import errors
-from diffusion_jax.app.inputs import datasets as app_images
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import edit
 from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
@@ -83,7 +83,7 @@ def flags_of(
 
 def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> None:
   """Writes the first `count` test images of a run's data as PNG files."""
-  source = app_images.source_of(config_of(run, flags), 'test')
+  source = datasets.source_of(config_of(run, flags), 'test')
   values = source.facts.x
   x = values.encode(source.read(np.arange(count))['x'])
   for i, picture in enumerate(values.decode(x)):
