@@ -44,13 +44,10 @@ def main(file):
     x = arrays['arr_0']
   some = data['length'], data['correlation']
   describe(f'{len(x)} samples', (x - mean) / std, *some)
-  rng, zeros, ones = (
-    np.random.default_rng(9),
-    (0.0,) * len(std),
-    (1.0,) * len(std),
-  )
+  rng, channels = np.random.default_rng(9), len(std)
+  standard = (0.0,) * channels, (1.0,) * channels  # mean and std
   exact = gaussian_process(
-    rng, len(x), tuple(data['sides']), some[0], zeros, ones, some[1]
+    rng, len(x), tuple(data['sides']), some[0], *standard, some[1]
   )
   describe(f'{len(x)} exact draws', exact['x'], *some)
 

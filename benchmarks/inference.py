@@ -306,7 +306,7 @@ def main() -> None:
   tasks = args.tasks.split(',')
   if unknown := {*tasks} - {*inference.VARIANTS}:
     raise SystemExit(
-      f'--tasks: {", ".join(sorted(unknown))} is none of '
+      f'--tasks: {", ".join(sorted(unknown))} is not one of '
       f'{", ".join(inference.VARIANTS)}'
     )
   cache.keep_compilations()

@@ -97,7 +97,7 @@ def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
   assert line in typed()
   with pytest.raises(SystemExit, match='no observation 3 of gaussian_linear'):
     typed(observations=3)
-  with pytest.raises(SystemExit, match='slpc is none of two_moons, gaussian'):
+  with pytest.raises(SystemExit, match='slpc is not one of two_moons, gauss'):
     typed(tasks='slpc')
 
 

@@ -217,8 +217,8 @@ def parse(argv: list[str]) -> list[str]:
     rest = flags.FLAGS([a for a in argv if a not in asks_help])
   except flags.UnrecognizedFlagError as error:
     name, ours = error.flagname, flags.FLAGS.get_key_flags_for_module(__name__)
-    if hint := near(name, [flag.name for flag in ours]):
-      fail(f'there is no flag --{name}{hint}')
+    if like := get_close_matches(name, [flag.name for flag in ours], 1, 0.85):
+      fail(f'there is no flag --{name} (did you mean --{like[0]}?)')
     fields = [*store.completed({}).paths()]
     like = [name] * (name.partition('.')[0] in fields)
     if like := like or [f for f in fields if f.endswith(f'.{name}')]:

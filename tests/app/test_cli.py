@@ -102,8 +102,10 @@ MISTAKES = """
 --config=configs/digit.py => no config file or run configs/digit.py (did you mea
 --mode=trane => --mode=trane (did you mean 'train'?) is not one of train, sample
 --config=configs/digits.py:smok => configs/digits.py:smok (did you mean 'smoke'
---config=configs/digits.py --wrkdir=x => no flag --wrkdir (did you mean 'workdir
---confg=configs/digits.py => no flag --confg (did you mean 'config'?)
+--config=configs/digits.py --wrkdir=x => no flag --wrkdir (did you mean --workd
+--confg=configs/digits.py => no flag --confg (did you mean --config?)
+--config=configs/digits.py --num_steps=9 => no flag --num_steps (did you mean
+  --config.schedule.num_steps or --config.training.num_steps
 --config=configs/digits.py --zzz=x => there is no flag --zzz: --help lists them
 --config=configs/digits.py --sampling.num_steps=10 => no flag
   --sampling.num_steps (did you mean --config.sampling.num_steps?)
