@@ -3,6 +3,8 @@
   python -m benchmarks.inference --references=folder   # 10,000 simulations
   python -m benchmarks.inference --references=folder --tasks=slcp,sir \
     --simulations=1000,100000 --seeds=0,1 --flags='network.dropout=0.1'
+  python -m benchmarks.inference --references=folder --peers=NPE,NPSE,FMPE \
+    --sbi=python   # of an environment with the package sbi
 
 The folder has npz files observations_*.npz with `<task>/<i>/observation` and
 `<task>/<i>/reference`, draws [N, D] of the reference posterior, in the units of
@@ -11,10 +13,13 @@ with the columns task, num_simulations, algorithm, mean_of_observations_1_to_5.
 
 Each row trains configs/inference.py by the program's own functions (`budget`
 has what depends on the number of simulations, of which the held-out ones are a
-part), draws 10,000 parameters for each observation, and compares them with as
-many of the reference. Finished rows are kept in <out>/rows.jsonl, runs beside
-it. Seconds are the processor's: of training without compilation, and of 10,000
-draws with those that the box refuses.
+part), and trains again with five times the weight decay for as long as the last
+training over-fitted and its held-out loss is the least: docs/inference.md. It
+draws 10,000 parameters for each observation, and compares them with as many of
+the reference. Finished rows are kept in <out>/rows.jsonl, runs beside it.
+Seconds are the processor's: of all trainings without compilation, and of 10,000
+draws with those that the box refuses. Peers are methods of the package sbi by
+its defaults, on the same simulations, in another process (inference_peer.py).
 """
 
 import argparse
@@ -22,9 +27,11 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import json
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,6 +52,8 @@ from diffusion_jax.app.modes import sample, train
 from diffusion_jax.app.modes.train_setup import setup
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
+from diffusion_jax.data.simulated import of_simulator
+from diffusion_jax.demos import simulators
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.sharding import replicate
@@ -52,6 +61,7 @@ from diffusion_jax.runtime.sharding import replicate
 Row = dict[str, Any]
 LOGARITHMS = 'sir', 'lotka_volterra'  # `demos.simulators` has log parameters
 ALGORITHMS = 'NPE', 'SNPE', 'NLE', 'NRE'
+DECAYS = 0.2, 1.0, 5.0  # of the weights, while a training over-fits
 
 
 def context_of(task: str, observation: np.ndarray) -> np.ndarray:
@@ -109,6 +119,26 @@ def fit(config: Node, run: Path) -> Row:
   return cost
 
 
+def fit_again(
+  task: str, simulations: int, seed: int, flags: str, out: Path
+) -> tuple[Path, Row]:
+  """Trains, with more weight decay while it over-fits; returns the best run."""
+  run, best, seconds = out, {'loss': float('inf')}, 0.0
+  for decay in DECAYS:
+    fields = ' '.join(filter(None, (flags, f'optimizer.weight_decay={decay}')))
+    name = f'{task}-{simulations}-{seed}-{fields}'
+    folder = out / name.replace(' ', '-').replace('/', '_')
+    config = config_of(task, simulations, seed, fields)
+    cost = fit(config, folder) | {'weight_decay': decay}
+    seconds += cost['train_seconds']
+    if cost['loss'] > best['loss']:
+      break
+    run, best = folder, cost
+    if cost['best_step'] > 0.75 * config.training.num_steps:
+      break
+  return run, best | {'train_seconds': seconds}
+
+
 def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   """Draws for contexts [K, ...]; returns [K, 10,000, D] and what it cost."""
   make_folder(run, 'draws')
@@ -136,6 +166,45 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   return x.reshape(len(contexts), -1, *x.shape[1:]), costs
 
 
+def peer(
+  task: str,
+  simulations: int,
+  seed: int,
+  method: str,
+  known: Sequence[tuple[np.ndarray, np.ndarray]],
+  out: Path,
+  python: str,
+) -> Row:
+  """Trains, draws and scores by the package sbi; returns a row's figures."""
+  fields, pairs = inference.budget(simulations), []
+  box = inference.BOUNDS[task]
+  for split in ('train', 'test'):
+    source = of_simulator(
+      simulators.BENCHMARK[task],
+      split,
+      fields['data.num_examples'],
+      fields['data.num_test'],
+      draws=seed,
+      bounds=box,
+    )
+    pairs.append(source.read(np.arange(len(source))))
+  theta, x = (np.concatenate([p[k] for p in pairs]) for k in ('x', 'context'))
+  contexts = np.stack([context_of(task, y) for y, _ in known])
+  shape = 2, theta.shape[1] if box else 0
+  low, high = np.broadcast_to(np.reshape(box, (2, -1)), shape)
+  given, drawn = out / 'simulations.npz', out / 'draws.npz'
+  np.savez(given, theta=theta, x=x, contexts=contexts, low=low, high=high)
+  script = Path(__file__).with_name('inference_peer.py')
+  subprocess.run(
+    [python, script.resolve(), given.name, method, str(seed), drawn.name],
+    cwd=out,
+    check=True,
+  )
+  with np.load(drawn) as file:
+    costs = {name: float(file[name]) for name in file if name != 'draws'}
+    return {'c2st': scores_of(task, file['draws'], known), **costs}
+
+
 def observations_in(folder: Path, task: str, numbers: Iterable[int]) -> list:
   """Returns (observation [M], reference draws [N, D]) of each number."""
   found = []
@@ -160,22 +229,30 @@ def measure(
   out: Path,
 ) -> Row:
   """Trains, draws and scores; returns the figures of a row."""
-  name = '-'.join(x for x in (task, str(simulations), str(seed), flags) if x)
-  run = out / name.replace(' ', '-').replace('/', '_')
-  cost = fit(config_of(task, simulations, seed, flags), run)
+  run, cost = fit_again(task, simulations, seed, flags, out)
   contexts = np.stack([context_of(task, y) for y, _ in known])
   # The first draw compiles, and the others are timed.
   x, costs = draw(run, contexts[:1], 0)
   if len(contexts) > 1:
     others, costs = draw(run, contexts[1:], 1)
     x = np.concatenate([x, others])
+  scores = scores_of(task, x, known)
+  jax.clear_caches()
+  return {'c2st': scores, **cost, **costs}
+
+
+def scores_of(
+  task: str,
+  x: np.ndarray,
+  known: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> list[float]:
+  """Returns the C2ST of draws x [K, N, D] for each of K observations."""
   scores = []
   for drawn, (_, reference) in zip(x, known, strict=True):
     count = min(len(drawn), len(reference))
     drawn = parameters_of(task, np.asarray(drawn[:count], np.float64))
     scores.append(c2st(drawn, reference[:count]))
-  jax.clear_caches()
-  return {'c2st': scores, **cost, **costs}
+  return scores
 
 
 def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
@@ -260,34 +337,47 @@ def published_in(folder: Path) -> dict[tuple[str, int, str], float]:
 def table(rows: list[Row], published: dict) -> str:
   """Returns the rows in Markdown, the seeds of a task in one line."""
   head = 'task', 'simulations', 'C2ST', 'least, most', *ALGORITHMS
-  head += 'outside', 'steps, best', 'training, CPU s', '10,000 draws, CPU s'
+  head += 'weight decay', 'outside', 'steps, best'
+  head += 'training, CPU s', '10,000 draws, CPU s'
   lines = [head, ('---',) * len(head)]
   groups: dict[tuple, list[Row]] = {}
   for row in rows:
-    groups.setdefault((row['task'], row['simulations']), []).append(row)
-  for (task, simulations), group in groups.items():
+    groups.setdefault((_title(row), row['simulations']), []).append(row)
+  for (title, simulations), group in groups.items():
     each = [statistics.fmean(row['c2st']) for row in group]
     every = [score for row in group for score in row['c2st']]
-    others = (published.get((task, simulations, a)) for a in ALGORITHMS)
-    steps = (f'{row["steps"]:,}, {row["best_step"]:,}' for row in group)
-    means = [
+    known = (group[0]['task'], simulations)
+    others = (published.get((*known, a)) for a in ALGORITHMS)
+    seconds = [
       statistics.fmean(row[name] for row in group)
-      for name in ('outside', 'train_seconds', 'draw_seconds')
+      for name in ('train_seconds', 'draw_seconds')
     ]
+    ours = ['—'] * 3
+    if not group[0].get('method'):
+      outside = statistics.fmean(row['outside'] for row in group)
+      ours = [
+        ', '.join(f'{row["weight_decay"]:g}' for row in group),
+        f'{outside:.1f} %',
+        '; '.join(f'{row["steps"]:,}, {row["best_step"]:,}' for row in group),
+      ]
     lines.append(
       (
-        task,
+        title,
         f'{simulations:,}',
         ', '.join(f'{x:.3f}' for x in each),
         f'{min(every):.3f}, {max(every):.3f}',
         *('—' if x is None else f'{x:.3f}' for x in others),
-        f'{means[0]:.1f} %',
-        '; '.join(steps),
-        f'{means[1]:.0f}',
-        f'{means[2]:.1f}',
+        *ours,
+        f'{seconds[0]:.0f}',
+        f'{seconds[1]:.1f}',
       )
     )
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _title(row: Row) -> str:
+  method = row.get('method')
+  return f'{row["task"]}, sbi {method}' if method else row['task']
 
 
 def main() -> None:
@@ -301,6 +391,8 @@ def main() -> None:
   parser.add_argument('--seeds', default='0')
   parser.add_argument('--observations', default='1,2,3,4,5')
   parser.add_argument('--flags', default='', help='network.dropout=0.1 ...')
+  parser.add_argument('--peers', default='', help='NPE,NPSE,FMPE of sbi')
+  parser.add_argument('--sbi', default='python', help='its interpreter')
   parser.add_argument('--out', default='runs/inference', type=Path)
   args = parser.parse_args()
   tasks = args.tasks.split(',')
@@ -314,25 +406,31 @@ def main() -> None:
   lines = path.read_text().splitlines() if path.exists() else []
   done, wanted = [json.loads(line) for line in lines], []
   numbers = [int(i) for i in args.observations.split(',')]
-  for simulations in map(int, args.simulations.split(',')):
-    for seed in map(int, args.seeds.split(',')):
-      for task in tasks:
-        key = {'task': task, 'simulations': simulations, 'seed': seed}
-        key |= {'flags': args.flags, 'observations': numbers}
-        row = next((row for row in done if key.items() <= row.items()), None)
-        if row is None:
-          known = observations_in(args.references, task, numbers)
-          row = key | measure(
-            task, simulations, seed, args.flags, known, args.out
-          )
-          with path.open('a') as file:
-            file.write(json.dumps(row) + '\n')
-        wanted.append(row)
-        print(
-          f'{task}, {simulations:,} simulations, seed {seed}: C2ST',
-          *(f'{score:.3f}' for score in row['c2st']),
-          flush=True,
-        )
+  methods = ['', *filter(None, args.peers.split(','))]
+  sizes = [int(n) for n in args.simulations.split(',')]
+  seeds = [int(n) for n in args.seeds.split(',')]
+  for simulations, seed, task, method in itertools.product(
+    sizes, seeds, tasks, methods
+  ):
+    key = {'task': task, 'simulations': simulations, 'seed': seed}
+    key |= {'method': method, 'flags': '' if method else args.flags}
+    key |= {'observations': numbers}
+    row = next((row for row in done if key.items() <= row.items()), None)
+    if row is None:
+      known = observations_in(args.references, task, numbers)
+      which, rest = (task, simulations, seed), (known, args.out)
+      if method:
+        row = key | peer(*which, method, *rest, args.sbi)
+      else:
+        row = key | measure(*which, args.flags, *rest)
+      with path.open('a') as file:
+        file.write(json.dumps(row) + '\n')
+    wanted.append(row)
+    print(
+      f'{_title(row)}, {simulations:,} simulations, seed {seed}: C2ST',
+      *(f'{score:.3f}' for score in row['c2st']),
+      flush=True,
+    )
   print(table(wanted, published_in(args.references)))
 
 

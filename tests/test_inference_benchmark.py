@@ -42,6 +42,38 @@ def test_the_budget_contains_the_held_out_simulations():
     assert fields['training.patience'] % fields[every] == 0
 
 
+@pytest.mark.parametrize(
+  ('losses', 'best_steps', 'chosen'),
+  [
+    ([0.5], [2000], 0),  # not over-fitted
+    ([0.5, 0.4], [300, 1900], 1),
+    ([0.5, 0.6], [300, 2000], 0),  # worse with more decay
+    ([0.5, 0.4, 0.3], [300, 600, 900], 2),
+  ],
+)
+def test_an_over_fitted_training_is_repeated_with_more_weight_decay(
+  losses, best_steps, chosen, monkeypatch, tmp_path
+):
+  costs = iter(
+    {'loss': loss, 'best_step': step, 'train_seconds': 2.0}
+    for loss, step in zip(losses, best_steps, strict=True)
+  )
+  decays = []
+
+  def fit(config, folder):
+    decays.append(config.optimizer.weight_decay)
+    return next(costs)
+
+  monkeypatch.setattr(benchmark, 'fit', fit)
+  run, row = benchmark.fit_again('sir', 1000, 0, 'data.num_test=50', tmp_path)
+  assert decays == [0.2, 1.0, 5.0][: len(losses)]
+  assert row['loss'] == losses[chosen]
+  assert row['weight_decay'] == decays[chosen]
+  assert row['train_seconds'] == 2.0 * len(losses)
+  field = f'optimizer.weight_decay={decays[chosen]}'
+  assert run.name == f'sir-1000-0-data.num_test=50-{field}'
+
+
 @pytest.mark.parametrize('shift', [0.0, 0.4])
 def test_c2st_is_that_of_scikit_learn(shift):
   rng = np.random.default_rng(0)
@@ -92,13 +124,50 @@ def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
   assert row['steps'] == 50 and row['train_seconds'] > 0.0
   mean = np.mean(row['c2st'])
   line = f'| gaussian_linear | 100 | {mean:.3f} | {min(row["c2st"]):.3f}, '
-  assert line in out and '| 0.812 | — | — | — | 0.0 % |' in out
+  assert line in out and '| 0.812 | — | — | — | 0.2 | 0.0 % |' in out
   monkeypatch.setattr(benchmark, 'measure', None)
   assert line in typed()
   with pytest.raises(SystemExit, match='no observation 3 of gaussian_linear'):
     typed(observations=3)
   with pytest.raises(SystemExit, match='slpc is not one of two_moons, gauss'):
     typed(tasks='slpc')
+
+
+PEER = """#!{python}
+import sys
+import numpy as np
+_, script, given, method, seed, out = sys.argv
+assert (script[-17:], method, seed) == ('inference_peer.py', 'NPE', '0')
+with np.load(given) as file:
+  assert file['theta'].shape == file['x'].shape == (100, 10)
+  assert file['low'].shape == file['high'].shape == (0,)
+  y = file['contexts'][:, None]
+draws = y / 2 + 0.05**0.5 * np.random.default_rng(1).normal(size=(2, 100, 10))
+np.savez(out, draws=draws, train_seconds=3.0, draw_seconds=1.25, epochs=7)
+"""
+
+
+def test_a_peer_is_another_process_with_the_same_simulations(
+  tmp_path, capsys, monkeypatch
+):
+  references(tmp_path)
+  python = tmp_path / 'python'
+  python.write_text(PEER.format(python=sys.executable))
+  python.chmod(0o755)
+  monkeypatch.setattr(benchmark, 'measure', lambda *args: OURS)
+  args = f'--references={tmp_path} --out={tmp_path} --tasks=gaussian_linear'
+  args += f' --simulations=100 --observations=1,2 --peers=NPE --sbi={python}'
+  monkeypatch.setattr(sys, 'argv', ['inference', *args.split()])
+  benchmark.main()
+  line = capsys.readouterr().out.splitlines()[-1].split(' | ')
+  # Draws of the posterior in closed form: 4 standard errors of 2 x 200.
+  assert abs(float(line[2]) - 0.5) < 4 * 0.5 / 400**0.5
+  assert line[0] == '| gaussian_linear, sbi NPE'
+  assert line[-2:] == ['3', '1.2 |']
+
+
+OURS = {'c2st': [0.5], 'train_seconds': 1.0, 'draw_seconds': 1.0, 'steps': 1}
+OURS |= {'weight_decay': 0.2, 'outside': 0.0, 'best_step': 1}
 
 
 def test_units_of_the_benchmark_are_those_of_its_tables():
