@@ -9,6 +9,7 @@ trained if they are missing: a quarter of an hour on two CPU cores.
 
 import functools
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -283,7 +284,39 @@ def bound():
   save(figure, 'bound')
 
 
+def posterior_errors():
+  """Draws the errors of docs/posterior.md against the calls of the network."""
+  page = (ROOT / 'docs' / 'posterior.md').read_text()
+  rows = [x.split('|') for x in page.split('## Errors')[1].splitlines()]
+  rows = [x for x in rows if len(x) == 8 and '**0.' in x[-2]]
+  (exact, *rows) = rows
+  figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+  for axis, column, title in zip(
+    axes,
+    (3, 6),
+    ('A: D = 2, 3 modes', 'D: D = 16, 5 modes'),
+    strict=True,
+  ):
+    for i, row in enumerate(rows):
+      calls = int(row[2].split(',')[0])
+      error = float(row[column].split('**')[1])
+      name = re.sub('[`*]', '', row[1]).strip()
+      look = {'marker': 'os^'[i // 7], 'color': f'C{i % 7}', 'ls': 'none'}
+      axis.loglog(calls * 1.02 ** (i % 7), error, **look, ms=6, label=name)
+    floor = float(exact[column].split('**')[1])
+    axis.axhline(floor, color='gray', lw=1, ls=':', label='exact draws')
+    axis.set(xlabel='calls of the network, a sample', title=title)
+    axis.grid(alpha=0.3, which='both')
+  axes[0].set_ylabel('sliced W2 to the posterior')
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, fontsize=7, loc='center left', bbox_to_anchor=(0.91, 0.5)
+  )
+  save(figure, 'posterior_errors')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
+PICTURES += (posterior_errors,)
 
 
 if __name__ == '__main__':
