@@ -8,7 +8,9 @@ levels of 255), both known exactly, and restored. A row has the residual |y - A
 x| / s (1 is right), PSNR of the samples' mean and of single samples in dB, the
 percentage of pixels whose truth lies between the lowest and the highest sample
 ((S - 1) / (S + 1) of them is right), and the seconds
-of drawing without XLA's compilation.
+of drawing without XLA's compilation. With --judge=digits, or classifier:FILE of
+--mode=convert, each method restores without labels and with the true ones, and
+a row has the percentage of samples that are read as the true class.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
+from diffusion_jax.metrics import features
 
 OPERATORS = {
   'blur': ('blur', 'width=1.5'),
@@ -81,17 +84,24 @@ def flags_of(
   return flags + [f'edit.posterior.{x}' for x in settings]
 
 
-def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> None:
-  """Writes the first `count` test images of a run's data as PNG files."""
+def write_clean(
+  run: str, count: int, folder: Path, flags: list[str]
+) -> np.ndarray:
+  """Writes the first `count` test images as PNG files; returns their labels."""
   source = datasets.source_of(config_of(run, flags), 'test')
-  values = source.facts.x
-  x = values.encode(source.read(np.arange(count))['x'])
-  for i, picture in enumerate(values.decode(x)):
+  values, rows = source.facts.x, source.read(np.arange(count))
+  for i, picture in enumerate(values.decode(values.encode(rows['x']))):
     images.write_png(folder / f'{i:03}.png', picture)
+  return rows.get('label', np.zeros(count, int))
 
 
-def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
-  """Returns the means over the pictures, and the seconds of drawing."""
+def measure(
+  run: str, flags: list[str], cond: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, float], float]:
+  """Returns the samples, the means over the pictures, and the seconds.
+
+  cond: of each sample; {} is none.
+  """
   config = config_of(run, flags)
   model = models.make(config, run)
   restore = config.edit.make()
@@ -99,7 +109,7 @@ def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
     pictures = restore.read(model)
   clean = images.PICTURES.encode(pictures['clean'])
   params, _ = weights.restore(model)
-  guides = edit.check_guidance(model, {})
+  guides = edit.check_guidance(model, cond)
   compiling = []
 
   def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -109,7 +119,7 @@ def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
   jax.monitoring.register_event_duration_secs_listener(listen)
   start = time.perf_counter()
   with contextlib.redirect_stdout(io.StringIO()):
-    drawn = edit.generate(model, restore, params, {}, pictures, guides)
+    drawn = edit.generate(model, restore, params, cond, pictures, guides)
   seconds = time.perf_counter() - start - sum(compiling)
   jax.monitoring.clear_event_listeners()
   x = drawn['x'].reshape(len(clean), -1, *clean.shape[1:])
@@ -118,7 +128,8 @@ def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
   for i in range(len(clean)):
     row = {'residual': float(np.sqrt(np.mean(np.square(residual[i]))))}
     rows.append(row | errors(x[i], clean[i]))
-  return {n: float(np.mean([r[n] for r in rows])) for n in rows[0]}, seconds
+  means = {n: float(np.mean([r[n] for r in rows])) for n in rows[0]}
+  return model.facts.x.decode(drawn['x']), means, seconds
 
 
 def main() -> None:
@@ -136,27 +147,36 @@ def main() -> None:
   parser.add_argument(
     '--flags', default='', help='sampling.num_steps=50 data.data_dir=...'
   )
+  parser.add_argument('--judge', default='', help='digits, or classifier:FILE')
   args = parser.parse_args()
-  print(
-    '| damage, noise | method | residual | PSNR of mean, sample | between '
-    '| seconds |\n|---|---|---|---|---|---|'
-  )
+  judge = None
+  if args.judge:
+    name, _, path = args.judge.partition(':')
+    judge = features.make(name, path)
+  head = 'damage, noise', 'method', 'residual', 'PSNR of mean, sample'
+  head += 'between', 'seconds', *(['read as the truth'] if judge else [])
+  print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
   noises = [float(x) for x in args.noises.split(',')]
   folder = Path(tempfile.mkdtemp())
-  write_clean(args.run, args.images, folder, args.flags.split())
+  labels = write_clean(args.run, args.images, folder, args.flags.split())
+  label = np.repeat(labels, args.samples)
+  conds = {'': {}} | ({', labels': {'label': label}} if judge else {})
   for operator, noise in itertools.product(args.operators.split(','), noises):
-    for method in args.methods.split(';'):
+    for method, (given, cond) in itertools.product(
+      args.methods.split(';'), conds.items()
+    ):
       flags = flags_of(operator, noise, method, args.factor)
       flags += [f'edit.num_samples={args.samples}', 'edit.simulate=True']
       flags += [f'edit.image={folder}']
       flags += ['sampling.batch_size=64', *args.flags.split()]
-      found, seconds = measure(args.run, flags)
-      print(
-        f'| {operator}, {noise:g} | {method} | {found["residual"]:.2f} | '
-        f'{found["psnr_of_mean"]:.1f}, {found["psnr"]:.1f} | '
-        f'{found["between"]:.0f} % | {seconds:.1f} |',
-        flush=True,
-      )
+      x, found, seconds = measure(args.run, flags, cond)
+      row = f'{operator}, {noise:g}', method + given, f'{found["residual"]:.2f}'
+      row += (f'{found["psnr_of_mean"]:.1f}, {found["psnr"]:.1f}',)
+      row += f'{found["between"]:.0f} %', f'{seconds:.1f}'
+      if judge:
+        right = judge.extract(x)['predicted'] == label
+        row += (f'{np.mean(right):.1%}',)
+      print(f'| {" | ".join(row)} |', flush=True)
 
 
 if __name__ == '__main__':
