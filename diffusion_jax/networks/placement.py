@@ -28,6 +28,12 @@ def on_gpu() -> bool:
   return device is not None and device.platform == 'gpu'
 
 
+def on_one_device() -> bool:
+  """Returns whether the mesh in use is empty, or is one device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or mesh.size == 1
+
+
 def has_cudnn_attention() -> bool:
   """Returns whether the mesh in use consists of GPUs with cuDNN's attention."""
   device = jax.sharding.get_abstract_mesh().abstract_device

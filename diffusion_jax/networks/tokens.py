@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 
 from diffusion_jax.networks.options import HALF, AttentionImplementation
-from diffusion_jax.networks.placement import has_cudnn_attention
+from diffusion_jax.networks.placement import (
+  has_cudnn_attention,
+  on_one_device,
+)
 from diffusion_jax.networks.rotary import axis_angles
 
 Array = jax.Array
@@ -47,7 +51,12 @@ def attend(
     )
   mask = None if mask is None else mask[:, None, None, :]
   if implementation == 'xla' and q.dtype == jnp.float32:
-    h = _attend(q, k, v, mask)
+    pairs = mask is None and len(q) % 2 == 0 and len(q) > 2
+    pairs &= q.shape[1] * k.shape[1] * q.shape[2] >= _LARGE
+    if pairs and on_one_device():
+      h = lax.platform_dependent(q, k, v, cpu=_attend_pairs, default=_attend)
+    else:
+      h = _attend(q, k, v, mask)
   else:
     h = jax.nn.dot_product_attention(
       q, k, v, mask=mask, implementation=implementation
@@ -55,7 +64,18 @@ def attend(
   return h.reshape(*h.shape[:2], -1)
 
 
-def _attend(q, k, v, mask):
+# Scores of an image in a CPU's cache; the gradient computes them again. For
+# DiT-S/2 it takes 0.74 of the time of _attend, and the forward pass 0.95.
+_LARGE = 2**17
+
+
+def _attend_pairs(q, k, v):
+  pairs = [a.reshape(-1, 2, *a.shape[1:]) for a in (q, k, v)]
+  h = lax.map(jax.checkpoint(lambda qkv: _attend(*qkv)), pairs)
+  return h.reshape(-1, *h.shape[2:])
+
+
+def _attend(q, k, v, mask=None):
   # Does what jax.nn.dot_product_attention does, with the heads before the
   # tokens: XLA:CPU needs 6 % less time for the gradient of DiT-S/2.
   q, k, v = (jnp.swapaxes(a, -3, -2) for a in (q, k, v))

@@ -74,6 +74,34 @@ def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
   np.testing.assert_allclose(found, expected.reshape(2, 5, 12), atol=1e-6)
 
 
+def test_images_two_at_a_time_are_as_all_at_once(key):
+  """On a CPU: values, gradients and forward derivatives of large scores."""
+  shape = 4, 256, 2, 4
+  q, k, v, tangent = jax.random.normal(key, (4, *shape))
+
+  def both(attend):
+    def loss(q):
+      h = attend(q, k, v)
+      return jnp.sum(h.reshape(shape) * tangent), h
+
+    (_, h), grad = jax.value_and_grad(loss, has_aux=True)(q)
+    _, forward = jax.jvp(lambda q: loss(q)[0], (q,), (tangent,))
+    return h.reshape(shape), grad, forward
+
+  traced = str(jax.make_jaxpr(tokens.attend)(q, k, v))
+  assert 'scan' in traced
+  sharded = jax.sharding.AbstractMesh((2,), ('data',))
+  with jax.sharding.use_abstract_mesh(sharded):
+    assert 'scan' not in str(jax.make_jaxpr(tokens.attend)(q, k, v))
+  found = jax.jit(lambda: both(tokens.attend))()
+  expected = jax.jit(lambda: both(jax.nn.dot_product_attention))()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    found,
+    expected,
+  )
+
+
 def test_heads_are_neighbouring_channels():
   x = np.arange(24.0).reshape(1, 2, 12)
   heads = tokens.split_heads(x, 3)
