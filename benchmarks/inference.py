@@ -36,7 +36,7 @@ import numpy as np
 import optax
 from sklearn.model_selection import KFold
 
-from configs import inference
+from configs import inference, joint
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
@@ -66,9 +66,11 @@ def parameters_of(task: str, x: np.ndarray) -> np.ndarray:
   return np.exp(x) if task in LOGARITHMS else x
 
 
-def config_of(task: str, simulations: int, seed: int, flags: str) -> Node:
+def config_of(
+  task: str, simulations: int, seed: int, flags: str, is_joint: bool = False
+) -> Node:
   """Returns the config of a training: the recipe and `flags`, a=1 b=2."""
-  path = str(Path(inference.__file__))
+  path = str(Path((joint if is_joint else inference).__file__))
   fields: dict[str, object] = {**inference.budget(simulations)}
   fields |= {'seed': seed, 'data.draws': seed}
   fields |= dict(flag.split('=', 1) for flag in flags.split())
@@ -158,12 +160,19 @@ def measure(
   flags: str,
   known: Sequence[tuple[np.ndarray, np.ndarray]],
   out: Path,
+  is_joint: bool = False,
 ) -> Row:
   """Trains, draws and scores; returns the figures of a row."""
-  name = '-'.join(x for x in (task, str(simulations), str(seed), flags) if x)
+  of = 'joint' if is_joint else ''
+  name = '-'.join(
+    x for x in (task, of, str(simulations), str(seed), flags) if x
+  )
   run = out / name.replace(' ', '-').replace('/', '_')
-  cost = fit(config_of(task, simulations, seed, flags), run)
+  cost = fit(config_of(task, simulations, seed, flags, is_joint), run)
   contexts = np.stack([context_of(task, y) for y, _ in known])
+  size = known[0][1].shape[1]
+  if is_joint:
+    contexts = np.pad(contexts, ((0, 0), (size, 0)), constant_values=np.nan)
   # The first draw compiles, and the others are timed.
   x, costs = draw(run, contexts[:1], 0)
   if len(contexts) > 1:
@@ -172,7 +181,8 @@ def measure(
   scores = []
   for drawn, (_, reference) in zip(x, known, strict=True):
     count = min(len(drawn), len(reference))
-    drawn = parameters_of(task, np.asarray(drawn[:count], np.float64))
+    drawn = np.asarray(drawn[:count, :size], np.float64)
+    drawn = parameters_of(task, drawn)
     scores.append(c2st(drawn, reference[:count]))
   jax.clear_caches()
   return {'c2st': scores, **cost, **costs}
@@ -301,6 +311,7 @@ def main() -> None:
   parser.add_argument('--seeds', default='0')
   parser.add_argument('--observations', default='1,2,3,4,5')
   parser.add_argument('--flags', default='', help='network.dropout=0.1 ...')
+  parser.add_argument('--joint', action='store_true', help='configs/joint.py')
   parser.add_argument('--out', default='runs/inference', type=Path)
   args = parser.parse_args()
   tasks = args.tasks.split(',')
@@ -312,18 +323,19 @@ def main() -> None:
   cache.keep_compilations()
   path = make_folder(args.out) / 'rows.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
-  done, wanted = [json.loads(line) for line in lines], []
+  done, wanted = [{'joint': False} | json.loads(x) for x in lines], []
   numbers = [int(i) for i in args.observations.split(',')]
   for simulations in map(int, args.simulations.split(',')):
     for seed in map(int, args.seeds.split(',')):
       for task in tasks:
         key = {'task': task, 'simulations': simulations, 'seed': seed}
         key |= {'flags': args.flags, 'observations': numbers}
+        key |= {'joint': args.joint}
         row = next((row for row in done if key.items() <= row.items()), None)
         if row is None:
           known = observations_in(args.references, task, numbers)
           row = key | measure(
-            task, simulations, seed, args.flags, known, args.out
+            task, simulations, seed, args.flags, known, args.out, args.joint
           )
           with path.open('a') as file:
             file.write(json.dumps(row) + '\n')
