@@ -3,6 +3,7 @@
   python -m benchmarks.inference --references=folder   # 10,000 simulations
   python -m benchmarks.inference --references=folder --tasks=slcp,sir \
     --simulations=1000,100000 --seeds=0,1 --flags='network.dropout=0.1'
+  python -m benchmarks.inference --references=folder --joint  # configs/joint.py
 
 The folder has npz files observations_*.npz with `<task>/<i>/observation` and
 `<task>/<i>/reference`, draws [N, D] of the reference posterior, in the units of
@@ -306,7 +307,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--references', required=True, type=Path)
-  parser.add_argument('--tasks', default=','.join(inference.VARIANTS))
+  parser.add_argument('--tasks', help='all by default')
   parser.add_argument('--simulations', default='10000')
   parser.add_argument('--seeds', default='0')
   parser.add_argument('--observations', default='1,2,3,4,5')
@@ -314,11 +315,11 @@ def main() -> None:
   parser.add_argument('--joint', action='store_true', help='configs/joint.py')
   parser.add_argument('--out', default='runs/inference', type=Path)
   args = parser.parse_args()
-  tasks = args.tasks.split(',')
-  if unknown := {*tasks} - {*inference.VARIANTS}:
+  known = (joint if args.joint else inference).VARIANTS
+  tasks = args.tasks.split(',') if args.tasks else known
+  if unknown := {*tasks} - {*known}:
     raise SystemExit(
-      f'--tasks: {", ".join(sorted(unknown))} is not one of '
-      f'{", ".join(inference.VARIANTS)}'
+      f'--tasks: {", ".join(sorted(unknown))} is not one of {", ".join(known)}'
     )
   cache.keep_compilations()
   path = make_folder(args.out) / 'rows.jsonl'
@@ -333,9 +334,9 @@ def main() -> None:
         key |= {'joint': args.joint}
         row = next((row for row in done if key.items() <= row.items()), None)
         if row is None:
-          known = observations_in(args.references, task, numbers)
+          found = observations_in(args.references, task, numbers)
           row = key | measure(
-            task, simulations, seed, args.flags, known, args.out, args.joint
+            task, simulations, seed, args.flags, found, args.out, args.joint
           )
           with path.open('a') as file:
             file.write(json.dumps(row) + '\n')

@@ -312,3 +312,26 @@ def test_what_is_computed_on_gpus_is_the_same(key):
 
 def close(found, expected, atol):
   np.testing.assert_allclose(found, expected, atol=atol, rtol=1e-5)
+
+
+def test_a_vector_is_a_sequence_of_its_numbers():
+  """With learned positions; the channels of the output follow one another."""
+  options = {**TINY, 'patch_size': 1, 'positions': 'learned'}
+  network = DiT(**options | {'out_channels': 6}, inputs=Inputs(known=True))
+  sequence = DiT(**options | {'out_channels': 2}, inputs=Inputs(known=True))
+  x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
+  known = np.array([[np.nan, 0.5, np.nan], [1.0, np.nan, 0.2]], np.float32)
+  p = small_params(network, x, NOISE)
+  found = network.apply({'params': p}, x, NOISE, {'known': known})
+  cond = {'known': known[..., None]}
+  y = sequence.apply({'params': p}, x[..., None], NOISE, cond)
+  np.testing.assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
+  # What x is where it is known does not matter, and order does.
+  other = np.where(np.isnan(known), x, 9.0)
+  same = network.apply({'params': p}, other, NOISE, {'known': known})
+  np.testing.assert_array_equal(found, same)
+  turned = network.apply({'params': p}, x[:, ::-1], NOISE)
+  whole = network.apply({'params': p}, x, NOISE)
+  assert np.abs(turned[:, 2::-1] - whole[:, :3]).max() > 1e-3
+  nothing = network.apply({'params': p}, x, NOISE, {'known': x * np.nan})
+  np.testing.assert_array_equal(nothing, whole)
