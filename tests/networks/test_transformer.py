@@ -322,16 +322,17 @@ def test_a_vector_is_a_sequence_of_its_numbers():
   x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
   known = np.array([[np.nan, 0.5, np.nan], [1.0, np.nan, 0.2]], np.float32)
   p = small_params(network, x, NOISE)
-  found = network.apply({'params': p}, x, NOISE, {'known': known})
-  cond = {'known': known[..., None]}
-  y = sequence.apply({'params': p}, x[..., None], NOISE, cond)
+
+  def apply(network, x, known=None):
+    cond = {} if known is None else {'known': known}
+    return np.asarray(network.apply({'params': p}, x, NOISE, cond))
+
+  found = apply(network, x, known)
+  y = apply(sequence, x[..., None], known[..., None])
   np.testing.assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
   # What x is where it is known does not matter, and order does.
   other = np.where(np.isnan(known), x, 9.0)
-  same = network.apply({'params': p}, other, NOISE, {'known': known})
-  np.testing.assert_array_equal(found, same)
-  turned = network.apply({'params': p}, x[:, ::-1], NOISE)
-  whole = network.apply({'params': p}, x, NOISE)
+  np.testing.assert_array_equal(found, apply(network, other, known))
+  turned, whole = apply(network, x[:, ::-1]), apply(network, x)
   assert np.abs(turned[:, 2::-1] - whole[:, :3]).max() > 1e-3
-  nothing = network.apply({'params': p}, x, NOISE, {'known': x * np.nan})
-  np.testing.assert_array_equal(nothing, whole)
+  np.testing.assert_array_equal(apply(network, x, x * np.nan), whole)

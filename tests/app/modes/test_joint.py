@@ -1,5 +1,7 @@
 """Any conditional of a vector by one network: the commands, and the truth."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +84,25 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
   assert 'note: number 2 of row 0 of the context is' in capsys.readouterr().out
 
 
+def test_a_restored_vector_keeps_what_is_known(run):
+  np.save(run / 'y.npy', [0.3, N, N, N])
+  np.save(run / 'seen.npy', [1, 0, 0, 0])
+  np.save(run / 'row.npy', [N, N, 0.2, N])
+  fields = {
+    'edit': 'restore',
+    'edit.image': str(run / 'y.npy'),
+    'edit.operator': 'mask',
+    'edit.operator.mask': str(run / 'seen.npy'),
+    'edit.noise': 0.1,
+    'edit.num_samples': 2,
+    'edit.output': 'restored',
+    'sampling.context': str(run / 'row.npy'),
+  }
+  MODES['edit'](of_run(run, **fields), run)
+  x = arrays_of(run, 'restored', 'edits')['arr_0']
+  np.testing.assert_allclose(x[:, 2], 0.2, atol=1e-5)
+
+
 @pytest.mark.parametrize('row, message', [
   ([N, 0.1, 0.2], r'row.npy has the shape \[3\], and \[4\] or \[K, 4\]'),
   ([[N] * 4, [0.1] * 4], 'row 1 of .*row.npy gives all numbers of x: NaN'),
@@ -155,7 +176,7 @@ def test_each_conditional_of_a_gaussian_is_learnt():
   @jax.jit
   def fitted(key):
     x = jnp.zeros((1, 3))
-    first = {'network': module.init(key, x, jnp.zeros(1))['params']}
+    first: Any = {'network': module.init(key, x, jnp.zeros(1))['params']}
 
     def step(carry, key):
       params, state = carry
@@ -169,7 +190,8 @@ def test_each_conditional_of_a_gaussian_is_learnt():
       return (optax.apply_updates(params, updates), state), None
 
     keys = jax.random.split(key, steps)
-    (params, _), _ = jax.lax.scan(step, (first, adam.init(first)), keys)
+    trained: Any = jax.lax.scan(step, (first, adam.init(first)), keys)
+    (params, _), _ = trained
     known = jnp.repeat(jnp.asarray(rows, jnp.float32), draws, axis=0)
     levels = dj.level_grid(schedule, 25)
     noise = dj.prior_sample(key, known.shape, levels.take(0))
