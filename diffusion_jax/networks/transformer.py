@@ -59,10 +59,10 @@ class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
   Sequences are x [B, N, C], and volumes [B, D, H, W, C]; a vector [B, D] is a
-  sequence of its numbers, and the output [B, out]. The defaults are
-  DiT-S/2 (Peebles & Xie 2023): tokens of patch_size^2 pixels with sin-cos
-  `positions`, and blocks with adaLN-Zero of the sum of the embeddings of noise
-  and label (`Block`). The output begins at 0.
+  sequence of its numbers, and the output [B, out]. The defaults are DiT-S/2
+  (Peebles & Xie 2023): tokens of patch_size^2 pixels with sin-cos `positions`,
+  and blocks with adaLN-Zero of the sum of the embeddings of noise and label
+  (`Block`). The output begins at 0.
 
   Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
   the width of a linear map before the patch embedding (0: none).
@@ -126,6 +126,11 @@ class DiT(Checked):
     cond = cond or {}
     if x.ndim != 2:
       return self._output(x, noise, cond, self.out_channels, train)
+    if self.out_channels % x.shape[1]:
+      raise ValueError(
+        f'out_channels={self.out_channels} must be a multiple of the '
+        f'{x.shape[1]} numbers of a vector'
+      )
     arrays = {n: cond[n][..., None] for n in ('x0', 'known') if n in cond}
     channels = self.out_channels // x.shape[1]
     y = self._output(x[..., None], noise, cond | arrays, channels, train)

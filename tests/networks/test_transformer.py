@@ -336,3 +336,5 @@ def test_a_vector_is_a_sequence_of_its_numbers():
   turned, whole = apply(network, x[:, ::-1]), apply(network, x)
   assert np.abs(turned[:, 2::-1] - whole[:, :3]).max() > 1e-3
   np.testing.assert_array_equal(apply(network, x, x * np.nan), whole)
+  with pytest.raises(ValueError, match='out_channels=2 must be a multiple of'):
+    shapes(sequence, (1, 3))
