@@ -3,11 +3,11 @@ r"""Any conditional of parameters and observation, by one network (Simformer).
 x is the vector (parameters, observation) of a task of configs/inference.py, and
 in training some of its numbers are given (Gloeckler et al. 2024): a row of
 sampling.context has NaN for what is drawn. docs/inference.md has what was
-measured.
+measured, and the flags of a Transformer whose tokens are the numbers.
 
   python launch.py --config=configs/joint.py:two_moons
   python launch.py --config=configs/joint.py:two_moons --mode=sample \
-    --config.sampling.context=row.npy
+    --config.sampling.context=rows.npy
 """
 
 from configs import inference
@@ -21,14 +21,6 @@ def get_config(arg=''):
   task = arg or 'two_moons'
   config = inference.get_config(task)
   config.data.joint = True
-  config.network = section(
-    'dit',
-    channels=64,
-    num_blocks=4,
-    num_heads=4,
-    patch_size=1,
-    positions='learned',
-  )
   config.conditioning = section(
     known=section('subsets', parameters=PARAMETERS[task])
   )

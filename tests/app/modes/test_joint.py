@@ -47,12 +47,21 @@ def draw(run, rows, name='given'):
   return arrays_of(run, name)
 
 
+TOKENS = {
+  'network': 'dit',
+  'network.channels': 8,
+  'network.num_heads': 2,
+  'network.num_blocks': 2,
+  'network.patch_size': 1,
+  'network.positions': 'learned',
+}
+
+
 @pytest.mark.parametrize('task, network', [
-  ('two_moons', 'dit'), ('slcp', 'mlp'),
+  ('two_moons', TOKENS), ('slcp', {}),
 ])  # fmt: skip
 def test_every_choice_trains_and_draws(task, network, tmp_path):
-  fields = FEW | {'network': network, 'data.bounds': ()}
-  config = trial('joint', task, **fields)
+  config = trial('joint', task, **FEW | network | {'data.bounds': ()})
   MODES['train'](config, tmp_path)
   size = {'two_moons': 4, 'slcp': 13}[task]
   rows = np.full((2, size), N)
