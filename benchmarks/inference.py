@@ -3,6 +3,7 @@
   python -m benchmarks.inference --references=folder   # 10,000 simulations
   python -m benchmarks.inference --references=folder --tasks=slcp,sir \
     --simulations=1000,100000 --seeds=0,1 --flags='network.dropout=0.1'
+  python -m benchmarks.inference --references=folder --joint  # configs/joint.py
   python -m benchmarks.inference --references=folder --peers=NPE,NPSE,FMPE \
     --sbi=python   # of an environment with the package sbi
 
@@ -43,7 +44,7 @@ import numpy as np
 import optax
 from sklearn.model_selection import KFold
 
-from configs import inference
+from configs import inference, joint
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
@@ -76,9 +77,11 @@ def parameters_of(task: str, x: np.ndarray) -> np.ndarray:
   return np.exp(x) if task in LOGARITHMS else x
 
 
-def config_of(task: str, simulations: int, seed: int, flags: str) -> Node:
+def config_of(
+  task: str, simulations: int, seed: int, flags: str, is_joint: bool = False
+) -> Node:
   """Returns the config of a training: the recipe and `flags`, a=1 b=2."""
-  path = str(Path(inference.__file__))
+  path = str(Path((joint if is_joint else inference).__file__))
   fields: dict[str, object] = {**inference.budget(simulations)}
   fields |= {'seed': seed, 'data.draws': seed}
   fields |= dict(flag.split('=', 1) for flag in flags.split())
@@ -120,15 +123,20 @@ def fit(config: Node, run: Path) -> Row:
 
 
 def fit_again(
-  task: str, simulations: int, seed: int, flags: str, out: Path
+  task: str,
+  simulations: int,
+  seed: int,
+  flags: str,
+  out: Path,
+  is_joint: bool = False,
 ) -> tuple[Path, Row]:
   """Trains, with more weight decay while it over-fits; returns the best run."""
   run, best, seconds = out, {'loss': float('inf')}, 0.0
   for decay in DECAYS:
     fields = ' '.join(filter(None, (flags, f'optimizer.weight_decay={decay}')))
-    name = f'{task}-{simulations}-{seed}-{fields}'
+    name = f'{task}{"-joint" * is_joint}-{simulations}-{seed}-{fields}'
     folder = out / name.replace(' ', '-').replace('/', '_')
-    config = config_of(task, simulations, seed, fields)
+    config = config_of(task, simulations, seed, fields, is_joint)
     cost = fit(config, folder) | {'weight_decay': decay}
     seconds += cost['train_seconds']
     if cost['loss'] > best['loss']:
@@ -227,10 +235,14 @@ def measure(
   flags: str,
   known: Sequence[tuple[np.ndarray, np.ndarray]],
   out: Path,
+  is_joint: bool = False,
 ) -> Row:
   """Trains, draws and scores; returns the figures of a row."""
-  run, cost = fit_again(task, simulations, seed, flags, out)
+  run, cost = fit_again(task, simulations, seed, flags, out, is_joint)
   contexts = np.stack([context_of(task, y) for y, _ in known])
+  size = known[0][1].shape[1]
+  if is_joint:
+    contexts = np.pad(contexts, ((0, 0), (size, 0)), constant_values=np.nan)
   # The first draw compiles, and the others are timed.
   x, costs = draw(run, contexts[:1], 0)
   if len(contexts) > 1:
@@ -250,7 +262,8 @@ def scores_of(
   scores = []
   for drawn, (_, reference) in zip(x, known, strict=True):
     count = min(len(drawn), len(reference))
-    drawn = parameters_of(task, np.asarray(drawn[:count], np.float64))
+    drawn = np.asarray(drawn[:count, : reference.shape[1]], np.float64)
+    drawn = parameters_of(task, drawn)
     scores.append(c2st(drawn, reference[:count]))
   return scores
 
@@ -353,7 +366,7 @@ def table(rows: list[Row], published: dict) -> str:
       for name in ('train_seconds', 'draw_seconds')
     ]
     ours = ['—'] * 3
-    if not group[0].get('method'):
+    if 'weight_decay' in group[0]:
       outside = statistics.fmean(row['outside'] for row in group)
       ours = [
         ', '.join(f'{row["weight_decay"]:g}' for row in group),
@@ -376,8 +389,7 @@ def table(rows: list[Row], published: dict) -> str:
 
 
 def _title(row: Row) -> str:
-  method = row.get('method')
-  return f'{row["task"]}, sbi {method}' if method else row['task']
+  return ', '.join(filter(None, (row['task'], row['method'])))
 
 
 def main() -> None:
@@ -386,43 +398,47 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--references', required=True, type=Path)
-  parser.add_argument('--tasks', default=','.join(inference.VARIANTS))
+  parser.add_argument('--tasks', help='all by default')
   parser.add_argument('--simulations', default='10000')
   parser.add_argument('--seeds', default='0')
   parser.add_argument('--observations', default='1,2,3,4,5')
   parser.add_argument('--flags', default='', help='network.dropout=0.1 ...')
   parser.add_argument('--peers', default='', help='NPE,NPSE,FMPE of sbi')
   parser.add_argument('--sbi', default='python', help='its interpreter')
+  parser.add_argument('--joint', action='store_true', help='configs/joint.py')
   parser.add_argument('--out', default='runs/inference', type=Path)
   args = parser.parse_args()
-  tasks = args.tasks.split(',')
-  if unknown := {*tasks} - {*inference.VARIANTS}:
+  known = (joint if args.joint else inference).VARIANTS
+  tasks = args.tasks.split(',') if args.tasks else known
+  if unknown := {*tasks} - {*known}:
     raise SystemExit(
-      f'--tasks: {", ".join(sorted(unknown))} is not one of '
-      f'{", ".join(inference.VARIANTS)}'
+      f'--tasks: {", ".join(sorted(unknown))} is not one of {", ".join(known)}'
     )
   cache.keep_compilations()
   path = make_folder(args.out) / 'rows.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
   done, wanted = [json.loads(line) for line in lines], []
   numbers = [int(i) for i in args.observations.split(',')]
-  methods = ['', *filter(None, args.peers.split(','))]
+  ours = 'joint' if args.joint else ''
+  peers = filter(None, args.peers.split(','))
+  methods = [ours, *(f'sbi {name}' for name in peers)]
   sizes = [int(n) for n in args.simulations.split(',')]
   seeds = [int(n) for n in args.seeds.split(',')]
   for simulations, seed, task, method in itertools.product(
     sizes, seeds, tasks, methods
   ):
     key = {'task': task, 'simulations': simulations, 'seed': seed}
-    key |= {'method': method, 'flags': '' if method else args.flags}
+    is_peer = method != ours
+    key |= {'method': method, 'flags': '' if is_peer else args.flags}
     key |= {'observations': numbers}
     row = next((row for row in done if key.items() <= row.items()), None)
     if row is None:
-      known = observations_in(args.references, task, numbers)
-      which, rest = (task, simulations, seed), (known, args.out)
-      if method:
-        row = key | peer(*which, method, *rest, args.sbi)
+      found = observations_in(args.references, task, numbers)
+      which, rest = (task, simulations, seed), (found, args.out)
+      if is_peer:
+        row = key | peer(*which, method[4:], *rest, args.sbi)
       else:
-        row = key | measure(*which, args.flags, *rest)
+        row = key | measure(*which, args.flags, *rest, args.joint)
       with path.open('a') as file:
         file.write(json.dumps(row) + '\n')
     wanted.append(row)

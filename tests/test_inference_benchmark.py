@@ -93,6 +93,8 @@ def references(folder):
     draws = y / 2 + 0.05**0.5 * rng.normal(size=(100, 10))
     arrays |= {f'gaussian_linear/{i}/observation': y}
     arrays |= {f'gaussian_linear/{i}/reference': draws}
+    arrays |= {f'two_moons/{i}/observation': y[:2]}
+    arrays |= {f'two_moons/{i}/reference': draws[:, :2]}
   np.savez(folder / 'observations_1_to_2.npz', **arrays)
   (folder / 'published_c2st.csv').write_text(
     'task,num_simulations,algorithm,mean_of_observations_1_to_5\n'
@@ -113,7 +115,8 @@ def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
     flags = {'references': tmp_path, 'out': tmp_path / 'out', 'flags': small}
     flags |= {'tasks': 'gaussian_linear', 'simulations': 100}
     flags |= {'observations': '1,2', **others}
-    args = [f'--{name}={value}' for name, value in flags.items()]
+    args = [f'--{name}={value}' for name, value in flags.items() if value]
+    args += ['--joint'] if flags['tasks'] == 'two_moons' else []
     monkeypatch.setattr(sys, 'argv', ['inference', *args])
     benchmark.main()
     return capsys.readouterr().out
@@ -125,6 +128,7 @@ def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
   mean = np.mean(row['c2st'])
   line = f'| gaussian_linear | 100 | {mean:.3f} | {min(row["c2st"]):.3f}, '
   assert line in out and '| 0.812 | — | — | — | 0.2 | 0.0 % |' in out
+  assert '| two_moons, joint | 100 | ' in typed(tasks='two_moons')
   monkeypatch.setattr(benchmark, 'measure', None)
   assert line in typed()
   with pytest.raises(SystemExit, match='no observation 3 of gaussian_linear'):

@@ -32,6 +32,7 @@ _ASKED = {
   'label': 'conditioning.labels',
   'text': 'conditioning.text',
   'image': 'conditioning.image',
+  'known': 'conditioning.known',
   'context': 'conditioning.context',
   'x0': 'conditioning.self_conditioning',
   'augment': 'conditioning.augment',
@@ -174,6 +175,7 @@ class NoisyNetwork:
       augment_dim=augmentation.NUM_LABELS if c.augment else 0,
       elapsed=self.needs.map_kind == 'average_velocity',
       guidance_scale=self.needs.guidance_scale,
+      known=self._of_x('known') is not None,
       **self._context(),
     )
 
@@ -184,12 +186,17 @@ class NoisyNetwork:
     return {'context': context.shape, 'context_encoder': encoder}
 
   def _image_channels(self):
-    image = self.conditioning.image
-    if image is None:
-      return 0
+    image = self._of_x('image')
+    return 0 if image is None else image.shape[-1]
+
+  def _of_x(self, name):
+    # Returns the shape of a condition that is made of x_0, or None.
+    condition = getattr(self.conditioning, name)
+    if condition is None:
+      return None
     x0 = jax.ShapeDtypeStruct((1, *self.facts.x.shape), jnp.float32)
-    with from_config('conditioning.image'):
-      return jax.eval_shape(image, abstract_key(), x0).shape[-1]
+    with from_config(f'conditioning.{name}'):
+      return jax.eval_shape(condition, abstract_key(), x0)
 
   @property
   def needs(self) -> Needs:
@@ -227,12 +234,14 @@ class NoisyNetwork:
       c.image,
       c.text is not None,
       c.context is not None,
+      c.known,
     )
     return dataclasses.replace(
       self.given(network),
       condition=condition,
       augment=augment,
       self_conditioning=c.self_conditioning,
+      known=c.known is not None,
       estimate_probability=1.0 if test else 0.5,
     )
 

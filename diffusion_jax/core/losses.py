@@ -82,6 +82,7 @@ def denoising_loss(
   level: NoiseLevel,
   weight: Weight,
   sigma_data: float = 0.5,
+  where: Array | None = None,
 ) -> Array:
   """Computes weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
 
@@ -89,14 +90,16 @@ def denoising_loss(
   accurate, and divided by error_scale^2: for 'eps' with `snr_weight` the result
   is `simple_loss` times the number of pixels. output: a raw prediction of
   `kind` (see `target`), [B, ...]; x0, eps: the truth, [B, ...]; level: [] or
-  [B]; weight: a function of the level.
+  [B]; weight: a function of the level; where: the numbers that are in the sum,
+  bool [B, ...], all without it.
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
   scale = jnp.square(error_scale(kind, level, sigma_data))
   # For eps at zero SNR both weight and scale are 0, and so is the loss.
   scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
-  error = sum_data_axes(jnp.square(output - truth))
+  square = jnp.square(output - truth)
+  error = sum_data_axes(square if where is None else where * square)
   return expand_to(weight(level) / scale, error) * error
 
 

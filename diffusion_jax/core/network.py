@@ -53,6 +53,7 @@ class Network:
     self_conditioning: Whether cond['x0'] is the network's own first estimate of
       x_0 with estimate_probability, else zeros (Chen et al. 2022, Alg. 1, who
       draw once for the whole batch).
+    known: Whether cond['known'] has numbers of x_0, NaN where they are unknown.
   """
 
   apply: NetworkFn
@@ -66,13 +67,15 @@ class Network:
   augment: Augment | None = None
   self_conditioning: bool = False
   estimate_probability: float = 0.5
+  known: bool = False
 
   def __post_init__(self):
     check_value('parametrization', self.parametrization, Kind)
 
   def check_options(self, objective: str, *usable: str) -> None:
     """Raises ValueError for an option that is set but not in `usable`."""
-    for name in ('learned_variance', 'augment', 'self_conditioning'):
+    options = 'learned_variance', 'augment', 'self_conditioning', 'known'
+    for name in options:
       if getattr(self, name) and name not in usable:
         raise ValueError(
           f'the network has {name}, which {objective} cannot use: remove it'
@@ -106,14 +109,21 @@ class Network:
     return to_x0(self.parametrization, output, xt, level, self.sigma_data)
 
   def denoiser(self, params: Params, cond: dict | None = None) -> Denoiser:
-    """Returns the network's `Denoiser` for a condition; see `output`."""
+    """Returns the network's `Denoiser` for a condition; see `output`.
+
+    Its x_0 has the numbers of cond['known'] where these are not NaN.
+    """
+    known = (cond or {}).get('known')
 
     def denoise(xt, level):
       output, var_frac = self.output(params, xt, level, cond), None
       if self.learned_variance:
         output, fraction = jnp.split(output, 2, axis=-1)
         var_frac = variance_fraction(fraction)
-      return Prediction(self.to_x0(output, xt, level), var_frac)
+      x0 = self.to_x0(output, xt, level)
+      if known is not None:
+        x0 = jnp.where(jnp.isnan(known), x0, known.astype(x0.dtype))
+      return Prediction(x0, var_frac)
 
     return denoise
 
@@ -124,8 +134,12 @@ class Network:
     eps: Array,
     level: NoiseLevel,
     weight: Weight,
+    cond: dict | None = None,
   ) -> Array:
-    """Computes `denoising_loss`, summed over data axes, [B]."""
+    """Computes `denoising_loss`, summed over what is unknown, [B]."""
+    known = (cond or {}).get('known')
+    where = None if known is None else jnp.isnan(known)
+    data = self.sigma_data, where
     return denoising_loss(
-      self.parametrization, output, x0, eps, level, weight, self.sigma_data
+      self.parametrization, output, x0, eps, level, weight, *data
     )

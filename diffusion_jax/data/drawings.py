@@ -90,8 +90,9 @@ def limits(
     low, high = np.quantile(flat, (0.005, 0.995), axis=0)
     margin = np.maximum(0.25 * (high - low), 0.5 * std)
     low, high = low - margin, high + margin
-  if values.low:
-    low, high = np.maximum(low, values.low), np.minimum(high, values.high)
+  n = len(values.low)
+  low[:n] = np.maximum(low[:n], values.low)
+  high[:n] = np.minimum(high[:n], values.high)
   return low, high
 
 

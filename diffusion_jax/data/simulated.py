@@ -51,13 +51,15 @@ def of_simulator(
   draws: Count = 0,
   num_classes: Count = 0,
   bounds: tuple[Finite, ...] = (),
+  joint: bool = False,
 ) -> Source:
   """Returns simulations as a source.
 
   num_examples: of the train split; num_test: of the test split, which has other
   random numbers; fresh: training simulates anew in each epoch; draws: the seed
-  of the random numbers; bounds: see `npz`. Simulations with NaN are left out,
-  and their number is printed. Raises ValueError.
+  of the random numbers; bounds: see `npz`; joint: x is one vector of x and
+  context, without a context, and bounds are of its first part. Simulations with
+  NaN are left out, and their number is printed. Raises ValueError.
   """
   check_split(split)
   source = Simulated(
@@ -66,6 +68,7 @@ def of_simulator(
     (draws, split == 'test'),
     num_classes,
     bounds,
+    joint,
   )
   return source if fresh and split == 'train' else source.kept()
 
@@ -82,17 +85,24 @@ class Simulated:
 
   in_memory = True
 
-  def __init__(self, simulate, size, seed, num_classes=0, bounds=()):
+  def __init__(
+    self, simulate, size, seed, num_classes=0, bounds=(), joint=False
+  ):
     self._simulate, self._size, self._seed = simulate, size, seed
     self._num_classes, self._bounds = num_classes, bounds
     self._epoch, self._kept, self._shapes = None, {}, {}
     first = self.block(0, 0)[0]
-    self._shapes = {name: a.shape[1:] for name, a in first.items()}
     x = first['x']
     self._low, self._high = box_of(bounds, x.shape[-1])
+    if joint:
+      self._kept, first, x = {}, joined(first), first['x']
+      self._simulate = lambda rng, n: joined(
+        check_simulations(simulate(rng, n), n)
+      )
+    self._shapes = {name: a.shape[1:] for name, a in first.items()}
     some = self._source(first)
     self.facts: Facts = some.facts
-    check_box(some.facts.x, x)
+    check_box(some.facts.x, first['x'])
 
   def __len__(self) -> int:
     return self._size
@@ -185,6 +195,18 @@ def _block(simulate, seed, count, only_finite):
   index = np.flatnonzero(good)
   index = np.where(good, np.arange(count), np.resize(index, count))
   return {name: array[index] for name, array in arrays.items()}, (~good).sum()
+
+
+def joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns simulations with one vector (x, context) as x; ValueError."""
+  if 'context' not in arrays:
+    raise ValueError('joint needs a simulator that returns a context')
+  both = [arrays[name].reshape(len(arrays['x']), -1) for name in _JOINED]
+  others = {n: a for n, a in arrays.items() if n not in _JOINED}
+  return {'x': np.concatenate(both, axis=1), **others}
+
+
+_JOINED = 'x', 'context'
 
 
 def check_simulations(arrays: object, count: int) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ class Values(NamedTuple):
   integers 0..levels - 1, and models see them evenly spaced on [-1, 1]; 0: it
   has real numbers, and models see (x - mean) / std. mean, std: of the last
   axis; () is 0 and 1. low, high: the box that contains all numbers, of the last
-  axis; () is unbounded.
+  axis, or of its first numbers; () is unbounded.
   """
 
   shape: tuple[Size, ...]
@@ -78,5 +78,6 @@ class Values(NamedTuple):
     """Returns which rows of data [N, *shape] are within the box, bool [N]."""
     if not self.low:
       return np.ones(len(values), bool)
-    within = (values >= self.low) & (values <= self.high)
+    bounded = values[..., : len(self.low)]
+    within = (bounded >= self.low) & (bounded <= self.high)
     return np.all(within.reshape(len(values), -1), axis=1)

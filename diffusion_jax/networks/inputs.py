@@ -56,8 +56,9 @@ class Inputs:
   They are 'label' [B] of num_classes (0: none), 'text' and 'text_mask' for an
   encoder (`TextFeatures`), 'image' [B, H, W, image_channels], 'x0', an earlier
   estimate of x_0, 'augment' [B, augment_dim], 'elapsed' [B] and
-  'guidance_scale' [B] of flow maps, and 'context' [B, *context], standardised
-  real numbers, read by `context_encoder`. In place of the latter cond may have
+  'guidance_scale' [B] of flow maps, 'known', the numbers of x_0 that are given,
+  NaN elsewhere (`with_inputs`), and 'context' [B, *context], standardised real
+  numbers, read by `context_encoder`. In place of the latter cond may have
   its encoding, 'context_code' (`functional.encode_context`). With `null_class`
   label, text and context may be missing, and hidden where 'drop' [B] is True.
   """
@@ -70,6 +71,7 @@ class Inputs:
   augment_dim: Count = 0
   elapsed: bool = False
   guidance_scale: bool = False
+  known: bool = False
   context: tuple[Size, ...] = ()
   context_encoder: ContextEncoder = ContextEncoder()
 
@@ -90,6 +92,7 @@ class Inputs:
       'augment': self.augment_dim,
       'elapsed': self.elapsed,
       'guidance_scale': self.guidance_scale,
+      'known': self.known,
       'context': self.context,
       'context_code': self.context,
       'drop': self.num_classes

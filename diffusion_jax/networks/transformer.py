@@ -52,16 +52,17 @@ Array = jax.Array
 NOISE_FEATURES = 256
 NORMAL = nn.initializers.normal(0.02)
 
-Positions = Literal['sincos', 'rotary', 'both', 'none']
+Positions = Literal['sincos', 'rotary', 'both', 'learned', 'none']
 
 
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 
-  Sequences are x [B, N, C], and volumes [B, D, H, W, C]. The defaults are
-  DiT-S/2 (Peebles & Xie 2023): tokens of patch_size^2 pixels with sin-cos
-  `positions`, and blocks with adaLN-Zero of the sum of the embeddings of noise
-  and label (`Block`). The output begins at 0.
+  Sequences are x [B, N, C], and volumes [B, D, H, W, C]; a vector [B, D] is a
+  sequence of its numbers, and the output [B, out]. The defaults are DiT-S/2
+  (Peebles & Xie 2023): tokens of patch_size^2 pixels with sin-cos `positions`,
+  and blocks with adaLN-Zero of the sum of the embeddings of noise and label
+  (`Block`). The output begins at 0.
 
   Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
   the width of a linear map before the patch embedding (0: none).
@@ -81,7 +82,7 @@ class DiT(Checked):
   """
 
   takes: ClassVar = (
-    'label', 'text', 'image', 'x0', 'context', *STEP_INPUTS
+    'label', 'text', 'image', 'x0', 'known', 'context', *STEP_INPUTS
   )  # fmt: skip
 
   channels: Size = 384
@@ -123,6 +124,19 @@ class DiT(Checked):
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
     cond = cond or {}
+    if x.ndim != 2:
+      return self._output(x, noise, cond, self.out_channels, train)
+    if self.out_channels % x.shape[1]:
+      raise ValueError(
+        f'out_channels={self.out_channels} must be a multiple of the '
+        f'{x.shape[1]} numbers of a vector'
+      )
+    arrays = {n: cond[n][..., None] for n in ('x0', 'known') if n in cond}
+    channels = self.out_channels // x.shape[1]
+    y = self._output(x[..., None], noise, cond | arrays, channels, train)
+    return y.swapaxes(1, 2).reshape(len(x), -1)
+
+  def _output(self, x, noise, cond, out_channels, train):
     check_rank(x, (1, 2, 3))
     self.inputs.check(cond)
     c, label = self._condition(noise, cond)
@@ -148,7 +162,8 @@ class DiT(Checked):
     grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
-    return unpatchify(self._last(h, c, len(grid)), self.patch_size, shape)
+    features = self.patch_size ** len(grid) * out_channels
+    return unpatchify(self._last(h, c, features), self.patch_size, shape)
 
   def _condition(self, noise, cond):
     # Returns the embedding of noise and label, and the label's embedding.
@@ -188,6 +203,9 @@ class DiT(Checked):
     h = self._dense('patch_embedding')(h)
     if self.positions in ('sincos', 'both'):
       places = grid_positions(grid, self.channels)
+      h += places.astype(h.dtype)[None]
+    if self.positions == 'learned':
+      places = self.param('positions', NORMAL, h.shape[1:], jnp.float32)
       h += places.astype(h.dtype)[None]
     return h
 
@@ -273,12 +291,11 @@ class DiT(Checked):
     places = self.param('class_positions', NORMAL, shape, jnp.float32)
     return label[:, None] + places[None]
 
-  def _last(self, h, c, rank):
+  def _last(self, h, c, features):
     # Returns the patches of the output, always float32.
     shifts = self._dense('modulation_out', ZERO, 2)(nn.silu(c))
     h = make_norm(self.norm, 'norm_out', self.dtype)(h)
     h = modulate(h, *jnp.split(shifts[:, None], 2, axis=-1))
-    features = self.patch_size**rank * self.out_channels
     return dense(features, 'patch_out', ZERO)(h)
 
   def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):

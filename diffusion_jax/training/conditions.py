@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffusion_jax.core import operators
 from diffusion_jax.core.network import Condition
 from diffusion_jax.ranges import Size
-from diffusion_jax.training.masks import draw_masks
+from diffusion_jax.training.masks import draw_masks, draw_subsets
 
 Array = jax.Array
 # (key [] or [B], x0 [B, H, W, C]) -> cond['image']
@@ -21,26 +21,30 @@ def make_condition(
   image: ImageCondition | None = None,
   text: bool = False,
   context: bool = False,
+  known: ImageCondition | None = None,
 ) -> Condition:
   """Returns a function (key, batch) -> cond for a whole batch.
 
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
   batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
   cond['text_mask'], False at padding. context: cond['context'] is
-  batch['context']. dropout: the probability that an example is trained without
+  batch['context']. known: cond['known'] is known(key, batch['x']), such as
+  `subsets(2)`. dropout: the probability that an example is trained without
   any of these, marked in cond['drop'] [B], for classifier-free guidance (Ho &
   Salimans 2022).
   """
 
   def condition(key, batch):
-    drop_key, image_key = jax.random.split(key)
+    drop_key, x_key = jax.random.split(key)
     cond = {'label': batch['label']} if labels else {}
     if text:
       cond |= {name: batch[name] for name in ('text', 'text_mask')}
     if context:
       cond['context'] = batch['context']
     if image is not None:
-      cond['image'] = image(image_key, batch['x'])
+      cond['image'] = image(x_key, batch['x'])
+    if known is not None:
+      cond['known'] = known(x_key, batch['x'])
     if dropout:
       size = batch['x'].shape[:1]
       cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
@@ -84,3 +88,16 @@ def superres(factor: Size = 2) -> ImageCondition:
 def colorize() -> ImageCondition:
   """Shows the network the image in grey."""
   return lambda key, x0: operators.luminance(x0)
+
+
+def subsets(parameters: Size) -> ImageCondition:
+  """Shows the network some numbers of x_0 [B, D], NaN elsewhere (Simformer).
+
+  The first `parameters` numbers are those of a simulator, and the others what
+  is observed; see `draw_subsets`.
+  """
+
+  def known(key, x0):
+    return jnp.where(draw_subsets(key, x0.shape, parameters), x0, jnp.nan)
+
+  return known

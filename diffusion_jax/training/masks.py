@@ -28,6 +28,32 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(one)(key_per_example(key, shape[0]))
 
 
+def draw_subsets(key: Array, shape: tuple[int, int], parameters: int) -> Array:
+  """Draws which numbers of vectors are known, bool [B, D] (Simformer).
+
+  With equal probabilities (Gloeckler et al. 2024) they are none, all but the
+  first `parameters`, only these, or each with the probability 0.3 or 0.7; none
+  in place of all. key: [] or one per example, [B]. Raises ValueError if all
+  numbers are parameters.
+  """
+  size, num = shape
+  if parameters >= num:
+    raise ValueError(
+      f'parameters={parameters} must be less than the {num} numbers of x: the '
+      'others are what is observed'
+    )
+  first = jnp.arange(num) < parameters
+
+  def one(key):
+    kind_key, key = jax.random.split(key)
+    u = jax.random.uniform(key, (num,))
+    masks = jnp.stack([first & ~first, ~first, first, u < 0.3, u < 0.7])
+    mask = masks[jax.random.randint(kind_key, (), 0, len(masks))]
+    return mask & ~mask.all()
+
+  return jax.vmap(one)(key_per_example(key, size))
+
+
 def half(key: Array, height: int, width: int) -> Array:
   """Draws the upper, lower, left or right half as known, [H, W, 1]; key: []."""
   rows, columns = _pixels(height, width)

@@ -229,7 +229,8 @@ def denoising(
     output = network.output(params['network'], xt, level, cond, keys[0])
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
-    losses = network.denoising_loss(output, x0, eps, level, weight) / x0[0].size
+    losses = network.denoising_loss(output, x0, eps, level, weight, cond)
+    losses /= x0[0].size
     if uncertainty is None:
       return mean_loss(inputs.time_weight * losses, level.t)
     error = inputs.time_weight * losses

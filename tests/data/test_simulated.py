@@ -157,3 +157,21 @@ def test_a_simulator_is_a_function_of_rng_and_n():
   assert is_simulator(gaussian)
   for other in (lambda n, rng: 0, lambda rng: 0, of_simulator, Simulated, 3):
     assert not is_simulator(other)
+
+
+def test_joint_simulations_are_one_vector():
+  """The same draws; bounds are of the parameters."""
+  fields: Any = {'num_examples': 1500, 'bounds': (-9.0, 9.0)}
+  pairs = of_simulator(gaussian, **fields)
+  for fresh in (False, True):
+    joint = of_simulator(gaussian, joint=True, fresh=fresh, **fields)
+    arrays = pairs.read(np.arange(1500))
+    both = np.concatenate([arrays['x'], arrays['context']], axis=1)
+    found = joint.read(np.arange(1500))
+    assert [*found] == ['x']
+    np.testing.assert_array_equal(found['x'], both)
+    low, high = (-9.0, -9.0), (9.0, 9.0)
+    assert joint.facts == Facts(Values((3,), low=low, high=high))
+  alone = lambda rng, n: {'x': rng.normal(size=(n, 2))}
+  with pytest.raises(ValueError, match='joint needs a simulator that returns'):
+    of_simulator(alone, joint=True)

@@ -94,3 +94,5 @@ def test_inside_is_a_closed_box_of_the_last_axis():
   x[2, 0, 0], x[3, 1, 1], x[4, 1, 0] = 1.01, -1.01, np.nan
   assert values.inside(x).tolist() == [True, True, False, False, False]
   assert Values((2, 2)).inside(x).all()
+  first = Values((2, 2), low=(0.0,), high=(1.0,))  # of the first number only
+  assert first.inside(x).tolist() == [True, True, False, True, False]

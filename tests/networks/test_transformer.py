@@ -312,3 +312,29 @@ def test_what_is_computed_on_gpus_is_the_same(key):
 
 def close(found, expected, atol):
   np.testing.assert_allclose(found, expected, atol=atol, rtol=1e-5)
+
+
+def test_a_vector_is_a_sequence_of_its_numbers():
+  """With learned positions; the channels of the output follow one another."""
+  options = {**TINY, 'patch_size': 1, 'positions': 'learned'}
+  network = DiT(**options | {'out_channels': 6}, inputs=Inputs(known=True))
+  sequence = DiT(**options | {'out_channels': 2}, inputs=Inputs(known=True))
+  x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
+  known = np.array([[np.nan, 0.5, np.nan], [1.0, np.nan, 0.2]], np.float32)
+  p = small_params(network, x, NOISE)
+
+  def apply(network, x, known=None):
+    cond = {} if known is None else {'known': known}
+    return np.asarray(network.apply({'params': p}, x, NOISE, cond))
+
+  found = apply(network, x, known)
+  y = apply(sequence, x[..., None], known[..., None])
+  np.testing.assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
+  # What x is where it is known does not matter, and order does.
+  other = np.where(np.isnan(known), x, 9.0)
+  np.testing.assert_array_equal(found, apply(network, other, known))
+  turned, whole = apply(network, x[:, ::-1]), apply(network, x)
+  assert np.abs(turned[:, 2::-1] - whole[:, :3]).max() > 1e-3
+  np.testing.assert_array_equal(apply(network, x, x * np.nan), whole)
+  with pytest.raises(ValueError, match='out_channels=2 must be a multiple of'):
+    shapes(sequence, (1, 3))

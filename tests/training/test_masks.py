@@ -73,3 +73,25 @@ def test_every_image_has_a_mask_of_its_own(key):
 def test_as_many_keys_as_images():
   with pytest.raises(ValueError, match='200\\] keys for a batch of 3'):
     masks.draw_masks(KEYS, (3, 8, 8, 1))
+
+
+def test_subsets_of_a_joint_vector_have_their_probabilities():
+  """Three of four numbers are parameters; within four standard errors."""
+  n = 20_000
+  draws = jax.jit(lambda key: masks.draw_subsets(key, (n, 4), 3))
+  known = np.asarray(draws(jax.random.key(0)))
+
+  def by_each(count):  # the probability of a mask with so many known numbers
+    return sum(p**count * (1 - p) ** (4 - count) for p in (0.3, 0.7)) / 5
+
+  for mask, exact in (
+    ([0, 0, 0, 0], 1 / 5 + by_each(0) + by_each(4)),
+    ([0, 0, 0, 1], 1 / 5 + by_each(1)),
+    ([1, 1, 1, 0], 1 / 5 + by_each(3)),
+    ([0, 1, 0, 1], by_each(2)),
+    ([1, 1, 1, 1], 0.0),
+  ):
+    share = (known == np.array(mask, bool)[None]).all(axis=1).mean()
+    assert abs(share - exact) <= 4 * (exact * (1 - exact) / n) ** 0.5
+  with pytest.raises(ValueError, match='parameters=4 must be less than the 4'):
+    masks.draw_subsets(jax.random.key(0), (2, 4), 4)

@@ -442,7 +442,9 @@ class Conditioning:
     image: an image computed from the example
     context: real numbers that the data have for each example, as the network
       reads them; auto: by their shape (docs/arrays.md)
-    dropout: probability that training hides all of these
+    known: some numbers of the example, for any conditional of a joint
+      distribution (docs/inference.md)
+    dropout: probability that training hides labels, text, image and context
     self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
     augment: probability of each of EDM's augmentations, which the network sees
   """
@@ -451,6 +453,7 @@ class Conditioning:
   text: Text | None = None
   image: ImageCondition | None = None
   context: ContextEncoder | None = None
+  known: ImageCondition | None = None
   dropout: Probability = 0.0
   self_conditioning: bool = False
   augment: Probability = 0.0
@@ -461,6 +464,11 @@ class Conditioning:
       raise ValueError(
         f'dropout={self.dropout} has no effect without labels, text, image or '
         'context'
+      )
+    if self.known is not None and self.context is not None:
+      raise ValueError(
+        'known=subsets has the context in x: set context=None, and '
+        'data.joint=True for a simulator'
       )
     if self.augment and self.image is not None:
       raise ValueError(

@@ -14,6 +14,7 @@ PICTURES = 'pictures, uint8 [H, W, C]', 'leave it out'
 EDITED = PICTURES[0], 'take edit=restore with operator mask, matrix or yours'
 MEASURED = PICTURES[0], 'take fd, c2st or others of numbers'
 GRID = 'data [H, W, C]', 'take network=unet or dit, or mlp for vectors'
+VECTORS = 'vectors [D] of real numbers', 'leave it out'
 CONTEXT = 'a context', 'give data with one, as data=npz with `context`'
 
 # The path of a field, its values that need something (None: any that is set),
@@ -30,6 +31,7 @@ NEEDS = (
   ('conditioning.image', None, PICTURES),
   ('network', ('ddpmpp', 'edm2', 'vdm'), GRID),
   ('conditioning.context', None, CONTEXT),
+  ('conditioning.known', None, VECTORS),
   ('sampling.context', None, CONTEXT),
 )
 METRICS = {
@@ -48,7 +50,8 @@ OPERATORS = 'blur', 'motion', 'downsample', 'gray', 'hdr', 'phase'
 
 def problems(config: Node, facts: Facts, mode: str) -> Iterator[str]:
   """Yields a line for each part of a config that other data need."""
-  rows = list(NEEDS)
+  joint = config.at('conditioning.known') is not None
+  rows = [row for row in NEEDS if not (joint and row[0] == 'sampling.context')]
   if mode == 'evaluate':
     rows += [('evaluation.metrics', (n,), kind) for n, kind in METRICS.items()]
   if mode == 'edit':
@@ -74,6 +77,8 @@ def has(facts: Facts, needed: tuple[str, str]) -> bool:
     return facts.x.is_picture
   if needed is CONTEXT:
     return facts.context is not None
+  if needed is VECTORS:
+    return len(facts.x.shape) == 1 and not facts.x.levels
   return len(facts.x.shape) == 3
 
 

@@ -234,6 +234,7 @@ TABLES = {
     'superres': conditions.superres,
     'colorize': conditions.colorize,
   },
+  'conditioning.known': {'subsets': conditions.subsets},
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
   'objective.weight': WEIGHTS,

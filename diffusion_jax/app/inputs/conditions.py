@@ -18,6 +18,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
 from diffusion_jax.data.text import encode
+from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.runtime.per_image import per_image
@@ -43,7 +44,7 @@ class Inputs(NamedTuple):
   """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
 
   context: real numbers [K, ...] in the user's units; N / K samples in a row
-  belong to each.
+  belong to each. Those of x have NaN where it is drawn.
   """
 
   cond: dict[str, np.ndarray]
@@ -73,7 +74,7 @@ def stored_names(model: Model) -> set[str]:
     names.add('texts')
   if model.conditioning.image is not None:
     names |= {'conditions', 'originals'}
-  if model.conditioning.context is not None:
+  if model.conditioning.context is not None or model.config.sampling.context:
     names.add('context')
   return names
 
@@ -94,11 +95,10 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
     'image': None if pictures is None else pictures.image,
     **encode_texts(model, texts),
   }
-  if context is not None:
-    assert model.facts.context is not None  # else it was refused
-    encode = model.facts.context.encode
+  values = values_of_context(model)
+  if context is not None and values is not None:
     each = rows_of(model, n) % len(context)
-    cond['context'] = encode(context)[each]
+    cond[name_of_context(model)] = values.encode(context)[each]
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures, context)
 
@@ -200,16 +200,38 @@ def choose_context(model: Model, n: int) -> np.ndarray | None:
   """Returns the context of the first n samples, [K, ...], or None.
 
   They are rows of sampling.context, of num_samples each, or else of held-out
-  examples, of one each.
+  examples, of one each; nothing is known of x without rows.
   """
-  if model.conditioning.context is None:
-    return None
   rows = given_context(model)
   if rows is not None:
     return rows[: -(-n // model.config.sampling.num_samples)]
+  if model.conditioning.context is None:
+    return None
   source = datasets.unseen(model.config)
   with from_config('data'):
     return source.read(np.arange(n) % len(source))['context']
+
+
+def name_of_context(model: Model) -> str:
+  """Returns the entry of cond that sampling.context becomes."""
+  return 'context' if model.conditioning.known is None else 'known'
+
+
+def values_of_context(model: Model) -> Values | None:
+  """Returns what a row of sampling.context is; None: nothing is read."""
+  if model.conditioning.known is not None:
+    return model.facts.x
+  return model.conditioning.context and model.facts.context
+
+
+def with_known(
+  model: Model, inputs: Inputs, index: np.ndarray, x: np.ndarray
+) -> np.ndarray:
+  """Returns samples [n, ...] in the user's units, exact where x is known."""
+  if inputs.context is None or model.conditioning.known is None:
+    return x
+  known = inputs.context[index // model.config.sampling.num_samples]
+  return np.where(np.isnan(known), x, known).astype(x.dtype)
 
 
 def given_context(model: Model) -> np.ndarray | None:
@@ -222,15 +244,21 @@ def given_context(model: Model) -> np.ndarray | None:
   if not path and row is None:
     return None
   own.check_paths('sampling.context', path)
-  facts = model.facts.context
-  if facts is None or model.conditioning.context is None:
+  facts = values_of_context(model)
+  if facts is None:
     raise UserError(
       f'config.sampling.context{"" if path else "_row"}: the network of this '
-      'run takes no context (conditioning.context)'
+      'run takes no context (conditioning.context, conditioning.known)'
     )
+  joint = model.conditioning.known is not None
   if path:
-    rows = _read_context(path, facts)
+    rows = _read_context(path, facts, joint)
     return rows if row is None else rows[[_checked_row(row, rows, path)]]
+  if joint:
+    raise UserError(
+      'config.sampling.context_row: no rows are given; sampling.context is '
+      'their file, with NaN for what is drawn'
+    )
   source = datasets.unseen(model.config)
   _checked_row(row, source, 'the held-out split')
   with from_config('data'):
@@ -246,7 +274,7 @@ def _checked_row(row, rows, what):
   return row
 
 
-def _read_context(path, facts):
+def _read_context(path, facts, joint):
   with from_config('sampling.context'):
     rows = npz.read_array(path, 'context')
   rows = rows[None] if rows.shape == tuple(facts.shape) else rows
@@ -256,11 +284,31 @@ def _read_context(path, facts):
       f'config.sampling.context: {path} has the shape {list(rows.shape)}, and '
       f'[{wanted}] or [K, {wanted}] is needed'
     )
-  if not np.isfinite(rows).all():
+  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     raise UserError(
       f'config.sampling.context: {path} has numbers that are not finite'
     )
+  if joint:
+    _check_known(path, rows, facts)
   return rows
+
+
+def _check_known(path, rows, facts):
+  full = np.isfinite(rows).all(axis=1)
+  if full.any():
+    raise UserError(
+      f'config.sampling.context: row {np.argmax(full)} of {path} gives all '
+      'numbers of x: NaN marks those that are drawn'
+    )
+  known = rows.copy()
+  box = known[:, : len(facts.low)]
+  box[:] = np.where(np.isnan(box), facts.low, box)
+  outside = ~facts.inside(known)
+  if outside.any():
+    raise UserError(
+      f'config.sampling.context: row {np.argmax(outside)} of {path} has a '
+      'number outside data.bounds'
+    )
 
 
 def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
@@ -307,9 +355,10 @@ FAR = 6.0  # standard deviations
 
 def warn_if_far(model: Model, context: np.ndarray | None) -> None:
   """Prints which row of a context is far from the training data, if one is."""
-  if context is None or model.facts.context is None:
+  values = values_of_context(model)
+  if context is None or values is None:
     return
-  z = np.abs(model.facts.context.encode(context)).reshape(len(context), -1)
+  z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)
   row, entry = np.unravel_index(np.argmax(z), z.shape)
   if z[row, entry] > FAR:
     print(
@@ -327,6 +376,8 @@ def shapes(model: Model, size: int) -> Shapes:
   if model.conditioning.context is not None:
     assert model.facts.context is not None  # else it was refused
     arrays['context'] = (size, *model.facts.context.shape), jnp.float32
+  if model.conditioning.known is not None:
+    arrays['known'] = (size, *model.facts.x.shape), jnp.float32
   if model.conditioning.image is not None:
     x0 = jax.ShapeDtypeStruct((size, *model.facts.x.shape), jnp.float32)
     keys = jax.eval_shape(

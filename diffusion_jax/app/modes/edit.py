@@ -122,18 +122,19 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   label = choose_label(model, edit, n)
   if label is not None:
     cond['label'] = label
-  if c.context is not None:
+  values = conditions.values_of_context(model)
+  if values is not None:
     rows = conditions.given_context(model)
-    if rows is None:
+    if rows is None and c.context is not None:
       check_optional(model, 'sampling.context', 'a context')
-    else:
+    elif rows is not None:
       if len(rows) != 1:
         raise UserError(
           f'config.sampling.context: {len(rows)} rows are given, and an edit '
           'needs one'
         )
-      assert model.facts.context is not None  # else it was refused
-      cond['context'] = model.facts.context.encode(rows).repeat(n, axis=0)
+      name = conditions.name_of_context(model)
+      cond[name] = values.encode(rows).repeat(n, axis=0)
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond

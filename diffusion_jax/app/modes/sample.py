@@ -95,6 +95,9 @@ def draw_parts(
     index = np.arange(starts[i], starts[i] + min(size, n))
     return drawing.start(params, index, rows(inputs.cond, index % n))
 
+  def decode(index, x):
+    return conditions.with_known(model, inputs, index, model.facts.x.decode(x))
+
   with tqdm(
     total=n, initial=before, desc='sampling', unit='image', disable=None
   ) as bar:
@@ -106,9 +109,9 @@ def draw_parts(
       index = np.arange(starts[i], min(starts[i] + size, n))
       samples, left = within_box(
         model,
-        model.facts.x.decode(x)[: len(index)],
+        decode(index, x[: len(index)]),
         index,
-        lambda i, key: drawing(params, key, rows(inputs.cond, i))[0],
+        lambda i, key: decode(i, drawing(params, key, rows(inputs.cond, i))[0]),
       )
       outside, drawn = outside + left, drawn + len(index)
       if processes.is_first():
@@ -132,9 +135,9 @@ def within_box(
 ) -> tuple[np.ndarray, int]:
   """Draws the samples again that are outside data.bounds.
 
-  index: of the samples [n]; draw: (index [n], index of the keys [n]) -> x [n,
-  ...]. Returns (samples within the box, how many draws were outside). Raises
-  UserError if ATTEMPTS draws of a sample are outside.
+  index: of the samples [n]; draw: (index [n], index of the keys [n]) ->
+  samples [n, ...]. Returns (samples within the box, how many draws were
+  outside). Raises UserError if ATTEMPTS draws of a sample are outside.
   """
   values, outside = model.facts.x, 0
   bad = np.flatnonzero(~values.inside(samples))
@@ -152,7 +155,7 @@ def within_box(
     again = bad.repeat(each)
     attempt = (tried[bad][:, None] + np.arange(each)).ravel()
     i, a = (np.resize(x, len(samples)) for x in (index[again], attempt))
-    drawn = values.decode(draw(i, i + _APART * a))[: len(again)]
+    drawn = draw(i, i + _APART * a)[: len(again)]
     inside = values.inside(drawn).reshape(-1, each)
     first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
     outside += int(np.minimum(first, each - 1).sum())

@@ -9,6 +9,7 @@ from tests.app.conftest import DIGITS, read
 
 NUMBERS = Facts(Values((8, 8, 1)))
 TEXTS = Facts(Values((16,), 256))
+VECTORS = Facts(Values((4,)))
 GIVEN = DIGITS._replace(context=Values((3,)))
 
 # Path -> a config, a value of the path, flags that it needs.
@@ -21,6 +22,7 @@ ROWS = {
   'conditioning.augment': ('digits_edm', '0.1'),
   'conditioning.image': ('digits', 'inpaint'),
   'conditioning.context': ('digits', 'auto'),
+  'conditioning.known': ('joint', ''),
   'sampling.context': ('digits', 'y.npz'),
 }
 CHOICES = {
@@ -52,9 +54,10 @@ def test_each_row_is_one_line(path, value, name, mode, needed):
   if path == 'edit.operator':
     flags = [('edit', 'restore'), *flags]
   config = store.with_flags(read(name), flags)
+  have = VECTORS if needed is needs.VECTORS else GIVEN
   found = [
     line
-    for line in needs.problems(config, GIVEN, mode)
+    for line in needs.problems(config, have, mode)
     if line.startswith(f'config.{path}=')
   ]
   assert not found  # digits with a context have everything
@@ -63,6 +66,7 @@ def test_each_row_is_one_line(path, value, name, mode, needed):
     needs.PICTURES[0]: TEXTS,
     needs.GRID[0]: TEXTS,
     needs.CONTEXT[0]: NUMBERS,
+    needs.VECTORS[0]: NUMBERS,
   }[needed[0]]
   what, advice = needed
   lines = [

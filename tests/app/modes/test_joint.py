@@ -1,0 +1,220 @@
+"""Any conditional of a vector by one network: the commands, and the truth."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app import models
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.training.conditions import make_condition, subsets
+from diffusion_jax.training.objectives import Context, denoising
+from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+
+N = np.nan
+ROWS = np.array(
+  [[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]]
+)
+FEW = {
+  'data.num_examples': 100,
+  'data.num_test': 16,
+  'training.evaluate_every': 4,
+  'sampling.num_samples': 5,
+  'sampling.batch_size': 8,
+  'data.bounds': (-1.0, 1.0),
+}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run of random parameters."""
+  config = trial('joint', **FEW, **{'sampling.checkpoint': 'latest'})
+  return untrained(config, tmp_path_factory.mktemp('joint') / 'run', 0.05)
+
+
+def draw(run, rows, name='given'):
+  """Returns what --mode=sample writes for rows of sampling.context."""
+  np.save(run / 'row.npy', rows)
+  fields = {'sampling.name': name, 'sampling.context': str(run / 'row.npy')}
+  MODES['sample'](of_run(run, **fields), run)
+  return arrays_of(run, name)
+
+
+TOKENS = {
+  'network': 'dit',
+  'network.channels': 8,
+  'network.num_heads': 2,
+  'network.num_blocks': 2,
+  'network.patch_size': 1,
+  'network.positions': 'learned',
+}
+
+
+@pytest.mark.parametrize('task, network', [
+  ('two_moons', TOKENS), ('slcp', {}),
+])  # fmt: skip
+def test_every_choice_trains_and_draws(task, network, tmp_path):
+  config = trial('joint', task, **FEW | network | {'data.bounds': ()})
+  MODES['train'](config, tmp_path)
+  size = {'two_moons': 4, 'slcp': 13}[task]
+  rows = np.full((2, size), N)
+  rows[0, 3:], rows[1, ::2] = 0.5, 0.25
+  found = draw(tmp_path, rows)
+  np.testing.assert_array_equal(found['context'], rows)
+  each = np.repeat(rows, 5, axis=0)
+  x, known = found['arr_0'], ~np.isnan(each)
+  np.testing.assert_array_equal(x[known], np.float32(each[known]))
+  assert np.isfinite(x).all()
+  MODES['sample'](of_run(tmp_path), tmp_path)
+  joint = arrays_of(tmp_path)['arr_0']
+  assert joint.shape == (5, size)
+  assert (joint.std(axis=0) > 0.01).all()  # nothing is given
+
+
+def test_given_numbers_are_kept_and_others_drawn(run, capsys):
+  found = draw(run, ROWS)
+  x = found['arr_0'].reshape(4, 5, 4)
+  for row, each in zip(ROWS, x, strict=True):
+    known = ~np.isnan(row)
+    kept = np.broadcast_to(np.float32(row[known]), (5, known.sum()))
+    np.testing.assert_array_equal(each[:, known], kept)
+    assert (each[:, ~known].std(axis=0) > 1e-3).all()
+  assert (np.abs(x[:, :, :2]) <= 1.0).all()  # the box of the parameters
+  assert 'of the draws were outside data.bounds' in capsys.readouterr().out
+  far = draw(run, [N, N, 99.0, 0.0], 'far')
+  assert np.isfinite(far['arr_0']).all()
+  assert 'note: number 2 of row 0 of the context is' in capsys.readouterr().out
+
+
+def test_a_restored_vector_keeps_what_is_known(run):
+  np.save(run / 'y.npy', [0.3, N, N, N])
+  np.save(run / 'seen.npy', [1, 0, 0, 0])
+  np.save(run / 'row.npy', [N, N, 0.2, N])
+  fields = {
+    'edit': 'restore',
+    'edit.image': str(run / 'y.npy'),
+    'edit.operator': 'mask',
+    'edit.operator.mask': str(run / 'seen.npy'),
+    'edit.noise': 0.1,
+    'edit.num_samples': 2,
+    'edit.output': 'restored',
+    'sampling.context': str(run / 'row.npy'),
+  }
+  MODES['edit'](of_run(run, **fields), run)
+  x = arrays_of(run, 'restored', 'edits')['arr_0']
+  np.testing.assert_allclose(x[:, 2], 0.2, atol=1e-5)
+
+
+@pytest.mark.parametrize('row, message', [
+  ([N, 0.1, 0.2], r'row.npy has the shape \[3\], and \[4\] or \[K, 4\]'),
+  ([[N] * 4, [0.1] * 4], 'row 1 of .*row.npy gives all numbers of x: NaN'),
+  ([N, N, np.inf, 0.1], 'has numbers that are not finite'),
+  ([1.5, N, N, N], 'row 0 of .*row.npy has a number outside data.bounds'),
+])  # fmt: skip
+def test_another_row_is_refused(run, row, message):
+  refused(message, draw, run, row)
+
+
+def test_what_does_not_fit_is_refused(run):
+  def train(name='joint', **fields):
+    config = trial(name, **FEW | {'data.bounds': ()} | fields)
+    models.make(config, run / 'none').check('train')
+    models.make(config, run / 'none').network()
+
+  known = {'conditioning.known': 'subsets', 'conditioning.known.parameters': 2}
+  context = {'conditioning.context': 'vector'}
+  refused('context in x: set context=None', train, **context)
+  four = {'conditioning.known.parameters': 4}
+  refused('parameters=4 must be less than the 4 numbers', train, **four)
+  refused('dropout=0.1 has no effect', train, **{'conditioning.dropout': 0.1})
+  refused('needs vectors', train, 'gp_sequences', **known)
+  unet = {'network': 'unet', 'network.attention_resolutions': ()}
+  refused('input known, which unet .* to dit or mlp', train, **unet)
+  row = {'sampling.context_row': 0}
+  refused('no rows are given', MODES['sample'], of_run(run, **row), run)
+
+
+MEAN = np.array([0.5, -0.3, 0.2])
+ROOT = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.5, 0.5]])
+
+
+def conditional(row):
+  """Returns mean and covariance of what is NaN in x ~ N(MEAN, ROOT ROOT^T)."""
+  cov, a = ROOT @ ROOT.T, np.isnan(row)
+  b = ~a
+  gain = np.linalg.solve(cov[np.ix_(b, b)], cov[np.ix_(b, a)]).T
+  mean = MEAN[a] + gain @ (row[b] - MEAN[b])
+  return mean, cov[np.ix_(a, a)] - gain @ cov[np.ix_(b, a)]
+
+
+def test_each_conditional_of_a_gaussian_is_learnt():
+  """Draws for six subsets have the closed form's mean and covariance."""
+  module = MLP(
+    channels=64, num_blocks=2, out_channels=3, inputs=Inputs(known=True)
+  )
+  network = dj.Network(
+    network_fn(module),
+    dj.edm_input,
+    parametrization='edm',
+    sigma_data=1.0,
+    condition=make_condition(labels=False, known=subsets(1)),
+    known=True,
+  )
+  schedule = dj.KarrasSchedule(sigma_max=20.0)
+  objective = denoising(
+    network,
+    schedule,
+    times=dj.log_normal_times(-0.6, 1.4),
+    weight=dj.edm_weight(1.0),
+  )
+  steps, size = 1000, 256
+  adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+  rows = np.array([
+    [N, N, N], [N, 0.4, -0.6], [1.2, N, N], [N, N, 0.5], [-0.4, N, 0.1],
+    [0.1, -1.0, N],
+  ])  # fmt: skip
+  draws = 4000
+
+  @jax.jit
+  def fitted(key):
+    x = jnp.zeros((1, 3))
+    first: Any = {'network': module.init(key, x, jnp.zeros(1))['params']}
+
+    def step(carry, key):
+      params, state = carry
+      data_key, key = jax.random.split(key)
+      x = jax.random.normal(data_key, (size, 3)) @ ROOT.T + MEAN[None]
+      batch = {'x': x.astype(jnp.float32)}
+      grads, _ = jax.grad(objective, has_aux=True)(
+        params, Context(), key, batch
+      )
+      updates, state = adam.update(grads, state)
+      return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(key, steps)
+    trained: Any = jax.lax.scan(step, (first, adam.init(first)), keys)
+    (params, _), _ = trained
+    known = jnp.repeat(jnp.asarray(rows, jnp.float32), draws, axis=0)
+    levels = dj.level_grid(schedule, 25)
+    noise = dj.prior_sample(key, known.shape, levels.take(0))
+    denoise = network.denoiser(params['network'], {'known': known})
+    return dj.sample(key, denoise, dj.heun(), levels, noise)
+
+  x = np.asarray(fitted(jax.random.key(0))).reshape(len(rows), draws, 3)
+  for row, each in zip(rows, x, strict=True):
+    hidden = np.isnan(row)
+    kept = np.broadcast_to(row[~hidden], (draws, 3 - hidden.sum()))
+    np.testing.assert_allclose(each[:, ~hidden], kept, atol=1e-5)
+    mean, cov = conditional(row)
+    inverse = np.linalg.inv(np.linalg.cholesky(cov))
+    z = (each[:, hidden] - mean) @ inverse.T  # exact draws are N(0, I)
+    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=0.3)
+    found = np.cov(z.T).reshape(len(cov), -1)
+    np.testing.assert_allclose(found, np.eye(len(cov)), atol=0.4)
