@@ -208,7 +208,7 @@ def test_the_example_of_a_context_prints_what_it_says(capsys):
 
 
 def test_the_page_of_measurements_meets_the_posterior(capsys):
-  out = run(page_example('posterior.md'), capsys)
+  out = run(page_example('posterior.md', 'Measurement'), capsys)
   numbers = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
   found, exact, estimate, evidence = numbers
   found, exact = (np.array(x.split(), float) for x in (found, exact))
@@ -238,7 +238,7 @@ def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
 
 def test_the_inpainting_page_fills_in_as_printed(capsys):
   replaced, repainted, guided = map(
-    float, run(page_example('inpainting.md'), capsys).split()
+    float, run(page_example('posterior.md', 'repaint_levels'), capsys).split()
   )
   assert replaced == pytest.approx(0.61, abs=0.04)
   assert repainted == pytest.approx(0.83, abs=0.04)
