@@ -234,7 +234,7 @@ def main(argv=None) -> None:
     parser.error(f'--out: {args.out} has no rows, choose another file: {error}')
   parts = {name: part(name, args.tiny, memory) for name in names}
   if not (find_spec('torch') and find_spec('diffusers')):
-    print("ours alone: torch needs pip install -e '.[bench]'")
+    print("torch is not measured: it needs pip install -e '.[bench]'")
     for cases, _ in parts.values():
       del cases['torch']
   print(f'{gpu}, {key["versions"]}\n{HEADER}', flush=True)

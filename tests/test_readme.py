@@ -124,7 +124,7 @@ def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
 
 
 def test_the_loop_of_discrete_states_learns_its_strings(capsys):
-  """By Jensen's inequality 25 exp(-bound) is the least share of the strings."""
+  """25 exp(-bound) is the least share, by Jensen's inequality."""
   printed = run(page_example('discrete.md', 'words'), capsys).split()
   bound, entropy, inside, different = map(float, printed)
   assert entropy == pytest.approx(np.log(25))
@@ -208,7 +208,7 @@ def test_the_example_of_a_context_prints_what_it_says(capsys):
 
 
 def test_the_page_of_measurements_meets_the_posterior(capsys):
-  out = run(page_example('posterior.md'), capsys)
+  out = run(page_example('posterior.md', 'Measurement'), capsys)
   numbers = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
   found, exact, estimate, evidence = numbers
   found, exact = (np.array(x.split(), float) for x in (found, exact))
@@ -217,7 +217,7 @@ def test_the_page_of_measurements_meets_the_posterior(capsys):
   std = (0.1 * 1.09 + 0.04) ** 0.5
   density = np.mean(norm.pdf(0.1, [0.2, 0.3], std))
   np.testing.assert_allclose(float(evidence), np.log(density), rtol=1e-5)
-  # that of a chain of 100 steps
+  # the law of a chain of 100 steps
   np.testing.assert_allclose(float(estimate), float(evidence), atol=0.15)
 
 
@@ -238,7 +238,7 @@ def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
 
 def test_the_inpainting_page_fills_in_as_printed(capsys):
   replaced, repainted, guided = map(
-    float, run(page_example('inpainting.md'), capsys).split()
+    float, run(page_example('posterior.md', 'repaint_levels'), capsys).split()
   )
   assert replaced == pytest.approx(0.61, abs=0.04)
   assert repainted == pytest.approx(0.83, abs=0.04)

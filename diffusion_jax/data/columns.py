@@ -179,7 +179,7 @@ def _text(value, column):
   value = value.decode(errors='replace') if isinstance(value, bytes) else value
   if isinstance(value, str):
     return value
-  raise _misfit(column, 'a text', value)
+  raise _misfit(column, 'a string', value)
 
 
 def _misfit(column, expected, value):

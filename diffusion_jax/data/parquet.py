@@ -131,8 +131,8 @@ def open_parquet(
     # Rows of nulls take next to nothing in a file, and gigabytes in memory.
     if metadata.num_rows > size:
       raise ValueError(
-        f'{path} has {metadata.num_rows:,} rows in {size:,} bytes: they are no '
-        'images'
+        f'{path} has {metadata.num_rows:,} rows in {size:,} bytes: rows '
+        'of images are larger'
       )
     return metadata
 

@@ -113,7 +113,7 @@ def load_features(path: str | Path) -> Features:
     [images] = program.in_avals
     batch_size, *shape = images.shape
   except Exception as error:  # of the format, of any kind
-    raise ValueError(f'{path} is no such classifier: {make}') from error
+    raise ValueError(f'{path} is not an exported classifier: {make}') from error
   size = 'x'.join(map(str, shape))
 
   def compute(params, images) -> dict[str, jax.Array]:

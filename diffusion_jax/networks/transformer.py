@@ -314,8 +314,8 @@ def joined(
   widths = [words.shape[-1] for words, _ in streams]
   if len({*widths}) > 1:
     raise ValueError(
-      f'words of the text have width {widths[0]}, of the context {widths[1]}: '
-      "set context_encoder.width to the text's width, or text_attention='joint'"
+      f'the words have width {widths[0]}, the context {widths[1]}: '
+      f"set context_encoder.width={widths[0]}, or text_attention='joint'"
     )
   words, masks = zip(*streams, strict=True)
   return jnp.concatenate(words, axis=1), jnp.concatenate(masks, axis=1)

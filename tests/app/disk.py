@@ -35,7 +35,7 @@ class Disk:
 
   def __exit__(self, kind, error, trace):
     Disk.watched = None
-    return self.dead  # What follows from a kill is no error.
+    return self.dead  # An error after the kill does not count.
 
   def change(self, event, path):
     if not self.only or event == self.only:

@@ -29,7 +29,7 @@ class Network(nn.Module):
 
 
 class Pooled(nn.Module):
-  """Returns a number for each image, which is no image."""
+  """Returns a number for each image, not an image."""
 
   takes = ('label',)
 
@@ -144,7 +144,7 @@ def curves(split):
 
 
 class UnitPictures:
-  """Pictures in [0, 1], which are no grey levels."""
+  """Pictures in [0, 1] instead of grey levels."""
 
   in_memory = True
   facts = property(lambda self: sources.pictures((8, 8, 1)))

@@ -94,7 +94,7 @@ def test_numbers_are_a_histogram_in_front_of_the_data():
   left, right = np.split(panel, [panel.shape[1] // 2], axis=1)
   assert grey(left).sum() > 100 < grey(right).sum()
   assert not blue(left[: len(left) // 2]).any() and blue(right).any()
-  # Of 20 bins the samples' are all in one, twice as many as of the data's 40.
+  # Of 20 bins the samples' are all in one, twice the data's share of 40.
   x, _ = place(panel, blue(panel[:-5]))
   assert abs(x - 2.5 / 3.0) < 1.0 / 20
 

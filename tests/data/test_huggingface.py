@@ -75,7 +75,7 @@ def test_batches_are_those_of_the_array(folder, streaming):
 
 
 def test_a_small_buffer_permutes_row_groups(folder):
-  """Batches resume and are shared between hosts, as those of other sources."""
+  """Batches resume and are shared between hosts, like other sources."""
   source = read(folder, streaming=6)
   order = source.order(np.random.default_rng((3, 0, 0)))
   uniform = np.random.default_rng((3, 0, 0)).permutation(25)

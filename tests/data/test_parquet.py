@@ -141,7 +141,7 @@ def test_rows_of_nothing_are_refused(tmp_path):
   path = str(tmp_path / 'nulls.parquet')
   nothing = pyarrow.nulls(1_000_000, pyarrow.binary())
   parquet.write_table(pyarrow.table({'image': nothing}), path)
-  with encoded.one_line(path, '1,000,000 rows in', 'they are no images'):
+  with encoded.one_line(path, '1,000,000 rows in', 'rows of images are larger'):
     open_parquet('x', [path], ['image'], 10)
 
 

@@ -74,7 +74,7 @@ def test_binarized_images_are_drawn_once_and_anew_in_each_epoch():
 
 
 def test_batches_of_binarized_images_follow_from_seed_and_epoch():
-  """The rows of a host are those of the whole batch, over an epoch's end."""
+  """A host reads its rows of the whole batch, over an epoch's end."""
   source = sources.Binarized(small_sets.digits('test'))
   whole = pipeline.batch_at(source, 100, 0, 3)['x']
   assert set(np.unique(whole)) == {-1, 1}
@@ -122,7 +122,7 @@ def test_statistics_are_those_of_the_last_axis():
   (index,) = read
   assert len({*index}) == 10_000 and (index[0], index[-1]) == (0, 30_000)
   digits = small_sets.digits()
-  assert sources.measured(digits) == digits.facts  # levels have none
+  assert sources.measured(digits) == digits.facts  # levels need no statistics
 
 
 X = np.arange(8.0).reshape(4, 2)

@@ -1,4 +1,4 @@
-"""The classifier two-sample test beside sbibm's lines."""
+"""The classifier two-sample test against sbibm's lines."""
 
 import numpy as np
 from sklearn.model_selection import KFold, cross_val_score

@@ -127,7 +127,7 @@ def test_ranks_are_counts_of_lower_draws(rng):
 
 
 def test_levels_of_exact_draws_are_masses_of_regions():
-  """Of N(0, 1): the interval and the region of density that end at 1.5."""
+  """N(0, 1) has the interval and the region of density that end at 1.5."""
   draws = np.random.default_rng(0).normal(size=(1, 200_000))
   truth = np.array([1.5])
   mass = 2.0 * stats.norm.cdf(1.5) - 1.0

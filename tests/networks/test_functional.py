@@ -16,7 +16,7 @@ class Net(nnx.Module):
 
 
 def test_a_module_of_nnx_is_the_same_function(key):
-  """Its output is that of nnx.merge; dropout follows the key, or is off."""
+  """Its output equals nnx.merge's; dropout follows the key, or is off."""
   module = functional.from_nnx(Net)(in_channels=2, width=5)
   x, noise = jnp.ones((4, 2)), jnp.arange(4.0)
   params = module.init({'params': key, 'dropout': key}, x, noise, {})['params']

@@ -35,7 +35,7 @@ def measured(folder):
 
 
 def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
-  """Their losses are those of one network that was 0: E |eps|^2 = 1."""
+  """They have the loss of a network that returns 0: E |eps|^2 = 1."""
   images, out = folder / 'images.npz', folder / 'curves.json'
   shades = np.linspace(0, 255, 64, dtype=np.uint8)
   np.savez(

@@ -183,7 +183,7 @@ def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
 
 
 def test_a_line_of_more_than_a_mebibyte_is_skipped(tmp_path):
-  """It is read in parts, which are no objects."""
+  """It is read in parts, which are not objects."""
   long = json.dumps({'a': 'x' * 2**20})
   (tmp_path / 'a.jsonl').write_text(f'{{"step": 1}}\n{long}\n{{"step": 2}}\n')
   entries = [*files.read_json_lines(tmp_path / 'a.jsonl')]

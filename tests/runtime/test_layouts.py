@@ -8,7 +8,7 @@ from diffusion_jax.runtime.sharding import make_mesh, replicated
 
 
 def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
-  """Columns first, as a GPU might choose; results are those of other layouts.
+  """Columns first, as a GPU might choose; results equal other layouts'.
 
   Programs and NumPy read such arrays as any others.
   """

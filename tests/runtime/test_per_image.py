@@ -28,7 +28,7 @@ def test_an_image_has_its_own_key_in_any_batch(size):
 
 
 def test_a_function_is_traced_with_the_mesh_in_use():
-  """By it networks choose what is fast on the devices."""
+  """Networks choose by it what is fast on the devices."""
   found = []
 
   def function(params, keys, inputs):

@@ -24,7 +24,7 @@ def test_the_lines_of_sessions_are_whole(tmp_path):
 
 @pytest.mark.parametrize('planted', PLANTED)
 def test_sessions_are_appended_to_a_file_of_the_run(planted, tmp_path):
-  """Of a file elsewhere only lines of JSON come into the run."""
+  """Only lines of JSON come into the run from a file elsewhere."""
   mine, run = tmp_path / 'mine', tmp_path / 'run'
   run.mkdir()
   mine.write_text('secret\n{"event": "start"}\n')

@@ -129,7 +129,7 @@ def test_more_steps_follow_the_same_path(make):
 
 
 def test_a_sampler_chooses_the_keys_of_its_steps():
-  """With the same key for all steps the same noise is drawn n times."""
+  """The same key for all steps draws the same noise n times."""
 
   def step(key, x, state, denoise, *, level_s, level_t):
     return x + draw_normal(key, x), state

@@ -55,7 +55,7 @@ def test_jit_is_eager_step_by_step(key):
 
 @pytest.mark.parametrize('num_frames', [1, 2, 4, 10, 11, 25])
 def test_frames_are_evenly_spread_states_of_the_trajectory(key, num_frames):
-  """Of the first examples, with both ends; the sample stays what it is."""
+  """It has the first examples, with both ends; the sample stays what it is."""
   levels = dj.level_grid(DDPM, 10)
   x = dj.prior_sample(key, (4, 2), levels.take(0))
   args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x

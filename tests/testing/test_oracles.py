@@ -371,7 +371,7 @@ def test_posterior_and_evidence_by_bayes_rule_on_a_grid(matrix, std):
 
 
 def test_a_posterior_without_noise_is_the_conditional():
-  """And with much noise it is the prior."""
+  """It is the prior with much noise."""
   mask = np.array([False, True])
   known = MIXTURE.conditional([0.0, 0.2], mask)
   found = MIXTURE.posterior([[0.0, 1.0]], [0.2], 1e-3)

@@ -120,7 +120,7 @@ def repeat_labels(
   if not takes_labels(model):
     raise UserError(
       f'config.{path}: the network of this run takes no labels '
-      '(conditioning.labels), and there is no sampling.classifier'
+      '(conditioning.labels): set sampling.classifier.run, or leave it out'
     )
   for label in labels:
     if label >= classes:
@@ -364,7 +364,7 @@ def warn_if_far(model: Model, context: np.ndarray | None) -> None:
     print(
       f'note: number {entry} of row {row} of the context is '
       f"{z[row, entry]:.3g} standard deviations from the training data's "
-      'mean: the network has not seen such data, and its samples may be wrong'
+      'mean: the network never saw such data, and its samples may be wrong'
     )
 
 

@@ -98,12 +98,12 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
   step = steps[-1] if step is None and steps else step
   if not steps:
     raise FileNotFoundError(
-      f'{workdir} has no snapshots, of which averages are made: train with '
+      f'{workdir} has no snapshots, and averages need them: train with '
       '--config.training.ema_sigma_rels=0.05,0.10 and training.snapshot_every'
     )
   if step not in steps or step is None:
     raise FileNotFoundError(
-      f'{workdir} has no snapshot {step}: it has those of the steps '
+      f'{workdir} has no snapshot {step}: give one of '
       f'{", ".join(map(str, steps))}'
     )
   return [s for s in steps if s <= step], step

@@ -430,7 +430,7 @@ def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
 
 
 def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
-  """By a flag, in a config file, in a sweep; own data without a path never."""
+  """A flag, a config file or a sweep names it; own data always need a path."""
   path = str(tmp_path / 'pictures.npz')
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})

@@ -22,7 +22,7 @@ LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
 @pytest.mark.parametrize('kind', [*kinds.KINDS, kinds.LATENT_DIFFUSION])
 def test_no_plain_parameter_has_the_name_of_a_table(kind):
-  """Such as a number `weight` beside the table of the objectives' weights."""
+  """A number `weight` would clash with the table of the objectives' weights."""
   places = [(where, c) for where, t in kind.tables.items() for c in t.values()]
   places += [*kind.parts.items()]
   places += [(f'evaluation.{name}', c) for name, c in kind.metrics.items()]

@@ -162,7 +162,7 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
   (None, (2,), 'examples are levels, and real numbers in this run'),
 ])  # fmt: skip
 def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
-  """The statistics are the run's, whatever the new data have."""
+  """The statistics stay the run's when the data change."""
   facts = sources.Facts(
     Values((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, Values((2,), 0, (1.0,), (2.0,))
   )

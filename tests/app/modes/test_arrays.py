@@ -273,7 +273,7 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
 
 
 def test_ode_of_vectors_is_their_density_in_their_units():
-  """By the exact denoiser of a mixture, without noise of an estimate."""
+  """The exact denoiser of a mixture leaves no noise of an estimate."""
   spread = [[0.3, 0.2], [0.2, 0.25]]
   law = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.8, -0.4]], [spread] * 2)
   values = Values((2,), 0, tuple(MEAN), tuple(STD))
@@ -347,7 +347,7 @@ def test_sequences_are_restored_in_their_units(
     error = (x - arrays['clean'])[:, arrays['mask']]
   else:
     error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
-  # The residual is that of y in the user's units.
+  # The residual of y is in the user's units.
   rms = np.sqrt(np.mean(error**2, axis=1)) / 0.5
   np.testing.assert_allclose(found['residual'], rms, rtol=2e-3)
   out = capsys.readouterr().out

@@ -90,7 +90,7 @@ def test_an_average_is_a_run_that_all_modes_read(run, capsys):
 
 def test_mistakes_are_one_clear_line(run, tmp_path):
   for fields, message in (
-    ({'sigma_rel': 0.07, 'step': 7}, 'no snapshot 7: it has those of'),
+    ({'sigma_rel': 0.07, 'step': 7}, 'no snapshot 7: give one of'),
     ({'sigma_rel': 0.004}, 'cannot make an average of width 0.004: its pr'),
     ({'sigma_rel': 0.1, 'out': str(run)}, 'holds a run: give another --conf'),
   ):

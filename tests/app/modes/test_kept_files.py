@@ -225,7 +225,7 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   ('train', 'checkpoints/2'),
 ])  # fmt: skip
 def test_no_mode_writes_in_a_folder_elsewhere(mode, name, copy, tmp_path):
-  """As an archive of a stranger can have links to any place."""
+  """A stranger's archive can have links to any place."""
   out = tmp_path / 'out'
   out.mkdir()
   (out / 'mine').write_text('mine')

@@ -89,7 +89,7 @@ def test_programs_can_be_compiled_one_after_the_other(
 def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
   tmp_path, monkeypatch
 ):
-  """As the hook's own error would: the steps before it are saved."""
+  """The steps before it are saved, as with the hook's own error."""
 
   def compile(*args):
     raise RuntimeError('out of memory')

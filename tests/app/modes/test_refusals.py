@@ -199,7 +199,7 @@ sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in
   runs/digits is a diffusion model, and a classifier is
 conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => takes no
-  labels (conditioning.labels), and there is no sampling.classifier
+  labels (conditioning.labels): set sampling.classifier.run
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue
   test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9
@@ -317,7 +317,7 @@ evaluation.metrics=fid => need classify_image_graph
 evaluation.metrics=fd evaluation.features=classifier => no file : give as
   weights a file that --mode=convert
 evaluation.metrics=fd evaluation.features=classifier
-  evaluation.weights=digit.png => digit.png is no such classifier: give as
+  evaluation.weights=digit.png => digit.png is not an exported classifier: give
 evaluation.metrics=is evaluation.features=pixels => is needs logits of a
 evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 =>
   config.evaluation.fd: num_draws is -1: it must be
@@ -373,9 +373,9 @@ digits => no section noise: give --config=configs
 """
 TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
-average.sigma_rel=0.05 => runs/digits has no snapshots, of which averages are
-  made: train with --config.training.ema_sigma_rels=0.05,0.10 and
-average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, of which
+average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need
+  them: train with --config.training.ema_sigma_rels=0.05,0.10 and
+average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, and
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 

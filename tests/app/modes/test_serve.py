@@ -87,7 +87,7 @@ def picture(event):
 
 
 def test_the_last_picture_is_what_sampling_draws(page, run):
-  """For its label, sampler, number of steps, scale and seed."""
+  """Label, sampler, number of steps, scale and seed choose it."""
   fields = {
     'labels': 3, 'sampler': 'ddim', 'num_steps': 5, 'guidance.scale': 2.0,
     'seed': 7,
@@ -121,7 +121,7 @@ def test_other_numbers_compile_no_step_again(page, monkeypatch):
 
 
 def test_two_users_get_their_own_pictures(page):
-  """Each has the same pictures as alone."""
+  """Each has the pictures of a single request."""
   wishes = [{'labels': 2, 'seed': 1}, {'labels': 7, 'seed': 2}]
   alone = [draw(page, **wish)[-1] for wish in wishes]
   with ThreadPoolExecutor(2) as users:
