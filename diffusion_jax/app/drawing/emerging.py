@@ -56,11 +56,8 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
   after each step. UserError for flags that do not fit.
   """
   model = models.make(config, workdir)
-  model.check('sample')
-  mesh = devices.make_mesh(config)
-  guides = other_runs.guides_of(model)
-  params, _ = weights.restore(model)
-  params = replicate(mesh, params | model.autoencoder.load())
+  run = weights.opened(model, 'sample', other_runs.guides_of)
+  mesh, guides, params = run.mesh, run.inputs, run.on_devices()
   others = replicate(mesh, {name: run.params for name, run in guides.items()})
   count = -(-config.serve.num_images // mesh.size) * mesh.size
   how, lock, kept = devices.effort(config), threading.Lock(), {}

@@ -205,8 +205,8 @@ def write(config: Node, workdir: Path) -> None:
   if os.path.lexists(out) and not into_folder:
     raise UserError(f'config.convert.out: {out} exists already')
   model = models.make(config, workdir)
-  params, step = weights.restore(model, merge=c.to != 'lora')
-  params = jax.device_get(params)
+  run = weights.opened(model, 'convert', merge=c.to != 'lora')
+  params, step = jax.device_get(run.params), run.step
   with from_config('convert'):
     if c.to == OURS:
       write_ours(out, model, params)

@@ -30,18 +30,13 @@ def run(config: Node, workdir: str | Path) -> None:
 
   For <name> see `provenance.name_of_edit`.
   """
-  model = models.make(config, workdir)
-  model.check('edit')
-  edit: Edit = config.edit.make()
-  edit.check(model)
-  with from_config('edit'):
-    n = edit.count()
-  cond = choose_cond(model, edit, n)
-  guides = check_guidance(model, cond)
-  with from_config('edit'):
-    pictures = edit.read(model)
-  params, step = weights.restore(model)
-  settings = provenance.edit_settings(model, params, step, pictures)
+  run = weights.opened(models.make(config, workdir), 'edit', inputs_of)
+  model, params, (edit, cond, guides, pictures) = (
+    run.model,
+    run.params,
+    run.inputs,
+  )
+  settings = provenance.edit_settings(model, params, run.step, pictures)
   print(provenance.describe(settings))
   out = make_folder(workdir, 'edits')
   name = provenance.name_of_edit(model)
@@ -64,6 +59,18 @@ def run(config: Node, workdir: str | Path) -> None:
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
   data = sheets.examples(model)
   edit.write(model, out / name, Made(results, numbers, pictures, data))
+
+
+def inputs_of(model: Model) -> tuple[Edit, dict, Guides, Pictures]:
+  """Returns (edit, cond of its results, runs that guide it, pictures)."""
+  edit: Edit = model.config.edit.make()
+  edit.check(model)
+  with from_config('edit'):
+    n = edit.count()
+  cond = choose_cond(model, edit, n)
+  guides = check_guidance(model, cond)
+  with from_config('edit'):
+    return edit, cond, guides, edit.read(model)
 
 
 def generate(

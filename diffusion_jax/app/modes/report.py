@@ -34,7 +34,6 @@ from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import one_line, write_text
-from diffusion_jax.runtime.sharding import replicate
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
@@ -150,12 +149,15 @@ def trajectory(
 
 def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   """Draws the first samples, by the program of --mode=sample."""
-  c = model.config
-  n = min(c.sampling.num_samples, c.sampling.batch_size)
-  mesh = devices.make_mesh(c)
-  params = replicate(mesh, weights.restore(model)[0] | model.autoencoder.load())
-  cond = conditions.choose(model, n, mesh).cond
-  return generate_film(model, mesh)(params, np.arange(n), cond)
+  c = model.config.sampling
+  n = min(c.num_samples, c.batch_size)
+
+  def inputs_of(model):
+    return conditions.choose(model, n, devices.make_mesh(model.config)).cond
+
+  run = weights.opened(model, 'sample', inputs_of)
+  draw_film = generate_film(model, run.mesh)
+  return draw_film(run.on_devices(), np.arange(n), run.inputs)
 
 
 def gallery(

@@ -24,7 +24,6 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, one_line, write_text
 from diffusion_jax.runtime.per_image import one_ahead, rows
-from diffusion_jax.runtime.sharding import replicate
 
 _PRINTED = 4  # texts
 
@@ -45,14 +44,9 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   below: the folder's path in the run; field: the field of the config that
   renames the folder or the files.
   """
-  model = models.make(config, workdir)
-  model.check('sample')
-  mesh = devices.make_mesh(config)
-  n = conditions.count(model)
-  inputs = conditions.choose(model, n, mesh)
-  conditions.warn_if_far(model, inputs.context)
-  params, step = weights.restore(model)
-  settings = provenance.settings(model, params, step)
+  run = open_run(models.make(config, workdir))
+  model, params, n = run.model, run.params, conditions.count(run.model)
+  settings = provenance.settings(model, params, run.step)
   print(provenance.describe(settings))
   out = make_folder(workdir, below)
   path = out / f'{provenance.name_of(model)}.npz'
@@ -60,13 +54,26 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   done = processes.is_first() and is_done(path, parts, settings, field)
   if processes.broadcast([done])[0]:
     return path
+  inputs = run.inputs
   inputs = inputs._replace(cond=conditions.encoded(model, params, inputs))
-  params = replicate(mesh, params | model.autoencoder.load())
-  paths = draw_parts(model, mesh, params, inputs, parts, settings, n)
+  params = run.on_devices()
+  paths = draw_parts(model, run.mesh, params, inputs, parts, settings, n)
   if processes.is_first():
     write(model, params, inputs, paths, path, settings, n)
     shutil.rmtree(parts)
   return path
+
+
+def open_run(model: Model) -> weights.Opened:
+  """Returns the run, with what its samples are conditioned on."""
+
+  def inputs_of(model):
+    mesh = devices.make_mesh(model.config)
+    inputs = conditions.choose(model, conditions.count(model), mesh)
+    conditions.warn_if_far(model, inputs.context)
+    return inputs
+
+  return weights.opened(model, 'sample', inputs_of)
 
 
 def draw_parts(

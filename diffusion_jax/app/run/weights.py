@@ -1,12 +1,55 @@
 """The parameters of a run that config.sampling chooses."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import averages
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import base_weights, checkpoints, power_ema, shared
+
+
+class Opened(NamedTuple):
+  """A run that a mode uses: its model, its weights, and what the user gives.
+
+  params: the parameters that config.sampling chooses; step: their checkpoint.
+  """
+
+  model: Model
+  params: Params
+  step: int
+  inputs: Any
+
+  @property
+  def mesh(self) -> Mesh:
+    """The devices of the run."""
+    return devices.make_mesh(self.model.config)
+
+  def on_devices(self) -> Params:
+    """Returns all parameters, an autoencoder's too, on the mesh."""
+    loaded = self.model.autoencoder.load()
+    return replicate(self.mesh, self.params | loaded)
+
+
+def opened(
+  model: Model,
+  mode: str,
+  inputs: Callable[[Model], Any] = lambda model: None,
+  merge: bool = True,
+) -> Opened:
+  """Checks a mode's config and inputs, and then reads the weights.
+
+  inputs: model -> what the user gives, or UserError; merge: as in `restore`.
+  """
+  model.check(mode)
+  given = inputs(model)
+  return Opened(model, *restore(model, merge), given)
 
 
 def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
