@@ -33,6 +33,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
+from diffusion_jax.runtime.batches import gathered, kept
 
 OPERATORS = {
   'blur': ('blur', 'width=1.5'),
@@ -93,13 +94,12 @@ def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> None:
 def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
   """Returns the means over the pictures, and the seconds of drawing."""
   config = config_of(run, flags)
-  model = models.make(config, run)
-  restore = config.edit.make()
   with contextlib.redirect_stdout(io.StringIO()):
-    pictures = restore.read(model)
-  clean = images.PICTURES.encode(pictures['clean'])
-  params, _ = weights.restore(model)
-  guides = edit.check_guidance(model, {})
+    opened = weights.opened(models.make(config, run), 'edit', edit.inputs_of)
+  given = opened.inputs
+  clean = images.PICTURES.encode(given.pictures['clean'])
+  index = np.arange(given.edit.count())
+  size = config.sampling.batch_size
   compiling = []
 
   def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -109,7 +109,10 @@ def measure(run: str, flags: list[str]) -> tuple[dict[str, float], float]:
   jax.monitoring.register_event_duration_secs_listener(listen)
   start = time.perf_counter()
   with contextlib.redirect_stdout(io.StringIO()):
-    drawn = edit.generate(model, restore, params, {}, pictures, guides)
+    with tempfile.TemporaryDirectory() as folder:
+      parts = Path(folder) / 'parts'
+      paths = kept(edit.drawing(opened), len(index), size, parts, 'editing')
+      drawn = gathered(paths)
   seconds = time.perf_counter() - start - sum(compiling)
   jax.monitoring.clear_event_listeners()
   x = drawn['x'].reshape(len(clean), -1, *clean.shape[1:])
