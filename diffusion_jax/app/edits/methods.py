@@ -59,17 +59,21 @@ class Method(abc.ABC):
 
 @dataclass(frozen=True)
 class Repaint(Method):
-  """Goes back up `jump` steps and down, num_resamples times (RePaint)."""
+  """Goes back up `jump` steps and down, num_resamples times (RePaint).
+
+  jump: None: 10, or as many as there are besides one.
+  """
 
   num_resamples: Size = 10
-  jump: Size = 10
+  jump: Size | None = None
 
   keeps: ClassVar = True
 
   def draw(self, task: Task, known: Known) -> jax.Array:
     def repaint(sampler, levels):
+      jump = self.jump or max(1, min(10, len(levels.t) - 2))
       with from_config('edit.method'):
-        levels = dj.repaint_levels(levels, self.num_resamples, self.jump)
+        levels = dj.repaint_levels(levels, self.num_resamples, jump)
       return dj.repaint(sampler, known.image, known.mask), levels
 
     return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=repaint)

@@ -15,7 +15,8 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate_by
-from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures, Task
+from diffusion_jax.app.edits.methods import Task
+from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
