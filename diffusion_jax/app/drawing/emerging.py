@@ -18,7 +18,7 @@ from diffusion_jax.app.drawing.generate import check_plan
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
-from diffusion_jax.core.keys import as_one_key, fold_in_each
+from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels
@@ -84,7 +84,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     step, decode = kept_programs(model)
     key = key_of(model.config)
     with lock:
-      keys = fold_in_each(model.root(), np.arange(count))
+      keys = fold_each(model.root(), np.arange(count))
     if model.plan is None:
       assert model.draw is not None
       yield Frame(0, 1, compiles=key not in ready)
