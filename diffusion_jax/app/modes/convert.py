@@ -36,7 +36,12 @@ from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.training import base_weights, checkpoints, shared
+from diffusion_jax.training import (
+  base_weights,
+  checkpoints,
+  shared,
+  stored_weights,
+)
 
 OURS = 'safetensors'
 # Sections that a user may set for weights, besides the common ones.
@@ -369,7 +374,7 @@ def options_of(text: str) -> Json:
 def check_fits(model: Model, params: Params) -> None:
   """Raises UserError unless the network of a run has these parameters."""
   with from_config('convert.source'):
-    checkpoints.check_fits(
+    stored_weights.check_fits(
       params, models.shapes(model), 'the weights are of another network'
     )
 

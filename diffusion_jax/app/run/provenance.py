@@ -15,7 +15,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime import processes, sessions
 from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.training import checksums, stored_weights
 
 Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
@@ -32,7 +32,7 @@ def settings(model: Model, params: Params, step: int) -> Settings:
   for part in ('guidance', 'classifier'):
     section = sampling.get(part)
     if section and section.get('run'):
-      step_of_run = checkpoints.find_step(section['run'])
+      step_of_run = stored_weights.find_step(section['run'])
       section['run'] = f'{_base(section["run"])}, checkpoint {step_of_run}'
   content = {
     'run': _base(model.workdir),
