@@ -45,7 +45,7 @@ import optax
 from sklearn.model_selection import KFold
 
 from configs import inference, joint
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
@@ -57,7 +57,6 @@ from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.demos import simulators
 from diffusion_jax.runtime import cache
 from diffusion_jax.runtime.files import make_folder
-from diffusion_jax.runtime.sharding import replicate
 
 Row = dict[str, Any]
 LOGARITHMS = 'sir', 'lotka_volterra'  # `demos.simulators` has log parameters
@@ -154,17 +153,17 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   fields = {'context': run / 'draws' / 'context.npy', 'seed': seed}
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.of_run(run, store.open_run(run), flags)
-  model, mesh = models.make(config, run), devices.make_mesh(config)
+  opened = weights.opened(models.make(config, run), 'sample', sample.inputs_of)
+  model, params, step, inputs = opened
   n = conditions.count(model)
-  params, step = weights.restore(model)
-  inputs = conditions.choose(model, n, mesh)
-  inputs = inputs._replace(cond=conditions.encoded(model, params, inputs))
+  cond = conditions.encoded(model, params, inputs)
+  opened = opened._replace(inputs=inputs._replace(cond=cond))
   settings = provenance.settings(model, params, step)
-  params = replicate(mesh, params)
+  params = opened.on_devices()
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
   start = time.process_time()
   with contextlib.redirect_stdout(printed):
-    paths = sample.draw_parts(model, mesh, params, inputs, out, settings, n)
+    paths = sample.draw_parts(opened, params, out, settings, n)
   seconds = (time.process_time() - start) / len(contexts)
   x = np.concatenate([npz.read(path, ['arr_0'])['arr_0'] for path in paths])
   for path in paths:

@@ -36,6 +36,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
 from diffusion_jax.metrics import features
+from diffusion_jax.runtime.batches import gathered, kept
 
 OPERATORS = {
   'blur': ('blur', 'width=1.5'),
@@ -103,13 +104,13 @@ def measure(
   cond: of each sample; {} is none.
   """
   config = config_of(run, flags)
-  model = models.make(config, run)
-  restore = config.edit.make()
   with contextlib.redirect_stdout(io.StringIO()):
-    pictures = restore.read(model)
-  clean = images.PICTURES.encode(pictures['clean'])
-  params, _ = weights.restore(model)
-  guides = edit.check_guidance(model, cond)
+    opened = weights.opened(models.make(config, run), 'edit', edit.inputs_of)
+  given = opened.inputs._replace(cond=cond)
+  opened = opened._replace(inputs=given)
+  clean = images.PICTURES.encode(given.pictures['clean'])
+  index = np.arange(given.edit.count())
+  size = config.sampling.batch_size
   compiling = []
 
   def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -119,7 +120,10 @@ def measure(
   jax.monitoring.register_event_duration_secs_listener(listen)
   start = time.perf_counter()
   with contextlib.redirect_stdout(io.StringIO()):
-    drawn = edit.generate(model, restore, params, cond, pictures, guides)
+    with tempfile.TemporaryDirectory() as folder:
+      parts = Path(folder) / 'parts'
+      paths = kept(edit.drawing(opened), len(index), size, parts, 'editing')
+      drawn = gathered(paths)
   seconds = time.perf_counter() - start - sum(compiling)
   jax.monitoring.clear_event_listeners()
   x = drawn['x'].reshape(len(clean), -1, *clean.shape[1:])
@@ -129,7 +133,7 @@ def measure(
     row = {'residual': float(np.sqrt(np.mean(np.square(residual[i]))))}
     rows.append(row | errors(x[i], clean[i]))
   means = {n: float(np.mean([r[n] for r in rows])) for n in rows[0]}
-  return model.facts.x.decode(drawn['x']), means, seconds
+  return opened.model.facts.x.decode(drawn['x']), means, seconds
 
 
 def main() -> None:

@@ -186,7 +186,8 @@ data/huggingface.py classes_are_those
 data/columns.py data/test_parquet.py truth_value
   and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased
-  state.log_weights + state.pending + log_psi => state.log_weights + log_psi
+  state.log_weights + state.pending + estimates[0]
+  => state.log_weights + estimates[0]
 sampling/particles.py evidence_is_unbiased
   jnp.where(again[:, None], 0.0, log_weights) => log_weights
 sampling/particles.py evidence_is_unbiased

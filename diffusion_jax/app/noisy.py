@@ -310,13 +310,18 @@ class NoisyNetwork:
         'which changes outside training: a network has parameters only'
       )
     params = {'network': variables['params']}
-    gamma = constructors.gamma_of(self.untrained_schedule)
-    if gamma is not None and gamma.learned:
-      params['schedule'] = gamma.init(gamma_key, jnp.zeros(1))['params']
+    params |= self.first_schedule(gamma_key)
     uncertainty = self.uncertainty
     if uncertainty is not None:
       params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
     return params
+
+  def first_schedule(self, key: jax.Array) -> Params:
+    """Returns {'schedule': first parameters}; {} if it is not learned."""
+    gamma = constructors.gamma_of(self.untrained_schedule)
+    if gamma is None or not gamma.learned:
+      return {}
+    return {'schedule': gamma.init(key, jnp.zeros(1))['params']}
 
   # -- refusals ---------------------------------------------------------------
 

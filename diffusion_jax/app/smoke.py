@@ -57,8 +57,6 @@ def shrunk(config: Node) -> Node:
     tree['evaluation']['iw']['num_samples'] = 4
   tree['report']['after_training'] = False
   tree['sampling'] |= _small_sampling(config.sampling)
-  if 'num_resamples' in config.edit:
-    tree['edit'] |= {'num_resamples': 2, 'jump': 2}
   return completed(tree)
 
 

@@ -48,9 +48,10 @@ def stream(seed: int, name: str) -> Array:
   return jax.random.fold_in(jax.random.key(seed), STREAMS[name])
 
 
-def fold_in_each(key: Array, index: Array) -> Array:
-  """Folds each index [B] into the key; returns keys [B]."""
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+def fold_each(key: Array, index: Array) -> Array:
+  """Folds index i [B] into one key, or into key i [B]; returns keys [B]."""
+  key = _typed(key)
+  return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, index)
 
 
 def abstract_key() -> jax.ShapeDtypeStruct:
@@ -154,11 +155,6 @@ def repeat_key(key: Array, n: int) -> Array:
 def clone_key(key: Array) -> Array:
   """Returns the same key for another use, which jax_debug_key_reuse allows."""
   return jax.random.clone(_typed(key))
-
-
-def fold_each(keys: Array, index: Array) -> Array:
-  """Folds index i [B] into key i [B]; returns keys [B]."""
-  return jax.vmap(jax.random.fold_in)(keys, index)
 
 
 def draw_normal(key: Array, x: Array) -> Array:

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from diffusion_jax.data.sources import Source
+from diffusion_jax.data.values import Values
+
 _MEGABYTES = 256  # of distances in memory at a time
 
 # A distance and a radius that are equal are computed by different sums: without
@@ -38,6 +41,24 @@ def nearest(
     np.asarray(features, np.float64), np.asarray(reference, np.float64)
   )
   return distance, index
+
+
+def nearest_examples(
+  values: Values, x: np.ndarray, source: Source, size: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the nearest examples of a source, decoded, and the distances [n].
+
+  x: [n, ...] as models see it; size: how many examples are read at a time.
+  """
+  best, chosen = np.full(len(x), np.inf), values.decode(x)
+  for start in range(0, len(source), size):
+    index = np.arange(start, min(start + size, len(source)))
+    real = values.encode(source.read(index)['x'])
+    distance, at = nearest(x.reshape(len(x), -1), real.reshape(len(real), -1))
+    closer = distance < best
+    best[closer] = distance[closer]
+    chosen[closer] = values.decode(real[at[closer]])
+  return chosen, best / np.sqrt(x[0].size)
 
 
 def each_block(

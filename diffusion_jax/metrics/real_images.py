@@ -11,15 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import npz
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder, write_npz
-from diffusion_jax.runtime.per_image import one_ahead, per_image
+from diffusion_jax.runtime.batches import gathered, kept
+from diffusion_jax.runtime.per_image import per_image
 
 # index [n] -> (examples as the source has them, [n, ...], cond)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -58,38 +56,23 @@ def arrays_of(
     return measure(params, keys, x0, cond)
 
   compute = per_image(function, mesh, roots, size, what=name)
-  starts = range(0, count, size)
-  paths = [folder / f'{start:08d}.npz' for start in starts]
-  if processes.is_first():
-    make_folder(folder.parent, folder.name)
-  # All processes compute the parts that the first one does not have.
-  missing = processes.broadcast([not path.exists() for path in paths])
 
-  def index_of(i):
-    return np.arange(starts[i], min(starts[i] + size, count))
+  def start(index):
+    pictures, cond = read(index)
+    fetch = compute.start(params, index, (encode(pictures), cond))
 
-  def begin(i):
-    pictures, cond = read(index_of(i))
-    return compute.start(params, index_of(i), (encode(pictures), cond))
-
-  with tqdm(total=sum(missing), desc=name, unit='batch', disable=None) as bar:
-    for i, found in one_ahead(begin, np.flatnonzero(missing)):
+    def finish():
       arrays = {
         n: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
-        for n, x in found.items()
+        for n, x in fetch().items()
       }
       if any(np.isnan(values).any() for values in arrays.values()):
         hint = ': try a larger tolerance, or t_min' if name == 'ode' else ''
-        first, last = index_of(i)[[0, -1]]
+        first, last = index[[0, -1]]
         raise ValueError(f'{name} is nan on images {first}..{last}{hint}')
-      if processes.is_first():
-        write_npz(paths[i], arrays)
-      bar.update()
-  return gather(paths) if processes.is_first() else None
+      return arrays
 
+    return finish
 
-def gather(paths: list[Path]) -> dict[str, np.ndarray]:
-  """Returns the arrays of all files, joined."""
-  names = npz.names_of(paths[0])
-  parts = [npz.read(path, names) for path in paths]
-  return {name: np.concatenate([p[name] for p in parts]) for name in names}
+  paths = kept(start, count, size, folder, name)
+  return gathered(paths) if processes.is_first() else None

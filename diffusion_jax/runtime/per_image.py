@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.core.keys import fold_in_each
+from diffusion_jax.core.keys import fold_each
 from diffusion_jax.runtime.compiling import Effort, program
 from diffusion_jax.runtime.sharding import batch_sharding
 
@@ -66,7 +66,7 @@ def per_image(
   """
 
   def images(params, roots, index, inputs):
-    keys = jax.tree.map(lambda root: fold_in_each(root, index), roots)
+    keys = jax.tree.map(lambda root: fold_each(root, index), roots)
     return function(params, keys, inputs)
 
   on_devices = program(what, images, mesh, effort)

@@ -6,6 +6,7 @@ p(x_t) psi_t(x_t), with a twist psi_t that estimates E[exp(r(x_0)) | x_t]. Any
 positive psi_t gives the right weights; a constant factor of it cancels.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,53 +75,16 @@ def steered(
   """
   check_value('variance', variance, Variance)
   check_fraction(threshold=threshold)
-  log_psi_of = tempered_twist(log_likelihood) if twist is None else twist
-
-  def init(x):
-    if x.ndim < 3:
-      raise ValueError(
-        f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]'
-      )
-    weights = jnp.zeros(x.shape[:2], x.dtype)
-    return Particles(
-      weights, weights[:, 0], weights[:, 0] + x.shape[1], weights
-    )
-
-  def value(x, denoise, level):
-    flat = predict(denoise, x.reshape(-1, *x.shape[2:]), level)
-    prediction = jax.tree.map(
-      lambda a: a.reshape(*x.shape[:2], *a.shape[1:]), flat
-    )
-    log_psi = _finite(_of_each(lambda x0: log_psi_of(x0, level))(prediction.x0))
-    return jnp.sum(log_psi), (log_psi, prediction)
+  twist = tempered_twist(log_likelihood) if twist is None else twist
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    gradient = jnp.zeros((*x.shape[:2], *[1] * (x.ndim - 2)), x.dtype)
-    if use_gradient:
-      valued = jax.value_and_grad(value, has_aux=True)
-      (_, (log_psi, prediction)), gradient = valued(x, denoise, level_t)
-      # At alpha = 0, x_t is independent of x_0.
-      good = jnp.isfinite(gradient) & (level_t.alpha > 0.0)
-      gradient = jnp.where(good, gradient, 0.0)
-    else:
-      _, (log_psi, prediction) = value(x, denoise, level_t)
-
-    log_weights = state.log_weights + state.pending + log_psi
-    ess = effective_number(log_weights)
-    lowest_ess = jnp.minimum(state.lowest_ess, ess)
-    again = ess < threshold * x.shape[1]
-    index = _systematic(key, log_weights)
-    index = jnp.where(again[:, None], index, jnp.arange(x.shape[1])[None])
-    particles = x, prediction, gradient, log_psi
-    x, prediction, gradient, log_psi = jax.tree.map(
-      lambda a: jax.vmap(lambda row, i: row[i])(a, index), particles
+    estimate = _estimate_with_gradient if use_gradient else _estimate
+    estimates = estimate(twist, x, denoise, level_t)
+    x, state, estimates = _resampled(key, x, state, estimates, threshold)
+    log_psi, prediction, gradient = estimates
+    p = p_reverse(
+      prediction.x0, x, level_s, level_t, variance, prediction.var_frac
     )
-    log_evidence = state.log_evidence + jnp.where(
-      again, _log_mean(log_weights), 0.0
-    )
-    log_weights = jnp.where(again[:, None], 0.0, log_weights)
-
-    p = _reverse(prediction, x, level_s, level_t, variance)
     noisy = level_s.sigma > 0.0
     std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
     noise = draw_normal(key, x)
@@ -128,22 +92,77 @@ def steered(
     x = p.mean + std * (move + noise)
     # log p(x_s | x_t) - log q(x_s | x_t) of the particle's own noise.
     ratio = -jnp.sum(move * (0.5 * move + noise), axis=tuple(range(2, x.ndim)))
-    moved = Particles(log_weights, log_evidence, lowest_ess, ratio - log_psi)
-
-    def last(moved):
-      log_weights = moved.log_weights + moved.pending
-      log_weights += _possible(_of_each(log_likelihood)(x))
-      mean = _log_mean(log_weights)
-      return Particles(
-        log_weights - jnp.where(jnp.isfinite(mean), mean, 0.0)[:, None],
-        moved.log_evidence + mean,
-        jnp.minimum(moved.lowest_ess, effective_number(log_weights)),
-        jnp.zeros_like(moved.pending),
-      )
-
+    moved = state._replace(pending=ratio - log_psi)
+    last = functools.partial(_last, log_likelihood, x)
     return x, jax.lax.cond(noisy, lambda moved: moved, last, moved)
 
-  return Sampler(init, step)
+  return Sampler(_first, step)
+
+
+def _first(x):
+  # The state before the first step.
+  if x.ndim < 3:
+    raise ValueError(
+      f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]'
+    )
+  zero = jnp.zeros(x.shape[:2], x.dtype)
+  return Particles(zero, zero[:, 0], zero[:, 0] + x.shape[1], zero)
+
+
+def _estimate(twist, x, denoise, level):
+  # (log psi [B, K], Prediction, gradient 0) of particles.
+  flat = predict(denoise, x.reshape(-1, *x.shape[2:]), level)
+  prediction = jax.tree.map(
+    lambda a: a.reshape(*x.shape[:2], *a.shape[1:]), flat
+  )
+  log_psi = _finite(_of_each(lambda x0: twist(x0, level))(prediction.x0))
+  gradient = jnp.zeros((*x.shape[:2], *[1] * (x.ndim - 2)), x.dtype)
+  return log_psi, prediction, gradient
+
+
+def _estimate_with_gradient(twist, x, denoise, level_t):
+  # The same with the gradient of log psi.
+  def total(x):
+    log_psi, prediction, _ = _estimate(twist, x, denoise, level_t)
+    return jnp.sum(log_psi), (log_psi, prediction)
+
+  (_, estimates), gradient = jax.value_and_grad(total, has_aux=True)(x)
+  # At alpha = 0, x_t is independent of x_0.
+  good = jnp.isfinite(gradient) & (level_t.alpha > 0.0)
+  return *estimates, jnp.where(good, gradient, 0.0)
+
+
+def _resampled(key, x, state, estimates, threshold):
+  # (x, state, estimates) after the estimates have weighted the particles.
+  log_weights = state.log_weights + state.pending + estimates[0]
+  ess = effective_number(log_weights)
+  lowest_ess = jnp.minimum(state.lowest_ess, ess)
+  again = ess < threshold * x.shape[1]
+  index = _systematic(key, log_weights)
+  index = jnp.where(again[:, None], index, jnp.arange(x.shape[1])[None])
+  x, estimates = jax.tree.map(
+    lambda a: jax.vmap(lambda row, i: row[i])(a, index), (x, estimates)
+  )
+  evidence = jnp.where(again, _log_mean(log_weights), 0.0)
+  state = state._replace(
+    log_weights=jnp.where(again[:, None], 0.0, log_weights),
+    log_evidence=state.log_evidence + evidence,
+    lowest_ess=lowest_ess,
+  )
+  return x, state, estimates
+
+
+def _last(log_likelihood, x, moved):
+  # The state of images x without noise, weighted by their own likelihood.
+  log_weights = moved.log_weights + moved.pending
+  log_weights += _possible(_of_each(log_likelihood)(x))
+  mean = _log_mean(log_weights)
+  return Particles(
+    log_weights - jnp.where(jnp.isfinite(mean), mean, 0.0)[:, None],
+    moved.log_evidence + mean,
+    jnp.minimum(moved.lowest_ess, effective_number(log_weights)),
+    jnp.zeros_like(moved.pending),
+  )
 
 
 def pick(key: Array, x: Array, log_weights: Array) -> Array:
@@ -203,9 +222,3 @@ def _systematic(key, log_weights):
   )
   highest = jnp.argmax(total >= total[:, -1:], axis=1)
   return jnp.minimum(index, highest[:, None])
-
-
-def _reverse(prediction, x, level_s, level_t, variance):
-  return p_reverse(
-    prediction.x0, x, level_s, level_t, variance, prediction.var_frac
-  )

@@ -21,18 +21,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.runtime.files import check_files, read_json
-from diffusion_jax.training import (
-  base_weights,
-  checksums,
-  integrity,
-  shared,
-)
+from diffusion_jax.training import checksums, integrity
 from diffusion_jax.training.state import TrainState
 
-# The best checkpoint has the lowest value of this metric. Checkpoints of
-# earlier versions have only the test loss.
+# The best checkpoint has the lowest value of this metric.
 CRITERION = 'criterion'
-_EARLIER_CRITERION = 'test_loss'
 _ITEMS = ('ema_params', 'params', 'state')
 
 
@@ -205,40 +198,40 @@ def restore_latest(
   )
 
 
-def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
+def find_step(
+  manager: ocp.CheckpointManager, checkpoint: int | str, workdir: str | Path
+) -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
-  if shared.exist(workdir):
-    step = shared.find_step(workdir)
-    if checkpoint not in ('latest', step):
+  steps = sorted(manager.all_steps())
+  if checkpoint == 'latest' and steps:
+    return steps[-1]
+  if checkpoint == 'best' and steps:
+    losses = {step: _criterion(manager, step) for step in steps}
+    losses = {step: x for step, x in losses.items() if x is not None}
+    if not losses:
       raise FileNotFoundError(
-        f'{workdir} has the weights of step {step}, and no checkpoint '
-        f'{checkpoint}'
+        f'no checkpoint in {workdir} has a metric: train with keep_best and an '
+        'evaluation'
       )
-    return step
-  with open_read_only(workdir) as manager:
-    return _find_step(manager, checkpoint, workdir)
+    return min(losses, key=lambda step: losses[step])
+  if not isinstance(checkpoint, int) or checkpoint not in steps:
+    raise FileNotFoundError(
+      f'{workdir} contains no checkpoint {checkpoint} but '
+      f'{", ".join(map(str, steps)) or "no complete one"}'
+    )
+  return checkpoint
 
 
-def restore_params(
-  workdir: str | Path,
-  ema: bool | str = True,
-  target: Params | None = None,
-  checkpoint: int | str = 'latest',
-  merge: bool = True,
-) -> tuple[Params, dict]:
-  """Returns (params, config) of a checkpoint of a run, on one device.
+def read_params(
+  workdir: str | Path, ema: bool | str, checkpoint: int | str
+) -> tuple[Params, dict, int]:
+  """Returns (params, config, step) of a checkpoint, on one device.
 
-  ema: True for the average, False for the raw weights, or the name of another
-  average ('0.999'); target: the expected abstract params, None for no check;
-  checkpoint: a step, 'latest' or 'best'; merge: merges adapters with the base
-  weights of the run. Raises FileNotFoundError for a checkpoint or average that
-  does not exist, ValueError if it is damaged or does not fit `target`.
+  ema, checkpoint and errors: see `stored_weights.restore_params`.
   """
-  if shared.exist(workdir):
-    return _restore_shared(workdir, ema, target, checkpoint)
   item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
   with open_read_only(workdir) as manager:
-    step = _find_step(manager, checkpoint, workdir)
+    step = find_step(manager, checkpoint, workdir)
     _refuse_damaged(manager, step)
     with _reading(manager, step):
       metadata = manager.item_metadata(step)
@@ -249,39 +242,13 @@ def restore_params(
         f'{workdir} has no average {ema!r} of the parameters, but '
         f'{", ".join(names) or "its own only"}'
       )
-    tree = metadata[item].tree
-    what = f'checkpoint {step} is of another network'
-    adapted = merge and base_weights.has_adapters(tree)
-    if target is not None and not adapted:
-      check_fits(tree, target, what)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda x: _abstract(x, device), tree)
-    items = {item: ocp.args.StandardRestore(abstract)}
+    tree = jax.tree.map(lambda x: _abstract(x, device), metadata[item].tree)
+    items = {item: ocp.args.StandardRestore(tree)}
     args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
     with _reading(manager, step):
       restored = manager.restore(step, args=args)
-  params = restored[item]
-  if adapted:
-    params = jax.device_put(base_weights.merged(workdir, params), device)
-    if target is not None:
-      check_fits(params, target, what)
-  return params, restored['config']
-
-
-def _restore_shared(workdir, ema, target, checkpoint):
-  find_step(workdir, checkpoint)
-  if ema is not True:
-    raise FileNotFoundError(
-      f'{workdir} has one set of weights: leave sampling.ema=True and '
-      'sampling.ema_decay=0'
-    )
-  params = shared.read(workdir)
-  if target is not None:
-    check_fits(
-      params, target, f'the weights in {workdir} are of another network'
-    )
-  config = read_json(Path(workdir) / 'config.json')
-  return jax.device_put(params, jax.local_devices()[0]), config
+  return restored[item], restored['config'], step
 
 
 def check_fits(theirs: Params, ours: Params, what: str) -> None:
@@ -313,7 +280,7 @@ def _split(state):
 
 
 def _metric(metrics):
-  value = metrics.get(CRITERION, metrics.get(_EARLIER_CRITERION))
+  value = metrics.get(CRITERION)
   return value if isinstance(value, (int, float)) else float('inf')
 
 
@@ -393,27 +360,6 @@ def _open(folder, options, items, write_gb=96):
     options=options,
     item_handlers={**handlers, 'config': ocp.JsonCheckpointHandler()},
   )
-
-
-def _find_step(manager, checkpoint, workdir):
-  steps = sorted(manager.all_steps())
-  if checkpoint == 'latest' and steps:
-    return steps[-1]
-  if checkpoint == 'best' and steps:
-    losses = {step: _criterion(manager, step) for step in steps}
-    losses = {step: x for step, x in losses.items() if x is not None}
-    if not losses:
-      raise FileNotFoundError(
-        f'no checkpoint in {workdir} has a metric: train with keep_best and an '
-        'evaluation'
-      )
-    return min(losses, key=lambda step: losses[step])
-  if not isinstance(checkpoint, int) or checkpoint not in steps:
-    raise FileNotFoundError(
-      f'{workdir} contains no checkpoint {checkpoint} but '
-      f'{", ".join(map(str, steps)) or "no complete one"}'
-    )
-  return checkpoint
 
 
 def _shapes(tree):

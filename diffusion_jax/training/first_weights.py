@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import stored_weights
 from diffusion_jax.training.state import TrainState
 
 _MAX_NAMES = 10  # in one message
@@ -24,7 +24,7 @@ def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
   fit.
   """
   try:
-    theirs, _ = checkpoints.restore_params(workdir)
+    theirs, _ = stored_weights.restore_params(workdir)
   except (OSError, ValueError) as error:
     raise UserError(f'config.training.init_from: {error}') from error
   theirs, ours = _by_name(theirs), _by_name(params)

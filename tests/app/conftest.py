@@ -20,7 +20,7 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import checkpoints, stored_weights
 from tests.app.small_network import SmallNetwork
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -63,7 +63,7 @@ def arrays_of(workdir, name='samples', folder='samples'):
 
 def params_of(workdir, ema=True, **fields):
   """Returns the parameters of a checkpoint, the last one by default."""
-  return checkpoints.restore_params(workdir, ema, **fields)[0]
+  return stored_weights.restore_params(workdir, ema, **fields)[0]
 
 
 def assert_same(a, b):

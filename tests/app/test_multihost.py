@@ -13,7 +13,7 @@ import pytest
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import sharding
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import checkpoints, stored_weights
 from tests.app import two_processes
 from tests.app.conftest import arrays_of, lines_of, params_of, smoke
 from tests.conftest import HANG_SECONDS
@@ -88,7 +88,7 @@ def largest_difference(a, b):
 
 
 def test_loss_and_gradients_are_those_of_one_device(folder):
-  params, stored = checkpoints.restore_params(folder / 'two' / 'step', False)
+  params, stored = stored_weights.restore_params(folder / 'two' / 'step', False)
   expected, metrics = plain.alone()
   assert largest_difference(params, expected.params) < 1e-6  # the gradients
   loss = metrics['loss'].total / metrics['loss'].count

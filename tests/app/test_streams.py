@@ -15,7 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.drawing.generate import generate_film
-from diffusion_jax.core.keys import STREAMS, fold_in_each, split_key, stream
+from diffusion_jax.core.keys import STREAMS, fold_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
@@ -87,7 +87,7 @@ def test_noise_of_training_and_of_sampling_differs():
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
   model: Any = models.make(config, 'nowhere')
   schedule = model.noisy.schedule()
-  keys = fold_in_each(stream(0, 'edit'), INDEX)
+  keys = fold_each(stream(0, 'edit'), INDEX)
   drawn = {
     'training': training_noise(schedule, config.seed),
     'sampling': sampling_noise(model, schedule),

@@ -7,7 +7,7 @@ from diffusion_jax.core.keys import (
   STREAMS,
   as_one_key,
   draw_normal,
-  fold_in_each,
+  fold_each,
   key_per_example,
   split_key,
   stream,
@@ -87,7 +87,7 @@ def descendants(root):
 
   split(k, n)[i] == fold_in(k, i), so an index stands for both.
   """
-  first = fold_in_each(root, jnp.arange(4))  # images, steps
+  first = fold_each(root, jnp.arange(4))  # images, steps
   second = split_key(first, 8).ravel()
   third = split_key(second, 4).ravel()
   return jnp.concatenate([root[None], first, second, third])

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.metrics.neighbours import (
   each_block,
   inside,
   inside_or_on,
   nearest,
+  nearest_examples,
   radii,
 )
 
@@ -29,6 +31,24 @@ def test_nearest_rows_of_points_on_a_line():
   distance, index = nearest(np.array([[2.9], [100.0]]), LINE)
   np.testing.assert_allclose(distance, [0.1, 93.0])
   np.testing.assert_array_equal(index, [2, 3])
+
+
+def test_neighbours_are_the_nearest_of_all_parts():
+  """Against all distances in float64; a copy has distance 0."""
+  generator = np.random.default_rng(0)
+  levels = generator.integers(0, 17, (50, 3, 3, 1), np.uint8)
+  source = ArraySource(levels, levels=17)
+  samples = generator.uniform(-1.0, 1.0, (6, 3, 3, 1))
+  samples[0] = levels[33] / 8 - 1
+  values = source.facts.x
+  found, distance = nearest_examples(values, samples, source, size=7)
+  b = levels.astype(float) / 8 - 1
+  pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
+  index = pairs.argmin(axis=1)
+  assert index[0] == 33
+  np.testing.assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
+  expected = np.rint(levels[index] * (255 / 16))
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_blocks_are_joined_in_order(monkeypatch):

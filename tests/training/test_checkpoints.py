@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from diffusion_jax.runtime.sharding import make_mesh
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import checkpoints, stored_weights
 from diffusion_jax.training.state import init_state
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
@@ -28,7 +28,7 @@ def state_of(width=3, step=0, value=1.0, optimizer=ADAM):
 def saved(tmp_path, *states, losses=None, **kw):
   with checkpoints.open_manager(tmp_path, **kw) as manager:
     for i, state in enumerate(states):
-      metrics = losses and {'test_loss': losses[i]}
+      metrics = losses and {checkpoints.CRITERION: losses[i]}
       checkpoints.save(manager, state, {'seed': 3, 'sizes': [1, 2]}, metrics)
 
 
@@ -58,7 +58,7 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
   saved(tmp_path, *states[4:], losses=losses[4:], **options)  # a restart
   folders = (tmp_path / 'checkpoints').iterdir()
   assert sorted(int(path.name) for path in folders) == [2, 3, 5, 6, 8]
-  kernel = lambda **kw: checkpoints.restore_params(tmp_path, False, **kw)[0][
+  kernel = lambda **kw: stored_weights.restore_params(tmp_path, False, **kw)[0][
     'network'
   ]['layer']['kernel'][0, 0]
   assert kernel() == 8.0
@@ -73,7 +73,7 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
 def test_without_metrics_there_is_no_best(tmp_path):
   saved(tmp_path, state_of(step=1))
   with pytest.raises(FileNotFoundError, match='has a metric: train with keep'):
-    checkpoints.restore_params(tmp_path, checkpoint='best')
+    stored_weights.restore_params(tmp_path, checkpoint='best')
 
 
 def test_further_averages_are_restored_by_name(tmp_path):
@@ -81,12 +81,12 @@ def test_further_averages_are_restored_by_name(tmp_path):
   times = lambda n: jax.tree.map(lambda p: n * p, state.params)
   state = state._replace(more_ema_params={'0.5': times(2), '0.999': times(3)})
   saved(tmp_path, state, more_emas=['0.5', '0.999'])
-  params, _ = checkpoints.restore_params(tmp_path, '0.999')
+  params, _ = stored_weights.restore_params(tmp_path, '0.999')
   equal(params, times(3))
   with pytest.raises(
     FileNotFoundError, match="average '0.9' .* but 0.5, 0.999"
   ):
-    checkpoints.restore_params(tmp_path, '0.9')
+    stored_weights.restore_params(tmp_path, '0.9')
   equal(restored(tmp_path, state, more_emas=['0.5', '0.999']), state)
 
 
@@ -102,7 +102,7 @@ def test_other_ema_rates_cannot_continue_a_run(tmp_path):
 
 def test_saving_a_step_twice_leaves_the_first(tmp_path):
   saved(tmp_path, state_of(step=1), state_of(step=1, value=5.0))
-  params, _ = checkpoints.restore_params(tmp_path, ema=False)
+  params, _ = stored_weights.restore_params(tmp_path, ema=False)
   assert params['network']['layer']['kernel'][0, 0] == 1.0
 
 
@@ -110,7 +110,7 @@ def test_restore_params_takes_one_copy_and_the_config(tmp_path):
   state = state_of(step=1)
   saved(tmp_path, state)
   for ema, expected in ((True, state.ema_params), (False, state.params)):
-    params, config = checkpoints.restore_params(tmp_path, ema)
+    params, config = stored_weights.restore_params(tmp_path, ema)
     equal(params, expected)
     assert config == {'seed': 3, 'sizes': [1, 2]}
     assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
   params = {'network': {'w': jnp.arange(16.0).reshape(8, 2)}}
   state = jax.tree.map(spread, init_state(params, optax.adam(1e-3)))
   saved(tmp_path, state._replace(step=spread(jnp.array(1))))
-  found, _ = checkpoints.restore_params(tmp_path)
+  found, _ = stored_weights.restore_params(tmp_path)
   equal(found, params)
   again = restored(tmp_path, state)
   assert len(again.params['network']['w'].sharding.device_set) == 8
@@ -135,7 +135,7 @@ def test_a_folder_without_a_run_says_what_to_do(tmp_path):
   with pytest.raises(
     FileNotFoundError, match='contains no checkpoint: train first'
   ):
-    checkpoints.restore_params(tmp_path / 'none')
+    stored_weights.restore_params(tmp_path / 'none')
 
 
 def test_another_network_or_optimizer_is_named_by_its_first_parameter(tmp_path):
@@ -144,10 +144,10 @@ def test_another_network_or_optimizer_is_named_by_its_first_parameter(tmp_path):
   with pytest.raises(ValueError, match=f'another network: {message}'):
     restored(tmp_path, state_of(width=4))
   with pytest.raises(ValueError, match=message):
-    checkpoints.restore_params(tmp_path, target=state_of(width=4).params)
+    stored_weights.restore_params(tmp_path, target=state_of(width=4).params)
   other = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
   with pytest.raises(ValueError, match='conv/kernel is missing there'):
-    checkpoints.restore_params(tmp_path, target=other)
+    stored_weights.restore_params(tmp_path, target=other)
 
   with pytest.raises(ValueError, match='of another optimizer'):
     restored(tmp_path, state_of(optimizer=optax.sgd(1.0)))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.training import checkpoints, checksums, stored_weights
 from tests.damage import cut, flip, full_disk
 from tests.training.test_checkpoints import equal, restored, saved, state_of
 
@@ -194,21 +194,21 @@ def test_sampling_refuses_it_and_says_what_to_take(copy, run):
   )
   for which in ('latest', 2, 'best'):
     with pytest.raises(ValueError, match=message):
-      checkpoints.restore_params(copy, checkpoint=which)
-  params, _ = checkpoints.restore_params(copy, checkpoint=1)
+      stored_weights.restore_params(copy, checkpoint=which)
+  params, _ = stored_weights.restore_params(copy, checkpoint=1)
   equal(params, run[1][0].ema_params)
   flip(copy / 'checkpoints' / '1' / 'ema_params' / '_METADATA')
   with pytest.raises(ValueError, match='is damaged .* and no other is good'):
-    checkpoints.restore_params(copy)
+    stored_weights.restore_params(copy)
 
 
 def test_how_good_it_is_may_be_damaged_as_well(copy, run, capsys):
   path = copy / 'checkpoints' / '1' / 'metrics' / 'metrics'
   path.write_text(path.read_text().replace('5.0', '1.0'))
   with pytest.raises(ValueError, match='checkpoint 1 .*metrics/metrics is not'):
-    checkpoints.restore_params(copy, checkpoint='best')
+    stored_weights.restore_params(copy, checkpoint='best')
   path.write_text('{"test_')  # Orbax would open none of the checkpoints
-  checkpoints.restore_params(copy)
+  stored_weights.restore_params(copy)
   equal(newest(copy, keep_best=1), run[1][1])
   assert 'checkpoint 1 is damaged (metrics/metrics' in capsys.readouterr().err
 
@@ -225,7 +225,7 @@ def test_checkpoints_of_earlier_versions_are_read(copy, run, capsys):
   said = capsys.readouterr().err
   assert said.startswith('warning: checkpoint 2 in ') and said.count('\n') == 1
   assert 'has no checksums: it is read unchecked' in said
-  equal(checkpoints.restore_params(copy)[0], run[1][1].ema_params)
+  equal(stored_weights.restore_params(copy)[0], run[1][1].ema_params)
   flip(copy / 'checkpoints' / '2' / 'params' / 'manifest.ocdbt')
   with pytest.raises(ValueError, match='2 in .* cannot be read: .*an older'):
     newest(copy)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusion_jax.training import checkpoints, checksums, shared
+from diffusion_jax.training import (
+  checksums,
+  shared,
+  stored_weights,
+)
 from tests import damage
 
 PARAMS = {
@@ -27,8 +31,8 @@ def test_the_weights_are_read_as_a_checkpoint(folder):
   theirs = safetensors.numpy.load_file(folder / shared.NAME)
   assert theirs.keys() == {'network/dense/kernel', 'scale'}
   for step in ('latest', 70):
-    assert checkpoints.find_step(folder, step) == 70
-    params, config = checkpoints.restore_params(folder, True, SHAPES, step)
+    assert stored_weights.find_step(folder, step) == 70
+    params, config = stored_weights.restore_params(folder, True, SHAPES, step)
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
     assert config == {'seed': 3}
 
@@ -41,7 +45,7 @@ def test_the_weights_are_read_as_a_checkpoint(folder):
 ])  # fmt: skip
 def test_there_are_no_other_weights(ema, checkpoint, message, folder):
   with pytest.raises(FileNotFoundError, match=message):
-    checkpoints.restore_params(folder, ema, None, checkpoint)
+    stored_weights.restore_params(folder, ema, None, checkpoint)
 
 
 def pickled(path):
@@ -92,7 +96,7 @@ def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
     assert 'has no SHA256SUMS: it is read unchecked' in capsys.readouterr().err
     return
   with pytest.raises(ValueError, match='model.safetensors') as error:
-    checkpoints.restore_params(folder)
+    stored_weights.restore_params(folder)
   assert '\n' not in str(error.value)
 
 
@@ -107,7 +111,7 @@ def test_weights_of_another_network_are_refused(folder):
   with pytest.raises(
     ValueError, match=r'network/dense/kernel is \[2, 3\] there'
   ):
-    checkpoints.restore_params(folder, True, other)
+    stored_weights.restore_params(folder, True, other)
 
 
 def test_checkpoints_come_first(folder):

@@ -207,13 +207,11 @@ def of_run(workdir: str | Path, config: Node, flags: Flags) -> Node:
       f'{workdir} holds {theirs.kind}, and --config describes {ours.kind}: '
       f'give --config={workdir}'
     )
-  ours, theirs = config.to_dict(), run.to_dict()
-  used = {name: ours[name] for name in folder.USES if name in ours}
-  merged = completed(theirs | used, trusted=False)
+  used = {name: config[name] for name in folder.USES if name in config}
+  merged = run.replace(**used)
   changed = with_flags(merged, flags)
   if 'facts' in run:  # also if the data change
-    tree = changed.to_dict() | {'facts': theirs['facts']}
-    changed = completed(tree, trusted=False)
+    changed = changed.replace(facts=run.facts)
   free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data'
   fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
   if fixed:

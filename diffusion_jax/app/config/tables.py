@@ -11,7 +11,12 @@ from collections.abc import Callable
 import diffusion_jax as dj
 from diffusion_jax.app.config import constructors, fields
 from diffusion_jax.app.config.tree import Constructor
-from diffusion_jax.app.edits import pictures, posteriors, restoration
+from diffusion_jax.app.edits import (
+  methods,
+  pictures,
+  posteriors,
+  restoration,
+)
 from diffusion_jax.core import discrete as steps, flow_losses, operators
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -273,6 +278,12 @@ TABLES = {
     'restore': restoration.Restore,
     'steer': restoration.Steer,
   },
+  'edit.method': {
+    'repaint': methods.Repaint,
+    'replace': methods.Replace,
+    'reconstruction': methods.Reconstruction,
+    'palette': methods.Palette,
+  },
   'edit.operator': {
     'mask': restoration.mask,
     'matrix': restoration.matrix,
@@ -317,6 +328,7 @@ STATES = {
     'confidence': dj.confidence_ordered,
   },
   'sampling.guidance': {'classifier_free': fields.StateGuidance},
-  'edit': {'inpaint': pictures.InpaintStates},
+  'edit': {'inpaint': pictures.Inpaint},
+  'edit.method': {'replace': methods.Replace},
   'data': {**DATA, 'text': text_files},
 }

@@ -18,7 +18,7 @@ from diffusion_jax.app.drawing.generate import check_plan
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
-from diffusion_jax.core.keys import as_one_key, fold_in_each
+from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels
@@ -56,11 +56,8 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
   after each step. UserError for flags that do not fit.
   """
   model = models.make(config, workdir)
-  model.check('sample')
-  mesh = devices.make_mesh(config)
-  guides = other_runs.guides_of(model)
-  params, _ = weights.restore(model)
-  params = replicate(mesh, params | model.autoencoder.load())
+  run = weights.opened(model, 'sample', other_runs.guides_of)
+  mesh, guides, params = run.mesh, run.inputs, run.on_devices()
   others = replicate(mesh, {name: run.params for name, run in guides.items()})
   count = -(-config.serve.num_images // mesh.size) * mesh.size
   how, lock, kept = devices.effort(config), threading.Lock(), {}
@@ -87,7 +84,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     step, decode = kept_programs(model)
     key = key_of(model.config)
     with lock:
-      keys = fold_in_each(model.root(), np.arange(count))
+      keys = fold_each(model.root(), np.arange(count))
     if model.plan is None:
       assert model.draw is not None
       yield Frame(0, 1, compiles=key not in ready)

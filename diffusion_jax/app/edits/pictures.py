@@ -5,25 +5,32 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config import unread
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Suffix
-from diffusion_jax.app.model import Model, Plan
+from diffusion_jax.app.edits.methods import (
+  STEPS,
+  Known,
+  Method,
+  Task,
+  condition_of,
+  fitting,
+  refuse_unipc,
+)
+from diffusion_jax.app.model import Model
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.ranges import (
   Count,
-  NonNegative,
   Probability,
   Size,
 )
@@ -32,24 +39,6 @@ from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 Encode = Callable[[np.ndarray], np.ndarray]  # as the model diffuses it
-Method = Literal['reconstruction', 'palette']
-# Fields of sampling that what has steps of its own does not read.
-STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
-
-
-class Task(NamedTuple):
-  """A batch of an edit.
-
-  plan: of the run's parameters and guides. keys: [B]; inputs: the user's
-  pictures in the form that is diffused, for each of the images; cond; and
-  weight, of an interpolation. decode: what is diffused -> images.
-  """
-
-  model: Model
-  plan: Plan
-  keys: jax.Array
-  inputs: dict[str, PyTree]
-  decode: Callable[[jax.Array], jax.Array]
 
 
 class Made(NamedTuple):
@@ -85,7 +74,7 @@ class Edit(abc.ABC):
 
   def check(self, model: Model) -> None:
     """Raises UserError if the edit cannot work with the run."""
-    c, condition = model.config, _condition(model)
+    c, condition = model.config, condition_of(model)
     name = c.edit.name
     for fields, beside in self.unread(model):
       names = [f'sampling.{field}' for field in fields]
@@ -140,148 +129,46 @@ class Edit(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureEdit(Edit):
-  """Changes a picture in the size of the run's images.
-
-  image: the file of the picture.
-  """
-
-  image: str = ''
-
-  def read(self, model: Model) -> Pictures:
-    shape = model.facts.x.shape
-    return {'image': read_picture(self.image, 'image', shape)}
-
-  def results(self, task: Task) -> dict[str, jax.Array]:
-    return {'x': self.draw(task)}
-
-  @abc.abstractmethod
-  def draw(self, task: Task) -> jax.Array:
-    """Returns the results of a batch, as the model diffuses them."""
-
-
-def _condition(model):
-  section = model.config.conditioning.image
-  return None if section is None else section.name
-
-
-def refuse_unipc(model: Model, what: str) -> None:
-  """Raises UserError for the sampler that `replace_known` does not allow."""
-  sampler = model.config.sampling.get('sampler')
-  if sampler is not None and sampler.constructor is dj.unipc:
-    raise UserError(
-      f'config.edit.{what} changes x between steps, which '
-      'sampling.sampler=unipc would undo: take another sampler'
-    )
-
-
-class _ByMethod(PictureEdit):
-  # An edit with several methods; palette is for runs with conditioning.image.
-
-  method: str | None
-  usual: ClassVar = 'reconstruction'
-
-  def check(self, model: Model) -> None:
-    super().check(model)
-    self.method_in(model)
-
-  def method_in(self, model: Model) -> str:
-    """Returns the method that is given, or else the one that fits the run."""
-    condition = _condition(model)
-    method = self.method or ('palette' if condition else self.usual)
-    if (method == 'palette') != bool(condition):
-      needed = model.config.edit.name if method == 'palette' else 'None'
-      raise UserError(
-        f'config.edit.method={method} needs a run with conditioning.image='
-        f'{needed}, and this one has {condition}'
-      )
-    return method
-
-
-@dataclass(frozen=True, kw_only=True)
-class InpaintStates(_ByMethod):
-  """Fills in the pixels that are not white in the picture `mask`."""
-
-  mask: str = ''
-  method: Literal['replace'] = 'replace'
-
-  usual: ClassVar = 'repaint'
-
-  def read(self, model: Model) -> Pictures:
-    pictures = super().read(model)
-    pictures['mask'] = read_mask(self.mask, model.facts.x.shape)
-    return pictures
-
-  def draw(self, task: Task) -> jax.Array:
-    known, mask = task.inputs['image'], task.inputs['mask']
-
-    def replace(sampler, levels):
-      return task.plan.replace_known(sampler, known, mask), levels
-
-    return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=replace)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inpaint(InpaintStates):
+class Inpaint(Edit):
   """Fills in the pixels that are not white in the picture `mask`.
 
   Args:
-    method: repaint (num_resamples times, jump steps back), replace,
-      reconstruction (guidance by `scale`, with `iterations` of conjugate
-      gradients), or palette, for runs with conditioning.image; None: palette
-      for such runs, else repaint
+    image: the file of the picture
+    method: None: palette for runs with conditioning.image, else the first
   """
 
-  method: Literal['repaint', 'replace', 'reconstruction', 'palette'] | None = (
-    None
-  )
-  num_resamples: Size = 10
-  jump: Size = 10
-  scale: NonNegative = 1.0
-  iterations: Size = 4
+  image: str = ''
+  mask: str = ''
+  method: Method | None = None
 
   def check(self, model: Model) -> None:
     super().check(model)
-    method = self.method_in(model)
-    if method in ('replace', 'repaint'):
-      refuse_unipc(model, f'method={method}')
+    fitting(model, self.method, masked=True)
 
-  def draw(self, task: Task) -> jax.Array:
-    inputs, method = task.inputs, self.method_in(task.model)
-    cond, known, mask = inputs['cond'], inputs['image'], inputs['mask']
-    if method == 'replace':
-      return super().draw(task)
-    if method == 'palette':
-      image = conditions.known_pixels(known, mask)
-      return task.plan.from_noise(task.keys, cond | {'image': image})
-    if method == 'reconstruction':
-      guided = functools.partial(
-        dj.reconstruction_guided,
-        known=known,
-        mask=mask,
-        scale=self.scale,
-        num_iterations=self.iterations,
-      )
-      return task.plan.from_noise(task.keys, cond, after_guidance=guided)
+  def read(self, model: Model) -> Pictures:
+    shape = model.facts.x.shape
+    image = read_picture(self.image, 'image', shape)
+    return {'image': image, 'mask': read_mask(self.mask, shape)}
 
-    def repaint(sampler, levels):
-      with from_config('edit'):
-        levels = dj.repaint_levels(levels, self.num_resamples, self.jump)
-      return dj.repaint(sampler, known, mask), levels
-
-    return task.plan.from_noise(task.keys, cond, wrap=repaint)
+  def results(self, task: Task) -> dict[str, jax.Array]:
+    image, mask = task.inputs['image'], task.inputs['mask']
+    known = Known(image, conditions.known_pixels(image, mask), mask)
+    method = fitting(task.model, self.method, masked=True)
+    return {'x': method.draw(task, known)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sdedit(PictureEdit):
+class Sdedit(Edit):
   """Adds noise and samples from there (SDEdit, Meng et al. 2022).
 
   Args:
+    image: the file of the picture
     strength: 0 keeps the picture, 1 begins with noise
     repeats: how often the picture is edited
     mask: a picture whose white pixels stay unchanged
   """
 
+  image: str = ''
   strength: Probability = 0.5
   repeats: Size = 1
   mask: str = ''
@@ -292,15 +179,16 @@ class Sdedit(PictureEdit):
     super().check(model)
 
   def read(self, model: Model) -> Pictures:
-    pictures = super().read(model)
+    shape = model.facts.x.shape
+    pictures = {'image': read_picture(self.image, 'image', shape)}
     if self.mask:
-      pictures['mask'] = read_mask(self.mask, model.facts.x.shape)
+      pictures['mask'] = read_mask(self.mask, shape)
     return pictures
 
-  def draw(self, task: Task) -> jax.Array:
+  def results(self, task: Task) -> dict[str, jax.Array]:
     inputs, plan = task.inputs, task.plan
     with from_config('edit'):
-      return dj.sdedit(
+      x = dj.sdedit(
         split_key(task.keys, 2)[1],
         plan.step_function(inputs['cond']),
         plan.sampler,
@@ -310,12 +198,14 @@ class Sdedit(PictureEdit):
         repeats=self.repeats,
         mask=inputs.get('mask'),
       )
+    return {'x': x}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpolate(PictureEdit):
+class Interpolate(Edit):
   """Interpolates between two pictures along the ODE."""
 
+  image: str = ''
   image2: str = ''
 
   inverts: ClassVar = True
@@ -335,11 +225,10 @@ class Interpolate(PictureEdit):
   def read(self, model: Model) -> Pictures:
     if self.num_samples < 2:
       raise ValueError('num_samples must be at least 2 for an interpolation')
-    pictures, shape = super().read(model), model.facts.x.shape
-    pictures['image2'] = read_picture(self.image2, 'image2', shape)
-    return pictures
+    files, shape = ('image', 'image2'), model.facts.x.shape
+    return {n: read_picture(getattr(self, n), n, shape) for n in files}
 
-  def draw(self, task: Task) -> jax.Array:
+  def results(self, task: Task) -> dict[str, jax.Array]:
     """Goes from one picture to the other along the ODE, for any sampler.
 
     Image i has the weight i / (N - 1), and all have the condition of the first.
@@ -353,45 +242,27 @@ class Interpolate(PictureEdit):
     def between(weight):
       return dj.interpolate(denoise, task.plan.levels, a, b, weight[None])[0, 0]
 
-    return jax.vmap(between)(jnp.asarray(inputs['weight']))
-
-
-class _Observe(_ByMethod):
-  # An edit whose picture is what `measure` shows of the result, [B, H, W, C].
-
-  observes: ClassVar = True
-  scale: float
-  iterations: int
-
-  @abc.abstractmethod
-  def observe(self, task: Task) -> tuple[Callable, jax.Array]:
-    """Returns (x_0 -> what the picture shows of it, condition of a palette)."""
-
-  def draw(self, task: Task) -> jax.Array:
-    cond, (measure, image) = task.inputs['cond'], self.observe(task)
-    if self.method_in(task.model) == 'palette':
-      return task.plan.from_noise(task.keys, cond | {'image': image})
-    guided = functools.partial(
-      dj.observation_guided,
-      observe=measure,
-      observed=task.inputs['image'],
-      scale=self.scale,
-      num_iterations=self.iterations,
-    )
-    return task.plan.from_noise(task.keys, cond, after_guidance=guided)
+    return {'x': jax.vmap(between)(jnp.asarray(inputs['weight']))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Superres(_Observe):
+class Superres(Edit):
   """Enlarges a picture `factor` times, to the size of the run's images.
 
-  method: as for inpaint.
+  Args:
+    image: the file of the picture
+    method: None: palette for runs with conditioning.image, else reconstruction
   """
 
+  image: str = ''
   method: Method | None = None
   factor: Size = 2
-  scale: NonNegative = 1.0
-  iterations: Size = 4
+
+  observes: ClassVar = True
+
+  def check(self, model: Model) -> None:
+    super().check(model)
+    fitting(model, self.method, masked=False)
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.x.shape
@@ -403,10 +274,12 @@ class Superres(_Observe):
     shape = height // factor, width // factor, channels
     return {'image': read_picture(self.image, 'image', shape)}
 
-  def observe(self, task: Task) -> tuple[Callable, jax.Array]:
-    factor = self._factor(task.model)
-    measure = functools.partial(operators.pooled, factor=factor)
-    return measure, conditions.enlarged(task.inputs['image'], factor)
+  def results(self, task: Task) -> dict[str, jax.Array]:
+    factor, image = self._factor(task.model), task.inputs['image']
+    observe = functools.partial(operators.pooled, factor=factor)
+    known = Known(image, conditions.enlarged(image, factor), observe=observe)
+    method = fitting(task.model, self.method, masked=False)
+    return {'x': method.draw(task, known)}
 
   def _factor(self, model):
     # Returns the factor that a network for this edit was trained with.
@@ -415,12 +288,17 @@ class Superres(_Observe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colorize(_Observe):
-  """Colours a grey picture; method: as for inpaint."""
+class Colorize(Edit):
+  """Colours a grey picture; image and method: as for superres."""
 
+  image: str = ''
   method: Method | None = None
-  scale: NonNegative = 1.0
-  iterations: Size = 4
+
+  observes: ClassVar = True
+
+  def check(self, model: Model) -> None:
+    super().check(model)
+    fitting(model, self.method, masked=False)
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.x.shape
@@ -428,8 +306,11 @@ class Colorize(_Observe):
       raise ValueError('the images of this run have no colours')
     return {'image': read_picture(self.image, 'image', (height, width, 1))}
 
-  def observe(self, task: Task) -> tuple[Callable, jax.Array]:
-    return operators.luminance, task.inputs['image']
+  def results(self, task: Task) -> dict[str, jax.Array]:
+    image = task.inputs['image']
+    known = Known(image, image, observe=operators.luminance)
+    method = fitting(task.model, self.method, masked=False)
+    return {'x': method.draw(task, known)}
 
 
 def read_picture(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax.app.edits.pictures import STEPS, refuse_unipc
+from diffusion_jax.app.edits.methods import STEPS, refuse_unipc
 from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.core.keys import (
   clone_key,

@@ -14,13 +14,12 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.edits.methods import STEPS, Task
 from diffusion_jax.app.edits.pictures import (
-  STEPS,
   Edit,
   Encode,
   Made,
   Pictures,
-  Task,
   as_picture,
   read_mask,
   read_picture,

@@ -92,7 +92,7 @@ def problems(noisy: NoisyNetwork, c: MapSampling, mode: str) -> Iterator[str]:
   if mode != 'edit':
     return
   edit = noisy.config.edit
-  task, method = edit.constructor, edit.get('method')
+  task, method = edit.constructor, edit.at('method.name')
   observes = task.observes and noisy.conditioning.image is None
   if observes or task.inverts or method == 'reconstruction':
     yield (

@@ -36,7 +36,7 @@ from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_image import per_image
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.training import checkpoints, checksums, stored_weights
 
 MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
@@ -155,7 +155,7 @@ class StoredAutoencoder:
   def _store(self, source, mesh):
     run, model = self.config.latent.run, self.autoencoder
     with from_config('latent.run'):
-      step = checkpoints.find_step(run)
+      step = stored_weights.find_step(run)
     params, stored = read_params('latent.run', run, model.init, step)
     scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:

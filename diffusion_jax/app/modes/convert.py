@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -35,12 +36,14 @@ from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.training import base_weights, checkpoints, shared
+from diffusion_jax.training import (
+  base_weights,
+  checkpoints,
+  shared,
+  stored_weights,
+)
 
-# The modules of diffusion_jax.interop with `load`; and our own file.
 OURS = 'safetensors'
-FORMATS = ('diffusers', 'openai', 'score_sde', 'edm', 'edm2', OURS)
-TARGETS = ('diffusers', OURS, 'stablehlo', 'lora', 'huggingface')
 # Sections that a user may set for weights, besides the common ones.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
@@ -49,11 +52,11 @@ def run(config: Node, workdir: str | Path) -> None:
   """Imports convert.source as the run in workdir, or exports the run."""
   c = config.convert
   if bool(c.source) == bool(c.to):
+    *others, last = WRITE
     raise UserError(
       'config.convert: give either source=<weights>, which become the run in '
-      '--workdir, or to=diffusers, safetensors, stablehlo, lora or '
-      'huggingface, '
-      'which exports that run (docs/weights.md)'
+      f'--workdir, or to={", ".join(others)} or {last}, which exports that run '
+      '(docs/weights.md)'
     )
   if c.source:
     read(config, Path(workdir))
@@ -68,17 +71,10 @@ def read(config: Node, workdir: Path) -> None:
   folder.check_config_kept(workdir)
   check_no_adapters(Path(c.source))
   name = c.format or recognise(Path(c.source))
-  check_one_of(FORMATS, 'convert.format', name)
+  check_one_of(READ, 'convert.format', name)
   check_given(config, name)
   with from_config('convert.source'):
-    if name == OURS:
-      config, params = read_ours(config)
-    else:
-      imported = load_weights(name, c)
-      for note in imported.notes:
-        print(f'note: {note}')
-      config = config_of(config, imported)
-      params = {'network': imported.params, **imported.more}
+    config, params = READ[name](config)
   model = models.make(config, workdir)
   model.check('convert')
   check_fits(model, params)
@@ -160,16 +156,21 @@ def facts_of(config: Node, given: Json) -> Facts:
   return facts
 
 
-def load_weights(name: str, convert: Node) -> Imported:
-  """Reads convert.source with the module of its format."""
+def read_others(name: str, config: Node) -> tuple[Node, Params]:
+  """Reads (config, params) with the module of a format."""
+  c = config.convert
   module = importlib.import_module(f'diffusion_jax.interop.{name}')
-  options = options_of(convert.options)
-  if convert.model:
-    options = {'model': convert.model} | options
+  options = options_of(c.options)
+  if c.model:
+    options = {'model': c.model} | options
   try:
-    return module.load(Path(convert.source), **options)
+    imported: Imported = module.load(Path(c.source), **options)
   except TypeError as error:  # an unknown option
     raise ValueError(f'format={name}: {error}') from error
+  for note in imported.notes:
+    print(f'note: {note}')
+  params = {'network': imported.params, **imported.more}
+  return config_of(config, imported), params
 
 
 def read_ours(config: Node) -> tuple[Node, Params]:
@@ -196,7 +197,7 @@ def read_ours(config: Node) -> tuple[Node, Params]:
 def write(config: Node, workdir: Path) -> None:
   """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
-  check_one_of(TARGETS, 'convert.to', c.to)
+  check_one_of(WRITE, 'convert.to', c.to)
   check_set('convert.out', c.out, 'give the file or folder to write')
   if c.label is not None and c.to != 'diffusers':
     raise UserError('config.convert.label is for convert.to=diffusers only')
@@ -205,34 +206,28 @@ def write(config: Node, workdir: Path) -> None:
   if os.path.lexists(out) and not into_folder:
     raise UserError(f'config.convert.out: {out} exists already')
   model = models.make(config, workdir)
-  params, step = weights.restore(model, merge=c.to != 'lora')
-  params = jax.device_get(params)
+  run = weights.opened(model, 'convert', merge=c.to != 'lora')
+  params, step = jax.device_get(run.params), run.step
   with from_config('convert'):
-    if c.to == OURS:
-      write_ours(out, model, params)
-    elif c.to == 'stablehlo':
-      write_program(out, model, params)
-    elif c.to == 'lora':
-      write_adapters(out, model, params)
-    elif c.to == 'huggingface':
-      sharing.write(out, model, params, step)
-    else:
-      sections = export_sections(model)
-      facts = {'image_shape': model.state_shape}
-      diffusers.save(
-        out, model.network(), params['network'], sections, facts, c.label
-      )
+    WRITE[c.to](out, model, params, step)
   print(f'wrote {out}, of step {step}')
 
 
-def write_ours(out: Path, model: Model, params: Params) -> None:
+def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
+  """Writes a folder of diffusers."""
+  sections, facts = export_sections(model), {'image_shape': model.state_shape}
+  network, label = model.network(), model.config.convert.label
+  diffusers.save(out, network, params['network'], sections, facts, label)
+
+
+def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes weights with our own names, and the config, into one file."""
   out.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(sharing.config_of(model))
   files.write_safetensors(out, files.flatten(params), config=text)
 
 
-def write_program(out: Path, model: Model, params: Params) -> None:
+def write_program(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the sampler or classifier of a run as StableHLO, with weights."""
   if model.features is not None:
     shape = model.config.evaluation.batch_size, *model.facts.x.shape
@@ -250,7 +245,7 @@ def write_program(out: Path, model: Model, params: Params) -> None:
   stablehlo.save(out, drawing.compute, params, shapes, size)
 
 
-def write_adapters(out: Path, model: Model, params: Params) -> None:
+def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
   if not base_weights.has_adapters(params):
     raise ValueError(
@@ -280,6 +275,21 @@ def export_sections(model: Model) -> Json:
     if isinstance(schedule, dj.DiscreteSchedule):
       sections['schedule'] = {'name': 'alphas', 'values': schedule.alphas}
   return sections
+
+
+# config -> (config of the run, parameters), by format.
+READ = {
+  name: partial(read_others, name)
+  for name in ('diffusers', 'openai', 'score_sde', 'edm', 'edm2')
+} | {OURS: read_ours}
+# (out, model, params, step) writes a format.
+WRITE = {
+  'diffusers': write_diffusers,
+  OURS: write_ours,
+  'stablehlo': write_program,
+  'lora': write_adapters,
+  'huggingface': sharing.write,
+}
 
 
 def recognise(source: Path) -> str:
@@ -313,7 +323,7 @@ def recognise(source: Path) -> str:
     check_no_graph(source)
   raise UserError(
     f'config.convert.source: the format of {source} is ambiguous: give '
-    f'--config.convert.format={"|".join(FORMATS)}'
+    f'--config.convert.format={"|".join(READ)}'
   )
 
 
@@ -364,7 +374,7 @@ def options_of(text: str) -> Json:
 def check_fits(model: Model, params: Params) -> None:
   """Raises UserError unless the network of a run has these parameters."""
   with from_config('convert.source'):
-    checkpoints.check_fits(
+    stored_weights.check_fits(
       params, models.shapes(model), 'the weights are of another network'
     )
 

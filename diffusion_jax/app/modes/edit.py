@@ -1,18 +1,22 @@
 """Implements --mode=edit: edits the user's picture with a trained run."""
 
 import functools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate_by
-from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures, Task
+from diffusion_jax.app.edits.methods import Task
+from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
@@ -20,9 +24,9 @@ from diffusion_jax.app.run import other_runs, provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.batches import gathered, kept
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.per_image import rows
-from diffusion_jax.runtime.sharding import replicate
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -30,28 +34,23 @@ def run(config: Node, workdir: str | Path) -> None:
 
   For <name> see `provenance.name_of_edit`.
   """
-  model = models.make(config, workdir)
-  model.check('edit')
-  edit: Edit = config.edit.make()
-  edit.check(model)
-  with from_config('edit'):
-    n = edit.count()
-  cond = choose_cond(model, edit, n)
-  guides = check_guidance(model, cond)
-  with from_config('edit'):
-    pictures = edit.read(model)
-  params, step = weights.restore(model)
-  settings = provenance.edit_settings(model, params, step, pictures)
-  print(provenance.describe(settings))
-  out = make_folder(workdir, 'edits')
+  run = weights.opened(models.make(config, workdir), 'edit', inputs_of)
+  model, given = run.model, run.inputs
+  edit, pictures = given.edit, given.pictures
+  settings = provenance.edit_settings(model, run.params, run.step, pictures)
   name = provenance.name_of_edit(model)
-  path = out / f'{name}.npz'
-  if path.exists():
-    provenance.check_same(path, settings, path, 'edit.output')
-  params |= model.autoencoder.load()
-  numbers = generate(model, edit, params, cond, pictures, guides)
+  path = make_folder(workdir, 'edits') / f'{name}.npz'
+  if provenance.is_done(path, settings, 'edit.output'):
+    return
+  size, parts = config.sampling.batch_size, provenance.parts_of(path)
+
+  def keep(path, arrays):
+    provenance.write_npz(path, arrays, settings)
+
+  paths = kept(drawing(run), edit.count(), size, parts, 'editing', keep)
+  numbers = gathered(paths, {'settings'})
   x = numbers['x']
-  if not (edit.loses and any(np.isfinite(one).all() for one in x)):
+  if edit.loses and not any(np.isfinite(one).all() for one in x):
     sample.check_numbers(model, x)
   results = model.facts.x.decode(np.nan_to_num(x))
   mask = pictures.get('mask')
@@ -63,27 +62,44 @@ def run(config: Node, workdir: str | Path) -> None:
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
   data = sheets.examples(model)
-  edit.write(model, out / name, Made(results, numbers, pictures, data))
+  edit.write(
+    model, path.with_name(name), Made(results, numbers, pictures, data)
+  )
+  shutil.rmtree(parts)
 
 
-def generate(
-  model: Model,
-  edit: Edit,
-  params: Params,
-  cond: dict,
-  pictures: Pictures,
-  guides: Guides,
-) -> dict[str, np.ndarray]:
-  """Makes x, the images [n, H, W, C] of an edit, batch by batch.
+class Inputs(NamedTuple):
+  """What the user gives for an edit; cond: of its results."""
+
+  edit: Edit
+  cond: dict[str, np.ndarray]
+  guides: Guides
+  pictures: Pictures
+
+
+def inputs_of(model: Model) -> Inputs:
+  """Reads and checks what the user gives for an edit."""
+  edit: Edit = model.config.edit.make()
+  edit.check(model)
+  with from_config('edit'):
+    n = edit.count()
+  cond = choose_cond(model, edit, n)
+  guides = check_guidance(model, cond)
+  with from_config('edit'):
+    return Inputs(edit, cond, guides, edit.read(model))
+
+
+def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
+  """Returns what `kept` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends
-  on sampling.seed and i only. Returns it with the numbers of each image.
+  on sampling.seed and i only.
   """
-  n, mesh, plan = edit.count(), devices.make_mesh(model.config), model.plan
+  model, (edit, cond, guides, pictures) = run.model, run.inputs
+  n, plan, params = edit.count(), model.plan, run.on_devices()
   assert plan is not None  # other models refuse
   inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
   inputs |= edit.inputs(encoder(model, params), pictures)
-  size = min(model.config.sampling.batch_size, n)
 
   def draw(params, guides, keys, inputs):
     decode = functools.partial(model.latents.decoded, params)
@@ -92,11 +108,21 @@ def generate(
     return results | {'x': decode(results['x'])}
 
   root = stream(model.config.sampling.seed, 'edit')
-  compute = generate_by(model, draw, mesh, root, guides, size)
-  params = replicate(mesh, params)
-  batches = np.split(np.arange(n), range(size, n, size))
-  parts = [compute(params, index, rows(inputs, index)) for index in batches]
-  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+  size = min(model.config.sampling.batch_size, n)
+  compute = generate_by(model, draw, run.mesh, root, guides, size)
+
+  def start(index):
+    fetch = compute.start(params, index, rows(inputs, index))
+
+    def finish():
+      arrays = fetch()
+      if not edit.loses:
+        sample.check_numbers(model, arrays['x'])
+      return arrays
+
+    return finish
+
+  return start
 
 
 def encoder(model: Model, params: Params) -> Encode:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import devices, models, scoring
+from diffusion_jax.app import models, scoring
 from diffusion_jax.app.config import folder, own, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
@@ -40,7 +40,6 @@ from diffusion_jax.runtime.files import (
   write_json,
   write_npz,
 )
-from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checksums
 
 # Fields of config.sampling that change the scores of real images as well.
@@ -275,16 +274,15 @@ def log_density(
   each = np.concatenate([truth[:, None], draws], axis=1)
   flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
   encoded = facts.context.encode(context)
-  params = replicate(mesh := devices.make_mesh(model.config),
-                     weights.restore(model)[0])  # fmt: skip
+  run = weights.opened(model, 'evaluate')
   arrays = real_images.arrays_of(
     ode().measure(model.measured),
     'ode',
-    params,
+    run.on_devices(),
     lambda index: (flat[index], {'context': encoded[index // rows]}),
     len(flat),
     out / 'log_q',
-    mesh,
+    run.mesh,
     encode=facts.x.encode,
     seed=c.seed,
     size=c.batch_size,
@@ -316,13 +314,12 @@ def score_point(
   model: Model, metrics: dict[str, ModelMetric], changes: Fields
 ) -> Fields:
   """Scores real images by one set of weights, and writes result.json."""
-  c, mesh = model.config.evaluation, devices.make_mesh(model.config)
+  c = model.config.evaluation
   results: Fields = {}
   source = datasets.source_of(model.config, c.split)
   count = min(c.num_images or len(source), len(source))
-  params, _ = weights.restore(model)
-  checksum = checksums.of_arrays(params)
-  params = replicate(mesh, params)
+  run = weights.opened(model, 'evaluate')
+  checksum, params = checksums.of_arrays(run.params), run.on_devices()
   for name, metric in metrics.items():
     out = make_folder(model.workdir, folder_of(model, name, changes))
     if processes.is_first():
@@ -340,7 +337,7 @@ def score_point(
         ),
         count,
         out / 'parts',
-        mesh,
+        run.mesh,
         encode=model.facts.x.encode,
         seed=c.seed,
         size=c.batch_size,

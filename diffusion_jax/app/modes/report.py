@@ -25,16 +25,13 @@ from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
-from diffusion_jax.data.sources import Source
-from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics.neighbours import nearest
+from diffusion_jax.metrics.neighbours import nearest_examples
 from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import one_line, write_text
-from diffusion_jax.runtime.sharding import replicate
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
@@ -150,12 +147,15 @@ def trajectory(
 
 def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   """Draws the first samples, by the program of --mode=sample."""
-  c = model.config
-  n = min(c.sampling.num_samples, c.sampling.batch_size)
-  mesh = devices.make_mesh(c)
-  params = replicate(mesh, weights.restore(model)[0] | model.autoencoder.load())
-  cond = conditions.choose(model, n, mesh).cond
-  return generate_film(model, mesh)(params, np.arange(n), cond)
+  c = model.config.sampling
+  n = min(c.num_samples, c.batch_size)
+
+  def inputs_of(model):
+    return conditions.choose(model, n, devices.make_mesh(model.config)).cond
+
+  run = weights.opened(model, 'sample', inputs_of)
+  draw_film = generate_film(model, run.mesh)
+  return draw_film(run.on_devices(), np.arange(n), run.inputs)
 
 
 def gallery(
@@ -208,8 +208,9 @@ def count_calls(model: Model) -> int | None:
   """Returns how often a sampler calls its denoiser; None for other models."""
   if model.plan is None or model.noisy is None:
     return None
-  learned = model.noisy.learns_schedule
-  plan = model.plan(weights.restore(model)[0] if learned else None)
+  key, first_key = jax.random.split(stream(0, 'count_calls'))
+  # The values of a learned schedule do not change their number.
+  plan = model.plan(model.noisy.first_schedule(first_key))
   if not plan.denoises:
     return None
   calls = []
@@ -218,7 +219,7 @@ def count_calls(model: Model) -> int | None:
     jax.debug.callback(lambda: calls.append(1))
     return dj.Prediction(x)
 
-  key, x = stream(0, 'count_calls'), jnp.zeros((1, 1))
+  x = jnp.zeros((1, 1))
   dj.sample(key, denoise, plan.sampler, plan.levels, x)
   jax.effects_barrier()
   return len(calls)
@@ -238,7 +239,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   size = len(source) * int(np.prod(source.facts.x.shape))
   if samples is None or size > _MOST_PIXELS:
     return None
-  nearest_images, distances = search(
+  nearest_images, distances = nearest_examples(
     model.facts.x, model.facts.x.written.encode(samples), source
   )
   pairs = np.concatenate([samples, nearest_images])
@@ -249,28 +250,10 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
     test = datasets.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
     real = model.facts.x.encode(test.read(index)['x'])
-    _, distances = search(model.facts.x, real, source)
+    _, distances = nearest_examples(model.facts.x, real, source)
     label += f'; of {len(index)} test images {np.mean(distances):.3g}'
   return pictures.film(
     f'Above: samples. Below: the nearest of {len(source):,} training images',
     'Samples, each above its nearest training image',
     [(label, picture)],
   )
-
-
-def search(
-  values: Values, x: np.ndarray, source: Source, size: int = 2000
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the nearest examples of a source, decoded, and the distances [n].
-
-  x: [n, ...] as models see it; size: how many examples are read at a time.
-  """
-  best, chosen = np.full(len(x), np.inf), values.decode(x)
-  for start in range(0, len(source), size):
-    index = np.arange(start, min(start + size, len(source)))
-    real = values.encode(source.read(index)['x'])
-    distance, at = nearest(x.reshape(len(x), -1), real.reshape(len(real), -1))
-    closer = distance < best
-    best[closer] = distance[closer]
-    chosen[closer] = values.decode(real[at[closer]])
-  return chosen, best / np.sqrt(x[0].size)

@@ -1,13 +1,10 @@
 """Implements --mode=sample: draws images from a trained run."""
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
-from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, models
@@ -18,13 +15,13 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Settings
-from diffusion_jax.data import images, npz
+from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.batches import gathered, kept
 from diffusion_jax.runtime.files import make_folder, one_line, write_text
-from diffusion_jax.runtime.per_image import one_ahead, rows
-from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.runtime.per_image import rows
 
 _PRINTED = 4  # texts
 
@@ -45,79 +42,74 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   below: the folder's path in the run; field: the field of the config that
   renames the folder or the files.
   """
-  model = models.make(config, workdir)
-  model.check('sample')
-  mesh = devices.make_mesh(config)
-  n = conditions.count(model)
-  inputs = conditions.choose(model, n, mesh)
-  conditions.warn_if_far(model, inputs.context)
-  params, step = weights.restore(model)
-  settings = provenance.settings(model, params, step)
-  print(provenance.describe(settings))
-  out = make_folder(workdir, below)
-  path = out / f'{provenance.name_of(model)}.npz'
-  parts = path.with_suffix('.parts')
-  done = processes.is_first() and is_done(path, parts, settings, field)
-  if processes.broadcast([done])[0]:
+  run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
+  model, n = run.model, conditions.count(run.model)
+  settings = provenance.settings(model, run.params, run.step)
+  path = make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
+  if provenance.is_done(path, settings, field):
     return path
-  inputs = inputs._replace(cond=conditions.encoded(model, params, inputs))
-  params = replicate(mesh, params | model.autoencoder.load())
-  paths = draw_parts(model, mesh, params, inputs, parts, settings, n)
+  cond = conditions.encoded(model, run.params, run.inputs)
+  run = run._replace(inputs=run.inputs._replace(cond=cond))
+  parts, params = provenance.parts_of(path), run.on_devices()
+  paths = draw_parts(run, params, parts, settings, n)
   if processes.is_first():
-    write(model, params, inputs, paths, path, settings, n)
+    write(model, params, run.inputs, paths, path, settings, n)
     shutil.rmtree(parts)
   return path
 
 
+def inputs_of(model: Model) -> conditions.Inputs:
+  """Returns what the samples are conditioned on."""
+  mesh = devices.make_mesh(model.config)
+  inputs = conditions.choose(model, conditions.count(model), mesh)
+  conditions.warn_if_far(model, inputs.context)
+  return inputs
+
+
 def draw_parts(
-  model: Model,
-  mesh: Mesh,
+  run: weights.Opened,
   params: Params,
-  inputs: conditions.Inputs,
   parts: Path,
   settings: Settings,
   n: int,
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
-  c = model.config.sampling
-  size = c.batch_size
-  drawing = generate_film(model, mesh)
-  starts, outside, drawn = range(0, n, size), 0, 0
-  paths = [parts / f'{start:08d}.npz' for start in starts]
-  if processes.is_first():
-    make_folder(parts.parent, parts.name)
-  # All processes draw the parts that the first process is missing.
-  missing = processes.broadcast([not path.exists() for path in paths])
-  before = n - sum(min(size, n - starts[i]) for i in np.flatnonzero(missing))
-
-  def begin(i):
-    # All parts have one shape, so there is one compilation.
-    index = np.arange(starts[i], starts[i] + min(size, n))
-    return drawing.start(params, index, rows(inputs.cond, index % n))
+  model, cond = run.model, run.inputs.cond
+  c, values = model.config.sampling, model.facts.x
+  drawing = generate_film(model, run.mesh)
+  outside = drawn = 0
 
   def decode(index, x):
-    return conditions.with_known(model, inputs, index, model.facts.x.decode(x))
+    x = values.decode(x)
+    return conditions.with_known(model, run.inputs, index, x)
 
-  with tqdm(
-    total=n, initial=before, desc='sampling', unit='image', disable=None
-  ) as bar:
-    for i, x in one_ahead(begin, np.flatnonzero(missing)):
-      x, film = x
-      if c.trajectory and not starts[i]:
+  def start(index):
+    # All parts have one shape, so there is one compilation.
+    filled = np.arange(index[0], index[0] + min(c.batch_size, n))
+    fetch = drawing.start(params, filled, rows(cond, filled % n))
+
+    def finish():
+      nonlocal outside, drawn
+      x, film = fetch()
+      if c.trajectory and not index[0]:
         write_film(model, film, parts)
       check_numbers(model, x)
-      index = np.arange(starts[i], min(starts[i] + size, n))
       samples, left = within_box(
         model,
         decode(index, x[: len(index)]),
         index,
-        lambda i, key: decode(i, drawing(params, key, rows(inputs.cond, i))[0]),
+        lambda i, key: decode(i, drawing(params, key, rows(cond, i))[0]),
       )
       outside, drawn = outside + left, drawn + len(index)
-      if processes.is_first():
-        provenance.write_npz(paths[i], {'arr_0': samples}, settings)
-      bar.update(len(index))
-  if model.facts.x.low and np.any(missing):
+      return {'arr_0': samples}
+
+    return finish
+
+  def write(path, arrays):
+    provenance.write_npz(path, arrays, settings)
+
+  paths = kept(start, n, c.batch_size, parts, 'sampling', write)
+  if values.low and drawn:
     share = outside / (drawn + outside)
     print(f'{share:.1%} of the draws were outside data.bounds')
   return paths
@@ -187,7 +179,7 @@ def write(
   n: int,
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
-  samples = gather(paths, n)
+  samples = gathered(paths, {'settings'})['arr_0']
   arrays = {'arr_0': samples, **inputs.stored()}
   arrays |= model.write_more(params, path, samples)
   provenance.write_npz(path, arrays, settings)
@@ -214,43 +206,6 @@ def write_texts(path: Path, samples: np.ndarray) -> None:
   print(printable(''.join(texts[:_PRINTED])), end='')
   write_text(path, ''.join(texts))
   print(f'wrote {path}: {len(texts)} texts')
-
-
-def is_done(path: Path, parts: Path, settings: Settings, field: str) -> bool:
-  """Returns whether all images exist with these settings, and prints it.
-
-  Raises UserError if the images, or parts of them, have other settings.
-  """
-  if path.exists():
-    provenance.check_same(path, settings, path, field)
-  files = sorted(parts.glob('*.npz'))
-  if files:
-    provenance.check_same(files[0], settings, parts, field)
-  elif path.exists():
-    print(f'{path} is there already, made with these settings')
-    return True
-  return False
-
-
-def gather(paths: list[Path], n: int) -> np.ndarray:
-  """Joins the n images of all parts, in a memory-mapped file without a name."""
-  whole = np.empty(0)
-  end = 0
-  for path in paths:
-    try:
-      pictures = npz.read(path, ['arr_0'])['arr_0']
-      if not end:
-        shape = n, *pictures.shape[1:]
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-          whole = np.memmap(file, pictures.dtype, 'w+', shape=shape)
-      start, end = end, end + len(pictures)
-      whole[start:end] = pictures
-    except (FileNotFoundError, TypeError, ValueError) as error:
-      raise UserError(
-        f'{path} is damaged ({error}): delete it, and the same command makes '
-        'it again'
-      ) from error
-  return whole
 
 
 def check_numbers(model: Model, x: np.ndarray) -> None:

@@ -9,7 +9,11 @@ from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.training import base_weights, checkpoints, lora
+from diffusion_jax.training import (
+  base_weights,
+  lora,
+  stored_weights,
+)
 
 
 def adapted(model: Model) -> Model:
@@ -49,7 +53,7 @@ def adapted(model: Model) -> Model:
       processes.broadcast([True])  # all wait until it is written
     with from_config('training.lora_rank'):
       base, stored = base_weights.read(workdir)
-      checkpoints.check_fits(base, shapes, f'{path} is of another network')
+      stored_weights.check_fits(base, shapes, f'{path} is of another network')
       if stored != scale:
         raise ValueError(
           f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}'

@@ -19,7 +19,7 @@ from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.training import checkpoints
+from diffusion_jax.training import stored_weights
 from diffusion_jax.training.classifier import label_log_prob
 
 
@@ -63,7 +63,7 @@ def read_params(
   """Returns (averaged parameters, stored config) of the run `path` names."""
   shapes = jax.eval_shape(init, abstract_key())
   with from_config(path):
-    return checkpoints.restore_params(run, True, shapes, step)
+    return stored_weights.restore_params(run, True, shapes, step)
 
 
 def check_unchanged(

@@ -13,9 +13,9 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
-from diffusion_jax.runtime import sessions
+from diffusion_jax.runtime import processes, sessions
 from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
-from diffusion_jax.training import checkpoints, checksums
+from diffusion_jax.training import checksums, stored_weights
 
 Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
@@ -32,7 +32,7 @@ def settings(model: Model, params: Params, step: int) -> Settings:
   for part in ('guidance', 'classifier'):
     section = sampling.get(part)
     if section and section.get('run'):
-      step_of_run = checkpoints.find_step(section['run'])
+      step_of_run = stored_weights.find_step(section['run'])
       section['run'] = f'{_base(section["run"])}, checkpoint {step_of_run}'
   content = {
     'run': _base(model.workdir),
@@ -179,6 +179,35 @@ def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
       f'{what} has other settings: {changed if before else "it names none"}. '
       f'Delete it, or give the new one another name by --config.{field}'
     )
+
+
+def parts_of(path: Path) -> Path:
+  """Returns the folder of the batches of a file that is not complete."""
+  return path.with_suffix('.parts')
+
+
+def is_done(path: Path, settings: Settings, field: str) -> bool:
+  """Returns, in all processes, whether a file has all results; prints it.
+
+  Raises UserError, about `field` as in `check_same`, if the file or the batches
+  for it have other settings.
+  """
+  print(describe(settings))
+  done = processes.is_first() and _is_done(path, settings, field)
+  return bool(processes.broadcast([done])[0])
+
+
+def _is_done(path, settings, field):
+  parts = parts_of(path)
+  if path.exists():
+    check_same(path, settings, path, field)
+  files = sorted(parts.glob('*.npz'))
+  if files:
+    check_same(files[0], settings, parts, field)
+  elif path.exists():
+    print(f'{path} is there already, made with these settings')
+    return True
+  return False
 
 
 def _base(workdir):

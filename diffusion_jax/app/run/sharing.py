@@ -26,7 +26,11 @@ from diffusion_jax.runtime.files import (
   write_json,
   write_text,
 )
-from diffusion_jax.training import checkpoints, checksums, shared
+from diffusion_jax.training import (
+  checksums,
+  shared,
+  stored_weights,
+)
 
 # Fields of config.sampling that choose among the weights of a run.
 _CHOICES = {
@@ -82,9 +86,9 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
 
 def _write_kept(source, target):
   if source.is_dir():
-    params, stored = checkpoints.restore_params(source)
+    params, stored = stored_weights.restore_params(source)
     make_folder(target)
-    shared.write(target, params, checkpoints.find_step(source))
+    shared.write(target, params, stored_weights.find_step(source))
     write_json(target / 'config.json', own.without_folders(stored))
   else:
     write_json(target, own.without_folders(read_json(source)))

@@ -1,12 +1,60 @@
 """The parameters of a run that config.sampling chooses."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import averages
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import base_weights, checkpoints, power_ema, shared
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.training import (
+  base_weights,
+  power_ema,
+  shared,
+  stored_weights,
+)
+
+
+class Opened(NamedTuple):
+  """A run that a mode uses: its model, its weights, and what the user gives.
+
+  params: the parameters that config.sampling chooses; step: their checkpoint.
+  """
+
+  model: Model
+  params: Params
+  step: int
+  inputs: Any
+
+  @property
+  def mesh(self) -> Mesh:
+    """The devices of the run."""
+    return devices.make_mesh(self.model.config)
+
+  def on_devices(self) -> Params:
+    """Returns all parameters, an autoencoder's too, on the mesh."""
+    loaded = self.model.autoencoder.load()
+    return replicate(self.mesh, self.params | loaded)
+
+
+def opened(
+  model: Model,
+  mode: str,
+  inputs: Callable[[Model], Any] = lambda model: None,
+  merge: bool = True,
+) -> Opened:
+  """Checks a mode's config and inputs, and then reads the weights.
+
+  inputs: model -> what the user gives, or UserError; merge: as in `restore`.
+  """
+  model.check(mode)
+  given = inputs(model)
+  return Opened(model, *restore(model, merge), given)
 
 
 def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
@@ -22,8 +70,8 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
   try:
     if c.ema_sigma_rel is not None and merge:
       return restore_average(model, name, models.shapes(model))
-    step = checkpoints.find_step(workdir, name)
-    params, stored = checkpoints.restore_params(
+    step = stored_weights.find_step(workdir, name)
+    params, stored = stored_weights.restore_params(
       workdir, average, None, step, merge
     )
     # Tracing the network takes seconds: not for the config that was trained,
@@ -34,7 +82,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     own = own or shared.exist(workdir) or base_weights.path_of(workdir).exists()
     if merge and (own or folder.differences(stored, now, folder.FREE)):
       what = f'checkpoint {step} is of another network'
-      checkpoints.check_fits(params, models.shapes(model), what)
+      stored_weights.check_fits(params, models.shapes(model), what)
     return params, step
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error
@@ -55,7 +103,7 @@ def restore_average(
       f'config.sampling.{other} are different weights: give one of them'
     )
   if name == 'best':
-    name = checkpoints.find_step(workdir, name)
+    name = stored_weights.find_step(workdir, name)
   step = name if isinstance(name, int) else None
   average = averages.make(workdir, c.ema_sigma_rel, step, shapes)
   print(average.describe())

@@ -9,7 +9,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.core.keys import fold_in_each, stream
+from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.runtime.sharding import replicate
 from tests.app.conftest import normal_params, smoke
 
@@ -88,7 +88,7 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
   )
 
   levels = dj.level_grid(model.noisy.schedule(), 2)
-  keys = fold_in_each(stream(model.config.sampling.seed, 'sampling'), index)
+  keys = fold_each(stream(model.config.sampling.seed, 'sampling'), index)
   prior_keys, _ = jax.vmap(jax.random.split, out_axes=1)(keys)
   x = dj.prior_sample(prior_keys, (2, 8, 8, 1), levels.take(0))
   apply = jax.jit(model.noisy.network.apply)

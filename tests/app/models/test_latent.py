@@ -243,16 +243,19 @@ def edited(run, files, edit, **changes):
     'interpolate': ('image', 'image2'),
   }.get(edit, ())
   fields = {f'edit.{n}': str(files / f'{paths[n]}.png') for n in takes}
-  few = {'edit.jump': 1} if edit == 'inpaint' else {}
   name = f'edit{next(NUMBERS)}'
-  fields |= few | {'edit': edit, 'edit.num_samples': 2, 'edit.output': name}
+  fields |= {'edit': edit, 'edit.num_samples': 2, 'edit.output': name}
   MODES['edit'](config_of('', **fields | changes), run)
   return arrays_of(run, name, 'edits')['arr_0'][..., 0]
 
 
-@pytest.mark.parametrize('method', ['repaint', 'reconstruction'])
+@pytest.mark.parametrize(
+  'method',
+  [{'edit.method.jump': 1}, {'edit.method': 'reconstruction'}],
+  ids=['repaint', 'reconstruction'],
+)
 def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
-  results = edited(run, files, 'inpaint', **{'edit.method': method})
+  results = edited(run, files, 'inpaint', **method)
   assert 'in latents 50% are known' in capsys.readouterr().out
   given = np.asarray(Image.open(files / 'a.png'))
   kept = given[None, :, :5].repeat(2, 0)

@@ -37,7 +37,7 @@ from diffusion_jax.interop import (
 from diffusion_jax.metrics import features
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.training import checkpoints, first_weights
+from diffusion_jax.training import first_weights, stored_weights
 from tests.app.conftest import (
   SMALL,
   arrays_of,
@@ -85,7 +85,7 @@ def test_weights_become_a_run(run):
   expected = diffusers.load(STORED / 'labels').params
   assert (run / 'checkpoints' / '0' / 'SHA256SUMS').is_file()
   for ema in (True, False):
-    params, stored = checkpoints.restore_params(run, ema, checkpoint=0)
+    params, stored = stored_weights.restore_params(run, ema, checkpoint=0)
     assert_same(params['network'], expected)
   assert stored == folder.read_config(run)
   assert stored['data'] is None
@@ -298,7 +298,7 @@ def test_a_training_begins_with_the_weights_of_a_run(tmp_path, capsys):
     'optimizer.learning_rate': 1e-30,
   }
   MODES['train'](smoke(**few), str(tmp_path / 'fine'))
-  params, stored = checkpoints.restore_params(tmp_path / 'fine', False)
+  params, stored = stored_weights.restore_params(tmp_path / 'fine', False)
   assert_same(params, params_of(begun))
   assert stored['training']['init_from'] == str(begun)
   leaves = len(jax.tree.leaves(params))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import devices, models
-from diffusion_jax.app.edits import pictures
+from diffusion_jax.app.edits import methods, pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
@@ -30,7 +30,7 @@ QUICK = {
   'optimizer.warmup_steps': 0,
   'edit.num_samples': 2,
 }
-FEW_JUMPS = {'edit.num_resamples': 2, 'edit.jump': 1}
+FEW_JUMPS = {'edit.method.num_resamples': 2, 'edit.method.jump': 1}
 COLOUR = {
   'data': 'synthetic',
   'data.image_shape': (8, 8, 3),
@@ -87,8 +87,7 @@ def config_of(files, changes, fields):
   """Returns a config whose edit reads the files that `fields` name."""
   paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
   name = {'edit.output': f'edit{next(NUMBERS)}'}
-  few = FEW_JUMPS if changes.get('edit', 'inpaint') == 'inpaint' else {}
-  return smoke(**QUICK | few | paths | name | dict(changes))
+  return smoke(**QUICK | paths | name | dict(changes))
 
 
 def run(workdir, files, changes=(), **fields):
@@ -100,7 +99,7 @@ def run(workdir, files, changes=(), **fields):
 
 def test_images_are_the_same_in_any_batch_on_any_devices(plain, files):
   """Five images at once on one device equal two at a time on two devices."""
-  changes = {'edit': 'inpaint', 'edit.num_samples': 5}
+  changes = FEW_JUMPS | {'edit': 'inpaint', 'edit.num_samples': 5}
   small = {'sampling.batch_size': 2, 'training.mesh': (2, 1)}
   both = [
     run(plain, files, changes | more, image='digit', mask='mask')['arr_0']
@@ -212,8 +211,8 @@ def test_an_interpolation_is_not_clipped():
   @jax.jit
   def draw(params, keys, inputs):
     plan = model.plan(params)
-    task = pictures.Task(model, plan, keys, inputs, lambda x: x)
-    return pictures.Interpolate().draw(task)
+    task = methods.Task(model, plan, keys, inputs, lambda x: x)
+    return pictures.Interpolate().results(task)['x']
 
   results = draw(params, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)
@@ -221,11 +220,14 @@ def test_an_interpolation_is_not_clipped():
 
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
   """Three steps of an untrained network come closer to them."""
-  changes = {'edit': 'superres', 'edit.iterations': 4}
+  guided = {'edit.method': 'reconstruction'}
+  changes = {'edit': 'superres', 'edit.method.iterations': 4} | guided
   better = run(plain, files, changes, image='small')
   assert better['image'].shape == (4, 4, 1)
   assert better['arr_0'].shape == (2, 8, 8, 1)
-  guessed = run(plain, files, changes | {'edit.scale': 0.0}, image='small')
+  guessed = run(
+    plain, files, changes | {'edit.method.scale': 0.0}, image='small'
+  )
   means = lambda x: x.reshape(2, 4, 2, 4, 2).mean(axis=(2, 4))
   error = lambda x: np.abs(means(x['arr_0']) - better['image'][None, ..., 0])
   assert error(better).mean() < 0.8 * error(guessed).mean()

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.modes import MODES, sample
@@ -127,6 +128,30 @@ def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
   np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
   assert len(parts['arr_0']) == 6 and parts['settings'] == whole['settings']
   assert not list((copy / 'samples').glob('*.parts'))
+
+
+def test_edits_go_on_where_they_were_interrupted(copy, batches, capsys):
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save(copy / 'black.png')
+  fields = {'image': copy / 'black.png', 'num_samples': 6, 'output': 'a'}
+  fields = {f'edit.{name}': value for name, value in fields.items()}
+  config = smoke(**{'edit': 'sdedit', 'sampling.batch_size': 4}, **fields)
+  batches.stop_at = 1
+  with pytest.raises(KeyboardInterrupt):
+    MODES['edit'](config, str(copy))
+  assert [x.name for x in (copy / 'edits').iterdir()] == ['a.parts']
+  other = store.with_fields(config, {'edit.strength': 0.75})
+  message = 'a.parts has other settings: edit.strength is 0.5, 0.75 now. Delete'
+  keeps_all('edit', other, copy, message)
+  batches.stop_at = None
+  MODES['edit'](config, str(copy))
+  assert batches.made == 2  # four and two, of six
+  joined = arrays_of(copy, 'a', 'edits')['arr_0']
+  shutil.rmtree(copy / 'edits')
+  MODES['edit'](config, str(copy))
+  np.testing.assert_array_equal(arrays_of(copy, 'a', 'edits')['arr_0'], joined)
+  assert len(joined) == 6 and not (copy / 'edits' / 'a.parts').exists()
+  MODES['edit'](config, str(copy))
+  assert 'a.npz is there already' in capsys.readouterr().out
 
 
 def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):

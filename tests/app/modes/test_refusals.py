@@ -224,15 +224,18 @@ digits_consistency sampling.stochastic=False sampling.num_steps=2 => set it to
 """
 INPAINT = 'edit.image=digit.png edit.mask=mask.png'
 TABLES['edit'] = f"""
-edit.jump=1 => config.edit: image is not set: give --config.edit.image=
+edit.method.jump=1 => config.edit: image is not set: give --config.edit.image=
 edit.image=digit.png => mask is not set: give --config.edit.mask=
 {INPAINT} edit.image=none.png => none.png not found
 {INPAINT} edit.image=text.png => cannot be read as an image
 {INPAINT} edit.image=large.png => large.png has 8x9 pixels (width x height), 8x8
 {INPAINT} edit.mask=large.png => mask large.png has 8x9 pixels
 {INPAINT} edit.mask=white.png => is white everywhere: white pixels
-{INPAINT} edit.jump=9 => config.edit: jump is 9: it must be at least 1 and less
-  than the 4 steps
+{INPAINT} edit.method.jump=9 => config.edit.method: jump is 9: it must be at
+  least 1 and less than the 4 steps
+edit=superres edit.method=repaint => config.edit.method=repaint needs a mask:
+  set it to reconstruction or palette for edit=superres
+edit.method=replace edit.method.jump=1 => edit.method.jump
 edit.method=palette => needs a run with conditioning.image=inpaint
 edit.label=10 => edit.label=10 is out of range, the classes are 0..9
 conditioning.dropout=0 => config.edit.label: the network of this run needs a

@@ -12,7 +12,6 @@ from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, report
 from diffusion_jax.app.run import provenance
-from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, stored_run, trial
 from tests.report.test_page import Page
@@ -126,23 +125,6 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
     fields = {'num_steps': 3} | fields
     config = smoke(**{f'sampling.{name}': x for name, x in fields.items()})
   assert report.count_calls(models.make(config, tmp_path)) == calls
-
-
-def test_neighbours_are_the_nearest_of_all_parts():
-  """Against all distances in float64; a copy has distance 0."""
-  generator = np.random.default_rng(0)
-  levels = generator.integers(0, 17, (50, 3, 3, 1), np.uint8)
-  source = ArraySource(levels, levels=17)
-  samples = generator.uniform(-1.0, 1.0, (6, 3, 3, 1))
-  samples[0] = levels[33] / 8 - 1
-  found, distance = report.search(source.facts.x, samples, source, size=7)
-  b = levels.astype(float) / 8 - 1
-  pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
-  index = pairs.argmin(axis=1)
-  assert index[0] == 33
-  np.testing.assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
-  expected = np.rint(levels[index] * (255 / 16))
-  np.testing.assert_array_equal(found, expected)
 
 
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
