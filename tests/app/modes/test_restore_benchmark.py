@@ -9,7 +9,7 @@ def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
   """Each method has a row without labels and one with them."""
   args = f'--run={plain} --operators=mask --noises=25 --images=2'
   args += ' --samples=3 --methods=decoupled --judge=digits'
-  flags = '--flags=sampling.sampler=ancestral sampling.num_steps=2'
+  flags = '--flags=sampling.num_steps=2'
   monkeypatch.setattr(sys, 'argv', ['restore', *args.split(), flags])
   restore.main()
   lines = capsys.readouterr().out.splitlines()
