@@ -290,12 +290,12 @@ def posterior_errors():
   rows = [
     x.split('|') for x in page.split('### Mixtures: errors')[1].splitlines()
   ]
-  rows = [x for x in rows if len(x) == 7 and '**0.' in x[-2]]
+  rows = [x for x in rows if len(x) == 6 and '**0.' in x[-2]]
   (exact, *rows) = rows
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
   for axis, column, title in zip(
     axes,
-    (3, 5),
+    (3, 4),
     ('A: D = 2, 3 modes', 'D: D = 16, 5 modes'),
     strict=True,
   ):
