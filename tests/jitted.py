@@ -10,7 +10,8 @@ import inspect
 import jax
 
 _STATIC = {
-  'kind', 'variance', 'cdf', 'num_levels', 'weight', 'data_shape', 'sigma_data'
+  'kind', 'variance', 'cdf', 'num_levels', 'weight', 'data_shape', 'sigma_data',
+  'num_steps', 'spacing', 't_start', 'end_clean', 'num_iterations',
 }  # fmt: skip
 
 
@@ -19,3 +20,9 @@ def jitted(function):
   """Returns one jitted function for each function, so that tests share it."""
   names = set(inspect.signature(function).parameters) & _STATIC
   return jax.jit(function, static_argnames=tuple(names))
+
+
+@jax.jit
+def level_at(schedule, t):
+  """Returns schedule(t)."""
+  return schedule(t)
