@@ -9,6 +9,8 @@ import inspect
 
 import jax
 
+import diffusion_jax as dj
+
 _STATIC = {
   'kind', 'variance', 'cdf', 'num_levels', 'weight', 'data_shape', 'sigma_data',
   'num_steps', 'spacing', 't_start', 'end_clean', 'num_iterations',
@@ -22,7 +24,6 @@ def jitted(function):
   return jax.jit(function, static_argnames=tuple(names))
 
 
-@jax.jit
-def level_at(schedule, t):
-  """Returns schedule(t)."""
-  return schedule(t)
+level_grid = jitted(dj.level_grid)
+level_at = jax.jit(lambda schedule, t: schedule(t))
+at_step = jax.jit(lambda schedule, step: schedule.at_step(step))

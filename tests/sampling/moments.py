@@ -9,6 +9,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_grid
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 SCHEDULES = {
@@ -128,7 +129,7 @@ def counted_calls(denoise, sampler, levels, shape=(2, 2)):
 
 def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
   """Returns n samples, [n, 2], from examples of 64 pairs or from x."""
-  levels = dj.level_grid(schedule, num_steps)
+  levels = level_grid(schedule, num_steps)
   if x is None:
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, (n // 64, 128), levels.take(0))

@@ -9,7 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, repeat_key
-from tests.jitted import jitted
+from tests.jitted import jitted, level_grid
 from tests.sampling import moments
 
 SCHEDULE = dj.CosineSchedule(-30.0, 30.0)
@@ -134,7 +134,7 @@ def test_a_sampler_chooses_the_keys_of_its_steps():
   def step(key, x, state, denoise, *, level_s, level_t):
     return x + draw_normal(key, x), state
 
-  levels = dj.level_grid(dj.CosineSchedule(), 3)
+  levels = level_grid(dj.CosineSchedule(), 3)
   sampler = dj.Sampler(lambda x: (), step, repeat_key)
   denoise = lambda x, level: dj.Prediction(x)
   for key in (jax.random.key(0), jax.random.split(jax.random.key(0), 2)):

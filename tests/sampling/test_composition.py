@@ -9,7 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at
+from tests.jitted import jitted, level_at, level_grid
 
 D = 10
 PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
@@ -106,7 +106,7 @@ def test_an_observation_never_adds_uncertainty():
 
 def test_draws_of_the_composition_have_the_closed_form():
   ys, exact = problem(8)
-  levels = jitted(dj.level_grid)(dj.KarrasSchedule(2e-3, 40.0), 50)
+  levels = level_grid(dj.KarrasSchedule(2e-3, 40.0), 50)
   x = dj.prior_sample(jax.random.key(0), (2000, D), levels.take(0))
   denoise = gauss(ys, PRIOR, STD)
   draw = jax.jit(
@@ -147,7 +147,7 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   denoise = dj.bridged(
     functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
   )
-  levels = jitted(dj.level_grid)(dj.CosineSchedule(), 200, t_start=0.99)
+  levels = level_grid(dj.CosineSchedule(), 200, t_start=0.99)
   x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
   sampler = dj.annealed_langevin(20, 0.3 / n)
   draw = jax.jit(

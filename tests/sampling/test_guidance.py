@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at
 
 LEVEL = dj.LinearVPSchedule()(jnp.array(0.5))
 SCHEDULE = dj.LinearVPSchedule()
@@ -22,8 +23,8 @@ CLASSES = oracles.mixture(
   ],
 )
 LEVELS = [
-  SCHEDULE(jnp.array(0.05)),
-  SCHEDULE(jnp.array([0.2, 0.5, 0.8, 1.0])),
+  level_at(SCHEDULE, 0.05),
+  level_at(SCHEDULE, np.float32([0.2, 0.5, 0.8, 1.0])),
   dj.KarrasSchedule()(jnp.array(0.6)),
 ]
 X = jnp.array([[-1.2, 0.3], [0.4, 0.1], [2.0, -1.0], [0.0, 0.7]])
@@ -183,7 +184,7 @@ def test_one_call_for_two_is_two_calls(t):
   x = jax.random.normal(jax.random.key(0), (4, 3))
   cond = {'label': jnp.array([0, 3, 1, 2]), 'image': 0.1 * images(3)[0, :4, :2]}
   cond['image'] = jnp.asarray(cond['image'].reshape(4, -1), jnp.float32)
-  level = SCHEDULE(jnp.array(t))
+  level = level_at(SCHEDULE, t)
   network = dj.Network(
     network_fn, dj.logsnr_input, parametrization='v', learned_variance=True
   )

@@ -11,6 +11,7 @@ from jax.experimental import io_callback
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_grid
 
 D, T_MIN = 8, 1e-5
 
@@ -314,7 +315,7 @@ def test_the_adaptive_sampler_meets_its_tolerance():
   """One step from lambda = -5 to 5, against the ODE's closed-form map."""
   oracle = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
   schedule = dj.CosineSchedule(-10.0, 10.0)
-  levels = dj.level_grid(schedule, 1, end_clean=False)
+  levels = level_grid(schedule, 1, end_clean=False)
   x = jax.random.normal(jax.random.key(0), (16, 2))
   truth = oracle.ode_map(x, levels.take(0), levels.take(-1))
 

@@ -10,7 +10,7 @@ from scipy.stats import norm, poisson
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.test_reconstruction import COV, DATA, SCHEDULE
 
 # Neither square nor symmetric.
@@ -168,7 +168,7 @@ def test_log_prob_is_scipys(key):
 def test_guidance_of_a_denoiser_that_knows_the_covariance(key):
   """Samples of correlated data given y have the posterior's mean and spread."""
   exact = DATA.posterior(MATRIX, Y, 0.5)
-  levels = jitted(dj.level_grid)(SCHEDULE, 100)
+  levels = level_grid(SCHEDULE, 100)
 
   @jax.jit
   def draw(key):

@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal, norm
 import diffusion_jax as dj
 from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import COV, DATA
@@ -35,7 +35,7 @@ def run(key, denoise, sampler, num_steps, shape, **options):
 
   @jax.jit
   def draw(key):
-    levels = dj.level_grid(DISCRETE, num_steps)
+    levels = level_grid(DISCRETE, num_steps)
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, shape, levels.take(0))
     return dj.sample(
@@ -51,7 +51,7 @@ def log_evidence_of_the_chain(num_steps, std):
   Each step is affine, x_s = a x_0_hat + k (x_t - alpha_t x_0_hat) + noise (DDPM
   Eq. 6-7), and x_0_hat = J x_t for a Gaussian, in float64.
   """
-  levels = jitted(dj.level_grid)(DISCRETE, num_steps)
+  levels = level_grid(DISCRETE, num_steps)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
   mean, cov = np.asarray(PRIOR.mean, np.float64), SCALED
   m, v = np.zeros(4), np.eye(4) * (alphas[0] ** 2 + sigmas[0] ** 2)
@@ -167,7 +167,7 @@ def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
 
   @jax.jit
   def step(keys, x):
-    levels = dj.level_grid(DISCRETE, 10)
+    levels = level_grid(DISCRETE, 10)
     ends = {'level_t': levels.take(4), 'level_s': levels.take(5)}
     expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
     return expected, *steered.step(keys, x, steered.init(x), denoise, **ends)
@@ -183,7 +183,7 @@ def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
 def test_a_population_depends_on_its_key_only(key):
   m = measured(STD)
   sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 2))
-  levels = jitted(dj.level_grid)(DISCRETE, 10)
+  levels = level_grid(DISCRETE, 10)
   keys = jax.random.split(key, 8)
   draw = jax.jit(
     lambda keys, x: dj.sample(
@@ -216,7 +216,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
 
   At high noise E[x_0 | x_t] of every particle is below the threshold.
   """
-  levels = jitted(dj.level_grid)(DISCRETE, 20)
+  levels = level_grid(DISCRETE, 20)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
   variance = alphas[0] ** 2 + sigmas[0] ** 2
   for a, s, a_s, s_s in zip(
@@ -264,7 +264,7 @@ def test_a_signal_free_level_has_no_gradient(key):
 
   @functools.partial(jax.jit, static_argnums=1)
   def step(x, use_gradient):
-    levels = dj.level_grid(dj.RectifiedFlowSchedule(), 4)
+    levels = level_grid(dj.RectifiedFlowSchedule(), 4)
     ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
     twist = lambda x0, level: m.log_prob(x0)
     sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
@@ -293,7 +293,7 @@ def test_pick_draws_by_weight(key):
 @pytest.mark.parametrize('where', ['first', 'last'])
 def test_lowest_ess_is_that_of_the_worst_step(where, key):
   """The weights are uneven at one step only, and are never resampled."""
-  levels = jitted(dj.level_grid)(DISCRETE, 2)
+  levels = level_grid(DISCRETE, 2)
 
   def uneven(x0):
     return jnp.where(x0[:, 0] > 0.0, jnp.log(9.0), 0.0)

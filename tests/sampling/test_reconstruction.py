@@ -7,7 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at
+from tests.jitted import level_at
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.metrics.posterior import posterior_errors
 from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import SCHEDULE
@@ -73,7 +73,7 @@ def test_langevin_draws_refuse_nan(key):
 
 def test_decoupled_noise_is_exact_for_white_data(key):
   """x_0 given x_t is N(x_0_hat, r^2 I) there, and the inner draw is exact."""
-  levels = jitted(dj.level_grid)(SCHEDULE, 12, 'karras')
+  levels = level_grid(SCHEDULE, 12, 'karras')
   sampler = dj.decoupled(draws('gaussian', 0.5))
 
   @jax.jit
@@ -86,7 +86,7 @@ def test_decoupled_noise_is_exact_for_white_data(key):
 
 def test_the_paper_assumes_another_variance(key):
   """sigma^2 / alpha^2 and the end of the ODE: white data spread too much."""
-  levels = jitted(dj.level_grid)(SCHEDULE, 12, 'karras')
+  levels = level_grid(SCHEDULE, 12, 'karras')
   estimate = dj.ode_estimate(SCHEDULE, 5)
   unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
   sampler = dj.decoupled(unknown, lambda level: 1.0 / level.snr, estimate)
@@ -130,7 +130,7 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
 
 
 def test_images_depend_on_their_keys_only(key):
-  levels = jitted(dj.level_grid)(SCHEDULE, 4, 'karras')
+  levels = level_grid(SCHEDULE, 4, 'karras')
   keys = jax.random.split(key, 6)
   x = jax.random.normal(key, (6, 4))
   widths = jnp.array([1.0, 0.5])
@@ -191,7 +191,7 @@ def test_the_law_for_a_mixture(name, key):
   )
   draw = dj.gaussian_draw(measurement, 1)
   widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
-  levels = jitted(dj.level_grid)(SCHEDULE, 40, 'karras')
+  levels = level_grid(SCHEDULE, 40, 'karras')
 
   @jax.jit
   def run(key):

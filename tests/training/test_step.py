@@ -26,6 +26,7 @@ from diffusion_jax.training.step import (
   rows,
   whole,
 )
+from tests.jitted import level_grid
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 MIXTURE = oracles.mixture(
@@ -124,7 +125,7 @@ def test_the_trained_ema_network_samples_the_data(trained, key):
   denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(
     state.ema_params['network']
   )
-  levels = dj.level_grid(SCHEDULE, 100)
+  levels = level_grid(SCHEDULE, 100)
 
   @jax.jit
   def go(key):
