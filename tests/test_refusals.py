@@ -238,6 +238,7 @@ def bound(num_steps, **options):
   (lambda: dj.Measurement(Y, array, -1.0), 'std is -1: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, NAN), 'std is nan: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, jnp.array([0.1, -0.2])), 'std is -0.2: it'),
+  (lambda: dj.Measurement(Y, array, 0.0).log_prob(Y), 'std is 0: it must be'),
   (lambda: dj.target('epsilon', X, X, LEVEL), UNKNOWN),
   (lambda: flow_map.make_flow_map(None, {}, kind='map'),
    "kind 'map' is not one of average_vel"),
@@ -245,6 +246,8 @@ def bound(num_steps, **options):
   (lambda: dj.reverse_variance('learned', *PAIR), 'needs a network with var'),
   (lambda: losses.with_start(None, 1.5), 'probability is 1.5: it must be in'),
   # shapes that would broadcast
+  (lambda: LEVELS.expand_to(X), r'shape \[3\] does not fit .*\[2, 3\]'),
+  (lambda: LEVELS.expand_to(jnp.ones(())), r'it must be \[\] or \[B\]'),
   (lambda: dj.q_sample(X, Y, LEVEL), 'shapes must be equal'),
   (lambda: dj.forward_step(X, Y, *PAIR), 'shapes must be equal'),
   (lambda: dj.q_posterior(X, Y, *PAIR), 'shapes must be equal'),

@@ -16,12 +16,7 @@ from tests.networks import test_transformer_block as literal
 from tests.networks.literal import dense, layer_norm, random_params, swish
 from tests.networks.meshes import H100, on
 
-TINY: Any = {
-  'channels': 8,
-  'num_blocks': 2,
-  'num_heads': 2,
-  'out_channels': 1,
-}
+TINY: Any = {'channels': 8, 'num_blocks': 2, 'num_heads': 2, 'out_channels': 1}
 JIT: Any = {
   'positions': 'both',
   'norm': 'rms',

@@ -9,7 +9,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import level_grid
+from tests.jitted import level_at, level_grid
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 SCHEDULES = {
@@ -143,7 +143,7 @@ def affine_law(name, schedule):
 
   A deterministic sampler is affine there: x_0 = A x_T + b, so Cov = A A^T.
   """
-  last = schedule(1.0)
+  last = level_at(schedule, 1.0)
   x = np.hypot(last.alpha, last.sigma) * np.array([[0, 0], [1, 0], [0, 1]])
   x = jnp.asarray(x, jnp.float32)
   b, *columns = run(jax.random.key(0), 'gaussian', name, schedule, 200, 3, x)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from tests.jitted import level_grid
 from tests.sampling.moments import DDPM, MIXTURE
 
 GRIDS_OF = {
@@ -45,7 +44,7 @@ def test_the_images_are_those_of_its_own_levels(name):
   scale = own.alpha / first.alpha
 
   def sample(denoise, schedule, start, x):
-    levels = level_grid(schedule, 128, 'karras', t_start=start.t)
+    levels = dj.level_grid(schedule, 128, 'karras', t_start=start.t)
     return dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
 
   denoise = dj.at_training_levels(on_its_own_levels, DDPM)

@@ -12,10 +12,7 @@ from tests.jitted import jitted, level_at
 from tests.sampling.test_measurements import MATRIX, Y, measured
 from tests.sampling.test_reconstruction import COV, DATA, MEAN, SCHEDULE
 
-ENDS = {
-  'level_t': level_at(SCHEDULE, 0.5),
-  'level_s': level_at(SCHEDULE, 0.4),
-}
+ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
 
 
 def gain(level):

@@ -125,15 +125,6 @@ def test_a_measurement_that_is_not_linear_is_refused(make):
       jax.eval_shape(make(DATA.denoise, m), jnp.ones((2, 4)), MIDDLE)
 
 
-def test_a_standard_deviation_that_is_none():
-  x, level = jnp.ones((2, 4)), MIDDLE
-  for make in (by_moments, by_pseudoinverse, dj.proximal):
-    with pytest.raises(ValueError, match='std is -0.1: it cannot be negative'):
-      make(DATA.denoise, measured(-0.1))(x, level)
-  with pytest.raises(ValueError, match='std is 0: it must be positive'):
-    measured(0.0).log_prob(x)
-
-
 @pytest.mark.parametrize('shape', [(1, 3), (3, 2), (2,), (1, 1)])
 def test_a_y_of_another_shape_is_refused(shape):
   m = dataclasses.replace(measured(0.1), y=np.zeros(shape, np.float32))

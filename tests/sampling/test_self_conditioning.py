@@ -75,7 +75,10 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   t, s = level_at(SCHEDULE, 0.8), level_at(SCHEDULE, 0.4)
   state = wrapped.init(x)
   np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
-  x, state = wrapped.step(key, x, state, counted, level_s=s, level_t=t)
+  step = lambda x, state: wrapped.step(
+    key, x, state, counted, level_s=s, level_t=t
+  )
+  x, state = jax.jit(step)(x, state)
   assert len(count) == calls
   # The next step gets the estimate at x, not the one elsewhere.
   np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)

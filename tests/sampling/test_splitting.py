@@ -146,14 +146,6 @@ def test_images_depend_on_their_keys_only(key):
       assert_own_keys(method, keys, x, rtol=1e-4, atol=1e-4)
 
 
-def test_widths_below_the_schedule_are_refused(key):
-  widths, x = jnp.array([1.0, 1e-6]), jnp.zeros((1, 4))
-  with pytest.raises(ValueError, match="schedule's lowest sigma / alpha"):
-    dj.split_gibbs(
-      key, WHITE.denoise, SCHEDULE, draws('gaussian', 0.5), widths, x
-    )
-
-
 @pytest.mark.parametrize('variance', [0.5, 9.0])
 def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
   """Whitened, in Fourier's basis where the posterior is diagonal."""

@@ -11,12 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, optimizer
-from diffusion_jax.training.objectives import (
-  Context,
-  Mean,
-  Network,
-  Objective,
-)
+from diffusion_jax.training.objectives import Context, Mean, Network, Objective
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import (
   accumulated,
