@@ -20,11 +20,12 @@ from diffusion_jax.training import (
 from diffusion_jax.training.lora import lora_init
 from diffusion_jax.training.objectives import Context, Network, Objective
 from diffusion_jax.training.step import accumulated
+from tests.jitted import at_step, level_grid
 
 STEPS = dj.DiscreteSchedule.from_betas(dj.linear_betas(100))
 COSINE = dj.CosineSchedule()
-LEVELS = dj.level_grid(COSINE, 2)
-PAIR = STEPS.at_step(1), STEPS.at_step(2)
+LEVELS = level_grid(COSINE, 2)
+PAIR = at_step(STEPS, 1), at_step(STEPS, 2)
 KEY, X = jax.random.key(0), jnp.ones((2, 3))
 INF, NAN = float('inf'), float('nan')
 
