@@ -142,15 +142,6 @@ def test_initial_deviations_of_embeddings(key):
     assert abs(np.std(a) / 0.02 - 1) < 4.5 / np.sqrt(2 * a.size)
 
 
-def test_a_block_that_is_not_there():
-  params = small_params(DiT(**TINY), images(), NOISE)
-  for index in (-1, 2):
-    with pytest.raises(
-      ValueError, match=f'{index} is not a block: they are 0..1'
-    ):
-      block_params(params, index)
-
-
 def test_without_positions_permuted_patches_give_permuted_outputs():
   permuted = np.array([4, 2, 0, 5, 1, 3])
 
