@@ -601,7 +601,7 @@ core/operators.py the_middle_of_a_kernel
   height // 2) % rows => (height - 1) // 2) % rows
 core/operators.py the_gaussian_blur_is_scipys
   math.ceil(3.0 * width) => math.ceil(1.0 * width)
-sampling/splitting.py below_the_schedule
+sampling/splitting.py test_refusals.py that_cannot_be
   width >= 0.999 * lowest => width >= 0.0 * lowest
 sampling/correctors.py noisier_than_any
   churned &= noisier.logsnr < logsnr => pass
@@ -611,6 +611,108 @@ app/config/store.py facts_of_a_run_go
   tree.pop('facts', None) => pass
 app/config/tree.py for_this_field_and_for_a_part
    or isinstance(node.get(last), dict): => :
+# Packages that no row touched.
+core/decoders.py difference_of_cdfs
+  width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
+core/decoders.py bernoulli_is_scipys
+  jnp.where(x > 0.0, logits, -logits) => jnp.where(x > 0.0, -logits, logits)
+core/state_schedules.py masking_schedules
+  NoiseLevel(sigma ** (1.0 / self.power), alpha, sigma)
+  => NoiseLevel(sigma**self.power, alpha, sigma)
+core/state_schedules.py product_of_1_minus_beta
+  self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
+core/schedules.py marginals_in_float32
+  beta_min + 0.5 * (beta_max - beta_min) * t
+  => beta_min + (beta_max - beta_min) * t
+core/schedules.py marginals_in_float32
+  root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
+  => root = jnp.sqrt(beta_min**2 + slope * integral)
+core/discrete.py bad_betas
+  last=1.0, identity=0.0 => last=1.0, identity=1.0
+core/discrete.py between_steps_log_alpha_bar
+  jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)
+core/denoiser.py noise_inputs
+  return -level.logsnr / 8.0 => return -level.logsnr / 4.0
+core/denoiser.py published_integers
+  jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
+sampling/ancestral.py ddim_1_is_ancestral_fixed_small
+  1.0 - eta**2 + eta**2 * ratio**2 => 1.0 - eta**2 + eta**2 * ratio
+sampling/ancestral.py eps_at_the_level_reached
+  jnp.where(clean, t, s), level_s, level_t => jnp.where(clean, s, t), level_s, level_t
+sampling/self_conditioning.py not_called_more_often
+  if y is x and level is level_t: => if y is x and level is x:
+networks/embeddings.py sinusoids_literally
+  intervals = half - 1 if kind == 'ho' else half => intervals = half
+networks/embeddings.py fourier_features_literally
+  for k in range(start, stop): => for k in range(start, stop - 1):
+networks/embeddings.py null_row
+  self.labels.num_classes + self.labels.null_class
+  => self.labels.num_classes + (not self.labels.null_class)
+networks/group_norm.py group_norm_literally
+  jnp.maximum(square - mean**2, 0.0) => jnp.maximum(square - mean, 0.0)
+networks/initializers.py uniform_over_fan_in
+  (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
+networks/initializers.py fan_avg
+  'fan_avg', 'uniform' => 'fan_in', 'uniform'
+networks/resampling.py filters_are_upfirdn
+  weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
+networks/tokens.py weighted_mean_of_what
+  q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
+networks/tokens.py volumes_are_cubes
+  size ** len(sides) * c) => size**2 * c)
+networks/gamma.py network_literally
+  inner * (2.0 * t[..., None] - 1.0) => inner * (2.0 * t[..., None] + 1.0)
+networks/gamma.py whatever_the_parameters_are
+  outer = jnp.abs( => outer = (
+networks/states.py those_of_the_embedded_states
+  h.reshape(len(x), *sides, -1) => h.reshape(len(x), *sides, -1)[..., ::-1]
+networks/edm2.py interop/test_edm2.py computes_what_theirs_does
+  scale = 1.0 + project => scale = project
+networks/vdm.py score_network_literally
+  'zero_embedding': True => 'zero_embedding': False
+metrics/accuracy.py share_of_their_labels
+  predicted == labels => predicted != labels
+metrics/bits.py rate_and_distortion_by_hand
+  terms[:0:-1] => terms[::-1]
+metrics/bits.py one_of_each_level_more
+  counts = np.ones(()) => counts = np.zeros(())
+metrics/inception_score.py formula_of_each_split
+  logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
+metrics/neighbours.py equal_but_for_rounding
+  radius * (1.0 - _MARGIN) => radius
+data/images.py transparent_pixels_lie_on_white
+  image.size, 'white') => image.size, 'black')
+data/text.py texts_come_back
+  (row[row > 0] - 1) => row[row > 0]
+data/text.py length_and_no_more
+  len(data) > length: => len(data) >= length:
+training/masks.py quarter_to_three_quarters
+  size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
+training/masks.py all_four_halves
+  (), 0, 4) => (), 0, 3)
+training/power_ema.py products_of_profiles
+  (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
+training/power_ema.py inverse
+  (gamma + 2.0) ** 2 * (gamma + 3.0) => (gamma + 2.0) * (gamma + 3.0)
+training/classifier.py cross_entropy_of_noised
+  logits = network.output(params['network'], xt,
+  => logits = network.output(params['network'], x0,
+demos/whiteness.py power_one_at_every_frequency
+  ** 2 / (height * width) => ** 2 / height
+demos/whiteness.py within_its_error
+  z @ z + z.size => z @ z
+report/charts.py cannot_be_drawn
+  kept &= (y > 0) | ('y' not in log) => pass
+report/record.py order_of_their_steps
+  (int(match[1]), path) => (-int(match[1]), path)
+interop/edm2.py computes_what_theirs_does
+  ('phases', _TURNS) => ('phases', SAME)
+testing/bounds.py means_of_sampled_ones
+  np.append(small[:-1], small[-2]) => small
+testing/discrete_oracles.py entropy_and_total_correlations
+  terms = last * (_log(last) - _log(prior)) => terms = last * _log(last)
+testing/oracles.py entropy_is_scipys
+  jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 """  # noqa: E501
 
 MUTATIONS = list(rows(TABLE))

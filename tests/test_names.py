@@ -80,8 +80,7 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
 
 
 @pytest.mark.parametrize(
-  'code',
-  [codes(row[0])[0] for row in rows('Grids of others')],
+  'code', [codes(row[0])[0] for row in rows('Grids of others')]
 )
 def test_a_grid_of_the_page_has_its_levels(code):
   has_steps = re.search("'(trailing|leading|linspace|karras|logsnr)'", code)

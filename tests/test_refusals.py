@@ -20,11 +20,12 @@ from diffusion_jax.training import (
 from diffusion_jax.training.lora import lora_init
 from diffusion_jax.training.objectives import Context, Network, Objective
 from diffusion_jax.training.step import accumulated
+from tests.jitted import at_step, level_grid
 
 STEPS = dj.DiscreteSchedule.from_betas(dj.linear_betas(100))
 COSINE = dj.CosineSchedule()
-LEVELS = dj.level_grid(COSINE, 2)
-PAIR = STEPS.at_step(1), STEPS.at_step(2)
+LEVELS = level_grid(COSINE, 2)
+PAIR = at_step(STEPS, 1), at_step(STEPS, 2)
 KEY, X = jax.random.key(0), jnp.ones((2, 3))
 INF, NAN = float('inf'), float('nan')
 
@@ -238,6 +239,7 @@ def bound(num_steps, **options):
   (lambda: dj.Measurement(Y, array, -1.0), 'std is -1: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, NAN), 'std is nan: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, jnp.array([0.1, -0.2])), 'std is -0.2: it'),
+  (lambda: dj.Measurement(Y, array, 0.0).log_prob(Y), 'std is 0: it must be'),
   (lambda: dj.target('epsilon', X, X, LEVEL), UNKNOWN),
   (lambda: flow_map.make_flow_map(None, {}, kind='map'),
    "kind 'map' is not one of average_vel"),
@@ -245,6 +247,8 @@ def bound(num_steps, **options):
   (lambda: dj.reverse_variance('learned', *PAIR), 'needs a network with var'),
   (lambda: losses.with_start(None, 1.5), 'probability is 1.5: it must be in'),
   # shapes that would broadcast
+  (lambda: LEVELS.expand_to(X), r'shape \[3\] does not fit .*\[2, 3\]'),
+  (lambda: LEVELS.expand_to(jnp.ones(())), r'it must be \[\] or \[B\]'),
   (lambda: dj.q_sample(X, Y, LEVEL), 'shapes must be equal'),
   (lambda: dj.forward_step(X, Y, *PAIR), 'shapes must be equal'),
   (lambda: dj.q_posterior(X, Y, *PAIR), 'shapes must be equal'),

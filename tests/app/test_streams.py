@@ -53,9 +53,7 @@ def training_noise(schedule, seed):
     return params
 
   objective = objectives.denoising(
-    dj.Network(network, dj.logsnr_input),
-    schedule,
-    times=dj.uniform_times,
+    dj.Network(network, dj.logsnr_input), schedule, times=dj.uniform_times
   )
   optimizer = optax.sgd(1.0)
   step = jax.jit(make_train_step(objective, optimizer, lambda step: 0.0))

@@ -4,7 +4,6 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.broadcasting import (
-  check_same_shape,
   data_axes,
   expand_to,
   sum_data_axes,
@@ -21,19 +20,6 @@ def test_expand_to_broadcasts_against_any_trailing_axes(shape, batched):
     np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape
   )
   np.testing.assert_array_equal(x * level.sigma, expected)
-
-
-def test_a_level_of_another_batch_is_refused():
-  level = dj.NoiseLevel(*[jnp.ones(4)] * 3)
-  with pytest.raises(ValueError, match=r'shape \[4\] does not fit .*\[3, 2\]'):
-    level.expand_to(jnp.ones((3, 2)))
-  with pytest.raises(ValueError, match=r'it must be \[\] or \[B\]'):
-    level.expand_to(jnp.ones(()))
-
-
-def test_check_same_shape_names_the_arrays():
-  with pytest.raises(ValueError, match=r'x0 \[2, 1\], eps \[2, 3\]'):
-    check_same_shape(x0=jnp.ones((2, 1)), eps=jnp.ones((2, 3)))
 
 
 def test_floats_get_the_precision_of_the_array_but_no_less_than_float32():

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 import diffusion_jax as dj
 from diffusion_jax.core.discrete_states import NEVER, levels_of_step
 from diffusion_jax.testing import discrete_oracles
-from tests.jitted import jitted
+from tests.jitted import jitted, level_at
 from tests.states import (
   LINEAR,
   NUM_STEPS,
@@ -29,7 +29,7 @@ STEPS = st.lists(
 
 
 def at(steps):
-  return LINEAR(jnp.asarray(steps, jnp.float32) / NUM_STEPS)
+  return level_at(LINEAR, np.float32(steps) / NUM_STEPS)
 
 
 def between(name, s, t):
@@ -55,7 +55,7 @@ def test_the_posterior_is_bayes_rule(name, steps):
   s, t = steps
   x0, xt = all_pairs(name)
   args = PROCESSES[name], at(s), at(t)
-  q = jitted(dj.q_posterior_states)(x0, xt, *args)[:, 0]
+  q = np.asarray(jitted(dj.q_posterior_states)(x0, xt, *args))[:, 0]
   to_s, to_t = between(name, 0, s), between(name, 0, t)
   marginal = to_t[x0[:, 0], xt[:, 0]]
   joint = to_s[x0[:, 0]] * between(name, s, t)[:, xt[:, 0]].T
@@ -103,13 +103,15 @@ def test_masked_logits_exclude_the_mask_and_carry_over():
   )
   levels = at(np.array([3, NUM_STEPS]))  # alpha = 0 at the second
   p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, levels))
-  known = np.asarray(xt < 3)
+  p, logits, known = np.asarray(p), np.asarray(logits), np.asarray(xt) < 3
   np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
   expected = np.exp(logits[~known])[:, :3]
   expected /= expected.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
   assert (p[~known][:, 3] == 0.0).all()
-  p = jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels)
+  p = np.asarray(
+    jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels)
+  )
   np.testing.assert_array_equal(p[known], np.eye(4)[np.asarray(xt)[known]])
 
 
@@ -134,7 +136,7 @@ def test_what_is_no_distribution_gives_no_state(key):
   with jax.debug_nans(False):
     drawn = jitted(dj.draw_states)(key, probs)
     np.testing.assert_array_equal(drawn, [-1, -1, -1, -1, -1, 1])
-    values = dj.values_of(drawn, 3)
+    values = jax.jit(dj.values_of)(drawn, 3)
     np.testing.assert_array_equal(values, [np.nan] * 5 + [0.0])
   for process in PROCESSES.values():
     q = jitted(dj.q_states)(jnp.array([[-1]]), process, at(3))
@@ -145,7 +147,7 @@ def test_states_of_scaled_images():
   levels = np.arange(256)[None]
   scaled = (levels / 127.5 - 1.0).astype(np.float32)  # not exact
   np.testing.assert_array_equal(dj.states_of(scaled, 256), levels)
-  values = dj.values_of(jnp.arange(257), 256)
+  values = jax.jit(dj.values_of)(np.arange(257), 256)
   np.testing.assert_allclose(values, [*scaled[0], 0.0], atol=1e-6)
 
 
@@ -244,7 +246,7 @@ def test_the_bound_of_what_is_no_data(bound, key):
   x0 = jnp.array([[0, 1, 2], [0, 3, 1], [0, 4, 1], [0, -1, 1]])
   with jax.debug_nans(False):
     found = jax.jit(lambda x0: bound(key, *args, x0=x0))(x0)
-    nll = dj.state_nll(jnp.zeros((4, 3, 4)), x0)
+    nll = jitted(dj.state_nll)(np.zeros((4, 3, 4), np.float32), x0)
   np.testing.assert_array_equal(np.isnan(found), [False, True, True, True])
   np.testing.assert_array_equal(np.isnan(nll), [False, False, True, True])
 
@@ -263,7 +265,8 @@ def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
 def test_the_bound_has_the_mean_of_the_oracle(name):
   """Draws of x_0 and x_t give each term of the exact denoiser."""
   n = 20_000
-  x0 = TABLE.sample(jax.random.key(1), n)
+  draw = jax.jit(TABLE.sample, static_argnums=1)
+  x0 = np.asarray(draw(jax.random.key(1), n))
   process, matrices = PROCESSES[name], matrices_of(name)
   bound = jax.jit(dj.state_bound, static_argnames=('denoise', 'num_steps'))
   terms = bound(

@@ -7,6 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core import elbo
+from tests.jitted import at_step, jitted, level_at
 
 
 @pytest.mark.parametrize('num_levels', [2, 17, 256])
@@ -40,7 +41,7 @@ def test_prior_kl_in_float64():
   for step, rtol in ((1000, 1e-4), (500, 1e-5), (10, 1e-5)):
     alpha_bar = np.prod(1.0 - dj.linear_betas(1000)[:step])
     each = alpha_bar * x0**2 - alpha_bar - np.log1p(-alpha_bar)
-    found = dj.prior_kl(jnp.asarray(x0, jnp.float32), SCHEDULE.at_step(step))
+    found = jitted(dj.prior_kl)(np.float32(x0), at_step(SCHEDULE, step))
     np.testing.assert_allclose(found, 0.5 * each.sum(axis=1), rtol=rtol)
 
 
@@ -49,7 +50,7 @@ def test_prior_kl_of_a_schedule_that_explodes_the_variance():
   level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 1.0, 5.0)))
   u = 25.0 / 26.0
   expected = 0.5 * 2 * (u - 1.0 - np.log(u) + 0.25 / 26.0)
-  found = dj.prior_kl(jnp.full((1, 2), 0.5), level)
+  found = jitted(dj.prior_kl)(np.full((1, 2), 0.5), level)
   np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
@@ -60,7 +61,7 @@ def test_a_step_to_noise_at_time_0_is_a_transition():
   @jax.jit
   def run(x0, xt, sigma):
     model = dj.Normal(0.1 * xt, 0.3)
-    level_t = SCHEDULE(jnp.array(0.5))
+    level_t = level_at(SCHEDULE, 0.5)
     level_s = dj.NoiseLevel(0.0 * sigma, jnp.sqrt(1.0 - sigma**2), sigma)
     found = elbo.bound_term(x0, xt, model, level_s, level_t)
     noisy = level_s.take(1)
@@ -140,13 +141,14 @@ def test_the_bound_under_vmap_and_grad(key):
 @pytest.mark.parametrize('steps', [1, 4, 39])
 def test_each_step_is_drawn_as_often_as_expected(steps):
   """The uniform number of the draw takes all values of a fine grid."""
-  levels = SCHEDULE(jnp.arange(1, 41) / 40)
+  levels = level_at(SCHEDULE, np.arange(1, 41) / 40)
   snr = (np.asarray(levels.alpha, float) / np.asarray(levels.sigma)) ** 2
   terms = (snr[:-1] - snr[1:]) / (1 + snr[1:])
   share = 0.9 * terms / terms.sum() + 0.1 / 39
   grid = (np.arange(2000, dtype=np.float32) + 0.5) / 2000
   with mock.patch.object(jax.random, 'uniform', lambda u: u):
-    drawn, expected = map(np.asarray, elbo._draw_steps(grid, levels, steps))
+    draw = jax.jit(elbo._draw_steps, static_argnums=2)
+    drawn, expected = map(np.asarray, draw(grid, levels, steps))
   np.testing.assert_allclose(expected, steps * share, rtol=1e-4)
   assert drawn.shape == (steps, 2000) and (np.diff(drawn, axis=0) >= 0).all()
   often = np.bincount(drawn.ravel(), minlength=41)[2:] / 2000

@@ -5,6 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.levels import round_near_step
+from tests.jitted import jitted
 
 
 def test_logsnr_and_snr():
@@ -69,17 +70,17 @@ def test_take_selects_from_a_grid():
 @pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])
 def test_rounding_finds_every_step_in_float32(num_steps):
   steps = np.arange(num_steps + 1)
-  t = jnp.asarray(steps / num_steps, jnp.float32)
-  np.testing.assert_array_equal(
-    round_near_step(t * num_steps, num_steps), steps
-  )
+  t = (steps / num_steps).astype(np.float32)
+  found = jitted(round_near_step)(t * np.float32(num_steps), num_steps)
+  np.testing.assert_array_equal(found, steps)
 
 
 def test_rounding_keeps_other_positions_and_the_slope():
   for position, num_steps in ((2.25, 1000), (2.002, 4000)):
-    position = jnp.array(position)
-    assert round_near_step(position, num_steps) == position
-  assert jax.grad(lambda t: round_near_step(1000.0 * t, 1000))(0.3) == 1000.0
+    position = np.float32(position)
+    assert jitted(round_near_step)(position, num_steps) == position
+  slope = jax.jit(jax.grad(lambda t: round_near_step(1000.0 * t, 1000)))
+  assert slope(0.3) == 1000.0
 
 
 @pytest.mark.parametrize('num_steps', [1, 5, 1000])

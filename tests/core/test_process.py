@@ -72,7 +72,7 @@ def test_posterior_is_x0_itself_at_the_first_step(key):
 def test_no_signal_left_is_finite_everywhere(key):
   """At alpha_t = 0 the posterior is the marginal at s."""
   x0, xt = jax.random.normal(key, (2, 3, 4))
-  s, t = ZERO_SNR.at_step(2), ZERO_SNR.at_step(3)
+  s, t = map(jax.jit(ZERO_SNR.at_step), (2, 3))
   q = jitted(dj.q_posterior)(x0, xt, s, t)
   np.testing.assert_allclose(q.mean, s.alpha * x0, rtol=1e-6)
   np.testing.assert_allclose(q.variance, [[s.sigma**2]], rtol=1e-6)
@@ -108,10 +108,7 @@ def test_levels_per_example_are_the_scalar_ones(key):
   both = jitted(dj.q_posterior)(x0, xt, at_step(steps - 1), at_step(steps))
   for i, step in enumerate(steps):
     one = jitted(dj.q_posterior)(
-      x0[i : i + 1],
-      xt[i : i + 1],
-      at_step(step - 1),
-      at_step(step),
+      x0[i : i + 1], xt[i : i + 1], at_step(step - 1), at_step(step)
     )
     np.testing.assert_array_equal(both.mean[i], one.mean[0])
     np.testing.assert_array_equal(both.variance[i], one.variance[0])

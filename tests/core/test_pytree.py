@@ -40,7 +40,7 @@ def test_jit_distinguishes_classes():
   traces = []
   number = jax.jit(lambda obj: obj.number())
   for i in range(40):
-    number(numbered(i, traces))
+    number.trace(numbered(i, traces))
   assert traces == list(range(40))
 
 

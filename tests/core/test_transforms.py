@@ -7,9 +7,10 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.runtime.sharding import make_mesh
+from tests.jitted import at_step
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-S, T = SCHEDULE.at_step(300), SCHEDULE.at_step(700)
+S, T = at_step(SCHEDULE, 300), at_step(SCHEDULE, 700)
 
 FUNCTIONS = {
   'forward_step': lambda x, y: dj.forward_step(x, y, S, T),

@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from diffusion_jax.metrics import calibration, table
-from diffusion_jax.metrics.estimates import Missing
 
 D, VARIANCE = 10, 0.1
 DEFECTS = 'exact', 'narrow', 'shifted', 'prior'
@@ -189,13 +188,3 @@ def test_uniformity_is_of_each_parameter(rng):
   np.testing.assert_allclose(found.chi2, expected)
   assert calibration.bonferroni([0.01, 0.2]) == 0.02
   assert calibration.bonferroni([0.9, 0.8]) == 1.0
-
-
-def test_what_is_no_draw_of_pairs_is_refused():
-  with pytest.raises(ValueError, match=r'must be \[M, n, ...\] and \[M, ...\]'):
-    calibration.rank_levels(np.zeros((3, 4, 2)), np.zeros((3, 1)))
-  with pytest.raises(ValueError, match='must be finite'):
-    calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3))
-  few = {'draws': np.zeros((4, 9, 1))}, {'truth': np.zeros((4, 1))}
-  with pytest.raises(Missing, match='sbc needs 10 held-out pairs: there are 4'):
-    calibration.sbc().compute(*few)

@@ -1,7 +1,6 @@
 import numpy as np
-import pytest
 
-from diffusion_jax.metrics.estimates import bootstrap, check_pair, mean
+from diffusion_jax.metrics.estimates import bootstrap, mean
 
 
 def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_n():
@@ -23,13 +22,3 @@ def test_the_bootstrap_divides_by_the_draws_less_one():
   values = iter([1.0, 3.0, 5.0])  # two draws, then the whole set
   found = bootstrap(lambda rows: next(values), np.zeros((2, 1)), 2)
   np.testing.assert_allclose(found, (5.0, 2**0.5))
-
-
-def test_sets_that_cannot_be_compared_are_refused():
-  x = np.zeros((3, 2))
-  with pytest.raises(ValueError, match='2 features cannot be compared with 4'):
-    check_pair(x, np.zeros((3, 4)))
-  with pytest.raises(ValueError, match=r'reference: .* not \[0, 2\]'):
-    check_pair(x, x[:0])
-  with pytest.raises(ValueError, match=r'samples: .* not \[3\]'):
-    check_pair(x[:, 0], x)

@@ -90,11 +90,3 @@ def test_a_mistake_in_reading_is_raised():
 
   with pytest.raises(ValueError, match=r'a\.png is damaged'):
     list(features.ahead(batches()))
-
-
-def test_other_names_and_missing_weights_are_one_line(monkeypatch):
-  monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
-  with pytest.raises(ValueError, match="'x' is not one of inception, dinov2"):
-    features.make('x')
-  with pytest.raises(ValueError, match='need classify_image'):
-    features.make('inception')

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics.manifolds import (
-  density_coverage,
-  precision_recall,
-)
+from diffusion_jax.metrics.manifolds import density_coverage, precision_recall
 
 
 def test_points_on_a_line_are_counted_by_hand():

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from diffusion_jax.metrics import features, values
-from diffusion_jax.metrics.estimates import Missing
 
 
 def test_features_are_standardised_by_each_channel_of_the_reference(rng):
@@ -65,16 +64,3 @@ def test_the_errors_of_moments_are_deviations_over_sets(rng):
     'moments_mean', 'moments_std', 'moments_correlation',
   ]  # fmt: skip
   np.testing.assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
-
-
-def test_what_has_no_comparison_is_refused():
-  x, y = np.zeros((5, 3)), np.zeros((5, 4))
-  with pytest.raises(ValueError, match=r'values \[3\] of the samples cannot'):
-    values.take_values('energy', {'values': x}, {'values': y})
-  with pytest.raises(Missing, match='energy needs the samples as numbers'):
-    values.take_values('energy', {}, {'values': y})
-  with pytest.raises(Missing, match='2 examples of both sets: there are 1'):
-    values.take_values('energy', {'values': x[:1]}, {'values': x})
-  bad = np.array([[0.0], [np.nan], [1.0], [2.0]])
-  with pytest.raises(ValueError, match='25% of the values'):
-    values.take_values('energy', {'values': bad}, {'values': bad[[0, 2]]})

@@ -19,11 +19,7 @@ BLOCKS = {
   'ho_shortcut': {'features': 4},
   'scale_shift': {'features': 4, 'scale_shift': True, 'norm_eps': 0.1},
   'down': {'features': 8, 'resample': average_pool},
-  'up': {
-    'features': 8,
-    'resample': nearest_upsample,
-    'scale_shift': True,
-  },
+  'up': {'features': 8, 'resample': nearest_upsample, 'scale_shift': True},
   'zero': {'features': 4, 'zero_embedding': True},
 }
 

@@ -195,17 +195,6 @@ def test_a_context_that_cannot_be_read_is_one_line(kind, context, message):
   assert '\n' not in str(error.value)
 
 
-def test_an_unknown_kind_and_a_context_of_no_numbers_are_refused():
-  with pytest.raises(
-    ValueError, match="'mean' is not one of auto, vector, set"
-  ):
-    Inputs(context=(5,), context_encoder=ContextEncoder('mean'))
-  with pytest.raises(
-    ValueError, match=r'^context\[1\] must be an integer of at'
-  ):
-    Inputs(context=(5, 0))
-
-
 def test_a_text_and_a_context_are_words_of_one_width():
   """In joint attention both are mapped to the width of the blocks."""
   given = inputs_of('words', text=Text(width=16, layers=1))

@@ -8,10 +8,7 @@ import pytest
 
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
-from tests.networks.literal import (
-  randomised,
-  shapes,
-)
+from tests.networks.literal import randomised, shapes
 
 TINY = dict(
   channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(8,)

@@ -35,11 +35,6 @@ def test_sinusoids_literally(kind, features):
   np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_sinusoidal_needs_two_frequencies():
-  with pytest.raises(ValueError, match='needs 4 features or more, not 3'):
-    sinusoidal(jnp.zeros(1), 3)
-
-
 def test_fourier_features_literally(key):
   """recipes 4: frequencies 2^6 and 2^7 times 2 pi, sines and cosines, and z."""
   z = 3.0 * jax.random.normal(key, (2, 3, 3, 2))

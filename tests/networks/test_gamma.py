@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import diffusion_jax as dj
-from diffusion_jax.networks.gamma import (
-  GammaFn,
-  LinearGamma,
-  MonotoneGamma,
-)
+from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.training.optimizer import kernels
 from tests.schedules import anything
 

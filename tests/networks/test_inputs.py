@@ -52,11 +52,6 @@ def test_what_does_not_fit_is_one_line(inputs, cond, message):
   assert '\n' not in str(error.value)
 
 
-def test_a_number_below_0_is_refused():
-  with pytest.raises(ValueError, match='^num_classes must be .* not -1$'):
-    Inputs(num_classes=-1)
-
-
 @pytest.mark.parametrize(
   'name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm', 'mlp']
 )

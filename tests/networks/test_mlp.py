@@ -9,12 +9,7 @@ import diffusion_jax as dj
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
-from tests.networks.literal import (
-  dense,
-  layer_norm,
-  random_params,
-  swish,
-)
+from tests.networks.literal import dense, layer_norm, random_params, swish
 
 NOISE = np.array([0.3, 0.9, 0.1], np.float32)
 LABELLED = Inputs(num_classes=3, null_class=True, context=(5,))

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 
 from diffusion_jax.networks.perceptron import PerceptronAutoencoder
 from tests.networks.literal import close, count, dense, randomised
@@ -47,14 +46,3 @@ def test_dropout_is_drawn_in_training_only(key):
   other = jax.random.fold_in(key, 1)
   assert not np.allclose(mean(True, key), mean(True, other))
   np.testing.assert_array_equal(mean(False, key), mean(False, other))
-
-
-@pytest.mark.parametrize('field, value, message', [
-  ('hidden', (4, 0), r'hidden\[1\] must be an integer of at least 1, not 0'),
-  ('latent_dim', 0, 'latent_dim must be an integer of at least 1, not 0'),
-  ('dropout', 1.0, r'dropout must be a number in \[0, 1\), not 1.0'),
-  ('initializer', 'a', "initializer 'a' is not one of ho, torch, lecun"),
-])  # fmt: skip
-def test_fields_that_are_not_allowed_are_refused(field, value, message):
-  with pytest.raises(ValueError, match=f'^{message}'):
-    NETWORK.clone(**{field: value})

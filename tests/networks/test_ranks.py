@@ -17,11 +17,7 @@ from diffusion_jax.networks.vdm import ScoreNetwork
 from tests.networks.literal import randomised
 
 UNET: Any = dict(
-  channels=4,
-  multipliers=(1, 2),
-  num_blocks=1,
-  num_groups=2,
-  out_channels=2,
+  channels=4, multipliers=(1, 2), num_blocks=1, num_groups=2, out_channels=2
 )
 BLOCKS: Any = {'resblock_updown': True, 'scale_shift': True}
 NOISE = np.array([3.0, 700.0], np.float32)

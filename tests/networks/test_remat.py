@@ -48,8 +48,3 @@ def test_products_with_weights_are_computed_again_unless_they_are_stored(name):
     assert again['conv2d'] > plain['conv2d'] == stored['conv2d']
   for kind in ('batched product', 'exp'):  # of scores, and of the softmax
     assert again[kind] == stored[kind] > plain[kind]
-
-
-def test_a_policy_without_remat_is_refused():
-  with pytest.raises(ValueError, match='no effect without remat=True'):
-    UNet(remat_policy='products')

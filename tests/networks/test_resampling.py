@@ -43,9 +43,3 @@ def test_the_shortest_filter_is_the_mean_and_the_nearest():
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
   close(resampling.downsample(x, (1, 1)), average_pool(x))
   close(resampling.upsample(x, (1, 1)), nearest_upsample(x))
-
-
-@pytest.mark.parametrize('weights', [(1,), (1, 2, 1), (1, -1), ()])
-def test_a_filter_is_even_and_has_a_sum(weights):
-  with pytest.raises(ValueError, match='must be an even number of weights'):
-    resampling.check_filter(weights)

@@ -16,12 +16,7 @@ from tests.networks import test_transformer_block as literal
 from tests.networks.literal import dense, layer_norm, random_params, swish
 from tests.networks.meshes import H100, on
 
-TINY: Any = {
-  'channels': 8,
-  'num_blocks': 2,
-  'num_heads': 2,
-  'out_channels': 1,
-}
+TINY: Any = {'channels': 8, 'num_blocks': 2, 'num_heads': 2, 'out_channels': 1}
 JIT: Any = {
   'positions': 'both',
   'norm': 'rms',
@@ -145,15 +140,6 @@ def test_initial_deviations_of_embeddings(key):
   for a in (*kernels, params['label_embedding']['table']['embedding']):
     # the relative error of a deviation of n numbers is 1 / sqrt(2 n)
     assert abs(np.std(a) / 0.02 - 1) < 4.5 / np.sqrt(2 * a.size)
-
-
-def test_a_block_that_is_not_there():
-  params = small_params(DiT(**TINY), images(), NOISE)
-  for index in (-1, 2):
-    with pytest.raises(
-      ValueError, match=f'{index} is not a block: they are 0..1'
-    ):
-      block_params(params, index)
 
 
 def test_without_positions_permuted_patches_give_permuted_outputs():

@@ -69,11 +69,7 @@ def close(found, expected):
 
 @pytest.mark.parametrize(
   's_churn, s_min, s_max, s_noise',
-  [
-    (0.0, 0.0, np.inf, 1.0),
-    (2.0, 0.0, np.inf, 1.0),
-    (40.0, 0.05, 50.0, 1.003),
-  ],
+  [(0.0, 0.0, np.inf, 1.0), (2.0, 0.0, np.inf, 1.0), (40.0, 0.05, 50.0, 1.003)],
 )
 def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
   """Algorithm 1 is Heun's method, without churn."""

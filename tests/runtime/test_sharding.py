@@ -41,9 +41,7 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 OBJECTIVE = objectives.denoising(
   dj.Network(
-    network_fn,
-    dj.step_input(1000),
-    condition=make_condition(dropout=0.3),
+    network_fn, dj.step_input(1000), condition=make_condition(dropout=0.3)
   ),
   dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
   times=dj.step_times(1000),

@@ -9,6 +9,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at, level_grid
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 SCHEDULES = {
@@ -96,13 +97,18 @@ def sample(oracle_name, sampler_name, schedule, key, levels, x):
   return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
 
 
+_WRAPPED = jax.jit(jax.random.wrap_key_data)
+
+
 def assert_own_keys(run, keys, *arrays, **tolerance):
   """Asserts that example i of run(keys, ...) depends on its own key only."""
-  whole = run(keys, *arrays)
+  keys = np.asarray(jax.random.key_data(keys))
+  arrays = [np.asarray(x) for x in arrays]
+  whole = run(_WRAPPED(keys), *arrays)
   for rows in (slice(None, None, -1), slice(2, 3)):
-    some = run(keys[rows], *(x[rows] for x in arrays))
+    some = run(_WRAPPED(keys[rows]), *(x[rows] for x in arrays))
     for a, b in zip(*map(jax.tree.leaves, (whole, some)), strict=True):
-      np.testing.assert_allclose(a[rows], b, **tolerance)
+      np.testing.assert_allclose(np.asarray(a)[rows], b, **tolerance)
 
 
 def counted_calls(denoise, sampler, levels, shape=(2, 2)):
@@ -123,7 +129,7 @@ def counted_calls(denoise, sampler, levels, shape=(2, 2)):
 
 def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
   """Returns n samples, [n, 2], from examples of 64 pairs or from x."""
-  levels = dj.level_grid(schedule, num_steps)
+  levels = level_grid(schedule, num_steps)
   if x is None:
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, (n // 64, 128), levels.take(0))
@@ -137,7 +143,7 @@ def affine_law(name, schedule):
 
   A deterministic sampler is affine there: x_0 = A x_T + b, so Cov = A A^T.
   """
-  last = schedule(1.0)
+  last = level_at(schedule, 1.0)
   x = np.hypot(last.alpha, last.sigma) * np.array([[0, 0], [1, 0], [0, 1]])
   x = jnp.asarray(x, jnp.float32)
   b, *columns = run(jax.random.key(0), 'gaussian', name, schedule, 200, 3, x)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from tests.jitted import level_grid
 from tests.sampling import moments
 from tests.sampling.moments import GAUSSIAN
 
@@ -40,7 +41,7 @@ def paths(key, levels):
 )
 def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
   """They agree at every step, the last included."""
-  a, b = paths(key, dj.level_grid(SCHEDULES[name], num_steps))
+  a, b = paths(key, level_grid(SCHEDULES[name], num_steps))
   largest = np.abs(b).max(axis=(1, 2), keepdims=True)
   assert (np.abs(a - b) < 2e-6 * largest).all()
 
@@ -79,7 +80,7 @@ def test_inversion_is_of_first_order(name, key):
 def test_inversion_of_clean_data_takes_eps_at_the_level_reached():
   """One step is alpha x_0 + sigma eps(alpha x_0)."""
   x0 = jnp.array([[1.0, -2.0], [0.3, 0.4]])
-  levels = dj.level_grid(dj.LinearVPSchedule(), 1, t_start=0.3)
+  levels = level_grid(dj.LinearVPSchedule(), 1, t_start=0.3)
   found = dj.ddim_invert(GAUSSIAN.denoise, levels, x0)
   alpha, sigma = np.float64(levels.alpha[0]), np.float64(levels.sigma[0])
   mean, cov = np.array([0.5, -0.3]), np.array([[1.0, 0.8], [0.8, 1.5]])

@@ -9,7 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, repeat_key
-from tests.jitted import jitted
+from tests.jitted import jitted, level_grid
 from tests.sampling import moments
 
 SCHEDULE = dj.CosineSchedule(-30.0, 30.0)
@@ -59,7 +59,7 @@ def test_a_step_is_made_of_its_parts():
 
 
 def test_steps_below_the_resolution_keep_their_variance():
-  levels = SCHEDULE.from_logsnr(2.0 * jnp.array([0.1, 0.1001]))
+  levels = jax.jit(SCHEDULE.from_logsnr)(2.0 * np.float32([0.1, 0.1001]))
   x = jnp.zeros((100, N // 100))
   z = jitted(dj.path_noise)(
     jax.random.key(0), x, levels.take(1), levels.take(0)
@@ -134,11 +134,14 @@ def test_a_sampler_chooses_the_keys_of_its_steps():
   def step(key, x, state, denoise, *, level_s, level_t):
     return x + draw_normal(key, x), state
 
-  levels = dj.level_grid(dj.CosineSchedule(), 3)
+  levels = level_grid(dj.CosineSchedule(), 3)
   sampler = dj.Sampler(lambda x: (), step, repeat_key)
   denoise = lambda x, level: dj.Prediction(x)
   for key in (jax.random.key(0), jax.random.split(jax.random.key(0), 2)):
-    x = dj.sample(key, denoise, sampler, levels, jnp.zeros((2, 3)))
+    run = lambda key: dj.sample(
+      key, denoise, sampler, levels, jnp.zeros((2, 3))
+    )
+    x = jax.jit(run)(key)
     expected = 3.0 * draw_normal(key, jnp.zeros((2, 3)))
     np.testing.assert_allclose(x, expected, rtol=1e-6)
   for brownian in (False, True):

@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import jitted, level_at, level_grid
 
 D = 10
 PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
@@ -44,10 +45,13 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
   y = np.array([0.4, -0.2])
   exact = mixed.posterior(np.eye(2), y, 0.7)
   x = jax.random.normal(jax.random.key(0), (16, 2))
-  for level in (dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 16)),
-                dj.KarrasSchedule(2e-3, 40.0)(jnp.array(0.6))):  # fmt: skip
-    found = mixed.denoiser_given(jnp.asarray(y, jnp.float32), 0.7)(x, level)
-    expected = exact.denoise(x, level).x0
+  given = jax.jit(mixed.denoiser_given(np.float32(y), 0.7))
+  for level in (
+    level_at(dj.CosineSchedule(), np.linspace(0.0, 1.0, 16)),
+    level_at(dj.KarrasSchedule(2e-3, 40.0), 0.6),
+  ):
+    found = given(x, level)
+    expected = jitted(exact.denoise)(x, level).x0
     np.testing.assert_allclose(found.x0, expected, atol=1e-5)
 
 
@@ -55,13 +59,18 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
 def test_the_composition_of_gaussians_is_exact(n):
   """At clean and signal-free levels too."""
   ys, exact = problem(n)
-  eps = jax.random.normal(jax.random.key(0), (9, D))
-  x0 = exact.sample(jax.random.key(1), 9)
-  levels = dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 9))
-  x = dj.q_sample(x0, eps, levels)
-  expected = exact.denoise(x, levels).x0
+  denoise = gauss(ys, PRIOR, STD)
+
+  @jax.jit
+  def estimates(key):
+    eps = jax.random.normal(key, (9, D))
+    x0 = exact.sample(jax.random.key(1), 9)
+    levels = dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 9))
+    x = dj.q_sample(x0, eps, levels)
+    return exact.denoise(x, levels).x0, denoise(x, levels).x0
+
+  expected, found = estimates(jax.random.key(0))
   deviation = float(exact.cov[0, 0]) ** 0.5
-  found = jax.jit(gauss(ys, PRIOR, STD))(x, levels).x0
   np.testing.assert_allclose(found, expected, atol=1e-4 * deviation)
 
 
@@ -69,9 +78,10 @@ def test_correlated_priors_need_matrices():
   prior = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
   ys, exact = problem(5, 2, 0.6, prior)
   x = jax.random.normal(jax.random.key(0), (8, 2))
-  level = dj.KarrasSchedule(2e-3, 40.0)(jnp.array(0.5))
-  found = gauss(ys, prior, 0.6)(x, level).x0
-  np.testing.assert_allclose(found, exact.denoise(x, level).x0, atol=1e-4)
+  level = level_at(dj.KarrasSchedule(2e-3, 40.0), 0.5)
+  found = jax.jit(gauss(ys, prior, 0.6))(x, level).x0
+  expected = jitted(exact.denoise)(x, level).x0
+  np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_an_observation_never_adds_uncertainty():
@@ -80,18 +90,23 @@ def test_an_observation_never_adds_uncertainty():
   wide = np.stack([0.05 * np.eye(D), 0.3 * np.eye(D)])
   denoise = dj.gauss_composed(single, ys, PRIOR.denoise, wide, PRIOR.cov)
   x = jax.random.normal(jax.random.key(0), (4, D))
-  level = dj.CosineSchedule()(jnp.array(0.5))
-  x0, one, two = (f(x, level).x0 for f in
-                  (PRIOR.denoise, *map(single, ys)))  # fmt: skip
+  level = level_at(dj.CosineSchedule(), 0.5)
+
+  @jax.jit
+  def estimates(x):
+    denoisers = PRIOR.denoise, single(ys[0]), single(ys[1]), denoise
+    return [f(x, level).x0 for f in denoisers]
+
+  x0, one, two, found = map(np.asarray, estimates(x))
   base = 10.0 + float(level.snr)
   # The second has the precision of the prior, and a mean of its own.
   expected = x0 + (one - x0) + (two - x0) * base / (base + 10.0)
-  np.testing.assert_allclose(denoise(x, level).x0, expected, atol=1e-5)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_draws_of_the_composition_have_the_closed_form():
   ys, exact = problem(8)
-  levels = dj.level_grid(dj.KarrasSchedule(2e-3, 40.0), 50)
+  levels = level_grid(dj.KarrasSchedule(2e-3, 40.0), 50)
   x = dj.prior_sample(jax.random.key(0), (2000, D), levels.take(0))
   denoise = gauss(ys, PRIOR, STD)
   draw = jax.jit(
@@ -107,16 +122,20 @@ def test_draws_of_the_composition_have_the_closed_form():
 def test_the_bridge_is_its_sum_of_scores():
   """Geffner et al. 2023, literally in float64."""
   ys, _ = problem(3)
-  level = dj.CosineSchedule()(jnp.array(0.3))
+  level = level_at(dj.CosineSchedule(), 0.3)
   x = jax.random.normal(jax.random.key(0), (4, D))
   denoise = dj.bridged(single, ys, lambda x: -x / 0.1)
+
+  @jax.jit
+  def run(x):
+    estimates = [single(y)(x, level).x0 for y in ys]
+    return dj.score_from_x0(denoise(x, level).x0, x, level), *estimates
+
   t, alpha, sigma = (float(a) for a in level)
-  scores = [
-    (alpha * np.asarray(single(y)(x, level).x0, np.float64) - x) / sigma**2
-    for y in ys
-  ]
-  expected = sum(scores) + (1 - 3) * (1 - t) * np.asarray(-x / 0.1, np.float64)
-  found = dj.score_from_x0(denoise(x, level).x0, x, level)
+  found, *estimates = (np.asarray(a, np.float64) for a in run(x))
+  x = np.asarray(x, np.float64)
+  scores = [(alpha * x0 - x) / sigma**2 for x0 in estimates]
+  expected = sum(scores) + (1 - 3) * (1 - t) * -x / 0.1
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -128,7 +147,7 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   denoise = dj.bridged(
     functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
   )
-  levels = dj.level_grid(dj.CosineSchedule(), 200, t_start=0.99)
+  levels = level_grid(dj.CosineSchedule(), 200, t_start=0.99)
   x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
   sampler = dj.annealed_langevin(20, 0.3 / n)
   draw = jax.jit(

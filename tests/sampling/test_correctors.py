@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from tests.jitted import level_at
 from tests.sampling.moments import GAUSSIAN, SCHEDULES
 
 
@@ -18,17 +19,14 @@ def compare(name, level_t, key, limits=(0.0, float('inf'))):
   levels = {'level_s': schedule(0.4), 'level_t': level_t}
   plain, churned = (
     sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
-    for sampler in (
-      dj.ddim(),
-      dj.churn(dj.ddim(), schedule, 0.4, *limits),
-    )
+    for sampler in (dj.ddim(), dj.churn(dj.ddim(), schedule, 0.4, *limits))
   )
   return jnp.abs(churned - plain).max()
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_churn_adds_nothing_beyond_the_end_of_a_schedule(name, key):
-  change = compare(name, SCHEDULES[name](jnp.array(1.0)), key)
+  change = compare(name, level_at(SCHEDULES[name], 1.0), key)
   if name in ('geometric_ve', 'karras'):  # They continue.
     assert change > 0.1
   else:
@@ -37,23 +35,21 @@ def test_churn_adds_nothing_beyond_the_end_of_a_schedule(name, key):
 
 def test_churn_adds_the_noise_between_the_two_levels(key):
   """Draws from a marginal become draws from the marginal it raises to."""
-  calls = []
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    calls.append((x, level_t))
-    return x, state
+    return x, (x, level_t)
 
   schedule = dj.LinearVPSchedule()
-  level = schedule(jnp.array(0.5))
-  x = jnp.sqrt(level.alpha**2 + level.sigma**2)
-  x = x * jax.random.normal(key, (100_000, 2))
+  level = level_at(schedule, 0.5)
+  x = jax.random.normal(key, (100_000, 2))
+  x = np.hypot(level.alpha, level.sigma) * np.asarray(x)
   for s_noise in (1.0, 1.2):
     sampler = dj.churn(
       dj.Sampler(lambda x: (), step), schedule, 0.3, s_noise=s_noise
     )
-    levels = {'level_s': schedule(0.4), 'level_t': level}
-    sampler.step(jax.random.key(1), x, (), None, **levels)
-    raised, hat = calls.pop()
+    levels = {'level_s': level_at(schedule, 0.4), 'level_t': level}
+    step_of = functools.partial(sampler.step, state=(), denoise=None, **levels)
+    raised, hat = jax.jit(step_of)(jax.random.key(1), x)[1]
     ratio = hat.sigma / hat.alpha
     np.testing.assert_allclose(ratio, 1.3 * level.sigma / level.alpha, 1e-5)
     shrunk = np.float64(hat.alpha / level.alpha) ** 2
@@ -63,13 +59,13 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
 
 
 def test_churn_is_limited_in_sigma_over_alpha(key):
-  level = SCHEDULES['linear'](jnp.array(0.5))
+  level = level_at(SCHEDULES['linear'], 0.5)
   ratio = float(level.sigma / level.alpha)
   assert compare('linear', level, key) > 0.1
   for limits in ((1.01 * ratio, 1e9), (0.0, 0.99 * ratio)):
     assert compare('linear', level, key, limits) < 1e-5
   # Both limits belong to the range.
-  level = SCHEDULES['flow'](jnp.array(0.5))
+  level = level_at(SCHEDULES['flow'], 0.5)
   assert compare('flow', level, key, (1.0, 1.0)) > 0.1
 
 
@@ -82,5 +78,5 @@ def test_gamma_of_churn():
 def test_churn_adds_nothing_at_a_level_noisier_than_any_of_the_schedule(
   name, key
 ):
-  end = SCHEDULES[name](jnp.array(1.0))
+  end = level_at(SCHEDULES[name], 1.0)
   assert compare(name, end._replace(sigma=3.0 * end.sigma), key) == 0.0

@@ -5,6 +5,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import at_step, level_at, level_grid
 from tests.sampling.moments import DDPM, GAUSSIAN, jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
@@ -19,7 +20,7 @@ def test_noising_step_by_step_has_the_marginals(key):
   assert z.shape == (4, 200, 200, 1)
   np.testing.assert_array_equal(z[0], image)
   for i, step in enumerate(steps[1:], 1):
-    level = SCHEDULE.at_step(step)
+    level = at_step(SCHEDULE, step)
     n = image.size
     error = float(level.sigma) / n**0.5
     assert abs(float(z[i].mean() - level.alpha * 0.5)) < 5 * error
@@ -87,13 +88,13 @@ def test_the_law_of_sdedit(name, strength, key):
 
   @jit_long
   def run(key):
-    levels = dj.level_grid(DDPM, num_steps)
+    levels = level_grid(DDPM, num_steps)
     guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))
     denoise = GAUSSIAN.denoise
     return dj.sdedit(key, denoise, sampler, levels, guides, strength)
 
   x = np.asarray(run(key))
-  mean, cov = law_of_sdedit(name, guide, DDPM(jnp.array(strength)))
+  mean, cov = law_of_sdedit(name, guide, level_at(DDPM, strength))
   error = 5 * np.sqrt(np.diag(cov) / len(x))
   assert (np.abs(x.mean(0) - mean) < error + 0.02).all()
   np.testing.assert_allclose(np.cov(x.T), cov, atol=0.06)
@@ -112,7 +113,7 @@ def test_every_repeat_has_noise_of_its_own(key):
     return x + 0.5 * jax.random.normal(key, x.shape), state
 
   add_noise = dj.Sampler(lambda x: (), step)
-  levels = DDPM(jnp.array([0.3, 0.0]))
+  levels = level_at(DDPM, np.float32([0.3, 0.0]))
   n = 20_000
   edit = lambda x: dj.sdedit(key, None, add_noise, levels, x, 1.0, repeats=3)
   x = np.asarray(jax.jit(edit)(jnp.zeros((n, 1))))
@@ -130,7 +131,7 @@ def test_no_strength_is_no_change_and_known_pixels_stay(key):
 
   @jax.jit
   def edits():
-    levels = dj.level_grid(DDPM, 10)
+    levels = level_grid(DDPM, 10)
     edit = lambda *args, **options: dj.sdedit(
       key, GAUSSIAN.denoise, dj.ddim(), levels, guide, *args, **options
     )
@@ -156,7 +157,7 @@ def test_interpolation_of_white_data_is_slerp(key):
 
   @jax.jit
   def interpolate(a, b):
-    levels = dj.level_grid(DDPM, 500)
+    levels = level_grid(DDPM, 500)
     return dj.interpolate(white.denoise, levels, a, b, weights)
 
   found = np.asarray(interpolate(*np.asarray([a, b], np.float32)))

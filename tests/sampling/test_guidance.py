@@ -9,8 +9,9 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at
 
-LEVEL = dj.LinearVPSchedule()(jnp.array(0.5))
+LEVEL = level_at(dj.LinearVPSchedule(), 0.5)
 SCHEDULE = dj.LinearVPSchedule()
 CLASSES = oracles.mixture(
   [0.3, 0.5, 0.2],
@@ -22,9 +23,9 @@ CLASSES = oracles.mixture(
   ],
 )
 LEVELS = [
-  SCHEDULE(jnp.array(0.05)),
-  SCHEDULE(jnp.array([0.2, 0.5, 0.8, 1.0])),
-  dj.KarrasSchedule()(jnp.array(0.6)),
+  level_at(SCHEDULE, 0.05),
+  level_at(SCHEDULE, np.float32([0.2, 0.5, 0.8, 1.0])),
+  level_at(dj.KarrasSchedule(), 0.6),
 ]
 X = jnp.array([[-1.2, 0.3], [0.4, 0.1], [2.0, -1.0], [0.0, 0.7]])
 
@@ -121,7 +122,8 @@ def test_rescale_literally():
 def test_a_rescaled_constant_is_finite():
   zero = np.zeros((3, 4, 4, 2))
   denoise = dj.classifier_free(dj.paired(fixed(zero), fixed(zero)), 2.0, 0.7)
-  np.testing.assert_array_equal(denoise(jnp.zeros(zero.shape), LEVEL).x0, zero)
+  found = jax.jit(denoise)(jnp.zeros(zero.shape), LEVEL)
+  np.testing.assert_array_equal(found.x0, zero)
 
 
 def test_guidance_in_an_interval_only():
@@ -147,7 +149,7 @@ def test_guidance_of_the_first_channels_only():
   pos, neg = images(0), images(1)
   pair = dj.paired(fixed(pos, 0.3 * pos), fixed(neg, 0.9 * pos))
   guided = dj.classifier_free(pair, 4.0, channels=1)
-  found: Any = guided(jnp.zeros(pos.shape), LEVEL)
+  found: Any = jax.jit(guided)(jnp.zeros(pos.shape), LEVEL)
   expected = np.copy(pos)
   expected[..., 0] = neg[..., 0] + 4.0 * (pos - neg)[..., 0]
   np.testing.assert_allclose(found.x0, expected, rtol=1e-5, atol=1e-5)
@@ -183,7 +185,7 @@ def test_one_call_for_two_is_two_calls(t):
   x = jax.random.normal(jax.random.key(0), (4, 3))
   cond = {'label': jnp.array([0, 3, 1, 2]), 'image': 0.1 * images(3)[0, :4, :2]}
   cond['image'] = jnp.asarray(cond['image'].reshape(4, -1), jnp.float32)
-  level = SCHEDULE(jnp.array(t))
+  level = level_at(SCHEDULE, np.float32(t))
   network = dj.Network(
     network_fn, dj.logsnr_input, parametrization='v', learned_variance=True
   )

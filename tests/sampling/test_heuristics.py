@@ -8,13 +8,11 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
+from tests.jitted import jitted, level_at
 from tests.sampling.test_measurements import MATRIX, Y, measured
 from tests.sampling.test_reconstruction import COV, DATA, MEAN, SCHEDULE
 
-ENDS = {
-  'level_t': SCHEDULE(jnp.array(0.5)),
-  'level_s': SCHEDULE(jnp.array(0.4)),
-}
+ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
 
 
 def gain(level):
@@ -28,8 +26,13 @@ def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
   """x_s - zeta grad |y - A x_0_hat|, and the norm is not squared."""
   x = jax.random.normal(key, (3, 4))
   guided = dj.likelihood_guided(sampler, measured(0.1).distance, 0.7)
-  plain, _ = sampler.step(key, x, (), DATA.denoise, **ENDS)
-  found, _ = guided.step(key, x, (), DATA.denoise, **ENDS)
+
+  @jax.jit
+  def steps(x):
+    args = key, x, (), DATA.denoise
+    return [s.step(*args, **ENDS)[0] for s in (sampler, guided)]
+
+  plain, found = map(np.asarray, steps(x))
   j, alpha = gain(ENDS['level_t']), float(ENDS['level_t'].alpha)
   x0 = MEAN[None] + (np.asarray(x, np.float64) - alpha * MEAN[None]) @ j.T
   residual = Y[None] - x0 @ MATRIX.T
@@ -49,19 +52,26 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
   guided = dj.likelihood_guided(dj.heun(), measured(0.1).distance, 0.0)
   x = jax.random.normal(key, (3, 4))
   state = guided.init(x)
-  found, _ = guided.step(key, x, state, denoise, **ENDS)
+
+  @jax.jit
+  def steps(x):
+    found = guided.step(key, x, state, denoise, **ENDS)[0]
+    return found, dj.heun().step(key, x, state, DATA.denoise, **ENDS)[0]
+
+  found, expected = steps(x)
   assert len(calls) == 2
-  expected, _ = dj.heun().step(key, x, state, DATA.denoise, **ENDS)
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_renoised_has_its_share_of_new_noise(key):
   x = jax.random.normal(key, (3, 4))
   t, s = ENDS['level_t'], ENDS['level_s']
-  x0 = DATA.denoise(x, t).x0
+  x0 = np.asarray(jitted(DATA.denoise)(x, t).x0)
+  x = np.asarray(x)
   eps = (x - t.alpha * x0) / t.sigma
   for share in (0.0, 0.3, 1.0):
-    found, _ = dj.renoised(share).step(key, x, (), DATA.denoise, **ENDS)
+    step = jax.jit(dj.renoised(share).step, static_argnums=(2, 3))
+    found, _ = step(key, x, (), DATA.denoise, **ENDS)
     noise = (1 - share) ** 0.5 * eps + share**0.5 * draw_normal(key, x)
     np.testing.assert_allclose(found, s.alpha * x0 + s.sigma * noise, atol=1e-5)
 
@@ -71,9 +81,9 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
 
   All steps are at one level; the mean over many estimates has no noise.
   """
-  level, weight, rate, steps = SCHEDULE(jnp.array(0.5)), 4.0, 0.01, 1500
+  level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.01, 1500
   levels = jax.tree.map(
-    lambda a, b: jnp.append(jnp.full(steps, a), b), level, dj.clean_level()
+    lambda a, b: np.append(np.full(steps, a), b), level, dj.clean_level()
   )
   m = measured(1.0)
 

@@ -9,17 +9,23 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at, level_grid
 from tests.sampling import chains
 from tests.sampling.moments import counted_calls, jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-LEVELS = dj.level_grid(SCHEDULE, 20)
+LEVELS = level_grid(SCHEDULE, 20)
 CORRELATED = oracles.gaussian([0.0, 0.0], [[1.0, 0.9], [0.9, 1.0]])
 MASK = jnp.array([[True, False]])
 METHODS = {
   'replace': (dj.replace_known, lambda levels: levels),
   'repaint': (dj.repaint, lambda levels: dj.repaint_levels(levels, 3, 4)),
 }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def resampled(num_steps, *resampling):
+  return dj.repaint_levels(dj.level_grid(SCHEDULE, num_steps), *resampling)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +36,7 @@ def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n):
 
   @jax.jit
   def times_of_both():
-    levels = dj.level_grid(SCHEDULE, steps)
+    levels = level_grid(SCHEDULE, steps)
     return levels.t, dj.repaint_levels(levels, n, jump).t
 
   t, found = map(np.asarray, times_of_both())
@@ -40,7 +46,7 @@ def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n):
 
 
 def test_repaint_takes_2410_steps_down_and_2160_up():
-  levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 250), 10, 10)
+  levels = resampled(250, 10, 10)
   change = np.diff(levels.t)
   assert ((change < 0).sum(), (change > 0).sum()) == (2410, 2160)
   np.testing.assert_allclose(np.abs(change), 1 / 250, rtol=1e-3)
@@ -48,7 +54,7 @@ def test_repaint_takes_2410_steps_down_and_2160_up():
 
 
 def test_only_steps_down_call_the_network():
-  levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 10), 3, 4)
+  levels = resampled(10, 3, 4)
   change = np.diff(levels.t)
   assert ((change < 0).sum(), (change > 0).sum()) == (26, 16)
   sampler = dj.repaint(dj.ddim(1.0), jnp.ones((5, 2)), MASK)
@@ -79,7 +85,7 @@ def test_known_pixels_come_back_to_the_bit(method, sampler, key):
 
 def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
   """alpha_s known + sigma_s eps after every step from t to s."""
-  levels = dj.level_grid(SCHEDULE, 4)
+  levels = level_grid(SCHEDULE, 4)
   n = 20_000
 
   @jax.jit
@@ -90,7 +96,7 @@ def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
       key, CORRELATED.denoise, sampler, levels, x, return_trajectory=True
     )
 
-  dark, bright = (np.asarray(run(known)[1:, :, 0]) for known in (0.0, 1.0))
+  dark, bright = (np.asarray(run(known))[1:, :, 0] for known in (0.0, 1.0))
   alpha = np.broadcast_to(np.asarray(levels.alpha)[1:, None], (4, n))
   np.testing.assert_allclose(bright - dark, alpha, atol=1e-5)
   sigma = np.asarray(levels.sigma, np.float64)[1:4]
@@ -103,7 +109,7 @@ def test_repaint_noises_known_pixels_to_the_level_that_is_left(key):
   """The input of the sampler is alpha_t known + sigma_t eps."""
   n = 20_000
   show = dj.Sampler(lambda x: (), lambda key, x, *rest, **levels: (x, ()))
-  levels = SCHEDULE(jnp.array([0.5, 0.3]))
+  levels = level_at(SCHEDULE, np.float32([0.5, 0.3]))
 
   @jax.jit
   def recorded(known):
@@ -125,20 +131,25 @@ NUM_PARTICLES = 10_000
 
 def completed(method, num_steps, *resampling):
   """Returns known x_1, drawn from the marginal, and the x_2 sampled for it."""
-  truth = CORRELATED.sample(jax.random.key(1), NUM_PARTICLES)
   keys = jax.random.split(jax.random.key(2), 2)
-  levels = dj.level_grid(SCHEDULE, num_steps)
-  x = dj.prior_sample(keys[0], truth.shape, levels.take(0))
+  levels = level_grid(SCHEDULE, num_steps)
+  draw = jax.jit(CORRELATED.sample, static_argnums=1)
+  truth = draw(jax.random.key(1), NUM_PARTICLES)
   sampler, denoise = dj.ancestral(), CORRELATED.denoise
   if method == 'replace':
     sampler = dj.replace_known(sampler, truth, MASK)
   elif method == 'repaint':
     sampler = dj.repaint(sampler, truth, MASK)
-    levels = dj.repaint_levels(levels, *resampling)
+    levels = resampled(num_steps, *resampling)
   else:
     denoise = dj.reconstruction_guided(denoise, truth, MASK)
-  x = jit_long(lambda x: dj.sample(keys[1], denoise, sampler, levels, x))(x)
-  return np.asarray(truth[:, 0]), np.asarray(x[:, 1])
+
+  @jit_long
+  def run(keys):
+    x = dj.prior_sample(keys[0], truth.shape, levels.take(0))
+    return dj.sample(keys[1], denoise, sampler, levels, x)
+
+  return np.asarray(truth)[:, 0], np.asarray(run(keys))[:, 1]
 
 
 @pytest.mark.parametrize(
@@ -183,10 +194,13 @@ def test_a_sampler_forgets_on_the_way_up(key):
   counting = dj.Sampler(lambda x: jnp.zeros((), int), step)
   repaint = dj.repaint(counting, jnp.zeros((1, 2)), MASK)
   states, x, state = [], jnp.ones((1, 2)), jnp.zeros((), int)
-  levels = dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2)
+  levels = resampled(4, 2, 2)
+  step = jax.jit(
+    lambda x, state, **ends: repaint.step(key, x, state, None, **ends)
+  )
   for i in range(len(levels.t) - 1):
     ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
-    x, state = repaint.step(key, x, state, None, **ends)
+    x, state = step(x, state, **ends)
     states.append(int(state))
   assert states == [1, 2, 3, 0, 0, 1, 2, 3]
 
@@ -202,7 +216,7 @@ def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
   x = jax.random.normal(key, (4, 2))
   levels = LEVELS
   if wrap is dj.repaint:
-    levels = dj.repaint_levels(LEVELS, 2, 3)
+    levels = resampled(20, 2, 3)
 
   @jax.jit
   def run(keys, known, x):
@@ -225,4 +239,4 @@ def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
 @pytest.mark.parametrize('shape', [(8, 8), (2, 8, 7, 1), (3, 8, 8, 1)])
 def test_a_mask_of_another_shape_is_refused(make, shape):
   with pytest.raises(ValueError, match=r'a mask of shape .* does not fit'):
-    make(jnp.zeros((2, 8, 8, 3)), jnp.ones(shape, bool))
+    make(np.zeros((2, 8, 8, 3)), np.ones(shape, bool))

@@ -11,6 +11,7 @@ from jax.experimental import io_callback
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at, level_grid
 
 D, T_MIN = 8, 1e-5
 
@@ -109,7 +110,7 @@ def test_log_likelihood_of_a_mixture(schedule_name):
   x, level = draws('mixture', schedule_name)
   found = exact('mixture', schedule_name, 1e-5, x)
   truth = log_prob('mixture', x, level)
-  last = SCHEDULES[schedule_name](jnp.float32(1.0))
+  last = level_at(SCHEDULES[schedule_name], 1.0)
   corrected = with_exact_prior(found, 'mixture', last)
   np.testing.assert_allclose(corrected, truth, atol=5e-4 * D)
   if schedule_name != 'five_steps':  # alpha_bar_T is 2e-4.
@@ -230,7 +231,7 @@ def test_rademacher_is_exact_for_a_diagonal_jacobian():
   """Its squares are 1, so it has no variance if the axes do not mix."""
   oracle = oracles.gaussian(np.zeros(3), np.diag([0.2, 1.0, 3.0]))
   schedule = SCHEDULES['linear_vp']
-  x = oracle.sample(jax.random.key(0), 5)
+  x = jax.jit(oracle.sample, static_argnums=1)(jax.random.key(0), 5)
 
   @jax.jit
   def log_likelihood(key):
@@ -314,9 +315,10 @@ def test_the_adaptive_sampler_meets_its_tolerance():
   """One step from lambda = -5 to 5, against the ODE's closed-form map."""
   oracle = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
   schedule = dj.CosineSchedule(-10.0, 10.0)
-  levels = dj.level_grid(schedule, 1, end_clean=False)
+  levels = level_grid(schedule, 1, end_clean=False)
   x = jax.random.normal(jax.random.key(0), (16, 2))
-  truth = oracle.ode_map(x, levels.take(0), levels.take(-1))
+  ends = levels.take(0), levels.take(-1)
+  truth = jax.jit(oracle.ode_map)(x, *ends)
 
   @jax.jit
   def error(tolerance):

@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
+from tests.jitted import level_grid
 from tests.sampling.moments import GAUSSIAN
 
 SCHEDULE = dj.RectifiedFlowSchedule()
@@ -20,7 +21,7 @@ def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
   ends = SCHEDULE(jnp.ones(())), dj.clean_level()
   exact = jax.jit(GAUSSIAN.ode_map)(x, *ends)
   for n in (1, 3):
-    levels = dj.level_grid(SCHEDULE, n)
+    levels = level_grid(SCHEDULE, n)
     sample = jax.jit(
       functools.partial(dj.sample_map, flow_map=GAUSSIAN.flow_map)
     )
@@ -47,7 +48,7 @@ def test_multistep_consistency_sampling_by_hand(key):
     (dj.KarrasSchedule(), 0.002),
     (dj.CosineSchedule(-4.0, 2.0), np.sqrt(1 / (1 + np.exp(2.0)))),
   ):
-    levels = dj.level_grid(schedule, 3, end_clean=False)
+    levels = level_grid(schedule, 3, end_clean=False)
     sigma = np.asarray(levels.sigma, np.float64)
     alpha = np.asarray(levels.alpha, np.float64)
     np.testing.assert_allclose(sigma[-1], end, rtol=1e-5)
@@ -65,7 +66,7 @@ def test_multistep_consistency_sampling_by_hand(key):
 def test_a_grid_whose_last_call_would_do_nothing_is_refused(key):
   """EDM's level_grid reaches sigma_min at t = 0 and then clean data."""
   schedule, x = dj.KarrasSchedule(), jnp.ones((2, 2))
-  levels = dj.level_grid(schedule, 2)
+  levels = level_grid(schedule, 2)
   for stochastic in (False, True):
 
     def run(x, stochastic=stochastic):
@@ -74,5 +75,5 @@ def test_a_grid_whose_last_call_would_do_nothing_is_refused(key):
     for sample in (run, jax.jit(run)):
       with pytest.raises(ValueError, match=r'level_grid\(.*end_clean=False\)'):
         sample(x)
-  one = dj.level_grid(schedule, 1)
+  one = level_grid(schedule, 1)
   assert dj.sample_map(key, GAUSSIAN.flow_map, one, x).shape == (2, 2)

@@ -1,5 +1,7 @@
 """Weighted particles, against the exact posterior and evidence."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from scipy.stats import multivariate_normal, norm
 import diffusion_jax as dj
 from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import COV, DATA
@@ -29,10 +32,10 @@ def constant(x0, level=None):
 
 def run(key, denoise, sampler, num_steps, shape, **options):
   """Draws populations, [B, K, D], and their `Particles`."""
-  levels = dj.level_grid(DISCRETE, num_steps)
 
   @jax.jit
   def draw(key):
+    levels = level_grid(DISCRETE, num_steps)
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, shape, levels.take(0))
     return dj.sample(
@@ -48,7 +51,7 @@ def log_evidence_of_the_chain(num_steps, std):
   Each step is affine, x_s = a x_0_hat + k (x_t - alpha_t x_0_hat) + noise (DDPM
   Eq. 6-7), and x_0_hat = J x_t for a Gaussian, in float64.
   """
-  levels = dj.level_grid(DISCRETE, num_steps)
+  levels = level_grid(DISCRETE, num_steps)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
   mean, cov = np.asarray(PRIOR.mean, np.float64), SCALED
   m, v = np.zeros(4), np.eye(4) * (alphas[0] ** 2 + sigmas[0] ** 2)
@@ -98,15 +101,20 @@ def test_the_evidence_is_unbiased_for_the_chain(
 def test_a_twist_is_a_normal_density_without_its_constant(make, key):
   """-(y - A x)^T V^-1 (y - A x) / 2 and its gradient, in float64."""
   x0 = jax.random.normal(key, (3, 4))
-  levels = DISCRETE(jnp.array([0.02, 0.3, 0.8]))
-  twist = make(measured(STD))
-  found, vjp = jax.vjp(lambda x0: twist(x0, levels), x0)
-  (gradient,) = vjp(jnp.ones(3))
+  levels = level_at(DISCRETE, np.array([0.02, 0.3, 0.8], np.float32))
+
+  @jax.jit
+  def run(x0):
+    twist = make(measured(STD))
+    found, vjp = jax.vjp(lambda x0: twist(x0, levels), x0)
+    return levels.alpha, levels.sigma, x0, found, *vjp(jnp.ones(3))
+
+  alpha, sigma, x0, found, gradient = map(np.asarray, run(x0))
   for i in range(3):
-    a, s = float(levels.alpha[i]), float(levels.sigma[i])
+    a, s = float(alpha[i]), float(sigma[i])
     spread = MATRIX @ MATRIX.T if make is dj.pseudoinverse_twist else np.eye(2)
     v = s**2 / (a**2 + s**2) * spread + STD**2 * np.eye(2)
-    residual = Y - MATRIX @ np.asarray(x0[i], np.float64)
+    residual = Y - MATRIX @ x0[i].astype(np.float64)
     solved = np.linalg.solve(v, residual)
     np.testing.assert_allclose(found[i], -0.5 * residual @ solved, rtol=1e-4)
     np.testing.assert_allclose(gradient[i], MATRIX.T @ solved, rtol=2e-3)
@@ -119,7 +127,7 @@ def test_an_exact_twist_has_equal_weights_for_many_steps(key):
   spreads = []
   for num_steps in (20, 80, 320):
     _, state = run(key, WHITE.denoise, sampler, num_steps, (500, 1, 4))
-    spreads.append(float(jnp.std(state.log_evidence)))
+    spreads.append(np.std(state.log_evidence))
   assert spreads[0] > 2.0 * spreads[1] > 4.0 * spreads[2]
 
 
@@ -136,11 +144,12 @@ def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
   else:
     sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 1))
   x, state = run(key, MIXTURE.denoise, sampler, 60, (2000, 16, 2))
-  x = np.asarray(dj.pick(key, x, state.log_weights), np.float64)
+  x = np.asarray(jitted(dj.pick)(key, x, state.log_weights), np.float64)
   exact = MIXTURE.posterior(matrix, y, std)
   np.testing.assert_allclose(x.mean(axis=0), exact.mean, atol=0.06)
   np.testing.assert_allclose(np.cov(x.T), exact.cov, atol=0.06)
-  posterior = np.exp(exact.class_log_prob(jnp.asarray(x, jnp.float32), CLEAN))
+  log_prob = jitted(exact.class_log_prob)(x.astype(np.float32), CLEAN)
+  posterior = np.exp(log_prob)
   np.testing.assert_allclose(posterior.mean(axis=0), exact.weights, atol=0.05)
 
 
@@ -148,27 +157,33 @@ CLEAN = dj.clean_level()
 
 
 def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
-  """Each operation is the same: no program fuses them here."""
-  levels = dj.level_grid(DISCRETE, 10)
   keys = jax.random.split(key, 3)
-  x = jax.random.normal(key, (3, 1, 4))
-  ends = {'level_t': levels.take(4), 'level_s': levels.take(5)}
 
   def denoise(x, level):  # of [B, 4] and of [B, 1, 4]
     flat = DATA.denoise(x.reshape(-1, 4), level)
     return jax.tree.map(lambda a: a.reshape(x.shape), flat)
 
   steered = dj.steered(constant)
-  expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
-  found, state = steered.step(keys, x, steered.init(x), denoise, **ends)
-  np.testing.assert_array_equal(found, expected)
+
+  @jax.jit
+  def step(keys, x):
+    levels = level_grid(DISCRETE, 10)
+    ends = {'level_t': levels.take(4), 'level_s': levels.take(5)}
+    expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
+    return expected, *steered.step(keys, x, steered.init(x), denoise, **ends)
+
+  with jax.enable_x64(True):  # A program may fuse the same operations anew.
+    x = jax.random.normal(key, (3, 1, 4), np.float64)
+    expected, found, state = step(keys, x)
+  assert found.dtype == np.float64
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
   np.testing.assert_array_equal(state.log_evidence, np.zeros(3))
 
 
 def test_a_population_depends_on_its_key_only(key):
   m = measured(STD)
   sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 2))
-  levels = dj.level_grid(DISCRETE, 10)
+  levels = level_grid(DISCRETE, 10)
   keys = jax.random.split(key, 8)
   draw = jax.jit(
     lambda keys, x: dj.sample(
@@ -190,7 +205,7 @@ def test_impossible_images_are_never_picked(key):
 
   sampler = dj.steered(reward)
   x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4))
-  picked = dj.pick(key, x, state.log_weights)
+  picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights))
   assert np.isfinite(state.log_evidence).all()
   assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
 
@@ -201,7 +216,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
 
   At high noise E[x_0 | x_t] of every particle is below the threshold.
   """
-  levels = dj.level_grid(DISCRETE, 20)
+  levels = level_grid(DISCRETE, 20)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
   variance = alphas[0] ** 2 + sigmas[0] ** 2
   for a, s, a_s, s_s in zip(
@@ -225,7 +240,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
   assert (
     alive.mean() > 1.0 - 1.2 * (1.0 - exact) ** 8
   )  # no fewer than by chance
-  picked = dj.pick(key, x, state.log_weights)[alive, 0]
+  picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights))[alive, 0]
   assert (picked > threshold).all()
 
 
@@ -235,52 +250,50 @@ def test_if_all_particles_are_impossible_the_evidence_says_so(key):
   assert np.isfinite(x).all()
   np.testing.assert_array_equal(state.log_evidence, [-np.inf] * 3)
   np.testing.assert_array_equal(state.lowest_ess, np.zeros(3))
-  assert np.isfinite(dj.pick(key, x, state.log_weights)).all()
+  assert np.isfinite(jitted(dj.pick)(key, x, state.log_weights)).all()
 
 
 def test_a_signal_free_level_has_no_gradient(key):
   """x_t is independent of y there, whatever the network says."""
-  levels = dj.level_grid(dj.RectifiedFlowSchedule(), 4)
   m = measured(STD)
 
   def denoise(x, level):
     return dj.Prediction(jnp.tanh(x))
 
   x = jax.random.normal(key, (2, 3, 4))
-  ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
-  moved, still = (
-    dj.steered(
-      m.log_prob,
-      lambda x0, level: m.log_prob(x0),
-      use_gradient=use_gradient,
-      threshold=0.0,
-    )
-    for use_gradient in (True, False)
-  )
-  found, _ = moved.step(key, x, moved.init(x), denoise, **ends)
-  expected, _ = still.step(key, x, still.init(x), denoise, **ends)
+
+  @functools.partial(jax.jit, static_argnums=1)
+  def step(x, use_gradient):
+    levels = level_grid(dj.RectifiedFlowSchedule(), 4)
+    ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
+    twist = lambda x0, level: m.log_prob(x0)
+    sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
+    return sampler.step(key, x, sampler.init(x), denoise, **ends)[0]
+
+  found, expected = step(x, True), step(x, False)
   np.testing.assert_array_equal(found, expected)
 
 
 def test_the_effective_number_of_particles():
   weights = np.array([[1.0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [3, 1, 0, 0]])
   with np.errstate(divide='ignore'):
-    found = effective_number(jnp.log(jnp.asarray(weights)))
+    found = jitted(effective_number)(np.log(weights).astype(np.float32))
   np.testing.assert_allclose(found, [4, 1, 0, 16 / 10], rtol=1e-6)
 
 
 def test_pick_draws_by_weight(key):
-  x = jnp.broadcast_to(jnp.arange(3.0)[None, :, None], (6000, 3, 1))
-  log_weights = jnp.log(jnp.array([0.2, 0.0, 0.8]))
-  picked = dj.pick(key, x, jnp.broadcast_to(log_weights, (6000, 3)))
-  shares = [float(jnp.mean(picked == i)) for i in range(3)]
+  x = np.broadcast_to(np.arange(3.0, dtype=np.float32)[:, None], (6000, 3, 1))
+  log_weights = np.float32([np.log(0.2), -np.inf, np.log(0.8)])
+  log_weights = np.broadcast_to(log_weights, (6000, 3))
+  picked = np.asarray(jitted(dj.pick)(key, x, log_weights))
+  shares = [np.mean(picked == i) for i in range(3)]
   np.testing.assert_allclose(shares, [0.2, 0.0, 0.8], atol=0.02)
 
 
 @pytest.mark.parametrize('where', ['first', 'last'])
 def test_lowest_ess_is_that_of_the_worst_step(where, key):
   """The weights are uneven at one step only, and are never resampled."""
-  levels = dj.level_grid(DISCRETE, 2)
+  levels = level_grid(DISCRETE, 2)
 
   def uneven(x0):
     return jnp.where(x0[:, 0] > 0.0, jnp.log(9.0), 0.0)
@@ -295,7 +308,9 @@ def test_lowest_ess_is_that_of_the_worst_step(where, key):
   start = jax.random.normal(key, (4, 8, 2))
   sampler = dj.steered(reward, twist, use_gradient=False, threshold=0.0)
   denoise = lambda x, level: dj.Prediction(x)
-  x, state = dj.sample(key, denoise, sampler, levels, start, return_state=True)
+  x, state = jax.jit(
+    lambda x: dj.sample(key, denoise, sampler, levels, x, return_state=True)
+  )(start)
   of = np.asarray(start if where == 'first' else x)[..., 0]
   weights = np.where(of > 0.0, 9.0, 1.0)
   expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)

@@ -7,6 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 RNG = np.random.default_rng(0)
@@ -31,13 +32,13 @@ def posterior_mean(a, y, x, level):
 @pytest.mark.parametrize('num_known', [1, 2])
 def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
   """The result is exact with one iteration per known number."""
-  level = SCHEDULE(jnp.array(t))
+  level = level_at(SCHEDULE, t)
   x, known = jax.random.normal(key, (2, 3, 4))
-  mask = jnp.arange(4)[None] < num_known
+  mask = np.arange(4)[None] < num_known
   guided = dj.reconstruction_guided(
     DATA.denoise, known, mask, num_iterations=num_known
   )
-  found = jax.jit(guided)(x, level).x0
+  found = np.asarray(jax.jit(guided)(x, level).x0)
   a = np.eye(4)[:num_known]
   y = np.asarray(known, np.float64)[:, :num_known]
   expected = posterior_mean(a, y, x, level)
@@ -47,7 +48,7 @@ def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
 
 def test_any_linear_observation(key):
   """Means of pairs are the super-resolution of four pixels."""
-  level = SCHEDULE(jnp.array(0.4))
+  level = level_at(SCHEDULE, 0.4)
   x, truth = jax.random.normal(key, (2, 3, 4))
   observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
 
@@ -64,7 +65,7 @@ def test_any_linear_observation(key):
 
 def test_scale_and_the_first_iteration_go_along_the_gradient(key):
   """This is the direction of Ho et al.'s reconstruction guidance."""
-  level = SCHEDULE(jnp.array(0.5))
+  level = level_at(SCHEDULE, 0.5)
   x, known = jax.random.normal(key, (2, 3, 4))
   mask = jnp.array([[True, True, False, False]])
 
@@ -88,13 +89,13 @@ def test_scale_and_the_first_iteration_go_along_the_gradient(key):
 
 def test_a_denoiser_without_a_gradient_is_not_changed(key):
   """x_0 stays the same if it ignores x, or agrees with the known pixels."""
-  level = SCHEDULE(jnp.array(0.5))
+  level = level_at(SCHEDULE, 0.5)
   x = jax.random.normal(key, (2, 3))
   deaf = lambda x, level: dj.Prediction(jnp.full_like(x, 0.25))
   mask = jnp.array([[True, False, True]])
   for known in (jnp.ones((2, 3)), jnp.full((2, 3), 0.25)):
     guided = dj.reconstruction_guided(deaf, known, mask, num_iterations=3)
-    np.testing.assert_array_equal(guided(x, level).x0, 0.25)
+    np.testing.assert_array_equal(jax.jit(guided)(x, level).x0, 0.25)
 
 
 def smooth(num):
@@ -119,15 +120,22 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(skewed, most, key):
   error = rng.normal(size=(32, 32))
   error *= 0.3 * np.linalg.norm(jacobian) / np.linalg.norm(error)
   error = jnp.asarray(error * skewed, jnp.float32)
-  y = np.asarray(prior.sample(key, 1), np.float64)[0, seen]
+  y = np.asarray(jax.jit(lambda key: prior.sample(key, 1))(key), np.float64)
+  y = y[0, seen]
   observe = lambda x: x @ jnp.asarray(matrix.T, jnp.float32)
 
   def denoise(x, level):
     return dj.Prediction(prior.denoise(x, level).x0 + x @ error)
 
   exact = prior.posterior(matrix, y, 0.1)
-  truth = exact.sample(key, 200)
-  x = truth + 5.0 * jax.random.normal(key, truth.shape)
+
+  @jax.jit
+  def draw(key):
+    x = exact.sample(key, 200) + 5.0 * jax.random.normal(key, (200, 32))
+    return x, exact.denoise(x, level).x0
+
+  x, expected = draw(key)
+  expected = np.asarray(expected, np.float64)
 
   def errors(num_iterations):
     y_0 = jnp.asarray(y[None], jnp.float32)
@@ -137,7 +145,6 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(skewed, most, key):
     found = np.asarray(jax.jit(guided)(x, level).x0, np.float64)
     return np.sqrt(np.mean((found - expected) ** 2, axis=1))
 
-  expected = np.asarray(exact.denoise(x, level).x0, np.float64)
   # The largest of 200 draws, of data with unit variance.
   assert errors(8).max() < most
   if not skewed:  # One iteration is not enough for correlated data.
@@ -146,12 +153,13 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(skewed, most, key):
 
 def test_a_direction_of_negative_curvature_is_not_taken():
   """A denoiser whose Jacobian on the known pixel is below 0."""
-  level = SCHEDULE(jnp.array(0.5))
+  level = level_at(SCHEDULE, 0.5)
   fall = lambda x, level: dj.Prediction(-0.5 * x)
   known, mask = jnp.ones((2, 3)), jnp.array([[True, False, False]])
   x = jnp.full((2, 3), 0.3)
   guided = dj.reconstruction_guided(fall, known, mask, num_iterations=3)
-  np.testing.assert_allclose(guided(x, level).x0, -0.15, rtol=1e-6)
+  found = jax.jit(guided)(x, level).x0
+  np.testing.assert_allclose(found, -0.15, rtol=1e-6)
 
 
 def test_noise_in_y_counts_at_low_levels(key):
@@ -160,12 +168,16 @@ def test_noise_in_y_counts_at_low_levels(key):
   observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
   y = np.array([0.3, -0.1])
   exact = DATA.posterior(POOL, y, 3e-3)
-  x = exact.sample(key, 3) + 3e-3 * jax.random.normal(key, (3, 4))
   guided = dj.observation_guided(
     DATA.denoise, observe, jnp.asarray(y[None], jnp.float32), std=3e-3
   )
-  found = np.asarray(jax.jit(guided)(x, level).x0)
-  expected = np.asarray(exact.denoise(x, level).x0)
+
+  @jax.jit
+  def estimates(key):
+    x = exact.sample(key, 3) + 3e-3 * jax.random.normal(key, (3, 4))
+    return guided(x, level).x0, exact.denoise(x, level).x0
+
+  found, expected = estimates(key)
   np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
@@ -175,19 +187,20 @@ def test_what_no_image_explains_is_outside_the_range(std):
   rng = np.random.default_rng(3)
   a = rng.normal(size=(5, 2)) @ rng.normal(size=(2, 4))
   y = rng.normal(size=(6, 5))
-  forward = lambda x: x @ jnp.asarray(a.T, jnp.float32)
-  m = dj.Measurement(jnp.asarray(y, jnp.float32), forward, std)
-  found = jax.jit(lambda x0: dj.unexplained(m, x0))(jnp.ones((6, 4)))
+  forward = jax.jit(lambda x: x @ jnp.asarray(a.T, jnp.float32))
+  m = dj.Measurement(np.float32(y), forward, std)
+  x0 = np.ones((6, 4), np.float32)
+  found = jax.jit(lambda x0: dj.unexplained(m, x0))(x0)
   expected = y - y @ (a @ np.linalg.pinv(a)).T
   assert np.abs(expected).max() > 0.5
   np.testing.assert_allclose(found, expected, atol=1e-5)
-  x0 = jnp.ones((6, 4))
   inverse = np.linalg.inv(a.T @ a / 0.01 + 2.0 * np.eye(4))  # prior N(0, I / 2)
   expected = y - (y @ a / 0.01) @ inverse.T @ a.T
-  found = dj.unexplained(dj.Measurement(m.y, forward, 0.1), x0, precision=2.0)
+  noisy = dj.Measurement(m.y, forward, 0.1)
+  found = jax.jit(lambda x0: dj.unexplained(noisy, x0, precision=2.0))(x0)
   np.testing.assert_allclose(found, expected, atol=1e-5)
-  inside = dj.Measurement(forward(jnp.ones((1, 4))), forward, std)
-  nothing = dj.unexplained(inside, jnp.ones((1, 4)))
+  inside = dj.Measurement(forward(x0[:1]), forward, std)
+  nothing = jax.jit(lambda x0: dj.unexplained(inside, x0))(x0[:1])
   np.testing.assert_allclose(nothing, 0.0, atol=1e-5)
   with pytest.raises(TypeError, match='not linear'):
-    dj.unexplained(dj.Measurement(m.y, lambda x: x**2, std), jnp.ones((6, 4)))
+    dj.unexplained(dj.Measurement(m.y, jax.jit(jnp.square), std), x0)

@@ -6,6 +6,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.sampling.sampler import sample_frames, spread_levels
+from tests.jitted import at_step, level_grid
 from tests.sampling.moments import (
   DDPM,
   GAUSSIAN,
@@ -17,20 +18,21 @@ from tests.states import PROCESSES, TABLE
 
 
 def test_prior(key):
-  last = DDPM.at_step(1000)
+  last = at_step(DDPM, 1000)
   lecture = dj.DiscreteSchedule.from_alphas([0.99, 0.98, 0.97]).at_step(3)
+  draw = jax.jit(dj.prior_sample, static_argnums=(1, 3))
   for level, exact, expected in [
     (last, False, 1.0),
     (lecture, False, 1.0),
     (lecture, True, 1 - 0.99 * 0.98 * 0.97),
   ]:
-    x = dj.prior_sample(key, (50_000, 2), level, exact)
+    x = draw(key, (50_000, 2), level, exact)
     np.testing.assert_allclose(np.var(x), expected, rtol=0.03)
 
 
-def test_jit_is_eager_step_by_step(key):
+def test_the_loop_is_step_by_step(key):
   """The trajectory has every x, and ends in the sample."""
-  levels = dj.level_grid(DDPM, 10)
+  levels = level_grid(DDPM, 10)
   x = dj.prior_sample(key, (4, 2), levels.take(0))
   sampler = dj.ddim(1.0)
 
@@ -45,22 +47,30 @@ def test_jit_is_eager_step_by_step(key):
   np.testing.assert_allclose(path[-1], last, rtol=1e-6)
   state = sampler.init(x)
   keys = split_key(key, 10)
+
+  @jax.jit
+  def step(i, x, state):
+    ends = {'level_t': levels.take(i), 'level_s': levels.take(i + 1)}
+    return sampler.step(keys[i], x, state, GAUSSIAN.denoise, **ends)
+
   for i in range(10):
-    t, s = levels.take(i), levels.take(i + 1)
-    x, state = sampler.step(
-      keys[i], x, state, GAUSSIAN.denoise, level_s=s, level_t=t
-    )
+    x, state = step(i, x, state)
     np.testing.assert_allclose(path[i + 1], x, atol=1e-5)
 
 
 @pytest.mark.parametrize('num_frames', [1, 2, 4, 10, 11, 25])
 def test_frames_are_evenly_spread_states_of_the_trajectory(key, num_frames):
   """It has the first examples, with both ends; the sample stays what it is."""
-  levels = dj.level_grid(DDPM, 10)
+  levels = level_grid(DDPM, 10)
   x = dj.prior_sample(key, (4, 2), levels.take(0))
-  args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x
-  last, frames, _ = sample_frames(*args, num_frames, 3)
-  path = dj.sample(*args, return_trajectory=True)
+
+  @jax.jit
+  def run(x):
+    args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x
+    last, frames, _ = sample_frames(*args, num_frames, 3)
+    return last, frames, dj.sample(*args, return_trajectory=True)
+
+  last, frames, path = map(np.asarray, run(x))
   np.testing.assert_array_equal(last, path[-1])
   shown = spread_levels(10, num_frames)
   np.testing.assert_array_equal(frames, path[shown, :3])
@@ -71,7 +81,7 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key, num_frames):
 
 
 def test_with_keys_per_example_an_image_knows_its_own_key_only(key):
-  levels = dj.level_grid(DDPM, 10)
+  levels = level_grid(DDPM, 10)
 
   @jax.jit
   def run(keys):
@@ -82,7 +92,7 @@ def test_with_keys_per_example_an_image_knows_its_own_key_only(key):
 
 
 def test_images_in_bfloat16_are_sampled_in_float32(key):
-  levels = dj.level_grid(DDPM, 2)
+  levels = level_grid(DDPM, 2)
   x = jnp.zeros((4, 2), jnp.bfloat16)
 
   def run(x):
@@ -126,13 +136,13 @@ def test_no_key_is_used_twice(name, key):
   sampler, x = DRAWING[name]
   denoise = TABLE.denoiser(MASKING) if x is STATES else half
   with jax.debug_key_reuse(True):
-    levels = dj.level_grid(COSINE, 3)
+    levels = level_grid(COSINE, 3)
     jax.eval_shape(lambda key: dj.sample(key, denoise, sampler, levels, x), key)
 
 
 def test_no_key_of_an_edit_is_used_twice(key):
   with jax.debug_key_reuse(True):
-    args = half, dj.ddim(1.0), dj.level_grid(COSINE, 3), IMAGES
+    args = half, dj.ddim(1.0), level_grid(COSINE, 3), IMAGES
     jax.eval_shape(lambda key: dj.sdedit(key, *args, 0.7, repeats=2), key)
 
 
@@ -153,7 +163,7 @@ def test_levels_are_passed_to_a_step_by_name(key):
 def test_jax_finds_no_key_that_is_used_twice(name, per_example, key):
   """The keys of a path of noise are clones of one key."""
   sampler = build(name, DDPM)
-  levels, x = dj.level_grid(DDPM, 3), jnp.ones((2, 2))
+  levels, x = level_grid(DDPM, 3), jnp.ones((2, 2))
   keys = jax.random.split(key, 2) if per_example else key
   run = lambda key: dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
   with jax.debug_key_reuse(True):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from tests.jitted import at_step, level_grid
 
 BETAS = np.array([0.01, 0.4, 0.05, 0.3, 0.02])  # Neighbours differ much.
 SCHEDULE = dj.DiscreteSchedule.from_betas(BETAS)
@@ -31,7 +32,7 @@ def step(sampler, key, level_s, level_t):
 @pytest.mark.parametrize('i', [2, 3, 4, 5])
 def test_euler_maruyama_undoes_beta_i(i, key):
   """x_{i-1} = x (1 + b / 2) + b score + sqrt(b) z, b = -log(1 - beta_i)."""
-  levels = SCHEDULE.at_step(i - 1), SCHEDULE.at_step(i)
+  levels = at_step(SCHEDULE, i - 1), at_step(SCHEDULE, i)
   found, z = step(dj.euler_maruyama(SCHEDULE), key, *levels)
   alpha_bar = np.cumprod(1 - BETAS)[i - 1]
   score = (np.sqrt(alpha_bar) * X0 - X) / (1 - alpha_bar)
@@ -78,7 +79,7 @@ def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
 
   A step is x -> a x + sqrt(w dt) z, and a is the difference of two calls.
   """
-  levels = dj.level_grid(FLOW, num_steps)
+  levels = level_grid(FLOW, num_steps)
   key, ends = jax.random.key(0), jnp.array([[0.0], [1.0]])
 
   def denoise(x, level):

@@ -5,13 +5,14 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at, level_grid
 
 SCHEDULE = dj.CosineSchedule()
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]])
 
 
 def test_without_self_conditioning_it_is_the_sampler(key):
-  levels, sampler = dj.level_grid(SCHEDULE, 6), dj.ddim(1.0)
+  levels, sampler = level_grid(SCHEDULE, 6), dj.ddim(1.0)
   wrapped = dj.self_conditioned(sampler)
 
   @jax.jit
@@ -31,7 +32,7 @@ def make_denoise(x0_prev):
 
 def test_a_chain_by_hand(key):
   """This is Analog Bits, Alg. 2, in float64 with DDIM's ODE."""
-  levels = dj.level_grid(SCHEDULE, 4)
+  levels = level_grid(SCHEDULE, 4)
   x = jnp.array([[1.0, -2.0], [0.5, 0.25]])
   found = dj.sample(
     key, make_denoise, dj.self_conditioned(dj.ddim()), levels, x
@@ -71,10 +72,13 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
 
   wrapped = dj.self_conditioned(sampler)
   x = jnp.ones((2, 3))
-  t, s = SCHEDULE(jnp.array(0.8)), SCHEDULE(jnp.array(0.4))
+  t, s = level_at(SCHEDULE, 0.8), level_at(SCHEDULE, 0.4)
   state = wrapped.init(x)
   np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
-  x, state = wrapped.step(key, x, state, counted, level_s=s, level_t=t)
+  step = lambda x, state: wrapped.step(
+    key, x, state, counted, level_s=s, level_t=t
+  )
+  x, state = jax.jit(step)(x, state)
   assert len(count) == calls
   # The next step gets the estimate at x, not the one elsewhere.
   np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)

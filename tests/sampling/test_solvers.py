@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.jitted import level_grid
 from tests.sampling import moments
 
 ORDERS = {
@@ -198,7 +199,7 @@ def test_from_pure_noise_to_clean_data(name):
   """Samples and gradients are finite, and a single step returns x_0."""
   sampler = moments.build(name, FLOW)
   key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (3, 2))
-  levels = FLOW(jnp.linspace(1.0, 0.0, 4))
+  levels = jax.jit(FLOW)(np.linspace(1.0, 0.0, 4, dtype=np.float32))
   ends = {'level_s': levels.take(3), 'level_t': levels.take(0)}
 
   def loss(scale, x):
@@ -233,12 +234,12 @@ def test_from_pure_noise_to_clean_data(name):
 )
 def test_calls_of_the_network(name, calls):
   schedule = dj.CosineSchedule()
-  sampler, levels = moments.build(name, schedule), dj.level_grid(schedule, 7)
+  sampler, levels = moments.build(name, schedule), level_grid(schedule, 7)
   assert moments.counted_calls(denoise, sampler, levels) == calls
 
 
 def test_heun_is_euler_where_there_is_no_signal():
-  levels = FLOW(jnp.linspace(1.0, 0.0, 8))
+  levels = jax.jit(FLOW)(np.linspace(1.0, 0.0, 8, dtype=np.float32))
   for sampler, calls in ((dj.heun(), 12), (dj.velocity_heun(FLOW), 13)):
     assert moments.counted_calls(denoise, sampler, levels) == calls
 
@@ -286,7 +287,7 @@ def test_one_compilation_for_all_levels_and_keys():
   names = 'ancestral_small', 'heun', 'unipc_2', 'churned_heun'
   for name in names:
     for seed, schedule in enumerate((moments.DDPM, VE)):
-      levels = dj.level_grid(schedule, 5)
+      levels = level_grid(schedule, 5)
       run(name, jax.random.key(seed), levels, jnp.full((2, 2), 1.0 + seed))
   assert traces == list(names)
 
@@ -301,7 +302,7 @@ def test_order_1_is_ddim():
     ]
 
   for schedule in (moments.DDPM, VE, FLOW):
-    levels = schedule(jnp.linspace(1.0, 0.0, 9))
+    levels = jax.jit(schedule)(np.linspace(1.0, 0.0, 9, dtype=np.float32))
     a, b = run_both(jax.random.key(1), levels)
     # XLA may round the same expression differently.
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)

@@ -12,6 +12,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.metrics.posterior import posterior_errors
 from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.testing import oracles
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import SCHEDULE
@@ -47,7 +48,7 @@ def test_inner_draws_are_the_product_of_two_normal_distributions(
   exact = oracles.gaussian(mean, 0.6 * np.eye(4)).posterior(MATRIX, Y, std)
   means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (NUM, 4))
   draw = jax.jit(draws(name, std))
-  check_moments(draw(key, means, jnp.array(0.6)), exact)
+  check_moments(draw(key, means, np.float32(0.6)), exact)
 
 
 def test_langevin_draws_have_the_law_for_any_size_of_step(key):
@@ -58,7 +59,7 @@ def test_langevin_draws_have_the_law_for_any_size_of_step(key):
   """
   draw = dj.langevin_draw(lambda x: -0.5 * jnp.sum(x**2, axis=1), 0.25, 50)
   x = jax.jit(draw)(key, jnp.zeros((4 * NUM, 1)), jnp.array(1.0))
-  np.testing.assert_allclose(jnp.var(x), 0.5, atol=0.025)
+  np.testing.assert_allclose(np.var(x), 0.5, atol=0.025)
 
 
 def test_langevin_draws_refuse_nan(key):
@@ -67,12 +68,12 @@ def test_langevin_draws_refuse_nan(key):
 
   draw = dj.langevin_draw(log_likelihood, 0.2, 50)
   x = jax.jit(draw)(key, jnp.ones((100, 2)), jnp.array(1.0))
-  assert (x > 0.0).all()
+  assert (np.asarray(x) > 0.0).all()
 
 
 def test_decoupled_noise_is_exact_for_white_data(key):
   """x_0 given x_t is N(x_0_hat, r^2 I) there, and the inner draw is exact."""
-  levels = dj.level_grid(SCHEDULE, 12, 'karras')
+  levels = level_grid(SCHEDULE, 12, 'karras')
   sampler = dj.decoupled(draws('gaussian', 0.5))
 
   @jax.jit
@@ -85,7 +86,7 @@ def test_decoupled_noise_is_exact_for_white_data(key):
 
 def test_the_paper_assumes_another_variance(key):
   """sigma^2 / alpha^2 and the end of the ODE: white data spread too much."""
-  levels = dj.level_grid(SCHEDULE, 12, 'karras')
+  levels = level_grid(SCHEDULE, 12, 'karras')
   estimate = dj.ode_estimate(SCHEDULE, 5)
   unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
   sampler = dj.decoupled(unknown, lambda level: 1.0 / level.snr, estimate)
@@ -96,15 +97,15 @@ def test_the_paper_assumes_another_variance(key):
   # The ODE keeps a white x, to the error of five steps, and adds sigma^2 /
   # alpha^2.
   expected = 1.0 + float(1.0 / level.snr)
-  np.testing.assert_allclose(jnp.var(run(x)), expected, rtol=0.06)
+  np.testing.assert_allclose(np.var(run(x)), expected, rtol=0.06)
 
 
 def test_the_end_of_the_ode(key):
   x = jax.random.normal(key, (5, 4))
-  level = SCHEDULE(jnp.array(0.4))
+  level = level_at(SCHEDULE, 0.4)
   estimate = dj.ode_estimate(SCHEDULE, 200)
   found = jax.jit(lambda x: estimate(PRIOR.denoise, x, level))(x)
-  expected = PRIOR.ode_map(x, level, dj.clean_level())
+  expected = jitted(PRIOR.ode_map)(x, level, dj.clean_level())
   np.testing.assert_allclose(found, expected, atol=0.02)
 
 
@@ -115,7 +116,7 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
   cov = std**2 * np.eye(2) + width**2 * MATRIX @ MATRIX.T
   whitening = np.linalg.inv(np.linalg.cholesky(cov))
   exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)
-  widths = jnp.concatenate([jnp.geomspace(2.0, width, 10), jnp.full(30, width)])
+  widths = np.float32([*np.geomspace(2.0, width, 10), *[width] * 30])
   draw = dj.gaussian_draw(measured(std), num_iterations=2)
 
   @jax.jit
@@ -129,7 +130,7 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
 
 
 def test_images_depend_on_their_keys_only(key):
-  levels = dj.level_grid(SCHEDULE, 4, 'karras')
+  levels = level_grid(SCHEDULE, 4, 'karras')
   keys = jax.random.split(key, 6)
   x = jax.random.normal(key, (6, 4))
   widths = jnp.array([1.0, 0.5])
@@ -145,19 +146,12 @@ def test_images_depend_on_their_keys_only(key):
       assert_own_keys(method, keys, x, rtol=1e-4, atol=1e-4)
 
 
-def test_widths_below_the_schedule_are_refused(key):
-  widths, x = jnp.array([1.0, 1e-6]), jnp.zeros((1, 4))
-  with pytest.raises(ValueError, match="schedule's lowest sigma / alpha"):
-    dj.split_gibbs(
-      key, WHITE.denoise, SCHEDULE, draws('gaussian', 0.5), widths, x
-    )
-
-
 @pytest.mark.parametrize('variance', [0.5, 9.0])
 def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
   """Whitened, in Fourier's basis where the posterior is diagonal."""
-  blur, std = operators.gaussian_blur(1.5), 1.0 / 127.5
-  dot = jnp.zeros((1, 16, 16, 1)).at[0, 0, 0, 0].set(1.0)
+  blur = jax.jit(lambda x: operators.gaussian_blur(1.5)(x))
+  std, dot = 1.0 / 127.5, np.zeros((1, 16, 16, 1), np.float32)
+  dot[0, 0, 0, 0] = 1.0
   response = np.fft.fft2(np.asarray(blur(dot), np.float64)[0, :, :, 0])
   measurement = dj.Measurement(jnp.zeros((1, 16, 16, 1)), blur, std)
   draw = jax.jit(dj.gaussian_draw(measurement))
@@ -184,12 +178,12 @@ def test_the_law_for_a_mixture(name, key):
   exact = MIXTURE.posterior(matrix, y, std)
   measurement = dj.Measurement(
     jnp.asarray(y[None], jnp.float32),
-    lambda x: x @ jnp.asarray(matrix.T, jnp.float32),
+    jax.jit(lambda x: x @ jnp.asarray(matrix.T, jnp.float32)),
     std,
   )
   draw = dj.gaussian_draw(measurement, 1)
-  widths = jnp.concatenate([jnp.geomspace(3.0, 0.1, 15), jnp.full(25, 0.1)])
-  levels = dj.level_grid(SCHEDULE, 40, 'karras')
+  widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
+  levels = level_grid(SCHEDULE, 40, 'karras')
 
   @jax.jit
   def run(key):

@@ -9,6 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import bounds, oracles
+from tests.jitted import level_grid
 
 GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -52,7 +53,7 @@ def data_and_noise(key, n):
 
 def grid(schedule, num_steps):
   """Returns level_grid, jitted."""
-  return jax.jit(lambda: dj.level_grid(schedule, num_steps))()
+  return jax.jit(lambda: level_grid(schedule, num_steps))()
 
 
 @pytest.mark.parametrize('variance', VARIANCES)

@@ -136,7 +136,8 @@ def test_the_denoiser_is_bayes_rule(name):
 
 
 def test_samples_and_conditionals():
-  x0 = np.asarray(TABLE.sample(jax.random.key(0), 20_000))
+  draw = jax.jit(TABLE.sample, static_argnums=1)
+  x0 = np.asarray(draw(jax.random.key(0), 20_000))
   counts = np.zeros((3, 3, 3))
   np.add.at(counts, tuple(x0.T), 1)
   error = np.sqrt(TABLE.probs * (1 - TABLE.probs) * len(x0)) + 1e-3

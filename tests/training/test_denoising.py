@@ -127,8 +127,7 @@ def test_no_gradient_flows_through_the_first_estimate(key):
     return grad(objective(**SELF_CONDITIONED)), grad(objective(fixed))
 
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-    *gradients(PARAMS),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS)
   )
 
 

@@ -10,6 +10,7 @@ from diffusion_jax.core.flow_losses import two_step_target
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import distillation
 from diffusion_jax.training.objectives import Context, Network
+from tests.jitted import level_grid
 from tests.training import few_step
 
 COSINE, STRAIGHT = dj.CosineSchedule(), dj.RectifiedFlowSchedule()
@@ -149,7 +150,7 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
     parametrization='x0',
   )
   for schedule in (dj.KarrasSchedule(), STRAIGHT):
-    levels = dj.level_grid(schedule, 64)
+    levels = level_grid(schedule, 64)
     objective = distillation.reflow(
       zeros,
       schedule,

@@ -41,7 +41,7 @@ def test_new_adapters_change_nothing():
   """Bit for bit, since B is 0; leaves without an adapter are the same."""
   params = normal(SHAPES)
   adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
-  merged = lora_merge(params, adapters, 0.5)
+  merged = jax.jit(lora_merge)(params, adapters, 0.5)
   jax.tree.map(np.testing.assert_array_equal, merged, params)
 
 
@@ -138,9 +138,8 @@ def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
   params, x = {'network': adapters}, normal({'x': (6, 5)})['x']
   objective = lora_objective(plain, 0.7)
   context = Context(ema_params=ema, frozen={'base': base})
-  gradient = jax.grad(lambda p: objective(p, context, jax.random.key(0), x)[0])(
-    params
-  )
+  loss = lambda p: objective(p, context, jax.random.key(0), x)[0]
+  gradient = jax.jit(jax.grad(loss))(params)
   assert jax.tree.structure(gradient) == jax.tree.structure(params)
   # New adapters, here the average's, are the base itself.
   of_kernel = jax.grad(

@@ -149,10 +149,7 @@ def linear(params, x, noise, cond, *, key=None):
 
 
 LINEAR = Network(
-  linear,
-  dj.logsnr_input,
-  parametrization='v',
-  condition=make_condition(False),
+  linear, dj.logsnr_input, parametrization='v', condition=make_condition(False)
 )
 
 

@@ -11,12 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import objectives, optimizer
-from diffusion_jax.training.objectives import (
-  Context,
-  Mean,
-  Network,
-  Objective,
-)
+from diffusion_jax.training.objectives import Context, Mean, Network, Objective
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import (
   accumulated,
@@ -26,6 +21,7 @@ from diffusion_jax.training.step import (
   rows,
   whole,
 )
+from tests.jitted import level_grid
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 MIXTURE = oracles.mixture(
@@ -124,7 +120,7 @@ def test_the_trained_ema_network_samples_the_data(trained, key):
   denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(
     state.ema_params['network']
   )
-  levels = dj.level_grid(SCHEDULE, 100)
+  levels = level_grid(SCHEDULE, 100)
 
   @jax.jit
   def go(key):
@@ -314,9 +310,8 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
   context = Context(step=10, state=('before',))
   batch = {'x': jnp.arange(12.0).reshape(6, 2)}
   for parts in (1, 3):
-    (mean, (_, state)), grad = accumulated(line, parts)(
-      2.0, context, key, batch
-    )
+    run = accumulated(line, parts)
+    (mean, (_, state)), grad = run(2.0, context, key, batch)
     assert (mean, grad) == (31.0, 15.5)
     assert state[0] == 'before'
     assert state[1].tolist() == [10.0, 12.0, 14.0, 16.0, 18.0, 20.0]
@@ -370,6 +365,6 @@ def test_rows_are_interleaved_and_must_divide():
 
 def test_quarters_follow_t():
   losses, t = jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.25, 0.26, 0.9, 1.0])
-  found = objectives.by_quarter(losses, t)
+  found = jax.jit(objectives.by_quarter)(losses, t)
   values = [(float(m.total), float(m.count)) for m in found.values()]
   assert values == [(1.0, 1.0), (2.0, 1.0), (0.0, 0.0), (12.0, 2.0)]

@@ -7,11 +7,7 @@ from typing import Any
 import pytest
 
 from diffusion_jax.app.config import folder
-from tests.app.conftest import (
-  DIGITS,
-  refused,
-  smoke,
-)
+from tests.app.conftest import DIGITS, refused, smoke
 
 
 def written(workdir, **changes):

@@ -10,14 +10,7 @@ from ml_collections import ConfigDict
 from configs import base
 from diffusion_jax.app.config import fields, folder, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
-from tests.app.conftest import (
-  CONFIGS,
-  DIGITS,
-  read,
-  refused,
-  smoke,
-  stored_run,
-)
+from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 
 ROOT = CONFIGS.parent
 FILES = sorted(

@@ -224,10 +224,7 @@ def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
   remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'lms', 'unipc')
-  more = [
-    'sampling.churn.s_churn=1',
-    'sampling.corrector.steps=1',
-  ]
+  more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
   noise, stochastic = 'sampling.ancestral_noise.eta=1', name in STOCHASTIC
   more += [] if stochastic else [noise]
   for flag in more if remembers else ():
@@ -288,10 +285,7 @@ def test_the_levels_of_another_schedule_may_be_visited(name):
   flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
   schedule = model_of(*flags).plan().schedule
   t = jnp.linspace(0.0, 1.0, 5)
-  expected = {
-    'linear': lambda: DDPM,
-    'karras': dj.KarrasSchedule,
-  }[name]()
+  expected = {'linear': lambda: DDPM, 'karras': dj.KarrasSchedule}[name]()
   jax.tree.map(np.testing.assert_array_equal, schedule(t), expected(t))
   assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 

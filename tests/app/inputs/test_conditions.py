@@ -134,10 +134,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
     assert sentence[8] == 'ab'[label]
   # data without a test split: texts of the training split
   model = models.make(config, 'nowhere')
-  assert conditions.choose_texts(model, 2) == [
-    'picture a/0 ü',
-    'picture a/1 ü',
-  ]
+  assert conditions.choose_texts(model, 2) == ['picture a/0 ü', 'picture a/1 ü']
 
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):

@@ -15,11 +15,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import sources
 from diffusion_jax.data.values import Values
-from tests.app.conftest import (
-  DIGITS,
-  read,
-  refused,
-)
+from tests.app.conftest import DIGITS, read, refused
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[3]
