@@ -194,7 +194,7 @@ def test_flows_have_the_plain_loss_of_the_velocity(name):
   section = model.config.objective.weight
   weight = section.make()
   level = model.noisy.schedule()(jnp.linspace(0.1, 0.9, 5))
-  scale = dj.error_scale(model.noisy.parametrization.kind, level) ** 2
+  scale = dj.error_scale(model.noisy.process.parametrization.kind, level) ** 2
   np.testing.assert_allclose(weight(level), scale, rtol=1e-6)
   np.testing.assert_allclose(level.alpha + level.sigma, 1.0, rtol=1e-6)
 
@@ -205,7 +205,8 @@ def test_the_noise_inputs_of_the_three_sdes(sde):
   model = model_of(f'cifar10_vp:{sde}')
   level = model.noisy.schedule()(0.5)
   label = np.log(level.sigma) if sde == 've' else 999 / 2
-  np.testing.assert_allclose(model.noisy.noise_input(level), label, rtol=1e-6)
+  seen = model.noisy.process.noise_input(level)
+  np.testing.assert_allclose(seen, label, rtol=1e-6)
 
 
 def test_ve_of_data_in_the_unit_interval(key):
@@ -230,7 +231,7 @@ def test_adm_samples_the_published_steps():
   def levels_seen_and_even():
     schedule = model.noisy.schedule()
     levels = model.plan().levels
-    seen = model.noisy.noise_input(levels)  # what the network is given
+    seen = model.noisy.process.noise_input(levels)  # what the network is given
     return levels, seen, dj.level_grid(schedule, 250, 'linspace')
 
   levels, seen, linspace = jax.device_get(levels_seen_and_even())

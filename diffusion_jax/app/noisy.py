@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,19 @@ _ASKED = {
 }
 
 
+class Process(NamedTuple):
+  """How data are noised, and how a network sees that.
+
+  schedule: without its parameters if it is learned; noise_input: the input of
+  the network for a level, NoiseLevel -> [B]; steps: 1000 in continuous time.
+  """
+
+  schedule: dj.Schedule
+  parametrization: Parametrization
+  noise_input: NoiseInput
+  steps: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoisyNetwork:
   """A network of noisy images with its process, as a config describes them.
@@ -63,7 +77,16 @@ class NoisyNetwork:
   out_channels: Callable[[], int] | None = None
   apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
 
-  # -- the process ------------------------------------------------------------
+  @functools.cached_property
+  def process(self) -> Process:
+    """How the data are noised, and how the network sees that."""
+    schedule = self.config.schedule.make()
+    steps = constructors.num_steps_of(schedule) or 1000
+    parametrization = Parametrization('flow')
+    if 'parametrization' in self.config:
+      parametrization = self.config.parametrization.make()
+    noise_input = self.config.noise_input.make({'schedule_steps': steps})
+    return Process(schedule, parametrization, noise_input, steps)
 
   def schedule(self, params: Params | None = None) -> dj.Schedule:
     """Returns the schedule, t -> NoiseLevel.
@@ -71,7 +94,7 @@ class NoisyNetwork:
     params: parameters of the run; a learned schedule needs them, and raises
     UserError without them.
     """
-    schedule = self.untrained_schedule
+    schedule = self.process.schedule
     if not self.learns_schedule:
       return schedule
     if params is None:
@@ -81,141 +104,40 @@ class NoisyNetwork:
       )
     return _with_params(schedule, params['schedule'])
 
-  @functools.cached_property
-  def untrained_schedule(self) -> dj.Schedule:
-    """The schedule; without its parameters if it is learned."""
-    return self.config.schedule.make()
-
   @property
   def learns_schedule(self) -> bool:
     """Whether the parameters have a branch 'schedule'."""
-    gamma = constructors.gamma_of(self.untrained_schedule)
+    gamma = constructors.gamma_of(self.process.schedule)
     return gamma is not None and gamma.learned
-
-  @property
-  def schedule_steps(self) -> int:
-    """The number of steps of the schedule; 1000 in continuous time."""
-    return constructors.num_steps_of(self.untrained_schedule) or 1000
-
-  @functools.cached_property
-  def parametrization(self) -> Parametrization:
-    """The quantity that the network predicts."""
-    if 'parametrization' not in self.config:
-      return Parametrization('flow')
-    return self.config.parametrization.make()
-
-  @functools.cached_property
-  def noise_input(self) -> NoiseInput:
-    """The input of the network for a level, NoiseLevel -> [B]."""
-    return self.config.noise_input.make({'schedule_steps': self.schedule_steps})
-
-  # -- the network ------------------------------------------------------------
-
-  @functools.cached_property
-  def network(self) -> nn.Module:
-    """The Flax module, with the inputs that config and objective need."""
-    section = self.config.network
-    takes = _takes(section.constructor)
-    for name, field in _ASKED.items():
-      if name in self.inputs.names and name not in takes:
-        table = self.schema.table('network')
-        able = [n for n, c in table.items() if name in _takes(c)]
-        own = ', or name it in `takes`' if ':' in section.name else ''
-        raise UserError(
-          f'config.{field} needs a network with the input {name}, which '
-          f'{section.name} does not have: set network to {" or ".join(able)}'
-          f'{own}'
-        )
-    network = section.make(self._network_facts())
-    needed = getattr(network, 'noise_input', None)
-    if needed not in (None, self.config.noise_input.name):
-      raise UserError(
-        f'network {section.name!r} needs config.noise_input={needed}'
-      )
-    if self.needs.forward_mode and section.get('attention') == 'auto':
-      return functional.clone(
-        network, attention='xla'
-      )  # others have no forward mode
-    return network
-
-  def _network_facts(self):
-    c, classes = self.config, self.facts.num_classes
-    if 'num_classes' in c.network.needs and classes < 2:
-      raise UserError(
-        'config.network=classifier needs images of two or more classes'
-      )
-    if self.out_channels is None:
-      channels = (1 + self.needs.learned_variance) * self.state_shape[-1]
-    else:
-      channels = self.out_channels()
-    return {
-      'out_channels': channels,
-      'in_channels': self.state_shape[-1],
-      'inputs': self.inputs,
-      'num_classes': classes,
-      'gamma_min': c.schedule.get('gamma_min'),
-      'gamma_max': c.schedule.get('gamma_max'),
-    }
-
-  @functools.cached_property
-  def inputs(self) -> Inputs:
-    """What the network takes besides x and its level."""
-    c = self.conditioning
-    if c.labels and not self.facts.num_classes:
-      raise UserError(
-        'config.conditioning.labels needs images of classes, and these have '
-        'none: set it to False'
-      )
-    return Inputs(
-      num_classes=self.facts.num_classes if c.labels else 0,
-      null_class=c.dropout > 0.0,
-      text=c.text,
-      image_channels=self._image_channels(),
-      self_conditioning=c.self_conditioning,
-      augment_dim=augmentation.NUM_LABELS if c.augment else 0,
-      elapsed=self.needs.map_kind == 'average_velocity',
-      guidance_scale=self.needs.guidance_scale,
-      known=self._of_x('known') is not None,
-      **self._context(),
-    )
-
-  def _context(self):
-    encoder, context = self.conditioning.context, self.facts.context
-    if encoder is None or context is None:
-      return {}
-    return {'context': context.shape, 'context_encoder': encoder}
-
-  def _image_channels(self):
-    image = self._of_x('image')
-    return 0 if image is None else image.shape[-1]
-
-  def _of_x(self, name):
-    # Returns the shape of a condition that is made of x_0, or None.
-    condition = getattr(self.conditioning, name)
-    if condition is None:
-      return None
-    x0 = jax.ShapeDtypeStruct((1, *self.facts.x.shape), jnp.float32)
-    with from_config(f'conditioning.{name}'):
-      return jax.eval_shape(condition, abstract_key(), x0)
 
   @property
   def needs(self) -> Needs:
     """What the objective, with its guidance, needs of the network."""
     objective = self.config.objective
-    guidance = objective.get('guidance')
-    needs = needs_of(objective.constructor)
+    guidance, needs = objective.get('guidance'), needs_of(objective.constructor)
     if guidance is None:
       return needs
     scale = needs_of(guidance.constructor).guidance_scale
     return needs._replace(guidance_scale=scale)
 
+  @functools.cached_property
+  def inputs(self) -> Inputs:
+    """What the network takes besides x and its level."""
+    return _inputs_of(self.conditioning, self.facts, self.needs)
+
+  @functools.cached_property
+  def network(self) -> nn.Module:
+    """The Flax module, with the inputs that config and objective need."""
+    return _build(self)
+
   def given(self, network: nn.Module | None = None) -> dj.Network:
     """Returns the network, with what it predicts and its noise input."""
+    process = self.process
     return dj.Network(
       self.apply_fn(network or self.network),
-      self.noise_input,
-      parametrization=self.parametrization.kind,
-      sigma_data=self.parametrization.sigma_data,
+      process.noise_input,
+      parametrization=process.parametrization.kind,
+      sigma_data=process.parametrization.sigma_data,
       learned_variance=self.needs.learned_variance,
       time_scale=self.config.noise_input.get('scale', 1.0),
     )
@@ -245,13 +167,9 @@ class NoisyNetwork:
       estimate_probability=1.0 if test else 0.5,
     )
 
-  def cond(self, cond: dict) -> dict:
-    """Returns the entries of cond that are inputs of the network."""
-    return {n: x for n, x in cond.items() if n in self.inputs.names}
-
   def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the network's denoiser, without guidance and clipping."""
-    return self.given().denoiser(params['network'], self.cond(cond))
+    return self.given().denoiser(params['network'], self.inputs.among(cond))
 
   @property
   def clips(self) -> bool:
@@ -268,10 +186,6 @@ class NoisyNetwork:
     sampler = self.config.sampling.get('sampler') or {}
     return sampler.get('variance', 'fixed_small')
 
-  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
-    """Draws pure noise for each of the keys [B], at the noisiest level."""
-    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
-
   def logits(self, params: Params) -> Callable[..., jax.Array]:
     """Returns (x_t, level) -> logits [B, num_classes] of a classifier."""
     network = self.given()
@@ -281,87 +195,29 @@ class NoisyNetwork:
     """Returns the images of a split."""
     return datasets.source_of(self.config, split)
 
-  # -- the parameters ---------------------------------------------------------
-
-  @property
-  def uncertainty(self) -> constructors.LogVariance | None:
-    """EDM2's u(sigma), which is trained with the network."""
-    section = self.config.objective.get('uncertainty')
-    return None if section is None else section.make()
-
   def init(self, key: jax.Array) -> Params:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
     key, gamma_key = jax.random.split(key)
-    x = jnp.zeros((1, *self.state_shape))
-    rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
-    args = x, jnp.zeros(1), self.inputs.example()
-    output, variables = self.network.init_with_output(rngs, *args)
-    facts, shape = self._network_facts(), (1, self.facts.num_classes)
-    if 'out_channels' in self.schema.facts['network']:
-      shape = *x.shape[:-1], facts['out_channels']
-    if getattr(output, 'shape', None) != shape:
-      raise UserError(
-        f'config.network: its output for x of the shape {list(x.shape)} is an '
-        f'array {list(shape)}, not {kind_of(output)}'
-      )
-    if others := variables.keys() - {'params'}:
-      raise UserError(
-        f'config.network={self.config.network.name!r} keeps {min(others)}, '
-        'which changes outside training: a network has parameters only'
-      )
-    params = {'network': variables['params']}
+    params = {'network': _first_weights(self, key)}
     params |= self.first_schedule(gamma_key)
-    uncertainty = self.uncertainty
+    uncertainty = uncertainty_of(self.config)
     if uncertainty is not None:
       params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
     return params
 
   def first_schedule(self, key: jax.Array) -> Params:
     """Returns {'schedule': first parameters}; {} if it is not learned."""
-    gamma = constructors.gamma_of(self.untrained_schedule)
+    gamma = constructors.gamma_of(self.process.schedule)
     if gamma is None or not gamma.learned:
       return {}
     return {'schedule': gamma.init(key, jnp.zeros(1))['params']}
 
-  # -- refusals ---------------------------------------------------------------
-
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what schedule, network or device does not allow."""
     if not self.learns_schedule:
-      yield from self._end_problems()
+      yield from _end_problems(self.process)
     if mode == 'train':
-      yield from self._height_problems()
-
-  def _end_problems(self):
-    # A program, not single operations; a schedule need not be a pytree.
-    schedule = self.schedule()
-    last = jax.jit(lambda: schedule(1.0))()
-    kind = self.parametrization.kind
-    if kind in ('eps', 'score') and last.alpha == 0.0:
-      yield (
-        f'config.parametrization={kind}: the schedule has no signal at t = 1, '
-        f'where {kind} does not determine x_0: set parametrization=v or x0'
-      )
-
-  def _height_problems(self):
-    heights = self.config.network.get('attention_resolutions')
-    if not heights or ':' in self.config.network.name:
-      return
-    levels = len(self.config.network.get('multipliers', (1,)))
-    sides = self.state_shape[:-1]
-    maps = [[side // 2**level for side in sides] for level in range(levels)]
-    is_flat = len(sides) == 2
-    possible = [m[0] if is_flat else math.prod(m) for m in maps]
-    absent = [h for h in heights if h not in possible]
-    if absent:
-      what = ('height', 'heights') if is_flat else ('number', 'numbers')
-      of = '' if is_flat else ' of positions'
-      yield (
-        f'config.network.attention_resolutions: no feature map has the '
-        f'{what[0]}{of} {absent[0]}; the {what[1]} are '
-        f'{", ".join(map(str, possible))}, and () is attention in the middle '
-        'only'
-      )
+      yield from _height_problems(self.config.network, self.state_shape)
 
 
 def noisy_network(schema: Schema, config: Node, facts: Facts) -> NoisyNetwork:
@@ -383,3 +239,148 @@ def _with_params(schedule, params):
     inner = _with_params(schedule.schedule, params)
     return dataclasses.replace(schedule, schedule=inner)
   return dataclasses.replace(schedule, params=params)
+
+
+def prior_sample(
+  shape: tuple[int, ...], keys: jax.Array, level: dj.NoiseLevel
+) -> jax.Array:
+  """Draws pure noise for each of the keys [B], at the noisiest level."""
+  return dj.prior_sample(keys, (*keys.shape, *shape), level)
+
+
+def uncertainty_of(config: Node) -> constructors.LogVariance | None:
+  """Returns EDM2's u(sigma), which is trained with the network."""
+  section = config.objective.get('uncertainty')
+  return None if section is None else section.make()
+
+
+def _inputs_of(c, facts, needs):
+  if c.labels and not facts.num_classes:
+    raise UserError(
+      'config.conditioning.labels needs images of classes, and these have '
+      'none: set it to False'
+    )
+  x0, shapes, context = (
+    jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32),
+    {},
+    {},
+  )
+  for name in ('image', 'known'):  # what the network sees of x_0
+    function = getattr(c, name)
+    if function is not None:
+      with from_config(f'conditioning.{name}'):
+        shapes[name] = jax.eval_shape(function, abstract_key(), x0).shape
+  if c.context is not None and facts.context is not None:
+    shape = facts.context.shape
+    context = {'context': shape, 'context_encoder': c.context}
+  return Inputs(
+    num_classes=facts.num_classes if c.labels else 0,
+    null_class=c.dropout > 0.0,
+    text=c.text,
+    image_channels=shapes['image'][-1] if 'image' in shapes else 0,
+    self_conditioning=c.self_conditioning,
+    augment_dim=augmentation.NUM_LABELS if c.augment else 0,
+    elapsed=needs.map_kind == 'average_velocity',
+    guidance_scale=needs.guidance_scale,
+    known='known' in shapes,
+    **context,
+  )
+
+
+def _facts_of(noisy):
+  # The facts from which a network is made.
+  c, classes = noisy.config, noisy.facts.num_classes
+  if 'num_classes' in c.network.needs and classes < 2:
+    raise UserError(
+      'config.network=classifier needs images of two or more classes'
+    )
+  if noisy.out_channels is None:
+    channels = (1 + noisy.needs.learned_variance) * noisy.state_shape[-1]
+  else:
+    channels = noisy.out_channels()
+  return {
+    'out_channels': channels,
+    'in_channels': noisy.state_shape[-1],
+    'inputs': noisy.inputs,
+    'num_classes': classes,
+    'gamma_min': c.schedule.get('gamma_min'),
+    'gamma_max': c.schedule.get('gamma_max'),
+  }
+
+
+def _build(noisy):
+  section = noisy.config.network
+  takes = _takes(section.constructor)
+  for name, field in _ASKED.items():
+    if name in noisy.inputs.names and name not in takes:
+      table = noisy.schema.table('network')
+      able = [n for n, c in table.items() if name in _takes(c)]
+      own = ', or name it in `takes`' if ':' in section.name else ''
+      raise UserError(
+        f'config.{field} needs a network with the input {name}, which '
+        f'{section.name} does not have: set network to {" or ".join(able)}'
+        f'{own}'
+      )
+  network = section.make(_facts_of(noisy))
+  needed = getattr(network, 'noise_input', None)
+  if needed not in (None, noisy.config.noise_input.name):
+    raise UserError(
+      f'network {section.name!r} needs config.noise_input={needed}'
+    )
+  if noisy.needs.forward_mode and section.get('attention') == 'auto':
+    # Others have no forward mode.
+    return functional.clone(network, attention='xla')
+  return network
+
+
+def _first_weights(noisy, key):
+  x = jnp.zeros((1, *noisy.state_shape))
+  rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
+  args = x, jnp.zeros(1), noisy.inputs.example()
+  output, variables = noisy.network.init_with_output(rngs, *args)
+  facts, shape = _facts_of(noisy), (1, noisy.facts.num_classes)
+  if 'out_channels' in noisy.schema.facts['network']:
+    shape = *x.shape[:-1], facts['out_channels']
+  if getattr(output, 'shape', None) != shape:
+    raise UserError(
+      f'config.network: its output for x of the shape {list(x.shape)} is an '
+      f'array {list(shape)}, not {kind_of(output)}'
+    )
+  if others := variables.keys() - {'params'}:
+    raise UserError(
+      f'config.network={noisy.config.network.name!r} keeps {min(others)}, '
+      'which changes outside training: a network has parameters only'
+    )
+  return variables['params']
+
+
+def _end_problems(process):
+  # A program, not single operations; a schedule need not be a pytree.
+  last = jax.jit(lambda: process.schedule(1.0))()
+  kind = process.parametrization.kind
+  if kind in ('eps', 'score') and last.alpha == 0.0:
+    yield (
+      f'config.parametrization={kind}: the schedule has no signal at t = 1, '
+      f'where {kind} does not determine x_0: set parametrization=v or x0'
+    )
+
+
+def _height_problems(section, shape):
+  heights = section.get('attention_resolutions')
+  if not heights or ':' in section.name:
+    return
+  levels = len(section.get('multipliers', (1,)))
+  sides = shape[:-1]
+  maps = [[side // 2**level for side in sides] for level in range(levels)]
+  is_flat = len(sides) == 2
+  possible = [m[0] if is_flat else math.prod(m) for m in maps]
+  absent = [h for h in heights if h not in possible]
+  if absent:
+    what = ('height', 'heights') if is_flat else ('number', 'numbers')
+    of = '' if is_flat else ' of positions'
+    yield (
+      f'config.network.attention_resolutions: no feature map has the '
+      f'{what[0]}{of} {absent[0]}; the {what[1]} are '
+      f'{", ".join(map(str, possible))}, and () is attention in the middle '
+      'only'
+    )

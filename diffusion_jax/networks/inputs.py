@@ -102,6 +102,10 @@ class Inputs:
     }
     return [name for name, given in entries.items() if given]
 
+  def among(self, cond: dict) -> dict:
+    """Returns the entries of cond that are inputs of the network."""
+    return {name: x for name, x in cond.items() if name in self.names}
+
   def example(self, batch_size: int = 1) -> dict[str, Array]:
     """Returns a cond with the entries from which parameters follow."""
     cond = {name: jnp.ones(batch_size) for name in STEP_INPUTS}

@@ -21,22 +21,22 @@ from diffusion_jax.sampling.grids import count_steps
 from diffusion_jax.sampling.sampler import sample, spread_levels
 
 
-def generate(model: Model, mesh: Mesh) -> PerImage:
+def generate(model: Model, mesh: Mesh, size: int = 0) -> PerImage:
   """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 
   Image i of a seed is the same in every batch and on any devices. The runs that
-  config.sampling names guide it.
+  config.sampling names guide it. size: batch size, as in `per_image`.
   """
-  return _drawn(model, mesh).then(lambda params, drawn: drawn[0])
+  return _drawn(model, mesh, size).then(lambda params, drawn: drawn[0])
 
 
-def generate_film(model: Model, mesh: Mesh) -> PerImage:
+def generate_film(model: Model, mesh: Mesh, size: int = 0) -> PerImage:
   """Returns (params, index [n], cond) -> (images, `Frames`), by one program.
 
   It is the program of `generate`. A model that takes no steps has no frames,
   but None.
   """
-  each = _drawn(model, mesh)
+  each = _drawn(model, mesh, size)
   if model.plan is None:
     return each
   plan, how = model.plan, devices.effort(model.config)
@@ -56,11 +56,11 @@ def generate_film(model: Model, mesh: Mesh) -> PerImage:
   return each.then(with_film)
 
 
-def _drawn(model, mesh):
+def _drawn(model, mesh, size):
   if model.draw is None:
     raise UserError(next(model.problems('sample')))
   guides = other_runs.guides_of(model)
-  return generate_by(model, model.draw, mesh, model.root(), guides)
+  return generate_by(model, model.draw, mesh, model.root(), guides, size)
 
 
 def generate_by(

@@ -70,11 +70,14 @@ class Repaint(Method):
   keeps: ClassVar = True
 
   def draw(self, task: Task, known: Known) -> jax.Array:
+    mask = known.mask
+    assert mask is not None  # `fitting` refuses
+
     def repaint(sampler, levels):
       jump = self.jump or max(1, min(10, len(levels.t) - 2))
       with from_config('edit.method'):
         levels = dj.repaint_levels(levels, self.num_resamples, jump)
-      return dj.repaint(sampler, known.image, known.mask), levels
+      return dj.repaint(sampler, known.image, mask), levels
 
     return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=repaint)
 
@@ -107,9 +110,10 @@ class Reconstruction(Method):
     settings = self.scale, self.iterations
 
     def guided(denoise):
-      if known.observe is None:
+      if known.mask is not None:
         shown = known.image, known.mask
         return dj.reconstruction_guided(denoise, *shown, *settings)
+      assert known.observe is not None
       shown = known.observe, known.image
       return dj.observation_guided(denoise, *shown, *settings)
 
@@ -138,25 +142,25 @@ def fitting(model: Model, method: Method | None, masked: bool) -> Method:
   masked: whether the edit has a mask. Raises UserError for a method that the
   edit or the run does not allow.
   """
-  condition, edit = condition_of(model), model.config.edit.name
+  condition, edit = condition_of(model), model.config.edit
   table = model.schema.table('edit.method')
-  able = {n: c for n, c in table.items() if masked or not c.keeps}
-  method = method or (Palette() if condition else next(iter(able.values()))())
-  name = next((n for n, c in table.items() if c is type(method)), 'palette')
-  if method.keeps and not masked:
+  able = [n for n, maker in table.items() if masked or not maker.keeps]
+  name = edit.method.name if method else 'palette' if condition else able[0]
+  chosen: Method = method or {**table, 'palette': Palette}[name]()
+  if chosen.keeps and not masked:
     raise UserError(
       f'config.edit.method={name} needs a mask: set it to '
-      f'{" or ".join(able)} for edit={edit}'
+      f'{" or ".join(able)} for edit={edit.name}'
     )
-  if isinstance(method, Palette) != bool(condition):
-    needed = edit if isinstance(method, Palette) else 'None'
+  if isinstance(chosen, Palette) != bool(condition):
+    needed = edit.name if isinstance(chosen, Palette) else 'None'
     raise UserError(
       f'config.edit.method={name} needs a run with conditioning.image='
       f'{needed}, and this one has {condition}'
     )
-  if method.keeps:
+  if chosen.keeps:
     refuse_unipc(model, f'method={name}')
-  return method
+  return chosen
 
 
 def refuse_unipc(model: Model, what: str) -> None:

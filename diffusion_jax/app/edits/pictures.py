@@ -143,7 +143,7 @@ class Inpaint(Edit):
 
   def check(self, model: Model) -> None:
     super().check(model)
-    fitting(model, self.method, masked=True)
+    fitting(model, self.method, True)
 
   def read(self, model: Model) -> Pictures:
     shape = model.facts.x.shape
@@ -153,8 +153,7 @@ class Inpaint(Edit):
   def results(self, task: Task) -> dict[str, jax.Array]:
     image, mask = task.inputs['image'], task.inputs['mask']
     known = Known(image, conditions.known_pixels(image, mask), mask)
-    method = fitting(task.model, self.method, masked=True)
-    return {'x': method.draw(task, known)}
+    return {'x': fitting(task.model, self.method, True).draw(task, known)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +261,7 @@ class Superres(Edit):
 
   def check(self, model: Model) -> None:
     super().check(model)
-    fitting(model, self.method, masked=False)
+    fitting(model, self.method, False)
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.x.shape
@@ -278,8 +277,7 @@ class Superres(Edit):
     factor, image = self._factor(task.model), task.inputs['image']
     observe = functools.partial(operators.pooled, factor=factor)
     known = Known(image, conditions.enlarged(image, factor), observe=observe)
-    method = fitting(task.model, self.method, masked=False)
-    return {'x': method.draw(task, known)}
+    return {'x': fitting(task.model, self.method, False).draw(task, known)}
 
   def _factor(self, model):
     # Returns the factor that a network for this edit was trained with.
@@ -298,7 +296,7 @@ class Colorize(Edit):
 
   def check(self, model: Model) -> None:
     super().check(model)
-    fitting(model, self.method, masked=False)
+    fitting(model, self.method, False)
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.x.shape
@@ -309,8 +307,7 @@ class Colorize(Edit):
   def results(self, task: Task) -> dict[str, jax.Array]:
     image = task.inputs['image']
     known = Known(image, image, observe=operators.luminance)
-    method = fitting(task.model, self.method, masked=False)
-    return {'x': method.draw(task, known)}
+    return {'x': fitting(task.model, self.method, False).draw(task, known)}
 
 
 def read_picture(

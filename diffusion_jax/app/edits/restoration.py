@@ -256,21 +256,13 @@ class Restore(Edit):
     if not model.facts.x.is_picture:
       self._write_arrays(model, path, made)
       return
-    results, numbers, pictures, _ = made
+    results, _, pictures, _ = made
     y, clean = pictures['y'], pictures.get('clean')
     samples = results.reshape(len(y), -1, *results.shape[1:])
-    sheet, figures = [], []
+    sheet, every = [], []
     for i, file in enumerate(self.files()):
-      mine = {n: a.reshape(len(y), -1, *a.shape[1:])[i]
-              for n, a in numbers.items()}  # fmt: skip
-      truth = [] if clean is None else [clean[i]]
-      kept = _kept(mine['x'], mine['residual'])
-      if kept.any():
-        mine = {n: a[kept] for n, a in mine.items()}
-        figures.append(_figures(mine, *map(images.PICTURES.encode, truth)))
-        known = {n: v for n, v in figures[-1].items() if n != 'whiteness'}
-        print(f'{Path(file).name}: {_listed(known)}{_warning(**known)}')
-      print(_left(Path(file).name, kept), end='')
+      mine, figures = self._summarized(model, made, i)
+      every += [figures] if figures else []
       x = np.nan_to_num(mine['x'])
       mean = images.PICTURES.decode(x.mean(axis=0))
       spread = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
@@ -279,11 +271,12 @@ class Restore(Edit):
       parts |= {'mean': mean, 'std': spread}
       for part, picture in parts.items():
         images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
+      truth = [] if clean is None else [clean[i]]
       seen = []
       if _is_picture(y[i]):
         seen = [as_picture(model, images.PICTURES.decode(y[i]))]
       sheet.append([*truth, *seen, *samples[i], mean, spread])
-    means = {n: float(np.mean([f[n] for f in figures])) for n in figures[0]}
+    means = {n: float(np.mean([f[n] for f in every])) for n in every[0]}
     white = means.pop('whiteness', 1.0)
     if len(y) > 1:
       print(f'mean of {len(y)} pictures: {_listed(means)}')
@@ -304,27 +297,33 @@ class Restore(Edit):
 
   def _write_arrays(self, model, path, made):
     # The npz file has all arrays; a drawing of each measurement's samples.
-    results, numbers, arrays, data = made
-    size = len(arrays['y'])
-    samples = results.reshape(size, -1, *results.shape[1:])
-    clean = arrays.get('clean')
+    size = len(made.pictures['y'])
+    samples = made.results.reshape(size, -1, *made.results.shape[1:])
     for i, file in enumerate(self.files()):
-      mine = {n: a.reshape(size, -1, *a.shape[1:])[i]
-              for n, a in numbers.items()}  # fmt: skip
-      name = Path(file).name
-      kept = _kept(mine['x'], mine['residual'])
-      if kept.any():
-        mine = {n: a[kept] for n, a in mine.items()}
-        truth = [] if clean is None else [model.facts.x.encode(clean[i])]
-        figures = _figures(mine, *truth)
-        for key in ('psnr', 'psnr_of_mean'):
-          figures.pop(key, None)
-        print(f'{name}: {_listed(figures)}{_warning(**figures)}')
-      print(_left(name, kept), end='')
+      self._summarized(model, made, i)
       place = path.with_name(f'{path.name}_{Path(file).stem}.png')
-      drawn = drawings.sheet(model.facts.x, samples[i], 10, data=data)
+      drawn = drawings.sheet(model.facts.x, samples[i], 10, data=made.data)
       images.write_png(place, drawn)
       print(f'wrote {place}')
+
+  def _summarized(self, model, made, i):
+    # Prints the figures of measurement i; returns the numbers of its samples
+    # without those that are left out, and the figures, {} without a sample.
+    name, clean = Path(self.files()[i]).name, made.pictures.get('clean')
+    size, values, figures = len(made.pictures['y']), model.facts.x, {}
+    numbers = {
+      n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()
+    }
+    kept = _kept(numbers['x'], numbers['residual'])
+    if kept.any():
+      numbers = {n: a[kept] for n, a in numbers.items()}
+      truth = [] if clean is None else [values.written.encode(clean[i])]
+      figures = _figures(numbers, *truth)
+      hidden = ('whiteness',) if values.is_picture else ('psnr', 'psnr_of_mean')
+      shown = {n: x for n, x in figures.items() if n not in hidden}
+      print(f'{name}: {_listed(shown)}{_warning(**shown)}')
+    print(_left(name, kept), end='')
+    return numbers, figures
 
 
 @dataclass(frozen=True, kw_only=True)

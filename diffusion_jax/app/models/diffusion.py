@@ -24,7 +24,12 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import (
+  NoisyNetwork,
+  noisy_network,
+  prior_sample,
+  uncertainty_of,
+)
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Facts
@@ -86,10 +91,10 @@ def objective_of(
     network=noisy.trained(test),
     schedule=None if noisy.learns_schedule else noisy.schedule(),
     make_schedule=noisy.schedule,
-    schedule_steps=noisy.schedule_steps,
+    schedule_steps=noisy.process.steps,
     total_steps=noisy.config.training.num_steps,
     num_levels=noisy.facts.x.levels,
-    sigma_data=noisy.parametrization.sigma_data,
+    sigma_data=noisy.process.parametrization.sigma_data,
     sigma_min=section.get('sigma_min'),
     sigma_max=section.get('sigma_max'),
     rho=section.get('rho'),
@@ -103,8 +108,9 @@ def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
   constraints = {}
   if hasattr(noisy.network, 'constrain'):
     constraints['network'] = noisy.network.constrain
-  if noisy.uncertainty is not None:
-    constraints['uncertainty'] = noisy.uncertainty.constrain
+  uncertainty = uncertainty_of(noisy.config)
+  if uncertainty is not None:
+    constraints['uncertainty'] = uncertainty.constrain
   if not constraints:
     return objective
 
@@ -153,7 +159,7 @@ def is_guided(scale: jax.Array | float) -> bool:
 def _pair(noisy, params, cond, guides, denoise):
   if 'guidance' not in guides:
     return dj.make_paired_denoiser(
-      noisy.given(), params['network'], noisy.cond(cond)
+      noisy.given(), params['network'], noisy.inputs.among(cond)
     )
   guide = guides['guidance']
   worse = guide.noisy.denoiser(guide.params, cond)
@@ -215,7 +221,7 @@ def plan_of(
     levels,
     sampler,
     denoiser,
-    noisy.prior_sample,
+    functools.partial(prior_sample, noisy.state_shape),
     denoises=True,
   )
   if not noisy.conditioning.self_conditioning:

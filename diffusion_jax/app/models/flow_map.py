@@ -15,7 +15,7 @@ from diffusion_jax.app.config.fields import MapSampling
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Model, Plan
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import NoisyNetwork, noisy_network, prior_sample
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
@@ -38,7 +38,7 @@ def flow_map(
   """Returns the `FlowMap` of the network; scale: of the guidance."""
   sigma_min = noisy.config.schedule.get('sigma_min')
   own = {} if sigma_min is None else {'sigma_min': sigma_min}
-  cond, kind = noisy.cond(cond), noisy.needs.map_kind
+  cond, kind = noisy.inputs.among(cond), noisy.needs.map_kind
   assert kind is not None  # the objectives of `kinds.FLOW_MAP` declare it
   sigma_data = noisy.config.objective.get('sigma_data', 0.5)
   network = dataclasses.replace(noisy.given(), sigma_data=sigma_data)
@@ -74,7 +74,7 @@ def plan_of(
     lambda cond, scale=None, **_: flow_map(
       noisy, c.guidance_scale if scale is None else scale, params or {}, cond
     ),
-    noisy.prior_sample,
+    functools.partial(prior_sample, noisy.state_shape),
   )
 
 
@@ -132,7 +132,7 @@ def _time_problems(noisy):
     )
   if not noisy.needs.forward_mode:
     return
-  is_edm = noisy.noise_input is dj.edm_input
+  is_edm = noisy.process.noise_input is dj.edm_input
   if not (section.scale <= 10.0 if is_time else is_edm):
     yield (
       f'config.noise_input: the loss of objective={name} contains the '

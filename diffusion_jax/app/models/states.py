@@ -149,7 +149,7 @@ class StateDiffusion:
     return dj.make_state_denoiser(
       self.noisy.given(),
       params['network'],
-      self.noisy.cond(cond),
+      self.noisy.inputs.among(cond),
       process=self.process,
     )
 

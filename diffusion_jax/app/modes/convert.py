@@ -36,12 +36,7 @@ from diffusion_jax.interop.diffusers_folders import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.training import (
-  base_weights,
-  checkpoints,
-  shared,
-  stored_weights,
-)
+from diffusion_jax.training import base_weights, checkpoints, shared
 
 OURS = 'safetensors'
 # Sections that a user may set for weights, besides the common ones.
@@ -374,7 +369,7 @@ def options_of(text: str) -> Json:
 def check_fits(model: Model, params: Params) -> None:
   """Raises UserError unless the network of a run has these parameters."""
   with from_config('convert.source'):
-    stored_weights.check_fits(
+    checkpoints.check_fits(
       params, models.shapes(model), 'the weights are of another network'
     )
 
@@ -392,4 +387,6 @@ def describe(model: Model, params: Params) -> str:
     return f'{line}; scale of the latents {config.decoding.scale}'
   steps = config.schedule.get('num_steps')
   schedule = config.schedule.name + (f' of {steps} steps' if steps else '')
-  return f'{line}; {schedule}, predicts {model.noisy.parametrization.kind}'
+  return (
+    f'{line}; {schedule}, predicts {model.noisy.process.parametrization.kind}'
+  )

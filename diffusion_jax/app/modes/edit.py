@@ -42,7 +42,7 @@ def run(config: Node, workdir: str | Path) -> None:
   path = make_folder(workdir, 'edits') / f'{name}.npz'
   if provenance.is_done(path, settings, 'edit.output'):
     return
-  size, parts = config.sampling.batch_size, provenance.parts_of(path)
+  size, parts = config.sampling.batch_size, path.with_suffix('.parts')
 
   def keep(path, arrays):
     provenance.write_npz(path, arrays, settings)

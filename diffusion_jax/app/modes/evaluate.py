@@ -150,20 +150,15 @@ def score_samples(
     print(f'{title(changes)}:')
   below = folder_of(model, 'samples', changes)
   out = make_folder(model.workdir, below)
-  c = model.config.evaluation
-  count = c.num_generated
-  fields = {'num_samples': count, 'name': 'samples', 'trajectory': False}
-  config = store.with_fields(
-    model.config, {f'sampling.{name}': x for name, x in fields.items()}
-  )
-  path = sample.draw(config, model.workdir, below, 'evaluation.name')
+  path = draw(model, below, num_samples=model.config.evaluation.num_generated)
   if not processes.is_first():
     return {}
+  c = model.config.evaluation
   needs = {need for each in metrics for need in each.metric.needs}
   any_shape = not model.facts.x.is_picture
   stored = image_sets.read(path, needs, any_shape)
   drawn = provenance.read(path)
-  samples, size = dict(stored.arrays), config.evaluation.batch_size
+  samples, size = dict(stored.arrays), c.batch_size
   if not needs.isdisjoint(('images', 'values')):
     samples['values'] = np.concatenate(list(stored.batches(size)))
     samples['images'] = samples['values']
@@ -176,7 +171,7 @@ def score_samples(
       if space.extractor is not None
     }
   scores = scoring.score(metrics, spaces, samples, extracted)
-  floor = scoring.floor(metrics, spaces, count) if c.floor else []
+  floor = scoring.floor(metrics, spaces, c.num_generated) if c.floor else []
   protocol = {n: space.protocol for n, space in spaces.items() if n}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
@@ -190,13 +185,25 @@ def score_samples(
     print(table(floor))
   what = 'images' if model.facts.x.is_picture else 'samples'
   print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
-  for x in protocol.values():
-    print(
-      f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
-      f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-    )
-  print(f'{out / "result.json"}')
+  print(*map(in_words, protocol.values()), out / 'result.json', sep='\n')
   return as_json(scores)
+
+
+def in_words(protocol: Fields) -> str:
+  """Returns a line about the features and the images that are compared with."""
+  x = protocol
+  return (
+    f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
+    f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+  )
+
+
+def draw(model: Model, below: Path, **fields: object) -> Path:
+  """Draws samples with these fields of config.sampling; returns their file."""
+  fields |= {'name': 'samples', 'trajectory': False}
+  changes = {f'sampling.{name}': x for name, x in fields.items()}
+  config = store.with_fields(model.config, changes)
+  return sample.draw(config, model.workdir, below, 'evaluation.name')
 
 
 def score_pairs(
@@ -219,17 +226,8 @@ def score_pairs(
     write_npz(path, {'context': arrays['context']})
   processes.wait_for_all('held-out pairs')
   own.allow([str(path)])
-  fields = {
-    'num_samples': c.draws_per_pair,
-    'context': str(path),
-    'context_row': None,
-    'name': 'samples',
-    'trajectory': False,
-  }
-  config = store.with_fields(
-    model.config, {f'sampling.{name}': x for name, x in fields.items()}
-  )
-  drawn = sample.draw(config, model.workdir, below, 'evaluation.name')
+  fields = {'context': str(path), 'context_row': None}
+  drawn = draw(model, below, num_samples=c.draws_per_pair, **fields)
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
   truth = references.as_written(source, arrays['x'])

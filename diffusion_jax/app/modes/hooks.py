@@ -237,13 +237,12 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   n, size = c.metrics_images, config.sampling.batch_size
   inputs = conditions.choose(model, n, mesh)
   cond, stored = inputs.cond, inputs.stored()
-  drawing = generate(model, mesh)
+  drawing = generate(model, mesh, min(size, n))
   score = scoring.scorer(model)
 
   def begin(state, frozen, start=0, function=drawing.start):
-    index = np.arange(start, start + min(size, n))  # always one shape
-    params = state.ema_params | frozen
-    return function(params, index, rows(cond, index % n))
+    index = np.arange(start, min(start + size, n))
+    return function(state.ema_params | frozen, index, rows(cond, index))
 
   compile = functools.partial(begin, function=drawing.compile)
 
@@ -252,7 +251,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     parts = [
       model.facts.x.decode(x) for _, x in one_ahead(start, range(0, n, size))
     ]
-    log.results |= score({'values': np.concatenate(parts)[:n], **stored})
+    log.results |= score({'values': np.concatenate(parts), **stored})
 
   what = 'a sample', 'training.metrics_every'
   return Hook(every, act, begin, compile, what)

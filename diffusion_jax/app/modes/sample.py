@@ -50,7 +50,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
     return path
   cond = conditions.encoded(model, run.params, run.inputs)
   run = run._replace(inputs=run.inputs._replace(cond=cond))
-  parts, params = provenance.parts_of(path), run.on_devices()
+  parts, params = path.with_suffix('.parts'), run.on_devices()
   paths = draw_parts(run, params, parts, settings, n)
   if processes.is_first():
     write(model, params, run.inputs, paths, path, settings, n)
@@ -76,7 +76,7 @@ def draw_parts(
   """Draws the batches that are missing in `parts`; returns all files."""
   model, cond = run.model, run.inputs.cond
   c, values = model.config.sampling, model.facts.x
-  drawing = generate_film(model, run.mesh)
+  drawing = generate_film(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0
 
   def decode(index, x):
@@ -84,9 +84,7 @@ def draw_parts(
     return conditions.with_known(model, run.inputs, index, x)
 
   def start(index):
-    # All parts have one shape, so there is one compilation.
-    filled = np.arange(index[0], index[0] + min(c.batch_size, n))
-    fetch = drawing.start(params, filled, rows(cond, filled % n))
+    fetch = drawing.start(params, index, rows(cond, index))
 
     def finish():
       nonlocal outside, drawn
@@ -96,7 +94,7 @@ def draw_parts(
       check_numbers(model, x)
       samples, left = within_box(
         model,
-        decode(index, x[: len(index)]),
+        decode(index, x),
         index,
         lambda i, key: decode(i, drawing(params, key, rows(cond, i))[0]),
       )
@@ -146,8 +144,7 @@ def within_box(
     each = min(max(1, len(samples) // len(bad)), left)
     again = bad.repeat(each)
     attempt = (tried[bad][:, None] + np.arange(each)).ravel()
-    i, a = (np.resize(x, len(samples)) for x in (index[again], attempt))
-    drawn = draw(i, i + _APART * a)[: len(again)]
+    drawn = draw(index[again], index[again] + _APART * attempt)
     inside = values.inside(drawn).reshape(-1, each)
     first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
     outside += int(np.minimum(first, each - 1).sum())

@@ -9,11 +9,7 @@ from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.training import (
-  base_weights,
-  lora,
-  stored_weights,
-)
+from diffusion_jax.training import base_weights, checkpoints, lora
 
 
 def adapted(model: Model) -> Model:
@@ -23,7 +19,7 @@ def adapted(model: Model) -> Model:
   base, the averaged weights of training.init_from, into the run folder. Raises
   UserError for a network without kernels to adapt.
   """
-  c, workdir = model.config.training, model.workdir
+  c = model.config.training
   if not c.lora_rank:
     return model
   scale = (c.lora_alpha or c.lora_rank) / c.lora_rank
@@ -38,33 +34,14 @@ def adapted(model: Model) -> Model:
         )
       }
 
-  def prepare(source, mesh):
-    path = base_weights.path_of(workdir)
-    if not processes.broadcast([path.exists()])[0]:
-      if prerequisites.has_checkpoint(workdir):
-        raise UserError(
-          f'{path} is missing: it holds the weights that the adapters in this '
-          'run are trained with, and belongs to its folder'
-        )
-      field = 'training.init_from'
-      params, _ = other_runs.read_params(field, c.init_from, model.init)
-      if processes.is_first():
-        base_weights.write(workdir, params, scale)
-      processes.broadcast([True])  # all wait until it is written
-    with from_config('training.lora_rank'):
-      base, stored = base_weights.read(workdir)
-      stored_weights.check_fits(base, shapes, f'{path} is of another network')
-      if stored != scale:
-        raise ValueError(
-          f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}'
-        )
-    return teacher.prepare(source, mesh) | {lora.BASE: base}
-
   def draw(params, guides, keys, cond):
     assert model.draw is not None
     rest = dict(params)
     merged = lora.merge_network(rest.pop(lora.BASE), params, scale)
     return model.draw(rest | merged, guides, keys, cond)
+
+  def prepare(source, mesh):
+    return teacher.prepare(source, mesh) | {lora.BASE: _base(model, scale)}
 
   return dataclasses.replace(
     model,
@@ -77,3 +54,28 @@ def adapted(model: Model) -> Model:
       prepare, lambda: {**teacher.shapes(), lora.BASE: shapes}, teacher.load
     ),
   )
+
+
+def _base(model, scale):
+  # Returns the base; the first start copies it into the run folder.
+  path, workdir = base_weights.path_of(model.workdir), model.workdir
+  if not processes.broadcast([path.exists()])[0]:
+    if prerequisites.has_checkpoint(workdir):
+      raise UserError(
+        f'{path} is missing: it holds the weights that the adapters in this '
+        'run are trained with, and belongs to its folder'
+      )
+    field, run = 'training.init_from', model.config.training.init_from
+    params, _ = other_runs.read_params(field, run, model.init)
+    if processes.is_first():
+      base_weights.write(workdir, params, scale)
+    processes.broadcast([True])  # all wait until it is written
+  with from_config('training.lora_rank'):
+    base, stored = base_weights.read(workdir)
+    shapes, what = models.shapes(model), f'{path} is of another network'
+    checkpoints.check_fits(base, shapes, what)
+    if stored != scale:
+      raise ValueError(
+        f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}'
+      )
+  return base

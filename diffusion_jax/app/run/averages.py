@@ -13,9 +13,9 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
 from diffusion_jax.training import (
   base_weights,
+  checkpoints,
   power_ema,
   snapshots,
-  stored_weights,
 )
 
 # With a larger residual the sum has little to do with the requested average; up
@@ -78,7 +78,7 @@ def make(
   flat = power_ema.combine(_parts(workdir, used, widths))
   params = base_weights.merged(workdir, files.unflatten(flat))
   what = f'snapshot {step} in {workdir} is of another network'
-  stored_weights.check_fits(params, target, what)
+  checkpoints.check_fits(params, target, what)
   params = jax.device_put(params, jax.local_devices()[0])
   return Average(
     params, sigma_rel, step, images[-1], len(used), solved.residual

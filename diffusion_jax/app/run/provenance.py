@@ -181,16 +181,11 @@ def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
     )
 
 
-def parts_of(path: Path) -> Path:
-  """Returns the folder of the batches of a file that is not complete."""
-  return path.with_suffix('.parts')
-
-
 def is_done(path: Path, settings: Settings, field: str) -> bool:
   """Returns, in all processes, whether a file has all results; prints it.
 
   Raises UserError, about `field` as in `check_same`, if the file or the batches
-  for it have other settings.
+  in <name>.parts have other settings.
   """
   print(describe(settings))
   done = processes.is_first() and _is_done(path, settings, field)
@@ -198,7 +193,7 @@ def is_done(path: Path, settings: Settings, field: str) -> bool:
 
 
 def _is_done(path, settings, field):
-  parts = parts_of(path)
+  parts = path.with_suffix('.parts')
   if path.exists():
     check_same(path, settings, path, field)
   files = sorted(parts.glob('*.npz'))

@@ -14,6 +14,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import (
   base_weights,
+  checkpoints,
   power_ema,
   shared,
   stored_weights,
@@ -82,7 +83,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     own = own or shared.exist(workdir) or base_weights.path_of(workdir).exists()
     if merge and (own or folder.differences(stored, now, folder.FREE)):
       what = f'checkpoint {step} is of another network'
-      stored_weights.check_fits(params, models.shapes(model), what)
+      checkpoints.check_fits(params, models.shapes(model), what)
     return params, step
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error

@@ -97,7 +97,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert config.sampling.schedule is not None
   assert len(levels.t) == config.sampling.num_steps + 1
   level = trained(np.float32([0.5]))
-  np.testing.assert_allclose(model.noisy.noise_input(level), [1.0])
+  np.testing.assert_allclose(model.noisy.process.noise_input(level), [1.0])
   made: Any = config.optimizer.make({'total_steps': 10})
   optimizer, rate = made
   assert rate(5) == 0.25

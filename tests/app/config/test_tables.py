@@ -98,14 +98,15 @@ def test_explicit_alphas_count_the_steps():
     model.noisy.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
   )
   levels = model.noisy.schedule().at_step(np.arange(4))
-  np.testing.assert_array_equal(model.noisy.noise_input(levels), [0, 0, 1, 2])
+  steps = model.noisy.process.noise_input(levels)
+  np.testing.assert_array_equal(steps, [0, 0, 1, 2])
 
 
 @pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
 def test_every_gamma_is_its_line_before_training(gamma, key):
   flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
   model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
-  module = constructors.gamma_of(model.noisy.untrained_schedule)
+  module = constructors.gamma_of(model.noisy.process.schedule)
   params = module.init(key, jnp.zeros(1)).get('params', {})
   assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
   level = model.noisy.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
@@ -119,20 +120,20 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
 def test_what_a_network_sees_of_the_ends_of_100_steps(name, ends):
   model = model_of('schedule.num_steps=100', f'noise_input={name}')
   levels = dj.NoiseLevel(np.float32([0, 1]), None, None)
-  np.testing.assert_allclose(model.noisy.noise_input(levels), ends)
+  np.testing.assert_allclose(model.noisy.process.noise_input(levels), ends)
 
 
 def test_noise_inputs_take_their_parameters():
   level = dj.RectifiedFlowSchedule()(0.25)
   model = model_of('noise_input=time', 'noise_input.scale=9')
-  assert model.noisy.noise_input(level) == 2.25
+  assert model.noisy.process.noise_input(level) == 2.25
   sigma_over_alpha = 0.25 / 0.75
   for name, expected in {
     'log_sigma': math.log(sigma_over_alpha),
     'edm': math.log(sigma_over_alpha) / 4,
     'logsnr': -2 * math.log(sigma_over_alpha),
   }.items():
-    found = model_of(f'noise_input={name}').noisy.noise_input(level)
+    found = model_of(f'noise_input={name}').noisy.process.noise_input(level)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

@@ -98,7 +98,7 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
     see = lambda x0, x=x, t=t: apply(
       {'params': params['network']},
       x,
-      jnp.broadcast_to(model.noisy.noise_input(t), 2),
+      jnp.broadcast_to(model.noisy.process.noise_input(t), 2),
       {'label': labels, 'x0': x0},
     )
     eps = see(x0)

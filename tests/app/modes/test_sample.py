@@ -141,14 +141,16 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
 
 
 def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
-  """All parts have the same shape, including the last one."""
+  """One program of eight images serves all parts, including the last one."""
   done, write = [], provenance.write_npz
 
-  def drawing(model, mesh):
+  def drawing(model, mesh, size):
+    assert size == 8
+
     def start(params, index, cond):
-      assert len(index) == len(cond['label']) == 8
+      assert len(index) == len(cond['label'])
       done.append(f'begin {index[0]}')
-      return lambda: (np.zeros((8, 8, 8, 1), np.float32), None)
+      return lambda: (np.zeros((len(index), 8, 8, 1), np.float32), None)
 
     return PerImage(start, start, start)
 
