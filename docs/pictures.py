@@ -287,7 +287,9 @@ def bound():
 def posterior_errors():
   """Draws the errors of docs/posterior.md against the calls of the network."""
   page = (ROOT / 'docs' / 'posterior.md').read_text()
-  rows = [x.split('|') for x in page.split('### Mixtures: errors')[1].splitlines()]
+  rows = [
+    x.split('|') for x in page.split('### Mixtures: errors')[1].splitlines()
+  ]
   rows = [x for x in rows if len(x) == 6 and '**0.' in x[-2]]
   (exact, *rows) = rows
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
