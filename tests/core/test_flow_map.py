@@ -13,7 +13,8 @@ from tests.jitted import level_at
 STRAIGHT, EDM = dj.RectifiedFlowSchedule(), dj.KarrasSchedule()
 GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 X = jax.random.normal(jax.random.key(3), (4, 2))
-T, S = np.float32([[1.0, 0.9, 0.6, 0.2], [0.0, 0.4, 0.3, 0.1]])
+TIMES = [[1.0, 0.9, 0.6, 0.2], [0.0, 0.4, 0.3, 0.1]]
+T, S = np.array(TIMES, np.float32)
 
 
 def network(params, x, noise, cond, *, key=None):
