@@ -88,6 +88,11 @@ class NoisyNetwork:
     noise_input = self.config.noise_input.make({'schedule_steps': steps})
     return Process(schedule, parametrization, noise_input, steps)
 
+  @property
+  def schedule_steps(self) -> int:
+    """The number of steps of the schedule; 1000 in continuous time."""
+    return self.process.steps
+
   def schedule(self, params: Params | None = None) -> dj.Schedule:
     """Returns the schedule, t -> NoiseLevel.
 

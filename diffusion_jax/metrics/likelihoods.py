@@ -168,7 +168,7 @@ def elbo(
         dj.clip_denoised(denoise) if model.clips else denoise,
         model.schedule(params),
         x0,
-        num_steps=num_steps or model.process.steps,
+        num_steps=num_steps or model.schedule_steps,
         variance=model.reverse_variance,
         steps=random_steps or None,
         decoder=lambda x0, last: nll(x0, last, levels),

@@ -91,7 +91,7 @@ def objective_of(
     network=noisy.trained(test),
     schedule=None if noisy.learns_schedule else noisy.schedule(),
     make_schedule=noisy.schedule,
-    schedule_steps=noisy.process.steps,
+    schedule_steps=noisy.schedule_steps,
     total_steps=noisy.config.training.num_steps,
     num_levels=noisy.facts.x.levels,
     sigma_data=noisy.process.parametrization.sigma_data,
