@@ -131,16 +131,18 @@ def fit_again(
 ) -> tuple[Path, Row]:
   """Trains, with more weight decay while it over-fits; returns the best run."""
   run, best, seconds = out, {'loss': float('inf')}, 0.0
-  for decay in DECAYS:
-    fields = ' '.join(filter(None, (flags, f'optimizer.weight_decay={decay}')))
+  field = 'optimizer.weight_decay'
+  decays = [''] if field in flags else [f'{field}={x}' for x in DECAYS]
+  for decay in decays:
+    fields = ' '.join(filter(None, (flags, decay)))
     name = f'{task}{"-joint" * is_joint}-{simulations}-{seed}-{fields}'
     folder = out / name.replace(' ', '-').replace('/', '_')
     config = config_of(task, simulations, seed, fields, is_joint)
-    cost = fit(config, folder) | {'weight_decay': decay}
+    cost = fit(config, folder)
     seconds += cost['train_seconds']
     if cost['loss'] > best['loss']:
       break
-    run, best = folder, cost
+    run, best = folder, cost | {'weight_decay': config.optimizer.weight_decay}
     if cost['best_step'] > 0.75 * config.training.num_steps:
       break
   return run, best | {'train_seconds': seconds}

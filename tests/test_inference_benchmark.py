@@ -72,6 +72,9 @@ def test_an_over_fitted_training_is_repeated_with_more_weight_decay(
   assert row['train_seconds'] == 2.0 * len(losses)
   field = f'optimizer.weight_decay={decays[chosen]}'
   assert run.name == f'sir-1000-0-data.num_test=50-{field}'
+  costs = iter([{'loss': 1.0, 'best_step': 1, 'train_seconds': 2.0}])
+  args = 'sir', 1000, 0, 'optimizer.weight_decay=0.5', tmp_path
+  assert benchmark.fit_again(*args)[1]['weight_decay'] == 0.5  # as it is given
 
 
 @pytest.mark.parametrize('shift', [0.0, 0.4])
