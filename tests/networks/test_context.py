@@ -202,6 +202,6 @@ def test_a_text_and_a_context_are_words_of_one_width():
   assert {'text_in', 'context_in'} <= set(abstract(network)['params'])
   assert 'middle_context' in abstract(NETWORKS['unet'](inputs=given))['params']
   with pytest.raises(
-    ValueError, match='the text have width 16, of the con.* 8:'
+    ValueError, match='the words have width 16, the context 8: set'
   ):
     abstract(network.clone(text_attention='cross'))

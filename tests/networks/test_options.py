@@ -47,7 +47,7 @@ NETWORKS = {
   (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
   (['unet', 'dit', 'edm2'], 'attention', 'auto, xla, cudnn'),
   (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
-  (['dit'], 'positions', 'sincos, rotary, both, none'),
+  (['dit'], 'positions', 'sincos, rotary, both, learned, none'),
   (['dit'], 'norm', 'layer, rms'),
   (['dit'], 'mlp', 'gelu, swiglu'),
   (['dit'], 'dropout_blocks', 'all, middle'),

@@ -126,7 +126,7 @@ def test_every_rank_has_the_shape_of_x_and_every_parameter_a_gradient(name):
   (UNet(**UNET), (4, 4, 3, 2), 'sides of 4x4x3 cannot be halved'),
   (UNet(**UNET), (5,), r'examples of the shape \[5\] have 0 axes before the '
    'channels, and the network needs 1 or 2 or 3: use network mlp'),
-  (DIT, (5,), r'of the shape \[5\] have 0 axes .*: use network mlp'),
+  (DIT, (5,), 'out_channels=2 must be a multiple of the 5 numbers of a vector'),
   (DIT, (2, 2, 2, 2, 2), 'have 4 axes .* needs 1 or 2 or 3: use network mlp'),
   (EDM2(4), (8, 2), r'the shape \[8, 2\] have 1 .* 2: use network unet or dit'),
   (DIT.clone(channels=8), (4, 4, 4, 2),

@@ -45,7 +45,7 @@ LEVEL = SMOKE.noisy.schedule()(jnp.array(0.4))
 
 def network(model, params):
   """Returns (x, level, cond) -> the output of the Flax module."""
-  apply, noise = jax.jit(model.network.apply), model.noise_input
+  apply, noise = jax.jit(model.network.apply), model.process.noise_input
   return lambda x, level, cond: apply(
     {'params': params['network']}, x, jnp.broadcast_to(noise(level), 2), cond
   )
