@@ -72,7 +72,7 @@ def test_notebooks_show_what_their_code_printed_and_drew():
 
   A changed notebook needs `pytest -m tutorials -n 0 --save_outputs`.
   """
-  assert len(NOTEBOOKS) == 9
+  assert len(NOTEBOOKS) == 10
   menu = (ROOT / 'mkdocs.yml').read_text()
   for path in NOTEBOOKS:
     assert f'tutorials/{path.stem}.md' in menu
@@ -172,6 +172,11 @@ RESULTS = {
     'assert 0.6 < errors[:, 2:].min() and errors[:, 2:].max() < 1.6\n'
     'p = [x["value"] for n, x in result["metrics"].items() if "cov" not in n]\n'
     'assert len(p) == 4 and min(p) > 1e-4'
+  ),
+  '10_epidemic': (
+    'assert c2st.value < 0.6\n'
+    'assert np.abs(error).max() < 0.8\n'
+    'assert 0.6 < ratio.min() and ratio.max() < 1.8'
   ),
 }
 
