@@ -13,8 +13,8 @@ Lueckmann et al. 2021; and, if there are published figures, published_c2st.csv
 with the columns task, num_simulations, algorithm, mean_of_observations_1_to_5.
 
 Each row trains configs/inference.py by the program's own functions (`budget`
-has what depends on the number of simulations, of which the held-out ones are a
-part), and trains again with five times the weight decay for as long as the last
+has what depends on the number of simulations, held-out ones included), and
+trains again with five times the weight decay for as long as the last
 training over-fitted and its held-out loss is the least: docs/inference.md. It
 draws 10,000 parameters for each observation, and compares them with as many of
 the reference. Finished rows are kept in <out>/rows.jsonl, runs beside it.
@@ -26,7 +26,6 @@ its defaults, on the same simulations, in another process (inference_peer.py).
 import argparse
 import contextlib
 import csv
-import functools
 import io
 import itertools
 import json
@@ -39,11 +38,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from sklearn.model_selection import KFold
 
+from benchmarks.c2st import c2st
 from configs import inference, joint
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
@@ -61,6 +58,7 @@ from diffusion_jax.runtime.files import make_folder
 Row = dict[str, Any]
 LOGARITHMS = 'sir', 'lotka_volterra'  # `demos.simulators` has log parameters
 ALGORITHMS = 'NPE', 'SNPE', 'NLE', 'NRE'
+PEERS = 'NPE', 'NPSE', 'FMPE'  # of the package sbi
 DECAYS = 0.2, 1.0, 5.0  # of the weights, while a training over-fits
 
 
@@ -203,12 +201,15 @@ def peer(
   low, high = np.broadcast_to(np.reshape(box, (2, -1)), shape)
   given, drawn = out / 'simulations.npz', out / 'draws.npz'
   np.savez(given, theta=theta, x=x, contexts=contexts, low=low, high=high)
-  script = Path(__file__).with_name('inference_peer.py')
-  subprocess.run(
-    [python, script.resolve(), given.name, method, str(seed), drawn.name],
-    cwd=out,
-    check=True,
-  )
+  script = Path(__file__).with_name('inference_peer.py').resolve()
+  command = python, script, given.name, method, str(seed), drawn.name
+  try:
+    subprocess.run(command, cwd=out, check=True)
+  except (OSError, subprocess.CalledProcessError) as error:
+    raise SystemExit(
+      f'--sbi={python} did not run {method}: {error}. It must be the Python of '
+      'an environment with the package sbi'
+    ) from error
   with np.load(drawn) as file:
     costs = {name: float(file[name]) for name in file if name != 'draws'}
     return {'c2st': scores_of(task, file['draws'], known), **costs}
@@ -267,71 +268,6 @@ def scores_of(
     drawn = parameters_of(task, drawn)
     scores.append(c2st(drawn, reference[:count]))
   return scores
-
-
-def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
-  """Computes `classifier_accuracy` of metrics/c2st.py, ten times as fast.
-
-  The folds, the classifier, its first weights and its training are those of
-  scikit-learn; the order of the batches is not.
-  """
-  mean, std = reference.mean(axis=0), reference.std(axis=0, ddof=1)
-  x = (np.concatenate([reference, samples]) - mean) / std
-  labels = np.repeat([0.0, 1.0], [len(reference), len(samples)])
-  folds = KFold(5, shuffle=True, random_state=seed).split(x)
-  # Folds of unequal sizes lose up to 4 examples.
-  pairs = [(fit[: len(x) * 4 // 5], test[: len(x) // 5]) for fit, test in folds]
-  fitted, tested = (jnp.asarray(np.stack(i)) for i in zip(*pairs, strict=True))
-  data = jnp.asarray(x, jnp.float32), jnp.asarray(labels, jnp.float32)
-  keys = jax.random.split(jax.random.key(seed), 5)
-  # The first weights are scikit-learn's: luck on a plateau is a part of them.
-  rng, width, init = np.random.RandomState(seed), x.shape[1], []
-  sizes = width, 10 * width, 10 * width, 1
-  for n, m in zip(sizes[:-1], sizes[1:], strict=True):
-    bound = (6.0 / (n + m)) ** 0.5
-    init.append([rng.uniform(-bound, bound, s) for s in ((n, m), m)])
-  init = jax.tree.map(jnp.float32, init)
-  return float(_accuracy(data, init, keys, fitted, tested).mean())
-
-
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0))
-def _accuracy(data, init, key, fitted, tested):
-  # Trains scikit-learn's MLPClassifier: ReLU, Adam, batches of 200, until more
-  # than ten epochs in a row have lowered the least loss by less than 1e-4.
-  x, labels = data
-  size = min(200, len(fitted))
-  adam = optax.adam(1e-3)
-
-  def logits(params, x):
-    for i, (weight, bias) in enumerate(params):
-      x = (jax.nn.relu(x) if i else x) @ weight + bias[None]
-    return x[:, 0]
-
-  def loss(params, index):
-    each = optax.sigmoid_binary_cross_entropy(
-      logits(params, x[index]), labels[index]
-    )
-    return each.mean() + 5e-5 / size * sum(jnp.sum(w**2) for w, _ in params)
-
-  def step(carry, index):
-    value, grads = jax.value_and_grad(loss)(carry[0], index)
-    updates, state = adam.update(grads, carry[1])
-    return (optax.apply_updates(carry[0], updates), state), value
-
-  def epoch(carry):
-    fit, key, least, waited = carry
-    key, order = jax.random.split(key)
-    index = jax.random.permutation(order, fitted)
-    index = index[: len(fitted) // size * size].reshape(-1, size)
-    fit, values = jax.lax.scan(step, fit, index)
-    waited = jnp.where(values.mean() > least - 1e-4, waited + 1, 0)
-    return fit, key, jnp.minimum(least, values.mean()), waited
-
-  first = (init, adam.init(init)), key, jnp.inf, 0
-  last = jax.lax.while_loop(lambda carry: carry[3] <= 10, epoch, first)
-  right = (logits(last[0][0], x[tested]) > 0.0) == (labels[tested] > 0.5)
-  return right.mean()
 
 
 def published_in(folder: Path) -> dict[tuple[str, int, str], float]:
@@ -421,7 +357,11 @@ def main() -> None:
   done, wanted = [json.loads(line) for line in lines], []
   numbers = [int(i) for i in args.observations.split(',')]
   ours = 'joint' if args.joint else ''
-  peers = filter(None, args.peers.split(','))
+  peers = [name for name in args.peers.split(',') if name]
+  if unknown := {*peers} - {*PEERS}:
+    raise SystemExit(
+      f'--peers: {", ".join(sorted(unknown))} is not one of {", ".join(PEERS)}'
+    )
   methods = [ours, *(f'sbi {name}' for name in peers)]
   sizes = [int(n) for n in args.simulations.split(',')]
   seeds = [int(n) for n in args.seeds.split(',')]

@@ -156,7 +156,10 @@ def main() -> None:
   judge = None
   if args.judge:
     name, _, path = args.judge.partition(':')
-    judge = features.make(name, path)
+    try:
+      judge = features.make(name, path)
+    except ValueError as error:
+      raise SystemExit(f'--judge: {error}') from error
   head = 'damage, noise', 'method', 'residual', 'PSNR of mean, sample'
   head += 'between', 'seconds', *(['read as the truth'] if judge else [])
   print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')

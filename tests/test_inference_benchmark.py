@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import inference as benchmark
+from benchmarks.c2st import c2st
 from configs import inference
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.simulated import of_simulator
@@ -82,7 +83,7 @@ def test_c2st_is_that_of_scikit_learn(shift):
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(2, 1000, 2)) + shift * np.arange(2)[:, None, None]
   x[:, 1] *= 1.0 + shift
-  found, exact = benchmark.c2st(x, y), classifier_accuracy(x, y)
+  found, exact = c2st(x, y), classifier_accuracy(x, y)
   # Four standard errors of 2,000 examples.
   assert abs(found - exact.value) < 4 * 0.5 / 2000**0.5
   assert abs(found - 0.5) < 0.045 if shift == 0.0 else found > 0.57
@@ -171,6 +172,13 @@ def test_a_peer_is_another_process_with_the_same_simulations(
   assert abs(float(line[2]) - 0.5) < 4 * 0.5 / 400**0.5
   assert line[0] == '| gaussian_linear, sbi NPE'
   assert line[-2:] == ['3', '1.2 |']
+  for given, message in {
+    args.replace('NPE', 'NPA'): '--peers: NPA is not one of NPE, NPSE, FMPE',
+    args.replace('NPE', 'NPSE'): 'an environment with the package sbi',
+  }.items():
+    monkeypatch.setattr(sys, 'argv', ['inference', *given.split()])
+    with pytest.raises(SystemExit, match=message):
+      benchmark.main()
 
 
 OURS = {'c2st': [0.5], 'train_seconds': 1.0, 'draw_seconds': 1.0, 'steps': 1}

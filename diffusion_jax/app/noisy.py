@@ -262,14 +262,11 @@ def uncertainty_of(config: Node) -> constructors.LogVariance | None:
 def _inputs_of(c, facts, needs):
   if c.labels and not facts.num_classes:
     raise UserError(
-      'config.conditioning.labels needs images of classes, and these have '
-      'none: set it to False'
+      'config.conditioning.labels needs images of classes, and the data '
+      'have no labels: set it to False'
     )
-  x0, shapes, context = (
-    jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32),
-    {},
-    {},
-  )
+  x0 = jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32)
+  shapes, context = {}, {}
   for name in ('image', 'known'):  # what the network sees of x_0
     function = getattr(c, name)
     if function is not None:

@@ -197,7 +197,7 @@ class Restore(Edit):
     else:
       found = [str(path)]
     if not found:
-      raise ValueError(f'image={self.image}: there are no pictures')
+      raise ValueError(f'image={self.image}: no picture was found')
     stems = [Path(x).stem for x in found]
     twice = [x for x in stems if stems.count(x) > 1]
     if twice:
@@ -436,7 +436,9 @@ def _read_clean(path, values):
 
 def _array(path, shape):
   if Path(path).suffix != '.npy':
-    raise ValueError(f'{path}: data that are no pictures need .npy files')
+    raise ValueError(
+      f'{path} is not a .npy file, which data other than pictures need'
+    )
   x = npz.read_array(path, 'x')
   if x.shape != tuple(shape):
     raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
@@ -451,8 +453,8 @@ def _read(path, shape, values):
     return _array(path, shape)  # refuses other files
   if len(shape) != 3 or shape[-1] not in (1, 3):
     raise ValueError(
-      f'{path}: what this operator measures is no picture, but an array '
-      f'{shape}: give a .npy file, or simulate=True with clean pictures'
+      f'{path}: this operator measures an array {shape}, not a '
+      f'picture: give a .npy file, or simulate=True with clean pictures'
     )
   return images.PICTURES.encode(read_picture(path, 'image', shape))
 

@@ -244,7 +244,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
   if not base_weights.has_adapters(params):
     raise ValueError(
-      'to=lora exports adapters, and this run has none: train it with '
+      'to=lora exports adapters: train a run with '
       'training.lora_rank, or give to=diffusers'
     )
   _, scale = base_weights.read(model.workdir)

@@ -178,7 +178,7 @@ def fields(model: Model) -> list[dict]:
     if 'sampler' in c:
       names = [n for n in model.schema.table('sampling.sampler')]
       add('sampler', 'sampler', c.sampler.name, choices=names)
-    beyond = None if model.noisy is None else model.noisy.process.steps
+    beyond = None if model.noisy is None else model.noisy.schedule_steps
     add('num_steps', 'steps', c.num_steps, least=1, beyond=beyond)
   if 'guidance' in c and (c.guidance or model.conditioning.dropout):
     scale = c.guidance.scale if c.guidance else 1.0

@@ -99,8 +99,8 @@ schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
 conditioning.labels=False => conditioning: dropout=0.1 has no effect without
-data=synthetic data.num_classes=0 => labels needs images of classes, and these
-  have none: set it to False
+data=synthetic data.num_classes=0 => labels needs images of classes, and the
+  data have no labels: set it to False
 conditioning.image=colorize => conditioning.image: luminance needs 3 channels
 conditioning.image=superres conditioning.image.factor=3 =>
   config.conditioning.image: factor must divide images
@@ -281,7 +281,7 @@ edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 =>
 edit=restore edit.operator=downsample => image is not set: give
   --config.edit.image='in/*.png'
 edit=restore edit.operator=downsample edit.image=none/*.png =>
-  image=none/*.png: there are no pictures
+  image=none/*.png: no picture was found
 edit=restore edit.operator=downsample edit.image=digit.png => digit.png has 8x8
   pixels (width x height), 4x4 are needed
 edit=restore edit.operator=gray edit.image=digit.png => luminance needs 3
@@ -353,7 +353,7 @@ none convert.to=onnx convert.out=x => convert.to='onnx' is not one
 none convert.to=diffusers => convert.out is not set: give the file
 none convert.to=safetensors convert.out=x convert.label=1 => convert.label is
   for convert.to=diffusers only
-convert.to=lora convert.out=x => this run has none
+convert.to=lora convert.out=x => to=lora exports adapters: train
 convert.to=safetensors convert.out=digit.png => digit.png exists already
 convert.to=stablehlo convert.out=x
   sampling.classifier.run=runs/digits_classifier => cannot export guidance

@@ -471,7 +471,7 @@ def test_a_file_of_y_is_what_simulate_makes(numbers):
 
 
 @pytest.mark.parametrize('arrays, changes, message', [
-  ({}, {'image': 'x.png'}, 'data that are no pictures need .npy files'),
+  ({}, {'image': 'x.png'}, 'is not a .npy file, which data other than pict'),
   ({'clean': np.zeros(4)}, {}, r'shape \(4,\), \(3,\) is needed'),
   ({'matrix': np.zeros((2, 4))}, MATRIX_FILE,
    r'shape \[2, 4\], and a matrix \[M, 3\] is needed for x of the shape \[3\]'),
