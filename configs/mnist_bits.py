@@ -13,8 +13,26 @@ their networks see 60 images in a second of processor time or fewer.
 from configs import base
 from configs.base import section
 
-VARIANTS = 'vae', 'hvae', 'masked', 'binary_vae', 'binary_masked'
-UNET = {'channels': 32, 'multipliers': (1, 2, 2), 'num_blocks': 1}
+VARIANTS = (
+  'vae',
+  'hvae',
+  'masked',
+  'd3pm',
+  'improved',
+  'flow',
+  'autoencoder',
+  'latent',
+  'binary_vae',
+  'binary_masked',
+)
+UNET = section(
+  'unet',
+  channels=16,
+  multipliers=(1, 3, 4),
+  num_blocks=1,
+  num_groups=8,
+  attention_resolutions=(7,),
+)
 
 
 def get_config(arg=''):
@@ -54,12 +72,49 @@ def get_config(arg=''):
     config.evaluation.metrics = ('elbo', 'iw')
     if arg == 'binary_vae':
       config.decoding = section(decoder='bernoulli')
-  elif kind == 'masked':
+  elif kind in ('masked', 'd3pm'):
+    config.network = UNET
     config.schedule = section('polynomial_masking')
-    config.network = section('unet', attention_resolutions=(7,), **UNET)
     config.noise_input = section('time')
-    config.objective = section('masked')
-    config.evaluation.elbo = section(num_times=8)  # of each of 10,000 images
+    config.objective = section(kind)
+    config.evaluation.elbo = section(num_times=4)  # of each of 10,000 images
+    if kind == 'd3pm':
+      steps = section('reciprocal', num_steps=100)
+      config.schedule = section('alpha_bar', schedule=steps)
+      config.transitions = section('absorbing')
+      config.noise_input = section('step')
+      config.evaluation.update(num_images=1000, elbo=section())  # all 100 terms
+  elif kind == 'improved':
+    config.network = UNET
+    # sigma = 0.004 at the first step; grey levels are 0.0078 apart
+    config.schedule = section('linear', start=1.6e-5)
+    config.objective = section('hybrid')
+    config.evaluation.elbo = section(decoder='categorical', random_steps=8)
+    config.sampling.sampler = section('ancestral', variance='learned')
+  elif kind == 'autoencoder':
+    config.network = section(
+      'autoencoder', channels=16, multipliers=(1, 2, 4), num_groups=8
+    )
+    config.objective = section('vae')
+    config.evaluation.metrics = ('elbo',)
+  elif kind == 'latent':
+    config.latent = section(
+      'autoencoder', run='runs/mnist_bits-autoencoder', shape=(7, 7, 4)
+    )
+    config.network = section(
+      'unet', channels=64, multipliers=(1,), attention_resolutions=(7,)
+    )
+    config.schedule = section('cosine')
+    config.parametrization = section('v')
+    config.objective = section('denoising')
+    config.evaluation.metrics = ('ode',)
+    config.evaluation.num_images = 1000
+    config.sampling.clip = False
+  elif kind == 'flow':
+    config.network = UNET
+    config = base.rectified_flow(config)
+    config.evaluation.metrics = ('ode',)
+    config.evaluation.num_images = 500
   else:
     config.schedule = section('learned')
     config.network = section('vdm', channels=32, num_layers=4, num_groups=8)

@@ -72,15 +72,20 @@ def vae_log_weight(
   x: Array,
   q: Normal,
   decode: LogLikelihood,
-  prior: Normal = STANDARD,
+  prior: Normal | Callable[[Array], Array] = STANDARD,
 ) -> Array:
   """Computes log p(x, z) - log q(z | x) at one draw z ~ q, [B].
 
   Its mean is the ELBO. For `importance_weighted_elbo`; the arguments are as in
-  `vae_elbo`.
+  `vae_elbo`, but prior may be z -> log p(z), [B]: of a diffusion model of z
+  (Vahdat et al. 2021) it can be the likelihood by the ODE.
   """
   z = reparameterize(key, q)
-  return decode(x, z) + sum_data_axes(log_prob(prior, z) - log_prob(q, z))
+  if isinstance(prior, Normal):
+    log_prior = sum_data_axes(log_prob(prior, z))
+  else:
+    log_prior = prior(z)
+  return decode(x, z) + log_prior - sum_data_axes(log_prob(q, z))
 
 
 def importance_weighted_elbo(

@@ -62,6 +62,7 @@ OF_DIFFUSION: OfModels = {
   **_PIXELS,
 }
 OF_STATES: OfModels = {'elbo': likelihoods.state_elbo, **_PIXELS}
+OF_LATENTS: OfModels = {'ode': likelihoods.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS
 OF_VAES: OfModels = {
   'elbo': likelihoods.vae_elbo,

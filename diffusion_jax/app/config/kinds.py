@@ -85,7 +85,7 @@ _OF_LATENTS = {n: tables.DENOISING[n] for n in ('denoising', 'hybrid')}
 LATENT_DIFFUSION = DIFFUSION._replace(
   kind='a diffusion model of latents',
   tables={**tables.TABLES, 'objective': _OF_LATENTS},
-  metrics={**table.OF_OTHERS, **table.METRICS},
+  metrics={**table.OF_LATENTS, **table.METRICS},
 )
 
 # Without a parametrization, sigma_data is a field.
@@ -96,7 +96,7 @@ FLOW_MAP = DIFFUSION._replace(
   choices=('schedule', 'network', 'noise_input', 'objective', *_COMMON),
   parts={**DIFFUSION.parts, 'sampling': fields.MapSampling},
   facts={**DIFFUSION.facts, 'objective': _OF_MAPS},
-  metrics=LATENT_DIFFUSION.metrics,
+  metrics={**table.OF_OTHERS, **table.METRICS},
 )
 
 CLASSIFIER = DIFFUSION._replace(

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   )
   return dataclasses.replace(
     model,
+    measured=Measured(noisy, stored),
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
   )
@@ -119,7 +121,8 @@ class StoredAutoencoder:
     return self.workdir / 'autoencoder'
 
   @functools.cached_property
-  def _checked(self) -> Autoencoder:
+  def checked(self) -> Autoencoder:
+    """The autoencoder, whose latents have the shape of the config."""
     shape = self.autoencoder.latent_shape()
     if shape != self.shape:
       raise UserError(
@@ -132,13 +135,13 @@ class StoredAutoencoder:
     self, autoencoder: Params, x: jax.Array, keys: jax.Array | None = None
   ) -> jax.Array:
     """Returns a draw of z for each of the keys, or the mean of q(z | x)."""
-    q = self._checked.encode(autoencoder['network'], 1, x)
+    q = self.checked.encode(autoencoder['network'], 1, x)
     z = q.mean if keys is None else reparameterize(keys, q)
     return autoencoder['scale'] * z
 
   def decode(self, autoencoder: Params, z: jax.Array) -> jax.Array:
     """Returns the images of latents, in [-1, 1]."""
-    model, z = self._checked, z / autoencoder['scale']
+    model, z = self.checked, z / autoencoder['scale']
     return model.image(model.decode(autoencoder['network'], 1, z))
 
   def prepare(self, source: Source | None, mesh: Mesh | None) -> Params:
@@ -241,6 +244,27 @@ def problems(
       'diffuses latents: it can do inpaint, sdedit and interpolate'
     )
   yield from diffusion.problems(noisy, mode)
+
+
+class Measured(NamedTuple):
+  """What metrics measure; see `likelihoods.LatentDiffusion`."""
+
+  diffusion: NoisyNetwork
+  stored: StoredAutoencoder
+
+  @property
+  def autoencoder(self) -> Autoencoder:
+    """The autoencoder of the latents."""
+    return self.stored.checked
+
+  @property
+  def facts(self) -> Facts:
+    """The facts of the images."""
+    return self.stored.facts
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return self.diffusion.source(split)
 
 
 def read_record(workdir: Path) -> dict:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
+import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import datasets
@@ -18,8 +21,11 @@ from diffusion_jax.app.model import Latents, make_encode
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs, sharing, weights
+from diffusion_jax.core.normal import log_prob
 from diffusion_jax.data import small_sets
+from diffusion_jax.metrics import likelihoods
 from diffusion_jax.runtime.sharding import replicate, to_global
+from diffusion_jax.testing import oracles
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
@@ -219,6 +225,51 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
     assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
   MODES['sample'](config_of(''), copy)
   np.testing.assert_array_equal(arrays_of(copy)['arr_0'], guided)
+
+
+class LinearLatents:
+  """z ~ N(0, 4 I), x | z ~ N(z, I / 4): all that `latent_ode` needs of it."""
+
+  autoencoder = property(lambda self: self)
+  diffusion = property(lambda self: self)
+
+  def denoiser(self, params, cond):
+    """Returns the exact one of scale z, with scale = 0.3."""
+    return oracles.gaussian(np.zeros(4), np.eye(4) * 0.6**2).denoise
+
+  def schedule(self, params):
+    return dj.CosineSchedule()
+
+  def encode(self, params, t, x):
+    precision = 1 / 4 + 4.0
+    return dj.Normal(4.0 * x / precision, 1.0 / precision)
+
+  def log_likelihood_of(self, params):
+    return lambda x, z: log_prob(dj.Normal(z, 0.25), x).sum(axis=-1)
+
+
+def test_the_bound_of_the_exact_posterior_is_the_likelihood():
+  """Of x ~ N(0, (4 + 1/4) I), whatever the scale of what is diffused."""
+  measure = likelihoods.latent_ode(t_min=1e-4, tolerance=1e-6)
+  x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+  params = {'autoencoder': {'network': {}, 'scale': jnp.float32(0.3)}}
+  keys = jax.random.split(jax.random.key(0), 3)
+  function = jax.jit(measure.measure(LinearLatents()))
+  bits = function(params, keys, x, {})['total']
+  exact = -scipy.stats.norm(0.0, 4.25**0.5).logpdf(x).sum(axis=-1)
+  np.testing.assert_allclose(bits, exact / (4 * np.log(2.0)), atol=2e-3)
+
+
+def test_the_bound_of_a_run_is_measured(run, capsys):
+  """By the command; its ELBO of pixels is refused."""
+  few = {'evaluation.num_images': 4, 'evaluation.batch_size': 4}
+  ode = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
+  elbo = {'evaluation.metrics': 'elbo'}
+  MODES['evaluate'](config_of('', **few, **ode), run)
+  assert 'bits/dim' in capsys.readouterr().out
+  path = run / 'evaluation' / 'ode-test' / 'result.json'
+  assert 0.0 < json.loads(path.read_text())['bits_per_dim'] < 100.0
+  refused('elbo', MODES['evaluate'], config_of('', **few, **elbo), run)
 
 
 @pytest.fixture
