@@ -343,11 +343,11 @@ core/measurements.py test_refusals.py arguments_that_cannot_be
 # Samplers.
 sampling/grids.py respaced_sections
   np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride
-sampling/solvers.py papers/test_samplers.py dpm_solver_pp_2m_algorithm_2
+sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
   values[0] + 0.5 * h * table[0] => values[0] + h * table[0]
 sampling/solvers.py papers/test_samplers.py unipc
   h**k / total - k * moments[-1] => h**k / total - moments[-1]
-sampling/solvers.py papers/test_samplers.py sde_dpm_solver_pp_2m
+sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
   2.0 * eta * _lambda_difference(s, t) => eta * _lambda_difference(s, t)
 sampling/sde.py the_step_of_sit
   drift -= 0.5 * w * score => drift -= w * score

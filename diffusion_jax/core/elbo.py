@@ -53,11 +53,7 @@ def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
 
 
 def diffusion_kl(
-  x0: Array,
-  xt: Array,
-  model: Normal,
-  level_s: NoiseLevel,
-  level_t: NoiseLevel,
+  x0: Array, xt: Array, model: Normal, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
   """Computes L_{t-1} = KL(q(x_s | x_t, x_0) || model), [B] (DDPM Eq. 5).
 

@@ -74,6 +74,11 @@ def level_grid(
   return _append_clean(levels) if end_clean else levels
 
 
+def last_noisy_level(schedule: Schedule) -> NoiseLevel:
+  """Returns the last noisy level of a 'karras' or 'logsnr' grid, []."""
+  return schedule(_default_end(schedule, 1, 'karras', 1.0, True))
+
+
 def _append_clean(levels):
   return jax.tree.map(
     lambda field, last: jnp.append(field, last), levels, clean_level()

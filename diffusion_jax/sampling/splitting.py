@@ -23,7 +23,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.measurements import LogLikelihood, Measurement
 from diffusion_jax.sampling.ancestral import ddim, ddim_step
 from diffusion_jax.sampling.conjugate_gradients import least_squares
-from diffusion_jax.sampling.grids import level_grid
+from diffusion_jax.sampling.grids import last_noisy_level, level_grid
 from diffusion_jax.sampling.sampler import Sampler, sample
 from diffusion_jax.sampling.twists import assumed_variance
 
@@ -206,7 +206,7 @@ def split_gibbs(
   """
   check_at_least(1, num_steps=num_steps)
   with jax.ensure_compile_time_eval():
-    lowest = level_grid(schedule, 2, 'karras').take(1)
+    lowest = last_noisy_level(schedule)
     check_numbers(
       lambda width, lowest: width >= 0.999 * lowest,
       "the schedule's lowest sigma / alpha is above it",

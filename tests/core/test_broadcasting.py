@@ -3,11 +3,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core.broadcasting import (
-  data_axes,
-  expand_to,
-  sum_data_axes,
-)
+from diffusion_jax.core.broadcasting import data_axes, expand_to, sum_data_axes
 
 
 @pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 4, 4, 2), (3, 4, 4, 5, 2)])

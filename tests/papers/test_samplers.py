@@ -1,5 +1,7 @@
 """Samplers against the algorithms of their papers, written out in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,19 +48,24 @@ def start(sigma):
   return sigma[0] * np.random.default_rng(0).standard_normal((3, 4))
 
 
-def run(sampler, alpha, sigma, x, key=None):
-  t = np.linspace(1.0, 0.0, len(alpha))
+def run(sampler, alpha, sigma, x, t=None):
+  t = np.linspace(1.0, 0.0, len(alpha)) if t is None else t
   levels = dj.NoiseLevel(*map(jnp.asarray, (t, alpha, sigma)))
-  key = jax.random.key(0) if key is None else key
+  key = jax.random.key(3)
   return jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x))(x)
 
 
-def noises(key, n, x, churned=False):
-  """Returns the noise of `sample` at each of n steps."""
-  keys = jax.random.split(key, n)
-  if churned:
-    keys = [jax.random.split(k)[0] for k in keys]
-  return [np.asarray(jax.random.normal(k, x.shape)) for k in keys]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def draws(shape, n, first):
+  """Returns the noise of each step of `run`; first: of a key's split."""
+  keys = jax.random.split(jax.random.key(3), n)
+  if first:
+    keys = jax.vmap(jax.random.split)(keys)[:, 0]
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def noises(n, x, first=False):
+  return np.asarray(draws(x.shape, n, first))
 
 
 def close(found, expected):
@@ -75,8 +82,8 @@ def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
   """Algorithm 1 is Heun's method, without churn."""
   _, t = ve_grid()
   n = len(t) - 1
-  x, key = start(t), jax.random.key(3)
-  eps = noises(key, n, x, churned=True)
+  x = start(t)
+  eps = noises(n, x, first=True)
   expected = x
   for i in range(n):
     inside = s_min <= t[i] <= s_max
@@ -93,33 +100,59 @@ def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
   gamma = dj.churn_gamma(s_churn, n)
   schedule = dj.GeometricVESchedule(0.002, 80.0)
   sampler = dj.churn(dj.heun(), schedule, gamma, s_min, s_max, s_noise)
-  close(run(sampler, *ve_grid(), x, key), expected)
+  close(run(sampler, *ve_grid(), x), expected)
   if not s_churn:
     close(run(dj.heun(), *ve_grid(), x), expected)
 
 
-@pytest.mark.parametrize('grid', GRIDS)
-def test_dpm_solver_pp_2m_algorithm_2(grid):
+def mean_of(order, nodes, values, h, weight):
+  """Returns the mean of x_0 over 0 < u < h, the estimates at nodes <= 0.
+
+  Two make DPM-Solver++'s D_i (Alg. 2), three a parabola, by quadrature with the
+  weight e^(weight u).
+  """
+  values = values[:order]
+  if len(values) == 1:
+    return values[0]
+  if len(values) == 2:
+    r = -nodes[1] / h
+    return (1 + 1 / (2 * r)) * values[0] - 1 / (2 * r) * values[1]
+  u, w = np.polynomial.legendre.leggauss(20)
+  u = 0.5 * h * (u + 1)
+  w = w * np.exp(weight * u)
+  basis = [
+    np.prod([(u - b) / (a - b) for b in nodes[:3] if b != a], axis=0)
+    for a in nodes[:3]
+  ]
+  return sum(w @ p / w.sum() * a for p, a in zip(basis, values, strict=True))
+
+
+@pytest.mark.parametrize('order, eta, grid', [
+  (2, 0.0, 've'), (2, 0.0, 'vp'), (2, 0.5, 'vp'), (2, 1.0, 'vp'),
+  (3, 0.0, 'vp'), (3, 0.5, 'vp'), (3, 1.0, 'vp'),
+])  # fmt: skip
+def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
+  """The step of the SDE is in tests/papers/recipes.md, section 11."""
   alpha, sigma = GRIDS[grid](clean=False)
   lam = np.log(alpha / sigma)
-  x = start(sigma)
-  expected, previous = x, None
+  x = expected = start(sigma)
+  z, values = noises(len(alpha) - 1, x), []
   for i in range(1, len(alpha)):
     h = lam[i] - lam[i - 1]
-    x0 = D(expected, alpha[i - 1], sigma[i - 1])
-    mean = x0
-    if previous is not None:
-      r = (lam[i - 1] - lam[i - 2]) / h
-      mean = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * previous
-    expected = sigma[i] / sigma[i - 1] * expected
-    expected = expected - alpha[i] * (np.exp(-h) - 1) * mean
-    previous = x0
-  close(run(dj.dpm_solver_pp(2), alpha, sigma, x), expected)
+    values = [D(expected, alpha[i - 1], sigma[i - 1]), *values]
+    mean = mean_of(order, lam[:i][::-1] - lam[i - 1], values, h, 1 + eta)
+    expected = sigma[i] / sigma[i - 1] * np.exp(-eta * h) * expected
+    expected = expected + alpha[i] * (1 - np.exp(-(1 + eta) * h)) * mean
+    expected += sigma[i] * np.sqrt(1 - np.exp(-2 * eta * h)) * z[i - 1]
+  close(run(dj.dpm_solver_pp_sde(eta, order), alpha, sigma, x), expected)
+  if eta:
+    return
+  close(run(dj.dpm_solver_pp(order), alpha, sigma, x), expected)
   # The step to clean data returns x_0.
   ends = np.append(alpha, 1.0), np.append(sigma, 0.0)
   last = D(expected, alpha[-1], sigma[-1])
-  close(run(dj.dpm_solver_pp(2), *ends, x), last)
-  close(run(dj.dpm_solver_pp_sde(0.0), *ends, x), last)
+  close(run(dj.dpm_solver_pp(order), *ends, x), last)
+  close(run(dj.dpm_solver_pp_sde(0.0, order), *ends, x), last)
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -148,29 +181,6 @@ def test_dpm_solver_pp_2s_algorithm_1(grid):
     expected = expected - alpha[i] * (np.exp(-h) - 1) * mean
   sampler = dj.dpm_solver_pp_2s(schedule)
   close(run(sampler, alpha, sigma, x), expected)
-
-
-@pytest.mark.parametrize('eta', [0.5, 1.0])
-def test_sde_dpm_solver_pp_2m(eta):
-  """The step is in tests/papers/recipes.md, section 11."""
-  alpha, sigma = vp_grid(clean=False)
-  lam = np.log(alpha / sigma)
-  n = len(alpha) - 1
-  x, key = start(sigma), jax.random.key(3)
-  z = noises(key, n, x)
-  expected, previous = x, None
-  for i in range(1, n + 1):
-    h = lam[i] - lam[i - 1]
-    x0 = D(expected, alpha[i - 1], sigma[i - 1])
-    rise = 1 - np.exp(-h - eta * h)
-    expected = sigma[i] / sigma[i - 1] * np.exp(-eta * h) * expected
-    expected = expected + rise * alpha[i] * x0
-    if previous is not None:
-      r = (lam[i - 1] - lam[i - 2]) / h
-      expected = expected + 0.5 * rise * alpha[i] * (x0 - previous) / r
-    expected += sigma[i] * np.sqrt(1 - np.exp(-2 * eta * h)) * z[i - 1]
-    previous = x0
-  close(run(dj.dpm_solver_pp_sde(eta), alpha, sigma, x, key), expected)
 
 
 def unipc(p, x, alpha, sigma):
@@ -215,62 +225,28 @@ def test_unipc(order, grid):
   close(run(dj.unipc(order), alpha, sigma, x), expected)
 
 
-def test_3m_is_the_predictor_of_unipc_3():
-  """In its first three steps the parabola's mean is a quadrature."""
-  alpha, sigma = vp_grid(4, clean=False)
-  lam = np.log(alpha / sigma)
-  x = start(sigma)
-  xs = [x]
-  for i in (1, 2):
-    xs.append(run(dj.dpm_solver_pp(2), alpha[: i + 1], sigma[: i + 1], x))
-  m = [D(np.asarray(a), alpha[i], sigma[i]) for i, a in enumerate(xs)]
-  nodes, weights = np.polynomial.legendre.leggauss(20)
-  h = lam[3] - lam[2]
-  u = 0.5 * h * (nodes + 1)
-  weights = weights * np.exp(u)
-  basis = [
-    np.prod(
-      [(lam[2] + u - lam[j]) / (lam[i] - lam[j]) for j in range(3) if j != i],
-      axis=0,
-    )
-    for i in range(3)
-  ]
-  mean = sum(m[i] * (weights @ basis[i]) / weights.sum() for i in range(3))
-  expected = sigma[3] / sigma[2] * np.asarray(xs[2])
-  expected = expected - alpha[3] * np.expm1(-h) * mean
-  close(run(dj.dpm_solver_pp(3), alpha, sigma, x), expected)
+@pytest.mark.parametrize('name', ['ddpm', 've'])
+def test_score_sde_reverse_diffusion(name):
+  """x - f + G^2 score + G z.
 
-
-def test_score_sde_reverse_diffusion_of_ddpm():
-  """x - f + G^2 score + G z with f = sqrt(1 - beta) x - x, G^2 = beta."""
-  betas = np.array([0.05, 0.1, 0.2, 0.3])
-  bars = np.append(1.0, np.cumprod(1 - betas))[::-1]
-  alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
-  x, key = start(sigma), jax.random.key(3)
-  z = noises(key, 4, x)
-  expected = x
-  for i, beta in enumerate(betas[::-1]):
-    eps = (expected - alpha[i] * D(expected, alpha[i], sigma[i])) / sigma[i]
-    f = np.sqrt(1 - beta) * expected - expected
-    expected = expected - f - beta * eps / sigma[i]
-    if i < 3:
-      expected = expected + np.sqrt(beta) * z[i]
-  close(run(dj.reverse_diffusion(), alpha, sigma, x, key), expected)
-
-
-def test_score_sde_reverse_diffusion_of_ve():
-  """x + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z."""
+  DDPM has f = sqrt(1 - beta) x - x and G^2 = beta, VE f = 0 and G^2 =
+  sigma_t^2 - sigma_s^2.
+  """
   alpha, sigma = ve_grid()
-  x, key = start(sigma), jax.random.key(3)
-  z = noises(key, len(sigma) - 1, x)
-  expected = x
-  for i in range(len(sigma) - 1):
-    g2 = sigma[i] ** 2 - sigma[i + 1] ** 2
-    score = (D(expected, 1.0, sigma[i]) - expected) / sigma[i] ** 2
-    expected = expected + g2 * score
-    if sigma[i + 1] > 0:
-      expected = expected + np.sqrt(g2) * z[i]
-  close(run(dj.reverse_diffusion(), alpha, sigma, x, key), expected)
+  kept, g2 = np.ones(8), -np.diff(sigma**2)
+  if name == 'ddpm':
+    betas = np.array([0.05, 0.1, 0.2, 0.3])
+    bars = np.append(1.0, np.cumprod(1 - betas))[::-1]
+    alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
+    kept, g2 = np.sqrt(1 - betas[::-1]), betas[::-1]
+  x = expected = start(sigma)
+  z = noises(len(g2), x) * (np.arange(len(g2)) < len(g2) - 1)[:, None, None]
+  for i in range(len(g2)):
+    x0 = D(expected, alpha[i], sigma[i])
+    score = -(expected - alpha[i] * x0) / sigma[i] ** 2
+    f = kept[i] * expected - expected
+    expected = expected - f + g2[i] * score + np.sqrt(g2[i]) * z[i]
+  close(run(dj.reverse_diffusion(), alpha, sigma, x), expected)
 
 
 def test_score_sde_euler_maruyama_of_the_vp_sde():
@@ -279,9 +255,8 @@ def test_score_sde_euler_maruyama_of_the_vp_sde():
   t = np.append(np.linspace(1.0, 0.1, n), 0.0)
   bars = np.exp(-(t**2) * (b1 - b0) / 2 - t * b0)
   alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
-  x, key = start(sigma), jax.random.key(3)
-  z = noises(key, n, x)
-  expected = x
+  x = expected = start(sigma)
+  z = noises(n, x)
   for i in range(n):
     beta, dt = b0 + t[i] * (b1 - b0), t[i] - t[i + 1]
     x0 = D(expected, alpha[i], sigma[i])
@@ -289,10 +264,8 @@ def test_score_sde_euler_maruyama_of_the_vp_sde():
     following = expected + (0.5 * beta * expected + beta * score) * dt
     following = following + np.sqrt(beta * dt) * z[i]
     expected = following if t[i + 1] > 0 else x0
-  levels = dj.NoiseLevel(*map(jnp.asarray, (t, alpha, sigma)))
   sampler = dj.euler_maruyama(dj.LinearVPSchedule(b0, b1))
-  found = dj.sample(key, denoise, sampler, levels, jnp.asarray(x))
-  close(found, expected)
+  close(run(sampler, alpha, sigma, x, t), expected)
 
 
 def test_score_sde_corrector_algorithms_4_and_5():
@@ -338,17 +311,23 @@ def test_ncsn_algorithm_1():
   _, sigma = ve_grid(4)
   T, e = 3, 2e-5
   step_size = e / 0.01**2
-  x, key = start(sigma), jax.random.key(3)
-  expected = x
-  for i, key_i in enumerate(jax.random.split(key, 4)):
-    for key_j in jax.random.split(key_i, 1 + T)[1:]:
-      z = np.asarray(jax.random.normal(key_j, x.shape))
+  x = expected = start(sigma)
+
+  @jax.jit
+  @jax.vmap
+  def noise(key):
+    keys = jax.random.split(key, 1 + T)[1:]
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape))(keys)
+
+  z = np.asarray(noise(jax.random.split(jax.random.key(3), 4)))
+  for i in range(4):
+    for j in range(T):
       a = step_size * sigma[i] ** 2
       score = (D(expected, 1.0, sigma[i]) - expected) / sigma[i] ** 2
-      expected = expected + a / 2 * score + np.sqrt(a) * z
+      expected = expected + a / 2 * score + np.sqrt(a) * z[i, j]
   expected = D(expected, 1.0, sigma[3])
   sampler = dj.annealed_langevin(T, step_size)
-  close(run(sampler, *ve_grid(4), x, key), expected)
+  close(run(sampler, *ve_grid(4), x), expected)
 
 
 def lagrange_integral(nodes, j, low, high):
@@ -412,16 +391,15 @@ ANCESTRAL = {
 @pytest.mark.parametrize('name', ANCESTRAL)
 def test_ancestral_samplers_of_k_diffusion(name, eta):
   _, sigma = ve_grid(6)
-  x, key = start(sigma), jax.random.key(3)
+  x = expected = start(sigma)
   sampler, ode_step = ANCESTRAL[name]
-  z = noises(key, 6, x, churned=True)
-  expected = x
+  z = noises(6, x, first=True)
   for i in range(5):
     down, up = up_and_down(sigma[i], sigma[i + 1], eta)
     expected = ode_step(expected, sigma[i], down) + up * z[i]
   expected = D(expected, 1.0, sigma[5])
   sampler = dj.with_ancestral_noise(sampler, VE, eta)
-  close(run(sampler, *ve_grid(6), x, key), expected)
+  close(run(sampler, *ve_grid(6), x), expected)
 
 
 @jax.jit
@@ -446,39 +424,5 @@ def test_sample_dpmpp_sde_of_k_diffusion(eta):
     down, up = up_and_down(t, s, eta)
     expected = down / t * expected + (1 - down / t) * D(u, 1.0, middle) + up * z
   expected = D(expected, 1.0, sigma[-2])
-  found = run(dj.dpm_solver_pp_2s_sde(VE, eta), *ve_grid(5), x, key)
+  found = run(dj.dpm_solver_pp_2s_sde(VE, eta), *ve_grid(5), x)
   close(found, expected)
-
-
-@pytest.mark.parametrize('eta', [0.5, 1.0])
-def test_sde_dpm_solver_pp_3m(eta):
-  """The mean of the parabola with the weight e^((1 + eta) u), by quadrature."""
-  alpha, sigma = vp_grid(clean=False)
-  lam = np.log(alpha / sigma)
-  n = len(alpha) - 1
-  x, key = start(sigma), jax.random.key(3)
-  z = noises(key, n, x)
-  expected, m = x, []
-  nodes, weights = np.polynomial.legendre.leggauss(20)
-  for i in range(n):
-    h = lam[i + 1] - lam[i]
-    m = [D(expected, alpha[i], sigma[i]), *m][:3]
-    mean = m[0]
-    if len(m) == 2:
-      mean = m[0] + h / 2 * (m[0] - m[1]) / (lam[i] - lam[i - 1])
-    if len(m) == 3:
-      u = 0.5 * h * (nodes + 1)
-      w = weights * np.exp((1 + eta) * u)
-      known = lam[i - 2 : i + 1][::-1] - lam[i]
-      parts = [
-        np.prod([(u - b) / (a - b) for b in known if b != a], axis=0)
-        for a in known
-      ]
-      mean = sum(w @ p / w.sum() * a for p, a in zip(parts, m, strict=True))
-    expected = sigma[i + 1] / sigma[i] * np.exp(-eta * h) * expected
-    expected = expected - alpha[i + 1] * np.expm1(-(1 + eta) * h) * mean
-    expected += sigma[i + 1] * np.sqrt(-np.expm1(-2 * eta * h)) * z[i]
-  close(run(dj.dpm_solver_pp_sde(eta, 3), alpha, sigma, x, key), expected)
-  # Without noise it is the solver of the ODE.
-  found = run(dj.dpm_solver_pp_sde(0.0, 3), alpha, sigma, x)
-  close(found, np.asarray(run(dj.dpm_solver_pp(3), alpha, sigma, x)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 import diffusion_jax as dj
-from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.grids import count_steps, last_noisy_level
 from tests.schedules import DDPM, EVERY, anything
 
 FLOW = dj.RectifiedFlowSchedule()
@@ -41,7 +41,8 @@ def grids(schedule, t_start):
     for n, clean in NUMBERS
   }
   exact = {case: schedule(levels.t) for case, levels in found.items()}
-  return found, exact, schedule(t_start), schedule(0.0)
+  ends = schedule(t_start), schedule(0.0), last_noisy_level(schedule)
+  return found, exact, ends
 
 
 @settings(anything, max_examples=15)
@@ -52,8 +53,9 @@ def test_grids_fall_from_noise_to_clean(schedule, t_start):
   The last noisy level is at t = 0, or after it if that is clean. Without signal
   the spacing by SNR begins at the second level.
   """
-  found, exact, first, last = jax.device_get(grids(schedule, t_start))
+  found, exact, (first, last, noisy) = jax.device_get(grids(schedule, t_start))
   close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+  close([x[-2] for x in found['karras', 9, True]], noisy, rtol=1e-3)
   first_noisy = 1 / getattr(schedule, 'num_steps', 1000)
   for (spacing, n, clean), levels in found.items():
     assert levels.t.shape == (n + 1,) and np.isfinite(np.stack(levels)).all()
