@@ -10,6 +10,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
+from tests.sampling.moments import jit_long
 
 D = 10
 PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
@@ -147,10 +148,10 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   denoise = dj.bridged(
     functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
   )
-  levels = level_grid(dj.CosineSchedule(), 200, t_start=0.99)
+  levels = level_grid(dj.CosineSchedule(), 120, t_start=0.99)
   x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
   sampler = dj.annealed_langevin(20, 0.3 / n)
-  draw = jax.jit(
+  draw = jit_long(
     lambda x: dj.sample(jax.random.key(1), denoise, sampler, levels, x)
   )
   z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(

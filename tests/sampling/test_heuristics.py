@@ -81,7 +81,7 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
 
   All steps are at one level; the mean over many estimates has no noise.
   """
-  level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.01, 1500
+  level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.02, 500
   levels = jax.tree.map(
     lambda a, b: np.append(np.full(steps, a), b), level, dj.clean_level()
   )
@@ -94,7 +94,7 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
       DATA.denoise,
       levels,
       lambda x: 0.5 * m.distance(x) ** 2,
-      jnp.zeros((3000, 4)),
+      jnp.zeros((2000, 4)),
       optax.sgd(rate),
       weight,
     )

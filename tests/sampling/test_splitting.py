@@ -13,7 +13,7 @@ from diffusion_jax.metrics.posterior import posterior_errors
 from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
-from tests.sampling.moments import assert_own_keys
+from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
 from tests.sampling.test_reconstruction import SCHEDULE
 
@@ -116,14 +116,14 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
   cov = std**2 * np.eye(2) + width**2 * MATRIX @ MATRIX.T
   whitening = np.linalg.inv(np.linalg.cholesky(cov))
   exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)
-  widths = np.float32([*np.geomspace(2.0, width, 10), *[width] * 30])
+  widths = np.float32([*np.geomspace(2.0, width, 6), *[width] * 14])
   draw = dj.gaussian_draw(measured(std), num_iterations=2)
 
-  @jax.jit
+  @jit_long
   def run(key):
     x = jax.random.normal(key, (NUM, 4))
     return dj.split_gibbs(
-      key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100
+      key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=60
     )
 
   check_moments(run(key), exact, mean_error=0.05, cov_error=0.08)
@@ -185,7 +185,7 @@ def test_the_law_for_a_mixture(name, key):
   widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
   levels = level_grid(SCHEDULE, 40, 'karras')
 
-  @jax.jit
+  @jit_long
   def run(key):
     x = dj.prior_sample(key, (NUM, 2), levels.take(0))
     if name == 'gibbs':
