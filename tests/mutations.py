@@ -465,7 +465,7 @@ core/masked.py times_are_antithetic
   jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
 core/transitions.py is_the_nearest_step
   jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
-core/transitions.py matrices_are_checked
+core/transitions.py test_refusals.py that_cannot_be
   np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
 sampling/discrete.py noise_of_confidences
   temperature * level_s.t => temperature * level_t.t
@@ -627,7 +627,7 @@ core/schedules.py marginals_in_float32
 core/schedules.py marginals_in_float32
   root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
   => root = jnp.sqrt(beta_min**2 + slope * integral)
-core/discrete.py bad_betas
+core/discrete.py test_refusals.py that_cannot_be
   last=1.0, identity=0.0 => last=1.0, identity=1.0
 core/discrete.py between_steps_log_alpha_bar
   jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)

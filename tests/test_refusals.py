@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core import flow_map, losses
+from diffusion_jax.core import flow_map, losses, operators
+from diffusion_jax.core.keys import draw_normal, key_per_example
+from diffusion_jax.testing import bounds, discrete_oracles, oracles
 from diffusion_jax.training import (
   discrete,
   distillation,
@@ -234,8 +236,108 @@ def bound(num_steps, **options):
   )
 
 
+def of_alphas(*alphas):
+  return lambda: dj.DiscreteSchedule.from_alphas(alphas)
+
+
+def of_matrices(matrices):
+  return lambda: dj.MatrixProcess.from_matrices(matrices)
+
+
+def grid(*args, schedule=STEPS, **options):
+  return lambda: dj.level_grid(schedule, *args, **options)
+
+
+def respaced(spec):
+  return lambda: dj.respaced_steps(1000, spec)
+
+
+def steps_of(steps, schedule=STEPS):
+  return lambda: dj.step_levels(schedule, steps)
+
+
+GAUSSIAN = oracles.gaussian(np.zeros(2), np.eye(2))
+MIXTURE = oracles.mixture([1, 1], np.eye(2), [np.eye(2)] * 2)
+
+
+def one_channel(params, x, noise, cond, *, key=None):
+  return x[..., :1]
+
+
 @pytest.mark.parametrize('call, match', [
+  # schedules, grids and keys
   (lambda: dj.zero_terminal_snr([0.1]), '2 or more'),
+  (of_alphas(), 'the list of alphas is empty'),
+  (of_alphas([0.9, 0.8]), r'an array \[1, 2\]'),
+  (of_alphas(0.9, 1.2, 0.8),
+   r'alphas\[1\] = 1.2, step 2 of 3, is outside \(0, 1\)'),
+  (of_alphas(0.9, -0.1), r'alphas\[1\] = -0.1'),
+  (of_alphas(0.9, 1.0), r'alphas\[1\] = 1.* adds no noise'),
+  (of_alphas(0.0, 0.9), r'alphas\[0\] = 0.* allowed only as the last'),
+  (of_alphas(0.9, NAN), r'alphas\[1\] = nan'),
+  (lambda: dj.DiscreteSchedule.from_betas([0.1, 1.0, 0.1]),
+   r'betas\[1\] = 1.*only as the last'),
+  (lambda: dj.DiscreteSchedule.from_betas([0.0, 0.1]),
+   r'betas\[0\] = 0.* adds no noise'),
+  (of_matrices(np.eye(3)), r'\[3, 3\]: it must be \[T, K, K\]'),
+  (of_matrices(np.full((1, 2, 2), 0.49999)), 'each row must add up to 1'),
+  (of_matrices([[[1.5, -0.5], [0.0, 1.0]]]), 'without negative entries'),
+  (grid(0), 'num_steps is 0'),
+  (grid(101, 'steps'), "101 steps do not fit on the schedule's 100"),
+  (grid(11, 'steps', t_start=0.2, t_end=0.101), '11 steps do not fit'),
+  (grid(10, 'log'), "'log' is not one of uniform, steps, quadratic, karras, "
+   'logsnr, leading, linspace'),
+  (grid(10, t_start=0.5, t_end=0.5), r't_end=0.5 is not in \[0, t_start=0.5'),
+  *((grid(10, spacing, schedule=COSINE), 'needs a schedule of steps')
+    for spacing in ('steps', 'leading', 'linspace', 'trailing')),
+  *((grid(10, spacing, t_end=0.1), 'chooses its last step')
+    for spacing in ('leading', 'linspace', 'trailing')),
+  *((grid(51, spacing, t_start=0.5), '51 steps do not fit')
+    for spacing in ('leading', 'linspace', 'trailing')),
+  (respaced('ddim300'),
+   'no integer stride through 1000 steps keeps exactly 300'),
+  (respaced('1001'), '1001 steps do not fit in a section of 1000'),
+  (respaced('10,501'), '501 steps do not fit in a section of 500'),
+  *((respaced(spec), f"'{spec}' does not specify")
+    for spec in ('', 'fast', 'ddim5,5', '10,0')),
+  (steps_of([0, 5]), r'steps 0..5 are not in 1..100'),
+  (steps_of([1, 101]), r'steps 1..101 are not in 1..100'),
+  (steps_of([3, 3]), '1 or more different steps'),
+  (steps_of([]), '1 or more different'),
+  (steps_of([1], COSINE), 'needs a schedule of steps'),
+  (lambda: draw_normal(jax.random.split(KEY, 3), X),
+   r'\[3\] keys for a batch of 2'),
+  (lambda: key_per_example(jax.random.split(KEY, 4), 3),
+   r'\[4\] keys for a batch of 3'),
+  # oracles
+  (lambda: oracles.mixture(np.ones(2), np.ones((3, 2)), np.ones((3, 2, 2))),
+   r'must be \[K\], \[K, D\]'),
+  *((lambda cov=cov: oracles.gaussian(np.zeros(2), cov), 'symmetric and posi')
+    for cov in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]])),
+  (lambda: MIXTURE.entropy(), 'entropy has .*a mixture of 2'),
+  (lambda: MIXTURE.ode_map(X, LEVEL, LEVEL), 'ode_map has .*a mixture of 2'),
+  (lambda: GAUSSIAN.conditional([0.0, 0.0], np.array([True, True])),
+   'nothing is left'),
+  *((lambda mask=mask: GAUSSIAN.conditional([0.0, 0.0], np.array(mask)),
+     r'must be \[2\]') for mask in ([True], [1, 0])),
+  (lambda: MIXTURE.posterior(np.ones((1, 3)), [1.0], 0.1),
+   r'matrix \[1, 3\] and y \[1\] must be'),
+  (lambda: MIXTURE.log_evidence(np.eye(2), [1.0, 0.0], 0.0),
+   'std is 0.0: it must be above 0'),
+  (lambda: bounds.expected_bound(MIXTURE, LEVELS), 'a mixture of 2'),
+  (lambda: bounds.expected_bound(GAUSSIAN, LEVELS, 'learned'),
+   "'learned' is not one of"),
+  *((lambda part=part: bounds.expected_bound(GAUSSIAN, LEVELS.take(part)),
+     'from noise to clean') for part in (slice(1, None), slice(0, -1))),
+  *((lambda weights=weights: discrete_oracles.table(np.array(weights)),
+     'must have the same length') for weights in ([[1.0] * 3] * 2, [1, -1])),
+  # networks, operators and compositions
+  (lambda: dj.Network(one_channel, dj.logsnr_input).denoiser(())(X, LEVEL),
+   r'output \[2, 1\], xt \[2, 3\]'),
+  (lambda: operators.luminance(Y), 'luminance needs 3 channels, got 1'),
+  (lambda: dj.gauss_composed(
+    lambda y: denoise, Y, denoise, np.eye(3)[None], np.eye(3)
+  ), r'must be \[n, D, D\] and \[D, D\]'),
   (lambda: dj.Measurement(Y, array, -1.0), 'std is -1: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, NAN), 'std is nan: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, jnp.array([0.1, -0.2])), 'std is -0.2: it'),

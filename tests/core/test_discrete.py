@@ -27,30 +27,6 @@ def test_any_sequence_of_alphas_is_a_schedule(alphas):
   np.testing.assert_allclose(same.neg_log_alpha_bar, schedule.neg_log_alpha_bar)
 
 
-@pytest.mark.parametrize(
-  'alphas, message',
-  [
-    ([], 'the list of alphas is empty'),
-    ([[0.9, 0.8]], r'an array \[1, 2\]'),
-    ([0.9, 1.2, 0.8], r'alphas\[1\] = 1.2, step 2 of 3, is outside \(0, 1\)'),
-    ([0.9, -0.1], r'alphas\[1\] = -0.1'),
-    ([0.9, 1.0], r'alphas\[1\] = 1.* adds no noise'),
-    ([0.0, 0.9], r'alphas\[0\] = 0.* allowed only as the last'),
-    ([0.9, float('nan')], r'alphas\[1\] = nan'),
-  ],
-)
-def test_bad_alphas_are_named_with_their_position(alphas, message):
-  with pytest.raises(ValueError, match=message):
-    dj.DiscreteSchedule.from_alphas(alphas)
-
-
-def test_bad_betas_are_named_with_their_position():
-  with pytest.raises(ValueError, match=r'betas\[1\] = 1.*only as the last'):
-    dj.DiscreteSchedule.from_betas([0.1, 1.0, 0.1])
-  with pytest.raises(ValueError, match=r'betas\[0\] = 0.* adds no noise'):
-    dj.DiscreteSchedule.from_betas([0.0, 0.1])
-
-
 def test_zero_as_the_last_alpha_leaves_no_signal():
   schedule = dj.DiscreteSchedule.from_alphas([0.9, 0.5, 0.0])
   last = schedule.at_step(3)

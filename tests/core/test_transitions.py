@@ -104,13 +104,3 @@ def test_the_prior_is_stationary(name):
   prior = np.asarray(PROCESSES[name].prior)
   q = matrix(PROCESSES[name], at(1), at(4))
   np.testing.assert_allclose(prior @ q, prior, rtol=1e-6, atol=1e-7)
-
-
-def test_matrices_are_checked():
-  make = dj.MatrixProcess.from_matrices
-  with pytest.raises(ValueError, match=r'\[3, 3\]: it must be \[T, K, K\]'):
-    make(np.eye(3))
-  with pytest.raises(ValueError, match='each row must add up to 1'):
-    make(np.full((1, 2, 2), 0.49999))
-  with pytest.raises(ValueError, match='without negative entries'):
-    make([[[1.5, -0.5], [0.0, 1.0]]])

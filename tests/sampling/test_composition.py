@@ -159,9 +159,3 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   ) ** 0.5
   assert np.sqrt(np.mean(z.mean(axis=0) ** 2)) < 0.12
   np.testing.assert_allclose(z.std(), 1.0, atol=0.05)
-
-
-def test_covariances_of_another_number_are_refused():
-  ys, _ = problem(2)
-  with pytest.raises(ValueError, match=r'must be \[n, D, D\] and \[D, D\]'):
-    dj.gauss_composed(single, ys, PRIOR.denoise, np.eye(D)[None], PRIOR.cov)

@@ -129,15 +129,3 @@ def test_fixed_large_is_exact_for_standard_normal_data():
   found = bounds.expected_bound(oracle, grid(DDPM, 5), 'fixed_large')
   entropy = jax.jit(oracle.entropy)()
   np.testing.assert_allclose(found['total'], entropy, rtol=1e-5)
-
-
-def test_refusals():
-  levels = grid(DDPM, 5)
-  two = oracles.mixture([1, 1], np.zeros((2, 1)), np.ones((2, 1, 1)))
-  with pytest.raises(ValueError, match='a mixture of 2'):
-    bounds.expected_bound(two, levels)
-  with pytest.raises(ValueError, match="'learned' is not one of"):
-    bounds.expected_bound(GAUSSIAN, levels, 'learned')
-  for bad in (levels.take(slice(4, None)), levels.take(slice(0, -1))):
-    with pytest.raises(ValueError, match='from noise to clean'):
-      bounds.expected_bound(GAUSSIAN, bad)

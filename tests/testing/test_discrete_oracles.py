@@ -146,9 +146,3 @@ def test_samples_and_conditionals():
   expected = np.zeros((3, 3, 3))
   expected[:, 2, 1] = TABLE.probs[:, 2, 1] / TABLE.probs[:, 2, 1].sum()
   np.testing.assert_allclose(found.probs, expected, rtol=1e-12)
-
-
-def test_refusals():
-  for weights in (np.ones((2, 3)), np.array([1.0, -1.0])):
-    with pytest.raises(ValueError, match='must have the same length'):
-      discrete_oracles.table(weights)
