@@ -8,6 +8,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion_jax.aliases import PyTree
+
 Array = jax.Array
 
 
@@ -32,6 +34,19 @@ def check_numbers(
       for name, array in zip(values, arrays, strict=True)
     )
     raise ValueError(f'{listing}: {rule}')
+
+
+def computed_now(function: Callable[[], PyTree]) -> PyTree | None:
+  """Returns function() as numbers, from one program, also inside `jit`.
+
+  None if the function depends on traced arrays.
+  """
+  traced = jax.jit(function).trace()
+  constants = traced.jaxpr.consts
+  # `jit` makes arguments of traced arrays.
+  if traced.jaxpr.jaxpr.invars or any(isinstance(x, Tracer) for x in constants):
+    return None
+  return traced.lower().compile()()
 
 
 def check_not_negative(**value: ArrayLike) -> None:

@@ -10,12 +10,15 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
 from diffusion_jax.core.concrete import (
   check_at_least,
   check_numbers,
   check_positive,
+  computed_now,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key
@@ -205,12 +208,12 @@ def split_gibbs(
     num_steps: Of the sampler in a round.
   """
   check_at_least(1, num_steps=num_steps)
-  with jax.ensure_compile_time_eval():
-    lowest = last_noisy_level(schedule)
+  lowest = computed_now(lambda: last_noisy_level(schedule))
+  if lowest is not None and not isinstance(widths, Tracer):
     check_numbers(
       lambda width, lowest: width >= 0.999 * lowest,
       "the schedule's lowest sigma / alpha is above it",
-      width=jnp.min(widths),
+      width=np.min(widths),
       lowest=lowest.sigma / lowest.alpha,
     )
   inner = ddim(1.0) if sampler is None else sampler

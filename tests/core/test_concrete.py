@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.core.concrete import as_float, as_time, check_numbers
+from diffusion_jax.core.concrete import (
+  as_float,
+  as_time,
+  check_numbers,
+  computed_now,
+)
 
 
 def check(**values):
@@ -28,6 +33,17 @@ def test_traced_values_are_not_checked():
     return a
 
   assert jax.jit(f)(3.0) == 3.0
+
+
+def test_constants_are_computed_while_jit_traces():
+  def f(x):
+    assert computed_now(lambda: jnp.sum(jnp.arange(3) ** 2)) == 5
+    assert computed_now(lambda: jnp.arange(3) * x) is None
+    return x
+
+  jax.jit(f)(2.0)
+  jax.grad(f)(2.0)
+  assert computed_now(lambda: jnp.arange(3)[1]) == 1
 
 
 @pytest.mark.parametrize('value', [1, np.float32(1.0), jnp.bfloat16(1.0)])
