@@ -418,9 +418,10 @@ def one_channel(params, x, noise, cond, *, key=None):
   (lambda: dj.langevin_draw(jnp.sum, 0.0), 'step_size is 0: it must be pos'),
   (lambda: dj.langevin_draw(jnp.sum, 1.0, 0), 'num_steps is 0'),
   (lambda: dj.ode_estimate(COSINE, 0), 'num_steps is 0'),
-  (lambda: dj.split_gibbs(
-    KEY, denoise, STEPS, dj.gaussian_draw(linear), jnp.array([1.0, 1e-6]), X
-  ), 'width is 1e-06, lowest is 0.0100.*: the schedule'),
+  *((lambda wrap=wrap: wrap(lambda x: dj.split_gibbs(
+    KEY, denoise, STEPS, dj.gaussian_draw(linear), np.array([1.0, 1e-6]), x
+  ))(X), 'width is 1e-06, lowest is 0.0100.*: the schedule')
+    for wrap in (jax.jit, lambda f: f)),
   (lambda: dj.steered(denoise, threshold=2.0), 'threshold is 2'),
   (lambda: sample(denoise, dj.steered(lambda x0: x0[:, 0])),
    r'shape \[2, 3\]: steered needs part'),

@@ -37,7 +37,7 @@ def check_numbers(
 
 
 def computed_now(function: Callable[[], PyTree]) -> PyTree | None:
-  """Returns function() as numbers, from one program, also inside `jit`.
+  """Returns function() as NumPy arrays, by one program, also inside `jit`.
 
   None if the function depends on traced arrays.
   """
@@ -46,7 +46,7 @@ def computed_now(function: Callable[[], PyTree]) -> PyTree | None:
   # `jit` makes arguments of traced arrays.
   if traced.jaxpr.jaxpr.invars or any(isinstance(x, Tracer) for x in constants):
     return None
-  return traced.lower().compile()()
+  return jax.device_get(traced.lower().compile()())
 
 
 def check_not_negative(**value: ArrayLike) -> None:
