@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import diffusion_jax as dj
+from tests.jitted import at_step, level_at
 from tests.schedules import anything
 
 LECTURE = [0.99, 0.98, 0.97, 0.96, 0.95]
@@ -29,9 +30,9 @@ def test_any_sequence_of_alphas_is_a_schedule(alphas):
 
 def test_zero_as_the_last_alpha_leaves_no_signal():
   schedule = dj.DiscreteSchedule.from_alphas([0.9, 0.5, 0.0])
-  last = schedule.at_step(3)
+  last = at_step(schedule, 3)
   assert last.alpha == 0.0 and last.sigma == 1.0
-  between = jax.jit(schedule.__call__)(jnp.linspace(2 / 3, 1.0, 20))
+  between = level_at(schedule, np.linspace(2 / 3, 1.0, 20))
   assert np.isfinite(between.alpha).all() and np.isfinite(between.sigma).all()
   np.testing.assert_allclose(schedule.alphas, [0.9, 0.5, 0.0], rtol=1e-6)
 
@@ -53,7 +54,7 @@ def test_between_steps_log_alpha_bar_is_linear():
   log = np.log(np.append(1.0, np.cumprod(LECTURE)))
   t = np.linspace(0, 1, 41)
   expected = np.exp(0.5 * np.interp(t, np.linspace(0, 1, 6), log))
-  level = jax.jit(schedule.__call__)(t)
+  level = level_at(schedule, t)
   np.testing.assert_allclose(level.alpha, expected, rtol=1e-6)
 
 

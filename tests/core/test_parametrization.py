@@ -20,20 +20,24 @@ def data(key):
 
 def test_six_way_cycle(data):
   """Each prediction is converted to the next; errors grow with 1 / alpha."""
-  x0, eps, xt, level = data
-  alpha = level.expand_to(x0).alpha
-  x0_hat = x0 + 0.1
-  current = x0_hat
-  for kind in (*KINDS, 'x0'):
-    eps_hat = jitted(dj.eps_from_x0)(current, xt, level)
-    y = jitted(dj.target)(kind, current, eps_hat, level)
-    current = jitted(dj.to_x0)(kind, y, xt, level)
-  assert (np.abs(current - x0_hat) * alpha).max() < 3e-6
+
+  @jax.jit
+  def error(x0, eps, xt, level):
+    current = x0 + 0.1
+    for kind in (*KINDS, 'x0'):
+      eps_hat = dj.eps_from_x0(current, xt, level)
+      current = dj.to_x0(
+        kind, dj.target(kind, current, eps_hat, level), xt, level
+      )
+    return jnp.abs(current - x0 - 0.1) * level.expand_to(x0).alpha
+
+  assert error(*data).max() < 3e-6
 
 
 def test_the_rows_are_the_published_targets(data):
-  x0, eps, _, level = data
-  alpha, sigma = level.expand_to(x0).alpha, level.expand_to(x0).sigma
+  *_, level = data
+  x0, eps, _ = map(np.asarray, data[:3])
+  alpha, sigma = (np.asarray(a)[:, None] for a in level[1:])
   expected = {
     'x0': x0,
     'eps': eps,
@@ -48,16 +52,18 @@ def test_the_rows_are_the_published_targets(data):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_error_scale_converts_errors(kind, data):
-  x0, _, xt, level = data
-  x0_hat = x0 + 0.5
-  y = jitted(dj.target)(kind, x0, jitted(dj.eps_from_x0)(x0, xt, level), level)
-  y_hat = jitted(dj.target)(
-    kind, x0_hat, jitted(dj.eps_from_x0)(x0_hat, xt, level), level
-  )
-  scale = jitted(dj.error_scale)(kind, level)[:, None]
-  np.testing.assert_allclose(
-    y_hat - y, scale * jnp.full_like(x0, 0.5), rtol=1e-4, atol=1e-5
-  )
+
+  @jax.jit
+  def change_and_scale(x0, eps, xt, level):
+    y, y_hat = (
+      dj.target(kind, x, dj.eps_from_x0(x, xt, level), level)
+      for x in (x0, x0 + 0.5)
+    )
+    return y_hat - y, dj.error_scale(kind, level)
+
+  change, scale = map(np.asarray, change_and_scale(*data))
+  expected = np.broadcast_to(0.5 * scale[:, None], change.shape)
+  np.testing.assert_allclose(change, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['x0', 'v', 'flow', 'edm'])
@@ -83,11 +89,12 @@ def test_score_is_the_gradient_of_the_gaussian_density(key):
   """The gradient of log q(x_t | x_0) is -(x_t - alpha x_0) / sigma^2."""
   x0, eps = jax.random.normal(key, (2, 1, 3))
   level = at_step(400)
-  xt = jitted(dj.q_sample)(x0, eps, level)
 
-  def log_q(xt):
+  @jax.jit
+  def scores(x0, eps):
+    xt = dj.q_sample(x0, eps, level)
     p = dj.Normal(level.alpha * x0, level.sigma**2)
-    return jnp.sum(jitted(dj.log_prob)(p, xt))
+    log_q = lambda xt: jnp.sum(dj.log_prob(p, xt))
+    return dj.score_from_x0(x0, xt, level), jax.grad(log_q)(xt)
 
-  found = jitted(dj.score_from_x0)(x0, xt, level)
-  np.testing.assert_allclose(found, jax.grad(log_q)(xt), rtol=1e-4)
+  np.testing.assert_allclose(*scores(x0, eps), rtol=1e-4)

@@ -19,7 +19,8 @@ from tests.states import PROCESSES, TABLE
 
 def test_prior(key):
   last = at_step(DDPM, 1000)
-  lecture = dj.DiscreteSchedule.from_alphas([0.99, 0.98, 0.97]).at_step(3)
+  schedule = dj.DiscreteSchedule.from_alphas([0.99, 0.98, 0.97])
+  lecture = at_step(schedule, 3)
   draw = jax.jit(dj.prior_sample, static_argnums=(1, 3))
   for level, exact, expected in [
     (last, False, 1.0),
