@@ -14,7 +14,12 @@ from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least, check_numbers
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.levels import (
+  NoiseLevel,
+  Schedule,
+  clean_level,
+  select_level,
+)
 from diffusion_jax.core.network import Network
 from diffusion_jax.core.transitions import StateProcess
 
@@ -283,11 +288,8 @@ def levels_of_step(
 
   Step 1 always ends at clean data, even if schedule(0) is noisy.
   """
-  level_s = jax.tree.map(
-    lambda clean, s: jnp.where(step == 1, clean, s),
-    clean_level(),
-    schedule((step - 1) / num_steps),
-  )
+  level_s = schedule((step - 1) / num_steps)
+  level_s = select_level(step == 1, clean_level(), level_s)
   return level_s, schedule(step / num_steps)
 
 

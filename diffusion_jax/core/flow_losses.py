@@ -20,7 +20,7 @@ from diffusion_jax.core.broadcasting import (
   expand_to,
   sum_data_axes,
 )
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, select_level
 from diffusion_jax.ranges import NonNegative
 
 Array = jax.Array
@@ -166,7 +166,7 @@ def consistency_error(
   """
   noisy = level_r.sigma > 0.0
   # The input of a network may be infinite at a clean level.
-  safe = jax.tree.map(lambda r, t: jnp.where(noisy, r, t), level_r, level_t)
+  safe = select_level(noisy, level_r, level_t)
   target = jnp.where(expand_to(noisy, xr), target_fn(xr, safe), xr)
   return distance(f_fn(xt, level_t), sg(target))
 

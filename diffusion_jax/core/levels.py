@@ -57,6 +57,13 @@ class NoiseLevel(NamedTuple):
     return jax.tree.map(lambda field: field[index], self)
 
 
+def select_level(
+  condition: Array, level: NoiseLevel, other: NoiseLevel
+) -> NoiseLevel:
+  """Returns `level` where the condition holds, and `other` elsewhere."""
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)
+
+
 def check_level(level: object) -> None:
   """Raises TypeError unless the argument is a `NoiseLevel`."""
   if not isinstance(level, NoiseLevel):

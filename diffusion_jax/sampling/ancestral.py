@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.concrete import as_float, check_fraction
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
   Variance,
@@ -129,7 +129,7 @@ def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
   def body(x, pair):
     level_s, level_t = pair
     clean = level_s.sigma == 0.0
-    level = jax.tree.map(lambda s, t: jnp.where(clean, t, s), level_s, level_t)
+    level = select_level(clean, level_t, level_s)
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     scaled = alpha_ratio(s, level.expand_to(x)) * x
     eps = eps_from_x0(predict(denoise, scaled, level).x0, scaled, level)

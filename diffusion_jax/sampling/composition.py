@@ -60,13 +60,7 @@ def gauss_composed(
       f'prior_covariance {list(prior_covariance.shape)} must be [n, D, D] and '
       '[D, D]'
     )
-  first = np.linalg.inv(prior_covariance)
-  values, vectors = np.linalg.eigh(np.linalg.inv(covariances) - first)
-  gains = (vectors * np.maximum(values, 0.0)[:, None]) @ vectors.swapaxes(1, 2)
-  values, axes = np.linalg.eigh(first + gains.sum(axis=0))
-  first, gains, values, axes = (
-    jnp.asarray(a, jnp.float32) for a in (first, gains, values, axes)
-  )
+  first, gains, values, axes = _precisions(covariances, prior_covariance)
 
   def denoise(xt, level):
     # Precisions are in units of 1 / sigma^2, finite at clean levels too.
@@ -84,6 +78,16 @@ def gauss_composed(
     return Prediction(x0 + moved.reshape(x0.shape))
 
   return denoise
+
+
+def _precisions(covariances, prior_covariance):
+  # Returns the prior's precision, what each observation adds to it, never less
+  # than 0, and eigenvalues and eigenvectors of their sum.
+  first = np.linalg.inv(prior_covariance)
+  values, vectors = np.linalg.eigh(np.linalg.inv(covariances) - first)
+  gains = (vectors * np.maximum(values, 0.0)[:, None]) @ vectors.swapaxes(1, 2)
+  arrays = first, gains, *np.linalg.eigh(first + gains.sum(axis=0))
+  return (jnp.asarray(a, jnp.float32) for a in arrays)
 
 
 def bridged(

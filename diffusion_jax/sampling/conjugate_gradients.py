@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
+from diffusion_jax.core.broadcasting import data_axes, expand_to, sum_data_axes
 
 Array = jax.Array
 
@@ -95,13 +95,7 @@ def least_squares(
   per number in y is exact but for rounding. variance: of y's noise, broadcasts
   to y; precision: to v.
   """
-  # In units of the largest variance, so that it may be 0.
-  variance = jnp.broadcast_to(variance, residual.shape)
-  most = jnp.max(variance, axis=tuple(range(1, variance.ndim)))
-  unit = expand_to(most, residual)
-  noisy = unit > 0.0
-  least = jnp.maximum(variance, 1e-6 * unit)
-  weight = jnp.where(noisy, unit / jnp.where(noisy, least, 1.0), 1.0)
+  weight, most = _weights(jnp.broadcast_to(variance, residual.shape))
   downhill = transpose(weight * residual)
   ridge = expand_to(most, downhill) * precision
   square = _dot(downhill, downhill)
@@ -134,3 +128,12 @@ def least_squares(
   zeros = jnp.zeros_like(downhill)
   carry = zeros, residual, downhill, square, zeros, square
   return jax.lax.scan(body, carry, length=num_iterations)[0][4]
+
+
+def _weights(variance):
+  # Returns 1 / variance in units of the largest one, which may be 0, and that.
+  most = jnp.max(variance, axis=data_axes(variance))
+  unit = expand_to(most, variance)
+  noisy = unit > 0.0
+  least = jnp.maximum(variance, 1e-6 * unit)
+  return jnp.where(noisy, unit / jnp.where(noisy, least, 1.0), 1.0), most

@@ -16,7 +16,7 @@ from diffusion_jax.core.concrete import (
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
 from diffusion_jax.ranges import (
@@ -153,7 +153,7 @@ def churn(
     noisier = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))
     churned = has_signal & (s_min <= ratio) & (ratio <= s_max)
     churned &= noisier.logsnr < logsnr
-    level = _select(churned, noisier, level_t)
+    level = select_level(churned, noisier, level_t)
     z = s_noise * draw_normal(noise_key, x)
     mask = expand_to(churned, x)
     x = jnp.where(mask, forward_step(x, z, level_t, level), x)
@@ -192,13 +192,16 @@ def with_ancestral_noise(
       logsnr - jnp.log(jnp.maximum(old_share, tiny))
     )
     noisy &= cleaner.logsnr > logsnr
-    down = _select(noisy, cleaner, level_s)
+    down = select_level(noisy, cleaner, level_s)
     x, state = sampler.step(
       key, x, state, denoise, level_s=down, level_t=level_t
     )
     z = draw_normal(noise_key, x)
     # Levels without a step between them are replaced: theirs would be NaN.
-    ends = _select(noisy, down, level_t), _select(noisy, level_s, level_t)
+    ends = (
+      select_level(noisy, down, level_t),
+      select_level(noisy, level_s, level_t),
+    )
     back = forward_step(x, z, *ends)
     return jnp.where(expand_to(noisy, x), back, x), state
 
@@ -256,10 +259,6 @@ class Langevin(NamedTuple):
   def around(self, sampler: Sampler) -> Sampler:
     """Returns the sampler with the corrector before each step."""
     return with_corrector(sampler, langevin(self.snr), self.steps)
-
-
-def _select(condition, level, other):
-  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)
 
 
 def _square_norm(x):

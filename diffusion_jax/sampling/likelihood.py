@@ -28,7 +28,7 @@ from diffusion_jax.core.keys import (
   draw_uniform,
   split_key,
 )
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import (
   STANDARD,
   bits_per_dim,
@@ -96,13 +96,11 @@ def log_likelihood(
     # same for images of any size.
     return velocity, divergence / size
 
-  first, last = _ends(schedule, x, t_min, t_max)
-  state = x / _scale(first), jnp.zeros(len(x), x.dtype)
-  ends = _angle(first), _angle(last)
-  z, log_det = _solve(field, state, *ends, rtol, atol, max_steps)
+  (first, last), angles = _ends(schedule, x, t_min, t_max)
+  state = x / first, jnp.zeros(len(x), x.dtype)
+  z, log_det = _solve(field, state, angles, rtol, atol, max_steps)
   prior = sum_data_axes(normal_log_prob(STANDARD, z))
-  total = prior + size * (log_det - jnp.log(_scale(first)))
-  return Likelihood(total, _scale(last) * z)
+  return Likelihood(prior + size * (log_det - jnp.log(first)), last * z)
 
 
 def probability_flow(
@@ -126,10 +124,9 @@ def probability_flow(
   def field(angle, state):
     return (_velocity(denoise, schedule, angle, *state),)
 
-  first, last = _ends(schedule, x, t_from, t_to)
-  ends = _angle(first), _angle(last)
-  (z,) = _solve(field, (x / _scale(first),), *ends, rtol, atol, max_steps)
-  return _scale(last) * z
+  (first, last), angles = _ends(schedule, x, t_from, t_to)
+  (z,) = _solve(field, (x / first,), angles, rtol, atol, max_steps)
+  return last * z
 
 
 def adaptive_ode(
@@ -148,7 +145,7 @@ def adaptive_ode(
 
   def step(key, x, state, denoise, *, level_s, level_t):
     noisy = level_s.sigma > 0.0
-    end = jax.tree.map(lambda s, t: jnp.where(noisy, s, t), level_s, level_t)
+    end = select_level(noisy, level_s, level_t)
     first, last = _angle(level_t).astype(x.dtype), _angle(end).astype(x.dtype)
     turn = last - first
 
@@ -159,7 +156,7 @@ def adaptive_ode(
     def solve(x):
       state = (x / expand_to(_scale(level_t), x),)
       whole = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
-      (z,) = _solve(field, state, *whole, rtol, atol, max_steps)
+      (z,) = _solve(field, state, whole, rtol, atol, max_steps)
       return expand_to(_scale(end), x) * z
 
     def clean(x):
@@ -222,8 +219,9 @@ def _num_bins(num_levels):
 
 
 def _ends(schedule, x, *times):
-  # The levels get the precision of x, as the solver's state needs it.
-  return (schedule(jnp.asarray(t, x.dtype)) for t in times)
+  # Returns scales and angles, in the precision of the solver's state.
+  levels = [schedule(jnp.asarray(t, x.dtype)) for t in times]
+  return map(_scale, levels), map(_angle, levels)
 
 
 def _scale(level):
@@ -269,10 +267,11 @@ def _worst_example(errors):
   return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))
 
 
-def _solve(field, state, start, end, rtol, atol, max_steps):
+def _solve(field, state, ends, rtol, atol, max_steps):
   # The state is a tuple of arrays [B, ...].
   import diffrax
 
+  start, end = ends
   solution = diffrax.diffeqsolve(
     diffrax.ODETerm(lambda u, state, args: field(u, state)),
     diffrax.Tsit5(),

@@ -81,10 +81,8 @@ def steered(
     estimate = _estimate_with_gradient if use_gradient else _estimate
     estimates = estimate(twist, x, denoise, level_t)
     x, state, estimates = _resampled(key, x, state, estimates, threshold)
-    log_psi, prediction, gradient = estimates
-    p = p_reverse(
-      prediction.x0, x, level_s, level_t, variance, prediction.var_frac
-    )
+    log_psi, (x0, var_frac), gradient = estimates
+    p = p_reverse(x0, x, level_s, level_t, variance, var_frac)
     noisy = level_s.sigma > 0.0
     std = jnp.where(noisy, jnp.sqrt(p.variance), 0.0)
     noise = draw_normal(key, x)

@@ -86,23 +86,14 @@ def observation_guided(
   check_at_least(1, num_iterations=num_iterations)
 
   def guided(x, level):
-    def estimate(x):
-      prediction = predict(denoise, x, level)
-      return prediction.x0, prediction
-
-    x0, jacobian, prediction = jax.linearize(estimate, x, has_aux=True)
-    transposed = jax.linear_transpose(jacobian, x)
-    back = jax.linear_transpose(observe, x0)
-    residual = observed - observe(x0)
+    prediction, covariance = _with_covariance(denoise, x, level)
+    back = jax.linear_transpose(observe, prediction.x0)
+    residual = observed - observe(prediction.x0)
     variance = Measurement(observed, observe, std).variance(residual)
     noise = variance * _over_variance(level, residual, 1)
 
     def apply(direction):
-      # Cov A^T times the direction, divided by sigma^2 / alpha. Half the
-      # difference of J and J^T, which are equal for E[x_0 | x_t], is its error.
-      (adjoint,) = back(direction)
-      (left,), right = transposed(adjoint), jacobian(adjoint)
-      product, error = 0.5 * (left + right), 0.5 * (left - right)
+      product, error = covariance(*back(direction))
       square = sum_data_axes(error**2) * sum_data_axes(direction**2)
       image = observe(product) + noise * direction
       return Product(image, product, jnp.sqrt(square))
@@ -111,6 +102,24 @@ def observation_guided(
     return prediction._replace(x0=prediction.x0 + scale * correction)
 
   return guided
+
+
+def _with_covariance(denoise, x, level):
+  # Returns the prediction, and the function v -> Cov[x_0 | x_t] v, divided by
+  # sigma^2 / alpha, and its error: half the difference of J v and J^T v, which
+  # are equal for E[x_0 | x_t].
+  def estimate(x):
+    prediction = predict(denoise, x, level)
+    return prediction.x0, prediction
+
+  _, jacobian, prediction = jax.linearize(estimate, x, has_aux=True)
+  transposed = jax.linear_transpose(jacobian, x)
+
+  def covariance(v):
+    (left,), right = transposed(v), jacobian(v)
+    return 0.5 * (left + right), 0.5 * (left - right)
+
+  return prediction, covariance
 
 
 def pseudoinverse_guided(

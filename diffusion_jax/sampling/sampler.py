@@ -166,14 +166,9 @@ def sample_frames(
   def body(carry, inputs):
     key, level_t, level_s, frame = inputs
     x, state, frames = carry
-    result = sampler.step(
-      key, x, state, denoise, level_s=level_s, level_t=level_t
+    x, state = _pair(
+      sampler.step(key, x, state, denoise, level_s=level_s, level_t=level_t)
     )
-    if not isinstance(result, tuple) or len(result) != 2:
-      raise TypeError(
-        f'the step of a sampler returns (x, state), not {kind_of(result)}'
-      )
-    x, state = result
     if len(shown):
       frames = frames.at[frame].set(x[:num_examples])
     return (x, state, frames), None
@@ -188,6 +183,14 @@ def sample_frames(
   carry = x, sampler.init(x), frames
   (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
   return x, frames, state
+
+
+def _pair(result):
+  if not isinstance(result, tuple) or len(result) != 2:
+    raise TypeError(
+      f'the step of a sampler returns (x, state), not {kind_of(result)}'
+    )
+  return result
 
 
 def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:

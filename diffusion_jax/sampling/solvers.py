@@ -18,7 +18,7 @@ from diffusion_jax.core.broadcasting import expand_to
 from diffusion_jax.core.concrete import check_fraction, check_not_negative
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import NonNegative
@@ -87,7 +87,7 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
     euler = jnp.where(
       expand_to(noisy, x), x - dt * v, level_s.expand_to(x).alpha * x0
     )
-    level = _select_level(noisy, level_s, level_t)
+    level = select_level(noisy, level_s, level_t)
     return _correct_where(noisy, correct, euler, level), state
 
   return Sampler(lambda x: (), step)
@@ -366,7 +366,7 @@ def _lambda_difference(level, level_t):
   # are replaced before the logarithms, whose gradients would be NaN.
   finite = (level.sigma > 0.0) & (level.alpha > 0.0) & (level_t.alpha > 0.0)
   level, level_t = (
-    _select_level(finite, a, jax.tree.map(jnp.ones_like, a))
+    select_level(finite, a, jax.tree.map(jnp.ones_like, a))
     for a in (level, level_t)
   )
   difference = jnp.log(level.alpha) - jnp.log(level_t.alpha)
@@ -380,7 +380,7 @@ def _correct_where_finite(correct, x, level_s, level_t, level):
   # the level must be finite for all examples.
   finite = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
   return _correct_where(
-    finite, correct, x, _select_level(finite, level, level_t)
+    finite, correct, x, select_level(finite, level, level_t)
   )
 
 
@@ -388,10 +388,6 @@ def _correct_where(condition, correct, x, level):
   if not condition.ndim:
     return jax.lax.cond(condition, correct, lambda x, level: x, x, level)
   return jnp.where(expand_to(condition, x), correct(x, level), x)
-
-
-def _select_level(condition, level, other):
-  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)
 
 
 def _broadcast_level(level, x):

@@ -38,26 +38,23 @@ def expected_bound(
   if len(alpha) < 3 or sigma[-1] != 0.0 or (np.diff(sigma) >= 0.0).any():
     raise ValueError('levels must fall from noise to clean, 3 or more of them')
   total_t = alpha[0] ** 2 + sigma[0] ** 2
-  ratio = sigma[0] ** 2 / total_t
-  prior = len(v) * (ratio - 1.0 - np.log(ratio))
+  prior = len(v) * _kl_of_variances(sigma[0] ** 2 / total_t)
   prior += alpha[0] ** 2 * (v.sum() + m @ m) / total_t
-
   alpha_t, sigma_t = alpha[:-1], sigma[:-1]
   alpha_s, sigma_s = alpha[1:], sigma[1:]
   snr_decrease = 1.0 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
   small = sigma_s**2 * snr_decrease
   large = sigma_t**2 * snr_decrease
   large = large * (alpha_s**2 + sigma_s**2) / (alpha_t**2 + sigma_t**2)
-  p_variance = {
-    'fixed_small': np.append(small[:-1], small[-2]),
-    'fixed_large': large,
-  }[variance]
+  p_variance = np.append(small[:-1], small[-2])
+  if variance == 'fixed_large':
+    p_variance = large
   # The posterior variance is Var[x_0 | x_t].
   alpha_sq, sigma_sq = alpha_t[:, None] ** 2, sigma_t[:, None] ** 2
   posterior = v / (alpha_sq * v / sigma_sq + 1.0)
   error = (alpha_s * snr_decrease) ** 2 * posterior.sum(axis=1) / p_variance
-  ratio = small[:-1] / p_variance[:-1]
-  diffusion = len(v) * (ratio - 1.0 - np.log(ratio)) + error[:-1]
+  diffusion = len(v) * _kl_of_variances(small[:-1] / p_variance[:-1])
+  diffusion += error[:-1]
   reconstruction = len(v) * np.log(2.0 * np.pi * p_variance[-1]) + error[-1]
   return {
     'prior': 0.5 * prior,
@@ -65,3 +62,8 @@ def expected_bound(
     'reconstruction': 0.5 * reconstruction,
     'total': 0.5 * (prior + diffusion.sum() + reconstruction),
   }
+
+
+def _kl_of_variances(ratio):
+  # Twice the KL of two normal distributions with one mean.
+  return ratio - 1.0 - np.log(ratio)
