@@ -13,17 +13,18 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 
 MEAN, COV = [0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]]
-GAUSSIAN = oracles.gaussian(MEAN, COV)
-MIXTURE = oracles.mixture(
-  [0.3, 0.7],
-  [[-1.0, 0.5], [1.0, 0.0]],
-  [np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]],
+PARTS = (
+  np.array([0.3, 0.7]),
+  np.array([[-1.0, 0.5], [1.0, 0.0]]),
+  np.array([np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]]),
 )
+GAUSSIAN, MIXTURE = oracles.gaussian(MEAN, COV), oracles.mixture(*PARTS)
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 LEVEL = jax.jit(DDPM.at_step)(300)
 ORACLES = pytest.mark.parametrize(
   'oracle', [GAUSSIAN, MIXTURE], ids=['gaussian', 'mixture']
 )
+normal = scipy.stats.multivariate_normal
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -32,34 +33,31 @@ def points(oracle, key, n=6):
   return dj.q_sample(x0, jax.random.normal(key, x0.shape), LEVEL)
 
 
+@ORACLES
+def test_density_score_denoiser_and_covariance_belong_together(oracle, key):
+  """By autodiff and Tweedie: the Jacobian of E[x_0 | x_t] is the covariance."""
+
+  @jax.jit
+  def run(x):
+    of = lambda x: oracle.denoise(x[None], LEVEL).x0[0]
+    jacobian = LEVEL.sigma**2 / LEVEL.alpha * jax.vmap(jax.jacfwd(of))(x)
+    slope = jax.grad(lambda x: oracle.log_prob(x, LEVEL).sum())(x)
+    x0, score = oracle.denoise(x, LEVEL).x0, oracle.score(x, LEVEL)
+    by_tweedie = dj.score_from_x0(x0, x, LEVEL)
+    return score, slope, by_tweedie, oracle.covariance(x, LEVEL), jacobian
+
+  score, slope, by_tweedie, covariance, jacobian = run(points(oracle, key))
+  np.testing.assert_allclose(score, slope, atol=1e-5)
+  np.testing.assert_allclose(by_tweedie, score, atol=2e-5)
+  np.testing.assert_allclose(covariance, jacobian, rtol=2e-4, atol=2e-6)
+
+
 def test_gaussian_log_prob_is_scipys(key):
   x = points(GAUSSIAN, key)
   cov = LEVEL.alpha**2 * np.array(COV) + LEVEL.sigma**2 * np.eye(2)
-  exact = scipy.stats.multivariate_normal(LEVEL.alpha * np.array(MEAN), cov)
-  np.testing.assert_allclose(
-    jax.jit(GAUSSIAN.log_prob)(x, LEVEL), exact.logpdf(x), rtol=1e-4
-  )
-
-
-@ORACLES
-def test_score_is_the_gradient_of_log_prob(oracle, key):
-  x = points(oracle, key)
-  expected = jax.jit(jax.grad(lambda x: oracle.log_prob(x, LEVEL).sum()))(x)
-  np.testing.assert_allclose(
-    jax.jit(oracle.score)(x, LEVEL), expected, atol=1e-5
-  )
-
-
-@ORACLES
-def test_tweedie_connects_denoiser_and_score(oracle, key):
-  x = points(oracle, key)
-  found, score = jax.jit(
-    lambda x: (
-      dj.score_from_x0(oracle.denoise(x, LEVEL).x0, x, LEVEL),
-      oracle.score(x, LEVEL),
-    )
-  )(x)
-  np.testing.assert_allclose(found, score, atol=2e-5)
+  expected = normal(LEVEL.alpha * np.array(MEAN), cov).logpdf(x)
+  found = jax.jit(GAUSSIAN.log_prob)(x, LEVEL)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @ORACLES
@@ -91,13 +89,12 @@ def test_samples_have_mean_and_cov(oracle, key):
 
 @ORACLES
 def test_levels_may_differ_per_example(oracle, key):
-  x = points(oracle, key, 3)
-  schedule = dj.LinearVPSchedule()
-  t = jnp.array([0.1, 0.5, 1.0])
+  x = np.asarray(points(oracle, key, 3))
+  levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
   log_prob = jax.jit(oracle.log_prob)
-  many = log_prob(x, jax.jit(schedule)(t))
+  many, levels = log_prob(x, levels), jax.device_get(levels)
   for i in range(3):
-    one = log_prob(x[i : i + 1], jax.jit(schedule)(t[i]))
+    one = log_prob(x[i : i + 1], levels.take(i))
     np.testing.assert_allclose(many[i], one[0], rtol=1e-5)
 
 
@@ -115,21 +112,17 @@ def test_weights_need_not_be_normalised():
   np.testing.assert_allclose(a.weights, [0.25, 0.75])
 
 
-@pytest.mark.parametrize('level', [None, LEVEL], ids=['data', 'level'])
-def test_entropy_is_scipys(level):
-  cov = np.array(COV)
-  if level is not None:
-    cov = float(level.alpha) ** 2 * cov + float(level.sigma) ** 2 * np.eye(2)
-  expected = scipy.stats.multivariate_normal(np.zeros(2), cov).entropy()
-  np.testing.assert_allclose(GAUSSIAN.entropy(level), expected, rtol=1e-5)
-
-
-def test_entropy_of_several_levels():
-  levels = dj.LinearVPSchedule()(jnp.array([0.1, 0.5, 1.0]))
-  found = GAUSSIAN.entropy(levels)
+def test_entropy_is_scipys():
+  """Of x_0, and at several levels."""
+  levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
+  data, found = jax.jit(
+    lambda: (GAUSSIAN.entropy(), GAUSSIAN.entropy(levels))
+  )()
+  np.testing.assert_allclose(data, normal(MEAN, COV).entropy(), rtol=1e-5)
   for i in range(3):
-    expected = GAUSSIAN.entropy(levels.take(i))
-    np.testing.assert_allclose(found[i], expected, rtol=1e-6)
+    level = levels.take(i)
+    cov = level.alpha**2 * np.array(COV) + level.sigma**2 * np.eye(2)
+    np.testing.assert_allclose(found[i], normal(MEAN, cov).entropy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +147,7 @@ def test_ode_map_solves_the_ode(schedule):
 
 def test_ode_map_there_and_back_by_way_of_another_level(key):
   schedule = dj.CosineSchedule()
-  a, b, c = (schedule(jnp.float32(t)) for t in (0.1, 0.6, 0.9))
+  a, b, c = (jax.jit(schedule)(t) for t in (0.1, 0.6, 0.9))
   x = points(GAUSSIAN, key)
   map_ = jax.jit(GAUSSIAN.ode_map)
   np.testing.assert_allclose(map_(map_(x, a, c), c, a), x, atol=1e-5)
@@ -199,7 +192,7 @@ def test_conditional_density_is_joint_over_marginal(mask):
 
   def density(x, keep):
     return sum(
-      w * scipy.stats.multivariate_normal(m[keep], c[keep][:, keep]).pdf(x)
+      w * normal(m[keep], c[keep][:, keep]).pdf(x)
       for w, m, c in zip([0.3, 0.7], means, covs, strict=True)
     )
 
@@ -223,13 +216,10 @@ STRAIGHT = dj.RectifiedFlowSchedule()
 
 def straight_velocity(x, t):
   """Returns MIXTURE's E[eps - x_0 | x_t] on the straight path, [N, 2]."""
-  weights, means = np.array([0.3, 0.7]), np.array([[-1.0, 0.5], [1.0, 0.0]])
-  covs = np.array([np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]])
   density, x0 = [], []
-  for w, m, c in zip(weights, means, covs, strict=True):
+  for w, m, c in zip(*PARTS, strict=True):
     total = (1 - t) ** 2 * c + t**2 * np.eye(2)
-    exact = scipy.stats.multivariate_normal((1 - t) * m, total)
-    density.append(w * np.atleast_1d(exact.pdf(x)))
+    density.append(w * np.atleast_1d(normal((1 - t) * m, total).pdf(x)))
     gain = (1 - t) * c @ np.linalg.inv(total)
     x0.append(m + (x - (1 - t) * m) @ gain.T)
   share = np.array(density) / np.sum(density, axis=0)
@@ -306,19 +296,6 @@ def test_the_identities_of_flow_maps_hold(float64, key):
     assert (found < (1e-8 if float64 else 1e-3)).all(), found
 
 
-@ORACLES
-def test_covariance_is_the_jacobian_of_the_denoiser(oracle, key):
-  x = points(oracle, key)
-
-  @jax.jit
-  def jacobian(x):
-    one = lambda x: oracle.denoise(x[None], LEVEL).x0[0]
-    return LEVEL.sigma**2 / LEVEL.alpha * jax.vmap(jax.jacfwd(one))(x)
-
-  found = jax.jit(oracle.covariance)(x, LEVEL)
-  np.testing.assert_allclose(found, jacobian(x), rtol=2e-4, atol=2e-6)
-
-
 @pytest.mark.parametrize('std', [0.1, 0.5, 2.0])
 @pytest.mark.parametrize(
   'matrix', [[[1.0, -2.0]], [[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]]
@@ -328,11 +305,7 @@ def test_posterior_and_evidence_by_bayes_rule_on_a_grid(matrix, std):
   y = matrix @ np.array([0.4, 0.3]) + 0.2
   axis = np.linspace(-4.0, 4.0, 801)
   x = np.stack(np.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
-  parts = zip(
-    [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]],
-    [np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]], strict=True,
-  )  # fmt: skip
-  normal = scipy.stats.multivariate_normal
+  parts = zip(*PARTS, strict=True)
   prior = sum(w * normal(m, c).pdf(x) for w, m, c in parts)
   noise = normal(np.zeros(len(y)), std**2 * np.eye(len(y)))
   joint = prior * noise.pdf(y - x @ matrix.T)
