@@ -10,7 +10,7 @@ import scipy.stats
 import diffusion_jax as dj
 from diffusion_jax.core import losses
 from diffusion_jax.core.parametrization import KINDS
-from tests.jitted import jitted
+from tests.jitted import jitted, level_at
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 at_step = jax.jit(SCHEDULE.at_step)
@@ -21,6 +21,7 @@ WEIGHTS = [
   dj.edm_weight(0.5),
   dj.flow_weight,
 ]
+JIT = dj.min_flow_weight(), dj.min_flow_weight(9.0)
 
 
 def test_every_parametrization_has_the_same_loss(key):
@@ -46,44 +47,41 @@ def test_every_parametrization_has_the_same_loss(key):
 
 
 def test_weights():
-  level = dj.NoiseLevel(0.0, jnp.array([1.0, 1.0]), jnp.array([0.1, 2.0]))
-  np.testing.assert_allclose(dj.snr_weight(level), [100, 0.25], rtol=1e-5)
-  np.testing.assert_allclose(
-    dj.truncated_snr_weight(level), [100, 1], rtol=1e-5
-  )
-  np.testing.assert_allclose(dj.min_snr_weight(5.0)(level), [5, 0.25])
-  np.testing.assert_allclose(dj.edm_weight(0.5)(level), [104, 4.25], rtol=1e-5)
-  np.testing.assert_allclose(dj.flow_weight(level), [121, 2.25], rtol=1e-5)
+  sigma = np.float32([0.01, 0.3, 5.0])
+  level = dj.NoiseLevel(0.0, np.ones(2), np.float32([0.1, 2.0]))
+  wide = [dj.NoiseLevel(0.0, np.ones(3), s) for s in (sigma, 2 * sigma)]
 
+  @jax.jit
+  def weights():
+    straight = dj.RectifiedFlowSchedule()(jnp.array([0.01, 0.05, 0.3, 1.0]))
+    found = [weight(level) for weight in WEIGHTS]
+    found += [weight(straight) for weight in JIT]
+    return found, dj.edm_weight(0.5)(wide[0]), dj.edm_weight(1.0)(wide[1])
 
-def test_weights_of_edm_scale_with_the_data():
-  """At twice the noise of data twice as wide, 1 / c_out^2 is a quarter."""
-  sigma = jnp.array([0.01, 0.3, 5.0])
-  once = dj.edm_weight(0.5)(dj.NoiseLevel(0.0, jnp.ones(3), sigma))
-  twice = dj.edm_weight(1.0)(dj.NoiseLevel(0.0, jnp.ones(3), 2.0 * sigma))
+  found, once, twice = weights()
+  for weight, expected in zip(found, (
+    [100, 0.25], [100, 1], [5, 0.25], [104, 4.25], [121, 2.25],
+    [400, 400, 1 / 0.3**2, 1], [9, 9, 9, 1],  # 1 / max(t, 0.05)^2, and 9
+  ), strict=True):  # fmt: skip
+    np.testing.assert_allclose(weight, expected, rtol=1e-5)
+  # At twice the noise of data twice as wide, 1 / c_out^2 is a quarter.
   np.testing.assert_allclose(twice, once / 4.0, rtol=1e-5)
-
-
-def test_the_weight_of_jit():
-  """It is 1 / max(t, 0.05)^2, at most 400."""
-  level = dj.RectifiedFlowSchedule()(jnp.array([0.01, 0.05, 0.3, 1.0]))
-  expected = [400, 400, 1 / 0.3**2, 1]
-  np.testing.assert_allclose(dj.min_flow_weight()(level), expected, rtol=1e-5)
-  found = dj.min_flow_weight(9.0)(level)
-  np.testing.assert_allclose(found, [9, 9, 9, 1], rtol=1e-5)
 
 
 def test_flow_loss_is_the_squared_error_of_the_velocity(key):
   """It is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
-  x0, eps, output = jax.random.normal(key, (3, 4, 6))
-  level = dj.RectifiedFlowSchedule()(jnp.array([1e-4, 0.3, 0.9, 1.0]))
-  found = jitted(dj.denoising_loss)(
-    'flow', output, x0, eps, level, dj.flow_weight
-  )
+  x0, eps, output = np.asarray(jax.random.normal(key, (3, 4, 6)))
+  t = np.float32([1e-4, 0.3, 0.9, 1.0])
+
+  @jax.jit
+  def loss(output, x0, eps):
+    args = dj.RectifiedFlowSchedule()(t), dj.flow_weight
+    return dj.denoising_loss('flow', output, x0, eps, *args), args[1](args[0])
+
+  found, weight = loss(output, x0, eps)
   expected = np.sum((eps - x0 - output) ** 2, axis=1)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
-  found = dj.flow_weight(level)
-  np.testing.assert_allclose(found, 1.0 / level.t**2, rtol=1e-6)
+  np.testing.assert_allclose(weight, 1.0 / t**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
@@ -103,44 +101,31 @@ def drawn(times, *args, **options):
 
 
 VP, FLOW = dj.LinearVPSchedule(), dj.RectifiedFlowSchedule()
+UNIFORM = scipy.stats.uniform()
+time = lambda level: level.t
 TIMES = {  # times, schedule, variable of a level, its distribution
-  'uniform': (
-    dj.uniform_times,
-    VP,
-    lambda level: level.t,
-    scipy.stats.uniform(),
-  ),
-  'antithetic': (
-    dj.antithetic_times,
-    VP,
-    lambda level: level.t,
-    scipy.stats.uniform(),
-  ),
+  'uniform': (dj.uniform_times, VP, time, UNIFORM),
+  'antithetic': (dj.antithetic_times, VP, time, UNIFORM),
   'from 0.5': (
-    functools.partial(dj.uniform_times, t_min=0.5),
-    VP,
-    lambda level: level.t,
+    functools.partial(dj.uniform_times, t_min=0.5), VP, time,
     scipy.stats.uniform(0.5, 0.5),
   ),
   'log-normal': (
-    dj.log_normal_times(-1.2, 1.2),
-    dj.CosineSchedule(),
-    lambda level: -0.5 * level.logsnr,
+    dj.log_normal_times(-1.2, 1.2), dj.CosineSchedule(),
+    lambda level: np.log(level.sigma / level.alpha),
     scipy.stats.norm(-1.2, 1.2),
   ),
   'logit-normal': (  # Esser et al. 2024, section 3.1
-    dj.logit_normal_times(-0.5, 1.5),
-    FLOW,
-    lambda level: scipy.special.logit(level.t),
-    scipy.stats.norm(-0.5, 1.5),
+    dj.logit_normal_times(-0.5, 1.5), FLOW,
+    lambda level: scipy.special.logit(level.t), scipy.stats.norm(-0.5, 1.5),
   ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('name', TIMES)
 def test_times_have_their_distribution_and_are_never_zero(name, key):
   times, schedule, variable, law = TIMES[name]
-  level, weight = drawn(times, 4096, schedule)(key)
+  level, weight = jax.device_get(drawn(times, 4096, schedule)(key))
   assert (level.t > 0.0).all() and (level.t <= 1.0).all()
   assert (weight == 1.0).all()
   assert scipy.stats.kstest(variable(level), law.cdf).pvalue > 1e-5
@@ -177,10 +162,13 @@ def test_a_part_of_times_is_at_the_start(key):
     level, _ = dj.uniform_times(key, batch_size, schedule)
     return schedule(0.5 * level.t), jnp.full(batch_size, 3.0)
 
-  level, weight = drawn(losses.with_start(halves, 0.25), 4096, VP)(key)
+  times = drawn(losses.with_start(halves, 0.25), 4096, VP)
+  level, weight = jax.device_get(times(key))
   first = level.t == 1.0
   np.testing.assert_array_equal(weight, np.where(first, 1.0, 3.0))
   assert abs(first.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4096)
-  np.testing.assert_allclose(level.sigma, VP(level.t).sigma, rtol=1e-5)
+  np.testing.assert_allclose(
+    level.sigma, level_at(VP, level.t).sigma, rtol=1e-5
+  )
   uniform = scipy.stats.uniform(0.0, 0.5)
   assert scipy.stats.kstest(level.t[~first], uniform.cdf).pvalue > 1e-5

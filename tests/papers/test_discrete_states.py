@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from tests.jitted import jitted
+from tests.jitted import jitted, level_at
 
 K, T, D = 4, 5, 6
 BETAS = np.array([0.1, 0.2, 0.3, 0.5, 0.9])
@@ -78,10 +78,9 @@ def d3pm_step(name, t, x0, xt, logits):
 def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   x0, xt, logits = example(name, t)
   process = PROCESSES[name]
-  level_s, level_t = SCHEDULE((t - 1) / T), SCHEDULE(t / T)
+  level_s, level_t = (level_at(SCHEDULE, i / T) for i in (t - 1, t))
   if t == 1:
-    level_s = jax.tree.map(jnp.float32, dj.NoiseLevel(0.0, 1.0, 0.0))
-  xt, x0 = jnp.asarray(xt), jnp.asarray(x0)
+    level_s = dj.NoiseLevel(*np.float32([0.0, 1.0, 0.0]))
   q = jitted(dj.q_posterior_states)(x0, xt, process, level_s, level_t)
   denoised = jitted(dj.posterior_logits)(
     jnp.float32(logits), xt, process, level_t
@@ -131,7 +130,7 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
   x0, xt, logits = example('absorbing', 3)
   assert 0 < (xt == K - 1).sum() < D
   x = substituted(logits, xt)
-  level_s, level_t = schedule(s), schedule(t)
+  level_s, level_t = level_at(schedule, s), level_at(schedule, t)
   denoised = jitted(dj.posterior_logits)(
     jnp.float32(logits), jnp.asarray(xt), process, level_t
   )
@@ -145,8 +144,8 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
   for i in range(D):
     if xt[0, i] == K - 1:
       loss += slope(t) / (1 - alpha(t)) * np.log(x[0, i, x0[0, i]])
-  nll = dj.state_nll(denoised, jnp.asarray(x0), jnp.asarray(xt == K - 1))
-  result = dj.masked_weight(schedule)(level_t) * nll[0]
+  nll = jitted(dj.state_nll)(denoised, x0, xt == K - 1)
+  result = jax.jit(dj.masked_weight(schedule))(level_t) * nll[0]
   np.testing.assert_allclose(result, loss, rtol=1e-5)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
-from tests.jitted import jitted
+from tests.jitted import at_step, jitted
 from tests.papers.paper import column, ddpm, f32, levels
 
 
@@ -84,8 +84,7 @@ def test_ddim_eq_12_and_16(eta):
 def test_edm_table_1_to_1e_6(sigma, sd):
   """c_skip, c_out, c_in and c_noise, and the weight and target of Eq. 8."""
   sigma = float(np.float32(sigma))
-  level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
-  inputs = {}
+  level, inputs = dj.NoiseLevel(*np.float32([0.5, 1.0, sigma])), {}
 
   def skip_and_out(x, output):
     def network(params, x, noise, cond, *, key=None):
@@ -97,18 +96,26 @@ def test_edm_table_1_to_1e_6(sigma, sd):
     ).denoiser(None)
     return denoise(jnp.full((1, 1), x), level).x0
 
+  @jax.jit
+  def table(y, eps):
+    factors = skip_and_out(0.0, 1.0), skip_and_out(1.0, 0.0)
+    target = dj.target('edm', y, eps, level, sigma_data=sd)
+    return (
+      *factors,
+      inputs['x'],
+      inputs['noise'],
+      dj.edm_weight(sd)(level),
+      target,
+    )
+
+  y, eps = np.random.default_rng(0).uniform(-1, 1, (2, 2, 5))
+  *found, target = table(*np.float32([y, eps]))
   c_skip = sd**2 / (sigma**2 + sd**2)
   c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
-  np.testing.assert_allclose(skip_and_out(0.0, 1.0), c_out, rtol=1e-6)
-  np.testing.assert_allclose(skip_and_out(1.0, 0.0), c_skip, rtol=1e-6)
-  c_in = 1 / np.sqrt(sigma**2 + sd**2)
-  np.testing.assert_allclose(inputs['x'], c_in, rtol=1e-6)
-  c_noise = np.log(sigma) / 4
-  np.testing.assert_allclose(inputs['noise'], c_noise, rtol=1e-6, atol=1e-6)
+  c_in, c_noise = 1 / np.sqrt(sigma**2 + sd**2), np.log(sigma) / 4
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
-  np.testing.assert_allclose(dj.edm_weight(sd)(level), weight, rtol=1e-6)
-  y, eps = np.random.default_rng(0).uniform(-1, 1, (2, 2, 5))
-  target = jitted(dj.target)('edm', *f32(y, eps), level, sigma_data=sd)
+  for a, b in zip(found, (c_out, c_skip, c_in, c_noise, weight), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * (b is c_noise))
   expected = (y - c_skip * (y + sigma * eps)) / c_out
   np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
 
@@ -125,8 +132,7 @@ def test_zero_terminal_snr_algorithm_1():
   found = dj.zero_terminal_snr(betas)
   np.testing.assert_allclose(found, 1 - alphas, rtol=1e-9, atol=1e-12)
   schedule = dj.DiscreteSchedule.from_betas(found)
-  assert schedule.at_step(1000).alpha == 0.0
-  assert schedule.at_step(1000).sigma == 1.0
+  assert at_step(schedule, 1000)[1:] == (0.0, 1.0)
   np.testing.assert_allclose(schedule.alpha_bars[0], 1 - betas[0], rtol=1e-6)
 
 

@@ -123,7 +123,7 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
   def run(key):
     x = jax.random.normal(key, (NUM, 4))
     return dj.split_gibbs(
-      key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=60
+      key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100
     )
 
   check_moments(run(key), exact, mean_error=0.05, cov_error=0.08)
