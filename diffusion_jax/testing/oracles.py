@@ -53,10 +53,7 @@ class Mixture:
   @property
   def cov(self) -> Array:
     """Returns Cov[x_0], [D, D]."""
-    q, v, w = self.eigenvectors, self.eigenvalues, self.weights
-    centred = self.means - self.mean[None]
-    between = _einsum('k,ki,kj->ij', w, centred, centred)
-    return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
+    return _cov(self.weights, self.means, self.eigenvalues, self.eigenvectors)
 
   def sample(self, key: Array, n: int) -> Array:
     """Draws n values of x_0, [n, D]."""
@@ -252,6 +249,13 @@ class Mixture:
 
   def _per_example(self, value, x):
     return jnp.broadcast_to(value, x.shape[:1])[:, None, None]
+
+
+@jax.jit
+def _cov(w, m, v, q):
+  centred = m - _einsum('k,ki->i', w, m)[None]
+  between = _einsum('k,ki,kj->ij', w, centred, centred)
+  return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
 
 
 def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:

@@ -11,6 +11,7 @@ import diffusion_jax as dj
 from diffusion_jax.core import elbo
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.testing import oracles
+from tests.jitted import level_at
 from tests.papers.paper import bound_terms, ddpm, f32, network_fn
 
 T = 20
@@ -147,7 +148,7 @@ def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
   )
   found = jax.device_get(jax.jit(lambda key, x0: run(key, x0=x0))(key, x0))
   assert found['diffusion'].shape == (len(x0), T)
-  clean_start = bool(schedule(0.0).sigma == 0.0)
+  clean_start = bool(level_at(schedule, 0.0).sigma == 0.0)
   assert (found['diffusion'][:, 0] == 0.0).all() == clean_start
   total = np.asarray(found['total'], np.float64).reshape(3, copies)
   expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)

@@ -133,5 +133,5 @@ def test_ho_and_salimans_eq_6():
   expected = (1 + w) * eps_c - w * eps_theta(x, 300)
   pair = dj.paired(CLASSES.component(Y).denoise, CLASSES.denoise)
   x0 = jax.jit(dj.classifier_free(pair, 1 + w))(x32, level).x0
-  found = dj.eps_from_x0(x0, x32, level)
+  found = jax.jit(dj.eps_from_x0)(x0, x32, level)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted
+from tests.jitted import jitted, level_at
 from tests.papers.paper import f32
 
 LOW, HIGH, BEND = -13.3, 5.0, 4.0
@@ -137,7 +137,7 @@ def test_the_posterior_in_sigmoids_and_expm1():
   c = -np.expm1(g_s - g_t)
   mean = np.sqrt(sigmoid(-g_s) / sigmoid(-g_t)) * (z - sigma_t * c * eps)
   variance = (1.0 - sigmoid(-g_s)) * c
-  levels = [VDM(jnp.asarray(a, jnp.float32)) for a in (s, t)]
+  levels = [level_at(VDM, np.float32(a)) for a in (s, t)]
   found = jitted(dj.q_posterior)(*f32(x, z), *levels)
   np.testing.assert_allclose(found.mean, mean, atol=3e-6)
   np.testing.assert_allclose(found.variance, variance, rtol=2e-4)

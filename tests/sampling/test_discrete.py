@@ -154,13 +154,14 @@ def test_the_noise_of_confidences():
 
   The draws of two elements have the probabilities 1/2 and 1.
   """
-  logits = jnp.array([[0.0, 0.0, NEVER, NEVER], [0.0, NEVER, NEVER, NEVER]])
+  logits = np.float32([[0.0, 0.0, NEVER, NEVER], [0.0, NEVER, NEVER, NEVER]])
   denoise = lambda xt, level: jnp.broadcast_to(logits, (*xt.shape, 4))
   temperature = np.log(2) / 4 / 0.5  # The larger confidence is 4 units larger.
   sampler = dj.confidence_ordered(MASKING, temperature)
   levels, n = level_at(LINEAR, np.float32([1.0, 0.5])), 20_000
   run = jax.jit(lambda key, x: dj.sample(key, denoise, sampler, levels, x))
   x = run(jax.random.key(0), jnp.full((n, 2), 3))
+  x = np.asarray(x)
   assert ((x == 3).sum(axis=1) == 1).all()
   expected = 1 / (1 + np.exp(4))
   error = (expected / n) ** 0.5
