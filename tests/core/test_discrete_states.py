@@ -269,14 +269,8 @@ def test_the_bound_has_the_mean_of_the_oracle(name):
   x0 = np.asarray(draw(jax.random.key(1), n))
   process, matrices = PROCESSES[name], matrices_of(name)
   bound = jax.jit(dj.state_bound, static_argnames=('denoise', 'num_steps'))
-  terms = bound(
-    jax.random.key(2),
-    TABLE.denoiser(process),
-    process,
-    LINEAR,
-    x0,
-    num_steps=NUM_STEPS,
-  )
+  args = jax.random.key(2), TABLE.denoiser(process), process, LINEAR, x0
+  terms = bound(*args, num_steps=NUM_STEPS)
   expected = discrete_oracles.expected_bound(TABLE, matrices, prior_of(name))
   for key in ('diffusion', 'total'):
     values = np.asarray(terms[key], np.float64)

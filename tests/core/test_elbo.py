@@ -119,15 +119,9 @@ def test_the_bound_under_vmap_and_grad(key):
 
   def total(scale, x0):
     denoise = lambda x, level: dj.Prediction(scale * x)
-    bound = dj.variational_bound(
-      key,
-      denoise,
-      schedule,
-      x0,
-      num_steps=4,
-      variance='fixed_large',
-      decoder=lambda x0, s: elbo.categorical_nll(x0, s.z, s.level, 17),
-    )
+    decoder = lambda x0, s: elbo.categorical_nll(x0, s.z, s.level, 17)
+    options = {'num_steps': 4, 'variance': 'fixed_large', 'decoder': decoder}
+    bound = dj.variational_bound(key, denoise, schedule, x0, **options)
     return jnp.sum(bound['total'])
 
   several = jax.jit(jax.vmap(jax.value_and_grad(total), (0, None)))

@@ -25,15 +25,8 @@ denoise = TABLE.denoiser(PROCESS)
 def bound(schedule, num_times, num_steps=None):
   """Computes the bound of 20,000 draws of x_0, [N]."""
   x0 = TABLE.sample(jax.random.key(0), 20_000)
-  return dj.masked_bound(
-    jax.random.key(1),
-    denoise,
-    PROCESS,
-    schedule,
-    x0,
-    num_times=num_times,
-    num_steps=num_steps,
-  )
+  args = jax.random.key(1), denoise, PROCESS, schedule, x0
+  return dj.masked_bound(*args, num_times=num_times, num_steps=num_steps)
 
 
 @pytest.mark.parametrize('name', SCHEDULES)

@@ -87,15 +87,8 @@ def chain(key, x, form=dj.hierarchical_elbo):
   if form is dj.hierarchical_elbo:
     return form(key, x, up, down, likelihood, num_steps=2)
   # Only the shapes matter here, so q(z_1 | z_2, x) may be `down`.
-  return form(
-    key,
-    x,
-    lambda t, x: up(t, x),
-    lambda t, z, x: down(t, z),
-    down,
-    likelihood,
-    num_steps=2,
-  )
+  posterior = lambda t, z, x: down(t, z)
+  return form(key, x, up, posterior, down, likelihood, num_steps=2)
 
 
 FORMS = {

@@ -30,15 +30,8 @@ def denoiser(clip):
 
 @functools.partial(jax.jit, static_argnames=('variance', 'clip', 'steps'))
 def bound(key, schedule, x0, variance, clip, steps=None):
-  return dj.variational_bound(
-    key,
-    denoiser(clip),
-    schedule,
-    x0,
-    num_steps=T,
-    variance=variance,
-    steps=steps,
-  )
+  args, options = (key, denoiser(clip), schedule, x0), {'num_steps': T}
+  return dj.variational_bound(*args, variance=variance, steps=steps, **options)
 
 
 def draws(keys, shape=SHAPE[1:]):
@@ -121,9 +114,27 @@ ORACLE = oracles.gaussian(np.zeros(2), np.eye(2))
 POINTS = np.array([[0.0, 0.0], [1.0, -2.0], [0.3, 0.7]])
 
 
-def exact_decoder(x0, step):
+def decoder_of_level(x0, step):
   variance = jnp.full_like(x0, step.level.sigma**2)
   return -jnp.sum(dj.log_prob(dj.Normal(step.mean, variance), x0), axis=1)
+
+
+def own_decoder(x0, step):
+  return -jnp.sum(dj.log_prob(dj.Normal(*step[:2]), x0), axis=1)
+
+
+def exact_bound(key, x0, schedule, num_steps, decoder, steps=None):
+  """Returns the bound of the exact model, whose mean is -log p."""
+  run = lambda key, x0: dj.variational_bound(
+    key, ORACLE.denoise, schedule, x0, num_steps=num_steps, steps=steps,
+    variance='fixed_large', decoder=decoder,
+  )  # fmt: skip
+  found = jax.device_get(jax.jit(run)(key, *f32(x0)))
+  total = np.asarray(found['total'], np.float64).reshape(len(POINTS), -1)
+  expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
+  error = total.std(axis=1) / total.shape[1] ** 0.5
+  assert (np.abs(total.mean(axis=1) - expected) < 4 * error + 1e-5).all()
+  return found
 
 
 @pytest.mark.parametrize(
@@ -135,25 +146,11 @@ def exact_decoder(x0, step):
   ids=['clean start', 'noisy start'],
 )
 def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
-  copies = 4000
-  x0 = jnp.asarray(np.repeat(POINTS, copies, axis=0), jnp.float32)
-  run = functools.partial(
-    dj.variational_bound,
-    denoise=ORACLE.denoise,
-    schedule=schedule,
-    num_steps=T,
-    variance='fixed_large',
-    steps=steps,
-    decoder=exact_decoder,
-  )
-  found = jax.device_get(jax.jit(lambda key, x0: run(key, x0=x0))(key, x0))
+  x0 = np.repeat(POINTS, 4000, axis=0)
+  found = exact_bound(key, x0, schedule, T, decoder_of_level, steps)
   assert found['diffusion'].shape == (len(x0), T)
   clean_start = bool(level_at(schedule, 0.0).sigma == 0.0)
   assert (found['diffusion'][:, 0] == 0.0).all() == clean_start
-  total = np.asarray(found['total'], np.float64).reshape(3, copies)
-  expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
-  error = total.std(axis=1) / copies**0.5
-  assert (np.abs(total.mean(axis=1) - expected) < 4 * error + 1e-5).all()
 
 
 @pytest.mark.parametrize('start', ['clean', 'noisy'])
@@ -161,21 +158,10 @@ def test_one_step_is_a_vae(start, key):
   """The bound is prior and decoder; a noisy start adds a transition."""
   x0 = np.repeat(POINTS, 1000, axis=0)
   keys = jax.random.split(key, len(x0))
-  betas = np.array([0.7])
-  schedule = dj.DiscreteSchedule.from_betas(betas)
-  if start == 'noisy':
-    schedule = dj.CosineSchedule(-2.0, 3.0)
-  found = jax.jit(
-    lambda keys, x0: dj.variational_bound(
-      keys,
-      ORACLE.denoise,
-      schedule,
-      x0,
-      num_steps=1,
-      variance='fixed_large',
-      decoder=lambda x0, p: -jnp.sum(dj.log_prob(dj.Normal(*p[:2]), x0), 1),
-    )
-  )(keys, *f32(x0))
+  schedule = dj.CosineSchedule(-2.0, 3.0)
+  if start == 'clean':
+    schedule = dj.DiscreteSchedule.from_betas([0.7])
+  found = exact_bound(keys, x0, schedule, 1, own_decoder)
   a, eps = 0.3**0.5, draws(keys, (2,))[1]
   if start == 'clean':
     prior = 0.5 * (a**2 * x0**2 - a**2 - np.log1p(-(a**2))).sum(axis=1)
@@ -186,7 +172,3 @@ def test_one_step_is_a_vae(start, key):
     np.testing.assert_allclose(
       found['reconstruction'], nats.sum(axis=1), rtol=1e-5
     )
-  total = np.asarray(found['total'], np.float64).reshape(3, 1000)
-  expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
-  error = total.std(axis=1) / 1000**0.5
-  assert (np.abs(total.mean(axis=1) - expected) < 4 * error + 1e-5).all()

@@ -170,16 +170,9 @@ def test_remdm_one_step():
     out = jnp.broadcast_to(jnp.float32(logits), (n, D, K))
     return dj.posterior_logits(out, xt, process, level)
 
-  step = jax.jit(
-    lambda key, x: sampler.step(
-      key,
-      x,
-      (),
-      denoise,
-      level_s=schedule(1 - alpha_s),
-      level_t=schedule(1 - alpha_t),
-    )[0]
-  )
+  ends = [level_at(schedule, 1 - alpha) for alpha in (alpha_s, alpha_t)]
+  levels = dict(zip(('level_s', 'level_t'), ends, strict=True))
+  step = jax.jit(lambda key, x: sampler.step(key, x, (), denoise, **levels)[0])
   xs = step(jax.random.key(0), jnp.broadcast_to(xt, (n, D)))
   found = np.stack([np.mean(np.asarray(xs) == k, axis=0) for k in range(K)], 1)
   error = np.sqrt(expected * (1 - expected) / n)

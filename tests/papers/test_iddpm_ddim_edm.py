@@ -100,13 +100,8 @@ def test_edm_table_1_to_1e_6(sigma, sd):
   def table(y, eps):
     factors = skip_and_out(0.0, 1.0), skip_and_out(1.0, 0.0)
     target = dj.target('edm', y, eps, level, sigma_data=sd)
-    return (
-      *factors,
-      inputs['x'],
-      inputs['noise'],
-      dj.edm_weight(sd)(level),
-      target,
-    )
+    inner = inputs['x'], inputs['noise']
+    return *factors, *inner, dj.edm_weight(sd)(level), target
 
   y, eps = np.random.default_rng(0).uniform(-1, 1, (2, 2, 5))
   *found, target = table(*np.float32([y, eps]))

@@ -184,6 +184,7 @@ DECODER = [
   lg.Link(gain, np.array([0.1 * t, -0.2]), np.array([0.3, 0.2 + 0.1 * t]))
   for t, gain in enumerate(PRIORS, start=1)
 ]
+LIKELIHOOD = lg.log_likelihood(DECODER)
 EXACT = lg.reversal(DECODER)
 ANOTHER = [
   lg.Link(1.2 * link.gain, link.offset + 0.1, 0.6 * link.variance)
@@ -192,46 +193,29 @@ ANOTHER = [
 
 
 def log_p_of_chain(x):
-  each = [
-    normal(x[:, d], *lg.likelihood(DECODER, d)) for d in range(x.shape[1])
-  ]
+  each = [normal(x[:, d], *lg.likelihood(DECODER, d)) for d in (0, 1)]
   return np.sum(each, axis=0)
 
 
 def gap(encoder, x):
   """KL(q(z_1, z_2, z_3 | x) || p(z_1, z_2, z_3 | x)) of the joint Gaussians."""
-  each = [
-    lg.kl(
-      *lg.encoder_joint(encoder, x, d), *lg.decoder_posterior(DECODER, x, d)
-    )
-    for d in range(x.shape[1])
-  ]
-  return np.sum(each, axis=0)
+  total = 0.0
+  for d in (0, 1):
+    q, p = lg.encoder_joint(encoder, x, d), lg.decoder_posterior(DECODER, x, d)
+    total += lg.kl(*q, *p)
+  return total
 
 
 def sampled(key, x, encoder):
   """Computes form (a)."""
-  return dj.hierarchical_elbo(
-    key,
-    x,
-    lg.transition(encoder),
-    lg.transition(DECODER),
-    lg.log_likelihood(DECODER),
-    num_steps=3,
-  )
+  chains = lg.transition(encoder), lg.transition(DECODER)
+  return dj.hierarchical_elbo(key, x, *chains, LIKELIHOOD, num_steps=3)
 
 
 def rearranged(key, x, encoder):
   """Computes form (b)."""
-  return dj.rearranged_elbo(
-    key,
-    x,
-    lg.marginal(encoder),
-    lg.posterior(encoder),
-    lg.transition(DECODER),
-    lg.log_likelihood(DECODER),
-    num_steps=3,
-  )
+  chains = lg.marginal(encoder), lg.posterior(encoder), lg.transition(DECODER)
+  return dj.rearranged_elbo(key, x, *chains, LIKELIHOOD, num_steps=3)
 
 
 def test_the_exact_reversal_is_the_posterior():

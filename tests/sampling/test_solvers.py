@@ -13,21 +13,11 @@ from tests.jitted import level_grid
 from tests.sampling import moments
 
 ORDERS = {
-  'ddim': 1,
-  'heun': 2,
-  'velocity_heun': 2,
-  'dpm_solver_pp_1': 1,
-  'dpm_solver_pp_2m': 2,
-  'dpm_solver_pp_3m': 3,
-  'dpm_solver_pp_2s': 2,
-  'dpm_solver_2': 2,
-  'lms_2': 2,
-  'lms_3': 3,
-  'lms_4': 4,
-  'unipc_1': 2,  # UniPC-p is of order p + 1
-  'unipc_2': 3,
-  'unipc_3': 4,
-}
+  'ddim': 1, 'heun': 2, 'velocity_heun': 2, 'dpm_solver_pp_1': 1,
+  'dpm_solver_pp_2m': 2, 'dpm_solver_pp_3m': 3, 'dpm_solver_pp_2s': 2,
+  'dpm_solver_2': 2, 'lms_2': 2, 'lms_3': 3, 'lms_4': 4,
+  'unipc_1': 2, 'unipc_2': 3, 'unipc_3': 4,  # UniPC-p is of order p + 1
+}  # fmt: skip
 # Those that have no other tests.
 FIRST_ORDERS = {
   'dpm_solver_pp_1': dj.dpm_solver_pp(1),
@@ -223,19 +213,11 @@ def test_from_pure_noise_to_clean_data(name):
     np.testing.assert_allclose(one_step, jnp.full((3, 2), 0.5), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'name, calls',
-  [
-    ('heun', 13),  # 2N - 1
-    ('velocity_heun', 13),
-    ('dpm_solver_pp_2s', 13),
-    ('dpm_solver_2', 13),
-    ('dpm_solver_pp_2s_sde', 13),
-    ('lms_4', 7),
-    ('unipc_3', 7),
-    ('corrected_ddim', 14),
-  ],
-)
+@pytest.mark.parametrize('name, calls', [
+  ('heun', 13), ('velocity_heun', 13), ('dpm_solver_pp_2s', 13),  # 2N - 1
+  ('dpm_solver_2', 13), ('dpm_solver_pp_2s_sde', 13), ('lms_4', 7),
+  ('unipc_3', 7), ('corrected_ddim', 14),
+])  # fmt: skip
 def test_calls_of_the_network(name, calls):
   schedule = dj.CosineSchedule()
   sampler, levels = moments.build(name, schedule), level_grid(schedule, 7)
