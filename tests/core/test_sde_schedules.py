@@ -11,7 +11,6 @@ B0, B1 = 0.1, 20.0
 # Song et al. 2021 for data in [0, 1]: x -> 2x - 1 doubles them
 SMIN, SMAX = 2 * 0.01, 2 * 50.0
 T = np.concatenate([[1e-6, 1e-5, 1e-4], np.linspace(1e-3, 1.0, 200)])
-SUB_VP, VE = dj.SubVPSchedule(), dj.GeometricVESchedule()
 
 
 def log_mean(t):
@@ -42,40 +41,32 @@ def shifted_rate(t, shift=3.0):
   return beta(t) * shift**2 / (alpha**2 + (shift * sigma) ** 2)
 
 
+of_vp = lambda t: -beta(t) / 2
+FLOW = dj.RectifiedFlowSchedule
 SDES = {  # f of the drift f x, and g^2; see recipes 5.
-  'vp': (dj.LinearVPSchedule(), lambda t: -beta(t) / 2, beta),
+  'vp': (dj.LinearVPSchedule(), of_vp, beta),
   'sub_vp': (
-    SUB_VP,
-    lambda t: -beta(t) / 2,
+    dj.SubVPSchedule(), of_vp,
     lambda t: beta(t) * -np.expm1(-2 * B0 * t - (B1 - B0) * t**2),
   ),
   've': (
-    VE,
-    lambda t: 0 * t,
+    dj.GeometricVESchedule(), lambda t: 0 * t,
     lambda t: (SMIN * (SMAX / SMIN) ** t) ** 2 * 2 * np.log(SMAX / SMIN),
   ),
   'karras': (dj.KarrasSchedule(), lambda t: 0 * t, karras_variance_slope),
-  'flow': (
-    dj.RectifiedFlowSchedule(),
-    lambda t: -1 / (1 - t),
-    lambda t: 2 * t / (1 - t),
-  ),
+  'flow': (FLOW(), lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t)),
   'shifted_flow': (
-    dj.RectifiedFlowSchedule(3.0),
-    lambda t: -1 / (1 - t) - 2 / (1 + 2 * t),
+    FLOW(3.0), lambda t: -1 / (1 - t) - 2 / (1 + 2 * t),
     lambda t: 18 * t / ((1 + 2 * t) ** 2 * (1 - t)),
   ),
   'sigmoid': (
-    dj.SigmoidSchedule(),
-    lambda t: -sigmoid_rate(t) / 2,
-    sigmoid_rate,
+    dj.SigmoidSchedule(), lambda t: -sigmoid_rate(t) / 2, sigmoid_rate
   ),
   'shifted_vp': (
     dj.ShiftedSchedule(dj.LinearVPSchedule(), 3.0),
-    lambda t: -shifted_rate(t) / 2,
-    shifted_rate,
+    lambda t: -shifted_rate(t) / 2, shifted_rate,
   ),
-}
+}  # fmt: skip
 
 
 def times_inside(schedule):

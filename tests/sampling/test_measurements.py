@@ -30,6 +30,18 @@ def measured(std):
   return dj.Measurement(np.float32(Y[None]), observe, std)
 
 
+# A mixture and one number of it, whose posterior has two modes.
+MIXTURE = oracles.mixture(
+  [0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)]
+)
+OF_MIXTURE = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
+ONE_NUMBER = dj.Measurement(
+  np.float32([[0.2]]),
+  jax.jit(lambda x: x @ jnp.asarray(OF_MIXTURE[0].T, jnp.float32)),
+  0.2,
+)
+
+
 def by_moments(denoise, m):
   return dj.observation_guided(
     denoise, m.forward, m.y, num_iterations=2, std=m.std

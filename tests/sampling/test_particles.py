@@ -13,7 +13,15 @@ from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys
-from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
+from tests.sampling.test_measurements import (
+  MATRIX,
+  MIXTURE,
+  OF_MIXTURE,
+  ONE_NUMBER,
+  WHITE,
+  Y,
+  measured,
+)
 from tests.sampling.test_reconstruction import COV, DATA
 
 DISCRETE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -21,9 +29,6 @@ STD = 0.5
 # Correlated data of unit average variance.
 SCALED = COV * 4.0 / np.trace(COV)
 PRIOR = oracles.gaussian(np.array([0.3, -0.2, 0.1, 0.0]), SCALED)
-MIXTURE = oracles.mixture(
-  [0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)]
-)
 
 
 def constant(x0, level=None):
@@ -45,26 +50,32 @@ def run(key, denoise, sampler, num_steps, shape, **options):
   return draw(key)
 
 
-def log_evidence_of_the_chain(num_steps, std):
-  """Computes log N(y; mean, cov) of the ancestral chain for PRIOR.
+def moments_of_the_chain(num_steps, mean, cov):
+  """Returns mean and covariance of ancestral samples of a Gaussian, float64.
 
   Each step is affine, x_s = a x_0_hat + k (x_t - alpha_t x_0_hat) + noise (DDPM
-  Eq. 6-7), and x_0_hat = J x_t for a Gaussian, in float64.
+  Eq. 6-7), and x_0_hat = J x_t for a Gaussian.
   """
   levels = level_grid(DISCRETE, num_steps)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
-  mean, cov = np.asarray(PRIOR.mean, np.float64), SCALED
-  m, v = np.zeros(4), np.eye(4) * (alphas[0] ** 2 + sigmas[0] ** 2)
+  eye = np.eye(len(mean))
+  m, v = np.zeros(len(mean)), eye * (alphas[0] ** 2 + sigmas[0] ** 2)
   for t in range(num_steps):
     a, s = alphas[t], sigmas[t]
     a_s, s_s = alphas[t + 1], sigmas[t + 1]
-    gain = a * cov @ np.linalg.inv(a**2 * cov + s**2 * np.eye(4))
+    gain = a * cov @ np.linalg.inv(a**2 * cov + s**2 * eye)
     ratio = a / a_s
     kept = ratio * s_s**2 / s**2
-    slope = (a_s - kept * a) * gain + kept * np.eye(4)
+    slope = (a_s - kept * a) * gain + kept * eye
     offset = (a_s - kept * a) * (mean - gain @ mean * a)
     noise = s_s**2 * (1.0 - (ratio * s_s / s) ** 2)
-    m, v = slope @ m + offset, slope @ v @ slope.T + noise * np.eye(4)
+    m, v = slope @ m + offset, slope @ v @ slope.T + noise * eye
+  return m, v
+
+
+def log_evidence_of_the_chain(num_steps, std):
+  """Computes log N(y; mean, cov) of the ancestral chain for PRIOR."""
+  m, v = moments_of_the_chain(num_steps, np.asarray(PRIOR.mean), SCALED)
   cov_y = MATRIX @ v @ MATRIX.T + std**2 * np.eye(2)
   return multivariate_normal.logpdf(Y, MATRIX @ m, cov_y)
 
@@ -133,19 +144,14 @@ def test_an_exact_twist_has_equal_weights_for_many_steps(key):
 
 @pytest.mark.parametrize('twist', ['pseudoinverse', 'spread'])
 def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
-  matrix, y, std = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
-  m = dj.Measurement(
-    jnp.asarray(y[None], jnp.float32),
-    lambda x: x @ jnp.asarray(matrix.T, jnp.float32),
-    std,
-  )
-  if twist == 'spread':
-    sampler = dj.steered(m.log_prob, dj.spread_twist(m))
-  else:
-    sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 1))
+  twists = {
+    'spread': dj.spread_twist(ONE_NUMBER),
+    'pseudoinverse': dj.pseudoinverse_twist(ONE_NUMBER, 1),
+  }
+  sampler = dj.steered(ONE_NUMBER.log_prob, twists[twist])
   x, state = run(key, MIXTURE.denoise, sampler, 60, (2000, 16, 2))
   x = np.asarray(jitted(dj.pick)(key, x, state.log_weights), np.float64)
-  exact = MIXTURE.posterior(matrix, y, std)
+  exact = MIXTURE.posterior(*OF_MIXTURE)
   np.testing.assert_allclose(x.mean(axis=0), exact.mean, atol=0.06)
   np.testing.assert_allclose(np.cov(x.T), exact.cov, atol=0.06)
   log_prob = jitted(exact.class_log_prob)(x.astype(np.float32), CLEAN)
@@ -216,17 +222,8 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
 
   At high noise E[x_0 | x_t] of every particle is below the threshold.
   """
-  levels = level_grid(DISCRETE, 20)
-  alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
-  variance = alphas[0] ** 2 + sigmas[0] ** 2
-  for a, s, a_s, s_s in zip(
-    alphas[:-1], sigmas[:-1], alphas[1:], sigmas[1:], strict=True
-  ):  # x_s = a_s x_0_hat + k (x_t - a x_0_hat) + noise, x_0_hat = a x_t / total
-    ratio, hat = a / a_s, a / (a**2 + s**2)
-    kept = ratio * s_s**2 / s**2
-    noise = s_s**2 * (1.0 - (ratio * s_s / s) ** 2)
-    variance = (a_s * hat + kept * (1.0 - a * hat)) ** 2 * variance + noise
-  exact = norm.sf(threshold / np.sqrt(variance))
+  _, variance = moments_of_the_chain(20, np.zeros(1), np.eye(1))
+  exact = norm.sf(threshold / np.sqrt(variance[0, 0]))
 
   def reward(x0):
     return jnp.where(x0[:, 0] > threshold, 0.0, -jnp.inf)

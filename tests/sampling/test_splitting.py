@@ -14,7 +14,15 @@ from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys, jit_long
-from tests.sampling.test_measurements import MATRIX, WHITE, Y, measured
+from tests.sampling.test_measurements import (
+  MATRIX,
+  MIXTURE,
+  OF_MIXTURE,
+  ONE_NUMBER,
+  WHITE,
+  Y,
+  measured,
+)
 from tests.sampling.test_reconstruction import SCHEDULE
 
 NUM = 4000
@@ -163,25 +171,13 @@ def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
   assert whitened.max() < 2.2
 
 
-MIXTURE = oracles.mixture(
-  [0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)]
-)
-
-
 @pytest.mark.parametrize('name', ['gibbs', 'daps'])
 def test_the_law_for_a_mixture(name, key):
   """Moments and the modes' weights; DAPS is approximate there.
 
   The widths of split Gibbs go to 0.1, whose variance is a quarter of y's.
   """
-  matrix, y, std = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
-  exact = MIXTURE.posterior(matrix, y, std)
-  measurement = dj.Measurement(
-    jnp.asarray(y[None], jnp.float32),
-    jax.jit(lambda x: x @ jnp.asarray(matrix.T, jnp.float32)),
-    std,
-  )
-  draw = dj.gaussian_draw(measurement, 1)
+  draw = dj.gaussian_draw(ONE_NUMBER, 1)
   widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
   levels = level_grid(SCHEDULE, 40, 'karras')
 
@@ -194,13 +190,10 @@ def test_the_law_for_a_mixture(name, key):
       )
     return dj.sample(key, MIXTURE.denoise, dj.decoupled(draw), levels, x)
 
-  found = posterior_errors(run(key), exact, matrix, y, std)
-  mean, cov, modes = (
-    (0.06, 0.12, 0.02) if name == 'gibbs' else (0.15, 0.25, 0.02)
-  )
-  assert found.mean < mean
-  assert found.cov < cov
-  assert found.modes < modes
+  exact = MIXTURE.posterior(*OF_MIXTURE)
+  found = posterior_errors(run(key), exact, *OF_MIXTURE)
+  mean, cov = (0.06, 0.12) if name == 'gibbs' else (0.15, 0.25)
+  assert found.mean < mean and found.cov < cov and found.modes < 0.02
 
 
 def test_rounding_does_not_throw_least_squares_away():
