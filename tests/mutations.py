@@ -160,7 +160,7 @@ data/values.py real_numbers_come_back
 data/values.py log_det_is_that_of_decode
   * int(np.prod(self.shape[:-1])) =>
 data/values.py closed_box
-  (values <= self.high) => (values < self.high)
+  (bounded <= self.high) => (bounded < self.high)
 data/sources.py statistics_are_those
   axes = tuple(range(array.ndim - 1)) => axes = 0
 data/pipeline.py data/test_sources.py numbers_are_standardised
@@ -341,6 +341,10 @@ app/drawing/generate.py app/modes/test_refusals.py toy_parts
 core/measurements.py test_refusals.py arguments_that_cannot_be
   check_not_negative(std=self.std) => pass
 # Samplers.
+sampling/grids.py grids_fall_from_noise
+  'karras', 1.0, True) => 'uniform', 1.0, True)
+core/concrete.py test_refusals.py that_cannot_be
+  return jax.device_get(traced => return (traced
 sampling/grids.py respaced_sections
   np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride
 sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
@@ -458,7 +462,7 @@ core/discrete_states.py prior_excludes_a_state
 core/discrete_states.py mean_of_the_oracle
   jax.vmap(lambda k: jax.random.fold_in(k, step))(keys) => keys
 core/discrete_states.py first_step_ends_at_clean_data
-  step == 1, clean, s => step == 0, clean, s
+  select_level(step == 1, => select_level(step == 0,
 core/masked.py test_weights
   jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
 core/masked.py times_are_antithetic
@@ -485,8 +489,7 @@ planning/plans.py with_remedies
 planning/plans.py prefixes_of_si
   -3), 5) => -3), 4)
 planning/programs.py outputs_that_reuse
-  stats.output_size_in_bytes - stats.alias_size_in_bytes
-  => stats.output_size_in_bytes
+  new = results - stats.alias_size_in_bytes => new = results
 planning/roofline.py the_network_between_machines
   (rates.link + apart) => rates.link
 planning/topologies.py rates_of_their_data_sheets
@@ -638,7 +641,7 @@ core/denoiser.py published_integers
 sampling/ancestral.py ddim_1_is_ancestral_fixed_small
   1.0 - eta**2 + eta**2 * ratio**2 => 1.0 - eta**2 + eta**2 * ratio
 sampling/ancestral.py eps_at_the_level_reached
-  jnp.where(clean, t, s), level_s, level_t => jnp.where(clean, s, t), level_s, level_t
+  select_level(clean, level_t, level_s) => select_level(clean, level_s, level_t)
 sampling/self_conditioning.py not_called_more_often
   if y is x and level is level_t: => if y is x and level is x:
 networks/embeddings.py sinusoids_literally

@@ -58,15 +58,6 @@ def test_between_steps_log_alpha_bar_is_linear():
   np.testing.assert_allclose(level.alpha, expected, rtol=1e-6)
 
 
-def test_the_slope_of_log_alpha_is_half_of_minus_T_log_alpha_i():
-  """This is the VP-SDE's drift; step i belongs to the interval below it."""
-  schedule = dj.DiscreteSchedule.from_alphas(LECTURE)
-  slope = jax.jit(jax.grad(lambda t: jnp.log(schedule(t).alpha)))
-  for t, i in [(0.1, 0), (0.2, 0), (0.4, 1), (0.5, 2), (0.9, 4), (1.0, 4)]:
-    expected = 0.5 * 5 * np.log(LECTURE[i])
-    np.testing.assert_allclose(slope(t), expected, rtol=1e-5)
-
-
 def test_gradients_flow_through_the_table():
   schedule = dj.DiscreteSchedule.from_alphas(LECTURE)
   grad = jax.jit(jax.grad(lambda s: s(jnp.array(0.4)).alpha))(schedule)

@@ -106,18 +106,6 @@ def test_a_list_that_outruns_float32_ends_in_white_noise(key):
   np.testing.assert_allclose(q.variance[-1], 1.0)
 
 
-def test_levels_per_example_are_the_scalar_ones(key):
-  x0, xt = jax.random.normal(key, (2, 3, 4, 4, 1))
-  steps = np.array([1, 500, 1000])
-  both = jitted(dj.q_posterior)(x0, xt, at_step(steps - 1), at_step(steps))
-  for i, step in enumerate(steps):
-    one = jitted(dj.q_posterior)(
-      x0[i : i + 1], xt[i : i + 1], at_step(step - 1), at_step(step)
-    )
-    np.testing.assert_array_equal(both.mean[i], one.mean[0])
-    np.testing.assert_array_equal(both.variance[i], one.variance[0])
-
-
 def test_fixed_large_is_exact_for_white_data():
   """The joint Gaussian of x_s and x_t gives Var[x_s | x_t]."""
   for seed in range(5):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from tests.jitted import at_step, jitted
 
 
 def line(params, t):
@@ -39,18 +38,3 @@ def test_gradients_reach_the_schedule(num_steps):
   span = (expected(-4.0, 6.0 + h) - expected(-4.0, 6.0 - h)) / (2 * h)
   np.testing.assert_allclose(grads['low'], low, rtol=1e-4)
   np.testing.assert_allclose(grads['span'], span, rtol=1e-4)
-
-
-def test_the_weight_is_that_of_ddpms_bound_at_neighbouring_steps():
-  """Eq. 12 of DDPM with fixed_small is 1 / T of Eq. 14 of VDM."""
-  T = 50
-  discrete = dj.DiscreteSchedule.from_betas(dj.linear_betas(T, 1e-3, 0.2))
-  i = np.array([2, 20, 50])
-  level_s, level_t = at_step(discrete, i - 1), at_step(discrete, i)
-  rng = np.random.default_rng(0)
-  eps, eps_hat = rng.normal(size=(2, 3, 4)).astype(np.float32)
-  expected = jitted(dj.weighted_eps_loss)(eps, eps_hat, level_s, level_t)
-  found = jitted(dj.denoising_loss)(
-    'eps', eps_hat, eps, eps, level_t, dj.vdm_weight(discrete, T)
-  )
-  np.testing.assert_allclose(found / T, expected, rtol=2e-5)

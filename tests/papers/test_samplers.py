@@ -128,8 +128,9 @@ def mean_of(order, nodes, values, h, weight):
 
 
 @pytest.mark.parametrize('order, eta, grid', [
-  (2, 0.0, 've'), (2, 0.0, 'vp'), (2, 0.5, 'vp'), (2, 1.0, 'vp'),
-  (3, 0.0, 'vp'), (3, 0.5, 'vp'), (3, 1.0, 'vp'),
+  (1, 0.0, 've'), (1, 1.0, 'vp'), (2, 0.0, 've'), (2, 0.0, 'vp'),
+  (2, 0.5, 'vp'), (2, 1.0, 'vp'), (3, 0.0, 'vp'), (3, 0.5, 'vp'),
+  (3, 1.0, 'vp'),
 ])  # fmt: skip
 def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
   """The step of the SDE is in tests/papers/recipes.md, section 11."""

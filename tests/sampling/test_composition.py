@@ -56,15 +56,21 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
     np.testing.assert_allclose(found.x0, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('n', [1, 2, 8, 32])
-def test_the_composition_of_gaussians_is_exact(n):
+CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
+
+
+@pytest.mark.parametrize('n, prior', [
+  (1, PRIOR), (2, PRIOR), (8, PRIOR), (32, PRIOR), (5, CORRELATED)
+])  # fmt: skip
+def test_the_composition_of_gaussians_is_exact(n, prior):
   """At clean and signal-free levels too."""
-  ys, exact = problem(n)
-  denoise = gauss(ys, PRIOR, STD)
+  d = len(prior.means[0])
+  ys, exact = problem(n, d, STD, prior)
+  denoise = gauss(ys, prior, STD)
 
   @jax.jit
   def estimates(key):
-    eps = jax.random.normal(key, (9, D))
+    eps = jax.random.normal(key, (9, d))
     x0 = exact.sample(jax.random.key(1), 9)
     levels = dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 9))
     x = dj.q_sample(x0, eps, levels)
@@ -73,16 +79,6 @@ def test_the_composition_of_gaussians_is_exact(n):
   expected, found = estimates(jax.random.key(0))
   deviation = float(exact.cov[0, 0]) ** 0.5
   np.testing.assert_allclose(found, expected, atol=1e-4 * deviation)
-
-
-def test_correlated_priors_need_matrices():
-  prior = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
-  ys, exact = problem(5, 2, 0.6, prior)
-  x = jax.random.normal(jax.random.key(0), (8, 2))
-  level = level_at(dj.KarrasSchedule(2e-3, 40.0), 0.5)
-  found = jax.jit(gauss(ys, prior, 0.6))(x, level).x0
-  expected = jitted(exact.denoise)(x, level).x0
-  np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_an_observation_never_adds_uncertainty():

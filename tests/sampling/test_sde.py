@@ -62,18 +62,6 @@ def test_the_step_of_sit_literally(diffusion, w, key):
   np.testing.assert_allclose(found, expected, rtol=5e-6)
 
 
-def test_the_own_diffusion_of_a_schedule_is_euler_maruyama(key):
-  schedule = dj.LinearVPSchedule()
-  found, expected = (
-    step(sampler, key, schedule(0.35), schedule(0.4))[0]
-    for sampler in (
-      dj.velocity_sde(schedule, 'sde'),
-      dj.euler_maruyama(schedule),
-    )
-  )
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
   """Returns the variance of samples of Gaussian data without Monte Carlo.
 

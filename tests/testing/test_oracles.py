@@ -88,17 +88,6 @@ def test_samples_have_mean_and_cov(oracle, key):
 
 
 @ORACLES
-def test_levels_may_differ_per_example(oracle, key):
-  x = np.asarray(points(oracle, key, 3))
-  levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
-  log_prob = jax.jit(oracle.log_prob)
-  many, levels = log_prob(x, levels), jax.device_get(levels)
-  for i in range(3):
-    one = log_prob(x[i : i + 1], levels.take(i))
-    np.testing.assert_allclose(many[i], one[0], rtol=1e-5)
-
-
-@ORACLES
 def test_no_signal_left_gives_the_prior_mean(oracle, key):
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   x = jax.random.normal(key, (3, 2))
