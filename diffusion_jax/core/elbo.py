@@ -180,15 +180,9 @@ def variational_bound(
   terms_at = _make_terms_at(at_step, first, num_steps, variance, decoder, x0)
   levels = at_step(jnp.arange(1, num_steps + 1))
   drawn, expected = _draw_steps(choice_keys, levels, steps)
-  # The rows are the transition to schedule(0), the decoder, and other steps.
-  ends = jnp.broadcast_to(jnp.stack([1, first])[:, None], (2, len(x0)))
-  rows = jnp.concatenate((ends, drawn))
-  index = jnp.arange(len(rows))
-  counts = (index > 0) | ~starts_clean
-  # A single loop computes all terms: it holds one batch in memory and compiles
-  # the network once.
   terms, errors = jax.lax.map(
-    lambda row: terms_at(keys, denoise, *row), (rows, index == 1, counts)
+    lambda row: terms_at(keys, denoise, *row),
+    _rows(drawn, first, starts_clean),
   )
   prior = prior_kl(x0, at_step(num_steps))
   diffusion = _by_step(terms[0], terms[2:], drawn, expected)
@@ -214,6 +208,17 @@ def _check_steps(num_steps, variance, steps):
       f'steps is {steps}: it must be in 1..{num_steps - 1} for num_steps='
       f'{num_steps}'
     )
+
+
+def _rows(drawn, first, starts_clean):
+  # A single loop computes all terms: it holds one batch in memory and compiles
+  # the network once. Its rows (step [B], decodes, counts) are the transition to
+  # schedule(0), the decoder, and the drawn steps.
+  ends = jnp.stack([1, first])[:, None]
+  ends = jnp.broadcast_to(ends, (2, drawn.shape[1]))
+  steps = jnp.concatenate((ends, drawn))
+  index = jnp.arange(len(steps))
+  return steps, index == 1, (index > 0) | ~starts_clean
 
 
 def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):

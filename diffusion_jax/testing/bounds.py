@@ -29,7 +29,7 @@ def expected_bound(
   """
   # With C = Q diag(v) Q^T every term is a sum over the axes of C. The means of
   # q and p have the same coefficients, so they differ by the coefficient of x_0
-  # times (x_0 - E[x_0 | x_t]), whose mean square is the posterior variance.
+  # times (x_0 - E[x_0 | x_t]), whose mean square is Var[x_0 | x_t].
   check_gaussian(oracle, 'expected_bound')
   check_choice('variance', variance, ('fixed_small', 'fixed_large'))
   v = np.asarray(oracle.eigenvalues[0], np.float64)
@@ -46,12 +46,9 @@ def expected_bound(
   small = sigma_s**2 * snr_decrease
   large = sigma_t**2 * snr_decrease
   large = large * (alpha_s**2 + sigma_s**2) / (alpha_t**2 + sigma_t**2)
-  p_variance = np.append(small[:-1], small[-2])
-  if variance == 'fixed_large':
-    p_variance = large
-  # The posterior variance is Var[x_0 | x_t].
-  alpha_sq, sigma_sq = alpha_t[:, None] ** 2, sigma_t[:, None] ** 2
-  posterior = v / (alpha_sq * v / sigma_sq + 1.0)
+  small_p = np.append(small[:-1], small[-2])
+  p_variance = large if variance == 'fixed_large' else small_p
+  posterior = v / (v * np.square(alpha_t / sigma_t)[:, None] + 1.0)
   error = (alpha_s * snr_decrease) ** 2 * posterior.sum(axis=1) / p_variance
   diffusion = len(v) * _kl_of_variances(small[:-1] / p_variance[:-1])
   diffusion += error[:-1]
