@@ -33,15 +33,10 @@ def test_a_sentence_reads_as_one_would_say_it():
   )
 
 
-@pytest.mark.parametrize(
-  'sentence',
-  [
-    '',
-    'a dog',
-    'a red circle above',
-    'a red circle above a blue square below a green cross',
-  ],
-)
+@pytest.mark.parametrize('sentence', [
+  '', 'a dog', 'a red circle above',
+  'a red circle above a blue square below a green cross',
+])  # fmt: skip
 def test_other_sentences_are_refused(sentence):
   with pytest.raises(ValueError, match='it must be like'):
     shapes.parse(sentence)

@@ -47,6 +47,14 @@ def eq_7(p, x0, xt):
   return mean, variance
 
 
+@jax.jit
+def traced_posterior(schedule, steps, x0, xt):
+  """Its table is float32 here, as an argument."""
+  t = steps / schedule.num_steps
+  levels = schedule(t - 1 / schedule.num_steps), schedule(t)
+  return dj.q_posterior(x0, xt, *levels)
+
+
 @pytest.mark.parametrize('name', BETAS)
 @pytest.mark.parametrize('T', (*LENGTHS, 4000))
 def test_eq_6_and_7_posterior_at_every_step(name, T):
@@ -54,28 +62,15 @@ def test_eq_6_and_7_posterior_at_every_step(name, T):
   p = ddpm(BETAS[name](T))
   x0, _, xt = pictures(p)
   mean, variance = eq_7(p, x0, xt)
-  found = jitted(dj.q_posterior)(*f32(x0, xt), *levels(p))
-  np.testing.assert_allclose(found.mean, mean, atol=2e-6)
-  found_variance = np.asarray(found.variance)[:, 0]
-  assert found_variance[0] == variance[0] == 0.0
-  rtol = 1e-4 if T <= 1000 else 6e-4
-  np.testing.assert_allclose(found_variance, variance, rtol=rtol)
-
-
-@each_schedule
-def test_eq_6_and_7_hold_for_a_schedule_passed_into_jit(p):
-  """Its table is float32 there; the errors have the same bounds."""
-  x0, _, xt = pictures(p)
-  mean, variance = eq_7(p, x0, xt)
-
-  @jax.jit
-  def posterior(schedule, x0, xt):
-    t = jnp.arange(1, p.T + 1) / p.T
-    return jitted(dj.q_posterior)(x0, xt, schedule(t - 1 / p.T), schedule(t))
-
-  found = posterior(p.schedule, *f32(x0, xt))
-  np.testing.assert_allclose(found.mean, mean, atol=2e-6)
-  np.testing.assert_allclose(found.variance[:, 0], variance, rtol=1e-4)
+  x0, xt = f32(x0, xt)
+  results = [jitted(dj.q_posterior)(x0, xt, *levels(p))]
+  if T <= 1000:
+    results.append(traced_posterior(p.schedule, p.steps, x0, xt))
+  for found in jax.device_get(results):
+    np.testing.assert_allclose(found.mean, mean, atol=2e-6)
+    assert found.variance[0, 0] == variance[0] == 0.0
+    rtol = 1e-4 if T <= 1000 else 6e-4
+    np.testing.assert_allclose(found.variance[:, 0], variance, rtol=rtol)
 
 
 def sigma_squared(p, variance):
@@ -143,35 +138,27 @@ def test_eq_1_and_11_reverse_transition(p):
 
 
 @pytest.mark.parametrize('T', [3, 1000])
-@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
+@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'first'])
 def test_eq_12_weighted_loss(T, variance):
-  """beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) |eps - eps_theta|^2."""
+  """beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) |eps - eps_theta|^2.
+
+  At the first step Ho et al. use beta-tilde_2, where beta-tilde_1 = 0.
+  """
   p = ddpm(dj.linear_betas(T))
   _, eps, _ = pictures(p)
   _, eps_hat, _ = pictures(p, seed=1)
-  t = p.steps[1:]
-  bottom = 2 * sigma_squared(p, variance)[1:] * p.alpha[t]
-  weight = p.beta[t] ** 2 / (bottom * (1 - p.alpha_bar[t]))
-  expected = weight * np.sum((eps - eps_hat)[1:] ** 2, axis=1)
-  s, t = (level.take(slice(1, None)) for level in levels(p))
-  eps, eps_hat = f32(eps[1:], eps_hat[1:])
-  found = jitted(dj.weighted_eps_loss)(eps, eps_hat, s, t, variance)
+  first, kept, kind = None, slice(1, None), variance
+  if variance == 'first':
+    kept, kind = slice(0, 1), 'fixed_small'
+    first = sigma_squared(p, kind)[1]
+  t = p.steps[kept]
+  sigma = sigma_squared(p, kind)[kept] if first is None else first
+  weight = p.beta[t] ** 2 / (2 * sigma * p.alpha[t] * (1 - p.alpha_bar[t]))
+  expected = weight * np.sum((eps - eps_hat)[kept] ** 2, axis=1)
+  s, t = (level.take(kept) for level in levels(p))
+  arrays = f32(eps[kept], eps_hat[kept])
+  found = jitted(dj.weighted_eps_loss)(*arrays, s, t, kind, first)
   np.testing.assert_allclose(found, expected, rtol=2e-4)
-
-
-def test_eq_12_at_the_first_step_with_the_published_variance():
-  """Ho et al. use beta-tilde_2 where beta-tilde_1 = 0."""
-  p = ddpm(dj.linear_betas(1000))
-  _, eps, _ = pictures(p)
-  _, eps_hat, _ = pictures(p, seed=1)
-  first = sigma_squared(p, 'fixed_small')[1]
-  weight = p.beta[1] ** 2 / (2 * first * p.alpha[1] * (1 - p.alpha_bar[1]))
-  expected = weight * np.sum((eps - eps_hat)[:1] ** 2, axis=1)
-  s, t = (level.take(slice(0, 1)) for level in levels(p))
-  found = jitted(dj.weighted_eps_loss)(
-    *f32(eps[:1], eps_hat[:1]), s, t, 'fixed_small', first
-  )
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @each_schedule

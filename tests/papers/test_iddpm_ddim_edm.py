@@ -27,30 +27,22 @@ def test_iddpm_eq_17_cosine_alpha_bar():
 
 
 def test_iddpm_eq_15_learned_variance():
-  """exp(v log beta_t + (1 - v) log beta-tilde_t)."""
-  p = ddpm(dj.linear_betas(1000))
-  v = np.random.default_rng(0).uniform(0, 1, (999, 5))
-  t = p.steps[1:]
-  ratio = (1 - p.alpha_bar[t - 1]) / (1 - p.alpha_bar[t])
-  beta = column(p.beta[t], v)
-  expected = np.exp(
-    v * np.log(beta) + (1 - v) * np.log(beta * column(ratio, v))
-  )
-  s, t = (level.take(slice(1, None)) for level in levels(p))
-  found = jitted(dj.reverse_variance)('learned', s, t, *f32(v))
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  """exp(v log beta_t + (1 - v) log beta-tilde_t).
 
-
-def test_iddpm_learned_variance_at_the_first_step():
-  """beta-tilde_1 = 0, so only `first` gives a decoder there."""
+  beta-tilde_1 = 0, so only `first` gives a decoder at the first step.
+  """
   p = ddpm(dj.linear_betas(1000))
-  v = np.array([[0.0, 0.25, 1.0]])
-  s, t = (level.take(slice(0, 1)) for level in levels(p))
-  assert (jitted(dj.reverse_variance)('learned', s, t, *f32(v)) == 0.0).all()
-  first = 5.0e-5
-  expected = np.exp(v * np.log(p.beta[1]) + (1 - v) * np.log(first))
-  found = jitted(dj.reverse_variance)('learned', s, t, *f32(v), first)
+  v = np.random.default_rng(0).uniform(0, 1, (1000, 5))
+  t, first = p.steps, 5.0e-5
+  small = (1 - p.alpha_bar[t - 1]) / (1 - p.alpha_bar[t]) * p.beta[t]
+  beta, small = column(p.beta[t], v), column(np.append(first, small[1:]), v)
+  expected = np.exp(v * np.log(beta) + (1 - v) * np.log(small))
+  variance = jitted(dj.reverse_variance)
+  found = variance('learned', *levels(p), *f32(v), first)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
+  without = np.asarray(variance('learned', *levels(p), *f32(v)))
+  assert (without[0] == 0.0).all()
+  np.testing.assert_array_equal(without[1:], np.asarray(found)[1:])
 
 
 @pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
