@@ -41,12 +41,12 @@ def computed_now(function: Callable[[], PyTree]) -> PyTree | None:
 
   None if the function depends on traced arrays.
   """
-  traced = jax.jit(function).trace()
-  constants = traced.jaxpr.consts
-  # `jit` makes arguments of traced arrays.
-  if traced.jaxpr.jaxpr.invars or any(isinstance(x, Tracer) for x in constants):
-    return None
-  return jax.device_get(traced.lower().compile()())
+  with jax.disable_jit(False):
+    traced = jax.jit(function).trace()
+    jaxpr = traced.jaxpr  # `jit` makes arguments of traced arrays.
+    if jaxpr.jaxpr.invars or any(isinstance(x, Tracer) for x in jaxpr.consts):
+      return None
+    return jax.device_get(traced.lower().compile()())
 
 
 def check_not_negative(**value: ArrayLike) -> None:

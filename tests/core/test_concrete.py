@@ -43,7 +43,8 @@ def test_constants_are_computed_while_jit_traces():
 
   jax.jit(f)(2.0)
   jax.grad(f)(2.0)
-  assert computed_now(lambda: jnp.arange(3)[1]) == 1
+  with jax.disable_jit():
+    assert computed_now(lambda: jnp.arange(3)[1]) == 1
 
 
 @pytest.mark.parametrize('value', [1, np.float32(1.0), jnp.bfloat16(1.0)])
