@@ -50,7 +50,8 @@ def test_rescaled_linear_keeps_the_end(T):
   (dj.quadratic_betas(20, 0.01, 0.25), np.linspace(0.1, 0.5, 20) ** 2),
   (dj.sigmoid_betas(20, 0.1, 0.4),
    0.1 + 0.3 / (1 + np.exp(-np.linspace(-6, 6, 20)))),
-  (dj.reciprocal_betas(20), 1 / (21 - np.arange(1, 21))),  # alpha_bar falls along a line
+  # alpha_bar falls along a line.
+  (dj.reciprocal_betas(20), 1 / (21 - np.arange(1, 21))),
 ])  # fmt: skip
 def test_formulas(found, expected):
   np.testing.assert_allclose(found, expected, rtol=1e-9)
