@@ -108,16 +108,6 @@ COSINE, MASKING = dj.CosineSchedule(), PROCESSES['masking']
 IMAGES, STATES = np.ones((2, 3), np.float32), np.full((2, 3), 3)
 KNOWN = IMAGES, IMAGES > 0.0
 DRAWING = {
-  name: (build(name, COSINE), IMAGES)
-  for name in STOCHASTIC
-  # JAX takes keys that an inner loop reads for used. The steps of a path share
-  # its key: tests/sampling/test_brownian.py shows that they are independent.
-  if name
-  not in (
-    *('annealed_langevin', 'corrected_ddim'),
-    *('brownian_sde', 'dpm_solver_pp_2s_sde'),
-  )
-} | {
   'replace_known': (dj.replace_known(dj.ddim(1.0), *KNOWN), IMAGES),
   'repaint': (dj.repaint(dj.ddim(1.0), *KNOWN), IMAGES),
   'ancestral_states': (dj.ancestral_states(MASKING), STATES),
