@@ -7,7 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 
-X = np.float32([[0.3, -1.0], [2.0, 0.5], [-0.4, 1.0]])
+X = np.array([[0.3, -1.0], [2.0, 0.5], [-0.4, 1.0]], np.float32)
 
 
 def summed(p, x):

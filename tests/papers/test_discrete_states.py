@@ -80,7 +80,7 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   process = PROCESSES[name]
   level_s, level_t = (level_at(SCHEDULE, i / T) for i in (t - 1, t))
   if t == 1:
-    level_s = dj.NoiseLevel(*np.float32([0.0, 1.0, 0.0]))
+    level_s = dj.NoiseLevel(*np.array([0.0, 1.0, 0.0], np.float32))
   q = jitted(dj.q_posterior_states)(x0, xt, process, level_s, level_t)
   denoised = jitted(dj.posterior_logits)(
     jnp.float32(logits), xt, process, level_t

@@ -76,7 +76,7 @@ def test_ddim_eq_12_and_16(eta):
 def test_edm_table_1_to_1e_6(sigma, sd):
   """c_skip, c_out, c_in and c_noise, and the weight and target of Eq. 8."""
   sigma = float(np.float32(sigma))
-  level, inputs = dj.NoiseLevel(*np.float32([0.5, 1.0, sigma])), {}
+  level, inputs = dj.NoiseLevel(*f32(0.5, 1.0, sigma)), {}
 
   def skip_and_out(x, output):
     def network(params, x, noise, cond, *, key=None):
@@ -96,7 +96,7 @@ def test_edm_table_1_to_1e_6(sigma, sd):
     return *factors, *inner, dj.edm_weight(sd)(level), target
 
   y, eps = np.random.default_rng(0).uniform(-1, 1, (2, 2, 5))
-  *found, target = table(*np.float32([y, eps]))
+  *found, target = table(*f32(y, eps))
   c_skip = sd**2 / (sigma**2 + sd**2)
   c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
   c_in, c_noise = 1 / np.sqrt(sigma**2 + sd**2), np.log(sigma) / 4
