@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -165,9 +164,9 @@ class Own(nn.Module):
     return x + nn.Dense(2)(cond['context'])[:, None]
 
 
-def test_a_cond_without_a_context_and_that_of_own_networks_are_returned(key):
+def test_a_cond_without_a_context_and_that_of_own_networks_are_returned():
   x, cond = draw(2, *SHAPE), {'context': draw(2, 5)}
-  params = Own().init(key, x, draw(2), cond)['params']
+  params = random_params(Own(), x, draw(2), cond)
   assert encode_context(Own(), params, cond, SHAPE) is cond
   assert encode_context(NETWORKS['mlp'](), {}, {}, SHAPE) == {}
 
@@ -175,7 +174,7 @@ def test_a_cond_without_a_context_and_that_of_own_networks_are_returned(key):
 def abstract(network, shape=SHAPE):
   cond = network.inputs.example()
   init = functools.partial(network.init, jax.random.key(0))
-  return jax.eval_shape(init, jnp.zeros((1, *shape)), jnp.zeros(1), cond)
+  return jax.eval_shape(init, draw(1, *shape), draw(1), cond)
 
 
 @pytest.mark.parametrize('kind, context, message', [
