@@ -661,7 +661,7 @@ networks/resampling.py filters_are_upfirdn
   weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
 networks/tokens.py weighted_mean_of_what
   q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
-networks/tokens.py volumes_are_cubes
+networks/tokens.py patches_are_cubes
   size ** len(sides) * c) => size**2 * c)
 networks/gamma.py network_literally
   inner * (2.0 * t[..., None] - 1.0) => inner * (2.0 * t[..., None] + 1.0)

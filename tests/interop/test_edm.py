@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -22,7 +23,6 @@ from tests.interop.literal import (
   linear,
   nearest,
   pooled,
-  run,
   silu,
 )
 
@@ -232,73 +232,56 @@ def test_edms_adm(adm):
   assert found.sections['conditioning']['dropout'] == 0.1
 
 
-def denoise(found, x, level, noise_input, cond=None):
-  cond = COND_2 if cond is None else cond
-  denoiser = dj.Network(
-    lambda params, *inputs, key=None: run(found.network, params, *inputs),
-    noise_input,
-    parametrization=found.sections['parametrization']['name'],
-    sigma_data=0.5,
-  ).denoiser(found.params, cond)
-  x0 = denoiser(np.float32(x.transpose(0, 2, 3, 1)), level).x0
-  return np.asarray(x0).transpose(0, 3, 1, 2)
+# The wrappers of recipes 6, of x, sigma [2, 1, 1, 1], t [2] and any F.
+def of_edm(f, x, s, t):
+  norm = np.sqrt(s**2 + 0.25)
+  return 0.25 / norm**2 * x + 0.5 * s / norm * f(x / norm, np.log(s) / 4)
 
 
-# As COND and AUGMENT, so that one compiled network serves all tests.
-COND_2 = {
-  'label': np.array([2, 2]),
-  'drop': np.zeros(2, bool),
-  'augment': np.zeros((2, 9), np.float32),
-}
-LABELS = np.array([[0.0, 0.0, 1.0]] * 2)
+def of_vp(f, x, s, t):  # x is divided by sqrt(sigma^2 + 1) already
+  return np.sqrt(s**2 + 1) * x - s * f(x, 999 * t[:, None, None, None])
 
 
-def test_the_denoiser_of_edms_wrapper(song):
-  """recipes 6: c_skip x + c_out F(c_in x, log(sigma) / 4)."""
-  w, x, _ = song
-  options = SONG | dict(sigma_data=0.5, label_dropout=0.1)
+@pytest.mark.parametrize('wrapper, options, section, noise_input', [
+  (of_edm, dict(sigma_data=0.5), {'name': 'edm'}, dj.edm_input),
+  (of_vp, dict(precond='VPPrecond'), {'name': 'time', 'scale': 999.0},
+   dj.time_input(999.0)),
+])  # fmt: skip
+def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
+  """F is sin(x) times its noise, so that factors inside and outside differ."""
+  sections = edm.describe(edm.choose_options(**SONG | options)).sections
+  assert sections['noise_input'] == section
+  x, t = literal.images(8), np.array([0.0625, 0.5])  # exact in float32
   sigma = np.array([0.05, 20.0])
-  s, sd = sigma[:, None, None, None], 0.5
-  norm = np.sqrt(s**2 + sd**2)
-  f = song_unet(w, x / norm, np.log(sigma) / 4, LABELS, np.zeros((2, 9)))
-  expected = sd**2 / norm**2 * x + s * sd / norm * f
-  found = edm.from_tensors(w.file(), **options)
-  level = dj.NoiseLevel(np.zeros(2), np.ones(2), sigma)
-  assert found.sections['noise_input'] == {'name': 'edm'}
-  assert_close(denoise(found, x, level, dj.edm_input), expected)
-
-
-def test_the_denoiser_of_the_vp_wrapper(song):
-  """recipes 6: x - sigma F(x / sqrt(sigma^2 + 1), 999 t)."""
-  w, x, _ = song
-  found = edm.from_tensors(
-    w.file(), **SONG | dict(precond='VPPrecond', label_dropout=0.1)
+  to_level = lambda t: dj.NoiseLevel(np.zeros(2), np.ones(2), sigma)
+  if wrapper is of_vp:
+    sigma = np.sqrt(np.exp(9.95 * t**2 + 0.1 * t) - 1.0)
+    ends = [sections['schedule'][f'beta_{end}'] for end in ('min', 'max')]
+    to_level = dj.LinearVPSchedule(*ends)
+  name = sections['parametrization']['name']
+  network = dj.Network(
+    lambda params, x, noise, cond, *, key=None: (
+      jnp.sin(x) * noise[:, None, None, None]
+    ),
+    noise_input,
+    parametrization=name,
+    sigma_data=0.5,
   )
-  schedule = dj.LinearVPSchedule(
-    beta_min=found.sections['schedule']['beta_min'],
-    beta_max=found.sections['schedule']['beta_max'],
-  )
-  assert found.sections['noise_input'] == {'name': 'time', 'scale': 999.0}
-  t = np.array([0.0625, 0.5])  # exact in float32
-  sigma = np.sqrt(np.exp(9.95 * t**2 + 0.1 * t) - 1.0)[:, None, None, None]
-  f = song_unet(w, x, 999 * t, LABELS, np.zeros((2, 9)))
-  expected = np.sqrt(sigma**2 + 1) * x - sigma * f
-  level = jax.jit(schedule)(t)
-  assert_close(denoise(found, x, level, dj.time_input(999.0)), expected)
+  denoise = jax.jit(lambda x, t: network.denoiser({}, {})(x, to_level(t)).x0)
+  f = lambda x, noise: np.sin(x) * noise
+  expected = wrapper(f, x, sigma[:, None, None, None], t)
+  assert_close(np.asarray(denoise(x, t)), expected)
 
 
-PLAIN = dict(label_dim=0, augment_dim=0, precond='VEPrecond')
-
-
-def test_the_denoiser_of_the_ve_wrapper():
-  """recipes 6: x + sigma F(x, log(sigma / 2)), images in [-1, 1]."""
+def test_the_ve_wrapper_as_a_network_of_eps():
+  """recipes 6: x + sigma F(x, log(sigma / 2)) is x - sigma eps."""
   w, x, sigma = literal.Weights(6), literal.images(8), np.array([0.05, 20.0])
   f = song_unet(w, x, np.log(sigma / 2), ncsnpp=True)
-  found = edm.from_tensors(w.file(), **SONG | NCSNPP | PLAIN)
-  level = dj.NoiseLevel(np.zeros(2), np.ones(2), sigma)
-  expected = x + sigma[:, None, None, None] * f
-  x0 = denoise(found, x, level, dj.log_sigma_input, cond={})
-  assert_close(x0, expected)
+  plain = dict(label_dim=0, augment_dim=0, precond='VEPrecond')
+  found = edm.from_tensors(w.file(), **SONG | NCSNPP | plain)
+  assert_close(-apply(found, x, np.log(sigma)), f)
+  assert found.sections['parametrization'] == {'name': 'eps'}
+  assert found.sections['noise_input'] == {'name': 'log_sigma'}
   assert found.sections['schedule']['sigma_max'] == 100
 
 

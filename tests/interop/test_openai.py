@@ -133,26 +133,6 @@ def test_improved_diffusions_network():
   assert_close(apply(found, x, NOISE), expected)
 
 
-def test_guided_diffusions_network():
-  """Labels, six outputs, the new order, residual blocks between levels."""
-  w, x, label = literal.Weights(1), literal.images(8), np.array([6, 0])
-  f = dict(scale_shift=True, updown=True, heads=2, new=True)
-  expected = unet(w, x, NOISE, f, out=6, label=label)
-  flags = TINY | dict(
-    class_cond=True,
-    learn_sigma=True,
-    resblock_updown=True,
-    num_head_channels=32,
-    use_new_attention_order=True,
-  )
-  found = openai.from_tensors(w.file(), 'guided', **flags)
-  assert_close(apply(found, x, NOISE, {'label': label}), expected)
-  assert found.facts['num_classes'] == 7
-  assert found.sections['conditioning']['labels'] is True
-  sampler = found.sections['sampling']['sampler']
-  assert sampler == {'name': 'ancestral', 'variance': 'learned'}
-
-
 def bilinear(x, factor):
   """Linear interpolation between the centres of the pixels, edges repeated."""
   n = x.shape[-1]
@@ -164,21 +144,35 @@ def bilinear(x, factor):
   return line @ x @ line.T
 
 
-def test_an_upsampler_sees_the_small_image_after_its_own():
-  w, x, small = literal.Weights(2), literal.images(8), literal.images(4, seed=2)
-  f = dict(scale_shift=True, updown=True, heads=4, new=False)
-  both = np.concatenate([x, bilinear(small, 2)], axis=1)
-  expected = unet(w, both, NOISE, f, out=6)
+def test_guided_diffusions_network_that_enlarges():
+  """Labels, six outputs, the new order, residual blocks between levels.
+
+  The network sees the small image after its own.
+  """
+  w, x, small = literal.Weights(1), literal.images(8), literal.images(4, seed=2)
+  label, both = np.array([6, 0]), np.concatenate([x, bilinear(small, 2)], 1)
+  f = dict(scale_shift=True, updown=True, heads=2, new=True)
+  expected = unet(w, both, NOISE, f, out=6, label=label)
   flags = TINY | dict(
-    large_size=8, small_size=4, learn_sigma=True, resblock_updown=True
+    large_size=8,
+    small_size=4,
+    class_cond=True,
+    learn_sigma=True,
+    resblock_updown=True,
+    num_head_channels=32,
+    use_new_attention_order=True,
   )
   found = openai.from_tensors(w.file(), 'guided', **flags)
   image = openai.enlarge(np.float32(small.transpose(0, 2, 3, 1)), 8)
-  cond = {'image': np.asarray(image).transpose(0, 3, 1, 2)}
+  cond = {'label': label, 'image': np.asarray(image).transpose(0, 3, 1, 2)}
   assert_close(apply(found, x, NOISE, cond), expected)
-  image = found.sections['conditioning']['image']
-  assert image == {'name': 'superres', 'factor': 2}
+  assert found.facts['num_classes'] == 7
+  conditioning = found.sections['conditioning']
+  assert conditioning['labels'] is True
+  assert conditioning['image'] == {'name': 'superres', 'factor': 2}
   assert 'bilinear' in found.notes[0]
+  sampler = found.sections['sampling']['sampler']
+  assert sampler == {'name': 'ancestral', 'variance': 'learned'}
 
 
 def test_the_noisy_classifier():

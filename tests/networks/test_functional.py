@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -18,14 +17,24 @@ class Net(nnx.Module):
 def test_a_module_of_nnx_is_the_same_function(key):
   """Its output equals nnx.merge's; dropout follows the key, or is off."""
   module = functional.from_nnx(Net)(in_channels=2, width=5)
-  x, noise = jnp.ones((4, 2)), jnp.arange(4.0)
-  params = module.init({'params': key, 'dropout': key}, x, noise, {})['params']
-  own = Net(2, width=5, rngs=nnx.Rngs(0))
-  nnx.update(own, params)
-  found = functional.network_fn(module)(params, x, noise, {})
-  np.testing.assert_allclose(found, own(x, noise), rtol=1e-6)
-  trained = functional.network_fn(module)
-  a, b = (trained(params, x, noise, {}, key=jax.random.key(i)) for i in (1, 2))
+  x, noise = np.ones((4, 2), np.float32), np.arange(4.0, dtype=np.float32)
+
+  @jax.jit
+  def outputs(key):
+    keys = {'params': key, 'dropout': key}
+    params = module.init(keys, x, noise, {})['params']
+    own = Net(2, width=5, rngs=nnx.Rngs(0))
+    nnx.update(own, params)
+    trained = functional.network_fn(module)
+    rest = functional.network_fn(functional.clone(module, dropout=0.0))
+    return (
+      trained(params, x, noise, {}),
+      own(x, noise),
+      rest(params, x, noise, {}, key=key),
+      *(trained(params, x, noise, {}, key=k) for k in jax.random.split(key)),
+    )
+
+  found, merged, rest, a, b = jax.device_get(outputs(key))
+  np.testing.assert_allclose(found, merged, rtol=1e-6)
+  np.testing.assert_allclose(rest, found, rtol=1e-6)
   assert np.any(a != b) and np.any(a == 0.0)
-  rest = functional.network_fn(functional.clone(module, dropout=0.0))
-  np.testing.assert_allclose(rest(params, x, noise, {}, key=key), found)

@@ -9,30 +9,25 @@ from diffusion_jax.networks import tokens
 from tests.networks.meshes import H100, on
 
 
-def test_patches_there_and_back_are_exact():
-  x = np.arange(2 * 6 * 4 * 3, dtype=np.float32).reshape(2, 6, 4, 3)
-  for size in (1, 2):
-    patches = tokens.patchify(jnp.asarray(x), size)
-    np.testing.assert_array_equal(tokens.unpatchify(patches, size, (6, 4)), x)
-  # The token of row 1, column 0 has its pixels row by row.
-  expected = x[1, 2:4, 0:2].reshape(-1)
-  np.testing.assert_array_equal(patches[1, 2], expected)
+@pytest.mark.parametrize('sides, size, token, place', [
+  ((6, 4), 1, 6, np.s_[1:2, 2:3]),
+  ((6, 4), 2, 2, np.s_[2:4, 0:2]),  # of row 1, column 0
+  ((4,), 2, 1, np.s_[2:4]),
+  ((4, 2, 6), 2, 4, np.s_[2:4, 0:2, 2:4]),  # of (1, 0, 1)
+])  # fmt: skip
+def test_patches_are_cubes_row_by_row_and_go_back(sides, size, token, place):
+  x = np.arange(6.0 * np.prod(sides)).reshape(2, *sides, 3)
 
+  @jax.jit
+  def both(x):
+    patches = tokens.patchify(x, size)
+    return patches, tokens.unpatchify(patches, size, sides)
 
-def test_patches_of_sequences_are_neighbours():
-  x = jnp.arange(24.0).reshape(2, 4, 3)
-  patches = tokens.patchify(x, 2)
-  np.testing.assert_array_equal(patches, x.reshape(2, 2, 6))
-  np.testing.assert_array_equal(tokens.unpatchify(patches, 2, (4,)), x)
-
-
-def test_patches_of_volumes_are_cubes():
-  x = np.arange(2 * 4 * 2 * 6 * 3, dtype=np.float32).reshape(2, 4, 2, 6, 3)
-  patches = tokens.patchify(jnp.asarray(x), 2)
-  assert patches.shape == (2, 2 * 1 * 3, 8 * 3)
-  expected = x[1, 2:4, 0:2, 2:4].reshape(-1)  # of the token (1, 0, 1)
-  np.testing.assert_array_equal(patches[1, 4], expected)
-  np.testing.assert_array_equal(tokens.unpatchify(patches, 2, x.shape[1:4]), x)
+  patches, again = both(x)
+  width = 3 * size ** len(sides)
+  assert patches.shape == (2, x[0].size // width, width)
+  np.testing.assert_array_equal(patches[1, token], x[1][place].reshape(-1))
+  np.testing.assert_array_equal(again, x)
 
 
 def test_grid_positions_have_the_column_first():

@@ -13,16 +13,14 @@ from diffusion_jax.networks.cpu.products import linear
 
 
 def test_the_product_is_that_of_dense(key):
-  x = jax.random.normal(key, (3, 4, 5, 8))
-  plain = nn.Dense(6)
-  params = plain.init(key, x)
-  rows = nn.Dense(6, dot_general=linear)
-  expected = np.asarray(x) @ params['params']['kernel']
-  found = np.asarray(rows.apply(params, x))
-  np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
-  assert jax.tree.map(jnp.shape, rows.init(key, x)) == jax.tree.map(
-    jnp.shape, params
+  x = np.asarray(jax.random.normal(key, (3, 4, 5, 8)))
+  found, variables = jax.jit(nn.Dense(6, dot_general=linear).init_with_output)(
+    key, x
   )
+  expected = x @ np.asarray(variables['params']['kernel'])
+  np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+  plain = jax.eval_shape(nn.Dense(6).init, key, x)
+  assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, variables)
 
 
 class Layers(nn.Module):
@@ -40,8 +38,8 @@ class Layers(nn.Module):
 @pytest.mark.parametrize('kind', ['layers', 'transformer', 'magnitude'])
 def test_every_gradient_sums_over_one_axis_on_cpus(kind, key):
   """Feature maps [B, H, W, C] have three axes of rows."""
-  x, network = jnp.ones((2, 3, 4, 8)), Layers(kind)
-  params = network.init(key, x)
+  x, network = np.ones((2, 3, 4, 8), np.float32), Layers(kind)
+  params = jax.eval_shape(network.init, key, x)
 
   def loss(params, x):
     return jnp.sum(jnp.square(jnp.asarray(network.apply(params, x))))
