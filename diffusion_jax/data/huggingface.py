@@ -97,33 +97,27 @@ def huggingface(
   read = [x for x in (x_column, context_column) if x]
   read = read if x_column else columns.read
   builder = _builder(path, subset, revision)
+  _check_part(path, name.partition('[')[0], builder, split)
+  if streaming:
+    table = _streamed(path, builder, name, read, streaming)
+    order = table.order
+  else:
+    table, order = _prepared(path, builder, name, label, num_classes), None
+  rows = np.arange(len(table))
+  if x_column:
+    return of_numbers(table, x_column, context_column, rows, order)
+  facts = pictures(image_shape, num_classes)
+  return checked(ColumnSource(table, columns, rows, facts, order))
+
+
+def _check_part(path, part, builder, split):
   files = builder.config.data_files or {}
-  part = name.partition('[')[0]
   if part not in files:
     kind = NoTestSplit if split == 'test' else ValueError
     raise kind(
       f'{path} has no split {part!r}, but {", ".join(files)}: set {split}_split'
       f' to one, or to a part such as {next(iter(files), "")}[90%:]'
     )
-  if streaming:
-    table = _streamed(path, builder, name, read, streaming)
-    order = table.order
-  else:
-    dataset = _prepared(path, builder, name)
-    classes = getattr(dataset.features.get(label), 'num_classes', num_classes)
-    if classes != num_classes:
-      raise ValueError(
-        f'num_classes must be {classes} for {path}, got {num_classes}'
-      )
-    table, order = Rows(path, dataset, _folder_of(path, builder)), None
-  rows = np.arange(len(table))
-  if x_column:
-    return of_numbers(table, x_column, context_column, rows, order)
-  return checked(
-    ColumnSource(
-      table, columns, rows, pictures(image_shape, num_classes), order
-    )
-  )
 
 
 def _builder(path, subset, revision):
@@ -167,14 +161,20 @@ def _folder_of(path, builder):
   return Path(cache) / f'datasets--{path.replace("/", "--")}'
 
 
-def _prepared(path, builder, split):
-  # Returns a split as an Arrow table in the cache of `datasets`.
+def _prepared(path, builder, split, label, num_classes):
+  # Returns the rows of a split, an Arrow table in the cache of `datasets`.
   if _kind(builder) == 'parquet':  # Name a damaged file.
     files = itertools.chain(*builder.config.data_files.values())
     open_parquet(path, [file for file in files if '://' not in file], (), 1)
   with _in_one_line(path):
     builder.download_and_prepare()
-    return builder.as_dataset(split)
+    dataset = builder.as_dataset(split)
+  classes = getattr(dataset.features.get(label), 'num_classes', num_classes)
+  if classes != num_classes:
+    raise ValueError(
+      f'num_classes must be {classes} for {path}, got {num_classes}'
+    )
+  return Rows(path, dataset, _folder_of(path, builder))
 
 
 def _streamed(path, builder, split, read, buffer):

@@ -40,13 +40,30 @@ def npz(
   names = names_of(path)
   has_test = any(f'test_{n}' in names for n in NAMES['x'])
   prefix = 'test_' if has_test and split == 'test' else ''
+  arrays = _arrays(path, names, prefix, num_classes)
+  if not has_test:
+    size = len(arrays['x'])
+    index = random_part(size, split, test_fraction, path)
+    if len(index) < size:  # a whole folder stays on disk
+      arrays = {n: array[index] for n, array in arrays.items()}
+  x, label, context = map(arrays.get, NAMES)
+  low, high = box_of(bounds, arrays['x'].shape[-1])
+  source = ArraySource(
+    x, label, num_classes, context=context, low=low, high=high
+  )
+  check_box(source.facts.x, source.x)
+  return source
+
+
+def _arrays(path, names, prefix, num_classes):
+  # Returns the arrays of NAMES that the file has, checked.
   arrays = {}
   for what, spellings in NAMES.items():
     if what == 'label' and not num_classes:
       continue
-    found = [f'{prefix}{n}' for n in spellings if f'{prefix}{n}' in names]
-    if found:
-      (arrays[what],) = read(path, found[:1]).values()
+    given = [f'{prefix}{n}' for n in spellings if f'{prefix}{n}' in names]
+    if given:
+      (arrays[what],) = read(path, given[:1]).values()
     elif what != 'context':
       raise ValueError(
         f'{path} has the arrays {", ".join(names) or "none"}; it must contain '
@@ -57,21 +74,7 @@ def npz(
   if 'label' in arrays:
     arrays['label'] = _checked(path, arrays['label'], len(x), num_classes)
   _check_context(path, arrays, names)
-  if not has_test:
-    index = random_part(len(x), split, test_fraction, path)
-    if len(index) < len(x):  # a whole folder stays on disk
-      arrays = {n: array[index] for n, array in arrays.items()}
-  box = box_of(bounds, x.shape[-1])
-  source = ArraySource(
-    arrays['x'],
-    arrays.get('label'),
-    num_classes,
-    context=arrays.get('context'),
-    low=box[0],
-    high=box[1],
-  )
-  check_box(source.facts.x, source.x)
-  return source
+  return arrays
 
 
 def box_of(

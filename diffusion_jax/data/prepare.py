@@ -32,9 +32,6 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
   prepared as array_record, the official archives in DATA_DIR/downloads/manual,
   a download. Raises ValueError or OSError with one line that says what to do.
   """
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core.download import download_manager
-
   from diffusion_jax.data import builders
 
   make = {'cifar10': builders.CIFAR10Arrays, 'mnist': builders.MNISTArrays}
@@ -51,15 +48,27 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
     except ValueError as error:
       remark = f' ({error})'
   _check_archives(name, builder_class, top, remark)
-
   print(f'preparing {name} in {folder}: a minute or so, once', flush=True)
+  try:
+    _download_and_prepare(name, builder_class(data_dir=top))
+  except OSError:
+    # Another process may have prepared the folder in the meantime.
+    if not folder.exists():
+      raise
+  check_prepared(folder)
+  return folder
+
+
+def _download_and_prepare(name, builder):
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download import download_manager
+
   tfds.disable_progress_bar()
   config = tfds.download.DownloadConfig(
     try_download_gcs=False, force_checksums_validation=True
   )
   try:
     with contextlib.redirect_stdout(io.StringIO()):
-      builder = builder_class(data_dir=top)
       builder.download_and_prepare(
         download_config=config, file_format='array_record'
       )
@@ -71,12 +80,6 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
     raise OSError(
       f'the download of {name} failed, try again: {reason}'
     ) from None
-  except OSError:
-    # Another process may have prepared the folder in the meantime.
-    if not folder.exists():
-      raise
-  check_prepared(folder)
-  return folder
 
 
 def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:

@@ -60,36 +60,16 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
   given = str(config.get('_class_name'))
   classes = (*_SAMPLERS, *_SAME_MODELS)
   check('diffusers', {'scheduler': given}, {'scheduler': classes})
-  c = SimpleNamespace(
-    **{**DDPM, **{n: x for n, x in config.items() if n in DDPM}}
-  )
-  known = {
-    'beta_schedule': tuple(_BETAS) if c.trained_betas is None else '',
-    'prediction_type': tuple(_PREDICTIONS),
-    'variance_type': tuple(_VARIANCES),
-    'timestep_spacing': _SPACINGS,
-  }
+  c = SimpleNamespace(**{n: config.get(n, x) for n, x in DDPM.items()})
   sampler: Sections = {'name': _SAMPLERS.get(given, 'ddim')}
   num_steps, notes = _DDIM_STEPS, ()
-  if given in _SAMPLERS:
-    check_known(given, (*DDPM, 'set_alpha_to_one'), [
-      n for n, x in config.items() if not n.startswith('_') and x is not None
-    ])  # fmt: skip
-    # Options that nothing uses may have any value.
-    leading = c.timestep_spacing == 'leading'
-    known |= {
-      'clip_sample_range': (1.0,) if c.clip_sample else '',
-      'sample_max_value': (1.0,) if c.thresholding else '',
-      'steps_offset': (0,) if leading else '',
-      'set_alpha_to_one': (True,) if 'set_alpha_to_one' in config else '',
-    }
-  else:
+  if given not in _SAMPLERS:
     c.variance_type = DDPM['variance_type']
     notes = (
       f'{given} is not read as a sampler: sampling is DDIM with {_DDIM_STEPS} '
       'steps, which --config.sampling.sampler changes',
     )
-  check(given, {**config, **vars(c)}, known)
+  _check(given, config, c)
   if sampler['name'] == 'ancestral':
     sampler['variance'] = _VARIANCES[c.variance_type]
     num_steps = len(c.trained_betas or ()) or c.num_train_timesteps
@@ -106,6 +86,28 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
       'dynamic_threshold': threshold,
     },
   }, notes
+
+
+def _check(given, config, c):
+  known = {
+    'beta_schedule': tuple(_BETAS) if c.trained_betas is None else '',
+    'prediction_type': tuple(_PREDICTIONS),
+    'variance_type': tuple(_VARIANCES),
+    'timestep_spacing': _SPACINGS,
+  }
+  if given in _SAMPLERS:
+    check_known(given, (*DDPM, 'set_alpha_to_one'), [
+      n for n, x in config.items() if not n.startswith('_') and x is not None
+    ])  # fmt: skip
+    # Options that nothing uses may have any value.
+    leading = c.timestep_spacing == 'leading'
+    known |= {
+      'clip_sample_range': (1.0,) if c.clip_sample else '',
+      'sample_max_value': (1.0,) if c.thresholding else '',
+      'steps_offset': (0,) if leading else '',
+      'set_alpha_to_one': (True,) if 'set_alpha_to_one' in config else '',
+    }
+  check(given, {**config, **vars(c)}, known)
 
 
 def _schedule(c):

@@ -54,7 +54,6 @@ class Attention(Checked):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     channels = x.shape[-1]
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
     h = x
     if self.pre_norm:
       groups = count_groups(self.num_groups, channels, self.group_width)
@@ -64,19 +63,19 @@ class Attention(Checked):
     split = heads, channels // heads
     if self.qkv == 'separate':
       q, k, v = (
-        dense(h, channels, name, scale=self.qkv_scale, **style).reshape(
+        dense(h, channels, name, scale=self.qkv_scale, **self.style).reshape(
           *h.shape[:2], *split
         )
         for name in ('query', 'key', 'value')
       )
     else:
-      fused = dense(h, 3 * channels, 'qkv', scale=self.qkv_scale, **style)
+      fused = dense(h, 3 * channels, 'qkv', scale=self.qkv_scale, **self.style)
       place = {'new': 0, 'legacy': 1, 'interleaved': 2}[self.qkv]
       layout = (*split[:place], 3, *split[place:])
       fused = fused.reshape(*h.shape[:2], *layout)
       q, k, v = jnp.moveaxis(fused, 2 + place, 0)
     h = attend(q, k, v, implementation=self.implementation)
-    h = dense(h, channels, 'proj_out', zero=True, **style)
+    h = dense(h, channels, 'proj_out', zero=True, **self.style)
     return self.skip_scale * (x + h.reshape(x.shape))
 
 
@@ -100,16 +99,15 @@ class CrossAttention(Checked):
   @nn.compact
   def __call__(self, x: Array, text: Array, mask: Array) -> Array:
     channels = x.shape[-1]
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
     h = GroupNorm(self.num_groups, self.norm_eps, self.dtype, name='norm')(x)
     h = h.reshape(len(x), -1, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
 
     def project(a, name):
-      a = dense(a, channels, name, **style)
+      a = dense(a, channels, name, **self.style)
       return a.reshape(*a.shape[:2], heads, channels // heads)
 
     q, k, v = project(h, 'query'), project(text, 'key'), project(text, 'value')
     h = attend(q, k, v, mask)
-    h = dense(h, channels, 'proj_out', zero=True, **style)
+    h = dense(h, channels, 'proj_out', zero=True, **self.style)
     return x + h.reshape(x.shape)

@@ -7,6 +7,7 @@ have the type `dtype`.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,12 @@ from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
+Part = Callable[[Array, int, str], Array]  # of (h, level, name)
+
+
+def concatenate(a: Array, b: Array) -> Array:
+  """Returns the channels of a, then of b."""
+  return jnp.concatenate([a, b], axis=-1)
 
 
 class ResnetBlock(Checked):
@@ -60,7 +67,6 @@ class ResnetBlock(Checked):
 
   @nn.compact
   def __call__(self, x: Array, embedding: Array | None, train: bool) -> Array:
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
 
     def norm(h, name):
       groups = count_groups(self.num_groups, h.shape[-1], self.group_width)
@@ -69,26 +75,25 @@ class ResnetBlock(Checked):
     h = nn.swish(norm(x, 'norm_1'))
     if self.resample is not None:
       h, x = self.resample(h), self.resample(x)
-    h = Conv(self.features, **style, name='conv_1')(h)
+    h = Conv(self.features, **self.style, name='conv_1')(h)
     if embedding is None:
       h = norm(h, 'norm_2')
     else:
       h = self._with_embedding(h, embedding, norm)
     h = nn.swish(h)
     h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
-    h = Conv(self.features, zero=True, **style, name='conv_2')(h)
+    h = Conv(self.features, zero=True, **self.style, name='conv_2')(h)
     resampled = self.project_resampled and self.resample is not None
     if resampled or x.shape[-1] != self.features:
-      x = dense(x, self.features, 'shortcut', **style)
+      x = dense(x, self.features, 'shortcut', **self.style)
     return self.skip_scale * (x + h)
 
   def _with_embedding(self, h, embedding, norm):
     # Returns the second norm, which depends on the embedding.
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
     width = self.features * (2 if self.scale_shift else 1)
     start = {'zero': self.zero_embedding, 'use_bias': not self.zero_embedding}
     embedding = nn.swish(embedding)
-    embedding = dense(embedding, width, 'embedding_proj', **start, **style)
+    embedding = dense(embedding, width, 'embedding_proj', **start, **self.style)
     embedding = embedding.reshape(len(h), *[1] * (h.ndim - 2), -1)
     if not self.scale_shift:
       return norm(h + embedding, 'norm_2')
@@ -111,9 +116,51 @@ def make_block(
     if field.name not in ('name', 'parent') and hasattr(network, field.name)
   }
   # `train` is a Python bool. Arguments are counted from self.
-  static = (3,) if block is ResnetBlock else ()
+  takes_train = 'train' in inspect.signature(block.__call__).parameters
+  static = (3,) if takes_train else ()
   kind = maybe_remat(block, network, static_argnums=static)
   return kind(**shared | options, name=name)
+
+
+def encode(
+  h: Array, num_levels: int, num_blocks: int, block: Part, halve: Part
+) -> list[Array]:
+  """Returns the feature maps of a U-Net's encoder, from its first, h, on.
+
+  A level applies block(h, level, name) num_blocks times; between two levels is
+  halve(h, level, name).
+  """
+  maps = [h]
+  for level in range(num_levels):
+    for i in range(num_blocks):
+      maps.append(block(maps[-1], level, f'down_{level}_{i}'))
+    if level < num_levels - 1:
+      maps.append(halve(maps[-1], level, f'down_{level}_downsample'))
+  return maps
+
+
+def decode(
+  h: Array,
+  maps: list[Array],
+  num_levels: int,
+  num_blocks: int,
+  block: Part,
+  double: Part,
+  join: Callable[[Array, Array], Array] = concatenate,
+) -> Array:
+  """Returns the output of a U-Net's decoder, whose input is h.
+
+  Each block takes h joined with one of the encoder's maps, the last first; an
+  autoencoder has none. double(h, level, name) is between two levels.
+  """
+  maps = [*maps]
+  for level in reversed(range(num_levels)):
+    for i in range(num_blocks):
+      h = join(h, maps.pop()) if maps else h
+      h = block(h, level, f'up_{level}_{i}')
+    if level > 0:
+      h = double(h, level, f'up_{level}_upsample')
+  return h
 
 
 def output_conv(network: Any, features: int, h: Array) -> Array:

@@ -8,11 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention
-from diffusion_jax.networks.blocks import ResnetBlock, make_block
-from diffusion_jax.networks.embeddings import (
-  noise_layers,
-  sinusoidal,
-)
+from diffusion_jax.networks.blocks import ResnetBlock, encode, make_block
+from diffusion_jax.networks.embeddings import noise_layers, sinusoidal
 from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.layers import (
   Conv,
@@ -72,36 +69,33 @@ class NoisyClassifier(Checked):
     check_sides(x, len(self.multipliers))
     if cond:
       raise ValueError(f'the network has no condition {sorted(cond)}')
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
     widths = [int(self.channels * m) for m in self.multipliers]
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
-    embedding = noise_layers(h, 4 * self.channels, **style)
+    embedding = noise_layers(h, 4 * self.channels, **self.style)
 
-    def residual(h, width, name, resample=None):
-      options = {'features': width, 'resample': resample}
-      block = make_block(ResnetBlock, self, name, **options)
-      return block(h, embedding, train)
+    def residual(h, level, name, resample=None):
+      options = {'features': widths[level], 'resample': resample}
+      return make_block(ResnetBlock, self, name, **options)(h, embedding, train)
 
     def attention(h, name):
       return make_block(Attention, self, name)(h)
 
-    stem = self.channels if self.stem_channels is None else self.stem_channels
-    h = Conv(stem, **style, name='conv_in')(x)
-    for level, width in enumerate(widths):
-      for i in range(self.num_blocks):
-        h = residual(h, width, f'down_{level}_{i}_block')
-        if h.shape[1] in self.attention_resolutions:
-          h = attention(h, f'down_{level}_{i}_attention')
-      name = f'down_{level}_downsample'
-      if level == len(widths) - 1:
-        break
+    def block(h, level, name):
+      h = residual(h, level, f'{name}_block')
+      attends = h.shape[1] in self.attention_resolutions
+      return attention(h, f'{name}_attention') if attends else h
+
+    def halve(h, level, name):
       if self.resblock_updown:
-        h = residual(h, width, name, average_pool)
-      else:
-        h = Downsample(self.downsample_padding, **style, name=name)(h)
-    h = residual(h, widths[-1], 'middle_0_block')
+        return residual(h, level, name, average_pool)
+      return Downsample(self.downsample_padding, **self.style, name=name)(h)
+
+    stem = self.channels if self.stem_channels is None else self.stem_channels
+    h = Conv(stem, **self.style, name='conv_in')(x)
+    h = encode(h, len(widths), self.num_blocks, block, halve)[-1]
+    h = residual(h, -1, 'middle_0_block')
     h = attention(h, 'middle_attention')
-    h = residual(h, widths[-1], 'middle_1_block')
+    h = residual(h, -1, 'middle_1_block')
 
     # The last layers are always float32.
     norm = GroupNorm(self.num_groups, self.norm_eps, name='norm_out')

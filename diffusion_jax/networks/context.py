@@ -71,7 +71,7 @@ class ContextCode(Checked):
     return jnp.where(drop, null.reshape(*[1] * (code.ndim - 1), -1), code)
 
   def _encode(self, context):
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    style = self.style
     _, width, layers, heads = self.options
     if self.kind == 'channels':
       return context

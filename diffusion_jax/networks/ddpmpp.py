@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention
-from diffusion_jax.networks.blocks import ResnetBlock, make_block
+from diffusion_jax.networks.blocks import (
+  ResnetBlock,
+  decode,
+  encode,
+  make_block,
+)
 from diffusion_jax.networks.embeddings import (
   FourierEmbedding,
   LabelLinear,
@@ -102,48 +107,41 @@ class DDPMpp(Checked):
     self.inputs.check(cond)
     embedding = self._embed(noise, cond)
     pyramid = x = with_inputs(self.inputs, x, cond)
-    last = len(widths) - 1
-    halve, double = self._resamplers()
+    pool, repeat = self._resamplers()
+    count = self.num_blocks
 
-    def residual(h, width, name, resample=None):
-      options = {'features': width, 'resample': resample, **BLOCK}
-      block = make_block(
-        ResnetBlock, self, name, project_resampled=True, **options
-      )
-      return block(h, embedding, train)
+    def residual(h, level, name, resample=None):
+      options = {'features': widths[level], 'resample': resample, **BLOCK}
+      options['project_resampled'] = True
+      return make_block(ResnetBlock, self, name, **options)(h, embedding, train)
 
     def attention(h, name):
       options = {'qkv': 'interleaved', 'qkv_scale': 0.2, **BLOCK}
       return make_block(Attention, self, name, **options)(h)
 
-    def block(h, level, name, attend):
-      h = residual(h, widths[level], f'{name}_block')
-      if attend and h.shape[1] in self.attention_resolutions:
+    def block(h, level, name):
+      h = residual(h, level, f'{name}_block')
+      attends = name.startswith('down') or name == f'up_{level}_{count}'
+      if attends and h.shape[1] in self.attention_resolutions:
         h = attention(h, f'{name}_attention')
       return h
 
+    def halve(h, level, name):
+      nonlocal pyramid
+      h = residual(h, level, name, pool)
+      if self.input_pyramid:
+        h = pyramid = self._pyramid(pyramid, h, f'down_{level}_pyramid')
+      return h
+
+    def double(h, level, name):
+      return residual(h, level, name, repeat)
+
     h = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
-    skips = [h]
-    for level in range(last + 1):
-      for i in range(self.num_blocks):
-        h = block(h, level, f'down_{level}_{i}', attend=True)
-        skips.append(h)
-      if level < last:
-        h = residual(h, widths[level], f'down_{level}_downsample', halve)
-        if self.input_pyramid:
-          h = pyramid = self._pyramid(pyramid, h, f'down_{level}_pyramid')
-        skips.append(h)
-
-    h = residual(h, widths[last], 'middle_0_block')
+    maps = encode(h, len(widths), count, block, halve)
+    h = residual(maps[-1], -1, 'middle_0_block')
     h = attention(h, 'middle_attention')
-    h = residual(h, widths[last], 'middle_1_block')
-
-    for level in reversed(range(last + 1)):
-      for i in range(self.num_blocks + 1):
-        h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = block(h, level, f'up_{level}_{i}', attend=i == self.num_blocks)
-      if level > 0:
-        h = residual(h, widths[level], f'up_{level}_upsample', double)
+    h = residual(h, -1, 'middle_1_block')
+    h = decode(h, maps, len(widths), count + 1, block, double)
 
     # The last layers are always float32.
     groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)

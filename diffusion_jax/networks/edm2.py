@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.embeddings import labelled
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
@@ -30,7 +31,6 @@ from diffusion_jax.networks.options import (
   check_sides,
   count_heads,
 )
-from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.networks.tokens import attend
 from diffusion_jax.ranges import Count, Rate, Size
 
@@ -140,48 +140,35 @@ class EDM2(Checked):
     check_sides(x, len(widths))
     self.inputs.check(cond)
     embedding = self._embed(noise, cond, widths)
-    last = len(widths) - 1
 
-    def block(h, width, name, attend=None, **options):
+    def make(h, level, name, attend=None, **options):
       if attend is None:
         attend = h.shape[1] in self.attention_resolutions
+      width = widths[level]
       heads = count_heads(1, self.head_channels, width) if attend else 0
-      # `train` is a Python bool. Arguments are counted from self.
-      kind = maybe_remat(EDM2Block, self, static_argnums=(3,))
-      make = kind(
-        width,
-        num_heads=heads,
-        dropout=self.dropout,
-        attention=self.attention,
-        dtype=self.dtype,
-        name=f'{name}_block',
-        **options,
-      )
-      return make(h, embedding, train)
+      options = {'features': width, 'num_heads': heads, **options}
+      block = make_block(EDM2Block, self, f'{name}_block', **options)
+      return block(h, embedding, train)
+
+    def decoded(h, level, name, **options):
+      return make(h, level, name, decoder=True, **options)
+
+    def halve(h, level, _):
+      down = {'resample': average_pool, 'attend': False}
+      return make(h, level, f'down_{level + 1}_first', **down)
+
+    def double(h, level, _):
+      up = {'resample': nearest_upsample, 'attend': False}
+      return decoded(h, level, f'up_{level - 1}_first', **up)
 
     # A channel of ones takes the place of biases.
     h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
     h = MPConv(widths[0], 3, dtype=self.dtype, name='conv_in')(h)
-    skips = [h]
-    for level, width in enumerate(widths):
-      if level > 0:
-        down = {'resample': average_pool, 'attend': False}
-        h = block(h, widths[level - 1], f'down_{level}_first', **down)
-        skips.append(h)
-      for i in range(self.num_blocks):
-        h = block(h, width, f'down_{level}_{i}')
-        skips.append(h)
-
-    for i in range(2):
-      name = f'middle_{i}'
-      h = block(h, widths[last], name, attend=i == 0, decoder=True)
-    for level in reversed(range(last + 1)):
-      if level < last:
-        up = {'resample': nearest_upsample, 'attend': False}
-        h = block(h, widths[level + 1], f'up_{level}_first', decoder=True, **up)
-      for i in range(self.num_blocks + 1):
-        h = mp_cat(h, skips.pop())
-        h = block(h, widths[level], f'up_{level}_{i}', decoder=True)
+    levels, count = len(widths), self.num_blocks
+    maps = encode(h, levels, count, make, halve)
+    h = decoded(maps[-1], -1, 'middle_0', attend=True)
+    h = decoded(h, -1, 'middle_1', attend=False)
+    h = decode(h, maps, levels, count + 1, decoded, double, mp_cat)
 
     # The last layer is always float32.
     gain = self.param('gain_out', nn.initializers.zeros, (), jnp.float32)

@@ -48,6 +48,12 @@ class Checked(nn.Module):
     super().__post_init__()
     check_fields(self)
 
+  @property
+  def style(self) -> dict[str, Any]:
+    """The initializer and the dtype, options of most layers."""
+    given = vars(self)
+    return {name: given[name] for name in ('initializer', 'dtype')}
+
 
 def check_fields(module: Any) -> None:
   """Raises ValueError for a field whose value its type does not allow.

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention, CrossAttention
-from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
+from diffusion_jax.networks.blocks import (
+  ResnetBlock,
+  decode,
+  encode,
+  make_block,
+  output_conv,
+)
 from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import (
   noise_and_label,
@@ -16,7 +22,7 @@ from diffusion_jax.networks.embeddings import (
   sinusoidal,
   with_inputs,
 )
-from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
+from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
@@ -107,26 +113,14 @@ class UNet(Checked):
     cond = cond or {}
     check_sides(x, len(widths), (1, 2, 3))
     self.inputs.check(cond)
-    embedding = self._embed(noise, cond)
-    words = ()
-    if self.inputs.text:
-      words, pooled = self._text(self.inputs.text, cond, len(x))
-      embedding += pooled
-    context = read_context(
-      self.inputs, x, cond, 4 * self.channels, **self._style()
-    )
-    if context.embedding is not None:
-      embedding += context.embedding
-    x = with_inputs(self.inputs, x, cond, context.channels)
-    last = len(widths) - 1
+    embedding, words, x = self._conditions(x, noise, cond)
 
-    def residual(h, width, name, resample=None):
-      options = {'features': width, 'resample': resample}
-      block = make_block(ResnetBlock, self, name, **options)
-      return block(h, embedding, train)
+    def residual(h, level, name, resample=None):
+      options = {'features': widths[level], 'resample': resample}
+      return make_block(ResnetBlock, self, name, **options)(h, embedding, train)
 
     def block(h, level, name):
-      h = residual(h, widths[level], f'{name}_block')
+      h = residual(h, level, f'{name}_block')
       if attention_size(h.shape[1:-1]) in self.attention_resolutions:
         h = attend(h, name)
       return h
@@ -134,62 +128,46 @@ class UNet(Checked):
     def attend(h, name, **options):
       options['implementation'] = self.attention
       h = make_block(Attention, self, f'{name}_attention', **options)(h)
-      if self.inputs.text:
-        h = make_block(CrossAttention, self, f'{name}_text')(h, *words)
-      if context.words is not None:
-        cross = make_block(CrossAttention, self, f'{name}_context')
-        h = cross(h, *context.words)
+      for kind, sequence in words.items():
+        h = make_block(CrossAttention, self, f'{name}_{kind}')(h, *sequence)
       return h
 
-    h = Conv(stem, **self._style(), name='conv_in')(x)
-    skips = [h]
-    for level in range(last + 1):
-      for i in range(self.num_blocks):
-        h = block(h, level, f'down_{level}_{i}')
-        skips.append(h)
-      if level < last:
-        name = f'down_{level}_downsample'
-        if self.resblock_updown:
-          h = residual(h, widths[level], name, average_pool)
-        else:
-          h = Downsample(self.downsample_padding, **self._style(), name=name)(h)
-        skips.append(h)
+    def halve(h, level, name):
+      if self.resblock_updown:
+        return residual(h, level, name, average_pool)
+      return Downsample(self.downsample_padding, **self.style, name=name)(h)
 
-    h = residual(h, widths[last], 'middle_0_block')
+    def double(h, level, name):
+      if self.resblock_updown:
+        return residual(h, level, name, nearest_upsample)
+      return Upsample(**self.style, name=name)(h)
+
+    h = Conv(stem, **self.style, name='conv_in')(x)
+    maps = encode(h, len(widths), self.num_blocks, block, halve)
+    h = residual(maps[-1], -1, 'middle_0_block')
     if self.middle_attention != 'none':
       h = attend(h, 'middle', pre_norm=self.middle_attention != 'plain')
-    h = residual(h, widths[last], 'middle_1_block')
-
-    for level in reversed(range(last + 1)):
-      for i in range(self.num_blocks + 1):
-        h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = block(h, level, f'up_{level}_{i}')
-      if level > 0:
-        name = f'up_{level}_upsample'
-        if self.resblock_updown:
-          h = residual(h, widths[level], name, nearest_upsample)
-        else:
-          h = Upsample(**self._style(), name=name)(h)
-
+    h = residual(h, -1, 'middle_1_block')
+    h = decode(h, maps, len(widths), self.num_blocks + 1, block, double)
     return output_conv(self, self.out_channels, h)
 
-  def _style(self):
-    return {'initializer': self.initializer, 'dtype': self.dtype}
-
-  def _text(self, text: Text, cond, batch_size):
-    # Returns (words [B, L, D], mask [B, L]) and the projection of their mean.
-    null, style = self.inputs.null_class, self._style()
-    sizes = text.width, text.layers, text.heads
-    features = TextFeatures(*sizes, null, **style, name='text')
-    words, mask = features(cond, batch_size)
-    pooled = mean_of_words(words, mask)
-    pooled = dense(pooled, 4 * self.channels, 'text_pooled', **style)
-    return (words, mask), pooled
-
-  def _embed(self, noise, cond):
+  def _conditions(self, x, noise, cond):
+    # Returns the embedding of noise and conditions, the words by kind with
+    # their masks, and x with further channels.
+    width, words = 4 * self.channels, {}
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
-    embedding = noise_and_label(
-      h, cond, 4 * self.channels, self.inputs, **self._style()
-    )
-    steps = self.channels, 4 * self.channels, self.noise_embedding
-    return embedding + of_step(self.inputs, cond, *steps, self.dtype)
+    embedding = noise_and_label(h, cond, width, self.inputs, **self.style)
+    steps = self.channels, width, self.noise_embedding
+    embedding += of_step(self.inputs, cond, *steps, self.dtype)
+    if text := self.inputs.text:
+      sizes = text.width, text.layers, text.heads, self.inputs.null_class
+      features = TextFeatures(*sizes, **self.style, name='text')
+      words['text'] = features(cond, len(x))
+      pooled = mean_of_words(*words['text'])
+      embedding += dense(pooled, width, 'text_pooled', **self.style)
+    context = read_context(self.inputs, x, cond, width, **self.style)
+    if context.embedding is not None:
+      embedding += context.embedding
+    if context.words is not None:
+      words['context'] = context.words
+    return embedding, words, with_inputs(self.inputs, x, cond, context.channels)

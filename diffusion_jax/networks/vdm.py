@@ -90,7 +90,7 @@ class ScoreNetwork(Checked):
       return make_block(Attention, self, name)(h)
 
     h = fourier_features(z, *self.fourier)
-    h = Conv(self.channels, **self._style(), name='conv_in')(h)
+    h = Conv(self.channels, **self.style, name='conv_in')(h)
     skips = [h]
     for i in range(self.num_layers):
       h = block(h, f'down_{i}')
@@ -105,9 +105,6 @@ class ScoreNetwork(Checked):
 
     return z + output_conv(self, z.shape[-1], h)
 
-  def _style(self):
-    return {'initializer': self.initializer, 'dtype': self.dtype}
-
   def _embed(self, noise, cond):
     gamma = -noise.astype(jnp.float32)
     t = (gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)
@@ -115,5 +112,5 @@ class ScoreNetwork(Checked):
     augmented = jnp.asarray(cond.get('augmented', jnp.zeros_like(t)), t.dtype)
     h = jnp.concatenate([h, augmented[:, None]], axis=-1)
     return noise_and_label(
-      h, cond, 4 * self.channels, self.inputs, **self._style()
+      h, cond, 4 * self.channels, self.inputs, **self.style
     )
