@@ -267,9 +267,7 @@ def ode(
   most MOST_EXACT real numbers do without; dequantization: uniform in the bin of
   a grey level, or Gaussian, the noise of t_min.
   """
-  check_value('t_min', t_min, Rate)
-  check_value('tolerance', tolerance, _BELOW_ONE)
-  check_at_least(1, num_probes=num_probes)
+  _check_solver(t_min, tolerance, num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
     levels, log_det = model.facts.x.levels, model.facts.x.log_det
@@ -307,6 +305,12 @@ def ode(
   return _in_bits('ode', measure)
 
 
+def _check_solver(t_min, tolerance, num_probes):
+  check_value('t_min', t_min, Rate)
+  check_value('tolerance', tolerance, _BELOW_ONE)
+  check_at_least(1, num_probes=num_probes)
+
+
 def latent_ode(
   t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
 ) -> ModelMetric:
@@ -315,9 +319,7 @@ def latent_ode(
   log p(x | z) + log p(z) - log q(z | x) at one draw of z, with log p(z) by the
   probability-flow ODE (Vahdat et al. 2021). The fields are those of `ode`.
   """
-  check_value('t_min', t_min, Rate)
-  check_value('tolerance', tolerance, _BELOW_ONE)
-  check_at_least(1, num_probes=num_probes)
+  _check_solver(t_min, tolerance, num_probes)
 
   def measure(model: LatentDiffusion) -> PerExample:
     def function(params, keys, x0, cond):
