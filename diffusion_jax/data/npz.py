@@ -46,10 +46,10 @@ def npz(
     index = random_part(size, split, test_fraction, path)
     if len(index) < size:  # a whole folder stays on disk
       arrays = {n: array[index] for n, array in arrays.items()}
-  x, label, context = map(arrays.get, NAMES)
+  label, context = arrays.get('label'), arrays.get('context')
   low, high = box_of(bounds, arrays['x'].shape[-1])
   source = ArraySource(
-    x, label, num_classes, context=context, low=low, high=high
+    arrays['x'], label, num_classes, context=context, low=low, high=high
   )
   check_box(source.facts.x, source.x)
   return source
