@@ -194,11 +194,12 @@ def continuous_consistency(
       x, level = sigma_data * scaled, level_of_angle(angle, sigma_data)
       return network.output(params['network'], x, level, inputs.cond, keys[0])
 
-    ramp = (
-      jnp.minimum(context.step / warmup_steps, 1.0) if warmup_steps else 1.0
+    warmup = 1.0
+    if warmup_steps:
+      warmup = jnp.minimum(context.step / warmup_steps, 1.0)
+    before, g = trigflow_tangent(
+      output_fn, x, angle, velocity, warmup, sigma_data
     )
-    tangent = output_fn, x, angle, velocity, ramp, sigma_data
-    before, g = trigflow_tangent(*tangent)
     target = before + normalized(g, offset)
     losses = squared_error(output_fn(x / sigma_data, angle), target)
     norms = jnp.sqrt(squared_error(g, jnp.zeros_like(g)))

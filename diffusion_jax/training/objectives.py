@@ -397,9 +397,11 @@ def vdm(
   def draw(key, batch, context):
     # Only t: gradients reach the level of a learned schedule in the loss.
     key, eps_key = jax.random.split(key)
-    times = antithetic_times
-    inputs, keys = draw_inputs(key, batch, lambda t: t, network, times)
-    return (inputs, jax.random.normal(eps_key, batch['x'].shape)), keys
+    inputs, keys = draw_inputs(
+      key, batch, lambda t: t, network, antithetic_times
+    )
+    eps_0 = jax.random.normal(eps_key, batch['x'].shape)
+    return (inputs, eps_0), keys
 
   def loss(params, context, inputs, keys):
     schedule = make_schedule(params)
@@ -420,18 +422,12 @@ def vdm(
       'reconstruction': categorical_nll(x0, z0, first, num_levels),
     }
     parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
-    ends = means(logsnr_0=first.logsnr, logsnr_1=last.logsnr)
-    return _sum_of_parts(parts, level.t, ends)
+    metrics = means(**parts)
+    total = jnp.asarray(sum(part.total for part in metrics.values()))
+    metrics |= means(loss=total, logsnr_0=first.logsnr, logsnr_1=last.logsnr)
+    return total, (metrics | by_quarter(parts['diffusion'], level.t), ())
 
   return Objective(draw, loss)
-
-
-def _sum_of_parts(parts, t, others):
-  # Returns the sum of a bound's parts [B], with a metric for each.
-  metrics = means(**parts)
-  total = jnp.asarray(sum(part.total for part in metrics.values()))
-  metrics |= others | means(loss=total)
-  return total, (metrics | by_quarter(parts['diffusion'], t), ())
 
 
 def _check_ends(schedule):

@@ -34,7 +34,7 @@ def make_train_step(
   parts, which saves memory and gives the same step. skip_nonfinite: if loss or
   gradient are not finite, only the step changes. Jit it with a donated state.
   """
-  gradient, rates = accumulated(objective, accumulate), more_ema_rates or {}
+  gradient = accumulated(objective, accumulate)
 
   def train_step(state, batch, key, frozen=(), rate=1.0):
     key = jax.random.fold_in(key, state.step)
@@ -50,10 +50,16 @@ def make_train_step(
 
     norm = global_norm(grads)
     metrics['grad_norm'] = Mean(norm, jnp.ones(()))
-    ema_params = average(state.ema_params, ema_rate)
-    more = {n: average(state.more_ema_params[n], r) for n, r in rates.items()}
     after = TrainState(
-      state.step + 1, params, ema_params, opt_state, objective_state, more
+      step=state.step + 1,
+      params=params,
+      ema_params=average(state.ema_params, ema_rate),
+      opt_state=opt_state,
+      objective_state=objective_state,
+      more_ema_params={
+        name: average(state.more_ema_params[name], rate)
+        for name, rate in (more_ema_rates or {}).items()
+      },
     )
     if skip_nonfinite:
       good = jnp.isfinite(loss) & jnp.isfinite(norm)
