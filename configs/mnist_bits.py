@@ -25,14 +25,13 @@ VARIANTS = (
   'binary_vae',
   'binary_masked',
 )
-UNET = section(
-  'unet',
-  channels=16,
-  multipliers=(1, 3, 4),
-  num_blocks=1,
-  num_groups=8,
-  attention_resolutions=(7,),
-)
+UNET = {
+  'channels': 16,
+  'multipliers': (1, 3, 4),
+  'num_blocks': 1,
+  'num_groups': 8,
+  'attention_resolutions': (7,),
+}
 
 
 def get_config(arg=''):
@@ -73,7 +72,7 @@ def get_config(arg=''):
     if arg == 'binary_vae':
       config.decoding = section(decoder='bernoulli')
   elif kind in ('masked', 'd3pm'):
-    config.network = UNET
+    config.network = section('unet', **UNET)
     config.schedule = section('polynomial_masking')
     config.noise_input = section('time')
     config.objective = section(kind)
@@ -85,7 +84,7 @@ def get_config(arg=''):
       config.noise_input = section('step')
       config.evaluation.update(num_images=1000, elbo=section())  # all 100 terms
   elif kind == 'improved':
-    config.network = UNET
+    config.network = section('unet', **UNET)
     # sigma = 0.004 at the first step; grey levels are 0.0078 apart
     config.schedule = section('linear', start=1.6e-5)
     config.objective = section('hybrid')
@@ -111,7 +110,7 @@ def get_config(arg=''):
     config.evaluation.num_images = 1000
     config.sampling.clip = False
   elif kind == 'flow':
-    config.network = UNET
+    config.network = section('unet', **UNET)
     config = base.rectified_flow(config)
     config.evaluation.metrics = ('ode',)
     config.evaluation.num_images = 500
@@ -121,7 +120,7 @@ def get_config(arg=''):
     config.noise_input = section('logsnr')
     config.objective = section('vdm')
     config.optimizer.update(b2=0.99)
-    config.evaluation.elbo = section(decoder='categorical')
+    config.evaluation.elbo = section(decoder='categorical', random_steps=8)
     config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
     config.sampling.clip = False
     config.sampling.num_steps = 100

@@ -111,6 +111,7 @@ def huggingface(
 
 
 def _check_part(path, part, builder, split):
+  # Raises ValueError, or NoTestSplit, if the set has no split `part`.
   files = builder.config.data_files or {}
   if part not in files:
     kind = NoTestSplit if split == 'test' else ValueError

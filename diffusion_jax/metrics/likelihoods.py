@@ -267,7 +267,7 @@ def ode(
   most MOST_EXACT real numbers do without; dequantization: uniform in the bin of
   a grey level, or Gaussian, the noise of t_min.
   """
-  _check_solver(t_min, tolerance, num_probes)
+  log_p_of = _log_p_by_ode(t_min, tolerance, num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
     levels, log_det = model.facts.x.levels, model.facts.x.log_det
@@ -282,17 +282,8 @@ def ode(
         x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
       else:
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
-      log_p, _ = dj.log_likelihood(
-        probe_keys,
-        # A clipped field would have kinks, which no solver can pass.
-        model.denoiser(params, cond),
-        schedule,
-        x,
-        t_min=t_min,
-        rtol=tolerance,
-        atol=tolerance,
-        num_probes=num_probes,
-        exact_trace=not levels and x[0].size <= MOST_EXACT,
+      log_p = log_p_of(
+        probe_keys, model.denoiser(params, cond), schedule, x, not levels
       )
       if not levels:  # x = std x0 + mean is log_det less likely
         return {'nats': (log_det - log_p) / math.prod(shape)}
@@ -305,10 +296,28 @@ def ode(
   return _in_bits('ode', measure)
 
 
-def _check_solver(t_min, tolerance, num_probes):
+def _log_p_by_ode(t_min, tolerance, num_probes):
+  # Returns the log-likelihood log p(x), [B], in nats; `exact` allows the exact
+  # divergence of small arrays.
   check_value('t_min', t_min, Rate)
   check_value('tolerance', tolerance, _BELOW_ONE)
   check_at_least(1, num_probes=num_probes)
+
+  # The denoiser is not clipped: no solver passes the kinks of such a field.
+  def log_p(keys, denoise, schedule, x, exact=True):
+    return dj.log_likelihood(
+      keys,
+      denoise,
+      schedule,
+      x,
+      t_min=t_min,
+      rtol=tolerance,
+      atol=tolerance,
+      num_probes=num_probes,
+      exact_trace=exact and x[0].size <= MOST_EXACT,
+    )[0]
+
+  return log_p
 
 
 def latent_ode(
@@ -319,7 +328,7 @@ def latent_ode(
   log p(x | z) + log p(z) - log q(z | x) at one draw of z, with log p(z) by the
   probability-flow ODE (Vahdat et al. 2021). The fields are those of `ode`.
   """
-  _check_solver(t_min, tolerance, num_probes)
+  log_p_of = _log_p_by_ode(t_min, tolerance, num_probes)
 
   def measure(model: LatentDiffusion) -> PerExample:
     def function(params, keys, x0, cond):
@@ -327,17 +336,9 @@ def latent_ode(
       weights, scale = (params['autoencoder'][n] for n in ('network', 'scale'))
 
       def log_prior(z):
-        log_p, _ = dj.log_likelihood(
-          probe_keys,
-          model.diffusion.denoiser(params, cond),
-          model.diffusion.schedule(params),
-          scale * z,
-          t_min=t_min,
-          rtol=tolerance,
-          atol=tolerance,
-          num_probes=num_probes,
-          exact_trace=z[0].size <= MOST_EXACT,
-        )
+        denoise = model.diffusion.denoiser(params, cond)
+        schedule = model.diffusion.schedule(params)
+        log_p = log_p_of(probe_keys, denoise, schedule, scale * z)
         return log_p + z[0].size * jnp.log(scale)
 
       log_p = bound.vae_log_weight(

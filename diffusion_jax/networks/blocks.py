@@ -150,14 +150,13 @@ def decode(
 ) -> Array:
   """Returns the output of a U-Net's decoder, whose input is h.
 
-  Each block takes h joined with one of the encoder's maps, the last first; an
-  autoencoder has none. double(h, level, name) is between two levels.
+  Each block takes h joined with one of the encoder's maps, the last first.
+  double(h, level, name) is between two levels.
   """
   maps = [*maps]
   for level in reversed(range(num_levels)):
     for i in range(num_blocks):
-      h = join(h, maps.pop()) if maps else h
-      h = block(h, level, f'up_{level}_{i}')
+      h = block(join(h, maps.pop()), level, f'up_{level}_{i}')
     if level > 0:
       h = double(h, level, f'up_{level}_upsample')
   return h

@@ -38,7 +38,7 @@ class TextEncoder(Checked):
 
   @nn.compact
   def __call__(self, tokens: Array, mask: Array | None = None) -> Array:
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
+    style = self.style
     heads = count_heads(self.num_heads, None, self.width)
 
     def norm(h, name):
@@ -112,11 +112,10 @@ class TextFeatures(Checked):
     return words, mask | drop[:, None]
 
   def _words(self, text, mask):
-    style = {'initializer': self.initializer, 'dtype': self.dtype}
     if text.ndim == 3:
-      return dense(text, self.width, 'linear', **style)
+      return dense(text, self.width, 'linear', **self.style)
     encoder = TextEncoder(
-      self.width, self.num_layers, self.num_heads, **style, name='encoder'
+      self.width, self.num_layers, self.num_heads, **self.style, name='encoder'
     )
     return encoder(text, mask)
 
