@@ -90,6 +90,7 @@ def get_config(arg=''):
     config.objective = section('hybrid')
     config.evaluation.elbo = section(decoder='categorical', random_steps=8)
     config.sampling.sampler = section('ancestral', variance='learned')
+    config.sampling.num_steps = 100
   elif kind == 'autoencoder':
     config.network = section(
       'autoencoder', channels=16, multipliers=(1, 2, 4), num_groups=8
@@ -114,6 +115,7 @@ def get_config(arg=''):
     config = base.rectified_flow(config)
     config.evaluation.metrics = ('ode',)
     config.evaluation.num_images = 500
+    config.sampling.num_steps = 50
   else:
     config.schedule = section('learned')
     config.network = section('vdm', channels=32, num_layers=4, num_groups=8)

@@ -129,8 +129,8 @@ class Edit(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(Edit):
-  """Fills in the pixels that are not white in the picture `mask`.
+class FillIn(Edit):
+  """Draws what a picture does not show.
 
   Args:
     image: the file of the picture
@@ -138,22 +138,37 @@ class Inpaint(Edit):
   """
 
   image: str = ''
-  mask: str = ''
   method: Method | None = None
 
   def check(self, model: Model) -> None:
     super().check(model)
-    fitting(model, self.method, True)
+    self._method(model)
+
+  @abc.abstractmethod
+  def known(self, task: Task) -> Known:
+    """Returns what the pictures of a batch show."""
+
+  def results(self, task: Task) -> dict[str, jax.Array]:
+    return {'x': self._method(task.model).draw(task, self.known(task))}
+
+  def _method(self, model):
+    return fitting(model, self.method, not self.observes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(FillIn):
+  """Fills in the pixels that are not white in the picture `mask`."""
+
+  mask: str = ''
 
   def read(self, model: Model) -> Pictures:
     shape = model.facts.x.shape
     image = read_picture(self.image, 'image', shape)
     return {'image': image, 'mask': read_mask(self.mask, shape)}
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
+  def known(self, task: Task) -> Known:
     image, mask = task.inputs['image'], task.inputs['mask']
-    known = Known(image, conditions.known_pixels(image, mask), mask)
-    return {'x': fitting(task.model, self.method, True).draw(task, known)}
+    return Known(image, conditions.known_pixels(image, mask), mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,23 +260,12 @@ class Interpolate(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Superres(Edit):
-  """Enlarges a picture `factor` times, to the size of the run's images.
+class Superres(FillIn):
+  """Enlarges a picture `factor` times, to the size of the run's images."""
 
-  Args:
-    image: the file of the picture
-    method: None: palette for runs with conditioning.image, else reconstruction
-  """
-
-  image: str = ''
-  method: Method | None = None
   factor: Size = 2
 
   observes: ClassVar = True
-
-  def check(self, model: Model) -> None:
-    super().check(model)
-    fitting(model, self.method, False)
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.x.shape
@@ -273,11 +277,10 @@ class Superres(Edit):
     shape = height // factor, width // factor, channels
     return {'image': read_picture(self.image, 'image', shape)}
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
+  def known(self, task: Task) -> Known:
     factor, image = self._factor(task.model), task.inputs['image']
     observe = functools.partial(operators.pooled, factor=factor)
-    known = Known(image, conditions.enlarged(image, factor), observe=observe)
-    return {'x': fitting(task.model, self.method, False).draw(task, known)}
+    return Known(image, conditions.enlarged(image, factor), observe=observe)
 
   def _factor(self, model):
     # Returns the factor that a network for this edit was trained with.
@@ -286,17 +289,10 @@ class Superres(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colorize(Edit):
-  """Colours a grey picture; image and method: as for superres."""
-
-  image: str = ''
-  method: Method | None = None
+class Colorize(FillIn):
+  """Colours a grey picture."""
 
   observes: ClassVar = True
-
-  def check(self, model: Model) -> None:
-    super().check(model)
-    fitting(model, self.method, False)
 
   def read(self, model: Model) -> Pictures:
     height, width, channels = model.facts.x.shape
@@ -304,10 +300,9 @@ class Colorize(Edit):
       raise ValueError('the images of this run have no colours')
     return {'image': read_picture(self.image, 'image', (height, width, 1))}
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
+  def known(self, task: Task) -> Known:
     image = task.inputs['image']
-    known = Known(image, image, observe=operators.luminance)
-    return {'x': fitting(task.model, self.method, False).draw(task, known)}
+    return Known(image, image, observe=operators.luminance)
 
 
 def read_picture(
