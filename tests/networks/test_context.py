@@ -22,12 +22,10 @@ SHAPE = 8, 2  # of one x, a sequence
 SHAPES = {'vector': (5,), 'set': (4, 3), 'words': (6, 3), 'channels': (8, 1)}
 SMALL = dict(width=8, layers=2, heads=2)
 NETWORKS: Any = {
-  'unet': functools.partial(
-    UNet, 4, (1, 2), 1, (8,), out_channels=2, num_groups=2
-  ),
-  'dit': functools.partial(DiT, 8, 2, 2, out_channels=2),
+  'unet': functools.partial(UNet, 4, (1,), 1, (), out_channels=2, num_groups=2),
+  'dit': functools.partial(DiT, 8, 1, 2, out_channels=2),
   'cross': functools.partial(
-    DiT, 8, 2, 2, out_channels=2, text_attention='cross'
+    DiT, 8, 1, 2, out_channels=2, text_attention='cross'
   ),
   'mlp': functools.partial(MLP, 8, 1, out_channels=2),
 }
@@ -44,7 +42,8 @@ def draw(*shape, seed=0):
 
 
 @pytest.mark.parametrize('name, kind', [
-  *[(name, kind) for name in ('unet', 'dit') for kind in SHAPES],
+  ('unet', 'vector'), ('unet', 'words'), ('unet', 'channels'),
+  ('dit', 'set'), ('dit', 'words'), ('dit', 'channels'),
   ('cross', 'words'), ('mlp', 'set'), ('mlp', 'channels'),
 ])  # fmt: skip
 def test_a_context_matters_to_its_row_and_its_null_is_no_context(name, kind):

@@ -160,7 +160,7 @@ def network():
 
 
 def labelled(**cond):
-  return {'label': np.array([0, 1, 2])} | cond
+  return {'label': np.arange(3), 'drop': np.zeros(3, bool)} | cond
 
 
 def test_a_picture_knows_its_own_text_and_label(network):

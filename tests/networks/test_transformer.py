@@ -174,9 +174,10 @@ def applied(network):
 def test_the_null_class_is_what_a_dropped_label_gives():
   network = DiT(**TINY, **NULLABLE, class_tokens=1)
   params = small_params(network, images(), NOISE, LABEL)
-  drop = {'drop': np.array([True, False])}
+  some = LABEL | {'drop': np.array([True, False])}
+  kept = LABEL | {'drop': np.zeros(2, bool)}
   without, with_label, some = (
-    conditioned(network, params, cond) for cond in ({}, LABEL, LABEL | drop)
+    conditioned(network, params, cond) for cond in ({}, kept, some)
   )
   np.testing.assert_allclose(some[0], without[0], atol=1e-5)
   np.testing.assert_allclose(some[1], with_label[1], atol=1e-5)
@@ -189,7 +190,7 @@ def test_a_text_matters_and_its_padding_does_not(kind):
   network = DiT(**TINY, inputs=inputs, text_attention=kind)
   mask = np.arange(4)[None] < np.array([[2], [4]])
   texts = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-  cond = {'text': texts, 'text_mask': mask}
+  cond = {'text': texts, 'text_mask': mask, 'drop': np.zeros(2, bool)}
   params = small_params(network, images(), NOISE, cond)
   found = conditioned(network, params, cond)
   behind, within = texts.copy(), texts.copy()

@@ -38,9 +38,11 @@ def test_the_null_class_and_dropout_act(key):
   params = randomised(shapes(network, 4, cond={'label': jnp.zeros(1, int)}))
   jitted = jax.jit(network.apply, static_argnames='train')
   apply = functools.partial(jitted, {'params': params}, x, noise)
-  out = apply(label)
+  kept, dropped = (label | {'drop': np.full(2, d)} for d in (False, True))
+  out = apply(kept)
   assert out.shape == (2, 4, 4, 3) and out.dtype == np.float32
-  for changed in apply({}), apply(label, train=True, rngs={'dropout': key}):
+  random = {'train': True, 'rngs': {'dropout': key}}
+  for changed in apply(dropped), apply(kept, **random):
     assert (np.abs(changed - out).max(axis=(1, 2, 3)) > 1e-4).all()
 
 

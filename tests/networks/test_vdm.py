@@ -59,7 +59,7 @@ def test_the_score_network_literally():
   p = randomised(shapes(network))
   z = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
   gamma, flag = np.float32([-7.0, 2.5]), np.float32([0.0, 1.0])
-  apply = jax.jit(lambda *a: network.apply({'params': p}, *a))
+  apply = functools.partial(jax.jit(network.apply), {'params': p})
   found = np.asarray(apply(z, -gamma, {'augmented': flag}))
   arrays = (np.asarray(a, np.float64) for a in (z, gamma, flag))
   expected = score(p, *arrays)
@@ -85,10 +85,8 @@ def test_labels_and_dropout_matter(key):
   label = {'label': np.array([0, 2])}
   p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
   z = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
-  apply = jax.jit(
-    functools.partial(network.apply, {'params': p}, z, np.zeros(2)),
-    static_argnames='train',
-  )
+  jitted = jax.jit(network.apply, static_argnames='train')
+  apply = functools.partial(jitted, {'params': p}, z, np.zeros(2))
   plain = apply(label)
   assert not np.allclose(plain, apply({'label': np.array([1, 1])}))
   noisy = apply(label, train=True, rngs={'dropout': key})
