@@ -120,11 +120,11 @@ def test_the_trained_ema_network_samples_the_data(trained, key):
   denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(
     state.ema_params['network']
   )
-  levels = level_grid(SCHEDULE, 100)
+  levels = level_grid(SCHEDULE, 50)
 
   @jax.jit
   def go(key):
-    x = dj.prior_sample(key, (4000, 2), levels.take(0))
+    x = dj.prior_sample(key, (2000, 2), levels.take(0))
     return dj.sample(key, denoise, dj.ddim(1.0), levels, x)
 
   x = np.asarray(go(key))
