@@ -40,9 +40,9 @@ def resize_tf1(x, side):
   return out
 
 
-@pytest.mark.parametrize(
-  'shape, side', [((5, 8), 13), ((20, 23), 6), ((1, 1), 4)]
-)
+@pytest.mark.parametrize('shape, side', [
+  ((5, 8), 13), ((20, 23), 6), ((1, 1), 4),
+])  # fmt: skip
 def test_images_are_resized_as_by_tensorflow_1(shape, side):
   x = np.random.default_rng(0).uniform(0.0, 255.0, (2, *shape, 3))
   found = inception.resize_bilinear(x.astype(np.float32), side)
@@ -82,10 +82,9 @@ def random_params(shapes, seed=0):
   )
 
 
-@pytest.mark.parametrize(
-  'size, stride, padding, pad',
-  [((1, 7), 1, 'SAME', (0, 3)), ((3, 3), 2, 'VALID', (0, 0))],
-)
+@pytest.mark.parametrize('size, stride, padding, pad', [
+  ((1, 7), 1, 'SAME', (0, 3)), ((3, 3), 2, 'VALID', (0, 0)),
+])  # fmt: skip
 def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
   x = np.random.default_rng(0).standard_normal((1, 9, 8, 2))
   unit = Unit(3, size, stride, padding)

@@ -17,13 +17,7 @@ from tests.networks.literal import dense, layer_norm, random_params, swish
 from tests.networks.meshes import H100, on
 
 TINY: Any = {'channels': 8, 'num_blocks': 2, 'num_heads': 2, 'out_channels': 1}
-JIT: Any = {
-  'positions': 'both',
-  'norm': 'rms',
-  'qk_norm': True,
-  'mlp': 'swiglu',
-  'class_tokens': 32,
-}
+JIT: Any = {'positions': 'both', 'class_tokens': 32, **literal.JIT}
 LABEL = {'label': np.array([0, 2])}
 LABELLED: Any = {'inputs': Inputs(num_classes=3)}
 NULLABLE: Any = {'inputs': Inputs(num_classes=3, null_class=True)}
@@ -81,10 +75,9 @@ def whole(x, noise, label, p, network):
   return out
 
 
-@pytest.mark.parametrize(
-  'options',
-  [{}, JIT | {'bottleneck': 3, 'class_tokens': 2, 'class_tokens_at': 1}],
-)
+@pytest.mark.parametrize('options', [
+  {}, JIT | {'bottleneck': 3, 'class_tokens': 2, 'class_tokens_at': 1},
+])  # fmt: skip
 def test_the_whole_network(options):
   network = DiT(**TINY, **LABELLED, **options)
   x = images()
