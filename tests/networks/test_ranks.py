@@ -109,8 +109,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize('name', NETWORKS)
-@pytest.mark.parametrize('rank', [1, 3])
+@pytest.mark.parametrize('name, rank', [
+  *((name, rank) for name in ('unet', 'dit', 'dit_rotary') for rank in (1, 3)),
+  ('vdm', 3),
+])  # fmt: skip
 def test_every_parameter_has_a_gradient(name, rank):
   """And x; the output has its shape."""
   network, x = NETWORKS[name], examples(rank)
@@ -126,6 +128,12 @@ def test_every_parameter_has_a_gradient(name, rank):
   found = gradients(params, x)
   for path, leaf in jax.tree_util.tree_leaves_with_path(found):
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0.0, path
+
+
+def test_vdms_network_takes_sequences():
+  init, x = NETWORKS['vdm'].init_with_output, examples(1)
+  found, _ = jax.eval_shape(init, jax.random.key(0), x, NOISE)
+  assert found.shape == x.shape
 
 
 @pytest.mark.parametrize('network, shape, message', [

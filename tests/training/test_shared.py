@@ -44,16 +44,14 @@ def test_there_are_no_other_weights(ema, checkpoint, message, folder):
     stored_weights.restore_params(folder, ema, None, checkpoint)
 
 
-ONE = np.zeros(1)
+ONE, STEP = np.zeros(1), {'step': '1'}
 store = safetensors.numpy.save_file
 DAMAGED = {
   'cut': damage.cut,
   'flip': lambda path: damage.flip(path, -1),  # of a number behind the header
   'pickle': lambda path: path.write_bytes(b'\x80\x04\x95' + bytes(64)),
   'zip': lambda path: path.write_bytes(b'PK\x03\x04' + bytes(64)),  # torch's
-  'contradiction': lambda path: store(
-    {'a': ONE, 'a/b': ONE}, path, {'step': '1'}
-  ),
+  'contradiction': lambda path: store({'a': ONE, 'a/b': ONE}, path, STEP),
   'no step': lambda path: store({'a': ONE}, path),
   'pipe': lambda path: (path.unlink(), os.mkfifo(path)),
 }
