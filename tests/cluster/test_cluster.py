@@ -134,12 +134,8 @@ def test_jax_detects_the_tasks_of_slurm(tmp_path):
   *(str(HERE / name) for name in ('srun', 'scontrol', 'squeue')),
 ])  # fmt: skip
 def test_shellcheck_has_no_complaint(path):
-  result = subprocess.run(
-    ['shellcheck', '--shell=bash', path],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  command = ['shellcheck', '--shell=bash', path]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 0, result.stdout
 
 

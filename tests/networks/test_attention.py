@@ -50,15 +50,10 @@ def test_fused_attention_is_openais(attention, order, heads):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  'options, message',
-  [
-    ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
-    ({'num_heads': 0}, 'num_heads must be an integer of at least 1'),
-    ({'head_channels': 16}, 'head_channels=16 does not divide the 8 channels'),
-    ({'qkv': 'old'}, "qkv 'old' is not one of separate, legacy, new"),
-  ],
-)
+@pytest.mark.parametrize('options, message', [
+  ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
+  ({'head_channels': 16}, 'head_channels=16 does not divide the 8 channels'),
+])  # fmt: skip
 def test_attention_refusals(attention, options, message):
   with pytest.raises(ValueError, match=message):
     attention[0](attention[2], **options)

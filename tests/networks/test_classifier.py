@@ -1,24 +1,9 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from diffusion_jax.networks.classifier import AttentionPool, NoisyClassifier
-
-TINY = dict(
-  num_classes=5,
-  channels=8,
-  multipliers=(1, 2),
-  num_blocks=1,
-  attention_resolutions=(4,),
-  num_groups=4,
-  head_channels=4,
-  norm_eps=1.0,  # large enough to be seen
-)
-X = np.random.default_rng(0).standard_normal((2, 8, 8, 3))
-NOISE = np.array([3.0, 700.25])
+from diffusion_jax.networks.classifier import AttentionPool
 
 
 def test_places_begin_small_and_pixels_have_places(key):
@@ -33,9 +18,3 @@ def test_places_begin_small_and_pixels_have_places(key):
     np.asarray(apply({'params': params}, a)) for a in (x, x[:, ::-1])
   )
   assert np.abs(moved - out).max() > 1e-4
-
-
-def test_a_label_is_no_input(key):
-  cond = {'label': jnp.zeros(2, int)}
-  with pytest.raises(ValueError, match=r"has no condition \['label'\]"):
-    jax.eval_shape(NoisyClassifier(**TINY).init, key, X, NOISE, cond)

@@ -4,7 +4,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
@@ -22,53 +21,50 @@ FULL = Inputs(
 AUGMENTED = {'inputs': Inputs(augment_dim=9)}
 
 
-def test_the_gradient_reaches_all_but_the_frequencies():
-  network = DDPMpp(**SMALL, noise_embedding='fourier', **AUGMENTED)
+def test_the_gradient_reaches_all_but_the_frequencies_and_dropout_acts(key):
+  options = SMALL | AUGMENTED | {'noise_embedding': 'fourier', 'dropout': 0.5}
+  network = DDPMpp(**options)
   rng = np.random.default_rng(1)
   x = rng.standard_normal((2, 8, 8, 3), np.float32)
   cond = {'augment': np.ones((2, 9), np.float32)}
   p = randomised(shapes(network, cond=jax.tree.map(lambda a: a[:1], cond)))
 
-  def loss(p):
-    out: Any = network.apply({'params': p}, x, np.float32([-1.5, 0.75]), cond)
-    return jnp.sum(out**2)
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(p, key):
+    args = x, np.float32([-1.5, 0.75]), cond
+    rngs = {'dropout': key}
+    out: Any = network.apply({'params': p}, *args, train=True, rngs=rngs)
+    return jnp.sum(out**2), out
 
-  gradients = jax.device_get(jax.jit(jax.grad(loss))(p))
+  gradients, found = jax.device_get(gradient(p, key))
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
     trained = path[-1].key != 'frequencies'
     assert np.isfinite(leaf).all() and leaf.any() == trained
+  other = gradient(p, jax.random.key(7))[1]
+  assert np.abs(other - found).max() > 1e-3
 
 
-@pytest.fixture(scope='module')
-def applied():
+def test_what_is_not_given_is_zero():
+  """The label of the first image is dropped, the second label is invalid."""
   network = DDPMpp(**SMALL, inputs=FULL, dropout=0.5)
   p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
-  apply = jax.jit(
-    functools.partial(network.apply, {'params': p}), static_argnames='train'
-  )
-  x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-  return lambda cond, **kw: np.asarray(apply(x, jnp.ones(2), cond, **kw))
+  x = np.random.default_rng(1).standard_normal((2, 8, 8, 3), np.float32)
+  cond = {
+    'label': np.array([2, 3]),
+    'drop': np.array([True, False]),
+    'augment': np.zeros((2, 9)),
+    'x0': np.zeros((2, 8, 8, 3)),
+  }
 
+  @jax.jit
+  def both(p):
+    apply = functools.partial(network.apply, {'params': p}, x, np.ones(2))
+    return apply(cond), apply({})
 
-def test_what_is_not_given_is_zero(applied):
-  """The label of the first image is dropped, the second label is invalid."""
-  found = applied(
-    {
-      'label': jnp.array([2, 3]),
-      'drop': jnp.array([True, False]),
-      'augment': jnp.zeros((2, 9)),
-      'x0': jnp.zeros((2, 8, 8, 3)),
-    }
-  )
-  expected = applied({})[0]
-  np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+  found, expected = both(p)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
   assert np.isnan(found[1]).all()
-
-
-def test_dropout_acts_in_training_only(applied):
-  keys = jax.random.split(jax.random.key(3))
-  a, b = (applied({}, train=True, rngs={'dropout': k}) for k in keys)
-  assert np.abs(a - b).max() > 1e-3
 
 
 def test_initial_weights(key):

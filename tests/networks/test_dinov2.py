@@ -21,9 +21,7 @@ def test_images_are_resized_as_by_pil_without_rounding(side):
   resized = np.zeros((224, 224, 3))
   for c in range(3):
     channel = Image.fromarray(np.float32(images[0, :, :, c]))
-    size = 224, 224
-    channel = channel.resize(size, Image.Resampling.BICUBIC)
-    resized[..., c] = np.asarray(channel)
+    resized[..., c] = channel.resize((224, 224), Image.Resampling.BICUBIC)
   mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   expected = (resized / 255.0 - mean) / deviation
   found = dinov2.preprocess(images)
@@ -114,14 +112,10 @@ def test_positions_of_the_size_of_training_are_kept():
   assert dinov2.interpolate_positions(grid, (5, 5)) is grid
 
 
-@pytest.mark.parametrize(
-  'network, published',
-  [
-    # the published counts include a mask token of the width
-    (DinoV2(384, 12, 6), 22_056_576 - 384),
-    (DinoV2(), 304_368_640 - 1024),
-  ],
-)
+# The published counts include a mask token of the width.
+@pytest.mark.parametrize('network, published', [
+  (DinoV2(384, 12, 6), 22_056_576 - 384), (DinoV2(), 304_368_640 - 1024),
+])  # fmt: skip
 def test_networks_have_the_published_number_of_parameters(network, published):
   images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
   shapes = jax.eval_shape(network.init, jax.random.key(0), images)

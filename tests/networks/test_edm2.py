@@ -27,20 +27,13 @@ def test_the_size_is_as_published():
   assert sum(trained) + 128 == 124_713_253
 
 
-TINY = dict(
-  channels=4,
-  multipliers=(1, 2),
-  num_blocks=1,
-  attention_resolutions=(4,),
-  head_channels=4,
-)
-
-
 def test_gradients_reach_all_weights_and_dropout_acts(key):
   """The label of the second image is dropped."""
   inputs = Inputs(num_classes=3, null_class=True)
-  options = TINY | dict(multipliers=(1,), inputs=inputs)
-  network = EDM2(**options, dropout=0.5, remat=True)
+  sizes = {'multipliers': (1,), 'num_blocks': 1, 'head_channels': 4}
+  network = EDM2(
+    4, **sizes, attention_resolutions=(), inputs=inputs, dropout=0.5, remat=True
+  )
   x = jax.random.normal(key, (2, 4, 4, 3))
   cond = {'label': jnp.array([0, 2]), 'drop': jnp.array([False, True])}
   p = randomised(shapes(network, 4, cond=jax.tree.map(lambda a: a[:1], cond)))

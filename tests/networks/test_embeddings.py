@@ -65,18 +65,16 @@ def embed():
   return embedded, params['table']['embedding']
 
 
-def test_labels_pick_rows_and_drop_picks_the_null_row(embed):
+@pytest.mark.parametrize('cond, expected', [
+  ({'label': np.array([2, 0, 1])}, [2, 0, 1]),
+  ({'label': np.array([2, 0, 1]), 'drop': np.arange(3) == 1}, [2, 3, 1]),
+  ({}, [3, 3, 3]),
+])  # fmt: skip
+def test_labels_pick_rows_and_a_dropped_or_missing_one_the_null_row(
+  embed, cond, expected
+):
   apply, table = embed
-  cond = {'label': np.array([2, 0, 1])}
-  np.testing.assert_array_equal(apply(cond, 3), table[[2, 0, 1]])
-  cond |= {'drop': np.array([False, True, False])}
-  np.testing.assert_array_equal(apply(cond, 3), table[[2, 3, 1]])
-
-
-def test_no_label_is_the_null_class(embed):
-  apply, table = embed
-  expected = np.broadcast_to(table[3], (2, 5))
-  np.testing.assert_array_equal(apply({}, 2), expected)
+  np.testing.assert_array_equal(apply(cond, 3), table[expected])
 
 
 @pytest.mark.parametrize('label', [-1, 3, 7])

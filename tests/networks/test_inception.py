@@ -18,6 +18,12 @@ def shapes():
   return jax.eval_shape(Inception().init, jax.random.key(0), IMAGES)
 
 
+@pytest.fixture(scope='module')
+def traced(shapes):
+  """Returns the program of the network, and its outputs."""
+  return jax.make_jaxpr(Inception().apply, return_shape=True)(shapes, IMAGES)
+
+
 def resize_tf1(x, side):
   """Computes TensorFlow 1's ResizeBilinear, align_corners=False, by pixels."""
   n, height, width, channels = x.shape
@@ -34,9 +40,9 @@ def resize_tf1(x, side):
   return out
 
 
-@pytest.mark.parametrize(
-  'shape, side', [((5, 8), 13), ((20, 23), 6), ((1, 1), 4)]
-)
+@pytest.mark.parametrize('shape, side', [
+  ((5, 8), 13), ((20, 23), 6), ((1, 1), 4),
+])  # fmt: skip
 def test_images_are_resized_as_by_tensorflow_1(shape, side):
   x = np.random.default_rng(0).uniform(0.0, 255.0, (2, *shape, 3))
   found = inception.resize_bilinear(x.astype(np.float32), side)
@@ -76,10 +82,9 @@ def random_params(shapes, seed=0):
   )
 
 
-@pytest.mark.parametrize(
-  'size, stride, padding, pad',
-  [((1, 7), 1, 'SAME', (0, 3)), ((3, 3), 2, 'VALID', (0, 0))],
-)
+@pytest.mark.parametrize('size, stride, padding, pad', [
+  ((1, 7), 1, 'SAME', (0, 3)), ((3, 3), 2, 'VALID', (0, 0)),
+])  # fmt: skip
 def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
   x = np.random.default_rng(0).standard_normal((1, 9, 8, 2))
   unit = Unit(3, size, stride, padding)
@@ -131,7 +136,7 @@ def test_the_maximum_is_over_pixels_inside():
   np.testing.assert_allclose(found, pooled(x, np.max), rtol=1e-6)
 
 
-def test_the_graph_has_the_published_parameters_and_outputs(shapes):
+def test_the_graph_has_the_published_parameters_and_outputs(shapes, traced):
   # torchvision's inception_v3 without its auxiliary classifier has 23,834,568
   # parameters for 1000 classes. Ours has 8 more classes without a bias,
   # and the means and variances of 94 norms with 17,216 channels.
@@ -141,17 +146,16 @@ def test_the_graph_has_the_published_parameters_and_outputs(shapes):
   }
   assert len(counts) == 94 + 1
   assert sum(counts.values()) == 23_834_568 + 8 * 2049 - 1008 + 2 * 17_216
-  found = jax.eval_shape(Inception().apply, shapes, IMAGES)
+  found = traced[1]
   assert {name: x.shape for name, x in found.items()} == {
     'features': (2, 2048), 'spatial': (2, 2023), 'logits': (2, 1008)
   }  # fmt: skip
   assert set(ARRAYS['inception']) == set(found)
 
 
-def test_pools_are_maxima_where_the_grid_shrinks_and_in_the_last_block(shapes):
-  jaxpr = jax.make_jaxpr(Inception().apply)(shapes, IMAGES)
+def test_pools_are_maxima_where_the_grid_shrinks_and_in_the_last_block(traced):
   found = []
-  for e in equations(jaxpr.jaxpr):
+  for e in equations(traced[0].jaxpr):
     shape = e.outvars[0].aval.shape
     # Windows of one channel count the pixels inside of the image.
     if e.primitive.name.startswith('reduce_window') and shape[-1] > 1:

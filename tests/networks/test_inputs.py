@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.networks.embeddings import with_inputs
 from diffusion_jax.networks.inputs import Inputs, Text
 from tests.networks.literal import randomised, shapes
 from tests.networks.test_options import NETWORKS
@@ -53,18 +54,20 @@ def test_what_does_not_fit_is_one_line(inputs, cond, message):
 
 
 @pytest.mark.parametrize(
-  'name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm', 'mlp']
+  'name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm', 'mlp', 'classifier']
 )
 def test_a_network_refuses_other_inputs(name):
-  with pytest.raises(ValueError, match=r"no condition \['label'\]"):
+  with pytest.raises(ValueError, match=r"has no condition \['label'\]"):
     shapes(NETWORKS[name](), 4, cond={'label': LABEL})
+  if name == 'classifier':
+    return
   with pytest.raises(ValueError, match=' has no input [a-z0]+: it takes label'):
     NETWORKS[name](inputs=EVERY)
 
 
 @pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit', 'mlp'])
 def test_estimate_and_image_are_more_channels(name):
-  """They follow the channels of x, and are 0 if dropped or not given."""
+  """They follow the channels of x; the image is 0 if it is dropped."""
   inputs = Inputs(self_conditioning=True, image_channels=2)
   has_levels = name in ('unet', 'ddpmpp')
   options = {'attention_resolutions': ()} if has_levels else {}
@@ -77,10 +80,16 @@ def test_estimate_and_image_are_more_channels(name):
   image = rng.standard_normal((2, 4, 4, 2), np.float32)
   shown = image * np.array([1, 0], np.float32)[:, None, None, None]
   given = {'x0': x0, 'image': image, 'drop': np.array([False, True])}
-  for cond, estimate, seen in (given, x0, shown), ({}, 0 * x0, 0 * image):
-    found = jax.jit(network.apply)({'params': p}, x, noise, cond)
-    every = np.concatenate([x, estimate, seen], axis=-1)
-    expected = jax.jit(wide.apply)({'params': p}, every, noise)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+  @jax.jit
+  def both(variables):
+    every = jnp.concatenate([x, x0, shown], axis=-1)
+    found = network.apply(variables, x, noise, given)
+    return found, wide.apply(variables, every, noise)
+
+  found, expected = both({'params': p})
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  none = np.concatenate([x, 0 * x, 0 * image], axis=-1)
+  np.testing.assert_array_equal(with_inputs(inputs, x, {}), none)
   with pytest.raises(ValueError, match=r'has shape \[1, 2, 2, 2\], but'):
     shapes(network, 4, cond={'image': np.ones((1, 2, 2, 2))})

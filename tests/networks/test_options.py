@@ -114,34 +114,18 @@ def initial(name, **options):
 LEVELLED = ['unet', 'ddpmpp', 'edm2', 'classifier', 'autoencoder']
 
 
-@pytest.mark.parametrize(
-  'names, options, message',
-  [
-    (
-      [*LEVELLED, 'hierarchical'],
-      {'multipliers': (1, 1, 1, 1)},
-      'sides of 4x4 cannot be halved 3 times',
-    ),
-    (
-      ['unet', 'vdm', 'autoencoder', 'hierarchical'],
-      {'num_groups': 3},
-      'num_groups=3 does not divide the 4 channels',
-    ),
-    (
-      ['unet'],
-      {'multipliers': (1.25,)},
-      'num_groups=2 does not divide the 5 ch',
-    ),
-    (['unet'], {'stem_channels': 3}, 'does not divide the 3 channels'),
-    (['ddpmpp'], {'channels': 9}, 'does not divide the 9 channels of a norm'),
-    (
-      ['edm2'],
-      {'attention_resolutions': (4,), 'head_channels': 3},
-      'head_channels=3 does not divide the 4',
-    ),
-    (['vdm'], {'gamma_min': 5.0}, 'gamma_min=5.0 is not below'),
-  ],
-)
+@pytest.mark.parametrize('names, options, message', [
+  ([*LEVELLED, 'hierarchical'], {'multipliers': (1, 1, 1, 1)},
+   'sides of 4x4 cannot be halved 3 times'),
+  (['unet', 'vdm', 'autoencoder', 'hierarchical'], {'num_groups': 3},
+   'num_groups=3 does not divide the 4 channels'),
+  (['unet'], {'multipliers': (1.25,)}, 'num_groups=2 does not divide the 5 ch'),
+  (['unet'], {'stem_channels': 3}, 'does not divide the 3 channels'),
+  (['ddpmpp'], {'channels': 9}, 'does not divide the 9 channels of a norm'),
+  (['edm2'], {'attention_resolutions': (4,), 'head_channels': 3},
+   'head_channels=3 does not divide the 4'),
+  (['vdm'], {'gamma_min': 5.0}, 'gamma_min=5.0 is not below'),
+])  # fmt: skip
 def test_sizes_that_do_not_fit_together_are_refused(names, options, message):
   for name in names:
     with pytest.raises(ValueError, match=message):

@@ -17,15 +17,16 @@ NETWORKS: Any = {
 }
 
 
-def computed(network):
+ARGS = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2)
+
+
+def computed(network, params):
   """Returns how many of each kind of product a gradient takes."""
-  x, noise = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2)
-  params = jax.eval_shape(network.init, jax.random.key(0), x, noise)
 
   def loss(params, x, noise):
     return jnp.sum(network.apply(params, x, noise))
 
-  jaxpr = jax.make_jaxpr(jax.grad(loss))(params, x, noise).jaxpr
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(params, *ARGS).jaxpr
   found = collections.Counter()
   for eqn in equations(jaxpr):
     name = eqn.primitive.name
@@ -40,9 +41,10 @@ def computed(network):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_products_with_weights_are_computed_again_unless_they_are_stored(name):
   """Both policies recompute attention, and one stores products."""
-  plain = computed(NETWORKS[name]())
-  again = computed(NETWORKS[name](remat=True))
-  stored = computed(NETWORKS[name](remat=True, remat_policy='products'))
+  options = {}, {'remat': True}, {'remat': True, 'remat_policy': 'products'}
+  networks = [NETWORKS[name](**k) for k in options]
+  params = jax.eval_shape(networks[0].init, jax.random.key(0), *ARGS)
+  plain, again, stored = (computed(network, params) for network in networks)
   assert again['linear'] > plain['linear'] == stored['linear']
   if name != 'dit':
     assert again['conv2d'] > plain['conv2d'] == stored['conv2d']

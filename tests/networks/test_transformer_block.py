@@ -1,5 +1,7 @@
 """Compares one block of each kind with its equations in float64."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -124,11 +126,7 @@ def inputs():
 
 def run(network, carry, c, angles=None, words=None, random=True):
   """Returns the block's output and parameters, random or initial ones."""
-  single = [
-    jax.tree.map(np.float32, a)
-    for a in (carry, c, angles, words)
-  ]  # fmt: skip
-  call = (*single, MASK)
+  call = (*jax.tree.map(np.float32, (carry, c, angles, words)), MASK)
   if random:
     params = random_params(network, *call, seed=1, scale=0.3)
     found, _ = jax.jit(network.apply)({'params': params}, *call)
@@ -142,25 +140,19 @@ def close(found, expected):
   assert error < 1e-6 * np.abs(expected).max()
 
 
-def test_dits_block():
-  x, _, c, _ = inputs()
-  (found, _), p = run(Block(HEADS), (x, None), c)
-  close(found, block(x, c, p))
+JIT: Any = {'norm': 'rms', 'qk_norm': True, 'mlp': 'swiglu'}
+CROSS: Any = {'text': 'cross'}
 
 
-def test_jits_block():
-  x, _, c, _ = inputs()
-  network = Block(HEADS, norm='rms', qk_norm=True, mlp='swiglu')
-  (found, _), p = run(network, (x, None), c, rotary_angles((2, 3), D // HEADS))
-  assert p['mlp_in']['kernel'].shape == (8, 2 * 21)  # 2 * 32 / 3, rounded down
-  close(found, block(x, c, p, swiglu=True, rotary=True))
-
-
-def test_the_block_with_cross_attention():
+@pytest.mark.parametrize('options', [{}, JIT, CROSS])
+def test_dits_block_jits_and_the_one_with_cross_attention(options):
   x, _, c, words = inputs()
-  network = Block(HEADS, text='cross')
-  (found, _), p = run(network, (x, None), c, words=words)
-  close(found, block(x, c, p, words=words))
+  jit, words = options is JIT, words if options is CROSS else None
+  angles = rotary_angles((2, 3), D // HEADS) if jit else None
+  (found, _), p = run(Block(HEADS, **options), (x, None), c, angles, words)
+  if jit:
+    assert p['mlp_in']['kernel'].shape == (8, 42)  # 2 * 2 * 32 / 3, down
+  close(found, block(x, c, p, swiglu=jit, rotary=jit, words=words))
 
 
 @pytest.mark.parametrize('ends', [False, True])
@@ -174,15 +166,7 @@ def test_mm_dits_block(ends):
   close(found_text, expected_text)
 
 
-@pytest.mark.parametrize(
-  'options',
-  [
-    {},
-    {'norm': 'rms', 'qk_norm': True, 'mlp': 'swiglu'},
-    {'text': 'cross'},
-    {'text': 'joint'},
-  ],
-)
+@pytest.mark.parametrize('options', [{}, JIT, CROSS, {'text': 'joint'}])
 def test_every_block_begins_as_the_identity(options):
   x, text, c, words = inputs()
   text = text if options.get('text') == 'joint' else None

@@ -5,6 +5,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
@@ -30,7 +31,7 @@ ONE_LEVEL = dict(
 )
 
 
-def test_the_null_class_and_dropout_act(key):
+def test_the_null_class_acts_and_dropout_is_drawn_in_training_only():
   inputs = Inputs(num_classes=3, null_class=True)
   network = UNet(**ONE_LEVEL, dropout=0.5, inputs=inputs)
   x = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
@@ -38,10 +39,11 @@ def test_the_null_class_and_dropout_act(key):
   params = randomised(shapes(network, 4, cond={'label': jnp.zeros(1, int)}))
   jitted = jax.jit(network.apply, static_argnames='train')
   apply = functools.partial(jitted, {'params': params}, x, noise)
-  out = apply(label)
+  out, null = (apply(label | {'drop': np.full(2, d)}) for d in (False, True))
   assert out.shape == (2, 4, 4, 3) and out.dtype == np.float32
-  for changed in apply({}), apply(label, train=True, rngs={'dropout': key}):
-    assert (np.abs(changed - out).max(axis=(1, 2, 3)) > 1e-4).all()
+  assert (np.abs(null - out).max(axis=(1, 2, 3)) > 1e-4).all()
+  with pytest.raises(InvalidRngError, match='dropout'):
+    apply(label, train=True)
 
 
 def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(key):

@@ -12,14 +12,8 @@ ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 
 
 def state_of(width=3, step=0, value=1.0, optimizer=ADAM):
-  params = {
-    'network': {
-      'layer': {
-        'kernel': jnp.full((2, width), value),
-        'bias': jnp.arange(float(width)),
-      }
-    }
-  }
+  kernel, bias = jnp.full((2, width), value), jnp.arange(float(width))
+  params = {'network': {'layer': {'kernel': kernel, 'bias': bias}}}
   state = init_state(params, optimizer)
   ema = jax.tree.map(lambda p: 10 * p, params)
   return state._replace(step=jnp.array(step), ema_params=ema)
@@ -58,15 +52,15 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
   saved(tmp_path, *states[4:], losses=losses[4:], **options)  # a restart
   folders = (tmp_path / 'checkpoints').iterdir()
   assert sorted(int(path.name) for path in folders) == [2, 3, 5, 6, 8]
-  kernel = lambda **kw: stored_weights.restore_params(tmp_path, False, **kw)[0][
-    'network'
-  ]['layer']['kernel'][0, 0]
+
+  def kernel(**kw):
+    params, _ = stored_weights.restore_params(tmp_path, False, **kw)
+    return params['network']['layer']['kernel'][0, 0]
+
   assert kernel() == 8.0
   assert kernel(checkpoint='best') == 2.0
   assert kernel(checkpoint=5) == 5.0
-  with pytest.raises(
-    FileNotFoundError, match='no checkpoint 4 but 2, 3, 5, 6, 8'
-  ):
+  with pytest.raises(FileNotFoundError, match='checkpoint 4 but 2, 3, 5, 6, 8'):
     kernel(checkpoint=4)
 
 
@@ -83,9 +77,7 @@ def test_further_averages_are_restored_by_name(tmp_path):
   saved(tmp_path, state, more_emas=['0.5', '0.999'])
   params, _ = stored_weights.restore_params(tmp_path, '0.999')
   equal(params, times(3))
-  with pytest.raises(
-    FileNotFoundError, match="average '0.9' .* but 0.5, 0.999"
-  ):
+  with pytest.raises(FileNotFoundError, match="'0.9' .* but 0.5, 0.999"):
     stored_weights.restore_params(tmp_path, '0.9')
   equal(restored(tmp_path, state, more_emas=['0.5', '0.999']), state)
 
@@ -94,9 +86,7 @@ def test_other_ema_rates_cannot_continue_a_run(tmp_path):
   state = state_of(step=1)
   saved(tmp_path, state)
   more = state._replace(more_ema_params={'0.5': state.params})
-  with pytest.raises(
-    ValueError, match='no ema_params_0.5: .*set the EMA rates'
-  ):
+  with pytest.raises(ValueError, match='no ema_params_0.5: .*set the EMA ra'):
     restored(tmp_path, more, more_emas=['0.5'])
 
 
@@ -132,9 +122,7 @@ def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
 
 
 def test_a_folder_without_a_run_says_what_to_do(tmp_path):
-  with pytest.raises(
-    FileNotFoundError, match='contains no checkpoint: train first'
-  ):
+  with pytest.raises(FileNotFoundError, match='no checkpoint: train first'):
     stored_weights.restore_params(tmp_path / 'none')
 
 

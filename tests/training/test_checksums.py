@@ -58,12 +58,8 @@ newest = functools.partial(restored, target=state_of(WIDE))
 
 def test_the_sums_are_those_of_sha256sum(run):
   folder = run[0] / 'checkpoints' / '2'
-  said = subprocess.run(
-    ['sha256sum', '--check', '--strict', checksums.NAME],
-    cwd=folder,
-    capture_output=True,
-    text=True,
-  )
+  command = ['sha256sum', '--check', '--strict', checksums.NAME]
+  said = subprocess.run(command, cwd=folder, capture_output=True, text=True)
   assert said.returncode == 0, said.stderr
   assert said.stdout.count('OK') == len(checksums._names(folder)) - 3
 
@@ -124,9 +120,9 @@ def test_metadata_are_checked_with_any_item(copy):
   assert checksums.find_damage(folder, ['ema_params']) == damage
 
 
-@pytest.mark.parametrize(
-  'text', ['[]', '[' * 200_000, '{"custom_metadata": 3}']
-)
+@pytest.mark.parametrize('text', [
+  '[]', '[' * 200_000, '{"custom_metadata": 3}',
+])  # fmt: skip
 def test_unreadable_metadata_are_damage(text, copy):
   folder = copy / 'checkpoints' / '2'
   (folder / '_CHECKPOINT_METADATA').write_text(text)
@@ -146,9 +142,7 @@ def test_orbax_opens_nothing_but_files_and_folders(name, copy):
     shutil.rmtree(path, ignore_errors=True)
     path.symlink_to(copy / 'elsewhere')
   for opening in (checkpoints.open_manager, checkpoints.open_read_only):
-    with pytest.raises(
-      UserError, match=f'{name} is a link, a pipe or a device'
-    ):
+    with pytest.raises(UserError, match=f'{name} is a link, a pipe or a dev'):
       opening(copy)
 
 

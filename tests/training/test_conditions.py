@@ -26,9 +26,7 @@ def test_superres_is_conditioned_on_means_over_blocks():
     for j in range(6):
       block = x[:, i // 2 * 2 :, j // 2 * 2 :][:, :2, :2].mean(axis=(1, 2))
       np.testing.assert_allclose(found[:, i, j], block, atol=1e-6)
-  with pytest.raises(
-    ValueError, match='factor must divide images of 4x6, got 4'
-  ):
+  with pytest.raises(ValueError, match='factor must divide .* 4x6, got 4'):
     conditions.superres(4)(None, X0)
 
 
@@ -47,9 +45,8 @@ def test_an_image_condition_is_of_the_example_itself(key):
   assert set(cond) == {'label', 'image', 'drop'}
   mask = cond['image'][..., 3:] == 1.0
   np.testing.assert_array_equal(mask, drawn)
-  np.testing.assert_array_equal(
-    cond['image'], conditions.known_pixels(X0, mask)
-  )
+  known = conditions.known_pixels(X0, mask)
+  np.testing.assert_array_equal(cond['image'], known)
   # labels and drops are the same as without it
   np.testing.assert_array_equal(cond['drop'], plain['drop'])
 

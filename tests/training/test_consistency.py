@@ -185,9 +185,8 @@ def test_continuous_consistency_literally(step, distilled, key):
 
   few_step.check_literally(found, literal, rtol=1e-8)
   norm = np.linalg.norm(tangent(Literal(few_step.WEIGHTS)), axis=1)
-  np.testing.assert_allclose(
-    metrics['tangent'].total, np.mean(norm) / np.sqrt(2), rtol=1e-8
-  )
+  mean = np.mean(norm) / np.sqrt(2)
+  np.testing.assert_allclose(metrics['tangent'].total, mean, rtol=1e-8)
 
 
 # The exact consistency functions of N(0, C^2 I) have no gradient.

@@ -131,9 +131,7 @@ def test_reflow_literally(key):
     flow, STRAIGHT, teacher=lambda frozen, cond, eps: frozen * jnp.sin(eps)
   )
   check(taught, data, None, lambda noise: 2.0 * np.sin(noise))
-  with pytest.raises(
-    ValueError, match=r"reflow needs a teacher, or batch\['noise'\]"
-  ):
+  with pytest.raises(ValueError, match=r"needs a teacher, or batch\['noise'\]"):
     plain.draw(key, data, Context())
 
 

@@ -73,9 +73,8 @@ def test_mean_flow_literally(power, key):
 
   few_step.check_literally(found, literal)
   fixed = Literal(few_step.WEIGHTS)
-  np.testing.assert_allclose(
-    metrics['error'].total, squares(fixed, fixed).mean() / 2, rtol=1e-9
-  )
+  error = squares(fixed, fixed).mean() / 2
+  np.testing.assert_allclose(metrics['error'].total, error, rtol=1e-9)
   assert 0 < drop.sum() < 12 and 0 < (s == t).sum() < 12
 
 
@@ -212,9 +211,8 @@ def test_two_times_of_antithetic_draws_are_independent(key):
   times = flow_maps.two_times(dj.antithetic_times, p_equal=0.0)
   t, s = jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
   both = np.sort(np.concatenate([t, s]))
-  np.testing.assert_allclose(
-    both, (np.arange(2 * n) + 0.5) / (2 * n), atol=1e-3
-  )
+  even = (np.arange(2 * n) + 0.5) / (2 * n)
+  np.testing.assert_allclose(both, even, atol=1e-3)
   # P(t - s < x) = 1 - (1 - x)^2, to Kolmogorov's bound
   share = 1.0 - (1.0 - np.sort(t - s)) ** 2
   assert np.abs(share - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)

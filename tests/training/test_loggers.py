@@ -170,11 +170,8 @@ def test_mlflow_continues_the_same_run(tmp_path, monkeypatch):
   assert run.info.run_name == 'digits' and run.info.status == 'FINISHED'
   assert run.data.params == {'seed': '1'}
   history = client.get_metric_history(run.info.run_id, 'loss')
-  assert [(x.step, x.value) for x in history] == [
-    (1, 10.0),
-    (2, 20.0),
-    (3, 30.0),
-  ]
+  values = [(x.step, x.value) for x in history]
+  assert values == [(1, 10.0), (2, 20.0), (3, 30.0)]
   path = client.download_artifacts(run.info.run_id, 'config.json')
   with open(path) as file:
     assert json.load(file)['data'] == {'name': 'digits'}

@@ -101,13 +101,9 @@ def test_metrics_of_an_earlier_start_are_kept(tmp_path, capsys):
     writer = MetricWriter(tmp_path)
     writer.write_scalars(1, {'loss': i})
     writer.close()
-  losses = [
-    [json.loads(line)['loss'] for line in path.read_text().splitlines()]
-    for path in map(tmp_path.joinpath, (
-      'metrics.1.jsonl', 'metrics.2.jsonl', 'metrics.jsonl'
-    ))
-  ]  # fmt: skip
-  assert losses == [[0.0], [1.0], [2.0]]
+  for i, name in enumerate(('metrics.1', 'metrics.2', 'metrics')):
+    [line] = (tmp_path / f'{name}.jsonl').read_text().splitlines()
+    assert json.loads(line)['loss'] == i
   assert 'is kept as metrics.2.jsonl' in capsys.readouterr().out
 
 
@@ -121,11 +117,8 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
   writer = MetricWriter(tmp_path, start_step=2)
   writer.write_scalars(3, {'loss': 30})
   writer.close()
-  assert [(x['step'], x['loss']) for x in lines(tmp_path)] == [
-    (1, 1.0),
-    (2, 2.0),
-    (3, 30.0),
-  ]
+  losses = [(x['step'], x['loss']) for x in lines(tmp_path)]
+  assert losses == [(1, 1.0), (2, 2.0), (3, 30.0)]
   said = capsys.readouterr().out
   assert 'dropped 2 lines after step 2 and 1 damaged\n' in said
 

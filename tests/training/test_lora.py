@@ -88,31 +88,21 @@ def test_merging_is_the_papers_equation():
   adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
   adapters['lora_B'] = normal(shapes_of(adapters['lora_B']))
   merged = as_float64(lora_merge(params, adapters, 0.7))
-  w, down, up = map(
-    as_float64, (params, adapters['lora_A'], adapters['lora_B'])
-  )
+  w, adapters = as_float64(params), as_float64(adapters)
+  down, up = adapters['lora_A'], adapters['lora_B']
 
-  x = RNG.standard_normal((4, 5))
-  a, b = down['dense']['kernel'], up['dense']['kernel']
-  expected = x @ w['dense']['kernel'] + 0.7 * (x @ a) @ b
-  np.testing.assert_allclose(
-    x @ merged['dense']['kernel'], expected, rtol=1e-5, atol=1e-5
-  )
-  x = RNG.standard_normal((4, 4))
+  def check(x, kernels, product=np.matmul):
+    kernel, a, b, found = kernels
+    expected = product(x, kernel) + 0.7 * product(x, a) @ b
+    np.testing.assert_allclose(product(x, found), expected, 1e-5, 1e-5)
+
+  trees = w, down, up, merged
+  check(RNG.standard_normal((4, 5)), [t['dense']['kernel'] for t in trees])
   for i in range(3):
-    kernel, a, b = (t['blocks']['qkv']['kernel'][i] for t in (w, down, up))
-    np.testing.assert_allclose(
-      x @ merged['blocks']['qkv']['kernel'][i],
-      x @ kernel + 0.7 * (x @ a) @ b,
-      rtol=1e-5,
-      atol=1e-5,
-    )
-  x = RNG.standard_normal((2, 6, 6, 2))
-  a, b = down['conv']['kernel'], up['conv']['kernel']
-  expected = convolve(x, w['conv']['kernel']) + 0.7 * convolve(x, a) @ b
-  np.testing.assert_allclose(
-    convolve(x, merged['conv']['kernel']), expected, rtol=1e-5, atol=1e-5
-  )
+    kernels = [t['blocks']['qkv']['kernel'][i] for t in trees]
+    check(RNG.standard_normal((4, 4)), kernels)
+  kernels = [t['conv']['kernel'] for t in trees]
+  check(RNG.standard_normal((2, 6, 6, 2)), kernels, convolve)
 
 
 def convolve(x, kernel):
@@ -145,14 +135,9 @@ def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
   of_kernel = jax.grad(
     lambda p: plain(p, Context(ema_params=base), jax.random.key(0), x)[0]
   )(merge_network(base, params, 0.7))['network']['dense']['kernel']
-  a, b = (
-    np.asarray(adapters[n]['dense']['kernel'], np.float64) for n in adapters
-  )
   of_kernel = np.asarray(of_kernel, np.float64)
-  found = gradient['network']
-  np.testing.assert_allclose(
-    found['lora_A']['dense']['kernel'], 0.7 * of_kernel @ b.T, rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    found['lora_B']['dense']['kernel'], 0.7 * a.T @ of_kernel, rtol=1e-5
-  )
+  kernels = lambda tree: [tree[f'lora_{n}']['dense']['kernel'] for n in 'AB']
+  a, b = map(np.float64, kernels(adapters))
+  of_a, of_b = kernels(gradient['network'])
+  np.testing.assert_allclose(of_a, 0.7 * of_kernel @ b.T, rtol=1e-5)
+  np.testing.assert_allclose(of_b, 0.7 * a.T @ of_kernel, rtol=1e-5)

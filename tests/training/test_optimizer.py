@@ -24,27 +24,20 @@ def edm2(t, warmup, scale):
   return 0.01 * min(t / warmup, 1) / np.sqrt(max(t / scale, 1))
 
 
-@pytest.mark.parametrize(
-  'arguments, expected',
-  [
-    ((0.3,), {0: 0.3, 7: 0.3}),
-    # Ho et al. 2020
-    ((2e-4, 5000), {i: 2e-4 * min(i / 5000, 1) for i in (0, 1, 2500, 10**5)}),
-    # EDM: lr * min(images / 10M, 1), images counted before the update
-    (
-      (1e-3, 19_531),
-      {i: 1e-3 * min(i * 512 / 10e6, 1) for i in (0, 1, 1000, 19_531, 300_000)},
-    ),
-    ((1.0, 10, 'cosine', 110), {10: 1.0, 60: 0.5, 110: 0.0}),
-    ((2.0, 0, 'linear', 100), {0: 2.0, 25: 1.5, 100: 0.0, 150: 0.0}),
-    (
-      (0.01, 50, 'inverse_sqrt', 200),
-      {t: edm2(t, 50, 200) for t in (0, 10, 50, 200, 800, 20_000)},
-    ),
-    # the decay may begin before the end of the warm-up
-    ((0.01, 400, 'inverse_sqrt', 100), {1600: 0.01 / 4}),
-  ],
-)
+@pytest.mark.parametrize('arguments, expected', [
+  ((0.3,), {0: 0.3, 7: 0.3}),
+  # Ho et al. 2020
+  ((2e-4, 5000), {i: 2e-4 * min(i / 5000, 1) for i in (0, 1, 2500, 10**5)}),
+  # EDM: lr * min(images / 10M, 1), images counted before the update
+  ((1e-3, 19_531),
+   {i: 1e-3 * min(i * 512 / 10e6, 1) for i in (0, 1, 1000, 19_531, 300_000)}),
+  ((1.0, 10, 'cosine', 110), {10: 1.0, 60: 0.5, 110: 0.0}),
+  ((2.0, 0, 'linear', 100), {0: 2.0, 25: 1.5, 100: 0.0, 150: 0.0}),
+  ((0.01, 50, 'inverse_sqrt', 200),
+   {t: edm2(t, 50, 200) for t in (0, 10, 50, 200, 800, 20_000)}),
+  # the decay may begin before the end of the warm-up
+  ((0.01, 400, 'inverse_sqrt', 100), {1600: 0.01 / 4}),
+])  # fmt: skip
 def test_learning_rates(arguments, expected):
   rate = optimizer.learning_rate_schedule(*arguments)
   rates = rate(np.array([*expected]))
@@ -60,32 +53,25 @@ def test_a_decay_ends_with_the_training_or_at_its_own_step(decay_steps, end):
   assert rate(end) == 0.0
 
 
-def test_a_decay_that_ends_before_the_warmup_is_refused():
-  for arguments, message in (
-    ((1.0, 100, 'cosine', 50), 'larger than warmup_steps=100, got 50'),
-    ((1.0, 100, 'linear', 100), 'larger than warmup_steps=100, got 100'),
-    ((1.0, 0, 'inverse_sqrt'), 'larger than warmup_steps=0, got 0'),
-  ):
-    with pytest.raises(ValueError, match=message):
-      optimizer.learning_rate_schedule(*arguments)
+@pytest.mark.parametrize('arguments, message', [
+  ((1.0, 100, 'cosine', 50), 'larger than warmup_steps=100, got 50'),
+  ((1.0, 100, 'linear', 100), 'larger than warmup_steps=100, got 100'),
+  ((1.0, 0, 'inverse_sqrt'), 'larger than warmup_steps=0, got 0'),
+])  # fmt: skip
+def test_a_decay_that_ends_before_the_warmup_is_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    optimizer.learning_rate_schedule(*arguments)
 
 
 ALL = {'kernel', 'bias', 'scale', 'embedding', 'frequencies'}
 
 
-@pytest.mark.parametrize(
-  'kind, options, decayed',
-  [
-    ('adamw', {}, {'kernel'}),
-    (
-      'adamw',
-      {'weight_decay_mask': 'not_biases'},
-      ALL - {'bias', 'frequencies'},
-    ),
-    ('radam', {'weight_decay_mask': 'all'}, ALL - {'frequencies'}),
-    ('muon', {}, {'kernel'}),
-  ],
-)
+@pytest.mark.parametrize('kind, options, decayed', [
+  ('adamw', {}, {'kernel'}),
+  ('adamw', {'weight_decay_mask': 'not_biases'}, ALL - {'bias', 'frequencies'}),
+  ('radam', {'weight_decay_mask': 'all'}, ALL - {'frequencies'}),
+  ('muon', {}, {'kernel'}),
+])  # fmt: skip
 def test_weight_decay_shrinks_what_its_mask_names(kind, options, decayed):
   """AdamW (Loshchilov & Hutter 2019, Alg. 2) has no gradient here.
 

@@ -33,24 +33,20 @@ def recursion(sigma_rel, values, more=0):
 def test_width_and_exponent_are_inverse():
   for sigma_rel in (1e-3, 0.01, 0.05, 0.0777, 0.1, 0.2, 0.288, 0.2886751345):
     gamma = power_ema.exponent(sigma_rel)
-    np.testing.assert_allclose(
-      power_ema.relative_width(gamma), sigma_rel, rtol=1e-10
-    )
+    found = power_ema.relative_width(gamma)
+    np.testing.assert_allclose(found, sigma_rel, rtol=1e-10)
   # the standard deviation of a density, by the trapezoidal rule
   tau = np.linspace(0.0, 1.0, 200_001)
   for gamma in (0.0, 2.5, 16.97):
     p = (gamma + 1.0) * tau**gamma
     mean = np.trapezoid(p * tau, tau)
     deviation = np.sqrt(np.trapezoid(p * (tau - mean) ** 2, tau))
-    np.testing.assert_allclose(
-      power_ema.relative_width(gamma), deviation, rtol=1e-6
-    )
+    found = power_ema.relative_width(gamma)
+    np.testing.assert_allclose(found, deviation, rtol=1e-6)
   np.testing.assert_allclose(power_ema.exponent(0.05), 16.972198602303447)
   np.testing.assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
   for wrong in (0.0, -0.1, 0.3, float('nan')):
-    with pytest.raises(
-      ValueError, match='a relative width must be in .0, 0.2887.'
-    ):
+    with pytest.raises(ValueError, match='width must be in .0, 0.2887.'):
       power_ema.exponent(wrong)
 
 
@@ -60,11 +56,9 @@ def test_products_of_profiles_are_their_integrals():
   def profile(t, gamma):
     return np.where(tau <= t, (gamma + 1) * (tau / t) ** gamma / t, 0.0)
 
-  for a, b in (
-    ((2.0, 3.0), (5.0, 1.5)),
-    ((5.0, 1.5), (2.0, 3.0)),
-    ((4.0, 7.0), (4.0, 17.0)),
-  ):
+  first, other = (2.0, 3.0), (5.0, 1.5)
+  same_time = (4.0, 7.0), (4.0, 17.0)
+  for a, b in (first, other), (other, first), same_time:
     expected = np.trapezoid(profile(*a) * profile(*b), tau)
     found = power_ema.inner_product(*a, *b)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -97,9 +91,8 @@ def test_decays_make_averages_of_that_width(more):
   start = int(more)
 
   def measure(sigma_rel):
-    rates = np.float64(
-      jax.vmap(optimizer.ema_power(sigma_rel, more))(jnp.arange(STEPS))
-    )
+    rate = optimizer.ema_power(sigma_rel, more)
+    rates = np.float64(jax.vmap(rate)(jnp.arange(STEPS)))
     weights = np.zeros(STEPS + start)
     if start:  # after a thousand batches of this size
       weights[:start] = weights_of(sigma_rel, start)
@@ -183,19 +176,15 @@ def test_time_counts_images_where_the_batch_size_changes():
   All averages of the trajectory theta = t are known.
   """
   size, ones = 4, 1024
-  images = np.concatenate(
-    [np.arange(1, ones + 1), ones + size * np.arange(1, 257)]
-  )
+  images = np.r_[1 : ones + 1, ones + size * np.arange(1, 257)]
   more = ones / size - ones
   averages = {}
   for sigma_rel in TRACKED:
     first = optimizer.ema_power(sigma_rel)
     second = optimizer.ema_power(sigma_rel, more)
-    rates = np.where(
-      np.arange(ones + 256) < ones,
-      jax.vmap(first)(jnp.arange(ones + 256)),
-      jax.vmap(second)(jnp.arange(ones + 256)),
-    )
+    step = np.arange(ones + 256)
+    rates = [jax.vmap(rate)(step) for rate in (first, second)]
+    rates = np.where(step < ones, *rates)
     average, found = 0.0, []
     for rate, value in zip(np.float64(rates), images, strict=True):
       average += rate * (value - average)

@@ -139,9 +139,8 @@ def test_kingma_welling_eq_3(key):
 def test_the_bound_of_a_markov_chain(key):
   loss, (metrics, state) = CHAIN(PARAMS, START, key, BATCH)
   reconstruction, ratios = literal_chain(key)
-  np.testing.assert_allclose(
-    loss, bits(reconstruction + ratios.sum(axis=1)), rtol=1e-5
-  )
+  expected = bits(reconstruction + ratios.sum(axis=1))
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
   for t in (1, 2):
     found = metrics[f'kl_{t}'].total
     np.testing.assert_allclose(found, bits(ratios[:, t - 1]), rtol=1e-4)
@@ -152,11 +151,8 @@ def test_the_gradient_is_that_of_the_literal_loss(key):
   """It includes the derivative through the draw of z."""
   loss = lambda p: PLAIN(p, START, key, BATCH)[0]
   gradient = jax.device_get(jax.jit(jax.grad(loss))(PARAMS))
-  for name, place in (
-    ('encode', (1, 0)),
-    ('encode', (2, 4)),
-    ('decode', (0, 3)),
-  ):
+  places = ('encode', (1, 0)), ('encode', (2, 4)), ('decode', (0, 3))
+  for name, place in places:
     values = []
     for step in (1e-5, -1e-5):
       W[name][place] += step
@@ -164,9 +160,8 @@ def test_the_gradient_is_that_of_the_literal_loss(key):
       values.append(bits(reconstruction + kl.sum(axis=1)))
       W[name][place] -= step
     slope = (values[0] - values[1]) / 2e-5
-    np.testing.assert_allclose(
-      gradient['network'][name][place], slope, rtol=1e-3
-    )
+    found = gradient['network'][name][place]
+    np.testing.assert_allclose(found, slope, rtol=1e-3)
 
 
 def test_parts_of_a_batch_are_the_batch(key):
@@ -187,31 +182,26 @@ def test_beta_and_warm_up_weigh_the_divergence(key):
   reconstruction, kl = bits(reconstruction), bits(kl.sum(axis=1))
   objective = make(beta=0.5, kl_warmup=4)
   for step, weight in ((0, 0.0), (1, 0.125), (4, 0.5), (9, 0.5)):
-    loss, (metrics, state) = objective(
-      PARAMS, Context(state=jnp.int32(step)), key, BATCH
-    )
+    context = Context(state=jnp.int32(step))
+    loss, (metrics, state) = objective(PARAMS, context, key, BATCH)
     np.testing.assert_allclose(loss, reconstruction + weight * kl, rtol=1e-5)
     np.testing.assert_allclose(metrics['beta'].total, weight)
-    np.testing.assert_allclose(
-      metrics['bits_per_dim'].total, reconstruction + kl, rtol=1e-5
-    )
+    found = metrics['bits_per_dim'].total
+    np.testing.assert_allclose(found, reconstruction + kl, rtol=1e-5)
     assert state == step + 1
 
 
 def test_free_bits_are_of_channels_and_of_layers(key):
-  for least, make_objective, terms in (
-    (0.4, make, literal),
-    (5.0, make_chain, literal_chain),
-  ):
+  cases = (0.4, make, literal), (5.0, make_chain, literal_chain)
+  for least, make_objective, terms in cases:
     objective = make_objective(free_bits=least)
     reconstruction, groups = terms(key)
     means = groups.mean(axis=0)
     assert means.min() < least < means.max()  # both cases are met
     price = np.maximum(means, least).sum()
     loss, (metrics, _) = objective(PARAMS, START, key, BATCH)
-    np.testing.assert_allclose(
-      loss, bits(reconstruction.mean() + price), rtol=1e-5
-    )
+    expected = bits(reconstruction.mean() + price)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     plain = bits(reconstruction + groups.sum(axis=1))
     np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
 

@@ -1,9 +1,6 @@
-"""The objective `vdm`: the bound of an exact model is the entropy of the data.
+"""The objective `vdm` against a transcription at its own noise and levels.
 
 Each pixel is independently +1 with probability P, else -1: E[x | z] is a tanh.
-In continuous time with wide ends, no part of the bound is lost. Draws of the
-loss have heavy tails, so expectations are integrals here, and the objective is
-compared with a transcription at its own noise and levels.
 """
 
 from typing import Any
@@ -18,7 +15,6 @@ from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context, Network
 
 P = 0.8
-ENTROPY = -(P * np.log2(P) + (1 - P) * np.log2(1 - P))  # bits
 PARAMS = {
   'network': {'bias': np.zeros(())},
   'schedule': {'low': np.array(-7.0), 'span': np.array(14.0)},
@@ -80,16 +76,6 @@ def eps_error(x, eps, gamma):
   return (alpha / sigma * (x - x_hat)) ** 2
 
 
-def expected_error(gamma):
-  """Integrates it over x and eps, [N] for gamma [N]."""
-  eps = np.linspace(-9.0, 9.0, 3001)
-  density = np.exp(-(eps**2) / 2) / np.sqrt(2 * np.pi)
-  gamma = gamma[:, None]
-  errors = P * eps_error(1.0, eps, gamma)
-  errors += (1 - P) * eps_error(-1.0, eps, gamma)
-  return np.trapezoid(errors * density, eps, axis=1)
-
-
 def drawn(key, n=64, **kw):
   """Returns the metrics of a batch, and per image x, eps and gamma."""
   seen = []
@@ -149,14 +135,6 @@ def test_the_two_noises_of_an_image_are_unrelated(key):
   assert abs(r) < 5 / np.sqrt(eps_0.size)
 
 
-def test_the_expected_bound_of_the_exact_model_is_the_entropy():
-  """This holds for any schedule, since dt gamma' = d gamma."""
-  gamma = np.linspace(-7.0, 7.0, 281)
-  nats = 0.5 * np.trapezoid(expected_error(gamma), gamma)
-  bound = nats / np.log(2.0) - 0.5 * np.log2(sigmoid(7.0))
-  np.testing.assert_allclose(bound, ENTROPY, rtol=1e-3)
-
-
 def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   """The prior loss is -log(sigma_1^2) / 2, since x^2 = 1.
 
@@ -178,8 +156,8 @@ def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   assert abs(found - expected) < 4.5 * error < 0.02 * expected
 
 
-def test_in_finite_time_the_bound_is_looser(key):
-  """Its times are the steps 1 / T..1, its weights follow VDM Eq. 14."""
+def test_the_times_and_weights_of_finite_time(key):
+  """The steps are 1 / T..1, and the weights follow VDM Eq. 14."""
   T = 8
   metrics, x, eps, gamma = drawn(key, num_steps=T)
   step = (gamma + 7.0) / 14.0 * T
@@ -190,8 +168,6 @@ def test_in_finite_time_the_bound_is_looser(key):
   np.testing.assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
   counts = [metrics[f'loss_quarter_{q}'].count for q in range(1, 5)]
   assert counts == [16] * 4
-  expected = expected_error(14.0 * np.arange(1, T + 1) / T - 7.0).mean()
-  assert weight * expected / np.log(2.0) > ENTROPY + 0.1
 
 
 def test_the_network_may_predict_anything(key):
@@ -207,10 +183,12 @@ def test_the_network_may_predict_anything(key):
     return dj.target('v', dj.to_x0('eps', eps, z, level), eps, level)
 
   of_v = objective(network_fn=converted, parametrization='v')
-  found, expected = (
-    jax.jit(loss)(PARAMS, Context(), key, batch(64))[0]
-    for loss in (of_v, objective())
-  )
+
+  @jax.jit
+  def losses(*args):
+    return of_v(*args)[0], objective()(*args)[0]
+
+  found, expected = losses(PARAMS, Context(), key, batch(64))
   np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
