@@ -31,6 +31,31 @@ def page_example(name, word=''):
   return code
 
 
+def numbers(name, word, capsys):
+  """Returns the numbers that this example prints."""
+  printed = run(page_example(name, word), capsys)
+  return [float(x) for x in re.findall(r'-?\d+\.?\d*(?:e-?\d+)?', printed)]
+
+
+SIGNAL = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])
+SIGNAL *= np.var(np.linspace(-1, 1, 64)) / (1 - SIGNAL)
+CORRELATION = (SIGNAL / (SIGNAL + 1)) ** 0.5
+# (page, a word of the example) => (the numbers that it prints, their error).
+PRINTED = {
+  # corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2), three
+  # standard errors of the correlation of 64 pairs
+  ('index.md', ''): ([CORRELATION], 3 * (1 - CORRELATION**2) / 8),
+  ('few_steps.md', ''): ([1, 0.8, 0.8, 1.5], 0.1),
+  ('posterior.md', 'repaint_levels'): ([0.61, 0.83, 0.90], 0.04),
+}
+
+
+@pytest.mark.parametrize('page, word', PRINTED)
+def test_an_example_prints_its_numbers(page, word, capsys):
+  expected, error = PRINTED[page, word]
+  assert numbers(page, word, capsys) == pytest.approx(expected, abs=error)
+
+
 def test_the_library_page_runs_as_printed(capsys, monkeypatch):
   """Eq. 7, sampling, modules of NNX and Equinox, and imported weights."""
   monkeypatch.chdir(ROOT)
@@ -42,17 +67,6 @@ def test_the_library_page_runs_as_printed(capsys, monkeypatch):
   for module in modules:
     assert run(module, capsys).strip() == '(4, 2)'
   assert run(weights, capsys).strip() == '(2, 4, 4, 1)'
-
-
-def test_the_example_of_the_index_keeps_the_signal_it_should(capsys):
-  """corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2)."""
-  alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])
-  variance = np.var(np.linspace(-1, 1, 64))
-  signal = alpha_bar * variance
-  expected = (signal / (signal + 1 - alpha_bar)) ** 0.5
-  found = float(run(page_example('index.md'), capsys))
-  error = (1 - expected**2) / 8  # of the correlation of 64 pairs
-  assert found == pytest.approx(expected, abs=3 * error)
 
 
 def test_the_training_page_trains_as_printed(capsys):
@@ -70,8 +84,7 @@ def test_the_sampler_of_the_library_page_is_of_second_order(capsys):
 
 def test_the_schedule_of_the_samplers_page_has_its_prior_kl(capsys):
   """x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2)."""
-  code = page_example('samplers.md', 'Quadratic')
-  found, slope = map(float, run(code, capsys).split())
+  found, slope = numbers('samplers.md', 'Quadratic', capsys)
   alpha2 = 0.1**4
   assert found == pytest.approx(-np.log1p(-alpha2), rel=1e-3)
   expected = 2 * np.log(0.1) * alpha2 / (1 - alpha2)
@@ -86,16 +99,9 @@ def test_the_likelihood_of_the_evaluation_page_is_the_truth(capsys):
   assert second == '(64, 2)'
 
 
-def test_the_map_of_the_page_of_few_steps_makes_the_data(capsys):
-  found = re.findall(r'-?\d+\.\d+', run(page_example('few_steps.md'), capsys))
-  assert list(map(float, found)) == pytest.approx([1, 0.8, 0.8, 1.5], abs=0.1)
-
-
 def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
   """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
-  entropy, bound, truth, share = map(
-    float, run(page_example('discrete.md', 'oracles'), capsys).split()
-  )
+  entropy, bound, truth, share = numbers('discrete.md', 'oracles', capsys)
   p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
   assert entropy == pytest.approx(-np.sum(p * np.log(p)))
   assert bound == pytest.approx(entropy, abs=0.06)
@@ -105,8 +111,7 @@ def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
 
 def test_the_loop_of_discrete_states_learns_its_strings(capsys):
   """25 exp(-bound) is the least share, by Jensen's inequality."""
-  printed = run(page_example('discrete.md', 'words'), capsys).split()
-  bound, entropy, inside, different = map(float, printed)
+  bound, entropy, inside, different = numbers('discrete.md', 'words', capsys)
   assert entropy == pytest.approx(np.log(25))
   assert entropy - 0.1 < bound < entropy + 0.5
   share = 25 * np.exp(-bound)
@@ -214,15 +219,6 @@ def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
   continuous = set(schedules) - of_steps
   for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
     assert f'`{name}`' in page, name
-
-
-def test_the_inpainting_page_fills_in_as_printed(capsys):
-  replaced, repainted, guided = map(
-    float, run(page_example('posterior.md', 'repaint_levels'), capsys).split()
-  )
-  assert replaced == pytest.approx(0.61, abs=0.04)
-  assert repainted == pytest.approx(0.83, abs=0.04)
-  assert guided == pytest.approx(0.90, abs=0.04)
 
 
 def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
