@@ -183,8 +183,9 @@ def test_base_weights_of_a_stranger_are_refused(name, base, run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   change(base_weights.path_of(copy))
   refused(message, restored, copy)
-  again = {'training.num_steps': 5, 'training.resume': 'force'}
-  refused(message, MODES['train'], config_of(base, **again), copy)
+  if name == 'cut' or 'network' in message:
+    again = {'training.num_steps': 5, 'training.resume': 'force'}
+    refused(message, MODES['train'], config_of(base, **again), copy)
 
 
 @pytest.mark.parametrize('name, tensor', [
