@@ -93,12 +93,16 @@ def test_parameters_of_schedules_reach_their_class():
 
 
 def test_explicit_alphas_count_the_steps():
-  model = model_of('schedule=alphas', 'schedule.values=0.9,0.8,0.7')
-  np.testing.assert_allclose(
-    model.noisy.schedule().alphas, [0.9, 0.8, 0.7], rtol=1e-6
-  )
-  levels = model.noisy.schedule().at_step(np.arange(4))
-  steps = model.noisy.process.noise_input(levels)
+  noisy = model_of('schedule=alphas', 'schedule.values=0.9,0.8,0.7').noisy
+
+  @jax.jit
+  def alphas_and_steps():
+    schedule = noisy.schedule()
+    levels = schedule.at_step(np.arange(4))
+    return schedule.alphas, noisy.process.noise_input(levels)
+
+  alphas, steps = alphas_and_steps()
+  np.testing.assert_allclose(alphas, [0.9, 0.8, 0.7], rtol=1e-6)
   np.testing.assert_array_equal(steps, [0, 0, 1, 2])
 
 
@@ -284,10 +288,10 @@ def test_parameters_of_samplers_reach_them():
 def test_the_levels_of_another_schedule_may_be_visited(name):
   """It has its own defaults, not the parameters of the run's schedule."""
   flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
-  schedule = model_of(*flags).plan().schedule
-  t = jnp.linspace(0.0, 1.0, 5)
   expected = {'linear': lambda: DDPM, 'karras': dj.KarrasSchedule}[name]()
-  jax.tree.map(np.testing.assert_array_equal, schedule(t), expected(t))
+  model, t = model_of(*flags), np.linspace(0.0, 1.0, 5, dtype=np.float32)
+  both = jax.jit(lambda: (model.plan().schedule(t), expected(t)))()
+  jax.tree.map(np.testing.assert_array_equal, *both)
   assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 
 
