@@ -54,7 +54,6 @@ TOKENS = {
   'network.num_blocks': 1,
   'network.patch_size': 1,
   'network.positions': 'learned',
-  'training.evaluate_every': 0,
 }
 
 
