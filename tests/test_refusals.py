@@ -378,7 +378,8 @@ def one_channel(params, x, noise, cond, *, key=None):
   (lambda: bound(0), 'num_steps is 0: it must be at least 1'),
   (lambda: bound(1, variance='fixed_small'), "1: 'fixed_small' needs the var"),
   (lambda: bound(1, variance='learned'), "is 1: 'learned' needs the var"),
-  (lambda: bound(4, variance='learned'), "'learned' needs a network with"),
+  (lambda: jax.eval_shape(lambda: bound(4, variance='learned')),
+   "'learned' needs a network with"),
   (lambda: bound(1, variance='fixed_large', steps=1), 'it must be in 1..0 for'),
   (lambda: bound(4, steps=0), 'steps is 0: it must be in 1..3'),
   (lambda: bound(4, steps=4), 'steps is 4: it must be in 1..3'),
@@ -563,9 +564,9 @@ FLOW = dj.RectifiedFlowSchedule()
   (lambda: flow_maps.shortcut(NETWORK, FLOW, num_steps=12),
    'must be a power of 2, got 12'),
   (lambda: flow_maps.power_law_guidance(0.0), 'got low=0.0, high=8.0'),
-  (lambda: flow_maps.mean_flow(
+  (lambda: jax.eval_shape(lambda: flow_maps.mean_flow(
     NETWORK, FLOW, guidance=flow_maps.fixed_guidance(1.0, 0.5)
-  ).draw(KEY, {'x': X}, Context()),
+  ).draw(KEY, {'x': X}, Context())),
    'guidance needs a condition with drop'),
   (lambda: objectives.vlb(LEARNED, COSINE, schedule_steps=1),
    'need at least 2 steps and learned'),

@@ -26,12 +26,14 @@ from diffusion_jax.data import small_sets
 from diffusion_jax.metrics import likelihoods
 from diffusion_jax.runtime.sharding import replicate, to_global
 from diffusion_jax.testing import oracles
+from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
   assert_same,
   interrupted,
   lines_of,
+  normal_params,
   params_of,
   printed_by,
   refused,
@@ -70,13 +72,15 @@ def autoencoder(tmp_path_factory):
 def trained(autoencoder, tmp_path_factory):
   """Trains four steps in its latents; returns (workdir, printed text).
 
-  The run of the autoencoder is deleted afterwards.
+  It evaluates too. The run of the autoencoder is deleted afterwards.
   """
   folder = tmp_path_factory.mktemp('runs')
   source = folder / 'autoencoder'
   shutil.copytree(autoencoder, source)
   workdir = folder / 'latent'
-  printed = printed_by(MODES['train'], config_of(source), workdir)
+  config = config_of(source, **{'training.evaluate_every': 4})
+  printed = printed_by(MODES['train'], config, workdir)
+  assert len(lines_of(workdir, 'test_loss')) == 1
   shutil.rmtree(source)
   return workdir, printed
 
@@ -94,16 +98,7 @@ HALF = Latents(
   lambda autoencoder, x, keys=None: autoencoder['scale'] * x / 2.0,
   lambda autoencoder, z: 2.0 * z / autoencoder['scale'],
 )
-LINEAR = {
-  'training.evaluate_every': 2,
-  'conditioning.labels': False,
-  'conditioning.dropout': 0.0,
-  # another kind of model has the defaults of this section
-  'sampling.sampler': 'ddim',
-  'sampling.sampler.eta': 0.0,
-  'sampling.num_steps': 4,
-  'sampling.clip': False,
-}
+LINEAR = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
 
 
 @pytest.fixture
@@ -121,16 +116,30 @@ def linear(autoencoder, tmp_path, monkeypatch):
   return config, tmp_path, record
 
 
-def test_latents_that_are_pixels_are_diffused_as_pixels(linear):
-  """Losses and test losses agree."""
-  latents, workdir, _ = linear
-  pixels = config_of(None, **LINEAR)
-  MODES['train'](pixels, workdir / 'pixels')
-  MODES['train'](latents, workdir)
-  for name in ('loss', 'test_loss', 'grad_norm'):
-    ours, theirs = lines_of(workdir, name), lines_of(workdir / 'pixels', name)
-    assert len(ours) > 1
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
+  """Losses, test losses and gradients agree."""
+  config, workdir, _ = linear
+  latents: Any = models.make(config, workdir)
+  pixels: Any = models.make(config_of(None, **LINEAR), workdir)
+  mesh = devices.make_mesh(config)
+  batch = {'x': DIGITS.x.encode(small_sets.digits('test').x[:8])}
+  kept = latents.autoencoder.load()
+  z = make_encode(latents, mesh)(kept, to_global(mesh, batch), key, 0)
+
+  @jax.jit
+  def losses(params, batches):
+    return [
+      jax.value_and_grad(model.objective(test=test), has_aux=True)(
+        params, Context(), key, batch
+      )
+      for test in (False, True)
+      for model, batch in zip((latents, pixels), batches, strict=True)
+    ]
+
+  ours, theirs, *tests = losses(normal_params(pixels), (z, batch))
+  for a, b in ((ours, theirs), tests):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4), a, b)
+  assert ours[0][0] > 0.0
 
 
 def test_the_measured_scale_is_one_over_the_deviation(linear):
@@ -154,15 +163,20 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   kept, latents = model.autoencoder.load()['autoencoder'], model.latents
   x = DIGITS.x.encode(small_sets.digits('train').x)
   keys = jax.random.split(jax.random.key(5), len(x))
-  z = np.asarray(jax.jit(latents.encode)(kept, x, keys))
-  assert z.shape == (len(x), 4, 4, 4)
-  np.testing.assert_allclose(z.std(), 1.0, atol=0.02)
+
+  @jax.jit
+  def numbers(kept):
+    other = kept | {'scale': 3.0 * kept['scale']}
+    z, tripled = (latents.encode(one, x[:2]) for one in (kept, other))
+    decoded = latents.decode(kept, z), latents.decode(other, 3.0 * z)
+    return latents.encode(kept, x, keys), z, tripled, *decoded
+
+  drawn, z, tripled, decoded, of_tripled = numbers(kept)
+  assert drawn.shape == (len(x), 4, 4, 4)
+  np.testing.assert_allclose(np.std(drawn), 1.0, atol=0.02)
   # latents are multiplied by any scale, and the decoder divides by it
-  other = kept | {'scale': 3.0 * kept['scale']}
-  encode, decode = jax.jit(latents.encode), jax.jit(latents.decode)
-  z = encode(kept, x[:2])
-  np.testing.assert_allclose(encode(other, x[:2]), 3.0 * z, rtol=1e-5)
-  np.testing.assert_allclose(decode(other, 3.0 * z), decode(kept, z), atol=1e-5)
+  np.testing.assert_allclose(tripled, 3.0 * z, rtol=1e-5)
+  np.testing.assert_allclose(of_tripled, decoded, atol=1e-5)
 
 
 def test_latents_are_drawn_anew_each_step_on_any_devices(run):

@@ -89,13 +89,6 @@ def test_a_run_keeps_the_statistics_of_its_file(trained):
   assert len(lines_of(run, 'test_loss')) == 2
 
 
-def test_a_continued_training_has_the_same_bits(trained, tmp_path):
-  run, path = trained
-  copy = interrupted(run, tmp_path / 'copy')
-  MODES['train'](vectors(path), copy)
-  assert_same(params_of(run), params_of(copy))
-
-
 def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   """Each row has num_samples draws, in units that the run has kept."""
   run, _ = trained
@@ -173,25 +166,6 @@ def test_draws_are_within_the_box(tmp_path, capsys):
     r'([\d.]+) ?%.*(bounds|box|outside)', capsys.readouterr().out
   )
   assert share and 0.0 < float(share[1]) < 100.0
-
-
-def test_a_training_ends_by_patience(tmp_path, capsys):
-  """The second command finds the training finished."""
-  path = save(tmp_path / 'theta.npz')
-  fields = {'training.patience': 2, 'training.evaluate_every': 1}
-  fields |= {'training.num_steps': 40, 'optimizer.learning_rate': 3.0}
-  fields |= {'optimizer.decay_steps': 40, 'training.sample_every': 0}
-  fields |= {'training.ema_decay': 0.0}
-  config = vectors(path, **fields)
-  MODES['train'](config, tmp_path / 'run')
-  losses = lines_of(tmp_path / 'run', 'test_loss')
-  assert 2 < len(losses) < 40
-  assert np.argmin(losses) == len(losses) - 3
-  out = capsys.readouterr().out
-  assert f'the test loss has been lowest at step {len(losses) - 2}' in out
-  MODES['train'](config, tmp_path / 'run')
-  assert 'training.patience' in capsys.readouterr().out
-  assert lines_of(tmp_path / 'run', 'test_loss') == losses
 
 
 @pytest.mark.parametrize('arrays, message', [
@@ -283,10 +257,15 @@ def test_ode_of_vectors_is_their_density_in_their_units():
     denoiser=lambda params, cond: law.denoise,
   )
   keys = jax.random.split(jax.random.key(0), 50)
-  x = jax.vmap(lambda key: law.sample(key, 1)[0])(keys)
   measure = likelihoods.ode().measure(model)
-  found = jax.jit(lambda x: measure({}, keys, x, {})['nats'])(x)
-  expected = (np.log(STD).sum() - law.log_prob(x, dj.clean_level())) / 2
+
+  @jax.jit
+  def both(keys):
+    x = jax.vmap(lambda key: law.sample(key, 1)[0])(keys)
+    return measure({}, keys, x, {})['nats'], law.log_prob(x, dj.clean_level())
+
+  found, log_prob = both(keys)
+  expected = (np.log(STD).sum() - log_prob) / 2
   np.testing.assert_allclose(found, expected, atol=0.02)  # sigma ends at 40
   assert abs(np.mean(found - expected)) < 3e-3
 
@@ -330,35 +309,31 @@ def restore(run, seen, output, image, operator, **fields):
   return arrays_of(run, output, 'edits')
 
 
-@pytest.mark.parametrize('image, operator, fields', [
-  ('masked.npy', 'mask', {'mask': 'mask.npy'}),
-  ('means.npy', 'matrix', {'path': 'matrix.npy'}),
-  ('means.npy', f'{__name__}:halves', {}),
-])  # fmt: skip
-def test_sequences_are_restored_in_their_units(
-  curves, seen, image, operator, fields, capsys
-):
-  name = operator.partition(':')[0].rpartition('.')[2]
-  found = restore(curves, seen, name, image, operator, **fields)
-  x = found['arr_0']
-  assert x.shape == (2, 8, 1) and np.isfinite(x).all()
-  arrays = seen[1]
-  if operator == 'mask':
-    error = (x - arrays['clean'])[:, arrays['mask']]
-  else:
-    error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
-  # The residual of y is in the user's units.
-  rms = np.sqrt(np.mean(error**2, axis=1)) / 0.5
-  np.testing.assert_allclose(found['residual'], rms, rtol=2e-3)
-  out = capsys.readouterr().out
-  assert f'{image}: residual' in out and 'grey levels' not in out
-  assert (curves / 'edits' / f'{name}_{image[:-4]}.png').exists()
-
-
-def test_a_matrix_and_a_function_of_the_same_numbers_agree(curves, seen):
-  a = restore(curves, seen, 'a', 'means.npy', 'matrix', path='matrix.npy')
-  b = restore(curves, seen, 'b', 'means.npy', f'{__name__}:halves')
-  np.testing.assert_allclose(a['arr_0'], b['arr_0'], rtol=1e-3)
+def test_sequences_are_restored_in_their_units(curves, seen, capsys):
+  """A matrix and a function of the same numbers agree."""
+  found, arrays = {}, seen[1]
+  for name, image, operator, fields in (
+    ('mask', 'masked', 'mask', {'mask': 'mask.npy'}),
+    ('matrix', 'means', 'matrix', {'path': 'matrix.npy'}),
+    ('own', 'means', f'{__name__}:halves', {}),
+  ):
+    found[name] = restore(
+      curves, seen, name, f'{image}.npy', operator, **fields
+    )
+    x = found[name]['arr_0']
+    assert x.shape == (2, 8, 1) and np.isfinite(x).all()
+    if operator == 'mask':
+      error = (x - arrays['clean'])[:, arrays['mask']]
+    else:
+      error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
+    # The residual of y is in the user's units.
+    rms = np.sqrt(np.mean(error**2, axis=1)) / 0.5
+    np.testing.assert_allclose(found[name]['residual'], rms, rtol=2e-3)
+    out = capsys.readouterr().out
+    assert f'{image}.npy: residual' in out and 'grey levels' not in out
+    assert (curves / 'edits' / f'{name}_{image}.png').exists()
+  a, b = found['matrix']['arr_0'], found['own']['arr_0']
+  np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
 @pytest.mark.parametrize('image, operator, fields, message', [

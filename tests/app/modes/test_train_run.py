@@ -10,25 +10,17 @@ import pytest
 from diffusion_jax.app.modes import MODES, train_setup
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 
-CONSTANT = {'optimizer.decay': 'constant'}
 
-
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  """Trains four steps on one device; no test changes the run."""
-  workdir = tmp_path_factory.mktemp('runs') / 'one'
-  MODES['train'](smoke(**CONSTANT), workdir)
-  return workdir
-
-
-def test_a_run_continues_on_other_devices_and_in_parts(run, tmp_path, capsys):
+def test_a_run_continues_on_other_devices_and_in_parts(
+  digits_run, tmp_path, capsys
+):
   """Two devices with accumulation have the losses of one device."""
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
-  parts = interrupted(run, tmp_path / 'parts')
-  MODES['train'](smoke(**CONSTANT, **moved), parts)
+  parts = interrupted(digits_run, tmp_path / 'parts')
+  MODES['train'](smoke(**moved), parts)
   assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
   assert (parts / 'checkpoints' / '4').is_dir()
-  moved, stayed = ([x['loss'] for x in lines_of(r)] for r in (parts, run))
+  moved, stayed = (lines_of(r, 'loss') for r in (parts, digits_run))
   assert len(moved) == 4
   np.testing.assert_allclose(moved, stayed, rtol=1e-5)
 

@@ -15,6 +15,7 @@ from diffusion_jax.training import base_weights, lora
 from tests.app.conftest import (
   SEEN,
   assert_same,
+  interrupted,
   lines_of,
   of_run,
   params_of,
@@ -47,13 +48,11 @@ def config_of(base, **changes):
 
 @pytest.fixture(scope='module')
 def run(base, tmp_path_factory):
-  """Trains two steps, moves the run, and trains two more, with every hook."""
+  """Trains four steps with every hook, and moves the run."""
   first = tmp_path_factory.mktemp('first') / 'adapted'
-  MODES['train'](config_of(base, **{'training.num_steps': 2}), str(first))
-  moved = shutil.move(first, tmp_path_factory.mktemp('moved') / 'adapted')
   hooks = SEEN | {'report.after_training': False}
-  MODES['train'](config_of(base, **hooks), str(moved))
-  return moved
+  MODES['train'](config_of(base, **hooks), str(first))
+  return shutil.move(first, tmp_path_factory.mktemp('moved') / 'adapted')
 
 
 def raw(workdir, step=4, ema=True):
@@ -70,7 +69,7 @@ def test_only_adapters_are_trained_and_saved(base, run):
   assert all(np.abs(x).max() > 0.0 for x in moved)
   trained = json.loads((run / 'sessions.jsonl').read_text().splitlines()[0])
   assert trained['parameters'] == sum(x.size for x in jax.tree.leaves(stored))
-  assert len(lines_of(run, 'test_loss')) == 1
+  assert len(lines_of(run, 'test_loss')) == 2
   assert (run / 'samples' / 'step_00000004.png').is_file()
 
 
@@ -97,9 +96,11 @@ def test_every_reader_gets_merged_weights(base, run):
 
 
 def test_a_run_continues_exactly(base, run, tmp_path):
-  MODES['train'](config_of(base), str(tmp_path / 'once'))
+  """In another folder than the one in which it began."""
+  copy = interrupted(run, tmp_path / 'copy')
+  MODES['train'](config_of(base), str(copy))
   for ema in (True, False, 'sigma_rel_0.05', 'sigma_rel_0.1'):
-    assert_same(raw(tmp_path / 'once', ema=ema), raw(run, ema=ema))
+    assert_same(raw(copy, ema=ema), raw(run, ema=ema))
 
 
 def test_adapters_are_exported_alone_and_merged(base, run, tmp_path):
@@ -183,8 +184,9 @@ def test_base_weights_of_a_stranger_are_refused(name, base, run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   change(base_weights.path_of(copy))
   refused(message, restored, copy)
-  again = {'training.num_steps': 5, 'training.resume': 'force'}
-  refused(message, MODES['train'], config_of(base, **again), copy)
+  if name == 'cut' or 'network' in message:
+    again = {'training.num_steps': 5, 'training.resume': 'force'}
+    refused(message, MODES['train'], config_of(base, **again), copy)
 
 
 @pytest.mark.parametrize('name, tensor', [

@@ -16,7 +16,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import model_card, sharing
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
-from diffusion_jax.training import checksums, shared
+from diffusion_jax.training import checksums, shared, stored_weights
 from tests.app.conftest import (
   arrays_of,
   assert_same,
@@ -145,7 +145,11 @@ def test_a_training_begins_with_a_shared_folder(run, out, tmp_path, capsys):
     'optimizer.learning_rate': 1e-30,
   }
   MODES['train'](smoke(**few), str(tmp_path))
-  assert_same(params_of(tmp_path, False), params_of(run))
+  params, stored = stored_weights.restore_params(tmp_path, False)
+  assert_same(params, params_of(run))
+  assert stored['training']['init_from'] == str(out)
+  leaves = len(jax.tree.leaves(params))
+  assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
 
 
 def without_weights(out):

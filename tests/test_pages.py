@@ -1,0 +1,380 @@
+"""What the pages of docs/ print runs as printed (pytest -m docs)."""
+
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import as_one_key
+from diffusion_jax.training.objectives import Context
+from tests.test_readme import EXAMPLE, ROOT, check_means, run
+
+pytestmark = pytest.mark.docs
+
+
+def page_examples(name):
+  return EXAMPLE.findall((ROOT / 'docs' / name).read_text())
+
+
+def page_example(name, word=''):
+  """Returns the only example of a page that contains the word."""
+  (code,) = [code for code in page_examples(name) if word in code]
+  return code
+
+
+def numbers(name, word, capsys):
+  """Returns the numbers that this example prints."""
+  printed = run(page_example(name, word), capsys)
+  return [float(x) for x in re.findall(r'-?\d+\.?\d*(?:e-?\d+)?', printed)]
+
+
+SIGNAL = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])
+SIGNAL *= np.var(np.linspace(-1, 1, 64)) / (1 - SIGNAL)
+CORRELATION = (SIGNAL / (SIGNAL + 1)) ** 0.5
+# (page, a word of the example) => (the numbers that it prints, their error).
+PRINTED = {
+  # corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2), three
+  # standard errors of the correlation of 64 pairs
+  ('index.md', ''): ([CORRELATION], 3 * (1 - CORRELATION**2) / 8),
+  ('few_steps.md', ''): ([1, 0.8, 0.8, 1.5], 0.1),
+  ('posterior.md', 'repaint_levels'): ([0.61, 0.83, 0.90], 0.04),
+}
+
+
+@pytest.mark.parametrize('page, word', PRINTED)
+def test_an_example_prints_its_numbers(page, word, capsys):
+  expected, error = PRINTED[page, word]
+  assert numbers(page, word, capsys) == pytest.approx(expected, abs=error)
+
+
+def test_the_library_page_runs_as_printed(capsys, monkeypatch):
+  """Eq. 7, sampling, modules of NNX and Equinox, and imported weights."""
+  monkeypatch.chdir(ROOT)
+  first, second, *modules, weights = page_examples('library.md')[:5]
+  lines = run(first, capsys).splitlines()
+  assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
+  assert lines[3] == 'True'
+  check_means(run(second, capsys))
+  for module in modules:
+    assert run(module, capsys).strip() == '(4, 2)'
+  assert run(weights, capsys).strip() == '(2, 4, 4, 1)'
+
+
+def test_the_training_page_trains_as_printed(capsys):
+  code = '\n'.join(page_examples('training.md'))
+  step, loss, loss_of_own = run(code, capsys).split()
+  assert step == '1' and float(loss) > 0 and float(loss_of_own) > 0
+
+
+def test_the_sampler_of_the_library_page_is_of_second_order(capsys):
+  lines = run(page_example('library.md', 'midpoint'), capsys).splitlines()
+  errors = [float(line.split()[1]) for line in lines[:3]]
+  assert 3.3 < errors[0] / errors[1] < 4.7
+  assert 3.3 < errors[1] / errors[2] < 4.7
+
+
+def test_the_schedule_of_the_samplers_page_has_its_prior_kl(capsys):
+  """x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2)."""
+  found, slope = numbers('samplers.md', 'Quadratic', capsys)
+  alpha2 = 0.1**4
+  assert found == pytest.approx(-np.log1p(-alpha2), rel=1e-3)
+  expected = 2 * np.log(0.1) * alpha2 / (1 - alpha2)
+  assert slope == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_likelihood_of_the_evaluation_page_is_the_truth(capsys):
+  code = page_example('evaluation.md', 'log_likelihood')
+  first, second = run(code, capsys).splitlines()
+  found, truth = map(float, first.split())
+  assert found == pytest.approx(truth, abs=0.1)
+  assert second == '(64, 2)'
+
+
+def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
+  """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
+  entropy, bound, truth, share = numbers('discrete.md', 'oracles', capsys)
+  p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
+  assert entropy == pytest.approx(-np.sum(p * np.log(p)))
+  assert bound == pytest.approx(entropy, abs=0.06)
+  # eight steps lose some of what the two variables have in common
+  assert truth == pytest.approx(0.4) and share == pytest.approx(0.4, abs=0.04)
+
+
+def test_the_loop_of_discrete_states_learns_its_strings(capsys):
+  """25 exp(-bound) is the least share, by Jensen's inequality."""
+  bound, entropy, inside, different = numbers('discrete.md', 'words', capsys)
+  assert entropy == pytest.approx(np.log(25))
+  assert entropy - 0.1 < bound < entropy + 0.5
+  share = 25 * np.exp(-bound)
+  assert inside / 200 > share - 4.5 * (share * (1 - share) / 200) ** 0.5
+  assert different > 20
+
+
+def test_the_draws_of_the_evaluation_page_are_calibrated(capsys):
+  code = page_example('evaluation.md', 'rank_levels')
+  lines = run(code, capsys).splitlines()
+  assert [line.split()[0] for line in lines] == ['ranks', 'intervals', 'balls']
+  numbers = [float(x) for x in re.findall(r'\d\.[\de-]+', ' '.join(lines))]
+  *p_values, fraction = numbers[-2:]  # of the balls
+  assert p_values[0] > 1e-3 and fraction == pytest.approx(0.9, abs=0.06)
+
+
+def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
+  code = page_example('evaluation.md', 'gauss_composed')
+  out = run(code, capsys)
+  found = np.array([float(x) for x in re.findall(r'-?\d+\.\d+', out)])
+  means, exact, variances = found.reshape(3, 2)
+  np.testing.assert_allclose(means, exact, atol=0.05)
+  np.testing.assert_allclose(variances, 1 / 9, rtol=0.2)
+
+
+def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
+  """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
+
+  x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2), of which
+  the bin is 2/255 wide, and open at both ends of [-1, 1].
+  """
+  code = page_example('evaluation.md', 'decoder')
+  fewer = code.replace('jnp.tile(grey, (20, 1))', 'jnp.tile(grey, (4, 1))')
+  assert fewer != code
+  lines = run(fewer, capsys).splitlines()
+  (least, ddpm, vdm), (wrong,) = (map(float, line.split()) for line in lines)
+  assert least == pytest.approx(np.log2(17))
+  assert least < ddpm < least + 0.4
+  assert vdm == pytest.approx(ddpm, abs=1e-3)
+  betas = np.linspace(1e-4, 0.02, 1000)[:2]
+  one, two = 1 - np.cumprod(1 - betas)
+  deviation = (betas[1] * one / two) ** 0.5
+  inside = norm.cdf(1 / 255 / deviation)
+  excess = -(15 * np.log2(2 * inside - 1) + 2 * np.log2(inside)) / 17
+  assert wrong - ddpm == pytest.approx(excess, abs=2e-3)
+
+
+def test_the_training_loop_of_its_page_learns(capsys, tmp_path, monkeypatch):
+  """The snippet runs as printed, with fewer steps; it has at most 60 lines."""
+  monkeypatch.chdir(tmp_path)
+  code = page_example('library.md', 'load_digits')
+  assert len(code.splitlines()) <= 60
+  short = code.replace('width = 10_000', 'width = 300')
+  assert short != code
+  found = {}
+  with jax.numpy_rank_promotion('allow'):  # as users have it
+    exec(compile(short, 'library.md', 'exec'), found)
+  first = float(capsys.readouterr().out.split()[1])
+  assert found['loss'] < 0.5 * first
+  with np.load('digits.npz') as samples:
+    assert samples['arr_0'].shape == (500, 8, 8, 1)
+    assert samples['labels'].tolist() == 50 * list(range(10))
+  x = np.asarray(found['x'])
+  assert np.isfinite(x).all() and x.std() > 0.1
+  assert Path('digits.png').is_file()
+
+
+def test_the_guidance_page_guides_as_printed(capsys):
+  lines = run(page_example('guidance.md'), capsys).splitlines()
+  for line, expected in zip(lines, (0.0, 1.0, None), strict=True):
+    _, *found = map(float, line.split())
+    for mean in found:
+      assert mean > 1.05 if expected is None else abs(mean - expected) < 0.1
+
+
+def test_the_example_of_a_context_prints_what_it_says(capsys):
+  code = page_example('networks.md', 'encode_context')
+  assert run(code, capsys).strip() == code.rpartition('  # ')[2].strip()
+
+
+def test_the_page_of_measurements_meets_the_posterior(capsys):
+  out = run(page_example('posterior.md', 'Measurement'), capsys)
+  numbers = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
+  found, exact, estimate, evidence = numbers
+  found, exact = (np.array(x.split(), float) for x in (found, exact))
+  np.testing.assert_allclose(found, exact, atol=0.1)
+  # y ~ 0.5 N(0.2, v) + 0.5 N(0.3, v), v = 0.1 |a|^2 + s^2
+  std = (0.1 * 1.09 + 0.04) ** 0.5
+  density = np.mean(norm.pdf(0.1, [0.2, 0.3], std))
+  np.testing.assert_allclose(float(evidence), np.log(density), rtol=1e-5)
+  # the law of a chain of 100 steps
+  np.testing.assert_allclose(float(estimate), float(evidence), atol=0.15)
+
+
+def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
+  from diffusion_jax.app.config.kinds import DIFFUSION
+  from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
+
+  code = page_example('samplers.md', 'respaced_steps')
+  lines = run(code, capsys).splitlines()
+  assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
+  page = (ROOT / 'docs' / 'samplers.md').read_text()
+  schedules = DIFFUSION.tables['schedule']
+  of_steps = {n for n in schedules if hasattr(dj, f'{n}_betas')}
+  continuous = set(schedules) - of_steps
+  for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
+    assert f'`{name}`' in page, name
+
+
+def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
+  """Its snippets in turn: ELBO + KL, both forms and their variances, DDPM."""
+  code = ''.join(page_examples('from_vae_to_diffusion.md'))
+  printed = run(code, capsys).replace('[', ' ').replace(']', ' ')
+  rows = [[float(n) for n in line.split()] for line in printed.splitlines()]
+  for row, error in zip(rows[:3], (0.1, 1e-4, 0.02), strict=True):
+    assert row[2:] == pytest.approx(row[:2], abs=error)
+  forms = {row[0]: (row[1:], other[1:]) for row, other in pairs(rows[3:9])}
+  for (mean_a, terms_a, whole_a), (mean_b, terms_b, whole_b) in forms.values():
+    assert abs(mean_a - mean_b) < 4 * ((whole_a + whole_b) / 10_000) ** 0.5
+    assert terms_b < 0.2 * terms_a
+  (_, _, poor_a), (_, _, poor_b) = forms[0.0]
+  assert poor_b < 0.1 * poor_a
+  (_, _, exact_a), (_, _, exact_b) = forms[1.0]
+  assert exact_a < 1e-6 < 1.0 < exact_b
+  assert max(max(row) for row in rows[9:]) < 1e-5
+
+
+def pairs(rows):
+  return zip(rows[::2], rows[1::2], strict=True)
+
+
+@pytest.fixture(scope='module')
+def own_parts():
+  """Returns the module of the page's parts, and a model of its config."""
+  from diffusion_jax.app import models, smoke
+  from diffusion_jax.app.config import store
+
+  parts, mine = types.ModuleType('my_parts'), {}
+  config, *blocks = page_examples('program.md')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, 'my_parts', parts)
+    exec(compile('\n\n'.join(blocks), 'my_parts.py', 'exec'), vars(parts))
+    exec(compile(config, 'mine.py', 'exec'), mine)
+    config = smoke.shrunk(store.completed(mine['get_config']()))
+    flags = [('network.width', '4'), ('data.size', '4')]
+    yield parts, models.make(store.with_flags(config, flags), '')
+
+
+def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
+  """Every parameter has a gradient; an output of 0 has the error mean |v|."""
+  parts, model = own_parts
+  rows = np.arange(8)
+  images, labels = model.noisy.source().read(rows).values()
+  batch = {'x': np.float32(images / 127.5 - 1), 'label': labels}
+  objective, key = model.objective(), jax.random.key(1)
+  params = jax.jit(model.init)(jax.random.key(0))
+  gradient = jax.jit(jax.value_and_grad(objective.__call__, has_aux=True))
+  (loss, (metrics, _)), grads = gradient(params, Context(), key, batch)
+  np.testing.assert_allclose(
+    loss, metrics['loss'].total / metrics['loss'].count
+  )
+  for path, leaf in jax.tree.leaves_with_path(grads):
+    assert np.any(leaf != 0), path  # the label and the level have an effect
+  zeros = dj.Network(
+    lambda params, x, noise, cond, *, key=None: jnp.zeros_like(x),
+    dj.logsnr_input,
+    parametrization='x0',
+  )
+  plain, _ = parts.objective(zeros, model.noisy.schedule())(
+    {'network': {}}, Context(), key, batch
+  )
+  expected = np.abs(batch['x']).mean(dtype=np.float64)
+  np.testing.assert_allclose(plain, expected, rtol=1e-5)
+
+
+def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
+  schedule = own_parts[1].noisy.schedule()
+  levels = schedule(np.linspace(0, 1, 5))
+  angle = 0.05 + np.linspace(0, 1, 5) * (np.pi / 2 - 0.1)
+  np.testing.assert_allclose(levels.snr, np.tan(angle) ** -2, rtol=1e-5)
+  again = schedule.from_logsnr(levels.logsnr)
+  np.testing.assert_allclose(again.t, levels.t, atol=1e-6)
+
+
+def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
+  """Without fresh noise it is DDIM; with it the level's variance is kept."""
+  parts, model = own_parts
+  s, t = model.noisy.schedule()(0.4), model.noisy.schedule()(0.6)
+  denoise = lambda x, level: dj.Prediction(jnp.zeros_like(x))
+  keys = jax.random.split(jax.random.key(0), 400)
+  x = t.sigma * jax.random.normal(jax.random.key(1), (400, 16))
+
+  def step(sampler, keys, x):
+    take = lambda keys, x: sampler.step(
+      as_one_key(keys), x, sampler.init(x), denoise, level_s=s, level_t=t
+    )
+    return jax.jit(take)(keys, x)[0]
+
+  old = step(dj.ddim(), keys, x)
+  np.testing.assert_allclose(step(parts.sampler(), keys, x), old, atol=1e-6)
+  new = step(parts.sampler(0.3), keys, x)
+  one = step(parts.sampler(0.3), keys[3:4], x[3:4])
+  np.testing.assert_allclose(one[0], new[3], atol=1e-6)
+  error = (2 / x.size) ** 0.5  # of a sample variance of normal numbers
+  assert np.var(new) / s.sigma**2 == pytest.approx(1, abs=5 * error)
+  correlation = np.corrcoef(np.ravel(old), np.ravel(new))[0, 1]
+  assert correlation == pytest.approx((1 - 0.3**2) ** 0.5, abs=0.01)
+
+
+def test_the_reward_of_own_parts_is_that_of_the_mirror_image(own_parts):
+  x0 = jnp.zeros((2, 4, 4, 1)).at[1, :, 0].set(1.0)  # one of four columns
+  found = own_parts[0].symmetric(x0, strength=8.0)
+  np.testing.assert_allclose(found, [0.0, -8.0 * 2 / 4])
+
+
+def test_the_metric_of_own_parts_counts(own_parts):
+  images = np.full((4, 2, 2, 1), 60, np.uint8)
+  images[2:] = 190
+  samples = {'images': images, 'labels': np.array([0, 1, 1, 1])}
+  (score,) = own_parts[0].brightness().compute(samples, {})
+  assert score.estimate.value == 0.75
+
+
+def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
+  config, *blocks = page_examples('program.md')
+  (tmp_path / 'my_parts.py').write_text('\n\n'.join(blocks))
+  (tmp_path / 'mine.py').write_text(config)
+  path = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
+
+  def launch(config, *arguments):
+    return subprocess.run(
+      [
+        sys.executable,
+        str(ROOT / 'launch.py'),
+        f'--config={config}',
+        *arguments,
+      ],
+      cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': path},
+      capture_output=True,
+      text=True,
+    )
+
+  few = [
+    '--workdir=run',
+    '--config.data.num_pictures=24',
+    '--config.evaluation.elbo.num_steps=3',
+    '--config.training.num_steps=2',
+  ]
+  for mode in ('train', 'sample', 'evaluate'):
+    done = launch('mine.py:smoke', *few, f'--mode={mode}')
+    assert done.returncode == 0, done.stderr[-2000:]
+  assert 'elbo' in done.stdout and 'brightness' in done.stdout
+  assert (tmp_path / 'run/samples/samples.npz').exists()
+  done = launch('run', '--mode=evaluate')
+  assert done.returncode == 2 and 'would be imported' in done.stderr
+  steer = '--config.edit=steer', '--config.edit.reward=my_parts:symmetric'
+  done = launch(
+    'mine.py:smoke', *few, '--mode=edit', *steer, '--config.edit.label=1'
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert 'reward' in done.stdout
+  parts = 'pictures Schedule Network objective sampler brightness'.split()
+  allowed = '--allow=' + ','.join(f'my_parts:{part}' for part in parts)
+  done = launch('run', '--mode=evaluate', allowed)
+  assert done.returncode == 0, done.stderr[-2000:]
