@@ -158,7 +158,7 @@ def conditional(row):
 def test_each_conditional_of_a_gaussian_is_learnt():
   """Draws for six subsets have the closed form's mean and covariance."""
   module = MLP(
-    channels=32, num_blocks=2, out_channels=3, inputs=Inputs(known=True)
+    channels=64, num_blocks=2, out_channels=3, inputs=Inputs(known=True)
   )
   network = dj.Network(
     network_fn(module),
@@ -175,13 +175,13 @@ def test_each_conditional_of_a_gaussian_is_learnt():
     times=dj.log_normal_times(-0.6, 1.4),
     weight=dj.edm_weight(1.0),
   )
-  steps, size = 500, 512
-  adam = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
+  steps, size = 1000, 256
+  adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   rows = np.array([
     [N, N, N], [N, 0.4, -0.6], [1.2, N, N], [N, N, 0.5], [-0.4, N, 0.1],
     [0.1, -1.0, N],
   ])  # fmt: skip
-  draws = 500
+  draws = 4000
 
   @jax.jit
   def fitted(key):
@@ -216,6 +216,6 @@ def test_each_conditional_of_a_gaussian_is_learnt():
     mean, cov = conditional(row)
     inverse = np.linalg.inv(np.linalg.cholesky(cov))
     z = (each[:, hidden] - mean) @ inverse.T  # exact draws are N(0, I)
-    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=0.45)
+    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=0.3)
     found = np.cov(z.T).reshape(len(cov), -1)
-    np.testing.assert_allclose(found, np.eye(len(cov)), atol=0.45)
+    np.testing.assert_allclose(found, np.eye(len(cov)), atol=0.4)

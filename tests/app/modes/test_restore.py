@@ -1,9 +1,7 @@
 """The edits restore and steer: each method, files, and what is refused."""
 
 import dataclasses
-import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.edits import posteriors, restoration
-from diffusion_jax.app.edits.methods import Task
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core import operators
@@ -26,7 +23,6 @@ from diffusion_jax.testing import oracles
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
-  of_run,
   printed_by,
   refused,
   smoke,
@@ -191,45 +187,26 @@ OPERATORS = (
 @pytest.mark.parametrize(
   'method, operator', [*zip(TABLES['edit.posterior'], OPERATORS, strict=True)]
 )
-def test_each_method_takes_each_operator(
-  method, operator, plain, colour, clean, key
+def test_each_method_and_operator_as_typed(
+  method, operator, plain, colour, clean
 ):
-  """They are traced; other tests run most of them."""
   workdir, shape = plain, (2, 8, 8, 1)
   if operator == 'gray':
     workdir, shape = colour, (2, 8, 8, 3)
-  fields = {'edit.image': clean / 'a.png', 'edit.simulate': True}
-  fields |= {'edit.operator': operator, 'edit.posterior': method}
+  fields = {'image': clean / 'a.png', 'simulate': True, 'output': method}
+  fields |= {'num_samples': 2, 'operator': operator, 'posterior': method}
   if operator == 'mask':
-    fields['edit.operator.mask'] = clean / 'mask/mask.png'
+    fields['operator.mask'] = clean / 'mask/mask.png'
   if operator == 'matrix':
-    fields['edit.operator.path'] = clean / 'mask/matrix.npy'
-  fields |= {'edit': 'restore', 'edit.num_samples': 2}
-  model: Any = models.make(of_run(workdir, **fields), workdir)
-  restore = model.config.edit.make()
-  restore.check(model)
-  x = jax.ShapeDtypeStruct(shape, np.float32)
-  y = jax.eval_shape(restore._forward(model), x)
-  inputs = {'cond': edit.choose_cond(model, restore, 2), 'y': y}
-
-  def draw(params, keys, inputs):
-    decode = functools.partial(model.latents.decoded, params)
-    task = Task(model, model.plan(params), keys, inputs, decode)
-    return restore.results(task)['x']
-
-  shapes, keys = models.shapes(model), jax.random.split(key, 2)
-  assert jax.eval_shape(draw, shapes, keys, inputs).shape == shape
-
-
-def test_restore_as_typed(plain, clean):
-  fields = {'image': clean / 'a.png', 'simulate': True, 'output': 'typed'}
-  fields |= {'num_samples': 2, 'operator': 'blur', 'posterior': 'moment'}
+    fields['operator.path'] = clean / 'mask/matrix.npy'
   flags = [f'--config.edit.{name}={value}' for name, value in fields.items()]
-  flags += ['--config.sampling.num_steps=3', '--config.training.mesh=1,1']
-  flags += [f'--config={plain}', '--mode=edit', '--config.edit=restore']
+  steps = ['edit.posterior.rounds=2', 'edit.posterior.inner_steps=2']
+  steps = steps if method == 'gibbs' else ['sampling.num_steps=3']
+  flags += [f'--config.{step}' for step in (*steps, 'training.mesh=1,1')]
+  flags += [f'--config={workdir}', '--mode=edit', '--config.edit=restore']
   assert not command(*flags)
-  x = arrays_of(plain, 'typed', 'edits')['arr_0']
-  assert x.shape == (2, 8, 8, 1) and x.std() > 0
+  x = arrays_of(workdir, method, 'edits')['arr_0']
+  assert x.shape == shape and x.std() > 0
 
 
 def test_every_operator_is_typed():

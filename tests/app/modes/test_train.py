@@ -162,9 +162,11 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
     'training.checkpoint_every': 3,
     'optimizer.decay': 'constant',
   }
-  whole, six = tmp_path / 'whole', {'training.num_steps': 6}
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  six = {'training.num_steps': 6}
   MODES['train'](smoke(**fields, **six), whole)
-  parts = interrupted(whole, tmp_path / 'parts', lost='6')
+  MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
+  assert [line['step'] for line in lines_of(parts)] == [1, 2, 3]
   one = {'training.num_threads': 1}
   MODES['train'](smoke(**fields, **six, **one), parts)
   assert_same_training(whole, parts)
