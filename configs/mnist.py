@@ -11,6 +11,7 @@ pixels. The first command is optional: training downloads the set, 12 MB.
 Measured on two cores of an EPYC: 24 min, cold, 35 min of processor time; the
 classifier of mnist_classifier.py reads 98.7 % +- 0.3 of 2,000 samples as the
 requested class with the guidance of scale 1.5, 93 % without (docs/results.md).
+Other networks at equal time: docs/performance.md.
 
 :unconditional has no labels. :gpu is a network of 6,472,705 parameters in
 bfloat16, 20,000 steps of 128 images, for a GPU: not run yet.
