@@ -21,7 +21,8 @@ def test_images_are_resized_as_by_pil_without_rounding(side):
   resized = np.zeros((224, 224, 3))
   for c in range(3):
     channel = Image.fromarray(np.float32(images[0, :, :, c]))
-    resized[..., c] = channel.resize((224, 224), Image.Resampling.BICUBIC)
+    channel = channel.resize((224, 224), Image.Resampling.BICUBIC)
+    resized[..., c] = np.asarray(channel)
   mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   expected = (resized / 255.0 - mean) / deviation
   found = dinov2.preprocess(images)
