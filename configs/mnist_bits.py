@@ -84,7 +84,7 @@ def get_config(arg=''):
       config.schedule = section('alpha_bar', schedule=steps)
       config.transitions = section('absorbing')
       config.noise_input = section('step')
-      config.evaluation.update(num_images=1000, elbo=section())  # all 100 terms
+      config.evaluation.update(num_images=256, elbo=section())  # all 100 terms
   elif kind == 'improved':
     config.network = section('unet', **UNET)
     # sigma = 0.004 at the first step; grey levels are 0.0078 apart
@@ -116,7 +116,7 @@ def get_config(arg=''):
     config.network = section('unet', **UNET)
     config = base.rectified_flow(config)
     config.evaluation.metrics = ('ode',)
-    config.evaluation.num_images = 500
+    config.evaluation.num_images = 256
     config.sampling.num_steps = 50
   else:
     config.schedule = section('learned')

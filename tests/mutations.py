@@ -378,7 +378,7 @@ networks/rotary.py pairs_are_turned
   => [a * cos + b * sin, b * cos - a * sin]
 networks/magnitude.py sum_of_independent_inputs
   ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
-networks/transformer_block.py dits_block
+networks/transformer_block.py its_equations
   y = x + gate_1 * out => y = x + gate_2 * out
 networks/text.py dropped_text
   return words, mask | drop[:, None] => return words, mask

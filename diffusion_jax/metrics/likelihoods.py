@@ -297,8 +297,8 @@ def ode(
 
 
 def _log_p_by_ode(t_min, tolerance, num_probes):
-  # Returns the log-likelihood log p(x), [B], in nats; `exact` allows the exact
-  # divergence of small arrays.
+  # Returns a function of (keys, denoise, schedule, x) for log p(x), [B], in nats;
+  # `exact` allows the exact divergence of small arrays.
   check_value('t_min', t_min, Rate)
   check_value('tolerance', tolerance, _BELOW_ONE)
   check_at_least(1, num_probes=num_probes)

@@ -145,7 +145,7 @@ CROSS: Any = {'text': 'cross'}
 
 
 @pytest.mark.parametrize('options', [{}, JIT, CROSS])
-def test_dits_block_jits_and_the_one_with_cross_attention(options):
+def test_each_block_is_its_equations(options):
   x, _, c, words = inputs()
   jit, words = options is JIT, words if options is CROSS else None
   angles = rotary_angles((2, 3), D // HEADS) if jit else None

@@ -255,7 +255,7 @@ def _called(field, made):
 
 
 def _constructed(field, made):
-  # Returns the same three of an object.
+  # Returns the object, what it must be, and whether it is.
   import diffusion_jax as dj
   from diffusion_jax.training.objectives import Objective
 

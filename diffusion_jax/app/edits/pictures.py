@@ -134,7 +134,8 @@ class FillIn(Edit):
 
   Args:
     image: the file of the picture
-    method: None: palette for runs with conditioning.image, else the first
+    method: None: palette for runs with conditioning.image, else repaint, or
+      reconstruction without a mask
   """
 
   image: str = ''
