@@ -297,7 +297,7 @@ def ode(
 
 
 def _log_p_by_ode(t_min, tolerance, num_probes):
-  # Returns a function of (keys, denoise, schedule, x) for log p(x), [B], in nats;
+  # Returns the function (keys, denoise, schedule, x) -> log p(x), [B], in nats;
   # `exact` allows the exact divergence of small arrays.
   check_value('t_min', t_min, Rate)
   check_value('tolerance', tolerance, _BELOW_ONE)
