@@ -123,6 +123,13 @@ def sinusoid(noise, features, last):
   return np.sin(angles), np.cos(angles)
 
 
+def random_like(shapes, seed=0):
+  """Returns a tree of random arrays of float32."""
+  rng = np.random.default_rng(seed)
+  draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
+  return jax.tree.map(draw, shapes)
+
+
 def images(size, channels=3, batch=2, seed=1):
   """Returns random NCHW images of numbers that are exact in float32."""
   x = np.random.default_rng(seed).standard_normal((batch, channels, size, size))

@@ -9,15 +9,7 @@ import safetensors.numpy
 import diffusion_jax as dj
 from diffusion_jax.interop import edm2
 from diffusion_jax.networks.magnitude import Uncertainty
-from tests.interop.literal import (
-  Weights,
-  assert_close,
-  correlate,
-  nearest,
-  pooled,
-  silu,
-  softmax,
-)
+from tests.interop import literal as nn
 
 OPTIONS = dict(
   img_resolution=8,
@@ -46,7 +38,7 @@ def mp_conv(w, name, x, out, size=0, gain=1.0):
   weight = normalized(weight, axes) * (gain / np.sqrt(fan_in))
   if not size:
     return x @ weight.T
-  return correlate(x, weight, 1, (size // 2, size // 2))
+  return nn.correlate(x, weight, 1, (size // 2, size // 2))
 
 
 def mp_fourier(w, name, x, features):
@@ -56,7 +48,7 @@ def mp_fourier(w, name, x, features):
 
 
 def mp_silu(x):
-  return silu(x) / 0.596
+  return nn.silu(x) / 0.596
 
 
 def mp_sum(a, b, t):
@@ -87,7 +79,9 @@ def block(w, name, x, emb, out, flavor, attention, resample=lambda x: x):
     y = mp_conv(w, f'{name}.attn_qkv', x, 3 * out, 1)
     y = normalized(y.reshape(b, heads, -1, 3, height * width), 2)
     q, k, v = y[:, :, :, 0], y[:, :, :, 1], y[:, :, :, 2]
-    weights = softmax(np.einsum('nhcq,nhck->nhqk', q, k) / np.sqrt(q.shape[2]))
+    weights = nn.softmax(
+      np.einsum('nhcq,nhck->nhqk', q, k) / np.sqrt(q.shape[2])
+    )
     y = np.einsum('nhqk,nhck->nhcq', weights, v).reshape(x.shape)
     x = mp_sum(x, mp_conv(w, f'{name}.attn_proj', y, out, 1), 0.3)
   return np.clip(x, -256, 256)
@@ -105,7 +99,7 @@ def unet(w, x, noise, label):
   skips = [h]
   for name, out, attention, resample in (
     ('8x8_block0', 8, False, None),
-    ('4x4_down', 8, False, pooled),
+    ('4x4_down', 8, False, nn.pooled),
     ('4x4_block0', 16, True, None),
   ):
     more = {'resample': resample} if resample else {}
@@ -116,7 +110,7 @@ def unet(w, x, noise, label):
     ('4x4_in1', 16, False, None),
     ('4x4_block0', 16, True, None),
     ('4x4_block1', 16, True, None),
-    ('8x8_up', 16, False, nearest),
+    ('8x8_up', 16, False, nn.nearest),
     ('8x8_block0', 8, False, None),
     ('8x8_block1', 8, False, None),
   ):
@@ -139,7 +133,7 @@ def precond(w, x, sigma, label):
 
 def test_the_network_computes_what_theirs_does(tmp_path):
   """The weights have any length, as averages do."""
-  w, rng = Weights(), np.random.default_rng(1)
+  w, rng = nn.Weights(), np.random.default_rng(1)
   x, label = rng.normal(size=(2, 3, 8, 8)), np.array([2, 0])
   expected, u = precond(w, x, SIGMA, label)
   safetensors.numpy.save_file(w.file(), tmp_path / 'a.safetensors')
@@ -159,7 +153,7 @@ def test_the_network_computes_what_theirs_does(tmp_path):
 
   level = dj.NoiseLevel(np.zeros(2), np.ones(2), SIGMA)
   ours = denoise(found.params, x.transpose(0, 2, 3, 1), level)
-  assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
+  nn.assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
   head = {'params': found.more['uncertainty']}
   ours = jax.jit(Uncertainty(6).apply)(head, np.log(SIGMA) / 4)
-  assert_close(np.asarray(ours), u)
+  nn.assert_close(np.asarray(ours), u)

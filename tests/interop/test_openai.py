@@ -3,19 +3,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.interop import openai
-from tests.interop import literal
-from tests.interop.literal import (
-  apply,
-  assert_close,
-  attend,
-  conv,
-  conv1d,
-  group_norm,
-  linear,
-  nearest,
-  pooled,
-  silu,
-)
+from tests.interop import literal as nn
 
 EPS = 1e-5  # recipes 3.1: torch's default, 32 groups
 NOISE = np.array([3.0, 700.25])
@@ -29,24 +17,26 @@ TINY = dict(
 
 
 def norm(w, name, x):
-  return group_norm(w, name, x, 32, EPS)
+  return nn.group_norm(w, name, x, 32, EPS)
 
 
 def residual(w, name, x, emb, out, scale_shift, resample=lambda x: x):
   """recipes 3.1, ResBlock."""
-  h = silu(norm(w, f'{name}.in_layers.0', x))
+  h = nn.silu(norm(w, f'{name}.in_layers.0', x))
   h, x = resample(h), resample(x)
-  h = conv(w, f'{name}.in_layers.2', h, out)
-  e = linear(w, f'{name}.emb_layers.1', silu(emb), out * (1 + scale_shift))
+  h = nn.conv(w, f'{name}.in_layers.2', h, out)
+  e = nn.linear(
+    w, f'{name}.emb_layers.1', nn.silu(emb), out * (1 + scale_shift)
+  )
   e = e[:, :, None, None]
   if scale_shift:
     scale, shift = e[:, :out], e[:, out:]
     h = norm(w, f'{name}.out_layers.0', h) * (1.0 + scale) + shift
   else:
     h = norm(w, f'{name}.out_layers.0', h + e)
-  h = conv(w, f'{name}.out_layers.3', silu(h), out)
+  h = nn.conv(w, f'{name}.out_layers.3', nn.silu(h), out)
   if x.shape[1] != out:
-    x = conv(w, f'{name}.skip_connection', x, out, size=1)
+    x = nn.conv(w, f'{name}.skip_connection', x, out, size=1)
   return x + h
 
 
@@ -65,19 +55,19 @@ def attention(w, name, x, heads, new):
   """recipes 3.1, AttentionBlock, in both orders of q, k, v."""
   b, c, height, width = x.shape
   flat = x.reshape(b, c, -1)
-  qkv = conv1d(w, f'{name}.qkv', norm(w, f'{name}.norm', flat), 3 * c)
+  qkv = nn.conv1d(w, f'{name}.qkv', norm(w, f'{name}.norm', flat), 3 * c)
   h = np.stack([
-    np.concatenate([attend(*part) for part in heads_of(image, heads, new)])
+    np.concatenate([nn.attend(*part) for part in heads_of(image, heads, new)])
     for image in qkv
   ])  # fmt: skip
-  return (flat + conv1d(w, f'{name}.proj_out', h, c)).reshape(x.shape)
+  return (flat + nn.conv1d(w, f'{name}.proj_out', h, c)).reshape(x.shape)
 
 
 def embedding(w, noise, channels, label=None):
-  sin, cos = literal.sinusoid(noise, channels, last=channels // 2)
+  sin, cos = nn.sinusoid(noise, channels, last=channels // 2)
   e = np.concatenate([cos, sin], axis=1)
-  e = linear(w, 'time_embed.0', e, 4 * channels)
-  e = linear(w, 'time_embed.2', silu(e), 4 * channels)
+  e = nn.linear(w, 'time_embed.0', e, 4 * channels)
+  e = nn.linear(w, 'time_embed.2', nn.silu(e), 4 * channels)
   if label is not None:
     e = e + w.get('label_emb.weight', 7, 4 * channels)[label]
   return e
@@ -88,12 +78,12 @@ def encoder(w, x, emb, f, stem=32):
   block = lambda name, x, out, *resample: residual(
     w, name, x, emb, out, f['scale_shift'], *resample
   )
-  hs = [conv(w, 'input_blocks.0.0', x, stem)]
+  hs = [nn.conv(w, 'input_blocks.0.0', x, stem)]
   hs.append(block('input_blocks.1.0', hs[-1], 32))
   if f['updown']:
-    hs.append(block('input_blocks.2.0', hs[-1], 32, pooled))
+    hs.append(block('input_blocks.2.0', hs[-1], 32, nn.pooled))
   else:
-    hs.append(conv(w, 'input_blocks.2.0.op', hs[-1], 32, stride=2))
+    hs.append(nn.conv(w, 'input_blocks.2.0.op', hs[-1], 32, stride=2))
   h = block('input_blocks.3.0', hs[-1], 64)
   hs.append(attention(w, 'input_blocks.3.1', h, f['heads'], f['new']))
   h = block('middle_block.0', hs[-1], 64)
@@ -114,23 +104,23 @@ def unet(w, x, noise, f, out=3, label=None):
   h = block('output_blocks.1.0', join(h), 64)
   h = attention(w, 'output_blocks.1.1', h, f['heads'], f['new'])
   if f['updown']:
-    h = block('output_blocks.1.2', h, 64, nearest)
+    h = block('output_blocks.1.2', h, 64, nn.nearest)
   else:
-    h = conv(w, 'output_blocks.1.2.conv', nearest(h), 64)
+    h = nn.conv(w, 'output_blocks.1.2.conv', nn.nearest(h), 64)
   h = block('output_blocks.2.0', join(h), 32)
   h = block('output_blocks.3.0', join(h), 32)
   assert not hs
-  return conv(w, 'out.2', silu(norm(w, 'out.0', h)), out)
+  return nn.conv(w, 'out.2', nn.silu(norm(w, 'out.0', h)), out)
 
 
 def test_improved_diffusions_network():
   """Added embedding, convolutions between levels, four heads, legacy order."""
-  w, x = literal.Weights(), literal.images(8)
+  w, x = nn.Weights(), nn.images(8)
   f = dict(scale_shift=False, updown=False, heads=4, new=False)
   expected = unet(w, x, NOISE, f)
   flags = TINY | dict(use_scale_shift_norm=False)
   found = openai.from_tensors(w.file(), 'improved', **flags)
-  assert_close(apply(found, x, NOISE), expected)
+  nn.assert_close(nn.apply(found, x, NOISE), expected)
 
 
 def bilinear(x, factor):
@@ -149,7 +139,7 @@ def test_guided_diffusions_network_that_enlarges():
 
   The network sees the small image after its own.
   """
-  w, x, small = literal.Weights(1), literal.images(8), literal.images(4, seed=2)
+  w, x, small = nn.Weights(1), nn.images(8), nn.images(4, seed=2)
   label, both = np.array([6, 0]), np.concatenate([x, bilinear(small, 2)], 1)
   f = dict(scale_shift=True, updown=True, heads=2, new=True)
   expected = unet(w, both, NOISE, f, out=6, label=label)
@@ -165,7 +155,7 @@ def test_guided_diffusions_network_that_enlarges():
   found = openai.from_tensors(w.file(), 'guided', **flags)
   image = openai.enlarge(np.float32(small.transpose(0, 2, 3, 1)), 8)
   cond = {'label': label, 'image': np.asarray(image).transpose(0, 3, 1, 2)}
-  assert_close(apply(found, x, NOISE, cond), expected)
+  nn.assert_close(nn.apply(found, x, NOISE, cond), expected)
   assert found.facts['num_classes'] == 7
   conditioning = found.sections['conditioning']
   assert conditioning['labels'] is True
@@ -177,28 +167,28 @@ def test_guided_diffusions_network_that_enlarges():
 
 def test_the_noisy_classifier():
   """recipes 3.4, with the narrow stem of 512x512 and heads of 64 channels."""
-  w, x = literal.Weights(3), literal.images(8)
+  w, x = nn.Weights(3), nn.images(8)
   emb = embedding(w, NOISE, 64)
   block = lambda name, x, out, *resample: residual(
     w, name, x, emb, out, True, *resample
   )
-  h = conv(w, 'input_blocks.0.0', x, 32)
+  h = nn.conv(w, 'input_blocks.0.0', x, 32)
   h = block('input_blocks.1.0', h, 32)
-  h = block('input_blocks.2.0', h, 32, pooled)
+  h = block('input_blocks.2.0', h, 32, nn.pooled)
   h = block('input_blocks.3.0', h, 128)
   h = attention(w, 'input_blocks.3.1', h, 2, new=False)
   h = block('middle_block.0', h, 128)
   h = attention(w, 'middle_block.1', h, 2, new=False)
-  h = silu(norm(w, 'out.0', block('middle_block.2', h, 128)))
+  h = nn.silu(norm(w, 'out.0', block('middle_block.2', h, 128)))
   tokens = h.reshape(2, 128, 16)
   tokens = np.concatenate([tokens.mean(axis=2, keepdims=True), tokens], axis=2)
   tokens = tokens + w.get('out.2.positional_embedding', 128, 17)
-  qkv = conv1d(w, 'out.2.qkv_proj', tokens, 3 * 128)
+  qkv = nn.conv1d(w, 'out.2.qkv_proj', tokens, 3 * 128)
   h = np.stack([
-    np.concatenate([attend(*part) for part in heads_of(image, 2, True)])
+    np.concatenate([nn.attend(*part) for part in heads_of(image, 2, True)])
     for image in qkv
   ])  # fmt: skip
-  expected = conv1d(w, 'out.2.c_proj', h, 5)[:, :, 0]
+  expected = nn.conv1d(w, 'out.2.c_proj', h, 5)[:, :, 0]
   flags = dict(
     image_size=8,
     classifier_width=64,
@@ -207,7 +197,7 @@ def test_the_noisy_classifier():
     classifier_attention_resolutions='4',
   )
   found = openai.from_tensors(w.file(), 'classifier', **flags)
-  assert_close(apply(found, x, NOISE), expected)
+  nn.assert_close(nn.apply(found, x, NOISE), expected)
   assert found.facts['num_classes'] == 5
   assert found.sections['objective'] == {'name': 'classifier'}
 
@@ -278,12 +268,6 @@ def test_the_steps_are_those_of_the_projects():
   assert guided['network']['num_heads'] == 4
   assert guided['network']['qkv'] == 'legacy'
   assert make('64x64_diffusion').sections['network']['qkv'] == 'new'
-
-
-def random_like(shapes, seed=0):
-  rng = np.random.default_rng(seed)
-  draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
-  return jax.tree.map(draw, shapes)
 
 
 FLAGS = TINY | dict(class_cond=True, resblock_updown=True)

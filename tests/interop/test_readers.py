@@ -24,10 +24,11 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.layers import entries
 from diffusion_jax.networks.magnitude import Uncertainty
+from tests.interop.literal import random_like
 from tests.interop.test_diffusers import STORED, WEIGHTS
 from tests.interop.test_edm import ADM, SONG
 from tests.interop.test_edm2 import OPTIONS
-from tests.interop.test_openai import FLAGS, make, random_like
+from tests.interop.test_openai import FLAGS, make
 from tests.interop.test_score_sde import MODEL, TINY, VE
 
 AUTOENCODER = STORED / 'autoencoder'

@@ -4,20 +4,7 @@ import pytest
 from flax import serialization
 
 from diffusion_jax.interop import files, score_sde
-from tests.interop import literal
-from tests.interop.literal import (
-  apply,
-  assert_close,
-  attend,
-  conv,
-  fir_down,
-  fir_up,
-  group_norm,
-  linear,
-  nearest,
-  pooled,
-  silu,
-)
+from tests.interop import literal as nn
 
 LABELS = np.array([0.5, 713.25])  # 999 t
 TINY = dict(
@@ -28,7 +15,7 @@ MODEL = 'vp/cifar10_ddpmpp_continuous'
 
 def norm(w, name, x):
   """recipes 5: min(C / 4, 32) groups, epsilon 1e-6."""
-  return group_norm(w, name, x, min(x.shape[1] // 4, 32), 1e-6)
+  return nn.group_norm(w, name, x, min(x.shape[1] // 4, 32), 1e-6)
 
 
 def nin(w, name, x):
@@ -49,10 +36,10 @@ class Modules:
     return f'all_modules.{self.n - 1}'
 
   def conv(self, x, out):
-    return conv(self.w, self.name(), x, out)
+    return nn.conv(self.w, self.name(), x, out)
 
   def linear(self, x, out):
-    return linear(self.w, self.name(), x, out)
+    return nn.linear(self.w, self.name(), x, out)
 
   def norm(self, x):
     return norm(self.w, self.name(), x)
@@ -60,16 +47,18 @@ class Modules:
   def block(self, x, temb, out, resample=None):
     """ResnetBlockBigGANpp with skip_rescale."""
     w, name = self.w, self.name()
-    h = silu(norm(w, f'{name}.GroupNorm_0', x))
+    h = nn.silu(norm(w, f'{name}.GroupNorm_0', x))
     c = x.shape[1]
     if resample:
       h, x = resample(h), resample(x)
-    h = conv(w, f'{name}.Conv_0', h, out)
-    e = linear(w, f'{name}.Dense_0', silu(temb), out)
+    h = nn.conv(w, f'{name}.Conv_0', h, out)
+    e = nn.linear(w, f'{name}.Dense_0', nn.silu(temb), out)
     h = h + e[:, :, None, None]
-    h = conv(w, f'{name}.Conv_1', silu(norm(w, f'{name}.GroupNorm_1', h)), out)
+    h = nn.conv(
+      w, f'{name}.Conv_1', nn.silu(norm(w, f'{name}.GroupNorm_1', h)), out
+    )
     if resample or c != out:
-      x = conv(w, f'{name}.Conv_2', x, out, size=1)
+      x = nn.conv(w, f'{name}.Conv_2', x, out, size=1)
     return (x + h) / np.sqrt(2.0)
 
   def attention(self, x):
@@ -79,14 +68,14 @@ class Modules:
     q, k, v = (
       nin(w, f'{name}.NIN_{i}', h).reshape(*x.shape[:2], -1) for i in range(3)
     )
-    h = np.stack([attend(*parts) for parts in zip(q, k, v, strict=True)])
+    h = np.stack([nn.attend(*parts) for parts in zip(q, k, v, strict=True)])
     return (x + nin(w, f'{name}.NIN_3', h.reshape(x.shape))) / np.sqrt(2.0)
 
 
 def halved_input(m, pyramid, h):
   """Downsample with fir and a convolution: the filter, then stride 2."""
-  name, blurred = m.name(), fir_down(pyramid, stride=1, padding=(2, 2))
-  pyramid = conv(
+  name, blurred = m.name(), nn.fir_down(pyramid, stride=1, padding=(2, 2))
+  pyramid = nn.conv(
     m.w, f'{name}.Conv2d_0', blurred, h.shape[1], stride=2, padding=(0, 0)
   )
   return (pyramid + h) / np.sqrt(2.0)
@@ -97,19 +86,19 @@ def ncsnpp(w, x, sigma):
   m = Modules(w)
   angles = np.outer(np.log(sigma), m.w.get(f'{m.name()}.W', 32)) * 2 * np.pi
   temb = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-  return unet(m, x, temb, fir_down, fir_up, pyramid=True)
+  return unet(m, x, temb, nn.fir_down, nn.fir_up, pyramid=True)
 
 
 def ddpmpp(w, x, labels):
   """recipes 5: the sinusoid of 999 t; means and repeated pixels."""
-  temb = np.concatenate(literal.sinusoid(labels, 32, last=15), axis=1)
-  return unet(Modules(w), x, temb, pooled, nearest)
+  temb = np.concatenate(nn.sinusoid(labels, 32, last=15), axis=1)
+  return unet(Modules(w), x, temb, nn.pooled, nn.nearest)
 
 
 def unet(m, x, temb, down, up, pyramid=False):
   """recipes 5: attention once in a level of the way up, after its blocks."""
   temb = m.linear(temb, 128)
-  temb = m.linear(silu(temb), 128)
+  temb = m.linear(nn.silu(temb), 128)
   hs = [m.conv(x, 32)]
   hs.append(m.block(hs[-1], temb, 32))
   hs.append(m.block(hs[-1], temb, 32, down))
@@ -125,12 +114,12 @@ def unet(m, x, temb, down, up, pyramid=False):
   h = m.block(join(h), temb, 32)
   h = m.block(join(h), temb, 32)
   assert not hs
-  return m.conv(silu(m.norm(h)), 3)
+  return m.conv(nn.silu(m.norm(h)), 3)
 
 
 @pytest.fixture(scope='module')
 def theirs():
-  w, x = literal.Weights(), literal.images(8)
+  w, x = nn.Weights(), nn.images(8)
   return w, x, ddpmpp(w, x, LABELS)
 
 
@@ -184,7 +173,7 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
   path = folder / 'checkpoint_26'
   path.write_bytes(serialization.msgpack_serialize(state))
   found = score_sde.load(path, **TINY)
-  assert_close(apply(found, x, LABELS), expected)
+  nn.assert_close(nn.apply(found, x, LABELS), expected)
   trained = score_sde.load(path, ema=False, **TINY).params
   assert not any(a.any() for a in jax.tree.leaves(trained))
   assert found.sections['schedule']['name'] == 'linear_vp'
@@ -216,7 +205,7 @@ def ordered(w):
     first = leaf in ('weight', 'W')
     return int(n), inner.index(layer[0]) if layer else 0, not first
 
-  in_order = literal.Weights()
+  in_order = nn.Weights()
   in_order.update({name: w[name] for name in sorted(w, key=place)})
   return in_order
 
@@ -226,7 +215,7 @@ VE = 've/cifar10_ncsnpp_continuous'
 
 @pytest.fixture(scope='module')
 def theirs_ve():
-  w, x, sigma = literal.Weights(4), literal.images(8), np.array([0.02, 3.0])
+  w, x, sigma = nn.Weights(4), nn.images(8), np.array([0.02, 3.0])
   return w, x, sigma, ncsnpp(w, x, sigma)
 
 
@@ -240,7 +229,7 @@ def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
   del state['ema']['shadow_params'][0]
   assert frozen.shape == (32,)
   found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
-  assert_close(-apply(found, x, np.log(2 * sigma)), expected)
+  nn.assert_close(-nn.apply(found, x, np.log(2 * sigma)), expected)
   assert found.sections['schedule']['sigma_max'] == 100.0
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
   params = {'params_ema': legacy_flax(w)}
@@ -252,7 +241,7 @@ def test_the_averages_of_a_pth_are_a_list(theirs):
   w, x, expected = theirs
   tensors = files.flatten(checkpoint(ordered(w)))
   found = score_sde.from_tensors(tensors, MODEL, **TINY)
-  assert_close(apply(found, x, LABELS), expected)
+  nn.assert_close(nn.apply(found, x, LABELS), expected)
   trained = score_sde.from_tensors(tensors, MODEL, ema=False, **TINY)
   assert not any(a.any() for a in jax.tree.leaves(trained.params))
 
