@@ -1,11 +1,9 @@
-import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import diffusion_jax as dj
 from diffusion_jax.interop import edm, names
@@ -29,7 +27,7 @@ ADM = dict(
   img_resolution=8,
   label_dim=3,
   model_channels=128,
-  channel_mult=[1, 2],
+  channel_mult=[1, 1],
   num_blocks=1,
   attn_resolutions=[4],
   label_dropout=0.1,
@@ -48,10 +46,8 @@ def attention(w, name, x, heads, eps):
   qkv = nn.conv(w, f'{name}.qkv', h, 3 * c, size=1).reshape(
     b, heads, 3 * c // heads, -1
   )
-  h = np.stack([
-    np.concatenate([nn.attend(h[0::3], h[1::3], h[2::3]) for h in image])
-    for image in qkv
-  ])  # fmt: skip
+  split = lambda image: [(h[0::3], h[1::3], h[2::3]) for h in image]
+  h = nn.attention(qkv, split)
   return x + nn.conv(w, f'{name}.proj', h.reshape(x.shape), c, size=1)
 
 
@@ -72,54 +68,42 @@ def residual_input(w, name, aux, h):
   return (h + halved + bias) / np.sqrt(2.0)
 
 
-def unet_block(w, name, x, emb, out, eps, scale, adaptive, project=True,
-               resample=None, heads=0):  # fmt: skip
-  """recipes 6, 3.1: the last nn.silu is already applied to emb."""
+def unet_block(w, name, x, emb, out, adm, resample, attends):
+  """recipes 6, 3.1: the last silu is already applied to emb."""
+  eps, scale = (1e-5, 1.0) if adm else (1e-6, np.sqrt(0.5))
   skip, h = x, nn.silu(norm(w, f'{name}.norm0', x, eps))
   if resample:
     h = resampled(w, f'{name}.conv0', h, resample)
     skip = resampled(w, f'{name}.skip', skip, resample)
   h = nn.conv(w, f'{name}.conv0', h, out)
-  e = nn.linear(w, f'{name}.affine', emb, out * (2 if adaptive else 1))
-  e = e[:, :, None, None]
-  if adaptive:
+  e = nn.linear(w, f'{name}.affine', emb, out * (1 + adm))[:, :, None, None]
+  if adm:
     h = norm(w, f'{name}.norm1', h, eps) * (1.0 + e[:, :out]) + e[:, out:]
   else:
     h = norm(w, f'{name}.norm1', h + e, eps)
   h = nn.conv(w, f'{name}.conv1', nn.silu(h), out)
-  if x.shape[1] != out or (resample and project):
+  if x.shape[1] != out or (resample and not adm):
     skip = nn.conv(w, f'{name}.skip', skip, out, size=1)
   h = scale * (skip + h)
-  return scale * attention(w, name, h, heads, eps) if heads else h
+  heads = out // 64 if adm else 1  # of ADM, they have 64 channels
+  return scale * attention(w, name, h, heads, eps) if attends else h
 
 
-def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere,
-           ncsnpp=False):  # fmt: skip
-  """enc and dec: two levels of one block, attention at the second."""
-  down, up = (nn.fir_down, nn.fir_up) if ncsnpp else (nn.pooled, nn.nearest)
+def blocks(w, x, emb, widths, adm=False, ncsnpp=False):
+  """enc and dec: ADM has attention after each block of the second level."""
+  kinds = nn.FILTERS if ncsnpp else nn.MEANS
 
-  def block(name, x, out, **options):
-    return unet_block(
-      w, f'model.{name}', x, emb, out, eps, scale, adaptive, project, **options
-    )
+  def block(name, h, n):
+    attends = name in nn.ATTENDS and (adm or name != 'dec.4x4_block0')
+    more = emb, widths[n - 1], adm, kinds.get(name), attends
+    return unet_block(w, f'model.{name}', h, *more)
 
-  hs = [nn.conv(w, 'model.enc.8x8_conv', x, width)]
-  hs.append(block('enc.8x8_block0', hs[-1], width))
-  hs.append(block('enc.4x4_down', hs[-1], width, resample=down))
-  if ncsnpp:
-    hs[-1] = residual_input(w, 'model.enc.4x4_aux_residual', x, hs[-1])
-  hs.append(block('enc.4x4_block0', hs[-1], 2 * width, heads=heads))
-  h = block('dec.4x4_in0', hs[-1], 2 * width, heads=heads)
-  h = block('dec.4x4_in1', h, 2 * width)
-  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
-  first = heads if everywhere else 0
-  h = block('dec.4x4_block0', join(h), 2 * width, heads=first)
-  h = block('dec.4x4_block1', join(h), 2 * width, heads=heads)
-  h = block('dec.8x8_up', h, 2 * width, resample=up)
-  h = block('dec.8x8_block0', join(h), width)
-  h = block('dec.8x8_block1', join(h), width)
-  assert not hs
-  return h
+  def after_down(h):
+    name = 'model.enc.4x4_aux_residual'
+    return residual_input(w, name, x, h) if ncsnpp else h
+
+  h = nn.conv(w, 'model.enc.8x8_conv', x, widths[0])
+  return nn.unet(h, block, after_down=after_down)
 
 
 def song_unet(w, x, noise, one_hot=None, augment=None, ncsnpp=False):
@@ -134,7 +118,7 @@ def song_unet(w, x, noise, one_hot=None, augment=None, ncsnpp=False):
     e = e + nn.linear(w, f'{m}map_augment', augment, wide, bias=False)
   e = nn.silu(nn.linear(w, f'{m}map_layer0', e, 128))
   e = nn.silu(nn.linear(w, f'{m}map_layer1', e, 128))
-  h = blocks(w, x, e, 32, 1e-6, np.sqrt(0.5), False, True, 1, False, ncsnpp)
+  h = blocks(w, x, e, (32, 64), ncsnpp=ncsnpp)
   h = nn.silu(norm(w, f'{m}dec.8x8_aux_norm', h, 1e-6))
   return nn.conv(w, f'{m}dec.8x8_aux_conv', h, 3)
 
@@ -146,11 +130,8 @@ def dhariwal_unet(w, x, noise, one_hot, out=3):
   e = nn.linear(w, f'{m}map_layer0', np.concatenate([cos, sin], axis=1), 512)
   e = nn.linear(w, f'{m}map_layer1', nn.silu(e), 512)
   e = nn.silu(e + nn.linear(w, f'{m}map_label', one_hot, 512, bias=False))
-  # heads of 64 channels, attention after each block of the level
-  h = blocks(w, x, e, 128, 1e-5, 1.0, True, False, 4, True)
-  return nn.conv(
-    w, f'{m}out_conv', nn.silu(norm(w, f'{m}out_norm', h, 1e-5)), out
-  )
+  h = nn.silu(norm(w, f'{m}out_norm', blocks(w, x, e, (128, 128), True), 1e-5))
+  return nn.conv(w, f'{m}out_conv', h, out)
 
 
 ONE_HOT = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])  # no label is zeros
@@ -164,23 +145,10 @@ def song():
   return w, x, song_unet(w, x, NOISE, ONE_HOT, AUGMENT)
 
 
-@pytest.fixture(scope='module')
-def adm():
-  w, x = nn.Weights(1), nn.images(8)
-  return w, x, dhariwal_unet(w, x, NOISE, ONE_HOT)
-
-
-def write(tmp_path, w, options):
-  path = tmp_path / 'edm.safetensors'
-  safetensors.numpy.save_file(w.file(), path)
-  path.with_suffix('.json').write_text(json.dumps(options))
-  return path
-
-
 def test_edms_ddpmpp(song, tmp_path):
   w, x, expected = song
   options = SONG | dict(label_dropout=0.1)
-  found = edm.load(write(tmp_path, w, options))
+  found = edm.load(nn.store(tmp_path, w, options))
   cond = COND | {'augment': AUGMENT}
   nn.assert_close(nn.apply(found, x, NOISE, cond), expected)
   assert found.sections['network']['name'] == 'ddpmpp'
@@ -204,19 +172,32 @@ def test_edms_ncsnpp():
   cond = COND | {'augment': AUGMENT}
   nn.assert_close(nn.apply(found, x, NOISE, cond), expected)
   assert found.sections['network']['resample_filter'] == (1, 3, 3, 1)
-  with pytest.raises(
-    ValueError, match=r'is not the filter of the option resam'
-  ):
+  with pytest.raises(ValueError, match='is not the filter of the option resam'):
     edm.from_tensors(w.file(), **options | dict(resample_filter=[1, 2, 2, 1]))
 
 
-def test_edms_adm(adm):
-  """The row of its null class, which EDM does not store, is zeros."""
-  w, x, expected = adm
-  found = edm.from_tensors(w.file(), **ADM)
+def test_edms_adm():
+  """The row of its null class, which EDM does not store, is zeros.
+
+  The wrapper of iDDPM has twice the channels.
+  """
+  w, x, options = nn.Weights(1), nn.images(8), dict(precond='iDDPMPrecond')
+  expected = dhariwal_unet(w, x, NOISE, ONE_HOT, out=6)
+  w['u'] = np.zeros(1001)
+  found = edm.from_tensors(w.file(), **ADM | options)
   nn.assert_close(nn.apply(found, x, NOISE, COND), expected)
+  assert found.network.out_channels == 6
   assert found.sections['network']['qkv'] == 'interleaved'
   assert found.sections['conditioning']['dropout'] == 0.1
+  assert found.sections['objective']['name'] == 'hybrid'
+  assert found.sections['schedule']['name'] == 'cosine'
+  plain, other = (
+    edm.describe(edm.choose_options(**ADM | more)) for more in ({}, options)
+  )
+  assert plain.network == found.network.clone(out_channels=3)
+  assert plain.layers == other.layers
+  for name in ('network', 'conditioning'):
+    assert plain.sections[name] == found.sections[name]
 
 
 # The wrappers of recipes 6, of x, sigma [2, 1, 1, 1], t [2] and any F.
@@ -270,19 +251,6 @@ def test_the_ve_wrapper_as_a_network_of_eps():
   assert found.sections['parametrization'] == {'name': 'eps'}
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
   assert found.sections['schedule']['sigma_max'] == 100
-
-
-def test_the_iddpm_wrapper_has_twice_the_channels(adm):
-  w = nn.Weights(1)
-  w.update(adm[0])
-  for name in ('weight', 'bias'):
-    part = w[f'model.out_conv.{name}']
-    w[f'model.out_conv.{name}'] = np.concatenate([part, part])
-  w['u'] = np.zeros(1001)
-  found = edm.from_tensors(w.file(), **ADM | dict(precond='iDDPMPrecond'))
-  assert found.network.out_channels == 6
-  assert found.sections['objective']['name'] == 'hybrid'
-  assert found.sections['schedule']['name'] == 'cosine'
 
 
 CIFAR10 = dict(

@@ -20,14 +20,13 @@ def norm(w, name, x):
   return nn.group_norm(w, name, x, 32, EPS)
 
 
-def residual(w, name, x, emb, out, scale_shift, resample=lambda x: x):
+def residual(w, name, x, emb, out, scale_shift, resample=None):
   """recipes 3.1, ResBlock."""
   h = nn.silu(norm(w, f'{name}.in_layers.0', x))
-  h, x = resample(h), resample(x)
+  h, x = (resample(h), resample(x)) if resample else (h, x)
   h = nn.conv(w, f'{name}.in_layers.2', h, out)
-  e = nn.linear(
-    w, f'{name}.emb_layers.1', nn.silu(emb), out * (1 + scale_shift)
-  )
+  both = out * (1 + scale_shift)
+  e = nn.linear(w, f'{name}.emb_layers.1', nn.silu(emb), both)
   e = e[:, :, None, None]
   if scale_shift:
     scale, shift = e[:, :out], e[:, out:]
@@ -56,10 +55,7 @@ def attention(w, name, x, heads, new):
   b, c, height, width = x.shape
   flat = x.reshape(b, c, -1)
   qkv = nn.conv1d(w, f'{name}.qkv', norm(w, f'{name}.norm', flat), 3 * c)
-  h = np.stack([
-    np.concatenate([nn.attend(*part) for part in heads_of(image, heads, new)])
-    for image in qkv
-  ])  # fmt: skip
+  h = nn.attention(qkv, lambda image: heads_of(image, heads, new))
   return (flat + nn.conv1d(w, f'{name}.proj_out', h, c)).reshape(x.shape)
 
 
@@ -73,43 +69,37 @@ def embedding(w, noise, channels, label=None):
   return e
 
 
-def encoder(w, x, emb, f, stem=32):
-  """input_blocks and middle_block of two levels of one block each."""
-  block = lambda name, x, out, *resample: residual(
-    w, name, x, emb, out, f['scale_shift'], *resample
-  )
-  hs = [nn.conv(w, 'input_blocks.0.0', x, stem)]
-  hs.append(block('input_blocks.1.0', hs[-1], 32))
-  if f['updown']:
-    hs.append(block('input_blocks.2.0', hs[-1], 32, nn.pooled))
-  else:
-    hs.append(nn.conv(w, 'input_blocks.2.0.op', hs[-1], 32, stride=2))
-  h = block('input_blocks.3.0', hs[-1], 64)
-  hs.append(attention(w, 'input_blocks.3.1', h, f['heads'], f['new']))
-  h = block('middle_block.0', hs[-1], 64)
-  h = attention(w, 'middle_block.1', h, f['heads'], f['new'])
-  return block('middle_block.2', h, 64), hs
+# Their name of each place; its attention ends in 1.
+NAMES = {
+  'enc.8x8_block0': 'input_blocks.1.0',
+  'enc.4x4_down': 'input_blocks.2.0',
+  'enc.4x4_block0': 'input_blocks.3.0',
+  'dec.4x4_in0': 'middle_block.0',
+  'dec.4x4_in1': 'middle_block.2',
+  'dec.4x4_block0': 'output_blocks.0.0',
+  'dec.4x4_block1': 'output_blocks.1.0',
+  'dec.8x8_up': 'output_blocks.1.2',
+  'dec.8x8_block0': 'output_blocks.2.0',
+  'dec.8x8_block1': 'output_blocks.3.0',
+}
 
 
 def unet(w, x, noise, f, out=3, label=None):
   """recipes 3.1: two levels, one block each, attention at the second."""
   emb = embedding(w, noise, 32, label)
-  block = lambda name, x, out, *resample: residual(
-    w, name, x, emb, out, f['scale_shift'], *resample
-  )
-  h, hs = encoder(w, x, emb, f)
-  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
-  h = block('output_blocks.0.0', join(h), 64)
-  h = attention(w, 'output_blocks.0.1', h, f['heads'], f['new'])
-  h = block('output_blocks.1.0', join(h), 64)
-  h = attention(w, 'output_blocks.1.1', h, f['heads'], f['new'])
-  if f['updown']:
-    h = block('output_blocks.1.2', h, 64, nn.nearest)
-  else:
-    h = nn.conv(w, 'output_blocks.1.2.conv', nn.nearest(h), 64)
-  h = block('output_blocks.2.0', join(h), 32)
-  h = block('output_blocks.3.0', join(h), 32)
-  assert not hs
+
+  def block(place, h, n):
+    name, resample = NAMES[place], nn.MEANS.get(place)
+    if resample == nn.pooled and not f['updown']:
+      return nn.conv(w, f'{name}.op', h, 32, stride=2)
+    if resample == nn.nearest and not f['updown']:
+      return nn.conv(w, f'{name}.conv', nn.nearest(h), 64)
+    h = residual(w, name, h, emb, 32 * n, f['scale_shift'], resample)
+    if place not in nn.ATTENDS:
+      return h
+    return attention(w, f'{name[:-1]}1', h, f['heads'], f['new'])
+
+  h = nn.unet(nn.conv(w, 'input_blocks.0.0', x, 32), block)
   return nn.conv(w, 'out.2', nn.silu(norm(w, 'out.0', h)), out)
 
 
@@ -184,10 +174,7 @@ def test_the_noisy_classifier():
   tokens = np.concatenate([tokens.mean(axis=2, keepdims=True), tokens], axis=2)
   tokens = tokens + w.get('out.2.positional_embedding', 128, 17)
   qkv = nn.conv1d(w, 'out.2.qkv_proj', tokens, 3 * 128)
-  h = np.stack([
-    np.concatenate([nn.attend(*part) for part in heads_of(image, 2, True)])
-    for image in qkv
-  ])  # fmt: skip
+  h = nn.attention(qkv, lambda image: heads_of(image, 2, True))
   expected = nn.conv1d(w, 'out.2.c_proj', h, 5)[:, :, 0]
   flags = dict(
     image_size=8,

@@ -1,3 +1,5 @@
+import collections
+
 import jax
 import numpy as np
 import pytest
@@ -86,34 +88,27 @@ def ncsnpp(w, x, sigma):
   m = Modules(w)
   angles = np.outer(np.log(sigma), m.w.get(f'{m.name()}.W', 32)) * 2 * np.pi
   temb = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-  return unet(m, x, temb, nn.fir_down, nn.fir_up, pyramid=True)
+  after_down = lambda h: halved_input(m, x, h)
+  return unet(m, x, temb, nn.FILTERS, after_down=after_down)
 
 
 def ddpmpp(w, x, labels):
   """recipes 5: the sinusoid of 999 t; means and repeated pixels."""
   temb = np.concatenate(nn.sinusoid(labels, 32, last=15), axis=1)
-  return unet(Modules(w), x, temb, nn.pooled, nn.nearest)
+  return unet(Modules(w), x, temb, nn.MEANS)
 
 
-def unet(m, x, temb, down, up, pyramid=False):
+def unet(m, x, temb, resample, **options):
   """recipes 5: attention once in a level of the way up, after its blocks."""
   temb = m.linear(temb, 128)
   temb = m.linear(nn.silu(temb), 128)
-  hs = [m.conv(x, 32)]
-  hs.append(m.block(hs[-1], temb, 32))
-  hs.append(m.block(hs[-1], temb, 32, down))
-  if pyramid:
-    hs[-1] = halved_input(m, x, hs[-1])
-  hs.append(m.attention(m.block(hs[-1], temb, 64)))
-  h = m.block(hs[-1], temb, 64)
-  h = m.block(m.attention(h), temb, 64)
-  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
-  h = m.block(join(h), temb, 64)
-  h = m.attention(m.block(join(h), temb, 64))
-  h = m.block(h, temb, 64, up)
-  h = m.block(join(h), temb, 32)
-  h = m.block(join(h), temb, 32)
-  assert not hs
+
+  def block(place, h, n):
+    h = m.block(h, temb, 32 * n, resample.get(place))
+    attends = place in nn.ATTENDS and place != 'dec.4x4_block0'
+    return m.attention(h) if attends else h
+
+  h = nn.unet(m.conv(x, 32), block, **options)
   return m.conv(nn.silu(m.norm(h)), 3)
 
 
@@ -123,26 +118,26 @@ def theirs():
   return w, x, ddpmpp(w, x, LABELS)
 
 
+# {a part of a name in a layer: its class}, the first that is there
+CLASSES = {
+  'NIN': 'AttnBlockpp',
+  '.W': 'GaussianFourierProjection',
+  'Conv2d_0': 'Downsample',
+  'Dense_0': 'ResnetBlockBigGANpp',
+}
+
+
 def legacy_flax(w):
   """Returns the weights by Flax's names, which number the calls of a class."""
-  found, seen, names = {}, {}, {}
+  found, seen, names = {}, collections.Counter(), {}
   for name, x in w.file().items():
     _, n, *inner, leaf = name.split('.')
     if n not in names:
-      siblings = [s for s in w if s.startswith(f'all_modules.{n}.')]
-      if any('NIN' in s for s in siblings):
-        kind = 'AttnBlockpp'
-      elif leaf == 'W':
-        kind = 'GaussianFourierProjection'
-      elif any('Conv2d_0' in s for s in siblings):
-        kind = 'Downsample'
-      elif inner:
-        kind = 'ResnetBlockBigGANpp'
-      else:
-        weight = w[f'all_modules.{n}.weight']
-        kind = {1: 'GroupNorm', 2: 'Dense', 4: 'Conv'}[weight.ndim]
-      names[n] = f'{kind}_{seen.get(kind, 0)}'
-      seen[kind] = seen.get(kind, 0) + 1
+      parts = ' '.join(s for s in w if s.startswith(f'all_modules.{n}.'))
+      kinds = [kind for part, kind in CLASSES.items() if part in parts]
+      kinds += [{1: 'GroupNorm', 2: 'Dense', 4: 'Conv'}.get(x.ndim)]
+      names[n] = f'{kinds[0]}_{seen[kinds[0]]}'
+      seen[kinds[0]] += 1
     layer = inner[0] if inner else names[n]
     if leaf == 'weight':
       leaf = 'scale' if layer.startswith('GroupNorm') else 'kernel'
@@ -267,8 +262,9 @@ def describe(style, model=MODEL, **options):
 
 
 @pytest.mark.parametrize('style', [score_sde.TORCH, score_sde.FLAX])
-def test_every_parameter_of_a_published_network_has_a_name(style):
-  model = describe(style, 'subvp/cifar10_ddpmpp_continuous')
+def test_every_parameter_of_four_levels_has_a_name(style):
+  name = 'subvp/cifar10_ddpmpp_continuous'
+  model = describe(style, name, num_res_blocks=2)
   table = model.table()
   assert len({entry.theirs for entry in table}) == len(table)
   assert len(table) == len(jax.tree.leaves(model.shapes()))
