@@ -1,4 +1,3 @@
-import jax
 import numpy as np
 import pytest
 
@@ -13,6 +12,15 @@ TINY = dict(
   num_res_blocks=1,
   channel_mult='1,2',
   attention_resolutions='4',
+)
+GUIDED = TINY | dict(
+  large_size=8,
+  small_size=4,
+  class_cond=True,
+  learn_sigma=True,
+  resblock_updown=True,
+  num_head_channels=32,
+  use_new_attention_order=True,
 )
 
 
@@ -133,16 +141,7 @@ def test_guided_diffusions_network_that_enlarges():
   label, both = np.array([6, 0]), np.concatenate([x, bilinear(small, 2)], 1)
   f = dict(scale_shift=True, updown=True, heads=2, new=True)
   expected = unet(w, both, NOISE, f, out=6, label=label)
-  flags = TINY | dict(
-    large_size=8,
-    small_size=4,
-    class_cond=True,
-    learn_sigma=True,
-    resblock_updown=True,
-    num_head_channels=32,
-    use_new_attention_order=True,
-  )
-  found = openai.from_tensors(w.file(), 'guided', **flags)
+  found = openai.from_tensors(w.file(), 'guided', **GUIDED)
   image = openai.enlarge(np.float32(small.transpose(0, 2, 3, 1)), 8)
   cond = {'label': label, 'image': np.asarray(image).transpose(0, 3, 1, 2)}
   nn.assert_close(nn.apply(found, x, NOISE, cond), expected)
@@ -194,50 +193,6 @@ def make(model, **flags):
   chosen = openai.choose_flags(model, **flags)
   known = 1000 if chosen.class_cond or chosen.classifier else 0
   return openai.describe(chosen, known)
-
-
-# In millions: recipes 0, the READMEs and names of the releases, and Dhariwal &
-# Nichol 2021, tables 11 and 12.
-PUBLISHED = {
-  'cifar10_uncond_50M_500K': 52.546438,
-  'imagenet64_uncond_100M_1500K': 121.063942,
-  'imagenet64_cond_270M_250K': 270,
-  'upsample_cond_500K': 280,
-  '64x64_diffusion': 295.904454,
-  '128x128_diffusion': 422,
-  '256x256_diffusion': 554,
-  '256x256_diffusion_uncond': 552.814086,
-  '512x512_diffusion': 559,
-  '64_256_upsampler': 312,
-  '128_512_upsampler': 309,
-  'lsun_bedroom': 552,
-  '64x64_classifier': 65,
-  '128x128_classifier': 43,
-  '256x256_classifier': 54,
-  '512x512_classifier': 54,
-}
-
-
-# One of each kind.
-KINDS = 'cifar10_uncond_50M_500K', '64x64_diffusion', '64x64_classifier'
-
-
-@pytest.mark.parametrize(
-  'model',
-  [
-    pytest.param(model, marks=[] if model in KINDS else pytest.mark.slow)
-    for model in PUBLISHED
-  ],
-)
-def test_the_published_models_have_their_numbers_of_parameters(model):
-  theirs = make(model)
-  leaves, table = jax.tree.leaves(theirs.shapes()), theirs.table()
-  assert len({entry.theirs for entry in table}) == len(table) == len(leaves)
-  count = sum(x.size for x in leaves) / 1e6
-  expected = PUBLISHED[model]
-  exact = isinstance(expected, float)
-  tolerance = 1e-7 if exact else 3.1 if expected in (270, 552) else 0.51
-  assert count == pytest.approx(expected, abs=tolerance)
 
 
 def test_the_steps_are_those_of_the_projects():
