@@ -28,7 +28,7 @@ from diffusion_jax.interop import (
 from diffusion_jax.interop.layers import entries
 from diffusion_jax.networks.magnitude import Uncertainty
 from tests.interop.literal import random_like
-from tests.interop.test_diffusers import STORED, WEIGHTS
+from tests.interop.test_diffusers import STORED, WEIGHTS, same
 from tests.interop.test_edm import ADM, SONG
 from tests.interop.test_edm2 import OPTIONS
 from tests.interop.test_openai import GUIDED, make
@@ -95,17 +95,24 @@ def test_what_is_written_is_read_and_the_rest_is_named(project):
   params = random_like(model.shapes())
   tensors = names.write(model.table(), params)
   found = read(tensors)
-  jax.tree.map(np.testing.assert_array_equal, found.params, params)
+  jax.tree.map(same, found.params, params)
   assert found.network == model.network and found.sections == model.sections
 
   last = list(tensors)[-1]
   rest = {name: x for name, x in tensors.items() if name != last}
   more = {'more': np.zeros(1, np.float32)}
+  halved = {name: x.astype(np.float16) for name, x in tensors.items()}
+  single = {name: x.astype(np.float32) for name, x in halved.items()}
+  found = read(halved).params
+  jax.tree.map(same, found, read(single).params)
+  assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+  whole = {last: np.ones(np.shape(tensors[last]), np.int64)}
   other = {last: np.zeros((7, *np.shape(tensors[last])), np.float32)}
   for given, options, message in (
     (tensors, {'width': 3}, r'^unknown options of [\w/]+: width'),
     (rest, {}, f'missing: {last}$'),
     (tensors | more, {}, 'not used: more'),
+    (rest | whole, {}, rf'not real numbers: {last} \(int64\)$'),
     (rest | other, {}, rf'of another shape: {last} \(7'),
   ):
     with pytest.raises(ValueError, match=message) as error:
