@@ -8,28 +8,17 @@ from diffusion_jax.interop import edm
 from tests.interop import literal as nn
 
 NOISE = np.array([-0.7, 0.4])  # log(sigma) / 4
-SONG = dict(
-  precond='EDMPrecond',
-  model_type='SongUNet',
-  img_resolution=8,
-  label_dim=3,
-  augment_dim=9,
-  model_channels=32,
-  channel_mult=[1, 2],
-  num_blocks=1,
+OUTER = dict(
+  precond='EDMPrecond', img_resolution=8, label_dim=3, num_blocks=1,
   attn_resolutions=[4],
+)  # fmt: skip
+SONG = OUTER | dict(
+  model_type='SongUNet', augment_dim=9, model_channels=32, channel_mult=[1, 2]
 )
-ADM = dict(
-  precond='EDMPrecond',
-  model_type='DhariwalUNet',
-  img_resolution=8,
-  label_dim=3,
-  model_channels=128,
-  channel_mult=[1, 1],
-  num_blocks=1,
-  attn_resolutions=[4],
+ADM = OUTER | dict(
+  model_type='DhariwalUNet', model_channels=128, channel_mult=[1, 1],
   label_dropout=0.1,
-)
+)  # fmt: skip
 
 
 def norm(w, name, x, eps):
@@ -41,9 +30,8 @@ def attention(w, name, x, heads, eps):
   """recipes 6: channel 3c + j of a head of qkv is q, k or v of channel c."""
   b, c, height, width = x.shape
   h = norm(w, f'{name}.norm2', x, eps)
-  qkv = nn.conv(w, f'{name}.qkv', h, 3 * c, size=1).reshape(
-    b, heads, 3 * c // heads, -1
-  )
+  qkv = nn.conv(w, f'{name}.qkv', h, 3 * c, size=1)
+  qkv = qkv.reshape(b, heads, 3 * c // heads, -1)
   split = lambda image: [(h[0::3], h[1::3], h[2::3]) for h in image]
   h = nn.attention(qkv, split)
   return x + nn.conv(w, f'{name}.proj', h.reshape(x.shape), c, size=1)
@@ -154,11 +142,9 @@ def test_edms_ddpmpp(song, tmp_path):
 
 
 NCSNPP = dict(
-  encoder_type='residual',
-  embedding_type='fourier',
-  channel_mult_noise=2,
+  encoder_type='residual', embedding_type='fourier', channel_mult_noise=2,
   resample_filter=[1, 3, 3, 1],
-)
+)  # fmt: skip
 
 
 def test_edms_ncsnpp():
@@ -189,9 +175,8 @@ def test_edms_adm():
   assert found.sections['conditioning']['dropout'] == 0.1
   assert found.sections['objective']['name'] == 'hybrid'
   assert found.sections['schedule']['name'] == 'cosine'
-  plain, other = (
-    edm.describe(edm.choose_options(**ADM | more)) for more in ({}, options)
-  )
+  describe = lambda **more: edm.describe(edm.choose_options(**ADM | more))
+  plain, other = describe(), describe(**options)
   assert plain.network == found.network.clone(out_channels=3)
   assert plain.layers == other.layers
   for name in ('network', 'conditioning'):
@@ -225,14 +210,10 @@ def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
     ends = [sections['schedule'][f'beta_{end}'] for end in ('min', 'max')]
     to_level = dj.LinearVPSchedule(*ends)
   name = sections['parametrization']['name']
-  network = dj.Network(
-    lambda params, x, noise, cond, *, key=None: (
-      jnp.sin(x) * noise[:, None, None, None]
-    ),
-    noise_input,
-    parametrization=name,
-    sigma_data=0.5,
+  times = lambda params, x, noise, cond, *, key=None: (
+    jnp.sin(x) * noise[:, None, None, None]
   )
+  network = dj.Network(times, noise_input, parametrization=name, sigma_data=0.5)
   denoise = jax.jit(lambda x, t: network.denoiser({}, {})(x, to_level(t)).x0)
   f = lambda x, noise: np.sin(x) * noise
   expected = wrapper(f, x, sigma[:, None, None, None], t)

@@ -9,15 +9,9 @@ from diffusion_jax.networks.magnitude import Uncertainty
 from tests.interop import literal as nn
 
 OPTIONS = dict(
-  img_resolution=8,
-  label_dim=3,
-  model_channels=8,
-  channel_mult=[1, 2],
-  num_blocks=1,
-  attn_resolutions=[4],
-  channels_per_head=4,
-  logvar_channels=6,
-)
+  img_resolution=8, label_dim=3, model_channels=8, channel_mult=[1, 2],
+  num_blocks=1, attn_resolutions=[4], channels_per_head=4, logvar_channels=6,
+)  # fmt: skip
 SIGMA = np.array([0.1, 3.0])
 
 

@@ -2,13 +2,9 @@ import pytest
 
 from diffusion_jax.interop.options import check, complete, typed
 
-DEFAULTS = {
-  'channels': 128,
-  'rate': 0.1,
-  'remat': False,
-  'multipliers': (1, 2),
-  'groups': None,
-}
+DEFAULTS = dict(
+  channels=128, rate=0.1, remat=False, multipliers=(1, 2), groups=None
+)
 
 
 def test_options_replace_defaults():

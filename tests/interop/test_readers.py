@@ -125,30 +125,19 @@ def test_what_is_written_is_read_and_the_rest_is_named(project):
 PUBLISHED = {
   'cifar10_uncond_50M_500K': 52.546438,
   'imagenet64_uncond_100M_1500K': 121.063942,
-  'imagenet64_cond_270M_250K': 270,
-  'upsample_cond_500K': 280,
-  '64x64_diffusion': 295.904454,
-  '128x128_diffusion': 422,
-  '256x256_diffusion': 554,
-  '256x256_diffusion_uncond': 552.814086,
-  '512x512_diffusion': 559,
-  '64_256_upsampler': 312,
-  '128_512_upsampler': 309,
-  'lsun_bedroom': 552,
-  '64x64_classifier': 65,
-  '128x128_classifier': 43,
-  '256x256_classifier': 54,
-  '512x512_classifier': 54,
-}
+  'imagenet64_cond_270M_250K': 270, 'upsample_cond_500K': 280,
+  '64x64_diffusion': 295.904454, '128x128_diffusion': 422,
+  '256x256_diffusion': 554, '256x256_diffusion_uncond': 552.814086,
+  '512x512_diffusion': 559, '64_256_upsampler': 312, '128_512_upsampler': 309,
+  'lsun_bedroom': 552, '64x64_classifier': 65, '128x128_classifier': 43,
+  '256x256_classifier': 54, '512x512_classifier': 54,
+}  # fmt: skip
 # One of each kind is quick.
 KINDS = 'cifar10_uncond_50M_500K', '64x64_diffusion', '64x64_classifier'
 CIFAR10 = dict(
-  model_type='SongUNet',
-  img_resolution=32,
-  channel_mult=[2, 2, 2],
-  augment_dim=9,
-  dropout=0.13,
-)
+  model_type='SongUNet', img_resolution=32, channel_mult=[2, 2, 2],
+  augment_dim=9, dropout=0.13,
+)  # fmt: skip
 SUB_VP = 'subvp/cifar10_ddpmpp_continuous'
 
 

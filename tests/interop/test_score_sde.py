@@ -178,14 +178,11 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
 def checkpoint(w):
   """Returns their state with a DataParallel model, as torch.save gets it."""
   model = {f'module.{n}': np.zeros_like(x) for n, x in w.file().items()}
+  shadows = list(w.file().values())
   return {
     'optimizer': {'state': {0: {'exp_avg': np.ones(3)}}},
     'model': {'module.sigmas': np.ones(1000)} | model,
-    'ema': {
-      'decay': 0.9999,
-      'num_updates': 9,
-      'shadow_params': list(w.file().values()),
-    },
+    'ema': {'decay': 0.9999, 'num_updates': 9, 'shadow_params': shadows},
     'step': 9,
   }
 
@@ -218,9 +215,9 @@ def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
   """score = F / sigma of images in [0, 1]: eps = -F, and sigma is doubled."""
   w, x, sigma, expected = theirs_ve
   state = checkpoint(ordered(w))
-  frozen = state['model']['module.all_modules.0.W'] = w.file()[
-    'all_modules.0.W'
-  ]  # not trained, so not averaged
+  # not trained, so not averaged
+  frozen = w.file()['all_modules.0.W']
+  state['model']['module.all_modules.0.W'] = frozen
   del state['ema']['shadow_params'][0]
   assert frozen.shape == (32,)
   found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
@@ -277,24 +274,18 @@ def test_the_discrete_network_has_the_steps_of_ddpm():
 def test_averages_of_another_network_are_refused(theirs):
   tensors = files.flatten(checkpoint(ordered(theirs[0])))
   del tensors['model/module.all_modules.6.NIN_1.W']
-  with pytest.raises(
-    ValueError, match='154 tensors, do not have the shapes of'
-  ):
+  message = '154 tensors, do not have the shapes of'
+  with pytest.raises(ValueError, match=message):
     score_sde.from_tensors(tensors, MODEL, **TINY)
 
 
 def test_files_without_a_network_or_averages(theirs):
-  load = lambda tensors, **options: score_sde.from_tensors(
-    tensors, MODEL, **TINY | options
-  )
-  with pytest.raises(ValueError, match='this is not a checkpoint of score_sde'):
-    load({'x': np.zeros(1)})
   model = {f'model/{name}': x for name, x in theirs[0].file().items()}
-  with pytest.raises(
-    ValueError, match=r'\(ema.shadow_params\): pass ema=False'
-  ):
-    load(model)
-  with pytest.raises(
-    ValueError, match=r'EMA weights \(params_ema\): pass ema=False'
-  ):
-    load({'optimizer/target/Dense_0/bias': np.zeros(1)})
+  for tensors, message in (
+    ({'x': np.zeros(1)}, 'this is not a checkpoint of score_sde'),
+    (model, r'\(ema.shadow_params\): pass ema=False'),
+    ({'optimizer/target/Dense_0/bias': np.zeros(1)},
+     r'EMA weights \(params_ema\): pass ema=False'),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+      score_sde.from_tensors(tensors, MODEL, **TINY)
