@@ -203,7 +203,6 @@ REFUSED = {
     # four blocks of 10, 10, 12 and 12 tensors, two attentions of 10
     ({'layers_per_block': 2},
      'the network of config.json: missing: .* and 54 more'),
-    ({'num_class_embeds': 3}, 'missing: class_embedding.weight$'),
   ),
   ('autoencoder', 'config.json'): (
     ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
@@ -247,7 +246,11 @@ def test_other_folders_are_refused(copy, tmp_path):
   refused(folder, 'it is a JSON list, not an object')
   (folder / 'config.json').write_text('{')
   refused(folder, 'config.json cannot be read as JSON')
-  folder = copy()
+  folder = copy('labels')
+  rest = files.read_tensors(folder / WEIGHTS)
+  del rest['class_embedding.weight']
+  safetensors.numpy.save_file(rest, folder / WEIGHTS)
+  refused(folder, 'missing: class_embedding.weight$')
   (folder / WEIGHTS).unlink()
   refused(folder, 'does not contain any of diffusion_pytorch_model')
 

@@ -12,7 +12,9 @@ from diffusion_jax.interop import features
 from diffusion_jax.interop.dinov2 import read_params
 from diffusion_jax.interop.features import Features, load_features
 from tests import as_main
-from tests.interop.test_dinov2 import SHAPES
+from tests.interop.test_dinov2 import SHAPES as TWO_LAYERS
+
+SHAPES = {n: s for n, s in TWO_LAYERS.items() if 'layer.1.' not in n}
 
 
 def images(count, channels=3):
@@ -98,7 +100,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   found = load_features('dinov2', batch_size=3)
   digest = hashlib.sha256(file.read_bytes()).hexdigest()
   assert found.protocol['weights'] == digest
-  assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 2'
+  assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 1'
   network, params = read_params(file)
 
   @jax.jit

@@ -138,7 +138,7 @@ CIFAR10 = dict(
   model_type='SongUNet', img_resolution=32, channel_mult=[2, 2, 2],
   augment_dim=9, dropout=0.13,
 )  # fmt: skip
-SUB_VP = 'subvp/cifar10_ddpmpp_continuous'
+LARGER = TINY | dict(ch_mult=(1, 1, 2), num_res_blocks=2)
 
 
 @pytest.mark.parametrize('describe, millions', [
@@ -148,24 +148,34 @@ SUB_VP = 'subvp/cifar10_ddpmpp_continuous'
     for model, count in PUBLISHED.items()
   ),
   (partial(of_edm, **CIFAR10, label_dim=10), 55.735299),
-  # ADM for ImageNet-64 has three outputs and 1000 labels
-  (partial(of_edm, img_resolution=64, label_dim=1000), 295.899267),
-  *(
-    (partial(of_sde, style, SUB_VP, num_res_blocks=2), None)
-    for style in (score_sde.TORCH, score_sde.FLAX)
-  ),
+  *((partial(of_sde, style, MODEL, **LARGER), None)
+    for style in (score_sde.TORCH, score_sde.FLAX)),
 ])  # fmt: skip
 def test_every_parameter_has_a_name_and_there_are_as_many(describe, millions):
   model = describe()
-  table = model.table()
-  sizes = traverse_util.flatten_dict(model.shapes(), sep='/')
-  assert {entry.ours for entry in table} == set(sizes)
-  assert len({entry.theirs for entry in table}) == len(table) == len(sizes)
+  sizes = check_names(model.table(), model.shapes())
   if millions is not None:
     exact = isinstance(millions, float)
     tolerance = 1e-7 if exact else 3.1 if millions in (270, 552) else 0.51
-    count = sum(x.size for x in sizes.values()) / 1e6
-    assert count == pytest.approx(millions, abs=tolerance)
+    assert sum(sizes) / 1e6 == pytest.approx(millions, abs=tolerance)
+
+
+def check_names(table, shapes):
+  """Returns the sizes of the parameters, each with a name of its own."""
+  sizes = traverse_util.flatten_dict(shapes, sep='/')
+  assert {entry.ours for entry in table} == set(sizes)
+  assert len({entry.theirs for entry in table}) == len(table) == len(sizes)
+  return [x.size for x in sizes.values()]
+
+
+def test_edms_network_of_imagenet_64_is_guided_diffusions():
+  """recipes 0: it has 295,899,267 parameters; the last layer has 3 outputs."""
+  theirs = make('64x64_diffusion')
+  ours = of_edm(img_resolution=64, label_dim=1000)
+  changed = dict(qkv='interleaved', out_channels=3, downsample_padding='same')
+  assert ours.network == theirs.network.clone(**changed)
+  sizes = check_names(entries(ours.layers, theirs.shapes()), theirs.shapes())
+  assert sum(sizes) - 3 * (3 * 3 * 192 + 1) == 295_899_267
 
 
 @pytest.mark.parametrize('read, options, message', [
