@@ -259,13 +259,15 @@ def describe(style, model=MODEL, **options):
 
 
 def test_the_process_of_the_sub_vp_sde():
-  model = describe(score_sde.TORCH, 'subvp/cifar10_ddpmpp_continuous')
+  name = 'subvp/cifar10_ddpmpp_continuous'
+  model = describe(score_sde.TORCH, name, **TINY)
   assert model.sections['schedule']['name'] == 'sub_vp'
 
 
 def test_the_discrete_network_has_the_steps_of_ddpm():
   """recipes 5: beta(t) / N, 1e-4 to 2e-2, and labels 0..999."""
-  sections = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp').sections
+  model = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp', **TINY)
+  sections = model.sections
   assert sections['noise_input'] == {'name': 'step'}
   ends = sections['schedule']['start'], sections['schedule']['end']
   np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
