@@ -120,6 +120,14 @@ def test_what_is_written_is_read_and_the_rest_is_named(project):
     assert '\n' not in str(error.value)
 
 
+def check_names(table, shapes):
+  """Returns the sizes of the parameters, each with a name of its own."""
+  paths = set(traverse_util.flatten_dict(shapes, sep='/'))
+  assert {entry.ours for entry in table} == paths
+  assert len({entry.theirs for entry in table}) == len(table) == len(paths)
+  return [x.size for x in jax.tree.leaves(shapes)]
+
+
 # In millions: recipes 0, the READMEs and names of the releases, and Dhariwal &
 # Nichol 2021, tables 11 and 12.
 PUBLISHED = {
@@ -158,14 +166,6 @@ def test_every_parameter_has_a_name_and_there_are_as_many(describe, millions):
     exact = isinstance(millions, float)
     tolerance = 1e-7 if exact else 3.1 if millions in (270, 552) else 0.51
     assert sum(sizes) / 1e6 == pytest.approx(millions, abs=tolerance)
-
-
-def check_names(table, shapes):
-  """Returns the sizes of the parameters, each with a name of its own."""
-  sizes = traverse_util.flatten_dict(shapes, sep='/')
-  assert {entry.ours for entry in table} == set(sizes)
-  assert len({entry.theirs for entry in table}) == len(table) == len(sizes)
-  return [x.size for x in sizes.values()]
 
 
 def test_edms_network_of_imagenet_64_is_guided_diffusions():
