@@ -177,11 +177,11 @@ def test_the_noisy_classifier():
   assert found.sections['objective'] == {'name': 'classifier'}
 
 
-def make(model, **flags):
-  """Returns a model with 1000 classes, if it has classes."""
+def make(model, known=1000, **flags):
+  """Returns a model with `known` classes, if it has classes."""
   chosen = openai.choose_flags(model, **flags)
-  known = 1000 if chosen.class_cond or chosen.classifier else 0
-  return openai.describe(chosen, known)
+  classes = chosen.class_cond or chosen.classifier
+  return openai.describe(chosen, known if classes else 0)
 
 
 def test_the_steps_are_those_of_the_projects():

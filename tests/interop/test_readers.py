@@ -59,16 +59,8 @@ def read_diffusers(tensors, **options):
     return diffusers.load(folder, **options)
 
 
-def of_openai(model, num_classes, **flags):
-  return openai.describe(openai.choose_flags(model, **flags), num_classes)
-
-
 def of_edm(**options):
   return edm.describe(edm.choose_options(**options))
-
-
-def of_edm2(**options):
-  return edm2.describe(edm2.choose_options(**options))
 
 
 partial = functools.partial
@@ -77,12 +69,11 @@ OF_EDM, OF_ADM = (partial(edm.from_tensors, **o) for o in (SONG, ADM))
 SCORE = partial(score_sde.from_tensors, model=MODEL, **TINY)
 # () -> a network without weights, and (tensors, **options) -> `Imported`.
 READERS = {
-  'openai': (partial(of_openai, 'guided', 7, **GUIDED),
-             partial(OPENAI, **GUIDED)),
+  'openai': (partial(make, 'guided', 7, **GUIDED), partial(OPENAI, **GUIDED)),
   'score_sde': (partial(of_sde, score_sde.TORCH, **TINY),
                 partial(SCORE, ema=False)),
   'edm': (partial(of_edm, **SONG), OF_EDM),
-  'edm2': (partial(of_edm2, **OPTIONS), read_edm2),
+  'edm2': (lambda: edm2.describe(edm2.choose_options(**OPTIONS)), read_edm2),
   'diffusers': (partial(diffusers_autoencoder.describe, CONFIG),
                 read_diffusers),
 }  # fmt: skip
