@@ -6,9 +6,11 @@ shapes of the project's tensors.
 """
 
 import functools
+import json
 
 import jax
 import numpy as np
+import safetensors.numpy
 
 from tests.networks.literal import softmax, swish
 
@@ -85,6 +87,12 @@ def attend(q, k, v):
   return v @ softmax(q.T @ k / np.sqrt(len(q))).T
 
 
+def attention(qkv, split):
+  """[B, C, T] of [B, 3C, T]; split(image) has q, k, v of each head."""
+  images = ([attend(*parts) for parts in split(image)] for image in qkv)
+  return np.stack([np.concatenate(heads) for heads in images])
+
+
 def pooled(x):
   return np.mean([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
 
@@ -116,11 +124,54 @@ def fir_up(x):
   return each_channel(wide, np.outer(FIR, FIR) / 16, 1, (2, 1))
 
 
+# The places of a U-Net that change the resolution, and those with attention.
+MEANS = {'enc.4x4_down': pooled, 'dec.8x8_up': nearest}
+FILTERS = {'enc.4x4_down': fir_down, 'dec.8x8_up': fir_up}
+ATTENDS = 'enc.4x4_block0', 'dec.4x4_in0', 'dec.4x4_block0', 'dec.4x4_block1'
+
+
+def join(*parts):
+  return np.concatenate(parts, axis=1)
+
+
+def unet(h, block, join=join, after_down=lambda h: h):
+  """Two levels, one block each; the places have EDM's names.
+
+  block(place, h, n) has n times the channels of the first level.
+  """
+  hs = [h, block('enc.8x8_block0', h, 1)]
+  hs.append(after_down(block('enc.4x4_down', hs[-1], 1)))
+  hs.append(block('enc.4x4_block0', hs[-1], 2))
+  h = block('dec.4x4_in1', block('dec.4x4_in0', hs[-1], 2), 2)
+  for place in ('dec.4x4_block0', 'dec.4x4_block1'):
+    h = block(place, join(h, hs.pop()), 2)
+  h = block('dec.8x8_up', h, 2)
+  for place in ('dec.8x8_block0', 'dec.8x8_block1'):
+    h = block(place, join(h, hs.pop()), 1)
+  assert not hs
+  return h
+
+
 def sinusoid(noise, features, last):
   """[sin, cos] of noise * 10000^(-i / last), i < features / 2, transposed."""
   half = features // 2
   angles = np.outer(noise, np.exp(-np.log(10000) * np.arange(half) / last))
   return np.sin(angles), np.cos(angles)
+
+
+def random_like(shapes, seed=0):
+  """Returns a tree of random arrays of float32."""
+  rng = np.random.default_rng(seed)
+  draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
+  return jax.tree.map(draw, shapes)
+
+
+def store(folder, w, options):
+  """Returns a file of weights with its options beside it."""
+  path = folder / 'a.safetensors'
+  safetensors.numpy.save_file(w.file(), path)
+  path.with_suffix('.json').write_text(json.dumps(options))
+  return path
 
 
 def images(size, channels=3, batch=2, seed=1):

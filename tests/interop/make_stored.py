@@ -18,49 +18,33 @@ diffusers: Any = package
 FOLDER = Path(__file__).parent / 'stored'
 
 LEVELS = dict(
-  sample_size=4,
-  in_channels=1,
-  out_channels=1,
-  block_out_channels=(8, 12),
-  layers_per_block=1,
-  norm_num_groups=2,
-)
+  sample_size=4, in_channels=1, out_channels=1, block_out_channels=(8, 12),
+  layers_per_block=1, norm_num_groups=2,
+)  # fmt: skip
 UNET = LEVELS | dict(
   down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
   up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
 )
 UNETS = {
   # as google/ddpm-cifar10-32, with its names of attention
-  'ho': UNET
-  | dict(
-    attention_head_dim=None,
-    downsample_padding=0,
-    freq_shift=1,
-    flip_sin_to_cos=False,
-    norm_eps=1e-6,
+  'ho': UNET | dict(
+    attention_head_dim=None, downsample_padding=0, freq_shift=1,
+    flip_sin_to_cos=False, norm_eps=1e-6,
   ),
-  'labels': UNET
-  | dict(
-    num_class_embeds=3,
-    attention_head_dim=4,
+  'labels': UNET | dict(
+    num_class_embeds=3, attention_head_dim=4,
     resnet_time_scale_shift='scale_shift',
   ),
-}
+}  # fmt: skip
 AUTOENCODER = LEVELS | dict(
   down_block_types=['DownEncoderBlock2D'] * 2,
   up_block_types=['UpDecoderBlock2D'] * 2,
 )
 DIT = dict(
-  num_attention_heads=2,
-  attention_head_dim=4,
-  in_channels=1,
-  out_channels=2,
-  num_layers=2,
-  sample_size=4,
-  patch_size=2,
-  num_embeds_ada_norm=3,
+  num_attention_heads=2, attention_head_dim=4, in_channels=1, out_channels=2,
+  num_layers=2, sample_size=4, patch_size=2, num_embeds_ada_norm=3,
   norm_eps=1e-6,
-)
+)  # fmt: skip
 LEGACY = {
   '.to_q.': '.query.',
   '.to_k.': '.key.',

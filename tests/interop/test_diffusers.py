@@ -1,5 +1,6 @@
 """Folders of diffusers without torch: stored/ has their networks' outputs."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffusion_jax.interop.diffusers_options import multipliers
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training.lora import lora_init, lora_merge
+from tests.interop.literal import random_like, run
 
 STORED = Path(__file__).parent / 'stored'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -24,27 +26,39 @@ def close(ours, expected):
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale)
 
 
-def expected_of(name):
+def loaded(name):
+  """Returns our network and params, and their inputs and outputs."""
   with np.load(STORED / name / 'expected.npz') as arrays:
-    return dict(arrays)
+    return diffusers.load(STORED / name), dict(arrays)
 
 
 def same(ours, expected):
   jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
-@pytest.mark.parametrize('name', ['ho', 'labels'])
-def test_the_unet_computes_what_theirs_does(name, tmp_path):
-  found = diffusers.load(STORED / name)
-  expected = expected_of(name)
-  cond = {n: expected[n] for n in ('label',) if n in expected}
-  x, t = expected['x'], expected['t'].astype(np.float32)
-  output = jax.jit(found.network.apply)({'params': found.params}, x, t, cond)
+def inputs_of(name, expected):
+  """Returns x, t and cond; class 3 of the transformer is the null class."""
+  cond, label = {}, expected.get('label')
+  if name != 'ho':
+    cond = {'label': label % 3}
+    cond |= {'drop': label == 3} if name == 'dit' else {}
+  return expected['x'], expected['t'].astype(np.float32), cond
+
+
+@pytest.mark.parametrize('name', ['ho', 'labels', 'dit'])
+def test_the_network_computes_what_theirs_does(name, tmp_path):
+  found, expected = loaded(name)
+  output = run(found.network, found.params, *inputs_of(name, expected))
   close(output, expected['output'])
-  classes = {'num_classes': 3} if name == 'labels' else {}
-  assert found.facts == {'image_shape': (4, 4, 1)} | classes
 
   diffusers.save(tmp_path / 'ours', *found[:4])
+  if name == 'dit':
+    assert found.sections['objective'] == {'name': 'hybrid'}
+    written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
+    same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
+    return
+  classes = {'num_classes': 3} if name == 'labels' else {}
+  assert found.facts == {'image_shape': (4, 4, 1)} | classes
   again = diffusers.load(tmp_path / 'ours')
   same(again.params, found.params)
   assert again.network == found.network and again.facts == found.facts
@@ -52,15 +66,16 @@ def test_the_unet_computes_what_theirs_does(name, tmp_path):
 
 
 def test_the_autoencoder_computes_what_theirs_does(tmp_path):
-  found = diffusers.load(STORED / 'autoencoder')
-  expected = expected_of('autoencoder')
-  params = {'params': found.params}
-  apply = jax.jit(found.network.apply, static_argnames='method')
-  mean, log_variance = apply(params, expected['x'], method='encode')
-  close(mean, expected['mean'])
-  close(log_variance, expected['log_variance'])
-  output = apply(params, expected['mean'], method='decode')
-  close(output, expected['output'])
+  found, expected = loaded('autoencoder')
+
+  @jax.jit
+  def apply(params, x, mean):
+    run = functools.partial(found.network.apply, {'params': params})
+    return *run(x, method='encode'), run(mean, method='decode')
+
+  ours = apply(found.params, expected['x'], expected['mean'])
+  for array, name in zip(ours, ('mean', 'log_variance', 'output'), strict=True):
+    close(array, expected[name])
   assert found.sections['decoding']['scale'] == 0.18215
 
   diffusers.save(tmp_path / 'ours', *found[:4])
@@ -68,35 +83,17 @@ def test_the_autoencoder_computes_what_theirs_does(tmp_path):
   assert written == (STORED / 'autoencoder' / WEIGHTS).read_bytes()
 
 
-def test_the_transformer_computes_what_theirs_does(tmp_path):
-  found = diffusers.load(STORED / 'dit')
-  expected = expected_of('dit')
-  label = expected['label']  # class 3 is the null class of 3
-  cond = {'label': label % 3, 'drop': label == 3}
-  x, t = expected['x'], expected['t'].astype(np.float32)
-  output = jax.jit(found.network.apply)({'params': found.params}, x, t, cond)
-  close(output, expected['output'])
-  assert found.sections['objective'] == {'name': 'hybrid'}
-
-  diffusers.save(tmp_path / 'ours', *found[:4])
-  written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
-  same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
-
-
 @pytest.mark.parametrize('name', ['labels', 'dit'])
 def test_adapters_in_their_names_are_the_difference_of_merged_weights(name):
   """W_merged = W + B A in their layout, of products and of convolutions."""
   found = diffusers.load(STORED / name)
-  key, shape = jax.random.key(0), found.facts['image_shape']
-  adapters = lora_init(key, found.params, 2, convolutions=name == 'labels')
-  adapters['lora_B'] = jax.tree.map(
-    lambda b: jax.random.normal(key, b.shape), adapters['lora_B']
-  )
-  adapters = jax.device_get(adapters)
-  merged = lora_merge(found.params, adapters, 0.5)
-  before = diffusers.tensors_of(found.network, found.params)
-  after = diffusers.tensors_of(found.network, jax.device_get(merged))
-  written = dict(diffusers.adapters_of(found.network, adapters, 0.5, shape))
+  network, params, shape = *found[:2], found.facts['image_shape']
+  init = functools.partial(lora_init, rank=2, convolutions=name == 'labels')
+  adapters = random_like(jax.eval_shape(init, jax.random.key(0), params))
+  merged = jax.device_get(jax.jit(lora_merge)(params, adapters, 0.5))
+  before = diffusers.tensors_of(network, params)
+  after = diffusers.tensors_of(network, merged)
+  written = dict(diffusers.adapters_of(network, adapters, 0.5, shape))
   prefix = 'transformer.' if name == 'dit' else 'unet.'
   for weight, w in before.items():
     module = prefix + weight.removesuffix('weight')
@@ -110,10 +107,9 @@ def test_adapters_in_their_names_are_the_difference_of_merged_weights(name):
     product = np.tensordot(b.reshape(len(w), 2), a, axes=1)
     np.testing.assert_allclose(after[weight], w + product, rtol=0, atol=1e-5)
   assert not written
+  other = Autoencoder(image_size=(8, 8), out_channels=1)
   with pytest.raises(ValueError, match='adapters of Autoencoder have no names'):
-    diffusers.adapters_of(
-      Autoencoder(image_size=(8, 8), out_channels=1), adapters, 0.5, shape
-    )
+    diffusers.adapters_of(other, adapters, 0.5, shape)
 
 
 def test_embeddings_of_a_transformer_must_be_equal(copy):
@@ -130,12 +126,9 @@ def test_embeddings_of_a_transformer_must_be_equal(copy):
 def test_the_scheduler_of_ddpm_cifar10():
   """Its scheduler_config.json gives the process of Ho et al."""
   sections = diffusers.load(STORED / 'ho').sections
-  assert sections['schedule'] == {
-    'name': 'linear',
-    'num_steps': 1000,
-    'start': 1e-4,
-    'end': 0.02,
-  }
+  ends = {'start': 1e-4, 'end': 0.02}
+  schedule = {'name': 'linear', 'num_steps': 1000, **ends}
+  assert sections['schedule'] == schedule
   sampler = {'name': 'ancestral', 'variance': 'fixed_large'}
   assert sections['sampling']['sampler'] == sampler
   assert sections['sampling']['clip'] is True
@@ -160,15 +153,21 @@ def test_another_way_to_sample_is_said():
 
 @pytest.fixture
 def copy(tmp_path):
-  """Returns a function: (name, changes of config.json) -> a folder."""
+  """Returns a function: (name, file, changes of this JSON file) -> a folder."""
 
-  def make(name='ho', **changes):
+  def make(name='ho', file='config.json', **changes):
     shutil.copytree(STORED / name, tmp_path / name, dirs_exist_ok=True)
-    path = tmp_path / name / 'config.json'
+    path = tmp_path / name / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return tmp_path / name
 
   return make
+
+
+def index(folder, kind, **parts):
+  """Writes the index of a pipeline of this class."""
+  text = json.dumps({'_class_name': kind, **parts})
+  (folder / 'model_index.json').write_text(text)
 
 
 def refused(path, message, **options):
@@ -177,9 +176,9 @@ def refused(path, message, **options):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
+SCHEDULER = 'scheduler_config.json'
+REFUSED = {
+  ('ho', 'config.json'): (
     ({'_class_name': 'UNet2DConditionModel'}, 'is a folder of the class UNet2'),
     ({'_class_name': None}, 'is a folder of the class None: give'),
     ({'center_input_sample': True}, 'center_input_sample=True has no counterp'),
@@ -193,45 +192,26 @@ def refused(path, message, **options):
     ({'in_channels': 3}, 'out_channels=1 has no counterpart'),
     ({'sample_size': None}, 'sample_size=None must be the size'),
     ({'brand_new': 3}, 'unknown options of UNet2DModel: brand_new; known are'),
-    (
-      {'down_block_types': ['DownBlock2D', 'SkipDownBlock2D']},
-      'down_block_types=.*SkipDown.* the types can be DownBlock2D, ',
-    ),
-    (
-      {'up_block_types': ['UpBlock2D', 'AttnUpBlock2D']},
-      'up_block_types=.* attention is at other levels on the way down',
-    ),
-    (
-      {'down_block_types': ['ResnetDownsampleBlock2D', 'AttnDownBlock2D']},
-      'by residual blocks at some levels and by convolutions at othe',
-    ),
+    ({'down_block_types': ['DownBlock2D', 'SkipDownBlock2D']},
+     'down_block_types=.*SkipDown.* the types can be DownBlock2D, '),
+    ({'up_block_types': ['UpBlock2D', 'AttnUpBlock2D']},
+     'up_block_types=.* attention is at other levels on the way down'),
+    ({'down_block_types': ['ResnetDownsampleBlock2D', 'AttnDownBlock2D']},
+     'by residual blocks at some levels and by convolutions at othe'),
     ({'down_block_types': ['DownBlock2D']}, 'has 1 blocks, and block_out_chan'),
     ({'block_out_channels': [8, 16]}, r'shape: .*\(12,\) for .*\(16,\)'),
-    (  # four blocks of 10, 10, 12 and 12 tensors, two attentions of 10
-      {'layers_per_block': 2},
-      'the network of config.json: missing: .* and 54 more',
-    ),
-    ({'num_class_embeds': 3}, 'missing: class_embedding.weight$'),
-  ],
-)
-def test_what_the_unet_lacks_is_refused_by_name(copy, changes, message):
-  refused(copy(**changes), message)
-
-
-@pytest.mark.parametrize('changes, message', [
-  ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
-  ({'use_quant_conv': False}, 'use_post_quant_conv=True has no counterpart'),
-  ({'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
-   'up_block_types=.*AttnUpDecoderBlock2D.* has no counterpart'),
-  ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
-])  # fmt: skip
-def test_what_the_autoencoder_lacks_is_refused(copy, changes, message):
-  refused(copy('autoencoder', **changes), message)
-
-
-@pytest.mark.parametrize(
-  'changes, message',
-  [
+    # four blocks of 10, 10, 12 and 12 tensors, two attentions of 10
+    ({'layers_per_block': 2},
+     'the network of config.json: missing: .* and 54 more'),
+  ),
+  ('autoencoder', 'config.json'): (
+    ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
+    ({'use_quant_conv': False}, 'use_post_quant_conv=True has no counterpart'),
+    ({'up_block_types': ['UpDecoderBlock2D', 'AttnUpDecoderBlock2D']},
+     'up_block_types=.*AttnUpDecoderBlock2D.* has no counterpart'),
+    ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
+  ),
+  ('ho', SCHEDULER): (
     ({'_class_name': 'KarrasVeScheduler'}, "scheduler='KarrasVeScheduler' has"),
     ({'beta_schedule': 'laplace'}, "beta_schedule='laplace' has no counterpar"),
     ({'prediction_type': 'flow'}, "prediction_type='flow' has no counterpart"),
@@ -241,13 +221,16 @@ def test_what_the_autoencoder_lacks_is_refused(copy, changes, message):
     ({'variance_type': 'learned_range'}, 'learned_range has twice the channel'),
     ({'thresholding': True, 'sample_max_value': 3}, 'sample_max_value=3 has n'),
     ({'brand_new': 3}, 'unknown options of DDPMScheduler: brand_new; k'),
-  ],
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'file, changes, message',
+  [(file, *row) for file, rows in REFUSED.items() for row in rows],
 )
-def test_what_we_lack_of_schedulers_is_refused(copy, changes, message):
-  folder = copy()
-  path = folder / 'scheduler_config.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-  refused(folder, message)
+def test_what_we_lack_is_refused_by_name(copy, file, changes, message):
+  refused(copy(*file, **changes), message)
 
 
 def test_other_folders_are_refused(copy, tmp_path):
@@ -255,40 +238,30 @@ def test_other_folders_are_refused(copy, tmp_path):
   refused(tmp_path, 'is not a folder of diffusers: it does not contain config')
   folder = copy()
   refused(folder, 'null_class needs a class-conditional', null_class=True)
-  index = {'_class_name': 'StableDiffusionPipeline'}
-  index |= {'unet': ['diffusers', 'UNet2DModel'], 'vae': ['diffusers', 'KL']}
-  (folder / 'model_index.json').write_text(json.dumps(index))
-  refused(
-    folder, r'is a StableDiffusionPipeline with unet .*, vae \(KL\): give'
-  )
+  unet = ['diffusers', 'UNet2DModel']
+  index(folder, 'StableDiffusionPipeline', unet=unet, vae=['diffusers', 'KL'])
+  refused(folder, r'a StableDiffusionPipeline with unet .*, vae \(KL\): give')
   (folder / 'model_index.json').unlink()
   (folder / 'config.json').write_text('[1]')
   refused(folder, 'it is a JSON list, not an object')
   (folder / 'config.json').write_text('{')
   refused(folder, 'config.json cannot be read as JSON')
-  folder = copy()
+  folder = copy('labels')
+  rest = files.read_tensors(folder / WEIGHTS)
+  del rest['class_embedding.weight']
+  safetensors.numpy.save_file(rest, folder / WEIGHTS)
+  refused(folder, 'missing: class_embedding.weight$')
   (folder / WEIGHTS).unlink()
   refused(folder, 'does not contain any of diffusion_pytorch_model')
-
-
-def test_a_tensor_of_another_kind_is_refused(copy):
-  folder = copy()
-  tensors = safetensors.numpy.load_file(folder / WEIGHTS)
-  tensors['conv_in.bias'] = np.arange(8)
-  safetensors.numpy.save_file(tensors, folder / WEIGHTS)
-  refused(folder, r'not real numbers: conv_in.bias \(int64\)')
 
 
 def test_pipelines_and_files_are_found(copy, tmp_path):
   """Current pipelines have subfolders; old ones have all files in one."""
   folder = copy()
   expected = diffusers.load(folder)
-  index = {
-    '_class_name': 'DDPMPipeline',
-    'scheduler': ['diffusers', 'DDPMScheduler'],
-    'unet': ['diffusers', 'UNet2DModel'],
-  }
-  (folder / 'model_index.json').write_text(json.dumps(index))
+  unet = ['diffusers', 'UNet2DModel']
+  scheduler = ['diffusers', 'DDPMScheduler']
+  index(folder, 'DDPMPipeline', scheduler=scheduler, unet=unet)
   pipeline = tmp_path / 'pipeline'
   diffusers.save(pipeline, *expected[:4])
   for path in (folder, pipeline, pipeline / 'unet', folder / WEIGHTS):
@@ -307,67 +280,62 @@ def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
   assert found.sections == diffusers.load(pipeline / 'transformer').sections
 
   shutil.copytree(STORED / 'autoencoder', pipeline / 'vae')
-  index = {
-    '_class_name': 'DiTPipeline',
+  parts = {
     'id2label': {'0': 'tench, Tinca tinca'},
     'scheduler': ['diffusers', 'DPMSolverMultistepScheduler'],
     'transformer': ['diffusers', 'Transformer2DModel'],
     'vae': ['diffusers', 'AutoencoderKL'],
   }
-  (pipeline / 'model_index.json').write_text(json.dumps(index))
+  index(pipeline, 'DiTPipeline', **parts)
   found = diffusers.load(pipeline)
   same(found.params, expected.params)
   assert found.notes[-1].startswith('this model makes latents of the Autoencod')
   decoding = diffusers.load(pipeline / 'vae').sections['decoding']
   assert decoding['scale'] == 0.18215
-  index['text_encoder'] = ['transformers', 'CLIPTextModel']
-  (pipeline / 'model_index.json').write_text(json.dumps(index))
+  encoder = ['transformers', 'CLIPTextModel']
+  index(pipeline, 'DiTPipeline', **parts, text_encoder=encoder)
   refused(pipeline, r'is a DiTPipeline with .*text_encoder \(CLIPTextModel\)')
 
 
 def test_what_diffusers_lacks_is_not_written(tmp_path):
-  found = diffusers.load(STORED / 'labels')
-  out = tmp_path / 'out'
-  for section, name in (
-    ('schedule', 'karras'),
-    ('parametrization', 'edm'),
-    ('noise_input', 'logsnr'),
-  ):
-    changed = found.sections | {section: {'name': name}}
+  found, out = diffusers.load(STORED / 'labels'), tmp_path / 'out'
+  network, params, sections, facts = found[:4]
+
+  def lacks(message, network=network, sections=sections, **label):
+    with pytest.raises(ValueError, match=message):
+      diffusers.save(out, network, params, sections, facts, **label)
+    assert not out.exists()
+
+  process = {'schedule': 'karras', 'parametrization': 'edm'}
+  for section, name in (process | {'noise_input': 'logsnr'}).items():
     message = f"{section}='{name}' has no counterpart in diffusers: it "
-    with pytest.raises(ValueError, match=message):
-      diffusers.save(out, *found[:2], changed, found.facts)
-  shown = Inputs(image_channels=1)
-  for changes, message in (
-    ({'inputs': shown}, 'image_channels=1 has no counterpart'),
-    ({'qkv': 'legacy'}, "qkv='legacy' has no counterpart"),
-    ({'stem_channels': 4}, 'stem_channels=4 has no counterpart'),
-    ({'num_heads': 2, 'head_channels': None}, None),
-  ):
-    network = found.network.clone(**changes)
-    if message is None:  # one width with attention: 12 / 2
-      diffusers.save(tmp_path / 'heads', network, *found[1:4])
-      again = diffusers.load(tmp_path / 'heads')
-      assert again.network.head_channels == 6
-      continue
-    with pytest.raises(ValueError, match=message):
-      diffusers.save(out, network, *found[1:4])
-  with pytest.raises(ValueError, match='label=3: this network has 3 classes'):
-    diffusers.save(out, *found[:4], label=3)
-  with pytest.raises(ValueError, match='and no null class'):
-    diffusers.save(out, *found[:4], label=-1)
-  assert not out.exists()
+    lacks(message, sections=sections | {section: {'name': name}})
+  shown = network.clone(inputs=Inputs(image_channels=1))
+  lacks('image_channels=1 has no counterpart', shown)
+  for field, value in ('qkv', 'legacy'), ('stem_channels', 4):
+    changed = network.clone(**{field: value})
+    lacks(f'{field}={value!r} has no counterpart', changed)
+  lacks('label=3: this network has 3 classes', label=3)
+  lacks('and no null class', label=-1)
+  # one width with attention: 12 / 2
+  heads = network.clone(num_heads=2, head_channels=None)
+  diffusers.save(out, heads, *found[1:4])
+  assert diffusers.load(out).network.head_channels == 6
   with pytest.raises(ValueError, match='already contains files'):
-    diffusers.save(tmp_path / 'heads', *found[:4])
+    diffusers.save(out, *found[:4])
 
 
-def test_a_class_becomes_part_of_the_weights(tmp_path):
-  found = diffusers.load(STORED / 'labels')
-  expected = expected_of('labels')
-  network, params = diffusers.fix_label(found.network, found.params, 2)
-  x, t = expected['x'][:1], expected['t'][:1].astype(np.float32)
-  output = jax.jit(network.apply)({'params': params}, x, t)
-  close(output, expected['output'][:1])
+def test_a_class_becomes_part_of_the_weights():
+  """A network without classes is one whose embeddings of them are zero."""
+  found, expected = loaded('labels')
+  zero = jax.tree.map(np.zeros_like, found.params['label_embedding'])
+  for i, label in enumerate(expected['label']):
+    network, params = diffusers.fix_label(found.network, found.params, label)
+    assert network == found.network.clone(inputs=Inputs())
+    assert params.keys() == found.params.keys() - {'label_embedding'}
+    params = {**params, 'label_embedding': zero}
+    output = run(found.network, params, *inputs_of('labels', expected))
+    close(output[i], expected['output'][i])
 
 
 def test_widths_come_back_from_multipliers():
@@ -375,15 +343,3 @@ def test_widths_come_back_from_multipliers():
     for width in range(1, 400, 7):
       _, m = multipliers((first, width))
       assert int(first * m) == width
-
-
-def test_half_precision_becomes_float32(copy):
-  folder = copy()
-  expected = diffusers.load(folder).params
-  tensors = files.read_tensors(folder / WEIGHTS)
-  halved = {n: x.astype(np.float16) for n, x in tensors.items()}
-  safetensors.numpy.save_file(halved, folder / WEIGHTS)
-  same(
-    diffusers.load(folder).params,
-    jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), expected),
-  )

@@ -17,23 +17,24 @@ SHAPES = {
   'layernorm.weight': (WIDTH,),
   'layernorm.bias': (WIDTH,),
 }
-VECTORS = (
-  'norm1.weight norm1.bias attention.attention.query.bias '
-  'attention.attention.key.bias attention.attention.value.bias '
-  'attention.output.dense.bias layer_scale1.lambda1 norm2.weight norm2.bias '
-  'mlp.fc2.bias layer_scale2.lambda1'
-).split()
-LAYER = {name: (WIDTH,) for name in VECTORS} | {
-  'attention.attention.query.weight': (WIDTH, WIDTH),
-  'attention.attention.key.weight': (WIDTH, WIDTH),
-  'attention.attention.value.weight': (WIDTH, WIDTH),
-  'attention.output.dense.weight': (WIDTH, WIDTH),
-  'mlp.fc1.weight': (4 * WIDTH, WIDTH),
-  'mlp.fc1.bias': (4 * WIDTH,),
-  'mlp.fc2.weight': (WIDTH, 4 * WIDTH),
+# Our layers of a block, and theirs.
+DENSE = {
+  'query': 'attention.attention.query',
+  'key': 'attention.attention.key',
+  'value': 'attention.attention.value',
+  'out': 'attention.output.dense',
+  'mlp_in': 'mlp.fc1',
+  'mlp_out': 'mlp.fc2',
 }
-for i in range(DEPTH):
-  SHAPES |= {f'encoder.layer.{i}.{name}': s for name, s in LAYER.items()}
+WIDE = {'mlp.fc1': (4 * WIDTH, WIDTH), 'mlp.fc2': (WIDTH, 4 * WIDTH)}
+for start in (f'encoder.layer.{i}.' for i in range(DEPTH)):
+  for name in DENSE.values():
+    shape = WIDE.get(name, (WIDTH, WIDTH))
+    SHAPES[f'{start}{name}.weight'] = shape
+    SHAPES[f'{start}{name}.bias'] = shape[:1]
+  for n in (1, 2):
+    for name in (f'norm{n}.weight', f'norm{n}.bias', f'layer_scale{n}.lambda1'):
+      SHAPES[start + name] = (WIDTH,)
 
 
 @pytest.fixture
@@ -48,27 +49,15 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
   network, params = dinov2.read_params(path)
   assert (network.width, network.depth) == (WIDTH, DEPTH)
   assert (network.num_heads, network.grid) == (2, GRID)
-  block, layer = (
-    params['block_1'],
-    lambda name: tensors[f'encoder.layer.1.{name}'],
-  )
+  block, layer = params['block_1'], lambda n: tensors[f'encoder.layer.1.{n}']
+  patches = tensors['embeddings.patch_embeddings.projection.weight']
   pairs = [
     (params['positions'], tensors['embeddings.position_embeddings'][0]),
     (params['class_token'], tensors['embeddings.cls_token'][0, 0]),
     (params['norm']['bias'], tensors['layernorm.bias']),
-    (
-      params['patches']['kernel'][3, 5],
-      tensors['embeddings.patch_embeddings.projection.weight'][:, :, 3, 5].T,
-    ),
+    (params['patches']['kernel'][3, 5], patches[:, :, 3, 5].T),
   ]
-  for ours, theirs in {
-    'query': 'attention.attention.query',
-    'key': 'attention.attention.key',
-    'value': 'attention.attention.value',
-    'out': 'attention.output.dense',
-    'mlp_in': 'mlp.fc1',
-    'mlp_out': 'mlp.fc2',
-  }.items():
+  for ours, theirs in DENSE.items():
     pairs.append((block[ours]['kernel'], layer(f'{theirs}.weight').T))
     pairs.append((block[ours]['bias'], layer(f'{theirs}.bias')))
   for n in (1, 2):
@@ -78,25 +67,23 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize(
-  'change, message',
-  [
-    ({'encoder.layer.1.norm1.bias': None}, 'missing: encoder.layer.1.norm1.b'),
-    ({'classifier.weight': (4, 4)}, 'not used: classifier.weight'),
-    ({'layernorm.bias': (7,)}, r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
-    ({'embeddings.position_embeddings': None}, 'missing: embeddings.position_'),
-    ({'embeddings.position_embeddings': (1, 8, WIDTH)}, 'of another shape'),
-    ({'embeddings.position_embeddings': (8, 100)}, r'the shape \(8, 100\)'),
-  ],
-)
+PLACES = 'embeddings.position_embeddings'
+
+
+@pytest.mark.parametrize('name, shape, message', [
+  ('encoder.layer.1.norm1.bias', None, 'missing: encoder.layer.1.norm1.bias'),
+  ('classifier.weight', (4, 4), 'not used: classifier.weight'),
+  ('layernorm.bias', (7,), r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
+  (PLACES, None, f'missing: {PLACES}'),
+  (PLACES, (1, 8, WIDTH), 'of another shape'),
+  (PLACES, (8, 100), r'the shape \(8, 100\)'),
+])  # fmt: skip
 def test_another_file_is_refused_in_one_line(
-  tensors, tmp_path, change, message
+  tensors, tmp_path, name, shape, message
 ):
-  for name, shape in change.items():
-    if shape:
-      tensors[name] = np.zeros(shape, np.float32)
-    else:
-      del tensors[name]
+  tensors[name] = np.zeros(shape or (), np.float32)
+  if shape is None:
+    del tensors[name]
   path = tmp_path / 'model.safetensors'
   safetensors.numpy.save_file(tensors, path)
   with pytest.raises(ValueError, match=message) as error:

@@ -1,78 +1,45 @@
-import json
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import diffusion_jax as dj
-from diffusion_jax.interop import edm, names
-from tests.interop import literal
-from tests.interop.literal import (
-  FIR,
-  apply,
-  assert_close,
-  attend,
-  conv,
-  correlate,
-  fir_down,
-  fir_up,
-  group_norm,
-  linear,
-  nearest,
-  pooled,
-  silu,
-)
+from diffusion_jax.interop import edm
+from tests.interop import literal as nn
 
 NOISE = np.array([-0.7, 0.4])  # log(sigma) / 4
-SONG = dict(
-  precond='EDMPrecond',
-  model_type='SongUNet',
-  img_resolution=8,
-  label_dim=3,
-  augment_dim=9,
-  model_channels=32,
-  channel_mult=[1, 2],
-  num_blocks=1,
+OUTER = dict(
+  precond='EDMPrecond', img_resolution=8, label_dim=3, num_blocks=1,
   attn_resolutions=[4],
+)  # fmt: skip
+SONG = OUTER | dict(
+  model_type='SongUNet', augment_dim=9, model_channels=32, channel_mult=[1, 2]
 )
-ADM = dict(
-  precond='EDMPrecond',
-  model_type='DhariwalUNet',
-  img_resolution=8,
-  label_dim=3,
-  model_channels=128,
-  channel_mult=[1, 2],
-  num_blocks=1,
-  attn_resolutions=[4],
+ADM = OUTER | dict(
+  model_type='DhariwalUNet', model_channels=128, channel_mult=[1, 1],
   label_dropout=0.1,
-)
+)  # fmt: skip
 
 
 def norm(w, name, x, eps):
   """recipes 6: 32 groups, or fewer, of 4 channels each."""
-  return group_norm(w, name, x, min(32, x.shape[1] // 4), eps)
+  return nn.group_norm(w, name, x, min(32, x.shape[1] // 4), eps)
 
 
 def attention(w, name, x, heads, eps):
   """recipes 6: channel 3c + j of a head of qkv is q, k or v of channel c."""
   b, c, height, width = x.shape
   h = norm(w, f'{name}.norm2', x, eps)
-  qkv = conv(w, f'{name}.qkv', h, 3 * c, size=1).reshape(
-    b, heads, 3 * c // heads, -1
-  )
-  h = np.stack([
-    np.concatenate([attend(h[0::3], h[1::3], h[2::3]) for h in image])
-    for image in qkv
-  ])  # fmt: skip
-  return x + conv(w, f'{name}.proj', h.reshape(x.shape), c, size=1)
+  qkv = nn.conv(w, f'{name}.qkv', h, 3 * c, size=1)
+  qkv = qkv.reshape(b, heads, 3 * c // heads, -1)
+  split = lambda image: [(h[0::3], h[1::3], h[2::3]) for h in image]
+  h = nn.attention(qkv, split)
+  return x + nn.conv(w, f'{name}.proj', h.reshape(x.shape), c, size=1)
 
 
 def resampled(w, name, x, resample):
   """The two-dimensional filter is a buffer of each layer."""
-  line = np.ones(2) if resample in (pooled, nearest) else FIR
+  line = np.ones(2) if resample in (nn.pooled, nn.nearest) else nn.FIR
   square = np.outer(line, line) / line.sum() ** 2
   w[f'{name}.resample_filter'] = square[None, None]
   return resample(x)
@@ -81,89 +48,76 @@ def resampled(w, name, x, resample):
 def residual_input(w, name, aux, h):
   """A 3x3 convolution, then the filter; zeros, two pixels, before both."""
   kernel = w.get(f'{name}.weight', h.shape[1], aux.shape[1], 3, 3)
-  wide = correlate(aux, kernel, 1, (2, 2))
-  halved = resampled(w, name, wide, lambda x: fir_down(x, padding=(0, 0)))
+  wide = nn.correlate(aux, kernel, 1, (2, 2))
+  halved = resampled(w, name, wide, lambda x: nn.fir_down(x, padding=(0, 0)))
   bias = w.get(f'{name}.bias', h.shape[1])[:, None, None]
   return (h + halved + bias) / np.sqrt(2.0)
 
 
-def unet_block(w, name, x, emb, out, eps, scale, adaptive, project=True,
-               resample=None, heads=0):  # fmt: skip
+def unet_block(w, name, x, emb, out, adm, resample, attends):
   """recipes 6, 3.1: the last silu is already applied to emb."""
-  skip, h = x, silu(norm(w, f'{name}.norm0', x, eps))
+  eps, scale = (1e-5, 1.0) if adm else (1e-6, np.sqrt(0.5))
+  skip, h = x, nn.silu(norm(w, f'{name}.norm0', x, eps))
   if resample:
     h = resampled(w, f'{name}.conv0', h, resample)
     skip = resampled(w, f'{name}.skip', skip, resample)
-  h = conv(w, f'{name}.conv0', h, out)
-  e = linear(w, f'{name}.affine', emb, out * (2 if adaptive else 1))
-  e = e[:, :, None, None]
-  if adaptive:
+  h = nn.conv(w, f'{name}.conv0', h, out)
+  e = nn.linear(w, f'{name}.affine', emb, out * (1 + adm))[:, :, None, None]
+  if adm:
     h = norm(w, f'{name}.norm1', h, eps) * (1.0 + e[:, :out]) + e[:, out:]
   else:
     h = norm(w, f'{name}.norm1', h + e, eps)
-  h = conv(w, f'{name}.conv1', silu(h), out)
-  if x.shape[1] != out or (resample and project):
-    skip = conv(w, f'{name}.skip', skip, out, size=1)
+  h = nn.conv(w, f'{name}.conv1', nn.silu(h), out)
+  if x.shape[1] != out or (resample and not adm):
+    skip = nn.conv(w, f'{name}.skip', skip, out, size=1)
   h = scale * (skip + h)
-  return scale * attention(w, name, h, heads, eps) if heads else h
+  heads = out // 64 if adm else 1  # of ADM, they have 64 channels
+  return scale * attention(w, name, h, heads, eps) if attends else h
 
 
-def blocks(w, x, emb, width, eps, scale, adaptive, project, heads, everywhere,
-           ncsnpp=False):  # fmt: skip
-  """enc and dec: two levels of one block, attention at the second."""
-  down, up = (fir_down, fir_up) if ncsnpp else (pooled, nearest)
+def blocks(w, x, emb, widths, adm=False, ncsnpp=False):
+  """enc and dec: ADM has attention after each block of the second level."""
+  kinds = nn.FILTERS if ncsnpp else nn.MEANS
 
-  def block(name, x, out, **options):
-    return unet_block(
-      w, f'model.{name}', x, emb, out, eps, scale, adaptive, project, **options
-    )
+  def block(name, h, n):
+    attends = name in nn.ATTENDS and (adm or name != 'dec.4x4_block0')
+    more = emb, widths[n - 1], adm, kinds.get(name), attends
+    return unet_block(w, f'model.{name}', h, *more)
 
-  hs = [conv(w, 'model.enc.8x8_conv', x, width)]
-  hs.append(block('enc.8x8_block0', hs[-1], width))
-  hs.append(block('enc.4x4_down', hs[-1], width, resample=down))
-  if ncsnpp:
-    hs[-1] = residual_input(w, 'model.enc.4x4_aux_residual', x, hs[-1])
-  hs.append(block('enc.4x4_block0', hs[-1], 2 * width, heads=heads))
-  h = block('dec.4x4_in0', hs[-1], 2 * width, heads=heads)
-  h = block('dec.4x4_in1', h, 2 * width)
-  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
-  first = heads if everywhere else 0
-  h = block('dec.4x4_block0', join(h), 2 * width, heads=first)
-  h = block('dec.4x4_block1', join(h), 2 * width, heads=heads)
-  h = block('dec.8x8_up', h, 2 * width, resample=up)
-  h = block('dec.8x8_block0', join(h), width)
-  h = block('dec.8x8_block1', join(h), width)
-  assert not hs
-  return h
+  def after_down(h):
+    name = 'model.enc.4x4_aux_residual'
+    return residual_input(w, name, x, h) if ncsnpp else h
+
+  h = nn.conv(w, 'model.enc.8x8_conv', x, widths[0])
+  return nn.unet(h, block, after_down=after_down)
 
 
 def song_unet(w, x, noise, one_hot=None, augment=None, ncsnpp=False):
   """recipes 6: DDPM++ or NCSN++; labels and augmentation join the sinusoid."""
   m, wide = 'model.', 64 if ncsnpp else 32
-  e = np.concatenate(literal.sinusoid(noise, 32, last=15), axis=1)
+  e = np.concatenate(nn.sinusoid(noise, 32, last=15), axis=1)
   if ncsnpp:  # sin and cos of 2 pi f noise
     angles = 2 * np.pi * np.outer(noise, w.get(f'{m}map_noise.freqs', 32))
     e = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
   if one_hot is not None:
-    e = e + linear(w, f'{m}map_label', np.sqrt(3) * one_hot, wide)
-    e = e + linear(w, f'{m}map_augment', augment, wide, bias=False)
-  e = silu(linear(w, f'{m}map_layer0', e, 128))
-  e = silu(linear(w, f'{m}map_layer1', e, 128))
-  h = blocks(w, x, e, 32, 1e-6, np.sqrt(0.5), False, True, 1, False, ncsnpp)
-  h = silu(norm(w, f'{m}dec.8x8_aux_norm', h, 1e-6))
-  return conv(w, f'{m}dec.8x8_aux_conv', h, 3)
+    e = e + nn.linear(w, f'{m}map_label', np.sqrt(3) * one_hot, wide)
+    e = e + nn.linear(w, f'{m}map_augment', augment, wide, bias=False)
+  e = nn.silu(nn.linear(w, f'{m}map_layer0', e, 128))
+  e = nn.silu(nn.linear(w, f'{m}map_layer1', e, 128))
+  h = blocks(w, x, e, (32, 64), ncsnpp=ncsnpp)
+  h = nn.silu(norm(w, f'{m}dec.8x8_aux_norm', h, 1e-6))
+  return nn.conv(w, f'{m}dec.8x8_aux_conv', h, 3)
 
 
 def dhariwal_unet(w, x, noise, one_hot, out=3):
   """recipes 6 and 3.1: ADM; labels are added after the second layer."""
   m = 'model.'
-  sin, cos = literal.sinusoid(noise, 128, last=64)
-  e = linear(w, f'{m}map_layer0', np.concatenate([cos, sin], axis=1), 512)
-  e = linear(w, f'{m}map_layer1', silu(e), 512)
-  e = silu(e + linear(w, f'{m}map_label', one_hot, 512, bias=False))
-  # heads of 64 channels, attention after each block of the level
-  h = blocks(w, x, e, 128, 1e-5, 1.0, True, False, 4, True)
-  return conv(w, f'{m}out_conv', silu(norm(w, f'{m}out_norm', h, 1e-5)), out)
+  sin, cos = nn.sinusoid(noise, 128, last=64)
+  e = nn.linear(w, f'{m}map_layer0', np.concatenate([cos, sin], axis=1), 512)
+  e = nn.linear(w, f'{m}map_layer1', nn.silu(e), 512)
+  e = nn.silu(e + nn.linear(w, f'{m}map_label', one_hot, 512, bias=False))
+  h = nn.silu(norm(w, f'{m}out_norm', blocks(w, x, e, (128, 128), True), 1e-5))
+  return nn.conv(w, f'{m}out_conv', h, out)
 
 
 ONE_HOT = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])  # no label is zeros
@@ -173,63 +127,60 @@ AUGMENT = np.random.default_rng(5).integers(-2, 3, (2, 9)) / 2.0
 
 @pytest.fixture(scope='module')
 def song():
-  w, x = literal.Weights(), literal.images(8)
+  w, x = nn.Weights(), nn.images(8)
   return w, x, song_unet(w, x, NOISE, ONE_HOT, AUGMENT)
-
-
-@pytest.fixture(scope='module')
-def adm():
-  w, x = literal.Weights(1), literal.images(8)
-  return w, x, dhariwal_unet(w, x, NOISE, ONE_HOT)
-
-
-def write(tmp_path, w, options):
-  path = tmp_path / 'edm.safetensors'
-  safetensors.numpy.save_file(w.file(), path)
-  path.with_suffix('.json').write_text(json.dumps(options))
-  return path
 
 
 def test_edms_ddpmpp(song, tmp_path):
   w, x, expected = song
   options = SONG | dict(label_dropout=0.1)
-  found = edm.load(write(tmp_path, w, options))
+  found = edm.load(nn.store(tmp_path, w, options))
   cond = COND | {'augment': AUGMENT}
-  assert_close(apply(found, x, NOISE, cond), expected)
+  nn.assert_close(nn.apply(found, x, NOISE, cond), expected)
   assert found.sections['network']['name'] == 'ddpmpp'
   assert found.sections['conditioning']['augment'] > 0
 
 
 NCSNPP = dict(
-  encoder_type='residual',
-  embedding_type='fourier',
-  channel_mult_noise=2,
+  encoder_type='residual', embedding_type='fourier', channel_mult_noise=2,
   resample_filter=[1, 3, 3, 1],
-)
+)  # fmt: skip
 
 
 def test_edms_ncsnpp():
   """The filter is 1, 3, 3, 1, and each resolution gets the input."""
-  w, x = literal.Weights(2), literal.images(8)
+  w, x = nn.Weights(2), nn.images(8)
   expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT, ncsnpp=True)
   options = SONG | NCSNPP | dict(label_dropout=0.1)
   found = edm.from_tensors(w.file(), **options)
   cond = COND | {'augment': AUGMENT}
-  assert_close(apply(found, x, NOISE, cond), expected)
+  nn.assert_close(nn.apply(found, x, NOISE, cond), expected)
   assert found.sections['network']['resample_filter'] == (1, 3, 3, 1)
-  with pytest.raises(
-    ValueError, match=r'is not the filter of the option resam'
-  ):
+  with pytest.raises(ValueError, match='is not the filter of the option resam'):
     edm.from_tensors(w.file(), **options | dict(resample_filter=[1, 2, 2, 1]))
 
 
-def test_edms_adm(adm):
-  """The row of its null class, which EDM does not store, is zeros."""
-  w, x, expected = adm
-  found = edm.from_tensors(w.file(), **ADM)
-  assert_close(apply(found, x, NOISE, COND), expected)
+def test_edms_adm():
+  """The row of its null class, which EDM does not store, is zeros.
+
+  The wrapper of iDDPM has twice the channels.
+  """
+  w, x, options = nn.Weights(1), nn.images(8), dict(precond='iDDPMPrecond')
+  expected = dhariwal_unet(w, x, NOISE, ONE_HOT, out=6)
+  w['u'] = np.zeros(1001)
+  found = edm.from_tensors(w.file(), **ADM | options)
+  nn.assert_close(nn.apply(found, x, NOISE, COND), expected)
+  assert found.network.out_channels == 6
   assert found.sections['network']['qkv'] == 'interleaved'
   assert found.sections['conditioning']['dropout'] == 0.1
+  assert found.sections['objective']['name'] == 'hybrid'
+  assert found.sections['schedule']['name'] == 'cosine'
+  describe = lambda **more: edm.describe(edm.choose_options(**ADM | more))
+  plain, other = describe(), describe(**options)
+  assert plain.network == found.network.clone(out_channels=3)
+  assert plain.layers == other.layers
+  for name in ('network', 'conditioning'):
+    assert plain.sections[name] == found.sections[name]
 
 
 # The wrappers of recipes 6, of x, sigma [2, 1, 1, 1], t [2] and any F.
@@ -251,7 +202,7 @@ def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
   """F is sin(x) times its noise, so that factors inside and outside differ."""
   sections = edm.describe(edm.choose_options(**SONG | options)).sections
   assert sections['noise_input'] == section
-  x, t = literal.images(8), np.array([0.0625, 0.5])  # exact in float32
+  x, t = nn.images(8), np.array([0.0625, 0.5])  # exact in float32
   sigma = np.array([0.05, 20.0])
   to_level = lambda t: dj.NoiseLevel(np.zeros(2), np.ones(2), sigma)
   if wrapper is of_vp:
@@ -259,66 +210,26 @@ def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
     ends = [sections['schedule'][f'beta_{end}'] for end in ('min', 'max')]
     to_level = dj.LinearVPSchedule(*ends)
   name = sections['parametrization']['name']
-  network = dj.Network(
-    lambda params, x, noise, cond, *, key=None: (
-      jnp.sin(x) * noise[:, None, None, None]
-    ),
-    noise_input,
-    parametrization=name,
-    sigma_data=0.5,
+  times = lambda params, x, noise, cond, *, key=None: (
+    jnp.sin(x) * noise[:, None, None, None]
   )
+  network = dj.Network(times, noise_input, parametrization=name, sigma_data=0.5)
   denoise = jax.jit(lambda x, t: network.denoiser({}, {})(x, to_level(t)).x0)
   f = lambda x, noise: np.sin(x) * noise
   expected = wrapper(f, x, sigma[:, None, None, None], t)
-  assert_close(np.asarray(denoise(x, t)), expected)
+  nn.assert_close(np.asarray(denoise(x, t)), expected)
 
 
 def test_the_ve_wrapper_as_a_network_of_eps():
   """recipes 6: x + sigma F(x, log(sigma / 2)) is x - sigma eps."""
-  w, x, sigma = literal.Weights(6), literal.images(8), np.array([0.05, 20.0])
+  w, x, sigma = nn.Weights(6), nn.images(8), np.array([0.05, 20.0])
   f = song_unet(w, x, np.log(sigma / 2), ncsnpp=True)
   plain = dict(label_dim=0, augment_dim=0, precond='VEPrecond')
   found = edm.from_tensors(w.file(), **SONG | NCSNPP | plain)
-  assert_close(-apply(found, x, np.log(sigma)), f)
+  nn.assert_close(-nn.apply(found, x, np.log(sigma)), f)
   assert found.sections['parametrization'] == {'name': 'eps'}
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
   assert found.sections['schedule']['sigma_max'] == 100
-
-
-def test_the_iddpm_wrapper_has_twice_the_channels(adm):
-  w = literal.Weights(1)
-  w.update(adm[0])
-  for name in ('weight', 'bias'):
-    part = w[f'model.out_conv.{name}']
-    w[f'model.out_conv.{name}'] = np.concatenate([part, part])
-  w['u'] = np.zeros(1001)
-  found = edm.from_tensors(w.file(), **ADM | dict(precond='iDDPMPrecond'))
-  assert found.network.out_channels == 6
-  assert found.sections['objective']['name'] == 'hybrid'
-  assert found.sections['schedule']['name'] == 'cosine'
-
-
-CIFAR10 = dict(
-  model_type='SongUNet',
-  img_resolution=32,
-  channel_mult=[2, 2, 2],
-  augment_dim=9,
-  dropout=0.13,
-)
-
-
-@pytest.mark.parametrize('options, expected', [
-  (CIFAR10 | dict(label_dim=10), 55_735_299),
-  (dict(img_resolution=64, label_dim=1000), 295_899_267),
-])  # fmt: skip
-def test_the_published_networks_have_their_parameters(options, expected):
-  """recipes 0; ADM for ImageNet-64 has three outputs and 1000 labels."""
-  model = edm.describe(edm.choose_options(**options))
-  table = model.table()
-  sizes: Any = names.traverse_util.flatten_dict(model.shapes(), sep='/')
-  assert {entry.ours for entry in table} == set(sizes)
-  assert len({entry.theirs for entry in table}) == len(sizes)
-  assert sum(x.size for x in sizes.values()) == expected
 
 
 def test_another_filter_than_the_option_says_is_refused(song):

@@ -1,34 +1,17 @@
 """Networks of EDM2 by their names, against a float64 transcription."""
 
-import json
-
 import jax
 import numpy as np
-import safetensors.numpy
 
 import diffusion_jax as dj
 from diffusion_jax.interop import edm2
 from diffusion_jax.networks.magnitude import Uncertainty
-from tests.interop.literal import (
-  Weights,
-  assert_close,
-  correlate,
-  nearest,
-  pooled,
-  silu,
-  softmax,
-)
+from tests.interop import literal as nn
 
 OPTIONS = dict(
-  img_resolution=8,
-  label_dim=3,
-  model_channels=8,
-  channel_mult=[1, 2],
-  num_blocks=1,
-  attn_resolutions=[4],
-  channels_per_head=4,
-  logvar_channels=6,
-)
+  img_resolution=8, label_dim=3, model_channels=8, channel_mult=[1, 2],
+  num_blocks=1, attn_resolutions=[4], channels_per_head=4, logvar_channels=6,
+)  # fmt: skip
 SIGMA = np.array([0.1, 3.0])
 
 
@@ -46,7 +29,7 @@ def mp_conv(w, name, x, out, size=0, gain=1.0):
   weight = normalized(weight, axes) * (gain / np.sqrt(fan_in))
   if not size:
     return x @ weight.T
-  return correlate(x, weight, 1, (size // 2, size // 2))
+  return nn.correlate(x, weight, 1, (size // 2, size // 2))
 
 
 def mp_fourier(w, name, x, features):
@@ -56,7 +39,7 @@ def mp_fourier(w, name, x, features):
 
 
 def mp_silu(x):
-  return silu(x) / 0.596
+  return nn.silu(x) / 0.596
 
 
 def mp_sum(a, b, t):
@@ -69,9 +52,10 @@ def mp_cat(a, b):
   return np.concatenate([c / np.sqrt(n) * 0.5 * a, c / np.sqrt(m) * 0.5 * b], 1)
 
 
-def block(w, name, x, emb, out, flavor, attention, resample=lambda x: x):
-  x = resample(x)
-  if flavor == 'enc':
+def block(w, place, x, emb, out):
+  name, encodes = f'unet.{place}', place.startswith('enc')
+  x = nn.MEANS[place](x) if place in nn.MEANS else x
+  if encodes:
     if x.shape[1] != out:
       x = mp_conv(w, f'{name}.conv_skip', x, out, 1)
     x = normalized(x, 1)
@@ -79,51 +63,31 @@ def block(w, name, x, emb, out, flavor, attention, resample=lambda x: x):
   gain = w.get(f'{name}.emb_gain')
   c = mp_conv(w, f'{name}.emb_linear', emb, out, gain=gain) + 1.0
   y = mp_conv(w, f'{name}.conv_res1', mp_silu(y * c[:, :, None, None]), out, 3)
-  if flavor == 'dec' and x.shape[1] != out:
+  if not encodes and x.shape[1] != out:
     x = mp_conv(w, f'{name}.conv_skip', x, out, 1)
   x = mp_sum(x, y, 0.3)
-  if attention:
+  if place in nn.ATTENDS:
     heads, (b, _, height, width) = out // 4, x.shape
     y = mp_conv(w, f'{name}.attn_qkv', x, 3 * out, 1)
     y = normalized(y.reshape(b, heads, -1, 3, height * width), 2)
     q, k, v = y[:, :, :, 0], y[:, :, :, 1], y[:, :, :, 2]
-    weights = softmax(np.einsum('nhcq,nhck->nhqk', q, k) / np.sqrt(q.shape[2]))
-    y = np.einsum('nhqk,nhck->nhcq', weights, v).reshape(x.shape)
+    scores = np.einsum('nhcq,nhck->nhqk', q, k) / np.sqrt(q.shape[2])
+    y = np.einsum('nhqk,nhck->nhcq', nn.softmax(scores), v).reshape(x.shape)
     x = mp_sum(x, mp_conv(w, f'{name}.attn_proj', y, out, 1), 0.3)
   return np.clip(x, -256, 256)
 
 
 def unet(w, x, noise, label):
   """Two levels of 8 and 16 channels, attention in the second."""
-  emb = mp_conv(w, 'unet.emb_noise', mp_fourier(
-    w, 'unet.emb_fourier', noise, 8), 16)  # fmt: skip
+  waves = mp_fourier(w, 'unet.emb_fourier', noise, 8)
+  emb = mp_conv(w, 'unet.emb_noise', waves, 16)
   one_hot = np.sqrt(3.0) * np.eye(3)[label]
   emb = mp_sum(emb, mp_conv(w, 'unet.emb_label', one_hot, 16), 0.5)
   emb = mp_silu(emb)
   h = np.concatenate([x, np.ones_like(x[:, :1])], 1)
   h = mp_conv(w, 'unet.enc.8x8_conv', h, 8, 3)
-  skips = [h]
-  for name, out, attention, resample in (
-    ('8x8_block0', 8, False, None),
-    ('4x4_down', 8, False, pooled),
-    ('4x4_block0', 16, True, None),
-  ):
-    more = {'resample': resample} if resample else {}
-    h = block(w, f'unet.enc.{name}', h, emb, out, 'enc', attention, **more)
-    skips.append(h)
-  for name, out, attention, resample in (
-    ('4x4_in0', 16, True, None),
-    ('4x4_in1', 16, False, None),
-    ('4x4_block0', 16, True, None),
-    ('4x4_block1', 16, True, None),
-    ('8x8_up', 16, False, nearest),
-    ('8x8_block0', 8, False, None),
-    ('8x8_block1', 8, False, None),
-  ):
-    if 'block' in name:
-      h = mp_cat(h, skips.pop())
-    more = {'resample': resample} if resample else {}
-    h = block(w, f'unet.dec.{name}', h, emb, out, 'dec', attention, **more)
+  at = lambda place, h, n: block(w, place, h, emb, 8 * n)
+  h = nn.unet(h, at, mp_cat)
   return mp_conv(w, 'unet.out_conv', h, 3, 3, gain=w.get('unet.out_gain'))
 
 
@@ -139,27 +103,22 @@ def precond(w, x, sigma, label):
 
 def test_the_network_computes_what_theirs_does(tmp_path):
   """The weights have any length, as averages do."""
-  w, rng = Weights(), np.random.default_rng(1)
+  w, rng = nn.Weights(), np.random.default_rng(1)
   x, label = rng.normal(size=(2, 3, 8, 8)), np.array([2, 0])
   expected, u = precond(w, x, SIGMA, label)
-  safetensors.numpy.save_file(w.file(), tmp_path / 'a.safetensors')
-  (tmp_path / 'a.json').write_text(json.dumps(OPTIONS))
-  found = edm2.load(tmp_path / 'a.safetensors')
+  found = edm2.load(nn.store(tmp_path, w, OPTIONS))
   network_fn = lambda p, *inputs, key=None: found.network.apply(
     {'params': p}, *inputs
   )
 
   @jax.jit
   def denoise(params, x, level):
-    return (
-      dj.Network(network_fn, dj.edm_input, parametrization='edm')
-      .denoiser(params, {'label': label})(x, level)
-      .x0
-    )
+    network = dj.Network(network_fn, dj.edm_input, parametrization='edm')
+    return network.denoiser(params, {'label': label})(x, level).x0
 
   level = dj.NoiseLevel(np.zeros(2), np.ones(2), SIGMA)
   ours = denoise(found.params, x.transpose(0, 2, 3, 1), level)
-  assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
+  nn.assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
   head = {'params': found.more['uncertainty']}
   ours = jax.jit(Uncertainty(6).apply)(head, np.log(SIGMA) / 4)
-  assert_close(np.asarray(ours), u)
+  nn.assert_close(np.asarray(ours), u)

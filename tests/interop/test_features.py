@@ -12,7 +12,9 @@ from diffusion_jax.interop import features
 from diffusion_jax.interop.dinov2 import read_params
 from diffusion_jax.interop.features import Features, load_features
 from tests import as_main
-from tests.interop.test_dinov2 import SHAPES
+from tests.interop.test_dinov2 import SHAPES as TWO_LAYERS
+
+SHAPES = {n: s for n, s in TWO_LAYERS.items() if 'layer.1.' not in n}
 
 
 def images(count, channels=3):
@@ -31,9 +33,8 @@ def toy(params, x):
 def test_features_of_any_number_of_images_in_order(count, batch_size):
   found = Features(toy, np.float32(2.0), {}, batch_size)(images(count))
   x = images(count).astype(np.float64)
-  np.testing.assert_allclose(
-    found['features'], 2.0 * x.mean(axis=(1, 2)), rtol=1e-6
-  )
+  expected = 2.0 * x.mean(axis=(1, 2))
+  np.testing.assert_allclose(found['features'], expected, rtol=1e-6)
   np.testing.assert_array_equal(found['logits'], x[:, 0, 0])
   assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
 
@@ -74,15 +75,12 @@ def test_a_batch_is_started_before_the_last_is_fetched():
   ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-  'x, message',
-  [
-    (images(2).astype(np.float32), 'not float32: quantise once'),
-    (images(2)[0], r'\[N, H, W, 3 or 1\], not \[6, 5, 3\]'),
-    (images(2, 4), r'not \[2, 6, 5, 4\]'),
-    (images(2)[:0], r'not \[0, 6, 5, 3\]'),
-  ],
-)
+@pytest.mark.parametrize('x, message', [
+  (images(2).astype(np.float32), 'not float32: quantise once'),
+  (images(2)[0], r'\[N, H, W, 3 or 1\], not \[6, 5, 3\]'),
+  (images(2, 4), r'not \[2, 6, 5, 4\]'),
+  (images(2)[:0], r'not \[0, 6, 5, 3\]'),
+])  # fmt: skip
 def test_other_images_are_refused(x, message):
   with pytest.raises(ValueError, match=message):
     Features(toy, np.float32(1.0), {}, 2)(x)
@@ -90,11 +88,8 @@ def test_other_images_are_refused(x, message):
 
 @pytest.fixture
 def folder(tmp_path):
-  rng = np.random.default_rng(0)
-  tensors = {
-    name: 0.2 * rng.standard_normal(shape, np.float32)
-    for name, shape in SHAPES.items()
-  }
+  draw = np.random.default_rng(0).standard_normal
+  tensors = {n: 0.2 * draw(shape, np.float32) for n, shape in SHAPES.items()}
   safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
   return tmp_path
 
@@ -103,10 +98,9 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   monkeypatch.setenv('DIFFUSION_JAX_WEIGHTS', str(folder))
   file = folder / 'model.safetensors'
   found = load_features('dinov2', batch_size=3)
-  assert found.protocol['weights'] == (
-    hashlib.sha256(file.read_bytes()).hexdigest()
-  )
-  assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 2'
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()
+  assert found.protocol['weights'] == digest
+  assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 1'
   network, params = read_params(file)
 
   @jax.jit
@@ -115,9 +109,8 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
     return network.apply({'params': params}, x)
 
   expected = apply(params, images(4, 1))['features']
-  np.testing.assert_allclose(
-    found(images(4, 1))['features'], expected, atol=1e-4
-  )
+  ours = found(images(4, 1))['features']
+  np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +148,7 @@ def test_files_are_checked_and_converted(folder, capsys):
 def test_a_wrong_file_ends_the_command_with_2():
   found = as_main.run(features, 'inception', __file__)
   assert found.returncode == 2
-  assert found.stderr.startswith(
-    f'error: {__file__} cannot be read as the Incep'
-  )
+  start = f'error: {__file__} cannot be read as the Incep'
+  assert found.stderr.startswith(start)
   assert 'classify_image_graph_def.pb' in found.stderr
   assert found.stderr.count('\n') == 1

@@ -60,27 +60,27 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 def test_safetensors_in_parts(tmp_path):
-  parts = {'1.safetensors': ('a', 'b.c'), '2.safetensors': ('d', 'e')}
-  for part, names in parts.items():
-    arrays = {name: ARRAYS[name] for name in names}
-    files.write_safetensors(tmp_path / part, arrays)
-  where = {name: part for part, names in parts.items() for name in names}
   path = tmp_path / 'all.safetensors.index.json'
+  one, two = '1.safetensors', '2.safetensors'
+  where = {'a': one, 'b.c': one, 'd': two, 'e': two}
+  for part in (one, two):
+    arrays = {name: ARRAYS[name] for name in where if where[name] == part}
+    files.write_safetensors(tmp_path / part, arrays)
   path.write_text(json.dumps({'weight_map': where}))
   same(files.read_tensors(path))
-  path.write_text(json.dumps({'weight_map': where | {'f': '1.safetensors'}}))
-  refused(path, 'f is not in any part')
-  path.write_text(json.dumps({'weight_map': where | {'f': '../1'}}))
-  refused(path, "names '../1', which is in another folder")
-  path.write_text('{}')
-  refused(path, 'does not contain weight_map')
+  for content, message in (
+    ({'weight_map': where | {'f': one}}, 'f is not in any part'),
+    ({'weight_map': where | {'f': '../1'}}, "'../1', which is in another fold"),
+    ({}, 'does not contain weight_map'),
+  ):
+    path.write_text(json.dumps(content))
+    refused(path, message)
 
 
 def test_npz_and_msgpack(tmp_path):
   path = tmp_path / 'a.npz'
-  arrays = {
-    n: x for n, x in ARRAYS.items() if n != 'd'
-  }  # npz does not have bfloat16
+  # npz does not have bfloat16
+  arrays = {n: x for n, x in ARRAYS.items() if n != 'd'}
   np.savez(path, **arrays)
   same(files.read_tensors(path), arrays)
   path = tmp_path / 'checkpoint_26'
@@ -120,33 +120,23 @@ def test_garbage_is_no_file_of_pytorch(tmp_path, suffix, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   path = tmp_path / f'a.{suffix}'
   rest = np.random.default_rng(0).bytes(300)
-  for first in (
-    b'\x80',
-    b'\x80\x02',
-    b'\x80\x04',
-    b'PK\x03\x04',
-    b'\n',
-    b'\xff',
-  ):
-    path.write_bytes(first + rest)
-    refused(path, OTHER)
-    path.write_bytes(first + bytes(300))
-    refused(path, OTHER)
+  starts = b'\x80', b'\x80\x02', b'\x80\x04', b'PK\x03\x04', b'\n', b'\xff'
+  for first in starts:
+    for more in (rest, bytes(300)):
+      path.write_bytes(first + more)
+      refused(path, OTHER)
 
 
-@pytest.mark.parametrize(
-  'content',
-  [
-    b'',
-    b'\x01',
-    header('{"a":', b''),
-    header(TENSOR % ('F32', '2', 8), b'1234'),
-    header(TENSOR % ('F32', '3', 8), b'12345678'),
-    header(TENSOR % ('Q32', '2', 8), b'12345678'),
-    header(TENSOR % ('F8_E4M3', '8', 8), b'12345678'),
-    b'\xff' * 8 + b'{' + b'x' * 20,
-  ],
-)
+@pytest.mark.parametrize('content', [
+  b'',
+  b'\x01',
+  header('{"a":', b''),
+  header(TENSOR % ('F32', '2', 8), b'1234'),
+  header(TENSOR % ('F32', '3', 8), b'12345678'),
+  header(TENSOR % ('Q32', '2', 8), b'12345678'),
+  header(TENSOR % ('F8_E4M3', '8', 8), b'12345678'),
+  b'\xff' * 8 + b'{' + b'x' * 20,
+])  # fmt: skip
 def test_a_wrong_safetensors_file_is_one_line(tmp_path, content):
   path = tmp_path / 'a.safetensors'
   path.write_bytes(content)

@@ -32,9 +32,7 @@ def test_float_constants_are_read_bit_for_bit(path):
   'values, expected',
   [([2.5], [[2.5] * 3] * 2), ([1.0, 4.0], [[1, 4, 4], [4, 4, 4]]), ([], 0.0)],
 )
-def test_a_short_list_is_continued_by_its_last_number(
-  tmp_path, values, expected
-):
+def test_a_short_list_ends_in_its_last_number(tmp_path, values, expected):
   content = np.float32(values).tobytes()
   message = wire.number(1, wire.FLOAT) + wire.data(2, wire.shape((2, 3)))
   message += wire.data(5, content) if values else b''
@@ -45,9 +43,8 @@ def test_a_short_list_is_continued_by_its_last_number(
 
 def test_a_cut_file_is_refused_in_one_line(path):
   path.write_bytes(path.read_bytes()[:-30])
-  with pytest.raises(
-    ValueError, match='graph.pb cannot be read as a TensorFlow graph'
-  ) as error:
+  message = 'graph.pb cannot be read as a TensorFlow graph'
+  with pytest.raises(ValueError, match=message) as error:
     read_constants(path)
   assert '\n' not in str(error.value)
 

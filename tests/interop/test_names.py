@@ -61,6 +61,5 @@ def test_tensors_that_no_row_of_the_table_names():
 
 def test_long_lists_are_cut():
   assert names.listed('abc') == 'a, b, c'
-  assert (
-    names.listed('abcdefghijklm') == 'a, b, c, d, e, f, g, h, i, j and 3 more'
-  )
+  cut = 'a, b, c, d, e, f, g, h, i, j and 3 more'
+  assert names.listed('abcdefghijklm') == cut

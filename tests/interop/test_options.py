@@ -2,13 +2,9 @@ import pytest
 
 from diffusion_jax.interop.options import check, complete, typed
 
-DEFAULTS = {
-  'channels': 128,
-  'rate': 0.1,
-  'remat': False,
-  'multipliers': (1, 2),
-  'groups': None,
-}
+DEFAULTS = dict(
+  channels=128, rate=0.1, remat=False, multipliers=(1, 2), groups=None
+)
 
 
 def test_options_replace_defaults():
@@ -22,9 +18,8 @@ def test_options_replace_defaults():
   [('0.5,2', (0.5, 2)), (3, (3,)), ([1, 2.0], (1, 2)), ('', ())],
 )
 def test_several_numbers(given, expected):
-  assert typed('unet', DEFAULTS, {'multipliers': given}) == {
-    'multipliers': expected
-  }
+  found = typed('unet', DEFAULTS, {'multipliers': given})
+  assert found == {'multipliers': expected}
 
 
 def test_unknown_ones_are_refused_with_the_known_ones():
@@ -33,15 +28,12 @@ def test_unknown_ones_are_refused_with_the_known_ones():
     complete('unet', DEFAULTS, {'chanels': 64})
 
 
-@pytest.mark.parametrize(
-  'name, value, expected',
-  [
-    ('channels', '64', 'a number'),
-    ('channels', True, 'a number'),
-    ('remat', 'yes', 'True or False'),
-    ('multipliers', '1,b', 'numbers, such as 32,16,8'),
-  ],
-)
+@pytest.mark.parametrize('name, value, expected', [
+  ('channels', '64', 'a number'),
+  ('channels', True, 'a number'),
+  ('remat', 'yes', 'True or False'),
+  ('multipliers', '1,b', 'numbers, such as 32,16,8'),
+])  # fmt: skip
 def test_values_of_another_kind_are_refused(name, value, expected):
   message = f'unet: the option {name}={value!r} must be {expected}'
   with pytest.raises(ValueError, match=message):

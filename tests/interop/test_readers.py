@@ -6,12 +6,15 @@ test_diffusers.py has the refusals of its folders.
 import functools
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 
 from diffusion_jax.interop import (
   diffusers,
@@ -24,128 +27,180 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.layers import entries
 from diffusion_jax.networks.magnitude import Uncertainty
-from tests.interop.test_diffusers import STORED, WEIGHTS
+from tests.interop.literal import random_like
+from tests.interop.test_diffusers import STORED, WEIGHTS, same
 from tests.interop.test_edm import ADM, SONG
 from tests.interop.test_edm2 import OPTIONS
-from tests.interop.test_openai import FLAGS, make, random_like
-from tests.interop.test_score_sde import MODEL, TINY, VE
+from tests.interop.test_openai import GUIDED, make
+from tests.interop.test_score_sde import MODEL, TINY, VE, describe as of_sde
 
 AUTOENCODER = STORED / 'autoencoder'
-HEAD = jax.eval_shape(Uncertainty(6).init, jax.random.key(0), jnp.zeros(1))
+CONFIG = json.loads((AUTOENCODER / 'config.json').read_text())
 
 
-def read_edm2(folder, tensors, **more):
+@functools.cache
+def head():
+  """Returns the weights of u(sigma) by their names."""
+  init = jax.eval_shape(Uncertainty(6).init, jax.random.key(0), jnp.zeros(1))
+  table = entries(edm2.LOGVAR, init['params'])
+  return names.write(table, random_like(init['params']))
+
+
+def read_edm2(tensors, **options):
   """Its file also has the weights of u(sigma)."""
-  table = entries(edm2.LOGVAR, HEAD['params'])
-  head = names.write(table, random_like(HEAD['params']))
-  return edm2.from_tensors({**head, **tensors}, **OPTIONS | more)
+  return edm2.from_tensors({**head(), **tensors}, **OPTIONS | options)
 
 
-def read_diffusers(folder, tensors, **more):
-  """The options are in config.json."""
-  shutil.copytree(AUTOENCODER, folder, dirs_exist_ok=True)
-  safetensors.numpy.save_file(dict(tensors), folder / WEIGHTS)
-  return diffusers.load(folder, **more)
+def read_diffusers(tensors, **options):
+  """The other options are in config.json."""
+  with tempfile.TemporaryDirectory() as folder:
+    shutil.copytree(AUTOENCODER, folder, dirs_exist_ok=True)
+    safetensors.numpy.save_file(dict(tensors), Path(folder) / WEIGHTS)
+    return diffusers.load(folder, **options)
 
 
-# A network without weights, and (folder, tensors, **options) -> `Imported`.
+def of_edm(**options):
+  return edm.describe(edm.choose_options(**options))
+
+
+partial = functools.partial
+OPENAI = partial(openai.from_tensors, model='guided')
+OF_EDM, OF_ADM = (partial(edm.from_tensors, **o) for o in (SONG, ADM))
+SCORE = partial(score_sde.from_tensors, model=MODEL, **TINY)
+# () -> a network without weights, and (tensors, **options) -> `Imported`.
 READERS = {
-  'openai': (
-    make('guided', **FLAGS),
-    lambda _, x, **more: openai.from_tensors(x, 'guided', **FLAGS | more),
-  ),
-  'score_sde': (
-    score_sde.describe(
-      score_sde.choose_options(MODEL, **TINY), score_sde.TORCH
-    ),
-    lambda _, x, **more: score_sde.from_tensors(
-      x, MODEL, ema=False, **TINY | more
-    ),
-  ),
-  'edm': (
-    edm.describe(edm.choose_options(**SONG)),
-    lambda _, x, **more: edm.from_tensors(x, **SONG | more),
-  ),
-  'edm2': (edm2.describe(edm2.choose_options(**OPTIONS)), read_edm2),
-  'diffusers': (
-    diffusers_autoencoder.describe(
-      json.loads((AUTOENCODER / 'config.json').read_text())
-    ),
-    read_diffusers,
-  ),
-}
+  'openai': (partial(make, 'guided', 7, **GUIDED), partial(OPENAI, **GUIDED)),
+  'score_sde': (partial(of_sde, score_sde.TORCH, **TINY),
+                partial(SCORE, ema=False)),
+  'edm': (partial(of_edm, **SONG), OF_EDM),
+  'edm2': (lambda: edm2.describe(edm2.choose_options(**OPTIONS)), read_edm2),
+  'diffusers': (partial(diffusers_autoencoder.describe, CONFIG),
+                read_diffusers),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('project', READERS)
-def test_what_is_written_is_read_and_the_rest_is_named(project, tmp_path):
-  model, read = READERS[project]
+def test_what_is_written_is_read_and_the_rest_is_named(project):
+  describe, read = READERS[project]
+  model = describe()
   params = random_like(model.shapes())
   tensors = names.write(model.table(), params)
-  found = read(tmp_path, tensors)
-  jax.tree.map(np.testing.assert_array_equal, found.params, params)
+  found = read(tensors)
+  jax.tree.map(same, found.params, params)
   assert found.network == model.network and found.sections == model.sections
 
   last = list(tensors)[-1]
   rest = {name: x for name, x in tensors.items() if name != last}
   more = {'more': np.zeros(1, np.float32)}
+  halved = {name: x.astype(np.float16) for name, x in tensors.items()}
+  single = {name: x.astype(np.float32) for name, x in halved.items()}
+  found = read(halved).params
+  jax.tree.map(same, found, read(single).params)
+  assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+  whole = {last: np.ones(np.shape(tensors[last]), np.int64)}
   other = {last: np.zeros((7, *np.shape(tensors[last])), np.float32)}
   for given, options, message in (
     (tensors, {'width': 3}, r'^unknown options of [\w/]+: width'),
     (rest, {}, f'missing: {last}$'),
     (tensors | more, {}, 'not used: more'),
+    (rest | whole, {}, rf'not real numbers: {last} \(int64\)$'),
     (rest | other, {}, rf'of another shape: {last} \(7'),
   ):
     with pytest.raises(ValueError, match=message) as error:
-      read(tmp_path, given, **options)
+      read(given, **options)
     assert '\n' not in str(error.value)
 
 
-GUIDED = functools.partial(openai.from_tensors, {}, 'guided')
-SCORE = functools.partial(score_sde.from_tensors, {})
-OF_EDM, OF_ADM, OF_EDM2 = (
-  functools.partial(reader.from_tensors, {}, **options)
-  for reader, options in ((edm, SONG), (edm, ADM), (edm2, OPTIONS))
-)
+def check_names(table, shapes):
+  """Returns the sizes of the parameters, each with a name of its own."""
+  paths = set(traverse_util.flatten_dict(shapes, sep='/'))
+  assert {entry.ours for entry in table} == paths
+  assert len({entry.theirs for entry in table}) == len(table) == len(paths)
+  return [x.size for x in jax.tree.leaves(shapes)]
 
 
-@pytest.mark.parametrize(
-  'read, options, message',
-  [
-    (GUIDED, dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no'),
-    (GUIDED, dict(classifier_pool='spatial'), "classifier_pool='spatial' has"),
-    (GUIDED, dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no count"),
-    (GUIDED, dict(large_size=8), 'both flags large_size and small_size'),
-    (GUIDED, dict(large_size=8, small_size=3), 'large_size=8 .* of .* 3$'),
-    (GUIDED, dict(class_cond='yes'), "class_cond='yes' must be True or False"),
-    (GUIDED, dict(dropout='a'), "guided: the option dropout='a' must be a num"),
-    (GUIDED, dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, s"),
-    (GUIDED, dict(image_size=96), 'image_size=96 has no counterpart here: giv'),
-    (SCORE, dict(model='ddpmpp'), "the model 'ddpmpp' is not one of vp/cifar1"),
-    (SCORE, dict(model='ve/cifar10_ncsnpp'), 'continuous=False has no .* here'),
-    (SCORE, dict(model='vp/cifar10_ddpm'), "cifar10_ddpm: name='ddpm' has no"),
-    (SCORE, dict(model=VE, progressive='output_skip'), "='output_skip' has no"),
-    (SCORE, dict(model=MODEL, embedding_type='fourier'), "='fourier' has no c"),
-    (SCORE, dict(model=VE, fir=False), 'fir=False has no .* here: it can be T'),
-    (SCORE, dict(model=VE, scale_by_sigma=False), 'scale_by_sigma=False has n'),
-    (OF_EDM, dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no"),
-    (OF_EDM, dict(embedding_type='fourier'), 'channel_mult_noise=1 .* can be'),
-    (OF_EDM, dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can"),
-    (OF_EDM, dict(precond='VEPrecond'), 'augment_dim=9 has no .* can be 0'),
-    (
-      OF_EDM,
-      dict(precond='VEPrecond', augment_dim=0, label_dim=0),
-      "embedding_type='positional' has no .* it can be 'fourier'",
-    ),
-    (OF_EDM, dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or"),
-    (OF_EDM, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-    (OF_ADM, dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counter'),
-    (OF_ADM, dict(model_channels=64), 'model_channels=64 .* norms have fewer'),
-    (OF_ADM, dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has"),
-    (OF_EDM2, dict(res_balance=0.5), 'EDM2: res_balance=0.5 has no counterpar'),
-    (OF_EDM2, dict(img_channels=4), 'img_channels=4 .*: EDM2 normalises each'),
-    (OF_EDM2, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-  ],
-)
+# In millions: recipes 0, the READMEs and names of the releases, and Dhariwal &
+# Nichol 2021, tables 11 and 12.
+PUBLISHED = {
+  'cifar10_uncond_50M_500K': 52.546438,
+  'imagenet64_uncond_100M_1500K': 121.063942,
+  'imagenet64_cond_270M_250K': 270, 'upsample_cond_500K': 280,
+  '64x64_diffusion': 295.904454, '128x128_diffusion': 422,
+  '256x256_diffusion': 554, '256x256_diffusion_uncond': 552.814086,
+  '512x512_diffusion': 559, '64_256_upsampler': 312, '128_512_upsampler': 309,
+  'lsun_bedroom': 552, '64x64_classifier': 65, '128x128_classifier': 43,
+  '256x256_classifier': 54, '512x512_classifier': 54,
+}  # fmt: skip
+# One of each kind is quick.
+KINDS = 'cifar10_uncond_50M_500K', '64x64_diffusion', '64x64_classifier'
+CIFAR10 = dict(
+  model_type='SongUNet', img_resolution=32, channel_mult=[2, 2, 2],
+  augment_dim=9, dropout=0.13,
+)  # fmt: skip
+LARGER = TINY | dict(ch_mult=(1, 1, 2), num_res_blocks=2)
+
+
+@pytest.mark.parametrize('describe, millions', [
+  *(
+    pytest.param(partial(make, model), count, id=model,
+                 marks=[] if model in KINDS else pytest.mark.slow)
+    for model, count in PUBLISHED.items()
+  ),
+  (partial(of_edm, **CIFAR10, label_dim=10), 55.735299),
+  *((partial(of_sde, style, MODEL, **LARGER), None)
+    for style in (score_sde.TORCH, score_sde.FLAX)),
+])  # fmt: skip
+def test_every_parameter_has_a_name_and_there_are_as_many(describe, millions):
+  model = describe()
+  sizes = check_names(model.table(), model.shapes())
+  if millions is not None:
+    exact = isinstance(millions, float)
+    tolerance = 1e-7 if exact else 3.1 if millions in (270, 552) else 0.51
+    assert sum(sizes) / 1e6 == pytest.approx(millions, abs=tolerance)
+
+
+def test_edms_network_of_imagenet_64_is_guided_diffusions():
+  """recipes 0: it has 295,899,267 parameters; the last layer has 3 outputs."""
+  theirs = make('64x64_diffusion')
+  ours = of_edm(img_resolution=64, label_dim=1000)
+  changed = dict(qkv='interleaved', out_channels=3, downsample_padding='same')
+  assert ours.network == theirs.network.clone(**changed)
+  sizes = check_names(entries(ours.layers, theirs.shapes()), theirs.shapes())
+  assert sum(sizes) - 3 * (3 * 3 * 192 + 1) == 295_899_267
+
+
+@pytest.mark.parametrize('read, options, message', [
+  (OPENAI, dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no'),
+  (OPENAI, dict(classifier_pool='spatial'), "classifier_pool='spatial' has"),
+  (OPENAI, dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no count"),
+  (OPENAI, dict(large_size=8), 'both flags large_size and small_size'),
+  (OPENAI, dict(large_size=8, small_size=3), 'large_size=8 .* of .* 3$'),
+  (OPENAI, dict(class_cond='yes'), "class_cond='yes' must be True or False"),
+  (OPENAI, dict(dropout='a'), "guided: the option dropout='a' must be a num"),
+  (OPENAI, dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, s"),
+  (OPENAI, dict(image_size=96), 'image_size=96 has no counterpart here: giv'),
+  (SCORE, dict(model='ddpmpp'), "the model 'ddpmpp' is not one of vp/cifar1"),
+  (SCORE, dict(model='ve/cifar10_ncsnpp'), 'continuous=False has no .* here'),
+  (SCORE, dict(model='vp/cifar10_ddpm'), "cifar10_ddpm: name='ddpm' has no"),
+  (SCORE, dict(model=VE, progressive='output_skip'), "='output_skip' has no"),
+  (SCORE, dict(embedding_type='fourier'), "='fourier' has no c"),
+  (SCORE, dict(model=VE, fir=False), 'fir=False has no .* here: it can be T'),
+  (SCORE, dict(model=VE, scale_by_sigma=False), 'scale_by_sigma=False has n'),
+  (OF_EDM, dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no"),
+  (OF_EDM, dict(embedding_type='fourier'), 'channel_mult_noise=1 .* can be'),
+  (OF_EDM, dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can"),
+  (OF_EDM, dict(precond='VEPrecond'), 'augment_dim=9 has no .* can be 0'),
+  (OF_EDM, dict(precond='VEPrecond', augment_dim=0, label_dim=0),
+   "embedding_type='positional' has no .* it can be 'fourier'"),
+  (OF_EDM, dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or"),
+  (OF_EDM, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
+  (OF_ADM, dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counter'),
+  (OF_ADM, dict(model_channels=64), 'model_channels=64 .* norms have fewer'),
+  (OF_ADM, dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has"),
+  (read_edm2, dict(res_balance=0.5), 'EDM2: res_balance=0.5 has no counterpar'),
+  (read_edm2, dict(img_channels=4), 'img_channels=4 .*: EDM2 normalises each'),
+  (read_edm2, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
+])  # fmt: skip
 def test_options_that_have_no_counterpart(read, options, message):
   with pytest.raises(ValueError, match=message):
-    read(**options)
+    read({}, **options)

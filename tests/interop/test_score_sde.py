@@ -1,23 +1,12 @@
+import collections
+
 import jax
 import numpy as np
 import pytest
 from flax import serialization
 
 from diffusion_jax.interop import files, score_sde
-from tests.interop import literal
-from tests.interop.literal import (
-  apply,
-  assert_close,
-  attend,
-  conv,
-  fir_down,
-  fir_up,
-  group_norm,
-  linear,
-  nearest,
-  pooled,
-  silu,
-)
+from tests.interop import literal as nn
 
 LABELS = np.array([0.5, 713.25])  # 999 t
 TINY = dict(
@@ -28,7 +17,7 @@ MODEL = 'vp/cifar10_ddpmpp_continuous'
 
 def norm(w, name, x):
   """recipes 5: min(C / 4, 32) groups, epsilon 1e-6."""
-  return group_norm(w, name, x, min(x.shape[1] // 4, 32), 1e-6)
+  return nn.group_norm(w, name, x, min(x.shape[1] // 4, 32), 1e-6)
 
 
 def nin(w, name, x):
@@ -49,10 +38,10 @@ class Modules:
     return f'all_modules.{self.n - 1}'
 
   def conv(self, x, out):
-    return conv(self.w, self.name(), x, out)
+    return nn.conv(self.w, self.name(), x, out)
 
   def linear(self, x, out):
-    return linear(self.w, self.name(), x, out)
+    return nn.linear(self.w, self.name(), x, out)
 
   def norm(self, x):
     return norm(self.w, self.name(), x)
@@ -60,16 +49,18 @@ class Modules:
   def block(self, x, temb, out, resample=None):
     """ResnetBlockBigGANpp with skip_rescale."""
     w, name = self.w, self.name()
-    h = silu(norm(w, f'{name}.GroupNorm_0', x))
+    h = nn.silu(norm(w, f'{name}.GroupNorm_0', x))
     c = x.shape[1]
     if resample:
       h, x = resample(h), resample(x)
-    h = conv(w, f'{name}.Conv_0', h, out)
-    e = linear(w, f'{name}.Dense_0', silu(temb), out)
+    h = nn.conv(w, f'{name}.Conv_0', h, out)
+    e = nn.linear(w, f'{name}.Dense_0', nn.silu(temb), out)
     h = h + e[:, :, None, None]
-    h = conv(w, f'{name}.Conv_1', silu(norm(w, f'{name}.GroupNorm_1', h)), out)
+    h = nn.conv(
+      w, f'{name}.Conv_1', nn.silu(norm(w, f'{name}.GroupNorm_1', h)), out
+    )
     if resample or c != out:
-      x = conv(w, f'{name}.Conv_2', x, out, size=1)
+      x = nn.conv(w, f'{name}.Conv_2', x, out, size=1)
     return (x + h) / np.sqrt(2.0)
 
   def attention(self, x):
@@ -79,14 +70,14 @@ class Modules:
     q, k, v = (
       nin(w, f'{name}.NIN_{i}', h).reshape(*x.shape[:2], -1) for i in range(3)
     )
-    h = np.stack([attend(*parts) for parts in zip(q, k, v, strict=True)])
+    h = np.stack([nn.attend(*parts) for parts in zip(q, k, v, strict=True)])
     return (x + nin(w, f'{name}.NIN_3', h.reshape(x.shape))) / np.sqrt(2.0)
 
 
 def halved_input(m, pyramid, h):
   """Downsample with fir and a convolution: the filter, then stride 2."""
-  name, blurred = m.name(), fir_down(pyramid, stride=1, padding=(2, 2))
-  pyramid = conv(
+  name, blurred = m.name(), nn.fir_down(pyramid, stride=1, padding=(2, 2))
+  pyramid = nn.conv(
     m.w, f'{name}.Conv2d_0', blurred, h.shape[1], stride=2, padding=(0, 0)
   )
   return (pyramid + h) / np.sqrt(2.0)
@@ -97,63 +88,56 @@ def ncsnpp(w, x, sigma):
   m = Modules(w)
   angles = np.outer(np.log(sigma), m.w.get(f'{m.name()}.W', 32)) * 2 * np.pi
   temb = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-  return unet(m, x, temb, fir_down, fir_up, pyramid=True)
+  after_down = lambda h: halved_input(m, x, h)
+  return unet(m, x, temb, nn.FILTERS, after_down=after_down)
 
 
 def ddpmpp(w, x, labels):
   """recipes 5: the sinusoid of 999 t; means and repeated pixels."""
-  temb = np.concatenate(literal.sinusoid(labels, 32, last=15), axis=1)
-  return unet(Modules(w), x, temb, pooled, nearest)
+  temb = np.concatenate(nn.sinusoid(labels, 32, last=15), axis=1)
+  return unet(Modules(w), x, temb, nn.MEANS)
 
 
-def unet(m, x, temb, down, up, pyramid=False):
+def unet(m, x, temb, resample, **options):
   """recipes 5: attention once in a level of the way up, after its blocks."""
   temb = m.linear(temb, 128)
-  temb = m.linear(silu(temb), 128)
-  hs = [m.conv(x, 32)]
-  hs.append(m.block(hs[-1], temb, 32))
-  hs.append(m.block(hs[-1], temb, 32, down))
-  if pyramid:
-    hs[-1] = halved_input(m, x, hs[-1])
-  hs.append(m.attention(m.block(hs[-1], temb, 64)))
-  h = m.block(hs[-1], temb, 64)
-  h = m.block(m.attention(h), temb, 64)
-  join = lambda h: np.concatenate([h, hs.pop()], axis=1)
-  h = m.block(join(h), temb, 64)
-  h = m.attention(m.block(join(h), temb, 64))
-  h = m.block(h, temb, 64, up)
-  h = m.block(join(h), temb, 32)
-  h = m.block(join(h), temb, 32)
-  assert not hs
-  return m.conv(silu(m.norm(h)), 3)
+  temb = m.linear(nn.silu(temb), 128)
+
+  def block(place, h, n):
+    h = m.block(h, temb, 32 * n, resample.get(place))
+    attends = place in nn.ATTENDS and place != 'dec.4x4_block0'
+    return m.attention(h) if attends else h
+
+  h = nn.unet(m.conv(x, 32), block, **options)
+  return m.conv(nn.silu(m.norm(h)), 3)
 
 
 @pytest.fixture(scope='module')
 def theirs():
-  w, x = literal.Weights(), literal.images(8)
+  w, x = nn.Weights(), nn.images(8)
   return w, x, ddpmpp(w, x, LABELS)
+
+
+# {a part of a name in a layer: its class}, the first that is there
+CLASSES = {
+  'NIN': 'AttnBlockpp',
+  '.W': 'GaussianFourierProjection',
+  'Conv2d_0': 'Downsample',
+  'Dense_0': 'ResnetBlockBigGANpp',
+}
 
 
 def legacy_flax(w):
   """Returns the weights by Flax's names, which number the calls of a class."""
-  found, seen, names = {}, {}, {}
+  found, seen, names = {}, collections.Counter(), {}
   for name, x in w.file().items():
     _, n, *inner, leaf = name.split('.')
     if n not in names:
-      siblings = [s for s in w if s.startswith(f'all_modules.{n}.')]
-      if any('NIN' in s for s in siblings):
-        kind = 'AttnBlockpp'
-      elif leaf == 'W':
-        kind = 'GaussianFourierProjection'
-      elif any('Conv2d_0' in s for s in siblings):
-        kind = 'Downsample'
-      elif inner:
-        kind = 'ResnetBlockBigGANpp'
-      else:
-        weight = w[f'all_modules.{n}.weight']
-        kind = {1: 'GroupNorm', 2: 'Dense', 4: 'Conv'}[weight.ndim]
-      names[n] = f'{kind}_{seen.get(kind, 0)}'
-      seen[kind] = seen.get(kind, 0) + 1
+      parts = ' '.join(s for s in w if s.startswith(f'all_modules.{n}.'))
+      kinds = [kind for part, kind in CLASSES.items() if part in parts]
+      kinds += [{1: 'GroupNorm', 2: 'Dense', 4: 'Conv'}.get(x.ndim)]
+      names[n] = f'{kinds[0]}_{seen[kinds[0]]}'
+      seen[kinds[0]] += 1
     layer = inner[0] if inner else names[n]
     if leaf == 'weight':
       leaf = 'scale' if layer.startswith('GroupNorm') else 'kernel'
@@ -184,7 +168,7 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
   path = folder / 'checkpoint_26'
   path.write_bytes(serialization.msgpack_serialize(state))
   found = score_sde.load(path, **TINY)
-  assert_close(apply(found, x, LABELS), expected)
+  nn.assert_close(nn.apply(found, x, LABELS), expected)
   trained = score_sde.load(path, ema=False, **TINY).params
   assert not any(a.any() for a in jax.tree.leaves(trained))
   assert found.sections['schedule']['name'] == 'linear_vp'
@@ -194,14 +178,11 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
 def checkpoint(w):
   """Returns their state with a DataParallel model, as torch.save gets it."""
   model = {f'module.{n}': np.zeros_like(x) for n, x in w.file().items()}
+  shadows = list(w.file().values())
   return {
     'optimizer': {'state': {0: {'exp_avg': np.ones(3)}}},
     'model': {'module.sigmas': np.ones(1000)} | model,
-    'ema': {
-      'decay': 0.9999,
-      'num_updates': 9,
-      'shadow_params': list(w.file().values()),
-    },
+    'ema': {'decay': 0.9999, 'num_updates': 9, 'shadow_params': shadows},
     'step': 9,
   }
 
@@ -216,7 +197,7 @@ def ordered(w):
     first = leaf in ('weight', 'W')
     return int(n), inner.index(layer[0]) if layer else 0, not first
 
-  in_order = literal.Weights()
+  in_order = nn.Weights()
   in_order.update({name: w[name] for name in sorted(w, key=place)})
   return in_order
 
@@ -226,7 +207,7 @@ VE = 've/cifar10_ncsnpp_continuous'
 
 @pytest.fixture(scope='module')
 def theirs_ve():
-  w, x, sigma = literal.Weights(4), literal.images(8), np.array([0.02, 3.0])
+  w, x, sigma = nn.Weights(4), nn.images(8), np.array([0.02, 3.0])
   return w, x, sigma, ncsnpp(w, x, sigma)
 
 
@@ -234,13 +215,13 @@ def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
   """score = F / sigma of images in [0, 1]: eps = -F, and sigma is doubled."""
   w, x, sigma, expected = theirs_ve
   state = checkpoint(ordered(w))
-  frozen = state['model']['module.all_modules.0.W'] = w.file()[
-    'all_modules.0.W'
-  ]  # not trained, so not averaged
+  # not trained, so not averaged
+  frozen = w.file()['all_modules.0.W']
+  state['model']['module.all_modules.0.W'] = frozen
   del state['ema']['shadow_params'][0]
   assert frozen.shape == (32,)
   found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
-  assert_close(-apply(found, x, np.log(2 * sigma)), expected)
+  nn.assert_close(-nn.apply(found, x, np.log(2 * sigma)), expected)
   assert found.sections['schedule']['sigma_max'] == 100.0
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
   params = {'params_ema': legacy_flax(w)}
@@ -252,7 +233,7 @@ def test_the_averages_of_a_pth_are_a_list(theirs):
   w, x, expected = theirs
   tensors = files.flatten(checkpoint(ordered(w)))
   found = score_sde.from_tensors(tensors, MODEL, **TINY)
-  assert_close(apply(found, x, LABELS), expected)
+  nn.assert_close(nn.apply(found, x, LABELS), expected)
   trained = score_sde.from_tensors(tensors, MODEL, ema=False, **TINY)
   assert not any(a.any() for a in jax.tree.leaves(trained.params))
 
@@ -277,18 +258,16 @@ def describe(style, model=MODEL, **options):
   return score_sde.describe(score_sde.choose_options(model, **options), style)
 
 
-@pytest.mark.parametrize('style', [score_sde.TORCH, score_sde.FLAX])
-def test_every_parameter_of_a_published_network_has_a_name(style):
-  model = describe(style, 'subvp/cifar10_ddpmpp_continuous')
-  table = model.table()
-  assert len({entry.theirs for entry in table}) == len(table)
-  assert len(table) == len(jax.tree.leaves(model.shapes()))
+def test_the_process_of_the_sub_vp_sde():
+  name = 'subvp/cifar10_ddpmpp_continuous'
+  model = describe(score_sde.TORCH, name, **TINY)
   assert model.sections['schedule']['name'] == 'sub_vp'
 
 
 def test_the_discrete_network_has_the_steps_of_ddpm():
   """recipes 5: beta(t) / N, 1e-4 to 2e-2, and labels 0..999."""
-  sections = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp').sections
+  model = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp', **TINY)
+  sections = model.sections
   assert sections['noise_input'] == {'name': 'step'}
   ends = sections['schedule']['start'], sections['schedule']['end']
   np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
@@ -297,24 +276,18 @@ def test_the_discrete_network_has_the_steps_of_ddpm():
 def test_averages_of_another_network_are_refused(theirs):
   tensors = files.flatten(checkpoint(ordered(theirs[0])))
   del tensors['model/module.all_modules.6.NIN_1.W']
-  with pytest.raises(
-    ValueError, match='154 tensors, do not have the shapes of'
-  ):
+  message = '154 tensors, do not have the shapes of'
+  with pytest.raises(ValueError, match=message):
     score_sde.from_tensors(tensors, MODEL, **TINY)
 
 
 def test_files_without_a_network_or_averages(theirs):
-  load = lambda tensors, **options: score_sde.from_tensors(
-    tensors, MODEL, **TINY | options
-  )
-  with pytest.raises(ValueError, match='this is not a checkpoint of score_sde'):
-    load({'x': np.zeros(1)})
   model = {f'model/{name}': x for name, x in theirs[0].file().items()}
-  with pytest.raises(
-    ValueError, match=r'\(ema.shadow_params\): pass ema=False'
-  ):
-    load(model)
-  with pytest.raises(
-    ValueError, match=r'EMA weights \(params_ema\): pass ema=False'
-  ):
-    load({'optimizer/target/Dense_0/bias': np.zeros(1)})
+  for tensors, message in (
+    ({'x': np.zeros(1)}, 'this is not a checkpoint of score_sde'),
+    (model, r'\(ema.shadow_params\): pass ema=False'),
+    ({'optimizer/target/Dense_0/bias': np.zeros(1)},
+     r'EMA weights \(params_ema\): pass ema=False'),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+      score_sde.from_tensors(tensors, MODEL, **TINY)

@@ -55,7 +55,7 @@ from tests.app.conftest import (
   without_config,
 )
 from tests.app.small_network import SmallClassifier
-from tests.interop import test_openai
+from tests.interop import literal, test_openai
 
 ONE_DEVICE = {'training.mesh': (1, 1)}
 STORED = Path(__file__).parents[2] / 'interop' / 'stored'
@@ -228,7 +228,7 @@ def test_weights_of_openai_become_a_run(tmp_path):
   """Their flags are convert.options; the format must be given."""
   flags = test_openai.FLAGS
   theirs = test_openai.make('guided', **flags)
-  params = test_openai.random_like(theirs.shapes())
+  params = literal.random_like(theirs.shapes())
   path = tmp_path / 'mine.npz'
   np.savez(path, **names.write(theirs.table(), params))
   options = ' '.join(f'{name}={x!r}' for name, x in flags.items())
@@ -271,7 +271,7 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   shapes = jax.eval_shape(
     network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 4)), jnp.zeros(1)
   )
-  params = test_openai.random_like(shapes['params'])
+  params = literal.random_like(shapes['params'])
   sections = diffusers.load(STORED / 'dit').sections
   facts = {'image_shape': (2, 2, 4)}
   diffusers.save(tmp_path / 'dit', network, params, sections, facts)
