@@ -176,7 +176,7 @@ data/simulated.py draws_follow_from
   (draws, split == 'test') => (draws, False)
 data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
-data/webdataset.py two_members
+data/webdataset.py data/test_refusals.py open_tars
   if found[-1][column][0] >= 0: => if False:
 data/parquet.py path_in_a_table
   return cell if cell['bytes'] is None else cell['bytes']
@@ -687,7 +687,7 @@ data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
 data/text.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
-data/text.py length_and_no_more
+data/text.py may_fill_its_length
   len(data) > length: => len(data) >= length:
 training/masks.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
