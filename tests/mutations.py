@@ -166,7 +166,7 @@ data/sources.py statistics_are_those
 data/pipeline.py data/test_sources.py numbers_are_standardised
   (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
 data/npz.py stays_on_disk
-  if len(index) < len(x): => if True:
+  if len(index) < size: => if True:
 data/npz.py own_test_split_has_a_context
   prefix = 'test_' if has_test and split == 'test' else '' => prefix = ''
 data/simulated.py fresh_batches
