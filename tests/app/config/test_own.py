@@ -386,6 +386,8 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
   kept = {'run': str(mine), 'paths': [path]}
   assert json.loads(record.read_text()) == kept
   own.remember(other, smoke())  # without a path
+  own._allowed.clear()
+  own.remember(other, ours)  # with one that nobody has given
   digits, network = stored_run(tmp_path / 'digits'), smoke().network.name
 
   def opened(run):
