@@ -562,7 +562,7 @@ runtime/files.py may_open_is_a_file
   ends = about.st_size > 0 or not path.is_symlink() => ends = True
 runtime/lock.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
-training/checksums.py opens_no_other_file
+training/checksums.py nothing_is_lost
   if name not in names: => if False:
 training/lora.py merging_is_the_papers
   ours + scale * jnp.matmul( => ours + jnp.matmul(
@@ -573,7 +573,7 @@ training/loggers.py that_raises
 training/shared.py sums_without_a_line
   if checksums.digest(path) != expected:
   => if expected and checksums.digest(path) != expected:
-training/checksums.py checked_with_any_item
+training/checksums.py nothing_is_lost
   {*items, _COPY} => {*items}
 runtime/files.py json_of_64_bits
   len(x) < 20 => len(x) < 400
