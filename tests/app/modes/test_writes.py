@@ -235,6 +235,7 @@ def test_no_mode_writes_in_a_linked_folder(
   """A link in place of each folder in which it writes is refused."""
   out = tmp_path / 'out'
   out.mkdir()
+  (out / 'mine').write_text('mine')
   folders = {Path(name).parent for name in written(command, monkeypatch)}
   folders = {p for f in folders for p in (f, *f.parents) if len(p.parts) < 4}
   workdir = tmp_path / 'run'
@@ -251,4 +252,5 @@ def test_no_mode_writes_in_a_linked_folder(
     )
     with pytest.raises(UserError, match=message):
       start(command, workdir, monkeypatch)
-    assert not any(out.iterdir()), folder
+    assert [*out.iterdir()] == [out / 'mine'], folder
+    assert (out / 'mine').read_text() == 'mine'
