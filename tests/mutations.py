@@ -166,7 +166,7 @@ data/sources.py statistics_are_those
 data/pipeline.py data/test_sources.py numbers_are_standardised
   (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
 data/npz.py stays_on_disk
-  if len(index) < len(x): => if True:
+  if len(index) < size: => if True:
 data/npz.py own_test_split_has_a_context
   prefix = 'test_' if has_test and split == 'test' else '' => prefix = ''
 data/simulated.py fresh_batches
@@ -176,7 +176,7 @@ data/simulated.py draws_follow_from
   (draws, split == 'test') => (draws, False)
 data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
-data/webdataset.py two_members
+data/webdataset.py data/test_refusals.py open_tars
   if found[-1][column][0] >= 0: => if False:
 data/parquet.py path_in_a_table
   return cell if cell['bytes'] is None else cell['bytes']
@@ -562,7 +562,7 @@ runtime/files.py may_open_is_a_file
   ends = about.st_size > 0 or not path.is_symlink() => ends = True
 runtime/lock.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
-training/checksums.py opens_no_other_file
+training/checksums.py nothing_is_lost
   if name not in names: => if False:
 training/lora.py merging_is_the_papers
   ours + scale * jnp.matmul( => ours + jnp.matmul(
@@ -573,7 +573,7 @@ training/loggers.py that_raises
 training/shared.py sums_without_a_line
   if checksums.digest(path) != expected:
   => if expected and checksums.digest(path) != expected:
-training/checksums.py checked_with_any_item
+training/checksums.py nothing_is_lost
   {*items, _COPY} => {*items}
 runtime/files.py json_of_64_bits
   len(x) < 20 => len(x) < 400
@@ -687,7 +687,7 @@ data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
 data/text.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
-data/text.py length_and_no_more
+data/text.py may_fill_its_length
   len(data) > length: => len(data) >= length:
 training/masks.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size

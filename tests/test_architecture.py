@@ -174,6 +174,7 @@ TESTED_ELSEWHERE = {
   'aliases.py': 'test_architecture.py',
   'runtime/precision.py': 'test_numerics.py',
   'training/base_weights.py': 'app/run/test_adapters.py',
+  'training/integrity.py': 'training/test_checksums.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'training/stored_weights.py': 'training/test_checkpoints.py',
   'drafts.py': 'runtime/test_files.py',

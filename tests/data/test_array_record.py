@@ -101,32 +101,7 @@ def test_records_of_tfds_are_read(tmp_path):
   assert labels.tolist() == [2]
 
 
-PICTURE = encoded.png(encoded.arrays()[0][0])
-
-
-@pytest.mark.parametrize('record, message', [
-  ({'label': 1}, "has no column 'image', but label$"),
-  ({'image': PICTURE}, r"no column 'label', but image \(num_classes=0 reads"),
-  ({'image': PICTURE, 'label': b'cat'},
-   "record 0: label must be an integer in 0..2, got b'cat'"),
-  ({'image': PICTURE, 'label': 3}, 'label must be an integer in 0..2, got 3'),
-  ({'image': 7, 'label': 1}, 'image must be the bytes of an image file, got 7'),
-  ({'image': PICTURE[:90], 'label': 1}, 'record 0: image cannot be read'),
-])  # fmt: skip
-def test_a_record_that_does_not_fit_is_named(tmp_path, record, message):
-  path = write(tmp_path / 'a.array_record', [example(**record)])
-  with encoded.one_line('a.array_record', match=message):
-    read(tmp_path, path=str(path))
-
-
-def test_files_of_other_kinds_and_damaged_ones(folder):
-  path = write(folder / 'a.array_record', [b'\xff\xff no message'])
-  with pytest.raises(ValueError, match='record 0 is not a tf.train.Example'):
-    read(folder, path=str(path))
-  with pytest.raises(ValueError, match='a.array_record has no column'):
-    read(folder, path=str(write(path, [])))
-  with pytest.raises(FileNotFoundError, match=r'with \*.array_record\* files'):
-    read(folder, path=str(folder / 'none'))
+def test_a_file_that_is_cut_short_is_named(folder):
   cut = folder / 'set.array_record-train-00001-of-00002'
   whole = cut.read_bytes()
   for end in (0, 1000, len(whole) // 2, len(whole) - 1000, len(whole) - 1):

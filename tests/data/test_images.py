@@ -1,4 +1,3 @@
-import io
 import struct
 
 import numpy as np
@@ -24,25 +23,6 @@ def test_photos_are_turned_as_their_exif_says(tmp_path):
   exif[0x0112] = 6  # the camera was held upright
   picture.save(tmp_path / 'a.jpg', exif=exif)
   assert images.read_image(tmp_path / 'a.jpg').shape == (6, 4, 3)
-
-
-def test_files_that_are_no_images_are_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match='image .*none.png not found'):
-    images.read_image(tmp_path / 'none.png')
-  (tmp_path / 'text.png').write_text('not a picture')
-  with pytest.raises(ValueError, match='text.png cannot be read as an image'):
-    images.read_image(tmp_path / 'text.png')
-  buffer = io.BytesIO()
-  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-  Image.fromarray(noise).save(buffer, 'PNG')
-  (tmp_path / 'cut.png').write_bytes(buffer.getvalue()[:2000])
-  with pytest.raises(ValueError, match='cut.png cannot be read'):
-    images.read_image(tmp_path / 'cut.png')
-  data = bytearray(buffer.getvalue())
-  data[11] = 12  # the length of the header, 13
-  (tmp_path / 'head.png').write_bytes(data)
-  with pytest.raises(ValueError, match='head.png cannot be read'):
-    images.read_image(tmp_path / 'head.png')
 
 
 LEVELS = np.array([[0, 128, 32768], [65535, 1000, 40000]], np.uint16)
@@ -119,15 +99,6 @@ def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
   )
 
 
-@pytest.mark.parametrize('pixels', [np.float32(LEVELS / 65535), np.int32(GREY)])
-def test_pixels_of_unknown_range_are_refused(pixels, tmp_path):
-  """A float TIFF does not define whether 1.0 is white or nearly black."""
-  Image.fromarray(pixels).save(tmp_path / 'a.tif')
-  mode = Image.fromarray(pixels).mode
-  with pytest.raises(ValueError, match=f'a.tif has pixels of mode {mode}, '):
-    images.read_image(tmp_path / 'a.tif')
-
-
 @pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp'])
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])
 def test_transparent_pixels_lie_on_white(mode, name, tmp_path):
@@ -192,8 +163,6 @@ def test_fit_crops_the_centre_or_stretches():
   stretched = images.fit(wide, 12, 'scale')
   assert stretched.shape == (12, 12, 3)
   assert (stretched[:, [0, 11]] < 20).all() and (stretched[:, 5:7] > 180).all()
-  with pytest.raises(ValueError, match="how 'pad' is not one of crop, scale"):
-    images.fit(wide, 10, 'pad')
 
 
 def test_grid_places_images_row_by_row():
@@ -219,5 +188,3 @@ def test_bytes_of_a_file_are_decoded_as_the_file(tmp_path):
   Image.fromarray(picture).save(path)
   found = images.decode_image(path.read_bytes(), 'a')
   np.testing.assert_array_equal(found, images.read_image(path))
-  with pytest.raises(ValueError, match='^a cannot .*: its format is unknown$'):
-    images.decode_image(b'text', 'a')

@@ -107,41 +107,17 @@ def test_simulations_with_nan_are_left_out_or_replaced(capsys):
   assert not capsys.readouterr().out
   of_simulator(gaussian)
   assert not capsys.readouterr().out
-  alone = lambda rng, n: {'x': np.full((n, 2), np.nan)}
-  with pytest.raises(ValueError, match='all 1000 simulations have NaN: none'):
-    of_simulator(alone)
 
 
 def test_bounds_are_checked():
   uniform = lambda rng, n: {'x': rng.uniform(0, 2, (n, 2))}
   facts = of_simulator(uniform, bounds=(0.0, 2.0)).facts
   assert (facts.x.low, facts.x.high) == ((0.0, 0.0), (2.0, 2.0))
-  for fresh in (False, True):
-    with pytest.raises(ValueError, match='examples are outside bounds'):
-      of_simulator(uniform, bounds=(0.0, 1.9), fresh=fresh)
   later = lambda rng, n: {'x': rng.uniform(0, 1 + (n < 1000), (n, 2))}
   fresh = of_simulator(later, num_examples=1400, bounds=(0.0, 1.0), fresh=True)
   fresh.read(np.arange(900))
   with pytest.raises(ValueError, match='examples are outside bounds'):
     fresh.read(np.arange(1300))
-  with pytest.raises(ValueError, match='of 2 numbers in turn; got 3 numbers'):
-    of_simulator(uniform, bounds=(0.0, 1.0, 2.0))
-
-
-@pytest.mark.parametrize('made, message', [
-  (lambda rng, n: np.zeros((n, 2)), 'return a dict with x, .*got ndarray'),
-  (lambda rng, n: {'theta': np.zeros((n, 2))}, r"got \['theta'\]"),
-  (lambda rng, n: {'x': np.zeros((n, 2)), 'y': 0}, r"got \['x', 'y'\]"),
-  (lambda rng, n: {'x': np.zeros(n)},
-   r'return x of the shape \[1000, ...\], got \[1000\]'),
-  (lambda rng, n: {'x': np.zeros((2, n))}, r'got \[2, 1000\]'),
-  (lambda rng, n: {'x': np.zeros((n, 2)), 'context': np.zeros(n)},
-   r'return context of the shape'),
-  (lambda rng, n: {'x': np.zeros((n, 1 + n // 1000))}, 'the same shapes each'),
-])  # fmt: skip
-def test_other_results_are_refused(made, message):
-  with pytest.raises(ValueError, match=message):
-    of_simulator(made, num_examples=1500)
 
 
 def test_fields_of_a_simulator_are_those_of_the_config():
@@ -149,8 +125,6 @@ def test_fields_of_a_simulator_are_those_of_the_config():
   source = constructor(split='train', num_examples=20, scale=1e6)
   assert source.x.std() > 1e5
   assert constructor(num_examples=20).x.std() < 10
-  with pytest.raises(ValueError, match="split 'val' is not one of"):
-    constructor(split='val')
 
 
 def test_a_simulator_is_a_function_of_rng_and_n():
@@ -172,6 +146,3 @@ def test_joint_simulations_are_one_vector():
     np.testing.assert_array_equal(found['x'], both)
     low, high = (-9.0, -9.0), (9.0, 9.0)
     assert joint.facts == Facts(Values((3,), low=low, high=high))
-  alone = lambda rng, n: {'x': rng.normal(size=(n, 2))}
-  with pytest.raises(ValueError, match='joint needs a simulator that returns'):
-    of_simulator(alone, joint=True)

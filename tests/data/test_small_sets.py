@@ -49,9 +49,3 @@ def test_synthetic_pictures(shape):
   again = small_sets.synthetic('train', shape, 4, 40)
   np.testing.assert_array_equal(train.x, again.x)
   assert (train.x != test.x).any()
-
-
-def test_unknown_splits_are_refused():
-  for source in (small_sets.digits, small_sets.synthetic):
-    with pytest.raises(ValueError, match="'valid' is not one of"):
-      source('valid')

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from diffusion_jax.data import text
 
@@ -23,15 +22,8 @@ def test_tokens_are_bytes_and_padding():
   assert tokens.max() < text.NUM_TOKENS
 
 
-def test_a_text_may_fill_its_length_and_no_more():
+def test_a_text_may_fill_its_length():
   assert text.encode(['abc'], 3)[1].all()
-  with pytest.raises(
-    ValueError, match="text_length=3 bytes, got 'abcd' with 4"
-  ):
-    text.encode(['abc', 'abcd'], 3)
-  for empty in ('', '  '):
-    with pytest.raises(ValueError, match='each text must have a word'):
-      text.encode(['abc', empty], 3)
 
 
 def test_bytes_that_are_no_text_are_marked():

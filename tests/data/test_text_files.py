@@ -38,13 +38,6 @@ def test_the_own_text_has_the_modules():
   assert b'def text_files(' in source.x.tobytes()
 
 
-def test_refusals(folder):
-  with pytest.raises(FileNotFoundError, match='No such file .*absent'):
-    text_files(path=str(folder / 'absent'))
-  with pytest.raises(ValueError, match='20 bytes of text, too few .* 30 bytes'):
-    text_files(path=str(folder), length=30)
-
-
 def test_drawn_bytes():
   texts = np.frombuffer(b'ab ' + bytes([UNKNOWN]) + b'b', np.uint8)[None]
   pictures = draw_bytes(texts, columns=2)

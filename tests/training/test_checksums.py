@@ -1,20 +1,27 @@
-"""Checkpoints that are damaged after they were written, file by file."""
+"""A damaged file of a checkpoint is named in one line, and nothing is lost."""
 
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints, checksums, stored_weights
+from diffusion_jax.training import (
+  checkpoints,
+  checksums,
+  integrity,
+  stored_weights,
+)
 from tests.damage import cut, flip, full_disk
 from tests.training.test_checkpoints import equal, restored, saved, state_of
 
@@ -23,17 +30,18 @@ WIDE = 300  # so large that the numbers are not stored in an index
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """Returns a run with checkpoints 1 and 2, and the states at both."""
+  """Returns a run with checkpoints 1 to 3, and the states at them."""
   workdir = tmp_path_factory.mktemp('run')
-  states = [state_of(WIDE, step, float(step)) for step in (1, 2)]
-  saved(workdir, *states, losses=[5.0, 4.0], keep_best=1)
-  return workdir, states
+  states = [state_of(WIDE, step, float(step)) for step in (1, 2, 3)]
+  saved(workdir, *states, losses=[6.0, 5.0, 4.0], keep=3, keep_best=1)
+  return workdir, dict(enumerate(states, 1))
 
 
 @pytest.fixture
 def copy(run, tmp_path):
-  shutil.copytree(run[0] / 'checkpoints', tmp_path / 'checkpoints')
-  return tmp_path
+  """Returns a copy of the run, whose checkpoints tests may damage."""
+  shutil.copytree(run[0] / 'checkpoints', tmp_path / 'run' / 'checkpoints')
+  return tmp_path / 'run'
 
 
 def files(folder):
@@ -53,11 +61,11 @@ def files(folder):
 DAMAGES = {'flip': flip, 'cut': cut, 'lose': lambda path: path.unlink()}
 
 
-newest = functools.partial(restored, target=state_of(WIDE))
+newest = functools.partial(restored, target=state_of(WIDE), keep=3)
 
 
 def test_the_sums_are_those_of_sha256sum(run):
-  folder = run[0] / 'checkpoints' / '2'
+  folder = run[0] / 'checkpoints' / '3'
   command = ['sha256sum', '--check', '--strict', checksums.NAME]
   said = subprocess.run(command, cwd=folder, capture_output=True, text=True)
   assert said.returncode == 0, said.stderr
@@ -66,14 +74,14 @@ def test_the_sums_are_those_of_sha256sum(run):
 
 def test_every_damage_of_every_kind_of_file_is_noticed(run):
   """Only the file that Orbax adds last, without data of the run, is exempt."""
-  folder = run[0] / 'checkpoints' / '2'
+  folder = run[0] / 'checkpoints' / '3'
   assert checksums.find_damage(folder) == ''
   kinds = files(folder)
   assert len(kinds) > 12
   harmless = {'commit_success.txt'}
   for name in kinds:
     whole = (folder / name).read_bytes()
-    for damage in DAMAGES.values():
+    for damage in (flip, cut, Path.unlink):
       damage(folder / name)
       wrong = checksums.find_damage(folder)
       assert checksums.exist(folder)
@@ -87,7 +95,7 @@ def test_every_damage_of_every_kind_of_file_is_noticed(run):
 
 def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
   """A flipped bit is noticed, except in the time stamp."""
-  path = copy / 'checkpoints' / '2' / '_CHECKPOINT_METADATA'
+  path = copy / 'checkpoints' / '3' / '_CHECKPOINT_METADATA'
   data = path.read_bytes()
   times = 0
   for place in range(len(data)):
@@ -97,40 +105,117 @@ def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
   assert 0 < times <= 19  # digits of commit_timestamp_nsecs
 
 
-# The last two would never be read to their end.
-@pytest.mark.parametrize('name', ['ema_params/../mine', 'pipe', 'dev/zero'])
-def test_a_line_of_the_sums_opens_no_other_file(name, copy):
-  """A stranger's line may name any; only what the folder lists is read."""
-  os.mkfifo(copy / 'pipe')
-  (copy / 'checkpoints' / 'mine').touch()
-  folder = copy / 'checkpoints' / '2'
-  path = f'ema_params/{"../" * 30}dev/zero' if 'zero' in name else f'../{name}'
-  with (folder / checksums.NAME).open('a') as file:
-    file.write(f'{hashlib.sha256().hexdigest()}  {path}\n')
-  assert checksums.find_damage(folder) == f'{path} is missing'
+METADATA, WAS = '_CHECKPOINT_METADATA', 'is not what was written'
+UNREAD = f'{METADATA} or {checksums.NAME} is unreadable'
+MINE, ZERO = 'ema_params/../../../mine', f'ema_params/{"../" * 30}dev/zero'
 
 
-def test_metadata_are_checked_with_any_item(copy):
-  """Both files may have the same other text."""
-  folder = copy / 'checkpoints' / '2'
-  for name in ('_CHECKPOINT_METADATA', 'metadata.json'):
-    text = (folder / name).read_text()
-    (folder / name).write_text(text.replace(checksums.NAME, 'SHA256SUMZ'))
-  damage = 'metadata.json is not what was written'
-  assert checksums.find_damage(folder, ['ema_params']) == damage
+def line(name):
+  text = f'{hashlib.sha256().hexdigest()}  {name}\n'
+  return lambda path: path.write_text(path.read_text() + text)
 
 
-@pytest.mark.parametrize('text', [
-  '[]', '[' * 200_000, '{"custom_metadata": 3}',
+def saying(text):
+  return lambda path: path.write_text(text)
+
+
+def mark(path):
+  """Gives both files the same other text."""
+  for file in (path, path.with_name('metadata.json')):
+    file.write_text(file.read_text().replace(checksums.NAME, 'SHA256SUMZ'))
+
+
+def largest(path):
+  """Returns the largest file of numbers of an item; other files as they are."""
+  numbers = path.rglob('d/*')
+  return max(numbers, key=lambda file: file.stat().st_size, default=path)
+
+
+def contents(folder):
+  paths = [path for path in folder.rglob('*') if path.is_file()]
+  return {path.relative_to(folder): path.read_bytes() for path in paths}
+
+
+# The damage of a file, or of an item's largest file, and what is said.
+@pytest.mark.parametrize('damage, name, wrong', [
+  (flip, 'state', f'state/.* {WAS}'),  # Orbax would restore it.
+  (cut, 'state', f'state/.* {WAS}'),
+  (Path.unlink, 'state', 'state/.* is missing'),
+  (flip, 'ema_params', f'ema_params/.* {WAS}'),
+  (flip, 'params/_METADATA', f'params/_METADATA {WAS}'),
+  (flip, 'metrics/metrics', f'metrics/metrics {WAS}'),
+  (Path.unlink, 'config/metadata', 'config/metadata is missing'),
+  (Path.unlink, checksums.NAME, f'{checksums.NAME} is missing'),
+  (line(MINE), checksums.NAME, f'{MINE} is missing'),
+  # These would never be read to their end.
+  (line('../../pipe'), checksums.NAME, '../../pipe is missing'),
+  (line(ZERO), checksums.NAME, f'{ZERO} is missing'),
+  (mark, METADATA, f'metadata.json {WAS}'),
+  (lambda path: path.write_bytes(b'\xff'), checksums.NAME, UNREAD),
+  (saying('[]'), METADATA, UNREAD),
+  (saying('[' * 200_000), METADATA, UNREAD),
+  (saying('{"custom_metadata": 3}'), METADATA, f'{METADATA} {WAS}'),
 ])  # fmt: skip
-def test_unreadable_metadata_are_damage(text, copy):
-  folder = copy / 'checkpoints' / '2'
-  (folder / '_CHECKPOINT_METADATA').write_text(text)
-  assert checksums.find_damage(folder).startswith('_CHECKPOINT_METADATA ')
-  assert not checksums._is_marked(folder, unreadable=False)
+def test_damage_of_the_newest_is_named_and_nothing_is_lost(
+  damage, name, wrong, copy, capsys
+):
+  """Sampling names the next good one, and training goes on from it.
+
+  The oldest, which no training starts from, is damaged too, and not moved.
+  """
+  folder = copy / 'checkpoints'
+  (copy / 'mine').touch()
+  os.mkfifo(copy / 'pipe')
+  flip(folder / '1' / 'state' / 'manifest.ocdbt')
+  damage(largest(folder / '3' / name))
+  found = checksums.find_damage(folder / '3')
+  assert re.fullmatch(wrong, found)
+  item = found.partition('/')[0] if '/' in found else 'ema_params'
+  assert checksums.find_damage(folder / '3', [item]) == found
+  before = contents(folder / '3')
+  said = f'checkpoint 3 in {copy} is damaged ({found})'
+  with pytest.raises(ValueError) as error:
+    stored_weights.restore_params(copy)
+  assert str(error.value) == f'{said}: take checkpoint=2, which is good'
+  assert capsys.readouterr().err == ''
+  with checkpoints.open_manager(copy) as manager:
+    assert manager.latest_step() == 2
+  said = f'checkpoint 3 is damaged ({found}): moved to {copy}/damaged/3'
+  assert capsys.readouterr().err == f'warning: {said}\n'
+  assert contents(copy / 'damaged' / '3') == before
+  integrity.move_damaged(folder)
+  assert integrity.steps_in(folder) == [1, 2]
+  assert capsys.readouterr().err == ''
 
 
-@pytest.mark.parametrize('name', ['2/state/manifest.ocdbt', '2/state', '3'])
+def test_no_good_one_is_an_error_and_nothing_is_deleted(copy, run):
+  for step in '312':
+    params, _ = stored_weights.restore_params(copy, checkpoint=2)
+    equal(params, run[1][2].ema_params)
+    flip(largest(copy / 'checkpoints' / step / 'ema_params'))
+    for which in ('latest', 3, 'best') if step == '3' else ():
+      with pytest.raises(ValueError, match='3 in .* take checkpoint=2, which'):
+        stored_weights.restore_params(copy, checkpoint=which)
+  with pytest.raises(ValueError, match='is damaged .* and no other is good'):
+    stored_weights.restore_params(copy)
+  with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
+    checkpoints.open_manager(copy)
+  assert integrity.steps_in(copy / 'damaged') == [1, 2, 3]
+  assert newest(copy) is None
+
+
+def test_training_again_over_a_damaged_step(copy, run):
+  for name, damage in (('3', flip), ('3-2', cut)):
+    damage(largest(copy / 'checkpoints' / '3' / 'state'))
+    manager = checkpoints.open_manager(copy, keep=3)
+    assert (copy / 'damaged' / name).is_dir()
+    equal(checkpoints.restore_latest(manager, state_of(WIDE)), run[1][2])
+    checkpoints.save(manager, run[1][3], {})
+    checkpoints.finish(manager)
+    equal(newest(copy), run[1][3])
+
+
+@pytest.mark.parametrize('name', ['2/state/manifest.ocdbt', '2/state', '4'])
 def test_orbax_opens_nothing_but_files_and_folders(name, copy):
   """It would wait for a pipe, and delete or write in a folder elsewhere."""
   path = copy / 'checkpoints' / name
@@ -146,89 +231,33 @@ def test_orbax_opens_nothing_but_files_and_folders(name, copy):
       opening(copy)
 
 
-@pytest.mark.parametrize('how', DAMAGES)
-def test_training_takes_the_newest_good_one(how, copy, run, capsys):
-  # flipped numbers of the optimizer would be restored by Orbax
-  numbers = (copy / 'checkpoints' / '2' / 'state').rglob('d/*')
-  DAMAGES[how](max(numbers, key=lambda path: path.stat().st_size))
-  equal(newest(copy), run[1][0])
-  said = capsys.readouterr().err
-  assert said.startswith('warning: checkpoint 2 is damaged (state/')
-  assert f'moved to {copy}/damaged/2\n' in said and said.count('\n') == 1
-  assert (copy / 'damaged' / '2' / 'params').is_dir()  # not deleted
-  equal(newest(copy), run[1][0])
-  assert capsys.readouterr().err == ''
-
-
-def test_training_again_over_a_damaged_step(copy, run):
-  for name in ('2', '2-2'):
-    flip(copy / 'checkpoints' / '2' / 'params' / '_METADATA')
-    manager = checkpoints.open_manager(copy)
-    assert (copy / 'damaged' / name).is_dir()
-    checkpoints.save(manager, run[1][1], {})
-    checkpoints.finish(manager)
-    equal(newest(copy), run[1][1])
-
-
-def test_no_good_one_is_an_error_and_nothing_is_deleted(copy):
-  for step in '12':
-    (copy / 'checkpoints' / step / 'config' / 'metadata').unlink()
-  with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
-    checkpoints.open_manager(copy)
-  assert sorted(p.name for p in (copy / 'damaged').iterdir()) == ['1', '2']
-  assert newest(copy) is None
-
-
-def test_sampling_refuses_it_and_says_what_to_take(copy, run):
-  numbers = (copy / 'checkpoints' / '2' / 'ema_params').rglob('d/*')
-  flip(max(numbers, key=lambda path: path.stat().st_size))
-  message = (
-    r'checkpoint 2 in .* is damaged \(ema_params/.* is not what was written\)'
-    ': take checkpoint=1, which is good'
-  )
-  for which in ('latest', 2, 'best'):
-    with pytest.raises(ValueError, match=message):
-      stored_weights.restore_params(copy, checkpoint=which)
-  params, _ = stored_weights.restore_params(copy, checkpoint=1)
-  equal(params, run[1][0].ema_params)
-  flip(copy / 'checkpoints' / '1' / 'ema_params' / '_METADATA')
-  with pytest.raises(ValueError, match='is damaged .* and no other is good'):
-    stored_weights.restore_params(copy)
-
-
 def test_how_good_it_is_may_be_damaged_as_well(copy, run, capsys):
   path = copy / 'checkpoints' / '1' / 'metrics' / 'metrics'
-  path.write_text(path.read_text().replace('5.0', '1.0'))
+  path.write_text(path.read_text().replace('6.0', '1.0'))
   with pytest.raises(ValueError, match='checkpoint 1 .*metrics/metrics is not'):
     stored_weights.restore_params(copy, checkpoint='best')
   path.write_text('{"test_')  # Orbax would open none of the checkpoints
   stored_weights.restore_params(copy)
-  equal(newest(copy, keep_best=1), run[1][1])
+  equal(newest(copy, keep_best=1), run[1][3])
   assert 'checkpoint 1 is damaged (metrics/metrics' in capsys.readouterr().err
 
 
 def test_checkpoints_of_earlier_versions_are_read(copy, run, capsys):
-  for step in '12':
+  for step in '123':
     folder = copy / 'checkpoints' / step
     (folder / checksums.NAME).unlink()
     path = folder / '_CHECKPOINT_METADATA'
     found = json.loads(path.read_text()) | {'custom_metadata': {}}
     path.write_text(json.dumps(found))
     (folder / 'metadata.json').unlink()
-  equal(newest(copy), run[1][1])
+  equal(newest(copy), run[1][3])
   said = capsys.readouterr().err
-  assert said.startswith('warning: checkpoint 2 in ') and said.count('\n') == 1
+  assert said.startswith('warning: checkpoint 3 in ') and said.count('\n') == 1
   assert 'has no checksums: it is read unchecked' in said
-  equal(stored_weights.restore_params(copy)[0], run[1][1].ema_params)
-  flip(copy / 'checkpoints' / '2' / 'params' / 'manifest.ocdbt')
-  with pytest.raises(ValueError, match='2 in .* cannot be read: .*an older'):
+  equal(stored_weights.restore_params(copy)[0], run[1][3].ema_params)
+  flip(copy / 'checkpoints' / '3' / 'params' / 'manifest.ocdbt')
+  with pytest.raises(ValueError, match='3 in .* cannot be read: .*an older'):
     newest(copy)
-
-
-def test_sums_that_were_lost_are_no_earlier_version(copy, run):
-  (copy / 'checkpoints' / '2' / checksums.NAME).unlink()
-  equal(newest(copy), run[1][0])
-  assert (copy / 'damaged' / '2').is_dir()
 
 
 def test_nothing_is_there_before_its_sums_are(tmp_path, monkeypatch):
@@ -266,18 +295,20 @@ def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
 def test_sums_wait_for_metadata_that_come_late(tmp_path):
   """Orbax writes them in its own thread, so that a file may be incomplete."""
   path = tmp_path / '_CHECKPOINT_METADATA'
-  texts = '{"item_handlers": ', json.dumps({'custom_metadata': checksums.MARK})
-  path.write_text('{"custom_metadata": {}}')
+  texts = (
+    '{"custom_metadata": {}}', '[]', '[' * 200_000, '{"custom_metadata": 3}',
+    '{"item_handlers": ', json.dumps({'custom_metadata': checksums.MARK}),
+  )  # fmt: skip
 
   def write():
     for text in texts:
-      time.sleep(0.1)
       path.write_text(text)
+      time.sleep(0.1)
 
   thread = threading.Thread(target=write)
   thread.start()
   checksums.wait_for_metadata(tmp_path)
-  assert path.read_text() == texts[1]
+  assert path.read_text() == texts[-1]
   thread.join()
   path.unlink()
   with pytest.raises(TimeoutError, match='was not written'):

@@ -169,16 +169,6 @@ def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
   assert (tmp_path / 'imported').exists()
 
 
-def test_words_take_no_modules():
-  own.allow(['os:system'])
-  refused(
-    "gamma='os:system' is not one of scalar",
-    plain,
-    ('schedule', 'learned'),
-    ('schedule.gamma', 'os:system'),
-  )
-
-
 def test_a_mistake_in_a_part_is_placed_in_its_file(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   name = 'part_that_fails'
@@ -275,30 +265,28 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
   assert count > 20
 
 
-@pytest.mark.parametrize('changes', [
-  {'sampling.guidance': 'autoguidance', 'sampling.guidance.scale': 2.0,
-   'sampling.guidance.run': 'RUN'},
-  {'sampling.classifier.run': 'RUN'},
+def guides(config, workdir):
+  return other_runs.guides_of(models.make(config, workdir))
+
+
+@pytest.mark.parametrize('config, field, more, use', [
+  (smoke, 'sampling.guidance.run',
+   {'sampling.guidance': 'autoguidance', 'sampling.guidance.scale': 2.0},
+   guides),
+  (smoke, 'sampling.classifier.run', {}, guides),
+  (lambda: read('digits_distilled'), 'training.teacher',
+   {'training.init_from': ''}, MODES['train']),
+  (lambda: read('digits_latent'), 'latent.run', {}, MODES['train']),
 ])  # fmt: skip
-def test_a_run_that_guides(changes, payload, tmp_path):
-  run = str(spoil(tmp_path / 'other', 'schedule', payload))
-  config = smoke(**{n: run if x == 'RUN' else x for n, x in changes.items()})
-  model = models.make(config, tmp_path / 'run')
-  message = f"config.schedule='{payload}' would be imported"
-  refused(message, other_runs.guides_of, model)
-
-
-def test_a_teacher_and_an_autoencoder(payload, tmp_path):
+def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
   run = str(spoil(tmp_path / 'other', 'network', payload))
-  message = f"config.network='{payload}' would be imported"
-  changes = {'training.teacher': run, 'training.init_from': ''}
-  config = store.with_fields(read('digits_distilled'), changes)
-  path = "training.teacher='.*' would be read"
-  refused(path, MODES['train'], config, str(tmp_path / 'new'))
+  config = store.with_fields(config(), more | {field: run})
+  if field == 'training.teacher':
+    message = "training.teacher='.*' would be read"
+    refused(message, use, config, str(tmp_path / 'new'))
   own.allow([run])
-  refused(message, MODES['train'], config, str(tmp_path / 'new'))
-  config = store.with_fields(read('digits_latent'), {'latent.run': run})
-  refused(message, MODES['train'], config, str(tmp_path / 'new'))
+  message = f"config.network='{payload}' would be imported"
+  refused(message, use, config, str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
 
 
@@ -310,47 +298,31 @@ def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
 
 # -- paths that only a stored config names -------------------------------------
 
-# Fields with paths that are read -> (flags, the function that reads them).
+source, edit = datasets.source_of, lambda c: c.edit.make()
+train = lambda c: prerequisites.check(c, 'train', 'new')
+model = lambda c: SimpleNamespace(config=c)
+# Fields with paths that are read -> (the function that reads them, flags).
 READ = {
-  'data.path': (['data=text'], datasets.source_of),
-  'data.test_path': (
-    ['data=webdataset', 'data.path=a.tar'],
-    lambda c: own.allow(['a.tar']) or datasets.source_of(c),
-  ),
-  'data.paths': (['data=photos'], datasets.source_of),
-  'data.data_dir': (['data=cifar10'], datasets.source_of),
-  'data.source.path': (
-    ['data=binarized', 'data.source=npz'],
-    datasets.facts_of,
-  ),
-  'edit.image': (['edit=sdedit'], lambda c: c.edit.make()),
-  'edit.mask': (['edit=inpaint'], lambda c: c.edit.make()),
-  'edit.image2': (
-    ['edit=interpolate'], lambda c: c.edit.make(),
-  ),
-  'noise.image': ([], lambda c: c.noise.make()),
-  'evaluation.weights': (
-    [], lambda c: scoring.make_extractor(SimpleNamespace(config=c), 'dinov2'),
-  ),
+  'data.path': (source, 'data=text'),
+  'data.test_path': (lambda c: own.allow(['a.tar']) or source(c),
+                     'data=webdataset', 'data.path=a.tar'),
+  'data.paths': (source, 'data=photos'),
+  'data.data_dir': (source, 'data=cifar10'),
+  'data.source.path': (datasets.facts_of, 'data=binarized', 'data.source=npz'),
+  'edit.image': (edit, 'edit=sdedit'),
+  'edit.mask': (edit, 'edit=inpaint'),
+  'edit.image2': (edit, 'edit=interpolate'),
+  'noise.image': (lambda c: c.noise.make(),),
+  'evaluation.weights': (lambda c: scoring.make_extractor(model(c), 'dinov2'),),
   'evaluation.reference': (
-    [], lambda c: scoring.reference_source(
-      SimpleNamespace(config=c), c.evaluation.reference
-    ),
-  ),
-  'sampling.context': (
-    [], lambda c: conditions.given_context(SimpleNamespace(config=c)),
-  ),
-  **{
-    field: ([*more], lambda c: prerequisites.check(c, 'train', 'new'))
-    for field, *more in (
-      ('training.teacher',),
-      ('training.init_from',),
-      ('latent.run', 'latent=autoencoder'),
-      ('sampling.guidance.run', 'sampling.guidance=autoguidance',
-       'sampling.guidance.scale=2'),
-      ('sampling.classifier.run',),
-    )
-  },
+    lambda c: scoring.reference_source(model(c), c.evaluation.reference),),
+  'sampling.context': (lambda c: conditions.given_context(model(c)),),
+  'training.teacher': (train,),
+  'training.init_from': (train,),
+  'latent.run': (train, 'latent=autoencoder'),
+  'sampling.guidance.run': (train, 'sampling.guidance=autoguidance',
+                            'sampling.guidance.scale=2'),
+  'sampling.classifier.run': (train,),
 }  # fmt: skip
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {
@@ -384,7 +356,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
 @pytest.mark.parametrize('field', READ)
 def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   """It is refused before it is read, and shown with the flag that allows it."""
-  more, reading = READ[field]
+  reading, *more = READ[field]
   secret = tmp_path / 'my secret'
   flags = [tuple(flag.split('=')) for flag in more]
   names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
@@ -402,51 +374,39 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   own.check_paths(field, str(secret))
 
 
-def start_again():
-  """Forgets what is allowed but the network, as another start would."""
-  network = smoke().network.name
-  own._allowed.clear()
-  own.allow([network])
-
-
-def test_a_run_that_the_user_has_trained_is_not_asked(tmp_path, monkeypatch):
-  """The folder and the paths are kept; another folder has no such paths."""
+def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
+  """A flag, a config file, a sweep or the training of the folder gives it."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   path = str(tmp_path / 'pictures.npz')
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
-  for name in ('mine', 'unpacked'):
-    stored_run(tmp_path / name, ours)
-  own.remember(tmp_path / 'mine', ours)
+  mine, other = (stored_run(tmp_path / x, ours) for x in ('mine', 'unpacked'))
+  own.remember(mine, ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
-  kept = {'run': str(tmp_path / 'mine'), 'paths': [path]}
+  kept = {'run': str(mine), 'paths': [path]}
   assert json.loads(record.read_text()) == kept
-  own.remember(tmp_path / 'unpacked', smoke())  # without a path
-  for name in ('mine', 'unpacked'):
-    start_again()
-    config = store.open_run(tmp_path / name)
-    if name == 'mine':
-      assert len(datasets.source_of(config)) == 4
+  own.remember(other, smoke())  # without a path
+  own._allowed.clear()
+  own.remember(other, ours)  # with one that nobody has given
+  digits, network = stored_run(tmp_path / 'digits'), smoke().network.name
+
+  def opened(run):
+    own.allow([network])
+    return store.open_run(run)
+
+  for again, size in (
+    (lambda: opened(mine), 4),
+    (lambda: opened(other), 0),
+    (lambda: store.of_run(other, smoke(), [('data.path', path)]), 4),
+    (lambda: store.of_run(other, store.completed(ours), []), 4),
+    (lambda: opened(digits), 1437),  # the own data need no path
+  ):
+    own._allowed.clear()  # another start of the program
+    config = again()
+    if size:
+      assert len(datasets.source_of(config)) == size
     else:
       refused('config.data.path=', datasets.source_of, config)
-
-
-def test_a_start_that_gives_the_path_is_not_asked(tmp_path):
-  """A flag, a config file or a sweep names it; own data always need a path."""
-  path = str(tmp_path / 'pictures.npz')
-  np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
-  ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
-  run = stored_run(tmp_path / 'run', ours)
-  start_again()
-  refused('config.data.path=', datasets.source_of, store.open_run(run))
-  flagged = store.of_run(run, smoke(), [('data.path', path)])
-  assert len(datasets.source_of(flagged)) == 4
-  own._allowed.clear()
-  used = store.of_run(run, store.completed(ours), [])  # the user's config file
-  assert len(datasets.source_of(used)) == 4
   own._allowed.clear()
   own.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
   own.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
-  stored_run(run)
-  start_again()
-  assert len(datasets.source_of(store.open_run(run))) == 1437

@@ -190,6 +190,7 @@ digits sampling.schedule=learned is not one of linear
 digits sampling.sampler=os:nothing cannot be imported: module 'os' has no attri
 digits sampling.sampler=nowhere:x cannot be imported: No module named 'nowhere'
 digits sampling.sampler=os:system : a Python function or class is needed
+digits_vdm schedule.gamma=os:system is not one of scalar
 digits network=json:JSONDecoder : a subclass of flax.linen.Module or flax.nnx.Mo
 digits objective=json:JSONDecoder : its parameters must include network
 digits data=json:JSONDecoder : its parameters must include split

@@ -113,45 +113,38 @@ def sampled(run, tmp_path_factory):
   return workdir
 
 
-def test_samples_go_on_where_they_were_interrupted(copy, sampled, batches):
-  batches.stop_at = 1
-  with pytest.raises(KeyboardInterrupt):
-    MODES['sample'](smoke(**FEW), str(copy))
-  assert not (copy / 'samples' / 'samples.npz').exists()
-  other = smoke(**FEW, **{'sampling.seed': 1})
-  message = 'samples.parts has other settings: sampling.seed is 0, 1 now. Del'
-  keeps_all('sample', other, copy, message)
-  batches.stop_at = None
-  MODES['sample'](smoke(**FEW), str(copy))
-  assert batches.made == 2  # four and two, of six
-  parts, whole = samples(copy), samples(sampled)
-  np.testing.assert_array_equal(parts['arr_0'], whole['arr_0'])
-  assert len(parts['arr_0']) == 6 and parts['settings'] == whole['settings']
-  assert not list((copy / 'samples').glob('*.parts'))
+EDIT = {
+  'edit': 'sdedit', 'edit.image': 'black.png', 'edit.num_samples': 6,
+  'edit.output': 'samples', 'sampling.batch_size': 4,
+}  # fmt: skip
 
 
-def test_edits_go_on_where_they_were_interrupted(copy, batches, capsys):
-  Image.fromarray(np.zeros((8, 8), np.uint8)).save(copy / 'black.png')
-  fields = {'image': copy / 'black.png', 'num_samples': 6, 'output': 'a'}
-  fields = {f'edit.{name}': value for name, value in fields.items()}
-  config = smoke(**{'edit': 'sdedit', 'sampling.batch_size': 4}, **fields)
-  batches.stop_at = 1
+@pytest.mark.parametrize('mode, fields, field, old, new', [
+  ('sample', FEW, 'sampling.seed', 0, 1),
+  ('edit', EDIT, 'edit.strength', 0.5, 0.75),
+])  # fmt: skip
+def test_images_go_on_where_they_were_interrupted(
+  mode, fields, field, old, new, copy, batches, capsys, monkeypatch
+):
+  monkeypatch.chdir(copy)
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save('black.png')
+  config, folder, batches.stop_at = smoke(**fields), copy / f'{mode}s', 1
   with pytest.raises(KeyboardInterrupt):
-    MODES['edit'](config, str(copy))
-  assert [x.name for x in (copy / 'edits').iterdir()] == ['a.parts']
-  other = store.with_fields(config, {'edit.strength': 0.75})
-  message = 'a.parts has other settings: edit.strength is 0.5, 0.75 now. Delete'
-  keeps_all('edit', other, copy, message)
+    MODES[mode](config, str(copy))
+  assert [x.name for x in folder.glob('samples.*')] == ['samples.parts']
   batches.stop_at = None
-  MODES['edit'](config, str(copy))
+  message = f'samples.parts has other settings: {field} is {old}, {new} now. D'
+  keeps_all(mode, store.with_fields(config, {field: new}), copy, message)
+  MODES[mode](config, str(copy))
   assert batches.made == 2  # four and two, of six
-  joined = arrays_of(copy, 'a', 'edits')['arr_0']
-  shutil.rmtree(copy / 'edits')
-  MODES['edit'](config, str(copy))
-  np.testing.assert_array_equal(arrays_of(copy, 'a', 'edits')['arr_0'], joined)
-  assert len(joined) == 6 and not (copy / 'edits' / 'a.parts').exists()
-  MODES['edit'](config, str(copy))
-  assert 'a.npz is there already' in capsys.readouterr().out
+  assert not (folder / 'samples.parts').exists()
+  joined = samples(copy, 'samples', folder.name)
+  (folder / 'samples.npz').unlink()
+  MODES[mode](config, str(copy))
+  assert len(joined['arr_0']) == 6 and batches.made == 4
+  np.testing.assert_equal(samples(copy, 'samples', folder.name), joined)
+  MODES[mode](config, str(copy))
+  assert 'samples.npz is there already' in capsys.readouterr().out
 
 
 def test_a_failure_at_the_end_loses_no_samples(copy, batches, monkeypatch):
@@ -244,24 +237,6 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   keeps_all('edit', smoke(**fields), copy, 'other settings: pictures.image is ')
 
 
-@pytest.mark.parametrize('mode, name', [
-  ('sample', 'samples'), ('sample', 'samples/samples.parts'),
-  ('evaluate', 'evaluation'), ('plan', 'plans'), ('train', 'checkpoints'),
-  ('train', 'checkpoints/2'),
-])  # fmt: skip
-def test_no_mode_writes_in_a_folder_elsewhere(mode, name, copy, tmp_path):
-  """A stranger's archive can have links to any place."""
-  out = tmp_path / 'out'
-  out.mkdir()
-  (out / 'mine').write_text('mine')
-  shutil.rmtree(copy / name, ignore_errors=True)
-  (copy / name).symlink_to(out)
-  fields = {'plan.devices': 'cpu:1', 'evaluation.metrics': 'elbo'}
-  message = f'{name}.* (leads out of|is a link, a pipe or a device)'
-  refused(message, MODES[mode], smoke(**FEW, **fields), str(copy))
-  assert content(out) == {out / 'mine': b'mine'}
-
-
 def test_a_report_is_made_of_what_can_be_read(copy, tmp_path, capsys):
   """Other files are damaged or lead elsewhere, and none is written there."""
   mine = tmp_path / 'other'
@@ -299,15 +274,27 @@ def test_a_report_is_made_of_what_can_be_read(copy, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('name, message', {
-  'config.json': 'config.json cannot be read: not a regular file',
-  'checkpoints/4/SHA256SUMS': 'SHA256SUMS is a link, a pipe or a device',
-  'checkpoints/4/ema_params/manifest.ocdbt': 'manifest.ocdbt is a link, a pipe',
+  'samples': 'leads out of',
+  'samples/samples.parts': 'leads out of',
+  'checkpoints/2': 'is a link, a pipe or a device',
+  'config.json': 'cannot be read: not a regular file',
+  'checkpoints/4/SHA256SUMS': 'is a link, a pipe or a device',
+  'checkpoints/4/ema_params/manifest.ocdbt': 'is a link, a pipe',
 }.items())  # fmt: skip
-def test_no_mode_waits_for_a_pipe(name, message, copy):
-  (copy / name).unlink()
-  os.mkfifo(copy / name)
+def test_no_mode_follows_a_link_or_waits_for_a_pipe(name, message, copy):
+  """A stranger's archive can have them; test_writes.py has other folders."""
+  mine = copy.with_name('out') / 'mine'
+  mine.parent.mkdir()
+  mine.write_text('mine')
+  if (copy / name).is_file():
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+  else:
+    shutil.rmtree(copy / name, ignore_errors=True)
+    (copy / name).symlink_to(mine.parent)
 
   def use():
     MODES['sample'](store.of_run(copy, smoke(**FEW), []), str(copy))
 
-  refused(message, use)
+  refused(f'{name}.* {message}', use)
+  assert content(mine.parent) == {mine: b'mine'}

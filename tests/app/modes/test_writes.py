@@ -233,8 +233,10 @@ def test_no_mode_writes_in_a_linked_folder(
   command, run, written, tmp_path, monkeypatch
 ):
   """A link in place of each folder in which it writes is refused."""
-  out = tmp_path / 'out'
-  out.mkdir()
+  full, empty = tmp_path / 'full', tmp_path / 'empty'
+  for out in (full, empty):
+    out.mkdir()
+  (full / 'mine').write_text('mine')
   folders = {Path(name).parent for name in written(command, monkeypatch)}
   folders = {p for f in folders for p in (f, *f.parents) if len(p.parts) < 4}
   workdir = tmp_path / 'run'
@@ -245,10 +247,13 @@ def test_no_mode_writes_in_a_linked_folder(
     (workdir / folder).parent.mkdir(parents=True, exist_ok=True)
     # convert may write in a linked folder that is there, and empty.
     new = command.startswith('convert')
+    # A full folder below evaluation/ would be another evaluation.
+    out = full if folder.parent == Path() else empty
     (workdir / folder).symlink_to(out / 'new' if new else out)
     message = (
       f'{folder}.* (leads out of|is a link, a pipe or a dev|exists alre)'
     )
     with pytest.raises(UserError, match=message):
       start(command, workdir, monkeypatch)
-    assert not any(out.iterdir()), folder
+    assert [*full.iterdir(), *empty.iterdir()] == [full / 'mine'], folder
+    assert (full / 'mine').read_text() == 'mine'
