@@ -289,7 +289,8 @@ def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
     checkpoints.save(manager, state, {})
     checkpoints.finish(manager)
   equal(restored(tmp_path, big(0)), big(1))
-  assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['1']
+  # Orbax may still be deleting what was half written.
+  assert integrity.steps_in(tmp_path / 'checkpoints') == [1]
 
 
 def test_sums_wait_for_metadata_that_come_late(tmp_path):
