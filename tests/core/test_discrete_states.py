@@ -98,7 +98,7 @@ def test_masked_logits_exclude_the_mask_and_carry_over():
   process = PROCESSES['masking']
   xt = np.array([[[0, 3], [2, 3]]] * 2)
   logits = np.random.default_rng(0).normal(size=(*xt.shape, 4))
-  logits = np.float32(10 * logits)
+  logits = (10 * logits).astype(np.float32)
   levels = at(np.array([3, NUM_STEPS]))  # alpha = 0 at the second
   p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, levels))
   known = xt < 3
@@ -216,7 +216,7 @@ def test_transitions_of_tiny_probabilities():
   L_0 is -log p, and with masking L_{t-1} is the fraction unmasked of it.
   """
   x0, xt = np.array([[0]]), np.array([[3]])
-  of_a = np.float32([-1.0, 1.0, -1.0, 0.0])
+  of_a = np.array([-1.0, 1.0, -1.0, 0.0], np.float32)
 
   @jax.jit
   @functools.partial(jax.vmap, in_axes=(None, 0))
