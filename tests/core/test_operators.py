@@ -26,15 +26,22 @@ LINEAR = {
 }
 
 
+of_each = jax.jit(lambda x: {name: f(x) for name, f in LINEAR.items()})
+
+
+@jax.jit
+def transposed(ys):
+  each = {name: dj.Measurement(y, LINEAR[name]) for name, y in ys.items()}
+  return {name: each[name].transpose(X)(y) for name, y in ys.items()}
+
+
 @pytest.mark.parametrize('name', LINEAR)
 def test_the_adjoint(name):
-  forward = jax.jit(LINEAR[name])
-  image = np.asarray(forward(X))
-  y = RNG.normal(size=image.shape).astype(np.float32)
-  measurement = dj.Measurement(y, forward)
-  transposed = jax.jit(lambda x, y: measurement.transpose(x)(y))(X, y)
-  left = np.sum(image * y, dtype=np.float64)
-  right = np.sum(X * np.asarray(transposed), dtype=np.float64)
+  images = jax.device_get(of_each(X))
+  rng = np.random.default_rng(1)
+  ys = {k: np.float32(rng.normal(size=x.shape)) for k, x in images.items()}
+  left = np.sum(images[name] * ys[name], dtype=np.float64)
+  right = np.sum(X * np.asarray(transposed(ys)[name]), dtype=np.float64)
   np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
 
 
@@ -66,10 +73,9 @@ def test_a_motion_blur_is_a_mean_along_a_line():
   """A line of pixels along the rows, and the same along the columns."""
   dot = np.zeros((1, 9, 9, 1), np.float32)
   dot[0, 4, 4, 0] = 1.0
-  flat, upright, tilted = (
-    np.asarray(jax.jit(operators.motion_blur(*line))(dot))[0, :, :, 0]
-    for line in ((4.0,), (4.0, 90.0), (6.0, 45.0))
-  )
+  lines = (4.0,), (4.0, 90.0), (6.0, 45.0)
+  run = jax.jit(lambda x: [operators.motion_blur(*line)(x) for line in lines])
+  flat, upright, tilted = np.asarray(run(dot))[:, 0, :, :, 0]
   np.testing.assert_allclose(flat.sum(), 1.0, rtol=1e-5)
   # 4 pixels long, so three pixels are covered and two by half, interpolated.
   expected = [0, 0, 0.125, 0.25, 0.25, 0.25, 0.125, 0, 0]
@@ -81,15 +87,18 @@ def test_a_motion_blur_is_a_mean_along_a_line():
 
 def test_fourier_coefficients_and_magnitudes_are_numpys():
   spectrum = np.fft.fft2(X.astype(np.float64), axes=(1, 2), norm='ortho')
-  real, imag = np.split(np.asarray(jax.jit(LINEAR['fourier'])(X)), 2, axis=-1)
+  real, imag = np.split(np.asarray(of_each(X)['fourier']), 2, axis=-1)
   expected = np.where(MASK[None, :, :, None], spectrum, 0.0)
   np.testing.assert_allclose(real + 1j * imag, expected, atol=1e-5)
   padded = np.pad(X.astype(np.float64), ((0, 0), (2, 2), (2, 2), (0, 0)))
   expected = np.abs(np.fft.fft2(padded, axes=(1, 2), norm='ortho'))
-  found = jax.jit(operators.fourier_magnitude(2))(X)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
   total = lambda x: operators.fourier_magnitude()(x).sum()
-  assert np.isfinite(jax.jit(jax.grad(total))(0.0 * X)).all()
+  run = jax.jit(
+    lambda x: (operators.fourier_magnitude(2)(x), jax.grad(total)(0 * x))
+  )
+  found, slope = run(X)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert np.isfinite(slope).all()
 
 
 def test_masks_and_overexposure():
@@ -117,7 +126,7 @@ def test_the_middle_of_a_kernel_is_the_pixel_itself():
 
 def test_the_gaussian_blur_is_scipys():
   """Over three deviations, 3 pixels on each side."""
-  found = jax.jit(operators.gaussian_blur(0.8))(X)
+  found = of_each(X)['gaussian_blur']
   sigmas, options = (0.0, 0.8, 0.8, 0.0), {'mode': 'wrap', 'truncate': 3.75}
   expected = scipy.ndimage.gaussian_filter(X, sigmas, **options)
   np.testing.assert_allclose(found, expected, atol=1e-5)

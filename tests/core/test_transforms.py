@@ -1,5 +1,7 @@
 """The pure functions under jit, vmap, grad and shard_map."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,39 +30,49 @@ FUNCTIONS = {
   ),
 }
 
-each = pytest.mark.parametrize('f', FUNCTIONS.values(), ids=FUNCTIONS)
+each = pytest.mark.parametrize('name', FUNCTIONS)
 
 
 @pytest.fixture
 def xy(key):
-  return jax.random.normal(key, (2, 8, 4))
+  return list(map(jnp.asarray, np.asarray(jax.random.normal(key, (2, 8, 4)))))
+
+
+def of_each(change):
+  """Returns a jitted function of (x, y) with what each gives, by name."""
+  return jax.jit(
+    lambda x, y: {name: change(f)(x, y) for name, f in FUNCTIONS.items()}
+  )
+
+
+@jax.value_and_grad
+def total(x, y, f):
+  out = f(x, y)
+  return jnp.sum(out * jnp.sin(jnp.arange(out.size)).reshape(out.shape))
+
+
+JITTED, MAPPED = of_each(lambda f: f), of_each(jax.vmap)
+SLOPES = of_each(lambda f: functools.partial(total, f=f))
 
 
 @each
-def test_jit_and_vmap(f, xy):
-  np.testing.assert_allclose(jax.jit(f)(*xy), f(*xy), rtol=1e-5, atol=1e-6)
-  x, y = xy.reshape(2, 2, 4, 4)
-  found = jax.jit(jax.vmap(f))(x, y)
-  expected = np.reshape(f(*xy), found.shape)
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+def test_jit_and_vmap(name, xy):
+  expected = FUNCTIONS[name](*xy)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  close(JITTED(*xy)[name], expected)
+  found = MAPPED(*np.reshape(xy, (2, 2, 4, 4)))[name]
+  close(found, np.reshape(expected, found.shape))
 
 
 @each
-def test_grad_is_the_finite_difference(f, xy):
+def test_grad_is_the_finite_difference(name, xy):
   """Functions are at most quadratic, so the central difference is exact."""
-  x, y = xy
-
-  def total(x):
-    out = f(x, y)
-    return jnp.sum(out * jnp.sin(jnp.arange(out.size)).reshape(out.shape))
-
-  x = np.asarray(x)
+  x, y = map(np.asarray, xy)
   direction = np.cos(np.arange(32, dtype=np.float32)).reshape(8, 4)
-  run = jax.jit(jax.value_and_grad(total))
-  slope = np.sum(run(x)[1] * direction)
-  h = 0.1
-  difference = run(x + h * direction)[0] - run(x - h * direction)[0]
-  np.testing.assert_allclose(slope, difference / (2 * h), rtol=1e-3, atol=1e-3)
+  slope = np.sum(SLOPES(x, y)[name][1] * direction)
+  ends = (SLOPES(x + h * direction, y)[name][0] for h in (0.1, -0.1))
+  difference = -np.diff(np.array([*ends]))[0] / 0.2
+  np.testing.assert_allclose(slope, difference, rtol=1e-3, atol=1e-3)
 
 
 def test_shard_map_and_pmap_over_eight_devices(xy):
@@ -70,5 +82,6 @@ def test_shard_map_and_pmap_over_eight_devices(xy):
   mapped = jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
   expected = f(*xy)
   np.testing.assert_allclose(jax.jit(mapped)(*xy), expected, rtol=1e-6)
-  found = jax.pmap(f)(*xy.reshape(2, 8, 1, 4)).reshape(8, 4)
+  found = jax.pmap(f)(*np.reshape(xy, (2, 8, 1, 4)))
+  found = np.reshape(found, (8, 4))
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

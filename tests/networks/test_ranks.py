@@ -26,9 +26,15 @@ NOISE = np.array([3.0, 700.0], np.float32)
 SIDES = {1: (8,), 2: (8, 8), 3: (4, 4, 8)}
 
 
-def shapes(network, x):
-  noise = jnp.zeros(len(x))
+@functools.cache
+def shapes(network, shape):
+  x, noise = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
   return jax.eval_shape(network.init, jax.random.key(0), x, noise)['params']
+
+
+@functools.cache
+def applied(network):
+  return jax.jit(lambda p, x: network.apply({'params': p}, x, NOISE))
 
 
 def examples(rank, channels=2):
@@ -65,24 +71,21 @@ BLOCKS = UNet(
 def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(
   rank, network
 ):
-  """Convolutions, changes of resolution, norms and attention."""
-  x = examples(rank)
+  """Convolutions, changes of resolution, norms and attention.
+
+  A sequence becomes an image as large as that of rank 2, for one program.
+  """
+  x, count = examples(rank), {1: 8, 2: 4}[rank]
 
   def repeated(x):
-    return np.repeat(np.expand_dims(x, rank + 1), 4, rank + 1)
+    return np.repeat(np.expand_dims(x, rank + 1), count, rank + 1)
 
-  params = randomised(shapes(network, x), scale=0.3)
+  params = randomised(shapes(network, x.shape), scale=0.3)
   wide_params = with_a_further_axis(params, rank)
-  needed = jax.tree.map(np.shape, shapes(network, repeated(x)))
+  needed = jax.tree.map(np.shape, shapes(network, repeated(x).shape))
   assert jax.tree.map(np.shape, wide_params) == needed
-
-  @jax.jit
-  def both(params, wide_params):
-    apply = network.apply
-    found = apply({'params': params}, x, NOISE)
-    return found, apply({'params': wide_params}, repeated(x), NOISE)
-
-  found, wide = both(params, wide_params)
+  run = applied(network)
+  found, wide = run(params, x), run(wide_params, repeated(x))
   assert found.shape == x.shape and np.std(found) > 0.1
   np.testing.assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
 
@@ -95,7 +98,7 @@ def test_attention_is_chosen_by_height_or_by_the_number_of_positions(
 ):
   """The second level has the sides 4, 4x4 and 2x2x4."""
   network = UNet(**UNET, attention_resolutions=(size,))
-  params = shapes(network, examples(rank))
+  params = shapes(network, examples(rank).shape)
   found = {n for n in params if n.endswith('attention')} - {'middle_attention'}
   assert len(found) == count
 
@@ -116,7 +119,7 @@ NETWORKS = {
 def test_every_parameter_has_a_gradient(name, rank):
   """And x; the output has its shape."""
   network, x = NETWORKS[name], examples(rank)
-  params = randomised(shapes(network, x), scale=0.3)
+  params = randomised(shapes(network, x.shape), scale=0.3)
 
   @jax.jit
   @functools.partial(jax.grad, argnums=(0, 1))
@@ -152,5 +155,5 @@ def test_vdms_network_takes_sequences():
 ])  # fmt: skip
 def test_what_a_rank_does_not_allow_is_one_line(network, shape, message):
   with pytest.raises(ValueError, match=message) as error:
-    shapes(network, np.zeros((1, *shape), np.float32))
+    shapes(network, (1, *shape))
   assert '\n' not in str(error.value)

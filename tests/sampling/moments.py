@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,25 @@ LEVEL = {'xla_backend_optimization_level': 1} if AT_LOWEST else None
 jit_long = functools.partial(jax.jit, compiler_options=LEVEL)
 
 
+class OneOf(NamedTuple):
+  """Is one of several schedules, which thus share a compilation."""
+
+  number: int
+  schedules: tuple
+
+  def __call__(self, t):
+    each = [lambda t, one=one: one(t) for one in self.schedules]
+    return jax.lax.switch(self.number, each, t)
+
+  def from_logsnr(self, logsnr):
+    each = [lambda x, one=one: one.from_logsnr(x) for one in self.schedules]
+    return jax.lax.switch(self.number, each, logsnr)
+
+
+def one_of(name, schedules):
+  return OneOf([*schedules].index(name), (*schedules.values(),))
+
+
 def needs_schedule(name):
   return not isinstance(SAMPLERS[name], dj.Sampler)
 
@@ -90,12 +110,15 @@ def in_pairs(denoise):
   return denoise_pairs
 
 
-@functools.partial(jit_long, static_argnums=(0, 1))
 def sample(oracle_name, sampler_name, schedule, key, levels, x):
   """Samples; levels are an argument, so that schedules share a compilation."""
   denoise = in_pairs(ORACLES[oracle_name].denoise)
   return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
 
+
+sample_few, sample_many = (
+  jit(sample, static_argnums=(0, 1)) for jit in (jax.jit, jit_long)
+)
 
 _WRAPPED = jax.jit(jax.random.wrap_key_data)
 
@@ -127,26 +150,28 @@ def counted_calls(denoise, sampler, levels, shape=(2, 2)):
   return len(calls)
 
 
-def run(key, oracle_name, sampler_name, schedule, num_steps, n, x=None):
-  """Returns n samples, [n, 2], from examples of 64 pairs or from x."""
+def run(key, oracle_name, sampler_name, schedule, num_steps, n):
+  """Returns n samples, [n, 2], from examples of 64 pairs."""
   levels = level_grid(schedule, num_steps)
-  if x is None:
-    prior_key, key = jax.random.split(key)
-    x = dj.prior_sample(prior_key, (n // 64, 128), levels.take(0))
+  prior_key, key = jax.random.split(key)
+  x = dj.prior_sample(prior_key, (n // 64, 128), levels.take(0))
   schedule = schedule if needs_schedule(sampler_name) else None
-  x = sample(oracle_name, sampler_name, schedule, key, levels, x)
+  x = sample_many(oracle_name, sampler_name, schedule, key, levels, x)
   return np.asarray(x).reshape(-1, 2)
 
 
-def affine_law(name, schedule):
+def affine_law(name, schedule, own_schedule=None):
   """Returns mean and covariance of 200-step samples of Gaussian data.
 
   A deterministic sampler is affine there: x_0 = A x_T + b, so Cov = A A^T.
+  own_schedule: the same schedule, for samplers that need one.
   """
   last = level_at(schedule, 1.0)
   x = np.hypot(last.alpha, last.sigma) * np.array([[0, 0], [1, 0], [0, 1]])
   x = jnp.asarray(x, jnp.float32)
-  b, *columns = run(jax.random.key(0), 'gaussian', name, schedule, 200, 3, x)
+  own = own_schedule if needs_schedule(name) else None
+  args = own, jax.random.key(0), level_grid(schedule, 200), x
+  b, *columns = np.asarray(sample_few('gaussian', name, *args))
   a = np.stack(columns, axis=1) - b[:, None]
   return b, a @ a.T
 

@@ -126,7 +126,7 @@ def test_confidence_ordered_samples_have_the_law_of_all_draws():
 
 def test_confidence_ordered_counts():
   """ceil(sigma_s N) of the N elements that are not known stay masked."""
-  logits = jnp.log(jnp.array([0.9, 0.1, 1e-20, 1e-20]))
+  logits = np.log(np.float32([0.9, 0.1, 1e-20, 1e-20]))
 
   def denoise(xt, level):
     peaked = (jnp.arange(15) == 7)[None, :, None]
@@ -135,10 +135,11 @@ def test_confidence_ordered_counts():
     return dj.posterior_logits(out, xt, MASKING, level)
 
   levels = level_at(LINEAR, np.float32([1.0, 7 / 13, 0.3]))
-  assert 13 * levels.sigma[1] > 7  # in float32
-  known = jnp.zeros((100, 15), int)
+  # in float32
+  assert np.float32(13) * np.asarray(levels.sigma)[1] > 7
+  known = np.zeros((100, 15), int)
   sampler = dj.keep_known(
-    dj.confidence_ordered(MASKING), known, (jnp.arange(15) < 2)[None]
+    dj.confidence_ordered(MASKING), known, (np.arange(15) < 2)[None]
   )
   run = jax.jit(
     lambda key, x: dj.sample(key, denoise, sampler, levels, x, True)
@@ -201,26 +202,26 @@ def test_guidance_and_top_p():
   with np.errstate(divide='ignore'):
     cond, uncond = np.maximum(np.log(shares), np.float32(NEVER))
 
-  def guided(scale):
-    functions = (lambda xt, level: cond), (lambda xt, level: uncond)
-    run = lambda x: dj.guided_states(*functions, scale)(x, None)
-    logits = np.asarray(jax.jit(run)(np.zeros((1, 1), int)))
-    assert np.isfinite(logits).all()
-    return scipy.special.softmax(logits)[0, 0]
+  functions = (lambda xt, level: cond), (lambda xt, level: uncond)
+  kept = {0.49: 1, 0.51: 2, 0.79: 2, 0.81: 3, 1.0: 3}
 
+  @jax.jit
+  def run(x):
+    scales = 3.0, jnp.ones(1), 0.0
+    guided = [dj.guided_states(*functions, scale) for scale in scales]
+    top = [dj.top_p(functions[0], p) for p in kept]
+    return jnp.stack([f(x, None) for f in [*guided, *top]])
+
+  logits = np.asarray(run(np.zeros((1, 1), int)))
+  assert np.isfinite(logits[:3]).all()
+  found = scipy.special.softmax(logits[:, 0, 0], axis=-1)
   weights = np.array([0.5, 0.3, 0.2]) ** 3 / np.array([0.1, 0.6, 0.3]) ** 2
-  np.testing.assert_allclose(
-    guided(3.0), [*(weights / weights.sum()), 0.0], rtol=1e-5
-  )
-  np.testing.assert_allclose(guided(jnp.ones(1)), [0.5, 0.3, 0.2, 0], rtol=1e-5)
-  np.testing.assert_allclose(guided(0.0), [0.1, 0.6, 0.3, 0], rtol=1e-5)
-  for p, kept in [(0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (1.0, 3)]:
-    top = lambda x, p=p: dj.top_p(lambda xt, level: cond, p)(x, None)
-    logits = jax.jit(top)(np.zeros((1, 1), int))
-    probs = np.where(np.arange(4) < kept, [0.5, 0.3, 0.2, 0.0], 0.0)
-    np.testing.assert_allclose(
-      scipy.special.softmax(logits)[0, 0], probs / probs.sum(), rtol=1e-5
-    )
+  expected = np.array([
+    [*(weights / weights.sum()), 0.0], [0.5, 0.3, 0.2, 0], [0.1, 0.6, 0.3, 0],
+    *(np.where(np.arange(4) < n, [0.5, 0.3, 0.2, 0], 0) for n in kept.values())
+  ])  # fmt: skip
+  expected /= expected.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_unmasked_elements_are_given_at_alpha_0():

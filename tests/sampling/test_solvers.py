@@ -79,7 +79,7 @@ def test_observed_order_of_convergence(name, path):
   """The error falls with the order if steps are halved twice."""
   with jax.enable_x64(True):
     uses_it = name in moments.SAMPLERS and moments.needs_schedule(name)
-    schedule = PATHS[path] if uses_it else None
+    schedule = moments.one_of(path, PATHS) if uses_it else None
     errors = [
       float(solver_error(name, schedule, uneven_grid(PATHS[path], n), n))
       for n in STEPS
@@ -93,7 +93,9 @@ def test_observed_order_of_convergence(name, path):
 @pytest.mark.parametrize('schedule_name', moments.SCHEDULES)
 @pytest.mark.parametrize('name', moments.DETERMINISTIC)
 def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
-  mean, cov = moments.affine_law(name, moments.SCHEDULES[schedule_name])
+  own = moments.one_of(schedule_name, moments.SCHEDULES)
+  schedule = moments.SCHEDULES[schedule_name]
+  mean, cov = moments.affine_law(name, schedule, own)
   tolerance = {'ddim': 0.04, 'heun': 0.03}.get(name, 0.003)
   # The prior lacks the mean that remains at t = 1, 0.014 of it at sigma = 50.
   np.testing.assert_allclose(mean, moments.GAUSSIAN.mean, atol=0.008)
@@ -198,12 +200,14 @@ def test_from_pure_noise_to_clean_data(name):
 
   def loss(scale, x):
     predict = functools.partial(network, scale)
-    one_step = sampler.step(key, x, sampler.init(x), predict, **ends)[0]
-    samples = dj.sample(key, predict, sampler, levels, x)
-    return jnp.sum(samples**2), one_step
+    return jnp.sum(dj.sample(key, predict, sampler, levels, x) ** 2)
 
-  run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-  (value, one_step), slopes = run(1.0, x)
+  @jax.jit
+  def run(scale, x):
+    one_step, _ = sampler.step(key, x, sampler.init(x), denoise, **ends)
+    return one_step, *jax.value_and_grad(loss, argnums=(0, 1))(scale, x)
+
+  one_step, value, slopes = run(1.0, x)
   for array in (value, one_step, *slopes):
     assert np.isfinite(array).all()
   assert slopes[0] != 0.0
@@ -240,12 +244,13 @@ def test_an_example_has_its_own_levels_and_key(name):
   x = jax.random.normal(jax.random.key(1), (3, 2))
 
   def two_steps(keys, x, t, s):  # The second one has a memory.
-    start, middle, end = FLOW(t), FLOW(0.5 * (t + s)), FLOW(s)
-    state = sampler.init(x)
-    x, state = sampler.step(
-      keys, x, state, denoise, level_s=middle, level_t=start
+    t = jnp.stack([t, 0.5 * (t + s), s])
+    ends = {'level_t': FLOW(t[:-1]), 'level_s': FLOW(t[1:])}
+    step = lambda carry, ends: (
+      sampler.step(keys, *carry, denoise, **ends),
+      None,
     )
-    return sampler.step(keys, x, state, denoise, level_s=end, level_t=middle)[0]
+    return jax.lax.scan(step, (x, sampler.init(x)), ends)[0][0]
 
   def one(key, x, t, s):
     return two_steps(key[None], x[None], t, s)[0]

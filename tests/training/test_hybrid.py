@@ -8,6 +8,7 @@ import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import Context, Network
+from tests.papers import paper
 from tests.papers.paper import bound_terms, ddpm, network_fn
 
 T, BINS = 12, 17
@@ -39,21 +40,25 @@ def params(of_eps=0.9, of_v=1.1):
   return {'network': (of_eps, of_v)}
 
 
+@jax.jit
+def draw(key):
+  time_key, eps_key, _, _ = jax.random.split(key, 4)
+  step = jax.random.randint(time_key, (64,), 1, T + 1)
+  return step, jax.random.normal(eps_key, X0.shape)
+
+
 def literal(key, network, mean_of=None):
   """Computes the mean of |eps - eps_theta|^2, and T L_{t-1} in bits/dim."""
-  time_key, eps_key, _, _ = jax.random.split(key, 4)
-  step = np.asarray(jax.random.randint(time_key, (64,), 1, T + 1))
-  eps = np.asarray(jax.random.normal(eps_key, X0.shape), np.float64)
+  step, eps = map(np.asarray, draw(key))
+  eps = np.float64(eps)
   same = np.broadcast_to(eps, (T + 1, *eps.shape))
   _, L, L_0 = bound_terms(P, X0, same, 'learned', False, network, BINS, mean_of)
   nats = np.concatenate([L_0[:, None], L], axis=1)[np.arange(64), step - 1]
   assert (step == 1).any() and (step == T).any()
   alpha_bar = P.alpha_bar[step][:, None, None]
   xt = np.sqrt(alpha_bar) * X0 + np.sqrt(1 - alpha_bar) * eps
-  eps_hat = network_fn(network, xt, (step - 1.0).astype(np.float32), None)[
-    ..., :3
-  ]
-  simple = np.mean((eps - np.asarray(eps_hat)) ** 2)
+  eps_hat, _ = paper.network(network, xt, step[:, None, None] - 1.0, np)
+  simple = np.mean((eps - eps_hat) ** 2)
   return simple, T * np.mean(nats) / 6 / np.log(2)
 
 

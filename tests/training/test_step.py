@@ -286,13 +286,17 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
   line = Objective(
     draw, loss, lambda state, records: state + (records['row'][:, 0],)
   )
-  context = Context(step=10, state=('before',))
-  batch = {'x': jnp.arange(12.0).reshape(6, 2)}
+  context = Context(step=10, state=(-1.0,))
+  batch = {'x': np.arange(12, dtype=np.float32).reshape(6, 2)}
   for parts in (1, 3):
-    run = accumulated(line, parts)
-    (mean, (_, state)), grad = run(2.0, context, key, batch)
+
+    @jax.jit
+    def run(w, parts=parts):
+      return accumulated(line, parts)(w, context, key, batch)
+
+    (mean, (_, state)), grad = run(2.0)
     assert (mean, grad) == (31.0, 15.5)
-    assert state[0] == 'before'
+    assert state[0] == -1.0
     assert state[1].tolist() == [10.0, 12.0, 14.0, 16.0, 18.0, 20.0]
 
 
@@ -322,21 +326,20 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
     return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
 
   with_variance = objective(doubled, learned_variance=True)
-  grad = lambda loss: jax.jit(
-    jax.grad(lambda p: loss(p, Context(), key, batch_at(0))[0])
-  )
-  params = init(8)
+  batch, plain = batch_at(0), objective()
+  grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, batch)[0])
+  both = jax.jit(lambda p: (grad(with_variance)(p), grad(plain)(p)))
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-  jax.tree.map(close, grad(with_variance)(params), grad(objective())(params))
+  jax.tree.map(close, *both(init(8)))
 
 
 def test_rows_are_interleaved_and_must_divide():
-  tree = {'a': jnp.arange(6), 'b': jnp.arange(12).reshape(6, 2)}
-  found = rows(tree, 1, 3)
-  assert found['a'].tolist() == [1, 4]
-  assert found['b'].tolist() == [[2, 3], [8, 9]]
-  parts = [rows(tree, i, 3) for i in range(3)]
-  again = whole(jax.tree.map(lambda *x: jnp.stack(x), *parts))
+  tree = {'a': np.arange(6), 'b': np.arange(12).reshape(6, 2)}
+  each = jax.jit(jax.vmap(lambda i: rows(tree, i, 3)))
+  parts = jax.device_get(each(np.arange(3)))
+  assert parts['a'][1].tolist() == [1, 4]
+  assert parts['b'][1].tolist() == [[2, 3], [8, 9]]
+  again = jax.jit(whole)(parts)
   jax.tree.map(np.testing.assert_array_equal, again, tree)
   with pytest.raises(ValueError, match='accumulate=4 must divide the batch 6'):
     rows(tree, 0, 4)
