@@ -10,7 +10,7 @@ residual MLP of 3 blocks of 256 channels, after 4,000 steps of 128.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -99,8 +99,10 @@ def gaussian_process(trained: bool = False) -> Problem:
   if not trained:
     return problem
   problem = problem._replace(denoise=train(prior))
-  for ratio in (0.1, 1.0, 10.0):
-    error, asymmetry = gap(problem, ratio)
+  ratios = 0.1, 1.0, 10.0
+  for ratio, error, asymmetry in zip(
+    ratios, *gap(problem, ratios), strict=True
+  ):
     print(
       f'  sigma / alpha = {ratio:g}: rms error of the denoiser {error:.3f}, '
       f'asymmetry of its Jacobian {asymmetry:.0%}',
@@ -124,16 +126,19 @@ def network(
 def train(prior: oracles.Mixture) -> dj.Denoiser:
   """Trains a denoiser on draws of the prior."""
   start, dim = time.perf_counter(), prior.means.shape[1]
-  keys = jax.random.split(jax.random.key(0), 5)
   normal = jax.nn.initializers.lecun_normal()
   stacked = jax.nn.initializers.lecun_normal(batch_axis=0)
-  params = {
-    'noise': normal(keys[0], (WIDTH, WIDTH)),
-    'first': normal(keys[1], (dim, WIDTH)),
-    'inner': stacked(keys[2], (BLOCKS, WIDTH, WIDTH)),
-    'outer': stacked(keys[3], (BLOCKS, WIDTH, WIDTH)),
-    'last': normal(keys[4], (WIDTH, dim)),
-  }
+
+  def init(key):
+    keys = jax.random.split(key, 5)
+    return {
+      'noise': normal(keys[0], (WIDTH, WIDTH)),
+      'first': normal(keys[1], (dim, WIDTH)),
+      'inner': stacked(keys[2], (BLOCKS, WIDTH, WIDTH)),
+      'outer': stacked(keys[3], (BLOCKS, WIDTH, WIDTH)),
+      'last': normal(keys[4], (WIDTH, dim)),
+    }
+
   model = dj.Network(network, dj.step_input(1000), parametrization='v')
   adam = optax.adam(
     optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, TRAINING_STEPS)
@@ -155,35 +160,43 @@ def train(prior: oracles.Mixture) -> dj.Denoiser:
     return (params, mean, state), None
 
   @jax.jit
-  def fit(params):
+  def fit(key):
+    params = init(key)
     keys = jax.random.split(jax.random.key(1), TRAINING_STEPS)
     carry = params, params, adam.init(params)
     return jax.lax.scan(body, carry, keys)[0][1]
 
-  params = jax.block_until_ready(fit(params))
+  params = jax.block_until_ready(fit(jax.random.key(0)))
   print(f'trained: {time.perf_counter() - start:.0f} s', flush=True)
   return model.denoiser(params)
 
 
-def gap(problem: Problem, ratio: float) -> tuple[float, float]:
-  """Measures a denoiser at sigma / alpha = ratio, on 100 draws.
+def gap(
+  problem: Problem, ratios: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Measures a denoiser at each sigma / alpha of ratios [N], on 100 draws.
 
-  Returns the root mean square of its difference from the exact one, and the
-  asymmetry |J - J^T| / |J| of its Jacobian.
+  Returns the root mean square of its difference from the exact one, [N], and
+  the asymmetry |J - J^T| / |J| of its Jacobian, [N].
   """
   key, eps_key = jax.random.split(jax.random.key(2))
-  level = SCHEDULE.from_logsnr(jnp.asarray(-2.0 * np.log(ratio)))
-  x0 = problem.prior.sample(key, 100)
-  xt = dj.q_sample(x0, jax.random.normal(eps_key, x0.shape), level)
-  error = problem.denoise(xt, level).x0 - problem.prior.denoise(xt, level).x0
 
-  def alone(x):
-    return problem.denoise(x[None], level).x0[0]
+  def measure(logsnr):
+    level = SCHEDULE.from_logsnr(logsnr)
+    x0 = problem.prior.sample(key, 100)
+    xt = dj.q_sample(x0, jax.random.normal(eps_key, x0.shape), level)
+    error = problem.denoise(xt, level).x0 - problem.prior.denoise(xt, level).x0
 
-  jacobian = jax.vmap(jax.jacfwd(alone))(xt)
-  skew = jacobian - jacobian.swapaxes(1, 2)
-  asymmetry = jnp.linalg.norm(skew) / jnp.linalg.norm(jacobian)
-  return float(jnp.sqrt(jnp.mean(error**2))), float(asymmetry)
+    def alone(x):
+      return problem.denoise(x[None], level).x0[0]
+
+    jacobian = jax.vmap(jax.jacfwd(alone))(xt)
+    skew = jacobian - jacobian.swapaxes(1, 2)
+    asymmetry = jnp.linalg.norm(skew) / jnp.linalg.norm(jacobian)
+    return jnp.sqrt(jnp.mean(error**2)), asymmetry
+
+  logsnrs = np.float32(-2.0 * np.log(ratios))
+  return jax.device_get(jax.jit(lambda x: jax.lax.map(measure, x))(logsnrs))
 
 
 _of = functools.partial

@@ -72,5 +72,5 @@ def test_rows_of_the_process_as_typed(capsys, monkeypatch):
 
 
 def test_an_exact_denoiser_has_no_gap(process):
-  error, asymmetry = problems.gap(process, 1.0)
-  assert error == 0.0 and asymmetry < 1e-4
+  error, asymmetry = problems.gap(process, (1.0,))
+  assert error[0] == 0.0 and asymmetry[0] < 1e-4
