@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize('task', inference.VARIANTS)
 def test_every_task_trains_and_draws(task, tmp_path):
-  few = {'data.num_examples': 100, 'data.num_test': 16}
+  few = {'data.num_examples': 100, 'data.num_test': 100}
   few |= {'training.evaluate_every': 4, 'sampling.num_samples': 3}
   config = trial('inference', task, **few)
   MODES['train'](config, tmp_path)
   MODES['sample'](config, tmp_path)
   x = arrays_of(tmp_path)['arr_0']
   rng = np.random.default_rng(0)
-  assert x.shape == (3, *simulators.BENCHMARK[task](rng, 2)['x'].shape[1:])
+  assert x.shape == (3, *simulators.BENCHMARK[task](rng, 100)['x'].shape[1:])
   assert np.isfinite(x).all()
 
 
