@@ -13,14 +13,16 @@ classifier of mnist_classifier.py reads 98.7 % +- 0.3 of 2,000 samples as the
 requested class with the guidance of scale 1.5, 93 % without (docs/results.md).
 Other networks at equal time: docs/performance.md.
 
-:unconditional has no labels. :gpu is a network of 6,472,705 parameters in
-bfloat16, 20,000 steps of 128 images, for a GPU: not run yet.
+:unconditional has no labels. :jit is a transformer of 727,984 parameters that
+predicts x_0 (Li & He 2025): 12 min of processor time on one core, 99.1 % +- 0.2
+with the guidance 2, and less variety. :gpu is a network of 6,472,705 parameters
+in bfloat16, 20,000 steps of 128 images, for a GPU: not run yet.
 """
 
 from configs import base
 from configs.base import section
 
-VARIANTS = 'unconditional', 'gpu'
+VARIANTS = 'unconditional', 'jit', 'gpu'
 
 
 def get_config(arg=''):
@@ -53,6 +55,30 @@ def get_config(arg=''):
   if arg == 'unconditional':
     config.conditioning = section()
     config.sampling.guidance = section('')
+  elif arg == 'jit':
+    config.network = section(
+      'dit',
+      channels=96,
+      num_blocks=4,
+      num_heads=4,
+      patch_size=4,
+      bottleneck=16,
+      positions='both',
+      norm='rms',
+      qk_norm=True,
+      mlp='swiglu',
+    )
+    config.schedule = section('flow')
+    config.noise_input = section('time')
+    config.parametrization = section('x0')
+    config.objective = section(
+      'denoising', times='logit_normal', weight='min_flow'
+    )
+    config.training.num_steps = 3300
+    config.sampling.sampler = section('velocity_heun', min_sigma=0.05)
+    config.sampling.num_steps = 10
+    config.sampling.clip = False
+    config.sampling.guidance.scale = 2.0
   elif arg == 'gpu':
     config.network.update(
       channels=64, num_blocks=2, dropout=0.1, dtype='bfloat16'
