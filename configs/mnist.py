@@ -19,7 +19,7 @@ with the guidance 2, and less variety. :gpu is a network of 6,472,705 parameters
 in bfloat16, 20,000 steps of 128 images, for a GPU: not run yet.
 """
 
-from configs import base
+from configs import base, imagenet256_jit
 from configs.base import section
 
 VARIANTS = 'unconditional', 'jit', 'gpu'
@@ -68,16 +68,12 @@ def get_config(arg=''):
       qk_norm=True,
       mlp='swiglu',
     )
-    config.schedule = section('flow')
-    config.noise_input = section('time')
-    config.parametrization = section('x0')
-    config.objective = section(
-      'denoising', times='logit_normal', weight='min_flow'
-    )
+    config = imagenet256_jit.predict_x0(config)
+    config.objective.times = section('logit_normal')
+    config.optimizer.b2 = 0.999
     config.training.num_steps = 3300
-    config.sampling.sampler = section('velocity_heun', min_sigma=0.05)
+    config.sampling.sampler.min_sigma = 0.05
     config.sampling.num_steps = 10
-    config.sampling.clip = False
     config.sampling.guidance.scale = 2.0
   elif arg == 'gpu':
     config.network.update(

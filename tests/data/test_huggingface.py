@@ -214,7 +214,7 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
   tmp_path, monkeypatch
 ):
   """Files of the hub's cache are links to blobs; archives stay zips."""
-  hf_hub = pytest.importorskip('huggingface_hub')
+  hf_hub = pytest.importorskip('huggingface_hub', reason='see datasets')
   pictures, _ = encoded.arrays()
   hub = tmp_path / 'hub'
   monkeypatch.setattr(hf_hub.constants, 'HF_HUB_CACHE', str(hub))

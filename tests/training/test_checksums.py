@@ -58,9 +58,6 @@ def files(folder):
   return [max(names, key=size) for names in kinds.values()]
 
 
-DAMAGES = {'flip': flip, 'cut': cut, 'lose': lambda path: path.unlink()}
-
-
 newest = functools.partial(restored, target=state_of(WIDE), keep=3)
 
 
