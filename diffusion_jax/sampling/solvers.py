@@ -175,16 +175,21 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
     x0 = predict(denoise, x, level_t).x0
     middle = _middle_level(schedule, level_s, level_t)
 
-    def move(x0, level):
-      noise = path_noise(key, x, level, level_t) if eta else 0.0
+    def noise_of(level):
+      return path_noise(key, x, level, level_t) if eta else 0.0
+
+    def move(x0, level, noise):
       return noisy_ddim_step(
         x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise
       )
 
-    def correct(_, middle):
-      return move(predict(denoise, move(x0, middle), middle).x0, level_s)
+    noise = noise_of(level_s)  # of both moves to level s
 
-    first = move(x0, level_s)
+    def correct(_, middle):
+      x_middle = move(x0, middle, noise_of(middle))
+      return move(predict(denoise, x_middle, middle).x0, level_s, noise)
+
+    first = move(x0, level_s, noise)
     x_s = _correct_where_finite(correct, first, level_s, level_t, middle)
     return x_s, state
 
