@@ -53,19 +53,15 @@ class Mixture:
   @property
   def cov(self) -> Array:
     """Returns Cov[x_0], [D, D]."""
-    return _cov(self.weights, self.means, self.eigenvalues, self.eigenvectors)
+    return _cov(*self._arrays())
 
   def sample(self, key: Array, n: int) -> Array:
     """Draws n values of x_0, [n, D]."""
-    key, eps_key = jax.random.split(key)
-    k = jax.random.categorical(key, jnp.log(self.weights), shape=(n,))
-    eps = jax.random.normal(eps_key, (n, self.means.shape[1]))
-    eps *= jnp.sqrt(self.eigenvalues)[k]
-    return self.means[k] + _einsum('nie,ne->ni', self.eigenvectors[k], eps)
+    return _draws(key, n, *self._arrays())
 
   def log_prob(self, x: Array, level: NoiseLevel) -> Array:
     """Computes log q(x_t) of the marginal at a level, [B]."""
-    return jax.nn.logsumexp(self._components(x, level)[0], axis=1)
+    return _log_sum(self._components(x, level)[0])
 
   def score(self, x: Array, level: NoiseLevel) -> Array:
     """Computes grad log q(x_t), [B, D]."""
@@ -235,12 +231,10 @@ class Mixture:
     # the axes of C_k, x - alpha m_k and the variances, [B, K, D].
     alpha = self._per_example(level.alpha, x)
     sigma = self._per_example(level.sigma, x)
-    centred = x[:, None] - alpha * self.means[None]
-    rotated = _einsum('kde,bkd->bke', self.eigenvectors, centred)
-    variance = alpha**2 * self.eigenvalues[None] + sigma**2
-    density = rotated**2 / variance + jnp.log(2.0 * jnp.pi * variance)
-    log_joint = jnp.log(self.weights)[None] - 0.5 * jnp.sum(density, axis=-1)
-    return log_joint, rotated, variance
+    return _components(x, alpha, sigma, *self._arrays())
+
+  def _arrays(self):
+    return self.weights, self.means, self.eigenvalues, self.eigenvectors
 
   def _average(self, log_joint, rotated):
     # Rotates back from the axes of each C_k, weighted with p(k | x_t).
@@ -249,6 +243,28 @@ class Mixture:
 
   def _per_example(self, value, x):
     return jnp.broadcast_to(value, x.shape[:1])[:, None, None]
+
+
+# An eager call compiles one program instead of one for each operation.
+@functools.partial(jax.jit, static_argnums=1)
+def _draws(key, n, w, m, v, q):
+  key, eps_key = jax.random.split(key)
+  k = jax.random.categorical(key, jnp.log(w), shape=(n,))
+  eps = jax.random.normal(eps_key, (n, m.shape[1])) * jnp.sqrt(v)[k]
+  return m[k] + _einsum('nie,ne->ni', q[k], eps)
+
+
+_log_sum = jax.jit(functools.partial(jax.nn.logsumexp, axis=1))
+
+
+@jax.jit
+def _components(x, alpha, sigma, w, m, v, q):
+  centred = x[:, None] - alpha * m[None]
+  rotated = _einsum('kde,bkd->bke', q, centred)
+  variance = alpha**2 * v[None] + sigma**2
+  density = rotated**2 / variance + jnp.log(2.0 * jnp.pi * variance)
+  log_joint = jnp.log(w)[None] - 0.5 * jnp.sum(density, axis=-1)
+  return log_joint, rotated, variance
 
 
 @jax.jit

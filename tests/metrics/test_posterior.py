@@ -1,5 +1,7 @@
 """Errors of posterior samples, for samples whose errors are known."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from scipy.stats import norm
@@ -70,27 +72,33 @@ def test_quantiles_are_those_of_the_distribution():
   np.testing.assert_allclose(cdf, levels, atol=1e-4)
 
 
-def levels_of(spread, key, num=600, n=49):
-  """Levels for samples of the posterior with another spread about its mean."""
+def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
+  """The others have another spread about the mean of the posterior."""
+  num, n = 600, 49
   truth = np.asarray(PRIOR.sample(key, num), np.float64)
   y = truth @ MATRIX.T + STD * np.random.default_rng(0).normal(size=(num, 1))
-  x = []
-  for i, one in enumerate(y):
-    exact = PRIOR.posterior(MATRIX, one, STD)
-    draws = np.asarray(exact.sample(jax.random.fold_in(key, i), n))
-    mean = np.asarray(exact.mean)
-    x.append(mean + spread * (draws - mean))
-  return posterior.levels(PRIOR, MATRIX, STD, truth, y, np.stack(x))
+  exact = [PRIOR.posterior(MATRIX, one, STD) for one in y]
 
+  @jax.jit
+  @jax.vmap
+  def draws(i, arrays):
+    return oracles.Mixture(*arrays).sample(jax.random.fold_in(key, i), n)
 
-def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
-  levels = levels_of(1.0, key)
-  found = calibration.coverage(levels)
-  assert calibration.uniformity(levels).chi2 > 1e-3
+  arrays = [dataclasses.astuple(one) for one in exact]
+  stacked = [np.stack(one) for one in zip(*arrays, strict=True)]
+  x = np.asarray(draws(np.arange(num), stacked))
+  mean = np.stack([one.mean for one in exact])[:, None]
+
+  def levels(spread):
+    some = mean + spread * (x - mean)
+    return posterior.levels(PRIOR, MATRIX, STD, truth, y, some)
+
+  found = calibration.coverage(levels(1.0))
+  assert calibration.uniformity(levels(1.0)).chi2 > 1e-3
   assert abs(found.fraction - 0.9) < 4.0 * found.standard_error
   np.testing.assert_allclose(found.standard_error, 0.0122, atol=0.003)
 
-  narrow = levels_of(0.6, key)
+  narrow = levels(0.6)
   assert calibration.uniformity(narrow).chi2 < 1e-6
   assert calibration.coverage(narrow).fraction < 0.8
 
