@@ -36,17 +36,20 @@ def check_numbers(
     raise ValueError(f'{listing}: {rule}')
 
 
-def computed_now(function: Callable[[], PyTree]) -> PyTree | None:
-  """Returns function() as NumPy arrays, by one program, also inside `jit`.
+def computed_now(
+  function: Callable[..., PyTree], *args: np.ndarray
+) -> PyTree | None:
+  """Returns function(*args) as NumPy arrays, by one program, also inside `jit`.
 
   None if the function depends on traced arrays.
   """
   with jax.disable_jit(False):
-    traced = jax.jit(function).trace()
+    traced = jax.jit(function).trace(*args)
     jaxpr = traced.jaxpr  # `jit` makes arguments of traced arrays.
-    if jaxpr.jaxpr.invars or any(isinstance(x, Tracer) for x in jaxpr.consts):
+    lifted = len(jaxpr.jaxpr.invars) > len(args)
+    if lifted or any(isinstance(x, Tracer) for x in jaxpr.consts):
       return None
-    return jax.device_get(traced.lower().compile()())
+    return jax.device_get(traced.lower().compile()(*args))
 
 
 def check_not_negative(**value: ArrayLike) -> None:

@@ -39,6 +39,8 @@ def test_constants_are_computed_while_jit_traces():
   def f(x):
     assert computed_now(lambda: jnp.sum(jnp.arange(3) ** 2)) == 5
     assert computed_now(lambda: jnp.arange(3) * x) is None
+    assert computed_now(lambda a, b: a - b, np.ones(1), np.zeros(1)) == 1.0
+    assert computed_now(lambda a: a * x, np.ones(1)) is None
     return x
 
   jax.jit(f)(2.0)

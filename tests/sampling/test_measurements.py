@@ -137,6 +137,23 @@ def test_a_measurement_that_is_not_linear_is_refused(make):
       jax.eval_shape(make(DATA.denoise, m), jnp.ones((2, 4)), MIDDLE)
 
 
+def test_a_function_is_asked_for_each_shape_whether_it_is_linear():
+  @dataclasses.dataclass  # without a hash
+  class Shifted:
+    def __call__(self, x):
+      return x + (x.shape[1] == 3)
+
+  for forward in (Shifted(), Shifted().__call__, lambda x: Shifted()(x)):
+    for size in (2, 3, 2, 3):
+      m = dj.Measurement(np.zeros((1, size)), forward)
+      x = np.zeros((1, size), np.float32)
+      if size == 2:
+        np.testing.assert_array_equal(m.transpose(x)(x), x)
+      else:
+        with pytest.raises(TypeError, match='forward is not linear'):
+          m.transpose(x)
+
+
 @pytest.mark.parametrize('shape', [(1, 3), (3, 2), (2,), (1, 1)])
 def test_a_y_of_another_shape_is_refused(shape):
   m = dataclasses.replace(measured(0.1), y=np.zeros(shape, np.float32))

@@ -117,24 +117,24 @@ def test_the_end_of_the_ode(key):
   np.testing.assert_allclose(found, expected, atol=0.02)
 
 
+@jit_long
+def gibbs_draws(key, widths):
+  draw = dj.gaussian_draw(measured(0.5), num_iterations=2)
+  x = jax.random.normal(key, (NUM, 4))
+  return dj.split_gibbs(
+    key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100
+  )
+
+
 @pytest.mark.parametrize('width', [0.2, 0.6])
 def test_split_gibbs_has_the_noise_of_its_width(width, key):
   """Its law is the posterior of y with variance std^2 I + width^2 A A^T."""
-  std = 0.5
-  cov = std**2 * np.eye(2) + width**2 * MATRIX @ MATRIX.T
+  cov = 0.5**2 * np.eye(2) + width**2 * MATRIX @ MATRIX.T
   whitening = np.linalg.inv(np.linalg.cholesky(cov))
   exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)
   widths = np.float32([*np.geomspace(2.0, width, 6), *[width] * 14])
-  draw = dj.gaussian_draw(measured(std), num_iterations=2)
-
-  @jit_long
-  def run(key):
-    x = jax.random.normal(key, (NUM, 4))
-    return dj.split_gibbs(
-      key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100
-    )
-
-  check_moments(run(key), exact, mean_error=0.05, cov_error=0.08)
+  x = gibbs_draws(key, widths)
+  check_moments(x, exact, mean_error=0.05, cov_error=0.08)
 
 
 def test_images_depend_on_their_keys_only(key):

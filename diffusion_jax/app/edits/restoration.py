@@ -27,6 +27,7 @@ from diffusion_jax.app.edits.pictures import (
 from diffusion_jax.app.edits.posteriors import Given, Method, steer, whiteness
 from diffusion_jax.app.model import NOTHING, Model
 from diffusion_jax.core import operators
+from diffusion_jax.core.concrete import computed_now
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
@@ -486,9 +487,8 @@ def _seen(forward, x0):
   # for any x_0. All of an operator that is not linear.
   if not is_linear(forward, x0):
     return np.ones(1, bool)
-  with jax.ensure_compile_time_eval():
-    normal = np.random.default_rng(0).standard_normal(x0.shape, np.float32)
-    return np.asarray(forward(jnp.asarray(normal)) != 0.0)
+  normal = np.random.default_rng(0).standard_normal(x0.shape, np.float32)
+  return np.asarray(computed_now(lambda x: forward(x) != 0.0, normal))
 
 
 def _kept(x, residual):
