@@ -356,11 +356,17 @@ def _first_weights(noisy, key):
   return variables['params']
 
 
+_at_end = jax.jit(lambda schedule: schedule(1.0))
+
+
 def _end_problems(process):
-  # A program, not single operations; a schedule need not be a pytree.
-  last = jax.jit(lambda: process.schedule(1.0))()
-  kind = process.parametrization.kind
-  if kind in ('eps', 'score') and last.alpha == 0.0:
+  kind, schedule = process.parametrization.kind, process.schedule
+  if kind not in ('eps', 'score'):
+    return
+  # One program for all runs with such a schedule, unless it is not a pytree.
+  is_leaf = jax.tree_util.all_leaves([schedule])
+  last = jax.jit(lambda: schedule(1.0))() if is_leaf else _at_end(schedule)
+  if last.alpha == 0.0:
     yield (
       f'config.parametrization={kind}: the schedule has no signal at t = 1, '
       f'where {kind} does not determine x_0: set parametrization=v or x0'
