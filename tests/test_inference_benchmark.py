@@ -19,6 +19,16 @@ from diffusion_jax.metrics.c2st import classifier_accuracy
 from tests.app.conftest import arrays_of, trial
 
 ROOT = Path(__file__).parents[1]
+DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
+  'two_moons': 2,
+  'gaussian_mixture': 2,
+  'gaussian_linear': 10,
+  'gaussian_linear_uniform': 10,
+  'bernoulli_glm': 10,
+  'slcp': 5,
+  'sir': 2,
+  'lotka_volterra': 4,
+}
 
 
 @pytest.mark.parametrize('task', inference.VARIANTS)
@@ -29,9 +39,7 @@ def test_every_task_trains_and_draws(task, tmp_path):
   MODES['train'](config, tmp_path)
   MODES['sample'](config, tmp_path)
   x = arrays_of(tmp_path)['arr_0']
-  rng = np.random.default_rng(0)
-  assert x.shape == (3, *simulators.BENCHMARK[task](rng, 100)['x'].shape[1:])
-  assert np.isfinite(x).all()
+  assert x.shape == (3, DIMS[task]) and np.isfinite(x).all()
 
 
 def test_the_budget_contains_the_held_out_simulations():
