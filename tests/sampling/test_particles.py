@@ -216,6 +216,16 @@ def test_impossible_images_are_never_picked(key):
   assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
 
 
+@jax.jit
+def above(key, threshold):
+  """Draws populations of white data above a threshold."""
+
+  def reward(x0):
+    return jnp.where(x0[:, 0] > threshold, 0.0, -jnp.inf)
+
+  return run(key, WHITE.denoise, dj.steered(reward), 20, (4000, 8, 4))
+
+
 @pytest.mark.parametrize('threshold', [0.6, 1.5])
 def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
   """A reward of -inf below it; the chain of white data is normal, N(0, v).
@@ -224,11 +234,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
   """
   _, variance = moments_of_the_chain(20, np.zeros(1), np.eye(1))
   exact = norm.sf(threshold / np.sqrt(variance[0, 0]))
-
-  def reward(x0):
-    return jnp.where(x0[:, 0] > threshold, 0.0, -jnp.inf)
-
-  x, state = run(key, WHITE.denoise, dj.steered(reward), 20, (4000, 8, 4))
+  x, state = above(key, threshold)
   found = np.exp(np.asarray(state.log_evidence, np.float64))
   error = found.std() / np.sqrt(len(found))
   assert error < 0.05 * exact

@@ -158,4 +158,4 @@ def test_jax_finds_no_key_that_is_used_twice(name, per_example, key):
   keys = jax.random.split(key, 2) if per_example else key
   run = lambda key: dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
   with jax.debug_key_reuse(True):
-    jax.jit(run)(keys)
+    jax.jit(run).trace(keys)
