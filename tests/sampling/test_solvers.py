@@ -279,5 +279,6 @@ def test_one_compilation_for_all_levels_and_keys():
   for name in names:
     for seed, schedule in enumerate((moments.DDPM, VE)):
       levels = level_grid(schedule, 5)
-      run(name, jax.random.key(seed), levels, jnp.full((2, 2), 1.0 + seed))
+      x = np.full((2, 2), 1.0 + seed, np.float32)
+      run.trace(name, jax.random.key(seed), levels, x)
   assert traces == list(names)
