@@ -1,7 +1,5 @@
 """Simulators have the distributions that their docstrings name."""
 
-import functools
-
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -76,7 +74,6 @@ N = 20_000
 FEW = 2000  # of those that solve an equation
 
 
-@functools.cache
 def simulated(name, n=N):
   made = simulators.BENCHMARK[name](np.random.default_rng(0), n)
   return made['x'], made['context']
