@@ -17,6 +17,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Suffix
 from diffusion_jax.app.edits.methods import (
   STEPS,
+  Batch,
   Known,
   Method,
   Task,
@@ -150,7 +151,8 @@ class FillIn(Edit):
     """Returns what the pictures of a batch show."""
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    return {'x': self._method(task.model).draw(task, self.known(task))}
+    batch = Batch(task.plan, task.keys, task.inputs['cond'])
+    return {'x': self._method(task.model).draw(batch, self.known(task))}
 
   def _method(self, model):
     return fitting(model, self.method, not self.observes)
