@@ -5,13 +5,13 @@
   python -m benchmarks.posterior --seeds=1 --samples=500 --coverage=0
   python -m benchmarks.posterior --problems=E,E_trained --coverage=0
 
-The problems are those of `benchmarks/problems.py`. Every method gets E[x_0 |
-x_t], for E_trained the trained one, and nothing else of the prior. The schedule
-is DDPM's. A cell of a mixture has the means over the seeds of mean, cov, modes,
+The problems are in `benchmarks/problems.py`. Every method gets E[x_0 | x_t],
+for E_trained the trained one, and nothing else of the prior. The schedule is
+DDPM's. A cell of a mixture has the means over the seeds of mean, cov, modes,
 sliced W2 and residual (`metrics/posterior.py`). A cell of a Gaussian (E) has
 mean, the variance over the true one, cov, and the draws beyond 8 posterior
-standard deviations or not finite, which the others leave out. Then the fraction
-of truths in the 90 % region for other draws of (x_0, y).
+standard deviations or not finite, which these figures leave out. Then follows
+the fraction of truths in the 90 % region for other draws of (x_0, y).
 """
 
 import argparse

@@ -93,7 +93,7 @@ class Worker:
 
 @contextlib.contextmanager
 def stopped(workers: list[Worker]) -> Iterator[None]:
-  """Stops processes, whatever they compute, and lets them go on at the end."""
+  """Stops processes at once, and lets them go on at the end."""
   try:
     for worker in workers:
       worker.signal(signal.SIGSTOP)

@@ -15,7 +15,7 @@ from diffusion_jax.ranges import Count, ImageShape, Rate
 # Members that are whole numbers, as in the library webdataset.
 NUMBERS = ('cls', 'cls2', 'class', 'count', 'index', 'inx', 'id')
 _BLOCK = 512  # bytes of a tar
-_LONGEST = 2**20  # bytes of a member that is no file, such as a long name
+_LONGEST = 2**20  # bytes of a member other than a file, such as a long name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ def bridged(
   """Adds scores of n observations (F-NPSE, Geffner et al. 2023).
 
   The score is sum_i score_i(x_t) + (1 - n) (1 - t) grad log p(x_t), with the
-  density of x_0 at x_t and t = `level.t`. It is no diffusion of anything: begin
+  density of x_0 at x_t and t = `level.t`. No diffusion process has it: begin
   with N(0, sigma^2 / n) and take `annealed_langevin` with a step_size below 1 /
   n. For variance-preserving schedules and x_0 of variance 1: at large sigma the
   score of the prior would win. prior_score: x [B, ...] -> [B, ...].

@@ -112,7 +112,7 @@ def is_given(word: str) -> bool:
 def check_paths(field: str, value: str | Iterable[str] | None) -> None:
   """Raises UserError if only a stored config names a path that would be read.
 
-  value: of config.<field>, a path or several; '' and None are none.
+  value: of config.<field>, a path or several; '' and None name no path.
   """
   for path in [value] if isinstance(value, str) else value or ():
     if path and path not in _allowed:

@@ -222,7 +222,7 @@ def _annotation(parameter):
 
 
 def _is_field(parameter):
-  # Returns whether a config can hold the default, or there is no default.
+  # Returns whether the parameter lacks a default or a config can hold it.
   default = parameter.default
   return (
     default is None

@@ -48,7 +48,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Method(abc.ABC):
-  """A way to draw images of which a part is known."""
+  """A way to draw images that are known in part."""
 
   keeps: ClassVar = False  # It puts the known pixels into x between steps.
 

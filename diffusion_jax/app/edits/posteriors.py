@@ -184,7 +184,7 @@ class Inner(Method):
 class Decoupled(Inner):
   """Draws x_0 given y at each level, and adds new noise (DAPS, Zhang et al.).
 
-  Its fields are those of `Inner`.
+  It has the fields of `Inner`.
   """
 
   unread: ClassVar = STEPS
@@ -199,7 +199,7 @@ class Decoupled(Inner):
 class Gibbs(Inner):
   """Takes turns between y and the model (split Gibbs, PnP-DM).
 
-  Its other fields are those of `Inner`.
+  It has the fields of `Inner` too.
 
   Args:
     rounds: their number; half of them with falling widths

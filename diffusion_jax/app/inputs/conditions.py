@@ -43,8 +43,8 @@ class ImageConditions(NamedTuple):
 class Inputs(NamedTuple):
   """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
 
-  context: real numbers [K, ...] in the user's units; N / K samples in a row
-  belong to each. Those of x have NaN where it is drawn.
+  context: real numbers [K, ...] in the user's units; each row has N / K samples
+  in turn. Rows that give x have NaN where x is drawn.
   """
 
   cond: dict[str, np.ndarray]
@@ -132,10 +132,9 @@ def repeat_labels(
 
 
 def choose_texts(model: Model, n: int) -> list[str] | None:
-  """Returns n texts: the prompts in turn, or the texts of real images.
+  """Returns n texts: the prompts in turn, or texts of `datasets.unseen`.
 
-  The real images are `datasets.unseen`. Returns None if the network reads no
-  text.
+  Returns None if the network reads no text.
   """
   prompt = model.config.sampling.prompt
   if not datasets.text_length(model.config):
