@@ -277,8 +277,8 @@ def gaussian_errors(
 
   Returns |mean - m| / sqrt(tr C), the mean over the coordinates of their
   variances over the true ones, |cov - C| / |C| in the Frobenius norm, and how
-  many draws are beyond 8 standard deviations in a coordinate or not finite;
-  these are left out of the others, which are NaN if less than two draws stay.
+  many draws are beyond 8 standard deviations in a coordinate or not finite; the
+  other figures leave them out, and are NaN if fewer than two draws stay.
   """
   mean, cov = np.asarray(exact.mean), np.asarray(exact.cov, np.float64)
   draws = np.asarray(x, np.float64)

@@ -77,8 +77,8 @@ def webdataset(
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.
 
-  path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: of the
-  test split, else it is a fixed random test_fraction. Columns are extensions;
+  path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: the same
+  for the test split, by default a random test_fraction. Columns are extensions;
   'jpg;png': either; 'json:label': a value in a JSON file. num_classes:
   0 for no labels. Raises ValueError or FileNotFoundError.
   """

@@ -7,8 +7,8 @@ parameters of a simulator,
 
 A network of p(x_0 | y) knows the mean of each factor. `gauss_composed`
 multiplies Gaussians with these means (Linhart et al. 2024): what remains is an
-error where a factor is not Gaussian. `bridged` adds scores, which is exact at
-t = 0 alone and thus needs Langevin steps (Geffner et al. 2023).
+error where a factor is not Gaussian. `bridged` adds scores, which is exact only
+at t = 0 and thus needs Langevin steps (Geffner et al. 2023).
 
 `denoiser_of` is a function y -> denoiser of p(x_0 | y), and observations are
 [n, ...]; it is mapped over them by `jax.vmap`, so that one call of the result

@@ -51,7 +51,7 @@ def allow(names: Iterable[str]) -> None:
 def remember(workdir: Path, config: Tree) -> None:
   """Keeps in the user's cache which paths the training of a run may read.
 
-  They are what the user gave for it; its next starts need no other word.
+  The user gave them once; later starts of the run need not name them again.
   """
   paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
   if not paths:

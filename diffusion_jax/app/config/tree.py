@@ -348,7 +348,7 @@ def merge(
 ) -> Json:
   """Returns nested dicts with other values of fields, by path, in any order.
 
-  The name of another choice drops the fields of the choice that was there.
+  The name of another choice drops the fields of the previous choice.
   Raises UserError for a section and one of its fields that are both given.
   """
   given: Json = {}

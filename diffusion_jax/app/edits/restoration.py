@@ -364,7 +364,7 @@ class Steer(Edit):
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
           f'config.edit.reward={node.name}: its result has the shape '
-          f'{list(jnp.shape(found))}, [{len(x)}] is needed, a number an image'
+          f'{list(jnp.shape(found))}, [{len(x)}] is needed, one for each image'
         )
       return found
 

@@ -237,7 +237,7 @@ def given_context(model: Model) -> np.ndarray | None:
   """Returns the rows of sampling.context or .context_row, [K, ...], or None.
 
   Raises UserError for another shape, numbers that are not finite, and a row
-  that there is not.
+  that does not exist.
   """
   path, row = (model.config.sampling[n] for n in ('context', 'context_row'))
   if not path and row is None:
