@@ -43,8 +43,8 @@ class ImageConditions(NamedTuple):
 class Inputs(NamedTuple):
   """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
 
-  context: real numbers [K, ...] in the user's units; each row has N / K samples
-  in turn. Rows that give x have NaN where x is drawn.
+  context: real numbers [K, ...] in the user's units; each row has N / K
+  consecutive samples. Rows that give x have NaN where x is drawn.
   """
 
   cond: dict[str, np.ndarray]
