@@ -6,8 +6,8 @@ and uniform for any posterior; `uniformity` tests this, and `coverage` is their
 distribution. A level is a rank among n draws plus a random number in [0, 1),
 over n + 1, so that it is uniform for any n.
 
-The tests have blind spots: draws of the prior pass `sbc`, the intervals and the
-density q, and hardly any error shows in `tarp` if its references ignore x.
+Draws of the prior pass `sbc` and the tests of intervals and densities. `tarp`
+notices them, but hardly anything if its references ignore x.
 """
 
 from typing import NamedTuple
