@@ -86,8 +86,8 @@ def huggingface(
   path: a name such as 'ylecun/mnist', or a folder; num_classes: 0 for no
   labels; x_column: a column of lists of numbers, which is read in place of the
   images, and context_column a condition; train_split, test_split: such as
-  'train[:90%]'; streaming: 0, or the size of a buffer, such as 4000: parquet
-  files are read where they are, row groups are permuted, and images within the
+  'train[:90%]'; streaming: 0, or the images in a buffer, such as 4000: parquet
+  files are read where they are, row groups are permuted, and the images of a
   buffer. Raises ValueError or OSError.
   """
   check_split(split)

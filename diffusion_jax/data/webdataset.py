@@ -78,9 +78,9 @@ def webdataset(
   """Returns the images of uncompressed tars in the WebDataset format.
 
   path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: the same
-  for the test split, by default a random test_fraction. Columns are extensions;
-  'jpg;png': either; 'json:label': a value in a JSON file. num_classes:
-  0 for no labels. Raises ValueError or FileNotFoundError.
+  for the test split, by default a fixed random test_fraction. Columns are
+  extensions; 'jpg;png': either; 'json:label': a value in a JSON file.
+  num_classes: 0 for no labels. Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   files = split, path, test_path, test_fraction
