@@ -126,7 +126,7 @@ def measure(
 ) -> tuple[np.ndarray, dict[str, float], float]:
   """Returns the samples, the means over the pictures, and the seconds.
 
-  cond: of each sample; {} is none.
+  cond: each sample's condition, or {}.
   """
   config = config_of(run, flags)
   with contextlib.redirect_stdout(io.StringIO()):

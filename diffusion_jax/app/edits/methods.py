@@ -1,4 +1,4 @@
-"""How an edit fills in what its picture does not show, a class a method."""
+"""Methods by which an edit fills in what its picture does not show."""
 
 import abc
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import NonNegative, Size
 
-# Fields of sampling that what has steps of its own does not read.
+# Fields of sampling that methods with steps of their own do not read.
 STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
 
 
@@ -56,7 +56,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Method(abc.ABC):
-  """A way to draw images of which a part is known."""
+  """A way to draw images that are known in part."""
 
   keeps: ClassVar = False  # It puts the known pixels into x between steps.
 
@@ -69,7 +69,7 @@ class Method(abc.ABC):
 class Repaint(Method):
   """Goes back up `jump` steps and down, num_resamples times (RePaint).
 
-  jump: None: 10, or as many as there are besides one.
+  jump: None: 10, or in a short grid all steps but one.
   """
 
   num_resamples: Size = 10

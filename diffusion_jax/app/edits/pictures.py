@@ -87,7 +87,7 @@ class Edit(abc.ABC):
       )
 
   def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
-    """Yields fields of sampling that have no effect, and beside what."""
+    """Yields fields of sampling without effect, and what makes them idle."""
     fields = 'num_samples', 'labels', 'trajectory', 'name'
     yield fields, '--mode=edit, which reads edit.num_samples, label and output'
 
