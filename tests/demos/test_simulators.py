@@ -153,7 +153,7 @@ def scipy_solution(change, first, times):
 
 
 def test_the_solutions_are_those_of_scipy():
-  """In the units of the equations, not of their logarithms."""
+  """They agree in the units of the equations, without logarithms."""
   x = simulated('lotka_volterra', 4)[0]
   found = np.exp(simulators.populations(x)).reshape(4, 2, 10)
   for (a, b, c, d), curve in zip(np.exp(x), found, strict=True):
