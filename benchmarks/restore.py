@@ -39,6 +39,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 from diffusion_jax.runtime.batches import gathered, kept
 
@@ -221,4 +222,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except UserError as error:
+    raise SystemExit(f'error: {error}') from error
