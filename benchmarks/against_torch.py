@@ -15,8 +15,8 @@ bfloat16 with batches of 128 to 1024, and torch is compiled.
 
 A ratio is torch's time over ours in one round, so ours is faster above 1. The
 table has the median over the rounds and the quartiles, for the faster of torch
-and torch.compile. FLOP are those of all products (3 forward passes in a
-training step) and by XLA. The share of the device's rate (MFU) is relative to
+and torch.compile. FLOP are counted for all products (3 forward passes in a
+training step), and by XLA. The share of the device's rate (MFU) is relative to
 the fastest product of matrices of all sides.
 """
 

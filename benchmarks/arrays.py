@@ -1,8 +1,8 @@
 """Samples of a Gaussian process against its exact moments.
 
-Of gp_sequences, fields and volumes: prints the standard deviation of a point
+For gp_sequences, fields and volumes it prints the standard deviation of a point
 (exact: 1) and the largest error of the correlation at a lag along an axis, and
-between channels; and the same of as many exact draws.
+between channels; and the same for as many exact draws.
 
   python launch.py --config=RUN --mode=sample --config.sampling.num_samples=4000
   python -m benchmarks.arrays RUN/samples/NAME.npz

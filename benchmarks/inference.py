@@ -1,4 +1,4 @@
-"""C2ST of posteriors of the benchmark's tasks, beside published figures.
+"""C2ST of posteriors of the benchmark's tasks, next to published figures.
 
   python -m benchmarks.inference --references=folder   # 10,000 simulations
   python -m benchmarks.inference --references=folder --tasks=slcp,sir \
@@ -17,10 +17,11 @@ has what depends on the number of simulations, held-out ones included), and
 trains again with five times the weight decay for as long as the last
 training over-fitted and its held-out loss is the least: docs/inference.md. It
 draws 10,000 parameters for each observation, and compares them with as many of
-the reference. Finished rows are kept in <out>/rows.jsonl, runs beside it.
+the reference. Finished rows are kept in <out>/rows.jsonl, runs in <out> too.
 Seconds are the processor's: of all trainings without compilation, and of 10,000
-draws with those that the box refuses. Peers are methods of the package sbi by
-its defaults, on the same simulations, in another process (inference_peer.py).
+draws including the ones outside the box. Peers are methods of the package sbi
+with its defaults, on the same simulations, in another process
+(inference_peer.py).
 """
 
 import argparse
@@ -89,8 +90,8 @@ def config_of(
 def fit(config: Node, run: Path) -> Row:
   """Trains; returns the seconds, the steps and the best step.
 
-  The seconds are those of a call after the first evaluation, when all programs
-  are compiled, times the number of calls.
+  The seconds are the time of a call after the first evaluation, when all
+  programs are compiled, times the number of calls.
   """
   path, clock = run / 'cost.json', []
   if path.exists():

@@ -55,7 +55,7 @@ class Side:
   def facts(self):
     """Returns versions, the device, parameters, FLOP and the rate of products.
 
-    FLOP are those of the products of a forward pass, from its trace.
+    FLOP are counted for the products of a forward pass, from its trace.
     """
     device = jax.devices()[0]
     on_gpu = device.platform != 'cpu'

@@ -5,13 +5,13 @@
   python -m benchmarks.posterior --seeds=1 --samples=500 --coverage=0
   python -m benchmarks.posterior --problems=E,E_trained --coverage=0
 
-The problems are those of `benchmarks/problems.py`. Every method gets E[x_0 |
-x_t], for E_trained the trained one, and nothing else of the prior. The schedule
-is DDPM's. A cell of a mixture has the means over the seeds of mean, cov, modes,
+The problems are in `benchmarks/problems.py`. Every method gets E[x_0 | x_t],
+for E_trained the trained one, and nothing else of the prior. The schedule is
+DDPM's. A cell of a mixture has the means over the seeds of mean, cov, modes,
 sliced W2 and residual (`metrics/posterior.py`). A cell of a Gaussian (E) has
 mean, the variance over the true one, cov, and the draws beyond 8 posterior
-standard deviations or not finite, which the others leave out. Then the fraction
-of truths in the 90 % region for other draws of (x_0, y).
+standard deviations or not finite, which these figures leave out. Then follows
+the fraction of truths in the 90 % region for other draws of (x_0, y).
 """
 
 import argparse
@@ -277,8 +277,8 @@ def gaussian_errors(
 
   Returns |mean - m| / sqrt(tr C), the mean over the coordinates of their
   variances over the true ones, |cov - C| / |C| in the Frobenius norm, and how
-  many draws are beyond 8 standard deviations in a coordinate or not finite;
-  these are left out of the others, which are NaN if less than two draws stay.
+  many draws are beyond 8 standard deviations in a coordinate or not finite; the
+  other figures leave them out, and are NaN if fewer than two draws stay.
   """
   mean, cov = np.asarray(exact.mean), np.asarray(exact.cov, np.float64)
   draws = np.asarray(x, np.float64)

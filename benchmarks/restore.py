@@ -10,7 +10,9 @@ percentage of pixels whose truth lies between the lowest and the highest sample
 ((S - 1) / (S + 1) of them is right), and the seconds
 of drawing without XLA's compilation. With --judge=digits, or classifier:FILE of
 --mode=convert, each method restores without labels and with the true ones, and
-a row has the percentage of samples that are read as the true class.
+a row has the percentage of samples that are read as the true class. For
+--operators=mask, --methods has the methods of edit=inpaint too, such as
+repaint, which take y for exact.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import io
 import itertools
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -28,6 +31,7 @@ import numpy as np
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.edits import methods, posteriors
 from diffusion_jax.app.edits.restoration import errors
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import edit
@@ -35,6 +39,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 from diffusion_jax.runtime.batches import gathered, kept
 
@@ -57,6 +62,26 @@ METHODS = {
   'dps': ('dps',),
   'red_diff': ('red_diff',),
 }
+FILLING = {  # for masks
+  'repaint': methods.Repaint,
+  'replace': methods.Replace,
+  'reconstruction': methods.Reconstruction,
+}
+
+
+@dataclass(frozen=True)
+class FillIn(posteriors.Method):
+  """Fills in what a mask hides by an edit.method of edit=inpaint."""
+
+  method: str = 'repaint'
+
+  def draw(self, given: posteriors.Given) -> dict[str, jax.Array]:
+    """Returns x [B, ...]."""
+    y = given.measurement.y
+    mask = given.measurement.forward(jnp.ones_like(y)) > 0
+    batch = methods.Batch(given.plan, given.keys, given.cond)
+    known = methods.Known(y, y, mask)
+    return {'x': FILLING[self.method]().draw(batch, known)}
 
 
 def upper_half(*, shape: tuple[int, ...]) -> Operator:
@@ -80,7 +105,8 @@ def flags_of(
   damage, *more = OPERATORS[operator]
   flags = [f'edit.noise={noise:g}', f'edit.operator={damage}']
   flags += [f'edit.operator.{x.format(factor=factor)}' for x in more]
-  name, *settings = METHODS[method]
+  own = 'benchmarks.restore:FillIn', f'method={method}'
+  name, *settings = own if method in FILLING else METHODS[method]
   flags += [f'edit.posterior={name}']
   return flags + [f'edit.posterior.{x}' for x in settings]
 
@@ -101,7 +127,7 @@ def measure(
 ) -> tuple[np.ndarray, dict[str, float], float]:
   """Returns the samples, the means over the pictures, and the seconds.
 
-  cond: of each sample; {} is none.
+  cond: each sample's condition, or {}.
   """
   config = config_of(run, flags)
   with contextlib.redirect_stdout(io.StringIO()):
@@ -144,7 +170,11 @@ def main() -> None:
   parser.add_argument('--run', required=True)
   parser.add_argument('--operators', default='blur,downsample,mask')
   parser.add_argument('--noises', default='1,5,25')
-  parser.add_argument('--methods', default=';'.join(METHODS), help='by ;')
+  parser.add_argument(
+    '--methods',
+    default=';'.join(METHODS),
+    help=f'by ;, of {"; ".join(METHODS)}, and for masks {"; ".join(FILLING)}',
+  )
   parser.add_argument('--images', type=int, default=8)
   parser.add_argument('--samples', type=int, default=8)
   parser.add_argument('--factor', type=int, default=2, help='of downsample')
@@ -153,6 +183,11 @@ def main() -> None:
   )
   parser.add_argument('--judge', default='', help='digits, or classifier:FILE')
   args = parser.parse_args()
+  for method in args.methods.split(';'):
+    if method not in METHODS | FILLING:
+      parser.error(f'--methods: {method} is unknown, see --help')
+    if method in FILLING and args.operators != 'mask':
+      parser.error(f'--methods: {method} needs --operators=mask')
   judge = None
   if args.judge:
     name, _, path = args.judge.partition(':')
@@ -187,4 +222,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except UserError as error:
+    raise SystemExit(f'error: {error}') from error

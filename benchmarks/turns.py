@@ -1,8 +1,8 @@
 """Times programs in turns, each in its own process.
 
-A machine that changes speed then favours none of them, none holds the memory of
-another, and the others go on if one fails. Times are wall-clock and processor
-times, because a busy machine changes the former more.
+A machine that changes speed then favours none of them, none holds another's
+memory, and the rest go on if one fails. Both wall-clock and processor times are
+taken, because a busy machine changes the former more.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ class Worker:
 
 @contextlib.contextmanager
 def stopped(workers: list[Worker]) -> Iterator[None]:
-  """Stops processes, whatever they compute, and lets them go on at the end."""
+  """Stops processes at once, and lets them go on at the end."""
   try:
     for worker in workers:
       worker.signal(signal.SIGSTOP)

@@ -1,10 +1,10 @@
 r"""Sequences of a Gaussian process, whose posteriors are known exactly.
 
-64 points, Matern-3/2 kernel, simulated anew in each epoch; a DiT of 253,572
+64 points, Matern-3/2 kernel, new simulations in each epoch; a DiT of 253,572
 parameters, patches of 4. Measured on two CPU cores with a load of 20: 28 min.
-Of 8,000 samples the standard deviation is 0.997 (exact 1; least and most of the
-points 0.982 and 1.013), the correlation is at most 0.039 from the kernel at any
-lag (8,000 exact draws: 0.016). docs/arrays.md has the posterior.
+In 8,000 samples the standard deviation is 0.997 (exact: 1; 0.982 to 1.013 at
+single points), the correlation is at most 0.039 from the kernel at any lag
+(8,000 exact draws: 0.016). docs/arrays.md has the posterior.
 
   python launch.py --config=configs/gp_sequences.py
 """

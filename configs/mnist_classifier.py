@@ -2,9 +2,9 @@ r"""A classifier of MNIST: it judges samples, and its features compare them.
 
 The encoder of a U-Net with 16, 32 and 64 channels, 306,586 parameters, on
 images with little noise. Measured: 99.56 % +- 0.07 of the 10,000 test images,
-after 26 min on two cores that others shared, 17 min of processor time, and
-2.0 GB. --mode=convert makes it one file of 1.3 MB, the space of features of
-other evaluations (docs/evaluation.md).
+after 26 min on two shared cores, 17 min of processor time, and 2.0 GB.
+--mode=convert makes it one file of 1.3 MB, the space of features of other
+evaluations (docs/evaluation.md).
 
   python launch.py --config=configs/mnist_classifier.py
   python launch.py --config=runs/mnist_classifier --mode=convert \

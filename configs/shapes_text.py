@@ -2,7 +2,7 @@ r"""Text to image: coloured shapes of 16x16, one or two, by rectified flow.
 
 A U-Net and a reader of bytes, 1,282,675 parameters. Red circles, green squares,
 blue triangles and yellow crosses are in no training picture. Measured on 2 busy
-CPU cores, 65 min (31 min of CPU time): of the texts that name such objects, the
+CPU cores, 65 min (31 min of CPU time): for sentences that name such objects,
 samples are right for 525 of 525 with one object, for 98.4 % +- 0.4 of 975 with
 two (docs/networks.md).
 

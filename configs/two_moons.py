@@ -1,11 +1,11 @@
 r"""The posterior of a simulator: two moons of the inference benchmark.
 
 p(x | context) from 10,000 simulations, EDM with a perceptron of 364,162
-parameters (Greenberg et al. 2019; Lueckmann et al. 2021). Measured on two CPU
-cores that others used as well: 6 min. C2ST against 5,000 draws of the exact
-posterior, which `demos.simulators.two_moons_posterior` makes: 0.509 (0.497 to
-0.523) for the benchmark's observations 1 to 5; 0.5 is perfect. 2.6 % of the
-draws were outside the prior's box and were drawn again.
+parameters (Greenberg et al. 2019; Lueckmann et al. 2021). Measured on two
+shared CPU cores: 6 min. C2ST against 5,000 draws of the exact posterior, which
+`demos.simulators.two_moons_posterior` makes: 0.509 (0.497 to 0.523) for the
+benchmark's observations 1 to 5; 0.5 is perfect. 2.6 % of the draws were outside
+the prior's box and were drawn again.
 
   python launch.py --config=configs/two_moons.py
   python launch.py --config=configs/two_moons.py --mode=sample \

@@ -1,10 +1,10 @@
 r"""Volumes of real numbers [8, 8, 8, 1]: a U-Net of three dimensions.
 
 8x8x8 points of a Gaussian process; a U-Net of 444,689 parameters. Measured on
-two CPU cores that others used as well, after 800 of the 1,000 steps, where the
-training was stopped: of 500 samples with 25 steps the standard deviation is
-0.90 (exact 1; of the points 0.79 to 1.04), the correlation is at most 0.14 from
-the kernel at any lag of an axis (500 exact draws: 0.020).
+two shared CPU cores, after 800 of the 1,000 steps, where the training was
+stopped: in 500 samples with 25 steps the standard deviation is 0.90 (exact: 1;
+0.79 to 1.04 at single points), the correlation is at most 0.14 from the kernel
+at any lag of an axis (500 exact draws: 0.020).
 
   python launch.py --config=configs/volumes.py
 """

@@ -544,7 +544,7 @@ def test_vaes_compute_at_their_precision():
 
 
 def test_a_mode_has_the_precision_of_its_config(monkeypatch):
-  """In its threads too, where programs compile; afterwards it is as before."""
+  """Its threads, which compile, have it too; afterwards it is as before."""
   found = []
 
   def train(config, workdir):

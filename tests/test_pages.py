@@ -138,10 +138,10 @@ def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
 
 
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
-  """No fewer bits than log2 17; with 256 levels as many more as DDPM's L_0.
+  """It needs at least log2 17 bits; with 256 levels it needs DDPM's L_0 more.
 
-  x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2), of which
-  the bin is 2/255 wide, and open at both ends of [-1, 1].
+  x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2); bins of
+  256 levels are 2/255 wide, and the outer ones are open.
   """
   code = page_example('evaluation.md', 'decoder')
   fewer = code.replace('jnp.tile(grey, (20, 1))', 'jnp.tile(grey, (4, 1))')

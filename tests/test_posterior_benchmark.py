@@ -15,7 +15,7 @@ def process():
 
 
 def test_the_posterior_is_that_of_the_kernel(process):
-  """By the equations 2.23 and 2.24 of Rasmussen & Williams (2006)."""
+  """Rasmussen & Williams (2006), Eq. 2.23 and 2.24, in float64."""
   at = np.linspace(0.0, 1.0, 64)
   scaled = np.sqrt(3.0) * np.abs(at[:, None] - at[None]) / 0.2
   kernel = (1.0 + scaled) * np.exp(-scaled)

@@ -1,4 +1,4 @@
-"""Texts of the command line's help: modes, fields and configs."""
+"""Help of the command line: modes, fields and configs."""
 
 import ast
 import functools
@@ -143,7 +143,7 @@ def _words(annotation):
 
 
 def _texts(constructor: Constructor) -> dict[str, str]:
-  # Returns the texts of parameters in the docstrings of a class and its bases.
+  # Returns what the docstrings of a class and its bases say of parameters.
   texts = {}
   for owner in reversed(getattr(constructor, '__mro__', (constructor,))):
     args = inspect.cleandoc(owner.__doc__ or '').partition('\nArgs:\n')[2]

@@ -1,4 +1,4 @@
-"""What modes need of a model, as data; models/ makes it, a file a kind."""
+"""What modes need of a model, as data; models/ has a file for each kind."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping

@@ -246,8 +246,8 @@ def floor(
   """Returns the scores of `count` held-out real images in place of samples.
 
   They are of the metrics that compare features with the reference's. The
-  images are drawn with a fixed key: the first ones may be others than the rest,
-  as MNIST's first test images are.
+  images are drawn with a fixed key: the first ones may differ from the rest, as
+  MNIST's first test images do.
   """
   compared = [x for x in metrics if x.metric.needs == ('features',)]
   real = {}

@@ -78,7 +78,7 @@ _ROWS: dict[Hashable, Hashable] = {}  # the implementation of a row
 
 @functools.cache
 def _impl_of_rows(impl: Hashable, count: int) -> Hashable:
-  # `count` keys as one key: each operation is that of every row.
+  # `count` keys as one key: each operation acts on every row.
   def of_rows(operation):
     def of_data(data, *args):
       keys = jax.random.wrap_key_data(data, impl=impl)

@@ -48,9 +48,10 @@ def array_record(
 ) -> ColumnSource:
   """Returns the images of ArrayRecord files of tf.train.Example.
 
-  path: a file, a folder, or a pattern such as 'train-*'; test_path: of the test
-  split, else it is a fixed random test_fraction. Columns are features: the
-  bytes of an image file, an integer (read if num_classes is not 0), a text.
+  path: a file, a folder, or a pattern such as 'train-*'; test_path: the same
+  for the test split, by default a fixed random test_fraction. Columns are
+  features: the bytes of an image file, an integer (read if num_classes is not
+  0), a text.
   Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)

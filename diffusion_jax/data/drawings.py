@@ -176,7 +176,7 @@ def _pixels(figure):
 
 
 def _title(x, what, low, high):
-  # The legend of samples, of which some may be outside the axes.
+  # Returns the legend of samples; it counts those outside the axes.
   inside = ((x >= low) & (x <= high))[..., :MOST]
   count = int((~inside.reshape(len(x), -1).all(axis=1)).sum())
   return f'{len(x):,} {what}' + f', {count:,} outside the axes' * bool(count)

@@ -86,9 +86,9 @@ def huggingface(
   path: a name such as 'ylecun/mnist', or a folder; num_classes: 0 for no
   labels; x_column: a column of lists of numbers, which is read in place of the
   images, and context_column a condition; train_split, test_split: such as
-  'train[:90%]'; streaming: 0, or a number of images, such as 4000: parquet
-  files are read where they are, row groups are permuted, and images among so
-  many. Raises ValueError or OSError.
+  'train[:90%]'; streaming: 0, or the images in a buffer, such as 4000: parquet
+  files are read where they are, row groups are permuted, and the images of a
+  buffer. Raises ValueError or OSError.
   """
   check_split(split)
   name = train_split if split == 'train' else test_split

@@ -183,7 +183,7 @@ def names_of(path: str | Path) -> list[str]:
 def read(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
   """Returns arrays of an npz file by their names, in this order.
 
-  Those of a folder of .npy files are mapped into memory. Raises ValueError in
+  Arrays of a folder of .npy files are mapped into memory. Raises ValueError in
   one line for a damaged file and for Python objects.
   """
   path = Path(path).expanduser()

@@ -61,9 +61,9 @@ def examples(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Returns (x as the source has it, {'label', 'context', 'text'}).
 
-  The entries are [n, ...] and absent if the source has none. facts encode the
-  context. Texts become 'text' and 'text_mask', [n, text_length], and are left
-  out for 0. Raises ValueError for arrays that are not the source's facts.
+  The entries are [n, ...]; a source may lack them. facts encode the context.
+  Texts become 'text' and 'text_mask', [n, text_length], and are left out for 0.
+  Raises ValueError for arrays that do not fit the source's facts.
   """
   arrays = check_examples(source.read(index), source.facts)
   cond = {n: arrays[n] for n in ('label', 'context') if n in arrays}

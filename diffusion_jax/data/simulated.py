@@ -26,7 +26,7 @@ def is_simulator(function: object) -> bool:
 def simulated(simulate: Simulator) -> Callable[..., Source]:
   """Returns the constructor of a simulator's source, as `data=module:simulate`.
 
-  Its parameters are those of `of_simulator`, and simulate's others.
+  It has the parameters of `of_simulator`, and simulate's besides rng and n.
   """
 
   @functools.wraps(simulate)
@@ -56,8 +56,8 @@ def of_simulator(
   """Returns simulations as a source.
 
   num_examples: of the train split; num_test: of the test split, which has other
-  random numbers; fresh: training simulates anew in each epoch; draws: the seed
-  of the random numbers; bounds: see `npz`; joint: x is one vector of x and
+  random numbers; fresh: each epoch of training has new simulations; draws: the
+  seed of the random numbers; bounds: see `npz`; joint: x is one vector of x and
   context, without a context, and bounds are of its first part. Simulations with
   NaN are left out, and their number is printed. Raises ValueError.
   """
@@ -80,7 +80,7 @@ class Simulated:
   """Simulates its examples when they are read, block by block.
 
   Example i depends on the seed, the epoch and i. A simulation with NaN is
-  replaced by the next one of its block that has none.
+  replaced by the next one without NaN in its block.
   """
 
   in_memory = True

@@ -259,8 +259,8 @@ class ArraySource:
 class Binarized:
   """Makes black and white images of a source's grey levels.
 
-  drawn: x ~ Bernoulli(level / highest level): `read` draws each image once for
-  all; batches of training draw it anew in each epoch (Salakhutdinov & Murray
+  drawn: x ~ Bernoulli(level / highest level): `read` always draws the same
+  image; batches of training draw it again in each epoch (Salakhutdinov & Murray
   2008; Burda et al. 2016). threshold: 1 in the upper half of the levels.
   """
 

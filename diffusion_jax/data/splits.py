@@ -29,7 +29,7 @@ def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
 def check_part(
   count: int, size: int, test_fraction: float, split: str, what: str
 ) -> None:
-  """Raises ValueError if a split has none of the `size` images."""
+  """Raises ValueError if a split of `size` images is empty."""
   if not count:
     raise ValueError(
       f'test_fraction={test_fraction} leaves none of the {size} {what} for the '

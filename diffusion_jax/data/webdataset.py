@@ -15,7 +15,7 @@ from diffusion_jax.ranges import Count, ImageShape, Rate
 # Members that are whole numbers, as in the library webdataset.
 NUMBERS = ('cls', 'cls2', 'class', 'count', 'index', 'inx', 'id')
 _BLOCK = 512  # bytes of a tar
-_LONGEST = 2**20  # bytes of a member that is no file, such as a long name
+_LONGEST = 2**20  # bytes of a member other than a file, such as a long name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,10 +77,10 @@ def webdataset(
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.
 
-  path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: of the
-  test split, else it is a fixed random test_fraction. Columns are extensions;
-  'jpg;png': either; 'json:label': a value in a JSON file. num_classes:
-  0 for no labels. Raises ValueError or FileNotFoundError.
+  path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: the same
+  for the test split, by default a fixed random test_fraction. Columns are
+  extensions; 'jpg;png': either; 'json:label': a value in a JSON file.
+  num_classes: 0 for no labels. Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   files = split, path, test_path, test_fraction

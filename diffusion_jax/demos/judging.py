@@ -17,7 +17,7 @@ def check_images(images: np.ndarray, shape: tuple[int, ...], what: str) -> None:
 
 
 def check_count(count: int, what: str, images: np.ndarray) -> None:
-  """Raises ValueError unless there is a label or a text for each image."""
+  """Raises ValueError unless each image has its label or text."""
   if count != len(images):
     raise ValueError(f'{count} {what} for {len(images)} images')
 

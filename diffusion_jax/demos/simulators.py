@@ -253,8 +253,8 @@ def gaussian_process(
   """Draws x [n, *sides, C] of a Gaussian process on a grid.
 
   The kernel is the product over the axes of `matern` with `length`, in grid
-  points. mean and std are those of the C channels, and `correlation` that of
-  two channels at a point.
+  points. mean and std have an entry for each of the C channels, and any two
+  channels have `correlation` at a point.
   """
   x = rng.standard_normal((n, *sides, len(std)))
   channels = np.full((len(std), len(std)), correlation)

@@ -1,1 +1,1 @@
-"""Weights of other projects, read and written: one file a project."""
+"""Weights of other projects, read and written: one file for each project."""

@@ -43,7 +43,7 @@ def find_model(path: Path) -> Path | None:
 
 
 def folder_of(path: Path) -> Path:
-  """Returns the folder of the model in a folder, a pipeline, or of a file.
+  """Returns the model's folder, given itself, a pipeline or a file of weights.
 
   Raises ValueError if it does not find a model, and for other pipelines.
   """

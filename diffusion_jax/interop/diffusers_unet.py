@@ -90,7 +90,7 @@ LAYERS = {
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   """Returns the layers with their names there.
 
-  swapped: their sinusoids are in the other order than ours, which is [sin, cos]
+  swapped: their sinusoids have the opposite order of ours, which is [sin, cos]
   for noise_embedding='ho' and [cos, sin] for 'openai'.
   """
   first = TORCH_SWAPPED if swapped else TORCH.linear

@@ -2,12 +2,12 @@
 
 Each test turns a pair into a level in (0, 1), such as the share of the draws of
 q(theta | x) below the true theta. For exact draws the levels are independent
-and uniform, whatever the posterior; `uniformity` tests this, and `coverage` is
-their distribution. A level is a rank among n draws plus a random number in
-[0, 1), over n + 1, so that it is uniform for any n.
+and uniform for any posterior; `uniformity` tests this, and `coverage` is their
+distribution. A level is a rank among n draws plus a random number in [0, 1),
+over n + 1, so that it is uniform for any n.
 
-What a test cannot see: `sbc`, intervals and the density q of draws of the
-prior, `tarp` with references that ignore x hardly anything.
+Draws of the prior pass `sbc` and the tests of intervals and densities. `tarp`
+notices them, but hardly anything if its references ignore x.
 """
 
 from typing import NamedTuple

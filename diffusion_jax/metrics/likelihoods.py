@@ -326,7 +326,7 @@ def latent_ode(
   """Bound of a diffusion model of latents, in bits/dim.
 
   log p(x | z) + log p(z) - log q(z | x) at one draw of z, with log p(z) by the
-  probability-flow ODE (Vahdat et al. 2021). The fields are those of `ode`.
+  probability-flow ODE (Vahdat et al. 2021). It has the fields of `ode`.
   """
   log_p_of = _log_p_by_ode(t_min, tolerance, num_probes)
 

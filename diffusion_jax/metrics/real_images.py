@@ -37,7 +37,7 @@ def arrays_of(
   size: int,
   condition: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Arrays | None:
-  """Computes the arrays of a metric of images 0..count - 1, a file a batch.
+  """Computes a metric's arrays of images 0..count - 1, a file for each batch.
 
   Arrays [n, T] are summed over the images of a batch, to [1, T]. The result for
   an image depends on seed, name and its index, not on its batch. encode:

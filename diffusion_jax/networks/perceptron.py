@@ -34,8 +34,8 @@ class PerceptronAutoencoder(Checked):
 
   encode: x [B, H, W, C] -> (mean, log_variance) of z [B, latent_dim]; decode: z
   -> [B, H, W, out_channels]. The hidden layers of the decoder are the encoder's
-  in reverse; two of 200 with 50 latents are those of Burda et al. 2016. Any
-  size of image is allowed; log-variances are clipped softly to +-10.
+  in reverse; two of 200 with 50 latents are used by Burda et al. 2016. Any size
+  of image is allowed; log-variances are clipped softly to +-10.
   """
 
   image_size: tuple[Size, Size]

@@ -65,7 +65,7 @@ class UNet(Checked):
   channels of x. With a text, a `CrossAttention` to its words (`TextFeatures`)
   follows every attention, and their mean is added to the embedding of the
   noise. A context is read by `read_context`: its embedding is added to the
-  noise's, its words are attended to as a text's, its channels join x's.
+  noise's, its words are attended to like a text's, its channels join x's.
 
   Options of OpenAI's networks (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021)
   are described in `ResnetBlock`, `Attention`, `Downsample`, `initializers` and

@@ -183,7 +183,7 @@ def best(plans: Sequence[Plan], of: str, topology: Topology) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-  """Returns so many digits of a value, 4,496,000 instead of 4.496e+06."""
+  """Writes a value with `digits` digits, 4,496,000 and not 4.496e+06."""
   return f'{float(f"{value:.{digits}g}"):,.12g}'
 
 

@@ -78,12 +78,12 @@ class Bounds(NamedTuple):
 
   @property
   def seconds(self) -> float:
-    """Returns the longest of the three."""
+    """Returns the longest of the three times."""
     return max(self)
 
   @property
   def binding(self) -> str:
-    """Returns the name of the longest."""
+    """Returns the name of the longest time."""
     return self._fields[self.index(max(self))]
 
 

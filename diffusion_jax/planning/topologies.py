@@ -163,7 +163,7 @@ def _tpu_topology(name, kind, shape):
     )
   _on_cpu()
   # Without a TPU there is nothing to find, to warn about or to lock. libtpu
-  # asks for a type and a host, whatever the topology.
+  # asks for a type and a host for any topology.
   os.environ |= {
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-8', 'TPU_WORKER_HOSTNAMES': 'localhost',

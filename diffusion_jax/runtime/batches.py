@@ -25,7 +25,7 @@ def kept(
   what: str,
   write: Callable[[Path, Arrays], None] = write_npz,
 ) -> list[Path]:
-  """Computes items 0..count - 1, a file a batch; returns the files.
+  """Computes items 0..count - 1, with a file for each batch; returns the files.
 
   start: dispatches the work of items [n], and returns a function () -> their
   arrays, which waits for them. Files that are in the folder are kept, so an

@@ -149,9 +149,9 @@ def program(
 def hide_warnings() -> None:
   """Hides XLA's warnings, unless the user has chosen a level of messages.
 
-  On GPUs its autotuner warns of a busy machine. JAX itself sets 1, which hides
-  what is less than a warning. libtpu gets a type and a host where there is no
-  TPU, or it would report that it finds none.
+  On GPUs its autotuner warns of a busy machine. JAX itself sets level 1, which
+  hides messages below a warning. Without a TPU, libtpu gets a type and a host,
+  or it would report that it finds none.
   """
   name = 'TF_CPP_MIN_LOG_LEVEL'
   if os.environ.get(name, '1') == '1':

@@ -140,7 +140,7 @@ def read_json_lines(path: Path) -> Iterator[Json]:
 
 
 def one_line(text: str) -> str:
-  """Returns a text with spaces for newlines and other control characters."""
+  """Replaces newlines and other control characters by spaces."""
   return re.sub('[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]', ' ', text)
 
 

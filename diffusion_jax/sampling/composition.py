@@ -7,8 +7,8 @@ parameters of a simulator,
 
 A network of p(x_0 | y) knows the mean of each factor. `gauss_composed`
 multiplies Gaussians with these means (Linhart et al. 2024): what remains is an
-error where a factor is not Gaussian. `bridged` adds scores, which is exact at
-t = 0 alone and thus needs Langevin steps (Geffner et al. 2023).
+error where a factor is not Gaussian. `bridged` adds scores, which is exact only
+at t = 0 and thus needs Langevin steps (Geffner et al. 2023).
 
 `denoiser_of` is a function y -> denoiser of p(x_0 | y), and observations are
 [n, ...]; it is mapped over them by `jax.vmap`, so that one call of the result
@@ -98,7 +98,7 @@ def bridged(
   """Adds scores of n observations (F-NPSE, Geffner et al. 2023).
 
   The score is sum_i score_i(x_t) + (1 - n) (1 - t) grad log p(x_t), with the
-  density of x_0 at x_t and t = `level.t`. It is no diffusion of anything: begin
+  density of x_0 at x_t and t = `level.t`. No diffusion process has it: begin
   with N(0, sigma^2 / n) and take `annealed_langevin` with a step_size below 1 /
   n. For variance-preserving schedules and x_0 of variance 1: at large sigma the
   score of the prior would win. prior_score: x [B, ...] -> [B, ...].

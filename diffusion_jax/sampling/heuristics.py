@@ -1,4 +1,4 @@
-"""Methods for measurements that have no law, as baselines.
+"""Heuristic methods for measurements, as baselines.
 
 More steps do not bring them to p(x_0 | y), and their settings depend on the
 number of steps and pixels (docs/posterior.md has their errors).

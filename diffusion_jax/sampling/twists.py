@@ -80,8 +80,8 @@ def pseudoinverse_twist(
 def spread_twist(measurement: Measurement) -> Twist:
   """Makes log N(y; A(x_0_hat), (r^2 + std^2) I), without its constant.
 
-  r^2 is that of `pseudoinverse_twist`. It suits functions A, linear or not, of
-  images that change by as much as their arguments.
+  r^2 is as in `pseudoinverse_twist`. The twist suits functions A, linear or
+  not, of images that change by as much as their arguments.
   """
 
   def twist(x0_hat, level):

@@ -93,8 +93,8 @@ def colorize() -> ImageCondition:
 def subsets(parameters: Size) -> ImageCondition:
   """Shows the network some numbers of x_0 [B, D], NaN elsewhere (Simformer).
 
-  The first `parameters` numbers are those of a simulator, and the others what
-  is observed; see `draw_subsets`.
+  The first `parameters` numbers are a simulator's parameters, the others what
+  it returns; see `draw_subsets`.
   """
 
   def known(key, x0):

@@ -18,7 +18,7 @@ _name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
 def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
   """Returns state at step 0 -> the same with the averaged weights of a run.
 
-  params: those of the state, or their shapes. A leaf that the run does not
+  params: the state's parameters, or their shapes. A leaf that the run does not
   have, or has in another shape, keeps its value, and its name is printed.
   Raises UserError if there is no run, or if more than half of the leaves do not
   fit.

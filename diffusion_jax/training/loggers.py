@@ -36,7 +36,7 @@ class Logger(Protocol):
   """Shows a training. Numbers may come in several calls for one step."""
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes numbers, none of which is NaN."""
+    """Writes numbers, which are never NaN."""
     ...
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:

@@ -31,10 +31,10 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
 def draw_subsets(key: Array, shape: tuple[int, int], parameters: int) -> Array:
   """Draws which numbers of vectors are known, bool [B, D] (Simformer).
 
-  With equal probabilities (Gloeckler et al. 2024) they are none, all but the
-  first `parameters`, only these, or each with the probability 0.3 or 0.7; none
-  in place of all. key: [] or one per example, [B]. Raises ValueError if all
-  numbers are parameters.
+  One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
+  all but the first `parameters`; only these; each with probability 0.3, or with
+  0.7. If all are drawn, none is known. key: [] or one per example, [B]. Raises
+  ValueError if all numbers are parameters.
   """
   size, num = shape
   if parameters >= num:

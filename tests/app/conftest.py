@@ -77,7 +77,7 @@ def of_run(workdir, **changes):
 
 
 def restored(workdir, **changes):
-  """Returns the parameters that the config of such a mode chooses."""
+  """Returns the parameters that the config of `of_run` chooses."""
   model = models.make(of_run(workdir, **changes), workdir)
   return jax.device_get(weights.restore(model)[0])
 
@@ -139,7 +139,7 @@ def smoke(**changes) -> Any:
 
 
 def unet_smoke(**changes) -> Any:
-  """Returns the same config with its own network, at one resolution."""
+  """Returns digits:smoke with its own U-Net, at one resolution."""
   fewer = {
     'network.multipliers': (1,),
     'network.attention_resolutions': (),

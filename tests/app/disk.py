@@ -1,7 +1,7 @@
 """Changes of files by this process, seen by Python's audit events.
 
-Files that C++ writes are not seen, which have temporary names: Orbax's arrays
-and safetensors.
+Files that C++ writes, Orbax's arrays and safetensors, are not seen; they have
+temporary names.
 """
 
 import contextlib

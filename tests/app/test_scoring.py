@@ -250,7 +250,7 @@ def test_memorisation_is_of_the_other_split(run, printed):
 
 
 def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
-  """It takes as many test images as samples, not the first, and the others."""
+  """It scores 20 random test images, as many as samples, by the reference."""
   run_mode(run, metrics='fd,pr,memorisation', floor=True)
   values = result(run)['floor']
   assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}

@@ -28,7 +28,7 @@ OF_METRICS = set().union(*(kind.metrics for kind in kinds.KINDS))
 
 
 def test_every_key_is_from_a_stream_with_one_consumer():
-  """No key is made elsewhere in what runs the equations."""
+  """Code that runs the equations makes its keys in no other way."""
   names = collections.Counter()
   package = Path(diffusion_jax.__file__).parent
   for name in ('app', 'demos', 'metrics'):

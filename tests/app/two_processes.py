@@ -1,5 +1,5 @@
-"""What each of two processes does for test_multihost.py: argv is what, its
-number, the port and a folder."""
+"""Each of two processes of test_multihost.py; argv is the name of a function,
+the number of the process, the port and a folder."""
 
 import os
 import signal

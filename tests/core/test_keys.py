@@ -49,7 +49,7 @@ def test_one_key_becomes_one_per_example(key):
 
 
 def test_one_key_of_many_draws_row_i_from_key_i(key):
-  """For all of `jax.random`, as the same calls image by image."""
+  """Draws of `jax.random` equal the same calls image by image."""
   keys, weights = jax.random.split(key, 4), jnp.zeros((4, 10))
 
   def numbers(key, rows, weights):

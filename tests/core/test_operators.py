@@ -46,7 +46,7 @@ def test_the_adjoint(name):
 
 
 def test_a_blur_is_scipys_circular_convolution():
-  """Also with a kernel for each image, and one larger than the image."""
+  """Kernels may differ between images, and be larger than an image."""
   kernels = RNG.uniform(size=(2, 3, 5)).astype(np.float32)
   blur = jax.jit(lambda k, x: operators.blurred(k)(x))
   found = np.asarray(blur(kernels, X))
@@ -117,7 +117,7 @@ def test_luminance_is_that_of_pillow():
 
 
 def test_the_middle_of_a_kernel_is_the_pixel_itself():
-  """Also of a kernel of even size, where it is right of the centre."""
+  """In a kernel of even size it is right of the centre."""
   kernel = np.zeros((4, 6), np.float32)
   kernel[2, 3] = 1.0
   blurred = jax.jit(operators.blurred(kernel))(X)
@@ -125,7 +125,7 @@ def test_the_middle_of_a_kernel_is_the_pixel_itself():
 
 
 def test_the_gaussian_blur_is_scipys():
-  """Over three deviations, 3 pixels on each side."""
+  """The kernel spans three deviations, 3 pixels on each side."""
   found = of_each(X)['gaussian_blur']
   sigmas, options = (0.0, 0.8, 0.8, 0.0), {'mode': 'wrap', 'truncate': 3.75}
   expected = scipy.ndimage.gaussian_filter(X, sigmas, **options)

@@ -39,7 +39,7 @@ def xy(key):
 
 
 def of_each(change):
-  """Returns a jitted function of (x, y) with what each gives, by name."""
+  """Returns a jitted function of (x, y) with the result of each, by name."""
   return jax.jit(
     lambda x, y: {name: change(f)(x, y) for name, f in FUNCTIONS.items()}
   )

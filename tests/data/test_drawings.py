@@ -85,7 +85,7 @@ def test_a_vector_is_a_point_in_each_pair_of_the_first_coordinates(size):
 
 
 def test_numbers_are_a_histogram_in_front_of_the_data():
-  """Data of -1 and 1, samples of 1 only."""
+  """Data are -1 and 1, samples are only 1."""
   data = np.array([[-1.0], [1.0]]).repeat(500, axis=0)
   sheet = drawings.sheet(standard(1), np.ones((100, 1)), 10, data=data)
   (panel,) = panels(sheet)
@@ -118,7 +118,7 @@ def test_training_data_are_grey_behind_the_samples():
 
 
 def test_draws_of_each_given_row_have_a_colour():
-  """Blue and orange, the first two of matplotlib's tab10."""
+  """They are blue and orange, the first two of matplotlib's tab10."""
   x = np.array([[-1.0, -1.0], [2.0, 1.0]]).repeat(20, axis=0)
   (panel,) = panels(drawings.sheet(standard(2), x, 10, groups=2))
   red, _, low = np.moveaxis(panel.astype(int), -1, 0)
@@ -214,7 +214,7 @@ def test_fields_have_a_colour_map_for_each_channel():
 
 
 def test_volumes_are_their_middle_slices():
-  """Levels in grey; of five axes, in the middle of the first."""
+  """Levels are grey; with five axes, the first is cut in its middle too."""
   x = RNG.integers(0, 256, (2, 6, 5, 4, 1), np.uint8)
   for values, array in [
     (Values((6, 5, 4, 1), 256), x),
@@ -243,7 +243,7 @@ def test_large_fields_are_drawn_smaller():
 
 
 def test_each_vector_and_curve_has_a_small_picture():
-  """Bars from the mean to the sides of their signs; three std fill them."""
+  """A bar goes from the mean to the side of its sign; three std fill it."""
   drawn = drawings.pictures(standard(2), np.array([[3.0, -1.5]]))
   (picture,) = drawn
   left, right = blue(picture[:, :48]), blue(picture[:, 48:])

@@ -154,7 +154,7 @@ def scipy_solution(change, first, times):
 
 
 def test_the_solutions_are_those_of_scipy():
-  """In the units of the equations, not of their logarithms; the first four."""
+  """The first four agree in the units of the equations."""
   x = simulated('lotka_volterra', FEW)[0]
   found = np.exp(simulators.populations(x))[:4].reshape(4, 2, 10)
   for (a, b, c, d), curve in zip(np.exp(x[:4]), found, strict=True):

@@ -27,7 +27,7 @@ def losses(config, folder):
 
 
 def test_bfloat16_trains_as_float32(tmp_path):
-  """The same batches and noise; means of the last steps differ by 3 %."""
+  """Batches and noise are the same; means of the last steps differ by 3 %."""
   found = [
     losses(smoke(**LENGTH, **{'network.dtype': dtype}), tmp_path / dtype)
     for dtype in ('float32', 'bfloat16')
@@ -54,7 +54,7 @@ def weights(folder):
 
 
 def test_a_deterministic_training_has_the_same_bits(tmp_path):
-  """Twice from the start, and stopped and continued."""
+  """It runs twice from the start, and once stopped and continued."""
   config = smoke(**LENGTH, **{'training.deterministic': True})
   for name in ('once', 'again'):
     MODES['train'](config, tmp_path / name)

@@ -167,7 +167,7 @@ def random_like(shapes, seed=0):
 
 
 def store(folder, w, options):
-  """Returns a file of weights with its options beside it."""
+  """Writes weights and their options; returns the path of the weights."""
   path = folder / 'a.safetensors'
   safetensors.numpy.save_file(w.file(), path)
   path.with_suffix('.json').write_text(json.dumps(options))

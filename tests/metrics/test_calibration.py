@@ -81,7 +81,7 @@ def test_each_defect_is_seen_by_the_tests_that_can(defect):
 
 
 def test_p_values_of_exact_draws_are_uniform():
-  """Over 100 repeats, of the tests before they are joined."""
+  """The p-values are of single tests, over 100 repeats."""
   found = {name: [] for name in ('sbc', 'interval', 'density', 'tarp')}
   for seed in range(100):
     samples, reference = arrays('exact', seed + 1, pairs=200, n=19, d=2)
@@ -140,7 +140,7 @@ def test_levels_of_exact_draws_are_masses_of_regions():
 
 
 def test_tarp_counts_draws_in_the_ball(rng):
-  """In units of the deviations of the truth."""
+  """Distances are in units of the deviations of the truth."""
   draws, truth = rng.normal(size=(6, 5, 2)), rng.normal(size=(6, 2))
   centres = rng.normal(size=(6, 2))
   scale = np.array([1.0, 1e3])

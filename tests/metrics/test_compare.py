@@ -15,7 +15,7 @@ from tests import as_main
 
 @pytest.fixture
 def files(tmp_path, rng):
-  """Samples, and a reference as ADM's: some images, statistics of all."""
+  """Writes samples, and a reference as ADM's: some images, all's statistics."""
   samples, reference = (
     rng.integers(0, 256, (n, 3, 3, 1)).astype(np.uint8) for n in (60, 50)
   )

@@ -80,9 +80,9 @@ def variance_under_null(n, m):
 
 @pytest.mark.parametrize('m', [50, 360])
 def test_the_fraction_of_copies_varies_as_its_closed_form(rng, m):
-  """Its error, for any law, has both parts: few values are 2 errors away.
+  """Its error has both parts for any law: few values are 2 errors away.
 
-  Without the part of the limit 15 % (M = 360) and 40 % (M = 50) were.
+  Without the limit's part 15 % (M = 360) and 40 % (M = 50) were as far away.
   """
   n, draws = 200, 2000
   found = [

@@ -34,7 +34,7 @@ def test_nearest_rows_of_points_on_a_line():
 
 
 def test_neighbours_are_the_nearest_of_all_parts():
-  """Against all distances in float64; a copy has distance 0."""
+  """NumPy computes all distances in float64; a copy has distance 0."""
   generator = np.random.default_rng(0)
   levels = generator.integers(0, 17, (50, 3, 3, 1), np.uint8)
   source = ArraySource(levels, levels=17)

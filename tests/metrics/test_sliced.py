@@ -8,7 +8,7 @@ from diffusion_jax.metrics import sliced
 
 
 def test_one_dimension_is_optimal_transport(rng):
-  """Of 6 against 4 points, each repeated to 12, by an assignment."""
+  """SciPy assigns 6 points, each twice, to 4 points, each three times."""
   x, y = rng.standard_normal((6, 1)), rng.standard_normal((4, 1)) + 1.0
   cost = cdist(np.repeat(x, 2, axis=0), np.repeat(y, 3, axis=0)) ** 2
   expected = cost[optimize.linear_sum_assignment(cost)].mean()

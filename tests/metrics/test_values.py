@@ -7,7 +7,7 @@ from diffusion_jax.metrics import features, values
 
 
 def test_features_are_standardised_by_each_channel_of_the_reference(rng):
-  """In units that float32 would lose."""
+  """Values of 1000 +- 0.001 keep their digits, which float32 would lose."""
   reference = 1e3 + 1e-3 * rng.standard_normal((500, 6, 2)) * [1.0, 3.0]
   standard = values.standard_of(reference)
   expected = reference.reshape(-1, 2).std(axis=0)
@@ -56,7 +56,7 @@ def test_a_constant_number_has_no_correlation(rng):
 
 
 def test_the_errors_of_moments_are_deviations_over_sets(rng):
-  """Of one number: the mean's is sigma / sqrt(N)."""
+  """For one number, the error of the mean is sigma / sqrt(N)."""
   y = rng.standard_normal((20_000, 1))
   x = 1.0 + rng.standard_normal((500, 1))
   scores = values.moments(num_draws=200).compute({'values': x}, {'values': y})

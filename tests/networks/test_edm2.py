@@ -62,7 +62,7 @@ def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key):
 
   Attention to all pixels alike gives their mean, whose magnitude is nearly 0:
   0.7 / sqrt(0.58) = 0.92 of the input is left, which the next block of the
-  encoder normalises. At 16x16, since zeros beyond the edges take something too.
+  encoder normalises. Images are 16x16: zeros beyond the edges matter less.
   """
   x = jax.random.normal(key, (2, 16, 16, 16))
   e = jax.random.normal(key, (2, 16))

@@ -71,9 +71,9 @@ BLOCKS = UNet(
 def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(
   rank, network
 ):
-  """Convolutions, changes of resolution, norms and attention.
+  """This holds for convolutions, changes of resolution, norms and attention.
 
-  A sequence becomes an image as large as that of rank 2, for one program.
+  A sequence becomes an image as large as rank 2's, for one program.
   """
   x, count = examples(rank), {1: 8, 2: 4}[rank]
 
@@ -117,7 +117,7 @@ NETWORKS = {
   ('vdm', 3),
 ])  # fmt: skip
 def test_every_parameter_has_a_gradient(name, rank):
-  """And x; the output has its shape."""
+  """So has x, and the output has the shape of x."""
   network, x = NETWORKS[name], examples(rank)
   params = randomised(shapes(network, x.shape), scale=0.3)
 

@@ -65,7 +65,7 @@ def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
 
 
 def test_images_two_at_a_time_are_as_all_at_once(key):
-  """On a CPU: values, gradients and forward derivatives of large scores."""
+  """CPUs split large arrays of scores; values and both derivatives agree."""
   shape = 4, 256, 2, 4
   q, k, v, tangent = jax.random.normal(key, (4, *shape))
 

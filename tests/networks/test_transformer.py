@@ -249,7 +249,7 @@ def test_what_is_impossible_is_one_line(changes, message):
 
 
 def test_blocks_are_a_loop_where_that_is_cheaper():
-  """XLA would merge what is computed again if there is no loop around it."""
+  """Without a loop, XLA would merge what remat computes twice."""
   network = DiT(**TINY, remat=True)
   params = shapes(network)
   args = images(), NOISE
@@ -267,7 +267,7 @@ def test_blocks_are_a_loop_where_that_is_cheaper():
 
 
 def test_what_is_computed_on_gpus_is_the_same(key):
-  """Unrolled blocks, and three products of parts of the kernel."""
+  """There blocks are unrolled, and a kernel's parts have separate products."""
   network = DiT(**TINY, **LABELLED, dropout=0.1)
   args = images(), NOISE, LABEL
   params = {'params': small_params(network, *args)}
@@ -287,7 +287,7 @@ def close(found, expected, atol):
 
 
 def test_a_vector_is_a_sequence_of_its_numbers():
-  """With learned positions; the channels of the output follow one another."""
+  """Positions are learned; channels of the output follow one another."""
   options = {**TINY, 'patch_size': 1, 'positions': 'learned'}
   network = DiT(**options | {'out_channels': 6}, inputs=Inputs(known=True))
   sequence = DiT(**options | {'out_channels': 2}, inputs=Inputs(known=True))

@@ -87,7 +87,7 @@ def test_inception_score(features, splits):
 
 @pytest.mark.parametrize('k', [1, 3, 5])
 def test_precision_recall_density_coverage(features, k):
-  """The same counts; prdc's fractions are averages of them."""
+  """The counts are the same; prdc's fractions are averages of them."""
   prdc = pytest.importorskip('prdc')
   x, y = features
   expected = prdc.compute_prdc(y, x, nearest_k=k)

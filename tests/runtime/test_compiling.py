@@ -58,7 +58,7 @@ def test_what_the_user_sets_stays_and_unknown_options_are_left_out(monkeypatch):
 
 
 def test_xla_knows_its_options_on_any_machine():
-  """And has none of this name."""
+  """It refuses xla_no_such_option, and `_exists` tells the two apart."""
   assert compiling._exists('xla_backend_optimization_level', 1)
   assert not compiling._exists('xla_no_such_option', 1)
   with pytest.raises(jax.errors.JaxRuntimeError, match='No such'):

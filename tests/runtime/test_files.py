@@ -90,7 +90,7 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path):
   'link', 'link/a', 'a/link', '../run/a', 'a/../../out', 'x=/../..', '/OUT',
 ])  # fmt: skip
 def test_a_folder_below_a_run_is_in_the_run(below, tmp_path):
-  """Also where a part of its path comes from a stored config."""
+  """A part of its path may come from a stored config."""
   out, run = tmp_path / 'out', tmp_path / 'run'
   out.mkdir()
   (run / 'a').mkdir(parents=True)

@@ -8,9 +8,9 @@ from diffusion_jax.runtime.sharding import make_mesh, replicated
 
 
 def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
-  """Columns first, as a GPU might choose; results equal other layouts'.
+  """Columns come first, as a GPU might choose; results do not change.
 
-  Programs and NumPy read such arrays as any others.
+  Other programs and NumPy can read such arrays.
   """
   place = replicated(make_mesh(devices=jax.devices()[:1]))
   columns = Format(Layout(major_to_minor=(1, 0)), place)

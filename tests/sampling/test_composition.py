@@ -63,7 +63,7 @@ CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
   (1, PRIOR), (2, PRIOR), (8, PRIOR), (32, PRIOR), (5, CORRELATED)
 ])  # fmt: skip
 def test_the_composition_of_gaussians_is_exact(n, prior):
-  """At clean and signal-free levels too."""
+  """It is exact at clean and signal-free levels too."""
   d = len(prior.means[0])
   ys, exact = problem(n, d, STD, prior)
   denoise = gauss(ys, prior, STD)
@@ -137,7 +137,7 @@ def test_the_bridge_is_its_sum_of_scores():
 
 
 def test_langevin_steps_of_the_bridge_reach_the_posterior():
-  """In units of the prior; the error of its steps is a few per cent."""
+  """Their errors are a few per cent of the posterior's deviation."""
   unit = oracles.gaussian(np.zeros(D), np.eye(D))
   n = 8
   ys, exact = problem(n, std=1.0, prior=unit)

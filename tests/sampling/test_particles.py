@@ -178,7 +178,7 @@ def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
     expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
     return expected, *steered.step(keys, x, steered.init(x), denoise, **ends)
 
-  with jax.enable_x64(True):  # A program may fuse the same operations anew.
+  with jax.enable_x64(True):  # Programs may fuse operations differently.
     x = jax.random.normal(key, (3, 1, 4), np.float64)
     expected, found, state = step(keys, x)
   assert found.dtype == np.float64
@@ -201,7 +201,7 @@ def test_a_population_depends_on_its_key_only(key):
 
 
 def test_impossible_images_are_never_picked(key):
-  """A reward of NaN or -inf; gradients there are NaN too."""
+  """Their reward is NaN or -inf, and its gradients are NaN too."""
 
   def reward(x0):
     side = x0[:, 0]
@@ -228,7 +228,7 @@ def above(key, threshold):
 
 @pytest.mark.parametrize('threshold', [0.6, 1.5])
 def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
-  """A reward of -inf below it; the chain of white data is normal, N(0, v).
+  """The reward is -inf below it; the chain of white data has the law N(0, v).
 
   At high noise E[x_0 | x_t] of every particle is below the threshold.
   """
@@ -257,7 +257,7 @@ def test_if_all_particles_are_impossible_the_evidence_says_so(key):
 
 
 def test_a_signal_free_level_has_no_gradient(key):
-  """x_t is independent of y there, whatever the network says."""
+  """x_t is independent of y there, for any network."""
   m = measured(STD)
 
   def denoise(x, level):

@@ -107,7 +107,7 @@ def smooth(num):
 
 @pytest.mark.parametrize('skewed, most', [(False, 0.02), (True, 1.0)])
 def test_an_asymmetric_jacobian_does_not_throw_draws_away(skewed, most, key):
-  """A network's error of 30 % in the Jacobian of correlated data.
+  """The network's Jacobian has an error of 30 %; the data are correlated.
 
   The noise is large, so that the least eigenvalues of A J A^T are below it.
   """
@@ -152,7 +152,7 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(skewed, most, key):
 
 
 def test_a_direction_of_negative_curvature_is_not_taken():
-  """A denoiser whose Jacobian on the known pixel is below 0."""
+  """The denoiser's Jacobian on the known pixel is below 0."""
   level = level_at(SCHEDULE, 0.5)
   fall = lambda x, level: dj.Prediction(-0.5 * x)
   known, mask = jnp.ones((2, 3)), jnp.array([[True, False, False]])
@@ -163,7 +163,7 @@ def test_a_direction_of_negative_curvature_is_not_taken():
 
 
 def test_noise_in_y_counts_at_low_levels(key):
-  """Also where sigma^2 is far below 1e-4, with y as noisy as x_t."""
+  """It counts where sigma^2 is far below 1e-4 and y is as noisy as x_t."""
   level = jax.tree.map(jnp.asarray, dj.NoiseLevel(0.01, 1.0, 3e-3))
   observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
   y = np.array([0.3, -0.1])
@@ -183,7 +183,7 @@ def test_noise_in_y_counts_at_low_levels(key):
 
 @pytest.mark.parametrize('std', [0.0, 0.1])
 def test_what_no_image_explains_is_outside_the_range(std):
-  """Against NumPy's pseudoinverse, for a matrix of rank 2 in 5 numbers."""
+  """NumPy's pseudoinverse agrees, for a matrix of rank 2 in 5 numbers."""
   rng = np.random.default_rng(3)
   a = rng.normal(size=(5, 2)) @ rng.normal(size=(2, 4))
   y = rng.normal(size=(6, 5))

@@ -93,7 +93,7 @@ def test_decoupled_noise_is_exact_for_white_data(key):
 
 
 def test_the_paper_assumes_another_variance(key):
-  """sigma^2 / alpha^2 and the end of the ODE: white data spread too much."""
+  """With sigma^2 / alpha^2 and the ODE's end, white data spread too much."""
   levels = level_grid(SCHEDULE, 12, 'karras')
   estimate = dj.ode_estimate(SCHEDULE, 5)
   unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
@@ -156,7 +156,7 @@ def test_images_depend_on_their_keys_only(key):
 
 @pytest.mark.parametrize('variance', [0.5, 9.0])
 def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
-  """Whitened, in Fourier's basis where the posterior is diagonal."""
+  """Draws are whitened in Fourier's basis, where the posterior is diagonal."""
   blur = jax.jit(lambda x: operators.gaussian_blur(1.5)(x))
   std, dot = 1.0 / 127.5, np.zeros((1, 16, 16, 1), np.float32)
   dot[0, 0, 0, 0] = 1.0
@@ -173,7 +173,7 @@ def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
 
 @pytest.mark.parametrize('name', ['gibbs', 'daps'])
 def test_the_law_for_a_mixture(name, key):
-  """Moments and the modes' weights; DAPS is approximate there.
+  """Moments and the modes' weights agree; DAPS is approximate there.
 
   The widths of split Gibbs go to 0.1, whose variance is a quarter of y's.
   """

@@ -81,7 +81,7 @@ def test_a_single_variable_has_a_tight_bound(name):
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
 def test_the_bound_falls_to_the_entropy(name):
-  """Like 1 / T, for both schedules; so does the distribution of samples."""
+  """The gap is of order 1 / T for both schedules; the KL of samples is less."""
   gaps, cosine = [], []
   for num_steps in (20, 80, 320):
     arguments = matrices_of(name, num_steps), prior_of(name)

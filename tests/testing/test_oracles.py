@@ -35,7 +35,7 @@ def points(oracle, key, n=6):
 
 @ORACLES
 def test_density_score_denoiser_and_covariance_belong_together(oracle, key):
-  """By autodiff and Tweedie: the Jacobian of E[x_0 | x_t] is the covariance."""
+  """Autodiff of log p and of E[x_0 | x_t], and Tweedie's formula, agree."""
 
   @jax.jit
   def run(x):
@@ -102,7 +102,7 @@ def test_weights_need_not_be_normalised():
 
 
 def test_entropy_is_scipys():
-  """Of x_0, and at several levels."""
+  """It is the entropy of x_0, and of x_t at several levels."""
   levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
   data, found = jax.jit(
     lambda: (GAUSSIAN.entropy(), GAUSSIAN.entropy(levels))

@@ -38,7 +38,7 @@ def as_float64(tree):
 
 
 def test_new_adapters_change_nothing():
-  """Bit for bit, since B is 0; leaves without an adapter are the same."""
+  """Merged weights are equal bit for bit, as B is 0; others have no adapter."""
   params = normal(SHAPES)
   adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
   merged = jax.jit(lora_merge)(params, adapters, 0.5)

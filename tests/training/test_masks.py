@@ -81,7 +81,7 @@ def test_subsets_of_a_joint_vector_have_their_probabilities():
   draws = jax.jit(lambda key: masks.draw_subsets(key, (n, 4), 3))
   known = np.asarray(draws(jax.random.key(0)))
 
-  def by_each(count):  # the probability of a mask with so many known numbers
+  def by_each(count):  # the probability of a mask with `count` known numbers
     return sum(p**count * (1 - p) ** (4 - count) for p in (0.3, 0.7)) / 5
 
   for mask, exact in (

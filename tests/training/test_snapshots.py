@@ -113,7 +113,7 @@ def test_damaged_sizes_of_batches_are_one_line(text, tmp_path):
 
 
 def test_snapshots_are_in_the_run(tmp_path):
-  """Neither in a folder elsewhere, nor a pipe that safetensors waits for."""
+  """A linked folder is refused, and a pipe that safetensors would wait for."""
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'snapshots').symlink_to(tmp_path)
   with pytest.raises(UserError, match='snapshots, which leads out of'):

@@ -51,7 +51,7 @@ def allow(names: Iterable[str]) -> None:
 def remember(workdir: Path, config: Tree) -> None:
   """Keeps in the user's cache which paths the training of a run may read.
 
-  They are what the user gave for it; its next starts need no other word.
+  The user gave them once; later starts of the run need not name them again.
   """
   paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
   if not paths:
@@ -112,7 +112,7 @@ def is_given(word: str) -> bool:
 def check_paths(field: str, value: str | Iterable[str] | None) -> None:
   """Raises UserError if only a stored config names a path that would be read.
 
-  value: of config.<field>, a path or several; '' and None are none.
+  value: of config.<field>, a path or several; '' and None name no path.
   """
   for path in [value] if isinstance(value, str) else value or ():
     if path and path not in _allowed:

@@ -40,7 +40,7 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
 
 
 def check_name(schema: Schema, name: str) -> None:
-  """Raises UserError for a name that is no metric, such as kid_dinov2."""
+  """Raises UserError for a name that is not a metric, such as kid_dinov2."""
   metric, _, space = name.partition('_')
   if metric in schema.metrics and space in features.EXTRACTORS:
     has_own = 'features' in parameters(schema.metrics[metric])

@@ -97,7 +97,7 @@ def with_fields(config: Node, changes: Tree) -> Node:
   if 'data' in tops:
     tree.pop('facts', None)
   tree = merge(tree, changes, kind)
-  if 'latent' not in kind.choices:  # It is None, or the kind another.
+  if 'latent' not in kind.choices:  # None, or of another kind
     tree.pop('latent', None)
   return completed(tree, trusted=False)
 
@@ -305,6 +305,6 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
 
 
 def as_text(value: object) -> str:
-  """Returns the text that sets a value by a flag."""
+  """Formats a value as a flag takes it."""
   is_list = isinstance(value, tuple | list)
   return ','.join(map(str, value)) if is_list else str(value)

@@ -222,7 +222,7 @@ def _annotation(parameter):
 
 
 def _is_field(parameter):
-  # Returns whether a config can hold the default, or there is no default.
+  # Returns whether the parameter lacks a default or a config can hold it.
   default = parameter.default
   return (
     default is None
@@ -348,7 +348,7 @@ def merge(
 ) -> Json:
   """Returns nested dicts with other values of fields, by path, in any order.
 
-  The name of another choice drops the fields of the choice that was there.
+  The name of another choice drops the fields of the previous choice.
   Raises UserError for a section and one of its fields that are both given.
   """
   given: Json = {}

@@ -1,7 +1,7 @@
 """The rule that a field is read or refused.
 
-A field that has no effect beside others is refused if it is set: if it differs
-from the run's config.json, or from its default where there is no run.
+A field that other fields make idle is refused if it is set: if it differs from
+the run's config.json or, without a run, from its default.
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,7 +52,7 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
 def of_fields(
   config: Node, workdir: str | Path, fields: Iterable[str], beside: str
 ) -> Iterator[str]:
-  """Yields a line for each of the fields that is set; they are not read.
+  """Yields a line for each of the fields that is set although it is not read.
 
   beside: the setting that makes them idle, such as 'sampling.ema=False'.
   """

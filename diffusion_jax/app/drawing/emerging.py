@@ -34,8 +34,8 @@ NUM_FRAMES = 12
 class Frame(NamedTuple):
   """The sheet of images, uint8 [H, W, C], after `step` of `total` steps.
 
-  sheet: None after a step that is not shown; compiles: before a step that is
-  compiled first.
+  sheet: None after a step that is not shown; compiles: whether the next step
+  must be compiled first.
   """
 
   step: int

@@ -1,4 +1,4 @@
-"""How an edit fills in what its picture does not show, a class a method."""
+"""Methods by which an edit fills in what its picture does not show."""
 
 import abc
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import NonNegative, Size
 
-# Fields of sampling that what has steps of its own does not read.
+# Fields of sampling that methods with steps of their own do not read.
 STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
 
 
@@ -33,6 +33,14 @@ class Task(NamedTuple):
   decode: Callable[[jax.Array], jax.Array]
 
 
+class Batch(NamedTuple):
+  """What images are drawn from; keys: [B]; cond: of B images."""
+
+  plan: Plan
+  keys: jax.Array
+  cond: dict
+
+
 class Known(NamedTuple):
   """What a picture [B, ...] shows of the result.
 
@@ -48,12 +56,12 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Method(abc.ABC):
-  """A way to draw images of which a part is known."""
+  """A way to draw images that are known in part."""
 
   keeps: ClassVar = False  # It puts the known pixels into x between steps.
 
   @abc.abstractmethod
-  def draw(self, task: Task, known: Known) -> jax.Array:
+  def draw(self, batch: Batch, known: Known) -> jax.Array:
     """Returns images of a batch, as the model diffuses them."""
 
 
@@ -61,7 +69,7 @@ class Method(abc.ABC):
 class Repaint(Method):
   """Goes back up `jump` steps and down, num_resamples times (RePaint).
 
-  jump: None: 10, or as many as there are besides one.
+  jump: None: 10, or in a short grid all steps but one.
   """
 
   num_resamples: Size = 10
@@ -69,7 +77,7 @@ class Repaint(Method):
 
   keeps: ClassVar = True
 
-  def draw(self, task: Task, known: Known) -> jax.Array:
+  def draw(self, batch: Batch, known: Known) -> jax.Array:
     mask = known.mask
     assert mask is not None  # `fitting` refuses
 
@@ -79,7 +87,7 @@ class Repaint(Method):
         levels = dj.repaint_levels(levels, self.num_resamples, jump)
       return dj.repaint(sampler, known.image, mask), levels
 
-    return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=repaint)
+    return batch.plan.from_noise(batch.keys, batch.cond, wrap=repaint)
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,12 @@ class Replace(Method):
 
   keeps: ClassVar = True
 
-  def draw(self, task: Task, known: Known) -> jax.Array:
+  def draw(self, batch: Batch, known: Known) -> jax.Array:
     def replace(sampler, levels):
-      sampler = task.plan.replace_known(sampler, known.image, known.mask)
+      sampler = batch.plan.replace_known(sampler, known.image, known.mask)
       return sampler, levels
 
-    return task.plan.from_noise(task.keys, task.inputs['cond'], wrap=replace)
+    return batch.plan.from_noise(batch.keys, batch.cond, wrap=replace)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Reconstruction(Method):
   scale: NonNegative = 1.0
   iterations: Size = 4
 
-  def draw(self, task: Task, known: Known) -> jax.Array:
+  def draw(self, batch: Batch, known: Known) -> jax.Array:
     settings = self.scale, self.iterations
 
     def guided(denoise):
@@ -117,17 +125,17 @@ class Reconstruction(Method):
       shown = known.observe, known.image
       return dj.observation_guided(denoise, *shown, *settings)
 
-    cond = task.inputs['cond']
-    return task.plan.from_noise(task.keys, cond, after_guidance=guided)
+    plan, keys, cond = batch
+    return plan.from_noise(keys, cond, after_guidance=guided)
 
 
 @dataclass(frozen=True)
 class Palette(Method):
   """Samples a network that was trained on such pictures (Palette)."""
 
-  def draw(self, task: Task, known: Known) -> jax.Array:
-    cond = task.inputs['cond'] | {'image': known.condition}
-    return task.plan.from_noise(task.keys, cond)
+  def draw(self, batch: Batch, known: Known) -> jax.Array:
+    cond = batch.cond | {'image': known.condition}
+    return batch.plan.from_noise(batch.keys, cond)
 
 
 def condition_of(model: Model) -> str | None:

@@ -17,6 +17,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Suffix
 from diffusion_jax.app.edits.methods import (
   STEPS,
+  Batch,
   Known,
   Method,
   Task,
@@ -86,7 +87,7 @@ class Edit(abc.ABC):
       )
 
   def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
-    """Yields fields of sampling that have no effect, and beside what."""
+    """Yields fields of sampling without effect, and what makes them idle."""
     fields = 'num_samples', 'labels', 'trajectory', 'name'
     yield fields, '--mode=edit, which reads edit.num_samples, label and output'
 
@@ -150,7 +151,8 @@ class FillIn(Edit):
     """Returns what the pictures of a batch show."""
 
   def results(self, task: Task) -> dict[str, jax.Array]:
-    return {'x': self._method(task.model).draw(task, self.known(task))}
+    batch = Batch(task.plan, task.keys, task.inputs['cond'])
+    return {'x': self._method(task.model).draw(batch, self.known(task))}
 
   def _method(self, model):
     return fitting(model, self.method, not self.observes)

@@ -184,7 +184,7 @@ class Inner(Method):
 class Decoupled(Inner):
   """Draws x_0 given y at each level, and adds new noise (DAPS, Zhang et al.).
 
-  Its fields are those of `Inner`.
+  It has the fields of `Inner`.
   """
 
   unread: ClassVar = STEPS
@@ -199,7 +199,7 @@ class Decoupled(Inner):
 class Gibbs(Inner):
   """Takes turns between y and the model (split Gibbs, PnP-DM).
 
-  Its other fields are those of `Inner`.
+  It has the fields of `Inner` too.
 
   Args:
     rounds: their number; half of them with falling widths
@@ -303,8 +303,9 @@ def whiteness(given: Given, x0: Array) -> Array:
   """Estimates tr Cov[x_0 | x_t] / (D r^2) where sigma = alpha, [B].
 
   It is 1 for white data of unit variance, for which methods with `takes_white`
-  are exact, and below 1 if pixels tell of each other. By the Jacobian of the
-  denoiser and random signs (Hutchinson 1990), at x0 [B, ...] with new noise.
+  are exact, and below 1 if pixels predict each other. The Jacobian of the
+  denoiser is multiplied by random signs (Hutchinson 1990), at x0 [B, ...] with
+  new noise.
   """
   index = jnp.full(len(x0), 2**31, jnp.uint32)  # above all others
   keys = split_key(fold_each(clone_key(given.keys), index), 2)

@@ -44,7 +44,7 @@ _MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   """Shows the white pixels of the picture `mask`, and 0 elsewhere.
 
-  For arrays that are no pictures, `mask` is a .npy file of their shape, True or
+  For arrays other than pictures, `mask` is a .npy file of their shape, True or
   1 where numbers are seen.
   """
   if Path(mask).suffix != '.npy':
@@ -83,11 +83,11 @@ class Restore(Edit):
   Args:
     image: a damaged picture, a folder of them, or a pattern such as 'in/*.png';
       .npy files have y in its own units, phase's for instance, and are needed
-      for data that are no pictures
+      for data other than pictures
     operator: the damage
     posterior: the method
     noise: standard deviation of y's noise, in grey levels of 255, or in the
-      units of y for data that are no pictures
+      units of y for data other than pictures
     simulate: the pictures are clean, and are damaged first
   """
 
@@ -365,7 +365,7 @@ class Steer(Edit):
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
           f'config.edit.reward={node.name}: its result has the shape '
-          f'{list(jnp.shape(found))}, [{len(x)}] is needed, a number an image'
+          f'{list(jnp.shape(found))}, [{len(x)}] is needed, one for each image'
         )
       return found
 
@@ -397,7 +397,7 @@ def _check_given(model, field, node):
 
 
 def check_denoises(task: Task) -> None:
-  """Raises UserError for a run whose step functions are no denoisers."""
+  """Raises UserError for a run whose step functions are not denoisers."""
   if not task.plan.denoises:
     raise UserError(
       f'config.edit={task.model.config.edit.name} needs a denoiser, and this '

@@ -43,8 +43,8 @@ class ImageConditions(NamedTuple):
 class Inputs(NamedTuple):
   """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
 
-  context: real numbers [K, ...] in the user's units; N / K samples in a row
-  belong to each. Those of x have NaN where it is drawn.
+  context: real numbers [K, ...] in the user's units; each row has N / K
+  consecutive samples. Rows that give x have NaN where x is drawn.
   """
 
   cond: dict[str, np.ndarray]
@@ -132,10 +132,9 @@ def repeat_labels(
 
 
 def choose_texts(model: Model, n: int) -> list[str] | None:
-  """Returns n texts: the prompts in turn, or the texts of real images.
+  """Returns n texts: the prompts in turn, or texts of `datasets.unseen`.
 
-  The real images are `datasets.unseen`. Returns None if the network reads no
-  text.
+  Returns None if the network reads no text.
   """
   prompt = model.config.sampling.prompt
   if not datasets.text_length(model.config):
@@ -238,7 +237,7 @@ def given_context(model: Model) -> np.ndarray | None:
   """Returns the rows of sampling.context or .context_row, [K, ...], or None.
 
   Raises UserError for another shape, numbers that are not finite, and a row
-  that there is not.
+  that does not exist.
   """
   path, row = (model.config.sampling[n] for n in ('context', 'context_row'))
   if not path and row is None:

@@ -61,7 +61,7 @@ def source_of(config: Node, split: str = 'train') -> Source:
 
 
 def _check_same_kind(name, ours, theirs):
-  # A run has its own statistics, whatever the data of another use are.
+  # Statistics are not compared: a run keeps its own.
   for what, one, other in (
     ('examples', ours.x, theirs.x),
     ('context', ours.context, theirs.context),

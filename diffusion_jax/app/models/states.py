@@ -31,7 +31,7 @@ Array = jax.Array
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of states.
 
-  The states of an image are its grey levels, the states of a text its bytes.
+  The states are the grey levels of images, or the bytes of texts.
   """
   noisy = noisy_network(kinds.STATES, config, facts)
   sampling: StateSampling = config.sampling.make()

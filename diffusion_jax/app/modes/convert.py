@@ -259,7 +259,7 @@ def export_sections(model: Model) -> Json:
   """Returns the sections of a run for diffusers.
 
   A schedule that diffusers does not know becomes a list of alphas, and a clip
-  that is None becomes what the data decide.
+  of None becomes the data's default.
   """
   sections = folder.plain(model.config)
   if model.noisy is None:

@@ -7,10 +7,10 @@ from diffusion_jax.runtime import processes
 
 
 def ended(workdir: Path, step: int, patience: int) -> str:
-  """Returns why a training ends at a step, a line, or '' if it goes on.
+  """Returns a line on why a training ends at a step, or '' if it goes on.
 
   patience: training.patience, steps without a lower test loss than before; 0:
-  it goes on. The losses are those of metrics.jsonl, so that a continued run
+  it goes on. The losses are read from metrics.jsonl, so that a continued run
   ends at the same step.
   """
   if not patience:

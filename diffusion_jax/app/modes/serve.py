@@ -139,7 +139,7 @@ def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _number(text):
-  # As config.sampling.num_steps reads it, which refuses what is none.
+  # 0, which config.sampling.num_steps refuses, stands for any other text.
   try:
     return convert(FlagText(text), int)
   except Misfit:

@@ -215,11 +215,11 @@ def jit_step(
 
 
 def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
-  """Returns (state, step, batches, frozen) -> (state, metrics), a step a batch.
+  """Returns (state, step, batches, frozen) -> (state, metrics).
 
-  step: the number of steps before. frozen: parameters that are not trained.
-  Leaves of metrics are [], or with
-  training.steps_per_call above 1 [steps_per_call].
+  It takes a step for each batch. step: the number of steps before. frozen:
+  parameters that are not trained. Leaves of metrics are [], or
+  [steps_per_call] if training.steps_per_call is above 1.
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')

@@ -2,7 +2,7 @@
 
 Such a folder is a run without a history: config.json of the model and how it
 samples, and the weights of one checkpoint (`training.shared`). A run of latents
-has its autoencoder beside it, in the same form.
+also has its autoencoder, in the same form.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""Parts of a user's own, `module:attribute`: what they get, and whom to trust.
+"""A user's own parts, `module:attribute`: what they get, and who is trusted.
 
 A config that came with a run or with weights executes nothing.
 """
@@ -243,7 +243,7 @@ def test_a_run_names_a_metric(evaluation, payload, tmp_path):
 
 
 def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
-  """Neither as a value nor as the name of a field."""
+  """'module:part' is tried as each value, and as the name of a field."""
   content = folder.plain(smoke())
 
   def spoiled(tree):

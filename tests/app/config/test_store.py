@@ -74,7 +74,7 @@ def texts_of(config):
 def test_the_fields_of_any_config_as_flags_in_any_order_give_it(
   one, other, draw
 ):
-  """The flags and the config file of another are the same config."""
+  """A config's flags turn any other config into it."""
   one, other = (read(':'.join(filter(None, name))) for name in (one, other))
   flags = [*texts_of(other)]
   draw.shuffle(flags)

@@ -249,7 +249,7 @@ def test_every_sampler_can_be_traced(name):
 
 
 def test_parameters_of_samplers_reach_them():
-  """The traced program of a sampler is another one, and always the same."""
+  """A parameter changes the traced program; without a change it is the same."""
   levels = dj.level_grid(dj.LinearVPSchedule(), 4).take(slice(0, 4))
   denoise = lambda x, level: dj.Prediction(jnp.tanh(x))
 

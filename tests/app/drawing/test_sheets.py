@@ -42,7 +42,7 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   'prompt, n, columns', [('a|b|c', 12, 3), ('a|b', 98, 10)]
 )
 def test_prompts_are_columns_side_by_side(prompt, n, columns):
-  """Two columns of 49 would be a strip."""
+  """Two columns of 49 pictures would be a strip."""
   config = trial('shapes_text', **{'sampling.prompt': prompt})
   model = models.make(config, 'nowhere')
   pictures = np.zeros((n, 16, 16, 3), np.uint8)

@@ -108,7 +108,7 @@ def test_a_source_that_is_not_there_is_one_line(name, fields, message):
 def test_a_truncated_file_is_one_line_before_anything_is_written(
   tmp_path, pictures, config, name
 ):
-  """What a copy that was cut off says, by the program."""
+  """A training on a copy that was cut off names the file."""
   fields = {'path': tmp_path / 'x.npz'}
   if name == 'npz':
     cut = fields['path']

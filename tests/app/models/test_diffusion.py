@@ -21,7 +21,7 @@ def model_of(**changes) -> Any:
 
 
 def test_at_levels_of_another_schedule_the_network_sees_its_own():
-  """x at alpha = 1 is x of the trained level of equal SNR, over its alpha."""
+  """x at alpha = 1 is x at the trained level of equal SNR, over its alpha."""
   model = model_of(**{'sampling.schedule': 'karras', 'sampling.clip': False})
   params = normal_params(model, 1, deviation=0.3)
   label = np.arange(3)

@@ -248,7 +248,7 @@ class LinearLatents:
   diffusion = property(lambda self: self)
 
   def denoiser(self, params, cond):
-    """Returns the exact one of scale z, with scale = 0.3."""
+    """Returns the exact denoiser of scale z, with scale = 0.3."""
     return oracles.gaussian(np.zeros(4), np.eye(4) * 0.6**2).denoise
 
   def schedule(self, params):
@@ -263,7 +263,7 @@ class LinearLatents:
 
 
 def test_the_bound_of_the_exact_posterior_is_the_likelihood():
-  """Of x ~ N(0, (4 + 1/4) I), whatever the scale of what is diffused."""
+  """x ~ N(0, (4 + 1/4) I), for any scale of the latents that are diffused."""
   measure = likelihoods.latent_ode(t_min=1e-4, tolerance=1e-6)
   x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
   params = {'autoencoder': {'network': {}, 'scale': jnp.float32(0.3)}}
@@ -275,7 +275,7 @@ def test_the_bound_of_the_exact_posterior_is_the_likelihood():
 
 
 def test_the_bound_of_a_run_is_measured(run, capsys):
-  """By the command; its ELBO of pixels is refused."""
+  """The command computes it, and refuses the ELBO of pixels."""
   few = {'evaluation.num_images': 4, 'evaluation.batch_size': 4}
   ode = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
   elbo = {'evaluation.metrics': 'elbo'}
@@ -378,7 +378,7 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
 
 
 def test_particles_restore_by_latents(run, tmp_path, capsys):
-  """y is of decoded pixels; other methods need pixels."""
+  """y measures decoded pixels; other methods need a model of pixels."""
   rng = np.random.default_rng(0)
   picture = tmp_path / 'clean.png'
   Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(picture)
@@ -402,7 +402,7 @@ def test_particles_restore_by_latents(run, tmp_path, capsys):
 
 
 def test_a_shared_run_has_its_autoencoder(run, tmp_path):
-  """The copy is of a folder that has no path of the run."""
+  """A copy of the shared folder names no path of the run."""
   model = models.make(store.open_run(run), run)
   sharing.write(tmp_path / 'out', model, *weights.restore(model))
   sharing.fetch(str(tmp_path / 'out'), str(tmp_path / 'copy'))

@@ -100,7 +100,7 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
 
 
 def test_unmasked_bytes_stay(text_run):
-  """Between the steps of the ancestral sampler."""
+  """They are the same at all later steps of the ancestral sampler."""
   model: Any = models.make(trial('text_masked', **TEXT), text_run)
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)

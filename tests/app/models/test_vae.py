@@ -199,7 +199,7 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
 
 @pytest.mark.parametrize('how', ['threshold', 'drawn'])
 def test_two_grey_levels_and_bernoullis(how, key):
-  """Black and white digits; a new network says 1/2, a bit for each pixel."""
+  """A new network says 1/2 of black and white pixels, a bit for each."""
   small = {'channels': 8, 'num_groups': 4, 'multipliers': (1,)}
   model = made(
     **{

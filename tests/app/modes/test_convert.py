@@ -347,7 +347,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
 
 
 def test_init_from_another_network_is_refused(run, tmp_path):
-  """Before the first state is compiled."""
+  """The refusal comes before the first state is compiled."""
   config = smoke(**{'training.init_from': run, 'network.channels': 4})
   parts = train_setup.setup(config, tmp_path / 'x')
   parts = dataclasses.replace(parts, make_state=pytest.fail)

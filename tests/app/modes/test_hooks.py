@@ -27,7 +27,7 @@ def ends(config, todo, step):
 
 
 def test_a_call_ends_where_something_is_due():
-  """They end at multiples of 10 and 25 and at 63, from any step."""
+  """Calls end at multiples of 10 and 25 and at 63, from any step."""
   c = made(steps_per_call=8)
   assert ends(*c, 0) == [8, 10, 18, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
   assert ends(*c, 21) == [25, 30, 38, 40, 48, 50, 58, 60, 63]

@@ -70,7 +70,7 @@ def with_alphas(*alphas):
 
 
 def test_few_steps_leave_the_picture_and_only_the_correlation_tells(tmp_path):
-  """The lecture's five alphas: nowhere near noise."""
+  """The lecture's five alphas end nowhere near noise."""
   found = noise(tmp_path, **with_alphas(0.99, 0.98, 0.97, 0.96, 0.95))
   assert found['steps'] == 5
   np.testing.assert_allclose(found['alpha_bar_T'], 0.858277728, rtol=1e-6)

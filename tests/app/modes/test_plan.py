@@ -137,7 +137,7 @@ def compiles(config, of, devices, workdir):
 
 @pytest.mark.compilers
 def test_a_compiler_without_its_device_prints_no_warnings(devices):
-  """libtpu missed a host, and CUDA's packages the driver."""
+  """libtpu once missed a host, and CUDA's packages missed the driver."""
   module = 'diffusion_jax.planning.topologies'
   make = f'import {module}; {module}.make("{devices}")'
   done = subprocess.run([sys.executable, '-c', make], capture_output=True)

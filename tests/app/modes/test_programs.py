@@ -22,7 +22,7 @@ EVERYTHING = {
 
 @pytest.fixture
 def programs():
-  """Collects (name, whether by a thread) of what XLA compiles.
+  """Collects (name, whether a thread compiles it) of XLA's programs.
 
   Programs that are read from the cache count too.
   """
@@ -58,7 +58,7 @@ def test_a_training_has_four_large_programs_and_few_operations(
 ):
   """The first state, the step, the test loss and the sampler.
 
-  One's own sampler is tried on shapes, and not traced again for previews.
+  A user's sampler is tried on shapes, and not traced again for previews.
   """
   own = {'sampling.sampler': f'{__name__}:counting'}
   MODES['train'](smoke(**EVERYTHING | own), tmp_path)
@@ -76,7 +76,7 @@ def test_a_training_has_four_large_programs_and_few_operations(
 def test_programs_can_be_compiled_one_after_the_other(
   digits_run, tmp_path, programs
 ):
-  """The losses are the same, and of tuned programs too."""
+  """The losses are the same, also with tuned programs."""
   programs.clear()  # of the other run
   other = {'training.compile_ahead': False, 'training.compile': 'tuned'}
   MODES['train'](smoke(**EVERYTHING, **other), tmp_path)

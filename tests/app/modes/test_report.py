@@ -31,7 +31,7 @@ def test_a_training_ends_with_a_report(run):
 
 
 def test_fields_that_the_config_sets_are_the_differences(run):
-  """Against the defaults of its own sections, and the default choices."""
+  """They differ from the defaults of its sections, or the default choices."""
   (this,) = report.read_runs([str(run)])
   defaults = report.defaults(smoke())
   rows = next(iter(page.config_tables([this], defaults))).rows
@@ -56,7 +56,7 @@ def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
 
 
 def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
-  """No picture of a damaged file, no report without memory."""
+  """A damaged file leaves out a picture, and a lack of memory the report."""
   config = smoke(**{
     'report.trajectory': False,
     'sampling.name': 'others',

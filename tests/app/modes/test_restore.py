@@ -214,7 +214,7 @@ def test_every_operator_is_typed():
 
 
 def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
-  """One is NaN and one far from y; the mean and the figures lack both."""
+  """One is NaN and one far from y; the mean and the figures leave out both."""
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 8, 8, 1))
   x[1], x[2] = np.nan, 1e3
   drawn = {'x': x, 'residual': np.array([1.0, np.nan, 1e4, 1.1, 0.9])}
@@ -255,7 +255,7 @@ def test_a_sample_leaves_beyond_the_usual_residual(residual, lost):
 def test_what_is_hidden_by_a_mask_does_not_matter(
   plain, clean, tmp_path, capsys
 ):
-  """Before, guidance followed the hidden pixels, and the residual had them."""
+  """Guidance once followed hidden pixels, and the residual included them."""
   picture = np.array(Image.open(clean / 'a.png'))
   hidden = np.asarray(Image.open(clean / 'mask/mask.png')) == 0
   picture[hidden] = 255
@@ -269,7 +269,7 @@ def test_what_is_hidden_by_a_mask_does_not_matter(
   np.testing.assert_array_equal(first['residual'], second['residual'])
   assert (first['y'][0, hidden] == 0.0).all()
   assert 'psnr' not in capsys.readouterr().out  # of a damaged picture
-  # The residual is of the seen pixels; these samples have not met y at all.
+  # The residual is of the seen pixels; these samples do not depend on y.
   given |= {'posterior': 'dps', 'posterior.step_size': 0.0}
   found = run(plain, 'unmet', image=str(tmp_path / 'a.png'), **given)
   x = found['arr_0'][..., 0] / 127.5 - 1.0
@@ -290,7 +290,7 @@ def test_a_picture_that_the_operator_cannot_make(plain, clean, capsys):
 
 @pytest.mark.parametrize('width, factor', [(1.0, 1), (3.0, 1), (1.0, 4)])
 def test_the_noise_that_a_picture_needs(width, factor, key):
-  """A bound from below of the best picture in [-1, 1], by SciPy."""
+  """It is a lower bound on what SciPy's best picture in [-1, 1] needs."""
   clean = np.sign(jax.random.normal(key, (2, 12, 12, 1)))
   kernel = operators.gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1)
   forward, std = operators.downsampled(kernel, factor), 1.0 / 127.5
@@ -309,7 +309,7 @@ def test_the_noise_that_a_picture_needs(width, factor, key):
 
 
 def test_the_variance_that_methods_take_is_compared_with_the_models(key):
-  """Against the trace of the exact covariance, which is the same at all x_t."""
+  """The exact covariance, which is the same at all x_t, has this trace."""
   keys = jax.random.split(key, 4000)
   x0 = PRIOR.sample(key, 4000)
   measurement = dj.Measurement(x0, lambda x: x, STD)
@@ -329,7 +329,7 @@ def test_the_variance_that_methods_take_is_compared_with_the_models(key):
 
 
 def test_a_wrong_variance_is_a_warning(plain, clean, capsys, monkeypatch):
-  """Of the figure of 0.2, and not of 0.8."""
+  """A share of 0.2 is one, and a share of 0.8 is not."""
   write = restoration.Restore.write
 
   def write_both(self, model, path, made):
@@ -469,7 +469,7 @@ MATRIX_FILE = {'operator': 'matrix', 'operator.path': 'matrix.npy'}
 
 
 def test_numbers_are_measured_in_their_own_units(numbers, capsys):
-  """Against the posterior in closed form; float32 has 7 digits of x only."""
+  """Draws have the closed-form posterior; float32 keeps only 7 digits of x."""
   fields = {'simulate': True, 'noise': 0.5, 'num_samples': 200}
   made = restored(numbers, output='units', **fields, **MATRIX_FILE)
   x, std = np.load(numbers[0] / 'clean.npy'), ODD[1]
@@ -489,7 +489,7 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
 
 
 def test_a_file_of_y_is_what_simulate_makes(numbers):
-  """In the user's units, through the same operator."""
+  """Both are in the user's units, and the operator is the same."""
   folder, _ = numbers
   x, rows = np.load(folder / 'clean.npy'), np.load(folder / 'matrix.npy')
   np.save(folder / 'y.npy', rows @ x)
@@ -533,7 +533,7 @@ def test_other_arrays_are_refused(numbers, tmp_path, arrays, changes, message):
 
 
 def test_all_fields_of_methods_are_described():
-  """--help_mode shows the text of a docstring beside a field."""
+  """--help_mode shows what the docstring says of each field."""
   for constructor in TABLES['edit.posterior'].values():
     for field in dataclasses.fields(constructor):
       texts = [c.__doc__ or '' for c in constructor.__mro__[:-2]]
@@ -541,6 +541,6 @@ def test_all_fields_of_methods_are_described():
 
 
 def test_particles_are_the_same_on_several_devices(plain, clean, two):
-  """Up to a grey level: sums have another order."""
+  """They differ by at most a grey level: sums have another order."""
   found = run(plain, 'mesh', image=str(clean), mesh=(2, 1), **TWO)
   assert (found['arr_0'] != two[0]['arr_0']).mean() < 0.05

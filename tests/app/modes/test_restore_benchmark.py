@@ -2,7 +2,17 @@
 
 import sys
 
+import pytest
+
 from benchmarks import restore
+from tests import as_main
+
+
+def table(monkeypatch, capsys, *args):
+  monkeypatch.setattr(sys, 'argv', ['restore', *args])
+  restore.main()
+  lines = capsys.readouterr().out.splitlines()
+  return [line.strip('| ').split(' | ') for line in lines if '| ' in line]
 
 
 def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
@@ -10,10 +20,7 @@ def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
   args = f'--run={plain} --operators=mask --noises=25 --images=2'
   args += ' --samples=3 --methods=decoupled --judge=digits'
   flags = '--flags=sampling.num_steps=2'
-  monkeypatch.setattr(sys, 'argv', ['restore', *args.split(), flags])
-  restore.main()
-  lines = capsys.readouterr().out.splitlines()
-  rows = [line.strip('| ').split(' | ') for line in lines if '| ' in line]
+  rows = table(monkeypatch, capsys, *args.split(), flags)
   assert rows.pop(0)[-1] == 'read as the truth'
   assert [row[:2] for row in rows] == [
     ['mask, 25', 'decoupled'],
@@ -23,3 +30,42 @@ def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
     share = float(row[-1].rstrip('%')) / 100
     assert abs(6 * share - round(6 * share)) < 0.01  # of 6 samples
     assert float(row[2]) > 0.0
+
+
+def test_rows_of_the_methods_of_inpainting(plain, capsys, monkeypatch):
+  """All but guidance put the known pixels into x: nothing is left of them."""
+  names = list(restore.FILLING)
+  args = f'--run={plain} --operators=mask --noises=25 --images=2'
+  methods = f'--methods={";".join(names)}'
+  flags = '--flags=sampling.num_steps=2'
+  rows = table(
+    monkeypatch, capsys, *args.split(), '--samples=1', methods, flags
+  )[1:]
+  assert [row[1] for row in rows] == names
+  residual = {row[1]: float(row[2]) for row in rows}
+  assert residual['repaint'] == residual['replace'] == 0.0
+  assert residual['reconstruction'] > 0.0
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (('--methods=dsp',), 'dsp is unknown, see --help'),
+    (('--methods=repaint',), 'repaint needs --operators=mask'),
+  ],
+)
+def test_an_unsuitable_method_is_refused(args, message, capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['restore', '--run=runs/digits', *args])
+  with pytest.raises(SystemExit, match='2'):
+    restore.main()
+  assert f'--methods: {message}' in capsys.readouterr().err
+
+
+def test_a_field_that_a_method_does_not_read_is_one_line(plain):
+  args = f'--run={plain} --images=1 --methods=gibbs'
+  done = as_main.run(restore, *args.split(), '--flags=sampling.num_steps=2')
+  assert done.returncode == 1
+  assert done.stderr == (
+    'error: config.sampling.num_steps=2 is not read with '
+    'edit.posterior=gibbs: leave one of them out\n'
+  )

@@ -121,9 +121,9 @@ def test_a_finished_run_says_so(run, capsys):
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
-  """Checkpoint 4 lost, the lines of steps 3 and 4 written: all is redone.
+  """Checkpoint 4 is lost, and the lines of steps 3 and 4 are written again.
 
-  So are the preview and the evaluation, to the byte and the bit.
+  The preview is the same to the byte, and the evaluation to the bit.
   """
   copy = interrupted(run, tmp_path / 'copy')
   preview = copy / 'samples' / 'step_00000004.png'
@@ -173,7 +173,7 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
 
 
 def test_a_killed_run_continues_with_other_calls(run, tmp_path):
-  """Steps 3 and 4 in one dispatch; the log has the mean of their losses."""
+  """Steps 3 and 4 are one dispatch; the log has the mean of their losses."""
   copy = interrupted(run, tmp_path / 'copy')
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
   MODES['train'](smoke(**fields), copy)

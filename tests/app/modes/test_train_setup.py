@@ -26,7 +26,7 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path):
-  """Another seed too; another batch size is not."""
+  """So is another seed; another batch size is another program."""
 
   def program(**fields):
     config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})

@@ -96,7 +96,7 @@ def test_every_reader_gets_merged_weights(base, run):
 
 
 def test_a_run_continues_exactly(base, run, tmp_path):
-  """In another folder than the one in which it began."""
+  """It continues in another folder than the one in which it began."""
   copy = interrupted(run, tmp_path / 'copy')
   MODES['train'](config_of(base), str(copy))
   for ema in (True, False, 'sigma_rel_0.05', 'sigma_rel_0.1'):

@@ -57,7 +57,7 @@ BASE = {'sampling.sampler': 'heun', 'sampling.guidance.scale': 3.0}
 def test_samples_are_named_by_what_differs_from_the_run(
   changes, expected, tmp_path
 ):
-  """Not by the defaults of another choice; the name is a file's."""
+  """The defaults of another choice are left out; the name is a file's."""
   config = smoke(**BASE)
   folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
   name = lambda config: provenance.name_of(models.make(config, tmp_path))
