@@ -98,7 +98,7 @@ def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
   assert abs(found.fraction - 0.9) < 4.0 * found.standard_error
   np.testing.assert_allclose(found.standard_error, 0.0122, atol=0.003)
 
-  narrow = levels(0.6)
+  narrow = levels(0.5)
   assert calibration.uniformity(narrow).chi2 < 1e-6
   assert calibration.coverage(narrow).fraction < 0.8
 
