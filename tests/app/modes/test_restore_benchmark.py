@@ -33,7 +33,7 @@ def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
 
 
 def test_rows_of_the_methods_of_inpainting(plain, capsys, monkeypatch):
-  """All but guidance put the known pixels into x: nothing is left of them."""
+  """All but guidance keep the known pixels exactly."""
   names = list(restore.FILLING)
   args = f'--run={plain} --operators=mask --noises=25 --images=2'
   methods = f'--methods={";".join(names)}'
