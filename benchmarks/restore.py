@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import methods, posteriors
 from diffusion_jax.app.edits.restoration import errors
@@ -62,15 +62,11 @@ METHODS = {
   'dps': ('dps',),
   'red_diff': ('red_diff',),
 }
-FILLING = {  # for masks
-  'repaint': methods.Repaint,
-  'replace': methods.Replace,
-  'reconstruction': methods.Reconstruction,
-}
+FILLING = 'repaint', 'replace', 'reconstruction'  # for masks
 
 
 @dataclass(frozen=True)
-class FillIn(posteriors.Method):
+class Inpainting(posteriors.Method):
   """Fills in what a mask hides by an edit.method of edit=inpaint."""
 
   method: str = 'repaint'
@@ -81,7 +77,8 @@ class FillIn(posteriors.Method):
     mask = given.measurement.forward(jnp.ones_like(y)) > 0
     batch = methods.Batch(given.plan, given.keys, given.cond)
     known = methods.Known(y, y, mask)
-    return {'x': FILLING[self.method]().draw(batch, known)}
+    make = tables.TABLES['edit.method'][self.method]
+    return {'x': make().draw(batch, known)}
 
 
 def upper_half(*, shape: tuple[int, ...]) -> Operator:
@@ -105,7 +102,7 @@ def flags_of(
   damage, *more = OPERATORS[operator]
   flags = [f'edit.noise={noise:g}', f'edit.operator={damage}']
   flags += [f'edit.operator.{x.format(factor=factor)}' for x in more]
-  own = 'benchmarks.restore:FillIn', f'method={method}'
+  own = 'benchmarks.restore:Inpainting', f'method={method}'
   name, *settings = own if method in FILLING else METHODS[method]
   flags += [f'edit.posterior={name}']
   return flags + [f'edit.posterior.{x}' for x in settings]
@@ -184,7 +181,7 @@ def main() -> None:
   parser.add_argument('--judge', default='', help='digits, or classifier:FILE')
   args = parser.parse_args()
   for method in args.methods.split(';'):
-    if method not in METHODS | FILLING:
+    if method not in (*METHODS, *FILLING):
       parser.error(f'--methods: {method} is unknown, see --help')
     if method in FILLING and args.operators != 'mask':
       parser.error(f'--methods: {method} needs --operators=mask')

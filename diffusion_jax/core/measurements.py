@@ -22,10 +22,6 @@ Array = jax.Array
 LogLikelihood = Callable[[Array], Array]
 
 
-# Of `is_linear`: by function, and by shape and type.
-_ANSWERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
   """A measurement y = forward(x_0) + std n, n ~ N(0, I).
@@ -93,13 +89,16 @@ def check_linear(forward: Callable[[Array], Array], x0: Array) -> None:
     )
 
 
+_ANSWERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
 def is_linear(
   forward: Callable[[Array], Array], x0: Array | np.ndarray
 ) -> bool:
   """Returns whether forward(u + v) is forward(u) + forward(v).
 
   u and v are random images of x0's shape. A function that depends on traced
-  arrays is taken for linear. The answer is kept with the function.
+  arrays is taken for linear. The answer is kept by function, shape and type.
   """
   try:
     answers = _ANSWERS.setdefault(forward, {})
