@@ -88,6 +88,11 @@ def upper_half(*, shape: tuple[int, ...]) -> Operator:
   return operators.masked(jnp.asarray(mask))
 
 
+def numbers(text: str) -> list[float]:
+  """Reads '1,5,25'."""
+  return [float(x) for x in text.split(',')]
+
+
 def config_of(run: str, flags: list[str]) -> Node:
   """Returns a run's config for --mode=edit with flags 'edit.noise=5'."""
   fields = [(name, text) for name, _, text in (x.partition('=') for x in flags)]
@@ -166,7 +171,7 @@ def main() -> None:
   )
   parser.add_argument('--run', required=True)
   parser.add_argument('--operators', default='blur,downsample,mask')
-  parser.add_argument('--noises', default='1,5,25')
+  parser.add_argument('--noises', type=numbers, default='1,5,25')
   parser.add_argument(
     '--methods',
     default=';'.join(METHODS),
@@ -180,6 +185,9 @@ def main() -> None:
   )
   parser.add_argument('--judge', default='', help='digits, or classifier:FILE')
   args = parser.parse_args()
+  for operator in args.operators.split(','):
+    if operator not in OPERATORS:
+      parser.error(f'--operators: {operator} is not of {", ".join(OPERATORS)}')
   for method in args.methods.split(';'):
     if method not in (*METHODS, *FILLING):
       parser.error(f'--methods: {method} is unknown, see --help')
@@ -195,11 +203,11 @@ def main() -> None:
   head = 'damage, noise', 'method', 'residual', 'PSNR of mean, sample'
   head += 'between', 'seconds', *(['read as the truth'] if judge else [])
   print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
-  noises = [float(x) for x in args.noises.split(',')]
   folder = Path(tempfile.mkdtemp())
   labels = write_clean(args.run, args.images, folder, args.flags.split())
   label = np.repeat(labels, args.samples)
   conds = {'': {}} | ({', labels': {'label': label}} if judge else {})
+  noises: list[float] = args.noises
   for operator, noise in itertools.product(args.operators.split(','), noises):
     for method, (given, cond) in itertools.product(
       args.methods.split(';'), conds.items()
