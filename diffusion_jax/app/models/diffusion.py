@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 import diffusion_jax as dj
@@ -232,6 +233,12 @@ def plan_of(
   )
 
 
+_NUMBERS = jax.Array, np.ndarray, float
+_level_grid = jax.jit(
+  dj.level_grid, static_argnames=('num_steps', 'spacing', 'end_clean')
+)
+
+
 def levels_of(
   c: DenoiserSampling | MapSampling | StateSampling,
   schedule: dj.Schedule,
@@ -240,9 +247,11 @@ def levels_of(
   """Returns the levels to visit, [N + 1], the noisiest first."""
   with from_config('sampling'):
     if not c.respacing:
-      return dj.level_grid(
-        schedule, c.num_steps, c.spacing, end_clean=end_clean
-      )
+      # A schedule of arrays goes through one program, not 35; others, such as
+      # a user's function, are no argument of a program.
+      arrays = all(isinstance(x, _NUMBERS) for x in jax.tree.leaves(schedule))
+      grid = _level_grid if arrays else dj.level_grid
+      return grid(schedule, c.num_steps, c.spacing, end_clean=end_clean)
     total = num_steps_of(schedule)
     if total is None:
       raise ValueError('respacing needs a schedule of steps')
