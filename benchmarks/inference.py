@@ -53,7 +53,7 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.demos import simulators
-from diffusion_jax.runtime import cache
+from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
 
 Row = dict[str, Any]
@@ -352,7 +352,7 @@ def main() -> None:
     raise SystemExit(
       f'--tasks: {", ".join(sorted(unknown))} is not one of {", ".join(known)}'
     )
-  cache.keep_compilations()
+  compiling.keep_compilations()
   path = make_folder(args.out) / 'rows.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
   done, wanted = [json.loads(line) for line in lines], []

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.runtime import memory
+from diffusion_jax.runtime import start_up
 
 
 class Failed(Exception):
@@ -108,7 +108,7 @@ def _serve(connection, module):
   if sys.platform == 'linux':  # else it may outlive a killed parent: stopped
     pr_set_pdeathsig = 1  # of prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-  memory.keep_freed_memory()  # as our command line does; it helps both sides
+  start_up.keep_freed_memory()  # as our command line does; it helps both sides
   side, calls = None, {'ready': _ready, 'seconds': time_calls}
   while True:
     try:

@@ -41,7 +41,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.runtime import cache
+from diffusion_jax.runtime import compiling
 
 # When to give up on processes that tests start. A busy machine may be many
 # times slower than usual.
@@ -51,7 +51,7 @@ HANG_SECONDS = 1800
 MOST_MEMORY = 1.2e9
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-cache.write_whole()  # Workers compile the same programs at once.
+compiling.write_whole()  # Workers compile the same programs at once.
 
 # A shell starts what runs in its background without Ctrl-C, which is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -546,7 +546,7 @@ drafts.py runtime/test_files.py through_a_link
     try:
 drafts.py runtime/test_files.py gets_its_name
   shutil.rmtree(new, ignore_errors=True) => pass
-runtime/cache.py is_written_whole
+runtime/compiling.py is_written_whole
   with draft(self.path / f'{key}-cache') => with open(self.path / f'{key}-cache', 'wb')
 training/base_weights.py app/run/test_adapters.py of_a_stranger
   except (KeyError, TypeError) as error:  # names => except KeyError as error:  # names

@@ -82,7 +82,8 @@ def test_files_are_written_by_drafts():
     'drafts.py', 'runtime/files.py',  # which all others use
     'training/logging.py',  # appends to a file that it has made
     'interop/stablehlo.py', 'interop/diffusers_folders.py',  # a new folder
-    'runtime/cache.py', 'metrics/references.py', 'app/config/own.py',  # caches
+    # caches
+    'runtime/compiling.py', 'metrics/references.py', 'app/config/own.py',
     'app/modes/convert.py',  # a place that the user names
     'runtime/processes.py',  # /dev/null
     'demos/perceptrons.py',  # weights of the package
@@ -172,7 +173,6 @@ TESTED_ELSEWHERE = {
   'metrics/table.py': 'metrics/test_metric.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'aliases.py': 'test_architecture.py',
-  'runtime/precision.py': 'test_numerics.py',
   'training/base_weights.py': 'app/run/test_adapters.py',
   'training/integrity.py': 'training/test_checksums.py',
   'training/first_weights.py': 'app/modes/test_convert.py',

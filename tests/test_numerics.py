@@ -31,7 +31,7 @@ from diffusion_jax.networks import (
   vdm,
 )
 from diffusion_jax.networks.inputs import Inputs, Text
-from diffusion_jax.runtime import precision
+from diffusion_jax.runtime import compiling
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
 from tests.app.conftest import trial
@@ -508,7 +508,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
   inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
-  with precision.products_at('high'):
+  with compiling.products_at('high'):
     forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   expected = (jax.lax.Precision('high'),) * 2
   assert set(forward) == set(backward) == {expected, LOOKUP}
@@ -525,9 +525,9 @@ def test_the_default_is_that_of_jax():
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None, LOOKUP}
   high = (jax.lax.Precision.HIGH,) * 2
-  with precision.products_at('high'), precision.products_at('default'):
+  with compiling.products_at('high'), compiling.products_at('default'):
     assert set(traced(apply, *inputs)) == {high, LOOKUP}
-  assert precision.in_use() is None
+  assert compiling.precision_in_use() is None
 
 
 def test_vaes_compute_at_their_precision():
@@ -538,7 +538,7 @@ def test_vaes_compute_at_their_precision():
     z = model.measured.encode(params, 1, x).mean
     return jnp.sum(model.measured.decode(params, 1, z))
 
-  with precision.products_at('highest'):
+  with compiling.products_at('highest'):
     found = traced(jax.grad(there_and_back), params, of((B, 8, 8, 1)))
   assert set(found) == {HIGHEST}
 
@@ -549,12 +549,12 @@ def test_a_mode_has_the_precision_of_its_config(monkeypatch):
 
   def train(config, workdir):
     with ThreadPoolExecutor(1) as pool:
-      found.append(pool.submit(precision.in_use).result())
+      found.append(pool.submit(compiling.precision_in_use).result())
 
   monkeypatch.setattr('diffusion_jax.app.modes.train.run', train)
   MODES['train'](trial('digits', matmul_precision='highest'), 'nowhere')
   MODES['train'](trial('digits'), 'nowhere')
-  assert found == ['highest', None] and precision.in_use() is None
+  assert found == ['highest', None] and compiling.precision_in_use() is None
 
 
 def test_augmentation_oracles_and_learned_schedules_are_at_full_precision():

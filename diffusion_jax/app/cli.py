@@ -22,7 +22,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import compiling, processes, start_up
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.training import shared
 
@@ -164,9 +164,7 @@ def main(argv: list[str]) -> None:
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
-    from diffusion_jax.runtime import cache
-
-    cache.keep_compilations(config.compilation_cache)
+    compiling.keep_compilations(config.compilation_cache)
     MODES[_MODE.value](config, workdir)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
@@ -304,10 +302,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run() -> None:
   """Parses the command line, and runs `main` with absl."""
-  from diffusion_jax.runtime import compiling, memory
-
   sys.unraisablehook = unraisable
   compiling.hide_warnings()
-  memory.keep_freed_memory()
+  start_up.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.
   app.run(main, flags_parser=parse)

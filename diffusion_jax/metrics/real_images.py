@@ -16,8 +16,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.batches import gathered, kept
-from diffusion_jax.runtime.per_image import per_image
+from diffusion_jax.runtime.per_image import gathered, kept, per_image
 
 # index [n] -> (examples as the source has them, [n, ...], cond)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]

@@ -17,8 +17,7 @@ from diffusion_jax.data.sources import Source, in_batches
 from diffusion_jax.metrics import features, fid
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays
-from diffusion_jax.runtime import cache
-from diffusion_jax.runtime.files import write_npz
+from diffusion_jax.runtime.files import cache_folder, write_npz
 
 # Images whose features are kept, for metrics by neighbours and kernels; the
 # statistics are over all images.
@@ -127,7 +126,7 @@ def compute(
 
 def folder() -> Path:
   """Returns the folder of the cache, $XDG_CACHE_HOME/diffusion_jax/features."""
-  return cache.folder() / 'features'
+  return cache_folder() / 'features'
 
 
 def digest(protocol: Json) -> str:

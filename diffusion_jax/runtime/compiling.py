@@ -1,20 +1,35 @@
-"""How XLA compiles a program: its options, and what the user sees of it."""
+"""How XLA compiles a program, what the user sees of it, and where it is kept.
 
+Its options, the precision of products and the layouts of arrays; messages; and
+the folder of compiled programs in the user's cache.
+"""
+
+import collections
 import contextlib
 import functools
+import hashlib
 import os
+import platform
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
+from jax import stages
 from jax.core import Tracer
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from diffusion_jax.runtime import cache, processes
+from diffusion_jax.aliases import PyTree
+from diffusion_jax.drafts import draft
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import cache_folder
 from diffusion_jax.runtime.sharding import on_mesh, platform_of, replicated
 
 Effort = Literal['fast', 'tuned']
@@ -38,10 +53,9 @@ def options(
   """Returns XLA's options for `jax.jit(compiler_options=...)`.
 
   effort: 'fast' for a program that runs for seconds, 'tuned' for one that runs
-  for hours. deterministic: only
-  operations whose results are always the same, bit for bit; CPUs have no other.
-  An option that the user sets in XLA_FLAGS, or that the installed XLA does not
-  have, is left out.
+  for hours. deterministic: only operations whose results are always the same,
+  bit for bit; CPUs have no other. An option that the user sets in XLA_FLAGS, or
+  that the installed XLA does not have, is left out.
   """
   platform = platform_of(mesh)
   table = {'cpu': _CPU, 'gpu': _GPU if adds_biases() else {}}.get(platform, {})
@@ -88,7 +102,7 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
     yield
     return
   start, begun = time.monotonic(), threading.Event()
-  before = cache.seconds.copy()
+  before = seconds.copy()
 
   def say():
     begun.set()
@@ -102,8 +116,11 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
   finally:
     timer.cancel()
   if begun.is_set():
-    where, spent = cache.source(before)
-    kept = ', kept for the next start' if spent and cache.is_kept() else ''
+    where, spent = source(before)
+    values = jax.config.values
+    keeps = values['jax_enable_compilation_cache']
+    keeps = keeps and values['jax_compilation_cache_dir']
+    kept = ', kept for the next start' if spent and keeps else ''
     kept = f', {where}' if where == 'from the cache' else kept
     tqdm.write(f'compiled {what}: {time.monotonic() - start:.0f} s{kept}')
 
@@ -146,6 +163,67 @@ def program(
   return Program(call, lambda *args: jitted.lower(*args).compile())
 
 
+def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
+  """Returns the shardings of shapes, on GPUs with layouts that XLA may choose.
+
+  cuDNN's convolutions have other layouts than JAX: a training step with JAX's
+  transposes each kernel, and its gradient back. Elsewhere JAX's are the best.
+  """
+  free = platform_of(mesh) == 'gpu'
+  return jax.tree.map(
+    lambda x: Format(Layout.AUTO, x.sharding) if free else x.sharding, shapes
+  )
+
+
+def in_place(
+  jitted: stages.Wrapped, shapes: PyTree, what: str = 'a program'
+) -> Callable:
+  """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
+
+  That call compiles for shapes of the state, and moves the state into the
+  layouts of the program; later calls expect what an earlier one returned.
+  what: the program's name in messages.
+  """
+  compiled = None
+
+  def call(state, *args):
+    nonlocal compiled
+    if compiled is None:
+      with announced(what):
+        compiled = jitted.lower(shapes, *args).compile()
+      state = jax.tree.map(_relaid, state, compiled.input_formats[0][0])
+    return compiled(state, *args)
+
+  return call
+
+
+def _relaid(x, target):
+  # A copy between equal layouts would be a program for each shape.
+  if x.format.layout == target.layout:
+    return x
+  return jax.device_put(x, Format(target.layout, x.sharding), donate=True)
+
+
+@contextlib.contextmanager
+def products_at(name: str) -> Iterator[None]:
+  """Traces programs with products of a precision, in all threads.
+
+  name: 'default' keeps JAX's setting, JAX_DEFAULT_MATMUL_PRECISION included.
+  """
+  before = precision_in_use()
+  wanted = before if name == 'default' else name
+  jax.config.update('jax_default_matmul_precision', wanted)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_default_matmul_precision', before)
+
+
+def precision_in_use() -> str | None:
+  """Returns JAX's setting; None is the fastest precision of the device."""
+  return jax.config.values['jax_default_matmul_precision']
+
+
 def hide_warnings() -> None:
   """Hides XLA's warnings, unless the user has chosen a level of messages.
 
@@ -159,3 +237,107 @@ def hide_warnings() -> None:
   if os.environ.get('TPU_SKIP_MDS_QUERY') == '1':  # JAX has found no TPU.
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+
+
+LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
+# Of the programs of this process, by JAX's name of the event.
+seconds: collections.Counter[str] = collections.Counter()
+jax.monitoring.register_event_duration_secs_listener(
+  lambda event, duration_secs, **_: seconds.update({event: duration_secs})
+)
+
+
+def source(since: collections.Counter | None = None) -> tuple[str, float]:
+  """Returns where the programs in `seconds` came from, and their seconds.
+
+  since: an earlier copy of `seconds`, whose programs do not count.
+  """
+  spent = seconds - (since or collections.Counter())
+  every = spent['/jax/core/compile/backend_compile_duration']
+  reading = spent['/jax/compilation_cache/cache_retrieval_time_sec']
+  return 'from the cache' if reading > every / 2 else 'compilation', every
+
+
+def keep_compilations(path: str | None = None) -> None:
+  """Makes JAX keep compiled programs in a folder, and read them from there.
+
+  path: the folder; None is a folder in the user's cache, '' turns this off. A
+  folder that was already set in JAX, such as by JAX_COMPILATION_CACHE_DIR, is
+  used instead. If the folder cannot be written, a warning goes to stderr and no
+  program is kept.
+  """
+  write_whole()
+  if path == '' or jax.config.values['jax_compilation_cache_dir']:
+    return
+  root = Path(path).expanduser() if path else cache_folder() / 'compiled'
+  place = root / processor()
+  try:
+    place.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=place).close()
+    delete_oldest(root)
+  except OSError as error:
+    print(
+      f'warning: compiled programs are not kept in {place} '
+      f'({error.strerror}): give another --config.compilation_cache',
+      file=sys.stderr,
+    )
+    return
+  jax.config.update('jax_compilation_cache_dir', str(place))
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+@functools.cache
+def write_whole() -> None:
+  """Makes JAX write each program whole, in place of one that a kill has cut.
+
+  JAX 0.10.2 writes into the file itself, which another process may be reading,
+  and never replaces it.
+  """
+  try:
+    from jax._src.lru_cache import LRUCache
+  except ImportError:  # Another version of JAX has its own way.
+    return
+  original = LRUCache.put
+
+  def put(self, key, value):
+    if self.eviction_enabled or '://' in str(self.path):
+      original(self, key, value)
+      return
+    with draft(self.path / f'{key}-cache') as file:
+      file.write(value)
+
+  LRUCache.put = put
+
+
+def processor() -> str:
+  """Returns a name for the instruction set of this processor.
+
+  XLA compiles for all instructions of a CPU, but JAX's cache key does not
+  contain them, and several machines may share a home folder.
+  """
+  try:
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    lines = [platform.processor()]
+  flags = sorted({x for x in lines if x.startswith(('flags', 'Features'))})
+  digest = hashlib.sha256('\n'.join(flags or lines[:1]).encode()).hexdigest()
+  return f'{platform.machine()}-{digest[:12]}'
+
+
+def delete_oldest(root: Path, limit: int = LIMIT) -> None:
+  """Deletes the oldest files below root until `limit` bytes are left."""
+  files = []
+  for path in root.rglob('*'):
+    try:  # Another process may delete it at the same time.
+      about = path.lstat()
+    except FileNotFoundError:
+      continue
+    if path.is_file() and path.name.endswith(('-cache', '-atime', '.tmp')):
+      files.append((about.st_mtime, about.st_size, path))
+  size = sum(bytes for _, bytes, _ in files)
+  for _, bytes, path in sorted(files, key=lambda x: x[0]):
+    if size <= limit:
+      return
+    path.unlink(missing_ok=True)
+    size -= bytes

@@ -48,6 +48,12 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
   return folder
 
 
+def cache_folder() -> Path:
+  """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
+  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return Path(home).expanduser() / 'diffusion_jax'
+
+
 def check_files(folder: Path) -> None:
   """Raises UserError for pipes, devices, and links to folders, in a folder.
 

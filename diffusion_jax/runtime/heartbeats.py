@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 try:  # There is no public interface to the store.
@@ -71,45 +71,40 @@ def send(client, host: int, timeout: float) -> None:
 
 def watch(client, _host: int, timeout: float) -> None:
   """Ends this process, and with it all others, when one is lost or failed."""
-  monitor = Monitor(time.monotonic)
+  last = {}
   while not _stop.wait(min(timeout / 10, 1.0)):
     try:
       values = client.key_value_dir_get(FOLDER)
     except Exception:  # The store is closed: this process is ending.
       return
-    message = monitor.failure(dict(values), timeout)
-    if message:
+    if message := failure(last, dict(values), timeout, time.monotonic()):
       print(f'error: {message}: all processes end', file=sys.stderr, flush=True)
       sys.stdout.flush()
       os._exit(1)
 
 
-class Monitor:
-  """Remembers the last heartbeat of each process and its time.
+def failure(
+  last: dict[str, tuple[str, float]],
+  values: Mapping[str, str],
+  timeout: float,
+  now: float,
+) -> str:
+  """Returns a message about a lost or failed process, or ''.
 
-  now: a function that returns the time in seconds.
+  values: {'folder/host': 'heartbeat name'}; last: each value and the time at
+  which it first appeared, which are updated; now: seconds.
   """
-
-  def __init__(self, now: Callable[[], float]):
-    self._now = now
-    self._last = {}  # key -> (value, time at which it first appeared)
-
-  def failure(self, values: dict[str, str], timeout: float) -> str:
-    """Returns a message about a lost or failed process, or ''.
-
-    values: {'folder/host': 'heartbeat name'}.
-    """
-    for key, value in values.items():
-      host = key.rsplit('/', 1)[-1]
-      heartbeat, _, name = value.partition(' ')
-      if self._last.get(key, ('',))[0] != value:
-        self._last[key] = (value, self._now())
-      silent = self._now() - self._last[key][1]
-      if heartbeat == FAILED:
-        return f'host {host} ({name}) has failed, see its own messages'
-      if heartbeat != DONE and silent > timeout:
-        return f'host {host} ({name}) is lost, silent for {silent:.0f} s'
-    return ''
+  for key, value in values.items():
+    host = key.rsplit('/', 1)[-1]
+    heartbeat, _, name = value.partition(' ')
+    if last.get(key, ('',))[0] != value:
+      last[key] = value, now
+    silent = now - last[key][1]
+    if heartbeat == FAILED:
+      return f'host {host} ({name}) has failed, see its own messages'
+    if heartbeat != DONE and silent > timeout:
+      return f'host {host} ({name}) is lost, silent for {silent:.0f} s'
+  return ''
 
 
 def report_failure(host: int) -> None:

@@ -1,8 +1,12 @@
-"""Measures the phases of a program's start."""
+"""The start of a program: its phases, and how glibc keeps its memory."""
 
+import ctypes
 import os
+import platform
 import time
 from pathlib import Path
+
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # from malloc.h
 
 
 def seconds_since_launch() -> float | None:
@@ -40,3 +44,20 @@ class StartUp:
     total = sum(self._phases.values())
     parts = ', '.join(f'{name} {x:.1f}' for name, x in self._phases.items())
     return f'first step {total:.1f} s after the launch: {parts}'
+
+
+def keep_freed_memory() -> bool:
+  """Makes glibc keep freed memory in the process; returns whether it does.
+
+  XLA:CPU allocates the buffers of each call as one block. glibc returns such
+  large blocks to Linux when they are freed, and Linux must clear and map every
+  page of the next one. With one arena that never shrinks, a process keeps the
+  memory of its largest step until it ends. Nothing changes without glibc, or if
+  the user has set glibc's variables.
+  """
+  own = any(name.startswith(('MALLOC_', 'GLIBC_TUN')) for name in os.environ)
+  if own or platform.libc_ver()[0] != 'glibc':
+    return False
+  mallopt = ctypes.CDLL(None).mallopt
+  options = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)  # never
+  return all([mallopt(*option) for option in options])

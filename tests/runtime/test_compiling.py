@@ -1,5 +1,8 @@
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.lru_cache import LRUCache
+from jax.experimental.layout import Format, Layout
 
 from diffusion_jax.runtime import compiling
-from diffusion_jax.runtime.sharding import make_mesh
+from diffusion_jax.runtime.sharding import make_mesh, replicated
 
+ROOT = Path(__file__).parents[2]
 TRITON = 'xla_gpu_enable_triton_gemm'
 RACES = 'xla_gpu_experimental_enable_fusion_autotuner'
 
@@ -115,3 +121,157 @@ def test_libtpu_is_told_that_there_is_no_tpu(absent, monkeypatch):
     monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
   compiling.hide_warnings()
   assert [name in os.environ for name in names] == [absent, absent]
+
+
+def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
+  """Columns come first, as a GPU might choose; results do not change.
+
+  Other programs and NumPy can read such arrays.
+  """
+  place = replicated(make_mesh(devices=jax.devices()[:1]))
+  columns = Format(Layout(major_to_minor=(1, 0)), place)
+  x = np.arange(4.0, dtype=np.float32).reshape(2, 2)
+
+  def step(state, x):
+    return {'w': 0.5 * state['w'] + x @ state['w']}, jnp.sum(state['w'])
+
+  jitted = jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=({'w': columns}, None),
+    out_shardings=({'w': columns}, place),
+  )
+  state = {'w': jax.device_put(np.eye(2, dtype=np.float32), place)}
+  shape = jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)
+  run = compiling.in_place(jitted, {'w': shape})
+  expected = np.eye(2)
+  for _ in range(2):
+    state, total = run(state, x)
+    assert total == expected.sum()
+    expected = 0.5 * expected + x @ expected
+    assert state['w'].format.layout.major_to_minor == (1, 0)
+    np.testing.assert_array_equal(state['w'], expected)
+  doubled = jax.jit(lambda state: 2.0 * state['w'])(state)
+  np.testing.assert_array_equal(doubled, 2.0 * expected)
+
+
+def test_only_on_gpus_xla_chooses_the_layouts(monkeypatch):
+  mesh = make_mesh(devices=jax.devices()[:1])
+  place = replicated(mesh)
+  shapes = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)}
+  assert compiling.places_of(mesh, shapes) == {'w': place}
+  monkeypatch.setattr(compiling, 'platform_of', lambda mesh: 'gpu')
+  found = compiling.places_of(mesh, shapes)['w']
+  assert isinstance(found, Format) and found.layout is Layout.AUTO
+
+
+COMPILE = """
+import jax, jax.numpy as jnp
+from diffusion_jax.runtime import compiling
+compiling.keep_compilations()
+print(jax.config.jax_compilation_cache_dir)
+for _ in range(2):
+  jax.clear_caches()  # only the files are left
+  compiling.seconds.clear()
+  jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))
+  print(*compiling.source())
+"""
+
+
+def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
+  """The second time they come from there, in less than the time to compile."""
+  own = 'JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'
+  env = {name: value for name, value in os.environ.items() if name not in own}
+  env |= {'HOME': str(tmp_path), 'PYTHONPATH': str(ROOT)}
+  result = subprocess.run(
+    [sys.executable, '-c', COMPILE],
+    env=env | {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  place, *sources = result.stdout.splitlines()
+  place = Path(place)
+  expected = tmp_path / '.cache' / 'diffusion_jax' / 'compiled'
+  assert place.parent == expected and not result.stderr
+  assert list(place.glob('*-cache'))
+  names, times = zip(*(x.rsplit(' ', 1) for x in sources), strict=True)
+  assert names == ('compilation', 'from the cache')
+  assert float(times[0]) > float(times[1]) > 0
+
+
+def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(
+  tmp_path, monkeypatch
+):
+  """Another worker may read it, and JAX would keep a cut one for ever."""
+  compiling.write_whole()
+  programs = LRUCache(str(tmp_path), max_size=-1)
+  with monkeypatch.context() as patch:
+    patch.setattr(Path, 'replace', lambda *args: 1 / 0)  # killed
+    with pytest.raises(ZeroDivisionError):
+      programs.put('program', b'whole')
+  assert programs.get('program') is None
+  (tmp_path / 'program-cache').write_bytes(b'wh')
+  programs.put('program', b'whole')
+  assert programs.get('program') == b'whole'
+  assert [path.name for path in tmp_path.iterdir()] == ['program-cache']
+
+
+@pytest.fixture
+def folders(monkeypatch):
+  """Returns a list of the folders that JAX is told to use."""
+  told = []
+  config = SimpleNamespace(
+    values={'jax_compilation_cache_dir': None},
+    update=lambda name, value: name.endswith('_dir') and told.append(value),
+  )
+  monkeypatch.setattr(compiling, 'jax', SimpleNamespace(config=config))
+  return told
+
+
+def test_a_field_names_the_folder_and_an_empty_one_keeps_nothing(
+  folders, tmp_path, capsys
+):
+  compiling.keep_compilations('')
+  assert not folders
+  compiling.keep_compilations(str(tmp_path))
+  assert folders == [str(tmp_path / compiling.processor())]
+  assert not capsys.readouterr().err
+
+
+def test_the_folder_that_the_user_gives_to_jax_stays(folders, tmp_path):
+  compiling.jax.config.values['jax_compilation_cache_dir'] = 'mine'
+  compiling.keep_compilations(str(tmp_path / 'field'))
+  assert not folders and not (tmp_path / 'field').exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(
+  folders, tmp_path, capsys
+):
+  (tmp_path / 'file').write_text('in the way')
+  compiling.keep_compilations(str(tmp_path / 'file'))
+  said = capsys.readouterr().err
+  assert said.startswith('warning: compiled programs are not kept in ')
+  assert said.count('\n') == 1 and 'config.compilation_cache' in said
+  assert not folders
+
+
+@pytest.mark.parametrize('limit, left', [(300, 3), (299, 2), (0, 0)])
+def test_the_oldest_programs_are_deleted_beyond_the_limit(
+  limit, left, tmp_path
+):
+  names = (
+    '0-cache.12ab.tmp',
+    '1-cache',
+    '2-cache',
+  )  # A kill has left the first.
+  for i, name in enumerate(names):
+    path = tmp_path / 'one' / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(100))
+    os.utime(path, (1000 + i, 1000 + i))
+  (tmp_path / 'notes').write_bytes(bytes(1000))  # is not in the cache
+  compiling.delete_oldest(tmp_path, limit)
+  kept = sorted(path.name for path in tmp_path.rglob('*-cache*'))
+  assert kept == [*names][3 - left :]
+  assert (tmp_path / 'notes').exists()

@@ -1,7 +1,6 @@
 """The first process's conclusions from heartbeats; JAX without its store."""
 
 import importlib
-import itertools
 import sys
 
 import jax
@@ -11,31 +10,27 @@ from diffusion_jax.runtime import heartbeats, processes
 
 
 def test_a_process_is_lost_when_its_heartbeat_does_not_change():
-  now = 0.0
-  monitor = heartbeats.Monitor(lambda: now)
+  last = {}
 
-  def failure(count):
+  def failure(count, now):
     values = {'x/1': f'{count} node7, process 5'}
-    return monitor.failure(values, timeout=5.0)
+    return heartbeats.failure(last, values, 5.0, now)
 
-  assert failure(0) == ''
-  now = 8.0
-  assert failure(1) == ''
-  now = 13.0
-  assert failure(1) == ''
-  now = 14.0
-  assert failure(1) == 'host 1 (node7, process 5) is lost, silent for 6 s'
-  assert failure(2) == ''
+  assert failure(0, 0.0) == ''
+  assert failure(1, 8.0) == ''
+  assert failure(1, 13.0) == ''
+  lost = 'host 1 (node7, process 5) is lost, silent for 6 s'
+  assert failure(1, 14.0) == lost
+  assert failure(2, 14.0) == ''
 
 
 def test_last_heartbeats():
-  times = itertools.count(0.0, 50.0)
-  monitor = heartbeats.Monitor(lambda: next(times))
-  done = {'x/1': f'{heartbeats.DONE} a, process 5'}
-  assert monitor.failure(done, 5.0) == ''
-  assert monitor.failure(done, 5.0) == ''  # silent for 50 s and more
+  last, done = {}, {'x/1': f'{heartbeats.DONE} a, process 5'}
+  for now in (0.0, 50.0):  # silent for 50 s
+    assert heartbeats.failure(last, done, 5.0, now) == ''
   failed = {'x/2': f'{heartbeats.FAILED} b, process 6'}
-  assert 'host 2 (b, process 6) has failed' in monitor.failure(failed, 5.0)
+  message = heartbeats.failure(last, failed, 5.0, 100.0)
+  assert 'host 2 (b, process 6) has failed' in message
 
 
 class OtherStore:

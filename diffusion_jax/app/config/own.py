@@ -24,8 +24,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import cache
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import cache_folder, read_json, write_json
 
 _allowed: set[str] = set()
 
@@ -96,7 +95,7 @@ def without_folders(tree: Tree) -> Json:
 
 def _record(workdir):
   name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()
-  return cache.folder() / 'runs' / f'{name[:16]}.json'
+  return cache_folder() / 'runs' / f'{name[:16]}.json'
 
 
 def is_allowed(name: str) -> bool:

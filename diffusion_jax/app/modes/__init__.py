@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import precision
+from diffusion_jax.runtime import compiling
 
 
 def _run(name: str, config: Node, workdir: str) -> None:
   # The module is imported when it is called: `--mode=noise` needs no Flax.
   try:
-    with precision.products_at(config.matmul_precision):
+    with compiling.products_at(config.matmul_precision):
       importlib.import_module(f'{__name__}.{name}').run(config, workdir)
   except OSError as error:  # a full disk, most of all
     raise UserError(

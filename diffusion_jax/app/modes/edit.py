@@ -24,9 +24,8 @@ from diffusion_jax.app.run import other_runs, provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.batches import gathered, kept
 from diffusion_jax.runtime.files import make_folder
-from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.runtime.per_image import gathered, kept, rows
 
 
 def run(config: Node, workdir: str | Path) -> None:

@@ -33,7 +33,8 @@ from diffusion_jax.metrics import (
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
-from diffusion_jax.runtime import precision, processes
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import (
   make_folder,
   read_json,
@@ -175,7 +176,7 @@ def score_samples(
   protocol = {n: space.protocol for n, space in spaces.items() if n}
   write_json(out / 'result.json', {
     'protocol': {'samples': drawn, 'reference': protocol},
-    'matmul_precision': precision.in_use() or 'default',
+    'matmul_precision': precision_in_use() or 'default',
     'metrics': as_json(scores),
     **({'floor': as_json(floor)} if c.floor else {}),
   })  # fmt: skip
@@ -347,7 +348,7 @@ def score_point(
     print(table(scores))
     about = {
       'metric': name, 'split': c.split, 'images': count,
-      'matmul_precision': precision.in_use() or 'default',
+      'matmul_precision': precision_in_use() or 'default',
     }  # fmt: skip
     more = {'metrics': as_json(scores)}
     more = metric.report(arrays, out) if metric.report else more

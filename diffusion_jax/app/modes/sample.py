@@ -19,9 +19,8 @@ from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.batches import gathered, kept
 from diffusion_jax.runtime.files import make_folder, one_line, write_text
-from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.runtime.per_image import gathered, kept, rows
 
 _PRINTED = 4  # texts
 

@@ -21,8 +21,7 @@ from diffusion_jax.app.run import ema
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import cache, processes, sessions
-from diffusion_jax.runtime.compiling import announced
+from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.runtime.start_up import StartUp
@@ -59,9 +58,9 @@ class Run:
   def advance(self, step: int, batches: list[dict]) -> None:
     """Dispatches the steps after `step`, one for each batch."""
     self.start_up.mark('batch')
-    cache.seconds.clear()
+    compiling.seconds.clear()
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    self.start_up.mark('tracing the step', *cache.source())
+    self.start_up.mark('tracing the step', *compiling.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       if self.config.training.compile_ahead:
@@ -82,7 +81,7 @@ class Run:
     try:
       for hook in due:
         if (future := self.ahead.pop(hook.what[0], None)) is not None:
-          with announced(hook.what[0]):
+          with compiling.announced(hook.what[0]):
             future.result()
         hook.act(step, self.state, self.frozen, self.log)
     except Exception:

@@ -22,7 +22,7 @@ from diffusion_jax.app.run import adapters, ema
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
-from diffusion_jax.runtime import layouts
+from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
 from diffusion_jax.runtime.sharding import (
   fsdp_sharding,
@@ -204,7 +204,7 @@ def jit_step(
     skip_nonfinite=c.skip_nonfinite > 0,
   )
   single = c.steps_per_call == 1
-  places = layouts.places_of(mesh, shapes)
+  places = compiling.places_of(mesh, shapes)
   return jax.jit(
     on_mesh(mesh, step if single else make_train_steps(step)),
     donate_argnums=0,
@@ -227,7 +227,7 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
     parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes,
     more_steps,
   )  # fmt: skip
-  compiled = layouts.in_place(jitted, parts.shapes, 'the training step')
+  compiled = compiling.in_place(jitted, parts.shapes, 'the training step')
 
   def advance(state, step, batches, frozen):
     if c.steps_per_call == 1:

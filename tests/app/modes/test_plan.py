@@ -11,7 +11,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.modes import MODES, plan
 from diffusion_jax.planning import programs, topologies
-from diffusion_jax.runtime import layouts
+from diffusion_jax.runtime import compiling
 from tests import hlo
 from tests.app.conftest import smoke, trial
 
@@ -29,7 +29,7 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
   The second plan compiles nothing.
   """
   seen = []
-  in_place = layouts.in_place
+  in_place = compiling.in_place
 
   def spied(step, shapes, what):
     run = in_place(step, shapes, what)
@@ -51,7 +51,7 @@ def test_a_plan_is_what_a_training_compiles_and_holds(
 
   config = smoke(**{'training.mesh': (8, 1)})
   with monkeypatch.context() as patch:
-    patch.setattr(layouts, 'in_place', spied)
+    patch.setattr(compiling, 'in_place', spied)
     MODES['train'](config, tmp_path / 'run')
   ((memory, collectives, state),) = seen
   config = smoke(**{'plan.devices': 'cpu:8', 'plan.meshes': '8x1'})
