@@ -19,6 +19,7 @@ from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.core.concrete import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
+from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.data.sources import Facts, Source
@@ -26,7 +27,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training import augmentation, conditions
-from diffusion_jax.training.objectives import Needs, needs_of
+from diffusion_jax.training.objectives import Needs
 
 # The fields that ask for inputs of the network.
 _ASKED = {
@@ -81,7 +82,7 @@ class NoisyNetwork:
   def process(self) -> Process:
     """How the data are noised, and how the network sees that."""
     schedule = self.config.schedule.make()
-    steps = constructors.num_steps_of(schedule) or 1000
+    steps = num_steps_of(schedule) or 1000
     parametrization = Parametrization('flow')
     if 'parametrization' in self.config:
       parametrization = self.config.parametrization.make()
@@ -109,21 +110,26 @@ class NoisyNetwork:
       )
     return _with_params(schedule, params['schedule'])
 
+  @functools.cached_property
+  def gamma(self) -> nn.Module | None:
+    """The Flax module of a schedule that is trained, or None."""
+    module = constructors.gamma_of(self.process.schedule)
+    return module if getattr(module, 'learned', False) else None
+
   @property
   def learns_schedule(self) -> bool:
     """Whether the parameters have a branch 'schedule'."""
-    gamma = constructors.gamma_of(self.process.schedule)
-    return gamma is not None and gamma.learned
+    return self.gamma is not None
 
-  @property
+  @functools.cached_property
   def needs(self) -> Needs:
     """What the objective, with its guidance, needs of the network."""
     objective = self.config.objective
-    guidance, needs = objective.get('guidance'), needs_of(objective.constructor)
-    if guidance is None:
+    needs = getattr(objective.constructor, 'needs', Needs())
+    if (guidance := objective.get('guidance')) is None:
       return needs
-    scale = needs_of(guidance.constructor).guidance_scale
-    return needs._replace(guidance_scale=scale)
+    of_guidance = getattr(guidance.constructor, 'needs', Needs())
+    return needs._replace(guidance_scale=of_guidance.guidance_scale)
 
   @functools.cached_property
   def inputs(self) -> Inputs:
@@ -212,10 +218,9 @@ class NoisyNetwork:
 
   def first_schedule(self, key: jax.Array) -> Params:
     """Returns {'schedule': first parameters}; {} if it is not learned."""
-    gamma = constructors.gamma_of(self.process.schedule)
-    if gamma is None or not gamma.learned:
+    if self.gamma is None:
       return {}
-    return {'schedule': gamma.init(key, jnp.zeros(1))['params']}
+    return {'schedule': self.gamma.init(key, jnp.zeros(1))['params']}
 
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what schedule, network or device does not allow."""

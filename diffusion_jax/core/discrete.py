@@ -25,6 +25,11 @@ _NO_SIGNAL = 1000.0
 _UNDERFLOW = 170.0
 
 
+def num_steps_of(schedule: object) -> int | None:
+  """Returns T of a schedule of steps; None in continuous time."""
+  return getattr(schedule, 'num_steps', None)
+
+
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscreteSchedule:

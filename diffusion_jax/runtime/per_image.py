@@ -131,14 +131,15 @@ def kept(
   size: int,
   folder: Path,
   what: str,
-  write: Callable[[Path, Arrays], None] = write_npz,
+  **more: np.ndarray,
 ) -> list[Path]:
   """Computes items 0..count - 1, with a file for each batch; returns the files.
 
   start: dispatches the work of items [n], and returns a function () -> their
   arrays, which waits for them. Files that are in the folder are kept, so an
   interrupted computation continues. All processes compute what the first one
-  lacks, and it writes. what: a word for the progress bar.
+  lacks, and it writes. what: a word for the progress bar; more: further arrays
+  of each file.
   """
   batches = np.split(np.arange(count), range(size, count, size))
   paths = [folder / f'{index[0]:08d}.npz' for index in batches]
@@ -152,7 +153,7 @@ def kept(
   ) as bar:
     for i, arrays in one_ahead(lambda i: start(batches[i]), todo):
       if processes.is_first():
-        write(paths[i], arrays)
+        write_npz(paths[i], arrays | more)
       bar.update(len(batches[i]))
   return paths
 

@@ -75,11 +75,6 @@ def needs(**fields: Any) -> Callable[[_F], _F]:
   return declare
 
 
-def needs_of(constructor: Callable) -> Needs:
-  """Returns what a constructor declares; by default nothing is needed."""
-  return getattr(constructor, 'needs', Needs())
-
-
 class Mean(NamedTuple):
   """Holds a mean as total / count, so that means can be added up."""
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.modes import MODES, evaluate
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.modes import MODES, evaluate, sample
+from diffusion_jax.app.run import weights
 from diffusion_jax.data import image_sets
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics import features, fid, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import SampleMetric, Score
+from diffusion_jax.runtime import per_image
 from tests.app.conftest import arrays_of, lines_of, printed_by, refused, smoke
 
 LEVEL = 'tests.app.test_scoring:level'
@@ -141,8 +142,9 @@ def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(
     written.append(path)
     return write_npz(path, *args)
 
-  write_npz = provenance.write_npz
-  monkeypatch.setattr(provenance, 'write_npz', write)
+  write_npz = per_image.write_npz
+  for module in (per_image, sample):
+    monkeypatch.setattr(module, 'write_npz', write)
   with pytest.raises(KeyboardInterrupt):
     run_mode(run, name='parts')
   most = 9

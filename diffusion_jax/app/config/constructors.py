@@ -48,14 +48,8 @@ def gamma_of(schedule: object) -> nn.Module | None:
   """Returns the Flax module of a learned schedule, or None."""
   if isinstance(schedule, dj.ShiftedSchedule):
     return gamma_of(schedule.schedule)
-  learned = isinstance(schedule, dj.LearnedSchedule)
-  fn = schedule.gamma_fn if learned else None
+  fn = getattr(schedule, 'gamma_fn', None)
   return fn.module if isinstance(fn, GammaFn) else None
-
-
-def num_steps_of(schedule: object) -> int | None:
-  """Returns T of a schedule of steps; None in continuous time."""
-  return getattr(schedule, 'num_steps', None)
 
 
 @dataclasses.dataclass(frozen=True)

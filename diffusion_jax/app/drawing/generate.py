@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from diffusion_jax.app import devices
-from diffusion_jax.app.config.constructors import num_steps_of
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import FILM, Guides, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.denoiser import Prediction
+from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program

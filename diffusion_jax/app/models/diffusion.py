@@ -13,7 +13,6 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.constructors import num_steps_of
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import (
   DenoiserSampling,
@@ -32,6 +31,7 @@ from diffusion_jax.app.noisy import (
   uncertainty_of,
 )
 from diffusion_jax.app.run import other_runs
+from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError

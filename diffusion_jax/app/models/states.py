@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.constructors import num_steps_of
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import States, StateSampling
 from diffusion_jax.app.config.kinds import StateFacts
@@ -19,6 +18,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Latents, Model, Plan
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.networks import functional

@@ -201,8 +201,9 @@ def write(config: Node, workdir: Path) -> None:
   if os.path.lexists(out) and not into_folder:
     raise UserError(f'config.convert.out: {out} exists already')
   model = models.make(config, workdir)
-  run = weights.opened(model, 'convert', merge=c.to != 'lora')
-  params, step = jax.device_get(run.params), run.step
+  model.check('convert')
+  params, step = weights.restore(model, merge=c.to != 'lora')
+  params = jax.device_get(params)
   with from_config('convert'):
     WRITE[c.to](out, model, params, step)
   print(f'wrote {out}, of step {step}')

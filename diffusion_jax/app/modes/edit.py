@@ -24,7 +24,7 @@ from diffusion_jax.app.run import other_runs, provenance, weights
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_image import gathered, kept, rows
 
 
@@ -42,11 +42,8 @@ def run(config: Node, workdir: str | Path) -> None:
   if provenance.is_done(path, settings, 'edit.output'):
     return
   size, parts = config.sampling.batch_size, path.with_suffix('.parts')
-
-  def keep(path, arrays):
-    provenance.write_npz(path, arrays, settings)
-
-  paths = kept(drawing(run), edit.count(), size, parts, 'editing', keep)
+  stored = {'settings': provenance.as_array(settings)}
+  paths = kept(drawing(run), edit.count(), size, parts, 'editing', **stored)
   numbers = gathered(paths, {'settings'})
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
@@ -55,9 +52,9 @@ def run(config: Node, workdir: str | Path) -> None:
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
-  arrays = {'arr_0': results} | numbers | pictures
+  arrays = {'arr_0': results} | numbers | pictures | stored
   del arrays['x']
-  provenance.write_npz(path, arrays, settings)
+  write_npz(path, arrays)
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
   data = sheets.examples(model)

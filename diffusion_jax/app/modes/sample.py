@@ -14,12 +14,16 @@ from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.app.run.provenance import Settings
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder, one_line, write_text
+from diffusion_jax.runtime.files import (
+  make_folder,
+  one_line,
+  write_npz,
+  write_text,
+)
 from diffusion_jax.runtime.per_image import gathered, kept, rows
 
 _PRINTED = 4  # texts
@@ -50,9 +54,10 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   cond = conditions.encoded(model, run.params, run.inputs)
   run = run._replace(inputs=run.inputs._replace(cond=cond))
   parts, params = path.with_suffix('.parts'), run.on_devices()
-  paths = draw_parts(run, params, parts, settings, n)
+  stored = provenance.as_array(settings)
+  paths = draw_parts(run, params, parts, stored, n)
   if processes.is_first():
-    write(model, params, run.inputs, paths, path, settings, n)
+    write(model, params, run.inputs, paths, path, stored, n)
     shutil.rmtree(parts)
   return path
 
@@ -69,7 +74,7 @@ def draw_parts(
   run: weights.Opened,
   params: Params,
   parts: Path,
-  settings: Settings,
+  settings: np.ndarray,
   n: int,
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
@@ -102,10 +107,7 @@ def draw_parts(
 
     return finish
 
-  def write(path, arrays):
-    provenance.write_npz(path, arrays, settings)
-
-  paths = kept(start, n, c.batch_size, parts, 'sampling', write)
+  paths = kept(start, n, c.batch_size, parts, 'sampling', settings=settings)
   if values.low and drawn:
     share = outside / (drawn + outside)
     print(f'{share:.1%} of the draws were outside data.bounds')
@@ -171,14 +173,14 @@ def write(
   inputs: conditions.Inputs,
   paths: list[Path],
   path: Path,
-  settings: Settings,
+  settings: np.ndarray,
   n: int,
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
   samples = gathered(paths, {'settings'})['arr_0']
-  arrays = {'arr_0': samples, **inputs.stored()}
+  arrays = {'arr_0': samples, 'settings': settings, **inputs.stored()}
   arrays |= model.write_more(params, path, samples)
-  provenance.write_npz(path, arrays, settings)
+  write_npz(path, arrays)
   shape = 'x'.join(map(str, samples.shape[1:]))
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')

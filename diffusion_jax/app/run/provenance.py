@@ -14,7 +14,7 @@ from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime import processes, sessions
-from diffusion_jax.runtime.files import parse_json, write_npz as write_arrays
+from diffusion_jax.runtime.files import parse_json
 from diffusion_jax.training import checksums, stored_weights
 
 Settings = Json
@@ -152,10 +152,9 @@ def describe(content: Settings) -> str:
   return line
 
 
-def write_npz(path: Path, arrays: dict, content: Settings) -> None:
-  """Writes arrays with their settings, for `read`."""
-  text = np.array(json.dumps(content))
-  write_arrays(path, arrays | {'settings': text})
+def as_array(content: Settings) -> np.ndarray:
+  """Returns settings as the array `settings` of an npz file, for `read`."""
+  return np.array(json.dumps(content))
 
 
 def read(path: Path) -> Settings:

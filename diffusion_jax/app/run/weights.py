@@ -31,11 +31,7 @@ class Opened(NamedTuple):
   params: Params
   step: int
   inputs: Any
-
-  @property
-  def mesh(self) -> Mesh:
-    """The devices of the run."""
-    return devices.make_mesh(self.model.config)
+  mesh: Mesh
 
   def on_devices(self) -> Params:
     """Returns all parameters, an autoencoder's too, on the mesh."""
@@ -47,15 +43,14 @@ def opened(
   model: Model,
   mode: str,
   inputs: Callable[[Model], Any] = lambda model: None,
-  merge: bool = True,
 ) -> Opened:
   """Checks a mode's config and inputs, and then reads the weights.
 
-  inputs: model -> what the user gives, or UserError; merge: as in `restore`.
+  inputs: model -> what the user gives, or UserError.
   """
   model.check(mode)
-  given = inputs(model)
-  return Opened(model, *restore(model, merge), given)
+  given, mesh = inputs(model), devices.make_mesh(model.config)
+  return Opened(model, *restore(model), given, mesh)
 
 
 def restore(model: Model, merge: bool = True) -> tuple[Params, int]:

@@ -89,7 +89,8 @@ def made(run, name, **sampling):
   settings = folder.plain(config)['sampling'] | {'checkpoint': '4'}
   arrays = {'arr_0': np.full((30, 8, 8, 1), 200, np.uint8)}
   path = run / 'samples' / f'{name}.npz'
-  provenance.write_npz(path, arrays, {'sampling': settings})
+  text = provenance.as_array({'sampling': settings})
+  np.savez(path, **arrays, settings=text)
 
 
 def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):

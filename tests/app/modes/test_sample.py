@@ -11,7 +11,8 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES, sample
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import weights
+from diffusion_jax.runtime import per_image
 from diffusion_jax.runtime.per_image import PerImage
 from tests.app import toy_parts
 from tests.app.conftest import (
@@ -142,7 +143,7 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
 
 def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
   """One program of eight images serves all parts, including the last one."""
-  done, write = [], provenance.write_npz
+  done, write = [], per_image.write_npz
 
   def drawing(model, mesh, size):
     assert size == 8
@@ -159,7 +160,8 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
     write(path, *rest)
 
   monkeypatch.setattr(sample, 'generate_film', drawing)
-  monkeypatch.setattr(provenance, 'write_npz', write_npz)
+  for module in (per_image, sample):
+    monkeypatch.setattr(module, 'write_npz', write_npz)
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
   MODES['sample'](of_sampling(**fields), run)
   assert done == [

@@ -29,7 +29,7 @@ def test_a_line_has_what_differs_from_the_plain_case():
 
 def test_settings_are_kept_and_compared(tmp_path):
   path = tmp_path / 'samples.npz'
-  provenance.write_npz(path, {}, SETTINGS)
+  np.savez(path, settings=provenance.as_array(SETTINGS))
   assert provenance.read(path) == SETTINGS
   provenance.check_same(path, SETTINGS | {'run': 'moved'}, 'x', 'sampling.name')
   other = SETTINGS | {'sampling': SETTINGS['sampling'] | {'seed': 2}}
