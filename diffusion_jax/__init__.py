@@ -22,6 +22,7 @@ from diffusion_jax.core.decoders import (
 )
 from diffusion_jax.core.denoiser import (
   Denoiser as Denoiser,
+  Network as Network,
   Prediction as Prediction,
   at_training_levels as at_training_levels,
   edm_input as edm_input,
@@ -91,9 +92,6 @@ from diffusion_jax.core.masked import (
 from diffusion_jax.core.measurements import (
   Measurement as Measurement,
   poisson_log_prob as poisson_log_prob,
-)
-from diffusion_jax.core.network import (
-  Network as Network,
 )
 from diffusion_jax.core.normal import (
   Normal as Normal,

@@ -651,15 +651,15 @@ networks/embeddings.py fourier_features_literally
 networks/embeddings.py null_row
   self.labels.num_classes + self.labels.null_class
   => self.labels.num_classes + (not self.labels.null_class)
-networks/group_norm.py group_norm_literally
+networks/layers.py group_norm_literally
   jnp.maximum(square - mean**2, 0.0) => jnp.maximum(square - mean, 0.0)
-networks/initializers.py uniform_over_fan_in
+networks/layers.py uniform_over_fan_in
   (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
-networks/initializers.py fan_avg
+networks/layers.py fan_avg
   'fan_avg', 'uniform' => 'fan_in', 'uniform'
 networks/resampling.py filters_are_upfirdn
   weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
-networks/tokens.py weighted_mean_of_what
+networks/attention.py weighted_mean_of_what
   q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
 networks/tokens.py patches_are_cubes
   size ** len(sides) * c) => size**2 * c)

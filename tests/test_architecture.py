@@ -148,7 +148,6 @@ TESTED_ELSEWHERE = {
   'app/edits/posteriors.py': 'app/modes/test_restore.py',
   'app/edits/restoration.py': 'app/modes/test_restore.py',
   'core/measurements.py': 'sampling/test_measurements.py',
-  'core/network.py': 'core/test_denoiser.py',
   'core/flow_losses.py': 'training/test_flow_maps.py',
   'data/builders.py': 'data/test_prepare.py',
   'data/columns.py': 'data/test_webdataset.py',

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
 from diffusion_jax.core.concrete import check_at_least, check_numbers
-from diffusion_jax.core.denoiser import NetworkFn
+from diffusion_jax.core.denoiser import Network, NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example
 from diffusion_jax.core.levels import (
   NoiseLevel,
@@ -20,7 +20,6 @@ from diffusion_jax.core.levels import (
   clean_level,
   select_level,
 )
-from diffusion_jax.core.network import Network
 from diffusion_jax.core.transitions import StateProcess
 
 Array = jax.Array

@@ -14,8 +14,13 @@ from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
-from diffusion_jax.networks.group_norm import GroupNorm
-from diffusion_jax.networks.layers import Conv, Downsample, Upsample, dense
+from diffusion_jax.networks.layers import (
+  Conv,
+  Downsample,
+  GroupNorm,
+  Upsample,
+  dense,
+)
 from diffusion_jax.networks.options import (
   Checked,
   Dtype,

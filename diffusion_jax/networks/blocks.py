@@ -15,15 +15,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.group_norm import GroupNorm
-from diffusion_jax.networks.layers import Conv, dense
+from diffusion_jax.networks.layers import Conv, GroupNorm, dense
 from diffusion_jax.networks.options import (
   Checked,
   Dtype,
   Initialization,
   count_groups,
+  maybe_remat,
 )
-from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array

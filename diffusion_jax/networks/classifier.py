@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.attention import Attention, attend
 from diffusion_jax.networks.blocks import ResnetBlock, encode, make_block
 from diffusion_jax.networks.embeddings import noise_layers, sinusoidal
-from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
+  GroupNorm,
   average_pool,
   dense,
 )
@@ -28,7 +28,6 @@ from diffusion_jax.networks.options import (
   check_sides,
   count_heads,
 )
-from diffusion_jax.networks.tokens import attend
 from diffusion_jax.ranges import Positive, Rate, Size, at_least
 
 Array = jax.Array

@@ -23,10 +23,10 @@ from diffusion_jax.networks.embeddings import (
   sinusoidal,
   with_inputs,
 )
-from diffusion_jax.networks.group_norm import GroupNorm
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import (
   Conv,
+  GroupNorm,
   average_pool,
   dense,
   nearest_upsample,

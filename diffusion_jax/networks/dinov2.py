@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from diffusion_jax.networks.tokens import attend, layer_norm, split_heads
+from diffusion_jax.networks.attention import attend
+from diffusion_jax.networks.tokens import layer_norm, split_heads
 
 Array = jax.Array
 

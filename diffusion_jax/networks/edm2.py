@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.embeddings import labelled
 from diffusion_jax.networks.inputs import Inputs
@@ -31,7 +32,6 @@ from diffusion_jax.networks.options import (
   check_sides,
   count_heads,
 )
-from diffusion_jax.networks.tokens import attend
 from diffusion_jax.ranges import Count, Rate, Size
 
 Array = jax.Array

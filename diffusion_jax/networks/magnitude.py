@@ -13,8 +13,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import conv2d
-from diffusion_jax.networks.cpu.products import linear
 from diffusion_jax.networks.options import Checked
 from diffusion_jax.networks.placement import whole_weights
 from diffusion_jax.ranges import Size

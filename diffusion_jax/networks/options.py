@@ -1,4 +1,4 @@
-"""Types of the options of networks, and checks of their values.
+"""Types of the options of networks, checks of their values, and `remat`.
 
 The type of a field says which values it may have: a `Literal` lists its words,
 and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
@@ -7,8 +7,8 @@ and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from diffusion_jax.ranges import Positive, Rule, check_value
 
 Array = jax.Array
-
+Block = TypeVar('Block', bound=type[nn.Module])
 
 Multipliers = Annotated[Sequence[Positive], Rule('one or more numbers', bool)]
 
@@ -143,3 +143,30 @@ def count_heads(
   hint = f'an attention layer: change {name} or the width of that level'
   check_divides(name, value, channels, hint)
   return num_heads if head_channels is None else channels // head_channels
+
+
+def _products(primitive, *args, **params):
+  # Stores the results of convolutions and products with weights. The products
+  # of attention have batch axes and are recomputed, because scores are large.
+  with_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return primitive.name in ('conv2d', 'convolve', 'linear') or with_weights(
+    primitive, *args, **params
+  )
+
+
+POLICIES: dict[RematPolicy, Callable[..., bool] | None] = {
+  'nothing': None,
+  'products': _products,
+}
+
+
+def maybe_remat(block: Block, network: Any, **options: Any) -> Block:
+  """Returns the block, which the backward pass recomputes with network.remat.
+
+  Only its inputs are stored. With network.remat_policy 'products' the results
+  of convolutions and products with weights are stored too. The block's results
+  do not change. options: further arguments of `nn.remat`.
+  """
+  if not getattr(network, 'remat', False):
+    return block
+  return nn.remat(block, policy=POLICIES[network.remat_policy], **options)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.embeddings import sinusoidal
 from diffusion_jax.networks.inputs import check_not_null
 from diffusion_jax.networks.layers import dense
@@ -13,7 +14,7 @@ from diffusion_jax.networks.options import (
   Initialization,
   count_heads,
 )
-from diffusion_jax.networks.tokens import attend, split_heads
+from diffusion_jax.networks.tokens import split_heads
 from diffusion_jax.ranges import Count, Size
 
 Array = jax.Array

@@ -24,9 +24,9 @@ from diffusion_jax.networks.options import (
   Sinusoids,
   check_rank,
   count_heads,
+  maybe_remat,
 )
 from diffusion_jax.networks.placement import on_gpu, whole_weights
-from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.networks.rotary import rotary_angles
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 from diffusion_jax.networks.tokens import (

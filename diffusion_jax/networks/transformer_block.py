@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.cpu.products import linear
+from diffusion_jax.networks.attention import attend
+from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.options import (
   AttentionImplementation,
   Checked,
@@ -18,7 +19,6 @@ from diffusion_jax.networks.placement import on_gpu
 from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
-  attend,
   layer_norm,
   split_heads,
 )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core import operators
-from diffusion_jax.core.network import Condition
+from diffusion_jax.core.denoiser import Condition
 from diffusion_jax.ranges import Size
 from diffusion_jax.training.masks import draw_masks, draw_subsets
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.discrete_states import (
   levels_of_step,
   make_state_denoiser,
@@ -22,7 +23,6 @@ from diffusion_jax.core.discrete_states import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import antithetic_times
 from diffusion_jax.core.masked import end_of_step, mask_of, masked_weight
-from diffusion_jax.core.network import Network
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.training.objectives import Objective, mean_loss

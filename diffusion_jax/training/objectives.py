@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.denoiser import variance_fraction
+from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
 from diffusion_jax.core.elbo import (
   bound_term,
   categorical_nll,
@@ -33,7 +33,6 @@ from diffusion_jax.core.losses import (
   snr_weight,
   step_times,
 )
-from diffusion_jax.core.network import Augment, Network
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
