@@ -129,7 +129,6 @@ def test_the_version_is_written_once():
 
 # Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
-  'app/config/sections.py': 'app/test_scoring.py',
   'app/run/averages.py': 'app/modes/test_average.py',
   'app/config/constructors.py': 'app/config/test_tables.py',
   'app/edits/methods.py': 'app/modes/test_edit.py',

@@ -233,20 +233,14 @@ def parse(argv: list[str]) -> list[str]:
     print(help.main_help(argv[0], own))
     sys.exit()
   for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
-    check_mode(flag, value)
+    names = [*MODES] + ['list'] * (flag == 'mode')
+    if value is not None and value not in names:
+      hint = near(value, names)
+      fail(f'--{flag}={value}{hint} is not one of {", ".join(names)}')
   if _MODE.value == 'list':
     print(help.list_configs())
     sys.exit()
   return rest
-
-
-def check_mode(flag: str, value: str | None) -> None:
-  """Exits with an error for an unknown mode."""
-  names = list(MODES) + (['list'] if flag == 'mode' else [])
-  if value is not None and value not in names:
-    fail(
-      f'--{flag}={value}{near(value, names)} is not one of {", ".join(names)}'
-    )
 
 
 def find_config(name: str | None, needed: bool) -> tuple[str, str]:

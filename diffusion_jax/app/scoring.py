@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, own, sections
+from diffusion_jax.app.config import folder, kinds, own
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
 from diffusion_jax.app.inputs import conditions, datasets
@@ -61,16 +61,16 @@ class Space(NamedTuple):
 def metrics_of(
   model: Model, **values: object
 ) -> dict[str, SampleMetric | ModelMetric]:
-  """Makes the metrics that evaluation.metrics names, by their sections.
+  """Makes the metrics that evaluation.metrics names, by their kinds.
 
   values: for the metrics that have such a parameter.
   """
   c, made = model.config.evaluation, {}
   for name in c.metrics:
     if ':' not in name:
-      sections.check_name(model.schema, name)
+      kinds.check_name(model.schema, name)
     constructor = find(model.schema.metrics, _PATH, name)
-    section = sections.name_of(name)
+    section = kinds.name_of(name)
     fields = {n: x for n, x in c[section].items() if x is not None}
     fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):

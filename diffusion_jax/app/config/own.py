@@ -204,9 +204,8 @@ def check_made(path: str, name: str, made: Any) -> None:
 
   A function of the time or the level is called once, on shapes.
   """
-  field = path.rpartition('.')[2]
   with from_config(path):
-    value, needed, fits = _called(field, made) or _constructed(field, made)
+    value, needed, fits = _needed(path.rpartition('.')[2], made)
   if not fits:
     raise UserError(
       f'config.{path}={name!r}: {needed}, not {kind_of(value)} '
@@ -214,62 +213,55 @@ def check_made(path: str, name: str, made: Any) -> None:
     )
 
 
-def _called(field, made):
-  # Returns the result of a function, what it must be, and whether it is; None
-  # for other fields.
+def _needed(field, made):
+  # Returns an object, or what it returns; what that must be; whether it is.
   import jax
   import numpy as np
 
   import diffusion_jax as dj
   from diffusion_jax.core.keys import abstract_key
-
-  def is_number(x):
-    return getattr(x, 'shape', None) == ()
-
-  if field == 'schedule':
-    value = jax.eval_shape(made, 0.5)
-    fits = isinstance(value, dj.NoiseLevel) and all(map(is_number, value))
-    return value, 'schedule(t) must be a dj.NoiseLevel of numbers', fits
-  if field == 'noise_input':
-    value = jax.eval_shape(made, dj.clean_level())
-    return value, 'noise_input(level) must be a number', is_number(value)
-  if field == 'weight':
-    value = jax.eval_shape(made, dj.CosineSchedule()(np.array([0.2, 0.7])))
-    fits = getattr(value, 'shape', None) in ((), (2,))
-    return value, 'weight(level) must be one number for each level', fits
-  if field != 'times':
-    return None
-  needed = 'times(key, batch_size, schedule) must return (level, weight), '
-  needed += '[batch_size] each'
-
-  def times(key):
-    return made(key, 2, dj.CosineSchedule())
-
-  try:
-    value = jax.eval_shape(times, abstract_key())
-  except AttributeError:  # It may need another schedule.
-    return made, needed, True
-  shapes = {getattr(x, 'shape', None) for x in jax.tree.leaves(value)}
-  return value, needed, kind_of(value) == 'a tuple of 2' and shapes == {(2,)}
-
-
-def _constructed(field, made):
-  # Returns the object, what it must be, and whether it is.
-  import diffusion_jax as dj
   from diffusion_jax.training.objectives import Objective
 
-  needed, fits = '', True
-  if field == 'sampler':
-    needed, fits = 'a dj.Sampler(init, step)', isinstance(made, dj.Sampler)
-  elif field == 'objective':
-    needed = 'an Objective(draw, loss)'
-    fits = isinstance(made, Objective)
-  elif field == 'optimizer':
-    needed = "optax's optimizer and a function, step -> learning rate"
-    fits = isinstance(made, tuple) and [*map(callable, made)] == [False, True]
-  elif field in ('data', 'source'):
-    needed = 'a source, such as ArraySource(x)'
-    fits = hasattr(made, 'read') and hasattr(made, 'facts')
+  def shapes(values):
+    return {getattr(x, 'shape', None) for x in values}
+
+  match field:
+    case 'schedule':
+      value = jax.eval_shape(made, 0.5)
+      fits = isinstance(value, dj.NoiseLevel) and shapes(value) == {()}
+      return value, 'schedule(t) must be a dj.NoiseLevel of numbers', fits
+    case 'noise_input':
+      value = jax.eval_shape(made, dj.clean_level())
+      fits = getattr(value, 'shape', None) == ()
+      return value, 'noise_input(level) must be a number', fits
+    case 'weight':
+      value = jax.eval_shape(made, dj.CosineSchedule()(np.array([0.2, 0.7])))
+      fits = getattr(value, 'shape', None) in ((), (2,))
+      return value, 'weight(level) must be one number for each level', fits
+    case 'times':
+      needed = 'times(key, batch_size, schedule) must return (level, weight), '
+      needed += '[batch_size] each'
+      try:
+        value = jax.eval_shape(
+          lambda key: made(key, 2, dj.CosineSchedule()), abstract_key()
+        )
+      except AttributeError:  # It may need another schedule.
+        return made, needed, True
+      both = kind_of(value) == 'a tuple of 2'
+      return value, needed, both and shapes(jax.tree.leaves(value)) == {(2,)}
+    case 'sampler':
+      needed, fits = 'a dj.Sampler(init, step)', isinstance(made, dj.Sampler)
+    case 'objective':
+      needed = 'an Objective(draw, loss)'
+      fits = isinstance(made, Objective)
+    case 'optimizer':
+      needed = "optax's optimizer and a function, step -> learning rate"
+      fits = isinstance(made, tuple) and [*map(callable, made)] == [False, True]
+    case 'data' | 'source':
+      needed = 'a source, such as ArraySource(x)'
+      fits = hasattr(made, 'read') and hasattr(made, 'facts')
+    case _:
+      return made, '', True
   return made, f'its constructor must return {needed}', fits
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import folder, kinds, own, prerequisites, sections
+from diffusion_jax.app.config import folder, kinds, own, prerequisites
 from diffusion_jax.app.config.errors import near, no_field
 from diffusion_jax.app.config.tree import (
   Node,
@@ -39,7 +39,7 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   if trusted:
     own.allow(own.names_in(tree))
   else:
-    tree = sections.without_others(tree, kinds.kind_of(tree))
+    tree = kinds.without_others(tree, kinds.kind_of(tree))
   return resolve(tree, schema_of(tree))
 
 
@@ -50,7 +50,7 @@ def schema_of(tree: Tree) -> Schema:
   facts of a run.
   """
   schema = kinds.kind_of(tree)
-  parts = dict(schema.parts) | sections.of_metrics(tree, schema)
+  parts = dict(schema.parts) | kinds.of_metrics(tree, schema)
   more = {
     'noise': Noising,
     'facts': Facts,

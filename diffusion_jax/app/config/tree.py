@@ -221,28 +221,11 @@ def _annotation(parameter):
   return kind if kind in PLAIN else object
 
 
-def _is_field(parameter):
-  # Returns whether the parameter lacks a default or a config can hold it.
-  default = parameter.default
-  return (
-    default is None
-    or default is _EMPTY
-    or isinstance(_plain(default), (*PLAIN,))
-  )
-
-
 def _name_of(table, default):
   # Returns the name of a default, or else the first name.
   name = getattr(default, '__name__', None)
   names = (n for n, c in table.items() if name == getattr(c, '__name__', ''))
   return next(names, next(iter(table)))
-
-
-def _chosen(name):
-  # Returns the name that a file or a flag gives a choice.
-  if isinstance(name, FlagText):
-    return None if name in ('', 'None') else str(name)
-  return name
 
 
 # The walk.
@@ -281,7 +264,9 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
   if not isinstance(given, Mapping):
     given = {'name': given}
   table = schema.table(path)
-  name = _chosen(given.get('name', _name_of(table, default)))
+  name = given.get('name', _name_of(table, default))
+  if isinstance(name, FlagText):
+    name = None if name in ('', 'None') else str(name)
   if isinstance(name, Mapping):
     raise no_field(below(path, f'name.{next(iter(name), "")}'), ())
   if name is None and optional:
@@ -303,8 +288,9 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
     where, default = below(path, name), _plain(parameter.default)
     if name in hidden:
       continue
+    is_plain = isinstance(default, (*PLAIN,))  # A config can hold it.
     if table := schema.table(where):
-      if isinstance(default, (*PLAIN,)):
+      if is_plain:
         raise UserError(
           f'config.{path}={choice}: its parameter {name}={default} has the '
           f'name of a choice ({", ".join(table)}); give it another name'
@@ -313,7 +299,7 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
       values[name] = _choice(
         schema, value, where, default is None, default, needs, shared
       )
-    elif _is_field(parameter):
+    elif is_plain or default is None or default is _EMPTY:
       values[name] = _value(given.get(name, default), parameter, where)
   return values
 
