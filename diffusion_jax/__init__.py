@@ -4,6 +4,7 @@
 networks, data, training and evaluation by name.
 """
 
+from diffusion_jax.core.arguments import pytree_dataclass as pytree_dataclass
 from diffusion_jax.core.betas import (
   constant_betas as constant_betas,
   cosine_betas as cosine_betas,
@@ -114,9 +115,6 @@ from diffusion_jax.core.process import (
   q_sample as q_sample,
   reverse_variance as reverse_variance,
   sde_coefficients as sde_coefficients,
-)
-from diffusion_jax.core.pytree import (
-  pytree_dataclass as pytree_dataclass,
 )
 from diffusion_jax.core.schedules import (
   CosineSchedule as CosineSchedule,

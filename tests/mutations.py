@@ -343,7 +343,7 @@ core/measurements.py test_refusals.py arguments_that_cannot_be
 # Samplers.
 sampling/grids.py grids_fall_from_noise
   'karras', 1.0, True) => 'uniform', 1.0, True)
-core/concrete.py test_refusals.py that_cannot_be
+core/arguments.py test_refusals.py that_cannot_be
   return jax.device_get(traced => return (traced
 sampling/grids.py respaced_sections
   np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride

@@ -17,7 +17,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.core.concrete import kind_of
+from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import abstract_key

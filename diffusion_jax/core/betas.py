@@ -6,7 +6,7 @@
 
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.ranges import NonNegative, Probability
 
 

@@ -6,7 +6,7 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape
+from diffusion_jax.core.arguments import check_same_shape
 from diffusion_jax.core.normal import bin_edges
 
 Array = jax.Array

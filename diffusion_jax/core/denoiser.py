@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import kind_of
+from diffusion_jax.core.arguments import expand_to, kind_of
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.losses import Weight, denoising_loss
 from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0

@@ -10,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
 
+from diffusion_jax.core.arguments import (
+  as_float,
+  as_time,
+  check_numbers,
+  pytree_dataclass,
+)
 from diffusion_jax.core.betas import zero_terminal_snr
-from diffusion_jax.core.concrete import as_float, as_time, check_numbers
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
-from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 

@@ -10,8 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
-from diffusion_jax.core.concrete import check_at_least, check_numbers
+from diffusion_jax.core.arguments import (
+  check_at_least,
+  check_numbers,
+  check_same_shape,
+  sum_data_axes,
+)
 from diffusion_jax.core.denoiser import Network, NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example
 from diffusion_jax.core.levels import (

@@ -10,8 +10,11 @@ from typing import NamedTuple, Protocol, TypedDict
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import (
+  check_at_least,
+  check_same_shape,
+  sum_data_axes,
+)
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import (
+from diffusion_jax.core.arguments import (
   check_same_shape,
   data_axes,
   expand_to,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.broadcasting import check_same_shape, expand_to
+from diffusion_jax.core.arguments import check_same_shape, expand_to
 from diffusion_jax.core.denoiser import Denoiser, Network, predict
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import edm_norm

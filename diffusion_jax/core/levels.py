@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_numbers, kind_of
+from diffusion_jax.core.arguments import check_numbers, expand_to, kind_of
 
 Array = jax.Array
 

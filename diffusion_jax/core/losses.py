@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core import process
-from diffusion_jax.core.broadcasting import (
+from diffusion_jax.core.arguments import (
+  check_fraction,
   check_same_shape,
   data_axes,
   expand_to,
   sum_data_axes,
 )
-from diffusion_jax.core.concrete import check_fraction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import Kind, error_scale, target
 from diffusion_jax.ranges import Finite, Positive, Rate

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least, expand_to
 from diffusion_jax.core.discrete_states import (
   StateDenoiser,
   levels_of_step,

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
-from diffusion_jax.core.concrete import (
+from diffusion_jax.core.arguments import (
   check_not_negative,
   check_positive,
   computed_now,
+  expand_to,
+  sum_data_axes,
 )
 
 Array = jax.Array

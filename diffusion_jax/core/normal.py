@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array

@@ -21,8 +21,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.arguments import check_numbers, check_same_shape
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.ranges import Positive, check_value
 

@@ -18,8 +18,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape, expand_to
-from diffusion_jax.core.concrete import as_time
+from diffusion_jax.core.arguments import as_time, check_same_shape, expand_to
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.normal import Normal
 from diffusion_jax.ranges import check_value

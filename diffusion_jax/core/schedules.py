@@ -19,14 +19,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.concrete import (
+from diffusion_jax.core.arguments import (
   as_float,
   as_time,
   check_numbers,
   check_positive,
+  pytree_dataclass,
 )
 from diffusion_jax.core.levels import NoiseLevel, Schedule, vp_level
-from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 

@@ -10,9 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from diffusion_jax.core.concrete import as_float, as_time, check_positive
+from diffusion_jax.core.arguments import (
+  as_float,
+  as_time,
+  check_positive,
+  pytree_dataclass,
+)
 from diffusion_jax.core.levels import NoiseLevel, Schedule
-from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 

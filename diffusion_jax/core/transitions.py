@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
 from diffusion_jax.core.discrete import betas_of
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
-from diffusion_jax.core.pytree import pytree_dataclass
 
 Array = jax.Array
 

@@ -11,8 +11,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import sum_data_axes
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least, sum_data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.normal import STANDARD, Normal, kl, log_prob
 

@@ -10,7 +10,7 @@ loss: a weight times |x_0 - x0_hat|^2 at one random time. The schedule must have
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import check_same_shape, sum_data_axes
+from diffusion_jax.core.arguments import check_same_shape, sum_data_axes
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import Weight
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.metrics.estimates import Estimate, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes
 from diffusion_jax.metrics.values import take_values

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.metrics.estimates import (
   Estimate,
   bootstrap,

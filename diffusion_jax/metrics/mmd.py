@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least, check_positive
+from diffusion_jax.core.arguments import check_at_least, check_positive
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import (
   SampleMetric,

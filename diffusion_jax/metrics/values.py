@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.metrics.estimates import Missing, bootstrap, check_pair
 from diffusion_jax.metrics.metric import (
   Arrays,

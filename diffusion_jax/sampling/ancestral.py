@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import as_float, check_fraction
+from diffusion_jax.core.arguments import as_float, check_fraction
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, select_level

@@ -11,7 +11,7 @@ an interval of lambda (a Brownian tree: Li et al. 2020, section 4).
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.keys import (
   clone_key,
   draw_normal,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes, expand_to, sum_data_axes
+from diffusion_jax.core.arguments import data_axes, expand_to, sum_data_axes
 
 Array = jax.Array
 

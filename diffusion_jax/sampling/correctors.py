@@ -8,11 +8,12 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes, expand_to
-from diffusion_jax.core.concrete import (
+from diffusion_jax.core.arguments import (
   check_at_least,
   check_fraction,
   check_not_negative,
+  data_axes,
+  expand_to,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key

@@ -7,12 +7,13 @@ p(x_0 | x_t) (`make_state_denoiser`). Where they are NaN x becomes -1 and stays.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import (
+from diffusion_jax.core.arguments import (
+  check_fraction,
+  check_not_negative,
   check_same_shape,
   expand_to,
   sum_data_axes,
 )
-from diffusion_jax.core.concrete import check_fraction, check_not_negative
 from diffusion_jax.core.discrete_states import (
   NEVER,
   StateDenoiser,

@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.broadcasting import check_same_shape, data_axes
-from diffusion_jax.core.concrete import as_float, check_at_least, check_fraction
+from diffusion_jax.core.arguments import (
+  as_float,
+  check_at_least,
+  check_fraction,
+  check_same_shape,
+  data_axes,
+)
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.discrete import DiscreteSchedule
 from diffusion_jax.core.keys import draw_normal, split_key

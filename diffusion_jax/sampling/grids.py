@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.levels import (
   NoiseLevel,
   Schedule,

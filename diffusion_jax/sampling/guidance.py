@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.broadcasting import data_axes, expand_to
-from diffusion_jax.core.concrete import check_fraction
+from diffusion_jax.core.arguments import check_fraction, data_axes, expand_to
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.ranges import (

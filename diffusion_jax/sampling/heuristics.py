@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.concrete import check_fraction, check_not_negative
+from diffusion_jax.core.arguments import check_fraction, check_not_negative
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel

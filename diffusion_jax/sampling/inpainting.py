@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.broadcasting import check_same_shape
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least, check_same_shape
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample

@@ -18,8 +18,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import data_axes, expand_to, sum_data_axes
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import (
+  check_at_least,
+  data_axes,
+  expand_to,
+  sum_data_axes,
+)
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import (

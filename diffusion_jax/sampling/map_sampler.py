@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.concrete import check_numbers
+from diffusion_jax.core.arguments import check_numbers
 from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.concrete import check_fraction
+from diffusion_jax.core.arguments import check_fraction
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import (
   draw_index,

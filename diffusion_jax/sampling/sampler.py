@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.concrete import as_float, kind_of
+from diffusion_jax.core.arguments import as_float, kind_of
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.flow_map import FlowMap

@@ -6,8 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_not_negative
+from diffusion_jax.core.arguments import check_not_negative, expand_to
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule

@@ -14,8 +14,11 @@ infinite, are DDIM's.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_fraction, check_not_negative
+from diffusion_jax.core.arguments import (
+  check_fraction,
+  check_not_negative,
+  expand_to,
+)
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from diffusion_jax.core.broadcasting import expand_to, sum_data_axes
-from diffusion_jax.core.concrete import (
+from diffusion_jax.core.arguments import (
   check_at_least,
   check_numbers,
   check_positive,
   computed_now,
+  expand_to,
+  sum_data_axes,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key

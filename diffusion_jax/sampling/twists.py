@@ -9,8 +9,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import sum_data_axes
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import LogLikelihood, Measurement

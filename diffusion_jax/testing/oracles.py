@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.denoiser import Denoiser, Prediction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.process import level_slopes

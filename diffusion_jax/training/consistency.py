@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.flow_losses import (
   Distance,
   consistency_error,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.core.concrete import check_at_least
+from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.flow_losses import sg, two_step_target
 from diffusion_jax.core.levels import NoiseLevel, Schedule

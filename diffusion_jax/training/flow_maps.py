@@ -15,8 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.broadcasting import expand_to
-from diffusion_jax.core.concrete import check_fraction
+from diffusion_jax.core.arguments import check_fraction, expand_to
 from diffusion_jax.core.flow_losses import (
   adaptive_loss,
   guided_velocity,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import NamedParams, Params
-from diffusion_jax.core.concrete import check_positive
+from diffusion_jax.core.arguments import check_positive
 from diffusion_jax.training.objectives import Context, Objective
 
 Array = jax.Array

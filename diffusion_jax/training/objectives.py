@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
 from diffusion_jax.core.elbo import (
   bound_term,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.core.concrete import check_positive
+from diffusion_jax.core.arguments import check_positive
 from diffusion_jax.ranges import (
   Count,
   NonNegative,

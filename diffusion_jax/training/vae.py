@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.core import vae as bound
-from diffusion_jax.core.broadcasting import data_axes
+from diffusion_jax.core.arguments import data_axes
 from diffusion_jax.core.decoders import (
   bernoulli_log_prob,
   discretized_logistic_log_prob,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core.broadcasting import expand_to
+from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.training import (
   classifier,
   consistency,

@@ -21,7 +21,7 @@ from typing import Any
 
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.core.concrete import kind_of
+from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import cache_folder, read_json, write_json

@@ -27,7 +27,7 @@ from diffusion_jax.app.edits.pictures import (
 from diffusion_jax.app.edits.posteriors import Given, Method, steer, whiteness
 from diffusion_jax.app.model import NOTHING, Model
 from diffusion_jax.core import operators
-from diffusion_jax.core.concrete import computed_now
+from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator

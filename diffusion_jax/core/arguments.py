@@ -1,6 +1,11 @@
-"""Checks of arguments. Values that `jit` traces are not checked."""
+"""Arguments of functions: checks, broadcasting, and dataclasses as pytrees.
 
+Values that `jit` traces are not checked.
+"""
+
+import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,7 @@ from jax.typing import ArrayLike
 from diffusion_jax.aliases import PyTree
 
 Array = jax.Array
+Class = TypeVar('Class', bound=type)
 
 
 def check_numbers(
@@ -108,3 +114,81 @@ def as_time(t: ArrayLike) -> Array:
     lambda t: (t >= -1e-6) & (t <= 1.0 + 1e-6), 'times are in [0, 1]', t=t
   )
   return as_float(t)
+
+
+def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
+  """Reshapes a value to broadcast against x: [] and [B] become [B|1, 1, ...].
+
+  This is the only broadcasting rule of the library. Raises ValueError for a
+  shape that does not fit the leading axes of x. Floats get the precision of x,
+  at least float32: float64 levels do not change the type of float32 images.
+  """
+  shape = jnp.shape(value)
+  if len(shape) > x.ndim or any(
+    n not in (1, m) for n, m in zip(shape, x.shape, strict=False)
+  ):
+    raise ValueError(
+      f'{name} of shape {list(shape)} does not fit an array of shape '
+      f'{list(x.shape)}: it must be [] or [B]'
+    )
+  value = jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
+  if jnp.issubdtype(value.dtype, jnp.floating):
+    value = value.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return value
+
+
+def data_axes(x: Array) -> tuple[int, ...]:
+  """Returns all axes of x [B, ...] except the first."""
+  return tuple(range(1, x.ndim))
+
+
+def sum_data_axes(x: Array) -> Array:
+  """Sums x [B, ...] over all axes except the first, [B]."""
+  return jnp.sum(x, axis=data_axes(x))
+
+
+def check_same_shape(**arrays: Array) -> None:
+  """Raises ValueError with all names and shapes unless the shapes are equal.
+
+  Otherwise two images would broadcast if they differ in an axis of length 1.
+  """
+  shapes = [jnp.shape(array) for array in arrays.values()]
+  if len(set(shapes)) > 1:
+    pairs = zip(arrays, map(list, shapes), strict=True)
+    listing = ', '.join(f'{name} {shape}' for name, shape in pairs)
+    raise ValueError(f'shapes must be equal: {listing}')
+
+
+def pytree_dataclass(cls: Class) -> Class:
+  """Registers a dataclass as a pytree of its fields, except static ones.
+
+  The tree structures of two classes are never equal. With
+  `jax.tree_util.register_dataclass` (jaxlib 0.10.2) they compare equal if the
+  static fields and the number of other fields match; only their hashes differ.
+  `jit` could then run the program of one schedule for another.
+  """
+  fields = dataclasses.fields(cls)
+  static = [f.name for f in fields if f.metadata.get('static')]
+  data = [f.name for f in fields if f.name not in static]
+  keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+  def flatten(obj):
+    values = tuple(getattr(obj, name) for name in data)
+    return values, tuple(getattr(obj, name) for name in static)
+
+  def flatten_with_keys(obj):
+    values, meta = flatten(obj)
+    return tuple(zip(keys, values, strict=True)), meta
+
+  def unflatten(meta, values):
+    # This skips __init__ and its checks: leaves may be gradients, or objects
+    # other than numbers.
+    obj = object.__new__(cls)
+    for name, value in zip((*data, *static), (*values, *meta), strict=True):
+      object.__setattr__(obj, name, value)
+    return obj
+
+  jax.tree_util.register_pytree_with_keys(
+    cls, flatten_with_keys, unflatten, flatten
+  )
+  return cls
