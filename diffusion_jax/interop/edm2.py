@@ -16,14 +16,17 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.layers import Kind, Layer, entries, expand
 from diffusion_jax.interop.names import (
   CONV,
   CONV_1X1,
   LINEAR,
   SAME,
+  Kind,
+  Layer,
   Rule,
   Tensors,
+  entries,
+  expand,
 )
 from diffusion_jax.interop.options import (
   Options,
