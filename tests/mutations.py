@@ -373,14 +373,14 @@ networks/blocks.py resnet_block_literally
 networks/attention.py fused_attention_is_openais
   {'new': 0, 'legacy': 1, 'interleaved': 2}
   => {'new': 1, 'legacy': 0, 'interleaved': 2}
-networks/rotary.py pairs_are_turned
+networks/tokens.py networks/test_rotary.py pairs_are_turned
   [a * cos - b * sin, b * cos + a * sin]
   => [a * cos + b * sin, b * cos - a * sin]
-networks/magnitude.py sum_of_independent_inputs
+networks/edm2.py networks/test_magnitude.py sum_of_independent_inputs
   ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
 networks/transformer_block.py its_equations
   y = x + gate_1 * out => y = x + gate_2 * out
-networks/text.py dropped_text
+networks/context.py networks/test_text.py dropped_text
   return words, mask | drop[:, None] => return words, mask
 networks/layers.py networks/test_ranks.py further_axis
   within = tuple(range(2, len(blocks) + 1, 2))
@@ -447,7 +447,7 @@ sampling/discrete.py first_hitting_is_exact
   u ** (1.0 / jnp.maximum(count, 1)) => u
 sampling/discrete.py papers/test_discrete_states.py test_remdm_one_step
   level_s.alpha / kept => level_s.alpha
-networks/rotary.py angles_of_a_sequence
+networks/tokens.py networks/test_rotary.py angles_of_a_sequence
   count = features // (2 * len(grid)) => count = features // 4
 app/models/states.py guidance_moves
   cond | drop => cond
@@ -651,13 +651,13 @@ networks/embeddings.py fourier_features_literally
 networks/embeddings.py null_row
   self.labels.num_classes + self.labels.null_class
   => self.labels.num_classes + (not self.labels.null_class)
-networks/group_norm.py group_norm_literally
+networks/layers.py networks/test_group_norm.py group_norm_literally
   jnp.maximum(square - mean**2, 0.0) => jnp.maximum(square - mean, 0.0)
-networks/initializers.py uniform_over_fan_in
+networks/layers.py networks/test_initializers.py uniform_over_fan_in
   (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
-networks/initializers.py fan_avg
+networks/layers.py networks/test_initializers.py fan_avg
   'fan_avg', 'uniform' => 'fan_in', 'uniform'
-networks/resampling.py filters_are_upfirdn
+networks/ddpmpp.py networks/test_resampling.py filters_are_upfirdn
   weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
 networks/tokens.py weighted_mean_of_what
   q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0

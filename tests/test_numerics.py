@@ -21,13 +21,13 @@ from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.networks import (
   autoencoder,
-  classifier,
+  autoencoder as hierarchical,
   ddpmpp,
   edm2,
   gamma,
-  hierarchical,
   transformer,
   unet,
+  unet as classifier,
   vdm,
 )
 from diffusion_jax.networks.inputs import Inputs, Text

@@ -36,9 +36,8 @@ from diffusion_jax.interop.options import (
   typed,
 )
 from diffusion_jax.interop.reader import Imported, Model, facts_of
-from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.edm2 import EDM2, Uncertainty
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.networks.magnitude import Uncertainty
 
 # The keywords of their Precond and UNet with the defaults.
 OPTIONS: Options = dict(

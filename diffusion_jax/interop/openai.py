@@ -30,9 +30,8 @@ from diffusion_jax.interop.options import (
   of_model,
   typed,
 )
-from diffusion_jax.networks.classifier import NoisyClassifier
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.unet import NoisyClassifier, UNet
 
 # The flags of the scripts with the defaults of guided-diffusion; 'improved' in
 # MODELS has the defaults of improved-diffusion. A classifier has `classifier`

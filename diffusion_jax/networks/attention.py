@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.group_norm import GroupNorm
-from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.layers import GroupNorm, dense
 from diffusion_jax.networks.options import (
   QKV,
   AttentionImplementation,

@@ -9,21 +9,20 @@ have the type `dtype`.
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.group_norm import GroupNorm
-from diffusion_jax.networks.layers import Conv, dense
+from diffusion_jax.networks.layers import Conv, GroupNorm, dense
 from diffusion_jax.networks.options import (
   Checked,
   Dtype,
   Initialization,
+  RematPolicy,
   count_groups,
 )
-from diffusion_jax.networks.remat import maybe_remat
 from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
@@ -173,3 +172,33 @@ def output_conv(network: Any, features: int, h: Array) -> Array:
     features, initializer=network.initializer, zero=True, name='conv_out'
   )
   return conv(nn.swish(norm(h)))
+
+
+Block = TypeVar('Block', bound=type[nn.Module])
+
+
+def _products(primitive, *args, **params):
+  # Stores the results of convolutions and products with weights. The products
+  # of attention have batch axes and are recomputed, because scores are large.
+  with_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return primitive.name in ('conv2d', 'convolve', 'linear') or with_weights(
+    primitive, *args, **params
+  )
+
+
+POLICIES: dict[RematPolicy, Callable[..., bool] | None] = {
+  'nothing': None,
+  'products': _products,
+}
+
+
+def maybe_remat(block: Block, network: Any, **options: Any) -> Block:
+  """Returns the block, which the backward pass recomputes with network.remat.
+
+  Only its inputs are stored. With network.remat_policy 'products' the results
+  of convolutions and products with weights are stored too. The block's results
+  do not change. options: further arguments of `nn.remat`.
+  """
+  if not getattr(network, 'remat', False):
+    return block
+  return nn.remat(block, policy=POLICIES[network.remat_policy], **options)

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from diffusion_jax.networks.initializers import initializers
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, check_not_null
-from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.layers import dense, initializers
 from diffusion_jax.networks.options import (
   Checked,
   Dtype,

@@ -15,11 +15,11 @@ from diffusion_jax.networks.options import (
   Dtype,
 )
 from diffusion_jax.networks.placement import on_gpu
-from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
   attend,
   layer_norm,
+  rotate,
   split_heads,
 )
 from diffusion_jax.ranges import Rate, Size

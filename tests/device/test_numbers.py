@@ -15,7 +15,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.networks.cpu.convolution import conv2d
-from diffusion_jax.networks.group_norm import GroupNorm
+from diffusion_jax.networks.layers import GroupNorm
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.sharding import make_mesh

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks.group_norm import GroupNorm
+from diffusion_jax.networks.layers import GroupNorm
 from tests.networks.literal import close, norm
 
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.networks.initializers import initializers
-from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.layers import Conv, initializers
 from diffusion_jax.networks.options import Initialization
 
 

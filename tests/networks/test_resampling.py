@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import upfirdn
 
-from diffusion_jax.networks import resampling
+from diffusion_jax.networks import ddpmpp as resampling
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 
 X = np.random.default_rng(0).standard_normal((2, 8, 6, 3))

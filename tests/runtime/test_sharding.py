@@ -11,8 +11,7 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.networks.attention import Attention
-from diffusion_jax.networks.group_norm import GroupNorm
-from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.layers import Conv, GroupNorm
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import objectives
 from diffusion_jax.training.conditions import make_condition

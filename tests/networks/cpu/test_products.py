@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks import layers, magnitude, transformer_block
+from diffusion_jax.networks import edm2 as magnitude, layers, transformer_block
 from diffusion_jax.networks.cpu.products import linear
 
 
