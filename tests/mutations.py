@@ -689,9 +689,9 @@ data/text.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
 data/text.py may_fill_its_length
   len(data) > length: => len(data) >= length:
-training/masks.py quarter_to_three_quarters
+training/conditions.py training/test_masks.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
-training/masks.py all_four_halves
+training/conditions.py training/test_masks.py all_four_halves
   (), 0, 4) => (), 0, 3)
 training/power_ema.py products_of_profiles
   (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)

@@ -80,7 +80,7 @@ def test_files_are_written_by_drafts():
   }
   assert users == {
     'drafts.py', 'runtime/files.py',  # which all others use
-    'training/logging.py',  # appends to a file that it has made
+    'training/loggers.py',  # appends to a file that it has made
     'interop/stablehlo.py', 'interop/diffusers.py',  # a new folder
     'runtime/cache.py', 'metrics/references.py', 'app/config/own.py',  # caches
     'app/modes/convert.py',  # a place that the user names
@@ -169,7 +169,6 @@ TESTED_ELSEWHERE = {
   'aliases.py': 'test_architecture.py',
   'runtime/precision.py': 'test_numerics.py',
   'training/base_weights.py': 'app/run/test_adapters.py',
-  'training/integrity.py': 'training/test_checksums.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'training/stored_weights.py': 'training/test_checkpoints.py',
   'drafts.py': 'runtime/test_files.py',

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks import edm2 as magnitude, layers, transformer_block
+from diffusion_jax.networks import edm2, layers, transformer_block
 from diffusion_jax.networks.cpu.products import linear
 
 
@@ -32,7 +32,7 @@ class Layers(nn.Module):
       return layers.dense(x, 6, 'a')
     if self.kind == 'transformer':
       return transformer_block.dense(6, 'a')(x)
-    return magnitude.MPConv(6)(x)
+    return edm2.MPConv(6)(x)
 
 
 @pytest.mark.parametrize('kind', ['layers', 'transformer', 'magnitude'])
