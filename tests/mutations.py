@@ -251,9 +251,9 @@ metrics/calibration.py masses_of_regions
   => rank_levels(log_q, log_q_truth, seed)
 metrics/calibration.py draws_in_the_ball
   np.where(scale > 0.0, scale, 1.0) => 1.0
-metrics/c2st.py that_of_sbibm
+metrics/values.py metrics/test_c2st.py that_of_sbibm
   std(axis=0, ddof=1) => std(axis=0)
-metrics/sliced.py optimal_transport
+metrics/values.py metrics/test_sliced.py optimal_transport
   widths @ apart**2 => np.mean(apart**2, axis=0)
 metrics/mmd.py scipys_in_one_dimension
   _minus_distance, own=False => _minus_distance, own=True
@@ -679,7 +679,7 @@ metrics/bits.py rate_and_distortion_by_hand
   terms[:0:-1] => terms[::-1]
 metrics/bits.py one_of_each_level_more
   counts = np.ones(()) => counts = np.zeros(())
-metrics/inception_score.py formula_of_each_split
+metrics/accuracy.py metrics/test_inception_score.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
