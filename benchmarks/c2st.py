@@ -10,7 +10,7 @@ from sklearn.model_selection import KFold
 
 
 def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
-  """Computes `classifier_accuracy` of metrics/c2st.py of two sets, [N, D].
+  """Computes `classifier_accuracy` of metrics/values.py of two sets, [N, D].
 
   Folds, classifier, first weights and training are scikit-learn's; the order of
   the batches differs.

@@ -14,17 +14,7 @@ from configs.base import section
 def get_config():
   config = imagenet256_jit.predict_x0(cifar10.shared())
   config.network = section(
-    'dit',
-    channels=384,
-    num_blocks=12,
-    num_heads=6,
-    patch_size=2,
-    positions='both',
-    norm='rms',
-    qk_norm=True,
-    mlp='swiglu',
-    dropout=0.1,
-    dropout_blocks='middle',
+    'dit', **imagenet256_jit.OPTIONS, dropout=0.1, dropout_blocks='middle'
   )
   config.training.num_steps = 400_000
   config.sampling.num_steps = 50

@@ -27,7 +27,6 @@ def get_config():
     'consistency_training',
     pairs=section(
       'easy',
-      q=2.0,
       steps_per_stage=25_000,  # 3.2M images
       times=section('log_normal', mean=-1.1, std=2.0),
     ),

@@ -9,20 +9,16 @@ measured. docs/networks.md relates the fields to the numbers of the paper.
   python launch.py --config=configs/cifar10_edm.py:conditional_smoke
 """
 
-from configs import cifar10
+from configs import base, cifar10
 from configs.base import section
 
 VARIANTS = ('conditional',)
 
 
 def get_config(arg=''):
-  config = cifar10.shared()
-  config.schedule = section('karras')
+  config = base.edm(cifar10.shared())
   config.network = section('ddpmpp', dropout=0.13)
-  config.noise_input = section('edm')
-  config.parametrization = section('edm')
   config.conditioning = section(labels=arg == 'conditional', augment=0.12)
-  config.objective = section('denoising', times='log_normal', weight='edm')
   config.optimizer.update(
     learning_rate=1e-3,
     warmup_steps=19_531,  # 10M images
@@ -36,7 +32,4 @@ def get_config(arg=''):
   config.training.batch_size = 512
   config.training.ema_half_life = 500_000.0  # images
   config.training.ema_rampup = 0.05
-  config.sampling.sampler = section('heun')  # 35 calls of the network
-  config.sampling.num_steps = 18
-  config.sampling.clip = False
   return config

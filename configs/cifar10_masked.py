@@ -18,7 +18,6 @@ def get_config():
   config.schedule = section('cosine_masking')
   config.network = section(
     'unet',
-    channels=128,
     multipliers=(1,),
     num_blocks=32,
     attention_resolutions=(),

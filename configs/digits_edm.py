@@ -7,13 +7,13 @@ augmentation: a digit that is turned or mirrored is often another one.
   python launch.py --config=configs/digits_edm.py
 """
 
-from configs import digits
+from configs import base, digits
 from configs.base import section
 
 
 def get_config():
-  config = digits.conditional()
-  config.schedule = section('karras')
+  # The deviation of the training images is 0.752.
+  config = base.edm(digits.conditional(), sigma_data=0.75)
   config.network = section(
     'ddpmpp',
     channels=32,
@@ -21,13 +21,6 @@ def get_config():
     num_blocks=1,
     attention_resolutions=(4,),
   )
-  config.noise_input = section('edm')
-  # The deviation of the training images is 0.752.
-  config.parametrization = section('edm', sigma_data=0.75)
-  config.objective = section('denoising', times='log_normal', weight='edm')
   config.training.ema_half_life = 20_000.0  # images
   config.training.ema_rampup = 0.05
-  config.sampling.sampler = section('heun')  # 35 calls of the network
-  config.sampling.num_steps = 18
-  config.sampling.clip = False
   return config

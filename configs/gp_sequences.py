@@ -14,21 +14,13 @@ from configs.base import section
 
 
 def get_config():
-  config = base.edm_of_numbers(base.get_config())
+  config = base.short(4000, 1000, steps_per_call=20, log_every=200)
+  config = base.edm_of_numbers(config)
   config.data = section('gaussian_process', fresh=True)
   config.network = section(
     'dit', channels=64, num_blocks=3, num_heads=4, patch_size=4
   )
-  config.optimizer = section(
-    'adamw', learning_rate=2e-3, warmup_steps=200, decay='cosine'
-  )
-  config.training.num_steps = 4000
-  config.training.batch_size = 64
-  config.training.steps_per_call = 20
-  config.training.ema_decay = 0.999
-  config.training.log_every = 200
-  config.training.evaluate_every = 1000
+  config.optimizer.warmup_steps = 200
   config.training.sample_every = 2000
-  config.sampling.num_samples = 1000
-  config.sampling.batch_size = 250
+  config.sampling.update(num_samples=1000, batch_size=250)
   return config

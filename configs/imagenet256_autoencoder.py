@@ -24,10 +24,8 @@ def get_config():
     multipliers=(1, 2, 4, 4),
     num_blocks=2,
     decoder_blocks=3,
-    attention_resolutions=(),
     middle_attention='norm',
     latent_convs=True,
-    latent_channels=4,
     log_variance_limits=(-30.0, 20.0),
     dtype='bfloat16',
   )

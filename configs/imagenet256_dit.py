@@ -40,7 +40,7 @@ def shared():
     'autoencoder', run='runs/imagenet256_autoencoder', shape=(32, 32, 4)
   )
   config.network = section(
-    'dit', channels=1152, num_blocks=28, num_heads=16, patch_size=2, remat=True
+    'dit', channels=1152, num_blocks=28, num_heads=16, remat=True
   )
   config.conditioning = section(labels=True, dropout=0.1)
   config.optimizer.learning_rate = 1e-4

@@ -20,6 +20,7 @@ from configs import imagenet64, imagenet256_dit
 from configs.base import section
 
 VARIANTS = ('64',)
+OPTIONS = {'positions': 'both', 'norm': 'rms', 'qk_norm': True, 'mlp': 'swiglu'}
 
 
 def predict_x0(config):
@@ -44,24 +45,17 @@ def get_config(arg=''):
   config.network = section(
     'dit',
     channels=768,
-    num_blocks=12,
     num_heads=12,
     patch_size=16,
     bottleneck=128,
-    positions='both',
-    norm='rms',
-    qk_norm=True,
-    mlp='swiglu',
+    **OPTIONS,
     class_tokens=32,
     class_tokens_at=4,
     dtype='bfloat16',
     remat=True,
   )
   config.noise_input.scale = 1.0
-  config.optimizer.update(
-    learning_rate=2e-4,
-    warmup_steps=6255,  # 5 epochs
-  )
+  config.optimizer.warmup_steps = 6255  # 5 epochs
   config.training.num_steps = 750_600  # 600 epochs
   config.training.batch_size = 1024
   config.training.more_ema_decays = (0.9996,)

@@ -11,7 +11,7 @@ out, up to ten times in a row. Not measured yet.
   python launch.py --config=configs/imagenet64_edm2.py:m   # or xs, l, xl
 """
 
-from configs import imagenet64
+from configs import base, imagenet64
 from configs.base import section
 
 SIZES = {  # channels, learning rate, dropout, steps: images / 2048
@@ -26,28 +26,13 @@ VARIANTS = 'xs', 'm', 'l', 'xl'
 
 def get_config(arg=''):
   channels, learning_rate, dropout, num_steps = SIZES[arg]
-  config = imagenet64.pixels()
-  config.schedule = section('karras')
+  times = section('log_normal', mean=-0.8, std=1.6)
+  config = base.edm(imagenet64.pixels(), num_steps=32, times=times)
   config.network = section(
-    'edm2',
-    channels=channels,
-    multipliers=(1, 2, 3, 4),
-    num_blocks=3,
-    attention_resolutions=(16, 8),
-    head_channels=64,
-    dropout=dropout,
-    dtype='bfloat16',
-    remat=True,
+    'edm2', channels=channels, dropout=dropout, dtype='bfloat16', remat=True
   )
-  config.noise_input = section('edm')
-  config.parametrization = section('edm')
   config.conditioning = section(labels=True)
-  config.objective = section(
-    'denoising',
-    times=section('log_normal', mean=-0.8, std=1.6),
-    weight='edm',
-    uncertainty=section('fourier', features=128),
-  )
+  config.objective.uncertainty = section('fourier')
   config.optimizer = section(
     'adam',
     learning_rate=learning_rate,
@@ -70,7 +55,4 @@ def get_config(arg=''):
   config.training.ema_sigma_rels = (0.05, 0.10)
   config.training.snapshot_every = 4096  # 8 Mi images
   config.training.skip_nonfinite = 10
-  config.sampling.sampler = section('heun')  # 63 calls of the network
-  config.sampling.num_steps = 32
-  config.sampling.clip = False
   return config

@@ -23,12 +23,12 @@ def get_config():
     dtype='bfloat16',
   )
   config.optimizer = section('adamw', learning_rate=1e-4, warmup_steps=5000)
-  config.training.random_flip = True
-  config.training.num_steps = 500_000
-  config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
+  config.training.update(
+    random_flip=True,
+    num_steps=500_000,
+    sample_every=10_000,
+    checkpoint_every=5000,
+  )
   config.sampling.sampler = section('ddim')
-  config.sampling.num_steps = 100
-  config.sampling.num_samples = 64
-  config.sampling.batch_size = 64
+  config.sampling.update(num_steps=100, num_samples=64, batch_size=64)
   return config

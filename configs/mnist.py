@@ -26,7 +26,7 @@ VARIANTS = 'unconditional', 'jit', 'gpu'
 
 
 def get_config(arg=''):
-  config = base.get_config()
+  config = base.short(2000, steps_per_call=10)
   config.data = section('mnist')
   config.network = section(
     'unet',
@@ -39,16 +39,6 @@ def get_config(arg=''):
   config.parametrization = section('v')
   config.objective = section('denoising', weight='truncated_snr')
   config.conditioning = section(labels=True, dropout=0.1)
-  config.optimizer = section(
-    'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine'
-  )
-  config.training.num_steps = 2000
-  config.training.batch_size = 64
-  config.training.steps_per_call = 10
-  config.training.ema_decay = 0.999
-  config.training.sample_every = 500
-  config.training.checkpoint_every = 500
-  config.training.evaluate_every = 500
   config.sampling.sampler = section('dpm_solver_pp')
   config.sampling.num_steps = 20
   config.sampling.guidance = section('classifier_free', scale=1.5)
@@ -63,10 +53,7 @@ def get_config(arg=''):
       num_heads=4,
       patch_size=4,
       bottleneck=16,
-      positions='both',
-      norm='rms',
-      qk_norm=True,
-      mlp='swiglu',
+      **imagenet256_jit.OPTIONS,
     )
     config = imagenet256_jit.predict_x0(config)
     config.objective.times = section('logit_normal')

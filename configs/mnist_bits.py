@@ -37,29 +37,17 @@ UNET = {
 
 
 def get_config(arg=''):
-  config = base.get_config()
+  config = base.short(
+    2000, 1000, steps_per_call=10, checkpoint_every=500, evaluate_batches=20
+  )
+  config.optimizer.weight_decay = 0.01
   kind = arg.removeprefix('binary_')
   config.data = section('mnist')
   if kind != arg:
     config.data = section('binarized', source=section('mnist'))
-  config.optimizer = section(
-    'adamw',
-    learning_rate=2e-3,
-    warmup_steps=100,
-    decay='cosine',
-    weight_decay=0.01,
-  )
-  config.training.num_steps = 2000
-  config.training.batch_size = 64
-  config.training.steps_per_call = 10
-  config.training.ema_decay = 0.999
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 500
-  config.training.evaluate_every = 1000
-  config.training.evaluate_batches = 20
   if kind in ('vae', 'hvae'):
     config.network = section('perceptron', latent_dim=40, hidden=(400, 400))
-    config.optimizer.update(learning_rate=1e-3)
+    config.optimizer.learning_rate = 1e-3
     config.training.update(
       num_steps=20_000,
       batch_size=128,
@@ -123,19 +111,13 @@ def get_config(arg=''):
     config.network = section('vdm', channels=32, num_layers=4, num_groups=8)
     config.noise_input = section('logsnr')
     config.objective = section('vdm')
-    config.optimizer.update(b2=0.99)
+    config.optimizer.b2 = 0.99
     config.evaluation.elbo = section(decoder='categorical', random_steps=8)
     config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
     config.sampling.clip = False
     config.sampling.num_steps = 100
   if kind == 'hvae':
-    config.network = section(
-      'hierarchical',
-      channels=32,
-      multipliers=(1, 2, 2),
-      num_groups=8,
-      latent_channels=4,
-    )
+    config.network = section('hierarchical', channels=32, num_groups=8)
     config.training.update(
       num_steps=2000, batch_size=64, steps_per_call=10, sample_every=1000
     )

@@ -16,7 +16,11 @@ from configs.base import section
 
 
 def get_config():
-  config = base.get_config()
+  config = base.short(
+    3000, learning_rate=4e-3, steps_per_call=10, sample_every=1000
+  )
+  config.optimizer.weight_decay = 0.05
+  config.training.update(batch_size=128, ema_decay=0.998)
   config.data = section('mnist')
   config.network = section(
     'classifier',
@@ -38,18 +42,5 @@ def get_config():
   config.objective = section(
     'classifier', times=section('log_normal', mean=-3.0, std=1.5)
   )
-  config.optimizer = section(
-    'adamw',
-    learning_rate=4e-3,
-    warmup_steps=100,
-    decay='cosine',
-    weight_decay=0.05,
-  )
-  config.training.num_steps = 3000
-  config.training.batch_size = 128
-  config.training.steps_per_call = 10
-  config.training.ema_decay = 0.998
-  config.training.checkpoint_every = 500
-  config.training.evaluate_every = 500
   config.evaluation.metrics = ('accuracy',)
   return config

@@ -16,7 +16,7 @@ from configs.base import section
 
 
 def get_config():
-  config = base.get_config()
+  config = base.short(2000, learning_rate=1e-3, batch_size=16)
   config.data = section('photos', shrink=4, test_fraction=0.25)
   config.network = section(
     'unet',
@@ -26,15 +26,6 @@ def get_config():
     attention_resolutions=(8,),
     num_groups=8,
   )
-  config.optimizer = section(
-    'adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine'
-  )
-  config.training.num_steps = 2000
-  config.training.batch_size = 16
-  config.training.ema_decay = 0.999
-  config.training.sample_every = 500
-  config.training.checkpoint_every = 500
-  config.training.evaluate_every = 500
   # eta = 0 leaves noise in some of the images
   config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 100

@@ -14,27 +14,16 @@ from configs.base import section
 
 
 def get_config():
-  config = base.get_config()
+  config = base.short(2000, 1000, 1e-3, batch_size=32, ema_decay=0.998)
+  config.training.evaluate_every = 0
   config.data = section('folder', image_shape=(32, 32, 3))
   config.schedule = section('cosine')
   config.parametrization = section('v')
   config.objective = section('denoising', weight='truncated_snr')
   config.network = section(
-    'unet',
-    channels=32,
-    multipliers=(1, 2, 2, 2),
-    num_blocks=1,
-    attention_resolutions=(8,),
-  )
-  config.optimizer = section(
-    'adamw', learning_rate=1e-3, warmup_steps=100, decay='cosine'
+    'unet', channels=32, num_blocks=1, attention_resolutions=(8,)
   )
   config.training.random_flip = True
-  config.training.batch_size = 32
-  config.training.num_steps = 2000
-  config.training.ema_decay = 0.998
-  config.training.sample_every = 1000
-  config.training.checkpoint_every = 1000
   config.sampling.sampler = section('dpm_solver_pp')
   config.sampling.num_steps = 20
   config.sampling.num_samples = 36

@@ -16,7 +16,8 @@ from configs.base import section
 
 
 def get_config():
-  config = base.rectified_flow(base.get_config(), 'logit_normal')
+  config = base.short(4000, 1000, checkpoint_every=500)
+  config = base.rectified_flow(config, 'logit_normal')
   config.data = section('shapes', num_objects=2)
   config.network = section(
     'unet',
@@ -27,14 +28,6 @@ def get_config():
     num_groups=8,
   )
   config.conditioning = section(text=section('bytes', length=56), dropout=0.1)
-  config.optimizer = section(
-    'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine'
-  )
-  config.training.num_steps = 4000
-  config.training.batch_size = 64
-  config.training.ema_decay = 0.999
-  config.training.checkpoint_every = 500
-  config.training.evaluate_every = 1000
   config.sampling.num_steps = 50
   config.sampling.guidance = section('classifier_free', scale=2.0)
   return config

@@ -14,8 +14,8 @@ from configs.base import section
 
 
 def get_config():
-  config = base.get_config()
-  config.data = section('text', length=128)
+  config = base.short(1500, batch_size=32, steps_per_call=10)
+  config.data = section('text')
   config.schedule = section('polynomial_masking')
   config.network = section(
     'dit',
@@ -30,17 +30,6 @@ def get_config():
   config.states = section(features=128)
   config.noise_input = section('time')
   config.objective = section('masked')
-  config.optimizer = section(
-    'adamw', learning_rate=2e-3, warmup_steps=100, decay='cosine', b2=0.98
-  )
-  config.training.num_steps = 1500
-  config.training.batch_size = 32
-  config.training.steps_per_call = 10
-  config.training.ema_decay = 0.999
-  config.training.evaluate_every = 500
-  config.training.sample_every = 500
-  config.training.checkpoint_every = 500
-  config.sampling.num_samples = 16
-  config.sampling.batch_size = 16
-  config.sampling.num_steps = 128
+  config.optimizer.b2 = 0.98
+  config.sampling.update(num_samples=16, batch_size=16, num_steps=128)
   return config

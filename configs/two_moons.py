@@ -17,24 +17,20 @@ from configs.base import section
 
 
 def get_config():
-  config = base.edm_of_numbers(base.get_config())
+  config = base.short(
+    6000,
+    learning_rate=1e-3,
+    batch_size=256,
+    steps_per_call=50,
+    log_every=500,
+    evaluate_batches=3,
+    sample_every=3000,
+    keep_best=1,
+  )
+  config = base.edm_of_numbers(config)
   config.data = section('two_moons', bounds=(-1.0, 1.0))
   config.network = section('mlp', channels=128)
   config.conditioning = section(context='vector')
-  config.optimizer = section(
-    'adamw', learning_rate=1e-3, warmup_steps=200, decay='cosine'
-  )
-  config.training.num_steps = 6000
-  config.training.batch_size = 256
-  config.training.steps_per_call = 50
-  config.training.ema_decay = 0.999
-  config.training.log_every = 500
-  config.training.evaluate_every = 500
-  config.training.evaluate_batches = 3
-  config.training.checkpoint_every = 500
-  config.training.sample_every = 3000
-  config.training.keep_best = 1
-  config.sampling.checkpoint = 'best'
-  config.sampling.num_samples = 1000
-  config.sampling.batch_size = 1000
+  config.optimizer.warmup_steps = 200
+  config.sampling.update(checkpoint='best', num_samples=1000, batch_size=1000)
   return config

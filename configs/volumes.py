@@ -26,8 +26,7 @@ def get_config():
     num_groups=8,
     attention_resolutions=(64,),
   )
-  config.training.num_steps = 1000
-  config.training.batch_size = 32
-  config.training.evaluate_every = 500
-  config.training.sample_every = 500
+  config.training.update(
+    num_steps=1000, batch_size=32, evaluate_every=500, sample_every=500
+  )
   return config

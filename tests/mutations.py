@@ -251,9 +251,9 @@ metrics/calibration.py masses_of_regions
   => rank_levels(log_q, log_q_truth, seed)
 metrics/calibration.py draws_in_the_ball
   np.where(scale > 0.0, scale, 1.0) => 1.0
-metrics/c2st.py that_of_sbibm
+metrics/values.py metrics/test_c2st.py that_of_sbibm
   std(axis=0, ddof=1) => std(axis=0)
-metrics/sliced.py optimal_transport
+metrics/values.py metrics/test_sliced.py optimal_transport
   widths @ apart**2 => np.mean(apart**2, axis=0)
 metrics/mmd.py scipys_in_one_dimension
   _minus_distance, own=False => _minus_distance, own=True
@@ -373,14 +373,14 @@ networks/blocks.py resnet_block_literally
 networks/attention.py fused_attention_is_openais
   {'new': 0, 'legacy': 1, 'interleaved': 2}
   => {'new': 1, 'legacy': 0, 'interleaved': 2}
-networks/rotary.py pairs_are_turned
+networks/tokens.py networks/test_rotary.py pairs_are_turned
   [a * cos - b * sin, b * cos + a * sin]
   => [a * cos + b * sin, b * cos - a * sin]
-networks/magnitude.py sum_of_independent_inputs
+networks/edm2.py networks/test_magnitude.py sum_of_independent_inputs
   ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
 networks/transformer_block.py its_equations
   y = x + gate_1 * out => y = x + gate_2 * out
-networks/text.py dropped_text
+networks/context.py networks/test_text.py dropped_text
   return words, mask | drop[:, None] => return words, mask
 networks/layers.py networks/test_ranks.py further_axis
   within = tuple(range(2, len(blocks) + 1, 2))
@@ -447,7 +447,7 @@ sampling/discrete.py first_hitting_is_exact
   u ** (1.0 / jnp.maximum(count, 1)) => u
 sampling/discrete.py papers/test_discrete_states.py test_remdm_one_step
   level_s.alpha / kept => level_s.alpha
-networks/rotary.py angles_of_a_sequence
+networks/tokens.py networks/test_rotary.py angles_of_a_sequence
   count = features // (2 * len(grid)) => count = features // 4
 app/models/states.py guidance_moves
   cond | drop => cond
@@ -657,7 +657,7 @@ networks/layers.py uniform_over_fan_in
   (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
 networks/layers.py fan_avg
   'fan_avg', 'uniform' => 'fan_in', 'uniform'
-networks/resampling.py filters_are_upfirdn
+networks/ddpmpp.py networks/test_resampling.py filters_are_upfirdn
   weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
 networks/attention.py weighted_mean_of_what
   q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
@@ -679,7 +679,7 @@ metrics/bits.py rate_and_distortion_by_hand
   terms[:0:-1] => terms[::-1]
 metrics/bits.py one_of_each_level_more
   counts = np.ones(()) => counts = np.zeros(())
-metrics/inception_score.py formula_of_each_split
+metrics/accuracy.py metrics/test_inception_score.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
@@ -689,9 +689,9 @@ data/text.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
 data/text.py may_fill_its_length
   len(data) > length: => len(data) >= length:
-training/masks.py quarter_to_three_quarters
+training/conditions.py training/test_masks.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
-training/masks.py all_four_halves
+training/conditions.py training/test_masks.py all_four_halves
   (), 0, 4) => (), 0, 3)
 training/power_ema.py products_of_profiles
   (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)

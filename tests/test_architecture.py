@@ -80,8 +80,8 @@ def test_files_are_written_by_drafts():
   }
   assert users == {
     'drafts.py', 'runtime/files.py',  # which all others use
-    'training/logging.py',  # appends to a file that it has made
-    'interop/stablehlo.py', 'interop/diffusers_folders.py',  # a new folder
+    'training/loggers.py',  # appends to a file that it has made
+    'interop/stablehlo.py', 'interop/diffusers.py',  # a new folder
     # caches
     'runtime/compiling.py', 'metrics/references.py', 'app/config/own.py',
     'app/modes/convert.py',  # a place that the user names
@@ -155,16 +155,11 @@ TESTED_ELSEWHERE = {
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'app/test_cli.py',
   'interop/diffusers_autoencoder.py': 'interop/test_diffusers.py',
-  'interop/diffusers_folders.py': 'interop/test_diffusers.py',
   'interop/diffusers_options.py': 'interop/test_diffusers.py',
   'interop/diffusers_schedulers.py': 'interop/test_diffusers.py',
   'interop/diffusers_transformer.py': 'interop/test_diffusers.py',
   'interop/diffusers_unet.py': 'interop/test_diffusers.py',
-  'interop/edm_options.py': 'interop/test_edm.py',
-  'interop/openai_options.py': 'interop/test_openai.py',
-  'interop/score_sde_layers.py': 'interop/test_score_sde.py',
   'interop/reader.py': 'interop/test_readers.py',
-  'interop/layers.py': 'interop/test_openai.py',
   'interop/stablehlo.py': 'app/modes/test_convert.py',
   'metrics/likelihoods.py': 'app/modes/test_evaluate.py',
   'metrics/real_images.py': 'app/modes/test_evaluate.py',
@@ -172,7 +167,6 @@ TESTED_ELSEWHERE = {
   'metrics/sweeps.py': 'app/test_scoring.py',
   'aliases.py': 'test_architecture.py',
   'training/base_weights.py': 'app/run/test_adapters.py',
-  'training/integrity.py': 'training/test_checksums.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'training/stored_weights.py': 'training/test_checkpoints.py',
   'drafts.py': 'runtime/test_files.py',

@@ -21,11 +21,9 @@ from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.networks import (
   autoencoder,
-  classifier,
   ddpmpp,
   edm2,
   gamma,
-  hierarchical,
   transformer,
   unet,
   vdm,
@@ -132,7 +130,7 @@ NETWORKS = {
     (X, NOISE, {'label': LABEL['label']}),
   ),
   'classifier': (
-    lambda **k: classifier.NoisyClassifier(3, **SMALL, head_channels=4, **k),
+    lambda **k: unet.NoisyClassifier(3, **SMALL, head_channels=4, **k),
     (X, NOISE),
   ),
   'autoencoder': (
@@ -140,7 +138,7 @@ NETWORKS = {
     (X,),
   ),
   'hierarchical': (
-    lambda **k: hierarchical.HierarchicalAutoencoder(6, 2, **SMALL, **k),
+    lambda **k: autoencoder.HierarchicalAutoencoder(6, 2, **SMALL, **k),
     (X,),
   ),
 }  # fmt: skip

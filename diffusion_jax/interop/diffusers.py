@@ -4,6 +4,7 @@ They are read and written without diffusers; only old weights in `.bin` need
 torch.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +14,16 @@ from flax import linen as nn
 from diffusion_jax.drafts import draft_folder
 from diffusion_jax.interop import (
   diffusers_autoencoder as autoencoder,
-  diffusers_folders as folders,
   diffusers_schedulers as schedulers,
   diffusers_transformer as transformer,
   diffusers_unet as unet,
   files,
-  layers,
   names,
   reader,
 )
 from diffusion_jax.interop.diffusers_options import modern, sides
 from diffusion_jax.interop.names import Params, Tensors, require
-from diffusion_jax.interop.options import check, check_known
+from diffusion_jax.interop.options import Options, check, check_known
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
@@ -42,8 +41,8 @@ def load(path: str | Path, **options: object) -> reader.Imported:
   do not fit config.json.
   """
   path = Path(path)
-  folder = folders.folder_of(path)
-  config = files.read_json(folder / folders.CONFIG)
+  folder = folder_of(path)
+  config = files.read_json(folder / CONFIG)
   kind = str(config.get('_class_name'))
   require(
     kind in _LOADERS,
@@ -52,10 +51,10 @@ def load(path: str | Path, **options: object) -> reader.Imported:
   )
   loader, takes = _LOADERS[kind]
   check_known(kind, takes, options)
-  weights = path if path.is_file() else files.find(folder, folders.FILES)
-  scheduler = folders.find_scheduler(folder, path if path.is_dir() else folder)
+  weights = path if path.is_file() else files.find(folder, FILES)
+  scheduler = find_scheduler(folder, path if path.is_dir() else folder)
   imported = loader(config, weights, scheduler, **options)
-  if not (path / 'vae' / folders.CONFIG).is_file():
+  if not (path / 'vae' / CONFIG).is_file():
     return imported
   note = (
     f'this model makes latents of the AutoencoderKL in {path / "vae"}: '
@@ -96,7 +95,7 @@ def _write(folder, network, params, sections, shape, label):
     config = autoencoder.write_config(
       network, sections['decoding']['scale'] or 1.0
     )
-    folders.write_model(folder, config, tensors_of(network, params))
+    write_model(folder, config, tensors_of(network, params))
     return
   name = type(network).__name__
   known = UNet.__name__, DiT.__name__, Autoencoder.__name__
@@ -110,19 +109,19 @@ def _write(folder, network, params, sections, shape, label):
   if isinstance(network, DiT):
     config = transformer.write_config(network, shape)
     tensors = tensors_of(network, params)
-    folders.write_model(folder / 'transformer', config, tensors)
+    write_model(folder / 'transformer', config, tensors)
   elif isinstance(network, UNet):
     if label is not None:
       network, params = fix_label(network, params, label)
     config = unet.write_config(network, shape)
     tensors = tensors_of(network, params)
-    folders.write_model(folder / 'unet', config, tensors)
-    folders.write_json(folder / folders.INDEX, {
+    write_model(folder / 'unet', config, tensors)
+    write_json(folder / INDEX, {
       '_class_name': 'DDPMPipeline',
       'scheduler': ['diffusers', scheduler['_class_name']],
       'unet': ['diffusers', config['_class_name']],
     })  # fmt: skip
-  folders.write_json(folder / 'scheduler' / folders.SCHEDULER, scheduler)
+  write_json(folder / 'scheduler' / SCHEDULER, scheduler)
 
 
 def tensors_of(
@@ -140,7 +139,7 @@ def tensors_of(
     table = autoencoder.layers_of(network)
   else:
     table = unet.layers_of(network)
-  return names.write(layers.entries(table, params), params, rule)
+  return names.write(names.entries(table, params), params, rule)
 
 
 def adapters_of(
@@ -242,7 +241,7 @@ def _load_autoencoder(config, weights, scheduler):
 
 
 def _reading(weights):
-  return files.reading(weights, f'the network of {folders.CONFIG}')
+  return files.reading(weights, f'the network of {CONFIG}')
 
 
 def _sections(name, network, fields, learned):
@@ -280,3 +279,96 @@ def _read_scheduler(path):
     return schedulers.DDPM, sections, (_NO_SCHEDULER, *notes)
   options = files.read_json(path)
   return options, *schedulers.read_sections(options)
+
+
+INDEX, CONFIG = 'model_index.json', 'config.json'
+SCHEDULER = 'scheduler_config.json'
+# The files of weights, in the order in which they are looked for.
+FILES = (
+  'diffusion_pytorch_model.safetensors',
+  'diffusion_pytorch_model.safetensors.index.json',
+  'diffusion_pytorch_model.bin',
+  'diffusion_pytorch_model.fp16.safetensors',
+  'diffusion_pytorch_model.fp16.bin',
+)
+# The model of a pipeline is in a folder of this name, and is of these classes.
+MODELS = {
+  'unet': (unet.CLASS,),
+  'transformer': (transformer.CLASS, 'Transformer2DModel'),
+}
+# The parts that a pipeline may have besides its model.
+OTHERS = {'unet': ('scheduler',), 'transformer': ('scheduler', 'vae')}
+_VERSION = '0.42.1'  # of diffusers, for the folders that we write
+
+
+def find_model(path: Path) -> Path | None:
+  """Returns the folder with the config.json of a model, or None.
+
+  path: this folder, or the pipeline that contains it.
+  """
+  for folder in (*(path / part for part in MODELS), path):
+    if (folder / CONFIG).is_file():
+      return folder
+  return None
+
+
+def folder_of(path: Path) -> Path:
+  """Returns the model's folder, given itself, a pipeline or a file of weights.
+
+  Raises ValueError if it does not find a model, and for other pipelines.
+  """
+  if path.is_file() and path.suffix != '.json':
+    return path.parent
+  require(path.is_dir(), f'there is no folder {path}')
+  if (path / INDEX).is_file():
+    _check_pipeline(path)
+  # Pipelines of diffusers before 0.2 have all files in one folder.
+  folder = find_model(path)
+  if folder is None:
+    raise ValueError(
+      f'{path} is not a folder of diffusers: it does not contain {CONFIG}'
+    )
+  return folder
+
+
+def _check_pipeline(path):
+  index = files.read_json(path / INDEX)
+  parts = {
+    name: value[1]
+    for name, value in index.items()
+    if isinstance(value, list) and len(value) == 2 and value[1] is not None
+  }
+  listed = ', '.join(f'{name} ({kind})' for name, kind in parts.items())
+  require(
+    any(
+      parts.get(name) in MODELS[name] and parts.keys() <= {name, *OTHERS[name]}
+      for name in MODELS
+    ),
+    f'{path} is a {index.get("_class_name")} with {listed or "no parts"}: give '
+    'a pipeline of a UNet2DModel, or of a DiT and its AutoencoderKL, or the '
+    'folder of one of these models within it',
+  )
+
+
+def find_scheduler(folder: Path, path: Path) -> Path | None:
+  """Returns the scheduler_config.json of a model or a pipeline, or None."""
+  places = path / 'scheduler', folder, folder.parent / 'scheduler'
+  for place in places:
+    if (place / SCHEDULER).is_file():
+      return place / SCHEDULER
+  return None
+
+
+def write_model(folder: Path, config: Options, tensors: Tensors) -> None:
+  """Writes the config.json and the weights of a model."""
+  folder.mkdir(parents=True, exist_ok=True)
+  # diffusers refuses files without the format of PyTorch.
+  files.write_safetensors(folder / FILES[0], tensors, format='pt')
+  write_json(folder / CONFIG, config)
+
+
+def write_json(path: Path, content: Options) -> None:
+  """Writes a JSON file with the version of diffusers."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  content = {**content, '_diffusers_version': _VERSION}
+  path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

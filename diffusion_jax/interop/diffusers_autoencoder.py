@@ -2,7 +2,7 @@
 
 from diffusion_jax.interop import diffusers_options as theirs
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.layers import TORCH, Layer, expand
+from diffusion_jax.interop.names import TORCH, Layer, expand
 from diffusion_jax.interop.options import (
   Fields,
   Options,

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from diffusion_jax.interop import options
-from diffusion_jax.interop.layers import TORCH, Layer, resnet_block
-from diffusion_jax.interop.names import require
+from diffusion_jax.interop.names import TORCH, Layer, require, resnet_block
 from diffusion_jax.interop.options import Allowed, Fields, Options
 
 SILU = 'silu', 'swish'

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.interop import diffusers_options as theirs, layers, names
+from diffusion_jax.interop import diffusers_options as theirs, names
 from diffusion_jax.interop.names import Params, Tensors, require
 from diffusion_jax.interop.options import (
   Fields,
@@ -58,12 +58,12 @@ _COPY = re.compile(r'(transformer_blocks\.)([1-9]\d*)(\.norm1\.emb\..*)')
 _POSITIONS = 'pos_embed.pos_embed'  # a constant that older files hold
 _QKV = 'query', 'key', 'value'
 _EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
-_LINEAR = layers.TORCH.linear
+_LINEAR = names.TORCH.linear
 LAYERS = {
   'noise_dense_2': (f'{_EMB}.timestep_embedder.linear_2', _LINEAR),
   'label_embedding/table': (
     f'{_EMB}.class_embedder.embedding_table',
-    layers.TORCH_EMBEDDING,
+    names.TORCH_EMBEDDING,
   ),
   'block_{i}/modulation': ('transformer_blocks.{i}.norm1.linear', _LINEAR),
   'block_{i}/query': ('transformer_blocks.{i}.attn1.to_q', _LINEAR),
@@ -219,12 +219,12 @@ def _entries(network, apart):
   # The table of names; apart: the result of `separate`. Their sinusoids are
   # [cos, sin], ours for 'ho' are [sin, cos].
   swapped = network.noise_embedding == 'ho'
-  first = layers.TORCH_SWAPPED if swapped else _LINEAR
+  first = names.TORCH_SWAPPED if swapped else _LINEAR
   rows = LAYERS | {
     'noise_dense_1': (f'{_EMB}.timestep_embedder.linear_1', first),
     'patch_embedding': ('pos_embed.proj', _patches(network)),
   }
-  return layers.entries(layers.expand(rows, network.num_blocks), apart)
+  return names.entries(names.expand(rows, network.num_blocks), apart)
 
 
 def _patches(network):
@@ -234,4 +234,4 @@ def _patches(network):
     lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
     lambda x: x.reshape(p, p, -1, x.shape[-1]).transpose(3, 2, 0, 1),
   )
-  return layers.torch_layer(kernel)
+  return names.torch_layer(kernel)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from diffusion_jax.interop import diffusers_options as theirs
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.layers import (
+from diffusion_jax.interop.names import (
   TORCH,
   TORCH_EMBEDDING,
   TORCH_SWAPPED,

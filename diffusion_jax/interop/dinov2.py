@@ -6,10 +6,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax.interop import layers, names
+from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
-from diffusion_jax.interop.layers import TORCH, Kind, Patterns
-from diffusion_jax.interop.names import SAME, Params, Rule, Tensors, require
+from diffusion_jax.interop.names import (
+  SAME,
+  TORCH,
+  Kind,
+  Params,
+  Patterns,
+  Rule,
+  Tensors,
+  require,
+)
 from diffusion_jax.networks.dinov2 import SIDE, DinoV2
 
 FILES = ('model.safetensors', 'dinov2-large/model.safetensors')
@@ -58,7 +66,7 @@ def read_params(path: str | Path) -> tuple[DinoV2, Params]:
     network = network_of(tensors)
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)['params']
-    table = layers.entries(layers.expand(LAYERS, network.depth), shapes)
+    table = names.entries(names.expand(LAYERS, network.depth), shapes)
     params = names.read(table, tensors, shapes, lambda name: name == _MASK)
     return network, params
 

@@ -5,27 +5,104 @@ the options of the network from a JSON file of the same name next to it; both
 are written where EDM is installed (docs/weights.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from diffusion_jax.interop import reader
-from diffusion_jax.interop.edm_options import choose_options
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.layers import (
+from diffusion_jax.interop.names import (
+  LINEAR,
+  SAME,
   TORCH,
   Kind,
   Layer,
+  Rule,
+  Tensors,
   expand,
+  require,
   resnet_block,
 )
-from diffusion_jax.interop.names import LINEAR, SAME, Rule, Tensors, require
-from diffusion_jax.interop.options import beside, fields_of
+from diffusion_jax.interop.options import (
+  Allowed,
+  Options,
+  beside,
+  check,
+  complete,
+  fields_of,
+  typed,
+)
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
+
+# The class of a wrapper, and the keywords of its constructor with defaults.
+OUTER: Options = dict(
+  precond='EDMPrecond', model_type='DhariwalUNet', img_resolution=0,
+  img_channels=3, label_dim=0, use_fp16=False, sigma_min=0,
+  sigma_max=float('inf'), sigma_data=0.5, beta_d=19.9, beta_min=0.1, M=1000,
+  epsilon_t=1e-5, C_1=0.001, C_2=0.008,
+)  # fmt: skip
+# The keywords of the networks.
+OPTIONS: dict[str, Options] = {
+  'SongUNet': dict(
+    model_channels=128, channel_mult=(1, 2, 2, 2), channel_mult_emb=4,
+    num_blocks=4, attn_resolutions=(16,), dropout=0.1, label_dropout=0,
+    augment_dim=0, embedding_type='positional', channel_mult_noise=1,
+    encoder_type='standard', decoder_type='standard', resample_filter=(1, 1),
+  ),
+  'DhariwalUNet': dict(
+    model_channels=192, channel_mult=(1, 2, 3, 4), channel_mult_emb=4,
+    num_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1, label_dropout=0,
+    augment_dim=0,
+  ),
+}  # fmt: skip
+GROUPS = 32  # in a norm, or fewer so that a group has 4 channels
+
+
+def choose_options(**given: object) -> SimpleNamespace:
+  """Returns all options, with EDM's defaults.
+
+  Raises ValueError for options without a counterpart here. Song et al.'s
+  wrapper of VE networks is read around NCSN++ without other inputs only.
+  """
+  model = str(given.get('model_type', OUTER['model_type']))
+  check('EDM', {'model_type': model}, {'model_type': tuple(OPTIONS)})
+  defaults = {**OUTER, **OPTIONS[model]}
+  if given.get('precond') == 'VEPrecond':
+    defaults |= {'sigma_min': 0.02, 'sigma_max': 100}
+  return complete(model, defaults, typed(model, defaults, given), _allowed)
+
+
+def _allowed(o) -> Allowed:
+  ve, adm = o.precond == 'VEPrecond', o.model_type == 'DhariwalUNet'
+  wrappers = 'EDMPrecond', 'VPPrecond', 'VEPrecond', 'iDDPMPrecond'
+  allowed: dict[str, Collection[object] | str] = {
+    'precond': wrappers,
+    'img_resolution': '' if o.img_resolution else 'it is missing',
+    'channel_mult_emb': (4,),
+    'augment_dim': (0,) if ve or adm else (0, 9),
+    'label_dim': (0,) if ve else (o.label_dim,),
+  }
+  if adm:
+    narrow = o.model_channels * min(o.channel_mult) < 4 * GROUPS
+    reason = (
+      f'with fewer than {4 * GROUPS} channels its norms have fewer groups'
+    )
+    return allowed | {
+      'model_channels': reason if narrow else '',
+      'precond': () if ve else wrappers,
+    }
+  kinds = {'fourier': 2} if ve else {'positional': 1, 'fourier': 2}
+  return allowed | {
+    'embedding_type': tuple(kinds),
+    'channel_mult_noise': (kinds.get(o.embedding_type),),
+    'encoder_type': ('standard', 'residual'),
+    'decoder_type': ('standard',),
+  }
+
 
 # Fields of ours, and the option for each.
 FIELDS = dict(
@@ -34,6 +111,12 @@ FIELDS = dict(
   dropout='dropout',
 )  # fmt: skip
 FILTER = 'resample_filter'  # a buffer of layers that change the resolution
+# What an option that is set means for the user.
+NOTES = {
+  'use_fp16': 'EDM computes this network in float16; here it is float32',
+  'augment_dim': 'the network was trained with augmentation labels; without '
+  "cond['augment'] an image counts as not augmented",
+}
 
 ADM: reader.Sections = dict(
   noise_embedding='openai', scale_shift=True, resblock_updown=True,
@@ -140,12 +223,7 @@ def describe(options: SimpleNamespace) -> reader.Model:
     **_process(o),
   }
   facts = reader.facts_of(shape, o.label_dim)
-  layers = list(_layers(network, o.img_resolution))
-  return reader.Model(network, layers, sections, facts, tuple(_notes(o)))
-
-
-def _layers(network, height) -> Iterator[Layer]:
-  adm = isinstance(network, UNet)
+  height = o.img_resolution
   end = 'out' if adm else f'dec.{height}x{height}_aux'
   label = _ROWS_AND_NULL if network.inputs.null_class else LINEAR
   rows = Kind({'embedding': ('weight', label)})
@@ -154,9 +232,14 @@ def _layers(network, height) -> Iterator[Layer]:
     'norm_out': (f'{end}_norm', TORCH.norm),
     'conv_out': (f'{end}_conv', TORCH.conv),
   }
-  levels = len(network.multipliers)
-  for layer in expand(LAYERS | ends, network.num_blocks, levels, height):
-    yield layer._replace(theirs=f'model.{layer.theirs}')
+  layers = [
+    layer._replace(theirs=f'model.{layer.theirs}')
+    for layer in expand(
+      LAYERS | ends, network.num_blocks, len(network.multipliers), height
+    )
+  ]
+  notes = tuple(note for holds, note in NOTES.items() if getattr(o, holds))
+  return reader.Model(network, layers, sections, facts, notes)
 
 
 def edm_sections(sigma_data: float, num_steps: int) -> reader.Sections:
@@ -205,13 +288,3 @@ def _process(o):
   return reader.eps_sections(
     schedule, {'name': 'log_sigma'}, sampling, t_min=1e-5
   )
-
-
-def _notes(o):
-  if o.use_fp16:
-    yield 'EDM computes this network in float16; here it is float32'
-  if o.augment_dim:
-    yield (
-      'the network was trained with augmentation labels; without '
-      "cond['augment'] an image counts as not augmented"
-    )

@@ -16,14 +16,17 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.layers import Kind, Layer, entries, expand
 from diffusion_jax.interop.names import (
   CONV,
   CONV_1X1,
   LINEAR,
   SAME,
+  Kind,
+  Layer,
   Rule,
   Tensors,
+  entries,
+  expand,
 )
 from diffusion_jax.interop.options import (
   Options,
@@ -33,9 +36,8 @@ from diffusion_jax.interop.options import (
   typed,
 )
 from diffusion_jax.interop.reader import Imported, Model, facts_of
-from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.edm2 import EDM2, Uncertainty
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.networks.magnitude import Uncertainty
 
 # The keywords of their Precond and UNet with the defaults.
 OPTIONS: Options = dict(

@@ -15,9 +15,8 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.interop import layers, names
-from diffusion_jax.interop.layers import Layer
-from diffusion_jax.interop.names import Entry, Params, Tensors
+from diffusion_jax.interop import names
+from diffusion_jax.interop.names import Entry, Layer, Params, Tensors
 
 Sections = Json  # of a config, such as {'schedule': {'name': ...}}
 Facts = Json  # image_shape and num_classes
@@ -60,7 +59,7 @@ class Model(NamedTuple):
 
   def table(self) -> list[Entry]:
     """Returns the names of the parameters there."""
-    return layers.entries(self.layers, self.shapes())
+    return names.entries(self.layers, self.shapes())
 
   def read(
     self,

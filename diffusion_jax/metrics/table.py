@@ -4,15 +4,12 @@ from collections.abc import Callable, Mapping
 
 from diffusion_jax.metrics import (
   accuracy,
-  c2st,
   calibration,
   fid,
-  inception_score,
   likelihoods,
   manifolds,
   memorisation,
   mmd,
-  sliced,
   values,
 )
 from diffusion_jax.metrics.metric import ModelMetric, SampleMetric
@@ -25,7 +22,7 @@ OF_FILES: OfSamples = {
   'fd': fid.fd,
   'sfd': fid.sfd,
   'kid': mmd.kid,
-  'is': inception_score.inception,
+  'is': accuracy.inception,
   'pr': manifolds.pr,
   'dc': manifolds.dc,
   'cmmd': mmd.unit_mmd,
@@ -34,8 +31,8 @@ OF_FILES: OfSamples = {
 }
 # Metrics of numbers, without features.
 OF_VALUES: OfSamples = {
-  'c2st': c2st.c2st,
-  'sliced_w2': sliced.sliced,
+  'c2st': values.c2st,
+  'sliced_w2': values.sliced,
   'energy': mmd.energy,
   'moments': values.moments,
 }

@@ -9,7 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.metrics.estimates import Missing, bootstrap, check_pair
+from diffusion_jax.metrics.estimates import (
+  Estimate,
+  Missing,
+  bootstrap,
+  check_pair,
+)
 from diffusion_jax.metrics.metric import (
   Arrays,
   SampleMetric,
@@ -128,3 +133,112 @@ def _correlation(x):
   std = centred.std(axis=0)
   scaled = centred / np.where(std > 0.0, std, 1.0)
   return scaled.T @ scaled / len(x)
+
+
+def directions(count: int, dimension: int, seed: int = 0) -> np.ndarray:
+  """Draws random unit vectors, [count, dimension]."""
+  vectors = np.random.default_rng(seed).normal(size=(count, dimension))
+  return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def wasserstein_2(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Returns the squared Wasserstein-2 distances of columns, [P].
+
+  x: [N, P], y: [M, P], one-dimensional samples in columns. The distance is the
+  integral of the squared difference of their quantile functions, exactly.
+  """
+  n, m = len(x), len(y)
+  edges = np.union1d(np.arange(1, n + 1) / n, np.arange(1, m + 1) / m)
+  widths = np.diff(edges, prepend=0.0)
+  centres = edges - 0.5 * widths
+  x, y = np.sort(x, axis=0), np.sort(y, axis=0)
+  apart = x[(centres * n).astype(int)] - y[(centres * m).astype(int)]
+  return widths @ apart**2
+
+
+def sliced_w2(
+  samples: np.ndarray,
+  reference: np.ndarray,
+  num_directions: int = 100,
+  seed: int = 0,
+) -> float:
+  """Computes the sliced W2 of samples [N, D] and reference [M, D].
+
+  The root of the mean over random directions of the squared W2 of the
+  projections (Bonneel et al. 2015). Raises ValueError.
+  """
+  check_pair(samples, reference)
+  axes = directions(num_directions, samples.shape[1], seed).T
+  return float(np.sqrt(wasserstein_2(samples @ axes, reference @ axes).mean()))
+
+
+def sliced(
+  num_directions: int = 100, num_draws: int = 10, seed: int = 0
+) -> SampleMetric:
+  """Sliced Wasserstein-2 distance, in the reference's standard deviations.
+
+  See `sliced_w2`. num_draws: of the bootstrap, for its error.
+  """
+  check_at_least(1, num_directions=num_directions)
+  check_at_least(0, num_draws=num_draws)
+
+  def compute(samples, reference):
+    x, y = take_values('sliced_w2', samples, reference)
+
+    def distance(rows):
+      return sliced_w2(rows, y, num_directions, seed)
+
+    note = f'{num_directions} directions, {sizes(x, y)}'
+    return [Score('sliced_w2', bootstrap(distance, x, num_draws), note)]
+
+  return SampleMetric({'sliced_w2': False}, ('values',), compute)
+
+
+def classifier_accuracy(
+  samples: np.ndarray,
+  reference: np.ndarray,
+  num_folds: int = 5,
+  seed: int = 1,
+) -> Estimate:
+  """Returns C2ST of samples [N, D] and reference [M, D], as sbibm defines it.
+
+  The mean accuracy of scikit-learn's MLPClassifier (two hidden layers of 10 D
+  units, Adam) over num_folds shuffled folds, 0.5 at best for N = M, 1 at worst;
+  the error is the deviation over folds (Lopez-Paz & Oquab 2017; Lueckmann et
+  al. 2021). Both sets are standardised by the reference; N and M should be
+  equal. Raises ValueError.
+  """
+  from sklearn.model_selection import KFold, cross_val_score
+  from sklearn.neural_network import MLPClassifier
+
+  check_pair(samples, reference)
+  reference = np.asarray(reference, np.float64)
+  # sbibm's deviations are PyTorch's, over M - 1.
+  mean, std = reference.mean(axis=0), reference.std(axis=0, ddof=1)
+  x = np.concatenate([reference, samples])
+  x = (x - mean) / np.where(std > 0.0, std, 1.0)
+  labels = np.repeat([0, 1], [len(reference), len(samples)])
+  width = 10 * x.shape[1]
+  classifier = MLPClassifier((width, width), max_iter=10_000, random_state=seed)
+  folds = KFold(num_folds, shuffle=True, random_state=seed)
+  scores = cross_val_score(classifier, x, labels, cv=folds)
+  return Estimate(float(scores.mean()), float(scores.std()))
+
+
+def c2st(
+  num_folds: int = 5, seed: int = 1, max_samples: int = 10_000
+) -> SampleMetric:
+  """Accuracy of a classifier of samples and reference, of equal numbers.
+
+  See `classifier_accuracy`. max_samples: of each set, the first ones.
+  """
+  check_at_least(2, num_folds=num_folds)
+
+  def compute(samples, reference):
+    x, y = take_values('c2st', samples, reference, num_folds)
+    count = min(len(x), len(y), max_samples)
+    x, y = x[:count], y[:count]
+    note = f'0.5 at best; deviation over {num_folds} folds, {sizes(x, y)}'
+    return [Score('c2st', classifier_accuracy(x, y, num_folds, seed), note)]
+
+  return SampleMetric({'c2st': False}, ('values',), compute)

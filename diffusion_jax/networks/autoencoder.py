@@ -1,4 +1,4 @@
-"""Convolutional autoencoders with a Gaussian encoder.
+"""Autoencoders with a Gaussian encoder: one layer of latents, or a chain.
 
 They are the encoder and decoder of VAEs (Kingma & Welling 2014), and of the KL
 autoencoder of Rombach et al. 2022 (section 3.1) without its discriminator and
@@ -244,3 +244,134 @@ class Autoencoder(Checked):
 def layers_of(module: nn.Module) -> Layers:
   """Returns the `Layers` of a module with these fields."""
   return Layers(*(getattr(module, name) for name in Layers._fields))
+
+
+class Perceptron(nn.Module):
+  """Maps [B, D] -> [B, outputs] by hidden layers with tanh, then dropout."""
+
+  outputs: int
+  hidden: Sequence[int]
+  dropout: float
+  initializer: Initialization
+
+  @nn.compact
+  def __call__(self, h: Array, train: bool = False) -> Array:
+    for i, width in enumerate(self.hidden):
+      h = dense(h, width, f'dense_{i}', initializer=self.initializer)
+      h = nn.Dropout(self.dropout, deterministic=not train)(nn.tanh(h))
+    return dense(h, self.outputs, 'dense_out', initializer=self.initializer)
+
+
+class PerceptronAutoencoder(Checked):
+  """Computes the parameters of q(z | x) and of p(x | z) by perceptrons.
+
+  encode: x [B, H, W, C] -> (mean, log_variance) of z [B, latent_dim]; decode: z
+  -> [B, H, W, out_channels]. The hidden layers of the decoder are the encoder's
+  in reverse; two of 200 with 50 latents are used by Burda et al. 2016. Any size
+  of image is allowed; log-variances are clipped softly to +-10.
+  """
+
+  image_size: tuple[Size, Size]
+  out_channels: Size
+  latent_dim: Size = 50
+  hidden: Sequence[Size] = (200, 200)
+  dropout: Rate = 0.0
+  initializer: Initialization = 'lecun'
+
+  def setup(self):
+    height, width = self.image_size
+    style = self.dropout, self.initializer
+    self.encoder = Perceptron(2 * self.latent_dim, self.hidden, *style)
+    pixels = height * width * self.out_channels
+    self.decoder = Perceptron(pixels, self.hidden[::-1], *style)
+
+  def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+    """Returns (mean, log_variance) of q(z | x)."""
+    return mean_and_log_variance(self.encoder(x.reshape(len(x), -1), train))
+
+  def decode(self, z: Array, train: bool = False) -> Array:
+    """Returns the parameters of p(x | z), [B, H, W, out_channels]."""
+    h = self.decoder(z, train)
+    return h.reshape(len(h), *self.image_size, self.out_channels)
+
+  def __call__(self, x: Array, train: bool = False) -> Array:
+    """Returns `decode` at the mean of z, which uses all parameters."""
+    return self.decode(self.encode(x, train)[0], train)
+
+
+class Transition(nn.Module):
+  """Maps latents z [B, h, w, c] to (mean, log_variance) of the next ones.
+
+  The mean is z plus the output of residual blocks, so that a new chain passes z
+  from layer to layer: with a mean of 0 the upper layers would never be used.
+  """
+
+  layers: Layers
+
+  @nn.compact
+  def __call__(self, z: Array, train: bool = False) -> tuple[Array, Array]:
+    c = self.layers
+    width = c.widths[-1]
+    h = Conv(width, **c.style, name='conv_in')(z)
+    for i in range(c.num_blocks):
+      h = block(c, h, width, train, f'middle_{i}')
+    h = output_conv(c, 2 * z.shape[-1], h)
+    mean, log_variance = mean_and_log_variance(h)
+    return z + mean, log_variance
+
+
+class HierarchicalAutoencoder(Checked):
+  """Computes q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
+
+  encode(t, z_{t-1}) -> (mean, log_variance) of z_t; decode(t, z_t) -> (mean,
+  log_variance) of z_{t-1}, or for t = 1 the parameters of p(x | z_1). All
+  T = num_latents layers are images [B, h, w, latent_channels], h = H /
+  2^(levels - 1). Options are described in `Autoencoder`. t: Python int.
+  """
+
+  out_channels: Size
+  num_latents: Size = 3
+  latent_channels: Size = 4
+  channels: Size = 64
+  multipliers: Multipliers = (1, 2, 2)
+  num_blocks: Size = 1
+  attention_resolutions: Sequence[Size] = ()
+  dropout: Rate = 0.0
+  num_groups: Size = 32
+  norm_eps: Positive = 1e-6
+  initializer: Initialization = 'ho'
+  dtype: Dtype = jnp.float32
+
+  def setup(self):
+    layers = layers_of(self)
+    self.encoder = Encoder(2 * self.latent_channels, layers)
+    self.decoder = Decoder(self.out_channels, layers)
+
+    def steps(name):
+      return [
+        Transition(layers, name=f'{name}_{t}')
+        for t in range(2, self.num_latents + 1)
+      ]
+
+    self.encoders, self.decoders = steps('encode'), steps('decode')
+
+  def encode(self, t: int, z: Array, train: bool = False):
+    """Returns (mean, log_variance) of q(z_t | z_{t-1})."""
+    if t == 1:
+      return mean_and_log_variance(self.encoder(z, train))
+    return self.encoders[t - 2](z, train)
+
+  def decode(self, t: int, z: Array, train: bool = False):
+    """Returns (mean, log_variance) of p(z_{t-1} | z_t); or p(x | z_1)."""
+    if t == 1:
+      return self.decoder(z, train)
+    return self.decoders[t - 2](z, train)
+
+  def __call__(self, x: Array, train: bool = False) -> Array:
+    """Encodes and decodes by the means, which uses all parameters."""
+    z = x
+    for t in range(1, self.num_latents + 1):
+      z, _ = self.encode(t, z, train)
+    for t in range(self.num_latents, 1, -1):
+      z, _ = self.decode(t, z, train)
+    return self.decoder(z, train)

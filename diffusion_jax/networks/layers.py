@@ -197,15 +197,8 @@ class Downsample(Checked):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    conv = Conv(
-      x.shape[-1],
-      stride=2,
-      padding=PADDINGS[self.padding],
-      initializer=self.initializer,
-      dtype=self.dtype,
-      name='conv',
-    )
-    return conv(x)
+    size = {'stride': 2, 'padding': PADDINGS[self.padding]}
+    return Conv(x.shape[-1], **size, **self.style, name='conv')(x)
 
 
 class Upsample(Checked):
@@ -216,10 +209,5 @@ class Upsample(Checked):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    conv = Conv(
-      x.shape[-1],
-      initializer=self.initializer,
-      dtype=self.dtype,
-      name='conv',
-    )
+    conv = Conv(x.shape[-1], **self.style, name='conv')
     return conv(nearest_upsample(x))

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import NamedParams, PyTree
-from diffusion_jax.networks.context import read_context
+from diffusion_jax.networks.context import (
+  TextFeatures,
+  mean_of_words,
+  read_context,
+)
 from diffusion_jax.networks.embeddings import (
   LabelEmbedding,
   of_step,
@@ -27,11 +31,10 @@ from diffusion_jax.networks.options import (
   maybe_remat,
 )
 from diffusion_jax.networks.placement import on_gpu, whole_weights
-from diffusion_jax.networks.rotary import rotary_angles
-from diffusion_jax.networks.text import TextFeatures, mean_of_words
 from diffusion_jax.networks.tokens import (
   grid_positions,
   patchify,
+  rotary_angles,
   unpatchify,
 )
 from diffusion_jax.networks.transformer_block import (
@@ -217,19 +220,18 @@ class DiT(Checked):
     edges = self._edges(joint)
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
       if self.class_tokens and start == self.class_tokens_at:
-        first = self._class_tokens(label).astype(h.dtype)
+        shape = self.class_tokens, self.channels
+        places = self.param('class_positions', NORMAL, shape, jnp.float32)
+        first = (label[:, None] + places[None]).astype(h.dtype)
         carry = jnp.concatenate([first, carry[0]], axis=1), carry[1]
         extra = self.class_tokens
-      angles = self._angles(grid, extra)
+      angles = None
+      if self.positions in ('rotary', 'both'):
+        size = self.channels // self.num_heads
+        angles = jnp.asarray(rotary_angles(grid, size, extra))
       stack = self._stack(start, stop, train, text)
       carry, _ = stack(carry, c, angles, words, mask)
     return carry[0][:, extra:]
-
-  def _angles(self, grid, num_others):
-    if self.positions not in ('rotary', 'both'):
-      return None
-    size = self.channels // self.num_heads
-    return jnp.asarray(rotary_angles(grid, size, num_others))
 
   def _stack(self, start, stop, train, text) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.
@@ -245,8 +247,19 @@ class DiT(Checked):
       length=stop - start,
       unroll=stop - start if unroll else 1,
     )
-    options = self._options(start, stop, train, text)
-    return stack(**options, scanned=not unroll, name=f'blocks_{start}')
+    depth = self.num_blocks
+    middle = depth // 4 <= start < depth - depth // 4
+    has_dropout = self.dropout_blocks == 'all' or middle
+    own = 'num_heads', 'norm', 'qk_norm', 'mlp', 'attention', 'dtype'
+    return stack(
+      **{name: getattr(self, name) for name in own},
+      dropout=self.dropout if has_dropout else 0.0,
+      text=text,
+      text_ends=stop == depth,
+      scanned=not unroll,
+      train=train,
+      name=f'blocks_{start}',
+    )
 
   def _whole(self, params):
     # Kernels are converted before they are gathered, as layers would do after.
@@ -268,28 +281,6 @@ class DiT(Checked):
     if joint:
       edges.add(depth - 1)  # The last block returns no words.
     return sorted(edges)
-
-  def _options(self, start, stop, train, text):
-    depth = self.num_blocks
-    middle = depth // 4 <= start < depth - depth // 4
-    has_dropout = self.dropout_blocks == 'all' or middle
-    return {
-      'num_heads': self.num_heads,
-      'norm': self.norm,
-      'qk_norm': self.qk_norm,
-      'mlp': self.mlp,
-      'dropout': self.dropout if has_dropout else 0.0,
-      'text': text,
-      'text_ends': stop == depth,
-      'attention': self.attention,
-      'train': train,
-      'dtype': self.dtype,
-    }
-
-  def _class_tokens(self, label):
-    shape = self.class_tokens, self.channels
-    places = self.param('class_positions', NORMAL, shape, jnp.float32)
-    return label[:, None] + places[None]
 
   def _last(self, h, c, features):
     # Returns the patches of the output, always float32.

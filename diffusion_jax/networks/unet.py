@@ -1,23 +1,29 @@
-"""The U-Nets of Ho et al. 2020 and of OpenAI."""
+"""The U-Nets of Ho et al. 2020 and of OpenAI, and OpenAI's noisy classifier."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.attention import Attention, CrossAttention
+from diffusion_jax.networks.attention import Attention, CrossAttention, attend
 from diffusion_jax.networks.blocks import (
+  Part,
   ResnetBlock,
   decode,
   encode,
   make_block,
   output_conv,
 )
-from diffusion_jax.networks.context import read_context
+from diffusion_jax.networks.context import (
+  TextFeatures,
+  mean_of_words,
+  read_context,
+)
 from diffusion_jax.networks.embeddings import (
   noise_and_label,
+  noise_layers,
   of_step,
   sinusoidal,
   with_inputs,
@@ -26,6 +32,7 @@ from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import (
   Conv,
   Downsample,
+  GroupNorm,
   Upsample,
   average_pool,
   dense,
@@ -44,9 +51,9 @@ from diffusion_jax.networks.options import (
   Sinusoids,
   attention_size,
   check_sides,
+  count_heads,
 )
-from diffusion_jax.networks.text import TextFeatures, mean_of_words
-from diffusion_jax.ranges import Positive, Rate, Size
+from diffusion_jax.ranges import Positive, Rate, Size, at_least
 
 Array = jax.Array
 
@@ -108,47 +115,31 @@ class UNet(Checked):
   def __call__(
     self, x: Array, noise: Array, cond: dict | None = None, *, train=False
   ) -> Array:
-    widths = [int(self.channels * m) for m in self.multipliers]
-    stem = self.channels if self.stem_channels is None else self.stem_channels
     cond = cond or {}
-    check_sides(x, len(widths), (1, 2, 3))
+    check_sides(x, len(self.multipliers), (1, 2, 3))
     self.inputs.check(cond)
     embedding, words, x = self._conditions(x, noise, cond)
 
-    def residual(h, level, name, resample=None):
-      options = {'features': widths[level], 'resample': resample}
-      return make_block(ResnetBlock, self, name, **options)(h, embedding, train)
-
-    def block(h, level, name):
-      h = residual(h, level, f'{name}_block')
-      if attention_size(h.shape[1:-1]) in self.attention_resolutions:
-        h = attend(h, name)
-      return h
-
-    def attend(h, name, **options):
-      options['implementation'] = self.attention
+    def attend(h, name):
+      options: dict = {'implementation': self.attention}
+      if name == 'middle':
+        if self.middle_attention == 'none':
+          return h
+        options['pre_norm'] = self.middle_attention != 'plain'
       h = make_block(Attention, self, f'{name}_attention', **options)(h)
       for kind, sequence in words.items():
         h = make_block(CrossAttention, self, f'{name}_{kind}')(h, *sequence)
       return h
-
-    def halve(h, level, name):
-      if self.resblock_updown:
-        return residual(h, level, name, average_pool)
-      return Downsample(self.downsample_padding, **self.style, name=name)(h)
 
     def double(h, level, name):
       if self.resblock_updown:
         return residual(h, level, name, nearest_upsample)
       return Upsample(**self.style, name=name)(h)
 
-    h = Conv(stem, **self.style, name='conv_in')(x)
-    maps = encode(h, len(widths), self.num_blocks, block, halve)
-    h = residual(maps[-1], -1, 'middle_0_block')
-    if self.middle_attention != 'none':
-      h = attend(h, 'middle', pre_norm=self.middle_attention != 'plain')
-    h = residual(h, -1, 'middle_1_block')
-    h = decode(h, maps, len(widths), self.num_blocks + 1, block, double)
+    down = down_and_middle(self, x, embedding, attend, train)
+    h, maps, residual, block = down
+    levels = len(self.multipliers)
+    h = decode(h, maps, levels, self.num_blocks + 1, block, double)
     return output_conv(self, self.out_channels, h)
 
   def _conditions(self, x, noise, cond):
@@ -171,3 +162,132 @@ class UNet(Checked):
     if context.words is not None:
       words['context'] = context.words
     return embedding, words, with_inputs(self.inputs, x, cond, context.channels)
+
+
+def down_and_middle(
+  network: Any,
+  x: Array,
+  embedding: Array,
+  attend: Callable[[Array, str], Array],
+  train: bool,
+) -> tuple[Array, list[Array], Callable, Part]:
+  """Applies the encoder and the middle of a `UNet` or a `NoisyClassifier`.
+
+  attend: (h, name) -> h, the attention after a block. Returns the output, the
+  feature maps of the encoder, and the functions that make residual blocks and
+  blocks with attention.
+  """
+  widths = [int(network.channels * m) for m in network.multipliers]
+
+  def residual(h, level, name, resample=None):
+    options = {'features': widths[level], 'resample': resample}
+    block = make_block(ResnetBlock, network, name, **options)
+    return block(h, embedding, train)
+
+  def block(h, level, name):
+    h = residual(h, level, f'{name}_block')
+    attends = attention_size(h.shape[1:-1]) in network.attention_resolutions
+    return attend(h, name) if attends else h
+
+  def halve(h, level, name):
+    if network.resblock_updown:
+      return residual(h, level, name, average_pool)
+    return Downsample(network.downsample_padding, **style, name=name)(h)
+
+  stem, style = network.stem_channels, network.style
+  stem = network.channels if stem is None else stem
+  h = Conv(stem, **style, name='conv_in')(x)
+  maps = encode(h, len(widths), network.num_blocks, block, halve)
+  h = residual(maps[-1], -1, 'middle_0_block')
+  h = residual(attend(h, 'middle'), -1, 'middle_1_block')
+  return h, maps, residual, block
+
+
+class NoisyClassifier(Checked):
+  """Computes logits [B, K], float32, of noisy images x [B, H, W, C].
+
+  The layers are the encoder and the middle of `UNet`, with its options, then
+  norm, swish and `AttentionPool` to K = num_classes logits. noise: [B]. cond
+  must be empty. Width and depth depend on the size of the images; the other
+  defaults are the paper's.
+  """
+
+  num_classes: Annotated[int, at_least(2)]
+  channels: Size = 128
+  multipliers: Multipliers = (1, 2, 2, 2)
+  num_blocks: Size = 2
+  attention_resolutions: Sequence[Size] = (16, 8)
+  dropout: Rate = 0.0
+  num_groups: Size = 32
+  stem_channels: Size | None = None
+  noise_embedding: Sinusoids = 'openai'
+  scale_shift: bool = True
+  resblock_updown: bool = True
+  downsample_padding: DownsamplePadding = 'symmetric'
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  qkv: QKV = 'new'
+  norm_eps: Positive = 1e-5
+  initializer: Initialization = 'torch'
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
+  ) -> Array:
+    check_sides(x, len(self.multipliers))
+    if cond:
+      raise ValueError(f'the network has no condition {sorted(cond)}')
+    h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
+    embedding = noise_layers(h, 4 * self.channels, **self.style)
+
+    def attend(h, name):
+      return make_block(Attention, self, f'{name}_attention')(h)
+
+    h, *_ = down_and_middle(self, x, embedding, attend, train)
+    # The last layers are always float32.
+    norm = GroupNorm(self.num_groups, self.norm_eps, name='norm_out')
+    pool = AttentionPool(
+      self.num_classes,
+      self.num_heads,
+      self.head_channels,
+      self.initializer,
+      name='pool',
+    )
+    return pool(nn.swish(norm(h)))
+
+
+class AttentionPool(Checked):
+  """Pools images by attention: [B, H, W, C] -> [B, features].
+
+  The mean of the pixels is put before them as one more token, a learned
+  embedding of the position is added to each, and the attention of the first
+  token to all is mapped to features (Radford et al. 2021; Dhariwal & Nichol
+  2021). For the heads see `Attention`, whose layout 'new' is used. The input of
+  the last layer, [B, C], is sown as 'hidden'.
+  """
+
+  features: Size
+  num_heads: Size = 1
+  head_channels: Size | None = None
+  initializer: Initialization = 'ho'
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    batch, height, width, channels = x.shape
+    tokens = x.reshape(batch, height * width, channels)
+    tokens = jnp.concatenate(
+      [tokens.mean(axis=1, keepdims=True), tokens], axis=1
+    )
+    normal = nn.initializers.normal(channels**-0.5)
+    places = self.param('places', normal, tokens.shape[1:], jnp.float32)
+    tokens += places[None]
+    heads = count_heads(self.num_heads, self.head_channels, channels)
+    qkv = dense(tokens, 3 * channels, 'qkv', initializer=self.initializer)
+    q, k, v = jnp.moveaxis(
+      qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0
+    )
+    h = attend(q[:, :1], k, v).reshape(batch, channels)
+    if not self.is_initializing():
+      self.sow('hidden', 'pooled', h)
+    return dense(h, self.features, 'proj_out', initializer=self.initializer)

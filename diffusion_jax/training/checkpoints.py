@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.runtime.files import check_files, read_json
-from diffusion_jax.training import checksums, integrity
+from diffusion_jax.training import checksums
 from diffusion_jax.training.state import TrainState
 
 # The best checkpoint has the lowest value of this metric.
@@ -46,7 +46,7 @@ def open_manager(
   """
   folder = _folder(workdir)
   if jax.process_index() == 0:
-    integrity.move_damaged(folder)
+    checksums.move_damaged(folder)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoints were checked')
   # max_to_keep, the older option, can delete the latest step.
@@ -301,7 +301,7 @@ def _with_sums(folder):
 
 
 def _refuse_damaged(manager, step, items=None):
-  integrity.check(Path(manager.directory), step, manager.all_steps(), items)
+  checksums.check(Path(manager.directory), step, manager.all_steps(), items)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """SHA-256 of every file of a folder, stored in SHA256SUMS.
 
 `sha256sum -c SHA256SUMS` checks a folder by hand. Storage does flip bits, and
-the format of the arrays detects few of them.
+the format of the arrays detects few of them. Checkpoints whose files differ
+from what was written are not read, and moved away.
 """
 
 import hashlib
+import itertools
 import json
+import sys
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -16,7 +19,12 @@ import numpy as np
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.files import open_regular, read_json, write_text
+from diffusion_jax.runtime.files import (
+  make_folder,
+  open_regular,
+  read_json,
+  write_text,
+)
 
 NAME = 'SHA256SUMS'
 # Marks a checkpoint with sums, so that a lost SHA256SUMS is noticed.
@@ -129,3 +137,83 @@ def _names(folder):
   # Orbax writes no hidden files.
   paths = [path for path in folder.rglob('[!.]*') if path.is_file()]
   return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def steps_in(folder: Path) -> list[int]:
+  """Returns the steps of the checkpoints in a folder, in order."""
+  return sorted(
+    int(path.name) for path in folder.glob('*') if path.name.isdecimal()
+  )
+
+
+def move_damaged(folder: Path) -> None:
+  """Moves damaged checkpoints after the newest good one to `damaged/`.
+
+  folder: the folder of the checkpoints. Prints a warning for each. Raises
+  ValueError if all checkpoints are damaged.
+  """
+  steps, good = steps_in(folder), False
+  for step in reversed(steps):
+    wrong = '' if good else _damage(folder / str(step))
+    good = good or not wrong
+    wrong = wrong or _unreadable_metrics(folder / str(step))
+    if wrong:
+      place = make_folder(folder.parent, 'damaged') / str(step)
+      others = (place.with_name(f'{step}-{i}') for i in itertools.count(2))
+      paths = itertools.chain([place], others)
+      target = next(path for path in paths if not path.exists())
+      (folder / str(step)).rename(target)
+      _say(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
+  if steps and not good:
+    raise ValueError(
+      f'no checkpoint of {folder.parent} is good, all were moved to '
+      f'{folder.parent / "damaged"}: start again to train from step 0'
+    )
+
+
+def check(
+  folder: Path,
+  step: int,
+  steps: Iterable[int],
+  items: Iterable[str] | None = None,
+) -> None:
+  """Raises ValueError if checkpoint `step` is damaged.
+
+  The message names the newest good one of `steps`. items: the parts of the
+  checkpoint to check; None for all.
+  """
+  wrong = _damage(folder / str(step), items)
+  if not wrong:
+    return
+  others = sorted(set(steps) - {step}, reverse=True)
+  good = (n for n in others if not _damage(folder / str(n), items))
+  newest = next(good, None)
+  advice = f': take checkpoint={newest}, which is good'
+  raise ValueError(
+    f'checkpoint {step} in {folder.parent} is damaged ({wrong})'
+    f'{", and no other is good" if newest is None else advice}'
+  )
+
+
+def _damage(path, items=None):
+  if exist(path):
+    return find_damage(path, items)
+  _say(
+    f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is '
+    'read unchecked'
+  )
+  return ''
+
+
+def _unreadable_metrics(path):
+  # Orbax could not open any checkpoint with these.
+  try:
+    read_json(path / 'metrics' / 'metrics')
+  except FileNotFoundError:
+    return ''
+  except UserError:
+    return 'metrics/metrics is unreadable'
+
+
+def _say(line):
+  print(f'warning: {line}', file=sys.stderr, flush=True)

@@ -1,4 +1,7 @@
-"""Conditions in training: functions (key, batch) -> cond, arrays [B, ...]."""
+"""Conditions in training: functions (key, batch) -> cond, arrays [B, ...].
+
+Masks are random, and True where a pixel is known.
+"""
 
 from collections.abc import Callable
 
@@ -7,10 +10,114 @@ import jax.numpy as jnp
 
 from diffusion_jax.core import operators
 from diffusion_jax.core.denoiser import Condition
+from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.ranges import Size
-from diffusion_jax.training.masks import draw_masks, draw_subsets
 
 Array = jax.Array
+
+
+def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
+  """Draws masks for images of `shape` [B, H, W, C], bool [B, H, W, 1].
+
+  Half of the image, all but a box, or all but a brush stroke is known, with
+  equal probabilities (Palette, Saharia et al. 2022, has boxes and strokes).
+  key: [] or one per example, [B].
+  """
+  height, width = shape[1:3]
+
+  def one(key):
+    kind_key, key = jax.random.split(key)
+    kind = jax.random.randint(kind_key, (), 0, 3)
+    draws = [
+      lambda draw=draw: draw(key, height, width) for draw in (half, box, stroke)
+    ]
+    return jax.lax.switch(kind, draws)
+
+  return jax.vmap(one)(key_per_example(key, shape[0]))
+
+
+def draw_subsets(key: Array, shape: tuple[int, int], parameters: int) -> Array:
+  """Draws which numbers of vectors are known, bool [B, D] (Simformer).
+
+  One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
+  all but the first `parameters`; only these; each with probability 0.3, or with
+  0.7. If all are drawn, none is known. key: [] or one per example, [B]. Raises
+  ValueError if all numbers are parameters.
+  """
+  size, num = shape
+  if parameters >= num:
+    raise ValueError(
+      f'parameters={parameters} must be less than the {num} numbers of x: the '
+      'others are what is observed'
+    )
+  first = jnp.arange(num) < parameters
+
+  def one(key):
+    kind_key, key = jax.random.split(key)
+    u = jax.random.uniform(key, (num,))
+    masks = jnp.stack([first & ~first, ~first, first, u < 0.3, u < 0.7])
+    mask = masks[jax.random.randint(kind_key, (), 0, len(masks))]
+    return mask & ~mask.all()
+
+  return jax.vmap(one)(key_per_example(key, size))
+
+
+def half(key: Array, height: int, width: int) -> Array:
+  """Draws the upper, lower, left or right half as known, [H, W, 1]; key: []."""
+  rows, columns = _pixels(height, width)
+  side = jax.random.randint(key, (), 0, 4)
+  halves = [rows < 0.5, rows > 0.5, columns < 0.5, columns > 0.5]
+  shape = height, width, 1
+  return jnp.stack([jnp.broadcast_to(h, shape) for h in halves])[side]
+
+
+def box(key: Array, height: int, width: int) -> Array:
+  """Draws a mask where all but a box is known, [H, W, 1]; key: [].
+
+  The sides of the box are uniform between a quarter and three quarters of the
+  image's; its place is uniform.
+  """
+  rows, columns = _pixels(height, width)
+  size, place = jax.random.uniform(key, (2, 2))
+  size = 0.25 + 0.5 * size
+  start = place * (1.0 - size)
+  inside = (start[0] < rows) & (rows < start[0] + size[0])
+  inside &= (start[1] < columns) & (columns < start[1] + size[1])
+  return ~inside
+
+
+def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
+  """Draws a mask where all but a brush stroke is known, [H, W, 1]; key: [].
+
+  The brush follows lines between corners that are uniform in the image; its
+  width is an eighth to a quarter of the image's.
+  """
+  corner_key, width_key = jax.random.split(key)
+  corners = jax.random.uniform(corner_key, (num_corners, 1, 1, 2))
+  radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
+  pixels = jnp.concatenate(
+    [jnp.broadcast_to(p, (height, width, 1)) for p in _pixels(height, width)],
+    axis=-1,
+  )
+
+  def distance(start, end):  # from each pixel to a line between two corners
+    along = end - start
+    ratio = jnp.sum((pixels - start) * along, axis=-1, keepdims=True)
+    ratio = jnp.clip(ratio / jnp.sum(along**2), 0.0, 1.0)
+    gap = pixels - start - ratio * along
+    return jnp.sqrt(jnp.sum(gap**2, axis=-1, keepdims=True))
+
+  distances = jax.vmap(distance)(corners[:-1], corners[1:])
+  return jnp.min(distances, axis=0) > radius
+
+
+def _pixels(height, width):
+  # Returns centres of rows [H, 1, 1] and columns [1, W, 1], in (0, 1).
+  rows = (jnp.arange(height) + 0.5) / height
+  columns = (jnp.arange(width) + 0.5) / width
+  return rows.reshape(-1, 1, 1), columns.reshape(1, -1, 1)
+
+
 # (key [] or [B], x0 [B, H, W, C]) -> cond['image']
 ImageCondition = Callable[[Array, Array], Array]
 

@@ -1,11 +1,9 @@
-"""Where the numbers and previews of a training are shown.
-
-`Loggers` is what a training writes to: the ones that training.log_to names.
-"""
+"""The numbers and previews of a training: a file of JSON lines, and loggers."""
 
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import secrets
@@ -20,10 +18,13 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.drafts import draft
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import (
+  is_regular,
   make_folder,
   one_line,
+  parse_json,
   read_json,
   write_json,
 )
@@ -53,51 +54,6 @@ class Logger(Protocol):
   def close(self) -> None:
     """Closes files and connections."""
     ...
-
-
-class Loggers:
-  """Passes everything on to several loggers.
-
-  A logger that raises is left out from then on, and one line says so: curves
-  are no reason to end a training. start_step: the step it continues from.
-  """
-
-  def __init__(self, names: Iterable[str], workdir: Path, start_step: int):
-    self._open: dict[str, Logger] = {}
-    for name in dict.fromkeys(names):
-      self._try(name, lambda make: make(workdir, start_step), LOGGERS[name])
-
-  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """See `Logger`."""
-    self._each(lambda logger: logger.write_scalars(step, scalars))
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """See `Logger`."""
-    self._each(lambda logger: logger.write_images(step, images))
-
-  def write_config(self, step: int, config: Json, hparams: Json) -> None:
-    """See `Logger`."""
-    self._each(lambda logger: logger.write_config(step, config, hparams))
-
-  def close(self) -> None:
-    """See `Logger`."""
-    self._each(lambda logger: logger.close())
-
-  def _each(self, act):
-    for name, logger in [*self._open.items()]:
-      self._try(name, act, logger)
-
-  def _try(self, name, act, thing):
-    try:
-      made = act(thing)
-      self._open.setdefault(name, made)
-    except Exception as error:  # Each library has its own.
-      self._open.pop(name, None)
-      reason = next(iter(str(error).strip().splitlines()), '')
-      tqdm.write(
-        f'{name} failed, and the training goes on without it: '
-        f'{type(error).__name__}: {one_line(reason)}'
-      )
 
 
 class TensorBoard:
@@ -312,3 +268,106 @@ def _tensorboard(name) -> ModuleType:
 def _event(step, **what):
   log = _tensorboard('proto.event_pb2')
   return log.Event(wall_time=time.time(), step=step, **what)
+
+
+class MetricWriter:
+  """Writes `<workdir>/metrics.jsonl`, and to the loggers that log_to names.
+
+  `metrics.jsonl` has one JSON object per line, with its `step`. When a run
+  resumes at start_step, later lines are dropped, and counted on stdout, since
+  they will be written again. At step 0 the file is renamed instead, to
+  `metrics.1.jsonl` or the next number. A logger that raises is left out from
+  then on, and one line says so: curves are no reason to end a training.
+  writes=False writes nothing, for all processes but one. Methods are named as
+  in clu.metric_writers.
+  """
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    start_step: int = 0,
+    writes: bool = True,
+    log_to: Iterable[str] = ('tensorboard',),
+  ):
+    workdir = Path(workdir)
+    path = workdir / 'metrics.jsonl' if writes else Path(os.devnull)
+    if writes:
+      _begin(path, start_step)
+    self._lines = path.open('a')
+    self._open: dict[str, Logger] = {}
+    for name in dict.fromkeys(log_to if writes else ()):
+      self._try(name, lambda make: make(workdir, start_step), LOGGERS[name])
+
+  def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
+    """Writes one line of numbers, without NaN (means without values)."""
+    numbers = {name: float(value) for name, value in scalars.items()}
+    numbers = {name: x for name, x in numbers.items() if not np.isnan(x)}
+    self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
+    self._lines.flush()
+    self._each(lambda logger: logger.write_scalars(step, numbers))
+
+  def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+    """Writes images, uint8 [H, W, C], to the loggers."""
+    self._each(lambda logger: logger.write_images(step, images))
+
+  def write_config(self, step: int, config: Json, hparams: Json) -> None:
+    """Writes the config, and the fields that a run depends on, to the loggers.
+
+    hparams: {'section.field': a bool, a number or a string}.
+    """
+    self._each(lambda logger: logger.write_config(step, config, hparams))
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._lines.close()
+    self._each(lambda logger: logger.close())
+
+  def _each(self, act):
+    for name, logger in [*self._open.items()]:
+      self._try(name, act, logger)
+
+  def _try(self, name, act, thing):
+    try:
+      made = act(thing)
+      self._open.setdefault(name, made)
+    except Exception as error:  # Each library has its own.
+      self._open.pop(name, None)
+      reason = next(iter(str(error).strip().splitlines()), '')
+      tqdm.write(
+        f'{name} failed, and the training goes on without it: '
+        f'{type(error).__name__}: {one_line(reason)}'
+      )
+
+
+def _begin(path, last):
+  # Writes the lines up to step `last` into a new file: the old one may be a
+  # link out of the run, or a hard link. At step 0 it is renamed instead.
+  if not last and path.is_file() and path.stat().st_size:
+    names = (path.with_name(f'metrics.{i}.jsonl') for i in itertools.count(1))
+    target = next(name for name in names if not name.exists())
+    path.rename(target)
+    print(f'{path} of an earlier start of this run is kept as {target.name}')
+  old = open(path if is_regular(path) else os.devnull, 'rb')
+  dropped = []
+  with old, draft(path) as new:
+    for line in iter(lambda: old.readline(2**20), b''):
+      step = _step(line)
+      if step is not None and step <= last:
+        new.write(line)
+      else:
+        dropped.append(step)
+  if dropped:
+    damaged = dropped.count(None)
+    print(
+      f'{path}: dropped {len(dropped) - damaged} lines after step {last} and '
+      f'{damaged} damaged'
+    )
+
+
+def _step(line):
+  # Returns the step of a line, or None if a killed run or a disk damaged it.
+  try:
+    step = parse_json(line)['step'] if line.endswith(b'\n') else None
+    return step if isinstance(step, int) else None
+  except (ValueError, TypeError, KeyError):
+    return None

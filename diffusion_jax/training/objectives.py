@@ -385,7 +385,13 @@ def vdm(
   """
   network.check_options('vdm')
   if schedule is not None:
-    _check_ends(schedule)
+    ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
+    if not 0.0 < min(ends) <= max(ends) < float('inf'):
+      raise ValueError(
+        "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
+        f'SNRs are {ends[0]:g} and {ends[1]:g}: take a learned one, for '
+        'instance'
+      )
   steps = num_steps or None
 
   def draw(key, batch, context):
@@ -422,16 +428,6 @@ def vdm(
     return total, (metrics | by_quarter(parts['diffusion'], level.t), ())
 
   return Objective(draw, loss)
-
-
-def _check_ends(schedule):
-  ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
-  if not 0.0 < min(ends) <= max(ends) < float('inf'):
-    raise ValueError(
-      "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
-      f'SNRs are {ends[0]:g} and {ends[1]:g}: take a learned one, for '
-      'instance'
-    )
 
 
 def means(**terms: Array) -> dict[str, Mean]:

@@ -5,7 +5,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.interop import edm2
-from diffusion_jax.networks.magnitude import Uncertainty
+from diffusion_jax.networks.edm2 import Uncertainty
 from tests.interop import literal as nn
 
 OPTIONS = dict(

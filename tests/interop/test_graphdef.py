@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.interop.graphdef import is_graph, read_constants
+from diffusion_jax.interop.inception import is_graph, read_constants
 from tests.interop import graph_files as wire
 
 ARRAYS = {

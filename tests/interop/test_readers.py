@@ -25,8 +25,8 @@ from diffusion_jax.interop import (
   openai,
   score_sde,
 )
-from diffusion_jax.interop.layers import entries
-from diffusion_jax.networks.magnitude import Uncertainty
+from diffusion_jax.interop.names import entries
+from diffusion_jax.networks.edm2 import Uncertainty
 from tests.interop.literal import random_like
 from tests.interop.test_diffusers import STORED, WEIGHTS, same
 from tests.interop.test_edm import ADM, SONG

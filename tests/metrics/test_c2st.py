@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
-from diffusion_jax.metrics import c2st
+from diffusion_jax.metrics import values
 
 
 def test_the_accuracy_is_that_of_sbibm(rng):
@@ -23,9 +23,9 @@ def test_the_accuracy_is_that_of_sbibm(rng):
   )
   folds = KFold(n_splits=5, shuffle=True, random_state=1)
   scores = cross_val_score(network, data, target, cv=folds, scoring='accuracy')
-  found = c2st.classifier_accuracy(samples, reference)
+  found = values.classifier_accuracy(samples, reference)
   np.testing.assert_allclose(found, (scores.mean(), scores.std()))
-  [score] = c2st.c2st().compute({'values': samples}, {'values': reference})
+  [score] = values.c2st().compute({'values': samples}, {'values': reference})
   assert score.name == 'c2st' and '150 against 150' in score.note
   np.testing.assert_allclose(score.estimate.value, scores.mean(), atol=0.02)
 
@@ -33,7 +33,7 @@ def test_the_accuracy_is_that_of_sbibm(rng):
 def test_a_shift_has_the_accuracy_of_the_best_classifier(rng):
   """N(0, 1) and N(1, 1) are told apart with probability Phi(1/2) = 0.691."""
   x, y = rng.standard_normal((2, 1500, 1))
-  same, other = (c2st.classifier_accuracy(x + s, y) for s in (0.0, 1.0))
+  same, other = (values.classifier_accuracy(x + s, y) for s in (0.0, 1.0))
   assert abs(same.value - 0.5) < 0.04
   assert abs(other.value - 0.691) < 0.04 and 0.0 < other.error < 0.05
 
@@ -43,7 +43,7 @@ def test_the_larger_set_is_cut(rng):
     {'values': rng.normal(size=(40, 1))},
     {'values': rng.normal(size=(90, 1))},
   )
-  [score] = c2st.c2st(max_samples=30).compute(x, y)
+  [score] = values.c2st(max_samples=30).compute(x, y)
   assert '30 against 30' in score.note
-  [score] = c2st.c2st().compute(x, y)
+  [score] = values.c2st().compute(x, y)
   assert '40 against 40' in score.note

@@ -1,6 +1,6 @@
 import numpy as np
 
-from diffusion_jax.metrics.inception_score import inception_score
+from diffusion_jax.metrics.accuracy import inception_score
 
 
 def test_sure_and_uniform_classes_score_their_number():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.metrics import calibration, features, mmd, values
+from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.estimates import check_pair
-from diffusion_jax.metrics.inception_score import inception_score
 from diffusion_jax.metrics.metric import Missing
 from tests.metrics.test_posterior import errors
 

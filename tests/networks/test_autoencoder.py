@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 
-from diffusion_jax.networks.autoencoder import Autoencoder, soft_clip
-from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
+from diffusion_jax.networks.autoencoder import (
+  Autoencoder,
+  HierarchicalAutoencoder,
+  soft_clip,
+)
 from tests.networks.literal import (
   close,
   conv3x3,

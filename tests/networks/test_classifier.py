@@ -3,7 +3,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion_jax.networks.classifier import AttentionPool
+from diffusion_jax.networks.unet import AttentionPool
 
 
 def test_places_begin_small_and_pixels_have_places(key):

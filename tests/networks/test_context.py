@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks.context import ContextCode
+from diffusion_jax.networks.context import ContextCode, TextEncoder
 from diffusion_jax.networks.functional import encode_context
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.text import TextEncoder
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks.literal import dense, random_params, swish

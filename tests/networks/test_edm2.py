@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.networks.edm2 import EDM2, EDM2Block
+from diffusion_jax.networks.edm2 import EDM2, EDM2Block, magnitude
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.networks.magnitude import magnitude
 from tests.networks.literal import randomised, shapes
 
 FIXED = 'frequencies', 'phases'

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from diffusion_jax.networks.autoencoder import layers_of
-from diffusion_jax.networks.hierarchical import (
+from diffusion_jax.networks.autoencoder import (
   HierarchicalAutoencoder,
   Transition,
+  layers_of,
 )
 from tests.networks.literal import (
   close,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax.networks.magnitude import (
+from diffusion_jax.networks.edm2 import (
   MPConv,
   MPFourier,
   Uncertainty,

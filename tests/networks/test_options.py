@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from diffusion_jax.networks.autoencoder import Autoencoder
-from diffusion_jax.networks.classifier import NoisyClassifier
+from diffusion_jax.networks.autoencoder import (
+  Autoencoder,
+  HierarchicalAutoencoder,
+)
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
-from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.options import count_groups
 from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.unet import NoisyClassifier, UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from tests.networks.jaxprs import equations
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from diffusion_jax.networks.perceptron import PerceptronAutoencoder
+from diffusion_jax.networks.autoencoder import PerceptronAutoencoder
 from tests.networks.literal import close, count, dense, randomised
 from tests.networks.test_autoencoder import X, call, halves, shapes
 

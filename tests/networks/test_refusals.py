@@ -5,9 +5,9 @@ import pytest
 
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.context import ContextEncoder
+from diffusion_jax.networks.ddpmpp import check_filter
 from diffusion_jax.networks.embeddings import sinusoidal
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.networks.resampling import check_filter
 from diffusion_jax.networks.tokens import patchify
 from diffusion_jax.networks.transformer import block_params
 from diffusion_jax.networks.unet import UNet

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import upfirdn
 
-from diffusion_jax.networks import resampling
+from diffusion_jax.networks import ddpmpp
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 
 X = np.random.default_rng(0).standard_normal((2, 8, 6, 3))
@@ -30,7 +30,7 @@ def test_filters_are_upfirdn(weights):
   x = jnp.float32(X)
   turned = weights[::-1]  # a correlation is the convolution of the reverse
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
-  f = resampling
+  f = ddpmpp
   run = lambda x: [g(x, weights) for g in (f.downsample, f.upsample, f.blur)]
   down, up, blurred = jax.jit(run)(x)
   close(down, filtered(X, turned, 1, 2, m, (0.5, 0)))
@@ -41,8 +41,8 @@ def test_filters_are_upfirdn(weights):
 def test_the_shortest_filter_is_the_mean_and_the_nearest():
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
   filters = lambda x: (
-    (resampling.downsample(x, (1, 1)), average_pool(x)),
-    (resampling.upsample(x, (1, 1)), nearest_upsample(x)),
+    (ddpmpp.downsample(x, (1, 1)), average_pool(x)),
+    (ddpmpp.upsample(x, (1, 1)), nearest_upsample(x)),
   )
   for found, expected in jax.jit(filters)(jnp.float32(X)):
     close(found, expected)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.networks.rotary import rotary_angles, rotate
+from diffusion_jax.networks.tokens import rotary_angles, rotate
 
 
 @pytest.mark.parametrize('grid', [(4, 6), (24,)])

@@ -8,13 +8,13 @@ from scipy.special import erf, softmax
 
 from diffusion_jax.data import text
 from diffusion_jax.networks.attention import CrossAttention
-from diffusion_jax.networks.inputs import Inputs, Text
-from diffusion_jax.networks.text import (
+from diffusion_jax.networks.context import (
   NUM_TOKENS,
   TextEncoder,
   TextFeatures,
   mean_of_words,
 )
+from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.unet import UNet
 from tests.networks import literal
 

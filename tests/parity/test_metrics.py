@@ -6,8 +6,8 @@ More images than features, fewer, and equal sets.
 import numpy as np
 import pytest
 
+from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.fid import frechet_distance, statistics
-from diffusion_jax.metrics.inception_score import inception_score
 from diffusion_jax.metrics.manifolds import density_coverage, precision_recall
 from diffusion_jax.metrics.mmd import kernel_distance
 from tests.parity.torch_packages import load

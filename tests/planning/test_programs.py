@@ -14,9 +14,8 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import plan, train_setup
 from diffusion_jax.networks.attention import Attention
-from diffusion_jax.networks.edm2 import EDM2Block
+from diffusion_jax.networks.edm2 import EDM2Block, MPConv
 from diffusion_jax.networks.layers import Conv
-from diffusion_jax.networks.magnitude import MPConv
 from diffusion_jax.networks.transformer_block import QKV, Block
 from diffusion_jax.planning import programs, topologies
 from diffusion_jax.runtime import sharding

@@ -19,7 +19,6 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import (
   checkpoints,
   checksums,
-  integrity,
   stored_weights,
 )
 from tests.damage import cut, flip, full_disk
@@ -180,8 +179,8 @@ def test_damage_of_the_newest_is_named_and_nothing_is_lost(
   said = f'checkpoint 3 is damaged ({found}): moved to {copy}/damaged/3'
   assert capsys.readouterr().err == f'warning: {said}\n'
   assert contents(copy / 'damaged' / '3') == before
-  integrity.move_damaged(folder)
-  assert integrity.steps_in(folder) == [1, 2]
+  checksums.move_damaged(folder)
+  assert checksums.steps_in(folder) == [1, 2]
   assert capsys.readouterr().err == ''
 
 
@@ -197,7 +196,7 @@ def test_no_good_one_is_an_error_and_nothing_is_deleted(copy, run):
     stored_weights.restore_params(copy)
   with pytest.raises(ValueError, match='no checkpoint of .* is good, all were'):
     checkpoints.open_manager(copy)
-  assert integrity.steps_in(copy / 'damaged') == [1, 2, 3]
+  assert checksums.steps_in(copy / 'damaged') == [1, 2, 3]
   assert newest(copy) is None
 
 
@@ -287,7 +286,7 @@ def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
     checkpoints.finish(manager)
   equal(restored(tmp_path, big(0)), big(1))
   # Orbax may still be deleting what was half written.
-  assert integrity.steps_in(tmp_path / 'checkpoints') == [1]
+  assert checksums.steps_in(tmp_path / 'checkpoints') == [1]
 
 
 def test_sums_wait_for_metadata_that_come_late(tmp_path):

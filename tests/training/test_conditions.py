@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.training import conditions, masks
+from diffusion_jax.training import conditions
 
 X0 = np.random.default_rng(1).uniform(-1.0, 1.0, (5, 4, 6, 3))
 X0 = X0.astype(np.float32)
@@ -37,7 +37,7 @@ def test_an_image_condition_is_of_the_example_itself(key):
 
   @jax.jit
   def run(key, batch):
-    drawn = masks.draw_masks(jax.random.fold_in(key, 1), X0.shape)
+    drawn = conditions.draw_masks(jax.random.fold_in(key, 1), X0.shape)
     plain = conditions.make_condition(True, 0.5)(key, batch)
     return condition(key, batch), drawn, plain
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.training import loggers
-from diffusion_jax.training.logging import MetricWriter
+from diffusion_jax.training.loggers import MetricWriter
 
 PICTURE = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
 

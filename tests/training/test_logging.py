@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from diffusion_jax.training.logging import MetricWriter
+from diffusion_jax.training.loggers import MetricWriter
 from tests.damage import full_disk
 from tests.runtime.test_files import PLANTED
 
@@ -156,7 +156,7 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
 def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
   writer = MetricWriter(tmp_path)
   writer.write_scalars(0, {'loss': 0.0})
-  [events] = writer._loggers._open.values()  # it is left out when it fails
+  [events] = writer._open.values()  # it is left out when it fails
   with full_disk(3000), pytest.raises(OSError):
     for step in range(1, 1000):
       writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})

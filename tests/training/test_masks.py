@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.training import masks
+from diffusion_jax.training import conditions
 
 KEYS = jax.random.split(jax.random.key(3), 200)
 
@@ -12,7 +12,7 @@ def draw(kind, height=8, width=12):
 
 
 def test_halves_are_all_four_halves():
-  known = draw(masks.half)[..., 0]
+  known = draw(conditions.half)[..., 0]
   seen = {tuple(map(tuple, m)) for m in known}
   rows, columns = np.indices((8, 12))
   halves = [rows < 4, rows >= 4, columns < 6, columns >= 6]
@@ -20,7 +20,7 @@ def test_halves_are_all_four_halves():
 
 
 def test_a_box_is_one_box_of_a_quarter_to_three_quarters():
-  found = ~draw(masks.box)[..., 0]
+  found = ~draw(conditions.box)[..., 0]
   for unknown in found:
     rows, columns = (
       np.flatnonzero(unknown.any(1)),
@@ -43,7 +43,7 @@ def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
     corner_key, width_key = jax.random.split(key)
     corners = jax.random.uniform(corner_key, (5, 1, 1, 2)).reshape(5, 2)
     radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
-    return masks.stroke(key, 16, 16)[..., 0], corners, radius
+    return conditions.stroke(key, 16, 16)[..., 0], corners, radius
 
   found = jax.device_get(draws(KEYS[:5]))
   for known, corners, radius in zip(*found, strict=True):
@@ -57,11 +57,11 @@ def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
 
 
 def test_every_image_has_a_mask_of_its_own(key):
-  draw_masks = jax.jit(masks.draw_masks, static_argnums=1)
+  draw_masks = jax.jit(conditions.draw_masks, static_argnums=1)
   found = np.asarray(draw_masks(key, (200, 8, 12, 3)))
   assert found.shape == (200, 8, 12, 1) and found.dtype == bool
   assert len({m.tobytes() for m in found}) > 100
-  halves = {m.tobytes() for m in draw(masks.half)}
+  halves = {m.tobytes() for m in draw(conditions.half)}
   share = np.mean([m.tobytes() in halves for m in found])
   assert abs(share - 1 / 3) < 5 * (2 / 9 / 200) ** 0.5
   # a mask depends only on its own key
@@ -72,13 +72,13 @@ def test_every_image_has_a_mask_of_its_own(key):
 
 def test_as_many_keys_as_images():
   with pytest.raises(ValueError, match='200\\] keys for a batch of 3'):
-    masks.draw_masks(KEYS, (3, 8, 8, 1))
+    conditions.draw_masks(KEYS, (3, 8, 8, 1))
 
 
 def test_subsets_of_a_joint_vector_have_their_probabilities():
   """Three of four numbers are parameters; within four standard errors."""
   n = 20_000
-  draws = jax.jit(lambda key: masks.draw_subsets(key, (n, 4), 3))
+  draws = jax.jit(lambda key: conditions.draw_subsets(key, (n, 4), 3))
   known = np.asarray(draws(jax.random.key(0)))
 
   def by_each(count):  # the probability of a mask with `count` known numbers
@@ -94,4 +94,4 @@ def test_subsets_of_a_joint_vector_have_their_probabilities():
     share = (known == np.array(mask, bool)[None]).all(axis=1).mean()
     assert abs(share - exact) <= 4 * (exact * (1 - exact) / n) ** 0.5
   with pytest.raises(ValueError, match='parameters=4 must be less than the 4'):
-    masks.draw_subsets(jax.random.key(0), (2, 4), 4)
+    conditions.draw_subsets(jax.random.key(0), (2, 4), 4)

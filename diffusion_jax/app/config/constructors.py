@@ -16,8 +16,8 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core import losses
 from diffusion_jax.core.keys import stream
+from diffusion_jax.networks.edm2 import Uncertainty
 from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
-from diffusion_jax.networks.magnitude import Uncertainty
 from diffusion_jax.ranges import Finite, Probability, Size
 from diffusion_jax.training import distillation, objectives
 

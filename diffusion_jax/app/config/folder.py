@@ -19,7 +19,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
-from diffusion_jax.training import integrity
+from diffusion_jax.training import checksums
 
 # Sections that say how a model is used; all others describe it.
 USES = (
@@ -126,7 +126,7 @@ def check_same_run(workdir: Path, config: Node, facts: Facts) -> None:
 
 def check_config_kept(workdir: str | Path) -> None:
   """Raises UserError if workdir has checkpoints and no config.json."""
-  if steps := integrity.steps_in(Path(workdir) / 'checkpoints'):
+  if steps := checksums.steps_in(Path(workdir) / 'checkpoints'):
     raise UserError(
       f'{workdir} has checkpoints but no config.json, which describes them. '
       f'Each holds a copy: cp {workdir}/checkpoints/{steps[-1]}/config/'

@@ -10,7 +10,7 @@ import diffusion_jax
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import integrity, shared
+from diffusion_jax.training import checksums, shared
 
 # The fields that name another run, and the kind of run that each needs.
 KINDS = {
@@ -60,7 +60,7 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
 
 def has_checkpoint(workdir: Path) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
-  steps = integrity.steps_in(workdir / 'checkpoints')
+  steps = checksums.steps_in(workdir / 'checkpoints')
   return shared.exist(workdir) or bool(steps)
 
 

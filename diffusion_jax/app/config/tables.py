@@ -34,16 +34,17 @@ from diffusion_jax.data import (
 )
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
-from diffusion_jax.networks.autoencoder import Autoencoder
-from diffusion_jax.networks.classifier import NoisyClassifier
+from diffusion_jax.networks.autoencoder import (
+  Autoencoder,
+  HierarchicalAutoencoder,
+  PerceptronAutoencoder,
+)
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
-from diffusion_jax.networks.hierarchical import HierarchicalAutoencoder
 from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.perceptron import PerceptronAutoencoder
 from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.unet import NoisyClassifier, UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guidance import ClassifierFree

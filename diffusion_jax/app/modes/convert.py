@@ -32,7 +32,7 @@ from diffusion_jax.interop import (
   files,
   stablehlo,
 )
-from diffusion_jax.interop.diffusers_folders import INDEX, find_model
+from diffusion_jax.interop.diffusers import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh

@@ -26,7 +26,7 @@ from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training import checkpoints, first_weights, snapshots
-from diffusion_jax.training.logging import MetricWriter
+from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.state import TrainState
 
 

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from jax import export, lax
 
-from diffusion_jax.networks import layers, magnitude, transformer_block
+from diffusion_jax.networks import edm2, layers, transformer_block
 from diffusion_jax.networks.blocks import ResnetBlock
 from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import conv2d
@@ -184,7 +184,7 @@ class Layers(nn.Module):
       return layers.dense(x, 6, 'a')
     if self.kind == 'transformer':
       return transformer_block.dense(6, 'a')(x)
-    return magnitude.MPConv(6)(x)
+    return edm2.MPConv(6)(x)
 
 
 @pytest.mark.parametrize('kind', ['layers', 'transformer', 'magnitude'])
