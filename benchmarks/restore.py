@@ -31,7 +31,7 @@ import numpy as np
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import methods, posteriors
+from diffusion_jax.app.edits import methods
 from diffusion_jax.app.edits.restoration import errors
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import edit
@@ -66,19 +66,19 @@ FILLING = 'repaint', 'replace', 'reconstruction'  # for masks
 
 
 @dataclass(frozen=True)
-class Inpainting(posteriors.Method):
+class Inpainting(methods.Method):
   """Fills in what a mask hides by an edit.method of edit=inpaint."""
 
   method: str = 'repaint'
 
-  def draw(self, given: posteriors.Given) -> dict[str, jax.Array]:
+  def draw(
+    self, batch: methods.Batch, known: methods.Known
+  ) -> dict[str, jax.Array]:
     """Returns x [B, ...]."""
-    y = given.measurement.y
-    mask = given.measurement.forward(jnp.ones_like(y)) > 0
-    batch = methods.Batch(given.plan, given.keys, given.cond)
-    known = methods.Known(y, y, mask)
+    mask = known.forward(jnp.ones_like(known.y)) > 0
     make = tables.TABLES['edit.method'][self.method]
-    return {'x': make().draw(batch, known)}
+    known = methods.Known(known.y, operators.masked(mask), mask=mask)
+    return make().draw(batch, known)
 
 
 def upper_half(*, shape: tuple[int, ...]) -> Operator:

@@ -3,18 +3,22 @@
 Each makes images of a `Plan` from a measurement, by functions of the library.
 """
 
-import abc
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax.app.edits.methods import STEPS, refuse_unipc
-from diffusion_jax.app.model import Model, Plan
+from diffusion_jax.app.edits.methods import (
+  STEPS,
+  Batch,
+  Known,
+  Method,
+  Reconstruction,
+)
 from diffusion_jax.core.keys import (
   clone_key,
   draw_normal,
@@ -29,38 +33,6 @@ from diffusion_jax.sampling.splitting import InnerDraw
 Array = jax.Array
 
 
-class Given(NamedTuple):
-  """A batch of what is known.
-
-  keys: [B]; cond: of B images; is_linear: whether the measurement is.
-  """
-
-  plan: Plan
-  keys: Array
-  cond: dict
-  measurement: dj.Measurement
-  is_linear: bool
-
-
-@dataclass(frozen=True)
-class Method(abc.ABC):
-  """A way to draw from p(x_0 | y)."""
-
-  in_latents: ClassVar = False  # It can be used with decoded latents.
-  unread: ClassVar[tuple[str, ...]] = ()  # Fields of sampling.
-  needs_linear: ClassVar = False  # The measurement must be linear.
-  takes_white: ClassVar = False  # It takes Cov[x_0 | x_t] for r^2 I.
-  note: ClassVar = ''
-
-  def check(self, model: Model) -> None:
-    """Raises UserError if the method cannot use the run."""
-    return
-
-  @abc.abstractmethod
-  def draw(self, given: Given) -> dict[str, Array]:
-    """Returns x [B, ...], and what else is known of each image, [B]."""
-
-
 @dataclass(frozen=True)
 class Moment(Method):
   """Guides by the covariance of the denoiser (Rozet et al. 2024).
@@ -72,15 +44,8 @@ class Moment(Method):
 
   needs_linear: ClassVar = True
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    m = given.measurement
-
-    def guided(denoise):
-      return dj.observation_guided(
-        denoise, m.forward, m.y, num_iterations=self.iterations, std=m.std
-      )
-
-    return _sampled(given, after_guidance=guided)
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    return Reconstruction(iterations=self.iterations).draw(batch, known)
 
 
 @dataclass(frozen=True)
@@ -95,11 +60,9 @@ class Pseudoinverse(Method):
 
   takes_white: ClassVar = True
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    twist = _twist(given, self.iterations)
-    return _sampled(
-      given, after_guidance=lambda denoise: dj.twist_guided(denoise, twist)
-    )
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    twist = _twist(known, self.iterations)
+    return batch.sampled(lambda denoise: dj.twist_guided(denoise, twist))
 
 
 @dataclass(frozen=True)
@@ -111,16 +74,11 @@ class Dps(Method):
 
   step_size: NonNegative = 1.0
 
-  def check(self, model: Model) -> None:
-    refuse_unipc(model, 'posterior=dps')
+  changes_x: ClassVar = True
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    distance = given.measurement.distance
-
-    def guided(sampler, levels):
-      return dj.likelihood_guided(sampler, distance, self.step_size), levels
-
-    return _sampled(given, wrap=guided)
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    own = batch.plan.sampler, known.distance, self.step_size
+    return batch.sampled(sampler=dj.likelihood_guided(*own))
 
 
 @dataclass(frozen=True)
@@ -140,17 +98,12 @@ class Proximal(Method):
   needs_linear: ClassVar = True
   unread: ClassVar = STEPS
 
-  def draw(self, given: Given) -> dict[str, Array]:
-
-    def moved(denoise):
-      return dj.proximal(
-        denoise, given.measurement, self.weight, self.iterations
-      )
-
-    def own_step(sampler, levels):
-      return dj.renoised(self.share), levels
-
-    return _sampled(given, wrap=own_step, after_guidance=moved)
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    settings = known, self.weight, self.iterations
+    return batch.sampled(
+      lambda denoise: dj.proximal(denoise, *settings),
+      sampler=dj.renoised(self.share),
+    )
 
 
 @dataclass(frozen=True)
@@ -190,9 +143,8 @@ class Decoupled(Inner):
   unread: ClassVar = STEPS
   takes_white: ClassVar = True
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    own_step = dj.decoupled(self.inner_draw(given.measurement))
-    return _sampled(given, wrap=lambda sampler, levels: (own_step, levels))
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    return batch.sampled(sampler=dj.decoupled(self.inner_draw(known)))
 
 
 @dataclass(frozen=True)
@@ -215,15 +167,15 @@ class Gibbs(Inner):
 
   unread: ClassVar = *STEPS, 'num_steps', 'spacing', 'respacing'
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    plan, m = given.plan, given.measurement
-    key, start_key = split_key(given.keys, 2)
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    plan = batch.plan
+    key, start_key = split_key(batch.keys, 2)
     x = plan.prior_sample(start_key, plan.levels.take(0))
     x /= jnp.hypot(*plan.levels.take(0)[1:])
     with jax.ensure_compile_time_eval():
       end = dj.level_grid(plan.schedule, 2, 'karras').take(1)
       least = float(end.sigma / end.alpha)
-    lowest = max(self.lowest or float(m.std), least)
+    lowest = max(self.lowest or float(known.std), least)
     falling = math.ceil(self.rounds / 2)
     widths = jnp.concatenate(
       [
@@ -233,9 +185,9 @@ class Gibbs(Inner):
     )
     x = dj.split_gibbs(
       key,
-      plan.step_function(given.cond),
+      plan.step_function(batch.cond),
       plan.schedule,
-      self.inner_draw(m),
+      self.inner_draw(known),
       widths,
       x,
       num_steps=self.inner_steps,
@@ -261,10 +213,9 @@ class Steered(Method):
   unread: ClassVar = STEPS
   takes_white: ClassVar = True
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    twist = _twist(given, self.iterations)
-    log_prob = given.measurement.log_prob
-    return steer(*given[:3], log_prob, twist, self.particles, self.gradient)
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    twist = _twist(known, self.iterations)
+    return steer(batch, known.log_prob, twist, self.particles, self.gradient)
 
 
 @dataclass(frozen=True)
@@ -284,14 +235,14 @@ class RedDiff(Method):
     'note: red_diff finds estimates, which vary less than samples do\n'
   )
 
-  def draw(self, given: Given) -> dict[str, Array]:
-    plan, m = given.plan, given.measurement
-    x = plan.prior_sample(given.keys, plan.levels.take(0))
+  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+    plan = batch.plan
+    x = plan.prior_sample(batch.keys, plan.levels.take(0))
     estimate = dj.red_diff(
-      given.keys,
-      plan.step_function(given.cond),
+      batch.keys,
+      plan.step_function(batch.cond),
       plan.levels,
-      lambda x: 0.5 * m.distance(x) ** 2,
+      lambda x: 0.5 * known.distance(x) ** 2,
       jnp.zeros_like(x),
       optax.adam(self.rate, b1=0.9, b2=0.99),
       self.weight,
@@ -299,7 +250,7 @@ class RedDiff(Method):
     return {'x': estimate}
 
 
-def whiteness(given: Given, x0: Array) -> Array:
+def whiteness(batch: Batch, x0: Array) -> Array:
   """Estimates tr Cov[x_0 | x_t] / (D r^2) where sigma = alpha, [B].
 
   It is 1 for white data of unit variance, for which methods with `takes_white`
@@ -308,9 +259,9 @@ def whiteness(given: Given, x0: Array) -> Array:
   new noise.
   """
   index = jnp.full(len(x0), 2**31, jnp.uint32)  # above all others
-  keys = split_key(fold_each(clone_key(given.keys), index), 2)
-  level = given.plan.schedule.from_logsnr(jnp.zeros(()))
-  denoise = given.plan.step_function(given.cond, clip=False)
+  keys = split_key(fold_each(clone_key(batch.keys), index), 2)
+  level = batch.plan.schedule.from_logsnr(jnp.zeros(()))
+  denoise = batch.plan.step_function(batch.cond, clip=False)
   xt = dj.q_sample(x0, draw_normal(keys[0], x0), level)
   signs = draw_signs(keys[1], x0)
   _, product = jax.jvp(lambda x: denoise(x, level).x0, (xt,), (signs,))
@@ -320,20 +271,19 @@ def whiteness(given: Given, x0: Array) -> Array:
 
 
 def steer(
-  plan: Plan,
-  keys: Array,
-  cond: dict,
+  batch: Batch,
   log_likelihood: LogLikelihood,
   twist: dj.Twist | None,
   count: int,
   gradient: bool = True,
 ) -> dict[str, Array]:
   """Draws one of `count` particles; with log_evidence and lowest_ess, [B]."""
-  prior_keys, keys, pick_keys = split_key(keys, 3)
+  plan = batch.plan
+  prior_keys, keys, pick_keys = split_key(batch.keys, 3)
   each = split_key(prior_keys, count).T.reshape(-1)
   x = plan.prior_sample(each, plan.levels.take(0))
   x = x.reshape(len(keys), count, *x.shape[1:])
-  cond = {n: jnp.repeat(v, count, axis=0) for n, v in cond.items()}
+  cond = {n: jnp.repeat(v, count, axis=0) for n, v in batch.cond.items()}
   sampler = dj.steered(log_likelihood, twist, use_gradient=gradient)
   x, state = dj.sample(
     keys, plan.step_function(cond), sampler, plan.levels, x, return_state=True
@@ -345,11 +295,7 @@ def steer(
   }
 
 
-def _sampled(given, **options):
-  return {'x': given.plan.from_noise(given.keys, given.cond, **options)}
-
-
-def _twist(given, iterations):
-  if given.is_linear:
-    return dj.pseudoinverse_twist(given.measurement, iterations)
-  return dj.spread_twist(given.measurement)
+def _twist(known, iterations):
+  if known.is_linear:
+    return dj.pseudoinverse_twist(known, iterations)
+  return dj.spread_twist(known)

@@ -14,7 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits import posteriors, restoration
+from diffusion_jax.app.edits import methods, posteriors, restoration
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core import operators
@@ -77,12 +77,11 @@ def test_each_method_moves_towards_the_posterior(name, key):
   method, most = METHODS[name]
   forward = lambda x: x @ jnp.asarray(MATRIX.T, jnp.float32)
   y = jnp.broadcast_to(jnp.asarray(Y, jnp.float32), (1000, 1))
-  measurement = dj.Measurement(y, forward, STD)
+  known = methods.Known(y, forward, STD)
 
   @jax.jit
   def draw(keys):
-    given = posteriors.Given(plan_of(PRIOR), keys, {}, measurement, True)
-    return method.draw(given)
+    return method.draw(methods.Batch(plan_of(PRIOR), keys, {}), known)
 
   x = np.asarray(draw(jax.random.split(key, 1000))['x'], np.float64)
   exact = PRIOR.posterior(MATRIX, Y, STD)
@@ -312,12 +311,11 @@ def test_the_variance_that_methods_take_is_compared_with_the_models(key):
   """The exact covariance, which is the same at all x_t, has this trace."""
   keys = jax.random.split(key, 4000)
   x0 = PRIOR.sample(key, 4000)
-  measurement = dj.Measurement(x0, lambda x: x, STD)
 
   @jax.jit
   def share(keys, x0):
-    given = posteriors.Given(plan_of(PRIOR), keys, {}, measurement, True)
-    return posteriors.whiteness(given, x0)
+    batch = methods.Batch(plan_of(PRIOR), keys, {})
+    return posteriors.whiteness(batch, x0)
 
   level = SCHEDULE.from_logsnr(jnp.zeros(()))
   cov = np.asarray(PRIOR.covariance(x0[:1], level), np.float64)[0]
@@ -486,6 +484,17 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
   out = capsys.readouterr().out
   assert 'grey levels' not in out and 'psnr' not in out
   assert (numbers[0] / 'run' / 'edits' / 'units_clean.png').exists()
+
+
+def test_a_reward_of_numbers_is_of_their_own_units(numbers):
+  folder, config = numbers
+  fields = {'': 'steer', '.reward': 'brightness', '.output': 'steered'}
+  flags = [(f'edit{name}', value) for name, value in fields.items()]
+  MODES['edit'](store.with_flags(config, flags), folder / 'run')
+  made = arrays_of(folder / 'run', 'steered', 'edits')
+  expected = 10.0 * made['arr_0'].mean(axis=1)
+  np.testing.assert_allclose(made['reward'], expected, rtol=1e-5)
+  assert (folder / 'run' / 'edits' / 'steered.png').exists()
 
 
 def test_a_file_of_y_is_what_simulate_makes(numbers):
