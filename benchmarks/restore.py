@@ -21,7 +21,6 @@ import io
 import itertools
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -65,20 +64,15 @@ METHODS = {
 FILLING = 'repaint', 'replace', 'reconstruction'  # for masks
 
 
-@dataclass(frozen=True)
-class Inpainting(methods.Method):
+def inpainting(method: str = 'repaint') -> methods.Method:
   """Fills in what a mask hides by an edit.method of edit=inpaint."""
 
-  method: str = 'repaint'
-
-  def draw(
-    self, batch: methods.Batch, known: methods.Known
-  ) -> dict[str, jax.Array]:
-    """Returns x [B, ...]."""
+  def draw(batch, known):
     mask = known.forward(jnp.ones_like(known.y)) > 0
-    make = tables.TABLES['edit.method'][self.method]
     known = methods.Known(known.y, operators.masked(mask), mask=mask)
-    return make().draw(batch, known)
+    return tables.TABLES['edit.method'][method]().draw(batch, known)
+
+  return methods.Method(draw)
 
 
 def upper_half(*, shape: tuple[int, ...]) -> Operator:
@@ -107,7 +101,7 @@ def flags_of(
   damage, *more = OPERATORS[operator]
   flags = [f'edit.noise={noise:g}', f'edit.operator={damage}']
   flags += [f'edit.operator.{x.format(factor=factor)}' for x in more]
-  own = 'benchmarks.restore:Inpainting', f'method={method}'
+  own = 'benchmarks.restore:inpainting', f'method={method}'
   name, *settings = own if method in FILLING else METHODS[method]
   flags += [f'edit.posterior={name}']
   return flags + [f'edit.posterior.{x}' for x in settings]

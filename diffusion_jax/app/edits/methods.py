@@ -1,10 +1,9 @@
 """Methods by which an edit fills in what its picture does not show."""
 
-import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -55,85 +54,81 @@ class Known(dj.Measurement):
   condition: Array | None = None
 
 
-@dataclass(frozen=True)
-class Method(abc.ABC):
-  """A way to draw images that are known in part."""
+class Method(NamedTuple):
+  """A way to draw images that are known in part.
 
-  needs_mask: ClassVar = False  # y must be x_0 itself where it is known.
-  changes_x: ClassVar = False  # It changes x between steps.
-  in_latents: ClassVar = False  # It can be used with decoded latents.
-  unread: ClassVar[tuple[str, ...]] = ()  # Fields of sampling.
-  needs_linear: ClassVar = False  # The measurement must be linear.
-  takes_white: ClassVar = False  # It takes Cov[x_0 | x_t] for r^2 I.
-  note: ClassVar = ''
+  draw: batch, known -> x [B, ...], and what else is known of each image, [B].
+  is_trained: it needs a network that was trained for the edit. needs_mask: y
+  must be x_0 itself where it is known. needs_linear: y must be linear in x_0.
+  in_latents: latents can be decoded for it. changes_x: it changes x between
+  steps. takes_white: it takes Cov[x_0 | x_t] for r^2 I. unread: fields of
+  sampling without effect. note: what the user should know.
+  """
 
-  @abc.abstractmethod
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    """Returns x [B, ...], and what else is known of each image, [B]."""
+  draw: Callable[[Batch, Known], dict[str, Array]]
+  is_trained: bool = False
+  needs_mask: bool = False
+  needs_linear: bool = False
+  in_latents: bool = False
+  changes_x: bool = False
+  takes_white: bool = False
+  unread: tuple[str, ...] = ()
+  note: str = ''
 
 
-@dataclass(frozen=True)
-class Repaint(Method):
+def repaint(num_resamples: Size = 10, jump: Size | None = None) -> Method:
   """Goes back up `jump` steps and down, num_resamples times (RePaint).
 
   jump: None: 10, or in a short grid all steps but one.
   """
 
-  num_resamples: Size = 10
-  jump: Size | None = None
-
-  needs_mask: ClassVar = True
-  changes_x: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    assert known.mask is not None  # `fitting` refuses
+  def draw(batch, known):
     plan = batch.plan
-    jump = self.jump or max(1, min(10, len(plan.levels.t) - 2))
+    count = jump or max(1, min(10, len(plan.levels.t) - 2))
     with from_config('edit.method'):
-      levels = dj.repaint_levels(plan.levels, self.num_resamples, jump)
+      levels = dj.repaint_levels(plan.levels, num_resamples, count)
     sampler = dj.repaint(plan.sampler, known.y, known.mask)
     return batch.sampled(sampler=sampler, levels=levels)
 
+  return Method(draw, needs_mask=True, changes_x=True)
 
-@dataclass(frozen=True)
-class Replace(Method):
+
+def replace() -> Method:
   """Replaces the known pixels after each step, noised to its level."""
 
-  needs_mask: ClassVar = True
-  changes_x: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+  def draw(batch, known):
     plan = batch.plan
     sampler = plan.replace_known(plan.sampler, known.y, known.mask)
     return batch.sampled(sampler=sampler)
 
+  return Method(draw, needs_mask=True, changes_x=True)
 
-@dataclass(frozen=True)
-class Reconstruction(Method):
+
+def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
   """Guides by what is known, `scale` times as strongly (1 is Bayes' rule).
 
   iterations: of conjugate gradients, each a gradient through the network.
   """
 
-  scale: NonNegative = 1.0
-  iterations: Size = 4
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    settings = self.scale, self.iterations, known.std
+  def draw(batch, known):
+    settings = scale, iterations, known.std
     return batch.sampled(
       lambda denoise: dj.observation_guided(
         denoise, known.forward, known.y, *settings
       )
     )
 
+  return Method(draw, needs_linear=True)
 
-@dataclass(frozen=True)
-class Palette(Method):
+
+def palette() -> Method:
   """Samples a network that was trained on such pictures (Palette)."""
 
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+  def draw(batch, known):
     cond = batch.cond | {'image': known.condition}
     return batch._replace(cond=cond).sampled()
+
+  return Method(draw, is_trained=True)
 
 
 def condition_of(model: Model) -> str | None:
@@ -150,16 +145,16 @@ def fitting(model: Model, method: Method | None, masked: bool) -> Method:
   """
   condition, edit = condition_of(model), model.config.edit
   table = model.schema.table('edit.method')
-  able = [n for n, maker in table.items() if masked or not maker.needs_mask]
+  able = [n for n, make in table.items() if masked or not make().needs_mask]
   name = edit.method.name if method else 'palette' if condition else able[0]
-  chosen: Method = method or {**table, 'palette': Palette}[name]()
+  chosen: Method = method or {**table, 'palette': palette}[name]()
   if chosen.needs_mask and not masked:
     raise UserError(
       f'config.edit.method={name} needs a mask: set it to '
       f'{" or ".join(able)} for edit={edit.name}'
     )
-  if isinstance(chosen, Palette) != bool(condition):
-    needed = edit.name if isinstance(chosen, Palette) else 'None'
+  if chosen.is_trained != bool(condition):
+    needed = edit.name if chosen.is_trained else 'None'
     raise UserError(
       f'config.edit.method={name} needs a run with conditioning.image='
       f'{needed}, and this one has {condition}'

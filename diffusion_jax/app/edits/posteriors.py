@@ -4,8 +4,6 @@ Each makes images of a `Plan` from a measurement, by functions of the library.
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +13,8 @@ import diffusion_jax as dj
 from diffusion_jax.app.edits.methods import (
   STEPS,
   Batch,
-  Known,
   Method,
-  Reconstruction,
+  reconstruction,
 )
 from diffusion_jax.core.keys import (
   clone_key,
@@ -28,61 +25,48 @@ from diffusion_jax.core.keys import (
 )
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.ranges import NonNegative, Positive, Probability, Size
-from diffusion_jax.sampling.splitting import InnerDraw
 
 Array = jax.Array
 
 
-@dataclass(frozen=True)
-class Moment(Method):
+def moment(iterations: Size = 4) -> Method:
   """Guides by the covariance of the denoiser (Rozet et al. 2024).
 
   iterations: of conjugate gradients, each a gradient through the network.
   """
-
-  iterations: Size = 4
-
-  needs_linear: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    return Reconstruction(iterations=self.iterations).draw(batch, known)
+  return reconstruction(1.0, iterations)
 
 
-@dataclass(frozen=True)
-class Pseudoinverse(Method):
+def pseudoinverse(iterations: Size = 100) -> Method:
   """Guides as if the data were white (PiGDM, Song et al. 2023).
 
   A measurement that is not linear gets its variance of x_0 added instead.
   iterations: of conjugate gradients, without the network.
   """
 
-  iterations: Size = 100
-
-  takes_white: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    twist = _twist(known, self.iterations)
+  def draw(batch, known):
+    twist = _twist(known, iterations)
     return batch.sampled(lambda denoise: dj.twist_guided(denoise, twist))
 
+  return Method(draw, takes_white=True)
 
-@dataclass(frozen=True)
-class Dps(Method):
+
+def dps(step_size: NonNegative = 1.0) -> Method:
   """Descends along the residual's norm (DPS, Chung et al. 2023), as a baseline.
 
   step_size: zeta, for the run's number of steps.
   """
 
-  step_size: NonNegative = 1.0
-
-  changes_x: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    own = batch.plan.sampler, known.distance, self.step_size
+  def draw(batch, known):
+    own = batch.plan.sampler, known.distance, step_size
     return batch.sampled(sampler=dj.likelihood_guided(*own))
 
+  return Method(draw, changes_x=True)
 
-@dataclass(frozen=True)
-class Proximal(Method):
+
+def proximal(
+  weight: Positive = 1.0, share: Probability = 0.3, iterations: Size = 100
+) -> Method:
   """Moves x_0 towards y without gradients (DiffPIR, Zhu et al. 2023).
 
   Args:
@@ -91,83 +75,59 @@ class Proximal(Method):
     iterations: of conjugate gradients, without the network
   """
 
-  weight: Positive = 1.0
-  share: Probability = 0.3
-  iterations: Size = 100
-
-  needs_linear: ClassVar = True
-  unread: ClassVar = STEPS
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    settings = known, self.weight, self.iterations
+  def draw(batch, known):
     return batch.sampled(
-      lambda denoise: dj.proximal(denoise, *settings),
-      sampler=dj.renoised(self.share),
+      lambda denoise: dj.proximal(denoise, known, weight, iterations),
+      sampler=dj.renoised(share),
     )
 
+  return Method(draw, needs_linear=True, unread=STEPS)
 
-@dataclass(frozen=True)
-class Inner(Method):
-  """Holds how x_0 is drawn given y: exactly, or by Langevin steps.
+
+def decoupled(
+  step_size: Positive | None = None,
+  langevin_steps: Size = 100,
+  iterations: Size = 100,
+) -> Method:
+  """Draws x_0 given y at each level, and adds new noise (DAPS, Zhang et al.).
 
   Args:
     step_size: of Langevin steps; None: exact draws, for linear operators
     langevin_steps: their number
     iterations: of conjugate gradients for exact draws
   """
+  inner = step_size, langevin_steps, iterations
 
-  step_size: Positive | None = None
-  langevin_steps: Size = 100
-  iterations: Size = 100
+  def draw(batch, known):
+    return batch.sampled(sampler=dj.decoupled(_inner_draw(known, *inner)))
 
-  @property
-  def needs_linear(self) -> bool:
-    return self.step_size is None
-
-  def inner_draw(self, measurement: dj.Measurement) -> InnerDraw:
-    """Returns the draw of x_0 from p(y | x_0) and a normal distribution."""
-    if self.step_size is None:
-      return dj.gaussian_draw(measurement, self.iterations)
-    return dj.langevin_draw(
-      measurement.log_prob, self.step_size, self.langevin_steps
-    )
+  exact = step_size is None
+  return Method(draw, needs_linear=exact, takes_white=True, unread=STEPS)
 
 
-@dataclass(frozen=True)
-class Decoupled(Inner):
-  """Draws x_0 given y at each level, and adds new noise (DAPS, Zhang et al.).
-
-  It has the fields of `Inner`.
-  """
-
-  unread: ClassVar = STEPS
-  takes_white: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    return batch.sampled(sampler=dj.decoupled(self.inner_draw(known)))
-
-
-@dataclass(frozen=True)
-class Gibbs(Inner):
+def gibbs(
+  step_size: Positive | None = None,
+  langevin_steps: Size = 100,
+  iterations: Size = 100,
+  rounds: Size = 40,
+  highest: Positive = 3.0,
+  lowest: Positive | None = None,
+  inner_steps: Size = 20,
+) -> Method:
   """Takes turns between y and the model (split Gibbs, PnP-DM).
 
-  It has the fields of `Inner` too.
-
   Args:
+    step_size: of Langevin steps; None: exact draws, for linear operators
+    langevin_steps: their number
+    iterations: of conjugate gradients for exact draws
     rounds: their number; half of them with falling widths
     highest: first width
     lowest: last width; None: std of the noise, or the schedule's lowest
     inner_steps: of the sampler in a round
   """
+  inner = step_size, langevin_steps, iterations
 
-  rounds: Size = 40
-  highest: Positive = 3.0
-  lowest: Positive | None = None
-  inner_steps: Size = 20
-
-  unread: ClassVar = *STEPS, 'num_steps', 'spacing', 'respacing'
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+  def draw(batch, known):
     plan = batch.plan
     key, start_key = split_key(batch.keys, 2)
     x = plan.prior_sample(start_key, plan.levels.take(0))
@@ -175,28 +135,32 @@ class Gibbs(Inner):
     with jax.ensure_compile_time_eval():
       end = dj.level_grid(plan.schedule, 2, 'karras').take(1)
       least = float(end.sigma / end.alpha)
-    lowest = max(self.lowest or float(known.std), least)
-    falling = math.ceil(self.rounds / 2)
+    last = max(lowest or float(known.std), least)
+    falling = math.ceil(rounds / 2)
     widths = jnp.concatenate(
       [
-        jnp.geomspace(max(self.highest, lowest), lowest, falling),
-        jnp.full(self.rounds - falling, lowest),
+        jnp.geomspace(max(highest, last), last, falling),
+        jnp.full(rounds - falling, last),
       ]
     )
     x = dj.split_gibbs(
       key,
       plan.step_function(batch.cond),
       plan.schedule,
-      self.inner_draw(known),
+      _inner_draw(known, *inner),
       widths,
       x,
-      num_steps=self.inner_steps,
+      num_steps=inner_steps,
     )
     return {'x': x}
 
+  idle = *STEPS, 'num_steps', 'spacing', 'respacing'
+  return Method(draw, needs_linear=step_size is None, unread=idle)
 
-@dataclass(frozen=True)
-class Steered(Method):
+
+def steered(
+  particles: Size = 16, gradient: bool = True, iterations: Size = 100
+) -> Method:
   """Draws one of several weighted particles (TDS, Wu et al. 2023).
 
   Args:
@@ -205,21 +169,14 @@ class Steered(Method):
     iterations: of conjugate gradients, without the network
   """
 
-  particles: Size = 16
-  gradient: bool = True
-  iterations: Size = 100
+  def draw(batch, known):
+    twist = _twist(known, iterations)
+    return steer(batch, known.log_prob, twist, particles, gradient)
 
-  in_latents: ClassVar = True
-  unread: ClassVar = STEPS
-  takes_white: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
-    twist = _twist(known, self.iterations)
-    return steer(batch, known.log_prob, twist, self.particles, self.gradient)
+  return Method(draw, in_latents=True, takes_white=True, unread=STEPS)
 
 
-@dataclass(frozen=True)
-class RedDiff(Method):
+def red_diff(rate: Positive = 0.1, weight: NonNegative = 0.25) -> Method:
   """Finds one estimate by optimization (RED-diff, Mardani et al. 2024).
 
   Args:
@@ -227,15 +184,7 @@ class RedDiff(Method):
     weight: of the network
   """
 
-  rate: Positive = 0.1
-  weight: NonNegative = 0.25
-
-  unread: ClassVar = STEPS
-  note: ClassVar = (
-    'note: red_diff finds estimates, which vary less than samples do\n'
-  )
-
-  def draw(self, batch: Batch, known: Known) -> dict[str, Array]:
+  def draw(batch, known):
     plan = batch.plan
     x = plan.prior_sample(batch.keys, plan.levels.take(0))
     estimate = dj.red_diff(
@@ -244,10 +193,13 @@ class RedDiff(Method):
       plan.levels,
       lambda x: 0.5 * known.distance(x) ** 2,
       jnp.zeros_like(x),
-      optax.adam(self.rate, b1=0.9, b2=0.99),
-      self.weight,
+      optax.adam(rate, b1=0.9, b2=0.99),
+      weight,
     )
     return {'x': estimate}
+
+  note = 'note: red_diff finds estimates, which vary less than samples do\n'
+  return Method(draw, unread=STEPS, note=note)
 
 
 def whiteness(batch: Batch, x0: Array) -> Array:
@@ -293,6 +245,13 @@ def steer(
     'log_evidence': state.log_evidence,
     'lowest_ess': state.lowest_ess,
   }
+
+
+def _inner_draw(known, step_size, langevin_steps, iterations):
+  # Returns the draw of x_0 from p(y | x_0) and a normal distribution.
+  if step_size is None:
+    return dj.gaussian_draw(known, iterations)
+  return dj.langevin_draw(known.log_prob, step_size, langevin_steps)
 
 
 def _twist(known, iterations):
