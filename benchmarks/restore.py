@@ -21,7 +21,6 @@ import io
 import itertools
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -31,7 +30,7 @@ import numpy as np
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import methods, posteriors
+from diffusion_jax.app.edits import methods
 from diffusion_jax.app.edits.restoration import errors
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import edit
@@ -65,20 +64,15 @@ METHODS = {
 FILLING = 'repaint', 'replace', 'reconstruction'  # for masks
 
 
-@dataclass(frozen=True)
-class Inpainting(posteriors.Method):
+def inpainting(method: str = 'repaint') -> methods.Method:
   """Fills in what a mask hides by an edit.method of edit=inpaint."""
 
-  method: str = 'repaint'
+  def draw(batch, known):
+    mask = known.forward(jnp.ones_like(known.y)) > 0
+    known = methods.Known(known.y, operators.masked(mask), mask=mask)
+    return tables.TABLES['edit.method'][method]().draw(batch, known)
 
-  def draw(self, given: posteriors.Given) -> dict[str, jax.Array]:
-    """Returns x [B, ...]."""
-    y = given.measurement.y
-    mask = given.measurement.forward(jnp.ones_like(y)) > 0
-    batch = methods.Batch(given.plan, given.keys, given.cond)
-    known = methods.Known(y, y, mask)
-    make = tables.TABLES['edit.method'][self.method]
-    return {'x': make().draw(batch, known)}
+  return methods.Method(draw)
 
 
 def upper_half(*, shape: tuple[int, ...]) -> Operator:
@@ -107,7 +101,7 @@ def flags_of(
   damage, *more = OPERATORS[operator]
   flags = [f'edit.noise={noise:g}', f'edit.operator={damage}']
   flags += [f'edit.operator.{x.format(factor=factor)}' for x in more]
-  own = 'benchmarks.restore:Inpainting', f'method={method}'
+  own = 'benchmarks.restore:inpainting', f'method={method}'
   name, *settings = own if method in FILLING else METHODS[method]
   flags += [f'edit.posterior={name}']
   return flags + [f'edit.posterior.{x}' for x in settings]

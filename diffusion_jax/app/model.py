@@ -109,23 +109,12 @@ class Plan(NamedTuple):
     return self.prior_sample(prior_keys, self.levels.take(0)), keys
 
   def from_noise(
-    self,
-    keys: jax.Array,
-    cond: dict,
-    *,
-    wrap: Callable | None = None,
-    after_guidance: Wrap | None = None,
+    self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
   ) -> jax.Array:
-    """Returns samples [B, ...].
-
-    keys: [B]; wrap: (sampler, levels) -> (sampler, levels).
-    """
+    """Returns samples [B, ...] of the keys [B]."""
     x, keys = self.begin(keys)
     step_function = self.step_function(cond, after_guidance=after_guidance)
-    sampler, levels = self.sampler, self.levels
-    if wrap is not None:
-      sampler, levels = wrap(sampler, levels)
-    return dj.sample(keys, step_function, sampler, levels, x)
+    return dj.sample(keys, step_function, self.sampler, self.levels, x)
 
   def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
     """Returns samples [B, ...], and the first ones at some levels [n, F, ...].

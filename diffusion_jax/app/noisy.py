@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -63,11 +63,7 @@ class NoisyNetwork:
   Its parts are made when they are first used; only then are mistakes in their
   sections found.
 
-  Args:
-    state_shape: the shape of what is diffused
-    out_channels: () -> the channels of the network's output; None: the
-      state's channels, and twice as many with a learned variance
-    apply_fn: Flax module -> the function that is trained
+  state_shape: the shape of what is diffused.
   """
 
   schema: Schema
@@ -75,8 +71,25 @@ class NoisyNetwork:
   facts: Facts
   conditioning: Conditioning
   state_shape: tuple[int, ...]
-  out_channels: Callable[[], int] | None = None
-  apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
+
+  @classmethod
+  def of(cls, schema: Schema, config: Node, facts: Facts, **more: Any) -> Self:
+    """Makes the network of a config, in pixels unless `more` has a shape."""
+    has_conditions = 'conditioning' in schema.parts
+    conditioning = config.conditioning.make() if has_conditions else None
+    shape = {'state_shape': facts.x.shape}
+    return cls(
+      schema, config, facts, conditioning or Conditioning(), **shape | more
+    )
+
+  @property
+  def out_channels(self) -> int:
+    """The state's channels, and twice as many with a learned variance."""
+    return (1 + self.needs.learned_variance) * self.state_shape[-1]
+
+  def apply_fn(self, network: nn.Module) -> NetworkFn:
+    """Returns the function that is trained, of a Flax module."""
+    return functional.network_fn(network)
 
   @functools.cached_property
   def process(self) -> Process:
@@ -222,21 +235,22 @@ class NoisyNetwork:
       return {}
     return {'schedule': self.gamma.init(key, jnp.zeros(1))['params']}
 
+  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
+    """Draws pure noise for each of the keys [B], at the noisiest level."""
+    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
+
+  def context_code(self, params: Params, rows: dict) -> dict:
+    """Returns the network's code of {'context': ...}; {} if it has none."""
+    return functional.encode_context(
+      self.network, params['network'], rows, self.state_shape
+    )
+
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what schedule, network or device does not allow."""
     if not self.learns_schedule:
       yield from _end_problems(self.process)
     if mode == 'train':
       yield from _height_problems(self.config.network, self.state_shape)
-
-
-def noisy_network(schema: Schema, config: Node, facts: Facts) -> NoisyNetwork:
-  """Makes the network of a config in pixels, with its conditions."""
-  has_conditions = 'conditioning' in schema.parts
-  conditioning = config.conditioning.make() if has_conditions else None
-  return NoisyNetwork(
-    schema, config, facts, conditioning or Conditioning(), facts.x.shape
-  )
 
 
 def _takes(constructor):
@@ -249,13 +263,6 @@ def _with_params(schedule, params):
     inner = _with_params(schedule.schedule, params)
     return dataclasses.replace(schedule, schedule=inner)
   return dataclasses.replace(schedule, params=params)
-
-
-def prior_sample(
-  shape: tuple[int, ...], keys: jax.Array, level: dj.NoiseLevel
-) -> jax.Array:
-  """Draws pure noise for each of the keys [B], at the noisiest level."""
-  return dj.prior_sample(keys, (*keys.shape, *shape), level)
 
 
 def uncertainty_of(config: Node) -> constructors.LogVariance | None:
@@ -301,12 +308,8 @@ def _facts_of(noisy):
     raise UserError(
       'config.network=classifier needs images of two or more classes'
     )
-  if noisy.out_channels is None:
-    channels = (1 + noisy.needs.learned_variance) * noisy.state_shape[-1]
-  else:
-    channels = noisy.out_channels()
   return {
-    'out_channels': channels,
+    'out_channels': noisy.out_channels,
     'in_channels': noisy.state_shape[-1],
     'inputs': noisy.inputs,
     'num_classes': classes,
@@ -345,9 +348,9 @@ def _first_weights(noisy, key):
   rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
   args = x, jnp.zeros(1), noisy.inputs.example()
   output, variables = noisy.network.init_with_output(rngs, *args)
-  facts, shape = _facts_of(noisy), (1, noisy.facts.num_classes)
+  shape = 1, noisy.facts.num_classes
   if 'out_channels' in noisy.schema.facts['network']:
-    shape = *x.shape[:-1], facts['out_channels']
+    shape = *x.shape[:-1], noisy.out_channels
   if getattr(output, 'shape', None) != shape:
     raise UserError(
       f'config.network: its output for x of the shape {list(x.shape)} is an '

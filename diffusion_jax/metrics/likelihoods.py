@@ -109,13 +109,8 @@ class LatentModel(Protocol):
     ...
 
 
-class LatentDiffusion(ImageModel, Protocol):
+class LatentDiffusion(DiffusionModel, Protocol):
   """A diffusion model of scale * z, z the latents of a VAE."""
-
-  @property
-  def diffusion(self) -> DiffusionModel:
-    """The model of scale * z."""
-    ...
 
   @property
   def autoencoder(self) -> LatentModel:
@@ -336,8 +331,8 @@ def latent_ode(
       weights, scale = (params['autoencoder'][n] for n in ('network', 'scale'))
 
       def log_prior(z):
-        denoise = model.diffusion.denoiser(params, cond)
-        schedule = model.diffusion.schedule(params)
+        denoise = model.denoiser(params, cond)
+        schedule = model.schedule(params)
         log_p = log_p_of(probe_keys, denoise, schedule, scale * z)
         return log_p + z[0].size * jnp.log(scale)
 

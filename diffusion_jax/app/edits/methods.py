@@ -1,141 +1,134 @@
 """Methods by which an edit fills in what its picture does not show."""
 
-import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.model import Model, Plan
+from diffusion_jax.app.model import Model, Plan, Wrap
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import NonNegative, Size
 
 # Fields of sampling that methods with steps of their own do not read.
 STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
-
-
-class Task(NamedTuple):
-  """A batch of an edit.
-
-  plan: of the run's parameters and guides. keys: [B]; inputs: the user's
-  pictures in the form that is diffused, for each of the images; cond; and
-  weight, of an interpolation. decode: what is diffused -> images.
-  """
-
-  model: Model
-  plan: Plan
-  keys: jax.Array
-  inputs: dict[str, PyTree]
-  decode: Callable[[jax.Array], jax.Array]
+Array = jax.Array
 
 
 class Batch(NamedTuple):
-  """What images are drawn from; keys: [B]; cond: of B images."""
+  """A batch of an edit.
 
-  plan: Plan
-  keys: jax.Array
-  cond: dict
-
-
-class Known(NamedTuple):
-  """What a picture [B, ...] shows of the result.
-
-  mask: of the known pixels; None: the picture is observe(x_0). condition: what
-  a network that was trained for the task sees of it.
+  plan: of the run's parameters and guides. keys: [B]; cond: of B images;
+  inputs: the user's pictures in the form that is diffused, for each of them,
+  and weight, of an interpolation. decode: what is diffused -> images.
   """
 
-  image: jax.Array
-  condition: jax.Array
-  mask: jax.Array | None = None
-  observe: Callable[[jax.Array], jax.Array] | None = None
+  plan: Plan
+  keys: Array
+  cond: dict
+  inputs: Mapping[str, PyTree] = MappingProxyType({})
+  decode: Callable[[Array], Array] = lambda x: x
+
+  def sampled(
+    self, after_guidance: Wrap | None = None, **changes: object
+  ) -> dict[str, Array]:
+    """Returns {'x': samples [B, ...]}; changes: of fields of the plan."""
+    plan = self.plan._replace(**changes)
+    return {'x': plan.from_noise(self.keys, self.cond, after_guidance)}
 
 
-@dataclass(frozen=True)
-class Method(abc.ABC):
-  """A way to draw images that are known in part."""
+@dataclass(frozen=True, eq=False)
+class Known(dj.Measurement):
+  """What is known of x_0, [B, ...].
 
-  keeps: ClassVar = False  # It puts the known pixels into x between steps.
+  is_linear: whether `forward` is. mask: where y is x_0 itself. condition: what
+  a network that was trained for the edit sees of y.
+  """
 
-  @abc.abstractmethod
-  def draw(self, batch: Batch, known: Known) -> jax.Array:
-    """Returns images of a batch, as the model diffuses them."""
+  is_linear: bool = True
+  mask: Array | None = None
+  condition: Array | None = None
 
 
-@dataclass(frozen=True)
-class Repaint(Method):
+class Method(NamedTuple):
+  """A way to draw images that are known in part.
+
+  draw: batch, known -> x [B, ...], and what else is known of each image, [B].
+  is_trained: it needs a network that was trained for the edit. needs_mask: y
+  must be x_0 itself where it is known. needs_linear: y must be linear in x_0.
+  in_latents: latents can be decoded for it. changes_x: it changes x between
+  steps. takes_white: it takes Cov[x_0 | x_t] for r^2 I. unread: fields of
+  sampling without effect. note: what the user should know.
+  """
+
+  draw: Callable[[Batch, Known], dict[str, Array]]
+  is_trained: bool = False
+  needs_mask: bool = False
+  needs_linear: bool = False
+  in_latents: bool = False
+  changes_x: bool = False
+  takes_white: bool = False
+  unread: tuple[str, ...] = ()
+  note: str = ''
+
+
+def repaint(num_resamples: Size = 10, jump: Size | None = None) -> Method:
   """Goes back up `jump` steps and down, num_resamples times (RePaint).
 
   jump: None: 10, or in a short grid all steps but one.
   """
 
-  num_resamples: Size = 10
-  jump: Size | None = None
+  def draw(batch, known):
+    plan = batch.plan
+    count = jump or max(1, min(10, len(plan.levels.t) - 2))
+    with from_config('edit.method'):
+      levels = dj.repaint_levels(plan.levels, num_resamples, count)
+    sampler = dj.repaint(plan.sampler, known.y, known.mask)
+    return batch.sampled(sampler=sampler, levels=levels)
 
-  keeps: ClassVar = True
-
-  def draw(self, batch: Batch, known: Known) -> jax.Array:
-    mask = known.mask
-    assert mask is not None  # `fitting` refuses
-
-    def repaint(sampler, levels):
-      jump = self.jump or max(1, min(10, len(levels.t) - 2))
-      with from_config('edit.method'):
-        levels = dj.repaint_levels(levels, self.num_resamples, jump)
-      return dj.repaint(sampler, known.image, mask), levels
-
-    return batch.plan.from_noise(batch.keys, batch.cond, wrap=repaint)
+  return Method(draw, needs_mask=True, changes_x=True)
 
 
-@dataclass(frozen=True)
-class Replace(Method):
+def replace() -> Method:
   """Replaces the known pixels after each step, noised to its level."""
 
-  keeps: ClassVar = True
+  def draw(batch, known):
+    plan = batch.plan
+    sampler = plan.replace_known(plan.sampler, known.y, known.mask)
+    return batch.sampled(sampler=sampler)
 
-  def draw(self, batch: Batch, known: Known) -> jax.Array:
-    def replace(sampler, levels):
-      sampler = batch.plan.replace_known(sampler, known.image, known.mask)
-      return sampler, levels
-
-    return batch.plan.from_noise(batch.keys, batch.cond, wrap=replace)
+  return Method(draw, needs_mask=True, changes_x=True)
 
 
-@dataclass(frozen=True)
-class Reconstruction(Method):
+def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
   """Guides by what is known, `scale` times as strongly (1 is Bayes' rule).
 
   iterations: of conjugate gradients, each a gradient through the network.
   """
 
-  scale: NonNegative = 1.0
-  iterations: Size = 4
+  def draw(batch, known):
+    settings = scale, iterations, known.std
+    return batch.sampled(
+      lambda denoise: dj.observation_guided(
+        denoise, known.forward, known.y, *settings
+      )
+    )
 
-  def draw(self, batch: Batch, known: Known) -> jax.Array:
-    settings = self.scale, self.iterations
-
-    def guided(denoise):
-      if known.mask is not None:
-        shown = known.image, known.mask
-        return dj.reconstruction_guided(denoise, *shown, *settings)
-      assert known.observe is not None
-      shown = known.observe, known.image
-      return dj.observation_guided(denoise, *shown, *settings)
-
-    plan, keys, cond = batch
-    return plan.from_noise(keys, cond, after_guidance=guided)
+  return Method(draw, needs_linear=True)
 
 
-@dataclass(frozen=True)
-class Palette(Method):
+def palette() -> Method:
   """Samples a network that was trained on such pictures (Palette)."""
 
-  def draw(self, batch: Batch, known: Known) -> jax.Array:
+  def draw(batch, known):
     cond = batch.cond | {'image': known.condition}
-    return batch.plan.from_noise(batch.keys, cond)
+    return batch._replace(cond=cond).sampled()
+
+  return Method(draw, is_trained=True)
 
 
 def condition_of(model: Model) -> str | None:
@@ -152,21 +145,21 @@ def fitting(model: Model, method: Method | None, masked: bool) -> Method:
   """
   condition, edit = condition_of(model), model.config.edit
   table = model.schema.table('edit.method')
-  able = [n for n, maker in table.items() if masked or not maker.keeps]
+  able = [n for n, make in table.items() if masked or not make().needs_mask]
   name = edit.method.name if method else 'palette' if condition else able[0]
-  chosen: Method = method or {**table, 'palette': Palette}[name]()
-  if chosen.keeps and not masked:
+  chosen: Method = method or {**table, 'palette': palette}[name]()
+  if chosen.needs_mask and not masked:
     raise UserError(
       f'config.edit.method={name} needs a mask: set it to '
       f'{" or ".join(able)} for edit={edit.name}'
     )
-  if isinstance(chosen, Palette) != bool(condition):
-    needed = edit.name if isinstance(chosen, Palette) else 'None'
+  if chosen.is_trained != bool(condition):
+    needed = edit.name if chosen.is_trained else 'None'
     raise UserError(
       f'config.edit.method={name} needs a run with conditioning.image='
       f'{needed}, and this one has {condition}'
     )
-  if chosen.keeps:
+  if chosen.changes_x:
     refuse_unipc(model, f'method={name}')
   return chosen
 

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config import unread
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Suffix
@@ -20,7 +21,6 @@ from diffusion_jax.app.edits.methods import (
   Batch,
   Known,
   Method,
-  Task,
   condition_of,
   fitting,
   refuse_unipc,
@@ -28,13 +28,9 @@ from diffusion_jax.app.edits.methods import (
 from diffusion_jax.app.model import Model
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings, images
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.ranges import (
-  Count,
-  Probability,
-  Size,
-)
+from diffusion_jax.ranges import Count, Probability, Size
 from diffusion_jax.runtime.per_image import rows
 from diffusion_jax.training import conditions
 
@@ -69,6 +65,7 @@ class Edit(abc.ABC):
   label: Count | None = None
   output: Suffix = ''
 
+  files: ClassVar[tuple[str, ...]] = ()  # The fields of pictures and masks.
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
   loses: ClassVar = False  # Single results may be NaN, and `write` says which.
@@ -93,7 +90,15 @@ class Edit(abc.ABC):
 
   def read(self, model: Model) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
-    return {}
+    shape, paths = self.shape(model), {n: getattr(self, n) for n in self.files}
+    return {
+      n: read_mask(path, shape) if n == 'mask' else read_picture(path, n, shape)
+      for n, path in paths.items()
+    }
+
+  def shape(self, model: Model) -> tuple[int, ...]:
+    """Returns the shape of the pictures; raises ValueError without one."""
+    return model.facts.x.shape
 
   def count(self) -> int:
     """Returns the number of results; ValueError if there are no pictures."""
@@ -106,27 +111,28 @@ class Edit(abc.ABC):
     return {n_: np.broadcast_to(x, (n, *x.shape)) for n_, x in encoded.items()}
 
   @abc.abstractmethod
-  def results(self, task: Task) -> dict[str, jax.Array]:
+  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
     """Returns x, what the model diffuses, and numbers [B], of a batch."""
 
   def write(self, model: Model, path: Path, made: Made) -> None:
     """Writes each result, and a row with the user's pictures and all results.
 
-    path: without a suffix.
+    Of arrays it writes a drawing. path: without a suffix.
     """
     results, pictures = made.results, made.pictures
+    if not model.facts.x.is_picture:
+      write_drawing(model, path, results, made.data)
+      return
     for i, picture in enumerate(results):
       images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
     last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
     print(f'wrote {path}_0.png{last}')
     shown = [as_picture(model, x) for x in pictures.values()]
-    row = np.stack([*shown, *results])
-    zoom = max(1, round(96 / results.shape[1]))
-    path = path.with_name(f'{path.name}.png')
-    images.write_png(path, images.grid(row, len(row), zoom))
-    count = len(results)
+    row, count = np.stack([*shown, *results]), len(results)
     shown = [*pictures, f'{count} result{"s" * (count > 1)}']
-    print(f'wrote {path}: {" and ".join(", ".join(shown).rsplit(", ", 1))}')
+    write_grid(
+      path, row, len(row), ' and '.join(', '.join(shown).rsplit(', ', 1))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +148,18 @@ class FillIn(Edit):
   image: str = ''
   method: Method | None = None
 
+  files: ClassVar = ('image',)
+
   def check(self, model: Model) -> None:
     super().check(model)
     self._method(model)
 
   @abc.abstractmethod
-  def known(self, task: Task) -> Known:
+  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
     """Returns what the pictures of a batch show."""
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
-    batch = Batch(task.plan, task.keys, task.inputs['cond'])
-    return {'x': self._method(task.model).draw(batch, self.known(task))}
+  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+    return self._method(model).draw(batch, self.known(model, batch.inputs))
 
   def _method(self, model):
     return fitting(model, self.method, not self.observes)
@@ -164,14 +171,13 @@ class Inpaint(FillIn):
 
   mask: str = ''
 
-  def read(self, model: Model) -> Pictures:
-    shape = model.facts.x.shape
-    image = read_picture(self.image, 'image', shape)
-    return {'image': image, 'mask': read_mask(self.mask, shape)}
+  files: ClassVar = 'image', 'mask'
 
-  def known(self, task: Task) -> Known:
-    image, mask = task.inputs['image'], task.inputs['mask']
-    return Known(image, conditions.known_pixels(image, mask), mask)
+  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+    mask = inputs['mask']
+    y = jnp.where(mask, inputs['image'], 0)
+    shown = conditions.known_pixels(y, mask)
+    return Known(y, operators.masked(mask), mask=mask, condition=shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,25 +201,23 @@ class Sdedit(Edit):
       refuse_unipc(model, 'mask')
     super().check(model)
 
-  def read(self, model: Model) -> Pictures:
-    shape = model.facts.x.shape
-    pictures = {'image': read_picture(self.image, 'image', shape)}
-    if self.mask:
-      pictures['mask'] = read_mask(self.mask, shape)
-    return pictures
+  @property
+  def files(self) -> tuple[str, ...]:
+    """The picture, and the mask if it is given."""
+    return ('image', 'mask') if self.mask else ('image',)
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
-    inputs, plan = task.inputs, task.plan
+  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+    plan = batch.plan
     with from_config('edit'):
       x = dj.sdedit(
-        split_key(task.keys, 2)[1],
-        plan.step_function(inputs['cond']),
+        split_key(batch.keys, 2)[1],
+        plan.step_function(batch.cond),
         plan.sampler,
         plan.levels,
-        inputs['image'],
+        batch.inputs['image'],
         self.strength,
         repeats=self.repeats,
-        mask=inputs.get('mask'),
+        mask=batch.inputs.get('mask'),
       )
     return {'x': x}
 
@@ -225,6 +229,7 @@ class Interpolate(Edit):
   image: str = ''
   image2: str = ''
 
+  files: ClassVar = 'image', 'image2'
   inverts: ClassVar = True
 
   def check(self, model: Model) -> None:
@@ -242,22 +247,20 @@ class Interpolate(Edit):
   def read(self, model: Model) -> Pictures:
     if self.num_samples < 2:
       raise ValueError('num_samples must be at least 2 for an interpolation')
-    files, shape = ('image', 'image2'), model.facts.x.shape
-    return {n: read_picture(getattr(self, n), n, shape) for n in files}
+    return super().read(model)
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
+  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
     """Goes from one picture to the other along the ODE, for any sampler.
 
     Image i has the weight i / (N - 1), and all have the condition of the first.
     """
-    inputs = task.inputs
-    firsts = (rows(inputs[x], slice(1)) for x in ('cond', 'image', 'image2'))
-    cond, a, b = firsts
+    plan, inputs = batch.plan, batch.inputs
+    a, b = (inputs[name][:1] for name in self.files)
     # With clipping, the solution of the ODE would not undo its inversion.
-    denoise = task.plan.step_function(cond, clip=False)
+    denoise = plan.step_function(rows(batch.cond, slice(1)), clip=False)
 
     def between(weight):
-      return dj.interpolate(denoise, task.plan.levels, a, b, weight[None])[0, 0]
+      return dj.interpolate(denoise, plan.levels, a, b, weight[None])[0, 0]
 
     return {'x': jax.vmap(between)(jnp.asarray(inputs['weight']))}
 
@@ -270,20 +273,19 @@ class Superres(FillIn):
 
   observes: ClassVar = True
 
-  def read(self, model: Model) -> Pictures:
+  def shape(self, model: Model) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
     factor = self._factor(model)
     if height % factor or width % factor:
       raise ValueError(
         f'factor={factor} does not divide {width}x{height} pixels'
       )
-    shape = height // factor, width // factor, channels
-    return {'image': read_picture(self.image, 'image', shape)}
+    return height // factor, width // factor, channels
 
-  def known(self, task: Task) -> Known:
-    factor, image = self._factor(task.model), task.inputs['image']
-    observe = functools.partial(operators.pooled, factor=factor)
-    return Known(image, conditions.enlarged(image, factor), observe=observe)
+  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+    factor, image = self._factor(model), inputs['image']
+    forward = functools.partial(operators.pooled, factor=factor)
+    return Known(image, forward, condition=conditions.enlarged(image, factor))
 
   def _factor(self, model):
     # Returns the factor that a network for this edit was trained with.
@@ -297,15 +299,15 @@ class Colorize(FillIn):
 
   observes: ClassVar = True
 
-  def read(self, model: Model) -> Pictures:
+  def shape(self, model: Model) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
     if channels != 3:
       raise ValueError('the images of this run have no colours')
-    return {'image': read_picture(self.image, 'image', (height, width, 1))}
+    return height, width, 1
 
-  def known(self, task: Task) -> Known:
-    image = task.inputs['image']
-    return Known(image, image, observe=operators.luminance)
+  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+    image = inputs['image']
+    return Known(image, operators.luminance, condition=image)
 
 
 def read_picture(
@@ -372,3 +374,20 @@ def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
   factor = height // x.shape[0]
   x = x.repeat(factor, axis=0).repeat(factor, axis=1)
   return np.broadcast_to(x, (*x.shape[:2], channels))
+
+
+def write_drawing(
+  model: Model, path: Path, x: np.ndarray, data: np.ndarray | None
+) -> None:
+  """Draws arrays [n, ...], as files have them, in front of data."""
+  path = path.with_name(f'{path.name}.png')
+  images.write_png(path, drawings.sheet(model.facts.x, x, 10, data=data))
+  print(f'wrote {path}')
+
+
+def write_grid(path: Path, x: np.ndarray, columns: int, what: str) -> None:
+  """Writes pictures [n, H, W, C] as a table, and prints what they are."""
+  path = path.with_name(f'{path.name}.png')
+  zoom = max(1, round(96 / x.shape[1]))
+  images.write_png(path, images.grid(x, columns, zoom))
+  print(f'wrote {path}: {what}')

@@ -6,15 +6,22 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.app.config.errors import check_set
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import STEPS, Task
+from diffusion_jax.app.edits.methods import (
+  STEPS,
+  Batch,
+  Known,
+  Method,
+  refuse_unipc,
+)
 from diffusion_jax.app.edits.pictures import (
   Edit,
   Encode,
@@ -23,15 +30,17 @@ from diffusion_jax.app.edits.pictures import (
   as_picture,
   read_mask,
   read_picture,
+  write_drawing,
+  write_grid,
 )
-from diffusion_jax.app.edits.posteriors import Given, Method, steer, whiteness
+from diffusion_jax.app.edits.posteriors import steer, whiteness
 from diffusion_jax.app.model import NOTHING, Model
 from diffusion_jax.core import operators
 from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
-from diffusion_jax.data import drawings, images, npz
+from diffusion_jax.data import images, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Finite, Positive, Size
 
@@ -99,10 +108,6 @@ class Restore(Edit):
 
   loses: ClassVar = True
 
-  @functools.cached_property
-  def _operators(self) -> dict[tuple[int, ...], Operator]:
-    return {}  # by the shape of the run's images
-
   def check(self, model: Model) -> None:
     super().check(model)
     _check_given(model, 'operator', self.operator)
@@ -112,7 +117,8 @@ class Restore(Edit):
         f'config.edit.posterior={name} needs pixels, and this run diffuses '
         'latents: set it to steered'
       )
-    self.posterior.check(model)
+    if self.posterior.changes_x:
+      refuse_unipc(model, f'posterior={name}')
 
   def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
     yield from super().unread(model)
@@ -121,63 +127,53 @@ class Restore(Edit):
 
   def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
-    forward, values = self._forward(model), model.facts.x
-    shape, std = values.shape, self._std(model)
-    seen = jax.eval_shape(
-      forward, jax.ShapeDtypeStruct((1, *shape), np.float32)
-    )
+    damage, values = self._damage(model), model.facts.x
+    x = jax.ShapeDtypeStruct((1, *values.shape), np.float32)
+    shape = jax.eval_shape(damage.forward, x).shape[1:]
     if values.levels:
-      print(f'noise: {self.noise:g} grey levels of 255, {std:.4g} in [-1, 1]')
+      print(
+        f'noise: {self.noise:g} grey levels of 255, {damage.std:.4g} in [-1, 1]'
+      )
     print(self.posterior.note, end='')
     if not self.simulate:
-      y = np.stack([
-        _read(path, seen.shape[1:], values) for path in self.files()
-      ]) - self._offset(model)  # fmt: skip
-      return {'y': self._possible(model, y)}
-    clean = np.stack([_read_clean(x, values) for x in self.files()])
-    y = forward(jnp.asarray(values.written.encode(clean)))
+      y = np.stack([_read(path, shape, values) for path in self.paths()])
+      return {'y': self._possible(model, y - damage.offset)}
+    clean = np.stack([_read_clean(x, values) for x in self.paths()])
+    y = damage.forward(jnp.asarray(values.written.encode(clean)))
     key = stream(model.config.sampling.seed, 'measurement')
-    y += std * jax.random.normal(key, y.shape)
+    y += damage.std * jax.random.normal(key, y.shape)
     return {'y': self._possible(model, y), 'clean': clean}
 
-  def _std(self, model):
-    # The noise in the units of y as the model has it.
-    return self.noise / _GREY if model.facts.x.levels else self.noise
+  def _damage(self, model):
+    if not self._kept:
+      assert self.operator is not None  # `check` refuses
+      operator = self.operator.make({'shape': model.facts.x.shape})
+      self._kept.append(_damage_of(operator, self.noise, model.facts.x))
+    return self._kept[0]
 
-  def _offset(self, model):
-    # What the operator makes of the mean of the data, which y loses: float32
-    # would round real numbers that are far from 0.
-    values = model.facts.x
-    if values.levels or not self._is_linear(model):
-      return 0.0
-    with jax.enable_x64(True):
-      mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
-      return np.asarray(self._operator(model)(jnp.asarray(mean)))[0]
-
-  def _is_linear(self, model):
-    x = np.zeros((1, *model.facts.x.shape), np.float32)
-    return is_linear(self._operator(model), x)
+  @functools.cached_property
+  def _kept(self) -> list['_Damage']:
+    return []  # the damage: a mask is read, and described, once
 
   def _possible(self, model, y):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
-    forward, std = self._forward(model), self._std(model)
-    linear = is_linear(forward, x0[:1])
+    forward, _, std = self._damage(model)
     seen = _seen(forward, x0[:1])
     y = np.where(seen, y, 0.0).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
       raise ValueError(
-        f'{self.files()[bad[0]]} has numbers that are not finite where the '
+        f'{self.paths()[bad[0]]} has numbers that are not finite where the '
         'operator sees them'
       )
-    if not linear or not model.facts.x.levels:
+    if not is_linear(forward, x0[:1]) or not model.facts.x.levels:
       return y
     needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
     beyond = needed > _MOST
     if beyond.any():
-      worst = Path(self.files()[np.argmax(needed)]).name
+      worst = Path(self.paths()[np.argmax(needed)]).name
       print(
         f'{beyond.sum()} of {len(y)} pictures are not what this operator makes '
         f'of any picture: {worst} is at least {needed.max():.3g} times the '
@@ -186,7 +182,7 @@ class Restore(Edit):
       )
     return y
 
-  def files(self) -> list[str]:
+  def paths(self) -> list[str]:
     """Returns the files of pictures; raises ValueError without one."""
     path = Path(self.image).expanduser()
     if not self.image:
@@ -206,14 +202,14 @@ class Restore(Edit):
     return sorted(found)
 
   def count(self) -> int:
-    return self.num_samples * len(self.files())
+    return self.num_samples * len(self.paths())
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
-    forward, inputs, model = self._forward(task.model), task.inputs, task.model
-    check_denoises(task)
+  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+    _check_denoises(model, batch)
+    (forward, _, std), y = self._damage(model), batch.inputs['y']
     grey = np.zeros((1, *model.facts.x.shape), np.float32)
     linear = model.autoencoder is NOTHING and is_linear(forward, grey)
     if self.posterior.needs_linear and not linear:
@@ -223,60 +219,39 @@ class Restore(Edit):
         f'and {c.operator.name} is not: set posterior to steered or '
         'pseudoinverse, or for decoupled and gibbs posterior.step_size'
       )
-    measurement = dj.Measurement(
-      inputs['y'], lambda x: forward(task.decode(x)), self._std(model)
-    )
-    given = Given(task.plan, task.keys, inputs['cond'], measurement, linear)
-    drawn = self.posterior.draw(given)
-    residual = measurement.residual(drawn['x']) / self._std(model)
+    known = Known(y, lambda x: forward(batch.decode(x)), std, linear)
+    drawn = self.posterior.draw(batch, known)
+    residual = known.residual(drawn['x']) / std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
     drawn['residual'] = jnp.sqrt(square / _seen(forward, grey).mean())
     if self.posterior.takes_white:
-      drawn['whiteness'] = whiteness(given, drawn['x'])
+      drawn['whiteness'] = whiteness(batch, drawn['x'])
     return drawn
 
-  def _operator(self, model):
-    # A mask is read, and described, once.
-    made, shape = self._operators, model.facts.x.shape
-    if shape not in made:
-      assert self.operator is not None  # `check` refuses
-      made[shape] = self.operator.make({'shape': shape})
-    return made[shape]
-
-  def _forward(self, model):
-    # The operator of x as the model has it, less `_offset`.
-    operator, values = self._operator(model), model.facts.x
-    if values.levels:
-      return operator
-    mean, std = _units(values)
-    if self._is_linear(model):
-      return lambda x: operator(std * x)
-    return lambda x: operator(std * x + mean)
-
   def write(self, model: Model, path: Path, made: Made) -> None:
-    if not model.facts.x.is_picture:
-      self._write_arrays(model, path, made)
-      return
-    results, _, pictures, _ = made
-    y, clean = pictures['y'], pictures.get('clean')
-    samples = results.reshape(len(y), -1, *results.shape[1:])
+    y, clean = made.pictures['y'], made.pictures.get('clean')
+    samples = made.results.reshape(len(y), -1, *made.results.shape[1:])
     sheet, every = [], []
-    for i, file in enumerate(self.files()):
+    for i, file in enumerate(self.paths()):
+      name = path.with_name(f'{path.name}_{Path(file).stem}')
       mine, figures = self._summarized(model, made, i)
+      if not model.facts.x.is_picture:
+        write_drawing(model, name, samples[i], made.data)
+        continue
       every += [figures] if figures else []
       x = np.nan_to_num(mine['x'])
       mean = images.PICTURES.decode(x.mean(axis=0))
       spread = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
-      name = path.with_name(f'{path.name}_{Path(file).stem}')
       parts = {str(j): one for j, one in enumerate(samples[i])}
       parts |= {'mean': mean, 'std': spread}
       for part, picture in parts.items():
         images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
       truth = [] if clean is None else [clean[i]]
-      seen = []
       if _is_picture(y[i]):
-        seen = [as_picture(model, images.PICTURES.decode(y[i]))]
-      sheet.append([*truth, *seen, *samples[i], mean, spread])
+        truth.append(as_picture(model, images.PICTURES.decode(y[i])))
+      sheet.append([*truth, *samples[i], mean, spread])
+    if not sheet:  # Arrays are in the npz file.
+      return
     means = {n: float(np.mean([f[n] for f in every])) for n in every[0]}
     white = means.pop('whiteness', 1.0)
     if len(y) > 1:
@@ -290,27 +265,14 @@ class Restore(Edit):
       )
     print(f'wrote {path}_<picture>_0.png and others, _mean.png, _std.png')
     rows = np.concatenate([np.stack(row) for row in sheet[:_ROWS]])
-    zoom = max(1, round(96 / rows.shape[1]))
-    path = path.with_name(f'{path.name}.png')
-    images.write_png(path, images.grid(rows, len(sheet[0]), zoom))
     first = 'clean, ' * bool(clean is not None) + 'y, ' * _is_picture(y[0])
-    print(f'wrote {path}: {first}samples, their mean and standard deviation')
-
-  def _write_arrays(self, model, path, made):
-    # The npz file has all arrays; a drawing of each measurement's samples.
-    size = len(made.pictures['y'])
-    samples = made.results.reshape(size, -1, *made.results.shape[1:])
-    for i, file in enumerate(self.files()):
-      self._summarized(model, made, i)
-      place = path.with_name(f'{path.name}_{Path(file).stem}.png')
-      drawn = drawings.sheet(model.facts.x, samples[i], 10, data=made.data)
-      images.write_png(place, drawn)
-      print(f'wrote {place}')
+    of = f'{first}samples, their mean and standard deviation'
+    write_grid(path, rows, len(sheet[0]), of)
 
   def _summarized(self, model, made, i):
     # Prints the figures of measurement i; returns the numbers of its samples
     # without those that are left out, and the figures, {} without a sample.
-    name, clean = Path(self.files()[i]).name, made.pictures.get('clean')
+    name, clean = Path(self.paths()[i]).name, made.pictures.get('clean')
     size, values, figures = len(made.pictures['y']), model.facts.x, {}
     numbers = {
       n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()
@@ -349,15 +311,13 @@ class Steer(Edit):
     yield from super().unread(model)
     yield STEPS, 'edit=steer, whose particles have steps of their own'
 
-  def results(self, task: Task) -> dict[str, jax.Array]:
-    check_denoises(task)
-    node = self.reward
+  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+    _check_denoises(model, batch)
+    node, values = self.reward, model.facts.x
     assert node is not None  # `check` refuses
 
-    values = task.model.facts.x
-
     def reward(x):
-      x0 = task.decode(x)
+      x0 = batch.decode(x)
       if values.mean:  # in the user's units
         mean, std = _units(values)
         x0 = x0 * std + mean
@@ -369,8 +329,7 @@ class Steer(Edit):
         )
       return found
 
-    batch = task.plan, task.keys, task.inputs['cond']
-    drawn = steer(*batch, reward, None, self.particles, self.gradient)
+    drawn = steer(batch, reward, None, self.particles, self.gradient)
     return drawn | {'reward': reward(drawn['x'])}
 
   def write(self, model: Model, path: Path, made: Made) -> None:
@@ -387,21 +346,39 @@ def _units(values):
   return (np.float32(a).reshape(shape) for a in (values.mean, values.std))
 
 
+class _Damage(NamedTuple):
+  # y = forward(x) + offset + std n, of x as the model has it.
+  forward: Operator
+  offset: np.ndarray | float
+  std: float
+
+
+def _damage_of(operator, noise, values):
+  if values.levels:
+    return _Damage(operator, 0.0, noise / _GREY)
+  mean, std = _units(values)
+  if not is_linear(operator, np.zeros((1, *values.shape), np.float32)):
+    return _Damage(lambda x: operator(std * x + mean), 0.0, noise)
+  # y loses what the operator makes of the mean of the data: float32 would round
+  # real numbers that are far from 0.
+  with jax.enable_x64(True):
+    mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+    offset = np.asarray(operator(jnp.asarray(mean)))[0]
+  return _Damage(lambda x: operator(std * x), offset, noise)
+
+
 def _check_given(model, field, node):
-  if node is None:
-    names = ', '.join(model.schema.table(f'edit.{field}'))
-    raise UserError(
-      f'config.edit.{field} is not set: {model.config.edit.name} needs one of '
-      f'{names}, or your own, module:name'
-    )
+  names = ', '.join(model.schema.table(f'edit.{field}'))
+  hint = f'{model.config.edit.name} needs one of {names}, or your own, '
+  check_set(f'edit.{field}', node, f'{hint}module:name')
 
 
-def check_denoises(task: Task) -> None:
-  """Raises UserError for a run whose step functions are not denoisers."""
-  if not task.plan.denoises:
+def _check_denoises(model, batch):
+  # Refuses a run whose step functions are not denoisers.
+  if not batch.plan.denoises:
     raise UserError(
-      f'config.edit={task.model.config.edit.name} needs a denoiser, and this '
-      'run is a flow map, or was trained with conditioning.self_conditioning'
+      f'config.edit={model.config.edit.name} needs a denoiser, and this run is '
+      'a flow map, or was trained with conditioning.self_conditioning'
     )
 
 

@@ -20,7 +20,6 @@ from diffusion_jax.data import npz
 from diffusion_jax.data.text import encode
 from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks import functional
 from diffusion_jax.runtime.per_image import per_image
 
 Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
@@ -320,14 +319,8 @@ def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
   guided = c.get('classifier') or by_run(c.get('guidance'))
   if context is None or facts is None or noisy is None or guided:
     return inputs.cond
-  if noisy.apply_fn is not functional.network_fn:
-    return inputs.cond
-  module, rows = noisy.network, {'context': facts.encode(context)}
-  code = jax.jit(
-    lambda params: functional.encode_context(
-      module, params, rows, model.state_shape
-    )
-  )(params['network'])
+  rows = {'context': facts.encode(context)}
+  code = jax.jit(lambda params: noisy.context_code(params, rows))(params)
   if 'context_code' not in code:
     return inputs.cond
   cond = {n: x for n, x in inputs.cond.items() if n != 'context'}

@@ -13,14 +13,14 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.models.diffusion import of_network
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.functional import hidden_and_output
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a classifier of noisy images, p(y | x_t)."""
-  noisy = noisy_network(kinds.CLASSIFIER, config, facts)
+  noisy = NoisyNetwork.of(kinds.CLASSIFIER, config, facts)
   model = of_network(noisy, workdir, functools.partial(problems, noisy))
   of_params = functools.partial(features, noisy)
   return dataclasses.replace(model, features=of_params)
@@ -34,7 +34,8 @@ def features(
   The features [B, D] are the hidden layer at the level t = 0.
   """
   level = noisy.schedule(params)(0.0)
-  network = dataclasses.replace(noisy, apply_fn=hidden_and_output).given()
+  apply = hidden_and_output(noisy.network)
+  network = dataclasses.replace(noisy.given(), apply=apply)
 
   def compute(images):
     x = level.alpha * (images / 127.5 - 1.0)

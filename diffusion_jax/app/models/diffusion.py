@@ -24,12 +24,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
-from diffusion_jax.app.noisy import (
-  NoisyNetwork,
-  noisy_network,
-  prior_sample,
-  uncertainty_of,
-)
+from diffusion_jax.app.noisy import NoisyNetwork, uncertainty_of
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import stream
@@ -40,7 +35,7 @@ from diffusion_jax.training.objectives import Objective
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = noisy_network(kinds.DIFFUSION, config, facts)
+  noisy = NoisyNetwork.of(kinds.DIFFUSION, config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   return of_network(noisy, workdir, functools.partial(problems, noisy), plan)
 
@@ -222,7 +217,7 @@ def plan_of(
     levels,
     sampler,
     denoiser,
-    functools.partial(prior_sample, noisy.state_shape),
+    noisy.prior_sample,
     denoises=True,
   )
   if not noisy.conditioning.self_conditioning:

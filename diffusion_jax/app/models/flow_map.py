@@ -15,14 +15,14 @@ from diffusion_jax.app.config.fields import MapSampling
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Model, Plan
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network, prior_sample
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a flow map."""
-  noisy = noisy_network(kinds.FLOW_MAP, config, facts)
+  noisy = NoisyNetwork.of(kinds.FLOW_MAP, config, facts)
   sampling: MapSampling = config.sampling.make()
   return diffusion.of_network(
     noisy,
@@ -74,7 +74,7 @@ def plan_of(
     lambda cond, scale=None, **_: flow_map(
       noisy, c.guidance_scale if scale is None else scale, params or {}, cond
     ),
-    functools.partial(prior_sample, noisy.state_shape),
+    noisy.prior_sample,
   )
 
 

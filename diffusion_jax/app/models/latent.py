@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.app.run.other_runs import check_unchanged, read_params
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
@@ -45,10 +44,10 @@ _BATCH = 500
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of latents."""
-  noisy = noisy_network(kinds.LATENT_DIFFUSION, config, facts)
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
-  noisy = dataclasses.replace(noisy, state_shape=stored.shape)
+  own = {'state_shape': stored.shape, 'stored': stored}
+  noisy = LatentNetwork.of(kinds.LATENT_DIFFUSION, config, facts, **own)
   model = diffusion.of_network(
     noisy,
     workdir,
@@ -58,7 +57,6 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   )
   return dataclasses.replace(
     model,
-    measured=Measured(noisy, stored),
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
   )
@@ -246,25 +244,16 @@ def problems(
   yield from diffusion.problems(noisy, mode)
 
 
-class Measured(NamedTuple):
-  """What metrics measure; see `likelihoods.LatentDiffusion`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentNetwork(NoisyNetwork):
+  """A network of latents, which `likelihoods.LatentDiffusion` measures."""
 
-  diffusion: NoisyNetwork
   stored: StoredAutoencoder
 
   @property
   def autoencoder(self) -> Autoencoder:
     """The autoencoder of the latents."""
     return self.stored.checked
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images."""
-    return self.stored.facts
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return self.diffusion.source(split)
 
 
 def read_record(workdir: Path) -> dict:

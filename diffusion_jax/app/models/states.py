@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
@@ -17,10 +18,11 @@ from diffusion_jax.app.config.kinds import StateFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Latents, Model, Plan
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.transitions import StateProcess
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.training.objectives import Objective
@@ -33,40 +35,28 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 
   The states are the grey levels of images, or the bytes of texts.
   """
-  noisy = noisy_network(kinds.STATES, config, facts)
-  sampling: StateSampling = config.sampling.make()
-  model = StateDiffusion(noisy, config.states.make(), sampling)
+  own = {'states': config.states.make(), 'sampling': config.sampling.make()}
+  model = StateDiffusion.of(kinds.STATES, config, facts, **own)
   made = diffusion.of_network(
-    model.noisy,
+    model,
     workdir,
     functools.partial(problems, model),
     model.plan,
     Latents(model.encode, model.decode),
   )
-  own = {'init': model.init, 'objective': model.objective, 'measured': model}
-  return dataclasses.replace(made, **own)
+  return dataclasses.replace(made, objective=model.objective)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StateDiffusion:
+class StateDiffusion(NoisyNetwork):
   """A network of states with its process, as a config describes them.
 
-  Metrics measure it; see `likelihoods.StateModel`. pixels: the network, of
-  images.
+  Metrics measure it; see `likelihoods.StateModel`. `network` is within the
+  embedding of states.
   """
 
-  pixels: NoisyNetwork
   states: States
   sampling: StateSampling
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images."""
-    return self.pixels.facts
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return self.pixels.source(split)
 
   def encode(
     self, autoencoder: Params | None, x: Array, keys: Array | None = None
@@ -81,23 +71,14 @@ class StateDiffusion:
   # -- the network ------------------------------------------------------------
 
   @functools.cached_property
-  def noisy(self) -> NoisyNetwork:
-    """The network of states."""
-    return dataclasses.replace(
-      self.pixels,
-      out_channels=self._out_channels,
-      apply_fn=self._apply_fn,
-    )
-
-  @functools.cached_property
-  def process(self) -> StateProcess:
+  def transitions(self) -> StateProcess:
     """What the states change to."""
     with jax.ensure_compile_time_eval():  # it is kept when a trace has ended
-      return self.pixels.config.transitions.make(self._facts)
+      return self.config.transitions.make(self._facts)
 
   @property
   def _facts(self):
-    schedule = self.noisy.schedule()
+    schedule = self.schedule()
     num_steps = num_steps_of(schedule)
     return StateFacts(
       num_values=self.facts.x.levels, schedule=schedule, num_steps=num_steps
@@ -106,51 +87,56 @@ class StateDiffusion:
   @property
   def _num_outputs(self):
     is_logistic = self.states.output == 'logistic'
-    return 2 if is_logistic else len(self.process.prior)
+    return 2 if is_logistic else len(self.transitions.prior)
 
-  def _out_channels(self):
-    # Of the network within the embedding of states.
+  @property
+  def out_channels(self) -> int:
+    """The channels of the network within the embedding of states."""
     channels = 1 if self.facts.x.is_text else self.facts.x.shape[-1]
     return channels * self._num_outputs
 
   def _of_states(self, network):
-    sizes = len(self.process.prior), self._num_outputs, self.states.features
+    sizes = len(self.transitions.prior), self._num_outputs, self.states.features
     return StateNetwork(network, *sizes)
 
-  def _apply_fn(self, network):
-    # Returns (params, x_t, noise, cond, *, key=None) -> logits.
+  def apply_fn(self, network: nn.Module) -> NetworkFn:
+    """Returns (params, x_t, noise, cond, *, key=None) -> logits."""
     apply = functional.network_fn(self._of_states(network))
     if self.states.output == 'logits':
       return apply
     return dj.logistic_network(apply, self.facts.x.levels)
 
+  def context_code(self, params: Params, rows: dict) -> dict:
+    """Returns {}: the network's parameters are within the embedding's."""
+    return {}
+
   def init(self, key: Array) -> Params:
     """Returns the first parameters, {'network': ...}; can be traced."""
-    x = jnp.zeros((1, *self.noisy.state_shape), int)
-    network = self._of_states(self.noisy.network)
-    variables = network.init(key, x, jnp.zeros(1), self.noisy.inputs.example())
+    x = jnp.zeros((1, *self.state_shape), int)
+    network = self._of_states(self.network)
+    variables = network.init(key, x, jnp.zeros(1), self.inputs.example())
     return {'network': variables['params']}
 
   def objective(self, test: bool = False) -> Objective:
     """Makes the loss; `test`: without dropout."""
     facts: StateFacts = {
       **self._facts,
-      'process': self.process,
-      'network': self.noisy.trained(test),
+      'process': self.transitions,
+      'network': self.trained(test),
       'states': lambda batch: self.encode(None, batch['x']),
     }
-    objective = self.noisy.config.objective.make(facts)
-    return diffusion.constrained(self.noisy, objective)
+    objective = self.config.objective.make(facts)
+    return diffusion.constrained(self, objective)
 
   # -- sampling ---------------------------------------------------------------
 
-  def denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
+  def state_denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
     return dj.make_state_denoiser(
-      self.noisy.given(),
+      self.given(),
       params['network'],
-      self.noisy.inputs.among(cond),
-      process=self.process,
+      self.inputs.among(cond),
+      process=self.transitions,
     )
 
   def guided(
@@ -158,12 +144,12 @@ class StateDiffusion:
   ) -> dj.StateDenoiser:
     """Returns the denoiser with guidance and top_p; see `Plan` for scale."""
     c = self.sampling
-    denoise = self.denoiser(params, cond)
+    denoise = self.state_denoiser(params, cond)
     given = 1.0 if c.guidance is None else c.guidance.scale
     scale = given if scale is None else scale
     if c.guidance is not None and diffusion.is_guided(scale):
       drop = {'drop': jnp.ones(len(next(iter(cond.values()))), bool)}
-      uncond = self.denoiser(params, cond | drop)
+      uncond = self.state_denoiser(params, cond | drop)
       denoise = dj.guided_states(denoise, uncond, scale)
     with from_config('sampling.top_p'):
       return dj.top_p(denoise, c.top_p) if c.top_p != 1.0 else denoise
@@ -172,11 +158,11 @@ class StateDiffusion:
     self, params: Params | None = None, guides: Guides | None = None
   ) -> Plan:
     """Returns the plan of config.sampling; other runs do not guide it."""
-    schedule, c = self.noisy.schedule(params), self.sampling
-    sampler = c.sampler.make({**self._facts, 'process': self.process})
+    schedule, c = self.schedule(params), self.sampling
+    sampler = c.sampler.make({**self._facts, 'process': self.transitions})
     if c.remasking:
       with from_config('sampling.remasking'):
-        sampler = dj.remasked(sampler, self.process, c.remasking)
+        sampler = dj.remasked(sampler, self.transitions, c.remasking)
     return Plan(
       schedule,
       diffusion.levels_of(c, schedule),
@@ -188,15 +174,15 @@ class StateDiffusion:
 
   def prior_sample(self, keys: Array, level: dj.NoiseLevel) -> jax.Array:
     """Draws pure noise for each of the keys [B]."""
-    shape = *keys.shape, *self.noisy.state_shape
-    return dj.prior_sample_states(keys, shape, self.process)
+    shape = *keys.shape, *self.state_shape
+    return dj.prior_sample_states(keys, shape, self.transitions)
 
   def state_bound(
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
-    schedule = self.noisy.schedule()
-    model = self.denoiser(params, cond), self.process, schedule
+    schedule = self.schedule()
+    model = self.state_denoiser(params, cond), self.transitions, schedule
     x0, num_steps = self.encode(None, x0), num_steps_of(schedule)
     if num_steps is not None:
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
@@ -205,8 +191,8 @@ class StateDiffusion:
 
 def problems(model: StateDiffusion, mode: str) -> Iterator[str]:
   """Yields what states do not allow."""
-  yield from diffusion.problems(model.noisy, mode)
-  if model.states.output == 'logistic' and model.process.mask is not None:
+  yield from diffusion.problems(model, mode)
+  if model.states.output == 'logistic' and model.transitions.mask is not None:
     yield (
       'config.states.output=logistic: it has no masked state: set '
       'transitions=uniform, transitions=gaussian or states.output=logits'

@@ -15,7 +15,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate_by
-from diffusion_jax.app.edits.methods import Task
+from diffusion_jax.app.edits.methods import Batch
 from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
@@ -99,8 +99,8 @@ def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
 
   def draw(params, guides, keys, inputs):
     decode = functools.partial(model.latents.decoded, params)
-    task = Task(model, plan(params, guides), keys, inputs, decode)
-    results = edit.results(task)
+    own = plan(params, guides), keys, inputs['cond']
+    results = edit.results(model, Batch(*own, inputs, decode))
     return results | {'x': decode(results['x'])}
 
   root = stream(model.config.sampling.seed, 'edit')

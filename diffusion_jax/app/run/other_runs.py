@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Schema
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
 from diffusion_jax.app.model import Guides, Model, OtherRun, Wrap
-from diffusion_jax.app.noisy import NoisyNetwork, noisy_network
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
@@ -35,7 +35,7 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> NoisyNetwork:
       f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is '
       'needed'
     )
-  noisy = noisy_network(kind, config, datasets.facts_of(config))
+  noisy = NoisyNetwork.of(kind, config, datasets.facts_of(config))
   refuse(_other_images(path, Path(run), noisy.facts, facts))
   return noisy
 

@@ -245,7 +245,6 @@ class LinearLatents:
   """z ~ N(0, 4 I), x | z ~ N(z, I / 4): all that `latent_ode` needs of it."""
 
   autoencoder = property(lambda self: self)
-  diffusion = property(lambda self: self)
 
   def denoiser(self, params, cond):
     """Returns the exact denoiser of scale z, with scale = 0.3."""

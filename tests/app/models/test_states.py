@@ -154,7 +154,7 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
 
   @jax.jit
   def logits(cond):
-    of = plain.measured.denoiser(params, cond)
+    of = plain.measured.state_denoiser(params, cond)
     functions = [
       of, *(m.plan(params).step_function(cond) for m in (plain, none))
     ]  # fmt: skip

@@ -211,8 +211,8 @@ def test_an_interpolation_is_not_clipped():
   @jax.jit
   def draw(params, keys, inputs):
     plan = model.plan(params)
-    task = methods.Task(model, plan, keys, inputs, lambda x: x)
-    return pictures.Interpolate().results(task)['x']
+    batch = methods.Batch(plan, keys, inputs['cond'], inputs)
+    return pictures.Interpolate().results(model, batch)['x']
 
   results = draw(params, keys, inputs)
   np.testing.assert_allclose(results, ends, atol=1e-3)

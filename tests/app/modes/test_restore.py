@@ -1,6 +1,6 @@
 """The edits restore and steer: each method, files, and what is refused."""
 
-import dataclasses
+import inspect
 import math
 
 import jax
@@ -14,7 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits import posteriors, restoration
+from diffusion_jax.app.edits import methods, posteriors, restoration
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core import operators
@@ -57,32 +57,29 @@ def plan_of(prior):
 
 # The mean errors that the methods are known for, in standard deviations.
 METHODS = {
-  'moment': (posteriors.Moment(), 0.1),
-  'pseudoinverse': (posteriors.Pseudoinverse(iterations=1), 0.25),
-  'steered': (posteriors.Steered(particles=8, iterations=1), 0.15),
-  'decoupled': (posteriors.Decoupled(iterations=1), 0.25),
-  'decoupled by steps': (
-    posteriors.Decoupled(step_size=0.04, langevin_steps=30),
-    0.25,
-  ),
-  'gibbs': (posteriors.Gibbs(iterations=1), 0.15),
-  'proximal': (posteriors.Proximal(iterations=1), 0.35),
-  'dps': (posteriors.Dps(step_size=0.1), 0.5),
-  'red_diff': (posteriors.RedDiff(rate=0.05), 0.5),
+  'moment': ({}, 0.1),
+  'pseudoinverse': ({'iterations': 1}, 0.25),
+  'steered': ({'particles': 8, 'iterations': 1}, 0.15),
+  'decoupled': ({'iterations': 1}, 0.25),
+  'decoupled by steps': ({'step_size': 0.04, 'langevin_steps': 30}, 0.25),
+  'gibbs': ({'iterations': 1}, 0.15),
+  'proximal': ({'iterations': 1}, 0.35),
+  'dps': ({'step_size': 0.1}, 0.5),
+  'red_diff': ({'rate': 0.05}, 0.5),
 }
 
 
 @pytest.mark.parametrize('name', METHODS)
 def test_each_method_moves_towards_the_posterior(name, key):
-  method, most = METHODS[name]
+  fields, most = METHODS[name]
+  method = TABLES['edit.posterior'][name.split()[0]](**fields)
   forward = lambda x: x @ jnp.asarray(MATRIX.T, jnp.float32)
   y = jnp.broadcast_to(jnp.asarray(Y, jnp.float32), (1000, 1))
-  measurement = dj.Measurement(y, forward, STD)
+  known = methods.Known(y, forward, STD)
 
   @jax.jit
   def draw(keys):
-    given = posteriors.Given(plan_of(PRIOR), keys, {}, measurement, True)
-    return method.draw(given)
+    return method.draw(methods.Batch(plan_of(PRIOR), keys, {}), known)
 
   x = np.asarray(draw(jax.random.split(key, 1000))['x'], np.float64)
   exact = PRIOR.posterior(MATRIX, Y, STD)
@@ -91,8 +88,8 @@ def test_each_method_moves_towards_the_posterior(name, key):
 
 
 def test_every_method_of_the_table_is_tested():
-  tested = {type(method) for method, _ in METHODS.values()}
-  assert tested == {*TABLES['edit.posterior'].values()}
+  tested = {name.split()[0] for name in METHODS}
+  assert tested == {*TABLES['edit.posterior']}
 
 
 @pytest.fixture(scope='module')
@@ -312,12 +309,11 @@ def test_the_variance_that_methods_take_is_compared_with_the_models(key):
   """The exact covariance, which is the same at all x_t, has this trace."""
   keys = jax.random.split(key, 4000)
   x0 = PRIOR.sample(key, 4000)
-  measurement = dj.Measurement(x0, lambda x: x, STD)
 
   @jax.jit
   def share(keys, x0):
-    given = posteriors.Given(plan_of(PRIOR), keys, {}, measurement, True)
-    return posteriors.whiteness(given, x0)
+    batch = methods.Batch(plan_of(PRIOR), keys, {})
+    return posteriors.whiteness(batch, x0)
 
   level = SCHEDULE.from_logsnr(jnp.zeros(()))
   cov = np.asarray(PRIOR.covariance(x0[:1], level), np.float64)[0]
@@ -488,6 +484,17 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
   assert (numbers[0] / 'run' / 'edits' / 'units_clean.png').exists()
 
 
+def test_a_reward_of_numbers_is_of_their_own_units(numbers):
+  folder, config = numbers
+  fields = {'': 'steer', '.reward': 'brightness', '.output': 'steered'}
+  flags = [(f'edit{name}', value) for name, value in fields.items()]
+  MODES['edit'](store.with_flags(config, flags), folder / 'run')
+  made = arrays_of(folder / 'run', 'steered', 'edits')
+  expected = 10.0 * made['arr_0'].mean(axis=1)
+  np.testing.assert_allclose(made['reward'], expected, rtol=1e-5)
+  assert (folder / 'run' / 'edits' / 'steered.png').exists()
+
+
 def test_a_file_of_y_is_what_simulate_makes(numbers):
   """Both are in the user's units, and the operator is the same."""
   folder, _ = numbers
@@ -535,9 +542,8 @@ def test_other_arrays_are_refused(numbers, tmp_path, arrays, changes, message):
 def test_all_fields_of_methods_are_described():
   """--help_mode shows what the docstring says of each field."""
   for constructor in TABLES['edit.posterior'].values():
-    for field in dataclasses.fields(constructor):
-      texts = [c.__doc__ or '' for c in constructor.__mro__[:-2]]
-      assert any(f'{field.name}:' in text for text in texts), field.name
+    for field in inspect.signature(constructor).parameters:
+      assert f'{field}:' in (constructor.__doc__ or ''), field
 
 
 def test_particles_are_the_same_on_several_devices(plain, clean, two):
