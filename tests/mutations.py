@@ -480,7 +480,7 @@ sampling/discrete.py confidence_ordered_counts
 sampling/discrete.py confidence_ordered_counts
   sampler.init(fill(x)) => sampler.init(x)
 # Optimizers, planning, configs.
-training/optimizer.py ends_before_the_warmup
+training/optimizer.py test_refusals.py that_cannot_be
   decay in ('linear', 'cosine') => decay in ('cosine',)
 training/optimizer.py ends_with_the_training
   steps = total_steps if decay_steps => steps = total_steps + 1 if decay_steps

@@ -1,12 +1,10 @@
 """Small files of pictures in the formats that people have, for tests."""
 
-import contextlib
 import io
 import tarfile
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from diffusion_jax.data import pipeline
@@ -35,15 +33,6 @@ def tar(path, members):
       info.size = len(data)
       archive.addfile(info, io.BytesIO(data))
   return path
-
-
-@contextlib.contextmanager
-def one_line(*parts, error=ValueError, match=None):
-  """Expects an error whose message is one line that has the parts."""
-  with pytest.raises(error, match=match) as found:
-    yield
-  text = str(found.value)
-  assert '\n' not in text and all(part in text for part in parts), text
 
 
 def assert_batches_of(source, expected, **options):

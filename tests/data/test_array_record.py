@@ -11,6 +11,7 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.array_record import array_record
 from tests.data import encoded
 from tests.data.encoded import SHAPE
+from tests.refusals import one_line
 
 
 def example(**features):
@@ -106,5 +107,5 @@ def test_a_file_that_is_cut_short_is_named(folder):
   whole = cut.read_bytes()
   for end in (0, 1000, len(whole) // 2, len(whole) - 1000, len(whole) - 1):
     cut.write_bytes(whole[:end])
-    with encoded.one_line(f'{cut} is cut short'):
+    with one_line(f'{cut} is cut short'):
       read(folder)

@@ -16,6 +16,7 @@ from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
 from tests.data import encoded
 from tests.data.encoded import SHAPE
+from tests.refusals import one_line
 
 datasets = pytest.importorskip(
   'datasets', reason="pip install -e '.[huggingface]': 120 MB"
@@ -132,7 +133,7 @@ def test_streamed_files_stay_where_they_are(folder, tmp_path, monkeypatch):
 def test_a_column_that_does_not_fit_is_named(
   folder, options, message, streaming
 ):
-  with encoded.one_line(str(folder), match=message):
+  with one_line(str(folder), match=message):
     read(folder, streaming=streaming, **options)
 
 
@@ -156,7 +157,7 @@ def test_a_set_without_test_split(folder):
 def test_a_file_cut_short_is_named(folder, streaming):
   cut = folder / 'data' / 'train-00001-of-00002.parquet'
   cut.write_bytes(cut.read_bytes()[:-100])
-  with encoded.one_line(f'{cut} cannot be read as a parquet file'):
+  with one_line(f'{cut} cannot be read as a parquet file'):
     read(folder, streaming=streaming)
 
 
@@ -179,7 +180,7 @@ def test_folders_of_other_kinds(tmp_path):
   with pytest.raises(ValueError, match='of the format csv, and parquet, arrow'):
     read(tmp_path / 'csv')
   (tmp_path / 'empty').mkdir()
-  with encoded.one_line('empty cannot be read: '):
+  with one_line('empty cannot be read: '):
     read(tmp_path / 'empty')
   folder = tmp_path / 'pictures' / 'cats'
   folder.mkdir(parents=True)

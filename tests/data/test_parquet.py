@@ -12,6 +12,7 @@ from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.parquet import block_order, open_parquet
 from diffusion_jax.data.sources import pictures
 from tests.data import encoded
+from tests.refusals import one_line
 
 
 def write(path, start, end, group=5):
@@ -106,14 +107,14 @@ def test_threads_share_the_reading_of_a_row_group(files, counting):
 
 
 def test_damaged_files_are_named(files, tmp_path):
-  with encoded.one_line(files[0], "no column 'class', but image, label"):
+  with one_line(files[0], "no column 'class', but image, label"):
     open_parquet('set', files, ['image', 'class'], 8)
   with open(files[1], 'rb') as file:
     whole = file.read()
   cut = tmp_path / 'cut.parquet'
   for end in (0, 3, len(whole) // 2, len(whole) - 1):
     cut.write_bytes(whole[:end])
-    with encoded.one_line(f'{cut} cannot be read as a parquet file: '):
+    with one_line(f'{cut} cannot be read as a parquet file: '):
       open_parquet('set', [*files, str(cut)], ['image'], 8)
   cut.write_bytes(whole)
   table = open_parquet('set', [str(cut)], ['image'], 8)
@@ -133,7 +134,7 @@ def test_a_path_in_a_table_is_not_opened(files, tmp_path):
   table = open_parquet('x', [str(path)], ['image'], 10)
   rows, columns = np.arange(1), Columns('image')
   source = ColumnSource(table, columns, rows, pictures(encoded.SHAPE))
-  with encoded.one_line('row group 0, row 0: image must be the bytes'):
+  with one_line('row group 0, row 0: image must be the bytes'):
     source.read(rows)
 
 
@@ -141,7 +142,7 @@ def test_rows_of_nothing_are_refused(tmp_path):
   path = str(tmp_path / 'nulls.parquet')
   nothing = pyarrow.nulls(1_000_000, pyarrow.binary())
   parquet.write_table(pyarrow.table({'image': nothing}), path)
-  with encoded.one_line(path, '1,000,000 rows in', 'rows of images are larger'):
+  with one_line(path, '1,000,000 rows in', 'rows of images are larger'):
     open_parquet('x', [path], ['image'], 10)
 
 
@@ -152,5 +153,5 @@ def test_a_label_is_no_truth_value(tmp_path):
   table = open_parquet('x', [path], ['image', 'label'], 10)
   rows, columns = np.arange(1), Columns('image', 'label')
   source = ColumnSource(table, columns, rows, pictures(encoded.SHAPE, 3))
-  with encoded.one_line('label must be an integer in 0..2, got True'):
+  with one_line('label must be an integer in 0..2, got True'):
     source.read(rows)

@@ -1,13 +1,11 @@
 """What readers of data refuse: one row for each rule, as called.
 
-A row is a call => a part of its message, which is one line; ' ... ' is a gap.
-Indented lines continue a row. Each row has a folder of its own. Damage at many
-places of a file, and other libraries' files, are in the tests of the formats.
+Each row of the tables (tests/refusals.py) has a folder of its own. Damage at
+many places of a file, and other libraries' files, are in the tests of formats.
 """
 # ruff: noqa: F401  The rows call what is imported.
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from diffusion_jax.data.simulated import of_simulator, simulated
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.data.values import Values
 from diffusion_jax.data.webdataset import open_tars, webdataset
+from tests import refusals
 from tests.data import encoded
 from tests.data.encoded import SHAPE
 from tests.data.test_array_record import example, write
@@ -297,19 +296,12 @@ tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared
 """
 
 
-def rows(error, table):
-  for row in re.split(r'\n(?=\S)', table.strip()):
-    call, message = ' '.join(row.split()).split(' => ')
-    message = re.escape(message).replace(r'\ \.\.\.\ ', '.*')
-    yield pytest.param(error, call, message, id=call)
-
-
 @pytest.mark.parametrize('error, call, message', [
-  *rows(ValueError, WRONG), *rows(FileNotFoundError, LOST)
+  *refusals.rows(ValueError, WRONG), *refusals.rows(FileNotFoundError, LOST),
 ])  # fmt: skip
 def test_what_is_wrong_or_lost_is_named(
   error, call, message, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  with encoded.one_line(error=error, match=message):
+  with refusals.one_line(error=error, match=message):
     eval(call)  # The rows are our own.

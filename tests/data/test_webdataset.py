@@ -12,6 +12,7 @@ from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests.data import encoded
 from tests.data.encoded import SHAPE
+from tests.refusals import one_line
 
 
 def members(start, end):
@@ -80,7 +81,7 @@ def test_pictures_of_other_sizes_are_cropped_and_resized(tars):
   ('json:none', ["json must be JSON with 'none', got "]),
 ])  # fmt: skip
 def test_a_label_that_is_not_there_is_named(tars, label, parts):
-  with encoded.one_line(*parts):
+  with one_line(*parts):
     read(tars, path=str(tars / 'train-1.tar'), label_column=label)
 
 
@@ -92,7 +93,7 @@ def test_every_cut_of_a_tar_is_noticed(tars):
   ends.append(-(-len(last) // 512) * 512)  # between two members
   for end in ends:
     path.write_bytes(whole[:end])
-    with encoded.one_line('train-0.tar is cut short'):
+    with one_line('train-0.tar is cut short'):
       read(tars)
   path.write_bytes(gzip.compress(whole))
   with pytest.raises(ValueError, match='damaged or compressed'):
@@ -107,12 +108,12 @@ def test_every_cut_of_a_tar_is_noticed(tars):
 def test_hostile_tars_are_refused_in_a_line(tmp_path):
   nested = b'[' * 200_000
   encoded.tar(tmp_path / 'a.tar', [('0.json', nested)])
-  with encoded.one_line("json must be JSON with 'label'", 'a.tar'):
+  with one_line("json must be JSON with 'label'", 'a.tar'):
     open_tars(str(tmp_path), ['json:label']).get('json:label', [0])
   header = tarfile.TarInfo('././@LongLink')
   header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**32
   with open(tmp_path / 'a.tar', 'wb') as file:
     file.write(header.tobuf(tarfile.GNU_FORMAT))
     file.truncate(2**32 + 2048)  # a sparse file
-  with encoded.one_line('a.tar', 'a name of 4,294,967,296 bytes'):
+  with one_line('a.tar', 'a name of 4,294,967,296 bytes'):
     open_tars(str(tmp_path), ['png'])

@@ -51,8 +51,3 @@ def test_correlation_is_numpys():
   expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
   assert whiteness.correlation(a, b) == pytest.approx(expected)
   assert np.isnan(whiteness.correlation(a, np.ones((5, 4))))
-
-
-def test_a_standard_error_needs_two_draws():
-  with pytest.raises(ValueError, match='num_draws is 1: it must be at least 2'):
-    whiteness.distance_to_noise(np.zeros(3), 1)

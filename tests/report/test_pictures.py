@@ -11,16 +11,12 @@ from diffusion_jax.data import images
 from diffusion_jax.report import pictures
 
 
-def decode(source):
-  content = base64.b64decode(source.partition(',')[2])
-  return np.asarray(Image.open(io.BytesIO(content)))
-
-
 def test_a_picture_comes_back_from_its_uri():
   grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
   source, width = pictures.source(grey)
   assert source.startswith('data:image/png;base64,') and width == 8
-  np.testing.assert_array_equal(decode(source), grey[..., 0])
+  file = io.BytesIO(base64.b64decode(source.partition(',')[2]))
+  np.testing.assert_array_equal(Image.open(file), grey[..., 0])
 
 
 def test_a_large_photo_becomes_small(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from diffusion_jax.runtime import sessions
-from tests.runtime.test_files import PLANTED
+from tests.runtime.test_files import PLANTED, planted
 
 
 def test_the_lines_of_sessions_are_whole(tmp_path):
@@ -22,16 +22,13 @@ def test_the_lines_of_sessions_are_whole(tmp_path):
   assert sessions.read(tmp_path / 'none') == []
 
 
-@pytest.mark.parametrize('planted', PLANTED)
-def test_sessions_are_appended_to_a_file_of_the_run(planted, tmp_path):
+@pytest.mark.parametrize('how', PLANTED)
+def test_sessions_are_appended_to_a_file_of_the_run(how, tmp_path):
   """Only lines of JSON come into the run from a file elsewhere."""
-  mine, run = tmp_path / 'mine', tmp_path / 'run'
-  run.mkdir()
-  mine.write_text('secret\n{"event": "start"}\n')
-  PLANTED[planted](run / 'sessions.jsonl', mine)
-  sessions.write_end(run, 9)
-  assert mine.read_text() == 'secret\n{"event": "start"}\n'
-  assert 'secret' not in (run / 'sessions.jsonl').read_text()
-  assert not (run / 'sessions.jsonl').is_symlink()
-  kept = ['start'] * (planted in ('link', 'hard link'))
+  name, text = 'sessions.jsonl', 'secret\n{"event": "start"}\n'
+  with planted(how, tmp_path, name, text=text) as run:
+    sessions.write_end(run, 9)
+  assert 'secret' not in (run / name).read_text()
+  assert not (run / name).is_symlink()
+  kept = ['start'] * (how in ('link', 'hard link'))
   assert [x['event'] for x in sessions.read(run)] == [*kept, 'end']

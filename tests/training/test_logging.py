@@ -11,7 +11,7 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from diffusion_jax.training.logging import MetricWriter
 from tests.damage import full_disk
-from tests.runtime.test_files import PLANTED
+from tests.runtime.test_files import PLANTED, planted
 
 
 def lines(folder):
@@ -31,6 +31,19 @@ def events(folder):
   return found
 
 
+def values(folder):
+  """Returns {tag: (step, value)} of TensorBoard's records."""
+  return {v.tag: (e.step, v) for e in events(folder) for v in e.summary.value}
+
+
+def write(folder, losses, start=0):
+  """Writes the losses of some steps."""
+  writer = MetricWriter(folder, start)
+  for step, loss in losses.items():
+    writer.write_scalars(step, {'loss': loss})
+  writer.close()
+
+
 def test_scalars_go_to_both_files(tmp_path):
   writer = MetricWriter(tmp_path)
   writer.write_scalars(5, {'loss': np.float32(0.5), 'nothing': float('nan')})
@@ -38,14 +51,12 @@ def test_scalars_go_to_both_files(tmp_path):
   writer.write_config(0, {'seed': 1}, {})
   writer.close()
   assert lines(tmp_path) == [{'step': 5, 'loss': 0.5}]
-  values = {
-    v.tag: (e.step, v) for e in events(tmp_path) for v in e.summary.value
-  }
-  step, loss = values['loss']
+  found = values(tmp_path)
+  step, loss = found['loss']
   assert step == 5 and loss.simple_value == 0.5
-  assert values['samples'][1].image.height == 4
-  assert 'nothing' not in values
-  [text] = values['config/text_summary'][1].tensor.string_val
+  assert found['samples'][1].image.height == 4
+  assert 'nothing' not in found
+  [text] = found['config/text_summary'][1].tensor.string_val
   assert json.loads(text.decode().strip('`')) == {'seed': 1}
 
 
@@ -54,12 +65,7 @@ def test_hparams_are_what_tensorboard_reads(tmp_path):
   fields = {'seed': 1, 'optimizer.decay': 'cosine', 'network.remat': False}
   writer.write_config(0, {}, fields)
   writer.close()
-  [start] = [
-    value
-    for event in events(tmp_path)
-    for value in event.summary.value
-    if value.tag == '_hparams_/session_start_info'
-  ]
+  _, start = values(tmp_path)['_hparams_/session_start_info']
   plugin = start.metadata.plugin_data
   assert plugin.plugin_name == 'hparams'
   found = HParamsPluginData.FromString(plugin.content).session_start_info
@@ -98,9 +104,7 @@ def test_tensorboard_shows_no_step_twice(tmp_path, last, monkeypatch):
 
 def test_metrics_of_an_earlier_start_are_kept(tmp_path, capsys):
   for i in range(3):
-    writer = MetricWriter(tmp_path)
-    writer.write_scalars(1, {'loss': i})
-    writer.close()
+    write(tmp_path, {1: i})
   for i, name in enumerate(('metrics.1', 'metrics.2', 'metrics')):
     [line] = (tmp_path / f'{name}.jsonl').read_text().splitlines()
     assert json.loads(line)['loss'] == i
@@ -108,15 +112,10 @@ def test_metrics_of_an_earlier_start_are_kept(tmp_path, capsys):
 
 
 def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
-  writer = MetricWriter(tmp_path)
-  for step in (1, 2, 3, 4):
-    writer.write_scalars(step, {'loss': step})
-  writer.close()
+  write(tmp_path, {1: 1, 2: 2, 3: 3, 4: 4})
   path = tmp_path / 'metrics.jsonl'
   path.write_text(path.read_text() + '{"step": 5, "lo')  # killed here
-  writer = MetricWriter(tmp_path, start_step=2)
-  writer.write_scalars(3, {'loss': 30})
-  writer.close()
+  write(tmp_path, {3: 30}, 2)
   losses = [(x['step'], x['loss']) for x in lines(tmp_path)]
   assert losses == [(1, 1.0), (2, 2.0), (3, 30.0)]
   said = capsys.readouterr().out
@@ -124,20 +123,14 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('start', [0, 2])
-@pytest.mark.parametrize('planted', PLANTED)
-def test_metrics_are_appended_to_a_file_of_the_run(planted, start, tmp_path):
-  mine, run = tmp_path / 'mine', tmp_path / 'run'
-  run.mkdir()
-  mine.write_text('{"step": 1, "loss": 1.0}\n')
-  PLANTED[planted](run / 'metrics.jsonl', mine)
-  writer = MetricWriter(run, start)
-  writer.write_scalars(3, {'loss': 3})
-  writer.close()
-  assert mine.read_text() == '{"step": 1, "loss": 1.0}\n'
-  assert not mine.with_name('none').exists()
+@pytest.mark.parametrize('how', PLANTED)
+def test_metrics_are_appended_to_a_file_of_the_run(how, start, tmp_path):
+  text = '{"step": 1, "loss": 1.0}\n'
+  with planted(how, tmp_path, 'metrics.jsonl', text=text) as run:
+    write(run, {3: 3}, start)
   path = run / 'metrics.jsonl'
   assert not path.is_symlink() and path.stat().st_nlink == 1
-  kept = [1] * bool(start and planted in ('link', 'hard link'))
+  kept = [1] * bool(start and how in ('link', 'hard link'))
   assert [line['step'] for line in lines(run)] == [*kept, 3]
 
 
@@ -146,9 +139,7 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
   damaged = [b'{"step": 2, \xff}\n', b'3\n', b'{"loss": 1.0}\n', b'\0\0\n']
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(good[0] + b''.join(damaged) + good[1] + good[2][:9])
-  writer = MetricWriter(tmp_path, start_step=2)
-  writer.write_scalars(3, {'loss': 1.0})
-  writer.close()
+  write(tmp_path, {3: 1.0}, 2)
   assert path.read_bytes() == b''.join(good)
   assert capsys.readouterr().out.endswith(' after step 2 and 5 damaged\n')
 

@@ -45,9 +45,6 @@ def test_width_and_exponent_are_inverse():
     np.testing.assert_allclose(found, deviation, rtol=1e-6)
   np.testing.assert_allclose(power_ema.exponent(0.05), 16.972198602303447)
   np.testing.assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
-  for wrong in (0.0, -0.1, 0.3, float('nan')):
-    with pytest.raises(ValueError, match='width must be in .0, 0.2887.'):
-      power_ema.exponent(wrong)
 
 
 def test_products_of_profiles_are_their_integrals():
@@ -202,7 +199,7 @@ def test_time_counts_images_where_the_batch_size_changes():
     np.testing.assert_allclose(weights @ stored, expected, atol=size)
 
 
-def test_sums_keep_their_digits_and_twice_the_same_is_refused():
+def test_sums_keep_their_digits():
   parts = [
     (10.0, {'a': np.float32([1.0]), 'b': np.float32(2.0)}),
     (-9.0, {'a': np.float32([1.0 + 2**-23]), 'b': np.float32(2.0)}),
@@ -211,6 +208,3 @@ def test_sums_keep_their_digits_and_twice_the_same_is_refused():
   assert found['a'].dtype == np.float32 and found['b'].shape == ()
   assert found['b'] == 2.0
   assert found['a'] == np.float32(1.0 - 9.0 * 2**-23)
-  twice = np.array([64.0, 64.0])
-  with pytest.raises(ValueError, match='averages must differ in time or width'):
-    power_ema.solve(twice, np.array([3.0, 3.0]), 64.0, 2.0)
