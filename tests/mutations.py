@@ -178,12 +178,12 @@ data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
 data/webdataset.py data/test_refusals.py open_tars
   if found[-1][column][0] >= 0: => if False:
-data/parquet.py path_in_a_table
+data/parquet.py data/test_refusals.py parquet_row
   return cell if cell['bytes'] is None else cell['bytes']
   => return cell['bytes'] or open(cell['path'], 'rb').read()
 data/huggingface.py classes_are_those
   if classes != num_classes: => if classes < num_classes:
-data/columns.py data/test_parquet.py truth_value
+data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased
   state.log_weights + state.pending + estimates[0]

@@ -11,18 +11,17 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.sources import ArraySource
 
 SIZE, SHAPE = 30, (6, 5, 3)
-
-
-def arrays(size=SIZE):
-  """Returns pictures uint8 [N, 6, 5, 3] and labels int64 [N] in 0..2."""
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (size, 6, 5, 3), np.uint8), np.arange(size) % 3
+PICTURES = np.random.default_rng(0).integers(0, 256, (SIZE, *SHAPE), np.uint8)
+LABELS = np.arange(SIZE) % 3
 
 
 def png(picture):
   file = io.BytesIO()
   Image.fromarray(picture).save(file, 'PNG')
   return file.getvalue()
+
+
+PNG = png(PICTURES[0])
 
 
 def tar(path, members):
@@ -56,17 +55,15 @@ def assert_batches_of(source, expected, **options):
 
 def train_set(kind=ArraySource):
   """Returns the pictures that the tests' files for training contain."""
-  pictures, labels = arrays()
-  return kind(pictures[:25], labels[:25].astype(np.int32), 3)
+  return kind(PICTURES[:25], LABELS[:25].astype(np.int32), 3)
 
 
 def assert_splits(read, text_column, **options):
   """Asserts what read(split, **options) has: pictures, labels and texts."""
   assert_batches_of(read('train', **options), train_set())
-  pictures, labels = arrays()
   images, found = read('test', **options).read(np.arange(5)).values()
-  np.testing.assert_array_equal(images, pictures[25:])
-  assert found.tolist() == labels[25:].tolist()
+  np.testing.assert_array_equal(images, PICTURES[25:])
+  assert found.tolist() == LABELS[25:].tolist()
   source = read('train', text_column=text_column, **options)
   texts = source.read(np.array([14, 3]))['text']
   assert texts.tolist() == ['text 14', 'text 3']

@@ -15,7 +15,7 @@ from diffusion_jax.data.huggingface import Rows, huggingface
 from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
 from tests.data import encoded
-from tests.data.encoded import SHAPE
+from tests.data.encoded import LABELS, PICTURES, PNG, SHAPE
 from tests.refusals import one_line
 
 datasets = pytest.importorskip(
@@ -30,14 +30,13 @@ def own_cache(tmp_path, monkeypatch):
 
 def rows(start, end):
   """Returns a `datasets.Dataset` of pictures, classes and texts."""
-  pictures, labels = encoded.arrays()
   part = range(start, end)
   return datasets.Dataset.from_dict(
     {
       'image': [
-        {'bytes': encoded.png(pictures[i]), 'path': None} for i in part
+        {'bytes': encoded.png(PICTURES[i]), 'path': None} for i in part
       ],
-      'label': labels[start:end],
+      'label': LABELS[start:end],
       'text': [f'text {i}' for i in part],
       'name': ['cat'] * len(part),
     },
@@ -93,11 +92,10 @@ def test_a_small_buffer_permutes_row_groups(folder):
 
 
 def test_splits_may_be_parts(folder):
-  pictures, _ = encoded.arrays()
   parts = {'train_split': 'train[:80%]', 'test_split': 'train[80%:]'}
   train, test = (read(folder, split, **parts) for split in ('train', 'test'))
   assert (len(train), len(test)) == (20, 5)
-  np.testing.assert_array_equal(test.read(np.arange(5))['x'], pictures[20:25])
+  np.testing.assert_array_equal(test.read(np.arange(5))['x'], PICTURES[20:25])
   with pytest.raises(ValueError, match='streaming reads whole splits'):
     read(folder, streaming=4000, **parts)
 
@@ -162,9 +160,8 @@ def test_a_file_cut_short_is_named(folder, streaming):
 
 
 def test_a_picture_cut_short_is_named(tmp_path):
-  picture = encoded.png(encoded.arrays()[0][0])
   (tmp_path / 'set').mkdir()
-  cells = [{'bytes': data, 'path': None} for data in (picture, picture[:90])]
+  cells = [{'bytes': data, 'path': None} for data in (PNG, PNG[:90])]
   table = datasets.Dataset.from_dict({'image': cells})
   table.to_parquet(tmp_path / 'set' / 'train.parquet')
   source = read(tmp_path / 'set', num_classes=0)
@@ -184,20 +181,18 @@ def test_folders_of_other_kinds(tmp_path):
     read(tmp_path / 'empty')
   folder = tmp_path / 'pictures' / 'cats'
   folder.mkdir(parents=True)
-  pictures, _ = encoded.arrays()
   for i in range(2):
-    (folder / f'{i}.png').write_bytes(encoded.png(pictures[i]))
+    (folder / f'{i}.png').write_bytes(encoded.png(PICTURES[i]))
   source = read(tmp_path / 'pictures', num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(2))['x'], pictures[:2])
+  np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
 
 
 def test_only_images_below_the_set_are_opened(tmp_path):
   """`datasets` writes the paths of an image folder's own files."""
-  pictures, _ = encoded.arrays()
   inside, outside = tmp_path / 'set' / 'a.png', tmp_path / 'b.png'
   inside.parent.mkdir()
   for path in (inside, outside):
-    path.write_bytes(encoded.png(pictures[0]))
+    path.write_bytes(PNG)
   link = inside.with_name('link.png')
   link.symlink_to(outside)
   paths = [inside, outside, link, inside.parent / 'pipe']
@@ -216,7 +211,6 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
 ):
   """Files of the hub's cache are links to blobs; archives stay zips."""
   hf_hub = pytest.importorskip('huggingface_hub', reason='see datasets')
-  pictures, _ = encoded.arrays()
   hub = tmp_path / 'hub'
   monkeypatch.setattr(hf_hub.constants, 'HF_HUB_CACHE', str(hub))
   other = hub / 'datasets--someone--else' / 'a.png'
@@ -225,11 +219,11 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
   for path in (other, blob, snapshot / 'x'):
     path.parent.mkdir(parents=True)
   for path in (other, blob):
-    path.write_bytes(encoded.png(pictures[0]))
+    path.write_bytes(PNG)
   (snapshot / 'own.png').symlink_to(blob)
   (snapshot / 'theirs.png').symlink_to(other)
   with zipfile.ZipFile(snapshot / 'more.zip', 'w') as archive:
-    archive.writestr('1.png', encoded.png(pictures[1]))
+    archive.writestr('1.png', encoded.png(PICTURES[1]))
 
   def builder_of(*names):
     files = {'train': [str(snapshot / name) for name in names]}
@@ -239,7 +233,7 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
   next_made = lambda *args, **options: next(made)
   monkeypatch.setattr(datasets, 'load_dataset_builder', next_made)
   source = read('someone/pictures', num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(2))['x'], pictures[:2])
+  np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
   with pytest.raises(ValueError, match='row 0'):
     read('someone/pictures', num_classes=0).read(np.arange(1))
 

@@ -108,9 +108,9 @@ def test_npz_with_a_fraction_held_out(tmp_path):
   path = save(tmp_path / 'a.npz', **ARRAYS)
   train, test = (npz(path, s, 3, 0.3) for s in ('train', 'test'))
   assert (len(train), len(test)) == (7, 3)
-  both = np.concatenate([train.x, test.x])
-  assert {x.tobytes() for x in both} == {x.tobytes() for x in ARRAYS['images']}
-  for source in (train, test):
-    for image, label in zip(source.x, source.label, strict=True):
-      [i] = [i for i in range(10) if (ARRAYS['images'][i] == image).all()]
-      assert ARRAYS['labels'][i] == label
+  pairs = lambda images, labels: {
+    (image.tobytes(), int(label))
+    for image, label in zip(images, labels, strict=True)
+  }
+  both = pairs(train.x, train.label) | pairs(test.x, test.label)
+  assert both == pairs(*ARRAYS.values())

@@ -13,11 +13,14 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
   assert train.facts.x.shape == (8, 8, 1)
   assert (train.facts.num_classes, train.facts.x.levels) == (10, 17)
   assert train.x.dtype == np.uint8 and train.x.max() == 16
-  both = np.concatenate([train.x, test.x])[..., 0]
   data: Any = load_digits()
-  original = data.images
-  order = lambda images: sorted(image.astype(int).tobytes() for image in images)
-  assert order(both) == order(original)  # every picture once, none altered
+  pairs = lambda images, labels: sorted(
+    (image.astype(int).tobytes(), label)
+    for image, label in zip(images, labels, strict=True)
+  )
+  both = (np.concatenate([train.x, test.x])[..., 0],
+          np.concatenate([train.label, test.label]))  # fmt: skip
+  assert pairs(*both) == pairs(data.images, data.target)  # none is altered
   assert set(train.label) == set(test.label) == set(range(10))
 
 
@@ -26,17 +29,6 @@ def test_turned_digits_are_a_quarter_further_anticlockwise():
   upright, turned = small_sets.digits(), small_sets.digits(quarter_turns=1)
   np.testing.assert_array_equal(turned.x[:, ::-1, 0], upright.x[:, 0])
   np.testing.assert_array_equal(turned.label, upright.label)
-
-
-def test_digits_keep_their_labels():
-  data: Any = load_digits()
-  source = small_sets.digits('test')
-  labels = {
-    im.astype(np.uint8).tobytes(): y
-    for im, y in zip(data.images, data.target, strict=True)
-  }
-  for image, label in zip(source.x, source.label, strict=True):
-    assert labels[image.tobytes()] == label
 
 
 @pytest.mark.parametrize('shape', [(32, 32, 3), (8, 16, 1)])

@@ -11,16 +11,15 @@ import pytest
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests.data import encoded
-from tests.data.encoded import SHAPE
+from tests.data.encoded import LABELS, PICTURES, SHAPE
 from tests.refusals import one_line
 
 
 def members(start, end):
-  pictures, labels = encoded.arrays()
   for i in range(start, end):
-    yield f'a.b/{i:04}.PNG', encoded.png(pictures[i])
-    yield f'a.b/{i:04}.cls', b'%d\n' % labels[i]
-    about = {'label': int(labels[i]), 'caption': f'picture {i}'}
+    yield f'a.b/{i:04}.PNG', encoded.png(PICTURES[i])
+    yield f'a.b/{i:04}.cls', b'%d\n' % LABELS[i]
+    about = {'label': int(LABELS[i]), 'caption': f'picture {i}'}
     yield f'a.b/{i:04}.json', json.dumps(about).encode()
     yield f'a.b/{i:04}.txt', f'text {i}'.encode()
 
@@ -47,7 +46,6 @@ def test_batches_are_those_of_the_array(tars, label):
 
 
 def test_splits_are_files_or_a_fraction(tars):
-  pictures, _ = encoded.arrays()
   halves = [
     read(tars, split, path=str(tars), test_path='', test_fraction=0.2)
     for split in ('train', 'test')
@@ -55,7 +53,7 @@ def test_splits_are_files_or_a_fraction(tars):
   assert [*map(len, halves)] == [24, 6]
   images = [s.read(np.arange(len(s)))['x'] for s in halves]
   sums = np.concatenate(images).sum((1, 2, 3))
-  assert sorted(sums) == sorted(pictures.sum((1, 2, 3)))
+  assert sorted(sums) == sorted(PICTURES.sum((1, 2, 3)))
   chosen = np.random.default_rng(0).permutation(30)[:6]  # docs/data.md
   np.testing.assert_array_equal(halves[1].rows, np.sort(chosen))
   with pytest.raises(NoTestSplit, match='has no test split'):

@@ -40,12 +40,6 @@ def test_distance_is_within_its_error_of_the_closed_form():
   np.testing.assert_allclose(found['standard_error'], expected, rtol=0.2)
 
 
-def test_distance_to_white_noise_is_two_per_dimension():
-  z = np.random.default_rng(1).standard_normal(100_000)
-  found = whiteness.distance_to_noise(z, 10)
-  assert abs(found['mean'] / z.size - 2.0) < 0.03
-
-
 def test_correlation_is_numpys():
   a, b = np.random.default_rng(0).standard_normal((2, 5, 4))
   expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
