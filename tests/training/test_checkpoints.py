@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training import checkpoints, stored_weights
+from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.state import init_state
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
@@ -38,10 +39,18 @@ def equal(a, b):
 
 
 def test_a_state_comes_back_as_itself(tmp_path):
-  state = state_of(step=7)
-  assert restored(tmp_path, state_of()) is None
-  saved(tmp_path, state)
-  equal(restored(tmp_path, state_of()), state)
+  """A step that is saved twice is the first one."""
+  history = init_loss_history(3)._replace(count=jnp.arange(3))
+  other, state = (state_of(step=7, value=x) for x in (5.0, 1.0))
+  state = state._replace(objective_state=history)
+  assert restored(tmp_path, state) is None
+  saved(tmp_path, state, other._replace(objective_state=history))
+  equal(restored(tmp_path, jax.tree.map(jnp.zeros_like, state)), state)
+  for ema, expected in ((True, state.ema_params), (False, state.params)):
+    params, config = stored_weights.restore_params(tmp_path, ema)
+    equal(params, expected)
+    assert config == {'seed': 3, 'sizes': [1, 2]}
+    assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
 
 
 def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
@@ -64,12 +73,6 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
     kernel(checkpoint=4)
 
 
-def test_without_metrics_there_is_no_best(tmp_path):
-  saved(tmp_path, state_of(step=1))
-  with pytest.raises(FileNotFoundError, match='has a metric: train with keep'):
-    stored_weights.restore_params(tmp_path, checkpoint='best')
-
-
 def test_further_averages_are_restored_by_name(tmp_path):
   state = state_of(step=1)
   times = lambda n: jax.tree.map(lambda p: n * p, state.params)
@@ -80,30 +83,6 @@ def test_further_averages_are_restored_by_name(tmp_path):
   with pytest.raises(FileNotFoundError, match="'0.9' .* but 0.5, 0.999"):
     stored_weights.restore_params(tmp_path, '0.9')
   equal(restored(tmp_path, state, more_emas=['0.5', '0.999']), state)
-
-
-def test_other_ema_rates_cannot_continue_a_run(tmp_path):
-  state = state_of(step=1)
-  saved(tmp_path, state)
-  more = state._replace(more_ema_params={'0.5': state.params})
-  with pytest.raises(ValueError, match='no ema_params_0.5: .*set the EMA ra'):
-    restored(tmp_path, more, more_emas=['0.5'])
-
-
-def test_saving_a_step_twice_leaves_the_first(tmp_path):
-  saved(tmp_path, state_of(step=1), state_of(step=1, value=5.0))
-  params, _ = stored_weights.restore_params(tmp_path, ema=False)
-  assert params['network']['layer']['kernel'][0, 0] == 1.0
-
-
-def test_restore_params_takes_one_copy_and_the_config(tmp_path):
-  state = state_of(step=1)
-  saved(tmp_path, state)
-  for ema, expected in ((True, state.ema_params), (False, state.params)):
-    params, config = stored_weights.restore_params(tmp_path, ema)
-    equal(params, expected)
-    assert config == {'seed': 3, 'sizes': [1, 2]}
-    assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
 
 
 def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
@@ -121,21 +100,29 @@ def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
   assert len(again.params['network']['w'].sharding.device_set) == 8
 
 
-def test_a_folder_without_a_run_says_what_to_do(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no checkpoint: train first'):
-    stored_weights.restore_params(tmp_path / 'none')
+OTHER = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
+BIAS = r'network/layer/bias is \[3\] there, \[4\] here'
+STATE, restore = state_of(step=1), stored_weights.restore_params
+MORE = STATE._replace(more_ema_params={'0.5': STATE.params})
 
 
-def test_another_network_or_optimizer_is_named_by_its_first_parameter(tmp_path):
-  saved(tmp_path, state_of(width=3, step=1))
-  message = r'network/layer/bias is \[3\] there, \[4\] here'
-  with pytest.raises(ValueError, match=f'another network: {message}'):
-    restored(tmp_path, state_of(width=4))
-  with pytest.raises(ValueError, match=message):
-    stored_weights.restore_params(tmp_path, target=state_of(width=4).params)
-  other = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
-  with pytest.raises(ValueError, match='conv/kernel is missing there'):
-    stored_weights.restore_params(tmp_path, target=other)
-
-  with pytest.raises(ValueError, match='of another optimizer'):
-    restored(tmp_path, state_of(optimizer=optax.sgd(1.0)))
+@pytest.mark.parametrize('call, error, message', [
+  (lambda run: restore(run / 'none'), FileNotFoundError,
+   'no checkpoint: train first'),
+  (lambda run: restore(run, checkpoint='best'), FileNotFoundError,
+   'has a metric: train with keep'),
+  (lambda run: restore(run, target=state_of(4).params), ValueError, BIAS),
+  (lambda run: restore(run, target=OTHER), ValueError,
+   'conv/kernel is missing there'),
+  (lambda run: restored(run, MORE, more_emas=['0.5']), ValueError,
+   'no ema_params_0.5: .*set the EMA ra'),
+  (lambda run: restored(run, state_of(4)), ValueError,
+   f'another network: {BIAS}'),
+  (lambda run: restored(run, state_of(optimizer=optax.sgd(1.0))), ValueError,
+   'of another optimizer'),
+])  # fmt: skip
+def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
+  """Another network or optimizer is named by its first parameter."""
+  saved(tmp_path, STATE)
+  with pytest.raises(error, match=message):
+    call(tmp_path)
