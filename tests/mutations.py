@@ -490,7 +490,7 @@ planning/plans.py prefixes_of_si
   -3), 5) => -3), 4)
 planning/programs.py outputs_that_reuse
   new = results - stats.alias_size_in_bytes => new = results
-planning/roofline.py the_network_between_machines
+planning/roofline.py planning/test_plans.py the_network_between_machines
   (rates.link + apart) => rates.link
 planning/topologies.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
@@ -685,13 +685,13 @@ metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
 data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
-data/text.py texts_come_back
+data/text.py data/test_text_files.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
-data/text.py may_fill_its_length
+data/text.py data/test_text_files.py may_fill_its_length
   len(data) > length: => len(data) >= length:
-training/masks.py quarter_to_three_quarters
+training/masks.py training/test_conditions.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
-training/masks.py all_four_halves
+training/masks.py training/test_conditions.py all_four_halves
   (), 0, 4) => (), 0, 3)
 training/power_ema.py products_of_profiles
   (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
@@ -706,7 +706,7 @@ demos/whiteness.py within_its_error
   z @ z + z.size => z @ z
 report/charts.py cannot_be_drawn
   kept &= (y > 0) | ('y' not in log) => pass
-report/record.py order_of_their_steps
+report/record.py report/test_results.py order_of_their_steps
   (int(match[1]), path) => (-int(match[1]), path)
 interop/edm2.py computes_what_theirs_does
   ('phases', _TURNS) => ('phases', SAME)

@@ -1,8 +1,10 @@
-"""Plans as lines and tables; the best plan."""
+"""Plans as lines and tables; the best plan; bounds in closed form."""
 
 import pytest
 
-from diffusion_jax.planning import plans, topologies
+from diffusion_jax.planning import plans, roofline, topologies
+from diffusion_jax.planning.programs import Memory
+from diffusion_jax.planning.topologies import Rates
 
 V5E = topologies.Topology('v5e:2x4', [None] * 8, topologies.TPUS['v5e'], 8, {})
 
@@ -136,3 +138,49 @@ def test_numbers_are_read_without_an_exponent():
   assert tuple(map(plans.duration, hours)) == durations
   sizes = 51e6, 1.04e9, 80e9
   assert tuple(map(plans.gib, sizes)) == ('48.6 MiB', '992 MiB', '74.5 GiB')
+
+
+RATES = Rates(
+  'device', flops=1000.0, flops_float32=500.0, memory=1e6, bandwidth=10.0,
+  cache=5.0, link=4.0, between=0.5, source='nowhere',
+)  # fmt: skip
+
+
+def measured(**changes):
+  fields = {
+    'memory': Memory(10, 15, 10, 45),
+    'flops': {'bfloat16': 3000.0, 'float32': 1000.0},
+    'traffic': 90.0,
+    'sent': 0.0,
+    'between': 0.0,
+  }
+  return roofline.Measured(**fields | changes)
+
+
+def test_each_part_at_its_rate_and_the_longest_binds():
+  """A cache of 5 bytes holds a third of the temporaries."""
+  found = roofline.bounds(measured(), RATES)
+  assert found == (3.0 + 2.0, (10 + 10 + 2 * (15 - 5)) / 10.0, 0.0)
+  assert found.seconds == 5.0 and found.binding == 'arithmetic'
+
+
+def test_what_devices_send_by_rings():
+  """An all-reduce of 8 bytes; a gather and a scatter; both of 2 x 4 devices."""
+  assert roofline.sent(8.0, 4, 1) == 2 * 3 / 4 * 8
+  assert roofline.sent(8.0, 1, 4) == 3 / 4 * 8 + 3 / 4 * 8
+  assert roofline.sent(8.0, 2, 4) == 2 * 3 / 4 * 8 + 2 * 1 / 2 * (8 / 4)
+  assert roofline.sent(0.0, 2, 4) == roofline.sent(8.0, 1, 1) == 0
+
+
+def test_the_network_between_machines_may_be_the_slowest():
+  """A sum of 8 bytes over 2 x 4 devices: each sends 14, four send 8 outside."""
+  found = roofline.bounds(measured(sent=14.0), RATES)
+  assert found.network == 14 / 4.0
+  both = measured(sent=14.0, between=2.0)
+  assert roofline.bounds(both, RATES).network == 2.0 / 0.5
+  # It sends over its links and its adapter together.
+  equal = RATES._replace(between=4.0)
+  assert roofline.bounds(both, equal).network == 14 / (4.0 + 4.0)
+  both = both._replace(between=4.0)
+  found = roofline.bounds(both, RATES)
+  assert found.binding == 'network' and found.seconds == 8.0

@@ -1,10 +1,14 @@
+"""What is computed image by image, and batches that are kept in files."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.runtime.batches import gathered, kept
 from diffusion_jax.runtime.per_image import one_ahead, per_image, rows
 from diffusion_jax.runtime.sharding import make_mesh
+from tests.app.conftest import refused
 
 
 @pytest.mark.parametrize('size', [0, 12])
@@ -81,3 +85,44 @@ def test_the_next_part_is_dispatched_before_one_is_fetched():
     'start 3, fetch 2, use 2, fetch 3, use 3'
   )
   assert list(one_ahead(start, [])) == []
+
+
+class Squares:
+  """Squares of 0..6 in batches of three; call number `stop_at` is killed."""
+
+  def __init__(self, stop_at=None):
+    self.started, self.stop_at = [], stop_at
+
+  def start(self, index):
+    self.started.append(index.tolist())
+
+    def finish():
+      if len(self.started) == self.stop_at:
+        raise KeyboardInterrupt
+      return {'square': index**2, 'pair': np.stack([index, -index], axis=1)}
+
+    return finish
+
+
+def test_a_killed_computation_goes_on(tmp_path):
+  folder, killed, again = tmp_path / 'parts', Squares(3), Squares()
+  with pytest.raises(KeyboardInterrupt):
+    kept(killed.start, 7, 3, folder, 'squares')
+  # One batch is under way while the one before it is written.
+  assert [x.name for x in folder.iterdir()] == ['00000000.npz']
+  paths = kept(again.start, 7, 3, folder, 'squares')
+  assert again.started == [[3, 4, 5], [6]]
+  arrays = gathered(paths)
+  np.testing.assert_array_equal(arrays['square'], np.arange(7) ** 2)
+  np.testing.assert_array_equal(arrays['pair'][:, 1], -np.arange(7))
+  assert gathered(paths, without=['pair']).keys() == {'square'}
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  paths = kept(Squares().start, 7, 3, tmp_path, 'squares')
+  for content in (
+    {'square': np.zeros(3)},
+    {'square': np.zeros(3), 'pair': np.zeros((3, 5))},
+  ):
+    np.savez(paths[1], **content)
+    refused('00000003.npz is damaged .*: delete it', gathered, paths)
