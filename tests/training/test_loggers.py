@@ -2,6 +2,7 @@ import contextlib
 import json
 import time
 from typing import get_args
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,31 +13,14 @@ from diffusion_jax.training.logging import MetricWriter
 PICTURE = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
 
 
-class Spy:
-  """Remembers what it was given, and raises at one method."""
-
-  def __init__(self, fails=''):
-    self.fails, self.seen = fails, []
-
-  def __call__(self, workdir, start_step):  # it is made
-    return self._note('make') or self
-
-  def _note(self, method, *args):
-    self.seen.append((method, *args))
-    if method == self.fails:
-      raise ConnectionError('no route to\nthe server')
-
-  def write_scalars(self, step, scalars):
-    self._note('write_scalars', step, scalars)
-
-  def write_images(self, step, images):
-    self._note('write_images', step, [*images])
-
-  def write_config(self, step, config, hparams):
-    self._note('write_config', step, config)
-
-  def close(self):
-    self._note('close')
+def spy(fails=''):
+  """Returns a logger that remembers its calls, and raises at one method."""
+  logger = mock.Mock()
+  logger.return_value = logger  # it is made
+  if fails:
+    method = logger if fails == 'make' else getattr(logger, fails)
+    method.side_effect = ConnectionError('no route to\nthe server')
+  return logger
 
 
 def write_all(workdir, start, names, steps=(1, 2)):
@@ -59,17 +43,16 @@ METHODS = 'make', 'write_config', 'write_scalars', 'write_images', 'close'
 
 @pytest.mark.parametrize('fails', METHODS)
 def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
-  bad, good = Spy(fails), Spy()
+  bad, good = spy(fails), spy()
   monkeypatch.setitem(loggers.LOGGERS, 'wandb', bad)
   monkeypatch.setitem(loggers.LOGGERS, 'mlflow', good)
   write_all(tmp_path, 0, ('wandb', 'mlflow', 'wandb'))
-  assert bad.seen == good.seen[: len(bad.seen)]
-  assert [call[0] for call in bad.seen].count(fails) == 1
-  assert bad.seen[-1][0] == fails
-  assert [call[0] for call in good.seen] == [
-    'make', 'write_config', *['write_scalars', 'write_images'] * 2, 'close'
-  ]  # fmt: skip
-  assert good.seen[2] == ('write_scalars', 1, {'loss': 10.0})
+  names = [name or 'make' for name, _, _ in good.mock_calls]
+  steps = ['write_scalars', 'write_images'] * 2
+  assert names == ['make', 'write_config', *steps, 'close']
+  assert good.mock_calls[2] == mock.call.write_scalars(1, {'loss': 10.0})
+  # It gets the same calls until the first that fails.
+  assert bad.mock_calls == good.mock_calls[: 1 + names.index(fails)]
   assert capsys.readouterr().out.splitlines() == [
     'wandb failed, and the training goes on without it: ConnectionError: no '
     'route to'
@@ -79,12 +62,12 @@ def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
 
 
 def test_other_processes_have_no_loggers(tmp_path, monkeypatch):
-  spy = Spy()
-  monkeypatch.setitem(loggers.LOGGERS, 'wandb', spy)
+  logger = spy()
+  monkeypatch.setitem(loggers.LOGGERS, 'wandb', logger)
   writer = MetricWriter(tmp_path, 0, False, ('wandb',))
   writer.write_scalars(1, {'loss': 1.0})
   writer.close()
-  assert not spy.seen and not any(tmp_path.iterdir())
+  assert not logger.mock_calls and not any(tmp_path.iterdir())
 
 
 def test_a_folder_of_the_name_is_no_package(tmp_path, monkeypatch):
