@@ -1,7 +1,7 @@
 """Row groups of parquet files are read when they are needed."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow
@@ -88,18 +88,9 @@ def test_an_epoch_opens_each_row_group_once(files, counting):
 def test_threads_share_the_reading_of_a_row_group(files, counting):
   open_file, opened = counting
   table = open_parquet('set', files, ['label'], 30, open_file)
-  results = []
-  threads = [
-    threading.Thread(
-      target=lambda: results.append(table.get('label', np.arange(30)))
-    )
-    for _ in range(4)
-  ]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  assert results == [LABELS.tolist()] * 4
+  with ThreadPoolExecutor(4) as pool:
+    results = pool.map(table.get, ['label'] * 4, [np.arange(30)] * 4)
+  assert [*results] == [LABELS.tolist()] * 4
   assert len(opened) == 2 + 7
 
 

@@ -86,24 +86,15 @@ def test_a_late_step_moves_the_average_by_its_exact_rate(key):
 def test_decays_make_averages_of_that_width(more):
   """Standard deviation and mean of the time follow from the decays."""
   start = int(more)
-
-  def measure(sigma_rel):
-    rate = optimizer.ema_power(sigma_rel, more)
-    rates = np.float64(jax.vmap(rate)(jnp.arange(STEPS)))
-    weights = np.zeros(STEPS + start)
-    if start:  # after a thousand batches of this size
-      weights[:start] = weights_of(sigma_rel, start)
-    for i, rate in enumerate(rates):
-      weights *= 1.0 - rate
-      weights[start + i] = rate
-    return weights
-
-  def weights_of(sigma_rel, count):
-    return recursion(sigma_rel, np.eye(count))[-1]
-
   time = np.arange(1, STEPS + start + 1) / (STEPS + start)
   for sigma_rel in (0.02, 0.05, 0.1, 0.25):
-    weights = measure(sigma_rel)
+    weights = np.zeros(STEPS + start)
+    if start:  # after a thousand batches of this size
+      weights[:start] = recursion(sigma_rel, np.eye(start))[-1]
+    rates = jax.vmap(optimizer.ema_power(sigma_rel, more))(jnp.arange(STEPS))
+    for i, rate in enumerate(np.float64(rates), start):
+      weights *= 1.0 - rate
+      weights[i] = rate
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
     mean = weights @ time
     deviation = np.sqrt(weights @ (time - mean) ** 2)
