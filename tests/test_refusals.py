@@ -428,17 +428,11 @@ def test_arguments_that_cannot_be(error, call, message):
 
 
 SCHEDULES = [
-  STEPS,
-  COSINE,
-  dj.LinearVPSchedule(),
-  dj.SubVPSchedule(),
-  dj.GeometricVESchedule(),
-  dj.KarrasSchedule(),
-  FLOW,
-  dj.SigmoidSchedule(),
+  STEPS, COSINE, dj.LinearVPSchedule(), dj.SubVPSchedule(),
+  dj.GeometricVESchedule(), dj.KarrasSchedule(), FLOW, dj.SigmoidSchedule(),
   dj.ShiftedSchedule(COSINE, 2.0),
   dj.LearnedSchedule((), lambda _, t: 10.0 * t - 5.0),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('schedule', SCHEDULES, ids=lambda s: type(s).__name__)

@@ -109,24 +109,20 @@ BATCH = 'try --config.training.batch_size=128'
 BFLOAT16 = 'try --config.network.dtype=bfloat16'
 
 
-@pytest.mark.parametrize(
-  'changes, rates, flag',
-  [
-    (IN_FLOAT32, H100, BFLOAT16),
-    (IN_FLOAT32, V5E.rates, ''),  # as fast there
-    (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
-    (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
-    ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
-    ({'binding': 'network'}, V5E.rates, BATCH),
-    ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
-  ],
-)
+@pytest.mark.parametrize('changes, rates, flag', [
+  (IN_FLOAT32, H100, BFLOAT16),
+  (IN_FLOAT32, V5E.rates, ''),  # as fast there
+  (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
+  (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
+  ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
+  ({'binding': 'network'}, V5E.rates, BATCH),
+  ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
+])  # fmt: skip
 def test_the_limit_names_the_flag_that_moves_it(changes, rates, flag):
   line = plans.advice(plan(**changes), rates)
   assert line.endswith(flag) if flag else not line
-  assert any('limit' in x for x in plans.lines(plan(**changes), rates)) == bool(
-    flag
-  )
+  limits = ['limit' in x for x in plans.lines(plan(**changes), rates)]
+  assert any(limits) == bool(flag)
 
 
 def test_numbers_are_read_without_an_exponent():
@@ -147,13 +143,9 @@ RATES = Rates(
 
 
 def measured(**changes):
-  fields = {
-    'memory': Memory(10, 15, 10, 45),
-    'flops': {'bfloat16': 3000.0, 'float32': 1000.0},
-    'traffic': 90.0,
-    'sent': 0.0,
-    'between': 0.0,
-  }
+  flops = {'bfloat16': 3000.0, 'float32': 1000.0}
+  fields = {'memory': Memory(10, 15, 10, 45), 'flops': flops}
+  fields |= {'traffic': 90.0, 'sent': 0.0, 'between': 0.0}
   return roofline.Measured(**fields | changes)
 
 

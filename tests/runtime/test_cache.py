@@ -63,7 +63,7 @@ def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(
 
 
 @pytest.fixture
-def folders(monkeypatch):
+def told(monkeypatch):
   """Returns a list of the folders that JAX is told to use."""
   told = []
   config = types.SimpleNamespace(
@@ -74,31 +74,29 @@ def folders(monkeypatch):
   return told
 
 
+@pytest.mark.parametrize('mine, field, used', [
+  (None, '', []), (None, 'field', [f'field/{cache.processor()}']),
+  ('mine', 'field', []),  # of JAX, which stays
+])  # fmt: skip
 def test_a_field_names_the_folder_and_an_empty_one_keeps_nothing(
-  folders, tmp_path, capsys
+  mine, field, used, told, tmp_path, monkeypatch, capsys
 ):
-  cache.keep_compilations('')
-  assert not folders
-  cache.keep_compilations(str(tmp_path))
-  assert folders == [str(tmp_path / cache.processor())]
+  monkeypatch.chdir(tmp_path)
+  cache.jax.config.values['jax_compilation_cache_dir'] = mine
+  cache.keep_compilations(field)
+  assert told == used and [*map(str, tmp_path.glob('*/*'))] == [
+    str(tmp_path / path) for path in used
+  ]
   assert not capsys.readouterr().err
 
 
-def test_the_folder_that_the_user_gives_to_jax_stays(folders, tmp_path):
-  cache.jax.config.values['jax_compilation_cache_dir'] = 'mine'
-  cache.keep_compilations(str(tmp_path / 'field'))
-  assert not folders and not (tmp_path / 'field').exists()
-
-
-def test_a_folder_that_cannot_be_written_is_a_warning(
-  folders, tmp_path, capsys
-):
+def test_a_folder_that_cannot_be_written_is_a_warning(told, tmp_path, capsys):
   (tmp_path / 'file').write_text('in the way')
   cache.keep_compilations(str(tmp_path / 'file'))
   said = capsys.readouterr().err
   assert said.startswith('warning: compiled programs are not kept in ')
   assert said.count('\n') == 1 and 'config.compilation_cache' in said
-  assert not folders
+  assert not told
 
 
 @pytest.mark.parametrize('limit, left', [(300, 3), (299, 2), (0, 0)])
