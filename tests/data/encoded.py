@@ -24,9 +24,9 @@ def png(picture):
 PNG = png(PICTURES[0])
 
 
-def tar(path, members):
+def tar(path, members, mode: Any = 'w'):
   """Writes [(name, bytes)] as a tar."""
-  with tarfile.open(path, 'w') as archive:
+  with tarfile.open(path, mode) as archive:
     for name, data in members:
       info = tarfile.TarInfo(name)
       info.size = len(data)

@@ -146,14 +146,11 @@ def test_muon_makes_every_matrix_orthogonal():
   )
   muon = make('muon', clip_norm=0.0)
   updates = jax.device_get(first_update(muon, grads, params))
-  matrices = {
-    'one': updates['one']['kernel'][None],
-    'stack': updates['stack']['kernel'],
-    'conv': updates['conv']['kernel'].reshape(1, 18, 5),
-  }
-  for name, stack in matrices.items():
-    gradients = np.reshape(grads[name]['kernel'], stack.shape)
-    for update, g in zip(stack, gradients, strict=True):
+  for name, shape in {
+    'one': (1, 6, 4), 'stack': (3, 6, 4), 'conv': (1, 18, 5),
+  }.items():  # fmt: skip
+    both = (x[name]['kernel'].reshape(shape) for x in (updates, grads))
+    for update, g in zip(*both, strict=True):
       u, s, v = np.linalg.svd(np.float64(g), full_matrices=False)
       expected = -0.2 * np.sqrt(max(g.shape)) * (u @ v)
       cosine = np.sum(update * expected)
