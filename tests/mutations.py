@@ -492,7 +492,7 @@ planning/programs.py outputs_that_reuse
   new = results - stats.alias_size_in_bytes => new = results
 planning/roofline.py planning/test_plans.py the_network_between_machines
   (rates.link + apart) => rates.link
-planning/topologies.py rates_of_their_data_sheets
+planning/topologies.py planning/test_plans.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
 ranges.py does_not_fit
   and value == value): => ):
@@ -560,7 +560,7 @@ runtime/files.py opens_no_folder_elsewhere
   paths = [folder] * folder.is_symlink() => paths = []
 runtime/files.py may_open_is_a_file
   ends = about.st_size > 0 or not path.is_symlink() => ends = True
-runtime/lock.py no_file_elsewhere
+runtime/lock.py runtime/test_files.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
 training/checksums.py nothing_is_lost
   if name not in names: => if False:
@@ -570,7 +570,7 @@ training/lora.py variance_one_over_inputs
   math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
 training/loggers.py that_raises
   self._open.pop(name, None) => pass
-training/shared.py sums_without_a_line
+training/shared.py training/test_checkpoints.py sums_without_a_line
   if checksums.digest(path) != expected:
   => if expected and checksums.digest(path) != expected:
 training/checksums.py nothing_is_lost
@@ -581,7 +581,7 @@ runtime/files.py more_than_a_mebibyte
   file.readline(2**20) => file.readline()
 runtime/files.py turns_the_direction
   \u2028-\u202e => \u2028-\u2029
-training/shared.py damaged_file
+training/shared.py training/test_checkpoints.py damaged_file
   if checksums.digest(path) != expected: => if False:
 sampling/brownian.py independent_and_standard
   jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)

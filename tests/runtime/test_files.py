@@ -1,8 +1,11 @@
 """Files of a run whose folder a stranger has made."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from diffusion_jax.data import images
 from diffusion_jax.drafts import draft, draft_folder, write_figure
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
-from diffusion_jax.runtime import files, sessions
+from diffusion_jax.runtime import files, lock, sessions
 from tests.refusals import one_line
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -228,3 +231,41 @@ def test_sessions_are_appended_to_a_file_of_the_run(how, tmp_path):
   assert not (run / name).is_symlink()
   kept = ['start'] * (how in ('link', 'hard link'))
   assert [x['event'] for x in sessions.read(run)] == [*kept, 'end']
+
+
+def refused():
+  return pytest.raises(UserError, match=r'trained by process \d+ on ')
+
+
+def test_a_file_system_without_flock(tmp_path, monkeypatch):
+  """It locks too; the lease of a silent process on another machine ends."""
+  missing = mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here'))
+  monkeypatch.setattr(fcntl, 'flock', missing)
+  monkeypatch.setattr(lock, 'LEASE', 0.4)
+  path = tmp_path / 'train.lease'
+  with lock.hold(tmp_path):
+    record = path.read_bytes()
+    with refused(), lock.hold(tmp_path):
+      pass
+    assert path.read_bytes() == record
+  assert not path.exists()
+  name = lock.socket.gethostname().encode()
+  assert name in record
+  path.write_bytes(record.replace(name, b'elsewhere'))
+  with lock.hold(tmp_path):
+    assert b'elsewhere' not in path.read_bytes()
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+  for _ in range(2):
+    with lock.hold(tmp_path), refused(), lock.hold(tmp_path):
+      pass
+
+
+@pytest.mark.parametrize('how', PLANTED)
+def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
+  """A hard link is locked; others are refused by the kernel."""
+  opened = how == 'hard link'
+  how_it_ends = contextlib.nullcontext() if opened else pytest.raises(OSError)
+  with planted(how, tmp_path, 'train.lock') as run, how_it_ends, lock.hold(run):
+    pass

@@ -1,13 +1,23 @@
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 
 from diffusion_jax.runtime.sharding import make_mesh
-from diffusion_jax.training import checkpoints, stored_weights
+from diffusion_jax.training import (
+  checkpoints,
+  checksums,
+  shared,
+  stored_weights,
+)
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.state import init_state
+from tests import damage
+from tests.refusals import one_line
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 
@@ -126,3 +136,82 @@ def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
   saved(tmp_path, STATE)
   with pytest.raises(error, match=message):
     call(tmp_path)
+
+
+PARAMS = {
+  'network': {'dense': {'kernel': np.float32([[0, 1, 2], [3, 4, 5]])}},
+  'scale': np.float32(3.0),
+}  # fmt: skip
+SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": 3}')
+  shared.write(tmp_path, PARAMS, 70)
+  return tmp_path
+
+
+def test_the_weights_are_read_as_a_checkpoint(folder):
+  with safetensors.safe_open(folder / shared.NAME, 'numpy') as file:
+    assert {*file.keys()} == {'network/dense/kernel', 'scale'}
+    assert file.metadata() == {'step': '70'}
+  for step in ('latest', 70):
+    assert stored_weights.find_step(folder, step) == 70
+    params, config = stored_weights.restore_params(folder, True, SHAPES, step)
+    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    assert config == {'seed': 3}
+
+
+FEW = {'network': {}, 'scale': SHAPES['scale']}
+LOST = 'the weights of step 70, and no checkpoint'
+
+
+@pytest.mark.parametrize('arguments, error, message', [
+  ((False, None, 'latest'), FileNotFoundError, 'has one set of weights'),
+  (('0.99', None, 'latest'), FileNotFoundError, 'has one set of weights'),
+  ((True, None, 'best'), FileNotFoundError, f'{LOST} best'),
+  ((True, None, 3), FileNotFoundError, f'{LOST} 3'),
+  ((True, FEW), ValueError, r'/dense/kernel is \[2, 3\] there'),
+])  # fmt: skip
+def test_there_are_no_other_weights(arguments, error, message, folder):
+  with pytest.raises(error, match=message):
+    stored_weights.restore_params(folder, *arguments)
+
+
+ONE, STEP = np.zeros(1), {'step': '1'}
+store = safetensors.numpy.save_file
+DAMAGED = {
+  'cut': damage.cut,
+  'flip': lambda path: damage.flip(path, -1),  # of a number behind the header
+  'pickle': lambda path: path.write_bytes(b'\x80\x04\x95' + bytes(64)),
+  'zip': lambda path: path.write_bytes(b'PK\x03\x04' + bytes(64)),  # torch's
+  'contradiction': lambda path: store({'a': ONE, 'a/b': ONE}, path, STEP),
+  'no step': lambda path: store({'a': ONE}, path),
+  'pipe': lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize('sums', [True, False])
+@pytest.mark.parametrize('how', DAMAGED)
+def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
+  DAMAGED[how](folder / shared.NAME)
+  if not sums:
+    (folder / 'SHA256SUMS').unlink()
+  if how == 'flip' and not sums:  # Only the sums can tell.
+    shared.read(folder)
+    assert 'has no SHA256SUMS: it is read unchecked' in capsys.readouterr().err
+    return
+  with one_line('model.safetensors'):
+    stored_weights.restore_params(folder)
+
+
+def test_sums_without_a_line_of_the_weights_are_no_sums_of_them(folder):
+  checksums.write_sums(folder, {'config.json': '0' * 64})
+  with pytest.raises(ValueError, match='safetensors is not what was written'):
+    shared.read(folder)
+
+
+def test_checkpoints_come_first(folder):
+  (folder / 'checkpoints').mkdir()
+  assert not shared.exist(folder)
