@@ -140,8 +140,7 @@ def test_a_film_keeps_its_ends_and_its_limits(tmp_path):
   size = len(film.frames[0][0])
   film = pictures.film('title', 'about', frames, most_bytes=5 * size, most=99)
   assert 2 <= len(film.frames) <= 5
-  film = pictures.film(
-    'title', 'about', [('x', tmp_path / 'damaged.png'), *frames[:2]]
-  )
+  damaged = 'x', tmp_path / 'damaged.png'
+  film = pictures.film('title', 'about', [damaged, *frames[:2]])
   assert [label for _, label in film.frames] == ['0', '1']
   assert pictures.film('title', 'about', []) is None
