@@ -75,7 +75,7 @@ def first_state():
 
 
 @functools.cache
-def stepped(mesh_shape, accumulate=1):
+def stepped(mesh_shape, accumulate):
   """Returns (state, metrics, placed state) after a step on a mesh."""
   mesh = sharding.make_mesh(*mesh_shape)
   state = first_state()
@@ -125,7 +125,7 @@ def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
 
 
 def test_large_leaves_are_split_and_stay_split():
-  _, _, placed = stepped((1, 8))
+  _, _, placed = stepped((1, 8), 1)
   for tree in (placed.params, placed.ema_params):
     for leaf in jax.tree.leaves(tree):
       share = leaf.addressable_shards[0].data.size / leaf.size
