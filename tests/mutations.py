@@ -178,12 +178,12 @@ data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
 data/webdataset.py data/test_refusals.py open_tars
   if found[-1][column][0] >= 0: => if False:
-data/parquet.py path_in_a_table
+data/parquet.py data/test_refusals.py parquet_row
   return cell if cell['bytes'] is None else cell['bytes']
   => return cell['bytes'] or open(cell['path'], 'rb').read()
 data/huggingface.py classes_are_those
   if classes != num_classes: => if classes < num_classes:
-data/columns.py data/test_parquet.py truth_value
+data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased
   state.log_weights + state.pending + estimates[0]
@@ -480,7 +480,7 @@ sampling/discrete.py confidence_ordered_counts
 sampling/discrete.py confidence_ordered_counts
   sampler.init(fill(x)) => sampler.init(x)
 # Optimizers, planning, configs.
-training/optimizer.py ends_before_the_warmup
+training/optimizer.py test_refusals.py that_cannot_be
   decay in ('linear', 'cosine') => decay in ('cosine',)
 training/optimizer.py ends_with_the_training
   steps = total_steps if decay_steps => steps = total_steps + 1 if decay_steps
@@ -490,9 +490,9 @@ planning/plans.py prefixes_of_si
   -3), 5) => -3), 4)
 planning/programs.py outputs_that_reuse
   new = results - stats.alias_size_in_bytes => new = results
-planning/roofline.py the_network_between_machines
+planning/roofline.py planning/test_plans.py the_network_between_machines
   (rates.link + apart) => rates.link
-planning/topologies.py rates_of_their_data_sheets
+planning/topologies.py planning/test_plans.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
 ranges.py does_not_fit
   and value == value): => ):
@@ -560,7 +560,7 @@ runtime/files.py opens_no_folder_elsewhere
   paths = [folder] * folder.is_symlink() => paths = []
 runtime/files.py may_open_is_a_file
   ends = about.st_size > 0 or not path.is_symlink() => ends = True
-runtime/lock.py no_file_elsewhere
+runtime/lock.py runtime/test_files.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
 training/checksums.py nothing_is_lost
   if name not in names: => if False:
@@ -570,7 +570,7 @@ training/lora.py variance_one_over_inputs
   math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
 training/loggers.py that_raises
   self._open.pop(name, None) => pass
-training/shared.py sums_without_a_line
+training/shared.py training/test_checkpoints.py sums_without_a_line
   if checksums.digest(path) != expected:
   => if expected and checksums.digest(path) != expected:
 training/checksums.py nothing_is_lost
@@ -581,7 +581,7 @@ runtime/files.py more_than_a_mebibyte
   file.readline(2**20) => file.readline()
 runtime/files.py turns_the_direction
   \u2028-\u202e => \u2028-\u2029
-training/shared.py damaged_file
+training/shared.py training/test_checkpoints.py damaged_file
   if checksums.digest(path) != expected: => if False:
 sampling/brownian.py independent_and_standard
   jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
@@ -685,13 +685,13 @@ metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
 data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
-data/text.py texts_come_back
+data/text.py data/test_text_files.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
-data/text.py may_fill_its_length
+data/text.py data/test_text_files.py may_fill_its_length
   len(data) > length: => len(data) >= length:
-training/conditions.py training/test_masks.py quarter_to_three_quarters
+training/conditions.py training/test_conditions.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
-training/conditions.py training/test_masks.py all_four_halves
+training/conditions.py training/test_conditions.py all_four_halves
   (), 0, 4) => (), 0, 3)
 training/power_ema.py products_of_profiles
   (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
@@ -706,7 +706,7 @@ demos/whiteness.py within_its_error
   z @ z + z.size => z @ z
 report/charts.py cannot_be_drawn
   kept &= (y > 0) | ('y' not in log) => pass
-report/record.py order_of_their_steps
+report/record.py report/test_results.py order_of_their_steps
   (int(match[1]), path) => (-int(match[1]), path)
 interop/edm2.py computes_what_theirs_does
   ('phases', _TURNS) => ('phases', SAME)

@@ -11,18 +11,34 @@ from pathlib import Path
 import diffusion_jax as dj
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / 'diffusion_jax'
 HEAVY = (
   'flax', 'absl', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'diffrax',
   'PIL', 'matplotlib', 'sklearn', 'ml_collections',
 )  # fmt: skip
 
 
-def test_import_diffusion_jax_loads_only_jax_and_numpy():
-  code = 'import sys, diffusion_jax; print(*sorted(sys.modules))'
+def loaded_by(imports):
+  """Returns the packages that an import loads in a new process."""
+  code = f'import sys\n{imports}\nprint(*sys.modules)'
   result = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
   )
-  loaded = {name.partition('.')[0] for name in result.stdout.split()}
+  assert result.returncode == 0, result.stderr
+  return {name.partition('.')[0] for name in result.stdout.split()}
+
+
+def files_with(pattern, folder):
+  """Returns the Python files of a folder that contain a pattern."""
+  return {
+    path.relative_to(folder).as_posix()
+    for path in folder.rglob('*.py')
+    if re.search(pattern, path.read_text().replace('files.write_text(', ''))
+  }
+
+
+def test_import_diffusion_jax_loads_only_jax_and_numpy():
+  loaded = loaded_by('import diffusion_jax')
   assert {'jax', 'numpy', 'diffusion_jax'} <= loaded
   assert not loaded & set(HEAVY)
 
@@ -37,29 +53,18 @@ def test_import_arrows():
 
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
-  runs_code = re.compile(r'importlib\.import_module|\b(exec|eval)\(')
-  users = {
-    path.name
-    for path in (ROOT / 'diffusion_jax' / 'app').rglob('*.py')
-    if runs_code.search(path.read_text())
-  }
-  assert users == {
-    'own.py',  # asks for permission
-    'convert.py',  # a reader of interop
-    '__init__.py',  # a mode
+  runs_code = r'importlib\.import_module|\b(exec|eval)\('
+  assert files_with(runs_code, PACKAGE / 'app') == {
+    'config/own.py',  # asks for permission
+    'modes/convert.py',  # a reader of interop
+    'modes/__init__.py',  # a mode
   }
 
 
 def test_modes_are_imported_on_dispatch():
   """Reporting a mistake loads no library for data sets or checkpoints."""
-  code = (
-    'import sys\nfrom diffusion_jax.app import cli\nprint(*sorted(sys.modules))'
-  )
-  result = subprocess.run(
-    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
-  )
-  loaded = {name.partition('.')[0] for name in result.stdout.split()}
-  assert 'diffusion_jax' in loaded, result.stderr
+  loaded = loaded_by('from diffusion_jax.app import cli')
+  assert 'diffusion_jax' in loaded
   assert not loaded & {
     'orbax', 'grain', 'tensorflow_datasets', 'tensorboardX', 'tensorflow',
     'bokeh', 'matplotlib', 'diffrax',
@@ -68,17 +73,11 @@ def test_modes_are_imported_on_dispatch():
 
 def test_files_are_written_by_drafts():
   """What is opened for writing by its path may be a link of a stranger."""
-  by_path = re.compile(
+  by_path = (
     r"""\.write_(text|bytes)\(|open\(.*['"][wax]b?['"]|makedirs\(|mkdir\("""
     r'|savefig\((?!file)|np\.savez?\((?!file)|memmap\((?!file)|\.touch\('
   )
-  package = ROOT / 'diffusion_jax'
-  users = {
-    path.relative_to(package).as_posix()
-    for path in package.rglob('*.py')
-    if by_path.search(path.read_text().replace('files.write_text(', ''))
-  }
-  assert users == {
+  assert files_with(by_path, PACKAGE) == {
     'drafts.py', 'runtime/files.py',  # which all others use
     'training/loggers.py',  # appends to a file that it has made
     'interop/stablehlo.py', 'interop/diffusers.py',  # a new folder
@@ -92,7 +91,7 @@ def test_files_are_written_by_drafts():
 
 def test_sampling_draws_its_noise_in_core_keys_alone():
   """Keys per example need all noise to come from there."""
-  for path in (ROOT / 'diffusion_jax' / 'sampling').glob('*.py'):
+  for path in (PACKAGE / 'sampling').glob('*.py'):
     used = {
       ast.unparse(node)
       for node in ast.walk(ast.parse(path.read_text()))
@@ -118,12 +117,8 @@ def test_the_version_is_written_once():
   assert 'version' not in project['project']
   version = project['tool']['hatch']['version']
   assert version == {'path': 'diffusion_jax/__init__.py'}
-  first = next(
-    line
-    for line in (ROOT / 'CHANGELOG.md').read_text().splitlines()
-    if line.startswith('## ')
-  )
-  assert first.split()[1] == dj.__version__
+  changes = (ROOT / 'CHANGELOG.md').read_text()
+  assert re.search('^## (\\S+)', changes, re.M)[1] == dj.__version__
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 
@@ -170,6 +165,18 @@ TESTED_ELSEWHERE = {
   'training/first_weights.py': 'app/modes/test_convert.py',
   'training/stored_weights.py': 'training/test_checkpoints.py',
   'drafts.py': 'runtime/test_files.py',
+  'data/small_sets.py': 'data/test_sources.py',
+  'data/text.py': 'data/test_text_files.py',
+  'planning/roofline.py': 'planning/test_plans.py',
+  'report/record.py': 'report/test_results.py',
+  'runtime/sessions.py': 'runtime/test_files.py',
+  'runtime/start_up.py': 'runtime/test_processes.py',
+  'planning/topologies.py': 'planning/test_plans.py',
+  'report/pictures.py': 'report/test_charts.py',
+  'runtime/lock.py': 'runtime/test_files.py',
+  'training/logging.py': 'training/test_loggers.py',
+  'training/shared.py': 'training/test_checkpoints.py',
+  'training/state.py': 'training/test_step.py',
   'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',
   'sampling/twists.py': 'sampling/test_particles.py',
 }
@@ -185,8 +192,8 @@ def test_every_folder_of_tests_is_collected(request):
 
 def test_tests_mirror_the_package():
   """`core/process.py` has `tests/core/test_process.py`, for example."""
-  tests, package = ROOT / 'tests', ROOT / 'diffusion_jax'
-  modules = {path.relative_to(package) for path in package.rglob('*.py')}
+  tests = ROOT / 'tests'
+  modules = {path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py')}
   without = {
     path.as_posix()
     for path in modules

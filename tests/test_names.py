@@ -83,11 +83,10 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
   'code', [codes(row[0])[0] for row in rows('Grids of others')]
 )
 def test_a_grid_of_the_page_has_its_levels(code):
-  has_steps = re.search("'(trailing|leading|linspace|karras|logsnr)'", code)
-  schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
   given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}
-  if has_steps:
-    given['schedule'] = schedule
+  if re.search("'(trailing|leading|linspace|karras|logsnr)'", code):  # of steps
+    betas = dj.linear_betas(1000)
+    given['schedule'] = dj.DiscreteSchedule.from_betas(betas)
   levels = evaluate(f'level_grid({code})', **given)
   assert levels.t.shape == (11,) and levels.sigma[-1] == 0.0
   ratio = levels.sigma / levels.alpha
@@ -96,15 +95,10 @@ def test_a_grid_of_the_page_has_its_levels(code):
     np.testing.assert_allclose(ratio[jnp.array([0, -2])], [50.0, 0.02], 1e-5)
 
 
-@pytest.mark.parametrize(
-  'fields',
-  [
-    codes(row[1])
-    for heading in ('Pipelines of diffusers', 'Options of EDM and EDM2')
-    for row in rows(heading)
-  ],
-  ids=' '.join,
-)
+FIELDS = rows('Pipelines of diffusers') + rows('Options of EDM and EDM2')
+
+
+@pytest.mark.parametrize('fields', [codes(x[1]) for x in FIELDS], ids=' '.join)
 def test_fields_of_the_page_are_set(fields):
   flags = dict(field.split('=', 1) for field in fields)
   base = {}

@@ -36,9 +36,8 @@ from tests.app.conftest import trial
 
 F32, INT = jnp.float32, jnp.int32
 B, SHAPE = 2, (2, 8, 8, 3)
-
-
-HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
+HIGHEST, HIGH = ((jax.lax.Precision(x),) * 2 for x in ('highest', 'high'))
+LOOKUP = HIGHEST  # a row of an embedding, its product with a one-hot vector
 
 
 @pytest.fixture
@@ -74,12 +73,9 @@ def precisions(jaxpr):
 
 
 SMALL = {
-  'channels': 8,
-  'num_groups': 4,
-  'multipliers': (1, 2),
-  'num_blocks': 1,
+  'channels': 8, 'num_groups': 4, 'multipliers': (1, 2), 'num_blocks': 1,
   'attention_resolutions': (8,),
-}
+}  # fmt: skip
 LABEL = {'label': of((B,), INT), 'drop': of((B,), bool)}
 TEXT = {'text': of((B, 5), INT), 'text_mask': of((B, 5), bool)}
 LABELLED = Inputs(num_classes=3, null_class=True)
@@ -141,6 +137,8 @@ NETWORKS = {
     lambda **k: autoencoder.HierarchicalAutoencoder(6, 2, **SMALL, **k),
     (X,),
   ),
+  'linear gamma': (lambda **_: gamma.LinearGamma(), (NOISE,)),
+  'monotone gamma': (lambda **_: gamma.MonotoneGamma(), (NOISE,)),
 }  # fmt: skip
 
 
@@ -153,13 +151,6 @@ def test_networks_have_float32_parameters_and_outputs(name, initializer, dtype):
   make, inputs = NETWORKS[name]
   network = make(initializer=initializer, dtype=dtype)
   found = jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)
-  assert float_types(found) == {'float32'}
-
-
-@pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('learned', [gamma.LinearGamma, gamma.MonotoneGamma])
-def test_learned_schedules_have_float32_parameters(learned):
-  found = jax.eval_shape(learned().init_with_output, jax.random.key(0), NOISE)
   assert float_types(found) == {'float32'}
 
 
@@ -188,15 +179,13 @@ SCHEDULES = {
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_schedules_have_the_precision_of_their_times(name):
   schedule = SCHEDULES[name]()
+  coefficients = lambda t: dj.sde_coefficients(schedule, t)
   for dtype in ('float32', 'float64'):
-    asked = of((B,), dtype)
     if name == 'learned' and dtype == 'float64':
       continue  # Its parameters are float32.
-    assert float_types(jax.eval_shape(schedule, asked)) == {dtype}
-    found = jax.eval_shape(schedule.from_logsnr, asked)
-    assert float_types(found) == {dtype}
-    found = jax.eval_shape(lambda t: dj.sde_coefficients(schedule, t), asked)
-    assert float_types(found) == {dtype}
+    for function in (schedule, schedule.from_logsnr, coefficients):
+      found = jax.eval_shape(function, of((B,), dtype))
+      assert float_types(found) == {dtype}
   # A Python number is a default float, as everywhere in JAX.
   if name != 'learned':
     assert float_types(jax.eval_shape(lambda: schedule(0.5))) == {'float64'}
@@ -436,26 +425,25 @@ CALLS = {
 }  # fmt: skip
 
 # Functions without float32 arguments, and those that others above call.
+OTHERS = """
+zero_terminal_snr respaced_steps churn_gamma Denoiser FlowMap Likelihood
+NoiseLevel Normal Measurement Network Particles Prediction Sampler Twist
+level_grid step_levels repaint_levels clean_level kl_warmup pytree_dataclass
+ode_estimate uniform_times antithetic_times step_times log_normal_times
+logit_normal_times langevin paired sample sde_coefficients
+"""
+# Processes, samplers and bounds of states, which are integers.
+OF_STATES = """
+CosineMasking PolynomialMasking MatrixProcess StateProcess ReplacementProcess
+StateDenoiser ancestral_states draw_states confidence_ordered first_hitting
+gaussian_matrix keep_known gaussian_process masking_process uniform_process
+remasked masked_bound masked_weight state_bound states_of prior_sample_states
+q_sample_states values_of
+"""
 OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
-  *('zero_terminal_snr', 'respaced_steps', 'churn_gamma'),  # host, float64
-  *('Denoiser', 'FlowMap', 'Likelihood', 'NoiseLevel', 'Normal'),
-  *('Measurement', 'Network', 'Particles', 'Prediction', 'Sampler', 'Twist'),
-  *('level_grid', 'step_levels', 'repaint_levels', 'clean_level'),
-  *('kl_warmup', 'pytree_dataclass', 'ode_estimate'),
-  *('uniform_times', 'antithetic_times', 'step_times'),
-  *('log_normal_times', 'logit_normal_times'),
-  *('langevin', 'paired', 'sample', 'sde_coefficients'),
-  # Processes, samplers and bounds of states, which are integers.
-  *('CosineMasking', 'PolynomialMasking', 'MatrixProcess', 'StateProcess'),
-  *('ReplacementProcess', 'StateDenoiser', 'ancestral_states', 'draw_states'),
-  *('confidence_ordered', 'first_hitting', 'gaussian_matrix', 'keep_known'),
-  *('gaussian_process', 'masking_process', 'uniform_process', 'remasked'),
-  *('masked_bound', 'masked_weight', 'state_bound', 'states_of'),
-  *('prior_sample_states', 'q_sample_states', 'values_of'),
-}
-
-
+  *OTHERS.split(), *OF_STATES.split(),
+}  # fmt: skip
 PUBLIC = {
   name
   for name, value in vars(dj).items()
@@ -508,13 +496,8 @@ def test_networks_compute_at_their_precision_in_every_gradient():
   inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
   with compiling.products_at('high'):
     forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
-  expected = (jax.lax.Precision('high'),) * 2
-  assert set(forward) == set(backward) == {expected, LOOKUP}
+  assert set(forward) == set(backward) == {HIGH, LOOKUP}
   assert len(backward) > 2 * len(forward)
-
-
-# The row of a label's embedding is exact: a product with a one-hot vector.
-LOOKUP = (jax.lax.Precision.HIGHEST,) * 2
 
 
 def test_the_default_is_that_of_jax():
@@ -522,9 +505,8 @@ def test_the_default_is_that_of_jax():
   apply, params = model.noisy.given().apply, models.shapes(model)['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None, LOOKUP}
-  high = (jax.lax.Precision.HIGH,) * 2
   with compiling.products_at('high'), compiling.products_at('default'):
-    assert set(traced(apply, *inputs)) == {high, LOOKUP}
+    assert set(traced(apply, *inputs)) == {HIGH, LOOKUP}
   assert compiling.precision_in_use() is None
 
 

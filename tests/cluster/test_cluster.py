@@ -58,52 +58,38 @@ def instead(tmp_path, text):
   return str(path)
 
 
-@pytest.mark.parametrize('code, losses, startup, again, counted', [
-  (0, 0, 0, False, False),
-  *((code, 0, 0, False, False) for code in (1, 2, 13, 126, 127)),
-  *((code, losses, 0, True, False) for code in (42, 143) for losses in (0, 5)),
-  *((code, 0, 60, True, True) for code in (42, 143)),
-  *((code, 5, 60, False, False) for code in (42, 143)),
-  (134, 0, 0, True, True), (137, 4, 0, True, True), (137, 5, 0, False, False),
+SOON, LATE = {'STARTUP_SECONDS': '0'}, {'STARTUP_SECONDS': '60'}
+ARRAY = {'SLURM_ARRAY_JOB_ID': '70', 'SLURM_ARRAY_TASK_ID': '3'}
+REFUSED = {'SCONTROL_REFUSES': '1'}
+
+
+# losses in the job's comment (None: without one) before, and after
+@pytest.mark.parametrize('code, before, variables, again, after', [
+  *((code, 0, SOON, '', 0) for code in (0, 1, 2, 13, 126, 127)),
+  *((code, n, SOON, '70', n) for code in (42, 143) for n in (0, 5)),
+  *((code, 0, LATE, '70', 1) for code in (42, 143)),
+  *((code, 5, LATE, '', 5) for code in (42, 143)),
+  (134, 0, SOON, '70', 1), (137, 4, SOON, '70', 5), (137, 5, SOON, '', 5),
+  # A loss that cannot be counted could be queued again for ever.
+  (137, None, SOON | REFUSED, '', 1),
+  # The last task's SLURM_JOB_ID is the number of the array.
+  (42, None, SOON | ARRAY, '70_3', None), (137, None, SOON | ARRAY, '70_3', 1),
 ])  # fmt: skip
 def test_a_job_is_queued_again_if_that_helps(
-  tmp_path, code, losses, startup, again, counted
+  tmp_path, code, before, variables, again, after
 ):
   """Preemptions, which SLURM counts among its restarts, do not matter."""
   # One task ends with the code, the other with 0.
   python = instead(tmp_path, f'exit $((SLURM_PROCID * {code}))')
   comment = tmp_path / 'scontrol.comment'
-  comment.write_text(f'losses={losses}\n')
-  result, asked = submit(
-    tmp_path,
-    PYTHON=python,
-    SLURM_RESTART_COUNT='99',
-    SLURM_JOB_ID='70',
-    STARTUP_SECONDS=str(startup),
-  )
+  if before is not None:
+    comment.write_text(f'losses={before}\n')
+  count = {'SLURM_RESTART_COUNT': '99', 'SLURM_JOB_ID': '70'}
+  result, asked = submit(tmp_path, PYTHON=python, **count, **variables)
   assert result.returncode == code
-  assert asked == (['requeue', '70'] if again else [])
-  assert comment.read_text() == f'losses={losses + counted}\n'
-
-
-def test_a_loss_that_cannot_be_counted_ends_the_job(tmp_path):
-  """Otherwise it could be queued again for ever."""
-  python = instead(tmp_path, 'exit 137')
-  _, asked = submit(tmp_path, PYTHON=python, SCONTROL_REFUSES='1')
-  assert asked == []
-
-
-ARRAY = {'SLURM_ARRAY_JOB_ID': '70', 'SLURM_ARRAY_TASK_ID': '3'}
-
-
-@pytest.mark.parametrize('code', [42, 137])
-def test_one_task_of_an_array_is_queued_again(tmp_path, code):
-  """The last task's SLURM_JOB_ID is the number of the array."""
-  python = instead(tmp_path, f'exit {code}')
-  _, asked = submit(
-    tmp_path, PYTHON=python, SLURM_JOB_ID='70', STARTUP_SECONDS='0', **ARRAY
-  )
-  assert asked == ['requeue', '70_3']
+  assert asked == (['requeue', again] if again else [])
+  found = comment.read_text() if comment.exists() else None
+  assert found == (None if after is None else f'losses={after}\n')
 
 
 @pytest.mark.parametrize('array', [{}, ARRAY])

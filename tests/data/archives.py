@@ -2,11 +2,11 @@
 
 import gzip
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from tests.data import encoded
 
 PER_FILE = 3  # CIFAR-10 pictures per file
 
@@ -19,26 +19,16 @@ def cifar10(folder: Path):
   labels = rng.integers(0, 10, (6, PER_FILE), np.uint8)
   labels[:, 0] = 9
   folder.mkdir(parents=True, exist_ok=True)
-  with tarfile.open(folder / 'cifar-10-binary.tar.gz', 'w:gz') as archive:
-    _add(archive, 'batches.meta.txt', b'airplane\nautomobile\n')
-    for name, images, numbers in zip(files, pictures, labels, strict=True):
-      records = b''
-      for image, label in zip(images, numbers, strict=True):
-        planes = [image[..., c].tobytes() for c in range(3)]  # red, green, blue
-        records += bytes([label]) + b''.join(planes)
-      _add(archive, name, records)
-  flat = pictures.reshape(-1, 32, 32, 3), labels.reshape(-1)
-  last = 5 * PER_FILE
+  planes = pictures.transpose(0, 1, 4, 2, 3).reshape(6, PER_FILE, -1)  # R, G, B
+  records = np.concatenate([labels[..., None], planes], axis=2)
+  members = [('batches.meta.txt', b'airplane\nautomobile\n')]
+  members += zip(files, map(bytes, records), strict=True)
+  inside = [(f'cifar-10-batches-bin/{name}', data) for name, data in members]
+  encoded.tar(folder / 'cifar-10-binary.tar.gz', inside, 'w:gz')
   return {
-    'train': (flat[0][:last], flat[1][:last]),
-    'test': (flat[0][last:], flat[1][last:]),
+    split: (pictures[part].reshape(-1, 32, 32, 3), labels[part].ravel())
+    for split, part in (('train', slice(5)), ('test', slice(5, 6)))
   }
-
-
-def _add(archive, name, data):
-  info = tarfile.TarInfo(f'cifar-10-batches-bin/{name}')
-  info.size = len(data)
-  archive.addfile(info, io.BytesIO(data))
 
 
 def mnist(folder: Path):
@@ -74,23 +64,19 @@ def prepared_by_tfds(data_dir: Path, sets) -> Path:
       def _info(self):
         return tfds.core.DatasetInfo(
           builder=self,
-          features=tfds.features.FeaturesDict(
-            {
-              'id': tfds.features.Text(),
-              'image': tfds.features.Image(shape=(32, 32, 3)),
-              'label': tfds.features.ClassLabel(num_classes=10),
-            }
-          ),
-        )
+          features=tfds.features.FeaturesDict({
+            'id': tfds.features.Text(),
+            'image': tfds.features.Image(shape=(32, 32, 3)),
+            'label': tfds.features.ClassLabel(num_classes=10),
+          }),
+        )  # fmt: skip
 
       def _split_generators(self, dl_manager):
         return {s: self._generate_examples(s, *sets[s]) for s in sets}
 
       def _generate_examples(self, split, images, labels):
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-          png = io.BytesIO()
-          Image.fromarray(image).save(png, 'PNG')
-          png.seek(0)
+          png = io.BytesIO(encoded.png(image))
           yield i, {'id': f'{split}_{i:05}', 'image': png, 'label': label}
 
   tfds.disable_progress_bar()

@@ -1,5 +1,7 @@
 import pytest
 
+from tests.data import archives
+
 
 @pytest.fixture
 def no_network(monkeypatch):
@@ -28,3 +30,16 @@ def accept(monkeypatch):
       monkeypatch.setitem(checksums.get_all_url_infos(), url, info)
 
   return enter
+
+
+@pytest.fixture
+def manual(tmp_path):
+  return tmp_path / 'downloads' / 'manual'
+
+
+@pytest.fixture
+def written(manual, no_network, accept):
+  """Writes the official archive of CIFAR-10; returns its contents."""
+  written = archives.cifar10(manual)
+  accept(manual, ['https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'])
+  return written

@@ -1,24 +1,18 @@
 """Small files of pictures in the formats that people have, for tests."""
 
-import contextlib
 import io
 import tarfile
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.sources import ArraySource
 
 SIZE, SHAPE = 30, (6, 5, 3)
-
-
-def arrays(size=SIZE):
-  """Returns pictures uint8 [N, 6, 5, 3] and labels int64 [N] in 0..2."""
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (size, 6, 5, 3), np.uint8), np.arange(size) % 3
+PICTURES = np.random.default_rng(0).integers(0, 256, (SIZE, *SHAPE), np.uint8)
+LABELS = np.arange(SIZE) % 3
 
 
 def png(picture):
@@ -27,23 +21,17 @@ def png(picture):
   return file.getvalue()
 
 
-def tar(path, members):
+PNG = png(PICTURES[0])
+
+
+def tar(path, members, mode: Any = 'w'):
   """Writes [(name, bytes)] as a tar."""
-  with tarfile.open(path, 'w') as archive:
+  with tarfile.open(path, mode) as archive:
     for name, data in members:
       info = tarfile.TarInfo(name)
       info.size = len(data)
       archive.addfile(info, io.BytesIO(data))
   return path
-
-
-@contextlib.contextmanager
-def one_line(*parts, error=ValueError, match=None):
-  """Expects an error whose message is one line that has the parts."""
-  with pytest.raises(error, match=match) as found:
-    yield
-  text = str(found.value)
-  assert '\n' not in text and all(part in text for part in parts), text
 
 
 def assert_batches_of(source, expected, **options):
@@ -67,17 +55,15 @@ def assert_batches_of(source, expected, **options):
 
 def train_set(kind=ArraySource):
   """Returns the pictures that the tests' files for training contain."""
-  pictures, labels = arrays()
-  return kind(pictures[:25], labels[:25].astype(np.int32), 3)
+  return kind(PICTURES[:25], LABELS[:25].astype(np.int32), 3)
 
 
 def assert_splits(read, text_column, **options):
   """Asserts what read(split, **options) has: pictures, labels and texts."""
   assert_batches_of(read('train', **options), train_set())
-  pictures, labels = arrays()
   images, found = read('test', **options).read(np.arange(5)).values()
-  np.testing.assert_array_equal(images, pictures[25:])
-  assert found.tolist() == labels[25:].tolist()
+  np.testing.assert_array_equal(images, PICTURES[25:])
+  assert found.tolist() == LABELS[25:].tolist()
   source = read('train', text_column=text_column, **options)
   texts = source.read(np.array([14, 3]))['text']
   assert texts.tolist() == ['text 14', 'text 3']

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from diffusion_jax.data import pipeline
 from diffusion_jax.data.array_record import array_record
 from tests.data import encoded
-from tests.data.encoded import SHAPE
+from tests.data.encoded import LABELS, PICTURES, SHAPE
+from tests.refusals import one_line
 
 
 def example(**features):
@@ -38,7 +38,6 @@ def write(path, records):
 @pytest.fixture
 def folder(tmp_path):
   """Writes two files for training and one for tests."""
-  pictures, labels = encoded.arrays()
   for name, part in (
     ('train-00000-of-00002', range(12)),
     ('train-00001-of-00002', range(12, 25)),
@@ -46,8 +45,8 @@ def folder(tmp_path):
   ):
     records = [
       example(
-        image=encoded.png(pictures[i]),
-        label=int(labels[i]),
+        image=encoded.png(PICTURES[i]),
+        label=int(LABELS[i]),
         text=f'text {i}'.encode(),
       )
       for i in part
@@ -67,19 +66,6 @@ def test_batches_are_those_of_the_array(folder):
   assert len(read(folder, path=str(folder), test_path='')) == 30
 
 
-def test_each_record_comes_once_an_epoch_to_two_hosts(folder):
-  source = read(folder)
-  hosts: Any = [
-    pipeline.batches(source, 5, seed=3, rows=rows)
-    for rows in (slice(0, 2), slice(2, 5))
-  ]
-  pictures = encoded.arrays()[0][:25]
-  for _ in range(2):  # epochs of five batches
-    rows = [x for _ in range(5) for host in hosts for x in next(host)['x']]
-    found = {x.tobytes() for x in source.facts.x.decode(np.stack(rows))}
-    assert len(rows) == 25 and found == {x.tobytes() for x in pictures}
-
-
 def test_records_of_tfds_are_read(tmp_path):
   """The files that tfds writes; its serializer needs no TensorFlow."""
   from tensorflow_datasets.core import example_serializer, features
@@ -91,7 +77,7 @@ def test_records_of_tfds_are_read(tmp_path):
     }
   )
   serializer = example_serializer.ExampleSerializer(kinds.get_serialized_info())
-  picture = encoded.arrays()[0][0]
+  picture = PICTURES[0]
   data = serializer.serialize_example(
     {'image': encoded.png(picture), 'label': 2}
   )
@@ -106,5 +92,5 @@ def test_a_file_that_is_cut_short_is_named(folder):
   whole = cut.read_bytes()
   for end in (0, 1000, len(whole) // 2, len(whole) - 1000, len(whole) - 1):
     cut.write_bytes(whole[:end])
-    with encoded.one_line(f'{cut} is cut short'):
+    with one_line(f'{cut} is cut short'):
       read(folder)

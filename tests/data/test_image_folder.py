@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data import image_folder, pipeline
+from tests.refusals import one_line
 
 PLAIN = {'red': (200, 0, 0), 'green': (0, 200, 0), 'blue': (0, 0, 200)}
 
@@ -50,16 +51,14 @@ def test_hidden_files_and_others_are_left_out(classes):
 
 def test_centre_crop_keeps_the_proportions(tmp_path):
   """The middle third of a wide, and the middle fifth of a tall picture stay."""
-  wide = np.zeros((20, 60, 3), np.uint8)
-  wide[:, 20:40] = 255
-  Image.fromarray(wide).save(tmp_path / 'a.png')
-  tall = np.zeros((50, 20, 3), np.uint8)
-  tall[20:30] = 255
-  Image.fromarray(tall).save(tmp_path / 'b.png')
-  square = image_folder.folder(tmp_path, 'train', (10, 10, 3))
-  assert (square.read(np.array([0]))['x'] == 255).all()
-  flat = image_folder.folder(tmp_path, 'train', (5, 10, 3))
-  assert (flat.read(np.array([1]))['x'] == 255).all()
+  wide, tall = np.zeros((20, 60, 3), np.uint8), np.zeros((50, 20, 3), np.uint8)
+  wide[:, 20:40] = tall[20:30] = 255
+  shapes = (10, 10, 3), (5, 10, 3)
+  for i, picture in enumerate((wide, tall)):
+    Image.fromarray(picture).save(tmp_path / f'{i}.png')
+  for i, shape in enumerate(shapes):
+    source = image_folder.folder(tmp_path, 'train', shape)
+    assert (source.read(np.array([i]))['x'] == 255).all()
 
 
 def test_grey_and_colour(tmp_path):
@@ -115,42 +114,30 @@ def test_a_damaged_file_is_named_through_the_threads(classes, num_threads):
   source = image_folder.folder(classes, 'train', (8, 8, 3))
   assert len(source) == 10
   stream = pipeline.batches(source, 5, 0, num_threads=num_threads)
-  with pytest.raises(ValueError, match='red/bad.png cannot be read') as error:
+  with one_line('red/bad.png cannot be read'):
     for _ in range(2):  # the first epoch
       next(stream)
-  assert '\n' not in str(error.value)
 
 
-@pytest.fixture
-def captions(tmp_path):
-  """Returns a folder of two pictures, and the lines of its metadata.jsonl."""
-  for name in ('cats/1', 'dogs/1'):
-    save(tmp_path / f'{name}.png', (1, 2, 3))
-  return tmp_path, [
-    '{"file_name": "dogs/1.png", "text": "a dog", "source": 7}',
-    '',
-    '{"file_name": "cats/1.png", "text": "a cat"}',
-  ]
-
-
-def captioned(top, lines, split='train'):
-  data = '\n'.join(lines).encode(errors='surrogateescape')
-  (top / 'metadata.jsonl').write_bytes(data)
+def captioned(top, lines, *names, split='train', folder=''):
+  for name in names:
+    save(top / folder / f'{name}.png', (1, 2, 3))
+  (top / folder / 'metadata.jsonl').write_text(lines)
   return image_folder.captioned(image_folder.folder(top, split, (8, 8, 3)))
 
 
-def test_captions_belong_to_their_pictures(captions):
-  source = captioned(*captions)
+def test_captions_belong_to_their_pictures(tmp_path):
+  lines = """{"file_name": "dogs/1.png", "text": "a dog", "source": 7}
+
+{"file_name": "cats/1.png", "text": "a cat"}"""
+  source = captioned(tmp_path, lines, 'cats/1', 'dogs/1')
   arrays = source.read(np.array([0, 1, 1]))
   assert arrays['text'].tolist() == ['a cat', 'a dog', 'a dog']
   assert len(source) == 2 and len(arrays['x']) == 3
 
 
-def test_each_split_has_captions_of_its_own(captions):
-  top, _ = captions
+def test_each_split_has_captions_of_its_own(tmp_path):
   for split in ('train', 'test'):
-    save(top / split / 'x.png', (1, 2, 3))
     line = f'{{"file_name": "x.png", "text": "of {split}"}}'
-    (top / split / 'metadata.jsonl').write_text(line)
-    source = image_folder.captioned(image_folder.folder(top, split, (8, 8, 3)))
+    source = captioned(tmp_path, line, 'x', split=split, folder=split)
     assert source.read(np.array([0]))['text'] == [f'of {split}']

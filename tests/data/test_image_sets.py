@@ -40,25 +40,19 @@ def test_levels_of_another_type_are_levels(tmp_path, pictures):
   np.testing.assert_array_equal(whole(found), pictures[..., :1])
 
 
-def test_folders_are_read_in_the_order_of_names(tmp_path, pictures):
+@pytest.mark.parametrize('channels', [3, 1])
+def test_folders_are_read_in_the_order_of_names(tmp_path, pictures, channels):
+  pictures = pictures[..., :channels]
   (tmp_path / 'b').mkdir()
   names = ['a.png', 'b/0.png', 'b/1.png']
   for name, picture in zip(names, pictures, strict=False):
     write_png(tmp_path / name, picture)
   found = image_sets.read(tmp_path)
-  assert found.shape == (3, 4, 5, 3)
+  assert found.shape == (3, 4, 5, channels)
   np.testing.assert_array_equal(whole(found, 2), pictures[:3])
   write_png(tmp_path / 'b' / '2.png', pictures[0, :3])
   with pytest.raises(ValueError, match=r'2\.png is 3x5, .*a\.png is 4x5'):
     whole(image_sets.read(tmp_path))
-
-
-def test_folders_of_grey_files_have_one_channel(tmp_path, pictures):
-  for i in range(2):
-    write_png(tmp_path / f'{i}.png', pictures[i, ..., 0])
-  np.testing.assert_array_equal(
-    whole(image_sets.read(tmp_path)), pictures[:2, ..., :1]
-  )
 
 
 def test_statistics_are_read(tmp_path):

@@ -28,25 +28,10 @@ def test_photos_are_turned_as_their_exif_says(tmp_path):
 LEVELS = np.array([[0, 128, 32768], [65535, 1000, 40000]], np.uint16)
 GREY = np.array([[0, 0, 128], [255, 4, 156]])  # 255 / 65535 of them, rounded
 OPAQUE = np.array([[0, 255, 128], [255, 255, 0]], np.uint8)
-COLOURS = np.array(
-  [
-    [[1, 2, 3], [10, 20, 30], [100, 0, 200]],
-    [[255, 255, 255], [0, 0, 0], [9, 9, 9]],
-  ],
-  np.uint8,
-)
-
-
-def on_white(colours, alpha):
-  weight = alpha[..., None] / 255
-  return colours * weight + 255 * (1 - weight)
-
-
-def with_alpha(mode):
-  alpha = Image.fromarray(OPAQUE)
-  picture = Image.fromarray(COLOURS).convert(mode[:-1])
-  picture.putalpha(alpha)
-  return picture
+COLOURS = np.uint8([
+  [[1, 2, 3], [10, 20, 30], [100, 0, 200]],
+  [[255, 255, 255], [0, 0, 0], [9, 9, 9]],
+])  # fmt: skip
 
 
 def read_grey(path):
@@ -103,13 +88,15 @@ def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])
 def test_transparent_pixels_lie_on_white(mode, name, tmp_path):
   """Transparent colours are hidden; half transparent ones are half white."""
-  picture = with_alpha(mode)
-  picture.save(
-    tmp_path / name, **({'lossless': True} if 'webp' in name else {})
-  )
+  picture = Image.fromarray(COLOURS).convert(mode[:-1])
+  picture.putalpha(Image.fromarray(OPAQUE))
+  options = {'lossless': True} if 'webp' in name else {}
+  picture.save(tmp_path / name, **options)
   colours = np.asarray(picture.convert('RGBA'))[..., :3]
   found = images.read_image(tmp_path / name)
-  np.testing.assert_allclose(found, on_white(colours, OPAQUE), atol=1)
+  weight = OPAQUE[..., None] / 255
+  on_white = colours * weight + 255 * (1 - weight)
+  np.testing.assert_allclose(found, on_white, atol=1)
   assert (found[OPAQUE == 0] == 255).all()
   np.testing.assert_array_equal(found[OPAQUE == 255], colours[OPAQUE == 255])
   alpha = images.read_alpha(tmp_path / name)

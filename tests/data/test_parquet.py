@@ -1,27 +1,26 @@
 """Row groups of parquet files are read when they are needed."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.parquet import block_order, open_parquet
-from diffusion_jax.data.sources import pictures
 from tests.data import encoded
+from tests.data.encoded import LABELS, PICTURES
+from tests.refusals import one_line
 
 
 def write(path, start, end, group=5):
   """Writes rows in the format of the library `datasets`."""
-  pictures, labels = encoded.arrays()
   cells = [
-    {'bytes': encoded.png(pictures[i]), 'path': f'{i}.png'}
+    {'bytes': encoded.png(PICTURES[i]), 'path': f'{i}.png'}
     for i in range(start, end)
   ]
-  columns = {'image': cells, 'label': labels[start:end]}
+  columns = {'image': cells, 'label': LABELS[start:end]}
   parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
   return str(path)
 
@@ -47,13 +46,12 @@ def counting():
 
 
 def test_rows_are_those_of_the_array(files):
-  pictures, labels = encoded.arrays()
   table = open_parquet('set', files, ['image', 'label'], 8)
   assert len(table) == 30 and table.columns == ['image', 'label']
   assert table.sizes.tolist() == [5, 5, 2, 5, 5, 5, 3]
   index = np.random.default_rng(0).permutation(30)
-  assert table.get('label', index) == labels[index].tolist()
-  assert table.get('image', index) == [encoded.png(pictures[i]) for i in index]
+  assert table.get('label', index) == LABELS[index].tolist()
+  assert table.get('image', index) == [encoded.png(PICTURES[i]) for i in index]
   assert table.place(18) == f'{files[1]}, row group 1, row 1'
 
 
@@ -90,30 +88,21 @@ def test_an_epoch_opens_each_row_group_once(files, counting):
 def test_threads_share_the_reading_of_a_row_group(files, counting):
   open_file, opened = counting
   table = open_parquet('set', files, ['label'], 30, open_file)
-  results = []
-  threads = [
-    threading.Thread(
-      target=lambda: results.append(table.get('label', np.arange(30)))
-    )
-    for _ in range(4)
-  ]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  assert results == [encoded.arrays()[1].tolist()] * 4
+  with ThreadPoolExecutor(4) as pool:
+    results = pool.map(table.get, ['label'] * 4, [np.arange(30)] * 4)
+  assert [*results] == [LABELS.tolist()] * 4
   assert len(opened) == 2 + 7
 
 
 def test_damaged_files_are_named(files, tmp_path):
-  with encoded.one_line(files[0], "no column 'class', but image, label"):
+  with one_line(files[0], "no column 'class', but image, label"):
     open_parquet('set', files, ['image', 'class'], 8)
   with open(files[1], 'rb') as file:
     whole = file.read()
   cut = tmp_path / 'cut.parquet'
   for end in (0, 3, len(whole) // 2, len(whole) - 1):
     cut.write_bytes(whole[:end])
-    with encoded.one_line(f'{cut} cannot be read as a parquet file: '):
+    with one_line(f'{cut} cannot be read as a parquet file: '):
       open_parquet('set', [*files, str(cut)], ['image'], 8)
   cut.write_bytes(whole)
   table = open_parquet('set', [str(cut)], ['image'], 8)
@@ -121,36 +110,3 @@ def test_damaged_files_are_named(files, tmp_path):
   for _ in range(2):
     with pytest.raises(ValueError, match='cut.parquet cannot be read'):
       table.get('image', np.arange(3))
-
-
-def test_a_path_in_a_table_is_not_opened(files, tmp_path):
-  """The cell names a picture of this machine, and has no bytes."""
-  secret = tmp_path / 'secret.png'
-  secret.write_bytes(encoded.png(encoded.arrays()[0][0]))
-  cells = [{'bytes': None, 'path': str(secret)}]
-  path = tmp_path / 'paths.parquet'
-  parquet.write_table(pyarrow.table({'image': cells}), path)
-  table = open_parquet('x', [str(path)], ['image'], 10)
-  rows, columns = np.arange(1), Columns('image')
-  source = ColumnSource(table, columns, rows, pictures(encoded.SHAPE))
-  with encoded.one_line('row group 0, row 0: image must be the bytes'):
-    source.read(rows)
-
-
-def test_rows_of_nothing_are_refused(tmp_path):
-  path = str(tmp_path / 'nulls.parquet')
-  nothing = pyarrow.nulls(1_000_000, pyarrow.binary())
-  parquet.write_table(pyarrow.table({'image': nothing}), path)
-  with encoded.one_line(path, '1,000,000 rows in', 'rows of images are larger'):
-    open_parquet('x', [path], ['image'], 10)
-
-
-def test_a_label_is_no_truth_value(tmp_path):
-  path = str(tmp_path / 'bools.parquet')
-  cells = [encoded.png(encoded.arrays()[0][0])]
-  parquet.write_table(pyarrow.table({'image': cells, 'label': [True]}), path)
-  table = open_parquet('x', [path], ['image', 'label'], 10)
-  rows, columns = np.arange(1), Columns('image', 'label')
-  source = ColumnSource(table, columns, rows, pictures(encoded.SHAPE, 3))
-  with encoded.one_line('label must be an integer in 0..2, got True'):
-    source.read(rows)

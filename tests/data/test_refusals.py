@@ -1,31 +1,34 @@
 """What readers of data refuse: one row for each rule, as called.
 
-A row is a call => a part of its message, which is one line; ' ... ' is a gap.
-Indented lines continue a row. Each row has a folder of its own. Damage at many
-places of a file, and other libraries' files, are in the tests of the formats.
+Each row of the tables (tests/refusals.py) has a folder of its own. Damage at
+many places of a file, and other libraries' files, are in the tests of formats.
 """
 # ruff: noqa: F401  The rows call what is imported.
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from diffusion_jax.data import images, small_sets, sources, text, tfds_sources
 from diffusion_jax.data.array_record import array_record
+from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.image_folder import captioned, folder
 from diffusion_jax.data.image_sets import read as image_set
 from diffusion_jax.data.npz import npz
+from diffusion_jax.data.parquet import open_parquet
 from diffusion_jax.data.simulated import of_simulator, simulated
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.data.values import Values
 from diffusion_jax.data.webdataset import open_tars, webdataset
+from tests import refusals
 from tests.data import encoded
-from tests.data.encoded import SHAPE
+from tests.data.encoded import PNG, SHAPE
 from tests.data.test_array_record import example, write
 from tests.data.test_simulated import gaussian
 
@@ -35,7 +38,7 @@ FACTS = sources.Facts(Values((2,)), context=Values((2,)))
 IMAGES = np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3)
 ARRAYS = {'images': IMAGES, 'labels': np.arange(10) % 3}
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-PNG, LARGE = encoded.png(encoded.arrays()[0][0]), encoded.png(NOISE)
+LARGE = encoded.png(NOISE)
 GOOD = [('0.png', PNG), ('0.cls', b'1')]
 
 
@@ -109,6 +112,14 @@ def second(name, picture, label):
 def records(*data):
   path = str(write('a.array_record', data))
   return array_record(path, num_classes=3, image_shape=SHAPE)
+
+
+def parquet_row(**columns):
+  """Reads the row of a parquet file of pictures, with classes 0..2 or none."""
+  parquet.write_table(pyarrow.table(columns), 'a.parquet')
+  table, row = open_parquet('x', ['a.parquet'], [*columns], 10), np.arange(1)
+  facts = sources.pictures(SHAPE, 3 * ('label' in columns))
+  return ColumnSource(table, Columns(*columns), row, facts).read(row)
 
 
 def of_array(x, **fields):
@@ -226,6 +237,12 @@ records(example(image=PNG[:90], label=1)) => a.array_record, record 0: image
 records(b'\xff\xff no message') => record 0 is not a tf.train.Example
 array_record(str(write('a.array_record', [])), test_path='a') => a.array_record
   has no column
+parquet_row(image=[PNG], label=[True]) => label must be an integer in 0..2, got
+  True
+parquet_row(image=[dict(bytes=None, path=written(PNG, 'a.png'))]) => row group
+  0, row 0: image must be the bytes
+parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())) => a.parquet ...
+  1,000,000 rows in ... rows of images are larger
 of_array(np.where(X4 == 3, np.inf, X4)) => x has numbers that are not finite
 of_array(X4 * [1.0, 0.0] + 7.0) => x never changes at 1 of its last axis (7)
 of_array(X4[:1]) => x has one example: it has no standard deviation
@@ -297,19 +314,12 @@ tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared
 """
 
 
-def rows(error, table):
-  for row in re.split(r'\n(?=\S)', table.strip()):
-    call, message = ' '.join(row.split()).split(' => ')
-    message = re.escape(message).replace(r'\ \.\.\.\ ', '.*')
-    yield pytest.param(error, call, message, id=call)
-
-
 @pytest.mark.parametrize('error, call, message', [
-  *rows(ValueError, WRONG), *rows(FileNotFoundError, LOST)
+  *refusals.rows(ValueError, WRONG), *refusals.rows(FileNotFoundError, LOST),
 ])  # fmt: skip
 def test_what_is_wrong_or_lost_is_named(
   error, call, message, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
-  with encoded.one_line(error=error, match=message):
+  with refusals.one_line(error=error, match=message):
     eval(call)  # The rows are our own.

@@ -1,7 +1,10 @@
-import ast
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from sklearn.datasets import load_digits
 
 from diffusion_jax.data import pipeline, small_sets, sources
 from diffusion_jax.data.values import Values
@@ -9,23 +12,15 @@ from diffusion_jax.data.values import Values
 
 def test_importing_sources_is_light():
   """Only the module of tfds builders imports a heavy package at its top."""
-  package, imported = Path(sources.__file__).parents[1], set()
-  for path in (*package.glob('data/*.py'), *package.glob('demos/*.py')):
-    for node in ast.parse(path.read_text()).body:
-      if isinstance(node, ast.ImportFrom):
-        imported.add((node.module.partition('.')[0], path.stem))
-      elif isinstance(node, ast.Import):
-        names = [name.name.partition('.')[0] for name in node.names]
-        imported |= {(name, path.stem) for name in names}
-  heavy = {
-    'grain',
-    'tensorflow_datasets',
-    'PIL',
-    'sklearn',
-    'scipy',
-    'requests',
+  package = Path(sources.__file__).parents[1]
+  heavy = 'grain|tensorflow_datasets|PIL|sklearn|scipy|requests'
+  found = {
+    (name, path.stem)
+    for path in (*package.glob('data/*.py'), *package.glob('demos/*.py'))
+    for name in re.findall(
+      rf'^(?:from|import) ({heavy})\b', path.read_text(), re.M
+    )
   }
-  found = {(name, stem) for name, stem in imported if name in heavy}
   assert found == {('tensorflow_datasets', 'builders')}
 
 
@@ -162,3 +157,40 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
   np.testing.assert_array_equal(plain['context'], np.float32(context))
   half = pipeline.batch_at(source, 8, 0, 3, rows=slice(2, 4), facts=facts)
   np.testing.assert_array_equal(half['x'], batch['x'][2:4])
+
+
+def test_digits_are_scikit_learns_split_once_and_for_all():
+  train, test = small_sets.digits('train'), small_sets.digits('test')
+  assert len(train) == 1437 and len(test) == 360
+  assert train.facts.x.shape == (8, 8, 1)
+  assert (train.facts.num_classes, train.facts.x.levels) == (10, 17)
+  assert train.x.dtype == np.uint8 and train.x.max() == 16
+  data: Any = load_digits()
+  pairs = lambda images, labels: sorted(
+    (image.astype(int).tobytes(), label)
+    for image, label in zip(images, labels, strict=True)
+  )
+  found = pairs(train.x[..., 0], train.label) + pairs(
+    test.x[..., 0], test.label
+  )
+  assert sorted(found) == pairs(data.images, data.target)  # none is altered
+  assert set(train.label) == set(test.label) == set(range(10))
+
+
+def test_turned_digits_are_a_quarter_further_anticlockwise():
+  """The top row becomes the left column, from the bottom to the top."""
+  upright, turned = small_sets.digits(), small_sets.digits(quarter_turns=1)
+  np.testing.assert_array_equal(turned.x[:, ::-1, 0], upright.x[:, 0])
+  np.testing.assert_array_equal(turned.label, upright.label)
+
+
+@pytest.mark.parametrize('shape', [(32, 32, 3), (8, 16, 1)])
+def test_synthetic_pictures(shape):
+  train, test = (
+    small_sets.synthetic(s, shape, 4, 40) for s in ('train', 'test')
+  )
+  assert train.x.shape == (40, *shape) and train.x.dtype == np.uint8
+  assert np.bincount(train.label).tolist() == [10] * 4
+  again = small_sets.synthetic('train', shape, 4, 40)
+  np.testing.assert_array_equal(train.x, again.x)
+  assert (train.x != test.x).any()

@@ -27,10 +27,9 @@ def pairs(images, labels):
 
 @pytest.mark.parametrize('name', SETS)
 def test_pixel_for_pixel_from_the_official_format(
-  name, tmp_path, no_network, accept
+  name, tmp_path, manual, no_network, accept
 ):
   write, builder, load = SETS[name]
-  manual = tmp_path / 'downloads' / 'manual'
   written = write(manual)
   accept(manual, builder.URLS)
   for split in ('train', 'test'):
@@ -54,22 +53,17 @@ def by_tfds(tmp_path_factory):
 
 
 def test_what_tfds_prepared_is_read_and_gives_the_same_batches(
-  by_tfds, tmp_path, no_network, accept
+  by_tfds, tmp_path, written
 ):
-  top, written = by_tfds
-  source = tfds_sources.cifar10('train', top)
+  source = tfds_sources.cifar10('train', by_tfds[0])
   assert pairs(source.x, source.label) == pairs(*written['train'])
-  manual = tmp_path / 'downloads' / 'manual'
-  archives.cifar10(manual)
-  accept(manual, CIFAR10Arrays.URLS)
   ours = tfds_sources.cifar10('train', tmp_path)
   np.testing.assert_array_equal(ours.x, source.x)
   np.testing.assert_array_equal(ours.label, source.label)
 
 
-def test_tensorflow_is_not_needed(by_tfds, tmp_path):
+def test_tensorflow_is_not_needed(by_tfds, tmp_path, manual):
   """A new process prepares an archive, and reads it and tfds' own set."""
-  manual = tmp_path / 'downloads' / 'manual'
   archives.cifar10(manual)
   code = f"""
 import sys

@@ -11,15 +11,15 @@ import pytest
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests.data import encoded
-from tests.data.encoded import SHAPE
+from tests.data.encoded import LABELS, PICTURES, SHAPE
+from tests.refusals import one_line
 
 
 def members(start, end):
-  pictures, labels = encoded.arrays()
   for i in range(start, end):
-    yield f'a.b/{i:04}.PNG', encoded.png(pictures[i])
-    yield f'a.b/{i:04}.cls', b'%d\n' % labels[i]
-    about = {'label': int(labels[i]), 'caption': f'picture {i}'}
+    yield f'a.b/{i:04}.PNG', encoded.png(PICTURES[i])
+    yield f'a.b/{i:04}.cls', b'%d\n' % LABELS[i]
+    about = {'label': int(LABELS[i]), 'caption': f'picture {i}'}
     yield f'a.b/{i:04}.json', json.dumps(about).encode()
     yield f'a.b/{i:04}.txt', f'text {i}'.encode()
 
@@ -46,7 +46,6 @@ def test_batches_are_those_of_the_array(tars, label):
 
 
 def test_splits_are_files_or_a_fraction(tars):
-  pictures, _ = encoded.arrays()
   halves = [
     read(tars, split, path=str(tars), test_path='', test_fraction=0.2)
     for split in ('train', 'test')
@@ -54,7 +53,7 @@ def test_splits_are_files_or_a_fraction(tars):
   assert [*map(len, halves)] == [24, 6]
   images = [s.read(np.arange(len(s)))['x'] for s in halves]
   sums = np.concatenate(images).sum((1, 2, 3))
-  assert sorted(sums) == sorted(pictures.sum((1, 2, 3)))
+  assert sorted(sums) == sorted(PICTURES.sum((1, 2, 3)))
   chosen = np.random.default_rng(0).permutation(30)[:6]  # docs/data.md
   np.testing.assert_array_equal(halves[1].rows, np.sort(chosen))
   with pytest.raises(NoTestSplit, match='has no test split'):
@@ -80,7 +79,7 @@ def test_pictures_of_other_sizes_are_cropped_and_resized(tars):
   ('json:none', ["json must be JSON with 'none', got "]),
 ])  # fmt: skip
 def test_a_label_that_is_not_there_is_named(tars, label, parts):
-  with encoded.one_line(*parts):
+  with one_line(*parts):
     read(tars, path=str(tars / 'train-1.tar'), label_column=label)
 
 
@@ -92,7 +91,7 @@ def test_every_cut_of_a_tar_is_noticed(tars):
   ends.append(-(-len(last) // 512) * 512)  # between two members
   for end in ends:
     path.write_bytes(whole[:end])
-    with encoded.one_line('train-0.tar is cut short'):
+    with one_line('train-0.tar is cut short'):
       read(tars)
   path.write_bytes(gzip.compress(whole))
   with pytest.raises(ValueError, match='damaged or compressed'):
@@ -107,12 +106,12 @@ def test_every_cut_of_a_tar_is_noticed(tars):
 def test_hostile_tars_are_refused_in_a_line(tmp_path):
   nested = b'[' * 200_000
   encoded.tar(tmp_path / 'a.tar', [('0.json', nested)])
-  with encoded.one_line("json must be JSON with 'label'", 'a.tar'):
+  with one_line("json must be JSON with 'label'", 'a.tar'):
     open_tars(str(tmp_path), ['json:label']).get('json:label', [0])
   header = tarfile.TarInfo('././@LongLink')
   header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**32
   with open(tmp_path / 'a.tar', 'wb') as file:
     file.write(header.tobuf(tarfile.GNU_FORMAT))
     file.truncate(2**32 + 2048)  # a sparse file
-  with encoded.one_line('a.tar', 'a name of 4,294,967,296 bytes'):
+  with one_line('a.tar', 'a name of 4,294,967,296 bytes'):
     open_tars(str(tmp_path), ['png'])

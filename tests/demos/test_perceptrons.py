@@ -9,29 +9,21 @@ from diffusion_jax.demos import perceptrons
 from diffusion_jax.metrics import features
 
 
-def real(two_levels):
-  """Returns test digits as uint8 with 0..255, and their classes."""
-  source = small_sets.digits('test')
-  source = sources.Binarized(source, 'threshold') if two_levels else source
-  x, labels = source.read(np.arange(360)).values()
-  highest = 1 if two_levels else 16
-  return np.rint(x * (255.0 / highest)).astype(np.uint8), labels
-
-
-@pytest.mark.parametrize(
-  'name, highest, right', [('digits', 16, 0.98), ('two_levels', 1, 0.92)]
-)
+@pytest.mark.parametrize('name, highest, right', [
+  ('digits', 16, 0.98), ('two_levels', 1, 0.92),
+])  # fmt: skip
 def test_features_are_those_of_the_file(name, highest, right):
   """Each layer is computed by hand, and the classifier is good."""
+  source = small_sets.digits('test')
+  source = sources.Binarized(source, 'threshold') if highest == 1 else source
+  x, labels = source.read(np.arange(360)).values()
+  x = np.rint(x * (255.0 / highest)).astype(np.uint8)
   extractor = features.make(name)
-  x, labels = real(name == 'two_levels')
   found = extractor.extract(x)
   path = perceptrons.FOLDER / f'{name}.safetensors'
   arrays = safetensors.numpy.load_file(path)
-  kernel, bias, last, shift = (
-    arrays[key].astype(np.float64)
-    for key in ('kernel', 'bias', 'last', 'shift')
-  )
+  names = 'kernel', 'bias', 'last', 'shift'
+  kernel, bias, last, shift = (np.float64(arrays[name]) for name in names)
   levels = np.rint(x.reshape(360, 64) / 255.0 * highest) / highest
   hidden = np.maximum(levels @ kernel + bias, 0.0)
   np.testing.assert_allclose(found['features'], hidden, atol=1e-12)

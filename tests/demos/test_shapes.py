@@ -33,15 +33,6 @@ def test_a_sentence_reads_as_one_would_say_it():
   )
 
 
-@pytest.mark.parametrize('sentence', [
-  '', 'a dog', 'a red circle above',
-  'a red circle above a blue square below a green cross',
-])  # fmt: skip
-def test_other_sentences_are_refused(sentence):
-  with pytest.raises(ValueError, match='it must be like'):
-    shapes.parse(sentence)
-
-
 def test_a_picture_is_a_function_of_its_index():
   """It does not depend on the other indices, their order or the source."""
   index = np.array([7, 3, 3, 40])
@@ -132,13 +123,3 @@ def test_a_batch_has_the_tokens_of_its_pictures():
   part = pipeline.batch_at(source, 8, 0, 3, rows=slice(4, 6), text_length=50)
   np.testing.assert_array_equal(part['text'], batch['text'][4:6])
   assert 'text' not in pipeline.batch_at(source, 8, 0, 3)
-
-
-def test_mistakes_are_one_line_each():
-  with pytest.raises(ValueError, match="split 'val' is not one of train, test"):
-    shapes.shapes('val')
-  for shape in ((8, 8, 3), (16, 32, 3), (16, 16, 1)):
-    with pytest.raises(ValueError, match=r'\(16, 16, 3\) or a larger square'):
-      shapes.shapes('train', shape)
-  with pytest.raises(ValueError, match='num_objects must be 1 or 2'):
-    shapes.shapes('train', num_objects=3)

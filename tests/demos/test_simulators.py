@@ -1,8 +1,11 @@
 """Simulators have the distributions that their docstrings name."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from scipy.linalg import block_diag
 from scipy.stats import binom, norm
 from sklearn.gaussian_process.kernels import Matern
 
@@ -60,11 +63,9 @@ def test_a_gaussian_process_has_the_kernel_of_scikit_learn(sides):
     np.random.default_rng(0), n, sides, 4.0, (280.0, -1.0), (*std,), 0.6
   )['x']
   assert x.shape == (n, *sides, 2)
-  expected = np.ones((1, 1))
-  for side in sides:
-    kernel = Matern(4.0, nu=1.5)(np.arange(side)[:, None])
-    expected = np.kron(expected, kernel)
-  expected = np.kron(expected, [[1.0, 0.6], [0.6, 1.0]])
+  matern = Matern(4.0, nu=1.5)
+  kernels = [matern(np.arange(side)[:, None]) for side in sides]
+  expected = functools.reduce(np.kron, [*kernels, [[1.0, 0.6], [0.6, 1.0]]])
   z = ((x - [280.0, -1.0]) / std).reshape(n, -1)
   assert np.abs(z.mean(axis=0)).max() < 5 / n**0.5
   assert np.abs(z.T @ z / n - expected).max() < 5 * (2 / n) ** 0.5
@@ -123,17 +124,10 @@ def test_the_noise_of_vectors_is_what_the_benchmark_says():
 
 def test_a_spike_has_the_log_odds_of_its_filter():
   """The prior smooths by second differences; context is V^T of the spikes."""
-  f = np.zeros((9, 9))
-  for i in range(9):
-    f[i, i] = 1 + (i / 9) ** 0.5
-    if i > 0:
-      f[i, i - 1] = -2
-    if i > 1:
-      f[i, i - 2] = 1
+  f = np.eye(9, k=-2) - 2 * np.eye(9, k=-1)
+  f += np.diag(1 + (np.arange(9) / 9) ** 0.5)
   x, y = simulated('bernoulli_glm')
-  root = np.zeros((10, 10))
-  root[0, 0], root[1:, 1:] = 0.5**0.5, f
-  assert_normal(x @ root.T)
+  assert_normal(x @ block_diag(0.5**0.5, f).T)
   v = simulators.stimulus_matrix()
   noise = v[:, 1]
   np.testing.assert_array_equal(v[:, 0], 1.0)

@@ -40,19 +40,8 @@ def test_distance_is_within_its_error_of_the_closed_form():
   np.testing.assert_allclose(found['standard_error'], expected, rtol=0.2)
 
 
-def test_distance_to_white_noise_is_two_per_dimension():
-  z = np.random.default_rng(1).standard_normal(100_000)
-  found = whiteness.distance_to_noise(z, 10)
-  assert abs(found['mean'] / z.size - 2.0) < 0.03
-
-
 def test_correlation_is_numpys():
   a, b = np.random.default_rng(0).standard_normal((2, 5, 4))
   expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
   assert whiteness.correlation(a, b) == pytest.approx(expected)
   assert np.isnan(whiteness.correlation(a, np.ones((5, 4))))
-
-
-def test_a_standard_error_needs_two_draws():
-  with pytest.raises(ValueError, match='num_draws is 1: it must be at least 2'):
-    whiteness.distance_to_noise(np.zeros(3), 1)

@@ -1,8 +1,11 @@
-"""Plans as lines and tables; the best plan."""
+"""Plans as lines and tables; the best plan; bounds in closed form."""
 
+import jax
 import pytest
 
-from diffusion_jax.planning import plans, topologies
+from diffusion_jax.planning import plans, roofline, topologies
+from diffusion_jax.planning.programs import Memory
+from diffusion_jax.planning.topologies import Rates
 
 V5E = topologies.Topology('v5e:2x4', [None] * 8, topologies.TPUS['v5e'], 8, {})
 
@@ -107,24 +110,20 @@ BATCH = 'try --config.training.batch_size=128'
 BFLOAT16 = 'try --config.network.dtype=bfloat16'
 
 
-@pytest.mark.parametrize(
-  'changes, rates, flag',
-  [
-    (IN_FLOAT32, H100, BFLOAT16),
-    (IN_FLOAT32, V5E.rates, ''),  # as fast there
-    (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
-    (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
-    ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
-    ({'binding': 'network'}, V5E.rates, BATCH),
-    ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
-  ],
-)
+@pytest.mark.parametrize('changes, rates, flag', [
+  (IN_FLOAT32, H100, BFLOAT16),
+  (IN_FLOAT32, V5E.rates, ''),  # as fast there
+  (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
+  (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
+  ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
+  ({'binding': 'network'}, V5E.rates, BATCH),
+  ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
+])  # fmt: skip
 def test_the_limit_names_the_flag_that_moves_it(changes, rates, flag):
   line = plans.advice(plan(**changes), rates)
   assert line.endswith(flag) if flag else not line
-  assert any('limit' in x for x in plans.lines(plan(**changes), rates)) == bool(
-    flag
-  )
+  limits = ['limit' in x for x in plans.lines(plan(**changes), rates)]
+  assert any(limits) == bool(flag)
 
 
 def test_numbers_are_read_without_an_exponent():
@@ -136,3 +135,80 @@ def test_numbers_are_read_without_an_exponent():
   assert tuple(map(plans.duration, hours)) == durations
   sizes = 51e6, 1.04e9, 80e9
   assert tuple(map(plans.gib, sizes)) == ('48.6 MiB', '992 MiB', '74.5 GiB')
+
+
+RATES = Rates(
+  'device', flops=1000.0, flops_float32=500.0, memory=1e6, bandwidth=10.0,
+  cache=5.0, link=4.0, between=0.5, source='nowhere',
+)  # fmt: skip
+
+
+def measured(**changes):
+  flops = {'bfloat16': 3000.0, 'float32': 1000.0}
+  fields = {'memory': Memory(10, 15, 10, 45), 'flops': flops}
+  fields |= {'traffic': 90.0, 'sent': 0.0, 'between': 0.0}
+  return roofline.Measured(**fields | changes)
+
+
+def test_each_part_at_its_rate_and_the_longest_binds():
+  """A cache of 5 bytes holds a third of the temporaries."""
+  found = roofline.bounds(measured(), RATES)
+  assert found == (3.0 + 2.0, (10 + 10 + 2 * (15 - 5)) / 10.0, 0.0)
+  assert found.seconds == 5.0 and found.binding == 'arithmetic'
+
+
+def test_what_devices_send_by_rings():
+  """An all-reduce of 8 bytes; a gather and a scatter; both of 2 x 4 devices."""
+  assert roofline.sent(8.0, 4, 1) == 2 * 3 / 4 * 8
+  assert roofline.sent(8.0, 1, 4) == 3 / 4 * 8 + 3 / 4 * 8
+  assert roofline.sent(8.0, 2, 4) == 2 * 3 / 4 * 8 + 2 * 1 / 2 * (8 / 4)
+  assert roofline.sent(0.0, 2, 4) == roofline.sent(8.0, 1, 1) == 0
+
+
+def test_the_network_between_machines_may_be_the_slowest():
+  """A sum of 8 bytes over 2 x 4 devices: each sends 14, four send 8 outside."""
+  found = roofline.bounds(measured(sent=14.0), RATES)
+  assert found.network == 14 / 4.0
+  both = measured(sent=14.0, between=2.0)
+  assert roofline.bounds(both, RATES).network == 2.0 / 0.5
+  # It sends over its links and its adapter together.
+  equal = RATES._replace(between=4.0)
+  assert roofline.bounds(both, equal).network == 14 / (4.0 + 4.0)
+  both = both._replace(between=4.0)
+  found = roofline.bounds(both, RATES)
+  assert found.binding == 'network' and found.seconds == 8.0
+
+
+@pytest.mark.parametrize('name, message', {
+  'v5e:2x4': "v5e:2x4: .* missing: pip install 'jax.tpu.==",
+  'h100x8': 'h100x8: .* missing: pip install --no-deps jax-cuda12-plugin==',
+}.items())  # fmt: skip
+def test_a_missing_compiler_says_what_to_install(name, message, monkeypatch):
+  monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match=message):
+    topologies.make(name)
+
+
+def test_simulated_devices_are_those_of_the_cpu():
+  topology = topologies.make('cpu:4')
+  assert topology.devices == jax.devices()[:4]
+  assert topology.rates is None and topology.machine == 4
+
+
+@pytest.mark.parametrize('name, bfloat16, tf32', [
+  ('a100', 312e12, 156e12), ('h100', 989.4e12, 494.7e12),
+  ('h200', 989.4e12, 494.7e12),
+])  # fmt: skip
+def test_gpus_have_the_rates_of_their_data_sheets(name, bfloat16, tf32):
+  """These are dense products; JAX computes float32 in TF32."""
+  rates = topologies.GPUS[name]
+  assert (rates.flops, rates.flops_float32) == (bfloat16, tf32)
+
+
+def test_a_gpu_is_described_as_xla_reads_it():
+  """Every brace is closed, and the figures come from the data sheet."""
+  text = topologies.target_config('h100')
+  assert text.count('{') == text.count('}') == 3
+  assert 'core_count: 132 ' in text
+  assert 'memory_bandwidth: 3352000000000 ' in text
+  assert 'device_description_str: "NVIDIA H100 80GB HBM3"' in text

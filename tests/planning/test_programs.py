@@ -1,6 +1,7 @@
 """Programs with known communication, memory and products."""
 
 import functools
+import math
 import types
 from typing import Any
 
@@ -24,35 +25,21 @@ from tests import hlo
 from tests.app.conftest import read, smoke, trial
 
 
-def compiled(function, mesh, places_in, places_out, *shapes):
-  put = functools.partial(NamedSharding, mesh)
-  arrays = [
-    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=put(place))
-    for shape, place in zip(shapes, places_in, strict=True)
-  ]
-  step = jax.jit(function, out_shardings=put(places_out))
-  return step.lower(*arrays).compile().as_text()
-
-
-ALL, SPLIT = PartitionSpec(), PartitionSpec('fsdp')
-
-
-def test_a_sum_over_devices_is_one_all_reduce():
-  mesh = sharding.make_mesh(1, 8)
-  text = compiled(
-    lambda x: x.sum(axis=0), mesh, [SPLIT], ALL, (16, 5, 7)
-  )  # of [5, 7] float32
-  (one,) = hlo.collectives(text)
-  assert one == ('all-reduce', 4 * 5 * 7, 8)
-  assert one.sent == 2 * 7 / 8 * 140
-
-
-def test_a_copy_of_what_is_split_is_one_all_gather():
-  mesh = sharding.make_mesh(2, 4)
-  text = compiled(lambda x: x * 2.0, mesh, [SPLIT], ALL, (8, 3))
-  (one,) = hlo.collectives(text)
-  assert one == ('all-gather', 4 * 8 * 3, 4)
-  assert one.sent == 3 / 4 * 96
+# of [5, 7] float32 on 8 devices, and of [8, 3] that 4 have parts of
+@pytest.mark.parametrize('function, mesh, shape, expected, sent', [
+  (lambda x: x.sum(axis=0), (1, 8), (16, 5, 7), ('all-reduce', 140, 8),
+   2 * 7 / 8 * 140),
+  (lambda x: x * 2.0, (2, 4), (8, 3), ('all-gather', 96, 4), 3 / 4 * 96),
+])  # fmt: skip
+def test_a_sum_and_a_copy_are_one_collective(
+  function, mesh, shape, expected, sent
+):
+  place = functools.partial(NamedSharding, sharding.make_mesh(*mesh))
+  split, whole = place(PartitionSpec('fsdp')), place(PartitionSpec())
+  x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
+  compiled = jax.jit(function, out_shardings=whole).lower(x).compile()
+  (one,) = hlo.collectives(compiled.as_text())
+  assert one == expected and one.sent == sent
 
 
 @pytest.mark.parametrize('peak, expected', [(0, 107), (200, 200)])
@@ -73,25 +60,22 @@ def forward_flops(network, *inputs):
   """
   count = {}
 
+  def is_attending(layer):
+    return isinstance(layer, EDM2Block) and layer.num_heads
+
   def of_layer(layer, x, out):
-    if isinstance(layer, Conv):
-      return 2 * layer.kernel_size**2 * x.shape[-1] * out.size
-    if isinstance(layer, MPConv):
+    if isinstance(layer, (Conv, MPConv)):
       return 2 * max(layer.kernel_size, 1) ** 2 * x.shape[-1] * out.size
     if isinstance(layer, QKV):
       return 2 * x.shape[-1] * 3 * x.size
     if isinstance(layer, nn.Dense):
       return 2 * x.shape[-1] * out.size
-    if isinstance(layer, Attention) or getattr(layer, 'num_heads', 0):
-      if isinstance(layer, Block):
-        b, tokens, width = x[0].shape
-      elif isinstance(layer, (Attention, EDM2Block)):
-        b, height, w, width = out.shape
-        tokens = height * w
-      else:
-        return 0
-      return 4 * b * tokens**2 * width
-    return 0
+    if isinstance(layer, Block):
+      x = x[0]
+    elif not (isinstance(layer, Attention) or is_attending(layer)):
+      return 0
+    tokens = math.prod(x.shape[1:-1])
+    return 4 * x.shape[0] * tokens**2 * x.shape[-1]
 
   def see(layer, args, kwargs, context):
     out = layer(*args, **kwargs)

@@ -1,57 +1,60 @@
-import numpy as np
+import base64
+import io
+import struct
+import zlib
 
-from diffusion_jax.report import charts
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import images
+from diffusion_jax.report import charts, pictures
 from diffusion_jax.report.charts import Line
 
 
-def numbers(chart):
-  """Returns x and y of the first line in Bokeh's JSON, and the legend."""
-  text = chart.item['doc']
-  sources = [c for c in walk(text) if c.get('name') == 'ColumnDataSource']
-  entries = dict(sources[0]['attributes']['data']['entries'])
-  legend = [c for c in walk(text) if c.get('name') == 'LegendItem']
-  return entries['x'], entries['y'], len(legend)
-
-
-def walk(tree):
+def named(name, tree):
+  """Yields the attributes of the parts of Bokeh's JSON that have a name."""
   if isinstance(tree, dict):
-    yield tree
+    if tree.get('name') == name:
+      yield tree['attributes']
     tree = list(tree.values())
   for part in tree if isinstance(tree, list) else []:
-    yield from walk(part)
+    yield from named(name, part)
 
 
-def test_points_that_cannot_be_drawn_are_left_out():
-  steps, nan = [1, 2, 3, 4], float('nan')
-  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log='')
-  np.testing.assert_array_equal(line.x, [1, 3, 4])
-  line = charts.clean(Line('a', steps, [1.0, nan, -2.0, 0.5]), log='y')
-  np.testing.assert_array_equal(line.y, [1.0, 0.5])
-  line = charts.clean(Line('a', [0, 1], [1.0, 1.0]), log='xy')
-  np.testing.assert_array_equal(line.x, [1])
+@pytest.mark.parametrize('log, x, left', [
+  ('', [1, 2, 3, 4], [1, 3, 4]), ('y', [1, 2, 3, 4], [1, 4]),
+  ('xy', [0, 1, 2, 3], [3]),
+])  # fmt: skip
+def test_points_that_cannot_be_drawn_are_left_out(log, x, left):
+  y = [1.0, float('nan'), -2.0, 0.5]
+  line = charts.clean(Line('a', x, y), log=log)
+  points = [point for point in zip(x, y, strict=True) if point[0] in left]
+  assert [*zip(line.x, line.y, strict=True)] == points
 
 
-def test_values_that_fall_by_a_decade_have_a_logarithmic_axis():
-  line = lambda *y: [Line('a', range(len(y)), y)]
-  assert charts.spans_a_decade(line(1.0, 0.1))
-  assert not charts.spans_a_decade(line(1.0, 0.2))
-  assert not charts.spans_a_decade(line(1.0, -0.1))  # bounds may be below 0
-  assert not charts.spans_a_decade(line(1.0, 0.0))
+@pytest.mark.parametrize('lowest, spans', [
+  (0.1, True), (0.2, False), (0.0, False),
+  (-0.1, False),  # bounds may be below 0
+])  # fmt: skip
+def test_values_that_fall_by_a_decade_span_it(lowest, spans):
+  assert charts.spans_a_decade([Line('a', [0, 1], [1.0, lowest])]) == spans
   assert not charts.spans_a_decade([])
-  kinds = {'': ['Linear'] * 2, 'y': ['Linear', 'Log'], 'xy': ['Log'] * 2}
-  for log, expected in kinds.items():
-    chart = charts.draw('title', [Line('a', [1, 2], [0.03, 0.9])], log=log)
-    found = chart.item['doc']['roots'][0]['attributes']
-    scales = [found[f'{axis}_scale']['name'] for axis in 'xy']
-    assert scales == [f'{name}Scale' for name in expected]
-    ticks = [c for c in walk(found) if c.get('name') == 'FixedTicker']
-    if log:  # in less than three decades Bokeh would name one number or two
-      ticks = ticks[0]['attributes']['ticks']
-      np.testing.assert_allclose(
-        ticks, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-      )
-    else:
-      assert not ticks
+
+
+@pytest.mark.parametrize('log, ticks', [
+  ('', []),
+  # In less than three decades Bokeh would name one number or two.
+  *((log, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]) for log in ('y', 'xy')),
+])  # fmt: skip
+def test_a_logarithmic_axis_names_many_numbers(log, ticks):
+  chart = charts.draw('title', [Line('a', [1, 2], [0.03, 0.9])], log=log)
+  found = chart.item['doc']['roots'][0]['attributes']
+  for axis in 'xy':
+    kind = 'LogScale' if axis in log else 'LinearScale'
+    assert found[f'{axis}_scale']['name'] == kind
+  tickers = [*named('FixedTicker', found), {'ticks': []}]
+  np.testing.assert_allclose(tickers[0]['ticks'], ticks)
 
 
 def test_long_lines_keep_their_ends():
@@ -70,8 +73,9 @@ def test_a_chart_has_a_legend_of_several_lines_and_a_table_of_values():
     Line('empty', [], []),
   ]
   chart = charts.draw('title', lines)
-  assert numbers(chart)[2] == 3
-  assert numbers(charts.draw('title', lines[:1]))[2] == 0  # the title says it
+  one = charts.draw('title', lines[:1])  # the title says it
+  entries = [len([*named('LegendItem', x.item['doc'])]) for x in (chart, one)]
+  assert entries == [3, 0]
   assert chart.rows == [
     ['step', 'run', 'run, test', 'other'],
     ['1', '3', '', '1'],
@@ -89,3 +93,54 @@ def test_a_table_of_many_values_is_short():
 def test_the_script_is_the_one_part_of_bokeh_that_charts_need():
   text = charts.script()
   assert 1e6 < len(text) < 1.5e6 and '</script' not in text.lower()
+
+
+def test_a_picture_comes_back_from_its_uri():
+  grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+  source, width = pictures.source(grey)
+  assert source.startswith('data:image/png;base64,') and width == 8
+  file = io.BytesIO(base64.b64decode(source.partition(',')[2]))
+  np.testing.assert_array_equal(Image.open(file), grey[..., 0])
+
+
+def test_a_large_photo_becomes_small(tmp_path):
+  """Noise is the worst case; files and arrays give the same."""
+  noise = np.random.default_rng(0).integers(0, 256, (400, 1500, 3), np.uint8)
+  images.write_png(tmp_path / 'a.png', noise)
+  source, width = pictures.source(tmp_path / 'a.png')
+  assert source.startswith('data:image/webp') and width == 1280
+
+
+@pytest.mark.parametrize('side', [9_000, 30_000])
+def test_a_picture_that_would_fill_the_memory_is_left_out(side, tmp_path):
+  """The file has 100 bytes, and its header says that it is large."""
+  path = tmp_path / 'step_1.png'
+  images.write_png(path, np.zeros((8, 8), np.uint8))
+  data = path.read_bytes()
+  head = data[12:16] + struct.pack('>II', side, side) + data[24:29]
+  crc = struct.pack('>I', zlib.crc32(head))
+  path.write_bytes(data[:12] + head + crc + data[33:])
+  with pytest.raises((ValueError, Image.DecompressionBombError)):
+    pictures.source(path)
+  assert pictures.film('title', 'about', [('x', path)]) is None
+
+
+def test_a_picture_of_another_kind_is_not_opened(tmp_path):
+  """Pillow would give EPS to Ghostscript."""
+  Image.new('RGB', (8, 8)).save(tmp_path / 'step_1.png', 'EPS')
+  assert pictures.film('title', '', [('x', tmp_path / 'step_1.png')]) is None
+
+
+def test_a_film_keeps_its_ends_and_its_limits(tmp_path):
+  (tmp_path / 'damaged.png').write_bytes(b'\x89PNG no')
+  frames = [(f'{i}', np.full((4, 4, 1), i, np.uint8)) for i in range(100)]
+  film = pictures.film('title', 'about', frames, most=10)
+  assert [film.frames[0][1], film.frames[-1][1]] == ['0', '99']
+  assert len(film.frames) == 10 and film.left_out == 90 and film.width == 4
+  size = len(film.frames[0][0])
+  film = pictures.film('title', 'about', frames, most_bytes=5 * size, most=99)
+  assert 2 <= len(film.frames) <= 5
+  damaged = 'x', tmp_path / 'damaged.png'
+  film = pictures.film('title', 'about', [damaged, *frames[:2]])
+  assert [label for _, label in film.frames] == ['0', '1']
+  assert pictures.film('title', 'about', []) is None

@@ -27,33 +27,27 @@ def options(platform, *args):
   return compiling.options(mesh, *args)
 
 
-@pytest.mark.parametrize('platform, effort, version, expected', [
-  ('cpu', 'tuned', '0.12.0', {}),
-  ('cpu', 'fast', '0.12.0', {'xla_backend_optimization_level': 1}),
-  ('tpu', 'fast', '0.12.0', {}),
-  ('gpu', 'tuned', '0.12.0', {TRITON: False}),
-  ('gpu', 'fast', '1.0', {
+@pytest.mark.parametrize('version, arguments, expected', [
+  ('0.12.0', ('cpu', 'tuned'), {}),
+  ('0.12.0', ('cpu', 'fast'), {'xla_backend_optimization_level': 1}),
+  ('0.12.0', ('tpu', 'fast'), {}),
+  ('0.12.0', ('gpu', 'tuned'), {TRITON: False}),
+  ('1.0', ('gpu', 'fast'), {
     TRITON: False, RACES: False, 'xla_gpu_autotune_level': 0,
   }),
   # cuBLASLt's biases were wrong, so that Triton's products are needed.
-  ('gpu', 'tuned', '0.10.2', {}),
-  ('gpu', 'fast', '0.11.2', {}),
+  ('0.10.2', ('gpu', 'tuned'), {}),
+  ('0.11.2', ('gpu', 'fast'), {}),
+  # Only GPUs have operations that are not deterministic.
+  ('0.11.2', ('gpu', 'tuned', True),
+   {'xla_gpu_exclude_nondeterministic_ops': True}),
+  ('0.11.2', ('cpu', 'tuned', True), {}),
 ])  # fmt: skip
-def test_the_options_of_a_program(
-  platform, effort, version, expected, monkeypatch
-):
+def test_the_options_of_a_program(version, arguments, expected, monkeypatch):
   monkeypatch.setattr(compiling.metadata, 'version', lambda name: version)
   monkeypatch.setattr(compiling, '_exists', lambda name, value: True)
   monkeypatch.delenv('XLA_FLAGS')
-  assert options(platform, effort) == expected
-
-
-def test_only_gpus_have_operations_that_are_not_deterministic(monkeypatch):
-  monkeypatch.setattr(compiling, '_exists', lambda name, value: True)
-  monkeypatch.setattr(compiling.metadata, 'version', lambda name: '0.11.2')
-  expected = {'xla_gpu_exclude_nondeterministic_ops': True}
-  assert options('gpu', 'tuned', True) == expected
-  assert options('cpu', 'tuned', True) == {}
+  assert options(*arguments) == expected
 
 
 def test_what_the_user_sets_stays_and_unknown_options_are_left_out(monkeypatch):

@@ -1,7 +1,11 @@
 """Files of a run whose folder a stranger has made."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ from diffusion_jax.data import images
 from diffusion_jax.drafts import draft, draft_folder, write_figure
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
-from diffusion_jax.runtime import files
+from diffusion_jax.runtime import files, lock, sessions
+from tests.refusals import one_line
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -43,6 +48,18 @@ PLANTED = {
 }
 
 
+@contextlib.contextmanager
+def planted(how, folder, *names, text='mine'):
+  """Yields a run with planted files, through which nothing is changed."""
+  mine, run = folder / 'mine', folder / 'run'
+  mine.write_text(text)
+  for name in names:
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    PLANTED[how](run / name, mine)
+  yield run
+  assert mine.read_text() == text and not mine.with_name('none').exists()
+
+
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'link').symlink_to('empty')
@@ -60,20 +77,17 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
   assert (tmp_path / 'empty' / 'whole').exists()
 
 
-@pytest.mark.parametrize('planted', PLANTED)
+@pytest.mark.parametrize('how', PLANTED)
 @pytest.mark.parametrize('write', WRITERS)
-def test_nothing_is_written_through_a_link(write, planted, tmp_path):
-  mine, run = tmp_path / 'mine', tmp_path / 'run'
-  mine.write_text('mine')
-  run.mkdir()
-  for name in ('file', 'file.tmp', 'file.draft.tmp'):
-    PLANTED[planted](run / name, mine)
-  WRITERS[write](run / 'file')
-  assert mine.read_text() == 'mine' and not mine.with_name('none').exists()
+def test_nothing_is_written_through_a_link(write, how, tmp_path):
+  names = 'file', 'file.tmp', 'file.draft.tmp'
+  with planted(how, tmp_path, *names) as run:
+    WRITERS[write](run / 'file')
   path = run / 'file'
   assert path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
   assert path.stat().st_size and len([*run.iterdir()]) == 3
-  assert path.stat().st_mode == mine.stat().st_mode  # as umask says
+  umask = (tmp_path / 'mine').stat().st_mode
+  assert path.stat().st_mode == umask
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path):
@@ -109,17 +123,13 @@ def test_a_run_folder_may_be_a_link(tmp_path):
   assert (tmp_path / 'large' / 'samples' / 'more').is_dir()
 
 
-@pytest.mark.parametrize('planted', PLANTED)
-def test_what_a_library_may_open_is_a_file_or_a_folder(planted, tmp_path):
-  mine, deep = tmp_path / 'mine', tmp_path / 'run' / '4' / 'params'
-  mine.write_text('mine')
-  deep.mkdir(parents=True)
-  PLANTED[planted](deep / 'file', mine)
-  if planted in ('link', 'hard link'):  # as a folder of downloads has them
-    files.check_files(tmp_path / 'run')
-    return
-  with pytest.raises(UserError, match='params/file is a link, a pipe or a dev'):
-    files.check_files(tmp_path / 'run')
+@pytest.mark.parametrize('how', PLANTED)
+def test_what_a_library_may_open_is_a_file_or_a_folder(how, tmp_path):
+  refused = pytest.raises(UserError, match='params/file is a link, a pipe or a')
+  if how in ('link', 'hard link'):  # as a folder of downloads has them
+    refused = contextlib.nullcontext()
+  with planted(how, tmp_path, '4/params/file') as run, refused:
+    files.check_files(run)
 
 
 @pytest.mark.parametrize('name', ['run', 'run/4/params'])
@@ -162,9 +172,8 @@ def test_a_damaged_file_of_json_is_one_line(name, tmp_path):
   if name == 'long number':
     assert files.read_json(path) == {'a': np.inf}
     return
-  with pytest.raises(UserError, match='config.json cannot be read: ') as error:
+  with one_line('config.json cannot be read: ', error=UserError):
     files.read_json(path)
-  assert '\n' not in str(error.value)
   if name == 'large':
     with pytest.raises(OSError, match='more than 256 MiB'):
       list(files.read_json_lines(path))
@@ -194,3 +203,69 @@ def test_what_turns_the_direction_of_a_line_is_a_space():
   """U+202A to U+202E, and what ends a line."""
   turning = ''.join(map(chr, range(0x2028, 0x202F)))
   assert files.one_line(f'a{turning}\n\x85b') == f'a{" " * 9}b'
+
+
+def test_the_lines_of_sessions_are_whole(tmp_path):
+  sessions.write_start(tmp_path, 0, 5)
+  sessions.write_end(tmp_path, 9)
+  with (tmp_path / 'sessions.jsonl').open('a') as file:
+    file.write('{"event": "sta')
+  first, last = sessions.read(tmp_path)
+  assert first['parameters'] == 5 and first['versions']['numpy']
+  assert last == {'event': 'end', 'step': 9, 'time': last['time']}
+  json.dumps(first)
+  first['time'], last['time'] = '2026-01-01T10:00:00', '2026-01-01T11:02:03'
+  assert sessions.seconds([first, last]) == 3723.0
+  assert sessions.seconds([first]) is None
+  assert sessions.seconds([{**first, 'step': 3}, last]) is None
+  assert sessions.read(tmp_path / 'none') == []
+
+
+@pytest.mark.parametrize('how', PLANTED)
+def test_sessions_are_appended_to_a_file_of_the_run(how, tmp_path):
+  """Only lines of JSON come into the run from a file elsewhere."""
+  name, text = 'sessions.jsonl', 'secret\n{"event": "start"}\n'
+  with planted(how, tmp_path, name, text=text) as run:
+    sessions.write_end(run, 9)
+  assert 'secret' not in (run / name).read_text()
+  assert not (run / name).is_symlink()
+  kept = ['start'] * (how in ('link', 'hard link'))
+  assert [x['event'] for x in sessions.read(run)] == [*kept, 'end']
+
+
+def refused():
+  return pytest.raises(UserError, match=r'trained by process \d+ on ')
+
+
+def test_a_file_system_without_flock(tmp_path, monkeypatch):
+  """It locks too; the lease of a silent process on another machine ends."""
+  missing = mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here'))
+  monkeypatch.setattr(fcntl, 'flock', missing)
+  monkeypatch.setattr(lock, 'LEASE', 0.4)
+  path = tmp_path / 'train.lease'
+  with lock.hold(tmp_path):
+    record = path.read_bytes()
+    with refused(), lock.hold(tmp_path):
+      pass
+    assert path.read_bytes() == record
+  assert not path.exists()
+  name = lock.socket.gethostname().encode()
+  assert name in record
+  path.write_bytes(record.replace(name, b'elsewhere'))
+  with lock.hold(tmp_path):
+    assert b'elsewhere' not in path.read_bytes()
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+  for _ in range(2):
+    with lock.hold(tmp_path), refused(), lock.hold(tmp_path):
+      pass
+
+
+@pytest.mark.parametrize('how', PLANTED)
+def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
+  """A hard link is locked; others are refused by the kernel."""
+  opened = how == 'hard link'
+  how_it_ends = contextlib.nullcontext() if opened else pytest.raises(OSError)
+  with planted(how, tmp_path, 'train.lock') as run, how_it_ends, lock.hold(run):
+    pass

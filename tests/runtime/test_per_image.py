@@ -1,3 +1,5 @@
+"""What is computed image by image, and batches that are kept in files."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

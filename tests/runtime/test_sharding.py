@@ -74,7 +74,7 @@ def first_state():
 
 
 @functools.cache
-def stepped(mesh_shape, accumulate=1):
+def stepped(mesh_shape, accumulate):
   """Returns (state, metrics, placed state) after a step on a mesh."""
   mesh = sharding.make_mesh(*mesh_shape)
   state = first_state()
@@ -104,31 +104,27 @@ def alone():
   )
 
 
-@pytest.mark.parametrize('shape', [(1, 8), (2, 4)])
-def test_loss_and_gradients_are_those_of_one_device(shape):
-  state, metrics, _ = stepped(shape)
+@pytest.mark.parametrize('shape, accumulate', [
+  ((1, 8), 1), ((2, 4), 1), ((2, 4), 2),
+])  # fmt: skip
+def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
+  state, metrics, _ = stepped(shape, accumulate)
   expected, expected_metrics = alone()
-  assert_close(metrics['loss'], expected_metrics['loss'])
+  if accumulate == 1:
+    assert_close(metrics['loss'], expected_metrics['loss'])
+  for name, mean in metrics.items():
+    other = expected_metrics[name]
+    np.testing.assert_allclose(
+      mean.total / mean.count, other.total / other.count, rtol=1e-5
+    )
   moved = jax.tree.map(np.subtract, expected.params, first_state().params)
   assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) > 0.1
   assert_close(state.params, expected.params)  # parameters - gradient
   assert_close(state.ema_params, expected.ema_params)
 
 
-def test_an_accumulated_step_is_the_plain_step():
-  state, metrics, _ = stepped((2, 4), 2)
-  expected, expected_metrics = alone()
-  assert_close(state.params, expected.params)
-  assert_close(state.ema_params, expected.ema_params)
-  for name, mean in metrics.items():
-    other = expected_metrics[name]
-    np.testing.assert_allclose(
-      mean.total / mean.count, other.total / other.count, rtol=1e-5
-    )
-
-
 def test_large_leaves_are_split_and_stay_split():
-  _, _, placed = stepped((1, 8))
+  _, _, placed = stepped((1, 8), 1)
   for tree in (placed.params, placed.ema_params):
     for leaf in jax.tree.leaves(tree):
       share = leaf.addressable_shards[0].data.size / leaf.size
@@ -153,24 +149,11 @@ def test_the_mesh_takes_what_is_there():
   assert sharding.make_mesh().shape == {'data': 8, 'fsdp': 1}
   assert sharding.make_mesh(-1, 4).shape == {'data': 2, 'fsdp': 4}
   assert sharding.make_mesh(1, 2).size == 2
-  for shape, message in {
-    (4, 4): '4x4 needs 16 devices, there are 8',
-    (-1, 3): '-1x3 needs a multiple of 3 devices, there are 8',
-    (0, 1): '0x1 does not exist',
-  }.items():
-    with pytest.raises(ValueError, match=message):
-      sharding.make_mesh(*shape)
-
-
-def test_rows_of_this_process():
-  mesh = sharding.make_mesh(4, 2)
-  assert sharding.local_rows(mesh, 24) == slice(0, 24)
-  with pytest.raises(ValueError, match='batch of 10 cannot be split over 8'):
-    sharding.local_rows(mesh, 10)
 
 
 def test_a_batch_is_spread_in_order():
   mesh = sharding.make_mesh(2, 4)
+  assert sharding.local_rows(mesh, 24) == slice(0, 24)
   x = sharding.to_global(mesh, {'x': np.arange(16.0)})['x']
   first = {s.device: s.data.tolist() for s in x.addressable_shards}
   assert first[jax.devices()[0]] == [0.0, 1.0]

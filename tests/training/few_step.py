@@ -63,12 +63,8 @@ class Literal:
 WEIGHTS = np.array([0.7, -0.4, 0.9, 0.3, -0.2])
 
 
-def literal_params():
-  return {'network': {'w': WEIGHTS}}
-
-
-def evaluate(objective, key, batch, context):
-  """Returns (loss, its gradient), the metrics and the draws."""
+def evaluate(objective, key, context):
+  """Returns (loss, its gradient), the metrics and the draws of `batch()`."""
 
   @jax.jit
   def run(params, key, batch, context):
@@ -77,7 +73,8 @@ def evaluate(objective, key, batch, context):
     (loss, (metrics, _)), grads = of(params, context, inputs, keys)
     return (loss, grads['network']['w']), metrics, inputs
 
-  return jax.device_get(run(literal_params(), key, batch, context))
+  params = {'network': {'w': WEIGHTS}}
+  return jax.device_get(run(params, key, batch(), context))
 
 
 def check_literally(found, literal, rtol=1e-9):

@@ -131,19 +131,30 @@ def test_probability_0_mirrors_at_most(key):
   assert labels.shape == (48, 9) and not labels[:, 1:].any()
 
 
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None))
+def draw_changes(key, probability):
+  return augmentation.draw_changes(key, probability)
+
+
 @pytest.fixture(scope='module')
 def drawn(seeds):
-  """Returns (changes, labels) of many images."""
+  """Returns the changes of many images."""
   keys = jax.random.split(jax.random.key(1), 20_000)
-  draw = functools.partial(augmentation.draw_changes, probability=0.12)
-  changes = jax.jit(jax.vmap(draw))(keys)
-  labels = jax.jit(jax.vmap(augmentation.labels_of))(changes)
-  return jax.tree.map(np.asarray, changes), np.asarray(labels)
+  return jax.device_get(draw_changes(keys, 0.12))
+
+
+def literal_labels(c):
+  """Computes the labels of tests/papers/recipes.md, section 6."""
+  columns = [
+    c.x_flip, c.y_flip, c.scale, np.cos(c.angle) - 1, np.sin(c.angle),
+    c.stretch * np.cos(c.axis), c.stretch * np.sin(c.axis), *c.shift.T,
+  ]  # fmt: skip
+  return np.stack(columns, axis=1)
 
 
 def test_the_changes_come_as_often_as_asked_for(drawn):
-  changes, _ = drawn
-  done = {name: x != 0 for name, x in changes._asdict().items()}
+  done = {name: x != 0 for name, x in drawn._asdict().items()}
   done['shift'] = done['shift'].all(axis=1)
   expected = dict.fromkeys(('scale', 'angle', 'stretch', 'shift'), 0.12)
   expected |= {'x_flip': 0.5, 'y_flip': 0.06, 'axis': 0.06}
@@ -151,23 +162,21 @@ def test_the_changes_come_as_often_as_asked_for(drawn):
     error = 5 * np.sqrt(p * (1 - p) / 20_000)
     assert abs(done[name].mean() - p) < error, name
   assert not (done['axis'] & ~done['stretch']).any()
-  names = ('y_flip', 'scale', 'angle', 'stretch', 'shift')
-  for i, a in enumerate(names):  # independent of one another
-    for b in names[:i]:
-      p = expected[a] * expected[b]
-      both = (done[a] & done[b]).mean()
-      assert abs(both - p) < 5 * np.sqrt(p / 20_000), (a, b)
+  names = 'y_flip', 'scale', 'angle', 'stretch', 'shift'
+  for a, b in itertools.combinations(names, 2):  # independent of one another
+    p = expected[a] * expected[b]
+    both = (done[a] & done[b]).mean()
+    assert abs(both - p) < 5 * np.sqrt(p / 20_000), (a, b)
 
 
 def test_the_changes_have_their_distributions(drawn):
-  changes, _ = drawn
   for name in ('scale', 'stretch', 'shift'):
-    values = getattr(changes, name)
+    values = getattr(drawn, name)
     values = values[values != 0]
     np.testing.assert_allclose(values.mean(), 0.0, atol=0.09)
     np.testing.assert_allclose(values.std(), 1.0, atol=0.06)
   for name in ('angle', 'axis'):
-    values = getattr(changes, name)
+    values = getattr(drawn, name)
     values = np.sort(values[values != 0])
     uniform = np.linspace(-np.pi, np.pi, len(values))
     assert np.abs(values - uniform).max() < 4 * np.pi / np.sqrt(len(values))
@@ -175,24 +184,13 @@ def test_the_changes_have_their_distributions(drawn):
 
 def test_no_two_values_of_a_change_are_related(drawn):
   """Their correlations are within five standard errors of 0."""
-  values = drawn[0]._asdict()
+  values = drawn._asdict()
   values['shift'] = values['shift'][:, 0]
   for (a, x), (b, y) in itertools.combinations(values.items(), 2):
     flips = {a, b} & {'x_flip', 'y_flip'}
     both = np.ones(len(x), bool) if flips else (x != 0) & (y != 0)
     r = np.corrcoef(x[both].astype(float), y[both].astype(float))[0, 1]
     assert abs(r) < 5 / np.sqrt(both.sum()), (a, b)
-
-
-def test_the_nine_labels_literally(drawn):
-  """The labels are in tests/papers/recipes.md, section 6."""
-  c, labels = drawn
-  expected = [
-    c.x_flip, c.y_flip, c.scale, np.cos(c.angle) - 1, np.sin(c.angle),
-    c.stretch * np.cos(c.axis), c.stretch * np.sin(c.axis), *c.shift.T,
-  ]  # fmt: skip
-  np.testing.assert_allclose(labels, np.stack(expected, axis=1), atol=1e-6)
-  np.testing.assert_array_equal(augmentation.labels_of(NOTHING), np.zeros(9))
 
 
 def test_an_example_depends_only_on_its_own_key(key):
@@ -203,32 +201,26 @@ def test_an_example_depends_only_on_its_own_key(key):
   assert len({label.tobytes() for label in np.asarray(found[1])}) == 48
 
 
-def test_the_labels_say_what_was_done(key):
-  """The image is warped again by hand, from its labels."""
-  found, labels = augment(jax.random.split(key, 48), IMAGES, 0.6)
-  labels = np.asarray(labels, np.float64)
+def test_changes_are_made_in_their_order(key):
+  """Each image is the smooth picture at the places of its own changes."""
+  keys = jax.random.split(key, 48)
+  changes = jax.device_get(draw_changes(keys, 0.6))
+  found, labels = jax.device_get(augment(keys, IMAGES, 0.6))
+  np.testing.assert_allclose(labels, literal_labels(changes), atol=1e-6)
   assert (labels[:, 1:] != 0).any(axis=0).all()
-  x, y = grid()
+  turn = lambda a: np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
   checked = 0
-  for image, label in zip(np.asarray(found), labels, strict=True):
-    flip_x, flip_y, scale, cos, sin, along, across, dx, dy = label
-    place = np.stack([x - dx * SIZE / 8, y - dy * SIZE / 8])
-    w, r = np.hypot(along, across), np.arctan2(across, along)
-    turn = lambda a: np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
-    # (w, r) is a stretch along r, or a negative one along -r: try both
-    errors = []
-    for s in (1, -1):
-      squeeze = np.diag([2 ** (-0.2 * s * w), 2 ** (0.2 * s * w)])
-      axis = r if s == 1 else r + np.pi
-      inverse = np.array([[cos + 1, -sin], [sin, cos + 1]]) / 2 ** (0.2 * scale)
-      inverse = inverse @ turn(-axis) @ squeeze @ turn(axis)
-      u, v = np.einsum('ab,bij->aij', inverse, place)
-      inside = np.maximum(np.abs(u), np.abs(v)) < SIZE / 2 - 3
-      expected = picture(-u if flip_x else u, -v if flip_y else v)
-      errors.append(np.abs(image - expected)[inside])
-    best = min(errors, key=lambda e: e.max(initial=0.0))
-    checked += best.size
+  for image, c in zip(found, zip(*changes, strict=True), strict=True):
+    c = augmentation.Changes(*map(np.float64, c))
+    squeeze = np.diag([2 ** (-0.2 * c.stretch), 2 ** (0.2 * c.stretch)])
+    inverse = turn(c.angle) @ turn(-c.axis) @ squeeze @ turn(c.axis)
+    place = np.stack(grid()) - c.shift[:, None, None] * SIZE / 8
+    u, v = np.einsum('ab,bij->aij', inverse / 2 ** (0.2 * c.scale), place)
+    inside = np.maximum(np.abs(u), np.abs(v)) < SIZE / 2 - 3
+    expected = picture(-u if c.x_flip else u, -v if c.y_flip else v)
+    errors = np.abs(image - expected)[inside]
+    checked += errors.size
     # a picture is smoothed if it is sampled too coarsely for its waves
-    if scale > -1 and w < 1.5:
-      assert best.max(initial=0.0) < 0.15, label
+    if c.scale > -1 and abs(c.stretch) < 1.5:
+      assert errors.max(initial=0.0) < 0.15, c
   assert checked > 48 * 100

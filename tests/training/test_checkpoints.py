@@ -1,12 +1,23 @@
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 
 from diffusion_jax.runtime.sharding import make_mesh
-from diffusion_jax.training import checkpoints, stored_weights
+from diffusion_jax.training import (
+  checkpoints,
+  checksums,
+  shared,
+  stored_weights,
+)
+from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.state import init_state
+from tests import damage
+from tests.refusals import one_line
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 
@@ -38,10 +49,18 @@ def equal(a, b):
 
 
 def test_a_state_comes_back_as_itself(tmp_path):
-  state = state_of(step=7)
-  assert restored(tmp_path, state_of()) is None
-  saved(tmp_path, state)
-  equal(restored(tmp_path, state_of()), state)
+  """A step that is saved twice is the first one."""
+  history = init_loss_history(3)._replace(count=jnp.arange(3))
+  other, state = (state_of(step=7, value=x) for x in (5.0, 1.0))
+  state = state._replace(objective_state=history)
+  assert restored(tmp_path, state) is None
+  saved(tmp_path, state, other._replace(objective_state=history))
+  equal(restored(tmp_path, jax.tree.map(jnp.zeros_like, state)), state)
+  for ema, expected in ((True, state.ema_params), (False, state.params)):
+    params, config = stored_weights.restore_params(tmp_path, ema)
+    equal(params, expected)
+    assert config == {'seed': 3, 'sizes': [1, 2]}
+    assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
 
 
 def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
@@ -64,12 +83,6 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
     kernel(checkpoint=4)
 
 
-def test_without_metrics_there_is_no_best(tmp_path):
-  saved(tmp_path, state_of(step=1))
-  with pytest.raises(FileNotFoundError, match='has a metric: train with keep'):
-    stored_weights.restore_params(tmp_path, checkpoint='best')
-
-
 def test_further_averages_are_restored_by_name(tmp_path):
   state = state_of(step=1)
   times = lambda n: jax.tree.map(lambda p: n * p, state.params)
@@ -80,30 +93,6 @@ def test_further_averages_are_restored_by_name(tmp_path):
   with pytest.raises(FileNotFoundError, match="'0.9' .* but 0.5, 0.999"):
     stored_weights.restore_params(tmp_path, '0.9')
   equal(restored(tmp_path, state, more_emas=['0.5', '0.999']), state)
-
-
-def test_other_ema_rates_cannot_continue_a_run(tmp_path):
-  state = state_of(step=1)
-  saved(tmp_path, state)
-  more = state._replace(more_ema_params={'0.5': state.params})
-  with pytest.raises(ValueError, match='no ema_params_0.5: .*set the EMA ra'):
-    restored(tmp_path, more, more_emas=['0.5'])
-
-
-def test_saving_a_step_twice_leaves_the_first(tmp_path):
-  saved(tmp_path, state_of(step=1), state_of(step=1, value=5.0))
-  params, _ = stored_weights.restore_params(tmp_path, ema=False)
-  assert params['network']['layer']['kernel'][0, 0] == 1.0
-
-
-def test_restore_params_takes_one_copy_and_the_config(tmp_path):
-  state = state_of(step=1)
-  saved(tmp_path, state)
-  for ema, expected in ((True, state.ema_params), (False, state.params)):
-    params, config = stored_weights.restore_params(tmp_path, ema)
-    equal(params, expected)
-    assert config == {'seed': 3, 'sizes': [1, 2]}
-    assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
 
 
 def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
@@ -121,21 +110,108 @@ def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
   assert len(again.params['network']['w'].sharding.device_set) == 8
 
 
-def test_a_folder_without_a_run_says_what_to_do(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no checkpoint: train first'):
-    stored_weights.restore_params(tmp_path / 'none')
+OTHER = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
+BIAS = r'network/layer/bias is \[3\] there, \[4\] here'
+STATE, restore = state_of(step=1), stored_weights.restore_params
+MORE = STATE._replace(more_ema_params={'0.5': STATE.params})
 
 
-def test_another_network_or_optimizer_is_named_by_its_first_parameter(tmp_path):
-  saved(tmp_path, state_of(width=3, step=1))
-  message = r'network/layer/bias is \[3\] there, \[4\] here'
-  with pytest.raises(ValueError, match=f'another network: {message}'):
-    restored(tmp_path, state_of(width=4))
-  with pytest.raises(ValueError, match=message):
-    stored_weights.restore_params(tmp_path, target=state_of(width=4).params)
-  other = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
-  with pytest.raises(ValueError, match='conv/kernel is missing there'):
-    stored_weights.restore_params(tmp_path, target=other)
+@pytest.mark.parametrize('call, error, message', [
+  (lambda run: restore(run / 'none'), FileNotFoundError,
+   'no checkpoint: train first'),
+  (lambda run: restore(run, checkpoint='best'), FileNotFoundError,
+   'has a metric: train with keep'),
+  (lambda run: restore(run, target=state_of(4).params), ValueError, BIAS),
+  (lambda run: restore(run, target=OTHER), ValueError,
+   'conv/kernel is missing there'),
+  (lambda run: restored(run, MORE, more_emas=['0.5']), ValueError,
+   'no ema_params_0.5: .*set the EMA ra'),
+  (lambda run: restored(run, state_of(4)), ValueError,
+   f'another network: {BIAS}'),
+  (lambda run: restored(run, state_of(optimizer=optax.sgd(1.0))), ValueError,
+   'of another optimizer'),
+])  # fmt: skip
+def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
+  """Another network or optimizer is named by its first parameter."""
+  saved(tmp_path, STATE)
+  with pytest.raises(error, match=message):
+    call(tmp_path)
 
-  with pytest.raises(ValueError, match='of another optimizer'):
-    restored(tmp_path, state_of(optimizer=optax.sgd(1.0)))
+
+PARAMS = {
+  'network': {'dense': {'kernel': np.float32([[0, 1, 2], [3, 4, 5]])}},
+  'scale': np.float32(3.0),
+}  # fmt: skip
+SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": 3}')
+  shared.write(tmp_path, PARAMS, 70)
+  return tmp_path
+
+
+def test_the_weights_are_read_as_a_checkpoint(folder):
+  with safetensors.safe_open(folder / shared.NAME, 'numpy') as file:
+    assert {*file.keys()} == {'network/dense/kernel', 'scale'}
+    assert file.metadata() == {'step': '70'}
+  for step in ('latest', 70):
+    assert stored_weights.find_step(folder, step) == 70
+    params, config = stored_weights.restore_params(folder, True, SHAPES, step)
+    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    assert config == {'seed': 3}
+
+
+FEW = {'network': {}, 'scale': SHAPES['scale']}
+LOST = 'the weights of step 70, and no checkpoint'
+
+
+@pytest.mark.parametrize('arguments, error, message', [
+  ((False, None, 'latest'), FileNotFoundError, 'has one set of weights'),
+  (('0.99', None, 'latest'), FileNotFoundError, 'has one set of weights'),
+  ((True, None, 'best'), FileNotFoundError, f'{LOST} best'),
+  ((True, None, 3), FileNotFoundError, f'{LOST} 3'),
+  ((True, FEW), ValueError, r'/dense/kernel is \[2, 3\] there'),
+])  # fmt: skip
+def test_there_are_no_other_weights(arguments, error, message, folder):
+  with pytest.raises(error, match=message):
+    stored_weights.restore_params(folder, *arguments)
+
+
+ONE, STEP = np.zeros(1), {'step': '1'}
+store = safetensors.numpy.save_file
+DAMAGED = {
+  'cut': damage.cut,
+  'flip': lambda path: damage.flip(path, -1),  # of a number behind the header
+  'pickle': lambda path: path.write_bytes(b'\x80\x04\x95' + bytes(64)),
+  'zip': lambda path: path.write_bytes(b'PK\x03\x04' + bytes(64)),  # torch's
+  'contradiction': lambda path: store({'a': ONE, 'a/b': ONE}, path, STEP),
+  'no step': lambda path: store({'a': ONE}, path),
+  'pipe': lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize('sums', [True, False])
+@pytest.mark.parametrize('how', DAMAGED)
+def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
+  DAMAGED[how](folder / shared.NAME)
+  if not sums:
+    (folder / 'SHA256SUMS').unlink()
+  if how == 'flip' and not sums:  # Only the sums can tell.
+    shared.read(folder)
+    assert 'has no SHA256SUMS: it is read unchecked' in capsys.readouterr().err
+    return
+  with one_line('model.safetensors'):
+    stored_weights.restore_params(folder)
+
+
+def test_sums_without_a_line_of_the_weights_are_no_sums_of_them(folder):
+  checksums.write_sums(folder, {'config.json': '0' * 64})
+  with pytest.raises(ValueError, match='safetensors is not what was written'):
+    shared.read(folder)
+
+
+def test_checkpoints_come_first(folder):
+  (folder / 'checkpoints').mkdir()
+  assert not shared.exist(folder)

@@ -1,6 +1,5 @@
 import jax
 import numpy as np
-import pytest
 
 from diffusion_jax.training import conditions
 
@@ -26,8 +25,6 @@ def test_superres_is_conditioned_on_means_over_blocks():
     for j in range(6):
       block = x[:, i // 2 * 2 :, j // 2 * 2 :][:, :2, :2].mean(axis=(1, 2))
       np.testing.assert_allclose(found[:, i, j], block, atol=1e-6)
-  with pytest.raises(ValueError, match='factor must divide .* 4x6, got 4'):
-    conditions.superres(4)(None, X0)
 
 
 def test_an_image_condition_is_of_the_example_itself(key):
@@ -55,3 +52,89 @@ def test_conditions_are_dropped_with_the_probability(key):
   batch = {'x': np.zeros((4096, 1)), 'label': np.zeros(4096)}
   drop = conditions.make_condition(True, 0.2)(key, batch)['drop']
   assert abs(drop.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4096)
+
+
+KEYS = jax.random.split(jax.random.key(3), 200)
+
+
+def draw(kind, height=8, width=12):
+  return np.asarray(jax.jit(jax.vmap(lambda k: kind(k, height, width)))(KEYS))
+
+
+def test_halves_are_all_four_halves():
+  known = draw(conditions.half)[..., 0]
+  seen = {tuple(map(tuple, m)) for m in known}
+  rows, columns = np.indices((8, 12))
+  halves = [rows < 4, rows >= 4, columns < 6, columns >= 6]
+  assert seen == {tuple(map(tuple, m)) for m in halves}
+
+
+def test_a_box_is_one_box_of_a_quarter_to_three_quarters():
+  found = ~draw(conditions.box)[..., 0]
+  for unknown in found:
+    rows, columns = (
+      np.flatnonzero(unknown.any(1)),
+      np.flatnonzero(unknown.any(0)),
+    )
+    # contiguous, and all of it
+    assert unknown.sum() == len(rows) * len(columns)
+    assert np.ptp(rows) == len(rows) - 1 and np.ptp(columns) == len(columns) - 1
+    assert 1 <= len(rows) <= 7 and 2 <= len(columns) <= 10  # to a pixel
+  spread = found.sum(axis=(1, 2))
+  assert len(set(spread)) > 10
+
+
+def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
+  """The stroke is drawn again by 2,000 points of every line."""
+
+  @jax.jit
+  @jax.vmap
+  def draws(key):
+    corner_key, width_key = jax.random.split(key)
+    corners = jax.random.uniform(corner_key, (5, 1, 1, 2)).reshape(5, 2)
+    radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
+    return conditions.stroke(key, 16, 16)[..., 0], corners, radius
+
+  found = jax.device_get(draws(KEYS[:5]))
+  for known, corners, radius in zip(*found, strict=True):
+    along = np.linspace(0.0, 1.0, 2000)[:, None, None]
+    line = (corners[:-1] + along * (corners[1:] - corners[:-1])).reshape(-1, 2)
+    pixels = (np.indices((16, 16)).transpose(1, 2, 0) + 0.5) / 16
+    gaps = np.linalg.norm(pixels[:, :, None] - line, axis=-1).min(axis=-1)
+    sure = np.abs(gaps - radius) > 1e-3
+    np.testing.assert_array_equal(known[sure], (gaps > radius)[sure])
+    assert 0.05 < 1.0 - known.mean() < 0.9
+
+
+def test_every_image_has_a_mask_of_its_own(key):
+  draw_masks = jax.jit(conditions.draw_masks, static_argnums=1)
+  found = np.asarray(draw_masks(key, (200, 8, 12, 3)))
+  assert found.shape == (200, 8, 12, 1) and found.dtype == bool
+  assert len({m.tobytes() for m in found}) > 100
+  halves = {m.tobytes() for m in draw(conditions.half)}
+  share = np.mean([m.tobytes() in halves for m in found])
+  assert abs(share - 1 / 3) < 5 * (2 / 9 / 200) ** 0.5
+  # a mask depends only on its own key
+  alone = np.asarray(draw_masks(KEYS[7:8], (1, 8, 12, 3)))
+  whole = np.asarray(draw_masks(KEYS, (200, 8, 12, 3)))
+  np.testing.assert_array_equal(alone[0], whole[7])
+
+
+def test_subsets_of_a_joint_vector_have_their_probabilities():
+  """Three of four numbers are parameters; within four standard errors."""
+  n = 20_000
+  draws = jax.jit(lambda key: conditions.draw_subsets(key, (n, 4), 3))
+  known = np.asarray(draws(jax.random.key(0)))
+
+  def by_each(count):  # the probability of a mask with `count` known numbers
+    return sum(p**count * (1 - p) ** (4 - count) for p in (0.3, 0.7)) / 5
+
+  for mask, exact in (
+    ([0, 0, 0, 0], 1 / 5 + by_each(0) + by_each(4)),
+    ([0, 0, 0, 1], 1 / 5 + by_each(1)),
+    ([1, 1, 1, 0], 1 / 5 + by_each(3)),
+    ([0, 1, 0, 1], by_each(2)),
+    ([1, 1, 1, 1], 0.0),
+  ):
+    share = (known == np.array(mask, bool)[None]).all(axis=1).mean()
+    assert abs(share - exact) <= 4 * (exact * (1 - exact) / n) ** 0.5

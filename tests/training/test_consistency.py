@@ -1,7 +1,6 @@
 """Consistency objectives against transcriptions and exact functions."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +14,12 @@ from diffusion_jax.training import consistency, level_pairs
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
 from tests.training import few_step
-from tests.training.few_step import C, Literal, batch, column
+from tests.training.few_step import C, Literal, column, evaluate
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
 LOSS = {'sigma_data': S_D, 'sigma_min': S_MIN}
 NETWORK = Network(few_step.network, dj.edm_input, condition=make_condition())
-
-
-def evaluated(objective, key, context):
-  """Returns ((loss, gradient), metrics, draws)."""
-  return few_step.evaluate(objective, key, batch(), context)
 
 
 def f(net, x, sigma, label):
@@ -47,7 +41,7 @@ def test_consistency_training_literally(key):
     objective = consistency.consistency_training(
       NETWORK, EDM, pairs=level_pairs.improved_pairs(800), **LOSS
     )
-    found, _, (inputs, r) = evaluated(objective, key, Context(300))
+    found, _, (inputs, r) = evaluate(objective, key, Context(300))
   t, label = inputs.level.sigma, inputs.cond['label']
   xt, xr = (inputs.x0 + column(a.sigma) * inputs.eps for a in (inputs.level, r))
   c = 0.00054 * np.sqrt(2.0)
@@ -75,7 +69,7 @@ def test_ect_literally_where_r_is_clean(key):
       distance=pseudo_huber(0.0),
       **LOSS,
     )
-    found, _, (inputs, r) = evaluated(objective, key, Context(99))
+    found, _, (inputs, r) = evaluate(objective, key, Context(99))
   t = inputs.level.sigma / inputs.level.alpha
   label, weight = inputs.cond['label'], 1.0 + inputs.level.t
   exact_r = t * np.maximum(0, 1 - (1 + 8 / (1 + np.exp(t))) / 2)
@@ -110,7 +104,7 @@ def test_consistency_distillation_literally(key):
       ema_target=True,
     )
     context = Context(0, {'network': {'w': average}}, 0.5)
-    found, _, (inputs, r) = evaluated(objective, key, context)
+    found, _, (inputs, r) = evaluate(objective, key, context)
   t, label = inputs.level.sigma, inputs.cond['label']
   s, xt = column(r.sigma), inputs.x0 + column(t) * inputs.eps
   slope = (xt - 0.5 * xt) / column(t)
@@ -154,7 +148,7 @@ def test_continuous_consistency_literally(step, distilled, key):
       sigma_data=S_D,
     )
     context = Context(step, (), 0.5)
-    found, metrics, inputs = evaluated(objective, key, context)
+    found, metrics, inputs = evaluate(objective, key, context)
   x0, z = inputs.x0, S_D * inputs.eps
   level, label = inputs.level, inputs.cond['label']
   t = np.arctan(level.sigma / level.alpha / S_D)
@@ -200,42 +194,6 @@ EXACT_STEP = dj.Sampler(
 )  # fmt: skip
 
 
-EXACT_NETWORK = Network(few_step.exact_consistency, dj.edm_input)
-
-
-def training(**options):
-  return consistency.consistency_training(
-    EXACT_NETWORK, EDM, sigma_data=C, sigma_min=0.0, **options
-  )
-
-
-def distillation():
-  return consistency.consistency_distillation(
-    EXACT_NETWORK,
-    EDM,
-    teacher=lambda frozen, cond: GAUSSIAN.denoise,
-    solver=EXACT_STEP,
-    pairs=level_pairs.grid_pairs(18),
-    sigma_data=C,
-    sigma_min=0.0,
-  )
-
-
-def continuous():
-  return consistency.continuous_consistency(
-    Network(few_step.exact_trigflow, dj.time_input(0.5 * np.pi)),
-    STRAIGHT,
-    times=dj.log_normal_times(-0.5, 1.0),
-    warmup_steps=0,
-    offset=100.0,  # almost no normalisation, which is not linear
-    sigma_data=C,
-  )
-
-
-def squares(a, b):
-  return jnp.mean((a - b) ** 2, axis=1)
-
-
 def close_pairs(key, batch_size, schedule, step):
   # The error of a pair, 1e-3 of its terms, is below the statistical error.
   level, _ = dj.log_normal_times(-0.5, 1.0)(key, batch_size, schedule)
@@ -243,13 +201,23 @@ def close_pairs(key, batch_size, schedule, step):
   return level, near, 1.0 / (level.sigma - near.sigma)
 
 
-EXACT = {
-  'training': functools.partial(training, pairs=close_pairs, distance=squares),
-  'distillation': distillation,
-  'continuous': continuous,
-}
+EXACT = Network(few_step.exact_consistency, dj.edm_input), EDM
 
 
-@pytest.mark.parametrize('name', EXACT)
-def test_the_gradient_vanishes_at_the_exact_function(name):
-  few_step.check_exact(EXACT[name](), Context(1000))
+@pytest.mark.parametrize('objective', [
+  consistency.consistency_training(
+    *EXACT, pairs=close_pairs, sigma_data=C, sigma_min=0.0,
+    distance=lambda a, b: jnp.mean((a - b) ** 2, axis=1),
+  ),
+  consistency.consistency_distillation(
+    *EXACT, pairs=level_pairs.grid_pairs(18), sigma_data=C, sigma_min=0.0,
+    teacher=lambda frozen, cond: GAUSSIAN.denoise, solver=EXACT_STEP,
+  ),
+  consistency.continuous_consistency(
+    Network(few_step.exact_trigflow, dj.time_input(0.5 * np.pi)), STRAIGHT,
+    times=dj.log_normal_times(-0.5, 1.0), warmup_steps=0, sigma_data=C,
+    offset=100.0,  # almost no normalisation, which is not linear
+  ),
+], ids=['training', 'distillation', 'continuous'])  # fmt: skip
+def test_the_gradient_vanishes_at_the_exact_function(objective):
+  few_step.check_exact(objective, Context(1000))

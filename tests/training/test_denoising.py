@@ -188,5 +188,3 @@ def test_the_loss_is_of_what_is_unknown(key):
   found, _ = jax.jit(loss)({'network': {}}, Context(), key, {'x': x})
   error = np.where(np.isnan(known), (0.4 - x) ** 2, 0.0)
   np.testing.assert_allclose(found, error.sum(axis=1).mean() / 3, rtol=1e-5)
-  with pytest.raises(ValueError, match='has known, which reflow cannot use'):
-    Network(network, dj.edm_input, known=True).check_options('reflow')

@@ -23,38 +23,13 @@ N = 4
 
 
 @pytest.mark.parametrize('schedule', [COSINE, STRAIGHT])
-def test_one_step_of_the_target_is_two_ddim_steps(schedule, key):
-  """They agree to 1e-5 at every step, also at the step to the clean end."""
-  ddim = dj.ddim()
-  x = np.random.default_rng(0).standard_normal((16, 2), np.float32)
-
-  def step(x, denoise, level_t, level_s):
-    return ddim.step(key, x, (), denoise, level_s=level_s, level_t=level_t)[0]
-
-  @jax.jit
-  def both(x, i):
-    level_t, middle, level_s = (schedule((i - d) / N) for d in (0.0, 0.5, 1.0))
-    xs = step(step(x, ORACLE.denoise, level_t, middle), ORACLE.denoise, middle,
-              level_s)  # fmt: skip
-    target = lambda xs: two_step_target(xs, x, level_s, level_t)
-    x0, tangent = jax.jvp(target, (xs,), (xs,))
-    student = step(x, lambda xt, level: dj.Prediction(x0), level_t, level_s)
-    return xs, student, x0, tangent, ORACLE.denoise(x, level_t).x0
-
-  apart = []
-  for i in range(1, N + 1):
-    xs, student, x0, tangent, own = jax.device_get(both(x, np.float32(i)))
-    np.testing.assert_allclose(student, xs, atol=1e-5)
-    assert (tangent == 0.0).all()  # No gradient flows through targets.
-    apart.append(np.abs(x0 - own).max())
-  # the target of two steps differs from the teacher's own estimate
-  assert apart[-1] > 0.05
-
-
-def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
+def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(
+  schedule, key
+):
   """The loss of a student that predicts the target's v is 0.
 
-  The target is computed here by `dj.sample` with two steps for one.
+  The target is computed here by `dj.sample` with two steps for one, also of the
+  step to the clean end. No gradient flows through it.
   """
   seen = {}
 
@@ -64,7 +39,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
 
   objective = distillation.progressive_distillation(
     Network(student, dj.time_input(1.0), parametrization='v'),
-    COSINE,
+    schedule,
     num_steps=N,
     teacher=lambda frozen, cond: ORACLE.denoise,
     solver=dj.ddim(),
@@ -74,14 +49,18 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
   def run(key, value):
     data = {'x': ORACLE.sample(key, 32)}
     loss, _ = objective({'network': {'value': value}}, Context(), key, data)
-    levels = COSINE(seen['t']), COSINE(seen['t'] - 1 / N)
-    return loss, seen['t'], seen['x'], levels
+    lt, ls = schedule(seen['t']), schedule(seen['t'] - 1 / N)
+    target = lambda xs: two_step_target(xs, seen['x'], ls, lt)
+    _, tangent = jax.jvp(target, (seen['x'],), (seen['x'],))
+    return loss, seen['t'], seen['x'], (lt, ls), tangent
 
-  loss, t, xt, (lt, ls) = jax.device_get(run(key, np.zeros((32, 2))))
+  found = jax.device_get(run(key, np.zeros((32, 2))))
+  loss, t, xt, (lt, ls), tangent = found
   np.testing.assert_allclose(t * N, np.rint(t * N), atol=1e-6)
+  assert (ls.t < 1e-6).any() and (tangent == 0.0).all()
 
   def two_steps(x, t):
-    grid = COSINE(t - jnp.arange(3) / (2 * N))
+    grid = schedule(t - jnp.arange(3) / (2 * N))
     return dj.sample(key, ORACLE.denoise, dj.ddim(), grid, x[None])[0]
 
   xs = np.asarray(jax.jit(jax.vmap(two_steps))(xt, t), np.float64)
@@ -91,8 +70,9 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
   )
   target = (xs - s_s / s_t * xt) / (a_s - s_s / s_t * a_t)
   weight = np.maximum((a_t / s_t) ** 2, 1.0)
-  # v = 0 is x_0 = alpha x_t
-  expected = np.mean(weight * (target - a_t * xt) ** 2)
+  # v = 0 is x_0 = alpha x_t / (alpha^2 + sigma^2)
+  at_0 = a_t * xt / (a_t**2 + s_t**2)
+  expected = np.mean(weight * (target - at_0) ** 2)
   np.testing.assert_allclose(loss, expected, rtol=1e-4)
   v = a_t * (xt - a_t * target) / s_t - s_t * target
   assert run(key, np.float32(v))[0] < 1e-8 * expected
@@ -131,8 +111,6 @@ def test_reflow_literally(key):
     flow, STRAIGHT, teacher=lambda frozen, cond, eps: frozen * jnp.sin(eps)
   )
   check(taught, data, None, lambda noise: 2.0 * np.sin(noise))
-  with pytest.raises(ValueError, match=r"needs a teacher, or batch\['noise'\]"):
-    plain.draw(key, data, Context())
 
 
 def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):

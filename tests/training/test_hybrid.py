@@ -31,13 +31,10 @@ def value_and_grad(objective):
   return jax.jit(jax.value_and_grad(objective, has_aux=True))
 
 
+PARAMS = {'network': (0.9, 1.1)}  # of eps and of v
 HYBRID = value_and_grad(make(objectives.hybrid))
 # The bound ends at x_0 even if schedule(0) is noisy.
 VLB = make(objectives.vlb, noisy_start)
-
-
-def params(of_eps=0.9, of_v=1.1):
-  return {'network': (of_eps, of_v)}
 
 
 @jax.jit
@@ -47,12 +44,12 @@ def draw(key):
   return step, jax.random.normal(eps_key, X0.shape)
 
 
-def literal(key, network, mean_of=None):
+def literal(key, network):
   """Computes the mean of |eps - eps_theta|^2, and T L_{t-1} in bits/dim."""
   step, eps = map(np.asarray, draw(key))
   eps = np.float64(eps)
   same = np.broadcast_to(eps, (T + 1, *eps.shape))
-  _, L, L_0 = bound_terms(P, X0, same, 'learned', False, network, BINS, mean_of)
+  _, L, L_0 = bound_terms(P, X0, same, 'learned', False, network, BINS)
   nats = np.concatenate([L_0[:, None], L], axis=1)[np.arange(64), step - 1]
   assert (step == 1).any() and (step == T).any()
   alpha_bar = P.alpha_bar[step][:, None, None]
@@ -64,7 +61,7 @@ def literal(key, network, mean_of=None):
 
 def test_iddpm_eq_16_hybrid_loss(key):
   """The loss is L_simple + 0.001 L_vlb."""
-  (loss, (metrics, state)), _ = HYBRID(params(), Context(), key, BATCH)
+  (loss, (metrics, state)), _ = HYBRID(PARAMS, Context(), key, BATCH)
   simple, vlb = literal(key, (0.9, 1.1))
   np.testing.assert_allclose(metrics['simple'].total, simple, rtol=1e-5)
   np.testing.assert_allclose(metrics['vlb'].total, vlb, rtol=1e-4)
@@ -75,10 +72,10 @@ def test_iddpm_eq_16_hybrid_loss(key):
 def test_the_bound_trains_the_variance_alone(key):
   """The mean has the gradient of L_simple, as without the bound."""
   simple = objectives.denoising(NETWORK, P.schedule, times=dj.step_times(T))
-  of_simple = value_and_grad(simple)(params(), Context(), key, BATCH)[1][
-    'network'
-  ]
-  of_hybrid = HYBRID(params(), Context(), key, BATCH)[1]['network']
+  of_simple, of_hybrid = (
+    run(PARAMS, Context(), key, BATCH)[1]['network']
+    for run in (value_and_grad(simple), HYBRID)
+  )
   np.testing.assert_allclose(of_hybrid[0], of_simple[0], rtol=1e-5)
   assert of_simple[1] == 0.0
   h = 1e-4
@@ -89,7 +86,7 @@ def test_the_bound_trains_the_variance_alone(key):
 
 
 def test_the_pure_bound_trains_mean_and_variance(key):
-  (loss, _), grads = value_and_grad(VLB)(params(), Context(), key, BATCH)
+  (loss, _), grads = value_and_grad(VLB)(PARAMS, Context(), key, BATCH)
   np.testing.assert_allclose(loss, literal(key, (0.9, 1.1))[1], rtol=1e-4)
   h = 1e-4
   for i, found in enumerate(grads['network']):
@@ -106,7 +103,7 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   keys = jax.random.split(key, 400)
   mean = lambda objective, state: np.asarray(
     jax.jit(
-      jax.vmap(lambda k: objective(params(), Context(state=state), k, BATCH)[0])
+      jax.vmap(lambda k: objective(PARAMS, Context(state=state), k, BATCH)[0])
     )(keys)
   )
   a, b = mean(aware, history), mean(VLB, ())

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import example, given, strategies as st
 from scipy.stats import norm
 
@@ -21,19 +22,6 @@ def test_n_of_k_by_hand():
   found = [int(levels(k)) for k in steps]
   assert found == expected
   assert int(level_pairs.improved_num_levels(5, 10, 2, 8)) == 5
-
-
-def test_r_of_t_by_hand():
-  """ECT has n = 1 + 8 sigmoid(-t), r = t max(0, 1 - n / q^(stage + 1))."""
-  t = jnp.array([0.0, 1.0, np.log(7.0), 3.0, 80.0])
-  n = [5.0, 3.1515313, 2.0, 1.3794070, 1.0]
-  for arguments, expected, atol in (
-    ((0,), [0, 0, 0, 3 * (1 - n[3] / 2), 40], 1e-5),
-    ((1,), [0, 1 - n[1] / 4, 0.5 * np.log(7), 3 * (1 - n[3] / 4), 60], 1e-5),
-    ((0, 256.0), t * (1 - np.array(n) / 256), 1e-4),
-  ):
-    found = level_pairs.easy_ratio(t, *arguments)
-    np.testing.assert_allclose(found, expected, atol=atol)
 
 
 def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
@@ -104,18 +92,23 @@ def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
   assert (grid[2] == 1.0).all()
 
 
-def test_easy_pairs_by_hand(key):
-  """There are two stages; the weight is the time's, divided by t - r."""
-  t, weight = np.float32([0.5, 3.0, 20.0]), np.float32([1.0, 2.0, 5.0])
+@pytest.mark.parametrize('k, b, q', [(2.0, 0.5, 2), (8.0, 1.0, 256)])
+def test_easy_pairs_by_hand(k, b, q, key):
+  """ECT has n = 1 + k sigmoid(-b t), r = t max(0, 1 - n / q^(stage + 1)).
+
+  There are two stages; the weight is the time's, divided by t - r.
+  """
+  t = np.float32([0.5, 1.0, np.log(7.0), 3.0, 20.0, 80.0])
+  weight = np.float32([1.0, 2.0, 5.0, 1.0, 1.0, 3.0])
 
   def times(key, batch_size, schedule):
     return schedule.from_logsnr(-2.0 * jnp.log(t)), jnp.asarray(weight)
 
-  pairs = level_pairs.easy_pairs(10, times, num_stages=2, k=2.0, b=0.5)
-  run = jax.jit(lambda key, step: pairs(key, 3, EDM, step))
+  pairs = level_pairs.easy_pairs(10, times, num_stages=2, k=k, b=b, q=q)
+  run = jax.jit(lambda key, step: pairs(key, len(t), EDM, step))
   for step, stage in ((9, 0), (10, 1), (500, 1)):
-    n = 1 + 2 / (1 + np.exp(0.5 * t))
-    r = t * np.maximum(0, 1 - n / 2 ** (stage + 1))
+    n = 1 + k / (1 + np.exp(b * t))
+    r = t * np.maximum(0, 1 - n / q ** (stage + 1))
     level_t, level_r, found = run(key, step)
     np.testing.assert_allclose(level_t.sigma, t, rtol=1e-5)
     np.testing.assert_allclose(level_r.sigma, r, rtol=1e-5)
@@ -123,12 +116,11 @@ def test_easy_pairs_by_hand(key):
 
 
 def test_every_pair_of_a_grid_is_as_likely(key):
-  """Shares are within five standard errors; r is the cleaner neighbour."""
+  """Shares are within five standard errors."""
   n = 3000
   pairs = level_pairs.grid_pairs(4)
-  level_t, level_r, weight = jax.jit(lambda key: pairs(key, n, EDM, 0))(key)
-  index = np.rint(3 * np.asarray(level_t.t))
-  np.testing.assert_allclose(level_r.t, (index - 1) / 3, atol=1e-6)
-  shares = np.bincount(index.astype(int), minlength=4) / n
-  assert shares[0] == 0.0 and (np.asarray(weight) == 1.0).all()
+  level, _, _ = jax.jit(lambda key: pairs(key, n, EDM, 0))(key)
+  index = np.rint(3 * np.asarray(level.t)).astype(int)
+  shares = np.bincount(index, minlength=4) / n
+  assert shares[0] == 0.0
   assert (np.abs(shares[1:] - 1 / 3) < 5 * np.sqrt(2 / 9 / n)).all()

@@ -1,42 +1,33 @@
+# The classes of tensorboardX.proto are made when it is imported:
+# pyright: reportAttributeAccessIssue=false
 import contextlib
+import itertools
 import json
 import time
 from typing import get_args
+from unittest import mock
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from diffusion_jax.training import loggers
 from diffusion_jax.training.loggers import MetricWriter
+from tests.damage import full_disk
+from tests.runtime.test_files import PLANTED, planted
 
 PICTURE = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
 
 
-class Spy:
-  """Remembers what it was given, and raises at one method."""
-
-  def __init__(self, fails=''):
-    self.fails, self.seen = fails, []
-
-  def __call__(self, workdir, start_step):  # it is made
-    return self._note('make') or self
-
-  def _note(self, method, *args):
-    self.seen.append((method, *args))
-    if method == self.fails:
-      raise ConnectionError('no route to\nthe server')
-
-  def write_scalars(self, step, scalars):
-    self._note('write_scalars', step, scalars)
-
-  def write_images(self, step, images):
-    self._note('write_images', step, [*images])
-
-  def write_config(self, step, config, hparams):
-    self._note('write_config', step, config)
-
-  def close(self):
-    self._note('close')
+def spy(fails=''):
+  """Returns a logger that remembers its calls, and raises at one method."""
+  logger = mock.Mock()
+  logger.return_value = logger  # it is made
+  if fails:
+    method = logger if fails == 'make' else getattr(logger, fails)
+    method.side_effect = ConnectionError('no route to\nthe server')
+  return logger
 
 
 def write_all(workdir, start, names, steps=(1, 2)):
@@ -59,17 +50,16 @@ METHODS = 'make', 'write_config', 'write_scalars', 'write_images', 'close'
 
 @pytest.mark.parametrize('fails', METHODS)
 def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
-  bad, good = Spy(fails), Spy()
+  bad, good = spy(fails), spy()
   monkeypatch.setitem(loggers.LOGGERS, 'wandb', bad)
   monkeypatch.setitem(loggers.LOGGERS, 'mlflow', good)
   write_all(tmp_path, 0, ('wandb', 'mlflow', 'wandb'))
-  assert bad.seen == good.seen[: len(bad.seen)]
-  assert [call[0] for call in bad.seen].count(fails) == 1
-  assert bad.seen[-1][0] == fails
-  assert [call[0] for call in good.seen] == [
-    'make', 'write_config', *['write_scalars', 'write_images'] * 2, 'close'
-  ]  # fmt: skip
-  assert good.seen[2] == ('write_scalars', 1, {'loss': 10.0})
+  names = [name or 'make' for name, _, _ in good.mock_calls]
+  steps = ['write_scalars', 'write_images'] * 2
+  assert names == ['make', 'write_config', *steps, 'close']
+  assert good.mock_calls[2] == mock.call.write_scalars(1, {'loss': 10.0})
+  # It gets the same calls until the first that fails.
+  assert bad.mock_calls == good.mock_calls[: 1 + names.index(fails)]
   assert capsys.readouterr().out.splitlines() == [
     'wandb failed, and the training goes on without it: ConnectionError: no '
     'route to'
@@ -79,12 +69,12 @@ def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
 
 
 def test_other_processes_have_no_loggers(tmp_path, monkeypatch):
-  spy = Spy()
-  monkeypatch.setitem(loggers.LOGGERS, 'wandb', spy)
+  logger = spy()
+  monkeypatch.setitem(loggers.LOGGERS, 'wandb', logger)
   writer = MetricWriter(tmp_path, 0, False, ('wandb',))
   writer.write_scalars(1, {'loss': 1.0})
   writer.close()
-  assert not spy.seen and not any(tmp_path.iterdir())
+  assert not logger.mock_calls and not any(tmp_path.iterdir())
 
 
 def test_a_folder_of_the_name_is_no_package(tmp_path, monkeypatch):
@@ -183,3 +173,145 @@ def test_mlflow_continues_the_same_run(tmp_path, monkeypatch):
   monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/other.db')
   write_all(workdir, 1, ('mlflow',), (2,))  # this place has no such run
   assert len(mlflow.MlflowClient().search_runs(['1'])) == 1
+
+
+def lines(folder):
+  text = (folder / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def events(folder):
+  """Reads TensorBoard's records: length, checksum, event, checksum."""
+  found = []
+  for path in sorted(folder.glob('events.out.*')):
+    data, i = path.read_bytes(), 0
+    while i < len(data):
+      size = int.from_bytes(data[i : i + 8], 'little')
+      found.append(event_pb2.Event.FromString(data[i + 12 : i + 12 + size]))
+      i += 16 + size
+  return found
+
+
+def values(folder):
+  """Returns {tag: (step, value)} of TensorBoard's records."""
+  return {v.tag: (e.step, v) for e in events(folder) for v in e.summary.value}
+
+
+def write(folder, losses, start=0):
+  """Writes the losses of some steps."""
+  writer = MetricWriter(folder, start)
+  for step, loss in losses.items():
+    writer.write_scalars(step, {'loss': loss})
+  writer.close()
+
+
+def test_scalars_go_to_both_files(tmp_path):
+  writer = MetricWriter(tmp_path)
+  writer.write_scalars(5, {'loss': np.float32(0.5), 'nothing': float('nan')})
+  writer.write_images(5, {'samples': np.zeros((4, 4, 3), np.uint8)})
+  writer.write_config(0, {'seed': 1}, {})
+  writer.close()
+  assert lines(tmp_path) == [{'step': 5, 'loss': 0.5}]
+  found = values(tmp_path)
+  step, loss = found['loss']
+  assert step == 5 and loss.simple_value == 0.5
+  assert found['samples'][1].image.height == 4
+  assert 'nothing' not in found
+  [text] = found['config/text_summary'][1].tensor.string_val
+  assert json.loads(text.decode().strip('`')) == {'seed': 1}
+
+
+def test_hparams_are_what_tensorboard_reads(tmp_path):
+  writer = MetricWriter(tmp_path)
+  fields = {'seed': 1, 'optimizer.decay': 'cosine', 'network.remat': False}
+  writer.write_config(0, {}, fields)
+  writer.close()
+  _, start = values(tmp_path)['_hparams_/session_start_info']
+  plugin = start.metadata.plugin_data
+  assert plugin.plugin_name == 'hparams'
+  found = HParamsPluginData.FromString(plugin.content).session_start_info
+  assert found.hparams['seed'].number_value == 1.0
+  assert found.hparams['optimizer.decay'].string_value == 'cosine'
+  assert found.hparams['network.remat'].WhichOneof('kind') == 'bool_value'
+
+
+def shown(folder):
+  """Returns [(tag, step)] that TensorBoard shows after SessionLog.START."""
+  left = []
+  for event in events(folder):
+    if event.session_log.status == event_pb2.SessionLog.START:
+      left = [(tag, step) for tag, step in left if step < event.step]
+    left += [(value.tag, event.step) for value in event.summary.value]
+  return left
+
+
+@pytest.mark.parametrize('last', [0, 2])
+def test_tensorboard_shows_no_step_twice(tmp_path, last, monkeypatch):
+  """The restart is at step 0, before the first checkpoint, or at step 2."""
+  clock = itertools.count(1000)  # names of the files are in seconds
+  monkeypatch.setattr(time, 'time', lambda: next(clock))
+  for start, stop in ((0, 3), (last, 4)):
+    writer = MetricWriter(tmp_path, start)
+    writer.write_config(start, {}, {})
+    for step in range(start + 1, stop + 1):
+      writer.write_scalars(step, {'loss': 1.0})
+    writer.close()
+  assert len(list(tmp_path.glob('events.out.*'))) == 2
+  found = shown(tmp_path)
+  assert [step for tag, step in found if tag == 'loss'] == [1, 2, 3, 4]
+  texts = [step for tag, step in found if tag == 'config/text_summary']
+  assert texts == sorted({0, last})
+
+
+def test_metrics_of_an_earlier_start_are_kept(tmp_path, capsys):
+  for i in range(3):
+    write(tmp_path, {1: i})
+  for i, name in enumerate(('metrics.1', 'metrics.2', 'metrics')):
+    [line] = (tmp_path / f'{name}.jsonl').read_text().splitlines()
+    assert json.loads(line)['loss'] == i
+  assert 'is kept as metrics.2.jsonl' in capsys.readouterr().out
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
+  write(tmp_path, {1: 1, 2: 2, 3: 3, 4: 4})
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(path.read_text() + '{"step": 5, "lo')  # killed here
+  write(tmp_path, {3: 30}, 2)
+  losses = [(x['step'], x['loss']) for x in lines(tmp_path)]
+  assert losses == [(1, 1.0), (2, 2.0), (3, 30.0)]
+  said = capsys.readouterr().out
+  assert 'dropped 2 lines after step 2 and 1 damaged\n' in said
+
+
+@pytest.mark.parametrize('start', [0, 2])
+@pytest.mark.parametrize('how', PLANTED)
+def test_metrics_are_appended_to_a_file_of_the_run(how, start, tmp_path):
+  text = '{"step": 1, "loss": 1.0}\n'
+  with planted(how, tmp_path, 'metrics.jsonl', text=text) as run:
+    write(run, {3: 3}, start)
+  path = run / 'metrics.jsonl'
+  assert not path.is_symlink() and path.stat().st_nlink == 1
+  kept = [1] * bool(start and how in ('link', 'hard link'))
+  assert [line['step'] for line in lines(run)] == [*kept, 3]
+
+
+def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
+  good = [f'{{"step": {i}, "loss": 1.0}}\n'.encode() for i in (1, 2, 3)]
+  damaged = [b'{"step": 2, \xff}\n', b'3\n', b'{"loss": 1.0}\n', b'\0\0\n']
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(good[0] + b''.join(damaged) + good[1] + good[2][:9])
+  write(tmp_path, {3: 1.0}, 2)
+  assert path.read_bytes() == b''.join(good)
+  assert capsys.readouterr().out.endswith(' after step 2 and 5 damaged\n')
+
+
+def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):
+  writer = MetricWriter(tmp_path)
+  writer.write_scalars(0, {'loss': 0.0})
+  [events] = writer._open.values()  # it is left out when it fails
+  with full_disk(3000), pytest.raises(OSError):
+    for step in range(1, 1000):
+      writer.write_scalars(step, {f'loss_{i}': i for i in range(20)})
+  assert step < 20
+  events.close()
+  writer.close()

@@ -3,16 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import diffusion_jax as dj
-from diffusion_jax.training import checkpoints
 from diffusion_jax.training.loss_aware import (
   init_loss_history,
   loss_aware_times,
   record,
 )
-from diffusion_jax.training.state import init_state
 
 T = 5
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(T))
@@ -71,20 +68,3 @@ def test_steps_are_drawn_and_weighted_by_the_probabilities(key):
   error = np.sqrt(probs * (1 - probs) / 20_000)
   assert (np.abs(share - probs) < 4 * error).all()
   np.testing.assert_allclose(weight, 1 / (T * probs[step - 1]), rtol=1e-5)
-
-
-def test_a_restored_history_goes_on_exactly(tmp_path, key):
-  history = record_jit(init_loss_history(T), jnp.arange(1, 6), jnp.arange(5.0))
-  sgd = optax.sgd(0.1)
-  state = init_state({'network': {'w': jnp.ones(2)}}, sgd, history)
-  manager = checkpoints.open_manager(tmp_path)
-  checkpoints.save(manager, state, {})
-  manager.close()
-  like = jax.tree.map(jnp.zeros_like, state)
-  restored = checkpoints.restore_latest(
-    checkpoints.open_manager(tmp_path), like
-  )
-  more = jnp.full(5, 2), jnp.arange(5.0)
-  before = record_jit(history, *more)
-  after = record_jit(restored.objective_state, *more)
-  jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -55,16 +55,6 @@ def test_a_decay_ends_with_the_training_or_at_its_own_step(decay_steps, end):
   assert after == 0.0
 
 
-@pytest.mark.parametrize('arguments, message', [
-  ((1.0, 100, 'cosine', 50), 'larger than warmup_steps=100, got 50'),
-  ((1.0, 100, 'linear', 100), 'larger than warmup_steps=100, got 100'),
-  ((1.0, 0, 'inverse_sqrt'), 'larger than warmup_steps=0, got 0'),
-])  # fmt: skip
-def test_a_decay_that_ends_before_the_warmup_is_refused(arguments, message):
-  with pytest.raises(ValueError, match=message):
-    optimizer.learning_rate_schedule(*arguments)
-
-
 ALL = {'kernel', 'bias', 'scale', 'embedding', 'frequencies'}
 
 
@@ -156,14 +146,11 @@ def test_muon_makes_every_matrix_orthogonal():
   )
   muon = make('muon', clip_norm=0.0)
   updates = jax.device_get(first_update(muon, grads, params))
-  matrices = {
-    'one': updates['one']['kernel'][None],
-    'stack': updates['stack']['kernel'],
-    'conv': updates['conv']['kernel'].reshape(1, 18, 5),
-  }
-  for name, stack in matrices.items():
-    gradients = np.reshape(grads[name]['kernel'], stack.shape)
-    for update, g in zip(stack, gradients, strict=True):
+  for name, shape in {
+    'one': (1, 6, 4), 'stack': (3, 6, 4), 'conv': (1, 18, 5),
+  }.items():  # fmt: skip
+    both = (x[name]['kernel'].reshape(shape) for x in (updates, grads))
+    for update, g in zip(*both, strict=True):
       u, s, v = np.linalg.svd(np.float64(g), full_matrices=False)
       expected = -0.2 * np.sqrt(max(g.shape)) * (u @ v)
       cosine = np.sum(update * expected)
@@ -214,8 +201,6 @@ def test_the_half_life_of_edm():
   steps = np.arange(1, 1 + 500_000 // 500)
   kept = np.prod([1 - optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
   np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)
-  with pytest.raises(ValueError, match='half_life is -1: it must be positive'):
-    optimizer.ema_half_life(-1, batch)
 
 
 def test_ema_decays():

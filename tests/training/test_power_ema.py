@@ -45,9 +45,6 @@ def test_width_and_exponent_are_inverse():
     np.testing.assert_allclose(found, deviation, rtol=1e-6)
   np.testing.assert_allclose(power_ema.exponent(0.05), 16.972198602303447)
   np.testing.assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
-  for wrong in (0.0, -0.1, 0.3, float('nan')):
-    with pytest.raises(ValueError, match='width must be in .0, 0.2887.'):
-      power_ema.exponent(wrong)
 
 
 def test_products_of_profiles_are_their_integrals():
@@ -89,24 +86,15 @@ def test_a_late_step_moves_the_average_by_its_exact_rate(key):
 def test_decays_make_averages_of_that_width(more):
   """Standard deviation and mean of the time follow from the decays."""
   start = int(more)
-
-  def measure(sigma_rel):
-    rate = optimizer.ema_power(sigma_rel, more)
-    rates = np.float64(jax.vmap(rate)(jnp.arange(STEPS)))
-    weights = np.zeros(STEPS + start)
-    if start:  # after a thousand batches of this size
-      weights[:start] = weights_of(sigma_rel, start)
-    for i, rate in enumerate(rates):
-      weights *= 1.0 - rate
-      weights[start + i] = rate
-    return weights
-
-  def weights_of(sigma_rel, count):
-    return recursion(sigma_rel, np.eye(count))[-1]
-
   time = np.arange(1, STEPS + start + 1) / (STEPS + start)
   for sigma_rel in (0.02, 0.05, 0.1, 0.25):
-    weights = measure(sigma_rel)
+    weights = np.zeros(STEPS + start)
+    if start:  # after a thousand batches of this size
+      weights[:start] = recursion(sigma_rel, np.eye(start))[-1]
+    rates = jax.vmap(optimizer.ema_power(sigma_rel, more))(jnp.arange(STEPS))
+    for i, rate in enumerate(np.float64(rates), start):
+      weights *= 1.0 - rate
+      weights[i] = rate
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
     mean = weights @ time
     deviation = np.sqrt(weights @ (time - mean) ** 2)
@@ -202,7 +190,7 @@ def test_time_counts_images_where_the_batch_size_changes():
     np.testing.assert_allclose(weights @ stored, expected, atol=size)
 
 
-def test_sums_keep_their_digits_and_twice_the_same_is_refused():
+def test_sums_keep_their_digits():
   parts = [
     (10.0, {'a': np.float32([1.0]), 'b': np.float32(2.0)}),
     (-9.0, {'a': np.float32([1.0 + 2**-23]), 'b': np.float32(2.0)}),
@@ -211,6 +199,3 @@ def test_sums_keep_their_digits_and_twice_the_same_is_refused():
   assert found['a'].dtype == np.float32 and found['b'].shape == ()
   assert found['b'] == 2.0
   assert found['a'] == np.float32(1.0 - 9.0 * 2**-23)
-  twice = np.array([64.0, 64.0])
-  with pytest.raises(ValueError, match='averages must differ in time or width'):
-    power_ema.solve(twice, np.array([3.0, 3.0]), 64.0, 2.0)

@@ -333,7 +333,7 @@ def test_a_learned_variance_takes_no_part_in_the_loss(key):
   jax.tree.map(close, *both(init(8)))
 
 
-def test_rows_are_interleaved_and_must_divide():
+def test_rows_are_interleaved():
   tree = {'a': np.arange(6), 'b': np.arange(12).reshape(6, 2)}
   each = jax.jit(jax.vmap(lambda i: rows(tree, i, 3)))
   parts = jax.device_get(each(np.arange(3)))
@@ -341,8 +341,6 @@ def test_rows_are_interleaved_and_must_divide():
   assert parts['b'][1].tolist() == [[2, 3], [8, 9]]
   again = jax.jit(whole)(parts)
   jax.tree.map(np.testing.assert_array_equal, again, tree)
-  with pytest.raises(ValueError, match='accumulate=4 must divide the batch 6'):
-    rows(tree, 0, 4)
 
 
 def test_quarters_follow_t():
@@ -350,3 +348,22 @@ def test_quarters_follow_t():
   found = jax.jit(objectives.by_quarter)(losses, t)
   values = [(float(m.total), float(m.count)) for m in found.values()]
   assert values == [(1.0, 1.0), (2.0, 1.0), (0.0, 0.0), (12.0, 2.0)]
+
+
+def test_the_first_state():
+  """Every average is equal to params and shares no buffer with them."""
+  params = {'w': jnp.arange(3.0)}
+  adam = optax.adam(0.1)
+  state = init_state(params, adam, objective_state=7, more_emas=('0.5', '0.9'))
+  assert state.step == 0 and state.step.dtype == jnp.int32
+  assert state.objective_state == 7
+  assert jax.tree.structure(state.opt_state) == jax.tree.structure(
+    adam.init(params)
+  )
+  assert list(state.more_ema_params) == ['0.5', '0.9']
+  averages = [state.ema_params, *state.more_ema_params.values()]
+  buffers = {state.params['w'].unsafe_buffer_pointer()}
+  for average in averages:
+    assert average['w'].tolist() == [0.0, 1.0, 2.0]
+    buffers.add(average['w'].unsafe_buffer_pointer())
+  assert len(buffers) == 4

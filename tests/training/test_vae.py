@@ -9,7 +9,7 @@ from scipy import stats
 import diffusion_jax as dj
 from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Context
-from diffusion_jax.training.step import accumulated, rows
+from diffusion_jax.training.step import rows
 
 LEVELS, B, D = 5, 6, 3
 RNG = np.random.default_rng(0)
@@ -206,15 +206,6 @@ def test_free_bits_are_of_channels_and_of_layers(key):
     np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
 
 
-def test_free_bits_of_parts_are_refused():
-  for objective in (
-    vae.vae(encode_step, decode_step, LOGISTIC, free_bits=0.1),
-    chain(free_bits=0.1),
-  ):
-    with pytest.raises(ValueError, match='accumulate must be 1, got 2'):
-      accumulated(objective, 2)
-
-
 def test_decoders_literally():
   h = RNG.normal(size=(B, 2, 2, 2))
   log_likelihood = lambda name, levels, *inputs: jax.jit(
@@ -234,5 +225,3 @@ def test_decoders_literally():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   mean = vae.DECODERS['bernoulli'][2](jnp.float32(logits))
   np.testing.assert_allclose(mean, 2 * p - 1, rtol=1e-5)
-  with pytest.raises(ValueError, match='needs 2 levels, got 5'):
-    log_likelihood('bernoulli', LEVELS, logits, x)

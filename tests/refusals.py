@@ -1,0 +1,28 @@
+"""What is refused: tables of calls, one row for each rule, and one line each.
+
+A row is a call => a part of its message; ' ... ' is a gap. Indented lines
+continue a row, and # begins a comment.
+"""
+
+import contextlib
+import re
+
+import pytest
+
+
+@contextlib.contextmanager
+def one_line(*parts, error=ValueError, match=None):
+  """Expects an error whose message is one line that has the parts."""
+  with pytest.raises(error, match=match) as found:
+    yield
+  text = str(found.value)
+  assert '\n' not in text and all(part in text for part in parts), text
+
+
+def rows(error, table):
+  """Yields (error, call, pattern of the message) of the rows of a table."""
+  for row in re.split(r'\n(?=\S)', table.strip()):
+    if not row.startswith('#'):
+      call, message = ' '.join(row.split()).split(' => ')
+      message = re.escape(message).replace(r'\ \.\.\.\ ', '.*')
+      yield pytest.param(error, call, message, id=call)
