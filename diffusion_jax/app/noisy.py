@@ -222,10 +222,16 @@ class NoisyNetwork:
     key, gamma_key = jax.random.split(key)
     params = {'network': _first_weights(self, key)}
     params |= self.first_schedule(gamma_key)
-    uncertainty = uncertainty_of(self.config)
-    if uncertainty is not None:
-      params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
+    if self.uncertainty is not None:
+      key = jax.random.fold_in(gamma_key, 1)
+      params['uncertainty'] = self.uncertainty.init(key)
     return params
+
+  @property
+  def uncertainty(self) -> constructors.LogVariance | None:
+    """EDM2's u(sigma), which is trained with the network."""
+    section = self.config.objective.get('uncertainty')
+    return None if section is None else section.make()
 
   def first_schedule(self, key: jax.Array) -> Params:
     """Returns {'schedule': first parameters}; {} if it is not learned."""
@@ -261,12 +267,6 @@ def _with_params(schedule, params):
     inner = _with_params(schedule.schedule, params)
     return dataclasses.replace(schedule, schedule=inner)
   return dataclasses.replace(schedule, params=params)
-
-
-def uncertainty_of(config: Node) -> constructors.LogVariance | None:
-  """Returns EDM2's u(sigma), which is trained with the network."""
-  section = config.objective.get('uncertainty')
-  return None if section is None else section.make()
 
 
 def _inputs_of(c, facts, needs):
