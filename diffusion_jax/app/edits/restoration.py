@@ -269,7 +269,7 @@ class Restore(Edit):
       )
     print(f'wrote {path}_<picture>_0.png and others, _mean.png, _std.png')
     rows = np.concatenate([np.stack(row) for row in sheet[:_ROWS]])
-    first = 'clean, ' * bool(clean is not None) + 'y, ' * _is_picture(y[0])
+    first = 'clean, ' * (clean is not None) + 'y, ' * _is_picture(y[0])
     of = f'{first}samples, their mean and standard deviation'
     write_grid(path, rows, len(sheet[0]), of)
 

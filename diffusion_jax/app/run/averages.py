@@ -128,19 +128,12 @@ def _parts(workdir, used, widths):
   # Yields (weight, {path of a parameter: array}), for `power_ema.combine`.
   for step, row in used:
     snapshots.check(workdir, step)
+    tensors = files.open_tensors(snapshots.path_of(workdir, step))
     for width, weight in zip(widths, row, strict=True):
+      prefix = f'{power_ema.width_name(width)}/'
+      names = [name for name in tensors if name.startswith(prefix)]
       if weight:
-        yield weight, _read(snapshots.path_of(workdir, step), width)
-
-
-def _read(path, width):
-  prefix = f'{power_ema.width_name(width)}/'
-  tensors = files.open_tensors(path)
-  return {
-    name.removeprefix(prefix): tensors[name]
-    for name in tensors
-    if name.startswith(prefix)
-  }
+        yield weight, {n.removeprefix(prefix): tensors[n] for n in names}
 
 
 def rates(config: Node, more_steps: float = 0.0) -> Rates:
