@@ -299,25 +299,8 @@ def _inputs_of(c, facts, needs):
   )
 
 
-def _facts_of(noisy):
-  # The facts from which a network is made.
-  c, classes = noisy.config, noisy.facts.num_classes
-  if 'num_classes' in c.network.needs and classes < 2:
-    raise UserError(
-      'config.network=classifier needs images of two or more classes'
-    )
-  return {
-    'out_channels': noisy.out_channels,
-    'in_channels': noisy.state_shape[-1],
-    'inputs': noisy.inputs,
-    'num_classes': classes,
-    'gamma_min': c.schedule.get('gamma_min'),
-    'gamma_max': c.schedule.get('gamma_max'),
-  }
-
-
 def _build(noisy):
-  section = noisy.config.network
+  c, section = noisy.config, noisy.config.network
   takes = _takes(section.constructor)
   for name, field in _ASKED.items():
     if name in noisy.inputs.names and name not in takes:
@@ -329,7 +312,19 @@ def _build(noisy):
         f'{section.name} does not have: set network to {" or ".join(able)}'
         f'{own}'
       )
-  network = section.make(_facts_of(noisy))
+  classes = noisy.facts.num_classes
+  if 'num_classes' in section.needs and classes < 2:
+    raise UserError(
+      'config.network=classifier needs images of two or more classes'
+    )
+  network = section.make({
+    'out_channels': noisy.out_channels,
+    'in_channels': noisy.state_shape[-1],
+    'inputs': noisy.inputs,
+    'num_classes': classes,
+    'gamma_min': c.schedule.get('gamma_min'),
+    'gamma_max': c.schedule.get('gamma_max'),
+  })  # fmt: skip
   needed = getattr(network, 'noise_input', None)
   if needed not in (None, noisy.config.noise_input.name):
     raise UserError(

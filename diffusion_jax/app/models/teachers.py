@@ -52,10 +52,21 @@ def of_student(
 
     return denoiser
 
-  return teacher, Frozen(
-    lambda source, mesh: {'teacher': read(opened(student), run, workdir)},
-    lambda: {'teacher': jax.eval_shape(opened(student).init, abstract_key())},
-  )
+  def prepare(source, mesh):
+    params, _ = other_runs.read_params(_PATH, run, opened(student).init)
+    now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
+    path = workdir / 'teacher.json'
+    if processes.broadcast([path.exists()])[0]:
+      before = read_json(path).get('checksum', -1)
+      other_runs.check_unchanged(_PATH, run, path, before, now['checksum'])
+    elif processes.is_first():
+      write_json(path, now)
+    return {'teacher': params}
+
+  def shapes():
+    return {'teacher': jax.eval_shape(opened(student).init, abstract_key())}
+
+  return teacher, Frozen(prepare, shapes)
 
 
 def open_run(student: NoisyNetwork) -> NoisyNetwork:
@@ -100,21 +111,3 @@ def problems(
       f'config.conditioning.dropout={dropout}: the teacher in {run} was '
       'trained without dropout; set it to 0'
     )
-
-
-def read(noisy: NoisyNetwork, run: Path, workdir: Path) -> Params:
-  """Returns the teacher's parameters, when a training starts in `workdir`.
-
-  The first start writes teacher.json. Raises UserError if the weights have
-  changed since then.
-  """
-  params, _ = other_runs.read_params(_PATH, run, noisy.init)
-  now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
-  path = workdir / 'teacher.json'
-  begun = processes.broadcast([path.exists()])[0]
-  if not begun and processes.is_first():
-    write_json(path, now)
-  if begun:
-    before = read_json(path).get('checksum', -1)
-    other_runs.check_unchanged(_PATH, run, path, before, now['checksum'])
-  return params
