@@ -419,7 +419,7 @@ app/models/diffusion.py app/models/test_guidance.py guidance_by_a_classifier_by_
   functions.insert(2 if after_clip else 0, by_classifier)
   => functions.insert(0, by_classifier)
 app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
-  if not clip: => if False:
+  if clip: => if True:
 metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
   if model.clips else denoise => if not model.clips else denoise
 app/models/teachers.py app/models/test_teachers.py sees_its_own_levels
@@ -596,7 +596,7 @@ app/drawing/emerging.py app/modes/test_serve.py bad_value
 app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
   (cond, scale=scale) => (cond, scale=1.0)
 app/models/diffusion.py without_clipping
-  'dynamic_threshold': 0.0, 'classifier' => 'classifier'
+  functions.append(bound_of(c, noisy.clips)) => functions.append(None)
 app/config/tree.py app/config/test_own.py only_a_stored_config
   own.check_paths(where, value) => pass
 # What no test had noticed.

@@ -133,7 +133,6 @@ TESTED_ELSEWHERE = {
   'app/config/kinds.py': 'app/config/test_store.py',
   'app/devices.py': 'app/modes/test_train_setup.py',
   'app/drawing/emerging.py': 'app/modes/test_serve.py',
-  'app/run/ema.py': 'app/test_noisy.py',
   'app/drawing/generate.py': 'app/models/test_diffusion.py',
   'app/run/model_card.py': 'app/run/test_sharing.py',
   'app/model.py': 'app/models/test_vae.py',

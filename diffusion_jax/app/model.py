@@ -186,11 +186,6 @@ class Model:
     refuse(unread.problems(self.config, self.workdir, mode))
 
 
-def frozen_shapes(model: Model) -> Params:
-  """Returns the shapes of all parameters that are not trained."""
-  return model.teacher.shapes() | model.autoencoder.shapes()
-
-
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
   """Returns (frozen, batch, key, i) -> the batch with its images encoded.
 

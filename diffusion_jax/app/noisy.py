@@ -224,10 +224,16 @@ class NoisyNetwork:
     key, gamma_key = jax.random.split(key)
     params = {'network': _first_weights(self, key)}
     params |= self.first_schedule(gamma_key)
-    uncertainty = uncertainty_of(self.config)
-    if uncertainty is not None:
-      params['uncertainty'] = uncertainty.init(jax.random.fold_in(gamma_key, 1))
+    if self.uncertainty is not None:
+      key = jax.random.fold_in(gamma_key, 1)
+      params['uncertainty'] = self.uncertainty.init(key)
     return params
+
+  @property
+  def uncertainty(self) -> constructors.LogVariance | None:
+    """EDM2's u(sigma), which is trained with the network."""
+    section = self.config.objective.get('uncertainty')
+    return None if section is None else section.make()
 
   def first_schedule(self, key: jax.Array) -> Params:
     """Returns {'schedule': first parameters}; {} if it is not learned."""
@@ -265,12 +271,6 @@ def _with_params(schedule, params):
   return dataclasses.replace(schedule, params=params)
 
 
-def uncertainty_of(config: Node) -> constructors.LogVariance | None:
-  """Returns EDM2's u(sigma), which is trained with the network."""
-  section = config.objective.get('uncertainty')
-  return None if section is None else section.make()
-
-
 def _inputs_of(c, facts, needs):
   if c.labels and not facts.num_classes:
     raise UserError(
@@ -301,25 +301,8 @@ def _inputs_of(c, facts, needs):
   )
 
 
-def _facts_of(noisy):
-  # The facts from which a network is made.
-  c, classes = noisy.config, noisy.facts.num_classes
-  if 'num_classes' in c.network.needs and classes < 2:
-    raise UserError(
-      'config.network=classifier needs images of two or more classes'
-    )
-  return {
-    'out_channels': noisy.out_channels,
-    'in_channels': noisy.state_shape[-1],
-    'inputs': noisy.inputs,
-    'num_classes': classes,
-    'gamma_min': c.schedule.get('gamma_min'),
-    'gamma_max': c.schedule.get('gamma_max'),
-  }
-
-
 def _build(noisy):
-  section = noisy.config.network
+  c, section = noisy.config, noisy.config.network
   takes = _takes(section.constructor)
   for name, field in _ASKED.items():
     if name in noisy.inputs.names and name not in takes:
@@ -331,7 +314,19 @@ def _build(noisy):
         f'{section.name} does not have: set network to {" or ".join(able)}'
         f'{own}'
       )
-  network = section.make(_facts_of(noisy))
+  classes = noisy.facts.num_classes
+  if 'num_classes' in section.needs and classes < 2:
+    raise UserError(
+      'config.network=classifier needs images of two or more classes'
+    )
+  network = section.make({
+    'out_channels': noisy.out_channels,
+    'in_channels': noisy.state_shape[-1],
+    'inputs': noisy.inputs,
+    'num_classes': classes,
+    'gamma_min': c.schedule.get('gamma_min'),
+    'gamma_max': c.schedule.get('gamma_max'),
+  })  # fmt: skip
   needed = getattr(network, 'noise_input', None)
   if needed not in (None, noisy.config.noise_input.name):
     raise UserError(

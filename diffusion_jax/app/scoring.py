@@ -91,7 +91,8 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
   or in evaluation.features, and its scores are named with them.
   """
   c, scored = model.config.evaluation, []
-  usual = space_of(model)
+  default = 'inception' if model.facts.x.is_picture else 'values'
+  usual = c.features or default
   check_one_of(features.EXTRACTORS, 'evaluation.features', usual)
   for name, metric in metrics_of(model, **values).items():
     if not isinstance(metric, SampleMetric):
@@ -104,12 +105,6 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
       suffix = f'_{space}' if 'features' in c[name] else ''
       scored.append(Scored(name, metric, space, suffix))
   return scored
-
-
-def space_of(model: Model) -> str:
-  """Returns the features of metrics that name none."""
-  usual = 'inception' if model.facts.x.is_picture else 'values'
-  return model.config.evaluation.features or usual
 
 
 def is_of_pairs(each: Scored) -> bool:

@@ -13,7 +13,7 @@ from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.app.modes.train_setup import jit_step, setup
-from diffusion_jax.app.run import ema
+from diffusion_jax.app.run import averages
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
@@ -74,7 +74,7 @@ def test_the_average_of_edm2_is_a_power_function():
     math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width,
     rel_tol=1e-4,
   )  # fmt: skip
-  rate, _ = ema.rates(read('imagenet64_edm2'))
+  rate, _ = averages.rates(read('imagenet64_edm2'))
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)
     np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-3)

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -74,8 +74,10 @@ class Edit(abc.ABC):
     """Raises UserError if the edit cannot work with the run."""
     c, condition = model.config, condition_of(model)
     name = c.edit.name
-    for fields, beside in self.unread(model):
-      names = [f'sampling.{field}' for field in fields]
+    mode = '--mode=edit, which reads edit.num_samples, label and output'
+    fields = 'num_samples', 'labels', 'trajectory', 'name'
+    for idle, beside in ((fields, mode), self.unread(model)):
+      names = [f'sampling.{field}' for field in idle]
       refuse(unread.of_fields(c, model.workdir, names, beside))
     if condition and name != condition:
       raise UserError(
@@ -83,10 +85,9 @@ class Edit(abc.ABC):
         f'conditioning.image={condition} and can do only this task'
       )
 
-  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
-    """Yields fields of sampling without effect, and what makes them idle."""
-    fields = 'num_samples', 'labels', 'trajectory', 'name'
-    yield fields, '--mode=edit, which reads edit.num_samples, label and output'
+  def unread(self, model: Model) -> tuple[Sequence[str], str]:
+    """Returns fields of sampling without effect, and what makes them idle."""
+    return (), ''
 
   def read(self, model: Model) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
@@ -240,9 +241,8 @@ class Interpolate(Edit):
         'cannot be inverted'
       )
 
-  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
-    yield from super().unread(model)
-    yield STEPS, 'edit=interpolate, which follows the ODE'
+  def unread(self, model: Model) -> tuple[Sequence[str], str]:
+    return STEPS, 'edit=interpolate, which follows the ODE'
 
   def read(self, model: Model) -> Pictures:
     if self.num_samples < 2:

@@ -3,7 +3,7 @@
 import functools
 import glob
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -120,10 +120,9 @@ class Restore(Edit):
     if self.posterior.changes_x:
       refuse_unipc(model, f'posterior={name}')
 
-  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
-    yield from super().unread(model)
+  def unread(self, model: Model) -> tuple[Sequence[str], str]:
     name = model.config.edit.posterior.name
-    yield self.posterior.unread, f'edit.posterior={name}'
+    return self.posterior.unread, f'edit.posterior={name}'
 
   def read(self, model: Model) -> Pictures:
     """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
@@ -138,7 +137,12 @@ class Restore(Edit):
     if not self.simulate:
       y = np.stack([_read(path, shape, values) for path in self.paths()])
       return {'y': self._possible(model, y - damage.offset)}
-    clean = np.stack([_read_clean(x, values) for x in self.paths()])
+    clean = np.stack([
+      read_picture(path, 'image', values.shape)
+      if values.is_picture
+      else _array(path, values.shape)
+      for path in self.paths()
+    ])  # fmt: skip
     y = damage.forward(jnp.asarray(values.written.encode(clean)))
     key = stream(model.config.sampling.seed, 'measurement')
     y += damage.std * jax.random.normal(key, y.shape)
@@ -265,7 +269,7 @@ class Restore(Edit):
       )
     print(f'wrote {path}_<picture>_0.png and others, _mean.png, _std.png')
     rows = np.concatenate([np.stack(row) for row in sheet[:_ROWS]])
-    first = 'clean, ' * bool(clean is not None) + 'y, ' * _is_picture(y[0])
+    first = 'clean, ' * (clean is not None) + 'y, ' * _is_picture(y[0])
     of = f'{first}samples, their mean and standard deviation'
     write_grid(path, rows, len(sheet[0]), of)
 
@@ -307,9 +311,8 @@ class Steer(Edit):
     super().check(model)
     _check_given(model, 'reward', self.reward)
 
-  def unread(self, model: Model) -> Iterator[tuple[Sequence[str], str]]:
-    yield from super().unread(model)
-    yield STEPS, 'edit=steer, whose particles have steps of their own'
+  def unread(self, model: Model) -> tuple[Sequence[str], str]:
+    return STEPS, 'edit=steer, whose particles have steps of their own'
 
   def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
     _check_denoises(model, batch)
@@ -405,13 +408,6 @@ def _rms(x):
   return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
-def _read_clean(path, values):
-  # Reads a clean example, as files have it.
-  if values.is_picture:
-    return read_picture(path, 'image', values.shape)
-  return _array(path, values.shape)
-
-
 def _array(path, shape):
   if Path(path).suffix != '.npy':
     raise ValueError(
@@ -425,9 +421,7 @@ def _array(path, shape):
 
 def _read(path, shape, values):
   # Reads a measurement: a picture in [-1, 1], or an array in its own units.
-  if Path(path).suffix == '.npy':
-    return _array(path, shape)
-  if not values.is_picture:
+  if Path(path).suffix == '.npy' or not values.is_picture:
     return _array(path, shape)  # refuses other files
   if len(shape) != 3 or shape[-1] not in (1, 3):
     raise ValueError(

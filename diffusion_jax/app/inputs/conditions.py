@@ -94,10 +94,10 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
     'image': None if pictures is None else pictures.image,
     **encode_texts(model, texts),
   }
-  values = values_of_context(model)
+  name, values = context_of(model)
   if context is not None and values is not None:
     each = rows_of(model, n) % len(context)
-    cond[name_of_context(model)] = values.encode(context)[each]
+    cond[name] = values.encode(context)[each]
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures, context)
 
@@ -210,16 +210,15 @@ def choose_context(model: Model, n: int) -> np.ndarray | None:
     return source.read(np.arange(n) % len(source))['context']
 
 
-def name_of_context(model: Model) -> str:
-  """Returns the entry of cond that sampling.context becomes."""
-  return 'context' if model.conditioning.known is None else 'known'
+def context_of(model: Model) -> tuple[str, Values | None]:
+  """Returns the entry of cond that sampling.context becomes, and its values.
 
-
-def values_of_context(model: Model) -> Values | None:
-  """Returns what a row of sampling.context is; None: nothing is read."""
-  if model.conditioning.known is not None:
-    return model.facts.x
-  return model.conditioning.context and model.facts.context
+  None: nothing is read.
+  """
+  c = model.conditioning
+  if c.known is not None:
+    return 'known', model.facts.x
+  return 'context', c.context and model.facts.context
 
 
 def with_known(
@@ -242,13 +241,13 @@ def given_context(model: Model) -> np.ndarray | None:
   if not path and row is None:
     return None
   own.check_paths('sampling.context', path)
-  facts = values_of_context(model)
+  name, facts = context_of(model)
   if facts is None:
     raise UserError(
       f'config.sampling.context{"" if path else "_row"}: the network of this '
       'run takes no context (conditioning.context, conditioning.known)'
     )
-  joint = model.conditioning.known is not None
+  joint = name == 'known'
   if path:
     rows = _read_context(path, facts, joint)
     return rows if row is None else rows[[_checked_row(row, rows, path)]]
@@ -347,7 +346,7 @@ FAR = 6.0  # standard deviations
 
 def warn_if_far(model: Model, context: np.ndarray | None) -> None:
   """Prints which row of a context is far from the training data, if one is."""
-  values = values_of_context(model)
+  _, values = context_of(model)
   if context is None or values is None:
     return
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)

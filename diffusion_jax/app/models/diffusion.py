@@ -24,7 +24,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
-from diffusion_jax.app.noisy import NoisyNetwork, uncertainty_of
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import stream
@@ -49,6 +49,12 @@ def of_network(
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
   teacher, frozen = teachers.of_student(noisy, workdir)
+
+  def draw(params, guides, keys, cond):
+    assert plan is not None
+    x, states = plan(params, guides).film(keys, cond)
+    return latents.decoded(params, x), states
+
   return Model(
     schema=noisy.schema,
     config=noisy.config,
@@ -61,7 +67,7 @@ def of_network(
     problems=problems,
     measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
-    draw=plan and functools.partial(draw, plan, latents),
+    draw=plan and draw,
     conditioning=noisy.conditioning,
     noisy=noisy,
     plan=plan,
@@ -104,9 +110,8 @@ def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
   constraints = {}
   if hasattr(noisy.network, 'constrain'):
     constraints['network'] = noisy.network.constrain
-  uncertainty = uncertainty_of(noisy.config)
-  if uncertainty is not None:
-    constraints['uncertainty'] = uncertainty.constrain
+  if noisy.uncertainty is not None:
+    constraints['uncertainty'] = noisy.uncertainty.constrain
   if not constraints:
     return objective
 
@@ -127,23 +132,27 @@ def denoiser_of(
   cond: dict,
   guides: Guides,
   after_guidance: Wrap | None = None,
+  clip: bool = True,
+  scale: jax.Array | float | None = None,
 ) -> dj.Denoiser:
   """Returns the denoiser, guided and clipped, at the levels of the training.
 
-  guides: the runs that guide it, besides its own condition. after_guidance:
-  applied before x_0 is clipped.
+  guides: the runs that guide it, besides its own condition; see `Plan` for the
+  others. Without `clip` no classifier guides it.
   """
-  denoise = noisy.denoiser(params, cond)
-  guidance = c.guidance
+  denoise, guidance = noisy.denoiser(params, cond), c.guidance
+  if guidance is not None and scale is not None:
+    guidance = dataclasses.replace(guidance, scale=scale)
   if guidance is not None and is_guided(guidance.scale):
-    pair = _pair(noisy, params, cond, guides, denoise)
-    denoise = guidance.guide(pair)
-  by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
-  functions = [after_guidance, bound_of(c, noisy.clips and c.clip is not False)]
-  after_clip = c.classifier is not None and c.classifier.after_clip
-  functions.insert(2 if after_clip else 0, by_classifier)
-  for function in functions:
-    denoise = denoise if function is None else function(denoise)
+    denoise = guidance.guide(_pair(noisy, params, cond, guides, denoise))
+  functions = [after_guidance]
+  if clip:
+    functions.append(bound_of(c, noisy.clips))
+    by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
+    after_clip = c.classifier is not None and c.classifier.after_clip
+    functions.insert(2 if after_clip else 0, by_classifier)
+  for function in filter(None, functions):
+    denoise = function(denoise)
   return denoise
 
 
@@ -190,17 +199,9 @@ def plan_of(
   sampler = c.sampler.make({'schedule': visited})
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
-  def denoiser(cond, after_guidance=None, clip=True, scale=None):
-    own = c
-    if not clip:
-      none = {'clip': False, 'dynamic_threshold': 0.0, 'classifier': None}
-      own = dataclasses.replace(c, **none)
-    if scale is not None and own.guidance is not None:
-      guidance = dataclasses.replace(own.guidance, scale=scale)
-      own = dataclasses.replace(own, guidance=guidance)
-    denoise = denoiser_of(
-      noisy, own, params or {}, cond, guides or {}, after_guidance
-    )
+  def denoiser(cond, **options):
+    own = c, params or {}, cond, guides or {}
+    denoise = denoiser_of(noisy, *own, **options)
     if c.schedule is None:
       return denoise
     return dj.at_training_levels(denoise, trained)
@@ -212,14 +213,8 @@ def plan_of(
 
     return of_x0
 
-  plan = Plan(
-    visited,
-    levels,
-    sampler,
-    denoiser,
-    noisy.prior_sample,
-    denoises=True,
-  )
+  prior = noisy.prior_sample
+  plan = Plan(visited, levels, sampler, denoiser, prior, denoises=True)
   if not noisy.conditioning.self_conditioning:
     return plan
   sampler = dj.self_conditioned(sampler)
@@ -289,19 +284,6 @@ def corrected(
     if c.corrector is not None:
       sampler = c.corrector.around(sampler)
   return sampler
-
-
-def draw(
-  plan: Callable[..., Plan],
-  latents: Latents,
-  params: Params,
-  guides: Guides,
-  keys: jax.Array,
-  cond: dict,
-) -> tuple[jax.Array, jax.Array]:
-  """Draws the images of a plan, and states; see `Model.draw`."""
-  x, states = plan(params, guides).film(keys, cond)
-  return latents.decoded(params, x), states
 
 
 # -- refusals -----------------------------------------------------------------

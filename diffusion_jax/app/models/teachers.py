@@ -14,7 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import parameters
-from diffusion_jax.app.model import Frozen, OtherRun
+from diffusion_jax.app.model import NOTHING, Frozen, OtherRun
 from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.keys import abstract_key
@@ -35,12 +35,15 @@ def of_student(
 
   The run of the teacher is opened when one of the functions needs it.
   """
-  opened = functools.cache(lambda: open_run(student))
+  c = student.config
+  needed = parameters(c.objective.constructor).get('teacher')
+  optional = needed is None or needed.default is not needed.empty
+  if optional and not c.training.teacher:
+    return lambda: None, NOTHING
+  run, opened = Path(c.training.teacher), functools.cache(open_run)
 
-  def teacher() -> Teacher | None:
-    noisy = opened()
-    if noisy is None:
-      return None
+  def teacher() -> Teacher:
+    noisy = opened(student)
 
     def denoiser(frozen, cond):
       run = OtherRun(noisy, frozen['teacher'])
@@ -50,39 +53,39 @@ def of_student(
     return denoiser
 
   def prepare(source, mesh):
-    noisy = opened()
-    run = Path(student.config.training.teacher)
-    return {} if noisy is None else {'teacher': read(noisy, run, workdir)}
+    params, _ = other_runs.read_params(_PATH, run, opened(student).init)
+    now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
+    path = workdir / 'teacher.json'
+    if processes.broadcast([path.exists()])[0]:
+      before = read_json(path).get('checksum', -1)
+      other_runs.check_unchanged(_PATH, run, path, before, now['checksum'])
+    elif processes.is_first():
+      write_json(path, now)
+    return {'teacher': params}
 
   def shapes():
-    noisy = opened()
-    if noisy is None:
-      return {}
-    return {'teacher': jax.eval_shape(noisy.init, abstract_key())}
+    return {'teacher': jax.eval_shape(opened(student).init, abstract_key())}
 
   return teacher, Frozen(prepare, shapes)
 
 
-def open_run(student: NoisyNetwork) -> NoisyNetwork | None:
-  """Returns the network of training.teacher, or None.
+def open_run(student: NoisyNetwork) -> NoisyNetwork:
+  """Returns the network of training.teacher.
 
   Raises UserError for a run that does not fit the student, for an objective
-  without a teacher, and if an objective needs a teacher and none is given.
+  without a teacher, and if none is given.
   """
   run, objective = student.config.training.teacher, student.config.objective
   name = objective.name
-  teacher = parameters(objective.constructor).get('teacher')
-  if run and teacher is None:
-    raise UserError(
-      f'config.{_PATH}: objective={name} does not use a teacher: leave it empty'
-    )
-  if not run and teacher is not None and teacher.default is teacher.empty:
+  if not run:
     raise UserError(
       f'config.{_PATH}: objective={name} needs the folder of the run that is '
       'distilled'
     )
-  if not run:
-    return None
+  if 'teacher' not in parameters(objective.constructor):
+    raise UserError(
+      f'config.{_PATH}: objective={name} does not use a teacher: leave it empty'
+    )
   noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
   refuse(problems(noisy, Path(run), student))
   return noisy
@@ -108,21 +111,3 @@ def problems(
       f'config.conditioning.dropout={dropout}: the teacher in {run} was '
       'trained without dropout; set it to 0'
     )
-
-
-def read(noisy: NoisyNetwork, run: Path, workdir: Path) -> Params:
-  """Returns the teacher's parameters, when a training starts in `workdir`.
-
-  The first start writes teacher.json. Raises UserError if the weights have
-  changed since then.
-  """
-  params, _ = other_runs.read_params(_PATH, run, noisy.init)
-  now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
-  path = workdir / 'teacher.json'
-  begun = processes.broadcast([path.exists()])[0]
-  if not begun and processes.is_first():
-    write_json(path, now)
-  if begun:
-    before = read_json(path).get('checksum', -1)
-    other_runs.check_unchanged(_PATH, run, path, before, now['checksum'])
-  return params

@@ -26,6 +26,7 @@ from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_image import gathered, kept, rows
+from diffusion_jax.training import checksums
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -36,7 +37,10 @@ def run(config: Node, workdir: str | Path) -> None:
   run = weights.opened(models.make(config, workdir), 'edit', inputs_of)
   model, given = run.model, run.inputs
   edit, pictures = given.edit, given.pictures
-  settings = provenance.edit_settings(model, run.params, run.step, pictures)
+  settings = provenance.settings(model, run.params, run.step) | {
+    'edit': provenance.edit_fields(model),
+    'pictures': {n: checksums.of_arrays(x) for n, x in pictures.items()},
+  }
   name = provenance.name_of_edit(model)
   path = make_folder(workdir, 'edits') / f'{name}.npz'
   if provenance.is_done(path, settings, 'edit.output'):
@@ -144,7 +148,7 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   label = choose_label(model, edit, n)
   if label is not None:
     cond['label'] = label
-  values = conditions.values_of_context(model)
+  name, values = conditions.context_of(model)
   if values is not None:
     rows = conditions.given_context(model)
     if rows is None and c.context is not None:
@@ -155,7 +159,6 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
           f'config.sampling.context: {len(rows)} rows are given, and an edit '
           'needs one'
         )
-      name = conditions.name_of_context(model)
       cond[name] = values.encode(rows).repeat(n, axis=0)
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')

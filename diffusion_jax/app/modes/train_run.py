@@ -17,7 +17,7 @@ from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.patience import ended
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
-from diffusion_jax.app.run import ema
+from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
@@ -231,7 +231,7 @@ def announce(parts: Setup, state: TrainState) -> None:
       f'this run is finished: it has {step} of {total} steps. '
       'A larger --config.training.num_steps continues it'
     )
-  elif warning := ema.warning(config):
+  elif warning := averages.warning(config):
     print(warning)
 
 

@@ -15,10 +15,10 @@ from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Model, frozen_shapes, make_encode
+from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.run import adapters, ema
+from diffusion_jax.app.run import adapters, averages
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
@@ -79,8 +79,9 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   optimizer, rate = config.optimizer.make(facts)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
+  frozen = model.teacher.shapes() | model.autoencoder.shapes()
   for hook in todo:
-    hook.rehearse(shapes, frozen_shapes(model))
+    hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
   steps = np.arange(config.training.num_steps)
   rates = np.asarray(jax.jit(jax.vmap(rate))(steps))
@@ -155,7 +156,7 @@ def state_maker(
 ) -> tuple[Callable[[], TrainState], TrainState]:
   """Returns (a function that makes the first state, its shapes on the mesh)."""
   key = stream(model.config.seed, 'parameters')
-  _, more_rates = ema.rates(model.config)
+  _, more_rates = averages.rates(model.config)
 
   def make_arrays(key):
     params = model.init(key)
@@ -193,13 +194,13 @@ def jit_step(
 
   With training.steps_per_call above 1 it takes a batch and a rate for each
   step, and their number after the key. The state is donated. more_steps: see
-  `ema.rates`.
+  `averages.rates`.
   """
   c = config.training
   step = make_train_step(
     objective,
     optimizer,
-    *ema.rates(config, more_steps),
+    *averages.rates(config, more_steps),
     accumulate=c.accumulate,
     skip_nonfinite=c.skip_nonfinite > 0,
   )

@@ -86,24 +86,21 @@ def guides_of(model: Model) -> Guides:
   Raises UserError for a run with other images or of another kind.
   """
   guides: dict[str, OtherRun] = {}
-  c = model.config.sampling
-  guidance, classifier = c.get('guidance'), c.get('classifier')
-  if by_run(guidance):
-    path, run = 'sampling.guidance.run', guidance.run
-    worse = open_run(path, run, model.schema, model.facts)
-    if model.latents.record(model.workdir) != model.latents.record(Path(run)):
-      raise UserError(
-        f'config.{path}: {Path(run)} has the latents of another autoencoder '
-        'than this run'
-      )
-    worse = dataclasses.replace(worse, state_shape=model.state_shape)
-    guides['guidance'] = OtherRun(worse, read_params(path, run, worse.init)[0])
-  if classifier is not None:
-    path, run = 'sampling.classifier.run', classifier.run
-    judge = open_run(path, run, kinds.CLASSIFIER, model.facts)
-    guides['classifier'] = OtherRun(
-      judge, read_params(path, run, judge.init)[0]
-    )
+  c, record = model.config.sampling, model.latents.record
+  parts = {'guidance': model.schema} if by_run(c.get('guidance')) else {}
+  if c.get('classifier') is not None:
+    parts['classifier'] = kinds.CLASSIFIER
+  for part, kind in parts.items():
+    path, run = f'sampling.{part}.run', c[part].run
+    noisy = open_run(path, run, kind, model.facts)
+    if part == 'guidance':
+      if record(model.workdir) != record(Path(run)):
+        raise UserError(
+          f'config.{path}: {Path(run)} has the latents of another autoencoder '
+          'than this run'
+        )
+      noisy = dataclasses.replace(noisy, state_shape=model.state_shape)
+    guides[part] = OtherRun(noisy, read_params(path, run, noisy.init)[0])
   return guides
 
 

@@ -107,19 +107,6 @@ def _named(first, changes):
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
 
 
-def edit_settings(
-  model: Model, params: Params, step: int, pictures: dict[str, np.ndarray]
-) -> Settings:
-  """Returns `settings` and the section `edit`, with the names of its files.
-
-  pictures: the arrays that were read from those files, by name.
-  """
-  edit = edit_fields(model)
-  read_from = {name: checksums.of_arrays(x) for name, x in pictures.items()}
-  own = settings(model, params, step)
-  return own | {'edit': edit, 'pictures': read_from}
-
-
 def edit_fields(model: Model) -> Json:
   """Returns the section `edit`, with the names of its files, not paths."""
   edit = folder.plain(model.config)['edit']

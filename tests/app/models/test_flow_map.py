@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import devices, models
-from diffusion_jax.app.model import frozen_shapes
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.train_setup import setup, state_maker
 from diffusion_jax.training import first_weights
@@ -93,7 +92,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
     'x': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
     'label': jax.ShapeDtypeStruct((2,), np.int32),
   }
-  context = Context(ema_params=params, frozen=frozen_shapes(model))
+  context = Context(ema_params=params, frozen=model.teacher.shapes())
   assert bool(context.frozen) == (name in TAUGHT)
   key = jax.random.key(0)
   gradient = jax.grad(objective.__call__, has_aux=True)

@@ -172,6 +172,18 @@ def test_masks_that_say_nothing_are_refused(files):
       pictures.read_mask(str(files / 'm.png'), (8, 8, 1))
 
 
+def test_what_is_known_is_what_the_operator_makes_of_the_picture():
+  model = models.make(smoke(), 'nowhere')
+  x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
+  mask, x = np.arange(64).reshape(1, 8, 8, 1) % 3 == 0, x.astype(np.float32)
+  known = pictures.Inpaint().known(model, {'image': x, 'mask': mask})
+  np.testing.assert_array_equal(known.y, np.where(mask, x, 0.0))
+  np.testing.assert_array_equal(known.forward(x), known.y)
+  small = x.reshape(2, 4, 2, 4, 2, 1).mean(axis=(2, 4))
+  known = pictures.Superres(factor=2).known(model, {'image': small})
+  np.testing.assert_allclose(known.forward(x), known.y, atol=1e-6)
+
+
 def test_palette_fills_in_unknown_pixels(palette, files):
   changes = INPAINTING | {'edit.label': 3}
   results = run(palette, files, changes, image='digit', mask='mask')['arr_0']
@@ -239,6 +251,8 @@ def test_colours_by_a_run_that_learned_them(colour, files, capsys):
   assert 'its colours are left out' in capsys.readouterr().out
   assert arrays['image'].shape == (8, 8, 1)
   assert arrays['arr_0'].shape == (2, 8, 8, 3)
+  other = run(colour, files, changes, image='digit')['arr_0']
+  assert (other != arrays['arr_0']).any()  # the network sees the picture
 
 
 def test_samples_of_such_a_run_continue_test_images(palette):
