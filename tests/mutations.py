@@ -256,7 +256,7 @@ metrics/values.py metrics/test_c2st.py that_of_sbibm
 metrics/values.py metrics/test_sliced.py optimal_transport
   widths @ apart**2 => np.mean(apart**2, axis=0)
 metrics/mmd.py scipys_in_one_dimension
-  _minus_distance, own=False => _minus_distance, own=True
+  reference, kernel, own=False => reference, kernel, own=True
 metrics/mmd.py energy_distance_is_its_deviation
   2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
 metrics/values.py moments_that_are_known

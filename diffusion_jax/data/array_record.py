@@ -56,17 +56,11 @@ def array_record(
   """
   columns = Columns(image_column, label_column, text_column)
   files = split, path, test_path, test_fraction
-  return of_files(
-    lambda place, read: open_records(place),
-    columns,
-    *files,
-    image_shape,
-    num_classes,
-  )
+  return of_files(_open, columns, *files, image_shape, num_classes)
 
 
-def open_records(path: str) -> Examples:
-  """Returns the records of files; ValueError that names a damaged file."""
+def _open(path, columns):
+  # Returns the records of files, all columns; ValueError names a damaged file.
   from grain.sources import ArrayRecordDataSource
 
   files = files_at(path, '.array_record*')

@@ -54,12 +54,8 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   URLS = tuple(
     f'https://storage.googleapis.com/cvdf-datasets/mnist/{part}-ubyte.gz'
-    for part in (
-      'train-images-idx3',
-      'train-labels-idx1',
-      't10k-images-idx3',
-      't10k-labels-idx1',
-    )
+    for split in ('train', 't10k')
+    for part in (f'{split}-images-idx3', f'{split}-labels-idx1')
   )
 
   def _info(self):

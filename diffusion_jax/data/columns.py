@@ -44,11 +44,16 @@ class Table(Protocol):
 
 
 class Columns(NamedTuple):
-  """Names the columns of images, labels and texts; '' for none."""
+  """Names the columns that are read; '' for none.
 
-  image: str
+  They are images, labels and texts; or x and context, lists of numbers.
+  """
+
+  image: str = ''
   label: str = ''
   text: str = ''
+  x: str = ''
+  context: str = ''
 
   @property
   def read(self) -> list[str]:
@@ -58,7 +63,7 @@ class Columns(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ColumnSource:
-  """Reads images of a `Table`, cropped at the centre and resized.
+  """Reads images of a `Table`, cropped at the centre and resized, or numbers.
 
   rows: the examples of the split, int [N]; order: see `sources.OrderedSource`.
   """
@@ -74,7 +79,13 @@ class ColumnSource:
     return len(self.rows)
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    image, label, text = self.columns
+    image, label, text, x, context = self.columns
+    if x:
+      columns = {'x': x, 'context': context} if context else {'x': x}
+      return {
+        name: np.stack([*self._values(index, column, _numbers)])
+        for name, column in columns.items()
+      }
     arrays = {
       'x': resized(self._values(index, image, _picture), self.facts.x.shape)
     }
@@ -97,32 +108,6 @@ class ColumnSource:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class NumberSource:
-  """Reads lists of numbers of a `Table`; x and context are columns of it."""
-
-  table: Table
-  x: str
-  context: str
-  rows: np.ndarray
-  facts: Facts
-  order: Callable[[np.random.Generator], np.ndarray] | None = None
-  in_memory = False
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    columns = {'x': self.x, 'context': self.context}
-    return {
-      name: np.stack([
-        *converted(self.table, self.rows[index], column, _numbers)
-      ])
-      for name, column in columns.items()
-      if column
-    }  # fmt: skip
-
-
 def converted(
   table: Table,
   rows: np.ndarray,
@@ -139,23 +124,19 @@ def converted(
 
 def of_numbers(
   table: Table,
-  x: str,
-  context: str,
+  columns: Columns,
   rows: np.ndarray,
   order: Callable[[np.random.Generator], np.ndarray] | None = None,
-) -> NumberSource:
+) -> ColumnSource:
   """Returns columns of lists of numbers, of equal lengths, as a source.
 
-  context: '' for none. Raises ValueError.
+  Raises ValueError.
   """
-  _check_columns(table, [name for name in (x, context) if name])
-  facts = Facts(Values(()), context=Values(()) if context else None)
-  source = NumberSource(table, x, context, rows, facts, order)
-  arrays = source.read(np.arange(1))
-  first = {name: array.shape[1:] for name, array in arrays.items()}
-  facts = Facts(
-    Values(first['x']), context=Values(first['context']) if context else None
-  )
+  _check_columns(table, columns.read)
+  source = ColumnSource(table, columns, rows, Facts(Values(())), order)
+  first = source.read(np.arange(1))
+  values = {name: Values(array.shape[1:]) for name, array in first.items()}
+  facts = Facts(values['x'], context=values.get('context'))
   return dataclasses.replace(source, facts=facts)
 
 

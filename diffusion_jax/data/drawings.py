@@ -4,6 +4,8 @@ Axes and colours depend on the data, not on the samples, so that the drawings of
 a film, of previews and of several runs can be compared.
 """
 
+import functools
+
 import numpy as np
 
 from diffusion_jax.data import images
@@ -98,33 +100,28 @@ def limits(
 
 def _slices(array):
   # [..., H, W, C] or [..., X, Y, Z, C], in [0, 1] or uint8 -> uint8 [h, w, 3].
+  from matplotlib import colormaps
+
   while array.ndim > 4:
     array = array[len(array) // 2]
   parts = [array]
   if array.ndim == 4:
     x, y, z = (side // 2 for side in array.shape[:3])
     parts = [array[:, :, z], array[:, y], array[x]]
-  parts = [part[:: _stride(part), :: _stride(part)] for part in parts]
+  strides = [-(-max(part.shape[:2]) // _LARGEST) for part in parts]
+  parts = [p[::n, ::n] for p, n in zip(parts, strides, strict=True)]
   height, count = max(map(len, parts)), min(array.shape[-1], MOST)
   gap = max(1, height // 16) if len(parts) * count > 1 else 0
   rows = []
   for c in range(count):
-    row = [_coloured(part[..., c], c) for part in parts]
+    if array.dtype == np.uint8:
+      row = [part[..., c, None].repeat(3, axis=-1) for part in parts]
+    else:
+      colours = functools.partial(colormaps[_MAPS[c]], bytes=True)
+      row = [colours(part[..., c])[..., :3] for part in parts]
     row = [_padded(p, height - len(p) + gap, gap) for p in row]
     rows.append(np.concatenate(row, axis=1))
   return np.concatenate(rows)
-
-
-def _coloured(array, channel):
-  from matplotlib import colormaps
-
-  if array.dtype == np.uint8:
-    return array[..., None].repeat(3, axis=-1)
-  return colormaps[_MAPS[channel]](array, bytes=True)[..., :3]
-
-
-def _stride(part):
-  return -(-max(part.shape[:2]) // _LARGEST)
 
 
 def _padded(picture, below, right, level=32):

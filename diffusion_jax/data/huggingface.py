@@ -16,7 +16,6 @@ import numpy as np
 from diffusion_jax.data.columns import (
   Columns,
   ColumnSource,
-  NumberSource,
   checked,
   of_numbers,
 )
@@ -80,7 +79,7 @@ def huggingface(
   train_split: str = 'train',
   test_split: str = 'test',
   streaming: Count = 0,
-) -> ColumnSource | NumberSource:
+) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.
 
   path: a name such as 'ylecun/mnist', or a folder; num_classes: 0 for no
@@ -94,31 +93,27 @@ def huggingface(
   name = train_split if split == 'train' else test_split
   label = label_column if num_classes else ''
   columns = Columns(image_column, label, text_column)
-  read = [x for x in (x_column, context_column) if x]
-  read = read if x_column else columns.read
-  builder = _builder(path, subset, revision)
-  _check_part(path, name.partition('[')[0], builder, split)
-  if streaming:
-    table = _streamed(path, builder, name, read, streaming)
-    order = table.order
-  else:
-    table, order = _prepared(path, builder, name, label, num_classes), None
-  rows = np.arange(len(table))
   if x_column:
-    return of_numbers(table, x_column, context_column, rows, order)
-  facts = pictures(image_shape, num_classes)
-  return checked(ColumnSource(table, columns, rows, facts, order))
-
-
-def _check_part(path, part, builder, split):
-  # Raises ValueError, or NoTestSplit, if the set has no split `part`.
-  files = builder.config.data_files or {}
+    columns = Columns(x=x_column, context=context_column)
+  builder = _builder(path, subset, revision)
+  # Raises ValueError, or NoTestSplit, if the set has no such split.
+  part, files = name.partition('[')[0], builder.config.data_files or {}
   if part not in files:
     kind = NoTestSplit if split == 'test' else ValueError
     raise kind(
       f'{path} has no split {part!r}, but {", ".join(files)}: set {split}_split'
       f' to one, or to a part such as {next(iter(files), "")}[90%:]'
     )
+  if streaming:
+    table = _streamed(path, builder, name, columns.read, streaming)
+    order = table.order
+  else:
+    table, order = _prepared(path, builder, name, label, num_classes), None
+  rows = np.arange(len(table))
+  if x_column:
+    return of_numbers(table, columns, rows, order)
+  facts = pictures(image_shape, num_classes)
+  return checked(ColumnSource(table, columns, rows, facts, order))
 
 
 def _builder(path, subset, revision):

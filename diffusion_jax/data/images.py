@@ -220,12 +220,10 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     _picture(image).save(file, format='PNG')
 
 
-def write_gif(
-  path: str | Path, frames: Sequence[np.ndarray], milliseconds: int = 80
-) -> None:
+def write_gif(path: str | Path, frames: Sequence[np.ndarray]) -> None:
   """Writes uint8 frames as a GIF that loops and pauses at the last frame."""
   first, *rest = [_picture(frame) for frame in frames]
-  durations = [milliseconds] * len(rest) + [20 * milliseconds]
+  durations = [80] * len(rest) + [1600]  # milliseconds
   about = {'append_images': rest, 'duration': durations, 'loop': 0}
   with draft(path) as file:
     first.save(file, 'GIF', save_all=True, **about)

@@ -1,21 +1,14 @@
 """AutoencoderKL of diffusers as our `Autoencoder`, and back."""
 
-from diffusion_jax.interop import diffusers_options as theirs
+from diffusion_jax.interop import diffusers_options as theirs, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
 from diffusion_jax.interop.names import TORCH, Layer, expand
-from diffusion_jax.interop.options import (
-  Fields,
-  Options,
-  check,
-  fields_of,
-  options_of,
-)
 from diffusion_jax.interop.reader import Model, facts_of
 from diffusion_jax.networks.autoencoder import Autoencoder
 
 CLASS = 'AutoencoderKL'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: Options = dict(
+OPTIONS: options.Options = dict(
   in_channels=3, out_channels=3, down_block_types=('DownEncoderBlock2D',),
   up_block_types=('UpDecoderBlock2D',), block_out_channels=(64,),
   layers_per_block=1, act_fn='silu', latent_channels=4, norm_num_groups=32,
@@ -24,7 +17,7 @@ OPTIONS: Options = dict(
   use_post_quant_conv=True, mid_block_add_attention=True,
 )  # fmt: skip
 # Fields of `Autoencoder`, with the option for each.
-FIELDS: Fields = {
+FIELDS: options.Fields = {
   'latent_channels': 'latent_channels',
   'num_blocks': 'layers_per_block',
   'num_groups': 'norm_num_groups',
@@ -73,11 +66,11 @@ LAYERS = {
 }
 
 
-def describe(config: Options) -> Model:
+def describe(config: options.Options) -> Model:
   """Returns the autoencoder of a config.json."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
   size = theirs.sides(c.sample_size, CLASS)
-  fields = fields_of(c, FIELDS) | {
+  fields = options.fields_of(c, FIELDS) | {
     'channels': c.block_out_channels[0],
     'multipliers': theirs.multipliers(c.block_out_channels),
     'decoder_blocks': c.layers_per_block + 1,
@@ -113,7 +106,7 @@ def _allowed(c):
   }
 
 
-def write_config(network: Autoencoder, scale: float) -> Options:
+def write_config(network: Autoencoder, scale: float) -> options.Options:
   """Returns the config.json of an AutoencoderKL.
 
   scale: factor of the latents. Raises ValueError for fields without a
@@ -124,7 +117,7 @@ def write_config(network: Autoencoder, scale: float) -> Options:
     'log_variance_limits': limits and tuple(limits),
     'attention_resolutions': tuple(levels),
   }
-  check('our autoencoder', values, {
+  options.check('our autoencoder', values, {
     'latent_dim': (0,),
     'attention_resolutions': ((),),
     'norm_eps': (1e-6,),
@@ -133,7 +126,7 @@ def write_config(network: Autoencoder, scale: float) -> Options:
     'log_variance_limits': (_LIMITS,),
   }, f'in {CLASS}')  # fmt: skip
   widths = [int(network.channels * m) for m in network.multipliers]
-  return {**OPTIONS, **options_of(network, FIELDS)} | {
+  return {**OPTIONS, **options.options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'in_channels': network.out_channels,
     'out_channels': network.out_channels,

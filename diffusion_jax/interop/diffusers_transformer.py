@@ -14,21 +14,14 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.interop import diffusers_options as theirs, names
+from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.names import Params, Tensors, require
-from diffusion_jax.interop.options import (
-  Fields,
-  Options,
-  check,
-  fields_of,
-  options_of,
-)
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 
 CLASS = 'DiTTransformer2DModel'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: Options = dict(
+OPTIONS: options.Options = dict(
   num_attention_heads=16, attention_head_dim=72, in_channels=4,
   out_channels=None, num_layers=28, dropout=0.0, norm_num_groups=32,
   attention_bias=True, sample_size=32, patch_size=2,
@@ -38,14 +31,14 @@ OPTIONS: Options = dict(
 )  # fmt: skip
 # Further options of Transformer2DModel, the class in DiT's files before
 # diffusers 0.29; they must have their defaults.
-OLDER: Options = dict(
+OLDER: options.Options = dict(
   attention_type='default', cross_attention_dim=None,
   double_self_attention=False, num_vector_embeds=None,
   only_cross_attention=False, use_linear_projection=False,
 )  # fmt: skip
 NORM_EPS = 1e-6  # of ours, and of DiT's release
 # Fields of `DiT`, with the option for each.
-FIELDS: Fields = {
+FIELDS: options.Fields = {
   'num_blocks': 'num_layers',
   'num_heads': 'num_attention_heads',
   'patch_size': 'patch_size',
@@ -78,11 +71,11 @@ LAYERS = {
 
 
 def read_config(
-  config: Options, noise_embedding: str | None
+  config: options.Options, noise_embedding: str | None
 ) -> tuple[DiT, Json, SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
   c = theirs.complete(CLASS, config, {**OPTIONS, **OLDER}, FIELDS, _allowed)
-  fields = fields_of(c, FIELDS) | {
+  fields = options.fields_of(c, FIELDS) | {
     'channels': c.num_attention_heads * c.attention_head_dim,
     'dropout': float(c.dropout),
     'noise_embedding': noise_embedding or 'ho',
@@ -107,7 +100,7 @@ def _allowed(c):
   }
 
 
-def write_config(network: DiT, shape: Sequence[int]) -> Options:
+def write_config(network: DiT, shape: Sequence[int]) -> options.Options:
   """Returns the config.json of a DiTTransformer2DModel.
 
   shape: of the images or latents. Raises ValueError for fields without a
@@ -115,7 +108,7 @@ def write_config(network: DiT, shape: Sequence[int]) -> Options:
   """
   height, width, channels = shape
   values = vars(network) | vars(network.inputs) | {'height': height}
-  check('our DiT', values, {
+  options.check('our DiT', values, {
     'noise_embedding': ('ho',),
     'positions': ('sincos',),
     'norm': ('layer',),
@@ -129,7 +122,7 @@ def write_config(network: DiT, shape: Sequence[int]) -> Options:
     'null_class': (True,),
     'height': (width,),
   }, f'in {CLASS}')  # fmt: skip
-  return {**OPTIONS, **options_of(network, FIELDS)} | {
+  return {**OPTIONS, **options.options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'attention_head_dim': network.channels // network.num_heads,
     'in_channels': channels,

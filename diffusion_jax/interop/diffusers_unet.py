@@ -3,28 +3,15 @@
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from diffusion_jax.interop import diffusers_options as theirs
+from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.names import (
-  TORCH,
-  TORCH_EMBEDDING,
-  TORCH_SWAPPED,
-  Layer,
-  expand,
-)
-from diffusion_jax.interop.options import (
-  Fields,
-  Options,
-  check,
-  fields_of,
-  options_of,
-)
+from diffusion_jax.interop.names import TORCH, Layer
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 CLASS = 'UNet2DModel'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: Options = dict(
+OPTIONS: options.Options = dict(
   sample_size=None, in_channels=3, out_channels=3, center_input_sample=False,
   time_embedding_type='positional', time_embedding_dim=None, freq_shift=0,
   flip_sin_to_cos=True,
@@ -39,7 +26,7 @@ OPTIONS: Options = dict(
   num_class_embeds=None, num_train_timesteps=None,
 )  # fmt: skip
 # Fields of `UNet`, with the option for each.
-FIELDS: Fields = {
+FIELDS: options.Fields = {
   'num_blocks': 'layers_per_block',
   'dropout': 'dropout',
   'out_channels': 'out_channels',
@@ -60,7 +47,7 @@ _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
 LAYERS = {
   'noise_dense_2': ('time_embedding.linear_2', TORCH.linear),
-  'label_embedding/table': ('class_embedding', TORCH_EMBEDDING),
+  'label_embedding/table': ('class_embedding', names.TORCH_EMBEDDING),
   'conv_in': ('conv_in', TORCH.conv),
   'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
   'down_{level}_{i}_attention': (
@@ -93,14 +80,14 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   swapped: their sinusoids have the opposite order of ours, which is [sin, cos]
   for noise_embedding='ho' and [cos, sin] for 'openai'.
   """
-  first = TORCH_SWAPPED if swapped else TORCH.linear
+  first = names.TORCH_SWAPPED if swapped else TORCH.linear
   row = {'noise_dense_1': ('time_embedding.linear_1', first)}
   levels = len(network.multipliers)
-  return expand({**row, **LAYERS}, network.num_blocks, levels)
+  return names.expand({**row, **LAYERS}, network.num_blocks, levels)
 
 
 def read_config(
-  config: Options,
+  config: options.Options,
 ) -> tuple[UNet, dict, SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
@@ -108,7 +95,7 @@ def read_config(
   middle = 'norm'
   if c.resnet_time_scale_shift == 'scale_shift':
     middle = 'plain' if c.attn_norm_num_groups is None else 'norm'
-  fields = fields_of(c, FIELDS)
+  fields = options.fields_of(c, FIELDS)
   out_channels = fields.pop('out_channels')
   fields |= {
     'channels': c.block_out_channels[0],
@@ -170,7 +157,7 @@ def _updown(c):
   return found
 
 
-def write_config(network: UNet, shape: Sequence[int]) -> Options:
+def write_config(network: UNet, shape: Sequence[int]) -> options.Options:
   """Returns the config.json of a UNet2DModel for images of a shape.
 
   Raises ValueError for fields without a counterpart.
@@ -180,7 +167,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> Options:
   levels = range(len(widths))
   attended = [height // 2**n in network.attention_resolutions for n in levels]
   plain = network.middle_attention == 'plain' and not network.scale_shift
-  check('our U-Net', vars(network) | vars(inputs), {
+  options.check('our U-Net', vars(network) | vars(inputs), {
     **theirs.NO_INPUTS,
     'stem_channels': (None, network.channels),
     'qkv': ('separate',),
@@ -195,7 +182,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> Options:
   resample = 'resnet' if network.resblock_updown else 'conv'
   middle = network.middle_attention or 'norm'
   normed = network.scale_shift and middle == 'norm'
-  return {**OPTIONS, **options_of(network, FIELDS)} | {
+  return {**OPTIONS, **options.options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'sample_size': theirs.sample_size(height, width),
     'in_channels': channels,
@@ -221,5 +208,7 @@ def _head_channels(network, widths, attended):
     used.add(widths[-1])
   if len(used) > 1:
     reason = f'widths of {sorted(used)} would have other channels per head'
-    check('our U-Net', vars(network), {'num_heads': reason}, f'in {CLASS}')
+    options.check(
+      'our U-Net', vars(network), {'num_heads': reason}, f'in {CLASS}'
+    )
   return max(used, default=0) // network.num_heads or None

@@ -8,16 +8,7 @@ import numpy as np
 
 from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
-from diffusion_jax.interop.names import (
-  SAME,
-  TORCH,
-  Kind,
-  Params,
-  Patterns,
-  Rule,
-  Tensors,
-  require,
-)
+from diffusion_jax.interop.names import SAME, TORCH, Kind
 from diffusion_jax.networks.dinov2 import SIDE, DinoV2
 
 FILES = ('model.safetensors', 'dinov2-large/model.safetensors')
@@ -27,11 +18,11 @@ WHERE = (
 )
 HEAD_WIDTH = 64  # in all of DINOv2's networks
 _MASK = 'embeddings.mask_token'  # used by the pretraining only
-_FIRST = Rule(lambda x: x[0], lambda x: x[None])
-_CLASS = Rule(lambda x: x[0, 0], lambda x: x[None, None])
+_FIRST = names.Rule(lambda x: x[0], lambda x: x[None])
+_CLASS = names.Rule(lambda x: x[0, 0], lambda x: x[None, None])
 _LAYER, _ATTENTION = 'encoder.layer.{i}', 'encoder.layer.{i}.attention'
 _SCALES = {f'scale_{n}': (f'layer_scale{n}.lambda1', SAME) for n in (1, 2)}
-LAYERS: Patterns = {
+LAYERS: names.Patterns = {
   '': (
     'embeddings',
     Kind(
@@ -55,7 +46,7 @@ LAYERS: Patterns = {
 }
 
 
-def read_params(path: str | Path) -> tuple[DinoV2, Params]:
+def read_params(path: str | Path) -> tuple[DinoV2, names.Params]:
   """Returns the network and its parameters, from a file or its index.
 
   The tensors give the width, depth and grid; a head has 64 channels. Raises
@@ -71,11 +62,11 @@ def read_params(path: str | Path) -> tuple[DinoV2, Params]:
     return network, params
 
 
-def network_of(tensors: Tensors) -> DinoV2:
+def network_of(tensors: names.Tensors) -> DinoV2:
   """Returns the network with the sizes of these weights."""
   name = 'embeddings.position_embeddings'
   shape = np.shape(names.find(tensors, name))
-  require(
+  names.require(
     len(shape) == 3 and shape[2] % HEAD_WIDTH == 0,
     f'{name} has the shape {shape}, not [1, places, width]',
   )

@@ -11,20 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from diffusion_jax.interop import reader
+from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import (
-  LINEAR,
-  SAME,
-  TORCH,
-  Kind,
-  Layer,
-  Rule,
-  Tensors,
-  expand,
-  require,
-  resnet_block,
-)
+from diffusion_jax.interop.names import LINEAR, SAME, TORCH, Kind, Layer, Rule
 from diffusion_jax.interop.options import (
   Allowed,
   Options,
@@ -123,7 +112,7 @@ ADM: reader.Sections = dict(
   head_channels=64, qkv='interleaved', norm_eps=1e-5, initializer='torch',
 )  # fmt: skip
 
-BLOCK = resnet_block(
+BLOCK = names.resnet_block(
   TORCH, 'norm0', 'conv0', 'affine', 'norm1', 'conv1', 'skip'
 )
 # Their UNetBlock is a residual block followed by attention.
@@ -169,7 +158,7 @@ def load(path: str | Path, **options: object) -> reader.Imported:
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: Tensors, **options: object) -> reader.Imported:
+def from_tensors(tensors: names.Tensors, **options: object) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
   weights = getattr(o, FILTER, (1, 1))
@@ -177,7 +166,7 @@ def from_tensors(tensors: Tensors, **options: object) -> reader.Imported:
   square = np.outer(line, line) / line.sum() ** 2
   for name in (name for name in tensors if name.endswith(FILTER)):
     stored = np.squeeze(tensors[name])
-    require(
+    names.require(
       stored.shape == square.shape and np.allclose(stored, square),
       f'{name}, of shape {np.shape(tensors[name])}, is not the filter of the '
       f'option {FILTER}={weights}',
@@ -234,7 +223,7 @@ def describe(options: SimpleNamespace) -> reader.Model:
   }
   layers = [
     layer._replace(theirs=f'model.{layer.theirs}')
-    for layer in expand(
+    for layer in names.expand(
       LAYERS | ends, network.num_blocks, len(network.multipliers), height
     )
   ]

@@ -16,18 +16,7 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import (
-  CONV,
-  CONV_1X1,
-  LINEAR,
-  SAME,
-  Kind,
-  Layer,
-  Rule,
-  Tensors,
-  entries,
-  expand,
-)
+from diffusion_jax.interop.names import LINEAR, SAME, Kind, Layer
 from diffusion_jax.interop.options import (
   Options,
   beside,
@@ -60,13 +49,13 @@ ONLY = (
 )
 
 # Their frequencies and phases are in radians, ours in periods.
-_TURNS = Rule(
+_TURNS = names.Rule(
   lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi)
 )
 FOURIER = Kind({'frequencies': ('freqs', _TURNS), 'phases': ('phases', _TURNS)})
 WEIGHT = Kind({'kernel': ('weight', LINEAR)})
-KERNEL = Kind({'kernel': ('weight', CONV)})
-POINTWISE = Kind({'kernel': ('weight', CONV_1X1)})
+KERNEL = Kind({'kernel': ('weight', names.CONV)})
+POINTWISE = Kind({'kernel': ('weight', names.CONV_1X1)})
 BLOCK = (
   Layer('', '', Kind({'embedding_gain': ('emb_gain', SAME)})),
   Layer('conv_1', 'conv_res0', KERNEL),
@@ -109,7 +98,7 @@ def load(path: str | Path, **options: object) -> Imported:
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: Tensors, **options: object) -> Imported:
+def from_tensors(tensors: names.Tensors, **options: object) -> Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
   of_head = {n: x for n, x in tensors.items() if n.startswith('logvar_')}
@@ -117,7 +106,7 @@ def from_tensors(tensors: Tensors, **options: object) -> Imported:
   imported = describe(o).read(rest)
   head = Uncertainty(o.logvar_channels)
   shapes = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros(1))['params']
-  params = names.read(entries(LOGVAR, shapes), of_head, shapes)
+  params = names.read(names.entries(LOGVAR, shapes), of_head, shapes)
   return imported._replace(more={'uncertainty': params})
 
 
@@ -150,5 +139,5 @@ def describe(options: SimpleNamespace) -> Model:
   uncertainty = {'name': 'fourier', 'features': o.logvar_channels}
   sections['objective'] |= {'uncertainty': uncertainty}
   levels = len(network.multipliers)
-  layers = expand(LAYERS, network.num_blocks, levels, o.img_resolution)
+  layers = names.expand(LAYERS, network.num_blocks, levels, o.img_resolution)
   return Model(network, layers, sections, facts_of(shape, o.label_dim))

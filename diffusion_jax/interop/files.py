@@ -153,14 +153,16 @@ def find(folder: str | Path, names: Sequence[str]) -> Path:
 def write_safetensors(
   path: str | Path, tensors: Mapping[str, np.ndarray], **metadata: str
 ) -> None:
-  """Writes contiguous arrays by name: the whole file, or none of it.
+  """Writes arrays by name: the whole file, or none of it.
 
   Raises OSError where that is not possible, as on a full disk.
   """
   try:
     with draft(path) as file:
       mode = os.fstat(file.fileno()).st_mode
-      safetensors.numpy.save_file(dict(tensors), file.name, metadata or None)
+      # The library writes the memory of an array, whatever its strides are.
+      arrays = {n: np.asarray(x, order='C') for n, x in tensors.items()}
+      safetensors.numpy.save_file(arrays, file.name, metadata or None)
       # The library's files are readable by their owner only.
       os.chmod(file.name, mode)
   except SafetensorError as error:

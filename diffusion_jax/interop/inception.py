@@ -12,17 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
-from diffusion_jax.interop.names import (
-  CONV,
-  LINEAR,
-  SAME,
-  Entry,
-  Params,
-  Tensors,
-  read,
-  write,
-)
 from diffusion_jax.networks.inception import SIDE, Inception
 
 FILES = (
@@ -62,33 +53,33 @@ _TOWERS = {
 _TOWERS_6A = {'3x3': '', '3x3dbl': 'tower/'}
 # The arrays of a unit: in PyTorch, with the rule, and in TensorFlow.
 _ARRAYS = {
-  'kernel': ('conv.weight', CONV, 'conv2d_params'),
-  'scale': ('bn.weight', SAME, 'batchnorm/gamma'),
-  'bias': ('bn.bias', SAME, 'batchnorm/beta'),
-  'mean': ('bn.running_mean', SAME, 'batchnorm/moving_mean'),
-  'var': ('bn.running_var', SAME, 'batchnorm/moving_variance'),
+  'kernel': ('conv.weight', names.CONV, 'conv2d_params'),
+  'scale': ('bn.weight', names.SAME, 'batchnorm/gamma'),
+  'bias': ('bn.bias', names.SAME, 'batchnorm/beta'),
+  'mean': ('bn.running_mean', names.SAME, 'batchnorm/moving_mean'),
+  'var': ('bn.running_var', names.SAME, 'batchnorm/moving_variance'),
 }
 
 
-def torch_entries() -> list[Entry]:
+def torch_entries() -> list[names.Entry]:
   """Returns the table of names of pytorch-fid and torch-fidelity."""
-  return [Entry('fc/kernel', 'fc.weight', LINEAR)] + [
-    Entry(f'{unit}/{ours}', f'{unit}.{theirs}', rule)
+  return [names.Entry('fc/kernel', 'fc.weight', names.LINEAR)] + [
+    names.Entry(f'{unit}/{ours}', f'{unit}.{theirs}', rule)
     for unit in _units()
     for ours, (theirs, rule, _) in _ARRAYS.items()
   ]
 
 
-def tensorflow_entries() -> list[Entry]:
+def tensorflow_entries() -> list[names.Entry]:
   """Returns the table of names of TensorFlow's graph."""
-  return [Entry('fc/kernel', 'softmax/weights', SAME)] + [
-    Entry(f'{unit}/{ours}', f'{_scope(unit)}/{theirs}', SAME)
+  return [names.Entry('fc/kernel', 'softmax/weights', names.SAME)] + [
+    names.Entry(f'{unit}/{ours}', f'{_scope(unit)}/{theirs}', names.SAME)
     for unit in _units()
     for ours, (_, _, theirs) in _ARRAYS.items()
   ]
 
 
-def read_params(path: str | Path) -> Params:
+def read_params(path: str | Path) -> names.Params:
   """Returns the parameters of `Inception` from a file, under any name.
 
   The file may be a GraphDef, .pth, which needs torch, or safetensors with the
@@ -98,16 +89,16 @@ def read_params(path: str | Path) -> Params:
   return read_both(path)[0]
 
 
-def read_both(path: str | Path) -> tuple[Params, Tensors]:
+def read_both(path: str | Path) -> tuple[names.Params, names.Tensors]:
   """Returns the parameters, and all weights by their names in PyTorch."""
   with reading(path, f'the Inception network of 2015-12-05, {WHERE}'):
     graph = is_graph(path)
     tensors = read_constants(path) if graph else read_tensors(path)
     entries = tensorflow_entries() if graph else torch_entries()
-    params = read(entries, tensors, _shapes(), _ignored)
+    params = names.read(entries, tensors, _shapes(), _ignored)
   if graph:
     bias = {'fc.bias': tensors['softmax/biases']}
-    tensors = write(torch_entries(), params) | bias
+    tensors = names.write(torch_entries(), params) | bias
   return params, tensors
 
 

@@ -9,20 +9,9 @@ from types import SimpleNamespace
 
 import jax
 
-from diffusion_jax.interop import reader
+from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import (
-  LINEAR,
-  TORCH,
-  TORCH_CONV1D,
-  TORCH_EMBEDDING,
-  Kind,
-  Layer,
-  Tensors,
-  expand,
-  find,
-  resnet_block,
-)
+from diffusion_jax.interop.names import LINEAR, TORCH, Kind, Layer
 from diffusion_jax.interop.options import (
   Options,
   complete,
@@ -184,7 +173,7 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
 
 
 # Their ResBlock and AttentionBlock.
-BLOCK = resnet_block(
+BLOCK = names.resnet_block(
   TORCH,
   'in_layers.0',
   'in_layers.2',
@@ -195,15 +184,15 @@ BLOCK = resnet_block(
 )
 ATTENTION = (
   Layer('norm', 'norm', TORCH.norm),
-  Layer('qkv', 'qkv', TORCH_CONV1D),
-  Layer('proj_out', 'proj_out', TORCH_CONV1D),
+  Layer('qkv', 'qkv', names.TORCH_CONV1D),
+  Layer('proj_out', 'proj_out', names.TORCH_CONV1D),
 )
 # The layers of both networks. {down} and {up} count their input_blocks and
 # output_blocks, {after} the modules of a block before a change of resolution.
 LAYERS = {
   'noise_dense_1': ('time_embed.0', TORCH.linear),
   'noise_dense_2': ('time_embed.2', TORCH.linear),
-  'label_embedding/table': ('label_emb', TORCH_EMBEDDING),
+  'label_embedding/table': ('label_emb', names.TORCH_EMBEDDING),
   'conv_in': ('input_blocks.0.0', TORCH.conv),
   'down_{level}_{i}_block': ('input_blocks.{down}.0', BLOCK),
   'down_{level}_{i}_attention': ('input_blocks.{down}.1', ATTENTION),
@@ -220,8 +209,8 @@ LAYERS = {
   'conv_out': ('out.2', TORCH.conv),
   # positional_embedding [channels, tokens] of their AttentionPool2d
   'pool': ('out.2', Kind({'places': ('positional_embedding', LINEAR)})),
-  'pool/qkv': ('out.2.qkv_proj', TORCH_CONV1D),
-  'pool/proj_out': ('out.2.c_proj', TORCH_CONV1D),
+  'pool/qkv': ('out.2.qkv_proj', names.TORCH_CONV1D),
+  'pool/proj_out': ('out.2.c_proj', names.TORCH_CONV1D),
 }
 
 
@@ -238,7 +227,7 @@ def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:
 
 
 def from_tensors(
-  tensors: Tensors, model: str, **flags: object
+  tensors: names.Tensors, model: str, **flags: object
 ) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   chosen = choose_flags(model, **flags)
@@ -246,7 +235,7 @@ def from_tensors(
   classes = 0
   if chosen.classifier or chosen.class_cond:
     weight = 'out.2.c_proj' if chosen.classifier else 'label_emb'
-    classes = len(find(tensors, f'{weight}.weight'))
+    classes = len(names.find(tensors, f'{weight}.weight'))
   return describe(chosen, classes).read(tensors)
 
 
@@ -290,7 +279,7 @@ def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
       'after': 2 if attends else 1,
     }
 
-  layers = expand(LAYERS, network.num_blocks, len(widths), places=places)
+  layers = names.expand(LAYERS, network.num_blocks, len(widths), places=places)
   notes = (ENLARGED,) if flags.large_size else ()
   facts = reader.facts_of((size, size, 3), num_classes)
   return reader.Model(network, layers, sections, facts, notes)

@@ -13,21 +13,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from diffusion_jax.interop import reader
+from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import (
   SAME,
   TORCH,
   Kind,
   Layer,
-  Params,
   Rule,
   Style,
   Tensors,
-  require,
-  resnet_block,
-  under,
-  within,
 )
 from diffusion_jax.interop.options import (
   Options,
@@ -136,18 +131,18 @@ def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
 
   Raises ValueError if the file does not contain them, or no averages of them.
   """
-  trained = under(tensors, 'optimizer/target/')
-  flax = under(tensors, 'params_ema/') if ema else trained
+  trained = names.under(tensors, 'optimizer/target/')
+  flax = names.under(tensors, 'params_ema/') if ema else trained
   _check_averages('params_ema', bool(flax) or not trained)
   if flax:
-    return under(flax, 'params/') or flax, FLAX
-  states = under(tensors, 'model/') or dict(tensors)
+    return names.under(flax, 'params/') or flax, FLAX
+  states = names.under(tensors, 'model/') or dict(tensors)
   trained = {
     name.removeprefix('module.'): x
     for name, x in states.items()
     if not name.endswith('sigmas')
   }
-  require(
+  names.require(
     any(name.startswith('all_modules.') for name in trained),
     'there is no params_ema and no model.all_modules: this is not a checkpoint '
     'of score_sde or score_sde_pytorch',
@@ -155,12 +150,12 @@ def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
   if not ema:
     return trained, TORCH
   # ema.shadow_params is a list in the order of the trained parameters.
-  shadows = under(tensors, 'ema/shadow_params/')
+  shadows = names.under(tensors, 'ema/shadow_params/')
   _check_averages('ema.shadow_params', bool(shadows))
   averaged = {n: x for n, x in trained.items() if not _FREQUENCIES.fullmatch(n)}
   values = [shadows[name] for name in sorted(shadows, key=int)]
   shapes = [[np.shape(x) for x in v] for v in (values, averaged.values())]
-  require(
+  names.require(
     shapes[0] == shapes[1],
     f'ema.shadow_params, {len(values)} tensors, do not have the shapes of the '
     f"model's {len(averaged)} parameters: pass ema=False to read the raw ones",
@@ -169,7 +164,7 @@ def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
 
 
 def _check_averages(name, present):
-  require(
+  names.require(
     present,
     f'the checkpoint does not contain EMA weights ({name}): pass ema=False to '
     'read the raw ones',
@@ -250,7 +245,7 @@ def _classes(style):
     'Dense': style.linear,
     'GroupNorm': style.norm,
     'Downsample': (Layer('', 'Conv2d_0', filtered),),
-    'ResnetBlockBigGANpp': resnet_block(style, *block),
+    'ResnetBlockBigGANpp': names.resnet_block(style, *block),
     'AttnBlockpp': (
       Layer('norm', 'GroupNorm_0', style.norm),
       Layer('qkv', FUSED, _nin(dot)),
@@ -259,7 +254,9 @@ def _classes(style):
   }
 
 
-def layers_of(network: DDPMpp, shapes: Params, style: Style) -> Iterator[Layer]:
+def layers_of(
+  network: DDPMpp, shapes: names.Params, style: Style
+) -> Iterator[Layer]:
   """Yields the layers that `shapes` has, with q, k and v as one, FUSED.
 
   They are numbered in the order of the calls: in PyTorch all together, in
@@ -277,7 +274,7 @@ def layers_of(network: DDPMpp, shapes: Params, style: Style) -> Iterator[Layer]:
     if isinstance(inner, Kind):
       yield Layer(ours, theirs, inner)
     else:
-      yield from within(ours, theirs, inner)
+      yield from names.within(ours, theirs, inner)
 
 
 def _order(network: DDPMpp) -> Iterator[tuple[str, str]]:

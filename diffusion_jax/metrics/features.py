@@ -123,25 +123,22 @@ def of_values(standard: Standard) -> Extractor:
   )
 
 
-def _digits(weights, batch_size):
-  network, judge = digits_judge.make_classifier(), digits_judge.make_judge()
+def _digits(name, levels):
+  def load(weights, batch_size):
+    network = digits_judge.make_classifier(two_levels=levels == 2)
+    judge = digits_judge.make_judge() if levels > 2 else None
 
-  def extract(pictures):
-    return network(pictures) | {'predicted': judge(pictures)}
+    def extract(pictures):
+      found = network(pictures)
+      classes = judge(pictures) if judge else found['logits'].argmax(axis=1)
+      return found | {'predicted': classes}
 
-  _, digest = perceptrons.load('digits')
-  return Extractor(extract, _identity(HIDDEN, '8x8, 17 levels', digest))
+    _, digest = perceptrons.load(name)
+    return Extractor(
+      extract, _identity(HIDDEN, f'8x8, {levels} levels', digest)
+    )
 
-
-def _two_levels(weights, batch_size):
-  network = digits_judge.make_classifier(two_levels=True)
-
-  def extract(pictures):
-    found = network(pictures)
-    return found | {'predicted': np.argmax(found['logits'], axis=1)}
-
-  _, digest = perceptrons.load('two_levels')
-  return Extractor(extract, _identity(HIDDEN, '8x8, 2 levels', digest))
+  return load
 
 
 def _shapes(weights, batch_size):
@@ -156,19 +153,15 @@ def _shapes(weights, batch_size):
 
 def _published(name):
   def load(weights, batch_size):
-    from diffusion_jax.interop.features import load_features
+    from diffusion_jax.interop import features, stablehlo
 
-    found = load_features(name, weights or None, batch_size)
+    if name == 'classifier':
+      found = stablehlo.load_features(weights)
+    else:
+      found = features.load_features(name, weights or None, batch_size)
     return Extractor(found, found.protocol, found.stream)
 
   return load
-
-
-def _classifier(weights, batch_size):
-  from diffusion_jax.interop import stablehlo
-
-  found = stablehlo.load_features(weights)
-  return Extractor(found, found.protocol, found.stream)
 
 
 def _identity(title, preprocessing, weights):
@@ -193,9 +186,9 @@ ARRAYS = {
 EXTRACTORS = {
   'inception': _published('inception'),
   'dinov2': _published('dinov2'),
-  'digits': _digits,
-  'two_levels': _two_levels,
-  'classifier': _classifier,
+  'digits': _digits('digits', 17),
+  'two_levels': _digits('two_levels', 2),
+  'classifier': _published('classifier'),
   'shapes': _shapes,
   'pixels': _pixels,
   'values': of_values,

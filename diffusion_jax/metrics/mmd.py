@@ -74,8 +74,13 @@ def energy_distance(samples: np.ndarray, reference: np.ndarray) -> Estimate:
   the MMD with the kernel -|x - y|, may be negative, and its expectation is 0
   for equal laws. The error is as in `cmmd`. Raises ValueError.
   """
+  from scipy.spatial.distance import cdist
+
+  def kernel(x, y):
+    return -cdist(x, y)
+
   check_pair(samples, reference)
-  return Estimate(*_with_error(samples, reference, _minus_distance, own=False))
+  return Estimate(*_with_error(samples, reference, kernel, own=False))
 
 
 def unbiased_mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
@@ -122,12 +127,6 @@ def _with_error(x, y, kernel, own):
   value = xx.mean() + yy.mean() - 2.0 * xy.mean()
   variance = np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y)
   return float(value), 2.0 * float(np.sqrt(variance))
-
-
-def _minus_distance(x, y):
-  from scipy.spatial.distance import cdist
-
-  return -cdist(x, y)
 
 
 def _normalised(x):

@@ -21,19 +21,17 @@ def _figure(columns: int, rows: int = 1):
   return figure, axes
 
 
-def plot_terms(
-  path: str | Path, terms: np.ndarray, decades: float = 6.0
-) -> None:
+def plot_terms(path: str | Path, terms: np.ndarray) -> None:
   """Plots L_0, ..., L_{T-1} in bits/dim [T] by step, on logarithmic axes.
 
-  The axis ends `decades` decades below the largest term; smaller terms, such as
+  The axis ends six decades below the largest term; smaller terms, such as
   1e-30, are marked at the bottom.
   """
   figure, (ax,) = _figure(1)
   figure.set_size_inches(6.4, 4.4)
   steps = np.arange(1, len(terms) + 1)
   top = np.max(terms[np.isfinite(terms)], initial=1e-30)
-  limit = top * 10.0**-decades
+  limit = 1e-6 * top
   small = ~(terms > limit)
   foot = np.min(terms[~small], initial=top) / 3.0
   marker = 'o' if len(steps) < 20 else None

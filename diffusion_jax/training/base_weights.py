@@ -29,11 +29,8 @@ def write(workdir: str | Path, params: Params, scale: float) -> None:
   """Writes the base weights of a run, and the scale of its adapters."""
   params = jax.device_get(params)
   record = {'scale': scale, 'checksum': checksums.of_arrays(params)}
-  arrays = {
-    name: np.asarray(x, order='C') for name, x in files.flatten(params).items()
-  }
-  path = path_of(workdir)
-  files.write_safetensors(path, arrays, **{_RECORD: json.dumps(record)})
+  metadata = {_RECORD: json.dumps(record)}
+  files.write_safetensors(path_of(workdir), files.flatten(params), **metadata)
 
 
 def read(workdir: str | Path) -> tuple[Params, float]:

@@ -190,13 +190,6 @@ def mean_flow(
       scale = guidance.draw(scale_key, size)
     return MapInputs(inputs, s, scale), keys
 
-  loss = _mean_flow_loss(
-    network, schedule, guidance, improved, adaptive_power, adaptive_eps
-  )
-  return Objective(draw, loss)
-
-
-def _mean_flow_loss(network, schedule, guidance, improved, power, adaptive_eps):
   def loss(params, context, inputs, keys):
     inputs, s, scale = inputs
     inputs = augmented(inputs, network.augment)
@@ -211,15 +204,17 @@ def _mean_flow_loss(network, schedule, guidance, improved, power, adaptive_eps):
         cond = cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     u_fn = functools.partial(u_fn, cond=cond)
-    c = adaptive_eps / x0[0].size
+    adaptive = functools.partial(
+      adaptive_loss, power=adaptive_power, offset=adaptive_eps / x0[0].size
+    )
     if not improved:
       error = mean_flow_error(u_fn, xt, v, t, s)
-      return mean_loss(adaptive_loss(error, power, c), t, error=error)
+      return mean_loss(adaptive(error), t, error=error)
     error, own = improved_mean_flow_error(u_fn, xt, v, t, s)
-    losses = adaptive_loss(error, power, c) + adaptive_loss(own, power, c)
+    losses = adaptive(error) + adaptive(own)
     return mean_loss(losses, t, error=error, error_velocity=own)
 
-  return loss
+  return Objective(draw, loss)
 
 
 @needs(map_kind='average_velocity')

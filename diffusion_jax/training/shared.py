@@ -52,15 +52,8 @@ def read(folder: str | Path) -> Params:
       raise ValueError(
         f'{path} is not what was written ({checksums.NAME}): copy it again'
       )
-  tree = {}
   with files.reading(path, 'weights'):
-    for name, x in files.Lazy(path).items():
-      *above, last = name.split('/')
-      place = tree
-      for part in above:
-        place = place.setdefault(part, {})
-      place[last] = x
-  return tree
+    return files.unflatten(files.Lazy(path))
 
 
 def same(one: str | Path, other: str | Path) -> bool:

@@ -57,7 +57,6 @@ def write(workdir: Path, step: int, averages: dict) -> None:
   draft = path.with_name(f'{path.name}.draft')
   images = _images_at(step, _read_sizes(workdir))
   record = {_RECORD: json.dumps({'step': step, 'images': images})}
-  arrays = {name: np.asarray(x, order='C') for name, x in arrays.items()}
   files.write_safetensors(draft, arrays, **record)
   sums = _read_sums(workdir) | {path.name: checksums.digest(draft)}
   checksums.write_sums(_folder(workdir), sums)
