@@ -27,11 +27,11 @@ from diffusion_jax.networks.options import (
   maybe_remat,
 )
 from diffusion_jax.networks.placement import on_gpu, whole_weights
-from diffusion_jax.networks.rotary import rotary_angles
 from diffusion_jax.networks.text import TextFeatures, mean_of_words
 from diffusion_jax.networks.tokens import (
   grid_positions,
   patchify,
+  rotary_angles,
   unpatchify,
 )
 from diffusion_jax.networks.transformer_block import (

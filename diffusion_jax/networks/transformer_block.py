@@ -16,10 +16,10 @@ from diffusion_jax.networks.options import (
   Dtype,
 )
 from diffusion_jax.networks.placement import on_gpu
-from diffusion_jax.networks.rotary import rotate
 from diffusion_jax.networks.tokens import (
   EPSILON,
   layer_norm,
+  rotate,
   split_heads,
 )
 from diffusion_jax.ranges import Rate, Size

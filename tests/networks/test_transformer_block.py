@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.networks.rotary import rotary_angles
+from diffusion_jax.networks.tokens import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
 from tests.networks.literal import dense, layer_norm, random_params, swish
 

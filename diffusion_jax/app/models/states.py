@@ -84,9 +84,7 @@ class StateDiffusion:
   def noisy(self) -> NoisyNetwork:
     """The network of states."""
     return dataclasses.replace(
-      self.pixels,
-      out_channels=self._out_channels,
-      apply_fn=self._apply_fn,
+      self.pixels, out_channels=self._out_channels, apply_fn=self._apply_fn
     )
 
   @functools.cached_property
