@@ -5,18 +5,6 @@ networks, data, training and evaluation by name.
 """
 
 from diffusion_jax.core.arguments import pytree_dataclass as pytree_dataclass
-from diffusion_jax.core.betas import (
-  constant_betas as constant_betas,
-  cosine_betas as cosine_betas,
-  linear_betas as linear_betas,
-  quadratic_betas as quadratic_betas,
-  reciprocal_betas as reciprocal_betas,
-  rescaled_linear_betas as rescaled_linear_betas,
-  scaled_linear_betas as scaled_linear_betas,
-  sigmoid_betas as sigmoid_betas,
-  warmup_betas as warmup_betas,
-  zero_terminal_snr as zero_terminal_snr,
-)
 from diffusion_jax.core.decoders import (
   bernoulli_log_prob as bernoulli_log_prob,
   discretized_logistic_log_prob as discretized_logistic_log_prob,
@@ -34,6 +22,16 @@ from diffusion_jax.core.denoiser import (
 )
 from diffusion_jax.core.discrete import (
   DiscreteSchedule as DiscreteSchedule,
+  constant_betas as constant_betas,
+  cosine_betas as cosine_betas,
+  linear_betas as linear_betas,
+  quadratic_betas as quadratic_betas,
+  reciprocal_betas as reciprocal_betas,
+  rescaled_linear_betas as rescaled_linear_betas,
+  scaled_linear_betas as scaled_linear_betas,
+  sigmoid_betas as sigmoid_betas,
+  warmup_betas as warmup_betas,
+  zero_terminal_snr as zero_terminal_snr,
 )
 from diffusion_jax.core.discrete_states import (
   StateDenoiser as StateDenoiser,

@@ -373,7 +373,7 @@ networks/blocks.py resnet_block_literally
 networks/attention.py fused_attention_is_openais
   {'new': 0, 'legacy': 1, 'interleaved': 2}
   => {'new': 1, 'legacy': 0, 'interleaved': 2}
-networks/tokens.py networks/test_rotary.py pairs_are_turned
+networks/tokens.py pairs_are_turned
   [a * cos - b * sin, b * cos + a * sin]
   => [a * cos + b * sin, b * cos - a * sin]
 networks/edm2.py networks/test_magnitude.py sum_of_independent_inputs
@@ -447,7 +447,7 @@ sampling/discrete.py first_hitting_is_exact
   u ** (1.0 / jnp.maximum(count, 1)) => u
 sampling/discrete.py papers/test_discrete_states.py test_remdm_one_step
   level_s.alpha / kept => level_s.alpha
-networks/tokens.py networks/test_rotary.py angles_of_a_sequence
+networks/tokens.py angles_of_a_sequence
   count = features // (2 * len(grid)) => count = features // 4
 app/models/states.py guidance_moves
   cond | drop => cond
@@ -503,7 +503,7 @@ app/config/tree.py replaces_a_choice
 app/config/store.py another_kind_of_model
   kind = kinds.kind_of(merge(tree, changes, before)) => kind = before
 # Boundaries, digits, and keys.
-core/betas.py warmup_climbs
+core/discrete.py warmup_climbs
   int(num_steps * fraction) => round(num_steps * fraction)
 core/flow_losses.py training/test_distillation.py the_target_is_two_ddim_steps
   return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))

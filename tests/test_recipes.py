@@ -11,7 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.run import ema
+from diffusion_jax.app.run import averages
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
@@ -311,7 +311,7 @@ def test_learning_rate_and_average_of_edm(name):
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
-  rate, more = ema.rates(c)
+  rate, more = averages.rates(c)
   assert not more
   for step in (10, 1000, 10**5):
     half_life = min(500_000, 0.05 * step * images)
@@ -338,7 +338,7 @@ AVERAGES = {
 @pytest.mark.parametrize('name', AVERAGES)
 def test_the_averages_of_a_published_recipe_have_constant_decays(name):
   """They have no warm-up, which the program has by default."""
-  main, more = ema.rates(read(name))
+  main, more = averages.rates(read(name))
   for decay, rate in zip(AVERAGES[name], [main, *more.values()], strict=True):
     rates = [float(rate(step)) for step in (1, 100, 100_000)]
     np.testing.assert_allclose(rates, 1 - decay, rtol=1e-6)

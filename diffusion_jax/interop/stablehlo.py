@@ -1,13 +1,12 @@
 """Samplers and classifiers as StableHLO, which run without this package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jax import export
-from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import NamedParams, Params, PyTree
 from diffusion_jax.drafts import draft, draft_folder
@@ -44,7 +43,7 @@ def save(
   out: str | Path,
   compute: Callable[[Params, jax.Array, PyTree], PyTree],
   params: NamedParams,
-  shapes: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+  cond: dict[str, jax.ShapeDtypeStruct],
   size: int,
 ) -> None:
   """Writes a folder with a sampler's program, its weights and a script.
@@ -54,11 +53,10 @@ def save(
 
   Args:
     compute: the function (params, index, cond) -> images, which JAX can trace.
-    shapes: (shape, dtype) of each array of cond.
+    cond: the shapes of its arrays.
   """
   arrays = jax.tree.map(jnp.asarray, dict(params))
   weights = files.flatten(jax.device_get(arrays))
-  cond = {name: jax.ShapeDtypeStruct(*array) for name, array in shapes.items()}
 
   def sampler(weights, index, cond):
     params = traverse_util.unflatten_dict(weights, sep='/')

@@ -34,16 +34,18 @@ from diffusion_jax.runtime.sharding import on_mesh, platform_of, replicated
 
 Effort = Literal['fast', 'tuned']
 
-# The value of an option, and the efforts that take it.
-_CPU = {'xla_backend_optimization_level': (1, ('fast',))}
 # Triton's products cannot add a bias, and are tried in 30 sizes each. Without
 # them cuBLASLt computes products with their biases and activations. Fusions
 # with sums are compiled twice, to be raced. Level 0 takes the default
 # algorithms of cuBLAS and cuDNN.
-_GPU = {
-  'xla_gpu_enable_triton_gemm': (False, ('fast', 'tuned')),
-  'xla_gpu_experimental_enable_fusion_autotuner': (False, ('fast',)),
-  'xla_gpu_autotune_level': (0, ('fast',)),
+_OPTIONS = {
+  ('cpu', 'fast'): {'xla_backend_optimization_level': 1},
+  ('gpu', 'tuned'): {'xla_gpu_enable_triton_gemm': False},
+  ('gpu', 'fast'): {
+    'xla_gpu_enable_triton_gemm': False,
+    'xla_gpu_experimental_enable_fusion_autotuner': False,
+    'xla_gpu_autotune_level': 0,
+  },
 }
 
 
@@ -57,11 +59,9 @@ def options(
   bit for bit; CPUs have no other. An option that the user sets in XLA_FLAGS, or
   that the installed XLA does not have, is left out.
   """
-  platform = platform_of(mesh)
-  table = {'cpu': _CPU, 'gpu': _GPU if adds_biases() else {}}.get(platform, {})
-  chosen = {
-    n: value for n, (value, efforts) in table.items() if effort in efforts
-  }
+  platform, chosen = platform_of(mesh), {}
+  if platform != 'gpu' or adds_biases():
+    chosen |= _OPTIONS.get((platform, effort), {})
   if deterministic and platform == 'gpu':
     chosen['xla_gpu_exclude_nondeterministic_ops'] = True
   given = os.environ.get('XLA_FLAGS', '')

@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from diffusion_jax.errors import UserError

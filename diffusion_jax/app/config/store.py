@@ -256,15 +256,10 @@ def module_of(path: str) -> ModuleType:
   return module
 
 
-def variants_of(module: ModuleType) -> tuple[str, ...]:
-  """Returns the arguments that a config takes."""
-  return getattr(module, 'VARIANTS', ())
-
-
 def from_file(path: str, argument: str = '') -> ConfigDict:
   """Returns the config of a file, not completed; argument: one of VARIANTS."""
   module = module_of(path)
-  variants = variants_of(module)
+  variants = getattr(module, 'VARIANTS', ())
   if argument and argument not in variants:
     words = 'smoke', *variants
     raise UserError(

@@ -11,12 +11,7 @@ from collections.abc import Callable
 import diffusion_jax as dj
 from diffusion_jax.app.config import constructors, fields
 from diffusion_jax.app.config.tree import Constructor
-from diffusion_jax.app.edits import (
-  methods,
-  pictures,
-  posteriors,
-  restoration,
-)
+from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
 from diffusion_jax.core import discrete as steps, flow_losses, operators
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization

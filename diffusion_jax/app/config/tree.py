@@ -327,11 +327,7 @@ def _unknown(schema, given, node):
       yield below(where, next(iter(value), '')), (), ''
 
 
-def merge(
-  tree: Tree,
-  fields: Tree,
-  schema: Schema,
-) -> Json:
+def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
   """Returns nested dicts with other values of fields, by path, in any order.
 
   The name of another choice drops the fields of the previous choice.

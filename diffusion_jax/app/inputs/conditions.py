@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import own
@@ -22,7 +21,7 @@ from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_image import per_image
 
-Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]  # (shape, dtype)
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class ImageConditions(NamedTuple):
@@ -360,32 +359,31 @@ def warn_if_far(model: Model, context: np.ndarray | None) -> None:
 
 
 def shapes(model: Model, size: int) -> Shapes:
-  """Returns (shape, dtype) of each array that `size` images depend on."""
+  """Returns the shape of each array that `size` images depend on."""
   arrays = text_shapes(model.config, size)
   if takes_labels(model):
-    arrays['label'] = (size,), jnp.int32
+    arrays['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   if model.conditioning.context is not None:
     assert model.facts.context is not None  # else it was refused
-    arrays['context'] = (size, *model.facts.context.shape), jnp.float32
+    shape = (size, *model.facts.context.shape)
+    arrays['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
+  x0 = jax.ShapeDtypeStruct((size, *model.facts.x.shape), jnp.float32)
   if model.conditioning.known is not None:
-    arrays['known'] = (size, *model.facts.x.shape), jnp.float32
+    arrays['known'] = x0
   if model.conditioning.image is not None:
-    x0 = jax.ShapeDtypeStruct((size, *model.facts.x.shape), jnp.float32)
     keys = jax.eval_shape(
       lambda key: jax.random.split(key, size), abstract_key()
     )
-    image = jax.eval_shape(model.conditioning.image, keys, x0)
-    arrays['image'] = image.shape, image.dtype
+    arrays['image'] = jax.eval_shape(model.conditioning.image, keys, x0)
   return arrays
 
 
 def text_shapes(config: Node, size: int) -> Shapes:
-  """Returns (shape, dtype) of tokens and masks; {} without texts."""
+  """Returns the shapes of tokens and masks; {} without texts."""
   length = datasets.text_length(config)
-  if not length:
-    return {}
+  types = {'text': jnp.int32, 'text_mask': jnp.bool_} if length else {}
   shape = size, length
-  return {'text': (shape, jnp.int32), 'text_mask': (shape, jnp.bool_)}
+  return {n: jax.ShapeDtypeStruct(shape, x) for n, x in types.items()}
 
 
 def takes_labels(model: Model) -> bool:

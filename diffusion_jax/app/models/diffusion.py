@@ -80,9 +80,7 @@ def of_network(
 
 
 def objective_of(
-  noisy: NoisyNetwork,
-  teacher: Callable[[], Teacher | None],
-  test: bool = False,
+  noisy: NoisyNetwork, teacher: Callable[[], Teacher | None], test: bool = False
 ) -> Objective:
   """Makes the objective; `test`: without dropout and augmentation.
 

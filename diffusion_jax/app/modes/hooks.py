@@ -195,13 +195,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def losses(state, frozen, i=0, function=loss.call):
     with from_config('data'):
       batch = pipeline.batch_at(
-        source,
-        size,
-        0,
-        i,
-        rows=local,
-        text_length=length,
-        facts=model.facts,
+        source, size, 0, i, rows=local, text_length=length, facts=model.facts
       )
     batch = encode(frozen, to_global(mesh, batch), latents_key, i)
     return function(state, batch, jax.random.fold_in(key, i), frozen)

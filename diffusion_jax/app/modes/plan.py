@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.app import devices, models
@@ -99,11 +99,13 @@ def compile_one(
   trace = {'train': trace_training, 'sample': trace_sampling}[of]
   traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
+  text = lowered.as_text()
+  attention = 'cudnn' if 'cudnn$fmha' in text else 'xla'
   count = {
     'train': {'steps': config.training.num_steps},
     'sample': {'images': config.evaluation.num_generated},
   }[of]
-  key = checksum(lowered.as_text() + json.dumps(count), topology)
+  key = checksum(text + json.dumps(count), topology)
   if key in stored:
     return stored[key]
   shape = 'x'.join(map(str, mesh.shape.values()))
@@ -121,7 +123,7 @@ def compile_one(
     'accumulate': config.training.accumulate,
     'remat': bool(config.network.get('remat')),
     'dtype': config.network.get('dtype'),
-    'attention': attention(config, lowered),
+    'attention': attention if 'attention' in config.network else '',
     'state': {'parameters': state[0], 'bytes': state[1]},
     'versions': sessions.versions(COMPILERS),
     **count,
@@ -143,13 +145,6 @@ def compile_one(
     jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
-
-
-def attention(config: Node, lowered: stages.Lowered) -> str:
-  """Returns what computes the attention, '' for networks without the choice."""
-  if 'attention' not in config.network:
-    return ''
-  return 'cudnn' if 'cudnn$fmha' in lowered.as_text() else 'xla'
 
 
 def compile_aloud(
@@ -217,14 +212,17 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   size = config.training.batch_size
   pixels = model.autoencoder is NOTHING
   shape = model.facts.x.shape if pixels else model.state_shape
-  batch: conditions.Shapes = {'x': ((size, *shape), jnp.float32)}
+  batch = {'x': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
   if model.facts.num_classes:
-    batch['label'] = ((size,), jnp.int32)
+    batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   if (context := model.facts.context) is not None:
-    batch['context'] = ((size, *context.shape), jnp.float32)
+    of_context = (size, *context.shape)
+    batch['context'] = jax.ShapeDtypeStruct(of_context, jnp.float32)
   batch |= conditions.text_shapes(config, size)
-  frozen = on(mesh, model.teacher.shapes())  # another program encodes latents
-  traced = step.trace(shapes, split(mesh, batch), abstract_key(), frozen, 1.0)
+  batch = placed(batch, sharding.batch_sharding(mesh))
+  # Another program encodes latents.
+  frozen = placed(model.teacher.shapes(), sharding.replicated(mesh))
+  traced = step.trace(shapes, batch, abstract_key(), frozen, 1.0)
   return traced, size, state_size(shapes.params, shapes)
 
 
@@ -234,31 +232,17 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   model.check('sample')
   other_runs.check_unguided(model, 'plan.of=sample cannot plan')
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
-  inputs = conditions.shapes(model, size)
-  params = on(mesh, models.shapes(model) | model.autoencoder.shapes())
-  index = split(mesh, {'index': ((size,), jnp.int32)})['index']
+  index = jax.ShapeDtypeStruct((size,), jnp.int32)
+  inputs = index, conditions.shapes(model, size)
+  params = models.shapes(model) | model.autoencoder.shapes()
+  params = placed(params, sharding.replicated(mesh))
   drawing = jax.jit(generate(model, mesh).compute)
-  traced = drawing.trace(params, index, split(mesh, inputs))
+  traced = drawing.trace(params, *placed(inputs, sharding.batch_sharding(mesh)))
   return traced, size, state_size(params, params)
 
 
-def split(
-  mesh: Mesh, arrays: conditions.Shapes
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns shapes of arrays that are split over the devices.
-
-  arrays: (shape, dtype) by name.
-  """
-  place = sharding.batch_sharding(mesh)
-  return {
-    name: jax.ShapeDtypeStruct(*array, sharding=place)
-    for name, array in arrays.items()
-  }
-
-
-def on(mesh: Mesh, shapes: PyTree) -> PyTree:
-  """Returns shapes with a copy on every device."""
-  place = sharding.replicated(mesh)
+def placed(shapes: PyTree, place: Sharding) -> PyTree:
+  """Returns shapes with a sharding, the same for all."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
   )

@@ -71,11 +71,7 @@ def inputs_of(model: Model) -> conditions.Inputs:
 
 
 def draw_parts(
-  run: weights.Opened,
-  params: Params,
-  parts: Path,
-  settings: np.ndarray,
-  n: int,
+  run: weights.Opened, params: Params, parts: Path, settings: np.ndarray, n: int
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
   model, cond = run.model, run.inputs.cond

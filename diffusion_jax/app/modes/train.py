@@ -8,8 +8,7 @@ from tqdm import tqdm
 
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import hooks, report
-from diffusion_jax.app.modes.patience import ended
-from diffusion_jax.app.modes.train_run import begin
+from diffusion_jax.app.modes.train_run import begin, ended
 from diffusion_jax.app.modes.train_setup import Setup, setup
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.errors import Preempted

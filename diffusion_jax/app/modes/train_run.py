@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 from orbax.checkpoint import CheckpointManager
@@ -15,12 +16,12 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.modes.patience import ended
 from diffusion_jax.app.modes.train_setup import Setup, make_advance
 from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
+from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
@@ -238,3 +239,26 @@ def announce(parts: Setup, state: TrainState) -> None:
 def size_of(params: Params) -> int:
   """Returns the number of parameters."""
   return sum(x.size for x in jax.tree.leaves(params))
+
+
+def ended(workdir: Path, step: int, patience: int) -> str:
+  """Returns why a training has over-fitted at a step, or '' if it goes on.
+
+  patience: training.patience, steps without a lower test loss than before; 0:
+  it goes on. The losses are read from metrics.jsonl, so that a continued run
+  ends at the same step.
+  """
+  if not patience:
+    return ''
+  why = ''
+  if processes.is_first():
+    curve = read_curves(workdir / 'metrics.jsonl').get('test_loss')
+    pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
+    losses = [(loss, at) for at, loss in pairs if at <= step]
+    best, at = min(losses, default=(0.0, step))
+    if step - at >= patience:
+      why = (
+        f'the test loss has been lowest at step {at}, {best:.4g}, and not '
+        f'lower for {step - at} steps (training.patience)'
+      )
+  return why if processes.broadcast([bool(why)])[0] else ''

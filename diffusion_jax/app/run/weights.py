@@ -40,9 +40,7 @@ class Opened(NamedTuple):
 
 
 def opened(
-  model: Model,
-  mode: str,
-  inputs: Callable[[Model], Any] = lambda model: None,
+  model: Model, mode: str, inputs: Callable[[Model], Any] = lambda model: None
 ) -> Opened:
   """Checks a mode's config and inputs, and then reads the weights.
 

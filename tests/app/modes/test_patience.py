@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.modes.patience import ended
+from diffusion_jax.app.modes.train_run import ended
 from tests.app.conftest import lines_of, refused, smoke
 
 
