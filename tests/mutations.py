@@ -505,7 +505,7 @@ app/config/store.py another_kind_of_model
 # Boundaries, digits, and keys.
 core/discrete.py warmup_climbs
   int(num_steps * fraction) => round(num_steps * fraction)
-core/flow_losses.py training/test_distillation.py the_target_is_two_ddim_steps
+core/flow_losses.py training/test_distillation.py progressive_distillation_is_two
   return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
   => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
 core/levels.py rounding_keeps_other_positions

@@ -31,7 +31,7 @@ class Page(HTMLParser):
 
   def __init__(self, text):
     super().__init__()
-    self.elements, self.text, self._open = [], {}, []
+    self.html, self.elements, self.text, self._open = text, [], {}, []
     self.feed(text)
 
   def handle_starttag(self, tag, attrs):
@@ -96,8 +96,8 @@ def write_result(folder, content):
 
 
 @pytest.fixture(scope='module')
-def written(tmp_path_factory):
-  """Returns the text of a page about two runs, and its elements."""
+def found(tmp_path_factory):
+  """Returns a page about two runs."""
   folder = tmp_path_factory.mktemp('runs')
   run = record.read(HOSTILE, write_run(folder / 'a'), CONFIG)
   fields = CONFIG | {'network.name': 'unet', 'network.channels': 16}
@@ -107,8 +107,7 @@ def written(tmp_path_factory):
   near = pictures.film('near', 'Neighbours', [('mean 0.2', row)])
   defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
   gallery = [pictures.film('heun', 'Images', [('19 calls', row)])]
-  text = page.render([run, other], defaults, film, near, gallery)
-  return text, Page(text)
+  return Page(page.render([run, other], defaults, film, near, gallery))
 
 
 SECTIONS = (
@@ -117,12 +116,10 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def test_a_run_that_has_everything_has_every_section(written):
-  text, found = written
+def test_a_run_that_has_everything_has_every_section(found):
   assert [s['id'] for s in found.all('section')] == list(SECTIONS)
   assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
-  shown = ' '.join(found.text['section'])
-  shown += ' '.join(found.text['dl'])
+  shown = ' '.join(found.text['section'] + found.text['dl'])
   for value in (
     '2.873\xa0±\xa00.037', '3.17', '19 calls', 'Bits by step', '3 GiB',
     '1,234,567',
@@ -130,7 +127,7 @@ def test_a_run_that_has_everything_has_every_section(written):
     assert value in shown, value
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown
-  assert len(text.encode()) < 5e6
+  assert len(found.html.encode()) < 5e6
 
 
 # Results, lines of sessions.jsonl and plans with values of other types.
@@ -203,22 +200,20 @@ def test_no_line_of_the_page_is_a_strangers(tmp_path):
   assert not {*'\r\x1b\u2028\u202e'} & {*values}
 
 
-def test_tiles_fill_their_rows(written):
+def test_tiles_fill_their_rows(found):
   """More than six are two rows that differ by one; an error is smaller."""
-  _, found = written
   (tiles,), count = found.all('dl'), len(found.text['dt'])
   assert count in (8, 9)  # with and without a second of training
   assert tiles['style'] == f'--columns: {(count + 1) // 2}'
   assert '\xa0±\xa00.037' in found.text['small']
   curves = {f'x{i}': record.Curve([1], [1.0]) for i in range(20)}
-  found = [('samples-a', {'metrics': {'fid': {'value': 2.0}}})]
-  found += [('samples', {'metrics': {'recall': {'value': 1.0}}})]
-  tiles = page.tiles(record.Run('a', {}, curves, [], found, []))
+  results = [('samples-a', {'metrics': {'fid': {'value': 2.0}}})]
+  results += [('samples', {'metrics': {'recall': {'value': 1.0}}})]
+  tiles = page.tiles(record.Run('a', {}, curves, [], results, []))
   assert tiles[0] == ('recall', '1') and len(tiles) == 12
 
 
-def test_the_page_loads_nothing(written):
-  _, found = written
+def test_the_page_loads_nothing(found):
   for tag, attrs in found.elements:
     for name in ('src', 'href', 'srcset', 'action', 'data', 'poster'):
       value = attrs.get(name, '#')
@@ -231,10 +226,9 @@ def test_the_page_loads_nothing(written):
   assert 'unsafe-inline' not in policy.partition('script-src')[2]
 
 
-def test_names_and_values_are_never_markup(written):
+def test_names_and_values_are_never_markup(found):
   """A run, a field, a metric and a note are named like scripts."""
-  text, found = written
-  assert HOSTILE not in text and '<script>alert' not in text
+  assert HOSTILE not in found.html and '<script>alert' not in found.html
   assert not [a for _, a in found.elements if 'onerror' in a]
   assert found.text['h1'] == [HOSTILE]
   assert HOSTILE in found.text['title'][0]
@@ -247,9 +241,8 @@ def test_names_and_values_are_never_markup(written):
   assert any(as_json in json.dumps(json.loads(text)) for _, text in data)
 
 
-def test_everything_usable_has_a_name(written):
+def test_everything_usable_has_a_name(found):
   """Pictures, sliders, buttons, tables and charts do; ids are unique."""
-  _, found = written
   assert all(image['alt'] for image in found.all('img'))
   assert all(slider['aria-label'] for slider in found.all('input'))
   ids = [attrs['id'] for _, attrs in found.elements if 'id' in attrs]
@@ -262,8 +255,7 @@ def test_everything_usable_has_a_name(written):
   assert len(found.all('h1')) == 1
 
 
-def test_the_slider_has_the_sheets_in_order(written):
-  _, found = written
+def test_the_slider_has_the_sheets_in_order(found):
   data = next(x for attrs, x in found.data() if 'data-plot' not in attrs)
   frames = json.loads(data)
   assert [label for _, label in frames] == ['step 100', 'step 200', 'step 300']
@@ -272,8 +264,7 @@ def test_the_slider_has_the_sheets_in_order(written):
 
 
 def test_a_folder_with_a_config_alone_has_no_other_heading(tmp_path):
-  text = page.render([record.read('bare', tmp_path, CONFIG)])
-  found = Page(text)
+  found = Page(page.render([record.read('bare', tmp_path, CONFIG)]))
   assert [s['id'] for s in found.all('section')] == ['config']
   assert found.text['h2'] == ['Configuration']
   assert not found.all('dl') and not found.all('figure')

@@ -36,18 +36,18 @@ def contents(workdir):
 
 
 def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
-  counts = []
-  for end in (40, 80, 90, 170, 180, 640):
-    start = counts[-1][0] if counts else 0
+  start = 0
+  for end, kept in {
+    40: [10, 20, 30, 40],
+    80: list(range(10, 81, 10)),
+    90: [20, 40, 60, 80, 90],  # and the latest
+    170: [*range(20, 161, 20), 170],
+    180: [40, 80, 120, 160, 180],
+    640: list(range(80, 641, 80)),
+  }.items():
     train(tmp_path, start, end)
-    counts.append((end, snapshots.steps(tmp_path)))
-  kept = dict(counts)
-  assert kept[40] == [10, 20, 30, 40]
-  assert kept[80] == list(range(10, 81, 10))
-  assert kept[90] == [20, 40, 60, 80, 90]  # and the latest
-  assert kept[170] == [*range(20, 161, 20), 170]
-  assert kept[180] == [40, 80, 120, 160, 180]
-  assert kept[640] == list(range(80, 641, 80))
+    assert snapshots.steps(tmp_path) == kept
+    start = end
   # a snapshot at another step than a multiple stays
   snapshots.begin(tmp_path, 645, 64)
   snapshots.write(tmp_path, 645, averages(0))
