@@ -85,6 +85,24 @@ def softmax(logits):
   return weights / weights.sum(-1, keepdims=True)
 
 
+def gelu(x):
+  """Hendrycks & Gimpel 2016, the form with tanh."""
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def attend(q, k, v, mask=None):
+  """Image by image and head by head, [B, T, heads, C] -> [B, T, heads * C].
+
+  The softmax is over the keys where mask [B, T] is true.
+  """
+  out = np.zeros(q.shape)
+  for b, h in np.ndindex(len(q), q.shape[2]):
+    seen = slice(None) if mask is None else mask[b]
+    logits = q[b, :, h] @ k[b, seen, h].T / np.sqrt(q.shape[-1])
+    out[b, :, h] = softmax(logits) @ v[b, seen, h]
+  return out.reshape(*q.shape[:2], -1)
+
+
 def residual(p, x, embedding=0.0):
   """A ResNet block with the projected embedding added in its middle."""
   h = conv3x3(p['conv_1'], swish(norm(p['norm_1'], x, 4))) + embedding

@@ -4,18 +4,20 @@ tests/interop/test_edm2.py has its equations.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2, EDM2Block
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.magnitude import magnitude
 from tests.networks.literal import randomised, shapes
 
-FIXED = 'frequencies', 'phases'
+FIXED = 'frequencies', 'phases'  # are not trained
 
 
 def test_the_size_is_as_published():
@@ -27,24 +29,30 @@ def test_the_size_is_as_published():
   assert sum(trained) + 128 == 124_713_253
 
 
-def test_gradients_reach_all_weights_and_dropout_acts(key):
-  """The label of the second image is dropped."""
-  inputs = Inputs(num_classes=3, null_class=True)
-  sizes = {'multipliers': (1,), 'num_blocks': 1, 'head_channels': 4}
-  network = EDM2(
-    4, **sizes, attention_resolutions=(), inputs=inputs, dropout=0.5, remat=True
-  )
+ONE_LEVEL: Any = {
+  'multipliers': (1,), 'num_blocks': 1, 'attention_resolutions': (),
+  'dropout': 0.5,
+}  # fmt: skip
+NULLABLE = Inputs(num_classes=3, null_class=True)
+
+
+@pytest.mark.parametrize('network, cond', [
+  (EDM2(4, head_channels=4, inputs=NULLABLE, remat=True, **ONE_LEVEL),
+   {'label': np.array([0, 2]), 'drop': np.array([False, True])}),
+  (DDPMpp(8, inputs=Inputs(augment_dim=9), noise_embedding='fourier',
+          **ONE_LEVEL), {'augment': np.ones((2, 9), np.float32)}),
+])  # fmt: skip
+def test_gradients_reach_all_weights_and_dropout_acts(network, cond, key):
   x = jax.random.normal(key, (2, 4, 4, 3))
-  cond = {'label': jnp.array([0, 2]), 'drop': jnp.array([False, True])}
   p = randomised(shapes(network, 4, cond=jax.tree.map(lambda a: a[:1], cond)))
 
   @jax.jit
   @functools.partial(jax.grad, has_aux=True)
   def gradient(p, key):
-    inputs = x, jnp.array([-1.5, 0.75]), cond
+    args = x, jnp.array([-1.5, 0.75]), cond
     rngs = {'dropout': key}
-    out = network.apply({'params': p}, *inputs, train=True, rngs=rngs)
-    return jnp.sum(out**2), out  # pyright: ignore[reportOperatorIssue]
+    out = network.apply({'params': p}, *args, train=True, rngs=rngs)
+    return jnp.sum(out**2), out
 
   gradients, found = jax.device_get(gradient(p, key))
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):

@@ -8,15 +8,17 @@ import pytest
 
 from diffusion_jax.networks.rotary import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
-from tests.networks.literal import dense, layer_norm, random_params, swish
+from tests.networks.literal import (
+  attend,
+  dense,
+  gelu,
+  layer_norm,
+  random_params,
+  swish,
+)
 
 B, T, D, HEADS, WORDS = 2, 6, 8, 2, 5  # a grid of 2 x 3 patches
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-
-
-def gelu(x):
-  """Hendrycks & Gimpel 2016, the form with tanh."""
-  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def rms_norm(x, p):
@@ -24,7 +26,10 @@ def rms_norm(x, p):
 
 
 def turn(x):
-  """Rotates by both axes of the grid, whose tokens come last."""
+  """Rotates by both axes of a grid of 2x3, whose tokens come last.
+
+  Pairs are complex numbers (Su et al. 2021 Eq. 16).
+  """
   first = x[:, : x.shape[1] - T]
   x = x[:, x.shape[1] - T :]
   z = x[..., 0::2] + 1j * x[..., 1::2]
@@ -41,17 +46,6 @@ def turn(x):
 
 def heads(x):
   return x.reshape(*x.shape[:2], HEADS, -1)
-
-
-def attention(q, k, v, mask=None):
-  out = np.zeros(q.shape)
-  for b in range(len(q)):
-    seen = slice(None) if mask is None else mask[b]
-    for h in range(HEADS):
-      scores = q[b, :, h] @ k[b, seen, h].T / np.sqrt(q.shape[-1])
-      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-      out[b, :, h] = weights @ v[b, seen, h]
-  return out.reshape(*q.shape[:2], -1)
 
 
 def qkv(x, p, prefix, norm, parts):
@@ -86,7 +80,7 @@ def block(x, c, p, swiglu=False, rotary=False, words=None):
   q, k, v = qkv(x, p, '', norm, parts)
   if rotary:
     q, k = turn(q), turn(k)
-  return rest(x, attention(q, k, v), p, '', norm, parts, swiglu, words)
+  return rest(x, attend(q, k, v), p, '', norm, parts, swiglu, words)
 
 
 def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
@@ -95,7 +89,7 @@ def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
   if words is not None:
     q = heads(dense(p['cross_query'], norm(x)))
     k, v = (heads(dense(p[f'cross_{n}'], words)) for n in ('key', 'value'))
-    x = x + dense(p['cross_proj'], attention(q, k, v, MASK))
+    x = x + dense(p['cross_proj'], attend(q, k, v, MASK))
   h = norm(x, p.get(f'{prefix}norm_2')) * (1 + scale) + shift
   return x + gate_2 * mlp(h, p, prefix, swiglu)
 
@@ -110,7 +104,7 @@ def joint_block(x, text, c, p, ends):
     np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True)
   )
   mask = np.concatenate([np.ones((B, T), bool), MASK], axis=1)
-  out = attention(q, k, v, mask)
+  out = attend(q, k, v, mask)
   x = rest(x, out[:, :T], p, '', layer_norm, parts)
   if ends:
     return x, text
