@@ -370,7 +370,7 @@ sampling/editing.py no_strength_is_no_change
 # Networks.
 networks/blocks.py resnet_block_literally
   norm(h, 'norm_2') * (1.0 + scale) + shift => norm(h, 'norm_2') * scale + shift
-networks/attention.py fused_attention_is_openais
+networks/attention.py interop/test_openai.py network_that_enlarges
   {'new': 0, 'legacy': 1, 'interleaved': 2}
   => {'new': 1, 'legacy': 0, 'interleaved': 2}
 networks/rotary.py pairs_are_turned

@@ -38,20 +38,19 @@ def on_its_own_levels(x, level):
 def test_the_images_are_those_of_its_own_levels(name):
   """The same latent at the same SNR gives the same images: the ODE is one."""
   schedule = GRIDS_OF[name]
-  first = schedule.from_logsnr(-2.0 * np.log(60.0))  # Both have this SNR.
-  own = DDPM.from_logsnr(first.logsnr)
-  z = jax.random.normal(jax.random.key(0), (32, 2))
-  scale = own.alpha / first.alpha
 
   def sample(denoise, schedule, start, x):
     levels = dj.level_grid(schedule, 128, 'karras', t_start=start.t)
     return dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
 
-  denoise = dj.at_training_levels(on_its_own_levels, DDPM)
-  found = jax.jit(lambda x: sample(denoise, schedule, first, x))(
-    first.sigma * z
-  )
-  expected = jax.jit(lambda x: sample(on_its_own_levels, DDPM, own, x))(
-    scale * first.sigma * z
-  )
+  @jax.jit
+  def both(z):
+    first = schedule.from_logsnr(-2.0 * jnp.log(60.0))  # Both have this SNR.
+    own = DDPM.from_logsnr(first.logsnr)
+    denoise = dj.at_training_levels(on_its_own_levels, DDPM)
+    found = sample(denoise, schedule, first, first.sigma * z)
+    x = own.alpha / first.alpha * first.sigma * z
+    return found, sample(on_its_own_levels, DDPM, own, x)
+
+  found, expected = both(jax.random.normal(jax.random.key(0), (32, 2)))
   np.testing.assert_allclose(found, expected, atol=5e-3)
