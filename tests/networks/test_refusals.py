@@ -10,7 +10,7 @@ from diffusion_jax.networks.resampling import check_filter
 from diffusion_jax.networks.tokens import attend, patchify
 from diffusion_jax.networks.transformer import block_params
 from diffusion_jax.networks.unet import UNet
-from tests.networks.test_perceptron import NETWORK
+from tests.networks.test_autoencoder import PERCEPTRON as NETWORK
 
 BLOCKS = {'blocks_0': {'w': jnp.zeros((2, 1))}}
 
