@@ -33,9 +33,8 @@ DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
 
 @pytest.mark.parametrize('task', inference.VARIANTS)
 def test_every_task_trains_and_draws(task, tmp_path):
-  few = {'data.num_examples': 32, 'data.num_test': 32}
+  few = {'data.num_examples': 100, 'data.num_test': 100}
   few |= {'training.evaluate_every': 4, 'sampling.num_samples': 3}
-  few |= {'network.num_blocks': 1, 'conditioning.context.layers': 1}
   config = trial('inference', task, **few)
   MODES['train'](config, tmp_path)
   MODES['sample'](config, tmp_path)

@@ -95,7 +95,8 @@ def test_cross_attention_is_its_formula(key):
   linear = lambda h, name: literal.dense(p[name], h)
   h = literal.norm(p['norm'], x, 4).reshape(2, 6, 8)
   parts = linear(h, 'query'), linear(words, 'key'), linear(words, 'value')
-  out = literal.attend(*(a.reshape(2, -1, 2, 4) for a in parts), mask)
+  q, k, v = (a.reshape(2, -1, 2, 4) for a in parts)
+  out = literal.attend(q, k, v, mask)
   expected = x + linear(out, 'proj_out').reshape(x.shape)
   np.testing.assert_allclose(found, expected, atol=1e-5)
 

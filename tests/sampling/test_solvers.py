@@ -249,8 +249,9 @@ def three_examples():
 @pytest.mark.parametrize('name', moments.SAMPLERS)
 def test_an_example_has_its_own_levels_and_key(name):
   """A row of a batch with levels and keys [B] is that of a batch of copies."""
-  t = np.float32([0.9 if name == 'euler_maruyama' else 1.0, 0.5, 0.2])
-  s = np.float32([0.7, 0.1, 0.0])
+  first = 0.9 if name == 'euler_maruyama' else 1.0
+  t = np.array([first, 0.5, 0.2], np.float32)
+  s = np.array([0.7, 0.1, 0.0], np.float32)
   run, (keys, x) = two_steps(name), three_examples()
   batch = run(keys, x, t, (t + s) / 2, s)[1]
   for i in range(3):
@@ -264,7 +265,7 @@ def test_an_example_has_its_own_levels_and_key(name):
 
 @pytest.mark.parametrize('name', FINITE)
 def test_a_single_step_from_pure_noise_returns_x0(name):
-  one, zero = np.float32([[1.0] * 3, [0.0] * 3])
+  one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
   keys, x = three_examples()
   with jax.debug_nans(False):  # The second step stays at sigma = 0.
     first = two_steps(name)(keys, x, one, zero, zero)[0]
