@@ -370,7 +370,7 @@ sampling/editing.py no_strength_is_no_change
 # Networks.
 networks/blocks.py resnet_block_literally
   norm(h, 'norm_2') * (1.0 + scale) + shift => norm(h, 'norm_2') * scale + shift
-networks/attention.py fused_attention_is_openais
+networks/attention.py interop/test_openai.py network_that_enlarges
   {'new': 0, 'legacy': 1, 'interleaved': 2}
   => {'new': 1, 'legacy': 0, 'interleaved': 2}
 networks/tokens.py pairs_are_turned
@@ -516,7 +516,7 @@ core/normal.py kl_of_variances_alone
   jnp.abs(excess) < 0.5 => jnp.abs(excess) < 0.0
 sampling/correctors.py limited_in_sigma
   (ratio <= s_max) => (ratio < s_max)
-sampling/editing.py sampling/test_sampler.py no_key_of_an_edit
+sampling/editing.py sampling/test_sampler.py no_key_is_used_twice
   draw_normal(noise_key, x) => draw_normal(key, x)
 sampling/grids.py start_at_a_step
   round(t_start * num_steps) => int(t_start * num_steps)

@@ -1,9 +1,13 @@
 """A table, processes and their matrices for tests of discrete states."""
 
+import functools
+
 import numpy as np
+import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import discrete_oracles
+from tests.jitted import level_at
 
 # Three variables with three values each, which depend on one another.
 TABLE = discrete_oracles.table(
@@ -17,6 +21,14 @@ PROCESSES = {
   'masking': dj.masking_process(3),
   'gaussian': dj.gaussian_process(3, BETAS),
 }
+
+
+EACH = pytest.mark.parametrize('name', PROCESSES)
+
+
+def at(steps):
+  """Returns the levels of LINEAR at steps of NUM_STEPS."""
+  return level_at(LINEAR, np.float32(np.asarray(steps) / NUM_STEPS))
 
 
 def prior_of(name):
@@ -53,3 +65,9 @@ def matrices_of(name, num_steps=NUM_STEPS):
   if name == 'gaussian':
     return gaussian_matrices(3, BETAS[:num_steps])
   return replacement_matrices(name, 1 - np.arange(num_steps + 1) / num_steps)
+
+
+def between(name, s, t):
+  """Returns Q_{s+1} ... Q_t."""
+  size = len(PROCESSES[name].prior)
+  return functools.reduce(np.matmul, list(matrices_of(name)[s:t]), np.eye(size))

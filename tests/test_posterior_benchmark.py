@@ -50,6 +50,7 @@ def test_rows_of_the_process_as_typed(capsys, monkeypatch):
   """An iteration for each number in y is needed; the denoiser is trained."""
   monkeypatch.setattr(problems, 'TRAINING_STEPS', 400)
   monkeypatch.setattr(problems, 'WIDTH', 64)
+  monkeypatch.setattr(problems, 'BLOCKS', 1)
   flags = ['--problems=E,E_trained', '--methods=exact draws,observation_guided']
   flags += ['--samples=200', '--seeds=1', '--coverage=0']
   monkeypatch.setattr(sys, 'argv', ['posterior', *flags])

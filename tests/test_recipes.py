@@ -17,6 +17,7 @@ from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
+from tests.core import test_schedules as marginals
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,
@@ -136,17 +137,12 @@ def variance_preserving(alpha_bar):
   )
 
 
-def vp_alpha(t):
-  return np.exp(-(t**2) * (20 - 0.1) / 4 - t * 0.1 / 2)
-
-
-def edm_sigma(t):
-  first, last = 0.002 ** (1 / 7), 80 ** (1 / 7)
-  return (first + t * (last - first)) ** 7
+def edm(t):
+  return marginals.karras(t, 0.002, 80, 7)
 
 
 def flow(t):
-  return 1 - t, t
+  return marginals.flow(t, 1)
 
 
 def on_line(t):
@@ -161,11 +157,11 @@ NOISE = {  # t -> (alpha, sigma), in float64
   'cifar10_classifier': LINEAR,
   'cifar10_improved': variance_preserving(cosine_alpha_bar(4000)),
   'imagenet64': variance_preserving(cosine_alpha_bar(1000)),
-  'cifar10_vp:vp': lambda t: (vp_alpha(t), np.sqrt(1 - vp_alpha(t) ** 2)),
-  'cifar10_vp:subvp': lambda t: (vp_alpha(t), 1 - vp_alpha(t) ** 2),
-  'cifar10_vp:ve': lambda t: (t**0, 2 * 0.01 * (50 / 0.01) ** t),
-  'cifar10_edm': lambda t: (t**0, edm_sigma(t)),
-  'imagenet64_edm2': lambda t: (t**0, edm_sigma(t)),
+  'cifar10_vp:vp': lambda t: marginals.variance_preserving(t, 0.1, 20),
+  'cifar10_vp:subvp': lambda t: marginals.sub_vp(t, 0.1, 20),
+  'cifar10_vp:ve': lambda t: marginals.geometric_ve(t, 2 * 0.01, 2 * 50),
+  'cifar10_edm': edm,
+  'imagenet64_edm2': edm,
   'cifar10_flow': flow,
   'cifar10_vdm': on_line,
   'imagenet256_sit': flow,
@@ -356,7 +352,7 @@ def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
   fields = ['num_steps=100', 'ema_decay=0.9999', *fields.split()]
   flags = [(f'training.{x.split("=")[0]}', x.split('=')[1]) for x in fields]
-  line = ema.warning(store.with_flags(read('digits'), flags))
+  line = averages.warning(store.with_flags(read('digits'), flags))
   assert f'be {weight:.0%} the first ones' in line if weight else not line
 
 

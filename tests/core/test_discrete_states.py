@@ -12,29 +12,22 @@ from hypothesis import given, settings, strategies as st
 import diffusion_jax as dj
 from diffusion_jax.core.discrete_states import NEVER, levels_of_step
 from diffusion_jax.testing import discrete_oracles
-from tests.jitted import jitted, level_at
+from tests.jitted import jitted
 from tests.states import (
+  EACH,
   LINEAR,
   NUM_STEPS,
   PROCESSES,
   TABLE,
+  at,
+  between,
   matrices_of,
   prior_of,
 )
 
-EACH = pytest.mark.parametrize('name', PROCESSES)
 STEPS = st.lists(
   st.integers(0, NUM_STEPS), min_size=2, max_size=2, unique=True
 ).map(sorted)
-
-
-def at(steps):
-  return level_at(LINEAR, np.float32(steps) / NUM_STEPS)
-
-
-def between(name, s, t):
-  size = len(PROCESSES[name].prior)
-  return functools.reduce(np.matmul, list(matrices_of(name)[s:t]), np.eye(size))
 
 
 def all_pairs(name):

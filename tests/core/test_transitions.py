@@ -9,25 +9,16 @@ from hypothesis import given, settings, strategies as st
 import diffusion_jax as dj
 from tests.states import (
   BETAS,
+  EACH,
   LINEAR,
   NUM_STEPS,
   PROCESSES,
+  at,
+  between,
   gaussian_matrices,
-  matrices_of,
 )
 
-EACH = pytest.mark.parametrize('name', PROCESSES)
 matrix = jax.jit(dj.transition_matrix)
-
-
-def at(step):
-  return LINEAR(jnp.float32(step / NUM_STEPS))
-
-
-def multiplied(name, s, t):
-  """Q_{s+1} ... Q_t."""
-  size = len(PROCESSES[name].prior)
-  return np.linalg.multi_dot([np.eye(size)] * 2 + list(matrices_of(name)[s:t]))
 
 
 @EACH
@@ -38,7 +29,7 @@ def test_any_two_levels_have_the_product_of_the_steps_between(name, steps):
   if s == NUM_STEPS:  # No step is left.
     return
   q = matrix(PROCESSES[name], at(s), at(t))
-  np.testing.assert_allclose(q, multiplied(name, s, t), rtol=2e-6, atol=3e-7)
+  np.testing.assert_allclose(q, between(name, s, t), rtol=2e-6, atol=3e-7)
 
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
@@ -73,8 +64,8 @@ def test_levels_differ_between_examples(name):
   )
   results = both(jnp.asarray(probs, jnp.float32), s, t)
   for transpose, result in zip((True, False), results, strict=True):
-    for i, between in enumerate(steps):
-      q = multiplied(name, *between)
+    for i, pair in enumerate(steps):
+      q = between(name, *pair)
       expected = probs[i] @ (q.T if transpose else q)
       np.testing.assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
 

@@ -15,15 +15,10 @@ from diffusion_jax.interop.diffusers_options import multipliers
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training.lora import lora_init, lora_merge
-from tests.interop.literal import random_like, run
+from tests.interop.literal import assert_close, random_like, run
 
 STORED = Path(__file__).parent / 'stored'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
-
-
-def close(ours, expected):
-  scale = np.abs(expected).max()
-  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale)
 
 
 def loaded(name):
@@ -49,7 +44,7 @@ def inputs_of(name, expected):
 def test_the_network_computes_what_theirs_does(name, tmp_path):
   found, expected = loaded(name)
   output = run(found.network, found.params, *inputs_of(name, expected))
-  close(output, expected['output'])
+  assert_close(output, expected['output'])
 
   diffusers.save(tmp_path / 'ours', *found[:4])
   if name == 'dit':
@@ -75,7 +70,7 @@ def test_the_autoencoder_computes_what_theirs_does(tmp_path):
 
   ours = apply(found.params, expected['x'], expected['mean'])
   for array, name in zip(ours, ('mean', 'log_variance', 'output'), strict=True):
-    close(array, expected[name])
+    assert_close(array, expected[name])
   assert found.sections['decoding']['scale'] == 0.18215
 
   diffusers.save(tmp_path / 'ours', *found[:4])
@@ -335,7 +330,7 @@ def test_a_class_becomes_part_of_the_weights():
     assert params.keys() == found.params.keys() - {'label_embedding'}
     params = {**params, 'label_embedding': zero}
     output = run(found.network, params, *inputs_of('labels', expected))
-    close(output[i], expected['output'][i])
+    assert_close(output[i], expected['output'][i])
 
 
 def test_widths_come_back_from_multipliers():

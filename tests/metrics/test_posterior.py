@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from scipy.stats import norm
 
 from diffusion_jax.metrics import calibration, posterior
@@ -24,8 +25,15 @@ def errors(x):
   return posterior.posterior_errors(x, EXACT, MATRIX, Y, STD)
 
 
-def test_exact_draws_have_the_least_errors(key):
-  found = errors(EXACT.sample(key, N))
+@pytest.fixture(scope='module')
+def drawn():
+  """Returns exact draws and their errors."""
+  x = np.asarray(EXACT.sample(jax.random.key(0), N), np.float64)
+  return x, errors(x)
+
+
+def test_exact_draws_have_the_least_errors(drawn):
+  _, found = drawn
   assert max(found[:4]) < 0.06
   # (y - A x)^2 of the posterior, in closed form.
   mean, cov = np.asarray(EXACT.mean), np.asarray(EXACT.cov)
@@ -34,19 +42,19 @@ def test_exact_draws_have_the_least_errors(key):
   np.testing.assert_allclose(found.residual, expected, rtol=0.04)
 
 
-def test_a_shift_is_the_error_of_the_mean(key):
-  x = np.asarray(EXACT.sample(key, N))
+def test_a_shift_is_the_error_of_the_mean(drawn):
+  x, unshifted = drawn
   shift, trace = np.array([0.3, -0.4]), np.trace(EXACT.cov)
   shifted = errors(x + shift[None])
   np.testing.assert_allclose(shifted.mean, 0.5 / np.sqrt(trace), atol=0.03)
   # Along a random direction the square of the shift is half of 0.5^2.
   expected = np.sqrt(0.125 / (trace / 2.0))
   np.testing.assert_allclose(shifted.sliced_w2, expected, atol=0.05)
-  np.testing.assert_allclose(shifted.cov, errors(x).cov, atol=1e-6)
+  np.testing.assert_allclose(shifted.cov, unshifted.cov, atol=1e-6)
 
 
-def test_a_scale_is_the_error_of_the_covariance(key):
-  x = np.asarray(EXACT.sample(key, N), np.float64)
+def test_a_scale_is_the_error_of_the_covariance(drawn):
+  x, _ = drawn
   mean = np.asarray(EXACT.mean)[None]
   found = errors(mean + 1.2 * (x - mean))
   np.testing.assert_allclose(found.cov, 0.44, atol=0.05)
@@ -82,19 +90,20 @@ def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
   @jax.jit
   @jax.vmap
   def draws(i, arrays):
-    return oracles.Mixture(*arrays).sample(jax.random.fold_in(key, i), n)
+    one = oracles.Mixture(*arrays)
+    return one.sample(jax.random.fold_in(key, i), n), one.mean
 
   arrays = [dataclasses.astuple(one) for one in exact]
   stacked = [np.stack(one) for one in zip(*arrays, strict=True)]
-  x = np.asarray(draws(np.arange(num), stacked))
-  mean = np.stack([one.mean for one in exact])[:, None]
+  x, mean = map(np.asarray, draws(np.arange(num), stacked))
 
   def levels(spread):
-    some = mean + spread * (x - mean)
+    some = mean[:, None] + spread * (x - mean[:, None])
     return posterior.levels(PRIOR, MATRIX, STD, truth, y, some)
 
-  found = calibration.coverage(levels(1.0))
-  assert calibration.uniformity(levels(1.0)).chi2 > 1e-3
+  exact = levels(1.0)
+  found = calibration.coverage(exact)
+  assert calibration.uniformity(exact).chi2 > 1e-3
   assert abs(found.fraction - 0.9) < 4.0 * found.standard_error
   np.testing.assert_allclose(found.standard_error, 0.0122, atol=0.003)
 

@@ -107,13 +107,17 @@ def test_eq_8_mean_matching(T):
   np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
 
 
+def eq_10(p, eps, xt):
+  t = p.steps
+  factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
+  return (xt - factor * eps) / np.sqrt(column(p.alpha[t], xt))
+
+
 @each_schedule
 def test_eq_10_posterior_mean_of_eps(p):
   """mu-tilde_t = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
   x0, eps, xt = pictures(p)
-  t = p.steps
-  factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
-  expected = (xt - factor * eps) / np.sqrt(column(p.alpha[t], xt))
+  expected = eq_10(p, eps, xt)
   np.testing.assert_allclose(eq_7(p, x0, xt)[0], expected, atol=1e-9)
   found = jitted(dj.q_posterior)(*f32(x0, xt), *levels(p)).mean
   np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -124,9 +128,7 @@ def test_eq_1_and_11_reverse_transition(p):
   """p_theta(x_{t-1} | x_t) of a network that predicts eps."""
   _, _, xt = pictures(p)
   _, eps_hat, _ = pictures(p, seed=1)
-  t = p.steps
-  factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
-  expected = (xt - factor * eps_hat) / np.sqrt(column(p.alpha[t], xt))
+  expected = eq_10(p, eps_hat, xt)
   s, t = levels(p)
   xt, eps_hat = f32(xt, eps_hat)
   x0_hat = jitted(dj.to_x0)('eps', eps_hat, xt, t)

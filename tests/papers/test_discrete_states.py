@@ -11,10 +11,10 @@ import pytest
 
 import diffusion_jax as dj
 from tests.jitted import jitted, level_at
+from tests.states import gaussian_matrices
 
 K, T, D = 4, 5, 6
 BETAS = np.array([0.1, 0.2, 0.3, 0.5, 0.9])
-SPAN = K - 1
 
 
 def d3pm_matrix(name, beta):
@@ -23,15 +23,7 @@ def d3pm_matrix(name, beta):
     return (1 - beta) * np.eye(K) + beta / K * np.ones((K, K))
   if name == 'absorbing':
     return (1 - beta) * np.eye(K) + beta * np.ones((K, 1)) * np.eye(K)[K - 1]
-  q = np.zeros((K, K))
-  total = sum(
-    np.exp(-4 * n**2 / (SPAN**2 * beta)) for n in range(-SPAN, SPAN + 1)
-  )
-  for i in range(K):
-    for j in set(range(K)) - {i}:
-      q[i, j] = np.exp(-4 * (i - j) ** 2 / (SPAN**2 * beta)) / total
-    q[i, i] = 1 - q[i].sum()
-  return q
+  return gaussian_matrices(K, [beta])[0]
 
 
 PROCESSES = {

@@ -1,26 +1,12 @@
-"""The equations in the forms of lecture notes.
-
-6.7900 (MIT, machine learning) writes the chain with z_t and an explicit list of
-alphas; the DDPM notes write the loss with a weight w_t; VDM-style notes write
-it with the signal-to-noise ratio.
-"""
+"""Equations of lecture notes that no paper has."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted
-from tests.papers.paper import ddpm
-
-LECTURE = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
-
-
-@pytest.fixture
-def notes():
-  return ddpm(1.0 - LECTURE)
 
 
 def test_the_closest_gaussian_has_the_moments_of_the_data():

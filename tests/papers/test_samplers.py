@@ -48,11 +48,16 @@ def start(sigma):
   return sigma[0] * np.random.default_rng(0).standard_normal((3, 4))
 
 
-def run(sampler, alpha, sigma, x, t=None):
-  t = np.linspace(1.0, 0.0, len(alpha)) if t is None else t
-  levels = dj.NoiseLevel(*map(jnp.asarray, (t, alpha, sigma)))
+@functools.partial(jax.jit, static_argnums=0)
+def trajectory(sampler, levels, x):
   key = jax.random.key(3)
-  return jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x))(x)
+  return dj.sample(key, denoise, sampler, levels, x, return_trajectory=True)
+
+
+def run(sampler, alpha, sigma, x, t=None, step=-1):
+  """Returns x after the last step; one program for all grids of a length."""
+  t = np.linspace(1.0, 0.0, len(alpha)) if t is None else t
+  return trajectory(sampler, dj.NoiseLevel(t, alpha, sigma), x)[step]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -127,6 +132,11 @@ def mean_of(order, nodes, values, h, weight):
   return sum(w @ p / w.sum() * a for p, a in zip(basis, values, strict=True))
 
 
+@functools.cache
+def ode_solvers(order):
+  return dj.dpm_solver_pp(order), dj.dpm_solver_pp_sde(0.0, order)
+
+
 @pytest.mark.parametrize('order, eta, grid', [
   (1, 0.0, 've'), (1, 1.0, 'vp'), (2, 0.0, 've'), (2, 0.0, 'vp'),
   (2, 0.5, 'vp'), (2, 1.0, 'vp'), (3, 0.0, 'vp'), (3, 0.5, 'vp'),
@@ -145,15 +155,14 @@ def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
     expected = sigma[i] / sigma[i - 1] * np.exp(-eta * h) * expected
     expected = expected + alpha[i] * (1 - np.exp(-(1 + eta) * h)) * mean
     expected += sigma[i] * np.sqrt(1 - np.exp(-2 * eta * h)) * z[i - 1]
-  close(run(dj.dpm_solver_pp_sde(eta, order), alpha, sigma, x), expected)
   if eta:
+    close(run(dj.dpm_solver_pp_sde(eta, order), alpha, sigma, x), expected)
     return
-  close(run(dj.dpm_solver_pp(order), alpha, sigma, x), expected)
-  # The step to clean data returns x_0.
   ends = np.append(alpha, 1.0), np.append(sigma, 0.0)
   last = D(expected, alpha[-1], sigma[-1])
-  close(run(dj.dpm_solver_pp(order), *ends, x), last)
-  close(run(dj.dpm_solver_pp_sde(0.0, order), *ends, x), last)
+  for sampler in ode_solvers(order):
+    close(run(sampler, *ends, x, step=-2), expected)
+    close(run(sampler, *ends, x), last)  # The step to clean data returns x_0.
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -217,13 +226,16 @@ def unipc(p, x, alpha, sigma):
     m.append(new)
 
 
+UNIPC = {order: dj.unipc(order) for order in (1, 2, 3)}
+
+
 @pytest.mark.parametrize('grid', GRIDS)
-@pytest.mark.parametrize('order', [1, 2, 3])
+@pytest.mark.parametrize('order', UNIPC)
 def test_unipc(order, grid):
   alpha, sigma = GRIDS[grid](clean=False)
   x = start(sigma)
   expected = unipc(order, x, alpha, sigma)
-  close(run(dj.unipc(order), alpha, sigma, x), expected)
+  close(run(UNIPC[order], alpha, sigma, x), expected)
 
 
 @pytest.mark.parametrize('name', ['ddpm', 've'])
@@ -338,7 +350,10 @@ def lagrange_integral(nodes, j, low, high):
   return basis.integ()(high) - basis.integ()(low)
 
 
-@pytest.mark.parametrize('order', [1, 2, 3, 4])
+LMS = {order: dj.lms(order) for order in (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize('order', LMS)
 @pytest.mark.parametrize('grid', GRIDS)
 def test_linear_multistep_method_of_k_diffusion(grid, order):
   """y_s = y_t + sum_j c_j eps_j in y = x / alpha and r = sigma / alpha."""
@@ -352,7 +367,7 @@ def test_linear_multistep_method_of_k_diffusion(grid, order):
     nodes = r[i::-1][: len(slopes)]
     for j, slope in enumerate(slopes):
       y = y + lagrange_integral(nodes, j, r[i], r[i + 1]) * slope
-  close(run(dj.lms(order), alpha, sigma, x), alpha[-1] * y)
+  close(run(LMS[order], alpha, sigma, x), alpha[-1] * y)
 
 
 VE = dj.GeometricVESchedule(1e-6, 80.0)

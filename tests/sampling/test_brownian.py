@@ -23,19 +23,23 @@ def noise_of_steps():
 
   Half of it belongs to one key, half to keys per example.
   """
-  levels = SCHEDULE.from_logsnr(2.0 * jnp.asarray(PLACES))
-  x = jnp.zeros((100, N // 200))
-  keys = jax.random.split(jax.random.key(1), 100)
 
   @jax.jit
-  def noise(low, high):
-    halves = [dj.path_noise(k, x, high, low) for k in (jax.random.key(0), keys)]
-    return jnp.stack(halves).ravel()
+  def noise(lambdas):
+    x = jnp.zeros((100, N // 200))
+    keys = jax.random.split(jax.random.key(1), 100)
 
-  pairs = [(levels.take(i), levels.take(i + 1)) for i in range(6)]
-  return np.stack([noise(*pair) for pair in pairs]), np.asarray(
-    noise(levels.take(0), levels.take(6))
-  )
+    def between(pair):
+      low, high = map(SCHEDULE.from_logsnr, 2.0 * pair)
+      each = jax.random.key(0), keys
+      halves = [dj.path_noise(key, x, high, low) for key in each]
+      return jnp.stack(halves).ravel()
+
+    return jax.lax.map(between, lambdas)
+
+  pairs = [*zip(PLACES[:-1], PLACES[1:], strict=True), (PLACES[0], PLACES[-1])]
+  *parts, whole = np.asarray(noise(np.float32(pairs)))
+  return np.stack(parts), whole
 
 
 def test_steps_of_a_path_are_independent_and_standard_normal():

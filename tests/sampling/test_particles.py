@@ -12,6 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
+from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_measurements import (
   MATRIX,
@@ -53,8 +54,7 @@ def run(key, denoise, sampler, num_steps, shape, **options):
 def moments_of_the_chain(num_steps, mean, cov):
   """Returns mean and covariance of ancestral samples of a Gaussian, float64.
 
-  Each step is affine, x_s = a x_0_hat + k (x_t - alpha_t x_0_hat) + noise (DDPM
-  Eq. 6-7), and x_0_hat = J x_t for a Gaussian.
+  Each step is affine (`chains.ancestral`), and x_0_hat = J x_t for a Gaussian.
   """
   levels = level_grid(DISCRETE, num_steps)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
@@ -62,13 +62,10 @@ def moments_of_the_chain(num_steps, mean, cov):
   m, v = np.zeros(len(mean)), eye * (alphas[0] ** 2 + sigmas[0] ** 2)
   for t in range(num_steps):
     a, s = alphas[t], sigmas[t]
-    a_s, s_s = alphas[t + 1], sigmas[t + 1]
     gain = a * cov @ np.linalg.inv(a**2 * cov + s**2 * eye)
-    ratio = a / a_s
-    kept = ratio * s_s**2 / s**2
-    slope = (a_s - kept * a) * gain + kept * eye
-    offset = (a_s - kept * a) * (mean - gain @ mean * a)
-    noise = s_s**2 * (1.0 - (ratio * s_s / s) ** 2)
+    of_x0, kept, noise = chains.ancestral(alphas, sigmas, t, t + 1)
+    slope = of_x0 * gain + kept * eye
+    offset = of_x0 * (mean - gain @ mean * a)
     m, v = slope @ m + offset, slope @ v @ slope.T + noise * eye
   return m, v
 

@@ -191,30 +191,19 @@ denoise = functools.partial(network, 1.0)
 
 
 @pytest.mark.parametrize('name', FINITE)
-def test_from_pure_noise_to_clean_data(name):
-  """Samples and gradients are finite, and a single step returns x_0."""
+def test_samples_from_pure_noise_and_their_gradients_are_finite(name):
   sampler = moments.build(name, FLOW)
   key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (3, 2))
   levels = jax.jit(FLOW)(np.linspace(1.0, 0.0, 4, dtype=np.float32))
-  ends = {'level_s': levels.take(3), 'level_t': levels.take(0)}
 
   def loss(scale, x):
     predict = functools.partial(network, scale)
     return jnp.sum(dj.sample(key, predict, sampler, levels, x) ** 2)
 
-  @jax.jit
-  def run(scale, x):
-    one_step, _ = sampler.step(key, x, sampler.init(x), denoise, **ends)
-    return one_step, *jax.value_and_grad(loss, argnums=(0, 1))(scale, x)
-
-  one_step, value, slopes = run(1.0, x)
-  for array in (value, one_step, *slopes):
+  value, slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(1.0, x)
+  for array in (value, *slopes):
     assert np.isfinite(array).all()
   assert slopes[0] != 0.0
-  if name == 'reverse_diffusion':  # 2 x - eps
-    np.testing.assert_allclose(one_step, x, atol=1e-6)
-  elif name not in ('annealed_langevin', 'corrected_ddim'):  # They move x.
-    np.testing.assert_allclose(one_step, jnp.full((3, 2), 0.5), atol=1e-6)
 
 
 @pytest.mark.parametrize('name, calls', [
@@ -234,36 +223,56 @@ def test_heun_is_euler_where_there_is_no_signal():
     assert moments.counted_calls(denoise, sampler, levels) == calls
 
 
-@pytest.mark.parametrize('name', moments.SAMPLERS)
-def test_an_example_has_its_own_levels_and_key(name):
-  """A batch with levels and keys [B] is its examples one by one."""
-  t = jnp.array([0.9 if name == 'euler_maruyama' else 1.0, 0.5, 0.2])
-  s = jnp.array([0.7, 0.1, 0.0])
+@functools.cache
+def two_steps(name):
+  """Returns x after each of two steps, the second of which has a memory."""
   sampler = moments.build(name, FLOW)
-  keys = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(jax.random.key(1), (3, 2))
-
-  def two_steps(keys, x, t, s):  # The second one has a memory.
-    t = jnp.stack([t, 0.5 * (t + s), s])
-    ends = {'level_t': FLOW(t[:-1]), 'level_s': FLOW(t[1:])}
-    step = lambda carry, ends: (
-      sampler.step(keys, *carry, denoise, **ends),
-      None,
-    )
-    return jax.lax.scan(step, (x, sampler.init(x)), ends)[0][0]
-
-  def one(key, x, t, s):
-    return two_steps(key[None], x[None], t, s)[0]
 
   @jax.jit
-  def both(keys):
-    return two_steps(keys, x, t, s), jax.vmap(one)(keys, x, t, s)
+  def run(keys, x, *times):
+    def step(carry, ends):
+      x, state = sampler.step(keys, *carry, denoise, **ends)
+      return (x, state), x
 
-  batch, single = both(keys)
-  np.testing.assert_allclose(batch, single, atol=1e-5)
-  other, _ = both(keys.at[1].set(keys[0]))
+    t = jnp.stack(times)
+    ends = {'level_t': FLOW(t[:-1]), 'level_s': FLOW(t[1:])}
+    return jax.lax.scan(step, (x, sampler.init(x)), ends)[1]
+
+  return lambda *args: np.asarray(run(*args))
+
+
+def three_examples():
+  keys = jax.random.split(jax.random.key(0), 3)
+  return keys, jax.random.normal(jax.random.key(1), (3, 2))
+
+
+@pytest.mark.parametrize('name', moments.SAMPLERS)
+def test_an_example_has_its_own_levels_and_key(name):
+  """A row of a batch with levels and keys [B] is that of a batch of copies."""
+  first = 0.9 if name == 'euler_maruyama' else 1.0
+  t = np.array([first, 0.5, 0.2], np.float32)
+  s = np.array([0.7, 0.1, 0.0], np.float32)
+  run, (keys, x) = two_steps(name), three_examples()
+  batch = run(keys, x, t, (t + s) / 2, s)[1]
+  for i in range(3):
+    copies = np.full(3, i)
+    alone = run(*(a[copies] for a in (keys, x, t, (t + s) / 2, s)))[1]
+    np.testing.assert_allclose(alone, batch[copies], atol=1e-5)
+  other = run(keys[np.array([0, 0, 2])], x, t, (t + s) / 2, s)[1]
   changed = np.abs(other - batch).max(axis=1) > 1e-4
   assert changed.tolist() == [False, name in moments.STOCHASTIC, False]
+
+
+@pytest.mark.parametrize('name', FINITE)
+def test_a_single_step_from_pure_noise_returns_x0(name):
+  one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+  keys, x = three_examples()
+  with jax.debug_nans(False):  # The second step stays at sigma = 0.
+    first = two_steps(name)(keys, x, one, zero, zero)[0]
+  assert np.isfinite(first).all()
+  if name not in ('annealed_langevin', 'corrected_ddim'):  # They move x.
+    expected = x if name == 'reverse_diffusion' else 0.5  # 2 x - eps
+    np.testing.assert_allclose(first - expected, 0.0, atol=1e-6)
 
 
 def test_one_compilation_for_all_levels_and_keys():
@@ -282,3 +291,52 @@ def test_one_compilation_for_all_levels_and_keys():
       x = np.full((2, 2), 1.0 + seed, np.float32)
       run.trace(name, jax.random.key(seed), levels, x)
   assert traces == list(names)
+
+
+# A denoiser of one schedule, sampled along the levels of another one.
+GRIDS_OF = {
+  'karras': dj.KarrasSchedule(0.005, 80.0),
+  'geometric_ve': dj.GeometricVESchedule(0.005, 80.0),
+  'sub_vp': dj.SubVPSchedule(),
+  'flow': dj.RectifiedFlowSchedule(),
+  'cosine': dj.CosineSchedule(),
+}
+
+
+def on_its_own_levels(x, level):
+  """The exact denoiser on the levels of moments.DDPM's chain, NaN elsewhere."""
+  # Times within 1e-3 of a step count as the step, also step 0.
+  strange = jnp.abs(moments.DDPM(level.t).sigma - level.sigma) > 5e-4
+  x0 = moments.MIXTURE.denoise(x, level).x0
+  return dj.Prediction(jnp.where(strange, jnp.nan, x0))
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'karras',
+    'sub_vp',
+    'flow',
+    pytest.param('geometric_ve', marks=pytest.mark.slow),
+    pytest.param('cosine', marks=pytest.mark.slow),
+  ],
+)
+def test_the_images_are_those_of_its_own_levels(name):
+  """The same latent at the same SNR gives the same images: the ODE is one."""
+  schedule = GRIDS_OF[name]
+
+  def sample(denoise, schedule, start, x):
+    levels = dj.level_grid(schedule, 128, 'karras', t_start=start.t)
+    return dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
+
+  @jax.jit
+  def both(z):
+    first = schedule.from_logsnr(-2.0 * jnp.log(60.0))  # Both have this SNR.
+    own = moments.DDPM.from_logsnr(first.logsnr)
+    denoise = dj.at_training_levels(on_its_own_levels, moments.DDPM)
+    found = sample(denoise, schedule, first, first.sigma * z)
+    x = own.alpha / first.alpha * first.sigma * z
+    return found, sample(on_its_own_levels, moments.DDPM, own, x)
+
+  found, expected = both(jax.random.normal(jax.random.key(0), (32, 2)))
+  np.testing.assert_allclose(found, expected, atol=5e-3)

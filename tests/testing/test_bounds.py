@@ -51,15 +51,10 @@ def data_and_noise(key, n):
   return x0, jax.random.normal(eps_key, (6, n, 2))
 
 
-def grid(schedule, num_steps):
-  """Returns level_grid, jitted."""
-  return jax.jit(lambda: level_grid(schedule, num_steps))()
-
-
 @pytest.mark.parametrize('variance', VARIANCES)
 @pytest.mark.parametrize(
   'levels',
-  [grid(DDPM, 6), grid(dj.GeometricVESchedule(0.05, 10.0), 6)],
+  [level_grid(DDPM, 6), level_grid(dj.GeometricVESchedule(0.05, 10.0), 6)],
   ids=['ddpm', 've'],
 )
 def test_terms_are_means_of_sampled_ones(levels, variance, key):
@@ -87,7 +82,7 @@ def test_the_bound_of_the_exact_denoiser_is_its_closed_form(
   root = np.linalg.cholesky(np.asarray(GAUSSIAN.cov, np.float64))
   x0 = np.asarray(GAUSSIAN.mean) + axes[:, :2] @ root.T
   eps = np.broadcast_to(axes[:, 2:], (num_steps, *axes[:, 2:].shape))
-  levels = grid(DDPM, num_steps)
+  levels = level_grid(DDPM, num_steps)
   arrays = (np.asarray(a, np.float32) for a in (x0, eps))
   terms = np.asarray(terms_at(variance, levels, *arrays), np.float64) @ weight
   found = bounds.expected_bound(GAUSSIAN, levels, variance)
@@ -101,7 +96,7 @@ def test_it_is_a_bound_and_closes_on_the_entropy(schedule):
   """-ELBO >= H(x_0); for 'fixed_small' a gap remains at the first steps."""
   gaps, entropy = {}, float(jax.jit(GAUSSIAN.entropy)())
   for num_steps in (4, 30, 1000):
-    levels = grid(schedule, num_steps)
+    levels = level_grid(schedule, num_steps)
     for variance in VARIANCES:
       total = bounds.expected_bound(GAUSSIAN, levels, variance)['total']
       gaps[variance, num_steps] = total - entropy
@@ -126,6 +121,6 @@ def test_diffusion_terms_are_a_difference_of_mutual_information(variance):
 def test_fixed_large_is_exact_for_standard_normal_data():
   """The variance is then the true reverse variance (DDPM section 3.2)."""
   oracle = oracles.gaussian(np.zeros(3), np.eye(3))
-  found = bounds.expected_bound(oracle, grid(DDPM, 5), 'fixed_large')
+  found = bounds.expected_bound(oracle, level_grid(DDPM, 5), 'fixed_large')
   entropy = jax.jit(oracle.entropy)()
   np.testing.assert_allclose(found['total'], entropy, rtol=1e-5)

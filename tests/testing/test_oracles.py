@@ -285,23 +285,28 @@ def test_the_identities_of_flow_maps_hold(float64, key):
     assert (found < (1e-8 if float64 else 1e-3)).all(), found
 
 
-@pytest.mark.parametrize('std', [0.1, 0.5, 2.0])
-@pytest.mark.parametrize(
-  'matrix', [[[1.0, -2.0]], [[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]]
-)
-def test_posterior_and_evidence_by_bayes_rule_on_a_grid(matrix, std):
-  matrix = np.array(matrix)
-  y = matrix @ np.array([0.4, 0.3]) + 0.2
+@pytest.fixture(scope='module')
+def on_a_grid():
+  """Returns points x [n, 2] and MIXTURE's mass of the cell of each."""
   axis = np.linspace(-4.0, 4.0, 801)
   x = np.stack(np.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
   parts = zip(*PARTS, strict=True)
   prior = sum(w * normal(m, c).pdf(x) for w, m, c in parts)
+  return x, prior * (axis[1] - axis[0]) ** 2
+
+
+@pytest.mark.parametrize('std', [0.1, 0.5, 2.0])
+@pytest.mark.parametrize(
+  'matrix', [[[1.0, -2.0]], [[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]]
+)
+def test_posterior_and_evidence_by_bayes_rule(matrix, std, on_a_grid):
+  matrix, (x, prior) = np.array(matrix), on_a_grid
+  y = matrix @ np.array([0.4, 0.3]) + 0.2
   noise = normal(np.zeros(len(y)), std**2 * np.eye(len(y)))
   joint = prior * noise.pdf(y - x @ matrix.T)
-  evidence = joint.sum() * (axis[1] - axis[0]) ** 2
-  weights = joint / joint.sum()
-  mean = weights @ x
-  cov = np.einsum('n,ni,nj->ij', weights, x - mean, x - mean)
+  evidence = joint.sum()
+  mean = joint @ x / evidence
+  cov = (x - mean).T @ (joint[:, None] * (x - mean)) / evidence
 
   found = MIXTURE.posterior(matrix, y, std)
   np.testing.assert_allclose(found.mean, mean, atol=2e-5)
