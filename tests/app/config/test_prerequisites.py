@@ -9,7 +9,7 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.config import prerequisites, store
 from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import ALL
-from tests.app.conftest import CONFIGS, read, refused, smoke
+from tests.app.conftest import CONFIGS, read, refused
 
 ROOT = CONFIGS.parent
 
@@ -71,11 +71,6 @@ def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   refused(message, prerequisites.check, config, 'train', tmp_path)
 
 
-def test_a_config_without_other_runs_needs_none(tmp_path):
-  prerequisites.check(smoke(), 'train', tmp_path)
-  prerequisites.check(read('digits_vae'), 'train', tmp_path)
-
-
 def test_the_commands_are_those_of_configs(monkeypatch):
   """This holds for all runs that configs name, and for another --workdir."""
   monkeypatch.chdir(ROOT)
@@ -98,11 +93,3 @@ def test_the_commands_are_those_of_configs(monkeypatch):
   assert command.endswith(ends)
   for name in ('mine', 'digits flow', 'digits.py', '..'):
     assert not prerequisites.training_command(Path('runs') / name)
-
-
-def test_the_message_of_a_workdir(tmp_path):
-  message = prerequisites.missing('', tmp_path)
-  assert message == (
-    f'there is no run in {tmp_path}: train it first, or give the --workdir of '
-    'another'
-  )

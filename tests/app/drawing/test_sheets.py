@@ -82,9 +82,9 @@ def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   """Preview, sheet, film and report have the same axes."""
   config = of_numbers(
     tmp_path / 'x.npz', 3, **{
-      'training.sample_every': 4, 'report.after_training': True,
+      'training.sample_every': 4, 'sampling.trajectory': True,
       'sampling.num_samples': 30, 'sampling.batch_size': 30,
-      'sampling.trajectory': True, 'sampling.name': 'three',
+      'sampling.name': 'three',
     },
   )  # fmt: skip
   workdir = tmp_path / 'run'

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.patience import ended
-from tests.app.conftest import lines_of, refused, smoke
+from tests.app.conftest import lines_of, smoke
 
 
 def write(workdir, losses):
@@ -46,8 +46,3 @@ def test_a_training_ends_and_is_finished(tmp_path, capsys):
   MODES['train'](config, tmp_path)
   assert 'this run is finished: the test loss' in capsys.readouterr().out
   assert lines_of(tmp_path, 'test_loss') == losses
-
-
-def test_without_evaluations_there_is_no_patience(tmp_path):
-  config = smoke(**{'training.evaluate_every': 0, 'training.patience': 2})
-  refused('patience.*evaluate_every=0', MODES['train'], config, tmp_path)

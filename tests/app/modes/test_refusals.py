@@ -59,6 +59,8 @@ training.keep_best_by=fid => keep_best_by=fid is not read with
   training.keep_best=0
 training.keep_best=1 training.checkpoint_every=0 => keep_best=1 is not read with
   training.checkpoint_every=0
+training.patience=2 => training.patience=2 is not read with
+  training.evaluate_every=0
 training.ema_rampup=0.1 => is not read with training.ema_half_life=None
 training.lora_rank=2 => set training.init_from to its folder
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 =>
@@ -387,12 +389,6 @@ REAL = 'and these data are real numbers'
 TABLES['train'] += f"""
 two_moons sampling.clip=True => config.sampling.clip=True needs levels, as
   pictures and texts have, {REAL} [2]: uint8 arrays have levels; leave it out
-gp_sequences conditioning.context=vector => config.conditioning.context=vector
-  needs a context, {REAL} [64, 1] without a context: give data with one, as
-digits_classifier data=gaussian_process => config.objective=classifier needs
-  pictures, uint8 [H, W, C], {REAL} [64, 1] without a context: leave it out
-digits sampling.context=y.npy => config.sampling.context=y.npy needs a context,
-  and these data are 17 levels [8, 8, 1] without a context
 """
 TABLES['evaluate'] += f"""
 two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
@@ -401,8 +397,6 @@ two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
 TABLES['edit'] += f"""
 gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W,
   C], {REAL} [64, 1] without a context: take edit=restore with operator mask
-gp_sequences edit=restore edit.image=y.npy edit.operator=blur =>
-  config.edit.operator=blur needs pictures
 """
 
 
