@@ -131,6 +131,7 @@ TESTED_ELSEWHERE = {
   'app/config/sections.py': 'app/test_scoring.py',
   'app/run/averages.py': 'app/run/test_weights.py',
   'app/modes/average.py': 'app/run/test_weights.py',
+  'app/modes/patience.py': 'app/modes/test_train_run.py',
   'app/models/classifier.py': 'app/models/test_guidance.py',
   'app/models/teachers.py': 'app/models/test_flow_map.py',
   'app/config/constructors.py': 'app/config/test_tables.py',

@@ -365,24 +365,14 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
 
 
 @pytest.fixture
-def installed(tmp_path):
-  """Returns a folder as pip installs it: the configs are in the package."""
-  package = tmp_path / 'site' / 'diffusion_jax'
-  package.mkdir(parents=True)
-  for part in (ROOT / 'diffusion_jax').iterdir():
-    (package / part.name).symlink_to(part)
-  (package / 'configs').symlink_to(ROOT / 'configs')
-  return package.parent
-
-
-@pytest.fixture
 def imports(monkeypatch):
   """Removes configs from sys.modules during a test."""
   kept = sys.modules.copy()
   for name in kept:
     if 'configs' in name.split('.'):  # also diffusion_jax.configs
       del sys.modules[name]
-  monkeypatch.setattr(sys, 'path', [p for p in sys.path if not is_root(p)])
+  others = [path for path in sys.path if Path(path or '.').resolve() != ROOT]
+  monkeypatch.setattr(sys, 'path', others)
   yield
   for name in sys.modules.keys() - kept.keys():
     if 'configs' in name.split('.'):
@@ -390,13 +380,13 @@ def imports(monkeypatch):
   sys.modules.update(kept)
 
 
-def is_root(path):
-  return Path(path or '.').resolve() == ROOT
-
-
 @pytest.fixture
-def package(installed, monkeypatch):
-  package = installed / 'diffusion_jax'
+def package(tmp_path, monkeypatch):
+  """Returns the package as pip installs it: the configs are in it."""
+  package = tmp_path / 'site' / 'diffusion_jax'
+  package.mkdir(parents=True)
+  for part in (*(ROOT / 'diffusion_jax').iterdir(), ROOT / 'configs'):
+    (package / part.name).symlink_to(part)
   path = [str(package), *diffusion_jax.__path__]
   monkeypatch.setattr(diffusion_jax, '__path__', path)
   monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)

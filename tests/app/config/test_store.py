@@ -11,6 +11,7 @@ from configs import base
 from diffusion_jax.app.config import fields, folder, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
+from tests.app.fields import within
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -109,16 +110,10 @@ def test_what_is_typed_daily_is_one_short_flag():
   (('sampling.churn.s_churn=40.0',), 'sampling.churn', 'edm'),
   (('objective.uncertainty.features=9',), 'objective.uncertainty', 'fourier'),
   (('latent.run=x',), 'latent', 'autoencoder'),
-  (
-    ('sampling.guidance.run=x', 'sampling.guidance=autoguidance'),
-    'sampling.guidance',
-    'autoguidance',
-  ),
-  (
-    ('sampling.schedule.schedule.num_steps=9', 'sampling.schedule=shifted'),
-    'sampling.schedule.schedule',
-    'linear',
-  ),
+  (('sampling.guidance.run=x', 'sampling.guidance=autoguidance'),
+   'sampling.guidance', 'autoguidance'),
+  (('sampling.schedule.schedule.num_steps=9', 'sampling.schedule=shifted'),
+   'sampling.schedule.schedule', 'linear'),
 ])  # fmt: skip
 def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   flags, path, name
@@ -217,21 +212,12 @@ def test_a_field_that_does_not_exist_is_one_line(line):
   assert not hint or hint[0] in found, found
 
 
-@pytest.mark.parametrize('line', """
-seed=0
-seed=4294967295
-training.more_ema_decays=
-sampling.labels=
-sampling.dynamic_threshold=1
-sampling.guidance.high=inf
-sampling.checkpoint=best
-sampling.checkpoint=12
-evaluation.name=
-network.attention_resolutions=
-network.multipliers=1,0.5
-compilation_cache=
-convert.source=3
-""".split('\n')[1:-1])  # fmt: skip
+@pytest.mark.parametrize('line', '''
+seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
+sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
+sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
+network.multipliers=1,0.5 compilation_cache= convert.source=3
+'''.split())  # fmt: skip
 def test_the_ends_of_ranges_are_taken(line):
   with_flags('digits', line)
 
@@ -300,12 +286,10 @@ def test_a_stored_config_that_is_none_is_one_line(content, message, tmp_path):
 
 def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   """Compiled programs are code as well."""
-  fields = {
-    'compilation_cache': 'compiled',
-    'average.out': 'elsewhere',
-    'convert.out': 'elsewhere',
-    'report.runs': ['elsewhere'],
-  }
+  fields = {'compilation_cache': 'compiled'}
+  fields |= within('average', out='elsewhere')
+  fields |= within('convert', out='elsewhere')
+  fields |= within('report', runs=['elsewhere'])
   stored_run(tmp_path, **fields)
   config = store.open_run(tmp_path)
   assert config.compilation_cache is None

@@ -4,10 +4,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import pyarrow
 import pytest
 from PIL import Image
-from pyarrow import parquet
 
 from diffusion_jax.app import smoke
 from diffusion_jax.app.config import store, tables
@@ -16,6 +14,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import DIGITS, read, refused
+from tests.damage import cut
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -89,39 +88,20 @@ def test_facts_are_those_of_the_data():
 
 @pytest.mark.parametrize('name, fields, message', [
   ('folder', {}, 'config.data.path is not set: folder needs it'),
-  ('npz', {}, 'config.data.path is not set: npz needs it'),
   ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
   ('folder', {'path': '/nowhere'}, 'config.data: folder /nowhere not found'),
-  ('npz', {'path': '/x.npz'}, 'config.data: npz file /x.npz not found'),
-  ('npz', {'path': ROOT / 'README.md'}, 'config.data: .* is not an npz file'),
-  ('npz', {'path': ROOT}, 'for a folder of pictures, set data=folder'),
-  ('folder', {'path': ROOT / 'README.md'}, 'for an npz file, set data=npz'),
   ('webdataset', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
-  ('array_record', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
   ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
 ])  # fmt: skip
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
 
 
-@pytest.mark.parametrize('config, name', [('mnist', 'npz'), ('cifar10', 'hub')])
-def test_a_truncated_file_is_one_line_before_anything_is_written(
-  tmp_path, pictures, config, name
-):
-  """A training on a copy that was cut off names the file."""
-  fields = {'path': tmp_path / 'x.npz'}
-  if name == 'npz':
-    cut = fields['path']
-  else:
-    pytest.importorskip('datasets', reason="extra 'huggingface'")
-    name, cut = 'huggingface', tmp_path / 'set' / 'train.parquet'
-    fields = {'path': cut.parent, 'image_shape': (32, 32, 3)}
-    cut.parent.mkdir()
-    cells = [{'bytes': encoded.png(np.zeros((32, 32, 3), np.uint8))}] * 9
-    parquet.write_table(pyarrow.table({'image': cells}), cut)
-  cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-  run, chosen = tmp_path / 'run', data(name, f'{config}', **fields)
-  refused(f'config.data: .*{cut.name}', MODES['train'], chosen, run)
+def test_a_truncated_file_is_one_line_before_anything_is_written(pictures):
+  path, run = pictures / 'x.npz', pictures / 'run'
+  cut(path)
+  config = data('npz', 'mnist', path=path)
+  refused('config.data: .*x.npz', MODES['train'], config, run)
   assert not run.exists()
 
 

@@ -26,31 +26,21 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
-GUIDED = MEAN_FLOW | {
-  'objective.guidance': 'power_law',
-  'objective.guidance.high': 4.0,
-}
+GUIDED = MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0)
 SHORTCUT = {'objective': 'shortcut'}
 CONTINUOUS = {
   'objective': 'continuous_consistency',
   'sampling.stochastic': True,
 }
-DISTILLATION = {
-  'objective': 'consistency_distillation',
-  'objective.solver': 'heun',
-  'objective.pairs': 'grid',
-  'objective.pairs.num_scales': 4,
-  'sampling.stochastic': True,
-}
-TRAINING = {
-  'objective': 'consistency_training',
-  'objective.pairs': 'easy',
-  'objective.pairs.steps_per_stage': 2,
-  'objective.distance': 'pseudo_huber',
-  'sampling.stochastic': True,
-}
+DISTILLATION = within('objective', 'consistency_distillation', solver='heun')
+DISTILLATION |= within('objective.pairs', 'grid', num_scales=4)
+DISTILLATION |= within('sampling', stochastic=True)
+TRAINING = within('objective', 'consistency_training', distance='pseudo_huber')
+TRAINING |= within('objective.pairs', 'easy', steps_per_stage=2)
+TRAINING |= within('sampling', stochastic=True)
 IMPROVED = TRAINING | {'objective.pairs': 'improved'}
 del IMPROVED['objective.pairs.steps_per_stage']
 PROGRESSIVE = {

@@ -25,6 +25,7 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 from tests.app.small_network import SmallClassifier
 
 LABELS = jnp.array([3, 8])
@@ -101,7 +102,7 @@ def test_guidance_without_a_classifier_by_hand(loud):
     ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
     ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
   ]:
-    fields = {f'sampling.{name}': value for name, value in fields.items()}
+    fields = within('sampling', **fields)
     config = smoke(**{'sampling.clip': False} | fields)
     close(guided_x0(config, params, {'label': LABELS}), expected)
   x0 = uncond + 3.0 * (cond - uncond)
@@ -134,12 +135,10 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
   other = {'network.channels': 4, 'conditioning.labels': False}
   guide = OtherRun(*made(smoke(**other, **{'conditioning.dropout': 0.0}), 1))
   worse = x0_of(network(*guide)(X, LEVEL, {}))
-  config = smoke(**{
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': 'there',
-    'sampling.guidance.scale': 2.0,
-    'sampling.clip': False,
-  })  # fmt: skip
+  config = smoke(
+    **within('sampling', clip=False),
+    **within('sampling.guidance', 'autoguidance', run='there', scale=2.0),
+  )
   x = guided_x0(config, params, {'label': LABELS}, {'guidance': guide})
   close(x, worse + 2.0 * (cond - worse))
 
@@ -154,13 +153,9 @@ def log_prob_gradient(guide, level, x):
 
 def test_guidance_by_a_classifier_by_hand():
   """A network without labels predicts eps - sigma scale gradient."""
-  fields = {
-    'conditioning.labels': False,
-    'conditioning.dropout': 0.0,
-    'sampling.clip': False,
-    'sampling.classifier.run': 'there',
-    'sampling.classifier.scale': 8.0,
-  }
+  fields = within('conditioning', labels=False, dropout=0.0)
+  fields |= within('sampling', clip=False)
+  fields |= within('sampling.classifier', run='there', scale=8.0)
   config = smoke(**fields)
   model, params = made(config, 0)
   eps = network(model, params)(X, LEVEL, {})
@@ -181,7 +176,7 @@ def test_guidance_by_a_classifier_by_hand():
     (True, x0_of(eps_of_clipped + shift)),
   ):
     more = {'clip': True, 'classifier.after_clip': after_clip}
-    more = {f'sampling.{name}': value for name, value in more.items()}
+    more = within('sampling', **more)
     clipping = smoke(**fields | more)
     x = guided_x0(clipping, params, cond, {'classifier': guide})
     close(x, expected)
@@ -202,16 +197,13 @@ def test_guidance_by_a_classifier_by_hand():
 def test_guidance_by_a_classifier_samples(tmp_path):
   """tests/app/modes/test_kept_files.py samples with autoguidance."""
   classifier = untrained(classifier_smoke(), tmp_path / 'classifier')
-  config = smoke(**{
-    'conditioning.labels': False,
-    'conditioning.dropout': 0.0,
-    'sampling.num_samples': 4,
-    'sampling.batch_size': 4,
-    'sampling.name': 'samples',
-    'sampling.labels': (3, 7),
-    'sampling.classifier.run': classifier,
-    'sampling.classifier.scale': 3.0,
-  })  # fmt: skip
+  config = smoke(
+    **within('conditioning', labels=False, dropout=0.0),
+    **within(
+      'sampling', num_samples=4, batch_size=4, name='samples', labels=(3, 7)
+    ),
+    **within('sampling.classifier', run=classifier, scale=3.0),
+  )
   run = untrained(config, tmp_path / 'run')
   MODES['sample'](config, run)
   arrays = arrays_of(run)

@@ -40,14 +40,12 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 from tests.app.small_network import SmallAutoencoder
 
-QUIET = {
-  'optimizer.decay': 'constant',
-  'training.checkpoint_every': 2,
-  'sampling.num_samples': 4,
-  'sampling.batch_size': 4,
-}
+QUIET = within('optimizer', decay='constant')
+QUIET |= within('training', checkpoint_every=2)
+QUIET |= within('sampling', num_samples=4, batch_size=4)
 
 
 def config_of(run, **changes):
@@ -366,11 +364,7 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
   path.write_text(json.dumps(record | {'checksum': 1}))
   message = 'have changed since this run began'
   refused(message, MODES['sample'], config_of(''), copy)
-  changes = {
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': copy,
-    'sampling.guidance.scale': 2.0,
-  }
+  changes = within('sampling.guidance', 'autoguidance', run=copy, scale=2.0)
   message = 'has the latents of another autoenc'
   refused(message, other_runs.guides_of, model_of(run, **changes))
   path.unlink()

@@ -29,6 +29,7 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 
 MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
 
@@ -150,21 +151,6 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   assert share and 0.0 < float(share[1]) < 100.0
 
 
-@pytest.mark.parametrize('bounds, arrays, message', [
-  (None, {'x': np.full((40, 2), np.nan)}, 'theta.npz: x has numbers that are '),
-  (None, {'x': np.ones((40, 2))}, r'x never changes at 0 of its last axis \(1'),
-  (None, {'context': np.ones((40, 3))}, 'context never changes at 0 of its la'),
-  (None, {'x': np.zeros((40, 2), int)}, r'x is int64 \[40, 2\]: uint8 arrays'),
-  (None, {'x': np.zeros(40)}, r'got float64 \[40\]: reshape numbers to \[N, 1'),
-  ((-100.0, 1000.0), {}, r'examples are outside bounds, such as \['),
-])  # fmt: skip
-def test_other_files_are_refused(tmp_path, bounds, arrays, message):
-  path = save(tmp_path / 'theta.npz', **arrays)
-  config = vectors(path, **{'data.bounds': bounds})
-  refused(message, MODES['train'], config, tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
 # -- metrics -----------------------------------------------------------------
 
 
@@ -177,7 +163,8 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
     'metrics': metrics, 'num_generated': 16, 'num_images': 4, 'num_pairs': 12,
     'draws_per_pair': 3, 'batch_size': 16, 'features': '',
   }  # fmt: skip
-  config = of_run(run, **{f'evaluation.{n}': x for n, x in fields.items()})
+  still = {'report.trajectory': False}
+  config = of_run(run, **within('evaluation', **fields), **still)
   MODES['evaluate'](config, run)
   found = {}
   for result in sorted((run / 'evaluation').glob('*/result.json')):

@@ -28,6 +28,7 @@ from tests.app.conftest import (
   smoke,
   untrained,
 )
+from tests.app.fields import within
 from tests.app.modes.test_edit import QUICK
 from tests.app.run.test_sharing import command
 
@@ -61,10 +62,7 @@ METHODS = {
   'pseudoinverse': (posteriors.Pseudoinverse(iterations=1), 0.25),
   'steered': (posteriors.Steered(particles=8, iterations=1), 0.15),
   'decoupled': (posteriors.Decoupled(iterations=1), 0.25),
-  'decoupled by steps': (
-    posteriors.Decoupled(step_size=0.04, langevin_steps=30),
-    0.25,
-  ),
+  'by steps': (posteriors.Decoupled(step_size=0.04, langevin_steps=30), 0.25),
   'gibbs': (posteriors.Gibbs(iterations=1), 0.15),
   'proximal': (posteriors.Proximal(iterations=1), 0.35),
   'dps': (posteriors.Dps(step_size=0.1), 0.5),
@@ -114,7 +112,7 @@ def colour(tmp_path_factory):
 
 def config_of(**changes):
   mesh = changes.pop('mesh', None)
-  fields = {f'edit.{name}': value for name, value in changes.items()}
+  fields = within('edit', **changes)
   fields |= {'training.mesh': mesh} if mesh else {}
   fields['edit'] = fields.pop('edit.edit', 'restore')
   return smoke(**QUICK | fields)

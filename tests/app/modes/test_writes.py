@@ -19,6 +19,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import checksums
 from tests.app.conftest import SEEN, as_flags, lines_of, of_run, read, smoke
 from tests.app.disk import Disk
+from tests.app.fields import within
 
 TRAINED = SEEN | {
   'report.after_training': False,  # --mode=report writes it by itself
@@ -28,23 +29,13 @@ TRAINED = SEEN | {
 }
 COMMANDS = {
   'train': TRAINED | {'training.num_steps': 6},
-  'sample': {
-    'sampling.name': 'few',
-    'sampling.num_samples': 6,
-    'sampling.batch_size': 4,
-    'sampling.trajectory': True,
-  },
-  'edit': {
-    'edit': 'sdedit',
-    'edit.strength': 0.0,
-    'edit.image': 'picture.png',
-    'edit.num_samples': 1,
-  },
-  'evaluate': {
-    'evaluation.metrics': 'elbo',
-    'evaluation.num_images': 8,
-    'evaluation.batch_size': 4,
-  },
+  'sample': within(
+    'sampling', name='few', num_samples=6, batch_size=4, trajectory=True
+  ),
+  'edit': within(
+    'edit', 'sdedit', strength=0.0, image='picture.png', num_samples=1
+  ),
+  'evaluate': within('evaluation', metrics='elbo', num_images=8, batch_size=4),
   'report': {'report.trajectory': False},
   'average': {'average.sigma_rel': 0.1},
   'convert safetensors': {'convert.out': 'weights.safetensors'},

@@ -24,13 +24,11 @@ from tests.app.conftest import (
   untrained,
   without_config,
 )
+from tests.app.fields import within
 
 LORA = {'training.lora_rank': 2, 'training.lora_alpha': 3.0}
-TRACKED = {
-  'training.ema_sigma_rels': (0.05, 0.10),
-  'training.snapshot_every': 1,
-  'optimizer.decay': 'constant',
-}
+TRACKED = within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=1)
+TRACKED |= within('optimizer', decay='constant')
 
 
 @pytest.fixture(scope='module')

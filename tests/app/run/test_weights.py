@@ -22,6 +22,7 @@ from tests.app.conftest import (
   unet_smoke,
   untrained,
 )
+from tests.app.fields import within
 
 TRACKED = {
   'training.ema_sigma_rels': (0.05, 0.10),
@@ -41,7 +42,7 @@ def run(tmp_path_factory):
 
 
 def restore(workdir, **fields):
-  return restored(workdir, **{f'sampling.{n}': x for n, x in fields.items()})
+  return restored(workdir, **within('sampling', **fields))
 
 
 def bias(run, **fields):
@@ -50,7 +51,7 @@ def bias(run, **fields):
 
 
 def average(workdir, **fields):
-  fields = {f'average.{name}': value for name, value in fields.items()}
+  fields = within('average', **fields)
   MODES['average'](of_run(workdir, **fields), str(workdir))
 
 
