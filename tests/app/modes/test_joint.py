@@ -55,7 +55,7 @@ TOKENS = {
 
 
 @pytest.mark.parametrize('task, network', [
-  ('two_moons', TOKENS), ('slcp', {'training.evaluate_every': 0}),
+  ('two_moons', TOKENS), ('slcp', {}),
 ])  # fmt: skip
 def test_every_choice_trains_and_draws(task, network, tmp_path):
   config = trial('joint', task, **FEW | network | {'data.bounds': ()})
