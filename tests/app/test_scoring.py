@@ -61,18 +61,11 @@ def cache(tmp_path_factory):
 def run(tmp_path_factory, cache):
   """Trains a run that measures its own samples."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
-  fields = {
-    'training.metrics_every': 2,
-    'training.metrics_images': 12,
-    'training.keep_checkpoints': 1,
-    'training.keep_best': 1,
-    'training.keep_best_by': 'fd_pixels',
-    'training.more_ema_decays': (0.5,),
-  }
-  fields |= {
-    'evaluation.metrics': f'fd,pr,{LEVEL}',
-    'evaluation.level.factor': 2,
-  }
+  fields = within('training', metrics_every=2, metrics_images=12)
+  fields |= within('training', keep_best=1, keep_best_by='fd_pixels')
+  fields |= within('training', keep_checkpoints=1, more_ema_decays=(0.5,))
+  fields |= within('evaluation', metrics=f'fd,pr,{LEVEL}')
+  fields |= within('evaluation.level', factor=2)
   MODES['train'](smoke(**FD_PR | fields), str(workdir))
   return workdir
 

@@ -120,11 +120,8 @@ def test_a_threshold_takes_the_place_of_the_clip(loud):
   s = np.maximum(s, 1.0).reshape(2, 1, 1, 1)
   assert s.max() > 1.1
   for clip in (True, False):
-    config = smoke(**{
-      'sampling.guidance.scale': 3.0,
-      'sampling.dynamic_threshold': 0.9,
-      'sampling.clip': clip,
-    })  # fmt: skip
+    fields = within('sampling', dynamic_threshold=0.9, clip=clip)
+    config = smoke(**fields, **within('sampling.guidance', scale=3.0))
     x = guided_x0(config, params, {'label': LABELS})
     close(x, np.clip(x0, -s, s) / s)
 

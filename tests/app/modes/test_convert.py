@@ -224,11 +224,8 @@ def test_weights_of_openai_become_a_run(tmp_path):
   path = tmp_path / 'mine.npz'
   np.savez(path, **names.write(theirs.table(), params))
   options = ' '.join(f'{name}={x!r}' for name, x in flags.items())
-  read(tmp_path / 'run', path, **{
-    'convert.format': 'openai',
-    'convert.model': 'guided',
-    'convert.options': options,
-  })  # fmt: skip
+  given = within('convert', format='openai', model='guided', options=options)
+  read(tmp_path / 'run', path, **given)
   assert_same(params_of(tmp_path / 'run')['network'], params)
 
 

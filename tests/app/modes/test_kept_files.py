@@ -204,13 +204,8 @@ def test_samples_carry_their_settings(run, copy, capsys):
 def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   picture = tmp_path / 'digit.png'
   sample.images.write_png(picture, np.zeros((8, 8), np.uint8))
-  fields = {
-    'edit': 'sdedit',
-    'edit.strength': 0.0,
-    'edit.image': str(picture),
-    'edit.num_samples': 1,
-    'edit.output': 'edit',
-  }
+  fields = within('edit', 'sdedit', strength=0.0, image=str(picture))
+  fields |= within('edit', num_samples=1, output='edit')
   MODES['edit'](smoke(**fields), str(copy))
   found = samples(copy, 'edit', 'edits')['settings']
   assert found['edit']['image'] == 'digit.png'

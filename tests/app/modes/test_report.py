@@ -58,10 +58,7 @@ def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
 
 def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   """A damaged file leaves out a picture, and a lack of memory the report."""
-  config = smoke(**{
-    'report.trajectory': False,
-    'sampling.name': 'others',
-  })  # fmt: skip
+  config = smoke(**{'report.trajectory': False, 'sampling.name': 'others'})
   (run / 'samples' / 'others.npz').write_bytes(b'damaged')
   MODES['report'](config, str(run))
   said = capsys.readouterr().out.splitlines()

@@ -62,7 +62,10 @@ METHODS = {
   'pseudoinverse': (posteriors.Pseudoinverse(iterations=1), 0.25),
   'steered': (posteriors.Steered(particles=8, iterations=1), 0.15),
   'decoupled': (posteriors.Decoupled(iterations=1), 0.25),
-  'by steps': (posteriors.Decoupled(step_size=0.04, langevin_steps=30), 0.25),
+  'decoupled by steps': (
+    posteriors.Decoupled(step_size=0.04, langevin_steps=30),
+    0.25,
+  ),
   'gibbs': (posteriors.Gibbs(iterations=1), 0.15),
   'proximal': (posteriors.Proximal(iterations=1), 0.35),
   'dps': (posteriors.Dps(step_size=0.1), 0.5),
@@ -88,6 +91,11 @@ def test_each_method_moves_towards_the_posterior(name, key):
   assert error / np.sqrt(np.trace(exact.cov)) < most
 
 
+def test_every_method_of_the_table_is_tested():
+  tested = {type(method) for method, _ in METHODS.values()}
+  assert tested == {*TABLES['edit.posterior'].values()}
+
+
 @pytest.fixture(scope='module')
 def clean(tmp_path_factory):
   folder = tmp_path_factory.mktemp('clean')
@@ -104,9 +112,8 @@ def clean(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def colour(tmp_path_factory):
-  fields = {'data': 'synthetic', 'data.image_shape': (8, 8, 3)}
-  fields |= {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-  config = smoke(**fields)
+  fields = within('data', 'synthetic', image_shape=(8, 8, 3))
+  config = smoke(**fields, **within('conditioning', labels=False, dropout=0.0))
   return untrained(config, tmp_path_factory.mktemp('runs') / 'colour')
 
 
@@ -202,9 +209,7 @@ def test_each_method_and_operator_as_typed(
   assert x.shape == shape and x.std() > 0
 
 
-def test_every_method_and_operator_of_the_tables_is_tested():
-  tested = {type(method) for method, _ in METHODS.values()}
-  assert tested == {*TABLES['edit.posterior'].values()}
+def test_every_operator_is_typed():
   assert {*OPERATORS} == {*TABLES['edit.operator']}
 
 
@@ -414,12 +419,12 @@ def numbers(tmp_path_factory):
   folder = tmp_path_factory.mktemp('numbers')
   rng, (mean, std) = np.random.default_rng(0), ODD
   np.savez(folder / 'x.npz', x=mean + std * rng.normal(size=(500, 3)))
-  config = smoke(**{
-    'network': 'mlp', 'network.num_blocks': 1, 'data': 'npz',
-    'data.path': str(folder / 'x.npz'), 'conditioning.labels': False,
-    'parametrization': 'v',
-    'conditioning.dropout': 0.0,
-  })  # fmt: skip
+  config = smoke(
+    **within('network', 'mlp', num_blocks=1),
+    **within('data', 'npz', path=str(folder / 'x.npz')),
+    **within('conditioning', labels=False, dropout=0.0),
+    parametrization='v',
+  )
   untrained(config, folder / 'run', deviation=0)
   np.save(folder / 'clean.npy', mean + std * np.array([0.5, -1.0, 2.0]))
   np.save(folder / 'matrix.npy', np.diag(1 / std)[:2])

@@ -151,15 +151,10 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
     picture = rng.integers(0, 256, (12, 10), np.uint8)
     (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
     Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
-  fields = {
-    'data': 'folder',
-    'data.path': str(tmp_path / 'pictures'),
-    'data.image_shape': (8, 8, 1),
-    'data.labelled': True,
-    'training.random_flip': True,
-    'training.checkpoint_every': 3,
-    'optimizer.decay': 'constant',
-  }
+  fields = within('data', 'folder', path=str(tmp_path / 'pictures'))
+  fields |= within('data', image_shape=(8, 8, 1), labelled=True)
+  fields |= within('training', random_flip=True, checkpoint_every=3)
+  fields |= within('optimizer', decay='constant')
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   six = {'training.num_steps': 6}
   MODES['train'](smoke(**fields, **six), whole)

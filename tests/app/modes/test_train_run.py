@@ -11,6 +11,7 @@ import pytest
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.app.modes.patience import ended
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
+from tests.app.fields import within
 
 
 def test_a_run_continues_on_other_devices_and_in_parts(
@@ -65,13 +66,8 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)
-  fields = {
-    'training.num_steps': 6,
-    'training.log_every': 3,
-    'training.checkpoint_every': 1,
-    'training.keep_checkpoints': 6,
-    'training.skip_nonfinite': 1,
-  }
+  fields = within('training', num_steps=6, log_every=3, skip_nonfinite=1)
+  fields |= within('training', checkpoint_every=1, keep_checkpoints=6)
   message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
@@ -114,11 +110,8 @@ def test_it_ends_after_steps_without_a_lower_loss(
 
 def test_a_training_ends_and_is_finished(tmp_path, capsys):
   """The rate is nearly 0: the loss is lowest at the first evaluation."""
-  config = smoke(**{
-    'training.evaluate_every': 1, 'training.patience': 2,
-    'training.num_steps': 9,
-    'optimizer.learning_rate': 1e-30,
-  })  # fmt: skip
+  fields = within('training', evaluate_every=1, patience=2, num_steps=9)
+  config = smoke(**fields, **{'optimizer.learning_rate': 1e-30})
   MODES['train'](config, tmp_path)
   losses = lines_of(tmp_path, 'test_loss')
   assert len(losses) == 3

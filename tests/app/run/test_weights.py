@@ -24,13 +24,9 @@ from tests.app.conftest import (
 )
 from tests.app.fields import within
 
-TRACKED = {
-  'training.ema_sigma_rels': (0.05, 0.10),
-  'training.snapshot_every': 1,
-  'training.checkpoint_every': 1,
-  'training.keep_checkpoints': 4,
-  'training.more_ema_decays': (0.5,),
-}
+TRACKED = within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=1)
+TRACKED |= within('training', checkpoint_every=1, keep_checkpoints=4)
+TRACKED |= within('training', more_ema_decays=(0.5,))
 
 
 @pytest.fixture(scope='module')
