@@ -177,11 +177,6 @@ def stored_run(workdir, config=None, **changes):
   return workdir
 
 
-@pytest.fixture
-def config():
-  return smoke()
-
-
 @pytest.fixture(scope='module')
 def run(digits_run, tmp_path_factory):
   """Copies a finished digits:smoke run, which tests may change."""
