@@ -60,6 +60,7 @@ def test_a_missing_guide(path, mode, tmp_path):
 def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   changes = {'training.init_from': 'none', 'latent.run': 'none'}
   config = store.with_flags(read('digits'), changes.items())
+  prerequisites.check(read('digits_vae'), 'train', tmp_path)  # needs no run
   (tmp_path / 'latent.json').touch()
   message = 'training.init_from: there is no run in'
   refused(message, prerequisites.check, config, 'train', tmp_path)

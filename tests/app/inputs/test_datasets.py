@@ -4,8 +4,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from diffusion_jax.app import smoke
 from diffusion_jax.app.config import store, tables
@@ -97,11 +99,22 @@ def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
 
 
-def test_a_truncated_file_is_one_line_before_anything_is_written(pictures):
-  path, run = pictures / 'x.npz', pictures / 'run'
+@pytest.mark.parametrize('config, name', [('mnist', 'npz'), ('cifar10', 'hub')])
+def test_a_truncated_file_is_one_line_before_anything_is_written(
+  tmp_path, pictures, config, name
+):
+  """A training on a copy that was cut off names the file."""
+  path, fields = tmp_path / 'x.npz', {'path': tmp_path / 'x.npz'}
+  if name == 'hub':  # whose facts are in the config
+    pytest.importorskip('datasets', reason="extra 'huggingface'")
+    name, path = 'huggingface', tmp_path / 'set' / 'train.parquet'
+    fields = {'path': path.parent, 'image_shape': (32, 32, 3)}
+    path.parent.mkdir()
+    cells = [{'bytes': encoded.png(np.zeros((32, 32, 3), np.uint8))}] * 9
+    parquet.write_table(pyarrow.table({'image': cells}), path)
   cut(path)
-  config = data('npz', 'mnist', path=path)
-  refused('config.data: .*x.npz', MODES['train'], config, run)
+  run, chosen = tmp_path / 'run', data(name, config, **fields)
+  refused(f'config.data: .*{path.name}', MODES['train'], chosen, run)
   assert not run.exists()
 
 

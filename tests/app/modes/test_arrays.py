@@ -113,6 +113,14 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   np.testing.assert_array_equal(again['arr_0'], found['arr_0'])
 
 
+def test_a_context_of_nan_is_refused(trained, tmp_path):
+  """test_joint.py has other contexts, in which NaN is what is not given."""
+  run, _ = trained
+  np.save(tmp_path / 'y.npy', np.full((2, 3), np.nan))
+  config = of_run(run, **{'sampling.context': str(tmp_path / 'y.npy')})
+  refused('has numbers that are not finite', MODES['sample'], config, run)
+
+
 def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   """The same as for this row in a file; another row is another picture."""
   path = trained[1]
