@@ -422,7 +422,7 @@ app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
   if clip: => if True:
 metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
   if model.clips else denoise => if not model.clips else denoise
-app/models/teachers.py app/models/test_teachers.py sees_its_own_levels
+app/models/teachers.py app/models/test_flow_map.py sees_its_own_levels
   return other_runs.at_levels_of(run, student, denoise) => return denoise
 app/run/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
   if same and not noisy.learns_schedule: => if True:

@@ -21,16 +21,14 @@ from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import checkpoints, stored_weights
+from tests.app.fields import within
 from tests.app.small_network import SmallNetwork
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
 DIGITS = Facts(Values((8, 8, 1), 17), 10)
-SEEN = {
-  'training.sample_every': 4,
-  'training.evaluate_every': 2,
-  'report.after_training': True,
-}
+SEEN = within('training', sample_every=4, evaluate_every=2)
+SEEN |= within('report', after_training=True)
 
 
 def printed_by(function, *args):
@@ -107,11 +105,7 @@ def read(name):
 def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
   config = shrunk(read(f'{name}:{argument}'))
-  fewer = {
-    'training.mesh': (1, 1),
-    'training.sample_every': 0,
-    'training.evaluate_every': 0,
-  }
+  fewer = within('training', mesh=(1, 1), sample_every=0, evaluate_every=0)
   if small:
     fewer |= {'network': SMALL, 'network.channels': 8}
   return store.with_flags(config, [*as_flags(fewer)])
@@ -140,11 +134,8 @@ def smoke(**changes) -> Any:
 
 def unet_smoke(**changes) -> Any:
   """Returns digits:smoke with its own U-Net, at one resolution."""
-  fewer = {
-    'network.multipliers': (1,),
-    'network.attention_resolutions': (),
-    'network.middle_attention': 'none',
-  }
+  fewer = within('network', multipliers=(1,), attention_resolutions=())
+  fewer['network.middle_attention'] = 'none'
   return trial(**fewer | changes)
 
 
@@ -184,11 +175,6 @@ def stored_run(workdir, config=None, **changes):
   workdir.mkdir(parents=True, exist_ok=True)
   (workdir / 'config.json').write_text(json.dumps(content))
   return workdir
-
-
-@pytest.fixture
-def config():
-  return smoke()
 
 
 @pytest.fixture(scope='module')

@@ -87,17 +87,10 @@ def test_a_section_has_its_choices_docstring_and_parameters():
   assert '\nedit=interpolate; or inpaint' in other
   assert '\n  edit.image2=\n' in other
   start = other.index('  sampling.guidance=None  ')
-  assert other[start : start + 200].split()[1:10] == [
-    'by', 'the', 'condition,', 'or', 'by', 'a', 'worse', 'run;',
-    'classifier_free,',
-  ]  # fmt: skip
+  said = 'by the condition, or by a worse run; classifier_free,'
+  assert other[start : start + 200].split()[1:10] == said.split()
   words = next(x for x in text.splitlines() if 'optimizer.decay=' in x)
-  assert words.split()[1:] == [
-    'constant,',
-    'linear,',
-    'cosine,',
-    'inverse_sqrt',
-  ]
+  assert words.split()[1:] == 'constant, linear, cosine, inverse_sqrt'.split()
 
 
 def test_modes_are_described_by_their_modules():

@@ -16,15 +16,13 @@ from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import SampleMetric, Score
 from diffusion_jax.runtime import per_image
 from tests.app.conftest import arrays_of, lines_of, printed_by, refused, smoke
+from tests.app.fields import within
 
 LEVEL = 'tests.app.test_scoring:level'
 FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
-QUICK = {
-  **FD_PR,
-  'evaluation.num_generated': 20,
-  'evaluation.fd.num_draws': 2,
-  'sampling.batch_size': 8,
-}
+QUICK = FD_PR | within('evaluation', num_generated=20)
+QUICK |= within('evaluation.fd', num_draws=2)
+QUICK |= within('sampling', batch_size=8)
 
 
 def halves(weights, batch_size):
@@ -64,24 +62,17 @@ def cache(tmp_path_factory):
 def run(tmp_path_factory, cache):
   """Trains a run that measures its own samples."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
-  fields = {
-    'training.metrics_every': 2,
-    'training.metrics_images': 12,
-    'training.keep_checkpoints': 1,
-    'training.keep_best': 1,
-    'training.keep_best_by': 'fd_pixels',
-    'training.more_ema_decays': (0.5,),
-  }
-  fields |= {
-    'evaluation.metrics': f'fd,pr,{LEVEL}',
-    'evaluation.level.factor': 2,
-  }
+  fields = within('training', metrics_every=2, metrics_images=12)
+  fields |= within('training', keep_best=1, keep_best_by='fd_pixels')
+  fields |= within('training', keep_checkpoints=1, more_ema_decays=(0.5,))
+  fields |= within('evaluation', metrics=f'fd,pr,{LEVEL}')
+  fields |= within('evaluation.level', factor=2)
   MODES['train'](smoke(**FD_PR | fields), str(workdir))
   return workdir
 
 
 def run_mode(workdir, changes=None, **fields):
-  fields = {f'evaluation.{name}': value for name, value in fields.items()}
+  fields = within('evaluation', **fields)
   quick = {n: x for n, x in QUICK.items() if n != 'evaluation.fd.num_draws'}
   base = quick if 'evaluation.metrics' in fields else QUICK
   MODES['evaluate'](smoke(**base | fields | (changes or {})), str(workdir))
@@ -94,6 +85,12 @@ def result(workdir, name='samples'):
 
 def drawn(workdir, name='samples'):
   return arrays_of(workdir / 'evaluation', 'samples', name)['arr_0']
+
+
+def real_pixels():
+  """Returns the test and the training images as vectors [n, 64] in [0, 1]."""
+  splits = map(digits_judge.real, ('test', 'train'))
+  return [images.reshape(-1, 64) / 255.0 for images in splits]
 
 
 def test_training_writes_the_metrics_of_its_samples(run):
@@ -115,10 +112,7 @@ def printed(run):
 
 def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
   values = result(run)['metrics']
-  x, y = (
-    v.reshape(len(v), -1) / 255.0
-    for v in (drawn(run), digits_judge.real('train'))
-  )
+  x, y = drawn(run).reshape(-1, 64) / 255.0, real_pixels()[1]
   assert len(x) == 20
   expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
   np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-5)
@@ -233,22 +227,12 @@ def test_each_point_of_a_sweep_is_a_complete_config():
 def test_memorisation_is_of_the_other_split(run, printed):
   run_mode(run, metrics='memorisation')
   values = result(run)['metrics']
-  assert set(values) == {
-    'closer_pixels',
-    'copied_pixels',
-    'nearest_pixels',
-    'nearest_held_out_pixels',
-  }
-  test, train_split = (
-    digits_judge.real(split).reshape(-1, 64) / 255.0
-    for split in ('test', 'train')
-  )
-  apart = np.linalg.norm(test[:, None] - train_split[None], axis=-1)
-  np.testing.assert_allclose(
-    values['nearest_held_out_pixels']['value'],
-    np.median(apart.min(axis=1)),
-    rtol=1e-5,
-  )
+  kinds = 'closer', 'copied', 'nearest', 'nearest_held_out'
+  assert set(values) == {f'{kind}_pixels' for kind in kinds}
+  test, train = real_pixels()
+  apart = np.linalg.norm(test[:, None] - train[None], axis=-1)
+  found = values['nearest_held_out_pixels']['value']
+  np.testing.assert_allclose(found, np.median(apart.min(axis=1)), rtol=1e-5)
 
 
 def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
@@ -256,10 +240,7 @@ def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
   run_mode(run, metrics='fd,pr,memorisation', floor=True)
   values = result(run)['floor']
   assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
-  x, y = (
-    digits_judge.real(split).reshape(-1, 64) / 255.0
-    for split in ('test', 'train')
-  )
+  x, y = real_pixels()
   chosen = np.random.default_rng(0).permutation(360)[:20]
   means, covariances = zip(
     *((v.mean(axis=0), np.cov(v, rowvar=False)) for v in (x[chosen], y)),

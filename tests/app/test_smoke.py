@@ -9,7 +9,7 @@ import pytest
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.smoke import shrunk, smoke_run
+from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
 
@@ -48,23 +48,6 @@ def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
   assert model.facts.num_classes == classes
   size = sum(x.size for x in jax.tree.leaves(models.shapes(model)))
   assert size < 400_000
-
-
-def test_texts_need_data_with_texts():
-  assert shrunk(read('shapes_text')).data.name == 'shapes'
-  folder_of_texts = store.with_flags(
-    read('shapes_text'), [('data', 'folder'), ('data.path', 'x')]
-  )
-  assert shrunk(folder_of_texts).data.name == 'shapes'
-
-
-def test_runs_are_replaced_by_their_trials():
-  assert smoke_run('runs/digits') == 'runs/digits-smoke'
-  assert smoke_run('runs/digits_flow-unscaled') == (
-    'runs/digits_flow-unscaled_smoke'
-  )
-  trial = shrunk(read('digits_latent'))
-  assert trial.latent.run == 'runs/digits_autoencoder-smoke'
 
 
 def test_large_heads_and_stems_become_small():

@@ -158,29 +158,6 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
   refused(message, own.find, 'objective.weight', f'{__name__}:of_facts', ())
 
 
-def test_a_name_that_nobody_has_given_is_not_imported(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / 'never_named.py').write_text('open("imported", "w").close()\n')
-  message = 'would be imported, .* add --allow=never_named:Schedule'
-  refused(message, own.find, 'schedule', 'never_named:Schedule', ())
-  assert not (tmp_path / 'imported').exists()
-  own.allow(['never_named:Schedule'])
-  message = 'cannot be imported: module .* has no'
-  refused(message, own.find, 'schedule', 'never_named:Schedule', ())
-  assert (tmp_path / 'imported').exists()
-
-
-def test_a_mistake_in_a_part_is_placed_in_its_file(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  name = 'part_that_fails'
-  (tmp_path / f'{name}.py').write_text('def f():\n  raise KeyError(1)\n')
-  own.allow([f'{name}:f'])
-  with pytest.raises(KeyError) as error:
-    own.find('weight', f'{name}:f', ())()
-  assert own.place_of(error.value).endswith(f'{name}.py, line 2)')
-  assert own.place_of(ValueError()) == ''
-
-
 # -- a stored config from anybody ---------------------------------------------
 
 
@@ -289,12 +266,6 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
   message = f"config.network='{payload}' would be imported"
   refused(message, use, config, str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
-
-
-def test_a_part_that_was_named_is_read_from_a_run(tmp_path):
-  """The config of this process has named SmallNetwork."""
-  name = smoke().network.name
-  assert store.open_run(stored_run(tmp_path)).network.name == name
 
 
 # -- paths that only a stored config names -------------------------------------

@@ -9,7 +9,7 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.config import prerequisites, store
 from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import ALL
-from tests.app.conftest import CONFIGS, read, refused, smoke
+from tests.app.conftest import CONFIGS, read, refused
 
 ROOT = CONFIGS.parent
 
@@ -60,6 +60,7 @@ def test_a_missing_guide(path, mode, tmp_path):
 def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   changes = {'training.init_from': 'none', 'latent.run': 'none'}
   config = store.with_flags(read('digits'), changes.items())
+  prerequisites.check(read('digits_vae'), 'train', tmp_path)  # needs no run
   (tmp_path / 'latent.json').touch()
   message = 'training.init_from: there is no run in'
   refused(message, prerequisites.check, config, 'train', tmp_path)
@@ -69,11 +70,6 @@ def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   (tmp_path / 'latent.json').unlink()
   message = 'latent.run: there is no run in none'
   refused(message, prerequisites.check, config, 'train', tmp_path)
-
-
-def test_a_config_without_other_runs_needs_none(tmp_path):
-  prerequisites.check(smoke(), 'train', tmp_path)
-  prerequisites.check(read('digits_vae'), 'train', tmp_path)
 
 
 def test_the_commands_are_those_of_configs(monkeypatch):
@@ -98,11 +94,3 @@ def test_the_commands_are_those_of_configs(monkeypatch):
   assert command.endswith(ends)
   for name in ('mine', 'digits flow', 'digits.py', '..'):
     assert not prerequisites.training_command(Path('runs') / name)
-
-
-def test_the_message_of_a_workdir(tmp_path):
-  message = prerequisites.missing('', tmp_path)
-  assert message == (
-    f'there is no run in {tmp_path}: train it first, or give the --workdir of '
-    'another'
-  )

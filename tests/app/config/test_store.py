@@ -11,6 +11,7 @@ from configs import base
 from diffusion_jax.app.config import fields, folder, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
+from tests.app.fields import within
 
 ROOT = CONFIGS.parent
 FILES = sorted(
@@ -91,7 +92,7 @@ def test_what_is_typed_daily_is_one_short_flag():
     'sampling.num_steps=20', 'sampling.sampler=heun', 'sampling.num_samples=4',
     'sampling.guidance.scale=2', 'optimizer.learning_rate=1e-3',
     'sampling.labels=3', 'evaluation.metrics=elbo,ode',
-    'evaluation.ode.tolerance=1e-3',
+    'evaluation.ode.tolerance=1e-3', 'sampling.prompt=a, b',
   )  # fmt: skip
   assert config.training.batch_size == 8 and config.training.num_steps == 5
   assert config.sampling.sampler.to_dict() == {'name': 'heun'}
@@ -99,6 +100,7 @@ def test_what_is_typed_daily_is_one_short_flag():
   assert (guidance.name, guidance.scale) == ('classifier_free', 2.0)
   assert guidance.high == math.inf and config.sampling.labels == (3,)
   assert config.evaluation.ode.tolerance == 1e-3
+  assert config.sampling.prompt == 'a, b'
   assert config.evaluation.metrics == ('elbo', 'ode')
   off = store.with_flags(config, [('sampling.guidance', 'None')])
   assert off.sampling.guidance is None
@@ -108,16 +110,10 @@ def test_what_is_typed_daily_is_one_short_flag():
   (('sampling.churn.s_churn=40.0',), 'sampling.churn', 'edm'),
   (('objective.uncertainty.features=9',), 'objective.uncertainty', 'fourier'),
   (('latent.run=x',), 'latent', 'autoencoder'),
-  (
-    ('sampling.guidance.run=x', 'sampling.guidance=autoguidance'),
-    'sampling.guidance',
-    'autoguidance',
-  ),
-  (
-    ('sampling.schedule.schedule.num_steps=9', 'sampling.schedule=shifted'),
-    'sampling.schedule.schedule',
-    'linear',
-  ),
+  (('sampling.guidance.run=x', 'sampling.guidance=autoguidance'),
+   'sampling.guidance', 'autoguidance'),
+  (('sampling.schedule.schedule.num_steps=9', 'sampling.schedule=shifted'),
+   'sampling.schedule.schedule', 'linear'),
 ])  # fmt: skip
 def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   flags, path, name
@@ -158,12 +154,6 @@ def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
   set_by_flags = [f.split('=') for f in flags if '.' in f]
   flat = folder.flat(config.to_dict())
   assert all(str(flat[path]) == value for path, value in set_by_flags)
-
-
-def test_a_flag_that_repeats_a_choice_keeps_its_fields():
-  flags = 'objective=mean_flow', 'noise_input=time', 'optimizer=adamw'
-  config = with_flags('digits', *flags)
-  assert config.optimizer == read('digits').optimizer
 
 
 def test_the_config_that_is_given_is_not_changed():
@@ -222,21 +212,12 @@ def test_a_field_that_does_not_exist_is_one_line(line):
   assert not hint or hint[0] in found, found
 
 
-@pytest.mark.parametrize('line', """
-seed=0
-seed=4294967295
-training.more_ema_decays=
-sampling.labels=
-sampling.dynamic_threshold=1
-sampling.guidance.high=inf
-sampling.checkpoint=best
-sampling.checkpoint=12
-evaluation.name=
-network.attention_resolutions=
-network.multipliers=1,0.5
-compilation_cache=
-convert.source=3
-""".split('\n')[1:-1])  # fmt: skip
+@pytest.mark.parametrize('line', '''
+seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
+sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
+sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
+network.multipliers=1,0.5 compilation_cache= convert.source=3
+'''.split())  # fmt: skip
 def test_the_ends_of_ranges_are_taken(line):
   with_flags('digits', line)
 
@@ -305,12 +286,10 @@ def test_a_stored_config_that_is_none_is_one_line(content, message, tmp_path):
 
 def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   """Compiled programs are code as well."""
-  fields = {
-    'compilation_cache': 'compiled',
-    'average.out': 'elsewhere',
-    'convert.out': 'elsewhere',
-    'report.runs': ['elsewhere'],
-  }
+  fields = {'compilation_cache': 'compiled'}
+  fields |= within('average', out='elsewhere')
+  fields |= within('convert', out='elsewhere')
+  fields |= within('report', runs=['elsewhere'])
   stored_run(tmp_path, **fields)
   config = store.open_run(tmp_path)
   assert config.compilation_cache is None
@@ -390,22 +369,6 @@ def test_a_change_of_a_sweep_is_flags(swept, tmp_path):
   (tmp_path / 'none.py').write_text('def get_config(): pass\n')
   path = str(tmp_path / 'none.py')
   refused(r'none.py has no sweep\(\)', store.sweep, path, 0, [])
-
-
-def test_as_text_is_read_back():
-  for path, value in {
-    'training.mesh': (1, 1),
-    'network.multipliers': (1, 2, 3),
-    'sampling.labels': (),
-    'sampling.prompt': 'a, b',
-    'optimizer.learning_rate': 1e-7,
-    'training.ema_warmup': False,
-    'sampling.guidance': None,
-  }.items():
-    flat = folder.flat(
-      with_flags('digits', f'{path}={store.as_text(value)}').to_dict()
-    )
-    assert flat[path] == value, path
 
 
 def test_the_facts_of_a_run_go_with_its_data(tmp_path):

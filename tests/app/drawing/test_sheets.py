@@ -11,16 +11,10 @@ from tests.app.conftest import smoke, trial
 from tests.report.test_page import Page
 
 
-@pytest.mark.parametrize(
-  'labels, n, columns',
-  [
-    ((), 40, 10),
-    ((), 300, 20),
-    ((3, 7), 30, 6),
-    ((3, 7, 1), 2, 2),
-    ((4, 0, 5), 100, 9),
-  ],
-)
+@pytest.mark.parametrize('labels, n, columns', [
+  ((), 40, 10), ((), 300, 20), ((3, 7), 30, 6), ((3, 7, 1), 2, 2),
+  ((4, 0, 5), 100, 9),
+])  # fmt: skip
 def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """The pictures [8, 8] have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
@@ -82,9 +76,9 @@ def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   """Preview, sheet, film and report have the same axes."""
   config = of_numbers(
     tmp_path / 'x.npz', 3, **{
-      'training.sample_every': 4, 'report.after_training': True,
+      'training.sample_every': 4, 'sampling.trajectory': True,
       'sampling.num_samples': 30, 'sampling.batch_size': 30,
-      'sampling.trajectory': True, 'sampling.name': 'three',
+      'sampling.num_steps': 2, 'sampling.name': 'three',
     },
   )  # fmt: skip
   workdir = tmp_path / 'run'

@@ -14,14 +14,12 @@ from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
 from tests.app.conftest import arrays_of, refused, trial, untrained
+from tests.app.fields import within
 
 
 def text_config(**changes):
-  fewer = {
-    'network.multipliers': (1,),
-    'network.attention_resolutions': (),
-    'conditioning.text.layers': 1,
-  }
+  fewer = within('network', multipliers=(1,), attention_resolutions=())
+  fewer |= within('conditioning.text', layers=1)
   return trial('shapes_text', **fewer | changes)
 
 
@@ -36,11 +34,7 @@ def run(tmp_path_factory):
 
 
 def samples(run, name, **changes):
-  fields = {
-    'sampling.num_samples': 4,
-    'sampling.batch_size': 4,
-    'sampling.name': name,
-  }
+  fields = within('sampling', num_samples=4, batch_size=4, name=name)
   MODES['sample'](text_config(**fields | changes), run)
   arrays = arrays_of(run, name)
   lines = (run / 'samples' / f'{name}.txt').read_text().splitlines()
@@ -112,12 +106,8 @@ def pictures(tmp_path):
 
 
 def in_folder(pictures, **changes):
-  fields = {
-    'data': 'folder',
-    'data.path': str(pictures),
-    'data.image_shape': (16, 16, 3),
-    'training.batch_size': 4,
-  }
+  fields = within('data', 'folder', path=str(pictures), image_shape=(16, 16, 3))
+  fields |= within('training', batch_size=4)
   return text_config(**fields | changes)
 
 

@@ -16,6 +16,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import DIGITS, read, refused
+from tests.damage import cut
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -89,15 +90,9 @@ def test_facts_are_those_of_the_data():
 
 @pytest.mark.parametrize('name, fields, message', [
   ('folder', {}, 'config.data.path is not set: folder needs it'),
-  ('npz', {}, 'config.data.path is not set: npz needs it'),
   ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
   ('folder', {'path': '/nowhere'}, 'config.data: folder /nowhere not found'),
-  ('npz', {'path': '/x.npz'}, 'config.data: npz file /x.npz not found'),
-  ('npz', {'path': ROOT / 'README.md'}, 'config.data: .* is not an npz file'),
-  ('npz', {'path': ROOT}, 'for a folder of pictures, set data=folder'),
-  ('folder', {'path': ROOT / 'README.md'}, 'for an npz file, set data=npz'),
   ('webdataset', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
-  ('array_record', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
   ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
 ])  # fmt: skip
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
@@ -109,19 +104,17 @@ def test_a_truncated_file_is_one_line_before_anything_is_written(
   tmp_path, pictures, config, name
 ):
   """A training on a copy that was cut off names the file."""
-  fields = {'path': tmp_path / 'x.npz'}
-  if name == 'npz':
-    cut = fields['path']
-  else:
+  path, fields = tmp_path / 'x.npz', {'path': tmp_path / 'x.npz'}
+  if name == 'hub':  # whose facts are in the config
     pytest.importorskip('datasets', reason="extra 'huggingface'")
-    name, cut = 'huggingface', tmp_path / 'set' / 'train.parquet'
-    fields = {'path': cut.parent, 'image_shape': (32, 32, 3)}
-    cut.parent.mkdir()
+    name, path = 'huggingface', tmp_path / 'set' / 'train.parquet'
+    fields = {'path': path.parent, 'image_shape': (32, 32, 3)}
+    path.parent.mkdir()
     cells = [{'bytes': encoded.png(np.zeros((32, 32, 3), np.uint8))}] * 9
-    parquet.write_table(pyarrow.table({'image': cells}), cut)
-  cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-  run, chosen = tmp_path / 'run', data(name, f'{config}', **fields)
-  refused(f'config.data: .*{cut.name}', MODES['train'], chosen, run)
+    parquet.write_table(pyarrow.table({'image': cells}), path)
+  cut(path)
+  run, chosen = tmp_path / 'run', data(name, config, **fields)
+  refused(f'config.data: .*{path.name}', MODES['train'], chosen, run)
   assert not run.exists()
 
 

@@ -75,11 +75,8 @@ def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
 
 def test_self_conditioning_hands_each_estimate_to_the_next_step():
   """Computes two steps of DDIM with the network called directly."""
-  model = model_of(**{
-    'conditioning.self_conditioning': True,
-    'sampling.num_steps': 2,
-    'sampling.sampler.eta': 0.0,
-  })  # fmt: skip
+  fields = {'conditioning.self_conditioning': True, 'sampling.num_steps': 2}
+  model = model_of(**fields, **{'sampling.sampler.eta': 0.0})
   params = normal_params(model, 2, deviation=0.1)
   mesh = devices.make_mesh(model.config)
   index, labels = np.arange(2), np.array([3, 8])

@@ -1,15 +1,20 @@
-"""Flow maps by config: what has gradients and samples, and what is refused."""
+"""Flow maps by config: gradients and samples, their teachers, and refusals."""
 
 import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.app import devices, models
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.models import teachers
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.train_setup import setup, state_maker
+from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.training import first_weights
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
@@ -20,31 +25,21 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
-GUIDED = MEAN_FLOW | {
-  'objective.guidance': 'power_law',
-  'objective.guidance.high': 4.0,
-}
+GUIDED = MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0)
 SHORTCUT = {'objective': 'shortcut'}
 CONTINUOUS = {
   'objective': 'continuous_consistency',
   'sampling.stochastic': True,
 }
-DISTILLATION = {
-  'objective': 'consistency_distillation',
-  'objective.solver': 'heun',
-  'objective.pairs': 'grid',
-  'objective.pairs.num_scales': 4,
-  'sampling.stochastic': True,
-}
-TRAINING = {
-  'objective': 'consistency_training',
-  'objective.pairs': 'easy',
-  'objective.pairs.steps_per_stage': 2,
-  'objective.distance': 'pseudo_huber',
-  'sampling.stochastic': True,
-}
+DISTILLATION = within('objective', 'consistency_distillation', solver='heun')
+DISTILLATION |= within('objective.pairs', 'grid', num_scales=4)
+DISTILLATION |= within('sampling', stochastic=True)
+TRAINING = within('objective', 'consistency_training', distance='pseudo_huber')
+TRAINING |= within('objective.pairs', 'easy', steps_per_stage=2)
+TRAINING |= within('sampling', stochastic=True)
 IMPROVED = TRAINING | {'objective.pairs': 'improved'}
 del IMPROVED['objective.pairs.steps_per_stage']
 PROGRESSIVE = {
@@ -161,3 +156,64 @@ def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
     assert_same(ours[layer], before[layer])
   rest = {name: x for name, x in ours.items() if name not in layers}
   assert_same(rest, params_of(teacher)['network'])
+
+
+# -- teachers -----------------------------------------------------------------
+
+
+def write(workdir, name='digits_flow', **changes):
+  config = trial(name, 'unscaled' * (name == 'digits_flow'), **changes)
+  facts = models.make(config, workdir).facts
+  folder.write_config(workdir, config, facts)
+
+
+def student(teacher) -> Any:
+  return models.make(config_of({}, teacher), 'nowhere')
+
+
+NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
+
+
+@pytest.mark.parametrize('changes, message', [
+  ({'name': 'digits_meanflow'}, 'is a flow map, and a diffusion model is'),
+  ({'name': 'digits_classifier'}, 'is a classifier, and a diffusion model'),
+  ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
+  (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
+  ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
+  ({'data': 'synthetic', 'data.num_classes': 3},
+   r'the data of .* have (the shape|num_classes)'),
+])  # fmt: skip
+def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
+  write(tmp_path, **changes)
+  refused(message, lambda: student(tmp_path).objective())
+
+
+def test_a_teacher_of_another_schedule_sees_its_own_levels(
+  tmp_path, monkeypatch
+):
+  """The levels have the same SNR, and x_t is scaled; the output is 0."""
+  write(tmp_path, **{
+    'schedule': 'continuous_cosine',
+    'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0
+    'objective.weight': 'snr',
+  })  # fmt: skip
+  seen = []
+
+  def denoiser(self, params, cond):
+    def denoise(xt, level):
+      seen.append(level)
+      return dj.Prediction(xt / level.expand_to(xt).alpha)
+
+    return denoise
+
+  monkeypatch.setattr(NoisyNetwork, 'denoiser', denoiser)
+  level = dj.RectifiedFlowSchedule()(jnp.array([0.25, 0.5]))
+  x = jnp.ones((2, 8, 8, 1))
+  model = student(tmp_path)
+  teacher = teachers.of_student(model.noisy, model.workdir)[0]()
+  x0 = teacher({'teacher': {}}, {})(x, level).x0
+  np.testing.assert_allclose(seen[0].logsnr, level.logsnr, rtol=1e-5)
+  np.testing.assert_allclose(
+    seen[0].alpha ** 2 + seen[0].sigma ** 2, 1, rtol=1e-5
+  )
+  np.testing.assert_allclose(x0, x / level.expand_to(x).alpha, rtol=1e-5)

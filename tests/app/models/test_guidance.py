@@ -1,4 +1,4 @@
-"""Guided sampling by config: by the condition, or by other runs."""
+"""Guided sampling by the condition or by other runs, and noisy classifiers."""
 
 from typing import Any
 
@@ -11,17 +11,21 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.run import other_runs, weights
+from diffusion_jax.data import small_sets
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
+  lines_of,
   normal_params,
+  printed_by,
   refused,
   smoke,
   stored_run,
   trial,
   untrained,
 )
+from tests.app.fields import within
 from tests.app.small_network import SmallClassifier
 
 LABELS = jnp.array([3, 8])
@@ -98,7 +102,7 @@ def test_guidance_without_a_classifier_by_hand(loud):
     ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
     ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
   ]:
-    fields = {f'sampling.{name}': value for name, value in fields.items()}
+    fields = within('sampling', **fields)
     config = smoke(**{'sampling.clip': False} | fields)
     close(guided_x0(config, params, {'label': LABELS}), expected)
   x0 = uncond + 3.0 * (cond - uncond)
@@ -116,11 +120,8 @@ def test_a_threshold_takes_the_place_of_the_clip(loud):
   s = np.maximum(s, 1.0).reshape(2, 1, 1, 1)
   assert s.max() > 1.1
   for clip in (True, False):
-    config = smoke(**{
-      'sampling.guidance.scale': 3.0,
-      'sampling.dynamic_threshold': 0.9,
-      'sampling.clip': clip,
-    })  # fmt: skip
+    fields = within('sampling', dynamic_threshold=0.9, clip=clip)
+    config = smoke(**fields, **within('sampling.guidance', scale=3.0))
     x = guided_x0(config, params, {'label': LABELS})
     close(x, np.clip(x0, -s, s) / s)
 
@@ -131,12 +132,10 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
   other = {'network.channels': 4, 'conditioning.labels': False}
   guide = OtherRun(*made(smoke(**other, **{'conditioning.dropout': 0.0}), 1))
   worse = x0_of(network(*guide)(X, LEVEL, {}))
-  config = smoke(**{
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': 'there',
-    'sampling.guidance.scale': 2.0,
-    'sampling.clip': False,
-  })  # fmt: skip
+  config = smoke(
+    **within('sampling', clip=False),
+    **within('sampling.guidance', 'autoguidance', run='there', scale=2.0),
+  )
   x = guided_x0(config, params, {'label': LABELS}, {'guidance': guide})
   close(x, worse + 2.0 * (cond - worse))
 
@@ -151,13 +150,9 @@ def log_prob_gradient(guide, level, x):
 
 def test_guidance_by_a_classifier_by_hand():
   """A network without labels predicts eps - sigma scale gradient."""
-  fields = {
-    'conditioning.labels': False,
-    'conditioning.dropout': 0.0,
-    'sampling.clip': False,
-    'sampling.classifier.run': 'there',
-    'sampling.classifier.scale': 8.0,
-  }
+  fields = within('conditioning', labels=False, dropout=0.0)
+  fields |= within('sampling', clip=False)
+  fields |= within('sampling.classifier', run='there', scale=8.0)
   config = smoke(**fields)
   model, params = made(config, 0)
   eps = network(model, params)(X, LEVEL, {})
@@ -178,7 +173,7 @@ def test_guidance_by_a_classifier_by_hand():
     (True, x0_of(eps_of_clipped + shift)),
   ):
     more = {'clip': True, 'classifier.after_clip': after_clip}
-    more = {f'sampling.{name}': value for name, value in more.items()}
+    more = within('sampling', **more)
     clipping = smoke(**fields | more)
     x = guided_x0(clipping, params, cond, {'classifier': guide})
     close(x, expected)
@@ -199,16 +194,13 @@ def test_guidance_by_a_classifier_by_hand():
 def test_guidance_by_a_classifier_samples(tmp_path):
   """tests/app/modes/test_kept_files.py samples with autoguidance."""
   classifier = untrained(classifier_smoke(), tmp_path / 'classifier')
-  config = smoke(**{
-    'conditioning.labels': False,
-    'conditioning.dropout': 0.0,
-    'sampling.num_samples': 4,
-    'sampling.batch_size': 4,
-    'sampling.name': 'samples',
-    'sampling.labels': (3, 7),
-    'sampling.classifier.run': classifier,
-    'sampling.classifier.scale': 3.0,
-  })  # fmt: skip
+  config = smoke(
+    **within('conditioning', labels=False, dropout=0.0),
+    **within(
+      'sampling', num_samples=4, batch_size=4, name='samples', labels=(3, 7)
+    ),
+    **within('sampling.classifier', run=classifier, scale=3.0),
+  )
   run = untrained(config, tmp_path / 'run')
   MODES['sample'](config, run)
   arrays = arrays_of(run)
@@ -222,3 +214,43 @@ def test_other_images_cannot_guide(tmp_path):
   model = models.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
   message = 'the data of .* have num_classes 7, and the data of this run 10'
   refused(message, other_runs.guides_of, model)
+
+
+# -- a run of a classifier ----------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'classifier'
+  fields = {'training.evaluate_every': 4, 'training.sample_every': 4}
+  printed = printed_by(MODES['train'], classifier_smoke(**fields), workdir)
+  assert 'a classifier makes no images' in printed
+  return workdir
+
+
+def test_a_classifier_run_trains(classifier):
+  losses = lines_of(classifier, 'loss')
+  assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
+  assert 0 <= lines_of(classifier)[-1]['test_accuracy'] <= 1
+  assert not list((classifier / 'samples').iterdir())
+
+
+def test_accuracy_literally(classifier):
+  """It is the fraction of right classes, with the metric's own noise."""
+  config = classifier_smoke()
+  model: Any = models.make(config, classifier)
+  params, _ = weights.restore(model)
+  images, labels = small_sets.digits('test').read(np.arange(4)).values()
+  images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)
+  keys = jax.random.split(jax.random.key(0), 4)
+  measure = jax.jit(model.schema.metrics['accuracy']().measure(model.measured))
+  right = measure(params, keys, images, {'label': labels})['right']
+  ask = jax.jit(model.noisy.network.apply)
+  split = jax.vmap(lambda key: jax.random.split(key, 11))(keys)
+  alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+  for i, t in enumerate([1, *range(100, 1001, 100)]):
+    eps = jax.vmap(lambda k: jax.random.normal(k, (8, 8, 1)))(split[:, i])
+    x = alpha_bar[t - 1] ** 0.5 * images + (1 - alpha_bar[t - 1]) ** 0.5 * eps
+    logits = ask({'params': params['network']}, x, jnp.full(4, t - 1.0))
+    guess = np.asarray(logits).argmax(axis=1)
+    np.testing.assert_array_equal(right[:, i], guess == labels)

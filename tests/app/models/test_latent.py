@@ -40,14 +40,12 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 from tests.app.small_network import SmallAutoencoder
 
-QUIET = {
-  'optimizer.decay': 'constant',
-  'training.checkpoint_every': 2,
-  'sampling.num_samples': 4,
-  'sampling.batch_size': 4,
-}
+QUIET = within('optimizer', decay='constant')
+QUIET |= within('training', checkpoint_every=2)
+QUIET |= within('sampling', num_samples=4, batch_size=4)
 
 
 def config_of(run, **changes):
@@ -224,14 +222,9 @@ def test_a_run_continues_exactly_without_its_autoencoder(
 def test_samples_need_only_the_run_folder(run, tmp_path):
   """Samples, each frame of a trajectory and guided samples are decoded."""
   copy = shutil.copytree(run, tmp_path / 'moved')
-  changes = {
-    'sampling.trajectory': True,
-    # autoguidance by the run itself: no difference of the two, no guidance
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': run,
-    'sampling.guidance.scale': 3.0,
-    'sampling.name': 'guided',
-  }
+  changes = within('sampling', trajectory=True, name='guided')
+  # autoguidance by the run itself: no difference of the two, no guidance
+  changes |= within('sampling.guidance', 'autoguidance', run=run, scale=3.0)
   MODES['sample'](config_of('', **changes), copy)
   guided = arrays_of(copy, 'guided')['arr_0']
   assert guided.shape == (4, 8, 8, 1) and guided.dtype == np.uint8
@@ -365,11 +358,7 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
   path.write_text(json.dumps(record | {'checksum': 1}))
   message = 'have changed since this run began'
   refused(message, MODES['sample'], config_of(''), copy)
-  changes = {
-    'sampling.guidance': 'autoguidance',
-    'sampling.guidance.run': copy,
-    'sampling.guidance.scale': 2.0,
-  }
+  changes = within('sampling.guidance', 'autoguidance', run=copy, scale=2.0)
   message = 'has the latents of another autoenc'
   refused(message, other_runs.guides_of, model_of(run, **changes))
   path.unlink()
@@ -381,15 +370,9 @@ def test_particles_restore_by_latents(run, tmp_path, capsys):
   rng = np.random.default_rng(0)
   picture = tmp_path / 'clean.png'
   Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(picture)
-  fields = {
-    'edit': 'restore',
-    'edit.image': str(picture),
-    'edit.simulate': True,
-    'edit.noise': 25.0,
-    'edit.operator': 'downsample',
-    'edit.num_samples': 2,
-    'edit.output': 'restored',
-  }
+  fields = within('edit', 'restore', image=str(picture), simulate=True)
+  fields |= within('edit', noise=25.0, operator='downsample')
+  fields |= within('edit', num_samples=2, output='restored')
   message = 'posterior=moment needs pixels, .* set i'
   refused(message, MODES['edit'], config_of('', **fields), run)
   fields |= {'edit.posterior': 'steered', 'edit.posterior.particles': 3}

@@ -18,14 +18,10 @@ from tests.app.conftest import (
   trial,
   untrained,
 )
+from tests.app.fields import within
 
-FEW = {
-  'sampling.num_samples': 3,
-  'sampling.batch_size': 3,
-  'sampling.num_steps': 4,
-  'evaluation.num_images': 20,
-  'evaluation.batch_size': 20,
-}
+FEW = within('sampling', num_samples=3, batch_size=3, num_steps=4)
+FEW |= within('evaluation', num_images=20, batch_size=20)
 TINY = FEW | {'network': 'dit', 'network.channels': 8, 'network.num_heads': 1}
 TINY |= {'network.num_blocks': 1, 'states.features': 4}
 TEXT = FEW | {'data.length': 16, 'network.channels': 8, 'states.features': 4}
@@ -44,13 +40,10 @@ def result(workdir):
   return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(
-  'name, changes, calls',
-  [
-    ('digits_masked', {'evaluation.elbo.num_times': 8}, 8),
-    ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
-  ],
-)
+@pytest.mark.parametrize('name, changes, calls', [
+  ('digits_masked', {'evaluation.elbo.num_times': 8}, 8),
+  ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
+])  # fmt: skip
 def test_a_network_that_knows_nothing_needs_all_bits(
   name, changes, calls, tmp_path
 ):
@@ -114,15 +107,12 @@ def test_unmasked_bytes_stay(text_run):
   assert (np.diff(counts) > 0).all() and counts[2] > 0.2
 
 
-@pytest.mark.parametrize(
-  'changes',
-  [
-    {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
-    {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
-    {'transitions': 'uniform', 'objective': 'd3pm', 'states.output': 'logistic'}
-    | {'schedule': 'alpha_bar'},
-  ],
-)
+@pytest.mark.parametrize('changes', [
+  {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
+  {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
+  {'transitions': 'uniform', 'objective': 'd3pm', 'states.output': 'logistic',
+   'schedule': 'alpha_bar'},
+])  # fmt: skip
 def test_all_samplers_can_be_traced(changes):
   model = made('digits_masked', 'labels', **changes)
   guidance = {'sampling.guidance.scale': 2.0}

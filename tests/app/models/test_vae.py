@@ -25,6 +25,7 @@ from tests.app.conftest import (
   params_of,
   trial,
 )
+from tests.app.fields import within
 from tests.app.small_network import SmallAutoencoder, SmallChain
 
 SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
@@ -32,16 +33,11 @@ SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
 
 def smoke(kind='vae', **changes):
   network = SMALL[kind]
-  fields = {
-    'network': f'{network.__module__}:{network.__name__}',
-    'training.keep_best': 0,
-    'sampling.checkpoint': 'latest',
-    'training.checkpoint_every': 4,
-    'training.ema_warmup': False,
-    'training.ema_decay': 0.0,
-    'sampling.num_samples': 4,
-    'sampling.batch_size': 3,
-  }
+  fields = {'network': f'{network.__module__}:{network.__name__}'}
+  fields |= within(
+    'training', keep_best=0, checkpoint_every=4, ema_warmup=False, ema_decay=0.0
+  )
+  fields |= within('sampling', checkpoint='latest', num_samples=4, batch_size=3)
   return trial(f'digits_{kind}', **fields | changes)
 
 
@@ -49,11 +45,7 @@ def made(workdir='nowhere', **fields) -> Any:
   return models.make(smoke(**fields), workdir)
 
 
-SEEN = {
-  'training.evaluate_every': 2,
-  'training.keep_best': 1,
-  'training.checkpoint_every': 2,
-}
+SEEN = within('training', evaluate_every=2, keep_best=1, checkpoint_every=2)
 WARM = {'objective.kl_warmup': 8}
 
 
@@ -200,15 +192,12 @@ def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
 @pytest.mark.parametrize('how', ['threshold', 'drawn'])
 def test_two_grey_levels_and_bernoullis(how, key):
   """A new network says 1/2 of black and white pixels, a bit for each."""
-  small = {'channels': 8, 'num_groups': 4, 'multipliers': (1,)}
   model = made(
-    **{
-      'decoding.decoder': 'bernoulli',
-      'data': 'binarized',
-      'data.how': how,
-      'network': 'autoencoder',
-      **{f'network.{name}': value for name, value in small.items()},
-    }
+    **within('decoding', decoder='bernoulli'),
+    **within('data', 'binarized', how=how),
+    **within(
+      'network', 'autoencoder', channels=8, num_groups=4, multipliers=(1,)
+    ),
   )
   pictures = model.measured.source().read(np.arange(8))['x']
   assert set(np.unique(pictures)) == {0, 1}

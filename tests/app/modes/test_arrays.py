@@ -23,15 +23,13 @@ from diffusion_jax.metrics import likelihoods, table
 from diffusion_jax.testing import oracles
 from tests.app.conftest import (
   arrays_of,
-  assert_same,
-  interrupted,
   lines_of,
   of_run,
-  params_of,
   refused,
   trial,
   untrained,
 )
+from tests.app.fields import within
 
 MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
 
@@ -115,15 +113,12 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   np.testing.assert_array_equal(again['arr_0'], found['arr_0'])
 
 
-@pytest.mark.parametrize('y, message', [
-  (np.zeros((2, 2)), r'the shape \[2, 2\], and \[3\] or \[K, 3\] is needed'),
-  (np.full((2, 3), np.nan), 'has numbers that are not finite'),
-])  # fmt: skip
-def test_another_context_is_refused(trained, tmp_path, y, message):
+def test_a_context_of_nan_is_refused(trained, tmp_path):
+  """test_joint.py has other contexts, in which NaN is what is not given."""
   run, _ = trained
-  np.save(tmp_path / 'y.npy', y)
+  np.save(tmp_path / 'y.npy', np.full((2, 3), np.nan))
   config = of_run(run, **{'sampling.context': str(tmp_path / 'y.npy')})
-  refused(message, MODES['sample'], config, run)
+  refused('has numbers that are not finite', MODES['sample'], config, run)
 
 
 def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
@@ -153,63 +148,15 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   rng = np.random.default_rng(0)
   x = rng.uniform(-1.0, 1.0, (40, 2))
   path = save(tmp_path / 'box.npz', x=x, test_x=x[:16])
-  config = vectors(
-    path,
-    **{'data.bounds': (-1.0, 1.0), 'sampling.num_samples': 20},
-    **{'sampling.batch_size': 20},
-  )
+  many = {'sampling.num_samples': 20, 'sampling.batch_size': 20}
+  config = vectors(path, **many, **{'data.bounds': (-1.0, 1.0)})
   run = untrained(config, tmp_path / 'run', deviation=0.05)
   MODES['sample'](config, run)
   found = arrays_of(run)
   assert np.abs(found['arr_0']).max() <= 1.0
-  share = re.search(
-    r'([\d.]+) ?%.*(bounds|box|outside)', capsys.readouterr().out
-  )
+  said = capsys.readouterr().out
+  share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', said)
   assert share and 0.0 < float(share[1]) < 100.0
-
-
-@pytest.mark.parametrize('arrays, message', [
-  ({'x': np.full((40, 2), np.nan)}, 'theta.npz: x has numbers that are not'),
-  ({'x': np.ones((40, 2))}, r'x never changes at 0 of its last axis \(1\)'),
-  ({'context': np.ones((40, 3))}, 'context never changes at 0 of its last'),
-  ({'x': np.zeros((40, 2), int)}, r'x is int64 \[40, 2\]: uint8 arrays are'),
-  ({'x': np.zeros(40)}, r'got float64 \[40\]: reshape numbers to \[N, 1\]'),
-])  # fmt: skip
-def test_other_files_are_refused(tmp_path, arrays, message):
-  path = save(tmp_path / 'theta.npz', **arrays)
-  refused(message, MODES['train'], vectors(path), tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
-def test_an_example_outside_the_bounds_is_refused(tmp_path):
-  path = save(tmp_path / 'theta.npz')
-  config = vectors(path, **{'data.bounds': (-100.0, 1000.0)})
-  found = refused('', MODES['train'], config, tmp_path / 'run')
-  assert 'examples are outside bounds, such as [' in found
-
-
-@pytest.mark.parametrize('arrays, message', [
-  ({'x': np.zeros((40, 3)), 'test_x': np.zeros((16, 3))},
-   r'examples are \(3,\), and \(2,\) in this run'),
-  ({'x': np.zeros((40, 2), np.uint8), 'test_x': np.zeros((16, 2), np.uint8)},
-   'examples are levels, and real numbers in this run'),
-])  # fmt: skip
-def test_a_run_refuses_data_of_another_kind(trained, tmp_path, arrays, message):
-  run, _ = trained
-  path = save(tmp_path / 'other.npz', **arrays)
-  config = of_run(run, **{'data.path': path, 'evaluation.metrics': 'ode'})
-  refused(message, MODES['evaluate'], config, run)
-
-
-def test_a_fresh_simulator_continues_with_the_same_bits(tmp_path):
-  fields = {'training.sample_every': 0}
-  run, copy = tmp_path / 'run', tmp_path / 'copy'
-  MODES['train'](sequences(**fields), run)
-  interrupted(run, copy)
-  MODES['train'](sequences(**fields), copy)
-  assert_same(params_of(run), params_of(copy))
-  losses = lines_of(run, 'loss')
-  assert len(losses) == 4 and lines_of(copy, 'loss')[-2:] == losses[-2:]
 
 
 # -- metrics -----------------------------------------------------------------
@@ -224,7 +171,8 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
     'metrics': metrics, 'num_generated': 16, 'num_images': 4, 'num_pairs': 12,
     'draws_per_pair': 3, 'batch_size': 16, 'features': '',
   }  # fmt: skip
-  config = of_run(run, **{f'evaluation.{n}': x for n, x in fields.items()})
+  still = {'report.trajectory': False}
+  config = of_run(run, **within('evaluation', **fields), **still)
   MODES['evaluate'](config, run)
   found = {}
   for result in sorted((run / 'evaluation').glob('*/result.json')):
@@ -283,9 +231,8 @@ def seen(tmp_path_factory):
   """Writes a sequence of the GP, masks, matrices and what they measure."""
   folder = tmp_path_factory.mktemp('seen')
   rng = np.random.default_rng(3)
-  x = simulators.gaussian_process(rng, 1, (8,), mean=(20.0,), std=(3.0,))['x'][
-    0
-  ]
+  units = {'mean': (20.0,), 'std': (3.0,)}
+  x = simulators.gaussian_process(rng, 1, (8,), **units)['x'][0]
   mask = np.arange(8).reshape(8, 1) % 2 == 0
   matrix = np.zeros((2, 8))
   matrix[0, :4] = matrix[1, 4:] = 0.25
@@ -317,9 +264,8 @@ def test_sequences_are_restored_in_their_units(curves, seen, capsys):
     ('matrix', 'means', 'matrix', {'path': 'matrix.npy'}),
     ('own', 'means', f'{__name__}:halves', {}),
   ):
-    found[name] = restore(
-      curves, seen, name, f'{image}.npy', operator, **fields
-    )
+    given = f'{image}.npy', operator
+    found[name] = restore(curves, seen, name, *given, **fields)
     x = found[name]['arr_0']
     assert x.shape == (2, 8, 1) and np.isfinite(x).all()
     if operator == 'mask':

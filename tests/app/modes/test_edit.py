@@ -21,22 +21,15 @@ from tests.app.conftest import (
   smoke,
   untrained,
 )
+from tests.app.fields import within
 
-QUICK = {
-  'training.num_steps': 1,
-  'training.checkpoint_every': 1,
-  'sampling.num_steps': 3,
-  'sampling.batch_size': 4,
-  'optimizer.warmup_steps': 0,
-  'edit.num_samples': 2,
-}
+QUICK = within('training', num_steps=1, checkpoint_every=1)
+QUICK |= within('sampling', num_steps=3, batch_size=4)
+QUICK |= within('optimizer', warmup_steps=0)
+QUICK |= within('edit', num_samples=2)
 FEW_JUMPS = {'edit.method.num_resamples': 2, 'edit.method.jump': 1}
-COLOUR = {
-  'data': 'synthetic',
-  'data.image_shape': (8, 8, 3),
-  'conditioning.labels': False,
-  'conditioning.image': 'colorize',
-}
+COLOUR = within('data', 'synthetic', image_shape=(8, 8, 3))
+COLOUR |= within('conditioning', labels=False, image='colorize')
 INPAINTING = {'conditioning.image': 'inpaint'}
 
 

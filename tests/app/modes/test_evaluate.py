@@ -25,12 +25,10 @@ from tests.app.conftest import (
   refused,
   smoke,
 )
+from tests.app.fields import within
 
-QUICK = {
-  'evaluation.num_images': 12,
-  'evaluation.batch_size': 8,
-  'evaluation.elbo.num_steps': 5,
-}
+QUICK = within('evaluation', num_images=12, batch_size=8)
+QUICK |= within('evaluation.elbo', num_steps=5)
 ODE = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
 
 
@@ -150,10 +148,7 @@ def test_another_evaluation_needs_another_name(run, printed):
   other = QUICK | {'evaluation.elbo.num_steps': 4}
   message = 'elbo.num_steps is 5, 4 now. Delete it, or'
   refused(message, run_mode, run, **other)
-  large = {
-    'sampling.sampler': 'ancestral',
-    'sampling.sampler.variance': 'fixed_large',
-  }
+  large = within('sampling.sampler', 'ancestral', variance='fixed_large')
   message = 'variance is fixed_small, fixed_large'
   refused(message, run_mode, run, **QUICK, **large)
 

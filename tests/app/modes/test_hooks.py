@@ -8,12 +8,13 @@ from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import SEEN, smoke
+from tests.app.fields import within
 
 
 def made(**fields):
   """Returns the config and the hooks of a training with these intervals."""
   names = {'log_every': 10, 'checkpoint_every': 25, 'num_steps': 63, **fields}
-  config = smoke(**{f'training.{name}': value for name, value in names.items()})
+  config = smoke(**within('training', **names))
   model = models.make(config, 'nowhere')
   return config, hooks.make_hooks(model, devices.make_mesh(config))
 

@@ -17,20 +17,16 @@ from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.training.conditions import make_condition, subsets
 from diffusion_jax.training.objectives import Context, denoising
 from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+from tests.app.fields import within
 from tests.sampling.moments import jit_long
 
 N = np.nan
 ROWS = np.array(
   [[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]]
 )
-FEW = {
-  'data.num_examples': 100,
-  'data.num_test': 16,
-  'training.evaluate_every': 4,
-  'sampling.num_samples': 5,
-  'sampling.batch_size': 8,
-  'data.bounds': (-1.0, 1.0),
-}
+FEW = within('data', num_examples=100, num_test=16, bounds=(-1.0, 1.0))
+FEW |= within('training', evaluate_every=4)
+FEW |= within('sampling', num_samples=5, batch_size=8)
 
 
 @pytest.fixture(scope='module')
@@ -48,14 +44,8 @@ def draw(run, rows, name='given'):
   return arrays_of(run, name)
 
 
-TOKENS = {
-  'network': 'dit',
-  'network.channels': 8,
-  'network.num_heads': 2,
-  'network.num_blocks': 1,
-  'network.patch_size': 1,
-  'network.positions': 'learned',
-}
+TOKENS = within('network', 'dit', channels=8, num_heads=2, num_blocks=1)
+TOKENS |= within('network', patch_size=1, positions='learned')
 
 
 @pytest.mark.parametrize('task, network', [
@@ -99,16 +89,10 @@ def test_a_restored_vector_keeps_what_is_known(run):
   np.save(run / 'y.npy', [0.3, N, N, N])
   np.save(run / 'seen.npy', [1, 0, 0, 0])
   np.save(run / 'row.npy', [N, N, 0.2, N])
-  fields = {
-    'edit': 'restore',
-    'edit.image': str(run / 'y.npy'),
-    'edit.operator': 'mask',
-    'edit.operator.mask': str(run / 'seen.npy'),
-    'edit.noise': 0.1,
-    'edit.num_samples': 2,
-    'edit.output': 'restored',
-    'sampling.context': str(run / 'row.npy'),
-  }
+  fields = within('edit', 'restore', image=str(run / 'y.npy'), noise=0.1)
+  fields |= within('edit', num_samples=2, output='restored')
+  fields |= within('edit.operator', 'mask', mask=str(run / 'seen.npy'))
+  fields |= within('sampling', context=str(run / 'row.npy'))
   MODES['edit'](of_run(run, **fields), run)
   x = arrays_of(run, 'restored', 'edits')['arr_0']
   np.testing.assert_allclose(x[:, 2], 0.2, atol=1e-5)

@@ -11,13 +11,11 @@ import diffusion_jax as dj
 from diffusion_jax.app import devices
 from diffusion_jax.app.modes import MODES, hooks
 from tests.app.conftest import lines_of, smoke
+from tests.app.fields import within
 
 LARGE = 'make_arrays', 'train_step', 'eval_step', 'images'
-EVERYTHING = {
-  'training.sample_every': 2,
-  'training.evaluate_every': 2,
-  'report.after_training': True,
-}
+EVERYTHING = within('training', sample_every=2, evaluate_every=2)
+EVERYTHING |= within('report', after_training=True)
 
 
 @pytest.fixture
@@ -109,5 +107,5 @@ def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
   ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
 ])  # fmt: skip
 def test_a_long_training_is_tuned(fields, expected):
-  config = smoke(**{f'training.{name}': x for name, x in fields.items()})
+  config = smoke(**within('training', **fields))
   assert devices.effort(config) == expected

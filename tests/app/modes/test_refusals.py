@@ -33,12 +33,8 @@ RUNS = (
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
-mnist data=mnist data.path=cifar10_jpeg => there is no field config.data.path;
-  config.data=mnist has data_dir
 mnist data=npz data.path=/nowhere/mnist.npz => config.data: npz file
   /nowhere/mnist.npz not found
-mnist data=npz data.path=runs => runs has no .npy files; for a folder of
-  pictures, set data=folder
 training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over
   the 8 devices of the mesh: take a multiple of 8, or fewer devices by
   --config.training.mesh
@@ -59,6 +55,8 @@ training.keep_best_by=fid => keep_best_by=fid is not read with
   training.keep_best=0
 training.keep_best=1 training.checkpoint_every=0 => keep_best=1 is not read with
   training.checkpoint_every=0
+training.patience=2 => training.patience=2 is not read with
+  training.evaluate_every=0
 training.ema_rampup=0.1 => is not read with training.ema_half_life=None
 training.lora_rank=2 => set training.init_from to its folder
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 =>
@@ -173,11 +171,8 @@ sampling.sampler=tests.app.toy_parts:fresh sampling.sampler.draw=one_number =>
 sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 =>
   sampling.sampler=dpm_solver_pp uses earlier steps
-schedule=continuous_cosine sampling.spacing=trailing => config.sampling: spacing
 schedule=continuous_cosine sampling.respacing=ddim50 =>
   config.sampling: respacing needs a schedule of steps
-sampling.spacing=steps sampling.num_steps=1001 => sampling: 1001 steps do not
-  fit
 sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras
   is not read with sampling.respacing=2: leave one of them out
 sampling.respacing=2 sampling.num_steps=3 => sampling.num_steps=3 is not read
@@ -295,13 +290,11 @@ self_conditioning edit=restore edit.operator=downsample edit.simulate=True
   edit.image=digit.png => edit=restore needs a denoiser
 """
 TABLES['evaluate'] = """
-evaluation.metrics=fid2 => 'fid2' (did you mean 'fid'?) is not one of elbo, ode
 evaluation.metrics= => metrics is empty: give one of elbo, ode
 evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
   config.evaluation.elbo: steps is 9: it must
 evaluation.fid.num_draws=3 => config.evaluation.fid is not read with
   evaluation.metrics=elbo: add fid, or leave this out
-evaluation.metrics=ode evaluation.ode.num_probes=0 => ode: num_probes is 0: it
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
   no metric of evaluation.metrics=elbo is of samples
@@ -387,12 +380,6 @@ REAL = 'and these data are real numbers'
 TABLES['train'] += f"""
 two_moons sampling.clip=True => config.sampling.clip=True needs levels, as
   pictures and texts have, {REAL} [2]: uint8 arrays have levels; leave it out
-gp_sequences conditioning.context=vector => config.conditioning.context=vector
-  needs a context, {REAL} [64, 1] without a context: give data with one, as
-digits_classifier data=gaussian_process => config.objective=classifier needs
-  pictures, uint8 [H, W, C], {REAL} [64, 1] without a context: leave it out
-digits sampling.context=y.npy => config.sampling.context=y.npy needs a context,
-  and these data are 17 levels [8, 8, 1] without a context
 """
 TABLES['evaluate'] += f"""
 two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
@@ -401,8 +388,6 @@ two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
 TABLES['edit'] += f"""
 gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W,
   C], {REAL} [64, 1] without a context: take edit=restore with operator mask
-gp_sequences edit=restore edit.image=y.npy edit.operator=blur =>
-  config.edit.operator=blur needs pictures
 """
 
 

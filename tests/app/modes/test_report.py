@@ -14,6 +14,7 @@ from diffusion_jax.app.modes import MODES, report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, stored_run, trial
+from tests.app.fields import within
 from tests.report.test_page import Page
 
 
@@ -57,10 +58,7 @@ def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
 
 def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   """A damaged file leaves out a picture, and a lack of memory the report."""
-  config = smoke(**{
-    'report.trajectory': False,
-    'sampling.name': 'others',
-  })  # fmt: skip
+  config = smoke(**{'report.trajectory': False, 'sampling.name': 'others'})
   (run / 'samples' / 'others.npz').write_bytes(b'damaged')
   MODES['report'](config, str(run))
   said = capsys.readouterr().out.splitlines()
@@ -85,7 +83,7 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
 
 def made(run, name, **sampling):
   """Writes samples/<name>.npz as --mode=sample does, with grey pictures."""
-  config = smoke(**{f'sampling.{field}': x for field, x in sampling.items()})
+  config = smoke(**within('sampling', **sampling))
   settings = folder.plain(config)['sampling'] | {'checkpoint': '4'}
   arrays = {'arr_0': np.full((30, 8, 8, 1), 200, np.uint8)}
   path = run / 'samples' / f'{name}.npz'
@@ -124,7 +122,7 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   config = trial('digits_vae')
   if fields is not None:
     fields = {'num_steps': 3} | fields
-    config = smoke(**{f'sampling.{name}': x for name, x in fields.items()})
+    config = smoke(**within('sampling', **fields))
   assert report.count_calls(models.make(config, tmp_path)) == calls
 
 

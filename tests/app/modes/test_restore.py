@@ -12,7 +12,7 @@ from scipy import optimize
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import own, store
 from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.edits import methods, posteriors, restoration
 from diffusion_jax.app.model import Plan
@@ -28,6 +28,7 @@ from tests.app.conftest import (
   smoke,
   untrained,
 )
+from tests.app.fields import within
 from tests.app.modes.test_edit import QUICK
 from tests.app.run.test_sharing import command
 
@@ -108,15 +109,14 @@ def clean(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def colour(tmp_path_factory):
-  fields = {'data': 'synthetic', 'data.image_shape': (8, 8, 3)}
-  fields |= {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-  config = smoke(**fields)
+  fields = within('data', 'synthetic', image_shape=(8, 8, 3))
+  config = smoke(**fields, **within('conditioning', labels=False, dropout=0.0))
   return untrained(config, tmp_path_factory.mktemp('runs') / 'colour')
 
 
 def config_of(**changes):
   mesh = changes.pop('mesh', None)
-  fields = {f'edit.{name}': value for name, value in changes.items()}
+  fields = within('edit', **changes)
   fields |= {'training.mesh': mesh} if mesh else {}
   fields['edit'] = fields.pop('edit.edit', 'restore')
   return smoke(**QUICK | fields)
@@ -290,17 +290,17 @@ def test_the_noise_that_a_picture_needs(width, factor, key):
   """It is a lower bound on what SciPy's best picture in [-1, 1] needs."""
   clean = np.sign(jax.random.normal(key, (2, 12, 12, 1)))
   kernel = operators.gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1)
-  forward, std = operators.downsampled(kernel, factor), 1.0 / 127.5
+  forward, std = jax.jit(operators.downsampled(kernel, factor)), 1.0 / 127.5
   y = forward(clean)
   y += std * jax.random.normal(key, y.shape)
   other = 3.0 * clean[:, ::factor, ::factor]  # of no picture
-  matrix = np.asarray(forward(jnp.eye(144).reshape(144, 12, 12, 1)), np.float64)
+  pixels = np.eye(144, dtype=np.float32).reshape(144, 12, 12, 1)
+  matrix = np.asarray(forward(pixels), np.float64).reshape(144, -1).T
   for one, share in ((y, -np.inf), (other, 0.6)):
     found = restoration._noise_needed(forward, one, clean, std)
     for i in range(2):
-      best = optimize.lsq_linear(
-        matrix.reshape(144, -1).T, np.ravel(one[i]), (-1.0, 1.0)
-      )
+      picture = matrix, np.ravel(one[i]), (-1.0, 1.0)
+      best = optimize.lsq_linear(*picture, method='bvls')  # exact
       least = np.sqrt(np.mean(best.fun**2)) / std
       assert share * least <= found[i] <= 1.001 * least + 1e-6
 
@@ -336,33 +336,16 @@ def test_a_wrong_variance_is_a_warning(plain, clean, capsys, monkeypatch):
       print('written')
 
   monkeypatch.setattr(restoration.Restore, 'write', write_both)
-  given = {'image': str(clean), 'operator': 'downsample', 'simulate': True}
-  run(plain, 'white', posterior='decoupled', **given)
+  given = {'image': str(clean / 'a.png'), 'operator': 'downsample'}
+  run(plain, 'white', posterior='decoupled', simulate=True, **given)
   first, second, _ = capsys.readouterr().out.split('written\n')
   line = 'x_0 has 0.2 of the variance that edit.posterior=decoupled takes'
   assert line in first and 'of the variance' not in second
   assert 'whiteness' not in first + second
 
 
-def test_steering_has_more_reward(plain, capsys):
-  more = run(
-    plain,
-    'bright',
-    edit='steer',
-    reward='brightness',
-    num_samples=8,
-    particles=8,
-  )
-  less = run(plain, 'dark', edit='steer', reward='brightness', num_samples=8,
-             particles=8, **{'reward.strength': -10.0})  # fmt: skip
-  assert more['arr_0'].mean() > less['arr_0'].mean() + 5.0
-  x = more['arr_0'] / 127.5 - 1.0
-  expected = 10.0 * x.mean(axis=(1, 2, 3))
-  np.testing.assert_allclose(more['reward'], expected, atol=0.2)
-  assert 'reward' in capsys.readouterr().out
-
-
-def test_a_reward_of_the_user(plain, tmp_path, monkeypatch):
+def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
+  """By the brightness, and by a user's function, which wants a dark left."""
   (tmp_path / 'rewards.py').write_text(
     'def left(x0, size=3.0):\n'
     '  return size * x0[:, :, :4].mean(axis=(1, 2, 3))\n'
@@ -370,16 +353,22 @@ def test_a_reward_of_the_user(plain, tmp_path, monkeypatch):
     '  return x0.mean()\n'
   )
   monkeypatch.chdir(tmp_path)
-  from diffusion_jax.app.config import own
-
   own.allow(['rewards:left', 'rewards:whole'])
-  found = run(plain, 'left', edit='steer', reward='rewards:left',
-              particles=4, **{'reward.size': 20.0})  # fmt: skip
-  assert np.isfinite(found['log_evidence']).all()
-  refused(
-    r'its result has the shape \[\], \[2\] is needed',
-    lambda: run(plain, 'bad', edit='steer', reward='rewards:whole'),
-  )
+  given = {'edit': 'steer', 'num_samples': 8, 'particles': 8}
+  bright = {'reward': 'brightness', 'reward.strength': 15.0}
+  dark = {'reward': 'rewards:left', 'reward.size': -15.0}
+  more = run(plain, 'bright', **given, **bright)
+  less = run(plain, 'dark', **given, **dark)
+  assert more['arr_0'].mean() > less['arr_0'][:, :, :4].mean() + 5.0
+  for found, factor, columns in ((more, 15.0, 8), (less, -15.0, 4)):
+    x = found['arr_0'][:, :, :columns] / 127.5 - 1.0
+    expected = factor * x.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(found['reward'], expected, atol=0.2)
+    assert np.isfinite(found['log_evidence']).all()
+  assert 'reward' in capsys.readouterr().out
+  message = r'its result has the shape \[\], \[2\] is needed'
+  bad = {'edit': 'steer', 'reward': 'rewards:whole'}
+  refused(message, run, plain, 'bad', **bad)
 
 
 def test_errors_of_known_samples():
@@ -426,12 +415,12 @@ def numbers(tmp_path_factory):
   folder = tmp_path_factory.mktemp('numbers')
   rng, (mean, std) = np.random.default_rng(0), ODD
   np.savez(folder / 'x.npz', x=mean + std * rng.normal(size=(500, 3)))
-  config = smoke(**{
-    'network': 'mlp', 'network.num_blocks': 1, 'data': 'npz',
-    'data.path': str(folder / 'x.npz'), 'conditioning.labels': False,
-    'parametrization': 'v',
-    'conditioning.dropout': 0.0,
-  })  # fmt: skip
+  config = smoke(
+    **within('network', 'mlp', num_blocks=1),
+    **within('data', 'npz', path=str(folder / 'x.npz')),
+    **within('conditioning', labels=False, dropout=0.0),
+    parametrization='v',
+  )
   untrained(config, folder / 'run', deviation=0)
   np.save(folder / 'clean.npy', mean + std * np.array([0.5, -1.0, 2.0]))
   np.save(folder / 'matrix.npy', np.diag(1 / std)[:2])
@@ -520,7 +509,6 @@ def test_a_file_of_y_is_what_simulate_makes(numbers):
   ({'mask': np.zeros(3)}, {}, r'must have 0 and 1 in the shape \[3\], got'),
   ({'mask': np.full(3, 2)}, {}, 'must have 0 and 1'),
   ({'mask': np.ones(2)}, {}, r'got \[2\]'),
-  ({}, {'operator': 'blur'}, 'operator=blur needs pictures'),
 ])  # fmt: skip
 def test_other_arrays_are_refused(numbers, tmp_path, arrays, changes, message):
   folder, config = numbers

@@ -47,15 +47,12 @@ def test_rows_of_the_methods_of_inpainting(plain, capsys, monkeypatch):
   assert residual['reconstruction'] > 0.0
 
 
-@pytest.mark.parametrize(
-  ('flag', 'message'),
-  [
-    ('--methods=dsp', '--methods: dsp is unknown, see --help'),
-    ('--methods=repaint', '--methods: repaint needs --operators=mask'),
-    ('--operators=blr', '--operators: blr is not of blur, downsample, mask'),
-    ('--noises=x', "--noises: invalid numbers value: 'x'"),
-  ],
-)
+@pytest.mark.parametrize('flag, message', [
+  ('--methods=dsp', '--methods: dsp is unknown, see --help'),
+  ('--methods=repaint', '--methods: repaint needs --operators=mask'),
+  ('--operators=blr', '--operators: blr is not of blur, downsample, mask'),
+  ('--noises=x', "--noises: invalid numbers value: 'x'"),
+])  # fmt: skip
 def test_an_unsuitable_flag_is_refused(flag, message, capsys, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['restore', '--run=runs/digits', flag])
   with pytest.raises(SystemExit, match='2'):

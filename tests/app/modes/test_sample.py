@@ -1,7 +1,6 @@
 """Sampling from a run of the real digits with a tiny network."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -24,11 +23,12 @@ from tests.app.conftest import (
   smoke,
   untrained,
 )
+from tests.app.fields import within
 
 
 def of_sampling(**fields):
   fields = {'name': 'samples'} | fields
-  return smoke(**{f'sampling.{name}': x for name, x in fields.items()})
+  return smoke(**within('sampling', **fields))
 
 
 @pytest.fixture(scope='module')
@@ -116,11 +116,6 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
   with Image.open(run / 'samples' / 'path.png') as png:
     final = np.asarray(png).astype(int)
   assert np.abs(last - final).max() <= 2
-
-
-def test_sampling_without_a_checkpoint(run, tmp_path):
-  shutil.copy(run / 'config.json', tmp_path)
-  refused('contains no checkpoint', MODES['sample'], smoke(), tmp_path)
 
 
 def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):

@@ -29,12 +29,15 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.errors import UserError
 from tests.app.conftest import (
   DIGITS,
+  SMALL,
   refused,
   smoke,
   trial,
   untrained,
 )
+from tests.app.small_network import SmallAutoencoder
 
+VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
 
@@ -174,8 +177,8 @@ def test_the_page_loads_nothing_from_elsewhere(page):
 
 
 @pytest.mark.parametrize('name, changes, names', [
-  ('digits_vae', {'sampling.checkpoint': 'latest'}, 'seed'),
-  ('digits_meanflow', {}, 'labels num_steps seed'),
+  ('digits_vae', {'network': VAE, 'sampling.checkpoint': 'latest'}, 'seed'),
+  ('digits_meanflow', {'network': SMALL}, 'labels num_steps seed'),
   (
     'digits_masked', {'conditioning.labels': True, 'conditioning.dropout': 0.1},
     'labels sampler num_steps guidance.scale seed',

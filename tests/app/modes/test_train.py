@@ -26,6 +26,7 @@ from tests.app.conftest import (
   refused,
   smoke,
 )
+from tests.app.fields import within
 
 UNSCALED: dict = dict.fromkeys(('mean', 'std', 'low', 'high'), [])
 
@@ -106,13 +107,10 @@ def assert_same_training(a, b):
 def test_a_finished_run_says_so(run, capsys):
   """Intervals may change; the order of the data may not."""
   before = (run / 'metrics.jsonl').read_bytes()
-  free = {
-    'training.log_every': 2,
-    'training.checkpoint_every': 3,
-    'training.evaluate_every': 1,
-    'training.num_threads': 3,
-    'sampling.num_steps': 2,
-  }
+  free = within(
+    'training', log_every=2, checkpoint_every=3, evaluate_every=1, num_threads=3
+  )
+  free |= within('sampling', num_steps=2)
   MODES['train'](smoke(**free), run)
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
   assert (run / 'metrics.jsonl').read_bytes() == before
@@ -153,15 +151,10 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
     picture = rng.integers(0, 256, (12, 10), np.uint8)
     (tmp_path / 'pictures' / str(i)).mkdir(parents=True)
     Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
-  fields = {
-    'data': 'folder',
-    'data.path': str(tmp_path / 'pictures'),
-    'data.image_shape': (8, 8, 1),
-    'data.labelled': True,
-    'training.random_flip': True,
-    'training.checkpoint_every': 3,
-    'optimizer.decay': 'constant',
-  }
+  fields = within('data', 'folder', path=str(tmp_path / 'pictures'))
+  fields |= within('data', image_shape=(8, 8, 1), labelled=True)
+  fields |= within('training', random_flip=True, checkpoint_every=3)
+  fields |= within('optimizer', decay='constant')
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   six = {'training.num_steps': 6}
   MODES['train'](smoke(**fields, **six), whole)
@@ -216,21 +209,15 @@ def failing():
   return dj.Sampler(dj.ddim().init, step)
 
 
-SCORED = {
-  'evaluation.metrics': ('fd',),
-  'evaluation.features': 'digits',
-  'training.metrics_images': 4,
-  'sampling.batch_size': 4,
-}
+SCORED = within('evaluation', metrics=('fd',), features='digits')
+SCORED |= within('training', metrics_images=4)
+SCORED |= within('sampling', batch_size=4)
 
 
-@pytest.mark.parametrize(
-  'field, message',
-  [
-    ('training.sample_every', 'the preview cannot be computed: KeyError'),
-    ('training.metrics_every', 'a sample cannot be computed: KeyError'),
-  ],
-)
+@pytest.mark.parametrize('field, message', [
+  ('training.sample_every', 'the preview cannot be computed: KeyError'),
+  ('training.metrics_every', 'a sample cannot be computed: KeyError'),
+])  # fmt: skip
 def test_a_sampler_that_raises_is_refused_before_the_first_step(
   field, message, tmp_path
 ):
@@ -263,11 +250,8 @@ def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(
 
 def test_another_config_is_refused_unless_forced(run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
-  changed = {
-    'optimizer.learning_rate': 1e-3,
-    'optimizer.decay_steps': 4,
-    'training.num_steps': 5,
-  }
+  changed = within('optimizer', learning_rate=1e-3, decay_steps=4)
+  changed |= within('training', num_steps=5)
   message = 'learning_rate is 0.008, 0.001 now'
   refused(message, MODES['train'], smoke(**changed), copy)
   assert_same(params_of(run), params_of(copy))  # nothing was lost

@@ -1,14 +1,17 @@
 """Where a training continues, on which devices, and what stops it."""
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffusion_jax.app.modes.train_run import ended
 
 from diffusion_jax.app.modes import MODES, train_setup
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
+from tests.app.fields import within
 
 
 def test_a_run_continues_on_other_devices_and_in_parts(
@@ -63,13 +66,8 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)
-  fields = {
-    'training.num_steps': 6,
-    'training.log_every': 3,
-    'training.checkpoint_every': 1,
-    'training.keep_checkpoints': 6,
-    'training.skip_nonfinite': 1,
-  }
+  fields = within('training', num_steps=6, log_every=3, skip_nonfinite=1)
+  fields |= within('training', checkpoint_every=1, keep_checkpoints=6)
   message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
@@ -83,3 +81,42 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   logged = lines_of(tmp_path)
   assert [x['skipped_steps'] for x in logged] == [1, 1]  # since the restart
   assert all(np.isfinite(x['loss']) for x in logged)
+
+
+# -- a held-out loss that gets no better ---------------------------------------
+
+
+def write(workdir, losses):
+  lines = [{'step': step, 'test_loss': x} for step, x in losses]
+  lines.append({'step': 3, 'loss': 0.0})  # of training
+  text = ''.join(f'{json.dumps(line)}\n' for line in lines)
+  (workdir / 'metrics.jsonl').write_text(text)
+
+
+@pytest.mark.parametrize('step, patience, best', [
+  (10, 0, None), (10, 5, None), (20, 11, None), (20, 10, 10), (40, 10, 30),
+  (50, 20, 30),
+])  # fmt: skip
+def test_it_ends_after_steps_without_a_lower_loss(
+  step, patience, best, tmp_path
+):
+  """Lines of later steps, before a run was continued, do not count."""
+  write(tmp_path, [(10, 1.0), (20, 2.0), (30, 0.5), (40, 0.6), (50, 0.5)])
+  why = ended(tmp_path, step, patience)
+  assert bool(why) == (best is not None)
+  assert not why or f'has been lowest at step {best}, ' in why
+  assert not ended(tmp_path / 'new', step, patience)
+
+
+def test_a_training_ends_and_is_finished(tmp_path, capsys):
+  """The rate is nearly 0: the loss is lowest at the first evaluation."""
+  fields = within('training', evaluate_every=1, patience=2, num_steps=9)
+  config = smoke(**fields, **{'optimizer.learning_rate': 1e-30})
+  MODES['train'](config, tmp_path)
+  losses = lines_of(tmp_path, 'test_loss')
+  assert len(losses) == 3
+  printed = capsys.readouterr()
+  assert 'lowest at step 1,' in printed.out + printed.err
+  MODES['train'](config, tmp_path)
+  assert 'this run is finished: the test loss' in capsys.readouterr().out
+  assert lines_of(tmp_path, 'test_loss') == losses

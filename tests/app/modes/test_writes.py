@@ -6,6 +6,7 @@ tests/test_survival.py kills real processes.
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,31 +19,23 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import checksums
 from tests.app.conftest import SEEN, as_flags, lines_of, of_run, read, smoke
 from tests.app.disk import Disk
+from tests.app.fields import within
 
 TRAINED = SEEN | {
+  'report.after_training': False,  # --mode=report writes it by itself
   'training.ema_sigma_rels': (0.05, 0.10),
   'training.snapshot_every': 2,
   'optimizer.decay': 'constant',
 }
 COMMANDS = {
   'train': TRAINED | {'training.num_steps': 6},
-  'sample': {
-    'sampling.name': 'few',
-    'sampling.num_samples': 6,
-    'sampling.batch_size': 4,
-    'sampling.trajectory': True,
-  },
-  'edit': {
-    'edit': 'sdedit',
-    'edit.strength': 0.0,
-    'edit.image': 'picture.png',
-    'edit.num_samples': 1,
-  },
-  'evaluate': {
-    'evaluation.metrics': 'elbo',
-    'evaluation.num_images': 8,
-    'evaluation.batch_size': 4,
-  },
+  'sample': within(
+    'sampling', name='few', num_samples=6, batch_size=4, trajectory=True
+  ),
+  'edit': within(
+    'edit', 'sdedit', strength=0.0, image='picture.png', num_samples=1
+  ),
+  'evaluate': within('evaluation', metrics='elbo', num_images=8, batch_size=4),
   'report': {'report.trajectory': False},
   'average': {'average.sigma_rel': 0.1},
   'convert safetensors': {'convert.out': 'weights.safetensors'},
@@ -106,20 +99,43 @@ def content(workdir):
   return results
 
 
-def check_kills(command, run, tmp_path, monkeypatch, only):
+class Finished(NamedTuple):
+  written: list[str]  # names of files
+  content: dict
+  changes: list[tuple[str, str]]  # of files, in the order of time
+
+
+@pytest.fixture(scope='module')
+def finished(run, tmp_path_factory):
+  """Returns a function command -> what it leaves in a copy of the run."""
+  results = {}
+
+  def finish(command, monkeypatch):
+    if command not in results:
+      workdir = tmp_path_factory.mktemp('finished') / 'run'
+      shutil.copytree(run, workdir)
+      old = {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
+      with Disk(workdir) as disk:
+        start(command, workdir, monkeypatch)
+      written = [
+        path.relative_to(workdir).as_posix()
+        for path in workdir.rglob('*')
+        if path.is_file() and path.stat().st_mtime_ns != old.get(path)
+      ]
+      results[command] = Finished(written, content(workdir), disk.changes)
+    return results[command]
+
+  return finish
+
+
+def check_kills(command, run, finished, tmp_path, monkeypatch, only):
   """Kills a mode at each change of a file, and starts it again."""
-  before = content(run)
-
-  def copy():
-    shutil.rmtree(tmp_path / 'run', ignore_errors=True)
-    return shutil.copytree(run, tmp_path / 'run')
-
-  with Disk(copy(), only=only) as disk:
-    start(command, tmp_path / 'run', monkeypatch)
-  after = content(tmp_path / 'run')
+  before, (_, after, changes) = content(run), finished(command, monkeypatch)
   assert after != before or command == 'report'
-  for at, what in enumerate(disk.changes):
-    workdir = copy()
+  changes = [what for what in changes if only in ('', what[0])]
+  for at, what in enumerate(changes):
+    shutil.rmtree(tmp_path / 'run', ignore_errors=True)
+    workdir = shutil.copytree(run, tmp_path / 'run')
     with Disk(workdir, at, only) as killed:
       start(command, workdir, monkeypatch)
     assert killed.dead, what
@@ -140,20 +156,20 @@ def check_kills(command, run, tmp_path, monkeypatch, only):
   'sample', 'average', 'convert huggingface', 'convert stablehlo'
 ])  # fmt: skip
 def test_a_kill_before_a_file_gets_its_name_loses_nothing(
-  command, run, tmp_path, monkeypatch
+  command, run, finished, tmp_path, monkeypatch
 ):
   """The next start makes what is missing, and takes nothing half for whole."""
-  check_kills(command, run, tmp_path, monkeypatch, 'os.rename')
+  check_kills(command, run, finished, tmp_path, monkeypatch, 'os.rename')
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', COMMANDS)
 def test_a_kill_at_any_change_of_a_file_loses_nothing(
-  command, run, tmp_path, monkeypatch
+  command, run, finished, tmp_path, monkeypatch
 ):
   # Threads of a training come to some changes in another order each time.
   only = 'os.rename' if command == 'train' else ''
-  check_kills(command, run, tmp_path, monkeypatch, only)
+  check_kills(command, run, finished, tmp_path, monkeypatch, only)
 
 
 def plant(workdir, names, out):
@@ -189,32 +205,11 @@ def go_on(command, workdir, planted, monkeypatch):
         (workdir / name).unlink()
 
 
-@pytest.fixture(scope='module')
-def written(run, tmp_path_factory):
-  """Returns a function command -> names of the files that it writes."""
-  results = {}
-
-  def names(command, monkeypatch):
-    if command not in results:
-      workdir = tmp_path_factory.mktemp('written') / 'run'
-      shutil.copytree(run, workdir)
-      old = {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
-      start(command, workdir, monkeypatch)
-      results[command] = [
-        path.relative_to(workdir).as_posix()
-        for path in workdir.rglob('*')
-        if path.is_file() and path.stat().st_mtime_ns != old.get(path)
-      ]
-    return results[command]
-
-  return names
-
-
 @pytest.mark.parametrize('command', [
   *FOLDERS[:-2], 'sample', 'report', 'convert safetensors', 'noise'
 ])  # fmt: skip
 def test_no_mode_writes_through_a_link(
-  command, run, written, tmp_path, monkeypatch
+  command, run, finished, tmp_path, monkeypatch
 ):
   """Links are in place of all files that it writes, and of some that it reads.
 
@@ -224,7 +219,8 @@ def test_no_mode_writes_through_a_link(
   out.mkdir()
   workdir = shutil.copytree(run, tmp_path / 'run')
   names = ['config.json', 'metrics.jsonl', 'sessions.jsonl', 'train.lock']
-  names += written(command, monkeypatch)  # Orbax writes in new folders only.
+  names += finished(command, monkeypatch).written
+  # Orbax writes in new folders only.
   names = [name for name in names if 'checkpoints/' not in name]
   planted = plant(workdir, dict.fromkeys(names), out)
   before = {path: path.read_bytes() for path in out.iterdir()}
@@ -234,15 +230,15 @@ def test_no_mode_writes_through_a_link(
 
 @pytest.mark.parametrize('command', FOLDERS)
 def test_no_mode_writes_in_a_linked_folder(
-  command, run, written, tmp_path, monkeypatch
+  command, run, finished, tmp_path, monkeypatch
 ):
   """A link in place of each folder in which it writes is refused."""
   full, empty = tmp_path / 'full', tmp_path / 'empty'
   for out in (full, empty):
     out.mkdir()
   (full / 'mine').write_text('mine')
-  folders = {Path(name).parent for name in written(command, monkeypatch)}
-  folders = {p for f in folders for p in (f, *f.parents) if len(p.parts) < 4}
+  written = map(Path, finished(command, monkeypatch).written)
+  folders = {p for name in written for p in name.parents if len(p.parts) < 4}
   workdir = tmp_path / 'run'
   for folder in sorted(folders - {Path()}):
     shutil.rmtree(workdir, ignore_errors=True)

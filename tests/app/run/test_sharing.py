@@ -25,6 +25,7 @@ from tests.app.conftest import (
   smoke,
   untrained,
 )
+from tests.app.fields import within
 
 QUICK = '--config.sampling.num_samples=10', '--config.compilation_cache='
 
@@ -138,12 +139,8 @@ def test_scores_of_other_weights_are_left_out(run, capsys):
 
 
 def test_a_training_begins_with_a_shared_folder(run, out, tmp_path, capsys):
-  few = {
-    'training.init_from': str(out),
-    'training.num_steps': 1,
-    'optimizer.warmup_steps': 0,
-    'optimizer.learning_rate': 1e-30,
-  }
+  few = within('training', init_from=str(out), num_steps=1)
+  few |= within('optimizer', warmup_steps=0, learning_rate=1e-30)
   MODES['train'](smoke(**few), str(tmp_path))
   params, stored = stored_weights.restore_params(tmp_path, False)
   assert_same(params, params_of(run))

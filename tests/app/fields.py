@@ -1,0 +1,7 @@
+"""Fields of a config by their paths, as `smoke` and `trial` take them."""
+
+
+def within(section, choice=None, /, **fields):
+  """Returns the fields of a section by their paths, and its choice."""
+  paths = {f'{section}.{name}': value for name, value in fields.items()}
+  return paths if choice is None else {section: choice} | paths
