@@ -83,19 +83,11 @@ class StoredAutoencoder:
   @functools.cached_property
   def autoencoder(self) -> Autoencoder:
     """The autoencoder: the copy in the run, or latent.run before the start."""
-    c = self.config.latent
     if self._record.exists():
-      model = self._open(self._copy)
-    else:
-      model = self._open(c.run, 'latent.run')
-    if c.shape and c.shape != (shape := model.latent_shape()):
-      raise UserError(
-        f'config.latent.shape={c.shape}: the latents of {c.run} have the shape '
-        f'{shape}'
-      )
-    return model
+      return self._open(self._copy)
+    return self._open(self.config.latent.run, 'latent.run')
 
-  @property
+  @functools.cached_property
   def shape(self) -> tuple[int, ...]:
     """The shape of the latents."""
     return self.config.latent.shape or self.autoencoder.latent_shape()
@@ -126,17 +118,28 @@ class StoredAutoencoder:
   def _copy(self) -> Path:
     return self.workdir / 'autoencoder'
 
+  @functools.cached_property
+  def checked(self) -> Autoencoder:
+    """The autoencoder, whose latents have the shape of the config."""
+    shape = self.autoencoder.latent_shape()
+    if shape != self.shape:
+      raise UserError(
+        f'config.latent.shape={self.shape}: the latents of '
+        f'{self.config.latent.run} have the shape {shape}'
+      )
+    return self.autoencoder
+
   def encode(
     self, autoencoder: Params, x: jax.Array, keys: jax.Array | None = None
   ) -> jax.Array:
     """Returns a draw of z for each of the keys, or the mean of q(z | x)."""
-    q = self.autoencoder.encode(autoencoder['network'], 1, x)
+    q = self.checked.encode(autoencoder['network'], 1, x)
     z = q.mean if keys is None else reparameterize(keys, q)
     return autoencoder['scale'] * z
 
   def decode(self, autoencoder: Params, z: jax.Array) -> jax.Array:
     """Returns the images of latents, in [-1, 1]."""
-    model, z = self.autoencoder, z / autoencoder['scale']
+    model, z = self.checked, z / autoencoder['scale']
     return model.image(model.decode(autoencoder['network'], 1, z))
 
   def prepare(self, source: Source | None, mesh: Mesh | None) -> Params:
@@ -250,7 +253,7 @@ class LatentNetwork(NoisyNetwork):
   @property
   def autoencoder(self) -> Autoencoder:
     """The autoencoder of the latents."""
-    return self.stored.autoencoder
+    return self.stored.checked
 
 
 def read_record(workdir: Path) -> dict:
