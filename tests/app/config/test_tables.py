@@ -1,7 +1,6 @@
-import functools
-
 """Every name of every table makes its object, and its parameters reach it."""
 
+import functools
 import math
 import re
 from typing import Any
