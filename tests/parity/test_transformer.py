@@ -100,7 +100,7 @@ def test_ditpipeline_runs_on_ours(theirs, tmp_path):
 
   config = {**dict(theirs.config), '_class_name': 'Transformer2DModel'}
   theirs.save_pretrained(tmp_path / 'theirs')
-  interop.folders.write_json(tmp_path / 'theirs' / 'config.json', config)
+  interop.write_json(tmp_path / 'theirs' / 'config.json', config)
   found = interop.load(tmp_path / 'theirs')
   interop.save(tmp_path / 'ours', *found[:4])
   folder = tmp_path / 'ours'
