@@ -11,6 +11,7 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
+from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.data import sources
 from diffusion_jax.training import objectives
 
@@ -70,6 +71,10 @@ class Schedule:
   def __call__(self, t):
     angle = self.first + t * (np.pi / 2 - 2 * self.first)
     return dj.NoiseLevel(t, jnp.cos(angle), jnp.sin(angle))
+
+
+def predicted(kind: str = 'v'):
+  return Parametrization(kind)
 
 
 def sampler(damping: float = 1.0):

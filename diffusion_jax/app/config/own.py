@@ -24,6 +24,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime.files import cache_folder, read_json, write_json
 
 _allowed: set[str] = set()
@@ -220,6 +221,7 @@ def _needed(field, made):
 
   import diffusion_jax as dj
   from diffusion_jax.core.keys import abstract_key
+  from diffusion_jax.core.parametrization import Kind, Parametrization
   from diffusion_jax.training.objectives import Objective
 
   def shapes(values):
@@ -251,6 +253,11 @@ def _needed(field, made):
       return value, needed, both and shapes(jax.tree.leaves(value)) == {(2,)}
     case 'sampler':
       needed, fits = 'a dj.Sampler(init, step)', isinstance(made, dj.Sampler)
+    case 'parametrization':
+      needed = "a Parametrization(kind), such as Parametrization('v')"
+      fits = isinstance(made, Parametrization)
+      if fits:
+        check_value(field, made.kind, Kind)
     case 'objective':
       needed = 'an Objective(draw, loss)'
       fits = isinstance(made, Objective)

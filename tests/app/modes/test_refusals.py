@@ -78,6 +78,10 @@ data=tests.app.toy_parts:curves => config.data: x never changes at 0 of its last
   axis (0): leave this number out
 data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its
   constructor must return a source, such as ArraySource(x), not a number
+parametrization=tests.app.toy_parts:number => its constructor must return a
+  Parametrization(kind), such as Parametrization('v'), not a number
+parametrization=tests.app.toy_parts:predicted parametrization.kind=w =>
+  config.parametrization: parametrization 'w' is not one of x0, eps, v
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a
   dj.NoiseLevel of numbers, not a number (docs/program.md)
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
