@@ -251,9 +251,9 @@ metrics/calibration.py masses_of_regions
   => rank_levels(log_q, log_q_truth, seed)
 metrics/calibration.py draws_in_the_ball
   np.where(scale > 0.0, scale, 1.0) => 1.0
-metrics/values.py metrics/test_c2st.py that_of_sbibm
+metrics/values.py that_of_sbibm
   std(axis=0, ddof=1) => std(axis=0)
-metrics/values.py metrics/test_sliced.py optimal_transport
+metrics/values.py optimal_transport
   widths @ apart**2 => np.mean(apart**2, axis=0)
 metrics/mmd.py scipys_in_one_dimension
   reference, kernel, own=False => reference, kernel, own=True
@@ -376,7 +376,7 @@ networks/attention.py interop/test_openai.py network_that_enlarges
 networks/tokens.py pairs_are_turned
   [a * cos - b * sin, b * cos + a * sin]
   => [a * cos + b * sin, b * cos - a * sin]
-networks/edm2.py networks/test_magnitude.py sum_of_independent_inputs
+networks/edm2.py sum_of_independent_inputs
   ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
 networks/transformer_block.py its_equations
   y = x + gate_1 * out => y = x + gate_2 * out
@@ -657,7 +657,7 @@ networks/layers.py uniform_over_fan_in
   (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
 networks/layers.py fan_avg
   'fan_avg', 'uniform' => 'fan_in', 'uniform'
-networks/ddpmpp.py networks/test_resampling.py filters_are_upfirdn
+networks/ddpmpp.py filters_are_upfirdn
   weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
 networks/attention.py weighted_mean_of_what
   q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
@@ -679,7 +679,7 @@ metrics/bits.py rate_and_distortion_by_hand
   terms[:0:-1] => terms[::-1]
 metrics/bits.py one_of_each_level_more
   counts = np.ones(()) => counts = np.zeros(())
-metrics/accuracy.py metrics/test_inception_score.py formula_of_each_split
+metrics/accuracy.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius

@@ -1,7 +1,14 @@
-"""Values as features, and their moments, for laws that are known."""
+"""Moments and distances of values for laws that are known.
+
+The classifier two-sample test is compared with sbibm's lines.
+"""
 
 import numpy as np
 import pytest
+from scipy import optimize
+from scipy.spatial.distance import cdist
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 
 from diffusion_jax.metrics import features, values
 
@@ -64,3 +71,84 @@ def test_the_errors_of_moments_are_deviations_over_sets(rng):
     'moments_mean', 'moments_std', 'moments_correlation',
   ]  # fmt: skip
   np.testing.assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
+
+
+def test_the_accuracy_is_that_of_sbibm(rng):
+  """X is the reference, Y the samples; its seed is 1."""
+  reference = 3.0 + 2.0 * rng.standard_normal((150, 2))
+  samples = reference[::-1] + 1.0
+  mean, std = reference.mean(axis=0), reference.std(axis=0, ddof=1)
+  data = np.concatenate([(reference - mean) / std, (samples - mean) / std])
+  target = np.concatenate([np.zeros(150), np.ones(150)])
+  network = MLPClassifier(
+    activation='relu',
+    hidden_layer_sizes=(20, 20),
+    max_iter=10000,
+    solver='adam',
+    random_state=1,
+  )
+  folds = KFold(n_splits=5, shuffle=True, random_state=1)
+  scores = cross_val_score(network, data, target, cv=folds, scoring='accuracy')
+  found = values.classifier_accuracy(samples, reference)
+  np.testing.assert_allclose(found, (scores.mean(), scores.std()))
+  [score] = values.c2st().compute({'values': samples}, {'values': reference})
+  assert score.name == 'c2st' and '150 against 150' in score.note
+  np.testing.assert_allclose(score.estimate.value, scores.mean(), atol=0.02)
+
+
+def test_a_shift_has_the_accuracy_of_the_best_classifier(rng):
+  """N(0, 1) and N(1, 1) are told apart with probability Phi(1/2) = 0.691."""
+  x, y = rng.standard_normal((2, 1500, 1))
+  same, other = (values.classifier_accuracy(x + s, y) for s in (0.0, 1.0))
+  assert abs(same.value - 0.5) < 0.04
+  assert abs(other.value - 0.691) < 0.04 and 0.0 < other.error < 0.05
+
+
+def test_the_larger_set_is_cut(rng):
+  x, y = (
+    {'values': rng.normal(size=(40, 1))},
+    {'values': rng.normal(size=(90, 1))},
+  )
+  [score] = values.c2st(max_samples=30).compute(x, y)
+  assert '30 against 30' in score.note
+  [score] = values.c2st().compute(x, y)
+  assert '40 against 40' in score.note
+
+
+def test_one_dimension_is_optimal_transport(rng):
+  """SciPy assigns 6 points, each twice, to 4 points, each three times."""
+  x, y = rng.standard_normal((6, 1)), rng.standard_normal((4, 1)) + 1.0
+  cost = cdist(np.repeat(x, 2, axis=0), np.repeat(y, 3, axis=0)) ** 2
+  expected = cost[optimize.linear_sum_assignment(cost)].mean()
+  np.testing.assert_allclose(values.wasserstein_2(x, y), [expected])
+
+
+def test_a_shift_is_its_length_along_the_directions(rng):
+  """The W2 of a shift is its projection, whose mean square is |s|^2 / D."""
+  x, shift = rng.standard_normal((50, 3)), np.array([1.0, 2.0, -2.0])
+  axes = values.directions(100, 3)
+  expected = np.sqrt(np.mean((axes @ shift) ** 2))
+  np.testing.assert_allclose(values.sliced_w2(x + shift, x), expected)
+  many = values.sliced_w2(x + shift, x, num_directions=20_000)
+  np.testing.assert_allclose(many, 3.0 / 3**0.5, rtol=0.02)
+
+
+def test_gaussians_of_other_deviations(rng):
+  """Along u the W2 of N(0, A) and N(0, B) is |sqrt(u A u) - sqrt(u B u)|."""
+  a, b = np.array([1.0, 4.0]), np.array([2.25, 0.25])
+  x, y = (rng.standard_normal((20_000, 2)) * np.sqrt(v) for v in (a, b))
+  squares = values.directions(100, 2) ** 2
+  expected = np.sqrt(
+    np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2)
+  )
+  np.testing.assert_allclose(values.sliced_w2(x, y), expected, rtol=0.03)
+
+
+def test_the_metric_is_in_deviations_of_the_reference(rng):
+  y = rng.standard_normal((300, 2)) * [5.0, 1e-3]
+  x = y + y.std(axis=0)
+  [score] = values.sliced(num_draws=0).compute({'values': x}, {'values': y})
+  # A shift by 1 in both numbers.
+  expected = np.sqrt(np.mean(values.directions(100, 2).sum(axis=1) ** 2))
+  np.testing.assert_allclose(score.estimate.value, expected)
+  assert np.isnan(score.estimate.error)

@@ -11,11 +11,15 @@ from flax.errors import InvalidRngError
 from diffusion_jax.networks.autoencoder import (
   Autoencoder,
   HierarchicalAutoencoder,
+  PerceptronAutoencoder,
+  Transition,
+  layers_of,
   soft_clip,
 )
 from tests.networks.literal import (
   close,
   conv3x3,
+  count,
   dense,
   nearest,
   norm,
@@ -121,3 +125,70 @@ def test_dropout_is_drawn_in_training_only():
   jax.eval_shape(functools.partial(encode, train=False))
   with pytest.raises(InvalidRngError, match='dropout'):
     jax.eval_shape(functools.partial(encode, train=True))
+
+
+NETWORK = PerceptronAutoencoder((4, 4), 2, latent_dim=5, hidden=(7, 6))
+
+
+def layers(p, h):
+  for name in ('dense_0', 'dense_1'):
+    h = np.tanh(dense(p[name], h))
+  return dense(p['dense_out'], h)
+
+
+def test_both_halves_literally():
+  p = randomised(shapes(NETWORK))
+  expected = halves(layers(p['encoder'], X.reshape(2, 16)))
+  assert expected[0].shape == (2, 5)
+  close(call(NETWORK, p, 'encode')(X), expected)
+  pixels = layers(p['decoder'], expected[0]).reshape(2, 4, 4, 2)
+  close(call(NETWORK, p, 'decode')(expected[0]), pixels)
+
+
+def test_parameters_of_perceptrons_are_those_counted_by_hand():
+  """The decoder has the hidden layers of the encoder in reverse."""
+  encoder = (16 * 7 + 7) + (7 * 6 + 6) + (6 * 10 + 10)
+  decoder = (5 * 6 + 6) + (6 * 7 + 7) + (7 * 32 + 32)
+  assert count(shapes(NETWORK)) == encoder + decoder
+
+
+def test_dropout_of_perceptrons_is_drawn_in_training_only(key):
+  network = NETWORK.clone(dropout=0.5)
+  params = {'params': randomised(shapes(network))}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def mean(train, key):
+    rngs = {'dropout': key}
+    return network.apply(params, X, train, rngs=rngs, method='encode')[0]
+
+  other = jax.random.fold_in(key, 1)
+  assert not np.allclose(mean(True, key), mean(True, other))
+  np.testing.assert_array_equal(mean(False, key), mean(False, other))
+
+
+def test_the_chain_literally():
+  network = HierarchicalAutoencoder(num_latents=2, latent_channels=3, **TINY)
+  p = randomised(shapes(network))
+  close(
+    call(network, p, 'encode', 1)(X),
+    halves(conv3x3(p['encoder']['conv_out'], down(p['encoder'], X))),
+  )
+  z = np.random.default_rng(1).standard_normal((2, 2, 2, 3))
+  for method in ('encode', 'decode'):
+    q = p[f'{method}_2']
+    h = residual(q['middle_0_block'], conv3x3(q['conv_in'], z))
+    h = conv3x3(q['conv_out'], swish(norm(q['norm_out'], h, 4)))
+    mean, log_variance = halves(h)
+    close(call(network, p, method, 2)(z), (z + mean, log_variance))
+  d = p['decoder']
+  close(call(network, p, 'decode', 1)(z), up(d, conv3x3(d['conv_in'], z)))
+
+
+def test_a_new_chain_hands_its_latent_on(key):
+  """The first mean is the input, so no layer begins collapsed."""
+  module = Transition(layers_of(HierarchicalAutoencoder(**TINY)))
+  z = np.random.default_rng(1).standard_normal((2, 2, 2, 3), np.float32)
+  init = jax.jit(lambda key: module.init_with_output(key, z, False)[0])
+  mean, log_variance = init(key)
+  np.testing.assert_allclose(mean, z, atol=1e-4)
+  np.testing.assert_allclose(log_variance, 0.0, atol=1e-4)

@@ -4,14 +4,29 @@ tests/interop/test_edm2.py has its equations.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax.networks.edm2 import EDM2, EDM2Block, magnitude
+from diffusion_jax.networks.edm2 import (
+  EDM2,
+  EDM2Block,
+  MPConv,
+  MPFourier,
+  Uncertainty,
+  magnitude,
+  mp_cat,
+  mp_silu,
+  mp_sum,
+  normalize,
+  normalize_kernels,
+)
 from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.runtime.sharding import make_mesh
 from tests.networks.literal import randomised, shapes
 
 FIXED = 'frequencies', 'phases'
@@ -71,3 +86,119 @@ def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key):
   for k in jax.random.split(key, 8):
     h = apply(k, h)
     assert least < magnitude(h, None).item() < 1.1
+
+
+def test_silu_of_a_normal_variable_has_magnitude_1():
+  """E[mp_silu(x)^2] is computed by quadrature; 0.596 has three digits."""
+  x, weights = np.polynomial.hermite_e.hermegauss(60)
+  weights /= weights.sum()
+  square = weights @ np.asarray(mp_silu(jnp.asarray(x, jnp.float32))) ** 2
+  np.testing.assert_allclose(np.sqrt(square), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize('t', [0.0, 0.3, 0.5, 1.0])
+def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
+  """The norm of a sum of the orthogonal (1, 0) and (0, 1) is 1."""
+  a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+  found = np.asarray(mp_sum(a, b, t))
+  np.testing.assert_allclose(np.linalg.norm(found), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(found[1] * (1 - t), found[0] * t, atol=1e-6)
+
+
+@pytest.mark.parametrize('t', [0.5, 0.25])
+def test_a_concatenation_weighs_its_parts_whatever_their_widths(t):
+  """5 and 3 channels become 8 of magnitude 1, weighted (1-t)^2 to t^2."""
+  a = jnp.array([1.0, -1.0, 1.0, 1.0, -1.0])
+  found = np.asarray(mp_cat(a, a[:3], t))
+  np.testing.assert_allclose(np.mean(found**2), 1.0, rtol=1e-6)
+  shares = np.sum(found[:5] ** 2), np.sum(found[5:] ** 2)
+  np.testing.assert_allclose(shares[1] / shares[0], (t / (1 - t)) ** 2, 1e-6)
+
+
+def test_normalisation_literally_and_at_0():
+  x = np.random.default_rng(0).standard_normal((2, 3, 5), np.float32)
+  x[1, 1] = 0.0
+  wide = np.asarray(x, np.float64)
+  expected = wide / (1e-4 + np.sqrt(np.mean(wide**2, axis=-1, keepdims=True)))
+  np.testing.assert_allclose(jax.jit(normalize)(x), expected, atol=1e-6)
+  gradient = jax.jit(jax.grad(lambda x: normalize(x).sum()))(x)
+  assert np.isfinite(gradient).all()
+
+
+def test_kernels_get_rows_of_exactly_one_norm():
+  """The norm is sqrt(fan in); other leaves do not change."""
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.standard_normal(shape, np.float32)
+  params = {
+    'conv': {'kernel': 7 * normal(3, 3, 4, 5)},
+    'linear': {'kernel': normal(6, 5), 'gain': np.ones(())},
+    'frequencies': np.arange(3.0),
+  }
+  found = jax.jit(normalize_kernels)(params)
+  for name, fan_in in (('conv', 36), ('linear', 6)):
+    kernel = np.asarray(found[name]['kernel'], np.float64).reshape(fan_in, 5)
+    norms = np.linalg.norm(kernel, axis=0)
+    np.testing.assert_allclose(norms, math.sqrt(fan_in), rtol=1e-6)
+    before = np.asarray(params[name]['kernel']).reshape(fan_in, 5)
+    ratio = kernel / before  # one factor per output channel
+    np.testing.assert_allclose(ratio, ratio[:1] + 0 * ratio, rtol=1e-5)
+  assert found['linear']['gain'] == 1.0
+  np.testing.assert_array_equal(found['frequencies'], params['frequencies'])
+
+
+def test_kernels_in_parts_on_eight_devices(key):
+  """Norms over a split axis need all devices."""
+  mesh = make_mesh(1, 8)
+  params = {'kernel': 3.0 * jax.random.normal(key, (3, 3, 16, 5))}
+  place = NamedSharding(mesh, PartitionSpec(None, None, 'fsdp'))
+  apart = jax.device_put(params, place)
+  found = jax.jit(normalize_kernels, out_shardings=place)(apart)
+  expected = jax.jit(normalize_kernels)(params)
+  np.testing.assert_allclose(found['kernel'], expected['kernel'], rtol=1e-6)
+
+
+@pytest.mark.parametrize('size', [0, 3])
+def test_a_layer_does_not_see_the_length_of_its_weights(size, key):
+  """Rows have the norm `gain`, so a new layer keeps magnitudes."""
+  layer = MPConv(64, size)
+  x = jax.random.normal(key, (2, 12, 12, 32))
+  params = jax.device_get(jax.jit(layer.init)(jax.random.key(1), x)['params'])
+  apply = jax.jit(lambda p, gain: layer.apply({'params': p}, x, gain))
+  out = np.asarray(apply(params, 1.0))
+  inner = out[:, 1:-1, 1:-1]  # zeros beyond the edges reduce the rest
+  np.testing.assert_allclose(magnitude(inner, None).item(), 1.0, atol=0.03)
+  longer = jax.tree.map(lambda w: 50.0 * w, params)
+  np.testing.assert_allclose(apply(longer, 1.0), out, rtol=3e-4, atol=3e-4)
+  np.testing.assert_allclose(apply(params, 2.0), 2.0 * out, atol=1e-5)
+
+
+def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
+  layer = MPFourier(4096)
+  noise = np.float32([-1.5, 0.0, 1.1])
+  found, variables = jax.jit(layer.init_with_output)(key, noise)
+  params = variables['params']
+  f, p = (np.asarray(params[n], float) for n in ('frequencies', 'phases'))
+  angles = 2 * np.pi * (f * np.asarray(noise, float)[:, None] + p)
+  np.testing.assert_allclose(found, np.sqrt(2) * np.cos(angles), atol=2e-5)
+  squares = np.mean(np.square(found), axis=1)  # +- 1 / sqrt(2 * 4096) each
+  np.testing.assert_allclose(squares, 1.0, atol=0.05)
+  assert 0.0 <= p.min() and p.max() <= 1.0 and abs(f.std() - 1.0) < 0.05
+  loss = lambda v: jnp.sum(jnp.asarray(layer.apply(v, noise)))
+  gradient = jax.jit(jax.grad(loss))(variables)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_the_uncertainty_literally(key):
+  module = Uncertainty(6)
+  noise = np.array([-0.7, 0.9], np.float32)
+  found, variables = jax.jit(module.init_with_output)(key, noise)
+  params = jax.device_get(variables['params'])
+  f, p = (
+    np.asarray(params['fourier'][n], float) for n in ('frequencies', 'phases')
+  )
+  h = np.sqrt(2) * np.cos(
+    2 * np.pi * (f * np.asarray(noise, float)[:, None] + p)
+  )
+  w = np.asarray(params['linear']['kernel'], float)[:, 0]
+  w = w / (1e-4 + np.sqrt(np.mean(w**2))) / np.sqrt(6)
+  np.testing.assert_allclose(found, h @ w, atol=1e-5)

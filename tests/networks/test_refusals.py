@@ -11,7 +11,7 @@ from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.tokens import patchify
 from diffusion_jax.networks.transformer import block_params
 from diffusion_jax.networks.unet import UNet
-from tests.networks.test_perceptron import NETWORK
+from tests.networks.test_autoencoder import NETWORK
 
 BLOCKS = {'blocks_0': {'w': jnp.zeros((2, 1))}}
 

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.extend
@@ -8,7 +9,7 @@ import pytest
 from flax.errors import InvalidRngError
 
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.unet import AttentionPool, UNet
 from tests.networks.jaxprs import equations
 from tests.networks.literal import randomised, shapes
 
@@ -83,3 +84,17 @@ def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
     ValueError, match='not 512: change num_heads or head_channels'
   ):
     jax.eval_shape(wide.init, key, x, noise)
+
+
+def test_places_begin_small_and_pixels_have_places(key):
+  pool = AttentionPool(3, num_heads=2)
+  x = np.random.default_rng(0).standard_normal((1, 8, 8, 64), np.float32)
+  init: Any = jax.jit(pool.init)
+  params = jax.device_get(init(key, x)['params'])
+  assert params['places'].shape == (65, 64)
+  np.testing.assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
+  apply = jax.jit(pool.apply)
+  out, moved = (
+    np.asarray(apply({'params': params}, a)) for a in (x, x[:, ::-1])
+  )
+  assert np.abs(moved - out).max() > 1e-4
