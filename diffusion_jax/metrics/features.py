@@ -153,15 +153,19 @@ def _shapes(weights, batch_size):
 
 def _published(name):
   def load(weights, batch_size):
-    from diffusion_jax.interop import features, stablehlo
+    from diffusion_jax.interop.features import load_features
 
-    if name == 'classifier':
-      found = stablehlo.load_features(weights)
-    else:
-      found = features.load_features(name, weights or None, batch_size)
+    found = load_features(name, weights or None, batch_size)
     return Extractor(found, found.protocol, found.stream)
 
   return load
+
+
+def _classifier(weights, batch_size):
+  from diffusion_jax.interop import stablehlo
+
+  found = stablehlo.load_features(weights)
+  return Extractor(found, found.protocol, found.stream)
 
 
 def _identity(title, preprocessing, weights):
@@ -188,7 +192,7 @@ EXTRACTORS = {
   'dinov2': _published('dinov2'),
   'digits': _digits('digits', 17),
   'two_levels': _digits('two_levels', 2),
-  'classifier': _published('classifier'),
+  'classifier': _classifier,
   'shapes': _shapes,
   'pixels': _pixels,
   'values': of_values,
