@@ -153,7 +153,7 @@ app/modes/serve.py replaces_a_respacing
 app/modes/serve.py two_lines
   one_line(str(error)) => str(error)
 app/drawing/emerging.py app/modes/test_serve.py compiles_says_so
-  compiles=not i and key not in ready => compiles=False
+  compiles=not i and key not in run.ready => compiles=False
 data/values.py real_numbers_come_back
   exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
   => exact = False
@@ -591,6 +591,17 @@ app/modes/serve.py other_hosts
   allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
 app/modes/serve.py other_hosts
   if site not in ('same-origin', 'none') or origin != own: => if False:
+app/edits/posteriors.py app/modes/test_restore.py half_of_the_rounds
+  math.ceil(rounds / 2) => rounds
+app/edits/posteriors.py app/modes/test_restore.py half_of_the_rounds
+  mode='edge' => mode='constant'
+app/edits/posteriors.py app/modes/test_restore.py adds_the_variance_of_x0
+  return dj.spread_twist(known) => return dj.pseudoinverse_twist(known, 100)
+app/edits/posteriors.py app/modes/test_restore.py adds_the_variance_of_x0
+  if known.is_linear: => if False:
+app/edits/posteriors.py app/modes/test_refusals.py proximal
+  return Method(draw, needs_linear=True, unread=STEPS)
+  => return Method(draw, needs_linear=True)
 app/drawing/emerging.py app/modes/test_serve.py bad_value
   trusted=False => trusted=True
 app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws

@@ -19,7 +19,7 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.core.keys import as_one_key, fold_each
-from diffusion_jax.runtime.compiling import program
+from diffusion_jax.runtime.compiling import Program, program
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels
 
@@ -55,71 +55,90 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
   sampler is another program. Several threads may draw at once: they take turns
   after each step. UserError for flags that do not fit.
   """
-  model = models.make(config, workdir)
-  run = weights.opened(model, 'sample', other_runs.guides_of)
-  mesh, guides, params = run.mesh, run.inputs, run.on_devices()
-  others = replicate(mesh, {name: run.params for name, run in guides.items()})
-  count = -(-config.serve.num_images // mesh.size) * mesh.size
-  how, lock, kept = devices.effort(config), threading.Lock(), {}
-  data = sheets.examples(model)
-  ready: set[str] = set()  # the keys of compiled programs
-
-  def kept_programs(model):
-    # One at a time: programs are made of the first model that needs them.
-    with lock:
-      key = key_of(model.config)
-      if key not in kept:
-        of = functools.partial(program, mesh=mesh, effort=how)
-        kept[key] = (
-          of('the sampler', step_of(model, guides)),
-          of('the decoder', model.latents.decoded),
-        )
-      return kept[key]
+  first = models.make(config, workdir)
+  run = _Run(first)
 
   def emerge(flags):
     model = models.make(store.with_flags(config, flags, trusted=False), workdir)
     model.check('sample')
     check_plan(model)
-    cond = conditions.choose(model, count, mesh).cond
-    step, decode = kept_programs(model)
-    key = key_of(model.config)
-    with lock:
-      keys = fold_each(model.root(), np.arange(count))
-    if model.plan is None:
-      assert model.draw is not None
-      yield Frame(0, 1, compiles=key not in ready)
-      with lock:
-        x = jax.device_get(step.call((params, others), keys, cond))
-      ready.add(key)
-      yield Frame(1, 1, sheets.of_images(model, x, data=data))
-      return
-    plan, c = model.plan(params, guides), model.config.sampling
-    levels = jax.device_get(plan.levels)
-    total = len(levels.t) - 1
-    with lock:
-      x, keys = plan.begin(keys)
-      keys = plan.sampler.keys(as_one_key(keys), total)
-      start = x, plan.sampler.init(x), keys
-      x, state, keys = jax.device_put(start, replicated(mesh))
-    scale = np.float32(scale_of(c))
-    shown = {*spread_levels(total, NUM_FRAMES).tolist()}
-    yield Frame(0, total, compiles=key not in ready)
-    for i in range(total + 1):
-      with lock:
-        if i:
-          ends = levels.take(i - 1), levels.take(i)
-          args = keys[i - 1], x, state, cond, scale, ends
-          x, state = jax.block_until_ready(step.call((params, others), *args))
-          ready.add(key)
-        if i in shown:
-          images = jax.device_get(decode.call(params, x))
-      # A drawing that nobody waits for ends here, after any step.
-      sheet = None
-      if i in shown:
-        sheet = sheets.of_images(model, images, data=data)
-      yield Frame(i, total, sheet, compiles=not i and key not in ready)
+    cond = conditions.choose(model, run.count, run.mesh).cond
+    with run.lock:
+      keys = fold_each(model.root(), np.arange(run.count))
+    draw = _at_once if model.plan is None else _by_steps
+    yield from draw(run, model, keys, cond)
 
-  return model, emerge
+  return first, emerge
+
+
+class _Run:
+  """The parameters of a run on its devices, and the programs that draw."""
+
+  def __init__(self, model: Model):
+    run = weights.opened(model, 'sample', other_runs.guides_of)
+    self.mesh, self.guides, self.params = run.mesh, run.inputs, run.on_devices()
+    others = {name: guide.params for name, guide in run.inputs.items()}
+    self.both = self.params, replicate(run.mesh, others)
+    size = run.mesh.size
+    self.count = -(-model.config.serve.num_images // size) * size
+    self._program = functools.partial(
+      program, mesh=run.mesh, effort=devices.effort(model.config)
+    )
+    self.data = sheets.examples(model)
+    self.lock = threading.Lock()
+    self.ready: set[str] = set()  # the keys of programs that are compiled
+    self._kept: dict[str, tuple[Program, Program]] = {}
+
+  def programs(self, model: Model) -> tuple[Program, Program]:
+    """Returns the programs of a step and of the decoder, once for each key."""
+    key = key_of(model.config)
+    with self.lock:
+      if key not in self._kept:
+        step = self._program('the sampler', step_of(model, self.guides))
+        decoder = self._program('the decoder', model.latents.decoded)
+        self._kept[key] = step, decoder
+      return self._kept[key]
+
+
+def _at_once(run, model, keys, cond):
+  # Draws the images of a model without steps.
+  step, _ = run.programs(model)
+  key = key_of(model.config)
+  yield Frame(0, 1, compiles=key not in run.ready)
+  with run.lock:
+    x = jax.device_get(step.call(run.both, keys, cond))
+  run.ready.add(key)
+  yield Frame(1, 1, sheets.of_images(model, x, data=run.data))
+
+
+def _by_steps(run, model, keys, cond):
+  # A drawing that nobody waits for ends after any step.
+  step, decode = run.programs(model)
+  key = key_of(model.config)
+  plan, scale = model.plan(run.params, run.guides), scale_of(model.config)
+  levels = jax.device_get(plan.levels)
+  total = len(levels.t) - 1
+  with run.lock:
+    x, keys = plan.begin(keys)
+    keys = plan.sampler.keys(as_one_key(keys), total)
+    start = x, plan.sampler.init(x), keys
+    x, state, keys = jax.device_put(start, replicated(run.mesh))
+  shown = {*spread_levels(total, NUM_FRAMES).tolist()}
+  yield Frame(0, total, compiles=key not in run.ready)
+  for i in range(total + 1):
+    images = None
+    with run.lock:
+      if i:
+        ends = levels.take(i - 1), levels.take(i)
+        args = keys[i - 1], x, state, cond, scale, ends
+        x, state = jax.block_until_ready(step.call(run.both, *args))
+        run.ready.add(key)
+      if i in shown:
+        images = jax.device_get(decode.call(run.params, x))
+    sheet = None
+    if images is not None:
+      sheet = sheets.of_images(model, images, data=run.data)
+    yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 
 def step_of(model: Model, guides: other_runs.Guides) -> Callable:
@@ -153,7 +172,8 @@ def key_of(config: Node) -> str:
   return json.dumps(fixed, sort_keys=True)
 
 
-def scale_of(c: Node) -> float:
+def scale_of(config: Node) -> np.float32:
   """Returns the scale of the guidance of config.sampling; 1 without it."""
-  guidance = c.get('guidance')
-  return c.get('guidance_scale', 1.0) if guidance is None else guidance.scale
+  c = config.sampling
+  scale = c.get('guidance_scale', 1.0)
+  return np.float32(c.guidance.scale if c.get('guidance') else scale)

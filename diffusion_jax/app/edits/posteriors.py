@@ -136,13 +136,7 @@ def gibbs(
       end = dj.level_grid(plan.schedule, 2, 'karras').take(1)
       least = float(end.sigma / end.alpha)
     last = max(lowest or float(known.std), least)
-    falling = math.ceil(rounds / 2)
-    widths = jnp.concatenate(
-      [
-        jnp.geomspace(max(highest, last), last, falling),
-        jnp.full(rounds - falling, last),
-      ]
-    )
+    widths = widths_of(rounds, max(highest, last), last)
     x = dj.split_gibbs(
       key,
       plan.step_function(batch.cond),
@@ -156,6 +150,13 @@ def gibbs(
 
   idle = *STEPS, 'num_steps', 'spacing', 'respacing'
   return Method(draw, needs_linear=step_size is None, unread=idle)
+
+
+def widths_of(rounds: int, highest: float, lowest: float) -> Array:
+  """Returns the widths of split Gibbs, [rounds], half of them falling."""
+  falling = math.ceil(rounds / 2)
+  widths = jnp.geomspace(highest, lowest, falling)
+  return jnp.pad(widths, (0, rounds - falling), mode='edge')
 
 
 def steered(

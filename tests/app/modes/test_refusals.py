@@ -273,6 +273,10 @@ edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
 edit=steer => config.edit.reward is not set: steer needs one of brightness, or
 edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun
   => sampling.sampler=heun is not read with edit.posterior=decoupled
+edit=restore edit.operator=blur edit.posterior=proximal
+  sampling.sampler=heun => is not read with edit.posterior=proximal
+edit=restore edit.operator=blur edit.posterior=red_diff sampling.sampler=heun
+  => sampling.sampler=heun is not read with edit.posterior=red_diff
 edit=restore edit.operator=blur edit.posterior=steered
   sampling.corrector=langevin => is not read with edit.posterior=steered
 edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 =>

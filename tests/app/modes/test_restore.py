@@ -88,6 +88,23 @@ def test_each_method_moves_towards_the_posterior(name, key):
   assert error / np.sqrt(np.trace(exact.cov)) < most
 
 
+def test_half_of_the_rounds_of_gibbs_have_falling_widths():
+  widths = posteriors.widths_of(5, 4.0, 0.25)
+  np.testing.assert_allclose(widths, [4.0, 1.0, 0.25, 0.25, 0.25], rtol=1e-6)
+  np.testing.assert_allclose(posteriors.widths_of(1, 3.0, 3.0), [3.0])
+
+
+@pytest.mark.parametrize('is_linear, spread', [(True, 25.0), (False, 1.0)])
+def test_a_measurement_adds_the_variance_of_x0(is_linear, spread):
+  """V = r^2 A A^T + s^2 if y = A x, and else r^2 + s^2."""
+  level = dj.NoiseLevel(*(np.full(1, x, np.float32) for x in (0.5, 0.6, 0.8)))
+  forward = lambda x: x @ np.array([[3.0], [4.0]], np.float32)
+  known = methods.Known(np.ones((1, 1), np.float32), forward, STD, is_linear)
+  twist = posteriors._twist(known, 1)(np.zeros((1, 2), np.float32), level)
+  variance = 0.8**2 * spread + STD**2
+  np.testing.assert_allclose(twist, [-0.5 / variance], rtol=1e-4)
+
+
 def test_every_method_of_the_table_is_tested():
   tested = {name.split()[0] for name in METHODS}
   assert tested == {*TABLES['edit.posterior']}
