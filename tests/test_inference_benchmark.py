@@ -18,6 +18,8 @@ from diffusion_jax.demos import simulators
 from diffusion_jax.metrics.values import classifier_accuracy
 from tests.app.conftest import arrays_of, trial
 
+pytestmark = pytest.mark.benchmarks
+
 ROOT = Path(__file__).parents[1]
 DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
   'two_moons': 2,

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import posterior, problems
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.fixture(scope='module')
 def process():

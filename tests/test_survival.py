@@ -134,6 +134,7 @@ def kill_again_and_again(workdir, times, seed):
   return saved
 
 
+@pytest.mark.processes
 def test_a_stopped_and_a_killed_run_lose_nothing(whole, tmp_path):
   """SIGTERM ends with 42. Meanwhile a second training is refused."""
   workdir = tmp_path / 'run'

@@ -424,6 +424,7 @@ def test_a_config_of_the_users_may_import_the_installed_ones(
   assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
 
 
+@pytest.mark.processes
 def test_the_folder_above_a_checkout_does_not_hide_an_editable_install(
   tmp_path,
 ):

@@ -19,6 +19,8 @@ from tests.app.conftest import arrays_of, lines_of, params_of, smoke
 from tests.conftest import HANG_SECONDS
 from tests.runtime import test_sharding as plain
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -7,6 +7,8 @@ import pytest
 from benchmarks import restore
 from tests import as_main
 
+pytestmark = pytest.mark.benchmarks
+
 
 def table(monkeypatch, capsys, *args):
   monkeypatch.setattr(sys, 'argv', ['restore', *args])
