@@ -230,7 +230,7 @@ app/edits/restoration.py app/modes/test_restore.py beyond_the_usual
 app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
   np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
 app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
-  jnp.sqrt(square / _seen(forward, grey).mean()) => jnp.sqrt(square)
+  jnp.sqrt(square / seen.mean()) => jnp.sqrt(square)
 app/edits/posteriors.py app/modes/test_restore.py compared_with_the_models
   (level.alpha**2 + level.sigma**2) / level.alpha => level.sigma / level.alpha
 sampling/reconstruction.py noise_in_y_counts

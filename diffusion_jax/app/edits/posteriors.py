@@ -25,6 +25,7 @@ from diffusion_jax.core.keys import (
 )
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.ranges import NonNegative, Positive, Probability, Size
+from diffusion_jax.sampling.grids import last_noisy_level
 
 Array = jax.Array
 
@@ -132,11 +133,9 @@ def gibbs(
     key, start_key = split_key(batch.keys, 2)
     x = plan.prior_sample(start_key, plan.levels.take(0))
     x /= jnp.hypot(*plan.levels.take(0)[1:])
-    with jax.ensure_compile_time_eval():
-      end = dj.level_grid(plan.schedule, 2, 'karras').take(1)
-      least = float(end.sigma / end.alpha)
-    last = max(lowest or float(known.std), least)
-    widths = widths_of(rounds, max(highest, last), last)
+    end = last_noisy_level(plan.schedule)
+    last = jnp.maximum(lowest or known.std, end.sigma / end.alpha)
+    widths = widths_of(rounds, jnp.maximum(highest, last), last)
     x = dj.split_gibbs(
       key,
       plan.step_function(batch.cond),
@@ -152,7 +151,9 @@ def gibbs(
   return Method(draw, needs_linear=step_size is None, unread=idle)
 
 
-def widths_of(rounds: int, highest: float, lowest: float) -> Array:
+def widths_of(
+  rounds: int, highest: Array | float, lowest: Array | float
+) -> Array:
   """Returns the widths of split Gibbs, [rounds], half of them falling."""
   falling = math.ceil(rounds / 2)
   widths = jnp.geomspace(highest, lowest, falling)

@@ -143,7 +143,7 @@ class Restore(Edit):
       else _array(path, values.shape)
       for path in self.paths()
     ])  # fmt: skip
-    y = damage.forward(jnp.asarray(values.written.encode(clean)))
+    y = jax.jit(damage.forward)(values.written.encode(clean))
     key = stream(model.config.sampling.seed, 'measurement')
     y += damage.std * jax.random.normal(key, y.shape)
     return {'y': self._possible(model, y), 'clean': clean}
@@ -163,8 +163,7 @@ class Restore(Edit):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
-    forward, _, std = self._damage(model)
-    seen = _seen(forward, x0[:1])
+    forward, _, std, linear, seen = self._damage(model)
     y = np.where(seen, y, 0.0).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
@@ -172,7 +171,7 @@ class Restore(Edit):
         f'{self.paths()[bad[0]]} has numbers that are not finite where the '
         'operator sees them'
       )
-    if not is_linear(forward, x0[:1]) or not model.facts.x.levels:
+    if not linear or not model.facts.x.levels:
       return y
     needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
     beyond = needed > _MOST
@@ -213,9 +212,8 @@ class Restore(Edit):
 
   def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
     _check_denoises(model, batch)
-    (forward, _, std), y = self._damage(model), batch.inputs['y']
-    grey = np.zeros((1, *model.facts.x.shape), np.float32)
-    linear = model.autoencoder is NOTHING and is_linear(forward, grey)
+    (forward, _, std, linear, seen), y = self._damage(model), batch.inputs['y']
+    linear = linear and model.autoencoder is NOTHING
     if self.posterior.needs_linear and not linear:
       c = model.config.edit
       raise UserError(
@@ -227,7 +225,7 @@ class Restore(Edit):
     drawn = self.posterior.draw(batch, known)
     residual = known.residual(drawn['x']) / std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
-    drawn['residual'] = jnp.sqrt(square / _seen(forward, grey).mean())
+    drawn['residual'] = jnp.sqrt(square / seen.mean())
     if self.posterior.takes_white:
       drawn['whiteness'] = whiteness(batch, drawn['x'])
     return drawn
@@ -350,24 +348,33 @@ def _units(values):
 
 
 class _Damage(NamedTuple):
-  # y = forward(x) + offset + std n, of x as the model has it.
+  # y = forward(x) + offset + std n, of x as the model has it. seen: which
+  # numbers of y depend on x_0: a mask's white pixels. The others are 0 for any
+  # x_0. All of an operator that is not linear.
   forward: Operator
   offset: np.ndarray | float
   std: float
+  is_linear: bool
+  seen: np.ndarray
 
 
 def _damage_of(operator, noise, values):
+  normal = np.random.default_rng(0).standard_normal((1, *values.shape))
+  normal, seen = normal.astype(np.float32), np.ones(1, bool)
+  linear = is_linear(operator, normal)
+  if linear:
+    seen = np.asarray(computed_now(lambda x: operator(x) != 0.0, normal))
   if values.levels:
-    return _Damage(operator, 0.0, noise / _GREY)
+    return _Damage(operator, 0.0, noise / _GREY, linear, seen)
   mean, std = _units(values)
-  if not is_linear(operator, np.zeros((1, *values.shape), np.float32)):
-    return _Damage(lambda x: operator(std * x + mean), 0.0, noise)
+  if not linear:
+    return _Damage(lambda x: operator(std * x + mean), 0.0, noise, False, seen)
   # y loses what the operator makes of the mean of the data: float32 would round
   # real numbers that are far from 0.
   with jax.enable_x64(True):
     mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
     offset = np.asarray(operator(jnp.asarray(mean)))[0]
-  return _Damage(lambda x: operator(std * x), offset, noise)
+  return _Damage(lambda x: operator(std * x), offset, noise, True, seen)
 
 
 def _check_given(model, field, node):
@@ -451,15 +458,6 @@ def _noise_needed(forward, y, x0, std):
   bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
   size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
   return bound / jnp.maximum(size, 1e-12)
-
-
-def _seen(forward, x0):
-  # Which numbers of y depend on x_0: a mask's white pixels. The others are 0
-  # for any x_0. All of an operator that is not linear.
-  if not is_linear(forward, x0):
-    return np.ones(1, bool)
-  normal = np.random.default_rng(0).standard_normal(x0.shape, np.float32)
-  return np.asarray(computed_now(lambda x: forward(x) != 0.0, normal))
 
 
 def _kept(x, residual):

@@ -39,7 +39,7 @@ PRIOR = oracles.gaussian(
 MATRIX, Y, STD = np.array([[0.6, 0.8]]), np.array([0.5]), 0.4
 
 
-def plan_of(prior):
+def plan_of(prior, schedule):
   """Returns a plan of an exact denoiser, 60 ancestral steps."""
 
   def step_function(cond, after_guidance=None, clip=True):
@@ -47,8 +47,8 @@ def plan_of(prior):
     return wrap(prior.denoise)
 
   return Plan(
-    SCHEDULE,
-    dj.level_grid(SCHEDULE, 60),
+    schedule,
+    dj.level_grid(schedule, 60),
     dj.ancestral(),
     step_function,
     lambda keys, level: dj.prior_sample(keys, (*keys.shape, 2), level),
@@ -79,10 +79,11 @@ def test_each_method_moves_towards_the_posterior(name, key):
   known = methods.Known(y, forward, STD)
 
   @jax.jit
-  def draw(keys):
-    return method.draw(methods.Batch(plan_of(PRIOR), keys, {}), known)
+  def draw(keys, schedule):  # traced, as one that is learned
+    return method.draw(methods.Batch(plan_of(PRIOR, schedule), keys, {}), known)
 
-  x = np.asarray(draw(jax.random.split(key, 1000))['x'], np.float64)
+  drawn = draw(jax.random.split(key, 1000), SCHEDULE)
+  x = np.asarray(drawn['x'], np.float64)
   exact = PRIOR.posterior(MATRIX, Y, STD)
   error = np.linalg.norm(x.mean(axis=0) - exact.mean)
   assert error / np.sqrt(np.trace(exact.cov)) < most
@@ -329,7 +330,7 @@ def test_the_variance_that_methods_take_is_compared_with_the_models(key):
 
   @jax.jit
   def share(keys, x0):
-    batch = methods.Batch(plan_of(PRIOR), keys, {})
+    batch = methods.Batch(plan_of(PRIOR, SCHEDULE), keys, {})
     return posteriors.whiteness(batch, x0)
 
   level = SCHEDULE.from_logsnr(jnp.zeros(()))
