@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
-from diffusion_jax.networks.inception import SIDE, Inception
+from diffusion_jax.networks.inception import SIDE, Inception, preprocess
 
 FILES = (
   'classify_image_graph_def.pb',
@@ -27,6 +27,9 @@ WHERE = (
   'pt_inception-2015-12-05-6726825d.pth (pytorch-fid) or '
   'weights-inception-2015-12-05-6726825d.pth (torch-fidelity)'
 )
+TITLE = 'Inception 2015-12-05'
+HOW = "TensorFlow 1's bilinear resize to 299, (x - 128) / 128"
+PREPROCESS = preprocess
 
 _STEM = {
   'Conv2d_1a_3x3': 'conv',
@@ -79,18 +82,13 @@ def tensorflow_entries() -> list[names.Entry]:
   ]
 
 
-def read_params(path: str | Path) -> names.Params:
-  """Returns the parameters of `Inception` from a file, under any name.
+def read(path: str | Path) -> tuple[Inception, names.Params, names.Tensors]:
+  """Returns (network, parameters, all weights by their names in PyTorch).
 
-  The file may be a GraphDef, .pth, which needs torch, or safetensors with the
-  names of pytorch-fid and torch-fidelity. Raises ValueError in one line for
-  another file.
+  The file, of any name, may be a GraphDef, .pth, which needs torch, or
+  safetensors with the names of pytorch-fid and torch-fidelity. Raises
+  ValueError in one line for another file.
   """
-  return read_both(path)[0]
-
-
-def read_both(path: str | Path) -> tuple[names.Params, names.Tensors]:
-  """Returns the parameters, and all weights by their names in PyTorch."""
   with reading(path, f'the Inception network of 2015-12-05, {WHERE}'):
     graph = is_graph(path)
     tensors = read_constants(path) if graph else read_tensors(path)
@@ -99,7 +97,7 @@ def read_both(path: str | Path) -> tuple[names.Params, names.Tensors]:
   if graph:
     bias = {'fc.bias': tensors['softmax/biases']}
     tensors = names.write(torch_entries(), params) | bias
-  return params, tensors
+  return Inception(), params, tensors
 
 
 def _ignored(name):
