@@ -188,10 +188,11 @@ def test_only_images_below_the_set_are_opened(tmp_path):
   cells = [{'bytes': None, 'path': str(path)} for path in paths]
   dataset = datasets.Dataset.from_dict({'image': cells})
   table = Rows('x', dataset, tmp_path / 'set')
-  first, *others = table.get('image', np.arange(4))
+  first, *others = table.get(['image'], np.arange(4))['image']
   assert first == inside.read_bytes()
   assert others == cells[1:]  # no bytes, which are refused
-  assert Rows('x', dataset).get('image', np.arange(4)) == cells
+  found = Rows('x', dataset).get(['image'], np.arange(4))
+  assert found == {'image': cells}
 
 
 def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(

@@ -106,7 +106,7 @@ def test_hostile_tars_are_refused_in_a_line(tmp_path):
   nested = b'[' * 200_000
   encoded.tar(tmp_path / 'a.tar', [('0.json', nested)])
   with one_line("json must be JSON with 'label'", 'a.tar'):
-    open_tars(str(tmp_path), ['json:label']).get('json:label', [0])
+    open_tars(str(tmp_path), ['json:label']).get(['json:label'], [0])
   header = tarfile.TarInfo('././@LongLink')
   header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**32
   with open(tmp_path / 'a.tar', 'wb') as file:
