@@ -22,13 +22,14 @@ class Examples:
   def __len__(self) -> int:
     return len(self.source)
 
-  def get(self, column: str, index: np.ndarray) -> list[object]:
+  def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
     try:
       records = self.source.__getitems__([int(i) for i in index])
     except (RuntimeError, OSError) as error:
       raise ValueError(f'{self.name} is damaged: {error}') from None
     pairs = zip(index, records, strict=True)
-    return [_features(self.place(i), r).get(column) for i, r in pairs]
+    rows = [_features(self.place(i), record) for i, record in pairs]
+    return {column: [row.get(column) for row in rows] for column in columns}
 
   def place(self, i: int) -> str:
     return f'{self.name}, record {i}'

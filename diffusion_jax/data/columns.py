@@ -1,13 +1,13 @@
 """Images, labels and texts that are columns of a table: tars, records, parquet.
 
-The images are the bytes of image files.
+The images are the bytes of image files, or uint8 [h, w, 1 or 3].
 """
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,11 +16,9 @@ from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
 
-T = TypeVar('T')
-
 
 class Table(Protocol):
-  """Describes examples that are read by index, one column at a time."""
+  """Describes examples that are read by index."""
 
   @property
   def name(self) -> str:
@@ -34,8 +32,8 @@ class Table(Protocol):
 
   def __len__(self) -> int: ...
 
-  def get(self, column: str, index: np.ndarray) -> list[object]:
-    """Returns n values of a column; ValueError for a damaged file."""
+  def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
+    """Returns n values of each column; ValueError for a damaged file."""
     ...
 
   def place(self, i: int) -> str:
@@ -80,24 +78,26 @@ class ColumnSource:
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     image, label, text, x, context = self.columns
+    rows = self.rows[index]
+    cells = self.table.get(self.columns.read, rows)
+
+    def values(column, convert):
+      for i, value in zip(rows, cells[column], strict=True):
+        try:
+          yield convert(value, column)
+        except ValueError as error:
+          raise ValueError(f'{self.table.place(i)}: {error}') from None
+
     if x:
       columns = {'x': x, 'context': context} if context else {'x': x}
-      return {
-        name: np.stack([*self._values(index, column, _numbers)])
-        for name, column in columns.items()
-      }
-    arrays = {
-      'x': resized(self._values(index, image, _picture), self.facts.x.shape)
-    }
+      return {n: np.stack([*values(c, _numbers)]) for n, c in columns.items()}
+    arrays = {'x': resized(values(image, _picture), self.facts.x.shape)}
     if label:
-      labels = self._values(index, label, self._label)
+      labels = values(label, self._label)
       arrays['label'] = np.fromiter(labels, np.int32, len(index))
     if text:
-      arrays['text'] = np.array([*self._values(index, text, _text)])
+      arrays['text'] = np.array([*values(text, _text)])
     return arrays
-
-  def _values(self, index, column, convert):
-    return converted(self.table, self.rows[index], column, convert)
 
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -106,20 +106,6 @@ class ColumnSource:
     raise _misfit(
       column, f'an integer in 0..{self.facts.num_classes - 1}', value
     )
-
-
-def converted(
-  table: Table,
-  rows: np.ndarray,
-  column: str,
-  convert: Callable[[object, str], T],
-) -> Iterator[T]:
-  """Yields convert(value, column) of rows; ValueError names the row."""
-  for i, value in zip(rows, table.get(column, rows), strict=True):
-    try:
-      yield convert(value, column)
-    except ValueError as error:
-      raise ValueError(f'{table.place(i)}: {error}') from None
 
 
 def of_numbers(
@@ -151,6 +137,8 @@ def _numbers(value, column):
 
 
 def _picture(value, column):
+  if isinstance(value, np.ndarray):
+    return value
   if isinstance(value, bytes):
     return decode_image(value, column)
   raise _misfit(column, 'the bytes of an image file', value)

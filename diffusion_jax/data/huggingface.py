@@ -8,6 +8,7 @@ import importlib
 import itertools
 import logging
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ class Rows:
   def __len__(self) -> int:
     return len(self._dataset)
 
-  def get(self, column: str, index: np.ndarray) -> list[object]:
-    rows = self._dataset.select_columns(column)[index.tolist()]
-    return [self._read(image_bytes(cell)) for cell in rows[column].to_pylist()]
+  def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
+    rows = self._dataset.select_columns(columns)[index.tolist()]
+    return {
+      column: [self._read(image_bytes(x)) for x in rows[column].to_pylist()]
+      for column in columns
+    }
 
   def _read(self, cell):
     if not isinstance(cell, dict) or self._folder is None:

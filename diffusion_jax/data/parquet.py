@@ -76,14 +76,15 @@ class RowGroups:
   def __len__(self) -> int:
     return int(self.sizes.sum())
 
-  def get(self, column: str, index: np.ndarray) -> list[object]:
+  def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
     numbers = np.searchsorted(self._ends, index, side='right')
     tables = {number: self._table(number) for number in np.unique(numbers)}
     rows = index - (self._ends - self.sizes)[numbers]
-    return [
-      image_bytes(tables[number][column][int(row)].as_py())
-      for number, row in zip(numbers, rows, strict=True)
-    ]
+    places = list(zip(numbers, rows.tolist(), strict=True))
+    return {
+      column: [image_bytes(tables[n][column][row].as_py()) for n, row in places]
+      for column in columns
+    }
 
   def place(self, i: int) -> str:
     number = int(np.searchsorted(self._ends, i, side='right'))

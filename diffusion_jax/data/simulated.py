@@ -1,5 +1,6 @@
 """Sources of a simulator: a function (rng, n) -> dict of arrays [n, ...]."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -113,8 +114,7 @@ class Simulated:
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Simulated':
     """Returns the source whose row i of `read` is drawn for epoch[i]."""
-    other = Simulated.__new__(Simulated)
-    vars(other).update(vars(self))
+    other = copy.copy(self)
     other._seed, other._epoch = (*self._seed, seed), epoch
     return other
 
@@ -190,10 +190,9 @@ def _block(simulate, seed, count, only_finite):
     raise ValueError(
       f'all {count} simulations have NaN: none is left to train on'
     )
-  if only_finite:
-    return {name: array[good] for name, array in arrays.items()}, (~good).sum()
   index = np.flatnonzero(good)
-  index = np.where(good, np.arange(count), np.resize(index, count))
+  if not only_finite:
+    index = np.where(good, np.arange(count), np.resize(index, count))
   return {name: array[index] for name, array in arrays.items()}, (~good).sum()
 
 

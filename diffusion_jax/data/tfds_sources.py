@@ -3,20 +3,18 @@
 CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
-import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusion_jax.data import prepare
-from diffusion_jax.data.images import resized
+from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.sources import (
   ArraySource,
-  Facts,
   facts_of_fields,
   pictures,
   states,
@@ -50,33 +48,13 @@ def _in_memory(name, split, data_dir):
   images = np.empty((size, *records.features['image'].shape), np.uint8)
   labels = np.empty(size, np.int32)
   for start in range(0, size, 1000):
-    chunk = range(start, min(start + 1000, size))
-    for i, example in zip(chunk, records.get(chunk), strict=True):
-      images[i], labels[i] = example['image'], example['label']
+    chunk = slice(start, start + 1000)
+    cells = records.get(records.columns, np.arange(size)[chunk])
+    images[chunk], labels[chunk] = cells['image'], cells['label']
   # The order of the files depends on who prepared the set; batches must not.
   digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
   order = sorted(range(size), key=lambda i: (digests[i], labels[i]))
   return ArraySource(images[order], labels[order], 10)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RecordSource:
-  """Reads images of a prepared set, cropped at the centre and resized."""
-
-  records: 'Records'
-  facts: Facts
-  in_memory = False
-
-  def __len__(self) -> int:
-    return len(self.records)
-
-  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    examples = self.records.get(index)
-    images = resized((e['image'] for e in examples), self.facts.x.shape)
-    if not self.facts.num_classes:
-      return {'x': images}
-    labels = np.array([e['label'] for e in examples], np.int32)
-    return {'x': images, 'label': labels}
 
 
 @states(facts_of_fields)
@@ -88,7 +66,7 @@ def tfds(
   data_dir: str = '',
   train_split: str = 'train',
   test_split: str = 'test',
-) -> RecordSource:
+) -> ColumnSource:
   """Returns images of TensorFlow Datasets, prepared as array_record.
 
   dataset: `name[/config][:version]`; num_classes: 0 for no labels; data_dir: by
@@ -114,7 +92,9 @@ def tfds(
     raise ValueError(
       f'num_classes must be {found} for {dataset}, got {num_classes}'
     )
-  return RecordSource(records, pictures(image_shape, num_classes))
+  columns = Columns('image', 'label' if num_classes else '')
+  facts = pictures(image_shape, num_classes)
+  return ColumnSource(records, columns, np.arange(len(records)), facts)
 
 
 class Records:
@@ -126,7 +106,7 @@ class Records:
     # The annotations of tfds lack attributes of builders of files.
     builder: Any = tfds.builder_from_directory(folder)
     self.features = dict(builder.info.features.items())
-    self._folder = folder
+    self.name, self.columns = str(folder), ['image', 'label']
     try:
       self._source = builder.as_data_source(split)
     except RuntimeError as error:
@@ -139,16 +119,19 @@ class Records:
   def __len__(self) -> int:
     return len(self._source)
 
-  def get(self, index: Iterable[int]) -> list[dict]:
-    """Returns n examples, dicts from feature to array."""
+  def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
     try:
-      return self._source.__getitems__([int(i) for i in index])
+      examples = self._source.__getitems__([int(i) for i in index])
     except (RuntimeError, OSError) as error:
       raise self._damaged(error) from None
+    return {column: [x[column] for x in examples] for column in columns}
+
+  def place(self, i: int) -> str:
+    return f'{self.name}, example {i}'
 
   def _damaged(self, error):
     return ValueError(
-      f'{self._folder} is damaged; delete it and prepare it again: {error}'
+      f'{self.name} is damaged; delete it and prepare it again: {error}'
     )
 
 

@@ -35,8 +35,10 @@ class Tars:
   def __len__(self) -> int:
     return len(self.tar)
 
-  def get(self, column: str, index: np.ndarray) -> list[object]:
-    return [self._value(column, i) for i in index]
+  def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
+    return {
+      column: [self._value(column, i) for i in index] for column in columns
+    }
 
   def place(self, i: int) -> str:
     path = self.paths[int(self.tar[i])]

@@ -9,13 +9,16 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
 from diffusion_jax.interop.names import SAME, TORCH, Kind
-from diffusion_jax.networks.dinov2 import SIDE, DinoV2
+from diffusion_jax.networks.dinov2 import SIDE, DinoV2, preprocess
 
 FILES = ('model.safetensors', 'dinov2-large/model.safetensors')
 WHERE = (
   'model.safetensors of facebook/dinov2-large (-base, -small) on the Hugging '
   'Face hub'
 )
+TITLE = 'DINOv2 ViT of width {width}, depth {depth}'
+HOW = "antialiased bicubic resize to 224, ImageNet's mean and deviation"
+PREPROCESS = preprocess
 HEAD_WIDTH = 64  # in all of DINOv2's networks
 _MASK = 'embeddings.mask_token'  # used by the pretraining only
 _FIRST = names.Rule(lambda x: x[0], lambda x: x[None])
@@ -46,8 +49,8 @@ LAYERS: names.Patterns = {
 }
 
 
-def read_params(path: str | Path) -> tuple[DinoV2, names.Params]:
-  """Returns the network and its parameters, from a file or its index.
+def read(path: str | Path) -> tuple[DinoV2, names.Params, names.Tensors]:
+  """Returns (network, parameters, weights), from a file or its index.
 
   The tensors give the width, depth and grid; a head has 64 channels. Raises
   ValueError in one line for another file.
@@ -59,7 +62,7 @@ def read_params(path: str | Path) -> tuple[DinoV2, names.Params]:
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)['params']
     table = names.entries(names.expand(LAYERS, network.depth), shapes)
     params = names.read(table, tensors, shapes, lambda name: name == _MASK)
-    return network, params
+    return network, params, tensors
 
 
 def network_of(tensors: names.Tensors) -> DinoV2:

@@ -18,17 +18,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion_jax.interop import dinov2, inception
-from diffusion_jax.interop.files import read_tensors, write_safetensors
+from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.interop.names import Params, require
-from diffusion_jax.networks import (
-  dinov2 as dinov2_network,
-  inception as inception_network,
-)
 
 Array = jax.Array
 
 # The environment variable with the folder or file that is read by default.
 VARIABLE = 'DIFFUSION_JAX_WEIGHTS'
+# Modules with FILES, WHERE, TITLE, HOW, PREPROCESS and `read`.
 NAMES = {'inception': inception, 'dinov2': dinov2}
 
 
@@ -94,24 +91,19 @@ def load_features(
   and projects, if the file does not exist.
   """
   file = find_weights(name, path)
-  if name == 'inception':
-    network = inception_network.Inception()
-    params = inception.read_params(file)
-    preprocess = inception_network.preprocess
-    title = 'Inception 2015-12-05'
-    how = "TensorFlow 1's bilinear resize to 299, (x - 128) / 128"
-  else:
-    network, params = dinov2.read_params(file)
-    preprocess = dinov2_network.preprocess
-    title = f'DINOv2 ViT of width {network.width}, depth {network.depth}'
-    how = "antialiased bicubic resize to 224, ImageNet's mean and deviation"
+  kind = NAMES[name]
+  network, params, _ = kind.read(file)
 
   @jax.jit
   def compute(params, images):
     with jax.default_matmul_precision('highest'):
-      return network.apply({'params': params}, preprocess(images))
+      return network.apply({'params': params}, kind.PREPROCESS(images))
 
-  protocol = {'features': title, 'preprocessing': how, 'weights': sha256(file)}
+  protocol = {
+    'features': kind.TITLE.format(**vars(network)),
+    'preprocessing': kind.HOW,
+    'weights': sha256(file),
+  }
   mesh = Mesh(_devices(batch_size), ('data',))
   everywhere = NamedSharding(mesh, PartitionSpec())
   params = jax.device_put(params, everywhere)
@@ -172,10 +164,7 @@ def main(name: str, source: str, target: str | None = None) -> None:
   """Checks a file of weights and converts it to safetensors."""
   try:
     path = find_weights(name, source)
-    if name == 'inception':
-      params, tensors = inception.read_both(path)
-    else:
-      (_, params), tensors = dinov2.read_params(path), read_tensors(path)
+    _, params, tensors = NAMES[name].read(path)
     count = sum(x.size for x in jax.tree.leaves(params))
     print(f'{path}: {name}, {count:,} numbers, SHA-256 {sha256(path)}')
     if target:

@@ -6,15 +6,15 @@ The same weights are published in two layouts: TensorFlow's graph
 
 import functools
 import re
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
-from diffusion_jax.networks.inception import SIDE, Inception
+from diffusion_jax.networks.inception import SIDE, Inception, preprocess
 
 FILES = (
   'classify_image_graph_def.pb',
@@ -27,6 +27,9 @@ WHERE = (
   'pt_inception-2015-12-05-6726825d.pth (pytorch-fid) or '
   'weights-inception-2015-12-05-6726825d.pth (torch-fidelity)'
 )
+TITLE = 'Inception 2015-12-05'
+HOW = "TensorFlow 1's bilinear resize to 299, (x - 128) / 128"
+PREPROCESS = preprocess
 
 _STEM = {
   'Conv2d_1a_3x3': 'conv',
@@ -79,18 +82,13 @@ def tensorflow_entries() -> list[names.Entry]:
   ]
 
 
-def read_params(path: str | Path) -> names.Params:
-  """Returns the parameters of `Inception` from a file, under any name.
+def read(path: str | Path) -> tuple[Inception, names.Params, names.Tensors]:
+  """Returns (network, parameters, all weights by their names in PyTorch).
 
-  The file may be a GraphDef, .pth, which needs torch, or safetensors with the
-  names of pytorch-fid and torch-fidelity. Raises ValueError in one line for
-  another file.
+  The file, of any name, may be a GraphDef, .pth, which needs torch, or
+  safetensors with the names of pytorch-fid and torch-fidelity. Raises
+  ValueError in one line for another file.
   """
-  return read_both(path)[0]
-
-
-def read_both(path: str | Path) -> tuple[names.Params, names.Tensors]:
-  """Returns the parameters, and all weights by their names in PyTorch."""
   with reading(path, f'the Inception network of 2015-12-05, {WHERE}'):
     graph = is_graph(path)
     tensors = read_constants(path) if graph else read_tensors(path)
@@ -99,7 +97,7 @@ def read_both(path: str | Path) -> tuple[names.Params, names.Tensors]:
   if graph:
     bias = {'fc.bias': tensors['softmax/biases']}
     tensors = names.write(torch_entries(), params) | bias
-  return params, tensors
+  return Inception(), params, tensors
 
 
 def _ignored(name):
@@ -141,31 +139,7 @@ def _scope(unit):
   return f'{mixed}/{scope}{conv}'
 
 
-# The constants of a TensorFlow graph (GraphDef), read without TensorFlow. The
-# file is a protocol buffer, which contains data only. Its messages are declared
-# here with the few fields that are read; protobuf skips the others.
-_FLOAT = 1  # DT_FLOAT of tensorflow/core/framework/types.proto
-# {name of a message: {field: (number, type, repeated)}}, as in TensorFlow's
-# graph.proto, node_def.proto, attr_value.proto, tensor.proto and
-# tensor_shape.proto. A map is a repeated message of key and value.
-_MESSAGES = {
-  'Dim': {'size': (1, 'INT64', False)},
-  'Shape': {'dim': (2, 'Dim', True)},
-  'Tensor': {
-    'dtype': (1, 'INT32', False),
-    'tensor_shape': (2, 'Shape', False),
-    'tensor_content': (4, 'BYTES', False),
-    'float_val': (5, 'FLOAT', True),
-  },
-  'Value': {'tensor': (8, 'Tensor', False)},
-  'Attribute': {'key': (1, 'STRING', False), 'value': (2, 'Value', False)},
-  'Node': {
-    'name': (1, 'STRING', False),
-    'op': (2, 'STRING', False),
-    'attr': (5, 'Attribute', True),
-  },
-  'Graph': {'node': (1, 'Node', True)},
-}
+_FLOAT = 1  # DT_FLOAT of TensorFlow's types.proto
 
 
 def is_graph(path: str | Path) -> bool:
@@ -180,17 +154,18 @@ def is_graph(path: str | Path) -> bool:
 def read_constants(path: str | Path) -> dict[str, np.ndarray]:
   """Returns the float32 constants of a GraphDef by the names of their nodes.
 
-  Raises ValueError for a file that is not a complete GraphDef.
+  The file is a protocol buffer, which contains data only. Raises ValueError for
+  a file that is not a complete GraphDef.
   """
+  from tensorboardX.proto import graph_pb2  # without TensorFlow
+
+  messages: Any = graph_pb2  # its classes are made at run time
   with reading(path, 'a TensorFlow graph (GraphDef)'):
-    graph = _messages()['Graph']()
-    graph.ParseFromString(Path(path).read_bytes())
+    graph = messages.GraphDef.FromString(Path(path).read_bytes())
     return {
-      node.name: _to_array(attribute.value.tensor)
+      node.name: _to_array(node.attr['value'].tensor)
       for node in graph.node
-      for attribute in node.attr
-      if node.op == 'Const' and attribute.key == 'value'
-      if attribute.value.tensor.dtype == _FLOAT
+      if node.op == 'Const' and node.attr['value'].tensor.dtype == _FLOAT
     }
 
 
@@ -202,31 +177,3 @@ def _to_array(tensor):
   values = np.array(tensor.float_val or [0.0], np.float32)
   rest = max(0, int(np.prod(shape)) - len(values))
   return np.pad(values, (0, rest), mode='edge').reshape(shape)
-
-
-@functools.cache
-def _messages() -> dict[str, Callable]:
-  """Returns a class for each message, in a separate pool."""
-  from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-  file = descriptor_pb2.FileDescriptorProto(
-    name='graphdef.proto', package='graphdef', syntax='proto3'
-  )
-  kinds = descriptor_pb2.FieldDescriptorProto
-  for name, fields in _MESSAGES.items():
-    message = file.message_type.add(name=name)
-    for field, (number, kind, repeated) in fields.items():
-      added = message.field.add(name=field, number=number)
-      added.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-      if kind in _MESSAGES:
-        added.type, added.type_name = kinds.TYPE_MESSAGE, f'.graphdef.{kind}'
-      else:
-        added.type = getattr(kinds, f'TYPE_{kind}')
-  pool = descriptor_pool.DescriptorPool()
-  pool.Add(file)
-  return {
-    name: message_factory.GetMessageClass(
-      pool.FindMessageTypeByName(f'graphdef.{name}')
-    )
-    for name in _MESSAGES
-  }

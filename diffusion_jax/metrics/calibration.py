@@ -122,14 +122,13 @@ def uniformity(levels: np.ndarray) -> Uniformity:
   """Tests each column of levels [M] or [M, ...]; p-values [] or [...]."""
   from scipy import stats
 
-  def chi2(column):
-    counts, _ = np.histogram(column, _BINS, (0.0, 1.0))
-    return stats.chisquare(counts).pvalue
+  def counts(column):
+    return np.histogram(column, _BINS, (0.0, 1.0))[0]
 
-  def ks(column):
-    return stats.kstest(column, 'uniform').pvalue
-
-  return Uniformity(*(np.apply_along_axis(f, 0, levels) for f in (ks, chi2)))
+  return Uniformity(
+    ks=stats.kstest(levels, 'uniform').pvalue,
+    chi2=stats.chisquare(np.apply_along_axis(counts, 0, levels)).pvalue,
+  )
 
 
 def bonferroni(p_values: ArrayLike) -> float:

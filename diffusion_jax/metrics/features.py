@@ -85,11 +85,8 @@ def of_images(
 
 def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Returns the features of all batches in one array for each name."""
-  found: dict[str, list] = {}
-  for part in parts:
-    for name, values in part.items():
-      found.setdefault(name, []).append(values)
-  return {name: np.concatenate(values) for name, values in found.items()}
+  parts = list(parts)
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

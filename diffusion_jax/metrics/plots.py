@@ -54,17 +54,11 @@ def plot_rate_distortion(
 ) -> None:
   """Plots Figure 5 of DDPM: rate [T], bits/dim, distortion [T] on 0..255."""
   figure, axes = _figure(3)
-  steps = 'steps of the reverse process done, T - t'
-  bits, error = 'rate, bits/dim', 'distortion, RMSE in levels of 0..255'
-  done = np.arange(len(rate))
-  for ax, x, y, xlabel, ylabel in zip(
-    axes,
-    (done, done, rate),
-    (distortion, rate, distortion),
-    (steps, steps, bits),
-    (error, bits, error),
-    strict=True,
-  ):
+  steps = 'steps of the reverse process done, T - t', np.arange(len(rate))
+  bits = 'rate, bits/dim', rate
+  error = 'distortion, RMSE in levels of 0..255', distortion
+  curves = (steps, error), (steps, bits), (bits, error)
+  for ax, ((xlabel, x), (ylabel, y)) in zip(axes, curves, strict=True):
     ax.plot(x, y, marker='o' if len(rate) < 20 else None)
     ax.set(xlabel=xlabel, ylabel=ylabel)
   write_figure(path, figure)
@@ -93,18 +87,14 @@ def plot_sweep(
   """
   figure, axes = _figure(2)
   figure.set_size_inches(9.0, 4.0)
-  first = next(iter(values))
-  x = values.get('accuracy', np.arange(len(titles), dtype=np.float64))
-  curves = [(x, values[first], 'accuracy' if 'accuracy' in values else '')]
-  axes[0].set(xlabel=curves[0][2], ylabel=first)
-  for name in values:
-    if name.startswith('precision'):
-      recall = name.replace('precision', 'recall')
-      curves.append((values[recall], values[name], ''))
-      axes[1].set(xlabel=recall, ylabel=name)
-      break
-  for ax, (x, y, _) in zip(axes, curves, strict=False):
+  curves = [('accuracy' if 'accuracy' in values else '', next(iter(values)))]
+  precisions = [name for name in values if name.startswith('precision')][:1]
+  curves += [(n.replace('precision', 'recall'), n) for n in precisions]
+  order = {'': np.arange(len(titles), dtype=np.float64)}
+  for ax, (xlabel, ylabel) in zip(axes, curves, strict=False):
+    x, y = (values | order)[xlabel], values[ylabel]
     ax.plot(x, y, marker='o')
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.margins(x=0.3)  # room for the titles, to the right of their points
     for title, *point in zip(titles, x, y, strict=True):
       ax.annotate(title, point, fontsize=7)
@@ -179,45 +169,4 @@ def plot_coverage(path: str | Path, levels: dict[str, np.ndarray]) -> None:
   ax.plot([0, 1], [0, 1], color='grey', linestyle='--')
   ax.set(xlabel='mass of the region', ylabel='fraction of truths in it')
   ax.legend(fontsize=8)
-  write_figure(path, figure)
-
-
-def plot_pairs(
-  path: str | Path,
-  draws: np.ndarray,
-  reference: np.ndarray | None = None,
-  names: Sequence[str] = (),
-  truth: np.ndarray | None = None,
-) -> None:
-  """Plots draws [n, D] of at most eight parameters, by one and by pairs.
-
-  reference: draws [m, D] to compare with, drawn over them. truth: [D], marked.
-  """
-  d = min(draws.shape[1], 8)
-  figure, axes = _figure(d, d)
-  figure.set_size_inches(1.6 * d + 1.0, 1.6 * d + 0.6)
-  sets = [('draws', draws, 'C0')]
-  if reference is not None:
-    sets.append(('reference', reference, 'C1'))
-  every = np.concatenate([x[:, :d] for _, x, _ in sets])
-  spans = np.quantile(every, [0.001, 0.999], axis=0).T
-  for k, ax in enumerate(axes):
-    row, column = divmod(k, d)
-    ax.set_visible(column <= row)
-    for label, x, color in sets:
-      if row == column:
-        look = {'density': True, 'histtype': 'step', 'color': color}
-        ax.hist(x[:, row], 40, range=spans[row], label=label, **look)
-      elif column < row:
-        some = x[:2000]
-        ax.plot(some[:, column], some[:, row], '.', color=color, markersize=1)
-        ax.set_ylim(*spans[row])
-    ax.set_xlim(*spans[column])
-    if truth is not None:
-      ax.axvline(truth[column], color='k', linewidth=0.8)
-    if row == d - 1:
-      ax.set_xlabel(names[column] if names else f'parameter {column}')
-    if column == 0 and row:
-      ax.set_ylabel(names[row] if names else f'parameter {row}')
-  axes[0].legend(fontsize=7)
   write_figure(path, figure)

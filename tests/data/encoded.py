@@ -13,6 +13,11 @@ from diffusion_jax.data.sources import ArraySource
 SIZE, SHAPE = 30, (6, 5, 3)
 PICTURES = np.random.default_rng(0).integers(0, 256, (SIZE, *SHAPE), np.uint8)
 LABELS = np.arange(SIZE) % 3
+FILES = {  # the pictures in each file of a set
+  'train-00000-of-00002': range(12),
+  'train-00001-of-00002': range(12, 25),
+  'test-00000-of-00001': range(25, 30),
+}
 
 
 def png(picture):
@@ -56,6 +61,13 @@ def assert_batches_of(source, expected, **options):
 def train_set(kind=ArraySource):
   """Returns the pictures that the tests' files for training contain."""
   return kind(PICTURES[:25], LABELS[:25].astype(np.int32), 3)
+
+
+def read_files(constructor, folder, split='train', **options):
+  """Reads a split of FILES in a folder."""
+  paths = {'path': f'{folder}/*train-*', 'test_path': f'{folder}/*test-*'}
+  options = paths | {'num_classes': 3, 'image_shape': SHAPE} | options
+  return constructor(split=split, **options)
 
 
 def assert_splits(read, text_column, **options):

@@ -38,11 +38,7 @@ def write(path, records):
 @pytest.fixture
 def folder(tmp_path):
   """Writes two files for training and one for tests."""
-  for name, part in (
-    ('train-00000-of-00002', range(12)),
-    ('train-00001-of-00002', range(12, 25)),
-    ('test-00000-of-00001', range(25, 30)),
-  ):
+  for name, part in encoded.FILES.items():
     records = [
       example(
         image=encoded.png(PICTURES[i]),
@@ -55,10 +51,7 @@ def folder(tmp_path):
   return tmp_path
 
 
-def read(folder, split='train', **options):
-  paths = {'path': f'{folder}/*train-*', 'test_path': f'{folder}/*test-*'}
-  options = paths | {'num_classes': 3, 'image_shape': SHAPE} | options
-  return array_record(split=split, **options)
+read = functools.partial(encoded.read_files, array_record)
 
 
 def test_batches_are_those_of_the_array(folder):

@@ -28,14 +28,11 @@ def own_cache(tmp_path, monkeypatch):
   monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
 
 
-def rows(start, end):
+def rows(part):
   """Returns a `datasets.Dataset` of pictures, classes and texts."""
-  images = [
-    {'bytes': encoded.png(picture), 'path': None}
-    for picture in PICTURES[start:end]
-  ]
-  texts = [f'text {i}' for i in range(start, end)]
-  columns = {'image': images, 'label': LABELS[start:end], 'text': texts}
+  images = [{'bytes': encoded.png(PICTURES[i]), 'path': None} for i in part]
+  texts = [f'text {i}' for i in part]
+  columns = {'image': images, 'label': LABELS[part], 'text': texts}
   columns['name'] = ['cat'] * len(texts)
   word, classes = datasets.Value('string'), datasets.ClassLabel(num_classes=3)
   features = datasets.Features(
@@ -49,12 +46,8 @@ def folder(tmp_path):
   """Writes two files for training and one for tests, as on the hub."""
   top = tmp_path / 'set' / 'data'
   top.mkdir(parents=True)
-  for name, part in (
-    ('train-00000-of-00002', (0, 12)),
-    ('train-00001-of-00002', (12, 25)),
-    ('test-00000-of-00001', (25, 30)),
-  ):
-    rows(*part).to_parquet(top / f'{name}.parquet', batch_size=5)
+  for name, part in encoded.FILES.items():
+    rows(part).to_parquet(top / f'{name}.parquet', batch_size=5)
   return tmp_path / 'set'
 
 
@@ -195,10 +188,11 @@ def test_only_images_below_the_set_are_opened(tmp_path):
   cells = [{'bytes': None, 'path': str(path)} for path in paths]
   dataset = datasets.Dataset.from_dict({'image': cells})
   table = Rows('x', dataset, tmp_path / 'set')
-  first, *others = table.get('image', np.arange(4))
+  first, *others = table.get(['image'], np.arange(4))['image']
   assert first == inside.read_bytes()
   assert others == cells[1:]  # no bytes, which are refused
-  assert Rows('x', dataset).get('image', np.arange(4)) == cells
+  found = Rows('x', dataset).get(['image'], np.arange(4))
+  assert found == {'image': cells}
 
 
 def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(

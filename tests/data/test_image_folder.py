@@ -49,30 +49,6 @@ def test_hidden_files_and_others_are_left_out(classes):
   assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
-def test_centre_crop_keeps_the_proportions(tmp_path):
-  """The middle third of a wide, and the middle fifth of a tall picture stay."""
-  wide, tall = np.zeros((20, 60, 3), np.uint8), np.zeros((50, 20, 3), np.uint8)
-  wide[:, 20:40] = tall[20:30] = 255
-  shapes = (10, 10, 3), (5, 10, 3)
-  for i, picture in enumerate((wide, tall)):
-    Image.fromarray(picture).save(tmp_path / f'{i}.png')
-  for i, shape in enumerate(shapes):
-    source = image_folder.folder(tmp_path, 'train', shape)
-    assert (source.read(np.array([i]))['x'] == 255).all()
-
-
-def test_grey_and_colour(tmp_path):
-  save(tmp_path / 'a.png', (10, 200, 30))
-  source = image_folder.folder(tmp_path, 'train', (8, 8, 1))
-  grey = source.read(np.array([0]))['x']
-  luma = round(0.299 * 10 + 0.587 * 200 + 0.114 * 30)  # ITU-R BT.601
-  assert grey.shape == (1, 8, 8, 1) and (grey == luma).all()
-  Image.new('L', (8, 8), 77).save(tmp_path / 'a.png')
-  for channels in (1, 3):
-    source = image_folder.folder(tmp_path, 'train', (8, 8, channels))
-    assert (source.read(np.array([0]))['x'] == 77).all()
-
-
 def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
   top = tmp_path_factory.mktemp('splits')
   classes.rename(top / 'train')

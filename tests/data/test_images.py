@@ -144,12 +144,26 @@ def test_large_pictures_are_silent_or_refused(tmp_path, monkeypatch, recwarn):
 
 
 def test_fit_crops_the_centre_or_stretches():
-  wide = np.zeros((20, 60, 3), np.uint8)
-  wide[:, 20:40] = 200  # the middle third
-  assert (images.fit(wide, 10, 'crop') == 200).all()
+  """The middle third of a wide, and the middle fifth of a tall picture stay."""
+  wide, tall = np.zeros((20, 60, 3), np.uint8), np.zeros((50, 20, 3), np.uint8)
+  wide[:, 20:40] = tall[20:30] = 200
+  assert (images.fit(wide, 10) == 200).all()
+  for picture, shape in ((wide, (10, 10, 3)), (tall, (5, 10, 3))):
+    assert (images.resized([picture], shape) == 200).all()
   stretched = images.fit(wide, 12, 'scale')
   assert stretched.shape == (12, 12, 3)
   assert (stretched[:, [0, 11]] < 20).all() and (stretched[:, 5:7] > 180).all()
+
+
+def test_colours_become_grey_as_luma_and_grey_is_repeated():
+  colours = np.full((8, 9, 3), (10, 200, 30), np.uint8)
+  luma = round(0.299 * 10 + 0.587 * 200 + 0.114 * 30)  # ITU-R BT.601
+  for picture, level in ((colours, luma), (colours[..., :1], 10)):
+    grey = images.resized([picture], (8, 8, 1))
+    assert grey.shape == (1, 8, 8, 1) and (grey == level).all()
+  found = images.resized([colours[..., :1], colours], (8, 8, 3))
+  np.testing.assert_array_equal(found[0], np.full((8, 8, 3), 10))
+  np.testing.assert_array_equal(found[1], colours[:, :8])
 
 
 def test_grid_places_images_row_by_row():

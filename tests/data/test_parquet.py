@@ -50,8 +50,10 @@ def test_rows_are_those_of_the_array(files):
   assert len(table) == 30 and table.columns == ['image', 'label']
   assert table.sizes.tolist() == [5, 5, 2, 5, 5, 5, 3]
   index = np.random.default_rng(0).permutation(30)
-  assert table.get('label', index) == LABELS[index].tolist()
-  assert table.get('image', index) == [encoded.png(PICTURES[i]) for i in index]
+  assert table.get(['label', 'image'], index) == {
+    'label': LABELS[index].tolist(),
+    'image': [encoded.png(PICTURES[i]) for i in index],
+  }
   assert table.place(18) == f'{files[1]}, row group 1, row 1'
 
 
@@ -80,8 +82,7 @@ def test_an_epoch_opens_each_row_group_once(files, counting):
   assert sorted(opened) == sorted(files)  # the footers
   order = table.order(np.random.default_rng(0))
   for part in np.split(order, 10):
-    table.get('image', part)
-    table.get('label', part)
+    table.get(['image', 'label'], part)
   assert len(opened) == 2 + len(table.sizes)
 
 
@@ -89,8 +90,8 @@ def test_threads_share_the_reading_of_a_row_group(files, counting):
   open_file, opened = counting
   table = open_parquet('set', files, ['label'], 30, open_file)
   with ThreadPoolExecutor(4) as pool:
-    results = pool.map(table.get, ['label'] * 4, [np.arange(30)] * 4)
-  assert [*results] == [LABELS.tolist()] * 4
+    results = pool.map(table.get, [['label']] * 4, [np.arange(30)] * 4)
+  assert [*results] == [{'label': LABELS.tolist()}] * 4
   assert len(opened) == 2 + 7
 
 
@@ -109,4 +110,4 @@ def test_damaged_files_are_named(files, tmp_path):
   cut.write_bytes(bytes(len(whole)))  # after the footers were read
   for _ in range(2):
     with pytest.raises(ValueError, match='cut.parquet cannot be read'):
-      table.get('image', np.arange(3))
+      table.get(['image'], np.arange(3))

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -18,28 +17,6 @@ def numbered():
   )
 
 
-def test_images_keep_their_labels_and_fill_minus_one_to_one(numbered):
-  for batch in itertools.islice(pipeline.batches(numbered, 4, 0), 6):
-    image = batch['x']
-    assert image.dtype == np.float32 and image.shape == (4, 2, 3, 1)
-    expected = batch['label'] * (2 / 9) - 1
-    np.testing.assert_allclose(image[:, 0, 0, 0], expected, atol=1e-6)
-
-
-def test_random_flip_mirrors_half_of_the_images():
-  ramp = np.arange(4, dtype=np.uint8).reshape(1, 1, 4, 1)
-  source = sources.ArraySource(np.repeat(ramp, 500, axis=0), levels=4)
-  batch = pipeline.batch_at(source, 500, 0, 0, random_flip=True)
-  assert 'label' not in batch
-  rising = batch['x'][:, 0, 0, 0] < batch['x'][:, 0, 3, 0]
-  assert abs(rising.mean() - 0.5) < 5 * 0.5 / 500**0.5
-  straight = source.facts.x.encode(ramp)
-  np.testing.assert_array_equal(batch['x'][rising][0], straight[0])
-  np.testing.assert_array_equal(batch['x'][~rising][0], straight[0][:, ::-1])
-  other = pipeline.batch_at(source, 500, 0, 1, random_flip=True)
-  assert (other['x'] != batch['x']).any()
-
-
 class OnDisk:
   """Serves the numbered images as a source on disk."""
 
@@ -54,8 +31,6 @@ class OnDisk:
 
   def read(self, index):
     self.requests.append(len(index))
-    if 99 in index:
-      raise ValueError('99.png is damaged')
     return self._inner.read(index)
 
 
@@ -110,7 +85,7 @@ def test_threads_do_not_change_the_batches(numbered, num_threads):
 def test_batches_are_those_of_a_literal_transcription(size):
   """An epoch has each image once; nothing must change between versions."""
   pictures = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 1), np.uint8)
-  source = sources.ArraySource(pictures)
+  source = sources.ArraySource(pictures, np.arange(7, dtype=np.int32), 7)
   seed, epochs = 11, range(-(-4 * size // 7))
   order = np.concatenate(
     [np.random.default_rng((seed, 0, e)).permutation(7) for e in epochs]
@@ -118,9 +93,9 @@ def test_batches_are_those_of_a_literal_transcription(size):
   for step in range(4):
     flips = np.random.default_rng((seed, 1, step)).random(size) < 0.5
     batch = pipeline.batch_at(source, size, seed, step, random_flip=True)
-    for row in range(size):
-      picture = pictures[order[step * size + row]]
-      picture = picture[:, ::-1] if flips[row] else picture
-      np.testing.assert_array_equal(
-        source.facts.x.decode(batch['x'][row]), picture
-      )
+    index = order[step * size :][:size]
+    expected = pictures[index] / 127.5 - 1.0
+    expected[flips] = expected[flips][:, :, ::-1]
+    assert batch['x'].dtype == np.float32
+    np.testing.assert_allclose(batch['x'], expected, atol=1e-6)
+    np.testing.assert_array_equal(batch['label'], index)

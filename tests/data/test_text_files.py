@@ -74,10 +74,7 @@ def test_tokens_are_bytes_and_padding():
   assert tokens.tolist() == [[0x61 + 1, 0xC3 + 1, 0xA9 + 1, 0, 0]]
   assert mask.tolist() == [[True, True, True, False, False]]
   assert tokens.max() < text.NUM_TOKENS
-
-
-def test_a_text_may_fill_its_length():
-  assert text.encode(['abc'], 3)[1].all()
+  assert text.encode(['abc'], 3)[1].all()  # a text may fill its length
 
 
 def test_bytes_that_are_no_text_are_marked():

@@ -83,7 +83,3 @@ def test_the_command(tmp_path):
   lines = result.stdout.splitlines()
   assert lines[0].startswith('one object: 100.0% +- 0.0% of ')
   assert lines[1].startswith('2 objects: 100.0% +- 0.0% of ')
-  np.savez(path, arr_0=arrays['x'])
-  result = as_main.run(shapes_judge, path)
-  assert result.returncode == 2 and result.stderr.startswith('error: ')
-  assert 'images (arr_0 or images) and their texts' in result.stderr

@@ -46,7 +46,7 @@ def tensors():
 def test_a_file_of_transformers_is_read(tensors, tmp_path):
   path = tmp_path / 'model.safetensors'
   safetensors.numpy.save_file(tensors, path)
-  network, params = dinov2.read_params(path)
+  network, params, _ = dinov2.read(path)
   assert (network.width, network.depth) == (WIDTH, DEPTH)
   assert (network.num_heads, network.grid) == (2, GRID)
   block, layer = params['block_1'], lambda n: tensors[f'encoder.layer.1.{n}']
@@ -87,7 +87,7 @@ def test_another_file_is_refused_in_one_line(
   path = tmp_path / 'model.safetensors'
   safetensors.numpy.save_file(tensors, path)
   with pytest.raises(ValueError, match=message) as error:
-    dinov2.read_params(path)
+    dinov2.read(path)
   assert 'facebook/dinov2-large' in str(error.value)
   assert '\n' not in str(error.value)
 

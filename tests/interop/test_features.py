@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusion_jax.interop import features
-from diffusion_jax.interop.dinov2 import read_params
+from diffusion_jax.interop import dinov2, features
 from diffusion_jax.interop.features import Features, load_features
 from tests import as_main
 from tests.interop.test_dinov2 import SHAPES as TWO_LAYERS
@@ -101,11 +100,11 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   digest = hashlib.sha256(file.read_bytes()).hexdigest()
   assert found.protocol['weights'] == digest
   assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 1'
-  network, params = read_params(file)
+  network, params, _ = dinov2.read(file)
 
   @jax.jit
   def apply(params, x):
-    x = features.dinov2_network.preprocess(x)
+    x = dinov2.PREPROCESS(x)
     return network.apply({'params': params}, x)
 
   expected = apply(params, images(4, 1))['features']

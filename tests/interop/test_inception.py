@@ -75,7 +75,7 @@ def test_a_graph_has_the_weights_of_the_other_layout(tensors, tmp_path):
   path = tmp_path / 'weights.safetensors'
   steps = {'Mixed_5b.branch1x1.bn.num_batches_tracked': np.array(3)}
   safetensors.numpy.save_file(tensors | steps, path)
-  ours = inception.read_params(path)
+  _, ours, _ = inception.read(path)
   kernel = tensors['Mixed_6d.branch7x7_2.conv.weight']  # [out, in, 1, 7]
   unit = ours['Mixed_6d.branch7x7_2']
   same(unit['kernel'][0, 4], kernel[:, :, 0, 4].T)
@@ -97,8 +97,7 @@ def test_a_graph_has_the_weights_of_the_other_layout(tensors, tmp_path):
       constants[f'{scope}/batchnorm/{other}'] = array
   path = tmp_path / 'classify_image_graph_def.pb'
   path.write_bytes(graph_files.graph(constants))
-  jax.tree.map(same, inception.read_params(path), ours)
-  params, back = inception.read_both(path)
+  _, params, back = inception.read(path)
   jax.tree.map(same, params, ours)
   jax.tree.map(same, dict(back), tensors)
 
@@ -110,7 +109,7 @@ def test_other_weights_are_refused_in_one_line(tensors, tmp_path):
   for extra in ({}, {more: np.zeros(3, np.float32)}):
     safetensors.numpy.save_file(rest | extra, path)
     with pytest.raises(ValueError, match='pytorch-fid') as error:
-      inception.read_params(path)
+      inception.read(path)
     message = str(error.value)
     start = f'{path} cannot be read as the Inception network'
     assert message.startswith(start) and '\n' not in message

@@ -97,17 +97,3 @@ def test_coverage_is_drawn_with_its_diagonal(axes):
   np.testing.assert_array_equal(first.get_ydata(), second.get_ydata())
   texts = [text.get_text() for text in ax.get_legend().get_texts()]
   assert texts == ['narrow', 'each'] and diagonal.get_linestyle() == '--'
-
-
-def test_pairs_are_drawn_below_the_diagonal(axes):
-  rng = np.random.default_rng(0)
-  draws, reference = rng.normal(size=(2, 300, 3))
-  truth = np.array([0.1, 0.2, 0.3])
-  found = axes(plots.plot_pairs, draws, reference, ['a', 'b', 'c'], truth)
-  shown = np.array([ax.get_visible() for ax in found]).reshape(3, 3)
-  np.testing.assert_array_equal(shown, np.tri(3, dtype=bool))
-  points = found[7].lines  # c against b
-  np.testing.assert_array_equal(points[0].get_xdata(), draws[:, 1])
-  np.testing.assert_array_equal(points[1].get_ydata(), reference[:, 2])
-  assert points[2].get_xdata()[0] == 0.2
-  assert (found[7].get_xlabel(), found[6].get_ylabel()) == ('b', 'c')

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffusion_jax.interop import features
-from diffusion_jax.interop.dinov2 import read_params
+from diffusion_jax.interop import dinov2, features
 from diffusion_jax.networks.dinov2 import interpolate_positions, preprocess
 
 # heads have 64 channels
@@ -48,7 +47,7 @@ def test_features_are_those_of_transformers(case, side):
   network, folder = case
   shape = (4, side, side, 3)
   images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  ours, params = read_params(folder / 'model.safetensors')
+  ours, params, _ = dinov2.read(folder / 'model.safetensors')
   ours = dataclasses.replace(ours, position_offset=0.0)
   found = ours.apply({'params': params}, preprocess(images))['features']
   # EDM2's preprocessing
@@ -69,7 +68,7 @@ def test_loaded_features_have_the_offset_of_the_published_code(case):
   network, folder = case
   images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   found = features.load_features('dinov2', folder, 8)(images)['features']
-  ours, params = read_params(folder / 'model.safetensors')
+  ours, params, _ = dinov2.read(folder / 'model.safetensors')
   x = preprocess(images)
   one, other = (
     dataclasses.replace(ours, position_offset=offset).apply(
