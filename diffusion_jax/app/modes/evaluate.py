@@ -126,14 +126,8 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = store.with_flags(config, flags, trusted=False)
-    values = {field: point.sampling.at(field) for field in lists}
-    yield (
-      {
-        field: x.name if isinstance(x, Node) else x
-        for field, x in values.items()
-      },
-      point,
-    )
+    values = ((field, point.sampling.at(field)) for field in lists)
+    yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
 
 
 def score_samples(

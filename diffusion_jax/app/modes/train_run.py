@@ -7,12 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import optax
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, own
-from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
@@ -25,7 +25,6 @@ from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
-from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training import checkpoints, first_weights, snapshots
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.state import TrainState
@@ -40,36 +39,35 @@ class Run:
   the devices; ahead: the programs of hooks that compile in a thread.
   """
 
-  config: Node
-  hooks: list[Hook]
+  parts: Setup
   state: TrainState
   frozen: Params
   start: int
   log: StepLog
   compute: Callable
   batches: Iterator[dict]
-  start_up: StartUp
   ahead: dict[str, Future] = dataclasses.field(default_factory=dict)
 
   def take(self, step: int) -> list[dict]:
     """Returns the batches of the next call, after `step`."""
-    end = hooks.end_of_call(self.config, self.hooks, step)
+    end = hooks.end_of_call(self.parts.config, self.parts.hooks, step)
     return list(itertools.islice(self.batches, end - step))
 
   def advance(self, step: int, batches: list[dict]) -> None:
     """Dispatches the steps after `step`, one for each batch."""
-    self.start_up.mark('batch')
+    c, start_up = self.parts.config.training, self.parts.start_up
+    start_up.mark('batch')
     compiling.seconds.clear()
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    self.start_up.mark('tracing the step', *compiling.source())
+    start_up.mark('tracing the step', *compiling.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
-      if self.config.training.compile_ahead:
-        self.ahead = compile_ahead(self.hooks, self.state, self.frozen)
+      if c.compile_ahead:
+        self.ahead = compile_ahead(self.parts.hooks, self.state, self.frozen)
       jax.block_until_ready(metrics)
       n = len(batches)
-      self.start_up.mark(f'{n} steps' if n > 1 else '1 step')
-      tqdm.write(str(self.start_up))
+      start_up.mark(f'{n} steps' if n > 1 else '1 step')
+      tqdm.write(str(start_up))
 
   def act(self, step: int, due: list[Hook]) -> None:
     """Runs the hooks that are due after a step, in order.
@@ -116,10 +114,14 @@ def compile_ahead(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state
   )
   pool = ThreadPoolExecutor(1)
+
+  def compile(hook):
+    hook.program.compile(*hook.inputs(shapes, frozen))
+
   futures = {
-    hook.what[0]: pool.submit(hook.compile, shapes, frozen)
+    hook.what[0]: pool.submit(compile, hook)
     for hook in todo
-    if hook.compile is not None
+    if hook.program is not None
   }
   pool.shutdown(wait=False)
   return futures
@@ -153,10 +155,7 @@ def begin(parts: Setup) -> Run | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('state')
-  return Run(
-    config, parts.hooks, state, frozen, start, log, compute, batches,
-    parts.start_up,
-  )  # fmt: skip
+  return Run(parts, state, frozen, start, log, compute, batches)
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
@@ -202,7 +201,7 @@ def open_files(
   if first:
     write_json(workdir / 'config.json', stored)
     make_folder(workdir, 'samples')
-    sessions.write_start(workdir, start, size_of(state.params))
+    sessions.write_start(workdir, start, optax.tree.size(state.params))
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
@@ -220,7 +219,8 @@ def announce(parts: Setup, state: TrainState) -> None:
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   step, total = int(state.step), config.training.num_steps
   what = 'adapters' if config.training.lora_rank else 'network'
-  print(f'devices: {devices}; {what}: {size_of(state.params):,} parameters')
+  size = optax.tree.size(state.params)
+  print(f'devices: {devices}; {what}: {size:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   what = 'images' if source.facts.x.is_picture else 'examples'
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
@@ -234,11 +234,6 @@ def announce(parts: Setup, state: TrainState) -> None:
     )
   elif warning := averages.warning(config):
     print(warning)
-
-
-def size_of(params: Params) -> int:
-  """Returns the number of parameters."""
-  return sum(x.size for x in jax.tree.leaves(params))
 
 
 def ended(workdir: Path, step: int, patience: int) -> str:
