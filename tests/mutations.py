@@ -329,7 +329,7 @@ core/keys.py draws_row_i
   if shape[:1] != (count,): => if not shape:
 training/first_weights.py app/modes/test_convert.py init_from
   if 2 * len(kept) > len(ours): => if False:
-app/modes/train_run.py app/modes/test_convert.py init_from
+app/modes/train.py app/modes/test_convert.py init_from
   begin = first_weights.read(shapes.params, c.init_from)
   => begin = lambda x: first_weights.read(shapes.params, c.init_from)(x)
 app/config/tree.py app/modes/test_refusals.py toy_parts

@@ -128,11 +128,11 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
 class Program(NamedTuple):
   """A function of arrays that is compiled at its first call, or before.
 
-  call: the function, whose first call is `announced`. compile: compiles it for
+  start: the function, whose first call is `announced`. compile: compiles it for
   arrays or shapes.
   """
 
-  call: Callable
+  start: Callable
   compile: Callable[..., object]
 
 
@@ -152,7 +152,7 @@ def program(
   )
   waiting = [what]
 
-  def call(*args):
+  def start(*args):
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
       return inner(*args)
     if not waiting:
@@ -160,7 +160,7 @@ def program(
     with announced(waiting.pop()):
       return jitted(*args)
 
-  return Program(call, lambda *args: jitted.lower(*args).compile())
+  return Program(start, lambda *args: jitted.lower(*args).compile())
 
 
 def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:

@@ -90,11 +90,11 @@ def per_image(
     return jax.device_put(batch, batch_sharding(mesh))
 
   def start(params, index, inputs):
-    arrays = on_devices.call(params, roots, *placed(index, inputs))
+    arrays = on_devices.start(params, roots, *placed(index, inputs))
     return lambda: rows(jax.device_get(arrays), slice(len(index)))
 
   def compute(params, index, inputs):
-    return on_devices.call(params, roots, index, inputs)
+    return on_devices.start(params, roots, index, inputs)
 
   def compile(params, index, inputs):
     on_devices.compile(params, roots, *placed(index, inputs))

@@ -106,9 +106,9 @@ def _at_once(run, model, keys, cond):
   key = key_of(model.config)
   yield Frame(0, 1, compiles=key not in run.ready)
   with run.lock:
-    x = jax.device_get(step.call(run.both, keys, cond))
+    x = model.facts.x.decode(jax.device_get(step.start(run.both, keys, cond)))
   run.ready.add(key)
-  yield Frame(1, 1, sheets.of_images(model, x, data=run.data))
+  yield Frame(1, 1, sheets.sheet(model, x, data=run.data))
 
 
 def _by_steps(run, model, keys, cond):
@@ -126,18 +126,18 @@ def _by_steps(run, model, keys, cond):
   shown = {*spread_levels(total, NUM_FRAMES).tolist()}
   yield Frame(0, total, compiles=key not in run.ready)
   for i in range(total + 1):
-    images = None
+    sheet = images = None
     with run.lock:
       if i:
         ends = levels.take(i - 1), levels.take(i)
         args = keys[i - 1], x, state, cond, scale, ends
-        x, state = jax.block_until_ready(step.call(run.both, *args))
+        x, state = jax.block_until_ready(step.start(run.both, *args))
         run.ready.add(key)
       if i in shown:
-        images = jax.device_get(decode.call(run.params, x))
-    sheet = None
+        images = jax.device_get(decode.start(run.params, x))
     if images is not None:
-      sheet = sheets.of_images(model, images, data=run.data)
+      images = model.facts.x.decode(images)
+      sheet = sheets.sheet(model, images, data=run.data)
     yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 

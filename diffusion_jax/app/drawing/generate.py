@@ -40,7 +40,7 @@ def generate_film(model: Model, mesh: Mesh, size: int = 0) -> PerImage:
   if model.plan is None:
     return each
   plan, how = model.plan, devices.effort(model.config)
-  decode = program('the decoder', model.latents.decoded, mesh, how).call
+  decode = program('the decoder', model.latents.decoded, mesh, how).start
 
   def with_film(params, drawn):
     x, states = drawn

@@ -34,16 +34,6 @@ def examples(model: Model) -> np.ndarray | None:
   return source.read(np.linspace(0, len(source) - 1, count).astype(int))['x']
 
 
-def of_images(
-  model: Model,
-  x: np.ndarray,
-  conditions: ImageConditions | None = None,
-  data: np.ndarray | None = None,
-) -> np.ndarray:
-  """Returns the sheet of samples [B, ...] as the model has them."""
-  return sheet(model, model.facts.x.decode(x), conditions, data)
-
-
 def sheet(
   model: Model,
   samples: np.ndarray,

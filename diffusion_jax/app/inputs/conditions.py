@@ -41,14 +41,15 @@ class ImageConditions(NamedTuple):
 class Inputs(NamedTuple):
   """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
 
-  context: real numbers [K, ...] in the user's units; each row has N / K
-  consecutive samples. Rows that give x have NaN where x is drawn.
+  context: real numbers [K, ...] in the user's units; rows: the row of each
+  sample, [N]. Rows that give x have NaN where x is drawn.
   """
 
   cond: dict[str, np.ndarray]
   texts: list[str] | None
   images: ImageConditions | None
-  context: np.ndarray | None = None
+  context: np.ndarray | None
+  rows: np.ndarray
 
   def stored(self) -> dict[str, np.ndarray]:
     """Returns the arrays [N, ...] that are stored with the samples."""
@@ -87,7 +88,7 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
-  texts, context = choose_texts(model, n), choose_context(model, n)
+  texts, (context, rows) = choose_texts(model, n), choose_context(model, n)
   cond = {
     'label': labels,
     'image': None if pictures is None else pictures.image,
@@ -95,10 +96,9 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   }
   name, values = context_of(model)
   if context is not None and values is not None:
-    each = rows_of(model, n) % len(context)
-    cond[name] = values.encode(context)[each]
+    cond[name] = values.encode(context)[rows]
   cond = {name: x for name, x in cond.items() if x is not None}
-  return Inputs(cond, texts, pictures, context)
+  return Inputs(cond, texts, pictures, context, rows)
 
 
 def choose_labels(model: Model, n: int) -> np.ndarray | None:
@@ -193,20 +193,24 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
   )
 
 
-def choose_context(model: Model, n: int) -> np.ndarray | None:
-  """Returns the context of the first n samples, [K, ...], or None.
+def choose_context(
+  model: Model, n: int
+) -> tuple[np.ndarray | None, np.ndarray]:
+  """Returns (context [K, ...] of the first n samples or None, their rows [n]).
 
   They are rows of sampling.context, of num_samples each, or else of held-out
   examples, of one each; nothing is known of x without rows.
   """
-  rows = given_context(model)
-  if rows is not None:
-    return rows[: -(-n // model.config.sampling.num_samples)]
+  index, size = np.arange(n), model.config.sampling.num_samples
+  context = given_context(model)
+  if context is not None:
+    context = context[: -(-n // size)]
+    return context, index // size % len(context)
   if model.conditioning.context is None:
-    return None
+    return None, index
   source = datasets.unseen(model.config)
   with from_config('data'):
-    return source.read(np.arange(n) % len(source))['context']
+    return source.read(index % len(source))['context'], index
 
 
 def context_of(model: Model) -> tuple[str, Values | None]:
@@ -226,7 +230,7 @@ def with_known(
   """Returns samples [n, ...] in the user's units, exact where x is known."""
   if inputs.context is None or model.conditioning.known is None:
     return x
-  known = inputs.context[index // model.config.sampling.num_samples]
+  known = inputs.context[inputs.rows[index]]
   return np.where(np.isnan(known), x, known).astype(x.dtype)
 
 
@@ -322,8 +326,7 @@ def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
   if 'context_code' not in code:
     return inputs.cond
   cond = {n: x for n, x in inputs.cond.items() if n != 'context'}
-  each = rows_of(model, len(inputs.cond['context']))
-  return cond | {'context_code': np.asarray(code['context_code'])[each]}
+  return cond | {'context_code': np.asarray(code['context_code'])[inputs.rows]}
 
 
 def by_run(guidance: Node | None) -> bool:
@@ -331,13 +334,6 @@ def by_run(guidance: Node | None) -> bool:
   if guidance is None or not guidance.get('run'):
     return False
   return guidance.scale != 1.0
-
-
-def rows_of(model: Model, n: int) -> np.ndarray:
-  """Returns the row of the context that each of the first n samples has."""
-  index, c = np.arange(n), model.config.sampling
-  given = c.context or c.context_row is not None
-  return index // c.num_samples if given else index
 
 
 FAR = 6.0  # standard deviations

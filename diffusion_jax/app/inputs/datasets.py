@@ -53,11 +53,11 @@ def source_of(config: Node, split: str = 'train') -> Source:
   run = config.get('facts')
   if run is not None:
     _check_same_kind(config.data.name, source.facts, run.make())
-  text = config.conditioning.text if 'conditioning' in config else None
-  if text is None:
+  length = text_length(config)
+  if not length:
     return source
   with from_config('data'):
-    return _with_texts(source, text.length, config.training.random_flip)
+    return _with_texts(source, length, config.training.random_flip)
 
 
 def _check_same_kind(name, ours, theirs):

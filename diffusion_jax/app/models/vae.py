@@ -143,11 +143,7 @@ class Autoencoder:
     return {'network': self.network.init(key, x)['params']}
 
   def draw(
-    self,
-    params: Params,
-    guides: Guides,
-    keys: Array,
-    cond: dict,
+    self, params: Params, guides: Guides, keys: Array, cond: dict
   ) -> tuple[Array, None]:
     """Returns the means of p(x | z_1), [B, H, W, C]; see `Model.draw`.
 
@@ -198,14 +194,12 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
     plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
     section = section.replace(**plain)
     model = dataclasses.replace(model, dropout=False)
-  return section.make(
-    {
-      'encode': model.encode,
-      'decode': model.decode,
-      'log_likelihood': model.log_likelihood,
-      'num_latents': model.num_latents,
-    }
-  )
+  return section.make({
+    'encode': model.encode,
+    'decode': model.decode,
+    'log_likelihood': model.log_likelihood,
+    'num_latents': model.num_latents,
+  })  # fmt: skip
 
 
 def problems(model: Autoencoder, mode: str) -> Iterator[str]:

@@ -91,8 +91,13 @@ def run(config: Node, workdir: str | Path) -> None:
     for changes, point in points:
       results[title(changes)] |= score_pairs(point, of_pairs, changes)
       processes.wait_for_all(f'calibration {title(changes)}')
-  for changes, scores in score_images(points, of_models):
-    results[title(changes)] |= scores
+  measured: dict[str, Fields] = {}  # by the fields that choose weights
+  for changes, point in points if of_models else ():
+    own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
+    if title(own) not in measured:
+      measured[title(own)] = score_point(point, of_models, own)
+    if own:
+      results[title(changes)] |= measured[title(own)]
   if len(points) > 1 and all(results.values()) and processes.is_first():
     first = 'samples' if of_samples else 'pairs' if of_pairs else ''
     below = folder_of(model, first or next(iter(of_models)))
@@ -126,14 +131,8 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = store.with_flags(config, flags, trusted=False)
-    values = {field: point.sampling.at(field) for field in lists}
-    yield (
-      {
-        field: x.name if isinstance(x, Node) else x
-        for field, x in values.items()
-      },
-      point,
-    )
+    values = ((field, point.sampling.at(field)) for field in lists)
+    yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
 
 
 def score_samples(
@@ -291,28 +290,15 @@ def log_density(
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
 
 
-def score_images(
-  points: Points, metrics: dict[str, ModelMetric]
-) -> Iterator[tuple[Fields, Fields]]:
-  """Scores real images at the points of a sweep that change the weights.
-
-  Yields (changes, scores as JSON) for each point. The scores are {} for a point
-  that does not change the weights, and in all processes but the first.
-  """
-  done: dict[str, Fields] = {}
-  for changes, model in points if metrics else ():
-    own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
-    if title(own) not in done:
-      if own:
-        print(f'{title(own)}:')
-      done[title(own)] = score_point(model, metrics, own)
-    yield changes, done[title(own)] if own else {}
-
-
 def score_point(
   model: Model, metrics: dict[str, ModelMetric], changes: Fields
 ) -> Fields:
-  """Scores real images by one set of weights, and writes result.json."""
+  """Scores real images by one set of weights, and writes result.json.
+
+  Returns the scores as JSON in the first process, {} in the others.
+  """
+  if changes:
+    print(f'{title(changes)}:')
   c = model.config.evaluation
   results: Fields = {}
   source = datasets.source_of(model.config, c.split)

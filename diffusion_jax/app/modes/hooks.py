@@ -1,6 +1,5 @@
 """Hooks: what a training does at intervals: log, measure, draw, save."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,9 +20,9 @@ from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.compiling import program
-from diffusion_jax.runtime.per_image import one_ahead, rows
+from diffusion_jax.runtime import compiling, processes
+from diffusion_jax.runtime.compiling import Program
+from diffusion_jax.runtime.per_image import PerImage, one_ahead, rows
 from diffusion_jax.runtime.sharding import local_rows, to_global
 from diffusion_jax.training import checkpoints, snapshots
 from diffusion_jax.training.state import TrainState
@@ -36,32 +35,35 @@ class Hook(NamedTuple):
   """Work that a training does at multiples of `every`, and at its end.
 
   act(step, state, frozen, log) writes into the files of the log, and may add to
-  log.results; frozen: parameters that are not trained. trace(state, frozen)
-  starts the same work, also with shapes for arrays. compile(state, frozen)
-  compiles it, also with shapes for the state. what: its name in messages, and
-  the field that switches it off. test_images: their number. saves: whether it
-  writes the checkpoint.
+  log.results; frozen: parameters that are not trained. program: what it
+  computes, of inputs(state, frozen), which may be shapes. what: its name in
+  messages, and the field that switches it off. test_images: their number.
+  saves: whether it writes the checkpoint.
   """
 
   every: tuple[int, ...]
   act: Act
-  trace: Callable[[TrainState, Params], object] | None = None
-  compile: Callable[[TrainState, Params], object] | None = None
+  program: Program | PerImage | None = None
+  inputs: Callable[[TrainState, Params], tuple] = lambda state, frozen: ()
   what: tuple[str, str] = '', ''
   test_images: int = 0
   saves: bool = False
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
-    """Traces the work once on shapes, to find its errors before the first step.
+    """Traces the program on shapes, to find its errors before the first step.
 
     Nothing is compiled or computed. Raises UserError for errors of the library
     and of the user's own parts.
     """
-    if self.trace is None:
+    if self.program is None:
       return
-    trace, (what, field) = self.trace, self.what
+    start, (what, field) = self.program.start, self.what
+
+    def trace(state, frozen):
+      start(*self.inputs(state, frozen))
+
     try:
-      jax.eval_shape(lambda *args: (trace(*args), None)[1], state, frozen)
+      jax.eval_shape(trace, state, frozen)
     except UserError:
       raise
     except Exception as error:
@@ -179,7 +181,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   config = model.config
   source = datasets.source_of(config, 'test')
   loss = make_eval_step(model.objective(test=True))
-  loss = program('the test loss', loss, mesh, devices.effort(config))
+  loss = compiling.program('the test loss', loss, mesh, devices.effort(config))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:
@@ -192,24 +194,21 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
-  def losses(state, frozen, i=0, function=loss.call):
+  def inputs(state, frozen, i=0):
     with from_config('data'):
       batch = pipeline.batch_at(
         source, size, 0, i, rows=local, text_length=length, facts=model.facts
       )
     batch = encode(frozen, to_global(mesh, batch), latents_key, i)
-    return function(state, batch, jax.random.fold_in(key, i), frozen)
-
-  def compile(state, frozen):
-    losses(state, frozen, 0, loss.compile)
+    return state, batch, jax.random.fold_in(key, i), frozen
 
   def act(step, state, frozen, log):
-    count = config.training.evaluate_batches
-    means = average([losses(state, frozen, i) for i in range(count)])
+    batches = range(config.training.evaluate_batches)
+    means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
     log.results |= {f'test_{name}': x for name, x in means.items()}
 
   what = 'the loss of test images', 'training.evaluate_every'
-  return Hook(every, act, losses, compile, what, len(source))
+  return Hook(every, act, loss, inputs, what, len(source))
 
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
@@ -229,26 +228,25 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       f'{", ".join(names)}'
     )
   n, size = c.metrics_images, config.sampling.batch_size
-  inputs = conditions.choose(model, n, mesh)
-  cond, stored = inputs.cond, inputs.stored()
+  chosen = conditions.choose(model, n, mesh)
   drawing = generate(model, mesh, min(size, n))
   score = scoring.scorer(model)
 
-  def begin(state, frozen, start=0, function=drawing.start):
-    index = np.arange(start, min(start + size, n))
-    return function(state.ema_params | frozen, index, rows(cond, index))
-
-  compile = functools.partial(begin, function=drawing.compile)
+  def inputs(state, frozen, first=0):
+    index = np.arange(first, min(first + size, n))
+    return state.ema_params | frozen, index, rows(chosen.cond, index)
 
   def act(step, state, frozen, log):
-    start = functools.partial(begin, state, frozen)
+    def start(first):
+      return drawing.start(*inputs(state, frozen, first))
+
     parts = [
       model.facts.x.decode(x) for _, x in one_ahead(start, range(0, n, size))
     ]
-    log.results |= score({'values': np.concatenate(parts), **stored})
+    log.results |= score({'values': np.concatenate(parts), **chosen.stored()})
 
   what = 'a sample', 'training.metrics_every'
-  return Hook(every, act, begin, compile, what)
+  return Hook(every, act, drawing, inputs, what)
 
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
@@ -261,19 +259,16 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  inputs = conditions.choose(model, n, mesh)
-  cond, given = inputs.cond, inputs.images
+  chosen = conditions.choose(model, n, mesh)
   drawing = generate_film(model, mesh)
   data = sheets.examples(model)
 
-  def begin(state, frozen, function=drawing.start):
-    return function(state.ema_params | frozen, np.arange(n), cond)
-
-  compile = functools.partial(begin, function=drawing.compile)
+  def inputs(state, frozen):
+    return state.ema_params | frozen, np.arange(n), chosen.cond
 
   def act(step, state, frozen, log):
-    x, film = begin(state, frozen)()
-    sheet = sheets.of_images(model, x, given, data)
+    x, film = drawing(*inputs(state, frozen))
+    sheet = sheets.sheet(model, model.facts.x.decode(x), chosen.images, data)
     if step == config.training.num_steps:
       log.film = film
     if processes.is_first():
@@ -282,4 +277,4 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     log.writer.write_images(step, {'samples': sheet})
 
   what = 'the preview', 'training.sample_every'
-  return Hook(every, act, begin, compile, what)
+  return Hook(every, act, drawing, inputs, what)

@@ -158,8 +158,8 @@ def write_film(model: Model, film: Frames, parts: Path) -> None:
   frames = film().values()
   if processes.is_first():
     path, data = parts.with_suffix('.gif'), sheets.examples(model)
-    drawn = [sheets.of_images(model, x, data=data) for x in frames]
-    images.write_gif(path, drawn)
+    drawn = [model.facts.x.decode(x) for x in frames]
+    images.write_gif(path, [sheets.sheet(model, x, data=data) for x in drawn])
     print(f'wrote {path}')
 
 

@@ -1,20 +1,39 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import jax
+import optax
+from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks, report
-from diffusion_jax.app.modes.train_run import begin, ended
-from diffusion_jax.app.modes.train_setup import Setup, setup
+from diffusion_jax.app.modes.hooks import Hook
+from diffusion_jax.app.modes.train_setup import Setup, make_advance, setup
+from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
-from diffusion_jax.errors import Preempted
-from diffusion_jax.runtime import lock, processes, sessions
-from diffusion_jax.runtime.files import make_folder
-from diffusion_jax.training import preemption
+from diffusion_jax.core.keys import stream
+from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.report.record import read_curves
+from diffusion_jax.runtime import compiling, lock, processes, sessions
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
+from diffusion_jax.training import (
+  checkpoints,
+  first_weights,
+  preemption,
+  snapshots,
+)
+from diffusion_jax.training.loggers import MetricWriter
+from diffusion_jax.training.state import TrainState
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -64,3 +83,232 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
     sessions.write_end(parts.workdir, step)
   print(f'trained {step} steps: {parts.workdir}')
   return run.log
+
+
+@dataclasses.dataclass
+class Run:
+  """A running training.
+
+  frozen: parameters that are not trained; start: the step it continues from;
+  compute: the result of `make_advance`; batches: from the step `start` on, on
+  the devices; ahead: the programs of hooks that compile in a thread.
+  """
+
+  parts: Setup
+  state: TrainState
+  frozen: Params
+  start: int
+  log: StepLog
+  compute: Callable
+  batches: Iterator[dict]
+  ahead: dict[str, Future] = dataclasses.field(default_factory=dict)
+
+  def take(self, step: int) -> list[dict]:
+    """Returns the batches of the next call, after `step`."""
+    end = hooks.end_of_call(self.parts.config, self.parts.hooks, step)
+    return list(itertools.islice(self.batches, end - step))
+
+  def advance(self, step: int, batches: list[dict]) -> None:
+    """Dispatches the steps after `step`, one for each batch."""
+    c, start_up = self.parts.config.training, self.parts.start_up
+    start_up.mark('batch')
+    compiling.seconds.clear()
+    self.state, metrics = self.compute(self.state, step, batches, self.frozen)
+    start_up.mark('tracing the step', *compiling.source())
+    self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
+    if step == self.start:
+      if c.compile_ahead:
+        self.ahead = compile_ahead(self.parts.hooks, self.state, self.frozen)
+      jax.block_until_ready(metrics)
+      n = len(batches)
+      start_up.mark(f'{n} steps' if n > 1 else '1 step')
+      tqdm.write(str(start_up))
+
+  def act(self, step: int, due: list[Hook]) -> None:
+    """Runs the hooks that are due after a step, in order.
+
+    If a hook fails, a checkpoint that waits for a metric is saved anyway, but
+    not with several processes, because they can only save together.
+    """
+    checkpoints.check_written(self.log.manager)
+    self.log.results = {}
+    try:
+      for hook in due:
+        if (future := self.ahead.pop(hook.what[0], None)) is not None:
+          with compiling.announced(hook.what[0]):
+            future.result()
+        hook.act(step, self.state, self.frozen, self.log)
+    except Exception:
+      if any(hook.saves for hook in due) and not processes.started():
+        self.log.save(self.state)
+      raise
+    if due:
+      self.log.restart_clock(step)
+
+  def interrupt(self, step: int, why: str) -> str:
+    """Saves after a signal, and returns a message; why: the signal."""
+    self.log.read()
+    if step > self.start:
+      self.log.save(self.state)
+    saved = 'saved' if step else 'nothing to save yet'
+    return (
+      f'stopped by {why} at step {step}, {saved}; the same command continues'
+    )
+
+
+def compile_ahead(
+  todo: list[Hook], state: TrainState, frozen: Params
+) -> dict[str, Future]:
+  """Starts to compile the programs of hooks, in a thread of its own.
+
+  Several processes must compile in the same order, and do without it.
+  """
+  if processes.started():
+    return {}
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state
+  )
+  pool = ThreadPoolExecutor(1)
+
+  def compile(hook):
+    hook.program.compile(*hook.inputs(shapes, frozen))
+
+  futures = {
+    hook.what[0]: pool.submit(compile, hook)
+    for hook in todo
+    if hook.program is not None
+  }
+  pool.shutdown(wait=False)
+  return futures
+
+
+def begin(parts: Setup) -> Run | None:
+  """Begins or continues a training; returns None if it is finished."""
+  config, mesh, source = parts.config, parts.mesh, parts.source
+  c = config.training
+  manager, state = restore(parts)
+  teacher, autoencoder = parts.model.teacher, parts.model.autoencoder
+  frozen = teacher.prepare(source, mesh) | autoencoder.prepare(source, mesh)
+  frozen = replicate(mesh, frozen)
+  announce(parts, state)
+  start = int(state.step)
+  if start >= c.num_steps:
+    return None
+  if why := ended(parts.workdir, start, c.patience):
+    print(f'this run is finished: {why}')
+    return None
+  more_steps = 0.0
+  if c.ema_sigma_rels:
+    more_steps = snapshots.begin(parts.workdir, start, c.batch_size)
+  log = open_files(parts, manager, state)
+  compute = make_advance(parts, more_steps)
+  key = stream(config.seed, 'latents')
+  rows = local_rows(mesh, c.batch_size)
+  read = datasets.batches(config, source, parts.model.facts, start, rows)
+  batches = (
+    parts.encode(frozen, to_global(mesh, batch), key, step)
+    for step, batch in enumerate(read, start)
+  )
+  parts.start_up.mark('state')
+  return Run(parts, state, frozen, start, log, compute, batches)
+
+
+def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
+  """Returns (the run's checkpoints, its newest state or the first one).
+
+  Raises UserError for a folder of another run, and for damaged checkpoints.
+  """
+  c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
+  if c.resume != 'force':
+    folder.check_same_run(workdir, parts.config, parts.model.facts)
+  try:
+    manager = checkpoints.open_manager(
+      workdir,
+      c.keep_checkpoints,
+      keep_every=c.keep_every,
+      keep_best=c.keep_best,
+      more_emas=shapes.more_ema_params,
+    )
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  try:
+    state = checkpoints.restore_latest(manager, shapes)
+  except ValueError as error:
+    raise UserError(f'{workdir}: {error}') from error
+  if state is not None:
+    return manager, state
+  if folder.read_config(workdir) is not None:
+    print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
+  if not c.init_from or c.lora_rank:  # the base of adapters is frozen
+    return manager, parts.make_state()
+  begin = first_weights.read(shapes.params, c.init_from)
+  return manager, begin(parts.make_state())
+
+
+def open_files(
+  parts: Setup, manager: CheckpointManager, state: TrainState
+) -> StepLog:
+  """Writes the config and the start of a training, and opens its log."""
+  config, workdir, start = parts.config, parts.workdir, int(state.step)
+  stored = folder.stored_form(config, parts.model.facts)
+  own.remember(workdir, config)
+  first = processes.is_first()  # of several processes one writes
+  if first:
+    write_json(workdir / 'config.json', stored)
+    make_folder(workdir, 'samples')
+    sessions.write_start(workdir, start, optax.tree.size(state.params))
+  writer = MetricWriter(workdir, start, first, config.training.log_to)
+  writer.write_config(start, stored, folder.hparams(stored))
+  total = config.training.num_steps
+  bar = tqdm(total=total, initial=start, unit='step', disable=None)
+  return StepLog(
+    config, workdir, manager, writer, bar, start, parts.rates, stored
+  )
+
+
+def announce(parts: Setup, state: TrainState) -> None:
+  """Prints devices, data and progress of the run, a line each."""
+  config, source = parts.config, parts.source
+  shape = 'x'.join(map(str, source.facts.x.shape))
+  data, fsdp = parts.mesh.shape.values()
+  devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
+  step, total = int(state.step), config.training.num_steps
+  what = 'adapters' if config.training.lora_rank else 'network'
+  size = optax.tree.size(state.params)
+  print(f'devices: {devices}; {what}: {size:,} parameters')
+  tests = max((hook.test_images for hook in parts.hooks), default=0)
+  what = 'images' if source.facts.x.is_picture else 'examples'
+  data = f'{config.data.name}, {len(source):,} {what} of {shape}'
+  data += f', {parts.model.facts.num_classes or "no"} classes'
+  print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))
+  print(f'{parts.workdir}: step {step} of {total}')
+  if step >= total:
+    print(
+      f'this run is finished: it has {step} of {total} steps. '
+      'A larger --config.training.num_steps continues it'
+    )
+  elif warning := averages.warning(config):
+    print(warning)
+
+
+def ended(workdir: Path, step: int, patience: int) -> str:
+  """Returns why a training has over-fitted at a step, or '' if it goes on.
+
+  patience: training.patience, steps without a lower test loss than before; 0:
+  it goes on. The losses are read from metrics.jsonl, so that a continued run
+  ends at the same step.
+  """
+  if not patience:
+    return ''
+  why = ''
+  if processes.is_first():
+    curve = read_curves(workdir / 'metrics.jsonl').get('test_loss')
+    pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
+    losses = [(loss, at) for at, loss in pairs if at <= step]
+    best, at = min(losses, default=(0.0, step))
+    if step - at >= patience:
+      why = (
+        f'the test loss has been lowest at step {at}, {best:.4g}, and not '
+        f'lower for {step - at} steps (training.patience)'
+      )
+  return why if processes.broadcast([bool(why)])[0] else ''

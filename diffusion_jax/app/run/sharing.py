@@ -26,11 +26,7 @@ from diffusion_jax.runtime.files import (
   write_json,
   write_text,
 )
-from diffusion_jax.training import (
-  checksums,
-  shared,
-  stored_weights,
-)
+from diffusion_jax.training import checksums, shared, stored_weights
 
 # Fields of config.sampling that choose among the weights of a run.
 _CHOICES = {

@@ -24,7 +24,7 @@ from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES, convert, train_run, train_setup
+from diffusion_jax.app.modes import MODES, convert, train, train_setup
 from diffusion_jax.app.run import weights
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.interop import (
@@ -328,7 +328,7 @@ def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   parts = train_setup.setup(config, tmp_path / 'x')
   parts = dataclasses.replace(parts, make_state=pytest.fail)
   message = 'init_from: .* is of another network'
-  refused(message, train_run.restore, parts)
+  refused(message, train.restore, parts)
 
 
 def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):

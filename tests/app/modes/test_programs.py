@@ -93,7 +93,11 @@ def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
     raise RuntimeError('out of memory')
 
   drawing = hooks.drawing
-  failing = lambda *args: drawing(*args)._replace(compile=compile)
+
+  def failing(*args):
+    hook = drawing(*args)
+    return hook._replace(program=hook.program._replace(compile=compile))
+
   monkeypatch.setattr(hooks, 'drawing', failing)
   with pytest.raises(RuntimeError, match='out of memory'):
     MODES['train'](smoke(**EVERYTHING), tmp_path)

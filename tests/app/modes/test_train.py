@@ -15,7 +15,7 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app.model import make_encode
-from diffusion_jax.app.modes import MODES, hooks, train_run, train_setup
+from diffusion_jax.app.modes import MODES, hooks, train, train_setup
 from diffusion_jax.runtime.per_image import PerImage
 from tests.app.conftest import (
   SEEN,
@@ -190,7 +190,7 @@ def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
     if step == 3:
       os.kill(os.getpid(), signal.SIGINT)
 
-  monkeypatch.setattr(train_run.MetricWriter, 'write_scalars', interrupt)
+  monkeypatch.setattr(train.MetricWriter, 'write_scalars', interrupt)
   message = 'stopped by Ctrl-C at step 3, saved; the same command continues'
   with pytest.raises(KeyboardInterrupt, match=message):
     MODES['train'](smoke(), tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, train_setup
-from diffusion_jax.app.modes.train_run import ended
+from diffusion_jax.app.modes.train import ended
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 from tests.app.fields import within
 
