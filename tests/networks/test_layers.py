@@ -9,16 +9,7 @@ import pytest
 from diffusion_jax.networks import layers
 from diffusion_jax.networks.layers import Conv, GroupNorm, initializers
 from diffusion_jax.networks.options import Initialization
-from tests.networks.literal import close, norm, random_params
-
-
-def test_conv_module_is_flaxs(key):
-  x = jax.random.normal(key, (2, 6, 6, 3))
-  conv = layers.Conv(5)
-  params = {'params': random_params(conv, x)}
-  theirs = nn.Conv(5, (3, 3))
-  close(jax.jit(conv.apply)(params, x), jax.jit(theirs.apply)(params, x))
-
+from tests.networks.literal import close, norm
 
 X = np.arange(1.0, 37.0, dtype=np.float32).reshape(6, 6)
 

@@ -1,4 +1,3 @@
-import functools
 from typing import Any
 
 import jax
@@ -6,9 +5,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.errors import InvalidRngError
 
-from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import AttentionPool, UNet
 from tests.networks.jaxprs import equations
 from tests.networks.literal import randomised, shapes
@@ -30,21 +27,6 @@ ONE_LEVEL = dict(
   num_heads=2,
   scale_shift=True,
 )
-
-
-def test_the_null_class_acts_and_dropout_is_drawn_in_training_only():
-  inputs = Inputs(num_classes=3, null_class=True)
-  network = UNet(**ONE_LEVEL, dropout=0.5, inputs=inputs)
-  x = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
-  noise, label = np.array([3.0, 700.0]), {'label': np.array([0, 2])}
-  params = randomised(shapes(network, 4, cond={'label': jnp.zeros(1, int)}))
-  jitted = jax.jit(network.apply, static_argnames='train')
-  apply = functools.partial(jitted, {'params': params}, x, noise)
-  out, null = (apply(label | {'drop': np.full(2, d)}) for d in (False, True))
-  assert out.shape == (2, 4, 4, 3) and out.dtype == np.float32
-  assert (np.abs(null - out).max(axis=(1, 2, 3)) > 1e-4).all()
-  with pytest.raises(InvalidRngError, match='dropout'):
-    apply(label, train=True)
 
 
 def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(key):

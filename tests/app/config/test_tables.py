@@ -312,6 +312,14 @@ def test_the_levels_of_another_schedule_may_be_visited(name):
   assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def second_step(adam, rate, params):
+  zero = jax.tree.map(jnp.zeros_like, params)
+  _, state = adam.update(zero, adam.init(params), params)
+  updates, _ = adam.update(zero, state, params)
+  return jax.tree.map(lambda update: rate(1) * update, updates)
+
+
 def test_masks_of_weight_decay_reach_the_optimizer():
   """Without gradients only decay moves parameters, by 2e-6 * 0.01."""
   one = np.ones(2, np.float32)
@@ -325,16 +333,7 @@ def test_masks_of_weight_decay_reach_the_optimizer():
   for mask, names in still.items():
     flags = [('optimizer.weight_decay_mask', mask)]
     config = store.with_flags(read('cifar10_vdm'), flags)
-    adam, rate = config.optimizer.make({'total_steps': 100})
-
-    @jax.jit
-    def second_step(params):
-      zero = jax.tree.map(jnp.zeros_like, params)
-      _, state = adam.update(zero, adam.init(params), params)
-      updates, _ = adam.update(zero, state, params)
-      return jax.tree.map(lambda update: rate(1) * update, updates)
-
-    moved = second_step(params)
+    moved = second_step(*config.optimizer.make({'total_steps': 100}), params)
     found = {**moved['network'], 'schedule': moved['schedule']['bias']}
     for name, update in found.items():
       expected = 0.0 if name in names else -2e-6 * 0.01
