@@ -97,11 +97,10 @@ def test_the_encoder_is_the_papers(encoder):
     np.testing.assert_allclose(found[known], expected, atol=2e-4)
 
 
-def test_cross_attention_is_its_formula(key):
+def test_cross_attention_is_its_formula(rng):
   """The formula is a loop over images, heads and pixels."""
-  keys = jax.random.split(key, 2)
-  x = jax.random.normal(keys[0], (2, 3, 2, 8))
-  words = jax.random.normal(keys[1], (2, 5, 6))
+  x = rng.standard_normal((2, 3, 2, 8), np.float32)
+  words = rng.standard_normal((2, 5, 6), np.float32)
   mask = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
   module = CrossAttention(num_heads=2, num_groups=4)
   variables = random(module, x, words, mask)

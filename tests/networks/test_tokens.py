@@ -52,10 +52,10 @@ def test_heads_are_neighbouring_channels():
 
 
 @pytest.mark.parametrize('grid', [(4, 6), (24,)])
-def test_scores_depend_only_on_differences_of_positions(grid, key):
+def test_scores_depend_only_on_differences_of_positions(grid, key, rng):
   """One query and one key are at all places of a grid."""
   rows, columns, size = 24 // grid[-1], grid[-1], 8
-  q, k = jax.random.normal(key, (2, size))
+  q, k = rng.standard_normal((2, size), np.float32)
   angles = rotary_angles(grid, size)
   shape = (1, rows * columns, 1, size)
   turned = [
@@ -71,9 +71,9 @@ def test_scores_depend_only_on_differences_of_positions(grid, key):
   assert spread < 1e-5 < 0.1 < np.ptp(means)
 
 
-def test_pairs_are_turned_by_row_then_column(key):
+def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
-  x = np.asarray(jax.random.normal(key, (2, 6, 3, 8)), np.float64)
+  x = rng.standard_normal((2, 6, 3, 8))
   found = rotate(jnp.asarray(x, jnp.float32), rotary_angles((2, 3), 8))
   z = x[..., 0::2] + 1j * x[..., 1::2]
   for token in range(6):
@@ -90,8 +90,8 @@ def test_angles_of_a_sequence_are_those_of_su_et_al():
   np.testing.assert_allclose(rotary_angles((5,), 8), angles, rtol=1e-6)
 
 
-def test_other_tokens_are_not_turned(key):
-  x = jax.random.normal(key, (1, 6, 2, 4))
+def test_other_tokens_are_not_turned(rng):
+  x = rng.standard_normal((1, 6, 2, 4), np.float32)
   found = rotate(x, rotary_angles((2, 2), 4, num_others=2))
   np.testing.assert_array_equal(found[:, :3], x[:, :3])  # and the place (0, 0)
   assert np.abs(found[:, 3:] - x[:, 3:]).max() > 0.1
