@@ -110,6 +110,7 @@ def test_numbers_out_of_range_are_refused(name, field, value, message):
     NETWORKS[name]().clone(**{field: value})
 
 
+@functools.cache
 def initial(name, **options):
   x = jnp.zeros((1, 4, 4, 3))
   noise = () if name in ('autoencoder', 'hierarchical') else (jnp.ones(1),)

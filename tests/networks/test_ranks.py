@@ -81,10 +81,7 @@ def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(
     return np.repeat(np.expand_dims(x, rank + 1), count, rank + 1)
 
   params = randomised(shapes(network, x.shape), scale=0.3)
-  wide_params = with_a_further_axis(params, rank)
-  needed = jax.tree.map(np.shape, shapes(network, repeated(x).shape))
-  assert jax.tree.map(np.shape, wide_params) == needed
-  run = applied(network)
+  run, wide_params = applied(network), with_a_further_axis(params, rank)
   found, wide = run(params, x), run(wide_params, repeated(x))
   assert found.shape == x.shape and np.std(found) > 0.1
   np.testing.assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)

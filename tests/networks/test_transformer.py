@@ -139,9 +139,9 @@ def test_without_positions_permuted_patches_give_permuted_outputs():
     return x.swapaxes(2, 3).reshape(2, 4, 6, 1)
 
   x, moved = images(), {}
+  params = small_params(DiT(**TINY), x, NOISE)
   for positions in ('none', 'rotary', 'sincos'):
     network = DiT(**TINY, positions=positions)
-    params = small_params(network, x, NOISE)
     first, second = (
       np.asarray(applied(network)({'params': params}, a, NOISE))
       for a in (x, permute(x))
