@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks import tokens
-from diffusion_jax.networks.tokens import rotary_angles, rotate
+from diffusion_jax.networks.tokens import rotary_angles
+
+rotate = jax.jit(tokens.rotate)
 
 
 @pytest.mark.parametrize('sides, size, token, place', [
@@ -23,7 +25,7 @@ def test_patches_are_cubes_row_by_row_and_go_back(sides, size, token, place):
     patches = tokens.patchify(x, size)
     return patches, tokens.unpatchify(patches, size, sides)
 
-  patches, again = both(x)
+  patches, again = jax.device_get(both(x))
   width = 3 * size ** len(sides)
   assert patches.shape == (2, x[0].size // width, width)
   np.testing.assert_array_equal(patches[1, token], x[1][place].reshape(-1))
@@ -59,7 +61,7 @@ def test_scores_depend_only_on_differences_of_positions(grid, key, rng):
   angles = rotary_angles(grid, size)
   shape = (1, rows * columns, 1, size)
   turned = [
-    np.asarray(rotate(jnp.broadcast_to(a, shape), angles))[0, :, 0]
+    np.asarray(rotate(np.broadcast_to(a, shape), angles))[0, :, 0]
     for a in (q, k)
   ]
   scores = (turned[0] @ turned[1].T).reshape(rows, columns, rows, columns)
@@ -74,7 +76,7 @@ def test_scores_depend_only_on_differences_of_positions(grid, key, rng):
 def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = rng.standard_normal((2, 6, 3, 8))
-  found = rotate(jnp.asarray(x, jnp.float32), rotary_angles((2, 3), 8))
+  found = np.asarray(rotate(np.float32(x), rotary_angles((2, 3), 8)))
   z = x[..., 0::2] + 1j * x[..., 1::2]
   for token in range(6):
     row, column = divmod(token, 3)
@@ -92,13 +94,13 @@ def test_angles_of_a_sequence_are_those_of_su_et_al():
 
 def test_other_tokens_are_not_turned(rng):
   x = rng.standard_normal((1, 6, 2, 4), np.float32)
-  found = rotate(x, rotary_angles((2, 2), 4, num_others=2))
+  found = np.asarray(rotate(x, rotary_angles((2, 2), 4, num_others=2)))
   np.testing.assert_array_equal(found[:, :3], x[:, :3])  # and the place (0, 0)
   assert np.abs(found[:, 3:] - x[:, 3:]).max() > 0.1
 
 
 def test_the_type_is_kept_and_the_heads_are_checked():
-  x = jnp.ones((1, 4, 1, 4), jnp.bfloat16)
+  x = np.ones((1, 4, 1, 4), jnp.bfloat16)
   assert rotate(x, rotary_angles((2, 2), 4)).dtype == jnp.bfloat16
   with pytest.raises(ValueError, match='channels divisible by 4, not 6'):
     rotary_angles((2, 2), 6)
