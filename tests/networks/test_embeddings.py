@@ -83,15 +83,6 @@ def test_a_label_out_of_range_is_nan(embed, label):
   assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()
 
 
-@pytest.mark.parametrize(
-  'cond', [{}, {'label': np.zeros(1, int), 'drop': np.ones(1, bool)}]
-)
-def test_without_a_null_class_there_is_always_a_label(cond):
-  module = LabelEmbedding(Inputs(num_classes=3), 5)
-  with pytest.raises(ValueError, match='no null class'):
-    random_params(module, cond, 1)
-
-
 @pytest.mark.parametrize('kind, std', [('ho', 64**-0.5), ('torch', 1.0)])
 def test_labels_begin_normal(kind, std, key):
   """Flax's nn.Embed has variance 1 / features, PyTorch's nn.Embedding 1."""

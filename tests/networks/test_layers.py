@@ -59,8 +59,6 @@ def test_torch_initialisers_are_uniform_over_fan_in(key):
     np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=rtol)
   for values in conv_params(key, initializer='torch', zero=True):
     assert not values.any()
-  with pytest.raises(ValueError, match="'he' is not one of ho, torch, lecun"):
-    conv_params(key, initializer='he')
 
 
 def test_lecun_initialisers_are_flaxs(key):

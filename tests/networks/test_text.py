@@ -216,13 +216,3 @@ def test_the_gradient_reaches_every_parameter_of_the_encoder():
   unused = np.setdiff1d(np.arange(257), TOKENS[:2])
   table = found['encoder']['table']['embedding']
   np.testing.assert_array_equal(table[unused[1:]], 0.0)
-
-
-def test_missing_texts_are_refused(key):
-  module = unet()
-  variables = jax.eval_shape(module.init, key, X, NOISE, COND)
-  for cond in ({}, COND | {'drop': jnp.ones(3, bool)}):
-    with pytest.raises(ValueError, match='has no null text'):
-      jax.eval_shape(module.apply, variables, X, NOISE, cond)
-  with pytest.raises(ValueError, match='num_heads=3 does not divide the 16'):
-    jax.eval_shape(unet(TEXT._replace(heads=3)).init, key, X, NOISE, COND)

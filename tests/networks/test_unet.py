@@ -4,7 +4,6 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from diffusion_jax.networks.unet import AttentionPool, UNet
 from tests.networks.jaxprs import equations
@@ -52,20 +51,6 @@ def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(rng):
   assert used['rsqrt'] == {'float32'}  # of the norms
   assert used['exp'] == {'float32'}  # of the softmax
   assert 'bfloat16' in used['conv2d'] and 'bfloat16' in used['linear']
-
-
-def test_cudnn_attention_has_bfloat16_and_narrow_heads(key):
-  x, noise = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1)
-  options = TINY | {'attention': 'cudnn', 'head_channels': 4}
-  with pytest.raises(ValueError, match="'cudnn' needs dtype bfloat16"):
-    UNet(**options)
-  with pytest.raises(ValueError, match='heads of 8, 16, ... 128 channels, not'):
-    jax.eval_shape(UNet(**options, dtype='bfloat16').init, key, x, noise)
-  wide = UNet(**TINY | {'channels': 256}, attention='cudnn', dtype='bfloat16')
-  with pytest.raises(
-    ValueError, match='not 512: change num_heads or head_channels'
-  ):
-    jax.eval_shape(wide.init, key, x, noise)
 
 
 def test_places_begin_small_and_pixels_have_places(key):
