@@ -65,7 +65,7 @@ def test_the_score_network_literally():
   cond = {'augmented': flag, 'label': label}
   found = np.asarray(apply(z, -gamma, cond))
   arrays = (np.asarray(a, np.float64) for a in (z, gamma, flag))
-  expected = score(p, *arrays, label)
+  expected = score(p, *arrays, label=label)
   scale = np.abs(expected).max()
   np.testing.assert_allclose(found / scale, expected / scale, atol=2e-4)
   # gamma may be outside of gamma_min..gamma_max

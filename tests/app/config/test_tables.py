@@ -129,26 +129,28 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
 
 def test_what_a_network_sees_of_a_level():
   """Of the two ends of 100 steps, or of sigma / alpha = 1 / 3."""
-  steps = 'schedule.num_steps=100'
-  cases = [
-    ((steps, 'noise_input=step'), (0, 99)),
-    ((steps, 'noise_input=rescaled_step'), (0, 990)),
-    ((steps, 'noise_input=time'), (0, 1000)),
-    (('noise_input=time', 'noise_input.scale=9'), 2.25),
-    (('noise_input=log_sigma',), -math.log(3)),
-    (('noise_input=edm',), -math.log(3) / 4),
-    (('noise_input=logsnr',), 2 * math.log(3)),
-  ]
-  ends = dj.NoiseLevel(np.float32([0, 1]), None, None)
-  inputs = [model_of(*flags).noisy.process.noise_input for flags, _ in cases]
+  of_ends = {'step': (0, 99), 'rescaled_step': (0, 990), 'time': (0, 1000)}
+  of_level = {
+    'time noise_input.scale=9': 2.25,
+    'log_sigma': -math.log(3),
+    'edm': -math.log(3) / 4,
+    'logsnr': 2 * math.log(3),
+  }
+
+  def inputs(names):
+    flags = [f'schedule.num_steps=100 noise_input={x}'.split() for x in names]
+    return [model_of(*each).noisy.process.noise_input for each in flags]
 
   @jax.jit
   def seen():
+    ends = dj.NoiseLevel(np.float32([0, 1]), None, None)
     level = dj.RectifiedFlowSchedule()(0.25)
-    return [f(ends if i < 3 else level) for i, f in enumerate(inputs)]
+    found = [f(ends) for f in inputs(of_ends)]
+    return found + [f(level) for f in inputs(of_level)]
 
-  for found, (_, expected) in zip(seen(), cases, strict=True):
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+  expected = [*of_ends.values(), *of_level.values()]
+  for found, value in zip(seen(), expected, strict=True):
+    np.testing.assert_allclose(found, value, rtol=1e-6)
 
 
 def section(path, name):
