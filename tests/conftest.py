@@ -151,3 +151,8 @@ def nan_check():
 @pytest.fixture
 def key():
   return jax.random.key(0)
+
+
+@pytest.fixture
+def rng(seeds):
+  return np.random.default_rng(0)

@@ -368,7 +368,7 @@ sampling/likelihood.py hutchinson_is_unbiased
 sampling/editing.py no_strength_is_no_change
   round(strength * num_steps) => int(strength * num_steps)
 # Networks.
-networks/blocks.py resnet_block_literally
+networks/blocks.py interop/test_openai.py network_that_enlarges
   norm(h, 'norm_2') * (1.0 + scale) + shift => norm(h, 'norm_2') * scale + shift
 networks/attention.py interop/test_openai.py network_that_enlarges
   {'new': 0, 'legacy': 1, 'interleaved': 2}

@@ -482,7 +482,8 @@ def test_networks_compute_at_their_precision_in_every_gradient():
   Only then the CPU's convolution makes its own derivatives.
   """
   model = digits_model(**{
-    'network.remat': True, 'network.attention_resolutions': (8,)
+    'network.remat': True, 'network.attention_resolutions': (8,),
+    'network.num_blocks': 1,
   })  # fmt: skip
   apply = model.noisy.given().apply
   cond = {'label': LABEL['label']}

@@ -18,22 +18,37 @@ from diffusion_jax.training.objectives import Context
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
 from tests.core import test_schedules as marginals
+from tests.interop.test_readers import CIFAR10, make, of_edm
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,
-  'cifar10_improved': 52_546_438,
   'cifar10_vdm': 30_578_181,
   'cifar10_edm': 55_733_891,
-  'cifar10_edm:conditional': 55_735_299,
   # EDM's network and two layers for t - s; the release has 55,932,419
   'cifar10_meanflow': 55_733_891 + (128 + 1) * 512 + (512 + 1) * 512,
-  'imagenet64': 295_904_454,
   'imagenet256_autoencoder': 83_653_863,
   'imagenet256_dit': 674_834_720,
   # without half of the outputs, which the release discards
   'imagenet256_sit': 674_834_720 - (1152 + 1) * 2 * 2 * 4,
   'imagenet256_jit': 131_123_712,
 }
+
+
+# Networks of releases, whose sizes tests/interop/test_readers.py has, and how
+# ours differ in what has no parameters. The stem has the channels by default.
+RELEASES = {
+  'cifar10_improved': (
+    make('cifar10_uncond_50M_500K'), dict(dtype='float32', stem_channels=None)
+  ),
+  'cifar10_edm:conditional': (
+    of_edm(**CIFAR10, label_dim=10), dict(dtype='float32')
+  ),
+  'imagenet64': (
+    make('64x64_diffusion'),
+    dict(dtype='bfloat16', stem_channels=None, remat=True,
+         downsample_padding='same'),
+  ),
+}  # fmt: skip
 
 
 def model_of(name, workdir='x') -> Any:
@@ -56,7 +71,7 @@ TRAINED = [
   for name in BUILT
   if read(name).data is not None and read(name).get('latent') is None
 ]
-assert {*SIZES} <= {*BUILT}
+assert {*SIZES, *RELEASES} <= {*BUILT}
 
 
 @pytest.mark.parametrize('name', SIZES)
@@ -64,6 +79,12 @@ def test_the_network_of_a_published_recipe_has_its_size(name):
   if name in TRAINED:
     size = sum(x.size for x in jax.tree.leaves(abstract_params(name)))
     assert size == SIZES[name]
+
+
+@pytest.mark.parametrize('name', RELEASES)
+def test_the_network_of_a_published_recipe_is_that_of_the_release(name):
+  release, changes = RELEASES[name]
+  assert model_of(name).noisy.network == release.network.clone(**changes)
 
 
 def kind(name):
@@ -187,31 +208,44 @@ def test_the_noise_of_a_published_recipe(name):
 def test_flows_have_the_plain_loss_of_the_velocity(name):
   """Lipman et al. 2023: the weight of the error of v is 1 at all levels."""
   model = model_of(name)
-  section = model.config.objective.weight
-  weight = section.make()
-  level = model.noisy.schedule()(jnp.linspace(0.1, 0.9, 5))
-  scale = dj.error_scale(model.noisy.process.parametrization.kind, level) ** 2
-  np.testing.assert_allclose(weight(level), scale, rtol=1e-6)
+  weight = model.config.objective.weight.make()
+
+  @jax.jit
+  def level_and_weights(t):
+    level = model.noisy.schedule()(t)
+    scale = dj.error_scale(model.noisy.process.parametrization.kind, level) ** 2
+    return level, weight(level), scale
+
+  t = np.linspace(0.1, 0.9, 5, dtype=np.float32)
+  level, found, scale = jax.device_get(level_and_weights(t))
+  np.testing.assert_allclose(found, scale, rtol=1e-6)
   np.testing.assert_allclose(level.alpha + level.sigma, 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize('sde', ['vp', 'subvp', 've'])
 def test_the_noise_inputs_of_the_three_sdes(sde):
   """999 t, or log sigma (Song et al. 2021)."""
-  model = model_of(f'cifar10_vp:{sde}')
-  level = model.noisy.schedule()(0.5)
-  label = np.log(level.sigma) if sde == 've' else 999 / 2
-  seen = model.noisy.process.noise_input(level)
+  noisy = model_of(f'cifar10_vp:{sde}').noisy
+
+  @jax.jit
+  def sigma_and_input():
+    level = noisy.schedule()(0.5)
+    return level.sigma, noisy.process.noise_input(level)
+
+  sigma, seen = sigma_and_input()
+  label = np.log(sigma) if sde == 've' else 999 / 2
   np.testing.assert_allclose(seen, label, rtol=1e-6)
 
 
-def test_ve_of_data_in_the_unit_interval(key):
+def test_ve_of_data_in_the_unit_interval():
   """Song et al.: x in [0, 1] + sigma z, then 2x - 1 inside the network."""
   schedule = model_of('cifar10_vp:ve').noisy.schedule()
-  unit, z = jax.random.uniform(key, (5, 3)), jax.random.normal(key, (5, 3))
-  t = np.linspace(0.0, 1.0, 5)
-  theirs = np.asarray(unit) + (0.01 * 5000.0**t)[:, None] * np.asarray(z)
-  ours = dj.q_sample(2 * unit - 1, z, schedule(jnp.asarray(t, jnp.float32)))
+  rng, t = np.random.default_rng(0), np.linspace(0.0, 1.0, 5)
+  unit = rng.uniform(size=(5, 3)).astype(np.float32)
+  z = rng.standard_normal((5, 3), np.float32)
+  theirs = unit + (0.01 * 5000.0**t)[:, None] * z
+  noise = jax.jit(lambda x, t: dj.q_sample(x, z, schedule(t)))
+  ours = noise(2 * unit - 1, t.astype(np.float32))
   np.testing.assert_allclose(ours, 2 * theirs - 1, rtol=1e-5, atol=1e-5)
 
 
@@ -303,7 +337,7 @@ def test_learning_rate_and_average_of_edm(name):
   """recipes 6, in images."""
   c = read(name)
   assert c.training.num_steps * c.training.batch_size == 200_000_000
-  rate, images = optimizer_of(c)[1], c.training.batch_size
+  rate, images = jax.jit(optimizer_of(c)[1]), c.training.batch_size
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
@@ -372,11 +406,11 @@ def test_a_step_of_adam_equals_a_release_that_sums(name):
   adam, rate = optimizer_of(config)
   b2, clip_norm = config.optimizer.b2, {'cifar10_vp:ve': 1.0}.get(name, np.inf)
   params = {'network': {'kernel': jnp.zeros(5)}}
-  state, updates = adam.init(params), params
+  state, updates, update = adam.init(params), params, jax.jit(adam.update)
   m, v = np.zeros((2, 5))
   for g in np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-2]) * [[1.0], [2.0]]:
     grads = {'network': {'kernel': jnp.asarray(g, jnp.float32)}}
-    updates, state = adam.update(grads, state, params)
+    updates, state = update(grads, state, params)
     theirs = SUMS[name] * g
     theirs *= min(1.0, clip_norm / np.linalg.norm(theirs))
     m, v = 0.9 * m + 0.1 * theirs, b2 * v + (1 - b2) * theirs**2

@@ -157,9 +157,9 @@ def test_at_training_levels_beyond_the_trained_range():
 
 
 @pytest.mark.parametrize('trained', [SCHEDULE, ZERO_SNR, KARRAS, FLOW])
-def test_at_training_levels_without_signal(trained, key):
+def test_at_training_levels_without_signal(trained, rng):
   """The noisiest level of training is used, with x_t in its scale."""
-  x = np.asarray(jax.random.normal(key, (3, 2)))
+  x = rng.standard_normal((3, 2), np.float32)
 
   def total(x, level):
     x0 = dj.at_training_levels(GAUSSIAN.denoise, trained)(x, level).x0
@@ -177,8 +177,8 @@ def test_at_training_levels_without_signal(trained, key):
       assert np.isfinite(slope).all()
 
 
-def test_at_training_levels_of_clean_data(key):
-  x = np.asarray(jax.random.normal(key, (3, 2)))
+def test_at_training_levels_of_clean_data(rng):
+  x = rng.standard_normal((3, 2), np.float32)
   level = dj.clean_level()._replace(alpha=jnp.asarray(2.0))
   found, _ = at_training_levels(KARRAS, 2.0 * x, level)
   expected = jax.jit(GAUSSIAN.denoise)(x, KARRAS(0.0)).x0

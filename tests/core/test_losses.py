@@ -24,9 +24,9 @@ WEIGHTS = [
 JIT = dj.min_flow_weight(), dj.min_flow_weight(9.0)
 
 
-def test_every_parametrization_has_the_same_loss(key):
+def test_every_parametrization_has_the_same_loss(rng):
   """It is weight |x_0 - x0_hat|^2 in the output space of any network."""
-  x0, eps, wrong = np.asarray(jax.random.normal(key, (3, 4, 6)))
+  x0, eps, wrong = rng.standard_normal((3, 4, 6), np.float32)
   x0_hat = x0 + 0.3 * wrong
   cases = list(itertools.product(KINDS, WEIGHTS))
 
@@ -68,9 +68,9 @@ def test_weights():
   np.testing.assert_allclose(twice, once / 4.0, rtol=1e-5)
 
 
-def test_flow_loss_is_the_squared_error_of_the_velocity(key):
+def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
   """It is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
-  x0, eps, output = np.asarray(jax.random.normal(key, (3, 4, 6)))
+  x0, eps, output = rng.standard_normal((3, 4, 6), np.float32)
   t = np.float32([1e-4, 0.3, 0.9, 1.0])
 
   @jax.jit
@@ -85,8 +85,8 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(key):
 
 
 @pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
-def test_loss_and_gradient_are_finite_at_zero_snr(kind, key):
-  x0, eps, y = jax.random.normal(key, (3, 2, 3))
+def test_loss_and_gradient_are_finite_at_zero_snr(kind, rng):
+  x0, eps, y = rng.standard_normal((3, 2, 3), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   loss = lambda y: jitted(dj.denoising_loss)(
     kind, y, x0, eps, level, dj.snr_weight

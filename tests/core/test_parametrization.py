@@ -12,8 +12,8 @@ at_step = jax.jit(SCHEDULE.at_step)
 
 
 @pytest.fixture
-def data(key):
-  x0, eps = jax.random.normal(key, (2, 4, 6))
+def data(rng):
+  x0, eps = rng.standard_normal((2, 4, 6), np.float32)
   level = at_step(np.array([50, 300, 600, 900]))
   return x0, eps, jitted(dj.q_sample)(x0, eps, level), level
 
@@ -67,8 +67,8 @@ def test_error_scale_converts_errors(kind, data):
 
 
 @pytest.mark.parametrize('kind', ['x0', 'v', 'flow', 'edm'])
-def test_no_signal_left_is_no_problem(kind, key):
-  x0, eps = jax.random.normal(key, (2, 3, 2))
+def test_no_signal_left_is_no_problem(kind, rng):
+  x0, eps = rng.standard_normal((2, 3, 2), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   y = jitted(dj.target)(kind, x0, eps, level)
   np.testing.assert_allclose(
@@ -76,18 +76,18 @@ def test_no_signal_left_is_no_problem(kind, key):
   )
 
 
-def test_edm_has_unit_variance_targets_and_inputs(key):
+def test_edm_has_unit_variance_targets_and_inputs(rng):
   """Karras et al. derive it from this, for x_0 with deviation sigma_data."""
-  x0, eps = jax.random.normal(key, (2, 1, 200_000))
+  x0, eps = rng.standard_normal((2, 1, 200_000), np.float32)
   for sigma in (0.01, 0.5, 10.0):
     level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, sigma)))
     y = jitted(dj.target)('edm', 0.3 * x0, eps, level, sigma_data=0.3)
     np.testing.assert_allclose(np.var(y), 1.0, rtol=0.02)
 
 
-def test_score_is_the_gradient_of_the_gaussian_density(key):
+def test_score_is_the_gradient_of_the_gaussian_density(rng):
   """The gradient of log q(x_t | x_0) is -(x_t - alpha x_0) / sigma^2."""
-  x0, eps = jax.random.normal(key, (2, 1, 3))
+  x0, eps = rng.standard_normal((2, 1, 3), np.float32)
   level = at_step(400)
 
   @jax.jit

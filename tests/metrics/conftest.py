@@ -1,11 +1,5 @@
-import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
-
-
-@pytest.fixture
-def rng(seeds):
-  return np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True, scope='session')

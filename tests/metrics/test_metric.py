@@ -57,13 +57,13 @@ def test_a_metric_computes_the_scores_that_it_names(sets, name):
     'logits': samples['features'],
     'predicted': np.zeros(40),
     'labels': np.zeros(40),
-    'values': samples['features'],
+    'values': samples['features'][:, :1],  # a classifier learns them
     'draws': rng.standard_normal((30, 9, 3)),
     'log_q': rng.standard_normal((30, 9)),
   }
   more = {
     'spatial': reference['features'],
-    'values': reference['features'],
+    'values': reference['features'][:, :1],
     'truth': reference['features'],
     'context': rng.standard_normal((30, 2)),
     'log_q': rng.standard_normal(30),

@@ -104,11 +104,8 @@ def test_a_shift_has_the_accuracy_of_the_best_classifier(rng):
   assert abs(other.value - 0.691) < 0.04 and 0.0 < other.error < 0.05
 
 
-def test_the_larger_set_is_cut(rng):
-  x, y = (
-    {'values': rng.normal(size=(40, 1))},
-    {'values': rng.normal(size=(90, 1))},
-  )
+def test_the_larger_set_is_cut():
+  x, y = {'values': np.zeros((40, 1))}, {'values': np.zeros((90, 1))}
   [score] = values.c2st(max_samples=30).compute(x, y)
   assert '30 against 30' in score.note
   [score] = values.c2st().compute(x, y)

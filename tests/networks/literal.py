@@ -71,11 +71,6 @@ def random_params(network, *inputs, seed=0, scale=0.5):
   return randomised(found['params'], seed, scale)
 
 
-def mean_of_blocks(x):
-  corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-  return sum(corners) / 4.0
-
-
 def nearest(x):
   return np.kron(x, np.ones((1, 2, 2, 1)))
 
@@ -99,20 +94,3 @@ def attention(p, x):
   q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
   weights = softmax(q @ k.swapaxes(1, 2) / np.sqrt(c))
   return x + dense(p['proj_out'], weights @ v).reshape(x.shape)
-
-
-def openai_attention(p, x, order, head_channels, epsilon=1e-6):
-  """recipes 3.1 in OpenAI's layout [B, channels, T]."""
-  (b, height, width, c), ch = x.shape, head_channels
-  time, heads = height * width, c // ch
-  h = norm(p['norm'], x, 4, epsilon).reshape(b, time, c)
-  qkv = dense(p['qkv'], h).swapaxes(1, 2)  # [B, 3C, T]
-  if order == 'legacy':
-    q, k, v = np.split(qkv.reshape(b * heads, 3 * ch, time), 3, axis=1)
-  else:
-    parts = np.split(qkv, 3, axis=1)
-    q, k, v = (part.reshape(b * heads, ch, time) for part in parts)
-  scale = ch**-0.25
-  weights = softmax(np.einsum('bct,bcs->bts', q * scale, k * scale))
-  a = np.einsum('bts,bcs->bct', weights, v).reshape(b, c, time)
-  return x + dense(p['proj_out'], a.swapaxes(1, 2)).reshape(x.shape)

@@ -5,8 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from flax.errors import InvalidRngError
 
 from diffusion_jax.networks.autoencoder import (
   Autoencoder,
@@ -64,18 +62,6 @@ def call(network, params, method, *inputs):
   return lambda z: apply({'params': params}, np.float32(z))
 
 
-def test_a_latent_image_literally():
-  network = Autoencoder((4, 4), latent_channels=3, **TINY)
-  p = randomised(shapes(network))
-  h = conv3x3(p['encoder']['conv_out'], down(p['encoder'], X))
-  expected = halves(h)
-  assert expected[0].shape == (2, 2, 2, 3)
-  close(call(network, p, 'encode')(X), expected)
-  z = expected[0]
-  d = p['decoder']
-  close(call(network, p, 'decode')(z), up(d, conv3x3(d['conv_in'], z)))
-
-
 def test_a_latent_vector_literally():
   network = Autoencoder((4, 4), latent_dim=5, **TINY)
   p = randomised(shapes(network))
@@ -115,16 +101,6 @@ def test_log_variances_stay_in_range():
   np.testing.assert_allclose(soft_clip(jnp.array(1e4), 10.0), 10.0)
   np.testing.assert_allclose(soft_clip(jnp.array(0.1), 10.0), 0.1, rtol=1e-4)
   assert jax.grad(soft_clip)(0.0, 10.0) == 1.0
-
-
-def test_dropout_is_drawn_in_training_only():
-  network = Autoencoder((4, 4), dropout=0.5, **TINY)
-  encode = functools.partial(
-    network.apply, {'params': randomised(shapes(network))}, X, method='encode'
-  )
-  jax.eval_shape(functools.partial(encode, train=False))
-  with pytest.raises(InvalidRngError, match='dropout'):
-    jax.eval_shape(functools.partial(encode, train=True))
 
 
 NETWORK = PerceptronAutoencoder((4, 4), 2, latent_dim=5, hidden=(7, 6))

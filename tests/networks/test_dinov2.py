@@ -13,6 +13,8 @@ from diffusion_jax.networks import dinov2
 from diffusion_jax.networks.dinov2 import Block, DinoV2
 from tests.networks.literal import dense, layer_norm, random_params
 
+preprocess = jax.jit(dinov2.preprocess)
+
 
 @pytest.mark.parametrize('side', [32, 300])
 def test_images_are_resized_as_by_pil_without_rounding(side):
@@ -25,14 +27,14 @@ def test_images_are_resized_as_by_pil_without_rounding(side):
     resized[..., c] = np.asarray(channel)
   mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   expected = (resized / 255.0 - mean) / deviation
-  found = dinov2.preprocess(images)
+  found = preprocess(images)
   np.testing.assert_allclose(found[0], expected, atol=1e-4)
 
 
 def test_grey_images_are_repeated():
   grey = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 1), np.uint8)
   np.testing.assert_array_equal(
-    dinov2.preprocess(grey), dinov2.preprocess(np.repeat(grey, 3, axis=3))
+    preprocess(grey), preprocess(np.repeat(grey, 3, axis=3))
   )
 
 

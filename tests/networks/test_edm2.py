@@ -17,7 +17,6 @@ from diffusion_jax.networks.edm2 import (
   EDM2Block,
   MPConv,
   MPFourier,
-  Uncertainty,
   magnitude,
   mp_cat,
   mp_silu,
@@ -41,14 +40,14 @@ def test_the_size_is_as_published():
   assert sum(trained) + 128 == 124_713_253
 
 
-def test_gradients_reach_all_weights_and_dropout_acts(key):
+def test_gradients_reach_all_weights_and_dropout_acts(key, rng):
   """The label of the second image is dropped."""
   inputs = Inputs(num_classes=3, null_class=True)
   sizes = {'multipliers': (1,), 'num_blocks': 1, 'head_channels': 4}
   network = EDM2(
     4, **sizes, attention_resolutions=(), inputs=inputs, dropout=0.5, remat=True
   )
-  x = jax.random.normal(key, (2, 4, 4, 3))
+  x = rng.standard_normal((2, 4, 4, 3), np.float32)
   cond = {'label': jnp.array([0, 2]), 'drop': jnp.array([False, True])}
   p = randomised(shapes(network, 4, cond=jax.tree.map(lambda a: a[:1], cond)))
 
@@ -71,15 +70,15 @@ def test_gradients_reach_all_weights_and_dropout_acts(key):
 @pytest.mark.parametrize(
   'decoder, heads, least', [(False, 0, 0.9), (True, 0, 0.9), (False, 2, 0.83)]
 )
-def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key):
+def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key, rng):
   """The first magnitudes are 1 within 10 %.
 
   Attention to all pixels alike gives their mean, whose magnitude is nearly 0:
   0.7 / sqrt(0.58) = 0.92 of the input is left, which the next block of the
   encoder normalises. Images are 16x16: zeros beyond the edges matter less.
   """
-  x = jax.random.normal(key, (2, 16, 16, 16))
-  e = jax.random.normal(key, (2, 16))
+  x = rng.standard_normal((2, 16, 16, 16), np.float32)
+  e = rng.standard_normal((2, 16), np.float32)
   module = EDM2Block(16, decoder=decoder, num_heads=heads)
   apply = jax.jit(lambda k, h: module.init_with_output(k, h, e, False)[0])
   h = x
@@ -146,10 +145,10 @@ def test_kernels_get_rows_of_exactly_one_norm():
   np.testing.assert_array_equal(found['frequencies'], params['frequencies'])
 
 
-def test_kernels_in_parts_on_eight_devices(key):
+def test_kernels_in_parts_on_eight_devices(rng):
   """Norms over a split axis need all devices."""
   mesh = make_mesh(1, 8)
-  params = {'kernel': 3.0 * jax.random.normal(key, (3, 3, 16, 5))}
+  params = {'kernel': 3.0 * rng.standard_normal((3, 3, 16, 5), np.float32)}
   place = NamedSharding(mesh, PartitionSpec(None, None, 'fsdp'))
   apart = jax.device_put(params, place)
   found = jax.jit(normalize_kernels, out_shardings=place)(apart)
@@ -158,10 +157,10 @@ def test_kernels_in_parts_on_eight_devices(key):
 
 
 @pytest.mark.parametrize('size', [0, 3])
-def test_a_layer_does_not_see_the_length_of_its_weights(size, key):
+def test_a_layer_does_not_see_the_length_of_its_weights(size, key, rng):
   """Rows have the norm `gain`, so a new layer keeps magnitudes."""
   layer = MPConv(64, size)
-  x = jax.random.normal(key, (2, 12, 12, 32))
+  x = rng.standard_normal((2, 12, 12, 32), np.float32)
   params = jax.device_get(jax.jit(layer.init)(jax.random.key(1), x)['params'])
   apply = jax.jit(lambda p, gain: layer.apply({'params': p}, x, gain))
   out = np.asarray(apply(params, 1.0))
@@ -186,19 +185,3 @@ def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
   loss = lambda v: jnp.sum(jnp.asarray(layer.apply(v, noise)))
   gradient = jax.jit(jax.grad(loss))(variables)
   assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
-
-
-def test_the_uncertainty_literally(key):
-  module = Uncertainty(6)
-  noise = np.array([-0.7, 0.9], np.float32)
-  found, variables = jax.jit(module.init_with_output)(key, noise)
-  params = jax.device_get(variables['params'])
-  f, p = (
-    np.asarray(params['fourier'][n], float) for n in ('frequencies', 'phases')
-  )
-  h = np.sqrt(2) * np.cos(
-    2 * np.pi * (f * np.asarray(noise, float)[:, None] + p)
-  )
-  w = np.asarray(params['linear']['kernel'], float)[:, 0]
-  w = w / (1e-4 + np.sqrt(np.mean(w**2))) / np.sqrt(6)
-  np.testing.assert_allclose(found, h @ w, atol=1e-5)

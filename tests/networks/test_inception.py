@@ -25,19 +25,15 @@ def traced(shapes):
 
 
 def resize_tf1(x, side):
-  """Computes TensorFlow 1's ResizeBilinear, align_corners=False, by pixels."""
-  n, height, width, channels = x.shape
-  out = np.zeros((n, side, side, channels))
-  for i in range(side):
-    for j in range(side):
-      y, x_ = i * height / side, j * width / side
-      top, left = int(y), int(x_)
-      bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-      dy, dx = y - top, x_ - left
-      above = (1 - dx) * x[:, top, left] + dx * x[:, top, right]
-      below = (1 - dx) * x[:, bottom, left] + dx * x[:, bottom, right]
-      out[:, i, j] = (1 - dy) * above + dy * below
-  return out
+  """Computes TensorFlow 1's ResizeBilinear, align_corners=False, by axes."""
+  for axis in (1, 2):
+    x = x.swapaxes(axis, -1)
+    at = np.arange(side) * x.shape[-1] / side
+    first = at.astype(int)
+    second = np.minimum(first + 1, x.shape[-1] - 1)
+    x = x[..., first] + (at - first) * (x[..., second] - x[..., first])
+    x = x.swapaxes(axis, -1)
+  return x
 
 
 @pytest.mark.parametrize('shape, side', [

@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.errors import InvalidRngError
 
 from diffusion_jax.networks.autoencoder import (
   Autoencoder,
@@ -108,6 +110,7 @@ def test_numbers_out_of_range_are_refused(name, field, value, message):
     NETWORKS[name]().clone(**{field: value})
 
 
+@functools.cache
 def initial(name, **options):
   x = jnp.zeros((1, 4, 4, 3))
   noise = () if name in ('autoencoder', 'hierarchical') else (jnp.ones(1),)
@@ -152,6 +155,20 @@ def test_options_do_not_change_parameters(name):
     assert leaf.dtype == jnp.float32
     names |= {key.key for key in path if hasattr(key, 'key')}
   assert not [n for n in names if n[0].isupper()]
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_dropout_is_drawn_in_training_only(name):
+  network, variables = NETWORKS[name](dropout=0.5), initial(name)[1]
+  noise = () if name in ('autoencoder', 'hierarchical') else (jnp.ones(1),)
+
+  def apply(variables, train):
+    x = jnp.zeros((1, 4, 4, 3))
+    return network.apply(variables, x, *noise, train=train)
+
+  jax.eval_shape(functools.partial(apply, train=False), variables)
+  with pytest.raises(InvalidRngError, match='dropout'):
+    jax.eval_shape(functools.partial(apply, train=True), variables)
 
 
 @pytest.mark.parametrize('name', ['float32', 'bfloat16'])

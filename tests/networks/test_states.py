@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.states import StateNetwork
@@ -39,16 +38,6 @@ def test_shapes_of_a_u_net_with_means_and_log_scales():
     lambda key: module.init_with_output(key, X, NOISE)[0], jax.random.key(0)
   )
   assert output.shape == (2, 4, 4, 2, 2)
-
-
-def test_the_inner_network_must_have_the_channels():
-  module = StateNetwork(DIT, num_states=5, num_outputs=4)
-  with pytest.raises(
-    ValueError, match='out_channels=10 of the network must be 2 chan'
-  ):
-    jax.eval_shape(module.init, jax.random.key(0), X, NOISE, COND)
-  with pytest.raises(ValueError, match='num_states must be'):
-    StateNetwork(DIT, num_states=0, num_outputs=4)
 
 
 def test_a_sequence_is_an_image_of_one_row_without_positions():

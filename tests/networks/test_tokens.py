@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks import tokens
-from diffusion_jax.networks.tokens import rotary_angles, rotate
+from diffusion_jax.networks.tokens import rotary_angles
+
+rotate = jax.jit(tokens.rotate)
 
 
 @pytest.mark.parametrize('sides, size, token, place', [
@@ -23,7 +25,7 @@ def test_patches_are_cubes_row_by_row_and_go_back(sides, size, token, place):
     patches = tokens.patchify(x, size)
     return patches, tokens.unpatchify(patches, size, sides)
 
-  patches, again = both(x)
+  patches, again = jax.device_get(both(x))
   width = 3 * size ** len(sides)
   assert patches.shape == (2, x[0].size // width, width)
   np.testing.assert_array_equal(patches[1, token], x[1][place].reshape(-1))
@@ -41,8 +43,6 @@ def test_grid_positions_have_the_column_first():
         angles = [place / 10000 ** (k / quarter) for k in range(quarter)]
         expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
       np.testing.assert_allclose(found[i * columns + j], expected, atol=1e-7)
-  with pytest.raises(ValueError, match='divisible by 4, not 6'):
-    tokens.grid_positions((2, 2), 6)
 
 
 def test_heads_are_neighbouring_channels():
@@ -52,14 +52,14 @@ def test_heads_are_neighbouring_channels():
 
 
 @pytest.mark.parametrize('grid', [(4, 6), (24,)])
-def test_scores_depend_only_on_differences_of_positions(grid, key):
+def test_scores_depend_only_on_differences_of_positions(grid, key, rng):
   """One query and one key are at all places of a grid."""
   rows, columns, size = 24 // grid[-1], grid[-1], 8
-  q, k = jax.random.normal(key, (2, size))
+  q, k = rng.standard_normal((2, size), np.float32)
   angles = rotary_angles(grid, size)
   shape = (1, rows * columns, 1, size)
   turned = [
-    np.asarray(rotate(jnp.broadcast_to(a, shape), angles))[0, :, 0]
+    np.asarray(rotate(np.broadcast_to(a, shape), angles))[0, :, 0]
     for a in (q, k)
   ]
   scores = (turned[0] @ turned[1].T).reshape(rows, columns, rows, columns)
@@ -71,10 +71,10 @@ def test_scores_depend_only_on_differences_of_positions(grid, key):
   assert spread < 1e-5 < 0.1 < np.ptp(means)
 
 
-def test_pairs_are_turned_by_row_then_column(key):
+def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
-  x = np.asarray(jax.random.normal(key, (2, 6, 3, 8)), np.float64)
-  found = rotate(jnp.asarray(x, jnp.float32), rotary_angles((2, 3), 8))
+  x = rng.standard_normal((2, 6, 3, 8))
+  found = np.asarray(rotate(np.float32(x), rotary_angles((2, 3), 8)))
   z = x[..., 0::2] + 1j * x[..., 1::2]
   for token in range(6):
     row, column = divmod(token, 3)
@@ -90,15 +90,13 @@ def test_angles_of_a_sequence_are_those_of_su_et_al():
   np.testing.assert_allclose(rotary_angles((5,), 8), angles, rtol=1e-6)
 
 
-def test_other_tokens_are_not_turned(key):
-  x = jax.random.normal(key, (1, 6, 2, 4))
-  found = rotate(x, rotary_angles((2, 2), 4, num_others=2))
+def test_other_tokens_are_not_turned(rng):
+  x = rng.standard_normal((1, 6, 2, 4), np.float32)
+  found = np.asarray(rotate(x, rotary_angles((2, 2), 4, num_others=2)))
   np.testing.assert_array_equal(found[:, :3], x[:, :3])  # and the place (0, 0)
   assert np.abs(found[:, 3:] - x[:, 3:]).max() > 0.1
 
 
-def test_the_type_is_kept_and_the_heads_are_checked():
-  x = jnp.ones((1, 4, 1, 4), jnp.bfloat16)
+def test_the_type_is_kept():
+  x = np.ones((1, 4, 1, 4), jnp.bfloat16)
   assert rotate(x, rotary_angles((2, 2), 4)).dtype == jnp.bfloat16
-  with pytest.raises(ValueError, match='channels divisible by 4, not 6'):
-    rotary_angles((2, 2), 6)

@@ -1,10 +1,7 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
-from flax.errors import InvalidRngError
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -24,16 +21,18 @@ TINY = dict(
 )
 
 
-def score(p, z, gamma, flag):
+def score(p, z, gamma, flag, label):
   """recipes 4, the score net, with gamma from -8 to 4 and n_layer = 2.
 
-  The projection has no bias, and the embedding ends with the swish.
+  The projection has no bias, and the embedding, to which the label is added,
+  ends with the swish.
   """
   t = (gamma + 8.0) / 12.0
   angles = 1000 * t[:, None] * np.exp(-np.arange(4) * np.log(1e4) / 3)
   e = np.concatenate([np.sin(angles), np.cos(angles), flag[:, None]], axis=1)
   e = swish(dense(p['noise_dense_1'], e))
-  e = swish(dense(p['noise_dense_2'], e))
+  e = dense(p['noise_dense_2'], e)
+  e = swish(e + p['label_embedding']['table']['embedding'][label])
 
   def block(name, h):
     e_in = e @ np.asarray(p[name]['embedding_proj']['kernel'], np.float64)
@@ -57,18 +56,20 @@ def score(p, z, gamma, flag):
 
 
 def test_the_score_network_literally():
-  network = ScoreNetwork(attention=True, **TINY)
-  p = randomised(shapes(network))
+  inputs, label = Inputs(num_classes=3), np.array([2, 0])
+  network = ScoreNetwork(attention=True, inputs=inputs, **TINY)
+  p = randomised(shapes(network, cond={'label': label[:1]}))
   z = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
   gamma, flag = np.float32([-7.0, 2.5]), np.float32([0.0, 1.0])
   apply = functools.partial(jax.jit(network.apply), {'params': p})
-  found = np.asarray(apply(z, -gamma, {'augmented': flag}))
+  cond = {'augmented': flag, 'label': label}
+  found = np.asarray(apply(z, -gamma, cond))
   arrays = (np.asarray(a, np.float64) for a in (z, gamma, flag))
-  expected = score(p, *arrays)
+  expected = score(p, *arrays, label=label)
   scale = np.abs(expected).max()
   np.testing.assert_allclose(found / scale, expected / scale, atol=2e-4)
   # gamma may be outside of gamma_min..gamma_max
-  out = apply(z, np.full(2, -6.0, np.float32), {'augmented': flag})
+  out = apply(z, np.full(2, -6.0, np.float32), cond)
   assert np.isfinite(out).all()
 
 
@@ -79,18 +80,3 @@ def test_at_first_the_network_says_z(key):
   last = jax.jit(lambda key: network.init(key, *args)['params']['conv_out'])
   for leaf in jax.tree.leaves(last(key)):
     np.testing.assert_array_equal(leaf, 0.0)
-
-
-def test_labels_matter_and_dropout_is_drawn_in_training_only():
-  inputs = Inputs(num_classes=3, null_class=True)
-  options = {'inputs': inputs, 'dropout': 0.5}
-  network = ScoreNetwork(**TINY | options | {'num_layers': 1})
-  label = {'label': np.array([0, 2])}
-  p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
-  z = np.random.default_rng(1).standard_normal((2, 4, 4, 3), np.float32)
-  jitted = jax.jit(network.apply, static_argnames='train')
-  apply = functools.partial(jitted, {'params': p}, z, np.zeros(2))
-  plain = apply(label)
-  assert not np.allclose(plain, apply({'label': np.array([1, 1])}))
-  with pytest.raises(InvalidRngError, match='dropout'):
-    apply(label, train=True)

@@ -35,11 +35,11 @@ def ddpm(betas):
 
 
 def pictures(p, shape=(5,), seed=0):
-  """Returns x_0 in [-1, 1], eps and x_t (Eq. 4), t = 1..T, float64 [T, ...]."""
+  """Returns x_0 in [-1, 1], eps and x_t (Eq. 4) of p.steps, float64."""
   rng = np.random.default_rng(seed)
-  x0 = rng.uniform(-1.0, 1.0, (p.T, *shape))
-  eps = rng.standard_normal((p.T, *shape))
-  alpha_bar = column(p.alpha_bar[1:], x0)
+  x0 = rng.uniform(-1.0, 1.0, (len(p.steps), *shape))
+  eps = rng.standard_normal(x0.shape)
+  alpha_bar = column(p.alpha_bar[p.steps], x0)
   xt = np.sqrt(alpha_bar) * x0 + np.sqrt(1.0 - alpha_bar) * eps
   return x0, eps, xt
 
@@ -49,8 +49,8 @@ def column(values, like):
 
 
 def levels(p):
-  """Returns the library's levels of steps t - 1 and t, for t = 1..T."""
-  return p.at_step(p.steps - 1), p.at_step(p.steps)
+  """Returns the library's levels of steps t - 1 and t, for p.steps."""
+  return jax.device_get((p.at_step(p.steps - 1), p.at_step(p.steps)))
 
 
 def f32(*arrays) -> Any:

@@ -1,5 +1,7 @@
 """Equations of IDDPM, DDIM, EDM and zero terminal SNR, in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,12 +73,10 @@ def test_ddim_eq_12_and_16(eta):
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize('sd', [0.5, 0.75])
-@pytest.mark.parametrize('sigma', [0.002, 0.03, 0.5, 1.0, 7.0, 80.0])
-def test_edm_table_1_to_1e_6(sigma, sd):
-  """c_skip, c_out, c_in and c_noise, and the weight and target of Eq. 8."""
-  sigma = float(np.float32(sigma))
-  level, inputs = dj.NoiseLevel(*f32(0.5, 1.0, sigma)), {}
+@functools.partial(jax.jit, static_argnums=0)
+def table_1(sd, level, y, eps):
+  """Returns c_out, c_skip, c_in, c_noise, the weight and the target."""
+  inputs = {}
 
   def skip_and_out(x, output):
     def network(params, x, noise, cond, *, key=None):
@@ -88,15 +88,20 @@ def test_edm_table_1_to_1e_6(sigma, sd):
     ).denoiser(None)
     return denoise(jnp.full((1, 1), x), level).x0
 
-  @jax.jit
-  def table(y, eps):
-    factors = skip_and_out(0.0, 1.0), skip_and_out(1.0, 0.0)
-    target = dj.target('edm', y, eps, level, sigma_data=sd)
-    inner = inputs['x'], inputs['noise']
-    return *factors, *inner, dj.edm_weight(sd)(level), target
+  factors = skip_and_out(0.0, 1.0), skip_and_out(1.0, 0.0)
+  target = dj.target('edm', y, eps, level, sigma_data=sd)
+  inner = inputs['x'], inputs['noise']
+  return *factors, *inner, dj.edm_weight(sd)(level), target
 
+
+@pytest.mark.parametrize('sd', [0.5, 0.75])
+@pytest.mark.parametrize('sigma', [0.002, 0.03, 0.5, 1.0, 7.0, 80.0])
+def test_edm_table_1_to_1e_6(sigma, sd):
+  """c_skip, c_out, c_in and c_noise, and the weight and target of Eq. 8."""
+  sigma = float(np.float32(sigma))
   y, eps = np.random.default_rng(0).uniform(-1, 1, (2, 2, 5))
-  *found, target = table(*f32(y, eps))
+  level = dj.NoiseLevel(*f32(0.5, 1.0, sigma))
+  *found, target = table_1(sd, level, *f32(y, eps))
   c_skip = sd**2 / (sigma**2 + sd**2)
   c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
   c_in, c_noise = 1 / np.sqrt(sigma**2 + sd**2), np.log(sigma) / 4

@@ -18,6 +18,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import PLAIN
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.conftest import read
+from tests.jitted import level_grid
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
@@ -113,34 +114,43 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
   flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
   model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
   module = constructors.gamma_of(model.noisy.process.schedule)
-  params = module.init(key, jnp.zeros(1)).get('params', {})
+
+  @jax.jit
+  def first(key):
+    params = module.init(key, jnp.zeros(1)).get('params', {})
+    schedule = model.noisy.schedule({'schedule': params})
+    return params, schedule(np.float32([0.0, 0.5, 1.0])).logsnr
+
+  params, logsnr = first(key)
   assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
-  level = model.noisy.schedule({'schedule': params})(jnp.array([0.0, 0.5, 1.0]))
   # the small random part of 'network' is far below a tenth
-  np.testing.assert_allclose(-level.logsnr, [-6.0, -1.0, 4.0], atol=0.02)
+  np.testing.assert_allclose(-logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 
 
-@pytest.mark.parametrize('name, ends', {
-  'step': (0, 99), 'rescaled_step': (0, 990), 'time': (0, 1000),
-}.items())  # fmt: skip
-def test_what_a_network_sees_of_the_ends_of_100_steps(name, ends):
-  model = model_of('schedule.num_steps=100', f'noise_input={name}')
-  levels = dj.NoiseLevel(np.float32([0, 1]), None, None)
-  np.testing.assert_allclose(model.noisy.process.noise_input(levels), ends)
+def test_what_a_network_sees_of_a_level():
+  """Of the two ends of 100 steps, or of sigma / alpha = 1 / 3."""
+  of_ends = {'step': (0, 99), 'rescaled_step': (0, 990), 'time': (0, 1000)}
+  of_level = {
+    'time noise_input.scale=9': 2.25,
+    'log_sigma': -math.log(3),
+    'edm': -math.log(3) / 4,
+    'logsnr': 2 * math.log(3),
+  }
 
+  def inputs(names):
+    flags = [f'schedule.num_steps=100 noise_input={x}'.split() for x in names]
+    return [model_of(*each).noisy.process.noise_input for each in flags]
 
-def test_noise_inputs_take_their_parameters():
-  level = dj.RectifiedFlowSchedule()(0.25)
-  model = model_of('noise_input=time', 'noise_input.scale=9')
-  assert model.noisy.process.noise_input(level) == 2.25
-  sigma_over_alpha = 0.25 / 0.75
-  for name, expected in {
-    'log_sigma': math.log(sigma_over_alpha),
-    'edm': math.log(sigma_over_alpha) / 4,
-    'logsnr': -2 * math.log(sigma_over_alpha),
-  }.items():
-    found = model_of(f'noise_input={name}').noisy.process.noise_input(level)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+  @jax.jit
+  def seen():
+    ends = dj.NoiseLevel(np.float32([0, 1]), None, None)
+    level = dj.RectifiedFlowSchedule()(0.25)
+    found = [f(ends) for f in inputs(of_ends)]
+    return found + [f(level) for f in inputs(of_level)]
+
+  expected = [*of_ends.values(), *of_level.values()]
+  for found, value in zip(seen(), expected, strict=True):
+    np.testing.assert_allclose(found, value, rtol=1e-6)
 
 
 def section(path, name):
@@ -162,19 +172,23 @@ def test_every_distribution_of_times(name, key):
   times, draw = section('objective.times', name), dj.step_times(10)
   if name != 'steps':
     draw = times.make()
-  level, weight = draw(key, 64, dj.LinearVPSchedule())
+  level, weight = jax.jit(lambda k: draw(k, 64, dj.LinearVPSchedule()))(key)
   assert level.t.shape == weight.shape == (64,)
   assert 0 <= level.t.min() and level.t.max() <= 1
   if name == 'steps':
     np.testing.assert_allclose(10 * level.t, np.rint(10 * level.t), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', tables.WEIGHTS)
-def test_every_weight(name):
-  facts = {'sigma_data': 0.5} if name == 'edm' else {}
-  weight = section('objective.weight', name).make(facts)
-  level = dj.LinearVPSchedule()(jnp.array([0.1, 0.9]))
-  assert (weight(level) > 0).all()
+def test_every_weight():
+  facts = {'edm': {'sigma_data': 0.5}}
+  weights = {
+    name: section('objective.weight', name).make(facts.get(name, {}))
+    for name in tables.WEIGHTS
+  }
+  level = dj.LinearVPSchedule()
+  of = jax.jit(lambda t: {name: f(level(t)) for name, f in weights.items()})
+  for name, weight in of(np.float32([0.1, 0.9])).items():
+    assert weight.shape == (2,) and (weight > 0).all(), name
 
 
 def test_the_weight_of_edm_has_the_networks_sigma_data(monkeypatch):
@@ -244,16 +258,19 @@ def test_every_sampler_can_be_traced(name):
       model_of(*flags, noise).plan()
   model = model_of(*flags, *([] if remembers else more))
   schedule, _, sampler, *_ = model.plan()
-  levels = dj.level_grid(schedule, 4).take(slice(1, 3))
   denoise = lambda x, level: dj.Prediction(0.5 * x)
-  sample = lambda key, x: dj.sample(key, denoise, sampler, levels, x)
-  x = jnp.ones((2, 3))
+
+  def sample(key, x):
+    levels = dj.level_grid(schedule, 4).take(slice(1, 3))
+    return dj.sample(key, denoise, sampler, levels, x)
+
+  x = np.ones((2, 3), np.float32)
   assert jax.eval_shape(sample, jax.random.key(0), x).shape == x.shape
 
 
 def test_parameters_of_samplers_reach_them():
   """A parameter changes the traced program; without a change it is the same."""
-  levels = dj.level_grid(dj.LinearVPSchedule(), 4).take(slice(0, 4))
+  levels = jax.device_get(level_grid(dj.LinearVPSchedule(), 4)).take(slice(4))
   denoise = lambda x, level: dj.Prediction(jnp.tanh(x))
 
   def program(*flags):
@@ -266,25 +283,24 @@ def test_parameters_of_samplers_reach_them():
 
   heun = 'sampler=heun', 'churn.s_churn=20', 'num_steps=4'
   annealed = 'sampler=annealed_langevin', 'sampler.num_steps=2'
-  cases = [
-    (('sampler=dpm_solver_pp',), 'sampler.order=3'),
-    (('sampler=unipc',), 'sampler.order=1'),
-    (('sampler=dpm_solver_pp_sde',), 'sampler.eta=0.5'),
-    (('sampler=dpm_solver_pp_sde',), 'sampler.order=3'),
-    (('sampler=dpm_solver_pp_sde',), 'sampler.brownian=True'),
-    (('sampler=dpm_solver_pp_2s_sde',), 'sampler.eta=0.5'),
-    (('sampler=lms',), 'sampler.order=1'),
-    (('sampler=heun', 'ancestral_noise.eta=1'), 'ancestral_noise.eta=0.5'),
-    (annealed, 'sampler.num_steps=3'),
-    (annealed, 'sampler.step_size=0.1'),
-    (('sampler=ddim', 'corrector.steps=1'), 'corrector.snr=0.1'),
-    (heun, 'churn.s_min=10'),
-    (heun, 'churn.s_max=10'),
-    (heun, 'churn.s_noise=1.1'),
-  ]
-  for before, change in cases:
-    assert program(*before) == program(*before)
-    assert program(*before) != program(*before, change), change
+  cases = {
+    ('sampler=dpm_solver_pp',): ['sampler.order=3'],
+    ('sampler=unipc',): ['sampler.order=1'],
+    ('sampler=dpm_solver_pp_sde',): [
+      'sampler.eta=0.5', 'sampler.order=3', 'sampler.brownian=True'
+    ],
+    ('sampler=dpm_solver_pp_2s_sde',): ['sampler.eta=0.5'],
+    ('sampler=lms',): ['sampler.order=1'],
+    ('sampler=heun', 'ancestral_noise.eta=1'): ['ancestral_noise.eta=0.5'],
+    annealed: ['sampler.num_steps=3', 'sampler.step_size=0.1'],
+    ('sampler=ddim', 'corrector.steps=1'): ['corrector.snr=0.1'],
+    heun: ['churn.s_min=10', 'churn.s_max=10', 'churn.s_noise=1.1'],
+  }  # fmt: skip
+  for flags, changes in cases.items():
+    before = program(*flags)
+    assert before == program(*flags)
+    for change in changes:
+      assert before != program(*flags, change), change
 
 
 @pytest.mark.parametrize('name', ['linear', 'karras'])
@@ -298,10 +314,19 @@ def test_the_levels_of_another_schedule_may_be_visited(name):
   assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def second_step(adam, rate, params):
+  zero = jax.tree.map(jnp.zeros_like, params)
+  _, state = adam.update(zero, adam.init(params), params)
+  updates, _ = adam.update(zero, state, params)
+  return jax.tree.map(lambda update: rate(1) * update, updates)
+
+
 def test_masks_of_weight_decay_reach_the_optimizer():
   """Without gradients only decay moves parameters, by 2e-6 * 0.01."""
-  layer = {'kernel': jnp.ones(2), 'scale': jnp.ones(2), 'bias': jnp.ones(2)}
-  params = {'network': layer, 'schedule': {'bias': jnp.ones(())}}
+  one = np.ones(2, np.float32)
+  layer = {'kernel': one, 'scale': one, 'bias': one}
+  params = {'network': layer, 'schedule': {'bias': one[0]}}
   still = {
     'kernels': {'scale', 'bias', 'schedule'},
     'not_biases': {'bias'},
@@ -310,11 +335,8 @@ def test_masks_of_weight_decay_reach_the_optimizer():
   for mask, names in still.items():
     flags = [('optimizer.weight_decay_mask', mask)]
     config = store.with_flags(read('cifar10_vdm'), flags)
-    adam, rate = config.optimizer.make({'total_steps': 100})
-    zero = jax.tree.map(jnp.zeros_like, params)
-    _, state = adam.update(zero, adam.init(params), params)
-    moved = adam.update(zero, state, params)[0]
+    moved = second_step(*config.optimizer.make({'total_steps': 100}), params)
     found = {**moved['network'], 'schedule': moved['schedule']['bias']}
     for name, update in found.items():
       expected = 0.0 if name in names else -2e-6 * 0.01
-      np.testing.assert_allclose(rate(1) * update, expected, rtol=1e-5)
+      np.testing.assert_allclose(update, expected, rtol=1e-5)

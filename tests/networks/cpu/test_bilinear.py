@@ -91,13 +91,13 @@ def test_a_block_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
 
 
 @pytest.mark.usefixtures('nothing_known')
-def test_one_exported_program_runs_on_three_platforms(key):
+def test_one_exported_program_runs_on_three_platforms(rng):
   apply, _, (shapes, x, embedding) = block()
   params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, a.dtype), shapes)
   apply = jax.jit(apply)
   exported = export.export(apply, platforms=('cpu', *OTHERS))
   exported = exported(params, x, embedding)
-  x = jax.random.normal(key, x.shape)
+  x = rng.standard_normal(x.shape, np.float32)
   found = exported.call(params, x, embedding)
   expected = apply(params, x, embedding)
   assert np.abs(expected).max() > 0.0
@@ -123,7 +123,7 @@ def derivatives(function, x, w):
 
 
 @pytest.mark.parametrize('stride', [0, 1, 2])
-def test_derivatives_of_derivatives_under_vmap(stride, key):
+def test_derivatives_of_derivatives_under_vmap(stride, rng):
   """Stride 0 stands for a linear layer."""
   if stride:
     shapes = (2, 2, 4, 4, 3), (3, 3, 3, 2)
@@ -140,16 +140,16 @@ def test_derivatives_of_derivatives_under_vmap(stride, key):
     )
   else:
     shapes, ours, theirs = ((2, 3, 4), (4, 5)), linear, jax_product
-  x, w = (0.3 * jax.random.normal(key, shape) for shape in shapes)
+  x, w = (0.3 * rng.standard_normal(shape, np.float32) for shape in shapes)
   both = jax.jit(lambda x, w: [derivatives(f, x, w) for f in (ours, theirs)])
   close(*both(x, w), rtol=1e-4, atol=1e-4)
 
 
-def test_shard_map_sums_the_gradient_of_shared_weights(key):
+def test_shard_map_sums_the_gradient_of_shared_weights(rng):
   mesh = make_mesh(8)
   spec = jax.sharding.PartitionSpec
-  x = jax.random.normal(key, (8, 4, 4, 3))
-  kernel = jax.random.normal(key, (3, 3, 3, 2))
+  x = rng.standard_normal((8, 4, 4, 3), np.float32)
+  kernel = rng.standard_normal((3, 3, 3, 2), np.float32)
 
   def gradient(conv):
     def loss(kernel, x):
@@ -164,8 +164,8 @@ def test_shard_map_sums_the_gradient_of_shared_weights(key):
   )
 
 
-def test_the_product_is_that_of_dense(key):
-  x = np.asarray(jax.random.normal(key, (3, 4, 5, 8)))
+def test_the_product_is_that_of_dense(key, rng):
+  x = rng.standard_normal((3, 4, 5, 8), np.float32)
   found, variables = jax.jit(nn.Dense(6, dot_general=linear).init_with_output)(
     key, x
   )
