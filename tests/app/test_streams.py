@@ -74,10 +74,11 @@ def sampling_noise(model, schedule):
   mesh = devices.make_mesh(model.config)
   _, frames = generate_film(model, mesh)(params, INDEX, {'label': INDEX})
   path = np.stack(list(frames().values()))
-  alpha = dj.level_grid(schedule, len(path) - 1).alpha
+  levels = jax.jit(lambda: dj.level_grid(schedule, len(path) - 1))()
+  alpha = np.asarray(levels.alpha)
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]
-  return jnp.concatenate([path[0], *steps])
+  return np.concatenate([path[0], *steps])
 
 
 def test_noise_of_training_and_of_sampling_differs():
@@ -85,18 +86,18 @@ def test_noise_of_training_and_of_sampling_differs():
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
   model: Any = models.make(config, 'nowhere')
   schedule = model.noisy.schedule()
-  keys = fold_each(stream(0, 'edit'), INDEX)
-  drawn = {
-    'training': training_noise(schedule, config.seed),
-    'sampling': sampling_noise(model, schedule),
-    'edit': dj.prior_sample(
-      split_key(keys, 2)[0], (4, *SHAPE), schedule(1.0)
-    ),
-    'noise': dj.noise_image(
-      stream(config.seed, 'noise'), jnp.zeros(SHAPE), schedule, [1]
-    ),
-  }  # fmt: skip
-  rows = np.concatenate([np.reshape(x, (len(x), -1)) for x in drawn.values()])
+
+  @jax.jit
+  def others():
+    training = training_noise(schedule, config.seed)
+    keys = split_key(fold_each(stream(0, 'edit'), INDEX), 2)[0]
+    edit = dj.prior_sample(keys, (4, *SHAPE), schedule(1.0))
+    key = stream(config.seed, 'noise')
+    noise = dj.noise_image(key, jnp.zeros(SHAPE), schedule, [1])
+    return training, edit, noise
+
+  drawn = sampling_noise(model, schedule), *others()
+  rows = np.concatenate([np.reshape(x, (len(x), -1)) for x in drawn])
   assert len(rows) == 4 + 4 * 4 + 4 + 1
   # of 64 independent numbers: 1/8; the same noise, however scaled, has 1
   between = np.corrcoef(rows) - np.eye(len(rows))
