@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy.spatial import distance
 
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES, evaluate, sample
@@ -230,7 +231,7 @@ def test_memorisation_is_of_the_other_split(run, printed):
   kinds = 'closer', 'copied', 'nearest', 'nearest_held_out'
   assert set(values) == {f'{kind}_pixels' for kind in kinds}
   test, train = real_pixels()
-  apart = np.linalg.norm(test[:, None] - train[None], axis=-1)
+  apart = distance.cdist(test, train)
   found = values['nearest_held_out_pixels']['value']
   np.testing.assert_allclose(found, np.median(apart.min(axis=1)), rtol=1e-5)
 
