@@ -139,7 +139,8 @@ def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
 
   gradient, of_merged = gradients(params, jax.random.key(0))
   assert jax.tree.structure(gradient) == jax.tree.structure(params)
-  of_kernel = np.float64(of_merged['network']['dense']['kernel'])
+  of_kernel = of_merged['network']['dense']['kernel']
+  of_kernel = np.asarray(of_kernel, np.float64)
   kernels = lambda tree: [tree[f'lora_{n}']['dense']['kernel'] for n in 'AB']
   a, b = map(np.float64, kernels(adapters))
   of_a, of_b = kernels(gradient['network'])
