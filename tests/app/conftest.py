@@ -14,7 +14,7 @@ import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, own, store
-from diffusion_jax.app.run import weights
+from diffusion_jax.app.run import adapters, weights
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
@@ -150,7 +150,7 @@ def normal_params(model, seed=0, deviation=0.2):
 
 def untrained(config, workdir, deviation=0.2):
   """Makes a run folder of normal parameters, without a training."""
-  model = models.make(config, workdir)
+  model = adapters.adapted(models.make(config, workdir))
   params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
+from scipy.spatial import distance
 
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES, evaluate, sample
@@ -231,9 +231,9 @@ def test_memorisation_is_of_the_other_split(run, printed):
   kinds = 'closer', 'copied', 'nearest', 'nearest_held_out'
   assert set(values) == {f'{kind}_pixels' for kind in kinds}
   test, train = real_pixels()
-  expected = np.median(cdist(test, train).min(axis=1))
+  apart = distance.cdist(test, train)
   found = values['nearest_held_out_pixels']['value']
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(found, np.median(apart.min(axis=1)), rtol=1e-5)
 
 
 def test_the_floor_is_the_score_of_real_images(run, printed, capsys):

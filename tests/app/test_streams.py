@@ -20,6 +20,7 @@ from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 from tests.app.conftest import normal_params, smoke
+from tests.jitted import level_grid
 
 SHAPE = (8, 8, 1)
 INDEX = np.arange(4)
@@ -60,12 +61,12 @@ def training_noise(schedule, seed):
   batch = {'x': jnp.zeros((1, *SHAPE))}
   state, noise = init_state({'network': jnp.zeros((1, *SHAPE))}, optimizer), []
   for _ in INDEX:
-    before = state.params['network']
+    before = np.asarray(state.params['network'])
     state, _ = step(state, batch, stream(seed, 'training'))
     # the gradient of the mean of (params - eps)^2
     gradient = before - state.params['network']
     noise.append(before - gradient * before.size / 2.0)
-  return jnp.concatenate(noise)
+  return np.concatenate(noise)
 
 
 def sampling_noise(model, schedule):
@@ -74,8 +75,7 @@ def sampling_noise(model, schedule):
   mesh = devices.make_mesh(model.config)
   _, frames = generate_film(model, mesh)(params, INDEX, {'label': INDEX})
   path = np.stack(list(frames().values()))
-  levels = jax.jit(lambda: dj.level_grid(schedule, len(path) - 1))()
-  alpha = np.asarray(levels.alpha)
+  alpha = np.asarray(level_grid(schedule, len(path) - 1).alpha)
   ratio = (alpha[1:] / alpha[:-1]).reshape(-1, 1, 1, 1, 1)
   steps = path[1:-1] - ratio[:-1] * path[:-2]
   return np.concatenate([path[0], *steps])
@@ -88,15 +88,16 @@ def test_noise_of_training_and_of_sampling_differs():
   schedule = model.noisy.schedule()
 
   @jax.jit
-  def others():
-    training = training_noise(schedule, config.seed)
-    keys = split_key(fold_each(stream(0, 'edit'), INDEX), 2)[0]
+  def edit_and_noise(edit_key, noise_key):
+    keys, _ = split_key(fold_each(edit_key, INDEX), 2)
     edit = dj.prior_sample(keys, (4, *SHAPE), schedule(1.0))
-    key = stream(config.seed, 'noise')
-    noise = dj.noise_image(key, jnp.zeros(SHAPE), schedule, [1])
-    return training, edit, noise
+    return edit, dj.noise_image(noise_key, jnp.zeros(SHAPE), schedule, [1])
 
-  drawn = sampling_noise(model, schedule), *others()
+  drawn = (
+    training_noise(schedule, config.seed),
+    sampling_noise(model, schedule),
+    *edit_and_noise(stream(0, 'edit'), stream(config.seed, 'noise')),
+  )
   rows = np.concatenate([np.reshape(x, (len(x), -1)) for x in drawn])
   assert len(rows) == 4 + 4 * 4 + 4 + 1
   # of 64 independent numbers: 1/8; the same noise, however scaled, has 1

@@ -123,8 +123,9 @@ IMAGES = np.repeat(IMAGE[None], 48, axis=0)
 
 
 def test_probability_0_mirrors_at_most(key):
-  found, labels = augment(jax.random.split(key, 48), IMAGES, 0.0)
-  flipped = np.asarray(labels[:, 0], bool)
+  keys = jax.random.split(key, 48)
+  found, labels = jax.device_get(augment(keys, IMAGES, 0.0))
+  flipped = labels[:, 0].astype(bool)
   assert 9 < flipped.sum() < 39
   np.testing.assert_array_equal(found[~flipped], IMAGES[~flipped])
   np.testing.assert_array_equal(found[flipped], IMAGES[flipped][:, :, ::-1])

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 
@@ -50,15 +52,16 @@ def test_an_image_condition_is_of_the_example_itself(key):
 
 def test_conditions_are_dropped_with_the_probability(key):
   batch = {'x': np.zeros((4096, 1)), 'label': np.zeros(4096)}
-  drop = conditions.make_condition(True, 0.2)(key, batch)['drop']
+  drop = jax.jit(conditions.make_condition(True, 0.2))(key, batch)['drop']
   assert abs(drop.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4096)
 
 
 KEYS = jax.random.split(jax.random.key(3), 200)
 
 
-def draw(kind, height=8, width=12):
-  return np.asarray(jax.jit(jax.vmap(lambda k: kind(k, height, width)))(KEYS))
+@functools.cache
+def draw(kind):
+  return np.asarray(jax.jit(jax.vmap(lambda key: kind(key, 8, 12)))(KEYS))
 
 
 def test_halves_are_all_four_halves():

@@ -53,7 +53,10 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 @jax.jit
 def drawn(seed, schedule, step, law):
-  """Returns 256 pairs of iCT, of ECT and of a grid of 18 levels."""
+  """Returns 256 pairs of iCT, of ECT and of a grid of 18 levels.
+
+  Then iCT's number of levels, and r of ECT before it is bounded, [256].
+  """
   ends = {name: getattr(schedule, name) for name in ('sigma_min', 'sigma_max')}
   mean, std = law
   makers = (
@@ -63,7 +66,11 @@ def drawn(seed, schedule, step, law):
     level_pairs.easy_pairs(200, dj.uniform_times, num_stages=4),
     level_pairs.grid_pairs(18),
   )
-  return [pairs(jax.random.key(seed), 256, schedule, step) for pairs in makers]
+  key = jax.random.key(seed)
+  improved, easy, grid = (pairs(key, 256, schedule, step) for pairs in makers)
+  num_levels = level_pairs.improved_num_levels(step, 800, 10, 40)
+  ratio = level_pairs.easy_ratio(easy[0].sigma, jnp.minimum(step // 200, 3))
+  return improved, easy, grid, num_levels, ratio
 
 
 @anything
@@ -72,14 +79,13 @@ def drawn(seed, schedule, step, law):
        LAWS)  # fmt: skip
 def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
   """r < t are neighbours on a grid, or r is ECT's; weights are 1 / (t - r)."""
-  improved, easy, grid = jax.device_get(drawn(seed, schedule, step, law))
-  num_levels = int(level_pairs.improved_num_levels(step, 800, 10, 40))
+  found = jax.device_get(drawn(seed, schedule, step, law))
+  improved, easy, grid, num_levels, ratio = found
   for (t, r, _), count in ((improved, num_levels), (grid, 18)):
     index = np.rint((count - 1) * t.t)
     assert index.min() >= 1 and index.max() <= count - 1
     np.testing.assert_allclose((count - 1) * t.t, index, atol=2e-3)
     np.testing.assert_allclose((count - 1) * r.t, index - 1, atol=2e-3)
-  ratio = level_pairs.easy_ratio(easy[0].sigma, min(step // 200, 3))
   lowest = np.where(ratio > 0.0, schedule.sigma_min, 0.0)
   for (t, r, weight), low, of_r in (
     (improved, 0.0, improved[1].sigma),

@@ -1,7 +1,5 @@
 """Adapters against the paper's equation in float64, and their objective."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +29,9 @@ def normal(shapes):
   )
 
 
+init = jax.jit(lora_init, static_argnums=2, static_argnames='convolutions')
+
+
 def shapes_of(tree):
   return jax.tree.map(lambda x: x.shape, tree)
 
@@ -42,13 +43,13 @@ def as_float64(tree):
 def test_new_adapters_change_nothing():
   """Merged weights are equal bit for bit, as B is 0; others have no adapter."""
   params = normal(SHAPES)
-  adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
+  adapters = init(jax.random.key(0), params, 2, convolutions=True)
   merged = jax.jit(lora_merge)(params, adapters, 0.5)
   jax.tree.map(np.testing.assert_array_equal, merged, params)
 
 
 def test_the_number_of_parameters_is_rank_times_inputs_and_outputs():
-  init = functools.partial(lora_init, jax.random.key(0), normal(SHAPES), 2)
+  key, params = jax.random.key(0), normal(SHAPES)
   down = {
     'dense': {'kernel': (5, 2)},
     'blocks': {'qkv': {'kernel': (3, 4, 2)}},
@@ -59,9 +60,10 @@ def test_the_number_of_parameters_is_rank_times_inputs_and_outputs():
     'blocks': {'qkv': {'kernel': (3, 2, 12)}},
     'conv': {'kernel': (2, 6)},
   }
-  assert shapes_of(init(convolutions=True)) == {'lora_A': down, 'lora_B': up}
+  found = init(key, params, 2, convolutions=True)
+  assert shapes_of(found) == {'lora_A': down, 'lora_B': up}
   del down['conv'], up['conv']
-  assert shapes_of(init()) == {'lora_A': down, 'lora_B': up}
+  assert shapes_of(init(key, params, 2)) == {'lora_A': down, 'lora_B': up}
 
 
 def test_each_kernel_has_other_random_numbers_of_variance_one_over_inputs():
@@ -70,7 +72,8 @@ def test_each_kernel_has_other_random_numbers_of_variance_one_over_inputs():
     'b': {'kernel': jax.ShapeDtypeStruct((300, 5), jnp.float32)},
     'stack': {'kernel': jax.ShapeDtypeStruct((20, 300, 5), jnp.float32)},
   }
-  down = lora_init(jax.random.key(0), shapes, 100)['lora_A']
+  draw = jax.jit(lambda key: lora_init(key, shapes, 100))
+  down = draw(jax.random.key(0))['lora_A']
   a, b = np.float64(down['a']['kernel']), np.float64(down['b']['kernel'])
   # 30,000 normal numbers: the deviation is within 5 standard errors.
   for x in (a, b, np.float64(down['stack']['kernel'])):
@@ -82,9 +85,9 @@ def test_each_kernel_has_other_random_numbers_of_variance_one_over_inputs():
 def test_merging_is_the_papers_equation():
   """h = x W + scale x A B (eq. 3), and for images conv(x, A), then 1x1 by B."""
   params = normal(SHAPES)
-  adapters = lora_init(jax.random.key(0), params, 2, convolutions=True)
+  adapters = init(jax.random.key(0), params, 2, convolutions=True)
   adapters['lora_B'] = normal(shapes_of(adapters['lora_B']))
-  merged = as_float64(lora_merge(params, adapters, 0.7))
+  merged = as_float64(jax.jit(lora_merge)(params, adapters, 0.7))
   w, adapters = as_float64(params), as_float64(adapters)
   down, up = adapters['lora_A'], adapters['lora_B']
 
@@ -119,19 +122,24 @@ def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
   """dL/dA = scale dL/dW B', dL/dB = scale A' dL/dW; the average is merged."""
   plain = Objective(lambda key, batch, context: (batch, ()), squares)
   base = {'network': normal({'dense': SHAPES['dense']})}
-  adapters = lora_init(jax.random.key(0), base['network'], 2)
+  adapters = init(jax.random.key(0), base['network'], 2)
   ema = {'network': adapters}
   adapters = adapters | {'lora_B': normal(shapes_of(adapters['lora_B']))}
   params, x = {'network': adapters}, normal({'x': (6, 5)})['x']
   objective = lora_objective(plain, 0.7)
   context = Context(ema_params=ema, frozen={'base': base})
-  loss = lambda p: objective(p, context, jax.random.key(0), x)[0]
-  gradient = jax.jit(jax.grad(loss))(params)
+
+  @jax.jit
+  def gradients(params, key):
+    loss = lambda p: objective(p, context, key, x)[0]
+    # New adapters, here the average's, are the base itself.
+    of_base = lambda p: plain(p, Context(ema_params=base), key, x)[0]
+    merged = merge_network(base, params, 0.7)
+    return jax.grad(loss)(params), jax.grad(of_base)(merged)
+
+  gradient, of_merged = gradients(params, jax.random.key(0))
   assert jax.tree.structure(gradient) == jax.tree.structure(params)
-  # New adapters, here the average's, are the base itself.
-  of_kernel = jax.grad(
-    lambda p: plain(p, Context(ema_params=base), jax.random.key(0), x)[0]
-  )(merge_network(base, params, 0.7))['network']['dense']['kernel']
+  of_kernel = of_merged['network']['dense']['kernel']
   of_kernel = np.asarray(of_kernel, np.float64)
   kernels = lambda tree: [tree[f'lora_{n}']['dense']['kernel'] for n in 'AB']
   a, b = map(np.float64, kernels(adapters))

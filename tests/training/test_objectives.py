@@ -183,13 +183,12 @@ def test_several_levels_of_an_example_are_several_calls(key):
   """The loss at two levels is the mean of the losses at each level."""
   x0 = np.random.default_rng(1).standard_normal((4, 2, 2, 1), np.float32)
   arguments = {'network': np.float32(0.7)}, Context(), key, {'x': x0}
-  run = lambda objective, parts=1: jax.device_get(
-    jax.jit(accumulated(objective, parts))(*arguments)
-  )
-  each = [run(at_one_level(t)) for t in (0.2, 0.7)]
+  one = jax.jit(lambda t: accumulated(at_one_level(t), 1)(*arguments))
+  each = jax.device_get([one(t) for t in (0.2, 0.7)])
   losses, grads = [loss for (loss, _), _ in each], [grad for _, grad in each]
   for parts in (1, 2):
-    (found, _), grad = run(at_two_levels(0.2, 0.7), parts)
+    two = jax.jit(accumulated(at_two_levels(0.2, 0.7), parts))
+    (found, _), grad = jax.device_get(two(*arguments))
     np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
     expected = np.mean([g['network'] for g in grads])
     np.testing.assert_allclose(grad['network'], expected, rtol=1e-5)

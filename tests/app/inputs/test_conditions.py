@@ -71,7 +71,7 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
 
 
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
-  model = text_model()
+  model = text_model(**{'data.num_pictures': 200})
   test: Any = datasets.source_of(model.config, 'test')
   texts = conditions.choose_texts(model, 4)
   assert texts == test.read(np.arange(4))['text'].tolist()

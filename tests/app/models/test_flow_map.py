@@ -207,13 +207,19 @@ def test_a_teacher_of_another_schedule_sees_its_own_levels(
     return denoise
 
   monkeypatch.setattr(NoisyNetwork, 'denoiser', denoiser)
-  level = dj.RectifiedFlowSchedule()(jnp.array([0.25, 0.5]))
-  x = jnp.ones((2, 8, 8, 1))
   model = student(tmp_path)
   teacher = teachers.of_student(model.noisy, model.workdir)[0]()
-  x0 = teacher({'teacher': {}}, {})(x, level).x0
-  np.testing.assert_allclose(seen[0].logsnr, level.logsnr, rtol=1e-5)
-  np.testing.assert_allclose(
-    seen[0].alpha ** 2 + seen[0].sigma ** 2, 1, rtol=1e-5
-  )
-  np.testing.assert_allclose(x0, x / level.expand_to(x).alpha, rtol=1e-5)
+
+  @jax.jit
+  def run(t):
+    x, level = jnp.ones((2, 8, 8, 1)), dj.RectifiedFlowSchedule()(t)
+    x0 = teacher({'teacher': {}}, {})(x, level).x0
+    expected = x / level.expand_to(x).alpha
+    return x0, expected, level.logsnr, seen[0], seen[0].logsnr
+
+  found = jax.device_get(run(np.array([0.25, 0.5])))
+  x0, expected, logsnr, there, logsnr_there = found
+  np.testing.assert_allclose(logsnr_there, logsnr, rtol=1e-5)
+  power = there.alpha**2 + there.sigma**2
+  np.testing.assert_allclose(power, 1, rtol=1e-5)
+  np.testing.assert_allclose(x0, expected, rtol=1e-5)

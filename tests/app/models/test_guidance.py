@@ -1,5 +1,6 @@
 """Guided sampling by the condition or by other runs, and noisy classifiers."""
 
+import functools
 from typing import Any
 
 import jax
@@ -27,9 +28,10 @@ from tests.app.conftest import (
 )
 from tests.app.fields import within
 from tests.app.small_network import SmallClassifier
+from tests.jitted import level_at
 
-LABELS = jnp.array([3, 8])
-X = 0.5 * jax.random.normal(jax.random.key(5), (2, 8, 8, 1))
+LABELS = np.array([3, 8])
+X = np.float32(0.5 * np.random.default_rng(5).normal(size=(2, 8, 8, 1)))
 
 
 def classifier_smoke(**changes):
@@ -44,19 +46,22 @@ def made(config, seed) -> Any:
 
 
 SMOKE: Any = models.make(smoke(), 'nowhere')
-LEVEL = SMOKE.noisy.schedule()(jnp.array(0.4))
+LEVEL = jax.device_get(level_at(SMOKE.noisy.schedule(), 0.4))
 
 
 def network(model, params):
   """Returns (x, level, cond) -> the output of the Flax module."""
-  apply, noise = jax.jit(model.network.apply), model.process.noise_input
-  return lambda x, level, cond: apply(
-    {'params': params['network']}, x, jnp.broadcast_to(noise(level), 2), cond
-  )
+
+  @jax.jit
+  def apply(params, x, level, cond):
+    noise = jnp.broadcast_to(model.process.noise_input(level), 2)
+    return model.network.apply({'params': params}, x, noise, cond)
+
+  return functools.partial(apply, params['network'])
 
 
-def x0_of(eps, level=LEVEL, x=X):
-  return (x - level.sigma * eps) / level.alpha
+def x0_of(eps):
+  return (X - LEVEL.sigma * np.asarray(eps)) / LEVEL.alpha
 
 
 def guided_x0(config, params, cond, runs=None):
@@ -82,7 +87,7 @@ def loud():
   ask = network(model, params)
   cond = x0_of(ask(X, LEVEL, {'label': LABELS}))
   uncond, same = (
-    x0_of(ask(X, LEVEL, {'label': labels, 'drop': jnp.ones(2, bool)}))
+    x0_of(ask(X, LEVEL, {'label': labels, 'drop': np.ones(2, bool)}))
     for labels in (LABELS, LABELS - 1)
   )
   np.testing.assert_array_equal(uncond, same)  # the labels do not matter
@@ -115,7 +120,7 @@ def test_guidance_without_a_classifier_by_hand(loud):
 
 def test_a_threshold_takes_the_place_of_the_clip(loud):
   params, cond, uncond = loud
-  x0 = np.asarray(uncond + 3.0 * (cond - uncond))
+  x0 = uncond + 3.0 * (cond - uncond)
   s = np.quantile(np.abs(x0).reshape(2, -1), 0.9, axis=1)
   s = np.maximum(s, 1.0).reshape(2, 1, 1, 1)
   assert s.max() > 1.1
@@ -143,9 +148,9 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
 def log_prob_gradient(guide, level, x):
   def total(x):
     logits = network(*guide)(x, level, {})
-    return jax.nn.log_softmax(logits)[jnp.arange(2), LABELS].sum()
+    return jax.nn.log_softmax(logits)[np.arange(2), LABELS].sum()
 
-  return jax.jit(jax.grad(total))(x)
+  return np.asarray(jax.jit(jax.grad(total))(x))
 
 
 def test_guidance_by_a_classifier_by_hand():
@@ -155,7 +160,7 @@ def test_guidance_by_a_classifier_by_hand():
   fields |= within('sampling.classifier', run='there', scale=8.0)
   config = smoke(**fields)
   model, params = made(config, 0)
-  eps = network(model, params)(X, LEVEL, {})
+  eps = np.asarray(network(model, params)(X, LEVEL, {}))
   cond = {'label': LABELS}
   guide = OtherRun(*made(classifier_smoke(), 2))
   shift = -LEVEL.sigma * 8.0 * log_prob_gradient(guide, LEVEL, X)
@@ -184,7 +189,7 @@ def test_guidance_by_a_classifier_by_hand():
   other: Any = models.make(classifier_smoke(**other), 'nowhere')
   guide = OtherRun(other.noisy, guide.params)
   sigma = LEVEL.sigma / LEVEL.alpha
-  there = dj.NoiseLevel(jnp.array(0.5), jnp.array(1.0), sigma)
+  there = dj.NoiseLevel(np.float32(0.5), np.float32(1.0), sigma)
   gradient = log_prob_gradient(guide, there, X / LEVEL.alpha) / LEVEL.alpha
   eps_hat = eps - LEVEL.sigma * 8.0 * gradient
   x = guided_x0(config, params, cond, {'classifier': guide})
@@ -241,16 +246,19 @@ def test_accuracy_literally(classifier):
   model: Any = models.make(config, classifier)
   params, _ = weights.restore(model)
   images, labels = small_sets.digits('test').read(np.arange(4)).values()
-  images, labels = jnp.asarray(images, jnp.float32) / 8 - 1, jnp.array(labels)
+  images = np.float32(images) / 8 - 1
   keys = jax.random.split(jax.random.key(0), 4)
   measure = jax.jit(model.schema.metrics['accuracy']().measure(model.measured))
   right = measure(params, keys, images, {'label': labels})['right']
   ask = jax.jit(model.noisy.network.apply)
-  split = jax.vmap(lambda key: jax.random.split(key, 11))(keys)
+  normal = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1))))
+  split = jax.vmap(lambda key: jax.random.split(key, 11))
+  noise = np.asarray(jax.jit(lambda keys: normal(split(keys)))(keys))
   alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
   for i, t in enumerate([1, *range(100, 1001, 100)]):
-    eps = jax.vmap(lambda k: jax.random.normal(k, (8, 8, 1)))(split[:, i])
-    x = alpha_bar[t - 1] ** 0.5 * images + (1 - alpha_bar[t - 1]) ** 0.5 * eps
-    logits = ask({'params': params['network']}, x, jnp.full(4, t - 1.0))
+    alpha, sigma = alpha_bar[t - 1] ** 0.5, (1 - alpha_bar[t - 1]) ** 0.5
+    x = np.float32(alpha * images + sigma * noise[:, i])
+    at = np.full(4, t - 1.0, np.float32)
+    logits = ask({'params': params['network']}, x, at)
     guess = np.asarray(logits).argmax(axis=1)
     np.testing.assert_array_equal(right[:, i], guess == labels)

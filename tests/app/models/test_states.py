@@ -143,15 +143,13 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
   cond = {'label': np.array([3, 8])}
 
   @jax.jit
-  def logits(cond):
-    of = plain.measured.state_denoiser(params, cond)
-    functions = [
-      of, *(m.plan(params).step_function(cond) for m in (plain, none))
-    ]  # fmt: skip
-    return [f(x, level) for f in functions]
+  def logits(cond, drop):
+    of = plain.measured.state_denoiser
+    functions = of(params, cond), of(params, cond | {'drop': drop})
+    guided = [m.plan(params).step_function(cond) for m in (plain, none)]
+    return [f(x, level) for f in (*functions, *guided)]
 
-  conditional, guided, unconditional = logits(cond)
-  hidden, *_ = logits(cond | {'drop': np.ones(2, bool)})
+  conditional, hidden, guided, unconditional = logits(cond, np.ones(2, bool))
   np.testing.assert_allclose(unconditional, hidden, rtol=1e-5, atol=1e-4)
   np.testing.assert_allclose(
     guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3

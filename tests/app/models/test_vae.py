@@ -160,7 +160,7 @@ def measured(model, name, params, index, **fields):
   keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
   metric = model.schema.metrics[name](**fields)
   measure = jax.jit(metric.measure(model.measured))
-  return measure(params, keys, DIGITS.x.encode(x), {})
+  return jax.device_get(measure(params, keys, DIGITS.x.encode(x), {}))
 
 
 @pytest.mark.parametrize('kind', SMALL)

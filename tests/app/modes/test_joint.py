@@ -143,7 +143,7 @@ def conditional(row):
 def test_each_conditional_of_a_gaussian_is_learnt():
   """Draws for six subsets have the closed form's mean and covariance."""
   module = MLP(
-    channels=64, num_blocks=2, out_channels=3, inputs=Inputs(known=True)
+    channels=48, num_blocks=2, out_channels=3, inputs=Inputs(known=True)
   )
   network = dj.Network(
     network_fn(module),
@@ -160,7 +160,7 @@ def test_each_conditional_of_a_gaussian_is_learnt():
     times=dj.log_normal_times(-0.6, 1.4),
     weight=dj.edm_weight(1.0),
   )
-  steps, size = 1000, 256
+  steps, size = 800, 256
   adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   rows = np.array([
     [N, N, N], [N, 0.4, -0.6], [1.2, N, N], [N, N, 0.5], [-0.4, N, 0.1],
@@ -188,7 +188,7 @@ def test_each_conditional_of_a_gaussian_is_learnt():
     trained: Any = jax.lax.scan(step, (first, adam.init(first)), keys)
     (params, _), _ = trained
     known = jnp.repeat(jnp.asarray(rows, jnp.float32), draws, axis=0)
-    levels = dj.level_grid(schedule, 25)
+    levels = dj.level_grid(schedule, 20)
     noise = dj.prior_sample(key, known.shape, levels.take(0))
     denoise = network.denoiser(params['network'], {'known': known})
     return dj.sample(key, denoise, dj.heun(), levels, noise)

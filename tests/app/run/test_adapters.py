@@ -20,6 +20,7 @@ from tests.app.conftest import (
   params_of,
   refused,
   restored,
+  smoke,
   unet_smoke,
   untrained,
   without_config,
@@ -34,13 +35,11 @@ TRACKED |= within('optimizer', decay='constant')
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / 'base'
-  return untrained(unet_smoke(), folder)
+  return untrained(smoke(), folder)
 
 
-def config_of(base, **changes):
-  return unet_smoke(
-    **{'training.init_from': str(base), **LORA, **TRACKED} | changes
-  )
+def config_of(base, make=smoke, **changes):
+  return make(**{'training.init_from': str(base), **LORA, **TRACKED} | changes)
 
 
 @pytest.fixture(scope='module')
@@ -100,7 +99,12 @@ def test_a_run_continues_exactly(base, run, tmp_path):
     assert_same(raw(copy, ema=ema), raw(run, ema=ema))
 
 
-def test_adapters_are_exported_alone_and_merged(base, run, tmp_path):
+def test_adapters_are_exported_alone_and_merged(tmp_path):
+  """They are random adapters of a U-Net."""
+  base = untrained(unet_smoke(), tmp_path / 'base')
+  run = untrained(config_of(base, unet_smoke), tmp_path / 'run')
+  base_weights.write(run, params_of(base), 1.5)
+
   def export(workdir, to, out):
     changes = {'convert.to': to, 'convert.out': str(tmp_path / out)}
     MODES['convert'](of_run(workdir, **changes), str(workdir))
