@@ -144,7 +144,7 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   denoise = dj.bridged(
     functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
   )
-  levels = level_grid(dj.CosineSchedule(), 120, t_start=0.99)
+  levels = level_grid(dj.CosineSchedule(), 60, t_start=0.99)
   x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
   sampler = dj.annealed_langevin(20, 0.3 / n)
   draw = jit_long(
