@@ -11,8 +11,8 @@ from scipy.stats import norm, poisson
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at, level_grid
-from tests.sampling.test_reconstruction import COV, DATA, SCHEDULE
+from tests.jitted import jitted, level_at
+from tests.sampling.test_reconstruction import DATA, SCHEDULE
 
 # Neither square nor symmetric.
 MATRIX = np.array([[1.0, 0.5, 0.0, -0.5], [0.0, 1.0, 2.0, 0.3]])
@@ -189,20 +189,3 @@ def test_log_prob_is_scipys(key):
   rate = 10.0 * (np.asarray(x, np.float64) + 1.0)
   expected = poisson.logpmf(counts, rate).sum(axis=1)
   np.testing.assert_allclose(jitted(log_prob)(x), expected, rtol=1e-4)
-
-
-def test_guidance_of_a_denoiser_that_knows_the_covariance(key):
-  """Samples of correlated data given y have the posterior's mean and spread."""
-  exact = DATA.posterior(MATRIX, Y, 0.5)
-  levels = level_grid(SCHEDULE, 100)
-
-  @jax.jit
-  def draw(key):
-    x = dj.prior_sample(key, (4000, 4), levels.take(0))
-    guided = by_moments(DATA.denoise, measured(0.5))
-    return dj.sample(key, guided, dj.ddim(1.0), levels, x)
-
-  x = np.asarray(draw(key))
-  scale = np.sqrt(np.trace(COV))
-  np.testing.assert_allclose(x.mean(0), exact.mean, atol=0.05 * scale)
-  np.testing.assert_allclose(np.cov(x.T), exact.cov, atol=0.05 * scale**2)
