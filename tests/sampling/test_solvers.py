@@ -105,7 +105,7 @@ def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
 
 # Those with a path of noise are slow, and of second order.
 STEPS_OF = {
-  'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 50, 'brownian_sde': 80
+  'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 30, 'brownian_sde': 50
 }  # fmt: skip
 # The error of the steps, in addition to 5 Monte-Carlo errors.
 BIAS = {'ancestral_small': 0.05, 'ddim_1': 0.05, 'annealed_langevin': 0.08}
