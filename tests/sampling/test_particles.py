@@ -140,8 +140,9 @@ def test_an_exact_twist_has_equal_weights_for_many_steps(key):
 
     def body(i, carry):
       ends = {'level_t': levels.take(i), 'level_s': levels.take(i + 1)}
+      x, state = carry
       step_key = jax.random.fold_in(key, i)
-      return sampler.step(step_key, *carry, WHITE.denoise, **ends)
+      return sampler.step(step_key, x, state, WHITE.denoise, **ends)
 
     _, state = jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))
     return jnp.std(state.log_evidence)
