@@ -60,17 +60,18 @@ def run(sampler, alpha, sigma, x, t=None, step=-1):
   return trajectory(sampler, dj.NoiseLevel(t, alpha, sigma), x)[step]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def draws(shape, n, first):
-  """Returns the noise of each step of `run`; first: of a key's split."""
-  keys = jax.random.split(jax.random.key(3), n)
-  if first:
-    keys = jax.vmap(jax.random.split)(keys)[:, 0]
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+@functools.cache
+def noises(first=False):
+  """Returns the noise of 8 steps of `run`; first: of a key's split."""
 
+  @jax.jit
+  @jax.vmap
+  def draw(key):
+    key = jax.random.split(key)[0] if first else key
+    return jax.random.normal(key, (3, 4))
 
-def noises(n, x, first=False):
-  return np.asarray(draws(x.shape, n, first))
+  # The first keys of a split do not depend on their number.
+  return np.asarray(draw(jax.random.split(jax.random.key(3), 8)))
 
 
 def close(found, expected):
@@ -88,7 +89,7 @@ def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
   _, t = ve_grid()
   n = len(t) - 1
   x = start(t)
-  eps = noises(n, x, first=True)
+  eps = noises(first=True)
   expected = x
   for i in range(n):
     inside = s_min <= t[i] <= s_max
@@ -147,7 +148,7 @@ def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
   alpha, sigma = GRIDS[grid](clean=False)
   lam = np.log(alpha / sigma)
   x = expected = start(sigma)
-  z, values = noises(len(alpha) - 1, x), []
+  z, values = noises(), []
   for i in range(1, len(alpha)):
     h = lam[i] - lam[i - 1]
     values = [D(expected, alpha[i - 1], sigma[i - 1]), *values]
@@ -253,7 +254,7 @@ def test_score_sde_reverse_diffusion(name):
     alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
     kept, g2 = np.sqrt(1 - betas[::-1]), betas[::-1]
   x = expected = start(sigma)
-  z = noises(len(g2), x) * (np.arange(len(g2)) < len(g2) - 1)[:, None, None]
+  z = noises() * (np.arange(8) < len(g2) - 1)[:, None, None]
   for i in range(len(g2)):
     x0 = D(expected, alpha[i], sigma[i])
     score = -(expected - alpha[i] * x0) / sigma[i] ** 2
@@ -269,7 +270,7 @@ def test_score_sde_euler_maruyama_of_the_vp_sde():
   bars = np.exp(-(t**2) * (b1 - b0) / 2 - t * b0)
   alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
   x = expected = start(sigma)
-  z = noises(n, x)
+  z = noises()
   for i in range(n):
     beta, dt = b0 + t[i] * (b1 - b0), t[i] - t[i + 1]
     x0 = D(expected, alpha[i], sigma[i])
@@ -409,7 +410,7 @@ def test_ancestral_samplers_of_k_diffusion(name, eta):
   _, sigma = ve_grid(6)
   x = expected = start(sigma)
   sampler, ode_step = ANCESTRAL[name]
-  z = noises(6, x, first=True)
+  z = noises(first=True)
   for i in range(5):
     down, up = up_and_down(sigma[i], sigma[i + 1], eta)
     expected = ode_step(expected, sigma[i], down) + up * z[i]

@@ -56,6 +56,8 @@ def law(method, num_steps, num_resamples=1, jump=10) -> Any:
   method: 'replace', 'repaint' or 'reconstruction'.
   """
   a, s = grid(num_steps)
+  marginals = a[:, None, None] ** 2 * COV + s[:, None, None] ** 2 * np.eye(2)
+  gains = a[:, None, None] * COV @ np.linalg.inv(marginals)
   steps = np.arange(num_steps + 1)
   if method == 'repaint':
     steps = num_steps - 1 - times(num_steps, jump, num_resamples)
@@ -76,9 +78,7 @@ def law(method, num_steps, num_resamples=1, jump=10) -> Any:
       mean = estimate * (1.0 - a[t] * gain) * 0.9 + slope * mean
       var = slope**2 * var + noise
       continue
-    marginal = a[t] ** 2 * COV + s[t] ** 2 * np.eye(2)
-    gain = a[t] * COV @ np.linalg.inv(marginal)
-    from_1, from_2 = estimate * gain[1] + kept * np.array([0.0, 1.0])
+    from_1, from_2 = estimate * gains[t, 1] + kept * np.array([0.0, 1.0])
     mean = from_1 * known[0] + from_2 * mean
     var = from_1**2 * known[1] + from_2**2 * var + noise
     if method == 'replace':

@@ -40,7 +40,7 @@ DETERMINISTIC = {
   'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
   'dpm_solver_2': dj.dpm_solver_2,
   'lms_4': dj.lms(4),
-  'adaptive_ode': lambda schedule: dj.adaptive_ode(schedule, 1e-6, 1e-6),
+  'adaptive_ode': lambda schedule: dj.adaptive_ode(schedule, 1e-6, 1e-6, 256),
   'unipc_2': dj.unipc(2),
   'unipc_3': dj.unipc(3),
 }

@@ -111,7 +111,7 @@ def test_more_steps_follow_the_same_path(make):
   schedule = dj.CosineSchedule(-8.0, 8.0)
   x = jax.random.normal(jax.random.key(0), (64, 2))
 
-  @moments.jit_long
+  @jax.jit
   def sample(n, key):  # One compilation for all grids.
     denoise, sampler = moments.GAUSSIAN.denoise, make(schedule)
     level = lambda i: schedule.from_logsnr(-8.0 + 16.0 * i / n)

@@ -63,16 +63,18 @@ CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
   (1, PRIOR), (2, PRIOR), (8, PRIOR), (32, PRIOR), (5, CORRELATED)
 ])  # fmt: skip
 def test_the_composition_of_gaussians_is_exact(n, prior):
-  """It is exact at clean and signal-free levels too."""
+  """It is exact at clean and signal-free levels too, on two paths."""
   d = len(prior.means[0])
   ys, exact = problem(n, d, STD, prior)
   denoise = gauss(ys, prior, STD)
 
   @jax.jit
   def estimates(key):
-    eps = jax.random.normal(key, (9, d))
-    x0 = exact.sample(jax.random.key(1), 9)
-    levels = dj.CosineSchedule()(jnp.linspace(0.0, 1.0, 9))
+    eps = jax.random.normal(key, (18, d))
+    x0 = exact.sample(jax.random.key(1), 18)
+    paths = dj.CosineSchedule(), dj.KarrasSchedule(2e-3, 40.0)
+    levels = [path(jnp.linspace(0.0, 1.0, 9)) for path in paths]
+    levels = jax.tree.map(lambda *each: jnp.concatenate(each), *levels)
     x = dj.q_sample(x0, eps, levels)
     return exact.denoise(x, levels).x0, denoise(x, levels).x0
 
@@ -99,21 +101,6 @@ def test_an_observation_never_adds_uncertainty():
   # The second has the precision of the prior, and a mean of its own.
   expected = x0 + (one - x0) + (two - x0) * base / (base + 10.0)
   np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_draws_of_the_composition_have_the_closed_form():
-  ys, exact = problem(8)
-  levels = level_grid(dj.KarrasSchedule(2e-3, 40.0), 50)
-  x = dj.prior_sample(jax.random.key(0), (2000, D), levels.take(0))
-  denoise = gauss(ys, PRIOR, STD)
-  draw = jax.jit(
-    lambda x: dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
-  )
-  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(
-    exact.cov[0, 0]
-  ) ** 0.5
-  assert np.abs(z.mean(axis=0)).max() < 4.5 / 2000**0.5 + 0.02
-  np.testing.assert_allclose(z.std(), 1.0, atol=0.03)
 
 
 def test_the_bridge_is_its_sum_of_scores():
@@ -144,7 +131,7 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   denoise = dj.bridged(
     functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
   )
-  levels = level_grid(dj.CosineSchedule(), 120, t_start=0.99)
+  levels = level_grid(dj.CosineSchedule(), 60, t_start=0.99)
   x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
   sampler = dj.annealed_langevin(20, 0.3 / n)
   draw = jit_long(

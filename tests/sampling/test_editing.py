@@ -6,7 +6,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import at_step, level_at, level_grid
-from tests.sampling.moments import DDPM, GAUSSIAN, jit_long
+from tests.sampling.moments import DDPM, GAUSSIAN
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
 
@@ -86,7 +86,7 @@ def test_the_law_of_sdedit(name, strength, key):
   guide = np.array([2.0, -1.5])
   sampler, num_steps = SAMPLERS[name]
 
-  @jit_long
+  @jax.jit
   def run(key):
     levels = level_grid(DDPM, num_steps)
     guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))

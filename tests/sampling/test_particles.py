@@ -132,10 +132,26 @@ def test_an_exact_twist_has_equal_weights_for_many_steps(key):
   m = measured(STD)
   twist = dj.pseudoinverse_twist(m, num_iterations=2)
   sampler = dj.steered(m.log_prob, twist, threshold=0.0)
+
+  @jax.jit
+  def spread(levels, num_steps):
+    """Takes the first steps of a grid, so that all share a compilation."""
+    x = dj.prior_sample(key, (500, 1, 4), levels.take(0))
+
+    def body(i, carry):
+      ends = {'level_t': levels.take(i), 'level_s': levels.take(i + 1)}
+      x, state = carry
+      step_key = jax.random.fold_in(key, i)
+      return sampler.step(step_key, x, state, WHITE.denoise, **ends)
+
+    _, state = jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))
+    return jnp.std(state.log_evidence)
+
   spreads = []
-  for num_steps in (20, 80, 320):
-    _, state = run(key, WHITE.denoise, sampler, num_steps, (500, 1, 4))
-    spreads.append(np.std(state.log_evidence))
+  for n in (20, 80, 320):
+    levels = jax.device_get(level_grid(DISCRETE, n))
+    padded = jax.tree.map(lambda a: np.pad(a, (0, 320 - len(a) + 1)), levels)
+    spreads.append(float(spread(padded, n)))
   assert spreads[0] > 2.0 * spreads[1] > 4.0 * spreads[2]
 
 
@@ -146,7 +162,7 @@ def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
     'pseudoinverse': dj.pseudoinverse_twist(ONE_NUMBER, 1),
   }
   sampler = dj.steered(ONE_NUMBER.log_prob, twists[twist])
-  x, state = run(key, MIXTURE.denoise, sampler, 60, (2000, 16, 2))
+  x, state = run(key, MIXTURE.denoise, sampler, 30, (2000, 16, 2))
   x = np.asarray(jitted(dj.pick)(key, x, state.log_weights), np.float64)
   exact = MIXTURE.posterior(*OF_MIXTURE)
   np.testing.assert_allclose(x.mean(axis=0), exact.mean, atol=0.06)

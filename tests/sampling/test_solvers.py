@@ -11,6 +11,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import level_grid
 from tests.sampling import moments
+from tests.sampling.moments import DDPM
 
 ORDERS = {
   'ddim': 1, 'heun': 2, 'velocity_heun': 2, 'dpm_solver_pp_1': 1,
@@ -104,7 +105,7 @@ def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
 
 # Those with a path of noise are slow, and of second order.
 STEPS_OF = {
-  'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 50, 'brownian_sde': 80
+  'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 30, 'brownian_sde': 50
 }  # fmt: skip
 # The error of the steps, in addition to 5 Monte-Carlo errors.
 BIAS = {'ancestral_small': 0.05, 'ddim_1': 0.05, 'annealed_langevin': 0.08}
@@ -190,22 +191,6 @@ def network(scale, x, level):
 denoise = functools.partial(network, 1.0)
 
 
-@pytest.mark.parametrize('name', FINITE)
-def test_samples_from_pure_noise_and_their_gradients_are_finite(name):
-  sampler = moments.build(name, FLOW)
-  key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (3, 2))
-  levels = jax.jit(FLOW)(np.linspace(1.0, 0.0, 4, dtype=np.float32))
-
-  def loss(scale, x):
-    predict = functools.partial(network, scale)
-    return jnp.sum(dj.sample(key, predict, sampler, levels, x) ** 2)
-
-  value, slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(1.0, x)
-  for array in (value, *slopes):
-    assert np.isfinite(array).all()
-  assert slopes[0] != 0.0
-
-
 @pytest.mark.parametrize('name, calls', [
   ('heun', 13), ('velocity_heun', 13), ('dpm_solver_pp_2s', 13),  # 2N - 1
   ('dpm_solver_2', 13), ('dpm_solver_pp_2s_sde', 13), ('lms_4', 7),
@@ -224,21 +209,21 @@ def test_heun_is_euler_where_there_is_no_signal():
 
 
 @functools.cache
-def two_steps(name):
-  """Returns x after each of two steps, the second of which has a memory."""
+def three_steps(name):
+  """Returns x at the times [4, B], and the gradients of the last one's sum."""
   sampler = moments.build(name, FLOW)
 
   @jax.jit
-  def run(keys, x, *times):
-    def step(carry, ends):
-      x, state = sampler.step(keys, *carry, denoise, **ends)
-      return (x, state), x
+  def run(keys, x, times):
+    def loss(scale, x):
+      predict = functools.partial(network, scale)
+      xs = dj.sample(keys, predict, sampler, FLOW(times), x, True)
+      return jnp.sum(xs[-1] ** 2), xs
 
-    t = jnp.stack(times)
-    ends = {'level_t': FLOW(t[:-1]), 'level_s': FLOW(t[1:])}
-    return jax.lax.scan(step, (x, sampler.init(x)), ends)[1]
+    slopes, xs = jax.grad(loss, argnums=(0, 1), has_aux=True)(1.0, x)
+    return xs, slopes
 
-  return lambda *args: np.asarray(run(*args))
+  return lambda *args: jax.device_get(run(*args))
 
 
 def three_examples():
@@ -246,29 +231,38 @@ def three_examples():
   return keys, jax.random.normal(jax.random.key(1), (3, 2))
 
 
+@pytest.mark.parametrize('name', FINITE)
+def test_samples_from_pure_noise_and_their_gradients_are_finite(name):
+  times = np.linspace(np.ones(3), np.zeros(3), 4, dtype=np.float32)
+  xs, slopes = three_steps(name)(*three_examples(), times)
+  for array in (xs, *slopes):
+    assert np.isfinite(array).all()
+  assert slopes[0] != 0.0
+
+
 @pytest.mark.parametrize('name', moments.SAMPLERS)
 def test_an_example_has_its_own_levels_and_key(name):
   """A row of a batch with levels and keys [B] is that of a batch of copies."""
   first = 0.9 if name == 'euler_maruyama' else 1.0
-  t = np.array([first, 0.5, 0.2], np.float32)
-  s = np.array([0.7, 0.1, 0.0], np.float32)
-  run, (keys, x) = two_steps(name), three_examples()
-  batch = run(keys, x, t, (t + s) / 2, s)[1]
+  times = np.linspace([first, 0.5, 0.2], [0.7, 0.1, 0.0], 4, dtype=np.float32)
+  run, (keys, x) = three_steps(name), three_examples()
+  batch = run(keys, x, times)[0][-1]
   for i in range(3):
     copies = np.full(3, i)
-    alone = run(*(a[copies] for a in (keys, x, t, (t + s) / 2, s)))[1]
+    alone = run(keys[copies], x[copies], times[:, copies])[0][-1]
     np.testing.assert_allclose(alone, batch[copies], atol=1e-5)
-  other = run(keys[np.array([0, 0, 2])], x, t, (t + s) / 2, s)[1]
+  other = run(keys[np.array([0, 0, 2])], x, times)[0][-1]
   changed = np.abs(other - batch).max(axis=1) > 1e-4
   assert changed.tolist() == [False, name in moments.STOCHASTIC, False]
 
 
 @pytest.mark.parametrize('name', FINITE)
 def test_a_single_step_from_pure_noise_returns_x0(name):
-  one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+  times = np.zeros((4, 3), np.float32)
+  times[0] = 1.0
   keys, x = three_examples()
-  with jax.debug_nans(False):  # The second step stays at sigma = 0.
-    first = two_steps(name)(keys, x, one, zero, zero)[0]
+  with jax.debug_nans(False):  # The other steps stay at sigma = 0.
+    first = three_steps(name)(keys, x, times)[0][1]
   assert np.isfinite(first).all()
   if name not in ('annealed_langevin', 'corrected_ddim'):  # They move x.
     expected = x if name == 'reverse_diffusion' else 0.5  # 2 x - eps
@@ -281,12 +275,12 @@ def test_one_compilation_for_all_levels_and_keys():
   @functools.partial(jax.jit, static_argnums=0)
   def run(name, key, levels, x):
     traces.append(name)
-    sampler = moments.build(name, moments.DDPM)
+    sampler = moments.build(name, DDPM)
     return dj.sample(key, denoise, sampler, levels, x)
 
   names = 'ancestral_small', 'heun', 'unipc_2', 'churned_heun'
   for name in names:
-    for seed, schedule in enumerate((moments.DDPM, VE)):
+    for seed, schedule in enumerate((DDPM, VE)):
       levels = level_grid(schedule, 5)
       x = np.full((2, 2), 1.0 + seed, np.float32)
       run.trace(name, jax.random.key(seed), levels, x)
@@ -304,11 +298,29 @@ GRIDS_OF = {
 
 
 def on_its_own_levels(x, level):
-  """The exact denoiser on the levels of moments.DDPM's chain, NaN elsewhere."""
+  """The exact denoiser on the levels of DDPM's chain, NaN elsewhere."""
   # Times within 1e-3 of a step count as the step, also step 0.
-  strange = jnp.abs(moments.DDPM(level.t).sigma - level.sigma) > 5e-4
+  strange = jnp.abs(DDPM(level.t).sigma - level.sigma) > 5e-4
   x0 = moments.MIXTURE.denoise(x, level).x0
   return dj.Prediction(jnp.where(strange, jnp.nan, x0))
+
+
+@jax.jit
+def karras_grid(schedule, logsnr):
+  """Returns the level with a log-SNR, and the grid that begins there."""
+  first = schedule.from_logsnr(logsnr)
+  return first, dj.level_grid(schedule, 128, 'karras', t_start=first.t)
+
+
+@jax.jit
+def both(z, first, levels, own, own_levels):
+  """Samples from one latent on a grid of another schedule, and on its own."""
+  sample = functools.partial(dj.sample, jax.random.key(1))
+  denoise = dj.at_training_levels(on_its_own_levels, DDPM)
+  x = first.sigma * z
+  found = sample(denoise, dj.heun(), levels, x)
+  x = own.alpha / first.alpha * x
+  return found, sample(on_its_own_levels, dj.heun(), own_levels, x)
 
 
 @pytest.mark.parametrize(
@@ -323,20 +335,7 @@ def on_its_own_levels(x, level):
 )
 def test_the_images_are_those_of_its_own_levels(name):
   """The same latent at the same SNR gives the same images: the ODE is one."""
-  schedule = GRIDS_OF[name]
-
-  def sample(denoise, schedule, start, x):
-    levels = dj.level_grid(schedule, 128, 'karras', t_start=start.t)
-    return dj.sample(jax.random.key(1), denoise, dj.heun(), levels, x)
-
-  @jax.jit
-  def both(z):
-    first = schedule.from_logsnr(-2.0 * jnp.log(60.0))  # Both have this SNR.
-    own = moments.DDPM.from_logsnr(first.logsnr)
-    denoise = dj.at_training_levels(on_its_own_levels, moments.DDPM)
-    found = sample(denoise, schedule, first, first.sigma * z)
-    x = own.alpha / first.alpha * first.sigma * z
-    return found, sample(on_its_own_levels, moments.DDPM, own, x)
-
-  found, expected = both(jax.random.normal(jax.random.key(0), (32, 2)))
+  z = jax.random.normal(jax.random.key(0), (32, 2))
+  first, levels = karras_grid(GRIDS_OF[name], -2.0 * np.log(60.0))
+  found, expected = both(z, first, levels, *karras_grid(DDPM, first.logsnr))
   np.testing.assert_allclose(found, expected, atol=5e-3)

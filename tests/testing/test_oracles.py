@@ -288,7 +288,7 @@ def test_the_identities_of_flow_maps_hold(float64, key):
 @pytest.fixture(scope='module')
 def on_a_grid():
   """Returns points x [n, 2] and MIXTURE's mass of the cell of each."""
-  axis = np.linspace(-4.0, 4.0, 801)
+  axis = np.linspace(-4.0, 4.0, 401)
   x = np.stack(np.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
   parts = zip(*PARTS, strict=True)
   prior = sum(w * normal(m, c).pdf(x) for w, m, c in parts)
