@@ -21,6 +21,8 @@ from tests.app.conftest import SEEN, as_flags, lines_of, of_run, read, smoke
 from tests.app.disk import Disk
 from tests.app.fields import within
 
+pytestmark = pytest.mark.processes  # kills, and links
+
 TRAINED = SEEN | {
   'report.after_training': False,  # --mode=report writes it by itself
   'training.ema_sigma_rels': (0.05, 0.10),
