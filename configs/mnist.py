@@ -44,7 +44,7 @@ def get_config(arg=''):
   config.sampling.guidance = section('classifier_free', scale=1.5)
   if arg == 'unconditional':
     config.conditioning = section()
-    config.sampling.guidance = section('')
+    del config.sampling.guidance
   elif arg == 'jit':
     config.network = section(
       'dit',

@@ -12,7 +12,8 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.run import averages
-from diffusion_jax.data.sources import pictures
+from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.values import Values
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
 from tests.app.config.test_store import ALL
@@ -106,6 +107,12 @@ for _name in TRAINED:
     FIRSTS.append(_name)
 
 
+UNREAD = {
+  'folder': pictures((64, 64, 3)),
+  'binarized': Facts(Values((28, 28, 1), 2), 10),  # of MNIST
+}
+
+
 @pytest.mark.parametrize('name', [
   pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow)
   for name in TRAINED
@@ -120,8 +127,8 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     run = str(tmp_path / 'teacher')
     config = store.with_flags(config, [('training.teacher', run)])
     frozen = {'teacher': abstract_params('digits_flow:unscaled')}
-  if config.data.name == 'folder':  # any pictures of 64 x 64
-    facts = pictures((64, 64, 3)).as_json()
+  if config.data.name in UNREAD:  # Others state their facts.
+    facts = UNREAD[config.data.name].as_json()
     config = store.completed(config.to_dict() | {'facts': facts})
   model: Any = models.make(config, tmp_path)
   params, objective = models.shapes(model), model.objective()

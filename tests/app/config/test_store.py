@@ -61,8 +61,10 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
 
 @pytest.mark.parametrize('name, variant', ALL)
 def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
+  """Their sampling has all that it needs."""
   config = read(f'{name}:{variant}')
   for each in (config, shrunk(config)):
+    each.sampling.make()
     assert [*unread.problems(each, 'none', 'train')] == []
 
 
