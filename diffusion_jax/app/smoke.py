@@ -39,7 +39,7 @@ def shrunk(config: Node) -> Node:
   this one needs by their own trials, in '<run>-smoke'.
   """
   tree = config.to_dict()
-  tree['data'] = _small_data(config)
+  tree['data'] = _small_data(config.data, bool(datasets.text_length(config)))
   tree['network'] |= {
     name: min(value, SIZES[name])
     for name, value in tree['network'].items()
@@ -65,10 +65,12 @@ def smoke_run(run: str) -> str:
   return run + ('_smoke' if '-' in run else '-smoke')
 
 
-def _small_data(config):
-  section = config.data
+def _small_data(section, has_texts):
   if section is None:
     return None
+  if 'source' in section:
+    source = _small_data(section.source, has_texts)
+    return section.to_dict() | {'source': source}
   facts = datasets.stated_facts(section)
   if facts is None and section.constructor is not image_folder.folder:
     # The draws of an untrained network would hardly ever be within a box.
@@ -77,7 +79,7 @@ def _small_data(config):
   count = 10 if facts is None else facts.num_classes
   if not section.get('labelled', True):
     count = 0
-  if datasets.text_length(config):
+  if has_texts:
     return {'name': 'shapes', 'image_shape': shape}
   return {'name': 'synthetic', 'image_shape': shape, 'num_classes': count}
 
