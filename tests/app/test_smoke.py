@@ -60,3 +60,9 @@ def test_a_corrector_is_left_out():
   """A Langevin step of an untrained network is too long."""
   assert read('cifar10_vp:ve').sampling.corrector is not None
   assert shrunk(read('cifar10_vp:ve')).sampling.corrector is None
+
+
+def test_black_and_white_data_are_of_a_generated_source():
+  data = shrunk(read('mnist_bits:binary_vae')).data
+  assert (data.name, data.source.name) == ('binarized', 'synthetic')
+  assert data.source.image_shape == (28, 28, 1)
