@@ -7,7 +7,6 @@ torch.
 """
 
 import dataclasses
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from diffusion_jax.interop import dinov2, inception
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.interop.names import Params, require
+from diffusion_jax.runtime.files import sha256
 
 Array = jax.Array
 
@@ -143,12 +143,6 @@ def check_images(images: np.ndarray) -> None:
     f'features need uint8 images, 0..255, not {images.dtype}: quantise once, '
     'round(clip((x + 1) 127.5, 0, 255))',
   )
-
-
-def sha256(path: str | Path) -> str:
-  """Returns the SHA-256 of a file's content, in hexadecimal."""
-  with Path(path).open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _devices(batch_size):

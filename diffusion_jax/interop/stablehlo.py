@@ -11,8 +11,9 @@ from jax import export
 from diffusion_jax.aliases import NamedParams, Params, PyTree
 from diffusion_jax.drafts import draft, draft_folder
 from diffusion_jax.interop import files
-from diffusion_jax.interop.features import Features, sha256
+from diffusion_jax.interop.features import Features
 from diffusion_jax.interop.names import require
+from diffusion_jax.runtime.files import sha256
 
 PLATFORMS = 'cpu', 'cuda', 'tpu'
 PROGRAM, WEIGHTS, SCRIPT = 'sampler.stablehlo', 'weights.safetensors', 'run.py'

@@ -5,6 +5,7 @@ link in the folder.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,12 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.drafts import draft
 from diffusion_jax.errors import UserError
+
+
+def sha256(path: str | Path) -> str:
+  """Returns the SHA-256 of a file, in hexadecimal."""
+  with Path(path).open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def make_folder(workdir: str | Path, below: str | Path = '') -> Path:

@@ -5,7 +5,6 @@ the format of the arrays detects few of them. Checkpoints whose files differ
 from what was written are not read, and moved away.
 """
 
-import hashlib
 import itertools
 import json
 import sys
@@ -23,6 +22,7 @@ from diffusion_jax.runtime.files import (
   make_folder,
   open_regular,
   read_json,
+  sha256,
   write_text,
 )
 
@@ -53,7 +53,7 @@ def write(folder: Path) -> None:
   """Writes the sums of the files in `folder`, which are complete."""
   write_text(folder / _COPY, json.dumps(_read(folder / _METADATA)))
   names = (name for name in _names(folder) if name not in _LATER)
-  write_sums(folder, {name: digest(folder / name) for name in names})
+  write_sums(folder, {name: sha256(folder / name) for name in names})
 
 
 def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
@@ -98,17 +98,11 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
       if name not in names:  # A stranger's line may name any file.
         return f'{name} is missing'
       try:
-        if digest(folder / name) != sums.get(name):
+        if sha256(folder / name) != sums.get(name):
           return f'{name} is not what was written'
       except OSError as error:
         return f'{name} cannot be read ({error.strerror})'
   return ''
-
-
-def digest(path: Path) -> str:
-  """Returns the SHA-256 of a file."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def of_arrays(tree: PyTree) -> int:

@@ -11,7 +11,7 @@ import jax
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
-from diffusion_jax.runtime.files import is_regular
+from diffusion_jax.runtime.files import is_regular, sha256
 from diffusion_jax.training import checksums
 
 NAME = 'model.safetensors'
@@ -27,7 +27,7 @@ def write(folder: Path, params: Params, step: int) -> None:
   """Writes weights and their SHA256SUMS into an existing folder."""
   arrays = files.flatten(jax.device_get(params))
   files.write_safetensors(folder / NAME, arrays, step=str(step))
-  digest = checksums.digest(folder / NAME)
+  digest = sha256(folder / NAME)
   checksums.write_sums(folder, {NAME: digest})
 
 
@@ -48,7 +48,7 @@ def read(folder: str | Path) -> Params:
     line = f'warning: {folder} has no {checksums.NAME}: it is read unchecked'
     print(line, file=sys.stderr, flush=True)
   else:
-    if checksums.digest(path) != expected:
+    if sha256(path) != expected:
       raise ValueError(
         f'{path} is not what was written ({checksums.NAME}): copy it again'
       )
@@ -58,7 +58,7 @@ def read(folder: str | Path) -> Params:
 
 def same(one: str | Path, other: str | Path) -> bool:
   """Returns whether two folders have the same weights."""
-  digests = {checksums.digest(_file_of(folder)) for folder in (one, other)}
+  digests = {sha256(_file_of(folder)) for folder in (one, other)}
   return len(digests) == 1
 
 

@@ -57,7 +57,7 @@ def write(workdir: Path, step: int, averages: dict) -> None:
   images = _images_at(step, _read_sizes(workdir))
   record = {_RECORD: json.dumps({'step': step, 'images': images})}
   files.write_safetensors(draft, arrays, **record)
-  sums = _read_sums(workdir) | {path.name: checksums.digest(draft)}
+  sums = _read_sums(workdir) | {path.name: of_run.sha256(draft)}
   checksums.write_sums(_folder(workdir), sums)
   draft.replace(path)
 
@@ -102,7 +102,7 @@ def check(workdir: str | Path, step: int) -> None:
   """Raises ValueError if a snapshot differs from its checksum."""
   path = path_of(workdir, step)
   try:
-    same = checksums.digest(path) == _read_sums(workdir).get(path.name)
+    same = of_run.sha256(path) == _read_sums(workdir).get(path.name)
   except OSError:
     same = False
   if not same:

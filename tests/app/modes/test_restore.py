@@ -95,6 +95,23 @@ def test_half_of_the_rounds_of_gibbs_have_falling_widths():
   np.testing.assert_allclose(posteriors.widths_of(1, 3.0, 3.0), [3.0])
 
 
+def test_gibbs_reaches_the_noise_of_y_on_a_straight_path(key):
+  """There sigma / alpha falls from infinity; the last width is the noise's."""
+  method = posteriors.gibbs(iterations=1, rounds=20, inner_steps=10)
+  y = jnp.full((1000, 2), 0.5)
+  known = methods.Known(y, lambda x: x, 0.2)
+
+  @jax.jit
+  def draw(keys):
+    plan = plan_of(PRIOR, dj.RectifiedFlowSchedule())
+    return method.draw(methods.Batch(plan, keys, {}), known)['x']
+
+  x = np.asarray(draw(jax.random.split(key, 1000)), np.float64)
+  exact = PRIOR.posterior(np.eye(2), np.full(2, 0.5), 0.2)
+  # The width adds its own 0.2 to the noise, and 1 would add 25 times as much.
+  assert 0.7 < np.trace(np.cov(x.T)) / np.trace(exact.cov) < 2.5
+
+
 @pytest.mark.parametrize('is_linear, spread', [(True, 25.0), (False, 1.0)])
 def test_a_measurement_adds_the_variance_of_x0(is_linear, spread):
   """V = r^2 A A^T + s^2 if y = A x, and else r^2 + s^2."""
