@@ -698,6 +698,12 @@ metrics/accuracy.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
+data/images.py data/test_refusals.py signed
+  unsigned = kinds == {1} => unsigned = 3 not in kinds
+data/images.py part_of_16_bits
+  high - low <= 16 => high - low < 0
+data/values.py data/test_refusals.py CHANNELS_FIRST
+  self.shape[0] <= 4 < min => self.shape[0] < 3 < min
 data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
 data/text.py data/test_text_files.py texts_come_back

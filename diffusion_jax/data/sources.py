@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.data.images import say_once
 from diffusion_jax.data.values import Values
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
@@ -202,11 +203,31 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
         f'{name} must be {kind} [n, {", ".join(map(str, values.shape))}], got '
         f'{array.dtype} {list(array.shape)}: {ADVICE}'
       )
+    if name == 'x':
+      check_channels(values)
     if not values.levels and not np.isfinite(array).all():
       raise ValueError(
         f'{name} has numbers that are not finite: leave them out'
       )
   return arrays
+
+
+def check_channels(values: Values) -> None:
+  """Raises ValueError for pictures with the channels first.
+
+  Real numbers of such a shape may be meant: a line says how they are read.
+  """
+  if not values.channels_first:
+    return
+  shape = ', '.join(map(str, values.shape))
+  line = (
+    f'x is [n, {shape}], which is read as {values.shape[0]} rows and '
+    f'{values.shape[-1]} channels: if its channels are first, give '
+    'x.transpose(0, 2, 3, 1)'
+  )
+  if values.levels:
+    raise ValueError(line)
+  say_once('channels', line)
 
 
 ADVICE = (

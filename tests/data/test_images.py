@@ -1,3 +1,4 @@
+import re
 import struct
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data import images
+from tests.data import encoded
 
 
 def test_png_and_back(tmp_path):
@@ -82,6 +84,25 @@ def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
   np.testing.assert_array_equal(
     read_grey(tmp_path / 'a.tif'), [np.rint(np.array(values) * (255 / 4095))]
   )
+
+
+@pytest.mark.parametrize('name', ['grey.png', 'grey.tif', 'colour.png'])
+def test_a_part_of_16_bits_is_nearly_one_colour(
+  name, tmp_path, capsys, monkeypatch
+):
+  """Levels of 12 bits become 0..15; the first such picture is named."""
+  monkeypatch.setattr(images, '_SAID', set())
+  for top, printed in ((65535, 0), (4095, 1), (4095, 0)):
+    levels = np.linspace(0, top, 24).astype(np.uint16).reshape(4, 6)
+    if name == 'colour.png':
+      data = encoded.png_of(np.repeat(levels[..., None], 3, axis=-1))
+      (tmp_path / name).write_bytes(data)
+    else:
+      Image.fromarray(levels).save(tmp_path / name)
+    found = read_grey(tmp_path / name)
+    np.testing.assert_allclose(found, levels / 257, atol=1)
+    line = f'{tmp_path / name} has 16 bits and keeps levels 0..1[56] of 0..255'
+    assert len(re.findall(line, capsys.readouterr().out)) == printed
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp'])

@@ -36,6 +36,7 @@ X = np.arange(12.0).reshape(6, 2)
 X4, NAN = X[:4], np.where(X == 5, np.nan, X)
 FACTS = sources.Facts(Values((2,)), context=Values((2,)))
 IMAGES = np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3)
+CHANNELS_FIRST = np.zeros((4, 3, 6, 5), np.uint8)
 ARRAYS = {'images': IMAGES, 'labels': np.arange(10) % 3}
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 LARGE = encoded.png(NOISE)
@@ -84,6 +85,11 @@ def image(data, name):
 
 def tif(pixels):
   Image.fromarray(pixels).save('a.tif')
+  return images.read_image('a.tif')
+
+
+def signed(pixels):
+  Image.fromarray(pixels).save('a.tif', tiffinfo={339: 2})
   return images.read_image('a.tif')
 
 
@@ -198,7 +204,12 @@ image(LARGE[:2000], 'cut.png') => cut.png cannot be read
 image(HEAD, 'head.png') => head.png cannot be read
 images.decode_image(b'text', 'a') => a cannot ... : its format is unknown
 tif(np.float32(X / 11)) => a.tif has pixels of mode F,
-tif(np.int32(X)) => a.tif has pixels of mode I,
+tif(np.int32(X)) => a.tif has signed pixels of mode I,
+signed(np.uint8(X)) => a.tif has signed pixels of mode L, whose range is unknown
+signed(np.uint16(X)) => a.tif has signed pixels of mode I,
+npz(saved(x=CHANNELS_FIRST)) => x is [n, 3, 6, 5], which is read as 3 rows and 5
+  channels: ... x.transpose(0, 2, 3, 1)
+image_set(saved(arr_0=CHANNELS_FIRST)) => x.transpose(0, 2, 3, 1)
 images.fit(NOISE, 10, 'pad') => how 'pad' is not one of crop, scale
 folder(pictures('a.png'), 'test') => has no test split: set test_fraction
 folder(pictures('a.png'), test_fraction=1.0) => be a number in [0, 1), not 1.0
