@@ -698,6 +698,18 @@ metrics/accuracy.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
+data/files.py read_once
+  return real not in tops => return True
+data/files.py read_once
+  if any(real.is_relative_to(top) for top in tops): => if real in tops:
+data/files.py not_hidden
+  f'[^.].*({ends})' => f'.*({ends})'
+data/images.py intact_pngs
+  PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin => PngImagePlugin
+data/webdataset.py joined_tars
+  while rest: => while start == 0:
+data/webdataset.py links_are_read
+  place = places.get(member.linkname) => place = None
 data/images.py data/test_refusals.py signed
   unsigned = kinds == {1} => unsigned = 3 not in kinds
 data/images.py part_of_16_bits

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import decode_image, resized
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import random_part
@@ -180,14 +181,14 @@ def _check_columns(table, names, label=''):
 def files_at(path: str | Path, suffix: str) -> list[Path]:
   """Returns a file, the files below a folder, or the matches of a pattern.
 
-  Files below a folder have a suffix such as '.tar'; a pattern has *, ? or [.
-  They are sorted by name. Raises FileNotFoundError.
+  Files below a folder have a suffix such as '.tar', see `files_below`; a
+  pattern has *, ? or [. They are sorted by name. Raises FileNotFoundError.
   """
   path = Path(path).expanduser()
   if path.is_file():
     return [path]
   if path.is_dir():
-    found = path.rglob(f'*{suffix}')
+    found = [path / name for name in files_below(path, [suffix])]
   else:
     found = map(Path, glob.iglob(str(path), recursive=True))
   files = sorted(file for file in found if file.is_file())
@@ -196,6 +197,7 @@ def files_at(path: str | Path, suffix: str) -> list[Path]:
       f'{path} is neither a file nor a folder with *{suffix} files, nor a '
       'pattern of existing files'
     )
+  say_missing(files)
   return files
 
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import itertools
 import logging
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from diffusion_jax.data.columns import (
   checked,
   of_numbers,
 )
+from diffusion_jax.data.files import files_below, say_missing, say_once
+from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
@@ -143,20 +146,45 @@ def _datasets():
 def _builder(path, subset, revision):
   # Returns the builder of a set, which knows its files; downloads no images.
   datasets = _datasets()
-  local = Path(path).expanduser()
-  if path.startswith(('/', '.', '~')) and not local.is_dir():
+  local, files = Path(path).expanduser(), None
+  name = str(local) if local.exists() else path
+  if path.startswith(('/', '.', '~')) and not local.exists():
     raise FileNotFoundError(f'folder {path} not found')
-  name = str(local) if local.is_dir() else path
+  if local.is_file():
+    name, files = local.suffix[1:].lower(), {'train': [str(local)]}
+    if name not in FORMATS:
+      raise ValueError(f'{path} is neither a folder nor a .parquet file')
   with _in_one_line(path):
     builder = datasets.load_dataset_builder(
-      name, subset or None, revision=revision or None
+      name, subset or None, data_files=files, revision=revision or None
     )
   kind = _kind(builder)
   if kind not in FORMATS:
     raise ValueError(
       f'{path} is a set of the format {kind}, and {", ".join(FORMATS)} are read'
     )
+  _say_left_out(path, local, builder)
   return builder
+
+
+def _say_left_out(path, local, builder):
+  # `datasets` makes splits of the files with train and test in their names.
+  splits = builder.config.data_files or {}
+  files = {os.path.realpath(x) for x in itertools.chain(*splits.values())}
+  say_missing(files)
+  suffixes = {Path(file).suffix for file in files} - {''}
+  if _kind(builder) == 'imagefolder':
+    suffixes |= {*SUFFIXES}
+  below = files_below(local, [*suffixes]) if local.is_dir() and suffixes else []
+  others = [x for x in below if os.path.realpath(local / x) not in files]
+  if others:
+    counts = ', '.join(f'{name} ({len(x)})' for name, x in splits.items())
+    say_once(
+      str(path),
+      f'{path}: {len(others):,} of {len(below):,} files are left out, such as '
+      f'{others[0]}: names with train or test make the splits {counts}; '
+      'data=folder reads all pictures',
+    )
 
 
 def _kind(builder):

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.files import files_below
 from diffusion_jax.data.images import existing, read_image, resized
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+SUFFIXES = (
+  '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.avif', '.bmp', '.gif',
+  '.tif', '.tiff',
+)  # fmt: skip
+TEST_FOLDERS = 'test', 'val', 'validation'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +96,7 @@ def folder(
   """Returns the images in a folder and its sub-folders, sorted by name.
 
   labelled: the sub-folders, sorted, are the classes 0, 1, ... A sub-folder
-  `train` is the train split, and `test` or `val` next to it the test split.
+  `train` is the train split, and one of TEST_FOLDERS next to it the test split.
   Otherwise a hash of its name decides whether an image is in the test split,
   with probability test_fraction. Hidden files are ignored. Raises ValueError or
   FileNotFoundError.
@@ -100,7 +105,7 @@ def folder(
   hint = '; for an npz file, set data=npz'
   top = existing(path, 'folder', Path.is_dir, hint)
   train = top / 'train' if (top / 'train').is_dir() else top
-  held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
+  held_out = [top / name for name in TEST_FOLDERS if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
   root = held_out[0] if has_test and split == 'test' else train
   found = names = pictures_in(root)
@@ -116,23 +121,17 @@ def folder(
   of_train = found if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
-  facts = pictures(image_shape, len(classes), classes)
+  names = [os.fsencode(x).decode(errors='backslashreplace') for x in classes]
+  facts = pictures(image_shape, len(classes), names)
   return FileSource(paths, facts, labels, root)
 
 
 def pictures_in(root: Path) -> list[str]:
-  """Returns the names of all pictures below a folder, sorted, with /.
+  """Returns the names of all pictures below a folder, see `files_below`.
 
-  Hidden ones are left out, and links to folders are followed. Raises
-  FileNotFoundError without pictures.
+  Raises FileNotFoundError without pictures.
   """
-  names = []
-  for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    below = Path(place).relative_to(root).as_posix()
-    prefix = '' if below == '.' else f'{below}/'
-    names += [prefix + name for name in files if name[0] != '.']
-  pictures = sorted(x for x in names if x.lower().endswith(SUFFIXES))
+  pictures = files_below(root, SUFFIXES)
   if not pictures:
     raise FileNotFoundError(
       f'{root} contains no pictures ({", ".join(SUFFIXES)})'
@@ -140,13 +139,9 @@ def pictures_in(root: Path) -> list[str]:
   return pictures
 
 
-def _fail(error):
-  raise error  # By default os.walk skips folders that it may not read.
-
-
 def _is_test(name, test_fraction):
   # An image stays in its split when others are added.
-  digest = hashlib.sha256(name.encode()).digest()
+  digest = hashlib.sha256(os.fsencode(name)).digest()
   return int.from_bytes(digest[:8]) < test_fraction * 2.0**64
 
 

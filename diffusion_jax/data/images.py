@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.values import Values
 from diffusion_jax.drafts import draft
 from diffusion_jax.ranges import check_choice
@@ -79,8 +81,13 @@ def _on_white(image):
 
 def _load(file, name):
   # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
-  from PIL import Image, ImageOps
+  from PIL import Image, ImageOps, PngImagePlugin
 
+  is_bytes = isinstance(file, io.BytesIO)
+  size = file.getbuffer().nbytes if is_bytes else os.path.getsize(file)
+  # A profile or a text may be as large as all texts, 64 MiB, or as the file.
+  most = max(size, PngImagePlugin.MAX_TEXT_MEMORY)
+  PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = most
   # Pillow warns from half the size at which it raises an error.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
   with _naming(name):
@@ -106,16 +113,6 @@ def _say_narrow(picture, name):
       f'{name} has 16 bits and keeps levels {low}..{high} of 0..255, nearly '
       'one colour: if it uses a part of its 65,536 levels only, scale it first',
     )
-
-
-_SAID = set()
-
-
-def say_once(what: str, line: str) -> None:
-  """Prints a line about the data, once in a process for each `what`."""
-  if what not in _SAID:
-    _SAID.add(what)
-    print(line, flush=True)
 
 
 @contextlib.contextmanager

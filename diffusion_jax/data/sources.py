@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data.images import say_once
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.values import Values
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from diffusion_jax.data import pipeline
+from diffusion_jax.data import files, pipeline
 from diffusion_jax.data.huggingface import Rows, huggingface
 from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
@@ -180,6 +180,33 @@ def test_folders_of_other_kinds(tmp_path):
     (cats / f'{i}.png').write_bytes(encoded.png(PICTURES[i]))
   source = read(cats.parent, num_classes=0)
   np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
+
+
+def test_files_outside_of_the_splits_are_counted(folder, capsys, monkeypatch):
+  """Names with train and test in them make splits; or a number is missing."""
+  monkeypatch.setattr(files, '_SAID', set())
+  top = folder / 'pictures'
+  top.mkdir()
+  for name in ('train_1', 'a', 'b', 'test_x'):
+    (top / f'{name}.png').write_bytes(PNG)
+  read(top, num_classes=0)
+  line = f'{top}: 2 of 4 files are left out, such as a.png: names with train or'
+  assert line in capsys.readouterr().out
+  (folder / 'data' / 'train-00000-of-00002.parquet').unlink()
+  assert len(read(folder / 'data')) == 13
+  line = 'data/train-*-of-00002.parquet has 1 of 2 files: the others are left'
+  assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('streaming', [0, 4000])
+def test_a_path_may_be_one_file(folder, streaming):
+  path = folder / 'data' / 'train-00000-of-00002.parquet'
+  one = path.rename(path.with_name('One.PARQUET'))
+  source = read(one, streaming=streaming)
+  np.testing.assert_array_equal(source.read(np.arange(12))['x'], PICTURES[:12])
+  other = one.rename(one.with_suffix('.pkl'))
+  with pytest.raises(ValueError, match='neither a folder nor a .parquet file'):
+    read(other)
 
 
 def test_only_images_below_the_set_are_opened(tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,10 +52,26 @@ def test_hidden_files_and_others_are_left_out(classes):
   assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
-def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
+def test_all_suffixes_and_names_are_read(tmp_path):
+  """Classes of names that are no UTF-8 have names that can be printed."""
+  suffixes = [*image_folder.SUFFIXES, *map(str.upper, image_folder.SUFFIXES)]
+  for name in suffixes:
+    save(tmp_path / os.fsdecode(b'caf\xe9') / f'a{name}', (1, 2, 3))
+  fields = {'labelled': True, 'image_shape': (8, 8, 3), 'test_fraction': 0.5}
+  train, test = (
+    image_folder.folder(tmp_path, split, **fields)
+    for split in ('train', 'test')
+  )
+  assert len(train) + len(test) == len(suffixes)
+  assert train.read(np.arange(len(train)))['x'].shape[0] == len(train)
+  assert train.facts.class_names == ('caf\\xe9',)
+
+
+@pytest.mark.parametrize('name', image_folder.TEST_FOLDERS)
+def test_train_and_test_folders_are_splits(name, classes, tmp_path_factory):
   top = tmp_path_factory.mktemp('splits')
   classes.rename(top / 'train')
-  save(top / 'val' / 'green' / 'x.png', PLAIN['green'])
+  save(top / name / 'green' / 'x.png', PLAIN['green'])
   train = image_folder.folder(top, 'train', (8, 8, 3), labelled=True)
   val = image_folder.folder(top, 'test', (8, 8, 3), labelled=True)
   assert (len(train), len(val)) == (9, 1)
