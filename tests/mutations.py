@@ -184,7 +184,7 @@ data/parquet.py data/test_refusals.py parquet_row
 app/inputs/datasets.py run_keeps_its_classes
   if ours.class_names and theirs => if not ours.class_names and theirs
 app/modes/train_setup.py app/inputs/test_datasets.py run_keeps_its_classes
-  datasets.with_class_names(config, model.facts, source) => model.facts
+  datasets.with_names(config, model.facts, source) => model.facts
 data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:
 data/columns.py data/test_refusals.py parquet_row
@@ -698,6 +698,10 @@ metrics/accuracy.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
+data/damage.py data/test_image_folder.py damaged_pictures_are_found
+  range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
+data/columns.py data/test_huggingface.py picture_cut_short
+  rows = np.delete(rows, [*errors]) => rows = rows[: len(rows) - len(errors)][::-1]
 data/files.py read_once
   return real not in tops => return True
 data/files.py read_once

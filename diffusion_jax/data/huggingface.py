@@ -86,6 +86,8 @@ def huggingface(
   train_split: str = 'train',
   test_split: str = 'test',
   streaming: Count = 0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.
 
@@ -94,9 +96,14 @@ def huggingface(
   images, and context_column a condition; train_split, test_split: such as
   'train[:90%]'; streaming: 0, or the images in a buffer, such as 4000: parquet
   files are read where they are, row groups are permuted, and the images of a
-  buffer. Raises ValueError or OSError.
+  buffer; check, skip_damaged: see `columns.checked`. Raises ValueError or
+  OSError.
   """
   check_split(split)
+  if (check or skip_damaged) and (streaming or x_column):
+    raise ValueError(
+      'check and skip_damaged are for pictures without streaming: leave one out'
+    )
   name = train_split if split == 'train' else test_split
   label = label_column if num_classes else ''
   columns = Columns(image_column, label, text_column)
@@ -130,7 +137,8 @@ def huggingface(
       f'num_classes must be {len(names)} for {path}, got {num_classes}'
     )
   facts = pictures(image_shape, num_classes, names)
-  return checked(ColumnSource(table, columns, rows, facts, order))
+  source = ColumnSource(table, columns, rows, facts, order)
+  return checked(source, check, skip_damaged)
 
 
 def _datasets():

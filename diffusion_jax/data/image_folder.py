@@ -1,6 +1,8 @@
 """Folders of image files of any size, which are read when they are needed."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -9,8 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below
-from diffusion_jax.data.images import existing, read_image, resized
+from diffusion_jax.data.images import (
+  check_picture,
+  existing,
+  read_image,
+  resized,
+)
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
@@ -92,14 +100,17 @@ def folder(
   image_shape: ImageShape = (64, 64, 3),
   labelled: bool = False,
   test_fraction: Rate = 0.0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> FileSource:
   """Returns the images in a folder and its sub-folders, sorted by name.
 
   labelled: the sub-folders, sorted, are the classes 0, 1, ... A sub-folder
   `train` is the train split, and one of TEST_FOLDERS next to it the test split.
   Otherwise a hash of its name decides whether an image is in the test split,
-  with probability test_fraction. Hidden files are ignored. Raises ValueError or
-  FileNotFoundError.
+  with probability test_fraction. Hidden files are ignored. Damaged headers are
+  refused, and damaged pixels if check; skip_damaged leaves both out. Raises
+  ValueError or FileNotFoundError.
   """
   check_split(split)
   hint = '; for an npz file, set data=npz'
@@ -115,15 +126,46 @@ def folder(
     names = [n for n in found if _is_test(n, test_fraction) == test]
     what = f'pictures in {root}'
     check_part(len(names), len(found), test_fraction, split, what)
+  names, others = _intact(root, names, check or skip_damaged, skip_damaged)
   paths = [root / name for name in names]
+  facts = pictures(image_shape)._replace(skipped=others)
   if not labelled:
-    return FileSource(paths, pictures(image_shape), root=root)
+    return FileSource(paths, facts, root=root)
   of_train = found if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
-  names = [os.fsencode(x).decode(errors='backslashreplace') for x in classes]
-  facts = pictures(image_shape, len(classes), names)
+  facts = facts._replace(
+    num_classes=len(classes), class_names=tuple(map(_printable, classes))
+  )
   return FileSource(paths, facts, labels, root)
+
+
+def _printable(name):
+  return os.fsencode(name).decode(errors='backslashreplace')
+
+
+def _intact(root, names, pixels, skip):
+  # Returns (the names of pictures that can be read, names of the others).
+  files = tuple((name, _stamp(root / name)) for name in names)
+  errors = _errors(root, files, pixels)
+  others = tuple(_printable(names[i]) for i in errors)
+  left_out(errors, len(names), others, str(root), skip)
+  return [x for i, x in enumerate(names) if i not in errors], others
+
+
+def _stamp(path):
+  with contextlib.suppress(OSError):  # A link may lead nowhere.
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=8)  # A mode opens its data several times.
+def _errors(root, files, pixels):
+  def problems(block):
+    paths = [root / files[i][0] for i in block]
+    return [problem(check_picture, path, path, pixels) for path in paths]
+
+  return damaged(problems, len(files), f'pictures in {root}')
 
 
 def pictures_in(root: Path) -> list[str]:

@@ -79,9 +79,19 @@ def _on_white(image):
   return np.asarray(image.convert('RGB'))
 
 
-def _load(file, name):
-  # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
-  from PIL import Image, ImageOps, PngImagePlugin
+def check_picture(file: str | Path | bytes, name: str, pixels: bool) -> None:
+  """Raises ValueError for a damaged header or, if `pixels`, damaged pixels."""
+  stream = io.BytesIO(file) if isinstance(file, bytes) else file
+  with _opened(stream, name) as image:
+    _range(image, name)
+    if pixels:
+      with _naming(name):
+        image.draft('L', (1, 1))  # A JPEG decodes faster at 1/8 of its size.
+        image.load()
+
+
+def _opened(file, name):
+  from PIL import Image, PngImagePlugin
 
   is_bytes = isinstance(file, io.BytesIO)
   size = file.getbuffer().nbytes if is_bytes else os.path.getsize(file)
@@ -91,8 +101,14 @@ def _load(file, name):
   # Pillow warns from half the size at which it raises an error.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
   with _naming(name):
-    opened = Image.open(file)
-  with opened as image:
+    return Image.open(file)
+
+
+def _load(file, name):
+  # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
+  from PIL import ImageOps
+
+  with _opened(file, name) as image:
     limits, deep = _range(image, name), ';16' in f'{image.mode}{image.tile}'
     with _naming(name):
       turned = ImageOps.exif_transpose(image)

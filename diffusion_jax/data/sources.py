@@ -20,22 +20,23 @@ class Facts(NamedTuple):
 
   x: the examples; num_classes: 0 without labels; context: real numbers that
   belong to each example, a condition; class_names: of the classes 0, 1, ... in
-  turn, or () if the data do not name them.
+  turn, or () if the data do not name them; skipped: names of damaged pictures
+  that are left out.
   """
 
   x: Values
   num_classes: Count = 0
   context: Values | None = None
   class_names: tuple[str, ...] = ()
+  skipped: tuple[str, ...] = ()
 
   def as_json(self) -> Json:
-    """Returns nested dicts, without an empty `context` or `class_names`."""
+    """Returns nested dicts, without what is empty but num_classes."""
     tree = {'x': self.x._asdict(), 'num_classes': self.num_classes}
     if self.context is not None:
       tree['context'] = self.context._asdict()
-    if self.class_names:
-      tree['class_names'] = list(self.class_names)
-    return tree
+    names = {'class_names': self.class_names, 'skipped': self.skipped}
+    return tree | {name: list(value) for name, value in names.items() if value}
 
 
 class Source(Protocol):

@@ -77,17 +77,21 @@ def webdataset(
   text_column: str = '',
   test_path: str = '',
   test_fraction: Rate = 0.0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.
 
   path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: the same
   for the test split, by default a fixed random test_fraction. Columns are
   extensions; 'jpg;png': either; 'json:label': a value in a JSON file.
-  num_classes: 0 for no labels. Raises ValueError or FileNotFoundError.
+  num_classes: 0 for no labels. check, skip_damaged: see `columns.checked`.
+  Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   files = split, path, test_path, test_fraction
-  return of_files(open_tars, columns, *files, image_shape, num_classes)
+  checks = check, skip_damaged
+  return of_files(open_tars, columns, *files, image_shape, num_classes, *checks)
 
 
 def open_tars(path: str, columns: Sequence[str]) -> Tars:

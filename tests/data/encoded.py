@@ -29,6 +29,7 @@ def png(picture):
 
 
 PNG = png(PICTURES[0])
+LARGE = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 
 
 def png_of(pixels, *more):

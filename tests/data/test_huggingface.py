@@ -23,6 +23,7 @@ datasets = pytest.importorskip(
 )
 
 
+THIRD = encoded.png(PICTURES[2])
 CLASSES = ['ant', 'bee', 'cat']
 
 
@@ -156,12 +157,21 @@ def test_a_file_cut_short_is_named(folder, streaming):
 
 def test_a_picture_cut_short_is_named(tmp_path):
   (tmp_path / 'set').mkdir()
-  cells = [{'bytes': data, 'path': None} for data in (PNG, PNG[:90])]
+  cells = [{'bytes': data, 'path': None} for data in (PNG, PNG[:90], THIRD)]
   table = datasets.Dataset.from_dict({'image': cells})
   table.to_parquet(tmp_path / 'set' / 'train.parquet')
-  source = read(tmp_path / 'set', num_classes=0)
+  fields = {'num_classes': 0, 'test_split': 'train'}
+  source = read(tmp_path / 'set', **fields)
   with pytest.raises(ValueError, match='set, row 1: image cannot be read as'):
     source.read(np.array([0, 1]))
+  with one_line(match='1 of 3 pictures in .*set are damaged: .*set, row 1'):
+    read(tmp_path / 'set', check=True, **fields)
+  source = read(tmp_path / 'set', skip_damaged=True, **fields)
+  assert source.facts.skipped == (f'{tmp_path}/set, row 1',)
+  found = source.read(np.arange(2))['x']
+  np.testing.assert_array_equal(found, PICTURES[[0, 2]])
+  with one_line('check and skip_damaged are for pictures without streaming'):
+    read(tmp_path / 'set', check=True, streaming=9, **fields)
 
 
 def test_folders_of_other_kinds(tmp_path):

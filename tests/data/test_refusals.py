@@ -28,7 +28,7 @@ from diffusion_jax.data.values import Values
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests import refusals
 from tests.data import encoded
-from tests.data.encoded import PNG, SHAPE
+from tests.data.encoded import LARGE, PNG, SHAPE
 from tests.data.test_array_record import example, write
 from tests.data.test_simulated import gaussian
 
@@ -39,7 +39,6 @@ IMAGES = np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3)
 CHANNELS_FIRST = np.zeros((4, 3, 6, 5), np.uint8)
 ARRAYS = {'images': IMAGES, 'labels': np.arange(10) % 3}
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-LARGE = encoded.png(NOISE)
 GOOD = [('0.png', PNG), ('0.cls', b'1')]
 
 
@@ -105,9 +104,9 @@ def captions(line):
   return captioned(folder(pictures('cats/1.png', 'dogs/1.png')))
 
 
-def tar(*members):
+def tar(*members, **fields):
   encoded.tar('a.tar', members)
-  return webdataset('a.tar', num_classes=3, image_shape=SHAPE)
+  return webdataset('a.tar', num_classes=3, image_shape=SHAPE, **fields)
 
 
 def second(name, picture, label):
@@ -115,9 +114,9 @@ def second(name, picture, label):
   return tar(*GOOD, *more).read(np.array([0, 1]))
 
 
-def records(*data):
+def records(*data, **fields):
   path = str(write('a.array_record', data))
-  return array_record(path, num_classes=3, image_shape=SHAPE)
+  return array_record(path, num_classes=3, image_shape=SHAPE, **fields)
 
 
 def parquet_row(**columns):
@@ -245,6 +244,11 @@ records(example(image=7, label=1)) => a.array_record, record 0: image must be
   the bytes of an image file, got 7
 records(example(image=PNG[:90], label=1)) => a.array_record, record 0: image
   cannot be read
+records(example(image=PNG, label=1), example(image=PNG[:90], label=3),
+  check=True) => 1 of 2 pictures in a.array_record are damaged: a.array_record,
+  record 1 (image cannot be read
+tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True) => 1 of 2 pictures
+  in a.tar are damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read
 records(b'\xff\xff no message') => record 0 is not a tf.train.Example
 array_record(str(write('a.array_record', [])), test_path='a') => a.array_record
   has no column

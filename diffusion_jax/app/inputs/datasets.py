@@ -30,11 +30,12 @@ def facts_of(config: Node) -> Facts:
     return measured(source)
 
 
-def with_class_names(config: Node, facts: Facts, source: Source) -> Facts:
+def with_names(config: Node, facts: Facts, source: Source) -> Facts:
   """Returns facts that a config states, with the names that the data give."""
   if 'facts' in config:
     return facts
-  return facts._replace(class_names=source.facts.class_names)
+  names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
+  return facts._replace(**names)
 
 
 def stated_facts(section: Node | None) -> Facts | None:

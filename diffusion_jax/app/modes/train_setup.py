@@ -73,7 +73,7 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   source = datasets.source_of(config)
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
-  facts = datasets.with_class_names(config, model.facts, source)
+  facts = datasets.with_names(config, model.facts, source)
   model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()

@@ -214,12 +214,25 @@ def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_damaged_file_ends_training_in_one_line(pictures):
-  (pictures / 'a' / '0.png').write_bytes(b'not a picture')
-  config = data('folder', path=pictures, image_shape=(8, 8, 3))
-  config = store.with_fields(config, {'training.batch_size': 6})
+  path = pictures / 'a' / '0.png'
+  path.write_bytes(encoded.LARGE[:2000])
+  fields = {'path': pictures, 'image_shape': (8, 8, 3), 'labelled': True}
+  config = data('folder', **fields)
+  fewer = within('training', batch_size=6, evaluate_every=0, sample_every=0)
+  config = store.with_fields(config, {'training.mesh': (1, 1)} | fewer)
   source = datasets.source_of(config)
   batches = datasets.batches(config, source, source.facts, 0)
   refused('config.data: .*a/0.png cannot be read as an image', next, batches)
+  run, train = pictures / 'run', MODES['train']
+  line = 'config.data: 1 of 6 pictures in .* are damaged: a/0.png'
+  checked = store.with_flags(config, [('data.check', 'True')])
+  refused(line, train, checked, run)
+  path.write_bytes(b'not a picture')
+  refused(line, train, config, run)
+  assert not run.exists()
+  skipping = store.with_flags(config, [('data.skip_damaged', 'True')])
+  facts = train_setup.setup(skipping, run).model.facts
+  assert facts.as_json()['skipped'] == ['a/0.png']
 
 
 def test_texts_need_captions_and_no_mirror_images(pictures):
