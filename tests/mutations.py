@@ -181,8 +181,12 @@ data/webdataset.py data/test_refusals.py open_tars
 data/parquet.py data/test_refusals.py parquet_row
   return cell if cell['bytes'] is None else cell['bytes']
   => return cell['bytes'] or open(cell['path'], 'rb').read()
+app/inputs/datasets.py run_keeps_its_classes
+  if ours.class_names and theirs => if not ours.class_names and theirs
+app/modes/train_setup.py app/inputs/test_datasets.py run_keeps_its_classes
+  datasets.with_names(config, model.facts, source) => model.facts
 data/huggingface.py classes_are_those
-  if classes != num_classes: => if classes < num_classes:
+  if names and len(names) != num_classes: => if len(names) < num_classes:
 data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased
@@ -694,6 +698,28 @@ metrics/accuracy.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
+data/damage.py data/test_image_folder.py damaged_pictures_are_found
+  range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
+data/columns.py data/test_huggingface.py picture_cut_short
+  rows = np.delete(rows, [*errors]) => rows = rows[: len(rows) - len(errors)][::-1]
+data/files.py read_once
+  return real not in tops => return True
+data/files.py read_once
+  if any(real.is_relative_to(top) for top in tops): => if real in tops:
+data/files.py not_hidden
+  f'[^.].*({ends})' => f'.*({ends})'
+data/images.py intact_pngs
+  PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin => PngImagePlugin
+data/webdataset.py joined_tars
+  while rest: => while start == 0:
+data/webdataset.py links_are_read
+  place = places.get(member.linkname) => place = None
+data/images.py data/test_refusals.py signed
+  unsigned = kinds == {1} => unsigned = 3 not in kinds
+data/images.py part_of_16_bits
+  high - low <= 16 => high - low < 0
+data/values.py data/test_refusals.py CHANNELS_FIRST
+  self.shape[0] <= 4 < min => self.shape[0] < 3 < min
 data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
 data/text.py data/test_text_files.py texts_come_back

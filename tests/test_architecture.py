@@ -148,6 +148,7 @@ TESTED_ELSEWHERE = {
   'core/vdm.py': 'papers/test_vdm.py',
   'data/builders.py': 'data/test_prepare.py',
   'data/columns.py': 'data/test_webdataset.py',
+  'data/damage.py': 'data/test_image_folder.py',
   'data/splits.py': 'data/test_npz.py',
   'demos/judging.py': 'demos/test_digits_judge.py',
   'demos/noising.py': 'app/modes/test_noise.py',

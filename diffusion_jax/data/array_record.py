@@ -46,18 +46,21 @@ def array_record(
   text_column: str = '',
   test_path: str = '',
   test_fraction: Rate = 0.0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns the images of ArrayRecord files of tf.train.Example.
 
   path: a file, a folder, or a pattern such as 'train-*'; test_path: the same
   for the test split, by default a fixed random test_fraction. Columns are
   features: the bytes of an image file, an integer (read if num_classes is not
-  0), a text.
+  0), a text. check, skip_damaged: see `columns.checked`.
   Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   files = split, path, test_path, test_fraction
-  return of_files(_open, columns, *files, image_shape, num_classes)
+  checks = check, skip_damaged
+  return of_files(_open, columns, *files, image_shape, num_classes, *checks)
 
 
 def _open(path, columns):

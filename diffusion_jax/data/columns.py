@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from diffusion_jax.data.images import decode_image, resized
+from diffusion_jax.data.damage import damaged, left_out, problem
+from diffusion_jax.data.files import files_below, say_missing
+from diffusion_jax.data.images import check_picture, decode_image, resized
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
@@ -155,16 +157,43 @@ def _misfit(column, expected, value):
   return ValueError(f'{column} must be {expected}, got {value!r:.60}')
 
 
-def checked(source: ColumnSource) -> ColumnSource:
+def checked(
+  source: ColumnSource, check: bool = False, skip_damaged: bool = False
+) -> ColumnSource:
   """Returns the source, whose columns exist and whose first example fits.
 
+  check: all pictures are decoded; skip_damaged: and left out if that fails.
   Raises ValueError.
   """
   _check_columns(source.table, source.columns.read, source.columns.label)
   if not len(source):
     raise ValueError(f'{source.table.name} has no examples')
+  if check or skip_damaged:
+    source = _intact(source, skip_damaged)
   source.read(np.arange(1))
   return source
+
+
+def _intact(source, skip):
+  table, rows, column = source.table, source.rows, source.columns.image
+
+  def problems(block):
+    cells = table.get([column], rows[block])[column]
+    return [problem(_check, cell, column) for cell in cells]
+
+  errors = damaged(problems, len(rows), f'pictures in {table.name}')
+  names = tuple(table.place(rows[i]) for i in errors)
+  left_out(errors, len(rows), names, table.name, skip)
+  facts = source.facts._replace(skipped=names)
+  rows = np.delete(rows, [*errors])
+  return dataclasses.replace(source, rows=rows, facts=facts)
+
+
+def _check(value, column):
+  if isinstance(value, bytes):
+    check_picture(value, column, True)
+  else:
+    _picture(value, column)
 
 
 def _check_columns(table, names, label=''):
@@ -180,14 +209,14 @@ def _check_columns(table, names, label=''):
 def files_at(path: str | Path, suffix: str) -> list[Path]:
   """Returns a file, the files below a folder, or the matches of a pattern.
 
-  Files below a folder have a suffix such as '.tar'; a pattern has *, ? or [.
-  They are sorted by name. Raises FileNotFoundError.
+  Files below a folder have a suffix such as '.tar', see `files_below`; a
+  pattern has *, ? or [. They are sorted by name. Raises FileNotFoundError.
   """
   path = Path(path).expanduser()
   if path.is_file():
     return [path]
   if path.is_dir():
-    found = path.rglob(f'*{suffix}')
+    found = [path / name for name in files_below(path, [suffix])]
   else:
     found = map(Path, glob.iglob(str(path), recursive=True))
   files = sorted(file for file in found if file.is_file())
@@ -196,6 +225,7 @@ def files_at(path: str | Path, suffix: str) -> list[Path]:
       f'{path} is neither a file nor a folder with *{suffix} files, nor a '
       'pattern of existing files'
     )
+  say_missing(files)
   return files
 
 
@@ -208,6 +238,8 @@ def of_files(
   test_fraction: float,
   image_shape: tuple[int, int, int],
   num_classes: int,
+  check: bool,
+  skip_damaged: bool,
 ) -> ColumnSource:
   """Returns a split of the table that open_table(path, columns) returns.
 
@@ -222,4 +254,5 @@ def of_files(
   if not test_path:
     rows = random_part(len(table), split, test_fraction, path)
   facts = pictures(image_shape, num_classes)
-  return checked(ColumnSource(table, columns, rows, facts))
+  source = ColumnSource(table, columns, rows, facts)
+  return checked(source, check, skip_damaged)

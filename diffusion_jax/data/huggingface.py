@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import itertools
 import logging
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from diffusion_jax.data.columns import (
   checked,
   of_numbers,
 )
+from diffusion_jax.data.files import files_below, say_missing, say_once
+from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
@@ -83,6 +86,8 @@ def huggingface(
   train_split: str = 'train',
   test_split: str = 'test',
   streaming: Count = 0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.
 
@@ -91,58 +96,103 @@ def huggingface(
   images, and context_column a condition; train_split, test_split: such as
   'train[:90%]'; streaming: 0, or the images in a buffer, such as 4000: parquet
   files are read where they are, row groups are permuted, and the images of a
-  buffer. Raises ValueError or OSError.
+  buffer; check, skip_damaged: see `columns.checked`. Raises ValueError or
+  OSError.
   """
   check_split(split)
+  if (check or skip_damaged) and (streaming or x_column):
+    raise ValueError(
+      'check and skip_damaged are for pictures without streaming: leave one out'
+    )
   name = train_split if split == 'train' else test_split
   label = label_column if num_classes else ''
   columns = Columns(image_column, label, text_column)
   if x_column:
     columns = Columns(x=x_column, context=context_column)
+  datasets = _datasets()
   builder = _builder(path, subset, revision)
   # Raises ValueError, or NoTestSplit, if the set has no such split.
   part, files = name.partition('[')[0], builder.config.data_files or {}
   if part not in files:
     kind = NoTestSplit if split == 'test' else ValueError
     raise kind(
-      f'{path} has no split {part!r}, but {", ".join(files)}: set {split}_split'
-      f' to one, or to a part such as {next(iter(files), "")}[90%:]'
+      f'{path} has no split {part!r}, but {", ".join(map(str, files))}: set '
+      f'{split}_split to one, or to a part such as {next(iter(files), "")}'
+      '[90%:]'
     )
   if streaming:
     table = _streamed(path, builder, name, columns.read, streaming)
     order = table.order
+    features = datasets.Features.from_arrow_schema(table.schema)
   else:
-    table, order = _prepared(path, builder, name, label, num_classes), None
+    dataset, order = _prepared(path, builder, name), None
+    table = Rows(path, dataset, _folder_of(path, builder))
+    features = dataset.features
   rows = np.arange(len(table))
   if x_column:
     return of_numbers(table, columns, rows, order)
-  facts = pictures(image_shape, num_classes)
-  return checked(ColumnSource(table, columns, rows, facts, order))
+  names = getattr(features.get(label), 'names', None) or ()
+  if names and len(names) != num_classes:
+    raise ValueError(
+      f'num_classes must be {len(names)} for {path}, got {num_classes}'
+    )
+  facts = pictures(image_shape, num_classes, names)
+  source = ColumnSource(table, columns, rows, facts, order)
+  return checked(source, check, skip_damaged)
 
 
-def _builder(path, subset, revision):
-  # Returns the builder of a set, which knows its files; downloads no images.
+def _datasets():
   try:
-    datasets = importlib.import_module('datasets')
+    return importlib.import_module('datasets')
   except ImportError:
     raise ValueError(
       'data=huggingface needs the library datasets: pip install -e '
       "'.[huggingface]'"
     ) from None
-  local = Path(path).expanduser()
-  if path.startswith(('/', '.', '~')) and not local.is_dir():
+
+
+def _builder(path, subset, revision):
+  # Returns the builder of a set, which knows its files; downloads no images.
+  datasets = _datasets()
+  local, files = Path(path).expanduser(), None
+  name = str(local) if local.exists() else path
+  if path.startswith(('/', '.', '~')) and not local.exists():
     raise FileNotFoundError(f'folder {path} not found')
-  name = str(local) if local.is_dir() else path
+  if local.is_file():
+    name, files = local.suffix[1:].lower(), {'train': [str(local)]}
+    if name not in FORMATS:
+      raise ValueError(f'{path} is neither a folder nor a .parquet file')
   with _in_one_line(path):
     builder = datasets.load_dataset_builder(
-      name, subset or None, revision=revision or None
+      name, subset or None, data_files=files, revision=revision or None
     )
   kind = _kind(builder)
   if kind not in FORMATS:
     raise ValueError(
       f'{path} is a set of the format {kind}, and {", ".join(FORMATS)} are read'
     )
+  _say_left_out(path, local, builder)
   return builder
+
+
+def _say_left_out(path, local, builder):
+  # `datasets` makes splits of the files with train and test in their names.
+  splits = builder.config.data_files or {}
+  files = {os.path.realpath(x) for x in itertools.chain(*splits.values())}
+  say_missing(files)
+  suffixes = {Path(file).suffix for file in files} - {''}
+  if _kind(builder) == 'imagefolder':
+    suffixes |= {*SUFFIXES}
+  below = files_below(local, [*suffixes]) if local.is_dir() and suffixes else []
+  others = [x for x in below if os.path.realpath(local / x) not in files]
+  if others:
+    counts = ', '.join(f'{name} ({len(x)})' for name, x in splits.items())
+    say_once(
+      str(path),
+      f'{path}: {len(others):,} of {len(below):,} files are left out, such as '
+      f'{others[0]}: names with train or test make the splits {counts}; '
+      'data=folder reads all pictures',
+    )
 
 
 def _kind(builder):
@@ -161,20 +211,14 @@ def _folder_of(path, builder):
   return Path(cache) / f'datasets--{path.replace("/", "--")}'
 
 
-def _prepared(path, builder, split, label, num_classes):
-  # Returns the rows of a split, an Arrow table in the cache of `datasets`.
+def _prepared(path, builder, split):
+  # Returns a split, an Arrow table in the cache of `datasets`.
   if _kind(builder) == 'parquet':  # Name a damaged file.
     files = itertools.chain(*builder.config.data_files.values())
     open_parquet(path, [file for file in files if '://' not in file], (), 1)
   with _in_one_line(path):
     builder.download_and_prepare()
-    dataset = builder.as_dataset(split)
-  classes = getattr(dataset.features.get(label), 'num_classes', num_classes)
-  if classes != num_classes:
-    raise ValueError(
-      f'num_classes must be {classes} for {path}, got {num_classes}'
-    )
-  return Rows(path, dataset, _folder_of(path, builder))
+    return builder.as_dataset(split)
 
 
 def _streamed(path, builder, split, read, buffer):

@@ -1,6 +1,8 @@
 """Folders of image files of any size, which are read when they are needed."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -9,13 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.images import existing, read_image, resized
+from diffusion_jax.data.damage import damaged, left_out, problem
+from diffusion_jax.data.files import files_below
+from diffusion_jax.data.images import (
+  check_picture,
+  existing,
+  read_image,
+  resized,
+)
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+SUFFIXES = (
+  '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.avif', '.bmp', '.gif',
+  '.tif', '.tiff',
+)  # fmt: skip
+TEST_FOLDERS = 'test', 'val', 'validation'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,20 +100,23 @@ def folder(
   image_shape: ImageShape = (64, 64, 3),
   labelled: bool = False,
   test_fraction: Rate = 0.0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> FileSource:
   """Returns the images in a folder and its sub-folders, sorted by name.
 
   labelled: the sub-folders, sorted, are the classes 0, 1, ... A sub-folder
-  `train` is the train split, and `test` or `val` next to it the test split.
+  `train` is the train split, and one of TEST_FOLDERS next to it the test split.
   Otherwise a hash of its name decides whether an image is in the test split,
-  with probability test_fraction. Hidden files are ignored. Raises ValueError or
-  FileNotFoundError.
+  with probability test_fraction. Hidden files are ignored. Damaged headers are
+  refused, and damaged pixels if check; skip_damaged leaves both out. Raises
+  ValueError or FileNotFoundError.
   """
   check_split(split)
   hint = '; for an npz file, set data=npz'
   top = existing(path, 'folder', Path.is_dir, hint)
   train = top / 'train' if (top / 'train').is_dir() else top
-  held_out = [top / name for name in ('test', 'val') if (top / name).is_dir()]
+  held_out = [top / name for name in TEST_FOLDERS if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
   root = held_out[0] if has_test and split == 'test' else train
   found = names = pictures_in(root)
@@ -110,29 +126,54 @@ def folder(
     names = [n for n in found if _is_test(n, test_fraction) == test]
     what = f'pictures in {root}'
     check_part(len(names), len(found), test_fraction, split, what)
+  names, others = _intact(root, names, check or skip_damaged, skip_damaged)
   paths = [root / name for name in names]
+  facts = pictures(image_shape)._replace(skipped=others)
   if not labelled:
-    return FileSource(paths, pictures(image_shape), root=root)
+    return FileSource(paths, facts, root=root)
   of_train = found if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
-  facts = pictures(image_shape, len(classes))
+  facts = facts._replace(
+    num_classes=len(classes), class_names=tuple(map(_printable, classes))
+  )
   return FileSource(paths, facts, labels, root)
 
 
-def pictures_in(root: Path) -> list[str]:
-  """Returns the names of all pictures below a folder, sorted, with /.
+def _printable(name):
+  return os.fsencode(name).decode(errors='backslashreplace')
 
-  Hidden ones are left out, and links to folders are followed. Raises
-  FileNotFoundError without pictures.
+
+def _intact(root, names, pixels, skip):
+  # Returns (the names of pictures that can be read, names of the others).
+  files = tuple((name, _stamp(root / name)) for name in names)
+  errors = _errors(root, files, pixels)
+  others = tuple(_printable(names[i]) for i in errors)
+  left_out(errors, len(names), others, str(root), skip)
+  return [x for i, x in enumerate(names) if i not in errors], others
+
+
+def _stamp(path):
+  with contextlib.suppress(OSError):  # A link may lead nowhere.
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=8)  # A mode opens its data several times.
+def _errors(root, files, pixels):
+  def problems(block):
+    paths = [root / files[i][0] for i in block]
+    return [problem(check_picture, path, path, pixels) for path in paths]
+
+  return damaged(problems, len(files), f'pictures in {root}')
+
+
+def pictures_in(root: Path) -> list[str]:
+  """Returns the names of all pictures below a folder, see `files_below`.
+
+  Raises FileNotFoundError without pictures.
   """
-  names = []
-  for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    below = Path(place).relative_to(root).as_posix()
-    prefix = '' if below == '.' else f'{below}/'
-    names += [prefix + name for name in files if name[0] != '.']
-  pictures = sorted(x for x in names if x.lower().endswith(SUFFIXES))
+  pictures = files_below(root, SUFFIXES)
   if not pictures:
     raise FileNotFoundError(
       f'{root} contains no pictures ({", ".join(SUFFIXES)})'
@@ -140,13 +181,9 @@ def pictures_in(root: Path) -> list[str]:
   return pictures
 
 
-def _fail(error):
-  raise error  # By default os.walk skips folders that it may not read.
-
-
 def _is_test(name, test_fraction):
   # An image stays in its split when others are added.
-  digest = hashlib.sha256(name.encode()).digest()
+  digest = hashlib.sha256(os.fsencode(name)).digest()
   return int.from_bytes(digest[:8]) < test_fraction * 2.0**64
 
 

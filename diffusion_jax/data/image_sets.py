@@ -18,6 +18,8 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_folder, images, npz
+from diffusion_jax.data.sources import check_channels
+from diffusion_jax.data.values import Values
 
 IMAGES = 'arr_0', 'images'  # names of the images in an npz file
 # Names of the arrays that are read with the images.
@@ -102,6 +104,7 @@ def _read_npz(path, more, any_shape):
       f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}'
     )
   shape = (*shape, 1) if len(shape) == 3 and not any_shape else shape
+  check_channels(Values(shape[1:], 0 if any_shape else 256))
 
   def batches(size):
     return _stream(path, name, size, any_shape)

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.values import Values
 from diffusion_jax.drafts import draft
 from diffusion_jax.ranges import check_choice
@@ -64,6 +66,8 @@ _EIGHT_BITS = (
   '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBX', 'RGBA', 'RGBa', 'CMYK', 'YCbCr',
   'HSV',
 )  # fmt: skip
+# Formats of grey above 8 bits, unsigned; Pillow scales PGM to 16 bits.
+_SIXTEEN_BITS = {'I;16': ('PNG', 'TIFF', 'PPM', 'JPEG2000'), 'I': ('PPM',)}
 
 
 def _on_white(image):
@@ -75,26 +79,56 @@ def _on_white(image):
   return np.asarray(image.convert('RGB'))
 
 
-def _load(file, name):
-  # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
-  from PIL import Image, ImageOps
+def check_picture(file: str | Path | bytes, name: str, pixels: bool) -> None:
+  """Raises ValueError for a damaged header or, if `pixels`, damaged pixels."""
+  stream = io.BytesIO(file) if isinstance(file, bytes) else file
+  with _opened(stream, name) as image:
+    _range(image, name)
+    if pixels:
+      with _naming(name):
+        image.draft('L', (1, 1))  # A JPEG decodes faster at 1/8 of its size.
+        image.load()
 
+
+def _opened(file, name):
+  from PIL import Image, PngImagePlugin
+
+  is_bytes = isinstance(file, io.BytesIO)
+  size = file.getbuffer().nbytes if is_bytes else os.path.getsize(file)
+  # A profile or a text may be as large as all texts, 64 MiB, or as the file.
+  most = max(size, PngImagePlugin.MAX_TEXT_MEMORY)
+  PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = most
   # Pillow warns from half the size at which it raises an error.
   warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
   with _naming(name):
-    opened = Image.open(file)
-  with opened as image:
-    limits = _black_and_white(image)
-    if image.mode not in _EIGHT_BITS and limits is None:
-      raise ValueError(
-        f'{name} has pixels of mode {image.mode}, whose range is unknown: '
-        'save it with 8 or 16 bits per channel'
-      )
+    return Image.open(file)
+
+
+def _load(file, name):
+  # Returns a Pillow image, RGBA if the file has transparency, otherwise RGB.
+  from PIL import ImageOps
+
+  with _opened(file, name) as image:
+    limits, deep = _range(image, name), ';16' in f'{image.mode}{image.tile}'
     with _naming(name):
       turned = ImageOps.exif_transpose(image)
-      if limits is not None:
+      if limits != (0, 255):
         turned = _as_eight_bits(turned, *limits)
-      return turned.convert('RGBA' if turned.has_transparency_data else 'RGB')
+      mode = 'RGBA' if turned.has_transparency_data else 'RGB'
+      picture = turned.convert(mode)
+  if deep:
+    _say_narrow(picture, name)
+  return picture
+
+
+def _say_narrow(picture, name):
+  low, high = picture.convert('L').getextrema()
+  if high - low <= 16:  # 12 bits of 16
+    say_once(
+      'narrow',
+      f'{name} has 16 bits and keeps levels {low}..{high} of 0..255, nearly '
+      'one colour: if it uses a part of its 65,536 levels only, scale it first',
+    )
 
 
 @contextlib.contextmanager
@@ -113,15 +147,21 @@ def _naming(name):
     raise ValueError(f'{name} cannot be read as an image: {reason}') from None
 
 
-def _black_and_white(image):
-  # Returns the levels of black and white for grey above 8 bits, else None.
-  if image.mode.startswith('I;16'):
-    tags = getattr(image, 'tag_v2', {})  # only of a TIFF
+def _range(image, name):
+  # Returns the levels of black and white, (0, 255) for all but deep grey.
+  tags = getattr(image, 'tag_v2', {})  # only of a TIFF
+  kinds = {*tags.get(339, (1,))}  # SampleFormat: 1 unsigned, 2 signed, 3 float
+  unsigned = kinds == {1}
+  if unsigned and image.mode in _EIGHT_BITS:
+    return 0, 255
+  if unsigned and image.format in _SIXTEEN_BITS.get(image.mode[:4], ()):
     top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
     white_is_zero = tags.get(262) == 0  # PhotometricInterpretation
     return (top, 0) if white_is_zero else (0, top)
-  # Pillow scales PGM to 16 bits. A TIFF of mode I may be signed or 32 bits.
-  return (0, 65535) if (image.mode, image.format) == ('I', 'PPM') else None
+  raise ValueError(
+    f'{name} has {"signed " * (2 in kinds)}pixels of mode {image.mode}, whose '
+    'range is unknown: save it with 8 or 16 bits per channel, unsigned'
+  )
 
 
 def _as_eight_bits(image, black, white):

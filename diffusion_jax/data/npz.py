@@ -146,7 +146,7 @@ def read_array(path: str | Path, name: str, kinds: str = 'fiu') -> np.ndarray:
   FileNotFoundError in one line.
   """
   path = Path(path).expanduser()
-  if path.suffix == '.npy':
+  if path.suffix.lower() == '.npy':
     array = _mapped(path)
   elif name in (names := names_of(path)):
     array = read(path, [name])[name]
@@ -164,7 +164,7 @@ def names_of(path: str | Path) -> list[str]:
   """
   path = Path(path).expanduser()
   if path.is_dir():
-    names = sorted(file.stem for file in path.glob('*.npy'))
+    names = sorted(file.stem for file in path.glob('[!.]*.npy'))
     if not names:
       raise FileNotFoundError(
         f'{path} has no .npy files; for a folder of pictures, set data=folder'

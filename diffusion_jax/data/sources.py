@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.values import Values
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
@@ -18,19 +19,24 @@ class Facts(NamedTuple):
   """The facts about the data that a model needs.
 
   x: the examples; num_classes: 0 without labels; context: real numbers that
-  belong to each example, a condition.
+  belong to each example, a condition; class_names: of the classes 0, 1, ... in
+  turn, or () if the data do not name them; skipped: names of damaged pictures
+  that are left out.
   """
 
   x: Values
   num_classes: Count = 0
   context: Values | None = None
+  class_names: tuple[str, ...] = ()
+  skipped: tuple[str, ...] = ()
 
   def as_json(self) -> Json:
-    """Returns nested dicts; `context` is left out if there is none."""
-    context = (
-      {} if self.context is None else {'context': self.context._asdict()}
-    )
-    return {'x': self.x._asdict(), 'num_classes': self.num_classes, **context}
+    """Returns nested dicts, without what is empty but num_classes."""
+    tree = {'x': self.x._asdict(), 'num_classes': self.num_classes}
+    if self.context is not None:
+      tree['context'] = self.context._asdict()
+    names = {'class_names': self.class_names, 'skipped': self.skipped}
+    return tree | {name: list(value) for name, value in names.items() if value}
 
 
 class Source(Protocol):
@@ -99,9 +105,12 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
     yield source.read(np.arange(start, min(start + size, len(source))))['x']
 
 
-def pictures(shape: tuple[int, ...], num_classes: int = 0) -> Facts:
+def pictures(
+  shape: tuple[int, ...], num_classes: int = 0, class_names: Iterable[str] = ()
+) -> Facts:
   """Returns the facts of pictures of `shape` with 256 levels."""
-  return Facts(Values(tuple(shape), 256), num_classes)
+  x = Values(tuple(shape), 256)
+  return Facts(x, num_classes, class_names=tuple(class_names))
 
 
 def facts_of_fields(
@@ -195,11 +204,31 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
         f'{name} must be {kind} [n, {", ".join(map(str, values.shape))}], got '
         f'{array.dtype} {list(array.shape)}: {ADVICE}'
       )
+    if name == 'x':
+      check_channels(values)
     if not values.levels and not np.isfinite(array).all():
       raise ValueError(
         f'{name} has numbers that are not finite: leave them out'
       )
   return arrays
+
+
+def check_channels(values: Values) -> None:
+  """Raises ValueError for pictures with the channels first.
+
+  Real numbers of such a shape may be meant: a line says how they are read.
+  """
+  if not values.channels_first:
+    return
+  shape = ', '.join(map(str, values.shape))
+  line = (
+    f'x is [n, {shape}], which is read as {values.shape[0]} rows and '
+    f'{values.shape[-1]} channels: if its channels are first, give '
+    'x.transpose(0, 2, 3, 1)'
+  )
+  if values.levels:
+    raise ValueError(line)
+  say_once('channels', line)
 
 
 ADVICE = (
@@ -224,6 +253,7 @@ class ArraySource:
   context: np.ndarray | None = None
   low: tuple[float, ...] = ()
   high: tuple[float, ...] = ()
+  class_names: tuple[str, ...] = ()
 
   def __post_init__(self):
     check_examples({'x': self.x[:1], **self._context(slice(1))}, self.facts)
@@ -236,7 +266,7 @@ class ArraySource:
       levels = 256 if self.x.dtype == np.uint8 else 0
     x = Values(self.x.shape[1:], levels, low=self.low, high=self.high)
     context = None if self.context is None else Values(self.context.shape[1:])
-    return Facts(x, self.num_classes, context)
+    return Facts(x, self.num_classes, context, self.class_names)
 
   @property
   def in_memory(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.files import files_below
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.ranges import Rate, Size
@@ -48,7 +49,7 @@ def _read(path):
   place = Path(path).expanduser()
   files = [place]
   if place.is_dir():
-    files = [p for p in sorted(place.rglob('*')) if p.suffix in SUFFIXES]
+    files = sorted(place / name for name in files_below(place, SUFFIXES))
     files = [file for file in files if file.is_file()]
   return b'\n'.join(file.read_bytes() for file in files)
 

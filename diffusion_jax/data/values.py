@@ -30,6 +30,11 @@ class Values(NamedTuple):
     return bool(self.levels) and len(self.shape) == 3
 
   @property
+  def channels_first(self) -> bool:
+    """Whether these seem to be planes [C, H, W], where last is right."""
+    return len(self.shape) == 3 and self.shape[0] <= 4 < min(self.shape[1:])
+
+  @property
   def is_text(self) -> bool:
     """Whether these are levels [L], bytes of text."""
     return bool(self.levels) and len(self.shape) == 1

@@ -1,5 +1,6 @@
 """WebDataset tars, read by index: `0007.jpg` and `0007.cls` are one example."""
 
+import collections
 import dataclasses
 import json
 import tarfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.sources import facts_of_fields, states
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
@@ -43,10 +45,9 @@ class Tars:
   def place(self, i: int) -> str:
     path = self.paths[int(self.tar[i])]
     offsets = {members[i, 0] for members in self.members.values()}
-    for name, _, (offset, _) in _members(path):
-      if offset in offsets:
-        return f'{path}, {name}'
-    return str(path)
+    names = (name for name, _, (at, _) in _members(path) if at in offsets)
+    most = collections.Counter(names).most_common(1)  # links share offsets
+    return ', '.join([str(path), *(name for name, _ in most)])
 
   def _value(self, column, i):
     offset, size = self.members[column][i]
@@ -76,17 +77,21 @@ def webdataset(
   text_column: str = '',
   test_path: str = '',
   test_fraction: Rate = 0.0,
+  check: bool = False,
+  skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.
 
   path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: the same
   for the test split, by default a fixed random test_fraction. Columns are
   extensions; 'jpg;png': either; 'json:label': a value in a JSON file.
-  num_classes: 0 for no labels. Raises ValueError or FileNotFoundError.
+  num_classes: 0 for no labels. check, skip_damaged: see `columns.checked`.
+  Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   files = split, path, test_path, test_fraction
-  return of_files(open_tars, columns, *files, image_shape, num_classes)
+  checks = check, skip_damaged
+  return of_files(open_tars, columns, *files, image_shape, num_classes, *checks)
 
 
 def open_tars(path: str, columns: Sequence[str]) -> Tars:
@@ -129,6 +134,22 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
 
 
+def _headers(file):
+  # Yields the members of a tar, or of several that were joined by `cat`.
+  start, rest = 0, b'x'
+  while rest:
+    file.seek(start)
+    with tarfile.open(fileobj=file, mode='r:', tarinfo=_Header) as tar:
+      yield from tar
+    file.seek(tar.offset)  # tarfile takes a damaged header for the end
+    if file.read(_BLOCK) != bytes(_BLOCK):
+      raise tarfile.ReadError(f'it does not end after byte {tar.offset:,}')
+    while (zeros := file.read(_LONGEST)) and not (rest := zeros.lstrip(b'\0')):
+      pass
+    rest = rest if zeros else b''
+    start = (file.tell() - len(rest)) // _BLOCK * _BLOCK
+
+
 class _Header(tarfile.TarInfo):
   # tarfile reads a long name into memory, whatever size the header claims.
   def _proc_member(self, tar):
@@ -139,21 +160,26 @@ class _Header(tarfile.TarInfo):
 
 def _members(path):
   # Yields (name without extension, extension, (offset, size)) of each file.
-  end = 0
+  places, others = {}, 0
   try:
-    with tarfile.open(path, 'r:', tarinfo=_Header) as tar:
-      for member in tar:
-        size = member.size if member.isreg() else 0
-        end = member.offset_data + -(-size // _BLOCK) * _BLOCK
+    with open(path, 'rb') as file:
+      for member in _headers(file):
+        place = member.offset_data, member.size
+        if member.islnk():  # the same file a second time
+          place = places.get(member.linkname)
+        elif not member.isreg() or member.issparse():
+          place = None
+        if place is None:
+          others += not member.isdir()
+          continue
+        places[member.name] = place
         folder, slash, base = member.name.rpartition('/')
         stem, _, extension = base.partition('.')
-        if member.isreg() and stem and extension:
-          place = member.offset_data, member.size
+        if stem and extension:
           yield folder + slash + stem, extension.lower(), place
-    with open(path, 'rb') as file:  # tarfile takes a damaged header for the end
-      file.seek(end)
-      if file.read(_BLOCK) != bytes(_BLOCK):
-        raise tarfile.ReadError(f'it does not end after byte {end:,}')
+    if others:
+      line = f'{path}: {others:,} members are no plain files and are left out'
+      say_once(str(path), line)
   except tarfile.TarError as error:
     raise ValueError(
       f'{path} is cut short, damaged or compressed, so that it cannot be read '

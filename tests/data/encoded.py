@@ -1,7 +1,9 @@
 """Small files of pictures in the formats that people have, for tests."""
 
 import io
+import struct
 import tarfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,22 @@ def png(picture):
 
 
 PNG = png(PICTURES[0])
+LARGE = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def png_of(pixels, *more):
+  """Returns a PNG of pixels [H, W, 3] of 8 or 16 bits, with more chunks."""
+  height, width, _ = pixels.shape
+  depth = 8 * pixels.dtype.itemsize
+  big = pixels.astype(pixels.dtype.newbyteorder('>')).reshape(height, -1)
+  rows = b''.join(b'\0' + row.tobytes() for row in big)
+  head = struct.pack('>IIBBBBB', width, height, depth, 2, 0, 0, 0)
+  chunks = [(b'IHDR', head), *more, (b'IDAT', zlib.compress(rows))]
+  return b'\x89PNG\r\n\x1a\n' + b''.join(
+    struct.pack('>I', len(data)) + kind + data
+    + struct.pack('>I', zlib.crc32(kind + data))
+    for kind, data in [*chunks, (b'IEND', b'')]
+  )  # fmt: skip
 
 
 def tar(path, members, mode: Any = 'w'):

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from diffusion_jax.data import pipeline
+from diffusion_jax.data import files, pipeline
 from diffusion_jax.data.huggingface import Rows, huggingface
 from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
@@ -21,6 +21,10 @@ from tests.refusals import one_line
 datasets = pytest.importorskip(
   'datasets', reason="pip install -e '.[huggingface]': 120 MB"
 )
+
+
+THIRD = encoded.png(PICTURES[2])
+CLASSES = ['ant', 'bee', 'cat']
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +38,7 @@ def rows(part):
   texts = [f'text {i}' for i in part]
   columns = {'image': images, 'label': LABELS[part], 'text': texts}
   columns['name'] = ['cat'] * len(texts)
-  word, classes = datasets.Value('string'), datasets.ClassLabel(num_classes=3)
+  word, classes = datasets.Value('string'), datasets.ClassLabel(names=CLASSES)
   features = datasets.Features(
     image=datasets.Image(), label=classes, text=word, name=word
   )
@@ -125,10 +129,14 @@ def test_a_column_that_does_not_fit_is_named(
     read(folder, streaming=streaming, **options)
 
 
-@pytest.mark.parametrize('wrong', [2, 10])
-def test_classes_are_those_of_the_set(wrong, folder):
-  with one_line(match=f'num_classes must be 3 for .*, got {wrong}'):
-    read(folder, num_classes=wrong)
+@pytest.mark.parametrize('streaming', [0, 4000])
+def test_classes_are_those_of_the_set(folder, streaming):
+  facts = read(folder, streaming=streaming).facts
+  assert facts.class_names == ('ant', 'bee', 'cat')
+  assert read(folder, num_classes=0).facts.class_names == ()
+  for wrong in 2, 10:
+    with one_line(match=f'num_classes must be 3 for .*, got {wrong}'):
+      read(folder, num_classes=wrong, streaming=streaming)
 
 
 def test_a_set_without_test_split(folder):
@@ -149,12 +157,21 @@ def test_a_file_cut_short_is_named(folder, streaming):
 
 def test_a_picture_cut_short_is_named(tmp_path):
   (tmp_path / 'set').mkdir()
-  cells = [{'bytes': data, 'path': None} for data in (PNG, PNG[:90])]
+  cells = [{'bytes': data, 'path': None} for data in (PNG, PNG[:90], THIRD)]
   table = datasets.Dataset.from_dict({'image': cells})
   table.to_parquet(tmp_path / 'set' / 'train.parquet')
-  source = read(tmp_path / 'set', num_classes=0)
+  fields = {'num_classes': 0, 'test_split': 'train'}
+  source = read(tmp_path / 'set', **fields)
   with pytest.raises(ValueError, match='set, row 1: image cannot be read as'):
     source.read(np.array([0, 1]))
+  with one_line(match='1 of 3 pictures in .*set are damaged: .*set, row 1'):
+    read(tmp_path / 'set', check=True, **fields)
+  source = read(tmp_path / 'set', skip_damaged=True, **fields)
+  assert source.facts.skipped == (f'{tmp_path}/set, row 1',)
+  found = source.read(np.arange(2))['x']
+  np.testing.assert_array_equal(found, PICTURES[[0, 2]])
+  with one_line('check and skip_damaged are for pictures without streaming'):
+    read(tmp_path / 'set', check=True, streaming=9, **fields)
 
 
 def test_folders_of_other_kinds(tmp_path):
@@ -173,6 +190,33 @@ def test_folders_of_other_kinds(tmp_path):
     (cats / f'{i}.png').write_bytes(encoded.png(PICTURES[i]))
   source = read(cats.parent, num_classes=0)
   np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
+
+
+def test_files_outside_of_the_splits_are_counted(folder, capsys, monkeypatch):
+  """Names with train and test in them make splits; or a number is missing."""
+  monkeypatch.setattr(files, '_SAID', set())
+  top = folder / 'pictures'
+  top.mkdir()
+  for name in ('train_1', 'a', 'b', 'test_x'):
+    (top / f'{name}.png').write_bytes(PNG)
+  read(top, num_classes=0)
+  line = f'{top}: 2 of 4 files are left out, such as a.png: names with train or'
+  assert line in capsys.readouterr().out
+  (folder / 'data' / 'train-00000-of-00002.parquet').unlink()
+  assert len(read(folder / 'data')) == 13
+  line = 'data/train-*-of-00002.parquet has 1 of 2 files: the others are left'
+  assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('streaming', [0, 4000])
+def test_a_path_may_be_one_file(folder, streaming):
+  path = folder / 'data' / 'train-00000-of-00002.parquet'
+  one = path.rename(path.with_name('One.PARQUET'))
+  source = read(one, streaming=streaming)
+  np.testing.assert_array_equal(source.read(np.arange(12))['x'], PICTURES[:12])
+  other = one.rename(one.with_suffix('.pkl'))
+  with pytest.raises(ValueError, match='neither a folder nor a .parquet file'):
+    read(other)
 
 
 def test_only_images_below_the_set_are_opened(tmp_path):

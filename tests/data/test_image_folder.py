@@ -1,8 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data import files, image_folder, pipeline
+from tests.data import encoded
 from tests.refusals import one_line
 
 PLAIN = {'red': (200, 0, 0), 'green': (0, 200, 0), 'blue': (0, 0, 200)}
@@ -25,6 +28,7 @@ def classes(tmp_path):
 def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
   source = image_folder.folder(classes, 'train', (16, 8, 3), labelled=True)
   assert (len(source), source.facts.num_classes) == (9, 3)
+  assert source.facts.class_names == ('blue', 'green', 'red')
   assert source.facts.x.shape == (16, 8, 3) and not source.in_memory
   images, labels = source.read(np.array([0, 3, 6, 8])).values()
   assert images.dtype == np.uint8 and labels.dtype == np.int32
@@ -49,10 +53,26 @@ def test_hidden_files_and_others_are_left_out(classes):
   assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
-def test_train_and_test_folders_are_splits(classes, tmp_path_factory):
+def test_all_suffixes_and_names_are_read(tmp_path):
+  """Classes of names that are no UTF-8 have names that can be printed."""
+  suffixes = [*image_folder.SUFFIXES, *map(str.upper, image_folder.SUFFIXES)]
+  for name in suffixes:
+    save(tmp_path / os.fsdecode(b'caf\xe9') / f'a{name}', (1, 2, 3))
+  fields = {'labelled': True, 'image_shape': (8, 8, 3), 'test_fraction': 0.5}
+  train, test = (
+    image_folder.folder(tmp_path, split, **fields)
+    for split in ('train', 'test')
+  )
+  assert len(train) + len(test) == len(suffixes)
+  assert train.read(np.arange(len(train)))['x'].shape[0] == len(train)
+  assert train.facts.class_names == ('caf\\xe9',)
+
+
+@pytest.mark.parametrize('name', image_folder.TEST_FOLDERS)
+def test_train_and_test_folders_are_splits(name, classes, tmp_path_factory):
   top = tmp_path_factory.mktemp('splits')
   classes.rename(top / 'train')
-  save(top / 'val' / 'green' / 'x.png', PLAIN['green'])
+  save(top / name / 'green' / 'x.png', PLAIN['green'])
   train = image_folder.folder(top, 'train', (8, 8, 3), labelled=True)
   val = image_folder.folder(top, 'test', (8, 8, 3), labelled=True)
   assert (len(train), len(val)) == (9, 1)
@@ -67,7 +87,7 @@ def names(source):
 
 def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
   for i in range(200):
-    (tmp_path / f'{i}.png').touch()
+    (tmp_path / f'{i}.png').write_bytes(encoded.PNG)
   train, test = (
     image_folder.folder(tmp_path, s, test_fraction=0.3)
     for s in ('train', 'test')
@@ -75,10 +95,46 @@ def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
   assert not names(train) & names(test) and len(train) + len(test) == 200
   assert abs(len(test) - 60) < 5 * (200 * 0.3 * 0.7) ** 0.5
   for i in range(200, 300):
-    (tmp_path / f'{i}.png').touch()
+    (tmp_path / f'{i}.png').write_bytes(encoded.PNG)
   assert names(test) <= names(
     image_folder.folder(tmp_path, 'test', test_fraction=0.3)
   )
+
+
+@pytest.mark.parametrize('check', [False, True])
+def test_damaged_pictures_are_found_before_they_are_read(
+  check, tmp_path, capsys, monkeypatch
+):
+  """Headers are checked always; all that is wrong is listed at once."""
+  monkeypatch.setattr(files, '_SAID', set())
+  for i in range(200):
+    (tmp_path / f'{i:03}.png').write_bytes(encoded.LARGE)
+  for i in range(70, 82):
+    (tmp_path / f'{i:03}.png').write_bytes(encoded.LARGE[:20])
+  (tmp_path / '100.png').write_bytes(encoded.LARGE[:2000])  # cut later
+  (tmp_path / '199.png').unlink()
+  (tmp_path / '199.png').symlink_to('nowhere.png')
+  listed = ', '.join(f'{i:03}.png' for i in range(70, 80))
+  with one_line(
+    f'{13 + check} of 200 pictures in {tmp_path} are damaged: {listed} and '
+    f'{3 + check} more ({tmp_path}/070.png cannot be read as an image: '
+  ):
+    image_folder.folder(tmp_path, check=check)
+  source = image_folder.folder(tmp_path, skip_damaged=True)
+  assert 'are damaged: 070.png,' in capsys.readouterr().out
+  assert len(source) == 186
+  assert source.facts.skipped[10:] == (
+    '080.png', '081.png', '100.png', '199.png',
+  )  # fmt: skip
+  source.read(np.arange(186))
+  (tmp_path / '100.png').write_bytes(encoded.LARGE)
+  assert len(image_folder.folder(tmp_path, skip_damaged=True)) == 187
+
+
+def test_a_folder_without_a_whole_picture(tmp_path):
+  (tmp_path / 'a.png').write_bytes(b'no picture')
+  with one_line(match='1 of 1 pictures in .* are damaged: a.png'):
+    image_folder.folder(tmp_path, skip_damaged=True)
 
 
 @pytest.mark.parametrize('num_threads', [1, 4])

@@ -1,10 +1,13 @@
+import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.data import images
+from diffusion_jax.data import files, images
+from tests.data import encoded
 
 
 def test_png_and_back(tmp_path):
@@ -84,6 +87,25 @@ def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
   )
 
 
+@pytest.mark.parametrize('name', ['grey.png', 'grey.tif', 'colour.png'])
+def test_a_part_of_16_bits_is_nearly_one_colour(
+  name, tmp_path, capsys, monkeypatch
+):
+  """Levels of 12 bits become 0..15; the first such picture is named."""
+  monkeypatch.setattr(files, '_SAID', set())
+  for top, printed in ((65535, 0), (4095, 1), (4095, 0)):
+    levels = np.linspace(0, top, 24).astype(np.uint16).reshape(4, 6)
+    if name == 'colour.png':
+      data = encoded.png_of(np.repeat(levels[..., None], 3, axis=-1))
+      (tmp_path / name).write_bytes(data)
+    else:
+      Image.fromarray(levels).save(tmp_path / name)
+    found = read_grey(tmp_path / name)
+    np.testing.assert_allclose(found, levels / 257, atol=1)
+    line = f'{tmp_path / name} has 16 bits and keeps levels 0..1[56] of 0..255'
+    assert len(re.findall(line, capsys.readouterr().out)) == printed
+
+
 @pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp'])
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])
 def test_transparent_pixels_lie_on_white(mode, name, tmp_path):
@@ -141,6 +163,23 @@ def test_large_pictures_are_silent_or_refused(tmp_path, monkeypatch, recwarn):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 49)
   with pytest.raises(ValueError, match='a.png cannot .* limit of 98 pixels'):
     images.read_image(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('kind', [b'iCCP', b'zTXt', b'iTXt'])
+def test_intact_pngs_with_large_texts_are_read(kind, tmp_path):
+  """Pillow refuses more than 1 MiB after decompression."""
+  text = zlib.compress(bytes(2**21))
+  head = {b'iCCP': b'icc\0\0', b'zTXt': b'Raw\0\0', b'iTXt': b'Raw\0\1\0\0\0'}
+  data = encoded.png_of(COLOURS, (kind, head[kind] + text))
+  (tmp_path / 'a.png').write_bytes(data)
+  for found in (
+    images.read_image(tmp_path / 'a.png'), images.decode_image(data, 'a'),
+  ):  # fmt: skip
+    np.testing.assert_array_equal(found, COLOURS)
+  bomb = zlib.compress(bytes(2**27))  # of 128 KiB
+  data = encoded.png_of(COLOURS, (kind, head[kind] + bomb))
+  with pytest.raises(ValueError, match='a cannot be read as an image: .*arge'):
+    images.decode_image(data, 'a')
 
 
 def test_fit_crops_the_centre_or_stretches():

@@ -34,6 +34,14 @@ def test_npz_of_grey_pictures_without_channels(tmp_path):
   assert npz(path).x.shape == (10, 4, 5, 1)
 
 
+def test_numbers_with_channels_first_get_a_line(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr('diffusion_jax.data.files._SAID', set())
+  npz(save(tmp_path / 'a.npz', x=np.zeros((2, 4, 8, 5))))
+  assert 'as 4 rows and 5 channels: if its' in capsys.readouterr().out
+  npz(save(tmp_path / 'a.npz', x=np.zeros((2, 8, 8, 4))))
+  assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32, np.float64])
 @pytest.mark.parametrize('shape', [(3,), (4, 2), (2, 3, 1), (2, 2, 2, 1)])
 def test_arrays_of_any_rank(tmp_path, shape, dtype):

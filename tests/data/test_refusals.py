@@ -28,7 +28,7 @@ from diffusion_jax.data.values import Values
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests import refusals
 from tests.data import encoded
-from tests.data.encoded import PNG, SHAPE
+from tests.data.encoded import LARGE, PNG, SHAPE
 from tests.data.test_array_record import example, write
 from tests.data.test_simulated import gaussian
 
@@ -36,9 +36,9 @@ X = np.arange(12.0).reshape(6, 2)
 X4, NAN = X[:4], np.where(X == 5, np.nan, X)
 FACTS = sources.Facts(Values((2,)), context=Values((2,)))
 IMAGES = np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3)
+CHANNELS_FIRST = np.zeros((4, 3, 6, 5), np.uint8)
 ARRAYS = {'images': IMAGES, 'labels': np.arange(10) % 3}
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-LARGE = encoded.png(NOISE)
 GOOD = [('0.png', PNG), ('0.cls', b'1')]
 
 
@@ -87,6 +87,11 @@ def tif(pixels):
   return images.read_image('a.tif')
 
 
+def signed(pixels):
+  Image.fromarray(pixels).save('a.tif', tiffinfo={339: 2})
+  return images.read_image('a.tif')
+
+
 def pictures(*names):
   """Writes pictures in a folder; returns the folder."""
   return [Path(written(PNG, f'top/{name}')) for name in names] and Path('top')
@@ -99,9 +104,9 @@ def captions(line):
   return captioned(folder(pictures('cats/1.png', 'dogs/1.png')))
 
 
-def tar(*members):
+def tar(*members, **fields):
   encoded.tar('a.tar', members)
-  return webdataset('a.tar', num_classes=3, image_shape=SHAPE)
+  return webdataset('a.tar', num_classes=3, image_shape=SHAPE, **fields)
 
 
 def second(name, picture, label):
@@ -109,9 +114,9 @@ def second(name, picture, label):
   return tar(*GOOD, *more).read(np.array([0, 1]))
 
 
-def records(*data):
+def records(*data, **fields):
   path = str(write('a.array_record', data))
-  return array_record(path, num_classes=3, image_shape=SHAPE)
+  return array_record(path, num_classes=3, image_shape=SHAPE, **fields)
 
 
 def parquet_row(**columns):
@@ -198,7 +203,12 @@ image(LARGE[:2000], 'cut.png') => cut.png cannot be read
 image(HEAD, 'head.png') => head.png cannot be read
 images.decode_image(b'text', 'a') => a cannot ... : its format is unknown
 tif(np.float32(X / 11)) => a.tif has pixels of mode F,
-tif(np.int32(X)) => a.tif has pixels of mode I,
+tif(np.int32(X)) => a.tif has signed pixels of mode I,
+signed(np.uint8(X)) => a.tif has signed pixels of mode L, whose range is unknown
+signed(np.uint16(X)) => a.tif has signed pixels of mode I,
+npz(saved(x=CHANNELS_FIRST)) => x is [n, 3, 6, 5], which is read as 3 rows and 5
+  channels: ... x.transpose(0, 2, 3, 1)
+image_set(saved(arr_0=CHANNELS_FIRST)) => x.transpose(0, 2, 3, 1)
 images.fit(NOISE, 10, 'pad') => how 'pad' is not one of crop, scale
 folder(pictures('a.png'), 'test') => has no test split: set test_fraction
 folder(pictures('a.png'), test_fraction=1.0) => be a number in [0, 1), not 1.0
@@ -234,6 +244,11 @@ records(example(image=7, label=1)) => a.array_record, record 0: image must be
   the bytes of an image file, got 7
 records(example(image=PNG[:90], label=1)) => a.array_record, record 0: image
   cannot be read
+records(example(image=PNG, label=1), example(image=PNG[:90], label=3),
+  check=True) => 1 of 2 pictures in a.array_record are damaged: a.array_record,
+  record 1 (image cannot be read
+tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True) => 1 of 2 pictures
+  in a.tar are damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read
 records(b'\xff\xff no message') => record 0 is not a tf.train.Example
 array_record(str(write('a.array_record', [])), test_path='a') => a.array_record
   has no column

@@ -14,10 +14,13 @@ from diffusion_jax.data.text_files import (
 
 @pytest.fixture
 def folder(tmp_path):
-  (tmp_path / 'b.md').write_text('é234567')  # 8 bytes
+  (tmp_path / 'b.MD').write_text('é234567')  # 8 bytes
   (tmp_path / 'a').mkdir()
   (tmp_path / 'a' / 'a.txt').write_text('abcdefghijk')
   (tmp_path / 'c.png').write_bytes(b'no text')
+  for name in ('.git/a.txt', '._a.txt'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('hidden')
   return tmp_path
 
 

@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from diffusion_jax.data import files
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests.data import encoded
@@ -29,6 +30,7 @@ def tars(tmp_path):
   """Writes two tars for training and one for tests."""
   for name, part in encoded.FILES.items():
     encoded.tar(tmp_path / f'{name}.tar', members(part))
+  (tmp_path / '._a.tar').write_bytes(b'as macOS writes')
   return tmp_path
 
 
@@ -78,6 +80,38 @@ def test_a_label_that_is_not_there_is_named(tars, label, message):
   path = str(tars / 'train-00001-of-00002.tar')
   with one_line(f'{path}, a.b/0012{message}'):
     read(tars, path=path, label_column=label)
+
+
+def test_joined_tars_are_read_whole(tars):
+  """`cat` leaves the end of the first tar between the two."""
+  first, second = sorted(tars.glob('train-*.tar'))
+  first.write_bytes(first.read_bytes() + second.read_bytes())
+  second.unlink()
+  source = read(tars, path=str(first))
+  encoded.assert_batches_of(source, encoded.train_set())
+  assert source.table.place(20).endswith('a.b/0020')
+  path = first.with_name('joined.tar')
+  path.write_bytes(first.read_bytes()[:-20_000])
+  with one_line('joined.tar is cut short'):
+    read(tars, path=str(path))
+
+
+def test_links_are_read_or_counted(tmp_path, capsys, monkeypatch):
+  """GNU tar writes the second name of a file as a link."""
+  monkeypatch.setattr(files, '_SAID', set())
+  top = tmp_path / 'top'
+  top.mkdir()
+  for i in range(2):
+    (top / f'{i}.png').write_bytes(encoded.png(PICTURES[i]))
+  (top / '2.png').hardlink_to(top / '1.png')
+  (top / '3.png').symlink_to('1.png')
+  with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+    for path in sorted(top.iterdir()):
+      tar.add(path, path.name)
+  source = read(tmp_path, path=str(tmp_path / 'a.tar'), num_classes=0)
+  found = source.read(np.arange(len(source)))['x']
+  np.testing.assert_array_equal(found, PICTURES[[0, 1, 1]])
+  assert 'a.tar: 1 members are no plain' in capsys.readouterr().out
 
 
 def test_every_cut_of_a_tar_is_noticed(tars):

@@ -41,6 +41,7 @@ FREE = (
   *(f'{section}.' for section in USES),
   'compilation_cache',
   'matmul_precision',
+  'data.check',
   'data.data_dir',
   'network.remat',
   *(

@@ -1,5 +1,6 @@
 """The data of a run: their sources, and the facts that models need."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,6 +28,14 @@ def facts_of(config: Node) -> Facts:
   source = source_of(config)
   with from_config('data'):
     return measured(source)
+
+
+def with_names(config: Node, facts: Facts, source: Source) -> Facts:
+  """Returns facts that a config states, with the names that the data give."""
+  if 'facts' in config:
+    return facts
+  names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
+  return facts._replace(**names)
 
 
 def stated_facts(section: Node | None) -> Facts | None:
@@ -78,6 +87,14 @@ def _check_same_kind(name, ours, theirs):
     raise UserError(
       f'config.data={name}: examples are {kinds[0]}, and {kinds[1]} in this run'
     )
+  if ours.class_names and theirs.class_names:
+    pairs = itertools.zip_longest(ours.class_names, theirs.class_names)
+    for i, (one, other) in enumerate(pairs):
+      if one != other:
+        raise UserError(
+          f'config.data={name}: class {i} is {one!r}, and {other!r} in this '
+          'run: rename the classes, or train a run of their own'
+        )
 
 
 def _with_texts(source, length, random_flip):

@@ -73,10 +73,12 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   source = datasets.source_of(config)
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
+  facts = datasets.with_names(config, model.facts, source)
+  model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
-  facts = {'total_steps': config.training.num_steps}
-  optimizer, rate = config.optimizer.make(facts)
+  total = {'total_steps': config.training.num_steps}
+  optimizer, rate = config.optimizer.make(total)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()

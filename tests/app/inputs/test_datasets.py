@@ -10,12 +10,13 @@ from PIL import Image
 from pyarrow import parquet
 
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.config import folder, store, tables
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import sources
+from diffusion_jax.app.modes import MODES, train_setup
+from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import DIGITS, read, refused
+from tests.app.fields import within
 from tests.damage import cut
 from tests.data import encoded
 
@@ -74,7 +75,8 @@ def test_facts_are_those_of_the_data():
   assert datasets.facts_of(read('digits')) == DIGITS
   for name in ('cifar10', 'mnist'):  # without a download
     shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
-    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10)
+    names = tfds_sources.CIFAR10_CLASSES * (name == 'cifar10')
+    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10, names)
   other = data(
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
@@ -83,7 +85,7 @@ def test_facts_are_those_of_the_data():
   refused('config.data: x must be uint8', datasets.facts_of, own)
   context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
-    facts = sources.Facts(Values((4, 4, 1), 5), 3, other)
+    facts = sources.Facts(Values((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
     assert datasets.facts_of(store.completed(tree)) == facts
 
@@ -168,6 +170,29 @@ def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   refused(message, datasets.source_of, config)
 
 
+@pytest.mark.parametrize('name', ['folder', 'huggingface'])
+def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
+  """A class that is renamed between two starts would get another number."""
+  fields: dict = {'labelled': True}
+  if name == 'huggingface':  # whose facts are in the config
+    pytest.importorskip('datasets', reason="extra 'huggingface'")
+    fields = {'num_classes': 2}
+  (pictures / 'x.npz').unlink()
+  shape = {'image_shape': (8, 8, 3), 'path': pictures}
+  config = data(name, **fields | shape)
+  fewer = {'batch_size': 8, 'evaluate_every': 0, 'sample_every': 0}
+  config = store.with_fields(config, within('training', **fewer))
+  run = tmp_path_factory.mktemp('run')
+  facts = train_setup.setup(config, run).model.facts
+  assert facts.class_names == ('a', 'b')
+  folder.write_config(run, config, facts)
+  (pictures / 'a').rename(pictures / 'z')
+  refused('facts.class_names', MODES['train'], config, run)
+  config = store.of_run(run, store.open_run(run), [])
+  message = "class 0 is 'b', and 'a' in this run"
+  refused(message, datasets.source_of, config)
+
+
 def test_a_config_without_data():
   config = store.with_flags(read('digits'), [('data', 'None')])
   message = 'has no data set: give --config.data=digits'
@@ -189,12 +214,25 @@ def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_damaged_file_ends_training_in_one_line(pictures):
-  (pictures / 'a' / '0.png').write_bytes(b'not a picture')
-  config = data('folder', path=pictures, image_shape=(8, 8, 3))
-  config = store.with_fields(config, {'training.batch_size': 6})
+  path = pictures / 'a' / '0.png'
+  path.write_bytes(encoded.LARGE[:2000])
+  fields = {'path': pictures, 'image_shape': (8, 8, 3), 'labelled': True}
+  config = data('folder', **fields)
+  fewer = within('training', batch_size=6, evaluate_every=0, sample_every=0)
+  config = store.with_fields(config, {'training.mesh': (1, 1)} | fewer)
   source = datasets.source_of(config)
   batches = datasets.batches(config, source, source.facts, 0)
   refused('config.data: .*a/0.png cannot be read as an image', next, batches)
+  run, train = pictures / 'run', MODES['train']
+  line = 'config.data: 1 of 6 pictures in .* are damaged: a/0.png'
+  checked = store.with_flags(config, [('data.check', 'True')])
+  refused(line, train, checked, run)
+  path.write_bytes(b'not a picture')
+  refused(line, train, config, run)
+  assert not run.exists()
+  skipping = store.with_flags(config, [('data.skip_damaged', 'True')])
+  facts = train_setup.setup(skipping, run).model.facts
+  assert facts.as_json()['skipped'] == ['a/0.png']
 
 
 def test_texts_need_captions_and_no_mirror_images(pictures):

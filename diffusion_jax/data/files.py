@@ -1,0 +1,67 @@
+"""Files of a data set, and lines about what is read otherwise than expected."""
+
+import collections
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_SAID: set[str] = set()
+_SHARD = re.compile(r'(.*)-(\d+)-of-(\d+)(.*)', re.DOTALL)
+
+
+def say_once(what: str, line: str) -> None:
+  """Prints a line about the data, once in a process for each `what`."""
+  if what not in _SAID:
+    _SAID.add(what)
+    print(line, flush=True)
+
+
+def files_below(root: Path, suffixes: Sequence[str]) -> list[str]:
+  """Returns the names of the files below a folder, sorted, with /.
+
+  suffixes: such as '.png', in small or capital letters; '.x*' has anything
+  behind. Hidden files and folders are left out. Links to folders are followed,
+  except to what is read anyway. Raises OSError.
+  """
+  ends = '|'.join(re.escape(x).replace(r'\*', '.*') for x in suffixes)
+  fits = re.compile(f'[^.].*({ends})', re.IGNORECASE | re.DOTALL).fullmatch
+  names, tops = [], [root.resolve()]
+  for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
+    folders[:] = [
+      name
+      for name in sorted(folders)
+      if name[0] != '.' and _is_new(Path(place, name), tops)
+    ]
+    below = Path(place).relative_to(root).as_posix()
+    prefix = '' if below == '.' else f'{below}/'
+    names += [prefix + name for name in files if fits(name)]
+  return sorted(names)
+
+
+def _is_new(folder, tops):
+  # tops: the root, and where links lead; all below them is read.
+  real = folder.resolve()
+  if not folder.is_symlink():
+    return real not in tops
+  if any(real.is_relative_to(top) for top in tops):
+    return False
+  tops.append(real)
+  return True
+
+
+def _fail(error):
+  raise error  # By default os.walk skips folders that it may not read.
+
+
+def say_missing(paths: Iterable[str | Path]) -> None:
+  """Prints a line for each set train-00000-of-00003 with fewer files."""
+  sets = collections.defaultdict(set)
+  for path in paths:
+    if shard := _SHARD.fullmatch(str(path)):
+      first, number, total, end = shard.groups()
+      sets[f'{first}-*-of-{total}{end}', int(total)].add(number)
+  for (name, total), numbers in sets.items():
+    if len(numbers) < total:
+      line = f'{len(numbers)} of {total} files: the others are left out'
+      say_once(name, f'{name} has {line}')
