@@ -12,11 +12,13 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion_jax.core.arguments import check_numbers, expand_to, kind_of
 
 Array = jax.Array
+ROUNDING = 1e-5  # the relative error of an alpha or a sigma
 
 
 class NoiseLevel(NamedTuple):
@@ -52,8 +54,25 @@ class NoiseLevel(NamedTuple):
     """Returns entries of a grid, such as `levels.take(slice(1, None))`.
 
     (`levels[0]` would be the field `t`, since a NoiseLevel is a tuple.)
+    ValueError, NaN under `jit`, for an index outside the grid.
     """
-    return jax.tree.map(lambda field: field[index], self)
+    if isinstance(index, slice):
+      return jax.tree.map(lambda field: field[index], self)
+    size = jnp.shape(self.alpha)[0]
+    rule = f'the grid has the levels 0 to {size - 1}'
+    check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
+    if not isinstance(index, Tracer):
+      return jax.tree.map(lambda field: field[index], self)
+    return jax.tree.map(
+      lambda field: jnp.asarray(field).at[index].get(mode='fill'), self
+    )
+
+
+def equal_levels(level: NoiseLevel, other: NoiseLevel) -> Array:
+  """Returns whether alpha and sigma of two levels are equal up to rounding."""
+  return jnp.isclose(level.alpha, other.alpha, ROUNDING, 0.0) & jnp.isclose(
+    level.sigma, other.sigma, ROUNDING, 0.0
+  )
 
 
 def select_level(
@@ -75,7 +94,7 @@ def check_level(level: object) -> None:
 def check_order(level_s: NoiseLevel, level_t: NoiseLevel) -> None:
   """Raises ValueError if level s is noisier than level t, unless traced."""
   check_numbers(
-    lambda a, b, c, d: a * d * (1.0 + 1e-5) >= b * c,  # rounding
+    lambda a, b, c, d: a * d * (1.0 + ROUNDING) >= b * c,
     'level s must be the cleaner one; a grid begins with its noisiest level',
     alpha_s=level_s.alpha,
     sigma_s=level_s.sigma,

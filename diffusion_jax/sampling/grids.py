@@ -100,7 +100,7 @@ def _default_end(schedule, num_steps, spacing, t_start, end_clean):
   elif spacing == 'quadratic' and not end_clean:
     first = 0.0
   else:
-    first = _first_noisy_time(schedule)
+    first = jnp.minimum(_first_noisy_time(schedule), t_start)
   if _steps_of(schedule):  # Step 0 is clean.
     return first
   return jnp.where(schedule(0.0).sigma == 0.0, first, 0.0)

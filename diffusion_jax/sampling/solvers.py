@@ -222,7 +222,7 @@ def dpm_solver_pp_sde(
     # For eta = 0 the product with an infinite h would be NaN.
     exponent = jnp.zeros_like(s.sigma)
     if eta:
-      exponent = 2.0 * eta * _lambda_difference(s, t)
+      exponent = 2.0 * eta * jnp.maximum(_lambda_difference(s, t), 0.0)
     std = s.sigma * jnp.sqrt(-jnp.expm1(-exponent))
     moved = _multistep(x, s, history, jnp.exp(-exponent), 1.0 + eta)
     draw = (
@@ -332,11 +332,13 @@ def _weighted_mean(h, nodes, values, moments_of):
   values: at the nodes u; nodes: 0, then others, inf from the first unknown one
   on. One node gives the constant, two give value + h / 2 * slope, as in the
   papers of DPM-Solver++ and UniPC, and more give the exact mean of the
-  polynomial. If h is inf the mean is values[0].
+  polynomial. If h is inf or 0 the mean is values[0].
   """
-  finite = jnp.isfinite(h)
+  finite = jnp.isfinite(h) & (h != 0.0)
   h = jnp.where(finite, h, 1.0)
-  known = [jnp.isfinite(node) for node in nodes]
+  known = [jnp.isfinite(nodes[0])]
+  for node in nodes[1:]:
+    known.append(known[-1] & jnp.isfinite(node) & (node != 0.0))
   nodes = [
     jnp.where(k, node, 0.0) for k, node in zip(known, nodes, strict=True)
   ]
