@@ -282,8 +282,18 @@ dj.first_hitting(UNIFORM, LINEAR) => needs a process with a masked
 dj.confidence_ordered(UNIFORM) => needs a process with a masked
 # guidance and measurements
 dj.dynamic_threshold(denoise, 99.5) => quantile is 99.5: ... be in
-dj.dynamic_threshold(denoise, max_value=0.5) => max_value is 0.5: it must be at
-  least
+dj.dynamic_threshold(denoise, max_value=0.0) => max_value is 0: it must be
+dj.classifier_free(None, 2.0, interval=(0.75, 0.25)) => low=0.75 is above
+  high=0.25: no level would be guided
+dj.clip_denoised(denoise, 1.0, -1.0) => low=1.0 is above high=-1.0
+dj.churn(dj.heun(), COSINE, 0.1, 2.0, 1.0) => s_min=2.0 is above s_max=1.0
+dj.log_likelihood(KEY, denoise, COSINE, X, t_min=0.9, t_max=0.1) => t_min=0.9 is
+  above t_max=0.1
+dj.level_grid(STEPS, 1, 'leading') => spacing='leading' of one step is step 1
+dj.level_grid(STEPS, 1, 'linspace', 0.5) => spacing='linspace' of one step
+dj.respaced_steps(100, '1') => '1' keeps step 1 alone, the cleanest
+LEVELS.take(LEVELS.t.size) => the grid has the levels 0 to
+LEVELS.take(np.array([0, -99])) => index is -99: the grid has the levels 0 to
 dj.observation_guided(denoise, jnp.sum, Y, 1.0, 0) => num_iterations is 0: it
   must be at least 1
 dj.likelihood_guided(dj.ddim(), MEASURED.distance, -1.0) => step_size is -1: it

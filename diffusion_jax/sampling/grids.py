@@ -215,6 +215,11 @@ def _step_choice(schedule, count, spacing, t_start, t_end):
   num_steps = _require_steps(schedule, spacing)
   available = round(t_start * num_steps)
   _check_fit(count, available, num_steps)
+  if count == 1 < available and spacing != 'trailing':
+    raise ValueError(
+      f'spacing={spacing!r} of one step is step 1, the cleanest: take '
+      "'trailing' or 'uniform'"
+    )
   return schedule(STEP_CHOICES[spacing](available, count) / num_steps)
 
 
@@ -271,6 +276,10 @@ def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
     )
   if is_ddim:
     return _strided_steps(num_steps, counts[0])
+  if counts == [1] and num_steps > 1:
+    raise ValueError(
+      "'1' keeps step 1 alone, the cleanest: take one step of a grid instead"
+    )
   sections = np.array_split(np.arange(1, num_steps + 1), len(counts))
   kept = [_section_steps(*pair) for pair in zip(sections, counts, strict=True)]
   return np.concatenate(kept)

@@ -82,16 +82,17 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
     v = velocity(schedule, x0, x, level_t)
     dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
 
-    def correct(x_s, level_s):
-      x0 = estimate(denoise, x_s, level_s)
-      return x - 0.5 * dt * (v + velocity(schedule, x0, x_s, level_s))
+    s, noisy = level_s.expand_to(x), level_s.sigma > 0.0
 
-    noisy = level_s.sigma > 0.0
-    euler = jnp.where(
-      expand_to(noisy, x), x - dt * v, level_s.expand_to(x).alpha * x0
-    )
-    level = select_level(noisy, level_s, level_t)
-    return _correct_where(noisy, correct, euler, level), state
+    def correct(x_s, end):
+      x0 = estimate(denoise, x_s, end)
+      x_s = x - 0.5 * dt * (v + velocity(schedule, x0, x_s, end))
+      # Level s may be cleaner than the schedule: see `with_ancestral_noise`.
+      return ddim_step(x0, x_s, s, end.expand_to(x))
+
+    euler = jnp.where(expand_to(noisy, x), x - dt * v, s.alpha * x0)
+    end = select_level(noisy, schedule(level_s.t), level_t)
+    return _correct_where(noisy, correct, euler, end), state
 
   return Sampler(lambda x: (), step)
 

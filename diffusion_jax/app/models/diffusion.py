@@ -142,7 +142,8 @@ def denoiser_of(
   if guidance is not None and scale is not None:
     guidance = dataclasses.replace(guidance, scale=scale)
   if guidance is not None and is_guided(guidance.scale):
-    denoise = guidance.guide(_pair(noisy, params, cond, guides, denoise))
+    pair = _pair(noisy, params, cond, guides, denoise)
+    denoise = guidance.guide(pair, noisy.process.parametrization)
   functions = [after_guidance]
   if clip:
     functions.append(bound_of(c, noisy.clips))

@@ -187,7 +187,7 @@ sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
 sampling.respacing=fast => sampling: 'fast' does not specify steps
 sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
-  config.sampling: churn.s_min=3.0 is above s_max=2.0
+  config.sampling: s_min=3.0 is above s_max=2.0: no level would be churned
 sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 =>
   config.sampling.guidance: low=3.0 is above high=2.0: no level would be guided
 sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a
