@@ -7,6 +7,7 @@ would be rounded by up to 1.9e-6. The property `logsnr` is computed in float32
 and accurate to 2.5e-6 (tests/core/test_levels.py).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
@@ -91,11 +92,16 @@ def check_level(level: object) -> None:
     )
 
 
-def check_order(level_s: NoiseLevel, level_t: NoiseLevel) -> None:
+def check_order(
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  rule: str = 'level s must be the cleaner one; a grid begins with its noisiest '
+  'level',
+) -> None:
   """Raises ValueError if level s is noisier than level t, unless traced."""
   check_numbers(
     lambda a, b, c, d: a * d * (1.0 + ROUNDING) >= b * c,
-    'level s must be the cleaner one; a grid begins with its noisiest level',
+    rule,
     alpha_s=level_s.alpha,
     sigma_s=level_s.sigma,
     alpha_t=level_t.alpha,
@@ -117,6 +123,15 @@ class Schedule(Protocol):
   def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
     """Returns the level with the given log-SNR, [] or [B]."""
     ...
+
+
+def check_schedule(schedule: Callable[..., object]) -> None:
+  """Raises ValueError for a schedule from noise to data, unless traced."""
+  with jax.ensure_compile_time_eval():
+    s, t = schedule(0.0), schedule(1.0)
+    if isinstance(s, NoiseLevel) and isinstance(t, NoiseLevel):
+      rule = 'these are schedule(0) and schedule(1): it must go from data to noise'
+      check_order(s, t, rule)
 
 
 def clean_level() -> NoiseLevel:

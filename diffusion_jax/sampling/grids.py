@@ -17,6 +17,7 @@ from diffusion_jax.core.levels import (
   NoiseLevel,
   Schedule,
   check_level,
+  check_schedule,
   clean_level,
 )
 from diffusion_jax.ranges import check_choice
@@ -61,6 +62,7 @@ def level_grid(
   check_at_least(1, num_steps=num_steps)
   check_choice('spacing', spacing, SPACINGS | STEP_CHOICES)
   check_level(schedule(t_start))
+  check_schedule(schedule)
   count = num_steps if end_clean else num_steps + 1
   if spacing in STEP_CHOICES:
     levels = _step_choice(schedule, count, spacing, t_start, t_end)

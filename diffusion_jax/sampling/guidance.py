@@ -7,6 +7,7 @@ guided-diffusion clips before its classifier guidance:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -23,7 +24,6 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import (
-  Kind,
   Parametrization,
   eps_from_x0,
   target,
@@ -41,7 +41,11 @@ Array = jax.Array
 
 
 class PairedDenoiser(Protocol):
-  """A conditional and an unconditional denoiser, for `classifier_free`."""
+  """A conditional and an unconditional denoiser, for `classifier_free`.
+
+  A function will do. `paired` and `make_paired_denoiser` also say what the
+  network predicts, as the attribute `output`.
+  """
 
   def __call__(
     self, xt: Array, level: NoiseLevel, /
@@ -106,16 +110,31 @@ def dynamic_threshold(
   return thresholded
 
 
-def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+  denoise: Callable[..., tuple[Prediction, Prediction]]
+  output: Parametrization
+
+  def __call__(self, xt, level):
+    return self.denoise(xt, level)
+
+
+def paired(
+  cond: Denoiser,
+  uncond: Denoiser,
+  output: Parametrization = Parametrization('x0'),
+) -> PairedDenoiser:
   """Pairs two denoisers for `classifier_free`.
 
   With a worse version of `cond` as `uncond` (a smaller network, or one trained
-  for fewer steps) this is autoguidance (Karras et al. 2024).
+  for fewer steps) this is autoguidance (Karras et al. 2024). output: what
+  `rescale` takes for the network's output.
   """
-  return lambda xt, level: (
-    predict(cond, xt, level),
-    predict(uncond, xt, level),
-  )
+
+  def denoise_pair(xt, level):
+    return predict(cond, xt, level), predict(uncond, xt, level)
+
+  return _Pair(denoise_pair, output)
 
 
 def make_paired_denoiser(
@@ -147,7 +166,8 @@ def make_paired_denoiser(
 
     return copy(0), copy(1)
 
-  return denoise_pair
+  output = Parametrization(network.parametrization, network.sigma_data)
+  return _Pair(denoise_pair, output)
 
 
 def classifier_free(
@@ -156,8 +176,6 @@ def classifier_free(
   rescale: float = 0.0,
   interval: tuple[float, float] = (0.0, float('inf')),
   channels: int | None = None,
-  output: Kind = 'x0',
-  sigma_data: float = 0.5,
 ) -> Denoiser:
   """Guides by x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
 
@@ -167,32 +185,31 @@ def classifier_free(
     pair: See `paired` and `make_paired_denoiser`; TypeError for a denoiser.
     scale: [] or [B]; 1 + w in their notation: 1 is the conditional model, 0 the
       unconditional one.
-    rescale: phi of Lin et al. 2023, section 3.4: 1 gives the output the
-      standard deviation of the conditional output, 0 keeps it. A flat output
-      stays as it is.
+    rescale: phi of Lin et al. 2023, section 3.4: 1 gives the network's output
+      the standard deviation of the conditional output, 0 keeps it. A flat
+      output stays as it is. Without pair.output x_0 is rescaled.
     interval: The range of sigma / alpha with guidance; elsewhere x_0 is the
       conditional one (Kynkaanniemi et al. 2024). ValueError if it is empty.
     channels: The number of channels, from the first, that are guided (3 of 4 in
       DiT's code); None is all.
-    output, sigma_data: What `rescale` takes for the output, a kind of `target`:
-      theirs is what the network predicts.
   """
   low, high = interval
   check_interval('no level would be guided', low=low, high=high)
+  kind, sigma_data = getattr(pair, 'output', ('x0', 0.5))
 
   def denoise(xt, level):
     cond, uncond = _predict_pair(pair, xt, level)
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       y, y_cond = (
-        target(output, a, eps_from_x0(a, xt, level), level, sigma_data)
+        target(kind, a, eps_from_x0(a, xt, level), level, sigma_data)
         for a in (x0, cond.x0)
       )
       std, size = _std(y), jnp.max(jnp.abs(y), data_axes(y), keepdims=True)
       flat = std <= 1e-6 * size  # but for rounding
       ratio = jnp.where(flat, 1.0, _std(y_cond) / jnp.where(flat, 1.0, std))
       y *= 1.0 + rescale * (ratio - 1.0)
-      x0 = to_x0(output, y, xt, level, sigma_data)
+      x0 = to_x0(kind, y, xt, level, sigma_data)
     ratio = _sigma_over_alpha(level.expand_to(xt))
     inside = (low <= ratio) & (ratio <= high)
     if channels is not None:
@@ -225,14 +242,11 @@ class ClassifierFree:
   def __post_init__(self):
     check_interval('no level would be guided', low=self.low, high=self.high)
 
-  def guide(self, pair: PairedDenoiser, output: Parametrization) -> Denoiser:
-    """Returns the guided denoiser of a `PairedDenoiser`.
-
-    output: what the network predicts, whose deviation is rescaled.
-    """
+  def guide(self, pair: PairedDenoiser) -> Denoiser:
+    """Returns the guided denoiser of a `PairedDenoiser`."""
     interval = self.low, self.high
     return classifier_free(
-      pair, self.scale, self.rescale, interval, self.channels, *output
+      pair, self.scale, self.rescale, interval, self.channels
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at
 
@@ -97,7 +98,7 @@ def fixed(x0, var_frac=None):
 def test_rescale_literally(output):
   """This is Lin et al. 2023, section 3.4, in float64, image by image.
 
-  Two networks predict the output; guidance meets their estimates of x_0.
+  Guidance meets the estimates of x_0 of what two networks predict.
   """
   pos, neg, w, phi = images(0), images(1) + 0.3, 7.5, 0.7
   cfg = neg + w * (pos - neg)
@@ -108,15 +109,25 @@ def test_rescale_literally(output):
   assert np.abs(expected - cfg).max() > 1.0
   x = np.float32(images(2))
 
+  network = dj.Network(
+    lambda params, x, noise, cond, *, key=None: cond['y'] * params,
+    dj.logsnr_input,
+    parametrization=output,
+  )
+
   @jax.jit
   def rescaled(pos, neg):
-    pair = dj.paired(*(fixed(dj.to_x0(output, y, x, LEVEL)) for y in (pos, neg)))
-    denoise = dj.classifier_free(pair, w, phi, output=output)
-    x0 = denoise(x, LEVEL).x0
+    own = Parametrization(output)
+    pair = dj.paired(
+      *(network.denoiser(1.0, {'y': y}) for y in (pos, neg)), own
+    )
+    x0 = dj.classifier_free(pair, w, phi)(x, LEVEL).x0
     eps = dj.eps_from_x0(x0, x, LEVEL)
-    return dj.target(output, x0, eps, LEVEL)
+    made = dj.make_paired_denoiser(network, 1.0, {'y': pos})
+    return dj.target(output, x0, eps, LEVEL), made.output == own
 
-  found = rescaled(np.float32(pos), np.float32(neg))
+  found, same = rescaled(np.float32(pos), np.float32(neg))
+  assert same
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 

@@ -142,8 +142,7 @@ def denoiser_of(
   if guidance is not None and scale is not None:
     guidance = dataclasses.replace(guidance, scale=scale)
   if guidance is not None and is_guided(guidance.scale):
-    pair = _pair(noisy, params, cond, guides, denoise)
-    denoise = guidance.guide(pair, noisy.process.parametrization)
+    denoise = guidance.guide(_pair(noisy, params, cond, guides, denoise))
   functions = [after_guidance]
   if clip:
     functions.append(bound_of(c, noisy.clips))
@@ -167,7 +166,8 @@ def _pair(noisy, params, cond, guides, denoise):
     )
   guide = guides['guidance']
   worse = guide.noisy.denoiser(guide.params, cond)
-  return dj.paired(denoise, other_runs.at_levels_of(guide, noisy, worse))
+  worse = other_runs.at_levels_of(guide, noisy, worse)
+  return dj.paired(denoise, worse, noisy.process.parametrization)
 
 
 def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:

@@ -84,6 +84,9 @@ parametrization=tests.app.toy_parts:predicted parametrization.kind=w =>
   config.parametrization: parametrization 'w' is not one of x0, eps, v
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a
   dj.NoiseLevel of numbers, not a number (docs/program.md)
+schedule=tests.app.toy_parts:backwards => config.schedule: alpha_s is
+sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule:
+  alpha_s is
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
   callable value, got Sampler(
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the
