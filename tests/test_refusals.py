@@ -107,6 +107,15 @@ def noise_image(steps):
   return dj.noise_image(KEY, X, STEPS, steps)
 
 
+def backwards(t):
+  return COSINE(1.0 - t)
+
+
+def trained(objective, **batch):
+  draw = lambda: objective.draw(KEY, {'x': X} | batch, Context())
+  return jax.eval_shape(jax.jit(draw))
+
+
 def mean_flow(**options):
   objective = flow_maps.mean_flow(NETWORK, FLOW, **options)
   return jax.eval_shape(lambda: objective.draw(KEY, {'x': X}, Context()))
@@ -282,8 +291,27 @@ dj.first_hitting(UNIFORM, LINEAR) => needs a process with a masked
 dj.confidence_ordered(UNIFORM) => needs a process with a masked
 # guidance and measurements
 dj.dynamic_threshold(denoise, 99.5) => quantile is 99.5: ... be in
-dj.dynamic_threshold(denoise, max_value=0.5) => max_value is 0.5: it must be at
-  least
+dj.dynamic_threshold(denoise, max_value=0.0) => max_value is 0: it must be
+dj.classifier_free(None, 2.0, interval=(0.75, 0.25)) => low=0.75 is above
+  high=0.25: no level would be guided
+dj.clip_denoised(denoise, 1.0, -1.0) => low=1.0 is above high=-1.0
+dj.churn(dj.heun(), COSINE, 0.1, 2.0, 1.0) => s_min=2.0 is above s_max=1.0
+dj.log_likelihood(KEY, denoise, COSINE, X, t_min=0.9, t_max=0.1) => t_min=0.9 is
+  above t_max=0.1
+grid(2, schedule=backwards) => alpha_s is 4.53999e-05, ... , sigma_t is
+  4.53999e-05: these are schedule(0) and schedule(1): it must go from data to
+jax.jit(lambda: grid(2, schedule=backwards))() => it must go from data to noise
+trained(objectives.denoising(NETWORK, backwards, times=losses.uniform_times)) =>
+  it must go from data to noise
+trained(classifier(NETWORK, backwards, times=losses.uniform_times), label=X) =>
+  it must go from data to noise
+objectives.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) =>
+  it must go from data to noise
+dj.level_grid(STEPS, 1, 'leading') => spacing='leading' of one step is step 1
+dj.level_grid(STEPS, 1, 'linspace', 0.5) => spacing='linspace' of one step
+dj.respaced_steps(100, '1') => '1' keeps step 1 alone, the cleanest
+LEVELS.take(LEVELS.t.size) => the grid has the levels 0 to
+LEVELS.take(np.array([0, -99])) => index is -99: the grid has the levels 0 to
 dj.observation_guided(denoise, jnp.sum, Y, 1.0, 0) => num_iterations is 0: it
   must be at least 1
 dj.likelihood_guided(dj.ddim(), MEASURED.distance, -1.0) => step_size is -1: it

@@ -75,6 +75,17 @@ def check_fraction(**value: ArrayLike) -> None:
   )
 
 
+def check_interval(without: str, **ends: float) -> None:
+  """Raises ValueError unless low <= high; both may be infinite, but not NaN.
+
+  without: what an empty interval would mean; ends: the two, low first.
+  """
+  (first, low), (last, high) = ends.items()
+  if not isinstance(low, Tracer) and not isinstance(high, Tracer):
+    if not low <= high:
+      raise ValueError(f'{first}={low} is above {last}={high}: {without}')
+
+
 def check_at_least(low: int, **value: int) -> None:
   """Raises ValueError if a number is less than `low`."""
   for name, n in value.items():

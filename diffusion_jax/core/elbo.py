@@ -63,7 +63,17 @@ def diffusion_kl(
   x0, xt: [B, ...]; model: p(x_s | x_t), such as `p_reverse` returns; levels: []
   or [B], s not clean (see `reconstruction_nll`).
   """
-  return sum_data_axes(kl(q_posterior(x0, xt, level_s, level_t), model))
+  return _kl_of_step(q_posterior(x0, xt, level_s, level_t), model)
+
+
+def _kl_of_step(q, model):
+  # Between levels that are equal up to rounding both are the same point.
+  same = (q.variance == 0.0) & (model.variance == 0.0)
+  q, model = (
+    Normal(jnp.where(same, 0.0, p.mean), jnp.where(same, 1.0, p.variance))
+    for p in (q, model)
+  )
+  return sum_data_axes(kl(q, model))
 
 
 def reconstruction_nll(
@@ -100,7 +110,7 @@ def bound_term(
   at_x0 = Normal(
     jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0)
   )
-  transition = sum_data_axes(kl(q, model))
+  transition = _kl_of_step(q, model)
   return jnp.where(level_s.sigma == 0.0, decoder(x0, at_x0), transition)
 
 

@@ -7,16 +7,19 @@ would be rounded by up to 1.9e-6. The property `logsnr` is computed in float32
 and accurate to 2.5e-6 (tests/core/test_levels.py).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion_jax.core.arguments import check_numbers, expand_to, kind_of
 
 Array = jax.Array
+ROUNDING = 1e-5  # the relative error of an alpha or a sigma
 
 
 class NoiseLevel(NamedTuple):
@@ -52,8 +55,25 @@ class NoiseLevel(NamedTuple):
     """Returns entries of a grid, such as `levels.take(slice(1, None))`.
 
     (`levels[0]` would be the field `t`, since a NoiseLevel is a tuple.)
+    ValueError, NaN under `jit`, for an index outside the grid.
     """
-    return jax.tree.map(lambda field: field[index], self)
+    if isinstance(index, slice):
+      return jax.tree.map(lambda field: field[index], self)
+    size = jnp.shape(self.alpha)[0]
+    rule = f'the grid has the levels 0 to {size - 1}'
+    check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
+    if not isinstance(index, Tracer):
+      return jax.tree.map(lambda field: field[index], self)
+    return jax.tree.map(
+      lambda field: jnp.asarray(field).at[index].get(mode='fill'), self
+    )
+
+
+def equal_levels(level: NoiseLevel, other: NoiseLevel) -> Array:
+  """Returns whether alpha and sigma of two levels are equal up to rounding."""
+  return jnp.isclose(level.alpha, other.alpha, ROUNDING, 0.0) & jnp.isclose(
+    level.sigma, other.sigma, ROUNDING, 0.0
+  )
 
 
 def select_level(
@@ -72,11 +92,16 @@ def check_level(level: object) -> None:
     )
 
 
-def check_order(level_s: NoiseLevel, level_t: NoiseLevel) -> None:
+def check_order(
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  rule: str = 'level s must be the cleaner one; a grid begins with its noisiest '
+  'level',
+) -> None:
   """Raises ValueError if level s is noisier than level t, unless traced."""
   check_numbers(
-    lambda a, b, c, d: a * d * (1.0 + 1e-5) >= b * c,  # rounding
-    'level s must be the cleaner one; a grid begins with its noisiest level',
+    lambda a, b, c, d: a * d * (1.0 + ROUNDING) >= b * c,
+    rule,
     alpha_s=level_s.alpha,
     sigma_s=level_s.sigma,
     alpha_t=level_t.alpha,
@@ -98,6 +123,15 @@ class Schedule(Protocol):
   def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
     """Returns the level with the given log-SNR, [] or [B]."""
     ...
+
+
+def check_schedule(schedule: Callable[..., object]) -> None:
+  """Raises ValueError for a schedule from noise to data, unless traced."""
+  with jax.ensure_compile_time_eval():
+    s, t = schedule(0.0), schedule(1.0)
+    if isinstance(s, NoiseLevel) and isinstance(t, NoiseLevel):
+      rule = 'these are schedule(0) and schedule(1): it must go from data to noise'
+      check_order(s, t, rule)
 
 
 def clean_level() -> NoiseLevel:

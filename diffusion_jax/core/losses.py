@@ -69,6 +69,8 @@ def weighted_eps_loss(
   # The error in the mean of p(x_s | x_t) is this factor times the error in eps.
   factor = s.alpha * process.one_minus_snr_ratio(s, t) * t.sigma / t.alpha
   variances = process.reverse_variance(variance, s, t, None, first)
+  # Between equal levels both are 0, and the limit of the weight is 0.
+  variances = jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)
   weight = factor**2 / (2.0 * variances)
   square = sum_data_axes(jnp.square(eps - eps_hat))
   return expand_to(weight, square) * square

@@ -36,7 +36,9 @@ def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   check_order(level_s, level_t)
   logsnr_s = jnp.where(level_s.alpha == 0.0, 0.0, level_s.logsnr)
   change = level_t.logsnr - logsnr_s
-  return jnp.where(change > 1e-4, jnp.nan, -jnp.expm1(change))
+  # Levels that are equal up to rounding add no noise.
+  change = jnp.where(change > 1e-4, jnp.nan, jnp.minimum(change, 0.0))
+  return -jnp.expm1(change)
 
 
 def forward_step(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import (
   check_at_least,
   check_fraction,
+  check_interval,
   check_not_negative,
   data_axes,
   expand_to,
@@ -140,11 +141,13 @@ def churn(
     sampler: A sampler without a memory of earlier x.
     schedule: Gives the raised level.
     gamma: See `churn_gamma`; ValueError for < 0.
-    s_min, s_max: The range of sigma / alpha in which noise is added.
+    s_min, s_max: The range of sigma / alpha in which noise is added; ValueError
+      if it is empty.
     s_noise: Scale of the added noise.
   """
   check_sampler(sampler)
   check_not_negative(gamma=gamma)
+  check_interval('no level would be churned', s_min=s_min, s_max=s_max)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     noise_key, key = split_key(key, 2)
@@ -171,7 +174,8 @@ def with_ancestral_noise(
   It takes the step to the level between s and clean data that leaves the share
   of sigma_s^2 that is new noise in `ddim(eta)`, and q(x_s | x) brings x back to
   level s. With `ddim()` it is `ddim(eta)`; k-diffusion's `_ancestral` samplers
-  are of this kind.
+  are of this kind. Before the schedule's cleanest level, if that is noisy, the
+  level is cleaner than any of the schedule, with its time.
 
   Args:
     sampler: A sampler without a memory of earlier x.
@@ -189,11 +193,11 @@ def with_ancestral_noise(
     logsnr = jnp.where(noisy, level_s.logsnr, 0.0)
     old_share = ddim_old_share(level_s, level_t, eta)
     tiny = jnp.finfo(x.dtype).eps ** 2  # It is 0 for eta = 1 from alpha = 0.
-    cleaner = schedule.from_logsnr(
-      logsnr - jnp.log(jnp.maximum(old_share, tiny))
-    )
-    noisy &= cleaner.logsnr > logsnr
-    down = select_level(noisy, cleaner, level_s)
+    logsnr -= jnp.log(jnp.maximum(old_share, tiny))
+    down = schedule.from_logsnr(logsnr)
+    # The level has this log-SNR also beyond the schedule's cleanest level.
+    down = down._replace(sigma=down.alpha * jnp.exp(-0.5 * logsnr))
+    down = select_level(noisy, down, level_s)
     x, state = sampler.step(
       key, x, state, denoise, level_s=down, level_t=level_t
     )
@@ -229,11 +233,6 @@ class Churn(NamedTuple):
     self, sampler: Sampler, schedule: Schedule, num_steps: int
   ) -> Sampler:
     """Returns the sampler with noise before each step."""
-    if self.s_min > self.s_max:
-      raise ValueError(
-        f'churn.s_min={self.s_min} is above s_max={self.s_max}: no level would '
-        'be churned'
-      )
     gamma = churn_gamma(self.s_churn, num_steps)
     return churn(sampler, schedule, gamma, *self[1:])
 

@@ -17,6 +17,7 @@ from diffusion_jax.core.levels import (
   NoiseLevel,
   Schedule,
   check_level,
+  check_schedule,
   clean_level,
 )
 from diffusion_jax.ranges import check_choice
@@ -61,6 +62,7 @@ def level_grid(
   check_at_least(1, num_steps=num_steps)
   check_choice('spacing', spacing, SPACINGS | STEP_CHOICES)
   check_level(schedule(t_start))
+  check_schedule(schedule)
   count = num_steps if end_clean else num_steps + 1
   if spacing in STEP_CHOICES:
     levels = _step_choice(schedule, count, spacing, t_start, t_end)
@@ -100,7 +102,7 @@ def _default_end(schedule, num_steps, spacing, t_start, end_clean):
   elif spacing == 'quadratic' and not end_clean:
     first = 0.0
   else:
-    first = _first_noisy_time(schedule)
+    first = jnp.minimum(_first_noisy_time(schedule), t_start)
   if _steps_of(schedule):  # Step 0 is clean.
     return first
   return jnp.where(schedule(0.0).sigma == 0.0, first, 0.0)
@@ -215,6 +217,11 @@ def _step_choice(schedule, count, spacing, t_start, t_end):
   num_steps = _require_steps(schedule, spacing)
   available = round(t_start * num_steps)
   _check_fit(count, available, num_steps)
+  if count == 1 < available and spacing != 'trailing':
+    raise ValueError(
+      f'spacing={spacing!r} of one step is step 1, the cleanest: take '
+      "'trailing' or 'uniform'"
+    )
   return schedule(STEP_CHOICES[spacing](available, count) / num_steps)
 
 
@@ -271,6 +278,10 @@ def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
     )
   if is_ddim:
     return _strided_steps(num_steps, counts[0])
+  if counts == [1] and num_steps > 1:
+    raise ValueError(
+      "'1' keeps step 1 alone, the cleanest: take one step of a grid instead"
+    )
   sections = np.array_split(np.arange(1, num_steps + 1), len(counts))
   kept = [_section_steps(*pair) for pair in zip(sections, counts, strict=True)]
   return np.concatenate(kept)

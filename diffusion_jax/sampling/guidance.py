@@ -7,15 +7,28 @@ guided-diffusion clips before its classifier guidance:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.arguments import check_fraction, data_axes, expand_to
+from diffusion_jax.core.arguments import (
+  check_fraction,
+  check_interval,
+  check_positive,
+  data_axes,
+  expand_to,
+)
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.parametrization import (
+  Parametrization,
+  eps_from_x0,
+  target,
+  to_x0,
+)
 from diffusion_jax.ranges import (
   Finite,
   NoiseRatio,
@@ -28,7 +41,11 @@ Array = jax.Array
 
 
 class PairedDenoiser(Protocol):
-  """A conditional and an unconditional denoiser, for `classifier_free`."""
+  """A conditional and an unconditional denoiser, for `classifier_free`.
+
+  A function will do. `paired` and `make_paired_denoiser` also say what the
+  network predicts, as the attribute `output`.
+  """
 
   def __call__(
     self, xt: Array, level: NoiseLevel, /
@@ -56,7 +73,11 @@ class ScoreFn(Protocol):
 def clip_denoised(
   denoise: Denoiser, low: float = -1.0, high: float = 1.0
 ) -> Denoiser:
-  """Clips the x_0 of a denoiser to [low, high] (Ho et al.'s clip_denoised)."""
+  """Clips the x_0 of a denoiser to [low, high] (Ho et al.'s clip_denoised).
+
+  ValueError unless low <= high.
+  """
+  check_interval('clipping needs an interval', low=low, high=high)
 
   def clipped(xt, level):
     prediction = predict(denoise, xt, level)
@@ -71,12 +92,13 @@ def dynamic_threshold(
   """Replaces x_0 by clip(x_0, -s, s) / s, s a quantile of each example's |x_0|.
 
   Imagen (Saharia et al. 2022), section 2.3. s is at least 1, so images within
-  [-1, 1] do not change, and at most max_value. ValueError for a quantile
-  outside [0, 1] and for max_value < 1.
+  [-1, 1] do not change, and at most max_value, also if that is below 1 (as
+  diffusers' sample_max_value). ValueError for a quantile outside [0, 1] and for
+  max_value <= 0.
   """
   check_fraction(quantile=quantile)
-  if max_value is not None and max_value < 1.0:
-    raise ValueError(f'max_value is {max_value}: it must be at least 1')
+  if max_value is not None:
+    check_positive(max_value=max_value)
 
   def thresholded(xt, level):
     prediction = predict(denoise, xt, level)
@@ -88,16 +110,31 @@ def dynamic_threshold(
   return thresholded
 
 
-def paired(cond: Denoiser, uncond: Denoiser) -> PairedDenoiser:
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+  denoise: Callable[..., tuple[Prediction, Prediction]]
+  output: Parametrization
+
+  def __call__(self, xt, level):
+    return self.denoise(xt, level)
+
+
+def paired(
+  cond: Denoiser,
+  uncond: Denoiser,
+  output: Parametrization = Parametrization('x0'),
+) -> PairedDenoiser:
   """Pairs two denoisers for `classifier_free`.
 
   With a worse version of `cond` as `uncond` (a smaller network, or one trained
-  for fewer steps) this is autoguidance (Karras et al. 2024).
+  for fewer steps) this is autoguidance (Karras et al. 2024). output: what
+  `rescale` takes for the network's output.
   """
-  return lambda xt, level: (
-    predict(cond, xt, level),
-    predict(uncond, xt, level),
-  )
+
+  def denoise_pair(xt, level):
+    return predict(cond, xt, level), predict(uncond, xt, level)
+
+  return _Pair(denoise_pair, output)
 
 
 def make_paired_denoiser(
@@ -129,7 +166,8 @@ def make_paired_denoiser(
 
     return copy(0), copy(1)
 
-  return denoise_pair
+  output = Parametrization(network.parametrization, network.sigma_data)
+  return _Pair(denoise_pair, output)
 
 
 def classifier_free(
@@ -147,21 +185,31 @@ def classifier_free(
     pair: See `paired` and `make_paired_denoiser`; TypeError for a denoiser.
     scale: [] or [B]; 1 + w in their notation: 1 is the conditional model, 0 the
       unconditional one.
-    rescale: phi of Lin et al. 2023, section 3.4: 1 gives x_0 the standard
-      deviation of the conditional x_0 (they rescale the output), 0 keeps it.
+    rescale: phi of Lin et al. 2023, section 3.4: 1 gives the network's output
+      the standard deviation of the conditional output, 0 keeps it. A flat
+      output stays as it is. Without pair.output x_0 is rescaled.
     interval: The range of sigma / alpha with guidance; elsewhere x_0 is the
-      conditional one (Kynkaanniemi et al. 2024).
+      conditional one (Kynkaanniemi et al. 2024). ValueError if it is empty.
     channels: The number of channels, from the first, that are guided (3 of 4 in
       DiT's code); None is all.
   """
   low, high = interval
+  check_interval('no level would be guided', low=low, high=high)
+  kind, sigma_data = getattr(pair, 'output', ('x0', 0.5))
 
   def denoise(xt, level):
     cond, uncond = _predict_pair(pair, xt, level)
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
-      matched = x0 * (_std(cond.x0) / jnp.maximum(_std(x0), 1e-12))
-      x0 = rescale * matched + (1.0 - rescale) * x0
+      y, y_cond = (
+        target(kind, a, eps_from_x0(a, xt, level), level, sigma_data)
+        for a in (x0, cond.x0)
+      )
+      std, size = _std(y), jnp.max(jnp.abs(y), data_axes(y), keepdims=True)
+      flat = std <= 1e-6 * size  # but for rounding
+      ratio = jnp.where(flat, 1.0, _std(y_cond) / jnp.where(flat, 1.0, std))
+      y *= 1.0 + rescale * (ratio - 1.0)
+      x0 = to_x0(kind, y, xt, level, sigma_data)
     ratio = _sigma_over_alpha(level.expand_to(xt))
     inside = (low <= ratio) & (ratio <= high)
     if channels is not None:
@@ -179,7 +227,7 @@ class ClassifierFree:
   See `classifier_free`.
 
   Args:
-    rescale: phi of Lin et al. 2023
+    rescale: phi of Lin et al. 2023, of the network's output
     low: lowest sigma / alpha of the levels that are guided
     high: highest sigma / alpha of the levels that are guided
     channels: how many of the first channels are guided; None: all
@@ -192,10 +240,7 @@ class ClassifierFree:
   channels: Size | None = None
 
   def __post_init__(self):
-    if self.low > self.high:
-      raise ValueError(
-        f'low={self.low} is above high={self.high}: no level would be guided'
-      )
+    check_interval('no level would be guided', low=self.low, high=self.high)
 
   def guide(self, pair: PairedDenoiser) -> Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
   check_at_least,
+  check_interval,
   data_axes,
   expand_to,
   sum_data_axes,
@@ -86,6 +87,7 @@ def log_likelihood(
     exact_trace: Computes the divergence exactly, by a sum over all axes.
     max_steps: The results are NaN if this is not enough.
   """
+  check_interval('x is at t_min, the latent at t_max', t_min=t_min, t_max=t_max)
   probes = _probes(key, x, num_probes, probe, exact_trace)
   axes = data_axes(x)
   size = x[0].size

@@ -18,12 +18,17 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.arguments import as_float, kind_of
+from diffusion_jax.core.arguments import as_float, expand_to, kind_of
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel, check_level, check_order
+from diffusion_jax.core.levels import (
+  NoiseLevel,
+  check_level,
+  check_order,
+  equal_levels,
+)
 
 Array = jax.Array
 
@@ -122,7 +127,8 @@ def sample(
       of discrete states take a `StateDenoiser`, `flow_map_sampler` a `FlowMap`.
     sampler: A sampler such as `ddim()`; TypeError for others.
     levels: [N+1], noisiest first (`level_grid`), or ValueError, as for eps from
-      alpha = 0. Under `jit` eps and traced levels from clean data give NaN.
+      alpha = 0. Under `jit` eps and traced levels from clean data give NaN. A
+      step between equal levels leaves x unchanged.
     x: [B, ...] at the first level (`prior_sample`), at least float32 is used.
     return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
       only at the last level, [B, ...].
@@ -166,9 +172,7 @@ def sample_frames(
   def body(carry, inputs):
     key, level_t, level_s, frame = inputs
     x, state, frames = carry
-    x, state = _pair(
-      sampler.step(key, x, state, denoise, level_s=level_s, level_t=level_t)
-    )
+    x, state = take_step(sampler, key, x, state, denoise, level_s, level_t)
     if len(shown):
       frames = frames.at[frame].set(x[:num_examples])
     return (x, state, frames), None
@@ -183,6 +187,31 @@ def sample_frames(
   carry = x, sampler.init(x), frames
   (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
   return x, frames, state
+
+
+def take_step(
+  sampler: Sampler,
+  key: Array,
+  x: Array,
+  state: PyTree,
+  denoise: Callable[..., PyTree],
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+) -> tuple[Array, PyTree]:
+  """Makes one step of a sampler, none between levels that are equal.
+
+  Equal up to rounding is equal (`equal_levels`): a grid with repeated levels
+  gives what the grid without them does. Levels are [], or [B] with a level per
+  example; for the others see `SamplerStep`.
+  """
+  equal = equal_levels(level_s, level_t)
+
+  def move():
+    levels = {'level_s': level_s, 'level_t': level_t}
+    moved, new = _pair(sampler.step(key, x, state, denoise, **levels))
+    return jnp.where(expand_to(equal, x), x, moved) if equal.ndim else moved, new
+
+  return jax.lax.cond(jnp.all(equal), lambda: (x, state), move)
 
 
 def _pair(result):

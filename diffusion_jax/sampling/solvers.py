@@ -82,16 +82,17 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
     v = velocity(schedule, x0, x, level_t)
     dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
 
-    def correct(x_s, level_s):
-      x0 = estimate(denoise, x_s, level_s)
-      return x - 0.5 * dt * (v + velocity(schedule, x0, x_s, level_s))
+    s, noisy = level_s.expand_to(x), level_s.sigma > 0.0
 
-    noisy = level_s.sigma > 0.0
-    euler = jnp.where(
-      expand_to(noisy, x), x - dt * v, level_s.expand_to(x).alpha * x0
-    )
-    level = select_level(noisy, level_s, level_t)
-    return _correct_where(noisy, correct, euler, level), state
+    def correct(x_s, end):
+      x0 = estimate(denoise, x_s, end)
+      x_s = x - 0.5 * dt * (v + velocity(schedule, x0, x_s, end))
+      # Level s may be cleaner than the schedule: see `with_ancestral_noise`.
+      return ddim_step(x0, x_s, s, end.expand_to(x))
+
+    euler = jnp.where(expand_to(noisy, x), x - dt * v, s.alpha * x0)
+    end = select_level(noisy, schedule(level_s.t), level_t)
+    return _correct_where(noisy, correct, euler, end), state
 
   return Sampler(lambda x: (), step)
 
@@ -222,7 +223,7 @@ def dpm_solver_pp_sde(
     # For eta = 0 the product with an infinite h would be NaN.
     exponent = jnp.zeros_like(s.sigma)
     if eta:
-      exponent = 2.0 * eta * _lambda_difference(s, t)
+      exponent = 2.0 * eta * jnp.maximum(_lambda_difference(s, t), 0.0)
     std = s.sigma * jnp.sqrt(-jnp.expm1(-exponent))
     moved = _multistep(x, s, history, jnp.exp(-exponent), 1.0 + eta)
     draw = (
@@ -332,11 +333,13 @@ def _weighted_mean(h, nodes, values, moments_of):
   values: at the nodes u; nodes: 0, then others, inf from the first unknown one
   on. One node gives the constant, two give value + h / 2 * slope, as in the
   papers of DPM-Solver++ and UniPC, and more give the exact mean of the
-  polynomial. If h is inf the mean is values[0].
+  polynomial. If h is inf or 0 the mean is values[0].
   """
-  finite = jnp.isfinite(h)
+  finite = jnp.isfinite(h) & (h != 0.0)
   h = jnp.where(finite, h, 1.0)
-  known = [jnp.isfinite(node) for node in nodes]
+  known = [jnp.isfinite(nodes[0])]
+  for node in nodes[1:]:
+    known.append(known[-1] & jnp.isfinite(node) & (node != 0.0))
   nodes = [
     jnp.where(k, node, 0.0) for k, node in zip(known, nodes, strict=True)
   ]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.levels import Schedule
+from diffusion_jax.core.levels import Schedule, check_schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.training.objectives import (
@@ -31,6 +31,7 @@ def classifier(
   def draw(key, batch, context):
     if 'label' not in batch:
       raise ValueError("a classifier needs batch['label']")
+    check_schedule(schedule)
     x0 = batch['x']
     time_key, eps_key, dropout_key = jax.random.split(key, 3)
     level, _ = times(time_key, len(x0), schedule)

@@ -20,7 +20,7 @@ from diffusion_jax.core.discrete_states import (
   state_nll,
   transition_kl_states,
 )
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule
 from diffusion_jax.core.losses import antithetic_times
 from diffusion_jax.core.masked import end_of_step, mask_of, masked_weight
 from diffusion_jax.core.normal import bits_per_dim
@@ -108,6 +108,7 @@ def _objective(network, process, schedule, num_steps, states, terms):
   # Makes the objective of terms(logits, inputs) -> (losses [B], metrics) at
   # antithetic times, which are the ends of steps if num_steps is given.
   def draw(key, batch, context):
+    check_schedule(schedule)
     x0 = states(batch)
     time_key, xt_key, cond_key, dropout_key = jax.random.split(key, 4)
     level, _ = antithetic_times(time_key, len(x0), schedule)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 
-from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.core.arguments import check_at_least, check_interval
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.ranges import Finite, Positive, Size, at_least
@@ -36,6 +36,8 @@ def improved_num_levels(
   s0) + 1)), so that each number of levels has an equal part of K = total_steps.
   """
   first, last = num_scales_start, num_scales_end
+  what = 'the number of levels increases'
+  check_interval(what, num_scales_start=first, num_scales_end=last)
   part = total_steps // (math.log2(last // first) + 1)
   doublings = jnp.floor_divide(step, max(int(part), 1))
   return jnp.minimum(first * 2.0**doublings, last).astype(int) + 1

@@ -25,7 +25,12 @@ from diffusion_jax.core.elbo import (
 )
 from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.core.keys import key_per_example
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.levels import (
+  NoiseLevel,
+  Schedule,
+  check_schedule,
+  clean_level,
+)
 from diffusion_jax.core.losses import (
   TimeSampler,
   Weight,
@@ -157,6 +162,7 @@ def draw_inputs(
 
   The level is schedule(t) for the drawn t [B].
   """
+  check_schedule(schedule)
   x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
     jax.random.split(key, 7)
@@ -385,6 +391,7 @@ def vdm(
   """
   network.check_options('vdm')
   if schedule is not None:
+    check_schedule(schedule)
     ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
     if not 0.0 < min(ends) <= max(ends) < float('inf'):
       raise ValueError(

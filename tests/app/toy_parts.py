@@ -50,6 +50,11 @@ def nothing():
   return lambda level: None
 
 
+def backwards():
+  """Returns a schedule with noise at t = 0."""
+  return lambda t: Schedule()(1.0 - t)
+
+
 def ramp():
   return lambda t: 1.0 - t
 

@@ -69,6 +69,46 @@ def test_churn_is_limited_in_sigma_over_alpha(key):
   assert compare('flow', level, key, (1.0, 1.0)) > 0.1
 
 
+# Their cleanest levels are noisy.
+ENDS = {
+  'karras': dj.KarrasSchedule(0.1, 80.0),
+  've': dj.GeometricVESchedule(0.3, 50.0),
+  'cosine': dj.CosineSchedule(-5.0, 3.0),
+}
+ODES = {
+  'ddim': dj.ddim(), 'heun': dj.heun(), 'velocity_heun': dj.velocity_heun,
+  'dpm_solver_2': dj.dpm_solver_2, 'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ODES)
+def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
+  """Data that are 0 have x_s ~ N(0, sigma_s^2), a known part of it new."""
+  zero = lambda x, level: dj.Prediction(jnp.zeros_like(x))
+
+  @jax.jit
+  def step(schedule, level_s, level_t, x):
+    ode = ODES[name]
+    sampler = ode if isinstance(ode, dj.Sampler) else ode(schedule)
+    sampler = dj.with_ancestral_noise(sampler, schedule)
+    levels = {'level_s': level_s, 'level_t': level_t}
+    return sampler.step(key, x, (), zero, **levels)[0]
+
+  x = np.random.default_rng(0).standard_normal((50_000, 1))
+  for schedule in ENDS.values():
+    for times in ((0.0, 0.03), (0.03, 0.06)):
+      s, t = (level_at(schedule, time) for time in times)
+      moved = step(schedule, s, t, np.float32(t.sigma * x))
+      (a_s, s_s), (a_t, s_t) = (np.float64(level[1:]) for level in (s, t))
+      share = (a_t * s_s / (a_s * s_t)) ** 2
+      old = np.vdot(x, moved) / np.vdot(x, x)
+      rtol = 0.1 if name == 'velocity_heun' else 0.03  # of its own steps
+      np.testing.assert_allclose(old, share**0.5 * s_s, rtol=rtol)
+      np.testing.assert_allclose(
+        np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03
+      )
+
+
 def test_gamma_of_churn():
   assert dj.churn_gamma(40.0, 256) == 40.0 / 256
   assert dj.churn_gamma(80.0, 18) == 2.0**0.5 - 1.0

@@ -269,6 +269,42 @@ def test_a_single_step_from_pure_noise_returns_x0(name):
     np.testing.assert_allclose(first - expected, 0.0, atol=1e-6)
 
 
+# Grids of 8 steps, which visit 4 different noisy levels, or one.
+ONE_STEP = {'one_step': dj.DiscreteSchedule.from_alphas([0.3])}
+REPEATED = np.array([0, 0, 1, 1, 1, 2, 3, 4, 4])
+ONCE = np.array([0, 1, 2, 3, 4, 4, 4, 4, 4])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def path_of(name, schedule, levels):
+  """Returns the samples at all levels of a grid."""
+  sampler = moments.build(name, schedule)
+  x = dj.prior_sample(jax.random.key(2), (3, 2), levels.take(0))
+  denoise = moments.GAUSSIAN.denoise
+  return dj.sample(jax.random.key(0), denoise, sampler, levels, x, True)
+
+
+@pytest.mark.parametrize('name', moments.SAMPLERS)
+def test_a_step_between_equal_levels_leaves_x_unchanged(name):
+  """Levels are repeated, also up to rounding; the solvers do not notice."""
+  schedules = moments.SCHEDULES | ONE_STEP
+  path = functools.partial(path_of, name)
+  for key, schedule in schedules.items():
+    own = moments.one_of(key, schedules)
+    spacing = {'one_step': 'karras', 'flow': 'uniform'}.get(key, 'logsnr')
+    start = 0.9 if key == 'flow' else 1.0  # euler_maruyama
+    levels = level_grid(schedule, 4, spacing, t_start=start).take(REPEATED)
+    rounded = np.where(REPEATED == np.roll(REPEATED, 1), 1e-6, 0.0)
+    rounded *= [1, 1, 1, -1, 1, 1, 1, 1, 1]
+    levels = levels._replace(alpha=levels.alpha * np.float32(1.0 - rounded))
+    xs = np.asarray(path(own, levels))
+    assert np.isfinite(xs).all(), key
+    np.testing.assert_array_equal(xs[[1, 3, 4, 8]], xs[[0, 2, 2, 7]])
+    if name in moments.DETERMINISTIC:
+      once = path(own, levels.take(np.searchsorted(REPEATED, ONCE)))
+      np.testing.assert_allclose(xs[-1], once[-1], atol=1e-3)
+
+
 def test_one_compilation_for_all_levels_and_keys():
   traces = []
 

@@ -221,6 +221,7 @@ def _needed(field, made):
 
   import diffusion_jax as dj
   from diffusion_jax.core.keys import abstract_key
+  from diffusion_jax.core.levels import check_schedule
   from diffusion_jax.core.parametrization import Kind, Parametrization
   from diffusion_jax.training.objectives import Objective
 
@@ -231,6 +232,7 @@ def _needed(field, made):
     case 'schedule':
       value = jax.eval_shape(made, 0.5)
       fits = isinstance(value, dj.NoiseLevel) and shapes(value) == {()}
+      check_schedule(made)
       return value, 'schedule(t) must be a dj.NoiseLevel of numbers', fits
     case 'noise_input':
       value = jax.eval_shape(made, dj.clean_level())

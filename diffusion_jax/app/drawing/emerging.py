@@ -21,7 +21,7 @@ from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.runtime.compiling import Program, program
 from diffusion_jax.runtime.sharding import replicate, replicated
-from diffusion_jax.sampling.sampler import spread_levels
+from diffusion_jax.sampling.sampler import spread_levels, take_step
 
 # The fields of config.sampling that are arguments of the compiled programs.
 ARGUMENTS = (
@@ -152,8 +152,9 @@ def step_of(model: Model, guides: other_runs.Guides) -> Callable:
     assert model.plan is not None
     plan = model.plan(params, runs_of(others))
     step_function = plan.step_function(cond, scale=scale)
-    ends = {'level_t': ends[0], 'level_s': ends[1]}
-    return plan.sampler.step(keys, x, state, step_function, **ends)
+    level_t, level_s = ends
+    args = plan.sampler, keys, x, state, step_function
+    return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
     params, others = both

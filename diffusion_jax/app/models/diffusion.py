@@ -166,7 +166,8 @@ def _pair(noisy, params, cond, guides, denoise):
     )
   guide = guides['guidance']
   worse = guide.noisy.denoiser(guide.params, cond)
-  return dj.paired(denoise, other_runs.at_levels_of(guide, noisy, worse))
+  worse = other_runs.at_levels_of(guide, noisy, worse)
+  return dj.paired(denoise, worse, noisy.process.parametrization)
 
 
 def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:

@@ -111,12 +111,14 @@ def test_guidance_without_a_classifier_by_hand(loud):
     fields = within('sampling', **fields)
     config = smoke(**{'sampling.clip': False} | fields)
     close(guided_x0(config, params, {'label': LABELS}), expected)
-  x0 = uncond + 3.0 * (cond - uncond)
-  std = [np.std(a, axis=(1, 2, 3), keepdims=True) for a in (cond, x0)]
+  # Lin et al. 2023 rescale the output, here eps.
+  eps = [(X - LEVEL.alpha * a) / LEVEL.sigma for a in (cond, uncond)]
+  eps.append(eps[1] + 3.0 * (eps[0] - eps[1]))
+  std = [np.std(a, axis=(1, 2, 3), keepdims=True) for a in eps]
   fields = {'sampling.guidance.scale': 3.0, 'sampling.guidance.rescale': 1.0}
   fields['sampling.clip'] = False
   x = guided_x0(smoke(**fields), params, {'label': LABELS})
-  close(x, x0 * std[0] / std[1])
+  close(x, x0_of(eps[2] * std[0] / std[2]))
 
 
 def test_a_threshold_takes_the_place_of_the_clip(loud):

@@ -84,6 +84,9 @@ parametrization=tests.app.toy_parts:predicted parametrization.kind=w =>
   config.parametrization: parametrization 'w' is not one of x0, eps, v
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a
   dj.NoiseLevel of numbers, not a number (docs/program.md)
+schedule=tests.app.toy_parts:backwards => config.schedule: alpha_s is
+sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule:
+  alpha_s is
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
   callable value, got Sampler(
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the
@@ -187,7 +190,7 @@ sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
 sampling.respacing=fast => sampling: 'fast' does not specify steps
 sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
-  config.sampling: churn.s_min=3.0 is above s_max=2.0
+  config.sampling: s_min=3.0 is above s_max=2.0: no level would be churned
 sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 =>
   config.sampling.guidance: low=3.0 is above high=2.0: no level would be guided
 sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a
