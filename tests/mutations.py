@@ -575,6 +575,10 @@ training/shared.py training/test_checkpoints.py sums_without_a_line
   => if expected and sha256(path) != expected:
 training/checksums.py nothing_is_lost
   {*items, _COPY} => {*items}
+training/checksums.py files_of_other_programs
+  == len(sums) => > 0
+training/checksums.py files_of_other_programs
+  () if complete else foreign => foreign
 runtime/files.py json_of_64_bits
   len(x) < 20 => len(x) < 400
 runtime/files.py more_than_a_mebibyte
