@@ -577,6 +577,8 @@ training/checksums.py nothing_is_lost
   {*items, _COPY} => {*items}
 training/checksums.py files_of_other_programs
   == len(sums) => > 0
+runtime/sessions.py app/modes/test_kept_files.py samples_of_other_settings
+  if x != _SETTINGS[n] => if False
 training/checksums.py files_of_other_programs
   () if complete else foreign => foreign
 runtime/files.py json_of_64_bits
