@@ -614,6 +614,10 @@ app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
   (cond, scale=scale) => (cond, scale=1.0)
 app/models/diffusion.py without_clipping
   functions.append(bound_of(c, noisy.clips)) => functions.append(None)
+app/config/own.py folder_of_the_user
+  [*words, *map(os.path.expanduser, words)] => words
+app/config/own.py folder_of_the_user
+  isinstance(value, tuple | list) => False
 app/config/tree.py app/config/test_own.py only_a_stored_config
   own.check_paths(where, value) => pass
 # What no test had noticed.

@@ -110,8 +110,8 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
       except OSError as error:
         return f'{name} cannot be read ({error.strerror})'
   if foreign and items is None:
-    more = f' and {len(foreign) - 9} more' if len(foreign) > 9 else ''
-    _say(f'{folder} has files of other programs: {", ".join(foreign[:9])}{more}')
+    names = ', '.join(foreign[:9]) + ', ...' * (len(foreign) > 9)
+    _say(f'{folder} has files of other programs: {names}')
   return ''
 
 

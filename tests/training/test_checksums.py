@@ -114,7 +114,7 @@ def test_files_of_other_programs_are_no_damage(copy, run, capsys):
   equal(stored_weights.restore_params(copy)[0], run[1][3].ema_params)
   said = capsys.readouterr().err
   assert f'warning: {steps}/3 has files of other programs: @eaDir/3, ' in said
-  assert re.search(r' and \d+ more\n$', said) and said.count('\n') == 1
+  assert said.endswith(', ...\n') and said.count('\n') == 1
   manager = checkpoints.open_manager(copy, keep=3)
   equal(checkpoints.restore_latest(manager, state_of(WIDE)), run[1][3])
   checkpoints.save(manager, run[1][3]._replace(step=np.int32(4)), {})
@@ -126,7 +126,7 @@ def test_files_of_other_programs_are_no_damage(copy, run, capsys):
   sums.write_text(rest)  # without the line of a file that was written
   assert WAS in checksums.find_damage(steps / '3')
   flip(largest(steps / '4' / 'state'))
-  with pytest.raises(ValueError, match='4 in .* is damaged .* take checkpoint=2'):
+  with pytest.raises(ValueError, match='checkpoint 4 .*take checkpoint=2'):
     stored_weights.restore_params(copy, checkpoint=4)
 
 
