@@ -579,6 +579,12 @@ training/shared.py training/test_checkpoints.py sums_without_a_line
   => if expected and sha256(path) != expected:
 training/checksums.py nothing_is_lost
   {*items, _COPY} => {*items}
+training/checksums.py files_of_other_programs
+  == len(sums) => > 0
+runtime/sessions.py app/modes/test_kept_files.py samples_of_other_settings
+  if x != _SETTINGS[n] => if False
+training/checksums.py files_of_other_programs
+  () if complete else foreign => foreign
 runtime/files.py json_of_64_bits
   len(x) < 20 => len(x) < 400
 runtime/files.py more_than_a_mebibyte
@@ -612,6 +618,10 @@ app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
   (cond, scale=scale) => (cond, scale=1.0)
 app/models/diffusion.py without_clipping
   functions.append(bound_of(c, noisy.clips)) => functions.append(None)
+app/config/own.py folder_of_the_user
+  [*words, *map(os.path.expanduser, words)] => words
+app/config/own.py folder_of_the_user
+  isinstance(value, tuple | list) => False
 app/config/tree.py app/config/test_own.py only_a_stored_config
   own.check_paths(where, value) => pass
 # What no test had noticed.

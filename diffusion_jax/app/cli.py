@@ -23,7 +23,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import compiling, processes, start_up
-from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.files import local, one_line
 from diffusion_jax.training import shared
 
 PREEMPTED = 42  # the exit code after which a job must be started again
@@ -237,6 +237,11 @@ def parse(argv: list[str]) -> list[str]:
     if value is not None and value not in names:
       hint = near(value, names)
       fail(f'--{flag}={value}{hint} is not one of {", ".join(names)}')
+  for flag in (_CONFIG, _WORKDIR):
+    try:
+      flags.FLAGS[flag.name].value = flag.value and local(flag.value)
+    except ValueError as error:
+      fail(f'--{flag.name}: {error}')
   if _MODE.value == 'list':
     print(help.list_configs())
     sys.exit()

@@ -55,6 +55,19 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
   return folder
 
 
+def local(path: str) -> str:
+  """Returns a path with the user's folder for ~.
+
+  Raises ValueError for an address such as gs://bucket/run.
+  """
+  if re.match(r'[A-Za-z][\w+.-]*://', path):
+    raise ValueError(
+      f'{path} is an address, and only folders of this machine are written: '
+      'give the path of a folder, such as that of a mounted bucket'
+    )
+  return os.path.expanduser(path)
+
+
 def cache_folder() -> Path:
   """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'

@@ -20,6 +20,16 @@ PACKAGES = (
   'diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
   'numpy',
 )  # fmt: skip
+# Settings of JAX that change results, and JAX's defaults.
+_SETTINGS: dict[str, object] = {
+  'jax_default_matmul_precision': None,
+  'jax_default_prng_impl': 'threefry2x32',
+  'jax_enable_x64': False,
+  'jax_high_dynamic_range_gumbel': False,
+  'jax_numpy_dtype_promotion': 'standard',
+  'jax_random_seed_offset': 0,
+  'jax_threefry_partitionable': True,
+}
 
 
 def write_start(workdir: Path, step: int, parameters: int) -> None:
@@ -57,8 +67,13 @@ def seconds(entries: list[dict]) -> float | None:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-  """Returns the versions of packages, of those that are installed."""
-  installed = {}
+  """Returns the versions of the packages that are installed.
+
+  The settings of JAX that change results are added unless they are JAX's own.
+  """
+  values = {name: jax.config.values.get(name) for name in _SETTINGS}
+  values = {name: getattr(x, 'value', x) for name, x in values.items()}
+  installed = {n: str(x) for n, x in values.items() if x != _SETTINGS[n]}
   for name in packages:
     try:
       installed[name] = metadata.version(name)

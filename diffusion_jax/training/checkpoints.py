@@ -76,7 +76,7 @@ def open_manager(
 def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
   """Returns a manager that reads checkpoints; FileNotFoundError without any."""
   folder = _folder(workdir)
-  if not folder.is_dir() or not any(folder.iterdir()):
+  if not checksums.steps_in(folder):
     raise FileNotFoundError(
       f'{workdir} contains no checkpoint: train first, or give the --workdir '
       'of a run'
@@ -217,7 +217,7 @@ def find_step(
   if not isinstance(checkpoint, int) or checkpoint not in steps:
     raise FileNotFoundError(
       f'{workdir} contains no checkpoint {checkpoint} but '
-      f'{", ".join(map(str, steps)) or "no complete one"}'
+      f'{", ".join(map(str, steps))}'
     )
   return checkpoint
 
@@ -292,7 +292,8 @@ def _folder(workdir):
 
 def _with_sums(folder):
   def write_sums():  # of the checkpoint that is being written
-    [draft] = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
+    drafts = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
+    draft = max(drafts, key=os.path.getmtime)  # Others may be leftovers.
     checksums.wait_for_metadata(draft)
     checksums.write(draft)
 

@@ -2,7 +2,8 @@
 
 `sha256sum -c SHA256SUMS` checks a folder by hand. Storage does flip bits, and
 the format of the arrays detects few of them. Checkpoints whose files differ
-from what was written are not read, and moved away.
+from what was written are not read, and moved away. Files that other programs
+add, such as desktop.ini, are no damage.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from diffusion_jax.aliases import PyTree
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import (
   make_folder,
+  one_line,
   open_regular,
   read_json,
   sha256,
@@ -32,7 +34,7 @@ MARK = {'checksums': NAME}
 # Orbax adds a time to this file after the sums are written, so the sums contain
 # a copy of it.
 _METADATA = '_CHECKPOINT_METADATA'
-_COPY = 'metadata.json'
+_COPY, _COUNT = 'metadata.json', 'files'  # and the number of sums
 _LATER = (NAME, _METADATA, 'commit_success.txt')
 
 
@@ -51,8 +53,9 @@ def wait_for_metadata(folder: Path, seconds: float = 60.0) -> None:
 
 def write(folder: Path) -> None:
   """Writes the sums of the files in `folder`, which are complete."""
-  write_text(folder / _COPY, json.dumps(_read(folder / _METADATA)))
-  names = (name for name in _names(folder) if name not in _LATER)
+  names = {*_names(folder), _COPY} - {*_LATER}
+  copy = {**_read(folder / _METADATA), _COUNT: len(names)}
+  write_text(folder / _COPY, json.dumps(copy))
   write_sums(folder, {name: sha256(folder / name) for name in names})
 
 
@@ -80,11 +83,14 @@ def exist(folder: Path) -> bool:
 def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
   """Returns the damage of a checkpoint with sums, or ''.
 
-  items: the sub-folders to check, with all their files; None for all.
+  items: the sub-folders to check, with all their files; None for all. Names the
+  files that are in none of the lines of complete sums in a warning.
   """
   try:
     sums = read_sums(folder)
-    same = _read(folder / _METADATA) == _read(folder / _COPY)
+    copy = _read(folder / _COPY)
+    complete = copy.pop(_COUNT, None) == len(sums)
+    same = _read(folder / _METADATA) == copy
   except FileNotFoundError as error:
     return f'{Path(error.filename).name} is missing'
   except (OSError, UserError, ValueError):
@@ -93,7 +99,8 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
     return f'{_METADATA} is not what was written'
   checked = None if items is None else {*items, _COPY}
   names = {*_names(folder)}
-  for name in sorted({*sums, *names} - {*_LATER}):
+  foreign = sorted(names - {*sums, *_LATER})
+  for name in sorted({*sums, *(() if complete else foreign)} - {*_LATER}):
     if checked is None or name.partition('/')[0] in checked:
       if name not in names:  # A stranger's line may name any file.
         return f'{name} is missing'
@@ -102,6 +109,9 @@ def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
           return f'{name} is not what was written'
       except OSError as error:
         return f'{name} cannot be read ({error.strerror})'
+  if foreign and items is None:
+    names = ', '.join(foreign[:9]) + ', ...' * (len(foreign) > 9)
+    _say(f'{folder} has files of other programs: {names}')
   return ''
 
 
@@ -135,9 +145,8 @@ def _names(folder):
 
 def steps_in(folder: Path) -> list[int]:
   """Returns the steps of the checkpoints in a folder, in order."""
-  return sorted(
-    int(path.name) for path in folder.glob('*') if path.name.isdecimal()
-  )
+  paths = (path for path in folder.glob('*') if path.is_dir())
+  return sorted(int(path.name) for path in paths if path.name.isdecimal())
 
 
 def move_damaged(folder: Path) -> None:
@@ -210,4 +219,4 @@ def _unreadable_metrics(path):
 
 
 def _say(line):
-  print(f'warning: {line}', file=sys.stderr, flush=True)
+  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)

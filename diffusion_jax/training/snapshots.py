@@ -35,7 +35,7 @@ def begin(workdir: Path, step: int, batch_size: int) -> float:
     sizes.append([step if sizes else 0, batch_size])
   if processes.is_first():
     out = of_run.make_folder(workdir, 'snapshots')
-    for path in out.glob(f'*{_ENDING}.*'):  # left by an interrupted write
+    for path in out.glob(f'*{_ENDING}.draft*'):  # of an interrupted write
       path.unlink()
     _delete(workdir, [s for s in steps(workdir) if s > step])
     of_run.write_json(out / 'batches.json', {'batches': sizes})
@@ -80,8 +80,9 @@ def thin(workdir: Path, step: int, every: int, keep: int) -> None:
 def steps(workdir: str | Path) -> list[int]:
   """Returns the steps of the snapshots in a run folder, in order."""
   of_run.check_files(_folder(workdir))
-  names = [path.stem for path in _folder(workdir).glob(f'*{_ENDING}')]
-  return sorted(int(name) for name in names if name.isdecimal())
+  paths = [*_folder(workdir).glob(f'*{_ENDING}')]
+  found = {int(path.stem) for path in paths if path.stem.isdecimal()}
+  return sorted(step for step in found if path_of(workdir, step) in paths)
 
 
 def path_of(workdir: str | Path, step: int) -> Path:

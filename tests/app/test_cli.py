@@ -112,6 +112,11 @@ MISTAKES = """
   mean --config.optimizer.learning_rate?)
 --config=configs/digits.py smoke => unexpected argument 'smoke'
 --config=README.md => README.md is not a config: give a Python file, name.py
+--config=gs://a/run => --config: gs://a/run is an address, and only folders of
+--config=configs/digits.py --workdir=s3://a/b => --workdir: s3://a/b is an addr
+--config=configs/digits.py --config.convert.out=gs://a/b => config.convert.out:
+  gs://a/b is an address, and
+--config=~/nowhere --mode=sample => no config file or run /
 --config=tests --mode=sample => there is no run in tests: train it first
 --config=configs/digits.py --mode=sample --workdir=nowhere => there is no run in
   nowhere: train it first, or give the --workdir of

@@ -101,6 +101,35 @@ def test_a_bit_anywhere_in_the_metadata_of_orbax(copy, run):
   assert 0 < times <= 19  # digits of commit_timestamp_nsecs
 
 
+def test_files_of_other_programs_are_no_damage(copy, run, capsys):
+  """Sync tools leave them in every folder; a list with a gap is noticed."""
+  steps, names = copy / 'checkpoints', ('desktop.ini', '.DS_Store', 'Icon\r')
+  for place in [steps, *(path for path in steps.rglob('*') if path.is_dir())]:
+    for name in (*names, 'manifest (conflicted copy).ocdbt', '@eaDir/3'):
+      (place / name).parent.mkdir(exist_ok=True)
+      (place / name).write_text(name)
+  (steps / '12').touch()
+  (steps / 'x.orbax-checkpoint-tmp').touch()
+  os.utime(steps / 'x.orbax-checkpoint-tmp', (0, 0))
+  equal(stored_weights.restore_params(copy)[0], run[1][3].ema_params)
+  said = capsys.readouterr().err
+  assert f'warning: {steps}/3 has files of other programs: @eaDir/3, ' in said
+  assert said.endswith(', ...\n') and said.count('\n') == 1
+  manager = checkpoints.open_manager(copy, keep=3)
+  equal(checkpoints.restore_latest(manager, state_of(WIDE)), run[1][3])
+  checkpoints.save(manager, run[1][3]._replace(step=np.int32(4)), {})
+  checkpoints.finish(manager)
+  assert checksums.steps_in(steps) == [2, 3, 4]
+  assert checksums.find_damage(steps / '4') == ''
+  sums = steps / '3' / checksums.NAME
+  first, rest = sums.read_text().split('\n', 1)
+  sums.write_text(rest)  # without the line of a file that was written
+  assert WAS in checksums.find_damage(steps / '3')
+  flip(largest(steps / '4' / 'state'))
+  with pytest.raises(ValueError, match='checkpoint 4 .*take checkpoint=2'):
+    stored_weights.restore_params(copy, checkpoint=4)
+
+
 METADATA, WAS = '_CHECKPOINT_METADATA', 'is not what was written'
 UNREAD = f'{METADATA} or {checksums.NAME} is unreadable'
 MINE, ZERO = 'ema_params/../../../mine', f'ema_params/{"../" * 30}dev/zero'

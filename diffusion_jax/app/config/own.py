@@ -25,7 +25,12 @@ from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import check_value
-from diffusion_jax.runtime.files import cache_folder, read_json, write_json
+from diffusion_jax.runtime.files import (
+  cache_folder,
+  local,
+  read_json,
+  write_json,
+)
 
 _allowed: set[str] = set()
 
@@ -33,6 +38,9 @@ _allowed: set[str] = set()
 PATHS = 'path', 'test_path', 'paths', 'data_dir', 'image', 'image2', 'mask'
 # And other fields that are paths, checked where they are read.
 _OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference'
+# Fields that are paths and are not read from a stored config.
+_WRITTEN = 'compilation_cache', 'out'
+_USERS = *_WRITTEN, 'runs', 'source'
 
 # A parameter that every constructor of a field must have.
 NEEDS = {'data': 'split', 'objective': 'network'}
@@ -45,7 +53,22 @@ def allow(names: Iterable[str]) -> None:
   """
   for name in names:
     parts = name.strip('()[]').split(','), re.split(r'[\s,=]+', name)
-    _allowed.update([name, *(x.strip(' \'"') for each in parts for x in each)])
+    words = [name, *(x.strip(' \'"') for each in parts for x in each)]
+    _allowed.update([*words, *map(os.path.expanduser, words)])
+
+
+def expanded(name: str, value: Any) -> Any:
+  """Returns the value of a field, with the user's folder for ~ in paths.
+
+  Raises ValueError for an address, gs://..., that would be written.
+  """
+  if name not in (*PATHS, *_OTHERS, *_USERS):
+    return value
+  if isinstance(value, tuple | list):
+    return tuple(expanded(name, x) for x in value)
+  if not isinstance(value, str):
+    return value
+  return local(value) if name in _WRITTEN else os.path.expanduser(value)
 
 
 def remember(workdir: Path, config: Tree) -> None:

@@ -312,7 +312,9 @@ def _value(value, parameter, path):
     return None
   if value is None and (default is None or default is _EMPTY):
     return None
-  return convert(value, _annotation(parameter), path)
+  value = convert(value, _annotation(parameter), path)
+  with from_config(path):
+    return own.expanded(_last(path), value)
 
 
 def _unknown(schema, given, node):

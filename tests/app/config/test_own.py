@@ -323,6 +323,27 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   paths = {field.rpartition('.')[2] for field in READ}
   assert names == paths | NOT_STORED | NO_PATHS
   assert {*own.PATHS, *own._OTHERS} == paths
+  assert NOT_STORED == {*own._USERS}
+
+
+@pytest.mark.parametrize('field', [
+  *READ, 'compilation_cache', 'average.out', 'convert.out', 'convert.source',
+  'report.runs',
+])  # fmt: skip
+def test_the_folder_of_the_user_is_found_in_every_path(field, monkeypatch):
+  """~ means $HOME in flags, in config files and in --allow."""
+  monkeypatch.setenv('HOME', '/home/of me')
+  _, *more = READ.get(field, ('',))
+  names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
+  flags = [tuple(flag.split('=')) for flag in more]
+  config = store.with_flags(read(names.get(field, 'digits')), flags)
+  for text, path in (('~/a', '/home/of me/a'), ('./~/a', './~/a')):
+    many = isinstance(config.at(field), tuple) or field == 'data.paths'
+    expected, own._allowed = (path,) if many else path, set()
+    assert store.with_flags(config, [(field, text)]).at(field) == expected
+    own.check_paths(field, path)
+    given = store.with_fields(config, {field: (text,) if many else text})
+    assert given.at(field) == expected
 
 
 @pytest.mark.parametrize('field', READ)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -166,6 +167,14 @@ def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
   ):
     config = smoke(**FEW | changes)
     keeps_all('sample', config, copy, f'npz has other settings: .*{message}')
+  for name, value in (('jax_enable_x64', True), ('jax_random_seed_offset', 1)):
+    before = jax.config.values[name]
+    jax.config.update(name, value)  # as its environment variable does
+    try:
+      message = f'settings: versions.{name} is absent, {value} now'
+      keeps_all('sample', smoke(**FEW), copy, message)
+    finally:
+      jax.config.update(name, before)
   before = content(copy)
   capsys.readouterr()
   MODES['sample'](smoke(**FEW), str(copy))

@@ -17,11 +17,18 @@ from tests.app.fields import within
 def test_a_run_continues_on_other_devices_and_in_parts(
   digits_run, tmp_path, capsys
 ):
-  """Two devices with accumulation have the losses of one device."""
+  """Two devices with accumulation have the losses of one device.
+
+  A sync tool has left its files in every folder.
+  """
   moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
   parts = interrupted(digits_run, tmp_path / 'parts')
+  for place in [parts, *(path for path in parts.rglob('*') if path.is_dir())]:
+    (place / 'desktop.ini').touch()
   MODES['train'](smoke(**moved), parts)
-  assert 'devices: 1x2 cpu (data x fsdp)' in capsys.readouterr().out
+  said = capsys.readouterr()
+  assert 'devices: 1x2 cpu (data x fsdp)' in said.out
+  assert 'checkpoints/2 has files of other programs: config/desk' in said.err
   assert (parts / 'checkpoints' / '4').is_dir()
   moved, stayed = (lines_of(r, 'loss') for r in (parts, digits_run))
   assert len(moved) == 4
