@@ -12,7 +12,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from diffusion_jax.data.images import decode_image, resized
-from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.sources import (
+  Facts,
+  check_examples,
+  digest,
+  pictures,
+  spread,
+)
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
 
@@ -99,6 +105,18 @@ class ColumnSource:
       arrays['text'] = np.array([*values(text, _text)])
     return arrays
 
+  def checksum(self) -> str:
+    """Returns the sum of some rows, of one if the table reads blocks of rows.
+
+    It does not depend on pixels that the table has decoded.
+    """
+    rows = self.rows[spread(len(self), 1 if self.order else 64)]
+    cells = self.table.get(self.columns.read, rows)
+    every = (value for name in self.columns.read for value in cells[name])
+    return digest(
+      repr(x.shape if isinstance(x, np.ndarray) else x).encode() for x in every
+    )
+
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if whole and 0 <= value < self.facts.num_classes:
@@ -163,7 +181,7 @@ def checked(source: ColumnSource) -> ColumnSource:
   _check_columns(source.table, source.columns.read, source.columns.label)
   if not len(source):
     raise ValueError(f'{source.table.name} has no examples')
-  source.read(np.arange(1))
+  check_examples(source.read(np.arange(1)), source.facts)
   return source
 
 

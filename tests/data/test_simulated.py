@@ -113,11 +113,11 @@ def test_bounds_are_checked():
   uniform = lambda rng, n: {'x': rng.uniform(0, 2, (n, 2))}
   facts = of_simulator(uniform, bounds=(0.0, 2.0)).facts
   assert (facts.x.low, facts.x.high) == ((0.0, 0.0), (2.0, 2.0))
-  later = lambda rng, n: {'x': rng.uniform(0, 1 + (n < 1000), (n, 2))}
-  fresh = of_simulator(later, num_examples=1400, bounds=(0.0, 1.0), fresh=True)
-  fresh.read(np.arange(900))
+  later = lambda rng, n: {'x': rng.uniform(0, 1 + (n < 100), (n, 2))}
+  fresh = of_simulator(later, num_examples=140, bounds=(0.0, 1.0), fresh=True)
+  fresh.read(np.arange(90))
   with pytest.raises(ValueError, match='examples are outside bounds'):
-    fresh.read(np.arange(1300))
+    fresh.read(np.arange(130))
 
 
 def test_fields_of_a_simulator_are_those_of_the_config():

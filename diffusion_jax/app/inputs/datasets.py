@@ -1,16 +1,32 @@
 """The data of a run: their sources, and the facts that models need."""
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data import image_folder, pipeline
-from diffusion_jax.data.sources import Facts, Source, measured
+from diffusion_jax.data.sources import Facts, Source, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
+
+
+def of_run(config: Node, workdir: str | Path) -> Node:
+  """Returns the config, whose simulations are kept in the run folder."""
+  if config.data is None:
+    return config
+  given = {'kept_in': Path(workdir) / 'simulations'}
+  return config.replace(data=dataclasses.replace(config.data, given=given))
+
+
+def with_contents(facts: Facts, source: Source) -> Facts:
+  """Returns facts with the number and the checksum of a source's examples."""
+  with from_config('data'):
+    return facts._replace(examples=len(source), checksum=checksum(source))
 
 
 def facts_of(config: Node) -> Facts:

@@ -280,6 +280,8 @@ def announce(parts: Setup, state: TrainState) -> None:
   what = 'images' if source.facts.x.is_picture else 'examples'
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
+  if config.data.get('fresh'):
+    data += ', simulated anew in each epoch and not kept'
   print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:

@@ -11,7 +11,7 @@ from jax import stages
 from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, models
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
@@ -62,7 +62,7 @@ class Setup:
 
 
 def setup(config: Node, workdir: str | Path) -> Setup:
-  """Makes the parts of a training; writes no file.
+  """Makes the parts of a training; writes nothing but simulations.
 
   Raises UserError if anything in the config is wrong.
   """
@@ -70,13 +70,17 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   refuse(problems(config))
   mesh = devices.make_mesh(config)
   refuse(batch_problems(config, mesh))
-  source = datasets.source_of(config)
+  if config.training.resume != 'force':
+    folder.check_same_run(Path(workdir), config)
+  source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
+  facts = datasets.with_contents(model.facts, source)
+  model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
-  facts = {'total_steps': config.training.num_steps}
-  optimizer, rate = config.optimizer.make(facts)
+  total = {'total_steps': config.training.num_steps}
+  optimizer, rate = config.optimizer.make(total)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
