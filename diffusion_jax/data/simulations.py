@@ -57,7 +57,7 @@ def simulations(
   every = 0.1 if sys.stderr.isatty() else 10.0
   more = {'initial': same, 'delay': 1, 'mininterval': every}
   with (
-    _mapped(workers) as mapped,
+    _mapped(simulate, workers) as mapped,
     tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
   ):
     # In a random order, so that processes that begin together share the work.
@@ -102,21 +102,26 @@ def simulate_block(
 
 
 @contextlib.contextmanager
-def _mapped(workers):
+def _mapped(simulate, workers):
   # Yields the function `map`, of this process or of several.
   if not workers:
     yield map
     return
+  try:
+    pickle.dumps(simulate)
+  except (AttributeError, TypeError, pickle.PicklingError) as error:
+    raise ValueError(
+      f'workers={workers} needs a simulator that its module has by its name: '
+      f'{error}'
+    ) from None
   context, before = multiprocessing.get_context('spawn'), {*_children()}
   pool = ProcessPoolExecutor(workers, context, _begin_worker)
   try:
     yield pool.map
-  except (process.BrokenProcessPool, pickle.PicklingError) as error:
+  except process.BrokenProcessPool:
     raise ValueError(
-      f'workers={workers}: {error}. The simulator must be a function that its '
-      'module has by this name, and each process needs memory; workers=0 needs '
-      'neither'
-    ) from error
+      f'one of workers={workers} processes ended: set fewer if they lack memory'
+    ) from None
   finally:
     for child in {*_children()} - before:
       child.terminate()

@@ -134,7 +134,8 @@ def check_same_run(
       now['facts'].pop(name, None)
   changed = differences(before, now, FREE)
   if changed:
-    what = 'other data' if changed.startswith('facts.') else 'another config'
+    facts_only = all(x.startswith('facts.') for x in changed.split('; '))
+    what = 'other data' if facts_only else 'another config'
     raise UserError(
       f'{workdir} holds a run with {what}: {changed}. '
       'Give another --workdir, or --config.training.resume=force to continue it'
