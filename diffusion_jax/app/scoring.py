@@ -190,9 +190,7 @@ def load_reference(
   model: Model, extractor: Extractor, split: str
 ) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
-  data = folder.plain(model.config)['data']
-  data.pop('data_dir', None)
-  about = {'data': data, 'split': split}
+  about = {'data': folder.data_of(model.config), 'split': split}
   size = model.config.evaluation.batch_size
   with from_config('evaluation'):
     return references.load(

@@ -14,7 +14,13 @@ import numpy as np
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.sources import (
+  Facts,
+  check_examples,
+  digest,
+  pictures,
+  spread,
+)
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
 
@@ -101,6 +107,18 @@ class ColumnSource:
       arrays['text'] = np.array([*values(text, _text)])
     return arrays
 
+  def checksum(self) -> str:
+    """Returns the sum of some rows, of one if the table reads blocks of rows.
+
+    It does not depend on pixels that the table has decoded.
+    """
+    rows = self.rows[spread(len(self), 1 if self.order else 64)]
+    cells = self.table.get(self.columns.read, rows)
+    every = (value for name in self.columns.read for value in cells[name])
+    return digest(
+      repr(x.shape if isinstance(x, np.ndarray) else x).encode() for x in every
+    )
+
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if whole and 0 <= value < self.facts.num_classes:
@@ -170,7 +188,7 @@ def checked(
     raise ValueError(f'{source.table.name} has no examples')
   if check or skip_damaged:
     source = _intact(source, skip_damaged)
-  source.read(np.arange(1))
+  check_examples(source.read(np.arange(1)), source.facts)
   return source
 
 

@@ -19,7 +19,7 @@ from diffusion_jax.data.images import (
   read_image,
   resized,
 )
-from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.sources import Facts, digest, pictures, spread
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
@@ -57,6 +57,13 @@ class FileSource:
     if self.captions:
       arrays['text'] = np.array([self.captions[int(i)] for i in index])
     return arrays
+
+  def checksum(self) -> str:
+    """Returns the sum of all names and captions, and of sizes of files."""
+    names = [os.fsencode(path)[len(bytes(self.root)) :] for path in self.paths]
+    few = spread(len(names), 10_000)  # A network's file system is slow.
+    sizes = [b'%d' % self.paths[i].stat().st_size for i in few]
+    return digest([*names, *sizes, *(text.encode() for text in self.captions)])
 
 
 def captioned(source: FileSource) -> FileSource:

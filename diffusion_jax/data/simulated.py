@@ -4,17 +4,21 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from diffusion_jax.data.npz import box_of
+from diffusion_jax.data.simulations import (
+  BLOCK,
+  Simulator,
+  check_shapes,
+  simulate_block,
+  simulations,
+)
 from diffusion_jax.data.sources import ArraySource, Facts, Source, check_box
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, Finite, Size
-
-# (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
-Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
-BLOCK = 1000  # simulations at a time
 
 
 def is_simulator(function: object) -> bool:
@@ -53,25 +57,62 @@ def of_simulator(
   num_classes: Count = 0,
   bounds: tuple[Finite, ...] = (),
   joint: bool = False,
+  workers: Count = 0,
+  kept_in: str | Path | None = None,
 ) -> Source:
   """Returns simulations as a source.
 
   num_examples: of the train split; num_test: of the test split, which has other
-  random numbers; fresh: each epoch of training has new simulations; draws: the
-  seed of the random numbers; bounds: see `npz`; joint: x is one vector of x and
-  context, without a context, and bounds are of its first part. Simulations with
-  NaN are left out, and their number is printed. Raises ValueError.
+  random numbers; fresh: each epoch of training has new simulations, which
+  nothing keeps; draws: the seed of the random numbers; bounds: see `npz`;
+  joint: x is one vector of x and context, without a context, and bounds are of
+  its first part; workers: processes that simulate, 0 for this one; kept_in: a
+  folder in which all others are kept, so that each runs once. Simulations with
+  NaN are left out, and their number is printed when they run. Raises
+  ValueError.
   """
   check_split(split)
-  source = Simulated(
-    simulate,
-    num_examples if split == 'train' else num_test,
-    (draws, split == 'test'),
+  size = num_examples if split == 'train' else num_test
+  seed = draws, split == 'test'
+  made = functools.partial(_source, num_classes, bounds, joint)
+  if fresh and split == 'train':
+    return Simulated(simulate, size, seed, made)
+  arrays, new = simulations(simulate, size, (*seed, 0), workers, kept_in)
+  good = np.flatnonzero(_is_finite(arrays))
+  if new and len(good) < size:
+    bad = size - len(good)
+    print(f'{bad:,} of {size:,} simulations have NaN and are left out')
+  return made({name: array[good] for name, array in arrays.items()})
+
+
+def _source(num_classes, bounds, joint, arrays):
+  low, high = box_of(bounds, arrays['x'].shape[-1])
+  if joint:  # The box is of the last axis of x, and repeats for the others.
+    times = int(np.prod(arrays['x'].shape[1:-1]))
+    arrays, low, high = joined(arrays), times * low, times * high
+  source = ArraySource(
+    arrays['x'],
+    arrays.get('label'),
     num_classes,
-    bounds,
-    joint,
+    context=arrays.get('context'),
+    low=low,
+    high=high,
   )
-  return source if fresh and split == 'train' else source.kept()
+  check_box(source.facts.x, source.x)
+  return source
+
+
+def _is_finite(arrays):
+  # Returns which simulations have no NaN, bool [n]; ValueError if none has.
+  good = np.ones(len(arrays['x']), bool)
+  for array in arrays.values():
+    if array.dtype.kind == 'f':
+      good &= np.isfinite(array).reshape(len(good), -1).all(axis=1)
+  if not good.any():
+    raise ValueError(
+      f'all {len(good)} simulations have NaN: none is left to train on'
+    )
+  return good
 
 
 _OWN = {*inspect.signature(of_simulator).parameters}
@@ -87,23 +128,17 @@ class Simulated:
   in_memory = True
 
   def __init__(
-    self, simulate, size, seed, num_classes=0, bounds=(), joint=False
+    self,
+    simulate: Simulator,
+    size: int,
+    seed: tuple[int, ...],
+    source: Callable[[dict[str, np.ndarray]], ArraySource] | None = None,
   ):
     self._simulate, self._size, self._seed = simulate, size, seed
-    self._num_classes, self._bounds = num_classes, bounds
-    self._epoch, self._kept, self._shapes = None, {}, {}
-    first = self.block(0, 0)[0]
-    x = first['x']
-    self._low, self._high = box_of(bounds, x.shape[-1])
-    if joint:
-      self._kept, first, x = {}, joined(first), first['x']
-      self._simulate = lambda rng, n: joined(
-        check_simulations(simulate(rng, n), n)
-      )
-    self._shapes = {name: a.shape[1:] for name, a in first.items()}
-    some = self._source(first)
-    self.facts: Facts = some.facts
-    check_box(some.facts.x, first['x'])
+    self._source = source or functools.partial(_source, 0, (), False)
+    self._epoch, self._kept, self._first = None, {}, {}
+    self._first = self.block(0, 0)
+    self.facts: Facts = self._source(self._first).facts
 
   def __len__(self) -> int:
     return self._size
@@ -128,72 +163,26 @@ class Simulated:
       {*zip(epoch.tolist(), places.tolist(), strict=True)}
     ):
       chosen = (epoch == e) & (places == place)
-      block, _ = self.block(int(e), int(place))
-      for name, array in block.items():
+      block = self._source(self.block(int(e), int(place)))
+      for name, array in block.read(np.arange(len(block))).items():
         if name not in parts:
           parts[name] = np.empty((len(index), *array.shape[1:]), array.dtype)
         parts[name][chosen] = array[rows[chosen]]
-    check_box(self.facts.x, parts['x'])
     return parts
 
-  def kept(self) -> ArraySource:
-    """Returns all examples in memory, without those that have NaN."""
-    blocks = [self.block(0, i, True) for i in range(-(-self._size // BLOCK))]
-    arrays = {
-      name: np.concatenate([block[name] for block, _ in blocks])
-      for name in blocks[0][0]
-    }
-    bad = sum(count for _, count in blocks)
-    if bad:
-      print(f'{bad:,} of {self._size:,} simulations have NaN and are left out')
-    source = self._source(arrays)
-    check_box(source.facts.x, source.x)
-    return source
-
-  def _source(self, arrays):
-    return ArraySource(
-      arrays['x'],
-      arrays.get('label'),
-      self._num_classes,
-      context=arrays.get('context'),
-      low=self._low,
-      high=self._high,
-    )
-
-  def block(
-    self, epoch: int, place: int, only_finite: bool = False
-  ) -> tuple[dict[str, np.ndarray], int]:
-    """Returns (arrays of a block, how many simulations in it have NaN)."""
+  def block(self, epoch: int, place: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of a block, without NaN."""
     count = min(BLOCK, self._size - place * BLOCK)
     seed = (*self._seed, epoch, place)
-    key = seed, only_finite
-    if key not in self._kept:  # The latest two blocks: a batch may need both.
-      made = _block(self._simulate, seed, count, only_finite)
-      shapes = {name: a.shape[1:] for name, a in made[0].items()}
-      if self._shapes not in ({}, shapes):
-        raise ValueError(
-          f'a simulator must return the same shapes each time, got {shapes} '
-          f'after {self._shapes}'
-        )
-      self._kept = dict([*self._kept.items()][-1:]) | {key: made}
-    return self._kept[key]
-
-
-def _block(simulate, seed, count, only_finite):
-  rng = np.random.default_rng(tuple(int(part) for part in seed))
-  arrays = check_simulations(simulate(rng, count), count)
-  good = np.ones(count, bool)
-  for array in arrays.values():
-    if array.dtype.kind == 'f':
-      good &= np.isfinite(array).reshape(count, -1).all(axis=1)
-  if not good.any():
-    raise ValueError(
-      f'all {count} simulations have NaN: none is left to train on'
-    )
-  index = np.flatnonzero(good)
-  if not only_finite:
-    index = np.where(good, np.arange(count), np.resize(index, count))
-  return {name: array[index] for name, array in arrays.items()}, (~good).sum()
+    if seed not in self._kept:  # The latest two blocks: a batch may need both.
+      arrays = simulate_block(self._simulate, seed, count)
+      check_shapes(arrays, self._first or arrays)
+      good = _is_finite(arrays)
+      index = np.flatnonzero(good)
+      index = np.where(good, np.arange(count), np.resize(index, count))
+      arrays = {name: array[index] for name, array in arrays.items()}
+      self._kept = dict([*self._kept.items()][-1:]) | {seed: arrays}
+    return self._kept[seed]
 
 
 def joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -206,29 +195,3 @@ def joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 _JOINED = 'x', 'context'
-
-
-def check_simulations(arrays: object, count: int) -> dict[str, np.ndarray]:
-  """Returns a simulator's result; raises ValueError in one line for another."""
-  names = 'x', 'context', 'label'
-  if not isinstance(arrays, dict) or 'x' not in arrays or {*arrays} - {*names}:
-    given = [*arrays] if isinstance(arrays, dict) else type(arrays).__name__
-    raise ValueError(
-      'a simulator must return a dict with x, and context or label: got '
-      f'{given}'
-    )
-  found = {}
-  for name, array in arrays.items():
-    array = np.asarray(array)
-    if array.ndim < 1 + (name != 'label') or len(array) != count:
-      raise ValueError(
-        f'a simulator must return {name} of the shape [{count}, ...], got '
-        f'{list(array.shape)}'
-      )
-    if name == 'label':
-      found[name] = array.astype(np.int32)
-    elif array.dtype == np.uint8 or array.dtype.kind == 'f':
-      found[name] = array
-    else:
-      found[name] = array.astype(np.float64)
-  return found

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -21,7 +22,8 @@ class Facts(NamedTuple):
   x: the examples; num_classes: 0 without labels; context: real numbers that
   belong to each example, a condition; class_names: of the classes 0, 1, ... in
   turn, or () if the data do not name them; skipped: names of damaged pictures
-  that are left out.
+  that are left out; examples, checksum: the number of the examples that a run
+  is trained on, and their `checksum`; 0 and '' if unknown.
   """
 
   x: Values
@@ -29,14 +31,17 @@ class Facts(NamedTuple):
   context: Values | None = None
   class_names: tuple[str, ...] = ()
   skipped: tuple[str, ...] = ()
+  examples: Count = 0
+  checksum: str = ''
 
   def as_json(self) -> Json:
     """Returns nested dicts, without what is empty but num_classes."""
     tree = {'x': self.x._asdict(), 'num_classes': self.num_classes}
     if self.context is not None:
       tree['context'] = self.context._asdict()
-    names = {'class_names': self.class_names, 'skipped': self.skipped}
-    return tree | {name: list(value) for name, value in names.items() if value}
+    more = self._asdict()
+    names = 'class_names', 'skipped', 'examples', 'checksum'
+    return tree | {name: more[name] for name in names if more[name]}
 
 
 class Source(Protocol):
@@ -66,6 +71,25 @@ class Source(Protocol):
     Raises ValueError that names a file that cannot be read.
     """
     ...
+
+
+def checksum(source: object) -> str:
+  """Returns source.checksum(), a sum of what is stored, or '' without one."""
+  stored = getattr(source, 'checksum', None)
+  return stored() if stored else ''
+
+
+def digest(parts: Iterable[bytes]) -> str:
+  """Returns a sum of 16 letters."""
+  sum = hashlib.sha256()
+  for part in parts:
+    sum.update(b'%d:' % len(part) + part)
+  return sum.hexdigest()[:16]
+
+
+def spread(count: int, most: int) -> np.ndarray:
+  """Returns at most `most` of the indices 0..count - 1, evenly spaced."""
+  return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 class OrderedSource(Source, Protocol):
@@ -129,6 +153,7 @@ def facts_of_fields(
 
 
 MOST_MEASURED = 10_000  # examples
+MOST_SUMMED = 2**26  # bytes
 
 
 def measured(source: Source) -> Facts:
@@ -141,9 +166,7 @@ def measured(source: Source) -> Facts:
   facts = source.facts
   if facts.x.levels and facts.context is None:
     return facts
-  count = min(len(source), MOST_MEASURED)
-  index = np.linspace(0, len(source) - 1, count).astype(int)
-  arrays = source.read(index)
+  arrays = source.read(spread(len(source), MOST_MEASURED))
   x, context = facts.x, facts.context
   if not x.levels:
     check_box(x, arrays['x'])
@@ -185,8 +208,16 @@ def _standardised(values, array, name):
 def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
   """Returns what a source has read; raises ValueError if it is not its facts.
 
-  Levels must be uint8, and real numbers must be finite.
+  Levels must be uint8, real numbers finite, and labels 0..num_classes - 1.
   """
+  classes = facts.num_classes
+  label = np.asarray(arrays.get('label', -1)) if classes else np.zeros(1)
+  if label.size and not 0 <= label.min() <= label.max() < max(1, classes):
+    given = f'{label.min()}..{label.max()}' if 'label' in arrays else 'none'
+    raise ValueError(
+      f'num_classes={classes} needs labels in 0..{classes - 1}, and the data '
+      f'have {given}: give them, or set num_classes=0'
+    )
   for name, values in (('x', facts.x), ('context', facts.context)):
     if values is None:
       continue
@@ -256,7 +287,9 @@ class ArraySource:
   class_names: tuple[str, ...] = ()
 
   def __post_init__(self):
-    check_examples({'x': self.x[:1], **self._context(slice(1))}, self.facts)
+    first = {'x': self.x[:1], **self._context(slice(1))}
+    label = {} if self.label is None else {'label': self.label}
+    check_examples(first | label, self.facts)
 
   @property
   def facts(self) -> Facts:
@@ -283,6 +316,12 @@ class ArraySource:
   def _context(self, index):
     return {} if self.context is None else {'context': self.context[index]}
 
+  def checksum(self) -> str:
+    """Returns the sum of the arrays, or of evenly spaced rows of large ones."""
+    most = max(1, MOST_SUMMED // max(1, self.x[:1].nbytes))
+    arrays = self.read(spread(len(self), most))
+    return digest(array.tobytes() for array in arrays.values())
+
 
 class Binarized:
   """Makes black and white images of a source's grey levels.
@@ -307,6 +346,10 @@ class Binarized:
 
   def __len__(self) -> int:
     return len(self.source)
+
+  def checksum(self) -> str:
+    """Returns the checksum of the source."""
+    return checksum(self.source)
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Binarized':
     """Returns the source whose row i of `read` is drawn for epoch[i]."""

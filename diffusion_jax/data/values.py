@@ -80,9 +80,14 @@ class Values(NamedTuple):
     return float(np.sum(np.log(self.std))) * int(np.prod(self.shape[:-1]))
 
   def inside(self, values: np.ndarray) -> np.ndarray:
-    """Returns which rows of data [N, *shape] are within the box, bool [N]."""
+    """Returns which rows of data [N, *shape] are within the box, bool [N].
+
+    The ends of the box are rounded as the data are, so that they are inside.
+    """
     if not self.low:
       return np.ones(len(values), bool)
     bounded = values[..., : len(self.low)]
-    within = (bounded >= self.low) & (bounded <= self.high)
+    kind = values.dtype if values.dtype.kind == 'f' else np.float64
+    low, high = np.asarray(self.low, kind), np.asarray(self.high, kind)
+    within = (bounded >= low) & (bounded <= high)
     return np.all(within.reshape(len(values), -1), axis=1)

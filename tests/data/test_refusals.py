@@ -285,15 +285,17 @@ of_simulator(lambda rng, n: np.zeros((n, 2))) => return a dict with x, ... got
   ndarray
 of_simulator(lambda rng, n: dict(theta=np.zeros((n, 2)))) => got ['theta']
 of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), y=0)) => got ['x', 'y']
-of_simulator(lambda rng, n: dict(x=np.zeros(n))) => return x of the shape [1000,
-  ...], got [1000]
-of_simulator(lambda rng, n: dict(x=np.zeros((2, n)))) => got [2, 1000]
+of_simulator(lambda rng, n: dict(x=np.zeros(n))) => return x of the shape [100,
+  ...], got [100]
+of_simulator(lambda rng, n: dict(x=np.zeros((2, n)))) => got [2, 100]
 of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), context=np.zeros(n))) =>
   return context of the shape
-of_simulator(lambda rng, n: dict(x=np.zeros((n, 1 + n // 1000))),
-  num_examples=1500) => the same shapes each
-of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan))) => all 1000
+of_simulator(lambda rng, n: dict(x=np.zeros((n, 1 + n // 100))),
+  num_examples=150) => the same shapes each
+of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan))) => all 10000
   simulations have NaN: none
+of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan)), fresh=True) => all
+  100 simulations have NaN
 of_simulator(uniform, bounds=(0.0, 1.9)) => examples are outside bounds
 of_simulator(uniform, bounds=(0.0, 1.9), fresh=True) => are outside bounds
 of_simulator(uniform, bounds=(0.0, 1.0, 2.0)) => of 2 numbers in turn; got 3

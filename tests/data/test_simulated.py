@@ -56,6 +56,24 @@ def test_draws_follow_from_the_seed_the_split_and_the_index():
   assert len({a.tobytes() for a in (x, *others)}) == 4
 
 
+def test_the_sizes_of_splits_are_their_own():
+  sizes = {'num_examples': 30, 'num_test': 7}
+  for split, size in ('train', 30), ('test', 7):
+    assert len(of_simulator(gaussian, split, **sizes)) == size
+
+
+def test_one_number_that_is_nan_loses_its_simulation():
+  def half(rng, n):
+    arrays = gaussian(rng, n)
+    arrays['x'][::4, 1] = arrays['context'][1::4, 0] = np.nan
+    return arrays
+
+  source = of_simulator(half, num_examples=120)
+  assert len(source) == 60
+  arrays = source.read(np.arange(60))
+  assert all(np.isfinite(a).all() for a in arrays.values())
+
+
 def test_pairs_stay_together():
   source = of_simulator(gaussian, num_examples=4000, draws=3)
   difference = source.read(np.arange(4000))
@@ -113,11 +131,11 @@ def test_bounds_are_checked():
   uniform = lambda rng, n: {'x': rng.uniform(0, 2, (n, 2))}
   facts = of_simulator(uniform, bounds=(0.0, 2.0)).facts
   assert (facts.x.low, facts.x.high) == ((0.0, 0.0), (2.0, 2.0))
-  later = lambda rng, n: {'x': rng.uniform(0, 1 + (n < 1000), (n, 2))}
-  fresh = of_simulator(later, num_examples=1400, bounds=(0.0, 1.0), fresh=True)
-  fresh.read(np.arange(900))
+  later = lambda rng, n: {'x': rng.uniform(0, 1 + (n < 100), (n, 2))}
+  fresh = of_simulator(later, num_examples=140, bounds=(0.0, 1.0), fresh=True)
+  fresh.read(np.arange(90))
   with pytest.raises(ValueError, match='examples are outside bounds'):
-    fresh.read(np.arange(1300))
+    fresh.read(np.arange(130))
 
 
 def test_fields_of_a_simulator_are_those_of_the_config():
@@ -146,3 +164,37 @@ def test_joint_simulations_are_one_vector():
     np.testing.assert_array_equal(found['x'], both)
     low, high = (-9.0, -9.0), (9.0, 9.0)
     assert joint.facts == Facts(Values((3,), low=low, high=high))
+
+
+@pytest.mark.parametrize('fresh', [False, True])
+def test_the_box_of_a_joint_vector_covers_all_of_x(fresh):
+  """x of the shape [3, 2] is six numbers, and the last axis has two ends."""
+  x = lambda rng, n: rng.uniform([0.0, 5.0], [1.0, 6.0], (n, 3, 2))
+  pairs = lambda rng, n: {'x': x(rng, n), 'context': np.zeros((n, 1))}
+  fields: Any = {'num_examples': 30, 'joint': True, 'fresh': fresh}
+  for bounds, low, high in (
+    ((0.0, 1.0, 5.0, 6.0), (0.0, 5.0), (1.0, 6.0)),
+    ((0.0, 6.0), (0.0, 0.0), (6.0, 6.0)),
+  ):
+    facts = of_simulator(pairs, bounds=bounds, **fields).facts
+    assert facts.x == Values((7,), low=3 * low, high=3 * high)
+
+  def outside(rng, n):
+    arrays = pairs(rng, n)
+    arrays['x'][:, 2, 0] = 1.5
+    return arrays
+
+  with pytest.raises(ValueError, match='outside bounds'):
+    of_simulator(outside, bounds=(0.0, 1.0, 5.0, 6.0), **fields)
+
+
+@pytest.mark.parametrize('fresh', [False, True])
+def test_labels_that_are_asked_for_must_be_there(fresh):
+  fields: Any = {'num_examples': 30, 'num_classes': 3, 'fresh': fresh}
+  with pytest.raises(ValueError, match='needs labels in 0..2, .* have none'):
+    of_simulator(gaussian, **fields)
+  labelled = lambda rng, n: gaussian(rng, n) | {'label': np.arange(n) % 4}
+  with pytest.raises(ValueError, match='needs labels in 0..2, .* have 0..3'):
+    of_simulator(labelled, **fields)
+  fields['num_classes'] = 4
+  assert of_simulator(labelled, **fields).read(np.array([5]))['label'] == [1]

@@ -43,6 +43,7 @@ FREE = (
   'matmul_precision',
   'data.check',
   'data.data_dir',
+  'data.workers',
   'network.remat',
   *(
     f'training.{name}'
@@ -108,19 +109,36 @@ def config_hash(workdir: str | Path) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_same_run(workdir: Path, config: Node, facts: Facts) -> None:
-  """Raises UserError if the run in workdir has another config.
+def data_of(config: Node) -> dict:
+  """Returns the fields of the section `data` that its examples depend on."""
+  data = plain(config)['data'] or {}
+  return {n: x for n, x in data.items() if f'data.{n}' not in FREE}
 
-  A folder with a config.json or checkpoints is a run.
+
+def check_same_run(
+  workdir: Path, config: Node, facts: Facts | None = None
+) -> None:
+  """Raises UserError if the run in workdir has another config, or other data.
+
+  A folder with a config.json or checkpoints is a run. facts: None before the
+  data are read; what the run does not know of them is not compared.
   """
   before = read_config(workdir)
   if before is None:
     check_config_kept(workdir)
     return
-  changed = differences(before, stored_form(config, facts), FREE)
+  known = before.get('facts') or {}
+  now = plain(config) | {'facts': known}
+  if facts is not None:
+    now = stored_form(config, facts)
+    for name in {'examples', 'checksum'} - {*known}:
+      now['facts'].pop(name, None)
+  changed = differences(before, now, FREE)
   if changed:
+    facts_only = all(x.startswith('facts.') for x in changed.split('; '))
+    what = 'other data' if facts_only else 'another config'
     raise UserError(
-      f'{workdir} holds a run with another config: {changed}. '
+      f'{workdir} holds a run with {what}: {changed}. '
       'Give another --workdir, or --config.training.resume=force to continue it'
     )
 

@@ -74,7 +74,7 @@ DIFFUSION = Schema(
     'noise_input': ('schedule_steps',),
     'sampler': ('schedule',),
     'schedule': (),
-    'data': ('split',),
+    'data': ('split', 'kept_in'),
     'optimizer': ('total_steps',),
     'operator': ('shape',),
     'reward': ('x0',),

@@ -65,7 +65,8 @@ class Node(Tree):
   """A complete section, whose fields are items and attributes.
 
   A value is plain, a Node, or None. where: the path of the section; choice: the
-  name of a choice, '' for a part; needs: the names of its facts.
+  name of a choice, '' for a part; needs: the names of its facts; given: facts
+  that every `make` has.
   """
 
   where: str
@@ -73,6 +74,7 @@ class Node(Tree):
   _fields: Tree
   choice: str = ''
   needs: Collection[str] = ()
+  given: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
   def __getitem__(self, name: str) -> Any:
     return self._fields[name]
@@ -122,7 +124,7 @@ class Node(Tree):
     facts, inner choices that need others than this one stay Nodes. Raises
     UserError if a constructor refuses its arguments.
     """
-    return self._make(facts or {}, {})
+    return self._make({**self.given, **(facts or {})}, {})
 
   def _make(self, facts, outer):
     around = {**outer, **self._fields} if self.choice else {}

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
 from diffusion_jax.app.model import Model
-from diffusion_jax.data import drawings, simulated
+from diffusion_jax.data import drawings
 from diffusion_jax.errors import UserError
 
 _MOST = 2000  # training examples, and points
@@ -21,9 +20,9 @@ def examples(model: Model) -> np.ndarray | None:
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
     return None
-  if 'num_examples' in config.data:  # a block, instead of simulating all
-    count = min(config.data.num_examples, simulated.BLOCK)
-    config = store.with_fields(config, {'data.num_examples': count})
+  if 'num_examples' in config.data:  # if the run has not kept all
+    count = min(config.data.num_examples, 1000)
+    config = config.replace(data=config.data.replace(num_examples=count))
   try:
     source = datasets.source_of(config)
   except (UserError, OSError):  # Samples need no data.

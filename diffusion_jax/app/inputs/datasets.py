@@ -1,17 +1,39 @@
 """The data of a run: their sources, and the facts that models need."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data import image_folder, pipeline
-from diffusion_jax.data.sources import Facts, Source, measured
+from diffusion_jax.data.sources import Facts, Source, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
+
+
+def of_run(config: Node, workdir: str | Path) -> Node:
+  """Returns the config, whose simulations are kept in the run folder."""
+  if config.data is None:
+    return config
+  given = {'kept_in': Path(workdir) / 'simulations'}
+  return config.replace(data=dataclasses.replace(config.data, given=given))
+
+
+def with_contents(facts: Facts, source: Source) -> Facts:
+  """Returns facts with what a source alone knows.
+
+  This is the number and the checksum of its examples, the names of its classes
+  and of damaged pictures.
+  """
+  names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
+  with from_config('data'):
+    total = checksum(source)
+  return facts._replace(examples=len(source), checksum=total, **names)
 
 
 def facts_of(config: Node) -> Facts:
@@ -28,14 +50,6 @@ def facts_of(config: Node) -> Facts:
   source = source_of(config)
   with from_config('data'):
     return measured(source)
-
-
-def with_names(config: Node, facts: Facts, source: Source) -> Facts:
-  """Returns facts that a config states, with the names that the data give."""
-  if 'facts' in config:
-    return facts
-  names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
-  return facts._replace(**names)
 
 
 def stated_facts(section: Node | None) -> Facts | None:

@@ -353,8 +353,7 @@ def describe(model: Model, metric: str, checksum: int, count: int) -> Fields:
   fields = folder.plain(model.config)
   others = *folder.USES, 'training', 'optimizer', 'facts', 'seed'
   kept = {name: x for name, x in fields.items() if name not in others}
-  if kept['data']:
-    kept['data'].pop('data_dir', None)
+  kept['data'] = folder.data_of(model.config)
   own = metric, 'split', 'num_images', 'batch_size', 'seed'
   sampling = fields['sampling']
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')

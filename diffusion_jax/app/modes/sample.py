@@ -134,7 +134,8 @@ def within_box(
     if tried[bad].max() >= ATTEMPTS:
       raise UserError(
         f'sample {index[bad[0]]}: {ATTEMPTS} draws in a row were outside '
-        'data.bounds: train longer, or widen data.bounds'
+        'data.bounds, the box of this run: train longer, or train a new run '
+        'with wider data.bounds'
       )
     # Each gets several attempts, to fill the batch; the first inside counts.
     left = ATTEMPTS - int(tried[bad].max())

@@ -17,7 +17,12 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.modes.train_setup import Setup, make_advance, setup
+from diffusion_jax.app.modes.train_setup import (
+  Setup,
+  check_same_run,
+  make_advance,
+  setup,
+)
 from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
@@ -219,8 +224,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
-  if c.resume != 'force':
-    folder.check_same_run(workdir, parts.config, parts.model.facts)
+  check_same_run(parts.config, workdir, parts.model.facts)
   try:
     manager = checkpoints.open_manager(
       workdir,
@@ -280,6 +284,8 @@ def announce(parts: Setup, state: TrainState) -> None:
   what = 'images' if source.facts.x.is_picture else 'examples'
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
+  if config.data.get('fresh'):
+    data += ', simulated anew in each epoch and not kept'
   print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:

@@ -1,0 +1,239 @@
+"""Simulations, each of which is simulated once and kept in a folder."""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import inspect
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, process
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_jax.data import npz
+from diffusion_jax.drafts import draft
+
+# (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
+Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
+Arrays = dict[str, np.ndarray]
+BLOCK = 100  # simulations at a time; each block has its own random numbers
+MOST_KEPT = 2**32  # bytes of a split
+
+
+def simulations(
+  simulate: Simulator,
+  size: int,
+  seed: tuple[int, ...],
+  workers: int = 0,
+  folder: str | Path | None = None,
+) -> tuple[Arrays, bool]:
+  """Returns (simulations 0..size - 1, whether the folder lacked any).
+
+  Block i depends on the seed and i alone. The folder keeps each block, and one
+  file when all are there, by a sum of the simulator's code, its fields and the
+  seed. workers: processes that simulate; 0: this one. Raises ValueError.
+  """
+  path = None
+  if folder:
+    path = Path(folder) / f'{_name(simulate, seed)}.npz'
+    if path.parent.is_symlink():  # A run may come from a stranger.
+      raise ValueError(f'nothing is written in {folder}, a link: remove it')
+    path.parent.mkdir(parents=True, exist_ok=True)
+  kept = _read(path) or {'x': ()}
+  count = len(kept['x'])
+  same = size if count == size else min(size, count) // BLOCK * BLOCK
+  blocks = {
+    i: {name: array[i : i + BLOCK] for name, array in kept.items()}
+    for i in range(0, same, BLOCK)
+  }
+  every = 0.1 if sys.stderr.isatty() else 10.0
+  more = {'initial': same, 'delay': 1, 'mininterval': every}
+  with (
+    _mapped(simulate, workers) as mapped,
+    tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
+  ):
+    # In a random order, so that processes that begin together share the work.
+    todo = np.arange(same, size, BLOCK)
+    todo = np.random.default_rng().permutation(todo).tolist()
+    block = functools.partial(_kept_block, simulate, size, seed, path)
+    for i, arrays in zip(todo, mapped(block, todo), strict=True):
+      blocks[i] = arrays
+      check_shapes(arrays, blocks[min(blocks)])
+      bar.update(len(arrays['x']))
+  arrays = {
+    name: np.concatenate([blocks[i][name] for i in sorted(blocks)])
+    for name in blocks[0]
+  }
+  if path and size > count:
+    fits = _write(path, arrays, size)
+    what = 'are kept' if fits else 'are too large to be kept'
+    print(f'{size:,} simulations {what} in {folder}')
+    for part in path.parent.glob(f'{path.stem}-*.npz'):
+      part.unlink(missing_ok=True)
+  return arrays, same < size
+
+
+def _kept_block(simulate, size, seed, path, start):
+  # Returns the arrays of a block, which a file keeps.
+  count = min(BLOCK, size - start)
+  part = path and path.with_name(f'{path.stem}-{start}-{count}.npz')
+  arrays = _read(part)  # of a start before this one, or of another process
+  if arrays is None:
+    arrays = simulate_block(simulate, (*seed, start // BLOCK), count)
+    if part:
+      _write(part, arrays, size)
+  return arrays
+
+
+def simulate_block(
+  simulate: Simulator, seed: tuple[int, ...], count: int
+) -> Arrays:
+  """Returns a simulator's arrays [count, ...]; ValueError for other results."""
+  rng = np.random.default_rng(tuple(int(part) for part in seed))
+  return check_simulations(simulate(rng, count), count)
+
+
+@contextlib.contextmanager
+def _mapped(simulate, workers):
+  # Yields the function `map`, of this process or of several.
+  if not workers:
+    yield map
+    return
+  try:
+    pickle.dumps(simulate)
+  except (AttributeError, TypeError, pickle.PicklingError) as error:
+    raise ValueError(
+      f'workers={workers} needs a simulator that its module has by its name: '
+      f'{error}'
+    ) from None
+  context, before = multiprocessing.get_context('spawn'), {*_children()}
+  pool = ProcessPoolExecutor(workers, context, _begin_worker)
+  try:
+    yield pool.map
+  except process.BrokenProcessPool:
+    raise ValueError(
+      f'one of workers={workers} processes ended: set fewer if they lack memory'
+    ) from None
+  finally:
+    for child in {*_children()} - before:
+      child.terminate()
+    pool.shutdown(cancel_futures=True)
+
+
+_children = multiprocessing.active_children
+
+
+def _begin_worker():
+  # The parent handles Ctrl-C. A worker ends with its parent, even by a kill.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent):
+  parent.join()
+  os._exit(1)
+
+
+def _write(path, arrays, size):
+  # Writes a file, and returns whether `size` simulations are few enough.
+  each = sum(array.nbytes for array in arrays.values()) / len(arrays['x'])
+  if each * size > MOST_KEPT:
+    return False
+  with draft(path) as file:
+    np.savez(file, **arrays)
+  return True
+
+
+def _read(path):
+  # Returns the arrays of a file, or None if it is missing or damaged.
+  try:
+    arrays = npz.read(path, npz.names_of(path)) if path else None
+    return arrays and check_simulations(arrays, len(arrays['x']))
+  except FileNotFoundError:
+    return None
+  except (ValueError, KeyError) as error:
+    print(f'{path} is damaged, and its simulations run again: {error}')
+
+
+def _name(simulate, seed):
+  # Returns the split and a sum of what its simulations depend on.
+  if not isinstance(simulate, functools.partial):
+    simulate = functools.partial(simulate)
+  fields = sorted(simulate.keywords.items())
+  about = (
+    simulate.func.__qualname__,
+    fields,
+    seed,
+    BLOCK,
+    code_of(simulate.func),
+  )
+  digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+  return f'{"test" if seed[1] else "train"}-{digest}'
+
+
+@functools.cache  # the code that was imported, whatever its file has later
+def code_of(function: Callable) -> str:
+  """Returns the code of a function's module, without comments and layout.
+
+  It includes the modules of the same folder that this one uses.
+  """
+  codes, todo = {}, [inspect.getmodule(function)]
+  folder = os.path.dirname(getattr(todo[0], '__file__', None) or '')
+  for module in todo:
+    codes[module] = ''
+    with contextlib.suppress(OSError, TypeError, SyntaxError):  # a console
+      codes[module] = ast.unparse(ast.parse(inspect.getsource(module)))
+    for value in [*vars(module).values()] if folder else ():
+      other = value if inspect.ismodule(value) else inspect.getmodule(value)
+      place = os.path.dirname(getattr(other, '__file__', None) or '')
+      if place == folder and other not in {*codes, *todo}:
+        todo.append(other)
+  return repr(sorted(codes.values()))
+
+
+def check_shapes(arrays: Arrays, first: Arrays) -> None:
+  """Raises ValueError if a simulator's arrays are not those of its first."""
+  new, old = (
+    {name: array.shape[1:] for name, array in sorted(each.items())}
+    for each in (arrays, first)
+  )
+  if new != old:
+    raise ValueError(
+      f'a simulator must return the same shapes each time, got {new} after '
+      f'{old}'
+    )
+
+
+def check_simulations(arrays: object, count: int) -> dict[str, np.ndarray]:
+  """Returns a simulator's result; raises ValueError in one line for another."""
+  names = 'x', 'context', 'label'
+  if not isinstance(arrays, dict) or 'x' not in arrays or {*arrays} - {*names}:
+    given = [*arrays] if isinstance(arrays, dict) else type(arrays).__name__
+    raise ValueError(
+      'a simulator must return a dict with x, and context or label: got '
+      f'{given}'
+    )
+  found = {}
+  for name, array in arrays.items():
+    array = np.asarray(array)
+    if array.ndim < 1 + (name != 'label') or len(array) != count:
+      raise ValueError(
+        f'a simulator must return {name} of the shape [{count}, ...], got '
+        f'{list(array.shape)}'
+      )
+    if name == 'label':
+      found[name] = array.astype(np.int32)
+    elif array.dtype == np.uint8 or array.dtype.kind == 'f':
+      found[name] = array
+    else:
+      found[name] = array.astype(np.float64)
+  return found

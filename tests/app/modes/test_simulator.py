@@ -1,0 +1,139 @@
+"""A user's simulator: each simulation runs once in the life of a run."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app.modes import MODES
+from tests.app.conftest import of_run, refused, trial
+from tests.app.fields import within
+from tests.data.test_simulations import calls_of
+
+CODE = """
+import numpy as np
+
+def simulate(rng, n, calls: str = ''):
+  with open(calls, 'a') as file:
+    file.write(f'{n}\\n')
+  x = rng.uniform(-1.0, 1.0, (n, 2))
+  x[::10, 1] = np.nan
+  return {'x': x, 'context': x + 0.1 * rng.normal(size=(n, 2))}
+"""
+FEW = within('training', evaluate_every=2, sample_every=4, keep_best=0)
+FEW |= within('training', metrics_every=4, metrics_images=8)
+FEW |= within('sampling', checkpoint='latest', num_samples=4, batch_size=8)
+FEW |= {'evaluation.metrics': ('moments',), 'report.after_training': True}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Returns (a run, the file of its calls, its fields, its module)."""
+  folder = tmp_path_factory.mktemp('simulator')
+  name, patch = f'simulator_{folder.name}', pytest.MonkeyPatch()
+  module = folder / f'{name}.py'
+  module.write_text(CODE)
+  patch.syspath_prepend(folder)
+  data = {'data': f'{name}:simulate', 'data.calls': folder / 'calls'}
+  data |= within('data', num_examples=250, num_test=40)
+  patch.setattr(sys, 'dont_write_bytecode', True)
+  config = trial('inference', 'two_moons', **FEW | data)
+  MODES['train'](config, folder / 'run')
+  yield folder / 'run', folder / 'calls', FEW | data, module
+  patch.undo()
+
+
+MODES_OF_A_RUN = {
+  'train': {'training.num_steps': 6},
+  'sample': {},
+  'sample rows': {'sampling.context_row': 1, 'sampling.name': 'row'},
+  'evaluate': {},
+  'evaluate pairs': within(
+    'evaluation', metrics=('sbc', 'density_coverage'), num_pairs=10,
+    draws_per_pair=3, batch_size=40,
+  ),
+  'evaluate ode': within(
+    'evaluation', metrics='ode', num_images=4, batch_size=4
+  ),
+  'edit': within('edit.operator', 'matrix', path='matrix.npy') | within(
+    'edit', 'restore', image='y.npy', noise=0.5, num_samples=2
+  ) | {'sampling.context_row': 1},
+  'report': {},
+  'convert safetensors': {'convert.to': 'safetensors'},
+}  # fmt: skip
+
+
+def test_a_training_simulates_each_pair_once(trained, capsys):
+  """Also those of its previews, metrics and report."""
+  run, calls, *_ = trained
+  assert sorted(calls_of(calls)) == [40, 50, 100, 100]
+  assert len([*(run / 'simulations').iterdir()]) == 2
+
+
+@pytest.mark.parametrize('mode', MODES_OF_A_RUN)
+def test_no_mode_simulates_them_again(
+  mode, trained, tmp_path, capsys, monkeypatch
+):
+  run, calls, *_ = trained
+  monkeypatch.chdir(tmp_path)
+  np.save('y.npy', np.array([0.3]))
+  np.save('matrix.npy', np.ones((1, 2)))
+  fields = MODES_OF_A_RUN[mode]
+  if mode == 'train':
+    run = shutil.copytree(run, tmp_path / 'run')
+  elif mode.startswith('convert'):
+    fields = fields | {'convert.out': tmp_path / 'weights.safetensors'}
+  MODES[mode.split()[0]](of_run(run, **fields), run)
+  assert len(calls_of(calls)) == 4
+  assert 'have NaN' not in capsys.readouterr().out
+
+
+def test_other_pairs_are_simulated_when_they_are_asked_for(trained):
+  run, calls, *_ = trained
+  before = len(calls_of(calls))
+  fields = within('evaluation', metrics='ode', num_images=4, batch_size=4)
+  fields |= {'data.draws': 1, 'evaluation.name': 'others'}
+  for _ in range(2):
+    MODES['evaluate'](of_run(run, **fields), run)
+  assert calls_of(calls)[before:] == [40]
+
+
+def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
+  """Other modes draw; what they measure is of the new simulator."""
+  run, calls, fields, module = trained
+  run = shutil.copytree(run, tmp_path / 'run')
+  before, code = len(calls_of(calls)), module.read_text()
+  module.write_text(code.replace('+ 0.1 * rng', '+ 0.9 * rng'))
+  sys.modules.pop(module.stem)
+  try:
+    config = trial(
+      'inference', 'two_moons', **fields | {'training.num_steps': 6}
+    )
+    for again in config, of_run(run, **{'training.num_steps': 6}):
+      message = 'holds a run with other data: facts.c.* is .*, .* now'
+      refused(message, MODES['train'], again, run)
+    assert sorted(calls_of(calls)[before:]) == [50, 100, 100]
+    MODES['sample'](of_run(run), run)
+  finally:
+    module.write_text(code)
+    sys.modules.pop(module.stem)
+
+
+def test_another_config_is_refused_before_it_simulates(trained):
+  run, calls, fields, _ = trained
+  before = len(calls_of(calls))
+  config = trial('inference', 'two_moons', **fields | {'data.draws': 1})
+  refused('data.draws is 0, 1 now', MODES['train'], config, run)
+  assert len(calls_of(calls)) == before
+
+
+def test_a_fresh_simulator_says_that_it_keeps_nothing(
+  trained, tmp_path, capsys
+):
+  _, _, fields, _ = trained
+  fields = fields | {'data.fresh': True, 'data.calls': tmp_path / 'calls'}
+  MODES['train'](trial('inference', 'two_moons', **fields), tmp_path / 'run')
+  assert 'simulated anew in each epoch and not kept' in capsys.readouterr().out
+  (kept,) = (tmp_path / 'run' / 'simulations').iterdir()
+  assert kept.name.startswith('test-')
