@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -97,6 +99,35 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
   """Yields all examples of a source in order, [<= size, ...]."""
   for start in range(0, len(source), size):
     yield source.read(np.arange(start, min(start + size, len(source))))['x']
+
+
+def digest(array: np.ndarray) -> str:
+  """Returns 16 digits of the SHA-256 of an array's type, shape and content."""
+  head = f'{array.dtype.str} {array.shape}'.encode()
+  return hashlib.sha256(head + array.tobytes()).hexdigest()[:16]
+
+
+def content_sum(source: Source, count: int | None = None) -> str:
+  """Returns a sum of the first `count` examples, with all of their arrays.
+
+  None: of all that are in memory or mapped from a file; of others of the names,
+  sizes and times of their files or, without files, of MOST_MEASURED examples.
+  """
+  parts, size = [str(len(source))], count or len(source)
+  files = getattr(source, 'paths', ())
+  index = np.arange(size)
+  if count is None and not isinstance(source, ArraySource):
+    if files:
+      stats = [(str(x), Path(x).stat()) for x in files]
+      text = repr([(x, s.st_size, s.st_mtime_ns) for x, s in stats])
+      return digest(np.frombuffer(text.encode(errors='replace'), np.uint8))
+    if not source.in_memory:
+      few = min(size, MOST_MEASURED)
+      index = np.linspace(0, size - 1, few).astype(int)
+  for rows in np.array_split(index, -(-len(index) // 1000)):
+    arrays = source.read(rows)
+    parts += [f'{n} {digest(np.asarray(a))}' for n, a in sorted(arrays.items())]
+  return digest(np.array(parts))
 
 
 def pictures(shape: tuple[int, ...], num_classes: int = 0) -> Facts:
