@@ -11,6 +11,7 @@ from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
+from diffusion_jax.app.run import provenance
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -192,7 +193,7 @@ def load_reference(
   """Returns the features of real images, and the settings they depend on."""
   data = folder.plain(model.config)['data']
   data.pop('data_dir', None)
-  about = {'data': data, 'split': split}
+  about = provenance.by_content({'data': data, 'split': split})
   size = model.config.evaluation.batch_size
   with from_config('evaluation'):
     return references.load(
