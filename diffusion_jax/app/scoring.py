@@ -11,6 +11,7 @@ from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
+from diffusion_jax.app.run import provenance
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -190,7 +191,8 @@ def load_reference(
   model: Model, extractor: Extractor, split: str
 ) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
-  about = {'data': folder.data_of(model.config), 'split': split}
+  data = folder.data_of(model.config)
+  about = provenance.by_content({'data': data, 'split': split})
   size = model.config.evaluation.batch_size
   with from_config('evaluation'):
     return references.load(

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -79,12 +80,15 @@ def checksum(source: object) -> str:
   return stored() if stored else ''
 
 
-def digest(parts: Iterable[bytes]) -> str:
-  """Returns a sum of 16 letters."""
-  sum = hashlib.sha256()
+def digest(parts: Iterable[bytes | np.ndarray]) -> str:
+  """Returns 16 digits of the SHA-256 of bytes, and of arrays with their types."""
+  total = hashlib.sha256()
   for part in parts:
-    sum.update(b'%d:' % len(part) + part)
-  return sum.hexdigest()[:16]
+    if isinstance(part, np.ndarray):
+      total.update(f'{part.dtype.str} {part.shape} '.encode())
+      part = part.tobytes()
+    total.update(b'%d:' % len(part) + part)
+  return total.hexdigest()[:16]
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -127,6 +131,31 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
   """Yields all examples of a source in order, [<= size, ...]."""
   for start in range(0, len(source), size):
     yield source.read(np.arange(start, min(start + size, len(source))))['x']
+
+
+def content_sum(source: Source, count: int | None = None) -> str:
+  """Returns a sum of the first `count` examples, with all of their arrays.
+
+  None: of all that are in memory or mapped from a file; of others of the names,
+  sizes and times of their files or, without files, of MOST_MEASURED examples.
+  """
+  index = np.arange(count or len(source))
+  if count is None and not isinstance(source, ArraySource):
+    if files := getattr(source, 'paths', ()):
+      stats = [(str(x), Path(x).stat()) for x in files]
+      names = [(x, s.st_size, s.st_mtime_ns) for x, s in stats]
+      return digest(repr(name).encode(errors='replace') for name in names)
+    if not source.in_memory:
+      index = spread(len(index), MOST_MEASURED)
+
+  def parts():
+    yield b'%d' % len(source)
+    for rows in np.array_split(index, -(-len(index) // 1000)):
+      for name, array in sorted(source.read(rows).items()):
+        yield name.encode()
+        yield np.asarray(array)
+
+  return digest(parts())
 
 
 def pictures(
@@ -320,7 +349,7 @@ class ArraySource:
     """Returns the sum of the arrays, or of evenly spaced rows of large ones."""
     most = max(1, MOST_SUMMED // max(1, self.x[:1].nbytes))
     arrays = self.read(spread(len(self), most))
-    return digest(array.tobytes() for array in arrays.values())
+    return digest(arrays.values())
 
 
 class Binarized:

@@ -1,9 +1,10 @@
-"""Allows one training at a time in a run folder."""
+"""Allows one process at a time to write in a folder."""
 
 import contextlib
 import errno
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,37 +21,50 @@ _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def hold(workdir: Path):
-  """Locks workdir for training; raises UserError with the owner's name.
+def hold(
+  folder: Path, what: str = '', other: str = '--workdir'
+) -> Iterator[None]:
+  """Locks a run folder for training, or the file `what` of a folder.
 
-  If several processes train together, only the first takes the lock.
+  Raises UserError with the owner's name, and `other`, the flag that gives
+  another place. If several processes work together, the first takes the lock.
   """
   if not processes.is_first():
     yield
     return
-  path = workdir / 'train.lock'
+  path = folder / f'{what or "train"}.lock'
+
+  def refuse(owner) -> NoReturn:
+    who = f'process {owner}' if owner else 'another process'
+    raise UserError(
+      f'{folder / what} is being {"written" if what else "trained"} by {who}: '
+      f'wait until it ends, or give another {other}'
+    ) from None
+
   lock = FileLock(path, fallback_to_soft=False, on_acquired=_sign)
   try:
     lock.acquire(blocking=False)
   except Timeout:
-    _refuse(workdir, _signed(path))
+    refuse(_signed(path))
   except OSError as error:
     if error.errno not in _NO_FLOCK:
       raise
-    lock = _lease(workdir)
+    lock = _lease(path.with_suffix('.lease'), refuse)
   try:
     yield
   finally:
+    if what:
+      path.unlink(missing_ok=True)
     lock.release()
 
 
-def _lease(workdir):
-  lease = SoftFileLease(workdir / 'train.lease', lease_duration=LEASE)
+def _lease(path, refuse):
+  lease = SoftFileLease(path, lease_duration=LEASE)
   try:
     lease.acquire(timeout=1.2 * LEASE)
   except Timeout:
     owner = lease.owner
-    _refuse(workdir, f'{owner.pid} on {owner.hostname}' if owner else '')
+    refuse(f'{owner.pid} on {owner.hostname}' if owner else '')
   return lease
 
 
@@ -66,11 +80,3 @@ def _signed(path):
     return path.read_text().strip()
   except OSError:
     return ''
-
-
-def _refuse(workdir, name) -> NoReturn:
-  who = f'process {name}' if name else 'another process'
-  raise UserError(
-    f'{workdir} is being trained by {who}: wait until it ends, or give '
-    'another --workdir'
-  ) from None

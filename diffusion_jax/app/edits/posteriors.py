@@ -123,7 +123,8 @@ def gibbs(
     iterations: of conjugate gradients for exact draws
     rounds: their number; half of them with falling widths
     highest: first width
-    lowest: last width; None: std of the noise, or the schedule's lowest
+    lowest: last width; None: the noise's std in units of x, or the schedule's
+      lowest
     inner_steps: of the sampler in a round
   """
   inner = step_size, langevin_steps, iterations
@@ -134,7 +135,7 @@ def gibbs(
     x = plan.prior_sample(start_key, plan.levels.take(0))
     x /= jnp.hypot(*plan.levels.take(0)[1:])
     end = last_noisy_level(plan.schedule)
-    last = jnp.maximum(lowest or known.std, end.sigma / end.alpha)
+    last = jnp.maximum(lowest or known.width, end.sigma / end.alpha)
     widths = widths_of(rounds, jnp.maximum(highest, last), last)
     x = dj.split_gibbs(
       key,

@@ -96,14 +96,15 @@ class Restore(Edit):
     operator: the damage
     posterior: the method
     noise: standard deviation of y's noise, in grey levels of 255, or in the
-      units of y for data other than pictures
+      units of y for data other than pictures; one for all of y, or one for each
+      channel, its last axis
     simulate: the pictures are clean, and are damaged first
   """
 
   image: str = ''
   operator: Node | None = None  # made with the shape of the run's images
   posterior: Method
-  noise: Positive = 1.0
+  noise: Positive | tuple[Positive, ...] = 1.0
   simulate: bool = False
 
   loses: ClassVar = True
@@ -125,28 +126,30 @@ class Restore(Edit):
     return self.posterior.unread, f'edit.posterior={name}'
 
   def read(self, model: Model) -> Pictures:
-    """Reads y [P, ...], and with `simulate` the clean pictures, uint8."""
+    """Reads y [P, ...] and the files' names; `simulate`: and clean pictures."""
     damage, values = self._damage(model), model.facts.x
+    names = {'names': np.array([Path(path).name for path in self.paths])}
     x = jax.ShapeDtypeStruct((1, *values.shape), np.float32)
     shape = jax.eval_shape(damage.forward, x).shape[1:]
     if values.levels:
-      print(
-        f'noise: {self.noise:g} grey levels of 255, {damage.std:.4g} in [-1, 1]'
-      )
+      std = (damage.std / damage.weights).ravel()
+      shown = _row(_GREY * std), _row(std)
+      print('noise: {} grey levels of 255, {} in [-1, 1]'.format(*shown))
     print(self.posterior.note, end='')
     if not self.simulate:
-      y = np.stack([_read(path, shape, values) for path in self.paths()])
-      return {'y': self._possible(model, y - damage.offset)}
+      y = np.stack([_read(path, shape, values) for path in self.paths])
+      return names | {'y': self._possible(model, y - damage.offset)}
     clean = np.stack([
       read_picture(path, 'image', values.shape)
       if values.is_picture
       else _array(path, values.shape)
-      for path in self.paths()
+      for path in self.paths
     ])  # fmt: skip
     y = jax.jit(damage.forward)(values.written.encode(clean))
     key = stream(model.config.sampling.seed, 'measurement')
     y += damage.std * jax.random.normal(key, y.shape)
-    return {'y': self._possible(model, y), 'clean': clean}
+    y /= damage.weights
+    return names | {'y': self._possible(model, y), 'clean': clean}
 
   def _damage(self, model):
     if not self._kept:
@@ -163,20 +166,22 @@ class Restore(Edit):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
-    forward, _, std, linear, seen = self._damage(model)
+    damage = self._damage(model)
+    seen, std = damage.seen, damage.std
     y = np.where(seen, y, 0.0).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
       raise ValueError(
-        f'{self.paths()[bad[0]]} has numbers that are not finite where the '
+        f'{self.paths[bad[0]]} has numbers that are not finite where the '
         'operator sees them'
       )
-    if not linear or not model.facts.x.levels:
+    if not damage.is_linear or not model.facts.x.levels:
       return y
-    needed = _noise_needed(forward, y, x0, std) / np.sqrt(seen.mean())
+    whole = _noise_needed(damage.forward, y * damage.weights, x0, std)
+    needed = whole / np.sqrt(seen.mean())
     beyond = needed > _MOST
     if beyond.any():
-      worst = Path(self.paths()[np.argmax(needed)]).name
+      worst = Path(self.paths[np.argmax(needed)]).name
       print(
         f'{beyond.sum()} of {len(y)} pictures are not what this operator makes '
         f'of any picture: {worst} is at least {needed.max():.3g} times the '
@@ -185,8 +190,9 @@ class Restore(Edit):
       )
     return y
 
+  @functools.cached_property
   def paths(self) -> list[str]:
-    """Returns the files of pictures; raises ValueError without one."""
+    """The files of pictures, listed once; raises ValueError without one."""
     path = Path(self.image).expanduser()
     if not self.image:
       raise ValueError("image is not set: give --config.edit.image='in/*.png'")
@@ -205,15 +211,15 @@ class Restore(Edit):
     return sorted(found)
 
   def count(self) -> int:
-    return self.num_samples * len(self.paths())
+    return self.num_samples * len(self.paths)
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
   def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
     _check_denoises(model, batch)
-    (forward, _, std, linear, seen), y = self._damage(model), batch.inputs['y']
-    linear = linear and model.autoencoder is NOTHING
+    damage = self._damage(model)
+    linear = damage.is_linear and model.autoencoder is NOTHING
     if self.posterior.needs_linear and not linear:
       c = model.config.edit
       raise UserError(
@@ -221,11 +227,17 @@ class Restore(Edit):
         f'and {c.operator.name} is not: set posterior to steered or '
         'pseudoinverse, or for decoupled and gibbs posterior.step_size'
       )
-    known = Known(y, lambda x: forward(batch.decode(x)), std, linear)
+    known = Known(
+      batch.inputs['y'] * damage.weights,
+      lambda x: damage.forward(batch.decode(x)),
+      damage.std,
+      is_linear=linear,
+      width=damage.width,
+    )
     drawn = self.posterior.draw(batch, known)
-    residual = known.residual(drawn['x']) / std
+    residual = known.residual(drawn['x']) / damage.std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
-    drawn['residual'] = jnp.sqrt(square / seen.mean())
+    drawn['residual'] = jnp.sqrt(square / damage.seen.mean())
     if self.posterior.takes_white:
       drawn['whiteness'] = whiteness(batch, drawn['x'])
     return drawn
@@ -234,7 +246,7 @@ class Restore(Edit):
     y, clean = made.pictures['y'], made.pictures.get('clean')
     samples = made.results.reshape(len(y), -1, *made.results.shape[1:])
     sheet, every = [], []
-    for i, file in enumerate(self.paths()):
+    for i, file in enumerate(self.paths):
       name = path.with_name(f'{path.name}_{Path(file).stem}')
       mine, figures = self._summarized(model, made, i)
       if not model.facts.x.is_picture:
@@ -274,7 +286,7 @@ class Restore(Edit):
   def _summarized(self, model, made, i):
     # Prints the figures of measurement i; returns the numbers of its samples
     # without those that are left out, and the figures, {} without a sample.
-    name, clean = Path(self.paths()[i]).name, made.pictures.get('clean')
+    name, clean = Path(self.paths[i]).name, made.pictures.get('clean')
     size, values, figures = len(made.pictures['y']), model.facts.x, {}
     numbers = {
       n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()
@@ -348,33 +360,73 @@ def _units(values):
 
 
 class _Damage(NamedTuple):
-  # y = forward(x) + offset + std n, of x as the model has it. seen: which
-  # numbers of y depend on x_0: a mask's white pixels. The others are 0 for any
-  # x_0. All of an operator that is not linear.
+  # weights (y - offset) = forward(x) + std n, of x as the model has it, so that
+  # all channels have one noise. weights: 1 on average, of their logarithms, so
+  # that densities of y do not change. seen: which numbers of y depend on x_0: a
+  # mask's white pixels. The others are 0 for any x_0. All of an operator that
+  # is not linear. width: the least noise, in units of x.
   forward: Operator
   offset: np.ndarray | float
   std: float
+  weights: np.ndarray
   is_linear: bool
   seen: np.ndarray
+  width: float
 
 
 def _damage_of(operator, noise, values):
-  normal = np.random.default_rng(0).standard_normal((1, *values.shape))
-  normal, seen = normal.astype(np.float32), np.ones(1, bool)
-  linear = is_linear(operator, normal)
+  draws = 1 if values.levels else 16
+  normal = np.random.default_rng(0).standard_normal((draws, *values.shape))
+  normal, seen, offset = normal.astype(np.float32), np.ones(1, bool), 0.0
+  linear, unit, mean = is_linear(operator, normal[:1]), 1.0, 0.0
+  if not values.levels:
+    mean, unit = _units(values)
+
+  def in_units(x):
+    if values.levels:
+      return operator(x)
+    return operator(unit * x if linear else unit * x + mean)
+
+  y = np.asarray(computed_now(in_units, normal))
   if linear:
-    seen = np.asarray(computed_now(lambda x: operator(x) != 0.0, normal))
-  if values.levels:
-    return _Damage(operator, 0.0, noise / _GREY, linear, seen)
-  mean, std = _units(values)
-  if not linear:
-    return _Damage(lambda x: operator(std * x + mean), 0.0, noise, False, seen)
-  # y loses what the operator makes of the mean of the data: float32 would round
-  # real numbers that are far from 0.
-  with jax.enable_x64(True):
-    mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
-    offset = np.asarray(operator(jnp.asarray(mean)))[0]
-  return _Damage(lambda x: operator(std * x), offset, noise, True, seen)
+    seen = y[:1] != 0.0
+  if linear and not values.levels:
+    # y loses what the operator makes of the mean of the data: float32 would
+    # round real numbers that are far from 0.
+    with jax.enable_x64(True):
+      mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+      offset = np.asarray(operator(jnp.asarray(mean)))[0]
+  stds = _checked_noise(noise, y) / (_GREY if values.levels else 1.0)
+  std = float(np.exp(np.log(stds).mean()))
+  weights = (std / stds).astype(np.float32)
+
+  def forward(x):
+    return in_units(x) if stds.size == 1 else weights * in_units(x)
+
+  width = std if values.levels else _width(stds, y)
+  return _Damage(forward, offset, std, weights, linear, seen, width)
+
+
+def _checked_noise(noise, y):
+  # Returns the values of `noise` along the last axis of y, [1, ..., C or 1].
+  noise, channels = np.atleast_1d(noise), y.shape[-1] if y.ndim > 1 else 1
+  if len(noise) not in (1, channels):
+    raise ValueError(
+      f'noise has {len(noise)} values: give one, or one for each of the '
+      f'{channels} channels of y'
+    )
+  return noise.reshape(*[1] * (y.ndim - 1), -1)
+
+
+def _width(stds, y):
+  # The least noise in units of x; y: of several x of variance 1.
+  variance, axes = (
+    y.var(axis=0, keepdims=True),
+    tuple(range(max(y.ndim - 1, 1))),
+  )
+  count = np.maximum((variance > 0.0).sum(axis=axes), 1)
+  gain = np.sqrt(variance.sum(axis=axes) / count)
+  return float(np.min(stds / np.maximum(gain, 1e-12)))
 
 
 def _check_given(model, field, node):
@@ -440,6 +492,10 @@ def _read(path, shape, values):
 
 def _is_picture(y):
   return y.ndim == 3 and y.shape[-1] in (1, 3)
+
+
+def _row(values):
+  return ', '.join(f'{x:.4g}' for x in values)
 
 
 def _listed(found):

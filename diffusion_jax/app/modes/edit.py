@@ -26,7 +26,6 @@ from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_image import gathered, kept, rows
-from diffusion_jax.training import checksums
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -35,18 +34,28 @@ def run(config: Node, workdir: str | Path) -> None:
   For <name> see `provenance.name_of_edit`.
   """
   run = weights.opened(models.make(config, workdir), 'edit', inputs_of)
-  model, given = run.model, run.inputs
-  edit, pictures = given.edit, given.pictures
-  settings = provenance.settings(model, run.params, run.step) | {
-    'edit': provenance.edit_fields(model),
-    'pictures': {n: checksums.of_arrays(x) for n, x in pictures.items()},
-  }
-  name = provenance.name_of_edit(model)
+  settings = settings_of(run)
+  name = provenance.name_of_edit(run.model)
   path = make_folder(workdir, 'edits') / f'{name}.npz'
-  if provenance.is_done(path, settings, 'edit.output'):
-    return
-  size, parts = config.sampling.batch_size, path.with_suffix('.parts')
-  stored = {'settings': provenance.as_array(settings)}
+  with provenance.making(path, settings, 'edit.output') as done:
+    if not done:
+      draw(run, path, provenance.as_array(settings))
+
+
+def settings_of(run: weights.Opened) -> provenance.Settings:
+  """Returns all that the edits of an opened run depend on."""
+  given, fields = run.inputs, provenance.edit_fields(run.model)
+  read = given.pictures | given.cond
+  return provenance.of_sampling(
+    run.model, run.params, run.step, read, edit=fields
+  )
+
+
+def draw(run: weights.Opened, path: Path, settings: np.ndarray) -> None:
+  """Draws the results that are missing, and writes all files."""
+  model, (edit, _, _, pictures) = run.model, run.inputs
+  size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
+  stored = {'settings': settings}
   paths = kept(drawing(run), edit.count(), size, parts, 'editing', **stored)
   numbers = gathered(paths, {'settings'})
   x = numbers['x']
@@ -62,9 +71,8 @@ def run(config: Node, workdir: str | Path) -> None:
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
   data = sheets.examples(model)
-  edit.write(
-    model, path.with_name(name), Made(results, numbers, pictures, data)
-  )
+  made = Made(results, numbers, pictures, data)
+  edit.write(model, path.with_name(path.stem), made)
   shutil.rmtree(parts)
 
 

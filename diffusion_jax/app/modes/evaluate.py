@@ -4,17 +4,19 @@ An interrupted evaluation continues with the samples and batches of real images
 that it has written.
 """
 
+import contextlib
 import functools
 import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.aliases import Json
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, own, store
+from diffusion_jax.app.config import folder, kinds, own, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
@@ -22,6 +24,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import image_sets, npz, pipeline
+from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import (
   calibration,
@@ -33,11 +36,10 @@ from diffusion_jax.metrics import (
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import (
   make_folder,
-  read_json,
   write_json,
   write_npz,
 )
@@ -70,7 +72,7 @@ def run(config: Node, workdir: str | Path) -> None:
     for changes, point in sweep(config)
   ]
   idle = [field for field in points[0][0] if field not in OF_WEIGHTS]
-  if idle and not of_samples:
+  if idle and not every:
     raise UserError(
       f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
       f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
@@ -83,13 +85,13 @@ def run(config: Node, workdir: str | Path) -> None:
     spaces = scoring.prepare(model, of_samples) if processes.is_first() else {}
     processes.wait_for_all('features of real images')
     for changes, point in points:
-      results[title(changes)] |= score_samples(
-        point, of_samples, spaces, changes
-      )
+      with opened(point, 'samples', changes) as out:
+        results[title(changes)] |= score_samples(point, of_samples, spaces, out)
       processes.wait_for_all(f'scores {title(changes)}')
   if of_pairs:
     for changes, point in points:
-      results[title(changes)] |= score_pairs(point, of_pairs, changes)
+      with opened(point, 'pairs', changes) as out:
+        results[title(changes)] |= score_pairs(point, of_pairs, out)
       processes.wait_for_all(f'calibration {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
   for changes, point in points if of_models else ():
@@ -111,6 +113,16 @@ def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   parts = (metric,) if metric in ('samples', 'pairs') else (metric, c.split)
   name = '-'.join(filter(None, (*parts, c.name)))
   return Path('evaluation', name, title(changes or {}))
+
+
+@contextlib.contextmanager
+def opened(model: Model, metric: str, changes: dict) -> Iterator[Path]:
+  """Yields the folder of `folder_of`, in which no other process evaluates."""
+  if changes:
+    print(f'{title(changes)}:')
+  out = make_folder(model.workdir, folder_of(model, metric, changes))
+  with lock.hold(out, 'result.json', '--config.evaluation.name'):
+    yield out
 
 
 def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
@@ -139,18 +151,14 @@ def score_samples(
   model: Model,
   metrics: list[scoring.Scored],
   spaces: dict[str, scoring.Space],
-  changes: Fields,
+  out: Path,
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
-  if changes:
-    print(f'{title(changes)}:')
-  below = folder_of(model, 'samples', changes)
-  out = make_folder(model.workdir, below)
-  path = draw(model, below, num_samples=model.config.evaluation.num_generated)
+  path = draw(model, out, num_samples=model.config.evaluation.num_generated)
   if not processes.is_first():
     return {}
   c = model.config.evaluation
@@ -198,16 +206,17 @@ def in_words(protocol: Fields) -> str:
   )
 
 
-def draw(model: Model, below: Path, **fields: object) -> Path:
+def draw(model: Model, out: Path, **fields: object) -> Path:
   """Draws samples with these fields of config.sampling; returns their file."""
   fields |= {'name': 'samples', 'trajectory': False}
   changes = {f'sampling.{name}': x for name, x in fields.items()}
   config = store.with_fields(model.config, changes)
+  below = out.relative_to(model.workdir)
   return sample.draw(config, model.workdir, below, 'evaluation.name')
 
 
 def score_pairs(
-  model: Model, metrics: list[scoring.Scored], changes: Fields
+  model: Model, metrics: list[scoring.Scored], out: Path
 ) -> Fields:
   """Draws for held-out pairs; writes the scores and curves of calibration.
 
@@ -215,8 +224,6 @@ def score_pairs(
   """
   c, facts = model.config.evaluation, model.facts
   assert facts.context is not None  # else it was refused
-  below = folder_of(model, 'pairs', changes)
-  out = make_folder(model.workdir, below)
   source = datasets.source_of(model.config, c.split)
   index = np.arange(min(c.num_pairs, len(source)))
   with from_config('data'):
@@ -227,14 +234,14 @@ def score_pairs(
   processes.wait_for_all('held-out pairs')
   own.allow([str(path)])
   fields = {'context': str(path), 'context_row': None}
-  drawn = draw(model, below, num_samples=c.draws_per_pair, **fields)
+  drawn = draw(model, out, num_samples=c.draws_per_pair, **fields)
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
   truth = references.as_written(source, arrays['x'])
   samples = {'draws': draws}
   reference = {'truth': truth, 'context': arrays['context']}
   if any('log_q' in each.metric.needs for each in metrics):
-    log_q = log_density(model, out, draws, truth, arrays['context'])
+    log_q = log_density(model, drawn, draws, truth, arrays['context'])
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   if not processes.is_first():
     return {}
@@ -249,6 +256,7 @@ def score_pairs(
     'pairs': len(index),
     'draws_per_pair': c.draws_per_pair,
     'split': c.split,
+    'protocol': {'samples': provenance.read(drawn)},
     'metrics': as_json(scores),
   })  # fmt: skip
   print(table(scores))
@@ -258,32 +266,41 @@ def score_pairs(
 
 def log_density(
   model: Model,
-  out: Path,
+  drawn: Path,
   draws: np.ndarray,
   truth: np.ndarray,
   context: np.ndarray,
 ) -> np.ndarray:
   """Returns log q of the truth and its draws, nats, [M, 1 + n].
 
-  By the ODE, up to a constant.
+  By the ODE, up to a constant. drawn: the file of the draws.
   """
   facts, c = model.facts, model.config.evaluation
   assert facts.context is not None
   each = np.concatenate([truth[:, None], draws], axis=1)
   flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
   encoded = facts.context.encode(context)
-  run = weights.opened(model, 'evaluate')
+  run, parts = weights.opened(model, 'evaluate'), drawn.with_name('log_q')
+  settings = provenance.settings(
+    model,
+    checksums.of_arrays(run.params),
+    {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}},
+    {'draws': draws, 'truth': truth, 'context': context},
+  )
+  if processes.is_first():
+    provenance.check_parts(parts, settings, 'evaluation.name')
   arrays = real_images.arrays_of(
     ode().measure(model.measured),
     'ode',
     run.on_devices(),
     lambda index: (flat[index], {'context': encoded[index // rows]}),
     len(flat),
-    out / 'log_q',
+    parts,
     run.mesh,
     encode=facts.x.encode,
     seed=c.seed,
     size=c.batch_size,
+    settings=provenance.as_array(settings),
   )
   if arrays is None:
     return np.zeros(each.shape[:2])
@@ -297,85 +314,96 @@ def score_point(
 
   Returns the scores as JSON in the first process, {} in the others.
   """
-  if changes:
-    print(f'{title(changes)}:')
   c = model.config.evaluation
   results: Fields = {}
   source = datasets.source_of(model.config, c.split)
   count = min(c.num_images or len(source), len(source))
   run = weights.opened(model, 'evaluate')
-  checksum, params = checksums.of_arrays(run.params), run.on_devices()
+  with from_config('data'):
+    examples = content_sum(source, count)
+  measured = Measured(run, source, count, examples, run.on_devices())
   for name, metric in metrics.items():
-    out = make_folder(model.workdir, folder_of(model, name, changes))
-    if processes.is_first():
-      check_same_evaluation(out, describe(model, name, checksum, count))
-    with from_config(f'evaluation.{name}'):  # what the metric refuses
-      arrays = real_images.arrays_of(
-        metric.measure(model.measured),
-        name,
-        params,
-        functools.partial(
-          pipeline.examples,
-          source,
-          text_length=datasets.text_length(model.config),
-          facts=model.facts,
-        ),
-        count,
-        out / 'parts',
-        run.mesh,
-        encode=model.facts.x.encode,
-        seed=c.seed,
-        size=c.batch_size,
-        condition=model.conditioning.image,
-      )
-    if arrays is None:
-      continue
-    scores = metric.compute(arrays)
-    print(table(scores))
-    about = {
-      'metric': name, 'split': c.split, 'images': count,
-      'matmul_precision': precision_in_use() or 'default',
-    }  # fmt: skip
-    more = {'metrics': as_json(scores)}
-    more = metric.report(arrays, out) if metric.report else more
-    write_json(out / 'result.json', about | more)
-    print(
-      f'{count} {c.split} images, '
-      f'matmul_precision={about["matmul_precision"]}: '
-      f'{out / "result.json"}'
-    )
-    results |= as_json(scores)
+    with opened(model, name, changes) as out:
+      results |= score_images(measured, name, metric, out)
   return results
 
 
-def describe(model: Model, metric: str, checksum: int, count: int) -> Fields:
-  """Returns the settings that scores of real images depend on."""
-  fields = folder.plain(model.config)
-  others = *folder.USES, 'training', 'optimizer', 'facts', 'seed'
-  kept = {name: x for name, x in fields.items() if name not in others}
-  kept['data'] = folder.data_of(model.config)
-  own = metric, 'split', 'num_images', 'batch_size', 'seed'
-  sampling = fields['sampling']
+class Measured(NamedTuple):
+  """The first `count` examples of a source, and the run that they score.
+
+  examples: their `content_sum`; params: on the devices.
+  """
+
+  run: weights.Opened
+  source: Source
+  count: int
+  examples: str
+  params: Params
+
+
+def score_images(
+  measured: Measured, name: str, metric: ModelMetric, out: Path
+) -> Fields:
+  """Writes result.json of one metric; returns its scores as `score_point`."""
+  run, source, count, _, params = measured
+  model, c, parts = run.model, run.model.config.evaluation, out / 'parts'
+  settings = settings_of(measured, name)
+  if processes.is_first():
+    provenance.check_parts(parts, settings, 'evaluation.name')
+  with from_config(f'evaluation.{name}'):  # what the metric refuses
+    arrays = real_images.arrays_of(
+      metric.measure(model.measured),
+      name,
+      params,
+      functools.partial(
+        pipeline.examples,
+        source,
+        text_length=datasets.text_length(model.config),
+        facts=model.facts,
+      ),
+      count,
+      parts,
+      run.mesh,
+      encode=model.facts.x.encode,
+      seed=c.seed,
+      size=c.batch_size,
+      condition=model.conditioning.image,
+      settings=provenance.as_array(settings),
+    )
+  if arrays is None:
+    return {}
+  scores = metric.compute(arrays)
+  print(table(scores))
+  about = {
+    'metric': name, 'split': c.split, 'images': count,
+    'matmul_precision': precision_in_use() or 'default', 'settings': settings,
+  }  # fmt: skip
+  more = {'metrics': as_json(scores)}
+  more = metric.report(arrays, out) if metric.report else more
+  write_json(out / 'result.json', about | more)
+  print(
+    f'{count} {c.split} images, '
+    f'matmul_precision={about["matmul_precision"]}: '
+    f'{out / "result.json"}'
+  )
+  return as_json(scores)
+
+
+def settings_of(measured: Measured, name: str) -> provenance.Settings:
+  """Returns all that a metric's numbers of real images depend on."""
+  model = measured.run.model
+  evaluation = folder.plain(model.config)['evaluation']
+  fields = 'metrics', 'split', 'num_images', 'batch_size', 'seed', name
+  used = {n: evaluation[n] for n in fields}
+  used['metrics'] = [x for x in used['metrics'] if kinds.name_of(x) == name]
+  sampling = model.config.sampling
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
-  return {
-    **kept,
-    'evaluation': {name: fields['evaluation'][name] for name in own},
-    'sampling': {'variance': variance, 'clip': sampling.get('clip')},
-    'weights': checksum,
-    'images': count,
-  }
-
-
-def check_same_evaluation(out: Path, settings: Fields) -> None:
-  """Raises UserError if the folder holds another evaluation."""
-  path = out / 'settings.json'
-  if any((out / 'parts').glob('*')):  # else it was refused
-    changed = 'settings.json is missing'
-    if path.exists():
-      changed = folder.differences(read_json(path), settings)
-    if changed:
-      raise UserError(
-        f'{out} holds another evaluation: {changed}. Delete it, or give this '
-        'one a --config.evaluation.name'
-      )
-  write_json(path, settings)
+  return provenance.settings(
+    model,
+    checksums.of_arrays(measured.run.params),
+    {
+      'evaluation': used,
+      'sampling': {'variance': variance, 'clip': sampling.get('clip')},
+    },
+    {'examples': measured.examples},
+  )

@@ -47,19 +47,27 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   """
   run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
   model, n = run.model, conditions.count(run.model)
-  settings = provenance.settings(model, run.params, run.step)
+  settings = settings_of(run)
   path = make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
-  if provenance.is_done(path, settings, field):
-    return path
-  cond = conditions.encoded(model, run.params, run.inputs)
-  run = run._replace(inputs=run.inputs._replace(cond=cond))
-  parts, params = path.with_suffix('.parts'), run.on_devices()
-  stored = provenance.as_array(settings)
-  paths = draw_parts(run, params, parts, stored, n)
-  if processes.is_first():
-    write(model, params, run.inputs, paths, path, stored, n)
-    shutil.rmtree(parts)
+  with provenance.making(path, settings, field) as done:
+    if done:
+      return path
+    cond = conditions.encoded(model, run.params, run.inputs)
+    run = run._replace(inputs=run.inputs._replace(cond=cond))
+    parts, params = path.with_suffix('.parts'), run.on_devices()
+    stored = provenance.as_array(settings)
+    paths = draw_parts(run, params, parts, stored, n)
+    if processes.is_first():
+      write(model, params, run.inputs, paths, path, stored, n)
+      shutil.rmtree(parts)
   return path
+
+
+def settings_of(run: weights.Opened) -> provenance.Settings:
+  """Returns all that the samples of an opened run depend on."""
+  read = run.inputs.stored()
+  read.pop('conditions', None)  # computed of the originals
+  return provenance.of_sampling(run.model, run.params, run.step, read)
 
 
 def inputs_of(model: Model) -> conditions.Inputs:

@@ -59,7 +59,7 @@ def scores(workdir: Path, weights: int) -> Iterator[Score]:
     if path.name != 'result.json':
       continue
     samples = content.get('protocol', {}).get('samples')
-    made = samples or kept.get(path.with_name('settings.json'), {})
+    made = samples or content.get('settings', {})
     if made.get('weights') != weights:
       print(f'{path.parent} is of other weights: the card leaves it out')
       continue

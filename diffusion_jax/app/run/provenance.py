@@ -1,48 +1,115 @@
-"""The settings that samples depend on, stored in their npz file as JSON."""
+"""The settings that kept results depend on, stored in their files as JSON.
 
+Results are samples, edits, and batches of scores. `settings` is the one rule
+for all of them: a result is kept only while all that it depends on is the same.
+"""
+
+import contextlib
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder, own, store
 from diffusion_jax.app.model import Model
 from diffusion_jax.data import npz
+from diffusion_jax.data.sources import digest
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
-from diffusion_jax.runtime import processes, sessions
-from diffusion_jax.runtime.files import parse_json
+from diffusion_jax.runtime import lock, processes, sessions
+from diffusion_jax.runtime.files import parse_json, sha256
 from diffusion_jax.training import checksums, stored_weights
 
 Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(model: Model, params: Params, step: int) -> Settings:
-  """Returns the settings that images depend on, with runs' names, not paths."""
-  sampling = folder.plain(model.config)['sampling']
-  del sampling['name']
-  sampling['checkpoint'] = str(step)
-  if sampling['context']:
-    rows = checksums.of_arrays(npz.read_array(sampling['context'], 'context'))
-    sampling['context'] = f'{Path(sampling["context"]).name}, checksum {rows}'
-  for part in ('guidance', 'classifier'):
-    section = sampling.get(part)
-    if section and section.get('run'):
-      step_of_run = stored_weights.find_step(section['run'])
-      section['run'] = f'{_base(section["run"])}, checkpoint {step_of_run}'
+def settings(
+  model: Model,
+  weights: int,
+  used: Json,
+  read: Mapping[str, str | np.ndarray],
+) -> Settings:
+  """Returns all that a result depends on: the run, its weights, and the rest.
+
+  weights: their checksum. used: other fields of the config, by section; a file
+  is named with its SHA-256, a run with that of its weights, and neither with
+  its folder. read: the arrays that were read, or their sums, by name; fields
+  that only choose them, such as `data`, need not be in `used`.
+  """
   content = {
     'run': _base(model.workdir),
     'config_hash': folder.config_hash(model.workdir),
-    'weights': checksums.of_arrays(params),
-    'sampling': sampling,
+    'weights': weights,
+    **by_content(used),
+    'read': {
+      n: x if isinstance(x, str) else digest([x]) for n, x in read.items()
+    },
     'versions': sessions.versions(_PACKAGES),
+    'computed_by': _computed_by(model),
+    'modules': _modules(folder.plain(model.config), used),
   }
-  computed_by = _computed_by(model)
-  return content | ({'computed_by': computed_by} if computed_by else {})
+  return {name: x for name, x in content.items() if x != {}}
+
+
+def of_sampling(
+  model: Model,
+  params: Params,
+  step: int,
+  read: Mapping[str, str | np.ndarray],
+  **used: Json,
+) -> Settings:
+  """Returns the `settings` of what config.sampling draws; used: more fields."""
+  sampling = folder.plain(model.config)['sampling']
+  del sampling['name']
+  sampling['checkpoint'] = str(step)
+  weights = checksums.of_arrays(params)
+  return settings(model, weights, {'sampling': sampling, **used}, read)
+
+
+def by_content(tree: Any) -> Any:
+  """Returns parts of a config with contents in place of the paths in it."""
+  if isinstance(tree, dict):
+    return {n: x if n == 'name' else by_content(x) for n, x in tree.items()}
+  if isinstance(tree, (list, tuple)):
+    return [by_content(x) for x in tree]
+  if not isinstance(tree, str) or not tree:
+    return tree
+  path, name = os.path.expanduser(tree), _base(tree)
+  if os.path.isfile(path):
+    return f'{name}, sha256 {sha256(path)[:16]}'
+  if os.path.isfile(os.path.join(path, 'config.json')):
+    return f'{name}, {_run(path)}'
+  return name if os.path.isdir(os.path.dirname(path)) else tree
+
+
+def _run(path):
+  try:
+    step = stored_weights.find_step(path)
+    weights = checksums.of_arrays(stored_weights.restore_params(path)[0])
+  except (OSError, ValueError) as error:
+    raise UserError(str(error)) from error
+  hashed = folder.config_hash(path)
+  return f'checkpoint {step}, weights {weights}, config_hash {hashed}'
+
+
+# Sections of a run on which its results depend only through its weights.
+_OF_TRAINING = 'data', 'objective', 'optimizer', 'training'
+
+
+def _modules(config, used):
+  # Returns the SHA-256 of the files of the user's modules.
+  idle = {*folder.USES, *_OF_TRAINING}
+  names = own.names_in({n: x for n, x in config.items() if n not in idle})
+  names = {n.partition(':')[0] for n in names | own.names_in(used) if ':' in n}
+  files = {n: getattr(sys.modules.get(n), '__file__', None) for n in names}
+  return {n: sha256(x)[:16] for n, x in sorted(files.items()) if x}
 
 
 def _computed_by(model):
@@ -74,7 +141,7 @@ def name_of_edit(model: Model) -> str:
   edit = model.config.edit
   if edit.output:
     return edit.output
-  fields = folder.flat({'edit': edit_fields(model)})
+  fields = folder.flat({'edit': own.without_folders(edit_fields(model))})
   del fields['edit.name']
   defaults = store.defaults(model.config)  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
@@ -108,13 +175,9 @@ def _named(first, changes):
 
 
 def edit_fields(model: Model) -> Json:
-  """Returns the section `edit`, with the names of its files, not paths."""
+  """Returns the fields of the section `edit` that change its results."""
   edit = folder.plain(model.config)['edit']
   del edit['output']
-  for section in (edit, edit.get('operator') or {}):
-    for field in ('image', 'image2', 'mask'):
-      if section.get(field):
-        section[field] = Path(section[field]).name
   return edit
 
 
@@ -167,28 +230,36 @@ def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
     )
 
 
-def is_done(path: Path, settings: Settings, field: str) -> bool:
-  """Returns, in all processes, whether a file has all results; prints it.
+def check_parts(parts: Path, settings: Settings, field: str) -> bool:
+  """Returns whether a folder has batches; raises as `check_same` does."""
+  files = sorted(parts.glob('*.npz'))
+  for file in files:
+    check_same(file, settings, parts, field)
+  return bool(files)
 
-  Raises UserError, about `field` as in `check_same`, if the file or the batches
-  in <name>.parts have other settings.
+
+@contextlib.contextmanager
+def making(path: Path, settings: Settings, field: str) -> Iterator[bool]:
+  """Yields, in all processes, whether a file has all results; prints it.
+
+  The file is locked meanwhile. Raises UserError, about `field` as in
+  `check_same`, if another process makes it, and if the file or the batches in
+  <name>.parts have other settings.
   """
   print(describe(settings))
-  done = processes.is_first() and _is_done(path, settings, field)
-  return bool(processes.broadcast([done])[0])
+  with lock.hold(path.parent, path.name, f'--config.{field}'):
+    done = processes.is_first() and _is_done(path, settings, field)
+    yield bool(processes.broadcast([done])[0])
 
 
 def _is_done(path, settings, field):
-  parts = path.with_suffix('.parts')
   if path.exists():
     check_same(path, settings, path, field)
-  files = sorted(parts.glob('*.npz'))
-  if files:
-    check_same(files[0], settings, parts, field)
-  elif path.exists():
+  if check_parts(path.with_suffix('.parts'), settings, field):
+    return False
+  if path.exists():
     print(f'{path} is there already, made with these settings')
-    return True
-  return False
+  return path.exists()
 
 
 def _base(workdir):
