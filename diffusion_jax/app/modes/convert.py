@@ -111,6 +111,8 @@ def config_of(config: Node, imported: Imported) -> Node:
   if config.latent is not None:
     tree['latent'] = {**given['latent'], 'shape': facts['image_shape']}
     facts['image_shape'] = image_shape_of(config.latent.run)
+    if sections['sampling'].get('clip'):
+      print('note: the scheduler clips x_0; latents are not clipped here')
     sections = sections | {'sampling': sections['sampling'] | {'clip': False}}
   for name, section in sections.items():
     tree[name] = {**tree.get(name, {}), **section}
@@ -214,6 +216,12 @@ def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
   sections, facts = export_sections(model), {'image_shape': model.state_shape}
   network, label = model.network(), model.config.convert.label
   diffusers.save(out, network, params['network'], sections, facts, label)
+  if model.noisy is not None:
+    steps = model.noisy.schedule_steps
+    if left := schedulers.unwritten(sections['sampling'], steps):
+      print(
+        f'note: the scheduler does not have sampling.{", sampling.".join(left)}'
+      )
 
 
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
