@@ -661,6 +661,12 @@ interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
   sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
 app/models/diffusion.py networks_own_estimate
   c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+app/modes/convert.py program_of_numbers
+  (cond[name] - a) / b => cond[name]
+app/modes/convert.py program_of_numbers
+  x = a + b * x => x = b * x
+app/modes/convert.py program_of_numbers
+  jnp.where(jnp.isnan(known), x, known) => x
 sampling/ancestral.py eps_at_the_level_reached
   select_level(clean, level_t, level_s) => select_level(clean, level_s, level_t)
 sampling/self_conditioning.py not_called_more_often

@@ -319,9 +319,9 @@ class Steer(Edit):
 
     def reward(x):
       x0 = batch.decode(x)
-      if values.mean:  # in the user's units
-        mean, std = _units(values)
-        x0 = x0 * std + mean
+      if not values.levels:  # in the user's units
+        a, b = values.affine
+        x0 = a + b * x0
       found = node.make({'x0': x0})
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
@@ -339,12 +339,6 @@ class Steer(Edit):
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
     print(f'{_listed(found)}{_warning(**found)}')
-
-
-def _units(values):
-  # Returns mean and std of real numbers, [1, ..., C].
-  shape = *[1] * len(values.shape), -1
-  return (np.float32(a).reshape(shape) for a in (values.mean, values.std))
 
 
 class _Damage(NamedTuple):
@@ -366,7 +360,7 @@ def _damage_of(operator, noise, values):
     seen = np.asarray(computed_now(lambda x: operator(x) != 0.0, normal))
   if values.levels:
     return _Damage(operator, 0.0, noise / _GREY, linear, seen)
-  mean, std = _units(values)
+  mean, std = values.affine
   if not linear:
     return _Damage(lambda x: operator(std * x + mean), 0.0, noise, False, seen)
   # y loses what the operator makes of the mean of the data: float32 would round
