@@ -665,6 +665,22 @@ core/denoiser.py published_integers
   jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
 sampling/ancestral.py ddim_1_is_ancestral_fixed_small
   1.0 - eta**2 + eta**2 * ratio**2 => 1.0 - eta**2 + eta**2 * ratio
+interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+  thresholded and c.sample_max_value != 1.0 => thresholded
+interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+  'predict_x0': True}, => 'predict_x0': False},
+interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+  'clip': bool(thresholded or c.clip_sample) => 'clip': bool(c.clip_sample)
+interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+  sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
+app/models/diffusion.py networks_own_estimate
+  c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+app/modes/convert.py program_of_numbers
+  (cond[name] - a) / b => cond[name]
+app/modes/convert.py program_of_numbers
+  x = a + b * x => x = b * x
+app/modes/convert.py program_of_numbers
+  jnp.where(jnp.isnan(known), x, known) => x
 sampling/ancestral.py eps_at_the_level_reached
   select_level(clean, level_t, level_s) => select_level(clean, level_s, level_t)
 sampling/self_conditioning.py not_called_more_often

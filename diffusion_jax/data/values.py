@@ -44,6 +44,14 @@ class Values(NamedTuple):
     """The values of files of samples, where all levels are 0..255."""
     return self._replace(levels=256) if self.levels else self
 
+  @property
+  def affine(self) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) [1, ..., C] or [1, ...]: a batch of data is a + b x of models."""
+    shape, half = [*[1] * len(self.shape), -1], (self.levels - 1) / 2.0
+    a, b = (half, half) if self.levels else (self.mean or 0.0, self.std or 1.0)
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    return a.reshape(shape), b.reshape(shape)
+
   def encode(self, values: np.ndarray) -> np.ndarray:
     """Returns data [..., *shape] as models see them, float32."""
     if self.levels:

@@ -7,6 +7,7 @@ import numpy as np
 from diffusion_jax.core.discrete import zero_terminal_snr
 from diffusion_jax.interop.options import Options, check, check_known
 from diffusion_jax.interop.reader import Sections
+from diffusion_jax.ranges import within
 
 # The options of DDPMScheduler with their defaults. DDIMScheduler has the same,
 # with set_alpha_to_one in place of variance_type.
@@ -35,19 +36,40 @@ _VARIANCES = {
 }
 _SPACINGS = ('leading', 'linspace', 'trailing')
 _SAMPLERS = {'DDPMScheduler': 'ancestral', 'DDIMScheduler': 'ddim'}
-# Other samplers of the same models: only their schedule is read.
-_SAME_MODELS = (
-  'PNDMScheduler',
-  'DPMSolverMultistepScheduler',
-  'DPMSolverSinglestepScheduler',
-  'DEISMultistepScheduler',
-  'UniPCMultistepScheduler',
-  'EulerDiscreteScheduler',
-  'EulerAncestralDiscreteScheduler',
-  'HeunDiscreteScheduler',
-  'LMSDiscreteScheduler',
-)
+# Other samplers of the same models: what was trained (_TRAINED) is read, and
+# these options, with their defaults.
+_TRAINED = (
+  'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule',
+  'trained_betas', 'prediction_type',
+)  # fmt: skip
+_LINSPACE: Options = {'timestep_spacing': 'linspace'}
+_ZERO_SNR: Options = _LINSPACE | {'rescale_betas_zero_snr': False}
+_RANGES = {
+  'dynamic_thresholding_ratio': within('(0, 1]'),
+  'sample_max_value': within('(0, inf]'),
+}
+_THRESHOLD: Options = _LINSPACE | {
+  name: DDPM[name] for name in ('thresholding', *_RANGES)
+}
+_SAME_MODELS: dict[str, Options] = {
+  'PNDMScheduler': {'timestep_spacing': 'leading'},
+  'DPMSolverMultistepScheduler': _THRESHOLD | _ZERO_SNR,
+  'DPMSolverSinglestepScheduler': _THRESHOLD,
+  'DEISMultistepScheduler': _THRESHOLD,
+  'UniPCMultistepScheduler': _THRESHOLD | _ZERO_SNR | {'predict_x0': True},
+  'EulerDiscreteScheduler': _ZERO_SNR,
+  'EulerAncestralDiscreteScheduler': _ZERO_SNR,
+  'HeunDiscreteScheduler': _LINSPACE | dict(
+    beta_start=0.00085, beta_end=0.012, clip_sample=False, clip_sample_range=1.0
+  ),
+  'LMSDiscreteScheduler': _LINSPACE,
+}  # fmt: skip
 _DDIM_STEPS = 50  # of DDIMPipeline
+_WITHOUT = (
+  *('respacing', 'schedule', 'guidance', 'classifier'),
+  *('churn', 'ancestral_noise', 'corrector'),
+)
+_LARGEST = float(np.finfo(np.float32).max)  # no bound: torch's clamp takes it
 
 
 def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
@@ -60,20 +82,25 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
   given = str(config.get('_class_name'))
   classes = (*_SAMPLERS, *_SAME_MODELS)
   check('diffusers', {'scheduler': given}, {'scheduler': classes})
-  c = SimpleNamespace(**{n: config.get(n, x) for n, x in DDPM.items()})
-  sampler: Sections = {'name': _SAMPLERS.get(given, 'ddim')}
-  num_steps, notes = _DDIM_STEPS, ()
-  if given not in _SAMPLERS:
-    c.variance_type = DDPM['variance_type']
-    notes = (
-      f'{given} is not read as a sampler: sampling is DDIM with {_DDIM_STEPS} '
-      'steps, which --config.sampling.sampler changes',
-    )
+  own = DDPM
+  if given in _SAME_MODELS:
+    own = {**{name: DDPM[name] for name in _TRAINED}, **_SAME_MODELS[given]}
+  # Options that a class lacks are off.
+  off = {**DDPM, **_LINSPACE, 'clip_sample': False, 'predict_x0': True}
+  c = SimpleNamespace(**off | {n: config.get(n, x) for n, x in own.items()})
+  if c.sample_max_value is None:
+    c.sample_max_value = float('inf')
   _check(given, config, c)
+  sampler: Sections = {'name': _SAMPLERS.get(given, 'ddim')}
+  total = len(c.trained_betas or ()) or c.num_train_timesteps
+  num_steps = min(_DDIM_STEPS, total)
   if sampler['name'] == 'ancestral':
     sampler['variance'] = _VARIANCES[c.variance_type]
-    num_steps = len(c.trained_betas or ()) or c.num_train_timesteps
-  threshold = float(c.dynamic_thresholding_ratio) if c.thresholding else 0.0
+    num_steps = total
+  thresholded = c.thresholding and c.predict_x0
+  # Their quantile is clamped to [1, 1] by default: x_0 is clipped.
+  dynamic = bool(thresholded and c.sample_max_value != 1.0)
+  bounded = dynamic and c.sample_max_value < _LARGEST
   return {
     'schedule': _schedule(c),
     'noise_input': {'name': 'step'},
@@ -82,10 +109,33 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
       'sampler': sampler,
       'num_steps': num_steps,
       'spacing': c.timestep_spacing,
-      'clip': bool(c.clip_sample),
-      'dynamic_threshold': threshold,
+      'clip': bool(thresholded or c.clip_sample),
+      'dynamic_threshold': c.dynamic_thresholding_ratio if dynamic else 0.0,
+      'dynamic_threshold_max': c.sample_max_value if bounded else None,
     },
-  }, notes
+  }, tuple(_notes(given, config, c, total, num_steps))
+
+
+def _notes(given, config, c, total, num_steps):
+  if given in _SAME_MODELS:
+    read = {*_TRAINED, *_SAME_MODELS[given]}
+    rest = [n for n in config if not n.startswith('_') and n not in read]
+    yield (
+      f'{given} is not read as a sampler: sampling is DDIM with {num_steps} '
+      'steps, which --config.sampling.sampler changes'
+      + (f'; not read: {", ".join(rest)}' if rest else '')
+    )
+  if given == 'DDIMScheduler' and (c.clip_sample or c.thresholding):
+    yield (
+      'DDIMScheduler keeps the eps of x_0 before it is clipped; here eps is '
+      'that of the clipped x_0, as with use_clipped_model_output=True'
+    )
+  uneven = c.timestep_spacing == 'linspace' or total % num_steps
+  if given == 'DDIMScheduler' and uneven and c.timestep_spacing != 'leading':
+    yield (
+      f'timestep_spacing={c.timestep_spacing}: steps of DDIMScheduler end '
+      f'{total // num_steps} lower, here where the next one begins'
+    )
 
 
 def _check(given, config, c):
@@ -95,18 +145,27 @@ def _check(given, config, c):
     'variance_type': tuple(_VARIANCES),
     'timestep_spacing': _SPACINGS,
   }
+  # Options that nothing uses may have any value.
   if given in _SAMPLERS:
     check_known(given, (*DDPM, 'set_alpha_to_one'), [
       n for n, x in config.items() if not n.startswith('_') and x is not None
     ])  # fmt: skip
-    # Options that nothing uses may have any value.
     leading = c.timestep_spacing == 'leading'
     known |= {
-      'clip_sample_range': (1.0,) if c.clip_sample else '',
-      'sample_max_value': (1.0,) if c.thresholding else '',
       'steps_offset': (0,) if leading else '',
       'set_alpha_to_one': (True,) if 'set_alpha_to_one' in config else '',
     }
+  else:  # They change what the network is given.
+    usual = {'use_flow_sigmas': False, 'timestep_type': 'discrete'}
+    known |= {n: (x,) for n, x in usual.items() if n in config}
+  if c.thresholding:
+    for name, rule in _RANGES.items():
+      if not rule.holds(vars(c)[name]):
+        known[name] = f'it must be {rule.text}'
+  elif c.clip_sample:
+    known['clip_sample_range'] = (1.0,)
+  if c.trained_betas is not None and 'num_train_timesteps' in config:
+    known['num_train_timesteps'] = (len(c.trained_betas),)
   check(given, {**config, **vars(c)}, known)
 
 
@@ -162,17 +221,35 @@ def write_config(sections: Sections) -> Options:
   variance = sampling['sampler'].get('variance', 'fixed_small')
   if sections['objective']['name'] in ('hybrid', 'vlb'):
     variance = 'learned'
-  threshold = sampling.get('dynamic_threshold', 0.0)
-  ratio = {'dynamic_thresholding_ratio': threshold} if threshold else {}
+  ratio, threshold = sampling.get('dynamic_threshold', 0.0), {}
+  if ratio:
+    threshold = {
+      'thresholding': True,
+      'dynamic_thresholding_ratio': ratio,
+      'sample_max_value': sampling.get('dynamic_threshold_max') or _LARGEST,
+    }
   spacing = sampling.get('spacing')
-  return {**DDPM, **ratio, **_betas(schedule)} | {
+  return {**DDPM, **threshold, **_betas(schedule)} | {
     'prediction_type': kinds[names['parametrization']],
     'variance_type': variances[variance],
     'clip_sample': bool(sampling.get('clip', True)),
-    'thresholding': threshold > 0.0,
     # Our even steps begin at T, as 'trailing' ones do.
     'timestep_spacing': spacing if spacing in _SPACINGS else 'trailing',
   }
+
+
+def unwritten(sampling: Sections, total: int) -> tuple[str, ...]:
+  """Returns the fields of sampling that a DDPMScheduler of total steps lacks.
+
+  They are arguments of a pipeline, or have no counterpart.
+  """
+  lacking = {
+    'sampler': sampling['sampler']['name'] != 'ancestral',
+    'num_steps': sampling.get('num_steps', total) != total,
+    'spacing': sampling.get('spacing', 'uniform')
+    not in ('uniform', 'steps', *_SPACINGS),
+  } | {name: sampling.get(name) for name in _WITHOUT}
+  return tuple(name for name, value in lacking.items() if value)
 
 
 def _betas(schedule):

@@ -1,7 +1,8 @@
 """Samplers and classifiers as StableHLO, which run without this package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,9 @@ sampler = export.deserialize(bytearray(program))
 weights = load_file(folder / 'weights.safetensors')
 first = int(sys.argv[1]) if len(sys.argv) > 1 else 0
 index = np.arange(first, first + {size}, dtype=np.int32)  # image i is fixed
-cond = {cond}  # what the images show
-images = np.asarray(sampler.call(weights, index, cond))  # in [-1, 1]
+cond = {cond}  # what the images show; numbers in the data's units
+# What is drawn is {unit}.
+images = np.asarray(sampler.call(weights, index, cond))
 np.save('images.npy', images)
 print('wrote images.npy,', images.shape)
 '''
@@ -46,6 +48,8 @@ def save(
   params: NamedParams,
   cond: dict[str, jax.ShapeDtypeStruct],
   size: int,
+  unit: str = 'in [-1, 1]',
+  examples: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
   """Writes a folder with a sampler's program, its weights and a script.
 
@@ -55,6 +59,8 @@ def save(
   Args:
     compute: the function (params, index, cond) -> images, which JAX can trace.
     cond: the shapes of its arrays.
+    unit: of the images, for the reader of the script.
+    examples: values of cond in the script, in Python; 0 by default.
   """
   arrays = jax.tree.map(jnp.asarray, dict(params))
   weights = files.flatten(jax.device_get(arrays))
@@ -69,10 +75,12 @@ def save(
   }
   exported = export.export(jax.jit(sampler), platforms=PLATFORMS)
   program = exported(by_name, index, cond).serialize()
-  zeros = (
-    f"{name!r}: np.zeros({x.shape}, '{x.dtype}')" for name, x in cond.items()
+  fields = (
+    f"{name!r}: np.full({x.shape}, {examples.get(name, 0)}, '{x.dtype}')"
+    for name, x in cond.items()
   )
-  script = _SCRIPT.format(size=size, cond='{' + ', '.join(zeros) + '}')
+  text = '{' + ', '.join(fields) + '}'
+  script = _SCRIPT.format(size=size, unit=unit, cond=text)
   with draft_folder(out) as new:
     files.write_safetensors(new / WEIGHTS, weights)
     (new / PROGRAM).write_bytes(program)

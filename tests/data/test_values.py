@@ -44,6 +44,17 @@ def test_pictures_and_texts():
   assert found == [*pictures, *[neither] * 4]
 
 
+FAR = Values((4, 2), mean=(3.0, -2.0), std=(0.5, 7.0))
+
+
+@pytest.mark.parametrize('values', [FAR, Values((3,)), Values((8, 2, 1), 17)])
+def test_a_program_has_the_same_units(values):
+  data = np.full((3, *values.shape), 5.0)
+  a, b = values.affine
+  assert a.ndim == b.ndim == data.ndim  # for strict promotion of ranks
+  np.testing.assert_allclose(a + b * values.encode(data), data, rtol=1e-5)
+
+
 @given(st.integers(0, 2**31), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_real_numbers_come_back_in_their_units(seed, mean, std):
   """To 1e-6 standard deviations, or what float32 keeps of the values."""

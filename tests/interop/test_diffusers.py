@@ -138,12 +138,74 @@ def test_a_missing_scheduler_is_said():
   assert found.sections['sampling']['sampler']['variance'] == 'fixed_small'
 
 
-def test_another_way_to_sample_is_said():
-  pndm = {'_class_name': 'PNDMScheduler', 'beta_schedule': 'scaled_linear'}
-  given = pndm | {'skip_prk_steps': 1}
+# What is read of options, as (class, options, fields of sampling, a note):
+# False, 0.0, None are how x_0 is bounded: clip, quantile, its largest value.
+DPM, EPS = 'DPMSolverMultistepScheduler', 'DDIMScheduler keeps the eps of x_0'
+MAX = 'sample_max_value'
+DYNAMIC = {'thresholding': True, 'dynamic_thresholding_ratio': 0.9}
+READ = [
+  ('DDPMScheduler', {}, (True, 0.0, None), ''),
+  ('DDPMScheduler', {'clip_sample': False}, (False, 0.0, None), ''),
+  ('DDPMScheduler', DYNAMIC, (True, 0.0, None), ''),
+  ('DDPMScheduler', DYNAMIC | {'sample_max_value': 1.5}, (True, 0.9, 1.5), ''),
+  ('DDPMScheduler', DYNAMIC | {'sample_max_value': 0.5}, (True, 0.9, 0.5), ''),
+  ('DDPMScheduler', DYNAMIC | {MAX: None}, (True, 0.9, None), ''),
+  ('DDPMScheduler', DYNAMIC | {MAX: 1e39}, (True, 0.9, None), ''),
+  ('DDIMScheduler', {}, (True, 0.0, None), EPS),
+  ('DDIMScheduler', DYNAMIC | {'sample_max_value': 2.0}, (True, 0.9, 2.0), EPS),
+  ('DDIMScheduler', {'clip_sample': False}, (False, 0.0, None), ''),
+  ('DDIMScheduler', {'clip_sample': False, 'timestep_spacing': 'linspace'},
+   (False, 0.0, None), 'timestep_spacing=linspace: steps of DDIMScheduler end'),
+  # They never clip; a file may have the option from another class.
+  ('PNDMScheduler', {'clip_sample': True}, (False, 0.0, None), 'clip_sample'),
+  ('EulerDiscreteScheduler', DYNAMIC, (False, 0.0, None), 'thresholding'),
+  ('LMSDiscreteScheduler', {}, (False, 0.0, None), 'not read as a sampler'),
+  ('HeunDiscreteScheduler', {}, (False, 0.0, None), 'not read as a sampler'),
+  ('HeunDiscreteScheduler', {'clip_sample': True}, (True, 0.0, None), 'Heun'),
+  (DPM, {}, (False, 0.0, None), 'DDIM with 50 steps'),
+  (DPM, DYNAMIC, (True, 0.0, None), 'DDIM with 50 steps'),
+  (DPM, DYNAMIC | {'sample_max_value': 1.5}, (True, 0.9, 1.5), 'DDIM with'),
+  (DPM, {'use_karras_sigmas': True, 'solver_order': 3}, (False, 0.0, None),
+   'not read: use_karras_sigmas, solver_order'),
+  ('DEISMultistepScheduler', DYNAMIC | {'sample_max_value': 1.5},
+   (True, 0.9, 1.5), 'not read as a sampler'),
+  ('UniPCMultistepScheduler', DYNAMIC | {'sample_max_value': 1.5},
+   (True, 0.9, 1.5), 'not read as a sampler'),
+  ('UniPCMultistepScheduler', DYNAMIC | {'predict_x0': False},
+   (False, 0.0, None), 'not read as a sampler'),
+]  # fmt: skip
+BOUND = 'clip', 'dynamic_threshold', 'dynamic_threshold_max'
+
+
+@pytest.mark.parametrize('kind, options, bound, note', READ)
+def test_what_is_read_of_a_scheduler(kind, options, bound, note):
+  """x_0 is bounded as in diffusers 0.42; what differs is said."""
+  given = {'_class_name': kind, **options}
   sections, notes = diffusers_schedulers.read_sections(given)
-  assert sections['sampling']['sampler'] == {'name': 'ddim'}
-  assert notes[0].startswith('PNDMScheduler is not read as a sampler')
+  sampling = sections['sampling']
+  assert tuple(sampling[name] for name in BOUND) == bound
+  assert len(notes) == bool(note) and note in ''.join(notes)
+  sections |= {'objective': {'name': 'denoising'}}
+  written = diffusers_schedulers.write_config(sections)
+  again, _ = diffusers_schedulers.read_sections(written)
+  assert all(again['sampling'][n] == sampling[n] for n in BOUND)
+  lost = diffusers_schedulers.unwritten(sampling, 1000)
+  usual = () if kind == 'DDPMScheduler' else ('sampler', 'num_steps')
+  assert lost == usual
+
+
+def test_defaults_are_those_of_the_class():
+  heun, _ = diffusers_schedulers.read_sections(
+    {'_class_name': 'HeunDiscreteScheduler', 'num_train_timesteps': 20}
+  )
+  ends = {'start': 0.00085, 'end': 0.012}
+  schedule = {'name': 'linear', 'num_steps': 20, **ends}
+  assert heun['schedule'] == schedule
+  assert heun['sampling']['spacing'] == 'linspace'
+  assert heun['sampling']['num_steps'] == 20  # not 50
+  for options in {'use_flow_sigmas': True}, {'timestep_type': 'continuous'}:
+    with pytest.raises(ValueError, match=f'{[*options][0]}=.* has no counterp'):
+      diffusers_schedulers.read_sections({'_class_name': DPM, **options})
 
 
 @pytest.fixture
@@ -214,7 +276,12 @@ REFUSED = {
     ({'variance_type': 'learned'}, "variance_type='learned' has no counterpar"),
     ({'steps_offset': 1}, 'steps_offset=1 has no counterpart'),
     ({'variance_type': 'learned_range'}, 'learned_range has twice the channel'),
-    ({'thresholding': True, 'sample_max_value': 3}, 'sample_max_value=3 has n'),
+    ({'thresholding': True, 'sample_max_value': -1.0},
+     r'sample_max_value=-1.0 has no counterpart here: it must be a number in'),
+    ({'thresholding': True, 'dynamic_thresholding_ratio': 0.0},
+     r'dynamic_thresholding_ratio=0.0 has no .* a number in \(0, 1\]'),
+    ({'trained_betas': [0.1, 0.2], 'num_train_timesteps': 3},
+     'num_train_timesteps=3 has no counterpart here: it can be 2'),
     ({'brand_new': 3}, 'unknown options of DDPMScheduler: brand_new; k'),
   ),
 }  # fmt: skip

@@ -4,6 +4,9 @@ All parameters are random, including the scales of norms and the ends of
 branches.
 """
 
+import inspect
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +15,10 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
+from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import diffusers as interop, files
+from diffusion_jax.sampling import ancestral
 from diffusion_jax.training import stored_weights
 from tests.app.conftest import trial
 
@@ -246,6 +251,228 @@ def test_the_betas_of_schedulers(options, tmp_path):
   )
   np.testing.assert_allclose(again.alphas_cumprod, expected, rtol=1e-6)
   assert again.config.prediction_type == scheduler.config.prediction_type
+
+
+# What becomes of every option of every scheduler that is read, with a value
+# that is not its default: exact; noted, by its name; refused.
+EXACT, NOTED, REFUSED = 'exact', 'noted', 'refused'
+TRAINED = {
+  'num_train_timesteps': (100, EXACT),
+  'beta_start': (2e-4, EXACT),
+  'beta_end': (0.03, EXACT),
+  'beta_schedule': ('scaled_linear', EXACT),
+  'trained_betas': ([0.01, 0.02, 0.03, 0.04] * 7, EXACT),
+  'prediction_type': ('v_prediction', EXACT),
+}
+SPACED = {'timestep_spacing': ('trailing', EXACT)}
+RESCALED = {'rescale_betas_zero_snr': (True, EXACT)}
+CLIPPED = {'clip_sample': (False, EXACT), 'clip_sample_range': (2.0, REFUSED)}
+THRESHOLDED = {
+  'thresholding': (True, EXACT),
+  'dynamic_thresholding_ratio': (0.7, EXACT),
+  'sample_max_value': (1.5, EXACT),
+}
+SIGMAS = {
+  'use_karras_sigmas': (True, NOTED),
+  'use_exponential_sigmas': (True, NOTED),
+  'use_beta_sigmas': (True, NOTED),
+}
+FLOWS = {
+  'use_flow_sigmas': (True, REFUSED),
+  'flow_shift': (3.0, NOTED),
+  'use_dynamic_shifting': (True, NOTED),
+  'time_shift_type': ('linear', NOTED),
+}
+OFFSET = {'steps_offset': (1, NOTED)}
+SOLVER = {
+  'solver_order': (3, NOTED),
+  'solver_type': ('heun', NOTED),
+  'lower_order_final': (False, NOTED),
+}
+FINAL = {'final_sigmas_type': ('sigma_min', NOTED)}
+DPM = {
+  'algorithm_type': ('sde-dpmsolver++', NOTED),
+  'lambda_min_clipped': (-5.1, NOTED),
+  'variance_type': ('learned_range', NOTED),
+}
+ENDS = {'sigma_min': (0.1, NOTED), 'sigma_max': (9.0, NOTED)}
+SCHEDULERS = {
+  'DDPMScheduler': {
+    **TRAINED, **SPACED, **RESCALED, **CLIPPED, **THRESHOLDED,
+    'variance_type': ('fixed_large', EXACT), 'steps_offset': (1, REFUSED),
+  },
+  'DDIMScheduler': {
+    **TRAINED, **SPACED, **RESCALED, **CLIPPED, **THRESHOLDED,
+    'set_alpha_to_one': (False, REFUSED), 'steps_offset': (1, REFUSED),
+  },
+  'PNDMScheduler': {
+    **TRAINED, **SPACED, **OFFSET,
+    'skip_prk_steps': (True, NOTED), 'set_alpha_to_one': (True, NOTED),
+  },
+  'DPMSolverMultistepScheduler': {
+    **TRAINED, **SPACED, **RESCALED, **THRESHOLDED, **SIGMAS, **FLOWS, **OFFSET,
+    **SOLVER, **FINAL, **DPM,
+    'euler_at_final': (True, NOTED), 'use_lu_lambdas': (True, NOTED),
+  },
+  'DPMSolverSinglestepScheduler': {
+    **TRAINED, **THRESHOLDED, **SIGMAS, **FLOWS, **SOLVER, **FINAL, **DPM,
+  },
+  'DEISMultistepScheduler': {
+    **TRAINED, **SPACED, **THRESHOLDED, **SIGMAS, **FLOWS, **OFFSET, **SOLVER,
+    'algorithm_type': ('deis', NOTED),
+  },
+  'UniPCMultistepScheduler': {
+    **TRAINED, **SPACED, **RESCALED, **THRESHOLDED, **SIGMAS, **FLOWS, **OFFSET,
+    **SOLVER, **FINAL, **ENDS,
+    'predict_x0': (False, EXACT), 'disable_corrector': ([0], NOTED),
+    'solver_p': ('x', NOTED), 'shift_terminal': (0.1, NOTED),
+  },
+  'EulerDiscreteScheduler': {
+    **TRAINED, **SPACED, **RESCALED, **SIGMAS, **OFFSET, **FINAL, **ENDS,
+    'interpolation_type': ('log_linear', NOTED),
+    'timestep_type': ('continuous', REFUSED),
+  },
+  'EulerAncestralDiscreteScheduler': {
+    **TRAINED, **SPACED, **RESCALED, **OFFSET,
+  },
+  'HeunDiscreteScheduler': {
+    **TRAINED, **SPACED, **SIGMAS, **OFFSET, **CLIPPED,
+    'clip_sample': (True, EXACT),
+  },
+  'LMSDiscreteScheduler': {**TRAINED, **SPACED, **SIGMAS, **OFFSET},
+}  # fmt: skip
+# Options that have an effect with others only.
+WITH = {
+  'trained_betas': {'num_train_timesteps': 28},
+  'clip_sample_range': {'clip_sample': True},
+  'dynamic_thresholding_ratio': {'thresholding': True, 'sample_max_value': 9.0},
+  'sample_max_value': {'thresholding': True},
+  'predict_x0': {'thresholding': True},
+}
+
+
+@pytest.mark.parametrize('name', SCHEDULERS)
+def test_the_table_has_every_option(name):
+  options = inspect.signature(getattr(theirs, name).__init__).parameters
+  assert SCHEDULERS[name].keys() == options.keys() - {'self'}
+
+
+def their_x0(scheduler, output, t, x):
+  """Returns the x_0 that a scheduler goes on with."""
+  if hasattr(scheduler, 'convert_model_output'):
+    scheduler._init_step_index(t)
+    return scheduler.convert_model_output(output, sample=x)
+  if hasattr(scheduler, 'plms_timesteps'):  # a step to clean data
+    scheduler.final_alpha_cumprod = torch.tensor(1.0)
+    return scheduler._get_prev_sample(x, int(t), -1, output)
+  if hasattr(scheduler, 'scale_model_input'):
+    scheduler.scale_model_input(x, t)
+  return scheduler.step(output, t, x).pred_original_sample
+
+
+def bound_of(sections):
+  """Returns denoiser -> denoiser, as the config of sections bounds x_0."""
+  sampling = store.completed(sections | {'objective': {'name': 'denoising'}})
+  c = sampling.sampling.make()
+  return diffusion.bound_of(c, c.clip) or (lambda denoise: denoise)
+
+
+@pytest.mark.parametrize(
+  'name, option',
+  [(name, option) for name, rows in SCHEDULERS.items() for option in rows],
+)
+def test_every_option_of_a_scheduler(name, option):
+  """Exact are the alpha_bars, the spacing and x_0 far beyond [-1, 1]."""
+  value, becomes = SCHEDULERS[name][option]
+  options = {**WITH.get(option, {}), option: value}
+  given = {'_class_name': name, **options}
+  if becomes == REFUSED:
+    with pytest.raises(ValueError, match=f'{option}=.* has no counterpart'):
+      interop.schedulers.read_sections(given)
+    return
+  sections, notes = interop.schedulers.read_sections(given)
+  if becomes == NOTED:
+    assert 'is not read as a sampler' in notes[0] and option in notes[0]
+    return
+  scheduler = getattr(theirs, name)(**options)
+  expected = scheduler.alphas_cumprod.numpy()
+  ours = alpha_bars(sections['schedule'])
+  np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-7)
+  spacing = scheduler.config.get('timestep_spacing', 'linspace')
+  assert sections['sampling']['spacing'] == spacing
+  if option == 'predict_x0':  # They bound nothing then.
+    assert sections['sampling']['clip'] is False
+    return
+
+  scheduler.set_timesteps(10)
+  t = scheduler.timesteps[len(scheduler.timesteps) // 2]
+  alpha, sigma = expected[int(t)] ** 0.5, (1.0 - expected[int(t)]) ** 0.5
+  x0, eps = 2.5 * torch.randn(2, 2, 8, 8, 1)
+  v = option == 'prediction_type'
+  output = alpha * eps - sigma * x0 if v else eps
+  x = alpha * x0 + sigma * eps
+  ratio = name.startswith(('Euler', 'Heun', 'LMS'))  # their x is x / alpha
+  found = their_x0(scheduler, output, t, x / alpha if ratio else x)
+  if name.startswith('DEIS'):  # It goes on with the eps of this x_0.
+    found = (x - sigma * found) / alpha
+  denoise = bound_of(sections)(
+    lambda xt, level: dj.Prediction(jnp.asarray(x0.numpy()))
+  )
+  bounded = denoise(jnp.asarray(x.numpy()), dj.LinearVPSchedule()(0.5)).x0
+  np.testing.assert_allclose(bounded, found.numpy(), rtol=1e-3, atol=2e-3)
+  assert np.std(bounded) > 0.4
+
+
+@pytest.mark.parametrize(
+  'name, options',
+  [
+    ('DDPMScheduler', {}),
+    ('DDPMScheduler', {'clip_sample': False, 'variance_type': 'fixed_large'}),
+    ('DDPMScheduler', {'thresholding': True}),
+    ('DDPMScheduler', {'thresholding': True, 'sample_max_value': 1.5}),
+    ('DDIMScheduler', {'timestep_spacing': 'trailing'}),
+    ('DDIMScheduler', {'thresholding': True, 'sample_max_value': 1.5}),
+    ('DDIMScheduler', {'clip_sample': False}),
+  ],
+)
+def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
+  """x_0_hat is 2 tanh(x): far beyond [-1, 1]; eps as the note says."""
+  scheduler = getattr(theirs, name)(
+    num_train_timesteps=100, prediction_type='sample', **options
+  )
+  sections, notes = interop.schedulers.read_sections(
+    {'_class_name': name, **scheduler.config}
+  )
+  step = {'use_clipped_model_output': True} if 'DDIM' in name else {}
+  bounded = sections['sampling']['clip']
+  assert ['eps' in note for note in notes] == [True] * bool(step and bounded)
+  z = np.random.default_rng(0).standard_normal((2, 2, 8, 8, 1))
+  z = z.astype(np.float32)
+  monkeypatch.setattr(
+    sys.modules[type(scheduler).__module__],
+    'randn_tensor',
+    lambda shape, **options: torch.tensor(z[1]),
+  )
+  monkeypatch.setattr(
+    ancestral, 'draw_normal', lambda key, x: jnp.asarray(z[1])
+  )
+  scheduler.set_timesteps(sections['sampling']['num_steps'])
+  y = torch.tensor(z[0])
+  for t in scheduler.timesteps:
+    y = scheduler.step(2.0 * torch.tanh(y), t, y, **step).prev_sample
+
+  config = store.completed(sections | {'objective': {'name': 'denoising'}})
+  schedule, c = config.schedule.make(), config.sampling.make()
+  sampler = c.sampler.make({'schedule': schedule})
+  levels = diffusion.levels_of(c, schedule)
+  denoise = bound_of(sections)(
+    lambda xt, level: dj.Prediction(2.0 * jnp.tanh(xt))
+  )
+  ours = jax.jit(
+    lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x)
+  )(z[0])
+  assert np.std(ours) > 0.4
+  np.testing.assert_allclose(ours, y.numpy(), rtol=0, atol=2e-4)
 
 
 def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):

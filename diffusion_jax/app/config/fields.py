@@ -285,6 +285,7 @@ class DenoiserSampling(Sampling):
     clip: clips estimates of x_0 to [-1, 1], after guidance; None: of levels
     dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
       it
+    dynamic_threshold_max: largest value of that quantile; None: any
     churn: noise before each step
     ancestral_noise: noise after each step of a solver of the ODE
     corrector: Langevin steps before each step
@@ -299,6 +300,7 @@ class DenoiserSampling(Sampling):
   classifier: ClassifierGuidance | None = None
   clip: bool | None = None
   dynamic_threshold: Probability = 0.0
+  dynamic_threshold_max: Positive | None = None
   churn: Churn | None = None
   ancestral_noise: AncestralNoise | None = None
   corrector: Langevin | None = None

@@ -36,6 +36,10 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
     names = 'sampling.num_steps', 'sampling.spacing'
     reason = f'sampling.respacing={s.respacing}'
     yield from of_fields(config, workdir, names, reason)
+  if not s.get('dynamic_threshold', True):
+    names = ('sampling.dynamic_threshold_max',)
+    reason = 'sampling.dynamic_threshold=0'
+    yield from of_fields(config, workdir, names, reason)
   metrics = config.evaluation.metrics
   named = {name.rpartition(':')[2] for name in metrics}
   for name, section in config.evaluation.items() if mode == 'evaluate' else ():

@@ -331,9 +331,9 @@ class Steer(Edit):
 
     def reward(x):
       x0 = batch.decode(x)
-      if values.mean:  # in the user's units
-        mean, std = _units(values)
-        x0 = x0 * std + mean
+      if not values.levels:  # in the user's units
+        a, b = values.affine
+        x0 = a + b * x0
       found = node.make({'x0': x0})
       if jnp.shape(found) != x.shape[:1]:
         raise UserError(
@@ -351,12 +351,6 @@ class Steer(Edit):
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     found['lowest_ess'] = float(numbers['lowest_ess'].min())
     print(f'{_listed(found)}{_warning(**found)}')
-
-
-def _units(values):
-  # Returns mean and std of real numbers, [1, ..., C].
-  shape = *[1] * len(values.shape), -1
-  return (np.float32(a).reshape(shape) for a in (values.mean, values.std))
 
 
 class _Damage(NamedTuple):
@@ -380,7 +374,7 @@ def _damage_of(operator, noise, values):
   normal, seen, offset = normal.astype(np.float32), np.ones(1, bool), 0.0
   linear, unit, mean = is_linear(operator, normal[:1]), 1.0, 0.0
   if not values.levels:
-    mean, unit = _units(values)
+    mean, unit = values.affine
 
   def in_units(x):
     if values.levels:

@@ -177,7 +177,9 @@ def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
 
   def thresholded(denoise):
     with from_config('sampling.dynamic_threshold'):
-      return dj.dynamic_threshold(denoise, c.dynamic_threshold)
+      return dj.dynamic_threshold(
+        denoise, c.dynamic_threshold, c.dynamic_threshold_max
+      )
 
   return thresholded
 

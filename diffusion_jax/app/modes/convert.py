@@ -5,11 +5,12 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
@@ -111,6 +112,8 @@ def config_of(config: Node, imported: Imported) -> Node:
   if config.latent is not None:
     tree['latent'] = {**given['latent'], 'shape': facts['image_shape']}
     facts['image_shape'] = image_shape_of(config.latent.run)
+    if sections['sampling'].get('clip'):
+      print('note: the scheduler clips x_0; latents are not clipped here')
     sections = sections | {'sampling': sections['sampling'] | {'clip': False}}
   for name, section in sections.items():
     tree[name] = {**tree.get(name, {}), **section}
@@ -214,6 +217,12 @@ def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
   sections, facts = export_sections(model), {'image_shape': model.state_shape}
   network, label = model.network(), model.config.convert.label
   diffusers.save(out, network, params['network'], sections, facts, label)
+  if model.noisy is not None:
+    steps = model.noisy.schedule_steps
+    if left := schedulers.unwritten(sections['sampling'], steps):
+      print(
+        f'note: the scheduler does not have sampling.{", sampling.".join(left)}'
+      )
 
 
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
@@ -238,7 +247,44 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
   drawing = generate(model, mesh)
   shapes = conditions.shapes(model, size)
   params |= model.autoencoder.load()
-  stablehlo.save(out, drawing.compute, params, shapes, size)
+  unit, examples = 'in [-1, 1]', {}
+  name, given = conditions.context_of(model)
+  if given is not None:
+    mean = given.affine[0].tolist()
+    examples[name] = 'np.nan' if name == 'known' else repr(mean)
+  x = model.facts.x
+  if not x.levels:
+    unit = "in the data's units"
+  if x.low:
+    unit = (
+      f'{unit}; --mode=sample draws again what is outside of data.bounds, '
+      f'low={x.low}, high={x.high}, and this program does not'
+    )
+  print(f'note: what the program draws is {unit}')
+  compute = in_units(model, drawing.compute)
+  stablehlo.save(out, compute, params, shapes, size, unit, examples)
+
+
+def in_units(model: Model, compute: Callable) -> Callable:
+  """Returns (params, index, cond) -> x, numbers and contexts in their units.
+
+  compute: of standardised ones. Levels stay in [-1, 1].
+  """
+  name, given = conditions.context_of(model)
+
+  def in_their_units(params, index, cond):
+    known = cond.get('known')
+    if given is not None:
+      a, b = given.affine
+      cond = cond | {name: (cond[name] - a) / b}
+    x = compute(params, index, cond)
+    if model.facts.x.levels:
+      return x
+    a, b = model.facts.x.affine
+    x = a + b * x
+    return x if known is None else jnp.where(jnp.isnan(known), x, known)
+
+  return in_their_units
 
 
 def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:

@@ -113,7 +113,8 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
 
 
 def test_without_clipping_a_step_is_the_networks_own_estimate():
-  model = model_of(**{'sampling.dynamic_threshold': 0.9})
+  largest = {'sampling.dynamic_threshold_max': 1.5}
+  model = model_of(**{'sampling.dynamic_threshold': 0.9, **largest})
   params = normal_params(model)
   x, cond = np.full((1, 8, 8, 1), 9.0, np.float32), {'label': np.zeros(1, int)}
 
@@ -127,3 +128,6 @@ def test_without_clipping_a_step_is_the_networks_own_estimate():
   expected, free, bounded = jax.device_get(estimates(params, x))
   np.testing.assert_array_equal(free, expected)
   assert np.abs(free).max() > 1.0 >= np.abs(bounded).max()
+  s = np.clip(np.quantile(np.abs(free), 0.9), 1.0, 1.5)
+  assert s == 1.5
+  np.testing.assert_allclose(bounded, np.clip(free, -s, s) / s, rtol=1e-6)

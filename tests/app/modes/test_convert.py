@@ -23,7 +23,7 @@ from jax import export
 from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES, convert, train, train_setup
 from diffusion_jax.app.run import weights
 from diffusion_jax.demos import digits_judge
@@ -190,6 +190,20 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
     refused(message, read, seven, out, **{'sampling.num_samples': 7})
 
 
+def test_what_a_scheduler_lacks_is_printed(run, tmp_path, capsys):
+  out = tmp_path / 'out'
+  changes = {'sampler': 'ddim', 'dynamic_threshold': 0.9, 'num_steps': 4}
+  changes |= {'dynamic_threshold_max': 1.5}
+  write(
+    run, 'diffusers', out, **{f'sampling.{n}': x for n, x in changes.items()}
+  )
+  printed = capsys.readouterr().out
+  lost = 'sampling.sampler, sampling.num_steps'
+  assert f'note: the scheduler does not have {lost}\n' in printed
+  written = json.loads((out / 'scheduler/scheduler_config.json').read_text())
+  assert written['thresholding'] and written['sample_max_value'] == 1.5
+
+
 def test_fields_of_a_users_own_come_back(tmp_path):
   """Our own file has the complete config; its parts must be allowed."""
   config = smoke(**{'network.channels': 4, 'schedule.num_steps': 100})
@@ -350,6 +364,45 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
   stored = bytearray((out / 'sampler.stablehlo').read_bytes())
   program = export.deserialize(stored)
   assert program.platforms == ('cpu', 'cuda', 'tpu')
+
+
+@pytest.mark.parametrize('name', ['two_moons', 'joint'])
+def test_a_program_of_numbers_is_in_their_units(
+  name, tmp_path, monkeypatch, capsys
+):
+  """It takes a context and returns x as --mode=sample does, but for the box."""
+  data = {'num_examples': 100, 'num_test': 16, 'bounds': (-1.0, 1.0)}
+  config = trial(name, **{f'data.{n}': x for n, x in data.items()})
+  run = untrained(config, tmp_path / 'run', 0.05)
+  changes = {'sampling.checkpoint': 'latest', 'sampling.batch_size': 3}
+  write(run, 'stablehlo', tmp_path / 'out', **changes)
+  printed = ' '.join(capsys.readouterr().out.split())
+  box = 'is outside of data.bounds, low=(-1.0, -1.0), high=(1.0, 1.0), and this'
+  script = (tmp_path / 'out/run.py').read_text()
+  for text in printed, script:
+    assert "in the data's units" in text and box in text
+
+  model = models.make(of_run(run, **changes), run)
+  params, _ = weights.restore(model)
+  entry, given = conditions.context_of(model)
+  rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
+  if name == 'joint':
+    rows = np.concatenate([np.full((3, 2), np.nan, np.float32), rows], axis=1)
+  index = np.arange(4, 7)
+  drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
+  x = drawing(params, index, {entry: given.encode(rows)})
+  expected = model.facts.x.decode(x)
+  if name == 'joint':
+    expected[:, 2:] = rows[:, 2:]
+  assert np.abs(expected - x).max() > 0.1  # The units matter.
+  stored = bytearray((tmp_path / 'out/sampler.stablehlo').read_bytes())
+  saved = files.read_tensors(tmp_path / 'out/weights.safetensors')
+  found = export.deserialize(stored).call(saved, np.int32(index), {entry: rows})
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'argv', ['run.py'])
+  runpy.run_path(str(tmp_path / 'out/run.py'))  # at the mean context, or none
+  assert np.isfinite(np.load('images.npy')).all()
 
 
 def test_a_classifier_becomes_features(tmp_path):

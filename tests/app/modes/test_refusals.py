@@ -182,6 +182,8 @@ schedule=continuous_cosine sampling.respacing=ddim50 =>
   config.sampling: respacing needs a schedule of steps
 sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras
   is not read with sampling.respacing=2: leave one of them out
+sampling.dynamic_threshold_max=2 => is not read with
+  sampling.dynamic_threshold=0
 sampling.respacing=2 sampling.num_steps=3 => sampling.num_steps=3 is not read
 sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read
   with sampling.ema=False
