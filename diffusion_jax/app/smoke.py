@@ -38,6 +38,8 @@ def shrunk(config: Node) -> Node:
   Data that must be downloaded are replaced by generated pictures, and runs that
   this one needs by their own trials, in '<run>-smoke'.
   """
+  if datasets.asks_for_labels(config.data):  # generated pictures do not
+    config = datasets.with_labels(config)
   tree = config.to_dict()
   tree['data'] = _small_data(config.data, bool(datasets.text_length(config)))
   tree['network'] |= {

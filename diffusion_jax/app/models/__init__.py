@@ -38,6 +38,7 @@ def make(
   workdir: the run folder; facts: the facts of the images; None: read from the
   data.
   """
+  config = datasets.with_labels(config)
   facts = datasets.facts_of(config) if facts is None else facts
   schema = kinds.kind_of(config)
   (make_kind,) = (make_kind for kind, make_kind in KINDS if kind is schema)

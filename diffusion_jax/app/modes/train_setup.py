@@ -73,6 +73,7 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   source = datasets.source_of(config)
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
+  config = model.config  # with what follows from the data
   model.check('train')
   objective = model.objective()
   facts = {'total_steps': config.training.num_steps}
