@@ -441,7 +441,8 @@ class Conditioning:
     text: a sentence
     image: an image computed from the example
     context: real numbers that the data have for each example, as the network
-      reads them; auto: by their shape (docs/arrays.md)
+      reads them; auto: by their shape (docs/arrays.md); if_any: auto for data
+      with a context, None for others
     known: some numbers of the example, for any conditional of a joint
       distribution (docs/inference.md)
     dropout: probability that training hides labels, text, image and context;

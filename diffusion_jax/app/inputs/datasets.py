@@ -74,6 +74,15 @@ def with_labels(config: Node) -> Node:
   return config.replace(conditioning=c.replace(**fields))
 
 
+def with_context(config: Node, facts: Facts) -> Node:
+  """Returns the config with conditioning.context=if_any decided by the data."""
+  c = config.get('conditioning')
+  if c is None or c.context is None or c.context.name != 'if_any':
+    return config
+  context = None if facts.context is None else c.context.replace(name='auto')
+  return config.replace(conditioning=c.replace(context=context))
+
+
 def source_of(config: Node, split: str = 'train') -> Source:
   """Returns the data of a split, a `Source`.
 
