@@ -2,8 +2,7 @@ r"""Unconditional DDPM on a folder of pictures of any sizes, at 64x64 in colour.
 
 T = 1000, linear beta; 88,217,219 parameters, so a GPU is needed: on two CPU
 cores a step takes minutes and 8 GB (configs/pictures.py is made for them). Not
-measured on a GPU yet. Sub-folders are classes with --config.data.labelled=true
-and --config.conditioning.labels=true.
+measured on a GPU yet. Sub-folders are classes with --config.data.labelled=true.
 
   python launch.py --config=configs/images64.py --config.data.path=my/pictures
 """

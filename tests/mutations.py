@@ -767,6 +767,12 @@ demos/whiteness.py power_one_at_every_frequency
   ** 2 / (height * width) => ** 2 / height
 demos/whiteness.py within_its_error
   z @ z + z.size => z @ z
+app/inputs/datasets.py labels_follow_the_data
+  section[name] and section[name] != parameter.default => section[name]
+app/notebook.py trained_run_by_its_parts
+  draw(i, i), i, draw) => draw(i, i - first), i, draw)
+app/inputs/conditions.py app/test_notebook.py vectors_are_given
+  cond[name] = facts.encode(context)[index] => cond[name] = context[index]
 report/charts.py cannot_be_drawn
   kept &= (y > 0) | ('y' not in log) => pass
 report/record.py report/test_results.py order_of_their_steps

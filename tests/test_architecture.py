@@ -173,6 +173,7 @@ TESTED_ELSEWHERE = {
   'data/text.py': 'data/test_text_files.py',
   'planning/roofline.py': 'planning/test_plans.py',
   'report/record.py': 'report/test_results.py',
+  'runs.py': 'app/test_notebook.py',
   'runtime/sessions.py': 'runtime/test_files.py',
   'runtime/start_up.py': 'runtime/test_processes.py',
   'planning/topologies.py': 'planning/test_plans.py',

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ from scipy.stats import norm
 import diffusion_jax as dj
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.training.objectives import Context
+from tests.app.conftest import SMALL
 from tests.test_readme import EXAMPLE, ROOT, check_means, run
 
 pytestmark = pytest.mark.docs
@@ -67,6 +69,17 @@ def test_the_library_page_runs_as_printed(capsys, monkeypatch):
   for module in modules:
     assert run(module, capsys).strip() == '(4, 2)'
   assert run(weights, capsys).strip() == '(2, 4, 4, 1)'
+
+
+def test_a_run_is_opened_as_the_library_page_prints(
+  digits_run, tmp_path, capsys, monkeypatch
+):
+  shutil.copytree(digits_run, tmp_path / 'runs/digits-smoke')
+  monkeypatch.chdir(tmp_path)
+  code = page_example('library.md', 'open_run').replace(
+    'num_steps=20', f"num_steps=20, allow=['{SMALL}']"
+  )
+  assert run(code, capsys).strip() == code.rpartition('  # ')[2].strip()
 
 
 def test_the_training_page_trains_as_printed(capsys):

@@ -109,6 +109,7 @@ for _name in TRAINED:
 
 UNREAD = {
   'folder': pictures((64, 64, 3)),
+  'npz': Facts(Values((2,)), context=Values((3,))),
   'binarized': Facts(Values((28, 28, 1), 2), 10),  # of MNIST
 }
 

@@ -147,7 +147,14 @@ class NoisyNetwork:
   @functools.cached_property
   def inputs(self) -> Inputs:
     """What the network takes besides x and its level."""
-    return _inputs_of(self.conditioning, self.facts, self.needs)
+    c = self.conditioning
+    if c.labels and not self.facts.num_classes:
+      raise UserError(
+        'config.conditioning.labels needs data of classes, and these have no '
+        f'labels: set {datasets.labels_field(self.config.data)} or '
+        'conditioning.labels=False'
+      )
+    return _inputs_of(c, self.facts, self.needs)
 
   @functools.cached_property
   def network(self) -> nn.Module:
@@ -175,8 +182,8 @@ class NoisyNetwork:
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
     condition = conditions.make_condition(
-      c.labels,
-      0.0 if test else c.dropout,
+      bool(c.labels),
+      0.0 if test else c.dropout or 0.0,
       c.image,
       c.text is not None,
       c.context is not None,
@@ -272,11 +279,6 @@ def _with_params(schedule, params):
 
 
 def _inputs_of(c, facts, needs):
-  if c.labels and not facts.num_classes:
-    raise UserError(
-      'config.conditioning.labels needs images of classes, and the data '
-      'have no labels: set it to False'
-    )
   x0 = jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32)
   shapes, context = {}, {}
   for name in ('image', 'known'):  # what the network sees of x_0
@@ -289,7 +291,7 @@ def _inputs_of(c, facts, needs):
     context = {'context': shape, 'context_encoder': c.context}
   return Inputs(
     num_classes=facts.num_classes if c.labels else 0,
-    null_class=c.dropout > 0.0,
+    null_class=bool(c.dropout),
     text=c.text,
     image_channels=shapes['image'][-1] if 'image' in shapes else 0,
     self_conditioning=c.self_conditioning,
@@ -317,7 +319,8 @@ def _build(noisy):
   classes = noisy.facts.num_classes
   if 'num_classes' in section.needs and classes < 2:
     raise UserError(
-      'config.network=classifier needs images of two or more classes'
+      'config.network=classifier needs images of two or more classes: set '
+      f'{datasets.labels_field(c.data)}'
     )
   network = section.make({
     'out_channels': noisy.out_channels,
@@ -380,9 +383,11 @@ def _height_problems(section, shape):
   heights = section.get('attention_resolutions')
   if not heights or ':' in section.name:
     return
-  levels = len(section.get('multipliers', (1,)))
+  levels = range(len(section.get('multipliers', (1,))))
   sides = shape[:-1]
-  maps = [[side // 2**level for side in sides] for level in range(levels)]
+  if any(side % 2 ** (len(levels) - 1) for side in sides):
+    return  # The network says that they cannot be halved.
+  maps = [[side // 2**level for side in sides] for level in levels]
   is_flat = len(sides) == 2
   possible = [m[0] if is_flat else math.prod(m) for m in maps]
   absent = [h for h in heights if h not in possible]

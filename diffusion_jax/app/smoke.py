@@ -38,6 +38,8 @@ def shrunk(config: Node) -> Node:
   Data that must be downloaded are replaced by generated pictures, and runs that
   this one needs by their own trials, in '<run>-smoke'.
   """
+  if datasets.asks_for_labels(config.data):  # generated pictures do not
+    config = datasets.with_labels(config)
   tree = config.to_dict()
   tree['data'] = _small_data(config.data, bool(datasets.text_length(config)))
   tree['network'] |= {
@@ -73,6 +75,8 @@ def _small_data(section, has_texts):
     return section.to_dict() | {'source': source}
   facts = datasets.stated_facts(section)
   if facts is None and section.constructor is not image_folder.folder:
+    if 'path' in section and not section.path:
+      return {'name': 'two_moons'}
     # The draws of an untrained network would hardly ever be within a box.
     return section.to_dict() | ({'bounds': ()} if 'bounds' in section else {})
   shape = section.image_shape if facts is None else facts.x.shape

@@ -80,7 +80,7 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
 
 
 def _read_npz(path, more, any_shape):
-  names = npz.names_of(path)
+  names = npz.names_of(path, 'images')
   name = next((name for name in IMAGES if name in names), None)
   wanted = {*ARRAYS, *more} - {*IMAGES}
   arrays = npz.read(path, [n for n in names if n in wanted])

@@ -148,7 +148,7 @@ def read_array(path: str | Path, name: str, kinds: str = 'fiu') -> np.ndarray:
   path = Path(path).expanduser()
   if path.suffix.lower() == '.npy':
     array = _mapped(path)
-  elif name in (names := names_of(path)):
+  elif name in (names := names_of(path, name)):
     array = read(path, [name])[name]
   else:
     raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
@@ -157,10 +157,11 @@ def read_array(path: str | Path, name: str, kinds: str = 'fiu') -> np.ndarray:
   return np.asarray(array, np.float64)
 
 
-def names_of(path: str | Path) -> list[str]:
+def names_of(path: str | Path, needed: str = 'x') -> list[str]:
   """Returns the names of the arrays in an npz file or a folder of .npy files.
 
-  Raises FileNotFoundError, or ValueError in one line for another kind of file.
+  Raises FileNotFoundError, or ValueError in one line for another kind of file,
+  which says how to write one with the array `needed`.
   """
   path = Path(path).expanduser()
   if path.is_dir():
@@ -174,8 +175,8 @@ def names_of(path: str | Path) -> list[str]:
   with path.open('rb') as file:
     if file.read(2) != b'PK':
       raise ValueError(
-        f'{path} is not an npz file of arrays: numpy.savez(file, images=array) '
-        'writes one'
+        f'{path} is not an npz file of arrays: numpy.savez(file, {needed}='
+        'array) writes one'
       )
   return list(_with_file(path, lambda file: file.files))
 

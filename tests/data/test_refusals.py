@@ -179,7 +179,10 @@ npz(saved(**ARRAYS), 'val') => split 'val' is not one of train, test
 npz(saved(**ARRAYS), 'test', test_fraction=0.01) => leaves none of the 10
 npz(written(b'hello')) => a.npz is not an npz file of arrays
 npz(written(b'')) => a.npz is not an npz file of arrays
-npz(written(NPY)) => a.npz is not an npz file of arrays
+npz(written(NPY)) => a.npz is not an npz file of arrays: numpy.savez(file,
+  x=array) writes one
+npz(written(b'1,2', 'table.csv')) => table.csv is not an npz file of arrays:
+  numpy.savez(file, x=array) writes one
 npz(written(METHOD)) => a.npz is not an npz file of arrays
 npz(written(ZEROS)) => a.npz is not an npz file of arrays
 npz(written(WHOLE[:300])) => a.npz is not an npz file of arrays
@@ -191,7 +194,8 @@ image_set(saved(arr_0=np.zeros(3), protocol='x')) => a.npz: protocol is not JSON
 image_set(saved(arr_0=np.zeros((2, 3)))) => arr_0 must be uint8 ... got float64
   [2, 3]
 image_set(saved(arr_0=np.zeros((2, 2, 2, 3), object))) => got object [2
-image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays
+image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays:
+  numpy.savez(file, images=array) writes one
 image_set(written(b'{{}}')) => is not an npz file of arrays
 batches(written(FLIPPED)) => a.npz is not an npz file of arrays
 batches(saved(arr_0=(X / 5.5 - 1.0).reshape(1, 2, 2, 3))) => levels 0..255, got

@@ -439,24 +439,26 @@ class Conditioning:
   """Says what the network sees besides x_t and its level.
 
   Args:
-    labels: the class
+    labels: the class; None: if data.labelled or data.num_classes ask for it
     text: a sentence
     image: an image computed from the example
     context: real numbers that the data have for each example, as the network
-      reads them; auto: by their shape (docs/arrays.md)
+      reads them; auto: by their shape (docs/arrays.md); if_any: auto for data
+      with a context, None for others
     known: some numbers of the example, for any conditional of a joint
       distribution (docs/inference.md)
-    dropout: probability that training hides labels, text, image and context
+    dropout: probability that training hides labels, text, image and context;
+      None: 0.1 with labels=None that the data ask for, else 0
     self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
     augment: probability of each of EDM's augmentations, which the network sees
   """
 
-  labels: bool = False
+  labels: bool | None = None
   text: Text | None = None
   image: ImageCondition | None = None
   context: ContextEncoder | None = None
   known: ImageCondition | None = None
-  dropout: Probability = 0.0
+  dropout: Probability | None = None
   self_conditioning: bool = False
   augment: Probability = 0.0
 

@@ -121,19 +121,20 @@ def check_same_run(
   """Raises UserError if the run in workdir has another config, or other data.
 
   A folder with a config.json or checkpoints is a run. facts: None before the
-  data are read; what the run does not know of them is not compared.
+  data are read; what follows from them is not compared then, nor is what the
+  run does not know of them.
   """
   before = read_config(workdir)
   if before is None:
     check_config_kept(workdir)
     return
   known = before.get('facts') or {}
-  now = plain(config) | {'facts': known}
+  now, free = plain(config) | {'facts': known}, (*FREE, 'conditioning.')
   if facts is not None:
-    now = stored_form(config, facts)
+    now, free = stored_form(config, facts), FREE
     for name in {'examples', 'checksum'} - {*known}:
       now['facts'].pop(name, None)
-  changed = differences(before, now, FREE)
+  changed = differences(before, now, free)
   if changed:
     facts_only = all(x.startswith('facts.') for x in changed.split('; '))
     what = 'other data' if facts_only else 'another config'

@@ -15,7 +15,12 @@ EDITED = PICTURES[0], 'take edit=restore with operator mask, matrix or yours'
 MEASURED = PICTURES[0], 'take fd, c2st or others of numbers'
 GRID = 'data [H, W, C]', 'take network=unet or dit, or mlp for vectors'
 VECTORS = 'vectors [D] of real numbers', 'leave it out'
-CONTEXT = 'a context', 'give data with one, as data=npz with `context`'
+CONTEXT = (
+  'a context',
+  'give data with one, as data=npz with `context`, or train without, by '
+  'conditioning.context=None',
+)
+OBSERVED = 'a context', 'leave it out'
 
 # The path of a field, its values that need something (None: any that is set),
 # and what they need.
@@ -32,7 +37,7 @@ NEEDS = (
   ('network', ('ddpmpp', 'edm2', 'vdm'), GRID),
   ('conditioning.context', None, CONTEXT),
   ('conditioning.known', None, VECTORS),
-  ('sampling.context', None, CONTEXT),
+  ('sampling.context', None, OBSERVED),
 )
 METRICS = {
   'elbo': LEVELS,
@@ -75,7 +80,7 @@ def has(facts: Facts, needed: tuple[str, str]) -> bool:
     return bool(facts.x.levels)
   if needed in (PICTURES, EDITED, MEASURED):
     return facts.x.is_picture
-  if needed is CONTEXT:
+  if needed in (CONTEXT, OBSERVED):
     return facts.context is not None
   if needed is VECTORS:
     return len(facts.x.shape) == 1 and not facts.x.levels

@@ -229,7 +229,8 @@ TABLES = {
   'conditioning.context': {
     kind: functools.partial(ContextEncoder, kind=kind)
     for kind in ('auto', 'vector', 'set', 'words', 'channels')
-  },
+  }
+  | {'if_any': functools.partial(ContextEncoder, kind='auto')},
   'conditioning.image': {
     'inpaint': conditions.inpaint,
     'superres': conditions.superres,

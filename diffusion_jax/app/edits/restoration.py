@@ -526,10 +526,10 @@ def _left(file, kept):
   if not lost:
     return ''
   return (
-    f'{file}: {len(lost)} of {len(kept)} samples left ({", ".join(lost)}): not '
-    f'finite, or with a residual above {_MOST:g} times the usual one. The '
-    'mean, std and figures are without them. Try more sampling.num_steps, or '
-    'another edit.posterior\n'
+    f'{file}: {len(lost)} of {len(kept)} samples are left out ('
+    f'{", ".join(lost)}): not finite, or with a residual above {_MOST:g} times '
+    'the usual one. The mean, std and figures are without them. Try more '
+    'sampling.num_steps, or another edit.posterior\n'
   )
 
 

@@ -1,7 +1,7 @@
 """What samples are conditioned on: labels, texts, images, real numbers."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,34 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
     cond[name] = values.encode(context)[rows]
   cond = {name: x for name, x in cond.items() if x is not None}
   return Inputs(cond, texts, pictures, context, rows)
+
+
+def given(model: Model, n: int, values: dict[str, Any]) -> Inputs:
+  """Returns what n samples are conditioned on, from what the user gives.
+
+  values: all that the network takes, by name: label and text, context in the
+  data's units, image as the network sees it. They are taken in turn.
+  """
+  name, facts = context_of(model)
+  needed = shapes(model, 1).keys() - {'text_mask'}
+  needed = {'context' if x == 'known' else x for x in needed}
+  if values.keys() != needed:
+    raise UserError(
+      f'{model.workdir}: its network takes {", ".join(needed) or "nothing"}, '
+      f'and {", ".join(values) or "nothing"} is given'
+    )
+  cond, context, index = {**values}, None, np.arange(n)
+  if 'label' in cond:
+    labels = np.ravel(cond['label']).tolist()
+    cond['label'] = repeat_labels(model, labels, n, 'sampling.labels')
+  if 'text' in cond:
+    cond |= encode_texts(model, np.resize(cond.pop('text'), n).tolist())
+  if 'context' in cond and facts is not None:
+    context = np.asarray(cond.pop('context'), np.float64)
+    context = check_rows('it', context, facts, name == 'known')
+    index %= len(context)
+    cond[name] = facts.encode(context)[index]
+  return Inputs(cond, None, None, context, index)
 
 
 def choose_labels(model: Model, n: int) -> np.ndarray | None:
@@ -277,19 +305,30 @@ def _checked_row(row, rows, what):
 def _read_context(path, facts, joint):
   with from_config('sampling.context'):
     rows = npz.read_array(path, 'context')
+  return check_rows(path, rows, facts, joint)
+
+
+def check_rows(
+  what: str, rows: np.ndarray, facts: Values, joint: bool
+) -> np.ndarray:
+  """Returns rows of a context, [K, ...], of one row or several.
+
+  what: where they come from, for messages; joint: NaN is what is drawn. Raises
+  UserError for another shape, and for numbers that are not finite.
+  """
   rows = rows[None] if rows.shape == tuple(facts.shape) else rows
   if rows.shape[1:] != tuple(facts.shape) or not len(rows):
     wanted = ', '.join(map(str, facts.shape))
     raise UserError(
-      f'config.sampling.context: {path} has the shape {list(rows.shape)}, and '
+      f'config.sampling.context: {what} has the shape {list(rows.shape)}, and '
       f'[{wanted}] or [K, {wanted}] is needed'
     )
   if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     raise UserError(
-      f'config.sampling.context: {path} has numbers that are not finite'
+      f'config.sampling.context: {what} has numbers that are not finite'
     )
   if joint:
-    _check_known(path, rows, facts)
+    _check_known(what, rows, facts)
   return rows
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.sources import Facts, Source, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit
@@ -57,6 +57,53 @@ def stated_facts(section: Node | None) -> Facts | None:
   if section is None or not hasattr(section.constructor, 'stated_facts'):
     return None
   return section.constructor.stated_facts(**section.to_dict())
+
+
+def asks_for_labels(section: Node | None) -> bool:
+  """Returns whether a field of the data is set that reads their labels."""
+  section = section and section.get('source', section)
+  return section is not None and any(
+    section[name] and section[name] != parameter.default
+    for name, parameter in parameters(section.constructor).items()
+    if name in ('labelled', 'num_classes')
+  )
+
+
+def labels_field(section: Node | None) -> str:
+  """Returns the setting by which data have labels, for messages."""
+  section = section and section.get('source', section)
+  if section and 'labelled' in section:
+    return 'data.labelled=True, whose classes are the sub-folders,'
+  if section and 'num_classes' in section:
+    return 'data.num_classes to their number'
+  return 'data to a set with labels'
+
+
+def with_labels(config: Node) -> Node:
+  """Returns the config without None in conditioning.labels and .dropout.
+
+  The network gets the labels that a field of the data asks for, and is trained
+  without them as well, for guidance.
+  """
+  c = config.get('conditioning')
+  if c is None:
+    return config
+  fields = {'labels': c.labels, 'dropout': c.dropout}
+  if c.labels is None:
+    fields['labels'] = asks_for_labels(config.data)
+  if c.dropout is None:
+    follows = c.labels is None and fields['labels']
+    fields['dropout'] = 0.1 if follows else 0.0
+  return config.replace(conditioning=c.replace(**fields))
+
+
+def with_context(config: Node, facts: Facts) -> Node:
+  """Returns the config with conditioning.context=if_any decided by the data."""
+  c = config.get('conditioning')
+  if c is None or c.context is None or c.context.name != 'if_any':
+    return config
+  context = None if facts.context is None else c.context.replace(name='auto')
+  return config.replace(conditioning=c.replace(context=context))
 
 
 def source_of(config: Node, split: str = 'train') -> Source:

@@ -74,6 +74,7 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
+  config = model.config  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   check_same_run(config, workdir, facts)
   model = dataclasses.replace(model, facts=facts)

@@ -80,7 +80,10 @@ class StepLog:
       self._warn_of_days(steps)
 
   def write_line(self, step: int) -> None:
-    """Writes the averages since the last line, the learning rate and speed."""
+    """Writes the averages since the last line, the learning rate and speed.
+
+    The line that is printed has the loss, the speed and the time left.
+    """
     rate = {'learning_rate': float(self._rates[step - 1])}
     scalars = average(self._kept) | rate
     training, speed = self._config.training, ''
@@ -91,17 +94,20 @@ class StepLog:
       scalars['images_per_second'] = rate * training.batch_size
       left = tqdm.format_interval((training.num_steps - step) / rate)
       speed = f'({rate:.3g} steps/s, {left} left)'
-    self._kept, self._left_out = [], 0
-    self.write(step, scalars, speed)
-
-  def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
-    """Writes numbers; prints them and a note if the progress bar is off."""
     self.writer.write_scalars(step, scalars)
+    names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
+    self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)
+    self._kept, self._left_out = [], 0
+
+  def write(self, step: int, scalars: dict[str, float]) -> None:
+    """Writes numbers, and prints them if the progress bar is off."""
+    self.writer.write_scalars(step, scalars)
+    self._print(step, scalars)
+
+  def _print(self, step, scalars, *notes):
     if self._bar.disable:
       shown = [f'{n} {x:.4g}' for n, x in scalars.items() if x == x]
-      shown.sort(key=lambda text: not text.startswith('loss '))
-      shown[1:1] = [note] * bool(note)
-      print(f'step {step}:', *shown, flush=True)
+      print(f'step {step}:', *shown, *filter(None, notes), flush=True)
 
   def save(self, state: TrainState, metrics: dict | None = None) -> None:
     """Starts writing a checkpoint of the state."""

@@ -3,6 +3,7 @@
 import pytest
 
 from diffusion_jax.app.config import needs, store
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 from tests.app.conftest import DIGITS, read
@@ -77,6 +78,17 @@ def test_each_row_is_one_line(path, value, name, mode, needed):
   (line,) = lines
   assert f' needs {what}, and these data are ' in line and advice in line
   assert '\n' not in line and needs.described(without) in line
+
+
+def test_a_table_without_a_context_hears_of_training_without():
+  (line,) = needs.problems(read('two_moons'), VECTORS, 'train')
+  assert 'or train without, by conditioning.context=None' in line
+  given = store.with_flags(read('vectors'), [('sampling.context', 'y.npy')])
+  (line,) = needs.problems(
+    datasets.with_context(given, VECTORS), VECTORS, 'sample'
+  )
+  assert line.startswith('config.sampling.context=y.npy needs a context, and')
+  assert line.endswith('without a context: leave it out')
 
 
 def test_data_are_described_by_their_kind_and_shape():

@@ -1,5 +1,6 @@
 """Every source of images is made from a config; errors are one line."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -15,7 +16,15 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.values import Values
-from tests.app.conftest import DIGITS, read, refused
+from tests.app.conftest import (
+  DIGITS,
+  arrays_of,
+  as_flags,
+  of_run,
+  read,
+  refused,
+  trial,
+)
 from tests.app.fields import within
 from tests.damage import cut
 from tests.data import encoded
@@ -251,3 +260,36 @@ def test_texts_need_captions_and_no_mirror_images(pictures):
 def test_every_source_is_documented():
   text = (ROOT / 'docs' / 'data.md').read_text()
   assert all(f'`{name}`' in text for name in tables.DATA)
+
+
+@pytest.mark.parametrize('fields, labels, dropout', [
+  ({}, False, 0.0),
+  ({'data.labelled': True}, True, 0.1),
+  ({'data.labelled': True, 'conditioning.dropout': 0.2}, True, 0.2),
+  ({'data.labelled': True, 'conditioning.labels': True}, True, 0.0),
+  ({'data.labelled': True, 'conditioning.labels': False}, False, 0.0),
+  ({'data': 'npz', 'data.num_classes': 2}, True, 0.1),
+  ({'data': 'npz', 'data.num_classes': 0}, False, 0.0),
+  # sets with labels that no field asks for
+  ({'data': 'cifar10'}, False, 0.0),
+  ({'data': 'synthetic', 'data.num_classes': 10}, False, 0.0),
+])  # fmt: skip
+def test_labels_follow_the_data_that_ask_for_them(fields, labels, dropout):
+  config = store.with_flags(read('pictures'), [*as_flags(fields)])
+  decided = datasets.with_labels(config).conditioning
+  assert (decided.labels, decided.dropout) == (labels, dropout)
+  small = smoke.shrunk(config).conditioning
+  assert bool(small.labels) == labels
+
+
+def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
+  """One flag makes configs/pictures.py conditional, for guidance too."""
+  flags = within('data', 'folder', path=str(pictures), image_shape=(8, 8, 3))
+  flags |= {'data.labelled': True, 'sampling.num_samples': 4}
+  run = pictures / 'run'
+  MODES['train'](trial('pictures', small=True, **flags), run)
+  stored = json.loads((run / 'config.json').read_text())['conditioning']
+  assert (stored['labels'], stored['dropout']) == (True, 0.1)
+  guided = {'sampling.guidance.scale': 2, 'sampling.name': 'guided'}
+  MODES['sample'](of_run(run, **guided), run)
+  assert arrays_of(run, 'guided')['labels'].tolist() == [0, 1, 0, 1]

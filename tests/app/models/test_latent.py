@@ -29,6 +29,7 @@ from diffusion_jax.testing import oracles
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
   DIGITS,
+  SMALL,
   arrays_of,
   assert_same,
   interrupted,
@@ -42,6 +43,7 @@ from tests.app.conftest import (
 )
 from tests.app.fields import within
 from tests.app.small_network import SmallAutoencoder
+from tests.app.test_notebook import by_parts
 
 QUIET = within('optimizer', decay='constant')
 QUIET |= within('training', checkpoint_every=2)
@@ -217,6 +219,15 @@ def test_a_run_continues_exactly_without_its_autoencoder(
   assert_same(params_of(parts), params_of(whole))
   losses = lines_of(whole, 'loss')
   assert len(losses) == 4 and lines_of(parts, 'loss') == losses
+
+
+def test_a_notebook_draws_by_latents(run):
+  opened = dj.open_run(run, allow=[SMALL])
+  given = {'label': np.arange(4)}
+  drawn = opened.draw(4, **given)
+  assert np.abs(by_parts(opened, 4, **given) - 1.0 * drawn).max() <= 16
+  assert opened.encode(drawn).shape == (4, *opened.shape)
+  assert opened.denoiser(**given) is not None
 
 
 def test_samples_need_only_the_run_folder(run, tmp_path):

@@ -113,6 +113,24 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   np.testing.assert_array_equal(again['arr_0'], found['arr_0'])
 
 
+def test_a_table_of_ones_own_is_trained_by_its_config(trained, tmp_path):
+  """configs/vectors.py takes a context where the file has one."""
+  with np.load(trained[1]) as file:
+    np.savez(tmp_path / 'alone.npz', x=file['x'])
+  for name, path in (('alone', tmp_path / 'alone.npz'), ('given', trained[1])):
+    run, fields = tmp_path / name, {'data': 'npz', 'data.path': str(path)}
+    fields |= {'data.test_fraction': 0.2, 'training.evaluate_every': 2}
+    MODES['train'](trial('vectors', **fields), run)
+    fields = within('sampling', num_samples=4, name='four')
+    MODES['sample'](of_run(run, **fields), run)
+    drawn = arrays_of(run, 'four')
+    assert drawn['arr_0'].shape == (4, 2)
+    assert ('context' in drawn) == (name == 'given')
+    context = json.loads((run / 'config.json').read_text())['conditioning']
+    kind = context['context'] and context['context']['name']
+    assert kind == {'alone': None, 'given': 'auto'}[name]
+
+
 def test_a_context_of_nan_is_refused(trained, tmp_path):
   """test_joint.py has other contexts, in which NaN is what is not given."""
   run, _ = trained

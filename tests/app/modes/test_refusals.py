@@ -104,8 +104,15 @@ schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
 conditioning.labels=False => conditioning: dropout=0.1 has no effect without
-data=synthetic data.num_classes=0 => labels needs images of classes, and the
-  data have no labels: set it to False
+data=synthetic data.num_classes=0 => labels needs data of classes, and these
+  have no labels: set data.num_classes to their number or
+data=photos => these have no labels: set data to a set with labels or
+  conditioning.labels=False
+data=folder data.path=. => have no labels: set data.labelled=True, whose
+  classes are the sub-folders, or conditioning.labels=False
+data=synthetic data.image_shape=30,30,3 network=unet
+  network.multipliers=1,2,2,2 => config.network: sides of 30x30 cannot be
+  halved 3 times: sides must be multiples of 8
 conditioning.image=colorize => conditioning.image: luminance needs 3 channels
 conditioning.image=superres conditioning.image.factor=3 =>
   config.conditioning.image: factor must divide images
@@ -130,7 +137,8 @@ shapes_text training.random_flip=True => make texts such as 'on the left' wrong
 shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the
   input text, which ddpmpp does not have: set network
 digits_classifier data=synthetic data.num_classes=0
-  network.attention_resolutions= => needs images of two or more classes
+  network.attention_resolutions= => needs images of two or more classes: set
+  data.num_classes
 digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one
   layer of latents, and this network has
 digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images

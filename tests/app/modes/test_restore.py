@@ -256,7 +256,7 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   given |= {'posterior': 'pseudoinverse', 'num_samples': 5}
   found = run(plain, 'lost', **given)
   out = capsys.readouterr().out
-  assert 'a.png: 2 of 5 samples left (1, 2): not finite' in out
+  assert 'a.png: 2 of 5 samples are left out (1, 2): not finite' in out
   assert 'Try more sampling.num_steps, or another edit.posterior' in out
   assert 'residual 1, spread' in out and 'nan' not in out
   mean = np.asarray(Image.open(plain / 'edits' / 'lost_a_mean.png'), float)

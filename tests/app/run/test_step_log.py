@@ -91,23 +91,30 @@ def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
   )
 
 
-def test_a_line_begins_with_the_loss_the_speed_and_the_time_left(
-  monkeypatch, capsys
+@pytest.mark.parametrize(
+  'lost, more', [(1.0, ''), (math.nan, ' skipped_steps 1')]
+)
+def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(
+  lost, more, monkeypatch, capsys
 ):
   """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s."""
   now = iter([0.0, 0.0, 4.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
-  log = made(smoke(**{'training.num_steps': 100}))
+  fields = {'training.num_steps': 100, 'training.skip_nonfinite': 1}
+  log = made(smoke(**fields))
   log.restart_clock(20)
-  ones = {n: Mean(1.0, 1.0) for n in ('grad_norm', 'loss', 'loss_quarter_1')}
-  log.add(range(30, 31), ones)
+  for step, x in ((29, lost), (30, 1.0)):
+    names = 'grad_norm', 'loss', 'loss_quarter_1'
+    log.add(range(step, step + 1), {n: Mean(x, 1.0) for n in names})
   log.read()
   log.write_line(30)
-  log.write(30, {'test_loss': math.nan})
+  log.write(30, {'test_loss': 2.0, 'other': math.nan})
   assert capsys.readouterr().out == (
-    'step 30: loss 1 (2.5 steps/s, 00:28 left) grad_norm 1 loss_quarter_1 1 '
-    'learning_rate 0.5 images_per_second 20\nstep 30:\n'
+    f'step 30: loss 1{more} (2.5 steps/s, 00:28 left)\nstep 30: test_loss 2\n'
   )
+  _, scalars = Lines.written[-2]  # metrics.jsonl has all
+  assert {'loss_quarter_1', 'grad_norm', 'learning_rate'} <= scalars.keys()
+  assert scalars['images_per_second'] == 20
 
 
 class Lines:

@@ -1,0 +1,110 @@
+"""A trained run as an object, for notebooks and scripts: `dj.open_run`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.app import models
+from diffusion_jax.app.config import own, prerequisites, store
+from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.model import Model, Plan
+from diffusion_jax.app.modes import sample
+from diffusion_jax.app.run import other_runs, weights
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import PerImage, rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedRun:
+  """The parts of a trained run, as its config.sampling chooses them.
+
+  plan: its `schedule`, `levels` [N + 1] and `sampler`, which with `denoiser`
+  are what `dj.sample` takes; None for a VAE. facts: what the data are; shape:
+  of what is diffused, without its batch. A condition is label, text, context or
+  image, and is in the data's units, but for image.
+  """
+
+  model: Model
+  facts: Facts
+  shape: tuple[int, ...]
+  params: Params
+  plan: Plan | None
+  mesh: Mesh
+  _drawing: Callable[[int], PerImage]
+
+  def denoiser(self, **given: Any) -> Callable:
+    """Returns the denoiser for conditions [B, ...], guided and clipped.
+
+    It is what `dj.sample` calls: of states a `StateDenoiser`, of a flow map a
+    `FlowMap`, with self-conditioning a function x_0 -> denoiser. Raises
+    UserError if the model has none.
+    """
+    if self.plan is None:
+      raise UserError(
+        f'{self.model.workdir} holds {self.model.schema.kind}, which has no '
+        'denoiser: `draw` draws from it'
+      )
+    n = max((len(np.atleast_1d(x)) for x in given.values()), default=1)
+    return self.plan.step_function(conditions.given(self.model, n, given).cond)
+
+  def encode(self, x: np.ndarray) -> jax.Array:
+    """Returns data [B, ...] as they are diffused; pictures are uint8."""
+    x = self.facts.x.written.encode(np.asarray(x))
+    return self.model.latents.encode(self.params.get('autoencoder'), x)
+
+  def decode(self, z: jax.Array) -> np.ndarray:
+    """Returns what is diffused, [B, *shape], in the data's units."""
+    x = self.model.latents.decoded(self.params, z)
+    return self.facts.x.decode(np.asarray(x))
+
+  def draw(self, n: int, first: int = 0, **given: Any) -> np.ndarray:
+    """Returns samples first .. first + n - 1 of the seed, in the data's units.
+
+    They are those of --mode=sample. Conditions are taken in turn.
+    """
+    model, end = self.model, first + n
+    if given:
+      inputs = conditions.given(model, end, given)
+    else:
+      inputs = conditions.choose(model, end, self.mesh)
+    cond = conditions.encoded(model, self.params, inputs)
+    size = min(n, model.config.sampling.batch_size)
+
+    def draw(index, keys):
+      x = self._drawing(size)(self.params, keys, rows(cond, index))
+      sample.check_numbers(model, x)
+      return conditions.with_known(model, inputs, index, self.facts.x.decode(x))
+
+    parts = np.split(np.arange(first, end), range(size, n, size))
+    return np.concatenate(
+      [sample.within_box(model, draw(i, i), i, draw)[0] for i in parts]
+    )
+
+
+def open_run(
+  workdir: str | Path, allow: Sequence[str], sampling: dict[str, object]
+) -> TrainedRun:
+  """Opens the run in a folder; see `diffusion_jax.open_run`."""
+  logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
+  path = Path(workdir).expanduser()
+  own.allow([*allow, *map(str, sampling.values())])
+  flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
+  config = store.of_run(path, store.open_run(path), flags)
+  prerequisites.check(config, 'sample', path)
+  opened = weights.opened(models.make(config, path), 'sample')
+  model, params = opened.model, opened.on_devices()
+  plan = model.plan and model.plan(params, other_runs.guides_of(model))
+  drawing = functools.cache(lambda size: generate(model, opened.mesh, size))
+  return TrainedRun(
+    model, model.facts, model.state_shape, params, plan, opened.mesh, drawing
+  )

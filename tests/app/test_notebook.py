@@ -1,0 +1,130 @@
+"""dj.open_run: the parts of trained runs, against what --mode=sample draws."""
+
+import jax
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.app.config import own
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.core.keys import fold_each, stream
+from tests.app.conftest import (
+  SMALL,
+  arrays_of,
+  of_run,
+  refused,
+  trial,
+  untrained,
+)
+from tests.app.fields import within
+
+NINE = {'num_samples': 9, 'batch_size': 4, 'name': 'nine'}
+
+
+def sampled(workdir, **fields):
+  """Returns what --mode=sample writes: nine samples, in batches of four."""
+  fields = within('sampling', **NINE | fields)
+  MODES['sample'](of_run(workdir, **fields), workdir)
+  return arrays_of(workdir, 'nine')['arr_0']
+
+
+def by_parts(run, n=9, **given):
+  """Draws the first samples of the seed by the parts of a run."""
+  keys = fold_each(stream(0, 'sampling'), np.arange(n))
+  prior, keys = np.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  noise = run.plan.prior_sample(prior, run.plan.levels.take(0))
+  draw = jax.jit(
+    lambda keys, x: dj.sample(
+      keys, run.denoiser(**given), run.plan.sampler, run.plan.levels, x
+    )
+  )
+  return run.decode(draw(keys, noise))
+
+
+def test_a_trained_run_by_its_parts(run):
+  """dj.sample by the parts equals --mode=sample, and so does `draw`."""
+  opened = dj.open_run(run, allow=[SMALL], batch_size=4)
+  expected = sampled(run)
+  labels = np.arange(9) % 10
+  np.testing.assert_array_equal(opened.draw(9), expected)
+  np.testing.assert_array_equal(opened.draw(9, label=range(10)), expected)
+  np.testing.assert_array_equal(opened.draw(4, first=5), expected[5:])
+  assert np.abs(by_parts(opened, label=labels) - 1.0 * expected).max() <= 16
+
+  denoise, level = opened.denoiser(label=labels), opened.plan.schedule(0.5)
+  x0 = denoise(opened.encode(expected), level).x0
+  assert x0.shape == (9, *opened.shape) and np.abs(x0).max() <= 1.0
+  # 17 levels of pixels, in files 0..255
+  again = opened.decode(opened.encode(expected))
+  np.testing.assert_array_equal(again, expected)
+  assert opened.facts.num_classes == 10
+
+  refused('network takes label, and nothing is given', opened.denoiser)
+  refused(
+    'network takes label, and context is given', opened.draw, 2, context=[1.0]
+  )
+  refused('labels=10 is out of range', opened.draw, 2, label=10)
+
+
+def test_fields_of_sampling_are_arguments(run):
+  few = dj.open_run(
+    run, [SMALL], num_steps=2, sampler='heun', **{'clip': False}
+  )
+  assert few.plan.levels.t.shape == (3,)
+  config = few.model.config.sampling
+  assert config.sampler.name == 'heun' and not config.clip
+  refused('sampling.steps', dj.open_run, run, steps=2)
+  refused('there is no run in', dj.open_run, run / 'samples')
+
+
+def test_a_strangers_run_needs_your_word(run, monkeypatch):
+  monkeypatch.setattr(own, '_allowed', set())
+  refused(f'--allow={SMALL}', dj.open_run, run)
+  dj.open_run(run, allow=[SMALL])
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+  """Makes a run of vectors with a context, in odd units."""
+  folder = tmp_path_factory.mktemp('table')
+  rng = np.random.default_rng(0)
+  x = [1e3, -2.0] + [1e-3, 50.0] * rng.uniform(-1.5, 1.5, (40, 2))
+  np.savez(folder / 'data.npz', x=x, context=rng.normal(5.0, 2.0, (40, 3)))
+  fields = {'data': 'npz', 'data.path': str(folder / 'data.npz')}
+  fields |= {'sampling.checkpoint': 'latest', 'training.keep_best': 0}
+  return untrained(trial('two_moons', **fields), folder / 'run', deviation=0.1)
+
+
+def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
+  rows = np.array([[5.0, 4.0, 7.0], [3.0, 5.0, 6.0], [5.0, 5.0, 5.0]])
+  np.save(tmp_path / 'y.npy', rows)
+  expected = sampled(table, num_samples=3, context=str(tmp_path / 'y.npy'))
+  run, path = dj.open_run(table, batch_size=4), str(tmp_path / 'y.npy')
+  given = {'context': rows.repeat(3, axis=0)}
+  np.testing.assert_array_equal(run.draw(9, **given), expected)
+  of_file = dj.open_run(table, num_samples=3, batch_size=4, context=path)
+  np.testing.assert_array_equal(of_file.draw(9), expected)
+  # differences of the programs, of sums in float32
+  error = np.abs(by_parts(run, **given) - expected) / [1e-3, 50.0]
+  assert error.max() < 1e-4
+  assert run.decode(run.encode(expected)).dtype == np.float64
+  np.testing.assert_allclose(run.decode(run.encode(expected)), expected, 1e-7)
+  message = r'has the shape \[2\], and \[3\] or \[K, 3\] is needed'
+  refused(message, run.draw, 2, context=[1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+  'config', ['digits_masked', 'digits_meanflow', 'digits_vae']
+)
+def test_each_kind_has_the_parts_that_it_can(config, tmp_path):
+  """Of states, flow maps, and VAEs; test_latent.py has latents."""
+  is_vae = config == 'digits_vae'
+  workdir = untrained(trial(config, small=not is_vae), tmp_path / 'run')
+  run = dj.open_run(workdir, allow=[SMALL], checkpoint='latest')
+  drawn = run.draw(3)
+  assert drawn.shape == (3, 8, 8, 1) and drawn.dtype == np.uint8
+  if is_vae:
+    refused('holds a VAE, which has no denoiser', run.denoiser)
+    return
+  given = {'label': np.arange(3)} if run.model.conditioning.labels else {}
+  assert np.abs(by_parts(run, 3, **given) - 1.0 * drawn).mean() < 1.0
