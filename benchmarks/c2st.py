@@ -8,6 +8,8 @@ import numpy as np
 import optax
 from sklearn.model_selection import KFold
 
+from diffusion_jax.metrics.values import standard_of
+
 
 def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
   """Computes `classifier_accuracy` of metrics/values.py of two sets, [N, D].
@@ -15,8 +17,8 @@ def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
   Folds, classifier, first weights and training are scikit-learn's; the order of
   the batches differs.
   """
-  mean, std = reference.mean(axis=0), reference.std(axis=0, ddof=1)
-  x = (np.concatenate([reference, samples]) - mean) / std
+  standard = standard_of(reference, ddof=1)
+  x = standard.features(np.concatenate([reference, samples]))
   labels = np.repeat([0.0, 1.0], [len(reference), len(samples)])
   folds = KFold(5, shuffle=True, random_state=seed).split(x)
   # Folds of unequal sizes lose up to 4 examples.

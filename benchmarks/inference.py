@@ -15,8 +15,8 @@ with the columns task, num_simulations, algorithm, mean_of_observations_1_to_5.
 Each row trains configs/inference.py by the program's own functions (`budget`
 has what depends on the number of simulations, held-out ones included), and
 trains again with five times the weight decay for as long as the last
-training over-fitted and its held-out loss is the least: docs/inference.md. It
-draws 10,000 parameters for each observation, and compares them with as many of
+training over-fitted and its held-out loss is the least, and then with twice the
+steps for as long as the last step has the least: docs/inference.md. It draws 10,000 parameters for each observation, and compares them with as many of
 the reference. Finished rows are kept in <out>/rows.jsonl, runs in <out> too.
 Seconds are the processor's: of all trainings without compilation, and of 10,000
 draws including the ones outside the box. Peers are methods of the package sbi
@@ -61,6 +61,7 @@ LOGARITHMS = 'sir', 'lotka_volterra'  # `demos.simulators` has log parameters
 ALGORITHMS = 'NPE', 'SNPE', 'NLE', 'NRE'
 PEERS = 'NPE', 'NPSE', 'FMPE'  # of the package sbi
 DECAYS = 0.2, 1.0, 5.0  # of the weights, while a training over-fits
+TIMES = 2, 4  # as many steps, while the last one has the least loss
 
 
 def context_of(task: str, observation: np.ndarray) -> np.ndarray:
@@ -144,6 +145,33 @@ def fit_again(
     run, best = folder, cost | {'weight_decay': config.optimizer.weight_decay}
     if cost['best_step'] > 0.75 * config.training.num_steps:
       break
+  return run, best | {'train_seconds': seconds}
+
+
+def fit_longer(
+  task: str,
+  simulations: int,
+  seed: int,
+  flags: str,
+  run: Path,
+  best: Row,
+  is_joint: bool = False,
+) -> tuple[Path, Row]:
+  """Trains with more steps while the last has the least loss; as above."""
+  seconds, first = best['train_seconds'], run
+  flags = f'{flags} optimizer.weight_decay={best["weight_decay"]}'
+  for times in () if 'training.num_steps' in flags else TIMES:
+    if best['best_step'] < best['steps']:
+      break
+    budget = inference.budget(simulations, times).items()
+    more = ' '.join(f'{n}={x}' for n, x in budget if n.startswith('training'))
+    folder = first.with_name(f'{first.name}-{times}-times')
+    config = config_of(task, simulations, seed, f'{flags} {more}', is_joint)
+    cost = fit(config, folder)
+    seconds += cost['train_seconds']
+    if cost['loss'] > best['loss']:
+      break
+    run, best = folder, best | cost
   return run, best | {'train_seconds': seconds}
 
 
@@ -241,7 +269,9 @@ def measure(
   is_joint: bool = False,
 ) -> Row:
   """Trains, draws and scores; returns the figures of a row."""
-  run, cost = fit_again(task, simulations, seed, flags, out, is_joint)
+  which = task, simulations, seed, flags
+  run, cost = fit_again(*which, out, is_joint)
+  run, cost = fit_longer(*which, run, cost, is_joint)
   contexts = np.stack([context_of(task, y) for y, _ in known])
   size = known[0][1].shape[1]
   if is_joint:

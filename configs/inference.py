@@ -25,13 +25,14 @@ BOUNDS = {
 VARIANTS = (*BOUNDS,)
 
 
-def budget(simulations):
+def budget(simulations, times=1):
   """Returns the fields that depend on the number of simulations.
 
-  A tenth of them, at most 2,000, are held out.
+  A tenth of them, at most 2,000, are held out. times: as many steps, for a
+  training whose last step had the least held-out loss (docs/inference.md).
   """
   test = min(simulations // 10, 2000)
-  steps = 500 * max(1, round(simulations**0.5 * 0.12))
+  steps = times * 500 * max(1, round(simulations**0.5 * 0.12))
   return {
     'data.num_examples': simulations - test,
     'data.num_test': test,

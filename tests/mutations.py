@@ -248,15 +248,40 @@ sampling/heuristics.py mean_gradient_is_zero
 metrics/posterior.py uniform_and_of_others_not
   log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
   => log_prior.reshape(x.shape[:2])
+metrics/calibration.py equal_numbers_share
+  (equal + 1) => equal
+metrics/calibration.py draws_that_equal_the_truth
+  (less + share * (equal + 1)) => (less + share)
+metrics/calibration.py errors_of_coverage
+  inside.std(ddof=1) / len(inside) ** 0.5 => inside.std(ddof=1) / len(inside)
+metrics/calibration.py errors_of_coverage
+  density_levels(log_q, at_truth, seed)
+  => density_levels(log_q[::2], at_truth[::2], seed)
+metrics/metric.py metrics/test_values.py changes_no_score
+  x.astype(least).astype => x.astype
+metrics/values.py deviations_of_the_reference
+  standard = standard_of(y) => standard = standard_of(x)
+metrics/values.py constant_but_for_rounding
+  mean, std = mean_and_std(x) => mean, std = x.mean(axis=0), x.std(axis=0)
+data/values.py metrics/test_values.py constant
+  std <= 1e-12 * np.abs(mean) => std < 0.0
+metrics/neighbours.py metrics/test_manifolds.py copies_are_on_the_sphere
+  np.where(same, each, block) => block
+metrics/estimates.py metrics/test_refusals.py what_cannot_be_computed
+  if bad.any(): => if bad.all():
+demos/simulators.py prior_times_likelihood
+  (shift[:, 0] <= 0.0) & => (shift[:, 0] <= 9.0) &
+data/image_sets.py levels_of_another_type
+  dtype != np.uint8 and most <= 1 => dtype != np.uint8 and most < 1
 metrics/calibration.py counts_of_lower_draws
   (draws.shape[1] + 1) => draws.shape[1]
 metrics/calibration.py masses_of_regions
   1.0 - rank_levels(log_q, log_q_truth, seed)
   => rank_levels(log_q, log_q_truth, seed)
 metrics/calibration.py draws_in_the_ball
-  np.where(scale > 0.0, scale, 1.0) => 1.0
+  standard_of(truth.reshape(len(truth), -1)).std => 1.0
 metrics/values.py that_of_sbibm
-  std(axis=0, ddof=1) => std(axis=0)
+  standard_of(reference, ddof=1) => standard_of(reference)
 metrics/values.py optimal_transport
   widths @ apart**2 => np.mean(apart**2, axis=0)
 metrics/mmd.py scipys_in_one_dimension

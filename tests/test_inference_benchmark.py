@@ -88,6 +88,45 @@ def test_an_over_fitted_training_is_repeated_with_more_weight_decay(
   assert benchmark.fit_again(*args)[1]['weight_decay'] == 0.5  # as it is given
 
 
+@pytest.mark.parametrize(
+  ('losses', 'last', 'chosen'),
+  [
+    ([0.4], (1, 1), 2),  # the doubled one ended by patience, or over-fitted
+    ([0.4, 0.3], (0, 0), 4),  # at most four times as many
+    ([0.6], (0,), 1),  # not lower
+    ([], (1,), 1),  # the least loss is before the last step
+  ],
+)
+def test_a_training_with_its_least_loss_at_the_end_is_repeated_for_longer(
+  losses, last, chosen, monkeypatch, tmp_path
+):
+  before = iter(last if losses else ())
+  costs, steps = iter(losses), []
+
+  def fit(config, folder):
+    c = config.training
+    steps.append((c.num_steps, c.evaluate_every, c.patience))
+    assert config.optimizer.weight_decay == 1.0 and config.data.num_test == 50
+    best = c.num_steps - next(before) * c.evaluate_every
+    cost = {'loss': next(costs), 'best_step': best, 'steps': c.num_steps}
+    return cost | {'train_seconds': 3.0}
+
+  monkeypatch.setattr(benchmark, 'fit', fit)
+  best = {'loss': 0.5, 'steps': 2000, 'best_step': 2000, 'weight_decay': 1.0}
+  best |= {'train_seconds': 2.0}
+  if not losses:
+    best |= {'best_step': 1900}
+  args = 'sir', 1000, 0, 'data.num_test=50', tmp_path / 'run'
+  run, row = benchmark.fit_longer(*args, best)
+  expected = [(2000 * i, 100 * i, 400 * i) for i in (2, 4)]
+  assert steps == expected[: len(losses)]
+  assert run.name == {1: 'run'}.get(chosen, f'run-{chosen}-times')
+  assert row['steps'] == 2000 * chosen and row['weight_decay'] == 1.0
+  assert row['train_seconds'] == 2.0 + 3.0 * len(losses)
+  args = 'sir', 1000, 0, 'training.num_steps=9', tmp_path / 'run'
+  assert benchmark.fit_longer(*args, best)[0].name == 'run'  # as it is given
+
+
 @pytest.mark.parametrize('shift', [0.0, 0.4])
 def test_c2st_is_that_of_scikit_learn(shift):
   rng = np.random.default_rng(0)

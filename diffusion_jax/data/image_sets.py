@@ -127,7 +127,7 @@ def _stream(path, name, size, any_shape):
       raise ValueError(
         f'{path}: {name} is in Fortran order; save it in C order'
       )
-    each = int(np.prod(shape[1:])) * dtype.itemsize
+    each, most = int(np.prod(shape[1:])) * dtype.itemsize, 0
     for start in range(0, shape[0], size):
       count = min(size, shape[0] - start)
       with npz.reading(path):
@@ -139,7 +139,11 @@ def _stream(path, name, size, any_shape):
         yield batch
         continue
       batch = batch[..., None] if batch.ndim == 3 else batch
+      most = max(most, batch.max())
       yield _as_uint8(batch, f'{path}: {name}')
+    # Some pictures may be black, but not all: those have other levels.
+    if not any_shape and dtype != np.uint8 and most <= 1:
+      raise _not_levels(f'{path}: {name}', dtype, 0, most)
 
 
 def _as_uint8(batch, name):
@@ -147,12 +151,16 @@ def _as_uint8(batch, name):
   if batch.dtype == np.uint8:
     return batch
   low, high = batch.min(), batch.max()
-  if not (low >= 0 and 1 < high <= 255 and np.all(batch == np.rint(batch))):
-    raise ValueError(
-      f'{name} must have levels 0..255, got {batch.dtype} from {low:.4g} to '
-      f'{high:.4g}: save round(127.5 (x + 1)) of images in [-1, 1] as uint8'
-    )
+  if not (low >= 0 and high <= 255 and np.all(batch == np.rint(batch))):
+    raise _not_levels(name, batch.dtype, low, high)
   return batch.astype(np.uint8)
+
+
+def _not_levels(name, dtype, low, high):
+  return ValueError(
+    f'{name} must have levels 0..255, got {dtype} from {low:.4g} to '
+    f'{high:.4g}: save round(127.5 (x + 1)) of images in [-1, 1] as uint8'
+  )
 
 
 def _read_folder(path):

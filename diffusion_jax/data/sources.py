@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.values import Values, mean_and_std
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
@@ -221,11 +221,10 @@ def _standardised(values, array, name):
   array = np.asarray(array, np.float64)
   if not np.isfinite(array).all():
     raise ValueError(f'{name} has numbers that are not finite: leave them out')
-  axes = tuple(range(array.ndim - 1))
-  mean, std = array.mean(axis=axes), array.std(axis=axes)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
-  constant = np.flatnonzero(std <= 1e-12 * np.abs(mean))
+  mean, std = mean_and_std(array)
+  constant = np.flatnonzero(std == 0.0)
   if len(constant):
     raise ValueError(
       f'{name} never changes at {constant[0]} of its last axis '

@@ -99,3 +99,17 @@ class Values(NamedTuple):
     low, high = np.asarray(self.low, kind), np.asarray(self.high, kind)
     within = (bounded >= low) & (bounded <= high)
     return np.all(within.reshape(len(values), -1), axis=1)
+
+
+def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the mean and the std of the last axis of x [N, ..., C], float64.
+
+  [C] each, or [] of x [N]. The std of a number that is constant but for
+  rounding, to 1e-12 of its size, is 0. ddof: as in NumPy.
+  """
+  x = np.asarray(x, np.float64)
+  flat = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x
+  # A constant number is exactly 0 from the first example on.
+  apart = flat - flat[0]
+  mean, std = flat[0] + apart.mean(axis=0), apart.std(axis=0, ddof=ddof)
+  return mean, np.where(std <= 1e-12 * np.abs(mean), 0.0, std)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.data.values import mean_and_std
 
 
 def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +50,7 @@ def distance_to_noise(
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
   """Returns the Pearson correlation of two arrays; NaN if one is constant."""
   a, b = (np.asarray(v, np.float64).ravel() for v in (a, b))
-  a, b = a - a.mean(), b - b.mean()
-  norm = float(np.sqrt((a @ a) * (b @ b)))
-  return float(a @ b) / norm if norm else float('nan')
+  (mean_a, std_a), (mean_b, std_b) = mean_and_std(a), mean_and_std(b)
+  if not std_a * std_b:
+    return float('nan')
+  return float(np.mean((a - mean_a) * (b - mean_b)) / (std_a * std_b))

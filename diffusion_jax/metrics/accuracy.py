@@ -41,6 +41,7 @@ def inception_score(
       f'{num_splits} splits of logits {list(logits.shape)}: give [N, K] and '
       'at most N splits'
     )
+  estimates.check_finite('logits', logits)
   n = len(logits)
   order = np.arange(n)
   if seed is not None:

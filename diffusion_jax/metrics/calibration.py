@@ -3,8 +3,9 @@
 Each test turns a pair into a level in (0, 1), such as the share of the draws of
 q(theta | x) below the true theta. For exact draws the levels are independent
 and uniform for any posterior; `uniformity` tests this, and `coverage` is their
-distribution. A level is a rank among n draws plus a random number in [0, 1),
-over n + 1, so that it is uniform for any n.
+distribution. A level is the number of draws below the truth plus a random share
+of those that equal it and of one more, over n + 1, so that it is uniform for
+any n and for numbers that are discrete.
 
 Draws of the prior pass `sbc` and the tests of intervals and densities. `tarp`
 notices them, but hardly anything if its references ignore x.
@@ -15,8 +16,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.metrics.estimates import Estimate, Missing
-from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
+from diffusion_jax.metrics.estimates import Estimate, Missing, check_finite
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  SampleMetric,
+  Score,
+  same_precision,
+  take,
+)
+from diffusion_jax.metrics.values import standard_of
 
 _BINS = 10
 
@@ -29,7 +37,7 @@ def rank_levels(
   Simulation-based calibration (Talts et al. 2018, Alg. 1) of draws [M, n, ...]
   and truth [M, ...]: each parameter by itself, or any function of theta and x.
   """
-  draws, truth = np.asarray(draws, np.float64), np.asarray(truth, np.float64)
+  draws, truth = same_precision(draws, truth)
   if draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != truth.shape:
     raise ValueError(
       f'draws {list(draws.shape)} and truth {list(truth.shape)} must be '
@@ -37,9 +45,10 @@ def rank_levels(
     )
   if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
     raise ValueError('draws and truth must be finite')
-  ranks = np.sum(draws < truth[:, None], axis=1)
-  rest = np.random.default_rng(seed).uniform(size=ranks.shape)
-  return (ranks + rest) / (draws.shape[1] + 1)
+  less = np.sum(draws < truth[:, None], axis=1)
+  equal = np.sum(draws == truth[:, None], axis=1)
+  share = np.random.default_rng(seed).uniform(size=less.shape)
+  return (less + share * (equal + 1)) / (draws.shape[1] + 1)
 
 
 def interval_levels(
@@ -47,7 +56,8 @@ def interval_levels(
 ) -> np.ndarray:
   """Returns the mass of the central interval that ends at the truth, [M, ...].
 
-  Of each parameter, between equal quantiles of the draws.
+  Of each parameter, between equal quantiles of the draws. Equal numbers count
+  as in `rank_levels`.
   """
   return np.abs(2.0 * rank_levels(draws, truth, seed) - 1.0)
 
@@ -60,6 +70,8 @@ def density_levels(
   Hermans et al. 2022, Eq. 4. log_q [M, n] are log densities of the draws and
   log_q_truth [M] of the truth, by the model or by any function of theta and x.
   """
+  check_finite('log q', np.asarray(log_q))
+  check_finite('log q of the truth', np.asarray(log_q_truth))
   return 1.0 - rank_levels(log_q, log_q_truth, seed)
 
 
@@ -72,19 +84,14 @@ def tarp_levels(
   [M, ...]; a reference may depend on x, but not on the truth of its pair.
   Distances are in standard deviations of the truth over the pairs.
   """
-  draws, truth, references = (
-    np.asarray(a, np.float64) for a in (draws, truth, references)
-  )
-  scale = truth.std(axis=0)
-  scale = np.where(scale > 0.0, scale, 1.0)
-  axes = tuple(range(1 - truth.ndim, 0))  # of theta
-
-  def distance(theta, centre):
-    return np.sum(((theta - centre) / scale) ** 2, axis=axes)
-
-  return rank_levels(
-    distance(draws, references[:, None]), distance(truth, references), seed
-  )
+  draws, truth = same_precision(draws, truth)
+  scale = standard_of(truth.reshape(len(truth), -1)).std
+  # One sum for both, so that equal numbers have equal distances.
+  both = np.concatenate([truth[:, None], draws], axis=1)
+  apart = both - np.asarray(references, np.float64)[:, None]
+  flat = apart.reshape(*apart.shape[:2], -1) / scale
+  distance = np.sum(flat**2, axis=-1)
+  return rank_levels(distance[:, 1:], distance[:, 0], seed)
 
 
 def regression_references(
@@ -101,6 +108,7 @@ def regression_references(
   from sklearn.preprocessing import StandardScaler
 
   x, y = (np.asarray(a, np.float64) for a in (context, truth))
+  check_finite('context', x)
   folds = KFold(min(num_folds, len(x)), shuffle=True, random_state=seed)
   model = make_pipeline(StandardScaler(), Ridge())
   flat = y.reshape(len(y), -1)

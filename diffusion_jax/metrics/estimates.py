@@ -59,6 +59,17 @@ def check_pair(samples: np.ndarray, reference: np.ndarray) -> None:
 
 
 def check_features(name: str, x: np.ndarray) -> None:
-  """Raises ValueError unless x is [N, D], N > 0."""
+  """Raises ValueError unless x is [N, D], N > 0, and finite."""
   if x.ndim != 2 or not len(x):
     raise ValueError(f'{name}: features are [N, D], not {list(x.shape)}')
+  check_finite(f'features of {name}', x)
+
+
+def check_finite(name: str, x: np.ndarray) -> None:
+  """Raises ValueError for rows of x [N, ...] with NaN or infinities."""
+  bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+  if bad.any():
+    raise ValueError(
+      f'{name}: {bad.sum():,} of {len(x):,} rows, such as row '
+      f'{bad.argmax():,}, have numbers that are not finite: leave them out'
+    )

@@ -16,6 +16,7 @@ from diffusion_jax.metrics.estimates import (
   Estimate,
   bootstrap,
   check_features,
+  check_finite,
   check_pair,
 )
 from diffusion_jax.metrics.metric import (
@@ -78,7 +79,8 @@ def statistics(features: np.ndarray | Moments) -> Statistics:
 def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
   """Returns the statistics among the arrays of a set; None without them.
 
-  kind: a key of STATISTICS. Raises ValueError unless they are [D] and [D, D].
+  kind: a key of STATISTICS. Raises ValueError unless they are [D] and [D, D],
+  and finite.
   """
   names = STATISTICS[kind]
   if not all(name in arrays for name in names):
@@ -89,6 +91,8 @@ def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
       f'{names[0]} is {list(mean.shape)} and {names[1]} '
       f'{list(covariance.shape)}, not [D] and [D, D]'
     )
+  check_finite(names[0], mean[None])
+  check_finite(names[1], covariance)
   return Statistics(mean, covariance)
 
 

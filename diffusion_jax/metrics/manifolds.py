@@ -70,9 +70,11 @@ def density_coverage(
   check_pair(samples, reference)
   radius = radii(reference, k)
   balls = each_block(
-    samples, reference, lambda d: inside(d, radius).sum(axis=1)
+    samples, reference, lambda d: inside(d, radius).sum(axis=1), radius
   )
-  closest = each_block(reference, samples, lambda d: d.min(axis=1))
+  closest = each_block(
+    reference, samples, lambda d: d.min(axis=1), radius[:, None]
+  )
   return DensityCoverage(
     density=mean(balls / k), coverage=mean(inside(closest, radius))
   )
@@ -110,5 +112,5 @@ def _scores(pair, k, x, y):
 def _in_manifold(features, centres, k):
   radius = radii(centres, k)
   return each_block(
-    features, centres, lambda d: inside_or_on(d, radius).any(axis=1)
+    features, centres, lambda d: inside_or_on(d, radius).any(axis=1), radius
   )

@@ -6,6 +6,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.metrics.estimates import Estimate, Missing
@@ -89,6 +90,17 @@ def take(
   if name not in arrays:
     raise missing(metric, name, which)
   return arrays[name]
+
+
+def same_precision(*arrays: ArrayLike) -> list[np.ndarray]:
+  """Returns the arrays in float64, rounded to the coarsest of their floats.
+
+  Numbers that differ by their types alone, such as 0.1, are then equal.
+  """
+  made = [np.asarray(array) for array in arrays]
+  floats = [x.dtype for x in made if x.dtype.kind == 'f']
+  least = min(floats, key=lambda x: x.itemsize, default=np.dtype(np.float64))
+  return [x.astype(least).astype(np.float64) for x in made]
 
 
 def take_features(

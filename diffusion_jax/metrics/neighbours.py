@@ -13,6 +13,7 @@ _MEGABYTES = 256  # of distances in memory at a time
 # A distance and a radius that are equal are computed by different sums: without
 # a margin, rounding would decide on which side of the radius a point is.
 _MARGIN = 1e-9
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def radii(features: np.ndarray, k: int) -> np.ndarray:
@@ -27,7 +28,7 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
       f'{len(features)} images have no neighbour number {k}: more are needed'
     )
   search = NearestNeighbors(n_neighbors=k, algorithm='brute')
-  search.fit(np.asarray(features, np.float64))
+  search.fit(features - np.mean(features, axis=0, dtype=np.float64))
   return search.kneighbors()[0][:, -1]
 
 
@@ -37,10 +38,9 @@ def nearest(
   """Returns (distance, index) of the row of [M, D] next to each of [N, D]."""
   from sklearn.metrics import pairwise_distances_argmin_min
 
-  index, distance = pairwise_distances_argmin_min(
-    np.asarray(features, np.float64), np.asarray(reference, np.float64)
-  )
-  return distance, index
+  x, y = (np.asarray(a, np.float64) for a in (features, reference))
+  index, _ = pairwise_distances_argmin_min(x, y)
+  return np.linalg.norm(x - y[index], axis=1), index
 
 
 def nearest_examples(
@@ -65,15 +65,30 @@ def each_block(
   features: np.ndarray,
   reference: np.ndarray,
   function: Callable[[np.ndarray], ArrayLike],
+  radius: ArrayLike = np.nan,
 ) -> np.ndarray:
-  """Returns function(distances [n, M]) -> [n, ...] of all rows, joined."""
+  """Returns function(distances [n, M]) -> [n, ...] of all rows, joined.
+
+  radius: of each row [N, 1], or of each row of the reference [M]; a distance
+  that is a radius but for rounding is the radius.
+  """
   from sklearn.metrics import pairwise_distances_chunked
 
+  centre = np.mean(reference, axis=0, dtype=np.float64)
+  x, y = features - centre, reference - centre
+  square = [np.sum(a**2, axis=1) for a in (x, y)]
+  radius = np.asarray(radius)
+
+  def reduce(block, start):
+    rows = slice(start, start + len(block))
+    each = radius[rows] if radius.ndim == 2 else radius
+    # Two sums |x|^2 + |y|^2 - 2 x.y, each rounded by 2 D eps (|x|^2 + |y|^2).
+    size = square[0][rows, None] + square[1]
+    same = np.abs(block**2 - each**2) <= 4 * x.shape[1] * _EPS * size
+    return function(np.where(same, each, block))
+
   blocks = pairwise_distances_chunked(
-    np.asarray(features, np.float64),
-    np.asarray(reference, np.float64),
-    reduce_func=lambda block, start: function(block),
-    working_memory=_MEGABYTES,
+    x, y, reduce_func=reduce, working_memory=_MEGABYTES
   )
   return np.concatenate(list(blocks))
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.data.values import mean_and_std
 from diffusion_jax.metrics.estimates import (
   Estimate,
   Missing,
@@ -19,6 +20,7 @@ from diffusion_jax.metrics.metric import (
   Arrays,
   SampleMetric,
   Score,
+  same_precision,
   sizes,
   take,
 )
@@ -42,12 +44,13 @@ class Standard(NamedTuple):
     return ((values - self.mean) / self.std).reshape(len(values), -1)
 
 
-def standard_of(values: np.ndarray) -> Standard:
-  """Measures values [N, ..., C]; the std of a constant channel is 1."""
-  values = np.asarray(values, np.float64)
-  axes = tuple(range(max(1, values.ndim - 1)))
-  std = values.std(axis=axes)
-  return Standard(values.mean(axis=axes), np.where(std > 0.0, std, 1.0))
+def standard_of(values: np.ndarray, ddof: int = 0) -> Standard:
+  """Measures values [N, ..., C]; the std of a constant channel is 1.
+
+  See `mean_and_std`, also for ddof.
+  """
+  mean, std = mean_and_std(values, ddof)
+  return Standard(mean, np.where(std > 0.0, std, 1.0))
 
 
 def take_values(
@@ -70,6 +73,7 @@ def take_values(
       f'{metric} needs {least} examples of both sets: there are {len(x):,} of '
       f'the samples and {len(y):,} of the reference'
     )
+  x, y = same_precision(x, y)
   standard = standard_of(y)
   return standard.features(x), standard.features(y)
 
@@ -95,7 +99,7 @@ def moment_errors(samples: np.ndarray, reference: np.ndarray) -> MomentErrors:
   check_pair(samples, reference)
   mean, std = standard_of(reference)
   x, y = (samples - mean) / std, (reference - mean) / std
-  varies = y.std(axis=0) > 0.0
+  varies = mean_and_std(reference)[1] > 0.0
   return MomentErrors(
     float(np.abs(x.mean(axis=0)).max()),
     float(np.abs(x.std(axis=0) - varies).max()),
@@ -129,9 +133,8 @@ def moments(num_draws: int = 10) -> SampleMetric:
 
 def _correlation(x):
   # Returns [D, D] with 0 for constants, also on the diagonal.
-  centred = x - x.mean(axis=0)
-  std = centred.std(axis=0)
-  scaled = centred / np.where(std > 0.0, std, 1.0)
+  mean, std = mean_and_std(x)
+  scaled = (x - mean) / np.where(std > 0.0, std, np.inf)
   return scaled.T @ scaled / len(x)
 
 
@@ -212,11 +215,9 @@ def classifier_accuracy(
   from sklearn.neural_network import MLPClassifier
 
   check_pair(samples, reference)
-  reference = np.asarray(reference, np.float64)
   # sbibm's deviations are PyTorch's, over M - 1.
-  mean, std = reference.mean(axis=0), reference.std(axis=0, ddof=1)
-  x = np.concatenate([reference, samples])
-  x = (x - mean) / np.where(std > 0.0, std, 1.0)
+  standard = standard_of(reference, ddof=1)
+  x = standard.features(np.concatenate([reference, samples]))
   labels = np.repeat([0, 1], [len(reference), len(samples)])
   width = 10 * x.shape[1]
   classifier = MLPClassifier((width, width), max_iter=10_000, random_state=seed)

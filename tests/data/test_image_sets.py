@@ -32,12 +32,19 @@ def test_samples_are_read_in_batches(tmp_path, pictures, save):
   )
 
 
-def test_levels_of_another_type_are_levels(tmp_path, pictures):
+@pytest.mark.parametrize('dtype', [np.float32, np.int32])
+@pytest.mark.parametrize('size', [1, 3, 50])
+def test_levels_of_another_type_are_levels(tmp_path, pictures, dtype, size):
+  """In batches of any size: the first and the last picture are black."""
   path = tmp_path / 'samples.npz'
-  np.savez(path, arr_0=pictures[..., 0].astype(np.float32))
+  pictures[[0, 1, 6]] = [[[[0]]], [[[1]]], [[[0]]]]
+  np.savez(path, arr_0=pictures[..., 0].astype(dtype))
   found = image_sets.read(path)
   assert found.shape == (7, 4, 5, 1)
-  np.testing.assert_array_equal(whole(found), pictures[..., :1])
+  np.testing.assert_array_equal(whole(found, size), pictures[..., :1])
+  np.savez(path, arr_0=(pictures[..., 0] > 9).astype(dtype))
+  with pytest.raises(ValueError, match='must have levels 0..255, got .* to 1:'):
+    whole(image_sets.read(path), size)
 
 
 @pytest.mark.parametrize('channels', [3, 1])

@@ -44,4 +44,5 @@ def test_correlation_is_numpys():
   a, b = np.random.default_rng(0).standard_normal((2, 5, 4))
   expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
   assert whiteness.correlation(a, b) == pytest.approx(expected)
-  assert np.isnan(whiteness.correlation(a, np.ones((5, 4))))
+  for constant in (1.0, 0.1):
+    assert np.isnan(whiteness.correlation(a, np.full((5, 4), constant)))

@@ -105,6 +105,77 @@ def test_p_values_of_exact_draws_are_uniform():
       assert stats.kstest(p_values, 'uniform').pvalue > 7e-6, name
 
 
+def bernoulli(rng, x):
+  """theta of 0 and 1 with probability 1/2, x ~ N(theta, 1): draws given x."""
+  return rng.random(x.shape) < 1.0 / (1.0 + np.exp(0.5 - x))
+
+
+def grey(rng, x):
+  """17 levels of theta ~ N(0, 1), many of them black or white; x as above."""
+  theta = x / 2.0 + 0.5**0.5 * rng.normal(size=x.shape)
+  return np.rint(8.0 * np.clip(theta, -1.0, 1.0)) / 8.0 - 0.1
+
+
+@pytest.mark.parametrize('draw', [bernoulli, grey])
+def test_draws_that_equal_the_truth_are_calibrated(draw):
+  """The truth and its draws are independent draws given x, in two types."""
+  rng, m, n = np.random.default_rng(1), 3000, 30
+  theta = rng.integers(0, 2, (m, 1)) if draw is bernoulli else rng.normal(
+    size=(m, 1)
+  )  # fmt: skip
+  x = theta + rng.normal(size=(m, 1))
+  truth = draw(rng, x).astype(np.float64)
+  draws = draw(rng, np.repeat(x[:, None], n, axis=1)).astype(np.float32)
+  centres = calibration.regression_references(x, truth)
+  log_q = [-(np.float32(a[..., 0]) ** 2) for a in (draws, truth)]
+  for levels in (
+    calibration.rank_levels(draws, truth)[:, 0],
+    calibration.interval_levels(draws, truth)[:, 0],
+    calibration.tarp_levels(draws, truth, centres),
+    calibration.density_levels(*log_q),
+    calibration.density_levels(np.zeros((m, n)), np.zeros(m)),  # flat
+  ):
+    assert stats.kstest(levels, 'uniform').pvalue > 1e-4
+    share = calibration.coverage(levels, 0.9)
+    assert abs(share.fraction - 0.9) < 4.5 * (0.09 / m) ** 0.5
+
+
+def test_equal_numbers_share_their_levels():
+  """Of 3 draws below and 5 equal, the level is uniform on [3, 9] / 11."""
+  draws = np.tile(np.repeat([-1.0, 0.0, 1.0], [3, 5, 2]), (4000, 1))
+  found = calibration.rank_levels(draws, np.zeros(4000))
+  assert stats.kstest(11 * found, 'uniform', (3, 6)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize('constant', [0.1, 1e9 / 7.0])
+def test_a_parameter_that_is_the_same_in_all_pairs_changes_no_ball(
+  rng, constant
+):
+  x = rng.normal(size=(300, 1))
+  truth, draws = rng.normal(size=(300, 1)), rng.normal(size=(300, 9, 1))
+  plain = calibration.tarp_levels(np.float32(draws), truth, x)
+
+  def more(a):
+    return np.append(a, np.full_like(a, constant), axis=-1)
+
+  found = calibration.tarp_levels(more(np.float32(draws)), more(truth), more(x))
+  np.testing.assert_array_equal(found, plain)
+
+
+def test_errors_of_coverage_are_of_all_pairs(rng):
+  """A fraction p of M pairs has the error sqrt(p (1 - p) / M)."""
+  draws, truth = rng.normal(size=(200, 19, 1)), 1.5 * rng.normal(size=(200, 1))
+  samples = {'draws': draws, 'log_q': -(draws[..., 0] ** 2)}
+  reference = {'truth': truth, 'log_q': -(truth[:, 0] ** 2)}
+  for metric, count in (('interval', 199), ('density', 200)):
+    score, p = table.OF_PAIRS[f'{metric}_coverage']().compute(
+      samples, reference
+    )
+    share, error = score.estimate
+    np.testing.assert_allclose(error, (share * (1.0 - share) / count) ** 0.5)
+    assert 0.5 < share < 0.9 and p.note.startswith('200 pairs')
+
+
 def test_tarp_with_references_of_the_prior_does_not_see_the_prior():
   samples, reference = SETS['prior']
   rng = np.random.default_rng(5)

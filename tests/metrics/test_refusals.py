@@ -4,7 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import calibration, features, mmd, values
+from diffusion_jax.metrics import (
+  calibration,
+  features,
+  fid,
+  manifolds,
+  memorisation,
+  mmd,
+  values,
+)
 from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.estimates import check_pair
 from diffusion_jax.metrics.metric import Missing
@@ -24,6 +32,20 @@ def energy(samples, reference):
   (lambda: check_pair(X, Y), ValueError, '3 features cannot be compared with'),
   (lambda: check_pair(X, X[:0]), ValueError, r'reference: .* not \[0, 3\]'),
   (lambda: check_pair(X[:, 0], X), ValueError, r'samples: .* not \[5\]'),
+  (lambda: mmd.kernel_distance(BAD, BAD), ValueError,
+   'features of samples: 1 of 4 rows, such as row 1, have numbers that are'),
+  (lambda: mmd.cmmd(BAD[:1], BAD), ValueError, 'features of reference: 1 of 4'),
+  (lambda: manifolds.precision_recall(BAD[2:], BAD), ValueError, '1 of 4 rows'),
+  (lambda: fid.statistics(BAD), ValueError, '1 of 4 rows, such as row 1'),
+  (lambda: fid.given({'mu': BAD[:, 0], 'sigma': np.eye(4)}), ValueError,
+   'mu: 1 of 1 rows'),
+  (lambda: inception_score(BAD, 1), ValueError, 'logits: 1 of 4 rows'),
+  (lambda: memorisation.memorisation(X, X, X + np.inf), ValueError,
+   'features of samples: 5 of 5'),
+  (lambda: calibration.density_levels(BAD, BAD[:, 0]), ValueError,
+   'log q: 1 of 4 rows'),
+  (lambda: calibration.regression_references(BAD, BAD), ValueError,
+   'context: 1 of 4 rows'),
   (lambda: inception_score(X[:3, :2]), ValueError,
    r'10 splits of logits \[3, 2\]'),
   (lambda: mmd.kernel_distance(X[:1], X), ValueError,

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
-from diffusion_jax.metrics import features, values
+from diffusion_jax.metrics import features, mmd, values
 
 
 def test_features_are_standardised_by_each_channel_of_the_reference(rng):
@@ -26,11 +26,51 @@ def test_features_are_standardised_by_each_channel_of_the_reference(rng):
   np.testing.assert_allclose(shaped.std(axis=0), 1.0)
 
 
-def test_a_constant_channel_is_only_centred():
-  x = np.stack([np.arange(4.0), np.full(4, 7.0)], axis=1)
-  found = values.standard_of(x).features(x)
+@pytest.mark.parametrize('constant', [7.0, 0.1, -1e5 / 3.0])
+def test_a_constant_channel_is_only_centred(constant):
+  same = np.full(200, constant)
+  rounded = np.where(np.arange(200) % 3, same, np.nextafter(same, np.inf))
+  x = np.stack([np.arange(200.0), same, rounded], axis=1)
+  x = np.tile(x, (500, 1))  # as many that rounding adds up in a plain mean
+  standard = values.standard_of(x)
+  np.testing.assert_array_equal(standard.std[1:], 1.0)
+  found = standard.features(x)
   np.testing.assert_array_equal(found[:, 1], 0.0)
-  assert np.isfinite(found).all()
+  np.testing.assert_allclose(found[:, 2], 0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize('constant', [0.1, 1.0 / 3.0, 123456.7, 1e9 / 7.0])
+def test_a_constant_number_changes_no_score(rng, constant):
+  """Also if the samples have it in float32, and the reference in float64."""
+  x, y = np.round(rng.standard_normal((2, 120, 2)), 2)
+  x, y = ((a - a.mean(axis=0)).astype(np.float32) for a in (x, y))
+
+  def scores(with_it):
+    arrays = []
+    for a in (x, y.astype(np.float64)):
+      more = np.full((len(a), 1), constant, a.dtype)
+      arrays.append({'values': np.append(a, more, axis=1) if with_it else a})
+    metrics = mmd.energy(), values.moments(0), values.c2st(2)
+    found = [s for m in metrics for s in m.compute(*arrays)]
+    [w2] = values.sliced(2000, 0).compute(*arrays)
+    # W2 along directions of one more dimension: the mean square is D / (D + 1).
+    w2_of_two = w2.estimate.value * (1.5 if with_it else 1.0) ** 0.5
+    return [s.estimate.value for s in found], w2_of_two
+
+  (plain, w2), (more, w2_more) = scores(False), scores(True)
+  np.testing.assert_allclose(more[:4], plain[:4], rtol=1e-5)
+  assert abs(more[4] - plain[4]) < 0.15  # another classifier
+  np.testing.assert_allclose(w2_more, w2, rtol=0.1)
+
+
+def test_constant_but_for_rounding_has_no_correlation(rng):
+  """Also of samples that are constant where the reference is not."""
+  y = rng.standard_normal((300, 2))
+  x = np.stack([y[:, 0], np.full(300, 0.1)], axis=1)
+  found = values.moment_errors(x, y)
+  correlation = abs(np.corrcoef(y.T)[0, 1])
+  np.testing.assert_allclose(found.std, 1.0)
+  np.testing.assert_allclose(found.correlation, max(correlation, 1.0))
 
 
 def test_the_extractor_of_values_names_its_statistics(rng):
@@ -139,6 +179,13 @@ def test_gaussians_of_other_deviations(rng):
     np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2)
   )
   np.testing.assert_allclose(values.sliced_w2(x, y), expected, rtol=0.03)
+
+
+def test_features_are_in_deviations_of_the_reference(rng):
+  x, y = 3.0 * rng.standard_normal((2, 40, 2)) * [[[1.0]], [[5.0]]] + 1.0
+  found = values.take_values('energy', {'values': x}, {'values': y})
+  for array, expected in zip(found, (x, y), strict=True):
+    np.testing.assert_allclose(array, (expected - y.mean(0)) / y.std(0))
 
 
 def test_the_metric_is_in_deviations_of_the_reference(rng):
