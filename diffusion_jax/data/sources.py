@@ -81,7 +81,7 @@ def checksum(source: object) -> str:
 
 
 def digest(parts: Iterable[bytes | np.ndarray]) -> str:
-  """Returns 16 digits of the SHA-256 of bytes, and of arrays with their types."""
+  """Returns 16 digits of the SHA-256 of bytes and arrays, with their types."""
   total = hashlib.sha256()
   for part in parts:
     if isinstance(part, np.ndarray):
