@@ -95,6 +95,24 @@ def test_threads_share_the_reading_of_a_row_group(files, counting):
   assert len(opened) == 2 + 7
 
 
+@pytest.mark.parametrize('bit', [1, 32])
+def test_each_flipped_bit_is_named_or_leaves_the_rows(tmp_path, bit):
+  """Some make a page shorter than its row group."""
+  path = write(tmp_path / 'a.parquet', 0, 5)
+  whole, reasons = (tmp_path / 'a.parquet').read_bytes(), []
+  for place in range(len(whole) // 2, len(whole)):
+    flipped = bytearray(whole)
+    flipped[place] ^= bit
+    (tmp_path / 'a.parquet').write_bytes(flipped)
+    try:
+      table = open_parquet('set', [path], ['label'], 8)
+      assert len(table.get(['label'], np.arange(5))['label']) == 5
+    except ValueError as error:
+      assert path in str(error)
+      reasons.append(str(error))
+  assert any('of 5 rows are in a row group' in reason for reason in reasons)
+
+
 def test_damaged_files_are_named(files, tmp_path):
   with one_line(files[0], "no column 'class', but image, label"):
     open_parquet('set', files, ['image', 'class'], 8)
