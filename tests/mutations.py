@@ -189,6 +189,10 @@ app/modes/train_setup.py app/inputs/test_datasets.py run_keeps_its_classes
   datasets.with_names(config, model.facts, source) => model.facts
 data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:
+data/columns.py data/test_parquet.py lists_of_numbers
+  {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
+data/sources.py data/test_refusals.py what_is_wrong
+  std <= 1e-12 * np.abs(mean) => std <= 0.0
 data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased

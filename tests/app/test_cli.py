@@ -242,7 +242,7 @@ def test_a_trial_of_own_pictures_has_the_shape_of_the_config(command):
 
 
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch, flags):
   monkeypatch.setattr(own, '_allowed', set())
   monkeypatch.chdir(ROOT)
   return lambda path, argument='', **fields: cli.Command(
