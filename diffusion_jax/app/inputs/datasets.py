@@ -32,10 +32,8 @@ def facts_of(config: Node) -> Facts:
 
 def with_names(config: Node, facts: Facts, source: Source) -> Facts:
   """Returns facts that a config states, with the names that the data give."""
-  if 'facts' in config:
-    return facts
-  names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
-  return facts._replace(**names)
+  ours = facts if 'facts' in config else source.facts
+  return facts._replace(class_names=ours.class_names, skipped=ours.skipped)
 
 
 def stated_facts(section: Node | None) -> Facts | None:
