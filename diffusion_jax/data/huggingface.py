@@ -111,6 +111,22 @@ def huggingface(
   if x_column:
     columns = Columns(x=x_column, context=context_column)
   builder = _builder(path, subset, revision)
+  _check_part(path, name, builder, split)
+  if streaming:
+    table = _streamed(path, builder, name, columns.read, streaming)
+    order = table.order
+  else:
+    table, order = _prepared(path, builder, name), None
+  rows = np.arange(len(table))
+  if x_column:
+    return of_numbers(table, columns, rows, order)
+  names = _class_names(path, table.schema, label, num_classes)
+  facts = pictures(image_shape, num_classes, names)
+  source = ColumnSource(table, columns, rows, facts, order)
+  return checked(source, check, skip_damaged)
+
+
+def _check_part(path, name, builder, split):
   # Raises ValueError, or NoTestSplit, if the set has no such split.
   part, files = name.partition('[')[0], builder.config.data_files or {}
   if part not in files:
@@ -120,22 +136,6 @@ def huggingface(
       f'{split}_split to one, or to a part such as {next(iter(files), "")}'
       '[90%:]'
     )
-  if streaming:
-    table = _streamed(path, builder, name, columns.read, streaming)
-    order = table.order
-  else:
-    table, order = _prepared(path, builder, name), None
-  rows = np.arange(len(table))
-  if x_column:
-    return of_numbers(table, columns, rows, order)
-  names = _class_names(table.schema, label)
-  if names and len(names) != num_classes:
-    raise ValueError(
-      f'num_classes must be {len(names)} for {path}, got {num_classes}'
-    )
-  facts = pictures(image_shape, num_classes, names)
-  source = ColumnSource(table, columns, rows, facts, order)
-  return checked(source, check, skip_damaged)
 
 
 def _builder(path, subset, revision):
@@ -214,11 +214,16 @@ def _prepared(path, builder, split):
   return Rows(path, dataset, _folder_of(path, builder))
 
 
-def _class_names(schema, label):
+def _class_names(path, schema, label, num_classes):
   # Returns the names that `datasets` has written into the schema, or ().
   library = importlib.import_module('datasets')
   feature = library.Features.from_arrow_schema(schema).get(label)
-  return getattr(feature, 'names', None) or ()
+  names = getattr(feature, 'names', None) or ()
+  if names and len(names) != num_classes:
+    raise ValueError(
+      f'num_classes must be {len(names)} for {path}, got {num_classes}'
+    )
+  return names
 
 
 def _streamed(path, builder, split, read, buffer):

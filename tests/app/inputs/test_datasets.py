@@ -186,6 +186,8 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   facts = train_setup.setup(config, run).model.facts
   assert facts.class_names == ('a', 'b')
   folder.write_config(run, config, facts)
+  checked = store.with_flags(config, [('data.check', 'True')])
+  folder.check_same_run(run, checked, facts)  # changes no result
   (pictures / 'a').rename(pictures / 'z')
   refused('facts.class_names', MODES['train'], config, run)
   config = store.of_run(run, store.open_run(run), [])
