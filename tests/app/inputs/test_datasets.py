@@ -15,6 +15,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.values import Values
+from tests.app import conftest
 from tests.app.conftest import DIGITS, read, refused
 from tests.app.fields import within
 from tests.damage import cut
@@ -232,9 +233,12 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   path.write_bytes(b'not a picture')
   refused(line, train, config, run)
   assert not run.exists()
-  skipping = store.with_flags(config, [('data.skip_damaged', 'True')])
-  facts = train_setup.setup(skipping, run).model.facts
-  assert facts.as_json()['skipped'] == ['a/0.png']
+  shape = {'data.image_shape': (8, 8, 1), 'data.labelled': True}
+  skipping = {'data.path': pictures, 'data.skip_damaged': True} | shape
+  train(conftest.smoke(data='folder', **skipping), run)
+  facts = folder.read_config(run)['facts']
+  assert facts['skipped'] == ['a/0.png']
+  assert facts['class_names'] == ['a', 'b']
 
 
 def test_texts_need_captions_and_no_mirror_images(pictures):
