@@ -4,8 +4,9 @@ The pictures may have any sizes: they are cropped to the centre and made
 smaller. T = 1000, cosine schedule, v-prediction; 1,525,411 parameters. 2,000
 steps on 2,000 pictures took 24 min of processor time, 39 min on two shared
 cores, 3.2 GB: samples of cars had the colours, roads and windows, but few were
-whole cars. configs/images64.py is the config for a GPU. Sub-folders are classes
-with --config.data.labelled=true.
+whole cars. Half of the pictures are mirrored at random (training.random_flip).
+Sub-folders are classes with --config.data.labelled=true. configs/images64.py is
+the config for a GPU.
 
   python launch.py --config=configs/pictures.py --config.data.path=my/pictures
 """

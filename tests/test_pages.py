@@ -16,6 +16,8 @@ from scipy.stats import norm
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import as_one_key
+from diffusion_jax.data.array_record import array_record
+from diffusion_jax.data.small_sets import digits
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import SMALL
 from tests.test_readme import EXAMPLE, ROOT, check_means, run
@@ -198,6 +200,15 @@ def test_the_guidance_page_guides_as_printed(capsys):
     _, *found = map(float, line.split())
     for mean in found:
       assert mean > 1.05 if expected is None else abs(mean - expected) < 0.1
+
+
+def test_the_records_of_the_data_page_are_the_digits(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  exec(page_example('data.md', 'ArrayRecordWriter'), {})
+  source = array_record('digits.array_record', 'train', (8, 8, 1), 10)
+  found, expected = (s.read(np.arange(len(s))) for s in (source, digits()))
+  np.testing.assert_array_equal(found['x'], 15 * expected['x'])
+  np.testing.assert_array_equal(found['label'], expected['label'])
 
 
 def test_the_example_of_a_context_prints_what_it_says(capsys):

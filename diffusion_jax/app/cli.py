@@ -126,7 +126,7 @@ class Command:
         argument, trial = argument.removesuffix('smoke').rstrip('_'), True
       tree = store.from_file(self.path, argument) if self.path else {}
       config = store.completed(tree)
-      config = shrunk(config) if trial else config
+      config = shrunk(config, fields) if trial else config
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')

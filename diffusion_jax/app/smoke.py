@@ -1,6 +1,6 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
-from diffusion_jax.app.config.store import completed
+from diffusion_jax.app.config.store import Flags, completed
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import image_folder
@@ -32,16 +32,20 @@ TRAINING = {
 }
 
 
-def shrunk(config: Node) -> Node:
+def shrunk(config: Node, flags: Flags = ()) -> Node:
   """Returns a complete config with a tiny network and four steps of training.
 
-  Data that must be downloaded are replaced by generated pictures, and runs that
-  this one needs by their own trials, in '<run>-smoke'.
+  Data that must be downloaded are replaced by generated pictures, unless the
+  user's flags set fields of these data, and runs that this one needs by their
+  own trials, in '<run>-smoke'.
   """
   if datasets.asks_for_labels(config.data):  # generated pictures do not
     config = datasets.with_labels(config)
   tree = config.to_dict()
-  tree['data'] = _small_data(config.data, bool(datasets.text_length(config)))
+  fields = {path for path in config.paths() if path.startswith('data')}
+  own = any(path in fields for path, _ in flags)
+  has_texts = bool(datasets.text_length(config))
+  tree['data'] = _small_data(config.data, has_texts, own)
   tree['network'] |= {
     name: min(value, SIZES[name])
     for name, value in tree['network'].items()
@@ -67,15 +71,17 @@ def smoke_run(run: str) -> str:
   return run + ('_smoke' if '-' in run else '-smoke')
 
 
-def _small_data(section, has_texts):
+def _small_data(section, has_texts, own):
+  # own: the user's flags say what the data are.
   if section is None:
     return None
   if 'source' in section:
-    source = _small_data(section.source, has_texts)
+    source = _small_data(section.source, has_texts, own)
     return section.to_dict() | {'source': source}
   facts = datasets.stated_facts(section)
-  if facts is None and section.constructor is not image_folder.folder:
-    if 'path' in section and not section.path:
+  is_folder = section.constructor is image_folder.folder
+  if own or facts is None and not is_folder:
+    if not own and 'path' in section and not section.path:
       return {'name': 'two_moons'}
     # The draws of an untrained network would hardly ever be within a box.
     return section.to_dict() | ({'bounds': ()} if 'bounds' in section else {})

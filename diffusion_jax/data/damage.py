@@ -61,4 +61,4 @@ def left_out(
       f'{line} ({next(iter(errors.values()))}): replace them, or leave them '
       'out by skip_damaged=True'
     )
-  say_once(f'damaged {what}', f'{line}; they are left out')
+  say_once(f'{line}; they are left out')

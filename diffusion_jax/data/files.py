@@ -10,11 +10,16 @@ _SAID: set[str] = set()
 _SHARD = re.compile(r'(.*)-(\d+)-of-(\d+)(.*)', re.DOTALL)
 
 
-def say_once(what: str, line: str) -> None:
-  """Prints a line about the data, once in a process for each `what`."""
-  if what not in _SAID:
-    _SAID.add(what)
-    print(line, flush=True)
+def readable(name: str) -> str:
+  r"""Returns a name that can be printed: a byte that is no UTF-8 is \xe9."""
+  return os.fsencode(name).decode(errors='backslashreplace')
+
+
+def say_once(line: str, what: str = '') -> None:
+  """Prints a line once in a process, or one line for each `what`."""
+  if (what or line) not in _SAID:
+    _SAID.add(what or line)
+    print(readable(line), flush=True)
 
 
 def files_below(root: Path, suffixes: Sequence[str]) -> list[str]:
@@ -62,6 +67,5 @@ def say_missing(paths: Iterable[str | Path]) -> None:
       first, number, total, end = shard.groups()
       sets[f'{first}-*-of-{total}{end}', int(total)].add(number)
   for (name, total), numbers in sets.items():
-    if len(numbers) < total:
-      line = f'{len(numbers)} of {total} files: the others are left out'
-      say_once(name, f'{name} has {line}')
+    if (count := len(numbers)) < total:
+      say_once(f'{name} has {count} of {total} files: the others are left out')

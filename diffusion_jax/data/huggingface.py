@@ -41,6 +41,7 @@ class Rows:
   def __init__(self, name: str, dataset: Any, folder: Path | None = None):
     self.name, self.columns = name, dataset.column_names
     self._folder = folder and folder.resolve()
+    self.schema = dataset.features.arrow_schema
     self._dataset = dataset.with_format('arrow')  # images stay encoded
 
   def __len__(self) -> int:
@@ -109,8 +110,23 @@ def huggingface(
   columns = Columns(image_column, label, text_column)
   if x_column:
     columns = Columns(x=x_column, context=context_column)
-  datasets = _datasets()
   builder = _builder(path, subset, revision)
+  _check_part(path, name, builder, split)
+  if streaming:
+    table = _streamed(path, builder, name, columns.read, streaming)
+    order = table.order
+  else:
+    table, order = _prepared(path, builder, name), None
+  rows = np.arange(len(table))
+  if x_column:
+    return of_numbers(table, columns, rows, order)
+  names = _class_names(path, table.schema, label, num_classes)
+  facts = pictures(image_shape, num_classes, names)
+  source = ColumnSource(table, columns, rows, facts, order)
+  return checked(source, check, skip_damaged)
+
+
+def _check_part(path, name, builder, split):
   # Raises ValueError, or NoTestSplit, if the set has no such split.
   part, files = name.partition('[')[0], builder.config.data_files or {}
   if part not in files:
@@ -120,40 +136,17 @@ def huggingface(
       f'{split}_split to one, or to a part such as {next(iter(files), "")}'
       '[90%:]'
     )
-  if streaming:
-    table = _streamed(path, builder, name, columns.read, streaming)
-    order = table.order
-    features = datasets.Features.from_arrow_schema(table.schema)
-  else:
-    dataset, order = _prepared(path, builder, name), None
-    table = Rows(path, dataset, _folder_of(path, builder))
-    features = dataset.features
-  rows = np.arange(len(table))
-  if x_column:
-    return of_numbers(table, columns, rows, order)
-  names = getattr(features.get(label), 'names', None) or ()
-  if names and len(names) != num_classes:
-    raise ValueError(
-      f'num_classes must be {len(names)} for {path}, got {num_classes}'
-    )
-  facts = pictures(image_shape, num_classes, names)
-  source = ColumnSource(table, columns, rows, facts, order)
-  return checked(source, check, skip_damaged)
 
 
-def _datasets():
+def _builder(path, subset, revision):
+  # Returns the builder of a set, which knows its files; downloads no images.
   try:
-    return importlib.import_module('datasets')
+    datasets = importlib.import_module('datasets')
   except ImportError:
     raise ValueError(
       'data=huggingface needs the library datasets: pip install -e '
       "'.[huggingface]'"
     ) from None
-
-
-def _builder(path, subset, revision):
-  # Returns the builder of a set, which knows its files; downloads no images.
-  datasets = _datasets()
   local, files = Path(path).expanduser(), None
   name = str(local) if local.exists() else path
   if path.startswith(('/', '.', '~')) and not local.exists():
@@ -188,10 +181,9 @@ def _say_left_out(path, local, builder):
   if others:
     counts = ', '.join(f'{name} ({len(x)})' for name, x in splits.items())
     say_once(
-      str(path),
       f'{path}: {len(others):,} of {len(below):,} files are left out, such as '
       f'{others[0]}: names with train or test make the splits {counts}; '
-      'data=folder reads all pictures',
+      'data=folder reads all pictures'
     )
 
 
@@ -212,13 +204,26 @@ def _folder_of(path, builder):
 
 
 def _prepared(path, builder, split):
-  # Returns a split, an Arrow table in the cache of `datasets`.
+  # Returns the rows of a split, an Arrow table in the cache of `datasets`.
   if _kind(builder) == 'parquet':  # Name a damaged file.
     files = itertools.chain(*builder.config.data_files.values())
     open_parquet(path, [file for file in files if '://' not in file], (), 1)
   with _in_one_line(path):
     builder.download_and_prepare()
-    return builder.as_dataset(split)
+    dataset = builder.as_dataset(split)
+  return Rows(path, dataset, _folder_of(path, builder))
+
+
+def _class_names(path, schema, label, num_classes):
+  # Returns the names that `datasets` has written into the schema, or ().
+  library = importlib.import_module('datasets')
+  feature = library.Features.from_arrow_schema(schema).get(label)
+  names = getattr(feature, 'names', None) or ()
+  if names and len(names) != num_classes:
+    raise ValueError(
+      f'num_classes must be {len(names)} for {path}, got {num_classes}'
+    )
+  return names
 
 
 def _streamed(path, builder, split, read, buffer):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
-from diffusion_jax.data.files import files_below
+from diffusion_jax.data.files import files_below, readable
 from diffusion_jax.data.images import (
   check_picture,
   existing,
@@ -142,20 +142,16 @@ def folder(
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
   facts = facts._replace(
-    num_classes=len(classes), class_names=tuple(map(_printable, classes))
+    num_classes=len(classes), class_names=tuple(map(readable, classes))
   )
   return FileSource(paths, facts, labels, root)
-
-
-def _printable(name):
-  return os.fsencode(name).decode(errors='backslashreplace')
 
 
 def _intact(root, names, pixels, skip):
   # Returns (the names of pictures that can be read, names of the others).
   files = tuple((name, _stamp(root / name)) for name in names)
   errors = _errors(root, files, pixels)
-  others = tuple(_printable(names[i]) for i in errors)
+  others = tuple(readable(names[i]) for i in errors)
   left_out(errors, len(names), others, str(root), skip)
   return [x for i, x in enumerate(names) if i not in errors], others
 

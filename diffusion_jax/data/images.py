@@ -124,11 +124,9 @@ def _load(file, name):
 def _say_narrow(picture, name):
   low, high = picture.convert('L').getextrema()
   if high - low <= 16:  # 12 bits of 16
-    say_once(
-      'narrow',
-      f'{name} has 16 bits and keeps levels {low}..{high} of 0..255, nearly '
-      'one colour: if it uses a part of its 65,536 levels only, scale it first',
-    )
+    line = f'{name} has 16 bits and keeps levels {low}..{high} of 0..255, '
+    line += 'nearly one colour: if it uses few of 65,536 levels, scale it first'
+    say_once(line, 'narrow')
 
 
 @contextlib.contextmanager

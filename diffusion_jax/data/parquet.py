@@ -83,10 +83,12 @@ class RowGroups:
     tables = {number: self._table(number) for number in np.unique(numbers)}
     rows = index - (self._ends - self.sizes)[numbers]
     places = list(zip(numbers, rows.tolist(), strict=True))
-    return {
-      column: [image_bytes(tables[n][column][row].as_py()) for n, row in places]
-      for column in columns
-    }
+
+    def cell(column, number, row):
+      with _naming(self._groups[number][0]):
+        return image_bytes(tables[number][column][row].as_py())
+
+    return {c: [cell(c, n, row) for n, row in places] for c in columns}
 
   def place(self, i: int) -> str:
     number = int(np.searchsorted(self._ends, i, side='right'))
@@ -109,9 +111,13 @@ class RowGroups:
     from pyarrow import parquet
 
     with _naming(path), self._open(path) as file:
-      return parquet.ParquetFile(file, metadata=metadata).read_row_group(
+      table = parquet.ParquetFile(file, metadata=metadata).read_row_group(
         group, columns=self._read
       )
+      expected = metadata.row_group(group).num_rows
+      if table.num_rows != expected:
+        raise OSError(f'{table.num_rows} of {expected} rows are in a row group')
+      return table
 
 
 def open_parquet(
@@ -132,6 +138,10 @@ def open_parquet(
   def footer(path):
     with _naming(path), open_file(path) as file:
       size, metadata = file.seek(0, 2), parquet.ParquetFile(file).metadata
+      groups = map(metadata.row_group, range(metadata.num_row_groups))
+      rows = [group.num_rows for group in groups]
+      if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        raise OSError(f'its row groups have {rows} of {metadata.num_rows} rows')
     # Rows of nulls take next to nothing in a file, and gigabytes in memory.
     if metadata.num_rows > size:
       raise ValueError(
@@ -164,7 +174,7 @@ def _naming(path):
 
   try:
     yield
-  except (pyarrow.ArrowException, OSError) as error:
+  except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
     reason = ' '.join(str(error).split())
     raise ValueError(
       f'{path} cannot be read as a parquet file: {reason}'

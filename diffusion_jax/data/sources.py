@@ -287,7 +287,7 @@ def check_channels(values: Values) -> None:
   )
   if values.levels:
     raise ValueError(line)
-  say_once('channels', line)
+  say_once(line, 'channels')
 
 
 ADVICE = (

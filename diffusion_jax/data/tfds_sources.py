@@ -3,7 +3,6 @@
 CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
-import dataclasses
 import difflib
 import hashlib
 from collections.abc import Sequence
@@ -35,8 +34,7 @@ def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
 
   Downloads and prepares the set if necessary. Raises ValueError or OSError.
   """
-  source = _in_memory('cifar10', split, data_dir)
-  return dataclasses.replace(source, class_names=CIFAR10_CLASSES)
+  return _in_memory('cifar10', split, data_dir, CIFAR10_CLASSES)
 
 
 @states(lambda **_: pictures((28, 28, 1), 10))
@@ -48,7 +46,7 @@ def mnist(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
   return _in_memory('mnist', split, data_dir)
 
 
-def _in_memory(name, split, data_dir):
+def _in_memory(name, split, data_dir, classes=()):
   check_split(split)
   records = Records(prepare.prepare(name, data_dir), split)
   size = len(records)
@@ -61,7 +59,7 @@ def _in_memory(name, split, data_dir):
   # The order of the files depends on who prepared the set; batches must not.
   digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
   order = sorted(range(size), key=lambda i: (digests[i], labels[i]))
-  return ArraySource(images[order], labels[order], 10)
+  return ArraySource(images[order], labels[order], 10, class_names=classes)
 
 
 @states(facts_of_fields)

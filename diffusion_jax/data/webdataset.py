@@ -178,8 +178,7 @@ def _members(path):
         if stem and extension:
           yield folder + slash + stem, extension.lower(), place
     if others:
-      line = f'{path}: {others:,} members are no plain files and are left out'
-      say_once(str(path), line)
+      say_once(f'{path}: {others:,} members, no plain files, are left out')
   except tarfile.TarError as error:
     raise ValueError(
       f'{path} is cut short, damaged or compressed, so that it cannot be read '

@@ -231,8 +231,23 @@ def test_the_workdir_is_named_after_the_config(flags, tmp_path):
   assert of('configs/digits.py') == 'elsewhere'
 
 
+def test_a_trial_of_own_pictures_has_the_shape_of_the_config(command):
+  fields = {'data.path': '/my/pictures'}
+  for more in {}, {'data': 'folder'}, {'data.labelled': 'True'}:
+    fields |= more
+    config = command('configs/pictures.py', 'smoke', **fields)
+    data = config.config('train', 'x').data
+    assert (data.name, data.path) == ('folder', '/my/pictures')
+    assert data.image_shape == (32, 32, 3)
+  flags = {'data': 'npz', 'data.path': 'x.npz'}
+  config = command('configs/pictures.py', 'smoke', **flags).config('train', 'x')
+  assert config.data.name == 'npz'
+  config = command('configs/pictures.py', 'smoke').config('train', 'x')
+  assert config.data.name == 'synthetic'
+
+
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch, flags):
   monkeypatch.setattr(own, '_allowed', set())
   monkeypatch.chdir(ROOT)
   return lambda path, argument='', **fields: cli.Command(

@@ -8,6 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from diffusion_jax.data.columns import Columns, of_numbers
 from diffusion_jax.data.parquet import block_order, open_parquet
 from tests.data import encoded
 from tests.data.encoded import LABELS, PICTURES
@@ -57,6 +58,19 @@ def test_rows_are_those_of_the_array(files):
   assert table.place(18) == f'{files[1]}, row group 1, row 1'
 
 
+def test_lists_of_numbers_are_x_and_the_context(tmp_path):
+  rng = np.random.default_rng(0)
+  arrays = {'a': rng.normal(size=(6, 3)), 'b': rng.normal(size=(6, 3))}
+  columns = {name: array.tolist() for name, array in arrays.items()}
+  parquet.write_table(pyarrow.table(columns), tmp_path / 'a.parquet')
+  table = open_parquet('set', [str(tmp_path / 'a.parquet')], [*arrays], 8)
+  for x, context in ('a', 'b'), ('b', 'a'):
+    chosen = Columns(x=x, context=context)
+    found = of_numbers(table, chosen, np.arange(6)).read(np.array([4, 1]))
+    np.testing.assert_array_equal(found['x'], arrays[x][[4, 1]])
+    np.testing.assert_array_equal(found['context'], arrays[context][[4, 1]])
+
+
 @pytest.mark.parametrize('buffer', [1, 8, 29])
 def test_an_epoch_has_every_image_once_and_its_blocks_together(buffer):
   sizes = np.array([5, 5, 2, 5, 5, 5, 3])
@@ -93,6 +107,24 @@ def test_threads_share_the_reading_of_a_row_group(files, counting):
     results = pool.map(table.get, [['label']] * 4, [np.arange(30)] * 4)
   assert [*results] == [{'label': LABELS.tolist()}] * 4
   assert len(opened) == 2 + 7
+
+
+@pytest.mark.parametrize('bit', [1, 32])
+def test_each_flipped_bit_is_named_or_leaves_the_rows(tmp_path, bit):
+  """Some make a page shorter than its row group."""
+  path = write(tmp_path / 'a.parquet', 0, 5)
+  whole, reasons = (tmp_path / 'a.parquet').read_bytes(), []
+  for place in range(len(whole) // 2, len(whole)):
+    flipped = bytearray(whole)
+    flipped[place] ^= bit
+    (tmp_path / 'a.parquet').write_bytes(flipped)
+    try:
+      table = open_parquet('set', [path], ['label'], 8)
+      assert len(table.get(['label'], np.arange(5))['label']) == 5
+    except ValueError as error:
+      assert path in str(error)
+      reasons.append(str(error))
+  assert any('of 5 rows are in a row group' in reason for reason in reasons)
 
 
 def test_damaged_files_are_named(files, tmp_path):

@@ -264,6 +264,7 @@ parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())) => a.parquet ...
   1,000,000 rows in ... rows of images are larger
 of_array(np.where(X4 == 3, np.inf, X4)) => x has numbers that are not finite
 of_array(X4 * [1.0, 0.0] + 7.0) => x never changes at 1 of its last axis (7)
+of_array(X4 * [1e-15, 1.0] + 0.1) => x never changes at 0 of its last axis (0.1)
 of_array(X4[:1]) => x has one example: it has no standard deviation
 of_array(X4, low=(0.0, 0.0), high=(7.0, 6.0)) => 1 of 4 examples are outside
   bounds, such as [6, 7]: widen bounds

@@ -111,7 +111,7 @@ def test_links_are_read_or_counted(tmp_path, capsys, monkeypatch):
   source = read(tmp_path, path=str(tmp_path / 'a.tar'), num_classes=0)
   found = source.read(np.arange(len(source)))['x']
   np.testing.assert_array_equal(found, PICTURES[[0, 1, 1]])
-  assert 'a.tar: 1 members are no plain' in capsys.readouterr().out
+  assert 'a.tar: 1 members, no plain files, are' in capsys.readouterr().out
 
 
 def test_every_cut_of_a_tar_is_noticed(tars):

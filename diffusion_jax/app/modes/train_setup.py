@@ -80,15 +80,14 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
-  total = {'total_steps': config.training.num_steps}
-  optimizer, rate = config.optimizer.make(total)
+  steps = np.arange(config.training.num_steps)
+  optimizer, rate = config.optimizer.make({'total_steps': len(steps)})
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
   for hook in todo:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
-  steps = np.arange(config.training.num_steps)
   rates = np.asarray(jax.jit(jax.vmap(rate))(steps))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,

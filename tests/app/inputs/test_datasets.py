@@ -16,6 +16,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, train_setup
 from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.values import Values
+from tests.app import conftest
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
@@ -195,6 +196,8 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   facts = train_setup.setup(config, run).model.facts
   assert facts.class_names == ('a', 'b')
   folder.write_config(run, config, facts)
+  checked = store.with_flags(config, [('data.check', 'True')])
+  folder.check_same_run(run, checked, facts)  # changes no result
   (pictures / 'a').rename(pictures / 'z')
   refused('facts.class_names', MODES['train'], config, run)
   config = store.of_run(run, store.open_run(run), [])
@@ -239,9 +242,12 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   path.write_bytes(b'not a picture')
   refused(line, train, config, run)
   assert not run.exists()
-  skipping = store.with_flags(config, [('data.skip_damaged', 'True')])
-  facts = train_setup.setup(skipping, run).model.facts
-  assert facts.as_json()['skipped'] == ['a/0.png']
+  shape = {'data.image_shape': (8, 8, 1), 'data.labelled': True}
+  skipping = {'data.path': pictures, 'data.skip_damaged': True} | shape
+  train(conftest.smoke(data='folder', **skipping), run)
+  facts = folder.read_config(run)['facts']
+  assert facts['skipped'] == ['a/0.png']
+  assert facts['class_names'] == ['a', 'b']
 
 
 def test_texts_need_captions_and_no_mirror_images(pictures):
