@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
 from diffusion_jax.app.model import Model
@@ -16,14 +16,20 @@ def examples(model: Model) -> np.ndarray | None:
   """Returns training examples [n, ...] to be drawn behind samples.
 
   Only vectors and sequences of real numbers are drawn so. None if they are not
-  in memory, or cannot be read. Of a simulator they are the first 1,000.
+  in memory, cannot be read, or if the command names other data than the run's.
+  Of a simulator they are the first 1,000.
   """
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
     return None
+  ours, run = folder.plain(config), folder.read_config(model.workdir) or {}
+  places = [f'data.{name}' for name in own.PATHS]
+  theirs, mine = ({'data': tree.get('data')} for tree in (run or ours, ours))
+  if folder.differences(theirs, mine, tuple(places)):
+    return None
   if 'num_examples' in config.data:  # a block, instead of simulating all
     count = min(config.data.num_examples, simulated.BLOCK)
-    config = store.with_fields(config, {'data.num_examples': count})
+    config = config.replace(data=config.data.replace(num_examples=count))
   try:
     source = datasets.source_of(config)
   except (UserError, OSError):  # Samples need no data.

@@ -53,6 +53,7 @@ def settings(
     },
     'versions': sessions.versions(_PACKAGES),
     'computed_by': _computed_by(model),
+    'matmul_precision': model.config.matmul_precision,
     'modules': _modules(folder.plain(model.config), used),
   }
   return {name: x for name, x in content.items() if x != {}}
