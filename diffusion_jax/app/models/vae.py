@@ -46,6 +46,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     draw=model.draw,
     root=lambda: stream(config.sampling.seed, 'vae_sampling'),
     write_more=functools.partial(write_more, model),
+    shown=functools.partial(shown, model),
   )
 
 
