@@ -184,7 +184,7 @@ class Model:
     """Raises UserError for a config that the model or the mode cannot use."""
     refuse(needs.problems(self.config, self.facts, mode))
     refuse(self.problems(mode))
-    refuse(unread.problems(self.config, self.workdir, mode))
+    refuse(unread.problems(self.config, self.workdir, mode, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

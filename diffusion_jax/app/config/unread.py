@@ -4,14 +4,19 @@ A field that other fields make idle is refused if it is set: if it differs from
 the run's config.json or, without a run, from its default.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.networks.inputs import Inputs
 
 
-def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
+def problems(
+  config: Node, workdir: str | Path, mode: str, facts: Facts | None = None
+) -> Iterator[str]:
   """Yields a line for each field of a mode that is set and not read."""
   t, s = config.training, config.sampling
   by_loss = t.keep_best and t.keep_best_by == 'test_loss'
@@ -36,7 +41,7 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
       names = [f'training.{field}' for field in fields]
       yield from of_fields(config, workdir, names, f'training.{reason}')
   if mode == 'train':
-    yield from _of_context(config, workdir)
+    yield from _of_context(config, workdir, facts)
   if mode == 'train' and s.checkpoint == 'best' and not t.keep_best:
     names = ('sampling.checkpoint',)
     yield from of_fields(config, workdir, names, 'training.keep_best=0')
@@ -68,9 +73,14 @@ _OF_CONTEXT = {
 }
 
 
-def _of_context(config, workdir):
+def _of_context(config, workdir, facts):
   section = config.at('conditioning.context')
-  kind = section.name if section is not None else ''
+  kind = '' if section is None else section.name
+  if kind == 'auto' and facts is not None and facts.context is not None:
+    with contextlib.suppress(ValueError):  # The model refuses it.
+      kind = Inputs(context=facts.context.shape).context_kind(
+        facts.x.shape[:-1]
+      )
   names = [f'conditioning.context.{n}' for n in _OF_CONTEXT.get(kind, ())]
   yield from of_fields(config, workdir, names, f'conditioning.context={kind}')
 

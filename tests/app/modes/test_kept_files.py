@@ -132,8 +132,12 @@ def test_images_go_on_where_they_were_interrupted(
   batches.stop_at = None
   message = f'samples.parts has other settings: {field} is {old}, {new} now. D'
   keeps_all(mode, store.with_fields(config, {field: new}), copy, message)
+  with lock.hold(folder, 'samples.npz'):
+    message = 'samples.npz is being written by process'
+    refused(message, MODES[mode], config, str(copy))
   MODES[mode](config, str(copy))
   assert batches.made == 2  # four and two, of six
+  assert not [*folder.glob('*.lock')]
   assert not (folder / 'samples.parts').exists()
   joined = samples(copy, 'samples', folder.name)
   (folder / 'samples.npz').unlink()

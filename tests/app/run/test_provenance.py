@@ -315,8 +315,9 @@ def test_a_file_is_named_by_its_content(
 
 @pytest.mark.parametrize('kind, field, value, is_read', [
   ('contexts', 'data.draws', 3, True), ('sbc', 'data.draws', 3, True),
-  ('masked', 'data.quarter_turns', 1, True), ('texts', 'data.num_objects', 2, True),
-  ('vae', 'data.quarter_turns', 1, True), ('given', 'data.draws', 3, False),
+  ('given', 'data.draws', 3, False), ('masked', 'data.quarter_turns', 1, True),
+  ('texts', 'data.num_objects', 1, True),
+  ('vae', 'data.quarter_turns', 1, True),
   ('elbo', 'data.quarter_turns', 1, True),
   ('pixels', 'data.quarter_turns', 1, True),
   ('samples', 'data.quarter_turns', 1, False),
