@@ -97,7 +97,7 @@ schedule=tests.app.toy_parts:ramp => schedule(t) must be a
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
   callable value, got Sampler(
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the
-  shape [1, 8, 8, 1] is an array [1, 8, 8, 1], not an array [1]
+  shape [1, 8, 8, 1] must be an array [1, 8, 8, 1], and it is an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one
   number for each level, not None (docs/program.md)
 objective.times=tests.app.toy_parts:number => config.objective.times: 'float'
