@@ -616,7 +616,7 @@ app/run/provenance.py its_content
 app/run/provenance.py its_content
   sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
 app/run/provenance.py what_was_read
-  'read': {n: => 'other': {} and {n:
+  digest(x) for n, x in read.items() => '' for n, x in read.items()
 app/run/provenance.py its_content
   f'checkpoint {step}, weights {weights}, config_hash {hashed}'
   => f'checkpoint {step}'
@@ -636,9 +636,7 @@ app/modes/evaluate_pairs.py own_pair
   datasets.source_of(model.config, c.split)
   => datasets.source_of(model.config, 'train')
 app/modes/evaluate_pairs.py own_pair
-    if processes.is_first():
-      provenance.check_parts => if False:
-      provenance.check_parts
+  provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/modes/sample.py keys_of_their_own
   index[again] + _APART * attempt => index[again] + attempt
 app/scoring.py standardised_by_the_statistics

@@ -198,17 +198,12 @@ def drawn_by(
 
 
 def _is_short(sampling):
-  # Whether a sampler that a file describes has at most a million steps. The
-  # file may come from a stranger.
+  # Whether the sampler of a file, maybe a stranger's, takes few steps.
   free = 'num_samples', 'batch_size', 'seed', 'labels', 'context_row'
   fields = {n: x for n, x in folder.flat(sampling).items() if n not in free}
-  numbers = re.findall(r'\d+', str(fields.pop('respacing', '')))
-  counts = [*map(float, numbers), *filter(_is_number, fields.values())]
-  return math.prod(max(1.0, x) for x in counts) <= 1e6
-
-
-def _is_number(value):
-  return isinstance(value, (int, float)) and math.isfinite(value)
+  counts = [x for x in fields.values() if isinstance(x, int)]
+  counts += map(int, re.findall(r'\d+', str(fields.get('respacing', ''))))
+  return math.prod(max(1, x) for x in counts) <= 10**6
 
 
 def read_first(model: Model, path: Path, n: int) -> np.ndarray:
