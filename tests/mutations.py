@@ -655,6 +655,50 @@ app/config/own.py folder_of_the_user
   isinstance(value, tuple | list) => False
 app/config/tree.py app/config/test_own.py only_a_stored_config
   own.check_paths(where, value) => pass
+# What kept results depend on.
+app/run/provenance.py its_content
+  f'{name}, sha256 {sha256(path)[:16]}' => name
+app/run/provenance.py its_content
+  sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
+app/run/provenance.py what_was_read
+  digest(x) for n, x in read.items() => '' for n, x in read.items()
+app/run/provenance.py its_content
+  f'checkpoint {step}, weights {weights}, config_hash {hashed}'
+  => f'checkpoint {step}'
+app/modes/evaluate.py app/run/test_provenance.py splits_that_it_reads
+  sums[split] = content_sum(found) => pass
+app/modes/evaluate.py is_of_its_data
+  examples = content_sum(source, count) => examples = ''
+app/modes/evaluate.py another_name
+  checksums.of_arrays(measured.run.params), => 0,
+app/modes/evaluate_pairs.py own_pair
+  log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
+app/modes/evaluate_pairs.py own_pair
+  encoded[index // rows] => encoded[index % len(encoded)]
+app/modes/evaluate_pairs.py own_pair
+  return -arrays['nats'] => return arrays['nats']
+app/modes/evaluate_pairs.py own_pair
+  datasets.source_of(model.config, c.split)
+  => datasets.source_of(model.config, 'train')
+app/modes/evaluate_pairs.py own_pair
+  provenance.check_parts(parts, settings, 'evaluation.name') => pass
+app/modes/sample.py keys_of_their_own
+  index[again] + _APART * attempt => index[again] + attempt
+app/scoring.py standardised_by_the_statistics
+  np.asarray(x.std)) => np.ones(len(x.std)))
+app/edits/restoration.py app/modes/test_arrays.py restored_in_their_units
+  offset = np.asarray(operator(jnp.asarray(mean)))[0] => offset = 0.0
+app/edits/restoration.py app/modes/test_restore.py units_of_the_measurement
+  weights = (std / stds) => weights = (stds / stds)
+app/edits/restoration.py app/modes/test_restore.py units_of_the_measurement
+  return float(np.min(stds / np.maximum(gain, 1e-12)))
+  => return float(np.min(stds))
+app/edits/restoration.py app/modes/test_restore.py that_were_read
+  @functools.cached_property
+    def paths => @property
+    def paths
+app/drawing/sheets.py other_data
+  if folder.differences(theirs, mine, tuple(places)): => if False:
 # What no test had noticed.
 core/operators.py the_middle_of_a_kernel
   height // 2) % rows => (height - 1) // 2) % rows

@@ -149,7 +149,7 @@ class Model:
   or draws none. teacher, autoencoder: the parameters that the loss and the
   latents need.
   write_more(params, path, samples) writes further files of --mode=sample and
-  returns arrays for its npz file.
+  returns arrays for its npz file; shown() reads the data that it shows.
   keeps: files and folders of the run with parameters besides the checkpoints.
   features(params) -> (images uint8 [B, H, W, C] -> the arrays of an extractor),
   of a classifier.
@@ -176,6 +176,7 @@ class Model:
   write_more: Callable[[Params, Path, np.ndarray], dict[str, np.ndarray]] = (
     lambda params, path, samples: {}
   )
+  shown: Callable[[], dict[str, np.ndarray]] = dict
   keeps: tuple[str, ...] = ()
   features: Callable[[Params], Callable[[jax.Array], dict]] | None = None
 
@@ -183,7 +184,7 @@ class Model:
     """Raises UserError for a config that the model or the mode cannot use."""
     refuse(needs.problems(self.config, self.facts, mode))
     refuse(self.problems(mode))
-    refuse(unread.problems(self.config, self.workdir, mode))
+    refuse(unread.problems(self.config, self.workdir, mode, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

@@ -351,8 +351,8 @@ def _first_weights(noisy, key):
     shape = *x.shape[:-1], noisy.out_channels
   if getattr(output, 'shape', None) != shape:
     raise UserError(
-      f'config.network: its output for x of the shape {list(x.shape)} is an '
-      f'array {list(shape)}, not {kind_of(output)}'
+      f'config.network: its output for x of the shape {list(x.shape)} must be '
+      f'an array {list(shape)}, and it is {kind_of(output)}'
     )
   if others := variables.keys() - {'params'}:
     raise UserError(

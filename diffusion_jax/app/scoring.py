@@ -131,9 +131,9 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
   other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
   spaces = {}
-  if any('values' in x.metric.needs for x in metrics):
+  if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
     values = reference_values(model)
-    spaces[''] = Space(None, {'values': values}, {})
+    spaces[''] = Space(None, {'values': values, 'images': values}, {})
   for name in dict.fromkeys(x.space for x in metrics if x.space):
     extractor = make_extractor(model, name)
     reference, protocol = load_reference(model, extractor, c.reference)
@@ -226,13 +226,27 @@ def score(
   the name of their space. Raises UserError for what a metric refuses.
   """
   scores = []
-  for _, metric, space, suffix in metrics:
-    arrays = {**samples, **extracted.get(space, {})}
-    reference = spaces[space].reference if space in spaces else {}
-    with from_config(_PATH):
-      found = metric.compute(arrays, reference)
-    scores += [x._replace(name=f'{x.name}{suffix}') for x in found]
+  for each in metrics:
+    arrays = {**samples, **extracted.get(each.space, {})}
+    here = (spaces[n].reference for n in ('', each.space) if n in spaces)
+    found = compute(
+      each, arrays, {n: x for part in here for n, x in part.items()}
+    )
+    scores += [x._replace(name=f'{x.name}{each.suffix}') for x in found]
   return scores
+
+
+def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
+  """Returns what a metric computes; UserError for what it refuses or lacks."""
+  try:
+    with from_config(_PATH):
+      return each.metric.compute(samples, reference)
+  except KeyError as error:
+    raise UserError(
+      f'config.{_PATH}: {each.name} reads the array {error}; the samples have '
+      f'{", ".join(samples) or "none"}, and the reference '
+      f'{", ".join(reference) or "none"}: name it in `needs` of the metric'
+    ) from error
 
 
 def floor(

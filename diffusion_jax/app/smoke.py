@@ -27,7 +27,6 @@ TRAINING = {
   'steps_per_call': 1,  # every step is logged
   'sample_every': 4,
   'checkpoint_every': 2,
-  'evaluate_batches': 1,
   'metrics_images': 16,
 }
 
@@ -58,6 +57,8 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   if 'warmup_steps' in config.optimizer:
     tree['optimizer']['warmup_steps'] = 2
   tree['training'] |= TRAINING
+  if config.training.evaluate_every or config.training.keep_best:
+    tree['training']['evaluate_batches'] = 1
   tree['evaluation']['num_generated'] = 16
   if 'iw' in config.evaluation:
     tree['evaluation']['iw']['num_samples'] = 4

@@ -99,7 +99,7 @@ def _read_npz(path, more, any_shape):
     with archive.open(f'{name}.npy') as file:
       shape, _, dtype = _header(file)
   fits = len(shape) in (3, 4) or any_shape and len(shape) > 1
-  if not fits or 0 in shape[:1] or dtype.kind not in 'uif':
+  if not fits or min(shape) < 1 or dtype.kind not in 'uif':
     raise ValueError(
       f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}'
     )

@@ -31,11 +31,12 @@ class SampleMetric(NamedTuple):
   """A way to score images against real ones.
 
   scores: {name of each score: whether more is better}. needs: names of the
-  arrays that `compute` reads. A reference has `features`, `spatial`, and
-  `held_out`, the features of further real images. Samples have any of NEEDS,
-  `images`, uint8 [N, H, W, C], and further arrays of their file, such as
-  `texts`. compute: (arrays of the samples, arrays of the reference) -> scores;
-  raises `Missing`. features: names of the spaces that it is computed in, of
+  arrays that `compute` reads. Samples have any of NEEDS, `images`, uint8 [N, H,
+  W, C], and further arrays of their file, such as `texts`. A reference has of
+  these `features`, `spatial`, `values` and `images`, if `needs` has them, and
+  `held_out`, the features of further real images; no labels. compute: (arrays
+  of the samples, arrays of the reference) -> scores; raises `Missing`.
+  features: names of the spaces that it is computed in, of
   `features.EXTRACTORS`; () for any.
   """
 

@@ -11,6 +11,9 @@ from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Run
 
+# The units of a likelihood, and what is measured in them.
+UNITS = {'bits': 'images', 'nats': 'examples'}
+
 
 class Table(NamedTuple):
   """Rows of text after a head.
@@ -48,19 +51,20 @@ def _folder(name):
 
 def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
   """Yields tables of all results, then their charts."""
-  bits = [
-    [
-      _folder(name),
-      with_error(x['bits_per_dim'], x.get('standard_error')),
-      f'{x.get("images", 0):,}',
-      str(x.get('random_steps') or ''),
+  for unit, what in UNITS.items():
+    rows = [
+      [
+        _folder(name),
+        with_error(x[f'{unit}_per_dim'], x.get('standard_error')),
+        f'{x.get("images", 0):,}',
+        str(x.get('random_steps') or ''),
+      ]
+      for name, x in results
+      if f'{unit}_per_dim' in x
     ]
-    for name, x in results
-    if 'bits_per_dim' in x
-  ]
-  if bits:
-    head = ['evaluation', 'bits per dimension', 'images', 'random steps']
-    yield Table('Real images', [head, *bits])
+    if rows:
+      head = ['evaluation', f'{unit} per dimension', what, 'random steps']
+      yield Table(f'Real {what}', [head, *rows])
   scored = [(name, x) for name, x in results if 'metrics' in x]
   metrics = dict.fromkeys(metric for _, x in scored for metric in x['metrics'])
   if metrics:
@@ -118,9 +122,10 @@ def final(run: Run) -> dict[str, str]:
   hidden = 'learning_rate', 'grad_norm', 'skipped_steps'
   values = {}
   for name, x in run.results:
-    if 'bits_per_dim' in x:
-      bits = with_error(x['bits_per_dim'], x.get('standard_error'))
-      values[f'bits/dim, {_folder(name)}'] = bits
+    for unit in UNITS:
+      if f'{unit}_per_dim' in x:
+        value = with_error(x[f'{unit}_per_dim'], x.get('standard_error'))
+        values[f'{unit}/dim, {_folder(name)}'] = value
     added = '' if name == 'samples' else f', {_folder(name)}'
     for metric, score in x.get('metrics', {}).items():
       values[in_words(metric) + added] = _score(score)

@@ -106,6 +106,7 @@ def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
   config = shrunk(read(f'{name}:{argument}'))
   fewer = within('training', mesh=(1, 1), sample_every=0, evaluate_every=0)
+  fewer |= within('training', evaluate_batches=8)
   if small:
     fewer |= {'network': SMALL, 'network.channels': 8}
   return store.with_flags(config, [*as_flags(fewer)])

@@ -2,21 +2,32 @@
 
 import json
 import shutil
+import types
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from diffusion_jax.app import models
+from diffusion_jax.app import models, scoring
 from diffusion_jax.app.modes import MODES, evaluate, sample
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import image_sets
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
 from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics import features, fid, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import SampleMetric, Score
 from diffusion_jax.runtime import per_image
-from tests.app.conftest import arrays_of, lines_of, printed_by, refused, smoke
+from tests.app.conftest import (
+  arrays_of,
+  lines_of,
+  printed_by,
+  refused,
+  smoke,
+  trial,
+)
 from tests.app.fields import within
 
 LEVEL = 'tests.app.test_scoring:level'
@@ -45,6 +56,16 @@ def level(factor: float = 1.0) -> SampleMetric:
     return [Score('level', Estimate(value))]
 
   return SampleMetric({'level': True}, ('images',), compute)
+
+
+def nearness(name: str = 'images') -> SampleMetric:
+  """Returns a user's metric of pictures and what they are compared with."""
+
+  def compute(samples, reference):
+    gap = samples['images'].mean() - reference[name].mean()
+    return [Score('nearness', Estimate(float(gap)))]
+
+  return SampleMetric({'nearness': False}, ('images',), compute)
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +98,30 @@ def run_mode(workdir, changes=None, **fields):
   quick = {n: x for n, x in QUICK.items() if n != 'evaluation.fd.num_draws'}
   base = quick if 'evaluation.metrics' in fields else QUICK
   MODES['evaluate'](smoke(**base | fields | (changes or {})), str(workdir))
+
+
+def test_a_metric_of_pictures_has_them_of_the_reference(run):
+  metric = f'{__name__}:nearness'
+  run_mode(run, metrics=metric, num_generated=20, name='near')
+  found = result(run, 'samples-near')['metrics']['nearness']['value']
+  real = digits_judge.real('train').mean()
+  assert abs(found - (drawn(run, 'samples-near').mean() - real)) < 1e-6
+  message = (
+    "nearness reads the array 'labels'; the samples have .*images.*, and the "
+    'reference values, images: name it in'
+  )
+  others = {'evaluation.nearness.name': 'labels'}
+  fields = {'metrics': metric, 'num_generated': 20, 'name': 'near'}
+  refused(message, run_mode, run, others, **fields)
+
+
+def test_values_are_standardised_by_the_statistics_of_the_run():
+  mean, std = (5.0, -1.0), (2.0, 1e-3)
+  facts = Facts(Values((2,), 0, mean, std))
+  model: Any = types.SimpleNamespace(config=trial('two_moons'), facts=facts)
+  x = np.array([[7.0, -1.002], [1.0, -0.999]])
+  found = scoring.make_extractor(model, 'values').extract(x)['features']
+  np.testing.assert_allclose(found, (x - mean) / std)
 
 
 def result(workdir, name='samples'):

@@ -1,5 +1,7 @@
 """Files of samples and references."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,16 @@ def test_statistics_are_read(tmp_path):
   assert found.shape == (0,) and found.protocol == {'features': 'digits'}
   assert not list(found.batches(3))
   np.testing.assert_equal(found.arrays, arrays)
+
+
+@pytest.mark.parametrize('shape', [(-5, 2), (5, -2), (0, 2), (5, 0)])
+def test_a_header_of_no_images_is_refused(shape, tmp_path):
+  with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+    with archive.open('arr_0.npy', 'w') as file:
+      header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+      np.lib.format.write_array_header_1_0(file, header)
+  with pytest.raises(ValueError, match=r'a.npz: arr_0 must be uint8 \[N, H'):
+    image_sets.read(tmp_path / 'a.npz', any_shape=True)
 
 
 def test_further_arrays_are_read_by_name(tmp_path, pictures):

@@ -49,6 +49,7 @@ def test_scores_are_one_table_with_how_they_were_made():
 
 def test_a_run_ends_with_its_last_values_and_results():
   bits = {'bits_per_dim': 2.5, 'standard_error': 0.1}
+  nats = {'nats_per_dim': -0.25, 'standard_error': None, 'images': 12}
   curves = {
     'loss': Curve([1, 2], [0.5, 0.25]),
     'learning_rate': Curve([1], [0.1]),
@@ -56,15 +57,28 @@ def test_a_run_ends_with_its_last_values_and_results():
   }
   scores = {'metrics': {'fid': score(3.0), 'loss': score(1.0)}}
   found = [('elbo-test', bits), ('samples', scores), ('samples-a', scores)]
+  found += [('ode-test', nats)]
   run = Run('a', {}, curves, [], found, [])
   assert results.final(run) == {
     'bits/dim, ELBO test': '2.50\xa0±\xa00.10',
+    'nats/dim, ODE test': '-0.25',
     'FID': '3',
     'loss': '1',
     'FID, samples a': '3',
     'loss, samples a': '1',
     'images per second': '2',
   }
+
+
+def test_likelihoods_have_a_table_for_each_unit():
+  bits, nats = ({f'{n}_per_dim': 1.0, 'images': 12} for n in ('bits', 'nats'))
+  tables = [*results.parts([('elbo-test', bits), ('ode-test', nats)])]
+  assert [table.rows for table in tables] == [
+    [['evaluation', 'bits per dimension', 'images', 'random steps'],
+     ['ELBO test', '1', '12', '']],
+    [['evaluation', 'nats per dimension', 'examples', 'random steps'],
+     ['ODE test', '1', '12', '']],
+  ]  # fmt: skip
 
 
 def test_damaged_lines_and_numbers_are_no_points(tmp_path):

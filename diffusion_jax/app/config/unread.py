@@ -4,21 +4,32 @@ A field that other fields make idle is refused if it is set: if it differs from
 the run's config.json or, without a run, from its default.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.networks.inputs import Inputs
 
 
-def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
+def problems(
+  config: Node, workdir: str | Path, mode: str, facts: Facts | None = None
+) -> Iterator[str]:
   """Yields a line for each field of a mode that is set and not read."""
   t, s = config.training, config.sampling
+  by_loss = t.keep_best and t.keep_best_by == 'test_loss'
   for rule, fields, reason in (
     (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
     (not t.keep_best, ('keep_best_by',), 'keep_best=0'),
     (not t.checkpoint_every, ('keep_best',), 'checkpoint_every=0'),
     (not t.evaluate_every, ('patience',), 'evaluate_every=0'),
+    (
+      not t.evaluate_every and not by_loss,
+      ('evaluate_batches',),
+      'evaluate_every=0',
+    ),
     (not t.ema_half_life, ('ema_rampup',), 'ema_half_life=None'),
     (
       not t.ema_sigma_rels,
@@ -29,6 +40,11 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
     if rule and mode == 'train':
       names = [f'training.{field}' for field in fields]
       yield from of_fields(config, workdir, names, f'training.{reason}')
+  if mode == 'train':
+    yield from _of_context(config, workdir, facts)
+  if mode == 'train' and s.checkpoint == 'best' and not t.keep_best:
+    names = ('sampling.checkpoint',)
+    yield from of_fields(config, workdir, names, 'training.keep_best=0')
   if not s.ema:
     names = ('sampling.ema_decay',)
     yield from of_fields(config, workdir, names, 'sampling.ema=False')
@@ -51,6 +67,51 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
         f'config.evaluation.{name} is not read with evaluation.metrics='
         f'{",".join(metrics)}: add {name}, or leave this out'
       )
+
+
+# What a kind of conditioning.context does not read.
+_OF_CONTEXT = {
+  'channels': ('width', 'layers', 'heads'),
+  'vector': ('heads',),
+  'set': ('heads',),
+}
+
+
+def _of_context(config, workdir, facts):
+  section = config.at('conditioning.context')
+  kind = '' if section is None else section.name
+  if kind == 'auto' and facts is not None and facts.context is not None:
+    with contextlib.suppress(ValueError):  # The model refuses it.
+      kind = Inputs(context=facts.context.shape).context_kind(
+        facts.x.shape[:-1]
+      )
+  names = [f'conditioning.context.{n}' for n in _OF_CONTEXT.get(kind, ())]
+  yield from of_fields(config, workdir, names, f'conditioning.context={kind}')
+
+
+# What metrics of samples, pairs and examples read of an evaluation.
+_OF_METRICS = {
+  'samples': (
+    'evaluation.num_generated', 'evaluation.features', 'evaluation.weights',
+    'evaluation.reference', 'evaluation.floor', 'sampling.context',
+    'sampling.context_row',
+  ),
+  'pairs': (
+    'evaluation.num_pairs', 'evaluation.draws_per_pair', 'evaluation.split',
+  ),
+  'examples': ('evaluation.num_images', 'evaluation.split'),
+  '': ('sampling.num_samples', 'sampling.name', 'sampling.trajectory'),
+}  # fmt: skip
+
+
+def of_evaluation(
+  config: Node, workdir: str | Path, kinds: Collection[str]
+) -> Iterator[str]:
+  """Yields a line for each field that metrics of these kinds do not read."""
+  read = {field for kind in kinds for field in _OF_METRICS[kind]}
+  idle = {x for fields in _OF_METRICS.values() for x in fields} - read
+  metrics = f'evaluation.metrics={",".join(config.evaluation.metrics)}'
+  yield from of_fields(config, workdir, sorted(idle), metrics)
 
 
 def of_fields(

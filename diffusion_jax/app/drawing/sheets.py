@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
 from diffusion_jax.app.model import Model
@@ -15,10 +16,16 @@ def examples(model: Model) -> np.ndarray | None:
   """Returns training examples [n, ...] to be drawn behind samples.
 
   Only vectors and sequences of real numbers are drawn so. None if they are not
-  in memory, or cannot be read. Of a simulator they are the first 1,000.
+  in memory, cannot be read, or if the command names other data than the run's.
+  Of a simulator they are the first 1,000.
   """
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
+    return None
+  run = folder.read_config(model.workdir) or {'data': folder.plain(config)['data']}
+  data = [{'data': tree.get('data')} for tree in (run, folder.plain(config))]
+  free = *folder.FREE, *(f'data.{name}' for name in own.PATHS)
+  if folder.differences(*data, free):
     return None
   if 'num_examples' in config.data:  # if the run has not kept all
     count = min(config.data.num_examples, 1000)

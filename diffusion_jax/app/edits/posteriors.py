@@ -135,7 +135,9 @@ def gibbs(
     x = plan.prior_sample(start_key, plan.levels.take(0))
     x /= jnp.hypot(*plan.levels.take(0)[1:])
     end = last_noisy_level(plan.schedule)
-    last = jnp.maximum(lowest or known.width, end.sigma / end.alpha)
+    last = jnp.maximum(
+      lowest or known.width or known.std, end.sigma / end.alpha
+    )
     widths = widths_of(rounds, jnp.maximum(highest, last), last)
     x = dj.split_gibbs(
       key,

@@ -46,6 +46,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     draw=model.draw,
     root=lambda: stream(config.sampling.seed, 'vae_sampling'),
     write_more=functools.partial(write_more, model),
+    shown=functools.partial(shown, model),
   )
 
 
@@ -232,6 +233,14 @@ def problems(model: Autoencoder, mode: str) -> Iterator[str]:
     )
 
 
+def shown(model: Autoencoder) -> dict[str, np.ndarray]:
+  """Returns the test images that `write_more` shows."""
+  source = datasets.unseen(model.config)
+  with from_config('data'):
+    index = np.arange(min(model.config.sampling.num_samples, len(source)))
+    return {'shown': source.read(index)['x']}
+
+
 def write_more(
   model: Autoencoder, params: Params, path: Path, samples: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -242,10 +251,7 @@ def write_more(
   """
   c, values = model.config.sampling, model.facts.x
   params = jax.device_get(params)['network']
-  source = datasets.unseen(model.config)
-  with from_config('data'):
-    x = source.read(np.arange(min(c.num_samples, len(source))))['x']
-  x = values.encode(x)
+  x = values.encode(shown(model)['shown'])
   decode = jax.jit(model.reconstruct)
   starts = range(0, len(x), c.batch_size)
   decoded = [decode(params, x[i : i + c.batch_size]) for i in starts]

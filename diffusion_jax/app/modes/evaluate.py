@@ -5,35 +5,33 @@ that it has written.
 """
 
 import contextlib
+import copy
 import functools
 import itertools
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, kinds, own, store
+from diffusion_jax.app.config import folder, store, unread
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.kinds import name_of
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.modes import sample
+from diffusion_jax.app.modes import evaluate_pairs
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.data import image_sets, npz, pipeline
+from diffusion_jax.data import image_sets, pipeline
 from diffusion_jax.data.sources import Source, content_sum
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.metrics import (
-  calibration,
-  plots,
   real_images,
   references,
   sweeps,
 )
-from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import lock, processes
@@ -41,7 +39,6 @@ from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import (
   make_folder,
   write_json,
-  write_npz,
 )
 from diffusion_jax.training import checksums
 
@@ -77,8 +74,11 @@ def run(config: Node, workdir: str | Path) -> None:
       f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
       f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
     )
+  groups = {'samples': of_samples, 'pairs': of_pairs, 'examples': of_models}
+  kinds = [kind for kind, metrics in groups.items() if metrics]
   for _, point in points:
     point.check('evaluate')
+    refuse(unread.of_evaluation(point.config, workdir, kinds))
   results: Results = {title(changes): {} for changes, _ in points}
   if of_samples:
     # Missing weights or data are noticed before the images are drawn.
@@ -91,7 +91,7 @@ def run(config: Node, workdir: str | Path) -> None:
   if of_pairs:
     for changes, point in points:
       with opened(point, 'pairs', changes) as out:
-        results[title(changes)] |= score_pairs(point, of_pairs, out)
+        results[title(changes)] |= evaluate_pairs.score(point, of_pairs, out)
       processes.wait_for_all(f'calibration {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
   for changes, point in points if of_models else ():
@@ -158,7 +158,9 @@ def score_samples(
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
-  path = draw(model, out, num_samples=model.config.evaluation.num_generated)
+  path = evaluate_pairs.draw(
+    model, out, num_samples=model.config.evaluation.num_generated
+  )
   if not processes.is_first():
     return {}
   c = model.config.evaluation
@@ -206,107 +208,6 @@ def in_words(protocol: Fields) -> str:
   )
 
 
-def draw(model: Model, out: Path, **fields: object) -> Path:
-  """Draws samples with these fields of config.sampling; returns their file."""
-  fields |= {'name': 'samples', 'trajectory': False}
-  changes = {f'sampling.{name}': x for name, x in fields.items()}
-  config = store.with_fields(model.config, changes)
-  below = out.relative_to(model.workdir)
-  return sample.draw(config, model.workdir, below, 'evaluation.name')
-
-
-def score_pairs(
-  model: Model, metrics: list[scoring.Scored], out: Path
-) -> Fields:
-  """Draws for held-out pairs; writes the scores and curves of calibration.
-
-  Returns the scores as JSON in the first process, {} in the others.
-  """
-  c, facts = model.config.evaluation, model.facts
-  assert facts.context is not None  # else it was refused
-  source = datasets.source_of(model.config, c.split)
-  index = np.arange(min(c.num_pairs, len(source)))
-  with from_config('data'):
-    arrays = source.read(index)
-  path = out / 'context.npz'
-  if processes.is_first():
-    write_npz(path, {'context': arrays['context']})
-  processes.wait_for_all('held-out pairs')
-  own.allow([str(path)])
-  fields = {'context': str(path), 'context_row': None}
-  drawn = draw(model, out, num_samples=c.draws_per_pair, **fields)
-  draws = npz.read(drawn, ['arr_0'])['arr_0']
-  draws = draws.reshape(len(index), -1, *draws.shape[1:])
-  truth = references.as_written(source, arrays['x'])
-  samples = {'draws': draws}
-  reference = {'truth': truth, 'context': arrays['context']}
-  if any('log_q' in each.metric.needs for each in metrics):
-    log_q = log_density(model, drawn, draws, truth, arrays['context'])
-    samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
-  if not processes.is_first():
-    return {}
-  scores = []
-  with from_config('evaluation.metrics'):
-    for each in metrics:
-      scores += each.metric.compute(samples, reference)
-  levels = calibration.all_levels(samples, reference)
-  plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
-  plots.plot_coverage(out / 'coverage.png', levels)
-  write_json(out / 'result.json', {
-    'pairs': len(index),
-    'draws_per_pair': c.draws_per_pair,
-    'split': c.split,
-    'protocol': {'samples': provenance.read(drawn)},
-    'metrics': as_json(scores),
-  })  # fmt: skip
-  print(table(scores))
-  print(f'{out / "result.json"}')
-  return as_json(scores)
-
-
-def log_density(
-  model: Model,
-  drawn: Path,
-  draws: np.ndarray,
-  truth: np.ndarray,
-  context: np.ndarray,
-) -> np.ndarray:
-  """Returns log q of the truth and its draws, nats, [M, 1 + n].
-
-  By the ODE, up to a constant. drawn: the file of the draws.
-  """
-  facts, c = model.facts, model.config.evaluation
-  assert facts.context is not None
-  each = np.concatenate([truth[:, None], draws], axis=1)
-  flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
-  encoded = facts.context.encode(context)
-  run, parts = weights.opened(model, 'evaluate'), drawn.with_name('log_q')
-  settings = provenance.settings(
-    model,
-    checksums.of_arrays(run.params),
-    {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}},
-    {'draws': draws, 'truth': truth, 'context': context},
-  )
-  if processes.is_first():
-    provenance.check_parts(parts, settings, 'evaluation.name')
-  arrays = real_images.arrays_of(
-    ode().measure(model.measured),
-    'ode',
-    run.on_devices(),
-    lambda index: (flat[index], {'context': encoded[index // rows]}),
-    len(flat),
-    parts,
-    run.mesh,
-    encode=facts.x.encode,
-    seed=c.seed,
-    size=c.batch_size,
-    settings=provenance.as_array(settings),
-  )
-  if arrays is None:
-    return np.zeros(each.shape[:2])
-  return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
-
-
 def score_point(
   model: Model, metrics: dict[str, ModelMetric], changes: Fields
 ) -> Fields:
@@ -321,7 +222,8 @@ def score_point(
   run = weights.opened(model, 'evaluate')
   with from_config('data'):
     examples = content_sum(source, count)
-  measured = Measured(run, source, count, examples, run.on_devices())
+  read = {'examples': examples}
+  measured = Measured(run, source, count, read, run.on_devices())
   for name, metric in metrics.items():
     with opened(model, name, changes) as out:
       results |= score_images(measured, name, metric, out)
@@ -331,13 +233,13 @@ def score_point(
 class Measured(NamedTuple):
   """The first `count` examples of a source, and the run that they score.
 
-  examples: their `content_sum`; params: on the devices.
+  read: the sums of what was read, by name; params: on the devices.
   """
 
   run: weights.Opened
   source: Source
   count: int
-  examples: str
+  read: Mapping[str, str]
   params: Params
 
 
@@ -345,14 +247,17 @@ def score_images(
   measured: Measured, name: str, metric: ModelMetric, out: Path
 ) -> Fields:
   """Writes result.json of one metric; returns its scores as `score_point`."""
-  run, source, count, _, params = measured
+  run, source, count, read, params = measured
   model, c, parts = run.model, run.model.config.evaluation, out / 'parts'
-  settings = settings_of(measured, name)
+  with from_config(f'evaluation.{name}'):
+    watched, more = watch(model.measured)
+    measure = metric.measure(watched)
+  settings = settings_of(measured._replace(read={**read, **more}), name)
   if processes.is_first():
     provenance.check_parts(parts, settings, 'evaluation.name')
   with from_config(f'evaluation.{name}'):  # what the metric refuses
     arrays = real_images.arrays_of(
-      metric.measure(model.measured),
+      measure,
       name,
       params,
       functools.partial(
@@ -389,13 +294,29 @@ def score_images(
   return as_json(scores)
 
 
+def watch(measured: Any) -> tuple[Any, dict[str, str]]:
+  """Returns what a metric measures, and a dict of sums of the splits it reads.
+
+  The dict is filled while the metric reads them.
+  """
+  watched, sums = copy.copy(measured), {}
+
+  def source(split='train'):
+    found = measured.source(split)
+    sums[split] = content_sum(found)
+    return found
+
+  object.__setattr__(watched, 'source', source)  # of a frozen dataclass
+  return watched, sums
+
+
 def settings_of(measured: Measured, name: str) -> provenance.Settings:
   """Returns all that a metric's numbers of real images depend on."""
   model = measured.run.model
   evaluation = folder.plain(model.config)['evaluation']
   fields = 'metrics', 'split', 'num_images', 'batch_size', 'seed', name
   used = {n: evaluation[n] for n in fields}
-  used['metrics'] = [x for x in used['metrics'] if kinds.name_of(x) == name]
+  used['metrics'] = [x for x in used['metrics'] if name_of(x) == name]
   sampling = model.config.sampling
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
   return provenance.settings(
@@ -405,5 +326,5 @@ def settings_of(measured: Measured, name: str) -> provenance.Settings:
       'evaluation': used,
       'sampling': {'variance': variance, 'clip': sampling.get('clip')},
     },
-    {'examples': measured.examples},
+    measured.read,
   )

@@ -4,6 +4,8 @@ A training writes the same page at its end.
 """
 
 import contextlib
+import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,7 +180,7 @@ def drawn_by(
   stored = provenance.read(path).get('sampling', {})
   content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
   one = models.make(store.stored(content, path), model.workdir, model.facts)
-  calls = count_calls(one) if stored else None
+  calls = count_calls(one) if stored and _is_short(stored) else None
   note = f'{calls} calls of the network' if calls else ''
   values = model.facts.x
   is_vector = not values.levels and len(values.shape) == 1
@@ -193,6 +195,15 @@ def drawn_by(
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'Images: {name}', [frame])
   return name, film, {'calls': calls} | folder.flat(stored)
+
+
+def _is_short(sampling):
+  # Whether the sampler of a file, maybe a stranger's, takes few steps.
+  free = 'num_samples', 'batch_size', 'seed', 'labels', 'context_row'
+  fields = {n: x for n, x in folder.flat(sampling).items() if n not in free}
+  counts = [x for x in fields.values() if isinstance(x, int)]
+  counts += map(int, re.findall(r'\d+', str(fields.get('respacing', ''))))
+  return math.prod(max(1, x) for x in counts) <= 10**6
 
 
 def read_first(model: Model, path: Path, n: int) -> np.ndarray:
@@ -232,7 +243,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   """
   name = f'{provenance.name_of(model)}.npz'
   path = Path(model.workdir) / 'samples' / name
-  if path.is_file():
+  if samples is None and path.is_file():
     samples = read_first(model, path, _PICTURES)
   source = datasets.source_of(model.config)
   samples = None if samples is None else samples[:_PICTURES]

@@ -65,7 +65,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
 
 def settings_of(run: weights.Opened) -> provenance.Settings:
   """Returns all that the samples of an opened run depend on."""
-  read = run.inputs.stored()
+  read = run.inputs.stored() | run.model.shown()
   read.pop('conditions', None)  # computed of the originals
   return provenance.of_sampling(run.model, run.params, run.step, read)
 

@@ -295,6 +295,13 @@ def announce(parts: Setup, state: TrainState) -> None:
     )
   elif warning := averages.warning(config):
     print(warning)
+  c = config.training
+  every, saved = c.evaluate_every, c.checkpoint_every or total
+  if c.keep_best and c.keep_best_by == 'test_loss' and every % saved:
+    print(
+      f'note: training.keep_best chooses among checkpoints, {saved} steps '
+      f'apart, and not among all losses of training.evaluate_every={every}'
+    )
 
 
 def ended(workdir: Path, step: int, patience: int) -> str:

@@ -69,10 +69,10 @@ def scores(workdir: Path, weights: int) -> Iterator[Score]:
     elif 'images' in content:
       about = f'{about}: {content["images"]:,} {content.get("split")} images'
     found = content.get('metrics', {})
-    if 'bits_per_dim' in content:
-      error = content.get('standard_error')
-      bits = {'value': content['bits_per_dim'], 'error': error}
-      found = {'bits_per_dim': bits} | found
+    for name in (f'{unit}_per_dim' for unit in results.UNITS):
+      if name in content:
+        error = content.get('standard_error')
+        found = {name: {'value': content[name], 'error': error}} | found
     for metric, score in found.items():
       value, error, note = map(score.get, ('value', 'error', 'note'))
       if isinstance(value, (int, float)) and math.isfinite(value):

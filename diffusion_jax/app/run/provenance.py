@@ -47,15 +47,17 @@ def settings(
     'run': _base(model.workdir),
     'config_hash': folder.config_hash(model.workdir),
     'weights': weights,
+    'latents': model.latents.record(model.workdir),
     **by_content(used),
     'read': {
       n: x if isinstance(x, str) else digest([x]) for n, x in read.items()
     },
     'versions': sessions.versions(_PACKAGES),
     'computed_by': _computed_by(model),
+    'matmul_precision': model.config.matmul_precision,
     'modules': _modules(folder.plain(model.config), used),
   }
-  return {name: x for name, x in content.items() if x != {}}
+  return {name: x for name, x in content.items() if x not in ({}, None)}
 
 
 def of_sampling(

@@ -3,11 +3,13 @@ import pytest
 from PIL import Image, ImageSequence
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import drawings
-from tests.app.conftest import smoke, trial
+from tests.app.conftest import of_run, smoke, trial
+from tests.app.fields import within
 from tests.report.test_page import Page
 
 
@@ -101,3 +103,18 @@ def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   labels = [image['alt'] for image in page.all('img')]
   assert any('The first 30 samples on their way' in x for x in labels)
   assert 'in standard deviations' in labels[-1]
+
+
+def test_no_other_data_are_drawn_behind_samples(tmp_path):
+  """A simulator of as many numbers, and one whose context left x."""
+  few = within('data', num_examples=100, num_test=16)
+  few |= {'training.keep_best': 0, 'sampling.checkpoint': 'latest'}
+  config = trial('two_moons', **few)
+  facts = models.make(config, tmp_path).facts
+  folder.write_config(tmp_path, config, facts)
+  behind = lambda **fields: sheets.examples(
+    models.make(of_run(tmp_path, **fields), tmp_path)
+  )
+  assert behind().shape == (100, 2)
+  assert behind(data='gaussian_mixture') is None
+  assert behind(**{'data.joint': True}) is None

@@ -178,6 +178,18 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   assert share and 0.0 < float(share[1]) < 100.0
 
 
+def test_calibration_is_swept_alone(trained):
+  """A combination of settings draws for the pairs again, in its own folder."""
+  run, _ = trained
+  fields = within('evaluation', metrics='sbc', num_pairs=12, draws_per_pair=3)
+  fields |= within('evaluation', sweep='seed=0,1', name='swept')
+  MODES['evaluate'](of_run(run, **fields), run)
+  out = run / 'evaluation' / 'pairs-swept'
+  draws = [arrays_of(out, 'samples', f'seed={i}')['arr_0'] for i in (0, 1)]
+  assert draws[0].shape == draws[1].shape and (draws[0] != draws[1]).all()
+  assert len(json.loads((out / 'sweep.json').read_text())['points']) == 2
+
+
 # -- metrics -----------------------------------------------------------------
 
 
@@ -211,6 +223,9 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   facts = json.loads((run / 'config.json').read_text())['facts']['x']
   log_det = float(np.log(facts['std']).sum())
   assert abs(found['ode']['value'] - log_det / 2 - 1.4) < 1.5
+  assert 'nats per dimension' in page
+  pairs = np.load(run / 'evaluation' / 'pairs' / 'context.npz')['context']
+  np.testing.assert_array_equal(pairs, np.load(path)['test_context'][:12])
 
 
 def test_ode_of_vectors_is_their_density_in_their_units():
@@ -266,7 +281,7 @@ def seen(tmp_path_factory):
 def restore(run, seen, output, image, operator, **fields):
   folder = seen[0]
   given = {f'edit.operator.{n}': str(folder / v) for n, v in fields.items()}
-  config = sequences(**{
+  config = of_run(run, **{
     'edit': 'restore', 'edit.image': str(folder / image), 'edit.noise': 0.5,
     'edit.operator': operator, 'edit.output': output,
     'edit.num_samples': 2, 'sampling.num_steps': 4, **given,
@@ -299,6 +314,50 @@ def test_sequences_are_restored_in_their_units(curves, seen, capsys):
     assert (curves / 'edits' / f'{name}_{image}.png').exists()
   a, b = found['matrix']['arr_0'], found['own']['arr_0']
   np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+@pytest.fixture(scope='module')
+def normal(trained, tmp_path_factory):
+  """Makes a run whose network returns 0: its denoiser is a normal prior's."""
+  folder = tmp_path_factory.mktemp('normal')
+  config = vectors(trained[1], **{'conditioning.context': 'None'})
+  return untrained(config, folder / 'run', deviation=0.0)
+
+
+@pytest.mark.parametrize('posterior, most', [('moment', 0.25), ('gibbs', 0.6)])
+def test_each_channel_has_its_own_noise(posterior, most, normal, tmp_path):
+  """The posterior of a normal prior, in units of 1e-3 and of 50."""
+  facts = json.loads((normal / 'config.json').read_text())['facts']['x']
+  mean, std = np.array(facts['mean']), np.array(facts['std'])
+  noise, y = std * [0.5, 0.25], mean + std * [1.0, -1.0]
+  np.save(tmp_path / 'y.npy', y)
+  np.save(tmp_path / 'A.npy', np.eye(2))
+  fields = within('edit', 'restore', image=str(tmp_path / 'y.npy'))
+  fields |= within('edit', noise=tuple(noise.tolist()), num_samples=500)
+  fields |= within('edit.operator', 'matrix', path=str(tmp_path / 'A.npy'))
+  fields |= {'edit.posterior': posterior, 'edit.output': posterior}
+  fields |= {'sampling.batch_size': 500}
+  if posterior == 'moment':
+    fields |= {'sampling.num_steps': 20}
+  MODES['edit'](of_run(normal, **fields), normal)
+  found = arrays_of(normal, posterior, 'edits')
+  share = 1.0 / (1.0 + (noise / std) ** 2)
+  exact = mean + share * (y - mean), noise * np.sqrt(share)
+  x = found['arr_0']
+  error = np.abs(x.mean(axis=0) - exact[0]) / exact[1]
+  assert error.max() < most and list(found['names']) == ['y.npy']
+  ratio = x.std(axis=0) / exact[1]
+  assert 0.8 < ratio.min() and ratio.max() < 1.5
+
+
+def test_noise_has_one_value_or_one_for_each_channel(normal, tmp_path):
+  np.save(tmp_path / 'y.npy', MEAN)
+  np.save(tmp_path / 'A.npy', np.eye(2))
+  fields = within('edit', 'restore', image=str(tmp_path / 'y.npy'))
+  fields |= within('edit.operator', 'matrix', path=str(tmp_path / 'A.npy'))
+  config = of_run(normal, **fields, **{'edit.noise': (1, 2, 3)})
+  message = 'noise has 3 values: give one, or one for each of the 2 channels'
+  refused(message, MODES['edit'], config, normal)
 
 
 @pytest.mark.parametrize('image, operator, fields, message', [

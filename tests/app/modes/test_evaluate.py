@@ -18,12 +18,14 @@ from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets
 from diffusion_jax.metrics import likelihoods, real_images
+from diffusion_jax.runtime import lock
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
   printed_by,
   refused,
   smoke,
+  untrained,
 )
 from tests.app.fields import within
 
@@ -151,6 +153,35 @@ def test_another_evaluation_needs_another_name(run, printed):
   large = within('sampling.sampler', 'ancestral', variance='fixed_large')
   message = 'variance is fixed_small, fixed_large'
   refused(message, run_mode, run, **QUICK, **large)
+  message = r'other settings: weights is \d+, \d+ now.*by --config.evaluation.n'
+  refused(message, run_mode, run, **QUICK, **{'sampling.ema': False})
+
+
+def test_a_finished_evaluation_is_of_its_data(tmp_path):
+  """Other examples in the same file, after the evaluation has ended."""
+  path, pictures = tmp_path / 'x.npz', small_sets.digits('test')
+  x = pictures.x[:32] * 15
+  np.savez(path, x=x, labels=pictures.label[:32])
+  data = within('data', 'npz', path=str(path), num_classes=10)
+  data |= within('data', test_fraction=0.5)
+  config = smoke(**data, **QUICK)
+  run = untrained(config, tmp_path / 'run', deviation=0.1)
+  MODES['evaluate'](config, run)
+  before = result(run, 'elbo-test')
+  MODES['evaluate'](config, run)
+  assert result(run, 'elbo-test') == before
+  np.savez(path, x=255 - x, labels=pictures.label[:32])
+  message = 'parts has other settings: read.examples is .*Delete it, or'
+  refused(message, MODES['evaluate'], config, run)
+  shutil.rmtree(run / 'evaluation' / 'elbo-test' / 'parts')
+  MODES['evaluate'](config, run)
+  assert result(run, 'elbo-test')['bits_per_dim'] != before['bits_per_dim']
+
+
+def test_one_evaluation_at_a_time_in_a_folder(run, printed):
+  with lock.hold(run / 'evaluation' / 'elbo-test', 'result.json'):
+    message = 'result.json is being written by process .*evaluation.name'
+    refused(message, run_mode, run, **QUICK)
 
 
 def test_an_image_has_one_bound_in_any_batch_on_any_devices(run, printed):

@@ -133,8 +133,12 @@ def test_images_go_on_where_they_were_interrupted(
   batches.stop_at = None
   message = f'samples.parts has other settings: {field} is {old}, {new} now. D'
   keeps_all(mode, store.with_fields(config, {field: new}), copy, message)
+  with lock.hold(folder, 'samples.npz'):
+    message = 'samples.npz is being written by process'
+    refused(message, MODES[mode], config, str(copy))
   MODES[mode](config, str(copy))
   assert batches.made == 2  # four and two, of six
+  assert not [*folder.glob('*.lock')]
   assert not (folder / 'samples.parts').exists()
   joined = samples(copy, 'samples', folder.name)
   (folder / 'samples.npz').unlink()
@@ -204,7 +208,8 @@ def test_samples_carry_their_settings(run, copy, capsys):
   chosen = found['sampling']
   assert chosen['checkpoint'] == '4'
   assert chosen['guidance']['scale'] == 2.0
-  assert chosen['guidance']['run'] == 'mine, checkpoint 4'
+  guide = 'mine, checkpoint 4, weights [0-9]+, config_hash [0-9a-f]{16}'
+  assert re.fullmatch(guide, chosen['guidance']['run'])
   assert chosen['num_steps'] == 3 and chosen['sampler']['name'] == 'ddim'
   assert found['versions']['jax'] == importlib.metadata.version('jax')
   assert str(run.parent) not in json.dumps(found)  # no path of this machine
@@ -217,7 +222,7 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   fields |= within('edit', num_samples=1, output='edit')
   MODES['edit'](smoke(**fields), str(copy))
   found = samples(copy, 'edit', 'edits')['settings']
-  assert found['edit']['image'] == 'digit.png'
+  assert re.fullmatch('digit.png, sha256 [0-9a-f]{16}', found['edit']['image'])
   assert found['edit']['strength'] == 0.0
   assert found['sampling']['checkpoint'] == '4'
   assert str(tmp_path) not in json.dumps(found)
@@ -225,7 +230,7 @@ def test_edits_carry_their_settings_and_are_kept(copy, tmp_path):
   message = 'strength is 0.0, 0.5 now. Delete .* by --config.edit.output'
   keeps_all('edit', other, copy, message)
   sample.images.write_png(picture, np.full((8, 8), 255, np.uint8))
-  keeps_all('edit', smoke(**fields), copy, 'other settings: pictures.image is ')
+  keeps_all('edit', smoke(**fields), copy, 'other settings: edit.image is ')
 
 
 def test_a_report_is_made_of_what_can_be_read(copy, tmp_path, capsys):

@@ -57,6 +57,16 @@ training.keep_best=1 training.checkpoint_every=0 => keep_best=1 is not read with
   training.checkpoint_every=0
 training.patience=2 => training.patience=2 is not read with
   training.evaluate_every=0
+training.evaluate_batches=2 => training.evaluate_batches=2 is not read with
+  training.evaluate_every=0
+sampling.checkpoint=best => sampling.checkpoint=best is not read with
+  training.keep_best=0
+two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not
+  read with conditioning.context=vector
+two_moons conditioning.context=channels conditioning.context.width=2 =>
+  conditioning.context.width=2 is not read with conditioning.context=channels
+two_moons conditioning.context=auto conditioning.context.heads=2 =>
+  conditioning.context.heads=2 is not read with conditioning.context=vector
 training.ema_rampup=0.1 => is not read with training.ema_half_life=None
 training.lora_rank=2 => set training.init_from to its folder
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 =>
@@ -90,7 +100,7 @@ sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule:
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
   callable value, got Sampler(
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the
-  shape [1, 8, 8, 1] is an array [1, 8, 8, 1], not an array [1]
+  shape [1, 8, 8, 1] must be an array [1, 8, 8, 1], and it is an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one
   number for each level, not None (docs/program.md)
 objective.times=tests.app.toy_parts:number => config.objective.times: 'float'
@@ -319,6 +329,18 @@ evaluation.fid.num_draws=3 => config.evaluation.fid is not read with
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
   no metric of evaluation.metrics=elbo is of samples
+two_moons evaluation.metrics=sbc sampling.context=y.npy =>
+  sampling.context=y.npy is not read with evaluation.metrics=sbc
+two_moons evaluation.metrics=tarp sampling.num_samples=3 =>
+  sampling.num_samples=3 is not read with evaluation.metrics=tarp
+two_moons evaluation.metrics=sbc,tarp evaluation.reference=nothing.npz =>
+  evaluation.reference=nothing.npz is not read with evaluation.metrics=sbc,tarp
+two_moons evaluation.metrics=moments evaluation.num_pairs=9 =>
+  evaluation.num_pairs=9 is not read with evaluation.metrics=moments
+evaluation.metrics=elbo evaluation.num_generated=9 => num_generated=9 is not
+  read with evaluation.metrics=elbo
+evaluation.metrics=fd evaluation.num_images=9 => num_images=9 is not read with
+evaluation.sweep=num_samples=3,4 evaluation.metrics=fd => num_samples=3 is not
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
 evaluation.metrics=accuracy evaluation.features=pixels => these classes, as
   digits has: set config.evaluation.features, now

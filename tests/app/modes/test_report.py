@@ -126,6 +126,21 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   assert report.count_calls(models.make(config, tmp_path)) == calls
 
 
+@pytest.mark.parametrize('fields', [
+  {'num_steps': 10**9}, {'respacing': '1000000000'},
+  {'corrector': 'langevin', 'corrector.steps': 10**9},
+])  # fmt: skip
+def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
+  config = smoke()
+  model = models.make(config, tmp_path)
+  folder.write_config(tmp_path, config, model.facts)
+  (tmp_path / 'samples').mkdir()
+  made(tmp_path, 'a', **fields)
+  path = tmp_path / 'samples' / 'a.npz'
+  name, _, found = report.drawn_by(model, path)
+  assert name == 'a' and found['calls'] is None
+
+
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   """Training images as samples are their own neighbours."""
   config = smoke()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from diffusion_jax.app.edits import methods, posteriors, restoration
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core import operators
+from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import oracles
 from tests.app.conftest import (
@@ -126,6 +128,46 @@ def test_a_measurement_adds_the_variance_of_x0(is_linear, spread):
 def test_every_method_of_the_table_is_tested():
   tested = {name.split()[0] for name in METHODS}
   assert tested == {*TABLES['edit.posterior']}
+
+
+@pytest.mark.parametrize('noise', [(0.02, 3.0), 0.02])
+def test_noise_is_in_the_units_of_the_measurement(noise):
+  """Channels get one noise by factors of product 1; width is in units of x."""
+  values = Values((4, 2), 0, (20.0, -1.0), (1e-3, 50.0))
+  damage = restoration._damage_of(lambda x: 3.0 * x[:, :2], noise, values)
+  x = np.random.default_rng(0).standard_normal((5, 4, 2)).astype(np.float32)
+  y = 3.0 * values.decode(x)[:, :2].astype(np.float64)
+  whitened = damage.weights * (y - damage.offset)
+  np.testing.assert_allclose(whitened, damage.forward(x), rtol=1e-2)
+  stds = np.broadcast_to(damage.weights * np.atleast_1d(noise), (1, 1, 2))
+  np.testing.assert_allclose(stds, damage.std, rtol=1e-5)
+  weights = np.broadcast_to(damage.weights, (1, 1, 2))
+  np.testing.assert_allclose(np.log(weights).sum(), 0.0, atol=1e-5)
+  least = np.min(np.broadcast_to(noise, 2) / (3.0 * np.array(values.std)))
+  assert 0.7 < damage.width / least < 1.4
+
+
+def test_results_have_the_names_of_the_files_that_were_read(
+  clean, tmp_path, monkeypatch
+):
+  """Another picture comes into the folder while they are drawn."""
+  folder = shutil.copytree(clean, tmp_path / 'in')
+  run = untrained(smoke(), tmp_path / 'run', deviation=0.1)
+  picture = np.full((8, 8), 128, np.uint8)
+
+  def kept(*args, kept=edit.kept, **more):
+    paths = kept(*args, **more)
+    Image.fromarray(picture).save(folder / 'a0.png')
+    (folder / 'b.png').unlink()
+    return paths
+
+  monkeypatch.setattr(edit, 'kept', kept)
+  fields = within('edit', 'restore', image=str(folder), operator='blur')
+  fields |= within('edit', num_samples=1, output='mine')
+  MODES['edit'](smoke(**QUICK | fields), run)
+  written = sorted(x.name for x in (run / 'edits').glob('mine_*_0.png'))
+  assert written == ['mine_a_0.png', 'mine_b_0.png']
+  assert list(arrays_of(run, 'mine', 'edits')['names']) == ['a.png', 'b.png']
 
 
 @pytest.fixture(scope='module')

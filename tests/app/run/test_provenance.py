@@ -1,10 +1,31 @@
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+
 import numpy as np
 import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.run import provenance
-from tests.app.conftest import as_flags, refused, smoke
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.data import images, small_sets
+from diffusion_jax.data.sources import content_sum
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import real_images
+from diffusion_jax.runtime.files import make_folder
+from tests.app.conftest import (
+  as_flags,
+  of_run,
+  refused,
+  smoke,
+  stored_run,
+  trial,
+  untrained,
+)
+from tests.app.fields import within
 
 SETTINGS = {
   'run': 'digits',
@@ -89,3 +110,244 @@ def test_a_file_without_settings_has_none(tmp_path, content):
   else:
     path.write_bytes(content)
   assert provenance.read(path) == {}
+
+
+# -- what kept results name --------------------------------------------------
+
+
+class Found(Exception):
+  """Ends a mode as soon as the settings of its results are known."""
+
+
+@pytest.fixture
+def settings(monkeypatch):
+  """Returns (mode, config, run) -> the settings of what the mode keeps."""
+
+  def found(*args, settings=None, **others):
+    raise Found(args[1] if settings is None else json.loads(settings.item()))
+
+  def restored(model):
+    return {'network': np.ones(2)}, model.config.sampling.checkpoint
+
+  monkeypatch.setattr(weights, 'restore', restored)
+  monkeypatch.setattr(weights.Opened, 'on_devices', lambda self: {})
+  monkeypatch.setattr(provenance, 'making', found)
+  monkeypatch.setattr(real_images, 'arrays_of', found)
+
+  def of(mode, config, run):
+    with pytest.raises(Found) as error:
+      MODES[mode](config, str(run))
+    return error.value.args[0]
+
+  return of
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  """Makes runs, and files that they may be given."""
+  place = tmp_path_factory.mktemp('kept')
+  rng = np.random.default_rng(0)
+  for name in ('image', 'image2', 'other'):
+    images.write_png(
+      place / f'{name}.png', rng.integers(0, 256, (8, 8, 1), 'u1')
+    )
+  mask = np.zeros((8, 8, 1), np.uint8)
+  mask[:4] = 255
+  images.write_png(place / 'mask.png', mask)
+  np.save(place / 'y.npy', rng.normal(size=(2, 2)))
+  np.save(place / 'A.npy', rng.normal(size=(8, 64)))
+  np.save(place / 'Ax.npy', np.zeros(8))
+  few = within('data', num_examples=100, num_test=16)
+  few |= {'sampling.checkpoint': 'latest', 'training.keep_best': 0}
+  untrained(smoke(), place / 'digits')  # which guides
+  for name, config in {
+    'pairs': trial('two_moons', **few),
+    'masked': smoke(**{'conditioning.image': 'inpaint'}),
+    'texts': trial('shapes_text'),
+    'vae': trial('digits_vae'),
+  }.items():
+    facts = models.make(config, place / name).facts
+    folder.write_config(make_folder(place / name), config, facts)
+  return place
+
+
+def kinds_of(files):
+  """Returns {kind: (mode, run, fields)} of all that is kept."""
+  place, digits, pairs = files, files / 'digits', files / 'pairs'
+  image = {'edit.image': str(place / 'image.png')}
+  mask = {'edit.mask': str(place / 'mask.png')}
+  image2 = {'edit.image2': str(place / 'image2.png')}
+  guided = within('sampling.guidance', 'autoguidance', run=str(digits), scale=2)
+  many = {'sampling.sampler': 'ancestral', 'sampling.corrector': 'langevin'}
+  known = {'edit.operator': 'mask'} | within(
+    'edit.operator', mask=str(place / 'mask.png')
+  )
+  matrix = within('edit.operator', 'matrix', path=str(place / 'A.npy'))
+  matrix |= {'edit.image': str(place / 'Ax.npy')}
+  own = {'edit.reward': f'{__name__}:brightness_of_a_file'}
+  own |= {'edit.reward.path': str(place / 'y.npy')}
+  evaluation = {'evaluation.num_images': 3}
+  return {
+    'samples': ('sample', digits, many),
+    'guided': ('sample', digits, guided),
+    'contexts': ('sample', pairs, {}),
+    'given': ('sample', pairs, {'sampling.context': str(place / 'y.npy')}),
+    'sdedit': ('edit', digits, {'edit': 'sdedit'} | image | mask),
+    'inpaint': ('edit', digits, {'edit': 'inpaint'} | image | mask),
+    'interpolate': ('edit', digits, {'edit': 'interpolate'} | image | image2),
+    'restore': ('edit', digits, {'edit': 'restore'} | image | known),
+    'matrix': ('edit', digits, {'edit': 'restore'} | matrix),
+    'steer': ('edit', digits, {'edit': 'steer'} | own),
+    'elbo': ('evaluate', digits, {'evaluation.metrics': 'elbo'} | evaluation),
+    'pixels': (
+      'evaluate', digits,
+      {'evaluation.metrics': 'independent_pixels'} | evaluation,
+    ),
+    'fd': (
+      'evaluate', digits,
+      {'evaluation.metrics': 'fd', 'evaluation.features': 'pixels'},
+    ),
+    'sbc': ('evaluate', pairs, {'evaluation.metrics': 'sbc'}),
+    'masked': ('sample', place / 'masked', {}),
+    'texts': ('sample', place / 'texts', {}),
+    'vae': ('sample', place / 'vae', {}),
+  }  # fmt: skip
+
+
+def brightness_of_a_file(x0, path: str = ''):
+  """Returns a user's reward, whose file changes it."""
+  return x0.mean(axis=(1, 2, 3)) * np.load(path).sum()
+
+
+# Fields that do not change a result, by kinds of results, and why.
+FREE = (
+  ('.*', 'sampling.name|edit.output|evaluation.name', 'they name files'),
+  ('.*', 'evaluation.sweep', 'it chooses points, each with its settings'),
+  ('elbo|pixels', 'sampling.(?!clip|sampler.variance).*', 'nothing is drawn'),
+  ('fd|sbc', 'evaluation.*', 'they say how scores are made of what is kept'),
+  ('matrix|restore', 'sampling.*', 'as other edits, which are read faster'),
+)
+MODES_READ = {
+  'sample': ('sampling', 'matmul_precision'),
+  'edit': ('edit', 'sampling', 'matmul_precision'),
+  'evaluate': ('evaluation', 'sampling', 'matmul_precision'),
+}
+TEXTS = 'True', 'False', '2', '3', '0.5', '0.25', '1,1', '0', 'zz'
+
+
+def changed(config, field):
+  """Yields configs with other values of a field, those that its type allows."""
+  texts, before = [*TEXTS], folder.plain(config)
+  for text in texts:
+    try:
+      new = store.with_flags(config, [(field, text)])
+    except UserError as error:
+      names = re.search('is not one of (.*)', str(error))
+      texts += names[1].split(', ') if names and text == 'zz' else []
+      continue
+    if folder.plain(new) != before:
+      yield new
+
+
+def config_of(run, fields):
+  return smoke(**fields) if run.name == 'digits' else of_run(run, **fields)
+
+
+KINDS = (
+  'samples', 'guided', 'contexts', 'given', 'sdedit', 'inpaint', 'interpolate',
+  'restore', 'matrix', 'steer', 'elbo', 'pixels', 'fd', 'sbc',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_each_field_is_named_refused_or_free(kind, files, settings):
+  """A result of other fields is not taken for that of these."""
+  mode, run, fields = kinds_of(files)[kind]
+  config = config_of(run, fields)
+  before, named = settings(mode, config, run), []
+  assert settings(mode, config, run) == before
+  for field in config.paths():
+    if not field.startswith(MODES_READ[mode]) or any(
+      re.fullmatch(k, kind) and re.fullmatch(fields, field)
+      for k, fields, _ in FREE
+    ):
+      continue
+    for new in changed(config, field):
+      with contextlib.suppress(UserError):  # It is refused: try another value.
+        assert settings(mode, new, run) != before, field
+        named.append(field)
+        break
+  assert len(named) > 5
+
+
+@pytest.mark.parametrize('kind, name', [
+  ('given', 'y.npy'), ('sdedit', 'image.png'), ('sdedit', 'mask.png'),
+  ('interpolate', 'image2.png'), ('restore', 'mask.png'), ('matrix', 'A.npy'),
+  ('steer', 'y.npy'), ('steer', 'own.py'), ('guided', 'digits'),
+])  # fmt: skip
+def test_a_file_is_named_by_its_content(
+  kind, name, files, settings, tmp_path, monkeypatch
+):
+  """Also a module of the user's, and the weights of a run that guides."""
+  place = shutil.copytree(files, tmp_path / 'place')
+  mode, run, fields = kinds_of(place)[kind]
+  (place / 'own.py').write_text(
+    'def reward(x0, path: str = ""):\n  return x0.mean(axis=(1, 2, 3))\n'
+  )
+  if name == 'own.py':
+    monkeypatch.syspath_prepend(place)
+    fields = fields | {'edit.reward': 'own:reward'}
+  config = config_of(run, fields)
+  before, path = settings(mode, config, run), place / name
+  if path.is_dir():
+    shutil.rmtree(path)
+    untrained(smoke(), path, deviation=0.1)
+  elif path.suffix == '.npy':
+    np.save(path, 1.0 + np.load(path))
+  elif path.suffix == '.png':
+    images.write_png(path, 255 - images.read_image(path))
+  else:
+    path.write_text(path.read_text() + '\n')
+  after = settings(mode, config, run)
+  assert after != before
+  assert str(place) not in json.dumps(after)  # no path of this machine
+
+
+@pytest.mark.parametrize('kind, field, value, is_read', [
+  ('contexts', 'data.draws', 3, True), ('sbc', 'data.draws', 3, True),
+  ('given', 'data.draws', 3, False), ('masked', 'data.quarter_turns', 1, True),
+  ('texts', 'data.num_objects', 1, True),
+  ('vae', 'data.quarter_turns', 1, True),
+  ('elbo', 'data.quarter_turns', 1, True),
+  ('pixels', 'data.quarter_turns', 1, True),
+  ('samples', 'data.quarter_turns', 1, False),
+])  # fmt: skip
+def test_data_are_named_by_what_was_read(
+  kind, field, value, is_read, files, settings
+):
+  mode, run, fields = kinds_of(files)[kind]
+  before = settings(mode, config_of(run, fields), run)
+  after = settings(mode, config_of(run, fields | {field: value}), run)
+  assert (after != before) == is_read
+
+
+def test_a_metric_names_all_splits_that_it_reads(files, settings):
+  mode, run, fields = kinds_of(files)['pixels']
+  read = settings(mode, config_of(run, fields), run)['read']
+  source = small_sets.digits()
+  assert read['train'] == content_sum(source)
+  assert read['examples'] == content_sum(small_sets.digits('test'), 3)
+  other = dataclasses.replace(source, x=np.copy(source.x))
+  other.x[1000, 0, 0] ^= 1
+  assert content_sum(other) != content_sum(source)
+
+
+def test_every_field_of_a_run_is_in_its_hash_or_free(tmp_path):
+  """matmul_precision is free to change, and is named by itself."""
+  config = smoke()
+  path = stored_run(tmp_path / 'run', config)
+  hashed = folder.config_hash(path)
+  for field, value in folder.flat(folder.plain(config)).items():
+    if not field.startswith(folder.FREE):
+      other = stored_run(tmp_path / 'other', config, **{field: [value, 1]})
+      assert folder.config_hash(other) != hashed, field

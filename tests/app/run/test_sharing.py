@@ -68,8 +68,8 @@ def run(tmp_path_factory):
   place = run / 'evaluation' / 'elbo-test'
   place.mkdir(parents=True)
   bits = {'bits_per_dim': 3.14159, 'standard_error': 0.02, 'images': 1000}
-  write_json(place / 'result.json', bits | {'split': 'test'})
-  write_json(place / 'settings.json', {'weights': weights})
+  about = {'split': 'test', 'settings': {'weights': weights}}
+  write_json(place / 'result.json', bits | about)
   place = run / 'evaluation' / 'samples'
   place.mkdir()
   scores = {
