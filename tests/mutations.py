@@ -661,6 +661,12 @@ interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
   sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
 app/models/diffusion.py networks_own_estimate
   c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+app/modes/train.py decays_anew_is_said
+  rates_of(parts.config, total)[:step] => rates[:step]
+app/modes/train.py before_a_program_is_compiled
+  read = itertools.chain([next(read)], read) => read = iter(read)
+app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps=3
+  if 0 < steps < len(rates) - 1 => if 0 < steps < 0
 app/modes/convert.py program_of_numbers
   (cond[name] - a) / b => cond[name]
 app/modes/convert.py program_of_numbers
