@@ -665,7 +665,7 @@ app/modes/train.py decays_anew_is_said
   rates_of(parts.config, total)[:step] => rates[:step]
 app/modes/train.py before_a_program_is_compiled
   read = itertools.chain([next(read)], read) => read = iter(read)
-app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps=3
+app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps
   if 0 < steps < len(rates) - 1 => if 0 < steps < 0
 app/modes/convert.py program_of_numbers
   (cond[name] - a) / b => cond[name]

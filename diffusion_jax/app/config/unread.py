@@ -1,19 +1,27 @@
 """The rule that a field is read or refused.
 
 A field that other fields make idle is refused if it is set: if it differs from
-the run's config.json or, without a run, from its default.
+the run's config.json or, without a run, from its default. If only the config
+file sets it, it is left out with a line.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
 
+Idle = Iterator[tuple[tuple[str, ...], str]]
+_CONDITIONS = 'labels', 'text', 'image', 'context'
 
-def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
-  """Yields a line for each field of a mode that is set and not read."""
-  t, s = config.training, config.sampling
+
+def idle(config: Node, mode: str) -> Idle:
+  """Yields (fields that a mode does not read, the setting that has them idle).
+
+  The setting is such as 'sampling.ema=False'.
+  """
+  t, s, c = config.training, config.sampling, config.get('conditioning')
   for rule, fields, reason in (
     (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
     (not t.keep_best, ('keep_best_by',), 'keep_best=0'),
@@ -27,30 +35,64 @@ def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
     ),
   ):
     if rule and mode == 'train':
-      names = [f'training.{field}' for field in fields]
-      yield from of_fields(config, workdir, names, f'training.{reason}')
+      yield tuple(f'training.{field}' for field in fields), f'training.{reason}'
+  if c is not None and not any(c.get(name) for name in _CONDITIONS):
+    beside = 'conditioning.labels=False, and no text, image or context'
+    yield ('conditioning.dropout',), beside
+    if not (s.get('guidance') or {}).get('run'):
+      yield ('sampling.guidance',), beside
+    if s.get('classifier') is None:
+      yield ('sampling.labels',), beside
   if not s.ema:
-    names = ('sampling.ema_decay',)
-    yield from of_fields(config, workdir, names, 'sampling.ema=False')
+    yield ('sampling.ema_decay',), 'sampling.ema=False'
   if s.get('respacing'):
     names = 'sampling.num_steps', 'sampling.spacing'
-    reason = f'sampling.respacing={s.respacing}'
-    yield from of_fields(config, workdir, names, reason)
+    yield names, f'sampling.respacing={s.respacing}'
   if not s.get('dynamic_threshold', True):
-    names = ('sampling.dynamic_threshold_max',)
-    reason = 'sampling.dynamic_threshold=0'
-    yield from of_fields(config, workdir, names, reason)
-  metrics = config.evaluation.metrics
-  named = {name.rpartition(':')[2] for name in metrics}
+    yield ('sampling.dynamic_threshold_max',), 'sampling.dynamic_threshold=0'
+  named = {name.rpartition(':')[2] for name in config.evaluation.metrics}
   for name, section in config.evaluation.items() if mode == 'evaluate' else ():
-    if not isinstance(section, Node) or name in named:
-      continue
-    names = (f'evaluation.{name}',)
-    if any(of_fields(config, workdir, names, 'evaluation.metrics')):
+    if isinstance(section, Node) and name not in named:
+      metrics = ','.join(config.evaluation.metrics)
+      yield (f'evaluation.{name}',), f'evaluation.metrics={metrics}'
+
+
+def problems(config: Node, workdir: str | Path, mode: str) -> Iterator[str]:
+  """Yields a line for each field of a mode that is set and not read."""
+  for fields, beside in idle(config, mode):
+    lines = of_fields(config, workdir, fields, beside)
+    if not beside.startswith('evaluation.metrics='):
+      yield from lines
+    elif any(lines):
+      _, name = fields[0].split('.')
       yield (
-        f'config.evaluation.{name} is not read with evaluation.metrics='
-        f'{",".join(metrics)}: add {name}, or leave this out'
+        f'config.{fields[0]} is not read with {beside}: add {name}, or leave '
+        'this out'
       )
+
+
+def without_idle(
+  config: Node, given: Collection[str], workdir: str | Path, mode: str
+) -> Node:
+  """Returns the config without what its file sets and a mode does not read.
+
+  A line is printed for each field. Fields of the command line, given, stay.
+  """
+  from diffusion_jax.app.config import store
+
+  tree, run = config.to_dict(), folder.flat(folder.read_config(workdir) or {})
+  for fields, beside in idle(config, mode):
+    for field in fields:
+      is_given = any(f'{path}.'.startswith(f'{field}.') for path in given)
+      if is_given or not any(of_fields(config, workdir, [field], beside)):
+        continue
+      print(f'note: config.{field} is not read with {beside}, and is left out')
+      *parents, name = field.split('.')
+      section = functools.reduce(dict.__getitem__, parents, tree)
+      del section[name]
+      if field in run:
+        section[name] = store.tuples(run[field])
+  return store.completed(tree, trusted=False)
 
 
 def of_fields(
