@@ -661,6 +661,13 @@ interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
   sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
 app/models/diffusion.py networks_own_estimate
   c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+app/modes/hooks.py test_loss_sees_the_texts
+  source, size, 0, i, rows=local, text_length=length, facts=model.facts
+  => source, size, 0, i, rows=local, facts=model.facts
+app/config/unread.py app/test_cli.py flag_makes_idle
+  if is_given or not any( => if not any(
+app/config/unread.py app/test_cli.py flag_makes_idle
+  yield ('conditioning.dropout',), beside => pass
 app/modes/train.py decays_anew_is_said
   rates_of(parts.config, total)[:step] => rates[:step]
 app/modes/train.py before_a_program_is_compiled

@@ -242,7 +242,7 @@ def test_the_workdir_is_named_after_the_config(flags, tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch):
+def command(flags, monkeypatch):
   monkeypatch.setattr(own, '_allowed', set())
   monkeypatch.chdir(ROOT)
   return lambda path, argument='', **fields: cli.Command(
