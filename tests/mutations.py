@@ -677,9 +677,9 @@ app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps
 app/modes/convert.py program_of_numbers
   (cond[name] - a) / b => cond[name]
 app/modes/convert.py program_of_numbers
-  x = a + b * x => x = b * x
+  jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
 app/modes/convert.py program_of_numbers
-  jnp.where(jnp.isnan(known), x, known) => x
+  jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
 sampling/ancestral.py eps_at_the_level_reached
   select_level(clean, level_t, level_s) => select_level(clean, level_s, level_t)
 sampling/self_conditioning.py not_called_more_often

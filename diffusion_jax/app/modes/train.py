@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, own
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.hooks import Hook
@@ -268,16 +268,12 @@ def announce_length(parts: Setup, step: int) -> None:
   if not total or total == len(rates) or step >= len(rates):
     return
   old = rates_of(parts.config, total)[:step]
-  changed = not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0)
-  line = f'training.num_steps was {total}, and is {len(rates)}'
-  if changed:
+  if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
     print(
-      f'note: {line}: the learning rate decays anew, from {rates[step]:.3g} '
-      f'after {old[-1]:.3g} at step {len(old)}'
+      f'note: training.num_steps was {total}, and is {len(rates)}: the '
+      f'learning rate decays anew, from {rates[step]:.3g} after '
+      f'{old[-1]:.3g} at step {len(old)}'
     )
-  pairs = parts.config.objective.get('pairs')
-  if pairs is not None and 'total_steps' in parameters(pairs.constructor):
-    print(f'note: {line}: objective.pairs={pairs.name} are spread anew')
 
 
 def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:

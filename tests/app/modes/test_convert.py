@@ -403,7 +403,9 @@ def test_a_program_of_numbers_is_in_their_units(
     np.testing.assert_array_equal(found[:, 2:], rows[:, 2:])
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py'])
-  runpy.run_path(str(tmp_path / 'out/run.py'))  # at the mean context, or none
+  runpy.run_path(
+    str(tmp_path / 'out/run.py')
+  )  # at the context 0, or nothing known
   assert np.isfinite(np.load('images.npy')).all()
 
 
