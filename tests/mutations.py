@@ -750,12 +750,25 @@ interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
   sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
 app/models/diffusion.py networks_own_estimate
   c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+app/modes/hooks.py test_loss_sees_the_texts
+  source, size, 0, i, rows=local, text_length=length, facts=model.facts
+  => source, size, 0, i, rows=local, facts=model.facts
+app/config/unread.py app/test_cli.py flag_makes_idle
+  if is_given or not any( => if not any(
+app/config/unread.py app/test_cli.py flag_makes_idle
+  yield ('conditioning.dropout',), beside => pass
+app/modes/train.py decays_anew_is_said
+  rates_of(parts.config, total)[:step] => rates[:step]
+app/modes/train.py before_a_program_is_compiled
+  read = itertools.chain([next(read)], read) => read = iter(read)
+app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps
+  if 0 < steps < len(rates) - 1 => if 0 < steps < 0
 app/modes/convert.py program_of_numbers
   (cond[name] - a) / b => cond[name]
 app/modes/convert.py program_of_numbers
-  x = a + b * x => x = b * x
+  jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
 app/modes/convert.py program_of_numbers
-  jnp.where(jnp.isnan(known), x, known) => x
+  jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
 sampling/ancestral.py eps_at_the_level_reached
   select_level(clean, level_t, level_s) => select_level(clean, level_s, level_t)
 sampling/self_conditioning.py not_called_more_often

@@ -29,6 +29,7 @@ DTYPE = Literal['half', 'single'] | str | type
   ('3', object, 3), ('linear', object, 'linear'), ('1,a', tuple, (1, 'a')),
   ('0.5', Literal['a'] | float, 0.5), ('a', Literal['a'] | float, 'a'),
   ('2', Positive | None, 2.0), ('half', DTYPE, 'half'),
+  ('1e3', int, 1000), ('2.5E1', int, 25), ('1e0,2', INTS, (1, 2)),
 ])  # fmt: skip
 def test_a_text_gets_the_type_of_its_field(text, kind, expected):
   found = convert(FlagText(text), kind)
@@ -51,6 +52,8 @@ def test_a_value_may_have_another_form(value, kind, expected):
 
 @pytest.mark.parametrize('value, kind, place, expected', [
   (FlagText('1.0'), int, '', 'an integer'), (True, int, '', 'an integer'),
+  (FlagText('1e-1'), int, '', 'an integer'),
+  (FlagText('1e999'), int, '', 'an integer'),
   (float('nan'), float, '', 'a number'),
   (FlagText('no'), bool, '', 'True or False'),
   (None, int, '', 'an integer'), (3, str | None, '', 'a word'),

@@ -16,7 +16,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, own, prerequisites, store
+from diffusion_jax.app.config import folder, own, prerequisites, store, unread
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
@@ -133,8 +133,12 @@ class Command:
       self.point = store.sweep(self.path, _SWEEP_INDEX.value, fields)
       fields = [*self.point, *fields]
     if mode in USE_A_RUN or mode == 'convert' and 'convert.to' in dict(fields):
-      return store.of_run(self.weights_in(workdir), config, fields)
-    return store.with_flags(config, fields)
+      workdir = self.weights_in(workdir)
+      config = store.of_run(workdir, config, fields)
+    else:
+      config = store.with_flags(config, fields)
+    given = {path for path, _ in fields}
+    return unread.without_idle(config, given, workdir, mode)
 
 
 def main(argv: list[str]) -> None:
@@ -208,6 +212,10 @@ def parse(argv: list[str]) -> list[str]:
   # Orbax and JAX log a lot, even tracebacks of errors that are handled.
   # --verbosity=0 shows their messages.
   logging.set_verbosity(logging.FATAL)
+  try:
+    argv[1:] = flags.FLAGS.read_flags_from_files(argv[1:])  # of --flagfile
+  except flags.Error as error:
+    fail(str(error))
   argv, fields = split_flags(argv)
   _FIELDS[:] = fields
   asks_help = set(argv[1:]) & {'--help', '-help', '-h'}

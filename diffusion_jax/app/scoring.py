@@ -1,5 +1,6 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -122,20 +123,30 @@ def higher_is_better(model: Model) -> dict[str, bool]:
   }
 
 
-def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
-  """Makes the extractors of metrics, and reads or computes their references.
+def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
+  """Makes the extractors of metrics, by the names of their spaces.
 
   Raises UserError for a metric whose inputs are not available.
   """
-  c = model.config.evaluation
-  other = 'test' if c.reference == 'train' else 'train'
   check_needs(model, metrics)
-  spaces = {}
+  if metrics:
+    reference_source(model, model.config.evaluation.reference)
+  names = dict.fromkeys(x.space for x in metrics if x.space)
+  return {name: make_extractor(model, name) for name in names}
+
+
+def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
+  """Makes the extractors of metrics, and reads or computes their references.
+
+  Raises UserError as `check`.
+  """
+  c, spaces = model.config.evaluation, {}
+  other = 'test' if c.reference == 'train' else 'train'
+  extractors = check(model, metrics)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
     values = reference_values(model)
     spaces[''] = Space(None, {'values': values, 'images': values}, {})
-  for name in dict.fromkeys(x.space for x in metrics if x.space):
-    extractor = make_extractor(model, name)
+  for name, extractor in extractors.items():
     reference, protocol = load_reference(model, extractor, c.reference)
     here = [x.metric for x in metrics if x.space == name]
     if c.floor or any('held_out' in metric.needs for metric in here):
@@ -269,17 +280,21 @@ def floor(
   return score(compared, spaces, {}, real)
 
 
-def scorer(model: Model) -> Callable[[Arrays], dict[str, float]]:
-  """Returns {'values': samples as files have them} -> the values of all scores.
+def scorer(
+  model: Model,
+) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
+  """Returns (computes references, {'values': samples} -> values of all scores).
 
-  There are no bootstrap errors, which would need many more distances.
+  Samples are as files have them. There are no bootstrap errors, which would
+  need many more distances.
   """
   metrics = [x for x in of_samples(model, num_draws=0) if not is_of_pairs(x)]
-  spaces = prepare(model, metrics)
+  check(model, metrics)
+  prepared = functools.cache(lambda: prepare(model, metrics))
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
-    x = samples['values']
+    x, spaces = samples['values'], prepared()
     batches = [x[i : i + size] for i in range(0, len(x), size)]
     extracted = {name: space.of(batches) for name, space in spaces.items()}
     if model.facts.x.is_picture:
@@ -287,4 +302,4 @@ def scorer(model: Model) -> Callable[[Arrays], dict[str, float]]:
     scores = score(metrics, spaces, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
-  return values
+  return prepared, values

@@ -130,7 +130,9 @@ def check_schedule(schedule: Callable[..., object]) -> None:
   with jax.ensure_compile_time_eval():
     s, t = schedule(0.0), schedule(1.0)
     if isinstance(s, NoiseLevel) and isinstance(t, NoiseLevel):
-      rule = 'these are schedule(0) and schedule(1): it must go from data to noise'
+      rule = (
+        'these are schedule(0) and schedule(1): it must go from data to noise'
+      )
       check_order(s, t, rule)
 
 

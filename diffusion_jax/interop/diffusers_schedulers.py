@@ -130,10 +130,11 @@ def _notes(given, config, c, total, num_steps):
       'DDIMScheduler keeps the eps of x_0 before it is clipped; here eps is '
       'that of the clipped x_0, as with use_clipped_model_output=True'
     )
-  uneven = c.timestep_spacing == 'linspace' or total % num_steps
-  if given == 'DDIMScheduler' and uneven and c.timestep_spacing != 'leading':
+  spacing, some = c.timestep_spacing, num_steps < total
+  uneven = some and spacing == 'linspace' or total % num_steps
+  if given == 'DDIMScheduler' and uneven and spacing != 'leading':
     yield (
-      f'timestep_spacing={c.timestep_spacing}: steps of DDIMScheduler end '
+      f'timestep_spacing={spacing}: steps of DDIMScheduler end '
       f'{total // num_steps} lower, here where the next one begins'
     )
 

@@ -1,8 +1,7 @@
 """Samplers and classifiers as StableHLO, which run without this package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +48,6 @@ def save(
   cond: dict[str, jax.ShapeDtypeStruct],
   size: int,
   unit: str = 'in [-1, 1]',
-  examples: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
   """Writes a folder with a sampler's program, its weights and a script.
 
@@ -60,7 +58,6 @@ def save(
     compute: the function (params, index, cond) -> images, which JAX can trace.
     cond: the shapes of its arrays.
     unit: of the images, for the reader of the script.
-    examples: values of cond in the script, in Python; 0 by default.
   """
   arrays = jax.tree.map(jnp.asarray, dict(params))
   weights = files.flatten(jax.device_get(arrays))
@@ -75,8 +72,9 @@ def save(
   }
   exported = export.export(jax.jit(sampler), platforms=PLATFORMS)
   program = exported(by_name, index, cond).serialize()
+  fill = {'known': 'np.nan'}  # 0 for other conditions
   fields = (
-    f"{name!r}: np.full({x.shape}, {examples.get(name, 0)}, '{x.dtype}')"
+    f"{name!r}: np.full({x.shape}, {fill.get(name, 0)}, '{x.dtype}')"
     for name, x in cond.items()
   )
   text = '{' + ', '.join(fields) + '}'

@@ -14,11 +14,14 @@ import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, own, store
+from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.run import adapters, weights
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import references
+from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.training import checkpoints, stored_weights
 from tests.app.fields import within
@@ -44,6 +47,20 @@ def refused(message, function, *args, **kwargs):
     function(*args, **kwargs)
   assert '\n' not in str(error.value)
   return str(error.value)
+
+
+def refuse_to_compile(monkeypatch):
+  """Makes the first program that is compiled, or a reference, an error."""
+
+  @contextlib.contextmanager
+  def compiles(what):
+    yield  # Its function is traced, which may refuse it, and compiled.
+    raise AssertionError(f'{what} is compiled before the refusal')
+
+  for module in compiling, train_setup:
+    monkeypatch.setattr(module, 'announced', compiles)
+  computed = 'features of real images are computed before the refusal'
+  monkeypatch.setattr(references, 'load', lambda *args: pytest.fail(computed))
 
 
 def lines_of(workdir, name=''):

@@ -16,8 +16,8 @@ import pytest
 from absl.testing import flagsaver
 
 import diffusion_jax
-from diffusion_jax.app import cli
-from diffusion_jax.app.config import own
+from diffusion_jax.app import cli, models
+from diffusion_jax.app.config import own, store, unread
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
@@ -110,6 +110,10 @@ MISTAKES = """
   --sampling.num_steps (did you mean --config.sampling.num_steps?)
 --config=configs/digits.py --learning_rate=1 => no flag --learning_rate (did you
   mean --config.optimizer.learning_rate?)
+--flagfile=/nowhere => Unable to open flagfile: [Errno 2] No such file
+--config=configs/digits.py:smoke --config.conditioning.labels=False
+  --config.conditioning.dropout=0.2 => config.conditioning: dropout=0.2 has no
+  effect without labels, text, image or context
 --config=configs/digits.py smoke => unexpected argument 'smoke'
 --config=README.md => README.md is not a config: give a Python file, name.py
 --config=gs://a/run => --config: gs://a/run is an address, and only folders of
@@ -138,6 +142,17 @@ def check_one_line(result, message):
 def test_a_mistake_is_one_clear_line(launch, row):
   args, _, message = ' '.join(row.split()).rpartition('=> ')
   check_one_line(launch(*args.split()), message)
+
+
+def test_flags_of_a_file_are_flags(tmp_path, monkeypatch):
+  """One a line, as absl reads them; later ones win."""
+  file = tmp_path / 'flags'
+  file.write_text(f'# a trial\n{DIGITS}:smoke\n--config.seed=1e0\n')
+  with flagsaver.flagsaver():
+    monkeypatch.setattr(cli, '_FIELDS', [])
+    cli.parse(['launch.py', f'--flagfile={file}', '--config.seed=7'])
+    assert cli._CONFIG.value == 'configs/digits.py:smoke'
+    assert cli._FIELDS == [('seed', '1e0'), ('seed', '7')]
 
 
 def test_a_refused_config_writes_nothing_and_joins_no_process(launch, tmp_path):
@@ -247,7 +262,7 @@ def test_a_trial_of_own_pictures_has_the_shape_of_the_config(command):
 
 
 @pytest.fixture
-def command(monkeypatch, flags):
+def command(flags, monkeypatch):
   monkeypatch.setattr(own, '_allowed', set())
   monkeypatch.chdir(ROOT)
   return lambda path, argument='', **fields: cli.Command(
@@ -268,6 +283,38 @@ def test_variants_and_trials_join(command):
   fields = {'training.num_steps': '7'}
   config = command('configs/digits.py', 'smoke', **fields).config('train', 'x')
   assert config.training.num_steps == 7
+
+
+LEFT_OUT = [
+  ('digits', 'conditioning.labels=False', 'conditioning.dropout'),
+  ('imagenet256_dit', 'conditioning.labels=False', 'sampling.guidance'),
+  ('cifar10_vae', 'training.checkpoint_every=0', 'training.keep_best'),
+]
+
+
+@pytest.mark.parametrize('name, flag, field', LEFT_OUT)
+def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(
+  name, flag, field, command, capsys
+):
+  path, value = flag.split('=')
+  mode = 'train'
+  config = command(f'configs/{name}.py', **{path: value}).config(mode, 'new')
+  assert f'note: config.{field} is not read with ' in capsys.readouterr().out
+  assert not [*unread.problems(config, 'new', mode)] and not config.at(field)
+  # what the command line sets stays, and is refused
+  config = store.completed(store.from_file(f'configs/{name}.py'))
+  config = store.with_flags(config, [(path, value)])
+  config = unread.without_idle(config, [path, field], 'new', mode)
+  assert any(field in line for line in unread.problems(config, 'new', mode))
+
+
+def test_an_unconditional_model_is_one_flag(command, tmp_path, capsys):
+  """docs/guidance.md: the labels of configs/digits.py are switched off."""
+  labels = {'conditioning.labels': 'False'}
+  run = command('configs/digits.py', 'smoke', **labels)
+  config = run.config('train', str(tmp_path))
+  assert 'note: config.conditioning.dropout' in capsys.readouterr().out
+  models.make(config, tmp_path).check('train')
 
 
 def test_a_run_is_a_config(command, tmp_path):

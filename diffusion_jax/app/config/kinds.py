@@ -165,7 +165,7 @@ def kind_of(tree: Tree) -> Schema:
     name = name.get('name')
   if isinstance(latent, Mapping):
     latent = latent.get('name', 'autoencoder')
-  if latent not in (None, '', 'None'):
+  if str(latent).lower() not in ('', 'none'):
     return LATENT_DIFFUSION
   if name is None or ':' in str(name):
     return DIFFUSION

@@ -29,7 +29,7 @@ from diffusion_jax.app.config.errors import (
   no_field,
 )
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import PLAIN, FlagText
+from diffusion_jax.ranges import PLAIN, FlagText, plain_type
 
 Constructor = Callable[..., Any]
 Table = Mapping[str, Constructor]
@@ -268,7 +268,7 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
   table = schema.table(path)
   name = given.get('name', _name_of(table, default))
   if isinstance(name, FlagText):
-    name = None if name in ('', 'None') else str(name)
+    name = None if name.lower() in ('', 'none') else str(name)
   if isinstance(name, Mapping):
     raise no_field(below(path, f'name.{next(iter(name), "")}'), ())
   if name is None and optional:
@@ -307,14 +307,15 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
 
 
 def _value(value, parameter, path):
-  if isinstance(value, FlagText) and value == 'None':
-    value = None
-  default = parameter.default
+  default, kind = parameter.default, _annotation(parameter)
+  if isinstance(value, FlagText):
+    is_text = default is not None or plain_type(kind) is str
+    value = None if (value if is_text else value.title()) == 'None' else value
   if value is _EMPTY or isinstance(value, Mapping):  # `_unknown` refuses it
     return None
   if value is None and (default is None or default is _EMPTY):
     return None
-  value = convert(value, _annotation(parameter), path)
+  value = convert(value, kind, path)
   with from_config(path):
     return own.expanded(_last(path), value)
 

@@ -1,10 +1,12 @@
 """The rule that a field is read or refused.
 
 A field that other fields make idle is refused if it is set: if it differs from
-the run's config.json or, without a run, from its default.
+the run's config.json or, without a run, from its default. If only the config
+file sets it, it is left out with a line.
 """
 
 import contextlib
+import functools
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -13,12 +15,16 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
 
+Idle = Iterator[tuple[tuple[str, ...], str]]
+_CONDITIONS = 'labels', 'text', 'image', 'context'
 
-def problems(
-  config: Node, workdir: str | Path, mode: str, facts: Facts | None = None
-) -> Iterator[str]:
-  """Yields a line for each field of a mode that is set and not read."""
-  t, s = config.training, config.sampling
+
+def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
+  """Yields (fields that a mode does not read, the setting that has them idle).
+
+  The setting is such as 'sampling.ema=False'.
+  """
+  t, s, c = config.training, config.sampling, config.get('conditioning')
   by_loss = t.keep_best and t.keep_best_by == 'test_loss'
   for rule, fields, reason in (
     (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
@@ -38,34 +44,47 @@ def problems(
     ),
   ):
     if rule and mode == 'train':
-      names = [f'training.{field}' for field in fields]
-      yield from of_fields(config, workdir, names, f'training.{reason}')
+      yield tuple(f'training.{field}' for field in fields), f'training.{reason}'
   if mode == 'train':
-    yield from _of_context(config, workdir, facts)
+    yield from _of_context(config, facts)
   if mode == 'train' and s.checkpoint == 'best' and not t.keep_best:
-    names = ('sampling.checkpoint',)
-    yield from of_fields(config, workdir, names, 'training.keep_best=0')
+    yield ('sampling.checkpoint',), 'training.keep_best=0'
+  # The data may ask for labels that are None.
+  is_bare = c is not None and c.labels is not None
+  if is_bare and not any(c.get(name) for name in _CONDITIONS):
+    beside = 'conditioning.labels=False, and no text, image or context'
+    yield ('conditioning.dropout',), beside
+    if not (s.get('guidance') or {}).get('run'):
+      yield ('sampling.guidance',), beside
+    if s.get('classifier') is None:
+      yield ('sampling.labels',), beside
   if not s.ema:
-    names = ('sampling.ema_decay',)
-    yield from of_fields(config, workdir, names, 'sampling.ema=False')
+    yield ('sampling.ema_decay',), 'sampling.ema=False'
   if s.get('respacing'):
     names = 'sampling.num_steps', 'sampling.spacing'
-    reason = f'sampling.respacing={s.respacing}'
-    yield from of_fields(config, workdir, names, reason)
+    yield names, f'sampling.respacing={s.respacing}'
   if not s.get('dynamic_threshold', True):
-    names = ('sampling.dynamic_threshold_max',)
-    reason = 'sampling.dynamic_threshold=0'
-    yield from of_fields(config, workdir, names, reason)
-  metrics = config.evaluation.metrics
-  named = {name.rpartition(':')[2] for name in metrics}
+    yield ('sampling.dynamic_threshold_max',), 'sampling.dynamic_threshold=0'
+  named = {name.rpartition(':')[2] for name in config.evaluation.metrics}
   for name, section in config.evaluation.items() if mode == 'evaluate' else ():
-    if not isinstance(section, Node) or name in named:
-      continue
-    names = (f'evaluation.{name}',)
-    if any(of_fields(config, workdir, names, 'evaluation.metrics')):
+    if isinstance(section, Node) and name not in named:
+      metrics = ','.join(config.evaluation.metrics)
+      yield (f'evaluation.{name}',), f'evaluation.metrics={metrics}'
+
+
+def problems(
+  config: Node, workdir: str | Path, mode: str, facts: Facts | None = None
+) -> Iterator[str]:
+  """Yields a line for each field of a mode that is set and not read."""
+  for fields, beside in idle(config, mode, facts):
+    lines = of_fields(config, workdir, fields, beside)
+    if not beside.startswith('evaluation.metrics='):
+      yield from lines
+    elif any(lines):
+      _, name = fields[0].split('.')
       yield (
-        f'config.evaluation.{name} is not read with evaluation.metrics='
-        f'{",".join(metrics)}: add {name}, or leave this out'
+        f'config.{fields[0]} is not read with {beside}: add {name}, or leave '
+        'this out'
       )
 
 
@@ -77,7 +96,7 @@ _OF_CONTEXT = {
 }
 
 
-def _of_context(config, workdir, facts):
+def _of_context(config, facts):
   section = config.at('conditioning.context')
   kind = '' if section is None else section.name
   if kind == 'auto' and facts is not None and facts.context is not None:
@@ -86,7 +105,7 @@ def _of_context(config, workdir, facts):
         facts.x.shape[:-1]
       )
   names = [f'conditioning.context.{n}' for n in _OF_CONTEXT.get(kind, ())]
-  yield from of_fields(config, workdir, names, f'conditioning.context={kind}')
+  yield tuple(names), f'conditioning.context={kind}'
 
 
 # What metrics of samples, pairs and examples read of an evaluation.
@@ -112,6 +131,30 @@ def of_evaluation(
   idle = {x for fields in _OF_METRICS.values() for x in fields} - read
   metrics = f'evaluation.metrics={",".join(config.evaluation.metrics)}'
   yield from of_fields(config, workdir, sorted(idle), metrics)
+
+
+def without_idle(
+  config: Node, given: Collection[str], workdir: str | Path, mode: str
+) -> Node:
+  """Returns the config without what its file sets and a mode does not read.
+
+  A line is printed for each field. Fields of the command line, given, stay.
+  """
+  from diffusion_jax.app.config import store
+
+  tree, run = config.to_dict(), folder.flat(folder.read_config(workdir) or {})
+  for fields, beside in idle(config, mode):
+    for field in fields:
+      is_given = any(f'{path}.'.startswith(f'{field}.') for path in given)
+      if is_given or not any(of_fields(config, workdir, [field], beside)):
+        continue
+      print(f'note: config.{field} is not read with {beside}, and is left out')
+      *parents, name = field.split('.')
+      section = functools.reduce(dict.__getitem__, parents, tree)
+      del section[name]
+      if field in run:
+        section[name] = store.tuples(run[field])
+  return store.completed(tree, trusted=False)
 
 
 def of_fields(

@@ -22,7 +22,9 @@ def examples(model: Model) -> np.ndarray | None:
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
     return None
-  run = folder.read_config(model.workdir) or {'data': folder.plain(config)['data']}
+  run = folder.read_config(model.workdir) or {
+    'data': folder.plain(config)['data']
+  }
   data = [{'data': tree.get('data')} for tree in (run, folder.plain(config))]
   free = *folder.FREE, *(f'data.{name}' for name in own.PATHS)
   if folder.differences(*data, free):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
@@ -247,12 +248,7 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
   drawing = generate(model, mesh)
   shapes = conditions.shapes(model, size)
   params |= model.autoencoder.load()
-  unit, examples = 'in [-1, 1]', {}
-  name, given = conditions.context_of(model)
-  if given is not None:
-    mean = given.affine[0].tolist()
-    examples[name] = 'np.nan' if name == 'known' else repr(mean)
-  x = model.facts.x
+  unit, x = 'in [-1, 1]', model.facts.x
   if not x.levels:
     unit = "in the data's units"
   if x.low:
@@ -262,7 +258,7 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
     )
   print(f'note: what the program draws is {unit}')
   compute = in_units(model, drawing.compute)
-  stablehlo.save(out, compute, params, shapes, size, unit, examples)
+  stablehlo.save(out, compute, params, shapes, size, unit)
 
 
 def in_units(model: Model, compute: Callable) -> Callable:
@@ -270,19 +266,16 @@ def in_units(model: Model, compute: Callable) -> Callable:
 
   compute: of standardised ones. Levels stay in [-1, 1].
   """
-  name, given = conditions.context_of(model)
+  (name, given), values = conditions.context_of(model), model.facts.x
 
   def in_their_units(params, index, cond):
-    known = cond.get('known')
+    seen, known = cond, cond.get('known', np.nan)
     if given is not None:
       a, b = given.affine
-      cond = cond | {name: (cond[name] - a) / b}
-    x = compute(params, index, cond)
-    if model.facts.x.levels:
-      return x
-    a, b = model.facts.x.affine
-    x = a + b * x
-    return x if known is None else jnp.where(jnp.isnan(known), x, known)
+      seen = cond | {name: (cond[name] - a) / b}
+    x = compute(params, index, seen)
+    a, b = values.affine
+    return x if values.levels else jnp.where(jnp.isnan(known), a + b * x, known)
 
   return in_their_units
 

@@ -79,6 +79,11 @@ def run(config: Node, workdir: str | Path) -> None:
   for _, point in points:
     point.check('evaluate')
     refuse(unread.of_evaluation(point.config, workdir, kinds))
+    if of_samples:  # before features of real images are computed
+      weights.restore(point)
+  make_folder(workdir, 'evaluation')
+  if of_samples and (of_pairs or of_models):
+    datasets.source_of(config, config.evaluation.split)
   results: Results = {title(changes): {} for changes, _ in points}
   if of_samples:
     # Missing weights or data are noticed before the images are drawn.

@@ -38,7 +38,8 @@ class Hook(NamedTuple):
   log.results; frozen: parameters that are not trained. program: what it
   computes, of inputs(state, frozen), which may be shapes. what: its name in
   messages, and the field that switches it off. test_images: their number.
-  saves: whether it writes the checkpoint.
+  saves: whether it writes the checkpoint. prepare: computes what it needs,
+  once the training can begin.
   """
 
   every: tuple[int, ...]
@@ -48,6 +49,7 @@ class Hook(NamedTuple):
   what: tuple[str, str] = '', ''
   test_images: int = 0
   saves: bool = False
+  prepare: Callable[[], object] = lambda: None
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
     """Traces the program on shapes, to find its errors before the first step.
@@ -230,7 +232,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   n, size = c.metrics_images, config.sampling.batch_size
   chosen = conditions.choose(model, n, mesh)
   drawing = generate(model, mesh, min(size, n))
-  score = scoring.scorer(model)
+  prepare, score = scoring.scorer(model)
 
   def inputs(state, frozen, first=0):
     index = np.arange(first, min(first + size, n))
@@ -246,7 +248,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     log.results |= score({'values': np.concatenate(parts), **chosen.stored()})
 
   what = 'a sample', 'training.metrics_every'
-  return Hook(every, act, drawing, inputs, what)
+  return Hook(every, act, drawing, inputs, what, prepare=prepare)
 
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:

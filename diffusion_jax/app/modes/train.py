@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-import optax
+import numpy as np
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from diffusion_jax.app.modes.train_setup import (
   Setup,
   check_same_run,
   make_advance,
+  rates_of,
   setup,
 )
 from diffusion_jax.app.run import averages
@@ -188,15 +189,14 @@ def compile_ahead(
 
 
 def begin(parts: Setup) -> Run | None:
-  """Begins or continues a training; returns None if it is finished."""
+  """Begins or continues a training; returns None if it is finished.
+
+  What can be refused is refused before the first program is compiled.
+  """
   config, mesh, source = parts.config, parts.mesh, parts.source
   c = config.training
-  manager, state = restore(parts)
-  teacher, autoencoder = parts.model.teacher, parts.model.autoencoder
-  frozen = teacher.prepare(source, mesh) | autoencoder.prepare(source, mesh)
-  frozen = replicate(mesh, frozen)
-  announce(parts, state)
-  start = int(state.step)
+  manager, start, make_state = restore(parts)
+  announce(parts, start)
   if start >= c.num_steps:
     return None
   if why := ended(parts.workdir, start, c.patience):
@@ -205,11 +205,19 @@ def begin(parts: Setup) -> Run | None:
   more_steps = 0.0
   if c.ema_sigma_rels:
     more_steps = snapshots.begin(parts.workdir, start, c.batch_size)
-  log = open_files(parts, manager, state)
-  compute = make_advance(parts, more_steps)
-  key = stream(config.seed, 'latents')
+  make_folder(parts.workdir, 'samples')
   rows = local_rows(mesh, c.batch_size)
   read = datasets.batches(config, source, parts.model.facts, start, rows)
+  read = itertools.chain([next(read)], read)
+  teacher, autoencoder = parts.model.teacher, parts.model.autoencoder
+  frozen = teacher.prepare(source, mesh) | autoencoder.prepare(source, mesh)
+  frozen = replicate(mesh, frozen)
+  for hook in parts.hooks:
+    hook.prepare()
+  log = open_files(parts, manager, start)
+  state = make_state()
+  compute = make_advance(parts, more_steps)
+  key = stream(config.seed, 'latents')
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)
     for step, batch in enumerate(read, start)
@@ -218,9 +226,12 @@ def begin(parts: Setup) -> Run | None:
   return Run(parts, state, frozen, start, log, compute, batches)
 
 
-def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
-  """Returns (the run's checkpoints, its newest state or the first one).
+def restore(
+  parts: Setup,
+) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
+  """Returns (the run's checkpoints, its step, a function that gives its state).
 
+  Without a newest state the function compiles the first one.
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
@@ -240,27 +251,40 @@ def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
   except ValueError as error:
     raise UserError(f'{workdir}: {error}') from error
   if state is not None:
-    return manager, state
+    announce_length(parts, int(state.step))
+    return manager, int(state.step), lambda: state
   if folder.read_config(workdir) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
   if not c.init_from or c.lora_rank:  # the base of adapters is frozen
-    return manager, parts.make_state()
+    return manager, 0, parts.make_state
   begin = first_weights.read(shapes.params, c.init_from)
-  return manager, begin(parts.make_state())
+  return manager, 0, lambda: begin(parts.make_state())
 
 
-def open_files(
-  parts: Setup, manager: CheckpointManager, state: TrainState
-) -> StepLog:
+def announce_length(parts: Setup, step: int) -> None:
+  """Prints what another training.num_steps changes for a run at `step`."""
+  before = (folder.read_config(parts.workdir) or {}).get('training', {})
+  rates, total = parts.rates, before.get('num_steps', 0)
+  if not total or total == len(rates) or step >= len(rates):
+    return
+  old = rates_of(parts.config, total)[:step]
+  if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
+    print(
+      f'note: training.num_steps was {total}, and is {len(rates)}: the '
+      f'learning rate decays anew, from {rates[step]:.3g} after '
+      f'{old[-1]:.3g} at step {len(old)}'
+    )
+
+
+def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   """Writes the config and the start of a training, and opens its log."""
-  config, workdir, start = parts.config, parts.workdir, int(state.step)
+  config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
   own.remember(workdir, config)
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)
-    make_folder(workdir, 'samples')
-    sessions.write_start(workdir, start, optax.tree.size(state.params))
+    sessions.write_start(workdir, start, parts.num_parameters)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
@@ -270,15 +294,15 @@ def open_files(
   )
 
 
-def announce(parts: Setup, state: TrainState) -> None:
+def announce(parts: Setup, step: int) -> None:
   """Prints devices, data and progress of the run, a line each."""
   config, source = parts.config, parts.source
   shape = 'x'.join(map(str, source.facts.x.shape))
   data, fsdp = parts.mesh.shape.values()
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
-  step, total = int(state.step), config.training.num_steps
+  total = config.training.num_steps
   what = 'adapters' if config.training.lora_rank else 'network'
-  size = optax.tree.size(state.params)
+  size = parts.num_parameters
   print(f'devices: {devices}; {what}: {size:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   what = 'images' if source.facts.x.is_picture else 'examples'

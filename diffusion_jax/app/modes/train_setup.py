@@ -60,6 +60,11 @@ class Setup:
   hooks: list[Hook]
   start_up: StartUp
 
+  @property
+  def num_parameters(self) -> int:
+    """The number of parameters that are trained."""
+    return sum(x.size for x in jax.tree.leaves(self.shapes.params))
+
 
 def setup(config: Node, workdir: str | Path) -> Setup:
   """Makes the parts of a training; writes nothing but simulations.
@@ -80,15 +85,16 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
-  steps = np.arange(config.training.num_steps)
-  optimizer, rate = config.optimizer.make({'total_steps': len(steps)})
+  total = config.training.num_steps
+  optimizer, _ = config.optimizer.make({'total_steps': total})
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
   for hook in todo:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
-  rates = np.asarray(jax.jit(jax.vmap(rate))(steps))
+  rates = rates_of(config, total)
+  refuse(rate_problems(rates))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,
@@ -104,6 +110,22 @@ def check_same_run(
   """
   if config.training.resume != 'force':
     folder.check_same_run(Path(workdir), config, facts)
+
+
+def rates_of(config: Node, total: int) -> np.ndarray:
+  """Returns the learning rate of each step of a training of `total` steps."""
+  _, rate = config.optimizer.make({'total_steps': total})
+  return np.asarray(jax.jit(jax.vmap(rate))(np.arange(total)))
+
+
+def rate_problems(rates: np.ndarray) -> Iterator[str]:
+  """Yields a problem if the last steps have the learning rate 0."""
+  steps = int(np.max(np.flatnonzero(rates), initial=-1)) + 1
+  if 0 < steps < len(rates) - 1:
+    yield (
+      f'config.training.num_steps={len(rates)}: the learning rate is 0 from '
+      f'step {steps} on: set optimizer.decay_steps to {len(rates)}, or None'
+    )
 
 
 def problems(config: Node) -> Iterator[str]:
@@ -130,6 +152,9 @@ def problems(config: Node) -> Iterator[str]:
       f'config.training.lora_rank={c.lora_rank} adapts the weights of a '
       'trained run: set training.init_from to its folder, or lora_rank to 0'
     )
+  for run in config.report.runs if config.report.after_training else ():
+    if folder.read_config(run) is None:
+      yield f'config.report.runs: {run} is not a run folder'
   for name in loggers.missing(c.log_to):
     yield (
       f'config.training.log_to: {name} is not installed: run pip install '

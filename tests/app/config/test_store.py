@@ -112,8 +112,9 @@ def test_what_is_typed_daily_is_one_short_flag():
   assert config.evaluation.ode.tolerance == 1e-3
   assert config.sampling.prompt == 'a, b'
   assert config.evaluation.metrics == ('elbo', 'ode')
-  off = store.with_flags(config, [('sampling.guidance', 'None')])
-  assert off.sampling.guidance is None
+  for text in 'None', 'none':
+    off = store.with_flags(config, [('sampling.guidance', text)])
+    assert off.sampling.guidance is None
 
 
 @pytest.mark.parametrize('flags, path, name', [
@@ -145,6 +146,7 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
   ('digits_meanflow', ('parametrization=v', 'objective=hybrid'),
    kinds.DIFFUSION),
   ('digits_latent', ('objective=vdm', 'latent=None'), kinds.DIFFUSION),
+  ('digits_latent', ('objective=vdm', 'latent=none'), kinds.DIFFUSION),
 ])  # fmt: skip
 def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
   """Sections that this kind does not have are dropped; others are added.

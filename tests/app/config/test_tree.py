@@ -239,7 +239,7 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
   found = config.shape.make({'count': 1})
   assert found == ('ring', ('disc', 3, 1, 2.0), 1, 3)
   assert changed(config, ('extra', 'disc')).extra.radius == 1.0
-  for text in ('None', ''):
+  for text in ('None', '', 'none', 'NONE'):
     assert changed(completed(extra='dot'), ('extra', text)).extra is None
 
 

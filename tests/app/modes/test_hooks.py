@@ -7,7 +7,7 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.training import checkpoints
-from tests.app.conftest import SEEN, smoke
+from tests.app.conftest import SEEN, smoke, trial
 from tests.app.fields import within
 
 
@@ -101,3 +101,13 @@ def test_a_test_loss_that_raises_is_refused_before_the_first_step(
   with pytest.raises(ZeroDivisionError):
     MODES['train'](smoke(**SEEN), tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
+
+
+def test_the_test_loss_sees_the_texts():
+  """Without them the network would be measured at the empty text."""
+  model = models.make(trial('shapes_text'), 'nowhere')
+  mesh = devices.make_mesh(model.config)
+  _, batch, *_ = hooks.evaluating(model, mesh, (1,)).inputs(None, {})
+  length = model.config.conditioning.text.length
+  assert batch['text'].shape[1:] == batch['text_mask'].shape[1:] == (length,)
+  assert batch['text_mask'].any(axis=1).all()

@@ -20,6 +20,7 @@ from PIL import Image
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import (
   CONFIGS,
+  refuse_to_compile,
   refused,
   trial,
   untrained,
@@ -361,6 +362,13 @@ evaluation.metrics=is evaluation.features=pixels => is needs logits of a
 evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 =>
   config.evaluation.fd: num_draws is -1: it must be
 """
+TABLES['train'] += """
+report.runs=lost report.after_training=True => report.runs: lost is not a run
+training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate
+  is 0 from step 3 on: set optimizer.decay_steps to 6, or None
+evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost
+  training.metrics_every=4 => evaluation.reference: npz file lost not found
+"""
 TABLES['convert'] = """
 none => give either source=<weights>, which become
 none convert.source=x convert.to=diffusers => give either source
@@ -492,8 +500,9 @@ def files_in(folder):
 def test_a_mistake_is_one_clear_line(
   mode, name, flags, message, folder, monkeypatch
 ):
-  """Nothing is written but the settings of an evaluation."""
+  """Nothing is compiled, or written but the settings of an evaluation."""
   monkeypatch.chdir(folder)
+  refuse_to_compile(monkeypatch)
   before = files_in(folder)
   fields = dict(flag.split('=', 1) for flag in flags)
   workdir = 'new' if mode == 'train' else f'runs/{name}'

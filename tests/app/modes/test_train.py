@@ -22,7 +22,9 @@ from tests.app.conftest import (
   assert_same,
   interrupted,
   lines_of,
+  of_run,
   params_of,
+  refuse_to_compile,
   refused,
   smoke,
 )
@@ -246,6 +248,68 @@ def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(
     MODES['train'](smoke(**fields), workdir)
   assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['4']
   assert jax.tree.leaves(params_of(workdir))
+
+
+# Mistakes that the folder shows, as (mode, what is done to a copy of a run,
+# fields, message). tests/app/modes/test_refusals.py has those of a config.
+FD = within('evaluation', metrics=('fd',), features='pixels')
+MEASURED = FD | {'training.metrics_every': 4}
+PICTURES = within('data', 'folder', path='pictures', image_shape=(8, 8, 1))
+DAMAGED = PICTURES | within('conditioning', labels=False, dropout=0.0)
+DAMAGED |= {'training.evaluate_every': 0, 'training.sample_every': 0}
+LOST = PICTURES | {'data.path': 'lost'}
+INPAINT = within('edit', 'inpaint', image='half.png', mask='half.png')
+MISTAKES = [
+  ('train', 'new', DAMAGED, 'pictures/1.png cannot be read as an image'),
+  ('train', 'samples', {}, 'cannot write in the workdir .*samples'),
+  ('train', 'copy', {'seed': 7}, 'holds a run with another config: seed'),
+  ('train', 'copy', MEASURED | {'seed': 7}, 'holds a run with another config'),
+  ('train', 'new', MEASURED | {'training.init_from': 'nowhere'}, 'init_from'),
+  ('sample', 'samples', {}, 'cannot write in the workdir .*samples'),
+  ('sample', 'copy', {'sampling.checkpoint': '7'}, 'contains no checkpoint 7'),
+  ('evaluate', 'evaluation', FD, 'cannot write in the workdir .*evaluation'),
+  ('evaluate', 'copy', FD | {'sampling.checkpoint': '7'}, 'no checkpoint 7'),
+  ('evaluate', 'copy', FD | LOST, 'config.data: folder lost not found'),
+  ('edit', 'edits', INPAINT, 'cannot write in the workdir .*edits'),
+  ('edit', 'copy', INPAINT | {'sampling.checkpoint': '7'}, 'no checkpoint 7'),
+]
+
+
+@pytest.mark.parametrize('mode, where, fields, message', MISTAKES)
+def test_a_mistake_is_refused_before_a_program_is_compiled(
+  mode, where, fields, message, run, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  workdir, picture = Path('copy'), Path('pictures/1.png')
+  picture.parent.mkdir()
+  Image.fromarray(np.uint8(255 * np.tri(8))).save('half.png')
+  picture.write_bytes(Path('half.png').read_bytes()[:60])
+  if where != 'new':
+    shutil.copytree(run, workdir)
+  if where not in ('new', 'copy'):  # a file is in the way of a folder
+    shutil.rmtree(workdir / where, ignore_errors=True)
+    if mode == 'train':  # at step 0 again
+      shutil.rmtree(workdir / 'checkpoints')
+    (workdir / where).write_text('')
+  refuse_to_compile(monkeypatch)
+  config = smoke(**fields) if mode == 'train' else of_run(workdir, **fields)
+  refused(message, MODES[mode], config, workdir)
+
+
+def test_a_rate_that_decays_anew_is_said(run, tmp_path, capsys):
+  """Two steps of warm-up and a line to 0 after 4 steps; then after 6."""
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  MODES['train'](smoke(**{'training.num_steps': 6}), copy)
+  line = (
+    'note: training.num_steps was 4, and is 6: the learning rate decays anew, '
+    'from 0.004 after 0.004 at step 4'
+  )
+  assert line in capsys.readouterr().out
+  rates = lines_of(copy, 'learning_rate')
+  np.testing.assert_allclose(rates[4:], [4e-3, 2e-3], atol=1e-9)
+  constant = {'optimizer.decay': 'constant', 'training.resume': 'force'}
+  MODES['train'](smoke(**constant, **{'training.num_steps': 7}), copy)
+  assert 'decays anew' not in capsys.readouterr().out
 
 
 def test_another_config_is_refused_unless_forced(run, tmp_path):
