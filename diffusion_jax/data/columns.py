@@ -15,9 +15,9 @@ from diffusion_jax.data.images import decode_image, resized
 from diffusion_jax.data.sources import (
   Facts,
   check_examples,
-  digest,
   pictures,
   spread,
+  sum_of,
 )
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
@@ -113,7 +113,7 @@ class ColumnSource:
     rows = self.rows[spread(len(self), 1 if self.order else 64)]
     cells = self.table.get(self.columns.read, rows)
     every = (value for name in self.columns.read for value in cells[name])
-    return digest(
+    return sum_of(
       repr(x.shape if isinstance(x, np.ndarray) else x).encode() for x in every
     )
 

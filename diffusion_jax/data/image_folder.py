@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import existing, read_image, resized
-from diffusion_jax.data.sources import Facts, digest, pictures, spread
+from diffusion_jax.data.sources import Facts, pictures, spread, sum_of
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
 
@@ -50,7 +50,7 @@ class FileSource:
     names = [os.fsencode(path)[len(bytes(self.root)) :] for path in self.paths]
     few = spread(len(names), 10_000)  # A network's file system is slow.
     sizes = [b'%d' % self.paths[i].stat().st_size for i in few]
-    return digest([*names, *sizes, *(text.encode() for text in self.captions)])
+    return sum_of([*names, *sizes, *(text.encode() for text in self.captions)])
 
 
 def captioned(source: FileSource) -> FileSource:
@@ -123,7 +123,7 @@ def folder(
   of_train = found if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
-  facts = pictures(image_shape, len(classes))
+  facts = pictures(image_shape, len(classes), classes)
   return FileSource(paths, facts, labels, root)
 
 

@@ -19,23 +19,29 @@ class Facts(NamedTuple):
   """The facts about the data that a model needs.
 
   x: the examples; num_classes: 0 without labels; context: real numbers that
-  belong to each example, a condition; examples, checksum: the number of the
-  examples that a run is trained on, and their `checksum`; 0 and '' if unknown.
+  belong to each example, a condition; class_names: of the classes 0, 1, ... in
+  turn, or () if the data do not name them; examples, checksum: the number of
+  the examples of a run's training, and their `checksum`, or 0 and ''.
   """
 
   x: Values
   num_classes: Count = 0
   context: Values | None = None
+  class_names: tuple[str, ...] = ()
   examples: Count = 0
   checksum: str = ''
 
   def as_json(self) -> Json:
-    """Returns nested dicts, without what there is none of."""
-    values = {'x': self.x._asdict(), 'num_classes': self.num_classes}
+    """Returns nested dicts, without what is empty but num_classes."""
+    tree = {'x': self.x._asdict(), 'num_classes': self.num_classes}
     if self.context is not None:
-      values['context'] = self.context._asdict()
-    more = {'examples': self.examples, 'checksum': self.checksum}
-    return values | {name: value for name, value in more.items() if value}
+      tree['context'] = self.context._asdict()
+    more = {
+      'class_names': list(self.class_names),
+      'examples': self.examples,
+      'checksum': self.checksum,
+    }
+    return tree | {name: value for name, value in more.items() if value}
 
 
 class Source(Protocol):
@@ -73,7 +79,7 @@ def checksum(source: object) -> str:
   return stored() if stored else ''
 
 
-def digest(parts: Iterable[bytes]) -> str:
+def sum_of(parts: Iterable[bytes]) -> str:
   """Returns a sum of 16 letters."""
   sum = hashlib.sha256()
   for part in parts:
@@ -123,9 +129,12 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
     yield source.read(np.arange(start, min(start + size, len(source))))['x']
 
 
-def pictures(shape: tuple[int, ...], num_classes: int = 0) -> Facts:
+def pictures(
+  shape: tuple[int, ...], num_classes: int = 0, class_names: Iterable[str] = ()
+) -> Facts:
   """Returns the facts of pictures of `shape` with 256 levels."""
-  return Facts(Values(tuple(shape), 256), num_classes)
+  x = Values(tuple(shape), 256)
+  return Facts(x, num_classes, class_names=tuple(class_names))
 
 
 def facts_of_fields(
@@ -255,6 +264,7 @@ class ArraySource:
   context: np.ndarray | None = None
   low: tuple[float, ...] = ()
   high: tuple[float, ...] = ()
+  class_names: tuple[str, ...] = ()
 
   def __post_init__(self):
     first = {'x': self.x[:1], **self._context(slice(1))}
@@ -269,7 +279,7 @@ class ArraySource:
       levels = 256 if self.x.dtype == np.uint8 else 0
     x = Values(self.x.shape[1:], levels, low=self.low, high=self.high)
     context = None if self.context is None else Values(self.context.shape[1:])
-    return Facts(x, self.num_classes, context)
+    return Facts(x, self.num_classes, context, self.class_names)
 
   @property
   def in_memory(self) -> bool:
@@ -290,7 +300,7 @@ class ArraySource:
     """Returns the sum of the arrays, or of evenly spaced rows of large ones."""
     most = max(1, MOST_SUMMED // max(1, self.x[:1].nbytes))
     arrays = self.read(spread(len(self), most))
-    return digest(array.tobytes() for array in arrays.values())
+    return sum_of(array.tobytes() for array in arrays.values())
 
 
 class Binarized:

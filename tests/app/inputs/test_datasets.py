@@ -13,7 +13,7 @@ from diffusion_jax.app import smoke
 from diffusion_jax.app.config import folder, store, tables
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, train_setup
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import DIGITS, read, refused
 from tests.app.fields import within
@@ -75,7 +75,8 @@ def test_facts_are_those_of_the_data():
   assert datasets.facts_of(read('digits')) == DIGITS
   for name in ('cifar10', 'mnist'):  # without a download
     shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
-    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10)
+    names = tfds_sources.CIFAR10_CLASSES * (name == 'cifar10')
+    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10, names)
   other = data(
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
@@ -84,7 +85,7 @@ def test_facts_are_those_of_the_data():
   refused('config.data: x must be uint8', datasets.facts_of, own)
   context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
-    facts = sources.Facts(Values((4, 4, 1), 5), 3, other)
+    facts = sources.Facts(Values((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
     assert datasets.facts_of(store.completed(tree)) == facts
 
@@ -202,6 +203,29 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
   train_setup.check_same_run(forced, run, facts._replace(examples=5))
   folder.write_config(run, config, facts._replace(examples=0, checksum=''))
   train_setup.check_same_run(config, run, facts)  # of weights of others
+
+
+@pytest.mark.parametrize('name', ['folder', 'huggingface'])
+def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
+  """A class that is renamed between two starts would get another number."""
+  fields: dict = {'labelled': True}
+  if name == 'huggingface':  # whose facts are in the config
+    pytest.importorskip('datasets', reason="extra 'huggingface'")
+    fields = {'num_classes': 2}
+  (pictures / 'x.npz').unlink()
+  shape = {'image_shape': (8, 8, 3), 'path': pictures}
+  config = data(name, **fields | shape)
+  fewer = {'batch_size': 8, 'evaluate_every': 0, 'sample_every': 0}
+  config = store.with_fields(config, within('training', **fewer))
+  run = tmp_path_factory.mktemp('run')
+  facts = train_setup.setup(config, run).model.facts
+  assert facts.class_names == ('a', 'b')
+  folder.write_config(run, config, facts)
+  (pictures / 'a').rename(pictures / 'z')
+  refused('facts.class_names', MODES['train'], config, run)
+  config = store.of_run(run, store.open_run(run), [])
+  message = "class 0 is 'b', and 'a' in this run"
+  refused(message, datasets.source_of, config)
 
 
 def test_a_config_without_data():
