@@ -47,8 +47,8 @@ def simulations(
     if path.parent.is_symlink():  # A run may come from a stranger.
       raise ValueError(f'nothing is written in {folder}, a link: remove it')
     path.parent.mkdir(parents=True, exist_ok=True)
-  kept = _read(path) or {'x': ()}
-  count = len(kept['x'])
+  kept = _read(path) or {}
+  count = len(kept['x']) if kept else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
   blocks = {
     i: {name: array[i : i + BLOCK] for name, array in kept.items()}
@@ -168,14 +168,8 @@ def _name(simulate, seed):
   # Returns the split and a sum of what its simulations depend on.
   if not isinstance(simulate, functools.partial):
     simulate = functools.partial(simulate)
-  fields = sorted(simulate.keywords.items())
-  about = (
-    simulate.func.__qualname__,
-    fields,
-    seed,
-    BLOCK,
-    code_of(simulate.func),
-  )
+  function, fields = simulate.func, sorted(simulate.keywords.items())
+  about = function.__qualname__, fields, seed, BLOCK, code_of(function)
   digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   return f'{"test" if seed[1] else "train"}-{digest}'
 
@@ -186,8 +180,9 @@ def code_of(function: Callable) -> str:
 
   It includes the modules of the same folder that this one uses.
   """
-  codes, todo = {}, [inspect.getmodule(function)]
-  folder = os.path.dirname(getattr(todo[0], '__file__', None) or '')
+  module = inspect.getmodule(function)
+  codes, todo = {}, [module] if module else []
+  folder = os.path.dirname(getattr(module, '__file__', None) or '')
   for module in todo:
     codes[module] = ''
     with contextlib.suppress(OSError, TypeError, SyntaxError):  # a console
@@ -202,14 +197,13 @@ def code_of(function: Callable) -> str:
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:
   """Raises ValueError if a simulator's arrays are not those of its first."""
-  new, old = (
-    {name: array.shape[1:] for name, array in sorted(each.items())}
-    for each in (arrays, first)
-  )
-  if new != old:
+  shapes = [
+    {n: x.shape[1:] for n, x in each.items()} for each in (arrays, first)
+  ]
+  if shapes[0] != shapes[1]:
     raise ValueError(
-      f'a simulator must return the same shapes each time, got {new} after '
-      f'{old}'
+      f'a simulator must return the same shapes each time, got {shapes[0]} '
+      f'after {shapes[1]}'
     )
 
 

@@ -17,12 +17,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.modes.train_setup import (
-  Setup,
-  check_same_run,
-  make_advance,
-  setup,
-)
+from diffusion_jax.app.modes.train_setup import Setup, make_advance, setup
 from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
@@ -224,7 +219,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, TrainState]:
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
-  check_same_run(parts.config, workdir, parts.model.facts)
+  folder.check_same_run(workdir, parts.config, parts.model.facts)
   try:
     manager = checkpoints.open_manager(
       workdir,

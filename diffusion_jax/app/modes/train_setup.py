@@ -20,7 +20,7 @@ from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.run import adapters, averages
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
@@ -70,13 +70,13 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   refuse(problems(config))
   mesh = devices.make_mesh(config)
   refuse(batch_problems(config, mesh))
-  check_same_run(config, workdir)
+  folder.check_same_run(workdir, config)
   source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
   facts = datasets.with_class_names(config, model.facts, source)
   facts = datasets.with_contents(facts, source)
-  check_same_run(config, workdir, facts)
+  folder.check_same_run(workdir, config, facts)
   model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
@@ -94,17 +94,6 @@ def setup(config: Node, workdir: str | Path) -> Setup:
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,
   )  # fmt: skip
-
-
-def check_same_run(
-  config: Node, workdir: str | Path, facts: Facts | None = None
-) -> None:
-  """Raises UserError if training.resume does not allow to continue a run.
-
-  facts: None before the data are read.
-  """
-  if config.training.resume != 'force':
-    folder.check_same_run(Path(workdir), config, facts)
 
 
 def problems(config: Node) -> Iterator[str]:

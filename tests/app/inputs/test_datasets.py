@@ -200,9 +200,9 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
       refused(message, train_setup.setup, again, run)
       assert len(datasets.source_of(again)) <= count
   forced = store.with_fields(config, {'training.resume': 'force'})
-  train_setup.check_same_run(forced, run, facts._replace(examples=5))
+  folder.check_same_run(run, forced, facts._replace(examples=5))
   folder.write_config(run, config, facts._replace(examples=0, checksum=''))
-  train_setup.check_same_run(config, run, facts)  # of weights of others
+  folder.check_same_run(run, config, facts)  # of weights of others
 
 
 @pytest.mark.parametrize('name', ['folder', 'huggingface'])
