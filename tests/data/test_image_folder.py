@@ -128,8 +128,8 @@ def test_a_checksum_is_of_names_and_sizes(classes):
   assert checksum(classes) == first
   moved = classes.rename(classes.with_name('elsewhere'))
   assert checksum(moved) == first
-  picture = next(moved.rglob('*.png'))
-  renamed = picture.rename(picture.with_name('other.png'))
+  picture = moved / 'red' / '0.png'
+  renamed = picture.rename(picture.with_name('00.png'))  # in its place
   other = checksum(moved)
   renamed.rename(picture)
   picture.write_bytes(picture.read_bytes() + b' ')
