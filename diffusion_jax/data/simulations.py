@@ -33,20 +33,18 @@ def simulations(
   size: int,
   seed: tuple[int, ...],
   workers: int = 0,
-  folder: str | Path | None = None,
+  folder: str | Path | dict[str, Arrays] | None = None,
 ) -> tuple[Arrays, bool]:
   """Returns (simulations 0..size - 1, whether the folder lacked any).
 
   Block i depends on the seed and i alone. The folder keeps each block, and one
   file when all are there, by a sum of the simulator's code, its fields and the
-  seed. workers: processes that simulate; 0: this one. Raises ValueError.
+  seed; see `keep` for a dict. workers: processes that simulate; 0: this one.
+  Raises ValueError.
   """
   path = None
-  if folder:
-    path = Path(folder) / f'{_name(simulate, seed)}.npz'
-    if path.parent.is_symlink():  # A run may come from a stranger.
-      raise ValueError(f'nothing is written in {folder}, a link: remove it')
-    path.parent.mkdir(parents=True, exist_ok=True)
+  if isinstance(folder, (str, Path)):
+    path = _made(folder) / f'{_name(simulate, seed)}.npz'
   kept = _read(path) or {}
   count = len(kept['x']) if kept else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
@@ -72,6 +70,8 @@ def simulations(
     name: np.concatenate([blocks[i][name] for i in sorted(blocks)])
     for name in blocks[0]
   }
+  if isinstance(folder, dict):
+    folder[_name(simulate, seed)] = arrays
   if path and size > count:
     fits = _write(path, arrays, size)
     what = 'are kept' if fits else 'are too large to be kept'
@@ -81,10 +81,31 @@ def simulations(
   return arrays, same < size
 
 
+def keep(tried: dict[str, Arrays], folder: str | Path) -> None:
+  """Writes the first block of simulations into a folder.
+
+  tried: what `simulations` has stored in a dict in place of the folder.
+  """
+  for name, arrays in tried.items():
+    count = len(arrays['x'])
+    _write(_part(_made(folder) / f'{name}.npz', 0, count), arrays, count)
+
+
+def _made(folder):
+  if Path(folder).is_symlink():  # A run may come from a stranger.
+    raise ValueError(f'nothing is written in {folder}, a link: remove it')
+  Path(folder).mkdir(parents=True, exist_ok=True)
+  return Path(folder)
+
+
+def _part(path, start, count):
+  return path.with_name(f'{path.stem}-{start}-{count}.npz')
+
+
 def _kept_block(simulate, size, seed, path, start):
   # Returns the arrays of a block, which a file keeps.
   count = min(BLOCK, size - start)
-  part = path and path.with_name(f'{path.stem}-{start}-{count}.npz')
+  part = path and _part(path, start, count)
   arrays = _read(part)  # of a start before this one, or of another process
   if arrays is None:
     arrays = simulate_block(simulate, (*seed, start // BLOCK), count)

@@ -20,6 +20,7 @@ from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.run import adapters, averages
 from diffusion_jax.core.keys import stream
+from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
@@ -71,6 +72,7 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   mesh = devices.make_mesh(config)
   refuse(batch_problems(config, mesh))
   folder.check_same_run(workdir, config)
+  check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
@@ -94,6 +96,20 @@ def setup(config: Node, workdir: str | Path) -> Setup:
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,
   )  # fmt: skip
+
+
+def check_before_simulating(config: Node, workdir: Path) -> None:
+  """Raises UserError for what the first simulations of a run show to be wrong.
+
+  They are kept, unless it does.
+  """
+  tried, place = {}, workdir / 'simulations'
+  first = datasets.first_block(config, tried)
+  if first is config or place.exists():
+    return
+  models.make(first, workdir, datasets.facts_of(first)).check('train')
+  with from_config('data'):
+    simulations.keep(tried, place)
 
 
 def problems(config: Node) -> Iterator[str]:
