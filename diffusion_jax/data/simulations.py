@@ -190,6 +190,11 @@ def _name(simulate, seed):
   if not isinstance(simulate, functools.partial):
     simulate = functools.partial(simulate)
   function, fields = simulate.func, sorted(simulate.keywords.items())
+  fields += [  # of a function that another one returned
+    x
+    for x in (cell.cell_contents for cell in function.__closure__ or ())
+    if isinstance(x, (int, float, str))
+  ]
   about = function.__qualname__, fields, seed, BLOCK, code_of(function)
   digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   return f'{"test" if seed[1] else "train"}-{digest}'
@@ -211,7 +216,7 @@ def code_of(function: Callable) -> str:
     for value in [*vars(module).values()] if folder else ():
       other = value if inspect.ismodule(value) else inspect.getmodule(value)
       place = os.path.dirname(getattr(other, '__file__', None) or '')
-      if place == folder and other not in {*codes, *todo}:
+      if other and place == folder and other not in {*codes, *todo}:
         todo.append(other)
   return repr(sorted(codes.values()))
 
