@@ -52,20 +52,11 @@ def simulations(
     i: {name: array[i : i + BLOCK] for name, array in kept.items()}
     for i in range(0, same, BLOCK)
   }
-  every = 0.1 if sys.stderr.isatty() else 10.0
-  more = {'initial': same, 'delay': 1, 'mininterval': every}
-  with (
-    _mapped(simulate, workers) as mapped,
-    tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
-  ):
-    # In a random order, so that processes that begin together share the work.
-    todo = np.arange(same, size, BLOCK)
-    todo = np.random.default_rng().permutation(todo).tolist()
-    block = functools.partial(_kept_block, simulate, size, seed, path)
-    for i, arrays in zip(todo, mapped(block, todo), strict=True):
-      blocks[i] = arrays
-      check_shapes(arrays, blocks[min(blocks)])
-      bar.update(len(arrays['x']))
+  if same < size:
+    job = functools.partial(_kept_block, simulate, size, seed, path)
+    blocks |= _computed(job, range(same, size, BLOCK), size, workers)
+  for block in blocks.values():
+    check_shapes(block, blocks[0])
   arrays = {
     name: np.concatenate([blocks[i][name] for i in sorted(blocks)])
     for name in blocks[0]
@@ -122,14 +113,30 @@ def simulate_block(
   return check_simulations(simulate(rng, count), count)
 
 
+def _computed(job, starts, size, workers):
+  # Returns {start: job(start)}, with a bar. The order is random, so that
+  # processes that begin together share the work.
+  starts = np.random.default_rng().permutation(starts).tolist()
+  every = 0.1 if sys.stderr.isatty() else 10.0
+  more = {'initial': min(starts), 'delay': 1, 'mininterval': every}
+  blocks = {}
+  with (
+    _mapped(job, workers) as mapped,
+    tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
+  ):
+    for start, blocks[start] in zip(starts, mapped(job, starts), strict=True):
+      bar.update(len(blocks[start]['x']))
+  return blocks
+
+
 @contextlib.contextmanager
-def _mapped(simulate, workers):
+def _mapped(job, workers):
   # Yields the function `map`, of this process or of several.
   if not workers:
     yield map
     return
   try:
-    pickle.dumps(simulate)
+    pickle.dumps(job)
   except (AttributeError, TypeError, pickle.PicklingError) as error:
     raise ValueError(
       f'workers={workers} needs a simulator that its module has by its name: '
