@@ -160,7 +160,10 @@ data/values.py real_numbers_come_back
 data/values.py log_det_is_that_of_decode
   * int(np.prod(self.shape[:-1])) =>
 data/values.py closed_box
-  (bounded <= self.high) => (bounded < self.high)
+  (bounded <= high) => (bounded < high)
+data/values.py closed_box
+  kind = values.dtype if values.dtype.kind == 'f' else np.float64
+  => kind = np.float64
 data/sources.py statistics_are_those
   axes = tuple(range(array.ndim - 1)) => axes = 0
 data/pipeline.py data/test_sources.py numbers_are_standardised
@@ -173,7 +176,43 @@ data/simulated.py fresh_batches
   other._seed, other._epoch = (*self._seed, seed), epoch
   => other._seed, other._epoch = (*self._seed, seed), 0 * epoch
 data/simulated.py draws_follow_from
-  (draws, split == 'test') => (draws, False)
+  seed = draws, split == 'test' => seed = draws, False
+data/simulated.py sizes_of_splits
+  size = num_examples if split == 'train' else num_test => size = num_examples
+data/simulated.py one_number_that_is_nan
+  .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
+data/simulated.py box_of_a_joint
+  joined(arrays), times * low, times * high => joined(arrays), low, high
+data/simulations.py runs_once
+  return arrays, same < size => return arrays, True
+data/simulations.py runs_once
+  else min(size, count) // BLOCK * BLOCK => else min(size, count)
+data/simulations.py what_changes
+  seed, BLOCK, code_of(function) => seed, BLOCK
+data/simulations.py what_changes
+  if other and place == folder and => if False and
+data/simulations.py what_changes
+  function.__qualname__, fields, seed => function.__qualname__, (), seed
+data/simulations.py an_interrupted
+  arrays = _read(part)  => arrays = None
+data/sources.py checksum_is_of_all
+  spread(len(self), most)) => np.arange(min(len(self), most)))
+data/sources.py data/test_simulated.py labels_that_are
+  label.max() < max(1, classes) => label.max() <= classes
+data/columns.py data/test_webdataset.py labels_that_are
+  check_examples(source.read(np.arange(1)), source.facts)
+  => source.read(np.arange(1))
+data/image_folder.py checksum_is_of_names
+  *names, *sizes, => *names,
+data/image_folder.py checksum_is_of_names
+  *names, *sizes, => *sizes,
+data/columns.py data/test_webdataset.py checksum_is_of
+  for value in cells[name]) => for value in cells[name][:0])
+app/config/folder.py app/inputs/test_datasets.py changed_data
+  now = stored_form(config, facts) => now = plain(config) | {'facts': known}
+app/modes/train_setup.py app/modes/test_simulator.py another_config
+  folder.check_same_run(workdir, config)
+  => pass
 data/splits.py data/test_webdataset.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
 data/webdataset.py data/test_refusals.py open_tars

@@ -58,7 +58,7 @@ def of_simulator(
   bounds: tuple[Finite, ...] = (),
   joint: bool = False,
   workers: Count = 0,
-  kept_in: str | Path | None = None,
+  kept_in: str | Path | dict | None = None,
 ) -> Source:
   """Returns simulations as a source.
 
@@ -68,8 +68,8 @@ def of_simulator(
   joint: x is one vector of x and context, without a context, and bounds are of
   its first part; workers: processes that simulate, 0 for this one; kept_in: a
   folder in which all others are kept, so that each runs once. Simulations with
-  NaN are left out, and their number is printed when they run. Raises
-  ValueError.
+  NaN are left out, and their number is printed when they run, unless kept_in is
+  a dict, see `simulations`. Raises ValueError.
   """
   check_split(split)
   size = num_examples if split == 'train' else num_test
@@ -79,7 +79,7 @@ def of_simulator(
     return Simulated(simulate, size, seed, made)
   arrays, new = simulations(simulate, size, (*seed, 0), workers, kept_in)
   good = np.flatnonzero(_is_finite(arrays))
-  if new and len(good) < size:
+  if new and len(good) < size and not isinstance(kept_in, dict):
     bad = size - len(good)
     print(f'{bad:,} of {size:,} simulations have NaN and are left out')
   return made({name: array[good] for name, array in arrays.items()})

@@ -33,45 +33,36 @@ def simulations(
   size: int,
   seed: tuple[int, ...],
   workers: int = 0,
-  folder: str | Path | None = None,
+  folder: str | Path | dict[str, Arrays] | None = None,
 ) -> tuple[Arrays, bool]:
   """Returns (simulations 0..size - 1, whether the folder lacked any).
 
   Block i depends on the seed and i alone. The folder keeps each block, and one
   file when all are there, by a sum of the simulator's code, its fields and the
-  seed. workers: processes that simulate; 0: this one. Raises ValueError.
+  seed; see `keep` for a dict. workers: processes that simulate; 0: this one.
+  Raises ValueError.
   """
   path = None
-  if folder:
-    path = Path(folder) / f'{_name(simulate, seed)}.npz'
-    if path.parent.is_symlink():  # A run may come from a stranger.
-      raise ValueError(f'nothing is written in {folder}, a link: remove it')
-    path.parent.mkdir(parents=True, exist_ok=True)
-  kept = _read(path) or {'x': ()}
-  count = len(kept['x'])
+  if isinstance(folder, (str, Path)):
+    path = _made(folder) / f'{_name(simulate, seed)}.npz'
+  kept = _read(path) or {}
+  count = len(kept['x']) if kept else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
   blocks = {
     i: {name: array[i : i + BLOCK] for name, array in kept.items()}
     for i in range(0, same, BLOCK)
   }
-  every = 0.1 if sys.stderr.isatty() else 10.0
-  more = {'initial': same, 'delay': 1, 'mininterval': every}
-  with (
-    _mapped(simulate, workers) as mapped,
-    tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
-  ):
-    # In a random order, so that processes that begin together share the work.
-    todo = np.arange(same, size, BLOCK)
-    todo = np.random.default_rng().permutation(todo).tolist()
-    block = functools.partial(_kept_block, simulate, size, seed, path)
-    for i, arrays in zip(todo, mapped(block, todo), strict=True):
-      blocks[i] = arrays
-      check_shapes(arrays, blocks[min(blocks)])
-      bar.update(len(arrays['x']))
+  if same < size:
+    job = functools.partial(_kept_block, simulate, size, seed, path)
+    blocks |= _computed(job, range(same, size, BLOCK), size, workers)
+  for block in blocks.values():
+    check_shapes(block, blocks[0])
   arrays = {
     name: np.concatenate([blocks[i][name] for i in sorted(blocks)])
     for name in blocks[0]
   }
+  if isinstance(folder, dict):
+    folder[_name(simulate, seed)] = arrays
   if path and size > count:
     fits = _write(path, arrays, size)
     what = 'are kept' if fits else 'are too large to be kept'
@@ -81,10 +72,31 @@ def simulations(
   return arrays, same < size
 
 
+def keep(tried: dict[str, Arrays], folder: str | Path) -> None:
+  """Writes the first block of simulations into a folder.
+
+  tried: what `simulations` has stored in a dict in place of the folder.
+  """
+  for name, arrays in tried.items():
+    count = len(arrays['x'])
+    _write(_part(_made(folder) / f'{name}.npz', 0, count), arrays, count)
+
+
+def _made(folder):
+  if Path(folder).is_symlink():  # A run may come from a stranger.
+    raise ValueError(f'nothing is written in {folder}, a link: remove it')
+  Path(folder).mkdir(parents=True, exist_ok=True)
+  return Path(folder)
+
+
+def _part(path, start, count):
+  return path.with_name(f'{path.stem}-{start}-{count}.npz')
+
+
 def _kept_block(simulate, size, seed, path, start):
   # Returns the arrays of a block, which a file keeps.
   count = min(BLOCK, size - start)
-  part = path and path.with_name(f'{path.stem}-{start}-{count}.npz')
+  part = path and _part(path, start, count)
   arrays = _read(part)  # of a start before this one, or of another process
   if arrays is None:
     arrays = simulate_block(simulate, (*seed, start // BLOCK), count)
@@ -101,14 +113,30 @@ def simulate_block(
   return check_simulations(simulate(rng, count), count)
 
 
+def _computed(job, starts, size, workers):
+  # Returns {start: job(start)}, with a bar. The order is random, so that
+  # processes that begin together share the work.
+  starts = np.random.default_rng().permutation(starts).tolist()
+  every = 0.1 if sys.stderr.isatty() else 10.0
+  more = {'initial': min(starts), 'delay': 1, 'mininterval': every}
+  blocks = {}
+  with (
+    _mapped(job, workers) as mapped,
+    tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
+  ):
+    for start, blocks[start] in zip(starts, mapped(job, starts), strict=True):
+      bar.update(len(blocks[start]['x']))
+  return blocks
+
+
 @contextlib.contextmanager
-def _mapped(simulate, workers):
+def _mapped(job, workers):
   # Yields the function `map`, of this process or of several.
   if not workers:
     yield map
     return
   try:
-    pickle.dumps(simulate)
+    pickle.dumps(job)
   except (AttributeError, TypeError, pickle.PicklingError) as error:
     raise ValueError(
       f'workers={workers} needs a simulator that its module has by its name: '
@@ -168,14 +196,13 @@ def _name(simulate, seed):
   # Returns the split and a sum of what its simulations depend on.
   if not isinstance(simulate, functools.partial):
     simulate = functools.partial(simulate)
-  fields = sorted(simulate.keywords.items())
-  about = (
-    simulate.func.__qualname__,
-    fields,
-    seed,
-    BLOCK,
-    code_of(simulate.func),
-  )
+  function, fields = simulate.func, sorted(simulate.keywords.items())
+  fields += [  # of a function that another one returned
+    x
+    for x in (cell.cell_contents for cell in function.__closure__ or ())
+    if isinstance(x, (int, float, str))
+  ]
+  about = function.__qualname__, fields, seed, BLOCK, code_of(function)
   digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   return f'{"test" if seed[1] else "train"}-{digest}'
 
@@ -186,8 +213,9 @@ def code_of(function: Callable) -> str:
 
   It includes the modules of the same folder that this one uses.
   """
-  codes, todo = {}, [inspect.getmodule(function)]
-  folder = os.path.dirname(getattr(todo[0], '__file__', None) or '')
+  module = inspect.getmodule(function)
+  codes, todo = {}, [module] if module else []
+  folder = os.path.dirname(getattr(module, '__file__', None) or '')
   for module in todo:
     codes[module] = ''
     with contextlib.suppress(OSError, TypeError, SyntaxError):  # a console
@@ -195,21 +223,20 @@ def code_of(function: Callable) -> str:
     for value in [*vars(module).values()] if folder else ():
       other = value if inspect.ismodule(value) else inspect.getmodule(value)
       place = os.path.dirname(getattr(other, '__file__', None) or '')
-      if place == folder and other not in {*codes, *todo}:
+      if other and place == folder and other not in {*codes, *todo}:
         todo.append(other)
   return repr(sorted(codes.values()))
 
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:
   """Raises ValueError if a simulator's arrays are not those of its first."""
-  new, old = (
-    {name: array.shape[1:] for name, array in sorted(each.items())}
-    for each in (arrays, first)
-  )
-  if new != old:
+  shapes = [
+    {n: x.shape[1:] for n, x in each.items()} for each in (arrays, first)
+  ]
+  if shapes[0] != shapes[1]:
     raise ValueError(
-      f'a simulator must return the same shapes each time, got {new} after '
-      f'{old}'
+      f'a simulator must return the same shapes each time, got {shapes[0]} '
+      f'after {shapes[1]}'
     )
 
 

@@ -173,3 +173,22 @@ def test_each_split_has_captions_of_its_own(tmp_path):
     line = f'{{"file_name": "x.png", "text": "of {split}"}}'
     source = captioned(tmp_path, line, 'x', split=split, folder=split)
     assert source.read(np.array([0]))['text'] == [f'of {split}']
+
+
+def test_a_checksum_is_of_names_and_sizes(classes):
+  def checksum(root):
+    return image_folder.folder(root, labelled=True).checksum()
+
+  first = checksum(classes)
+  assert checksum(classes) == first
+  moved = classes.rename(classes.with_name('elsewhere'))
+  assert checksum(moved) == first
+  picture = moved / 'red' / '0.png'
+  renamed = picture.rename(picture.with_name('00.png'))  # in its place
+  other = checksum(moved)
+  renamed.rename(picture)
+  picture.write_bytes(picture.read_bytes() + b' ')
+  larger = checksum(moved)
+  picture.unlink()
+  fewer = checksum(moved)
+  assert len({first, other, larger, fewer}) == 4

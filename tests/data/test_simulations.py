@@ -116,6 +116,19 @@ def test_what_changes_the_simulations_is_noticed(module, tmp_path):
   assert count() == 15
 
 
+def test_functions_that_one_function_returns_are_others(tmp_path):
+  def shifted(by):
+    return lambda rng, n: {'x': rng.normal(by, 1.0, (n, 1))}
+
+  def read(by):
+    source = of_simulator(shifted(by), num_examples=90, kept_in=tmp_path)
+    return source.read(np.arange(90))['x']
+
+  assert abs(read(0.0).mean()) < 1.0 < read(9.0).mean()
+  np.testing.assert_array_equal(read(9.0), read(9.0))
+  assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_any_number_of_processes_simulates_the_same(module, tmp_path):
   alone = read(module(), tmp_path)
   (tmp_path / 'two').mkdir()

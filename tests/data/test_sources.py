@@ -119,6 +119,34 @@ def test_statistics_are_those_of_the_last_axis():
   assert sources.measured(digits) == digits.facts  # levels need no statistics
 
 
+def test_a_checksum_is_of_all_that_is_stored(monkeypatch):
+  """Of any array, its labels and conditions; of large ones, of some rows."""
+  rng = np.random.default_rng(0)
+  x = rng.integers(0, 256, (200, 4), np.uint8)
+  label, context = np.arange(200) % 3, rng.normal(size=(200, 2))
+
+  def checksum(i=None, name=''):
+    arrays = {'x': x.copy(), 'label': label.copy(), 'context': context.copy()}
+    if i is not None:
+      arrays[name][i] = arrays[name][i - 1] // 2
+    return sources.checksum(sources.ArraySource(num_classes=3, **arrays))
+
+  first = checksum()
+  assert first == checksum() and len(first) == 16
+  changed = [checksum(*at) for at in ((7, 'x'), (7, 'label'), (7, 'context'))]
+  assert len({first, *changed}) == 4
+  assert sources.checksum(sources.ArraySource(x[:120])) != sources.checksum(
+    sources.ArraySource(x)
+  )
+  whole = sources.ArraySource(x)
+  binarized = sources.Binarized(whole, 'threshold')
+  assert sources.checksum(binarized) == sources.checksum(whole)
+  monkeypatch.setattr(sources, 'MOST_SUMMED', 4 * 50)
+  some = checksum()
+  assert some == checksum(2, 'x') and some != checksum(199, 'x')
+  assert not sources.checksum(object())  # which draws its examples
+
+
 def test_constructors_state_their_facts():
   shape = sources.facts_of_fields((8, 8, 3), 4, path='x')
   assert shape == sources.pictures((8, 8, 3), 4)

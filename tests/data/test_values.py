@@ -105,5 +105,13 @@ def test_inside_is_a_closed_box_of_the_last_axis():
   x[2, 0, 0], x[3, 1, 1], x[4, 1, 0] = 1.01, -1.01, np.nan
   assert values.inside(x).tolist() == [True, True, False, False, False]
   assert Values((2, 2)).inside(x).all()
+  # float16 and float32 round each of these ends out of or into the box.
+  for low, high in ((0.1, 0.7), (0.7, 1.1), (-1.1, -0.7), (-0.7, 0.1)):
+    box = Values((1,), low=(low,), high=(high,))
+    for kind in np.float16, np.float32, np.float64:
+      both = np.array([[low], [high]], kind)
+      assert box.inside(both).all()
+      beyond = np.nextafter(both, np.array([[-9.0], [9.0]], kind))
+      assert not box.inside(beyond).any()
   first = Values((2, 2), low=(0.0,), high=(1.0,))  # of the first number only
   assert first.inside(x).tolist() == [True, True, False, True, False]

@@ -65,10 +65,28 @@ def test_texts_are_members_or_values_in_json(tars):
   assert 'text' not in read(tars).read(index)
 
 
+def test_labels_that_are_asked_for_must_be_there(tars):
+  with one_line('num_classes=3 needs labels in 0..2, and the data have none'):
+    read(tars, label_column='')
+
+
 def test_pictures_of_other_sizes_are_cropped_and_resized(tars):
   source = read(tars, image_shape=(4, 4, 1), num_classes=0)
   arrays = source.read(np.array([1]))
   assert arrays.keys() == {'x'} and arrays['x'].shape == (1, 4, 4, 1)
+
+
+def test_a_checksum_is_of_what_the_columns_have(tars):
+  first = read(tars).checksum()
+  assert read(tars).checksum() == first
+  assert read(tars, label_column='json:label').checksum() == first
+  other = read(tars, text_column='json:caption').checksum()
+  pictures = members(range(12))
+  encoded.tar(tars / 'train-00000-of-00002.tar', [
+    (name, encoded.PNG if name.endswith('PNG') else data)
+    for name, data in pictures
+  ])  # fmt: skip
+  assert len({first, other, read(tars).checksum()}) == 3
 
 
 @pytest.mark.parametrize('label, message', [

@@ -116,14 +116,16 @@ def data_of(config: Node) -> dict:
 
 
 def check_same_run(
-  workdir: Path, config: Node, facts: Facts | None = None
+  workdir: str | Path, config: Node, facts: Facts | None = None
 ) -> None:
   """Raises UserError if the run in workdir has another config, or other data.
 
   A folder with a config.json or checkpoints is a run. facts: None before the
   data are read; what follows from them is not compared then, nor is what the
-  run does not know of them.
+  run does not know of them. Nothing is, if training.resume is 'force'.
   """
+  if config.training.resume == 'force':
+    return
   before = read_config(workdir)
   if before is None:
     check_config_kept(workdir)

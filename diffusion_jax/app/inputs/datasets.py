@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data.simulations import BLOCK
 from diffusion_jax.data.sources import Facts, Source, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
@@ -22,6 +23,18 @@ def of_run(config: Node, workdir: str | Path) -> Node:
     return config
   given = {'kept_in': Path(workdir) / 'simulations'}
   return config.replace(data=dataclasses.replace(config.data, given=given))
+
+
+def first_block(config: Node, tried: dict) -> Node:
+  """Returns the config with the first simulations only, stored in `tried`.
+
+  It is the config itself of other data.
+  """
+  if config.data is None or 'num_examples' not in config.data:
+    return config
+  few = config.data.replace(num_examples=min(BLOCK, config.data.num_examples))
+  data = dataclasses.replace(few, given={'kept_in': tried})
+  return config.replace(data=data)
 
 
 def with_contents(facts: Facts, source: Source) -> Facts:

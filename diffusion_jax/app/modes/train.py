@@ -19,7 +19,6 @@ from diffusion_jax.app.modes import hooks, report
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.modes.train_setup import (
   Setup,
-  check_same_run,
   make_advance,
   rates_of,
   setup,
@@ -235,7 +234,7 @@ def restore(
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
-  check_same_run(parts.config, workdir, parts.model.facts)
+  folder.check_same_run(workdir, parts.config, parts.model.facts)
   try:
     manager = checkpoints.open_manager(
       workdir,

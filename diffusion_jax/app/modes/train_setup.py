@@ -20,7 +20,8 @@ from diffusion_jax.app.modes import hooks
 from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.run import adapters, averages
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data import simulations
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
@@ -75,13 +76,14 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   refuse(problems(config))
   mesh = devices.make_mesh(config)
   refuse(batch_problems(config, mesh))
-  check_same_run(config, workdir)
+  folder.check_same_run(workdir, config)
+  check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
   config = model.config  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
-  check_same_run(config, workdir, facts)
+  folder.check_same_run(workdir, config, facts)
   model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
@@ -101,15 +103,18 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   )  # fmt: skip
 
 
-def check_same_run(
-  config: Node, workdir: str | Path, facts: Facts | None = None
-) -> None:
-  """Raises UserError if training.resume does not allow to continue a run.
+def check_before_simulating(config: Node, workdir: Path) -> None:
+  """Raises UserError for what the first simulations of a run show to be wrong.
 
-  facts: None before the data are read.
+  They are kept, unless it does.
   """
-  if config.training.resume != 'force':
-    folder.check_same_run(Path(workdir), config, facts)
+  tried, place = {}, workdir / 'simulations'
+  first = datasets.first_block(config, tried)
+  if first is config or place.exists():
+    return
+  models.make(first, workdir, datasets.facts_of(first)).check('train')
+  with from_config('data'):
+    simulations.keep(tried, place)
 
 
 def rates_of(config: Node, total: int) -> np.ndarray:

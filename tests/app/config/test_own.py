@@ -300,8 +300,8 @@ NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {  # kept_in and split are no fields
   'context_column', 'dataset', 'devices', 'features', 'format', 'image_column',
   'keep_best_by', 'kept_in', 'label_column', 'meshes', 'metrics', 'model',
-  'options', 'prompt', 'respacing', 'revision', 'split', 'subset', 'sweep', 'test_split',
-  'text_column', 'to', 'train_split', 'x_column',
+  'options', 'prompt', 'respacing', 'revision', 'split', 'subset', 'sweep',
+  'test_split', 'text_column', 'to', 'train_split', 'x_column',
 }  # fmt: skip
 
 

@@ -180,6 +180,41 @@ def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   refused(message, datasets.source_of, config)
 
 
+@pytest.mark.parametrize('name', ['folder', 'npz'])
+def test_a_training_on_changed_data_is_refused(name, pictures):
+  """By its config and by the run's; sampling is not hindered."""
+  config = data(name, path=pictures / 'x.npz')
+  if name == 'folder':
+    config = data(name, path=pictures, image_shape=(8, 8, 3))
+  fewer = {'evaluate_every': 0, 'sample_every': 0, 'mesh': (1, 1)}
+  config = store.with_fields(config, within('training', **fewer))
+  facts = datasets.facts_of(config)
+  facts = datasets.with_contents(facts, datasets.source_of(config))
+  assert facts.examples == 6
+  run = pictures / 'run'
+  run.mkdir()
+  folder.write_config(run, config, facts)
+  with np.load(pictures / 'x.npz') as file:
+    arrays = dict(file)
+  for count in (6, 4):  # the pixels; the number
+    arrays = {n: x[:count] for n, x in arrays.items()}
+    arrays['images'] = arrays['images'] // 2
+    np.savez(pictures / 'x.npz', **arrays)
+    for path in pictures.glob('b/*.png'):
+      path.write_bytes(path.read_bytes() + b'.')
+    if count == 4:
+      for path in (pictures / 'a').iterdir():
+        path.unlink()
+    message = 'holds a run with other data: .*facts.checksum is .*, .* now'
+    for again in config, store.of_run(run, store.open_run(run), []):
+      refused(message, train_setup.setup, again, run)
+      assert len(datasets.source_of(again)) <= count
+  forced = store.with_fields(config, {'training.resume': 'force'})
+  folder.check_same_run(run, forced, facts._replace(examples=5))
+  folder.write_config(run, config, facts._replace(examples=0, checksum=''))
+  folder.check_same_run(run, config, facts)  # of weights of others
+
+
 @pytest.mark.parametrize('name', ['folder', 'huggingface'])
 def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   """A class that is renamed between two starts would get another number."""

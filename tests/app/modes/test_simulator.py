@@ -64,7 +64,7 @@ MODES_OF_A_RUN = {
 }  # fmt: skip
 
 
-def test_a_training_simulates_each_pair_once(trained, capsys):
+def test_a_training_simulates_each_pair_once(trained):
   """Also those of its previews, metrics and report."""
   run, calls, *_ = trained
   assert sorted(calls_of(calls)) == [40, 50, 100, 100]
@@ -118,6 +118,16 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
   finally:
     module.write_text(code)
     sys.modules.pop(module.stem)
+
+
+def test_a_refused_training_leaves_nothing(trained, tmp_path):
+  """What is wrong is said after a block of simulations, which is not kept."""
+  _, _, fields, _ = trained
+  fields = fields | {'data.calls': tmp_path / 'calls', 'sampling.clip': True}
+  config = trial('inference', 'two_moons', **fields)
+  refused('sampling.clip', MODES['train'], config, tmp_path / 'run')
+  assert calls_of(tmp_path / 'calls') == [100]
+  assert not (tmp_path / 'run').exists()
 
 
 def test_another_config_is_refused_before_it_simulates(trained):
