@@ -111,6 +111,8 @@ MISTAKES = """
 --config=configs/digits.py --learning_rate=1 => no flag --learning_rate (did you
   mean --config.optimizer.learning_rate?)
 --config=configs/digits.py smoke => unexpected argument 'smoke'
+--config=configs/noise_photo.py --mode=noise --config.schedule=alphas
+  --config.schedule.values=@none.txt => @none.txt cannot be read as a file of
 --config=README.md => README.md is not a config: give a Python file, name.py
 --config=tests --mode=sample => there is no run in tests: train it first
 --config=configs/digits.py --mode=sample --workdir=nowhere => there is no run in
@@ -202,6 +204,13 @@ def test_help_lists_modes_flags_fields_and_configs(launch):
 ])  # fmt: skip
 def test_flags_of_fields_are_taken_out(argv, rest, fields):
   assert cli.split_flags(argv) == (rest, fields)
+
+
+def test_a_list_comes_from_a_file(tmp_path, monkeypatch):
+  (tmp_path / 'alphas.txt').write_text('0.9\n0.8\n 0.7 0.6\n')
+  monkeypatch.chdir(tmp_path)
+  assert cli.text_of('@alphas.txt') == '0.9,0.8,0.7,0.6'
+  assert cli.text_of('a@b') == 'a@b'
 
 
 @pytest.fixture
