@@ -181,8 +181,12 @@ data/webdataset.py data/test_refusals.py open_tars
 data/parquet.py data/test_refusals.py parquet_row
   return cell if cell['bytes'] is None else cell['bytes']
   => return cell['bytes'] or open(cell['path'], 'rb').read()
+app/inputs/datasets.py run_keeps_its_classes
+  if ours.class_names and theirs => if not ours.class_names and theirs
+app/modes/train_setup.py app/inputs/test_datasets.py run_keeps_its_classes
+  datasets.with_class_names(config, model.facts, source) => model.facts
 data/huggingface.py classes_are_those
-  if classes != num_classes: => if classes < num_classes:
+  if names and len(names) != num_classes: => if len(names) < num_classes:
 data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>
 sampling/particles.py evidence_is_unbiased

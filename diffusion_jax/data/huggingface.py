@@ -99,36 +99,50 @@ def huggingface(
   columns = Columns(image_column, label, text_column)
   if x_column:
     columns = Columns(x=x_column, context=context_column)
+  datasets = _datasets()
   builder = _builder(path, subset, revision)
   # Raises ValueError, or NoTestSplit, if the set has no such split.
   part, files = name.partition('[')[0], builder.config.data_files or {}
   if part not in files:
     kind = NoTestSplit if split == 'test' else ValueError
     raise kind(
-      f'{path} has no split {part!r}, but {", ".join(files)}: set {split}_split'
-      f' to one, or to a part such as {next(iter(files), "")}[90%:]'
+      f'{path} has no split {part!r}, but {", ".join(map(str, files))}: set '
+      f'{split}_split to one, or to a part such as {next(iter(files), "")}'
+      '[90%:]'
     )
   if streaming:
     table = _streamed(path, builder, name, columns.read, streaming)
     order = table.order
+    features = datasets.Features.from_arrow_schema(table.schema)
   else:
-    table, order = _prepared(path, builder, name, label, num_classes), None
+    dataset, order = _prepared(path, builder, name), None
+    table = Rows(path, dataset, _folder_of(path, builder))
+    features = dataset.features
   rows = np.arange(len(table))
   if x_column:
     return of_numbers(table, columns, rows, order)
-  facts = pictures(image_shape, num_classes)
+  names = getattr(features.get(label), 'names', None) or ()
+  if names and len(names) != num_classes:
+    raise ValueError(
+      f'num_classes must be {len(names)} for {path}, got {num_classes}'
+    )
+  facts = pictures(image_shape, num_classes, names)
   return checked(ColumnSource(table, columns, rows, facts, order))
 
 
-def _builder(path, subset, revision):
-  # Returns the builder of a set, which knows its files; downloads no images.
+def _datasets():
   try:
-    datasets = importlib.import_module('datasets')
+    return importlib.import_module('datasets')
   except ImportError:
     raise ValueError(
       'data=huggingface needs the library datasets: pip install -e '
       "'.[huggingface]'"
     ) from None
+
+
+def _builder(path, subset, revision):
+  # Returns the builder of a set, which knows its files; downloads no images.
+  datasets = _datasets()
   local = Path(path).expanduser()
   if path.startswith(('/', '.', '~')) and not local.is_dir():
     raise FileNotFoundError(f'folder {path} not found')
@@ -161,20 +175,14 @@ def _folder_of(path, builder):
   return Path(cache) / f'datasets--{path.replace("/", "--")}'
 
 
-def _prepared(path, builder, split, label, num_classes):
-  # Returns the rows of a split, an Arrow table in the cache of `datasets`.
+def _prepared(path, builder, split):
+  # Returns a split, an Arrow table in the cache of `datasets`.
   if _kind(builder) == 'parquet':  # Name a damaged file.
     files = itertools.chain(*builder.config.data_files.values())
     open_parquet(path, [file for file in files if '://' not in file], (), 1)
   with _in_one_line(path):
     builder.download_and_prepare()
-    dataset = builder.as_dataset(split)
-  classes = getattr(dataset.features.get(label), 'num_classes', num_classes)
-  if classes != num_classes:
-    raise ValueError(
-      f'num_classes must be {classes} for {path}, got {num_classes}'
-    )
-  return Rows(path, dataset, _folder_of(path, builder))
+    return builder.as_dataset(split)
 
 
 def _streamed(path, builder, split, read, buffer):

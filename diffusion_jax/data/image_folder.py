@@ -116,7 +116,7 @@ def folder(
   of_train = found if root == train else pictures_in(train)
   classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
   labels = _labels(root, names, classes)
-  facts = pictures(image_shape, len(classes))
+  facts = pictures(image_shape, len(classes), classes)
   return FileSource(paths, facts, labels, root)
 
 

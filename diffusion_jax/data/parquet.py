@@ -51,20 +51,22 @@ def block_order(
 class RowGroups:
   """Reads rows of parquet files, and keeps the latest row groups in memory.
 
-  groups: (path, metadata, number in the file) of each; sizes: their rows.
+  groups: (path, metadata, number in the file) of each; sizes: their rows;
+  schema: of Arrow.
   """
 
   def __init__(
     self,
     name: str,
-    columns: Sequence[str],
+    schema: Any,
     read: Sequence[str],
     groups: Sequence[tuple[str, Any, int]],
     sizes: np.ndarray,
     buffer: int,
     open_file: Callable[[str], IO[bytes]],
   ):
-    self.name, self.columns, self.sizes = name, columns, sizes
+    self.name, self.columns, self.sizes = name, schema.names, sizes
+    self.schema = schema
     self.order = functools.partial(block_order, sizes=sizes, buffer=buffer)
     self._read, self._groups, self._open = read, groups, open_file
     self._ends = np.cumsum(sizes)
@@ -124,6 +126,7 @@ def open_parquet(
   read: the columns that are needed; buffer: images, see `block_order`. Raises
   ValueError for a damaged file and for one without these columns.
   """
+  import pyarrow
   from pyarrow import parquet
 
   def footer(path):
@@ -139,19 +142,19 @@ def open_parquet(
 
   with ThreadPoolExecutor(_READERS) as pool:
     footers = dict(zip(paths, pool.map(footer, paths), strict=True))
-  groups, sizes, columns = [], [], []
+  groups, sizes, schema = [], [], pyarrow.schema([])
   for path, metadata in footers.items():
-    columns = metadata.schema.to_arrow_schema().names
+    schema = metadata.schema.to_arrow_schema()
     for column in read:
-      if column not in columns:
+      if column not in schema.names:
         raise ValueError(
-          f'{path} has no column {column!r}, but {", ".join(columns)}'
+          f'{path} has no column {column!r}, but {", ".join(schema.names)}'
         )
     for group in range(metadata.num_row_groups):
       groups.append((path, metadata, group))
       sizes.append(metadata.row_group(group).num_rows)
   return RowGroups(
-    name, columns, read, groups, np.array(sizes, int), buffer, open_file
+    name, schema, read, groups, np.array(sizes, int), buffer, open_file
   )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -18,19 +18,23 @@ class Facts(NamedTuple):
   """The facts about the data that a model needs.
 
   x: the examples; num_classes: 0 without labels; context: real numbers that
-  belong to each example, a condition.
+  belong to each example, a condition; class_names: of the classes 0, 1, ... in
+  turn, or () if the data do not name them.
   """
 
   x: Values
   num_classes: Count = 0
   context: Values | None = None
+  class_names: tuple[str, ...] = ()
 
   def as_json(self) -> Json:
-    """Returns nested dicts; `context` is left out if there is none."""
-    context = (
-      {} if self.context is None else {'context': self.context._asdict()}
-    )
-    return {'x': self.x._asdict(), 'num_classes': self.num_classes, **context}
+    """Returns nested dicts, without an empty `context` or `class_names`."""
+    tree = {'x': self.x._asdict(), 'num_classes': self.num_classes}
+    if self.context is not None:
+      tree['context'] = self.context._asdict()
+    if self.class_names:
+      tree['class_names'] = list(self.class_names)
+    return tree
 
 
 class Source(Protocol):
@@ -99,9 +103,12 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
     yield source.read(np.arange(start, min(start + size, len(source))))['x']
 
 
-def pictures(shape: tuple[int, ...], num_classes: int = 0) -> Facts:
+def pictures(
+  shape: tuple[int, ...], num_classes: int = 0, class_names: Iterable[str] = ()
+) -> Facts:
   """Returns the facts of pictures of `shape` with 256 levels."""
-  return Facts(Values(tuple(shape), 256), num_classes)
+  x = Values(tuple(shape), 256)
+  return Facts(x, num_classes, class_names=tuple(class_names))
 
 
 def facts_of_fields(
@@ -224,6 +231,7 @@ class ArraySource:
   context: np.ndarray | None = None
   low: tuple[float, ...] = ()
   high: tuple[float, ...] = ()
+  class_names: tuple[str, ...] = ()
 
   def __post_init__(self):
     check_examples({'x': self.x[:1], **self._context(slice(1))}, self.facts)
@@ -236,7 +244,7 @@ class ArraySource:
       levels = 256 if self.x.dtype == np.uint8 else 0
     x = Values(self.x.shape[1:], levels, low=self.low, high=self.high)
     context = None if self.context is None else Values(self.context.shape[1:])
-    return Facts(x, self.num_classes, context)
+    return Facts(x, self.num_classes, context, self.class_names)
 
   @property
   def in_memory(self) -> bool:

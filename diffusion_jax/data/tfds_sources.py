@@ -3,6 +3,7 @@
 CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
+import dataclasses
 import difflib
 import hashlib
 from collections.abc import Sequence
@@ -22,14 +23,20 @@ from diffusion_jax.data.sources import (
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, ImageShape
 
+CIFAR10_CLASSES = (
+  'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
+  'ship', 'truck',
+)  # fmt: skip
 
-@states(lambda **_: pictures((32, 32, 3), 10))
+
+@states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))
 def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
   """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
 
   Downloads and prepares the set if necessary. Raises ValueError or OSError.
   """
-  return _in_memory('cifar10', split, data_dir)
+  source = _in_memory('cifar10', split, data_dir)
+  return dataclasses.replace(source, class_names=CIFAR10_CLASSES)
 
 
 @states(lambda **_: pictures((28, 28, 1), 10))
@@ -93,7 +100,8 @@ def tfds(
       f'num_classes must be {found} for {dataset}, got {num_classes}'
     )
   columns = Columns('image', 'label' if num_classes else '')
-  facts = pictures(image_shape, num_classes)
+  names = label.names if label and num_classes else ()
+  facts = pictures(image_shape, num_classes, names)
   return ColumnSource(records, columns, np.arange(len(records)), facts)
 
 

@@ -23,6 +23,9 @@ datasets = pytest.importorskip(
 )
 
 
+CLASSES = ['ant', 'bee', 'cat']
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
   monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
@@ -34,7 +37,7 @@ def rows(part):
   texts = [f'text {i}' for i in part]
   columns = {'image': images, 'label': LABELS[part], 'text': texts}
   columns['name'] = ['cat'] * len(texts)
-  word, classes = datasets.Value('string'), datasets.ClassLabel(num_classes=3)
+  word, classes = datasets.Value('string'), datasets.ClassLabel(names=CLASSES)
   features = datasets.Features(
     image=datasets.Image(), label=classes, text=word, name=word
   )
@@ -125,10 +128,14 @@ def test_a_column_that_does_not_fit_is_named(
     read(folder, streaming=streaming, **options)
 
 
-@pytest.mark.parametrize('wrong', [2, 10])
-def test_classes_are_those_of_the_set(wrong, folder):
-  with one_line(match=f'num_classes must be 3 for .*, got {wrong}'):
-    read(folder, num_classes=wrong)
+@pytest.mark.parametrize('streaming', [0, 4000])
+def test_classes_are_those_of_the_set(folder, streaming):
+  facts = read(folder, streaming=streaming).facts
+  assert facts.class_names == ('ant', 'bee', 'cat')
+  assert read(folder, num_classes=0).facts.class_names == ()
+  for wrong in 2, 10:
+    with one_line(match=f'num_classes must be 3 for .*, got {wrong}'):
+      read(folder, num_classes=wrong, streaming=streaming)
 
 
 def test_a_set_without_test_split(folder):

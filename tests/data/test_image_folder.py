@@ -25,6 +25,7 @@ def classes(tmp_path):
 def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
   source = image_folder.folder(classes, 'train', (16, 8, 3), labelled=True)
   assert (len(source), source.facts.num_classes) == (9, 3)
+  assert source.facts.class_names == ('blue', 'green', 'red')
   assert source.facts.x.shape == (16, 8, 3) and not source.in_memory
   images, labels = source.read(np.array([0, 3, 6, 8])).values()
   assert images.dtype == np.uint8 and labels.dtype == np.int32

@@ -91,6 +91,7 @@ def test_tfds(by_tfds):
   assert (len(source), source.facts.num_classes) == (15, 10)
   images, labels = source.read(np.arange(15)).values()
   assert labels.dtype == np.int32
+  assert source.facts.class_names == tuple(map(str, range(10)))
   assert pairs(images, labels) == pairs(*written['train'])
   half = tfds_sources.tfds(
     'test', 'cifar10:3.0.2', data_dir=top, test_split='test[1:]'

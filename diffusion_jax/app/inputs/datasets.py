@@ -1,5 +1,6 @@
 """The data of a run: their sources, and the facts that models need."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,6 +28,13 @@ def facts_of(config: Node) -> Facts:
   source = source_of(config)
   with from_config('data'):
     return measured(source)
+
+
+def with_class_names(config: Node, facts: Facts, source: Source) -> Facts:
+  """Returns facts that a config states, with the names that the data give."""
+  if 'facts' in config:
+    return facts
+  return facts._replace(class_names=source.facts.class_names)
 
 
 def stated_facts(section: Node | None) -> Facts | None:
@@ -125,6 +133,14 @@ def _check_same_kind(name, ours, theirs):
     raise UserError(
       f'config.data={name}: examples are {kinds[0]}, and {kinds[1]} in this run'
     )
+  if ours.class_names and theirs.class_names:
+    pairs = itertools.zip_longest(ours.class_names, theirs.class_names)
+    for i, (one, other) in enumerate(pairs):
+      if one != other:
+        raise UserError(
+          f'config.data={name}: class {i} is {one!r}, and {other!r} in this '
+          'run: rename the classes, or train a run of their own'
+        )
 
 
 def _with_texts(source, length, random_flip):

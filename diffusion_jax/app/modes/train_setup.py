@@ -74,10 +74,12 @@ def setup(config: Node, workdir: str | Path) -> Setup:
   start_up.mark('data')
   model = adapters.adapted(models.make(config, workdir))
   config = model.config  # with what follows from the data
+  facts = datasets.with_class_names(config, model.facts, source)
+  model = dataclasses.replace(model, facts=facts)
   model.check('train')
   objective = model.objective()
-  facts = {'total_steps': config.training.num_steps}
-  optimizer, rate = config.optimizer.make(facts)
+  total = {'total_steps': config.training.num_steps}
+  optimizer, rate = config.optimizer.make(total)
   make_state, shapes = state_maker(model, objective, optimizer, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()

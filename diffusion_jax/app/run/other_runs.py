@@ -46,6 +46,8 @@ def _other_images(path, run, others, facts):
     'num_classes': (others.num_classes, facts.num_classes),
     'mean and std': (others.x[2:4], facts.x[2:4]),
   }
+  if others.class_names and facts.class_names:
+    pairs['the classes'] = others.class_names, facts.class_names
   for name, (theirs, ours) in pairs.items():
     if theirs != ours:
       yield (

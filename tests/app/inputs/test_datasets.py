@@ -11,10 +11,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.config import folder, store, tables
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import sources
+from diffusion_jax.app.modes import MODES, train_setup
+from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.values import Values
 from tests.app.conftest import (
   DIGITS,
@@ -84,7 +84,8 @@ def test_facts_are_those_of_the_data():
   assert datasets.facts_of(read('digits')) == DIGITS
   for name in ('cifar10', 'mnist'):  # without a download
     shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
-    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10)
+    names = tfds_sources.CIFAR10_CLASSES * (name == 'cifar10')
+    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10, names)
   other = data(
     'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
   )
@@ -93,7 +94,7 @@ def test_facts_are_those_of_the_data():
   refused('config.data: x must be uint8', datasets.facts_of, own)
   context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
-    facts = sources.Facts(Values((4, 4, 1), 5), 3, other)
+    facts = sources.Facts(Values((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
     assert datasets.facts_of(store.completed(tree)) == facts
 
@@ -175,6 +176,29 @@ def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   arrays = {'x': rng.normal(size=x) if x else np.ones((4, 2), np.uint8)}
   arrays |= {'context': rng.normal(size=(4, *context))} if context else {}
   np.savez(path, **arrays)
+  refused(message, datasets.source_of, config)
+
+
+@pytest.mark.parametrize('name', ['folder', 'huggingface'])
+def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
+  """A class that is renamed between two starts would get another number."""
+  fields: dict = {'labelled': True}
+  if name == 'huggingface':  # whose facts are in the config
+    pytest.importorskip('datasets', reason="extra 'huggingface'")
+    fields = {'num_classes': 2}
+  (pictures / 'x.npz').unlink()
+  shape = {'image_shape': (8, 8, 3), 'path': pictures}
+  config = data(name, **fields | shape)
+  fewer = {'batch_size': 8, 'evaluate_every': 0, 'sample_every': 0}
+  config = store.with_fields(config, within('training', **fewer))
+  run = tmp_path_factory.mktemp('run')
+  facts = train_setup.setup(config, run).model.facts
+  assert facts.class_names == ('a', 'b')
+  folder.write_config(run, config, facts)
+  (pictures / 'a').rename(pictures / 'z')
+  refused('facts.class_names', MODES['train'], config, run)
+  config = store.of_run(run, store.open_run(run), [])
+  message = "class 0 is 'b', and 'a' in this run"
   refused(message, datasets.source_of, config)
 
 

@@ -1,5 +1,6 @@
 """Guided sampling by the condition or by other runs, and noisy classifiers."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -214,11 +215,17 @@ def test_guidance_by_a_classifier_samples(tmp_path):
 
 
 def test_other_images_cannot_guide(tmp_path):
-  facts = DIGITS._replace(num_classes=7).as_json()
-  run = stored_run(tmp_path, classifier_smoke(), facts=facts)
-  model = models.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
-  message = 'the data of .* have num_classes 7, and the data of this run 10'
-  refused(message, other_runs.guides_of, model)
+  names = tuple('0123456789')
+  for changes, message in (
+    ({'num_classes': 7}, 'have num_classes 7, and the data of this run 10'),
+    ({'class_names': names[::-1]}, r"have the classes \('9', '8', "),
+  ):
+    facts = DIGITS._replace(**changes).as_json()
+    run = stored_run(tmp_path, classifier_smoke(), facts=facts)
+    model = models.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
+    named = model.facts._replace(class_names=names)
+    model = dataclasses.replace(model, facts=named)
+    refused(f'the data of .* {message}', other_runs.guides_of, model)
 
 
 # -- a run of a classifier ----------------------------------------------------
