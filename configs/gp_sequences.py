@@ -4,7 +4,7 @@ r"""Sequences of a Gaussian process, whose posteriors are known exactly.
 parameters, patches of 4. Measured on two CPU cores with a load of 20: 28 min.
 In 8,000 samples the standard deviation is 0.997 (exact: 1; 0.982 to 1.013 at
 single points), the correlation is at most 0.039 from the kernel at any lag
-(8,000 exact draws: 0.016). docs/arrays.md has the posterior.
+(8,000 exact draws: 0.016). docs/results.md has the posterior.
 
   python launch.py --config=configs/gp_sequences.py
 """

@@ -1,7 +1,7 @@
 r"""Posteriors of the eight tasks of the benchmark of Lueckmann et al. (2021).
 
 p(x | context) from 10,000 simulations, EDM with a perceptron, by one recipe:
-nothing but the box of a uniform prior depends on the task. docs/inference.md
+nothing but the box of a uniform prior depends on the task. docs/results.md
 has what was measured; `demos/simulators.py` has the tasks.
 
   python launch.py --config=configs/inference.py:slcp

@@ -83,6 +83,16 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
   return rest, fields
 
 
+def text_of(text: str) -> str:
+  """Returns the text of a field, of @file the list in the file."""
+  if not text.startswith('@'):
+    return text
+  try:
+    return ','.join(Path(text[1:]).expanduser().read_text().split())
+  except (OSError, ValueError) as error:
+    fail(f'{text} cannot be read as a file of text: {error}')
+
+
 class Command:
   """A parsed command line: where the config is, and the flags of its fields."""
 
@@ -217,7 +227,7 @@ def parse(argv: list[str]) -> list[str]:
   except flags.Error as error:
     fail(str(error))
   argv, fields = split_flags(argv)
-  _FIELDS[:] = fields
+  _FIELDS[:] = [(name, text_of(text)) for name, text in fields]
   asks_help = set(argv[1:]) & {'--help', '-help', '-h'}
   try:
     rest = flags.FLAGS([a for a in argv if a not in asks_help])

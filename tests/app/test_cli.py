@@ -115,6 +115,8 @@ MISTAKES = """
   --config.conditioning.dropout=0.2 => config.conditioning: dropout=0.2 has no
   effect without labels, text, image or context
 --config=configs/digits.py smoke => unexpected argument 'smoke'
+--config=configs/noise_photo.py --mode=noise --config.schedule=alphas
+  --config.schedule.values=@none.txt => @none.txt cannot be read as a file of
 --config=README.md => README.md is not a config: give a Python file, name.py
 --config=gs://a/run => --config: gs://a/run is an address, and only folders of
 --config=configs/digits.py --workdir=s3://a/b => --workdir: s3://a/b is an addr
@@ -222,6 +224,13 @@ def test_help_lists_modes_flags_fields_and_configs(launch):
 ])  # fmt: skip
 def test_flags_of_fields_are_taken_out(argv, rest, fields):
   assert cli.split_flags(argv) == (rest, fields)
+
+
+def test_a_list_comes_from_a_file(tmp_path, monkeypatch):
+  (tmp_path / 'alphas.txt').write_text('0.9\n0.8\n 0.7 0.6\n')
+  monkeypatch.chdir(tmp_path)
+  assert cli.text_of('@alphas.txt') == '0.9,0.8,0.7,0.6'
+  assert cli.text_of('a@b') == 'a@b'
 
 
 @pytest.fixture

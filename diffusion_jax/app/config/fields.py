@@ -239,7 +239,7 @@ class Sampling:
   """Says how many images are drawn, and by which weights (docs/samplers.md).
 
   Args:
-    labels: classes to sample, in turn; (): all
+    labels: classes to sample in turn, by number or name; (): all
     prompt: texts of the pictures in turn, separated by |; None: texts of the
       test split
     context: npy or npz file of real numbers, each row a condition of
@@ -256,7 +256,7 @@ class Sampling:
 
   num_samples: Size = 100
   batch_size: Size = 100
-  labels: tuple[Count, ...] = ()
+  labels: tuple[Count | str, ...] = ()
   prompt: str | None = None
   context: str = ''
   context_row: Count | None = None

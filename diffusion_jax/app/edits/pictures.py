@@ -57,12 +57,12 @@ class Edit(abc.ABC):
 
   Args:
     num_samples: number of results
-    label: the class; None: no class
+    label: number or name of the class; None: no class
     output: name of the files in edits/; '': the edit's name and its settings
   """
 
   num_samples: Size = 4
-  label: Count | None = None
+  label: Count | str | None = None
   output: Suffix = ''
 
   files: ClassVar[tuple[str, ...]] = ()  # The fields of pictures and masks.

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import own
-from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
@@ -139,22 +139,25 @@ def choose_labels(model: Model, n: int) -> np.ndarray | None:
 
 
 def repeat_labels(
-  model: Model, labels: Sequence[int], n: int, path: str
+  model: Model, labels: Sequence[int | str], n: int, path: str
 ) -> np.ndarray:
-  """Returns labels in turn, int32 [n]; path: the field they come from."""
-  classes = model.facts.num_classes
+  """Returns labels, numbers or names, in turn, int32 [n]; path: their field."""
+  classes, names = model.facts.num_classes, model.facts.class_names
   if not takes_labels(model):
     raise UserError(
       f'config.{path}: the network of this run takes no labels '
       '(conditioning.labels): set sampling.classifier.run, or leave it out'
     )
-  for label in labels:
-    if label >= classes:
+  numbers = [names.index(x) if x in names else x for x in labels]
+  for label in numbers:
+    if isinstance(label, str) or not 0 <= label < classes:
+      kind = 'not the name of a class' if isinstance(label, str) else None
+      also = f', {", ".join(names[:10])}' if names else ''
       raise UserError(
-        f'config.{path}={label} is out of range, the classes are '
-        f'0..{classes - 1}'
+        f'config.{path}={label}{near(label, names)} is '
+        f'{kind or "out of range"}, the classes are 0..{classes - 1}{also}'
       )
-  return np.resize(np.array(labels, np.int32), n)
+  return np.resize(np.array(numbers, np.int32), n)
 
 
 def choose_texts(model: Model, n: int) -> list[str] | None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+import diffusion_jax as dj
 from diffusion_jax.app import smoke
 from diffusion_jax.app.config import folder, store, tables
 from diffusion_jax.app.inputs import datasets
@@ -19,6 +20,7 @@ from diffusion_jax.data.values import Values
 from tests.app import conftest
 from tests.app.conftest import (
   DIGITS,
+  SMALL,
   arrays_of,
   as_flags,
   of_run,
@@ -334,3 +336,19 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
   guided = {'sampling.guidance.scale': 2, 'sampling.name': 'guided'}
   MODES['sample'](of_run(run, **guided), run)
   assert arrays_of(run, 'guided')['labels'].tolist() == [0, 1, 0, 1]
+  # names of classes, as numbers
+  found = [
+    dj.open_run(run, allow=[SMALL], labels=labels).draw(4)
+    for labels in ('b', '1', ('b', 1))
+  ]
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[0], found[2])
+  by_name = dj.open_run(run, allow=[SMALL]).draw(4, label='b')
+  np.testing.assert_array_equal(by_name, found[0])
+  wrong = dj.open_run(run, allow=[SMALL], labels='bb')
+  refused(
+    r"labels=bb \(did you mean 'b'\?\) is not the name of a class, the classes "
+    'are 0..1, a, b',
+    wrong.draw,
+    4,
+  )

@@ -1,0 +1,360 @@
+"""Every command of every page is parsed, and its config is made and checked.
+
+`-m docs` also runs those of the pages of arrays and posteriors, shortened.
+"""
+
+import importlib.util
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from diffusion_jax.app import cli, help, models
+from diffusion_jax.app.config import folder, own, prerequisites, store
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.values import Values
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import shared
+from tests.test_readme import EXAMPLE, ROOT
+
+PAGES = [
+  ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
+]  # fmt: skip
+LAUNCH = re.compile('(?:python launch.py|diffusion-jax) (?=.)')
+# What stands for a text of the reader's.
+PLACEHOLDER = re.compile(r'…|\.\.\.|<|\$host|=$|--config\.(?!\S*=)')
+# Flags alone: the first part => the command that they are added to.
+FLAGS = {
+  '--config=': '',
+  '--config.schedule.start=': '--config=configs/digits.py '
+  '--config.schedule=sigmoid',
+  '--config.data.path=': '--config=configs/pictures.py '
+  '--config.data=webdataset',
+  '--config.data=binarized': '--config=configs/digits_vae.py',
+  '--config.data.how=': '--config=configs/mnist_bits.py:binary_vae',
+  '--config.data.source=': '--config=configs/mnist_bits.py:binary_vae '
+  '--config.data.source.path=x.npz',
+  '--config.data=npz': '--config=configs/mnist.py --config.data.path=x.npz',
+  '--config.data=my_module': '--config=configs/inference.py',
+  '--config.data=decay': '--config=configs/joint.py',
+  '--config.network=dit --config.network.channels=64': '--config=configs/'
+  'joint.py',
+  '--config.training.lora_rank=': '--config=configs/digits.py '
+  '--config.training.init_from=runs/digits',
+  '--config.training.ema': '--config=configs/digits.py',
+  '--config.convert.to=': '--config=runs/digits --mode=convert',
+  '--config.convert.': '--mode=convert --config.convert.source=models/ddpm',
+  '--config.evaluation.elbo.num_times=': '--config=runs/digits_masked '
+  '--mode=evaluate',
+  '--config.evaluation.': '--config=runs/digits_vdm --mode=evaluate',
+  '--config.edit.operator=': '--config=runs/digits --mode=edit '
+  '--config.edit=restore',
+  '--config.sampling.classifier.': '--config=runs/digits --mode=sample '
+  '--config.sampling.classifier.run=runs/digits_classifier',
+  '--config.sampling.guidance': '--config=runs/digits --mode=sample',
+  '--config.sampling.ema_decay=': '--config=runs/averaged --mode=sample',
+  '--config.sampling.': '--config=runs/digits_edm --mode=sample',
+  '--config.': '--config=configs/digits.py',
+}
+# Runs of the reader => the commands that make them.
+RUNS = {
+  'runs/gp': '--config=configs/gp_sequences.py',
+  'runs/ddpm-cifar10-32': '--config=configs/cifar10.py',
+  'runs/vae': '--config=configs/imagenet256_autoencoder.py',
+  'runs/dit': '--config=configs/imagenet256_dit.py',
+  'runs/averaged': '--config=configs/digits.py '
+  '--config.training.more_ema_decays=0.999',
+  'runs/turned': '--config=configs/digits.py '
+  '--config.training.init_from=runs/digits --config.training.lora_rank=8',
+  'digits-ddpm': '--config=configs/digits.py',
+}
+FACTS = {'binarized': Facts(Values((28, 28, 1), 2), 10)}
+CHECKED = 'train', 'sample', 'edit', 'evaluate'  # modes
+
+
+def code_of(text):
+  """Yields the lines of examples that are not Python, and inline code."""
+  text = re.sub(r'^```python\n.*?^```', '', text, flags=re.M | re.S)
+  for block in re.findall(r'(?:^    .*(?:\n|$))+', text, re.M):
+    yield from re.sub(r' *\\\n *', ' ', block).splitlines()
+  text = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+  text = re.sub(r'^    .*$', '', text, flags=re.M)
+  for code in re.findall(r'`([^`]+)`', text):
+    yield ' '.join(code.split())
+
+
+def commands(page):
+  """Yields the commands of a page in turn, without aliases and comments."""
+  aliases = {}
+  for line in code_of(page.read_text()):
+    line = re.sub(r'(^|\s)#.*', '', line).strip()
+    if alias := re.fullmatch(r"alias (\w+)='(.*)'", line):
+      aliases[alias[1]] = alias[2]
+      continue
+    for part in re.split(r'\s&&\s|;\s', line):
+      word, _, rest = part.partition(' ')
+      part = f'{aliases[word]} {rest}' if word in aliases else part
+      part = re.sub(r'^(?:[A-Z_]+=\S+ )+', '', part.strip().rstrip('&'))
+      if part and not PLACEHOLDER.search(part):
+        yield part
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+  """Makes a folder with the files that the pages say the reader has."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setattr(own, '_allowed', set())
+  monkeypatch.setattr(cli, 'fail', refuse)
+  rng = np.random.default_rng(0)
+  x = rng.uniform(-1.0, 1.0, (40, 2))
+  context = x.sum(axis=1, keepdims=True)
+  np.savez('simulations.npz', x=x, context=context)
+  np.save('observed.npy', [[0.3], [-1.2]])
+  np.savetxt('alphas.txt', np.linspace(0.9998, 0.96, 500))
+  pictures = rng.integers(0, 256, (20, 32, 32, 3), np.uint8)
+  labels = np.arange(20) % 10
+  np.savez('cifar10.npz', x=pictures, label=labels)
+  np.savez('x.npz', x=pictures[:, :28, :28, :1], label=labels)
+  Path('my/pictures').mkdir(parents=True)
+  Image.fromarray(pictures[0]).save('my/pictures/0.png')
+  line = '{"file_name": "0.png", "text": "noise"}'
+  Path('my/pictures/metadata.jsonl').write_text(line)
+  Path('my/texts').mkdir()
+  Path('my/texts/a.txt').write_text(40 * 'a text ')
+  config, *parts = EXAMPLE.findall((ROOT / 'docs/program.md').read_text())
+  Path('mine.py').write_text(config)
+  Path('my_parts.py').write_text('\n\n'.join(parts))
+  decay = EXAMPLE.findall((ROOT / 'docs/inference.md').read_text())[0]
+  Path('decay.py').write_text(decay)
+  Path('my_module.py').write_text(decay)
+  bright = 'def bright(x0):\n  return x0.mean((1, 2, 3))\n'
+  Path('my_rewards.py').write_text(bright)
+  yield tmp_path
+  for name in ('my_parts', 'decay', 'my_module', 'my_rewards'):
+    sys.modules.pop(name, None)
+
+
+def refuse(message, code=2):
+  raise UserError(message)
+
+
+def make_run(workdir):
+  """Writes the config of a run that a command needs, unless it is there."""
+  workdir = Path(workdir)
+  if (workdir / 'config.json').exists():
+    return
+  command = RUNS.get(str(workdir))
+  if command is None:
+    found = prerequisites.training_command(workdir)
+    if not found:
+      return
+    command = found.partition(' --')[2].partition(' ')[0]
+    command = f'--{command}'
+  check(f'{command} --workdir={workdir}')
+
+
+def check(arguments, keep=True):
+  """Makes and checks the config of a command; returns it, workdir and mode.
+
+  keep: writes the config of a run that it would train.
+  """
+  argv = shlex.split(arguments)
+  for run in re.findall(r'(?:runs/[\w-]+|digits-ddpm)(?![\w./-])', arguments):
+    if f'--workdir={run}' not in argv:
+      make_run(run)
+  with flagsaver.flagsaver():
+    for flag in cli.flags.FLAGS.get_key_flags_for_module(cli):
+      flag.value = flag.default
+    cli.parse(['launch.py', *argv])
+    flags = cli.flags.FLAGS
+    mode, needed = flags.mode, flags.mode != 'convert' and not flags.help_mode
+    path, argument = cli.find_config(flags.config, needed)
+    command = cli.Command(path, argument, [*cli._FIELDS])
+    workdir = command.workdir()
+    uses = mode in cli.USE_A_RUN or 'convert.to' in dict(command.fields)
+    if uses and not command.is_run:
+      make_run(workdir)
+    config = command.config(mode, workdir)
+  if flags.help_mode or mode not in CHECKED:
+    return config, workdir, mode
+  if config.get('latent'):
+    make_run(config.latent.run)
+  facts = config.data and FACTS.get(config.data.name)
+  model = models.make(config, workdir, None if 'facts' in config else facts)
+  model.check(mode)
+  if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
+    weights = 'checkpoints/1' if workdir.startswith('runs/') else shared.NAME
+    Path(workdir, weights).mkdir(parents=True)
+    folder.write_config(Path(workdir), model.config, model.facts)
+  return config, workdir, mode
+
+
+def launched(page):
+  """Yields the arguments of the program in the commands of a page."""
+  for command in commands(page):
+    if launch := LAUNCH.match(command):
+      yield command[launch.end() :]
+    elif re.match('--config[.=]', command):
+      base = next(x for n, x in FLAGS.items() if command.startswith(n))
+      yield f'{base} {command}'
+
+
+# docs/guidance.md trains without labels by one flag, which is refused as long
+# as fields of a config file that a switch makes idle are.
+IDLE = pytest.mark.xfail(reason='idle fields of a config file', strict=False)
+
+
+@pytest.mark.parametrize('page', [
+  pytest.param(page, marks=[IDLE] * (page.stem == 'guidance'), id=page.name)
+  for page in PAGES
+])  # fmt: skip
+def test_the_commands_of_a_page_are_accepted(page, place):
+  """Their flags exist, and the model of their config can be used like this."""
+  refused = []
+  for arguments in launched(page):
+    try:
+      if arguments == '--mode=list':
+        help.list_configs()
+      else:
+        check(arguments)
+    except (UserError, SystemExit) as error:
+      refused.append(f'{arguments}\n    {error}')
+  assert not refused, '\n'.join(refused)
+
+
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_other_commands_name_what_exists(page):
+  """Modules and their flags, files, markers of tests, and extras."""
+  markers = PROJECT['tool']['pytest']['ini_options']['markers']
+  markers = {text.partition(':')[0] for text in markers}
+  extras = PROJECT['project']['optional-dependencies']
+  for command in commands(page):
+    for module in re.findall(r'^python -m ([\w.]+)', command):
+      path = importlib.util.find_spec(module).origin
+      shown = Path(path).read_text()
+      if 'demos' in module:
+        shown += (ROOT / 'diffusion_jax/demos/judging.py').read_text()
+      for flag in re.findall(r'(?<= --)\w+', command):
+        assert f"'--{flag}'" in shown or f'{flag}:' in shown, command
+    if re.match('pytest|sbatch|[.]ci/', command):
+      for name in re.findall(r'(?:tests|cluster|[.]ci)/[\w./]+', command):
+        assert (ROOT / name).exists(), command
+    if marks := re.search(r"^pytest .*-m (\w+|'.*?')", command):
+      words = {*re.findall(r'\w+', marks[1])} - {'and', 'or', 'not'}
+      assert words <= markers, command
+    for names in re.findall(r'^pip install .*[.]\[([\w,]+)\]', command):
+      assert {*names.split(',')} <= {*extras}, command
+
+
+# -- run ---------------------------------------------------------------------
+
+# What `-m docs` runs, shortened: patterns of a page and a command.
+RUN = (
+  r'arrays.md .*(runs/mine|runs/alone|operator=mask)',
+  r'inference.md .*runs/(decay|joint)',
+  r'(samplers|from_vae_to_diffusion).md .*noise_photo.py --mode=noise',
+)
+# Others, and who runs the like.
+NOT_RUN = {
+  'pip install|ruff|pyright|lint-imports|mkdocs|^[.]ci/|pre-commit': 'by CI',
+  '^tfds|^sbatch|--multihost|mesh=|--mode=plan|sampler/run.py': (
+    'other machines and packages: tests/cluster, planning, app/modes'
+  ),
+  '^pytest|tests[.]': 'tools of a maintainer',
+  '^python -m benchmarks': 'hours: -m benchmarks runs their small ones',
+  '^python -m diffusion_jax': 'downloads, or weights: tests of the modules',
+  '--mode=(edit|convert|serve|report|average|list)|--help_mode': (
+    'pictures and weights of the reader: tests/app/modes'
+  ),
+  '--mode=(sample|evaluate)': 'trained runs: tests/app/modes, test_main_job',
+  '^--config': 'a part of a command: accepted, above',
+  'launch.py --config=(configs|runs|mine|digits-ddpm)': (
+    'minutes to days: test_main_job runs the trial of every config'
+  ),
+}
+# A training of seconds, and a few draws.
+SHORT = {
+  'train': {
+    'training.num_steps': 2, 'training.steps_per_call': 1,
+    'training.batch_size': 8, 'training.mesh': '1,1',
+    'training.evaluate_every': 2, 'training.checkpoint_every': 2,
+    'training.sample_every': 0, 'training.keep_best': 1, 'data.num_test': 20,
+    'data.num_examples': 100, 'data.bounds': '-1000,1000',
+    'report.after_training': False, 'optimizer.warmup_steps': 1,
+  },
+  'sample': {'sampling.num_samples': 4, 'sampling.num_steps': 2},
+  'evaluate': {
+    'evaluation.num_pairs': 20, 'evaluation.draws_per_pair': 9,
+    'evaluation.num_images': 20, 'evaluation.ode.max_steps': 8,
+    'sampling.num_steps': 2, 'sampling.batch_size': 100,
+  },
+  'edit': {'edit.num_samples': 2, 'sampling.num_steps': 2},
+  'noise': {'noise.num_draws': 2, 'noise.frames': 2, 'noise.size': 64},
+}  # fmt: skip
+
+
+def runs(page, command):
+  line = f'{page.name} {command}'
+  return any(LAUNCH.match(command) and re.match(x, line) for x in RUN)
+
+
+def test_every_command_is_run_or_has_a_reason_not_to_be():
+  for page in PAGES:
+    for command in commands(page):
+      word = command.partition(' ')[0]
+      is_command = LAUNCH.match(command) or re.match(
+        r'(--config[.=]|python|pytest|pip|tfds|sbatch|[.]ci/)\b', command
+      )
+      if is_command and not runs(page, command):
+        reasons = [x for n, x in NOT_RUN.items() if re.search(n, command)]
+        assert reasons, (page.name, word, command)
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize('page, written', [
+  ('arrays', 'mine/samples/*.npz alone/samples/*.npz gp/edits/*.npz'),
+  ('inference', 'decay/samples/*.npz decay/evaluation/*/result.json '
+   'joint/samples/*.npz'),
+  ('samplers', 'noise_photo/white_noise.json me/white_noise.json'),
+  ('from_vae_to_diffusion', 'homework/white_noise.json'),
+])  # fmt: skip
+def test_commands_of_a_page_run_in_turn(page, written, place):
+  page = ROOT / 'docs' / f'{page}.md'
+  n = np.nan
+  np.save('y.npy', np.zeros((64, 1)))
+  np.save('seen.npy', np.arange(64).reshape(64, 1) % 2)
+  Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save('me.jpg')
+  np.save('rows.npy', [[n, n, 0.2, 0.1], [0.3, n, n, 0.1], [n, n, n, n]])
+  if page.stem == 'arrays':
+    train('--config=configs/gp_sequences.py --workdir=runs/gp')
+  for command in commands(page):
+    if not runs(page, command):
+      continue
+    if 'runs/decay' in command and 'observed.npy' in command:
+      np.save('observed.npy', np.zeros((2, 12)))
+    train(command.removeprefix('python launch.py '))
+  for pattern in written.split():
+    assert [*Path('runs').glob(pattern)], pattern
+
+
+def train(arguments):
+  """Runs a command in this process, shortened."""
+  config, workdir, mode = check(arguments, keep=False)
+  fields = SHORT[mode] | {'compilation_cache': ''}
+  fields = {
+    path: str(value)
+    for path, value in fields.items()
+    if path.rpartition('.')[2] in (config.at(path.rpartition('.')[0]) or ())
+  }
+  MODES[mode](store.with_flags(config, fields.items()), workdir)
