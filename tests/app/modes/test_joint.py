@@ -10,6 +10,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
+from diffusion_jax.app.drawing import emerging
 from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
@@ -108,6 +109,21 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   assert len(seen) >= 2
   for samples in seen:
     assert (np.abs(samples[:, :2]) <= 1.0).all()
+
+
+def test_the_last_picture_of_a_page_is_within_the_box(run, monkeypatch):
+  seen, sheet = [], emerging.sheets.sheet
+
+  def drawn(model, samples, **options):
+    seen.append(samples)
+    return sheet(model, samples, **options)
+
+  monkeypatch.setattr(emerging.sheets, 'sheet', drawn)
+  monkeypatch.setattr(emerging, 'FEW', 100)
+  _, emerge = emerging.emerging(of_run(run, **{'serve.num_images': 16}), run)
+  list(emerge([('sampling.num_steps', '3')]))
+  inside = [(np.abs(x[:, :2]) <= 1.0).all() for x in seen]
+  assert inside == [False] * (len(seen) - 1) + [True]
 
 
 def test_a_restored_vector_keeps_what_is_known(run):
