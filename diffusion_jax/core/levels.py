@@ -95,8 +95,7 @@ def check_level(level: object) -> None:
 def check_order(
   level_s: NoiseLevel,
   level_t: NoiseLevel,
-  rule: str = 'level s must be the cleaner one; a grid begins with its noisiest '
-  'level',
+  rule: str = 'level s must be the cleaner one: a grid falls from its noisiest',
 ) -> None:
   """Raises ValueError if level s is noisier than level t, unless traced."""
   check_numbers(
@@ -130,7 +129,9 @@ def check_schedule(schedule: Callable[..., object]) -> None:
   with jax.ensure_compile_time_eval():
     s, t = schedule(0.0), schedule(1.0)
     if isinstance(s, NoiseLevel) and isinstance(t, NoiseLevel):
-      rule = 'these are schedule(0) and schedule(1): it must go from data to noise'
+      rule = (
+        'these are schedule(0) and schedule(1): it must go from data to noise'
+      )
       check_order(s, t, rule)
 
 

@@ -301,9 +301,7 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
     return x_s, (x, history, left - 1)
 
   left = 2**30 if num_steps is None else num_steps
-  return Sampler(
-    lambda x: (x, _empty_history(x, order), jnp.int32(left)), step
-  )
+  return Sampler(lambda x: (x, _empty_history(x, order), jnp.int32(left)), step)
 
 
 def _middle_level(schedule, level_s, level_t):

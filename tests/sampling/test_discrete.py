@@ -231,8 +231,7 @@ def test_top_p_keeps_what_rounding_would_lose():
   logits = np.log(np.append(probs, 1e-60)).astype(np.float32)[None, None]
   denoise = lambda xt, level: jnp.asarray(logits)
   kept = [
-    np.sum(dj.top_p(denoise, p)(None, None) > NEVER)
-    for p in (1.0, 1.0 - 1e-6)
+    np.sum(dj.top_p(denoise, p)(None, None) > NEVER) for p in (1.0, 1.0 - 1e-6)
   ]
   before = np.append(0.0, np.cumsum(probs))
   assert kept[0] == logits.size

@@ -202,12 +202,16 @@ def paper_sections(T, counts):
   return sorted(kept)
 
 
-SECTIONS = st.integers(1, 5).flatmap(
-  lambda sections: st.tuples(
-    st.integers(20 * sections, 1000),
-    st.lists(st.integers(1, 20), min_size=sections, max_size=sections),
+SECTIONS = (
+  st.integers(1, 5)
+  .flatmap(
+    lambda sections: st.tuples(
+      st.integers(20 * sections, 1000),
+      st.lists(st.integers(1, 20), min_size=sections, max_size=sections),
+    )
   )
-).filter(lambda case: case[1] != [1])
+  .filter(lambda case: case[1] != [1])
+)
 
 
 @anything

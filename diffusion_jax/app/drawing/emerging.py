@@ -99,25 +99,20 @@ class _Run:
         self._kept[key] = step, decoder
       return self._kept[key]
 
-  def sheet(self, model: Model, inputs: conditions.Inputs, draw, x=None):
-    """Returns the sheet of x; `draw`, of the last ones, draws those outside.
+  def last(self, model: Model, inputs: conditions.Inputs, draw, x=None):
+    """Returns the sheet of the last x, drawn again outside data.bounds.
 
     draw: (params, index [n], cond) -> (x [n, ...],), as `in_box` takes it.
     """
-    samples = x
-    if draw is None:
-      samples = model.facts.x.decode(x)
-    else:
 
-      def again(params, index, cond):
-        copies = np.arange(self.count) % len(index)
-        drawn = draw(params, index[copies], rows(cond, copies))
-        return tuple(a[: len(index)] for a in drawn)
+    def again(params, index, cond):
+      copies = np.arange(self.count) % len(index)
+      drawn = draw(params, index[copies], rows(cond, copies))
+      return tuple(a[: len(index)] for a in drawn)
 
-      index = np.arange(self.count)
-      first = again(self.params, index, inputs.cond)[0] if x is None else x
-      args = model, inputs, again, self.params, index, first
-      samples, _ = in_box(*args, attempts=FEW)
+    args = self.params, np.arange(self.count)
+    x = again(*args, inputs.cond)[0] if x is None else x
+    samples, _ = in_box(model, inputs, again, *args, x, attempts=FEW)
     return sheets.sheet(model, samples, data=self.data)
 
 
@@ -132,7 +127,7 @@ def _at_once(run, model, inputs):
     with run.lock:
       return (jax.device_get(step.start(run.both, keys, cond)),)
 
-  yield Frame(1, 1, run.sheet(model, inputs, draw))
+  yield Frame(1, 1, run.last(model, inputs, draw))
   run.ready.add(key)
 
 
@@ -176,8 +171,12 @@ def _by_steps(run, model, inputs):
       x, state = advance(i, x, state, keys, inputs.cond)
       run.ready.add(key)
     if i in shown:
-      last = draw if i == total else None
-      sheet = run.sheet(model, inputs, last, images(x))
+      shows = images(x)
+      sheet = (
+        run.last(model, inputs, draw, shows)
+        if i == total
+        else sheets.sheet(model, model.facts.x.decode(shows), data=run.data)
+      )
     yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 
