@@ -827,6 +827,34 @@ networks/layers.py fan_avg
   'fan_avg', 'uniform' => 'fan_in', 'uniform'
 networks/ddpmpp.py filters_are_upfirdn
   weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
+networks/attention.py two_at_a_time
+  pairs = mask is None and len => pairs = len
+networks/cpu/bilinear.py rows_alone_after
+  a = jnp.moveaxis(a, a_axis, batch) => a = jnp.moveaxis(a, a_axis, 0)
+training/vae.py free_bits_are
+  bits_per_dim=error + divergence => bits_per_dim=error + penalty
+training/vae.py free_bits_are
+  penalty = in_bits(jnp.sum(bound => divergence = penalty = in_bits(jnp.sum(bound
+core/process.py equal_but_for_rounding
+  jnp.minimum(change, 0.0)) => change)
+core/elbo.py levels_that_are_equal
+  same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
+core/levels.py sampling/test_solvers.py leaves_x_unchanged
+  ROUNDING = 1e-5 => ROUNDING = 0.0
+sampling/correctors.py ancestral_noise_is
+  down = down._replace(sigma= => _ = down._replace(sigma=
+sampling/solvers.py sampling/test_correctors.py ancestral_noise_is
+  return ddim_step(x0, x_s, s, end.expand_to(x)) => return x_s
+sampling/guidance.py flat_output
+  jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
+sampling/guidance.py rescale_literally
+  x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
+sampling/discrete.py rounding_would_lose
+  ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
+core/discrete_states.py below_the_rounding
+  coarse + fine * 2.0**-23 => coarse
+core/losses.py zero_snr
+  jnp.maximum(level.alpha, 1e-12) => level.alpha + 1.0
 networks/attention.py weighted_mean_of_what
   q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
 networks/tokens.py patches_are_cubes

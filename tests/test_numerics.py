@@ -19,6 +19,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.networks import (
   autoencoder,
   ddpmpp,
@@ -452,17 +453,50 @@ PUBLIC = {
 assert OTHERS < PUBLIC and {*CALLS} <= PUBLIC - OTHERS
 
 
-@pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
-def test_float32_images_stay_float32_at_full_precision(name):
+def traced_call(name, x):
+  """Returns the jaxpr and the shapes of a public function of images."""
+
   def called(x, y, t, key):
     t = jnp.clip(t, 0.1, 0.9)
     levels = {'lt': SCHEDULE(t), 'ls': SCHEDULE(0.5 * t)}
     return call(name, types.SimpleNamespace(x=x, y=y, t=t, key=key, **levels))
 
-  jaxpr, found = jax.make_jaxpr(called, return_shape=True)(
-    X, X, NOISE, jax.random.key(0)
-  )
+  args = x, x, NOISE, jax.random.key(0)
+  return jax.make_jaxpr(called, return_shape=True)(*args)
+
+
+# Functions of distributions and slerp, which keep the type of their images.
+KEEP = {
+  'bernoulli_log_prob', 'discretized_logistic_log_prob', 'free_bits',
+  'hierarchical_elbo', 'kl', 'log_prob', 'logistic_logits', 'pick',
+  'poisson_log_prob', 'rearranged_elbo', 'reparameterize', 'simple_loss',
+  'slerp', 'state_kl', 'state_nll', 'vae_elbo', 'vae_log_weight',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
+def test_images_of_half_precision_are_taken_in_float32(name, dtype):
+  _, found = traced_call(name, of(dtype=dtype))
+  kept = {str(jnp.dtype(dtype))} if name in KEEP else set()
+  assert float_types(found) <= {'float32'} | kept
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_an_operator_of_half_precision_is_linear(dtype):
+  x = jnp.ones((2, 3), dtype)
+  for forward in (lambda x: 2.0 * x[:, :1], lambda x: 3.7 * x.astype(dtype)):
+    measurement = dj.Measurement(forward(x), forward, 0.1)
+    draw = dj.gaussian_draw(measurement)
+    found = jax.eval_shape(draw, jax.random.key(0), x, jnp.float32(0.5))
+    assert found.dtype == F32
+  assert not is_linear(lambda x: x.astype(dtype) ** 2, x)
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
+def test_float32_images_stay_float32_at_full_precision(name):
+  jaxpr, found = traced_call(name, X)
   assert float_types(found) == {'float32'}
   assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # Most have no products.
 

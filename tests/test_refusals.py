@@ -511,7 +511,7 @@ def test_levels_in_the_wrong_order():
 def test_a_grid_from_clean_to_noisy():
   reverse = LEVELS.take(slice(None, None, -1))
   run = lambda x, grid=reverse: dj.sample(KEY, denoise, dj.ddim(), grid, x)
-  match = 'alpha_t is 1, sigma_t is 0: .* grid begins with its noisiest level'
+  match = 'alpha_t is 1, sigma_t is 0: .* grid falls from its noisiest'
   for call in (run, jax.jit(run)):  # `jit` knows constants.
     with refusals.one_line(match=match):
       call(X)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
+  as_float,
   check_at_least,
   check_same_shape,
   sum_data_axes,
@@ -182,6 +183,7 @@ def variational_bound(
     'total' [B]; 'squared_error' [B, T], |x_0 - x0_hat|^2 at t = (i + 1) / T.
   """
   _check_steps(num_steps, variance, steps)
+  x0 = as_float(x0)
   choice_keys, keys = split_key(key_per_example(key, len(x0)), 2)
 
   def at_step(step):

@@ -95,8 +95,7 @@ def check_level(level: object) -> None:
 def check_order(
   level_s: NoiseLevel,
   level_t: NoiseLevel,
-  rule: str = 'level s must be the cleaner one; a grid begins with its noisiest '
-  'level',
+  rule: str = 'level s must be the cleaner one: a grid falls from its noisiest',
 ) -> None:
   """Raises ValueError if level s is noisier than level t, unless traced."""
   check_numbers(

@@ -97,9 +97,9 @@ def denoising_loss(
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
+  # For eps at zero SNR both weight and scale are 0: the ratio has a limit.
+  level = level._replace(alpha=jnp.maximum(level.alpha, 1e-12))
   scale = jnp.square(error_scale(kind, level, sigma_data))
-  # For eps at zero SNR both weight and scale are 0, and so is the loss.
-  scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
   square = jnp.square(output - truth)
   error = sum_data_axes(square if where is None else where * square)
   return expand_to(weight(level) / scale, error) * error

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import (
+  as_float,
   check_not_negative,
   check_positive,
   computed_now,
@@ -44,7 +45,7 @@ class Measurement:
 
     Raises ValueError if y has another shape; its first axis may be 1.
     """
-    estimate = self.forward(x0)
+    estimate = as_float(self.forward(as_float(x0)))
     shape, size = jnp.shape(self.y), estimate.shape
     if shape[1:] != size[1:] or shape[:1] not in ((1,), size[:1]):
       raise ValueError(
@@ -76,9 +77,11 @@ class Measurement:
 
     Raises TypeError if `forward` is not linear.
     """
+    x0 = as_float(x0)
     check_linear(self.forward, x0)
+    dtype = jax.eval_shape(self.forward, x0).dtype
     transposed = jax.linear_transpose(self.forward, x0)
-    return lambda y: transposed(y)[0]
+    return lambda y: transposed(y.astype(dtype))[0]
 
 
 def check_linear(forward: Callable[[Array], Array], x0: Array) -> None:
@@ -105,16 +108,18 @@ def is_linear(
     answers = _ANSWERS.setdefault(forward, {})
   except TypeError:  # of a callable without hash or weak references
     answers = {}
-  kind = tuple(x0.shape), np.dtype(x0.dtype)
+  kind = tuple(x0.shape), jnp.promote_types(x0.dtype, jnp.float32)
   if kind not in answers:
     u, v = np.random.default_rng(0).standard_normal((2, *x0.shape))
-    three = np.stack([u, v, u + v]).astype(x0.dtype)
+    three = np.stack([u, v, u + v]).astype(kind[1])
     # A loop, because `forward` is then traced and compiled once.
     y = computed_now(lambda three: jax.lax.map(forward, three), three)
     if y is None:
       return True
+    rounding = 1e-3 if y.dtype.itemsize >= 4 else 0.03  # of bfloat16
+    y = y.astype(kind[1])
     summed = y[0] + y[1]
-    result = np.abs(y[2] - summed).max() <= 1e-3 * np.abs(summed).max()
+    result = np.abs(y[2] - summed).max() <= rounding * np.abs(summed).max()
     answers[kind] = bool(result)
   return answers[kind]
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.core.arguments import as_float, check_at_least
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array
@@ -75,6 +75,7 @@ def discretized_log_prob(
       published approximation with a floor of 1e-12. ValueError for others.
   """
   check_value('cdf', cdf, Cdf)
+  x, p = as_float(x), Normal(*map(as_float, p))
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
   if cdf == 'tanh':

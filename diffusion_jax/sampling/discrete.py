@@ -213,13 +213,14 @@ def top_p(denoise: StateDenoiser, p: float) -> StateDenoiser:
   def truncated(xt, level):
     logits = denoise(xt, level)
     probs = jax.nn.softmax(logits)
-    descending = -jnp.sort(-probs)
-    before = jnp.cumsum(descending, axis=-1) - descending
-    least = jnp.where(before < p, descending, jnp.inf)
+    # Sums from the least probable state on keep the digits of rare states.
+    ascending = jnp.sort(probs)
+    kept = jnp.cumsum(ascending, axis=-1) > 1.0 - p
+    least = jnp.where(kept.at[..., -1].set(True), ascending, jnp.inf)
     least = jnp.min(least, axis=-1, keepdims=True)
     return jnp.where(probs < least, NEVER, logits)  # NaN stays.
 
-  return truncated
+  return denoise if p == 1.0 else truncated
 
 
 def _ranks(values):

@@ -94,7 +94,7 @@ def sdedit(
     x = q_sample(x, draw_normal(noise_key, x), levels.take(0))
     return sample(key, denoise, sampler, levels, x), None
 
-  return jax.lax.scan(edit, guide, split_key(key, repeats))[0]
+  return jax.lax.scan(edit, as_float(guide), split_key(key, repeats))[0]
 
 
 def interpolate(

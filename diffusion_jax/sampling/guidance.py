@@ -122,7 +122,7 @@ class _Pair:
 def paired(
   cond: Denoiser,
   uncond: Denoiser,
-  output: Parametrization = Parametrization('x0'),
+  output: Parametrization = Parametrization('x0'),  # noqa: B008
 ) -> PairedDenoiser:
   """Pairs two denoisers for `classifier_free`.
 

@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.arguments import check_fraction, check_not_negative
+from diffusion_jax.core.arguments import (
+  as_float,
+  check_fraction,
+  check_not_negative,
+)
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
@@ -131,6 +135,6 @@ def red_diff(
     return (x + update, state), None
 
   noisy = levels.take(slice(None, -1))
-  keys = split_key(key, len(noisy.t))
+  keys, x = split_key(key, len(noisy.t)), as_float(x)
   (x, _), _ = jax.lax.scan(body, (x, optimizer.init(x)), (keys, noisy))
   return x

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
+  as_float,
   check_at_least,
   check_interval,
   data_axes,
@@ -88,6 +89,7 @@ def log_likelihood(
     max_steps: The results are NaN if this is not enough.
   """
   check_interval('x is at t_min, the latent at t_max', t_min=t_min, t_max=t_max)
+  x = as_float(x)
   probes = _probes(key, x, num_probes, probe, exact_trace)
   axes = data_axes(x)
   size = x[0].size
@@ -126,6 +128,8 @@ def probability_flow(
   `log_likelihood`. x: [B, ...] at t_from; t_from, t_to: times with sigma > 0;
   for the others see `log_likelihood`. Returns x at t_to, [B, ...].
   """
+
+  x = as_float(x)
 
   def field(angle, state):
     return (_velocity(denoise, schedule, angle, *state),)
@@ -181,7 +185,7 @@ def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
   key: [] or [B]; x0: [B, ...], K = num_levels >= 2 values evenly spaced on
   [-1, 1]. The bin of a value is 2 / (K - 1) wide and centred on the value.
   """
-  width = 2.0 / _num_bins(num_levels)
+  width, x0 = 2.0 / _num_bins(num_levels), as_float(x0)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_at_least, sum_data_axes
+from diffusion_jax.core.arguments import as_float, check_at_least, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import Measurement
@@ -180,7 +180,7 @@ def unexplained(
   as in `proximal`. Raises TypeError if the measurement is not linear.
   """
   check_at_least(1, num_iterations=num_iterations)
-  x0 = jnp.zeros_like(x0)
+  x0 = jnp.zeros_like(as_float(x0))
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)
   given = residual, measurement.variance(residual), precision, num_iterations

@@ -24,7 +24,7 @@ from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
-from diffusion_jax.ranges import NonNegative
+from diffusion_jax.ranges import NonNegative, Size
 from diffusion_jax.sampling.ancestral import ddim_step, noisy_ddim_step
 from diffusion_jax.sampling.brownian import path_noise
 from diffusion_jax.sampling.sampler import Sampler
@@ -268,26 +268,40 @@ def lms(order: int = 4) -> Sampler:
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
-def unipc(order: int = 2) -> Sampler:
+def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
   """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).
 
   The predictor is `dpm_solver_pp(order)`. Each step calls the network once and
   uses x_0_hat twice: to repeat the last step with one more estimate, and for
   the next step. Wrappers that change x between steps have no effect: the
-  repeated step undoes the change. order: p, 1, 2 or 3; ValueError for others.
+  repeated step undoes the change.
+
+  Args:
+    order: p, 1, 2 or 3; ValueError for others.
+    num_steps: The steps of the grid, the last of which then have lower orders:
+      diffusers' lower_order_final. None: only the step to clean data has.
   """
   _check_order(order)
 
+  def lowered(history, left):
+    # As many estimates as steps are left.
+    return tuple(
+      (x0, level._replace(alpha=jnp.where(i < left, level.alpha, 0.0)))
+      for i, (x0, level) in enumerate(history)
+    )
+
   def step(key, x, state, denoise, *, level_s, level_t):
-    last_x, history = state
+    last_x, history, left = state
     new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
-    last, *older = history
+    last, *older = lowered(history, left + 1)
     corrected = _multistep(last_x, new[1], (last, new, *older))
     x = jnp.where(last[1].alpha > 0.0, corrected, x)
     history = (new, *history)[:order]
-    return _multistep(x, level_s.expand_to(x), history), (x, history)
+    x_s = _multistep(x, level_s.expand_to(x), lowered(history, left))
+    return x_s, (x, history, left - 1)
 
-  return Sampler(lambda x: (x, _empty_history(x, order)), step)
+  left = 2**30 if num_steps is None else num_steps
+  return Sampler(lambda x: (x, _empty_history(x, order), jnp.int32(left)), step)
 
 
 def _middle_level(schedule, level_s, level_t):

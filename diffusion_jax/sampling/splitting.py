@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.core.arguments import (
+  as_float,
   check_at_least,
   check_numbers,
   check_positive,
@@ -55,6 +56,7 @@ def gaussian_draw(
   check_at_least(1, num_iterations=num_iterations)
 
   def draw(key, mean, variance):
+    mean = as_float(mean)
     key, noise_key = split_key(key, 2)
     x0 = mean + jnp.sqrt(variance) * draw_normal(key, mean)
     transpose = measurement.transpose(x0)
@@ -90,6 +92,8 @@ def langevin_draw(
   check_at_least(1, num_steps=num_steps)
 
   def draw(key, mean, variance):
+    mean = as_float(mean)
+
     def log_prob(x):
       square = sum_data_axes((x - mean) ** 2)
       value = log_likelihood(x) - 0.5 * square / variance
@@ -228,5 +232,6 @@ def split_gibbs(
     x = levels.take(0).expand_to(x).alpha * z
     return sample(sampler_key, denoise, inner, levels, x), None
 
+  x = as_float(x)
   widths = jnp.asarray(widths, x.dtype)
   return jax.lax.scan(body, x, (split_key(key, len(widths)), widths))[0]

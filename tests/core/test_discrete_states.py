@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import diffusion_jax as dj
+from diffusion_jax.core import discrete_states
 from diffusion_jax.core.discrete_states import NEVER, levels_of_step
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import jitted
@@ -124,6 +125,38 @@ def test_draws_have_the_probabilities_and_never_the_impossible():
   np.testing.assert_allclose(counts / 20_000, expected, atol=5 * 0.0031)
   # A draw depends on the key of its example.
   np.testing.assert_array_equal(reverse[::-1], draws)
+
+
+def test_states_below_the_rounding_of_a_sum_are_drawn(monkeypatch):
+  """The uniform number has a fine part, which decides where the rest is 0."""
+  fine = np.linspace(0.0, 1.0, 2**16, dtype=np.float32)
+  parts = iter([np.zeros((2**16, 2), np.float32), np.stack([fine] * 2, -1)])
+  draw = lambda key, x: jnp.asarray(next(parts))
+  monkeypatch.setattr(discrete_states, 'draw_uniform', draw)
+  probs = np.float32([1.0, 3e-9, 1e-9])
+  many = jnp.broadcast_to(probs, (2**16, 3))
+  drawn = dj.draw_states(jax.random.key(0), many)
+  shares = np.bincount(drawn, minlength=3) / 2**16
+  expected = [1.0 - 3e-9 * 2**23, 2e-9 * 2**23, 1e-9 * 2**23]
+  np.testing.assert_allclose(shares, expected, atol=1e-4)
+
+
+def test_every_state_of_many_is_drawn_as_often_as_it_is_probable(key):
+  """The rare half of them, all below 6e-8, has 3e-4 of the probability."""
+  probs = np.full(20_000, 3e-8, np.float32)
+  probs[: len(probs) // 2] = 1e-4
+
+  @jax.jit
+  def draw(keys):
+    many = jnp.broadcast_to(probs, (256, len(probs)))
+    return jax.lax.map(lambda key: dj.draw_states(key, many), keys)
+
+  drawn = np.ravel(draw(jax.random.split(key, 128)))
+  rare = np.sum(drawn >= len(probs) // 2)
+  expected = len(drawn) * 3e-4
+  assert abs(rare - expected) < 5 * expected**0.5
+  half = np.mean(drawn[drawn < len(probs) // 2]) / len(probs)
+  np.testing.assert_allclose(half, 0.25, atol=0.005)
 
 
 def test_what_is_no_distribution_gives_no_state(key):

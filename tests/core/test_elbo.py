@@ -45,6 +45,26 @@ def test_prior_kl_in_float64():
     np.testing.assert_allclose(found, 0.5 * each.sum(axis=1), rtol=rtol)
 
 
+def test_levels_that_are_equal_lose_nothing(key):
+  """alpha_3 is 1 - 1e-9: its term and its loss in eps are 0, not 0 / 0."""
+  schedule = dj.DiscreteSchedule.from_alphas([0.9, 0.5, 1.0 - 1e-9])
+  denoise = lambda x, level: dj.Prediction(0.5 * x)
+  x0 = jnp.ones((2, 3))
+  for variance in ('fixed_small', 'fixed_large'):
+
+    @jax.jit
+    def run(x0, variance=variance):
+      levels = schedule.at_step(2), schedule.at_step(3)
+      return dj.variational_bound(
+        key, denoise, schedule, x0, num_steps=3, variance=variance
+      ), dj.weighted_eps_loss(x0, 2.0 * x0, *levels, variance)
+
+    terms, loss = run(x0)
+    assert np.isfinite(terms['total']).all()
+    np.testing.assert_array_equal(terms['diffusion'][:, 2], 0.0)
+    np.testing.assert_array_equal(loss, 0.0)
+
+
 def test_prior_kl_of_a_schedule_that_explodes_the_variance():
   """The prior is N(0, alpha^2 + sigma^2), the start of sampling."""
   level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 1.0, 5.0)))

@@ -62,6 +62,20 @@ def test_posterior_is_bayes_rule(seed):
   np.testing.assert_allclose(found.mean[0, 0], mean, rtol=1e-3, atol=1e-4)
 
 
+def test_levels_that_are_equal_but_for_rounding_have_no_noise_between():
+  """Level s may even be the noisier one, by some roundings of alpha."""
+  t = dj.NoiseLevel(*(jnp.float32(v) for v in (0.5, 0.8, 0.6)))
+  x, alpha = jnp.ones((1, 2)), np.float32(0.8)
+  for _ in range(9):
+    s = t._replace(alpha=jnp.asarray(alpha))
+    q = jitted(dj.q_posterior)(0.5 * x, x, s, t)
+    np.testing.assert_array_equal(q.variance, 0.0)
+    np.testing.assert_allclose(q.mean, x, rtol=1e-6)
+    x_t = jitted(dj.forward_step)(x, 9.0 * x, s, t)
+    np.testing.assert_allclose(x_t, x, rtol=2e-6)
+    alpha = np.nextafter(alpha, np.float32(0.0))
+
+
 def test_posterior_is_x0_itself_at_the_first_step(rng):
   x0, xt = rng.standard_normal((2, 3, 4), np.float32)
   q = jitted(dj.q_posterior)(x0, xt, at_step(0), at_step(1))

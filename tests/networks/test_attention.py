@@ -32,6 +32,10 @@ def test_images_two_at_a_time_are_as_all_at_once(rng):
   """CPUs split large arrays of scores; values and both derivatives agree."""
   shape = 4, 256, 2, 4
   q, k, v, tangent = rng.standard_normal((4, *shape), np.float32)
+  mask = rng.random((4, 256)) < 0.5
+  masked = jax.jit(attend)(q, k, v, mask).reshape(shape)
+  expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
+  np.testing.assert_allclose(masked, expected, rtol=1e-5, atol=1e-5)
 
   @functools.partial(jax.jit, static_argnums=0)
   def both(attention, q, k, v, tangent):

@@ -415,7 +415,8 @@ def test_ancestral_samplers_of_k_diffusion(name, eta):
     down, up = up_and_down(sigma[i], sigma[i + 1], eta)
     expected = ode_step(expected, sigma[i], down) + up * z[i]
   expected = D(expected, 1.0, sigma[5])
-  sampler = dj.with_ancestral_noise(sampler, VE, eta)
+  narrow = dj.GeometricVESchedule(float(sigma[5]), 80.0)
+  sampler = dj.with_ancestral_noise(sampler, narrow, eta)
   close(run(sampler, *ve_grid(6), x), expected)
 
 

@@ -49,6 +49,18 @@ SAMPLERS = [
   ('DPMSolverMultistepScheduler', TRAILING | SDE, {}, dj.dpm_solver_pp_sde()),
   ('UniPCMultistepScheduler', TRAILING | {'solver_order': 1}, {}, dj.unipc(1)),
   ('UniPCMultistepScheduler', TRAILING, {}, dj.unipc(2)),
+  (
+    'UniPCMultistepScheduler',
+    TRAILING | {'solver_order': 3},
+    {},
+    dj.unipc(3, N),
+  ),
+  (
+    'UniPCMultistepScheduler',
+    TRAILING | {'solver_order': 3, 'final_sigmas_type': 'sigma_min'},
+    {},
+    dj.unipc(3, N),
+  ),
   ('FlowMatchEulerDiscreteScheduler', {'shift': 3.0}, {}, dj.ddim()),
   ('FlowMatchHeunDiscreteScheduler', {}, {}, dj.velocity_heun(FLOW)),
   ('EDMEulerScheduler', {}, {}, dj.ddim()),
@@ -67,7 +79,7 @@ def denoise(x, level):
   return dj.Prediction(x0_hat(x, level.alpha, level.sigma, jnp.tanh))
 
 
-def grid(name, timestep_spacing='', **_):
+def grid(name, timestep_spacing='', final_sigmas_type='', **_):
   """Returns our levels, and what set_timesteps is asked for."""
   if name == 'FlowMatchEulerDiscreteScheduler':
     shifted = dj.RectifiedFlowSchedule(3.0)
@@ -78,6 +90,8 @@ def grid(name, timestep_spacing='', **_):
     levels = dj.level_grid(dj.KarrasSchedule(), N)
   else:
     levels = dj.level_grid(DDPM, N, timestep_spacing)
+  if final_sigmas_type == 'sigma_min':
+    levels = DDPM(jnp.append(levels.t[:-1], 1e-3))
   return levels, {'num_inference_steps': N}
 
 

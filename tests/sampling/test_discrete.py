@@ -224,6 +224,20 @@ def test_guidance_and_top_p():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_top_p_keeps_what_rounding_would_lose():
+  """Of 1 / i^3 states sums reach 1 early, and 1 - 1e-6 too late or too soon."""
+  probs = np.arange(1.0, 5001.0) ** -3.0
+  probs /= probs.sum()
+  logits = np.log(np.append(probs, 1e-60)).astype(np.float32)[None, None]
+  denoise = lambda xt, level: jnp.asarray(logits)
+  kept = [
+    np.sum(dj.top_p(denoise, p)(None, None) > NEVER) for p in (1.0, 1.0 - 1e-6)
+  ]
+  before = np.append(0.0, np.cumsum(probs))
+  assert kept[0] == logits.size
+  np.testing.assert_allclose(kept[1], np.sum(before < 1.0 - 1e-6), rtol=0.05)
+
+
 def test_unmasked_elements_are_given_at_alpha_0():
   """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
   given = jnp.broadcast_to(jnp.array([1, 3, 2]), (N, 3))

@@ -38,6 +38,14 @@ def test_the_frames_belong_to_one_noising(key):
   assert abs(correlation) < 5 / 100
 
 
+def test_noise_of_a_step_that_adds_almost_none(key):
+  """alpha_2 is 1 - 1e-8, which float32 rounds to 1: z_2 is z_1."""
+  schedule = dj.DiscreteSchedule.from_alphas([0.5, 1.0 - 1e-8, 0.9])
+  z = np.asarray(dj.noise_image(key, jnp.ones(6), schedule, [1, 2, 3]))
+  assert np.isfinite(z).all()
+  np.testing.assert_allclose(z[1], z[0], atol=1e-3)
+
+
 def test_other_frames_do_not_change_the_noise(key):
   image = jnp.linspace(-1, 1, 6)
   few, many = (

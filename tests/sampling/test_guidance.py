@@ -116,17 +116,16 @@ def test_rescale_literally(output):
   )
 
   @jax.jit
-  def rescaled(pos, neg):
+  def guide(pos, neg):
     own = Parametrization(output)
-    pair = dj.paired(
-      *(network.denoiser(1.0, {'y': y}) for y in (pos, neg)), own
-    )
+    cond, uncond = (network.denoiser(1.0, {'y': y}) for y in (pos, neg))
+    pair = dj.paired(cond, uncond, own)
     x0 = dj.classifier_free(pair, w, phi)(x, LEVEL).x0
     eps = dj.eps_from_x0(x0, x, LEVEL)
-    made = dj.make_paired_denoiser(network, 1.0, {'y': pos})
+    made: Any = dj.make_paired_denoiser(network, 1.0, {'y': pos})
     return dj.target(output, x0, eps, LEVEL), made.output == own
 
-  found, same = rescaled(np.float32(pos), np.float32(neg))
+  found, same = guide(np.float32(pos), np.float32(neg))
   assert same
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 

@@ -11,6 +11,7 @@ import diffusion_jax as dj
 from diffusion_jax.core import operators
 from diffusion_jax.metrics.posterior import posterior_errors
 from diffusion_jax.sampling.conjugate_gradients import least_squares
+from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys, jit_long
@@ -135,6 +136,23 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
   widths = np.float32([*np.geomspace(2.0, width, 6), *[width] * 14])
   x = gibbs_draws(key, widths)
   check_moments(x, exact, mean_error=0.05, cov_error=0.08)
+
+
+def test_split_gibbs_at_the_lowest_levels_is_finite(key):
+  """There a grid's levels are equal, or equal but for rounding."""
+  betas = dj.scaled_linear_betas(1000)
+  draw = dj.gaussian_draw(measured(0.0), num_iterations=2)
+  x = jax.random.normal(key, (5, 4))
+
+  @jax.jit
+  def run(schedule, widths):
+    return dj.split_gibbs(key, PRIOR.denoise, schedule, draw, widths, x)
+
+  for schedule in (dj.DiscreteSchedule.from_betas(betas), SCHEDULE):
+    end = last_noisy_level(schedule)
+    for ratio in (0.9995, 1.0, 1.0001, 1.01):
+      widths = jnp.array([1.0, ratio * end.sigma / end.alpha])
+      assert np.isfinite(run(schedule, widths)).all(), ratio
 
 
 def test_images_depend_on_their_keys_only(key):

@@ -208,6 +208,8 @@ def test_free_bits_are_of_channels_and_of_layers(key):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     plain = bits(reconstruction + groups.sum(axis=1))
     np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
+    kl = bits(groups.sum(axis=1))
+    np.testing.assert_allclose(metrics['kl'].total, kl, rtol=1e-5)
 
 
 def test_decoders_literally():

@@ -14,12 +14,14 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.drawing.boxed import FEW, in_box
 from diffusion_jax.app.drawing.generate import check_plan
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.runtime.compiling import Program, program
+from diffusion_jax.runtime.per_image import rows
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels, take_step
 
@@ -62,11 +64,9 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     model = models.make(store.with_flags(config, flags, trusted=False), workdir)
     model.check('sample')
     check_plan(model)
-    cond = conditions.choose(model, run.count, run.mesh).cond
-    with run.lock:
-      keys = fold_each(model.root(), np.arange(run.count))
+    inputs = conditions.choose(model, run.count, run.mesh)
     draw = _at_once if model.plan is None else _by_steps
-    yield from draw(run, model, keys, cond)
+    yield from draw(run, model, inputs)
 
   return first, emerge
 
@@ -99,45 +99,84 @@ class _Run:
         self._kept[key] = step, decoder
       return self._kept[key]
 
+  def last(self, model: Model, inputs: conditions.Inputs, draw, x=None):
+    """Returns the sheet of the last x, drawn again outside data.bounds.
 
-def _at_once(run, model, keys, cond):
+    draw: (params, index [n], cond) -> (x [n, ...],), as `in_box` takes it.
+    """
+
+    def again(params, index, cond):
+      copies = np.arange(self.count) % len(index)
+      drawn = draw(params, index[copies], rows(cond, copies))
+      return tuple(a[: len(index)] for a in drawn)
+
+    args = self.params, np.arange(self.count)
+    x = again(*args, inputs.cond)[0] if x is None else x
+    samples, _ = in_box(model, inputs, again, *args, x, attempts=FEW)
+    return sheets.sheet(model, samples, data=self.data)
+
+
+def _at_once(run, model, inputs):
   # Draws the images of a model without steps.
   step, _ = run.programs(model)
   key = key_of(model.config)
   yield Frame(0, 1, compiles=key not in run.ready)
-  with run.lock:
-    x = model.facts.x.decode(jax.device_get(step.start(run.both, keys, cond)))
+
+  def draw(params, index, cond):
+    keys = fold_each(model.root(), index)
+    with run.lock:
+      return (jax.device_get(step.start(run.both, keys, cond)),)
+
+  yield Frame(1, 1, run.last(model, inputs, draw))
   run.ready.add(key)
-  yield Frame(1, 1, sheets.sheet(model, x, data=run.data))
 
 
-def _by_steps(run, model, keys, cond):
+def _by_steps(run, model, inputs):
   # A drawing that nobody waits for ends after any step.
   step, decode = run.programs(model)
   key = key_of(model.config)
   plan, scale = model.plan(run.params, run.guides), scale_of(model.config)
   levels = jax.device_get(plan.levels)
   total = len(levels.t) - 1
-  with run.lock:
-    x, keys = plan.begin(keys)
-    keys = plan.sampler.keys(as_one_key(keys), total)
-    start = x, plan.sampler.init(x), keys
-    x, state, keys = jax.device_put(start, replicated(run.mesh))
+
+  def begin(index):
+    with run.lock:
+      x, keys = plan.begin(fold_each(model.root(), index))
+      keys = plan.sampler.keys(as_one_key(keys), total)
+      start = x, plan.sampler.init(x), keys
+      return jax.device_put(start, replicated(run.mesh))
+
+  def advance(i, x, state, keys, cond):
+    ends = levels.take(i - 1), levels.take(i)
+    args = keys[i - 1], x, state, cond, scale, ends
+    with run.lock:
+      return jax.block_until_ready(step.start(run.both, *args))
+
+  def images(x):
+    with run.lock:
+      return jax.device_get(decode.start(run.params, x))
+
+  def draw(params, index, cond):
+    x, state, keys = begin(index)
+    for i in range(1, total + 1):
+      x, state = advance(i, x, state, keys, cond)
+    return (images(x),)
+
+  x, state, keys = begin(np.arange(run.count))
   shown = {*spread_levels(total, NUM_FRAMES).tolist()}
   yield Frame(0, total, compiles=key not in run.ready)
   for i in range(total + 1):
-    sheet = images = None
-    with run.lock:
-      if i:
-        ends = levels.take(i - 1), levels.take(i)
-        args = keys[i - 1], x, state, cond, scale, ends
-        x, state = jax.block_until_ready(step.start(run.both, *args))
-        run.ready.add(key)
-      if i in shown:
-        images = jax.device_get(decode.start(run.params, x))
-    if images is not None:
-      images = model.facts.x.decode(images)
-      sheet = sheets.sheet(model, images, data=run.data)
+    sheet = None
+    if i:
+      x, state = advance(i, x, state, keys, inputs.cond)
+      run.ready.add(key)
+    if i in shown:
+      shows = images(x)
+      sheet = (
+        run.last(model, inputs, draw, shows)
+        if i == total
+        else sheets.sheet(model, model.facts.x.decode(shows), data=run.data)
+      )
     yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 

@@ -13,7 +13,8 @@ from diffusion_jax.app.config import own
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import generate, generate_film
+from diffusion_jax.app.drawing.boxed import FEW, in_box
+from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
@@ -231,7 +232,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     )
   n, size = c.metrics_images, config.sampling.batch_size
   chosen = conditions.choose(model, n, mesh)
-  drawing = generate(model, mesh, min(size, n))
+  drawing = generate_film(model, mesh, min(size, n))
   prepare, score = scoring.scorer(model)
 
   def inputs(state, frozen, first=0):
@@ -242,9 +243,11 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     def start(first):
       return drawing.start(*inputs(state, frozen, first))
 
-    parts = [
-      model.facts.x.decode(x) for _, x in one_ahead(start, range(0, n, size))
-    ]
+    parts = []
+    for first, (x, _) in one_ahead(start, range(0, n, size)):
+      params, index, _ = inputs(state, frozen, first)
+      args = model, chosen, drawing, params, index, x
+      parts.append(in_box(*args, attempts=FEW)[0])
     log.results |= score({'values': np.concatenate(parts), **chosen.stored()})
 
   what = 'a sample', 'training.metrics_every'
@@ -269,8 +272,11 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return state.ema_params | frozen, np.arange(n), chosen.cond
 
   def act(step, state, frozen, log):
-    x, film = drawing(*inputs(state, frozen))
-    sheet = sheets.sheet(model, model.facts.x.decode(x), chosen.images, data)
+    params, index, cond = inputs(state, frozen)
+    x, film = drawing(params, index, cond)
+    args = model, chosen, drawing, params, index, x
+    samples, _ = in_box(*args, attempts=FEW)
+    sheet = sheets.sheet(model, samples, chosen.images, data)
     if step == config.training.num_steps:
       log.film = film
     if processes.is_first():

@@ -1,7 +1,6 @@
 """Implements --mode=sample: draws images from a trained run."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
+from diffusion_jax.app.drawing.boxed import in_box
 from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Frames, Model
@@ -83,13 +83,9 @@ def draw_parts(
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
   model, cond = run.model, run.inputs.cond
-  c, values = model.config.sampling, model.facts.x
+  c = model.config.sampling
   drawing = generate_film(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0
-
-  def decode(index, x):
-    x = values.decode(x)
-    return conditions.with_known(model, run.inputs, index, x)
 
   def start(index):
     fetch = drawing.start(params, index, rows(cond, index))
@@ -100,66 +96,17 @@ def draw_parts(
       if c.trajectory and not index[0]:
         write_film(model, film, parts)
       check_numbers(model, x)
-      samples, left = within_box(
-        model,
-        decode(index, x),
-        index,
-        lambda i, key: decode(i, drawing(params, key, rows(cond, i))[0]),
-      )
+      samples, left = in_box(model, run.inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
       return {'arr_0': samples}
 
     return finish
 
   paths = kept(start, n, c.batch_size, parts, 'sampling', settings=settings)
-  if values.low and drawn:
+  if model.facts.x.low and drawn:
     share = outside / (drawn + outside)
     print(f'{share:.1%} of the draws were outside data.bounds')
   return paths
-
-
-ATTEMPTS = 500  # at a draw within the box
-_APART = 2**22  # between the indices of the attempts at a sample
-
-
-def within_box(
-  model: Model,
-  samples: np.ndarray,
-  index: np.ndarray,
-  draw: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, int]:
-  """Draws the samples again that are outside data.bounds.
-
-  index: of the samples [n]; draw: (index [n], index of the keys [n]) ->
-  samples [n, ...]. Returns (samples within the box, how many draws were
-  outside). Raises UserError if ATTEMPTS draws of a sample are outside.
-  """
-  values, outside = model.facts.x, 0
-  bad = np.flatnonzero(~values.inside(samples))
-  tried = np.ones(len(samples), int)
-  while len(bad):
-    outside += len(bad)
-    if tried[bad].max() >= ATTEMPTS:
-      raise UserError(
-        f'sample {index[bad[0]]}: {ATTEMPTS} draws in a row were outside '
-        'data.bounds, the box of this run: train longer, or train a new run '
-        'with wider data.bounds'
-      )
-    # Each gets several attempts, to fill the batch; the first inside counts.
-    left = ATTEMPTS - int(tried[bad].max())
-    each = min(max(1, len(samples) // len(bad)), left)
-    again = bad.repeat(each)
-    attempt = (tried[bad][:, None] + np.arange(each)).ravel()
-    drawn = draw(index[again], index[again] + _APART * attempt)
-    inside = values.inside(drawn).reshape(-1, each)
-    first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
-    outside += int(np.minimum(first, each - 1).sum())
-    done = first < each
-    place = np.arange(len(bad)) * each + np.minimum(first, each - 1)
-    samples[bad[done]] = drawn[place[done]]
-    tried[bad] += each
-    bad = bad[~done]
-  return samples, outside
 
 
 def write_film(model: Model, film: Frames, parts: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.drawing import emerging
+from diffusion_jax.app.modes import MODES, hooks
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
@@ -83,6 +84,46 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
   far = draw(run, [N, N, 99.0, 0.0], 'far')
   assert np.isfinite(far['arr_0']).all()
   assert 'note: number 2 of row 0 of the context is' in capsys.readouterr().out
+
+
+def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
+  """Metrics and previews see what --mode=sample and evaluate write."""
+  seen = []
+  scorer, sheet = hooks.scoring.scorer, hooks.sheets.sheet
+
+  def recorded(model):
+    score = scorer(model)
+    return lambda arrays: seen.append(arrays['values']) or score(arrays)
+
+  def drawn(model, samples, *args):
+    seen.append(samples)
+    return sheet(model, samples, *args)
+
+  monkeypatch.setattr(hooks.scoring, 'scorer', recorded)
+  monkeypatch.setattr(hooks.sheets, 'sheet', drawn)
+  monkeypatch.setattr(hooks, 'FEW', 100)
+  fields = within('training', metrics_every=4, metrics_images=20)
+  fields |= within('training', sample_every=4)
+  fields |= {'evaluation.metrics': 'moments'}
+  MODES['train'](trial('joint', **FEW | fields), tmp_path)
+  assert len(seen) >= 2
+  for samples in seen:
+    assert (np.abs(samples[:, :2]) <= 1.0).all()
+
+
+def test_the_last_picture_of_a_page_is_within_the_box(run, monkeypatch):
+  seen, sheet = [], emerging.sheets.sheet
+
+  def drawn(model, samples, **options):
+    seen.append(samples)
+    return sheet(model, samples, **options)
+
+  monkeypatch.setattr(emerging.sheets, 'sheet', drawn)
+  monkeypatch.setattr(emerging, 'FEW', 100)
+  _, emerge = emerging.emerging(of_run(run, **{'serve.num_images': 16}), run)
+  list(emerge([('sampling.num_steps', '3')]))
+  inside = [(np.abs(x[:, :2]) <= 1.0).all() for x in seen]
+  assert inside == [False] * (len(seen) - 1) + [True]
 
 
 def test_a_restored_vector_keeps_what_is_known(run):

@@ -145,6 +145,14 @@ def test_derivatives_of_derivatives_under_vmap(stride, rng):
   close(*both(x, w), rtol=1e-4, atol=1e-4)
 
 
+def test_an_axis_of_rows_alone_after_an_axis_of_both(rng):
+  """The inner axis is of x and w, the outer of x: numbers of each differ."""
+  x = rng.standard_normal((2, 3, 4, 5), np.float32)
+  w = rng.standard_normal((3, 5, 6), np.float32)
+  run = jax.jit(jax.vmap(jax.vmap(linear), (0, None)))
+  close(run(x, w), np.einsum('abij,bjk->abik', x, w), rtol=1e-5, atol=1e-5)
+
+
 def test_shard_map_sums_the_gradient_of_shared_weights(rng):
   mesh = make_mesh(8)
   spec = jax.sharding.PartitionSpec

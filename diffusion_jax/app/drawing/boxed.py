@@ -1,0 +1,73 @@
+"""Samples in the user's units, within the box of data.bounds."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.model import Model
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.per_image import rows
+
+ATTEMPTS = 500  # at a draw within the box
+FEW = 10  # of a model that may still be far from it
+_APART = 2**22  # between the indices of the attempts at a sample
+
+
+def in_box(
+  model: Model,
+  inputs: conditions.Inputs,
+  drawing: Callable[..., tuple],
+  params: Params,
+  index: np.ndarray,
+  x: np.ndarray,
+  attempts: int = ATTEMPTS,
+) -> tuple[np.ndarray, int]:
+  """Returns drawn x in the user's units, and how many draws were outside.
+
+  drawing: the function of `generate_film`, which draws these again; index: of
+  the samples [n]; x: the first draw [n, ...]. After ATTEMPTS outside a sample
+  raises UserError, after fewer `attempts` it stays outside.
+  """
+
+  def decode(index, x):
+    x = model.facts.x.decode(x)
+    return conditions.with_known(model, inputs, index, x)
+
+  def again(index, key):
+    return decode(index, drawing(params, key, rows(inputs.cond, index))[0])
+
+  return _within(model, decode(index, x), index, again, attempts)
+
+
+def _within(model, samples, index, draw, attempts):
+  # draw: (index [n], index of the keys [n]) -> samples [n, ...].
+  values, outside = model.facts.x, 0
+  bad = np.flatnonzero(~values.inside(samples))
+  tried = np.ones(len(samples), int)
+  while len(bad):
+    outside += len(bad)
+    if tried[bad].max() >= attempts:
+      if attempts < ATTEMPTS:
+        break
+      raise UserError(
+        f'sample {index[bad[0]]}: {ATTEMPTS} draws in a row were outside '
+        'data.bounds, the box of this run: train longer, or train a new run '
+        'with wider data.bounds'
+      )
+    # Each gets several attempts, to fill the batch; the first inside counts.
+    left = attempts - int(tried[bad].max())
+    each = min(max(1, len(samples) // len(bad)), left)
+    again = bad.repeat(each)
+    attempt = (tried[bad][:, None] + np.arange(each)).ravel()
+    drawn = draw(index[again], index[again] + _APART * attempt)
+    inside = values.inside(drawn).reshape(-1, each)
+    first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
+    outside += int(np.minimum(first, each - 1).sum())
+    done = first < each
+    place = np.arange(len(bad)) * each + np.minimum(first, each - 1)
+    samples[bad[done]] = drawn[place[done]]
+    tried[bad] += each
+    bad = bad[~done]
+  return samples, outside
