@@ -178,6 +178,9 @@ def main(argv: list[str]) -> None:
     end = processes.exit_all if processes.started() else processes.leave
     end(130)
   except Exception as error:
+    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+      what = str(error).strip().partition('\n')[0] or 'MemoryError'
+      fail(f'out of memory: {what}. Take smaller batches, or a smaller model')
     if place := own.place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():

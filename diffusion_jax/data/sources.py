@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.values import Values, problem_of
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
@@ -31,6 +31,15 @@ class Facts(NamedTuple):
       {} if self.context is None else {'context': self.context._asdict()}
     )
     return {'x': self.x._asdict(), 'num_classes': self.num_classes, **context}
+
+
+def check_facts(facts: Facts) -> None:
+  """Raises ValueError for facts that no data have, perhaps of a stranger."""
+  for name, values in (('x', facts.x), ('context', facts.context)):
+    if wrong := values and problem_of(values):
+      raise ValueError(f'{name}: {wrong}, which no data have')
+  if facts.num_classes > 10**6:
+    raise ValueError(f'num_classes={facts.num_classes} is more than a million')
 
 
 class Source(Protocol):
