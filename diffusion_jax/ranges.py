@@ -70,6 +70,7 @@ def within(interval: str) -> Rule:
 
 
 Size = Annotated[int, at_least(1)]
+Rows = Annotated[Size, Rule('an integer up to 10^8', lambda n: n <= 10**8)]
 Count = Annotated[int, at_least(0)]
 Finite = Annotated[float, within('(-inf, inf)')]
 Positive = Annotated[float, within('(0, inf)')]

@@ -688,6 +688,14 @@ app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
   (cond, scale=scale) => (cond, scale=1.0)
 app/models/diffusion.py without_clipping
   functions.append(bound_of(c, noisy.clips)) => functions.append(None)
+data/sources.py app/inputs/test_datasets.py a_stranger_fit
+  ('x', x), ('context', context) => ('x', x),
+data/values.py app/inputs/test_datasets.py a_stranger_fit
+  len(mean) != len(std) or => 
+data/values.py app/inputs/test_datasets.py a_stranger_fit
+  len(low) > shape[-1] => False
+app/modes/edit.py app/config/test_own.py without_a_context_reads
+  rows = conditions.given_context(model) => rows = None
 app/config/own.py folder_of_the_user
   [*words, *map(os.path.expanduser, words)] => words
 app/config/own.py folder_of_the_user

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from diffusion_jax.app import help
@@ -23,7 +25,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import compiling, processes, start_up
-from diffusion_jax.runtime.files import local, one_line
+from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.training import shared
 
 PREEMPTED = 42  # the exit code after which a job must be started again
@@ -192,6 +194,8 @@ def main(argv: list[str]) -> None:
     end = processes.exit_all if processes.started() else processes.leave
     end(130)
   except Exception as error:
+    if line := of_machine(error):
+      fail(line)
     if place := own.place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
@@ -257,7 +261,7 @@ def parse(argv: list[str]) -> list[str]:
       fail(f'--{flag}={value}{hint} is not one of {", ".join(names)}')
   for flag in (_CONFIG, _WORKDIR):
     try:
-      flags.FLAGS[flag.name].value = flag.value and local(flag.value)
+      flags.FLAGS[flag.name].value = flag.value and expanded(flag.value, True)
     except ValueError as error:
       fail(f'--{flag.name}: {error}')
   if _MODE.value == 'list':
@@ -300,13 +304,26 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
   )
 
 
+def of_machine(error: Exception) -> str:
+  """Returns a line about an error of this machine, '' for any other."""
+  text = str(error).strip().partition('\n')[0]
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
+    return f'out of memory: {text}. Take smaller batches, or a smaller model'
+  try:
+    jax.devices()
+  except Exception as reason:  # an AssertionError, for instance
+    text = str(reason).strip().partition('\n')[0] or 'JAX finds no such device'
+    return f'JAX_PLATFORMS={jax.config.values["jax_platforms"]}: {text}'
+  return ''
+
+
 def unraisable(ignored: 'sys.UnraisableHookArgs') -> None:
   """Reports an ignored exception, unless it follows a failed save.
 
   The failure itself is raised; afterwards each thread of tensorstore reports
-  that the event loop is closed.
+  that the event loop is closed, or that it could not be opened.
   """
-  if str(ignored.exc_value) != 'Event loop is closed':
+  if not re.search('Event loop is closed|_ssock', str(ignored.exc_value)):
     sys.__unraisablehook__(ignored)
 
 
@@ -320,6 +337,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def run() -> None:
   """Parses the command line, and runs `main` with absl."""
   sys.unraisablehook = unraisable
+  for stream in (sys.stdout, sys.stderr):  # ASCII, for a path that is not
+    stream.reconfigure(errors='backslashreplace')
   compiling.hide_warnings()
   start_up.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.

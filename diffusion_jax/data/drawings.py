@@ -84,8 +84,8 @@ def limits(
   size = values.shape[-1]
   if values.levels:
     return np.zeros(size), np.full(size, 255.0)
-  mean = np.asarray(values.mean or size * (0.0,), np.float64)
-  std = np.asarray(values.std or size * (1.0,), np.float64)
+  mean = np.full(size, values.mean or 0.0)
+  std = np.full(size, values.std or 1.0)
   low, high = mean - 3.0 * std, mean + 3.0 * std
   if data is not None:
     flat = np.asarray(data, np.float64).reshape(-1, size)

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def default_data_dir(data_dir: str | Path = '') -> Path:
   """Returns data_dir, or the folder of tfds if that is empty."""
   from tensorflow_datasets.core import constants
 
-  return Path(data_dir or constants.get_default_data_dir()).expanduser()
+  folder = data_dir or constants.get_default_data_dir()
+  return Path(os.path.expanduser(folder))
 
 
 def prepare(name: str, data_dir: str | Path = '') -> Path:

@@ -18,7 +18,7 @@ from diffusion_jax.data.simulations import (
 )
 from diffusion_jax.data.sources import ArraySource, Facts, Source, check_box
 from diffusion_jax.data.splits import check_split
-from diffusion_jax.ranges import Count, Finite, Size
+from diffusion_jax.ranges import Count, Finite, Rows
 
 
 def is_simulator(function: object) -> bool:
@@ -50,8 +50,8 @@ def simulated(simulate: Simulator) -> Callable[..., Source]:
 def of_simulator(
   simulate: Simulator,
   split: str = 'train',
-  num_examples: Size = 10_000,
-  num_test: Size = 1000,
+  num_examples: Rows = 10_000,
+  num_test: Rows = 1000,
   fresh: bool = False,
   draws: Count = 0,
   num_classes: Count = 0,

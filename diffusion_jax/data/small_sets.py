@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_split
-from diffusion_jax.ranges import Count, ImageShape, Size
+from diffusion_jax.ranges import Count, ImageShape, Rows
 
 
 @functools.cache  # the file is text
@@ -39,7 +39,7 @@ def synthetic(
   split: str = 'train',
   image_shape: ImageShape = (32, 32, 3),
   num_classes: Count = 10,
-  num_images: Size = 256,
+  num_images: Rows = 256,
 ) -> ArraySource:
   """Returns generated images of discs, to try a program without data.
 

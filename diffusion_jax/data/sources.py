@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.values import Values, mean_and_std
+from diffusion_jax.data.values import Values, mean_and_std, problem_of
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
@@ -43,6 +43,18 @@ class Facts(NamedTuple):
     more = self._asdict()
     names = 'class_names', 'skipped', 'examples', 'checksum'
     return tree | {name: more[name] for name in names if more[name]}
+
+
+def check_facts(facts: Facts) -> None:
+  """Raises ValueError for facts that no data have, perhaps of a stranger."""
+  for name, values in (('x', facts.x), ('context', facts.context)):
+    if wrong := values and problem_of(values):
+      raise ValueError(f'{name}: {wrong}, which no data have')
+  classes, names = facts.num_classes, len(facts.class_names)
+  if classes > 10**6:
+    raise ValueError(f'num_classes={classes} is more than a million')
+  if names not in (0, classes):
+    raise ValueError(f'{names} class_names are given for {classes} classes')
 
 
 class Source(Protocol):

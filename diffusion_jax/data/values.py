@@ -1,5 +1,6 @@
 """What one array of the data is, and how models see it."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ class Values(NamedTuple):
   shape: such as (D,), (L, C), (H, W, C); channels last. levels: the array has
   integers 0..levels - 1, and models see them evenly spaced on [-1, 1]; 0: it
   has real numbers, and models see (x - mean) / std. mean, std: of the last
-  axis; () is 0 and 1. low, high: the box that contains all numbers, of the last
-  axis, or of its first numbers; () is unbounded.
+  axis, or one number for all; () is 0 and 1. low, high: the box that contains
+  all numbers, of the last axis, or of its first numbers; () is unbounded.
   """
 
   shape: tuple[Size, ...]
@@ -85,7 +86,7 @@ class Values(NamedTuple):
     """log |d decode / d x|, summed over all numbers; 0 for levels."""
     if not self.std:
       return 0.0
-    return float(np.sum(np.log(self.std))) * int(np.prod(self.shape[:-1]))
+    return float(np.sum(np.log(np.broadcast_to(self.std, self.shape))))
 
   def inside(self, values: np.ndarray) -> np.ndarray:
     """Returns which rows of data [N, *shape] are within the box, bool [N].
@@ -113,3 +114,30 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   apart = flat - flat[0]
   mean, std = flat[0] + apart.mean(axis=0), apart.std(axis=0, ddof=ddof)
   return mean, np.where(std <= 1e-12 * np.abs(mean), 0.0, std)
+
+
+MOST_NUMBERS = 2**28  # of one example, 1 GiB in float32
+
+
+def problem_of(values: Values) -> str:
+  """Returns what does not fit in a description of an array, or ''."""
+  shape, levels, mean, std, low, high = values
+  if not shape or math.prod(shape) > MOST_NUMBERS:
+    return (
+      f'shape={shape} is that of no array of up to {MOST_NUMBERS:,} numbers'
+    )
+  if levels == 1 or levels > 256:
+    return f'levels={levels} is not 0 or 2..256'
+  if len(mean) != len(std) or len(mean) not in (1, shape[-1]) and not levels:
+    return (
+      f'mean has {len(mean)} and std {len(std)} numbers, and the last axis of '
+      f'{shape} has {shape[-1]}'
+    )
+  if len(low) != len(high) or len(low) > shape[-1]:
+    return (
+      f'low has {len(low)} and high {len(high)} numbers, and the last axis of '
+      f'{shape} has {shape[-1]}'
+    )
+  if any(a >= b for a, b in zip(low, high, strict=True)):
+    return f'low={low} is not below high={high}'
+  return ''

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_split
-from diffusion_jax.ranges import ImageShape, Size
+from diffusion_jax.ranges import ImageShape, Rows
 
 COLOURS = {
   'red': (230, 50, 50),
@@ -195,7 +195,7 @@ class ShapesSource:
 def shapes(
   split: str = 'train',
   image_shape: ImageShape = (16, 16, 3),
-  num_pictures: Size = 50_000,
+  num_pictures: Rows = 50_000,
   num_objects: int = 1,
 ) -> ShapesSource:
   """Returns images with one object or, for num_objects=2, with one or two.

@@ -269,15 +269,15 @@ def keep_compilations(path: str | None = None) -> None:
   write_whole()
   if path == '' or jax.config.values['jax_compilation_cache_dir']:
     return
-  root = Path(path).expanduser() if path else cache_folder() / 'compiled'
-  place = root / processor()
   try:
+    root = Path(path).expanduser() if path else cache_folder() / 'compiled'
+    place = root / processor()
     place.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=place).close()
     delete_oldest(root)
   except OSError as error:
     print(
-      f'warning: compiled programs are not kept in {place} '
+      f'warning: compiled programs are not kept in {error.filename} '
       f'({error.strerror}): give another --config.compilation_cache',
       file=sys.stderr,
     )

@@ -12,7 +12,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
-from errno import EFBIG, EINVAL
+from errno import EFBIG, EINVAL, ENOENT
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,30 +55,46 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
   return folder
 
 
-def local(path: str) -> str:
+def expanded(path: str, written: bool = False) -> str:
   """Returns a path with the user's folder for ~.
 
-  Raises ValueError for an address such as gs://bucket/run.
+  Raises ValueError without such a folder, and for an address such as
+  gs://bucket/run if something is to be `written`.
   """
-  if re.match(r'[A-Za-z][\w+.-]*://', path):
+  if written and re.match(r'[A-Za-z][\w+.-]*://', path):
     raise ValueError(
       f'{path} is an address, and only folders of this machine are written: '
       'give the path of a folder, such as that of a mounted bucket'
     )
-  return os.path.expanduser(path)
+  full = os.path.expanduser(path)
+  if full.startswith('~'):
+    raise ValueError(f'{path}: no home folder is known: write the whole path')
+  return full
 
 
 def cache_folder() -> Path:
-  """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
+  """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache.
+
+  Raises OSError without a home folder.
+  """
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return Path(home).expanduser() / 'diffusion_jax'
+  try:
+    return Path(expanded(home)) / 'diffusion_jax'
+  except ValueError as error:  # a container
+    text = 'HOME and XDG_CACHE_HOME are not set'
+    raise OSError(ENOENT, text, home) from error
 
 
 def check_files(folder: Path) -> None:
   """Raises UserError for pipes, devices, and links to folders, in a folder.
 
-  A library that reads or writes there would wait for them or follow them.
+  A library that reads or writes there would wait for them or follow them. It
+  cannot open a path that is not UTF-8, which is refused too.
   """
+  try:
+    str(folder).encode()
+  except UnicodeEncodeError as error:
+    raise UserError(f'{folder} is not UTF-8: rename the folder') from error
   paths = [folder] * folder.is_symlink()
   for place, folders, names in os.walk(folder):
     paths += [Path(place, x) for x in folders if Path(place, x).is_symlink()]
@@ -178,7 +194,7 @@ def write_json(path: Path, content: dict) -> None:
 def write_text(path: Path, text: str) -> None:
   """Writes a text file, whole or not at all."""
   with draft(path) as file:
-    file.write(text.encode())
+    file.write(text.encode(errors='backslashreplace'))  # names of files
 
 
 def write_npz(path: Path, arrays: dict) -> None:

@@ -1,8 +1,12 @@
-"""Stops a training at SIGTERM, which schedulers send, and at Ctrl-C."""
+"""Stops a training at SIGTERM, which schedulers send, and at Ctrl-C.
+
+SIGHUP and SIGUSR1 become SIGTERM: of a lost terminal, and of schedulers.
+"""
 
 import contextlib
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +16,7 @@ from jax.experimental import multihost_utils
 from diffusion_jax.errors import Preempted
 
 SIGTERM, CTRL_C = 'SIGTERM', 'Ctrl-C'
+_AS_SIGTERM = signal.SIGHUP, signal.SIGUSR1
 _NOTES: dict[tuple[int, bool], str] = {
   (signal.SIGTERM, False): 'SIGTERM: ends when the present work, such as a '
   'compilation, returns',
@@ -33,11 +38,15 @@ def watch() -> Iterator[Callable[[int], str]]:
   process. Before number 0 SIGTERM raises Preempted and Ctrl-C
   KeyboardInterrupt, as it always does with several processes.
   """
+  main = threading.current_thread() is threading.main_thread()
+  for also in _AS_SIGTERM if main else ():
+    if signal.getsignal(also) is signal.SIG_DFL:  # nohup ignores SIGHUP
+      signal.signal(also, _terminate)
   if jax.process_count() > 1:  # jax.distributed handles SIGTERM.
     reached = multihost_utils.reached_preemption_sync_point
     yield lambda number: SIGTERM if reached(number) else ''
     return
-  if threading.current_thread() is not threading.main_thread():
+  if not main:
     yield lambda number: ''  # Only the main thread may handle signals.
     return
   received, begun = [], threading.Event()
@@ -73,6 +82,13 @@ def watch() -> Iterator[Callable[[int], str]]:
       signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _terminate(number, _):
+  for stream in (1, 2) if number == signal.SIGHUP else ():
+    if stat.S_ISCHR(os.fstat(stream).st_mode):  # the terminal that is gone
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def _noted(begun: threading.Event) -> Iterator[None]:
   # Says at once what a signal does. Python calls its handler only when what
@@ -83,10 +99,11 @@ def _noted(begun: threading.Event) -> Iterator[None]:
   def note():
     said = set()
     while byte := os.read(reader, 1):
-      number = byte[0]
+      number = signal.SIGTERM if byte[0] in _AS_SIGTERM else byte[0]
       text = _NOTES.get((number, begun.is_set()))
       if text and number not in said:
-        os.write(2, f'\n{text}\n'.encode())  # print may wait for a lock
+        with contextlib.suppress(OSError):  # print may wait for a lock
+          os.write(2, f'\n{text}\n'.encode())
       elif number == signal.SIGINT:
         os._exit(130)
       said.add(number)

@@ -4,11 +4,13 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -389,6 +391,36 @@ def test_exit_codes(run_mode, capsys):
   assert code == 130 and (said.out, said.err) == ('stopped at step 3\n', '')
   code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
   assert code is None and said.err == ''
+
+
+def test_what_the_machine_lacks_is_one_line(run_mode, capsys, monkeypatch):
+  code, said = run_mode(MemoryError('Unable to allocate 9 GiB'), capsys)
+  assert code == 2 and said.err.startswith('error: out of memory: Unable to ')
+  lines = 'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n[tf-alloc]'
+  code, said = run_mode(jax.errors.JaxRuntimeError(lines), capsys)
+  assert code == 2 and 'allocating 9 bytes.. Take smaller b' in said.err
+  for error in (RuntimeError("no 'cuda'\nso"), AssertionError()):
+    monkeypatch.setattr(jax, 'devices', mock.Mock(side_effect=error))
+    code, said = run_mode(error, capsys)
+    assert code == 2 and said.err.startswith('error: JAX_PLATFORMS=')
+    assert said.err.count('\n') == 1
+
+
+def test_no_such_device_and_output_in_ascii(tmp_path):
+  """A path of other letters is printed with escapes."""
+  run = lambda *args, **more: subprocess.run(
+    [sys.executable, ROOT / 'launch.py', *args],
+    env=os.environ | {'PYTHONIOENCODING': 'ascii'} | more,
+    capture_output=True, text=True, cwd=ROOT,
+  )  # fmt: skip
+  workdir = f'--workdir={tmp_path}/r'
+  said = run(f'{DIGITS}:smoke', workdir, JAX_PLATFORMS='typo')
+  check_one_line(
+    said, "JAX_PLATFORMS=typo: Unable to initialize backend 'typo'"
+  )
+  path = shutil.copy(ROOT / 'configs' / 'noise_photo.py', tmp_path / 'é.py')
+  said = run(f'--config={path}', '--help_mode=noise')
+  assert said.returncode == 0 and r'\xe9.py' in said.stdout
 
 
 # -- a network of Flax NNX ----------------------------------------------------

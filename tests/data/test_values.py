@@ -96,6 +96,8 @@ def test_log_det_is_that_of_decode():
   np.testing.assert_allclose(found, jacobian, rtol=1e-4)
   _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
   np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)
+  one, two = (Values((3, 2), 0, n * (0.3,), n * (0.02,)) for n in (1, 2))
+  np.testing.assert_allclose(one.log_det, two.log_det)  # one number for all
 
 
 def test_inside_is_a_closed_box_of_the_last_axis():

@@ -5,16 +5,19 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.app.config import own
 from diffusion_jax.data import images
 from diffusion_jax.drafts import draft, draft_folder, write_figure
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
-from diffusion_jax.runtime import files, lock, sessions
+from diffusion_jax.runtime import compiling, files, lock, sessions
 from tests.refusals import one_line
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -189,6 +192,45 @@ def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
   assert files.parse_json('1' + '0' * 398) == np.inf
   with pytest.raises(FileNotFoundError):
     files.read_json(tmp_path / 'b.json')
+
+
+def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
+  """HOME is not set, and the number of the user has no name."""
+  for name in ('HOME', 'XDG_CACHE_HOME'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+  with pytest.raises(OSError, match='HOME and XDG_CACHE_HOME are not set'):
+    files.cache_folder()
+  with pytest.raises(ValueError, match='~/a: no home folder is known: write'):
+    files.expanded('~/a')
+  monkeypatch.setattr(own, '_allowed', {'/a'})
+  own.remember(tmp_path, {'path': '/a'})
+  own.recall(tmp_path)
+  before = jax.config.values['jax_compilation_cache_dir']
+  jax.config.update('jax_compilation_cache_dir', None)
+  try:
+    compiling.keep_compilations(None)
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+  said = capsys.readouterr().err
+  assert 'are not kept in ~/.cache (HOME and XDG_CACHE_HOME are not' in said
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert files.cache_folder() == tmp_path / 'diffusion_jax'
+
+
+def test_a_name_that_is_not_utf_8(tmp_path, monkeypatch):
+  """tensorstore opens none; all else is written."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  workdir = files.make_folder(tmp_path / os.fsdecode(b'caf\xe9'))
+  monkeypatch.setattr(own, '_allowed', {'/a'})
+  own.remember(workdir, {'path': '/a'})
+  own._allowed.clear()
+  own.recall(workdir)
+  assert own.is_given('/a')
+  files.write_text(workdir / 'a', str(workdir))
+  assert (workdir / 'a').read_text().endswith('caf\\udce9')
+  with pytest.raises(UserError, match='is not UTF-8: rename the folder'):
+    files.check_files(workdir / 'checkpoints')
 
 
 def test_a_line_of_more_than_a_mebibyte_is_skipped(tmp_path):

@@ -25,12 +25,8 @@ from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import check_value
-from diffusion_jax.runtime.files import (
-  cache_folder,
-  local,
-  read_json,
-  write_json,
-)
+from diffusion_jax.runtime import files
+from diffusion_jax.runtime.files import cache_folder, read_json, write_json
 
 _allowed: set[str] = set()
 
@@ -66,9 +62,8 @@ def expanded(name: str, value: Any) -> Any:
     return value
   if isinstance(value, tuple | list):
     return tuple(expanded(name, x) for x in value)
-  if not isinstance(value, str):
-    return value
-  return local(value) if name in _WRITTEN else os.path.expanduser(value)
+  is_path = isinstance(value, str)
+  return files.expanded(value, name in _WRITTEN) if is_path else value
 
 
 def remember(workdir: Path, config: Tree) -> None:
@@ -118,7 +113,7 @@ def without_folders(tree: Tree) -> Json:
 
 
 def _record(workdir):
-  name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()
+  name = hashlib.sha256(os.fsencode(workdir.resolve())).hexdigest()
   return cache_folder() / 'runs' / f'{name[:16]}.json'
 
 

@@ -11,7 +11,13 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.simulations import BLOCK
-from diffusion_jax.data.sources import Facts, Source, checksum, measured
+from diffusion_jax.data.sources import (
+  Facts,
+  Source,
+  check_facts,
+  checksum,
+  measured,
+)
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
@@ -56,13 +62,21 @@ def facts_of(config: Node) -> Facts:
   deviation of real numbers are measured.
   """
   if 'facts' in config:
-    return config.facts.make()
+    return _stored_facts(config.facts)
   stated = stated_facts(config.data)
   if stated is not None:
     return stated
   source = source_of(config)
   with from_config('data'):
     return measured(source)
+
+
+def _stored_facts(section):
+  # The facts of a config.json, which may be a stranger's.
+  facts = section.make()
+  with from_config('facts'):
+    check_facts(facts)
+  return facts
 
 
 def stated_facts(section: Node | None) -> Facts | None:
@@ -135,7 +149,7 @@ def source_of(config: Node, split: str = 'train') -> Source:
       pipeline.examples(source, np.arange(1))
   run = config.get('facts')
   if run is not None:
-    _check_same_kind(config.data.name, source.facts, run.make())
+    _check_same_kind(config.data.name, source.facts, _stored_facts(run))
   length = text_length(config)
   if not length:
     return source

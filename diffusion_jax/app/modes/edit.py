@@ -157,17 +157,16 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   if label is not None:
     cond['label'] = label
   name, values = conditions.context_of(model)
-  if values is not None:
-    rows = conditions.given_context(model)
-    if rows is None and c.context is not None:
-      check_optional(model, 'sampling.context', 'a context')
-    elif rows is not None:
-      if len(rows) != 1:
-        raise UserError(
-          f'config.sampling.context: {len(rows)} rows are given, and an edit '
-          'needs one'
-        )
-      cond[name] = values.encode(rows).repeat(n, axis=0)
+  rows = conditions.given_context(model)
+  if rows is None and c.context is not None:
+    check_optional(model, 'sampling.context', 'a context')
+  elif rows is not None and values is not None:
+    if len(rows) != 1:
+      raise UserError(
+        f'config.sampling.context: {len(rows)} rows are given, and an edit '
+        'needs one'
+      )
+    cond[name] = values.encode(rows).repeat(n, axis=0)
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond

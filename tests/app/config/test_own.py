@@ -22,6 +22,7 @@ from diffusion_jax.app.config import folder, kinds, own, prerequisites, store
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.modes.edit import choose_cond
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
@@ -365,6 +366,19 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   refused(message, reading, config)
   own.allow([str(secret)])  # by --allow, a flag or the config file
   own.check_paths(field, str(secret))
+
+
+def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
+  """The data have contexts, so that the field is one of this run."""
+  flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
+  config = store.with_flags(read('two_moons'), flags)
+  own._allowed.clear()  # another start of the program
+  choose = lambda: choose_cond(
+    models.make(config, tmp_path), SimpleNamespace(label=None), 1
+  )
+  refused("config.sampling.context='/secret' would be read, but", choose)
+  own.allow(['/secret'])
+  refused('the network of this run takes no context', choose)
 
 
 def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from tests.app.conftest import (
   of_run,
   read,
   refused,
+  stored_run,
   trial,
 )
 from tests.app.fields import within
@@ -352,3 +353,56 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
     wrong.draw,
     4,
   )
+
+
+UNITS = {'mean': (0.0, 0.0), 'std': (1.0, 2.0)}
+BOX = {'low': (0.0, 0.0), 'high': (1.0, 1.0)}
+
+
+@pytest.mark.parametrize('changes, wrong', [
+  ({'mean': (0.0,) * 3}, r'mean has 3 and std 2 numbers, .* \(2,\) has 2'),
+  ({'mean': (0.0,)}, 'mean has 1 and std 2 numbers'),
+  ({'std': ()}, 'mean has 2 and std 0 numbers'),
+  ({'mean': ()}, 'mean has 0 and std 2 numbers'),
+  ({'std': (0.0, 1.0)}, r'std\[0\]=0.0 is not a number in \(0, inf\)'),
+  ({'low': (0.0,)}, 'low has 1 and high 0 numbers'),
+  ({'low': (0.0,) * 3, 'high': (1.0,) * 3}, 'low has 3 and high 3 numbers'),
+  (BOX | {'high': (1.0, 0.0)}, 'is not below high='),
+  ({'shape': ()}, 'shape=.. is that of no array'),
+  ({'shape': (10**5, 10**5, 2)}, 'is that of no array of up to 268,435,456'),
+  ({'shape': (3,)}, 'mean has 2 and std 2 numbers, .* has 3'),
+  ({'levels': 1}, 'levels=1 is not 0 or 2..256'),
+  ({'levels': 257}, 'levels=257 is not 0 or 2..256'),
+])  # fmt: skip
+def test_the_facts_of_a_stranger_fit_together(changes, wrong, tmp_path):
+  """Of x and of the context; a half of x may have a box."""
+  good = {'shape': (2,), 'levels': 0, **UNITS}
+  boxed = good | {'low': (0.0,), 'high': (1.0,)}
+  config = read('two_moons')
+
+  def opened(**facts):
+    stored_run(tmp_path, config, facts=facts)
+    return store.open_run(tmp_path)
+
+  facts = datasets.facts_of(opened(x=boxed, context=good))
+  assert facts.x.high == (1.0,) and facts.context.std == (1.0, 2.0)
+  for name in ('x', 'context'):
+    facts = {'x': good, 'context': good} | {name: good | changes}
+    # The range of a number is checked when the file is read.
+    sample = lambda facts=facts: MODES['sample'](opened(**facts), str(tmp_path))
+    refused(f'config.facts.*{name}.*{wrong}', sample)
+  assert not (tmp_path / 'samples').exists()
+
+
+def test_a_stranger_asks_for_no_endless_data(tmp_path):
+  for name, field in (
+    ('two_moons', 'num_test'), ('two_moons', 'num_examples'),
+    ('synthetic', 'num_images'), ('shapes', 'num_pictures'),
+  ):  # fmt: skip
+    stored_run(tmp_path, data(name), **{f'data.{field}': 10**15})
+    message = f'config.data.{field}=10+ is not an integer up to '
+    refused(message, store.open_run, tmp_path)
+  facts = {'x': {'shape': (8, 8, 1), 'levels': 17}, 'num_classes': 10**7}
+  stored_run(tmp_path, data('digits'), facts=facts)
+  config = store.open_run(tmp_path)
+  refused('num_classes=10000000 is more than a', datasets.facts_of, config)
