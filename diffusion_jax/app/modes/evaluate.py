@@ -238,10 +238,12 @@ def score_pairs(
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   if not processes.is_first():
     return {}
-  scores = []
+  scores, made = [], {each.name: each.metric for each in metrics}
+  if draws.shape[1] > 1:  # calibrated draws may be as wide as the prior
+    made |= {'contraction': calibration.contraction()}
   with from_config('evaluation.metrics'):
-    for each in metrics:
-      scores += each.metric.compute(samples, reference)
+    for each in made.values():
+      scores += each.compute(samples, reference)
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
   plots.plot_coverage(out / 'coverage.png', levels)
@@ -274,7 +276,7 @@ def log_density(
   encoded = facts.context.encode(context)
   run = weights.opened(model, 'evaluate')
   arrays = real_images.arrays_of(
-    ode().measure(model.measured),
+    ode(box_draws=0).measure(model.measured),
     'ode',
     run.on_devices(),
     lambda index: (flat[index], {'context': encoded[index // rows]}),
