@@ -330,10 +330,13 @@ def contraction() -> SampleMetric:
     least = each.mean(axis=0)
     note = f'0 of the prior; {np.nanmin(least):.3g} {_note(least, draws)}'
     scores = [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
-    if 'log_q' in reference:
-      prior = Estimate(prior_log_density(truth))
+    prior = prior_log_density(truth)
+    if 'log_q' in reference and np.isfinite(prior):
       own = Score('log_density', mean(reference['log_q']), 'nats, of the truth')
-      scores += [own, Score('log_density_prior', prior, 'of a fitted prior')]
+      scores += [
+        own,
+        Score('log_density_prior', Estimate(prior), 'of a fitted one'),
+      ]
     return scores
 
   return SampleMetric({'contraction': True}, ('draws', 'truth'), compute)
