@@ -293,6 +293,20 @@ sampling/heuristics.py mean_gradient_is_zero
 metrics/posterior.py uniform_and_of_others_not
   log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
   => log_prior.reshape(x.shape[:2])
+metrics/calibration.py closed_forms
+  1.0 - ratios + => 1.0 + ratios -
+metrics/calibration.py closed_forms
+  0.5 * np.linalg.slogdet(cov)[1] => np.linalg.slogdet(cov)[1]
+metrics/calibration.py deviation_over_sets
+  ratios.mean(axis=0) * (square - 1.0) => 0.0 * square
+metrics/calibration.py never_changes
+  (count + 1) / (count - 1) => 2.0
+metrics/likelihoods.py app/modes/test_arrays.py truncated_density
+  (drawn >= low[None]) & => (drawn >= -high[None]) &
+metrics/likelihoods.py app/modes/test_arrays.py truncated_density
+  jnp.log(share) / math.prod(shape) => jnp.log(share)
+data/values.py app/modes/test_arrays.py truncated_density
+  (ends - self.mean) / self.std => ends
 metrics/calibration.py equal_numbers_share
   (equal + 1) => equal
 metrics/calibration.py draws_that_equal_the_truth

@@ -82,6 +82,16 @@ class Values(NamedTuple):
     return values if exact else values.astype(np.float32)
 
   @property
+  def encoded_box(self) -> tuple[np.ndarray, np.ndarray]:
+    """low and high as models see them, [*shape], infinite without a bound."""
+    ends = np.repeat([[-np.inf], [np.inf]], self.shape[-1], axis=1)
+    ends[:, : len(self.low)] = self.low, self.high
+    if self.mean:
+      ends = (ends - self.mean) / self.std
+    low, high = (np.broadcast_to(end, self.shape) for end in ends)
+    return low, high
+
+  @property
   def log_det(self) -> float:
     """log |d decode / d x|, summed over all numbers; 0 for levels."""
     if not self.std:

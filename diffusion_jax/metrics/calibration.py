@@ -8,7 +8,8 @@ of those that equal it and of one more, over n + 1, so that it is uniform for
 any n and for numbers that are discrete.
 
 Draws of the prior pass `sbc` and the tests of intervals and densities. `tarp`
-notices them, but hardly anything if its references ignore x.
+notices them, but hardly anything if its references ignore x. `contraction` says
+how much narrower than the prior the draws are, calibrated or not.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.metrics.estimates import Estimate, Missing, check_finite
+from diffusion_jax.data.values import mean_and_std
+from diffusion_jax.metrics.estimates import (
+  Estimate,
+  Missing,
+  check_finite,
+  mean,
+)
 from diffusion_jax.metrics.metric import (
   Arrays,
   SampleMetric,
@@ -277,6 +284,64 @@ def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(names, ('draws', 'truth', 'context'), compute)
 
 
+def contractions(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
+  """Returns 1 - (variance of the draws) / (variance of the prior), [M, D].
+
+  Of draws [M, n, ...] and truth [M, ...], draws of the prior (Schad et al.
+  2021): the mean over pairs is 0 for the prior, 1 for a point, and NaN for a
+  number that never changes. The deviation over pairs is of both variances.
+  """
+  draws, truth = same_precision(draws, truth)
+  centre, std = mean_and_std(_flat(truth))
+  std = np.where(std > 0.0, std, np.nan)
+  ratios = draws.reshape(*draws.shape[:2], -1).var(axis=1, ddof=1) / std**2
+  square = ((_flat(truth) - centre) / std) ** 2  # 1 on average
+  return 1.0 - ratios + ratios.mean(axis=0) * (square - 1.0)
+
+
+def prior_log_density(truth: ArrayLike) -> float:
+  """Returns the mean log density, nats, of truth [M, ...] under its prior.
+
+  The prior is a Gaussian or a uniform box, whichever fits the truth better. It
+  is infinite for a number that never changes.
+  """
+  flat = _flat(np.asarray(truth, np.float64))
+  count, size = flat.shape
+  with np.errstate(divide='ignore'):
+    fits = [-np.log(np.ptp(flat, axis=0) * (count + 1) / (count - 1)).sum()]
+  if count > size:
+    cov = 2.0 * np.pi * np.e * np.atleast_2d(np.cov(flat.T))
+    fits.append(-0.5 * np.linalg.slogdet(cov)[1])
+  return float(max(fits))
+
+
+def contraction() -> SampleMetric:
+  """How much narrower than the prior the draws are, 1 - a ratio of variances.
+
+  The mean over parameters, with its error over the pairs. If the draws have
+  `log_q`, also the mean log density of the truth, and `prior_log_density`.
+  """
+
+  def compute(samples, reference):
+    draws, truth = _pairs('contraction', samples, reference)
+    if draws.shape[1] < 2:
+      raise Missing('contraction needs 2 draws for each of the held-out pairs')
+    each = contractions(draws, truth)
+    least = each.mean(axis=0)
+    note = f'0 of the prior; {np.nanmin(least):.3g} {_note(least, draws)}'
+    scores = [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
+    prior = prior_log_density(truth)
+    if 'log_q' in reference and np.isfinite(prior):
+      own = Score('log_density', mean(reference['log_q']), 'nats, of the truth')
+      scores += [
+        own,
+        Score('log_density_prior', Estimate(prior), 'of a fitted one'),
+      ]
+    return scores
+
+  return SampleMetric({'contraction': True}, ('draws', 'truth'), compute)
+
+
 def _pairs(metric: str, samples: Arrays, reference: Arrays):
   draws = np.asarray(take(metric, samples, 'draws'))
   truth = np.asarray(take(metric, reference, 'truth', 'reference'))
@@ -303,4 +368,4 @@ def _note(p, draws):
   pairs = f'{len(draws):,} pairs, {draws.shape[1]:,} draws'
   if np.size(p) == 1:
     return pairs
-  return f'lowest of parameter {np.argmin(p)} of {np.size(p)}, {pairs}'
+  return f'lowest of parameter {np.nanargmin(p)} of {np.size(p)}, {pairs}'

@@ -42,6 +42,7 @@ OF_PAIRS: OfSamples = {
   'interval_coverage': calibration.interval_coverage,
   'density_coverage': calibration.density_coverage,
   'tarp': calibration.tarp,
+  'contraction': calibration.contraction,
 }
 METRICS: OfSamples = {
   'fid': fid.fid,

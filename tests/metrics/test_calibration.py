@@ -80,6 +80,59 @@ def test_each_defect_is_seen_by_the_tests_that_can(defect):
       assert abs(value - share) < 4.0 * error + 0.01, name
 
 
+CONTRACTIONS = {'exact': 0.5, 'shifted': 0.5, 'narrow': 1 - 0.405, 'prior': 0.0}
+
+
+@pytest.mark.parametrize('defect', DEFECTS)
+def test_contraction_and_densities_have_closed_forms(defect):
+  """The prior's variance is 0.1, the posterior's 0.05 and 0.9^2 of it.
+
+  Draws of the prior pass sbc; their contraction of 0 shows it.
+  """
+  contraction, posterior, prior = table.OF_PAIRS['contraction']().compute(
+    *SETS[defect]
+  )
+  exact = CONTRACTIONS[defect]
+  value, error = contraction.estimate
+  assert abs(value - exact) < 4.5 * error < 0.1
+  log_q = SETS[defect][1]['log_q']
+  np.testing.assert_allclose(posterior.estimate.value, log_q.mean())
+  # The fitted covariance of 1,000 draws is D (D + 3) / 4,000 too good.
+  entropy = 0.5 * D * np.log(2.0 * np.pi * np.e * VARIANCE)
+  error = (D / 2 / 1000) ** 0.5
+  assert abs(prior.estimate.value + entropy - 0.0325) < 4.5 * error
+  plain = table.OF_PAIRS['contraction']().compute(
+    {'draws': SETS[defect][0]['draws']}, {'truth': SETS[defect][1]['truth']}
+  )
+  assert [s.estimate for s in plain] == [contraction.estimate]
+
+
+def test_the_error_of_contraction_is_its_deviation_over_sets():
+  found = []
+  for seed in range(100):
+    samples, reference = arrays('exact', seed, pairs=50, n=9, d=2)
+    [score, *_] = calibration.contraction().compute(samples, reference)
+    found.append(score.estimate)
+  values, errors = np.array(found).T
+  np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.3)
+
+
+def test_contraction_leaves_out_what_never_changes(rng):
+  """Of a box the prior's density is 1 / volume; a constant has no density."""
+  truth = rng.uniform(-3.0, 3.0, (2000, 2))
+  log_prior = calibration.prior_log_density(truth)
+  np.testing.assert_allclose(log_prior, -2 * np.log(6.0), atol=0.01)
+  truth = np.insert(truth, 1, 0.1, axis=1)
+  draws = truth[:, None] + rng.normal(size=(2000, 9, 3)) * [1.0, 0.0, 0.5]
+  each = calibration.contractions(draws, truth).mean(axis=0)
+  np.testing.assert_allclose(each, [2 / 3, np.nan, 11 / 12], atol=0.05)
+  [score] = calibration.contraction().compute(
+    {'draws': draws}, {'truth': truth}
+  )
+  assert 'of parameter 0 of 3' in score.note
+  np.testing.assert_allclose(score.estimate.value, np.nanmean(each))
+
+
 def test_p_values_of_exact_draws_are_uniform():
   """The p-values are of single tests, over 100 repeats."""
   found = {name: [] for name in ('sbc', 'interval', 'density', 'tarp')}

@@ -65,6 +65,9 @@ def energy(samples, reference):
   (lambda: calibration.sbc().compute(
     {'draws': np.zeros((4, 9, 1))}, {'truth': np.zeros((4, 1))}
   ), Missing, 'sbc needs 10 held-out pairs: there are 4'),
+  (lambda: calibration.contraction().compute(
+    {'draws': np.zeros((10, 1, 1))}, {'truth': np.zeros((10, 1))}
+  ), Missing, 'contraction needs 2 draws for each'),
   (lambda: features.make('x'), ValueError,
    "'x' is not one of inception, dinov2"),
   (lambda: features.make('inception'), ValueError, 'need classify_image'),

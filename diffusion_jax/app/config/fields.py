@@ -169,7 +169,7 @@ class Evaluation:
       for a classifier accuracy; for samples: fid, sfid, fd, kid, is, pr
       (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation,
       c2st, sliced_w2, energy, moments; with a context: sbc, interval_coverage,
-      density_coverage, tarp; or module:metric
+      density_coverage, tarp, contraction; or module:metric
     num_images: the first images of the split; 0: all
     num_generated: images to generate
     features: inception, dinov2, digits, two_levels, classifier, shapes, pixels,

@@ -59,7 +59,11 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   if not processes.is_first():
     return {}
-  scores = []
+  scores, known = [], [each.name for each in metrics]
+  if draws.shape[1] > 1 and 'contraction' not in known:
+    # Calibrated draws may be as wide as the prior.
+    wide = scoring.Scored('contraction', calibration.contraction(), '', '')
+    metrics = [*metrics, wide]
   for each in metrics:
     scores += scoring.compute(each, samples, reference)
   levels = calibration.all_levels(samples, reference)
@@ -103,7 +107,7 @@ def log_density(
   if processes.is_first():
     provenance.check_parts(parts, settings, 'evaluation.name')
   arrays = real_images.arrays_of(
-    ode().measure(model.measured),
+    ode(box_draws=0).measure(model.measured),
     'ode',
     run.on_devices(),
     lambda index: (flat[index], {'context': encoded[index // rows]}),

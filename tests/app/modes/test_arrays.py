@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import diffusion_jax as dj
 from diffusion_jax.app.drawing import emerging
@@ -176,6 +177,17 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   said = capsys.readouterr().out
   share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', said)
   assert share and 0.0 < float(share[1]) < 100.0
+  # The density within the box is higher by the share that is inside.
+  fields = {'metrics': ('ode', 'sbc'), 'num_images': 4, 'num_pairs': 10}
+  fields |= {'draws_per_pair': 3}
+  config = of_run(run, **within('evaluation', **fields))
+  MODES['evaluate'](config, run)
+  said = capsys.readouterr().out
+  assert 'nats/dim, beyond the box too' in said and 'within the box' in said
+  assert re.search(r'contraction +-?\d', said)  # beside sbc, unasked
+  [path] = (run / 'evaluation').glob('ode*/result.json')
+  found = json.loads(path.read_text())
+  assert found['truncated_nats_per_dim'] < found['nats_per_dim']
 
 
 def test_calibration_is_swept_alone(trained):
@@ -250,6 +262,31 @@ def test_ode_of_vectors_is_their_density_in_their_units():
   expected = (np.log(STD).sum() - log_prob) / 2
   np.testing.assert_allclose(found, expected, atol=0.02)  # sigma ends at 40
   assert abs(np.mean(found - expected)) < 3e-3
+
+
+def test_ode_within_the_box_is_the_truncated_density():
+  """Of N(0.2, 0.6^2) on [-0.5, 1] the share inside is Phi's, given x_2 too."""
+  law = oracles.gaussian([0.2, -0.3], [[0.36, 0.0], [0.0, 0.5]])
+  low, high = MEAN[0] - 0.5 * STD[0], MEAN[0] + 1.0 * STD[0]
+  values = Values((2,), 0, tuple(MEAN), tuple(STD), (low,), (high,))
+  model: Any = types.SimpleNamespace(
+    facts=Facts(values),
+    schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),
+    denoiser=lambda params, cond: law.denoise,
+  )
+  x = np.stack([np.linspace(-0.4, 0.9, 50), np.zeros(50)], axis=1)
+  metric, keys = likelihoods.ode(box_draws=200), jax.random.key(1)
+  arrays = jax.jit(metric.measure(model))(
+    {}, jax.random.split(keys, 50), np.float32(x), {}
+  )
+  whole, truncated = metric.compute(jax.tree.map(np.asarray, arrays))
+  share = np.diff(norm.cdf([-0.5, 1.0], 0.2, 0.6))[0]
+  gain = whole.estimate.value - truncated.estimate.value
+  error = np.sqrt((1 / share - 1) / 10_000) / 2
+  assert abs(gain + np.log(share) / 2) < 4.5 * error < 0.02
+  assert 'truncated' not in likelihoods.ode(box_draws=0).measure(model)(
+    {}, jax.random.split(keys, 50), np.float32(x), {}
+  )
 
 
 # -- restore -----------------------------------------------------------------
