@@ -743,7 +743,7 @@ app/modes/evaluate_pairs.py own_pair
   => datasets.source_of(model.config, 'train')
 app/modes/evaluate_pairs.py own_pair
   provenance.check_parts(parts, settings, 'evaluation.name') => pass
-app/modes/sample.py keys_of_their_own
+app/drawing/boxed.py keys_of_their_own
   index[again] + _APART * attempt => index[again] + attempt
 app/scoring.py standardised_by_the_statistics
   np.asarray(x.std)) => np.ones(len(x.std)))

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
 from diffusion_jax.app.config import own, prerequisites, store
-from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.drawing.boxed import in_box
+from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.app.modes import sample
@@ -78,17 +79,14 @@ class TrainedRun:
     else:
       inputs = conditions.choose(model, end, self.mesh)
     cond = conditions.encoded(model, self.params, inputs)
+    inputs = inputs._replace(cond=cond)
     size = min(n, model.config.sampling.batch_size)
-
-    def draw(index, keys):
-      x = self._drawing(size)(self.params, keys, rows(cond, index))
+    drawing, parts = self._drawing(size), []
+    for index in np.split(np.arange(first, end), range(size, n, size)):
+      x, _ = drawing(self.params, index, rows(cond, index))
       sample.check_numbers(model, x)
-      return conditions.with_known(model, inputs, index, self.facts.x.decode(x))
-
-    parts = np.split(np.arange(first, end), range(size, n, size))
-    return np.concatenate(
-      [sample.within_box(model, draw(i, i), i, draw)[0] for i in parts]
-    )
+      parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
+    return np.concatenate(parts)
 
 
 def open_run(
@@ -104,7 +102,9 @@ def open_run(
   opened = weights.opened(models.make(config, path), 'sample')
   model, params = opened.model, opened.on_devices()
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
-  drawing = functools.cache(lambda size: generate(model, opened.mesh, size))
+  drawing = functools.cache(
+    lambda size: generate_film(model, opened.mesh, size)
+  )
   return TrainedRun(
     model, model.facts, model.state_shape, params, plan, opened.mesh, drawing
   )

@@ -27,7 +27,7 @@ def examples(model: Model) -> np.ndarray | None:
   }
   data = [{'data': tree.get('data')} for tree in (run, folder.plain(config))]
   free = *folder.FREE, *(f'data.{name}' for name in own.PATHS)
-  if folder.differences(*data, free):
+  if folder.differences(data[0], data[1], free):
     return None
   if 'num_examples' in config.data:  # if the run has not kept all
     count = min(config.data.num_examples, 1000)

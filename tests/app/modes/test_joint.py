@@ -92,8 +92,8 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   scorer, sheet = hooks.scoring.scorer, hooks.sheets.sheet
 
   def recorded(model):
-    score = scorer(model)
-    return lambda arrays: seen.append(arrays['values']) or score(arrays)
+    prepare, score = scorer(model)
+    return prepare, lambda a: seen.append(a['values']) or score(a)
 
   def drawn(model, samples, *args):
     seen.append(samples)

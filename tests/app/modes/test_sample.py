@@ -1,8 +1,6 @@
 """Sampling from a run of the real digits with a tiny network."""
 
 import json
-import types
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
 from diffusion_jax.runtime import per_image
 from diffusion_jax.runtime.per_image import PerImage
 from tests.app import toy_parts
@@ -28,22 +24,6 @@ from tests.app.conftest import (
   untrained,
 )
 from tests.app.fields import within
-
-
-def test_draws_again_have_keys_of_their_own():
-  """No attempt at a sample has the key of another sample or attempt."""
-  values, seen = Values((1,), low=(0.0,), high=(1.0,)), []
-  model: Any = types.SimpleNamespace(facts=Facts(values))
-  index, x = np.arange(4, 12), np.full((8, 1), 2.0)
-
-  def draw(i, key):
-    seen.extend(key.tolist())
-    inside = i % 4 < len(seen) // 9  # some at the second or third attempt
-    return np.where(inside, i / 100.0, 2.0)[:, None]
-
-  samples, _ = sample.within_box(model, x, index, draw)
-  np.testing.assert_array_equal(samples[:, 0], index / 100.0)
-  assert len({*seen, *range(20)}) == len(seen) + 20
 
 
 def of_sampling(**fields):
