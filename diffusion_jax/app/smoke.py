@@ -38,9 +38,10 @@ def shrunk(config: Node) -> Node:
   Data that must be downloaded are replaced by generated pictures, and runs that
   this one needs by their own trials, in '<run>-smoke'.
   """
-  if datasets.asks_for_labels(config.data):  # generated pictures do not
-    config = datasets.with_labels(config)
   tree = config.to_dict()
+  if datasets.asks_for_labels(config.data):  # generated pictures do not
+    conditioning = tree.get('conditioning', {})
+    conditioning['labels'] = conditioning.get('labels') is not False
   tree['data'] = _small_data(config.data, bool(datasets.text_length(config)))
   tree['network'] |= {
     name: min(value, SIZES[name])
