@@ -3,7 +3,8 @@ r"""Any conditional of parameters and observation, by one network (Simformer).
 x is the vector (parameters, observation) of a task of configs/inference.py, and
 in training some of its numbers are given (Gloeckler et al. 2024): a row of
 sampling.context has NaN for what is drawn. docs/results.md has what was
-measured, docs/inference.md the flags of a Transformer whose tokens are the numbers.
+measured, docs/inference.md the flags of a Transformer whose tokens are the
+numbers.
 
   python launch.py --config=configs/joint.py:two_moons
   python launch.py --config=configs/joint.py:two_moons --mode=sample \

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def open_run(
   workdir: str | Path, allow: Sequence[str] = (), **sampling: object
 ) -> 'TrainedRun':
-  """Opens a trained run: its denoiser, plan of drawing, units, and samples.
+  """Opens a trained run: its denoiser, sampler, units, and samples.
 
   allow: module:attribute and paths that its config may name (docs/running.md);
   sampling: fields of config.sampling, such as num_steps=20. Raises

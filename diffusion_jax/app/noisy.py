@@ -149,9 +149,10 @@ class NoisyNetwork:
     """What the network takes besides x and its level."""
     c = self.conditioning
     if c.labels and not self.facts.num_classes:
+      name = datasets.label_field(self.config.data)
       raise UserError(
         'config.conditioning.labels needs data of classes, and these have no '
-        f'labels: set {datasets.labels_field(self.config.data)} or '
+        f'labels: set {datasets.LABELS[name]} or '
         'conditioning.labels=False'
       )
     return _inputs_of(c, self.facts, self.needs)
@@ -320,7 +321,7 @@ def _build(noisy):
   if 'num_classes' in section.needs and classes < 2:
     raise UserError(
       'config.network=classifier needs images of two or more classes: set '
-      f'{datasets.labels_field(c.data)}'
+      f'{datasets.LABELS[datasets.label_field(c.data)]}'
     )
   network = section.make({
     'out_channels': noisy.out_channels,

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
 from diffusion_jax.app.config import own, prerequisites, store
@@ -29,18 +30,21 @@ from diffusion_jax.runtime.per_image import PerImage, rows
 class TrainedRun:
   """The parts of a trained run, as its config.sampling chooses them.
 
-  plan: its `schedule`, `levels` [N + 1] and `sampler`, which with `denoiser`
-  are what `dj.sample` takes; None for a VAE. facts: what the data are; shape:
-  of what is diffused, without its batch. A condition is label, text, context or
-  image, and is in the data's units, but for image.
+  schedule, levels [N + 1] and sampler: with `denoiser` what `dj.sample` takes;
+  None for a VAE. facts: what the data are; shape: of what is diffused, without
+  its batch. A condition is label, text, context or image, and is in the data's
+  units, but for image.
   """
 
-  model: Model
+  schedule: dj.Schedule | None
+  levels: dj.NoiseLevel | None
+  sampler: dj.Sampler | None
   facts: Facts
   shape: tuple[int, ...]
   params: Params
-  plan: Plan | None
-  mesh: Mesh
+  model: Model
+  _plan: Plan | None
+  _mesh: Mesh
   _drawing: Callable[[int], PerImage]
 
   def denoiser(self, **given: Any) -> Callable:
@@ -50,13 +54,13 @@ class TrainedRun:
     `FlowMap`, with self-conditioning a function x_0 -> denoiser. Raises
     UserError if the model has none.
     """
-    if self.plan is None:
+    if self._plan is None:
       raise UserError(
         f'{self.model.workdir} holds {self.model.schema.kind}, which has no '
         'denoiser: `draw` draws from it'
       )
     n = max((len(np.atleast_1d(x)) for x in given.values()), default=1)
-    return self.plan.step_function(conditions.given(self.model, n, given).cond)
+    return self._plan.step_function(conditions.given(self.model, n, given).cond)
 
   def encode(self, x: np.ndarray) -> jax.Array:
     """Returns data [B, ...] as they are diffused; pictures are uint8."""
@@ -77,7 +81,7 @@ class TrainedRun:
     if given:
       inputs = conditions.given(model, end, given)
     else:
-      inputs = conditions.choose(model, end, self.mesh)
+      inputs = conditions.choose(model, end, self._mesh)
     cond = conditions.encoded(model, self.params, inputs)
     inputs = inputs._replace(cond=cond)
     size = min(n, model.config.sampling.batch_size)
@@ -102,9 +106,8 @@ def open_run(
   opened = weights.opened(models.make(config, path), 'sample')
   model, params = opened.model, opened.on_devices()
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
-  drawing = functools.cache(
-    lambda size: generate_film(model, opened.mesh, size)
-  )
-  return TrainedRun(
-    model, model.facts, model.state_shape, params, plan, opened.mesh, drawing
-  )
+  mesh = opened.mesh
+  drawing = functools.cache(lambda size: generate_film(model, mesh, size))
+  parts = plan[:3] if plan else (None,) * 3
+  facts = model.facts, model.state_shape, params
+  return TrainedRun(*parts, *facts, model, plan, mesh, drawing)

@@ -38,11 +38,12 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   user's flags set fields of these data, and runs that this one needs by their
   own trials, in '<run>-smoke'.
   """
-  if datasets.asks_for_labels(config.data):  # generated pictures do not
-    config = datasets.with_labels(config)
   tree = config.to_dict()
   fields = {path for path in config.paths() if path.startswith('data')}
   own = any(path in fields for path, _ in flags)
+  if datasets.asks_for_labels(config.data):  # generated pictures do not
+    conditioning = tree.get('conditioning', {})
+    conditioning['labels'] = conditioning.get('labels') is not False
   has_texts = bool(datasets.text_length(config))
   tree['data'] = _small_data(config.data, has_texts, own)
   tree['network'] |= {

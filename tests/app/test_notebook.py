@@ -32,10 +32,10 @@ def by_parts(run, n=9, **given):
   """Draws the first samples of the seed by the parts of a run."""
   keys = fold_each(stream(0, 'sampling'), np.arange(n))
   prior, keys = np.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-  noise = run.plan.prior_sample(prior, run.plan.levels.take(0))
+  noise = run._plan.prior_sample(prior, run.levels.take(0))
   draw = jax.jit(
     lambda keys, x: dj.sample(
-      keys, run.denoiser(**given), run.plan.sampler, run.plan.levels, x
+      keys, run.denoiser(**given), run.sampler, run.levels, x
     )
   )
   return run.decode(draw(keys, noise))
@@ -51,7 +51,7 @@ def test_a_trained_run_by_its_parts(run):
   np.testing.assert_array_equal(opened.draw(4, first=5), expected[5:])
   assert np.abs(by_parts(opened, label=labels) - 1.0 * expected).max() <= 16
 
-  denoise, level = opened.denoiser(label=labels), opened.plan.schedule(0.5)
+  denoise, level = opened.denoiser(label=labels), opened.schedule(0.5)
   x0 = denoise(opened.encode(expected), level).x0
   assert x0.shape == (9, *opened.shape) and np.abs(x0).max() <= 1.0
   # 17 levels of pixels, in files 0..255
@@ -70,7 +70,7 @@ def test_fields_of_sampling_are_arguments(run):
   few = dj.open_run(
     run, [SMALL], num_steps=2, sampler='heun', **{'clip': False}
   )
-  assert few.plan.levels.t.shape == (3,)
+  assert few.levels.t.shape == (3,)
   config = few.model.config.sampling
   assert config.sampler.name == 'heun' and not config.clip
   refused('sampling.steps', dj.open_run, run, steps=2)

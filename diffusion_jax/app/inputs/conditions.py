@@ -150,12 +150,11 @@ def repeat_labels(
     )
   numbers = [names.index(x) if x in names else x for x in labels]
   for label in numbers:
-    if isinstance(label, str) or not 0 <= label < classes:
-      kind = 'not the name of a class' if isinstance(label, str) else None
+    if isinstance(label, str) or label >= classes:
       also = f', {", ".join(names[:10])}' if names else ''
       raise UserError(
-        f'config.{path}={label}{near(label, names)} is '
-        f'{kind or "out of range"}, the classes are 0..{classes - 1}{also}'
+        f'config.{path}={label}{near(label, names)} is out of range, the '
+        f'classes are 0..{classes - 1}{also}'
       )
   return np.resize(np.array(numbers, np.int32), n)
 

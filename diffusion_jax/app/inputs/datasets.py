@@ -86,51 +86,46 @@ def stated_facts(section: Node | None) -> Facts | None:
   return section.constructor.stated_facts(**section.to_dict())
 
 
+# The fields of data that read labels, and how they are set.
+LABELS = {
+  'labelled': 'data.labelled=True, whose classes are the sub-folders,',
+  'num_classes': 'data.num_classes to their number',
+  '': 'data to a set with labels',
+}
+
+
+def label_field(section: Node | None) -> str:
+  """Returns the field of a section of data that reads labels; '' for none."""
+  section = section and section.get('source', section)
+  return next((name for name in LABELS if name in (section or ())), '')
+
+
 def asks_for_labels(section: Node | None) -> bool:
-  """Returns whether a field of the data is set that reads their labels."""
-  section = section and section.get('source', section)
-  return section is not None and any(
-    section[name] and section[name] != parameter.default
-    for name, parameter in parameters(section.constructor).items()
-    if name in ('labelled', 'num_classes')
-  )
+  """Returns whether the field of a section that reads labels is set."""
+  if not (name := label_field(section)) or section is None:
+    return False
+  section = section.get('source', section)
+  default = parameters(section.constructor)[name].default
+  return bool(section[name]) and section[name] != default
 
 
-def labels_field(section: Node | None) -> str:
-  """Returns the setting by which data have labels, for messages."""
-  section = section and section.get('source', section)
-  if section and 'labelled' in section:
-    return 'data.labelled=True, whose classes are the sub-folders,'
-  if section and 'num_classes' in section:
-    return 'data.num_classes to their number'
-  return 'data to a set with labels'
+def with_conditions(config: Node, facts: Facts) -> Node:
+  """Returns the config with the conditioning that follows from the data.
 
-
-def with_labels(config: Node) -> Node:
-  """Returns the config without None in conditioning.labels and .dropout.
-
-  The network gets the labels that a field of the data asks for, and is trained
-  without them as well, for guidance.
+  labels=None: the labels that a field of the data asks for, with dropout for
+  guidance; context=if_any: auto, or None for data without a context.
   """
   c = config.get('conditioning')
   if c is None:
     return config
-  fields = {'labels': c.labels, 'dropout': c.dropout}
-  if c.labels is None:
-    fields['labels'] = asks_for_labels(config.data)
-  if c.dropout is None:
-    follows = c.labels is None and fields['labels']
-    fields['dropout'] = 0.1 if follows else 0.0
-  return config.replace(conditioning=c.replace(**fields))
-
-
-def with_context(config: Node, facts: Facts) -> Node:
-  """Returns the config with conditioning.context=if_any decided by the data."""
-  c = config.get('conditioning')
-  if c is None or c.context is None or c.context.name != 'if_any':
-    return config
-  context = None if facts.context is None else c.context.replace(name='auto')
-  return config.replace(conditioning=c.replace(context=context))
+  follows = c.labels is None and asks_for_labels(config.data)
+  labels = follows if c.labels is None else c.labels
+  dropout = 0.1 * follows if c.dropout is None else c.dropout
+  context = c.context
+  if context is not None and context.name == 'if_any':
+    context = facts.context and context.replace(name='auto')
+  c = c.replace(labels=labels, dropout=dropout, context=context)
+  return config.replace(conditioning=c)
 
 
 def source_of(config: Node, split: str = 'train') -> Source:

@@ -40,7 +40,7 @@ def make(
   """
   config = datasets.of_run(config, workdir)
   facts = datasets.facts_of(config) if facts is None else facts
-  config = datasets.with_context(datasets.with_labels(config), facts)
+  config = datasets.with_conditions(config, facts)
   schema = kinds.kind_of(config)
   (make_kind,) = (make_kind for kind, make_kind in KINDS if kind is schema)
   return make_kind(config, Path(workdir), facts)

@@ -85,7 +85,7 @@ def test_a_table_without_a_context_hears_of_training_without():
   assert 'or train without, by conditioning.context=None' in line
   given = store.with_flags(read('vectors'), [('sampling.context', 'y.npy')])
   (line,) = needs.problems(
-    datasets.with_context(given, VECTORS), VECTORS, 'sample'
+    datasets.with_conditions(given, VECTORS), VECTORS, 'sample'
   )
   assert line.startswith('config.sampling.context=y.npy needs a context, and')
   assert line.endswith('without a context: leave it out')

@@ -320,7 +320,7 @@ def test_every_source_is_documented():
 ])  # fmt: skip
 def test_labels_follow_the_data_that_ask_for_them(fields, labels, dropout):
   config = store.with_flags(read('pictures'), [*as_flags(fields)])
-  decided = datasets.with_labels(config).conditioning
+  decided = datasets.with_conditions(config, DIGITS).conditioning
   assert (decided.labels, decided.dropout) == (labels, dropout)
   small = smoke.shrunk(config).conditioning
   assert bool(small.labels) == labels
@@ -348,7 +348,7 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
   np.testing.assert_array_equal(by_name, found[0])
   wrong = dj.open_run(run, allow=[SMALL], labels='bb')
   refused(
-    r"labels=bb \(did you mean 'b'\?\) is not the name of a class, the classes "
+    r"labels=bb \(did you mean 'b'\?\) is out of range, the classes "
     'are 0..1, a, b',
     wrong.draw,
     4,

@@ -226,8 +226,8 @@ conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => takes no
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue
   test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9
-sampling.labels=three => config.sampling.labels=three is not the name of a
-  class, the classes are 0..9
+sampling.labels=three => config.sampling.labels=three is out of range, the
+  classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
 shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt='a| |b' => sampling.prompt: each text must have
