@@ -36,6 +36,15 @@ def draft_folder(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(new, ignore_errors=True)
 
 
+def own_folder(path: str | Path) -> Path:
+  """Makes a folder, if it is missing; raises ValueError for a link."""
+  path = Path(path)
+  if path.is_symlink():  # A run may come from a stranger.
+    raise ValueError(f'nothing is written in {path}, a link: remove it')
+  path.mkdir(parents=True, exist_ok=True)
+  return path
+
+
 def write_figure(path: str | Path, figure: Any) -> None:
   """Writes a figure of matplotlib as a PNG file."""
   with draft(path) as file:

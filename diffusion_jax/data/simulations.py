@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.data import npz
-from diffusion_jax.drafts import draft
+from diffusion_jax.drafts import draft, own_folder
 
 # (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
 Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
@@ -44,7 +44,7 @@ def simulations(
   """
   path = None
   if isinstance(folder, (str, Path)):
-    path = _made(folder) / f'{_name(simulate, seed)}.npz'
+    path = own_folder(folder) / f'{_name(simulate, seed)}.npz'
   kept = _read(path) or {}
   count = len(kept['x']) if kept else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
@@ -79,14 +79,7 @@ def keep(tried: dict[str, Arrays], folder: str | Path) -> None:
   """
   for name, arrays in tried.items():
     count = len(arrays['x'])
-    _write(_part(_made(folder) / f'{name}.npz', 0, count), arrays, count)
-
-
-def _made(folder):
-  if Path(folder).is_symlink():  # A run may come from a stranger.
-    raise ValueError(f'nothing is written in {folder}, a link: remove it')
-  Path(folder).mkdir(parents=True, exist_ok=True)
-  return Path(folder)
+    _write(_part(own_folder(folder) / f'{name}.npz', 0, count), arrays, count)
 
 
 def _part(path, start, count):

@@ -36,8 +36,10 @@ UNSCALED: dict = dict.fromkeys(('mean', 'std', 'low', 'high'), [])
 def test_a_run_leaves_what_the_docs_promise(run):
   stored = json.loads((run / 'config.json').read_text())
   assert stored['network']['channels'] == 8
+  assert len(stored['facts'].pop('checksum')) == 16
   assert stored['facts'] == {
-    'x': {'shape': [8, 8, 1], 'levels': 17, **UNSCALED}, 'num_classes': 10
+    'x': {'shape': [8, 8, 1], 'levels': 17, **UNSCALED}, 'num_classes': 10,
+    'examples': 1437,
   }  # fmt: skip
   assert sorted(p.name for p in (run / 'checkpoints').iterdir()) == ['2', '4']
   assert list(run.glob('events.out.*'))
