@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data.sources import content_sum
 from tests.refusals import one_line
 
 PLAIN = {'red': (200, 0, 0), 'green': (0, 200, 0), 'blue': (0, 0, 200)}
@@ -117,3 +118,17 @@ def test_each_split_has_captions_of_its_own(tmp_path):
     line = f'{{"file_name": "x.png", "text": "of {split}"}}'
     source = captioned(tmp_path, line, 'x', split=split, folder=split)
     assert source.read(np.array([0]))['text'] == [f'of {split}']
+
+
+def test_a_sum_is_of_the_content_or_of_the_files_as_they_are(tmp_path):
+  """All pictures have one by their files, and the first by their pixels."""
+  for i in range(3):
+    save(tmp_path / f'{i}.png', (i, 0, 0))
+  source = image_folder.folder(tmp_path, image_shape=(8, 8, 3))
+  sums = lambda: (content_sum(source), content_sum(source, 2))
+  whole, first = sums()
+  assert sums() == (whole, first)
+  save(tmp_path / '2.png', (90, 90, 90))
+  assert sums()[0] != whole and sums()[1] == first
+  save(tmp_path / '0.png', (90, 90, 90))
+  assert sums()[1] != first
