@@ -188,8 +188,8 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   n = conditions.count(model)
   cond = conditions.encoded(model, params, inputs)
   opened = opened._replace(inputs=inputs._replace(cond=cond))
-  settings = provenance.settings(model, params, opened.step)
-  params, stored = opened.on_devices(), provenance.as_array(settings)
+  stored = provenance.as_array(sample.settings_of(opened))
+  params = opened.on_devices()
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
   start = time.process_time()
   with contextlib.redirect_stdout(printed):

@@ -748,7 +748,7 @@ app/drawing/boxed.py keys_of_their_own
 app/scoring.py standardised_by_the_statistics
   np.asarray(x.std)) => np.ones(len(x.std)))
 app/edits/restoration.py app/modes/test_arrays.py restored_in_their_units
-  offset = np.asarray(operator(jnp.asarray(mean)))[0] => offset = 0.0
+  offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
 app/edits/restoration.py app/modes/test_restore.py units_of_the_measurement
   weights = (std / stds) => weights = (stds / stds)
 app/edits/restoration.py app/modes/test_restore.py units_of_the_measurement

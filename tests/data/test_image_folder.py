@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.data import files, image_folder, pipeline
+from diffusion_jax.data.sources import content_sum
 from tests.data import encoded
 from tests.refusals import one_line
 
@@ -192,3 +193,17 @@ def test_a_checksum_is_of_names_and_sizes(classes):
   picture.unlink()
   fewer = checksum(moved)
   assert len({first, other, larger, fewer}) == 4
+
+
+def test_a_sum_is_of_the_content_or_of_the_files_as_they_are(tmp_path):
+  """All pictures have one by their files, and the first by their pixels."""
+  for i in range(3):
+    save(tmp_path / f'{i}.png', (i, 0, 0))
+  source = image_folder.folder(tmp_path, image_shape=(8, 8, 3))
+  sums = lambda: (content_sum(source), content_sum(source, 2))
+  whole, first = sums()
+  assert sums() == (whole, first)
+  save(tmp_path / '2.png', (90, 90, 90))
+  assert sums()[0] != whole and sums()[1] == first
+  save(tmp_path / '0.png', (90, 90, 90))
+  assert sums()[1] != first

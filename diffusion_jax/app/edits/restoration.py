@@ -388,8 +388,8 @@ def _damage_of(operator, noise, values):
     # y loses what the operator makes of the mean of the data: float32 would
     # round real numbers that are far from 0.
     with jax.enable_x64(True):
-      mean = np.broadcast_to(np.float64(values.mean), values.shape)[None]
-      offset = np.asarray(operator(jnp.asarray(mean)))[0]
+      x = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+      offset = np.asarray(operator(jnp.asarray(x)))[0]
   stds = _checked_noise(noise, y) / (_GREY if values.levels else 1.0)
   std = float(np.exp(np.log(stds).mean()))
   weights = (std / stds).astype(np.float32)
@@ -414,10 +414,7 @@ def _checked_noise(noise, y):
 
 def _width(stds, y):
   # The least noise in units of x; y: of several x of variance 1.
-  variance, axes = (
-    y.var(axis=0, keepdims=True),
-    tuple(range(max(y.ndim - 1, 1))),
-  )
+  variance, axes = y.var(axis=0, keepdims=True), tuple(range(y.ndim - 1))
   count = np.maximum((variance > 0.0).sum(axis=axes), 1)
   gain = np.sqrt(variance.sum(axis=axes) / count)
   return float(np.min(stds / np.maximum(gain, 1e-12)))

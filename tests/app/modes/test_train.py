@@ -233,7 +233,7 @@ def test_a_sampler_that_raises_is_refused_before_the_first_step(
 
 
 def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, capsys
 ):
   """test_hooks.py has the order, and test_programs.py a preview that fails."""
   workdir = tmp_path / 'run'
@@ -245,11 +245,13 @@ def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(
 
   made = lambda model, mesh, every: hooks.Hook(every, act)
   monkeypatch.setattr(hooks, 'evaluating', made)
-  fields = {'training.keep_best': 1, 'training.checkpoint_every': 4}
+  fields = within('training', keep_best=1, checkpoint_every=4, evaluate_every=6)
   with pytest.raises(RuntimeError, match='out of memory'):
     MODES['train'](smoke(**fields), workdir)
   assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['4']
   assert jax.tree.leaves(params_of(workdir))
+  note = 'note: training.keep_best chooses among checkpoints, 4 steps apart'
+  assert note in capsys.readouterr().out
 
 
 # Mistakes that the folder shows, as (mode, what is done to a copy of a run,
