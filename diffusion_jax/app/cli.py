@@ -117,7 +117,8 @@ class Command:
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
-    own.allow([*_ALLOW.value, *(text for _, text in fields)])
+    modules = (f'{name}:' for name in _ALLOW.value)
+    own.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
     if self.is_run:
       # A training reads the facts from the data.
       more = ['facts'] if mode == 'train' else []
@@ -142,7 +143,7 @@ class Command:
 def main(argv: list[str]) -> None:
   """Runs the mode of a command line, or prints the fields of a mode."""
   needed = _MODE.value != 'convert' and not _HELP_MODE.value
-  path, argument = find_config(_CONFIG.value, needed)
+  path, argument = find_config(_CONFIG.value or _run_in_workdir(), needed)
   command = Command(path, argument, _FIELDS)
   workdir = command.workdir()
   if not path and not _WORKDIR.value and not _HELP_MODE.value:
@@ -192,6 +193,13 @@ def main(argv: list[str]) -> None:
 
 
 _FIELDS: list[tuple[str, str]] = []
+
+
+def _run_in_workdir():
+  # --workdir=<run> alone is --config=<run>, but not for weights to convert.
+  path = _WORKDIR.value or ''
+  is_run = _MODE.value != 'convert' and Path(path, 'config.json').is_file()
+  return path if is_run else ''
 
 
 def join(config: Node) -> None:
