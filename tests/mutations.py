@@ -615,11 +615,11 @@ app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
 app/models/diffusion.py without_clipping
   functions.append(bound_of(c, noisy.clips)) => functions.append(None)
 data/sources.py app/inputs/test_datasets.py a_stranger_fit
-  ('x', x), ('context', context) => ('x', x),
+  wrong := values and => wrong := name == 'x' and
 data/values.py app/inputs/test_datasets.py a_stranger_fit
-  len(mean) != len(std) or => 
+  mean != std or => 
 data/values.py app/inputs/test_datasets.py a_stranger_fit
-  len(low) > shape[-1] => False
+  low > last => False
 app/modes/edit.py app/config/test_own.py without_a_context_reads
   rows = conditions.given_context(model) => rows = None
 app/config/own.py is_data_and_the_source

@@ -3,6 +3,7 @@
 --config names a file in ./configs, an installed config, or a run folder.
 """
 
+import io
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import jax
 from absl import app, flags, logging
@@ -302,7 +303,7 @@ def of_machine(error: Exception) -> str:
   try:
     jax.devices()
   except Exception as reason:  # an AssertionError, for instance
-    text = str(reason).strip().partition('\n')[0] or 'JAX finds no such device'
+    text = str(reason).partition('\n')[0] or 'JAX finds no such device'
     return f'JAX_PLATFORMS={jax.config.values["jax_platforms"]}: {text}'
   return ''
 
@@ -328,7 +329,7 @@ def run() -> None:
   """Parses the command line, and runs `main` with absl."""
   sys.unraisablehook = unraisable
   for stream in (sys.stdout, sys.stderr):  # ASCII, for a path that is not
-    stream.reconfigure(errors='backslashreplace')
+    cast(io.TextIOWrapper, stream).reconfigure(errors='backslashreplace')
   compiling.hide_warnings()
   start_up.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.

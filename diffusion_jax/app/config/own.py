@@ -58,11 +58,9 @@ def expanded(name: str, value: Any) -> Any:
 
   Raises ValueError for an address, gs://..., that would be written.
   """
-  if name not in (*PATHS, *_OTHERS, *_USERS):
-    return value
-  if isinstance(value, tuple | list):
+  if isinstance(value, tuple):
     return tuple(expanded(name, x) for x in value)
-  is_path = isinstance(value, str)
+  is_path = isinstance(value, str) and name in (*PATHS, *_OTHERS, *_USERS)
   return files.expanded(value, name in _WRITTEN) if is_path else value
 
 
@@ -74,10 +72,10 @@ def remember(workdir: Path, config: Tree) -> None:
   """
   paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
   content: Json = {'run': str(workdir.resolve()), 'paths': paths}
-  parts = sorted(filter(is_allowed, names_in(config)))
-  if parts and workdir.resolve().is_relative_to(Path.cwd()):
-    content |= {'parts': parts, 'folder': os.getcwd()}
-  if len(content) == 2 and not paths:
+  if workdir.resolve().is_relative_to(here := os.getcwd()):
+    parts = sorted(filter(is_allowed, names_in(config)))
+    content |= {'parts': parts, 'folder': here} if parts else {}
+  if not paths and 'parts' not in content:
     return
   with contextlib.suppress(OSError):  # The next start asks for them instead.
     path = _record(workdir)
