@@ -703,13 +703,29 @@ app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
 app/models/diffusion.py without_clipping
   functions.append(bound_of(c, noisy.clips)) => functions.append(None)
 data/sources.py app/inputs/test_datasets.py a_stranger_fit
-  ('x', x), ('context', context) => ('x', x),
+  wrong := values and => wrong := name == 'x' and
 data/values.py app/inputs/test_datasets.py a_stranger_fit
-  len(mean) != len(std) or => 
+  mean != std or => 
 data/values.py app/inputs/test_datasets.py a_stranger_fit
-  len(low) > shape[-1] => False
+  low > last => False
 app/modes/edit.py app/config/test_own.py without_a_context_reads
   rows = conditions.given_context(model) => rows = None
+app/config/own.py is_data_and_the_source
+  path in ('data', 'data.source') => path == 'data'
+app/config/own.py below_the_folder
+  content.get('folder') == os.getcwd() => 'parts' in content
+app/config/own.py takes_what_every_network
+  _call_misfit(part) if more else '' => ''
+app/inputs/conditions.py of_other_runs_get
+  noisy is None or guided => noisy is None
+app/inputs/conditions.py of_other_runs_get
+  c.get('classifier') or by_run => by_run
+runtime/files.py without_a_home
+  if full.startswith('~') => if False
+training/preemption.py later_ones_are_ignored
+  _AS_SIGTERM if main => () if main
+training/preemption.py nohup_goes_on
+  is signal.SIG_DFL => is not None
 app/config/own.py folder_of_the_user
   [*words, *map(os.path.expanduser, words)] => words
 app/config/own.py folder_of_the_user

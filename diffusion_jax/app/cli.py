@@ -3,6 +3,7 @@
 --config names a file in ./configs, an installed config, or a run folder.
 """
 
+import io
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import jax
 from absl import app, flags, logging
@@ -127,7 +128,8 @@ class Command:
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
-    own.allow([*_ALLOW.value, *(text for _, text in fields)])
+    modules = (f'{name}:' for name in _ALLOW.value)
+    own.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
     if self.is_run:
       # A training reads the facts from the data.
       more = ['facts'] if mode == 'train' else []
@@ -156,7 +158,7 @@ class Command:
 def main(argv: list[str]) -> None:
   """Runs the mode of a command line, or prints the fields of a mode."""
   needed = _MODE.value != 'convert' and not _HELP_MODE.value
-  path, argument = find_config(_CONFIG.value, needed)
+  path, argument = find_config(_CONFIG.value or _run_in_workdir(), needed)
   command = Command(path, argument, _FIELDS)
   workdir = command.workdir()
   if not path and not _WORKDIR.value and not _HELP_MODE.value:
@@ -206,6 +208,13 @@ def main(argv: list[str]) -> None:
 
 
 _FIELDS: list[tuple[str, str]] = []
+
+
+def _run_in_workdir():
+  # --workdir=<run> alone is --config=<run>, but not for weights to convert.
+  path = _WORKDIR.value or ''
+  is_run = _MODE.value != 'convert' and Path(path, 'config.json').is_file()
+  return path if is_run else ''
 
 
 def join(config: Node) -> None:
@@ -312,7 +321,7 @@ def of_machine(error: Exception) -> str:
   try:
     jax.devices()
   except Exception as reason:  # an AssertionError, for instance
-    text = str(reason).strip().partition('\n')[0] or 'JAX finds no such device'
+    text = str(reason).partition('\n')[0] or 'JAX finds no such device'
     return f'JAX_PLATFORMS={jax.config.values["jax_platforms"]}: {text}'
   return ''
 
@@ -338,7 +347,7 @@ def run() -> None:
   """Parses the command line, and runs `main` with absl."""
   sys.unraisablehook = unraisable
   for stream in (sys.stdout, sys.stderr):  # ASCII, for a path that is not
-    stream.reconfigure(errors='backslashreplace')
+    cast(io.TextIOWrapper, stream).reconfigure(errors='backslashreplace')
   compiling.hide_warnings()
   start_up.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.

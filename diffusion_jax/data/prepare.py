@@ -23,8 +23,7 @@ def default_data_dir(data_dir: str | Path = '') -> Path:
   """Returns data_dir, or the folder of tfds if that is empty."""
   from tensorflow_datasets.core import constants
 
-  folder = data_dir or constants.get_default_data_dir()
-  return Path(os.path.expanduser(folder))
+  return Path(os.path.expanduser(data_dir or constants.get_default_data_dir()))
 
 
 def prepare(name: str, data_dir: str | Path = '') -> Path:

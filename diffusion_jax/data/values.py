@@ -1,6 +1,7 @@
 """What one array of the data is, and how models see it."""
 
 import math
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -131,23 +132,22 @@ MOST_NUMBERS = 2**28  # of one example, 1 GiB in float32
 
 def problem_of(values: Values) -> str:
   """Returns what does not fit in a description of an array, or ''."""
-  shape, levels, mean, std, low, high = values
-  if not shape or math.prod(shape) > MOST_NUMBERS:
-    return (
-      f'shape={shape} is that of no array of up to {MOST_NUMBERS:,} numbers'
-    )
-  if levels == 1 or levels > 256:
-    return f'levels={levels} is not 0 or 2..256'
-  if len(mean) != len(std) or len(mean) not in (1, shape[-1]) and not levels:
-    return (
-      f'mean has {len(mean)} and std {len(std)} numbers, and the last axis of '
-      f'{shape} has {shape[-1]}'
-    )
-  if len(low) != len(high) or len(low) > shape[-1]:
-    return (
-      f'low has {len(low)} and high {len(high)} numbers, and the last axis of '
-      f'{shape} has {shape[-1]}'
-    )
-  if any(a >= b for a, b in zip(low, high, strict=True)):
-    return f'low={low} is not below high={high}'
-  return ''
+  shape, levels, *pairs = values
+  mean, std, low, high = map(len, pairs)
+  last = shape[-1] if shape else 0
+  wrong = {
+    f'shape={shape} is that of no array of up to {MOST_NUMBERS:,} numbers': (
+      not shape or math.prod(shape) > MOST_NUMBERS
+    ),
+    f'levels={levels} is not 0 or 2..256': levels == 1 or levels > 256,
+    f'mean has {mean} and std {std} numbers, the last axis of x {last}': (
+      mean != std or mean not in (1, last) and not levels
+    ),
+    f'low has {low} and high {high} numbers, the last axis of x {last}': (
+      low != high or low > last
+    ),
+    f'low={pairs[2]} is not below high={pairs[3]}': (
+      any(map(operator.ge, *pairs[2:]))
+    ),
+  }
+  return next((text for text, holds in wrong.items() if holds), '')

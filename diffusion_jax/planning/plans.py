@@ -26,10 +26,12 @@ def describe(topology: Topology) -> str:
   rates, count = topology.rates, len(topology.devices)
   if rates is None:
     return f'{topology.name}: {count} simulated devices, without rates'
+  apart = f', {rates.between / 1e9:g} GB/s to other machines'
+  apart = apart if count > topology.machine else ''
   return (
     f'{topology.name}: {count} {rates.name}, each {rates.flops / 1e12:g} '
     f'TFLOP/s in bfloat16, {gib(rates.memory)} at {rates.bandwidth / 1e9:g} '
-    f'GB/s, sending {rates.link / 1e9:g} GB/s ({rates.source})'
+    f'GB/s, sending {rates.link / 1e9:g} GB/s{apart} ({rates.source})'
   )
 
 

@@ -182,6 +182,12 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
     check_one_line(result, "config.schedule='own:schedule' would be imported")
     assert 'add --allow=own:schedule to the command' in result.stderr
   assert not (tmp_path / 'imported').exists()
+  for name in ('own:schedule', 'own'):
+    result = launch(
+      '--workdir=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path
+    )
+    assert 'would be imported' not in result.stderr
+    (tmp_path / 'imported').unlink()
   result = launch(
     '--config=run', f'--allow={small},own:schedule', '--mode=sample',
     cwd=tmp_path,

@@ -189,6 +189,17 @@ def test_a_missing_compiler_says_what_to_install(name, message, monkeypatch):
     topologies.make(name)
 
 
+@pytest.mark.parametrize('count, said', [
+  (4, 'sending 450 GB/s (nvidia'),
+  (8, 'sending 450 GB/s, 50 GB/s to other machines (nvidia'),
+])  # fmt: skip
+def test_the_line_of_devices_has_both_networks(count, said):
+  """NVLink connects the four GPUs of a machine, an adapter of each machines."""
+  rates = topologies.GPUS['h100']
+  topology = topologies.Topology('2xh100x4', [None] * count, rates, 4, {})
+  assert said in plans.describe(topology)
+
+
 def test_simulated_devices_are_those_of_the_cpu():
   topology = topologies.make('cpu:4')
   assert topology.devices == jax.devices()[:4]

@@ -58,32 +58,38 @@ def expanded(name: str, value: Any) -> Any:
 
   Raises ValueError for an address, gs://..., that would be written.
   """
-  if name not in (*PATHS, *_OTHERS, *_USERS):
-    return value
-  if isinstance(value, tuple | list):
+  if isinstance(value, tuple):
     return tuple(expanded(name, x) for x in value)
-  is_path = isinstance(value, str)
+  is_path = isinstance(value, str) and name in (*PATHS, *_OTHERS, *_USERS)
   return files.expanded(value, name in _WRITTEN) if is_path else value
 
 
 def remember(workdir: Path, config: Tree) -> None:
-  """Keeps in the user's cache which paths the training of a run may read.
+  """Keeps in the user's cache what the training of a run may read and import.
 
-  The user gave them once; later starts of the run need not name them again.
+  The user gave the paths and parts once; later starts of the run need not name
+  them again. Parts are kept for a run below the working folder, which has them.
   """
   paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
-  if not paths:
+  content: Json = {'run': str(workdir.resolve()), 'paths': paths}
+  if workdir.resolve().is_relative_to(here := os.getcwd()):
+    parts = sorted(filter(is_allowed, names_in(config)))
+    content |= {'parts': parts, 'folder': here} if parts else {}
+  if not paths and 'parts' not in content:
     return
   with contextlib.suppress(OSError):  # The next start asks for them instead.
     path = _record(workdir)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {'run': str(workdir.resolve()), 'paths': paths})
+    write_json(path, content)
 
 
 def recall(workdir: Path) -> None:
-  """Allows the paths of a run that `remember` was told of."""
+  """Allows the paths and the parts of a run that `remember` was told of."""
   with contextlib.suppress(OSError, UserError):
-    _allowed.update(read_json(_record(workdir)).get('paths', ()))
+    content = read_json(_record(workdir))
+    _allowed.update(content.get('paths', ()))
+    if content.get('folder') == os.getcwd():
+      _allowed.update(content['parts'])
 
 
 def _paths(tree):
@@ -119,7 +125,8 @@ def _record(workdir):
 
 def is_allowed(name: str) -> bool:
   """Returns whether this process may import a 'module:attribute'."""
-  return ':' in name and name in _allowed
+  part_of = f'{name.partition(":")[0]}:'  # --allow=module
+  return ':' in name and not _allowed.isdisjoint({name, part_of})
 
 
 def is_given(word: str) -> bool:
@@ -198,7 +205,7 @@ def _misfit(key, part, facts):
 
     more = (nnx.Module,) if 'in_channels' in facts else ()  # not autoencoders
     if inspect.isclass(part) and issubclass(part, (linen.Module, *more)):
-      return ''
+      return _call_misfit(part) if more else ''
     names = 'flax.linen.Module' + ' or flax.nnx.Module' * len(more)
     return f'a subclass of {names} is needed'
   kinds = inspect.isfunction(part) or inspect.isclass(part)
@@ -215,6 +222,16 @@ def _misfit(key, part, facts):
     optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
     if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
       return f'its parameter {p.name} needs a default'
+  return ''
+
+
+def _call_misfit(network):
+  try:
+    inspect.signature(network.__call__).bind(
+      *'self x noise cond'.split(), train=1
+    )
+  except TypeError as error:
+    return f'its __call__ must take (x, noise, cond, *, train): {error}'
   return ''
 
 

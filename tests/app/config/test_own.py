@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
@@ -157,6 +158,41 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
     assert found is part
   message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
   refused(message, own.find, 'objective.weight', f'{__name__}:of_facts', ())
+
+
+class NoTrain(nn.Module):
+  takes = ('label',)
+
+  def __call__(self, x, noise, cond=None):
+    return x
+
+
+class NoCond(nn.Module):
+  def __call__(self, x, noise, *, train=False):
+    return x
+
+
+def test_a_network_takes_what_every_network_is_called_with():
+  for part, wrong in (
+    (NoTrain, "keyword argument 'train'"),
+    (NoCond, 'many po'),
+  ):
+    own.allow([name := f'{__name__}:{part.__name__}'])
+    message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
+    refused(message, own.find, 'network', name, ('in_channels',))
+  own.allow([f'{TOY}:Network'])
+  own.find('network', f'{TOY}:Network', ('in_channels',))
+
+
+def numbers(rng, n):
+  return {'x': rng.normal(size=(n, 2))}
+
+
+@pytest.mark.parametrize('path', ['data', 'data.source'])
+def test_a_simulator_is_data_and_the_source_of_data(path):
+  own.allow([f'{__name__}:numbers'])
+  source = own.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
+  assert len(source) == 3
 
 
 # -- a stored config from anybody ---------------------------------------------
@@ -366,6 +402,39 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   refused(message, reading, config)
   own.allow([str(secret)])  # by --allow, a flag or the config file
   own.check_paths(field, str(secret))
+
+
+def test_a_users_own_run_below_the_folder_keeps_its_parts(
+  tmp_path, monkeypatch
+):
+  """The same names are asked for in another place, and in another folder."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.chdir(tmp_path)
+  config = plain(('schedule', f'{TOY}:Schedule'))
+  run = stored_run(tmp_path / 'runs' / 'mine', config)
+  own.remember(run, config)
+  ask = lambda path: refused('would be imported', store.open_run, path)
+  own._allowed.clear()  # another start of the program
+  assert store.open_run(run).schedule.name == f'{TOY}:Schedule'
+  own._allowed.clear()
+  ask(run.rename(tmp_path / 'moved'))
+  run = stored_run(run, config)
+  monkeypatch.chdir(tmp_path / 'runs')
+  ask(run)
+  monkeypatch.chdir(tmp_path)
+  store.open_run(run)
+  own._allowed.clear()
+  ask(stored_run(run, config, schedule=f'{TOY}:schedule'))  # another part
+
+
+def test_a_module_that_is_allowed_allows_its_parts():
+  for name in ('a:b', 'a:c'):
+    assert not own.is_allowed(name)
+  own.allow(['a', 'd'])  # values of fields, not of --allow
+  assert not own.is_allowed('a:b')
+  own.allow(['a:'])
+  assert own.is_allowed('a:b') and own.is_allowed('a:c')
+  assert not own.is_allowed('d:b') and not own.is_allowed('a')
 
 
 def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):

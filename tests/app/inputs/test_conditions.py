@@ -1,6 +1,7 @@
 """What samples and edits are conditioned on: texts, labels, images."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -9,11 +10,20 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
-from tests.app.conftest import arrays_of, refused, trial, untrained
+from diffusion_jax.data.values import Values
+from tests.app.conftest import (
+  arrays_of,
+  as_flags,
+  read,
+  refused,
+  trial,
+  untrained,
+)
 from tests.app.fields import within
 
 
@@ -40,6 +50,34 @@ def samples(run, name, **changes):
   lines = (run / 'samples' / f'{name}.txt').read_text().splitlines()
   assert lines == arrays['texts'].tolist()
   return arrays['arr_0'], lines
+
+
+OF_RUN = within('sampling.guidance', 'autoguidance', run='a')
+
+
+@pytest.mark.parametrize('guided, flags', [
+  (False, {}),
+  (False, OF_RUN | {'sampling.guidance.scale': 1.0}),
+  (True, OF_RUN | {'sampling.guidance.scale': 2.0}),
+  (True, {'sampling.classifier.run': 'a', 'sampling.classifier.scale': 2.0}),
+])  # fmt: skip
+def test_networks_of_other_runs_get_the_context_itself(guided, flags):
+  """They have their own encoders; a scale of 1 does without the other run."""
+  config = store.with_flags(read('digits'), [*as_flags(flags)])
+  values = Values((2,), 0, (0.0, 0.0), (1.0, 2.0))
+  code = lambda params, cond: {'context_code': 10.0 * cond['context']}
+  model: Any = SimpleNamespace(
+    noisy=SimpleNamespace(context_code=code),
+    facts=SimpleNamespace(context=values),
+    config=config,
+  )
+  context, rows = np.array([[1.0, 4.0], [3.0, 8.0]]), np.array([0, 1, 1])
+  given = {'context': values.encode(context)[rows]}
+  inputs = conditions.Inputs(given, None, None, context, rows)
+  cond = conditions.encoded(model, {}, inputs)
+  assert [*cond] == ['context' if guided else 'context_code']
+  found = cond['context'] if guided else cond['context_code'] / 10.0
+  np.testing.assert_array_equal(found, [[1.0, 2.0], [3.0, 4.0], [3.0, 4.0]])
 
 
 def test_a_training_sees_texts(tmp_path):
