@@ -193,8 +193,9 @@ def _parsed(text, kind, in_list):
     return number if type(number) is int else kind(text)
   except ValueError:
     number = _literal(text) if kind is int and 'e' in text.lower() else None
-    is_whole = isinstance(number, float) and number.is_integer()
-    return int(number) if is_whole else str(text)  # 1e3
+    if isinstance(number, float) and number.is_integer():  # 1e3
+      return int(number)
+    return str(text)
 
 
 def _literal(text):
