@@ -109,6 +109,15 @@ def open_run(
   model, params = opened.model, opened.on_devices()
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
   drawing = functools.cache(lambda size: generate(model, opened.mesh, size))
-  parts = plan[:3] if plan else (None,) * 3
-  facts = model.facts, model.state_shape, params
-  return TrainedRun(*parts, *facts, model, plan, opened.mesh, drawing)
+  return TrainedRun(
+    plan and plan.schedule,
+    plan and plan.levels,
+    plan and plan.sampler,
+    model.facts,
+    model.state_shape,
+    params,
+    model,
+    plan,
+    opened.mesh,
+    drawing,
+  )
