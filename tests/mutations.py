@@ -963,7 +963,7 @@ demos/whiteness.py power_one_at_every_frequency
 demos/whiteness.py within_its_error
   z @ z + z.size => z @ z
 app/inputs/datasets.py labels_follow_the_data
-  bool(section[name]) and section[name] != default => bool(section[name])
+  bool(inner[name]) and inner[name] != default => bool(inner[name])
 app/notebook.py trained_run_by_its_parts
   draw(i, i), i, draw) => draw(i, i - first), i, draw)
 app/inputs/conditions.py app/test_notebook.py vectors_are_given

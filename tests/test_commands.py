@@ -207,15 +207,7 @@ def launched(page):
       yield f'{base} {command}'
 
 
-# docs/guidance.md trains without labels by one flag, which is refused as long
-# as fields of a config file that a switch makes idle are.
-IDLE = pytest.mark.xfail(reason='idle fields of a config file', strict=False)
-
-
-@pytest.mark.parametrize('page', [
-  pytest.param(page, marks=[IDLE] * (page.stem == 'guidance'), id=page.name)
-  for page in PAGES
-])  # fmt: skip
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_are_accepted(page, place):
   """Their flags exist, and the model of their config can be used like this."""
   refused = []

@@ -108,6 +108,15 @@ def open_run(
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
   mesh = opened.mesh
   drawing = functools.cache(lambda size: generate_film(model, mesh, size))
-  parts = plan[:3] if plan else (None,) * 3
-  facts = model.facts, model.state_shape, params
-  return TrainedRun(*parts, *facts, model, plan, mesh, drawing)
+  return TrainedRun(
+    plan and plan.schedule,
+    plan and plan.levels,
+    plan and plan.sampler,
+    model.facts,
+    model.state_shape,
+    params,
+    model,
+    plan,
+    mesh,
+    drawing,
+  )

@@ -102,11 +102,11 @@ def label_field(section: Node | None) -> str:
 
 def asks_for_labels(section: Node | None) -> bool:
   """Returns whether the field of a section that reads labels is set."""
-  if not (name := label_field(section)) or section is None:
+  if section is None or not (name := label_field(section)):
     return False
-  section = section.get('source', section)
-  default = parameters(section.constructor)[name].default
-  return bool(section[name]) and section[name] != default
+  inner: Node = section.get('source') or section
+  default = parameters(inner.constructor)[name].default
+  return bool(inner[name]) and inner[name] != default
 
 
 def with_conditions(config: Node, facts: Facts) -> Node:
