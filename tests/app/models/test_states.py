@@ -41,7 +41,7 @@ def result(workdir):
 
 
 @pytest.mark.parametrize('name, changes, calls', [
-  ('digits_masked', {'evaluation.elbo.num_times': 8}, 8),
+  ('digits_masked', {'evaluation.elbo.num_times': 64}, 64),
   ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
 ])  # fmt: skip
 def test_a_network_that_knows_nothing_needs_all_bits(
