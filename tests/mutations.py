@@ -722,8 +722,6 @@ app/inputs/conditions.py of_other_runs_get
   c.get('classifier') or by_run => by_run
 runtime/files.py without_a_home
   if full.startswith('~') => if False
-training/preemption.py later_ones_are_ignored
-  _AS_SIGTERM if main => () if main
 training/preemption.py nohup_goes_on
   is signal.SIG_DFL => is not None
 app/config/own.py folder_of_the_user
