@@ -299,14 +299,14 @@ dj.churn(dj.heun(), COSINE, 0.1, 2.0, 1.0) => s_min=2.0 is above s_max=1.0
 dj.log_likelihood(KEY, denoise, COSINE, X, t_min=0.9, t_max=0.1) => t_min=0.9 is
   above t_max=0.1
 grid(2, schedule=backwards) => alpha_s is 4.53999e-05, ... , sigma_t is
-  4.53999e-05: these are schedule(0) and schedule(1): it must go from data to
-jax.jit(lambda: grid(2, schedule=backwards))() => it must go from data to noise
+  4.53999e-05: a schedule must go from data to noise
+jax.jit(lambda: grid(2, schedule=backwards))() => must go from data to noise
 trained(objectives.denoising(NETWORK, backwards, times=losses.uniform_times)) =>
-  it must go from data to noise
+  must go from data to noise
 trained(classifier(NETWORK, backwards, times=losses.uniform_times), label=X) =>
-  it must go from data to noise
+  must go from data to noise
 objectives.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) =>
-  it must go from data to noise
+  must go from data to noise
 dj.level_grid(STEPS, 1, 'leading') => spacing='leading' of one step is step 1
 dj.level_grid(STEPS, 1, 'linspace', 0.5) => spacing='linspace' of one step
 dj.respaced_steps(100, '1') => '1' keeps step 1 alone, the cleanest

@@ -16,7 +16,12 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion_jax.core.arguments import check_numbers, expand_to, kind_of
+from diffusion_jax.core.arguments import (
+  check_numbers,
+  computed_now,
+  expand_to,
+  kind_of,
+)
 
 Array = jax.Array
 ROUNDING = 1e-5  # the relative error of an alpha or a sigma
@@ -124,15 +129,22 @@ class Schedule(Protocol):
     ...
 
 
-def check_schedule(schedule: Callable[..., object]) -> None:
-  """Raises ValueError for a schedule from noise to data, unless traced."""
-  with jax.ensure_compile_time_eval():
-    s, t = schedule(0.0), schedule(1.0)
-    if isinstance(s, NoiseLevel) and isinstance(t, NoiseLevel):
-      rule = (
-        'these are schedule(0) and schedule(1): it must go from data to noise'
-      )
-      check_order(s, t, rule)
+def check_schedule(
+  schedule: Callable[..., object], levels: NoiseLevel | None = None
+) -> None:
+  """Raises ValueError for a schedule from noise to data, unless traced.
+
+  levels: some of its levels [N], the noisiest first, if they are known.
+  """
+  if levels is None or isinstance(levels.alpha, Tracer):
+    times = np.float32(1.0), np.float32(0.0)
+    ends = computed_now(lambda *times: [*map(schedule, times)], *times) or ()
+  else:
+    arrays = [np.asarray(x) for x in levels]
+    ends = [NoiseLevel(*(x[i] for x in arrays)) for i in (0, -1)]
+  if ends and all(isinstance(level, NoiseLevel) for level in ends):
+    t, s = ends
+    check_order(s, t, 'a schedule must go from data to noise')
 
 
 def clean_level() -> NoiseLevel:

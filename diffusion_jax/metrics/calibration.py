@@ -34,6 +34,7 @@ from diffusion_jax.metrics.metric import (
 from diffusion_jax.metrics.values import standard_of
 
 _BINS = 10
+LEAST_PAIRS = 10  # of a metric
 
 
 def rank_levels(
@@ -345,8 +346,10 @@ def contraction() -> SampleMetric:
 def _pairs(metric: str, samples: Arrays, reference: Arrays):
   draws = np.asarray(take(metric, samples, 'draws'))
   truth = np.asarray(take(metric, reference, 'truth', 'reference'))
-  if len(truth) < 10:
-    raise Missing(f'{metric} needs 10 held-out pairs: there are {len(truth)}')
+  if len(truth) < LEAST_PAIRS:
+    raise Missing(
+      f'{metric} needs {LEAST_PAIRS} held-out pairs: there are {len(truth)}'
+    )
   return draws, truth
 
 

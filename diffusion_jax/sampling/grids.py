@@ -62,7 +62,6 @@ def level_grid(
   check_at_least(1, num_steps=num_steps)
   check_choice('spacing', spacing, SPACINGS | STEP_CHOICES)
   check_level(schedule(t_start))
-  check_schedule(schedule)
   count = num_steps if end_clean else num_steps + 1
   if spacing in STEP_CHOICES:
     levels = _step_choice(schedule, count, spacing, t_start, t_end)
@@ -73,6 +72,7 @@ def level_grid(
     if end is None:
       end = _default_end(schedule, num_steps, spacing, t_start, end_clean)
     levels = SPACINGS[spacing](schedule, count, t_start, end)
+  check_schedule(schedule, levels)
   return _append_clean(levels) if end_clean else levels
 
 

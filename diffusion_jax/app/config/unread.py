@@ -53,7 +53,8 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
   is_bare = c is not None and c.labels is not None
   if is_bare and not any(c.get(name) for name in _CONDITIONS):
     beside = 'conditioning.labels=False, and no text, image or context'
-    yield ('conditioning.dropout',), beside
+    if c.dropout:
+      yield ('conditioning.dropout',), beside
     if not (s.get('guidance') or {}).get('run'):
       yield ('sampling.guidance',), beside
     if s.get('classifier') is None:
@@ -143,6 +144,7 @@ def without_idle(
   from diffusion_jax.app.config import store
 
   tree, run = config.to_dict(), folder.flat(folder.read_config(workdir) or {})
+  is_left_out = False
   for fields, beside in idle(config, mode):
     for field in fields:
       is_given = any(f'{path}.'.startswith(f'{field}.') for path in given)
@@ -152,9 +154,14 @@ def without_idle(
       *parents, name = field.split('.')
       section = functools.reduce(dict.__getitem__, parents, tree)
       del section[name]
+      is_left_out = True
       if field in run:
         section[name] = store.tuples(run[field])
-  return store.completed(tree, trusted=False)
+  if not is_left_out:
+    return config
+  # Without one field another may be idle.
+  completed = store.completed(tree, trusted=False)
+  return without_idle(completed, given, workdir, mode)
 
 
 def of_fields(

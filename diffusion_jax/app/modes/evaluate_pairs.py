@@ -60,7 +60,8 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
   if not processes.is_first():
     return {}
   scores, known = [], [each.name for each in metrics]
-  if draws.shape[1] > 1 and 'contraction' not in known:
+  enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
+  if enough and 'contraction' not in known:
     # Calibrated draws may be as wide as the prior.
     wide = scoring.Scored('contraction', calibration.contraction(), '', '')
     metrics = [*metrics, wide]

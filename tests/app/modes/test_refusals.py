@@ -119,8 +119,9 @@ data=synthetic data.num_classes=0 => labels needs data of classes, and these
   have no labels: set data.num_classes to their number or
 data=photos => these have no labels: set data to a set with labels or
   conditioning.labels=False
-data=folder data.path=. => have no labels: set data.labelled=True, whose
-  classes are the sub-folders, or conditioning.labels=False
+data=folder data.path=. data.skip_damaged=True => have no labels: set
+  data.labelled=True, whose classes are the sub-folders, or
+  conditioning.labels=False
 data=synthetic data.image_shape=30,30,3 network=unet
   network.multipliers=1,2,2,2 => config.network: sides of 30x30 cannot be
   halved 3 times: sides must be multiples of 8
@@ -221,8 +222,8 @@ sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
   runs/digits_classifier is a classifier, and a diffusion model is
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in
   runs/digits is a diffusion model, and a classifier is
-conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => takes no
-  labels (conditioning.labels): set sampling.classifier.run
+conditioning.labels=False conditioning.dropout=0 sampling.labels=3 =>
+  config.sampling.labels=3 is not read with conditioning.labels=False
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue
   test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9

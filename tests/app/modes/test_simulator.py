@@ -114,7 +114,7 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
       message = 'holds a run with other data: facts.c.* is .*, .* now'
       refused(message, MODES['train'], again, run)
     assert sorted(calls_of(calls)[before:]) == [50, 100, 100]
-    MODES['sample'](of_run(run), run)
+    MODES['sample'](of_run(run, **{'sampling.name': 'again'}), run)
   finally:
     module.write_text(code)
     sys.modules.pop(module.stem)
