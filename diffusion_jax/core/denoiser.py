@@ -44,7 +44,6 @@ class NetworkFn(Protocol):
     x: [B, ...]; noise: [B], from a `NoiseInput`; cond: dict of arrays
     [B, ...]; key: the key of dropout, which is off without one.
     """
-    ...
 
 
 class NoiseInput(Protocol):
@@ -52,7 +51,6 @@ class NoiseInput(Protocol):
 
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns one number for each level, [] or [B]."""
-    ...
 
 
 class Prediction(NamedTuple):
@@ -71,7 +69,6 @@ class Denoiser(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Prediction:
     """Estimates x_0 from x_t [B, ...] at a level [] or [B]."""
-    ...
 
 
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:

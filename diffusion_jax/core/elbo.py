@@ -153,7 +153,6 @@ class Decoder(Protocol):
 
   def __call__(self, x0: Array, last: LastStep, /) -> Array:
     """Returns -log p(x_0 | z) in nats, [B]; x0: [B, ...]."""
-    ...
 
 
 def variational_bound(
@@ -196,8 +195,7 @@ def variational_bound(
   levels = at_step(jnp.arange(1, num_steps + 1))
   drawn, expected = _draw_steps(choice_keys, levels, steps)
   terms, errors = jax.lax.map(
-    lambda row: terms_at(keys, denoise, *row),
-    _rows(drawn, first, starts_clean),
+    lambda row: terms_at(keys, denoise, *row), _rows(drawn, first, starts_clean)
   )
   prior = prior_kl(x0, at_step(num_steps))
   diffusion = _by_step(terms[0], terms[2:], drawn, expected)

@@ -33,10 +33,7 @@ FIELDS: options.Fields = {
   'num_groups': 'norm_num_groups',
   'norm_eps': 'norm_eps',
   'noise_embedding': ('freq_shift', {0: 'openai', 1: 'ho'}),
-  'downsample_padding': (
-    'downsample_padding',
-    {0: 'same', 1: 'symmetric'},
-  ),
+  'downsample_padding': ('downsample_padding', {0: 'same', 1: 'symmetric'}),
   'scale_shift': (
     'resnet_time_scale_shift',
     {'default': False, 'scale_shift': True},
@@ -86,9 +83,7 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   return names.expand({**row, **LAYERS}, network.num_blocks, levels)
 
 
-def read_config(
-  config: options.Options,
-) -> tuple[UNet, dict, SimpleNamespace]:
+def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
   height, _ = theirs.sides(c.sample_size, CLASS)

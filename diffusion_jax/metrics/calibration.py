@@ -166,9 +166,7 @@ class Coverage(NamedTuple):
 
 
 def coverage(
-  levels: np.ndarray,
-  mass: ArrayLike = 0.9,
-  confidence: float = 0.95,
+  levels: np.ndarray, mass: ArrayLike = 0.9, confidence: float = 0.95
 ) -> Coverage:
   """Computes the expected coverage of regions of mass [K] by levels [M, ...].
 

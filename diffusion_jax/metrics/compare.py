@@ -189,9 +189,7 @@ def check_protocol(images: ImageSet, extractor: features.Extractor) -> None:
 
 
 def protocol(
-  samples: ImageSet,
-  reference: ImageSet,
-  extractor: features.Extractor | None,
+  samples: ImageSet, reference: ImageSet, extractor: features.Extractor | None
 ) -> Json:
   """Returns the facts that the figures depend on, for a JSON file."""
   identity = {'features': 'of the files'}

@@ -166,11 +166,7 @@ def _classifier(weights, batch_size):
 
 
 def _identity(title, preprocessing, weights):
-  return {
-    'features': title,
-    'preprocessing': preprocessing,
-    'weights': weights,
-  }
+  return {'features': title, 'preprocessing': preprocessing, 'weights': weights}
 
 
 # The arrays of each extractor, which are known without its weights.

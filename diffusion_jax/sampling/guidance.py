@@ -51,7 +51,6 @@ class PairedDenoiser(Protocol):
     self, xt: Array, level: NoiseLevel, /
   ) -> tuple[Prediction, Prediction]:
     """Returns the conditional and the unconditional prediction."""
-    ...
 
 
 class LogProbFn(Protocol):
@@ -59,7 +58,6 @@ class LogProbFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
-    ...
 
 
 class ScoreFn(Protocol):
@@ -67,7 +65,6 @@ class ScoreFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
-    ...
 
 
 def clip_denoised(

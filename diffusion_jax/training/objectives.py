@@ -152,11 +152,7 @@ class Inputs(NamedTuple):
 
 
 def draw_inputs(
-  key: Array,
-  batch: dict,
-  schedule: Any,
-  network: Network,
-  times: TimeSampler,
+  key: Array, batch: dict, schedule: Any, network: Network, times: TimeSampler
 ) -> tuple[Inputs, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
