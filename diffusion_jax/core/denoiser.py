@@ -44,6 +44,7 @@ class NetworkFn(Protocol):
     x: [B, ...]; noise: [B], from a `NoiseInput`; cond: dict of arrays
     [B, ...]; key: the key of dropout, which is off without one.
     """
+    ...
 
 
 class NoiseInput(Protocol):
@@ -51,6 +52,7 @@ class NoiseInput(Protocol):
 
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns one number for each level, [] or [B]."""
+    ...
 
 
 class Prediction(NamedTuple):
@@ -69,6 +71,7 @@ class Denoiser(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Prediction:
     """Estimates x_0 from x_t [B, ...] at a level [] or [B]."""
+    ...
 
 
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:

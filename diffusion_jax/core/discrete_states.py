@@ -39,6 +39,7 @@ class StateDenoiser(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns logits of p(x_0 | x_t), [B, ..., K]; xt: [B, ...]."""
+    ...
 
 
 def states_of(x: Array, num_values: int) -> Array:

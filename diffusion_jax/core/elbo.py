@@ -153,6 +153,7 @@ class Decoder(Protocol):
 
   def __call__(self, x0: Array, last: LastStep, /) -> Array:
     """Returns -log p(x_0 | z) in nats, [B]; x0: [B, ...]."""
+    ...
 
 
 def variational_bound(

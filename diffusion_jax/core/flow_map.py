@@ -38,6 +38,7 @@ class FlowMap(Protocol):
     self, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel, /
   ) -> Array:
     """Takes x_t [B, ...] to x_s, s cleaner than t; levels [] or [B]."""
+    ...
 
 
 def average_velocity(

@@ -117,9 +117,11 @@ class Schedule(Protocol):
 
   def __call__(self, t: ArrayLike, /) -> NoiseLevel:
     """Returns the level at t in [0, 1], [] or [B]."""
+    ...
 
   def from_logsnr(self, logsnr: Array, /) -> NoiseLevel:
     """Returns the level with the given log-SNR, [] or [B]."""
+    ...
 
 
 def check_schedule(schedule: Callable[..., object]) -> None:

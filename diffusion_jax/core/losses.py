@@ -31,6 +31,7 @@ class Weight(Protocol):
 
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns the weight, of the shape of the level."""
+    ...
 
 
 class TimeSampler(Protocol):
@@ -40,6 +41,7 @@ class TimeSampler(Protocol):
     self, key: Array, batch_size: int, schedule: Schedule, /
   ) -> tuple[NoiseLevel, Array]:
     """Draws the levels of a batch; returns them and their weights, [B] each."""
+    ...
 
 
 def simple_loss(eps: Array, eps_hat: Array) -> Array:

@@ -27,6 +27,7 @@ class StateProcess(Protocol):
   @property
   def prior(self) -> Array:
     """Returns the distribution of pure noise, [K]."""
+    ...
 
   @property
   def mask(self) -> int | None:
@@ -46,6 +47,7 @@ class StateProcess(Protocol):
     one-hot x_t, and x_t itself if it is unmasked at alpha_t = 0. Levels: [] or
     [B]; ValueError if s is noisier than t, NaN under `jit`.
     """
+    ...
 
 
 @pytree_dataclass

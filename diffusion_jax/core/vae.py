@@ -23,6 +23,7 @@ class LogLikelihood(Protocol):
 
   def __call__(self, x: Array, z: Array, /) -> Array:
     """Returns log p(x | z) in nats, [B]; x: [B, ...], z: [B, ...]."""
+    ...
 
 
 def reparameterize(key: Array, q: Normal) -> Array:

@@ -103,12 +103,15 @@ class Classifier(Protocol):
   @property
   def facts(self) -> Facts:
     """The facts of the images; it has num_classes."""
+    ...
 
   def logits(self, params: Params) -> Callable[[Array, dj.NoiseLevel], Array]:
     """Returns (x_t, level) -> logits [B, K]."""
+    ...
 
   def schedule(self, params: Params) -> dj.Schedule:
     """Returns the schedule it was trained on."""
+    ...
 
 
 def of_classifier(t_min: float = 1e-3) -> ModelMetric:

@@ -45,9 +45,11 @@ class ImageModel(Protocol):
   @property
   def facts(self) -> Facts:
     """The facts of the images."""
+    ...
 
   def source(self, split: str = 'train') -> Source:
     """Returns the images of a split."""
+    ...
 
 
 class DiffusionModel(ImageModel, Protocol):
@@ -56,20 +58,25 @@ class DiffusionModel(ImageModel, Protocol):
   @property
   def schedule_steps(self) -> int:
     """T of the bound, unless it is given."""
+    ...
 
   @property
   def reverse_variance(self) -> Variance:
     """The variance of the reverse process; see `dj.reverse_variance`."""
+    ...
 
   def schedule(self, params: Params) -> dj.Schedule:
     """Returns the schedule of the training."""
+    ...
 
   @property
   def clips(self) -> bool:
     """Whether estimates of x_0 are clipped in sampling."""
+    ...
 
   def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the denoiser, without guidance and clipping."""
+    ...
 
 
 class LatentModel(Protocol):
@@ -78,19 +85,23 @@ class LatentModel(Protocol):
   @property
   def num_latents(self) -> int:
     """T."""
+    ...
 
   def encode(self, params: Params, t: int, z: Array) -> dj.Normal:
     """Returns q(z_t | z_{t-1}), z_0 = x."""
+    ...
 
   def log_likelihood_of(
     self, params: Params
   ) -> Callable[[Array, Array], Array]:
     """Returns (x, z_1) -> log p(x | z_1), [B], in nats."""
+    ...
 
   def chain_elbo(
     self, params: Params, keys: Array, x0: Array
   ) -> dict[str, Array]:
     """Returns the terms of `dj.hierarchical_elbo`."""
+    ...
 
 
 class LatentDiffusion(DiffusionModel, Protocol):
@@ -99,6 +110,7 @@ class LatentDiffusion(DiffusionModel, Protocol):
   @property
   def autoencoder(self) -> LatentModel:
     """The VAE, whose parameters and scale are a run's 'autoencoder'."""
+    ...
 
 
 class StateModel(ImageModel, Protocol):
@@ -108,6 +120,7 @@ class StateModel(ImageModel, Protocol):
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, Array]:
     """Returns the bound 'total' in nats, and its terms in discrete time."""
+    ...
 
 
 def _in_bits(

@@ -41,6 +41,7 @@ class Corrector(Protocol):
     self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /
   ) -> Array:
     """Returns a new x [B, ...] at the same level, []."""
+    ...
 
 
 def langevin(snr: float = 0.16) -> Corrector:

@@ -51,6 +51,7 @@ class PairedDenoiser(Protocol):
     self, xt: Array, level: NoiseLevel, /
   ) -> tuple[Prediction, Prediction]:
     """Returns the conditional and the unconditional prediction."""
+    ...
 
 
 class LogProbFn(Protocol):
@@ -58,6 +59,7 @@ class LogProbFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns log p(y | x_t) in nats, [B]; xt: [B, ...], level: [] or [B]."""
+    ...
 
 
 class ScoreFn(Protocol):
@@ -65,6 +67,7 @@ class ScoreFn(Protocol):
 
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
+    ...
 
 
 def clip_denoised(

@@ -33,10 +33,12 @@ class Optimizer(Protocol):
   @property
   def init(self) -> Callable[..., PyTree]:
     """The function x -> state."""
+    ...
 
   @property
   def update(self) -> Callable[..., tuple[PyTree, PyTree]]:
     """The function (gradient, state, x) -> (change of x, state)."""
+    ...
 
 
 def likelihood_guided(

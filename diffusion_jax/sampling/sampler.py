@@ -59,6 +59,7 @@ class SamplerStep(Protocol):
     `Denoiser`, or the input of a wrapper such as `self_conditioned`. Returns
     (x, state) at level s.
     """
+    ...
 
 
 class Sampler(NamedTuple):

@@ -40,6 +40,7 @@ class InnerDraw(Protocol):
 
   def __call__(self, key: Array, mean: Array, variance: Array, /) -> Array:
     """Returns x_0 [B, ...]; key: [] or [B], mean: [B, ...], variance: []."""
+    ...
 
 
 def gaussian_draw(

@@ -24,6 +24,7 @@ class Twist(Protocol):
 
   def __call__(self, x0_hat: Array, level: NoiseLevel, /) -> Array:
     """Returns log psi_t in nats, [B]; x0_hat: [B, ...], level: [] or [B]."""
+    ...
 
 
 def twist_guided(denoise: Denoiser, twist: Twist) -> Denoiser:

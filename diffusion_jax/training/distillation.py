@@ -48,10 +48,12 @@ class Solver(Protocol):
   @property
   def init(self) -> Callable[[Array], PyTree]:
     """Returns the function x -> state."""
+    ...
 
   @property
   def step(self) -> Callable[..., tuple[Array, PyTree]]:
     """Returns the function of one transition from level t to level s."""
+    ...
 
 
 def solver_step(

@@ -38,18 +38,22 @@ class Logger(Protocol):
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers, which are never NaN."""
+    ...
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
     """Writes images, uint8 [H, W, C]."""
+    ...
 
   def write_config(self, step: int, config: Json, hparams: Json) -> None:
     """Writes the config at each start of a training.
 
     hparams: {'section.field': value} of what the training depends on.
     """
+    ...
 
   def close(self) -> None:
     """Closes files and connections."""
+    ...
 
 
 class TensorBoard:
