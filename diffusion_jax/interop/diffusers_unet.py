@@ -47,28 +47,22 @@ LAYERS = {
   'label_embedding/table': ('class_embedding', names.TORCH_EMBEDDING),
   'conv_in': ('conv_in', TORCH.conv),
   'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
-  'down_{level}_{i}_attention': (
-    'down_blocks.{level}.attentions.{i}',
-    ATTENTION,
-  ),
+  'down_{level}_{i}_attention':
+    ('down_blocks.{level}.attentions.{i}', ATTENTION),
   'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
-  'down_{level}_downsample/conv': (
-    'down_blocks.{level}.downsamplers.0.conv',
-    TORCH.conv,
-  ),
+  'down_{level}_downsample/conv':
+    ('down_blocks.{level}.downsamplers.0.conv', TORCH.conv),
   'middle_0_block': ('mid_block.resnets.0', BLOCK),
   'middle_attention': ('mid_block.attentions.0', ATTENTION),
   'middle_1_block': ('mid_block.resnets.1', BLOCK),
   'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
   'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
   'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
-  'up_{level}_upsample/conv': (
-    'up_blocks.{back}.upsamplers.0.conv',
-    TORCH.conv,
-  ),
+  'up_{level}_upsample/conv':
+    ('up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
   'norm_out': ('conv_norm_out', TORCH.norm),
   'conv_out': ('conv_out', TORCH.conv),
-}
+}  # fmt: skip
 
 
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:

@@ -279,17 +279,11 @@ def expand(
     levels = range(last + 1) if '{level}' in ours else (last,)
     blocks = range(num_blocks + 1) if '{i}' in ours else (num_blocks,)
     for level, i in itertools.product(levels, blocks):
-      numbers = {
-        'level': level,
-        'back': last - level,
-        'before': level - 1,
-        'i': i,
-        'height': height,
-        'side': height >> level,
-        'half': height >> level + 1,
-        'twice': 2 * (height >> level),
-        **places(level, i),
-      }
+      side = height >> level
+      numbers = dict(
+        level=level, back=last - level, before=level - 1, i=i, height=height,
+        side=side, half=side >> 1, twice=2 * side, **places(level, i),
+      )  # fmt: skip
       paths = ours.format(**numbers), theirs.format(**numbers)
       if isinstance(kind, Kind):
         layers.append(Layer(*paths, kind))

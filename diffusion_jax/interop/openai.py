@@ -174,14 +174,9 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
 
 # Their ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
-  TORCH,
-  'in_layers.0',
-  'in_layers.2',
-  'emb_layers.1',
-  'out_layers.0',
-  'out_layers.3',
-  'skip_connection',
-)
+  TORCH, 'in_layers.0', 'in_layers.2', 'emb_layers.1', 'out_layers.0',
+  'out_layers.3', 'skip_connection',
+)  # fmt: skip
 ATTENTION = (
   Layer('norm', 'norm', TORCH.norm),
   Layer('qkv', 'qkv', names.TORCH_CONV1D),

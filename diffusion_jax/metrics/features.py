@@ -172,13 +172,10 @@ def _identity(title, preprocessing, weights):
 # The arrays of each extractor, which are known without its weights.
 ARRAYS = {
   'inception': ('features', 'spatial', 'logits'),
-  'dinov2': ('features',),
-  'digits': ('features', 'logits', 'predicted'),
-  'two_levels': ('features', 'logits', 'predicted'),
-  'classifier': ('features', 'logits', 'predicted'),
-  'shapes': ('features',),
-  'pixels': ('features',),
-  'values': ('features',),
+  **dict.fromkeys(('dinov2', 'shapes', 'pixels', 'values'), ('features',)),
+  **dict.fromkeys(
+    ('digits', 'two_levels', 'classifier'), ('features', 'logits', 'predicted')
+  ),
 }
 EXTRACTORS = {
   'inception': _published('inception'),

@@ -332,16 +332,9 @@ def _log_p_by_ode(t_min, tolerance, num_probes):
   # The denoiser is not clipped: no solver passes the kinks of such a field.
   def log_p(keys, denoise, schedule, x, exact=True):
     return dj.log_likelihood(
-      keys,
-      denoise,
-      schedule,
-      x,
-      t_min=t_min,
-      rtol=tolerance,
-      atol=tolerance,
-      num_probes=num_probes,
-      exact_trace=exact and x[0].size <= MOST_EXACT,
-    )[0]
+      keys, denoise, schedule, x, t_min=t_min, rtol=tolerance, atol=tolerance,
+      num_probes=num_probes, exact_trace=exact and x[0].size <= MOST_EXACT,
+    )[0]  # fmt: skip
 
   return log_p
 
@@ -367,13 +360,9 @@ def latent_ode(
         log_p = log_p_of(probe_keys, denoise, schedule, scale * z)
         return log_p + z[0].size * jnp.log(scale)
 
-      log_p = bound.vae_log_weight(
-        keys,
-        x0,
-        model.autoencoder.encode(weights, 1, x0),
-        model.autoencoder.log_likelihood_of(weights),
-        log_prior,
-      )
+      vae = model.autoencoder
+      parts = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
+      log_p = bound.vae_log_weight(keys, x0, *parts, log_prior)
       return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
 
     return function

@@ -209,16 +209,14 @@ WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
 OPTIMIZERS = {
   'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam),
   'adam': functools.partial(
-    optimizer_and_rate,
-    scale=optax.scale_by_adam,
-    weight_decay=0.0,
+    optimizer_and_rate, scale=optax.scale_by_adam, weight_decay=0.0,
     weight_decay_mask='kernels',
   ),
   'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam),
   'muon': functools.partial(
     optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'
   ),
-}
+}  # fmt: skip
 
 
 def ema_decay(decay: float, warmup: bool = False) -> EmaRate:

@@ -194,12 +194,9 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     weight = beta * warmup(context.state)
     total = error + weight * penalty
     metrics = means(
-      loss=total,
-      reconstruction=error,
-      kl=divergence,
-      beta=weight,
+      loss=total, reconstruction=error, kl=divergence, beta=weight,
       bits_per_dim=error + divergence,
-    )
+    )  # fmt: skip
     if by_group:
       layers = (in_bits(groups[:, t]) for t in range(groups.shape[1]))
       metrics |= means(**{f'kl_{t}': kl for t, kl in enumerate(layers, 1)})
