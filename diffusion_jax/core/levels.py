@@ -57,11 +57,10 @@ class NoiseLevel(NamedTuple):
     (`levels[0]` would be the field `t`, since a NoiseLevel is a tuple.)
     ValueError, NaN under `jit`, for an index outside the grid.
     """
-    if isinstance(index, slice):
-      return jax.tree.map(lambda field: field[index], self)
-    size = jnp.shape(self.alpha)[0]
-    rule = f'the grid has the levels 0 to {size - 1}'
-    check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
+    if not isinstance(index, slice):
+      size = jnp.shape(self.alpha)[0]
+      rule = f'the grid has the levels 0 to {size - 1}'
+      check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
     if not isinstance(index, Tracer):
       return jax.tree.map(lambda field: field[index], self)
     return jax.tree.map(
@@ -126,12 +125,10 @@ class Schedule(Protocol):
 
 def check_schedule(schedule: Callable[..., object]) -> None:
   """Raises ValueError for a schedule from noise to data, unless traced."""
+  rule = 'these are schedule(0) and schedule(1): it must go from data to noise'
   with jax.ensure_compile_time_eval():
     s, t = schedule(0.0), schedule(1.0)
     if isinstance(s, NoiseLevel) and isinstance(t, NoiseLevel):
-      rule = (
-        'these are schedule(0) and schedule(1): it must go from data to noise'
-      )
       check_order(s, t, rule)
 
 

@@ -269,11 +269,7 @@ def _process(o):
     ends = {'beta_min': o.beta_min, 'beta_max': o.beta_min + o.beta_d}
     noise_input = {'name': 'time', 'scale': o.M - 1.0}
     schedule = {'name': 'linear_vp', **ends}
-    return reader.eps_sections(
-      schedule, noise_input, sampling, t_min=o.epsilon_t
-    )
+    return reader.eps_sections(schedule, noise_input, sampling, o.epsilon_t)
   ends = {'sigma_min': o.sigma_min, 'sigma_max': o.sigma_max}
   schedule = {'name': 'geometric_ve', **ends}
-  return reader.eps_sections(
-    schedule, {'name': 'log_sigma'}, sampling, t_min=1e-5
-  )
+  return reader.eps_sections(schedule, {'name': 'log_sigma'}, sampling, 1e-5)

@@ -131,9 +131,8 @@ def _digits(name, levels):
       return found | {'predicted': classes}
 
     _, digest = perceptrons.load(name)
-    return Extractor(
-      extract, _identity(HIDDEN, f'8x8, {levels} levels', digest)
-    )
+    identity = _identity(HIDDEN, f'8x8, {levels} levels', digest)
+    return Extractor(extract, identity)
 
   return load
 

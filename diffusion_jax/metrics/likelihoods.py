@@ -283,16 +283,13 @@ def ode(
         x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
       else:
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
-      log_p = log_p_of(
-        probe_keys, model.denoiser(params, cond), schedule, x, not levels
-      )
+      denoise = model.denoiser(params, cond)
+      log_p = log_p_of(probe_keys, denoise, schedule, x, not levels)
       if not levels:  # x = std x0 + mean is log_det less likely
         found = {'nats': (log_det - log_p) / math.prod(shape)}
         if values.low and box_draws:
-          denoise, ends = model.denoiser(params, cond), (t_min, tolerance)
-          share = _share_inside(
-            box_keys, denoise, schedule, x, values.encoded_box, *ends, box_draws
-          )
+          box = values.encoded_box, t_min, tolerance, box_draws
+          share = _share_inside(box_keys, denoise, schedule, x, *box)
           more = jnp.log(share) / math.prod(shape)
           found['truncated'] = found['nats'] + more
         return found

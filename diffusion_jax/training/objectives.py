@@ -421,9 +421,7 @@ def vdm(
 
 def means(**terms: Array) -> dict[str, Mean]:
   """Returns the mean of each term, [] or [B], by its name."""
-  return {
-    name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
-  }
+  return {n: Mean(jnp.mean(x), jnp.ones(())) for n, x in terms.items()}
 
 
 def mean_loss(
