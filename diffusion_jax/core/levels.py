@@ -47,9 +47,7 @@ class NoiseLevel(NamedTuple):
   def expand_to(self, x: Array) -> 'NoiseLevel':
     """Reshapes the fields to broadcast against x [B, ...]."""
     check_level(self)  # Equations call NoiseLevel.expand_to(level, x).
-    return jax.tree.map(
-      lambda field: expand_to(field, x, 'a noise level'), self
-    )
+    return jax.tree.map(lambda a: expand_to(a, x, 'a noise level'), self)
 
   def take(self, index: int | slice | np.ndarray | Array) -> 'NoiseLevel':
     """Returns entries of a grid, such as `levels.take(slice(1, None))`.

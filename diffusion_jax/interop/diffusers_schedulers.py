@@ -67,7 +67,6 @@ _SAME_MODELS: dict[str, Options] = {
   'LMSDiscreteScheduler': _LINSPACE,
 }  # fmt: skip
 _DDIM_STEPS = 50  # of DDIMPipeline
-
 _LARGEST = float(np.finfo(np.float32).max)  # no bound: torch's clamp takes it
 
 

@@ -34,11 +34,9 @@ FIELDS: options.Fields = {
   'norm_eps': 'norm_eps',
   'noise_embedding': ('freq_shift', {0: 'openai', 1: 'ho'}),
   'downsample_padding': ('downsample_padding', {0: 'same', 1: 'symmetric'}),
-  'scale_shift': (
-    'resnet_time_scale_shift',
-    {'default': False, 'scale_shift': True},
-  ),
-}
+  'scale_shift':
+    ('resnet_time_scale_shift', {'default': False, 'scale_shift': True}),
+}  # fmt: skip
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 

@@ -67,12 +67,9 @@ def read(
   entries = list(entries)
   _check_rows(expected, entries)
   used = {entry.theirs: None for entry in entries}
-  refuse(
-    {
-      'missing': [name for name in used if name not in tensors],
-      'not used': [n for n in tensors if n not in used and not ignored(n)],
-    }
-  )
+  missing = [name for name in used if name not in tensors]
+  others = [n for n in tensors if n not in used and not ignored(n)]
+  refuse({'missing': missing, 'not used': others})
   params, shaped, typed = {}, [], []
   bar = tqdm(entries, 'reading', unit='tensor', delay=1, disable=None)
   for ours, theirs, rule in bar:

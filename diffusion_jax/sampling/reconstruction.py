@@ -180,9 +180,8 @@ def unexplained(
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)
   given = residual, measurement.variance(residual), precision, num_iterations
-  return measurement.residual(
-    least_squares(measurement.forward, transpose, *given)
-  )
+  v = least_squares(measurement.forward, transpose, *given)
+  return measurement.residual(v)
 
 
 def _over_variance(level, like, power):

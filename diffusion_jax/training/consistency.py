@@ -141,9 +141,8 @@ def _pair_objective(
       functools.partial(consistency_output, network, p['network'], **options)
       for p in (params, context.ema_params if ema_target else params)
     )
-    error = consistency_error(
-      f, target_f, xt, xr, inputs.level, level_r, distance
-    )
+    levels = inputs.level, level_r
+    error = consistency_error(f, target_f, xt, xr, *levels, distance)
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 
   return Objective(draw, loss)

@@ -122,16 +122,14 @@ def scale_by_muon(
     rows = tuple(range(1 if leaf.ndim == 3 else 0, leaf.ndim - 1))
     return optax.contrib.MuonDimensionNumbers(rows, leaf.ndim - 1)
 
+  def numbers(params):
+    return jax.tree.map(axes, kernels(params), params)
+
+  # Optax's descends; the sign is the caller's, as for scale_by_adam.
   return optax.contrib.muon(
-    -1.0,  # Optax's descends; the sign is the caller's, as for scale_by_adam.
-    adam_b1=b1,
-    adam_b2=b2,
-    eps=eps,
-    muon_weight_dimension_numbers=lambda params: jax.tree.map(
-      axes, kernels(params), params
-    ),
-    consistent_rms=0.2,
-  )
+    -1.0, adam_b1=b1, adam_b2=b2, eps=eps, consistent_rms=0.2,
+    muon_weight_dimension_numbers=numbers,
+  )  # fmt: skip
 
 
 def global_norm(grads: Params) -> Array:
