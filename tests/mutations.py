@@ -312,7 +312,8 @@ metrics/calibration.py equal_numbers_share
 metrics/calibration.py draws_that_equal_the_truth
   (less + share * (equal + 1)) => (less + share)
 metrics/calibration.py errors_of_coverage
-  inside.std(ddof=1) / len(inside) ** 0.5 => inside.std(ddof=1) / len(inside)
+  inside = mean(np.mean(levels <= mass, axis=1))
+  => inside = mean(np.mean(levels <= mass, axis=1)[::2])
 metrics/calibration.py errors_of_coverage
   density_levels(log_q, at_truth, seed)
   => density_levels(log_q[::2], at_truth[::2], seed)
@@ -361,7 +362,7 @@ training/objectives.py training/test_denoising.py no_gradient_flows_through
 training/objectives.py training/test_hybrid.py the_bound_trains_the_variance
   output if weight is None else jax.lax.stop_gradient(output) => output
 training/objectives.py training/test_hybrid.py the_pure_bound_trains
-  jnp.where(step == 1, clean, s) => jnp.where(step == 0, clean, s)
+  select_level(step == 1, clean_level() => select_level(step == 0, clean_level()
 training/objectives.py training/test_vdm.py the_two_noises_of_an_image
   jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
 training/loss_aware.py eq_18_probabilities
@@ -440,7 +441,7 @@ sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
 sampling/solvers.py papers/test_samplers.py unipc
   h**k / total - k * moments[-1] => h**k / total - moments[-1]
 sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
-  2.0 * eta * _lambda_difference(s, t) => eta * _lambda_difference(s, t)
+  exponent = 2.0 * eta * jnp => exponent = eta * jnp
 sampling/sde.py the_step_of_sit
   drift -= 0.5 * w * score => drift -= w * score
 sampling/correctors.py papers/test_samplers.py corrector_algorithms_4_and_5

@@ -158,9 +158,8 @@ def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
     trained = schedule.from_logsnr(logsnr)
     new, old = trained.expand_to(xt), safe.expand_to(xt)
     mostly_signal = expand_to(level.alpha > level.sigma, xt)
-    scale = jnp.where(
-      mostly_signal, new.alpha / old.alpha, new.sigma / old.sigma
-    )
+    ratios = new.alpha / old.alpha, new.sigma / old.sigma
+    scale = jnp.where(mostly_signal, *ratios)
     return denoise(scale * xt, trained)
 
   return denoise_at_equal_snr
@@ -276,7 +275,5 @@ class Network:
     """Computes `denoising_loss`, summed over what is unknown, [B]."""
     known = (cond or {}).get('known')
     where = None if known is None else jnp.isnan(known)
-    data = self.sigma_data, where
-    return denoising_loss(
-      self.parametrization, output, x0, eps, level, weight, *data
-    )
+    kind, data = self.parametrization, (self.sigma_data, where)
+    return denoising_loss(kind, output, x0, eps, level, weight, *data)

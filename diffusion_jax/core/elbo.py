@@ -126,12 +126,11 @@ def categorical_nll(
   of z0, [] or [B].
   """
   check_same_shape(x0=x0, z0=z0)
-  level = NoiseLevel.expand_to(level, z0[..., None])
+  z = z0[..., None]
+  level = NoiseLevel.expand_to(level, z)
   values = jnp.linspace(-1.0, 1.0, num_levels, dtype=level.alpha.dtype)
   values = values.reshape((1,) * x0.ndim + (num_levels,))
-  logits = -0.5 * jnp.square(
-    (z0[..., None] - level.alpha * values) / level.sigma
-  )
+  logits = -0.5 * jnp.square((z - level.alpha * values) / level.sigma)
   index = jnp.rint((x0 + 1.0) * (num_levels - 1) / 2.0).astype(int)
   log_prob = jax.nn.log_softmax(logits, axis=-1)
   at_x0 = jnp.take_along_axis(log_prob, index[..., None], axis=-1)[..., 0]
@@ -196,8 +195,7 @@ def variational_bound(
   levels = at_step(jnp.arange(1, num_steps + 1))
   drawn, expected = _draw_steps(choice_keys, levels, steps)
   terms, errors = jax.lax.map(
-    lambda row: terms_at(keys, denoise, *row),
-    _rows(drawn, first, starts_clean),
+    lambda row: terms_at(keys, denoise, *row), _rows(drawn, first, starts_clean)
   )
   prior = prior_kl(x0, at_step(num_steps))
   diffusion = _by_step(terms[0], terms[2:], drawn, expected)
@@ -241,9 +239,8 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
   # [B] each, which are 0 unless the step counts.
   beta_tilde_2 = None
   if num_steps > 1:
-    beta_tilde_2 = reverse_variance(
-      'fixed_small', at_step(first), at_step(first + 1)
-    )
+    ends = at_step(first), at_step(first + 1)
+    beta_tilde_2 = reverse_variance('fixed_small', *ends)
 
   def transition(step, xt, prediction):
     levels = at_step(step - 1), at_step(step)

@@ -115,14 +115,9 @@ def _impl_of_rows(impl: Hashable, count: int) -> Hashable:
 
   like = jax.eval_shape(seed, 0)
   rows = define_prng_impl(
-    key_shape=like.shape,
-    seed=seed,
-    split=split,
-    random_bits=random_bits,
-    fold_in=fold_in,
-    name=f'{count} of {impl}',
-    tag=f'{count}',
-  )
+    key_shape=like.shape, seed=seed, split=split, random_bits=random_bits,
+    fold_in=fold_in, name=f'{count} of {impl}', tag=f'{count}',
+  )  # fmt: skip
   _ROWS[rows] = impl
   return rows
 

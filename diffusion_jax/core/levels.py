@@ -52,9 +52,7 @@ class NoiseLevel(NamedTuple):
   def expand_to(self, x: Array) -> 'NoiseLevel':
     """Reshapes the fields to broadcast against x [B, ...]."""
     check_level(self)  # Equations call NoiseLevel.expand_to(level, x).
-    return jax.tree.map(
-      lambda field: expand_to(field, x, 'a noise level'), self
-    )
+    return jax.tree.map(lambda a: expand_to(a, x, 'a noise level'), self)
 
   def take(self, index: int | slice | np.ndarray | Array) -> 'NoiseLevel':
     """Returns entries of a grid, such as `levels.take(slice(1, None))`.
@@ -62,11 +60,10 @@ class NoiseLevel(NamedTuple):
     (`levels[0]` would be the field `t`, since a NoiseLevel is a tuple.)
     ValueError, NaN under `jit`, for an index outside the grid.
     """
-    if isinstance(index, slice):
-      return jax.tree.map(lambda field: field[index], self)
-    size = jnp.shape(self.alpha)[0]
-    rule = f'the grid has the levels 0 to {size - 1}'
-    check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
+    if not isinstance(index, slice):
+      size = jnp.shape(self.alpha)[0]
+      rule = f'the grid has the levels 0 to {size - 1}'
+      check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
     if not isinstance(index, Tracer):
       return jax.tree.map(lambda field: field[index], self)
     return jax.tree.map(

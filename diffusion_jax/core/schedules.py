@@ -231,10 +231,8 @@ class KarrasSchedule:
 
   def _ends(self):
     # sigma^(1 / rho) at t = 0 and t = 1.
-    powers = (
-      end ** (1.0 / self.rho) for end in (self.sigma_min, self.sigma_max)
-    )
-    return map(jnp.asarray, powers)
+    ends = self.sigma_min, self.sigma_max
+    return (jnp.asarray(end ** (1.0 / self.rho)) for end in ends)
 
 
 @pytree_dataclass

@@ -190,9 +190,8 @@ def gaussian_process(
   num_values: int, betas: Sequence[float] | np.ndarray
 ) -> MatrixProcess:
   """Makes the process with `gaussian_matrix` for each of betas [T]."""
-  return MatrixProcess.from_matrices(
-    [gaussian_matrix(num_values, beta) for beta in betas]
-  )
+  matrices = [gaussian_matrix(num_values, beta) for beta in betas]
+  return MatrixProcess.from_matrices(matrices)
 
 
 def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:

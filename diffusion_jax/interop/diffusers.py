@@ -92,9 +92,8 @@ def save(
 
 def _write(folder, network, params, sections, shape, label):
   if isinstance(network, Autoencoder):
-    config = autoencoder.write_config(
-      network, sections['decoding']['scale'] or 1.0
-    )
+    scale = sections['decoding']['scale'] or 1.0
+    config = autoencoder.write_config(network, scale)
     write_model(folder, config, tensors_of(network, params))
     return
   name = type(network).__name__

@@ -21,12 +21,10 @@ FIELDS: options.Fields = {
   'latent_channels': 'latent_channels',
   'num_blocks': 'layers_per_block',
   'num_groups': 'norm_num_groups',
-  'middle_attention': (
-    'mid_block_add_attention',
-    {True: 'norm', False: 'none'},
-  ),
+  'middle_attention':
+    ('mid_block_add_attention', {True: 'norm', False: 'none'}),
   'latent_convs': ('use_quant_conv', {True: True, False: None}),
-}
+}  # fmt: skip
 _DOWN, _UP = ('DownEncoderBlock2D',), ('UpDecoderBlock2D',)
 _LIMITS = (-30.0, 20.0)  # AutoencoderKL clips log-variances to them.
 

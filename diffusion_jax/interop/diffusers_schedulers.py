@@ -36,13 +36,15 @@ _VARIANCES = {
 }
 _SPACINGS = ('leading', 'linspace', 'trailing')
 _SAMPLERS = {'DDPMScheduler': 'ancestral', 'DDIMScheduler': 'ddim'}
-# Other samplers of the same models: what was trained (_TRAINED) is read, and
-# these options, with their defaults.
-_TRAINED = (
-  'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule',
-  'trained_betas', 'prediction_type',
-)  # fmt: skip
-_LINSPACE: Options = {'timestep_spacing': 'linspace'}
+# Other samplers of the same models: these options are read, with their
+# defaults. First, what was trained.
+_TRAINED: Options = {
+  name: DDPM[name] for name in (
+    'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule',
+    'trained_betas', 'prediction_type',
+  )
+}  # fmt: skip
+_LINSPACE: Options = _TRAINED | {'timestep_spacing': 'linspace'}
 _ZERO_SNR: Options = _LINSPACE | {'rescale_betas_zero_snr': False}
 _RANGES = {
   'dynamic_thresholding_ratio': within('(0, 1]'),
@@ -52,7 +54,7 @@ _THRESHOLD: Options = _LINSPACE | {
   name: DDPM[name] for name in ('thresholding', *_RANGES)
 }
 _SAME_MODELS: dict[str, Options] = {
-  'PNDMScheduler': {'timestep_spacing': 'leading'},
+  'PNDMScheduler': _TRAINED | {'timestep_spacing': 'leading'},
   'DPMSolverMultistepScheduler': _THRESHOLD | _ZERO_SNR,
   'DPMSolverSinglestepScheduler': _THRESHOLD,
   'DEISMultistepScheduler': _THRESHOLD,
@@ -65,10 +67,6 @@ _SAME_MODELS: dict[str, Options] = {
   'LMSDiscreteScheduler': _LINSPACE,
 }  # fmt: skip
 _DDIM_STEPS = 50  # of DDIMPipeline
-_WITHOUT = (
-  *('respacing', 'schedule', 'guidance', 'classifier'),
-  *('churn', 'ancestral_noise', 'corrector'),
-)
 _LARGEST = float(np.finfo(np.float32).max)  # no bound: torch's clamp takes it
 
 
@@ -82,11 +80,9 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
   given = str(config.get('_class_name'))
   classes = (*_SAMPLERS, *_SAME_MODELS)
   check('diffusers', {'scheduler': given}, {'scheduler': classes})
-  own = DDPM
-  if given in _SAME_MODELS:
-    own = {**{name: DDPM[name] for name in _TRAINED}, **_SAME_MODELS[given]}
+  own = _SAME_MODELS.get(given, DDPM)
   # Options that a class lacks are off.
-  off = {**DDPM, **_LINSPACE, 'clip_sample': False, 'predict_x0': True}
+  off = {**DDPM, 'clip_sample': False, 'predict_x0': True}
   c = SimpleNamespace(**off | {n: config.get(n, x) for n, x in own.items()})
   if c.sample_max_value is None:
     c.sample_max_value = float('inf')
@@ -118,7 +114,7 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
 
 def _notes(given, config, c, total, num_steps):
   if given in _SAME_MODELS:
-    read = {*_TRAINED, *_SAME_MODELS[given]}
+    read = _SAME_MODELS[given]
     rest = [n for n in config if not n.startswith('_') and n not in read]
     yield (
       f'{given} is not read as a sampler: sampling is DDIM with {num_steps} '
@@ -237,20 +233,6 @@ def write_config(sections: Sections) -> Options:
     # Our even steps begin at T, as 'trailing' ones do.
     'timestep_spacing': spacing if spacing in _SPACINGS else 'trailing',
   }
-
-
-def unwritten(sampling: Sections, total: int) -> tuple[str, ...]:
-  """Returns the fields of sampling that a DDPMScheduler of total steps lacks.
-
-  They are arguments of a pipeline, or have no counterpart.
-  """
-  lacking = {
-    'sampler': sampling['sampler']['name'] != 'ancestral',
-    'num_steps': sampling.get('num_steps', total) != total,
-    'spacing': sampling.get('spacing', 'uniform')
-    not in ('uniform', 'steps', *_SPACINGS),
-  } | {name: sampling.get(name) for name in _WITHOUT}
-  return tuple(name for name, value in lacking.items() if value)
 
 
 def _betas(schedule):

@@ -54,10 +54,8 @@ _EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
 _LINEAR = names.TORCH.linear
 LAYERS = {
   'noise_dense_2': (f'{_EMB}.timestep_embedder.linear_2', _LINEAR),
-  'label_embedding/table': (
-    f'{_EMB}.class_embedder.embedding_table',
-    names.TORCH_EMBEDDING,
-  ),
+  'label_embedding/table':
+    (f'{_EMB}.class_embedder.embedding_table', names.TORCH_EMBEDDING),
   'block_{i}/modulation': ('transformer_blocks.{i}.norm1.linear', _LINEAR),
   'block_{i}/query': ('transformer_blocks.{i}.attn1.to_q', _LINEAR),
   'block_{i}/key': ('transformer_blocks.{i}.attn1.to_k', _LINEAR),
@@ -67,7 +65,7 @@ LAYERS = {
   'block_{i}/mlp_out': ('transformer_blocks.{i}.ff.net.2', _LINEAR),
   'modulation_out': ('proj_out_1', _LINEAR),
   'patch_out': ('proj_out_2', _LINEAR),
-}
+}  # fmt: skip
 
 
 def read_config(

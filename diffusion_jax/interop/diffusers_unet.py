@@ -33,15 +33,10 @@ FIELDS: options.Fields = {
   'num_groups': 'norm_num_groups',
   'norm_eps': 'norm_eps',
   'noise_embedding': ('freq_shift', {0: 'openai', 1: 'ho'}),
-  'downsample_padding': (
-    'downsample_padding',
-    {0: 'same', 1: 'symmetric'},
-  ),
-  'scale_shift': (
-    'resnet_time_scale_shift',
-    {'default': False, 'scale_shift': True},
-  ),
-}
+  'downsample_padding': ('downsample_padding', {0: 'same', 1: 'symmetric'}),
+  'scale_shift':
+    ('resnet_time_scale_shift', {'default': False, 'scale_shift': True}),
+}  # fmt: skip
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
@@ -50,28 +45,22 @@ LAYERS = {
   'label_embedding/table': ('class_embedding', names.TORCH_EMBEDDING),
   'conv_in': ('conv_in', TORCH.conv),
   'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
-  'down_{level}_{i}_attention': (
-    'down_blocks.{level}.attentions.{i}',
-    ATTENTION,
-  ),
+  'down_{level}_{i}_attention':
+    ('down_blocks.{level}.attentions.{i}', ATTENTION),
   'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
-  'down_{level}_downsample/conv': (
-    'down_blocks.{level}.downsamplers.0.conv',
-    TORCH.conv,
-  ),
+  'down_{level}_downsample/conv':
+    ('down_blocks.{level}.downsamplers.0.conv', TORCH.conv),
   'middle_0_block': ('mid_block.resnets.0', BLOCK),
   'middle_attention': ('mid_block.attentions.0', ATTENTION),
   'middle_1_block': ('mid_block.resnets.1', BLOCK),
   'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
   'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
   'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
-  'up_{level}_upsample/conv': (
-    'up_blocks.{back}.upsamplers.0.conv',
-    TORCH.conv,
-  ),
+  'up_{level}_upsample/conv':
+    ('up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
   'norm_out': ('conv_norm_out', TORCH.norm),
   'conv_out': ('conv_out', TORCH.conv),
-}
+}  # fmt: skip
 
 
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
@@ -86,9 +75,7 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   return names.expand({**row, **LAYERS}, network.num_blocks, levels)
 
 
-def read_config(
-  config: options.Options,
-) -> tuple[UNet, dict, SimpleNamespace]:
+def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
   """Returns the network of a config.json, its fields, and all options."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
   height, _ = theirs.sides(c.sample_size, CLASS)

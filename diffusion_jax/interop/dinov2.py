@@ -25,16 +25,12 @@ _FIRST = names.Rule(lambda x: x[0], lambda x: x[None])
 _CLASS = names.Rule(lambda x: x[0, 0], lambda x: x[None, None])
 _LAYER, _ATTENTION = 'encoder.layer.{i}', 'encoder.layer.{i}.attention'
 _SCALES = {f'scale_{n}': (f'layer_scale{n}.lambda1', SAME) for n in (1, 2)}
+_TOKENS = {
+  'class_token': ('cls_token', _CLASS),
+  'positions': ('position_embeddings', _FIRST),
+}
 LAYERS: names.Patterns = {
-  '': (
-    'embeddings',
-    Kind(
-      {
-        'class_token': ('cls_token', _CLASS),
-        'positions': ('position_embeddings', _FIRST),
-      }
-    ),
-  ),
+  '': ('embeddings', Kind(_TOKENS)),
   'patches': ('embeddings.patch_embeddings.projection', TORCH.conv),
   'norm': ('layernorm', TORCH.norm),
   'block_{i}': (_LAYER, Kind(_SCALES)),

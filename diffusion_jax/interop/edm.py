@@ -76,10 +76,9 @@ def _allowed(o) -> Allowed:
     'label_dim': (0,) if ve else (o.label_dim,),
   }
   if adm:
-    narrow = o.model_channels * min(o.channel_mult) < 4 * GROUPS
-    reason = (
-      f'with fewer than {4 * GROUPS} channels its norms have fewer groups'
-    )
+    least = 4 * GROUPS
+    narrow = o.model_channels * min(o.channel_mult) < least
+    reason = f'with fewer than {least} channels its norms have fewer groups'
     return allowed | {
       'model_channels': reason if narrow else '',
       'precond': () if ve else wrappers,
@@ -221,12 +220,8 @@ def describe(options: SimpleNamespace) -> reader.Model:
     'norm_out': (f'{end}_norm', TORCH.norm),
     'conv_out': (f'{end}_conv', TORCH.conv),
   }
-  layers = [
-    layer._replace(theirs=f'model.{layer.theirs}')
-    for layer in names.expand(
-      LAYERS | ends, network.num_blocks, len(network.multipliers), height
-    )
-  ]
+  counts = network.num_blocks, len(network.multipliers), height
+  layers = [*names.within('', 'model', names.expand(LAYERS | ends, *counts))]
   notes = tuple(note for holds, note in NOTES.items() if getattr(o, holds))
   return reader.Model(network, layers, sections, facts, notes)
 
@@ -269,11 +264,7 @@ def _process(o):
     ends = {'beta_min': o.beta_min, 'beta_max': o.beta_min + o.beta_d}
     noise_input = {'name': 'time', 'scale': o.M - 1.0}
     schedule = {'name': 'linear_vp', **ends}
-    return reader.eps_sections(
-      schedule, noise_input, sampling, t_min=o.epsilon_t
-    )
+    return reader.eps_sections(schedule, noise_input, sampling, o.epsilon_t)
   ends = {'sigma_min': o.sigma_min, 'sigma_max': o.sigma_max}
   schedule = {'name': 'geometric_ve', **ends}
-  return reader.eps_sections(
-    schedule, {'name': 'log_sigma'}, sampling, t_min=1e-5
-  )
+  return reader.eps_sections(schedule, {'name': 'log_sigma'}, sampling, 1e-5)

@@ -39,14 +39,9 @@ OPTIONS: Options = dict(
 )  # fmt: skip
 # Options that are fixed in our network.
 ONLY = (
-  'channel_mult_noise',
-  'channel_mult_emb',
-  'label_balance',
-  'concat_balance',
-  'res_balance',
-  'attn_balance',
-  'clip_act',
-)
+  'channel_mult_noise', 'channel_mult_emb', 'label_balance', 'concat_balance',
+  'res_balance', 'attn_balance', 'clip_act',
+)  # fmt: skip
 
 # Their frequencies and phases are in radians, ours in periods.
 _TURNS = names.Rule(

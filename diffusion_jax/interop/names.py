@@ -67,12 +67,9 @@ def read(
   entries = list(entries)
   _check_rows(expected, entries)
   used = {entry.theirs: None for entry in entries}
-  refuse(
-    {
-      'missing': [name for name in used if name not in tensors],
-      'not used': [n for n in tensors if n not in used and not ignored(n)],
-    }
-  )
+  missing = [name for name in used if name not in tensors]
+  others = [n for n in tensors if n not in used and not ignored(n)]
+  refuse({'missing': missing, 'not used': others})
   params, shaped, typed = {}, [], []
   bar = tqdm(entries, 'reading', unit='tensor', delay=1, disable=None)
   for ours, theirs, rule in bar:
@@ -279,17 +276,11 @@ def expand(
     levels = range(last + 1) if '{level}' in ours else (last,)
     blocks = range(num_blocks + 1) if '{i}' in ours else (num_blocks,)
     for level, i in itertools.product(levels, blocks):
-      numbers = {
-        'level': level,
-        'back': last - level,
-        'before': level - 1,
-        'i': i,
-        'height': height,
-        'side': height >> level,
-        'half': height >> level + 1,
-        'twice': 2 * (height >> level),
-        **places(level, i),
-      }
+      side = height >> level
+      numbers = dict(
+        level=level, back=last - level, before=level - 1, i=i, height=height,
+        side=side, half=side >> 1, twice=2 * side, **places(level, i),
+      )  # fmt: skip
       paths = ours.format(**numbers), theirs.format(**numbers)
       if isinstance(kind, Kind):
         layers.append(Layer(*paths, kind))

@@ -174,14 +174,9 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
 
 # Their ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
-  TORCH,
-  'in_layers.0',
-  'in_layers.2',
-  'emb_layers.1',
-  'out_layers.0',
-  'out_layers.3',
-  'skip_connection',
-)
+  TORCH, 'in_layers.0', 'in_layers.2', 'emb_layers.1', 'out_layers.0',
+  'out_layers.3', 'skip_connection',
+)  # fmt: skip
 ATTENTION = (
   Layer('norm', 'norm', TORCH.norm),
   Layer('qkv', 'qkv', names.TORCH_CONV1D),
@@ -261,13 +256,10 @@ def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
     network = NoisyClassifier(**fields, num_classes=num_classes)
     sections['network'] = {'name': 'classifier', **fields}
   else:
-    network = UNet(
-      **fields,
-      out_channels=6 if flags.learn_sigma else 3,
-      inputs=Inputs(
-        num_classes=num_classes, image_channels=3 if flags.large_size else 0
-      ),
-    )
+    image_channels = 3 if flags.large_size else 0
+    inputs = Inputs(num_classes=num_classes, image_channels=image_channels)
+    out_channels = 6 if flags.learn_sigma else 3
+    network = UNet(**fields, out_channels=out_channels, inputs=inputs)
     sections['network'] = {'name': 'unet', **fields}
   count, last = network.num_blocks + 1, len(widths) - 1
 

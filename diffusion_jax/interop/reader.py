@@ -62,9 +62,7 @@ class Model(NamedTuple):
     return names.entries(self.layers, self.shapes())
 
   def read(
-    self,
-    tensors: Tensors,
-    ignored: Callable[[str], bool] = lambda name: False,
+    self, tensors: Tensors, ignored: Callable[[str], bool] = lambda name: False
   ) -> Imported:
     """Returns the network with its weights; ValueError as `names.read`."""
     params = names.read(self.table(), tensors, self.shapes(), ignored)

@@ -50,11 +50,7 @@ FIELDS = dict(
 _DEEP = {'num_res_blocks': 8}
 _SUB = {'sde': 'subvpsde'}
 _NCSNPP = {'fir': True, 'progressive_input': 'residual'}
-_VE = _NCSNPP | {
-  'sde': 'vesde',
-  'embedding_type': 'fourier',
-  'scale_by_sigma': True,
-}
+_VE = dict(_NCSNPP, sde='vesde', embedding_type='fourier', scale_by_sigma=True)
 
 # The published checkpoints by their folder.
 MODELS: dict[str, Options] = {

@@ -1,5 +1,6 @@
 """The share of images whose class a classifier finds."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -47,10 +48,7 @@ def inception_score(
   if seed is not None:
     order = np.random.RandomState(seed).permutation(n)
   ends = [i * n // num_splits for i in range(num_splits + 1)]
-  scores = [
-    _score(logits[order[start:end]])
-    for start, end in zip(ends, ends[1:], strict=False)
-  ]
+  scores = [_score(logits[order[a:b]]) for a, b in itertools.pairwise(ends)]
   return Estimate(float(np.mean(scores)), float(np.std(scores)))
 
 

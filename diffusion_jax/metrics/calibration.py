@@ -167,9 +167,7 @@ class Coverage(NamedTuple):
 
 
 def coverage(
-  levels: np.ndarray,
-  mass: ArrayLike = 0.9,
-  confidence: float = 0.95,
+  levels: np.ndarray, mass: ArrayLike = 0.9, confidence: float = 0.95
 ) -> Coverage:
   """Computes the expected coverage of regions of mass [K] by levels [M, ...].
 
@@ -237,14 +235,8 @@ def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   def compute(samples, reference):
     draws, truth = _pairs('interval_coverage', samples, reference)
     levels = _flat(interval_levels(draws, truth, seed))
-    inside = np.mean(levels <= mass, axis=1)
-    error = inside.std(ddof=1) / len(inside) ** 0.5
-    p = uniformity(levels).ks
-    return [
-      Score('interval_coverage', Estimate(float(inside.mean()), float(error)),
-            f'{mass:g} at best'),
-      Score('interval_p', Estimate(bonferroni(p)), _note(p, draws)),
-    ]  # fmt: skip
+    inside = mean(np.mean(levels <= mass, axis=1))
+    return _scores('interval', inside, levels, mass, draws)
 
   names = {'interval_coverage': True, 'interval_p': True}
   return SampleMetric(names, ('draws', 'truth'), compute)
@@ -261,7 +253,8 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
     log_q = take('density_coverage', samples, 'log_q')
     at_truth = take('density_coverage', reference, 'log_q', 'reference')
     levels = density_levels(log_q, at_truth, seed)
-    return _scores('density', levels, mass, np.asarray(log_q))
+    inside = _fraction(levels, mass)
+    return _scores('density', inside, levels, mass, np.asarray(log_q))
 
   names = {'density_coverage': True, 'density_p': True}
   return SampleMetric(names, ('log_q',), compute)
@@ -279,7 +272,7 @@ def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
     context = take('tarp', reference, 'context', 'reference')
     centres = regression_references(context, truth, seed=seed)
     levels = tarp_levels(draws, truth, centres, seed)
-    return _scores('tarp', levels, mass, draws)
+    return _scores('tarp', _fraction(levels, mass), levels, mass, draws)
 
   names = {'tarp_coverage': True, 'tarp_p': True}
   return SampleMetric(names, ('draws', 'truth', 'context'), compute)
@@ -333,9 +326,9 @@ def contraction() -> SampleMetric:
     scores = [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
     prior = prior_log_density(truth)
     if 'log_q' in reference and np.isfinite(prior):
-      own = Score('log_density', mean(reference['log_q']), 'nats, of the truth')
+      own = mean(reference['log_q'])
       scores += [
-        own,
+        Score('log_density', own, 'nats, of the truth'),
         Score('log_density_prior', Estimate(prior), 'of a fitted one'),
       ]
     return scores
@@ -353,13 +346,16 @@ def _pairs(metric: str, samples: Arrays, reference: Arrays):
   return draws, truth
 
 
-def _scores(name, levels, mass, draws):
+def _fraction(levels, mass):
   found = coverage(levels, mass)
+  return Estimate(float(found.fraction), float(found.standard_error))
+
+
+def _scores(name, fraction, levels, mass, draws):
   p = uniformity(levels).ks
-  fraction = Estimate(float(found.fraction), float(found.standard_error))
   return [
     Score(f'{name}_coverage', fraction, f'{mass:g} at best'),
-    Score(f'{name}_p', Estimate(float(p)), _note(p, draws)),
+    Score(f'{name}_p', Estimate(bonferroni(p)), _note(p, draws)),
   ]
 
 

@@ -189,9 +189,7 @@ def check_protocol(images: ImageSet, extractor: features.Extractor) -> None:
 
 
 def protocol(
-  samples: ImageSet,
-  reference: ImageSet,
-  extractor: features.Extractor | None,
+  samples: ImageSet, reference: ImageSet, extractor: features.Extractor | None
 ) -> Json:
   """Returns the facts that the figures depend on, for a JSON file."""
   identity = {'features': 'of the files'}
@@ -275,12 +273,9 @@ def write_sheet(
   x, y = (arrays[name]['features'] for name in ('samples', 'reference'))
   distance, index = nearest(x, y)
   order = np.argsort(distance, kind='stable')[:40]
-  write_png(
-    path,
-    pair_sheet(
-      image_sets.take(samples, order), image_sets.take(reference, index[order])
-    ),
-  )
+  left = image_sets.take(samples, order)
+  right = image_sets.take(reference, index[order])
+  write_png(path, pair_sheet(left, right))
 
 
 if __name__ == '__main__':

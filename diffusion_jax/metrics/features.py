@@ -131,9 +131,8 @@ def _digits(name, levels):
       return found | {'predicted': classes}
 
     _, digest = perceptrons.load(name)
-    return Extractor(
-      extract, _identity(HIDDEN, f'8x8, {levels} levels', digest)
-    )
+    identity = _identity(HIDDEN, f'8x8, {levels} levels', digest)
+    return Extractor(extract, identity)
 
   return load
 
@@ -166,23 +165,16 @@ def _classifier(weights, batch_size):
 
 
 def _identity(title, preprocessing, weights):
-  return {
-    'features': title,
-    'preprocessing': preprocessing,
-    'weights': weights,
-  }
+  return {'features': title, 'preprocessing': preprocessing, 'weights': weights}
 
 
 # The arrays of each extractor, which are known without its weights.
 ARRAYS = {
   'inception': ('features', 'spatial', 'logits'),
-  'dinov2': ('features',),
-  'digits': ('features', 'logits', 'predicted'),
-  'two_levels': ('features', 'logits', 'predicted'),
-  'classifier': ('features', 'logits', 'predicted'),
-  'shapes': ('features',),
-  'pixels': ('features',),
-  'values': ('features',),
+  **dict.fromkeys(('dinov2', 'shapes', 'pixels', 'values'), ('features',)),
+  **dict.fromkeys(
+    ('digits', 'two_levels', 'classifier'), ('features', 'logits', 'predicted')
+  ),
 }
 EXTRACTORS = {
   'inception': _published('inception'),

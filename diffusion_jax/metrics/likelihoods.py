@@ -21,12 +21,7 @@ from diffusion_jax.core.process import Variance
 from diffusion_jax.data.sources import Facts, Source, in_batches
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.estimates import mean
-from diffusion_jax.metrics.metric import (
-  Arrays,
-  ModelMetric,
-  PerExample,
-  Score,
-)
+from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score
 from diffusion_jax.ranges import Count, Rate, Size, check_value, within
 
 Array = jax.Array
@@ -288,16 +283,13 @@ def ode(
         x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
       else:
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
-      log_p = log_p_of(
-        probe_keys, model.denoiser(params, cond), schedule, x, not levels
-      )
+      denoise = model.denoiser(params, cond)
+      log_p = log_p_of(probe_keys, denoise, schedule, x, not levels)
       if not levels:  # x = std x0 + mean is log_det less likely
         found = {'nats': (log_det - log_p) / math.prod(shape)}
         if values.low and box_draws:
-          denoise, ends = model.denoiser(params, cond), (t_min, tolerance)
-          share = _share_inside(
-            box_keys, denoise, schedule, x, values.encoded_box, *ends, box_draws
-          )
+          box = values.encoded_box, t_min, tolerance, box_draws
+          share = _share_inside(box_keys, denoise, schedule, x, *box)
           more = jnp.log(share) / math.prod(shape)
           found['truncated'] = found['nats'] + more
         return found
@@ -337,16 +329,9 @@ def _log_p_by_ode(t_min, tolerance, num_probes):
   # The denoiser is not clipped: no solver passes the kinks of such a field.
   def log_p(keys, denoise, schedule, x, exact=True):
     return dj.log_likelihood(
-      keys,
-      denoise,
-      schedule,
-      x,
-      t_min=t_min,
-      rtol=tolerance,
-      atol=tolerance,
-      num_probes=num_probes,
-      exact_trace=exact and x[0].size <= MOST_EXACT,
-    )[0]
+      keys, denoise, schedule, x, t_min=t_min, rtol=tolerance, atol=tolerance,
+      num_probes=num_probes, exact_trace=exact and x[0].size <= MOST_EXACT,
+    )[0]  # fmt: skip
 
   return log_p
 
@@ -372,13 +357,9 @@ def latent_ode(
         log_p = log_p_of(probe_keys, denoise, schedule, scale * z)
         return log_p + z[0].size * jnp.log(scale)
 
-      log_p = bound.vae_log_weight(
-        keys,
-        x0,
-        model.autoencoder.encode(weights, 1, x0),
-        model.autoencoder.log_likelihood_of(weights),
-        log_prior,
-      )
+      vae = model.autoencoder
+      parts = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
+      log_p = bound.vae_log_weight(keys, x0, *parts, log_prior)
       return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
 
     return function

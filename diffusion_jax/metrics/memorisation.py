@@ -60,14 +60,10 @@ def memorisation(
     )
   usual = usual[apart]
   return Memorisation(
-    near,
-    usual,
-    closer=_probability_less(near, usual),
-    copied=fraction_copied(near, usual),
-    expected=expected_fraction(len(usual)),
-    index=index,
-    overlap=int(np.sum(~apart)),
-  )
+    near, usual, closer=_probability_less(near, usual),
+    copied=fraction_copied(near, usual), expected=expected_fraction(len(usual)),
+    index=index, overlap=int(np.sum(~apart)),
+  )  # fmt: skip
 
 
 def copies(features: tuple[str, ...] = ()) -> SampleMetric:

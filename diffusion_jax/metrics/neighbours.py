@@ -13,7 +13,6 @@ _MEGABYTES = 256  # of distances in memory at a time
 # A distance and a radius that are equal are computed by different sums: without
 # a margin, rounding would decide on which side of the radius a point is.
 _MARGIN = 1e-9
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def radii(features: np.ndarray, k: int) -> np.ndarray:
@@ -84,7 +83,8 @@ def each_block(
     each = radius[rows] if radius.ndim == 2 else radius
     # Two sums |x|^2 + |y|^2 - 2 x.y, each rounded by 2 D eps (|x|^2 + |y|^2).
     size = square[0][rows, None] + square[1]
-    same = np.abs(block**2 - each**2) <= 4 * x.shape[1] * _EPS * size
+    rounding = 4 * x.shape[1] * np.finfo(np.float64).eps * size
+    same = np.abs(block**2 - each**2) <= rounding
     return function(np.where(same, each, block))
 
   blocks = pairwise_distances_chunked(

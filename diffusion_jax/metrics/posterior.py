@@ -117,9 +117,8 @@ def levels(
   the samples for each y. The levels are uniform if the samples are p(x_0 |
   y)'s; `calibration.coverage` and `uniformity` summarize them.
   """
-  truth, y, x, matrix = (
-    np.asarray(a, np.float64) for a in (truth, y, x, matrix)
-  )
+  arrays = truth, y, x, matrix
+  truth, y, x, matrix = (np.asarray(a, np.float64) for a in arrays)
 
   def log_joint(x):
     flat = jnp.asarray(x.reshape(-1, x.shape[-1]), jnp.float32)
@@ -151,11 +150,7 @@ def evidence_errors(log_estimates: ArrayLike, exact: float) -> EvidenceErrors:
 
 def _along(exact, direction):
   # Means, standard deviations and weights of the components' marginals.
-  w, m, v, q = (
-    np.asarray(a, np.float64)
-    for a in (
-      exact.weights, exact.means, exact.eigenvalues, exact.eigenvectors
-    )
-  )  # fmt: skip
+  arrays = exact.weights, exact.means, exact.eigenvalues, exact.eigenvectors
+  w, m, v, q = (np.asarray(a, np.float64) for a in arrays)
   variance = np.sum((direction @ q) ** 2 * v, axis=1)
   return m @ direction, np.sqrt(variance), w / w.sum()

@@ -116,9 +116,7 @@ def compute(
         moments[name] = fid.add(moments[name], extracted[name])
       kept.append(extracted['features'][chosen[start : start + count]])
       start += count
-  statistics = {
-    name: fid.statistics(x) for name, x in moments.items() if x.count
-  }
+  statistics = {n: fid.statistics(x) for n, x in moments.items() if x.count}
   return {'features': np.concatenate(kept), **fid.as_arrays(statistics)}
 
 

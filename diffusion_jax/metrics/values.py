@@ -198,10 +198,7 @@ def sliced(
 
 
 def classifier_accuracy(
-  samples: np.ndarray,
-  reference: np.ndarray,
-  num_folds: int = 5,
-  seed: int = 1,
+  samples: np.ndarray, reference: np.ndarray, num_folds: int = 5, seed: int = 1
 ) -> Estimate:
   """Returns C2ST of samples [N, D] and reference [M, D], as sbibm defines it.
 

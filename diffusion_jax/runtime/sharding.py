@@ -46,12 +46,8 @@ def make_mesh(
   if problem:
     raise ValueError(f'a mesh of {data}x{fsdp} {problem}')
   # Explicit axes, the default, would require output shardings from networks.
-  return jax.make_mesh(
-    (size // fsdp, fsdp),
-    AXES,
-    axis_types=(AxisType.Auto,) * 2,
-    devices=devices[:size],
-  )
+  shape, types = (size // fsdp, fsdp), (AxisType.Auto,) * 2
+  return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:size])
 
 
 def host_mesh() -> Mesh:

@@ -112,14 +112,14 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
     clean = s.sigma == 0.0
     ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)
     kept = ratio * x
+
+    def estimate():
+      return predict(denoise, x, level_t).x0
+
     if jnp.ndim(level_s.sigma):
-      return jnp.where(clean, predict(denoise, x, level_t).x0, kept), state
-    x = jax.lax.cond(
-      jnp.reshape(clean, ()),
-      lambda: predict(denoise, x, level_t).x0,
-      lambda: kept,
-    )
-    return x, state
+      return jnp.where(clean, estimate(), kept), state
+    clean = jnp.reshape(clean, ())
+    return jax.lax.cond(clean, estimate, lambda: kept), state
 
   return with_corrector(Sampler(lambda x: (), step), correct, num_steps)
 
@@ -203,10 +203,7 @@ def with_ancestral_noise(
     )
     z = draw_normal(noise_key, x)
     # Levels without a step between them are replaced: theirs would be NaN.
-    ends = (
-      select_level(noisy, down, level_t),
-      select_level(noisy, level_s, level_t),
-    )
+    ends = (select_level(noisy, end, level_t) for end in (down, level_s))
     back = forward_step(x, z, *ends)
     return jnp.where(expand_to(noisy, x), back, x), state
 

@@ -154,9 +154,8 @@ def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
       key, x, state, denoise, level_s=cleaner, level_t=level_t
     )
     probs = jax.nn.one_hot(x, len(process.prior))
-    return draw_states(
-      mask_key, process.multiply(probs, cleaner, level_s)
-    ), state
+    probs = process.multiply(probs, cleaner, level_s)
+    return draw_states(mask_key, probs), state
 
   return Sampler(sampler.init, step)
 

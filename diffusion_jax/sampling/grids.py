@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.levels import (
   NoiseLevel,
   Schedule,
@@ -87,12 +88,8 @@ def _append_clean(levels):
   )
 
 
-def _steps_of(schedule) -> int | None:
-  return getattr(schedule, 'num_steps', None)
-
-
 def _first_noisy_time(schedule):
-  total = _steps_of(schedule)
+  total = num_steps_of(schedule)
   return 1.0 / total if total else _FIRST_TIME
 
 
@@ -103,15 +100,15 @@ def _default_end(schedule, num_steps, spacing, t_start, end_clean):
     first = 0.0
   else:
     first = jnp.minimum(_first_noisy_time(schedule), t_start)
-  if _steps_of(schedule):  # Step 0 is clean.
+  if num_steps_of(schedule):  # Step 0 is clean.
     return first
   return jnp.where(schedule(0.0).sigma == 0.0, first, 0.0)
 
 
-def _require_steps(schedule, spacing) -> int:
-  total = _steps_of(schedule)
+def _require_steps(schedule, what) -> int:
+  total = num_steps_of(schedule)
   if total is None:
-    raise ValueError(f'spacing={spacing!r} needs a schedule of steps')
+    raise ValueError(f'{what} needs a schedule of steps')
   return total
 
 
@@ -131,7 +128,7 @@ def _uniform(schedule, count, t_start, t_end):
 
 
 def _steps(schedule, count, t_start, t_end):
-  num_steps = _require_steps(schedule, 'steps')
+  num_steps = _require_steps(schedule, "spacing='steps'")
   _check_fit(count, (t_start - t_end) * num_steps + 1, num_steps)
   t = jnp.linspace(t_start, t_end, count)
   return schedule(jnp.round(t * num_steps) / num_steps)
@@ -214,7 +211,7 @@ STEP_CHOICES = {
 def _step_choice(schedule, count, spacing, t_start, t_end):
   if t_end is not None:
     raise ValueError(f'spacing={spacing!r} chooses its last step: no t_end')
-  num_steps = _require_steps(schedule, spacing)
+  num_steps = _require_steps(schedule, f'spacing={spacing!r}')
   available = round(t_start * num_steps)
   _check_fit(count, available, num_steps)
   if count == 1 < available and spacing != 'trailing':
@@ -234,9 +231,7 @@ def step_levels(
   and for repeated steps.
   """
   steps = np.sort(np.asarray(steps))[::-1]
-  total = _steps_of(schedule)
-  if total is None:
-    raise ValueError('step_levels needs a schedule of steps')
+  total = _require_steps(schedule, 'step_levels')
   if steps.ndim != 1 or not steps.size or (np.diff(steps) == 0).any():
     raise ValueError('steps must be a list of 1 or more different steps')
   if steps[-1] < 1 or steps[0] > total:

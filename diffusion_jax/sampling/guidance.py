@@ -244,10 +244,8 @@ class ClassifierFree:
 
   def guide(self, pair: PairedDenoiser) -> Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""
-    interval = self.low, self.high
-    return classifier_free(
-      pair, self.scale, self.rescale, interval, self.channels
-    )
+    rest = self.rescale, (self.low, self.high), self.channels
+    return classifier_free(pair, self.scale, *rest)
 
 
 def _predict_pair(pair, xt, level):

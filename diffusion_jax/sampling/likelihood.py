@@ -128,7 +128,6 @@ def probability_flow(
   `log_likelihood`. x: [B, ...] at t_from; t_from, t_to: times with sigma > 0;
   for the others see `log_likelihood`. Returns x at t_to, [B, ...].
   """
-
   x = as_float(x)
 
   def field(angle, state):
@@ -268,11 +267,8 @@ def _worst_example(errors):
   # The example with the largest error sets the step size of the batch: the
   # denoiser takes whole batches (its labels do), and a mean over the examples
   # would hide the error of one of them.
-  def rms(error):
-    square = jnp.square(error)
-    return jnp.mean(square, axis=data_axes(error))
-
-  worst = jnp.max(jnp.stack([rms(error) for error in errors]))
+  squares = [jnp.mean(jnp.square(e), axis=data_axes(e)) for e in errors]
+  worst = jnp.max(jnp.stack(squares))
   # The gradient of a root is infinite at 0.
   return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))
 
@@ -282,16 +278,11 @@ def _solve(field, state, ends, rtol, atol, max_steps):
   import diffrax
 
   start, end = ends
+  term = diffrax.ODETerm(lambda u, state, args: field(u, state))
+  steps = diffrax.PIDController(rtol, atol, norm=_worst_example)
   solution = diffrax.diffeqsolve(
-    diffrax.ODETerm(lambda u, state, args: field(u, state)),
-    diffrax.Tsit5(),
-    start,
-    end,
-    None,  # Diffrax chooses the first step.
-    state,
-    stepsize_controller=diffrax.PIDController(rtol, atol, norm=_worst_example),
-    max_steps=max_steps,
-    throw=False,
-  )
+    term, diffrax.Tsit5(), start, end, None,  # It chooses the first step.
+    state, stepsize_controller=steps, max_steps=max_steps, throw=False,
+  )  # fmt: skip
   failed = solution.result != diffrax.RESULTS.successful
   return jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)

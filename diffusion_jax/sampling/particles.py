@@ -215,8 +215,7 @@ def _systematic(key, log_weights):
   offset = draw_uniform(key, log_weights[:, :1])
   positions = (jnp.arange(count)[None] + offset) / count * total[:, -1:]
   # Rounding may not choose a particle of weight 0 at the end.
-  index = jax.vmap(lambda t, u: jnp.searchsorted(t, u, side='right'))(
-    total, positions
-  )
+  search = functools.partial(jnp.searchsorted, side='right')
+  index = jax.vmap(search)(total, positions)
   highest = jnp.argmax(total >= total[:, -1:], axis=1)
   return jnp.minimum(index, highest[:, None])

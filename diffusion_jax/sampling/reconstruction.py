@@ -153,13 +153,9 @@ def proximal(
     transpose = measurement.transpose(x)
     residual = measurement.residual(prediction.x0)
     correction = least_squares(
-      measurement.forward,
-      transpose,
-      residual,
-      measurement.variance(residual),
-      weight * _over_variance(level, x, 2),
-      num_iterations,
-    )
+      measurement.forward, transpose, residual, measurement.variance(residual),
+      weight * _over_variance(level, x, 2), num_iterations,
+    )  # fmt: skip
     return prediction._replace(x0=prediction.x0 + correction)
 
   return moved
@@ -184,9 +180,8 @@ def unexplained(
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)
   given = residual, measurement.variance(residual), precision, num_iterations
-  return measurement.residual(
-    least_squares(measurement.forward, transpose, *given)
-  )
+  v = least_squares(measurement.forward, transpose, *given)
+  return measurement.residual(v)
 
 
 def _over_variance(level, like, power):

@@ -209,9 +209,9 @@ def take_step(
   def move():
     levels = {'level_s': level_s, 'level_t': level_t}
     moved, new = _pair(sampler.step(key, x, state, denoise, **levels))
-    return jnp.where(
-      expand_to(equal, x), x, moved
-    ) if equal.ndim else moved, new
+    if equal.ndim:
+      moved = jnp.where(expand_to(equal, x), x, moved)
+    return moved, new
 
   return jax.lax.cond(jnp.all(equal), lambda: (x, state), move)
 

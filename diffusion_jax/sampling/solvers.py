@@ -81,7 +81,6 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
     x0 = estimate(denoise, x, level_t)
     v = velocity(schedule, x0, x, level_t)
     dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
-
     s, noisy = level_s.expand_to(x), level_s.sigma > 0.0
 
     def correct(x_s, end):
@@ -354,9 +353,7 @@ def _weighted_mean(h, nodes, values, moments_of):
   known = [jnp.isfinite(nodes[0])]
   for node in nodes[1:]:
     known.append(known[-1] & jnp.isfinite(node) & (node != 0.0))
-  nodes = [
-    jnp.where(k, node, 0.0) for k, node in zip(known, nodes, strict=True)
-  ]
+  nodes = [jnp.where(*pair, 0.0) for pair in zip(known, nodes, strict=True)]
   moments = moments_of(h, len(nodes) - 1)
   # The coefficients of the polynomial (u - node_0) (u - node_1) ...
   basis: list[Array | float] = [1.0]
@@ -365,17 +362,11 @@ def _weighted_mean(h, nodes, values, moments_of):
   for k in range(1, len(nodes)):
     low, high = [0.0, *basis], [*basis, 0.0]
     basis = [a - nodes[k - 1] * b for a, b in zip(low, high, strict=True)]
-    table = [
-      _divided_difference(
-        table[i], table[i + 1], nodes[i], nodes[i + k], known[i + k]
-      )
-      for i in range(len(table) - 1)
-    ]
+    ends = zip(table, table[1:], nodes, nodes[k:], known[k:], strict=False)
+    table = [_divided_difference(*pair) for pair in ends]
     if k == 1:
       half = values[0] + 0.5 * h * table[0]
-    mean += table[0] * sum(
-      c * m for c, m in zip(basis, moments[: k + 1], strict=True)
-    )
+    mean += table[0] * sum(c * m for c, m in zip(basis, moments, strict=False))
   enough = known[2] if len(known) > 2 else False
   return jnp.where(finite, jnp.where(enough, mean, half), values[0])
 
@@ -404,9 +395,8 @@ def _correct_where_finite(correct, x, level_s, level_t, level):
   # 0 or sigma_s = 0. With levels per example the selection follows the call, so
   # the level must be finite for all examples.
   finite = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
-  return _correct_where(
-    finite, correct, x, select_level(finite, level, level_t)
-  )
+  level = select_level(finite, level, level_t)
+  return _correct_where(finite, correct, x, level)
 
 
 def _correct_where(condition, correct, x, level):

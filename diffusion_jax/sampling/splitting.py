@@ -64,13 +64,9 @@ def gaussian_draw(
     noise_variance = measurement.variance(residual)
     noise = jnp.sqrt(noise_variance) * draw_normal(noise_key, residual)
     return x0 + least_squares(
-      measurement.forward,
-      transpose,
-      residual - noise,
-      noise_variance,
-      1.0 / jnp.maximum(variance, 1e-12),
-      num_iterations,
-    )
+      measurement.forward, transpose, residual - noise, noise_variance,
+      1.0 / jnp.maximum(variance, 1e-12), num_iterations,
+    )  # fmt: skip
 
   return draw
 
@@ -107,9 +103,8 @@ def langevin_draw(
       noise = jnp.sqrt(2.0 * step_size) * draw_normal(key, x)
       move = step_size * gradient + noise
       (_, new_value), new_gradient = valued(x + move)
-      back = (
-        move + step_size * new_gradient
-      )  # The noise of the way back, -back.
+      # The noise of the way back is -back.
+      back = move + step_size * new_gradient
       log_ratio = new_value - value
       log_ratio += sum_data_axes(noise**2 - back**2) / (4.0 * step_size)
       accepted = jnp.log(draw_uniform(accept_key, value)) < log_ratio

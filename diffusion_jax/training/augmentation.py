@@ -94,18 +94,10 @@ def draw_changes(key: Array, probability: float = 0.12) -> Changes:
 def labels_of(changes: Changes) -> Array:
   """Returns the labels of changes for the network, [9]; 0 for no change."""
   c = changes
-  return jnp.stack(
-    [
-      c.x_flip.astype(float),
-      c.y_flip.astype(float),
-      c.scale,
-      jnp.cos(c.angle) - 1.0,
-      jnp.sin(c.angle),
-      c.stretch * jnp.cos(c.axis),
-      c.stretch * jnp.sin(c.axis),
-      *c.shift,
-    ]
-  )
+  flips = c.x_flip.astype(float), c.y_flip.astype(float)
+  turn = jnp.cos(c.angle) - 1.0, jnp.sin(c.angle)
+  stretch = c.stretch * jnp.cos(c.axis), c.stretch * jnp.sin(c.axis)
+  return jnp.stack([*flips, c.scale, *turn, *stretch, *c.shift])
 
 
 def apply_changes(image: Array, changes: Changes) -> Array:

@@ -148,13 +148,11 @@ def _save(manager, step, trees, config, metrics=None):
   if step in manager.all_steps():
     return
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+  args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
   manager.save(
-    step,
-    args=ocp.args.Composite(config=ocp.args.JsonSave(config), **items),
-    metrics=metrics,
-    force=True,
+    step, args=args, metrics=metrics, force=True,
     custom_metadata=checksums.MARK,
-  )
+  )  # fmt: skip
 
 
 def restore_latest(
@@ -181,21 +179,12 @@ def restore_latest(
       )
     what = f'checkpoint {step} is of another {kind}'
     check_fits(metadata[name].tree, tree, what)
-  items = {
-    name: ocp.args.StandardRestore(
-      jax.tree.map(lambda x: _abstract(x, x.sharding), tree)
-    )
-    for name, tree in _split(target).items()
-  }
+  items = {name: _to_restore(tree) for name, tree in _split(target).items()}
   with _reading(manager, step):
     restored = manager.restore(step, args=ocp.args.Composite(**items))
-  return restored['state']._replace(
-    params=restored['params'],
-    ema_params=restored['ema_params'],
-    more_ema_params={
-      name: restored[_ema_item(name)] for name in target.more_ema_params
-    },
-  )
+  more = {name: restored[_ema_item(name)] for name in target.more_ema_params}
+  weights = {name: restored[name] for name in ('params', 'ema_params')}
+  return restored['state']._replace(**weights, more_ema_params=more)
 
 
 def find_step(
@@ -243,8 +232,7 @@ def read_params(
         f'{", ".join(names) or "its own only"}'
       )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tree = jax.tree.map(lambda x: _abstract(x, device), metadata[item].tree)
-    items = {item: ocp.args.StandardRestore(tree)}
+    items = {item: _to_restore(metadata[item].tree, device)}
     args = ocp.args.Composite(config=ocp.args.JsonRestore(), **items)
     with _reading(manager, step):
       restored = manager.restore(step, args=args)
@@ -262,8 +250,12 @@ def check_fits(theirs: Params, ours: Params, what: str) -> None:
       )
 
 
-def _abstract(x, sharding):
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+def _to_restore(tree, sharding=None):
+  def abstract(x):
+    place = sharding or x.sharding
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+  return ocp.args.StandardRestore(jax.tree.map(abstract, tree))
 
 
 def _ema_item(name):
@@ -272,9 +264,7 @@ def _ema_item(name):
 
 def _split(state):
   rest = state._replace(params=(), ema_params=(), more_ema_params=())
-  others = {
-    _ema_item(name): tree for name, tree in state.more_ema_params.items()
-  }
+  others = {_ema_item(n): x for n, x in state.more_ema_params.items()}
   arrays = (state.ema_params, state.params, rest)
   return dict(zip(_ITEMS, arrays, strict=True)) | others
 

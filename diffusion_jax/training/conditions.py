@@ -67,8 +67,7 @@ def half(key: Array, height: int, width: int) -> Array:
   rows, columns = _pixels(height, width)
   side = jax.random.randint(key, (), 0, 4)
   halves = [rows < 0.5, rows > 0.5, columns < 0.5, columns > 0.5]
-  shape = height, width, 1
-  return jnp.stack([jnp.broadcast_to(h, shape) for h in halves])[side]
+  return jnp.stack(jnp.broadcast_arrays(*halves))[side]
 
 
 def box(key: Array, height: int, width: int) -> Array:
@@ -95,10 +94,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
   corner_key, width_key = jax.random.split(key)
   corners = jax.random.uniform(corner_key, (num_corners, 1, 1, 2))
   radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
-  pixels = jnp.concatenate(
-    [jnp.broadcast_to(p, (height, width, 1)) for p in _pixels(height, width)],
-    axis=-1,
-  )
+  pixels = jnp.concatenate(jnp.broadcast_arrays(*_pixels(height, width)), -1)
 
   def distance(start, end):  # from each pixel to a line between two corners
     along = end - start
@@ -168,9 +164,8 @@ def known_pixels(x0: Array, mask: Array) -> Array:
   C]; mask: broadcasts to [B, H, W, 1].
   """
   mask = jnp.broadcast_to(mask, (*x0.shape[:-1], 1))
-  return jnp.concatenate(
-    [jnp.where(mask, x0, 0.0), mask.astype(x0.dtype)], axis=-1
-  )
+  known = jnp.where(mask, x0, 0.0)
+  return jnp.concatenate([known, mask.astype(x0.dtype)], axis=-1)
 
 
 def enlarged(x: Array, factor: int) -> Array:

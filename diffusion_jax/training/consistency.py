@@ -136,20 +136,13 @@ def _pair_objective(
     inputs, level_r = inputs
     xt = q_sample(inputs.x0, inputs.eps, inputs.level)
     xr = make_xr(context, keys, inputs, xt, level_r)
+    options = {'cond': inputs.cond, 'key': keys[0], 'sigma_min': sigma_min}
     f, target_f = (
-      functools.partial(
-        consistency_output,
-        network,
-        p['network'],
-        cond=inputs.cond,
-        key=keys[0],
-        sigma_min=sigma_min,
-      )
+      functools.partial(consistency_output, network, p['network'], **options)
       for p in (params, context.ema_params if ema_target else params)
     )
-    error = consistency_error(
-      f, target_f, xt, xr, inputs.level, level_r, distance
-    )
+    levels = inputs.level, level_r
+    error = consistency_error(f, target_f, xt, xr, *levels, distance)
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 
   return Objective(draw, loss)

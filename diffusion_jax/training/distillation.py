@@ -96,18 +96,16 @@ def progressive_distillation(
     return draw_inputs(key, batch, schedule, network, step_times(num_steps))
 
   def loss(params, context, inputs, keys):
-    level_t = inputs.level
+    level_t, cond = inputs.level, inputs.cond
     xt = q_sample(inputs.x0, inputs.eps, level_t)
-    denoise = teacher(context.frozen, inputs.cond)
+    denoise = teacher(context.frozen, cond)
     step = jnp.rint(level_t.t * num_steps)
     middle = schedule((step - 0.5) / num_steps)
     level_s = schedule((step - 1.0) / num_steps)
     xs = solver_step(solver, keys[1], denoise, xt, level_t, middle)
     xs = solver_step(solver, keys[1], denoise, xs, middle, level_s)
     x0 = two_step_target(xs, xt, level_s, level_t)
-    output = network.output(
-      params['network'], xt, level_t, inputs.cond, keys[0]
-    )
+    output = network.output(params['network'], xt, level_t, cond, keys[0])
     eps = eps_from_x0(x0, xt, level_t)
     losses = network.denoising_loss(output, x0, eps, level_t, weight)
     losses = inputs.time_weight * losses / x0[0].size

@@ -62,9 +62,8 @@ def improved_pairs(
   """
 
   def pairs(key, batch_size, schedule, step):
-    count = improved_num_levels(
-      step, total_steps, num_scales_start, num_scales_end
-    )
+    scales = num_scales_start, num_scales_end
+    count = improved_num_levels(step, total_steps, *scales)
     # All intervals are computed; those beyond the grid are empty.
     index = jnp.arange(num_scales_end + 1)
     share = jnp.minimum(index / (count - 1), 1.0)

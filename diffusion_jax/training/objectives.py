@@ -30,6 +30,7 @@ from diffusion_jax.core.levels import (
   Schedule,
   check_schedule,
   clean_level,
+  select_level,
 )
 from diffusion_jax.core.losses import (
   TimeSampler,
@@ -152,11 +153,7 @@ class Inputs(NamedTuple):
 
 
 def draw_inputs(
-  key: Array,
-  batch: dict,
-  schedule: Any,
-  network: Network,
-  times: TimeSampler,
+  key: Array, batch: dict, schedule: Any, network: Network, times: TimeSampler
 ) -> tuple[Inputs, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
@@ -168,18 +165,13 @@ def draw_inputs(
     jax.random.split(key, 7)
   )
   level, time_weight = times(time_key, x0.shape[0], schedule)
-  inputs = Inputs(
-    x0=x0,
-    eps=jax.random.normal(eps_key, x0.shape),
-    level=level,
-    time_weight=time_weight,
-    cond=network.condition(cond_key, batch),
-    augment_keys=key_per_example(augment_key, len(x0)),
-    estimated=jax.random.bernoulli(
-      first_key, network.estimate_probability, x0.shape[:1]
-    ),
-  )
-  return inputs, tuple(dropout_keys)
+  eps = jax.random.normal(eps_key, x0.shape)
+  cond = network.condition(cond_key, batch)
+  augment_keys = key_per_example(augment_key, len(x0))
+  probability = network.estimate_probability
+  estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
+  fields = x0, eps, level, time_weight, cond, augment_keys, estimated
+  return Inputs(*fields), tuple(dropout_keys)
 
 
 def augmented(inputs: Inputs, augment: Augment | None) -> Inputs:
@@ -350,21 +342,12 @@ def _step_bound(network, schedule, num_steps, num_levels):
     x0, level_t = inputs.x0, inputs.level
     step = jnp.rint(level_t.t * num_steps).astype(int)
     x0_hat = network.to_x0(output, xt, level_t)
-    level_s = jax.tree.map(
-      lambda clean, s: jnp.where(step == 1, clean, s),
-      clean_level(),
-      schedule((step - 1) / num_steps),
-    )
+    before = schedule((step - 1) / num_steps)
+    level_s = select_level(step == 1, clean_level(), before)
     one, two = schedule(1 / num_steps), schedule(2 / num_steps)
-    model = p_reverse(
-      x0_hat,
-      xt,
-      level_s,
-      level_t,
-      'learned',
-      variance_fraction(fraction),
-      first=reverse_variance('fixed_small', one, two),
-    )
+    first = reverse_variance('fixed_small', one, two)
+    how = 'learned', variance_fraction(fraction), first
+    model = p_reverse(x0_hat, xt, level_s, level_t, *how)
     nats = bound_term(x0, xt, model, level_s, level_t, decoder)
     return step, num_steps * bits_per_dim(nats, x0.shape[1:])
 
@@ -404,9 +387,8 @@ def vdm(
   def draw(key, batch, context):
     # Only t: gradients reach the level of a learned schedule in the loss.
     key, eps_key = jax.random.split(key)
-    inputs, keys = draw_inputs(
-      key, batch, lambda t: t, network, antithetic_times
-    )
+    times = antithetic_times
+    inputs, keys = draw_inputs(key, batch, lambda t: t, network, times)
     eps_0 = jax.random.normal(eps_key, batch['x'].shape)
     return (inputs, eps_0), keys
 
@@ -439,9 +421,7 @@ def vdm(
 
 def means(**terms: Array) -> dict[str, Mean]:
   """Returns the mean of each term, [] or [B], by its name."""
-  return {
-    name: Mean(jnp.mean(term), jnp.ones(())) for name, term in terms.items()
-  }
+  return {n: Mean(jnp.mean(x), jnp.ones(())) for n, x in terms.items()}
 
 
 def mean_loss(

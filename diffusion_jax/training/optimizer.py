@@ -122,16 +122,14 @@ def scale_by_muon(
     rows = tuple(range(1 if leaf.ndim == 3 else 0, leaf.ndim - 1))
     return optax.contrib.MuonDimensionNumbers(rows, leaf.ndim - 1)
 
+  def numbers(params):
+    return jax.tree.map(axes, kernels(params), params)
+
+  # Optax's descends; the sign is the caller's, as for scale_by_adam.
   return optax.contrib.muon(
-    -1.0,  # Optax's descends; the sign is the caller's, as for scale_by_adam.
-    adam_b1=b1,
-    adam_b2=b2,
-    eps=eps,
-    muon_weight_dimension_numbers=lambda params: jax.tree.map(
-      axes, kernels(params), params
-    ),
-    consistent_rms=0.2,
-  )
+    -1.0, adam_b1=b1, adam_b2=b2, eps=eps, consistent_rms=0.2,
+    muon_weight_dimension_numbers=numbers,
+  )  # fmt: skip
 
 
 def global_norm(grads: Params) -> Array:
@@ -209,16 +207,14 @@ WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
 OPTIMIZERS = {
   'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam),
   'adam': functools.partial(
-    optimizer_and_rate,
-    scale=optax.scale_by_adam,
-    weight_decay=0.0,
+    optimizer_and_rate, scale=optax.scale_by_adam, weight_decay=0.0,
     weight_decay_mask='kernels',
   ),
   'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam),
   'muon': functools.partial(
     optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'
   ),
-}
+}  # fmt: skip
 
 
 def ema_decay(decay: float, warmup: bool = False) -> EmaRate:

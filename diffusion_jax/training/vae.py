@@ -49,9 +49,8 @@ def mean_and_log_scale(output: Array) -> tuple[Array, Array]:
 
 
 def _logistic(output, x, num_levels):
-  return discretized_logistic_log_prob(
-    *mean_and_log_scale(output), x, num_levels
-  )
+  mean, log_scale = mean_and_log_scale(output)
+  return discretized_logistic_log_prob(mean, log_scale, x, num_levels)
 
 
 def _gaussian(output, x, num_levels):  # DDPM Eq. 13
@@ -114,15 +113,13 @@ def vae(
   """
 
   def terms(params, z_keys, dropout_keys, x):
-    q = encode(params['network'], 1, x, key=dropout_keys[0])
-    elbo = bound.vae_elbo(
-      z_keys,
-      x,
-      q,
-      lambda x, z: log_likelihood(
-        decode(params['network'], 1, z, key=dropout_keys[1]), x
-      ),
-    )
+    params = params['network']
+    q = encode(params, 1, x, key=dropout_keys[0])
+
+    def log_p(x, z):
+      return log_likelihood(decode(params, 1, z, key=dropout_keys[1]), x)
+
+    elbo = bound.vae_elbo(z_keys, x, q, log_p)
     divergence = kl(q, bound.STANDARD)
     pixels = tuple(range(1, divergence.ndim - 1))
     return elbo['reconstruction'], jnp.sum(divergence, axis=pixels)
@@ -156,15 +153,11 @@ def hvae(
 
       return apply
 
-    decode_at = at_level(decode, dropout_keys[1])
+    encode_at, decode_at = map(at_level, (encode, decode), dropout_keys)
     elbo = bound.hierarchical_elbo(
-      z_keys,
-      x,
-      at_level(encode, dropout_keys[0]),
-      decode_at,
-      lambda x, z: log_likelihood(decode_at(1, z), x),
-      num_steps=num_latents,
-    )
+      z_keys, x, encode_at, decode_at,
+      lambda x, z: log_likelihood(decode_at(1, z), x), num_steps=num_latents,
+    )  # fmt: skip
     return elbo['reconstruction'], elbo['log_ratio']
 
   return _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=True)
@@ -194,12 +187,9 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     weight = beta * warmup(context.state)
     total = error + weight * penalty
     metrics = means(
-      loss=total,
-      reconstruction=error,
-      kl=divergence,
-      beta=weight,
+      loss=total, reconstruction=error, kl=divergence, beta=weight,
       bits_per_dim=error + divergence,
-    )
+    )  # fmt: skip
     if by_group:
       layers = (in_bits(groups[:, t]) for t in range(groups.shape[1]))
       metrics |= means(**{f'kl_{t}': kl for t, kl in enumerate(layers, 1)})

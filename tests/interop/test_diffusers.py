@@ -189,9 +189,6 @@ def test_what_is_read_of_a_scheduler(kind, options, bound, note):
   written = diffusers_schedulers.write_config(sections)
   again, _ = diffusers_schedulers.read_sections(written)
   assert all(again['sampling'][n] == sampling[n] for n in BOUND)
-  lost = diffusers_schedulers.unwritten(sampling, 1000)
-  usual = () if kind == 'DDPMScheduler' else ('sampler', 'num_steps')
-  assert lost == usual
 
 
 def test_defaults_are_those_of_the_class():

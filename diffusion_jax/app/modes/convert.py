@@ -218,12 +218,6 @@ def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
   sections, facts = export_sections(model), {'image_shape': model.state_shape}
   network, label = model.network(), model.config.convert.label
   diffusers.save(out, network, params['network'], sections, facts, label)
-  if model.noisy is not None:
-    steps = model.noisy.schedule_steps
-    if left := schedulers.unwritten(sections['sampling'], steps):
-      print(
-        f'note: the scheduler does not have sampling.{", sampling.".join(left)}'
-      )
 
 
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
