@@ -135,7 +135,6 @@ TESTED_ELSEWHERE = {
   'app/config/fields.py': 'app/config/test_store.py',
   'app/config/kinds.py': 'app/config/test_store.py',
   'app/devices.py': 'app/modes/test_train_setup.py',
-  'app/drawing/boxed.py': 'app/modes/test_joint.py',
   'app/drawing/emerging.py': 'app/modes/test_serve.py',
   'app/drawing/generate.py': 'app/models/test_diffusion.py',
   'app/run/model_card.py': 'app/run/test_sharing.py',
