@@ -190,7 +190,7 @@ data/simulations.py runs_once
 data/simulations.py what_changes
   seed, BLOCK, code_of(function) => seed, BLOCK
 data/simulations.py what_changes
-  if other and place == folder and => if False and
+  if other not in modules and => if False and
 data/simulations.py what_changes
   function.__qualname__, fields, seed => function.__qualname__, (), seed
 data/simulations.py an_interrupted

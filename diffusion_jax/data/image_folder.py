@@ -135,16 +135,13 @@ def folder(
     check_part(len(names), len(found), test_fraction, split, what)
   names, others = _intact(root, names, check or skip_damaged, skip_damaged)
   paths = [root / name for name in names]
-  facts = pictures(image_shape)._replace(skipped=others)
-  if not labelled:
-    return FileSource(paths, facts, root=root)
-  of_train = found if root == train else pictures_in(train)
-  classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
-  labels = _labels(root, names, classes)
-  facts = facts._replace(
-    num_classes=len(classes), class_names=tuple(map(readable, classes))
-  )
-  return FileSource(paths, facts, labels, root)
+  classes, labels = [], None
+  if labelled:
+    of_train = found if root == train else pictures_in(train)
+    classes = sorted({n.partition('/')[0] for n in of_train if '/' in n})
+    labels = _labels(root, names, classes)
+  facts = pictures(image_shape, len(classes), map(readable, classes))
+  return FileSource(paths, facts._replace(skipped=others), labels, root)
 
 
 def _intact(root, names, pixels, skip):

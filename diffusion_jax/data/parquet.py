@@ -11,10 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 _READERS = 16  # threads
-
-
-def _open(path):
-  return open(path, 'rb')
+_open = functools.partial(open, mode='rb')
 
 
 def image_bytes(cell: object) -> object:

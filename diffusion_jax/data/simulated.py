@@ -16,7 +16,7 @@ from diffusion_jax.data.simulations import (
   simulate_block,
   simulations,
 )
-from diffusion_jax.data.sources import ArraySource, Facts, Source, check_box
+from diffusion_jax.data.sources import ArraySource, Facts, Source
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, Finite, Rows
 
@@ -90,16 +90,7 @@ def _source(num_classes, bounds, joint, arrays):
   if joint:  # The box is of the last axis of x, and repeats for the others.
     times = int(np.prod(arrays['x'].shape[1:-1]))
     arrays, low, high = joined(arrays), times * low, times * high
-  source = ArraySource(
-    arrays['x'],
-    arrays.get('label'),
-    num_classes,
-    context=arrays.get('context'),
-    low=low,
-    high=high,
-  )
-  check_box(source.facts.x, source.x)
-  return source
+  return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
 
 
 def _is_finite(arrays):
@@ -136,7 +127,8 @@ class Simulated:
   ):
     self._simulate, self._size, self._seed = simulate, size, seed
     self._source = source or functools.partial(_source, 0, (), False)
-    self._epoch, self._kept, self._first = None, {}, {}
+    self._epoch: int | np.ndarray = -1
+    self._kept, self._first = {}, {}
     self._first = self.block(0, 0)
     self.facts: Facts = self._source(self._first).facts
 
@@ -154,20 +146,17 @@ class Simulated:
     return other
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    epoch = (
-      np.zeros(len(index), int) if self._epoch is None else self._epoch + 1
-    )
+    epoch = np.broadcast_to(self._epoch + 1, len(index))
     places, rows = np.divmod(np.asarray(index), BLOCK)
     parts: dict[str, np.ndarray] = {}
-    for e, place in sorted(
-      {*zip(epoch.tolist(), places.tolist(), strict=True)}
-    ):
+    pairs = zip(epoch.tolist(), places.tolist(), strict=True)
+    for e, place in sorted({*pairs}):
       chosen = (epoch == e) & (places == place)
-      block = self._source(self.block(int(e), int(place)))
-      for name, array in block.read(np.arange(len(block))).items():
+      block = self._source(self.block(e, place))
+      for name, array in block.read(rows[chosen]).items():
         if name not in parts:
           parts[name] = np.empty((len(index), *array.shape[1:]), array.dtype)
-        parts[name][chosen] = array[rows[chosen]]
+        parts[name][chosen] = array
     return parts
 
   def block(self, epoch: int, place: int) -> dict[str, np.ndarray]:

@@ -38,9 +38,7 @@ class Tars:
     return len(self.tar)
 
   def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
-    return {
-      column: [self._value(column, i) for i in index] for column in columns
-    }
+    return {c: [self._value(c, i) for i in index] for c in columns}
 
   def place(self, i: int) -> str:
     path = self.paths[int(self.tar[i])]
@@ -127,9 +125,8 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
       )
     numbers += [number] * len(keys)
     parts.append(part)
-  members = dict(
-    zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True)
-  )
+  table = np.concatenate(parts).swapaxes(0, 1)
+  members = dict(zip(columns, table, strict=True))
   every = [*dict.fromkeys([*seen, *columns])]
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
 
