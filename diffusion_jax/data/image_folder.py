@@ -63,7 +63,7 @@ class FileSource:
     names = [os.fsencode(path)[len(bytes(self.root)) :] for path in self.paths]
     few = spread(len(names), 10_000)  # A network's file system is slow.
     sizes = [b'%d' % self.paths[i].stat().st_size for i in few]
-    return digest([*names, *sizes, *(text.encode() for text in self.captions)])
+    return digest([*names, *sizes, *map(str.encode, self.captions)])
 
 
 def captioned(source: FileSource) -> FileSource:
@@ -165,7 +165,7 @@ def _errors(root, files, pixels):
     paths = [root / files[i][0] for i in block]
     return [problem(check_picture, path, path, pixels) for path in paths]
 
-  return damaged(problems, len(files), f'pictures in {root}')
+  return damaged(problems, len(files), f'checking pictures in {root}')
 
 
 def pictures_in(root: Path) -> list[str]:

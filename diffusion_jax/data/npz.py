@@ -188,9 +188,7 @@ def read(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
   path = Path(path).expanduser()
   if path.is_dir():
     return {name: _mapped(path / f'{name}.npy') for name in names}
-  return _with_file(
-    path, lambda file: {name: np.asarray(file[name]) for name in names}
-  )
+  return _with_file(path, lambda file: {n: np.asarray(file[n]) for n in names})
 
 
 def _mapped(path):

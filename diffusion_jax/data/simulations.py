@@ -48,19 +48,14 @@ def simulations(
   kept = _read(path) or {}
   count = len(kept['x']) if kept else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
-  blocks = {
-    i: {name: array[i : i + BLOCK] for name, array in kept.items()}
-    for i in range(0, same, BLOCK)
-  }
+  blocks = {0: {n: x[:same] for n, x in kept.items()}} if same else {}
   if same < size:
     job = functools.partial(_kept_block, simulate, size, seed, path)
     blocks |= _computed(job, range(same, size, BLOCK), size, workers)
-  for block in blocks.values():
-    check_shapes(block, blocks[0])
-  arrays = {
-    name: np.concatenate([blocks[i][name] for i in sorted(blocks)])
-    for name in blocks[0]
-  }
+  first, *others = parts = [blocks[start] for start in sorted(blocks)]
+  for part in others:
+    check_shapes(part, first)
+  arrays = {n: np.concatenate([part[n] for part in parts]) for n in first}
   if isinstance(folder, dict):
     folder[_name(simulate, seed)] = arrays
   if path and size > count:
@@ -102,7 +97,7 @@ def simulate_block(
   simulate: Simulator, seed: tuple[int, ...], count: int
 ) -> Arrays:
   """Returns a simulator's arrays [count, ...]; ValueError for other results."""
-  rng = np.random.default_rng(tuple(int(part) for part in seed))
+  rng = np.random.default_rng([*map(int, seed)])
   return check_simulations(simulate(rng, count), count)
 
 
@@ -207,7 +202,8 @@ def code_of(function: Callable) -> str:
       codes.append(ast.unparse(ast.parse(inspect.getsource(module))))
     for value in [*vars(module).values()]:
       other = value if inspect.ismodule(value) else inspect.getmodule(value)
-      if other not in modules and _folder(other) == _folder(module) != '':
+      near = _folder(other) == _folder(module) != ''
+      if other and near and other not in modules:
         modules.append(other)
   return repr(sorted(codes))
 
@@ -218,13 +214,11 @@ def _folder(module):
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:
   """Raises ValueError if a simulator's arrays are not those of its first."""
-  now, before = (
-    {n: x.shape[1:] for n, x in a.items()} for a in (arrays, first)
-  )
-  if now != before:
+  now, was = ({n: x.shape[1:] for n, x in a.items()} for a in (arrays, first))
+  if now != was:
     raise ValueError(
       f'a simulator must return the same shapes each time, got {now} after '
-      f'{before}'
+      f'{was}'
     )
 
 

@@ -185,9 +185,7 @@ def facts_of_fields(
 
   They do not say what a column of numbers is: None.
   """
-  if x_column:
-    return None
-  return pictures(image_shape, num_classes)
+  return None if x_column else pictures(image_shape, num_classes)
 
 
 MOST_MEASURED = 10_000  # examples
@@ -201,28 +199,26 @@ def measured(source: Source) -> Facts:
   for numbers that are not finite, a coordinate that never changes, and an
   example outside the box.
   """
-  facts = source.facts
-  if facts.x.levels and facts.context is None:
-    return facts
+  x, context = source.facts.x, source.facts.context
+  if x.levels and context is None:
+    return source.facts
   arrays = source.read(spread(len(source), MOST_MEASURED))
-  x, context = facts.x, facts.context
   if not x.levels:
     check_box(x, arrays['x'])
     x = _standardised(x, arrays['x'], 'x')
   if context is not None:
     context = _standardised(context, arrays['context'], 'context')
-  return facts._replace(x=x, context=context)
+  return source.facts._replace(x=x, context=context)
 
 
 def check_box(x: Values, values: np.ndarray) -> None:
   """Raises ValueError for an example outside the box of x."""
   outside = ~x.inside(values)
   if outside.any():
-    first = values[outside][0].ravel()[:8]
+    first = ', '.join(f'{v:.6g}' for v in values[outside][0].ravel()[:8])
     raise ValueError(
       f'{outside.sum()} of {len(values)} examples are outside bounds, such as '
-      f'[{", ".join(f"{v:.6g}" for v in first)}]: widen bounds, or leave them '
-      'out'
+      f'[{first}]: widen bounds, or leave them out'
     )
 
 
@@ -231,11 +227,10 @@ def _standardised(values, array, name):
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   mean, std = mean_and_std(array)
-  constant = np.flatnonzero(std == 0.0)
-  if len(constant):
+  for i in np.flatnonzero(std == 0.0)[:1]:
     raise ValueError(
-      f'{name} never changes at {constant[0]} of its last axis '
-      f'({mean[constant[0]]:.6g}): leave this number out'
+      f'{name} never changes at {i} of its last axis ({mean[i]:.6g}): leave '
+      'this number out'
     )
   return values._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
@@ -257,9 +252,8 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if values is None:
       continue
     if not isinstance(arrays, dict) or name not in arrays:
-      raise ValueError(
-        f'read must return a dict with {name!r}, got {type(arrays).__name__}'
-      )
+      given = type(arrays).__name__
+      raise ValueError(f'read must return a dict with {name!r}, got {given}')
     array = arrays[name]
     kind, right = 'float', array.dtype.kind in 'fiu'
     if values.levels:

@@ -47,11 +47,7 @@ def first_block(config: Node, tried: dict) -> Node:
 
 
 def with_contents(facts: Facts, source: Source) -> Facts:
-  """Returns facts with what a source alone knows.
-
-  This is the number and the checksum of its examples, the names of its classes
-  and of damaged pictures.
-  """
+  """Returns facts with a source's size, checksum, classes and skipped names."""
   names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
   with from_config('data'):
     total = checksum(source)
@@ -144,11 +140,10 @@ def source_of(config: Node, split: str = 'train') -> Source:
   if ':' in config.data.name:  # The user's own is checked before it is used.
     with from_config('data'):
       pipeline.examples(source, np.arange(1))
-  run = config.get('facts')
-  if run is not None:
-    _check_same_kind(config.data.name, source.facts, _stored_facts(run))
-  length = text_length(config)
-  if not length:
+  if 'facts' in config:
+    stored = _stored_facts(config.facts)
+    _check_same_kind(config.data.name, source.facts, stored)
+  if not (length := text_length(config)):
     return source
   with from_config('data'):
     return _with_texts(source, length, config.training.random_flip)
