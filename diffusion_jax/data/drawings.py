@@ -222,15 +222,11 @@ def _points(values, x, data, groups):
     sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
   side = (4.4, 5.0, 7.0, 8.0)[count - 1]
   figure = _figure(side, side)
-  if count == 2:
-    cells = {(1, 0): figure.add_subplot()}
-  else:
-    cells = {
-      (i, j): figure.add_subplot(count, count, i * count + j + 1)
-      for i in range(count)
-      for j in range(i + 1)
-    }
-  for (i, j), ax in cells.items():
+  cells = [(i, j) for i in range(count) for j in range(i + 1)]
+  cells = [(1, 0)] if count == 2 else cells
+  for i, j in cells:
+    place = (count, count, i * count + j + 1) if len(cells) > 1 else ()
+    ax = figure.add_subplot(*place)
     ax.set_xlim(low[j], high[j])
     ax.locator_params(nbins=5 if count < 3 else 3)
     if i == j:

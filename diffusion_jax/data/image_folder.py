@@ -91,13 +91,11 @@ def captioned(source: FileSource) -> FileSource:
 
 
 def _caption(place, line):
-  try:
+  with contextlib.suppress(ValueError, TypeError, KeyError):
     entry = json.loads(line)
     caption = entry['file_name'], entry['text']
     if all(isinstance(value, str) and value.strip() for value in caption):
       return caption
-  except (ValueError, TypeError, KeyError):
-    pass
   raise ValueError(f'{place} must be like {_EXAMPLE}')
 
 

@@ -52,20 +52,21 @@ def block_order(
 class RowGroups:
   """Reads rows of parquet files, and keeps the latest row groups in memory.
 
-  groups: (path, metadata, number in the file) of each; sizes: their rows;
-  schema: of Arrow; needed: the columns that are read.
+  groups: (path, metadata, number in the file) of each; schema: of Arrow;
+  needed: the columns that are read; buffer: see `block_order`.
   """
 
   name: str
   schema: Any
   needed: Sequence[str]
   groups: Sequence[tuple[str, Any, int]]
-  sizes: np.ndarray
   buffer: int
   open_file: Callable[[str], IO[bytes]]
 
   def __post_init__(self):
-    sizes, self.columns = self.sizes, self.schema.names
+    self.columns = self.schema.names
+    rows = [metadata.row_group(i).num_rows for _, metadata, i in self.groups]
+    self.sizes = sizes = np.array(rows, int)
     self.order = functools.partial(block_order, sizes=sizes, buffer=self.buffer)
     self._ends = np.cumsum(sizes)
     # The buffers that a batch may come from while the next are read ahead.
@@ -149,16 +150,12 @@ def open_parquet(
 
   with ThreadPoolExecutor(_READERS) as pool:
     footers = dict(zip(paths, pool.map(footer, paths), strict=True))
-  groups, sizes, schema = [], [], pyarrow.schema([])
+  groups, schema = [], pyarrow.schema([])
   for path, metadata in footers.items():
     schema = metadata.schema.to_arrow_schema()
     check_columns(path, schema.names, read)
-    for group in range(metadata.num_row_groups):
-      groups.append((path, metadata, group))
-      sizes.append(metadata.row_group(group).num_rows)
-  return RowGroups(
-    name, schema, read, groups, np.array(sizes, int), buffer, open_file
-  )
+    groups += [(path, metadata, i) for i in range(metadata.num_row_groups)]
+  return RowGroups(name, schema, read, groups, buffer, open_file)
 
 
 def _naming(path):

@@ -6,6 +6,7 @@ hosts reads its rows of the global batch, which is the same for any number of
 hosts.
 """
 
+import contextlib
 import functools
 import itertools
 import sys
@@ -114,10 +115,8 @@ def batches(
   )
   steps = grain.MapDataset.range(start_step, sys.maxsize)
   stream = iter(steps.map(read).to_iter_dataset(ahead))
-  try:
+  with contextlib.closing(stream):
     yield from stream
-  finally:
-    stream.close()
 
 
 # Two epochs of training and one of the test split are needed at once.

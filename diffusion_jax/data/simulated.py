@@ -42,9 +42,9 @@ def simulated(simulate: Simulator) -> Callable[..., Source]:
     return of_simulator(functools.partial(simulate, **own), **values)
 
   signature = inspect.signature(of_simulator, eval_str=True)
-  others = [*inspect.signature(simulate, eval_str=True).parameters.values()][2:]
-  taken = [p for n, p in signature.parameters.items() if n != 'simulate']
-  keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in (*taken, *others)]
+  others = inspect.signature(simulate, eval_str=True).parameters.values()
+  taken = [*signature.parameters.values()][1:] + [*others][2:]
+  keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in taken]
   vars(constructor)['__signature__'] = signature.replace(parameters=keywords)
   return constructor
 
