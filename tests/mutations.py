@@ -158,14 +158,14 @@ data/values.py real_numbers_come_back
   exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
   => exact = False
 data/values.py log_det_is_that_of_decode
-  * int(np.prod(self.shape[:-1])) =>
+  np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
 data/values.py closed_box
   (bounded <= high) => (bounded < high)
 data/values.py closed_box
   kind = values.dtype if values.dtype.kind == 'f' else np.float64
   => kind = np.float64
-data/sources.py statistics_are_those
-  axes = tuple(range(array.ndim - 1)) => axes = 0
+data/values.py data/test_sources.py statistics_are_those
+  x.reshape(-1, x.shape[-1]) if => x.reshape(len(x), -1) if
 data/pipeline.py data/test_sources.py numbers_are_standardised
   (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
 data/npz.py stays_on_disk
@@ -190,7 +190,7 @@ data/simulations.py runs_once
 data/simulations.py what_changes
   seed, BLOCK, code_of(function) => seed, BLOCK
 data/simulations.py what_changes
-  if other and place == folder and => if False and
+  if other and near and => if False and
 data/simulations.py what_changes
   function.__qualname__, fields, seed => function.__qualname__, (), seed
 data/simulations.py an_interrupted
@@ -230,7 +230,7 @@ data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:
 data/columns.py data/test_parquet.py lists_of_numbers
   {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
-data/sources.py data/test_refusals.py what_is_wrong
+data/values.py data/test_refusals.py what_is_wrong
   std <= 1e-12 * np.abs(mean) => std <= 0.0
 data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
+from diffusion_jax.data.files import naming
 from diffusion_jax.data.sources import facts_of_fields, states
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
@@ -23,10 +24,8 @@ class Examples:
     return len(self.source)
 
   def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
-    try:
+    with naming(f'{self.name} is damaged', RuntimeError, OSError):
       records = self.source.__getitems__([int(i) for i in index])
-    except (RuntimeError, OSError) as error:
-      raise ValueError(f'{self.name} is damaged: {error}') from None
     pairs = zip(index, records, strict=True)
     rows = [_features(self.place(i), record) for i, record in pairs]
     return {column: [row.get(column) for row in rows] for column in columns}
@@ -58,9 +57,8 @@ def array_record(
   Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
-  files = split, path, test_path, test_fraction
-  checks = check, skip_damaged
-  return of_files(_open, columns, *files, image_shape, num_classes, *checks)
+  fields = split, path, test_path, test_fraction, image_shape, num_classes
+  return of_files(_open, columns, *fields, check, skip_damaged)
 
 
 def _open(path, columns):
@@ -69,12 +67,9 @@ def _open(path, columns):
 
   files = files_at(path, '.array_record*')
   for file in files:
-    try:
+    what = f'{file} is cut short or no ArrayRecord file'
+    with naming(what, RuntimeError, OSError):
       ArrayRecordDataSource([file])
-    except (RuntimeError, OSError) as error:
-      raise ValueError(
-        f'{file} is cut short or no ArrayRecord file: {error}'
-      ) from None
   table = Examples(path, ArrayRecordDataSource(files), ())
   if not len(table):
     return table

@@ -75,15 +75,12 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
 
 
 def _info(builder, shape, homepage):
+  features = tfds.features.FeaturesDict({
+    'image': tfds.features.Tensor(shape=shape, dtype=np.uint8),
+    'label': tfds.features.ClassLabel(num_classes=10),
+  })  # fmt: skip
   return tfds.core.DatasetInfo(
-    builder=builder,
-    features=tfds.features.FeaturesDict(
-      {
-        'image': tfds.features.Tensor(shape=shape, dtype=np.uint8),
-        'label': tfds.features.ClassLabel(num_classes=10),
-      }
-    ),
-    homepage=homepage,
+    builder=builder, features=features, homepage=homepage
   )
 
 

@@ -115,17 +115,15 @@ class ColumnSource:
     rows = self.rows[spread(len(self), 1 if self.order else 64)]
     cells = self.table.get(self.columns.read, rows)
     every = (value for name in self.columns.read for value in cells[name])
-    return digest(
-      repr(x.shape if isinstance(x, np.ndarray) else x).encode() for x in every
-    )
+    known = (x.shape if isinstance(x, np.ndarray) else x for x in every)
+    return digest(repr(x).encode() for x in known)
 
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if whole and 0 <= value < self.facts.num_classes:
+    last = self.facts.num_classes - 1
+    if whole and 0 <= value <= last:
       return value
-    raise _misfit(
-      column, f'an integer in 0..{self.facts.num_classes - 1}', value
-    )
+    raise _misfit(column, f'an integer in 0..{last}', value)
 
 
 def of_numbers(
@@ -138,7 +136,7 @@ def of_numbers(
 
   Raises ValueError.
   """
-  _check_columns(table, columns.read)
+  check_columns(table.name, table.columns, columns.read)
   source = ColumnSource(table, columns, rows, Facts(Values(())), order)
   first = source.read(np.arange(1))
   values = {name: Values(array.shape[1:]) for name, array in first.items()}
@@ -183,9 +181,10 @@ def checked(
   check: all pictures are decoded; skip_damaged: and left out if that fails.
   Raises ValueError.
   """
-  _check_columns(source.table, source.columns.read, source.columns.label)
+  table, columns = source.table, source.columns
+  check_columns(table.name, table.columns, columns.read, columns.label)
   if not len(source):
-    raise ValueError(f'{source.table.name} has no examples')
+    raise ValueError(f'{table.name} has no examples')
   if check or skip_damaged:
     source = _intact(source, skip_damaged)
   check_examples(source.read(np.arange(1)), source.facts)
@@ -199,7 +198,7 @@ def _intact(source, skip):
     cells = table.get([column], rows[block])[column]
     return [problem(_check, cell, column) for cell in cells]
 
-  errors = damaged(problems, len(rows), f'pictures in {table.name}')
+  errors = damaged(problems, len(rows), f'checking pictures in {table.name}')
   names = tuple(table.place(rows[i]) for i in errors)
   left_out(errors, len(rows), names, table.name, skip)
   facts = source.facts._replace(skipped=names)
@@ -214,13 +213,16 @@ def _check(value, column):
     _picture(value, column)
 
 
-def _check_columns(table, names, label=''):
-  for column in names:
-    if column not in table.columns:
+def check_columns(
+  name: str, found: Sequence[str], needed: Sequence[str], label: str = ''
+) -> None:
+  """Raises ValueError unless a table has the columns that are needed."""
+  for column in needed:
+    if column not in found:
       hint = ' (num_classes=0 reads no labels)' * (column == label)
       raise ValueError(
-        f'{table.name} has no column {column!r}, but '
-        f'{", ".join(table.columns) or "none"}{hint}'
+        f'{name} has no column {column!r}, but {", ".join(found) or "none"}'
+        f'{hint}'
       )
 
 

@@ -20,16 +20,14 @@ def problem(check: Callable, *args: object) -> str:
 
 
 def damaged(
-  problems: Callable[[range], Sequence[str]], size: int, what: str
+  problems: Callable[[range], Sequence[str]], size: int, title: str
 ) -> dict[int, str]:
   """Returns {number: what is wrong} of the damaged pictures of a set.
 
   problems: of a range of pictures, '' for an intact one; threads call it.
   """
   blocks = [range(i, min(i + _BLOCK, size)) for i in range(0, size, _BLOCK)]
-  bar = tqdm(
-    total=size, desc=f'checking {what}', unit='picture', delay=1, disable=None
-  )
+  bar = tqdm(None, title, size, unit='picture', delay=1, disable=None)
   pool, errors = ThreadPoolExecutor(_THREADS), {}
   try:
     for block, lines in zip(blocks, pool.map(problems, blocks), strict=True):

@@ -45,9 +45,8 @@ def sheet(
     return _curves(values, x, data)
   drawn = pictures(values, x)
   side = drawn.shape[1] if rank < 3 else values.shape[-3]
-  table = images.grid(
-    drawn, min(columns, len(drawn)), max(1, round(height / side))
-  )
+  zoom = max(1, round(height / side))
+  table = images.grid(drawn, min(columns, len(drawn)), zoom)
   return table if values.levels or rank < 3 else _with_bars(values, table)
 
 
@@ -182,14 +181,8 @@ def _title(x, what, low, high):
 def _with_legend(figure):
   # Returns the figure's pixels, with the legend of its first axes on top.
   entries = figure.axes[0].get_legend_handles_labels()
-  figure.legend(
-    *entries,
-    loc='outside upper center',
-    ncols=2,
-    fontsize=9,
-    frameon=False,
-    markerscale=1.5,
-  )
+  style = {'ncols': 2, 'fontsize': 9, 'frameon': False, 'markerscale': 1.5}
+  figure.legend(*entries, loc='outside upper center', **style)
   return _pixels(figure)
 
 
@@ -229,15 +222,11 @@ def _points(values, x, data, groups):
     sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
   side = (4.4, 5.0, 7.0, 8.0)[count - 1]
   figure = _figure(side, side)
-  if count == 2:
-    cells = {(1, 0): figure.add_subplot()}
-  else:
-    cells = {
-      (i, j): figure.add_subplot(count, count, i * count + j + 1)
-      for i in range(count)
-      for j in range(i + 1)
-    }
-  for (i, j), ax in cells.items():
+  cells = [(i, j) for i in range(count) for j in range(i + 1)]
+  cells = [(1, 0)] if count == 2 else cells
+  for i, j in cells:
+    place = (count, count, i * count + j + 1) if len(cells) > 1 else ()
+    ax = figure.add_subplot(*place)
     ax.set_xlim(low[j], high[j])
     ax.locator_params(nbins=5 if count < 3 else 3)
     if i == j:
@@ -249,10 +238,9 @@ def _points(values, x, data, groups):
         style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
         ax.scatter(*columns, size, colour, **style)
       ax.set_ylabel(f'$x_{i + 1}$' if j == 0 else '')
-    ax.tick_params(
-      labelsize=8, labelbottom=i == count - 1, labelleft=j == 0 < i
-    )
-    ax.set_xlabel(f'$x_{j + 1}$' if i == count - 1 else '')
+    last = i == count - 1
+    ax.tick_params(labelsize=8, labelbottom=last, labelleft=j == 0 < i)
+    ax.set_xlabel(f'$x_{j + 1}$' if last else '')
   return _with_legend(figure)
 
 

@@ -1,9 +1,10 @@
 """Files of a data set, and lines about what is read otherwise than expected."""
 
 import collections
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _SAID: set[str] = set()
@@ -13,6 +14,15 @@ _SHARD = re.compile(r'(.*)-(\d+)-of-(\d+)(.*)', re.DOTALL)
 def readable(name: str) -> str:
   r"""Returns a name that can be printed: a byte that is no UTF-8 is \xe9."""
   return os.fsencode(name).decode(errors='backslashreplace')
+
+
+@contextlib.contextmanager
+def naming(what: str, *errors: type[Exception]) -> Iterator[None]:
+  """Turns errors of a library into a ValueError of one line, `what: error`."""
+  try:
+    yield
+  except errors as error:
+    raise ValueError(f'{what}: {" ".join(str(error).split())}') from None
 
 
 def say_once(line: str, what: str = '') -> None:
@@ -33,11 +43,8 @@ def files_below(root: Path, suffixes: Sequence[str]) -> list[str]:
   fits = re.compile(f'[^.].*({ends})', re.IGNORECASE | re.DOTALL).fullmatch
   names, tops = [], [root.resolve()]
   for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):
-    folders[:] = [
-      name
-      for name in sorted(folders)
-      if name[0] != '.' and _is_new(Path(place, name), tops)
-    ]
+    shown = sorted(x for x in folders if x[0] != '.')
+    folders[:] = [x for x in shown if _is_new(Path(place, x), tops)]
     below = Path(place).relative_to(root).as_posix()
     prefix = '' if below == '.' else f'{below}/'
     names += [prefix + name for name in files if fits(name)]

@@ -62,9 +62,9 @@ class Rows:
     if not path.is_relative_to(self._folder) or not path.is_file():
       return cell  # `ColumnSource` refuses it
     if inside.startswith('zip://'):  # as `datasets` names a picture of a zip
-      with contextlib.suppress(zipfile.BadZipFile, KeyError):
-        with zipfile.ZipFile(path) as archive:
-          return archive.read(inside.removeprefix('zip://'))
+      errors = zipfile.BadZipFile, KeyError
+      with contextlib.suppress(*errors), zipfile.ZipFile(path) as archive:
+        return archive.read(inside.removeprefix('zip://'))
     return cell if inside else path.read_bytes()
 
   def place(self, i: int) -> str:

@@ -63,7 +63,7 @@ class FileSource:
     names = [os.fsencode(path)[len(bytes(self.root)) :] for path in self.paths]
     few = spread(len(names), 10_000)  # A network's file system is slow.
     sizes = [b'%d' % self.paths[i].stat().st_size for i in few]
-    return digest([*names, *sizes, *(text.encode() for text in self.captions)])
+    return digest([*names, *sizes, *map(str.encode, self.captions)])
 
 
 def captioned(source: FileSource) -> FileSource:
@@ -91,13 +91,11 @@ def captioned(source: FileSource) -> FileSource:
 
 
 def _caption(place, line):
-  try:
+  with contextlib.suppress(ValueError, TypeError, KeyError):
     entry = json.loads(line)
     caption = entry['file_name'], entry['text']
     if all(isinstance(value, str) and value.strip() for value in caption):
       return caption
-  except (ValueError, TypeError, KeyError):
-    pass
   raise ValueError(f'{place} must be like {_EXAMPLE}')
 
 
@@ -135,16 +133,13 @@ def folder(
     check_part(len(names), len(found), test_fraction, split, what)
   names, others = _intact(root, names, check or skip_damaged, skip_damaged)
   paths = [root / name for name in names]
-  facts = pictures(image_shape)._replace(skipped=others)
-  if not labelled:
-    return FileSource(paths, facts, root=root)
-  of_train = found if root == train else pictures_in(train)
-  classes = sorted({name.partition('/')[0] for name in of_train if '/' in name})
-  labels = _labels(root, names, classes)
-  facts = facts._replace(
-    num_classes=len(classes), class_names=tuple(map(readable, classes))
-  )
-  return FileSource(paths, facts, labels, root)
+  classes, labels = [], None
+  if labelled:
+    of_train = found if root == train else pictures_in(train)
+    classes = sorted({n.partition('/')[0] for n in of_train if '/' in n})
+    labels = _labels(root, names, classes)
+  facts = pictures(image_shape, len(classes), map(readable, classes))
+  return FileSource(paths, facts._replace(skipped=others), labels, root)
 
 
 def _intact(root, names, pixels, skip):
@@ -168,7 +163,7 @@ def _errors(root, files, pixels):
     paths = [root / files[i][0] for i in block]
     return [problem(check_picture, path, path, pixels) for path in paths]
 
-  return damaged(problems, len(files), f'pictures in {root}')
+  return damaged(problems, len(files), f'checking pictures in {root}')
 
 
 def pictures_in(root: Path) -> list[str]:

@@ -7,6 +7,7 @@ programs write it; or the statistics of features, `mu` and `sigma` (`mu_s`,
 statistics depend on. A folder contains image files of one size.
 """
 
+import functools
 import json
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -70,12 +71,11 @@ def take(source: ImageSet, index: np.ndarray, size: int = 1000) -> np.ndarray:
 
 def check_same_size(first: ImageSet, second: ImageSet) -> None:
   """Raises ValueError if both have images, of different sizes."""
-  a, b = first.shape[1:], second.shape[1:]
+  a, b = ('x'.join(map(str, each.shape[1:])) for each in (first, second))
   if a and b and a != b:
     raise ValueError(
-      'images must have the same size to be compared: '
-      f'{first.name} has {"x".join(map(str, a))}, {second.name} '
-      f'{"x".join(map(str, b))}'
+      f'images must have the same size to be compared: {first.name} has {a}, '
+      f'{second.name} {b}'
     )
 
 
@@ -105,10 +105,7 @@ def _read_npz(path, more, any_shape):
     )
   shape = (*shape, 1) if len(shape) == 3 and not any_shape else shape
   check_channels(Values(shape[1:], 0 if any_shape else 256))
-
-  def batches(size):
-    return _stream(path, name, size, any_shape)
-
+  batches = functools.partial(_stream, path, name, any_shape)
   return ImageSet(str(path), shape, batches, arrays, protocol)
 
 
@@ -119,7 +116,7 @@ def _header(file):
   return np.lib.format.read_array_header_2_0(file)
 
 
-def _stream(path, name, size, any_shape):
+def _stream(path, name, any_shape, size):
   # Yields the images of an npz file, with one batch in memory at a time.
   with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = _header(file)

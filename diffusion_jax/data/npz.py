@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import existing
-from diffusion_jax.data.sources import ADVICE, ArraySource, check_box
+from diffusion_jax.data.sources import ADVICE, ArraySource
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.ranges import Count, Finite, Rate
 
@@ -46,13 +46,8 @@ def npz(
     index = random_part(size, split, test_fraction, path)
     if len(index) < size:  # a whole folder stays on disk
       arrays = {n: array[index] for n, array in arrays.items()}
-  label, context = arrays.get('label'), arrays.get('context')
   low, high = box_of(bounds, arrays['x'].shape[-1])
-  source = ArraySource(
-    arrays['x'], label, num_classes, context=context, low=low, high=high
-  )
-  check_box(source.facts.x, source.x)
-  return source
+  return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
 
 
 def _arrays(path, names, prefix, num_classes):
@@ -107,9 +102,13 @@ def _checked_x(path, x):
     return x[..., None] if x.ndim == 3 else x
   if x.dtype.kind != 'f':
     raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
-  if not np.isfinite(x).all():
-    raise ValueError(f'{path}: x has numbers that are not finite')
+  _check_finite(path, 'x', x)
   return x
+
+
+def _check_finite(path, name, array):
+  if not np.isfinite(array).all():
+    raise ValueError(f'{path}: {name} has numbers that are not finite')
 
 
 def _check_context(path, arrays, names):
@@ -123,8 +122,7 @@ def _check_context(path, arrays, names):
       f'{path}: context must be float [{size}, ...], got {context.dtype} '
       f'{list(context.shape)}'
     )
-  if not np.isfinite(context).all():
-    raise ValueError(f'{path}: context has numbers that are not finite')
+  _check_finite(path, 'context', context)
 
 
 def _checked(path, labels, size, num_classes):
@@ -190,9 +188,7 @@ def read(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
   path = Path(path).expanduser()
   if path.is_dir():
     return {name: _mapped(path / f'{name}.npy') for name in names}
-  return _with_file(
-    path, lambda file: {name: np.asarray(file[name]) for name in names}
-  )
+  return _with_file(path, lambda file: {n: np.asarray(file[n]) for n in names})
 
 
 def _mapped(path):
@@ -218,7 +214,6 @@ def reading(path: str | Path) -> Iterator[None]:
     reason = str(error) or type(error).__name__
     if 'allow_pickle' in reason or 'Python objects' in reason:
       reason = 'it contains Python objects, which are not read'
-    kind = (
-      'a .npy file' if Path(path).suffix == '.npy' else 'an npz file of arrays'
-    )
+    is_npy = Path(path).suffix == '.npy'
+    kind = 'a .npy file' if is_npy else 'an npz file of arrays'
     raise ValueError(f'{path} is not {kind}: {reason}') from None

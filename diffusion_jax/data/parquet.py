@@ -1,7 +1,7 @@
 """Parquet files, read row group by row group where they are."""
 
 import collections
-import contextlib
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from diffusion_jax.data.columns import check_columns
+from diffusion_jax.data.files import naming
+
 _READERS = 16  # threads
-
-
-def _open(path):
-  return open(path, 'rb')
+_open = functools.partial(open, mode='rb')
 
 
 def image_bytes(cell: object) -> object:
@@ -48,30 +48,29 @@ def block_order(
   return np.concatenate(order)
 
 
+@dataclasses.dataclass(eq=False)
 class RowGroups:
   """Reads rows of parquet files, and keeps the latest row groups in memory.
 
-  groups: (path, metadata, number in the file) of each; sizes: their rows;
-  schema: of Arrow.
+  groups: (path, metadata, number in the file) of each; schema: of Arrow;
+  needed: the columns that are read; buffer: see `block_order`.
   """
 
-  def __init__(
-    self,
-    name: str,
-    schema: Any,
-    read: Sequence[str],
-    groups: Sequence[tuple[str, Any, int]],
-    sizes: np.ndarray,
-    buffer: int,
-    open_file: Callable[[str], IO[bytes]],
-  ):
-    self.name, self.columns, self.sizes = name, schema.names, sizes
-    self.schema = schema
-    self.order = functools.partial(block_order, sizes=sizes, buffer=buffer)
-    self._read, self._groups, self._open = read, groups, open_file
+  name: str
+  schema: Any
+  needed: Sequence[str]
+  groups: Sequence[tuple[str, Any, int]]
+  buffer: int
+  open_file: Callable[[str], IO[bytes]]
+
+  def __post_init__(self):
+    self.columns = self.schema.names
+    rows = [metadata.row_group(i).num_rows for _, metadata, i in self.groups]
+    self.sizes = sizes = np.array(rows, int)
+    self.order = functools.partial(block_order, sizes=sizes, buffer=self.buffer)
     self._ends = np.cumsum(sizes)
     # The buffers that a batch may come from while the next are read ahead.
-    self._room = 2 * (buffer + sizes.max(initial=0))
+    self._room = 2 * (self.buffer + sizes.max(initial=0))
     self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_READERS)
     self._tables = collections.OrderedDict()
 
@@ -85,14 +84,14 @@ class RowGroups:
     places = list(zip(numbers, rows.tolist(), strict=True))
 
     def cell(column, number, row):
-      with _naming(self._groups[number][0]):
+      with _naming(self.groups[number][0]):
         return image_bytes(tables[number][column][row].as_py())
 
     return {c: [cell(c, n, row) for n, row in places] for c in columns}
 
   def place(self, i: int) -> str:
     number = int(np.searchsorted(self._ends, i, side='right'))
-    path, _, group = self._groups[number]
+    path, _, group = self.groups[number]
     row = i - (self._ends - self.sizes)[number]
     return f'{path}, row group {group}, row {row}'
 
@@ -101,7 +100,7 @@ class RowGroups:
     with self._lock:
       future = self._tables.pop(number, None)
       if future is None:
-        future = self._pool.submit(self._read_group, *self._groups[number])
+        future = self._pool.submit(self._read_group, *self.groups[number])
       self._tables[number] = future
       while sum(self.sizes[list(self._tables)]) > self._room:
         self._tables.popitem(last=False)
@@ -110,10 +109,9 @@ class RowGroups:
   def _read_group(self, path, metadata, group):
     from pyarrow import parquet
 
-    with _naming(path), self._open(path) as file:
-      table = parquet.ParquetFile(file, metadata=metadata).read_row_group(
-        group, columns=self._read
-      )
+    with _naming(path), self.open_file(path) as file:
+      whole = parquet.ParquetFile(file, metadata=metadata)
+      table = whole.read_row_group(group, columns=self.needed)
       expected = metadata.row_group(group).num_rows
       if table.num_rows != expected:
         raise OSError(f'{table.num_rows} of {expected} rows are in a row group')
@@ -152,30 +150,16 @@ def open_parquet(
 
   with ThreadPoolExecutor(_READERS) as pool:
     footers = dict(zip(paths, pool.map(footer, paths), strict=True))
-  groups, sizes, schema = [], [], pyarrow.schema([])
+  groups, schema = [], pyarrow.schema([])
   for path, metadata in footers.items():
     schema = metadata.schema.to_arrow_schema()
-    for column in read:
-      if column not in schema.names:
-        raise ValueError(
-          f'{path} has no column {column!r}, but {", ".join(schema.names)}'
-        )
-    for group in range(metadata.num_row_groups):
-      groups.append((path, metadata, group))
-      sizes.append(metadata.row_group(group).num_rows)
-  return RowGroups(
-    name, schema, read, groups, np.array(sizes, int), buffer, open_file
-  )
+    check_columns(path, schema.names, read)
+    groups += [(path, metadata, i) for i in range(metadata.num_row_groups)]
+  return RowGroups(name, schema, read, groups, buffer, open_file)
 
 
-@contextlib.contextmanager
 def _naming(path):
   import pyarrow
 
-  try:
-    yield
-  except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-    reason = ' '.join(str(error).split())
-    raise ValueError(
-      f'{path} cannot be read as a parquet file: {reason}'
-    ) from None
+  errors = pyarrow.ArrowException, UnicodeDecodeError, OSError
+  return naming(f'{path} cannot be read as a parquet file', *errors)

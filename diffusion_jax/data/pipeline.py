@@ -6,6 +6,7 @@ hosts reads its rows of the global batch, which is the same for any number of
 hosts.
 """
 
+import contextlib
 import functools
 import itertools
 import sys
@@ -99,11 +100,10 @@ def batches(
 
   If the source is on disk, num_threads threads read ahead, one batch each.
   """
+  options = random_flip, rows, text_length, facts
 
   def read(step):
-    return batch_at(
-      source, batch_size, seed, step, random_flip, rows, text_length, facts
-    )
+    return batch_at(source, batch_size, seed, step, *options)
 
   if source.in_memory:
     yield from map(read, itertools.count(start_step))
@@ -115,10 +115,8 @@ def batches(
   )
   steps = grain.MapDataset.range(start_step, sys.maxsize)
   stream = iter(steps.map(read).to_iter_dataset(ahead))
-  try:
+  with contextlib.closing(stream):
     yield from stream
-  finally:
-    stream.close()
 
 
 # Two epochs of training and one of the test split are needed at once.

@@ -5,18 +5,20 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from diffusion_jax.data.npz import box_of
 from diffusion_jax.data.simulations import (
   BLOCK,
+  Arrays,
   Simulator,
   check_shapes,
   simulate_block,
   simulations,
 )
-from diffusion_jax.data.sources import ArraySource, Facts, Source, check_box
+from diffusion_jax.data.sources import ArraySource, Facts, Source
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, Finite, Rows
 
@@ -40,9 +42,9 @@ def simulated(simulate: Simulator) -> Callable[..., Source]:
     return of_simulator(functools.partial(simulate, **own), **values)
 
   signature = inspect.signature(of_simulator, eval_str=True)
-  others = [*inspect.signature(simulate, eval_str=True).parameters.values()][2:]
-  taken = [p for n, p in signature.parameters.items() if n != 'simulate']
-  keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in (*taken, *others)]
+  others = inspect.signature(simulate, eval_str=True).parameters.values()
+  taken = [*signature.parameters.values()][1:] + [*others][2:]
+  keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in taken]
   vars(constructor)['__signature__'] = signature.replace(parameters=keywords)
   return constructor
 
@@ -62,19 +64,18 @@ def of_simulator(
 ) -> Source:
   """Returns simulations as a source.
 
-  num_examples: of the train split; num_test: of the test split, which has other
-  random numbers; fresh: each epoch of training has new simulations, which
-  nothing keeps; draws: the seed of the random numbers; bounds: see `npz`;
-  joint: x is one vector of x and context, without a context, and bounds are of
-  its first part; workers: processes that simulate, 0 for this one; kept_in: a
-  folder in which all others are kept, so that each runs once. Simulations with
-  NaN are left out, and their number is printed when they run, unless kept_in is
-  a dict, see `simulations`. Raises ValueError.
+  num_examples, num_test: of the splits, which have other random numbers; fresh:
+  each epoch of training has new simulations, which nothing keeps; draws: the
+  seed; bounds: see `npz`; joint: x is one vector of x and context, and bounds
+  are of its first part; workers: processes, 0 for this one; kept_in: see
+  `simulations`. Those with NaN are left out, and their number is printed when
+  they run, unless kept_in is a dict. Raises ValueError.
   """
   check_split(split)
   size = num_examples if split == 'train' else num_test
   seed = draws, split == 'test'
-  made = functools.partial(_source, num_classes, bounds, joint)
+  fields = {'num_classes': num_classes, 'bounds': bounds, 'joint': joint}
+  made = functools.partial(_source, **fields)
   if fresh and split == 'train':
     return Simulated(simulate, size, seed, made)
   arrays, new = simulations(simulate, size, (*seed, 0), workers, kept_in)
@@ -85,21 +86,12 @@ def of_simulator(
   return made({name: array[good] for name, array in arrays.items()})
 
 
-def _source(num_classes, bounds, joint, arrays):
+def _source(arrays, num_classes=0, bounds=(), joint=False):
   low, high = box_of(bounds, arrays['x'].shape[-1])
   if joint:  # The box is of the last axis of x, and repeats for the others.
     times = int(np.prod(arrays['x'].shape[1:-1]))
     arrays, low, high = joined(arrays), times * low, times * high
-  source = ArraySource(
-    arrays['x'],
-    arrays.get('label'),
-    num_classes,
-    context=arrays.get('context'),
-    low=low,
-    high=high,
-  )
-  check_box(source.facts.x, source.x)
-  return source
+  return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
 
 
 def _is_finite(arrays):
@@ -132,11 +124,12 @@ class Simulated:
     simulate: Simulator,
     size: int,
     seed: tuple[int, ...],
-    source: Callable[[dict[str, np.ndarray]], ArraySource] | None = None,
+    source: Callable[[Arrays], ArraySource] = _source,
   ):
     self._simulate, self._size, self._seed = simulate, size, seed
-    self._source = source or functools.partial(_source, 0, (), False)
-    self._epoch, self._kept, self._first = None, {}, {}
+    self._source = source
+    self._epoch: int | np.ndarray = -1
+    self._kept, self._first = {}, {}
     self._first = self.block(0, 0)
     self.facts: Facts = self._source(self._first).facts
 
@@ -154,23 +147,20 @@ class Simulated:
     return other
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    epoch = (
-      np.zeros(len(index), int) if self._epoch is None else self._epoch + 1
-    )
+    epoch = np.broadcast_to(self._epoch + 1, len(index))
     places, rows = np.divmod(np.asarray(index), BLOCK)
-    parts: dict[str, np.ndarray] = {}
-    for e, place in sorted(
-      {*zip(epoch.tolist(), places.tolist(), strict=True)}
-    ):
+    parts: Arrays = {}
+    pairs = zip(epoch.tolist(), places.tolist(), strict=True)
+    for e, place in sorted({*pairs}):
       chosen = (epoch == e) & (places == place)
-      block = self._source(self.block(int(e), int(place)))
-      for name, array in block.read(np.arange(len(block))).items():
+      block = self._source(self.block(e, place))
+      for name, array in block.read(rows[chosen]).items():
         if name not in parts:
           parts[name] = np.empty((len(index), *array.shape[1:]), array.dtype)
-        parts[name][chosen] = array[rows[chosen]]
+        parts[name][chosen] = array
     return parts
 
-  def block(self, epoch: int, place: int) -> dict[str, np.ndarray]:
+  def block(self, epoch: int, place: int) -> Arrays:
     """Returns the arrays of a block, without NaN."""
     count = min(BLOCK, self._size - place * BLOCK)
     seed = (*self._seed, epoch, place)
@@ -185,13 +175,10 @@ class Simulated:
     return self._kept[seed]
 
 
-def joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def joined(arrays: Arrays) -> dict[str, Any]:
   """Returns simulations with one vector (x, context) as x; ValueError."""
   if 'context' not in arrays:
     raise ValueError('joint needs a simulator that returns a context')
-  both = [arrays[name].reshape(len(arrays['x']), -1) for name in _JOINED]
-  others = {n: a for n, a in arrays.items() if n not in _JOINED}
+  size, others = len(arrays['x']), dict(arrays)
+  both = [others.pop(name).reshape(size, -1) for name in ('x', 'context')]
   return {'x': np.concatenate(both, axis=1), **others}
-
-
-_JOINED = 'x', 'context'

@@ -48,19 +48,14 @@ def simulations(
   kept = _read(path) or {}
   count = len(kept['x']) if kept else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
-  blocks = {
-    i: {name: array[i : i + BLOCK] for name, array in kept.items()}
-    for i in range(0, same, BLOCK)
-  }
+  blocks = {0: {n: x[:same] for n, x in kept.items()}} if same else {}
   if same < size:
     job = functools.partial(_kept_block, simulate, size, seed, path)
     blocks |= _computed(job, range(same, size, BLOCK), size, workers)
-  for block in blocks.values():
-    check_shapes(block, blocks[0])
-  arrays = {
-    name: np.concatenate([blocks[i][name] for i in sorted(blocks)])
-    for name in blocks[0]
-  }
+  first, *others = parts = [blocks[start] for start in sorted(blocks)]
+  for part in others:
+    check_shapes(part, first)
+  arrays = {n: np.concatenate([part[n] for part in parts]) for n in first}
   if isinstance(folder, dict):
     folder[_name(simulate, seed)] = arrays
   if path and size > count:
@@ -102,7 +97,7 @@ def simulate_block(
   simulate: Simulator, seed: tuple[int, ...], count: int
 ) -> Arrays:
   """Returns a simulator's arrays [count, ...]; ValueError for other results."""
-  rng = np.random.default_rng(tuple(int(part) for part in seed))
+  rng = np.random.default_rng([*map(int, seed)])
   return check_simulations(simulate(rng, count), count)
 
 
@@ -135,7 +130,8 @@ def _mapped(job, workers):
       f'workers={workers} needs a simulator that its module has by its name: '
       f'{error}'
     ) from None
-  context, before = multiprocessing.get_context('spawn'), {*_children()}
+  children = multiprocessing.active_children
+  context, before = multiprocessing.get_context('spawn'), {*children()}
   pool = ProcessPoolExecutor(workers, context, _begin_worker)
   try:
     yield pool.map
@@ -144,24 +140,20 @@ def _mapped(job, workers):
       f'one of workers={workers} processes ended: set fewer if they lack memory'
     ) from None
   finally:
-    for child in {*_children()} - before:
+    for child in {*children()} - before:
       child.terminate()
     pool.shutdown(cancel_futures=True)
 
 
-_children = multiprocessing.active_children
-
-
 def _begin_worker():
   # The parent handles Ctrl-C. A worker ends with its parent, even by a kill.
+  def end_with(parent):
+    parent.join()
+    os._exit(1)
+
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
-  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent):
-  parent.join()
-  os._exit(1)
+  threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _write(path, arrays, size):
@@ -190,11 +182,9 @@ def _name(simulate, seed):
   if not isinstance(simulate, functools.partial):
     simulate = functools.partial(simulate)
   function, fields = simulate.func, sorted(simulate.keywords.items())
-  fields += [  # of a function that another one returned
-    x
-    for x in (cell.cell_contents for cell in function.__closure__ or ())
-    if isinstance(x, (int, float, str))
-  ]
+  # Those of a function that another one returned.
+  outer = [cell.cell_contents for cell in function.__closure__ or ()]
+  fields += [x for x in outer if isinstance(x, (int, float, str))]
   about = function.__qualname__, fields, seed, BLOCK, code_of(function)
   digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   return f'{"test" if seed[1] else "train"}-{digest}'
@@ -206,34 +196,33 @@ def code_of(function: Callable) -> str:
 
   It includes the modules of the same folder that this one uses.
   """
-  module = inspect.getmodule(function)
-  codes, todo = {}, [module] if module else []
-  folder = os.path.dirname(getattr(module, '__file__', None) or '')
-  for module in todo:
-    codes[module] = ''
+  codes, modules = [], [*filter(None, [inspect.getmodule(function)])]
+  for module in modules:
     with contextlib.suppress(OSError, TypeError, SyntaxError):  # a console
-      codes[module] = ast.unparse(ast.parse(inspect.getsource(module)))
-    for value in [*vars(module).values()] if folder else ():
+      codes.append(ast.unparse(ast.parse(inspect.getsource(module))))
+    for value in [*vars(module).values()]:
       other = value if inspect.ismodule(value) else inspect.getmodule(value)
-      place = os.path.dirname(getattr(other, '__file__', None) or '')
-      if other and place == folder and other not in {*codes, *todo}:
-        todo.append(other)
-  return repr(sorted(codes.values()))
+      near = _folder(other) == _folder(module) != ''
+      if other and near and other not in modules:
+        modules.append(other)
+  return repr(sorted(codes))
+
+
+def _folder(module):
+  return os.path.dirname(getattr(module, '__file__', None) or '')
 
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:
   """Raises ValueError if a simulator's arrays are not those of its first."""
-  shapes = [
-    {n: x.shape[1:] for n, x in each.items()} for each in (arrays, first)
-  ]
-  if shapes[0] != shapes[1]:
+  now, was = ({n: x.shape[1:] for n, x in a.items()} for a in (arrays, first))
+  if now != was:
     raise ValueError(
-      f'a simulator must return the same shapes each time, got {shapes[0]} '
-      f'after {shapes[1]}'
+      f'a simulator must return the same shapes each time, got {now} after '
+      f'{was}'
     )
 
 
-def check_simulations(arrays: object, count: int) -> dict[str, np.ndarray]:
+def check_simulations(arrays: object, count: int) -> Arrays:
   """Returns a simulator's result; raises ValueError in one line for another."""
   names = 'x', 'context', 'label'
   if not isinstance(arrays, dict) or 'x' not in arrays or {*arrays} - {*names}:
@@ -250,10 +239,8 @@ def check_simulations(arrays: object, count: int) -> dict[str, np.ndarray]:
         f'a simulator must return {name} of the shape [{count}, ...], got '
         f'{list(array.shape)}'
       )
-    if name == 'label':
-      found[name] = array.astype(np.int32)
-    elif array.dtype == np.uint8 or array.dtype.kind == 'f':
-      found[name] = array
-    else:
-      found[name] = array.astype(np.float64)
+    stays = array.dtype == np.uint8 or array.dtype.kind == 'f'
+    kind = array.dtype if stays else np.float64
+    kind = np.int32 if name == 'label' else kind
+    found[name] = array.astype(kind, copy=False)
   return found

@@ -37,12 +37,9 @@ class Facts(NamedTuple):
 
   def as_json(self) -> Json:
     """Returns nested dicts, without what is empty but num_classes."""
-    tree = {'x': self.x._asdict(), 'num_classes': self.num_classes}
-    if self.context is not None:
-      tree['context'] = self.context._asdict()
-    more = self._asdict()
-    names = 'class_names', 'skipped', 'examples', 'checksum'
-    return tree | {name: more[name] for name in names if more[name]}
+    tree = {n: v for n, v in self._asdict().items() if v or n == 'num_classes'}
+    arrays = {n: v._asdict() for n, v in tree.items() if isinstance(v, Values)}
+    return tree | arrays
 
 
 def check_facts(facts: Facts) -> None:
@@ -188,9 +185,7 @@ def facts_of_fields(
 
   They do not say what a column of numbers is: None.
   """
-  if x_column:
-    return None
-  return pictures(image_shape, num_classes)
+  return None if x_column else pictures(image_shape, num_classes)
 
 
 MOST_MEASURED = 10_000  # examples
@@ -204,43 +199,38 @@ def measured(source: Source) -> Facts:
   for numbers that are not finite, a coordinate that never changes, and an
   example outside the box.
   """
-  facts = source.facts
-  if facts.x.levels and facts.context is None:
-    return facts
+  x, context = source.facts.x, source.facts.context
+  if x.levels and context is None:
+    return source.facts
   arrays = source.read(spread(len(source), MOST_MEASURED))
-  x, context = facts.x, facts.context
   if not x.levels:
     check_box(x, arrays['x'])
     x = _standardised(x, arrays['x'], 'x')
   if context is not None:
     context = _standardised(context, arrays['context'], 'context')
-  return facts._replace(x=x, context=context)
+  return source.facts._replace(x=x, context=context)
 
 
 def check_box(x: Values, values: np.ndarray) -> None:
   """Raises ValueError for an example outside the box of x."""
   outside = ~x.inside(values)
   if outside.any():
-    first = values[outside][0].ravel()[:8]
+    first = ', '.join(f'{v:.6g}' for v in values[outside][0].ravel()[:8])
     raise ValueError(
       f'{outside.sum()} of {len(values)} examples are outside bounds, such as '
-      f'[{", ".join(f"{v:.6g}" for v in first)}]: widen bounds, or leave them '
-      'out'
+      f'[{first}]: widen bounds, or leave them out'
     )
 
 
 def _standardised(values, array, name):
-  array = np.asarray(array, np.float64)
-  if not np.isfinite(array).all():
-    raise ValueError(f'{name} has numbers that are not finite: leave them out')
+  _check_finite(array, name)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   mean, std = mean_and_std(array)
-  constant = np.flatnonzero(std == 0.0)
-  if len(constant):
+  for i in np.flatnonzero(std == 0.0)[:1]:
     raise ValueError(
-      f'{name} never changes at {constant[0]} of its last axis '
-      f'({mean[constant[0]]:.6g}): leave this number out'
+      f'{name} never changes at {i} of its last axis ({mean[i]:.6g}): leave '
+      'this number out'
     )
   return values._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
@@ -262,26 +252,27 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if values is None:
       continue
     if not isinstance(arrays, dict) or name not in arrays:
-      raise ValueError(
-        f'read must return a dict with {name!r}, got {type(arrays).__name__}'
-      )
+      given = type(arrays).__name__
+      raise ValueError(f'read must return a dict with {name!r}, got {given}')
     array = arrays[name]
-    right = array.dtype.kind in 'fiu'
+    kind, right = 'float', array.dtype.kind in 'fiu'
     if values.levels:
-      right = array.dtype == np.uint8
+      kind, right = 'uint8', array.dtype == np.uint8
     if not right or array.shape[1:] != tuple(values.shape):
-      kind = 'uint8' if values.levels else 'float'
       raise ValueError(
         f'{name} must be {kind} [n, {", ".join(map(str, values.shape))}], got '
         f'{array.dtype} {list(array.shape)}: {ADVICE}'
       )
     if name == 'x':
       check_channels(values)
-    if not values.levels and not np.isfinite(array).all():
-      raise ValueError(
-        f'{name} has numbers that are not finite: leave them out'
-      )
+    if not values.levels:
+      _check_finite(array, name)
   return arrays
+
+
+def _check_finite(array, name):
+  if not np.isfinite(array).all():
+    raise ValueError(f'{name} has numbers that are not finite: leave them out')
 
 
 def check_channels(values: Values) -> None:
@@ -327,9 +318,9 @@ class ArraySource:
   class_names: tuple[str, ...] = ()
 
   def __post_init__(self):
-    first = {'x': self.x[:1], **self._context(slice(1))}
     label = {} if self.label is None else {'label': self.label}
-    check_examples(first | label, self.facts)
+    check_examples(ArraySource.read(self, slice(1)) | label, self.facts)
+    check_box(self.facts.x, self.x)
 
   @property
   def facts(self) -> Facts:
@@ -349,18 +340,14 @@ class ArraySource:
   def __len__(self) -> int:
     return len(self.x)
 
-  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    label = {} if self.label is None else {'label': self.label[index]}
-    return {'x': self.x[index], **label, **self._context(index)}
-
-  def _context(self, index):
-    return {} if self.context is None else {'context': self.context[index]}
+  def read(self, index: np.ndarray | slice) -> dict[str, np.ndarray]:
+    arrays = {'x': self.x, 'label': self.label, 'context': self.context}
+    return {name: a[index] for name, a in arrays.items() if a is not None}
 
   def checksum(self) -> str:
     """Returns the sum of the arrays, or of evenly spaced rows of large ones."""
     most = max(1, MOST_SUMMED // max(1, self.x[:1].nbytes))
-    arrays = self.read(spread(len(self), most))
-    return digest(arrays.values())
+    return digest(self.read(spread(len(self), most)).values())
 
 
 class Binarized:
@@ -403,10 +390,9 @@ class Binarized:
     if self.how == 'threshold':
       x = images >= (levels + 1) // 2
     else:
+      shape = images.shape[1:]
       uniform = [
-        np.random.default_rng((*self._seeds(row), int(i))).random(
-          images.shape[1:]
-        )
+        np.random.default_rng((*self._seeds(row), int(i))).random(shape)
         for row, i in enumerate(index)
       ]
       x = np.reshape(uniform, images.shape) * (levels - 1) < images

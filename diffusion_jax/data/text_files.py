@@ -1,5 +1,6 @@
 """Text files as sequences of bytes, and pictures of such sequences."""
 
+import contextlib
 import functools
 from importlib import metadata
 from pathlib import Path
@@ -57,13 +58,11 @@ def _read(path):
 def _own_text():
   # Returns the licence, the README and the modules of the package.
   parts = []
-  try:
+  with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout
     installed = metadata.distribution('diffusion-jax')
     licences = [p for p in installed.files or () if p.name == 'LICENSE']
     parts += [p.read_text() for p in licences]
     parts.append(installed.metadata.json.get('description', ''))
-  except metadata.PackageNotFoundError:  # a checkout on the path
-    pass
   own = _read(str(Path(__file__).parents[1]))
   return b'\n'.join([*(str(part).encode() for part in parts), own])
 

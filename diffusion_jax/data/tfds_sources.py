@@ -13,6 +13,7 @@ import numpy as np
 
 from diffusion_jax.data import prepare
 from diffusion_jax.data.columns import Columns, ColumnSource
+from diffusion_jax.data.files import naming
 from diffusion_jax.data.sources import (
   ArraySource,
   facts_of_fields,
@@ -113,32 +114,28 @@ class Records:
     builder: Any = tfds.builder_from_directory(folder)
     self.features = dict(builder.info.features.items())
     self.name, self.columns = str(folder), ['image', 'label']
-    try:
-      self._source = builder.as_data_source(split)
-    except RuntimeError as error:
-      raise self._damaged(error) from None
-    except (KeyError, ValueError, AssertionError):
-      raise ValueError(
-        f'{folder} has no split {split!r}, but {", ".join(builder.info.splits)}'
-      ) from None
+    names = ', '.join(builder.info.splits)
+    missing = ValueError(f'{folder} has no split {split!r}, but {names}')
+    with self._naming():
+      try:
+        self._source = builder.as_data_source(split)
+      except (KeyError, ValueError, AssertionError):
+        raise missing from None
 
   def __len__(self) -> int:
     return len(self._source)
 
   def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
-    try:
+    with self._naming():
       examples = self._source.__getitems__([int(i) for i in index])
-    except (RuntimeError, OSError) as error:
-      raise self._damaged(error) from None
     return {column: [x[column] for x in examples] for column in columns}
 
   def place(self, i: int) -> str:
     return f'{self.name}, example {i}'
 
-  def _damaged(self, error):
-    return ValueError(
-      f'{self.name} is damaged; delete it and prepare it again: {error}'
-    )
+  def _naming(self):
+    what = f'{self.name} is damaged; delete it and prepare it again'
+    return naming(what, RuntimeError, OSError)
 
 
 def _not_prepared(name, data_dir) -> Exception:

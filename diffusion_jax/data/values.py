@@ -134,20 +134,16 @@ def problem_of(values: Values) -> str:
   """Returns what does not fit in a description of an array, or ''."""
   shape, levels, *pairs = values
   mean, std, low, high = map(len, pairs)
-  last = shape[-1] if shape else 0
-  wrong = {
-    f'shape={shape} is that of no array of up to {MOST_NUMBERS:,} numbers': (
-      not shape or math.prod(shape) > MOST_NUMBERS
-    ),
-    f'levels={levels} is not 0 or 2..256': levels == 1 or levels > 256,
-    f'mean has {mean} and std {std} numbers, the last axis of x {last}': (
-      mean != std or mean not in (1, last) and not levels
-    ),
-    f'low has {low} and high {high} numbers, the last axis of x {last}': (
-      low != high or low > last
-    ),
-    f'low={pairs[2]} is not below high={pairs[3]}': (
-      any(map(operator.ge, *pairs[2:]))
-    ),
-  }
-  return next((text for text, holds in wrong.items() if holds), '')
+  most = f'{MOST_NUMBERS:,} numbers'
+  if not shape or math.prod(shape) > MOST_NUMBERS:
+    return f'shape={shape} is that of no array of up to {most}'
+  if levels == 1 or levels > 256:
+    return f'levels={levels} is not 0 or 2..256'
+  last = shape[-1]
+  if mean != std or mean not in (1, last) and not levels:
+    return f'mean has {mean} and std {std} numbers, the last axis of x {last}'
+  if low != high or low > last:
+    return f'low has {low} and high {high} numbers, the last axis of x {last}'
+  if any(map(operator.ge, values.low, values.high)):
+    return f'low={values.low} is not below high={values.high}'
+  return ''

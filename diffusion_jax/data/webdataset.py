@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
-from diffusion_jax.data.files import say_once
+from diffusion_jax.data.files import naming, say_once
 from diffusion_jax.data.sources import facts_of_fields, states
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
@@ -38,9 +38,7 @@ class Tars:
     return len(self.tar)
 
   def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
-    return {
-      column: [self._value(column, i) for i in index] for column in columns
-    }
+    return {c: [self._value(c, i) for i in index] for c in columns}
 
   def place(self, i: int) -> str:
     path = self.paths[int(self.tar[i])]
@@ -89,9 +87,8 @@ def webdataset(
   Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
-  files = split, path, test_path, test_fraction
-  checks = check, skip_damaged
-  return of_files(open_tars, columns, *files, image_shape, num_classes, *checks)
+  fields = split, path, test_path, test_fraction, image_shape, num_classes
+  return of_files(open_tars, columns, *fields, check, skip_damaged)
 
 
 def open_tars(path: str, columns: Sequence[str]) -> Tars:
@@ -127,9 +124,8 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
       )
     numbers += [number] * len(keys)
     parts.append(part)
-  members = dict(
-    zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True)
-  )
+  table = np.concatenate(parts).swapaxes(0, 1)
+  members = dict(zip(columns, table, strict=True))
   every = [*dict.fromkeys([*seen, *columns])]
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
 
@@ -161,26 +157,21 @@ class _Header(tarfile.TarInfo):
 def _members(path):
   # Yields (name without extension, extension, (offset, size)) of each file.
   places, others = {}, 0
-  try:
-    with open(path, 'rb') as file:
-      for member in _headers(file):
-        place = member.offset_data, member.size
-        if member.islnk():  # the same file a second time
-          place = places.get(member.linkname)
-        elif not member.isreg() or member.issparse():
-          place = None
-        if place is None:
-          others += not member.isdir()
-          continue
-        places[member.name] = place
-        folder, slash, base = member.name.rpartition('/')
-        stem, _, extension = base.partition('.')
-        if stem and extension:
-          yield folder + slash + stem, extension.lower(), place
-    if others:
-      say_once(f'{path}: {others:,} members, no plain files, are left out')
-  except tarfile.TarError as error:
-    raise ValueError(
-      f'{path} is cut short, damaged or compressed, so that it cannot be read '
-      f'as a tar: {error}'
-    ) from None
+  what = 'cut short, damaged or compressed, so that it cannot be read as a tar'
+  with naming(f'{path} is {what}', tarfile.TarError), open(path, 'rb') as file:
+    for member in _headers(file):
+      place = member.offset_data, member.size
+      if member.islnk():  # the same file a second time
+        place = places.get(member.linkname)
+      elif not member.isreg() or member.issparse():
+        place = None
+      if place is None:
+        others += not member.isdir()
+        continue
+      places[member.name] = place
+      folder, slash, base = member.name.rpartition('/')
+      stem, _, extension = base.partition('.')
+      if stem and extension:
+        yield folder + slash + stem, extension.lower(), place
+  if others:
+    say_once(f'{path}: {others:,} members, no plain files, are left out')

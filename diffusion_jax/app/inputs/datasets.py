@@ -25,10 +25,14 @@ from diffusion_jax.errors import UserError
 
 def of_run(config: Node, workdir: str | Path) -> Node:
   """Returns the config, whose simulations are kept in the run folder."""
-  if config.data is None:
-    return config
-  given = {'kept_in': Path(workdir) / 'simulations'}
-  return config.replace(data=dataclasses.replace(config.data, given=given))
+  return _keeping(config, config.data, Path(workdir) / 'simulations')
+
+
+def _keeping(config, data, place):
+  # Returns the config with data whose simulations are kept in a place.
+  if data is not None:
+    data = dataclasses.replace(data, given={'kept_in': place})
+  return config.replace(data=data)
 
 
 def first_block(config: Node, tried: dict) -> Node:
@@ -39,16 +43,11 @@ def first_block(config: Node, tried: dict) -> Node:
   if config.data is None or 'num_examples' not in config.data:
     return config
   few = config.data.replace(num_examples=min(BLOCK, config.data.num_examples))
-  data = dataclasses.replace(few, given={'kept_in': tried})
-  return config.replace(data=data)
+  return _keeping(config, few, tried)
 
 
 def with_contents(facts: Facts, source: Source) -> Facts:
-  """Returns facts with what a source alone knows.
-
-  This is the number and the checksum of its examples, the names of its classes
-  and of damaged pictures.
-  """
+  """Returns facts with a source's size, checksum, classes and skipped names."""
   names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
   with from_config('data'):
     total = checksum(source)
@@ -63,8 +62,7 @@ def facts_of(config: Node) -> Facts:
   """
   if 'facts' in config:
     return _stored_facts(config.facts)
-  stated = stated_facts(config.data)
-  if stated is not None:
+  if (stated := stated_facts(config.data)) is not None:
     return stated
   source = source_of(config)
   with from_config('data'):
@@ -104,7 +102,7 @@ def asks_for_labels(section: Node | None) -> bool:
   """Returns whether the field of a section that reads labels is set."""
   if section is None or not (name := label_field(section)):
     return False
-  inner: Node = section.get('source') or section
+  inner: Node = section.get('source', section)
   default = parameters(inner.constructor)[name].default
   return bool(inner[name]) and inner[name] != default
 
@@ -142,11 +140,10 @@ def source_of(config: Node, split: str = 'train') -> Source:
   if ':' in config.data.name:  # The user's own is checked before it is used.
     with from_config('data'):
       pipeline.examples(source, np.arange(1))
-  run = config.get('facts')
-  if run is not None:
-    _check_same_kind(config.data.name, source.facts, _stored_facts(run))
-  length = text_length(config)
-  if not length:
+  if 'facts' in config:
+    stored = _stored_facts(config.facts)
+    _check_same_kind(config.data.name, source.facts, stored)
+  if not (length := text_length(config)):
     return source
   with from_config('data'):
     return _with_texts(source, length, config.training.random_flip)
@@ -154,30 +151,25 @@ def source_of(config: Node, split: str = 'train') -> Source:
 
 def _check_same_kind(name, ours, theirs):
   # Statistics are not compared: a run keeps its own.
-  for what, one, other in (
-    ('examples', ours.x, theirs.x),
-    ('context', ours.context, theirs.context),
-  ):
-    shapes = [None if v is None else tuple(v.shape) for v in (one, other)]
-    if shapes[0] != shapes[1] and shapes[1] is not None:
+  def compare(what, one, other, advice=''):
+    if one != other:
       raise UserError(
-        f'config.data={name}: {what} are {shapes[0]}, and {shapes[1]} in this '
-        'run'
+        f'config.data={name}: {what} {one}, and {other} in this run{advice}'
       )
-  if bool(ours.x.levels) != bool(theirs.x.levels):
-    kinds = 'levels', 'real numbers'
-    kinds = kinds if ours.x.levels else kinds[::-1]
-    raise UserError(
-      f'config.data={name}: examples are {kinds[0]}, and {kinds[1]} in this run'
-    )
+
+  def kind(facts):
+    return 'levels' if facts.x.levels else 'real numbers'
+
+  compare('examples are', tuple(ours.x.shape), tuple(theirs.x.shape))
+  if theirs.context is not None:
+    shape = ours.context and tuple(ours.context.shape)
+    compare('context are', shape, tuple(theirs.context.shape))
+  compare('examples are', kind(ours), kind(theirs))
   if ours.class_names and theirs.class_names:
     pairs = itertools.zip_longest(ours.class_names, theirs.class_names)
+    advice = ': rename the classes, or train a run of their own'
     for i, (one, other) in enumerate(pairs):
-      if one != other:
-        raise UserError(
-          f'config.data={name}: class {i} is {one!r}, and {other!r} in this '
-          'run: rename the classes, or train a run of their own'
-        )
+      compare(f'class {i} is', repr(one), repr(other), advice)
 
 
 def _with_texts(source, length, random_flip):
@@ -225,16 +217,7 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the training batches from step `start` on; rows: of this process."""
   c = config.training
-  stream = pipeline.batches(
-    source,
-    c.batch_size,
-    config.seed,
-    start,
-    c.random_flip,
-    rows,
-    c.num_threads,
-    text_length(config),
-    facts,
-  )
+  order = c.batch_size, config.seed, start, c.random_flip, rows, c.num_threads
+  stream = pipeline.batches(source, *order, text_length(config), facts)
   with from_config('data'):  # a damaged file is noticed when it is read
     yield from stream
