@@ -745,7 +745,7 @@ app/modes/evaluate.py app/run/test_provenance.py splits_that_it_reads
 app/modes/evaluate.py is_of_its_data
   examples = content_sum(source, count) => examples = ''
 app/modes/evaluate.py another_name
-  checksums.of_arrays(measured.run.params), => 0,
+  checksums.of_arrays(run.params), => 0,
 app/modes/evaluate_pairs.py own_pair
   log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
 app/modes/evaluate_pairs.py own_pair
@@ -755,7 +755,7 @@ app/modes/evaluate_pairs.py own_pair
 app/modes/evaluate_pairs.py own_pair
   datasets.source_of(model.config, c.split)
   => datasets.source_of(model.config, 'train')
-app/modes/evaluate_pairs.py own_pair
+app/scoring.py app/modes/test_evaluate_pairs.py own_pair
   provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/drawing/boxed.py keys_of_their_own
   index[again] + _APART * attempt => index[again] + attempt
@@ -833,7 +833,7 @@ app/config/unread.py app/test_cli.py flag_makes_idle
 app/config/unread.py app/test_cli.py flag_makes_idle
   yield ('conditioning.dropout',), beside => pass
 app/modes/train.py decays_anew_is_said
-  rates_of(parts.config, total)[:step] => rates[:step]
+  train_setup.rates_of(parts.config, total)[:step] => rates[:step]
 app/modes/train.py before_a_program_is_compiled
   read = itertools.chain([next(read)], read) => read = iter(read)
 app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps

@@ -2,31 +2,34 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.aliases import Json
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder, kinds, own
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, references
+from diffusion_jax.metrics import features, real_images, references
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
   ModelMetric,
+  PerExample,
   SampleMetric,
   Score,
   missing,
 )
 from diffusion_jax.metrics.values import Standard, standard_of
+from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'
 
@@ -258,6 +261,31 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
       f'{", ".join(samples) or "none"}, and the reference '
       f'{", ".join(reference) or "none"}: name it in `needs` of the metric'
     ) from error
+
+
+def kept_arrays(
+  run: weights.Opened,
+  params: Params,
+  measure: PerExample,
+  name: str,
+  read: real_images.Read,
+  count: int,
+  parts: Path,
+  settings: Json,
+  condition: Callable | None = None,
+) -> Arrays | None:
+  """Returns `real_images.arrays_of` a run, kept in `parts` with settings.
+
+  Raises UserError for parts of other settings.
+  """
+  c, encode = run.model.config.evaluation, run.model.facts.x.encode
+  if processes.is_first():
+    provenance.check_parts(parts, settings, 'evaluation.name')
+  return real_images.arrays_of(
+    measure, name, params, read, count, parts, run.mesh, encode=encode,
+    seed=c.seed, size=c.batch_size, condition=condition,
+    settings=provenance.as_array(settings),
+  )  # fmt: skip
 
 
 def floor(

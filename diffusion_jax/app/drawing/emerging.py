@@ -1,5 +1,6 @@
 """Images that are drawn one step at a time, and shown while they emerge."""
 
+import collections
 import functools
 import json
 import threading
@@ -99,20 +100,18 @@ class _Run:
         self._kept[key] = step, decoder
       return self._kept[key]
 
-  def last(self, model: Model, inputs: conditions.Inputs, draw, x=None):
+  def last(self, model: Model, inputs: conditions.Inputs, draw, x):
     """Returns the sheet of the last x, drawn again outside data.bounds.
 
-    draw: (params, index [n], cond) -> (x [n, ...],), as `in_box` takes it.
+    draw: (index [count], cond) -> x [count, ...].
     """
 
     def again(params, index, cond):
       copies = np.arange(self.count) % len(index)
-      drawn = draw(params, index[copies], rows(cond, copies))
-      return tuple(a[: len(index)] for a in drawn)
+      return (draw(index[copies], rows(cond, copies))[: len(index)],)
 
-    args = self.params, np.arange(self.count)
-    x = again(*args, inputs.cond)[0] if x is None else x
-    samples, _ = in_box(model, inputs, again, *args, x, attempts=FEW)
+    args = again, self.params, np.arange(self.count), x
+    samples, _ = in_box(model, inputs, *args, attempts=FEW)
     return sheets.sheet(model, samples, data=self.data)
 
 
@@ -122,12 +121,13 @@ def _at_once(run, model, inputs):
   key = key_of(model.config)
   yield Frame(0, 1, compiles=key not in run.ready)
 
-  def draw(params, index, cond):
+  def draw(index, cond):
     keys = fold_each(model.root(), index)
     with run.lock:
-      return (jax.device_get(step.start(run.both, keys, cond)),)
+      return jax.device_get(step.start(run.both, keys, cond))
 
-  yield Frame(1, 1, run.last(model, inputs, draw))
+  x = draw(np.arange(run.count), inputs.cond)
+  yield Frame(1, 1, run.last(model, inputs, draw, x))
   run.ready.add(key)
 
 
@@ -139,44 +139,40 @@ def _by_steps(run, model, inputs):
   levels = jax.device_get(plan.levels)
   total = len(levels.t) - 1
 
-  def begin(index):
+  def states(index, cond):
+    # Yields x before the first step, and after each step.
     with run.lock:
       x, keys = plan.begin(fold_each(model.root(), index))
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
-      return jax.device_put(start, replicated(run.mesh))
-
-  def advance(i, x, state, keys, cond):
-    ends = levels.take(i - 1), levels.take(i)
-    args = keys[i - 1], x, state, cond, scale, ends
-    with run.lock:
-      return jax.block_until_ready(step.start(run.both, *args))
+      x, state, keys = jax.device_put(start, replicated(run.mesh))
+    yield x
+    for i in range(total):
+      ends = levels.take(i), levels.take(i + 1)
+      args = run.both, keys[i], x, state, cond, scale, ends
+      with run.lock:
+        x, state = jax.block_until_ready(step.start(*args))
+      yield x
 
   def images(x):
     with run.lock:
       return jax.device_get(decode.start(run.params, x))
 
-  def draw(params, index, cond):
-    x, state, keys = begin(index)
-    for i in range(1, total + 1):
-      x, state = advance(i, x, state, keys, cond)
-    return (images(x),)
+  def draw(index, cond):
+    [last] = collections.deque(states(index, cond), maxlen=1)
+    return images(last)
 
-  x, state, keys = begin(np.arange(run.count))
   shown = {*spread_levels(total, NUM_FRAMES).tolist()}
   yield Frame(0, total, compiles=key not in run.ready)
-  for i in range(total + 1):
+  for i, x in enumerate(states(np.arange(run.count), inputs.cond)):
     sheet = None
     if i:
-      x, state = advance(i, x, state, keys, inputs.cond)
       run.ready.add(key)
-    if i in shown:
-      shows = images(x)
-      sheet = (
-        run.last(model, inputs, draw, shows)
-        if i == total
-        else sheets.sheet(model, model.facts.x.decode(shows), data=run.data)
-      )
+    if i == total:
+      sheet = run.last(model, inputs, draw, images(x))
+    elif i in shown:
+      x = model.facts.x.decode(images(x))
+      sheet = sheets.sheet(model, x, data=run.data)
     yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 

@@ -14,7 +14,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
-from diffusion_jax.metrics import calibration, plots, real_images, references
+from diffusion_jax.metrics import calibration, plots, references
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import as_json, table
 from diffusion_jax.runtime import processes
@@ -59,14 +59,13 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   if not processes.is_first():
     return {}
-  scores, known = [], [each.name for each in metrics]
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
-  if enough and 'contraction' not in known:
+  if enough and all(x.name != 'contraction' for x in metrics):
     # Calibrated draws may be as wide as the prior.
     wide = scoring.Scored('contraction', calibration.contraction(), '', '')
     metrics = [*metrics, wide]
-  for each in metrics:
-    scores += scoring.compute(each, samples, reference)
+  found = [scoring.compute(each, samples, reference) for each in metrics]
+  scores = [score for part in found for score in part]
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
   plots.plot_coverage(out / 'coverage.png', levels)
@@ -77,8 +76,7 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
     'protocol': {'samples': provenance.read(drawn)},
     'metrics': as_json(scores),
   })  # fmt: skip
-  print(table(scores))
-  print(f'{out / "result.json"}')
+  print(table(scores), out / 'result.json', sep='\n')
   return as_json(scores)
 
 
@@ -105,21 +103,13 @@ def log_density(
     {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}},
     {'draws': draws, 'truth': truth, 'context': context},
   )
-  if processes.is_first():
-    provenance.check_parts(parts, settings, 'evaluation.name')
-  arrays = real_images.arrays_of(
-    ode(box_draws=0).measure(model.measured),
-    'ode',
-    run.on_devices(),
-    lambda index: (flat[index], {'context': encoded[index // rows]}),
-    len(flat),
-    parts,
-    run.mesh,
-    encode=facts.x.encode,
-    seed=c.seed,
-    size=c.batch_size,
-    settings=provenance.as_array(settings),
-  )
+
+  def read(index):
+    return flat[index], {'context': encoded[index // rows]}
+
+  measure, params = ode(box_draws=0).measure(model.measured), run.on_devices()
+  args = run, params, measure, 'ode', read, len(flat), parts, settings
+  arrays = scoring.kept_arrays(*args)
   if arrays is None:
     return np.zeros(each.shape[:2])
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)

@@ -31,10 +31,7 @@ _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
 def settings(
-  model: Model,
-  weights: int,
-  used: Json,
-  read: Mapping[str, str | np.ndarray],
+  model: Model, weights: int, used: Json, read: Mapping[str, str | np.ndarray]
 ) -> Settings:
   """Returns all that a result depends on: the run, its weights, and the rest.
 
