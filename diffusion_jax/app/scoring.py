@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.aliases import Json, Params
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, kinds, own
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
@@ -17,13 +17,12 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, real_images, references
+from diffusion_jax.metrics import features, references
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
   ModelMetric,
-  PerExample,
   SampleMetric,
   Score,
   missing,
@@ -192,11 +191,11 @@ def reference_source(model: Model, name: str) -> Source:
   own.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
     source = npz.npz(name)
-  if source.facts.x.shape != tuple(model.facts.x.shape):
-    shape = ', '.join(map(str, model.facts.x.shape))
+  theirs, ours = list(source.facts.x.shape), list(model.facts.x.shape)
+  if theirs != ours:
     raise UserError(
       f'config.evaluation.reference: {name} has examples of the shape '
-      f'{list(source.facts.x.shape)}, and [{shape}] is needed'
+      f'{theirs}, and {ours} is needed'
     )
   return source
 
@@ -205,13 +204,11 @@ def load_reference(
   model: Model, extractor: Extractor, split: str
 ) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
-  data = folder.data_of(model.config)
-  about = provenance.by_content({'data': data, 'split': split})
-  size = model.config.evaluation.batch_size
+  c = model.config
+  about = provenance.by_content({'data': folder.data_of(c), 'split': split})
   with from_config('evaluation'):
-    return references.load(
-      reference_source(model, split), about, extractor, size
-    )
+    source, size = reference_source(model, split), c.evaluation.batch_size
+    return references.load(source, about, extractor, size)
 
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
@@ -241,11 +238,10 @@ def score(
   """
   scores = []
   for each in metrics:
-    arrays = {**samples, **extracted.get(each.space, {})}
-    here = (spaces[n].reference for n in ('', each.space) if n in spaces)
-    found = compute(
-      each, arrays, {n: x for part in here for n, x in part.items()}
-    )
+    arrays, reference = {**samples, **extracted.get(each.space, {})}, {}
+    for space in (x for x in ('', each.space) if x in spaces):
+      reference |= spaces[space].reference
+    found = compute(each, arrays, reference)
     scores += [x._replace(name=f'{x.name}{each.suffix}') for x in found]
   return scores
 
@@ -263,29 +259,18 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
     ) from error
 
 
-def kept_arrays(
-  run: weights.Opened,
-  params: Params,
-  measure: PerExample,
-  name: str,
-  read: real_images.Read,
-  count: int,
-  parts: Path,
-  settings: Json,
-  condition: Callable | None = None,
-) -> Arrays | None:
-  """Returns `real_images.arrays_of` a run, kept in `parts` with settings.
+def kept_in(run: weights.Opened, parts: Path, settings: Json) -> Json:
+  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
 
   Raises UserError for parts of other settings.
   """
   c, encode = run.model.config.evaluation, run.model.facts.x.encode
   if processes.is_first():
     provenance.check_parts(parts, settings, 'evaluation.name')
-  return real_images.arrays_of(
-    measure, name, params, read, count, parts, run.mesh, encode=encode,
-    seed=c.seed, size=c.batch_size, condition=condition,
-    settings=provenance.as_array(settings),
-  )  # fmt: skip
+  return {
+    'folder': parts, 'mesh': run.mesh, 'encode': encode, 'seed': c.seed,
+    'size': c.batch_size, 'settings': provenance.as_array(settings),
+  }  # fmt: skip
 
 
 def floor(
@@ -299,10 +284,8 @@ def floor(
   """
   compared = [x for x in metrics if x.metric.needs == ('features',)]
   real = {}
-  for name, space in spaces.items():
-    if not name:
-      continue
-    held_out = space.reference['held_out']
+  for name in filter(None, spaces):
+    held_out = spaces[name].reference['held_out']
     chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
     real[name] = {'features': held_out[chosen]}
   return score(compared, spaces, {}, real)

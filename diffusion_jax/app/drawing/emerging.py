@@ -16,7 +16,7 @@ from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import check_plan
+from diffusion_jax.app.drawing.generate import check_plan, with_params
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
@@ -78,7 +78,7 @@ class _Run:
   def __init__(self, model: Model):
     run = weights.opened(model, 'sample', other_runs.guides_of)
     self.mesh, self.guides, self.params = run.mesh, run.inputs, run.on_devices()
-    others = {name: guide.params for name, guide in run.inputs.items()}
+    others = {n: guide.params for n, guide in run.inputs.items()}
     self.both = self.params, replicate(run.mesh, others)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
@@ -179,22 +179,15 @@ def _by_steps(run, model, inputs):
 def step_of(model: Model, guides: other_runs.Guides) -> Callable:
   """Returns the function of one step, or of all for a model without steps."""
 
-  def runs_of(others):
-    return {n: g._replace(params=others[n]) for n, g in guides.items()}
-
   def step(both, keys, x, state, cond, scale, ends):
-    params, others = both
     assert model.plan is not None
-    plan = model.plan(params, runs_of(others))
-    step_function = plan.step_function(cond, scale=scale)
-    level_t, level_s = ends
-    args = plan.sampler, keys, x, state, step_function
+    plan, (level_t, level_s) = model.plan(*with_params(guides, both)), ends
+    args = plan.sampler, keys, x, state, plan.step_function(cond, scale=scale)
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
-    params, others = both
     assert model.draw is not None
-    return model.draw(params, runs_of(others), keys, cond)[0]
+    return model.draw(*with_params(guides, both), keys, cond)[0]
 
   return whole if model.plan is None else step
 

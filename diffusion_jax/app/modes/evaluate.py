@@ -25,15 +25,14 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import evaluate_pairs
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import image_sets, pipeline
-from diffusion_jax.data.sources import Source, content_sum
+from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.metrics import references, sweeps
+from diffusion_jax.metrics import real_images, references, sweeps
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json
-from diffusion_jax.training import checksums
 
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
@@ -76,7 +75,7 @@ def run(config: Node, workdir: str | Path) -> None:
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
   make_folder(workdir, 'evaluation')
-  if 'samples' in kinds[:-1]:
+  if 'samples' in kinds and len(kinds) > 1:
     datasets.source_of(config, config.evaluation.split)
   spaces: dict[str, scoring.Space] = {}
   if 'samples' in kinds:
@@ -170,14 +169,12 @@ def score_samples(
   if not needs.isdisjoint(('images', 'values')):
     samples['values'] = np.concatenate(list(stored.batches(size)))
     samples['images'] = samples['values']
+  extracted = {}
   with from_config('evaluation.metrics'):
-    extracted = {
-      name: references.extract(
-        space.extractor, stored, out / f'{name}.npz', drawn, size
-      )
-      for name, space in spaces.items()
-      if space.extractor is not None
-    }
+    for name, space in spaces.items():
+      if space.extractor is not None:
+        args = space.extractor, stored, out / f'{name}.npz', drawn, size
+        extracted[name] = references.extract(*args)
   scores = scoring.score(metrics, spaces, samples, extracted)
   floor = scoring.floor(metrics, spaces, c.num_generated) if c.floor else []
   protocol = {n: space.protocol for n, space in spaces.items() if n}
@@ -220,41 +217,37 @@ def score_point(
   run = weights.opened(model, 'evaluate')
   with from_config('data'):
     examples = content_sum(source, count)
-  run = run._replace(inputs={'examples': examples})
-  score = functools.partial(score_images, run, run.on_devices(), source, count)
+  run = run._replace(inputs=(source, count, {'examples': examples}))
+  params = run.on_devices()
   for name, metric in metrics.items():
     with opened(model, name, changes) as out:
-      results |= score(name, metric, out)
+      results |= score_images(run, params, name, metric, out)
   return results
 
 
 def score_images(
-  run: weights.Opened,
-  params: Params,
-  source: Source,
-  count: int,
-  name: str,
-  metric: ModelMetric,
-  out: Path,
+  run: weights.Opened, params: Params, name: str, metric: ModelMetric, out: Path
 ) -> Fields:
   """Writes result.json of one metric; returns its scores as `score_point`.
 
-  params: on the devices; count: of the first examples of the source.
+  params: on the devices; run.inputs: a source, how many of its first examples
+  are scored, and sums of what was read.
   """
   model, c = run.model, run.model.config.evaluation
+  source, count, known = run.inputs
   with from_config(f'evaluation.{name}'):
     watched, sums = watch(model.measured)
     measure = metric.measure(watched)
-  settings = settings_of(run, run.inputs | sums, name)
+  settings = settings_of(run, known | sums, name)
   length = datasets.text_length(model.config)
 
   def read(index):
     return pipeline.examples(source, index, length, model.facts)
 
-  parts, condition = out / 'parts', model.conditioning.image
-  args = run, params, measure, name, read, count, parts, settings, condition
+  how = scoring.kept_in(run, out / 'parts', settings)
+  how['condition'] = model.conditioning.image
   with from_config(f'evaluation.{name}'):  # what the metric refuses
-    arrays = scoring.kept_arrays(*args)
+    arrays = real_images.arrays_of(measure, name, params, read, count, **how)
   if arrays is None:
     return {}
   scores = metric.compute(arrays)
@@ -296,12 +289,5 @@ def settings_of(run: weights.Opened, read: Json, name: str) -> Json:
   used['metrics'] = [x for x in used['metrics'] if name_of(x) == name]
   sampling = model.config.sampling
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
-  return provenance.settings(
-    model,
-    checksums.of_arrays(run.params),
-    {
-      'evaluation': used,
-      'sampling': {'variance': variance, 'clip': sampling.get('clip')},
-    },
-    read,
-  )
+  drawn = {'variance': variance, 'clip': sampling.get('clip')}
+  return provenance.settings(run, {'evaluation': used, 'sampling': drawn}, read)

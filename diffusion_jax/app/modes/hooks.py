@@ -81,10 +81,9 @@ class Hook(NamedTuple):
 
 def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
   """Returns the hooks that act after a step; after the last step, all hooks."""
-  last = step == config.training.num_steps
-  return [
-    hook for hook in hooks if last or any(step % n == 0 for n in hook.every)
-  ]
+  if step == config.training.num_steps:
+    return hooks
+  return [x for x in hooks if any(step % n == 0 for n in x.every)]
 
 
 def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
@@ -176,8 +175,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
-  config = model.config
-  source = datasets.source_of(config, 'test')
+  config, source = model.config, datasets.source_of(model.config, 'test')
   loss = make_eval_step(model.objective(test=True))
   loss = compiling.program('the test loss', loss, mesh, devices.effort(config))
   size = min(config.training.batch_size, len(source))
@@ -211,8 +209,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
-  config = model.config
-  c = config.training
+  c, sampling = model.config.training, model.config.sampling
   names = scoring.higher_is_better(model)
   if not names:
     raise UserError(
@@ -222,7 +219,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   if c.keep_best:
     known = 'test_loss', *names
     check_one_of(known, 'training.keep_best_by', c.keep_best_by)
-  n, size = c.metrics_images, config.sampling.batch_size
+  n, size = c.metrics_images, sampling.batch_size
   chosen = conditions.choose(model, n, mesh)
   drawing = generate_film(model, mesh, min(size, n))
   prepare, score = scoring.scorer(model)
@@ -261,9 +258,9 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return state.ema_params | frozen, np.arange(n), chosen.cond
 
   def act(step, state, frozen, log):
-    params, index, cond = inputs(state, frozen)
-    x, film = drawing(params, index, cond)
-    args = model, chosen, drawing, params, index, x
+    call = inputs(state, frozen)
+    x, film = drawing(*call)
+    args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
     sheet = sheets.sheet(model, samples, chosen.images, data)
     if step == config.training.num_steps:

@@ -17,13 +17,7 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import (
-  make_folder,
-  one_line,
-  write_npz,
-  write_text,
-)
+from diffusion_jax.runtime import files, processes
 from diffusion_jax.runtime.per_image import gathered, kept, rows
 
 _PRINTED = 4  # texts
@@ -47,7 +41,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   """
   run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
   model, settings = run.model, settings_of(run)
-  path = make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
+  path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
   with provenance.making(path, settings, field) as done:
     if done:
       return path
@@ -65,7 +59,7 @@ def settings_of(run: weights.Opened) -> provenance.Settings:
   """Returns all that the samples of an opened run depend on."""
   read = run.inputs.stored() | run.model.shown()
   read.pop('conditions', None)  # computed of the originals
-  return provenance.of_sampling(run.model, run.params, run.step, read)
+  return provenance.of_sampling(run, read)
 
 
 def inputs_of(model: Model) -> conditions.Inputs:
@@ -129,7 +123,7 @@ def write(
   samples = gathered(paths, {'settings'})['arr_0']
   arrays = {'arr_0': samples, 'settings': settings, **inputs.stored()}
   arrays |= model.write_more(params, path, samples)
-  write_npz(path, arrays)
+  files.write_npz(path, arrays)
   shape = 'x'.join(map(str, samples.shape[1:]))
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
@@ -142,7 +136,8 @@ def write(
   if model.facts.x.is_text:
     write_texts(texts, samples)
   if inputs.texts:
-    write_text(texts, ''.join(f'{one_line(text)}\n' for text in inputs.texts))
+    lines = [f'{files.one_line(text)}\n' for text in inputs.texts]
+    files.write_text(texts, ''.join(lines))
     print(f'wrote {texts}: what the images should show, one text a line')
 
 
@@ -150,7 +145,7 @@ def write_texts(path: Path, samples: np.ndarray) -> None:
   """Writes texts, uint8 [n, L], and prints the first ones."""
   texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
   print(printable(''.join(texts[:_PRINTED])), end='')
-  write_text(path, ''.join(texts))
+  files.write_text(path, ''.join(texts))
   print(f'wrote {path}: {len(texts)} texts')
 
 

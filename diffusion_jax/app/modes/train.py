@@ -277,9 +277,8 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
-  return StepLog(
-    config, workdir, manager, writer, bar, start, parts.rates, stored
-  )
+  files = manager, writer, bar
+  return StepLog(config, workdir, *files, start, parts.rates, stored)
 
 
 def announce(parts: Setup, step: int) -> None:
