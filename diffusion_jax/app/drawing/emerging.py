@@ -1,7 +1,6 @@
 """Images that are drawn one step at a time, and shown while they emerge."""
 
 import collections
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -82,9 +81,7 @@ class _Run:
     self.both = self.params, replicate(run.mesh, others)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
-    self._program = functools.partial(
-      program, mesh=run.mesh, effort=devices.effort(model.config)
-    )
+    self._how = run.mesh, devices.effort(model.config)
     self.data = sheets.examples(model)
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
@@ -95,8 +92,9 @@ class _Run:
     key = key_of(model.config)
     with self.lock:
       if key not in self._kept:
-        step = self._program('the sampler', step_of(model, self.guides))
-        decoder = self._program('the decoder', model.latents.decoded)
+        step = step_of(model, self.guides)
+        step = program('the sampler', step, *self._how)
+        decoder = program('the decoder', model.latents.decoded, *self._how)
         self._kept[key] = step, decoder
       return self._kept[key]
 

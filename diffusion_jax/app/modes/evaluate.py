@@ -38,7 +38,6 @@ from diffusion_jax.runtime.files import make_folder, write_json
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 
 Fields = Json  # of a sweep, of the scores as JSON, of settings
-Points = list[tuple[Fields, Model]]  # ({field: value}, model)
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -59,7 +58,7 @@ def run(config: Node, workdir: str | Path) -> None:
   }
   kinds = [kind for kind, metrics in groups.items() if metrics]
   scoring.check_needs(model, every)
-  points: Points = [
+  points: list[tuple[Fields, Model]] = [
     (changes, models.make(point, workdir, model.facts))
     for changes, point in sweep(config)
   ]
@@ -75,11 +74,11 @@ def run(config: Node, workdir: str | Path) -> None:
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
   make_folder(workdir, 'evaluation')
-  if 'samples' in kinds and len(kinds) > 1:
-    datasets.source_of(config, config.evaluation.split)
   spaces: dict[str, scoring.Space] = {}
   if 'samples' in kinds:
     # Missing weights or data are noticed before the images are drawn.
+    if len(kinds) > 1:
+      datasets.source_of(config, config.evaluation.split)
     if processes.is_first():
       spaces = scoring.prepare(model, groups['samples'])
     processes.wait_for_all('features of real images')
@@ -157,12 +156,11 @@ def score_samples(
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
-  c = model.config.evaluation
+  c, is_picture = model.config.evaluation, model.facts.x.is_picture
   path = evaluate_pairs.draw(model, out, num_samples=c.num_generated)
   if not processes.is_first():
     return {}
   needs = {need for each in metrics for need in each.metric.needs}
-  is_picture = model.facts.x.is_picture
   stored = image_sets.read(path, needs, any_shape=not is_picture)
   drawn = provenance.read(path)
   samples, size = dict(stored.arrays), c.batch_size
@@ -190,17 +188,13 @@ def score_samples(
     print(table(floor))
   what = 'images' if is_picture else 'samples'
   print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
-  print(*map(in_words, protocol.values()), out / 'result.json', sep='\n')
+  for x in protocol.values():
+    print(
+      f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
+      f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+    )
+  print(out / 'result.json')
   return as_json(scores)
-
-
-def in_words(protocol: Fields) -> str:
-  """Returns a line about the features and the images that are compared with."""
-  x = protocol
-  return (
-    f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
-    f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-  )
 
 
 def score_point(

@@ -40,7 +40,9 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   renames the folder or the files.
   """
   run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
-  model, settings = run.model, settings_of(run)
+  model, read = run.model, run.inputs.stored() | run.model.shown()
+  read.pop('conditions', None)  # computed of the originals
+  settings = provenance.of_sampling(run, read)
   path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
   with provenance.making(path, settings, field) as done:
     if done:
@@ -53,13 +55,6 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
       write(run, params, paths, path, stored)
       shutil.rmtree(path.with_suffix('.parts'))
   return path
-
-
-def settings_of(run: weights.Opened) -> provenance.Settings:
-  """Returns all that the samples of an opened run depend on."""
-  read = run.inputs.stored() | run.model.shown()
-  read.pop('conditions', None)  # computed of the originals
-  return provenance.of_sampling(run, read)
 
 
 def inputs_of(model: Model) -> conditions.Inputs:

@@ -240,13 +240,9 @@ def jit_step(
   `averages.rates`.
   """
   c = config.training
-  step = make_train_step(
-    objective,
-    optimizer,
-    *averages.rates(config, more_steps),
-    accumulate=c.accumulate,
-    skip_nonfinite=c.skip_nonfinite > 0,
-  )
+  rates = averages.rates(config, more_steps)
+  how = {'accumulate': c.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
+  step = make_train_step(objective, optimizer, *rates, **how)
   single = c.steps_per_call == 1
   places = compiling.places_of(mesh, shapes)
   return jax.jit(
