@@ -737,7 +737,7 @@ app/run/provenance.py its_content
 app/run/provenance.py its_content
   sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
 app/run/provenance.py what_was_read
-  digest(x) for n, x in read.items() => '' for n, x in read.items()
+  digest([x]) for n, x in read.items() => '' for n, x in read.items()
 app/run/provenance.py its_content
   f'checkpoint {step}, weights {weights}, config_hash {hashed}'
   => f'checkpoint {step}'
@@ -745,8 +745,8 @@ app/modes/evaluate.py app/run/test_provenance.py splits_that_it_reads
   sums[split] = content_sum(found) => pass
 app/modes/evaluate.py is_of_its_data
   examples = content_sum(source, count) => examples = ''
-app/modes/evaluate.py another_name
-  checksums.of_arrays(measured.run.params), => 0,
+app/run/provenance.py app/modes/test_evaluate.py another_name
+  checksums.of_arrays(run.params), => 0,
 app/modes/evaluate_pairs.py own_pair
   log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
 app/modes/evaluate_pairs.py own_pair
@@ -756,7 +756,7 @@ app/modes/evaluate_pairs.py own_pair
 app/modes/evaluate_pairs.py own_pair
   datasets.source_of(model.config, c.split)
   => datasets.source_of(model.config, 'train')
-app/modes/evaluate_pairs.py own_pair
+app/scoring.py app/modes/test_evaluate_pairs.py own_pair
   provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/drawing/boxed.py keys_of_their_own
   index[again] + _APART * attempt => index[again] + attempt
@@ -774,7 +774,7 @@ app/edits/restoration.py app/modes/test_restore.py that_were_read
     def paths => @property
     def paths
 app/drawing/sheets.py other_data
-  if folder.differences(theirs, mine, tuple(places)): => if False:
+  if folder.differences({'data': run.get('data')}, mine, free): => if False:
 # What no test had noticed.
 core/operators.py the_middle_of_a_kernel
   height // 2) % rows => (height - 1) // 2) % rows
@@ -834,7 +834,7 @@ app/config/unread.py app/test_cli.py flag_makes_idle
 app/config/unread.py app/test_cli.py flag_makes_idle
   yield ('conditioning.dropout',), beside => pass
 app/modes/train.py decays_anew_is_said
-  rates_of(parts.config, total)[:step] => rates[:step]
+  train_setup.rates_of(parts.config, total)[:step] => rates[:step]
 app/modes/train.py before_a_program_is_compiled
   read = itertools.chain([next(read)], read) => read = iter(read)
 app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -27,6 +28,7 @@ from diffusion_jax.metrics.metric import (
   missing,
 )
 from diffusion_jax.metrics.values import Standard, standard_of
+from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'
 
@@ -189,11 +191,11 @@ def reference_source(model: Model, name: str) -> Source:
   own.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
     source = npz.npz(name)
-  if source.facts.x.shape != tuple(model.facts.x.shape):
-    shape = ', '.join(map(str, model.facts.x.shape))
+  theirs, ours = list(source.facts.x.shape), list(model.facts.x.shape)
+  if theirs != ours:
     raise UserError(
       f'config.evaluation.reference: {name} has examples of the shape '
-      f'{list(source.facts.x.shape)}, and [{shape}] is needed'
+      f'{theirs}, and {ours} is needed'
     )
   return source
 
@@ -202,13 +204,11 @@ def load_reference(
   model: Model, extractor: Extractor, split: str
 ) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
-  data = folder.data_of(model.config)
-  about = provenance.by_content({'data': data, 'split': split})
-  size = model.config.evaluation.batch_size
+  c = model.config
+  about = provenance.by_content({'data': folder.data_of(c), 'split': split})
   with from_config('evaluation'):
-    return references.load(
-      reference_source(model, split), about, extractor, size
-    )
+    source, size = reference_source(model, split), c.evaluation.batch_size
+    return references.load(source, about, extractor, size)
 
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
@@ -238,11 +238,10 @@ def score(
   """
   scores = []
   for each in metrics:
-    arrays = {**samples, **extracted.get(each.space, {})}
-    here = (spaces[n].reference for n in ('', each.space) if n in spaces)
-    found = compute(
-      each, arrays, {n: x for part in here for n, x in part.items()}
-    )
+    arrays, reference = {**samples, **extracted.get(each.space, {})}, {}
+    for space in (x for x in ('', each.space) if x in spaces):
+      reference |= spaces[space].reference
+    found = compute(each, arrays, reference)
     scores += [x._replace(name=f'{x.name}{each.suffix}') for x in found]
   return scores
 
@@ -260,6 +259,20 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
     ) from error
 
 
+def kept_in(run: weights.Opened, parts: Path, settings: Json) -> Json:
+  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
+
+  Raises UserError for parts of other settings.
+  """
+  c, encode = run.model.config.evaluation, run.model.facts.x.encode
+  if processes.is_first():
+    provenance.check_parts(parts, settings, 'evaluation.name')
+  return {
+    'folder': parts, 'mesh': run.mesh, 'encode': encode, 'seed': c.seed,
+    'size': c.batch_size, 'settings': provenance.as_array(settings),
+  }  # fmt: skip
+
+
 def floor(
   metrics: list[Scored], spaces: Mapping[str, Space], count: int
 ) -> list[Score]:
@@ -271,10 +284,8 @@ def floor(
   """
   compared = [x for x in metrics if x.metric.needs == ('features',)]
   real = {}
-  for name, space in spaces.items():
-    if not name:
-      continue
-    held_out = space.reference['held_out']
+  for name in filter(None, spaces):
+    held_out = spaces[name].reference['held_out']
     chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
     real[name] = {'features': held_out[chosen]}
   return score(compared, spaces, {}, real)

@@ -183,7 +183,7 @@ def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(
     return write_npz(path, *args)
 
   write_npz = per_image.write_npz
-  for module in (per_image, sample):
+  for module in (per_image, sample.files):
     monkeypatch.setattr(module, 'write_npz', write)
   with pytest.raises(KeyboardInterrupt):
     run_mode(run, name='parts')

@@ -43,12 +43,11 @@ def in_box(
 
 def _within(model, samples, index, draw, attempts):
   # draw: (index [n], index of the keys [n]) -> samples [n, ...].
-  values, outside = model.facts.x, 0
+  values, outside, tried = model.facts.x, 0, 1
   bad = np.flatnonzero(~values.inside(samples))
-  tried = np.ones(len(samples), int)
   while len(bad):
     outside += len(bad)
-    if tried[bad].max() >= attempts:
+    if tried >= attempts:
       if attempts < ATTEMPTS:
         break
       raise UserError(
@@ -57,17 +56,16 @@ def _within(model, samples, index, draw, attempts):
         'with wider data.bounds'
       )
     # Each gets several attempts, to fill the batch; the first inside counts.
-    left = attempts - int(tried[bad].max())
-    each = min(max(1, len(samples) // len(bad)), left)
+    each = min(max(1, len(samples) // len(bad)), attempts - tried)
     again = bad.repeat(each)
-    attempt = (tried[bad][:, None] + np.arange(each)).ravel()
+    attempt = np.tile(tried + np.arange(each), len(bad))
     drawn = draw(index[again], index[again] + _APART * attempt)
     inside = values.inside(drawn).reshape(-1, each)
-    first = np.where(inside.any(axis=1), inside.argmax(axis=1), each)
-    outside += int(np.minimum(first, each - 1).sum())
-    done = first < each
-    place = np.arange(len(bad)) * each + np.minimum(first, each - 1)
+    done = inside.any(axis=1)
+    first = np.where(done, inside.argmax(axis=1), each - 1)
+    outside += int(first.sum())
+    place = np.arange(len(bad)) * each + first
     samples[bad[done]] = drawn[place[done]]
-    tried[bad] += each
+    tried += each
     bad = bad[~done]
   return samples, outside

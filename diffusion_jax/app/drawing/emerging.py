@@ -1,6 +1,6 @@
 """Images that are drawn one step at a time, and shown while they emerge."""
 
-import functools
+import collections
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import check_plan
+from diffusion_jax.app.drawing.generate import check_plan, with_params
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
@@ -77,13 +77,11 @@ class _Run:
   def __init__(self, model: Model):
     run = weights.opened(model, 'sample', other_runs.guides_of)
     self.mesh, self.guides, self.params = run.mesh, run.inputs, run.on_devices()
-    others = {name: guide.params for name, guide in run.inputs.items()}
+    others = {n: guide.params for n, guide in run.inputs.items()}
     self.both = self.params, replicate(run.mesh, others)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
-    self._program = functools.partial(
-      program, mesh=run.mesh, effort=devices.effort(model.config)
-    )
+    self._how = run.mesh, devices.effort(model.config)
     self.data = sheets.examples(model)
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
@@ -94,25 +92,24 @@ class _Run:
     key = key_of(model.config)
     with self.lock:
       if key not in self._kept:
-        step = self._program('the sampler', step_of(model, self.guides))
-        decoder = self._program('the decoder', model.latents.decoded)
+        step = step_of(model, self.guides)
+        step = program('the sampler', step, *self._how)
+        decoder = program('the decoder', model.latents.decoded, *self._how)
         self._kept[key] = step, decoder
       return self._kept[key]
 
-  def last(self, model: Model, inputs: conditions.Inputs, draw, x=None):
+  def last(self, model: Model, inputs: conditions.Inputs, draw, x):
     """Returns the sheet of the last x, drawn again outside data.bounds.
 
-    draw: (params, index [n], cond) -> (x [n, ...],), as `in_box` takes it.
+    draw: (index [count], cond) -> x [count, ...].
     """
 
     def again(params, index, cond):
       copies = np.arange(self.count) % len(index)
-      drawn = draw(params, index[copies], rows(cond, copies))
-      return tuple(a[: len(index)] for a in drawn)
+      return (draw(index[copies], rows(cond, copies))[: len(index)],)
 
-    args = self.params, np.arange(self.count)
-    x = again(*args, inputs.cond)[0] if x is None else x
-    samples, _ = in_box(model, inputs, again, *args, x, attempts=FEW)
+    args = again, self.params, np.arange(self.count), x
+    samples, _ = in_box(model, inputs, *args, attempts=FEW)
     return sheets.sheet(model, samples, data=self.data)
 
 
@@ -122,12 +119,13 @@ def _at_once(run, model, inputs):
   key = key_of(model.config)
   yield Frame(0, 1, compiles=key not in run.ready)
 
-  def draw(params, index, cond):
+  def draw(index, cond):
     keys = fold_each(model.root(), index)
     with run.lock:
-      return (jax.device_get(step.start(run.both, keys, cond)),)
+      return jax.device_get(step.start(run.both, keys, cond))
 
-  yield Frame(1, 1, run.last(model, inputs, draw))
+  x = draw(np.arange(run.count), inputs.cond)
+  yield Frame(1, 1, run.last(model, inputs, draw, x))
   run.ready.add(key)
 
 
@@ -139,66 +137,55 @@ def _by_steps(run, model, inputs):
   levels = jax.device_get(plan.levels)
   total = len(levels.t) - 1
 
-  def begin(index):
+  def states(index, cond):
+    # Yields x before the first step, and after each step.
     with run.lock:
       x, keys = plan.begin(fold_each(model.root(), index))
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
-      return jax.device_put(start, replicated(run.mesh))
-
-  def advance(i, x, state, keys, cond):
-    ends = levels.take(i - 1), levels.take(i)
-    args = keys[i - 1], x, state, cond, scale, ends
-    with run.lock:
-      return jax.block_until_ready(step.start(run.both, *args))
+      x, state, keys = jax.device_put(start, replicated(run.mesh))
+    yield x
+    for i in range(total):
+      ends = levels.take(i), levels.take(i + 1)
+      args = run.both, keys[i], x, state, cond, scale, ends
+      with run.lock:
+        x, state = jax.block_until_ready(step.start(*args))
+      yield x
 
   def images(x):
     with run.lock:
       return jax.device_get(decode.start(run.params, x))
 
-  def draw(params, index, cond):
-    x, state, keys = begin(index)
-    for i in range(1, total + 1):
-      x, state = advance(i, x, state, keys, cond)
-    return (images(x),)
+  def draw(index, cond):
+    [last] = collections.deque(states(index, cond), maxlen=1)
+    return images(last)
 
-  x, state, keys = begin(np.arange(run.count))
   shown = {*spread_levels(total, NUM_FRAMES).tolist()}
   yield Frame(0, total, compiles=key not in run.ready)
-  for i in range(total + 1):
+  for i, x in enumerate(states(np.arange(run.count), inputs.cond)):
     sheet = None
     if i:
-      x, state = advance(i, x, state, keys, inputs.cond)
       run.ready.add(key)
-    if i in shown:
-      shows = images(x)
-      sheet = (
-        run.last(model, inputs, draw, shows)
-        if i == total
-        else sheets.sheet(model, model.facts.x.decode(shows), data=run.data)
-      )
+    if i == total:
+      sheet = run.last(model, inputs, draw, images(x))
+    elif i in shown:
+      x = model.facts.x.decode(images(x))
+      sheet = sheets.sheet(model, x, data=run.data)
     yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 
 def step_of(model: Model, guides: other_runs.Guides) -> Callable:
   """Returns the function of one step, or of all for a model without steps."""
 
-  def runs_of(others):
-    return {n: g._replace(params=others[n]) for n, g in guides.items()}
-
   def step(both, keys, x, state, cond, scale, ends):
-    params, others = both
     assert model.plan is not None
-    plan = model.plan(params, runs_of(others))
-    step_function = plan.step_function(cond, scale=scale)
-    level_t, level_s = ends
-    args = plan.sampler, keys, x, state, step_function
+    plan, (level_t, level_s) = model.plan(*with_params(guides, both)), ends
+    args = plan.sampler, keys, x, state, plan.step_function(cond, scale=scale)
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
-    params, others = both
     assert model.draw is not None
-    return model.draw(params, runs_of(others), keys, cond)[0]
+    return model.draw(*with_params(guides, both), keys, cond)[0]
 
   return whole if model.plan is None else step
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import FILM, Guides, Model
@@ -77,13 +78,10 @@ def generate_by(
   from which each image's key is made; size: batch size, as in `per_image`.
   """
   check_plan(model)
-  weights = {name: run.params for name, run in guides.items()}
-  weights = replicate(mesh, weights)
+  weights = replicate(mesh, {n: guide.params for n, guide in guides.items()})
 
   def images(both, keys, inputs):
-    params, weights = both
-    runs = {n: g._replace(params=weights[n]) for n, g in guides.items()}
-    return draw(params, runs, keys, inputs)
+    return draw(*with_params(guides, both), keys, inputs)
 
   how = devices.effort(model.config)
   each = per_image(images, mesh, root, size, 'the sampler', how)
@@ -92,6 +90,12 @@ def generate_by(
     return lambda params, *args: function((params, weights), *args)
 
   return PerImage(*map(with_guides, each))
+
+
+def with_params(guides: Guides, both: tuple) -> tuple[Params, Guides]:
+  """Returns (params, the guides with theirs) of both trees of parameters."""
+  params, others = both
+  return params, {n: g._replace(params=others[n]) for n, g in guides.items()}
 
 
 def check_plan(model: Model) -> None:

@@ -22,12 +22,10 @@ def examples(model: Model) -> np.ndarray | None:
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
     return None
-  run = folder.read_config(model.workdir) or {
-    'data': folder.plain(config)['data']
-  }
-  data = [{'data': tree.get('data')} for tree in (run, folder.plain(config))]
+  mine = {'data': folder.plain(config)['data']}
+  run = folder.read_config(model.workdir) or mine
   free = *folder.FREE, *(f'data.{name}' for name in own.PATHS)
-  if folder.differences(data[0], data[1], free):
+  if folder.differences({'data': run.get('data')}, mine, free):
     return None
   if 'num_examples' in config.data:  # if the run has not kept all
     count = min(config.data.num_examples, 1000)
@@ -54,15 +52,13 @@ def sheet(
   Columns are classes or prompts. conditions: each picture is drawn between its
   condition and the original; data: `examples`; groups: see `drawings.sheet`.
   """
-  values = model.facts.x
-  points = not values.levels and len(values.shape) == 1
-  limit = _MOST if points and conditions is None else 400
+  values, threes = model.facts.x, conditions is not None
+  limit = 400 if values.levels or len(values.shape) > 1 else _MOST
   if conditions is not None:
-    threes = zip(conditions.shown, samples, conditions.originals, strict=False)
-    samples = np.concatenate([np.stack(three) for three in threes])
-    limit = 3 * (limit // 3)
+    parts = zip(conditions.shown, samples, conditions.originals, strict=False)
+    samples = np.concatenate([np.stack(three) for three in parts])
+    limit = 399  # whole threes
   samples = first_of(samples, groups, limit)
-  threes = conditions is not None
   columns = sheet_columns(model, len(samples), threes)
   how = {'data': data, 'each': threes, 'groups': groups}
   return drawings.sheet(values, samples, columns, **how)

@@ -34,7 +34,6 @@ from diffusion_jax.interop import (
   files,
   stablehlo,
 )
-from diffusion_jax.interop.diffusers import INDEX, find_model
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
@@ -55,10 +54,8 @@ def run(config: Node, workdir: str | Path) -> None:
       f'--workdir, or to={", ".join(others)} or {last}, which exports that run '
       '(docs/weights.md)'
     )
-  if c.source:
-    read(config, Path(workdir))
-  else:
-    write(config, Path(workdir))
+  convert = read if c.source else write
+  convert(config, Path(workdir))
 
 
 def read(config: Node, workdir: Path) -> None:
@@ -74,7 +71,9 @@ def read(config: Node, workdir: Path) -> None:
     config, params = READ[name](config)
   model = models.make(config, workdir)
   model.check('convert')
-  check_fits(model, params)
+  with from_config('convert.source'):
+    what = 'the weights are of another network'
+    checkpoints.check_fits(params, models.shapes(model), what)
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
   items = 'params', 'ema_params'
@@ -187,10 +186,8 @@ def read_ours(config: Node) -> tuple[Node, Params]:
     raise ValueError(f'{c.source} was not written by --mode=convert')
   stored = store.stored(parse_json(metadata['config']), c.source)
   if config.latent is not None:
-    run = config.latent.run
-    stored = store.with_fields(stored, {'latent.run': run})
-  params = files.unflatten(files.read_tensors(c.source))
-  return stored, params
+    stored = store.with_fields(stored, {'latent.run': config.latent.run})
+  return stored, files.unflatten(files.read_tensors(c.source))
 
 
 def write(config: Node, workdir: Path) -> None:
@@ -222,8 +219,8 @@ def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
 
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes weights with our own names, and the config, into one file."""
-  out.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(sharing.config_of(model))
+  out.parent.mkdir(parents=True, exist_ok=True)
   files.write_safetensors(out, files.flatten(params), config=text)
 
 
@@ -282,9 +279,8 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
       'training.lora_rank, or give to=diffusers'
     )
   _, scale = base_weights.read(model.workdir)
-  tensors = diffusers.adapters_of(
-    model.network(), params['network'], scale, model.state_shape
-  )
+  args = model.network(), params['network'], scale, model.state_shape
+  tensors = diffusers.adapters_of(*args)
   out.parent.mkdir(parents=True, exist_ok=True)
   files.write_safetensors(out, tensors, format='pt')
 
@@ -331,7 +327,7 @@ def recognise(source: Path) -> str:
         f'config.convert.source: {source} needs no conversion: '
         f'--config={source} reads it in every mode'
       )
-    if find_model(source) or (source / INDEX).is_file():
+    if diffusers.find_model(source) or (source / diffusers.INDEX).is_file():
       return 'diffusers'
     raise UserError(
       f'config.convert.source: {source} is not a folder of diffusers, which '
@@ -345,9 +341,8 @@ def recognise(source: Path) -> str:
       if 'config' in files.read_metadata(source):
         return OURS
       if source.with_suffix('.json').is_file():
-        return (
-          'edm2' if 'unet.out_gain' in files.open_tensors(source) else 'edm'
-        )
+        is_edm2 = 'unet.out_gain' in files.open_tensors(source)
+        return 'edm2' if is_edm2 else 'edm'
     files.check_kind(source)
     check_no_graph(source)
   raise UserError(
@@ -360,7 +355,7 @@ def check_no_adapters(source: Path) -> None:
   """Raises UserError for a file of adapters (LoRA), or a folder of one."""
   names: Iterable[str] = ()
   with from_config('convert.source'):
-    if source.is_dir() and find_model(source) is None:
+    if source.is_dir() and diffusers.find_model(source) is None:
       names = (path.name for path in source.iterdir())
     elif source.suffix == '.safetensors' and source.is_file():
       names = files.open_tensors(source)
@@ -400,27 +395,16 @@ def options_of(text: str) -> Json:
   return options
 
 
-def check_fits(model: Model, params: Params) -> None:
-  """Raises UserError unless the network of a run has these parameters."""
-  with from_config('convert.source'):
-    checkpoints.check_fits(
-      params, models.shapes(model), 'the weights are of another network'
-    )
-
-
 def describe(model: Model, params: Params) -> str:
   """Returns a line about the network, the images and the schedule."""
-  config, facts = model.config, model.facts
+  config, classes = model.config, model.facts.num_classes
   count = sum(x.size for x in files.flatten(params).values())
-  shape = 'x'.join(map(str, facts.x.shape))
-  labels = f', {facts.num_classes} classes' if facts.num_classes else ''
-  line = (
-    f'{config.network.name}: {count:,} parameters; images of {shape}{labels}'
-  )
+  shape = 'x'.join(map(str, model.facts.x.shape))
+  line = f'{config.network.name}: {count:,} parameters; images of {shape}'
+  line += f', {classes} classes' if classes else ''
   if model.noisy is None:
     return f'{line}; scale of the latents {config.decoding.scale}'
   steps = config.schedule.get('num_steps')
   schedule = config.schedule.name + (f' of {steps} steps' if steps else '')
-  return (
-    f'{line}; {schedule}, predicts {model.noisy.process.parametrization.kind}'
-  )
+  kind = model.noisy.process.parametrization.kind
+  return f'{line}; {schedule}, predicts {kind}'

@@ -34,21 +34,14 @@ def run(config: Node, workdir: str | Path) -> None:
   For <name> see `provenance.name_of_edit`.
   """
   run = weights.opened(models.make(config, workdir), 'edit', inputs_of)
-  settings = settings_of(run)
+  read = run.inputs.pictures | run.inputs.cond
+  fields = provenance.edit_fields(run.model)
+  settings = provenance.of_sampling(run, read, edit=fields)
   name = provenance.name_of_edit(run.model)
   path = make_folder(workdir, 'edits') / f'{name}.npz'
   with provenance.making(path, settings, 'edit.output') as done:
     if not done:
       draw(run, path, provenance.as_array(settings))
-
-
-def settings_of(run: weights.Opened) -> provenance.Settings:
-  """Returns all that the edits of an opened run depend on."""
-  given, fields = run.inputs, provenance.edit_fields(run.model)
-  read = given.pictures | given.cond
-  return provenance.of_sampling(
-    run.model, run.params, run.step, read, edit=fields
-  )
 
 
 def draw(run: weights.Opened, path: Path, settings: np.ndarray) -> None:
@@ -117,20 +110,14 @@ def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
 
   root = stream(model.config.sampling.seed, 'edit')
   size = min(model.config.sampling.batch_size, n)
-  compute = generate_by(model, draw, run.mesh, root, guides, size)
 
-  def start(index):
-    fetch = compute.start(params, index, rows(inputs, index))
+  def checked(params, arrays):
+    if not edit.loses:
+      sample.check_numbers(model, arrays['x'])
+    return arrays
 
-    def finish():
-      arrays = fetch()
-      if not edit.loses:
-        sample.check_numbers(model, arrays['x'])
-      return arrays
-
-    return finish
-
-  return start
+  compute = generate_by(model, draw, run.mesh, root, guides, size).then(checked)
+  return lambda index: compute.start(params, index, rows(inputs, index))
 
 
 def encoder(model: Model, params: Params) -> Encode:
@@ -152,10 +139,8 @@ def encoder(model: Model, params: Params) -> Encode:
 
 def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
-  c, cond = model.conditioning, {}
-  label = choose_label(model, edit, n)
-  if label is not None:
-    cond['label'] = label
+  c, label = model.conditioning, choose_label(model, edit, n)
+  cond = {} if label is None else {'label': label}
   name, values = conditions.context_of(model)
   rows = conditions.given_context(model)
   if rows is None and c.context is not None:
@@ -176,10 +161,9 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
 
 def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
   """Returns edit.label as int32 [n], or None."""
-  c = model.conditioning
   if edit.label is not None:
     return conditions.repeat_labels(model, [edit.label], n, 'edit.label')
-  if c.labels:
+  if model.conditioning.labels:
     last = model.facts.num_classes - 1
     check_optional(model, 'edit.label', f'a class, 0..{last}')
   return None
@@ -201,10 +185,10 @@ def check_guidance(model: Model, cond: dict) -> Guides:
     raise UserError('config.sampling.classifier: edits cannot be guided by it')
   guidance = c.get('guidance')
   if guidance is not None and guidance.scale != 1.0 and not cond:
-    text = 'a text: give --config.sampling.prompt'
-    label = 'a class: give --config.edit.label'
+    needed = 'a text: give --config.sampling.prompt'
+    if model.conditioning.text is None:
+      needed = 'a class: give --config.edit.label'
     raise UserError(
-      f'config.sampling.guidance.scale={guidance.scale} needs '
-      f'{label if model.conditioning.text is None else text}'
+      f'config.sampling.guidance.scale={guidance.scale} needs {needed}'
     )
   return other_runs.guides_of(model)

@@ -8,9 +8,9 @@ import contextlib
 import copy
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,28 +25,19 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import evaluate_pairs
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import image_sets, pipeline
-from diffusion_jax.data.sources import Source, content_sum
+from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.metrics import (
-  real_images,
-  references,
-  sweeps,
-)
+from diffusion_jax.metrics import real_images, references, sweeps
 from diffusion_jax.metrics.metric import ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
-from diffusion_jax.runtime.files import (
-  make_folder,
-  write_json,
-)
-from diffusion_jax.training import checksums
+from diffusion_jax.runtime.files import make_folder, write_json
 
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 
 Fields = Json  # of a sweep, of the scores as JSON, of settings
-Points = list[tuple[Fields, Model]]  # ({field: value}, model)
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -59,12 +50,15 @@ def run(config: Node, workdir: str | Path) -> None:
   if not config.evaluation.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  of_models = scoring.of_models(model)
   every = scoring.of_samples(model)
-  of_pairs = [x for x in every if scoring.is_of_pairs(x)]
-  of_samples = [x for x in every if not scoring.is_of_pairs(x)]
+  groups: dict[str, Any] = {
+    'samples': [x for x in every if not scoring.is_of_pairs(x)],
+    'pairs': [x for x in every if scoring.is_of_pairs(x)],
+    'examples': scoring.of_models(model),
+  }
+  kinds = [kind for kind, metrics in groups.items() if metrics]
   scoring.check_needs(model, every)
-  points: Points = [
+  points: list[tuple[Fields, Model]] = [
     (changes, models.make(point, workdir, model.facts))
     for changes, point in sweep(config)
   ]
@@ -74,41 +68,40 @@ def run(config: Node, workdir: str | Path) -> None:
       f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
       f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
     )
-  groups = {'samples': of_samples, 'pairs': of_pairs, 'examples': of_models}
-  kinds = [kind for kind, metrics in groups.items() if metrics]
   for _, point in points:
     point.check('evaluate')
     refuse(unread.of_evaluation(point.config, workdir, kinds))
-    if of_samples:  # before features of real images are computed
+    if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
   make_folder(workdir, 'evaluation')
-  if of_samples and (of_pairs or of_models):
-    datasets.source_of(config, config.evaluation.split)
-  results: Results = {title(changes): {} for changes, _ in points}
-  if of_samples:
+  spaces: dict[str, scoring.Space] = {}
+  if 'samples' in kinds:
     # Missing weights or data are noticed before the images are drawn.
-    spaces = scoring.prepare(model, of_samples) if processes.is_first() else {}
+    if len(kinds) > 1:
+      datasets.source_of(config, config.evaluation.split)
+    if processes.is_first():
+      spaces = scoring.prepare(model, groups['samples'])
     processes.wait_for_all('features of real images')
-    for changes, point in points:
-      with opened(point, 'samples', changes) as out:
-        results[title(changes)] |= score_samples(point, of_samples, spaces, out)
-      processes.wait_for_all(f'scores {title(changes)}')
-  if of_pairs:
-    for changes, point in points:
-      with opened(point, 'pairs', changes) as out:
-        results[title(changes)] |= evaluate_pairs.score(point, of_pairs, out)
-      processes.wait_for_all(f'calibration {title(changes)}')
+  results: Results = {title(changes): {} for changes, _ in points}
+  score = {
+    'samples': functools.partial(score_samples, spaces),
+    'pairs': evaluate_pairs.score,
+  }
+  for kind, (changes, point) in itertools.product(kinds, points):
+    if kind in score:
+      with opened(point, kind, changes) as out:
+        results[title(changes)] |= score[kind](point, groups[kind], out)
+      processes.wait_for_all(f'{kind} {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
-  for changes, point in points if of_models else ():
+  for changes, point in points if groups['examples'] else ():
     own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
     if title(own) not in measured:
-      measured[title(own)] = score_point(point, of_models, own)
+      measured[title(own)] = score_point(point, groups['examples'], own)
     if own:
       results[title(changes)] |= measured[title(own)]
   if len(points) > 1 and all(results.values()) and processes.is_first():
-    first = 'samples' if of_samples else 'pairs' if of_pairs else ''
-    below = folder_of(model, first or next(iter(of_models)))
-    out = make_folder(workdir, below)
+    first = kinds[0] if kinds[0] in score else next(iter(groups['examples']))
+    out = make_folder(workdir, folder_of(model, first))
     sweeps.write(out, [changes for changes, _ in points], results)
 
 
@@ -153,9 +146,9 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
 
 
 def score_samples(
+  spaces: dict[str, scoring.Space],
   model: Model,
   metrics: list[scoring.Scored],
-  spaces: dict[str, scoring.Space],
   out: Path,
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
@@ -163,28 +156,23 @@ def score_samples(
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
-  path = evaluate_pairs.draw(
-    model, out, num_samples=model.config.evaluation.num_generated
-  )
+  c, is_picture = model.config.evaluation, model.facts.x.is_picture
+  path = evaluate_pairs.draw(model, out, num_samples=c.num_generated)
   if not processes.is_first():
     return {}
-  c = model.config.evaluation
   needs = {need for each in metrics for need in each.metric.needs}
-  any_shape = not model.facts.x.is_picture
-  stored = image_sets.read(path, needs, any_shape)
+  stored = image_sets.read(path, needs, any_shape=not is_picture)
   drawn = provenance.read(path)
   samples, size = dict(stored.arrays), c.batch_size
   if not needs.isdisjoint(('images', 'values')):
     samples['values'] = np.concatenate(list(stored.batches(size)))
     samples['images'] = samples['values']
+  extracted = {}
   with from_config('evaluation.metrics'):
-    extracted = {
-      name: references.extract(
-        space.extractor, stored, out / f'{name}.npz', drawn, size
-      )
-      for name, space in spaces.items()
-      if space.extractor is not None
-    }
+    for name, space in spaces.items():
+      if space.extractor is not None:
+        args = space.extractor, stored, out / f'{name}.npz', drawn, size
+        extracted[name] = references.extract(*args)
   scores = scoring.score(metrics, spaces, samples, extracted)
   floor = scoring.floor(metrics, spaces, c.num_generated) if c.floor else []
   protocol = {n: space.protocol for n, space in spaces.items() if n}
@@ -198,19 +186,15 @@ def score_samples(
   if floor:
     print('real images of the other split in place of samples:')
     print(table(floor))
-  what = 'images' if model.facts.x.is_picture else 'samples'
+  what = 'images' if is_picture else 'samples'
   print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
-  print(*map(in_words, protocol.values()), out / 'result.json', sep='\n')
+  for x in protocol.values():
+    print(
+      f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
+      f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+    )
+  print(out / 'result.json')
   return as_json(scores)
-
-
-def in_words(protocol: Fields) -> str:
-  """Returns a line about the features and the images that are compared with."""
-  x = protocol
-  return (
-    f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
-    f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-  )
 
 
 def score_point(
@@ -227,75 +211,50 @@ def score_point(
   run = weights.opened(model, 'evaluate')
   with from_config('data'):
     examples = content_sum(source, count)
-  read = {'examples': examples}
-  measured = Measured(run, source, count, read, run.on_devices())
+  run = run._replace(inputs=(source, count, {'examples': examples}))
+  params = run.on_devices()
   for name, metric in metrics.items():
     with opened(model, name, changes) as out:
-      results |= score_images(measured, name, metric, out)
+      results |= score_images(run, params, name, metric, out)
   return results
 
 
-class Measured(NamedTuple):
-  """The first `count` examples of a source, and the run that they score.
-
-  read: the sums of what was read, by name; params: on the devices.
-  """
-
-  run: weights.Opened
-  source: Source
-  count: int
-  read: Mapping[str, str]
-  params: Params
-
-
 def score_images(
-  measured: Measured, name: str, metric: ModelMetric, out: Path
+  run: weights.Opened, params: Params, name: str, metric: ModelMetric, out: Path
 ) -> Fields:
-  """Writes result.json of one metric; returns its scores as `score_point`."""
-  run, source, count, read, params = measured
-  model, c, parts = run.model, run.model.config.evaluation, out / 'parts'
+  """Writes result.json of one metric; returns its scores as `score_point`.
+
+  params: on the devices; run.inputs: a source, how many of its first examples
+  are scored, and sums of what was read.
+  """
+  model, c = run.model, run.model.config.evaluation
+  source, count, known = run.inputs
   with from_config(f'evaluation.{name}'):
-    watched, more = watch(model.measured)
+    watched, sums = watch(model.measured)
     measure = metric.measure(watched)
-  settings = settings_of(measured._replace(read={**read, **more}), name)
-  if processes.is_first():
-    provenance.check_parts(parts, settings, 'evaluation.name')
+  settings = settings_of(run, known | sums, name)
+  length = datasets.text_length(model.config)
+
+  def read(index):
+    return pipeline.examples(source, index, length, model.facts)
+
+  how = scoring.kept_in(run, out / 'parts', settings)
+  how['condition'] = model.conditioning.image
   with from_config(f'evaluation.{name}'):  # what the metric refuses
-    arrays = real_images.arrays_of(
-      measure,
-      name,
-      params,
-      functools.partial(
-        pipeline.examples,
-        source,
-        text_length=datasets.text_length(model.config),
-        facts=model.facts,
-      ),
-      count,
-      parts,
-      run.mesh,
-      encode=model.facts.x.encode,
-      seed=c.seed,
-      size=c.batch_size,
-      condition=model.conditioning.image,
-      settings=provenance.as_array(settings),
-    )
+    arrays = real_images.arrays_of(measure, name, params, read, count, **how)
   if arrays is None:
     return {}
   scores = metric.compute(arrays)
   print(table(scores))
-  about = {
+  precision, path = precision_in_use() or 'default', out / 'result.json'
+  report = metric.report
+  more = report(arrays, out) if report else {'metrics': as_json(scores)}
+  write_json(path, {
     'metric': name, 'split': c.split, 'images': count,
-    'matmul_precision': precision_in_use() or 'default', 'settings': settings,
-  }  # fmt: skip
-  more = {'metrics': as_json(scores)}
-  more = metric.report(arrays, out) if metric.report else more
-  write_json(out / 'result.json', about | more)
-  print(
-    f'{count} {c.split} images, '
-    f'matmul_precision={about["matmul_precision"]}: '
-    f'{out / "result.json"}'
-  )
+    'matmul_precision': precision, 'settings': settings,
+    **more,
+  })  # fmt: skip
+  print(f'{count} {c.split} images, matmul_precision={precision}: {path}')
   return as_json(scores)
 
 
@@ -315,21 +274,14 @@ def watch(measured: Any) -> tuple[Any, dict[str, str]]:
   return watched, sums
 
 
-def settings_of(measured: Measured, name: str) -> provenance.Settings:
+def settings_of(run: weights.Opened, read: Json, name: str) -> Json:
   """Returns all that a metric's numbers of real images depend on."""
-  model = measured.run.model
+  model = run.model
   evaluation = folder.plain(model.config)['evaluation']
   fields = 'metrics', 'split', 'num_images', 'batch_size', 'seed', name
   used = {n: evaluation[n] for n in fields}
   used['metrics'] = [x for x in used['metrics'] if name_of(x) == name]
   sampling = model.config.sampling
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
-  return provenance.settings(
-    model,
-    checksums.of_arrays(measured.run.params),
-    {
-      'evaluation': used,
-      'sampling': {'variance': variance, 'clip': sampling.get('clip')},
-    },
-    measured.read,
-  )
+  drawn = {'variance': variance, 'clip': sampling.get('clip')}
+  return provenance.settings(run, {'evaluation': used, 'sampling': drawn}, read)

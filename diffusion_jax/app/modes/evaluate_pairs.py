@@ -16,10 +16,9 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import npz
 from diffusion_jax.metrics import calibration, plots, real_images, references
 from diffusion_jax.metrics.likelihoods import ode
-from diffusion_jax.metrics.metric import as_json, table
+from diffusion_jax.metrics.metric import Arrays, as_json, table
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import write_json, write_npz
-from diffusion_jax.training import checksums
 
 
 def draw(model: Model, out: Path, **fields: object) -> Path:
@@ -52,21 +51,20 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
   truth = references.as_written(source, arrays['x'])
-  samples = {'draws': draws}
-  reference = {'truth': truth, 'context': arrays['context']}
+  samples: Arrays = {'draws': draws}
+  reference: Arrays = {'truth': truth, 'context': arrays['context']}
   if any('log_q' in each.metric.needs for each in metrics):
-    log_q = log_density(model, drawn, draws, truth, arrays['context'])
+    log_q = log_density(model, drawn, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   if not processes.is_first():
     return {}
-  scores, known = [], [each.name for each in metrics]
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
-  if enough and 'contraction' not in known:
+  if enough and all(x.name != 'contraction' for x in metrics):
     # Calibrated draws may be as wide as the prior.
     wide = scoring.Scored('contraction', calibration.contraction(), '', '')
     metrics = [*metrics, wide]
-  for each in metrics:
-    scores += scoring.compute(each, samples, reference)
+  found = [scoring.compute(each, samples, reference) for each in metrics]
+  scores = [score for part in found for score in part]
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
   plots.plot_coverage(out / 'coverage.png', levels)
@@ -77,49 +75,34 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
     'protocol': {'samples': provenance.read(drawn)},
     'metrics': as_json(scores),
   })  # fmt: skip
-  print(table(scores))
-  print(f'{out / "result.json"}')
+  print(table(scores), out / 'result.json', sep='\n')
   return as_json(scores)
 
 
 def log_density(
-  model: Model,
-  drawn: Path,
-  draws: np.ndarray,
-  truth: np.ndarray,
-  context: np.ndarray,
+  model: Model, drawn: Path, draws: np.ndarray, reference: Arrays
 ) -> np.ndarray:
   """Returns log q of the truth and its draws, nats, [M, 1 + n].
 
-  By the ODE, up to a constant. drawn: the file of the draws.
+  By the ODE, up to a constant. drawn: the file of the draws; reference: their
+  truth and context.
   """
-  facts, c = model.facts, model.config.evaluation
+  facts, c, truth = model.facts, model.config.evaluation, reference['truth']
   assert facts.context is not None
   each = np.concatenate([truth[:, None], draws], axis=1)
   flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
-  encoded = facts.context.encode(context)
-  run, parts = weights.opened(model, 'evaluate'), drawn.with_name('log_q')
-  settings = provenance.settings(
-    model,
-    checksums.of_arrays(run.params),
-    {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}},
-    {'draws': draws, 'truth': truth, 'context': context},
-  )
-  if processes.is_first():
-    provenance.check_parts(parts, settings, 'evaluation.name')
-  arrays = real_images.arrays_of(
-    ode(box_draws=0).measure(model.measured),
-    'ode',
-    run.on_devices(),
-    lambda index: (flat[index], {'context': encoded[index // rows]}),
-    len(flat),
-    parts,
-    run.mesh,
-    encode=facts.x.encode,
-    seed=c.seed,
-    size=c.batch_size,
-    settings=provenance.as_array(settings),
-  )
+  encoded = facts.context.encode(reference['context'])
+  run = weights.opened(model, 'evaluate')
+  used = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
+  settings = provenance.settings(run, used, {'draws': draws, **reference})
+
+  def read(index):
+    return flat[index], {'context': encoded[index // rows]}
+
+  measure, params = ode(box_draws=0).measure(model.measured), run.on_devices()
+  args = measure, 'ode', params, read, len(flat)
+  how = scoring.kept_in(run, drawn.with_name('log_q'), settings)
+  arrays = real_images.arrays_of(*args, **how)
   if arrays is None:
     return np.zeros(each.shape[:2])
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, scoring
 from diffusion_jax.app.config import own
-from diffusion_jax.app.config.errors import from_config, near
+from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import FEW, in_box
@@ -67,11 +67,10 @@ class Hook(NamedTuple):
 
     try:
       jax.eval_shape(trace, state, frozen)
-    except UserError:
-      raise
     except Exception as error:
       place = own.place_of(error)
-      if not place and not isinstance(error, (ValueError, TypeError)):
+      known = place or isinstance(error, (ValueError, TypeError))
+      if isinstance(error, UserError) or not known:
         raise
       kind = f'{type(error).__name__}: ' if place else ''
       raise UserError(
@@ -82,10 +81,9 @@ class Hook(NamedTuple):
 
 def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
   """Returns the hooks that act after a step; after the last step, all hooks."""
-  last = step == config.training.num_steps
-  return [
-    hook for hook in hooks if last or any(step % n == 0 for n in hook.every)
-  ]
+  if step == config.training.num_steps:
+    return hooks
+  return [x for x in hooks if any(step % n == 0 for n in x.every)]
 
 
 def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
@@ -128,19 +126,15 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
 
 def intervals(*every: int) -> tuple[int, ...]:
   """Returns the intervals that are not 0; 0 means never."""
-  return tuple(n for n in every if n)
+  return tuple(filter(None, every))
 
 
-def write_line(
-  step: int, state: TrainState, frozen: Params, log: StepLog
-) -> None:
+def write_line(step: int, state, frozen, log: StepLog) -> None:
   """Writes a line with the mean loss, the learning rate and the speed."""
   log.write_line(step)
 
 
-def write_results(
-  step: int, state: TrainState, frozen: Params, log: StepLog
-) -> None:
+def write_results(step: int, state, frozen, log: StepLog) -> None:
   """Writes the results of the hooks at this step."""
   if log.results:
     log.write(step, log.results)
@@ -181,8 +175,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
-  config = model.config
-  source = datasets.source_of(config, 'test')
+  config, source = model.config, datasets.source_of(model.config, 'test')
   loss = make_eval_step(model.objective(test=True))
   loss = compiling.program('the test loss', loss, mesh, devices.effort(config))
   size = min(config.training.batch_size, len(source))
@@ -216,21 +209,17 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
-  config = model.config
-  c = config.training
+  c, sampling = model.config.training, model.config.sampling
   names = scoring.higher_is_better(model)
   if not names:
     raise UserError(
       'training.metrics_every and training.keep_best_by measure generated '
       'images: name a metric of them in config.evaluation.metrics, as fid'
     )
-  if c.keep_best and c.keep_best_by not in ('test_loss', *names):
-    raise UserError(
-      f'config.training.keep_best_by={c.keep_best_by!r}'
-      f'{near(c.keep_best_by, ("test_loss", *names))} is not one of test_loss, '
-      f'{", ".join(names)}'
-    )
-  n, size = c.metrics_images, config.sampling.batch_size
+  if c.keep_best:
+    known = 'test_loss', *names
+    check_one_of(known, 'training.keep_best_by', c.keep_best_by)
+  n, size = c.metrics_images, sampling.batch_size
   chosen = conditions.choose(model, n, mesh)
   drawing = generate_film(model, mesh, min(size, n))
   prepare, score = scoring.scorer(model)
@@ -240,13 +229,10 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     return state.ema_params | frozen, index, rows(chosen.cond, index)
 
   def act(step, state, frozen, log):
-    def start(first):
-      return drawing.start(*inputs(state, frozen, first))
-
+    calls = (inputs(state, frozen, first) for first in range(0, n, size))
     parts = []
-    for first, (x, _) in one_ahead(start, range(0, n, size)):
-      params, index, _ = inputs(state, frozen, first)
-      args = model, chosen, drawing, params, index, x
+    for call, (x, _) in one_ahead(lambda call: drawing.start(*call), calls):
+      args = model, chosen, drawing, *call[:2], x
       parts.append(in_box(*args, attempts=FEW)[0])
     log.results |= score({'values': np.concatenate(parts), **chosen.stored()})
 
@@ -272,9 +258,9 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return state.ema_params | frozen, np.arange(n), chosen.cond
 
   def act(step, state, frozen, log):
-    params, index, cond = inputs(state, frozen)
-    x, film = drawing(params, index, cond)
-    args = model, chosen, drawing, params, index, x
+    call = inputs(state, frozen)
+    x, film = drawing(*call)
+    args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
     sheet = sheets.sheet(model, samples, chosen.images, data)
     if step == config.training.num_steps:

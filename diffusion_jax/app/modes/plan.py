@@ -33,7 +33,6 @@ from diffusion_jax.planning import plans, programs, roofline, topologies
 from diffusion_jax.planning.topologies import Topology
 from diffusion_jax.runtime import sessions, sharding
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
-from diffusion_jax.training.objectives import Objective
 
 COMPILERS = 'jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'jax-cuda13-pjrt'
 
@@ -67,9 +66,8 @@ def run(config: Node, workdir: str | Path) -> None:
 
 def variants(config: Node, plan: Plan) -> Iterator[Node]:
   """Yields the config with each mesh and each batch of a plan."""
-  for mesh, batch in itertools.product(
-    plan.meshes or (None,), plan.batches or (None,)
-  ):
+  choices = plan.meshes or (None,), plan.batches or (None,)
+  for mesh, batch in itertools.product(*choices):
     flags = []
     if mesh is not None:
       if not re.fullmatch(r'(-1|\d+)x\d+', str(mesh)):
@@ -101,10 +99,9 @@ def compile_one(
   lowered = traced.lower()
   text = lowered.as_text()
   attention = 'cudnn' if 'cudnn$fmha' in text else 'xla'
-  count = {
-    'train': {'steps': config.training.num_steps},
-    'sample': {'images': config.evaluation.num_generated},
-  }[of]
+  count = {'images': config.evaluation.num_generated}
+  if of == 'train':
+    count = {'steps': config.training.num_steps}
   key = checksum(text + json.dumps(count), topology)
   if key in stored:
     return stored[key]
@@ -136,9 +133,8 @@ def compile_one(
   row['compiled_in'] = round(time.monotonic() - start, 1)
   itemsize = 2 if row['dtype'] == 'bfloat16' else 4
   weights = itemsize * state[0] if of == 'train' else 0
-  measured = roofline.measure(
-    compiled, traced.jaxpr, row['mesh'], topology.machine, weights
-  )
+  args = compiled, traced.jaxpr, row['mesh'], topology.machine, weights
+  measured = roofline.measure(*args)
   useful = sum(measured.flops.values())
   if of == 'train' and row['remat']:
     once = store.with_flags(config, [('network.remat', 'False')])
@@ -204,9 +200,8 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   refuse(train_setup.batch_problems(config, mesh))
   model = adapters.adapted(models.make(config, workdir))
   model.check('plan')
-  objective: Objective = model.objective()
-  facts = {'total_steps': config.training.num_steps}
-  optimizer, _ = config.optimizer.make(facts)
+  objective, total = model.objective(), config.training.num_steps
+  optimizer, _ = config.optimizer.make({'total_steps': total})
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
   size = config.training.batch_size
@@ -216,8 +211,8 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   if model.facts.num_classes:
     batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   if (context := model.facts.context) is not None:
-    of_context = (size, *context.shape)
-    batch['context'] = jax.ShapeDtypeStruct(of_context, jnp.float32)
+    shape = size, *context.shape
+    batch['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
   batch |= conditions.text_shapes(config, size)
   batch = placed(batch, sharding.batch_sharding(mesh))
   # Another program encodes latents.
@@ -269,19 +264,15 @@ def out_of_memory(error: Exception) -> int:
   if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
     raise error
   used = re.search(r'Used ([\d.]+)([KMGT])', text)
-  return (
-    int(float(used[1]) * 1024 ** (1 + 'KMGT'.index(used[2]))) if used else 0
-  )
+  if not used:
+    return 0
+  return int(float(used[1]) * 1024 ** (1 + 'KMGT'.index(used[2])))
 
 
 def checksum(text: str, topology: Topology) -> str:
   """Returns a checksum of a program, its devices and its compilers."""
-  parts = (
-    text,
-    topology.name,
-    repr(topology.rates),
-    json.dumps(sessions.versions(COMPILERS)),
-  )
+  versions = json.dumps(sessions.versions(COMPILERS))
+  parts = text, topology.name, repr(topology.rates), versions
   return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ A training writes the same page at its end.
 """
 
 import contextlib
+import functools
 import math
 import re
 import sys
@@ -127,8 +128,8 @@ def trajectory(
   frames: of samples that are drawn already; data: drawn behind them.
   """
   c, facts = model.config, model.facts
-  several = processes.started()  # but only the first calls this
-  if not c.report.trajectory or model.draw is None or several:
+  # Only the first of several processes calls this.
+  if not c.report.trajectory or model.draw is None or processes.started():
     return None, None
   model.check('sample')
   if frames is None:
@@ -139,9 +140,8 @@ def trajectory(
   for step, x in by_step.items():
     check_numbers(model, x)
     x = facts.x.decode(x)
-    label = f'step {step} of {max(by_step)}'
     row = drawings.sheet(facts.x, x, len(x), 64, data)
-    shown.append((label, row))
+    shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} images, {max(by_step)} steps, seed {c.sampling.seed}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
@@ -149,15 +149,12 @@ def trajectory(
 
 def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   """Draws the first samples, by the program of --mode=sample."""
-  c = model.config.sampling
+  c, mesh = model.config.sampling, devices.make_mesh(model.config)
   n = min(c.num_samples, c.batch_size)
-
-  def inputs_of(model):
-    return conditions.choose(model, n, devices.make_mesh(model.config)).cond
-
-  run = weights.opened(model, 'sample', inputs_of)
-  draw_film = generate_film(model, run.mesh)
-  return draw_film(run.on_devices(), np.arange(n), run.inputs)
+  choose = functools.partial(conditions.choose, n=n, mesh=mesh)
+  run = weights.opened(model, 'sample', choose)
+  draw_film = generate_film(model, mesh)
+  return draw_film(run.on_devices(), np.arange(n), run.inputs.cond)
 
 
 def gallery(
@@ -166,9 +163,8 @@ def gallery(
   """Returns pictures of the files of --mode=sample, and how these differ."""
   paths = record.files_of(Path(model.workdir) / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
-  films = [
-    y for x in newest if (y := optional(x.name, drawn_by, model, x, data))
-  ]
+  drawn = [optional(x.name, drawn_by, model, x, data) for x in newest]
+  films = [*filter(None, drawn)]
   table = page.differing({name: fields for name, _, fields in films})
   return [*(film for _, film, _ in films), *table]
 
@@ -185,9 +181,9 @@ def drawn_by(
   values = model.facts.x
   is_vector = not values.levels and len(values.shape) == 1
   most, groups = _POINTS if is_vector else 2 * _PICTURES, 1
-  x = read_first(model, path, most)
-  if is_vector and stored.get('context'):  # num_samples of each row
-    x = read_first(model, path, sys.maxsize)
+  by_rows = is_vector and stored.get('context')  # num_samples of each
+  x = read_first(model, path, sys.maxsize if by_rows else most)
+  if by_rows:
     groups = len(x) // stored['num_samples']
     x = sheets.first_of(x, groups, most)
   sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
@@ -241,27 +237,26 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
 
   samples: uint8 [n, H, W, C], used if --mode=sample has written no file.
   """
-  name = f'{provenance.name_of(model)}.npz'
+  values, name = model.facts.x, f'{provenance.name_of(model)}.npz'
   path = Path(model.workdir) / 'samples' / name
   if samples is None and path.is_file():
     samples = read_first(model, path, _PICTURES)
   source = datasets.source_of(model.config)
-  samples = None if samples is None else samples[:_PICTURES]
-  size = len(source) * int(np.prod(source.facts.x.shape))
+  size = len(source) * math.prod(source.facts.x.shape)
   if samples is None or size > _MOST_PIXELS:
     return None
-  nearest_images, distances = nearest_examples(
-    model.facts.x, model.facts.x.written.encode(samples), source
-  )
-  pairs = np.concatenate([samples, nearest_images])
-  picture = drawings.sheet(model.facts.x, pairs, len(samples), 64, each=True)
-  unit = 'in [-1, 1]' if model.facts.x.levels else 'in standard deviations'
+  samples = samples[:_PICTURES]
+  x = values.written.encode(samples)
+  nearest, distances = nearest_examples(values, x, source)
+  pairs = np.concatenate([samples, nearest])
+  picture = drawings.sheet(values, pairs, len(samples), 64, each=True)
+  unit = 'in [-1, 1]' if values.levels else 'in standard deviations'
   label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # There may be no test split.
     test = datasets.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
-    real = model.facts.x.encode(test.read(index)['x'])
-    _, distances = nearest_examples(model.facts.x, real, source)
+    real = values.encode(test.read(index)['x'])
+    _, distances = nearest_examples(values, real, source)
     label += f'; of {len(index)} test images {np.mean(distances):.3g}'
   return pictures.film(
     f'Above: samples. Below: the nearest of {len(source):,} training images',

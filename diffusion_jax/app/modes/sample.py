@@ -17,13 +17,7 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import (
-  make_folder,
-  one_line,
-  write_npz,
-  write_text,
-)
+from diffusion_jax.runtime import files, processes
 from diffusion_jax.runtime.per_image import gathered, kept, rows
 
 _PRINTED = 4  # texts
@@ -46,28 +40,21 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   renames the folder or the files.
   """
   run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
-  model, n = run.model, conditions.count(run.model)
-  settings = settings_of(run)
-  path = make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
+  model, read = run.model, run.inputs.stored() | run.model.shown()
+  read.pop('conditions', None)  # computed of the originals
+  settings = provenance.of_sampling(run, read)
+  path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
   with provenance.making(path, settings, field) as done:
     if done:
       return path
     cond = conditions.encoded(model, run.params, run.inputs)
     run = run._replace(inputs=run.inputs._replace(cond=cond))
-    parts, params = path.with_suffix('.parts'), run.on_devices()
-    stored = provenance.as_array(settings)
-    paths = draw_parts(run, params, parts, stored, n)
+    params, stored = run.on_devices(), provenance.as_array(settings)
+    paths = draw_parts(run, params, path.with_suffix('.parts'), stored)
     if processes.is_first():
-      write(model, params, run.inputs, paths, path, stored, n)
-      shutil.rmtree(parts)
+      write(run, params, paths, path, stored)
+      shutil.rmtree(path.with_suffix('.parts'))
   return path
-
-
-def settings_of(run: weights.Opened) -> provenance.Settings:
-  """Returns all that the samples of an opened run depend on."""
-  read = run.inputs.stored() | run.model.shown()
-  read.pop('conditions', None)  # computed of the originals
-  return provenance.of_sampling(run.model, run.params, run.step, read)
 
 
 def inputs_of(model: Model) -> conditions.Inputs:
@@ -79,10 +66,10 @@ def inputs_of(model: Model) -> conditions.Inputs:
 
 
 def draw_parts(
-  run: weights.Opened, params: Params, parts: Path, settings: np.ndarray, n: int
+  run: weights.Opened, params: Params, parts: Path, settings: np.ndarray
 ) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
-  model, cond = run.model, run.inputs.cond
+  model, cond, n = run.model, run.inputs.cond, conditions.count(run.model)
   c = model.config.sampling
   drawing = generate_film(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0
@@ -120,41 +107,40 @@ def write_film(model: Model, film: Frames, parts: Path) -> None:
 
 
 def write(
-  model: Model,
+  run: weights.Opened,
   params: Params,
-  inputs: conditions.Inputs,
   paths: list[Path],
   path: Path,
   settings: np.ndarray,
-  n: int,
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
+  model, inputs = run.model, run.inputs
   samples = gathered(paths, {'settings'})['arr_0']
   arrays = {'arr_0': samples, 'settings': settings, **inputs.stored()}
   arrays |= model.write_more(params, path, samples)
-  write_npz(path, arrays)
+  files.write_npz(path, arrays)
   shape = 'x'.join(map(str, samples.shape[1:]))
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
-  path = path.with_suffix('.png')
-  data = sheets.examples(model)
-  groups = n // model.config.sampling.num_samples  # rows of a given context
-  drawn = sheets.sheet(model, samples, inputs.images, data, groups)
-  images.write_png(path, drawn)
-  print(f'wrote {path}')
+  sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
+  data, num_samples = sheets.examples(model), model.config.sampling.num_samples
+  groups = len(samples) // num_samples  # rows of a given context
+  args = model, samples, inputs.images, data, groups
+  images.write_png(sheet, sheets.sheet(*args))
+  print(f'wrote {sheet}')
   if model.facts.x.is_text:
-    write_texts(path.with_suffix('.txt'), samples)
+    write_texts(texts, samples)
   if inputs.texts:
-    path = path.with_suffix('.txt')
-    write_text(path, ''.join(f'{one_line(text)}\n' for text in inputs.texts))
-    print(f'wrote {path}: what the images should show, one text a line')
+    lines = [f'{files.one_line(text)}\n' for text in inputs.texts]
+    files.write_text(texts, ''.join(lines))
+    print(f'wrote {texts}: what the images should show, one text a line')
 
 
 def write_texts(path: Path, samples: np.ndarray) -> None:
   """Writes texts, uint8 [n, L], and prints the first ones."""
   texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
   print(printable(''.join(texts[:_PRINTED])), end='')
-  write_text(path, ''.join(texts))
+  files.write_text(path, ''.join(texts))
   print(f'wrote {path}: {len(texts)} texts')
 
 

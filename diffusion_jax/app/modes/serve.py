@@ -41,13 +41,9 @@ def run(config: Node, workdir: str | Path) -> None:
     raise UserError(
       "--mode=serve needs Starlette and Uvicorn: pip install -e '.[serve]'"
     ) from error
-  server = uvicorn.Server(
-    uvicorn.Config(
-      application(*emerging(config, workdir)),
-      log_level='warning',
-      timeout_graceful_shutdown=1,
-    )
-  )
+  app = application(*emerging(config, workdir))
+  how = {'log_level': 'warning', 'timeout_graceful_shutdown': 1}
+  server = uvicorn.Server(uvicorn.Config(app, **how))
   with listening(config.serve.port) as listener:
     port = listener.getsockname()[1]
     print(f'open http://{HOST}:{port}/ (Ctrl-C ends)', flush=True)
@@ -62,39 +58,31 @@ def listening(port: int) -> socket.socket:
   try:
     return socket.create_server((HOST, port))
   except OSError as error:
+    reason = os.strerror(error.errno or 0)
     raise UserError(
-      f'config.serve.port={port} cannot be opened '
-      f'({os.strerror(error.errno or 0)}): give '
-      'another, or 0 for a free one'
+      f'config.serve.port={port} cannot be opened ({reason}): give another, or '
+      '0 for a free one'
     ) from error
 
 
 def application(model: Model, emerge: Emerge) -> Callable:
   """Returns the ASGI application: the page, its settings, and pictures."""
+  from starlette import responses
   from starlette.applications import Starlette
   from starlette.middleware import Middleware
   from starlette.middleware.trustedhost import TrustedHostMiddleware
-  from starlette.responses import (
-    HTMLResponse,
-    JSONResponse,
-    PlainTextResponse,
-    StreamingResponse,
-  )
   from starlette.routing import Route
 
   known = [field['name'] for field in fields(model)]
-  page = (
-    resources.files('diffusion_jax.app.modes')
-    .joinpath('serve.html')
-    .read_text()
-  )
+  place = resources.files('diffusion_jax.app.modes')
+  page = place.joinpath('serve.html').read_text()
 
   def index(request):
-    return HTMLResponse(page, headers=HEADERS)
+    return responses.HTMLResponse(page, headers=HEADERS)
 
   def settings(request):
     content = {'title': model.workdir.name, 'fields': fields(model)}
-    return JSONResponse(content, headers=HEADERS)
+    return responses.JSONResponse(content, headers=HEADERS)
 
   def draw(request):
     # Another site's page could otherwise keep this machine busy.
@@ -102,25 +90,18 @@ def application(model: Model, emerge: Emerge) -> Callable:
     own = f'http://{request.headers["host"]}'
     origin = request.headers.get('origin', own)
     if site not in ('same-origin', 'none') or origin != own:
-      return PlainTextResponse('not from another site', 403)
+      return responses.PlainTextResponse('not from another site', 403)
     given = request.query_params
     flags = [(f'sampling.{n}', given[n]) for n in known if given.get(n)]
     if any(name == 'sampling.num_steps' for name, _ in flags):
       flags.append(('sampling.respacing', ''))
-    events = pictures(emerge, flags)
-    kind = 'text/event-stream'
-    return StreamingResponse(events, media_type=kind, headers=HEADERS)
+    options = {'media_type': 'text/event-stream', 'headers': HEADERS}
+    return responses.StreamingResponse(pictures(emerge, flags), **options)
 
-  return Starlette(
-    routes=[
-      Route('/', index),
-      Route('/settings', settings),
-      Route('/draw', draw),
-    ],
-    middleware=[
-      Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, 'localhost'])
-    ],
-  )
+  paths = {'/': index, '/settings': settings, '/draw': draw}
+  routes = [Route(path, answer) for path, answer in paths.items()]
+  hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, 'localhost'])
+  return Starlette(routes=routes, middleware=[hosts])
 
 
 def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
@@ -176,7 +157,7 @@ def fields(model: Model) -> list[dict]:
     add('context_row', f'row of {of}', c.context_row, least=0)
   if model.plan is not None:
     if 'sampler' in c:
-      names = [n for n in model.schema.table('sampling.sampler')]
+      names = [*model.schema.table('sampling.sampler')]
       add('sampler', 'sampler', c.sampler.name, choices=names)
     beyond = None if model.noisy is None else model.noisy.schedule_steps
     add('num_steps', 'steps', c.num_steps, least=1, beyond=beyond)

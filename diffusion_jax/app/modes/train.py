@@ -15,14 +15,9 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import hooks, report
+from diffusion_jax.app.modes import hooks, report, train_setup
 from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.modes.train_setup import (
-  Setup,
-  make_advance,
-  rates_of,
-  setup,
-)
+from diffusion_jax.app.modes.train_setup import Setup
 from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.core.keys import stream
@@ -47,7 +42,7 @@ def run(config: Node, workdir: str | Path) -> None:
   After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
   """
   with preemption.watch() as stop:
-    parts = setup(config, workdir)  # refuses what cannot be trained
+    parts = train_setup.setup(config, workdir)  # refuses what cannot be trained
     with lock.hold(make_folder(workdir)):
       log = train(parts, stop)
   if log is not None:
@@ -139,7 +134,7 @@ class Run:
     self.log.results = {}
     try:
       for hook in due:
-        if (future := self.ahead.pop(hook.what[0], None)) is not None:
+        if future := self.ahead.pop(hook.what[0], None):
           with compiling.announced(hook.what[0]):
             future.result()
         hook.act(step, self.state, self.frozen, self.log)
@@ -178,11 +173,8 @@ def compile_ahead(
   def compile(hook):
     hook.program.compile(*hook.inputs(shapes, frozen))
 
-  futures = {
-    hook.what[0]: pool.submit(compile, hook)
-    for hook in todo
-    if hook.program is not None
-  }
+  with_program = [hook for hook in todo if hook.program is not None]
+  futures = {hook.what[0]: pool.submit(compile, hook) for hook in with_program}
   pool.shutdown(wait=False)
   return futures
 
@@ -215,7 +207,7 @@ def begin(parts: Setup) -> Run | None:
     hook.prepare()
   log = open_files(parts, manager, start)
   state = make_state()
-  compute = make_advance(parts, more_steps)
+  compute = train_setup.make_advance(parts, more_steps)
   key = stream(config.seed, 'latents')
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)
@@ -237,12 +229,9 @@ def restore(
   folder.check_same_run(workdir, parts.config, parts.model.facts)
   try:
     manager = checkpoints.open_manager(
-      workdir,
-      c.keep_checkpoints,
-      keep_every=c.keep_every,
-      keep_best=c.keep_best,
-      more_emas=shapes.more_ema_params,
-    )
+      workdir, c.keep_checkpoints, keep_every=c.keep_every,
+      keep_best=c.keep_best, more_emas=shapes.more_ema_params,
+    )  # fmt: skip
   except ValueError as error:
     raise UserError(str(error)) from error
   try:
@@ -263,10 +252,10 @@ def restore(
 def announce_length(parts: Setup, step: int) -> None:
   """Prints what another training.num_steps changes for a run at `step`."""
   before = (folder.read_config(parts.workdir) or {}).get('training', {})
-  rates, total = parts.rates, before.get('num_steps', 0)
-  if not total or total == len(rates) or step >= len(rates):
+  rates, total = parts.rates, before.get('num_steps', len(parts.rates))
+  if total == len(rates) or step >= len(rates):
     return
-  old = rates_of(parts.config, total)[:step]
+  old = train_setup.rates_of(parts.config, total)[:step]
   if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
     print(
       f'note: training.num_steps was {total}, and is {len(rates)}: the '
@@ -288,21 +277,18 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
-  return StepLog(
-    config, workdir, manager, writer, bar, start, parts.rates, stored
-  )
+  files = manager, writer, bar
+  return StepLog(config, workdir, *files, start, parts.rates, stored)
 
 
 def announce(parts: Setup, step: int) -> None:
   """Prints devices, data and progress of the run, a line each."""
-  config, source = parts.config, parts.source
+  config, source, c = parts.config, parts.source, parts.config.training
   shape = 'x'.join(map(str, source.facts.x.shape))
   data, fsdp = parts.mesh.shape.values()
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
-  total = config.training.num_steps
-  what = 'adapters' if config.training.lora_rank else 'network'
-  size = parts.num_parameters
-  print(f'devices: {devices}; {what}: {size:,} parameters')
+  what = 'adapters' if c.lora_rank else 'network'
+  print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   what = 'images' if source.facts.x.is_picture else 'examples'
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
@@ -310,6 +296,7 @@ def announce(parts: Setup, step: int) -> None:
   if config.data.get('fresh'):
     data += ', simulated anew in each epoch and not kept'
   print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))
+  total = c.num_steps
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:
     print(
@@ -318,7 +305,6 @@ def announce(parts: Setup, step: int) -> None:
     )
   elif warning := averages.warning(config):
     print(warning)
-  c = config.training
   every, saved = c.evaluate_every, c.checkpoint_every or total
   if c.keep_best and c.keep_best_by == 'test_loss' and every % saved:
     print(
@@ -336,15 +322,13 @@ def ended(workdir: Path, step: int, patience: int) -> str:
   """
   if not patience:
     return ''
-  why = ''
-  if processes.is_first():
-    curve = read_curves(workdir / 'metrics.jsonl').get('test_loss')
-    pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
-    losses = [(loss, at) for at, loss in pairs if at <= step]
-    best, at = min(losses, default=(0.0, step))
-    if step - at >= patience:
-      why = (
-        f'the test loss has been lowest at step {at}, {best:.4g}, and not '
-        f'lower for {step - at} steps (training.patience)'
-      )
-  return why if processes.broadcast([bool(why)])[0] else ''
+  curve = read_curves(workdir / 'metrics.jsonl').get('test_loss')
+  pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
+  losses = [(loss, at) for at, loss in pairs if at <= step]
+  best, at = min(losses, default=(0.0, step))
+  if not processes.broadcast([step - at >= patience])[0]:
+    return ''
+  return (
+    f'the test loss has been lowest at step {at}, {best:.4g}, and not lower '
+    f'for {step - at} steps (training.patience)'
+  )

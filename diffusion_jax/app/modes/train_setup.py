@@ -135,13 +135,11 @@ def rate_problems(rates: np.ndarray) -> Iterator[str]:
 
 def problems(config: Node) -> Iterator[str]:
   """Yields fields of a training that contradict one another."""
-  c = config.training
-  if c.keep_every and (
-    not c.checkpoint_every or c.keep_every % c.checkpoint_every
-  ):
+  c, saved = config.training, config.training.checkpoint_every
+  if c.keep_every and (not saved or c.keep_every % saved):
     yield (
       f'config.training.keep_every={c.keep_every} is not a multiple of '
-      f'training.checkpoint_every={c.checkpoint_every}'
+      f'training.checkpoint_every={saved}'
     )
   widths = c.ema_sigma_rels
   if widths and not c.snapshot_every:
@@ -151,7 +149,7 @@ def problems(config: Node) -> Iterator[str]:
       f'{max(c.num_steps // 32, 1)}, for instance'
     )
   if len(set(map(float, widths))) < len(widths):
-    yield (f'config.training.ema_sigma_rels={widths}: a width is there twice')
+    yield f'config.training.ema_sigma_rels={widths}: a width is there twice'
   if c.lora_rank and not c.init_from:
     yield (
       f'config.training.lora_rank={c.lora_rank} adapts the weights of a '
@@ -242,13 +240,9 @@ def jit_step(
   `averages.rates`.
   """
   c = config.training
-  step = make_train_step(
-    objective,
-    optimizer,
-    *averages.rates(config, more_steps),
-    accumulate=c.accumulate,
-    skip_nonfinite=c.skip_nonfinite > 0,
-  )
+  rates = averages.rates(config, more_steps)
+  how = {'accumulate': c.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
+  step = make_train_step(objective, optimizer, *rates, **how)
   single = c.steps_per_call == 1
   places = compiling.places_of(mesh, shapes)
   return jax.jit(
@@ -269,10 +263,8 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')
-  jitted = jit_step(
-    parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes,
-    more_steps,
-  )  # fmt: skip
+  args = parts.config, parts.mesh, parts.objective, parts.optimizer
+  jitted = jit_step(*args, parts.shapes, more_steps)
   compiled = compiling.in_place(jitted, parts.shapes, 'the training step')
 
   def advance(state, step, batches, frozen):

@@ -26,13 +26,9 @@ def adapted(model: Model) -> Model:
   shapes, teacher = models.shapes(model), model.teacher
 
   def init(key):
-    network = shapes['network']
+    args = key, shapes['network'], c.lora_rank, c.lora_convolutions
     with from_config('training.lora_rank'):
-      return {
-        'network': lora.lora_init(
-          key, network, c.lora_rank, c.lora_convolutions
-        )
-      }
+      return {'network': lora.lora_init(*args)}
 
   def draw(params, guides, keys, cond):
     assert model.draw is not None
@@ -40,20 +36,18 @@ def adapted(model: Model) -> Model:
     merged = lora.merge_network(rest.pop(lora.BASE), params, scale)
     return model.draw(rest | merged, guides, keys, cond)
 
+  def objective(test=False):
+    return lora.lora_objective(model.objective(test), scale)
+
   def prepare(source, mesh):
     return teacher.prepare(source, mesh) | {lora.BASE: _base(model, scale)}
 
-  return dataclasses.replace(
-    model,
-    init=init,
-    objective=lambda test=False: lora.lora_objective(
-      model.objective(test), scale
-    ),
-    draw=model.draw and draw,
-    teacher=Frozen(
-      prepare, lambda: {**teacher.shapes(), lora.BASE: shapes}, teacher.load
-    ),
-  )
+  def base_shapes():
+    return {**teacher.shapes(), lora.BASE: shapes}
+
+  frozen = Frozen(prepare, base_shapes, teacher.load)
+  parts = {'init': init, 'objective': objective, 'teacher': frozen}
+  return dataclasses.replace(model, draw=model.draw and draw, **parts)
 
 
 def _base(model, scale):

@@ -71,9 +71,8 @@ def make(
   widths = read_widths(workdir, step)
   t = np.repeat(np.array(images, np.float64), len(widths))
   gamma = np.tile([power_ema.exponent(w) for w in widths], len(steps))
-  solved = power_ema.solve(
-    t, gamma, float(images[-1]), power_ema.exponent(sigma_rel)
-  )
+  width = power_ema.exponent(sigma_rel)
+  solved = power_ema.solve(t, gamma, float(images[-1]), width)
   if solved.residual > _LARGEST_RESIDUAL:
     raise ValueError(
       f'the {len(steps)} snapshots in {workdir} up to step {step}, of widths '
@@ -88,9 +87,8 @@ def make(
   what = f'snapshot {step} in {workdir} is of another network'
   checkpoints.check_fits(params, target, what)
   params = jax.device_put(params, jax.local_devices()[0])
-  return Average(
-    params, sigma_rel, step, images[-1], len(used), solved.residual
-  )
+  about = step, images[-1], len(used), solved.residual
+  return Average(params, sigma_rel, *about)
 
 
 def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
@@ -141,17 +139,13 @@ def rates(config: Node, more_steps: float = 0.0) -> Rates:
 
   A rate is step -> 1 - decay. more_steps: see `optimizer.ema_power`.
   """
-  c = config.training
+  c, more = config.training, {}
   with from_config('training'):
-    more = {
-      power_ema.decay_name(decay): optimizer.ema_decay(decay, c.ema_warmup)
-      for decay in c.more_ema_decays
-    } | {
-      power_ema.width_name(sigma_rel): optimizer.ema_power(
-        sigma_rel, more_steps
-      )
-      for sigma_rel in c.ema_sigma_rels
-    }
+    for decay in c.more_ema_decays:
+      rate = optimizer.ema_decay(decay, c.ema_warmup)
+      more[power_ema.decay_name(decay)] = rate
+    for width in c.ema_sigma_rels:
+      more[power_ema.width_name(width)] = optimizer.ema_power(width, more_steps)
     if c.ema_half_life is None:
       return optimizer.ema_decay(c.ema_decay, c.ema_warmup), more
     half_life = c.ema_half_life

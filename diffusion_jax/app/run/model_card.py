@@ -107,9 +107,8 @@ def text(about: About) -> str:
     lines.append(f'\n![samples](samples.png)\n\n*{one_line(about.caption)}*')
   lines.append('\n## Evaluation\n')
   if about.scores:
-    shown = [
-      (results.in_words(x.metric), x.shown, x.about) for x in about.scores
-    ]
+    words = results.in_words
+    shown = [(words(x.metric), x.shown, x.about) for x in about.scores]
     lines.append(_table(('metric', 'value', 'of'), shown))
     lines.append('\n± is a standard error.\n')
   else:
@@ -138,18 +137,14 @@ def metadata(about: About) -> Json:
   if data:
     head['datasets'] = [data['name']]
   if about.scores:
-    name = data['name'] if data else 'unknown'
+    name, metrics = data['name'] if data else 'unknown', []
+    for x in about.scores:
+      shown = f'{results.in_words(x.metric)}, {x.shown} ({x.about})'
+      metrics.append({'type': x.metric, 'value': x.value, 'name': shown})
     head['model-index'] = [{'name': about.name, 'results': [{
       'task': {'type': task},
       'dataset': {'type': name, 'name': name},
-      'metrics': [
-        {
-          'type': x.metric,
-          'value': x.value,
-          'name': f'{results.in_words(x.metric)}, {x.shown} ({x.about})',
-        }
-        for x in about.scores
-      ],
+      'metrics': metrics,
     }]}]  # fmt: skip
   return head
 

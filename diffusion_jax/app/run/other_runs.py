@@ -128,10 +128,8 @@ def by_classifier(
   def log_prob(x, level):
     return label_log_prob(logits(x, level), cond['label'])
 
-  log_prob_fn = at_levels_of(guide, noisy, log_prob)
-  return lambda denoise: dj.classifier_guided(
-    denoise, log_prob_fn=log_prob_fn, scale=scale
-  )
+  how = {'log_prob_fn': at_levels_of(guide, noisy, log_prob), 'scale': scale}
+  return lambda denoise: dj.classifier_guided(denoise, **how)
 
 
 def at_levels_of(
@@ -144,5 +142,4 @@ def at_levels_of(
   same = guide.noisy.config.schedule == noisy.config.schedule
   if same and not noisy.learns_schedule:
     return function
-  schedule = guide.noisy.schedule(guide.params)
-  return dj.at_training_levels(function, schedule)
+  return dj.at_training_levels(function, guide.noisy.schedule(guide.params))

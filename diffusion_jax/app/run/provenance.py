@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.aliases import Json, Params
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, own, store
 from diffusion_jax.app.model import Model
+from diffusion_jax.app.run.weights import Opened
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import digest
 from diffusion_jax.errors import UserError
@@ -31,22 +32,20 @@ _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
 def settings(
-  model: Model,
-  weights: int,
-  used: Json,
-  read: Mapping[str, str | np.ndarray],
+  run: Opened, used: Json, read: Mapping[str, str | np.ndarray]
 ) -> Settings:
   """Returns all that a result depends on: the run, its weights, and the rest.
 
-  weights: their checksum. used: other fields of the config, by section; a file
-  is named with its SHA-256, a run with that of its weights, and neither with
-  its folder. read: the arrays that were read, or their sums, by name; fields
-  that only choose them, such as `data`, need not be in `used`.
+  used: other fields of the config, by section; a file is named with its
+  SHA-256, a run with that of its weights, and neither with its folder. read:
+  the arrays that were read, or their sums, by name; fields that only choose
+  them, such as `data`, need not be in `used`.
   """
+  model = run.model
   content = {
     'run': _base(model.workdir),
     'config_hash': folder.config_hash(model.workdir),
-    'weights': weights,
+    'weights': checksums.of_arrays(run.params),
     'latents': model.latents.record(model.workdir),
     **by_content(used),
     'read': {
@@ -61,18 +60,13 @@ def settings(
 
 
 def of_sampling(
-  model: Model,
-  params: Params,
-  step: int,
-  read: Mapping[str, str | np.ndarray],
-  **used: Json,
+  run: Opened, read: Mapping[str, str | np.ndarray], **used: Json
 ) -> Settings:
   """Returns the `settings` of what config.sampling draws; used: more fields."""
-  sampling = folder.plain(model.config)['sampling']
+  sampling = folder.plain(run.model.config)['sampling']
   del sampling['name']
-  sampling['checkpoint'] = str(step)
-  weights = checksums.of_arrays(params)
-  return settings(model, weights, {'sampling': sampling, **used}, read)
+  sampling['checkpoint'] = str(run.step)
+  return settings(run, {'sampling': sampling, **used}, read)
 
 
 def by_content(tree: Any) -> Any:
@@ -147,7 +141,7 @@ def name_of_edit(model: Model) -> str:
   del fields['edit.name']
   defaults = store.defaults(model.config)  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
-  return _named(edit.name, _without('edit', changes) | _sampled_by(model))
+  return _named(edit.name, changes | _sampled_by(model))
 
 
 def _sampled_by(model):
@@ -160,19 +154,15 @@ def _sampled_by(model):
     if field.startswith('sampling.') and value != stored.get(field, default):
       is_file = field == 'sampling.context'
       changes[field] = Path(value).stem if is_file else value
-  return _without('sampling', changes)
-
-
-def _without(section, changes):
-  return {
-    field.removeprefix(f'{section}.').removesuffix('.name'): value
-    for field, value in changes.items()
-  }
+  return changes
 
 
 def _named(first, changes):
-  texts = {field: store.as_text(changes[field]) for field in sorted(changes)}
-  name = f'{first}-{title(texts)}' if texts else first
+  texts = {}
+  for field, value in sorted(changes.items()):
+    short = re.sub(r'^(edit|sampling)\.|\.name$', '', field)
+    texts[short] = store.as_text(value)
+  name = f'{first}-{title(dict(sorted(texts.items())))}' if texts else first
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
 
 

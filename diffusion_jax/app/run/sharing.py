@@ -18,14 +18,7 @@ from diffusion_jax.app.run import model_card, provenance
 from diffusion_jax.drafts import draft, draft_folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import record
-from diffusion_jax.runtime.files import (
-  is_regular,
-  make_folder,
-  open_regular,
-  read_json,
-  write_json,
-  write_text,
-)
+from diffusion_jax.runtime import files
 from diffusion_jax.training import checksums, shared, stored_weights
 
 # Fields of config.sampling that choose among the weights of a run.
@@ -68,14 +61,14 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
     shared.write(new, params, step)
     for name in model.keeps:  # an autoencoder, and the record of its scale
       _write_kept(model.workdir / name, new / name)
-    write_json(new / 'config.json', stored)
+    files.write_json(new / 'config.json', stored)
     if picture:
       _copy(picture, new / 'samples.png')
     count = sum(x.size for x in jax.tree.leaves(params))
     about = model_card.About(
       out.absolute().name, model, stored, count, step, caption, scores
     )
-    write_text(new / 'README.md', model_card.text(about))
+    files.write_text(new / 'README.md', model_card.text(about))
   if not picture:
     print('no samples.png: --mode=sample has drawn nothing from these weights')
 
@@ -83,11 +76,11 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
 def _write_kept(source, target):
   if source.is_dir():
     params, stored = stored_weights.restore_params(source)
-    make_folder(target)
+    files.make_folder(target)
     shared.write(target, params, stored_weights.find_step(source))
-    write_json(target / 'config.json', own.without_folders(stored))
+    files.write_json(target / 'config.json', own.without_folders(stored))
   else:
-    write_json(target, own.without_folders(read_json(source)))
+    files.write_json(target, own.without_folders(files.read_json(source)))
 
 
 def picture_of(
@@ -98,14 +91,13 @@ def picture_of(
   The newest of --mode=sample, or else the preview of the step.
   """
   place = model.workdir / 'samples'
-  drawn = [
-    (path.with_suffix('.png'), provenance.read(path))
-    for path in sorted(place.glob('*.npz'), key=lambda x: x.stat().st_mtime)
-    if is_regular(path) and is_regular(path.with_suffix('.png'))
-  ]
-  drawn = [(p, c) for p, c in drawn if c.get('weights') == weights]
-  if drawn:
-    return drawn[-1][0], provenance.describe(drawn[-1][1])
+  paths = sorted(place.glob('*.npz'), key=lambda x: x.stat().st_mtime)
+  for path in reversed(paths):
+    sheet = path.with_suffix('.png')
+    if files.is_regular(path) and files.is_regular(sheet):
+      about = provenance.read(path)
+      if about.get('weights') == weights:
+        return sheet, provenance.describe(about)
   c = model.config.sampling
   if c.ema and not c.ema_decay and c.ema_sigma_rel is None:
     for at, path in record.read_sheets(place):
@@ -124,9 +116,9 @@ def fetch(source: str, workdir: str) -> None:
   try:
     if here is None:
       shared.read(source)
-      place = make_folder(workdir)
+      place = files.make_folder(workdir)
       for path in _parts(Path(source)):
-        make_folder(place, path.parent)
+        files.make_folder(place, path.parent)
         _copy(Path(source) / path, place / path)
       print(f'copied the weights of {source} to {workdir}')
     elif not shared.exist(workdir):  # a training that began with these weights
@@ -150,5 +142,5 @@ def _parts(source) -> Iterator[Path]:
 
 
 def _copy(source, target):
-  with open_regular(source, 2**50) as old, draft(target) as new:
+  with files.open_regular(source, 2**50) as old, draft(target) as new:
     shutil.copyfileobj(old, new)

@@ -170,9 +170,6 @@ def average(history: Sequence[Metrics]) -> dict[str, float]:
   """Averages a list of {name: Mean} to {name: float}; NaN for no count."""
   if not history:
     return {}
-  history = jax.device_get(history)
-  totals = jax.tree.map(lambda *xs: float(np.sum(xs)), *history)
-  return {
-    name: mean.total / mean.count if mean.count else float('nan')
-    for name, mean in totals.items()
-  }
+  totals = jax.tree.map(lambda *xs: float(np.sum(xs)), *jax.device_get(history))
+  nan = float('nan')
+  return {n: x.total / x.count if x.count else nan for n, x in totals.items()}

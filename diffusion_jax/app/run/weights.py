@@ -57,9 +57,8 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
   merge: False returns a run's adapters as they are.
   """
   c, workdir = model.config.sampling, model.workdir
-  average = (
-    power_ema.decay_name(c.ema_decay) if c.ema and c.ema_decay else c.ema
-  )
+  decay = c.ema and c.ema_decay
+  average = power_ema.decay_name(decay) if decay else c.ema
   name = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   try:
     if c.ema_sigma_rel is not None and merge:

@@ -10,6 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models, scoring
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import evaluate_pairs
+from diffusion_jax.app.run import provenance
 from diffusion_jax.metrics.metric import SampleMetric
 from tests.app.conftest import of_run, refused, trial, untrained
 from tests.app.fields import within
@@ -106,5 +107,5 @@ def test_densities_are_of_their_own_pair(run, draws, tmp_path, monkeypatch):
   refused(message.format('seed'), evaluate_pairs.score, changed, *args)
   draws += 1.0
   refused(message.format('read.draws'), evaluate_pairs.score, model, *args)
-  monkeypatch.setattr(evaluate_pairs.checksums, 'of_arrays', lambda tree: 7)
+  monkeypatch.setattr(provenance.checksums, 'of_arrays', lambda tree: 7)
   refused(message.format('weights'), evaluate_pairs.score, model, *args)

@@ -155,7 +155,7 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
     write(path, *rest)
 
   monkeypatch.setattr(sample, 'generate_film', drawing)
-  for module in (per_image, sample):
+  for module in (per_image, sample.files):
     monkeypatch.setattr(module, 'write_npz', write_npz)
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
   MODES['sample'](of_sampling(**fields), run)
