@@ -35,6 +35,7 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
   """
   t, s, c = config.training, config.sampling, config.get('conditioning')
   by_loss = t.keep_best and t.keep_best_by == 'test_loss'
+  keeps_best = t.keep_best and t.checkpoint_every
   read = ('evaluate_batches',) if by_loss else ()
   for name, fields in _WITHOUT.items() if mode == 'train' else ():
     if not t[name]:
@@ -42,13 +43,14 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
       yield tuple(paths), f'training.{name}={t[name]}'
   if mode == 'train':
     yield from _of_context(config, facts)
-  if mode == 'train' and s.checkpoint == 'best' and not t.keep_best:
+  if mode == 'train' and s.checkpoint == 'best' and not keeps_best:
     yield ('sampling.checkpoint',), 'training.keep_best=0'
   # The data may ask for labels that are None.
   is_bare = c is not None and c.labels is not None
   if is_bare and not any(c.get(name) for name in _CONDITIONS):
     beside = 'conditioning.labels=False, and no text, image or context'
-    yield ('conditioning.dropout',), beside
+    if c.dropout:  # else it follows from labels=False
+      yield ('conditioning.dropout',), beside
     if not (s.get('guidance') or {}).get('run'):
       yield ('sampling.guidance',), beside
     if s.get('classifier') is None:
