@@ -51,8 +51,8 @@ def allow(names: Iterable[str]) -> None:
   A name may be a list as on the command line, 'fid,my:metric', or a sweep.
   """
   for name in names:
-    parts = name.strip('()[]').split(','), re.split(r'[\s,=]+', name)
-    words = [name, *(x.strip(' \'"') for each in parts for x in each)]
+    parts = name.strip('()[]').split(',') + re.split(r'[\s,=]+', name)
+    words = [name, *(x.strip(' \'"') for x in parts)]
     _allowed.update([*words, *map(os.path.expanduser, words)])
 
 
@@ -154,7 +154,7 @@ def check_paths(field: str, value: str | Iterable[str] | None) -> None:
 def names_in(tree: object) -> set[str]:
   """Returns each string in a config or in a config.json."""
   if isinstance(tree, Mapping):
-    return set().union(*map(names_in, tree.values()))
+    return names_in([*tree.values()])
   if isinstance(tree, (tuple, list)):
     return set().union(*map(names_in, tree))
   return {tree} if isinstance(tree, str) else set()
@@ -304,9 +304,8 @@ def _needed(field, made):
 
 def place_of(error: BaseException) -> str:
   """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
-  names = filter(is_allowed, _allowed)
-  modules = (sys.modules.get(name.partition(':')[0]) for name in names)
-  files = {getattr(module, '__file__', None) for module in modules}
+  names = {name.partition(':')[0] for name in filter(is_allowed, _allowed)}
+  files = {getattr(sys.modules.get(n), '__file__', None) for n in names}
   frames = traceback.extract_tb(error.__traceback__)
   own = [frame for frame in frames if frame.filename in files]
   return f' ({own[-1].filename}, line {own[-1].lineno})' if own else ''

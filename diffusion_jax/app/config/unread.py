@@ -33,7 +33,7 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
 
   The setting is such as 'sampling.ema=False'.
   """
-  t, s, c = config.training, config.sampling, config.get('conditioning')
+  t, s, c = config.training, config.sampling, config.get('conditioning', {})
   by_loss = t.keep_best and t.keep_best_by == 'test_loss'
   keeps_best = t.keep_best and t.checkpoint_every
   read = ('evaluate_batches',) if by_loss else ()
@@ -45,11 +45,11 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
     yield from _of_context(config, facts)
   if mode == 'train' and s.checkpoint == 'best' and not keeps_best:
     yield ('sampling.checkpoint',), 'training.keep_best=0'
+  given = [c.get(name) for name in _CONDITIONS]
   # The data may ask for labels that are None.
-  is_bare = c is not None and c.labels is not None
-  if is_bare and not any(c.get(name) for name in _CONDITIONS):
+  if c.get('labels') is not None and not any(given):
     beside = 'conditioning.labels=False, and no text, image or context'
-    if c.dropout:  # else it follows from labels=False
+    if c.get('dropout'):  # else it follows from labels=False
       yield ('conditioning.dropout',), beside
     if not (s.get('guidance') or {}).get('run'):
       yield ('sampling.guidance',), beside
@@ -57,9 +57,9 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
       yield ('sampling.labels',), beside
   if not s.ema:
     yield ('sampling.ema_decay',), 'sampling.ema=False'
-  if given := s.get('respacing'):
+  if kept := s.get('respacing'):
     steps = 'sampling.num_steps', 'sampling.spacing'
-    yield steps, f'sampling.respacing={given}'
+    yield steps, f'sampling.respacing={kept}'
   if not s.get('dynamic_threshold', True):
     yield ('sampling.dynamic_threshold_max',), 'sampling.dynamic_threshold=0'
   named = {name.rpartition(':')[2] for name in config.evaluation.metrics}

@@ -54,17 +54,15 @@ class Inputs(NamedTuple):
 
   def stored(self) -> dict[str, np.ndarray]:
     """Returns the arrays [N, ...] that are stored with the samples."""
-    arrays = {}
-    if 'label' in self.cond:
-      arrays['labels'] = self.cond['label']
-    if self.images is not None:
-      arrays['conditions'] = self.images.shown
-      arrays['originals'] = self.images.originals
-    if self.texts:
-      arrays['texts'] = np.array(self.texts)
-    if self.context is not None:
-      arrays['context'] = self.context
-    return arrays
+    images, texts = self.images, self.texts
+    arrays = {
+      'labels': self.cond.get('label'),
+      'conditions': images and images.shown,
+      'originals': images and images.originals,
+      'texts': np.array(texts) if texts else None,
+      'context': self.context,
+    }
+    return {name: x for name, x in arrays.items() if x is not None}
 
 
 def stored_names(model: Model) -> set[str]:
@@ -87,13 +85,11 @@ def count(model: Model) -> int:
 
 def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   """Chooses what the first n samples are conditioned on."""
-  pictures, image = choose_images(model, n, mesh), None
-  if pictures is None:
-    labels = choose_labels(model, n)
-  else:
-    labels, image = pictures.labels, pictures.image
+  pictures = choose_images(model, n, mesh)
+  labels = choose_labels(model, n) if pictures is None else pictures.labels
   texts, (context, rows) = choose_texts(model, n), choose_context(model, n)
-  cond = {'label': labels, 'image': image, **encode_texts(model, texts)}
+  cond = {'label': labels, 'image': pictures and pictures.image}
+  cond |= encode_texts(model, texts)
   name, values = context_of(model)
   if context is not None and values is not None:
     cond[name] = values.encode(context)[rows]
@@ -291,9 +287,9 @@ def given_context(model: Model) -> np.ndarray | None:
       'their file, with NaN for what is drawn'
     )
   source = datasets.unseen(model.config)
-  _checked_row(row, source, 'the held-out split')
+  index = np.array([_checked_row(row, source, 'the held-out split')])
   with from_config('data'):
-    return source.read(np.array([row]))['context']
+    return source.read(index)['context']
 
 
 def _checked_row(row, rows, what):

@@ -89,9 +89,8 @@ class Autoencoder:
     network = self.network
     inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
     rngs = {} if key is None else {'dropout': key}
-    output: PyTree = network.apply(
-      {'params': params}, *inputs, key is not None, rngs=rngs, method=name
-    )
+    inputs = {'params': params}, *inputs, key is not None
+    output: PyTree = network.apply(*inputs, rngs=rngs, method=name)
     if not isinstance(output, tuple):
       return output
     return dj.Normal(output[0], jnp.exp(output[1]))
@@ -192,8 +191,7 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   """Makes the loss; `test`: the plain bound, without dropout."""
   section = model.config.objective
   if test:
-    plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
-    section = section.replace(**plain)
+    section = section.replace(beta=1.0, free_bits=0.0, kl_warmup=0)
     model = dataclasses.replace(model, dropout=False)
   return section.make({
     'encode': model.encode,
