@@ -178,18 +178,13 @@ def red_diff(rate: Positive = 0.1, weight: NonNegative = 0.25) -> Method:
   """
 
   def draw(batch, known):
-    plan = batch.plan
-    x = plan.prior_sample(batch.keys, plan.levels.take(0))
-    estimate = dj.red_diff(
-      batch.keys,
-      plan.step_function(batch.cond),
-      plan.levels,
-      lambda x: 0.5 * known.distance(x) ** 2,
-      jnp.zeros_like(x),
-      optax.adam(rate, b1=0.9, b2=0.99),
-      weight,
-    )
-    return {'x': estimate}
+    def half_square(x):
+      return 0.5 * known.distance(x) ** 2
+
+    plan, adam = batch.plan, optax.adam(rate, b1=0.9, b2=0.99)
+    model = batch.keys, plan.step_function(batch.cond), plan.levels
+    x = jnp.zeros_like(plan.prior_sample(batch.keys, plan.levels.take(0)))
+    return {'x': dj.red_diff(*model, half_square, x, adam, weight)}
 
   note = 'note: red_diff finds estimates, which vary less than samples do\n'
   return Method(draw, unread=STEPS, note=note)

@@ -239,8 +239,7 @@ def levels_of(
     total = num_steps_of(schedule)
     if total is None:
       raise ValueError('respacing needs a schedule of steps')
-    steps = dj.respaced_steps(total, c.respacing)
-    return dj.step_levels(schedule, steps)
+    return dj.step_levels(schedule, dj.respaced_steps(total, c.respacing))
 
 
 _STOCHASTIC = (

@@ -181,11 +181,11 @@ class StoredAutoencoder:
 
   def _draws(self, params, source, mesh) -> Iterator[np.ndarray]:
     # Yields unscaled draws of the latents of the first images, [n, h, w, c].
-    autoencoder = {'network': params['network'], 'scale': jnp.ones(())}
-    autoencoder = replicate(mesh, autoencoder)
+    unscaled = {'network': params['network'], 'scale': jnp.ones(())}
+    autoencoder = replicate(mesh, unscaled)
 
     def draw(autoencoder, keys, x):
-      return latents_of(self).encode(autoencoder, x, keys)
+      return self.encode(autoencoder, x, keys)
 
     key = stream(0, 'latent_scale')
     compute = per_image(draw, mesh, key, _BATCH, what='the latents')

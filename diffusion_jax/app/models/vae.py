@@ -177,14 +177,10 @@ class Autoencoder:
 
   def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict:
     """Computes `hierarchical_elbo` by one draw of the latents."""
-    return bound.hierarchical_elbo(
-      keys,
-      x0,
-      functools.partial(self.encode, params),
-      functools.partial(self.decode, params),
-      self.log_likelihood_of(params),
-      num_steps=self.num_latents,
-    )
+    encode = functools.partial(self.encode, params)
+    decode = functools.partial(self.decode, params)
+    own = encode, decode, self.log_likelihood_of(params)
+    return bound.hierarchical_elbo(keys, x0, *own, num_steps=self.num_latents)
 
 
 def objective_of(model: Autoencoder, test: bool = False) -> Objective:
@@ -193,12 +189,8 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   if test:
     section = section.replace(beta=1.0, free_bits=0.0, kl_warmup=0)
     model = dataclasses.replace(model, dropout=False)
-  return section.make({
-    'encode': model.encode,
-    'decode': model.decode,
-    'log_likelihood': model.log_likelihood,
-    'num_latents': model.num_latents,
-  })  # fmt: skip
+  facts = 'encode', 'decode', 'log_likelihood', 'num_latents'
+  return section.make({name: getattr(model, name) for name in facts})
 
 
 def problems(model: Autoencoder, mode: str) -> Iterator[str]:
