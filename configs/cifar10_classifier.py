@@ -29,10 +29,8 @@ def get_config():
     weight_decay_mask='all',
     clip_norm=0.0,
   )
-  config.training.num_steps = 300_000
-  config.training.batch_size = 256
+  config.training.update(num_steps=300_000, batch_size=256)
   config.training.ema_decay = 0.0  # no average
-  config.training.sample_every = 0
-  config.training.evaluate_every = 5000
+  config.training.update(sample_every=0, evaluate_every=5000)
   config.evaluation.metrics = ('accuracy',)
   return config

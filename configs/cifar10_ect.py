@@ -38,11 +38,8 @@ def get_config():
     warmup_steps=0,
     eps=1e-8,  # the norm is not a mean: gradients are as in the release
   )
-  config.training.init_from = 'runs/cifar10_edm'
-  config.training.num_steps = 200_000
-  config.training.batch_size = 128
-  config.training.ema_decay = 0.9999
-  config.training.ema_half_life = None
+  config.training.update(init_from='runs/cifar10_edm', num_steps=200_000)
+  config.training.update(batch_size=128, ema_decay=0.9999, ema_half_life=None)
   config.training.ema_rampup = 0.0
   config.sampling.update(num_steps=1, stochastic=True)
   config.evaluation.metrics = ('fid',)

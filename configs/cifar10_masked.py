@@ -33,11 +33,8 @@ def get_config():
     b2=0.99,
     weight_decay=0.01,
   )
-  config.training.random_flip = False
-  config.training.num_steps = 2_000_000
-  config.training.batch_size = 256
-  config.training.sample_every = 50_000
-  config.training.evaluate_every = 10_000
+  config.training.update(random_flip=False, num_steps=2_000_000, batch_size=256)
+  config.training.update(sample_every=50_000, evaluate_every=10_000)
   config.training.evaluate_batches = 39
   config.sampling.num_steps = 256
   return config

@@ -29,7 +29,6 @@ def get_config():
     distance=section('pseudo_huber', offset=0.0),
     sigma_data=0.75,
   )
-  config.training.init_from = 'runs/digits_edm'
-  config.training.num_steps = 3000
+  config.training.update(init_from='runs/digits_edm', num_steps=3000)
   config.sampling.stochastic = True
   return base.as_flow_map(config)

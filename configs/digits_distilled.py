@@ -35,6 +35,5 @@ def get_config():
   config.objective = section(
     'reflow', times='uniform', p_t1=0.85, teacher_steps=10
   )
-  config.training.teacher = TEACHER
-  config.training.num_steps = 2500
+  config.training.update(teacher=TEACHER, num_steps=2500)
   return config

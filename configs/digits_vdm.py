@@ -29,6 +29,5 @@ def get_config():
   config.training.evaluate_batches = 45  # 8 times the 360 images
   config.evaluation.elbo = section(decoder='categorical')
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
-  config.sampling.clip = False
-  config.sampling.num_steps = 250
+  config.sampling.update(clip=False, num_steps=250)
   return config

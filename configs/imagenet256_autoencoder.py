@@ -32,6 +32,5 @@ def get_config():
   config.decoding = section(decoder='unit_gaussian')
   config.objective = section('vae', beta=1e-6)
   config.optimizer.learning_rate = 1e-4
-  config.training.num_steps = 200_000
-  config.training.batch_size = 96
+  config.training.update(num_steps=200_000, batch_size=96)
   return config

@@ -44,8 +44,7 @@ def shared():
   )
   config.conditioning = section(labels=True, dropout=0.1)
   config.optimizer.learning_rate = 1e-4
-  config.training.num_steps = 7_000_000
-  config.training.batch_size = 256
+  config.training.update(num_steps=7_000_000, batch_size=256)
   config.sampling.guidance = section('classifier_free', scale=1.5)
   config.sampling.clip = False  # latents are not within [-1, 1]
   return config

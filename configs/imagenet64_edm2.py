@@ -45,12 +45,10 @@ def get_config(arg=''):
     eps=1e-8 / (64 * 64 * 3),
     clip_norm=0.0,
   )
-  config.training.random_flip = False
-  config.training.num_steps = num_steps
+  config.training.update(random_flip=False, num_steps=num_steps)
   # An average whose half-life is always 6.1 % of the images so far: a power
   # function of relative width 0.075.
-  config.training.ema_half_life = 1e12
-  config.training.ema_rampup = 0.0614
+  config.training.update(ema_half_life=1e12, ema_rampup=0.0614)
   # Any other width is chosen afterwards (docs/training.md).
   config.training.ema_sigma_rels = (0.05, 0.10)
   config.training.snapshot_every = 4096  # 8 Mi images

@@ -47,8 +47,7 @@ def vdm(config):
   config.optimizer.b2 = 0.99
   config.evaluation.elbo = section(decoder='categorical', random_steps=8)
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
-  config.sampling.clip = False
-  config.sampling.num_steps = 100
+  config.sampling.update(clip=False, num_steps=100)
 
 
 def vae(config):
@@ -108,8 +107,7 @@ def improved(config):
 def flow(config):
   config.network = section('unet', **UNET)
   base.rectified_flow(config)
-  config.evaluation.metrics = ('ode',)
-  config.evaluation.num_images = 256
+  config.evaluation.update(metrics=('ode',), num_images=256)
   config.sampling.num_steps = 50
 
 
@@ -131,8 +129,7 @@ def latent(config):
   config.schedule = section('cosine')
   config.parametrization = section('v')
   config.objective = section('denoising')
-  config.evaluation.metrics = ('ode',)
-  config.evaluation.num_images = 1000
+  config.evaluation.update(metrics=('ode',), num_images=1000)
   config.sampling.clip = False
 
 

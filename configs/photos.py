@@ -28,7 +28,5 @@ def get_config():
   )
   # eta = 0 leaves noise in some of the images
   config.sampling.sampler = section('ddim', eta=1.0)
-  config.sampling.num_steps = 100
-  config.sampling.num_samples = 36
-  config.sampling.batch_size = 36
+  config.sampling.update(num_steps=100, num_samples=36, batch_size=36)
   return config

@@ -27,6 +27,5 @@ def get_config():
   )
   config.training.random_flip = True
   config.sampling.sampler = section('dpm_solver_pp')
-  config.sampling.num_steps = 20
-  config.sampling.num_samples = 36
+  config.sampling.update(num_steps=20, num_samples=36)
   return config

@@ -209,7 +209,7 @@ data/image_folder.py checksum_is_of_names
 data/columns.py data/test_webdataset.py checksum_is_of
   for value in cells[name]) => for value in cells[name][:0])
 app/config/folder.py app/inputs/test_datasets.py changed_data
-  now = stored_form(config, facts) => now = plain(config) | {'facts': known}
+  stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
 app/modes/train_setup.py app/modes/test_simulator.py another_config
   folder.check_same_run(workdir, config)
   => pass
@@ -279,7 +279,7 @@ app/edits/restoration.py app/modes/test_restore.py beyond_the_usual
 app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
   np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
 app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
-  jnp.sqrt(square / seen.mean()) => jnp.sqrt(square)
+  jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
 app/edits/posteriors.py app/modes/test_restore.py compared_with_the_models
   (level.alpha**2 + level.sigma**2) / level.alpha => level.sigma / level.alpha
 sampling/reconstruction.py noise_in_y_counts
@@ -728,7 +728,7 @@ training/preemption.py nohup_goes_on
 app/config/own.py folder_of_the_user
   [*words, *map(os.path.expanduser, words)] => words
 app/config/own.py folder_of_the_user
-  isinstance(value, tuple | list) => False
+  isinstance(value, tuple): => False:
 app/config/tree.py app/config/test_own.py only_a_stored_config
   own.check_paths(where, value) => pass
 # What kept results depend on.
@@ -964,7 +964,7 @@ demos/whiteness.py within_its_error
 app/inputs/datasets.py labels_follow_the_data
   bool(inner[name]) and inner[name] != default => bool(inner[name])
 app/notebook.py trained_run_by_its_parts
-  draw(i, i), i, draw) => draw(i, i - first), i, draw)
+  np.arange(first, end) => np.arange(n)
 app/inputs/conditions.py app/test_notebook.py vectors_are_given
   cond[name] = facts.encode(context)[index] => cond[name] = context[index]
 report/charts.py cannot_be_drawn

@@ -119,10 +119,8 @@ class Command:
     if not self.is_run or folder.read_config(workdir) is not None:
       return workdir
     if not prerequisites.has_checkpoint(Path(self.path)):
-      raise UserError(
-        f'{self.path} has a config.json and no weights, neither {shared.NAME} '
-        'nor checkpoints'
-      )
+      what = f'no weights, neither {shared.NAME} nor checkpoints'
+      raise UserError(f'{self.path} has a config.json and {what}')
     return self.path if shared.exist(self.path) else workdir
 
   def config(self, mode: str, workdir: str) -> Node:
@@ -245,16 +243,7 @@ def parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS([a for a in argv if a not in asks_help])
   except flags.UnrecognizedFlagError as error:
-    name, ours = error.flagname, flags.FLAGS.get_key_flags_for_module(__name__)
-    if like := get_close_matches(name, [flag.name for flag in ours], 1, 0.85):
-      fail(f'there is no flag --{name} (did you mean --{like[0]}?)')
-    fields = [*store.completed({}).paths()]
-    like = [name] * (name.partition('.')[0] in fields)
-    if like := like or [f for f in fields if f.endswith(f'.{name}')]:
-      like = sorted(like, key=lambda field: field.count('.'))[:3]
-      hint = ' or '.join(f'--config.{field}' for field in like)
-      fail(f'there is no flag --{name} (did you mean {hint}?)')
-    fail(f'there is no flag --{name}: --help lists them')
+    fail(f'there is no flag --{error.flagname}{_hint(error.flagname)}')
   except flags.Error as error:
     fail(str(error))
   if len(rest) > 1:
@@ -263,11 +252,11 @@ def parse(argv: list[str]) -> list[str]:
     own = flags.FLAGS.get_key_flags_for_module(__name__)
     print(help.main_help(argv[0], own))
     sys.exit()
-  for flag, value in (('mode', _MODE.value), ('help_mode', _HELP_MODE.value)):
-    names = [*MODES] + ['list'] * (flag == 'mode')
+  for flag, more in ((_MODE, ['list']), (_HELP_MODE, [])):
+    value, names = flag.value, [*MODES, *more]
     if value is not None and value not in names:
       hint = near(value, names)
-      fail(f'--{flag}={value}{hint} is not one of {", ".join(names)}')
+      fail(f'--{flag.name}={value}{hint} is not one of {", ".join(names)}')
   for flag in (_CONFIG, _WORKDIR):
     try:
       flags.FLAGS[flag.name].value = flag.value and expanded(flag.value, True)
@@ -277,6 +266,20 @@ def parse(argv: list[str]) -> list[str]:
     print(help.list_configs())
     sys.exit()
   return rest
+
+
+def _hint(name):
+  # Returns what a flag that does not exist may mean.
+  ours = flags.FLAGS.get_key_flags_for_module(__name__)
+  like = get_close_matches(name, [flag.name for flag in ours], 1, 0.85)
+  if not like:
+    fields = [*store.completed({}).paths()]
+    like = [field for field in fields if field.endswith(f'.{name}')]
+    like = [name] if name.partition('.')[0] in fields else like
+    like = sorted(like, key=lambda field: field.count('.'))[:3]
+    like = [f'config.{field}' for field in like]
+  hint = ' or '.join(f'--{flag}' for flag in like)
+  return f' (did you mean {hint}?)' if like else ': --help lists them'
 
 
 def find_config(name: str | None, needed: bool) -> tuple[str, str]:
@@ -306,11 +309,8 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     return path if own else str(installed), argument
   stems = {Path(file).stem: file for file in files}
   nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
-  hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
-  fail(
-    f'there is no config file or run {path}{hint}; --mode=list names the '
-    'configs'
-  )
+  what = f'{path} (did you mean {stems[nearest[0]]!r}?)' if nearest else path
+  fail(f'there is no config file or run {what}; --mode=list names the configs')
 
 
 def of_machine(error: Exception) -> str:

@@ -75,12 +75,11 @@ class NoisyNetwork:
   @classmethod
   def of(cls, schema: Schema, config: Node, facts: Facts, **more: Any) -> Self:
     """Makes the network of a config, in pixels unless `more` has a shape."""
-    has_conditions = 'conditioning' in schema.parts
-    conditioning = config.conditioning.make() if has_conditions else None
+    conditioning = Conditioning()
+    if 'conditioning' in schema.parts:
+      conditioning = config.conditioning.make()
     shape = {'state_shape': facts.x.shape}
-    return cls(
-      schema, config, facts, conditioning or Conditioning(), **shape | more
-    )
+    return cls(schema, config, facts, conditioning, **shape | more)
 
   @property
   def out_channels(self) -> int:
@@ -152,8 +151,7 @@ class NoisyNetwork:
       name = datasets.label_field(self.config.data)
       raise UserError(
         'config.conditioning.labels needs data of classes, and these have no '
-        f'labels: set {datasets.LABELS[name]} or '
-        'conditioning.labels=False'
+        f'labels: set {datasets.LABELS[name]} or conditioning.labels=False'
       )
     return _inputs_of(c, self.facts, self.needs)
 
@@ -182,13 +180,10 @@ class NoisyNetwork:
     augment = None
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
+    dropout = 0.0 if test else c.dropout or 0.0
+    has_text, has_context = c.text is not None, c.context is not None
     condition = conditions.make_condition(
-      bool(c.labels),
-      0.0 if test else c.dropout or 0.0,
-      c.image,
-      c.text is not None,
-      c.context is not None,
-      c.known,
+      bool(c.labels), dropout, c.image, has_text, has_context, c.known
     )
     return dataclasses.replace(
       self.given(network),
@@ -206,11 +201,9 @@ class NoisyNetwork:
   @property
   def clips(self) -> bool:
     """Whether sampling clips x_0; by default of levels, but not of latents."""
+    by_default = self.facts.x.levels and self.config.get('latent') is None
     clip = self.config.sampling.get('clip', False)
-    if clip is not None:
-      return clip
-    is_latent = self.config.get('latent') is not None
-    return bool(self.facts.x.levels) and not is_latent
+    return bool(by_default) if clip is None else clip
 
   @property
   def reverse_variance(self) -> str:
@@ -283,8 +276,7 @@ def _inputs_of(c, facts, needs):
   x0 = jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32)
   shapes, context = {}, {}
   for name in ('image', 'known'):  # what the network sees of x_0
-    function = getattr(c, name)
-    if function is not None:
+    if (function := getattr(c, name)) is not None:
       with from_config(f'conditioning.{name}'):
         shapes[name] = jax.eval_shape(function, abstract_key(), x0).shape
   if c.context is not None and facts.context is not None:
@@ -311,11 +303,11 @@ def _build(noisy):
     if name in noisy.inputs.names and name not in takes:
       table = noisy.schema.table('network')
       able = [n for n, c in table.items() if name in _takes(c)]
-      own = ', or name it in `takes`' if ':' in section.name else ''
+      is_own = ':' in section.name
+      able = ' or '.join(able) + (', or name it in `takes`' * is_own)
       raise UserError(
         f'config.{field} needs a network with the input {name}, which '
-        f'{section.name} does not have: set network to {" or ".join(able)}'
-        f'{own}'
+        f'{section.name} does not have: set network to {able}'
       )
   classes = noisy.facts.num_classes
   if 'num_classes' in section.needs and classes < 2:
@@ -393,11 +385,10 @@ def _height_problems(section, shape):
   possible = [m[0] if is_flat else math.prod(m) for m in maps]
   absent = [h for h in heights if h not in possible]
   if absent:
-    what = ('height', 'heights') if is_flat else ('number', 'numbers')
-    of = '' if is_flat else ' of positions'
+    what, of = ('height', '') if is_flat else ('number', ' of positions')
+    listed = ', '.join(map(str, possible))
     yield (
-      f'config.network.attention_resolutions: no feature map has the '
-      f'{what[0]}{of} {absent[0]}; the {what[1]} are '
-      f'{", ".join(map(str, possible))}, and () is attention in the middle '
-      'only'
+      f'config.network.attention_resolutions: no feature map has the {what}'
+      f'{of} {absent[0]}; the {what}s are {listed}, and () is attention in the '
+      'middle only'
     )

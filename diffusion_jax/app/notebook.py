@@ -104,19 +104,9 @@ def open_run(
   config = store.of_run(path, store.open_run(path), flags)
   prerequisites.check(config, 'sample', path)
   opened = weights.opened(models.make(config, path), 'sample')
-  model, params = opened.model, opened.on_devices()
+  model, params, mesh = opened.model, opened.on_devices(), opened.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
-  mesh = opened.mesh
+  schedule, levels, sampler, *_ = plan or (None,) * 3
   drawing = functools.cache(lambda size: generate_film(model, mesh, size))
-  return TrainedRun(
-    plan and plan.schedule,
-    plan and plan.levels,
-    plan and plan.sampler,
-    model.facts,
-    model.state_shape,
-    params,
-    model,
-    plan,
-    mesh,
-    drawing,
-  )
+  what = model.facts, model.state_shape, params, model
+  return TrainedRun(schedule, levels, sampler, *what, plan, mesh, drawing)

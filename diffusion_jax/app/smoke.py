@@ -7,17 +7,10 @@ from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.
 SIZES = {
-  'channels': 8,
-  'num_groups': 4,
-  'num_blocks': 1,
-  'num_layers': 1,
-  'head_channels': 4,
-  'stem_channels': 4,
-  'num_heads': 2,
-  'bottleneck': 4,
-  'class_tokens': 2,
-  'class_tokens_at': 0,
-}
+  'channels': 8, 'num_groups': 4, 'num_blocks': 1, 'num_layers': 1,
+  'head_channels': 4, 'stem_channels': 4, 'num_heads': 2, 'bottleneck': 4,
+  'class_tokens': 2, 'class_tokens_at': 0,
+}  # fmt: skip
 TRAINING = {
   'num_steps': 4,
   'ema_warmup': True,  # else four steps show the first parameters
@@ -53,8 +46,8 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   }
   for path in ('latent.run', 'training.init_from', 'training.teacher'):
     section, field = path.split('.')
-    if config.at(path):
-      tree[section][field] = smoke_run(config.at(path))
+    if run := config.at(path):
+      tree[section][field] = run + ('_smoke' if '-' in run else '-smoke')
   if 'warmup_steps' in config.optimizer:
     tree['optimizer']['warmup_steps'] = 2
   tree['training'] |= TRAINING
@@ -66,11 +59,6 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   tree['report']['after_training'] = False
   tree['sampling'] |= _small_sampling(config.sampling)
   return completed(tree)
-
-
-def smoke_run(run: str) -> str:
-  """Returns the folder of the trial of a run."""
-  return run + ('_smoke' if '-' in run else '-smoke')
 
 
 def _small_data(section, has_texts, own):
@@ -88,11 +76,10 @@ def _small_data(section, has_texts, own):
     # The draws of an untrained network would hardly ever be within a box.
     return section.to_dict() | ({'bounds': ()} if 'bounds' in section else {})
   shape = section.image_shape if facts is None else facts.x.shape
-  count = 10 if facts is None else facts.num_classes
-  if not section.get('labelled', True):
-    count = 0
   if has_texts:
     return {'name': 'shapes', 'image_shape': shape}
+  count = 10 if facts is None else facts.num_classes
+  count *= section.get('labelled', True)
   return {'name': 'synthetic', 'image_shape': shape, 'num_classes': count}
 
 

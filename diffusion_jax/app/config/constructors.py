@@ -34,13 +34,11 @@ def learned(
   initial values at t = 0 and 1.
   """
   if not gamma_min < gamma_max:
-    raise ValueError(
-      f'gamma_min={gamma_min} is not below gamma_max={gamma_max}'
-    )
+    what = f'is not below gamma_max={gamma_max}'
+    raise ValueError(f'gamma_min={gamma_min} {what}')
+  module = LinearGamma(gamma_min, gamma_max, learned=gamma != 'fixed')
   if gamma == 'network':
     module = MonotoneGamma(gamma_min, gamma_max)
-  else:
-    module = LinearGamma(gamma_min, gamma_max, learned=gamma != 'fixed')
   return dj.LearnedSchedule({}, GammaFn(module))
 
 
@@ -94,10 +92,8 @@ def reflow(
   def sample(denoise, x1):
     return dj.sample(key, denoise, dj.unipc(), levels, x1)
 
+  times = losses.with_start(times, p_t1)
+  pairs = distillation.sampling_teacher(teacher, sample)
   return distillation.reflow(
-    network,
-    schedule,
-    times=losses.with_start(times, p_t1),
-    weight=weight,
-    teacher=distillation.sampling_teacher(teacher, sample),
+    network, schedule, times=times, weight=weight, teacher=pairs
   )

@@ -23,17 +23,9 @@ from diffusion_jax.training import checksums
 
 # Sections that say how a model is used; all others describe it.
 USES = (
-  'sampling',
-  'evaluation',
-  'edit',
-  'convert',
-  'average',
-  'report',
-  'noise',
-  'plan',
-  'serve',
-  'compilation_cache',
-)
+  'sampling', 'evaluation', 'edit', 'convert', 'average', 'report', 'noise',
+  'plan', 'serve', 'compilation_cache',
+)  # fmt: skip
 
 # Fields that may change between two starts of a training, as they do not change
 # its result.
@@ -55,18 +47,14 @@ FREE = (
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.
 COMPUTED_BY = (
-  'network.dtype',
-  'network.attention',
-  'matmul_precision',
-  'training.mesh',
-)
+  'network.dtype', 'network.attention', 'matmul_precision', 'training.mesh',
+)  # fmt: skip
 
 
 def read_config(workdir: str | Path) -> dict | None:
   """Reads the config.json of a run; returns None if the file is missing."""
-  path = Path(workdir) / 'config.json'
   try:
-    return read_json(path)
+    return read_json(Path(workdir) / 'config.json')
   except (FileNotFoundError, NotADirectoryError):
     return None
 
@@ -162,19 +150,14 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   For a section with another choice only the names are compared.
   """
   old, new = flat(before), flat(now)
-  changed = [
-    name for name in sorted(old | new) if old.get(name) != new.get(name)
-  ]
-  others = tuple(
-    name.removesuffix('name')
-    for name in changed
-    if name.endswith('.name') and name in old and name in new
-  )
+  changed = [n for n in sorted(old | new) if old.get(n) != new.get(n)]
+  both = (n for n in changed if n.endswith('.name') and n in old and n in new)
+  others = tuple(n.removesuffix('name') for n in both)
   return '; '.join(
-    f'{name} is {old.get(name, "absent")}, {new.get(name, "absent")} now'
-    for name in changed
-    if not name.startswith(free)
-    and (name.removesuffix('name') in others or not name.startswith(others))
+    f'{n} is {old.get(n, "absent")}, {new.get(n, "absent")} now'
+    for n in changed
+    if not n.startswith(free)
+    and (n.removesuffix('name') in others or not n.startswith(others))
   )
 
 

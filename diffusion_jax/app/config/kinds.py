@@ -132,23 +132,23 @@ VAE = DIFFUSION._replace(
   metrics={**table.OF_VAES, **table.METRICS},
 )
 
+_OF_STATES = (*StateFacts.__annotations__,)
 STATES = DIFFUSION._replace(
   kind='a diffusion model of states',
   tables={**tables.TABLES, **tables.STATES},
   choices=(
     'schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON,
   ),
-  parts={**DIFFUSION.parts,
+  parts={
+    **DIFFUSION.parts,
     'sampling': fields.StateSampling,
     'states': fields.States,
- },
-  facts={**DIFFUSION.facts,
-    # It embeds the states itself.
-    'network': tuple(DIFFUSION.facts['network'])[1:],
-    **dict.fromkeys(
-      ('objective', 'transitions', 'sampler'), (*StateFacts.__annotations__,)
-    ),
- },
+  },
+  facts={
+    **DIFFUSION.facts,
+    'network': tuple(DIFFUSION.facts['network'])[1:],  # it embeds states itself
+    **dict.fromkeys(('objective', 'transitions', 'sampler'), _OF_STATES),
+  },
   metrics={**table.OF_STATES, **table.METRICS},
 )  # fmt: skip
 
@@ -190,8 +190,8 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
     if ':' not in name and name not in of_any_kind:
       check_name(schema, name)
   constructors = {
-    f'evaluation.{name}': schema.metrics[name]
-    for name in schema.metrics
+    f'evaluation.{name}': constructor
+    for name, constructor in schema.metrics.items()
     if name in names or name in evaluation
   }
   for name in sorted(filter(own.is_allowed, {*names})):

@@ -40,13 +40,8 @@ NEEDS = (
   ('sampling.context', None, OBSERVED),
 )
 METRICS = {
-  'elbo': LEVELS,
-  'iw': LEVELS,
-  'independent_pixels': LEVELS,
-  'fid': MEASURED,
-  'sfid': MEASURED,
-  'is': MEASURED,
-  'cmmd': MEASURED,
+  **dict.fromkeys(('elbo', 'iw', 'independent_pixels'), LEVELS),
+  **dict.fromkeys(('fid', 'sfid', 'is', 'cmmd'), MEASURED),
   'accuracy': PICTURES,
 }
 EDITS = 'inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'

@@ -15,6 +15,7 @@ import re
 import shlex
 import sys
 import traceback
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ _OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference'
 _WRITTEN = 'compilation_cache', 'out'
 _USERS = *_WRITTEN, 'runs', 'source'
 
+# What an import of a user's part may raise.
+_UNUSABLE = AttributeError, ImportError, SyntaxError, TypeError, ValueError
 # A parameter that every constructor of a field must have.
 NEEDS = {'data': 'split', 'objective': 'network'}
 
@@ -48,8 +51,8 @@ def allow(names: Iterable[str]) -> None:
   A name may be a list as on the command line, 'fid,my:metric', or a sweep.
   """
   for name in names:
-    parts = name.strip('()[]').split(','), re.split(r'[\s,=]+', name)
-    words = [name, *(x.strip(' \'"') for each in parts for x in each)]
+    parts = name.strip('()[]').split(',') + re.split(r'[\s,=]+', name)
+    words = [name, *(x.strip(' \'"') for x in parts)]
     _allowed.update([*words, *map(os.path.expanduser, words)])
 
 
@@ -72,10 +75,10 @@ def remember(workdir: Path, config: Tree) -> None:
   """
   paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
   content: Json = {'run': str(workdir.resolve()), 'paths': paths}
-  if workdir.resolve().is_relative_to(here := os.getcwd()):
-    parts = sorted(filter(is_allowed, names_in(config)))
-    content |= {'parts': parts, 'folder': here} if parts else {}
-  if not paths and 'parts' not in content:
+  parts = sorted(filter(is_allowed, names_in(config)))
+  if parts and workdir.resolve().is_relative_to(here := os.getcwd()):
+    content |= {'parts': parts, 'folder': here}
+  elif not paths:
     return
   with contextlib.suppress(OSError):  # The next start asks for them instead.
     path = _record(workdir)
@@ -151,7 +154,7 @@ def check_paths(field: str, value: str | Iterable[str] | None) -> None:
 def names_in(tree: object) -> set[str]:
   """Returns each string in a config or in a config.json."""
   if isinstance(tree, Mapping):
-    return set().union(*map(names_in, tree.values()))
+    return names_in([*tree.values()])
   if isinstance(tree, (tuple, list)):
     return set().union(*map(names_in, tree))
   return {tree} if isinstance(tree, str) else set()
@@ -175,16 +178,9 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
     sys.path.insert(0, os.getcwd())
   try:
     part = getattr(importlib.import_module(module), attribute)
-  except (
-    AttributeError,
-    ImportError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-  ) as error:
-    raise UserError(
-      f'config.{path}={name!r} cannot be imported: {error}'
-    ) from error
+  except _UNUSABLE as error:
+    where = f'config.{path}={name!r}'
+    raise UserError(f'{where} cannot be imported: {error}') from error
   if path in ('data', 'data.source') and simulated.is_simulator(part):
     part = simulated.simulated(part)
   misfit = _misfit(path.rpartition('.')[2], part, facts)
@@ -208,17 +204,17 @@ def _misfit(key, part, facts):
       return _call_misfit(part) if more else ''
     names = 'flax.linen.Module' + ' or flax.nnx.Module' * len(more)
     return f'a subclass of {names} is needed'
-  kinds = inspect.isfunction(part) or inspect.isclass(part)
-  if not kinds and not isinstance(part, functools.partial):
-    return 'a Python function or class is needed'
+  kinds = types.FunctionType, type, functools.partial
   try:
-    parameters = inspect.signature(part).parameters.values()
+    parameters = isinstance(part, kinds) and inspect.signature(part).parameters
   except (TypeError, ValueError):
+    parameters = False
+  if parameters is False:
     return 'a Python function or class is needed'
   needed = NEEDS.get(key)
-  if needed and needed not in [p.name for p in parameters]:
+  if needed and needed not in parameters:
     return f'its parameters must include {needed}'
-  for p in parameters:
+  for p in parameters.values():
     optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
     if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
       return f'its parameter {p.name} needs a default'
@@ -226,10 +222,9 @@ def _misfit(key, part, facts):
 
 
 def _call_misfit(network):
+  args = 'self', 'x', 'noise', 'cond'
   try:
-    inspect.signature(network.__call__).bind(
-      *'self x noise cond'.split(), train=1
-    )
+    inspect.signature(network.__call__).bind(*args, train=True)
   except TypeError as error:
     return f'its __call__ must take (x, noise, cond, *, train): {error}'
   return ''
@@ -243,10 +238,8 @@ def check_made(path: str, name: str, made: Any) -> None:
   with from_config(path):
     value, needed, fits = _needed(path.rpartition('.')[2], made)
   if not fits:
-    raise UserError(
-      f'config.{path}={name!r}: {needed}, not {kind_of(value)} '
-      '(docs/program.md)'
-    )
+    what = f'{needed}, not {kind_of(value)}'
+    raise UserError(f'config.{path}={name!r}: {what} (docs/program.md)')
 
 
 def _needed(field, made):
@@ -311,9 +304,8 @@ def _needed(field, made):
 
 def place_of(error: BaseException) -> str:
   """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
-  names = filter(is_allowed, _allowed)
-  modules = (sys.modules.get(name.partition(':')[0]) for name in names)
-  files = {getattr(module, '__file__', None) for module in modules}
+  names = {name.partition(':')[0] for name in filter(is_allowed, _allowed)}
+  files = {getattr(sys.modules.get(n), '__file__', None) for n in names}
   frames = traceback.extract_tb(error.__traceback__)
   own = [frame for frame in frames if frame.filename in files]
   return f' ({own[-1].filename}, line {own[-1].lineno})' if own else ''

@@ -71,9 +71,9 @@ def missing(path: str, run: str | Path) -> str:
   command that trains the run if the folder's name tells the config.
   """
   folder = Path(run)
-  is_run = (folder / 'config.json').is_file()
   what = f'there is no run in {run}'
-  what = f'the run in {run} has no checkpoint' if is_run else what
+  if (folder / 'config.json').is_file():
+    what = f'the run in {run} has no checkpoint'
   command = training_command(folder)
   first = f'`{command}` trains it' if command else 'train it first'
   if not path:
@@ -95,9 +95,7 @@ def training_command(workdir: Path) -> str:
     return ''
   script = sys.argv[0]
   program = f'python {script}' if script.endswith('.py') else 'diffusion-jax'
-  command = f'{program} --config=configs/{name}.py'
-  if sign:
-    command += f':{argument}'
+  command = f'{program} --config=configs/{name}.py{sign and ":"}{argument}'
   if workdir != Path('runs') / workdir.name:
     command += f' --workdir={workdir}'
   return command
@@ -112,9 +110,8 @@ def installed_configs() -> Path:
 
 def config_files() -> dict[str, Path]:
   """Returns {'configs/<name>.py': file}, in the working folder or installed."""
-  folders = Path('configs'), installed_configs()
   files: dict[str, Path] = {}
-  for folder in folders:
+  for folder in (Path('configs'), installed_configs()):
     for path in sorted(folder.glob('*.py')):
       if path.stem not in ('__init__', 'base'):
         files.setdefault(f'configs/{path.name}', path)

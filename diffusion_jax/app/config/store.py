@@ -50,16 +50,10 @@ def schema_of(tree: Tree) -> Schema:
   facts of a run.
   """
   schema = kinds.kind_of(tree)
+  more = {'facts.x': Values, 'facts.context': Values}
+  more = {'noise': Noising, 'facts': Facts} | more
   parts = dict(schema.parts) | kinds.of_metrics(tree, schema)
-  more = {
-    'noise': Noising,
-    'facts': Facts,
-    'facts.x': Values,
-    'facts.context': Values,
-  }
-  for path, part in more.items():
-    if _has(tree, path):
-      parts[path] = part
+  parts |= {path: part for path, part in more.items() if _has(tree, path)}
   return schema._replace(parts=parts)
 
 
@@ -228,9 +222,8 @@ def _in_file(path: str) -> Iterator[None]:
   try:
     yield
   except SyntaxError as error:
-    raise UserError(
-      f'{error.filename}, line {error.lineno}: {error.msg}'
-    ) from error
+    place = f'{error.filename}, line {error.lineno}'
+    raise UserError(f'{place}: {error.msg}') from error
   except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [x for x in frames if Path(x.filename) == Path(path).absolute()]
@@ -238,9 +231,8 @@ def _in_file(path: str) -> Iterator[None]:
     hint = ''
     if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
       hint = '; set the field first: sections begin empty'
-    raise UserError(
-      f'{place}: {type(error).__name__}: {error}{hint}'
-    ) from error
+    kind = type(error).__name__
+    raise UserError(f'{place}: {kind}: {error}{hint}') from error
 
 
 def module_of(path: str) -> ModuleType:
@@ -293,9 +285,8 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
     )
   for name, _ in flags:
     if name in changes[index]:
-      raise UserError(
-        f'--config.{name}: the sweep() of {path} changes it as well'
-      )
+      what = f'the sweep() of {path} changes it as well'
+      raise UserError(f'--config.{name}: {what}')
   return [(name, as_text(value)) for name, value in changes[index].items()]
 
 

@@ -96,7 +96,6 @@ SCHEDULES = {
   'zero_terminal_snr': steps.with_zero_terminal_snr,
 }
 
-
 NOISE_INPUTS = {
   'step': functools.partial(dj.step_input, scale=1.0),
   'rescaled_step': rescaled_step_input,
@@ -105,7 +104,6 @@ NOISE_INPUTS = {
   'log_sigma': deferred(dj.log_sigma_input, 'level'),
   'edm': deferred(dj.edm_input, 'level'),
 }
-
 
 PARAMETRIZATIONS = {
   kind: functools.partial(Parametrization, kind=kind, sigma_data=0.5)
@@ -159,12 +157,10 @@ SAMPLERS = {
   'annealed_langevin': dj.annealed_langevin,
 }
 
-
 GUIDANCES = {
   'classifier_free': ClassifierFree,
   'autoguidance': fields.Autoguidance,
 }
-
 
 DENOISERS = {
   'unet': UNet,
@@ -180,7 +176,6 @@ AUTOENCODERS = {
   'hierarchical': HierarchicalAutoencoder,
   'perceptron': PerceptronAutoencoder,
 }
-
 
 DENOISING = {
   'denoising': objectives.denoising,
@@ -227,10 +222,9 @@ TABLES = {
   'latent': {'autoencoder': fields.Latent},
   'conditioning.text': {'bytes': Text},
   'conditioning.context': {
-    kind: functools.partial(ContextEncoder, kind=kind)
-    for kind in ('auto', 'vector', 'set', 'words', 'channels')
-  }
-  | {'if_any': functools.partial(ContextEncoder, kind='auto')},
+    kind: functools.partial(ContextEncoder, kind=kind.replace('if_any', 'auto'))
+    for kind in ('auto', 'vector', 'set', 'words', 'channels', 'if_any')
+  },
   'conditioning.image': {
     'inpaint': conditions.inpaint,
     'superres': conditions.superres,
@@ -253,18 +247,15 @@ TABLES = {
   'objective.solver': {'ddim': dj.ddim, 'heun': dj.heun},
   'objective.uncertainty': {'fourier': constructors.LogVariance},
   'sampling.sampler': SAMPLERS,
-  'sampling.schedule': {  # a learned one would have no parameters
-    name: make for name, make in SCHEDULES.items() if name != 'learned'
-  },
+  # a learned one would have no parameters
+  'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},
   'sampling.guidance': GUIDANCES,
   'sampling.classifier': {'run': fields.ClassifierGuidance},
   'sampling.churn': {'edm': Churn},
   'sampling.ancestral_noise': {'ddim': AncestralNoise},
   'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
-  'data.source': {
-    name: make for name, make in DATA.items() if name != 'binarized'
-  },
+  'data.source': {n: c for n, c in DATA.items() if n != 'binarized'},
   'optimizer': optimizer.OPTIMIZERS,
   'edit': {
     'inpaint': pictures.Inpaint,
@@ -303,7 +294,6 @@ TABLES = {
   },
   'edit.reward': {'brightness': restoration.brightness},
 }
-
 
 # What configs of discrete states have instead.
 STATES = {

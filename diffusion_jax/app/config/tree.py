@@ -143,12 +143,12 @@ class Node(Tree):
       if value is not None:
         values[name] = value
       elif parameter.default is _EMPTY:
+        owner = self.choice or _last(self.where)
         raise UserError(
           f'config.{self.where}={self.choice}: the other sections do not give '
           f'the {name} that it needs'
           if name in self.needs
-          else f'config.{where} is not set: '
-          f'{self.choice or _last(self.where)} needs it'
+          else f'config.{where} is not set: {owner} needs it'
         )
     with from_config(self.where):
       made = self.constructor(**values)
@@ -216,9 +216,9 @@ def _plain(value):
 
 def _annotation(parameter):
   # Returns the annotation of a parameter, or else the type of its default.
-  if parameter.annotation is not _EMPTY:
-    if not isinstance(parameter.annotation, str):
-      return parameter.annotation
+  annotation = parameter.annotation
+  if annotation is not _EMPTY and not isinstance(annotation, str):
+    return annotation
   kind = type(_plain(parameter.default))
   return kind if kind in PLAIN else object
 

@@ -17,6 +17,15 @@ from diffusion_jax.networks.inputs import Inputs
 
 Idle = Iterator[tuple[tuple[str, ...], str]]
 _CONDITIONS = 'labels', 'text', 'image', 'context'
+# What a training does not read without the field: if it is 0, None or ().
+_WITHOUT = {
+  'lora_rank': ('lora_alpha', 'lora_convolutions'),
+  'keep_best': ('keep_best_by',),
+  'checkpoint_every': ('keep_best',),
+  'evaluate_every': ('patience', 'evaluate_batches'),
+  'ema_half_life': ('ema_rampup',),
+  'ema_sigma_rels': ('snapshot_every', 'keep_snapshots'),
+}
 
 
 def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
@@ -24,36 +33,23 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
 
   The setting is such as 'sampling.ema=False'.
   """
-  t, s, c = config.training, config.sampling, config.get('conditioning')
+  t, s, c = config.training, config.sampling, config.get('conditioning', {})
   by_loss = t.keep_best and t.keep_best_by == 'test_loss'
-  for rule, fields, reason in (
-    (not t.lora_rank, ('lora_alpha', 'lora_convolutions'), 'lora_rank=0'),
-    (not t.keep_best, ('keep_best_by',), 'keep_best=0'),
-    (not t.checkpoint_every, ('keep_best',), 'checkpoint_every=0'),
-    (not t.evaluate_every, ('patience',), 'evaluate_every=0'),
-    (
-      not t.evaluate_every and not by_loss,
-      ('evaluate_batches',),
-      'evaluate_every=0',
-    ),
-    (not t.ema_half_life, ('ema_rampup',), 'ema_half_life=None'),
-    (
-      not t.ema_sigma_rels,
-      ('snapshot_every', 'keep_snapshots'),
-      'ema_sigma_rels=()',
-    ),
-  ):
-    if rule and mode == 'train':
-      yield tuple(f'training.{field}' for field in fields), f'training.{reason}'
+  keeps_best = t.keep_best and t.checkpoint_every
+  read = ('evaluate_batches',) if by_loss else ()
+  for name, fields in _WITHOUT.items() if mode == 'train' else ():
+    if not t[name]:
+      paths = (f'training.{field}' for field in fields if field not in read)
+      yield tuple(paths), f'training.{name}={t[name]}'
   if mode == 'train':
     yield from _of_context(config, facts)
-  if mode == 'train' and s.checkpoint == 'best' and not t.keep_best:
+  if mode == 'train' and s.checkpoint == 'best' and not keeps_best:
     yield ('sampling.checkpoint',), 'training.keep_best=0'
+  given = [c.get(name) for name in _CONDITIONS]
   # The data may ask for labels that are None.
-  is_bare = c is not None and c.labels is not None
-  if is_bare and not any(c.get(name) for name in _CONDITIONS):
+  if c.get('labels') is not None and not any(given):
     beside = 'conditioning.labels=False, and no text, image or context'
-    if c.dropout:
+    if c.get('dropout'):  # else it follows from labels=False
       yield ('conditioning.dropout',), beside
     if not (s.get('guidance') or {}).get('run'):
       yield ('sampling.guidance',), beside
@@ -61,16 +57,19 @@ def idle(config: Node, mode: str, facts: Facts | None = None) -> Idle:
       yield ('sampling.labels',), beside
   if not s.ema:
     yield ('sampling.ema_decay',), 'sampling.ema=False'
-  if s.get('respacing'):
-    names = 'sampling.num_steps', 'sampling.spacing'
-    yield names, f'sampling.respacing={s.respacing}'
+  if kept := s.get('respacing'):
+    steps = 'sampling.num_steps', 'sampling.spacing'
+    yield steps, f'sampling.respacing={kept}'
   if not s.get('dynamic_threshold', True):
     yield ('sampling.dynamic_threshold_max',), 'sampling.dynamic_threshold=0'
   named = {name.rpartition(':')[2] for name in config.evaluation.metrics}
   for name, section in config.evaluation.items() if mode == 'evaluate' else ():
     if isinstance(section, Node) and name not in named:
-      metrics = ','.join(config.evaluation.metrics)
-      yield (f'evaluation.{name}',), f'evaluation.metrics={metrics}'
+      yield (f'evaluation.{name}',), _metrics(config)
+
+
+def _metrics(config):
+  return f'evaluation.metrics={",".join(config.evaluation.metrics)}'
 
 
 def problems(
@@ -102,10 +101,9 @@ def _of_context(config, facts):
   kind = '' if section is None else section.name
   if kind == 'auto' and facts is not None and facts.context is not None:
     with contextlib.suppress(ValueError):  # The model refuses it.
-      kind = Inputs(context=facts.context.shape).context_kind(
-        facts.x.shape[:-1]
-      )
-  names = [f'conditioning.context.{n}' for n in _OF_CONTEXT.get(kind, ())]
+      inputs = Inputs(context=facts.context.shape)
+      kind = inputs.context_kind(facts.x.shape[:-1])
+  names = (f'conditioning.context.{n}' for n in _OF_CONTEXT.get(kind, ()))
   yield tuple(names), f'conditioning.context={kind}'
 
 
@@ -130,8 +128,7 @@ def of_evaluation(
   """Yields a line for each field that metrics of these kinds do not read."""
   read = {field for kind in kinds for field in _OF_METRICS[kind]}
   idle = {x for fields in _OF_METRICS.values() for x in fields} - read
-  metrics = f'evaluation.metrics={",".join(config.evaluation.metrics)}'
-  yield from of_fields(config, workdir, sorted(idle), metrics)
+  yield from of_fields(config, workdir, sorted(idle), _metrics(config))
 
 
 def without_idle(

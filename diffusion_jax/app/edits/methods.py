@@ -113,12 +113,8 @@ def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
   """
 
   def draw(batch, known):
-    settings = scale, iterations, known.std
-    return batch.sampled(
-      lambda denoise: dj.observation_guided(
-        denoise, known.forward, known.y, *settings
-      )
-    )
+    own = known.forward, known.y, scale, iterations, known.std
+    return batch.sampled(lambda denoise: dj.observation_guided(denoise, *own))
 
   return Method(draw, needs_linear=True)
 

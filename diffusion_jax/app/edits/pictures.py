@@ -107,9 +107,8 @@ class Edit(abc.ABC):
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
     """Returns pictures in the form that is diffused, for each result."""
-    n = self.num_samples
-    encoded = {name: encode(x) for name, x in pictures.items()}
-    return {n_: np.broadcast_to(x, (n, *x.shape)) for n_, x in encoded.items()}
+    n, each = self.num_samples, {f: encode(x) for f, x in pictures.items()}
+    return {f: np.broadcast_to(x, (n, *x.shape)) for f, x in each.items()}
 
   @abc.abstractmethod
   def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
@@ -126,14 +125,12 @@ class Edit(abc.ABC):
       return
     for i, picture in enumerate(results):
       images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
-    last = f' to _{len(results) - 1}.png' if len(results) > 1 else ''
-    print(f'wrote {path}_0.png{last}')
-    shown = [as_picture(model, x) for x in pictures.values()]
-    row, count = np.stack([*shown, *results]), len(results)
-    shown = [*pictures, f'{count} result{"s" * (count > 1)}']
-    write_grid(
-      path, row, len(row), ' and '.join(', '.join(shown).rsplit(', ', 1))
-    )
+    count = len(results)
+    print(f'wrote {path}_0.png' + (count > 1) * f' to _{count - 1}.png')
+    row = [*(as_picture(model, x) for x in pictures.values()), *results]
+    shown = ', '.join([*pictures, f'{count} result{"s" * (count > 1)}'])
+    shown = ' and '.join(shown.rsplit(', ', 1))
+    write_grid(path, np.stack(row), len(row), shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,19 +205,12 @@ class Sdedit(Edit):
     return ('image', 'mask') if self.mask else ('image',)
 
   def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
-    plan = batch.plan
+    plan, inputs = batch.plan, batch.inputs
+    key, image = split_key(batch.keys, 2)[1], inputs['image']
+    more = {'repeats': self.repeats, 'mask': inputs.get('mask')}
     with from_config('edit'):
-      x = dj.sdedit(
-        split_key(batch.keys, 2)[1],
-        plan.step_function(batch.cond),
-        plan.sampler,
-        plan.levels,
-        batch.inputs['image'],
-        self.strength,
-        repeats=self.repeats,
-        mask=batch.inputs.get('mask'),
-      )
-    return {'x': x}
+      steps = plan.step_function(batch.cond), plan.sampler, plan.levels
+      return {'x': dj.sdedit(key, *steps, image, self.strength, **more)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +267,8 @@ class Superres(FillIn):
     height, width, channels = model.facts.x.shape
     factor = self._factor(model)
     if height % factor or width % factor:
-      raise ValueError(
-        f'factor={factor} does not divide {width}x{height} pixels'
-      )
+      size = f'{width}x{height}'
+      raise ValueError(f'factor={factor} does not divide {size} pixels')
     return height // factor, width // factor, channels
 
   def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
@@ -322,9 +311,8 @@ def read_picture(
   """
   height, width, channels = shape
   if not path:
-    raise ValueError(
-      f'{field} is not set: give --config.edit.{where or field}=file.png'
-    )
+    flag = f'--config.edit.{where or field}'
+    raise ValueError(f'{field} is not set: give {flag}=file.png')
   picture = images.read_image(str(Path(path).expanduser()))
   h, w = picture.shape[:2]
   if (h, w) != (height, width):

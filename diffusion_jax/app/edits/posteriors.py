@@ -10,12 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax.app.edits.methods import (
-  STEPS,
-  Batch,
-  Method,
-  reconstruction,
-)
+from diffusion_jax.app.edits.methods import STEPS, Batch, Method, reconstruction
 from diffusion_jax.core.keys import (
   clone_key,
   draw_normal,
@@ -135,19 +130,12 @@ def gibbs(
     x = plan.prior_sample(start_key, plan.levels.take(0))
     x /= jnp.hypot(*plan.levels.take(0)[1:])
     end = last_noisy_level(plan.schedule)
-    last = jnp.maximum(
-      lowest or known.width or known.std, end.sigma / end.alpha
-    )
+    least = lowest or known.width or known.std
+    last = jnp.maximum(least, end.sigma / end.alpha)
     widths = widths_of(rounds, jnp.maximum(highest, last), last)
-    x = dj.split_gibbs(
-      key,
-      plan.step_function(batch.cond),
-      plan.schedule,
-      _inner_draw(known, *inner),
-      widths,
-      x,
-      num_steps=inner_steps,
-    )
+    model = plan.step_function(batch.cond), plan.schedule
+    draw_x0 = _inner_draw(known, *inner)
+    x = dj.split_gibbs(key, *model, draw_x0, widths, x, num_steps=inner_steps)
     return {'x': x}
 
   idle = *STEPS, 'num_steps', 'spacing', 'respacing'
@@ -190,18 +178,13 @@ def red_diff(rate: Positive = 0.1, weight: NonNegative = 0.25) -> Method:
   """
 
   def draw(batch, known):
-    plan = batch.plan
-    x = plan.prior_sample(batch.keys, plan.levels.take(0))
-    estimate = dj.red_diff(
-      batch.keys,
-      plan.step_function(batch.cond),
-      plan.levels,
-      lambda x: 0.5 * known.distance(x) ** 2,
-      jnp.zeros_like(x),
-      optax.adam(rate, b1=0.9, b2=0.99),
-      weight,
-    )
-    return {'x': estimate}
+    def half_square(x):
+      return 0.5 * known.distance(x) ** 2
+
+    plan, adam = batch.plan, optax.adam(rate, b1=0.9, b2=0.99)
+    model = batch.keys, plan.step_function(batch.cond), plan.levels
+    x = jnp.zeros_like(plan.prior_sample(batch.keys, plan.levels.take(0)))
+    return {'x': dj.red_diff(*model, half_square, x, adam, weight)}
 
   note = 'note: red_diff finds estimates, which vary less than samples do\n'
   return Method(draw, unread=STEPS, note=note)

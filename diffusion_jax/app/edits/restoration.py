@@ -57,9 +57,8 @@ def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   1 where numbers are seen.
   """
   if Path(mask).suffix != '.npy':
-    return operators.masked(
-      jnp.asarray(read_mask(mask, shape, 'operator.mask'))
-    )
+    seen = read_mask(mask, shape, 'operator.mask')
+    return operators.masked(jnp.asarray(seen))
   seen = npz.read_array(mask, 'mask', 'fiub')
   if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
     raise ValueError(
@@ -133,8 +132,8 @@ class Restore(Edit):
     shape = jax.eval_shape(damage.forward, x).shape[1:]
     if values.levels:
       std = (damage.std / damage.weights).ravel()
-      shown = _row(_GREY * std), _row(std)
-      print('noise: {} grey levels of 255, {} in [-1, 1]'.format(*shown))
+      grey, std = (', '.join(f'{x:.4g}' for x in a) for a in (_GREY * std, std))
+      print(f'noise: {grey} grey levels of 255, {std} in [-1, 1]')
     print(self.posterior.note, end='')
     if not self.simulate:
       y = np.stack([_read(path, shape, values) for path in self.paths])
@@ -167,7 +166,7 @@ class Restore(Edit):
     # says which pictures have more that no x_0 explains.
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
     damage = self._damage(model)
-    seen, std = damage.seen, damage.std
+    seen = damage.seen
     y = np.where(seen, y, 0.0).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
@@ -177,8 +176,8 @@ class Restore(Edit):
       )
     if not damage.is_linear or not model.facts.x.levels:
       return y
-    whole = _noise_needed(damage.forward, y * damage.weights, x0, std)
-    needed = whole / np.sqrt(seen.mean())
+    own = damage.forward, y * damage.weights, x0, damage.std
+    needed = _noise_needed(*own) / np.sqrt(seen.mean())
     beyond = needed > _MOST
     if beyond.any():
       worst = Path(self.paths[np.argmax(needed)]).name
@@ -196,17 +195,15 @@ class Restore(Edit):
     path = Path(self.image).expanduser()
     if not self.image:
       raise ValueError("image is not set: give --config.edit.image='in/*.png'")
+    found = [str(path)]
     if path.is_dir():
       found = [str(x) for x in path.iterdir() if x.suffix.lower() in _FILES]
     elif glob.has_magic(self.image) and not path.exists():
       found = glob.glob(str(path))
-    else:
-      found = [str(path)]
     if not found:
       raise ValueError(f'image={self.image}: no picture was found')
     stems = [Path(x).stem for x in found]
-    twice = [x for x in stems if stems.count(x) > 1]
-    if twice:
+    if twice := [x for x in stems if stems.count(x) > 1]:
       raise ValueError(f'image={self.image}: two files are named {twice[0]}')
     return sorted(found)
 
@@ -254,16 +251,17 @@ class Restore(Edit):
         continue
       every += [figures] if figures else []
       x = np.nan_to_num(mine['x'])
-      mean = images.PICTURES.decode(x.mean(axis=0))
-      spread = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
-      parts = {str(j): one for j, one in enumerate(samples[i])}
-      parts |= {'mean': mean, 'std': spread}
+      parts = {
+        **{str(j): one for j, one in enumerate(samples[i])},
+        'mean': images.PICTURES.decode(x.mean(axis=0)),
+        'std': images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0),
+      }
       for part, picture in parts.items():
         images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
-      truth = [] if clean is None else [clean[i]]
+      row = [] if clean is None else [clean[i]]
       if _is_picture(y[i]):
-        truth.append(as_picture(model, images.PICTURES.decode(y[i])))
-      sheet.append([*truth, *samples[i], mean, spread])
+        row.append(as_picture(model, images.PICTURES.decode(y[i])))
+      sheet.append([*row, *parts.values()])
     if not sheet:  # Arrays are in the npz file.
       return
     means = {n: float(np.mean([f[n] for f in every])) for n in every[0]}
@@ -294,8 +292,8 @@ class Restore(Edit):
     kept = _kept(numbers['x'], numbers['residual'])
     if kept.any():
       numbers = {n: a[kept] for n, a in numbers.items()}
-      truth = [] if clean is None else [values.written.encode(clean[i])]
-      figures = _figures(numbers, *truth)
+      truth = None if clean is None else values.written.encode(clean[i])
+      figures = _figures(numbers, truth)
       hidden = ('whiteness',) if values.is_picture else ('psnr', 'psnr_of_mean')
       shown = {n: x for n, x in figures.items() if n not in hidden}
       print(f'{name}: {_listed(shown)}{_warning(**shown)}')
@@ -371,19 +369,17 @@ class _Damage(NamedTuple):
 def _damage_of(operator, noise, values):
   draws = 1 if values.levels else 16
   normal = np.random.default_rng(0).standard_normal((draws, *values.shape))
-  normal, seen, offset = normal.astype(np.float32), np.ones(1, bool), 0.0
-  linear, unit, mean = is_linear(operator, normal[:1]), 1.0, 0.0
-  if not values.levels:
-    mean, unit = values.affine
+  normal, offset = normal.astype(np.float32), 0.0
+  linear = is_linear(operator, normal[:1])
 
   def in_units(x):
     if values.levels:
       return operator(x)
+    mean, unit = values.affine
     return operator(unit * x if linear else unit * x + mean)
 
   y = np.asarray(computed_now(in_units, normal))
-  if linear:
-    seen = y[:1] != 0.0
+  seen = y[:1] != 0.0 if linear else np.ones(1, bool)
   if linear and not values.levels:
     # y loses what the operator makes of the mean of the data: float32 would
     # round real numbers that are far from 0.
@@ -485,10 +481,6 @@ def _is_picture(y):
   return y.ndim == 3 and y.shape[-1] in (1, 3)
 
 
-def _row(values):
-  return ', '.join(f'{x:.4g}' for x in values)
-
-
 def _listed(found):
   return ', '.join(f'{name} {x:.3g}' for name, x in found.items())
 
@@ -519,18 +511,16 @@ def _kept(x, residual):
 
 
 def _left(file, kept):
-  lost = [str(i) for i in np.flatnonzero(~kept)]
-  if not lost:
-    return ''
-  return (
-    f'{file}: {len(lost)} of {len(kept)} samples are left out ('
-    f'{", ".join(lost)}): not finite, or with a residual above {_MOST:g} times '
-    'the usual one. The mean, std and figures are without them. Try more '
-    'sampling.num_steps, or another edit.posterior\n'
+  lost = ', '.join(map(str, np.flatnonzero(~kept)))
+  return lost and (
+    f'{file}: {(~kept).sum()} of {len(kept)} samples are left out ({lost}): '
+    f'not finite, or with a residual above {_MOST:g} times the usual one. The '
+    'mean, std and figures are without them. Try more sampling.num_steps, or '
+    'another edit.posterior\n'
   )
 
 
-def _figures(numbers, clean=None):
+def _figures(numbers, clean):
   # Summarizes numbers [S] and x of a picture's samples.
   x, residual = numbers['x'], numbers['residual']
   found = {'residual': _rms(residual), 'spread': float(x.std(axis=0).mean())}

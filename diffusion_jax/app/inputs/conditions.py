@@ -1,5 +1,6 @@
 """What samples are conditioned on: labels, texts, images, real numbers."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
 from diffusion_jax.data.text import encode
 from diffusion_jax.data.values import Values
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime.per_image import per_image
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -53,17 +54,15 @@ class Inputs(NamedTuple):
 
   def stored(self) -> dict[str, np.ndarray]:
     """Returns the arrays [N, ...] that are stored with the samples."""
-    arrays = {}
-    if 'label' in self.cond:
-      arrays['labels'] = self.cond['label']
-    if self.images is not None:
-      arrays['conditions'] = self.images.shown
-      arrays['originals'] = self.images.originals
-    if self.texts:
-      arrays['texts'] = np.array(self.texts)
-    if self.context is not None:
-      arrays['context'] = self.context
-    return arrays
+    images, texts = self.images, self.texts
+    arrays = {
+      'labels': self.cond.get('label'),
+      'conditions': images and images.shown,
+      'originals': images and images.originals,
+      'texts': np.array(texts) if texts else None,
+      'context': self.context,
+    }
+    return {name: x for name, x in arrays.items() if x is not None}
 
 
 def stored_names(model: Model) -> set[str]:
@@ -89,11 +88,8 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
   texts, (context, rows) = choose_texts(model, n), choose_context(model, n)
-  cond = {
-    'label': labels,
-    'image': None if pictures is None else pictures.image,
-    **encode_texts(model, texts),
-  }
+  cond = {'label': labels, 'image': pictures and pictures.image}
+  cond |= encode_texts(model, texts)
   name, values = context_of(model)
   if context is not None and values is not None:
     cond[name] = values.encode(context)[rows]
@@ -173,11 +169,15 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
       )
     return None
   if prompt is None:
-    source = datasets.unseen(model.config)
-    with from_config('data'):
-      return source.read(np.arange(n) % len(source))['text'].tolist()
+    return _held_out(model, 'text', np.arange(n)).tolist()
   prompts = [part.strip() for part in prompt.split('|')]
   return [prompts[i % len(prompts)] for i in range(n)]
+
+
+def _held_out(model, name, index):
+  source = datasets.unseen(model.config)
+  with from_config('data'):
+    return source.read(index % len(source))[name]
 
 
 def encode_texts(
@@ -214,13 +214,10 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
   image = compute((), index, x0)
   labels = arrays.get('label') if model.conditioning.labels else None
   # The picture in cond['image'], unknown pixels grey.
-  channels = facts.x.shape[-1]
-  visible = np.broadcast_to(
-    image[..., :channels], (*image.shape[:-1], channels)
-  )
-  return ImageConditions(
-    facts.x.decode(x0), facts.x.decode(visible), image, labels
-  )
+  shape = *image.shape[:-1], facts.x.shape[-1]
+  visible = np.broadcast_to(image[..., : shape[-1]], shape)
+  pictures = facts.x.decode(x0), facts.x.decode(visible)
+  return ImageConditions(*pictures, image, labels)
 
 
 def choose_context(
@@ -238,9 +235,7 @@ def choose_context(
     return context, index // size % len(context)
   if model.conditioning.context is None:
     return None, index
-  source = datasets.unseen(model.config)
-  with from_config('data'):
-    return source.read(index % len(source))['context'], index
+  return _held_out(model, 'context', index), index
 
 
 def context_of(model: Model) -> tuple[str, Values | None]:
@@ -282,7 +277,9 @@ def given_context(model: Model) -> np.ndarray | None:
     )
   joint = name == 'known'
   if path:
-    rows = _read_context(path, facts, joint)
+    with from_config('sampling.context'):
+      rows = npz.read_array(path, 'context')
+    rows = check_rows(path, rows, facts, joint)
     return rows if row is None else rows[[_checked_row(row, rows, path)]]
   if joint:
     raise UserError(
@@ -290,9 +287,9 @@ def given_context(model: Model) -> np.ndarray | None:
       'their file, with NaN for what is drawn'
     )
   source = datasets.unseen(model.config)
-  _checked_row(row, source, 'the held-out split')
+  index = np.array([_checked_row(row, source, 'the held-out split')])
   with from_config('data'):
-    return source.read(np.array([row]))['context']
+    return source.read(index)['context']
 
 
 def _checked_row(row, rows, what):
@@ -304,12 +301,6 @@ def _checked_row(row, rows, what):
   return row
 
 
-def _read_context(path, facts, joint):
-  with from_config('sampling.context'):
-    rows = npz.read_array(path, 'context')
-  return check_rows(path, rows, facts, joint)
-
-
 def check_rows(
   what: str, rows: np.ndarray, facts: Values, joint: bool
 ) -> np.ndarray:
@@ -319,37 +310,36 @@ def check_rows(
   UserError for another shape, and for numbers that are not finite.
   """
   rows = rows[None] if rows.shape == tuple(facts.shape) else rows
-  if rows.shape[1:] != tuple(facts.shape) or not len(rows):
-    wanted = ', '.join(map(str, facts.shape))
-    raise UserError(
-      f'config.sampling.context: {what} has the shape {list(rows.shape)}, and '
-      f'[{wanted}] or [K, {wanted}] is needed'
-    )
-  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
-    raise UserError(
-      f'config.sampling.context: {what} has numbers that are not finite'
-    )
-  if joint:
-    _check_known(what, rows, facts)
+  refuse(
+    f'config.sampling.context: {problem}'
+    for problem in _row_problems(what, rows, facts, joint)
+  )
   return rows
 
 
-def _check_known(path, rows, facts):
+def _row_problems(what, rows, facts, joint):
+  if rows.shape[1:] != tuple(facts.shape) or not len(rows):
+    wanted = ', '.join(map(str, facts.shape))
+    yield (
+      f'{what} has the shape {list(rows.shape)}, and [{wanted}] or '
+      f'[K, {wanted}] is needed'
+    )
+  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
+    yield f'{what} has numbers that are not finite'
+  if not joint:
+    return
   full = np.isfinite(rows).all(axis=1)
   if full.any():
-    raise UserError(
-      f'config.sampling.context: row {np.argmax(full)} of {path} gives all '
-      'numbers of x: NaN marks those that are drawn'
+    yield (
+      f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks '
+      'those that are drawn'
     )
   known = rows.copy()
   box = known[:, : len(facts.low)]
   box[:] = np.where(np.isnan(box), facts.low, box)
   outside = ~facts.inside(known)
   if outside.any():
-    raise UserError(
-      f'config.sampling.context: row {np.argmax(outside)} of {path} has a '
-      'number outside data.bounds'
-    )
+    yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
 def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
@@ -408,9 +398,8 @@ def shapes(model: Model, size: int) -> Shapes:
   if model.conditioning.known is not None:
     arrays['known'] = x0
   if model.conditioning.image is not None:
-    keys = jax.eval_shape(
-      lambda key: jax.random.split(key, size), abstract_key()
-    )
+    split = functools.partial(jax.random.split, num=size)
+    keys = jax.eval_shape(split, abstract_key())
     arrays['image'] = jax.eval_shape(model.conditioning.image, keys, x0)
   return arrays
 

@@ -105,11 +105,10 @@ def objective_of(
 
 def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
   """Returns the objective with the constraints of the network's parameters."""
-  constraints = {}
-  if hasattr(noisy.network, 'constrain'):
-    constraints['network'] = noisy.network.constrain
-  if noisy.uncertainty is not None:
-    constraints['uncertainty'] = noisy.uncertainty.constrain
+  parts = {'network': noisy.network, 'uncertainty': noisy.uncertainty}
+  constraints = {
+    n: x.constrain for n, x in parts.items() if hasattr(x, 'constrain')
+  }
   if not constraints:
     return objective
 
@@ -161,9 +160,8 @@ def is_guided(scale: jax.Array | float) -> bool:
 
 def _pair(noisy, params, cond, guides, denoise):
   if 'guidance' not in guides:
-    return dj.make_paired_denoiser(
-      noisy.given(), params['network'], noisy.inputs.among(cond)
-    )
+    network = noisy.given(), params['network'], noisy.inputs.among(cond)
+    return dj.make_paired_denoiser(*network)
   guide = guides['guidance']
   worse = guide.noisy.denoiser(guide.params, cond)
   worse = other_runs.at_levels_of(guide, noisy, worse)
@@ -209,19 +207,14 @@ def plan_of(
 
   def of_estimate(cond, **options):
     # The estimate is always clipped in training.
-    def of_x0(x0):
-      return denoiser(cond | {'x0': jnp.clip(x0, -1.0, 1.0)}, **options)
-
-    return of_x0
+    clipped = functools.partial(jnp.clip, min=-1.0, max=1.0)
+    return lambda x0: denoiser(cond | {'x0': clipped(x0)}, **options)
 
   prior = noisy.prior_sample
-  plan = Plan(visited, levels, sampler, denoiser, prior, denoises=True)
   if not noisy.conditioning.self_conditioning:
-    return plan
+    return Plan(visited, levels, sampler, denoiser, prior, denoises=True)
   sampler = dj.self_conditioned(sampler)
-  return plan._replace(
-    sampler=sampler, step_function=of_estimate, denoises=False
-  )
+  return Plan(visited, levels, sampler, of_estimate, prior)
 
 
 _NUMBERS = jax.Array, np.ndarray, float
@@ -246,8 +239,7 @@ def levels_of(
     total = num_steps_of(schedule)
     if total is None:
       raise ValueError('respacing needs a schedule of steps')
-    steps = dj.respaced_steps(total, c.respacing)
-    return dj.step_levels(schedule, steps)
+    return dj.step_levels(schedule, dj.respaced_steps(total, c.respacing))
 
 
 _STOCHASTIC = (

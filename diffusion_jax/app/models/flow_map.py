@@ -24,12 +24,9 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a flow map."""
   noisy = NoisyNetwork.of(kinds.FLOW_MAP, config, facts)
   sampling: MapSampling = config.sampling.make()
-  return diffusion.of_network(
-    noisy,
-    workdir,
-    functools.partial(problems, noisy, sampling),
-    functools.partial(plan_of, noisy, sampling),
-  )
+  refused = functools.partial(problems, noisy, sampling)
+  plan = functools.partial(plan_of, noisy, sampling)
+  return diffusion.of_network(noisy, workdir, refused, plan)
 
 
 def flow_map(
@@ -44,13 +41,11 @@ def flow_map(
   network = dataclasses.replace(noisy.given(), sigma_data=sigma_data)
 
   def function(xt, level_t, level_s):
-    more = {}
+    given = cond
     if noisy.inputs.guidance_scale:
-      more['guidance_scale'] = jnp.full(len(xt), scale)
-    step = dj.make_flow_map(
-      network, params['network'], cond | more, kind=kind, **own
-    )
-    return step(xt, level_t, level_s)
+      given = cond | {'guidance_scale': jnp.full(len(xt), scale)}
+    parts = network, params['network'], given
+    return dj.make_flow_map(*parts, kind=kind, **own)(xt, level_t, level_s)
 
   return function
 

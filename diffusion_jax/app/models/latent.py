@@ -48,13 +48,10 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   stored = StoredAutoencoder(config, workdir, facts)
   own = {'state_shape': stored.shape, 'stored': stored}
   noisy = LatentNetwork.of(kinds.LATENT_DIFFUSION, config, facts, **own)
-  model = diffusion.of_network(
-    noisy,
-    workdir,
-    functools.partial(problems, noisy, sampling),
-    functools.partial(diffusion.plan_of, noisy, sampling),
-    latents_of(stored),
-  )
+  refused = functools.partial(problems, noisy, sampling)
+  plan = functools.partial(diffusion.plan_of, noisy, sampling)
+  latents = latents_of(stored)
+  model = diffusion.of_network(noisy, workdir, refused, plan, latents)
   return dataclasses.replace(
     model,
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
@@ -93,19 +90,19 @@ class StoredAutoencoder:
     return self.config.latent.shape or self.autoencoder.latent_shape()
 
   def _open(self, run: str | Path, named: str = '') -> Autoencoder:
-    path = 'latent.run'
     config = store.open_run(run, named)
-    facts, model = datasets.facts_of(config), None
-    if kinds.kind_of(config) is kinds.VAE:
-      model = Autoencoder(config, facts)
-    if model is None or len(model.latent_shape()) != 3:
+    facts = datasets.facts_of(config)
+    is_vae = kinds.kind_of(config) is kinds.VAE
+    model = Autoencoder(config, facts)
+    if not is_vae or len(model.latent_shape()) != 3:
       raise UserError(
-        f'config.{path}: the run in {run} has no latents with a height and a '
-        'width: give an autoencoder with objective=vae and network.latent_dim=0'
+        f'config.latent.run: the run in {run} has no latents with a height and '
+        'a width: give an autoencoder with objective=vae and '
+        'network.latent_dim=0'
       )
     if facts.x.shape != self.facts.x.shape:
       raise UserError(
-        f'config.{path}: the images in {run} are {facts.x.shape}, and here '
+        f'config.latent.run: the images in {run} are {facts.x.shape}, and here '
         f'{self.facts.x.shape}'
       )
     return model
@@ -184,15 +181,14 @@ class StoredAutoencoder:
 
   def _draws(self, params, source, mesh) -> Iterator[np.ndarray]:
     # Yields unscaled draws of the latents of the first images, [n, h, w, c].
-    autoencoder = {'network': params['network'], 'scale': jnp.ones(())}
-    autoencoder = replicate(mesh, autoencoder)
+    unscaled = {'network': params['network'], 'scale': jnp.ones(())}
+    autoencoder = replicate(mesh, unscaled)
 
     def draw(autoencoder, keys, x):
-      return latents_of(self).encode(autoencoder, x, keys)
+      return self.encode(autoencoder, x, keys)
 
-    compute = per_image(
-      draw, mesh, stream(0, 'latent_scale'), _BATCH, what='the latents'
-    )
+    key = stream(0, 'latent_scale')
+    compute = per_image(draw, mesh, key, _BATCH, what='the latents')
     count = min(len(source), MOST_IMAGES)
     for start in range(0, count, _BATCH):
       index = np.arange(start, min(start + _BATCH, count))
@@ -209,10 +205,8 @@ class StoredAutoencoder:
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)
     params, _ = read_params('latent', self._copy, model.init, record['step'])
-    now = checksums.of_arrays(params)
-    check_unchanged(
-      'latent.run', self._copy, self._record, record['checksum'], now
-    )
+    sums = record['checksum'], checksums.of_arrays(params)
+    check_unchanged('latent.run', self._copy, self._record, *sums)
     scale = jnp.asarray(record['scale'], jnp.float32)
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
 

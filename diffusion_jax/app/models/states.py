@@ -37,13 +37,9 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """
   own = {'states': config.states.make(), 'sampling': config.sampling.make()}
   model = StateDiffusion.of(kinds.STATES, config, facts, **own)
-  made = diffusion.of_network(
-    model,
-    workdir,
-    functools.partial(problems, model),
-    model.plan,
-    Latents(model.encode, model.decode),
-  )
+  refused = functools.partial(problems, model)
+  latents = Latents(model.encode, model.decode)
+  made = diffusion.of_network(model, workdir, refused, model.plan, latents)
   return dataclasses.replace(made, objective=model.objective)
 
 
@@ -78,11 +74,9 @@ class StateDiffusion(NoisyNetwork):
 
   @property
   def _facts(self):
-    schedule = self.schedule()
-    num_steps = num_steps_of(schedule)
-    return StateFacts(
-      num_values=self.facts.x.levels, schedule=schedule, num_steps=num_steps
-    )
+    schedule, levels = self.schedule(), self.facts.x.levels
+    steps = num_steps_of(schedule)
+    return StateFacts(num_values=levels, schedule=schedule, num_steps=steps)
 
   @property
   def _num_outputs(self):
@@ -119,25 +113,22 @@ class StateDiffusion(NoisyNetwork):
 
   def objective(self, test: bool = False) -> Objective:
     """Makes the loss; `test`: without dropout."""
-    facts: StateFacts = {
-      **self._facts,
-      'process': self.transitions,
-      'network': self.trained(test),
-      'states': lambda batch: self.encode(None, batch['x']),
-    }
-    objective = self.config.objective.make(facts)
+    objective = self.config.objective.make(
+      {
+        **self._facts,
+        'process': self.transitions,
+        'network': self.trained(test),
+        'states': lambda batch: self.encode(None, batch['x']),
+      }
+    )
     return diffusion.constrained(self, objective)
 
   # -- sampling ---------------------------------------------------------------
 
   def state_denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
-    return dj.make_state_denoiser(
-      self.given(),
-      params['network'],
-      self.inputs.among(cond),
-      process=self.transitions,
-    )
+    network = self.given(), params['network'], self.inputs.among(cond)
+    return dj.make_state_denoiser(*network, process=self.transitions)
 
   def guided(
     self, params: Params, cond: dict, scale: Array | float | None = None

@@ -77,15 +77,13 @@ def open_run(student: NoisyNetwork) -> NoisyNetwork:
   """
   run, objective = student.config.training.teacher, student.config.objective
   name = objective.name
+  problem = ''
   if not run:
-    raise UserError(
-      f'config.{_PATH}: objective={name} needs the folder of the run that is '
-      'distilled'
-    )
-  if 'teacher' not in parameters(objective.constructor):
-    raise UserError(
-      f'config.{_PATH}: objective={name} does not use a teacher: leave it empty'
-    )
+    problem = 'needs the folder of the run that is distilled'
+  elif 'teacher' not in parameters(objective.constructor):
+    problem = 'does not use a teacher: leave it empty'
+  if problem:
+    raise UserError(f'config.{_PATH}: objective={name} {problem}')
   noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
   refuse(problems(noisy, Path(run), student))
   return noisy
@@ -99,12 +97,10 @@ def problems(
   for name in ('labels', 'text', 'image'):
     ours, theirs = (n.config.conditioning[name] for n in (student, noisy))
     if ours != theirs:
-      yield (
-        f'{where}: conditioning.{name} is {theirs} in {run}, and {ours} in '
-        'this run'
-      )
+      field = f'conditioning.{name}'
+      yield f'{where}: {field} is {theirs} in {run}, and {ours} in this run'
   if noisy.conditioning.self_conditioning:
-    yield (f'{where}: the run in {run} has self-conditioning')
+    yield f'{where}: the run in {run} has self-conditioning'
   dropout = student.conditioning.dropout
   if dropout and not noisy.conditioning.dropout:
     yield (

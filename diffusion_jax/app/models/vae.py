@@ -89,9 +89,8 @@ class Autoencoder:
     network = self.network
     inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
     rngs = {} if key is None else {'dropout': key}
-    output: PyTree = network.apply(
-      {'params': params}, *inputs, key is not None, rngs=rngs, method=name
-    )
+    inputs = {'params': params}, *inputs, key is not None
+    output: PyTree = network.apply(*inputs, rngs=rngs, method=name)
     if not isinstance(output, tuple):
       return output
     return dj.Normal(output[0], jnp.exp(output[1]))
@@ -178,29 +177,20 @@ class Autoencoder:
 
   def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict:
     """Computes `hierarchical_elbo` by one draw of the latents."""
-    return bound.hierarchical_elbo(
-      keys,
-      x0,
-      functools.partial(self.encode, params),
-      functools.partial(self.decode, params),
-      self.log_likelihood_of(params),
-      num_steps=self.num_latents,
-    )
+    encode = functools.partial(self.encode, params)
+    decode = functools.partial(self.decode, params)
+    own = encode, decode, self.log_likelihood_of(params)
+    return bound.hierarchical_elbo(keys, x0, *own, num_steps=self.num_latents)
 
 
 def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   """Makes the loss; `test`: the plain bound, without dropout."""
   section = model.config.objective
   if test:
-    plain = {'beta': 1.0, 'free_bits': 0.0, 'kl_warmup': 0}
-    section = section.replace(**plain)
+    section = section.replace(beta=1.0, free_bits=0.0, kl_warmup=0)
     model = dataclasses.replace(model, dropout=False)
-  return section.make({
-    'encode': model.encode,
-    'decode': model.decode,
-    'log_likelihood': model.log_likelihood,
-    'num_latents': model.num_latents,
-  })  # fmt: skip
+  facts = 'encode', 'decode', 'log_likelihood', 'num_latents'
+  return section.make({name: getattr(model, name) for name in facts})
 
 
 def problems(model: Autoencoder, mode: str) -> Iterator[str]:
