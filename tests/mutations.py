@@ -224,7 +224,7 @@ data/parquet.py data/test_refusals.py parquet_row
   => return cell['bytes'] or open(cell['path'], 'rb').read()
 app/inputs/datasets.py run_keeps_its_classes
   if ours.class_names and theirs => if not ours.class_names and theirs
-app/modes/train_setup.py app/inputs/test_datasets.py run_keeps_its_classes
+app/inputs/datasets.py run_keeps_its_classes
   checksum=total, **names) => checksum=total)
 data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:

@@ -224,7 +224,8 @@ def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
 
 def check_parts(parts: Path, settings: Settings, field: str) -> bool:
   """Returns whether a folder has batches; raises as `check_same` does."""
-  files = sorted(parts.glob('*.npz'))
+  # A copy that a program of synchronisation made has another name.
+  files = [x for x in sorted(parts.glob('*.npz')) if x.stem.isdecimal()]
   for file in files:
     check_same(file, settings, parts, field)
   return bool(files)

@@ -136,6 +136,7 @@ def test_images_go_on_where_they_were_interrupted(
   with lock.hold(folder, 'samples.npz'):
     message = 'samples.npz is being written by process'
     refused(message, MODES[mode], config, str(copy))
+  np.savez(folder / 'samples.parts' / '00000000 (a copy).npz', x=0)
   MODES[mode](config, str(copy))
   assert batches.made == 2  # four and two, of six
   assert not [*folder.glob('*.lock')]
