@@ -71,7 +71,7 @@ def _small_data(section, has_texts, own):
   facts = datasets.stated_facts(section)
   is_folder = section.constructor is image_folder.folder
   if own or facts is None and not is_folder:
-    if section.name == 'npz' and not section.path and not own:
+    if not own and section.get('path', '') is None:  # text has its own
       return {'name': 'two_moons'}
     # The draws of an untrained network would hardly ever be within a box.
     return section.to_dict() | ({'bounds': ()} if 'bounds' in section else {})

@@ -185,7 +185,7 @@ class StoredAutoencoder:
     autoencoder = replicate(mesh, unscaled)
 
     def draw(autoencoder, keys, x):
-      return self.encode(autoencoder, x, keys)
+      return latents_of(self).encode(autoencoder, x, keys)
 
     key = stream(0, 'latent_scale')
     compute = per_image(draw, mesh, key, _BATCH, what='the latents')
