@@ -75,7 +75,7 @@ class TrainedRun:
   def draw(self, n: int, first: int = 0, **given: Any) -> np.ndarray:
     """Returns samples first .. first + n - 1 of the seed, in the data's units.
 
-    They are those of --mode=sample. Conditions are taken in turn.
+    They equal the samples of --mode=sample. Conditions are taken in turn.
     """
     model, end = self.model, first + n
     if given:

@@ -12,7 +12,7 @@ _SHARD = re.compile(r'(.*)-(\d+)-of-(\d+)(.*)', re.DOTALL)
 
 
 def readable(name: str) -> str:
-  r"""Returns a name that can be printed: a byte that is no UTF-8 is \xe9."""
+  r"""Returns a name that can be printed: \xe9 for a byte that UTF-8 lacks."""
   return os.fsencode(name).decode(errors='backslashreplace')
 
 

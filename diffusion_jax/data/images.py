@@ -95,7 +95,7 @@ def _opened(file, name):
 
   is_bytes = isinstance(file, io.BytesIO)
   size = file.getbuffer().nbytes if is_bytes else os.path.getsize(file)
-  # A profile or a text may be as large as all texts, 64 MiB, or as the file.
+  # A profile or a comment may have 64 MiB, or the size of the file.
   most = max(size, PngImagePlugin.MAX_TEXT_MEMORY)
   PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = most
   # Pillow warns from half the size at which it raises an error.

@@ -1,4 +1,4 @@
-"""Simulations, each of which is simulated once and kept in a folder."""
+"""Simulations that run once and are kept in a folder."""
 
 import ast
 import contextlib
@@ -37,7 +37,7 @@ def simulations(
 ) -> tuple[Arrays, bool]:
   """Returns (simulations 0..size - 1, whether the folder lacked any).
 
-  Block i depends on the seed and i alone. The folder keeps each block, and one
+  Block i depends only on the seed and i. The folder keeps each block, and one
   file when all are there, by a sum of the simulator's code, its fields and the
   seed; see `keep` for a dict. workers: processes that simulate; 0: this one.
   Raises ValueError.
@@ -182,7 +182,7 @@ def _name(simulate, seed):
   if not isinstance(simulate, functools.partial):
     simulate = functools.partial(simulate)
   function, fields = simulate.func, sorted(simulate.keywords.items())
-  # Those of a function that another one returned.
+  # The numbers in a closure belong to the fields.
   outer = [cell.cell_contents for cell in function.__closure__ or ()]
   fields += [x for x in outer if isinstance(x, (int, float, str))]
   about = function.__qualname__, fields, seed, BLOCK, code_of(function)
@@ -190,7 +190,7 @@ def _name(simulate, seed):
   return f'{"test" if seed[1] else "train"}-{digest}'
 
 
-@functools.cache  # the code that was imported, whatever its file has later
+@functools.cache  # the imported code, even if its file changes later
 def code_of(function: Callable) -> str:
   """Returns the code of a function's module, without comments and layout.
 
@@ -213,7 +213,7 @@ def _folder(module):
 
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:
-  """Raises ValueError if a simulator's arrays are not those of its first."""
+  """Raises ValueError if the shapes differ from the first block's."""
   now, was = ({n: x.shape[1:] for n, x in a.items()} for a in (arrays, first))
   if now != was:
     raise ValueError(

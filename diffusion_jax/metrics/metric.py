@@ -96,7 +96,7 @@ def take(
 def same_precision(*arrays: ArrayLike) -> list[np.ndarray]:
   """Returns the arrays in float64, rounded to the coarsest of their floats.
 
-  Numbers that differ by their types alone, such as 0.1, are then equal.
+  Numbers that differ only by their types, such as 0.1, are then equal.
   """
   made = [np.asarray(array) for array in arrays]
   floats = [x.dtype for x in made if x.dtype.kind == 'f']

@@ -64,7 +64,7 @@ def expanded(path: str, written: bool = False) -> str:
   if written and re.match(r'[A-Za-z][\w+.-]*://', path):
     raise ValueError(
       f'{path} is an address, and only folders of this machine are written: '
-      'give the path of a folder, such as that of a mounted bucket'
+      'give the path of a folder, such as a mounted bucket'
     )
   full = os.path.expanduser(path)
   if full.startswith('~'):

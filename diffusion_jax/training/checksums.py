@@ -3,7 +3,7 @@
 `sha256sum -c SHA256SUMS` checks a folder by hand. Storage does flip bits, and
 the format of the arrays detects few of them. Checkpoints whose files differ
 from what was written are not read, and moved away. Files that other programs
-add, such as desktop.ini, are no damage.
+add, such as desktop.ini, do no harm.
 """
 
 import itertools

@@ -93,7 +93,7 @@ def test_loss_and_gradient_are_finite_at_zero_snr(kind, rng):
   ).sum()
   value, grad = jax.jit(jax.value_and_grad(loss))(y)
   assert np.isfinite(value) and np.isfinite(grad).all()
-  # The limit: the weight of eps is 1 at every level, that of x_0 and v is 0.
+  # The limit: the weight of eps is 1 at every level, of x_0 and v 0.
   expected = np.sum((y - eps) ** 2) if kind == 'eps' else 0.0
   np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-20)
 

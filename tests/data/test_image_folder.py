@@ -55,7 +55,7 @@ def test_hidden_files_and_others_are_left_out(classes):
 
 
 def test_all_suffixes_and_names_are_read(tmp_path):
-  """Classes of names that are no UTF-8 have names that can be printed."""
+  """Names of classes that UTF-8 lacks can be printed."""
   suffixes = [*image_folder.SUFFIXES, *map(str.upper, image_folder.SUFFIXES)]
   for name in suffixes:
     save(tmp_path / os.fsdecode(b'caf\xe9') / f'a{name}', (1, 2, 3))

@@ -65,7 +65,7 @@ MODES_OF_A_RUN = {
 
 
 def test_a_training_simulates_each_pair_once(trained):
-  """Also those of its previews, metrics and report."""
+  """Also the calls of its previews, metrics and report."""
   run, calls, *_ = trained
   assert sorted(calls_of(calls)) == [40, 50, 100, 100]
   assert len([*(run / 'simulations').iterdir()]) == 2

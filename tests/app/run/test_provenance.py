@@ -261,7 +261,7 @@ KINDS = (
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_each_field_is_named_refused_or_free(kind, files, settings):
-  """A result of other fields is not taken for that of these."""
+  """A result of other fields is not taken over."""
   mode, run, fields = kinds_of(files)[kind]
   config = config_of(run, fields)
   before, named = settings(mode, config, run), []
