@@ -185,15 +185,14 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   config = store.of_run(run, store.open_run(run), flags)
   opened = weights.opened(models.make(config, run), 'sample', sample.inputs_of)
   model, params, inputs = opened.model, opened.params, opened.inputs
-  n = conditions.count(model)
+  settings = provenance.of_sampling(opened, inputs.stored())
   cond = conditions.encoded(model, params, inputs)
   opened = opened._replace(inputs=inputs._replace(cond=cond))
-  stored = provenance.as_array(sample.settings_of(opened))
-  params = opened.on_devices()
+  params, stored = opened.on_devices(), provenance.as_array(settings)
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
   start = time.process_time()
   with contextlib.redirect_stdout(printed):
-    paths = sample.draw_parts(opened, params, out, stored, n)
+    paths = sample.draw_parts(opened, params, out, stored)
   seconds = (time.process_time() - start) / len(contexts)
   x = np.concatenate([npz.read(path, ['arr_0'])['arr_0'] for path in paths])
   for path in paths:

@@ -134,7 +134,7 @@ def check_schedule(
   levels: some of its levels [N], the noisiest first, if they are known.
   """
   if levels is None or isinstance(levels.alpha, Tracer):
-    times = np.float32(1.0), np.float32(0.0)
+    times = np.ones((), np.float32), np.zeros((), np.float32)
     ends = computed_now(lambda *times: [*map(schedule, times)], *times) or ()
   else:
     arrays = [np.asarray(x) for x in levels]
