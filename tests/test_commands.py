@@ -46,6 +46,7 @@ FLAGS = {
   '--config.data=decay': '--config=configs/joint.py',
   '--config.network=dit --config.network.channels=64': '--config=configs/'
   'joint.py',
+  '--config.data.workers=': '--config=configs/inference.py',
   '--config.training.lora_rank=': '--config=configs/digits.py '
   '--config.training.init_from=runs/digits',
   '--config.training.ema': '--config=configs/digits.py',
