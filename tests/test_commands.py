@@ -345,6 +345,11 @@ def train(arguments):
   """Runs a command in this process, shortened."""
   config, workdir, mode = check(arguments, keep=False)
   fields = SHORT[mode] | {'compilation_cache': ''}
+  # Pairs and images have numbers of their own, and refuse the other's.
+  if 'metrics=ode' in arguments:
+    fields = {n: x for n, x in fields.items() if '_pair' not in n}
+  else:
+    fields.pop('evaluation.num_images', None)
   fields = {
     path: str(value)
     for path, value in fields.items()

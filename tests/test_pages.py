@@ -390,7 +390,8 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
   assert 'elbo' in done.stdout and 'brightness' in done.stdout
   assert (tmp_path / 'run/samples/samples.npz').exists()
-  done = launch('run', '--mode=evaluate')
+  shutil.copytree(tmp_path / 'run', tmp_path / 'theirs')
+  done = launch('theirs', '--mode=evaluate')
   assert done.returncode == 2 and 'would be imported' in done.stderr
   steer = '--config.edit=steer', '--config.edit.reward=my_parts:symmetric'
   done = launch(
@@ -400,5 +401,5 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
   assert 'reward' in done.stdout
   parts = 'pictures Schedule Network objective sampler brightness'.split()
   allowed = '--allow=' + ','.join(f'my_parts:{part}' for part in parts)
-  done = launch('run', '--mode=evaluate', allowed)
+  done = launch('theirs', '--mode=evaluate', allowed)
   assert done.returncode == 0, done.stderr[-2000:]
