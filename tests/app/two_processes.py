@@ -27,7 +27,7 @@ IDLE = 300  # seconds that the first process waits for the end of the second
 FIELDS = {
   'training.mesh': (8, 1),  # parameters split as well: a minute more
   'training.evaluate_every': 4,  # and at the last step
-  'optimizer.decay_steps': 4,
+  'optimizer.decay_steps': 10_000,
   'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
   'sampling.num_steps': 3,
   'evaluation.metrics': ('elbo', 'fd'),
