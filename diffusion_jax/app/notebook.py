@@ -11,7 +11,6 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
 from diffusion_jax.app.config import own, prerequisites, store
@@ -36,9 +35,9 @@ class TrainedRun:
   units, but for image.
   """
 
-  schedule: dj.Schedule | None
-  levels: dj.NoiseLevel | None
-  sampler: dj.Sampler | None
+  schedule: Any
+  levels: Any
+  sampler: Any
   facts: Facts
   shape: tuple[int, ...]
   params: Params
