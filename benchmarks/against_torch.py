@@ -52,9 +52,7 @@ def processor() -> str:
 def has_gpu() -> bool:
   """Says whether an NVIDIA GPU answers, without loading jax or torch."""
   try:
-    listing = subprocess.run(
-      ['nvidia-smi', '-L'], capture_output=True, text=True
-    )
+    listing = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True)
   except OSError:
     return False
   return listing.returncode == 0 and 'GPU' in listing.stdout
@@ -136,9 +134,7 @@ def measured(case, task, facts, info, times, forward_xla) -> dict:
       'flop_per_s': flop / seconds,
       'mfu': flop / seconds / rate,
     }
-  found['ours']['mfu_by_xla'] = (
-    (xla or np.nan) / found['ours']['seconds'] / rate
-  )
+  found['ours']['mfu_by_xla'] = (xla or np.nan) / found['ours']['seconds'] / rate
   return found
 
 
@@ -194,13 +190,9 @@ def plan(args, gpu: bool) -> list[tuple[Case, list[str]]]:
     chosen = [
       Case(name, int(batch), dtype, args.ddim_steps, args.remat, compiled)
       for name in args.networks or default
-      for batch in args.batches
-      or (GPU_BATCHES if gpu else [cases.NETWORKS[name].batch])
+      for batch in args.batches or (GPU_BATCHES if gpu else [cases.NETWORKS[name].batch])
     ]
-  return [
-    (case, [t for t in args.tasks if t in cases.network_of(case).tasks])
-    for case in chosen
-  ]
+  return [(case, [t for t in args.tasks if t in cases.network_of(case).tasks]) for case in chosen]
 
 
 def listed(text: str) -> list[str]:
@@ -286,8 +278,7 @@ def summary(records: list[dict]) -> str:
       versions |= side['versions']
     lines.append(', '.join(f'{name} {v}' for name, v in versions.items()))
     rates = ', '.join(
-      f'{name} {side["matmul_flop_per_s"] / 1e9:.0f} GFLOP/s'
-      for name, side in facts.items()
+      f'{name} {side["matmul_flop_per_s"] / 1e9:.0f} GFLOP/s' for name, side in facts.items()
     )
     lines.append(f'{facts["ours"]["device"]}; product of matrices: {rates}')
     break

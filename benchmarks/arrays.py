@@ -26,14 +26,15 @@ def describe(name, z, length, correlation):
   for axis in range(1, z.ndim - 1):
     x = np.moveaxis(z, axis, -1)
     kernel = matern(x.shape[-1], length)[0]
-    found = [np.mean(x[..., : len(kernel) - i] * x[..., i:])
-             for i in range(len(kernel))]  # fmt: skip
+    found = [np.mean(x[..., : len(kernel) - i] * x[..., i:]) for i in range(len(kernel))]
     error = np.abs(found - kernel)
     print(f'  axis {axis}: correlation within {error.max():.4f} of the kernel')
   if z.shape[-1] > 1:
     point = np.mean(z[..., 0] * z[..., 1], axis=0)
-    print(f'  channels: correlation {point.mean():.4f} ({point.min():.3f} to '
-          f'{point.max():.3f}), exact {correlation:g}')  # fmt: skip
+    print(
+      f'  channels: correlation {point.mean():.4f} ({point.min():.3f} to '
+      f'{point.max():.3f}), exact {correlation:g}'
+    )
 
 
 def main(file):
@@ -46,9 +47,7 @@ def main(file):
   describe(f'{len(x)} samples', (x - mean) / std, *some)
   rng, channels = np.random.default_rng(9), len(std)
   standard = (0.0,) * channels, (1.0,) * channels  # mean and std
-  exact = gaussian_process(
-    rng, len(x), tuple(data['sides']), some[0], *standard, some[1]
-  )
+  exact = gaussian_process(rng, len(x), tuple(data['sides']), some[0], *standard, some[1])
   describe(f'{len(x)} exact draws', exact['x'], *some)
 
 

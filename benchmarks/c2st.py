@@ -51,9 +51,7 @@ def _accuracy(data, init, key, fitted, tested):
     return x[:, 0]
 
   def loss(params, index):
-    each = optax.sigmoid_binary_cross_entropy(
-      logits(params, x[index]), labels[index]
-    )
+    each = optax.sigmoid_binary_cross_entropy(logits(params, x[index]), labels[index])
     return each.mean() + 5e-5 / size * sum(jnp.sum(w**2) for w, _ in params)
 
   def step(carry, index):

@@ -52,18 +52,10 @@ class Network(NamedTuple):
 # trained as DDPM's network is.
 DIT = {'network': 'dit', 'network.noise_embedding': 'ho'}
 # 256 tokens, as for latents of 32x32.
-DIT_XL = DIT | {
-  'network.channels': '1152',
-  'network.num_blocks': '28',
-  'network.num_heads': '16',
-}
+DIT_XL = DIT | {'network.channels': '1152', 'network.num_blocks': '28', 'network.num_heads': '16'}
 # diffusers has neither the bound nor its output. Separate projections are the
 # layout that diffusers has: the same products.
-ADM = {
-  'objective': 'denoising',
-  'network.qkv': 'separate',
-  'network.remat': 'False',
-}
+ADM = {'objective': 'denoising', 'network.qkv': 'separate', 'network.remat': 'False'}
 # The plain loss and one average, as on the torch side.
 EDM2_FLAGS = {
   'network.remat': 'False',
@@ -74,18 +66,12 @@ EDM2_FLAGS = {
 OF_TWO: Any = {'tasks': ('forward', 'train'), 'batch': 2}
 NETWORKS = {
   'ddpm': Network('cifar10'),
-  'edm': Network(
-    'cifar10_edm', flags={'conditioning.augment': '0.0'}, exact=False
-  ),
+  'edm': Network('cifar10_edm', flags={'conditioning.augment': '0.0'}, exact=False),
   'dit': Network('cifar10', 'conditional', DIT),
   'dit_xl': Network('cifar10', 'conditional', DIT_XL),
   'adm': Network('imagenet64', flags=ADM),
-  'autoencoder': Network(
-    'imagenet256_autoencoder', '', {'data.image_shape': '64,64,3'}, **OF_TWO
-  ),
-  'edm2': Network(
-    'imagenet64_edm2', 'xs', EDM2_FLAGS, noise=(-0.5, 0.5), **OF_TWO
-  ),
+  'autoencoder': Network('imagenet256_autoencoder', '', {'data.image_shape': '64,64,3'}, **OF_TWO),
+  'edm2': Network('imagenet64_edm2', 'xs', EDM2_FLAGS, noise=(-0.5, 0.5), **OF_TWO),
 }
 
 
@@ -99,18 +85,11 @@ _DDPM: Any = {
   'network.num_groups': '8',
 }
 CURVES = {
-  'mnist': Network(
-    'mnist', 'unconditional', _DDPM | {'network.channels': '16'}, batch=32
-  ),
+  'mnist': Network('mnist', 'unconditional', _DDPM | {'network.channels': '16'}, batch=32),
   'cifar10': Network(
     'cifar10',
     '',
-    _DDPM
-    | {
-      'network.channels': '32',
-      'network.num_blocks': '1',
-      'network.multipliers': '1,2,2',
-    },
+    _DDPM | {'network.channels': '32', 'network.num_blocks': '1', 'network.multipliers': '1,2,2'},
     batch=32,
   ),
 }
@@ -133,9 +112,7 @@ SMOKE = {
 # All networks, for benchmarks.on_gpu.
 TINY = SMOKE | {
   'smoke_edm': _smoke('edm', num_groups=4, attention_resolutions='8'),
-  'smoke_adm': _smoke(
-    'adm', num_groups=4, head_channels=8, attention_resolutions='8'
-  ),
+  'smoke_adm': _smoke('adm', num_groups=4, head_channels=8, attention_resolutions='8'),
   'smoke_dit_xl': _smoke('dit_xl', num_blocks=2, num_heads=2, multipliers=''),
 }
 

@@ -24,9 +24,7 @@ from diffusion_jax.testing import oracles
 DRAWS, SETS = 1000, 3
 PROBLEMS = {
   'linear': oracles.gaussian(np.zeros(10), np.eye(10)),
-  'modes': oracles.mixture(
-    [0.5, 0.5], [[-0.9, 0.0], [0.9, 0.0]], [np.diag([0.19, 1.0])] * 2
-  ),
+  'modes': oracles.mixture([0.5, 0.5], [[-0.9, 0.0], [0.9, 0.0]], [np.diag([0.19, 1.0])] * 2),
 }
 
 
@@ -41,15 +39,12 @@ def methods(prior, ys, key):
   exact = [prior.posterior(eye, y, 1.0) for y in np.asarray(ys)]
   keys = jax.random.split(key, n + 1)
   drawn = [
-    np.cov(np.asarray(p.sample(k, 1000)).T)
-    for p, k in zip([prior, *exact], keys, strict=True)
+    np.cov(np.asarray(p.sample(k, 1000)).T) for p, k in zip([prior, *exact], keys, strict=True)
   ]
   known = [np.asarray(p.cov) for p in [prior, *exact]]
 
   def gauss(covariances):
-    return dj.gauss_composed(
-      single, ys, prior.denoise, np.stack(covariances[1:]), covariances[0]
-    )
+    return dj.gauss_composed(single, ys, prior.denoise, np.stack(covariances[1:]), covariances[0])
 
   def score(x):
     return prior.score(x, dj.clean_level())

@@ -70,14 +70,11 @@ def main(argv=None) -> None:
   print('\n| steps | ours | diffusers |\n|---|---|---|')
   for i in range(5):
     cells = [
-      f'{x[:, i].mean():.4f} ± {x[:, i].std(ddof=args.seeds > 1):.4f}'
-      for x in found.values()
+      f'{x[:, i].mean():.4f} ± {x[:, i].std(ddof=args.seeds > 1):.4f}' for x in found.values()
     ]
     print(f'| {edges[i]} to {edges[i + 1]} | {" | ".join(cells)} |')
   for part, name in enumerate(('wall', 'processor')):
-    ratio = turns.spread(
-      turns.ratios(seconds['ours'], seconds['diffusers'], part)
-    )
+    ratio = turns.spread(turns.ratios(seconds['ours'], seconds['diffusers'], part))
     print(
       f'seconds a step, {name}: ours over diffusers {ratio["median"]:.2f} '
       f'({ratio["low"]:.2f} to {ratio["high"]:.2f})'

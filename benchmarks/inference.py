@@ -77,9 +77,7 @@ def parameters_of(task: str, x: np.ndarray) -> np.ndarray:
   return np.exp(x) if task in LOGARITHMS else x
 
 
-def config_of(
-  task: str, simulations: int, seed: int, flags: str, is_joint: bool = False
-) -> Node:
+def config_of(task: str, simulations: int, seed: int, flags: str, is_joint: bool = False) -> Node:
   """Returns the config of a training: the recipe and `flags`, a=1 b=2."""
   path = str(Path((joint if is_joint else inference).__file__))
   fields: dict[str, object] = {**inference.budget(simulations)}
@@ -123,12 +121,7 @@ def fit(config: Node, run: Path) -> Row:
 
 
 def fit_again(
-  task: str,
-  simulations: int,
-  seed: int,
-  flags: str,
-  out: Path,
-  is_joint: bool = False,
+  task: str, simulations: int, seed: int, flags: str, out: Path, is_joint: bool = False
 ) -> tuple[Path, Row]:
   """Trains, with more weight decay while it over-fits; returns the best run."""
   run, best, seconds = out, {'loss': float('inf')}, 0.0
@@ -150,13 +143,7 @@ def fit_again(
 
 
 def fit_longer(
-  task: str,
-  simulations: int,
-  seed: int,
-  flags: str,
-  run: Path,
-  best: Row,
-  is_joint: bool = False,
+  task: str, simulations: int, seed: int, flags: str, run: Path, best: Row, is_joint: bool = False
 ) -> tuple[Path, Row]:
   """Trains with more steps while the last has the least loss; as above."""
   seconds, first = best['train_seconds'], run
@@ -287,9 +274,7 @@ def measure(
 
 
 def scores_of(
-  task: str,
-  x: np.ndarray,
-  known: Sequence[tuple[np.ndarray, np.ndarray]],
+  task: str, x: np.ndarray, known: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[float]:
   """Returns the C2ST of draws x [K, N, D] for each of K observations."""
   scores = []
@@ -330,8 +315,7 @@ def table(rows: list[Row], published: dict) -> str:
     known = (group[0]['task'], simulations)
     others = (published.get((*known, a)) for a in ALGORITHMS)
     seconds = [
-      statistics.fmean(row[name] for row in group)
-      for name in ('train_seconds', 'draw_seconds')
+      statistics.fmean(row[name] for row in group) for name in ('train_seconds', 'draw_seconds')
     ]
     ours = ['—'] * 3
     if 'weight_decay' in group[0]:
@@ -379,9 +363,7 @@ def main() -> None:
   known = (joint if args.joint else inference).VARIANTS
   tasks = args.tasks.split(',') if args.tasks else known
   if unknown := {*tasks} - {*known}:
-    raise SystemExit(
-      f'--tasks: {", ".join(sorted(unknown))} is not one of {", ".join(known)}'
-    )
+    raise SystemExit(f'--tasks: {", ".join(sorted(unknown))} is not one of {", ".join(known)}')
   compiling.keep_compilations()
   path = make_folder(args.out) / 'rows.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
@@ -390,15 +372,11 @@ def main() -> None:
   ours = 'joint' if args.joint else ''
   peers = [name for name in args.peers.split(',') if name]
   if unknown := {*peers} - {*PEERS}:
-    raise SystemExit(
-      f'--peers: {", ".join(sorted(unknown))} is not one of {", ".join(PEERS)}'
-    )
+    raise SystemExit(f'--peers: {", ".join(sorted(unknown))} is not one of {", ".join(PEERS)}')
   methods = [ours, *(f'sbi {name}' for name in peers)]
   sizes = [int(n) for n in args.simulations.split(',')]
   seeds = [int(n) for n in args.seeds.split(',')]
-  for simulations, seed, task, method in itertools.product(
-    sizes, seeds, tasks, methods
-  ):
+  for simulations, seed, task, method in itertools.product(sizes, seeds, tasks, methods):
     key = {'task': task, 'simulations': simulations, 'seed': seed}
     is_peer = method != ours
     key |= {'method': method, 'flags': '' if is_peer else args.flags}

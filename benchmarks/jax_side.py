@@ -91,9 +91,7 @@ class Side:
   def prepare(self, task):
     """Compiles 'forward', 'train' or 'ddim'; returns facts about it."""
     function, (first, *others) = getattr(self, f'_{task}')()
-    shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first
-    )
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first)
     # XLA may choose the layouts of a state: the first one is converted.
     compiled = self.program = function.lower(shapes, *others).compile()
     self.carry = jax.device_put(first, compiled.input_formats[0][0]), *others

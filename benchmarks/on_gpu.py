@@ -92,11 +92,7 @@ def stored(path: Path, key: dict[str, Any]) -> dict[str, dict]:
   """
   path.touch()
   rows = [json.loads(text) for text in path.read_text().splitlines()]
-  return {
-    row['part']: row
-    for row in rows
-    if key.items() <= row.items() and is_good(row)
-  }
+  return {row['part']: row for row in rows if key.items() <= row.items() and is_good(row)}
 
 
 def is_good(row: dict[str, Any]) -> bool:
@@ -115,9 +111,7 @@ def part(name: str, tiny: bool, memory: float = math.inf) -> Part:
   return {'ours': ours, 'torch': torch}, task
 
 
-def measure(
-  parts: dict[str, Part], outside: float, end: float
-) -> Iterator[dict[str, Any]]:
+def measure(parts: dict[str, Part], outside: float, end: float) -> Iterator[dict[str, Any]]:
   """Yields the row of each part when it is ready, until time.monotonic() = end.
 
   A part begins when the device has memory for all processes: an allocator of

@@ -51,6 +51,5 @@ def table(profile: Any, program: str, calls: int, most: int = 40) -> str:
     what = f'{name:36.36} {kernel:36.36} {sources.get(name, "")[-70:]}'
     rows.append((t, launches[name, kernel], what))
   return '\n'.join(
-    f'{t / calls / 1e6:9.3f} ms {t / all_ns:6.1%} x{n / calls:<5.0f} {what}'
-    for t, n, what in rows
+    f'{t / calls / 1e6:9.3f} ms {t / all_ns:6.1%} x{n / calls:<5.0f} {what}' for t, n, what in rows
   )

@@ -71,16 +71,10 @@ def plain(problem: Problem, measurement: dj.Measurement) -> dj.Denoiser:
   return problem.denoise
 
 
-def wrapped(
-  wrap: Callable, num_steps: int = 100, sampler: dj.Sampler | None = None
-) -> Callable:
+def wrapped(wrap: Callable, num_steps: int = 100, sampler: dj.Sampler | None = None) -> Callable:
   """Returns the draw of a function denoiser -> denoiser."""
   steps = dj.ddim(1.0) if sampler is None else sampler
-  return run(
-    lambda problem, m: wrap(problem.denoise, m),
-    lambda m: steps,
-    num_steps,
-  )
+  return run(lambda problem, m: wrap(problem.denoise, m), lambda m: steps, num_steps)
 
 
 def exact_denoiser(num_steps: int) -> Callable:
@@ -100,9 +94,7 @@ def moments(
 ) -> dj.Denoiser:
   """Guides by moment matching; None: an iteration for each number of y."""
   count = num_iterations or m.y.shape[-1]
-  return dj.observation_guided(
-    denoise, m.forward, m.y, num_iterations=count, std=m.std
-  )
+  return dj.observation_guided(denoise, m.forward, m.y, num_iterations=count, std=m.std)
 
 
 def pseudoinverse(denoise: dj.Denoiser, m: dj.Measurement) -> dj.Denoiser:
@@ -115,9 +107,7 @@ def likelihood(denoise: dj.Denoiser, m: dj.Measurement) -> dj.Denoiser:
   return dj.twist_guided(denoise, lambda x0, level: m.log_prob(x0))
 
 
-def particles(
-  twisted: bool = True, use_gradient: bool = True, count: int = PARTICLES
-) -> Callable:
+def particles(twisted: bool = True, use_gradient: bool = True, count: int = PARTICLES) -> Callable:
   """Returns the draw of one particle of each population."""
 
   def draw(key, problem, y):
@@ -147,9 +137,7 @@ def populations(
   sampler = dj.steered(m.log_prob, twist, use_gradient=use_gradient)
   shape = len(y), count, problem.matrix.shape[1]
   x = dj.prior_sample(prior_key, shape, levels.take(0))
-  x, state = dj.sample(
-    key, problem.denoise, sampler, levels, x, return_state=True
-  )
+  x, state = dj.sample(key, problem.denoise, sampler, levels, x, return_state=True)
   return dj.pick(pick_key, x, state.log_weights), state
 
 
@@ -187,9 +175,7 @@ def daps(papers: bool, langevin: bool = False) -> Callable:
 
 def gibbs(lowest: float) -> Callable:
   """Returns the draw of split Gibbs, 40 rounds of 20 steps."""
-  widths = jnp.concatenate(
-    [jnp.geomspace(3.0, lowest, 20), jnp.full(20, lowest)]
-  )
+  widths = jnp.concatenate([jnp.geomspace(3.0, lowest, 20), jnp.full(20, lowest)])
 
   def draw(key, problem, y):
     prior_key, key = jax.random.split(key)
@@ -222,23 +208,15 @@ METHODS = {
   'DPS, step size 0.3, 1000 steps': Method(dps(0.3, 1000), 1000, '1000'),
   'DPS, step size 1, 1000 steps': Method(dps(1.0, 1000), 1000, '1000'),
   'DPS, step size 1, 100 steps': Method(dps(1.0, 100), 100, '100'),
-  'likelihood of x_0_hat, 1000 steps': Method(
-    wrapped(likelihood, 1000), 1000, '1000'
-  ),
+  'likelihood of x_0_hat, 1000 steps': Method(wrapped(likelihood, 1000), 1000, '1000'),
   'pseudoinverse_guided': Method(wrapped(pseudoinverse), 100, '100'),
-  'pseudoinverse_guided, 1000 steps': Method(
-    wrapped(pseudoinverse, 1000), 1000, '1000'
-  ),
+  'pseudoinverse_guided, 1000 steps': Method(wrapped(pseudoinverse, 1000), 1000, '1000'),
   'observation_guided': Method(wrapped(moments), 100, '100 (M + 1)'),
   'observation_guided, 1 iteration': Method(
     wrapped(functools.partial(moments, num_iterations=1)), 100, '200'
   ),
-  'proximal, renoised(0.3)': Method(
-    wrapped(dj.proximal, 100, dj.renoised(0.3)), 100
-  ),
-  'proximal, renoised(1)': Method(
-    wrapped(dj.proximal, 100, dj.renoised(1.0)), 100
-  ),
+  'proximal, renoised(0.3)': Method(wrapped(dj.proximal, 100, dj.renoised(0.3)), 100),
+  'proximal, renoised(1)': Method(wrapped(dj.proximal, 100, dj.renoised(1.0)), 100),
   'decoupled': Method(daps(papers=False), 100),
   "decoupled, the paper's": Method(daps(papers=True), 500),
   'decoupled, langevin_draw': Method(daps(papers=False, langevin=True), 100),
@@ -247,15 +225,11 @@ METHODS = {
   'red_diff (an estimate)': Method(red_diff, 1000),
   'steered, 16 particles': Method(particles(), 1600, '1600'),
   'steered, no gradient': Method(particles(use_gradient=False), 1600),
-  'steered, likelihood of x_0_hat': Method(
-    particles(twisted=False), 1600, '1600'
-  ),
+  'steered, likelihood of x_0_hat': Method(particles(twisted=False), 1600, '1600'),
 }
 
 
-def measure(
-  method: Method, problem: Problem, num_samples: int, seeds: int
-) -> np.ndarray:
+def measure(method: Method, problem: Problem, num_samples: int, seeds: int) -> np.ndarray:
   """Returns the errors, [seeds, 5], of a Gaussian [seeds, 4]."""
   exact = problem.exact
   y = jnp.tile(jnp.asarray(problem.y, jnp.float32), (num_samples, 1))
@@ -270,9 +244,7 @@ def measure(
   return np.array([errors(draw(jax.random.key(i))) for i in range(seeds)])
 
 
-def gaussian_errors(
-  x: ArrayLike, exact: oracles.Mixture
-) -> tuple[float, float, float, int]:
+def gaussian_errors(x: ArrayLike, exact: oracles.Mixture) -> tuple[float, float, float, int]:
   """Measures samples x [n, D] of a Gaussian.
 
   Returns |mean - m| / sqrt(tr C), the mean over the coordinates of their
@@ -295,9 +267,7 @@ def gaussian_errors(
   )
 
 
-def cover(
-  method: Method, problem: Problem, num_truths: int
-) -> calibration.Coverage:
+def cover(method: Method, problem: Problem, num_truths: int) -> calibration.Coverage:
   """Returns the coverage over draws of (x_0, y)."""
   matrix, std = problem.matrix, problem.std
   truth = np.asarray(problem.prior.sample(jax.random.key(10), num_truths))
@@ -311,9 +281,7 @@ def cover(
   return calibration.coverage(levels)
 
 
-def row(
-  method: Method, problem: Problem, args: argparse.Namespace, covers: bool
-) -> str:
+def row(method: Method, problem: Problem, args: argparse.Namespace, covers: bool) -> str:
   """Returns a cell: errors, and the coverage."""
   errors = measure(method, problem, args.samples, args.seeds)
   *means, last = errors.mean(axis=0)

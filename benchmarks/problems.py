@@ -49,9 +49,7 @@ class Problem(NamedTuple):
     return dj.Measurement(y, lambda x: x @ matrix.T, self.std)
 
 
-def mixture(
-  dim: int, modes: int, count: int, std: float, spread: float, seed: int
-) -> Problem:
+def mixture(dim: int, modes: int, count: int, std: float, spread: float, seed: int) -> Problem:
   """Draws a problem; spread: of the modes, before the scaling of the prior."""
   rng = np.random.default_rng(seed)
   means = spread * rng.normal(size=(modes, dim))
@@ -100,9 +98,7 @@ def gaussian_process(trained: bool = False) -> Problem:
     return problem
   problem = problem._replace(denoise=train(prior))
   ratios = 0.1, 1.0, 10.0
-  for ratio, error, asymmetry in zip(
-    ratios, *gap(problem, ratios), strict=True
-  ):
+  for ratio, error, asymmetry in zip(ratios, *gap(problem, ratios), strict=True):
     print(
       f'  sigma / alpha = {ratio:g}: rms error of the denoiser {error:.3f}, '
       f'asymmetry of its Jacobian {asymmetry:.0%}',
@@ -111,9 +107,7 @@ def gaussian_process(trained: bool = False) -> Problem:
   return problem
 
 
-def network(
-  params: dict, x: Array, noise: Array, cond: dict | None, *, key=None
-) -> Array:
+def network(params: dict, x: Array, noise: Array, cond: dict | None, *, key=None) -> Array:
   """Predicts v [B, D] by residual blocks; noise: steps 0..1000, [B]."""
   wave = jax.nn.silu(sinusoidal(noise, WIDTH) @ params['noise'])
   h = x @ params['first']
@@ -140,9 +134,7 @@ def train(prior: oracles.Mixture) -> dj.Denoiser:
     }
 
   model = dj.Network(network, dj.step_input(1000), parametrization='v')
-  adam = optax.adam(
-    optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, TRAINING_STEPS)
-  )
+  adam = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, TRAINING_STEPS))
 
   def loss(params, key):
     x0_key, level_key, eps_key = jax.random.split(key, 3)
@@ -171,9 +163,7 @@ def train(prior: oracles.Mixture) -> dj.Denoiser:
   return model.denoiser(params)
 
 
-def gap(
-  problem: Problem, ratios: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+def gap(problem: Problem, ratios: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
   """Measures a denoiser at each sigma / alpha of ratios [N], on 100 draws.
 
   Returns the root mean square of its difference from the exact one, [N], and

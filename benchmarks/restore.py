@@ -94,9 +94,7 @@ def config_of(run: str, flags: list[str]) -> Node:
   return store.of_run(run, config, [('edit', 'restore'), *fields])
 
 
-def flags_of(
-  operator: str, noise: float, method: str, factor: int
-) -> list[str]:
+def flags_of(operator: str, noise: float, method: str, factor: int) -> list[str]:
   """Returns the flags of a row of the table."""
   damage, *more = OPERATORS[operator]
   flags = [f'edit.noise={noise:g}', f'edit.operator={damage}']
@@ -107,9 +105,7 @@ def flags_of(
   return flags + [f'edit.posterior.{x}' for x in settings]
 
 
-def write_clean(
-  run: str, count: int, folder: Path, flags: list[str]
-) -> np.ndarray:
+def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> np.ndarray:
   """Writes the first `count` test images as PNG files; returns their labels."""
   source = datasets.source_of(config_of(run, flags), 'test')
   values, rows = source.facts.x, source.read(np.arange(count))
@@ -174,9 +170,7 @@ def main() -> None:
   parser.add_argument('--images', type=int, default=8)
   parser.add_argument('--samples', type=int, default=8)
   parser.add_argument('--factor', type=int, default=2, help='of downsample')
-  parser.add_argument(
-    '--flags', default='', help='sampling.num_steps=50 data.data_dir=...'
-  )
+  parser.add_argument('--flags', default='', help='sampling.num_steps=50 data.data_dir=...')
   parser.add_argument('--judge', default='', help='digits, or classifier:FILE')
   args = parser.parse_args()
   for operator in args.operators.split(','):
@@ -203,9 +197,7 @@ def main() -> None:
   conds = {'': {}} | ({', labels': {'label': label}} if judge else {})
   noises: list[float] = args.noises
   for operator, noise in itertools.product(args.operators.split(','), noises):
-    for method, (given, cond) in itertools.product(
-      args.methods.split(';'), conds.items()
-    ):
+    for method, (given, cond) in itertools.product(args.methods.split(';'), conds.items()):
       flags = flags_of(operator, noise, method, args.factor)
       flags += [f'edit.num_samples={args.samples}', 'edit.simulate=True']
       flags += [f'edit.image={folder}']

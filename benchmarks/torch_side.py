@@ -87,10 +87,7 @@ class Side:
     """Returns versions, the device, parameters and the rate of products."""
     name = torch.cuda.get_device_name() if self.gpu else 'cpu'
     return {
-      'versions': {
-        'torch': torch.__version__,
-        'diffusers': diffusers.__version__,
-      },
+      'versions': {'torch': torch.__version__, 'diffusers': diffusers.__version__},
       'device': name,
       'parameters': sum(p.numel() for p in self.model.parameters()),
       'matmul_flop_per_s': self._matmul_rate(),

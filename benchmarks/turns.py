@@ -48,9 +48,7 @@ class Worker:
   def __init__(self, module: str):
     context = multiprocessing.get_context('spawn')
     self._connection, there = context.Pipe()
-    self._process = context.Process(
-      target=_serve, args=(there, module), daemon=True
-    )
+    self._process = context.Process(target=_serve, args=(there, module), daemon=True)
     self._process.start()
     there.close()
 

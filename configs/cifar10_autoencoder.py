@@ -13,16 +13,10 @@ from configs.base import section
 def get_config():
   config = cifar10.shared()
   config.network = section(
-    'autoencoder',
-    channels=128,
-    multipliers=(1, 2, 4),
-    num_blocks=2,
-    attention_resolutions=(8,),
+    'autoencoder', channels=128, multipliers=(1, 2, 4), num_blocks=2, attention_resolutions=(8,)
   )
   config.objective = section('vae', beta=0.01)
-  config.optimizer.update(
-    learning_rate=5e-4, warmup_steps=1000, decay='cosine', weight_decay=0.01
-  )
+  config.optimizer.update(learning_rate=5e-4, warmup_steps=1000, decay='cosine', weight_decay=0.01)
   config.training.update(num_steps=100_000, ema_decay=0.9995, ema_warmup=True)
   config.training.evaluate_every = 5000
   config.training.evaluate_batches = 79  # all 10,000 images

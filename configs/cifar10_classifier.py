@@ -17,9 +17,7 @@ from configs.base import section
 
 def get_config():
   config = cifar10.shared()
-  config.network = section(
-    'classifier', head_channels=64, downsample_padding='same'
-  )
+  config.network = section('classifier', head_channels=64, downsample_padding='same')
   config.objective = section('classifier')
   config.optimizer.update(
     learning_rate=3e-4,

@@ -13,9 +13,7 @@ from configs.base import section
 
 def get_config():
   config = imagenet256_jit.predict_x0(cifar10.shared())
-  config.network = section(
-    'dit', **imagenet256_jit.OPTIONS, dropout=0.1, dropout_blocks='middle'
-  )
+  config.network = section('dit', **imagenet256_jit.OPTIONS, dropout=0.1, dropout_blocks='middle')
   config.training.num_steps = 400_000
   config.sampling.num_steps = 50
   return config

@@ -16,12 +16,8 @@ from configs.base import section
 
 def get_config():
   config = cifar10.shared()
-  config.latent = section(
-    'autoencoder', run='runs/cifar10_autoencoder', shape=(8, 8, 4)
-  )
-  config.network = section(
-    'unet', multipliers=(1, 2), attention_resolutions=(8, 4), dropout=0.1
-  )
+  config.latent = section('autoencoder', run='runs/cifar10_autoencoder', shape=(8, 8, 4))
+  config.network = section('unet', multipliers=(1, 2), attention_resolutions=(8, 4), dropout=0.1)
   config.conditioning = section(labels=True, dropout=0.1)
   config.training.num_steps = 400_000
   config.sampling.sampler = section('ddim', eta=1.0)

@@ -17,21 +17,13 @@ def get_config():
   config = cifar10.shared()
   config.schedule = section('cosine_masking')
   config.network = section(
-    'unet',
-    multipliers=(1,),
-    num_blocks=32,
-    attention_resolutions=(),
-    dropout=0.1,
+    'unet', multipliers=(1,), num_blocks=32, attention_resolutions=(), dropout=0.1
   )
   config.states = section(features=128)
   config.noise_input = section('time')
   config.objective = section('masked')
   config.optimizer.update(
-    learning_rate=4e-4,
-    warmup_steps=100,
-    clip_norm=0.0,
-    b2=0.99,
-    weight_decay=0.01,
+    learning_rate=4e-4, warmup_steps=100, clip_norm=0.0, b2=0.99, weight_decay=0.01
   )
   config.training.update(random_flip=False, num_steps=2_000_000, batch_size=256)
   config.training.update(sample_every=50_000, evaluate_every=10_000)

@@ -26,9 +26,7 @@ def get_config():
     improved=False,
     adaptive_power=0.75,
     two_times=section(
-      'independent',
-      times=section('logit_normal', mean=-2.0, std=2.0),
-      p_equal=0.25,
+      'independent', times=section('logit_normal', mean=-2.0, std=2.0), p_equal=0.25
     ),
   )
   config.optimizer.update(

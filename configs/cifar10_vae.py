@@ -14,11 +14,7 @@ from configs.base import section
 def get_config():
   config = cifar10_autoencoder.get_config()
   config.network = section(
-    'autoencoder',
-    latent_dim=256,
-    multipliers=(1, 2, 4, 4),
-    attention_resolutions=(8,),
-    dropout=0.1,
+    'autoencoder', latent_dim=256, multipliers=(1, 2, 4, 4), attention_resolutions=(8,), dropout=0.1
   )
   config.objective = section('vae', kl_warmup=5000)
   config.training.keep_best = 1

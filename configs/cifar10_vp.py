@@ -38,9 +38,7 @@ def get_config(arg=''):
     # for VE in [0, 1] in the paper.
     config.schedule = section('geometric_ve', sigma_min=0.02, sigma_max=100.0)
     config.network.update(
-      noise_embedding='fourier',
-      resample_filter=(1, 3, 3, 1),
-      input_pyramid=True,
+      noise_embedding='fourier', resample_filter=(1, 3, 3, 1), input_pyramid=True
     )
     config.noise_input = section('log_sigma')
     config.optimizer.update(clip_norm=1.0 / 1536, eps=1e-8 / 1536)

@@ -31,13 +31,9 @@ VARIANTS = 'long', 'inpainting', 'superres'
 
 def shared():
   """The data, width and training that experiments with the digits share."""
-  config = base.short(
-    3000, steps_per_call=10, sample_every=1000, checkpoint_every=1000
-  )
+  config = base.short(3000, steps_per_call=10, sample_every=1000, checkpoint_every=1000)
   config.data = section('digits')
-  config.network = section(
-    'unet', channels=32, multipliers=(1, 2), num_groups=8
-  )
+  config.network = section('unet', channels=32, multipliers=(1, 2), num_groups=8)
   return config
 
 
@@ -71,7 +67,4 @@ def sweep():
   """Three learning rates, with and without label dropout."""
   for dropout in (0.1, 0.0):
     for learning_rate in (2e-3, 8e-3, 3.2e-2):
-      yield {
-        'optimizer.learning_rate': learning_rate,
-        'conditioning.dropout': dropout,
-      }
+      yield {'optimizer.learning_rate': learning_rate, 'conditioning.dropout': dropout}

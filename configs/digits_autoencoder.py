@@ -15,9 +15,7 @@ from configs.base import section
 
 def get_config():
   config = digits.shared()
-  config.network = section(
-    'autoencoder', channels=32, multipliers=(1, 2), num_groups=8
-  )
+  config.network = section('autoencoder', channels=32, multipliers=(1, 2), num_groups=8)
   config.objective = section('vae', beta=0.01)
   config.optimizer.weight_decay = 0.01
   config.training.evaluate_batches = 45  # 8 times the 360 images

@@ -21,11 +21,7 @@ def get_config():
   config.schedule = section('karras', sigma_max=20.0)
   config.objective = section(
     'consistency_training',
-    pairs=section(
-      'easy',
-      steps_per_stage=400,
-      times=section('log_normal', mean=0.0, std=2.0),
-    ),
+    pairs=section('easy', steps_per_stage=400, times=section('log_normal', mean=0.0, std=2.0)),
     distance=section('pseudo_huber', offset=0.0),
     sigma_data=0.75,
   )

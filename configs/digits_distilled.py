@@ -32,8 +32,6 @@ def few_steps(config):
 
 def get_config():
   config = few_steps(digits_flow.get_config('unscaled'))
-  config.objective = section(
-    'reflow', times='uniform', p_t1=0.85, teacher_steps=10
-  )
+  config.objective = section('reflow', times='uniform', p_t1=0.85, teacher_steps=10)
   config.training.update(teacher=TEACHER, num_steps=2500)
   return config

@@ -15,11 +15,7 @@ def get_config():
   # The deviation of the training images is 0.752.
   config = base.edm(digits.conditional(), sigma_data=0.75)
   config.network = section(
-    'ddpmpp',
-    channels=32,
-    multipliers=(1, 2),
-    num_blocks=1,
-    attention_resolutions=(4,),
+    'ddpmpp', channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,)
   )
   config.training.ema_half_life = 20_000.0  # images
   config.training.ema_rampup = 0.05

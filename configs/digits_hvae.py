@@ -16,12 +16,7 @@ from configs.base import section
 def get_config():
   config = digits_vae.get_config()
   config.network = section(
-    'hierarchical',
-    channels=32,
-    multipliers=(1, 2),
-    num_groups=8,
-    latent_channels=2,
-    dropout=0.1,
+    'hierarchical', channels=32, multipliers=(1, 2), num_groups=8, latent_channels=2, dropout=0.1
   )
   config.objective = section('hvae')
   config.training.num_steps = 3000

@@ -16,13 +16,9 @@ from configs.base import section
 
 def get_config():
   config = digits.conditional()
-  config.latent = section(
-    'autoencoder', run='runs/digits_autoencoder', shape=(4, 4, 4)
-  )
+  config.latent = section('autoencoder', run='runs/digits_autoencoder', shape=(4, 4, 4))
   config.network.update(channels=64, multipliers=(1,))
   config.optimizer.learning_rate = 2e-3
-  config.training.update(
-    num_steps=3000, sample_every=1000, checkpoint_every=1000
-  )
+  config.training.update(num_steps=3000, sample_every=1000, checkpoint_every=1000)
   config.sampling.clip = False  # latents are not within [-1, 1]
   return config

@@ -20,9 +20,7 @@ def get_config():
   config = digits_distilled.few_steps(digits_flow.get_config('unscaled'))
   config.objective = section(
     'mean_flow',
-    two_times=section(
-      'independent', times='uniform', p_equal=0.25, p_t1=0.25, p_s0=0.15
-    ),
+    two_times=section('independent', times='uniform', p_equal=0.25, p_t1=0.25, p_s0=0.15),
   )
   config.training.num_steps = 3000
   return base.as_flow_map(config)

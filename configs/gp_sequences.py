@@ -17,9 +17,7 @@ def get_config():
   config = base.short(4000, 1000, steps_per_call=20, log_every=200)
   config = base.edm_of_numbers(config)
   config.data = section('gaussian_process', fresh=True)
-  config.network = section(
-    'dit', channels=64, num_blocks=3, num_heads=4, patch_size=4
-  )
+  config.network = section('dit', channels=64, num_blocks=3, num_heads=4, patch_size=4)
   config.optimizer.warmup_steps = 200
   config.training.sample_every = 2000
   config.sampling.update(num_samples=1000, batch_size=250)

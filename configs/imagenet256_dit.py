@@ -36,12 +36,8 @@ def pixels():
 def shared():
   """The network, the latents and the optimizer of DiT and SiT."""
   config = pixels()
-  config.latent = section(
-    'autoencoder', run='runs/imagenet256_autoencoder', shape=(32, 32, 4)
-  )
-  config.network = section(
-    'dit', channels=1152, num_blocks=28, num_heads=16, remat=True
-  )
+  config.latent = section('autoencoder', run='runs/imagenet256_autoencoder', shape=(32, 32, 4))
+  config.network = section('dit', channels=1152, num_blocks=28, num_heads=16, remat=True)
   config.conditioning = section(labels=True, dropout=0.1)
   config.optimizer.learning_rate = 1e-4
   config.training.update(num_steps=7_000_000, batch_size=256)

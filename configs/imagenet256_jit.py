@@ -30,9 +30,7 @@ def predict_x0(config):
   config.parametrization = section('x0')
   config.conditioning = section(labels=True, dropout=0.1)
   config.objective = section(
-    'denoising',
-    times=section('logit_normal', mean=0.8, std=0.8),
-    weight='min_flow',
+    'denoising', times=section('logit_normal', mean=0.8, std=0.8), weight='min_flow'
   )
   config.optimizer.b2 = 0.95
   config.sampling.sampler = section('velocity_heun')

@@ -16,8 +16,6 @@ from configs.base import section
 def get_config():
   config = base.rectified_flow(imagenet256_dit.shared(), scale=1.0)
   config.sampling.num_steps = 250
-  config.sampling.sampler = section(
-    'velocity_sde', diffusion='sigma', diffusion_scale=2.0
-  )
+  config.sampling.sampler = section('velocity_sde', diffusion='sigma', diffusion_scale=2.0)
   config.sampling.guidance.channels = 3
   return config

@@ -28,9 +28,7 @@ def get_config(arg=''):
   channels, learning_rate, dropout, num_steps = SIZES[arg]
   times = section('log_normal', mean=-0.8, std=1.6)
   config = base.edm(imagenet64.pixels(), num_steps=32, times=times)
-  config.network = section(
-    'edm2', channels=channels, dropout=dropout, dtype='bfloat16', remat=True
-  )
+  config.network = section('edm2', channels=channels, dropout=dropout, dtype='bfloat16', remat=True)
   config.conditioning = section(labels=True)
   config.objective.uncertainty = section('fourier')
   config.optimizer = section(

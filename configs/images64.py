@@ -15,18 +15,11 @@ def get_config():
   config = base.get_config()
   config.data = section('folder', image_shape=(64, 64, 3))
   config.network = section(
-    'unet',
-    multipliers=(1, 2, 3, 4),
-    attention_resolutions=(16, 8),
-    dropout=0.1,
-    dtype='bfloat16',
+    'unet', multipliers=(1, 2, 3, 4), attention_resolutions=(16, 8), dropout=0.1, dtype='bfloat16'
   )
   config.optimizer = section('adamw', learning_rate=1e-4, warmup_steps=5000)
   config.training.update(
-    random_flip=True,
-    num_steps=500_000,
-    sample_every=10_000,
-    checkpoint_every=5000,
+    random_flip=True, num_steps=500_000, sample_every=10_000, checkpoint_every=5000
   )
   config.sampling.sampler = section('ddim')
   config.sampling.update(num_steps=100, num_samples=64, batch_size=64)

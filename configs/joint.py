@@ -22,7 +22,5 @@ def get_config(arg=''):
   task = arg or 'two_moons'
   config = inference.get_config(task)
   config.data.joint = True
-  config.conditioning = section(
-    known=section('subsets', parameters=PARAMETERS[task])
-  )
+  config.conditioning = section(known=section('subsets', parameters=PARAMETERS[task]))
   return config

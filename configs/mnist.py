@@ -29,11 +29,7 @@ def get_config(arg=''):
   config = base.short(2000, steps_per_call=10)
   config.data = section('mnist')
   config.network = section(
-    'unet',
-    channels=32,
-    multipliers=(1, 2, 2),
-    num_blocks=1,
-    attention_resolutions=(7,),
+    'unet', channels=32, multipliers=(1, 2, 2), num_blocks=1, attention_resolutions=(7,)
   )
   config.schedule = section('cosine')
   config.parametrization = section('v')
@@ -63,9 +59,7 @@ def get_config(arg=''):
     config.sampling.num_steps = 10
     config.sampling.guidance.scale = 2.0
   elif arg == 'gpu':
-    config.network.update(
-      channels=64, num_blocks=2, dropout=0.1, dtype='bfloat16'
-    )
+    config.network.update(channels=64, num_blocks=2, dropout=0.1, dtype='bfloat16')
     config.optimizer.update(learning_rate=5e-4, warmup_steps=500)
     config.training.update(
       num_steps=20_000,

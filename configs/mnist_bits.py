@@ -25,9 +25,7 @@ UNET = {
 
 
 def get_config(arg=''):
-  config = base.short(
-    2000, 1000, steps_per_call=10, checkpoint_every=500, evaluate_batches=20
-  )
+  config = base.short(2000, 1000, steps_per_call=10, checkpoint_every=500, evaluate_batches=20)
   config.optimizer.weight_decay = 0.01
   kind = arg.removeprefix('binary_')
   config.data = section('mnist')
@@ -69,9 +67,7 @@ def vae(config):
 def hvae(config):
   vae(config)
   config.network = section('hierarchical', channels=32, num_groups=8)
-  config.training.update(
-    num_steps=2000, batch_size=64, steps_per_call=10, sample_every=1000
-  )
+  config.training.update(num_steps=2000, batch_size=64, steps_per_call=10, sample_every=1000)
   config.objective = section('hvae')
   config.evaluation.metrics = ('elbo',)
 
@@ -112,20 +108,14 @@ def flow(config):
 
 
 def autoencoder(config):
-  config.network = section(
-    'autoencoder', channels=16, multipliers=(1, 2, 4), num_groups=8
-  )
+  config.network = section('autoencoder', channels=16, multipliers=(1, 2, 4), num_groups=8)
   config.objective = section('vae')
   config.evaluation.metrics = ('elbo',)
 
 
 def latent(config):
-  config.latent = section(
-    'autoencoder', run='runs/mnist_bits-autoencoder', shape=(7, 7, 4)
-  )
-  config.network = section(
-    'unet', channels=64, multipliers=(1,), attention_resolutions=(7,)
-  )
+  config.latent = section('autoencoder', run='runs/mnist_bits-autoencoder', shape=(7, 7, 4))
+  config.network = section('unet', channels=64, multipliers=(1,), attention_resolutions=(7,))
   config.schedule = section('cosine')
   config.parametrization = section('v')
   config.objective = section('denoising')
@@ -134,8 +124,14 @@ def latent(config):
 
 
 MODELS = {
-  '': vdm, 'vae': vae, 'hvae': hvae, 'masked': masked, 'd3pm': d3pm,
-  'improved': improved, 'flow': flow, 'autoencoder': autoencoder,
+  '': vdm,
+  'vae': vae,
+  'hvae': hvae,
+  'masked': masked,
+  'd3pm': d3pm,
+  'improved': improved,
+  'flow': flow,
+  'autoencoder': autoencoder,
   'latent': latent,
-}  # fmt: skip
+}
 VARIANTS = (*filter(None, MODELS), 'binary_vae', 'binary_masked')

@@ -16,9 +16,7 @@ from configs.base import section
 
 
 def get_config():
-  config = base.short(
-    3000, learning_rate=4e-3, steps_per_call=10, sample_every=1000
-  )
+  config = base.short(3000, learning_rate=4e-3, steps_per_call=10, sample_every=1000)
   config.optimizer.weight_decay = 0.05
   config.training.update(batch_size=128, ema_decay=0.998)
   config.data = section('mnist')
@@ -39,8 +37,6 @@ def get_config():
   config.noise_input = section('edm')
   config.parametrization = section('edm', sigma_data=0.62)
   # Little noise: the median is 0.05 for pixels in [-1, 1].
-  config.objective = section(
-    'classifier', times=section('log_normal', mean=-3.0, std=1.5)
-  )
+  config.objective = section('classifier', times=section('log_normal', mean=-3.0, std=1.5))
   config.evaluation.metrics = ('accuracy',)
   return config

@@ -22,9 +22,7 @@ def get_config():
   config.schedule = section('cosine')
   config.parametrization = section('v')
   config.objective = section('denoising', weight='truncated_snr')
-  config.network = section(
-    'unet', channels=32, num_blocks=1, attention_resolutions=(8,)
-  )
+  config.network = section('unet', channels=32, num_blocks=1, attention_resolutions=(8,))
   config.training.random_flip = True
   config.sampling.sampler = section('dpm_solver_pp')
   config.sampling.update(num_steps=20, num_samples=36)

@@ -18,8 +18,6 @@ from configs.base import section
 
 def get_config():
   config = shapes_text.get_config()
-  config.network = section(
-    'dit', channels=64, num_blocks=6, num_heads=4, qk_norm=True
-  )
+  config.network = section('dit', channels=64, num_blocks=6, num_heads=4, qk_norm=True)
   config.optimizer.b2 = 0.95
   return config

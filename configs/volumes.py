@@ -15,18 +15,9 @@ from configs.base import section
 
 def get_config():
   config = gp_sequences.get_config()
-  config.data = section(
-    'gaussian_process', sides=(8, 8, 8), length=6.0, fresh=True
-  )
+  config.data = section('gaussian_process', sides=(8, 8, 8), length=6.0, fresh=True)
   config.network = section(
-    'unet',
-    channels=16,
-    multipliers=(1, 2),
-    num_blocks=1,
-    num_groups=8,
-    attention_resolutions=(64,),
+    'unet', channels=16, multipliers=(1, 2), num_blocks=1, num_groups=8, attention_resolutions=(64,)
   )
-  config.training.update(
-    num_steps=1000, batch_size=32, evaluate_every=500, sample_every=500
-  )
+  config.training.update(num_steps=1000, batch_size=32, evaluate_every=500, sample_every=500)
   return config

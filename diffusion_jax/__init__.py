@@ -59,10 +59,7 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll as reconstruction_nll,
   variational_bound as variational_bound,
 )
-from diffusion_jax.core.flow_map import (
-  FlowMap as FlowMap,
-  make_flow_map as make_flow_map,
-)
+from diffusion_jax.core.flow_map import FlowMap as FlowMap, make_flow_map as make_flow_map
 from diffusion_jax.core.levels import (
   NoiseLevel as NoiseLevel,
   Schedule as Schedule,
@@ -84,10 +81,7 @@ from diffusion_jax.core.losses import (
   uniform_times as uniform_times,
   weighted_eps_loss as weighted_eps_loss,
 )
-from diffusion_jax.core.masked import (
-  masked_bound as masked_bound,
-  masked_weight as masked_weight,
-)
+from diffusion_jax.core.masked import masked_bound as masked_bound, masked_weight as masked_weight
 from diffusion_jax.core.measurements import (
   Measurement as Measurement,
   poisson_log_prob as poisson_log_prob,
@@ -161,10 +155,7 @@ from diffusion_jax.sampling.ancestral import (
   ddim_invert as ddim_invert,
 )
 from diffusion_jax.sampling.brownian import path_noise as path_noise
-from diffusion_jax.sampling.composition import (
-  bridged as bridged,
-  gauss_composed as gauss_composed,
-)
+from diffusion_jax.sampling.composition import bridged as bridged, gauss_composed as gauss_composed
 from diffusion_jax.sampling.correctors import (
   annealed_langevin as annealed_langevin,
   churn as churn,
@@ -222,9 +213,7 @@ from diffusion_jax.sampling.likelihood import (
   ode_bits_per_dim as ode_bits_per_dim,
   probability_flow as probability_flow,
 )
-from diffusion_jax.sampling.map_sampler import (
-  sample_map as sample_map,
-)
+from diffusion_jax.sampling.map_sampler import sample_map as sample_map
 from diffusion_jax.sampling.particles import (
   Particles as Particles,
   pick as pick,
@@ -247,9 +236,7 @@ from diffusion_jax.sampling.sde import (
   reverse_diffusion as reverse_diffusion,
   velocity_sde as velocity_sde,
 )
-from diffusion_jax.sampling.self_conditioning import (
-  self_conditioned as self_conditioned,
-)
+from diffusion_jax.sampling.self_conditioning import self_conditioned as self_conditioned
 from diffusion_jax.sampling.solvers import (
   dpm_solver_2 as dpm_solver_2,
   dpm_solver_pp as dpm_solver_pp,

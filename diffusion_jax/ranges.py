@@ -8,15 +8,7 @@ import ast
 import numbers
 import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import (
-  Annotated,
-  Any,
-  Literal,
-  NamedTuple,
-  Union,
-  get_args,
-  get_origin,
-)
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 
 class FlagText(str):
@@ -30,9 +22,7 @@ class Misfit(ValueError):
   integer'; words: all that fit, if they can be listed.
   """
 
-  def __init__(
-    self, place: str, value: object, expected: str, words: Sequence[str] = ()
-  ):
+  def __init__(self, place: str, value: object, expected: str, words: Sequence[str] = ()):
     super().__init__(f'{value!r} is not {expected}')
     self.place, self.value = place, value
     self.expected, self.words = expected, words
@@ -213,9 +203,7 @@ def check_value(name: str, value: object, kind: object) -> None:
   except Misfit as error:
     if error.words:
       check_choice(name + error.place, error.value, error.words)
-    raise ValueError(
-      f'{name}{error.place} must be {error.expected}, not {error.value!r}'
-    ) from None
+    raise ValueError(f'{name}{error.place} must be {error.expected}, not {error.value!r}') from None
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

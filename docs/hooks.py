@@ -96,6 +96,4 @@ def on_page_markdown(markdown, page, **_):
 
 def on_page_content(html, **_):
   """Removes the backslash before pipes in code in tables, as GitHub does."""
-  return re.sub(
-    r'<code>[^<]*</code>', lambda code: code[0].replace(r'\|', '|'), html
-  )
+  return re.sub(r'<code>[^<]*</code>', lambda code: code[0].replace(r'\|', '|'), html)

@@ -37,10 +37,7 @@ FOLDER = ROOT / 'docs' / 'images'
 RUNS = {  # run -> (config, further flags)
   'digits-long': ('digits.py:long', ()),
   'digits_flow-unscaled': ('digits_flow.py:unscaled', ()),
-  'digits_distilled': (
-    'digits_distilled.py',
-    ('--config.training.num_steps=1000',),
-  ),
+  'digits_distilled': ('digits_distilled.py', ('--config.training.num_steps=1000',)),
 }
 
 
@@ -176,9 +173,7 @@ def guidance():
   """Draws the same noise with four scales of classifier-free guidance."""
   model, params = run('digits-long')
   labels = jnp.arange(20) % 10
-  pair = dj.make_paired_denoiser(
-    model.noisy.given(), params['network'], {'label': labels}
-  )
+  pair = dj.make_paired_denoiser(model.noisy.given(), params['network'], {'label': labels})
   levels = dj.level_grid(model.noisy.schedule(params), 100)
   x = dj.prior_sample(jax.random.key(2), (20, 8, 8, 1), levels.take(0))
 
@@ -262,13 +257,10 @@ def bound():
 
   @jax.jit
   def terms(key):
-    return dj.variational_bound(
-      key, denoise, schedule, x0, num_steps=1000, decoder=decoder
-    )
+    return dj.variational_bound(key, denoise, schedule, x0, num_steps=1000, decoder=decoder)
 
   bits = jax.tree.map(
-    lambda x: np.asarray(dj.bits_per_dim(x, (8, 8, 1)).mean(0)),
-    terms(jax.random.key(7)),
+    lambda x: np.asarray(dj.bits_per_dim(x, (8, 8, 1)).mean(0)), terms(jax.random.key(7))
   )
   # Entry 0 of `diffusion` is L_0, and the rest are L_1 .. L_{T-1}.
   steps = np.concatenate([bits['reconstruction'][None], bits['diffusion'][1:]])
@@ -287,17 +279,12 @@ def bound():
 def posterior_errors():
   """Draws the errors of docs/posterior.md against the calls of the network."""
   page = (ROOT / 'docs' / 'posterior.md').read_text()
-  rows = [
-    x.split('|') for x in page.split('### Mixtures: errors')[1].splitlines()
-  ]
+  rows = [x.split('|') for x in page.split('### Mixtures: errors')[1].splitlines()]
   rows = [x for x in rows if len(x) == 6 and '**0.' in x[-2]]
   (exact, *rows) = rows
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
   for axis, column, title in zip(
-    axes,
-    (3, 4),
-    ('A: D = 2, 3 modes', 'D: D = 16, 5 modes'),
-    strict=True,
+    axes, (3, 4), ('A: D = 2, 3 modes', 'D: D = 16, 5 modes'), strict=True
   ):
     for i, row in enumerate(rows):
       calls = int(row[2].split(',')[0])
@@ -311,9 +298,7 @@ def posterior_errors():
     axis.grid(alpha=0.3, which='both')
   axes[0].set_ylabel('sliced W2 to the posterior')
   handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles, labels, fontsize=7, loc='center left', bbox_to_anchor=(0.91, 0.5)
-  )
+  figure.legend(handles, labels, fontsize=7, loc='center left', bbox_to_anchor=(0.91, 0.5))
   save(figure, 'posterior_errors')
 
 

@@ -21,8 +21,7 @@ if not os.environ.get('TEST_ON_DEVICE'):
   # module instead of 32 saves a little more.
   if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
     os.environ['XLA_FLAGS'] += (
-      ' --xla_backend_optimization_level=0'
-      ' --xla_cpu_parallel_codegen_split_count=1'
+      ' --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
     )
     if version('jaxlib').startswith('0.10.'):  # Others exit at an unknown flag.
       os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
@@ -59,9 +58,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser):
-  parser.addoption(
-    '--keys', type=int, default=1, help='number of seeds for each test'
-  )
+  parser.addoption('--keys', type=int, default=1, help='number of seeds for each test')
   parser.addoption(
     '--save_outputs',
     action='store_true',
@@ -116,9 +113,7 @@ def seeds(request):
   shift = 1000 * getattr(request, 'param', 0)
 
   def moved(make):
-    return lambda seed, *rest: make(
-      seed + shift if isinstance(seed, int) else seed, *rest
-    )
+    return lambda seed, *rest: make(seed + shift if isinstance(seed, int) else seed, *rest)
 
   with pytest.MonkeyPatch.context() as patch:
     if shift:

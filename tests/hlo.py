@@ -4,10 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-KINDS = (
-  'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',
-  'collective-permute',
-)  # fmt: skip
+KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _LINE = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$')
 _FUSED = re.compile(r'^%?[\w.\-]*(?:fused|region|add|max)[\w.\-]* \(')
 
@@ -68,9 +65,7 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
   """Returns the collectives of a program for simulated devices."""
   return [
-    Collective(x.kind, size(x.type), _group(x.rest))
-    for x in operations(text)
-    if x.kind in KINDS
+    Collective(x.kind, size(x.type), _group(x.rest)) for x in operations(text) if x.kind in KINDS
   ]
 
 

@@ -5,9 +5,7 @@ from hypothesis import settings, strategies as st
 import diffusion_jax as dj
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-ZERO_SNR = dj.DiscreteSchedule.from_betas(
-  dj.zero_terminal_snr(dj.linear_betas(1000))
-)
+ZERO_SNR = dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(dj.linear_betas(1000)))
 
 
 def cubic(params, t):

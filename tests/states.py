@@ -49,9 +49,7 @@ def gaussian_matrices(num_states, betas):
   matrices = np.zeros((len(betas), num_states, num_states))
   span = num_states - 1
   for q, beta in zip(matrices, betas, strict=True):
-    total = sum(
-      np.exp(-4 * n**2 / (span**2 * beta)) for n in range(-span, span + 1)
-    )
+    total = sum(np.exp(-4 * n**2 / (span**2 * beta)) for n in range(-span, span + 1))
     for i in range(num_states):
       for j in range(num_states):
         if i != j:

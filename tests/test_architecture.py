@@ -21,9 +21,7 @@ HEAVY = (
 def loaded_by(imports):
   """Returns the packages that an import loads in a new process."""
   code = f'import sys\n{imports}\nprint(*sys.modules)'
-  result = subprocess.run(
-    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
-  )
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
   return {name.partition('.')[0] for name in result.stdout.split()}
 
@@ -45,9 +43,7 @@ def test_import_diffusion_jax_loads_only_jax_and_numpy():
 
 def test_import_arrows():
   """Checks the contracts of pyproject.toml."""
-  result = subprocess.run(
-    ['lint-imports', '--no-cache'], cwd=ROOT, capture_output=True, text=True
-  )
+  result = subprocess.run(['lint-imports', '--no-cache'], cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 0, result.stdout
 
 
@@ -66,9 +62,15 @@ def test_modes_are_imported_on_dispatch():
   loaded = loaded_by('from diffusion_jax.app import cli')
   assert 'diffusion_jax' in loaded
   assert not loaded & {
-    'orbax', 'grain', 'tensorflow_datasets', 'tensorboardX', 'tensorflow',
-    'bokeh', 'matplotlib', 'diffrax',
-  }  # fmt: skip
+    'orbax',
+    'grain',
+    'tensorflow_datasets',
+    'tensorboardX',
+    'tensorflow',
+    'bokeh',
+    'matplotlib',
+    'diffrax',
+  }
 
 
 def test_files_are_written_by_drafts():
@@ -78,15 +80,19 @@ def test_files_are_written_by_drafts():
     r'|savefig\((?!file)|np\.savez?\((?!file)|memmap\((?!file)|\.touch\('
   )
   assert files_with(by_path, PACKAGE) == {
-    'drafts.py', 'runtime/files.py',  # which all others use
+    'drafts.py',
+    'runtime/files.py',  # which all others use
     'training/loggers.py',  # appends to a file that it has made
-    'interop/stablehlo.py', 'interop/diffusers.py',  # a new folder
+    'interop/stablehlo.py',
+    'interop/diffusers.py',  # a new folder
     # caches
-    'runtime/compiling.py', 'metrics/references.py', 'app/config/own.py',
+    'runtime/compiling.py',
+    'metrics/references.py',
+    'app/config/own.py',
     'app/modes/convert.py',  # a place that the user names
     'runtime/processes.py',  # /dev/null
     'demos/perceptrons.py',  # weights of the package
-  }  # fmt: skip
+  }
 
 
 def test_sampling_draws_its_noise_in_core_keys_alone():
@@ -201,8 +207,7 @@ def test_tests_mirror_the_package():
   without = {
     path.as_posix()
     for path in modules
-    if path.name != '__init__.py'
-    and not (tests / path.with_name(f'test_{path.name}')).is_file()
+    if path.name != '__init__.py' and not (tests / path.with_name(f'test_{path.name}')).is_file()
   }
   assert without == set(TESTED_ELSEWHERE), 'add tests/<the same path>'
   for path in TESTED_ELSEWHERE.values():

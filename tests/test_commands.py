@@ -24,19 +24,15 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.training import shared
 from tests.test_readme import EXAMPLE, ROOT
 
-PAGES = [
-  ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
-]  # fmt: skip
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 LAUNCH = re.compile('(?:python launch.py|diffusion-jax) (?=.)')
 # What stands for a text of the reader's.
 PLACEHOLDER = re.compile(r'…|\.\.\.|<|\$host|=$|--config\.(?!\S*=)')
 # Flags alone: the first part => the command that they are added to.
 FLAGS = {
   '--config=': '',
-  '--config.schedule.start=': '--config=configs/digits.py '
-  '--config.schedule=sigmoid',
-  '--config.data.path=': '--config=configs/pictures.py '
-  '--config.data=webdataset',
+  '--config.schedule.start=': '--config=configs/digits.py --config.schedule=sigmoid',
+  '--config.data.path=': '--config=configs/pictures.py --config.data=webdataset',
   '--config.data=binarized': '--config=configs/digits_vae.py',
   '--config.data.how=': '--config=configs/mnist_bits.py:binary_vae',
   '--config.data.source=': '--config=configs/mnist_bits.py:binary_vae '
@@ -44,19 +40,16 @@ FLAGS = {
   '--config.data=npz': '--config=configs/mnist.py --config.data.path=x.npz',
   '--config.data=my_module': '--config=configs/inference.py',
   '--config.data=decay': '--config=configs/joint.py',
-  '--config.network=dit --config.network.channels=64': '--config=configs/'
-  'joint.py',
+  '--config.network=dit --config.network.channels=64': '--config=configs/joint.py',
   '--config.data.workers=': '--config=configs/inference.py',
   '--config.training.lora_rank=': '--config=configs/digits.py '
   '--config.training.init_from=runs/digits',
   '--config.training.ema': '--config=configs/digits.py',
   '--config.convert.to=': '--config=runs/digits --mode=convert',
   '--config.convert.': '--mode=convert --config.convert.source=models/ddpm',
-  '--config.evaluation.elbo.num_times=': '--config=runs/digits_masked '
-  '--mode=evaluate',
+  '--config.evaluation.elbo.num_times=': '--config=runs/digits_masked --mode=evaluate',
   '--config.evaluation.': '--config=runs/digits_vdm --mode=evaluate',
-  '--config.edit.operator=': '--config=runs/digits --mode=edit '
-  '--config.edit=restore',
+  '--config.edit.operator=': '--config=runs/digits --mode=edit --config.edit=restore',
   '--config.sampling.classifier.': '--config=runs/digits --mode=sample '
   '--config.sampling.classifier.run=runs/digits_classifier',
   '--config.sampling.guidance': '--config=runs/digits --mode=sample',
@@ -70,8 +63,7 @@ RUNS = {
   'runs/ddpm-cifar10-32': '--config=configs/cifar10.py',
   'runs/vae': '--config=configs/imagenet256_autoencoder.py',
   'runs/dit': '--config=configs/imagenet256_dit.py',
-  'runs/averaged': '--config=configs/digits.py '
-  '--config.training.more_ema_decays=0.999',
+  'runs/averaged': '--config=configs/digits.py --config.training.more_ema_decays=0.999',
   'runs/turned': '--config=configs/digits.py '
   '--config.training.init_from=runs/digits --config.training.lora_rank=8',
   'digits-ddpm': '--config=configs/digits.py',
@@ -315,13 +307,15 @@ def test_every_command_is_run_or_has_a_reason_not_to_be():
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize('page, written', [
-  ('arrays', 'mine/samples/*.npz alone/samples/*.npz gp/edits/*.npz'),
-  ('inference', 'decay/samples/*.npz decay/evaluation/*/result.json '
-   'joint/samples/*.npz'),
-  ('samplers', 'noise_photo/white_noise.json me/white_noise.json'),
-  ('from_vae_to_diffusion', 'homework/white_noise.json'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'page, written',
+  [
+    ('arrays', 'mine/samples/*.npz alone/samples/*.npz gp/edits/*.npz'),
+    ('inference', 'decay/samples/*.npz decay/evaluation/*/result.json joint/samples/*.npz'),
+    ('samplers', 'noise_photo/white_noise.json me/white_noise.json'),
+    ('from_vae_to_diffusion', 'homework/white_noise.json'),
+  ],
+)
 def test_commands_of_a_page_run_in_turn(page, written, place):
   page = ROOT / 'docs' / f'{page}.md'
   n = np.nan

@@ -150,8 +150,7 @@ def references(folder):
     arrays |= {f'two_moons/{i}/reference': draws[:, :2]}
   np.savez(folder / 'observations_1_to_2.npz', **arrays)
   (folder / 'published_c2st.csv').write_text(
-    'task,num_simulations,algorithm,mean_of_observations_1_to_5\n'
-    'gaussian_linear,100,NPE,0.8125\n'
+    'task,num_simulations,algorithm,mean_of_observations_1_to_5\ngaussian_linear,100,NPE,0.8125\n'
   )
 
 
@@ -159,9 +158,7 @@ def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
   """A second command trains nothing; an unknown task or number is refused."""
   references(tmp_path)
   small = 'network.channels=8 network.num_blocks=1 training.num_steps=50 '
-  small += (
-    'training.batch_size=32 optimizer.warmup_steps=0 sampling.num_samples=100 '
-  )
+  small += 'training.batch_size=32 optimizer.warmup_steps=0 sampling.num_samples=100 '
   small += 'sampling.batch_size=100 sampling.num_steps=4 training.mesh=1,1'
 
   def typed(**others):
@@ -204,9 +201,7 @@ np.savez(out, draws=draws, train_seconds=3.0, draw_seconds=1.25, epochs=7)
 """
 
 
-def test_a_peer_is_another_process_with_the_same_simulations(
-  tmp_path, capsys, monkeypatch
-):
+def test_a_peer_is_another_process_with_the_same_simulations(tmp_path, capsys, monkeypatch):
   references(tmp_path)
   python = tmp_path / 'python'
   python.write_text(PEER.format(python=sys.executable))
@@ -238,12 +233,8 @@ def test_units_of_the_benchmark_are_those_of_its_tables():
   """Rates by exp; populations and the last nine counts by logarithms."""
   y = np.arange(1.0, 11.0)
   np.testing.assert_array_equal(benchmark.context_of('slcp', y), y)
-  np.testing.assert_allclose(
-    np.expm1(benchmark.context_of('sir', y - 1)), y[1:] - 1
-  )
-  np.testing.assert_allclose(
-    np.exp(benchmark.context_of('lotka_volterra', y)), y
-  )
+  np.testing.assert_allclose(np.expm1(benchmark.context_of('sir', y - 1)), y[1:] - 1)
+  np.testing.assert_allclose(np.exp(benchmark.context_of('lotka_volterra', y)), y)
   for task in ('sir', 'lotka_volterra'):
     x = simulators.BENCHMARK[task](np.random.default_rng(0), 4000)['x']
     median = np.median(benchmark.parameters_of(task, x), axis=0)

@@ -53,11 +53,7 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_the_smoke_run_of_every_config(name, tmp_path):
-  args = [
-    'launch.py',
-    f'--config=configs/{name}.py:smoke',
-    f'--workdir={tmp_path}/r',
-  ]
+  args = ['launch.py', f'--config=configs/{name}.py:smoke', f'--workdir={tmp_path}/r']
   config = shrunk(store.completed(store.from_file(f'configs/{name}.py')))
   others = {
     'latent.run': config.latent.run if config.get('latent') else '',

@@ -46,9 +46,7 @@ def evaluate(code, **more):
 SAMPLERS = rows('Samplers of others')
 
 
-@pytest.mark.parametrize(
-  'code', [code for row in SAMPLERS for code in codes(row[0])]
-)
+@pytest.mark.parametrize('code', [code for row in SAMPLERS for code in codes(row[0])])
 def test_a_sampler_of_the_page_makes_a_step(code):
   sampler = evaluate(code)
   levels = dj.level_grid(GIVEN['schedule'], 3)
@@ -79,9 +77,7 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
   assert on_page == {*pairs}
 
 
-@pytest.mark.parametrize(
-  'code', [codes(row[0])[0] for row in rows('Grids of others')]
-)
+@pytest.mark.parametrize('code', [codes(row[0])[0] for row in rows('Grids of others')])
 def test_a_grid_of_the_page_has_its_levels(code):
   given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}
   if re.search("'(trailing|leading|linspace|karras|logsnr)'", code):  # of steps

@@ -20,15 +20,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.measurements import is_linear
-from diffusion_jax.networks import (
-  autoencoder,
-  ddpmpp,
-  edm2,
-  gamma,
-  transformer,
-  unet,
-  vdm,
-)
+from diffusion_jax.networks import autoencoder, ddpmpp, edm2, gamma, transformer, unet, vdm
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.runtime import compiling
 from diffusion_jax.testing import oracles
@@ -74,9 +66,12 @@ def precisions(jaxpr):
 
 
 SMALL = {
-  'channels': 8, 'num_groups': 4, 'multipliers': (1, 2), 'num_blocks': 1,
+  'channels': 8,
+  'num_groups': 4,
+  'multipliers': (1, 2),
+  'num_blocks': 1,
   'attention_resolutions': (8,),
-}  # fmt: skip
+}
 LABEL = {'label': of((B,), INT), 'drop': of((B,), bool)}
 TEXT = {'text': of((B, 5), INT), 'text_mask': of((B, 5), bool)}
 LABELLED = Inputs(num_classes=3, null_class=True)
@@ -86,14 +81,10 @@ WORDS = Inputs(text=Text(8, layers=1))
 SHOWN = dataclasses.replace(TOLD, image_channels=1, text=WORDS.text)
 X, NOISE = of(), of((B,))
 NETWORKS = {
-  'unet': (
-    lambda **k: unet.UNet(**SMALL, inputs=SHOWN, **k),
-    (X, NOISE, LABEL | TEXT),
-  ),
+  'unet': (lambda **k: unet.UNet(**SMALL, inputs=SHOWN, **k), (X, NOISE, LABEL | TEXT)),
   'unet, openai': (
     lambda **k: unet.UNet(
-      **SMALL, noise_embedding='openai', scale_shift=True,
-      resblock_updown=True, qkv='new', **k,
+      **SMALL, noise_embedding='openai', scale_shift=True, resblock_updown=True, qkv='new', **k
     ),
     (X, NOISE),
   ),
@@ -104,49 +95,44 @@ NETWORKS = {
     (X, NOISE, LABEL),
   ),
   'edm2': (
-    lambda initializer, **k: edm2.EDM2(
-      8, (1, 2), 1, (8,), 4, inputs=LABELLED, **k
-    ),
+    lambda initializer, **k: edm2.EDM2(8, (1, 2), 1, (8,), 4, inputs=LABELLED, **k),
     (X, NOISE, LABEL),
   ),
   'dit': (
     lambda initializer, **k: transformer.DiT(
-      8, 2, 2, inputs=SHOWN, class_tokens=1, class_tokens_at=1, norm='rms',
-      positions='both', qk_norm=True, mlp='swiglu', bottleneck=2, **k,
+      8,
+      2,
+      2,
+      inputs=SHOWN,
+      class_tokens=1,
+      class_tokens_at=1,
+      norm='rms',
+      positions='both',
+      qk_norm=True,
+      mlp='swiglu',
+      bottleneck=2,
+      **k,
     ),
     (X, NOISE, LABEL | TEXT),
   ),
   'dit, cross': (
-    lambda initializer, **k: transformer.DiT(
-      8, 1, 2, inputs=WORDS, text_attention='cross', **k
-    ),
+    lambda initializer, **k: transformer.DiT(8, 1, 2, inputs=WORDS, text_attention='cross', **k),
     (X, NOISE, TEXT),
   ),
   'vdm': (
     lambda **k: vdm.ScoreNetwork(8, 1, num_groups=4, inputs=LABELLED, **k),
     (X, NOISE, {'label': LABEL['label']}),
   ),
-  'classifier': (
-    lambda **k: unet.NoisyClassifier(3, **SMALL, head_channels=4, **k),
-    (X, NOISE),
-  ),
-  'autoencoder': (
-    lambda **k: autoencoder.Autoencoder((8, 8), 6, latent_dim=4, **SMALL, **k),
-    (X,),
-  ),
-  'hierarchical': (
-    lambda **k: autoencoder.HierarchicalAutoencoder(6, 2, **SMALL, **k),
-    (X,),
-  ),
+  'classifier': (lambda **k: unet.NoisyClassifier(3, **SMALL, head_channels=4, **k), (X, NOISE)),
+  'autoencoder': (lambda **k: autoencoder.Autoencoder((8, 8), 6, latent_dim=4, **SMALL, **k), (X,)),
+  'hierarchical': (lambda **k: autoencoder.HierarchicalAutoencoder(6, 2, **SMALL, **k), (X,)),
   'linear gamma': (lambda **_: gamma.LinearGamma(), (NOISE,)),
   'monotone gamma': (lambda **_: gamma.MonotoneGamma(), (NOISE,)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize(
-  'initializer, dtype', [('ho', jnp.float32), ('torch', jnp.bfloat16)]
-)
+@pytest.mark.parametrize('initializer, dtype', [('ho', jnp.float32), ('torch', jnp.bfloat16)])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_networks_have_float32_parameters_and_outputs(name, initializer, dtype):
   make, inputs = NETWORKS[name]
@@ -170,9 +156,7 @@ SCHEDULES = {
   'flow': dj.RectifiedFlowSchedule,
   'sigmoid': dj.SigmoidSchedule,
   'shifted': lambda: dj.ShiftedSchedule(dj.CosineSchedule(), 2.0),
-  'learned': lambda: dj.LearnedSchedule(
-    (jnp.float32(-5.0), jnp.float32(9.0)), gamma_fn
-  ),
+  'learned': lambda: dj.LearnedSchedule((jnp.float32(-5.0), jnp.float32(9.0)), gamma_fn),
 }
 
 
@@ -269,16 +253,14 @@ def arguments(a, names):
     **{'key': a.key, 'level_s': s, 'level_t': t, 'level': t, 'level_T': t},
     **{'levels': grid(), 'schedule': SCHEDULE, 'process': MATRICES},
     **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode},
-    'network': dj.Network(
-      network_fn, dj.logsnr_input, parametrization='edm'
-    ),
+    'network': dj.Network(network_fn, dj.logsnr_input, parametrization='edm'),
     'measurement': dj.Measurement(a.y, lambda x: 2.0 * x, 0.1),
     **{'params': {}, 'log_prob_fn': log_prob_fn},
     'log_likelihood': log_prob,
     **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
     **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
     **({'x0': states(a.x), 'xt': states(a.y)} if discrete else {}),
-  }  # fmt: skip
+  }
 
 
 def call(name, a):
@@ -291,11 +273,14 @@ def call(name, a):
   parameters = inspect.signature(function).parameters
   defaults = arguments(a, parameters)
   given = given(a) if callable(given) else given
-  found = function(**given, **{
-    key: defaults[key]
-    for key, x in parameters.items()
-    if x.default is x.empty and key not in given and x.kind != x.VAR_KEYWORD
-  })  # fmt: skip
+  found = function(
+    **given,
+    **{
+      key: defaults[key]
+      for key, x in parameters.items()
+      if x.default is x.empty and key not in given and x.kind != x.VAR_KEYWORD
+    },
+  )
   made = getattr(inspect.signature(function).return_annotation, '__name__', '')
   match made:
     case 'Sampler':
@@ -325,12 +310,15 @@ CALLS = {
   'at_training_levels': {'schedule': dj.LinearVPSchedule()},
   'bernoulli_log_prob': lambda a: {'logits': a.x},
   'bridged': lambda a: {
-    'denoiser_of': lambda y: denoise, 'observations': jnp.ones((2, 1)),
+    'denoiser_of': lambda y: denoise,
+    'observations': jnp.ones((2, 1)),
     'prior_score': lambda x: -x,
   },
   'churn': {'sampler': dj.heun(), 'gamma': 0.2},
   'classifier_free': lambda a: {
-    'pair': dj.paired(denoise, denoise), 'scale': jnp.ones(B), 'rescale': 0.7,
+    'pair': dj.paired(denoise, denoise),
+    'scale': jnp.ones(B),
+    'rescale': 0.7,
   },
   'classifier_guided': lambda a: {'scale': jnp.ones(B)},
   'ddim': {'eta': 0.5},
@@ -343,55 +331,46 @@ CALLS = {
   'dpm_solver_pp_sde': {'order': 3, 'brownian': True},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
   'gauss_composed': lambda a: {
-    'denoiser_of': lambda y: denoise, 'observations': jnp.ones((2, 1)),
-    'prior': denoise, 'prior_covariance': np.eye(a.x[0].size),
+    'denoiser_of': lambda y: denoise,
+    'observations': jnp.ones((2, 1)),
+    'prior': denoise,
+    'prior_covariance': np.eye(a.x[0].size),
     'covariances': 0.5 * np.stack([np.eye(a.x[0].size)] * 2),
   },
-  'guided_states': {
-    'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0
-  },
+  'guided_states': {'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0},
   'hierarchical_elbo': {
-    'encode': lambda t, z: normal(z), 'decode': lambda t, z: normal(z),
+    'encode': lambda t, z: normal(z),
+    'decode': lambda t, z: normal(z),
     'log_likelihood': decode,
   },
-  'importance_weighted_elbo': lambda a: {
-    'log_weight': lambda key: a.t, 'num_samples': 3
-  },
+  'importance_weighted_elbo': lambda a: {'log_weight': lambda key: a.t, 'num_samples': 3},
   'interpolate': lambda a: {'weights': jnp.linspace(0.0, 1.0, 3)},
   'langevin_draw': {'step_size': 0.1},
   'likelihood_guided': {'distance': log_prob, 'step_size': 0.1},
   'logistic_network': lambda a: {
-    'network_fn': lambda params, x, noise, cond, *, key=None: jnp.stack(
-      [a.x, a.y], axis=-1
-    ),
+    'network_fn': lambda params, x, noise, cond, *, key=None: jnp.stack([a.x, a.y], axis=-1)
   },
-  'make_flow_map': {
-    'kind': 'consistency', 'network': dj.Network(network_fn, dj.edm_input)
-  },
+  'make_flow_map': {'kind': 'consistency', 'network': dj.Network(network_fn, dj.edm_input)},
   'make_paired_denoiser': {'cond': {}},
   'make_state_denoiser': {
     'network': dj.Network(
-      lambda params, x, noise, cond, *, key=None: logits(
-        noise[:, None, None, None] * x
-      ),
+      lambda params, x, noise, cond, *, key=None: logits(noise[:, None, None, None] * x),
       dj.logsnr_input,
     ),
     'process': MASKING,
   },
-  'noise_image': {
-    'schedule': dj.DiscreteSchedule.from_betas(BETAS), 'steps': [0, 3]
-  },
+  'noise_image': {'schedule': dj.DiscreteSchedule.from_betas(BETAS), 'steps': [0, 3]},
   'observation_guided': {'observe': lambda x: 2.0 * x},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
-  'poisson_log_prob': lambda a: {
-    'y': a.y, 'forward': lambda x: 2.0 * x, 'peak': 20.0
-  },
+  'poisson_log_prob': lambda a: {'y': a.y, 'forward': lambda x: 2.0 * x, 'peak': 20.0},
   'pick': lambda a: {'log_weights': a.x[:, :, 0, 0]},
   'prior_sample': lambda a: {'shape': SHAPE, 'level': a.lt.take(0)},
   'probability_flow': {'t_from': 1.0, 't_to': 0.1},
   'rearranged_elbo': {
-    'marginal': lambda t, x: normal(x), 'posterior': lambda t, z, x: normal(z),
-    'decode': lambda t, z: normal(z), 'log_likelihood': decode,
+    'marginal': lambda t, x: normal(x),
+    'posterior': lambda t, z, x: normal(z),
+    'decode': lambda t, z: normal(z),
+    'log_likelihood': decode,
   },
   'red_diff': {'cost': log_prob, 'optimizer': optax.adam(0.1)},
   'renoised': {'share': 0.3},
@@ -399,7 +378,7 @@ CALLS = {
   'sample_map': {
     'flow_map': dj.make_flow_map(
       dj.Network(network_fn, dj.time_input(1.0)), {}, kind='average_velocity'
-    ),
+    )
   },
   'sdedit': {'sampler': dj.heun(), 'strength': 0.5, 'repeats': 2},
   'slerp': lambda a: {'weight': a.t[0]},
@@ -407,14 +386,10 @@ CALLS = {
     'draw': dj.langevin_draw(log_prob, 0.1, 2),
     'widths': jnp.array([1.0, 0.5], F32),
   },
-  'state_kl': lambda a: {
-    'q': jax.nn.softmax(logits(a.x)), 'p': jax.nn.softmax(logits(a.y))
-  },
+  'state_kl': lambda a: {'q': jax.nn.softmax(logits(a.x)), 'p': jax.nn.softmax(logits(a.y))},
   'step_input': {'schedule_steps': 1000, 'scale': 0.25},
   'top_p': {'denoise': denoise_states, 'p': 0.9},
-  'transition_matrix': lambda a: {
-    'level_s': a.ls.take(0), 'level_t': a.lt.take(0)
-  },
+  'transition_matrix': lambda a: {'level_s': a.ls.take(0), 'level_t': a.lt.take(0)},
   'twist_guided': {'twist': lambda x0, level: log_prob(x0)},
   'unipc': {'order': 3},
   'variational_bound': {'num_steps': 3, 'variance': 'learned', 'steps': 1},
@@ -423,7 +398,7 @@ CALLS = {
   'velocity_sde': {'diffusion': 'sde'},
   'with_ancestral_noise': {'sampler': dj.heun()},
   'with_corrector': {'corrector': dj.langevin()},
-}  # fmt: skip
+}
 
 # Functions without float32 arguments, and those that others above call.
 OTHERS = """
@@ -443,8 +418,9 @@ q_sample_states values_of
 """
 OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),
-  *OTHERS.split(), *OF_STATES.split(),
-}  # fmt: skip
+  *OTHERS.split(),
+  *OF_STATES.split(),
+}
 PUBLIC = {
   name
   for name, value in vars(dj).items()
@@ -515,10 +491,9 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 
   Only then the CPU's convolution makes its own derivatives.
   """
-  model = digits_model(**{
-    'network.remat': True, 'network.attention_resolutions': (8,),
-    'network.num_blocks': 1,
-  })  # fmt: skip
+  model = digits_model(
+    **{'network.remat': True, 'network.attention_resolutions': (8,), 'network.num_blocks': 1}
+  )
   apply = model.noisy.given().apply
   cond = {'label': LABEL['label']}
 

@@ -104,9 +104,7 @@ def test_a_wrong_name_is_one_line(capsys):
     with pytest.raises(SystemExit):
       on_gpu.main([option])
     error = capsys.readouterr().err.splitlines()[-1]
-    assert (
-      "'dit_tran' is not a part; the parts are dit_forward, dit_train" in error
-    )
+    assert "'dit_tran' is not a part; the parts are dit_forward, dit_train" in error
 
 
 PROGRAM = """
@@ -124,8 +122,7 @@ def test_operations_are_sorted_by_their_time_on_the_gpu():
   """Two calls: a product of 2 ms, a sum in two launches, a copy."""
   names = {1: 'nvjet_gemm', 2: 'reduce_kernel', 3: 'MemcpyD2D'}
   known = ' '.join(
-    f'event_metadata {{ key: {i} value {{ id: {i} name: "{name}" }} }}'
-    for i, name in names.items()
+    f'event_metadata {{ key: {i} value {{ id: {i} name: "{name}" }} }}' for i, name in names.items()
   )
   for i, name in {1: 'hlo_op', 2: 'gemm.1', 3: 'fusion'}.items():
     known += f' stat_metadata {{ key: {i} value {{ id: {i} name: "{name}" }} }}'

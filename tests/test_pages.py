@@ -73,9 +73,7 @@ def test_the_library_page_runs_as_printed(capsys, monkeypatch):
   assert run(weights, capsys).strip() == '(2, 4, 4, 1)'
 
 
-def test_a_run_is_opened_as_the_library_page_prints(
-  digits_run, tmp_path, capsys, monkeypatch
-):
+def test_a_run_is_opened_as_the_library_page_prints(digits_run, tmp_path, capsys, monkeypatch):
   shutil.copytree(digits_run, tmp_path / 'runs/digits-smoke')
   monkeypatch.chdir(tmp_path)
   code = page_example('library.md', 'open_run').replace(
@@ -294,9 +292,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   params = jax.jit(model.init)(jax.random.key(0))
   gradient = jax.jit(jax.value_and_grad(objective.__call__, has_aux=True))
   (loss, (metrics, _)), grads = gradient(params, Context(), key, batch)
-  np.testing.assert_allclose(
-    loss, metrics['loss'].total / metrics['loss'].count
-  )
+  np.testing.assert_allclose(loss, metrics['loss'].total / metrics['loss'].count)
   for path, leaf in jax.tree.leaves_with_path(grads):
     assert np.any(leaf != 0), path  # the label and the level have an effect
   zeros = dj.Network(
@@ -304,9 +300,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
     dj.logsnr_input,
     parametrization='x0',
   )
-  plain, _ = parts.objective(zeros, model.noisy.schedule())(
-    {'network': {}}, Context(), key, batch
-  )
+  plain, _ = parts.objective(zeros, model.noisy.schedule())({'network': {}}, Context(), key, batch)
   expected = np.abs(batch['x']).mean(dtype=np.float64)
   np.testing.assert_allclose(plain, expected, rtol=1e-5)
 
@@ -367,12 +361,7 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
 
   def launch(config, *arguments):
     return subprocess.run(
-      [
-        sys.executable,
-        str(ROOT / 'launch.py'),
-        f'--config={config}',
-        *arguments,
-      ],
+      [sys.executable, str(ROOT / 'launch.py'), f'--config={config}', *arguments],
       cwd=tmp_path,
       env=os.environ | {'PYTHONPATH': path},
       capture_output=True,
@@ -394,9 +383,7 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
   done = launch('theirs', '--mode=evaluate')
   assert done.returncode == 2 and 'would be imported' in done.stderr
   steer = '--config.edit=steer', '--config.edit.reward=my_parts:symmetric'
-  done = launch(
-    'mine.py:smoke', *few, '--mode=edit', *steer, '--config.edit.label=1'
-  )
+  done = launch('mine.py:smoke', *few, '--mode=edit', *steer, '--config.edit.label=1')
   assert done.returncode == 0, done.stderr[-2000:]
   assert 'reward' in done.stdout
   parts = 'pictures Schedule Network objective sampler brightness'.split()

@@ -67,9 +67,7 @@ def test_rows_of_the_process_as_typed(capsys, monkeypatch):
   draws, every, one = (cells[0] for cells in rows.values())
   assert draws[0] < 0.15 and 0.85 < draws[1] < 1.15
   assert every[0] < 0.15 and one[0] > 0.2
-  found = re.findall(
-    r'denoiser ([\d.]+), asymmetry of its Jacobian (\d+)%', out
-  )
+  found = re.findall(r'denoiser ([\d.]+), asymmetry of its Jacobian (\d+)%', out)
   assert len(found) == 3
   error, asymmetry = found[1]  # sigma = alpha; of an estimate of 0 it is 0.9
   assert float(error) < 0.6 and int(asymmetry) > 1

@@ -42,10 +42,7 @@ def test_the_time_of_the_main_job_is_the_same_everywhere():
 def test_links_and_pictures_are_there():
   targets = re.findall(r'\]\(([^)#\s,]+)\)', README)
   assert len(targets) > 8
-  for page in (
-    'README.md',
-    *(str(p.relative_to(ROOT)) for p in ROOT.glob('docs/**/*.md')),
-  ):
+  for page in ('README.md', *(str(p.relative_to(ROOT)) for p in ROOT.glob('docs/**/*.md'))):
     folder = (ROOT / page).parent
     for target in re.findall(r'\]\(([^)#\s,]+)\)', (ROOT / page).read_text()):
       if '://' not in target:
@@ -53,9 +50,7 @@ def test_links_and_pictures_are_there():
 
 
 def test_every_page_of_the_site_is_in_its_menu_and_index():
-  menu = re.findall(
-    r'^ +- .*: (\w+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M
-  )
+  menu = re.findall(r'^ +- .*: (\w+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M)
   pages = {page.name for page in (ROOT / 'docs').glob('*.md')}
   assert menu[0] == 'index.md' and sorted(menu) == sorted(pages)
   index = (ROOT / 'docs' / 'index.md').read_text()
@@ -75,6 +70,4 @@ def test_equations_index_names_tests_and_functions_that_exist():
     if test:
       assert f'def {test}(' in path.read_text(), cell
   for name in re.findall(r'\| `([a-zA-Z_]+)[`(]', index):
-    assert hasattr(dj, name) or name in ('training', 'one_minus_snr_ratio'), (
-      name
-    )
+    assert hasattr(dj, name) or name in ('training', 'one_minus_snr_ratio'), name

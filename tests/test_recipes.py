@@ -38,18 +38,13 @@ SIZES = {  # recipes 0
 # Networks of releases, whose sizes tests/interop/test_readers.py has, and how
 # ours differ in what has no parameters. The stem has the channels by default.
 RELEASES = {
-  'cifar10_improved': (
-    make('cifar10_uncond_50M_500K'), dict(dtype='float32', stem_channels=None)
-  ),
-  'cifar10_edm:conditional': (
-    of_edm(**CIFAR10, label_dim=10), dict(dtype='float32')
-  ),
+  'cifar10_improved': (make('cifar10_uncond_50M_500K'), dict(dtype='float32', stem_channels=None)),
+  'cifar10_edm:conditional': (of_edm(**CIFAR10, label_dim=10), dict(dtype='float32')),
   'imagenet64': (
     make('64x64_diffusion'),
-    dict(dtype='bfloat16', stem_channels=None, remat=True,
-         downsample_padding='same'),
+    dict(dtype='bfloat16', stem_channels=None, remat=True, downsample_padding='same'),
   ),
-}  # fmt: skip
+}
 
 
 def model_of(name, workdir='x') -> Any:
@@ -68,9 +63,7 @@ def optimizer_of(config):
 
 BUILT = [f'{name}:{variant}' if variant else name for name, variant in ALL]
 TRAINED = [
-  name
-  for name in BUILT
-  if read(name).data is not None and read(name).get('latent') is None
+  name for name in BUILT if read(name).data is not None and read(name).get('latent') is None
 ]
 assert {*SIZES, *RELEASES} <= {*BUILT}
 
@@ -114,10 +107,9 @@ UNREAD = {
 }
 
 
-@pytest.mark.parametrize('name', [
-  pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow)
-  for name in TRAINED
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name', [pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow) for name in TRAINED]
+)
 def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config, frozen = read(name), None
@@ -286,9 +278,7 @@ def decayed(params, mask):
   leaves = jax.tree_util.tree_leaves_with_path(mask(params))
   names = {'/'.join(key.key for key in path): on for path, on in leaves}
   sizes = (x.size for x in jax.tree.leaves(params))
-  return names, sum(
-    n for n, on in zip(sizes, names.values(), strict=True) if on
-  )
+  return names, sum(n for n, on in zip(sizes, names.values(), strict=True) if on)
 
 
 def test_vdm_decays_what_the_release_does():
@@ -309,16 +299,13 @@ def test_vdm_decays_what_the_release_does():
   assert names['schedule/bias'] and names['schedule/weight']
   assert names['network/up_0/norm_1/scale'] and names['network/norm_out/scale']
   assert not any(
-    on for name, on in names.items()
-    if name.startswith('network') and name.endswith('/bias')
-  )  # fmt: skip
+    on for name, on in names.items() if name.startswith('network') and name.endswith('/bias')
+  )
 
   kernels, count = decayed(params, optimizer.kernels)
   scales = 34 * 2 * 128 + 33 * 3 * 128 + 128 + 128
   assert count == 30_578_181 - biases - scales - 2
-  assert {name.split('/')[-1] for name, on in kernels.items() if on} == {
-    'kernel'
-  }
+  assert {name.split('/')[-1] for name, on in kernels.items() if on} == {'kernel'}
 
 
 def test_the_larger_network_of_vdm_and_its_monotone_gamma():
@@ -328,8 +315,7 @@ def test_the_larger_network_of_vdm_and_its_monotone_gamma():
   params = models.shapes(models.make(config, 'x'))
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
   names, _ = decayed(
-    params['schedule'],
-    lambda params: optimizer.not_biases({'schedule': params})['schedule'],
+    params['schedule'], lambda params: optimizer.not_biases({'schedule': params})['schedule']
   )
   assert names == {
     'line/weight': True,  # l1/kernel
@@ -382,14 +368,18 @@ def test_the_averages_of_a_published_recipe_have_constant_decays(name):
     np.testing.assert_allclose(rates, 1 - decay, rtol=1e-6)
 
 
-@pytest.mark.parametrize('fields, weight', [
-  ('ema_warmup=False', 0.9999**99),
-  ('ema_warmup=False ema_decay=0.97 num_steps=70', 0.97**69),
-  ('ema_half_life=1000 batch_size=10', 0.5 ** (10 * 99 / 1000)),
-  ('', 0), ('ema_warmup=False ema_decay=0.97 num_steps=80', 0),
-  ('ema_warmup=False ema_decay=0', 0),
-  ('ema_half_life=1000 ema_rampup=0.05 batch_size=10', 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'fields, weight',
+  [
+    ('ema_warmup=False', 0.9999**99),
+    ('ema_warmup=False ema_decay=0.97 num_steps=70', 0.97**69),
+    ('ema_half_life=1000 batch_size=10', 0.5 ** (10 * 99 / 1000)),
+    ('', 0),
+    ('ema_warmup=False ema_decay=0.97 num_steps=80', 0),
+    ('ema_warmup=False ema_decay=0', 0),
+    ('ema_half_life=1000 ema_rampup=0.05 batch_size=10', 0),
+  ],
+)
 def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
   fields = ['num_steps=100', 'ema_decay=0.9999', *fields.split()]
@@ -423,9 +413,7 @@ def test_a_step_of_adam_equals_a_release_that_sums(name):
     theirs *= min(1.0, clip_norm / np.linalg.norm(theirs))
     m, v = 0.9 * m + 0.1 * theirs, b2 * v + (1 - b2) * theirs**2
   expected = m / (1 - 0.9**2) / (np.sqrt(v / (1 - b2**2)) + 1e-8)
-  np.testing.assert_allclose(
-    rate(1) * updates['network']['kernel'], -rate(1) * expected, rtol=1e-3
-  )
+  np.testing.assert_allclose(rate(1) * updates['network']['kernel'], -rate(1) * expected, rtol=1e-3)
 
 
 def test_jit_samples_as_the_release_does(key):
@@ -439,9 +427,7 @@ def test_jit_samples_as_the_release_does(key):
     return mean + share * (x - alpha * mean)
 
   def denoiser(law):
-    return lambda x, level: dj.Prediction(
-      estimate(x, level.alpha, level.sigma, law)
-    )
+    return lambda x, level: dj.Prediction(estimate(x, level.alpha, level.sigma, law))
 
   @jax.jit
   def sample(x):

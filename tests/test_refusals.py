@@ -81,9 +81,7 @@ def sample(denoise, sampler):
 
 
 def bound(num_steps, **options):
-  return dj.variational_bound(
-    KEY, denoise, STEPS, X, num_steps=num_steps, **options
-  )
+  return dj.variational_bound(KEY, denoise, STEPS, X, num_steps=num_steps, **options)
 
 
 def alphas(*values):
@@ -446,20 +444,27 @@ processes.check('localhost:1', 0, 0) => --num_hosts=0
 """
 
 
-@pytest.mark.parametrize('error, call, message', [
-  *refusals.rows(ValueError, WRONG), *refusals.rows(UserError, WRONG_HOSTS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'error, call, message',
+  [*refusals.rows(ValueError, WRONG), *refusals.rows(UserError, WRONG_HOSTS)],
+)
 def test_arguments_that_cannot_be(error, call, message):
   with refusals.one_line(error=error, match=message):
     eval(call)  # The rows are our own.
 
 
 SCHEDULES = [
-  STEPS, COSINE, dj.LinearVPSchedule(), dj.SubVPSchedule(),
-  dj.GeometricVESchedule(), dj.KarrasSchedule(), FLOW, dj.SigmoidSchedule(),
+  STEPS,
+  COSINE,
+  dj.LinearVPSchedule(),
+  dj.SubVPSchedule(),
+  dj.GeometricVESchedule(),
+  dj.KarrasSchedule(),
+  FLOW,
+  dj.SigmoidSchedule(),
   dj.ShiftedSchedule(COSINE, 2.0),
   dj.LearnedSchedule((), lambda _, t: 10.0 * t - 5.0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize('schedule', SCHEDULES, ids=lambda s: type(s).__name__)
@@ -487,9 +492,7 @@ PAIRS = {
   'q_posterior': lambda s, t: dj.q_posterior(X, X, s, t).variance,
   'reverse_variance': lambda s, t: dj.reverse_variance('fixed_large', s, t),
   'states': lambda s, t: dj.q_posterior_states(STATES, STATES, MASKING, s, t),
-  'matrices': lambda s, t: dj.transition_matrix(
-    dj.gaussian_process(3, [0.1, 0.2, 0.3]), s, t
-  ),
+  'matrices': lambda s, t: dj.transition_matrix(dj.gaussian_process(3, [0.1, 0.2, 0.3]), s, t),
 }
 
 
@@ -544,37 +547,39 @@ NOT_CALLED = {r'ddim: call it, as ddim\(...\)': dj.ddim, "'ddim'": 'ddim'}
 NEED_SAMPLER = 'a Sampler is needed, not ', NOT_CALLED
 
 
-@pytest.mark.parametrize('needed, call', [
-  (NEED_LEVEL, lambda level: dj.q_sample(X, X, level)),
-  (NEED_LEVEL, lambda level: dj.q_posterior(X, X, level, level)),
-  (NEED_LEVEL, lambda level: dj.target('v', X, X, level)),
-  (NEED_LEVEL, lambda level: dj.to_x0('v', X, X, level)),
-  (NEED_LEVEL, lambda level: dj.eps_from_x0(X, X, level)),
-  (NEED_LEVEL, lambda level: dj.prior_kl(X, level)),
-  (NEED_LEVEL, lambda level: denoiser_of('v')(X, level)),
-  (NEED_LEVEL, lambda level: dj.sample(KEY, denoise, dj.ddim(), level, X)),
-  (NEED_LEVEL, lambda level: dj.prior_sample(KEY, X.shape, level)),
-  (NEED_LEVEL, lambda level: dj.level_grid(lambda t: level, 3)),
-  (NEED_LEVEL, lambda level: dj.level_grid(lambda t: level, 3, 'karras')),
-  (NEED_LEVEL, lambda level: dj.q_sample_states(KEY, STATES, MASKING, level)),
-  (NEED_SAMPLER, lambda s: sample(denoise, s)),
-  (NEED_SAMPLER, lambda s: dj.sdedit(KEY, denoise, s, LEVELS, X, 0.5)),
-  (NEED_SAMPLER, lambda s: dj.churn(s, COSINE, 0.1)),
-  (NEED_SAMPLER, lambda s: dj.with_ancestral_noise(s, COSINE)),
-  (NEED_SAMPLER, lambda s: dj.with_corrector(s, dj.langevin())),
-  (NEED_SAMPLER, lambda s: dj.replace_known(s, X, X > 0.0)),
-  (NEED_SAMPLER, lambda s: dj.repaint(s, X, X > 0.0)),
-  (NEED_SAMPLER, lambda s: dj.likelihood_guided(s, MEASURED.distance, 1.0)),
-  (NEED_SAMPLER, lambda s: dj.keep_known(s, X, X > 0.0)),
-  (NEED_SAMPLER, dj.self_conditioned),
-  (NEED_KEY, lambda key: dj.sample(key, denoise, dj.ddim(), LEVELS, X)),
-  (NEED_KEY, lambda key: dj.prior_sample(key, (2, 3), LEVEL)),
-  (NEED_KEY, lambda key: dj.dequantize(key, X)),
-  (NEED_KEY, lambda key: dj.log_likelihood(key, denoise, COSINE, X)),
-  (NEED_KEY,
-   lambda key: dj.variational_bound(key, denoise, COSINE, X, num_steps=2)),
-  (NEED_KEY, lambda key: dj.vae_log_weight(key, X, NORMAL, None)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'needed, call',
+  [
+    (NEED_LEVEL, lambda level: dj.q_sample(X, X, level)),
+    (NEED_LEVEL, lambda level: dj.q_posterior(X, X, level, level)),
+    (NEED_LEVEL, lambda level: dj.target('v', X, X, level)),
+    (NEED_LEVEL, lambda level: dj.to_x0('v', X, X, level)),
+    (NEED_LEVEL, lambda level: dj.eps_from_x0(X, X, level)),
+    (NEED_LEVEL, lambda level: dj.prior_kl(X, level)),
+    (NEED_LEVEL, lambda level: denoiser_of('v')(X, level)),
+    (NEED_LEVEL, lambda level: dj.sample(KEY, denoise, dj.ddim(), level, X)),
+    (NEED_LEVEL, lambda level: dj.prior_sample(KEY, X.shape, level)),
+    (NEED_LEVEL, lambda level: dj.level_grid(lambda t: level, 3)),
+    (NEED_LEVEL, lambda level: dj.level_grid(lambda t: level, 3, 'karras')),
+    (NEED_LEVEL, lambda level: dj.q_sample_states(KEY, STATES, MASKING, level)),
+    (NEED_SAMPLER, lambda s: sample(denoise, s)),
+    (NEED_SAMPLER, lambda s: dj.sdedit(KEY, denoise, s, LEVELS, X, 0.5)),
+    (NEED_SAMPLER, lambda s: dj.churn(s, COSINE, 0.1)),
+    (NEED_SAMPLER, lambda s: dj.with_ancestral_noise(s, COSINE)),
+    (NEED_SAMPLER, lambda s: dj.with_corrector(s, dj.langevin())),
+    (NEED_SAMPLER, lambda s: dj.replace_known(s, X, X > 0.0)),
+    (NEED_SAMPLER, lambda s: dj.repaint(s, X, X > 0.0)),
+    (NEED_SAMPLER, lambda s: dj.likelihood_guided(s, MEASURED.distance, 1.0)),
+    (NEED_SAMPLER, lambda s: dj.keep_known(s, X, X > 0.0)),
+    (NEED_SAMPLER, dj.self_conditioned),
+    (NEED_KEY, lambda key: dj.sample(key, denoise, dj.ddim(), LEVELS, X)),
+    (NEED_KEY, lambda key: dj.prior_sample(key, (2, 3), LEVEL)),
+    (NEED_KEY, lambda key: dj.dequantize(key, X)),
+    (NEED_KEY, lambda key: dj.log_likelihood(key, denoise, COSINE, X)),
+    (NEED_KEY, lambda key: dj.variational_bound(key, denoise, COSINE, X, num_steps=2)),
+    (NEED_KEY, lambda key: dj.vae_log_weight(key, X, NORMAL, None)),
+  ],
+)
 def test_arguments_of_other_kinds(needed, call):
   message, others = needed
   for name, other in others.items():
@@ -582,10 +587,10 @@ def test_arguments_of_other_kinds(needed, call):
       call(other)
 
 
-@pytest.mark.parametrize('output, kind', [
-  (0.5, 'a number'), ((X, X, X), 'a tuple of 3'), (dj.Prediction(X), 'a Pred'),
-  (None, 'None'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'output, kind',
+  [(0.5, 'a number'), ((X, X, X), 'a tuple of 3'), (dj.Prediction(X), 'a Pred'), (None, 'None')],
+)
 def test_networks_and_steps_that_return_something_else(output, kind):
   apply = lambda params, x, noise, cond, *, key=None: output
   own = dj.Network(apply, dj.time_input(), parametrization='v').denoiser(())

@@ -94,9 +94,7 @@ def test_notebooks_show_what_their_code_printed_and_drew():
 
 
 TEXTS = '.md .ipynb .py .toml .yml .yaml .sbatch .txt'.split()
-INSTALLS_US = re.compile(
-  r'pip install(?: [^\s&|;]+){0,3} diffusion[-_]jax(?![\w/.-])'
-)
+INSTALLS_US = re.compile(r'pip install(?: [^\s&|;]+){0,3} diffusion[-_]jax(?![\w/.-])')
 
 
 def test_nothing_installs_our_name_from_an_index():

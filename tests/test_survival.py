@@ -50,14 +50,16 @@ def start(workdir, *args, said='output', env=None, **fields):
     value = ','.join(map(str, value)) if isinstance(value, tuple) else value
     args += (f'--config.{name}={value}',)
   command = [
-    sys.executable, '-u', str(ROOT / 'launch.py'),
-    f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}', *args,
-  ]  # fmt: skip
+    sys.executable,
+    '-u',
+    str(ROOT / 'launch.py'),
+    f'--config={ROOT}/configs/digits.py:smoke',
+    f'--workdir={workdir}',
+    *args,
+  ]
   workdir.mkdir(exist_ok=True)
   with (workdir / said).open('w') as file:
-    return subprocess.Popen(
-      command, stdout=file, stderr=subprocess.STDOUT, env=env
-    )
+    return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
 
 def output(workdir):
@@ -152,9 +154,7 @@ def test_a_stopped_and_a_killed_run_lose_nothing(whole, tmp_path):
   step = last_step(workdir)
   assert seen < step < COMPARED
   said = output(workdir).read_text()
-  assert said.endswith(
-    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
-  )
+  assert said.endswith(f'stopped by SIGTERM at step {step}, saved; the same command continues\n')
   assert 'Traceback' not in said and 'error' not in said
   assert kill_again_and_again(workdir, 1, seed=0)[0] >= step
   train(workdir)
@@ -183,14 +183,7 @@ def start_two(workdir, **fields):
   fields = {'mesh': (2, 1), 'heartbeat_timeout': 10, 'log_every': 1} | fields
   where = ('--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2')
   return [
-    start(
-      workdir,
-      *where,
-      f'--host={host}',
-      said=f'output{host or ""}',
-      env=env,
-      **fields,
-    )
+    start(workdir, *where, f'--host={host}', said=f'output{host or ""}', env=env, **fields)
     for host in range(2)
   ]
 
@@ -216,9 +209,7 @@ args += ['--coordinator=localhost:{free_port()}']
 sys.argv = ['launch.py', *args]
 cli.run()
 """
-  result = subprocess.run(
-    [sys.executable, '-c', code], cwd=ROOT, timeout=HANG_SECONDS
-  )
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=HANG_SECONDS)
   assert result.returncode == -signal.SIGTERM
 
 
@@ -230,9 +221,7 @@ def term_one_of_two(workdir, which):
   assert [process.wait(HANG_SECONDS) for process in both] == [42, 42]
   step = last_step(workdir)
   said = output(workdir).read_text()
-  assert said.endswith(
-    f'stopped by SIGTERM at step {step}, saved; the same command continues\n'
-  )
+  assert said.endswith(f'stopped by SIGTERM at step {step}, saved; the same command continues\n')
   assert 'Traceback' not in said + (workdir / 'output1').read_text()
   return step
 

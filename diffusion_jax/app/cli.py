@@ -40,12 +40,8 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run; default runs/<config>[-<argument>].'
 )
-_MODE = flags.DEFINE_string(
-  'mode', 'train', 'What to do, a mode; default train.'
-)
-_HELP_MODE = flags.DEFINE_string(
-  'help_mode', None, 'Prints the fields that a mode reads.'
-)
+_MODE = flags.DEFINE_string('mode', 'train', 'What to do, a mode; default train.')
+_HELP_MODE = flags.DEFINE_string('help_mode', None, 'Prints the fields that a mode reads.')
 _SWEEP_INDEX = flags.DEFINE_integer(
   'sweep_index', None, "Which override of the config's sweep(), from 0."
 )

@@ -35,6 +35,5 @@ def check_attention(config: Node, mesh: Mesh) -> None:
   platform = sharding.platform_of(mesh)
   if config.network.get('attention') == 'cudnn' and platform != 'gpu':
     raise UserError(
-      f'config.network.attention=cudnn needs a GPU, and this is {platform}: '
-      'set it to auto'
+      f'config.network.attention=cudnn needs a GPU, and this is {platform}: set it to auto'
     )

@@ -15,13 +15,7 @@ from absl import flags
 
 from diffusion_jax.app.config import prerequisites, store
 from diffusion_jax.app.config.fields import COMMON
-from diffusion_jax.app.config.tree import (
-  Constructor,
-  Node,
-  Schema,
-  below,
-  parameters,
-)
+from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
 from diffusion_jax.app.modes import MODES
 
 # The modes that read a section. A mode reads the section with its name, and a
@@ -38,24 +32,25 @@ def main_help(program: str, known: Iterable[flags.Flag]) -> str:
   """Returns the text of --help: the modes and the flags."""
   name = Path(program).name
   program = f'python {name}' if name.endswith('.py') else name
-  return '\n'.join([
-    f'{program} --config=configs/<name>.py [--mode=<mode>] [--workdir=<folder>]'
-    ' [--config.<field>=<value> ...]',
-    '',
-    f'Modes; {program} --help_mode=<mode> prints their fields:',
-    *(_columns(mode, text, 12) for mode, text in modes().items()),
-    '',
-    'Flags; --helpfull has those of libraries too:',
-    *(_columns(f'--{flag.name}', flag.help, 14) for flag in known),
-  ])  # fmt: skip
+  return '\n'.join(
+    [
+      f'{program} --config=configs/<name>.py [--mode=<mode>] [--workdir=<folder>]'
+      ' [--config.<field>=<value> ...]',
+      '',
+      f'Modes; {program} --help_mode=<mode> prints their fields:',
+      *(_columns(mode, text, 12) for mode, text in modes().items()),
+      '',
+      'Flags; --helpfull has those of libraries too:',
+      *(_columns(f'--{flag.name}', flag.help, 14) for flag in known),
+    ]
+  )
 
 
 def modes() -> dict[str, str]:
   """Returns what each mode does, from the docstrings of their modules."""
   folder = Path(__file__).parent / 'modes'
   texts = {
-    name: re.sub(r'^Implements --mode=\w+: ', '', _about(folder / f'{name}.py'))
-    for name in MODES
+    name: re.sub(r'^Implements --mode=\w+: ', '', _about(folder / f'{name}.py')) for name in MODES
   }
   return texts | {'list': 'names the configs, with variants and times.'}
 
@@ -87,9 +82,7 @@ def mode_help(mode: str, config: Node, source: str) -> str:
 def _order(schema):
   # Returns the paths of all sections: the model's first, then the common ones.
   common = [*COMMON]
-  paths = (
-    p for p in (*schema.choices, *schema.parts) if p not in ('', 'facts')
-  )
+  paths = (p for p in (*schema.choices, *schema.parts) if p not in ('', 'facts'))
 
   def place(path):
     top = path.partition('.')[0]
@@ -174,9 +167,7 @@ def list_configs() -> str:
   return '\n'.join(lines)
 
 
-_TIME = re.compile(
-  r'Measured[^:,.]*[:,] ([\d to]+ min\w*(?: \d+ s)?(?: of CPU time)?|\d+ s)\b'
-)
+_TIME = re.compile(r'Measured[^:,.]*[:,] ([\d to]+ min\w*(?: \d+ s)?(?: of CPU time)?|\d+ s)\b')
 
 
 def _facts(path: Path) -> Iterator[str]:
@@ -189,11 +180,7 @@ def _facts(path: Path) -> Iterator[str]:
   if variants:
     yield 'variants ' + ', '.join(f':{name}' for name in variants)
   latent = config.get('latent')
-  runs = (
-    config.training.init_from,
-    config.training.teacher,
-    latent and latent.run,
-  )
+  runs = (config.training.init_from, config.training.teacher, latent and latent.run)
   for run in dict.fromkeys(filter(None, runs)):
     name, sign, argument = Path(run).name.partition('-')
     yield f'after configs/{name}.py{":" if sign else ""}{argument}'
@@ -226,9 +213,7 @@ def _wrap(text):
 def _columns(name, text, name_width):
   # Returns '  name   text': the text in its column, or below a long name.
   indent = ' ' * (name_width + 4)
-  wrapped = textwrap.fill(
-    text, _width(), initial_indent=indent, subsequent_indent=indent
-  )
+  wrapped = textwrap.fill(text, _width(), initial_indent=indent, subsequent_indent=indent)
   if len(name) > name_width:
     return f'  {name}\n{wrapped}' if text else f'  {name}'
   return f'  {name:{name_width}}  {wrapped.lstrip()}'.rstrip()

@@ -60,9 +60,7 @@ class Latents(NamedTuple):
     return self.decode(params.get('autoencoder'), z)
 
 
-IDENTITY = Latents(
-  lambda autoencoder, x, keys=None: x, lambda autoencoder, z: z
-)
+IDENTITY = Latents(lambda autoencoder, x, keys=None: x, lambda autoencoder, z: z)
 
 
 class Frozen(NamedTuple):
@@ -125,9 +123,7 @@ class Plan(NamedTuple):
     step_function = self.step_function(cond)
     vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
     size = FILM[0], FILM[2 if vectors else 1]
-    x, states, _ = sample_frames(
-      keys, step_function, self.sampler, self.levels, x, *size
-    )
+    x, states, _ = sample_frames(keys, step_function, self.sampler, self.levels, x, *size)
     return x, jnp.swapaxes(states, 0, 1)
 
 

@@ -248,9 +248,7 @@ class NoisyNetwork:
 
   def context_code(self, params: Params, rows: dict) -> dict:
     """Returns the network's code of {'context': ...}; {} if it has none."""
-    return functional.encode_context(
-      self.network, params['network'], rows, self.state_shape
-    )
+    return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
   def problems(self, mode: str) -> Iterator[str]:
     """Yields what schedule, network or device does not allow."""
@@ -315,19 +313,19 @@ def _build(noisy):
       'config.network=classifier needs images of two or more classes: set '
       f'{datasets.LABELS[datasets.label_field(c.data)]}'
     )
-  network = section.make({
-    'out_channels': noisy.out_channels,
-    'in_channels': noisy.state_shape[-1],
-    'inputs': noisy.inputs,
-    'num_classes': classes,
-    'gamma_min': c.schedule.get('gamma_min'),
-    'gamma_max': c.schedule.get('gamma_max'),
-  })  # fmt: skip
+  network = section.make(
+    {
+      'out_channels': noisy.out_channels,
+      'in_channels': noisy.state_shape[-1],
+      'inputs': noisy.inputs,
+      'num_classes': classes,
+      'gamma_min': c.schedule.get('gamma_min'),
+      'gamma_max': c.schedule.get('gamma_max'),
+    }
+  )
   needed = getattr(network, 'noise_input', None)
   if needed not in (None, noisy.config.noise_input.name):
-    raise UserError(
-      f'network {section.name!r} needs config.noise_input={needed}'
-    )
+    raise UserError(f'network {section.name!r} needs config.noise_input={needed}')
   if noisy.needs.forward_mode and section.get('attention') == 'auto':
     # Others have no forward mode.
     return functional.clone(network, attention='xla')

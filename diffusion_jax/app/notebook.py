@@ -92,9 +92,7 @@ class TrainedRun:
     return np.concatenate(parts)
 
 
-def open_run(
-  workdir: str | Path, allow: Sequence[str], sampling: dict[str, object]
-) -> TrainedRun:
+def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, object]) -> TrainedRun:
   """Opens the run in a folder; see `diffusion_jax.open_run`."""
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
   path = Path(workdir).expanduser()

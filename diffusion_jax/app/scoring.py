@@ -62,9 +62,7 @@ class Space(NamedTuple):
     return features.join(features.each(self.extractor, batches))
 
 
-def metrics_of(
-  model: Model, **values: object
-) -> dict[str, SampleMetric | ModelMetric]:
+def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
   """Makes the metrics that evaluation.metrics names, by their kinds.
 
   values: for the metrics that have such a parameter.
@@ -200,9 +198,7 @@ def reference_source(model: Model, name: str) -> Source:
   return source
 
 
-def load_reference(
-  model: Model, extractor: Extractor, split: str
-) -> tuple[Arrays, Json]:
+def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
   c = model.config
   about = provenance.by_content({'data': folder.data_of(c), 'split': split})
@@ -268,14 +264,16 @@ def kept_in(run: weights.Opened, parts: Path, settings: Json) -> Json:
   if processes.is_first():
     provenance.check_parts(parts, settings, 'evaluation.name')
   return {
-    'folder': parts, 'mesh': run.mesh, 'encode': encode, 'seed': c.seed,
-    'size': c.batch_size, 'settings': provenance.as_array(settings),
-  }  # fmt: skip
+    'folder': parts,
+    'mesh': run.mesh,
+    'encode': encode,
+    'seed': c.seed,
+    'size': c.batch_size,
+    'settings': provenance.as_array(settings),
+  }
 
 
-def floor(
-  metrics: list[Scored], spaces: Mapping[str, Space], count: int
-) -> list[Score]:
+def floor(metrics: list[Scored], spaces: Mapping[str, Space], count: int) -> list[Score]:
   """Returns the scores of `count` held-out real images in place of samples.
 
   They are of the metrics that compare features with the reference's. The
@@ -291,9 +289,7 @@ def floor(
   return score(compared, spaces, {}, real)
 
 
-def scorer(
-  model: Model,
-) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
+def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
   """Returns (computes references, {'values': samples} -> values of all scores).
 
   Samples are as files have them. There are no bootstrap errors, which would

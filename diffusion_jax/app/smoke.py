@@ -7,10 +7,17 @@ from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.
 SIZES = {
-  'channels': 8, 'num_groups': 4, 'num_blocks': 1, 'num_layers': 1,
-  'head_channels': 4, 'stem_channels': 4, 'num_heads': 2, 'bottleneck': 4,
-  'class_tokens': 2, 'class_tokens_at': 0,
-}  # fmt: skip
+  'channels': 8,
+  'num_groups': 4,
+  'num_blocks': 1,
+  'num_layers': 1,
+  'head_channels': 4,
+  'stem_channels': 4,
+  'num_heads': 2,
+  'bottleneck': 4,
+  'class_tokens': 2,
+  'class_tokens_at': 0,
+}
 TRAINING = {
   'num_steps': 4,
   'ema_warmup': True,  # else four steps show the first parameters

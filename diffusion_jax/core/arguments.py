@@ -19,9 +19,7 @@ Array = jax.Array
 Class = TypeVar('Class', bound=type)
 
 
-def check_numbers(
-  fits: Callable[..., Array], rule: str, **values: ArrayLike
-) -> None:
+def check_numbers(fits: Callable[..., Array], rule: str, **values: ArrayLike) -> None:
   """Raises ValueError with `rule` unless all values are finite and fit it.
 
   fits(*values) returns bools, element by element. Nothing is checked if one of
@@ -29,22 +27,17 @@ def check_numbers(
   """
   if any(isinstance(value, Tracer) for value in values.values()):
     return
-  arrays = np.broadcast_arrays(
-    *(np.asarray(value, np.float64) for value in values.values())
-  )
+  arrays = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in values.values()))
   good = np.all(np.isfinite(arrays), axis=0) & fits(*arrays)
   if not np.all(good):
     first = np.argmin(good)
     listing = ', '.join(
-      f'{name} is {array.flat[first]:g}'
-      for name, array in zip(values, arrays, strict=True)
+      f'{name} is {array.flat[first]:g}' for name, array in zip(values, arrays, strict=True)
     )
     raise ValueError(f'{listing}: {rule}')
 
 
-def computed_now(
-  function: Callable[..., PyTree], *args: np.ndarray
-) -> PyTree | None:
+def computed_now(function: Callable[..., PyTree], *args: np.ndarray) -> PyTree | None:
   """Returns function(*args) as NumPy arrays, by one program, also inside `jit`.
 
   None if the function depends on traced arrays.
@@ -70,9 +63,7 @@ def check_positive(**value: ArrayLike) -> None:
 
 def check_fraction(**value: ArrayLike) -> None:
   """Raises ValueError unless a number is in [0, 1]."""
-  check_numbers(
-    lambda x: (x >= 0.0) & (x <= 1.0), 'it must be in [0, 1]', **value
-  )
+  check_numbers(lambda x: (x >= 0.0) & (x <= 1.0), 'it must be in [0, 1]', **value)
 
 
 def check_interval(without: str, **ends: float) -> None:
@@ -121,9 +112,7 @@ def as_time(t: ArrayLike) -> Array:
 
   1e-6 beyond either end is accepted, since float32 resolves t to about 1e-7.
   """
-  check_numbers(
-    lambda t: (t >= -1e-6) & (t <= 1.0 + 1e-6), 'times are in [0, 1]', t=t
-  )
+  check_numbers(lambda t: (t >= -1e-6) & (t <= 1.0 + 1e-6), 'times are in [0, 1]', t=t)
   return as_float(t)
 
 
@@ -135,9 +124,7 @@ def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
   at least float32: float64 levels do not change the type of float32 images.
   """
   shape = jnp.shape(value)
-  if len(shape) > x.ndim or any(
-    n not in (1, m) for n, m in zip(shape, x.shape, strict=False)
-  ):
+  if len(shape) > x.ndim or any(n not in (1, m) for n, m in zip(shape, x.shape, strict=False)):
     raise ValueError(
       f'{name} of shape {list(shape)} does not fit an array of shape '
       f'{list(x.shape)}: it must be [] or [B]'
@@ -199,7 +186,5 @@ def pytree_dataclass(cls: Class) -> Class:
       object.__setattr__(obj, name, value)
     return obj
 
-  jax.tree_util.register_pytree_with_keys(
-    cls, flatten_with_keys, unflatten, flatten
-  )
+  jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
   return cls

@@ -30,14 +30,7 @@ class NetworkFn(Protocol):
   """A network as a function of its parameters."""
 
   def __call__(
-    self,
-    params: Params,
-    x: Array,
-    noise: Array,
-    cond: dict | None,
-    /,
-    *,
-    key: Array | None = None,
+    self, params: Params, x: Array, noise: Array, cond: dict | None, /, *, key: Array | None = None
   ) -> Array:
     """Returns the raw output, [B, ...].
 
@@ -81,9 +74,7 @@ def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
   """
   prediction = denoise(xt, level)
   if not isinstance(prediction, Prediction):
-    raise TypeError(
-      f'a denoiser returns dj.Prediction(x0), not {kind_of(prediction)}'
-    )
+    raise TypeError(f'a denoiser returns dj.Prediction(x0), not {kind_of(prediction)}')
   return prediction
 
 
@@ -150,8 +141,7 @@ def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
     # 1 replaces 0, so that no branch computes 0 / 0: its gradient would be NaN
     # even where the branch is not taken.
     safe = level._replace(
-      alpha=jnp.where(no_signal, 1.0, level.alpha),
-      sigma=jnp.where(no_noise, 1.0, level.sigma),
+      alpha=jnp.where(no_signal, 1.0, level.alpha), sigma=jnp.where(no_noise, 1.0, level.sigma)
     )
     logsnr = jnp.where(no_signal, schedule(1.0).logsnr, safe.logsnr)
     logsnr = jnp.where(no_noise, schedule(0.0).logsnr, logsnr)
@@ -213,9 +203,7 @@ class Network:
     options = 'learned_variance', 'augment', 'self_conditioning', 'known'
     for name in options:
       if getattr(self, name) and name not in usable:
-        raise ValueError(
-          f'the network has {name}, which {objective} cannot use: remove it'
-        )
+        raise ValueError(f'the network has {name}, which {objective} cannot use: remove it')
 
   def output(
     self,

@@ -51,9 +51,7 @@ class DiscreteSchedule:
   neg_log_alpha_bar: np.ndarray | Array
 
   @classmethod
-  def from_alphas(
-    cls, values: Sequence[float] | np.ndarray = ()
-  ) -> 'DiscreteSchedule':
+  def from_alphas(cls, values: Sequence[float] | np.ndarray = ()) -> 'DiscreteSchedule':
     """Makes a schedule from alphas [T], each in (0, 1); the last may be 0.
 
     Raises ValueError with the position of the first bad entry.
@@ -108,9 +106,7 @@ class DiscreteSchedule:
     Raises ValueError for concrete steps outside 0..T.
     """
     last = self.num_steps
-    check_numbers(
-      lambda step: (0 <= step) & (step <= last), f'steps are in 0..{last}', i=i
-    )
+    check_numbers(lambda step: (0 <= step) & (step <= last), f'steps are in 0..{last}', i=i)
     return self(jnp.asarray(i) / last)
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
@@ -151,9 +147,7 @@ class DiscreteSchedule:
     return NoiseLevel(*(field.astype(logsnr.dtype) for field in level))
 
 
-def of_betas(
-  make_betas: Callable[..., np.ndarray],
-) -> Callable[..., DiscreteSchedule]:
+def of_betas(make_betas: Callable[..., np.ndarray]) -> Callable[..., DiscreteSchedule]:
   """Returns the constructor of the schedule that has these betas.
 
   It has the parameters of make_betas, such as `linear_betas`.
@@ -172,9 +166,7 @@ def betas_of(schedule: object, user: str) -> np.ndarray:
   Raises ValueError, about the function `user`, for another schedule.
   """
   if not isinstance(schedule, DiscreteSchedule):
-    raise ValueError(
-      f'{user} needs the betas of a schedule of steps, such as linear'
-    )
+    raise ValueError(f'{user} needs the betas of a schedule of steps, such as linear')
   return -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
 
 
@@ -190,9 +182,7 @@ def _checked(name, sequence, last, identity):
   try:
     sequence = np.asarray(sequence, np.float64)
   except (TypeError, ValueError):
-    raise ValueError(
-      f'{name} must be a list of numbers, got {sequence!r}'
-    ) from None
+    raise ValueError(f'{name} must be a list of numbers, got {sequence!r}') from None
   if sequence.ndim != 1 or not len(sequence):
     what = 'empty' if not sequence.size else f'an array {list(sequence.shape)}'
     raise ValueError(f'the list of {name} is {what}: give a list of 1 or more')
@@ -205,15 +195,12 @@ def _checked(name, sequence, last, identity):
     if value == last:
       why = f' ({value:g} is allowed only as the last)'
     raise ValueError(
-      f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, '
-      f'is outside (0, 1){why}'
+      f'{name}[{i}] = {value:g}, step {i + 1} of {len(sequence)}, is outside (0, 1){why}'
     )
   return sequence
 
 
-def linear_betas(
-  num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
-) -> np.ndarray:
+def linear_betas(num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
   """Returns betas evenly spaced from `start` to `end` (DDPM section 4), [T]."""
   return np.linspace(start, end, _positive(num_steps), dtype=np.float64)
 
@@ -228,9 +215,7 @@ def rescaled_linear_betas(num_steps: int = 1000) -> np.ndarray:
   return linear_betas(num_steps, 1e-4 * scale, 0.02 * scale)
 
 
-def quadratic_betas(
-  num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
-) -> np.ndarray:
+def quadratic_betas(num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
   """Returns betas with evenly spaced square roots (DDPM's 'quad'), [T]."""
   return linear_betas(num_steps, start**0.5, end**0.5) ** 2
 
@@ -254,9 +239,7 @@ def cosine_betas(
   return np.minimum(1.0 - alpha_bars[1:] / alpha_bars[:-1], max_beta)
 
 
-def sigmoid_betas(
-  num_steps: int = 1000, start: float = 1e-4, end: float = 0.02
-) -> np.ndarray:
+def sigmoid_betas(num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
   """Returns a logistic curve over [-6, 6] from start to end (GeoDiff), [T]."""
   curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, _positive(num_steps))))
   return curve * (end - start) + start
@@ -268,10 +251,7 @@ def constant_betas(num_steps: int = 1000, value: float = 0.02) -> np.ndarray:
 
 
 def warmup_betas(
-  num_steps: int = 1000,
-  fraction: Probability = 0.1,
-  start: float = 1e-4,
-  end: float = 0.02,
+  num_steps: int = 1000, fraction: Probability = 0.1, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
   """Returns a line to `end` over the first fraction * T steps, then `end`, [T].
 

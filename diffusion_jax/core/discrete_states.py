@@ -19,12 +19,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.denoiser import Network, NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
-from diffusion_jax.core.levels import (
-  NoiseLevel,
-  Schedule,
-  clean_level,
-  select_level,
-)
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level, select_level
 from diffusion_jax.core.transitions import StateProcess
 
 Array = jax.Array
@@ -86,19 +81,13 @@ def q_states(x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
   return process.multiply(_one_hot(x0, process), clean_level(), level)
 
 
-def q_sample_states(
-  key: Array, x0: Array, process: StateProcess, level: NoiseLevel
-) -> Array:
+def q_sample_states(key: Array, x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
   """Draws x_t given x_0, [B, ...]; key: [] or [B]."""
   return draw_states(key, q_states(x0, process, level))
 
 
 def q_posterior_states(
-  x0: Array,
-  xt: Array,
-  process: StateProcess,
-  level_s: NoiseLevel,
-  level_t: NoiseLevel,
+  x0: Array, xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
   """Computes q(x_s | x_t, x_0), [B, ..., K] (D3PM Eq. 3, for any s < t).
 
@@ -111,11 +100,7 @@ def q_posterior_states(
 
 
 def p_reverse_states(
-  logits: Array,
-  xt: Array,
-  process: StateProcess,
-  level_s: NoiseLevel,
-  level_t: NoiseLevel,
+  logits: Array, xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
   """Computes p(x_s | x_t) = sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t), [B, ..., K].
 
@@ -130,9 +115,7 @@ def p_reverse_states(
   return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
 
 
-def posterior_logits(
-  logits: Array, xt: Array, process: StateProcess, level: NoiseLevel
-) -> Array:
+def posterior_logits(logits: Array, xt: Array, process: StateProcess, level: NoiseLevel) -> Array:
   """Computes log p(x_0 | x_t) by Bayes' rule, [B, ..., K].
 
   It adds log q(x_t | x_0) to logits of p(x_0 | the other elements of x_t) and
@@ -223,9 +206,7 @@ def state_nll(logits: Array, x0: Array, where: Array | bool = True) -> Array:
   return -sum_data_axes(jnp.where(where, at_x0, 0.0))
 
 
-def prior_kl_states(
-  x0: Array, process: StateProcess, level_T: NoiseLevel
-) -> Array:
+def prior_kl_states(x0: Array, process: StateProcess, level_T: NoiseLevel) -> Array:
   """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
 
   It is infinite if x_T may be a state that the prior excludes: masking needs

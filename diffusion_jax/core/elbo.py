@@ -10,23 +10,12 @@ from typing import NamedTuple, Protocol, TypedDict
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import (
-  as_float,
-  check_at_least,
-  check_same_shape,
-  sum_data_axes,
-)
+from diffusion_jax.core.arguments import as_float, check_at_least, check_same_shape, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.normal import Cdf, Normal, discretized_log_prob, kl
-from diffusion_jax.core.process import (
-  Variance,
-  p_reverse,
-  q_posterior,
-  q_sample,
-  reverse_variance,
-)
+from diffusion_jax.core.process import Variance, p_reverse, q_posterior, q_sample, reverse_variance
 
 Array = jax.Array
 
@@ -71,8 +60,7 @@ def _kl_of_step(q, model):
   # Between levels that are equal up to rounding both are the same point.
   same = (q.variance == 0.0) & (model.variance == 0.0)
   q, model = (
-    Normal(jnp.where(same, 0.0, p.mean), jnp.where(same, 1.0, p.variance))
-    for p in (q, model)
+    Normal(jnp.where(same, 0.0, p.mean), jnp.where(same, 1.0, p.variance)) for p in (q, model)
   )
   return sum_data_axes(kl(q, model))
 
@@ -108,16 +96,12 @@ def bound_term(
   # Both forms are evaluated for all examples, at harmless values where the
   # other is selected: infinities that are not selected have NaN gradients.
   q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
-  at_x0 = Normal(
-    jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0)
-  )
+  at_x0 = Normal(jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0))
   transition = _kl_of_step(q, model)
   return jnp.where(level_s.sigma == 0.0, decoder(x0, at_x0), transition)
 
 
-def categorical_nll(
-  x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256
-) -> Array:
+def categorical_nll(x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256) -> Array:
   """Computes -log p(x_0 | z_0) of VDM's decoder in nats, [B].
 
   For each element, p(v | z_0) is proportional to q(z_0 | v) = N(z_0; alpha v,
@@ -218,8 +202,7 @@ def _check_steps(num_steps, variance, steps):
     )
   if steps is not None and not 1 <= steps < num_steps:
     raise ValueError(
-      f'steps is {steps}: it must be in 1..{num_steps - 1} for num_steps='
-      f'{num_steps}'
+      f'steps is {steps}: it must be in 1..{num_steps - 1} for num_steps={num_steps}'
     )
 
 

@@ -14,12 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import (
-  check_same_shape,
-  data_axes,
-  expand_to,
-  sum_data_axes,
-)
+from diffusion_jax.core.arguments import check_same_shape, data_axes, expand_to, sum_data_axes
 from diffusion_jax.core.levels import NoiseLevel, select_level
 from diffusion_jax.ranges import NonNegative
 
@@ -59,9 +54,7 @@ def total_derivative(
   return jax.jvp(u_fn, (xt, t, s), tangents)
 
 
-def mean_flow_error(
-  u_fn: VelocityFn, xt: Array, v: Array, t: Array, s: Array
-) -> Array:
+def mean_flow_error(u_fn: VelocityFn, xt: Array, v: Array, t: Array, s: Array) -> Array:
   """Computes |u - sg(v - (t - s) du/dt)|^2, [B] (Geng et al. 2025, Eq. 9-11).
 
   xt, v: [B, ...]; t, s: [B]. du/dt is the derivative along v.
@@ -85,9 +78,7 @@ def improved_mean_flow_error(
   return squared_error(compound, v), squared_error(own, v)
 
 
-def guided_velocity(
-  v: Array, conditional: Array, null: Array, omega: Array, kappa: Array
-) -> Array:
+def guided_velocity(v: Array, conditional: Array, null: Array, omega: Array, kappa: Array) -> Array:
   """Computes omega v + kappa u_c + (1 - omega - kappa) u_0, [B, ...].
 
   This is guidance with the scale omega / (1 - kappa); u_c and u_0 are the
@@ -116,9 +107,7 @@ def shortcut_target(u_fn: VelocityFn, xt: Array, t: Array, d: Array) -> Array:
 # Progressive distillation
 
 
-def two_step_target(
-  xs: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel
-) -> Array:
+def two_step_target(xs: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes the x_0 for which one DDIM step from x_t ends at x_s, [B, ...].
 
   It is (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t)

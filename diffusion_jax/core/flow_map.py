@@ -34,24 +34,18 @@ MapKind = Literal['average_velocity', 'consistency', 'trigflow']
 class FlowMap(Protocol):
   """A map along the probability-flow ODE, such as `make_flow_map` returns."""
 
-  def __call__(
-    self, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel, /
-  ) -> Array:
+  def __call__(self, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel, /) -> Array:
     """Takes x_t [B, ...] to x_s, s cleaner than t; levels [] or [B]."""
     ...
 
 
-def average_velocity(
-  xt: Array, xs: Array, level_t: NoiseLevel, level_s: NoiseLevel
-) -> Array:
+def average_velocity(xt: Array, xs: Array, level_t: NoiseLevel, level_s: NoiseLevel) -> Array:
   """Computes u = (x_t - x_s) / (t - s), [B, ...]; s < t (MeanFlow, Eq. 3)."""
   check_same_shape(xt=xt, xs=xs)
   return (xt - xs) / expand_to(level_t.t - level_s.t, xt)
 
 
-def from_average_velocity(
-  xt: Array, u: Array, level_t: NoiseLevel, level_s: NoiseLevel
-) -> Array:
+def from_average_velocity(xt: Array, u: Array, level_t: NoiseLevel, level_s: NoiseLevel) -> Array:
   """Computes x_s = x_t - (t - s) u, [B, ...] (MeanFlow, Eq. 12)."""
   check_same_shape(xt=xt, u=u)
   return xt - expand_to(level_t.t - level_s.t, xt) * u
@@ -91,11 +85,7 @@ def to_velocity(denoise: Denoiser, schedule: Schedule) -> Callable[..., Array]:
 
 
 def consistency_function(
-  output: Array,
-  xt: Array,
-  level: NoiseLevel,
-  sigma_data: float = 0.5,
-  sigma_min: float = 0.002,
+  output: Array, xt: Array, level: NoiseLevel, sigma_data: float = 0.5, sigma_min: float = 0.002
 ) -> Array:
   """Computes f = c_skip x + c_out F, [B, ...] (Song et al. 2023, appendix C).
 
@@ -130,16 +120,12 @@ def level_of_angle(angle: Array, sigma_data: float = 0.5) -> NoiseLevel:
   return NoiseLevel(t, jnp.cos(angle), sigma_data * jnp.sin(angle))
 
 
-def trigflow_input(
-  xt: Array, level: NoiseLevel, sigma_data: float = 0.5
-) -> Array:
+def trigflow_input(xt: Array, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
   """Scales x_t to the standard deviation of the data, for `trigflow_level`."""
   return sigma_data * xt / edm_norm(level.expand_to(xt), sigma_data)
 
 
-def trigflow_function(
-  output: Array, x: Array, angle: Array, sigma_data: float = 0.5
-) -> Array:
+def trigflow_function(output: Array, x: Array, angle: Array, sigma_data: float = 0.5) -> Array:
   """Computes f = cos(a) x - sin(a) sigma_data F (Lu & Song 2025, section 3).
 
   output: F(x / sigma_data, a), [B, ...]; angle: [] or [B]. At a = 0 f is
@@ -228,9 +214,7 @@ def make_flow_map(
     return from_average_velocity(xt, u, level_t, level_s)
 
   def to_the_end(xt, level_t, level_s):
-    x0 = consistency_output(
-      network, params, xt, level_t, cond, kind=kind, sigma_min=sigma_min
-    )
+    x0 = consistency_output(network, params, xt, level_t, cond, kind=kind, sigma_min=sigma_min)
     clean = level_s.sigma <= 1.001 * sigma_min * level_s.alpha
     return jnp.where(expand_to(clean, xt), x0, jnp.nan)
 

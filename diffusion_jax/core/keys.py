@@ -115,9 +115,14 @@ def _impl_of_rows(impl: Hashable, count: int) -> Hashable:
 
   like = jax.eval_shape(seed, 0)
   rows = define_prng_impl(
-    key_shape=like.shape, seed=seed, split=split, random_bits=random_bits,
-    fold_in=fold_in, name=f'{count} of {impl}', tag=f'{count}',
-  )  # fmt: skip
+    key_shape=like.shape,
+    seed=seed,
+    split=split,
+    random_bits=random_bits,
+    fold_in=fold_in,
+    name=f'{count} of {impl}',
+    tag=f'{count}',
+  )
   _ROWS[rows] = impl
   return rows
 
@@ -203,8 +208,7 @@ def _draw(distribution: Callable[..., Array], key: Array, x: Array) -> Array:
 def _check_one_each(key, batch_size):
   if key.shape != (batch_size,):
     raise ValueError(
-      f'{list(key.shape)} keys for a batch of {batch_size}: give one key, or '
-      'one per example'
+      f'{list(key.shape)} keys for a batch of {batch_size}: give one key, or one per example'
     )
 
 

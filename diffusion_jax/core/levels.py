@@ -16,12 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion_jax.core.arguments import (
-  check_numbers,
-  computed_now,
-  expand_to,
-  kind_of,
-)
+from diffusion_jax.core.arguments import check_numbers, computed_now, expand_to, kind_of
 
 Array = jax.Array
 ROUNDING = 1e-5  # the relative error of an alpha or a sigma
@@ -66,9 +61,7 @@ class NoiseLevel(NamedTuple):
       check_numbers(lambda i: (-size <= i) & (i < size), rule, index=index)
     if not isinstance(index, Tracer):
       return jax.tree.map(lambda field: field[index], self)
-    return jax.tree.map(
-      lambda field: jnp.asarray(field).at[index].get(mode='fill'), self
-    )
+    return jax.tree.map(lambda field: jnp.asarray(field).at[index].get(mode='fill'), self)
 
 
 def equal_levels(level: NoiseLevel, other: NoiseLevel) -> Array:
@@ -78,9 +71,7 @@ def equal_levels(level: NoiseLevel, other: NoiseLevel) -> Array:
   )
 
 
-def select_level(
-  condition: Array, level: NoiseLevel, other: NoiseLevel
-) -> NoiseLevel:
+def select_level(condition: Array, level: NoiseLevel, other: NoiseLevel) -> NoiseLevel:
   """Returns `level` where the condition holds, and `other` elsewhere."""
   return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)
 
@@ -126,9 +117,7 @@ class Schedule(Protocol):
     ...
 
 
-def check_schedule(
-  schedule: Callable[..., object], levels: NoiseLevel | None = None
-) -> None:
+def check_schedule(schedule: Callable[..., object], levels: NoiseLevel | None = None) -> None:
   """Raises ValueError for a schedule from noise to data, unless traced.
 
   levels: some of its levels [N], the noisiest first, if they are known.

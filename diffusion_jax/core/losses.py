@@ -161,9 +161,7 @@ def uniform_times(
   return schedule(t), jnp.ones(batch_size)
 
 
-def antithetic_times(
-  key: Array, batch_size: int, schedule: Schedule
-) -> tuple[NoiseLevel, Array]:
+def antithetic_times(key: Array, batch_size: int, schedule: Schedule) -> tuple[NoiseLevel, Array]:
   """Draws t_i = u + i / B modulo 1 with one u ~ U(0, 1] (Kingma et al. 2021).
 
   Each t is uniform; together they cover (0, 1] evenly, so the loss of a batch

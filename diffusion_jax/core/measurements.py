@@ -88,17 +88,14 @@ def check_linear(forward: Callable[[Array], Array], x0: Array) -> None:
   """Raises TypeError unless `forward` is linear; see `is_linear`."""
   if not is_linear(forward, x0):
     raise TypeError(
-      'forward is not linear, as this method needs: take one that needs only '
-      'log p(y | x_0)'
+      'forward is not linear, as this method needs: take one that needs only log p(y | x_0)'
     )
 
 
 _ANSWERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def is_linear(
-  forward: Callable[[Array], Array], x0: Array | np.ndarray
-) -> bool:
+def is_linear(forward: Callable[[Array], Array], x0: Array | np.ndarray) -> bool:
   """Returns whether forward(u + v) is forward(u) + forward(v).
 
   u and v are random images of x0's shape. A function that depends on traced
@@ -124,9 +121,7 @@ def is_linear(
   return answers[kind]
 
 
-def poisson_log_prob(
-  y: Array, forward: Callable[[Array], Array], peak: float
-) -> LogLikelihood:
+def poisson_log_prob(y: Array, forward: Callable[[Array], Array], peak: float) -> LogLikelihood:
   """Returns x_0 -> log p(y | x_0) [B] of counts y, in nats.
 
   The rate of a count is peak (forward(x_0) + 1) / 2, at least 0.001: `peak`

@@ -29,9 +29,7 @@ def kl(q: Normal, p: Normal) -> Array:
   # Near 0 the difference of excess and log is of second order; log1p keeps its
   # digits.
   log_ratio = jnp.where(
-    jnp.abs(excess) < 0.5,
-    jnp.log1p(jnp.clip(excess, -0.5, 0.5)),
-    jnp.log(q.variance / p.variance),
+    jnp.abs(excess) < 0.5, jnp.log1p(jnp.clip(excess, -0.5, 0.5)), jnp.log(q.variance / p.variance)
   )
   square = jnp.square(q.mean - p.mean) / p.variance
   return 0.5 * (excess - log_ratio + square)
@@ -61,9 +59,7 @@ def bin_edges(
   return lower, upper
 
 
-def discretized_log_prob(
-  p: Normal, x: Array, num_levels: int = 256, cdf: Cdf = 'exact'
-) -> Array:
+def discretized_log_prob(p: Normal, x: Array, num_levels: int = 256, cdf: Cdf = 'exact') -> Array:
   """Computes the log of p's mass in the bin around x, in nats (DDPM Eq. 13).
 
   Returns an array of the shape of x. Raises ValueError for fewer than 2 levels.
@@ -104,9 +100,7 @@ def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
 
 def _tanh_cdf(z: Array) -> Array:
   z = jnp.clip(z, -1e4, 1e4)  # The cube of a larger number would overflow.
-  return 0.5 * (
-    1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3))
-  )
+  return 0.5 * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
 
 
 def bits_per_dim(nats: Array, data_shape: tuple[int, ...]) -> Array:

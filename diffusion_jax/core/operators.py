@@ -65,9 +65,7 @@ def motion_blur(length: Positive = 5.0, angle: Finite = 0.0) -> Operator:
   rows = size // 2 - along * math.sin(turn)
   columns = size // 2 + along * math.cos(turn)
   at = np.arange(size)
-  weights = [
-    np.maximum(1.0 - np.abs(x[:, None] - at), 0.0) for x in (rows, columns)
-  ]
+  weights = [np.maximum(1.0 - np.abs(x[:, None] - at), 0.0) for x in (rows, columns)]
   kernel = np.einsum('nr,nc->rc', *weights)
   return blurred(jnp.asarray(kernel / kernel.sum(), jnp.float32))
 

@@ -42,9 +42,7 @@ class Parametrization(NamedTuple):
   sigma_data: Positive = 0.5
 
 
-def _row(
-  kind: Kind, level: NoiseLevel, sigma_data: float
-) -> tuple[Array, Array]:
+def _row(kind: Kind, level: NoiseLevel, sigma_data: float) -> tuple[Array, Array]:
   check_value('parametrization', kind, Kind)
   alpha, sigma = level.alpha, level.sigma
   zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
@@ -67,9 +65,7 @@ def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:
   return jnp.sqrt(level.sigma**2 + (sigma_data * level.alpha) ** 2)
 
 
-def target(
-  kind: Kind, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5
-) -> Array:
+def target(kind: Kind, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
   """Computes a x_0 + b eps, [B, ...], the training target of a network.
 
   kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm', ValueError for others; x0,
@@ -82,11 +78,7 @@ def target(
 
 
 def to_x0(
-  kind: Kind,
-  output: Array,
-  xt: Array,
-  level: NoiseLevel,
-  sigma_data: float = 0.5,
+  kind: Kind, output: Array, xt: Array, level: NoiseLevel, sigma_data: float = 0.5
 ) -> Array:
   """Computes x_0 = (b x_t - sigma y) / (b alpha - a sigma), [B, ...].
 
@@ -116,9 +108,7 @@ def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
 
 
-def error_scale(
-  kind: Kind, level: NoiseLevel, sigma_data: float = 0.5
-) -> Array:
+def error_scale(kind: Kind, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
   """Computes a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
 
   It has the shape of the level. Its square converts a loss in x_0 to a loss in

@@ -41,9 +41,7 @@ def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   return -jnp.expm1(change)
 
 
-def forward_step(
-  x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLevel
-) -> Array:
+def forward_step(x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes a draw of q(x_t | x_s), s < t, from standard normal eps.
 
   DDPM Eq. 2. x_s, eps: [B, ...]; levels: [] or [B]. Returns x_t, [B, ...].
@@ -66,9 +64,7 @@ def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
   return level.alpha * x0 + level.sigma * eps
 
 
-def q_posterior(
-  x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel
-) -> Normal:
+def q_posterior(x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Normal:
   """Computes q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7; VDM appendix A.2).
 
   Eq. 6-7 are the case s = t - 1. The result is also exact if s is clean or
@@ -87,9 +83,7 @@ def q_posterior(
   return Normal(mean, s.sigma**2 * one_minus_snr_ratio(s, t))
 
 
-def sde_coefficients(
-  schedule: Schedule, t: Array | float
-) -> tuple[Array, Array]:
+def sde_coefficients(schedule: Schedule, t: Array | float) -> tuple[Array, Array]:
   """Computes f and g^2 of dx = f(t) x dt + g(t) dw (Song et al. 2021, Eq. 5).
 
   This SDE has the marginals of the schedule: f is the slope of log alpha, g^2
@@ -127,9 +121,7 @@ def level_slopes(schedule: Schedule, t: Array | float) -> tuple[Array, Array]:
   return jax.jvp(pair, (t,), (jnp.ones_like(t),))[1]
 
 
-def velocity(
-  schedule: Schedule, x0: Array, xt: Array, level: NoiseLevel
-) -> Array:
+def velocity(schedule: Schedule, x0: Array, xt: Array, level: NoiseLevel) -> Array:
   """Computes alpha' x_0 + sigma' eps of x_t, [B, ...]; see `level_slopes`.
 
   schedule: the schedule of the level; x0, xt: [B, ...], x0 an estimate of

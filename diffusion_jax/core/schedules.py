@@ -364,9 +364,7 @@ class LearnedSchedule:
   """
 
   params: Params
-  gamma_fn: Callable[[Params, Array], Array] = dataclasses.field(
-    metadata={'static': True}
-  )
+  gamma_fn: Callable[[Params, Array], Array] = dataclasses.field(metadata={'static': True})
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)

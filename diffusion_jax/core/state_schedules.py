@@ -10,12 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from diffusion_jax.core.arguments import (
-  as_float,
-  as_time,
-  check_positive,
-  pytree_dataclass,
-)
+from diffusion_jax.core.arguments import as_float, as_time, check_positive, pytree_dataclass
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 
 Array = jax.Array

@@ -34,11 +34,7 @@ class StateProcess(Protocol):
     """Returns the masked state, or None."""
 
   def multiply(
-    self,
-    probs: Array,
-    level_s: NoiseLevel,
-    level_t: NoiseLevel,
-    transpose: bool = False,
+    self, probs: Array, level_s: NoiseLevel, level_t: NoiseLevel, transpose: bool = False
   ) -> Array:
     """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K].
 
@@ -63,11 +59,7 @@ class ReplacementProcess:
   mask: int | None = dataclasses.field(default=None, metadata={'static': True})
 
   def multiply(
-    self,
-    probs: Array,
-    level_s: NoiseLevel,
-    level_t: NoiseLevel,
-    transpose: bool = False,
+    self, probs: Array, level_s: NoiseLevel, level_t: NoiseLevel, transpose: bool = False
   ) -> Array:
     """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K]."""
     s, t = (NoiseLevel.expand_to(x, probs) for x in (level_s, level_t))
@@ -113,9 +105,7 @@ class MatrixProcess:
     """
     steps = np.asarray(matrices, np.float64)
     if steps.ndim != 3 or steps.shape[1] != steps.shape[2]:
-      raise ValueError(
-        f'the matrices have shape {list(steps.shape)}: it must be [T, K, K]'
-      )
+      raise ValueError(f'the matrices have shape {list(steps.shape)}: it must be [T, K, K]')
     check_numbers(
       lambda total, least: (np.abs(total - 1.0) < 1e-6) & (least >= 0.0),
       'each row must add up to 1, without negative entries',
@@ -131,11 +121,7 @@ class MatrixProcess:
     return cls(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
   def multiply(
-    self,
-    probs: Array,
-    level_s: NoiseLevel,
-    level_t: NoiseLevel,
-    transpose: bool = False,
+    self, probs: Array, level_s: NoiseLevel, level_t: NoiseLevel, transpose: bool = False
   ) -> Array:
     """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K]."""
     k = probs.shape[-1]
@@ -148,10 +134,7 @@ class MatrixProcess:
   def _between(self, level_s, level_t):
     # Returns Q_{t|s}, [K, K] or [B, K, K].
     check_order(level_s, level_t)
-    s, t = (
-      jnp.rint(level.t * len(self.steps)).astype(int)
-      for level in (level_s, level_t)
-    )
+    s, t = (jnp.rint(level.t * len(self.steps)).astype(int) for level in (level_s, level_t))
 
     def product(s, t):
       clean = s == 0
@@ -159,9 +142,7 @@ class MatrixProcess:
       first = jnp.where(clean, self.products[t], eye)
       start = jnp.where(clean, t, s)
       first = jnp.where(s > t, jnp.nan, first)
-      return jax.lax.fori_loop(
-        start, t, lambda i, matrix: _matmul(matrix, self.steps[i]), first
-      )
+      return jax.lax.fori_loop(start, t, lambda i, matrix: _matmul(matrix, self.steps[i]), first)
 
     return jnp.vectorize(product, signature='(),()->(k,k)')(s, t)
 
@@ -186,9 +167,7 @@ def masking_process(num_values: int) -> ReplacementProcess:
   return ReplacementProcess(prior, num_values)
 
 
-def gaussian_process(
-  num_values: int, betas: Sequence[float] | np.ndarray
-) -> MatrixProcess:
+def gaussian_process(num_values: int, betas: Sequence[float] | np.ndarray) -> MatrixProcess:
   """Makes the process with `gaussian_matrix` for each of betas [T]."""
   matrices = [gaussian_matrix(num_values, beta) for beta in betas]
   return MatrixProcess.from_matrices(matrices)
@@ -219,9 +198,7 @@ def gaussian_matrix(num_values: int, beta: float) -> np.ndarray:
   return matrix
 
 
-def transition_matrix(
-  process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
-) -> Array:
+def transition_matrix(process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Returns Q_{t|s}, [K, K], between two levels []."""
   identity = jnp.eye(len(process.prior), dtype=process.prior.dtype)[None]
   return process.multiply(identity, level_s, level_t)[0]

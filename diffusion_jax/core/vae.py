@@ -59,11 +59,7 @@ def vae_elbo(
   draws = jax.lax.map(reconstruct, split_key(key, num_samples))
   reconstruction = jnp.mean(draws, axis=0)
   divergence = sum_data_axes(kl(q, prior))
-  return {
-    'reconstruction': reconstruction,
-    'kl': divergence,
-    'elbo': reconstruction - divergence,
-  }
+  return {'reconstruction': reconstruction, 'kl': divergence, 'elbo': reconstruction - divergence}
 
 
 def vae_log_weight(

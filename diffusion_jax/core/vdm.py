@@ -32,11 +32,7 @@ def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
 
 
 def vdm_diffusion_loss(
-  x0: Array,
-  x0_hat: Array,
-  schedule: Schedule,
-  t: Array,
-  num_steps: int | None = None,
+  x0: Array, x0_hat: Array, schedule: Schedule, t: Array, num_steps: int | None = None
 ) -> Array:
   """Computes one draw of VDM's diffusion loss at time t, in nats (Eq. 13, 15).
 

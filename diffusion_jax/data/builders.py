@@ -20,9 +20,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
   URLS = ('https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',)
 
   def _info(self):
-    return _info(
-      self, (32, 32, 3), 'https://www.cs.toronto.edu/~kriz/cifar.html'
-    )
+    return _info(self, (32, 32, 3), 'https://www.cs.toronto.edu/~kriz/cifar.html')
 
   def _split_generators(self, dl_manager):
     path = dl_manager.download(self.URLS[0])
@@ -75,13 +73,13 @@ class MNISTArrays(tfds.core.GeneratorBasedBuilder):
 
 
 def _info(builder, shape, homepage):
-  features = tfds.features.FeaturesDict({
-    'image': tfds.features.Tensor(shape=shape, dtype=np.uint8),
-    'label': tfds.features.ClassLabel(num_classes=10),
-  })  # fmt: skip
-  return tfds.core.DatasetInfo(
-    builder=builder, features=features, homepage=homepage
+  features = tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Tensor(shape=shape, dtype=np.uint8),
+      'label': tfds.features.ClassLabel(num_classes=10),
+    }
   )
+  return tfds.core.DatasetInfo(builder=builder, features=features, homepage=homepage)
 
 
 def _read_idx(path) -> np.ndarray:

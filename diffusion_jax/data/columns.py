@@ -14,13 +14,7 @@ import numpy as np
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import (
-  Facts,
-  check_examples,
-  digest,
-  pictures,
-  spread,
-)
+from diffusion_jax.data.sources import Facts, check_examples, digest, pictures, spread
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.values import Values
 
@@ -173,9 +167,7 @@ def _misfit(column, expected, value):
   return ValueError(f'{column} must be {expected}, got {value!r:.60}')
 
 
-def checked(
-  source: ColumnSource, check: bool = False, skip_damaged: bool = False
-) -> ColumnSource:
+def checked(source: ColumnSource, check: bool = False, skip_damaged: bool = False) -> ColumnSource:
   """Returns the source, whose columns exist and whose first example fits.
 
   check: all pictures are decoded; skip_damaged: and left out if that fails.
@@ -213,17 +205,12 @@ def _check(value, column):
     _picture(value, column)
 
 
-def check_columns(
-  name: str, found: Sequence[str], needed: Sequence[str], label: str = ''
-) -> None:
+def check_columns(name: str, found: Sequence[str], needed: Sequence[str], label: str = '') -> None:
   """Raises ValueError unless a table has the columns that are needed."""
   for column in needed:
     if column not in found:
       hint = ' (num_classes=0 reads no labels)' * (column == label)
-      raise ValueError(
-        f'{name} has no column {column!r}, but {", ".join(found) or "none"}'
-        f'{hint}'
-      )
+      raise ValueError(f'{name} has no column {column!r}, but {", ".join(found) or "none"}{hint}')
 
 
 def files_at(path: str | Path, suffix: str) -> list[Path]:
@@ -242,8 +229,7 @@ def files_at(path: str | Path, suffix: str) -> list[Path]:
   files = sorted(file for file in found if file.is_file())
   if not files:
     raise FileNotFoundError(
-      f'{path} is neither a file nor a folder with *{suffix} files, nor a '
-      'pattern of existing files'
+      f'{path} is neither a file nor a folder with *{suffix} files, nor a pattern of existing files'
     )
   say_missing(files)
   return files

@@ -19,9 +19,7 @@ def problem(check: Callable, *args: object) -> str:
   return ''
 
 
-def damaged(
-  problems: Callable[[range], Sequence[str]], size: int, title: str
-) -> dict[int, str]:
+def damaged(problems: Callable[[range], Sequence[str]], size: int, title: str) -> dict[int, str]:
   """Returns {number: what is wrong} of the damaged pictures of a set.
 
   problems: of a range of pictures, '' for an intact one; threads call it.
@@ -51,8 +49,7 @@ def left_out(
     return
   more = f' and {len(names) - 10:,} more' * (len(names) > 10)
   line = (
-    f'{len(errors):,} of {size:,} pictures in {what} are damaged: '
-    f'{", ".join(names[:10])}{more}'
+    f'{len(errors):,} of {size:,} pictures in {what} are damaged: {", ".join(names[:10])}{more}'
   )
   if not skip or len(errors) == size:
     raise ValueError(

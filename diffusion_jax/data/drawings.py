@@ -71,9 +71,7 @@ def pictures(values: Values, x: np.ndarray) -> np.ndarray:
   return np.stack([draw(one) for one in x])
 
 
-def limits(
-  values: Values, data: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def limits(values: Values, data: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
   """Returns (low, high) of the axes of the last axis of the values.
 
   They are mean ± 3 std, or else with `data` a quarter more than the range of

@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.data.columns import (
-  Columns,
-  ColumnSource,
-  checked,
-  of_numbers,
-)
+from diffusion_jax.data.columns import Columns, ColumnSource, checked, of_numbers
 from diffusion_jax.data.files import files_below, say_missing, say_once
 from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.parquet import image_bytes, open_parquet
@@ -50,8 +45,7 @@ class Rows:
   def get(self, columns: Sequence[str], index: np.ndarray) -> dict[str, list]:
     rows = self._dataset.select_columns(columns)[index.tolist()]
     return {
-      column: [self._read(image_bytes(x)) for x in rows[column].to_pylist()]
-      for column in columns
+      column: [self._read(image_bytes(x)) for x in rows[column].to_pylist()] for column in columns
     }
 
   def _read(self, cell):
@@ -102,9 +96,7 @@ def huggingface(
   """
   check_split(split)
   if (check or skip_damaged) and (streaming or x_column):
-    raise ValueError(
-      'check and skip_damaged are for pictures without streaming: leave one out'
-    )
+    raise ValueError('check and skip_damaged are for pictures without streaming: leave one out')
   name = train_split if split == 'train' else test_split
   label = label_column if num_classes else ''
   columns = Columns(image_column, label, text_column)
@@ -144,8 +136,7 @@ def _builder(path, subset, revision):
     datasets = importlib.import_module('datasets')
   except ImportError:
     raise ValueError(
-      'data=huggingface needs the library datasets: pip install -e '
-      "'.[huggingface]'"
+      "data=huggingface needs the library datasets: pip install -e '.[huggingface]'"
     ) from None
   local, files = Path(path).expanduser(), None
   name = str(local) if local.exists() else path
@@ -161,9 +152,7 @@ def _builder(path, subset, revision):
     )
   kind = _kind(builder)
   if kind not in FORMATS:
-    raise ValueError(
-      f'{path} is a set of the format {kind}, and {", ".join(FORMATS)} are read'
-    )
+    raise ValueError(f'{path} is a set of the format {kind}, and {", ".join(FORMATS)} are read')
   _say_left_out(path, local, builder)
   return builder
 
@@ -220,9 +209,7 @@ def _class_names(path, schema, label, num_classes):
   feature = library.Features.from_arrow_schema(schema).get(label)
   names = getattr(feature, 'names', None) or ()
   if names and len(names) != num_classes:
-    raise ValueError(
-      f'num_classes must be {len(names)} for {path}, got {num_classes}'
-    )
+    raise ValueError(f'num_classes must be {len(names)} for {path}, got {num_classes}')
   return names
 
 

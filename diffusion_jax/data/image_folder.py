@@ -13,12 +13,7 @@ import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, readable
-from diffusion_jax.data.images import (
-  check_picture,
-  existing,
-  read_image,
-  resized,
-)
+from diffusion_jax.data.images import check_picture, existing, read_image, resized
 from diffusion_jax.data.sources import Facts, digest, pictures, spread
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.ranges import ImageShape, Rate
@@ -75,9 +70,7 @@ def captioned(source: FileSource) -> FileSource:
   """
   path = source.root / 'metadata.jsonl'
   if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} is missing: it must have a line {_EXAMPLE} for each picture'
-    )
+    raise FileNotFoundError(f'{path} is missing: it must have a line {_EXAMPLE} for each picture')
   captions = {}
   for number, line in enumerate(path.read_bytes().splitlines(), 1):
     if line.strip():
@@ -173,9 +166,7 @@ def pictures_in(root: Path) -> list[str]:
   """
   pictures = files_below(root, SUFFIXES)
   if not pictures:
-    raise FileNotFoundError(
-      f'{root} contains no pictures ({", ".join(SUFFIXES)})'
-    )
+    raise FileNotFoundError(f'{root} contains no pictures ({", ".join(SUFFIXES)})')
   return pictures
 
 

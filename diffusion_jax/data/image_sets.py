@@ -24,9 +24,7 @@ from diffusion_jax.data.values import Values
 
 IMAGES = 'arr_0', 'images'  # names of the images in an npz file
 # Names of the arrays that are read with the images.
-ARRAYS = (
-  'mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'texts', 'features', 'protocol',
-)  # fmt: skip
+ARRAYS = ('mu', 'sigma', 'mu_s', 'sigma_s', 'labels', 'texts', 'features', 'protocol')
 
 
 class ImageSet(NamedTuple):
@@ -44,9 +42,7 @@ class ImageSet(NamedTuple):
   protocol: Json
 
 
-def read(
-  path: str | Path, more: Collection[str] = (), any_shape: bool = False
-) -> ImageSet:
+def read(path: str | Path, more: Collection[str] = (), any_shape: bool = False) -> ImageSet:
   """Opens a folder of images or an npz file; `batches` reads the images.
 
   more: names of other arrays to read, if the file has them. any_shape: the npz
@@ -74,8 +70,7 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
   a, b = ('x'.join(map(str, each.shape[1:])) for each in (first, second))
   if a and b and a != b:
     raise ValueError(
-      f'images must have the same size to be compared: {first.name} has {a}, '
-      f'{second.name} {b}'
+      f'images must have the same size to be compared: {first.name} has {a}, {second.name} {b}'
     )
 
 
@@ -100,9 +95,7 @@ def _read_npz(path, more, any_shape):
       shape, _, dtype = _header(file)
   fits = len(shape) in (3, 4) or any_shape and len(shape) > 1
   if not fits or min(shape) < 1 or dtype.kind not in 'uif':
-    raise ValueError(
-      f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}'
-    )
+    raise ValueError(f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}')
   shape = (*shape, 1) if len(shape) == 3 and not any_shape else shape
   check_channels(Values(shape[1:], 0 if any_shape else 256))
   batches = functools.partial(_stream, path, name, any_shape)
@@ -121,9 +114,7 @@ def _stream(path, name, any_shape, size):
   with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = _header(file)
     if fortran:
-      raise ValueError(
-        f'{path}: {name} is in Fortran order; save it in C order'
-      )
+      raise ValueError(f'{path}: {name} is in Fortran order; save it in C order')
     each, most = int(np.prod(shape[1:])) * dtype.itemsize, 0
     for start in range(0, shape[0], size):
       count = min(size, shape[0] - start)

@@ -19,10 +19,7 @@ PICTURES = Values((), 256)
 
 
 def existing(
-  path: str | Path,
-  what: str,
-  exists: Callable[[Path], bool] = Path.exists,
-  hint: str = '',
+  path: str | Path, what: str, exists: Callable[[Path], bool] = Path.exists, hint: str = ''
 ) -> Path:
   """Returns a path with ~ expanded; FileNotFoundError if it does not exist."""
   path = Path(path).expanduser()
@@ -62,10 +59,7 @@ def read_alpha(path: str | Path) -> np.ndarray | None:
 
 
 # Pillow converts these modes to RGB and RGBA without loss of range.
-_EIGHT_BITS = (
-  '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBX', 'RGBA', 'RGBa', 'CMYK', 'YCbCr',
-  'HSV',
-)  # fmt: skip
+_EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBX', 'RGBA', 'RGBa', 'CMYK', 'YCbCr', 'HSV')
 # Formats of grey above 8 bits, unsigned; Pillow scales PGM to 16 bits.
 _SIXTEEN_BITS = {'I;16': ('PNG', 'TIFF', 'PPM', 'JPEG2000'), 'I': ('PPM',)}
 
@@ -137,9 +131,7 @@ def _naming(name):
   try:
     yield
   # Pillow raises SyntaxError and ValueError for some damaged headers.
-  except (
-    Image.DecompressionBombError, OSError, SyntaxError, ValueError,
-  ) as error:  # fmt: skip
+  except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
     unknown = isinstance(error, Image.UnidentifiedImageError)
     reason = 'its format is unknown' if unknown else error
     raise ValueError(f'{name} cannot be read as an image: {reason}') from None
@@ -184,9 +176,7 @@ def photo_path(name: str) -> str:
   return str(files('sklearn.datasets') / 'images' / name)
 
 
-def fit(
-  image: np.ndarray, size: int | tuple[int, int], how: str = 'crop'
-) -> np.ndarray:
+def fit(image: np.ndarray, size: int | tuple[int, int], how: str = 'crop') -> np.ndarray:
   """Resizes uint8 [h, w, 3] to [H, W, 3]; size: (H, W), or one side of both.
 
   'crop' resizes the largest centred part with the proportions of `size`;
@@ -213,8 +203,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
   """
   if {image.shape[-1], channels} - {1, 3}:
     raise ValueError(
-      f'cannot convert {image.shape[-1]} channels to {channels}: images must '
-      'have 1 or 3'
+      f'cannot convert {image.shape[-1]} channels to {channels}: images must have 1 or 3'
     )
   if image.shape[-1] == channels:
     return image
@@ -223,15 +212,15 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
   return np.asarray(_picture(image).convert('L'))[..., None]
 
 
-def resized(
-  pictures: Iterable[np.ndarray], image_shape: tuple[int, ...]
-) -> np.ndarray:
+def resized(pictures: Iterable[np.ndarray], image_shape: tuple[int, ...]) -> np.ndarray:
   """Crops and resizes pictures, uint8 [h, w, 1 or 3], to [n, H, W, C]."""
   *size, channels = image_shape
-  return np.stack([
-    with_channels(fit(with_channels(picture, 3), (size[0], size[1])), channels)
-    for picture in pictures
-  ])  # fmt: skip
+  return np.stack(
+    [
+      with_channels(fit(with_channels(picture, 3), (size[0], size[1])), channels)
+      for picture in pictures
+    ]
+  )
 
 
 def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:

@@ -12,11 +12,7 @@ from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.ranges import Count, Finite, Rate
 
 # The names that an array may have in a file.
-NAMES = {
-  'x': ('x', 'images', 'arr_0'),
-  'label': ('label', 'labels'),
-  'context': ('context',),
-}
+NAMES = {'x': ('x', 'images', 'arr_0'), 'label': ('label', 'labels'), 'context': ('context',)}
 
 
 def npz(
@@ -72,9 +68,7 @@ def _arrays(path, names, prefix, num_classes):
   return arrays
 
 
-def box_of(
-  bounds: tuple[float, ...], size: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Returns (low, high) of a last axis of `size`; () without bounds.
 
   bounds: low and high of all, or of each number in turn. Raises ValueError.
@@ -119,8 +113,7 @@ def _check_context(path, arrays, names):
     return
   if context.dtype.kind != 'f' or context.ndim < 2 or len(context) != size:
     raise ValueError(
-      f'{path}: context must be float [{size}, ...], got {context.dtype} '
-      f'{list(context.shape)}'
+      f'{path}: context must be float [{size}, ...], got {context.dtype} {list(context.shape)}'
     )
   _check_finite(path, 'context', context)
 
@@ -173,8 +166,7 @@ def names_of(path: str | Path, needed: str = 'x') -> list[str]:
   with path.open('rb') as file:
     if file.read(2) != b'PK':
       raise ValueError(
-        f'{path} is not an npz file of arrays: numpy.savez(file, {needed}='
-        'array) writes one'
+        f'{path} is not an npz file of arrays: numpy.savez(file, {needed}=array) writes one'
       )
   return list(_with_file(path, lambda file: file.files))
 

@@ -28,9 +28,7 @@ def image_bytes(cell: object) -> object:
   return cell if cell['bytes'] is None else cell['bytes']
 
 
-def block_order(
-  rng: np.random.Generator, sizes: np.ndarray, buffer: int
-) -> np.ndarray:
+def block_order(rng: np.random.Generator, sizes: np.ndarray, buffer: int) -> np.ndarray:
   """Permutes blocks of `sizes` images, and images among about `buffer` of them.
 
   Blocks that are read together are neighbours of the permutation. If all images
@@ -143,8 +141,7 @@ def open_parquet(
     # Rows of nulls take next to nothing in a file, and gigabytes in memory.
     if metadata.num_rows > size:
       raise ValueError(
-        f'{path} has {metadata.num_rows:,} rows in {size:,} bytes: rows '
-        'of images are larger'
+        f'{path} has {metadata.num_rows:,} rows in {size:,} bytes: rows of images are larger'
       )
     return metadata
 

@@ -55,10 +55,7 @@ def batch_at(
 
 
 def examples(
-  source: Source,
-  index: np.ndarray,
-  text_length: int = 0,
-  facts: Facts | None = None,
+  source: Source, index: np.ndarray, text_length: int = 0, facts: Facts | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Returns (x as the source has it, {'label', 'context', 'text'}).
 
@@ -110,9 +107,7 @@ def batches(
     return
   import grain
 
-  ahead = grain.ReadOptions(
-    num_threads=num_threads, prefetch_buffer_size=num_threads
-  )
+  ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
   steps = grain.MapDataset.range(start_step, sys.maxsize)
   stream = iter(steps.map(read).to_iter_dataset(ahead))
   with contextlib.closing(stream):

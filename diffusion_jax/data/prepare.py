@@ -65,22 +65,13 @@ def _download_and_prepare(name, builder):
   from tensorflow_datasets.core.download import download_manager
 
   tfds.disable_progress_bar()
-  config = tfds.download.DownloadConfig(
-    try_download_gcs=False, force_checksums_validation=True
-  )
+  config = tfds.download.DownloadConfig(try_download_gcs=False, force_checksums_validation=True)
   try:
     with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(
-        download_config=config, file_format='array_record'
-      )
-  except (
-    tfds.download.DownloadError,
-    download_manager.NonMatchingChecksumError,
-  ) as error:
+      builder.download_and_prepare(download_config=config, file_format='array_record')
+  except (tfds.download.DownloadError, download_manager.NonMatchingChecksumError) as error:
     reason = ' '.join(str(error).split())
-    raise OSError(
-      f'the download of {name} failed, try again: {reason}'
-    ) from None
+    raise OSError(f'the download of {name} failed, try again: {reason}') from None
 
 
 def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
@@ -142,8 +133,7 @@ def check_features(folder: Path) -> None:
     for name in _classes(found):
       if '.' in name and not name.startswith('tensorflow_datasets.'):
         raise ValueError(
-          f'{path} names {name}, which tfds would import: only features of '
-          'tfds are read'
+          f'{path} names {name}, which tfds would import: only features of tfds are read'
         )
 
 

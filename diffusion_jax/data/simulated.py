@@ -101,9 +101,7 @@ def _is_finite(arrays):
     if array.dtype.kind == 'f':
       good &= np.isfinite(array).reshape(len(good), -1).all(axis=1)
   if not good.any():
-    raise ValueError(
-      f'all {len(good)} simulations have NaN: none is left to train on'
-    )
+    raise ValueError(f'all {len(good)} simulations have NaN: none is left to train on')
   return good
 
 

@@ -93,9 +93,7 @@ def _kept_block(simulate, size, seed, path, start):
   return arrays
 
 
-def simulate_block(
-  simulate: Simulator, seed: tuple[int, ...], count: int
-) -> Arrays:
+def simulate_block(simulate: Simulator, seed: tuple[int, ...], count: int) -> Arrays:
   """Returns a simulator's arrays [count, ...]; ValueError for other results."""
   rng = np.random.default_rng([*map(int, seed)])
   return check_simulations(simulate(rng, count), count)
@@ -127,8 +125,7 @@ def _mapped(job, workers):
     pickle.dumps(job)
   except (AttributeError, TypeError, pickle.PicklingError) as error:
     raise ValueError(
-      f'workers={workers} needs a simulator that its module has by its name: '
-      f'{error}'
+      f'workers={workers} needs a simulator that its module has by its name: {error}'
     ) from None
   children = multiprocessing.active_children
   context, before = multiprocessing.get_context('spawn'), {*children()}
@@ -216,10 +213,7 @@ def check_shapes(arrays: Arrays, first: Arrays) -> None:
   """Raises ValueError if the shapes differ from the first block's."""
   now, was = ({n: x.shape[1:] for n, x in a.items()} for a in (arrays, first))
   if now != was:
-    raise ValueError(
-      f'a simulator must return the same shapes each time, got {now} after '
-      f'{was}'
-    )
+    raise ValueError(f'a simulator must return the same shapes each time, got {now} after {was}')
 
 
 def check_simulations(arrays: object, count: int) -> Arrays:
@@ -227,17 +221,13 @@ def check_simulations(arrays: object, count: int) -> Arrays:
   names = 'x', 'context', 'label'
   if not isinstance(arrays, dict) or 'x' not in arrays or {*arrays} - {*names}:
     given = [*arrays] if isinstance(arrays, dict) else type(arrays).__name__
-    raise ValueError(
-      'a simulator must return a dict with x, and context or label: got '
-      f'{given}'
-    )
+    raise ValueError(f'a simulator must return a dict with x, and context or label: got {given}')
   found = {}
   for name, array in arrays.items():
     array = np.asarray(array)
     if array.ndim < 1 + (name != 'label') or len(array) != count:
       raise ValueError(
-        f'a simulator must return {name} of the shape [{count}, ...], got '
-        f'{list(array.shape)}'
+        f'a simulator must return {name} of the shape [{count}, ...], got {list(array.shape)}'
       )
     stays = array.dtype == np.uint8 or array.dtype.kind == 'f'
     kind = array.dtype if stays else np.float64

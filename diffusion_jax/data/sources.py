@@ -176,10 +176,7 @@ def pictures(
 
 
 def facts_of_fields(
-  image_shape: ImageShape,
-  num_classes: int = 0,
-  x_column: str = '',
-  **others: object,
+  image_shape: ImageShape, num_classes: int = 0, x_column: str = '', **others: object
 ) -> Facts | None:
   """Returns the facts of a set whose fields say what the pictures are.
 
@@ -229,8 +226,7 @@ def _standardised(values, array, name):
   mean, std = mean_and_std(array)
   for i in np.flatnonzero(std == 0.0)[:1]:
     raise ValueError(
-      f'{name} never changes at {i} of its last axis ({mean[i]:.6g}): leave '
-      'this number out'
+      f'{name} never changes at {i} of its last axis ({mean[i]:.6g}): leave this number out'
     )
   return values._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
@@ -358,9 +354,7 @@ class Binarized:
   2008; Burda et al. 2016). threshold: 1 in the upper half of the levels.
   """
 
-  def __init__(
-    self, source: Source, how: Literal['drawn', 'threshold'] = 'drawn'
-  ):
+  def __init__(self, source: Source, how: Literal['drawn', 'threshold'] = 'drawn'):
     check_choice('how', how, ('drawn', 'threshold'))
     x = source.facts.x
     if not x.levels:

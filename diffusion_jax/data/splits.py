@@ -21,25 +21,19 @@ def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
   check_value('test_fraction', test_fraction, Rate)
   if split == 'test' and not test_fraction:
     raise NoTestSplit(
-      f'{path} has no test split: set test_fraction, for example to 0.1, to '
-      'hold out a part of it'
+      f'{path} has no test split: set test_fraction, for example to 0.1, to hold out a part of it'
     )
 
 
-def check_part(
-  count: int, size: int, test_fraction: float, split: str, what: str
-) -> None:
+def check_part(count: int, size: int, test_fraction: float, split: str, what: str) -> None:
   """Raises ValueError if a split of `size` images is empty."""
   if not count:
     raise ValueError(
-      f'test_fraction={test_fraction} leaves none of the {size} {what} for the '
-      f'{split} split'
+      f'test_fraction={test_fraction} leaves none of the {size} {what} for the {split} split'
     )
 
 
-def random_part(
-  size: int, split: str, test_fraction: float, path: str | Path
-) -> np.ndarray:
+def random_part(size: int, split: str, test_fraction: float, path: str | Path) -> np.ndarray:
   """Returns the indices of a split of `size` images, the same in every run."""
   check_fraction(test_fraction, split, path)
   count = round(size * test_fraction)

@@ -7,9 +7,7 @@ import numpy as np
 NUM_TOKENS = 257  # 0 is padding, byte b is token b + 1
 
 
-def encode(
-  sentences: Sequence[str], length: int
-) -> tuple[np.ndarray, np.ndarray]:
+def encode(sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns (tokens int32 [N, length], mask bool [N, length]) of N sentences.
 
   The mask is True at bytes and False at the padding after them. Raises

@@ -18,10 +18,7 @@ _HEIGHT, _WIDTH = 12, 7  # of a drawn character
 
 
 def text_files(
-  split: str = 'train',
-  path: str = '',
-  length: Size = 128,
-  test_fraction: Rate = 0.1,
+  split: str = 'train', path: str = '', length: Size = 128, test_fraction: Rate = 0.1
 ) -> ArraySource:
   """Reads text files as sequences of bytes, uint8 [length].
 
@@ -74,10 +71,7 @@ def decode_bytes(texts: np.ndarray) -> list[str]:
 
 def printable(text: str) -> str:
   """Replaces characters that control a terminal, except newlines, by U+FFFD."""
-  return ''.join(
-    c if c.isprintable() or c == '\n' else '\N{REPLACEMENT CHARACTER}'
-    for c in text
-  )
+  return ''.join(c if c.isprintable() or c == '\n' else '\N{REPLACEMENT CHARACTER}' for c in text)
 
 
 def draw_bytes(texts: np.ndarray, columns: int = 32) -> np.ndarray:

@@ -14,19 +14,22 @@ import numpy as np
 from diffusion_jax.data import prepare
 from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.files import naming
-from diffusion_jax.data.sources import (
-  ArraySource,
-  facts_of_fields,
-  pictures,
-  states,
-)
+from diffusion_jax.data.sources import ArraySource, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, ImageShape
 
 CIFAR10_CLASSES = (
-  'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
-  'ship', 'truck',
-)  # fmt: skip
+  'airplane',
+  'automobile',
+  'bird',
+  'cat',
+  'deer',
+  'dog',
+  'frog',
+  'horse',
+  'ship',
+  'truck',
+)
 
 
 @states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))
@@ -95,9 +98,7 @@ def tfds(
       f'{", ".join(records.features)}'
     )
   if found != num_classes:
-    raise ValueError(
-      f'num_classes must be {found} for {dataset}, got {num_classes}'
-    )
+    raise ValueError(f'num_classes must be {found} for {dataset}, got {num_classes}')
   columns = Columns('image', 'label' if num_classes else '')
   names = label.names if label and num_classes else ()
   facts = pictures(image_shape, num_classes, names)

@@ -110,17 +110,14 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
       for column, extensions in enumerate(wanted):
         if extension in extensions:
           if found[-1][column][0] >= 0:
-            raise ValueError(
-              f'{tar}: {name} has two members of {columns[column]!r}'
-            )
+            raise ValueError(f'{tar}: {name} has two members of {columns[column]!r}')
           found[-1][column] = member
     if not keys:
       raise ValueError(f'{tar} has no examples')
     part = np.array(found, np.int64).reshape(-1, len(columns), 2)
     for i, column in np.argwhere(part[..., 0] < 0)[:1]:
       raise ValueError(
-        f'{tar}, {keys[i]} has no {columns[column]!r}; the tar has the '
-        f'extensions {", ".join(seen)}'
+        f'{tar}, {keys[i]} has no {columns[column]!r}; the tar has the extensions {", ".join(seen)}'
       )
     numbers += [number] * len(keys)
     parts.append(part)

@@ -88,9 +88,7 @@ def make_features() -> Callable[[np.ndarray], np.ndarray]:
   return lambda images: classify(images)['features']
 
 
-def make_classifier(
-  two_levels: bool = False,
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def make_classifier(two_levels: bool = False) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
   """Returns a function: images uint8 [N, 8, 8, 1] -> {features, logits}.
 
   features [N, 64] are the hidden layer and logits [N, 10] the output of a

@@ -22,11 +22,7 @@ def check_count(count: int, what: str, images: np.ndarray) -> None:
     raise ValueError(f'{count} {what} for {len(images)} images')
 
 
-def main(
-  judge: Callable[[np.ndarray, np.ndarray], list[str]],
-  name: str,
-  doc: str | None,
-) -> None:
+def main(judge: Callable[[np.ndarray, np.ndarray], list[str]], name: str, doc: str | None) -> None:
   """Prints judge(images, array) of the npz file on the command line.
 
   name: the array that the judge needs besides the images. doc: shown by --help.

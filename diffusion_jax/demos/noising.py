@@ -45,21 +45,14 @@ class Noising:
 
 
 def write(
-  noising: Noising,
-  photo: np.ndarray,
-  schedule: dj.DiscreteSchedule,
-  seed: int,
-  folder: Path,
+  noising: Noising, photo: np.ndarray, schedule: dj.DiscreteSchedule, seed: int, folder: Path
 ) -> tuple[list[int], Json]:
   """Writes strip.png, noise.gif, schedule.png and spectrum.png.
 
   Returns the steps of the strip, and the report on the noise at the end.
   """
   last = schedule.num_steps
-  in_strip, in_film = (
-    _spread(last, noising.strip),
-    _spread(last, noising.frames),
-  )
+  in_strip, in_film = (_spread(last, noising.strip), _spread(last, noising.frames))
   # Strip and animation show steps of the same noising.
   steps = sorted({*in_strip, *in_film})
   x = images.PICTURES.encode(photo)

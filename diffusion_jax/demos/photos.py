@@ -19,9 +19,7 @@ class CropSource:
 
   in_memory = True
 
-  def __init__(
-    self, photos: Sequence[np.ndarray], image_shape: tuple[int, int, int]
-  ):
+  def __init__(self, photos: Sequence[np.ndarray], image_shape: tuple[int, int, int]):
     height, width, channels = image_shape
     self.facts = pictures((height, width, channels))
     self._windows = [

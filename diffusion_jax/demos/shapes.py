@@ -31,8 +31,7 @@ SHAPES = {
   'square': lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 1.0,
   'triangle': lambda x, y: (np.abs(x) < (y + 1.0) / 2.0) & (y < 1.0),
   'cross': lambda x, y: (
-    (np.maximum(np.abs(x), np.abs(y)) < 1.0)
-    & (np.minimum(np.abs(x), np.abs(y)) < 0.36)
+    (np.maximum(np.abs(x), np.abs(y)) < 1.0) & (np.minimum(np.abs(x), np.abs(y)) < 0.36)
   ),
 }
 
@@ -57,12 +56,7 @@ RELATIONS = {
 }
 
 # These are only in the test split, at least one in each of its images.
-HELD_OUT = (
-  ('red', 'circle'),
-  ('green', 'square'),
-  ('blue', 'triangle'),
-  ('yellow', 'cross'),
-)
+HELD_OUT = (('red', 'circle'), ('green', 'square'), ('blue', 'triangle'), ('yellow', 'cross'))
 
 _JITTER = {1: 0.03, 2: 0.015}  # of the centres, by the number of objects
 _SAMPLES = 4  # samples per side of a pixel, whose mean is its coverage
@@ -86,10 +80,7 @@ class Scene(NamedTuple):
 
 def describe(scene: Scene) -> str:
   """Returns the sentence of a scene: 'a large blue square in the middle'."""
-  named = [
-    ' '.join(filter(None, ('a', t.size, t.colour, t.shape, t.place)))
-    for t in scene.things
-  ]
+  named = [' '.join(filter(None, ('a', t.size, t.colour, t.shape, t.place))) for t in scene.things]
   return f' {scene.relation} '.join(named)
 
 
@@ -128,9 +119,7 @@ def draw_scene(rng: np.random.Generator, num_objects: int) -> Scene:
   return Scene((Thing(word(COLOURS), word(SHAPES), word(SIZES), word(PLACES)),))
 
 
-def draw_picture(
-  rng: np.random.Generator, scene: Scene, side: int
-) -> np.ndarray:
+def draw_picture(rng: np.random.Generator, scene: Scene, side: int) -> np.ndarray:
   """Draws an image of a scene, uint8 [side, side, 3], with antialiased edges.
 
   rng draws the exact position and size. Two objects are small; a single one is
@@ -206,9 +195,7 @@ def shapes(
   check_split(split)
   side = image_shape[0]
   if side < 16 or tuple(image_shape) != (side, side, 3):
-    raise ValueError(
-      f'image_shape must be (16, 16, 3) or a larger square, got {image_shape}'
-    )
+    raise ValueError(f'image_shape must be (16, 16, 3) or a larger square, got {image_shape}')
   if num_objects not in (1, 2) or num_pictures < 10:
     raise ValueError(
       'num_objects must be 1 or 2 and num_pictures at least 10, got '

@@ -13,15 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.demos import judging, perceptrons
-from diffusion_jax.demos.shapes import (
-  COLOURS,
-  GROUND,
-  PLACES,
-  RELATIONS,
-  SIZES,
-  Scene,
-  parse,
-)
+from diffusion_jax.demos.shapes import COLOURS, GROUND, PLACES, RELATIONS, SIZES, Scene, parse
 
 ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
 
@@ -117,8 +109,7 @@ def compare(image: np.ndarray, scene: Scene) -> dict[str, bool]:
 
   def fits(order):
     return sum(
-      (a.colour == b.colour) + (a.shape == b.shape)
-      for a, b in zip(order, expected, strict=True)
+      (a.colour == b.colour) + (a.shape == b.shape) for a, b in zip(order, expected, strict=True)
     )
 
   if len(expected) == 2 and fits(orders[0]) == fits(orders[1]):
@@ -154,18 +145,14 @@ def _related(order, relation):
   return bool(along > abs(across))
 
 
-def judge(
-  images: np.ndarray, texts: Sequence[str]
-) -> dict[int, dict[str, float]]:
+def judge(images: np.ndarray, texts: Sequence[str]) -> dict[int, dict[str, float]]:
   """Returns {number of objects: {aspect: fraction right, 'count': images}}.
 
   images: uint8 [N, H, H, 3]; texts: N sentences (`shapes.parse`). Raises
   ValueError for other arrays or sentences.
   """
   if images.ndim != 4 or images.shape[1] < 16 or images.shape[-1] != 3:
-    raise ValueError(
-      f'pictures must be [N, H, H, 3] with H >= 16, got {list(images.shape)}'
-    )
+    raise ValueError(f'pictures must be [N, H, H, 3] with H >= 16, got {list(images.shape)}')
   judging.check_count(len(texts), 'texts', images)
   by_number = {}
   for image, text in zip(images, texts, strict=True):
@@ -173,9 +160,7 @@ def judge(
     verdict = compare(image, scene)
     by_number.setdefault(len(scene.things), []).append(verdict)
   return {
-    number: {
-      name: float(np.mean([v[name] for v in verdicts])) for name in verdicts[0]
-    }
+    number: {name: float(np.mean([v[name] for v in verdicts])) for name in verdicts[0]}
     | {'count': len(verdicts)}
     for number, verdicts in sorted(by_number.items())
   }

@@ -33,14 +33,10 @@ def two_moons(rng: Rng, n: int) -> dict[str, np.ndarray]:
 def _crescent(rng, n):
   angle = rng.uniform(-np.pi / 2.0, np.pi / 2.0, n)
   radius = rng.normal(0.1, 0.01, n)
-  return np.stack(
-    [radius * np.cos(angle) + 0.25, radius * np.sin(angle)], axis=1
-  )
+  return np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], axis=1)
 
 
-def two_moons_posterior(
-  rng: Rng, n: int, observation: Sequence[float]
-) -> np.ndarray:
+def two_moons_posterior(rng: Rng, n: int, observation: Sequence[float]) -> np.ndarray:
   """Draws from the exact p(x | observation) of `two_moons`, [n, 2].
 
   A point of the crescent gives |x_1 + x_2| and x_2 - x_1, a rotation of x up to

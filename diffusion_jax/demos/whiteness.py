@@ -26,9 +26,7 @@ def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.arange(size)[kept] / size, total[kept] / count[kept]
 
 
-def distance_to_noise(
-  z: np.ndarray, num_draws: int, seed: int = 0
-) -> dict[str, float]:
+def distance_to_noise(z: np.ndarray, num_draws: int, seed: int = 0) -> dict[str, float]:
   """Estimates E|eps - z|^2, eps ~ N(0, I), z fixed, by Monte Carlo.
 
   z: [...] with D entries; num_draws: the draws of eps, at least 2. Returns
@@ -37,9 +35,7 @@ def distance_to_noise(
   check_at_least(2, num_draws=num_draws)
   rng = np.random.default_rng(seed)
   z = np.asarray(z, np.float64).ravel()
-  draws = [
-    np.sum((rng.standard_normal(z.size) - z) ** 2) for _ in range(num_draws)
-  ]
+  draws = [np.sum((rng.standard_normal(z.size) - z) ** 2) for _ in range(num_draws)]
   return {
     'mean': float(np.mean(draws)),
     'standard_error': float(np.std(draws, ddof=1) / num_draws**0.5),

@@ -45,9 +45,7 @@ def load(path: str | Path, **options: object) -> reader.Imported:
   config = files.read_json(folder / CONFIG)
   kind = str(config.get('_class_name'))
   require(
-    kind in _LOADERS,
-    f'{folder} is a folder of the class {kind}: give one of '
-    f'{", ".join(_LOADERS)}',
+    kind in _LOADERS, f'{folder} is a folder of the class {kind}: give one of {", ".join(_LOADERS)}'
   )
   loader, takes = _LOADERS[kind]
   check_known(kind, takes, options)
@@ -115,18 +113,19 @@ def _write(folder, network, params, sections, shape, label):
     config = unet.write_config(network, shape)
     tensors = tensors_of(network, params)
     write_model(folder / 'unet', config, tensors)
-    write_json(folder / INDEX, {
-      '_class_name': 'DDPMPipeline',
-      'scheduler': ['diffusers', scheduler['_class_name']],
-      'unet': ['diffusers', config['_class_name']],
-    })  # fmt: skip
+    write_json(
+      folder / INDEX,
+      {
+        '_class_name': 'DDPMPipeline',
+        'scheduler': ['diffusers', scheduler['_class_name']],
+        'unet': ['diffusers', config['_class_name']],
+      },
+    )
   write_json(folder / 'scheduler' / SCHEDULER, scheduler)
 
 
 def tensors_of(
-  network: UNet | DiT | Autoencoder,
-  params: Params,
-  rule: names.Rule | None = None,
+  network: UNet | DiT | Autoencoder, params: Params, rule: names.Rule | None = None
 ) -> Tensors:
   """Returns the state dict in diffusers of a network that `save` writes.
 
@@ -291,10 +290,7 @@ FILES = (
   'diffusion_pytorch_model.fp16.bin',
 )
 # The model of a pipeline is in a folder of this name, and is of these classes.
-MODELS = {
-  'unet': (unet.CLASS,),
-  'transformer': (transformer.CLASS, 'Transformer2DModel'),
-}
+MODELS = {'unet': (unet.CLASS,), 'transformer': (transformer.CLASS, 'Transformer2DModel')}
 # The parts that a pipeline may have besides its model.
 OTHERS = {'unet': ('scheduler',), 'transformer': ('scheduler', 'vae')}
 _VERSION = '0.42.1'  # of diffusers, for the folders that we write
@@ -324,9 +320,7 @@ def folder_of(path: Path) -> Path:
   # Pipelines of diffusers before 0.2 have all files in one folder.
   folder = find_model(path)
   if folder is None:
-    raise ValueError(
-      f'{path} is not a folder of diffusers: it does not contain {CONFIG}'
-    )
+    raise ValueError(f'{path} is not a folder of diffusers: it does not contain {CONFIG}')
   return folder
 
 
@@ -340,8 +334,7 @@ def _check_pipeline(path):
   listed = ', '.join(f'{name} ({kind})' for name, kind in parts.items())
   require(
     any(
-      parts.get(name) in MODELS[name] and parts.keys() <= {name, *OTHERS[name]}
-      for name in MODELS
+      parts.get(name) in MODELS[name] and parts.keys() <= {name, *OTHERS[name]} for name in MODELS
     ),
     f'{path} is a {index.get("_class_name")} with {listed or "no parts"}: give '
     'a pipeline of a UNet2DModel, or of a DiT and its AutoencoderKL, or the '

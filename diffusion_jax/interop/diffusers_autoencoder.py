@@ -21,10 +21,9 @@ FIELDS: options.Fields = {
   'latent_channels': 'latent_channels',
   'num_blocks': 'layers_per_block',
   'num_groups': 'norm_num_groups',
-  'middle_attention':
-    ('mid_block_add_attention', {True: 'norm', False: 'none'}),
+  'middle_attention': ('mid_block_add_attention', {True: 'norm', False: 'none'}),
   'latent_convs': ('use_quant_conv', {True: True, False: None}),
-}  # fmt: skip
+}
 _DOWN, _UP = ('DownEncoderBlock2D',), ('UpDecoderBlock2D',)
 _LIMITS = (-30.0, 20.0)  # AutoencoderKL clips log-variances to them.
 
@@ -44,18 +43,9 @@ LAYERS = {
     'encoder.down_blocks.{before}.downsamplers.0.conv',
     TORCH.conv,
   ),
-  'encoder/down_{level}_{i}_block': (
-    'encoder.down_blocks.{level}.resnets.{i}',
-    BLOCK,
-  ),
-  'decoder/up_{level}_{i}_block': (
-    'decoder.up_blocks.{back}.resnets.{i}',
-    BLOCK,
-  ),
-  'decoder/up_{level}_upsample/conv': (
-    'decoder.up_blocks.{back}.upsamplers.0.conv',
-    TORCH.conv,
-  ),
+  'encoder/down_{level}_{i}_block': ('encoder.down_blocks.{level}.resnets.{i}', BLOCK),
+  'decoder/up_{level}_{i}_block': ('decoder.up_blocks.{back}.resnets.{i}', BLOCK),
+  'decoder/up_{level}_upsample/conv': ('decoder.up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
   **{
     f'{part}/{ours}': (f'{part}.{name}', kind)
     for part in ('encoder', 'decoder')
@@ -115,14 +105,19 @@ def write_config(network: Autoencoder, scale: float) -> options.Options:
     'log_variance_limits': limits and tuple(limits),
     'attention_resolutions': tuple(levels),
   }
-  options.check('our autoencoder', values, {
-    'latent_dim': (0,),
-    'attention_resolutions': ((),),
-    'norm_eps': (1e-6,),
-    'middle_attention': ('norm', 'none'),
-    'decoder_blocks': (network.num_blocks + 1,),
-    'log_variance_limits': (_LIMITS,),
-  }, f'in {CLASS}')  # fmt: skip
+  options.check(
+    'our autoencoder',
+    values,
+    {
+      'latent_dim': (0,),
+      'attention_resolutions': ((),),
+      'norm_eps': (1e-6,),
+      'middle_attention': ('norm', 'none'),
+      'decoder_blocks': (network.num_blocks + 1,),
+      'log_variance_limits': (_LIMITS,),
+    },
+    f'in {CLASS}',
+  )
   widths = [int(network.channels * m) for m in network.multipliers]
   return {**OPTIONS, **options.options_of(network, FIELDS)} | {
     '_class_name': CLASS,
@@ -134,4 +129,4 @@ def write_config(network: Autoencoder, scale: float) -> options.Options:
     'sample_size': theirs.sample_size(*network.image_size),
     'scaling_factor': scale,
     'use_post_quant_conv': bool(network.latent_convs),
-  }  # fmt: skip
+  }

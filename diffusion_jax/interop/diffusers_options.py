@@ -10,12 +10,13 @@ from diffusion_jax.interop.options import Allowed, Fields, Options
 SILU = 'silu', 'swish'
 # Inputs of our networks that the networks of diffusers do not have.
 NO_INPUTS = dict(
-  text=(None,), image_channels=(0,), self_conditioning=(False,),
-  elapsed=(False,), guidance_scale=(False,),
-)  # fmt: skip
-BLOCK = resnet_block(
-  TORCH, 'norm1', 'conv1', 'time_emb_proj', 'norm2', 'conv2', 'conv_shortcut'
+  text=(None,),
+  image_channels=(0,),
+  self_conditioning=(False,),
+  elapsed=(False,),
+  guidance_scale=(False,),
 )
+BLOCK = resnet_block(TORCH, 'norm1', 'conv1', 'time_emb_proj', 'norm2', 'conv2', 'conv_shortcut')
 ATTENTION = (
   Layer('norm', 'group_norm', TORCH.norm),
   Layer('query', 'to_q', TORCH.linear),
@@ -24,12 +25,7 @@ ATTENTION = (
   Layer('proj_out', 'to_out.0', TORCH.linear),
 )
 # names of attention layers before diffusers 0.12
-_LEGACY = {
-  'query': 'to_q',
-  'key': 'to_k',
-  'value': 'to_v',
-  'proj_attn': 'to_out.0',
-}
+_LEGACY = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 
 def complete(
@@ -73,9 +69,7 @@ def sides(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
   return both[0], both[1]
 
 
-def wrong_blocks(
-  kinds: Sequence[str], known: Sequence[str], widths: Sequence[int]
-) -> str:
+def wrong_blocks(kinds: Sequence[str], known: Sequence[str], widths: Sequence[int]) -> str:
   """Returns why a list of block types does not have a counterpart, or ''."""
   if set(kinds) - set(known):
     return f'the types can be {", ".join(known)}'

@@ -39,20 +39,20 @@ _SAMPLERS = {'DDPMScheduler': 'ancestral', 'DDIMScheduler': 'ddim'}
 # Other samplers of the same models: these options are read, with their
 # defaults. First, what was trained.
 _TRAINED: Options = {
-  name: DDPM[name] for name in (
-    'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule',
-    'trained_betas', 'prediction_type',
+  name: DDPM[name]
+  for name in (
+    'num_train_timesteps',
+    'beta_start',
+    'beta_end',
+    'beta_schedule',
+    'trained_betas',
+    'prediction_type',
   )
-}  # fmt: skip
+}
 _LINSPACE: Options = _TRAINED | {'timestep_spacing': 'linspace'}
 _ZERO_SNR: Options = _LINSPACE | {'rescale_betas_zero_snr': False}
-_RANGES = {
-  'dynamic_thresholding_ratio': within('(0, 1]'),
-  'sample_max_value': within('(0, inf]'),
-}
-_THRESHOLD: Options = _LINSPACE | {
-  name: DDPM[name] for name in ('thresholding', *_RANGES)
-}
+_RANGES = {'dynamic_thresholding_ratio': within('(0, 1]'), 'sample_max_value': within('(0, inf]')}
+_THRESHOLD: Options = _LINSPACE | {name: DDPM[name] for name in ('thresholding', *_RANGES)}
 _SAME_MODELS: dict[str, Options] = {
   'PNDMScheduler': _TRAINED | {'timestep_spacing': 'leading'},
   'DPMSolverMultistepScheduler': _THRESHOLD | _ZERO_SNR,
@@ -61,11 +61,10 @@ _SAME_MODELS: dict[str, Options] = {
   'UniPCMultistepScheduler': _THRESHOLD | _ZERO_SNR | {'predict_x0': True},
   'EulerDiscreteScheduler': _ZERO_SNR,
   'EulerAncestralDiscreteScheduler': _ZERO_SNR,
-  'HeunDiscreteScheduler': _LINSPACE | dict(
-    beta_start=0.00085, beta_end=0.012, clip_sample=False, clip_sample_range=1.0
-  ),
+  'HeunDiscreteScheduler': _LINSPACE
+  | dict(beta_start=0.00085, beta_end=0.012, clip_sample=False, clip_sample_range=1.0),
   'LMSDiscreteScheduler': _LINSPACE,
-}  # fmt: skip
+}
 _DDIM_STEPS = 50  # of DDIMPipeline
 _LARGEST = float(np.finfo(np.float32).max)  # no bound: torch's clamp takes it
 
@@ -144,9 +143,11 @@ def _check(given, config, c):
   }
   # Options that nothing uses may have any value.
   if given in _SAMPLERS:
-    check_known(given, (*DDPM, 'set_alpha_to_one'), [
-      n for n, x in config.items() if not n.startswith('_') and x is not None
-    ])  # fmt: skip
+    check_known(
+      given,
+      (*DDPM, 'set_alpha_to_one'),
+      [n for n, x in config.items() if not n.startswith('_') and x is not None],
+    )
     leading = c.timestep_spacing == 'leading'
     known |= {
       'steps_offset': (0,) if leading else '',
@@ -202,18 +203,20 @@ def write_config(sections: Sections) -> Options:
   """
   schedule, sampling = sections['schedule'], sections['sampling']
   kinds = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
-  names = {
-    key: sections[key]['name']
-    for key in ('schedule', 'parametrization', 'noise_input')
-  }
+  names = {key: sections[key]['name'] for key in ('schedule', 'parametrization', 'noise_input')}
   usual = schedule['name'] == 'alphas' or has_name(schedule)
   known = f'it can be {", ".join(_BETAS.values())}, or a list of betas'
   rescaled = schedule.get('num_steps') == 1000  # the same steps
-  check('config', names, {
-    'schedule': '' if usual else known,
-    'parametrization': tuple(kinds),
-    'noise_input': ('step', 'rescaled_step') if rescaled else ('step',),
-  }, 'in diffusers')  # fmt: skip
+  check(
+    'config',
+    names,
+    {
+      'schedule': '' if usual else known,
+      'parametrization': tuple(kinds),
+      'noise_input': ('step', 'rescaled_step') if rescaled else ('step',),
+    },
+    'in diffusers',
+  )
   variances = {ours: theirs for theirs, ours in reversed(_VARIANCES.items())}
   variance = sampling['sampler'].get('variance', 'fixed_small')
   if sections['objective']['name'] in ('hybrid', 'vlb'):

@@ -32,10 +32,13 @@ OPTIONS: options.Options = dict(
 # Further options of Transformer2DModel, the class in DiT's files before
 # diffusers 0.29; they must have their defaults.
 OLDER: options.Options = dict(
-  attention_type='default', cross_attention_dim=None,
-  double_self_attention=False, num_vector_embeds=None,
-  only_cross_attention=False, use_linear_projection=False,
-)  # fmt: skip
+  attention_type='default',
+  cross_attention_dim=None,
+  double_self_attention=False,
+  num_vector_embeds=None,
+  only_cross_attention=False,
+  use_linear_projection=False,
+)
 NORM_EPS = 1e-6  # of ours, and of DiT's release
 # Fields of `DiT`, with the option for each.
 FIELDS: options.Fields = {
@@ -54,8 +57,7 @@ _EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
 _LINEAR = names.TORCH.linear
 LAYERS = {
   'noise_dense_2': (f'{_EMB}.timestep_embedder.linear_2', _LINEAR),
-  'label_embedding/table':
-    (f'{_EMB}.class_embedder.embedding_table', names.TORCH_EMBEDDING),
+  'label_embedding/table': (f'{_EMB}.class_embedder.embedding_table', names.TORCH_EMBEDDING),
   'block_{i}/modulation': ('transformer_blocks.{i}.norm1.linear', _LINEAR),
   'block_{i}/query': ('transformer_blocks.{i}.attn1.to_q', _LINEAR),
   'block_{i}/key': ('transformer_blocks.{i}.attn1.to_k', _LINEAR),
@@ -65,7 +67,7 @@ LAYERS = {
   'block_{i}/mlp_out': ('transformer_blocks.{i}.ff.net.2', _LINEAR),
   'modulation_out': ('proj_out_1', _LINEAR),
   'patch_out': ('proj_out_2', _LINEAR),
-}  # fmt: skip
+}
 
 
 def read_config(
@@ -106,20 +108,25 @@ def write_config(network: DiT, shape: Sequence[int]) -> options.Options:
   """
   height, width, channels = shape
   values = vars(network) | vars(network.inputs) | {'height': height}
-  options.check('our DiT', values, {
-    'noise_embedding': ('ho',),
-    'positions': ('sincos',),
-    'norm': ('layer',),
-    'qk_norm': (False,),
-    'mlp': ('gelu',),
-    'bottleneck': (0,),
-    'class_tokens': (0,),
-    'dropout_blocks': ('all',),
-    **theirs.NO_INPUTS,
-    'num_classes': '' if network.inputs.num_classes else 'it has classes',
-    'null_class': (True,),
-    'height': (width,),
-  }, f'in {CLASS}')  # fmt: skip
+  options.check(
+    'our DiT',
+    values,
+    {
+      'noise_embedding': ('ho',),
+      'positions': ('sincos',),
+      'norm': ('layer',),
+      'qk_norm': (False,),
+      'mlp': ('gelu',),
+      'bottleneck': (0,),
+      'class_tokens': (0,),
+      'dropout_blocks': ('all',),
+      **theirs.NO_INPUTS,
+      'num_classes': '' if network.inputs.num_classes else 'it has classes',
+      'null_class': (True,),
+      'height': (width,),
+    },
+    f'in {CLASS}',
+  )
   return {**OPTIONS, **options.options_of(network, FIELDS)} | {
     '_class_name': CLASS,
     'attention_head_dim': network.channels // network.num_heads,
@@ -128,7 +135,7 @@ def write_config(network: DiT, shape: Sequence[int]) -> options.Options:
     'sample_size': height,
     'num_embeds_ada_norm': network.inputs.num_classes,
     'norm_eps': NORM_EPS,
-  }  # fmt: skip
+  }
 
 
 def read(network: DiT, tensors: Tensors, shapes: Params) -> Params:
@@ -138,9 +145,7 @@ def read(network: DiT, tensors: Tensors, shapes: Params) -> Params:
   """
   apart = jax.eval_shape(separate, shapes)
   copies = [name for name in tensors if _COPY.fullmatch(name)]
-  params = names.read(
-    _entries(network, apart), tensors, apart, {*copies, _POSITIONS}.__contains__
-  )
+  params = names.read(_entries(network, apart), tensors, apart, {*copies, _POSITIONS}.__contains__)
   for name in copies:
     first = _COPY.sub(r'\g<1>0\g<3>', name)
     require(
@@ -151,9 +156,7 @@ def read(network: DiT, tensors: Tensors, shapes: Params) -> Params:
   return join(params)
 
 
-def write(
-  network: DiT, params: Params, rule: names.Rule | None = None
-) -> Tensors:
+def write(network: DiT, params: Params, rule: names.Rule | None = None) -> Tensors:
   """Returns the tensors of a DiTTransformer2DModel; rule: see `names.write`."""
   apart = separate(params)
   tensors = names.write(_entries(network, apart), apart, rule)

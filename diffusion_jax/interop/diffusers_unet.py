@@ -34,9 +34,8 @@ FIELDS: options.Fields = {
   'norm_eps': 'norm_eps',
   'noise_embedding': ('freq_shift', {0: 'openai', 1: 'ho'}),
   'downsample_padding': ('downsample_padding', {0: 'same', 1: 'symmetric'}),
-  'scale_shift':
-    ('resnet_time_scale_shift', {'default': False, 'scale_shift': True}),
-}  # fmt: skip
+  'scale_shift': ('resnet_time_scale_shift', {'default': False, 'scale_shift': True}),
+}
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
@@ -45,22 +44,19 @@ LAYERS = {
   'label_embedding/table': ('class_embedding', names.TORCH_EMBEDDING),
   'conv_in': ('conv_in', TORCH.conv),
   'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
-  'down_{level}_{i}_attention':
-    ('down_blocks.{level}.attentions.{i}', ATTENTION),
+  'down_{level}_{i}_attention': ('down_blocks.{level}.attentions.{i}', ATTENTION),
   'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
-  'down_{level}_downsample/conv':
-    ('down_blocks.{level}.downsamplers.0.conv', TORCH.conv),
+  'down_{level}_downsample/conv': ('down_blocks.{level}.downsamplers.0.conv', TORCH.conv),
   'middle_0_block': ('mid_block.resnets.0', BLOCK),
   'middle_attention': ('mid_block.attentions.0', ATTENTION),
   'middle_1_block': ('mid_block.resnets.1', BLOCK),
   'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
   'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
   'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
-  'up_{level}_upsample/conv':
-    ('up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
+  'up_{level}_upsample/conv': ('up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
   'norm_out': ('conv_norm_out', TORCH.norm),
   'conv_out': ('conv_out', TORCH.conv),
-}  # fmt: skip
+}
 
 
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
@@ -87,9 +83,7 @@ def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
   fields |= {
     'channels': c.block_out_channels[0],
     'multipliers': theirs.multipliers(c.block_out_channels),
-    'attention_resolutions': tuple(
-      height // 2**level for level in _attended(c.down_block_types)
-    ),
+    'attention_resolutions': tuple(height // 2**level for level in _attended(c.down_block_types)),
     'dropout': float(c.dropout),
     'norm_eps': float(c.norm_eps),
     'resblock_updown': _updown(c) == {True},
@@ -108,8 +102,7 @@ def _allowed(c):
   alike = levels == _attended(c.up_block_types[::-1])
   reason = '' if alike else 'attention is at other levels on the way down'
   mixed = (
-    'the resolution is changed by residual blocks at some levels and by '
-    'convolutions at others'
+    'the resolution is changed by residual blocks at some levels and by convolutions at others'
   )
   return {
     'center_input_sample': (False, None),
@@ -125,8 +118,7 @@ def _allowed(c):
     'out_channels': (c.in_channels, 2 * c.in_channels),
     'down_block_types': theirs.wrong_blocks(c.down_block_types, _DOWN, widths)
     or (mixed if len(_updown(c)) > 1 else ''),
-    'up_block_types': theirs.wrong_blocks(c.up_block_types, _UP, widths)
-    or reason,
+    'up_block_types': theirs.wrong_blocks(c.up_block_types, _UP, widths) or reason,
   }
 
 
@@ -154,12 +146,17 @@ def write_config(network: UNet, shape: Sequence[int]) -> options.Options:
   levels = range(len(widths))
   attended = [height // 2**n in network.attention_resolutions for n in levels]
   plain = network.middle_attention == 'plain' and not network.scale_shift
-  options.check('our U-Net', vars(network) | vars(inputs), {
-    **theirs.NO_INPUTS,
-    'stem_channels': (None, network.channels),
-    'qkv': ('separate',),
-    'middle_attention': 'it needs scale_shift' if plain else '',
-  }, f'in {CLASS}')  # fmt: skip
+  options.check(
+    'our U-Net',
+    vars(network) | vars(inputs),
+    {
+      **theirs.NO_INPUTS,
+      'stem_channels': (None, network.channels),
+      'qkv': ('separate',),
+      'middle_attention': 'it needs scale_shift' if plain else '',
+    },
+    f'in {CLASS}',
+  )
 
   def kind(level, known, end):  # at its end the resolution stays
     if attended[level]:
@@ -183,7 +180,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> options.Options:
     'attn_norm_num_groups': network.num_groups if normed else None,
     'add_attention': middle != 'none',
     'num_class_embeds': inputs.num_classes + inputs.null_class or None,
-  }  # fmt: skip
+  }
 
 
 def _head_channels(network, widths, attended):
@@ -195,7 +192,5 @@ def _head_channels(network, widths, attended):
     used.add(widths[-1])
   if len(used) > 1:
     reason = f'widths of {sorted(used)} would have other channels per head'
-    options.check(
-      'our U-Net', vars(network), {'num_heads': reason}, f'in {CLASS}'
-    )
+    options.check('our U-Net', vars(network), {'num_heads': reason}, f'in {CLASS}')
   return max(used, default=0) // network.num_heads or None

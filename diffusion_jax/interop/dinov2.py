@@ -12,10 +12,7 @@ from diffusion_jax.interop.names import SAME, TORCH, Kind
 from diffusion_jax.networks.dinov2 import SIDE, DinoV2, preprocess
 
 FILES = ('model.safetensors', 'dinov2-large/model.safetensors')
-WHERE = (
-  'model.safetensors of facebook/dinov2-large (-base, -small) on the Hugging '
-  'Face hub'
-)
+WHERE = 'model.safetensors of facebook/dinov2-large (-base, -small) on the Hugging Face hub'
 TITLE = 'DINOv2 ViT of width {width}, depth {depth}'
 HOW = "antialiased bicubic resize to 224, ImageNet's mean and deviation"
 PREPROCESS = preprocess
@@ -25,10 +22,7 @@ _FIRST = names.Rule(lambda x: x[0], lambda x: x[None])
 _CLASS = names.Rule(lambda x: x[0, 0], lambda x: x[None, None])
 _LAYER, _ATTENTION = 'encoder.layer.{i}', 'encoder.layer.{i}.attention'
 _SCALES = {f'scale_{n}': (f'layer_scale{n}.lambda1', SAME) for n in (1, 2)}
-_TOKENS = {
-  'class_token': ('cls_token', _CLASS),
-  'positions': ('position_embeddings', _FIRST),
-}
+_TOKENS = {'class_token': ('cls_token', _CLASS), 'positions': ('position_embeddings', _FIRST)}
 LAYERS: names.Patterns = {
   '': ('embeddings', Kind(_TOKENS)),
   'patches': ('embeddings.patch_embeddings.projection', TORCH.conv),

@@ -79,10 +79,7 @@ def _allowed(o) -> Allowed:
     least = 4 * GROUPS
     narrow = o.model_channels * min(o.channel_mult) < least
     reason = f'with fewer than {least} channels its norms have fewer groups'
-    return allowed | {
-      'model_channels': reason if narrow else '',
-      'precond': () if ve else wrappers,
-    }
+    return allowed | {'model_channels': reason if narrow else '', 'precond': () if ve else wrappers}
   kinds = {'fourier': 2} if ve else {'positional': 1, 'fourier': 2}
   return allowed | {
     'embedding_type': tuple(kinds),
@@ -94,10 +91,12 @@ def _allowed(o) -> Allowed:
 
 # Fields of ours, and the option for each.
 FIELDS = dict(
-  channels='model_channels', multipliers='channel_mult',
-  num_blocks='num_blocks', attention_resolutions='attn_resolutions',
+  channels='model_channels',
+  multipliers='channel_mult',
+  num_blocks='num_blocks',
+  attention_resolutions='attn_resolutions',
   dropout='dropout',
-)  # fmt: skip
+)
 FILTER = 'resample_filter'  # a buffer of layers that change the resolution
 # What an option that is set means for the user.
 NOTES = {
@@ -107,13 +106,16 @@ NOTES = {
 }
 
 ADM: reader.Sections = dict(
-  noise_embedding='openai', scale_shift=True, resblock_updown=True,
-  head_channels=64, qkv='interleaved', norm_eps=1e-5, initializer='torch',
-)  # fmt: skip
-
-BLOCK = names.resnet_block(
-  TORCH, 'norm0', 'conv0', 'affine', 'norm1', 'conv1', 'skip'
+  noise_embedding='openai',
+  scale_shift=True,
+  resblock_updown=True,
+  head_channels=64,
+  qkv='interleaved',
+  norm_eps=1e-5,
+  initializer='torch',
 )
+
+BLOCK = names.resnet_block(TORCH, 'norm0', 'conv0', 'affine', 'norm1', 'conv1', 'skip')
 # Their UNetBlock is a residual block followed by attention.
 ATTENTION = (
   Layer('norm', 'norm2', TORCH.norm),
@@ -122,9 +124,7 @@ ATTENTION = (
 )
 # ADM's labels go through a Linear without bias, as one-hot vectors. A missing
 # label is a vector of zeros, so the null class is a row of zeros at the end.
-_ROWS_AND_NULL = Rule(
-  lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T
-)
+_ROWS_AND_NULL = Rule(lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T)
 # A block that changes the resolution is named after its output's resolution.
 LAYERS = {
   'noise_dense_1': ('map_layer0', TORCH.linear),
@@ -170,9 +170,7 @@ def from_tensors(tensors: names.Tensors, **options: object) -> reader.Imported:
       f'{name}, of shape {np.shape(tensors[name])}, is not the filter of the '
       f'option {FILTER}={weights}',
     )
-  imported = describe(o).read(
-    tensors, lambda name: name == 'u' or name.endswith(FILTER)
-  )
+  imported = describe(o).read(tensors, lambda name: name == 'u' or name.endswith(FILTER))
   if o.precond == 'VEPrecond':
     return imported._replace(params=reader.ve_as_eps(imported.params))
   return imported
@@ -232,11 +230,7 @@ def edm_sections(sigma_data: float, num_steps: int) -> reader.Sections:
     'schedule': {'name': 'karras'},
     'noise_input': {'name': 'edm'},
     'parametrization': {'name': 'edm', 'sigma_data': sigma_data},
-    'objective': {
-      'name': 'denoising',
-      'times': {'name': 'log_normal'},
-      'weight': {'name': 'edm'},
-    },
+    'objective': {'name': 'denoising', 'times': {'name': 'log_normal'}, 'weight': {'name': 'edm'}},
     'sampling': _heun(num_steps),
   }
 
@@ -253,9 +247,7 @@ def _process(o):
   if o.precond == 'iDDPMPrecond':
     sampler = {'name': 'ancestral', 'variance': 'learned'}
     sections = reader.eps_sections(
-      {'name': 'cosine', 'num_steps': o.M},
-      {'name': 'step'},
-      {'sampler': sampler, 'num_steps': o.M},
+      {'name': 'cosine', 'num_steps': o.M}, {'name': 'step'}, {'sampler': sampler, 'num_steps': o.M}
     )
     objective = {'name': 'hybrid', 'weight': {'name': 'snr'}}
     return sections | {'objective': objective}

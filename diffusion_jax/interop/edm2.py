@@ -17,13 +17,7 @@ from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import LINEAR, SAME, Kind, Layer
-from diffusion_jax.interop.options import (
-  Options,
-  beside,
-  complete,
-  fields_of,
-  typed,
-)
+from diffusion_jax.interop.options import Options, beside, complete, fields_of, typed
 from diffusion_jax.interop.reader import Imported, Model, facts_of
 from diffusion_jax.networks.edm2 import EDM2, Uncertainty
 from diffusion_jax.networks.inputs import Inputs
@@ -39,14 +33,17 @@ OPTIONS: Options = dict(
 )  # fmt: skip
 # Options that are fixed in our network.
 ONLY = (
-  'channel_mult_noise', 'channel_mult_emb', 'label_balance', 'concat_balance',
-  'res_balance', 'attn_balance', 'clip_act',
-)  # fmt: skip
+  'channel_mult_noise',
+  'channel_mult_emb',
+  'label_balance',
+  'concat_balance',
+  'res_balance',
+  'attn_balance',
+  'clip_act',
+)
 
 # Their frequencies and phases are in radians, ours in periods.
-_TURNS = names.Rule(
-  lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi)
-)
+_TURNS = names.Rule(lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi))
 FOURIER = Kind({'frequencies': ('freqs', _TURNS), 'phases': ('phases', _TURNS)})
 WEIGHT = Kind({'kernel': ('weight', LINEAR)})
 KERNEL = Kind({'kernel': ('weight', names.CONV)})
@@ -75,10 +72,7 @@ LAYERS = {
   'up_{level}_{i}_block': ('unet.dec.{side}x{side}_block{i}', BLOCK),
 }
 # The layers of u(sigma).
-LOGVAR = (
-  Layer('fourier', 'logvar_fourier', FOURIER),
-  Layer('linear', 'logvar_linear', WEIGHT),
-)
+LOGVAR = (Layer('fourier', 'logvar_fourier', FOURIER), Layer('linear', 'logvar_linear', WEIGHT))
 
 
 def load(path: str | Path, **options: object) -> Imported:

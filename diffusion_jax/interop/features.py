@@ -52,9 +52,7 @@ class Features:
     parts = list(self.stream(batches))
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-  def stream(
-    self, batches: Iterable[np.ndarray]
-  ) -> Iterator[dict[str, np.ndarray]]:
+  def stream(self, batches: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     """Yields the features of each batch of at most batch_size images.
 
     The device computes a batch while the one before is fetched and used.
@@ -79,9 +77,7 @@ class Features:
     return self.compute(self.params, jax.device_put(batch, sharding))
 
 
-def load_features(
-  name: str, path: str | Path | None = None, batch_size: int = 64
-) -> Features:
+def load_features(name: str, path: str | Path | None = None, batch_size: int = 64) -> Features:
   """Returns the features of 'inception' or 'dinov2' with weights from a file.
 
   path: a file, or a folder with the file under its published name; by default
@@ -125,9 +121,7 @@ def find_weights(name: str, path: str | Path | None = None) -> Path:
   if file.is_dir():
     present = [file / part for part in kind.FILES if (file / part).is_file()]
     file = present[0] if present else file
-  require(
-    file.is_file(), f'{given} is neither a file nor a folder with it: {need}'
-  )
+  require(file.is_file(), f'{given} is neither a file nor a folder with it: {need}')
   return file
 
 

@@ -84,9 +84,7 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # Every library has several of its own.
-    raise ValueError(
-      f'{path} cannot be read as {kind}: {_brief(path, error)}'
-    ) from error
+    raise ValueError(f'{path} cannot be read as {kind}: {_brief(path, error)}') from error
 
 
 class Lazy(Mapping):
@@ -95,9 +93,7 @@ class Lazy(Mapping):
   rename: a tensor's name in the file -> its name here.
   """
 
-  def __init__(
-    self, path: Path, rename: Callable[[str], str] = lambda name: name
-  ):
+  def __init__(self, path: Path, rename: Callable[[str], str] = lambda name: name):
     self.path = path
     with reading(path, 'safetensors'):
       self.file = safe_open(path, framework='numpy', backend='pread')
@@ -150,9 +146,7 @@ def find(folder: str | Path, names: Sequence[str]) -> Path:
   return present[0]
 
 
-def write_safetensors(
-  path: str | Path, tensors: Mapping[str, np.ndarray], **metadata: str
-) -> None:
+def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
   """Writes arrays by name: the whole file, or none of it.
 
   Raises OSError where that is not possible, as on a full disk.
@@ -249,9 +243,7 @@ def _read_torch(path):
   kind = 'PyTorch weights without code (nothing in it was run)'
   with reading(path, kind), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # Errors say all that the user needs.
-    return flatten(
-      _to_numpy(torch.load(path, map_location='cpu', weights_only=True), torch)
-    )
+    return flatten(_to_numpy(torch.load(path, map_location='cpu', weights_only=True), torch))
 
 
 def _to_numpy(tree, torch):

@@ -32,17 +32,25 @@ HOW = "TensorFlow 1's bilinear resize to 299, (x - 128) / 128"
 PREPROCESS = preprocess
 
 _STEM = {
-  'Conv2d_1a_3x3': 'conv', 'Conv2d_2a_3x3': 'conv_1', 'Conv2d_2b_3x3': 'conv_2',
-  'Conv2d_3b_1x1': 'conv_3', 'Conv2d_4a_3x3': 'conv_4',
-}  # fmt: skip
+  'Conv2d_1a_3x3': 'conv',
+  'Conv2d_2a_3x3': 'conv_1',
+  'Conv2d_2b_3x3': 'conv_2',
+  'Conv2d_3b_1x1': 'conv_3',
+  'Conv2d_4a_3x3': 'conv_4',
+}
 # The blocks of TensorFlow's graph are mixed, mixed_1, ..., mixed_10.
 _BLOCKS = ('5b', '5c', '5d', '6a', '6b', '6c', '6d', '6e', '7a', '7b', '7c')
 _BRANCH = re.compile(r'Mixed_(\w+)\.branch_?(\d[^_]*|pool)_?(\d?)([ab]?)')
 _TOWERS = {
-  '1x1': '', '5x5': 'tower/', '7x7': 'tower/', '3x3': 'tower/',
-  '3x3dbl': 'tower_1/', '7x7dbl': 'tower_1/', '7x7x3': 'tower_1/',
+  '1x1': '',
+  '5x5': 'tower/',
+  '7x7': 'tower/',
+  '3x3': 'tower/',
+  '3x3dbl': 'tower_1/',
+  '7x7dbl': 'tower_1/',
+  '7x7x3': 'tower_1/',
   'pool': 'tower_2/',
-}  # fmt: skip
+}
 # The block from 35x35 to 17x17 has a branch with one convolution, and its pool
 # has no weights.
 _TOWERS_6A = {'3x3': '', '3x3dbl': 'tower/'}
@@ -125,9 +133,7 @@ def _scope(unit):
   if part:  # two parallel convolutions
     scope, number = f'{scope}mixed/', 'ab'.index(part)
   index = _BLOCKS.index(block)
-  mixed, conv = (f'{name}_{i}' if i else name for name, i in (
-    ('mixed', index), ('conv', number)
-  ))  # fmt: skip
+  mixed, conv = (f'{name}_{i}' if i else name for name, i in (('mixed', index), ('conv', number)))
   return f'{mixed}/{scope}{conv}'
 
 

@@ -46,9 +46,7 @@ SAME = Rule(_same, _same)
 LINEAR = Rule(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T)
 CONV_1X1 = LINEAR._replace(write=lambda x: x.T[:, :, None, None])
 # PyTorch's Conv2d [out, in, height, width] <-> [height, width, in, out]
-CONV = Rule(
-  lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
-)
+CONV = Rule(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 
 
 def read(
@@ -122,11 +120,7 @@ def find(tensors: Tensors, name: str) -> np.ndarray:
 
 def under(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
   """Returns the tensors whose names begin with a prefix, without the prefix."""
-  return {
-    name.removeprefix(prefix): x
-    for name, x in tensors.items()
-    if name.startswith(prefix)
-  }
+  return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def refuse(problems: Mapping[str, list[str]]) -> None:
@@ -200,9 +194,7 @@ def _swap_halves(x):
 
 # PyTorch's Linear of sinusoids in the other order than ours: [sin, cos] in
 # place of [cos, sin], or the reverse.
-TORCH_SWAPPED = torch_layer(
-  Rule(lambda x: _swap_halves(x.T), lambda x: _swap_halves(x).T)
-)
+TORCH_SWAPPED = torch_layer(Rule(lambda x: _swap_halves(x.T), lambda x: _swap_halves(x).T))
 
 
 def entries(layers: Iterable[Layer], params: Params) -> list[Entry]:
@@ -278,9 +270,16 @@ def expand(
     for level, i in itertools.product(levels, blocks):
       side = height >> level
       numbers = dict(
-        level=level, back=last - level, before=level - 1, i=i, height=height,
-        side=side, half=side >> 1, twice=2 * side, **places(level, i),
-      )  # fmt: skip
+        level=level,
+        back=last - level,
+        before=level - 1,
+        i=i,
+        height=height,
+        side=side,
+        half=side >> 1,
+        twice=2 * side,
+        **places(level, i),
+      )
       paths = ours.format(**numbers), theirs.format(**numbers)
       if isinstance(kind, Kind):
         layers.append(Layer(*paths, kind))

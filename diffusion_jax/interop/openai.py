@@ -12,13 +12,7 @@ import jax
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import LINEAR, TORCH, Kind, Layer
-from diffusion_jax.interop.options import (
-  Options,
-  complete,
-  fields_of,
-  of_model,
-  typed,
-)
+from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import NoisyClassifier, UNet
 
@@ -41,21 +35,23 @@ FLAGS: Options = dict(
 
 # Fields that all their networks share; and our fields, with the flag for each.
 STYLE: Options = dict(
-  noise_embedding='openai', downsample_padding='symmetric', norm_eps=1e-5,
-  initializer='torch',
-)  # fmt: skip
+  noise_embedding='openai', downsample_padding='symmetric', norm_eps=1e-5, initializer='torch'
+)
 OF_UNET = dict(
-  channels='num_channels', num_blocks='num_res_blocks',
+  channels='num_channels',
+  num_blocks='num_res_blocks',
   attention_resolutions='attention_resolutions',
-  scale_shift='use_scale_shift_norm', resblock_updown='resblock_updown',
+  scale_shift='use_scale_shift_norm',
+  resblock_updown='resblock_updown',
   dropout='dropout',
-)  # fmt: skip
+)
 OF_CLASSIFIER = dict(
-  channels='classifier_width', num_blocks='classifier_depth',
+  channels='classifier_width',
+  num_blocks='classifier_depth',
   attention_resolutions='classifier_attention_resolutions',
   scale_shift='classifier_use_scale_shift_norm',
   resblock_updown='classifier_resblock_updown',
-)  # fmt: skip
+)
 
 # channel_mult by the size of the image, where the flag is empty.
 MULTIPLIERS = {
@@ -69,18 +65,24 @@ UPSAMPLER_MULTIPLIERS = MULTIPLIERS | {512: (1, 1, 2, 2, 4, 4)}
 
 _IMPROVED = dict(rescale_timesteps=True, rescale_learned_sigmas=True)
 _COSINE = dict(
-  _IMPROVED, num_res_blocks=3, learn_sigma=True, diffusion_steps=4000,
-  noise_schedule='cosine',
-)  # fmt: skip
+  _IMPROVED, num_res_blocks=3, learn_sigma=True, diffusion_steps=4000, noise_schedule='cosine'
+)
 _CIFAR10 = dict(_COSINE, image_size=32, dropout=0.3)
 _BEDROOM = dict(
-  image_size=256, num_heads=1, learn_sigma=True, use_scale_shift_norm=False,
+  image_size=256,
+  num_heads=1,
+  learn_sigma=True,
+  use_scale_shift_norm=False,
   attention_resolutions=(16,),
-)  # fmt: skip
+)
 _GUIDED = dict(
-  attention_resolutions=(32, 16, 8), class_cond=True, learn_sigma=True,
-  num_channels=256, num_head_channels=64, resblock_updown=True,
-)  # fmt: skip
+  attention_resolutions=(32, 16, 8),
+  class_cond=True,
+  learn_sigma=True,
+  num_channels=256,
+  num_head_channels=64,
+  resblock_updown=True,
+)
 _LSUN = dict(_GUIDED, image_size=256, class_cond=False, dropout=0.1)
 _CLASSIFIER = dict(classifier=True)
 
@@ -150,15 +152,16 @@ def _allowed(f):
     'num_heads_upsample': (-1, f.num_heads),
     'classifier_pool': ('attention',),
     'noise_schedule': ('linear', 'cosine'),
-    'large_size': '' if fits else (
+    'large_size': ''
+    if fits
+    else (
       'an up-sampler has both flags large_size and small_size, and the first '
       f'is a multiple of the second, {small}'
     ),
-    'image_size': '' if multipliers(f) else (
-      'give channel_mult, which has a default for '
-      f'{", ".join(map(str, MULTIPLIERS))} only'
-    ),
-  }  # fmt: skip
+    'image_size': ''
+    if multipliers(f)
+    else (f'give channel_mult, which has a default for {", ".join(map(str, MULTIPLIERS))} only'),
+  }
 
 
 def image_size(flags: SimpleNamespace) -> int:
@@ -174,9 +177,14 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
 
 # Their ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
-  TORCH, 'in_layers.0', 'in_layers.2', 'emb_layers.1', 'out_layers.0',
-  'out_layers.3', 'skip_connection',
-)  # fmt: skip
+  TORCH,
+  'in_layers.0',
+  'in_layers.2',
+  'emb_layers.1',
+  'out_layers.0',
+  'out_layers.3',
+  'skip_connection',
+)
 ATTENTION = (
   Layer('norm', 'norm', TORCH.norm),
   Layer('qkv', 'qkv', names.TORCH_CONV1D),
@@ -221,9 +229,7 @@ def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:
   return from_tensors(tensors, model or Path(path).stem, **flags)
 
 
-def from_tensors(
-  tensors: names.Tensors, model: str, **flags: object
-) -> reader.Imported:
+def from_tensors(tensors: names.Tensors, model: str, **flags: object) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   chosen = choose_flags(model, **flags)
   # Their scripts know 1000 classes; other numbers come from forks.

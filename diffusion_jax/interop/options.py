@@ -66,21 +66,16 @@ def _typed(of, name, value, default):
   return made if isinstance(default, tuple) else value
 
 
-def check_known(
-  of: str, known: Collection[str], given: Collection[str]
-) -> None:
+def check_known(of: str, known: Collection[str], given: Collection[str]) -> None:
   """Raises ValueError for given names that are not among the known ones."""
   unknown = [name for name in given if name not in known]
   require(
     not unknown,
-    f'unknown options of {of}: {listed(unknown)}; known are '
-    f'{", ".join(known) or "none"}',
+    f'unknown options of {of}: {listed(unknown)}; known are {", ".join(known) or "none"}',
   )
 
 
-def check(
-  of: str, options: Options, allowed: Allowed, where: str = 'here'
-) -> None:
+def check(of: str, options: Options, allowed: Allowed, where: str = 'here') -> None:
   """Raises ValueError for the first option without a counterpart.
 
   The message says which values have one, or the reason.
@@ -90,11 +85,7 @@ def check(
     if not isinstance(rule, str):
       known = ' or '.join(map(repr, rule))
       reason = '' if options[name] in rule else f'it can be {known}'
-    require(
-      not reason,
-      f'{of}: {name}={options.get(name)!r} has no counterpart {where}: '
-      f'{reason}',
-    )
+    require(not reason, f'{of}: {name}={options.get(name)!r} has no counterpart {where}: {reason}')
 
 
 def of_model(models: Mapping[str, Options], name: str, hint: str) -> Options:

@@ -61,17 +61,13 @@ class Model(NamedTuple):
     """Returns the names of the parameters there."""
     return names.entries(self.layers, self.shapes())
 
-  def read(
-    self, tensors: Tensors, ignored: Callable[[str], bool] = lambda name: False
-  ) -> Imported:
+  def read(self, tensors: Tensors, ignored: Callable[[str], bool] = lambda name: False) -> Imported:
     """Returns the network with its weights; ValueError as `names.read`."""
     params = names.read(self.table(), tensors, self.shapes(), ignored)
     return Imported(self.network, params, self.sections, self.facts, self.notes)
 
 
-def shapes_of(
-  network: nn.Module, sections: Sections, shape: Sequence[int]
-) -> Params:
+def shapes_of(network: nn.Module, sections: Sections, shape: Sequence[int]) -> Params:
   """Returns the shapes of the parameters of a network for images of a shape.
 
   The sections say which inputs it has besides the image.
@@ -97,10 +93,7 @@ def facts_of(shape: Sequence[int], num_classes: int) -> Facts:
 
 
 def eps_sections(
-  schedule: Sections,
-  noise_input: Sections,
-  sampling: Sections,
-  t_min: float | None = None,
+  schedule: Sections, noise_input: Sections, sampling: Sections, t_min: float | None = None
 ) -> Sections:
   """Returns the sections of a network that predicts eps, trained by L_simple.
 
@@ -132,9 +125,11 @@ def ve_as_eps(params: Params) -> Params:
   angle = (2.0 * np.pi * np.log(2.0) * f)[:, None]
   first = params['noise_dense_1']
   sines, cosines = np.split(np.asarray(first['kernel'], np.float64), 2)
-  kernel = np.concatenate([
-    np.cos(angle) * sines + np.sin(angle) * cosines,
-    np.cos(angle) * cosines - np.sin(angle) * sines,
-  ])  # fmt: skip
+  kernel = np.concatenate(
+    [
+      np.cos(angle) * sines + np.sin(angle) * cosines,
+      np.cos(angle) * cosines - np.sin(angle) * sines,
+    ]
+  )
   eps['noise_dense_1'] = {**first, 'kernel': kernel.astype(np.float32)}
   return eps

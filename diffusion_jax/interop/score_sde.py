@@ -15,22 +15,8 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import (
-  SAME,
-  TORCH,
-  Kind,
-  Layer,
-  Rule,
-  Style,
-  Tensors,
-)
-from diffusion_jax.interop.options import (
-  Options,
-  complete,
-  fields_of,
-  of_model,
-  typed,
-)
+from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Rule, Style, Tensors
+from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
 # The fields of their configs with defaults; ema: read the EMA weights.
@@ -44,9 +30,12 @@ OPTIONS: Options = dict(
 )  # fmt: skip
 # Fields of `DDPMpp`, with the option for each.
 FIELDS = dict(
-  channels='nf', multipliers='ch_mult', num_blocks='num_res_blocks',
-  attention_resolutions='attn_resolutions', dropout='dropout',
-)  # fmt: skip
+  channels='nf',
+  multipliers='ch_mult',
+  num_blocks='num_res_blocks',
+  attention_resolutions='attn_resolutions',
+  dropout='dropout',
+)
 _DEEP = {'num_res_blocks': 8}
 _SUB = {'sde': 'subvpsde'}
 _NCSNPP = {'fir': True, 'progressive_input': 'residual'}
@@ -71,9 +60,7 @@ MODELS: dict[str, Options] = {
 _FREQUENCIES = re.compile(r'all_modules\.\d+\.W')
 
 
-def load(
-  path: str | Path, model: str = '', **options: object
-) -> reader.Imported:
+def load(path: str | Path, model: str = '', **options: object) -> reader.Imported:
   """Returns the network of a checkpoint, .pth or Flax's msgpack.
 
   model: a name of MODELS; by default the last two folders of the path. options:
@@ -84,9 +71,7 @@ def load(
   return from_tensors(read_tensors(path), model, **options)
 
 
-def from_tensors(
-  tensors: Tensors, model: str, **options: object
-) -> reader.Imported:
+def from_tensors(tensors: Tensors, model: str, **options: object) -> reader.Imported:
   """Returns the network of a checkpoint; the arguments are as for `load`.
 
   tensors: of `files.read_tensors`, which joins nested names by '/'.
@@ -134,9 +119,7 @@ def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
     return names.under(flax, 'params/') or flax, FLAX
   states = names.under(tensors, 'model/') or dict(tensors)
   trained = {
-    name.removeprefix('module.'): x
-    for name, x in states.items()
-    if not name.endswith('sigmas')
+    name.removeprefix('module.'): x for name, x in states.items() if not name.endswith('sigmas')
   }
   names.require(
     any(name.startswith('all_modules.') for name in trained),
@@ -162,8 +145,7 @@ def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
 def _check_averages(name, present):
   names.require(
     present,
-    f'the checkpoint does not contain EMA weights ({name}): pass ema=False to '
-    'read the raw ones',
+    f'the checkpoint does not contain EMA weights ({name}): pass ema=False to read the raw ones',
   )
 
 
@@ -250,9 +232,7 @@ def _classes(style):
   }
 
 
-def layers_of(
-  network: DDPMpp, shapes: names.Params, style: Style
-) -> Iterator[Layer]:
+def layers_of(network: DDPMpp, shapes: names.Params, style: Style) -> Iterator[Layer]:
   """Yields the layers that `shapes` has, with q, k and v as one, FUSED.
 
   They are numbered in the order of the calls: in PyTorch all together, in

@@ -67,15 +67,12 @@ def save(
     return compute(params, index, cond)
 
   index = jax.ShapeDtypeStruct((size,), jnp.int32)
-  by_name = {
-    n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in weights.items()
-  }
+  by_name = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in weights.items()}
   exported = export.export(jax.jit(sampler), platforms=PLATFORMS)
   program = exported(by_name, index, cond).serialize()
   fill = {'known': 'np.nan'}  # 0 for other conditions
   fields = (
-    f"{name!r}: np.full({x.shape}, {fill.get(name, 0)}, '{x.dtype}')"
-    for name, x in cond.items()
+    f"{name!r}: np.full({x.shape}, {fill.get(name, 0)}, '{x.dtype}')" for name, x in cond.items()
   )
   text = '{' + ', '.join(fields) + '}'
   script = _SCRIPT.format(size=size, unit=unit, cond=text)
@@ -86,9 +83,7 @@ def save(
 
 
 def save_features(
-  out: str | Path,
-  compute: Callable[[jax.Array], dict[str, jax.Array]],
-  shape: tuple[int, ...],
+  out: str | Path, compute: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...]
 ) -> None:
   """Writes a classifier as one file, with its weights, for CPUs, CUDA and TPUs.
 
@@ -124,8 +119,7 @@ def load_features(path: str | Path) -> Features:
   def compute(params, images) -> dict[str, jax.Array]:
     require(
       list(images.shape[1:]) == shape,
-      f'{path} reads images of {size}, and these are '
-      f'{"x".join(map(str, images.shape[1:]))}',
+      f'{path} reads images of {size}, and these are {"x".join(map(str, images.shape[1:]))}',
     )
     call: Callable = program.call
     return call(jax.device_put(images, jax.local_devices()[0]))

@@ -27,9 +27,7 @@ from diffusion_jax.metrics.metric import (
 )
 
 
-def inception_score(
-  logits: np.ndarray, num_splits: int = 10, seed: int | None = 2020
-) -> Estimate:
+def inception_score(logits: np.ndarray, num_splits: int = 10, seed: int | None = 2020) -> Estimate:
   """Returns exp(E KL(p(y | x) || p(y))), mean and deviation over the splits.
 
   logits: [N, K]; for the published score Inception's, without its bias
@@ -39,8 +37,7 @@ def inception_score(
   """
   if logits.ndim != 2 or not 1 <= num_splits <= len(logits):
     raise ValueError(
-      f'{num_splits} splits of logits {list(logits.shape)}: give [N, K] and '
-      'at most N splits'
+      f'{num_splits} splits of logits {list(logits.shape)}: give [N, K] and at most N splits'
     )
   estimates.check_finite('logits', logits)
   n = len(logits)
@@ -52,9 +49,7 @@ def inception_score(
   return Estimate(float(np.mean(scores)), float(np.std(scores)))
 
 
-def inception(
-  num_splits: int = 10, features: tuple[str, ...] = ()
-) -> SampleMetric:
+def inception(num_splits: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Inception score by the logits of a classifier (Salimans et al. 2016).
 
   The mean and the deviation over num_splits parts of the samples.
@@ -154,10 +149,6 @@ def of_classifier(t_min: float = 1e-3) -> ModelMetric:
     print('accuracy by t:')
     for t, value in zip(times, accuracy, strict=True):
       print(f'  {t:5.3f}  {value:6.1%}')
-    return {
-      't': times.tolist(),
-      'accuracy': accuracy.tolist(),
-      'standard_error': error.tolist(),
-    }
+    return {'t': times.tolist(), 'accuracy': accuracy.tolist(), 'standard_error': error.tolist()}
 
   return ModelMetric(measure, compute, report)

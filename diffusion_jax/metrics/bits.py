@@ -24,9 +24,7 @@ def rate_distortion(
   return sent, 127.5 * np.sqrt(np.asarray(squared_errors)[::-1])
 
 
-def pixel_histogram(
-  batches: Iterable[np.ndarray], num_levels: int
-) -> np.ndarray:
+def pixel_histogram(batches: Iterable[np.ndarray], num_levels: int) -> np.ndarray:
   """Returns log p(level) of each pixel, nats, float32 [H, W, C, num_levels].
 
   The counts are over batches of images, uint8 [n, H, W, C] with

@@ -18,28 +18,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.data.values import mean_and_std
-from diffusion_jax.metrics.estimates import (
-  Estimate,
-  Missing,
-  check_finite,
-  mean,
-)
-from diffusion_jax.metrics.metric import (
-  Arrays,
-  SampleMetric,
-  Score,
-  same_precision,
-  take,
-)
+from diffusion_jax.metrics.estimates import Estimate, Missing, check_finite, mean
+from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, take
 from diffusion_jax.metrics.values import standard_of
 
 _BINS = 10
 LEAST_PAIRS = 10  # of a metric
 
 
-def rank_levels(
-  draws: ArrayLike, truth: ArrayLike, seed: int = 0
-) -> np.ndarray:
+def rank_levels(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> np.ndarray:
   """Returns the level of the truth among its draws, [M, ...].
 
   Simulation-based calibration (Talts et al. 2018, Alg. 1) of draws [M, n, ...]
@@ -48,8 +35,7 @@ def rank_levels(
   draws, truth = same_precision(draws, truth)
   if draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != truth.shape:
     raise ValueError(
-      f'draws {list(draws.shape)} and truth {list(truth.shape)} must be '
-      '[M, n, ...] and [M, ...]'
+      f'draws {list(draws.shape)} and truth {list(truth.shape)} must be [M, n, ...] and [M, ...]'
     )
   if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
     raise ValueError('draws and truth must be finite')
@@ -59,9 +45,7 @@ def rank_levels(
   return (less + share * (equal + 1)) / (draws.shape[1] + 1)
 
 
-def interval_levels(
-  draws: ArrayLike, truth: ArrayLike, seed: int = 0
-) -> np.ndarray:
+def interval_levels(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> np.ndarray:
   """Returns the mass of the central interval that ends at the truth, [M, ...].
 
   Of each parameter, between equal quantiles of the draws. Equal numbers count
@@ -70,9 +54,7 @@ def interval_levels(
   return np.abs(2.0 * rank_levels(draws, truth, seed) - 1.0)
 
 
-def density_levels(
-  log_q: ArrayLike, log_q_truth: ArrayLike, seed: int = 0
-) -> np.ndarray:
+def density_levels(log_q: ArrayLike, log_q_truth: ArrayLike, seed: int = 0) -> np.ndarray:
   """Returns the mass of the highest-density region that ends at the truth, [M].
 
   Hermans et al. 2022, Eq. 4. log_q [M, n] are log densities of the draws and
@@ -166,9 +148,7 @@ class Coverage(NamedTuple):
   high: np.ndarray
 
 
-def coverage(
-  levels: np.ndarray, mass: ArrayLike = 0.9, confidence: float = 0.95
-) -> Coverage:
+def coverage(levels: np.ndarray, mass: ArrayLike = 0.9, confidence: float = 0.95) -> Coverage:
   """Computes the expected coverage of regions of mass [K] by levels [M, ...].
 
   levels: of intervals, densities or balls. The fraction should be the mass
@@ -185,9 +165,7 @@ def coverage(
   return Coverage(mass, fraction, error, low / count, high / count)
 
 
-def all_levels(
-  samples: Arrays, reference: Arrays, most: int = 12
-) -> dict[str, np.ndarray]:
+def all_levels(samples: Arrays, reference: Arrays, most: int = 12) -> dict[str, np.ndarray]:
   """Returns the levels by the names of their tests, [M] or [M, D], D <= most.
 
   Of ranks, intervals and balls, and of densities if the samples have `log_q`.
@@ -219,9 +197,7 @@ def sbc(seed: int = 0) -> SampleMetric:
       for name, p in tests._asdict().items()
     ]
 
-  return SampleMetric(
-    {'sbc_ks': True, 'sbc_chi2': True}, ('draws', 'truth'), compute
-  )
+  return SampleMetric({'sbc_ks': True, 'sbc_chi2': True}, ('draws', 'truth'), compute)
 
 
 def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
@@ -340,9 +316,7 @@ def _pairs(metric: str, samples: Arrays, reference: Arrays):
   draws = np.asarray(take(metric, samples, 'draws'))
   truth = np.asarray(take(metric, reference, 'truth', 'reference'))
   if len(truth) < LEAST_PAIRS:
-    raise Missing(
-      f'{metric} needs {LEAST_PAIRS} held-out pairs: there are {len(truth)}'
-    )
+    raise Missing(f'{metric} needs {LEAST_PAIRS} held-out pairs: there are {len(truth)}')
   return draws, truth
 
 

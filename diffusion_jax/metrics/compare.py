@@ -25,14 +25,7 @@ from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 from diffusion_jax.metrics.neighbours import nearest
 from diffusion_jax.metrics.values import standard_of
-from diffusion_jax.ranges import (
-  Count,
-  FlagText,
-  Misfit,
-  Size,
-  check_choice,
-  convert,
-)
+from diffusion_jax.ranges import Count, FlagText, Misfit, Size, check_choice, convert
 from diffusion_jax.runtime.files import write_json, write_npz
 
 _METRICS = {**table.OF_FILES, **table.OF_VALUES}
@@ -57,18 +50,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--features', default='', help=f'one of {names}; not for features')
   add('--weights', default='', help='of inception, dinov2, classifier')
   add(
-    '--metrics', default='', metavar='NAME,...',
-    help=f'of {", ".join(_METRICS)}, module:attribute; default: all of '
-    'features',
-  )  # fmt: skip
+    '--metrics',
+    default='',
+    metavar='NAME,...',
+    help=f'of {", ".join(_METRICS)}, module:attribute; default: all of features',
+  )
   add('--held_out', help='test images, to see whether samples copy the others')
   add('--sheet', metavar='PNG', help='the samples closest to the reference')
   add('--json', help='the table with its protocol')
   add('--statistics', metavar='NPZ', help='statistics of the reference')
   add(
-    '--bootstrap', type=_typed(Count), default=10,
+    '--bootstrap',
+    type=_typed(Count),
+    default=10,
     help='draws for the error of Frechet distances; 0 for no error',
-  )  # fmt: skip
+  )
   add('--batch_size', type=_typed(Size), default=64, help='images at a time')
   return parser.parse_args(argv)
 
@@ -122,10 +118,7 @@ def compare(
   for other in list(sets.values())[1:]:
     image_sets.check_same_size(samples, other)
   needs = {need for made in metrics.values() for need in made.needs}
-  arrays = {
-    name: describe(images, needs, extractor, batch_size)
-    for name, images in sets.items()
-  }
+  arrays = {name: describe(images, needs, extractor, batch_size) for name, images in sets.items()}
   if 'features' in arrays['samples']:
     check_dimension(reference, arrays['samples']['features'].shape[1])
   real = dict(arrays['reference'])
@@ -141,10 +134,7 @@ def compare(
 
 
 def describe(
-  images: ImageSet,
-  needs: Collection[str],
-  extractor: features.Extractor | None,
-  batch_size: int,
+  images: ImageSet, needs: Collection[str], extractor: features.Extractor | None, batch_size: int
 ) -> dict[str, np.ndarray]:
   """Returns the arrays of a set, with features unless the file has them."""
   arrays, count = dict(images.arrays), images.shape[0]
@@ -161,8 +151,7 @@ def describe(
     return arrays
   if extractor is None:
     raise ValueError(
-      f'{images.name} has images: choose --features, one of '
-      f'{", ".join(features.EXTRACTORS)}'
+      f'{images.name} has images: choose --features, one of {", ".join(features.EXTRACTORS)}'
     )
   return arrays | features.of_images(extractor, images, batch_size, images.name)
 
@@ -188,9 +177,7 @@ def check_protocol(images: ImageSet, extractor: features.Extractor) -> None:
       )
 
 
-def protocol(
-  samples: ImageSet, reference: ImageSet, extractor: features.Extractor | None
-) -> Json:
+def protocol(samples: ImageSet, reference: ImageSet, extractor: features.Extractor | None) -> Json:
   """Returns the facts that the figures depend on, for a JSON file."""
   identity = {'features': 'of the files'}
   if extractor is not None:
@@ -212,9 +199,7 @@ def main(argv: Sequence[str]) -> None:
   """
   options = parse(argv)
   named = list(filter(None, options.metrics.split(',')))
-  metrics = {
-    name: make(name, options.bootstrap) for name in named or table.OF_FILES
-  }
+  metrics = {name: make(name, options.bootstrap) for name in named or table.OF_FILES}
   more = {need for made in metrics.values() for need in made.needs}
   samples, reference = (
     image_sets.read(path, more) for path in (options.samples, options.reference)
@@ -226,9 +211,7 @@ def main(argv: Sequence[str]) -> None:
     if options.features == 'values' and reference.shape[0]:
       batches = reference.batches(options.batch_size)
       standard = standard_of(np.concatenate(list(batches)))
-    extractor = features.make(
-      options.features, options.weights, options.batch_size, standard
-    )
+    extractor = features.make(options.features, options.weights, options.batch_size, standard)
   scores, reasons, arrays = compare(
     samples, reference, metrics, extractor, held_out, options.batch_size
   )
@@ -249,9 +232,7 @@ def main(argv: Sequence[str]) -> None:
     raise ValueError('; '.join(reasons))
 
 
-def save_statistics(
-  path: str, reference: ImageSet, arrays: Arrays, about: Json
-) -> None:
+def save_statistics(path: str, reference: ImageSet, arrays: Arrays, about: Json) -> None:
   """Writes the statistics of the reference, and how they were made."""
   kinds = [kind for kind in fid.STATISTICS if kind in arrays]
   if not kinds:
@@ -262,10 +243,7 @@ def save_statistics(
 
 
 def write_sheet(
-  path: str,
-  samples: ImageSet,
-  reference: ImageSet,
-  arrays: Mapping[str, Arrays],
+  path: str, samples: ImageSet, reference: ImageSet, arrays: Mapping[str, Arrays]
 ) -> None:
   """Draws the samples nearest to the reference, next to their neighbours."""
   if not samples.shape[0] or not reference.shape[0]:

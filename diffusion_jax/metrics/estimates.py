@@ -29,10 +29,7 @@ def mean(values: np.ndarray) -> Estimate:
 
 
 def bootstrap(
-  statistic: Callable[[np.ndarray], float],
-  features: np.ndarray,
-  num_draws: int = 20,
-  seed: int = 0,
+  statistic: Callable[[np.ndarray], float], features: np.ndarray, num_draws: int = 20, seed: int = 0
 ) -> Estimate:
   """Returns statistic(features) and its standard error by the bootstrap.
 

@@ -38,10 +38,7 @@ class Extractor(NamedTuple):
 
 
 def make(
-  name: str,
-  weights: str = '',
-  batch_size: int = 64,
-  standard: Standard | None = None,
+  name: str, weights: str = '', batch_size: int = 64, standard: Standard | None = None
 ) -> Extractor:
   """Returns the extractor of a name in EXTRACTORS.
 
@@ -172,9 +169,7 @@ def _identity(title, preprocessing, weights):
 ARRAYS = {
   'inception': ('features', 'spatial', 'logits'),
   **dict.fromkeys(('dinov2', 'shapes', 'pixels', 'values'), ('features',)),
-  **dict.fromkeys(
-    ('digits', 'two_levels', 'classifier'), ('features', 'logits', 'predicted')
-  ),
+  **dict.fromkeys(('digits', 'two_levels', 'classifier'), ('features', 'logits', 'predicted')),
 }
 EXTRACTORS = {
   'inception': _published('inception'),

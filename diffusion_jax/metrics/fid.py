@@ -19,13 +19,7 @@ from diffusion_jax.metrics.estimates import (
   check_finite,
   check_pair,
 )
-from diffusion_jax.metrics.metric import (
-  Arrays,
-  SampleMetric,
-  Score,
-  check_counts,
-  take,
-)
+from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, check_counts, take
 
 # The names in files of the mean and covariance of features; see `given`.
 STATISTICS = {'features': ('mu', 'sigma'), 'spatial': ('mu_s', 'sigma_s')}
@@ -194,9 +188,7 @@ def _distance(p, q, root_q):
   check_pair(p.mean[None], q.mean[None])
   trace = np.linalg.norm(_root(p.covariance) @ root_q, 'nuc')
   shift = np.sum((p.mean - q.mean) ** 2)
-  return float(
-    shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * trace
-  )
+  return float(shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * trace)
 
 
 def _root(matrix):

@@ -91,15 +91,11 @@ class LatentModel(Protocol):
     """Returns q(z_t | z_{t-1}), z_0 = x."""
     ...
 
-  def log_likelihood_of(
-    self, params: Params
-  ) -> Callable[[Array, Array], Array]:
+  def log_likelihood_of(self, params: Params) -> Callable[[Array, Array], Array]:
     """Returns (x, z_1) -> log p(x | z_1), [B], in nats."""
     ...
 
-  def chain_elbo(
-    self, params: Params, keys: Array, x0: Array
-  ) -> dict[str, Array]:
+  def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict[str, Array]:
     """Returns the terms of `dj.hierarchical_elbo`."""
     ...
 
@@ -124,9 +120,7 @@ class StateModel(ImageModel, Protocol):
 
 
 def _in_bits(
-  name: str,
-  measure: Callable[[_Measured], PerExample],
-  details: Details | None = None,
+  name: str, measure: Callable[[_Measured], PerExample], details: Details | None = None
 ) -> ModelMetric[_Measured]:
   # Makes the metric of `measure`, whose array `total` is in bits/dim, [B], or
   # `nats` in nats/dim for real numbers.
@@ -309,9 +303,7 @@ def _share_inside(keys, denoise, schedule, x, box, t_min, rtol, draws):
 
   def is_inside(keys):
     start = dj.prior_sample(keys, x.shape, schedule(1.0))
-    drawn = dj.probability_flow(
-      denoise, schedule, start, 1.0, t_min, rtol=rtol, atol=rtol
-    )
+    drawn = dj.probability_flow(denoise, schedule, start, 1.0, t_min, rtol=rtol, atol=rtol)
     within_box = (drawn >= low[None]) & (drawn <= high[None])
     return jnp.all(within_box.reshape(len(x), -1), axis=1)
 
@@ -329,16 +321,21 @@ def _log_p_by_ode(t_min, tolerance, num_probes):
   # The denoiser is not clipped: no solver passes the kinks of such a field.
   def log_p(keys, denoise, schedule, x, exact=True):
     return dj.log_likelihood(
-      keys, denoise, schedule, x, t_min=t_min, rtol=tolerance, atol=tolerance,
-      num_probes=num_probes, exact_trace=exact and x[0].size <= MOST_EXACT,
-    )[0]  # fmt: skip
+      keys,
+      denoise,
+      schedule,
+      x,
+      t_min=t_min,
+      rtol=tolerance,
+      atol=tolerance,
+      num_probes=num_probes,
+      exact_trace=exact and x[0].size <= MOST_EXACT,
+    )[0]
 
   return log_p
 
 
-def latent_ode(
-  t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
-) -> ModelMetric:
+def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1) -> ModelMetric:
   """Bound of a diffusion model of latents, in bits/dim.
 
   log p(x | z) + log p(z) - log q(z | x) at one draw of z, with log p(z) by the
@@ -431,11 +428,7 @@ def _vae_terms(arrays, out):
     layers = ', '.join(f'{x:.4f}' for x in parts)
     note = f'of z_1..z_{len(parts)}: {layers}'
   print(f'reconstruction {reconstruction:.4f} + KL {divergence:.4f}; {note}')
-  return {
-    'reconstruction': reconstruction,
-    'kl': divergence,
-    'kl_parts': parts.tolist(),
-  }
+  return {'reconstruction': reconstruction, 'kl': divergence, 'kl_parts': parts.tolist()}
 
 
 def importance_weighted(num_samples: int = 100) -> ModelMetric:
@@ -450,9 +443,7 @@ def importance_weighted(num_samples: int = 100) -> ModelMetric:
       params = params['network']
       if model.num_latents == 1:
         q, decode = model.encode(params, 1, x0), model.log_likelihood_of(params)
-        weight = functools.partial(
-          bound.vae_log_weight, x=x0, q=q, decode=decode
-        )
+        weight = functools.partial(bound.vae_log_weight, x=x0, q=q, decode=decode)
       else:
 
         def weight(key):

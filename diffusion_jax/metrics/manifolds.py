@@ -11,18 +11,8 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.metrics.estimates import Estimate, check_pair, mean
-from diffusion_jax.metrics.metric import (
-  SampleMetric,
-  Score,
-  sizes,
-  take_features,
-)
-from diffusion_jax.metrics.neighbours import (
-  each_block,
-  inside,
-  inside_or_on,
-  radii,
-)
+from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
+from diffusion_jax.metrics.neighbours import each_block, inside, inside_or_on, radii
 
 
 class PrecisionRecall(NamedTuple):
@@ -39,9 +29,7 @@ class DensityCoverage(NamedTuple):
   coverage: Estimate
 
 
-def precision_recall(
-  samples: np.ndarray, reference: np.ndarray, k: int = 3
-) -> PrecisionRecall:
+def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> PrecisionRecall:
   """Returns the fractions of samples and of reference in the other's manifold.
 
   Kynkaanniemi et al. 2019, Eq. 1-2, of features [N, D] and [M, D]: precision is
@@ -57,9 +45,7 @@ def precision_recall(
   )
 
 
-def density_coverage(
-  samples: np.ndarray, reference: np.ndarray, k: int = 5
-) -> DensityCoverage:
+def density_coverage(samples: np.ndarray, reference: np.ndarray, k: int = 5) -> DensityCoverage:
   """Returns the density and the coverage of samples [N, D], Naeem et al. 2020.
 
   Density is the number of balls of the reference [M, D] that contain a sample,
@@ -69,15 +55,9 @@ def density_coverage(
   """
   check_pair(samples, reference)
   radius = radii(reference, k)
-  balls = each_block(
-    samples, reference, lambda d: inside(d, radius).sum(axis=1), radius
-  )
-  closest = each_block(
-    reference, samples, lambda d: d.min(axis=1), radius[:, None]
-  )
-  return DensityCoverage(
-    density=mean(balls / k), coverage=mean(inside(closest, radius))
-  )
+  balls = each_block(samples, reference, lambda d: inside(d, radius).sum(axis=1), radius)
+  closest = each_block(reference, samples, lambda d: d.min(axis=1), radius[:, None])
+  return DensityCoverage(density=mean(balls / k), coverage=mean(inside(closest, radius)))
 
 
 def pr(k: int = 3, features: tuple[str, ...] = ()) -> SampleMetric:
@@ -111,6 +91,4 @@ def _scores(pair, k, x, y):
 
 def _in_manifold(features, centres, k):
   radius = radii(centres, k)
-  return each_block(
-    features, centres, lambda d: inside_or_on(d, radius).any(axis=1), radius
-  )
+  return each_block(features, centres, lambda d: inside_or_on(d, radius).any(axis=1), radius)

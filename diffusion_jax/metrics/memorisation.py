@@ -6,12 +6,7 @@ import numpy as np
 
 from diffusion_jax.data.images import grid
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
-from diffusion_jax.metrics.metric import (
-  SampleMetric,
-  Score,
-  take,
-  take_features,
-)
+from diffusion_jax.metrics.metric import SampleMetric, Score, take, take_features
 from diffusion_jax.metrics.neighbours import nearest
 
 FRACTION = 0.01  # of the test images: closer samples count as copied
@@ -39,9 +34,7 @@ class Memorisation(NamedTuple):
   overlap: int
 
 
-def memorisation(
-  samples: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> Memorisation:
+def memorisation(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> Memorisation:
   """Compares distances to train of samples [N, D] and of test [M, D].
 
   `closer` is the U statistic of the data-copying test (Meehan et al. 2020), of
@@ -55,15 +48,18 @@ def memorisation(
   apart = usual > _ROUNDING * np.linalg.norm(test, axis=1)
   if not apart.any():
     raise Missing(
-      f'memorisation needs 1 held-out image that is not in the reference: all '
-      f'{len(test):,} are'
+      f'memorisation needs 1 held-out image that is not in the reference: all {len(test):,} are'
     )
   usual = usual[apart]
   return Memorisation(
-    near, usual, closer=_probability_less(near, usual),
-    copied=fraction_copied(near, usual), expected=expected_fraction(len(usual)),
-    index=index, overlap=int(np.sum(~apart)),
-  )  # fmt: skip
+    near,
+    usual,
+    closer=_probability_less(near, usual),
+    copied=fraction_copied(near, usual),
+    expected=expected_fraction(len(usual)),
+    index=index,
+    overlap=int(np.sum(~apart)),
+  )
 
 
 def copies(features: tuple[str, ...] = ()) -> SampleMetric:
@@ -149,9 +145,7 @@ def _below(values, points):
   return (left + right) / (2.0 * len(values))
 
 
-def pair_sheet(
-  samples: np.ndarray, neighbours: np.ndarray, columns: int = 10
-) -> np.ndarray:
+def pair_sheet(samples: np.ndarray, neighbours: np.ndarray, columns: int = 10) -> np.ndarray:
   """Draws pairs of images, uint8 [N, H, W, C], side by side, N in rows.
 
   Returns uint8 [h, w, C].

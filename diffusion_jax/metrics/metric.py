@@ -84,9 +84,7 @@ def missing(metric: str, name: str, which: str = 'samples') -> Missing:
   return Missing(f'{metric} needs {hint}')
 
 
-def take(
-  metric: str, arrays: Arrays, name: str, which: str = 'samples'
-) -> np.ndarray:
+def take(metric: str, arrays: Arrays, name: str, which: str = 'samples') -> np.ndarray:
   """Returns an array of a set; raises `Missing` if it is not there."""
   if name not in arrays:
     raise missing(metric, name, which)
@@ -113,9 +111,7 @@ def take_features(
   """
   x = take(metric, samples, 'features')
   y = take(metric, reference, 'features', 'reference')
-  check_counts(
-    metric, samples=(len(x), counts[0]), reference=(len(y), counts[1])
-  )
+  check_counts(metric, samples=(len(x), counts[0]), reference=(len(y), counts[1]))
   return x, y
 
 
@@ -128,10 +124,7 @@ def check_counts(metric: str, **sets: tuple[int, int]) -> None:
   if few:
     needed = ' and '.join(f'{few[name][1]} of the {name}' for name in few)
     present = ' and '.join(str(few[name][0]) for name in few)
-    raise Missing(
-      f'{metric} needs {needed.replace(" of", " images of", 1)}: there are '
-      f'{present}'
-    )
+    raise Missing(f'{metric} needs {needed.replace(" of", " images of", 1)}: there are {present}')
 
 
 def sizes(x: np.ndarray, y: np.ndarray) -> str:
@@ -152,10 +145,6 @@ def table(scores: list[Score]) -> str:
 def as_json(scores: list[Score]) -> Json:
   """Returns {name: {value, error (None if it is unknown), note}}."""
   return {
-    name: {
-      'value': value,
-      'error': None if np.isnan(error) else error,
-      'note': note,
-    }
+    name: {'value': value, 'error': None if np.isnan(error) else error, 'note': note}
     for name, (value, error), note in scores
   }

@@ -6,12 +6,7 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least, check_positive
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
-from diffusion_jax.metrics.metric import (
-  SampleMetric,
-  Score,
-  sizes,
-  take_features,
-)
+from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
 from diffusion_jax.metrics.values import take_values
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -46,9 +41,7 @@ def kernel_distance(
   return Estimate(float(np.mean(draws)), float(np.std(draws)))
 
 
-def cmmd(
-  samples: np.ndarray, reference: np.ndarray, sigma: float = 10.0
-) -> Estimate:
+def cmmd(samples: np.ndarray, reference: np.ndarray, sigma: float = 10.0) -> Estimate:
   """Returns 1000 times the biased squared MMD of unit vectors, and its error.
 
   The kernel is exp(-|x - y|^2 / (2 sigma^2)). It is CMMD (Jayasumana et al.
@@ -101,9 +94,7 @@ def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
-def row_means(
-  x: np.ndarray, y: np.ndarray, kernel: Kernel, own: bool = True
-) -> np.ndarray:
+def row_means(x: np.ndarray, y: np.ndarray, kernel: Kernel, own: bool = True) -> np.ndarray:
   """Returns the mean over j of kernel(x_i, y_j), [N]; without j = i if not own.
 
   The kernel is evaluated in float64, in blocks of ENTRIES at most.
@@ -133,16 +124,12 @@ def _normalised(x):
   x = np.asarray(x, np.float64)
   length = np.linalg.norm(x, axis=1, keepdims=True)
   if not np.all(length > 0.0):
-    raise Missing(
-      'cmmd needs directions, and a feature vector of length 0 has no direction'
-    )
+    raise Missing('cmmd needs directions, and a feature vector of length 0 has no direction')
   return x / length
 
 
 def kid(
-  num_subsets: int = 100,
-  subset_size: int = 1000,
-  features: tuple[str, ...] = (),
+  num_subsets: int = 100, subset_size: int = 1000, features: tuple[str, ...] = ()
 ) -> SampleMetric:
   """Kernel distance of the features, unbiased (Binkowski et al. 2018).
 
@@ -160,9 +147,7 @@ def kid(
   return SampleMetric({'kid': False}, ('features',), compute, features)
 
 
-def unit_mmd(
-  sigma: float = 10.0, features: tuple[str, ...] = ()
-) -> SampleMetric:
+def unit_mmd(sigma: float = 10.0, features: tuple[str, ...] = ()) -> SampleMetric:
   """CMMD, 1000 times the biased squared MMD of unit vectors.
 
   Jayasumana et al. 2024, who take the features of CLIP; sigma: the width of the

@@ -23,17 +23,13 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
   from sklearn.neighbors import NearestNeighbors
 
   if not 1 <= k < len(features):
-    raise ValueError(
-      f'{len(features)} images have no neighbour number {k}: more are needed'
-    )
+    raise ValueError(f'{len(features)} images have no neighbour number {k}: more are needed')
   search = NearestNeighbors(n_neighbors=k, algorithm='brute')
   search.fit(features - np.mean(features, axis=0, dtype=np.float64))
   return search.kneighbors()[0][:, -1]
 
 
-def nearest(
-  features: np.ndarray, reference: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns (distance, index) of the row of [M, D] next to each of [N, D]."""
   from sklearn.metrics import pairwise_distances_argmin_min
 
@@ -87,9 +83,7 @@ def each_block(
     same = np.abs(block**2 - each**2) <= rounding
     return function(np.where(same, each, block))
 
-  blocks = pairwise_distances_chunked(
-    x, y, reduce_func=reduce, working_memory=_MEGABYTES
-  )
+  blocks = pairwise_distances_chunked(x, y, reduce_func=reduce, working_memory=_MEGABYTES)
   return np.concatenate(list(blocks))
 
 

@@ -49,9 +49,7 @@ def plot_terms(path: str | Path, terms: np.ndarray) -> None:
   write_figure(path, figure)
 
 
-def plot_rate_distortion(
-  path: str | Path, rate: np.ndarray, distortion: np.ndarray
-) -> None:
+def plot_rate_distortion(path: str | Path, rate: np.ndarray, distortion: np.ndarray) -> None:
   """Plots Figure 5 of DDPM: rate [T], bits/dim, distortion [T] on 0..255."""
   figure, axes = _figure(3)
   steps = 'steps of the reverse process done, T - t', np.arange(len(rate))
@@ -64,9 +62,7 @@ def plot_rate_distortion(
   write_figure(path, figure)
 
 
-def plot_accuracy(
-  path: str | Path, times: np.ndarray, accuracy: np.ndarray, chance: float
-) -> None:
+def plot_accuracy(path: str | Path, times: np.ndarray, accuracy: np.ndarray, chance: float) -> None:
   """Plots the accuracy [N] of a classifier by the time [N] of the noise."""
   figure, (ax,) = _figure(1)
   ax.plot(times, accuracy, marker='o')
@@ -76,9 +72,7 @@ def plot_accuracy(
   write_figure(path, figure)
 
 
-def plot_sweep(
-  path: str | Path, titles: Sequence[str], values: dict[str, np.ndarray]
-) -> None:
+def plot_sweep(path: str | Path, titles: Sequence[str], values: dict[str, np.ndarray]) -> None:
   """Plots a distance against accuracy, and precision against recall.
 
   values: the scores [N] of N points by name, which may end in the name of
@@ -125,9 +119,7 @@ def plot_widths(
   write_figure(path, figure)
 
 
-def plot_ranks(
-  path: str | Path, levels: np.ndarray, names: Sequence[str] = ()
-) -> None:
+def plot_ranks(path: str | Path, levels: np.ndarray, names: Sequence[str] = ()) -> None:
   """Plots a histogram of levels [M, D] for each parameter, at most twelve.
 
   levels: of `calibration.rank_levels`. The band contains 95 % of the counts of

@@ -87,9 +87,7 @@ def sliced_w2(x: ArrayLike, exact: Mixture, seed: int = 0) -> float:
   return float(np.sqrt(np.mean(squares) / scale))
 
 
-def quantiles(
-  exact: Mixture, direction: ArrayLike, levels: ArrayLike
-) -> np.ndarray:
+def quantiles(exact: Mixture, direction: ArrayLike, levels: ArrayLike) -> np.ndarray:
   """Computes quantiles of direction^T x_0 of a mixture, by its distribution.
 
   direction: [D]; levels: in (0, 1), ascending, [n]. By linear interpolation of
@@ -104,12 +102,7 @@ def quantiles(
 
 
 def levels(
-  prior: Mixture,
-  matrix: ArrayLike,
-  std: float,
-  truth: ArrayLike,
-  y: ArrayLike,
-  x: ArrayLike,
+  prior: Mixture, matrix: ArrayLike, std: float, truth: ArrayLike, y: ArrayLike, x: ArrayLike
 ) -> np.ndarray:
   """Computes `density_levels` of truths by the exact p(x | y), [J].
 

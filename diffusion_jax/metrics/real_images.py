@@ -63,10 +63,7 @@ def arrays_of(
     fetch = compute.start(params, index, (encode(pictures), cond))
 
     def finish():
-      arrays = {
-        n: x if x.ndim == 1 else x.sum(axis=0, keepdims=True)
-        for n, x in fetch().items()
-      }
+      arrays = {n: x if x.ndim == 1 else x.sum(axis=0, keepdims=True) for n, x in fetch().items()}
       if any(np.isnan(values).any() for values in arrays.values()):
         hint = ': try a larger tolerance, or t_min' if name == 'ode' else ''
         first, last = index[[0, -1]]

@@ -25,10 +25,7 @@ LIMIT = 50_000
 
 
 def load(
-  source: Source,
-  about: Mapping[str, object],
-  extractor: Extractor,
-  batch_size: int = 64,
+  source: Source, about: Mapping[str, object], extractor: Extractor, batch_size: int = 64
 ) -> tuple[Arrays, Json]:
   """Returns the features and statistics of a source, and their protocol.
 
@@ -43,11 +40,7 @@ def load(
 
 
 def extract(
-  extractor: Extractor,
-  samples: ImageSet,
-  path: Path,
-  about: Mapping[str, object],
-  batch_size: int,
+  extractor: Extractor, samples: ImageSet, path: Path, about: Mapping[str, object], batch_size: int
 ) -> Arrays:
   """Returns the features of samples, from the file `path` if it has them.
 
@@ -55,9 +48,7 @@ def extract(
   """
   protocol = {**extractor.identity, 'samples': about}
   options = batch_size, extractor.identity['features']
-  return kept(
-    path, protocol, lambda: features.of_images(extractor, samples, *options)
-  )
+  return kept(path, protocol, lambda: features.of_images(extractor, samples, *options))
 
 
 def kept(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:
@@ -78,16 +69,9 @@ def kept(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:
   return arrays
 
 
-def describe(
-  source: Source, about: Mapping[str, object], extractor: Extractor
-) -> Json:
+def describe(source: Source, about: Mapping[str, object], extractor: Extractor) -> Json:
   """Returns the facts that the features of a source depend on."""
-  return {
-    **about,
-    'images': len(source),
-    'checksum': content_sum(source),
-    **extractor.identity,
-  }
+  return {**about, 'images': len(source), 'checksum': content_sum(source), **extractor.identity}
 
 
 def as_written(source: Source, x: np.ndarray) -> np.ndarray:
@@ -96,18 +80,14 @@ def as_written(source: Source, x: np.ndarray) -> np.ndarray:
   return values.decode(values.encode(x)) if values.levels else x
 
 
-def compute(
-  source: Source, extractor: Extractor, batch_size: int
-) -> dict[str, np.ndarray]:
+def compute(source: Source, extractor: Extractor, batch_size: int) -> dict[str, np.ndarray]:
   """Returns the features of LIMIT images, and the statistics of all images."""
   order = np.random.default_rng(0).permutation(len(source))
   chosen = np.zeros(len(source), bool)
   chosen[order[:LIMIT]] = True
   moments = dict.fromkeys(fid.STATISTICS, fid.Moments())
   kept, start = [], 0
-  with tqdm(
-    total=len(source), desc='reference', unit='image', disable=None
-  ) as bar:
+  with tqdm(total=len(source), desc='reference', unit='image', disable=None) as bar:
     read = in_batches(source, batch_size)
     batches = (as_written(source, x) for x in read)
     for extracted in features.each(extractor, batches, bar.update):

@@ -44,27 +44,13 @@ OF_PAIRS: OfSamples = {
   'tarp': calibration.tarp,
   'contraction': calibration.contraction,
 }
-METRICS: OfSamples = {
-  'fid': fid.fid,
-  'sfid': fid.sfid,
-  **OF_FILES,
-  **OF_VALUES,
-  **OF_PAIRS,
-}
+METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES, **OF_PAIRS}
 
 # Metrics of a model on real images.
 _PIXELS = {'independent_pixels': likelihoods.independent_pixels}
-OF_DIFFUSION: OfModels = {
-  'elbo': likelihoods.elbo,
-  'ode': likelihoods.ode,
-  **_PIXELS,
-}
+OF_DIFFUSION: OfModels = {'elbo': likelihoods.elbo, 'ode': likelihoods.ode, **_PIXELS}
 OF_STATES: OfModels = {'elbo': likelihoods.state_elbo, **_PIXELS}
 OF_LATENTS: OfModels = {'ode': likelihoods.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS
-OF_VAES: OfModels = {
-  'elbo': likelihoods.vae_elbo,
-  'iw': likelihoods.importance_weighted,
-  **_PIXELS,
-}
+OF_VAES: OfModels = {'elbo': likelihoods.vae_elbo, 'iw': likelihoods.importance_weighted, **_PIXELS}
 OF_CLASSIFIERS: OfModels = {'accuracy': accuracy.of_classifier, **_PIXELS}

@@ -10,20 +10,8 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.data.values import mean_and_std
-from diffusion_jax.metrics.estimates import (
-  Estimate,
-  Missing,
-  bootstrap,
-  check_pair,
-)
-from diffusion_jax.metrics.metric import (
-  Arrays,
-  SampleMetric,
-  Score,
-  same_precision,
-  sizes,
-  take,
-)
+from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_pair
+from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, sizes, take
 
 
 class Standard(NamedTuple):
@@ -160,10 +148,7 @@ def wasserstein_2(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def sliced_w2(
-  samples: np.ndarray,
-  reference: np.ndarray,
-  num_directions: int = 100,
-  seed: int = 0,
+  samples: np.ndarray, reference: np.ndarray, num_directions: int = 100, seed: int = 0
 ) -> float:
   """Computes the sliced W2 of samples [N, D] and reference [M, D].
 
@@ -175,9 +160,7 @@ def sliced_w2(
   return float(np.sqrt(wasserstein_2(samples @ axes, reference @ axes).mean()))
 
 
-def sliced(
-  num_directions: int = 100, num_draws: int = 10, seed: int = 0
-) -> SampleMetric:
+def sliced(num_directions: int = 100, num_draws: int = 10, seed: int = 0) -> SampleMetric:
   """Sliced Wasserstein-2 distance, in the reference's standard deviations.
 
   See `sliced_w2`. num_draws: of the bootstrap, for its error.
@@ -223,9 +206,7 @@ def classifier_accuracy(
   return Estimate(float(scores.mean()), float(scores.std()))
 
 
-def c2st(
-  num_folds: int = 5, seed: int = 1, max_samples: int = 10_000
-) -> SampleMetric:
+def c2st(num_folds: int = 5, seed: int = 1, max_samples: int = 10_000) -> SampleMetric:
   """Accuracy of a classifier of samples and reference, of equal numbers.
 
   See `classifier_accuracy`. max_samples: of each set, the first ones.

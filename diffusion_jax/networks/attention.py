@@ -20,10 +20,7 @@ from diffusion_jax.networks.options import (
   count_groups,
   count_heads,
 )
-from diffusion_jax.networks.placement import (
-  has_cudnn_attention,
-  on_one_device,
-)
+from diffusion_jax.networks.placement import has_cudnn_attention, on_one_device
 from diffusion_jax.ranges import Positive, Size
 
 Array = jax.Array
@@ -63,9 +60,7 @@ def attend(
     else:
       h = _attend(q, k, v, mask)
   else:
-    h = jax.nn.dot_product_attention(
-      q, k, v, mask=mask, implementation=implementation
-    )
+    h = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
   return h.reshape(*h.shape[:2], -1)
 
 
@@ -128,9 +123,7 @@ class Attention(Checked):
     split = heads, channels // heads
     if self.qkv == 'separate':
       q, k, v = (
-        dense(h, channels, name, scale=self.qkv_scale, **self.style).reshape(
-          *h.shape[:2], *split
-        )
+        dense(h, channels, name, scale=self.qkv_scale, **self.style).reshape(*h.shape[:2], *split)
         for name in ('query', 'key', 'value')
       )
     else:

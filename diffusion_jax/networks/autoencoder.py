@@ -14,13 +14,7 @@ from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
-from diffusion_jax.networks.layers import (
-  Conv,
-  Downsample,
-  GroupNorm,
-  Upsample,
-  dense,
-)
+from diffusion_jax.networks.layers import Conv, Downsample, GroupNorm, Upsample, dense
 from diffusion_jax.networks.options import (
   Checked,
   Dtype,
@@ -41,9 +35,7 @@ def soft_clip(x: Array, limit: float) -> Array:
   return limit * jnp.tanh(x / limit)
 
 
-def mean_and_log_variance(
-  h: Array, limits: Sequence[float] | None = None
-) -> tuple[Array, Array]:
+def mean_and_log_variance(h: Array, limits: Sequence[float] | None = None) -> tuple[Array, Array]:
   """Splits the channels in halves, the second clipped to +-LOG_VARIANCE.
 
   The clipping is soft. With limits (low, high) it is hard, and the gradient
@@ -154,9 +146,7 @@ def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
   return h
 
 
-def middle_blocks(
-  c: Layers, h: Array, train: bool, middle: MiddleAttention | None
-) -> Array:
+def middle_blocks(c: Layers, h: Array, train: bool, middle: MiddleAttention | None) -> Array:
   """Applies two residual blocks with attention of one head between them.
 
   middle: see `middle_attention` of `UNet`; None applies no blocks at all.
@@ -213,9 +203,7 @@ class Autoencoder(Checked):
     features = 2 * (self.latent_dim if flat else self.latent_channels)
     middle = self.middle_attention
     self.encoder = Encoder(features, layers, flat, middle)
-    self.decoder = Decoder(
-      self.out_channels, layers, size, middle, self.decoder_blocks
-    )
+    self.decoder = Decoder(self.out_channels, layers, size, middle, self.decoder_blocks)
     if self.latent_convs:
       if flat:
         raise ValueError('latent_convs need image latents: set latent_dim=0')
@@ -348,10 +336,7 @@ class HierarchicalAutoencoder(Checked):
     self.decoder = Decoder(self.out_channels, layers)
 
     def steps(name):
-      return [
-        Transition(layers, name=f'{name}_{t}')
-        for t in range(2, self.num_latents + 1)
-      ]
+      return [Transition(layers, name=f'{name}_{t}') for t in range(2, self.num_latents + 1)]
 
     self.encoders, self.decoders = steps('encode'), steps('decode')
 

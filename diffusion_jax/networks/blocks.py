@@ -16,13 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.layers import Conv, GroupNorm, dense
-from diffusion_jax.networks.options import (
-  Checked,
-  Dtype,
-  Initialization,
-  count_groups,
-  maybe_remat,
-)
+from diffusion_jax.networks.options import Checked, Dtype, Initialization, count_groups, maybe_remat
 from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
@@ -121,9 +115,7 @@ def make_block(
   return kind(**shared | options, name=name)
 
 
-def encode(
-  h: Array, num_levels: int, num_blocks: int, block: Part, halve: Part
-) -> list[Array]:
+def encode(h: Array, num_levels: int, num_blocks: int, block: Part, halve: Part) -> list[Array]:
   """Returns the feature maps of a U-Net's encoder, from its first, h, on.
 
   A level applies block(h, level, name) num_blocks times; between two levels is
@@ -168,7 +160,5 @@ def output_conv(network: Any, features: int, h: Array) -> Array:
   norm_out and conv_out.
   """
   norm = GroupNorm(network.num_groups, network.norm_eps, name='norm_out')
-  conv = Conv(
-    features, initializer=network.initializer, zero=True, name='conv_out'
-  )
+  conv = Conv(features, initializer=network.initializer, zero=True, name='conv_out')
   return conv(nn.swish(norm(h)))

@@ -20,12 +20,7 @@ from diffusion_jax.networks.inputs import (
   context_of,
 )
 from diffusion_jax.networks.layers import dense
-from diffusion_jax.networks.options import (
-  Checked,
-  Dtype,
-  Initialization,
-  count_heads,
-)
+from diffusion_jax.networks.options import Checked, Dtype, Initialization, count_heads
 from diffusion_jax.networks.tokens import split_heads
 from diffusion_jax.ranges import Count, Size
 
@@ -127,9 +122,7 @@ class TextFeatures(Checked):
   def _words(self, text, mask):
     if text.ndim == 3:
       return dense(text, self.width, 'linear', **self.style)
-    encoder = TextEncoder(
-      self.width, self.num_layers, self.num_heads, **self.style, name='encoder'
-    )
+    encoder = TextEncoder(self.width, self.num_layers, self.num_heads, **self.style, name='encoder')
     return encoder(text, mask)
 
 
@@ -223,9 +216,7 @@ def read_context(
   style = {'initializer': initializer, 'dtype': dtype}
   kind = inputs.context_kind(x.shape[1:-1])
   options = inputs.context_encoder
-  module = ContextCode(
-    kind, options, features, inputs.null_class, **style, name='context'
-  )
+  module = ContextCode(kind, options, features, inputs.null_class, **style, name='context')
   code = module(cond, (*x.shape[:-1], inputs.context[-1]))
   if kind == 'channels':
     return Context(channels=code)

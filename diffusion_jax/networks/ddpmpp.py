@@ -16,12 +16,7 @@ from flax import linen as nn
 from jax import lax
 
 from diffusion_jax.networks.attention import Attention
-from diffusion_jax.networks.blocks import (
-  ResnetBlock,
-  decode,
-  encode,
-  make_block,
-)
+from diffusion_jax.networks.blocks import ResnetBlock, decode, encode, make_block
 from diffusion_jax.networks.embeddings import (
   FourierEmbedding,
   LabelLinear,
@@ -31,13 +26,7 @@ from diffusion_jax.networks.embeddings import (
   with_inputs,
 )
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
-from diffusion_jax.networks.layers import (
-  Conv,
-  GroupNorm,
-  average_pool,
-  dense,
-  nearest_upsample,
-)
+from diffusion_jax.networks.layers import Conv, GroupNorm, average_pool, dense, nearest_upsample
 from diffusion_jax.networks.options import (
   Checked,
   Dtype,
@@ -149,9 +138,7 @@ class DDPMpp(Checked):
       check_filter(self.resample_filter)
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond = cond or {}
     widths = [int(self.channels * m) for m in self.multipliers]
     check_sides(x, len(widths))

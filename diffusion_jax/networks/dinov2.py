@@ -90,9 +90,7 @@ class Block(nn.Module):
     return x + h * self.param('scale_2', ones, (width,))[None, None]
 
 
-def interpolate_positions(
-  grid: Array, shape: tuple[int, ...], offset: float = 0.1
-) -> Array:
+def interpolate_positions(grid: Array, shape: tuple[int, ...], offset: float = 0.1) -> Array:
   """Returns embeddings [h, w, D] of the places shape = (h, w).
 
   grid: [M, M, D]. The interpolation is bicubic (Keys, a = -3/4), not
@@ -104,9 +102,7 @@ def interpolate_positions(
   size = grid.shape[0]
   if shape == (size, size):
     return grid
-  rows, columns = (
-    jnp.asarray(_cubic(size, count, offset), jnp.float32) for count in shape
-  )
+  rows, columns = (jnp.asarray(_cubic(size, count, offset), jnp.float32) for count in shape)
   return jnp.einsum('hi,wj,ijd->hwd', rows, columns, grid)
 
 

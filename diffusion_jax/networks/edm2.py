@@ -270,9 +270,7 @@ class EDM2(Checked):
     return normalize_kernels(params)
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond = cond or {}
     widths = [int(self.channels * m) for m in self.multipliers]
     check_sides(x, len(widths))

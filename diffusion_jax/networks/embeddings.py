@@ -9,12 +9,7 @@ from flax import linen as nn
 
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, check_not_null
 from diffusion_jax.networks.layers import dense, initializers
-from diffusion_jax.networks.options import (
-  Checked,
-  Dtype,
-  Initialization,
-  Sinusoids,
-)
+from diffusion_jax.networks.options import Checked, Dtype, Initialization, Sinusoids
 from diffusion_jax.ranges import Size, check_value
 
 Array = jax.Array
@@ -33,9 +28,7 @@ def sinusoidal(
   check_value('noise_embedding', kind, Sinusoids)
   half = features // 2
   if half < 2:
-    raise ValueError(
-      f'a sinusoidal embedding needs 4 features or more, not {features}'
-    )
+    raise ValueError(f'a sinusoidal embedding needs 4 features or more, not {features}')
   intervals = half - 1 if kind == 'ho' else half
   frequencies = np.exp(-np.log(max_period) * np.arange(half) / intervals)
   frequencies = frequencies.astype(np.float32)
@@ -96,13 +89,7 @@ class LabelEmbedding(Checked):
       table_init = nn.initializers.normal(1.0)
     if self.std is not None:
       table_init = nn.initializers.normal(self.std)
-    table = nn.Embed(
-      rows,
-      self.features,
-      dtype=self.dtype,
-      embedding_init=table_init,
-      name='table',
-    )
+    table = nn.Embed(rows, self.features, dtype=self.dtype, embedding_init=table_init, name='table')
 
     def row(label):
       if rows > MOST_ROWS:
@@ -143,9 +130,7 @@ class LabelLinear(Checked):
     return labelled(self.labels, cond, row, batch_size)
 
 
-def labelled(
-  labels: Inputs, cond: dict, row: Callable[[Array], Array], batch_size: int
-) -> Array:
+def labelled(labels: Inputs, cond: dict, row: Callable[[Array], Array], batch_size: int) -> Array:
   """Returns row(cond['label']), where hidden or missing labels are num_classes.
 
   row: function of labels [B] -> [B, features].
@@ -174,10 +159,7 @@ class FourierEmbedding(nn.Module):
   @nn.compact
   def __call__(self, noise: Array) -> Array:
     frequencies = self.param(
-      'frequencies',
-      nn.initializers.normal(self.scale),
-      (self.features // 2,),
-      jnp.float32,
+      'frequencies', nn.initializers.normal(self.scale), (self.features // 2,), jnp.float32
     )
     frequencies = jax.lax.stop_gradient(frequencies)
     angles = noise.astype(jnp.float32)[:, None] * frequencies[None]
@@ -197,9 +179,7 @@ def noise_layers(h: Array, features: int, **style) -> Array:
   return h
 
 
-def noise_and_label(
-  h: Array, cond: dict, features: int, inputs: Inputs, **style
-) -> Array:
+def noise_and_label(h: Array, cond: dict, features: int, inputs: Inputs, **style) -> Array:
   """Returns `noise_layers`, plus the `LabelEmbedding` if there are classes."""
   embedding = noise_layers(h, features, **style)
   if inputs.num_classes:
@@ -229,19 +209,12 @@ def of_step(
       continue
     h = sinusoidal(cond[name], waves, kind=kind)
     h = dense(h, features, f'{name}_dense_1', dtype=dtype)
-    last = nn.Dense(
-      features,
-      dtype=dtype,
-      kernel_init=zeros,
-      name=f'{name}_dense_2',
-    )
+    last = nn.Dense(features, dtype=dtype, kernel_init=zeros, name=f'{name}_dense_2')
     total += last(nn.swish(h))
   return total
 
 
-def with_inputs(
-  inputs: Inputs, x: Array, cond: dict, context: Array | None = None
-) -> Array:
+def with_inputs(inputs: Inputs, x: Array, cond: dict, context: Array | None = None) -> Array:
   """Appends cond['x0'] and cond['image'] to the channels: [B, H, W, C + ...].
 
   'x0' is an earlier estimate of x_0, for self-conditioning (Analog Bits, Chen
@@ -270,8 +243,7 @@ def _image(inputs, x, cond):
   image = cond.get('image', jnp.zeros(shape, x.dtype))
   if image.shape != shape:
     raise ValueError(
-      f"cond['image'] has shape {list(image.shape)}, but the network needs "
-      f'{list(shape)}'
+      f"cond['image'] has shape {list(image.shape)}, but the network needs {list(shape)}"
     )
   if cond.get('drop') is not None:
     drop = cond['drop'].reshape(-1, *[1] * (x.ndim - 1))

@@ -23,16 +23,12 @@ def network_fn(module: nn.Module) -> Callable[..., PyTree]:
   def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
     rngs = {} if key is None else {'dropout': key}
     train = key is not None
-    return module.apply(
-      {'params': params}, x, noise, cond, train=train, rngs=rngs
-    )
+    return module.apply({'params': params}, x, noise, cond, train=train, rngs=rngs)
 
   return apply
 
 
-def encode_context(
-  module: nn.Module, params: Params, cond: dict, shape: Sequence[int]
-) -> dict:
+def encode_context(module: nn.Module, params: Params, cond: dict, shape: Sequence[int]) -> dict:
   """Returns cond with 'context_code' in place of 'context', both [B, ...].
 
   The network's output is the same. Sampling thus encodes a context once, and

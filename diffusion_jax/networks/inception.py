@@ -86,11 +86,7 @@ class Inception(nn.Module):
     x = _join(block_e(x, 'Mixed_7c', max_pool))
     features = x.mean(axis=(1, 2))
     logits = nn.Dense(NUM_CLASSES, use_bias=False, name='fc')(features)
-    return {
-      'features': features,
-      'spatial': spatial.reshape(len(spatial), -1),
-      'logits': logits,
-    }
+    return {'features': features, 'spatial': spatial.reshape(len(spatial), -1), 'logits': logits}
 
 
 class Unit(nn.Module):
@@ -123,13 +119,10 @@ class Unit(nn.Module):
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
     factor = scale * jax.lax.rsqrt(var + NORM_EPSILON)
-    return nn.relu((x - mean[None, None, None]) * factor[None, None, None]
-                   + bias[None, None, None])  # fmt: skip
+    return nn.relu((x - mean[None, None, None]) * factor[None, None, None] + bias[None, None, None])
 
 
-def _unit(
-  x, name, features, size: int | tuple[int, int] = 1, stride=1, padding='SAME'
-):
+def _unit(x, name, features, size: int | tuple[int, int] = 1, stride=1, padding='SAME'):
   size = (size, size) if isinstance(size, int) else size
   # All convolutions of stride 2 are without padding.
   padding = padding if stride == 1 else 'VALID'
@@ -199,9 +192,7 @@ def block_d(x: Array, block: str) -> list[Array]:
   ]
 
 
-def block_e(
-  x: Array, block: str, pool: Callable[[Array], Array]
-) -> list[Array]:
+def block_e(x: Array, block: str, pool: Callable[[Array], Array]) -> list[Array]:
   """Returns the branches of a block of 8x8 places."""
   name, row, column = f'{block}.branch', (1, 3), (3, 1)
   h = _unit(x, f'{name}3x3_1', 384)

@@ -95,10 +95,7 @@ class Inputs:
       'known': self.known,
       'context': self.context,
       'context_code': self.context,
-      'drop': self.num_classes
-      or self.text
-      or self.image_channels
-      or self.context,
+      'drop': self.num_classes or self.text or self.image_channels or self.context,
     }
     return [name for name, given in entries.items() if given]
 
@@ -121,9 +118,7 @@ class Inputs:
     """
     for name in STEP_INPUTS:
       if name in self.names and name not in cond:
-        raise ValueError(
-          f"the network needs cond['{name}'] [B], as it was trained with it"
-        )
+        raise ValueError(f"the network needs cond['{name}'] [B], as it was trained with it")
     unknown = {*cond} - {*self.names, *others}
     if unknown:
       raise ValueError(f'the network has no condition {sorted(unknown)}')
@@ -172,8 +167,7 @@ class Inputs:
         'set': '[N, ...]',
       }
       raise ValueError(
-        f'context_encoder.kind={kind!r} needs contexts of the shape '
-        f'{form[kind]}, not {shape}'
+        f'context_encoder.kind={kind!r} needs contexts of the shape {form[kind]}, not {shape}'
       )
     return kind
 

@@ -23,10 +23,7 @@ from diffusion_jax.ranges import Size, check_value
 Array = jax.Array
 Initializer = nn.initializers.Initializer
 
-PADDINGS: dict[DownsamplePadding, tuple[int, int]] = {
-  'same': (0, 1),
-  'symmetric': (1, 1),
-}
+PADDINGS: dict[DownsamplePadding, tuple[int, int]] = {'same': (0, 1), 'symmetric': (1, 1)}
 
 
 def initializers(
@@ -46,9 +43,7 @@ def initializers(
   check_value('initializer', kind, Initialization)
   zeros = nn.initializers.zeros
   if kind == 'lecun':
-    normal = nn.initializers.variance_scaling(
-      scale, 'fan_in', 'truncated_normal'
-    )
+    normal = nn.initializers.variance_scaling(scale, 'fan_in', 'truncated_normal')
     return zeros if zero else normal, zeros
   if kind == 'ho':
     scale = 1e-10 if zero else scale
@@ -85,9 +80,7 @@ class Conv(Checked):
   def __call__(self, x: Array) -> Array:
     size, axes = self.kernel_size, x.ndim - 2
     shape = (*[size] * axes, x.shape[-1], self.features)
-    kernel_init, bias_init = initializers(
-      self.initializer, size**axes * x.shape[-1], self.zero
-    )
+    kernel_init, bias_init = initializers(self.initializer, size**axes * x.shape[-1], self.zero)
     kernel = self.param('kernel', kernel_init, shape, jnp.float32)
     bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     pad = self.padding or ((size - 1) // 2, size // 2)
@@ -158,9 +151,7 @@ class GroupNorm(nn.Module):
     mean, square = (mean_of_group(values) for values in (x, x * x))
     variance = jnp.maximum(square - mean**2, 0.0)
     ones = (1,) * len(places)
-    scale = jnp.broadcast_to(
-      scale.reshape(groups, -1), (1, groups, channels // groups)
-    )
+    scale = jnp.broadcast_to(scale.reshape(groups, -1), (1, groups, channels // groups))
     bias = jnp.broadcast_to(bias, (1, *ones, channels))
     a = of_channels(scale * lax.rsqrt(variance + self.epsilon))
     return (x * a + (bias - of_channels(mean) * a)).astype(self.dtype)

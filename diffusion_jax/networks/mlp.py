@@ -8,12 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.context import read_context
-from diffusion_jax.networks.embeddings import (
-  noise_and_label,
-  of_step,
-  sinusoidal,
-  with_inputs,
-)
+from diffusion_jax.networks.embeddings import noise_and_label, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import dense
 from diffusion_jax.networks.options import Checked, Dtype, Sinusoids
@@ -52,9 +47,7 @@ class MLP(Checked):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond, inputs, width = cond or {}, self.inputs, self.channels
     inputs.check(cond)
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
@@ -72,9 +65,7 @@ class MLP(Checked):
     drop = nn.Dropout(self.dropout, deterministic=not train)
 
     def norm(h, name):
-      shifts = dense(
-        nn.silu(c), 2 * width, f'{name}_modulation', dtype=self.dtype
-      )
+      shifts = dense(nn.silu(c), 2 * width, f'{name}_modulation', dtype=self.dtype)
       h = layer_norm(f'{name}_norm', self.dtype, affine=False)(h)
       return nn.silu(modulate(h, *jnp.split(shifts, 2, axis=-1)))
 

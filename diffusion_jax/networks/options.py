@@ -68,16 +68,13 @@ def check_fields(module: Any) -> None:
     raise ValueError('remat_policy has no effect without remat=True')
   cudnn = given.get('attention') == 'cudnn'
   if cudnn and jnp.dtype(given['dtype']) not in HALF:
-    raise ValueError(
-      "attention='cudnn' needs dtype bfloat16 or float16; 'xla' takes any"
-    )
+    raise ValueError("attention='cudnn' needs dtype bfloat16 or float16; 'xla' takes any")
   inputs = given.get('inputs')
   names = [] if inputs is None else inputs.names
   others = [n for n in names if n not in (*module.takes, *FOLLOWING)]
   if others:
     raise ValueError(
-      f'{type(module).__name__} has no input {others[0]}: it takes '
-      f'{", ".join(module.takes)}'
+      f'{type(module).__name__} has no input {others[0]}: it takes {", ".join(module.takes)}'
     )
 
 
@@ -125,14 +122,10 @@ def count_groups(num_groups: int, channels: int, width: int) -> int:
 def check_divides(name: str, value: int, channels: int, hint: str) -> None:
   """Raises ValueError unless an option divides the channels of a layer."""
   if value < 1 or channels % value:
-    raise ValueError(
-      f'{name}={value} does not divide the {channels} channels of {hint}'
-    )
+    raise ValueError(f'{name}={value} does not divide the {channels} channels of {hint}')
 
 
-def count_heads(
-  num_heads: int, head_channels: int | None, channels: int
-) -> int:
+def count_heads(num_heads: int, head_channels: int | None, channels: int) -> int:
   """Returns the number of heads: num_heads, or channels / head_channels.
 
   Raises ValueError if the heads do not divide the channels.
@@ -154,10 +147,7 @@ def _products(primitive, *args, **params):
   )
 
 
-POLICIES: dict[RematPolicy, Callable[..., bool] | None] = {
-  'nothing': None,
-  'products': _products,
-}
+POLICIES: dict[RematPolicy, Callable[..., bool] | None] = {'nothing': None, 'products': _products}
 
 
 def maybe_remat(block: Block, network: Any, **options: Any) -> Block:

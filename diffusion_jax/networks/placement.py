@@ -12,9 +12,7 @@ Tree = TypeVar('Tree')  # of arrays
 
 # The names of NVIDIA's GPUs from Ampere on, which have bfloat16 and for which
 # cuDNN has attention. Older ones are called Tesla V100 or GeForce RTX 2080.
-_SINCE_AMPERE = re.compile(
-  r'NVIDIA ([ABHL]|G[BH])\d|NVIDIA (GeForce )?RTX [3-9AP]'
-)
+_SINCE_AMPERE = re.compile(r'NVIDIA ([ABHL]|G[BH])\d|NVIDIA (GeForce )?RTX [3-9AP]')
 
 
 def on_gpu() -> bool:

@@ -25,9 +25,7 @@ class StateNetwork(Checked):
   features: Size = 32
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     sides, c = (x.shape[1:], 1) if x.ndim == 2 else (x.shape[1:-1], x.shape[-1])
     channels = c * self.num_outputs
     if self.network.out_channels != channels:

@@ -20,20 +20,13 @@ def split_heads(x: Array, num_heads: int) -> Array:
   return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
 
 
-def layer_norm(
-  name: str, dtype: DTypeLike = jnp.float32, affine: bool = True
-) -> nn.Module:
+def layer_norm(name: str, dtype: DTypeLike = jnp.float32, affine: bool = True) -> nn.Module:
   """Returns layer normalisation, statistics in float32 from the mean.
 
   Without `affine` it has no parameters.
   """
   return nn.LayerNorm(
-    EPSILON,
-    dtype=dtype,
-    use_bias=affine,
-    use_scale=affine,
-    use_fast_variance=False,
-    name=name,
+    EPSILON, dtype=dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name
   )
 
 
@@ -48,8 +41,7 @@ def patchify(x: Array, size: int) -> Array:
   if any(side % size for side in sides):
     shape, patch = ('x'.join(map(str, n)) for n in (sides, [size] * len(sides)))
     raise ValueError(
-      f'images of {shape} cannot be cut into patches of {patch}: patch_size '
-      'must divide all sides'
+      f'images of {shape} cannot be cut into patches of {patch}: patch_size must divide all sides'
     )
   x = x.reshape(b, *(n for side in sides for n in (side // size, size)), c)
   within, last = _patch_axes(len(sides))
@@ -85,27 +77,21 @@ def grid_positions(grid: tuple[int, ...], features: int) -> np.ndarray:
   return np.concatenate(waves, axis=1).astype(np.float32)
 
 
-def axis_angles(
-  grid: tuple[int, ...], features: int, what: str, hint: str
-) -> list[np.ndarray]:
+def axis_angles(grid: tuple[int, ...], features: int, what: str, hint: str) -> list[np.ndarray]:
   """Computes position * 10000^(-k / n) on each axis of a grid, [T, n] each.
 
   n = features / 2 / axes. Raises ValueError, which begins with `what` and ends
   with `hint`, if n is not an integer.
   """
   if features % (2 * len(grid)):
-    raise ValueError(
-      f'{what} divisible by {2 * len(grid)}, not {features}: {hint}'
-    )
+    raise ValueError(f'{what} divisible by {2 * len(grid)}, not {features}: {hint}')
   count = features // (2 * len(grid))
   frequencies = 1e4 ** (-np.arange(count) / count)
   places = np.unravel_index(np.arange(np.prod(grid)), grid)
   return [at[:, None] * frequencies for at in places]
 
 
-def rotary_angles(
-  grid: tuple[int, ...], head_channels: int, num_others: int = 0
-) -> np.ndarray:
+def rotary_angles(grid: tuple[int, ...], head_channels: int, num_others: int = 0) -> np.ndarray:
   """Computes the angles of the tokens of a grid, [T, head_channels / 2].
 
   grid: (rows, columns), the length of a sequence, or the sides of a volume.

@@ -8,17 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import NamedParams, PyTree
-from diffusion_jax.networks.context import (
-  TextFeatures,
-  mean_of_words,
-  read_context,
-)
-from diffusion_jax.networks.embeddings import (
-  LabelEmbedding,
-  of_step,
-  sinusoidal,
-  with_inputs,
-)
+from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
+from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
 from diffusion_jax.networks.options import (
   AttentionImplementation,
@@ -31,12 +22,7 @@ from diffusion_jax.networks.options import (
   maybe_remat,
 )
 from diffusion_jax.networks.placement import on_gpu, whole_weights
-from diffusion_jax.networks.tokens import (
-  grid_positions,
-  patchify,
-  rotary_angles,
-  unpatchify,
-)
+from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles, unpatchify
 from diffusion_jax.networks.transformer_block import (
   MLP,
   XAVIER,
@@ -84,9 +70,7 @@ class DiT(Checked):
   consists of GPUs.
   """
 
-  takes: ClassVar = (
-    'label', 'text', 'image', 'x0', 'known', 'context', *STEP_INPUTS
-  )  # fmt: skip
+  takes: ClassVar = ('label', 'text', 'image', 'x0', 'known', 'context', *STEP_INPUTS)
 
   channels: Size = 384
   num_blocks: Size = 12
@@ -116,16 +100,13 @@ class DiT(Checked):
     count_heads(self.num_heads, None, self.channels)
     if self.class_tokens and not 0 <= self.class_tokens_at < self.num_blocks:
       raise ValueError(
-        f'class_tokens_at={self.class_tokens_at} must be a block, '
-        f'0..{self.num_blocks - 1}'
+        f'class_tokens_at={self.class_tokens_at} must be a block, 0..{self.num_blocks - 1}'
       )
     if self.class_tokens and not self.inputs.num_classes:
       raise ValueError('class_tokens need labels: set inputs.num_classes')
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond = cond or {}
     if x.ndim != 2:
       return self._output(x, noise, cond, self.out_channels, train)
@@ -148,9 +129,7 @@ class DiT(Checked):
       words, mask, pooled = self._text(self.inputs.text, cond, len(x))
       streams.append((words, mask))
       c += pooled
-    context = read_context(
-      self.inputs, x, cond, self.channels, dtype=self.dtype
-    )
+    context = read_context(self.inputs, x, cond, self.channels, dtype=self.dtype)
     if context.embedding is not None:
       c += context.embedding
     if context.words is not None:
@@ -293,9 +272,7 @@ class DiT(Checked):
     return dense(times * self.channels, name, kernel_init, self.dtype)
 
 
-def joined(
-  streams: Sequence[tuple[Array, Array]],
-) -> tuple[Array | None, Array | None]:
+def joined(streams: Sequence[tuple[Array, Array]]) -> tuple[Array | None, Array | None]:
   """Returns all words [B, L, D] and their masks, as one; None without any.
 
   Raises ValueError if the words have several widths.
@@ -318,18 +295,10 @@ def block_params(params: NamedParams, index: int) -> PyTree:
   params: parameters of the network. Leaves of the result have no leading axis.
   """
   stacks = sorted(
-    (int(name.removeprefix('blocks_')), name)
-    for name in params
-    if name.startswith('blocks_')
+    (int(name.removeprefix('blocks_')), name) for name in params if name.startswith('blocks_')
   )
-  blocks = [
-    (name, i)
-    for _, name in stacks
-    for i in range(len(jax.tree.leaves(params[name])[0]))
-  ]
+  blocks = [(name, i) for _, name in stacks for i in range(len(jax.tree.leaves(params[name])[0]))]
   if not 0 <= index < len(blocks):
-    raise ValueError(
-      f'index {index} is not a block: they are 0..{len(blocks) - 1}'
-    )
+    raise ValueError(f'index {index} is not a block: they are 0..{len(blocks) - 1}')
   name, i = blocks[index]
   return jax.tree.map(lambda leaf: leaf[i], params[name])

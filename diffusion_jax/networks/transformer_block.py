@@ -10,18 +10,9 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.cpu.bilinear import linear
-from diffusion_jax.networks.options import (
-  AttentionImplementation,
-  Checked,
-  Dtype,
-)
+from diffusion_jax.networks.options import AttentionImplementation, Checked, Dtype
 from diffusion_jax.networks.placement import on_gpu
-from diffusion_jax.networks.tokens import (
-  EPSILON,
-  layer_norm,
-  rotate,
-  split_heads,
-)
+from diffusion_jax.networks.tokens import EPSILON, layer_norm, rotate, split_heads
 from diffusion_jax.ranges import Rate, Size
 
 Array = jax.Array
@@ -85,10 +76,7 @@ class Block(Checked):
       return (finish(self._attend(q, k, v), words, text_mask), text), None
     assert text is not None and text_mask is not None
     others, finish_text = self._stream(text, c, 'text_', ends=self.text_ends)
-    q, k, v = (
-      jnp.concatenate(pair, axis=1)
-      for pair in zip((q, k, v), others, strict=True)
-    )
+    q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip((q, k, v), others, strict=True))
     mask = jnp.pad(text_mask, ((0, 0), (x.shape[1], 0)), constant_values=True)
     h, h_text = jnp.split(self._attend(q, k, v, mask), [x.shape[1]], axis=1)
     return (finish(h), finish_text(h_text)), None
@@ -155,8 +143,7 @@ class Block(Checked):
     if not self.qk_norm:
       return q, k
     return tuple(
-      rms_norm(f'{prefix}{name}_norm', self.dtype)(a)
-      for name, a in (('query', q), ('key', k))
+      rms_norm(f'{prefix}{name}_norm', self.dtype)(a) for name, a in (('query', q), ('key', k))
     )
 
   def _norm(self, x, name):
@@ -188,10 +175,7 @@ class QKV(nn.Module):
     h, kernel, bias = (a.astype(self.dtype) for a in (h, kernel, bias))
     parts = 3 if on_gpu() else 1
     kernels, biases = jnp.split(kernel, parts, -1), jnp.split(bias, parts)
-    results = [
-      linear(h, part) + b[None, None]
-      for part, b in zip(kernels, biases, strict=True)
-    ]
+    results = [linear(h, part) + b[None, None] for part, b in zip(kernels, biases, strict=True)]
     return results if parts == 3 else jnp.split(results[0], 3, axis=-1)
 
 
@@ -204,12 +188,7 @@ def dense(
 ) -> nn.Module:
   """Returns a linear layer; weights are Xavier-uniform by default, biases 0."""
   return nn.Dense(
-    features,
-    use_bias,
-    dtype=dtype,
-    kernel_init=kernel_init,
-    dot_general=linear,
-    name=name,
+    features, use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=linear, name=name
   )
 
 
@@ -223,9 +202,7 @@ def rms_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:
   return nn.RMSNorm(EPSILON, dtype=dtype, name=name)
 
 
-def make_norm(
-  kind: Norm, name: str, dtype: DTypeLike = jnp.float32
-) -> nn.Module:
+def make_norm(kind: Norm, name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:
   """Returns the norm `kind`: 'layer', without parameters, or 'rms'."""
   if kind == 'rms':
     return rms_norm(name, dtype)

@@ -8,19 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention, CrossAttention, attend
-from diffusion_jax.networks.blocks import (
-  Part,
-  ResnetBlock,
-  decode,
-  encode,
-  make_block,
-  output_conv,
-)
-from diffusion_jax.networks.context import (
-  TextFeatures,
-  mean_of_words,
-  read_context,
-)
+from diffusion_jax.networks.blocks import Part, ResnetBlock, decode, encode, make_block, output_conv
+from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
 from diffusion_jax.networks.embeddings import (
   noise_and_label,
   noise_layers,
@@ -83,9 +72,7 @@ class UNet(Checked):
   (`maybe_remat`).
   """
 
-  takes: ClassVar = (
-    'label', 'text', 'image', 'x0', 'context', *STEP_INPUTS
-  )  # fmt: skip
+  takes: ClassVar = ('label', 'text', 'image', 'x0', 'context', *STEP_INPUTS)
 
   channels: Size = 128
   multipliers: Multipliers = (1, 2, 2, 2)
@@ -112,9 +99,7 @@ class UNet(Checked):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond = cond or {}
     check_sides(x, len(self.multipliers), (1, 2, 3))
     self.inputs.check(cond)
@@ -165,11 +150,7 @@ class UNet(Checked):
 
 
 def down_and_middle(
-  network: Any,
-  x: Array,
-  embedding: Array,
-  attend: Callable[[Array, str], Array],
-  train: bool,
+  network: Any, x: Array, embedding: Array, attend: Callable[[Array, str], Array], train: bool
 ) -> tuple[Array, list[Array], Callable, Part]:
   """Applies the encoder and the middle of a `UNet` or a `NoisyClassifier`.
 
@@ -232,9 +213,7 @@ class NoisyClassifier(Checked):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     check_sides(x, len(self.multipliers))
     if cond:
       raise ValueError(f'the network has no condition {sorted(cond)}')
@@ -248,11 +227,7 @@ class NoisyClassifier(Checked):
     # The last layers are always float32.
     norm = GroupNorm(self.num_groups, self.norm_eps, name='norm_out')
     pool = AttentionPool(
-      self.num_classes,
-      self.num_heads,
-      self.head_channels,
-      self.initializer,
-      name='pool',
+      self.num_classes, self.num_heads, self.head_channels, self.initializer, name='pool'
     )
     return pool(nn.swish(norm(h)))
 
@@ -276,17 +251,13 @@ class AttentionPool(Checked):
   def __call__(self, x: Array) -> Array:
     batch, height, width, channels = x.shape
     tokens = x.reshape(batch, height * width, channels)
-    tokens = jnp.concatenate(
-      [tokens.mean(axis=1, keepdims=True), tokens], axis=1
-    )
+    tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
     normal = nn.initializers.normal(channels**-0.5)
     places = self.param('places', normal, tokens.shape[1:], jnp.float32)
     tokens += places[None]
     heads = count_heads(self.num_heads, self.head_channels, channels)
     qkv = dense(tokens, 3 * channels, 'qkv', initializer=self.initializer)
-    q, k, v = jnp.moveaxis(
-      qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0
-    )
+    q, k, v = jnp.moveaxis(qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0)
     h = attend(q[:, :1], k, v).reshape(batch, channels)
     if not self.is_initializing():
       self.sow('hidden', 'pooled', h)

@@ -8,19 +8,10 @@ from flax import linen as nn
 
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
-from diffusion_jax.networks.embeddings import (
-  fourier_features,
-  noise_and_label,
-  sinusoidal,
-)
+from diffusion_jax.networks.embeddings import fourier_features, noise_and_label, sinusoidal
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import Conv
-from diffusion_jax.networks.options import (
-  Checked,
-  Dtype,
-  Initialization,
-  RematPolicy,
-)
+from diffusion_jax.networks.options import Checked, Dtype, Initialization, RematPolicy
 from diffusion_jax.ranges import Count, Positive, Rate, Size
 
 Array = jax.Array
@@ -64,18 +55,12 @@ class ScoreNetwork(Checked):
     super().__post_init__()
     first, stop = self.fourier
     if not first <= stop <= 24:  # float32 resolves no higher frequencies
-      raise ValueError(
-        f'fourier={self.fourier} must be (first, stop) with first <= stop <= 24'
-      )
+      raise ValueError(f'fourier={self.fourier} must be (first, stop) with first <= stop <= 24')
     if not self.gamma_min < self.gamma_max:
-      raise ValueError(
-        f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}'
-      )
+      raise ValueError(f'gamma_min={self.gamma_min} is not below gamma_max={self.gamma_max}')
 
   @nn.compact
-  def __call__(
-    self, z: Array, noise: Array, cond: dict | None = None, *, train=False
-  ) -> Array:
+  def __call__(self, z: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond = cond or {}
     self.inputs.check(cond, 'augmented')
     embedding = self._embed(noise, cond)
@@ -111,6 +96,4 @@ class ScoreNetwork(Checked):
     h = sinusoidal(1000.0 * t, self.channels)
     augmented = jnp.asarray(cond.get('augmented', jnp.zeros_like(t)), t.dtype)
     h = jnp.concatenate([h, augmented[:, None]], axis=-1)
-    return noise_and_label(
-      h, cond, 4 * self.channels, self.inputs, **self.style
-    )
+    return noise_and_label(h, cond, 4 * self.channels, self.inputs, **self.style)

@@ -53,8 +53,7 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
   if 'flops' not in plan:
     return
   products = ', '.join(
-    f'{amount(count, "FLOP")} in {dtype}'
-    for dtype, count in plan['flops'].items()
+    f'{amount(count, "FLOP")} in {dtype}' for dtype, count in plan['flops'].items()
   )
   yield f'  products  {products}'
   if plan.get('attention'):
@@ -69,9 +68,7 @@ def lines(plan: Plan, rates: Rates | None) -> Iterator[str]:
     yield f'  network   a device sends at least {amount(plan["sent"], "B")}'
   if 'bounds' not in plan:
     return
-  bounds = ', '.join(
-    f'{name} {amount(seconds, "s")}' for name, seconds in plan['bounds'].items()
-  )
+  bounds = ', '.join(f'{name} {amount(seconds, "s")}' for name, seconds in plan['bounds'].items())
   least = f'{amount(plan["seconds"], "s")}, by {plan["binding"]}'
   yield f'  at least  {least}: {bounds}'
   of = 'steps' if 'steps' in plan else 'images'
@@ -178,10 +175,7 @@ def best(plans: Sequence[Plan], of: str, topology: Topology) -> str:
 
   plan = min(plans, key=cost)
   mesh = shape(plan).replace('x', ',')
-  return (
-    f'the best that fits: --config.training.mesh={mesh} '
-    f'--config.{SIZES[of]}={plan["batch"]}'
-  )
+  return f'the best that fits: --config.training.mesh={mesh} --config.{SIZES[of]}={plan["batch"]}'
 
 
 def number(value: float, digits: int = 3) -> str:

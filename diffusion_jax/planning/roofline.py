@@ -12,12 +12,7 @@ from typing import NamedTuple
 from jax.extend.core import ClosedJaxpr
 from jax.stages import Compiled
 
-from diffusion_jax.planning.programs import (
-  Memory,
-  bytes_accessed,
-  flops,
-  memory,
-)
+from diffusion_jax.planning.programs import Memory, bytes_accessed, flops, memory
 from diffusion_jax.planning.topologies import Rates
 
 
@@ -37,11 +32,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-  compiled: Compiled,
-  jaxpr: ClosedJaxpr,
-  mesh: Sequence[int],
-  machine: int,
-  weights: float,
+  compiled: Compiled, jaxpr: ClosedJaxpr, mesh: Sequence[int], machine: int, weights: float
 ) -> Measured:
   """Measures a compiled program; jaxpr is its trace, for all devices.
 

@@ -43,19 +43,23 @@ class Rates(NamedTuple):
 def _tpu(name, teraflops, gigabytes, bandwidth, gigabits):
   page = f'cloud.google.com/tpu/docs/{name}'
   flops, link = teraflops * 1e12, gigabits / 8 * GB
-  return Rates(
-    f'TPU {name}', flops, flops, gigabytes * GIB, bandwidth * GB, 0.0, link,
-    link, page,
-  )  # fmt: skip
+  return Rates(f'TPU {name}', flops, flops, gigabytes * GIB, bandwidth * GB, 0.0, link, link, page)
 
 
 def _gpu(name, teraflops, gigabytes, bandwidth, cache, nvlink, network, page):
   # float32 is computed as TF32, at half the rate. NVLink's figure counts both
   # directions. network: gigabits per second of a GPU's adapter in a DGX.
   return Rates(
-    name, teraflops * 1e12, teraflops / 2 * 1e12, gigabytes * GB,
-    bandwidth * GB, cache * 2**20, nvlink / 2 * GB, network / 8 * GB, page,
-  )  # fmt: skip
+    name,
+    teraflops * 1e12,
+    teraflops / 2 * 1e12,
+    gigabytes * GB,
+    bandwidth * GB,
+    cache * 2**20,
+    nvlink / 2 * GB,
+    network / 8 * GB,
+    page,
+  )
 
 
 TPUS = {
@@ -67,18 +71,13 @@ TPUS = {
 _SHAPES = {'v4': ':2x2x2', 'v5e': ':2x4', 'v5p': ':2x2x2', 'v6e': ':2x4'}
 GPUS = {
   'a100': _gpu(
-    'NVIDIA A100-SXM4-80GB', 312, 80, 2039, 40, 600, 200,
-    'nvidia.com/en-us/data-center/a100',
+    'NVIDIA A100-SXM4-80GB', 312, 80, 2039, 40, 600, 200, 'nvidia.com/en-us/data-center/a100'
   ),
   'h100': _gpu(
-    'NVIDIA H100 80GB HBM3', 989.4, 80, 3352, 50, 900, 400,
-    'nvidia.com/en-us/data-center/h100',
+    'NVIDIA H100 80GB HBM3', 989.4, 80, 3352, 50, 900, 400, 'nvidia.com/en-us/data-center/h100'
   ),
-  'h200': _gpu(
-    'NVIDIA H200', 989.4, 141, 4800, 50, 900, 400,
-    'nvidia.com/en-us/data-center/h200',
-  ),
-}  # fmt: skip
+  'h200': _gpu('NVIDIA H200', 989.4, 141, 4800, 50, 900, 400, 'nvidia.com/en-us/data-center/h200'),
+}
 
 # For XLA's GpuTargetConfig: multiprocessors, float32 lanes of each, bytes of
 # shared memory of each and of a block, clock, compute capability.
@@ -153,22 +152,23 @@ def _simulated(name, count):
 def _tpu_topology(name, kind, shape):
   axes = _SHAPES[kind].count('x') + 1
   if len(shape) != axes:
-    raise ValueError(
-      f'{name}: {kind} has {axes} dimensions, as in {kind}{_SHAPES[kind]}'
-    )
+    raise ValueError(f'{name}: {kind} has {axes} dimensions, as in {kind}{_SHAPES[kind]}')
   if importlib.util.find_spec('libtpu') is None:
     raise ValueError(
-      f'{name}: the compiler for TPUs is missing: pip install '
-      f"'jax[tpu]=={jax.__version__}'"
+      f"{name}: the compiler for TPUs is missing: pip install 'jax[tpu]=={jax.__version__}'"
     )
   _on_cpu()
   # Without a TPU there is nothing to find, to warn about or to lock. libtpu
   # asks for a type and a host for any topology.
   os.environ |= {
-    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1',
-    'TPU_ACCELERATOR_TYPE': 'v5litepod-8', 'TPU_WORKER_HOSTNAMES': 'localhost',
-    'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3', **os.environ,
-  }  # fmt: skip
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_STDERR_LOG_LEVEL': '3',
+    'TPU_MIN_LOG_LEVEL': '3',
+    **os.environ,
+  }
   options: dict[str, str | tuple[int, ...]] = {}
   if kind == 'v4':  # Two cores work as one.
     options['chip_config_name'] = 'megacore'
@@ -186,9 +186,7 @@ def _tpu_topology(name, kind, shape):
 
 def _gpu_topology(name, kind, machines, count):
   if not (machines and 0 < count <= 8):
-    raise ValueError(
-      f'{name}: a machine has 1 to 8 GPUs; two machines are 2x{kind}x8'
-    )
+    raise ValueError(f'{name}: a machine has 1 to 8 GPUs; two machines are 2x{kind}x8')
   plugins = 'jax_cuda13_plugin', 'jax_cuda12_plugin'
   if not any(importlib.util.find_spec(plugin) for plugin in plugins):
     version = jax.__version__

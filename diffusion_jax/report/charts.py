@@ -13,9 +13,7 @@ from diffusion_jax.report.pictures import spread
 
 # Colours of runs, and of the quarters of t from clean images to noise, with a
 # contrast of at least 3 to the page's light and dark backgrounds.
-COLOURS = (
-  '#2f6fde', '#c9700a', '#0d9276', '#d6456b', '#8b5cf6', '#6b7f92',
-)  # fmt: skip
+COLOURS = ('#2f6fde', '#c9700a', '#0d9276', '#d6456b', '#8b5cf6', '#6b7f92')
 QUARTERS = '#2f6fde', '#0d9276', '#c9700a', '#d6456b'
 _MOST_POINTS = 1500  # of a line, to keep the page of a long run small
 
@@ -39,11 +37,7 @@ class Chart(NamedTuple):
 
 
 def draw(
-  title: str,
-  lines: Sequence[Line],
-  x_label: str = 'step',
-  y_label: str = '',
-  log: str = '',
+  title: str, lines: Sequence[Line], x_label: str = 'step', y_label: str = '', log: str = ''
 ) -> Chart:
   """Draws a chart that can be zoomed and shows the values at the cursor.
 
@@ -155,12 +149,11 @@ def _add_hover(figure, lines, x_label):
 
   places, rows = _rows(lines, _MOST_POINTS)
   text = [
-    '\n'.join([
-      f'{x_label} {place}',
-      *(f'{y}  {x.label}' for x, y in zip(lines, values, strict=True) if y),
-    ])
+    '\n'.join(
+      [f'{x_label} {place}', *(f'{y}  {x.label}' for x, y in zip(lines, values, strict=True) if y)]
+    )
     for place, *values in rows
-  ]  # fmt: skip
+  ]
   y = np.interp(places, lines[0].x, lines[0].y)
   source = {'x': np.array(places), 'y': y, 'text': text}
   unseen = figure.line('x', 'y', source=source, line_alpha=0.0)

@@ -70,9 +70,7 @@ def readable(run: Run) -> Run:
 
   found = [x for x in run.results if shows([x], [])]
   entries = [x for x in run.sessions if shows([], [x])]
-  return run._replace(
-    results=found, sessions=entries if shows([], entries) else []
-  )
+  return run._replace(results=found, sessions=entries if shows([], entries) else [])
 
 
 @functools.cache
@@ -213,23 +211,26 @@ def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])
   own = 'objective.', 'parametrization.'
-  objectives = [
-    {n: x for n, x in run.fields.items() if n.startswith(own)} for run in runs
-  ]
+  objectives = [{n: x for n, x in run.fields.items() if n.startswith(own)} for run in runs]
   if any(objective != objectives[0] for objective in objectives):
     yield 'Losses of different objectives cannot be compared.'
 
 
 # Fields that do not describe a training.
 _APART = (
-  'edit.', 'convert.', 'report.', 'noise.', 'average.', 'facts.',
-  'compilation_cache', 'sampling.name', 'evaluation.name',
-)  # fmt: skip
+  'edit.',
+  'convert.',
+  'report.',
+  'noise.',
+  'average.',
+  'facts.',
+  'compilation_cache',
+  'sampling.name',
+  'evaluation.name',
+)
 
 
-def config_tables(
-  runs: Sequence[Run], defaults: Mapping[str, object] | None
-) -> Iterator[Table]:
+def config_tables(runs: Sequence[Run], defaults: Mapping[str, object] | None) -> Iterator[Table]:
   """Yields a table of fields that differ, and all fields of the first run."""
   columns: dict[str, Mapping] = {run.name: run.fields for run in runs}
   if defaults:
@@ -267,10 +268,7 @@ def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
       what = {'train': 'Training', 'sample': 'Sampling'}[content['of']]
       rows = plans.table(content['plans'])
       yield Table(f'{what} on {content["devices"]}', rows)
-      yield (
-        f'{content["about"]}. Figures are for one device; times are bounds, '
-        'not measurements.'
-      )
+      yield (f'{content["about"]}. Figures are for one device; times are bounds, not measurements.')
     except DAMAGE:
       continue
 

@@ -49,9 +49,7 @@ _OPTIONS = {
 }
 
 
-def options(
-  mesh: Mesh, effort: Effort, deterministic: bool = False
-) -> dict[str, int | bool]:
+def options(mesh: Mesh, effort: Effort, deterministic: bool = False) -> dict[str, int | bool]:
   """Returns XLA's options for `jax.jit(compiler_options=...)`.
 
   effort: 'fast' for a program that runs for seconds, 'tuned' for one that runs
@@ -66,9 +64,7 @@ def options(
     chosen['xla_gpu_exclude_nondeterministic_ops'] = True
   given = os.environ.get('XLA_FLAGS', '')
   return {
-    name: value
-    for name, value in chosen.items()
-    if name not in given and _exists(name, value)
+    name: value for name, value in chosen.items() if name not in given and _exists(name, value)
   }
 
 
@@ -136,20 +132,14 @@ class Program(NamedTuple):
   compile: Callable[..., object]
 
 
-def program(
-  what: str, function: Callable, mesh: Mesh, effort: Effort
-) -> Program:
+def program(what: str, function: Callable, mesh: Mesh, effort: Effort) -> Program:
   """Returns a function as a program on a mesh; every device gets the results.
 
   what: its name in messages; effort: see `options`.
   """
   traced = on_mesh(mesh, function)
   inner = jax.jit(traced)  # Programs within others can have no options.
-  jitted = jax.jit(
-    traced,
-    out_shardings=replicated(mesh),
-    compiler_options=options(mesh, effort),
-  )
+  jitted = jax.jit(traced, out_shardings=replicated(mesh), compiler_options=options(mesh, effort))
   waiting = [what]
 
   def start(*args):
@@ -170,14 +160,10 @@ def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
   transposes each kernel, and its gradient back. Elsewhere JAX's are the best.
   """
   free = platform_of(mesh) == 'gpu'
-  return jax.tree.map(
-    lambda x: Format(Layout.AUTO, x.sharding) if free else x.sharding, shapes
-  )
+  return jax.tree.map(lambda x: Format(Layout.AUTO, x.sharding) if free else x.sharding, shapes)
 
 
-def in_place(
-  jitted: stages.Wrapped, shapes: PyTree, what: str = 'a program'
-) -> Callable:
+def in_place(jitted: stages.Wrapped, shapes: PyTree, what: str = 'a program') -> Callable:
   """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
 
   That call compiles for shapes of the state, and moves the state into the

@@ -49,8 +49,7 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
     raise UserError(
-      f'cannot write in the workdir {folder} ({error.strerror}): '
-      'give another --workdir'
+      f'cannot write in the workdir {folder} ({error.strerror}): give another --workdir'
     ) from error
   return folder
 
@@ -133,9 +132,7 @@ def parse_json(text: str | bytes) -> Any:
   Integers of more than 64 bits become floats, which may be infinite.
   """
   with contextlib.suppress(RecursionError):
-    content = json.loads(
-      text, parse_int=lambda x: int(x) if len(x) < 20 else float(x)
-    )
+    content = json.loads(text, parse_int=lambda x: int(x) if len(x) < 20 else float(x))
     if _depth(content) < 100:  # Functions of ours call themselves as often.
       return content
   raise ValueError('it is nested too deeply')

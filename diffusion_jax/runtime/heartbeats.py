@@ -84,10 +84,7 @@ def watch(client, _host: int, timeout: float) -> None:
 
 
 def failure(
-  last: dict[str, tuple[str, float]],
-  values: Mapping[str, str],
-  timeout: float,
-  now: float,
+  last: dict[str, tuple[str, float]], values: Mapping[str, str], timeout: float, now: float
 ) -> str:
   """Returns a message about a lost or failed process, or ''.
 
@@ -117,8 +114,6 @@ def put(client, host: int, heartbeat: str) -> None:
   """Writes a heartbeat with the process's name; ignores a closed store."""
   name = f'{socket.gethostname()}, process {os.getpid()}'
   try:
-    client.key_value_set(
-      f'{FOLDER}/{host}', f'{heartbeat} {name}', allow_overwrite=True
-    )
+    client.key_value_set(f'{FOLDER}/{host}', f'{heartbeat} {name}', allow_overwrite=True)
   except RuntimeError:  # The first process has ended: JAX ends this one.
     pass

@@ -21,9 +21,7 @@ _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def hold(
-  folder: Path, what: str = '', other: str = '--workdir'
-) -> Iterator[None]:
+def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[None]:
   """Locks a run folder for training, or the file `what` of a folder.
 
   Raises UserError with the owner's name, and `other`, the flag that gives

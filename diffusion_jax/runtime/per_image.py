@@ -148,9 +148,7 @@ def kept(
   missing = processes.broadcast([not path.exists() for path in paths])
   todo = np.flatnonzero(missing)
   before = count - sum(len(batches[i]) for i in todo)
-  with tqdm(
-    total=count, initial=before, desc=what, unit='image', disable=None
-  ) as bar:
+  with tqdm(total=count, initial=before, desc=what, unit='image', disable=None) as bar:
     for i, arrays in one_ahead(lambda i: start(batches[i]), todo):
       if processes.is_first():
         write_npz(paths[i], arrays | more)
@@ -179,8 +177,7 @@ def gathered(paths: list[Path], without: Collection[str] = ()) -> Arrays:
           files[name].write(part.astype(first.dtype).tobytes())
       except (FileNotFoundError, TypeError, ValueError) as error:
         raise UserError(
-          f'{path} is damaged ({error}): delete it, and the same command makes '
-          'it again'
+          f'{path} is damaged ({error}): delete it, and the same command makes it again'
         ) from error
     return {name: _mapped(files[name], first) for name, first in firsts.items()}
 

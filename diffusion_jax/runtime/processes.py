@@ -22,10 +22,7 @@ FLAGS = '--coordinator=host:port --num_hosts=2 --host=0'
 
 
 def start(
-  coordinator: str | None,
-  num_hosts: int | None,
-  host: int | None,
-  heartbeat_timeout: int,
+  coordinator: str | None, num_hosts: int | None, host: int | None, heartbeat_timeout: int
 ) -> None:
   """Joins the other processes; from then on only process 0 prints.
 
@@ -46,12 +43,9 @@ def start(
   except (RuntimeError, ValueError) as error:
     if coordinator is None and 'should be defined' in str(error):
       raise UserError(
-        '--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI: '
-        f'give {FLAGS}'
+        f'--multihost: JAX detected no SLURM, Kubernetes, TPU or MPI: give {FLAGS}'
       ) from error
-    raise UserError(
-      f'--multihost: the processes could not connect: {error}'
-    ) from error
+    raise UserError(f'--multihost: the processes could not connect: {error}') from error
   if jax.process_count() > 1:
     heartbeats.start(jax.process_index(), heartbeat_timeout)
   if jax.process_index():
@@ -68,10 +62,7 @@ def check(coordinator, num_hosts, host):
   if not re.fullmatch(r'.+:\d{1,5}', coordinator):
     raise UserError(f'--coordinator={coordinator} is not host:port')
   if num_hosts < 1 or not 0 <= host < num_hosts:
-    raise UserError(
-      f'--host={host}: with --num_hosts={num_hosts} it must be in '
-      f'0..{num_hosts - 1}'
-    )
+    raise UserError(f'--host={host}: with --num_hosts={num_hosts} it must be in 0..{num_hosts - 1}')
 
 
 def started() -> bool:

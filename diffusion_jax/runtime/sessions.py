@@ -16,10 +16,7 @@ import jax
 
 from diffusion_jax.runtime.files import read_json_lines, write_text
 
-PACKAGES = (
-  'diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
-  'numpy',
-)  # fmt: skip
+PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # Settings of JAX that change results, and JAX's defaults.
 _SETTINGS: dict[str, object] = {
   'jax_default_matmul_precision': None,
@@ -34,18 +31,21 @@ _SETTINGS: dict[str, object] = {
 
 def write_start(workdir: Path, step: int, parameters: int) -> None:
   """Appends a start at a step, with what its result may depend on."""
-  _append(workdir, {
-    'event': 'start',
-    'step': step,
-    'time': _now(),
-    'parameters': parameters,
-    'python': platform.python_version(),
-    'platform': platform.platform(terse=True),
-    'devices': [device.device_kind for device in jax.devices()],
-    'processes': jax.process_count(),
-    'versions': versions(),
-    'commits': commits(),
-  })  # fmt: skip
+  _append(
+    workdir,
+    {
+      'event': 'start',
+      'step': step,
+      'time': _now(),
+      'parameters': parameters,
+      'python': platform.python_version(),
+      'platform': platform.platform(terse=True),
+      'devices': [device.device_kind for device in jax.devices()],
+      'processes': jax.process_count(),
+      'versions': versions(),
+      'commits': commits(),
+    },
+  )
 
 
 def write_end(workdir: Path, step: int) -> None:

@@ -18,9 +18,7 @@ from diffusion_jax.aliases import PyTree
 AXES = ('data', 'fsdp')
 
 
-def make_mesh(
-  data: int = -1, fsdp: int = 1, devices: Sequence | None = None
-) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:
   """Returns a mesh of data x fsdp devices; data=-1 takes all that remain.
 
   devices: by default all devices of the run. Raises ValueError if there are too
@@ -120,14 +118,11 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
   Raises ValueError if the devices do not divide the batch.
   """
   if batch_size % mesh.size:
-    raise ValueError(
-      f'a batch of {batch_size} cannot be split over {mesh.size} devices'
-    )
+    raise ValueError(f'a batch of {batch_size} cannot be split over {mesh.size} devices')
   sharding = batch_sharding(mesh)
   index = sharding.addressable_devices_indices_map((batch_size,))
   starts, stops = zip(
-    *(rows[0].indices(batch_size)[:2] for rows in index.values() if rows),
-    strict=True,
+    *(rows[0].indices(batch_size)[:2] for rows in index.values() if rows), strict=True
   )
   rows = slice(min(starts), max(stops))
   if len(set(starts)) * (batch_size // mesh.size) != rows.stop - rows.start:
@@ -138,17 +133,13 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
   """Returns the global batch, made from the rows of each process."""
   sharding = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-  )
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def spread(tree: PyTree, shardings: PyTree) -> PyTree:
   """Returns arrays that all processes have, with a sharding for each."""
   return jax.tree.map(
-    lambda x, place: jax.make_array_from_callback(
-      x.shape, place, np.asarray(x).__getitem__
-    ),
+    lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__),
     tree,
     shardings,
   )

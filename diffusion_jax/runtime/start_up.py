@@ -14,9 +14,7 @@ def seconds_since_launch() -> float | None:
   try:
     fields = Path('/proc/self/stat').read_text().rpartition(')')[2].split()
     ticks = int(fields[19])  # starttime, the 22nd field of proc(5)
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf(
-      'SC_CLK_TCK'
-    )
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
   except (OSError, ValueError, IndexError, AttributeError):
     return None
 

@@ -10,12 +10,7 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import (
-  Variance,
-  alpha_ratio,
-  one_minus_snr_ratio,
-  p_reverse,
-)
+from diffusion_jax.core.process import Variance, alpha_ratio, one_minus_snr_ratio, p_reverse
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -23,8 +18,7 @@ Array = jax.Array
 
 
 def ancestral(
-  variance: Variance = 'fixed_small',
-  mean_shift: Callable[[Array, NoiseLevel], Array] | None = None,
+  variance: Variance = 'fixed_small', mean_shift: Callable[[Array, NoiseLevel], Array] | None = None
 ) -> Sampler:
   """Makes the sampler that draws x_s from p(x_s | x_t) (DDPM Alg. 2).
 
@@ -71,12 +65,7 @@ def ddim(eta: float = 0.0) -> Sampler:
 
 
 def noisy_ddim_step(
-  x0: Array,
-  x: Array,
-  level_s: NoiseLevel,
-  level_t: NoiseLevel,
-  eta: float,
-  z: Array | float,
+  x0: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel, eta: float, z: Array | float
 ) -> Array:
   """Computes the step of `ddim(eta)` with the noise z.
 
@@ -89,9 +78,7 @@ def noisy_ddim_step(
   return ddim_step(x0, x, s, t, ddim_old_share(s, t, eta)) + std * z
 
 
-def ddim_old_share(
-  level_s: NoiseLevel, level_t: NoiseLevel, eta: float
-) -> Array:
+def ddim_old_share(level_s: NoiseLevel, level_t: NoiseLevel, eta: float) -> Array:
   """Computes the fraction of sigma_s^2 that `ddim(eta)` keeps of x_t's noise.
 
   1 - new_share would lose all digits for a new_share near 1.
@@ -101,11 +88,7 @@ def ddim_old_share(
 
 
 def ddim_step(
-  x0: Array,
-  x: Array,
-  level_s: NoiseLevel,
-  level_t: NoiseLevel,
-  old_share: Array | float = 1.0,
+  x0: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel, old_share: Array | float = 1.0
 ) -> Array:
   """Computes alpha_s x_0 + sigma_s sqrt(old_share) eps, eps the noise in x.
 

@@ -12,12 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import expand_to
-from diffusion_jax.core.keys import (
-  clone_key,
-  draw_normal,
-  fold_each,
-  key_per_example,
-)
+from diffusion_jax.core.keys import clone_key, draw_normal, fold_each, key_per_example
 from diffusion_jax.core.levels import NoiseLevel
 
 Array = jax.Array
@@ -26,9 +21,7 @@ LARGEST = 32.0  # Levels beyond lambda = +-32 count as +-32.
 DEPTH = 18
 
 
-def path_noise(
-  key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel
-) -> Array:
+def path_noise(key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes (W_s - W_t) / sqrt(SNR_s - SNR_t), standard normal, [B, ...].
 
   For one key the results of adjacent steps are independent, and a long step's
@@ -40,10 +33,7 @@ def path_noise(
   keys = key_per_example(clone_key(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)
   h = expand_to(high - low, x)
-  both = (
-    jnp.concatenate(pair)
-    for pair in ((keys, clone_key(keys)), (high, low), (x, x))
-  )
+  both = (jnp.concatenate(pair) for pair in ((keys, clone_key(keys)), (high, low), (x, x)))
   x_high, x_low = jnp.split(_path(*both), 2)
   change = x_high - jnp.exp(-h) * x_low
   tiny = jnp.finfo(x.dtype).tiny

@@ -91,9 +91,7 @@ def _precisions(covariances, prior_covariance):
 
 
 def bridged(
-  denoiser_of: DenoiserOf,
-  observations: Array,
-  prior_score: Callable[[Array], Array],
+  denoiser_of: DenoiserOf, observations: Array, prior_score: Callable[[Array], Array]
 ) -> Denoiser:
   """Adds scores of n observations (F-NPSE, Geffner et al. 2023).
 

@@ -21,13 +21,7 @@ from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step
-from diffusion_jax.ranges import (
-  NoiseRatio,
-  NonNegative,
-  Positive,
-  Probability,
-  Size,
-)
+from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Probability, Size
 from diffusion_jax.sampling.ancestral import ddim_old_share
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
@@ -37,9 +31,7 @@ Array = jax.Array
 class Corrector(Protocol):
   """A step that keeps the noise level of x."""
 
-  def __call__(
-    self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /
-  ) -> Array:
+  def __call__(self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /) -> Array:
     """Returns a new x [B, ...] at the same level, []."""
     ...
 
@@ -64,9 +56,7 @@ def langevin(snr: float = 0.16) -> Corrector:
   return correct
 
 
-def with_corrector(
-  sampler: Sampler, corrector: Corrector, num_steps: int = 1
-) -> Sampler:
+def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: int = 1) -> Sampler:
   """Adds corrector steps at level t before each step of a sampler.
 
   This is predictor-corrector sampling (Song et al. 2021, Alg. 1-3) in the order
@@ -84,9 +74,7 @@ def with_corrector(
       return corrector(key, x, denoise, level_t), None
 
     x, _ = jax.lax.scan(body, x, keys[1:])
-    return sampler.step(
-      keys[0], x, state, denoise, level_s=level_s, level_t=level_t
-    )
+    return sampler.step(keys[0], x, state, denoise, level_s=level_s, level_t=level_t)
 
   return Sampler(sampler.init, step)
 
@@ -166,9 +154,7 @@ def churn(
   return Sampler(sampler.init, step)
 
 
-def with_ancestral_noise(
-  sampler: Sampler, schedule: Schedule, eta: float = 1.0
-) -> Sampler:
+def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0) -> Sampler:
   """Makes a solver of the ODE stochastic: each step goes too far, then back.
 
   It takes the step to the level between s and clean data that leaves the share
@@ -198,9 +184,7 @@ def with_ancestral_noise(
     # The level has this log-SNR also beyond the schedule's cleanest level.
     down = down._replace(sigma=down.alpha * jnp.exp(-0.5 * logsnr))
     down = select_level(noisy, down, level_s)
-    x, state = sampler.step(
-      key, x, state, denoise, level_s=down, level_t=level_t
-    )
+    x, state = sampler.step(key, x, state, denoise, level_s=down, level_t=level_t)
     z = draw_normal(noise_key, x)
     # Levels without a step between them are replaced: theirs would be NaN.
     ends = (select_level(noisy, end, level_t) for end in (down, level_s))
@@ -226,9 +210,7 @@ class Churn(NamedTuple):
   s_max: NoiseRatio = float('inf')
   s_noise: NonNegative = 1.0
 
-  def around(
-    self, sampler: Sampler, schedule: Schedule, num_steps: int
-  ) -> Sampler:
+  def around(self, sampler: Sampler, schedule: Schedule, num_steps: int) -> Sampler:
     """Returns the sampler with noise before each step."""
     gamma = churn_gamma(self.s_churn, num_steps)
     return churn(sampler, schedule, gamma, *self[1:])

@@ -14,12 +14,7 @@ from diffusion_jax.core.arguments import (
   expand_to,
   sum_data_axes,
 )
-from diffusion_jax.core.discrete_states import (
-  NEVER,
-  StateDenoiser,
-  draw_states,
-  p_reverse_states,
-)
+from diffusion_jax.core.discrete_states import NEVER, StateDenoiser, draw_states, p_reverse_states
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.masked import mask_of
@@ -30,9 +25,7 @@ from diffusion_jax.sampling.sampler import Sampler, check_sampler
 Array = jax.Array
 
 
-def prior_sample_states(
-  key: Array, shape: tuple[int, ...], process: StateProcess
-) -> Array:
+def prior_sample_states(key: Array, shape: tuple[int, ...], process: StateProcess) -> Array:
   """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
   prior = jax.lax.optimization_barrier(process.prior)  # XLA would fold it
   probs = jnp.broadcast_to(prior, (*shape, len(prior)))
@@ -92,17 +85,13 @@ def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
     keys, hit_keys = split_key(key_per_example(key, len(x)), 2)
     sigma = jnp.broadcast_to(level_t.sigma, x.shape[:1])
     carry = keys, x, next_hit(hit_keys, x, sigma, level_s)
-    carry = jax.lax.while_loop(
-      lambda carry: jnp.any(carry[2] > 0.0), unmask_one, carry
-    )
+    carry = jax.lax.while_loop(lambda carry: jnp.any(carry[2] > 0.0), unmask_one, carry)
     return carry[1], state
 
   return Sampler(lambda x: (), step)
 
 
-def confidence_ordered(
-  process: StateProcess, temperature: float = 0.0
-) -> Sampler:
+def confidence_ordered(process: StateProcess, temperature: float = 0.0) -> Sampler:
   """Makes the sampler of MaskGIT (Chang et al. 2022, section 3.2).
 
   It draws all masked elements and masks the least probable draws again, so that
@@ -147,12 +136,8 @@ def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     key, mask_key = split_key(key, 2)
     kept = 1.0 - eta * level_s.sigma
-    cleaner = NoiseLevel(
-      level_s.t, level_s.alpha / kept, (1.0 - eta) * level_s.sigma / kept
-    )
-    x, state = sampler.step(
-      key, x, state, denoise, level_s=cleaner, level_t=level_t
-    )
+    cleaner = NoiseLevel(level_s.t, level_s.alpha / kept, (1.0 - eta) * level_s.sigma / kept)
+    x, state = sampler.step(key, x, state, denoise, level_s=cleaner, level_t=level_t)
     probs = jax.nn.one_hot(x, len(process.prior))
     probs = process.multiply(probs, cleaner, level_s)
     return draw_states(mask_key, probs), state

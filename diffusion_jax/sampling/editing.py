@@ -97,9 +97,7 @@ def sdedit(
   return jax.lax.scan(edit, as_float(guide), split_key(key, repeats))[0]
 
 
-def interpolate(
-  denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weights: Array
-) -> Array:
+def interpolate(denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weights: Array) -> Array:
   """Computes images between a and b (Song et al. 2021, DDIM, section 5.3).
 
   `ddim_invert` encodes both, `slerp` interpolates the latents, and the same ODE

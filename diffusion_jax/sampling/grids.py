@@ -14,21 +14,14 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.discrete import num_steps_of
-from diffusion_jax.core.levels import (
-  NoiseLevel,
-  Schedule,
-  check_level,
-  check_schedule,
-  clean_level,
-)
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_level, check_schedule, clean_level
 from diffusion_jax.ranges import check_choice
 
 Array = jax.Array
 
 Spacing = Literal[
-  'uniform', 'steps', 'quadratic', 'karras', 'logsnr',
-  'leading', 'linspace', 'trailing',
-]  # fmt: skip
+  'uniform', 'steps', 'quadratic', 'karras', 'logsnr', 'leading', 'linspace', 'trailing'
+]
 # The time of the last noisy level of a grid in continuous time if sigma(0) = 0:
 # DPM-Solver's value for networks of 1000 steps.
 _FIRST_TIME = 1e-3
@@ -83,9 +76,7 @@ def last_noisy_level(schedule: Schedule) -> NoiseLevel:
 
 
 def _append_clean(levels):
-  return jax.tree.map(
-    lambda field, last: jnp.append(field, last), levels, clean_level()
-  )
+  return jax.tree.map(lambda field, last: jnp.append(field, last), levels, clean_level())
 
 
 def _first_noisy_time(schedule):
@@ -115,8 +106,7 @@ def _require_steps(schedule, what) -> int:
 def _check_fit(count, available, num_steps):
   if count > available + 1e-3:
     raise ValueError(
-      f"{count} steps do not fit on the schedule's {num_steps}: use fewer, or "
-      "spacing='uniform'"
+      f"{count} steps do not fit on the schedule's {num_steps}: use fewer, or spacing='uniform'"
     )
 
 
@@ -164,9 +154,7 @@ def _by_logsnr(schedule, count, t_start, t_end, interpolate):
   no_signal = start.alpha == 0.0
   gap = jnp.maximum(t_start / count, _first_noisy_time(schedule))
   ends = jnp.where(no_signal, t_start - gap, t_start), t_end
-  first, last = (
-    jnp.clip(schedule(t).logsnr, -_MAX_LOGSNR, _MAX_LOGSNR) for t in ends
-  )
+  first, last = (jnp.clip(schedule(t).logsnr, -_MAX_LOGSNR, _MAX_LOGSNR) for t in ends)
   # u goes from 0 to 1, with another 0 before it if the start has no signal.
   u = jnp.maximum(jnp.arange(count) - no_signal, 0)
   u = u / jnp.maximum(count - 1 - no_signal, 1)
@@ -201,11 +189,7 @@ def _trailing(num_steps, n):
   return np.rint(num_steps - np.arange(n) * (num_steps / n))
 
 
-STEP_CHOICES = {
-  'leading': _leading,
-  'linspace': _linspace,
-  'trailing': _trailing,
-}
+STEP_CHOICES = {'leading': _leading, 'linspace': _linspace, 'trailing': _trailing}
 
 
 def _step_choice(schedule, count, spacing, t_start, t_end):
@@ -216,15 +200,12 @@ def _step_choice(schedule, count, spacing, t_start, t_end):
   _check_fit(count, available, num_steps)
   if count == 1 < available and spacing != 'trailing':
     raise ValueError(
-      f'spacing={spacing!r} of one step is step 1, the cleanest: take '
-      "'trailing' or 'uniform'"
+      f"spacing={spacing!r} of one step is step 1, the cleanest: take 'trailing' or 'uniform'"
     )
   return schedule(STEP_CHOICES[spacing](available, count) / num_steps)
 
 
-def step_levels(
-  schedule: Schedule, steps: Sequence[int] | np.ndarray
-) -> NoiseLevel:
+def step_levels(schedule: Schedule, steps: Sequence[int] | np.ndarray) -> NoiseLevel:
   """Returns the grid [N+1] of some of the steps 1..T and of clean data.
 
   steps: [N], in any order; ValueError for an empty list, for steps outside 1..T
@@ -268,15 +249,12 @@ def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
     counts = []
   if not counts or min(counts) < 1 or (is_ddim and len(counts) > 1):
     raise ValueError(
-      f"{spec!r} does not specify steps: use a form such as '250', '10,15,20' "
-      "or 'ddim50'"
+      f"{spec!r} does not specify steps: use a form such as '250', '10,15,20' or 'ddim50'"
     )
   if is_ddim:
     return _strided_steps(num_steps, counts[0])
   if counts == [1] and num_steps > 1:
-    raise ValueError(
-      "'1' keeps step 1 alone, the cleanest: take one step of a grid instead"
-    )
+    raise ValueError("'1' keeps step 1 alone, the cleanest: take one step of a grid instead")
   sections = np.array_split(np.arange(1, num_steps + 1), len(counts))
   kept = [_section_steps(*pair) for pair in zip(sections, counts, strict=True)]
   return np.concatenate(kept)
@@ -287,9 +265,7 @@ def _strided_steps(num_steps, count):
     steps = np.arange(1, num_steps + 1, stride)
     if len(steps) == count:
       return steps
-  raise ValueError(
-    f'no integer stride through {num_steps} steps keeps exactly {count}'
-  )
+  raise ValueError(f'no integer stride through {num_steps} steps keeps exactly {count}')
 
 
 def _section_steps(section, count):

@@ -23,19 +23,8 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.parametrization import (
-  Parametrization,
-  eps_from_x0,
-  target,
-  to_x0,
-)
-from diffusion_jax.ranges import (
-  Finite,
-  NoiseRatio,
-  NonNegative,
-  Probability,
-  Size,
-)
+from diffusion_jax.core.parametrization import Parametrization, eps_from_x0, target, to_x0
+from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Size
 
 Array = jax.Array
 
@@ -47,9 +36,7 @@ class PairedDenoiser(Protocol):
   network predicts, as the attribute `output`.
   """
 
-  def __call__(
-    self, xt: Array, level: NoiseLevel, /
-  ) -> tuple[Prediction, Prediction]:
+  def __call__(self, xt: Array, level: NoiseLevel, /) -> tuple[Prediction, Prediction]:
     """Returns the conditional and the unconditional prediction."""
     ...
 
@@ -70,9 +57,7 @@ class ScoreFn(Protocol):
     ...
 
 
-def clip_denoised(
-  denoise: Denoiser, low: float = -1.0, high: float = 1.0
-) -> Denoiser:
+def clip_denoised(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
   """Clips the x_0 of a denoiser to [low, high] (Ho et al.'s clip_denoised).
 
   ValueError unless low <= high.
@@ -137,9 +122,7 @@ def paired(
   return _Pair(denoise_pair, output)
 
 
-def make_paired_denoiser(
-  network: Network, params: Params, cond: dict
-) -> PairedDenoiser:
+def make_paired_denoiser(network: Network, params: Params, cond: dict) -> PairedDenoiser:
   """Pairs a network with and without its condition, in a single call.
 
   The network is evaluated on 2B examples: each is repeated, with cond['drop']
@@ -154,15 +137,11 @@ def make_paired_denoiser(
     twice = {k: jnp.repeat(v, 2, axis=0) for k, v in cond.items()}
     twice['drop'] = jnp.tile(jnp.array([False, True]), size)
     if jnp.ndim(level.t):
-      level = jax.tree.map(
-        lambda a: jnp.repeat(jnp.broadcast_to(a, size), 2), level
-      )
+      level = jax.tree.map(lambda a: jnp.repeat(jnp.broadcast_to(a, size), 2), level)
     both = network.denoiser(params, twice)(jnp.repeat(xt, 2, axis=0), level)
 
     def copy(i):
-      return jax.tree.map(
-        lambda a: a.reshape(size, 2, *a.shape[1:])[:, i], both
-      )
+      return jax.tree.map(lambda a: a.reshape(size, 2, *a.shape[1:])[:, i], both)
 
     return copy(0), copy(1)
 
@@ -202,8 +181,7 @@ def classifier_free(
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       y, y_cond = (
-        target(kind, a, eps_from_x0(a, xt, level), level, sigma_data)
-        for a in (x0, cond.x0)
+        target(kind, a, eps_from_x0(a, xt, level), level, sigma_data) for a in (x0, cond.x0)
       )
       std, size = _std(y), jnp.max(jnp.abs(y), data_axes(y), keepdims=True)
       flat = std <= 1e-6 * size  # but for rounding
@@ -262,9 +240,7 @@ def _predict_pair(pair, xt, level):
   return both
 
 
-def log_prob_gradient(
-  log_prob_fn: LogProbFn, scale: Array | float = 1.0
-) -> ScoreFn:
+def log_prob_gradient(log_prob_fn: LogProbFn, scale: Array | float = 1.0) -> ScoreFn:
   """Makes the function (x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
 
   It is for `classifier_guided` and `ancestral(mean_shift=...)`. log_prob_fn:

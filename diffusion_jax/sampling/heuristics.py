@@ -11,11 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.arguments import (
-  as_float,
-  check_fraction,
-  check_not_negative,
-)
+from diffusion_jax.core.arguments import as_float, check_fraction, check_not_negative
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
@@ -71,9 +67,7 @@ def likelihood_guided(
       at_t = xt is x and level is level_t
       return prediction if at_t else denoise(xt, level)
 
-    new, state = sampler.step(
-      key, x, state, known, level_s=level_s, level_t=level_t
-    )
+    new, state = sampler.step(key, x, state, known, level_s=level_s, level_t=level_t)
     return new - step_size * gradient, state
 
   return Sampler(sampler.init, step)

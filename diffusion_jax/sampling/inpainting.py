@@ -32,9 +32,7 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     check_same_shape(x=x, known=known)
     key, noise_key = split_key(key, 2)
-    x, state = sampler.step(
-      key, x, state, denoise, level_s=level_s, level_t=level_t
-    )
+    x, state = sampler.step(key, x, state, denoise, level_s=level_s, level_t=level_t)
     eps = draw_normal(noise_key, x)
     return jnp.where(mask, _noisy_known(known, eps, level_s), x), state
 
@@ -63,9 +61,7 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 
     def denoising_step(x, state):
       x = jnp.where(mask, _noisy_known(known, eps, level_t), x)
-      x, state = sampler.step(
-        key, x, state, denoise, level_s=level_s, level_t=level_t
-      )
+      x, state = sampler.step(key, x, state, denoise, level_s=level_s, level_t=level_t)
       clean = level_s.expand_to(x).sigma == 0.0
       return jnp.where(clean & mask, known, x), state
 
@@ -76,9 +72,7 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   return Sampler(sampler.init, step)
 
 
-def repaint_levels(
-  levels: NoiseLevel, num_resamples: int = 10, jump: int = 10
-) -> NoiseLevel:
+def repaint_levels(levels: NoiseLevel, num_resamples: int = 10, jump: int = 10) -> NoiseLevel:
   """Returns RePaint's grid, which returns to noisier levels, [M+1].
 
   At every `jump`-th level it goes up `jump` levels, one by one, num_resamples -
@@ -90,8 +84,7 @@ def repaint_levels(
   num_steps = levels.t.shape[0] - 1
   if not 1 <= jump < num_steps:
     raise ValueError(
-      f'jump is {jump}: it must be at least 1 and less than the {num_steps} '
-      'steps of the grid'
+      f'jump is {jump}: it must be at least 1 and less than the {num_steps} steps of the grid'
     )
   check_at_least(1, num_resamples=num_resamples)
   # Steps are counted from the clean level, as the steps of a model are.

@@ -28,18 +28,9 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
-from diffusion_jax.core.keys import (
-  draw_normal,
-  draw_signs,
-  draw_uniform,
-  split_key,
-)
+from diffusion_jax.core.keys import draw_normal, draw_signs, draw_uniform, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
-from diffusion_jax.core.normal import (
-  STANDARD,
-  bits_per_dim,
-  log_prob as normal_log_prob,
-)
+from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Positive, Size, check_value
 from diffusion_jax.sampling.sampler import Sampler
@@ -95,9 +86,7 @@ def log_likelihood(
   size = x[0].size
 
   def field(angle, state):
-    velocity, pull_back = jax.vjp(
-      lambda z: _velocity(denoise, schedule, angle, z), state[0]
-    )
+    velocity, pull_back = jax.vjp(lambda z: _velocity(denoise, schedule, angle, z), state[0])
     products = probes * jax.vmap(lambda p: pull_back(p)[0])(probes)
     divergence = jnp.sum(products, axis=(0, *(a + 1 for a in axes)))
     # The log-density is integrated per dimension, so that tolerances mean the
@@ -139,10 +128,7 @@ def probability_flow(
 
 
 def adaptive_ode(
-  schedule: Schedule,
-  rtol: Positive = 1e-3,
-  atol: Positive = 1e-3,
-  max_steps: Size = 4096,
+  schedule: Schedule, rtol: Positive = 1e-3, atol: Positive = 1e-3, max_steps: Size = 4096
 ) -> Sampler:
   """Makes the sampler that solves the ODE between levels to a tolerance.
 
@@ -207,9 +193,7 @@ def gaussian_dequantize(
   return z, -categorical_nll(x0, z, level, num_levels) - log_q
 
 
-def ode_bits_per_dim(
-  log_p: Array, data_shape: tuple[int, ...], num_levels: int = 256
-) -> Array:
+def ode_bits_per_dim(log_p: Array, data_shape: tuple[int, ...], num_levels: int = 256) -> Array:
   """Converts log p of `dequantize`d data to bits per dimension of grey levels.
 
   The mass of a bin is its mean density times its volume (2 / (K - 1))^D, which
@@ -281,8 +265,15 @@ def _solve(field, state, ends, rtol, atol, max_steps):
   term = diffrax.ODETerm(lambda u, state, args: field(u, state))
   steps = diffrax.PIDController(rtol, atol, norm=_worst_example)
   solution = diffrax.diffeqsolve(
-    term, diffrax.Tsit5(), start, end, None,  # It chooses the first step.
-    state, stepsize_controller=steps, max_steps=max_steps, throw=False,
-  )  # fmt: skip
+    term,
+    diffrax.Tsit5(),
+    start,
+    end,
+    None,  # It chooses the first step.
+    state,
+    stepsize_controller=steps,
+    max_steps=max_steps,
+    throw=False,
+  )
   failed = solution.result != diffrax.RESULTS.successful
   return jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)

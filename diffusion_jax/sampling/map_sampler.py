@@ -17,11 +17,7 @@ Array = jax.Array
 
 
 def sample_map(
-  key: Array,
-  flow_map: FlowMap,
-  levels: NoiseLevel,
-  x: Array,
-  stochastic: bool = False,
+  key: Array, flow_map: FlowMap, levels: NoiseLevel, x: Array, stochastic: bool = False
 ) -> Array:
   """Takes x from levels[0] to levels[N] in N evaluations of a flow map.
 

@@ -15,12 +15,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_fraction
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.core.keys import (
-  draw_index,
-  draw_normal,
-  draw_uniform,
-  split_key,
-)
+from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.process import Variance, p_reverse
 from diffusion_jax.ranges import check_value
@@ -100,9 +95,7 @@ def steered(
 def _first(x):
   # The state before the first step.
   if x.ndim < 3:
-    raise ValueError(
-      f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]'
-    )
+    raise ValueError(f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]')
   zero = jnp.zeros(x.shape[:2], x.dtype)
   return Particles(zero, zero[:, 0], zero[:, 0] + x.shape[1], zero)
 
@@ -110,9 +103,7 @@ def _first(x):
 def _estimate(twist, x, denoise, level):
   # (log psi [B, K], Prediction, gradient 0) of particles.
   flat = predict(denoise, x.reshape(-1, *x.shape[2:]), level)
-  prediction = jax.tree.map(
-    lambda a: a.reshape(*x.shape[:2], *a.shape[1:]), flat
-  )
+  prediction = jax.tree.map(lambda a: a.reshape(*x.shape[:2], *a.shape[1:]), flat)
   log_psi = _finite(_of_each(lambda x0: twist(x0, level))(prediction.x0))
   gradient = jnp.zeros((*x.shape[:2], *[1] * (x.ndim - 2)), x.dtype)
   return log_psi, prediction, gradient
@@ -138,9 +129,7 @@ def _resampled(key, x, state, estimates, threshold):
   again = ess < threshold * x.shape[1]
   index = _systematic(key, log_weights)
   index = jnp.where(again[:, None], index, jnp.arange(x.shape[1])[None])
-  x, estimates = jax.tree.map(
-    lambda a: jax.vmap(lambda row, i: row[i])(a, index), (x, estimates)
-  )
+  x, estimates = jax.tree.map(lambda a: jax.vmap(lambda row, i: row[i])(a, index), (x, estimates))
   evidence = jnp.where(again, _log_mean(log_weights), 0.0)
   state = state._replace(
     log_weights=jnp.where(again[:, None], 0.0, log_weights),

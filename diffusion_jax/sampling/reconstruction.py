@@ -25,11 +25,7 @@ from diffusion_jax.core.arguments import as_float, check_at_least, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import Measurement
-from diffusion_jax.sampling.conjugate_gradients import (
-  Product,
-  least_squares,
-  solve,
-)
+from diffusion_jax.sampling.conjugate_gradients import Product, least_squares, solve
 from diffusion_jax.sampling.inpainting import check_mask
 from diffusion_jax.sampling.twists import pseudoinverse_twist, twist_guided
 
@@ -37,11 +33,7 @@ Array = jax.Array
 
 
 def reconstruction_guided(
-  denoise: Denoiser,
-  known: Array,
-  mask: Array,
-  scale: float = 1.0,
-  num_iterations: int = 8,
+  denoise: Denoiser, known: Array, mask: Array, scale: float = 1.0, num_iterations: int = 8
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, known pixels]; see `observation_guided`.
 
@@ -135,10 +127,7 @@ def pseudoinverse_guided(
 
 
 def proximal(
-  denoise: Denoiser,
-  measurement: Measurement,
-  weight: float = 1.0,
-  num_iterations: int = 100,
+  denoise: Denoiser, measurement: Measurement, weight: float = 1.0, num_iterations: int = 100
 ) -> Denoiser:
   """Moves x_0 to argmin_x |y - A x|^2 / std^2 + weight |x - x_0|^2 / rho^2.
 
@@ -153,19 +142,20 @@ def proximal(
     transpose = measurement.transpose(x)
     residual = measurement.residual(prediction.x0)
     correction = least_squares(
-      measurement.forward, transpose, residual, measurement.variance(residual),
-      weight * _over_variance(level, x, 2), num_iterations,
-    )  # fmt: skip
+      measurement.forward,
+      transpose,
+      residual,
+      measurement.variance(residual),
+      weight * _over_variance(level, x, 2),
+      num_iterations,
+    )
     return prediction._replace(x0=prediction.x0 + correction)
 
   return moved
 
 
 def unexplained(
-  measurement: Measurement,
-  x0: Array,
-  precision: float = 0.0,
-  num_iterations: int = 100,
+  measurement: Measurement, x0: Array, precision: float = 0.0, num_iterations: int = 100
 ) -> Array:
   """Computes y - A A^+ y, the part of y that no image explains, [B, ...].
 

@@ -23,12 +23,7 @@ from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
-from diffusion_jax.core.levels import (
-  NoiseLevel,
-  check_level,
-  check_order,
-  equal_levels,
-)
+from diffusion_jax.core.levels import NoiseLevel, check_level, check_order, equal_levels
 
 Array = jax.Array
 
@@ -218,9 +213,7 @@ def take_step(
 
 def _pair(result):
   if not isinstance(result, tuple) or len(result) != 2:
-    raise TypeError(
-      f'the step of a sampler returns (x, state), not {kind_of(result)}'
-    )
+    raise TypeError(f'the step of a sampler returns (x, state), not {kind_of(result)}')
   return result
 
 

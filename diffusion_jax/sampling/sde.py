@@ -11,12 +11,7 @@ from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
-from diffusion_jax.core.process import (
-  alpha_ratio,
-  one_minus_snr_ratio,
-  sde_coefficients,
-  velocity,
-)
+from diffusion_jax.core.process import alpha_ratio, one_minus_snr_ratio, sde_coefficients, velocity
 from diffusion_jax.ranges import NonNegative, check_choice
 from diffusion_jax.sampling.sampler import Sampler
 

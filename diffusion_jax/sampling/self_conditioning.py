@@ -27,9 +27,7 @@ def self_conditioned(sampler: Sampler) -> Sampler:
         return first
       return denoise_given_x0(y, level)
 
-    x, inner = sampler.step(
-      key, x, inner, cached_denoise, level_s=level_s, level_t=level_t
-    )
+    x, inner = sampler.step(key, x, inner, cached_denoise, level_s=level_s, level_t=level_t)
     return x, (inner, first.x0)
 
   def init(x):

@@ -14,11 +14,7 @@ infinite, are DDIM's.
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import (
-  check_fraction,
-  check_not_negative,
-  expand_to,
-)
+from diffusion_jax.core.arguments import check_fraction, check_not_negative, expand_to
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
@@ -182,9 +178,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
       return path_noise(key, x, level, level_t) if eta else 0.0
 
     def move(x0, level, noise):
-      return noisy_ddim_step(
-        x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise
-      )
+      return noisy_ddim_step(x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise)
 
     noise = noise_of(level_s)  # of both moves to level s
 
@@ -199,9 +193,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
   return Sampler(lambda x: (), step, repeat_key)
 
 
-def dpm_solver_pp_sde(
-  eta: float = 1.0, order: int = 2, brownian: bool = False
-) -> Sampler:
+def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) -> Sampler:
   """Makes multistep SDE-DPM-Solver++, 2M or 3M (Lu et al. 2022).
 
   D is as in `dpm_solver_pp(order)`, but with the weight e^((1 + eta) lambda).
@@ -225,9 +217,7 @@ def dpm_solver_pp_sde(
       exponent = 2.0 * eta * jnp.maximum(_lambda_difference(s, t), 0.0)
     std = s.sigma * jnp.sqrt(-jnp.expm1(-exponent))
     moved = _multistep(x, s, history, jnp.exp(-exponent), 1.0 + eta)
-    draw = (
-      path_noise(key, x, level_s, level_t) if brownian else draw_normal(key, x)
-    )
+    draw = path_noise(key, x, level_s, level_t) if brownian else draw_normal(key, x)
     return moved + std * draw, history[: order - 1]
 
   keys = repeat_key if brownian else split_key
@@ -310,17 +300,13 @@ def _middle_level(schedule, level_s, level_t):
   return schedule.from_logsnr(logsnr)
 
 
-def _multistep(
-  x, s, history, old_share: Array | float = 1.0, weight: float = 1.0
-):
+def _multistep(x, s, history, old_share: Array | float = 1.0, weight: float = 1.0):
   # Takes x from the level of history[0] to level s. The history is a sequence
   # of pairs (x0, level) that begins at the start of the step; estimates at
   # alpha = 0 have no weight. x0 has the weight e^(weight lambda).
   x0, level_t = history[0]
   nodes = [jnp.zeros_like(level_t.t)]
-  nodes += [
-    weight * _lambda_difference(level, level_t) for _, level in history[1:]
-  ]
+  nodes += [weight * _lambda_difference(level, level_t) for _, level in history[1:]]
   values = [x0 for x0, _ in history]
   h = weight * _lambda_difference(s, level_t)
   x0_mean = _weighted_mean(h, nodes, values, _exponential_moments)
@@ -382,8 +368,7 @@ def _lambda_difference(level, level_t):
   # are replaced before the logarithms, whose gradients would be NaN.
   finite = (level.sigma > 0.0) & (level.alpha > 0.0) & (level_t.alpha > 0.0)
   level, level_t = (
-    select_level(finite, a, jax.tree.map(jnp.ones_like, a))
-    for a in (level, level_t)
+    select_level(finite, a, jax.tree.map(jnp.ones_like, a)) for a in (level, level_t)
   )
   difference = jnp.log(level.alpha) - jnp.log(level_t.alpha)
   difference += jnp.log(level_t.sigma) - jnp.log(level.sigma)
@@ -409,9 +394,7 @@ def _broadcast_level(level, x):
   # The state of a loop needs a fixed shape, so it holds one level per example,
   # [B, 1, ...].
   shape = (x.shape[0], *[1] * (x.ndim - 1))
-  return jax.tree.map(
-    lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x)
-  )
+  return jax.tree.map(lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x))
 
 
 def _empty_history(x, n):

@@ -43,9 +43,7 @@ class InnerDraw(Protocol):
     ...
 
 
-def gaussian_draw(
-  measurement: Measurement, num_iterations: int = 100
-) -> InnerDraw:
+def gaussian_draw(measurement: Measurement, num_iterations: int = 100) -> InnerDraw:
   """Draws x_0 for a linear measurement, exactly if the iterations suffice.
 
   A draw without y is corrected by the measurement of its own noisy y.
@@ -64,9 +62,13 @@ def gaussian_draw(
     noise_variance = measurement.variance(residual)
     noise = jnp.sqrt(noise_variance) * draw_normal(noise_key, residual)
     return x0 + least_squares(
-      measurement.forward, transpose, residual - noise, noise_variance,
-      1.0 / jnp.maximum(variance, 1e-12), num_iterations,
-    )  # fmt: skip
+      measurement.forward,
+      transpose,
+      residual - noise,
+      noise_variance,
+      1.0 / jnp.maximum(variance, 1e-12),
+      num_iterations,
+    )
 
   return draw
 
@@ -110,9 +112,7 @@ def langevin_draw(
       accepted = jnp.log(draw_uniform(accept_key, value)) < log_ratio
       new = x + move, new_value, new_gradient
       return jax.tree.map(
-        lambda new, old: jnp.where(expand_to(accepted, new), new, old),
-        new,
-        carry,
+        lambda new, old: jnp.where(expand_to(accepted, new), new, old), new, carry
       ), None
 
     (_, value), gradient = valued(mean)
@@ -148,9 +148,7 @@ def decoupled(
       mean = predict(denoise, x, level_t).x0
     else:
       mean = estimate(denoise, x, level_t)
-    spread = (
-      assumed_variance(level_t, x) if variance is None else variance(level_t)
-    )
+    spread = assumed_variance(level_t, x) if variance is None else variance(level_t)
     x0 = draw(key, mean, jnp.reshape(spread, ()))
     s = level_s.expand_to(x)
     return s.alpha * x0 + s.sigma * draw_normal(noise_key, x), state

@@ -46,9 +46,7 @@ def twist_guided(denoise: Denoiser, twist: Twist) -> Denoiser:
   return guided
 
 
-def pseudoinverse_twist(
-  measurement: Measurement, num_iterations: int = 100
-) -> Twist:
+def pseudoinverse_twist(measurement: Measurement, num_iterations: int = 100) -> Twist:
   """Makes log N(y; A x_0_hat, r^2 A A^T + std^2 I) (PiGDM, Song et al. 2023).
 
   It takes Cov[x_0 | x_t] for r^2 I, r^2 = sigma^2 / (alpha^2 + sigma^2), which

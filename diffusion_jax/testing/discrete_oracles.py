@@ -68,9 +68,7 @@ class Table:
       joint = einsum('ndk,bdk->bn', one_hot, log_q) + prior[None]
       p = einsum('bn,ndk->bdk', jax.nn.softmax(joint), one_hot)
       logits = jnp.where(p > 0.0, jnp.log(jnp.where(p > 0.0, p, 1.0)), NEVER)
-      logits = jnp.pad(
-        logits, ((0, 0), (0, 0), (0, s - k)), constant_values=NEVER
-      )
+      logits = jnp.pad(logits, ((0, 0), (0, 0), (0, s - k)), constant_values=NEVER)
       return logits.reshape(*xt.shape, s)
 
     return denoise
@@ -87,9 +85,7 @@ def table(probs: np.ndarray) -> Table:
   return Table(probs / probs.sum())
 
 
-def expected_bound(
-  oracle: Table, matrices: np.ndarray, prior: np.ndarray
-) -> dict:
+def expected_bound(oracle: Table, matrices: np.ndarray, prior: np.ndarray) -> dict:
   """Computes E[L_T] and E[L_{t-1}] of D3PM Eq. 1 for the exact denoiser, nats.
 
   matrices: Q_1..Q_T, [T, S, S]; prior: [S]. Returns 'prior' [], 'diffusion'
@@ -113,9 +109,7 @@ def expected_bound(
   return {'prior': prior_kl, 'diffusion': diffusion, 'total': total}
 
 
-def ancestral_law(
-  oracle: Table, matrices: np.ndarray, prior: np.ndarray
-) -> np.ndarray:
+def ancestral_law(oracle: Table, matrices: np.ndarray, prior: np.ndarray) -> np.ndarray:
   """Computes the distribution of `ancestral_states` with the exact denoiser.
 
   matrices: Q_1..Q_T, [T, S, S], of the sampler's steps; prior: [S], the

@@ -99,9 +99,7 @@ class Mixture:
       variance += sigma**2
     return 0.5 * jnp.sum(jnp.log(2.0 * jnp.pi * jnp.e * variance), axis=-1)
 
-  def ode_map(
-    self, x: Array, level_from: NoiseLevel, level_to: NoiseLevel
-  ) -> Array:
+  def ode_map(self, x: Array, level_from: NoiseLevel, level_to: NoiseLevel) -> Array:
     """Maps x [B, D] from one level to another along the probability-flow ODE.
 
     Along each axis of C, on any path of levels, the distance from the mean is
@@ -220,9 +218,7 @@ class Mixture:
 
     return denoise
 
-  def log_evidence(
-    self, matrix: ArrayLike, y: ArrayLike, std: float
-  ) -> np.float64:
+  def log_evidence(self, matrix: ArrayLike, y: ArrayLike, std: float) -> np.float64:
     """Returns log p(y) of `posterior` in nats."""
     return np.logaddexp.reduce(_measured(self, matrix, y, std)[0])
 
@@ -303,8 +299,7 @@ def check_gaussian(oracle: Mixture, name: str) -> None:
   """Raises ValueError with `name` for more than one component."""
   if len(oracle.weights) > 1:
     raise ValueError(
-      f'{name} has a closed form for a Gaussian only, this is a mixture of '
-      f'{len(oracle.weights)}'
+      f'{name} has a closed form for a Gaussian only, this is a mixture of {len(oracle.weights)}'
     )
 
 
@@ -319,8 +314,7 @@ def _solve(oracle, x, level_t, level_s, rtol, atol):
     for level in (level_t, level_s)
   )
   scale_t, scale_s = (
-    expand_to(jnp.hypot(level.alpha, level.sigma), x)
-    for level in (level_t, level_s)
+    expand_to(jnp.hypot(level.alpha, level.sigma), x) for level in (level_t, level_s)
   )
 
   def field(u, z, args):
@@ -354,8 +348,7 @@ def _conditional(prior, known, mask):
   d = prior.means.shape[1]
   if known.shape != (d,) or mask.shape != (d,) or mask.dtype != bool:
     raise ValueError(
-      f'known {list(known.shape)} and mask {list(mask.shape)} must be [{d}], '
-      'the mask of booleans'
+      f'known {list(known.shape)} and mask {list(mask.shape)} must be [{d}], the mask of booleans'
     )
   if mask.all():
     raise ValueError('every coordinate is known: nothing is left')
@@ -380,10 +373,8 @@ def _moments(oracle):
   # Returns weights [K], means [K, D] and covariances [K, D, D] in float64.
   weights, means, q, v = (
     np.asarray(a, np.float64)
-    for a in (
-      oracle.weights, oracle.means, oracle.eigenvectors, oracle.eigenvalues
-    )
-  )  # fmt: skip
+    for a in (oracle.weights, oracle.means, oracle.eigenvectors, oracle.eigenvalues)
+  )
   return weights, means, np.einsum('kie,ke,kje->kij', q, v, q)
 
 
@@ -394,10 +385,7 @@ def _measured(prior, matrix, y, std):
   weights, means, covs = _moments(prior)
   d = means.shape[1]
   if matrix.ndim != 2 or matrix.shape[1] != d or y.shape != matrix.shape[:1]:
-    raise ValueError(
-      f'matrix {list(matrix.shape)} and y {list(y.shape)} must be [M, {d}] and '
-      '[M]'
-    )
+    raise ValueError(f'matrix {list(matrix.shape)} and y {list(y.shape)} must be [M, {d}] and [M]')
   if not std > 0.0:
     raise ValueError(f'std is {std}: it must be above 0')
   across = covs @ matrix.T  # [K, D, M]

@@ -51,9 +51,7 @@ class Changes(NamedTuple):
   shift: Array
 
 
-def augment(
-  key: Array, images: Array, probability: float = 0.12
-) -> tuple[Array, Array]:
+def augment(key: Array, images: Array, probability: float = 0.12) -> tuple[Array, Array]:
   """Returns (changed images, labels [B, 9] of the changes).
 
   images: [B, H, W, C] of any range; key: [] or one per example, [B];
@@ -140,9 +138,7 @@ def warp(image: Array, inverse: Array, shift: Array) -> Array:
   shifted = jnp.stack([x - shift[0], y - shift[1]])
   x, y = jnp.einsum('ab,bnm->anm', inverse, shifted, precision=_FULL)
   at = [_sample_index(y, height), _sample_index(x, width)]
-  read = functools.partial(
-    map_coordinates, coordinates=at, order=1, mode='nearest'
-  )
+  read = functools.partial(map_coordinates, coordinates=at, order=1, mode='nearest')
   fine = jax.vmap(read, in_axes=-1, out_axes=-1)(fine)
   out = jnp.einsum('in,jm,nmc->ijc', down_y, down_x, fine, precision=_FULL)
   return out.astype(dtype)

@@ -50,9 +50,7 @@ def open_manager(
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoints were checked')
   # max_to_keep, the older option, can delete the latest step.
-  policies: list[checkpoint_managers.PreservationPolicy] = [
-    checkpoint_managers.LatestN(keep)
-  ]
+  policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
   if keep_every:
     policies.append(checkpoint_managers.EveryNSteps(keep_every))
   if keep_best:
@@ -78,8 +76,7 @@ def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
   folder = _folder(workdir)
   if not checksums.steps_in(folder):
     raise FileNotFoundError(
-      f'{workdir} contains no checkpoint: train first, or give the --workdir '
-      'of a run'
+      f'{workdir} contains no checkpoint: train first, or give the --workdir of a run'
     )
   options = ocp.CheckpointManagerOptions(
     read_only=True,
@@ -149,15 +146,10 @@ def _save(manager, step, trees, config, metrics=None):
     return
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
   args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
-  manager.save(
-    step, args=args, metrics=metrics, force=True,
-    custom_metadata=checksums.MARK,
-  )  # fmt: skip
+  manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=checksums.MARK)
 
 
-def restore_latest(
-  manager: ocp.CheckpointManager, target: TrainState
-) -> TrainState | None:
+def restore_latest(manager: ocp.CheckpointManager, target: TrainState) -> TrainState | None:
   """Returns the newest state, or None without checkpoints.
 
   target: the abstract state (`jax.ShapeDtypeStruct`s with shardings), or a
@@ -187,9 +179,7 @@ def restore_latest(
   return restored['state']._replace(**weights, more_ema_params=more)
 
 
-def find_step(
-  manager: ocp.CheckpointManager, checkpoint: int | str, workdir: str | Path
-) -> int:
+def find_step(manager: ocp.CheckpointManager, checkpoint: int | str, workdir: str | Path) -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
   steps = sorted(manager.all_steps())
   if checkpoint == 'latest' and steps:
@@ -199,14 +189,12 @@ def find_step(
     losses = {step: x for step, x in losses.items() if x is not None}
     if not losses:
       raise FileNotFoundError(
-        f'no checkpoint in {workdir} has a metric: train with keep_best and an '
-        'evaluation'
+        f'no checkpoint in {workdir} has a metric: train with keep_best and an evaluation'
       )
     return min(losses, key=lambda step: losses[step])
   if not isinstance(checkpoint, int) or checkpoint not in steps:
     raise FileNotFoundError(
-      f'{workdir} contains no checkpoint {checkpoint} but '
-      f'{", ".join(map(str, steps))}'
+      f'{workdir} contains no checkpoint {checkpoint} but {", ".join(map(str, steps))}'
     )
   return checkpoint
 
@@ -245,8 +233,7 @@ def check_fits(theirs: Params, ours: Params, what: str) -> None:
   for path in sorted(there | here):
     if there.get(path) != here.get(path):
       raise ValueError(
-        f'{what}: {path} is {there.get(path, "missing")} there, '
-        f'{here.get(path, "missing")} here'
+        f'{what}: {path} is {there.get(path, "missing")} there, {here.get(path, "missing")} here'
       )
 
 
@@ -299,9 +286,7 @@ def _refuse_damaged(manager, step, items=None):
 def _reading(manager, step):
   try:
     yield
-  except (
-    AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
-  ) as error:  # fmt: skip
+  except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
     raise ValueError(
       f'checkpoint {step} in {manager.directory} cannot be read: '
       f'{_brief(error)}. Move it away to continue from an older one'
@@ -317,8 +302,7 @@ def _writing(manager):
     last = manager.latest_step()
     kept = 'there is none yet' if last is None else f'{last} is the last one'
     raise OSError(
-      f'a checkpoint could not be written in {manager.directory}, {kept}: '
-      f'{_brief(error)}'
+      f'a checkpoint could not be written in {manager.directory}, {kept}: {_brief(error)}'
     ) from error
 
 
@@ -347,9 +331,7 @@ def _open(folder, options, items, write_gb=96):
     for name in {*_ITEMS, *items, *older}
   }
   return ocp.CheckpointManager(
-    folder,
-    options=options,
-    item_handlers={**handlers, 'config': ocp.JsonCheckpointHandler()},
+    folder, options=options, item_handlers={**handlers, 'config': ocp.JsonCheckpointHandler()}
   )
 
 

@@ -175,10 +175,7 @@ def move_damaged(folder: Path) -> None:
 
 
 def check(
-  folder: Path,
-  step: int,
-  steps: Iterable[int],
-  items: Iterable[str] | None = None,
+  folder: Path, step: int, steps: Iterable[int], items: Iterable[str] | None = None
 ) -> None:
   """Raises ValueError if checkpoint `step` is damaged.
 
@@ -201,10 +198,7 @@ def check(
 def _damage(path, items=None):
   if exist(path):
     return find_damage(path, items)
-  _say(
-    f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is '
-    'read unchecked'
-  )
+  _say(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')
   return ''
 
 

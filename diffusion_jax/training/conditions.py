@@ -28,9 +28,7 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
   def one(key):
     kind_key, key = jax.random.split(key)
     kind = jax.random.randint(kind_key, (), 0, 3)
-    draws = [
-      lambda draw=draw: draw(key, height, width) for draw in (half, box, stroke)
-    ]
+    draws = [lambda draw=draw: draw(key, height, width) for draw in (half, box, stroke)]
     return jax.lax.switch(kind, draws)
 
   return jax.vmap(one)(key_per_example(key, shape[0]))

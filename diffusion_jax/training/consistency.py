@@ -21,11 +21,7 @@ from diffusion_jax.core.flow_losses import (
   squared_error,
   trigflow_tangent,
 )
-from diffusion_jax.core.flow_map import (
-  consistency_output,
-  level_of_angle,
-  trigflow_input,
-)
+from diffusion_jax.core.flow_map import consistency_output, level_of_angle, trigflow_input
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
@@ -81,9 +77,15 @@ def consistency_training(
     return q_sample(inputs.x0, inputs.eps, level_r)
 
   return _pair_objective(
-    network, schedule, pairs, same_noise, distance or pseudo_huber(),
-    ema_target, sigma_data, sigma_min,
-  )  # fmt: skip
+    network,
+    schedule,
+    pairs,
+    same_noise,
+    distance or pseudo_huber(),
+    ema_target,
+    sigma_data,
+    sigma_min,
+  )
 
 
 @needs(map_kind='consistency')
@@ -112,14 +114,18 @@ def consistency_distillation(
     return solver_step(solver, keys[1], denoise, xt, inputs.level, level_r)
 
   return _pair_objective(
-    network, schedule, pairs, teacher_step, distance or squared_error,
-    ema_target, sigma_data, sigma_min,
-  )  # fmt: skip
+    network,
+    schedule,
+    pairs,
+    teacher_step,
+    distance or squared_error,
+    ema_target,
+    sigma_data,
+    sigma_min,
+  )
 
 
-def _pair_objective(
-  network, schedule, pairs, make_xr, distance, ema_target, sigma_data, sigma_min
-):
+def _pair_objective(network, schedule, pairs, make_xr, distance, ema_target, sigma_data, sigma_min):
   # make_xr: (context, keys, inputs, xt, level_r) -> x_r.
   network = dataclasses.replace(network, sigma_data=sigma_data)
 
@@ -127,9 +133,7 @@ def _pair_objective(
     key, pair_key = jax.random.split(key)
     size = len(batch['x'])
     level_t, level_r, weight = pairs(pair_key, size, schedule, context.step)
-    inputs, keys = draw_inputs(
-      key, batch, schedule, network, lambda *_: (level_t, weight)
-    )
+    inputs, keys = draw_inputs(key, batch, schedule, network, lambda *_: (level_t, weight))
     return PairInputs(inputs, level_r), keys
 
   def loss(params, context, inputs, keys):
@@ -172,9 +176,7 @@ def continuous_consistency(
   Metrics: loss, also per quarter of t; tangent (the mean norm of g).
   """
   network.check_options('continuous_consistency')
-  network = dataclasses.replace(
-    network, parametrization='edm', sigma_data=sigma_data
-  )
+  network = dataclasses.replace(network, parametrization='edm', sigma_data=sigma_data)
 
   def draw(key, batch, context):
     return draw_inputs(key, batch, schedule, network, times)
@@ -190,9 +192,7 @@ def continuous_consistency(
     warmup = 1.0
     if warmup_steps:
       warmup = jnp.minimum(context.step / warmup_steps, 1.0)
-    before, g = trigflow_tangent(
-      output_fn, x, angle, velocity, warmup, sigma_data
-    )
+    before, g = trigflow_tangent(output_fn, x, angle, velocity, warmup, sigma_data)
     target = before + normalized(g, offset)
     losses = squared_error(output_fn(x / sigma_data, angle), target)
     norms = jnp.sqrt(squared_error(g, jnp.zeros_like(g)))

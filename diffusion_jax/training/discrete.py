@@ -67,9 +67,7 @@ def d3pm(
     step = jnp.rint(level.t * num_steps)
     levels = levels_of_step(schedule, step, num_steps)
     kl = transition_kl_states(logits, x0, xt, process, *levels)
-    kl, nll = (
-      bits_per_dim(nats, x0.shape[1:]) for nats in (kl, state_nll(logits, x0))
-    )
+    kl, nll = (bits_per_dim(nats, x0.shape[1:]) for nats in (kl, state_nll(logits, x0)))
     losses = kl + cross_entropy_weight * nll
     return losses, {'vlb': num_steps * kl, 'cross_entropy': nll}
 
@@ -118,9 +116,7 @@ def _objective(network, process, schedule, num_steps, states, terms):
     return StateInputs(x0, xt, level, cond), dropout_key
 
   def loss(params, context, inputs, key):
-    denoise = make_state_denoiser(
-      network, params['network'], inputs.cond, process=process, key=key
-    )
+    denoise = make_state_denoiser(network, params['network'], inputs.cond, process=process, key=key)
     logits = denoise(inputs.xt, inputs.level)
     losses, metrics = terms(logits, inputs)
     return mean_loss(losses, inputs.level.t, **metrics)

@@ -27,13 +27,7 @@ from diffusion_jax.core.losses import (
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Size
-from diffusion_jax.training.objectives import (
-  Network,
-  Objective,
-  denoising,
-  draw_inputs,
-  mean_loss,
-)
+from diffusion_jax.training.objectives import Network, Objective, denoising, draw_inputs, mean_loss
 
 Array = jax.Array
 # (frozen, cond) -> denoiser; frozen: the parameters in `Context.frozen`
@@ -57,17 +51,10 @@ class Solver(Protocol):
 
 
 def solver_step(
-  solver: Solver,
-  key: Array,
-  denoise: Denoiser,
-  xt: Array,
-  level_t: NoiseLevel,
-  level_s: NoiseLevel,
+  solver: Solver, key: Array, denoise: Denoiser, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel
 ) -> Array:
   """Takes one step of a solver from x_t [B, ...] to x_s [B, ...]."""
-  xs, _ = solver.step(
-    key, xt, solver.init(xt), denoise, level_s=level_s, level_t=level_t
-  )
+  xs, _ = solver.step(key, xt, solver.init(xt), denoise, level_s=level_s, level_t=level_t)
   return xs
 
 
@@ -140,8 +127,7 @@ def reflow(
       return inputs, keys
     if 'noise' not in batch:
       raise ValueError(
-        "reflow needs a teacher, or batch['noise'] from which batch['x'] "
-        'was sampled'
+        "reflow needs a teacher, or batch['noise'] from which batch['x'] was sampled"
       )
     return inputs._replace(eps=batch['noise']), keys
 
@@ -155,9 +141,7 @@ def reflow(
   return dataclasses.replace(plain, draw=draw, loss=loss)
 
 
-def sampling_teacher(
-  teacher: Teacher, sample: Callable[[Denoiser, Array], Array]
-) -> ImageTeacher:
+def sampling_teacher(teacher: Teacher, sample: Callable[[Denoiser, Array], Array]) -> ImageTeacher:
   """Makes a teacher of `reflow` that samples its images with a denoiser.
 
   sample: (denoise, x1) -> x_0, for example 16 steps of UniPC, which draws no

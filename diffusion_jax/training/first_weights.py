@@ -53,9 +53,7 @@ def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
       if name in kept:
         return x
       value = np.array(theirs[name])  # a copy, since a state is donated
-      return jax.make_array_from_callback(
-        x.shape, x.sharding, lambda index: value[index]
-      )
+      return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 

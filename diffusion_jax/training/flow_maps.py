@@ -29,13 +29,7 @@ from diffusion_jax.core.flow_map import velocity_output
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes, q_sample
-from diffusion_jax.ranges import (
-  Finite,
-  NonNegative,
-  Positive,
-  Probability,
-  Rate,
-)
+from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate
 from diffusion_jax.training.objectives import (
   Inputs,
   Network,
@@ -120,9 +114,7 @@ def fixed_guidance(omega: Positive, kappa: Rate) -> Guidance:
 
 
 @needs(guidance_scale=True)
-def power_law_guidance(
-  low: float = 1.0, high: float = 8.0, power: Finite = 1.0
-) -> Guidance:
+def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0) -> Guidance:
   """Makes guidance with p(w) ~ w^-power on [low, high] for the scale w.
 
   Each example has its own scale, an input of the network, with omega = 1 and
@@ -196,9 +188,7 @@ def mean_flow(
     x0, eps, t, cond = inputs.x0, inputs.eps, inputs.level.t, inputs.cond
     xt = q_sample(x0, eps, inputs.level)
     v = path_velocity(schedule, x0, eps, t)
-    u_fn = functools.partial(
-      _average_velocity, network, params, schedule, key=keys[0]
-    )
+    u_fn = functools.partial(_average_velocity, network, params, schedule, key=keys[0])
     if guidance is not None:
       if guidance.draw is not None:
         cond = cond | {'guidance_scale': scale}

@@ -19,16 +19,11 @@ from diffusion_jax.ranges import Finite, Positive, Size, at_least
 
 Array = jax.Array
 Scales = Annotated[int, at_least(2)]
-Pairs = Callable[
-  [Array, int, Schedule, Array | int], tuple[NoiseLevel, NoiseLevel, Array]
-]
+Pairs = Callable[[Array, int, Schedule, Array | int], tuple[NoiseLevel, NoiseLevel, Array]]
 
 
 def improved_num_levels(
-  step: Array | int,
-  total_steps: int,
-  num_scales_start: int = 10,
-  num_scales_end: int = 1280,
+  step: Array | int, total_steps: int, num_scales_start: int = 10, num_scales_end: int = 1280
 ) -> Array:
   """Returns N(k) = min(s0 2^floor(k / K'), s1) + 1 (Song & Dhariwal 2024).
 
@@ -82,11 +77,7 @@ def improved_pairs(
 
 
 def easy_ratio(
-  sigma: Array,
-  stage: Array | int,
-  q: float = 2.0,
-  k: float = 8.0,
-  b: float = 1.0,
+  sigma: Array, stage: Array | int, q: float = 2.0, k: float = 8.0, b: float = 1.0
 ) -> Array:
   """Computes r(t) = t max(0, 1 - n(t) / q^(stage + 1)), [B] (Geng et al. 2024).
 

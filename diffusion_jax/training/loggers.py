@@ -225,11 +225,7 @@ _PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}  # of the extras
 
 def missing(names: Iterable[str]) -> list[str]:
   """Returns the loggers whose package is not installed."""
-  found = {
-    name: importlib.util.find_spec(_PACKAGES[name])
-    for name in names
-    if name in _PACKAGES
-  }
+  found = {name: importlib.util.find_spec(_PACKAGES[name]) for name in names if name in _PACKAGES}
   # Without an origin it is a folder wandb/ in the working folder.
   return [n for n, spec in found.items() if spec is None or not spec.origin]
 
@@ -358,10 +354,7 @@ def _begin(path, last):
         dropped.append(step)
   if dropped:
     damaged = dropped.count(None)
-    print(
-      f'{path}: dropped {len(dropped) - damaged} lines after step {last} and '
-      f'{damaged} damaged'
-    )
+    print(f'{path}: dropped {len(dropped) - damaged} lines after step {last} and {damaged} damaged')
 
 
 def _step(line):

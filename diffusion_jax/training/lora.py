@@ -21,9 +21,7 @@ A, B = 'lora_A', 'lora_B'
 BASE = 'base'  # the frozen parameters of `lora_objective`
 
 
-def lora_init(
-  key: Array, params: NamedParams, rank: int, convolutions: bool = False
-) -> Params:
+def lora_init(key: Array, params: NamedParams, rank: int, convolutions: bool = False) -> Params:
   """Returns new adapters of a network: A is normal, of variance 1 / in; B is 0.
 
   params: of the network, or their shapes. Kernels [in, out] of dense layers and
@@ -54,9 +52,7 @@ def lora_init(
   return adapters
 
 
-def lora_merge(
-  params: NamedParams, adapters: NamedParams, scale: float
-) -> Params:
+def lora_merge(params: NamedParams, adapters: NamedParams, scale: float) -> Params:
   """Returns a network's parameters with kernels W + scale A B.
 
   Hu et al. 2021, eq. 3, where scale is alpha / rank.
@@ -91,9 +87,7 @@ def lora_objective(objective: Objective, scale: float) -> Objective:
 
   return dataclasses.replace(
     objective,
-    draw=lambda key, batch, context: objective.draw(
-      key, batch, within(context)
-    ),
+    draw=lambda key, batch, context: objective.draw(key, batch, within(context)),
     loss=lambda params, context, inputs, keys: objective.loss(
       merged(params, context), within(context), inputs, keys
     ),

@@ -17,12 +17,7 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
-from diffusion_jax.core.elbo import (
-  bound_term,
-  categorical_nll,
-  prior_kl,
-  reconstruction_nll,
-)
+from diffusion_jax.core.elbo import bound_term, categorical_nll, prior_kl, reconstruction_nll
 from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import (
@@ -32,22 +27,12 @@ from diffusion_jax.core.levels import (
   clean_level,
   select_level,
 )
-from diffusion_jax.core.losses import (
-  TimeSampler,
-  Weight,
-  antithetic_times,
-  snr_weight,
-  step_times,
-)
+from diffusion_jax.core.losses import TimeSampler, Weight, antithetic_times, snr_weight, step_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.ranges import Count, NonNegative
-from diffusion_jax.training.loss_aware import (
-  init_loss_history,
-  loss_aware_times,
-  record,
-)
+from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 Array = jax.Array
 Uncertainty = Callable[[Params, NoiseLevel], Array]
@@ -126,9 +111,7 @@ class Objective:
   init: Callable[[], PyTree] = lambda: ()
   constrain: Callable[[Params], Params] = lambda params: params
 
-  def __call__(
-    self, params: Params, context: Context, key: Array, batch: dict
-  ) -> Loss:
+  def __call__(self, params: Params, context: Context, key: Array, batch: dict) -> Loss:
     """Returns (loss [], (metrics, state of the next step)) of a batch."""
     inputs, keys = self.draw(key, batch, context)
     loss, (metrics, records) = self.loss(params, context, inputs, keys)
@@ -161,9 +144,7 @@ def draw_inputs(
   """
   check_schedule(schedule)
   x0 = batch['x']
-  time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = (
-    jax.random.split(key, 7)
-  )
+  time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = jax.random.split(key, 7)
   level, time_weight = times(time_key, x0.shape[0], schedule)
   eps = jax.random.normal(eps_key, x0.shape)
   cond = network.condition(cond_key, batch)
@@ -259,10 +240,7 @@ def hybrid(
   {'network': ...}. Metrics: loss, also per quarter of t; vlb; simple. Raises
   ValueError for fewer than 2 steps.
   """
-  return _with_bound(
-    network, schedule, schedule_steps, weight, vlb_weight, loss_aware,
-    num_levels,
-  )  # fmt: skip
+  return _with_bound(network, schedule, schedule_steps, weight, vlb_weight, loss_aware, num_levels)
 
 
 @needs(learned_variance=True)
@@ -282,14 +260,10 @@ def vlb(
   a `LossHistory`. params: {'network': ...}. Metrics: loss, also per quarter of
   t; vlb. Raises ValueError for fewer than 2 steps.
   """
-  return _with_bound(
-    network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels
-  )
+  return _with_bound(network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels)
 
 
-def _with_bound(
-  network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels
-):
+def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels):
   # Makes `hybrid`, and `vlb` if the weight is None.
   network.check_options('hybrid', 'learned_variance')
   if num_steps < 2 or not network.learned_variance:
@@ -300,9 +274,7 @@ def _with_bound(
   bound = _step_bound(network, schedule, num_steps, num_levels)
 
   def draw(key, batch, context):
-    times = (
-      loss_aware_times(context.state) if loss_aware else step_times(num_steps)
-    )
+    times = loss_aware_times(context.state) if loss_aware else step_times(num_steps)
     return draw_inputs(key, batch, schedule, network, times)
 
   def loss(params, context, inputs, keys):
@@ -318,9 +290,7 @@ def _with_bound(
       terms['simple'] = simple / x0[0].size
       losses += terms['simple']
     terms = {name: inputs.time_weight * term for name, term in terms.items()}
-    return mean_loss(
-      inputs.time_weight * losses, level.t, records=(step, losses), **terms
-    )
+    return mean_loss(inputs.time_weight * losses, level.t, records=(step, losses), **terms)
 
   if not loss_aware:
     return Objective(draw, loss)
@@ -424,9 +394,7 @@ def means(**terms: Array) -> dict[str, Mean]:
   return {n: Mean(jnp.mean(x), jnp.ones(())) for n, x in terms.items()}
 
 
-def mean_loss(
-  losses: Array, t: Array, *, records: PyTree = (), **terms: Array
-) -> Loss:
+def mean_loss(losses: Array, t: Array, *, records: PyTree = (), **terms: Array) -> Loss:
   """Returns (loss [], (metrics, records)) for losses [B] at times t [B].
 
   The metrics are the means of the losses, also per quarter of t, and of the

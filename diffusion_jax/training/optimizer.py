@@ -11,14 +11,7 @@ import optax
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import check_positive
-from diffusion_jax.ranges import (
-  Count,
-  NonNegative,
-  Positive,
-  Rate,
-  Size,
-  check_choice,
-)
+from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size, check_choice
 from diffusion_jax.runtime.sharding import MIN_SIZE
 from diffusion_jax.training import power_ema
 
@@ -28,10 +21,7 @@ Decay = Literal['constant', 'linear', 'cosine', 'inverse_sqrt']
 
 
 def learning_rate_schedule(
-  peak: float,
-  warmup_steps: int = 0,
-  decay: Decay = 'constant',
-  decay_steps: int = 0,
+  peak: float, warmup_steps: int = 0, decay: Decay = 'constant', decay_steps: int = 0
 ) -> optax.Schedule:
   """Returns step -> learning rate: linear from 0 to `peak`, then a `decay`.
 
@@ -98,9 +88,7 @@ def optimizer_and_rate(
   if weight_decay:
     mask = WEIGHT_DECAY_MASKS[weight_decay_mask]
     after.append(optax.add_decayed_weights(weight_decay, mask))
-  optimizer = optax.chain(
-    scale(b1=b1, b2=b2, eps=eps), *after, optax.scale_by_learning_rate(1.0)
-  )
+  optimizer = optax.chain(scale(b1=b1, b2=b2, eps=eps), *after, optax.scale_by_learning_rate(1.0))
   return (optax.chain(*before, optimizer) if before else optimizer), rate
 
 
@@ -127,9 +115,8 @@ def scale_by_muon(
 
   # Optax's descends; the sign is the caller's, as for scale_by_adam.
   return optax.contrib.muon(
-    -1.0, adam_b1=b1, adam_b2=b2, eps=eps, consistent_rms=0.2,
-    muon_weight_dimension_numbers=numbers,
-  )  # fmt: skip
+    -1.0, adam_b1=b1, adam_b2=b2, eps=eps, consistent_rms=0.2, muon_weight_dimension_numbers=numbers
+  )
 
 
 def global_norm(grads: Params) -> Array:
@@ -207,14 +194,11 @@ WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
 OPTIMIZERS = {
   'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam),
   'adam': functools.partial(
-    optimizer_and_rate, scale=optax.scale_by_adam, weight_decay=0.0,
-    weight_decay_mask='kernels',
+    optimizer_and_rate, scale=optax.scale_by_adam, weight_decay=0.0, weight_decay_mask='kernels'
   ),
   'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam),
-  'muon': functools.partial(
-    optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'
-  ),
-}  # fmt: skip
+  'muon': functools.partial(optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'),
+}
 
 
 def ema_decay(decay: float, warmup: bool = False) -> EmaRate:
@@ -235,9 +219,7 @@ def ema_decay(decay: float, warmup: bool = False) -> EmaRate:
   return at_step
 
 
-def ema_half_life(
-  half_life: float, batch_size: int, rampup: float = 0.0
-) -> EmaRate:
+def ema_half_life(half_life: float, batch_size: int, rampup: float = 0.0) -> EmaRate:
   """Returns the rate, as `ema_decay`, of decay 0.5^(batch_size / half_life).
 
   half_life: in images. With `rampup` it is at most this fraction of the images

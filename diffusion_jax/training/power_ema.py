@@ -47,9 +47,7 @@ def exponent(sigma_rel: float) -> float:
   s is 1 / sigma_rel^2. Raises ValueError outside of (0, 1 / sqrt(12)].
   """
   if not 0.0 < sigma_rel <= WIDEST:
-    raise ValueError(
-      f'a relative width must be in (0, {WIDEST:.4f}], got {sigma_rel}'
-    )
+    raise ValueError(f'a relative width must be in (0, {WIDEST:.4f}], got {sigma_rel}')
   s = sigma_rel**-2.0
   roots = np.roots([1.0, 7.0, 16.0 - s, 12.0 - s])
   return max(float(roots.real.max()), 0.0)
@@ -71,9 +69,7 @@ def inner_product(
   return a * b / (gamma_a + gamma_b + 1.0) * powers / shorter
 
 
-def solve(
-  t: np.ndarray, gamma: np.ndarray, t_out: float, gamma_out: float
-) -> Solution:
+def solve(t: np.ndarray, gamma: np.ndarray, t_out: float, gamma_out: float) -> Solution:
   """Returns the weights of averages (t, gamma), [N] each, for another average.
 
   Their profile is nearest to the profile of (t_out, gamma_out) in the mean
@@ -98,9 +94,7 @@ def solve(
   return Solution(x, math.sqrt(max(left / norm, 0.0)))
 
 
-def combine(
-  parts: Iterable[tuple[float, Mapping[str, np.ndarray]]],
-) -> dict[str, np.ndarray]:
+def combine(parts: Iterable[tuple[float, Mapping[str, np.ndarray]]]) -> dict[str, np.ndarray]:
   """Returns the sum of weight * arrays, by name, in the arrays' own type.
 
   parts: (weight, arrays); one of them is in memory at a time. The sum is

@@ -18,13 +18,11 @@ from diffusion_jax.errors import Preempted
 SIGTERM, CTRL_C = 'SIGTERM', 'Ctrl-C'
 _AS_SIGTERM = signal.SIGHUP, signal.SIGUSR1
 _NOTES: dict[tuple[int, bool], str] = {
-  (signal.SIGTERM, False): 'SIGTERM: ends when the present work, such as a '
-  'compilation, returns',
+  (signal.SIGTERM, False): 'SIGTERM: ends when the present work, such as a compilation, returns',
   (signal.SIGTERM, True): 'SIGTERM: stops after this step and saves',
   (signal.SIGINT, False): 'Ctrl-C: ends when the present work, such as a '
   'compilation, returns; Ctrl-C again ends at once',
-  (signal.SIGINT, True): 'stops after this step and saves; Ctrl-C again ends '
-  'at once',
+  (signal.SIGINT, True): 'stops after this step and saves; Ctrl-C again ends at once',
 }
 
 
@@ -55,8 +53,7 @@ def watch() -> Iterator[Callable[[int], str]]:
     received.append(SIGTERM)
     if not begun.is_set() and len(received) == 1:
       raise Preempted(
-        'stopped by SIGTERM before the first step, nothing to save yet; the '
-        'same command continues'
+        'stopped by SIGTERM before the first step, nothing to save yet; the same command continues'
       )
 
   def interrupt(*_):

@@ -49,9 +49,7 @@ def read(folder: str | Path) -> Params:
     print(line, file=sys.stderr, flush=True)
   else:
     if sha256(path) != expected:
-      raise ValueError(
-        f'{path} is not what was written ({checksums.NAME}): copy it again'
-      )
+      raise ValueError(f'{path} is not what was written ({checksums.NAME}): copy it again')
   with files.reading(path, 'weights'):
     return files.unflatten(files.Lazy(path))
 

@@ -111,17 +111,13 @@ def check(workdir: str | Path, step: int) -> None:
 
 
 def _damaged(path):
-  return ValueError(
-    f'{path} is damaged (SHA256SUMS): move it away to use the other snapshots'
-  )
+  return ValueError(f'{path} is damaged (SHA256SUMS): move it away to use the other snapshots')
 
 
 def _gather(tree):
   # Returns NumPy arrays in each process, also of parameters that are split.
   if processes.started():
-    return jax.tree.map(
-      lambda x: multihost_utils.process_allgather(x, tiled=True), tree
-    )
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
   return jax.device_get(tree)
 
 
@@ -153,9 +149,7 @@ def _read_sizes(workdir):
 def _images_at(step, sizes):
   # Returns the number of images of the first steps.
   ends = [*(first for first, _ in sizes[1:]), step]
-  return sum(
-    (end - first) * size for (first, size), end in zip(sizes, ends, strict=True)
-  )
+  return sum((end - first) * size for (first, size), end in zip(sizes, ends, strict=True))
 
 
 def _read_sums(workdir):

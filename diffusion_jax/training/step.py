@@ -88,9 +88,7 @@ def make_train_steps(
     stack = jax.tree.map(lambda *x: jnp.stack(x), *batches)
     rates = jnp.broadcast_to(jnp.asarray(rates), len(batches))
     shapes = jax.eval_shape(step, state, batches[0], key, frozen, rates[0])[1]
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes
-    )
+    zeros = jax.tree.map(lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes)
 
     def body(i, carry):
       state, metrics = carry
@@ -119,9 +117,7 @@ def context_of(state: TrainState, frozen: Params = ()) -> Context:
   return Context(state.step, state.ema_params, frozen, state.objective_state)
 
 
-def accumulated(
-  objective: Objective, parts: int
-) -> Callable[..., tuple[Loss, Params]]:
+def accumulated(objective: Objective, parts: int) -> Callable[..., tuple[Loss, Params]]:
   """Returns f(params, context, key, batch) -> ((loss, aux), gradient).
 
   aux: (metrics, state). Loss and gradient are means over `parts` of the batch.
@@ -144,9 +140,7 @@ def accumulated(
     def evaluate(index):
       part_keys = jax.tree.map(lambda k: jax.random.fold_in(k, index), keys)
       part = rows(inputs, index, parts)
-      (loss, (metrics, records)), grads = gradient(
-        params, context, part, part_keys
-      )
+      (loss, (metrics, records)), grads = gradient(params, context, part, part_keys)
       return (loss, metrics, grads), records
 
     def add(total, index):
@@ -182,6 +176,4 @@ def rows(tree: PyTree, index: Array | int, parts: int) -> PyTree:
 
 def whole(tree: PyTree) -> PyTree:
   """Joins leaves [parts, B / parts, ...] to [B, ...], the inverse of `rows`."""
-  return jax.tree.map(
-    lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree
-  )
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)

@@ -18,8 +18,7 @@ def find_step(workdir: str | Path, checkpoint: int | str = 'latest') -> int:
   step = shared.find_step(workdir)
   if checkpoint not in ('latest', step):
     raise FileNotFoundError(
-      f'{workdir} has the weights of step {step}, and no checkpoint '
-      f'{checkpoint}'
+      f'{workdir} has the weights of step {step}, and no checkpoint {checkpoint}'
     )
   return step
 
@@ -56,7 +55,6 @@ def restore_params(
 def _read_shared(workdir, ema):
   if ema is not True:
     raise FileNotFoundError(
-      f'{workdir} has one set of weights: leave sampling.ema=True and '
-      'sampling.ema_decay=0'
+      f'{workdir} has one set of weights: leave sampling.ema=True and sampling.ema_decay=0'
     )
   return shared.read(workdir), read_json(Path(workdir) / 'config.json')

@@ -13,17 +13,9 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.arguments import data_axes
-from diffusion_jax.core.decoders import (
-  bernoulli_log_prob,
-  discretized_logistic_log_prob,
-)
+from diffusion_jax.core.decoders import bernoulli_log_prob, discretized_logistic_log_prob
 from diffusion_jax.core.keys import key_per_example
-from diffusion_jax.core.normal import (
-  Normal,
-  bits_per_dim,
-  discretized_log_prob,
-  kl,
-)
+from diffusion_jax.core.normal import Normal, bits_per_dim, discretized_log_prob, kl
 from diffusion_jax.ranges import Count, NonNegative
 from diffusion_jax.training.objectives import Objective, means
 
@@ -87,9 +79,7 @@ def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   [-1, 1].
   """
   _, log_prob, _ = DECODERS[decoder]
-  return lambda output, x: jnp.sum(
-    log_prob(output, x, num_levels), axis=data_axes(x)
-  )
+  return lambda output, x: jnp.sum(log_prob(output, x, num_levels), axis=data_axes(x))
 
 
 def vae(
@@ -155,9 +145,13 @@ def hvae(
 
     encode_at, decode_at = map(at_level, (encode, decode), dropout_keys)
     elbo = bound.hierarchical_elbo(
-      z_keys, x, encode_at, decode_at,
-      lambda x, z: log_likelihood(decode_at(1, z), x), num_steps=num_latents,
-    )  # fmt: skip
+      z_keys,
+      x,
+      encode_at,
+      decode_at,
+      lambda x, z: log_likelihood(decode_at(1, z), x),
+      num_steps=num_latents,
+    )
     return elbo['reconstruction'], elbo['log_ratio']
 
   return _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=True)
@@ -187,9 +181,8 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     weight = beta * warmup(context.state)
     total = error + weight * penalty
     metrics = means(
-      loss=total, reconstruction=error, kl=divergence, beta=weight,
-      bits_per_dim=error + divergence,
-    )  # fmt: skip
+      loss=total, reconstruction=error, kl=divergence, beta=weight, bits_per_dim=error + divergence
+    )
     if by_group:
       layers = (in_bits(groups[:, t]) for t in range(groups.shape[1]))
       metrics |= means(**{f'kl_{t}': kl for t, kl in enumerate(layers, 1)})

@@ -161,8 +161,7 @@ def normal_params(model, seed=0, deviation=0.2):
   """Returns random parameters; in new parameters the last layer is zero."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype),
-    models.shapes(model),
+    lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype), models.shapes(model)
   )
 
 

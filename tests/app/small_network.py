@@ -6,12 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.networks.embeddings import (
-  noise_and_label,
-  of_step,
-  sinusoidal,
-  with_inputs,
-)
+from diffusion_jax.networks.embeddings import noise_and_label, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import Conv
 
@@ -40,9 +35,7 @@ class SmallNetwork(nn.Module):
     h = Conv(self.channels, **style, name='conv_in')(x)
     h = nn.swish(h + embedding[:, None, None, :])
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    return Conv(
-      self.out_channels, initializer='ho', zero=True, name='conv_out'
-    )(h)
+    return Conv(self.out_channels, initializer='ho', zero=True, name='conv_out')(h)
 
 
 class SmallClassifier(nn.Module):

@@ -23,13 +23,7 @@ from diffusion_jax.app.config import own, store, unread
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
-from tests.app.conftest import (
-  arrays_of,
-  lines_of,
-  params_of,
-  smoke,
-  stored_run,
-)
+from tests.app.conftest import arrays_of, lines_of, params_of, smoke, stored_run
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -169,39 +163,28 @@ def test_a_refused_config_writes_nothing_and_joins_no_process(launch, tmp_path):
 def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
   """A name in a flag is allowed too."""
   (tmp_path / 'own.py').write_text(
-    'open("imported", "a").write(".")\n'
-    'def schedule():\n  raise ValueError("called")\n'
+    'open("imported", "a").write(".")\ndef schedule():\n  raise ValueError("called")\n'
   )
   run = stored_run(tmp_path / 'run', schedule={'name': 'own:schedule'})
   (run / 'checkpoints' / '4').mkdir(parents=True)
   small = smoke().network.name
   for mode in ('train', 'sample', 'average'):
-    result = launch(
-      '--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path
-    )
+    result = launch('--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path)
     check_one_line(result, "config.schedule='own:schedule' would be imported")
     assert 'add --allow=own:schedule to the command' in result.stderr
   assert not (tmp_path / 'imported').exists()
   for name in ('own:schedule', 'own'):
-    result = launch(
-      '--workdir=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path
-    )
+    result = launch('--workdir=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path)
     assert 'would be imported' not in result.stderr
     (tmp_path / 'imported').unlink()
-  result = launch(
-    '--config=run', f'--allow={small},own:schedule', '--mode=sample',
-    cwd=tmp_path,
-  )  # fmt: skip
+  result = launch('--config=run', f'--allow={small},own:schedule', '--mode=sample', cwd=tmp_path)
   assert 'would be imported' not in result.stderr
   assert (tmp_path / 'imported').read_text() == '.'
 
 
 def test_an_exception_in_a_part_of_ones_own_is_one_line(launch, tmp_path):
   (tmp_path / 'own_part.py').write_text('def schedule():\n  return 1 / 0\n')
-  args = (
-    f'--config={ROOT}/configs/digits.py',
-    '--config.schedule=own_part:schedule',
-  )
+  args = (f'--config={ROOT}/configs/digits.py', '--config.schedule=own_part:schedule')
   found = launch(*args, cwd=tmp_path)
   check_one_line(found, 'error: ZeroDivisionError: division by zero (')
   assert found.stderr.endswith('own_part.py, line 2)\n')
@@ -220,16 +203,19 @@ def test_help_lists_modes_flags_fields_and_configs(launch):
 # -- in this process ---------------------------------------------------------
 
 
-@pytest.mark.parametrize('argv, rest, fields', [
-  (['--config.a.b=1'], [], [('a.b', '1')]),
-  (['-config.a=1', '--mode=sample'], ['--mode=sample'], [('a', '1')]),
-  (['--config.a', '1', 'x'], ['x'], [('a', '1')]),
-  (['--config.a', '-1'], [], [('a', '-1')]),
-  (['--config.a', '--config.b=2'], [], [('a', 'true'), ('b', '2')]),
-  (['--config=x', '--config.a=b=c'], ['--config=x'], [('a', 'b=c')]),
-  (['--config.a='], [], [('a', '')]),
-  (['--config.report.runs=runs/a,b-c'], [], [('report.runs', 'runs/a,b-c')]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'argv, rest, fields',
+  [
+    (['--config.a.b=1'], [], [('a.b', '1')]),
+    (['-config.a=1', '--mode=sample'], ['--mode=sample'], [('a', '1')]),
+    (['--config.a', '1', 'x'], ['x'], [('a', '1')]),
+    (['--config.a', '-1'], [], [('a', '-1')]),
+    (['--config.a', '--config.b=2'], [], [('a', 'true'), ('b', '2')]),
+    (['--config=x', '--config.a=b=c'], ['--config=x'], [('a', 'b=c')]),
+    (['--config.a='], [], [('a', '')]),
+    (['--config.report.runs=runs/a,b-c'], [], [('report.runs', 'runs/a,b-c')]),
+  ],
+)
 def test_flags_of_fields_are_taken_out(argv, rest, fields):
   assert cli.split_flags(argv) == (rest, fields)
 
@@ -247,9 +233,7 @@ def flags():
   if not cli.flags.FLAGS.is_parsed():
     cli.flags.FLAGS(['launch.py'])
   with flagsaver.flagsaver():
-    yield lambda **values: [
-      setattr(cli.flags.FLAGS, name, value) for name, value in values.items()
-    ]
+    yield lambda **values: [setattr(cli.flags.FLAGS, name, value) for name, value in values.items()]
 
 
 def test_the_workdir_is_named_after_the_config(flags, tmp_path):
@@ -282,9 +266,7 @@ def test_a_trial_of_own_pictures_has_the_shape_of_the_config(command):
 def command(flags, monkeypatch):
   monkeypatch.setattr(own, '_allowed', set())
   monkeypatch.chdir(ROOT)
-  return lambda path, argument='', **fields: cli.Command(
-    path, argument, [*fields.items()]
-  )
+  return lambda path, argument='', **fields: cli.Command(path, argument, [*fields.items()])
 
 
 def test_variants_and_trials_join(command):
@@ -310,9 +292,7 @@ LEFT_OUT = [
 
 
 @pytest.mark.parametrize('name, flag, field', LEFT_OUT)
-def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(
-  name, flag, field, command, capsys
-):
+def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, command, capsys):
   path, value = flag.split('=')
   mode = 'train'
   config = command(f'configs/{name}.py', **{path: value}).config(mode, 'new')
@@ -367,9 +347,7 @@ def run_mode(monkeypatch, flags):
   return run_mode
 
 
-def test_the_point_of_a_sweep_is_trained_and_printed_by_one_process(
-  monkeypatch, flags, capsys
-):
+def test_the_point_of_a_sweep_is_trained_and_printed_by_one_process(monkeypatch, flags, capsys):
   """It is printed after joining, when only the first process prints."""
   configs = []
   monkeypatch.chdir(ROOT)
@@ -417,13 +395,13 @@ def test_no_such_device_and_output_in_ascii(tmp_path):
   run = lambda *args, **more: subprocess.run(
     [sys.executable, ROOT / 'launch.py', *args],
     env=os.environ | {'PYTHONIOENCODING': 'ascii'} | more,
-    capture_output=True, text=True, cwd=ROOT,
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
   workdir = f'--workdir={tmp_path}/r'
   said = run(f'{DIGITS}:smoke', workdir, JAX_PLATFORMS='typo')
-  check_one_line(
-    said, "JAX_PLATFORMS=typo: Unable to initialize backend 'typo'"
-  )
+  check_one_line(said, "JAX_PLATFORMS=typo: Unable to initialize backend 'typo'")
   path = shutil.copy(ROOT / 'configs' / 'noise_photo.py', tmp_path / 'é.py')
   said = run(f'--config={path}', '--help_mode=noise')
   assert said.returncode == 0 and r'\xe9.py' in said.stdout
@@ -539,9 +517,7 @@ def test_a_config_of_the_users_may_import_the_installed_ones(
 
 
 @pytest.mark.processes
-def test_the_folder_above_a_checkout_does_not_hide_an_editable_install(
-  tmp_path,
-):
+def test_the_folder_above_a_checkout_does_not_hide_an_editable_install(tmp_path):
   """The checkout has the package's name, and there it is a namespace."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   wheel = project['tool']['hatch']['build']['targets']['wheel']

@@ -35,10 +35,7 @@ def fields(config, prefix=''):
 def test_fields_have_the_texts_of_their_docstrings():
   text = mode_help('train', 'digits')
   lines = text.splitlines()
-  assert (
-    '  seed=0' + ' ' * 32 + 'for parameters, noise and the order of the data'
-    in lines
-  )
+  assert '  seed=0' + ' ' * 32 + 'for parameters, noise and the order of the data' in lines
   start = lines.index(next(x for x in lines if 'training.mesh=' in x))
   said = ' '.join(x[40:] for x in lines[start : start + 2])
   assert said == (
@@ -51,16 +48,12 @@ def test_fields_have_the_texts_of_their_docstrings():
       assert {*help._texts(part)} <= {*parameters(part)}
 
 
-@pytest.mark.parametrize(
-  'name', ['digits_dit', 'digits_vae', 'digits_meanflow']
-)
+@pytest.mark.parametrize('name', ['digits_dit', 'digits_vae', 'digits_meanflow'])
 def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
   """Its value is shown too; a section that is None is one line."""
   config = store.completed(store.from_file(f'configs/{name}.py'))
   shown = [mode_help(mode, name) for mode in MODES]
-  shown = {
-    line.split('=')[0].strip() for text in shown for line in text.splitlines()
-  }
+  shown = {line.split('=')[0].strip() for text in shown for line in text.splitlines()}
   assert not set(fields(config)) - shown
 
 

@@ -125,9 +125,7 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
     expected = values(one)
     found = values(two)[-len(expected) :]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-  difference = largest_difference(
-    *(params_of(folder / which / 'run') for which in ('one', 'two'))
-  )
+  difference = largest_difference(*(params_of(folder / which / 'run') for which in ('one', 'two')))
   print(f'parameters after four steps: {difference:.1e} apart')
   assert difference < 1e-4  # Adam's, whose sign of a gradient of 0 is noise
 

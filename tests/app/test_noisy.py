@@ -71,9 +71,8 @@ def test_the_average_of_edm2_is_a_power_function():
   width = 0.075
   gamma = 10.2891
   assert math.isclose(
-    math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width,
-    rel_tol=1e-4,
-  )  # fmt: skip
+    math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width, rel_tol=1e-4
+  )
   rate, _ = averages.rates(read('imagenet64_edm2'))
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)

@@ -8,14 +8,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import own
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
-from tests.app.conftest import (
-  SMALL,
-  arrays_of,
-  of_run,
-  refused,
-  trial,
-  untrained,
-)
+from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained
 from tests.app.fields import within
 
 NINE = {'num_samples': 9, 'batch_size': 4, 'name': 'nine'}
@@ -33,11 +26,7 @@ def by_parts(run, n=9, **given):
   keys = fold_each(stream(0, 'sampling'), np.arange(n))
   prior, keys = np.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
   noise = run._plan.prior_sample(prior, run.levels.take(0))
-  draw = jax.jit(
-    lambda keys, x: dj.sample(
-      keys, run.denoiser(**given), run.sampler, run.levels, x
-    )
-  )
+  draw = jax.jit(lambda keys, x: dj.sample(keys, run.denoiser(**given), run.sampler, run.levels, x))
   return run.decode(draw(keys, noise))
 
 
@@ -60,16 +49,12 @@ def test_a_trained_run_by_its_parts(run):
   assert opened.facts.num_classes == 10
 
   refused('network takes label, and nothing is given', opened.denoiser)
-  refused(
-    'network takes label, and context is given', opened.draw, 2, context=[1.0]
-  )
+  refused('network takes label, and context is given', opened.draw, 2, context=[1.0])
   refused('labels=10 is out of range', opened.draw, 2, label=10)
 
 
 def test_fields_of_sampling_are_arguments(run):
-  few = dj.open_run(
-    run, [SMALL], num_steps=2, sampler='heun', **{'clip': False}
-  )
+  few = dj.open_run(run, [SMALL], num_steps=2, sampler='heun', **{'clip': False})
   assert few.levels.t.shape == (3,)
   config = few.model.config.sampling
   assert config.sampler.name == 'heun' and not config.clip
@@ -113,9 +98,7 @@ def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
   refused(message, run.draw, 2, context=[1.0, 2.0])
 
 
-@pytest.mark.parametrize(
-  'config', ['digits_masked', 'digits_meanflow', 'digits_vae']
-)
+@pytest.mark.parametrize('config', ['digits_masked', 'digits_meanflow', 'digits_vae'])
 def test_each_kind_has_the_parts_that_it_can(config, tmp_path):
   """Of states, flow maps, and VAEs; test_latent.py has latents."""
   is_vae = config == 'digits_vae'

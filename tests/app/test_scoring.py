@@ -20,14 +20,7 @@ from diffusion_jax.metrics import features, fid, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import SampleMetric, Score
 from diffusion_jax.runtime import per_image
-from tests.app.conftest import (
-  arrays_of,
-  lines_of,
-  printed_by,
-  refused,
-  smoke,
-  trial,
-)
+from tests.app.conftest import arrays_of, lines_of, printed_by, refused, smoke, trial
 from tests.app.fields import within
 
 LEVEL = 'tests.app.test_scoring:level'
@@ -170,9 +163,7 @@ def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
   assert 'of 1,437 train images of digits' in printed
 
 
-def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(
-  run, printed, monkeypatch
-):
+def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(run, printed, monkeypatch):
   """The process ends after the second of three batches."""
   written, most = [], 2
 
@@ -195,9 +186,7 @@ def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(
   assert metrics == result(run)['metrics']
 
 
-def test_features_are_kept_and_made_again_for_other_images(
-  run, cache, printed, monkeypatch
-):
+def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, monkeypatch):
   out = run / 'evaluation'
   for name in ('kept', 'other'):
     shutil.copytree(out / 'samples', out / f'samples-{name}')
@@ -210,9 +199,7 @@ def test_features_are_kept_and_made_again_for_other_images(
 
   def counting(weights, batch_size):
     extractor = halves(weights, batch_size)
-    return extractor._replace(
-      extract=lambda x: counted.append(len(x)) or extractor.extract(x)
-    )
+    return extractor._replace(extract=lambda x: counted.append(len(x)) or extractor.extract(x))
 
   monkeypatch.setitem(features.EXTRACTORS, 'halves', counting)
   run_mode(run, features='halves', metrics='fd', name='kept')
@@ -253,15 +240,15 @@ def test_a_sweep_is_a_table_and_each_point_is_kept(run, capsys):
 
 
 def test_each_point_of_a_sweep_is_a_complete_config():
-  config = smoke(**{
-    'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2',
-    'sampling.sampler.eta': 0.5,
-  })  # fmt: skip
+  config = smoke(
+    **{'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2', 'sampling.sampler.eta': 0.5}
+  )
   points = list(evaluate.sweep(config))
   assert [changes for changes, _ in points] == [
     {'sampler': sampler, 'guidance.scale': scale}
-    for sampler in ('ddim', 'ancestral') for scale in (1.0, 2.0)
-  ]  # fmt: skip
+    for sampler in ('ddim', 'ancestral')
+    for scale in (1.0, 2.0)
+  ]
   samplers = [point.sampling.sampler for _, point in points]
   assert [x.name for x in samplers] == ['ddim'] * 2 + ['ancestral'] * 2
   assert [x.get('eta') for x in samplers] == [0.5, 0.5, None, None]
@@ -289,8 +276,7 @@ def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
   x, y = real_pixels()
   chosen = np.random.default_rng(0).permutation(360)[:20]
   means, covariances = zip(
-    *((v.mean(axis=0), np.cov(v, rowvar=False)) for v in (x[chosen], y)),
-    strict=True,
+    *((v.mean(axis=0), np.cov(v, rowvar=False)) for v in (x[chosen], y)), strict=True
   )
   product = np.linalg.eigvals(covariances[0] @ covariances[1]).real
   expected = np.sum((means[0] - means[1]) ** 2)

@@ -34,9 +34,7 @@ def test_every_config_shrinks(name, variant):
   assert stored.to_dict() == trial.to_dict()
 
 
-@pytest.mark.parametrize('name, levels', [
-  ('cifar10', 256), ('mnist', 256), ('imagenet64', 256),
-])  # fmt: skip
+@pytest.mark.parametrize('name, levels', [('cifar10', 256), ('mnist', 256), ('imagenet64', 256)])
 def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
   trial = shrunk(read(name))
   assert trial.data.name == 'synthetic'

@@ -61,9 +61,7 @@ def ramp():
 
 def estimate():
   """Returns the sampler whose step forgets its state."""
-  step = lambda key, x, state, denoise, **levels: (
-    denoise(x, levels['level_t']).x0
-  )
+  step = lambda key, x, state, denoise, **levels: denoise(x, levels['level_t']).x0
   return dj.Sampler(lambda x: (), step)
 
 
@@ -87,9 +85,7 @@ def sampler(damping: float = 1.0):
   inner = dj.ddim()
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    x, state = inner.step(
-      key, x, state, denoise, level_s=level_s, level_t=level_t
-    )
+    x, state = inner.step(key, x, state, denoise, level_s=level_s, level_t=level_t)
     return damping * x, state
 
   return dj.Sampler(inner.init, step)
@@ -112,9 +108,7 @@ def fresh(draw: Literal['normal', 'draw_normal', 'one_number'] = 'normal'):
 def objective(network, schedule, factor: float = 1.0):
   """Returns the loss of the network's parametrization, times `factor`."""
   weight = lambda level: factor * dj.snr_weight(level)
-  return objectives.denoising(
-    network, schedule, times=dj.uniform_times, weight=weight
-  )
+  return objectives.denoising(network, schedule, times=dj.uniform_times, weight=weight)
 
 
 def times(schedule_steps, power: float = 1.0):
@@ -139,9 +133,7 @@ def noise_input(factor: float = 1.0):
   return lambda level: factor * level.t
 
 
-def pictures(
-  split, count: int = 8, image_shape: tuple[int, int, int] = (8, 8, 1)
-):
+def pictures(split, count: int = 8, image_shape: tuple[int, int, int] = (8, 8, 1)):
   """Returns random pictures, the same for both splits."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)

@@ -40,12 +40,7 @@ def submit(tmp_path, *args, **variables):
     **variables,
   }
   result = subprocess.run(
-    ['bash', SCRIPT, *args],
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=HANG_SECONDS,
+    ['bash', SCRIPT, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANG_SECONDS
   )
   return result, log.read_text().split() if log.exists() else []
 
@@ -64,20 +59,24 @@ REFUSED = {'SCONTROL_REFUSES': '1'}
 
 
 # losses in the job's comment (None: without one) before, and after
-@pytest.mark.parametrize('code, before, variables, again, after', [
-  *((code, 0, SOON, '', 0) for code in (0, 1, 2, 13, 126, 127)),
-  *((code, n, SOON, '70', n) for code in (42, 143) for n in (0, 5)),
-  *((code, 0, LATE, '70', 1) for code in (42, 143)),
-  *((code, 5, LATE, '', 5) for code in (42, 143)),
-  (134, 0, SOON, '70', 1), (137, 4, SOON, '70', 5), (137, 5, SOON, '', 5),
-  # A loss that cannot be counted could be queued again for ever.
-  (137, None, SOON | REFUSED, '', 1),
-  # The last task's SLURM_JOB_ID is the number of the array.
-  (42, None, SOON | ARRAY, '70_3', None), (137, None, SOON | ARRAY, '70_3', 1),
-])  # fmt: skip
-def test_a_job_is_queued_again_if_that_helps(
-  tmp_path, code, before, variables, again, after
-):
+@pytest.mark.parametrize(
+  'code, before, variables, again, after',
+  [
+    *((code, 0, SOON, '', 0) for code in (0, 1, 2, 13, 126, 127)),
+    *((code, n, SOON, '70', n) for code in (42, 143) for n in (0, 5)),
+    *((code, 0, LATE, '70', 1) for code in (42, 143)),
+    *((code, 5, LATE, '', 5) for code in (42, 143)),
+    (134, 0, SOON, '70', 1),
+    (137, 4, SOON, '70', 5),
+    (137, 5, SOON, '', 5),
+    # A loss that cannot be counted could be queued again for ever.
+    (137, None, SOON | REFUSED, '', 1),
+    # The last task's SLURM_JOB_ID is the number of the array.
+    (42, None, SOON | ARRAY, '70_3', None),
+    (137, None, SOON | ARRAY, '70_3', 1),
+  ],
+)
+def test_a_job_is_queued_again_if_that_helps(tmp_path, code, before, variables, again, after):
   """Preemptions, which SLURM counts among its restarts, do not matter."""
   # One task ends with the code, the other with 0.
   python = instead(tmp_path, f'exit $((SLURM_PROCID * {code}))')
@@ -96,11 +95,7 @@ def test_a_job_is_queued_again_if_that_helps(
 def test_tasks_get_the_arguments_the_index_of_a_sweep_and_cpus(tmp_path, array):
   text = 'echo "$SLURM_PROCID, $SLURM_CPUS_PER_TASK CPUs: $*"'
   result, _ = submit(
-    tmp_path,
-    '--config=a b',
-    PYTHON=instead(tmp_path, text),
-    SLURM_CPUS_PER_TASK='8',
-    **array,
+    tmp_path, '--config=a b', PYTHON=instead(tmp_path, text), SLURM_CPUS_PER_TASK='8', **array
   )
   index = ' --sweep_index=3' if array else ''
   assert sorted(result.stdout.splitlines()) == [
@@ -115,10 +110,15 @@ def test_jax_detects_the_tasks_of_slurm(tmp_path):
   assert '2 processes, 8 devices' in result.stdout
 
 
-@pytest.mark.parametrize('path', [
-  SCRIPT, '.ci/run', '.ci/compilers',
-  *(str(HERE / name) for name in ('srun', 'scontrol', 'squeue')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'path',
+  [
+    SCRIPT,
+    '.ci/run',
+    '.ci/compilers',
+    *(str(HERE / name) for name in ('srun', 'scontrol', 'squeue')),
+  ],
+)
 def test_shellcheck_has_no_complaint(path):
   command = ['shellcheck', '--shell=bash', path]
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -138,9 +138,7 @@ def test_a_jobset_fits_the_schema_of_kubernetes(name):
   for job in spec['replicatedJobs']:
     assert set(job) <= JOBSET_FIELDS['replicatedJob']
     whole = {'apiVersion': 'batch/v1', 'kind': 'Job', **job['template']}
-    kubernetes_validate.validate(
-      whole, kubernetes_validate.latest_version(), strict=True
-    )
+    kubernetes_validate.validate(whole, kubernetes_validate.latest_version(), strict=True)
     work = job['template']['spec']
     assert work['parallelism'] == work['completions']  # all work at once
 

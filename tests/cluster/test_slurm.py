@@ -52,9 +52,7 @@ PartitionName=high Nodes=ALL PriorityTier=2
 def run(*command, **variables):
   """Runs a command of SLURM; returns its output."""
   env = environment(devices=1) | variables
-  result = subprocess.run(
-    command, cwd=ROOT, env=env, capture_output=True, text=True
-  )
+  result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
   return result.stdout.strip()
 
@@ -80,10 +78,13 @@ def cluster(tmp_path_factory):
   munge = [
     f'--{name}={folder}/munge.{end}'
     for name, end in {
-      'socket': 'socket', 'key-file': 'key', 'pid-file': 'pid',
-      'log-file': 'log', 'seed-file': 'seed',
+      'socket': 'socket',
+      'key-file': 'key',
+      'pid-file': 'pid',
+      'log-file': 'log',
+      'seed-file': 'seed',
     }.items()
-  ]  # fmt: skip
+  ]
   commands = (
     ['munged', '--force', '--foreground', *munge],
     ['slurmctld', '-D'],
@@ -125,9 +126,8 @@ def submit(folder, *args, options=(), **variables):
 def states(job):
   """Returns the states of an array's tasks, or a job's state in a list."""
   return run(
-    'squeue', '--states=all', '--array', '--noheader', '--format=%T',
-    f'--jobs={job}',
-  ).split()  # fmt: skip
+    'squeue', '--states=all', '--array', '--noheader', '--format=%T', f'--jobs={job}'
+  ).split()
 
 
 def wait(job):
@@ -153,13 +153,9 @@ def starts(folder, name='output-4294967294'):
 
 def test_jobs_start_again_where_that_helps(tmp_path):
   """Two losses and two preemptions, an array, a python that cannot run."""
-  codes = stand_in(
-    tmp_path / 'codes', 'codes=(137 42 42 137 0)\nexit ${codes[starts]}'
-  )
+  codes = stand_in(tmp_path / 'codes', 'codes=(137 42 42 137 0)\nexit ${codes[starts]}')
   array = stand_in(
-    tmp_path / 'array',
-    'sleep 3\n'
-    '((SLURM_ARRAY_TASK_ID == 2 && starts == 0)) && kill -9 $$\nexit 0',
+    tmp_path / 'array', 'sleep 3\n((SLURM_ARRAY_TASK_ID == 2 && starts == 0)) && kill -9 $$\nexit 0'
   )
   mistake = stand_in(tmp_path / 'mistake', '')
   Path(mistake).chmod(0o644)
@@ -187,9 +183,7 @@ def process_of(job, task):
   for path in Path('/proc').glob('[0-9]*/environ'):
     try:
       command = (path.parent / 'cmdline').read_bytes()
-      if b'launch.py' in command and marks <= set(
-        path.read_bytes().split(b'\0')
-      ):
+      if b'launch.py' in command and marks <= set(path.read_bytes().split(b'\0')):
         return int(path.parent.name)
     except OSError:
       continue
@@ -200,18 +194,27 @@ def train(folder):
   """Submits a training, with its output in a new folder."""
   folder.mkdir()
   fields = {
-    'training.num_steps': STEPS, 'training.log_every': 1,
-    'training.checkpoint_every': 10, 'training.sample_every': 0,
-    'training.evaluate_every': 0, 'training.mesh': '2,1',
-    'training.heartbeat_timeout': 10, 'report.after_training': False,
-    'network.multipliers': '1,', 'network.attention_resolutions': '',
+    'training.num_steps': STEPS,
+    'training.log_every': 1,
+    'training.checkpoint_every': 10,
+    'training.sample_every': 0,
+    'training.evaluate_every': 0,
+    'training.mesh': '2,1',
+    'training.heartbeat_timeout': 10,
+    'report.after_training': False,
+    'network.multipliers': '1,',
+    'network.attention_resolutions': '',
     'network.middle_attention': 'none',
-  }  # fmt: skip
+  }
   flags = [f'--config.{name}={value}' for name, value in fields.items()]
   return submit(
-    folder, '--config=configs/digits.py:smoke', f'--workdir={folder}/run',
-    *flags, PYTHON=sys.executable, STARTUP_SECONDS='0',
-  )  # fmt: skip
+    folder,
+    '--config=configs/digits.py:smoke',
+    f'--workdir={folder}/run',
+    *flags,
+    PYTHON=sys.executable,
+    STARTUP_SECONDS='0',
+  )
 
 
 def trained(folder):
@@ -238,6 +241,4 @@ def test_a_training_preempted_and_one_of_its_processes_killed(tmp_path):
   assert wait(job) == ['COMPLETED']
   assert 'Comment=losses=1' in run('scontrol', 'show', 'job', job)
   for ema in (True, False):
-    assert_same(
-      params_of(tmp_path / 'whole' / 'run', ema), params_of(folder / 'run', ema)
-    )
+    assert_same(params_of(tmp_path / 'whole' / 'run', ema), params_of(folder / 'run', ema))

@@ -79,9 +79,7 @@ def test_expand_to_broadcasts_against_any_trailing_axes(shape, batched):
   sigma = jnp.arange(1.0, 4.0) if batched else jnp.array(2.0)
   x = jnp.ones(shape)
   level = dj.NoiseLevel(sigma, sigma, sigma).expand_to(x)
-  expected = np.broadcast_to(
-    np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape
-  )
+  expected = np.broadcast_to(np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape)
   np.testing.assert_array_equal(x * level.sigma, expected)
 
 
@@ -146,9 +144,7 @@ def test_fields_are_leaves_with_names_and_static_ones_structure():
 
 
 def test_jit_grad_and_vmap_see_the_fields():
-  value, slopes = jax.jit(jax.value_and_grad(lambda f, t: f(t)))(
-    Line(1.0, power=3), 2.0
-  )
+  value, slopes = jax.jit(jax.value_and_grad(lambda f, t: f(t)))(Line(1.0, power=3), 2.0)
   assert value == 17.0
   assert slopes == Line(1.0, 8.0, power=3)
   lines = Line(jnp.arange(3.0), jnp.ones(3))

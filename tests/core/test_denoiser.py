@@ -12,9 +12,7 @@ SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
-def denoiser(
-  network_fn, kind='eps', noise_input=dj.logsnr_input, cond=None, **options
-):
+def denoiser(network_fn, kind='eps', noise_input=dj.logsnr_input, cond=None, **options):
   """Makes a denoiser of a network with the parameters 'weights'."""
   network = dj.Network(network_fn, noise_input, parametrization=kind, **options)
   return network.denoiser('weights', cond)
@@ -36,9 +34,7 @@ def network_of(kind):
 
 def test_every_parametrization_is_the_same_denoiser(key):
   """The level is [] or [B]."""
-  denoisers = [
-    denoiser(network_of(kind), kind, dj.step_input(1000)) for kind in KINDS
-  ]
+  denoisers = [denoiser(network_of(kind), kind, dj.step_input(1000)) for kind in KINDS]
 
   @jax.jit
   def estimates(key, level):
@@ -108,9 +104,7 @@ def test_params_cond_and_key_reach_the_network():
 
 
 FLOW, KARRAS = dj.RectifiedFlowSchedule(), dj.KarrasSchedule()
-ZERO_SNR = dj.DiscreteSchedule.from_betas(
-  dj.zero_terminal_snr(dj.linear_betas(1000))
-)
+ZERO_SNR = dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(dj.linear_betas(1000)))
 
 
 @jax.jit

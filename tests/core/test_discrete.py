@@ -17,9 +17,7 @@ def test_any_sequence_of_alphas_is_a_schedule(alphas):
   schedule = dj.DiscreteSchedule.from_alphas(alphas)
   T = len(alphas)
   assert schedule.num_steps == T
-  level, found = jax.jit(lambda i: (schedule.at_step(i), schedule.alphas))(
-    np.arange(T + 1)
-  )
+  level, found = jax.jit(lambda i: (schedule.at_step(i), schedule.alphas))(np.arange(T + 1))
   alpha_bars = np.append(1.0, np.cumprod(alphas))
   np.testing.assert_allclose(level.alpha, np.sqrt(alpha_bars), rtol=1e-5)
   np.testing.assert_allclose(level.sigma, np.sqrt(1 - alpha_bars), rtol=1e-5)
@@ -41,9 +39,7 @@ def test_zero_as_the_last_alpha_leaves_no_signal():
 def test_at_step_is_the_table_itself(T):
   schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
   steps = np.arange(T + 1)
-  a, b = jax.jit(lambda i, t: (schedule.at_step(i), schedule(t)))(
-    steps, steps / T
-  )
+  a, b = jax.jit(lambda i, t: (schedule.at_step(i), schedule(t)))(steps, steps / T)
   np.testing.assert_array_equal(a.alpha, b.alpha)
   exact = np.exp(-0.5 * schedule.neg_log_alpha_bar).astype(np.float32)
   np.testing.assert_array_equal(a.alpha, exact)
@@ -110,13 +106,15 @@ def test_rescaled_linear_keeps_the_end(T):
   assert 1e-5 < alpha_bar < 6e-5
 
 
-@pytest.mark.parametrize('found, expected', [
-  (dj.quadratic_betas(20, 0.01, 0.25), np.linspace(0.1, 0.5, 20) ** 2),
-  (dj.sigmoid_betas(20, 0.1, 0.4),
-   0.1 + 0.3 / (1 + np.exp(-np.linspace(-6, 6, 20)))),
-  # alpha_bar falls along a line.
-  (dj.reciprocal_betas(20), 1 / (21 - np.arange(1, 21))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'found, expected',
+  [
+    (dj.quadratic_betas(20, 0.01, 0.25), np.linspace(0.1, 0.5, 20) ** 2),
+    (dj.sigmoid_betas(20, 0.1, 0.4), 0.1 + 0.3 / (1 + np.exp(-np.linspace(-6, 6, 20)))),
+    # alpha_bar falls along a line.
+    (dj.reciprocal_betas(20), 1 / (21 - np.arange(1, 21))),
+  ],
+)
 def test_formulas(found, expected):
   np.testing.assert_allclose(found, expected, rtol=1e-9)
 

@@ -26,9 +26,7 @@ from tests.states import (
   prior_of,
 )
 
-STEPS = st.lists(
-  st.integers(0, NUM_STEPS), min_size=2, max_size=2, unique=True
-).map(sorted)
+STEPS = st.lists(st.integers(0, NUM_STEPS), min_size=2, max_size=2, unique=True).map(sorted)
 
 
 def all_pairs(name):
@@ -56,9 +54,7 @@ def test_the_posterior_is_bayes_rule(name, steps):
   np.testing.assert_allclose(q * marginal[:, None], joint, atol=1e-6)
   given = (x0 == xt)[:, 0] & (name == 'masking')
   np.testing.assert_allclose(q.sum(axis=1), given | (marginal > 0), atol=1e-6)
-  np.testing.assert_allclose(
-    q[given], np.eye(q.shape[1])[x0[given, 0]], atol=1e-6
-  )
+  np.testing.assert_allclose(q[given], np.eye(q.shape[1])[x0[given, 0]], atol=1e-6)
 
 
 @EACH
@@ -74,9 +70,7 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
   logits = np.random.default_rng(s).normal(size=(len(xt), 1, size))
   steps_t = np.full(len(xt), t)
   args = np.float32(logits), xt, PROCESSES[name]
-  p = np.asarray(
-    jitted(dj.p_reverse_states)(*args, at(steps_t - (t - s)), at(steps_t))
-  )
+  p = np.asarray(jitted(dj.p_reverse_states)(*args, at(steps_t - (t - s)), at(steps_t)))
   to_t = between(name, 0, t)
   for i, x in enumerate(xt[:, 0]):
     weights = np.exp(logits[i, 0, :3]) * (to_t[:3, x] > 0)
@@ -101,9 +95,7 @@ def test_masked_logits_exclude_the_mask_and_carry_over():
   expected /= expected.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
   assert (p[~known][:, 3] == 0.0).all()
-  p = np.asarray(
-    jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels)
-  )
+  p = np.asarray(jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels))
   np.testing.assert_array_equal(p[known], np.eye(4)[xt[known]])
 
 
@@ -116,8 +108,7 @@ def test_draws_have_the_probabilities_and_never_the_impossible():
     return dj.draw_states(jax.random.split(key, 2)[order], many)
 
   draws, reverse = (
-    np.asarray(draw(jax.random.key(0), np.array(order)))
-    for order in ([0, 1], [1, 0])
+    np.asarray(draw(jax.random.key(0), np.array(order))) for order in ([0, 1], [1, 0])
   )
   counts = np.stack([np.bincount(row, minlength=4) for row in draws])
   np.testing.assert_array_equal(counts > 0, probs > 0)
@@ -168,10 +159,9 @@ def test_what_is_no_distribution_gives_no_state(key):
     np.testing.assert_array_equal(drawn, [-1, -1, -1, -1, -1, 1])
     values = jax.jit(dj.values_of)(drawn, 3)
     np.testing.assert_array_equal(values, [np.nan] * 5 + [0.0])
-  marginals = jax.jit(lambda level: [
-    dj.q_states(np.array([[-1]]), process, level)
-    for process in PROCESSES.values()
-  ])  # fmt: skip
+  marginals = jax.jit(
+    lambda level: [dj.q_states(np.array([[-1]]), process, level) for process in PROCESSES.values()]
+  )
   for q in jax.device_get(marginals(at(3))):
     assert (q == 0.0).all()
 
@@ -204,9 +194,7 @@ def test_truncated_logistic():
   rng = np.random.default_rng(0)
   mean, log_scale = rng.uniform(-1.2, 1.2, (4, 3)), rng.uniform(-3, 1, (4, 3))
   mean[0, 0], log_scale[0, 0] = -1, -4
-  logits = jax.jit(dj.logistic_logits, static_argnums=2)(
-    np.float32(mean), np.float32(log_scale), 9
-  )
+  logits = jax.jit(dj.logistic_logits, static_argnums=2)(np.float32(mean), np.float32(log_scale), 9)
   expected = literal_logistic(mean, np.exp(log_scale), 9)
   np.testing.assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
   # Far from the mean a difference of two cdfs is 0 in float32.
@@ -259,9 +247,7 @@ def test_transitions_of_tiny_probabilities():
 
 BOUNDS = {
   'masked_bound': dj.masked_bound,
-  'state_bound': lambda *args, x0: dj.state_bound(*args, x0=x0, num_steps=2)[
-    'total'
-  ],
+  'state_bound': lambda *args, x0: dj.state_bound(*args, x0=x0, num_steps=2)['total'],
 }
 
 
@@ -269,10 +255,7 @@ BOUNDS = {
 def test_the_bound_of_what_is_no_data(bound, key):
   """It is refused, and NaN for the example if x_0 is traced."""
   args = TABLE.denoiser(PROCESSES['masking']), PROCESSES['masking'], LINEAR
-  for x, text in (
-    (3, '3: states of data are 0..3, except the mask, 3'),
-    (-1, '-1: '),
-  ):
+  for x, text in ((3, '3: states of data are 0..3, except the mask, 3'), (-1, '-1: ')):
     of_key = functools.partial(bound, x0=np.array([[0, x, 1]]))
     with pytest.raises(ValueError, match='x0 is ' + text):
       jax.eval_shape(lambda key, f=of_key: f(key, *args), key)
@@ -309,9 +292,7 @@ def test_the_bound_has_the_mean_of_the_oracle(name):
     values = np.asarray(terms[key], np.float64)
     error = values.std(axis=0) / n**0.5
     assert (abs(values.mean(axis=0) - expected[key]) < 4.5 * error).all(), key
-  np.testing.assert_allclose(
-    terms['prior'].mean(), expected['prior'], rtol=0.02, atol=1e-6
-  )
+  np.testing.assert_allclose(terms['prior'].mean(), expected['prior'], rtol=0.02, atol=1e-6)
   assert expected['total'] > TABLE.entropy()
   # Given x_0 the draws of two steps are independent, and thus their terms.
   of_x0, terms = x0 @ np.array([9, 3, 1]), np.asarray(terms['diffusion']).T
@@ -348,6 +329,4 @@ def test_the_network_sees_states_noise_and_conditions():
     for j in range(2):
       one_hot = np.eye(3)[xt[i, j]]
       weights = np.exp(10.0 * one_hot) * (0.5 * one_hot + 0.5 / 3)
-      np.testing.assert_allclose(
-        np.exp(logits[i, j]), weights / weights.sum(), rtol=1e-4
-      )
+      np.testing.assert_allclose(np.exp(logits[i, j]), weights / weights.sum(), rtol=1e-4)

@@ -17,9 +17,7 @@ def test_the_categorical_decoder_literally(num_levels):
   values = np.linspace(-1.0, 1.0, num_levels)
   x0 = rng.choice(values, (2, 3, 4))
   alpha, sigma = np.array([0.9, 0.6]), np.array([0.1, 0.8])
-  z0 = alpha[:, None, None] * x0 + sigma[:, None, None] * rng.normal(
-    size=x0.shape
-  )
+  z0 = alpha[:, None, None] * x0 + sigma[:, None, None] * rng.normal(size=x0.shape)
   expected = np.zeros(2)
   for (b, i, j), x in np.ndenumerate(x0):
     q = np.exp(-0.5 * ((z0[b, i, j] - alpha[b] * values) / sigma[b]) ** 2)
@@ -92,9 +90,7 @@ def test_a_step_to_noise_at_time_0_is_a_transition():
   np.testing.assert_allclose(found, [decoded[0], kl[1]], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()]
-)
+@pytest.mark.parametrize('schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()])
 def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   """If x_0 = 0 and the denoiser returns t, entry i is t^2 at t = (i+1) / T.
 
@@ -104,9 +100,9 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   def denoise(x, level):
     return dj.Prediction(jnp.broadcast_to(level.expand_to(x).t, x.shape))
 
-  bound = jax.jit(
-    lambda x0: dj.variational_bound(key, denoise, schedule, x0, num_steps=4)
-  )(jnp.zeros((2, 3)))
+  bound = jax.jit(lambda x0: dj.variational_bound(key, denoise, schedule, x0, num_steps=4))(
+    jnp.zeros((2, 3))
+  )
   t = np.arange(1, 5) / 4
   expected = np.broadcast_to(3 * t**2, (2, 4))
   np.testing.assert_allclose(bound['squared_error'], expected, rtol=1e-5)

@@ -24,9 +24,7 @@ def network(params, x, noise, cond, *, key=None):
 
 
 def flow_map(kind, sigma_min=0.002, cond=None, **options):
-  return dj.make_flow_map(
-    dj.Network(network, **options), (), cond, kind=kind, sigma_min=sigma_min
-  )
+  return dj.make_flow_map(dj.Network(network, **options), (), cond, kind=kind, sigma_min=sigma_min)
 
 
 def test_the_three_kinds_have_their_boundaries_exactly():
@@ -49,9 +47,7 @@ def test_the_three_kinds_have_their_boundaries_exactly():
 
 def test_average_velocity_by_hand():
   """The network gets t and the elapsed time in the scale of its input."""
-  u = flow_map(
-    'average_velocity', noise_input=dj.time_input(10.0), time_scale=10.0
-  )
+  u = flow_map('average_velocity', noise_input=dj.time_input(10.0), time_scale=10.0)
   t, s = (np.asarray(a, np.float64)[:, None] for a in (T, S))
   x = np.asarray(X, np.float64)
   expected = x - (t - s) * (1.3 + x + t + 10.0 * (t - s))
@@ -113,13 +109,18 @@ def test_conversions_of_the_exact_map():
   def run(x):
     t, s, exact = STRAIGHT(T), STRAIGHT(S), GAUSSIAN.flow_map
     u = GAUSSIAN.average_velocity(x, t, s)
-    return exact(x, t, s), u, GAUSSIAN.velocity(x, t), {
-      'u': maps.to_average_velocity(exact)(x, t, s),
-      'x_s': maps.from_average_velocity(x, u, t, s),
-      'shortcut': maps.to_shortcut(exact, STRAIGHT)(x, T, T - S),
-      'consistency': maps.to_consistency(exact, s)(x, t),
-      'v': maps.to_velocity(GAUSSIAN.denoise, STRAIGHT)(x, t),
-    }  # fmt: skip
+    return (
+      exact(x, t, s),
+      u,
+      GAUSSIAN.velocity(x, t),
+      {
+        'u': maps.to_average_velocity(exact)(x, t, s),
+        'x_s': maps.from_average_velocity(x, u, t, s),
+        'shortcut': maps.to_shortcut(exact, STRAIGHT)(x, T, T - S),
+        'consistency': maps.to_consistency(exact, s)(x, t),
+        'v': maps.to_velocity(GAUSSIAN.denoise, STRAIGHT)(x, t),
+      },
+    )
 
   xs, u, v, found = run(X)
   np.testing.assert_allclose(found['u'], u, rtol=1e-5, atol=1e-6)

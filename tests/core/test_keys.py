@@ -16,9 +16,7 @@ from diffusion_jax.core.keys import (
 
 def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
   keys = jax.random.split(key, 8)
-  draw = jax.jit(
-    lambda keys: draw_normal(keys, jnp.zeros((len(keys), 4, 4, 3)))
-  )
+  draw = jax.jit(lambda keys: draw_normal(keys, jnp.zeros((len(keys), 4, 4, 3))))
   whole = np.asarray(draw(keys))
   for i in (0, 3, 7):
     alone = np.asarray(draw(keys[i : i + 1]))
@@ -26,8 +24,7 @@ def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
   later = split_key(keys, 5)
   assert later.shape == (5, 8)
   np.testing.assert_array_equal(
-    jax.random.key_data(split_key(keys[3:4], 5)[:, 0]),
-    jax.random.key_data(later[:, 3]),
+    jax.random.key_data(split_key(keys[3:4], 5)[:, 0]), jax.random.key_data(later[:, 3])
   )
 
 

@@ -71,9 +71,7 @@ def check_log_snr(level, truth, bound):
 
 
 def test_take_selects_from_a_grid():
-  grid = dj.NoiseLevel(
-    *map(jnp.asarray, (np.arange(5.0), np.ones(5), np.zeros(5)))
-  )
+  grid = dj.NoiseLevel(*map(jnp.asarray, (np.arange(5.0), np.ones(5), np.zeros(5))))
   assert grid.take(2).t == 2.0
   assert grid.take(slice(1, 3)).alpha.shape == (2,)
 
@@ -98,7 +96,5 @@ def test_rounding_keeps_other_positions_and_the_slope():
 @pytest.mark.parametrize('num_steps', [1, 5, 1000])
 def test_rounding_does_not_take_the_smallest_times_for_clean(num_steps):
   """The likelihood starts at t = 1e-5, which is noisy for any T."""
-  found = jitted(round_near_step)(
-    np.float32(1e-5) * np.float32(num_steps), num_steps
-  )
+  found = jitted(round_near_step)(np.float32(1e-5) * np.float32(num_steps), num_steps)
   assert np.asarray(found) > 0.0

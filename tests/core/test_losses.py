@@ -88,9 +88,7 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
 def test_loss_and_gradient_are_finite_at_zero_snr(kind, rng):
   x0, eps, y = rng.standard_normal((3, 2, 3), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
-  loss = lambda y: jitted(dj.denoising_loss)(
-    kind, y, x0, eps, level, dj.snr_weight
-  ).sum()
+  loss = lambda y: jitted(dj.denoising_loss)(kind, y, x0, eps, level, dj.snr_weight).sum()
   value, grad = jax.jit(jax.value_and_grad(loss))(y)
   assert np.isfinite(value) and np.isfinite(grad).all()
   # The limit: the weight of eps is 1 at every level, of x_0 and v 0.
@@ -110,19 +108,24 @@ TIMES = {  # times, schedule, variable of a level, its distribution
   'uniform': (dj.uniform_times, VP, time, UNIFORM),
   'antithetic': (dj.antithetic_times, VP, time, UNIFORM),
   'from 0.5': (
-    functools.partial(dj.uniform_times, t_min=0.5), VP, time,
+    functools.partial(dj.uniform_times, t_min=0.5),
+    VP,
+    time,
     scipy.stats.uniform(0.5, 0.5),
   ),
   'log-normal': (
-    dj.log_normal_times(-1.2, 1.2), dj.CosineSchedule(),
+    dj.log_normal_times(-1.2, 1.2),
+    dj.CosineSchedule(),
     lambda level: np.log(level.sigma / level.alpha),
     scipy.stats.norm(-1.2, 1.2),
   ),
   'logit-normal': (  # Esser et al. 2024, section 3.1
-    dj.logit_normal_times(-0.5, 1.5), FLOW,
-    lambda level: scipy.special.logit(level.t), scipy.stats.norm(-0.5, 1.5),
+    dj.logit_normal_times(-0.5, 1.5),
+    FLOW,
+    lambda level: scipy.special.logit(level.t),
+    scipy.stats.norm(-0.5, 1.5),
   ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('name', TIMES)
@@ -170,8 +173,6 @@ def test_a_part_of_times_is_at_the_start(key):
   first = level.t == 1.0
   np.testing.assert_array_equal(weight, np.where(first, 1.0, 3.0))
   assert abs(first.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4096)
-  np.testing.assert_allclose(
-    level.sigma, level_at(VP, level.t).sigma, rtol=1e-5
-  )
+  np.testing.assert_allclose(level.sigma, level_at(VP, level.t).sigma, rtol=1e-5)
   uniform = scipy.stats.uniform(0.0, 0.5)
   assert scipy.stats.kstest(level.t[~first], uniform.cdf).pvalue > 1e-5

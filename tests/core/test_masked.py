@@ -13,11 +13,7 @@ from diffusion_jax.testing import discrete_oracles
 from tests.states import LINEAR, NUM_STEPS, TABLE, matrices_of, prior_of
 
 PROCESS = dj.masking_process(3)
-SCHEDULES = {
-  'linear': LINEAR,
-  'cosine': dj.CosineMasking(),
-  'cubic': dj.PolynomialMasking(3.0),
-}
+SCHEDULES = {'linear': LINEAR, 'cosine': dj.CosineMasking(), 'cubic': dj.PolynomialMasking(3.0)}
 denoise = TABLE.denoiser(PROCESS)
 
 
@@ -41,9 +37,9 @@ def test_in_continuous_time_the_bound_is_the_entropy(name):
 def test_the_bound_in_steps_is_the_oracles():
   """At T = 6 the mean over drawn steps is KL + entropy."""
   nats = np.asarray(bound(LINEAR, 2, NUM_STEPS), np.float64)
-  expected = discrete_oracles.expected_bound(
-    TABLE, matrices_of('masking'), prior_of('masking')
-  )['total']
+  expected = discrete_oracles.expected_bound(TABLE, matrices_of('masking'), prior_of('masking'))[
+    'total'
+  ]
   error = nats.std() / len(nats) ** 0.5
   assert abs(nats.mean() - expected) < 4.5 * error
   assert expected - TABLE.entropy() > 5 * error
@@ -74,9 +70,7 @@ def test_weights(name):
   expected = -slope / (1 - alpha(t))
   np.testing.assert_allclose(continuous, expected, rtol=1e-5, atol=1e-6)
   steps = alpha(t - 1e-3) - alpha(t)
-  np.testing.assert_allclose(
-    weight, 1000 * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4
-  )
+  np.testing.assert_allclose(weight, 1000 * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4)
   late = slice(249, None)
   np.testing.assert_allclose(weight[late], expected[late], rtol=0.01, atol=2e-3)
 
@@ -93,11 +87,7 @@ def test_times_are_antithetic_and_their_masks_independent(monkeypatch):
     jax.debug.callback(see, level.t, xt == 3)
     return jnp.zeros((*xt.shape, 4))
 
-  run = jax.jit(
-    lambda key, x0: dj.masked_bound(
-      key, watched, PROCESS, LINEAR, x0, num_times=4
-    )
-  )
+  run = jax.jit(lambda key, x0: dj.masked_bound(key, watched, PROCESS, LINEAR, x0, num_times=4))
   run(jax.random.key(0), jnp.zeros((3, 2000), int))
   jax.effects_barrier()
   t, hidden = map(np.array, zip(*seen, strict=True))

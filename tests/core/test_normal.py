@@ -76,9 +76,7 @@ def test_discretized_tanh_is_ho_et_als_approximation():
   x, mean, scale = np.linspace(-1, 1, 256), 0.1, 0.05
   plus = cdf((x + 1 / 255 - mean) / scale)
   minus = cdf((x - 1 / 255 - mean) / scale)
-  mass = np.where(
-    x < -0.999, plus, np.where(x > 0.999, 1 - minus, plus - minus)
-  )
+  mass = np.where(x < -0.999, plus, np.where(x > 0.999, 1 - minus, plus - minus))
   expected = np.log(np.maximum(mass, 1e-12))
   found = jitted(dj.discretized_log_prob)(
     dj.Normal(mean, scale**2), jnp.asarray(x, jnp.float32), cdf='tanh'
@@ -90,9 +88,7 @@ def test_discretized_tanh_is_ho_et_als_approximation():
 
 def test_discretized_log_prob_stays_finite_far_away():
   p = dj.Normal(jnp.array(-1.0), jnp.array(1e-6))
-  value, slope = jax.value_and_grad(
-    lambda x: jitted(dj.discretized_log_prob)(p, x)
-  )(0.5)
+  value, slope = jax.value_and_grad(lambda x: jitted(dj.discretized_log_prob)(p, x))(0.5)
   expected = scipy.stats.norm.logsf(0.5 - 1 / 255, -1.0, 1e-3)
   np.testing.assert_allclose(value, expected, rtol=1e-3)
   assert np.isfinite(slope)
@@ -102,13 +98,12 @@ def test_discretized_log_prob_stays_finite_far_away():
 def test_discretized_log_prob_of_narrow_bins(scale):
   """Narrow bins have density times width, and the slope of the density."""
   x, mean, width = jnp.linspace(-1.0, 1.0, 256)[1:-1], 0.3, 2.0 / 255.0
-  log_mass = jax.vmap(lambda m, x: jitted(dj.discretized_log_prob)(
-    dj.Normal(m, scale**2), x), (None, 0))  # fmt: skip
+  log_mass = jax.vmap(
+    lambda m, x: jitted(dj.discretized_log_prob)(dj.Normal(m, scale**2), x), (None, 0)
+  )
   found = log_mass(mean, x)
   expected = scipy.stats.norm.logpdf(x, mean, scale) + np.log(width)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   slope = jax.vmap(jax.grad(lambda m, x: log_mass(m, x[None])[0]), (None, 0))
   expected = (np.asarray(x, np.float64) - mean) / scale**2
-  np.testing.assert_allclose(
-    slope(mean, x) * scale**2, expected * scale**2, atol=1e-3
-  )
+  np.testing.assert_allclose(slope(mean, x) * scale**2, expected * scale**2, atol=1e-3)

@@ -93,9 +93,7 @@ def test_fourier_coefficients_and_magnitudes_are_numpys():
   padded = np.pad(X.astype(np.float64), ((0, 0), (2, 2), (2, 2), (0, 0)))
   expected = np.abs(np.fft.fft2(padded, axes=(1, 2), norm='ortho'))
   total = lambda x: operators.fourier_magnitude()(x).sum()
-  run = jax.jit(
-    lambda x: (operators.fourier_magnitude(2)(x), jax.grad(total)(0 * x))
-  )
+  run = jax.jit(lambda x: (operators.fourier_magnitude(2)(x), jax.grad(total)(0 * x)))
   found, slope = run(X)
   np.testing.assert_allclose(found, expected, atol=1e-5)
   assert np.isfinite(slope).all()

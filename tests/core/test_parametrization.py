@@ -26,9 +26,7 @@ def test_six_way_cycle(data):
     current = x0 + 0.1
     for kind in (*KINDS, 'x0'):
       eps_hat = dj.eps_from_x0(current, xt, level)
-      current = dj.to_x0(
-        kind, dj.target(kind, current, eps_hat, level), xt, level
-      )
+      current = dj.to_x0(kind, dj.target(kind, current, eps_hat, level), xt, level)
     return jnp.abs(current - x0 - 0.1) * level.expand_to(x0).alpha
 
   assert error(*data).max() < 3e-6
@@ -55,10 +53,7 @@ def test_error_scale_converts_errors(kind, data):
 
   @jax.jit
   def change_and_scale(x0, eps, xt, level):
-    y, y_hat = (
-      dj.target(kind, x, dj.eps_from_x0(x, xt, level), level)
-      for x in (x0, x0 + 0.5)
-    )
+    y, y_hat = (dj.target(kind, x, dj.eps_from_x0(x, xt, level), level) for x in (x0, x0 + 0.5))
     return y_hat - y, dj.error_scale(kind, level)
 
   change, scale = map(np.asarray, change_and_scale(*data))
@@ -71,9 +66,7 @@ def test_no_signal_left_is_no_problem(kind, rng):
   x0, eps = rng.standard_normal((2, 3, 2), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   y = jitted(dj.target)(kind, x0, eps, level)
-  np.testing.assert_allclose(
-    jitted(dj.to_x0)(kind, y, eps, level), x0, atol=1e-6
-  )
+  np.testing.assert_allclose(jitted(dj.to_x0)(kind, y, eps, level), x0, atol=1e-6)
 
 
 def test_edm_has_unit_variance_targets_and_inputs(rng):

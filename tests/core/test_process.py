@@ -30,9 +30,7 @@ def step_moments(s, t):
   """Returns (factor, variance) of q(x_t | x_s) from forward_step."""
   one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
   factor = jitted(dj.forward_step)(one, zero, s, t)[0, 0]
-  return float(factor), float(
-    jitted(dj.forward_step)(zero, one, s, t)[0, 0]
-  ) ** 2
+  return float(factor), float(jitted(dj.forward_step)(zero, one, s, t)[0, 0]) ** 2
 
 
 @anything

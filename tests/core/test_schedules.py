@@ -69,21 +69,15 @@ def test_a_learned_schedule_is_accurate_at_both_ends():
   schedule = dj.LearnedSchedule((), lambda _, t: 120.0 * t - 60.0)
   level = level_at(schedule, gamma / 120.0 + 0.5)
   # float32 resolves gamma itself to 4e-6 here.
-  np.testing.assert_allclose(
-    level.alpha, (1.0 + np.exp(gamma)) ** -0.5, rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    level.sigma, (1.0 + np.exp(-gamma)) ** -0.5, rtol=1e-5
-  )
+  np.testing.assert_allclose(level.alpha, (1.0 + np.exp(gamma)) ** -0.5, rtol=1e-5)
+  np.testing.assert_allclose(level.sigma, (1.0 + np.exp(-gamma)) ** -0.5, rtol=1e-5)
   np.testing.assert_allclose(level.logsnr, -gamma, atol=2e-5)
 
 
 def test_gradients_reach_the_parameters_of_a_learned_schedule():
   """d logsnr / d params = -d gamma / d params, at every noise level."""
   t = jnp.array([0.0, 0.3, 1.0])
-  rows = jax.jit(jax.jacrev(lambda schedule: schedule(t).logsnr))(
-    LEARNED
-  ).params
+  rows = jax.jit(jax.jacrev(lambda schedule: schedule(t).logsnr))(LEARNED).params
   np.testing.assert_allclose(rows['low'], [-1.0] * 3, rtol=1e-5)
   np.testing.assert_allclose(rows['slope'], -np.asarray(t), rtol=1e-5)
   np.testing.assert_allclose(rows['span'], -(np.asarray(t) ** 3), rtol=1e-5)

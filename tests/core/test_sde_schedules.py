@@ -46,27 +46,29 @@ FLOW = dj.RectifiedFlowSchedule
 SDES = {  # f of the drift f x, and g^2; see recipes 5.
   'vp': (dj.LinearVPSchedule(), of_vp, beta),
   'sub_vp': (
-    dj.SubVPSchedule(), of_vp,
+    dj.SubVPSchedule(),
+    of_vp,
     lambda t: beta(t) * -np.expm1(-2 * B0 * t - (B1 - B0) * t**2),
   ),
   've': (
-    dj.GeometricVESchedule(), lambda t: 0 * t,
+    dj.GeometricVESchedule(),
+    lambda t: 0 * t,
     lambda t: (SMIN * (SMAX / SMIN) ** t) ** 2 * 2 * np.log(SMAX / SMIN),
   ),
   'karras': (dj.KarrasSchedule(), lambda t: 0 * t, karras_variance_slope),
   'flow': (FLOW(), lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t)),
   'shifted_flow': (
-    FLOW(3.0), lambda t: -1 / (1 - t) - 2 / (1 + 2 * t),
+    FLOW(3.0),
+    lambda t: -1 / (1 - t) - 2 / (1 + 2 * t),
     lambda t: 18 * t / ((1 + 2 * t) ** 2 * (1 - t)),
   ),
-  'sigmoid': (
-    dj.SigmoidSchedule(), lambda t: -sigmoid_rate(t) / 2, sigmoid_rate
-  ),
+  'sigmoid': (dj.SigmoidSchedule(), lambda t: -sigmoid_rate(t) / 2, sigmoid_rate),
   'shifted_vp': (
     dj.ShiftedSchedule(dj.LinearVPSchedule(), 3.0),
-    lambda t: -shifted_rate(t) / 2, shifted_rate,
+    lambda t: -shifted_rate(t) / 2,
+    shifted_rate,
   ),
-}  # fmt: skip
+}
 
 
 def times_inside(schedule):

@@ -25,9 +25,7 @@ FUNCTIONS = {
   'score_from_x0': lambda x, y: dj.score_from_x0(x, y, T),
   'simple_loss': dj.simple_loss,
   'weighted_eps_loss': lambda x, y: dj.weighted_eps_loss(x, y, S, T),
-  'denoising_loss': lambda x, y: dj.denoising_loss(
-    'eps', x, y, y, T, dj.snr_weight
-  ),
+  'denoising_loss': lambda x, y: dj.denoising_loss('eps', x, y, y, T, dj.snr_weight),
 }
 
 each = pytest.mark.parametrize('name', FUNCTIONS)
@@ -40,9 +38,7 @@ def xy(key):
 
 def of_each(change):
   """Returns a jitted function of (x, y) with the result of each, by name."""
-  return jax.jit(
-    lambda x, y: {name: change(f)(x, y) for name, f in FUNCTIONS.items()}
-  )
+  return jax.jit(lambda x, y: {name: change(f)(x, y) for name, f in FUNCTIONS.items()})
 
 
 @jax.value_and_grad

@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import diffusion_jax as dj
-from tests.states import (
-  BETAS,
-  EACH,
-  LINEAR,
-  NUM_STEPS,
-  PROCESSES,
-  at,
-  between,
-  gaussian_matrices,
-)
+from tests.states import BETAS, EACH, LINEAR, NUM_STEPS, PROCESSES, at, between, gaussian_matrices
 
 matrix = jax.jit(dj.transition_matrix)
 
@@ -34,18 +25,13 @@ def test_any_two_levels_have_the_product_of_the_steps_between(name, steps):
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(
-  times=st.lists(st.floats(0.0, 0.96875, width=32), min_size=3, max_size=3).map(
-    sorted
-  )
-)
+@given(times=st.lists(st.floats(0.0, 0.96875, width=32), min_size=3, max_size=3).map(sorted))
 def test_chapman_kolmogorov_at_any_times(name, times):
   """Q_{u|s} = Q_{t|s} Q_{u|t}."""
   process = PROCESSES[name]
   s, t, u = (LINEAR(jnp.float32(time)) for time in times)
   first, second, both = (
-    np.asarray(matrix(process, *levels), np.float64)
-    for levels in ((s, t), (t, u), (s, u))
+    np.asarray(matrix(process, *levels), np.float64) for levels in ((s, t), (t, u), (s, u))
   )
   np.testing.assert_allclose(first @ second, both, atol=1e-5)
   np.testing.assert_allclose(both.sum(axis=1), 1.0, rtol=2e-5)
@@ -59,9 +45,7 @@ def test_levels_differ_between_examples(name):
   probs = np.random.default_rng(0).dirichlet(np.ones(size), (4, 2, 3))
   steps = [(0, 0), (0, 2), (1, 4), (3, 6)]
   s, t = (at(np.array(column)) for column in zip(*steps, strict=True))
-  both = jax.jit(
-    lambda *args: [process.multiply(*args, True), process.multiply(*args)]
-  )
+  both = jax.jit(lambda *args: [process.multiply(*args, True), process.multiply(*args)])
   results = both(jnp.asarray(probs, jnp.float32), s, t)
   for transpose, result in zip((True, False), results, strict=True):
     for i, pair in enumerate(steps):
@@ -81,9 +65,7 @@ def test_a_time_in_float32_is_the_nearest_step():
   """T = 47 is the least T with i / T * T < i for some powers i of 2."""
   beta, steps = 0.01, np.arange(48)
   assert (np.float32(1 / 47) * np.float32(47)) < 1
-  process = dj.MatrixProcess.from_matrices(
-    [[[1 - beta, beta], [beta, 1 - beta]]] * 47
-  )
+  process = dj.MatrixProcess.from_matrices([[[1 - beta, beta], [beta, 1 - beta]]] * 47)
   x0 = jnp.tile(jnp.array([1.0, 0.0]), (48, 1))
   q = jax.jit(process.multiply)(x0, LINEAR(0.0), LINEAR(steps / 47))
   expected = 0.5 - 0.5 * (1 - 2 * beta) ** steps

@@ -63,9 +63,7 @@ def test_the_slope_of_the_elbo_is_that_of_its_expectation(key):
     values, slopes = jax.jit(lambda d: jax.jvp(estimate, (0.3, 0.2), (*d,)))(
       jnp.asarray(step, jnp.float32)
     )
-    by_hand = (expected(*(at + h * step)) - expected(*(at - h * step))) / (
-      2 * h
-    )
+    by_hand = (expected(*(at + h * step)) - expected(*(at - h * step))) / (2 * h)
     for found, truth in ((values, expected(*at)), (slopes, by_hand)):
       error = np.std(found) / 20_000**0.5
       assert abs(np.mean(found) - truth) < 4.5 * error < 0.15 * abs(truth)
@@ -92,9 +90,7 @@ def chain(key, x, form=dj.hierarchical_elbo):
 
 
 FORMS = {
-  'vae_elbo': lambda key, x: dj.vae_elbo(
-    key, x, encode(x), decode, num_samples=3
-  ),
+  'vae_elbo': lambda key, x: dj.vae_elbo(key, x, encode(x), decode, num_samples=3),
   'vae_log_weight': lambda key, x: dj.vae_log_weight(key, x, encode(x), decode),
   'importance_weighted': lambda key, x: dj.importance_weighted_elbo(
     key, lambda key: dj.vae_log_weight(key, x, encode(x), decode), 3
@@ -150,11 +146,7 @@ def test_more_samples_come_closer_to_log_p(key):
   """Burda et al. 2016, Theorem 1; one sample gives log p - KL(q || p(z|x))."""
   x = jnp.broadcast_to(X[:1], (4000, 2))
   weight = lambda key: dj.vae_log_weight(key, x, encode(x), decode)
-  bounds = jax.jit(
-    lambda key: [
-      dj.importance_weighted_elbo(key, weight, k) for k in (1, 4, 32)
-    ]
-  )
+  bounds = jax.jit(lambda key: [dj.importance_weighted_elbo(key, weight, k) for k in (1, 4, 32)])
   values = np.asarray(bounds(key), np.float64)
   means, errors = values.mean(axis=1), values.std(axis=1) / len(x) ** 0.5
   truth = jax.jit(log_p)(X)[0]

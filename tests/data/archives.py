@@ -64,12 +64,14 @@ def prepared_by_tfds(data_dir: Path, sets) -> Path:
       def _info(self):
         return tfds.core.DatasetInfo(
           builder=self,
-          features=tfds.features.FeaturesDict({
-            'id': tfds.features.Text(),
-            'image': tfds.features.Image(shape=(32, 32, 3)),
-            'label': tfds.features.ClassLabel(num_classes=10),
-          }),
-        )  # fmt: skip
+          features=tfds.features.FeaturesDict(
+            {
+              'id': tfds.features.Text(),
+              'image': tfds.features.Image(shape=(32, 32, 3)),
+              'label': tfds.features.ClassLabel(num_classes=10),
+            }
+          ),
+        )
 
       def _split_generators(self, dl_manager):
         return {s: self._generate_examples(s, *sets[s]) for s in sets}
@@ -82,7 +84,6 @@ def prepared_by_tfds(data_dir: Path, sets) -> Path:
   tfds.disable_progress_bar()
   builder = Cifar10(data_dir=data_dir)
   builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-    file_format='array_record',
+    download_config=tfds.download.DownloadConfig(try_download_gcs=False), file_format='array_record'
   )
   return Path(builder.data_dir)

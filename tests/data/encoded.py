@@ -41,10 +41,9 @@ def png_of(pixels, *more):
   head = struct.pack('>IIBBBBB', width, height, depth, 2, 0, 0, 0)
   chunks = [(b'IHDR', head), *more, (b'IDAT', zlib.compress(rows))]
   return b'\x89PNG\r\n\x1a\n' + b''.join(
-    struct.pack('>I', len(data)) + kind + data
-    + struct.pack('>I', zlib.crc32(kind + data))
+    struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     for kind, data in [*chunks, (b'IEND', b'')]
-  )  # fmt: skip
+  )
 
 
 def tar(path, members, mode: Any = 'w'):

@@ -40,11 +40,7 @@ def folder(tmp_path):
   """Writes two files for training and one for tests."""
   for name, part in encoded.FILES.items():
     records = [
-      example(
-        image=encoded.png(PICTURES[i]),
-        label=int(LABELS[i]),
-        text=f'text {i}'.encode(),
-      )
+      example(image=encoded.png(PICTURES[i]), label=int(LABELS[i]), text=f'text {i}'.encode())
       for i in part
     ]
     write(tmp_path / f'set.array_record-{name}', records)
@@ -64,16 +60,11 @@ def test_records_of_tfds_are_read(tmp_path):
   from tensorflow_datasets.core import example_serializer, features
 
   kinds = features.FeaturesDict(
-    {
-      'image': features.Image(shape=SHAPE),
-      'label': features.ClassLabel(num_classes=3),
-    }
+    {'image': features.Image(shape=SHAPE), 'label': features.ClassLabel(num_classes=3)}
   )
   serializer = example_serializer.ExampleSerializer(kinds.get_serialized_info())
   picture = PICTURES[0]
-  data = serializer.serialize_example(
-    {'image': encoded.png(picture), 'label': 2}
-  )
+  data = serializer.serialize_example({'image': encoded.png(picture), 'label': 2})
   path = write(tmp_path / 'a.array_record', [data])
   images, labels = read(tmp_path, path=str(path)).read(np.arange(1)).values()
   np.testing.assert_array_equal(images[0], picture)

@@ -28,9 +28,7 @@ def test_texts_are_drawn_as_letters():
   x = RNG.integers(32, 127, (4, 70), np.uint8)
   letters = draw_bytes(x)
   np.testing.assert_array_equal(drawings.pictures(values, x), letters)
-  np.testing.assert_array_equal(
-    drawings.sheet(values, x, 4), images.grid(letters, 4)
-  )
+  np.testing.assert_array_equal(drawings.sheet(values, x, 4), images.grid(letters, 4))
 
 
 def standard(*shape, **box):
@@ -46,9 +44,7 @@ def panels(sheet):
   boxes = ndimage.find_objects(regions)
   large = [b for b in boxes if np.sum(regions[b] > 0) > 0.01 * regions.size]
   inside = [b for b in large if b[0].start > 5]  # not the figure itself
-  return [
-    sheet[b] for b in sorted(inside, key=lambda b: (b[0].stop, b[1].start))
-  ]
+  return [sheet[b] for b in sorted(inside, key=lambda b: (b[0].stop, b[1].start))]
 
 
 def place(panel, mask):
@@ -129,9 +125,7 @@ def test_draws_of_each_given_row_have_a_colour():
 def test_axes_end_at_the_box_of_the_data():
   """A uniform prior fills them; a box far away does not matter."""
   data = RNG.uniform(0.0, 2.0, (2000, 2))
-  low, high = drawings.limits(
-    standard(2, low=(0.0, -50.0), high=(2.0, 50.0)), data
-  )
+  low, high = drawings.limits(standard(2, low=(0.0, -50.0), high=(2.0, 50.0)), data)
   assert (low[0], high[0]) == (0.0, 2.0)
   np.testing.assert_allclose([low[1], high[1]], [-0.5, 2.5], atol=0.05)
 
@@ -197,9 +191,7 @@ def colours(name, z):
 def test_fields_have_a_colour_map_for_each_channel():
   x = RNG.standard_normal((4, 16, 12, 2))
   drawn = drawings.pictures(standard(16, 12, 2), x)
-  np.testing.assert_array_equal(
-    drawn[:, :16, :12], colours('viridis', x[..., 0])
-  )
+  np.testing.assert_array_equal(drawn[:, :16, :12], colours('viridis', x[..., 0]))
   below = drawn[:, 17:33, :12]
   np.testing.assert_array_equal(below, colours('magma', x[..., 1]))
   sheet = drawings.sheet(standard(16, 12, 2), x, 2, height=32)

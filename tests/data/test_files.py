@@ -27,16 +27,19 @@ def test_names_have_a_suffix_in_any_case_and_are_not_hidden(tmp_path):
   assert found == sorted(map(os.fsdecode, seen))
 
 
-@pytest.mark.parametrize('links, expected', [
-  ({'a/up': '.'}, []),
-  ({'a/up': '..'}, ['a/up/more/1.png', 'a/up/more/x/2.png', 'a/up/o.png']),
-  ({'0': 'a', 'b': 'a'}, []),
-  ({'0': '../more', '1': '../more'}, ['0/1.png', '0/x/2.png']),
-  ({'0': '../more', '1': '../more/x'}, ['0/1.png', '0/x/2.png']),
-  ({'0': '../more/x', '1': '../more'}, ['0/2.png', '1/1.png']),
-  ({'../more/back': '.', '1': '../more'}, ['1/1.png', '1/x/2.png']),
-  ({'self': 'self'}, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'links, expected',
+  [
+    ({'a/up': '.'}, []),
+    ({'a/up': '..'}, ['a/up/more/1.png', 'a/up/more/x/2.png', 'a/up/o.png']),
+    ({'0': 'a', 'b': 'a'}, []),
+    ({'0': '../more', '1': '../more'}, ['0/1.png', '0/x/2.png']),
+    ({'0': '../more', '1': '../more/x'}, ['0/1.png', '0/x/2.png']),
+    ({'0': '../more/x', '1': '../more'}, ['0/2.png', '1/1.png']),
+    ({'../more/back': '.', '1': '../more'}, ['1/1.png', '1/x/2.png']),
+    ({'self': 'self'}, []),
+  ],
+)
 def test_each_file_behind_links_is_read_once(tmp_path, links, expected):
   top = tmp_path / 'top'
   touch(tmp_path, 'top/a/0.png', 'o.png', 'more/1.png', 'more/x/2.png')
@@ -54,6 +57,5 @@ def test_sets_with_too_few_files_get_a_line(capsys):
     files.say_missing([*names, *whole])
   assert capsys.readouterr().out.splitlines() == [
     'x/train-*-of-00003.parquet has 2 of 3 files: the others are left out',
-    'x/test-*-of-99999999999 has 1 of 99999999999 files: the others are left '
-    'out',
+    'x/test-*-of-99999999999 has 1 of 99999999999 files: the others are left out',
   ]

@@ -18,9 +18,7 @@ from tests.data import encoded
 from tests.data.encoded import LABELS, PICTURES, PNG, SHAPE
 from tests.refusals import one_line
 
-datasets = pytest.importorskip(
-  'datasets', reason="pip install -e '.[huggingface]': 120 MB"
-)
+datasets = pytest.importorskip('datasets', reason="pip install -e '.[huggingface]': 120 MB")
 
 
 THIRD = encoded.png(PICTURES[2])
@@ -39,9 +37,7 @@ def rows(part):
   columns = {'image': images, 'label': LABELS[part], 'text': texts}
   columns['name'] = ['cat'] * len(texts)
   word, classes = datasets.Value('string'), datasets.ClassLabel(names=CLASSES)
-  features = datasets.Features(
-    image=datasets.Image(), label=classes, text=word, name=word
-  )
+  features = datasets.Features(image=datasets.Image(), label=classes, text=word, name=word)
   return datasets.Dataset.from_dict(columns, features)
 
 
@@ -114,17 +110,16 @@ def test_streamed_files_stay_where_they_are(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('streaming', [0, 4000])
-@pytest.mark.parametrize('options, message', [
-  ({'image_column': 'picture'},
-   "no column 'picture', but image, label, text, name$"),
-  ({'label_column': 'name'},
-   "name must be an integer in 0..2, got 'cat'"),
-  ({'image_column': 'text'}, 'text must be the bytes of an image file, got'),
-  ({'train_split': 'all'}, "has no split 'all', but train, test"),
-])  # fmt: skip
-def test_a_column_that_does_not_fit_is_named(
-  folder, options, message, streaming
-):
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'image_column': 'picture'}, "no column 'picture', but image, label, text, name$"),
+    ({'label_column': 'name'}, "name must be an integer in 0..2, got 'cat'"),
+    ({'image_column': 'text'}, 'text must be the bytes of an image file, got'),
+    ({'train_split': 'all'}, "has no split 'all', but train, test"),
+  ],
+)
+def test_a_column_that_does_not_fit_is_named(folder, options, message, streaming):
   with one_line(str(folder), match=message):
     read(folder, streaming=streaming, **options)
 
@@ -141,9 +136,7 @@ def test_classes_are_those_of_the_set(folder, streaming):
 
 def test_a_set_without_test_split(folder):
   (folder / 'data' / 'test-00000-of-00001.parquet').unlink()
-  with pytest.raises(
-    NoTestSplit, match=r'but train: set test_split to .* train\[90%:\]'
-  ):
+  with pytest.raises(NoTestSplit, match=r'but train: set test_split to .* train\[90%:\]'):
     read(folder, 'test')
 
 
@@ -239,9 +232,7 @@ def test_only_images_below_the_set_are_opened(tmp_path):
   assert found == {'image': cells}
 
 
-def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(
-  tmp_path, monkeypatch
-):
+def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(tmp_path, monkeypatch):
   """Files of the hub's cache are links to blobs; archives stay zips."""
   hf_hub = pytest.importorskip('huggingface_hub', reason='see datasets')
   hub = tmp_path / 'hub'

@@ -60,10 +60,7 @@ def test_all_suffixes_and_names_are_read(tmp_path):
   for name in suffixes:
     save(tmp_path / os.fsdecode(b'caf\xe9') / f'a{name}', (1, 2, 3))
   fields = {'labelled': True, 'image_shape': (8, 8, 3), 'test_fraction': 0.5}
-  train, test = (
-    image_folder.folder(tmp_path, split, **fields)
-    for split in ('train', 'test')
-  )
+  train, test = (image_folder.folder(tmp_path, split, **fields) for split in ('train', 'test'))
   assert len(train) + len(test) == len(suffixes)
   assert train.read(np.arange(len(train)))['x'].shape[0] == len(train)
   assert train.facts.class_names == ('caf\\xe9',)
@@ -89,23 +86,16 @@ def names(source):
 def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
   for i in range(200):
     (tmp_path / f'{i}.png').write_bytes(encoded.PNG)
-  train, test = (
-    image_folder.folder(tmp_path, s, test_fraction=0.3)
-    for s in ('train', 'test')
-  )
+  train, test = (image_folder.folder(tmp_path, s, test_fraction=0.3) for s in ('train', 'test'))
   assert not names(train) & names(test) and len(train) + len(test) == 200
   assert abs(len(test) - 60) < 5 * (200 * 0.3 * 0.7) ** 0.5
   for i in range(200, 300):
     (tmp_path / f'{i}.png').write_bytes(encoded.PNG)
-  assert names(test) <= names(
-    image_folder.folder(tmp_path, 'test', test_fraction=0.3)
-  )
+  assert names(test) <= names(image_folder.folder(tmp_path, 'test', test_fraction=0.3))
 
 
 @pytest.mark.parametrize('check', [False, True])
-def test_damaged_pictures_are_found_before_they_are_read(
-  check, tmp_path, capsys, monkeypatch
-):
+def test_damaged_pictures_are_found_before_they_are_read(check, tmp_path, capsys, monkeypatch):
   """Headers are checked always; all that is wrong is listed at once."""
   monkeypatch.setattr(files, '_SAID', set())
   for i in range(200):
@@ -124,9 +114,7 @@ def test_damaged_pictures_are_found_before_they_are_read(
   source = image_folder.folder(tmp_path, skip_damaged=True)
   assert 'are damaged: 070.png,' in capsys.readouterr().out
   assert len(source) == 186
-  assert source.facts.skipped[10:] == (
-    '080.png', '081.png', '100.png', '199.png',
-  )  # fmt: skip
+  assert source.facts.skipped[10:] == ('080.png', '081.png', '100.png', '199.png')
   source.read(np.arange(186))
   (tmp_path / '100.png').write_bytes(encoded.LARGE)
   assert len(image_folder.folder(tmp_path, skip_damaged=True)) == 187

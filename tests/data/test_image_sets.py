@@ -29,9 +29,7 @@ def test_samples_are_read_in_batches(tmp_path, pictures, save):
   np.testing.assert_array_equal(whole(found), pictures)
   np.testing.assert_array_equal(found.arrays['labels'], np.arange(7))
   index = np.array([6, 0, 0, 4])
-  np.testing.assert_array_equal(
-    image_sets.take(found, index, 2), pictures[index]
-  )
+  np.testing.assert_array_equal(image_sets.take(found, index, 2), pictures[index])
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.int32])

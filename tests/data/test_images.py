@@ -31,10 +31,9 @@ def test_photos_are_turned_as_their_exif_says(tmp_path):
 LEVELS = np.array([[0, 128, 32768], [65535, 1000, 40000]], np.uint16)
 GREY = np.array([[0, 0, 128], [255, 4, 156]])  # 255 / 65535 of them, rounded
 OPAQUE = np.array([[0, 255, 128], [255, 255, 0]], np.uint8)
-COLOURS = np.uint8([
-  [[1, 2, 3], [10, 20, 30], [100, 0, 200]],
-  [[255, 255, 255], [0, 0, 0], [9, 9, 9]],
-])  # fmt: skip
+COLOURS = np.uint8(
+  [[[1, 2, 3], [10, 20, 30], [100, 0, 200]], [[255, 255, 255], [0, 0, 0], [9, 9, 9]]]
+)
 
 
 def read_grey(path):
@@ -68,9 +67,16 @@ def test_grey_is_scaled_by_its_depth_and_meaning(tmp_path):
 def twelve_bits(values):
   """Returns a TIFF of one row, two pixels in three bytes (TIFF 6.0, 3)."""
   tags = [
-    (256, len(values)), (257, 1), (258, 12), (259, 1), (262, 1), (273, 134),
-    (277, 1), (278, 1), (279, len(values) * 3 // 2),
-  ]  # fmt: skip
+    (256, len(values)),
+    (257, 1),
+    (258, 12),
+    (259, 1),
+    (262, 1),
+    (273, 134),
+    (277, 1),
+    (278, 1),
+    (279, len(values) * 3 // 2),
+  ]
   entries = b''.join(struct.pack('<HHIHH', t, 3, 1, v, 0) for t, v in tags)
   data = struct.pack('<2sHIH', b'II', 42, 8, len(tags)) + entries + bytes(4)
   data += bytes(134 - len(data))
@@ -88,9 +94,7 @@ def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['grey.png', 'grey.tif', 'colour.png'])
-def test_a_part_of_16_bits_is_nearly_one_colour(
-  name, tmp_path, capsys, monkeypatch
-):
+def test_a_part_of_16_bits_is_nearly_one_colour(name, tmp_path, capsys, monkeypatch):
   """Levels of 12 bits become 0..15; the first such picture is named."""
   monkeypatch.setattr(files, '_SAID', set())
   for top, printed in ((65535, 0), (4095, 1), (4095, 0)):
@@ -172,9 +176,7 @@ def test_intact_pngs_with_large_texts_are_read(kind, tmp_path):
   head = {b'iCCP': b'icc\0\0', b'zTXt': b'Raw\0\0', b'iTXt': b'Raw\0\1\0\0\0'}
   data = encoded.png_of(COLOURS, (kind, head[kind] + text))
   (tmp_path / 'a.png').write_bytes(data)
-  for found in (
-    images.read_image(tmp_path / 'a.png'), images.decode_image(data, 'a'),
-  ):  # fmt: skip
+  for found in (images.read_image(tmp_path / 'a.png'), images.decode_image(data, 'a')):
     np.testing.assert_array_equal(found, COLOURS)
   bomb = zlib.compress(bytes(2**27))  # of 128 KiB
   data = encoded.png_of(COLOURS, (kind, head[kind] + bomb))

@@ -18,9 +18,7 @@ def save(path, **arrays):
 
 
 def test_npz_as_sampling_writes_it(tmp_path):
-  path = save(
-    tmp_path / 'a.npz', arr_0=ARRAYS['images'], labels=ARRAYS['labels']
-  )
+  path = save(tmp_path / 'a.npz', arr_0=ARRAYS['images'], labels=ARRAYS['labels'])
   source = npz(path, num_classes=3)
   assert source.facts.x.shape == (4, 5, 3) and source.label.dtype == np.int32
   images, labels = source.read(np.array([3, 1])).values()
@@ -53,9 +51,7 @@ def test_arrays_of_any_rank(tmp_path, shape, dtype):
   source = npz(path, num_classes=3)
   if dtype == np.uint8 and shape == (4, 2):  # grey pictures
     x, shape = x[..., None], (4, 2, 1)
-  assert source.facts == Facts(
-    Values(shape, 256 if dtype == np.uint8 else 0), 3, Values((5,))
-  )
+  assert source.facts == Facts(Values(shape, 256 if dtype == np.uint8 else 0), 3, Values((5,)))
   index = np.array([7, 0])
   arrays = source.read(index)
   assert arrays.keys() == {'x', 'context', 'label'}

@@ -17,10 +17,7 @@ from tests.refusals import one_line
 
 def write(path, start, end, group=5):
   """Writes rows in the format of the library `datasets`."""
-  cells = [
-    {'bytes': encoded.png(PICTURES[i]), 'path': f'{i}.png'}
-    for i in range(start, end)
-  ]
+  cells = [{'bytes': encoded.png(PICTURES[i]), 'path': f'{i}.png'} for i in range(start, end)]
   columns = {'image': cells, 'label': LABELS[start:end]}
   parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
   return str(path)

@@ -12,9 +12,7 @@ def numbered():
   """Returns a source whose image i is filled with the number i."""
   numbers = np.arange(10, dtype=np.uint8)
   pictures = np.broadcast_to(numbers[:, None, None, None], (10, 2, 3, 1))
-  return sources.ArraySource(
-    pictures.copy(), numbers.astype(np.int32), 10, levels=10
-  )
+  return sources.ArraySource(pictures.copy(), numbers.astype(np.int32), 10, levels=10)
 
 
 class OnDisk:
@@ -52,14 +50,10 @@ def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
   """Order, flips and labels agree over two epochs and a resume."""
   share = 8 // num_hosts
   blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
-  streams: Any = [
-    pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks
-  ]
+  streams: Any = [pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks]
   for step in range(2, 6):
     parts = [next(stream) for stream in streams]
-    together = {
-      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-    }
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     assert_same(together, pipeline.batch_at(source, 8, 3, step, True))
   for stream in streams:
     stream.close()
@@ -87,9 +81,7 @@ def test_batches_are_those_of_a_literal_transcription(size):
   pictures = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 1), np.uint8)
   source = sources.ArraySource(pictures, np.arange(7, dtype=np.int32), 7)
   seed, epochs = 11, range(-(-4 * size // 7))
-  order = np.concatenate(
-    [np.random.default_rng((seed, 0, e)).permutation(7) for e in epochs]
-  )
+  order = np.concatenate([np.random.default_rng((seed, 0, e)).permutation(7) for e in epochs])
   for step in range(4):
     flips = np.random.default_rng((seed, 1, step)).random(size) < 0.5
     batch = pipeline.batch_at(source, size, seed, step, random_flip=True)

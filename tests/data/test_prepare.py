@@ -14,9 +14,7 @@ from tests.data import archives
 from tests.refusals import one_line
 
 
-def test_archives_put_there_by_hand_need_no_network(
-  tmp_path, manual, written, no_network, capsys
-):
+def test_archives_put_there_by_hand_need_no_network(tmp_path, manual, written, no_network, capsys):
   folder = prepare.prepare('cifar10', tmp_path)
   assert folder == tmp_path / 'cifar10_arrays' / '1.0.0'
   said = capsys.readouterr()
@@ -43,9 +41,7 @@ def test_a_missing_set_without_a_network(tmp_path, no_network, name):
   assert not list(tmp_path.iterdir())
 
 
-def test_only_the_missing_files_are_asked_for(
-  tmp_path, manual, no_network, accept
-):
+def test_only_the_missing_files_are_asked_for(tmp_path, manual, no_network, accept):
   from diffusion_jax.data.builders import MNISTArrays
 
   archives.mnist(manual)
@@ -99,9 +95,7 @@ def test_a_damaged_description_of_a_set_is_named(tmp_path, written):
       path.write_bytes(whole)
 
 
-def test_what_tfds_stored_as_tfrecord_says_what_to_do(
-  tmp_path, manual, no_network
-):
+def test_what_tfds_stored_as_tfrecord_says_what_to_do(tmp_path, manual, no_network):
   folder = archives.prepared_by_tfds(tmp_path, archives.cifar10(manual))
   shutil.rmtree(manual)
   info = folder / 'dataset_info.json'
@@ -167,9 +161,7 @@ def test_with_a_network_the_set_comes_by_itself(served, tmp_path, accept):
   assert sorted(source.label) == sorted(labels)
 
 
-def test_a_download_that_was_changed_on_the_way_is_refused(
-  served, tmp_path, accept
-):
+def test_a_download_that_was_changed_on_the_way_is_refused(served, tmp_path, accept):
   folder, url, _ = served
   accept(folder, [url])
   archive = folder / 'cifar-10-binary.tar.gz'

@@ -336,12 +336,11 @@ tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared
 """
 
 
-@pytest.mark.parametrize('error, call, message', [
-  *refusals.rows(ValueError, WRONG), *refusals.rows(FileNotFoundError, LOST),
-])  # fmt: skip
-def test_what_is_wrong_or_lost_is_named(
-  error, call, message, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(
+  'error, call, message',
+  [*refusals.rows(ValueError, WRONG), *refusals.rows(FileNotFoundError, LOST)],
+)
+def test_what_is_wrong_or_lost_is_named(error, call, message, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with refusals.one_line(error=error, match=message):
     eval(call)  # The rows are our own.

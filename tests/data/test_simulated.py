@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.simulated import (
-  Simulated,
-  is_simulator,
-  of_simulator,
-  simulated,
-)
+from diffusion_jax.data.simulated import Simulated, is_simulator, of_simulator, simulated
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 
@@ -45,9 +40,7 @@ def test_draws_follow_from_the_seed_the_split_and_the_index():
   read = lambda **fields: of_simulator(gaussian, **fields).read(index)['x']
   x = read(num_examples=3000)
   np.testing.assert_array_equal(x, read(num_examples=4000))
-  np.testing.assert_array_equal(
-    x, Simulated(gaussian, 3000, (0, False)).read(index)['x']
-  )
+  np.testing.assert_array_equal(x, Simulated(gaussian, 3000, (0, False)).read(index)['x'])
   others = [
     read(num_examples=3000, draws=1),
     read(split='test', num_test=3000),
@@ -83,9 +76,7 @@ def test_pairs_stay_together():
 
 
 def batches(source, rows, steps):
-  return [
-    pipeline.batch_at(source, 700, 5, step, rows=rows)['x'] for step in steps
-  ]
+  return [pipeline.batch_at(source, 700, 5, step, rows=rows)['x'] for step in steps]
 
 
 @pytest.mark.parametrize('size', [2500, 10])
@@ -95,10 +86,7 @@ def test_fresh_batches_are_the_same_for_any_hosts_and_after_a_resume(size):
   whole = batches(make(fresh=True), slice(None), range(6))
   resumed = batches(make(fresh=True), slice(None), range(3, 6))
   np.testing.assert_array_equal(whole[3:], resumed)
-  hosts = [
-    batches(make(fresh=True), rows, range(6))
-    for rows in (slice(350), slice(350, 700))
-  ]
+  hosts = [batches(make(fresh=True), rows, range(6)) for rows in (slice(350), slice(350, 700))]
   np.testing.assert_array_equal(np.concatenate(hosts, axis=1), whole)
   drawn = np.concatenate(whole)
   assert len(np.unique(drawn[:, 0])) == 4200

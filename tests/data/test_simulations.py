@@ -56,9 +56,7 @@ def calls_of(path):
 def read(module, folder, simulate=None, **fields):
   fields = {'num_examples': 250} | fields
   fields |= {'kept_in': folder / 'simulations'}
-  function = functools.partial(
-    simulate or module.simulate, calls=str(folder / 'calls')
-  )
+  function = functools.partial(simulate or module.simulate, calls=str(folder / 'calls'))
   source = of_simulator(function, **fields)
   return source.read(np.arange(len(source)))
 
@@ -84,9 +82,12 @@ def test_each_simulation_runs_once(module, tmp_path, capsys):
   assert 'NaN' not in capsys.readouterr().out
   assert len(calls_of(tmp_path / 'calls')) == 3
   more = read(decay, tmp_path, num_examples=300)  # the last block had 50
-  assert_same(more, of_simulator(
-    functools.partial(decay.simulate, calls=os.devnull), num_examples=300
-  ).read(np.arange(270)))  # fmt: skip
+  assert_same(
+    more,
+    of_simulator(functools.partial(decay.simulate, calls=os.devnull), num_examples=300).read(
+      np.arange(270)
+    ),
+  )
   assert calls_of(tmp_path / 'calls')[3:] == [100]
   assert_same(more, read(decay, tmp_path, num_examples=300))
   read(decay, tmp_path, split='test', num_test=30)
@@ -182,9 +183,7 @@ of_simulator(simulate, num_examples=250, kept_in={kept!r})
 def test_a_kill_loses_one_block(module, tmp_path):
   decay, calls = module(), str(tmp_path / 'calls')
   simulations = str(tmp_path / 'simulations')
-  code = KILLED.format(
-    folder=str(tmp_path), name=decay.__name__, calls=calls, kept=simulations
-  )
+  code = KILLED.format(folder=str(tmp_path), name=decay.__name__, calls=calls, kept=simulations)
   assert subprocess.run([sys.executable, '-c', code]).returncode == -9
   assert len(calls_of(tmp_path / 'calls')) == 2
   read(decay, tmp_path)

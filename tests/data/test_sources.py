@@ -17,9 +17,7 @@ def test_importing_sources_is_light():
   found = {
     (name, path.stem)
     for path in (*package.glob('data/*.py'), *package.glob('demos/*.py'))
-    for name in re.findall(
-      rf'^(?:from|import) ({heavy})\b', path.read_text(), re.M
-    )
+    for name in re.findall(rf'^(?:from|import) ({heavy})\b', path.read_text(), re.M)
   }
   assert found == {('tensorflow_datasets', 'builders')}
 
@@ -35,9 +33,7 @@ def test_two_levels_are_the_halves_of_any_others():
   assert images.dtype == np.uint8 and halves.facts.x.levels == 2
   assert (len(halves), halves.facts.x.shape) == (360, (8, 8, 1))
   assert halves.facts.num_classes == 10 and halves.in_memory
-  every = sources.ArraySource(
-    np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1)
-  )
+  every = sources.ArraySource(np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1))
   images = sources.Binarized(every, 'threshold').read(np.arange(256))['x']
   np.testing.assert_array_equal(images.ravel(), np.repeat([0, 1], 128))
 
@@ -75,9 +71,7 @@ def test_batches_of_binarized_images_follow_from_seed_and_epoch():
   part = pipeline.batch_at(source, 100, 0, 3, rows=slice(50, 75))['x']
   np.testing.assert_array_equal(part, whole[50:75])
   epochs = [
-    np.concatenate(
-      [pipeline.batch_at(source, 90, 0, 4 * e + i)['x'] for i in range(4)]
-    )
+    np.concatenate([pipeline.batch_at(source, 90, 0, 4 * e + i)['x'] for i in range(4)])
     for e in range(2)
   ]
   grey = source.source.read(np.arange(360))['x']
@@ -135,9 +129,7 @@ def test_a_checksum_is_of_all_that_is_stored(monkeypatch):
   assert first == checksum() and len(first) == 16
   changed = [checksum(*at) for at in ((7, 'x'), (7, 'label'), (7, 'context'))]
   assert len({first, *changed}) == 4
-  assert sources.checksum(sources.ArraySource(x[:120])) != sources.checksum(
-    sources.ArraySource(x)
-  )
+  assert sources.checksum(sources.ArraySource(x[:120])) != sources.checksum(sources.ArraySource(x))
   whole = sources.ArraySource(x)
   binarized = sources.Binarized(whole, 'threshold')
   assert sources.checksum(binarized) == sources.checksum(whole)
@@ -173,14 +165,9 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
   assert facts.context is not None
   index = np.random.default_rng((0, 0, 0)).permutation(200)[24:32]
   x, context = source.x[index], source.context[index]
+  np.testing.assert_allclose(batch['x'], (x - facts.x.mean) / facts.x.std, atol=2e-6)
   np.testing.assert_allclose(
-    batch['x'], (x - facts.x.mean) / facts.x.std, atol=2e-6
-  )
-  np.testing.assert_allclose(
-    batch['context'],
-    (context - facts.context.mean) / facts.context.std,
-    rtol=1e-5,
-    atol=1e-6,
+    batch['context'], (context - facts.context.mean) / facts.context.std, rtol=1e-5, atol=1e-6
   )
   np.testing.assert_array_equal(plain['context'], np.float32(context))
   half = pipeline.batch_at(source, 8, 0, 3, rows=slice(2, 4), facts=facts)
@@ -195,12 +182,9 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
   assert train.x.dtype == np.uint8 and train.x.max() == 16
   data: Any = load_digits()
   pairs = lambda images, labels: sorted(
-    (image.astype(int).tobytes(), label)
-    for image, label in zip(images, labels, strict=True)
+    (image.astype(int).tobytes(), label) for image, label in zip(images, labels, strict=True)
   )
-  found = pairs(train.x[..., 0], train.label) + pairs(
-    test.x[..., 0], test.label
-  )
+  found = pairs(train.x[..., 0], train.label) + pairs(test.x[..., 0], test.label)
   assert sorted(found) == pairs(data.images, data.target)  # none is altered
   assert set(train.label) == set(test.label) == set(range(10))
 
@@ -214,9 +198,7 @@ def test_turned_digits_are_a_quarter_further_anticlockwise():
 
 @pytest.mark.parametrize('shape', [(32, 32, 3), (8, 16, 1)])
 def test_synthetic_pictures(shape):
-  train, test = (
-    small_sets.synthetic(s, shape, 4, 40) for s in ('train', 'test')
-  )
+  train, test = (small_sets.synthetic(s, shape, 4, 40) for s in ('train', 'test'))
   assert train.x.shape == (40, *shape) and train.x.dtype == np.uint8
   assert np.bincount(train.label).tolist() == [10] * 4
   again = small_sets.synthetic('train', shape, 4, 40)

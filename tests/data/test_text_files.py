@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import text
-from diffusion_jax.data.text_files import (
-  UNKNOWN,
-  draw_bytes,
-  printable,
-  text_files,
-)
+from diffusion_jax.data.text_files import UNKNOWN, draw_bytes, printable, text_files
 
 
 @pytest.fixture
@@ -26,8 +21,7 @@ def folder(tmp_path):
 
 def test_splits_are_the_pieces_of_all_texts_in_order(folder):
   splits = [
-    text_files(split, str(folder), length=4, test_fraction=0.4)
-    for split in ('train', 'test')
+    text_files(split, str(folder), length=4, test_fraction=0.4) for split in ('train', 'test')
   ]
   assert [x.facts.x.shape for x in splits] == [(4,)] * 2
   pieces = [x.tobytes() for s in splits for x in s.read(np.arange(len(s)))['x']]

@@ -18,16 +18,11 @@ SETS = {
 
 
 def pairs(images, labels):
-  return sorted(
-    (image.tobytes(), int(label))
-    for image, label in zip(images, labels, strict=True)
-  )
+  return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
 
 
 @pytest.mark.parametrize('name', SETS)
-def test_pixel_for_pixel_from_the_official_format(
-  name, tmp_path, manual, no_network, accept
-):
+def test_pixel_for_pixel_from_the_official_format(name, tmp_path, manual, no_network, accept):
   write, builder, load = SETS[name]
   written = write(manual)
   accept(manual, builder.URLS)
@@ -51,9 +46,7 @@ def by_tfds(tmp_path_factory):
   return top, written
 
 
-def test_what_tfds_prepared_is_read_and_gives_the_same_batches(
-  by_tfds, tmp_path, written
-):
+def test_what_tfds_prepared_is_read_and_gives_the_same_batches(by_tfds, tmp_path, written):
   source = tfds_sources.cifar10('train', by_tfds[0])
   assert pairs(source.x, source.label) == pairs(*written['train'])
   ours = tfds_sources.cifar10('train', tmp_path)
@@ -78,9 +71,7 @@ source = tfds_sources.tfds('train', 'cifar10', data_dir={str(by_tfds[0])!r})
 print(source.read([0])['x'].shape)
 assert 'tensorflow' not in sys.modules
 """
-  result = subprocess.run(
-    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
-  )
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
   assert result.stdout.splitlines()[1:] == ['15', '3', '(1, 64, 64, 3)']
 
@@ -93,9 +84,7 @@ def test_tfds(by_tfds):
   assert labels.dtype == np.int32
   assert source.facts.class_names == tuple(map(str, range(10)))
   assert pairs(images, labels) == pairs(*written['train'])
-  half = tfds_sources.tfds(
-    'test', 'cifar10:3.0.2', data_dir=top, test_split='test[1:]'
-  )
+  half = tfds_sources.tfds('test', 'cifar10:3.0.2', data_dir=top, test_split='test[1:]')
   assert len(half) == 2 and half.facts.num_classes == 0
   arrays = half.read(np.array([1]))
   assert arrays.keys() == {'x'} and arrays['x'].shape == (1, 64, 64, 3)
@@ -140,9 +129,7 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
   for place in range(1000, len(data), 4999):
     flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
     path.write_bytes(flipped)
-    source = tfds_sources.tfds(
-      'train', 'cifar10', (32, 32, 3), data_dir=tmp_path
-    )
+    source = tfds_sources.tfds('train', 'cifar10', (32, 32, 3), data_dir=tmp_path)
     try:
       source.read(np.arange(15))
       found = tfds_sources.cifar10('train', tmp_path).x
@@ -158,10 +145,5 @@ def test_the_checksums_of_mnist_are_the_official_ones():
   from tensorflow_datasets.core.download import checksums
 
   table = checksums.get_all_url_infos()
-  assert [int(table[url].size) for url in MNISTArrays.URLS] == [
-    9_912_422,
-    28_881,
-    1_648_877,
-    4_542,
-  ]
+  assert [int(table[url].size) for url in MNISTArrays.URLS] == [9_912_422, 28_881, 1_648_877, 4_542]
   assert prepare.NAMES == ('cifar10', 'mnist')

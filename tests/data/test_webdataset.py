@@ -82,18 +82,21 @@ def test_a_checksum_is_of_what_the_columns_have(tars):
   assert read(tars, label_column='json:label').checksum() == first
   other = read(tars, text_column='json:caption').checksum()
   pictures = members(range(12))
-  encoded.tar(tars / 'train-00000-of-00002.tar', [
-    (name, encoded.PNG if name.endswith('PNG') else data)
-    for name, data in pictures
-  ])  # fmt: skip
+  encoded.tar(
+    tars / 'train-00000-of-00002.tar',
+    [(name, encoded.PNG if name.endswith('PNG') else data) for name, data in pictures],
+  )
   assert len({first, other, read(tars).checksum()}) == 3
 
 
-@pytest.mark.parametrize('label, message', [
-  ('cat', " has no 'cat'; the tar has the extensions png, cls, json, txt"),
-  ('txt', ': txt must be an integer in 0..2, got '),
-  ('json:none', ": json must be JSON with 'none', got "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'label, message',
+  [
+    ('cat', " has no 'cat'; the tar has the extensions png, cls, json, txt"),
+    ('txt', ': txt must be an integer in 0..2, got '),
+    ('json:none', ": json must be JSON with 'none', got "),
+  ],
+)
 def test_a_label_that_is_not_there_is_named(tars, label, message):
   path = str(tars / 'train-00001-of-00002.tar')
   with one_line(f'{path}, a.b/0012{message}'):
@@ -148,9 +151,7 @@ def test_every_cut_of_a_tar_is_noticed(tars):
   damaged = bytearray(whole)
   damaged[whole.index(b'a.b/0005.PNG') + 2] ^= 1  # in a header
   path.write_bytes(damaged)
-  with pytest.raises(
-    ValueError, match='train-00000-of-00002.tar is cut short, damaged'
-  ):
+  with pytest.raises(ValueError, match='train-00000-of-00002.tar is cut short, damaged'):
     read(tars)
 
 

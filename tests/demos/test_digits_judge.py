@@ -35,18 +35,13 @@ def test_diversity_is_the_mean_distance_within_classes(test_split):
   labels = np.array([0, 1, 0, 2, 1, 0, 1, 3, 0])
   x = pictures / 127.5 - 1
   apart = [
-    np.linalg.norm(x[i] - x[j])
-    for i in range(9)
-    for j in range(i)
-    if labels[i] == labels[j]
+    np.linalg.norm(x[i] - x[j]) for i in range(9) for j in range(i) if labels[i] == labels[j]
   ]
   np.testing.assert_allclose(diversity(pictures, labels), np.mean(apart))
   assert diversity(np.repeat(pictures[:1], 4, 0), np.zeros(4)) < 1e-6
   assert np.isnan(diversity(pictures, np.arange(9)))
   # real digits of a class are closer than digits of any
-  assert diversity(*test_split) < 0.85 * diversity(
-    test_split[0], 0 * test_split[1]
-  )
+  assert diversity(*test_split) < 0.85 * diversity(test_split[0], 0 * test_split[1])
 
 
 def test_the_command(tmp_path, test_split):

@@ -9,9 +9,7 @@ from diffusion_jax.demos import perceptrons
 from diffusion_jax.metrics import features
 
 
-@pytest.mark.parametrize('name, highest, right', [
-  ('digits', 16, 0.98), ('two_levels', 1, 0.92),
-])  # fmt: skip
+@pytest.mark.parametrize('name, highest, right', [('digits', 16, 0.98), ('two_levels', 1, 0.92)])
 def test_features_are_those_of_the_file(name, highest, right):
   """Each layer is computed by hand, and the classifier is good."""
   source = small_sets.digits('test')

@@ -64,9 +64,7 @@ def test_shrinking_averages_squares(tmp_path):
   picture[::2, ::2] += 8  # one pixel of each square of four
   Image.fromarray(picture).save(tmp_path / 'a.png')
   for channels in (1, 3):
-    source = photos.photos(
-      [str(tmp_path / 'a.png')], 'train', (3, 4, channels), shrink=2
-    )
+    source = photos.photos([str(tmp_path / 'a.png')], 'train', (3, 4, channels), shrink=2)
     assert len(source) == 1
     image = source.read(np.array([0]))['x'][0]
     np.testing.assert_array_equal(image, np.repeat(blocks + 2, channels, -1))
@@ -75,12 +73,16 @@ def test_shrinking_averages_squares(tmp_path):
 def test_mistakes_are_one_line_each(two, tmp_path):
   paths, _ = two
   for message, *args in (
-    ('b.png is too small for crops of 8x8: its train part is 7x6 pixels',
-     paths, 'train', (8, 8, 3)),
+    (
+      'b.png is too small for crops of 8x8: its train part is 7x6 pixels',
+      paths,
+      'train',
+      (8, 8, 3),
+    ),
     ('a.png has no test split: set test_frac', paths, 'test', (4, 4, 3)),
     ('image .*none.jpg not found', [str(tmp_path / 'none.jpg')]),
     ("list of files, got the string 'a.jpg", 'a.jpg'),
     ('cannot convert 3 channels to 2', paths, 'train', (4, 4, 2)),
-  ):  # fmt: skip
+  ):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
       photos.photos(*args)

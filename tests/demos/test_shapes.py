@@ -24,13 +24,9 @@ def test_sentences_are_read_back(scene):
 
 def test_a_sentence_reads_as_one_would_say_it():
   thing = shapes.Thing('red', 'circle', 'small', 'on the left')
-  assert shapes.describe(shapes.Scene((thing,))) == (
-    'a small red circle on the left'
-  )
+  assert shapes.describe(shapes.Scene((thing,))) == ('a small red circle on the left')
   pair = shapes.Thing('red', 'circle'), shapes.Thing('blue', 'square')
-  assert shapes.describe(shapes.Scene(pair, 'above')) == (
-    'a red circle above a blue square'
-  )
+  assert shapes.describe(shapes.Scene(pair, 'above')) == ('a red circle above a blue square')
 
 
 def test_a_picture_is_a_function_of_its_index():
@@ -66,27 +62,19 @@ def test_held_out_combinations_are_in_the_test_split_alone(num_objects):
   )
   drawn = set().union(*map(pairs_of, train))
   assert not drawn & held_out
-  assert drawn | held_out == {
-    (c, s) for c in shapes.COLOURS for s in shapes.SHAPES
-  }
+  assert drawn | held_out == {(c, s) for c in shapes.COLOURS for s in shapes.SHAPES}
   assert all(pairs_of(sentence) & held_out for sentence in test)
 
 
 def test_areas_are_those_of_the_shapes():
   """Coverage adds up to the area in closed form, at random places."""
   rng = np.random.default_rng(0)
-  area = {
-    'circle': np.pi,
-    'square': 4.0,
-    'triangle': 2.0,
-    'cross': 4 * 0.36 * (2 - 0.36),
-  }
+  area = {'circle': np.pi, 'square': 4.0, 'triangle': 2.0, 'cross': 4 * 0.36 * (2 - 0.36)}
   mean = lambda low, high: (low**2 + low * high + high**2) / 3  # of half^2
   for shape, expected in area.items():
     scene = shapes.Scene((shapes.Thing('white', shape, 'large'),))
     found = [
-      (shapes.draw_picture(rng, scene, 32)[..., 0] - 64.0).sum() / (250 - 64)
-      for _ in range(100)
+      (shapes.draw_picture(rng, scene, 32)[..., 0] - 64.0).sum() / (250 - 64) for _ in range(100)
     ]
     expected *= 32**2 * mean(*shapes.SIZES['large'])
     assert abs(np.mean(found) / expected - 1) < 0.02
@@ -95,9 +83,7 @@ def test_areas_are_those_of_the_shapes():
 def test_objects_lie_inside_and_apart():
   """The ground is visible in every corner and between two objects."""
   source = shapes.shapes('test', num_pictures=5000, num_objects=2)
-  for image, sentence in zip(
-    *source.read(np.arange(200)).values(), strict=True
-  ):
+  for image, sentence in zip(*source.read(np.arange(200)).values(), strict=True):
     ground = (image == shapes.GROUND).all(axis=-1)
     assert ground[[0, 0, -1, -1], [0, -1, 0, -1]].all()
     if 'above' in sentence or 'below' in sentence:
@@ -115,9 +101,7 @@ def test_a_batch_has_the_tokens_of_its_pictures():
   assert batch['text'].shape == batch['text_mask'].shape == (8, 50)
   images, texts = source.read(np.arange(30)).values()
   scaled = images.astype(np.float32) / 127.5 - 1.0
-  for image, sentence in zip(
-    batch['x'], text.decode(batch['text']), strict=True
-  ):
+  for image, sentence in zip(batch['x'], text.decode(batch['text']), strict=True):
     (i,) = np.flatnonzero(np.abs(scaled - image).max(axis=(1, 2, 3)) < 1e-6)
     assert texts[i] == sentence
   part = pipeline.batch_at(source, 8, 0, 3, rows=slice(4, 6), text_length=50)

@@ -12,12 +12,8 @@ from sklearn.gaussian_process.kernels import Matern
 from diffusion_jax.demos import simulators
 
 
-@pytest.mark.parametrize('observation, middle', [
-  ((-0.3, 0.2), 0.85), ((0.3, 0.1), 0.03),
-])  # fmt: skip
-def test_the_exact_posterior_of_two_moons_is_prior_times_likelihood(
-  observation, middle
-):
+@pytest.mark.parametrize('observation, middle', [((-0.3, 0.2), 0.85), ((0.3, 0.1), 0.03)])
+def test_the_exact_posterior_of_two_moons_is_prior_times_likelihood(observation, middle):
   """On a grid: p(c | x) is N(r; 0.1, 0.01^2) / (pi r), in polar coordinates.
 
   Of the second crescent a part is beyond the fold, x_1 + x_2 = 0.
@@ -31,9 +27,7 @@ def test_the_exact_posterior_of_two_moons_is_prior_times_likelihood(
   weight /= weight.sum()
 
   n = 20_000
-  drawn = simulators.two_moons_posterior(
-    np.random.default_rng(0), n, observation
-  )
+  drawn = simulators.two_moons_posterior(np.random.default_rng(0), n, observation)
   assert drawn.shape == (n, 2) and np.abs(drawn).max() <= 1.0
   for statistic in (
     lambda x: x[..., 0],
@@ -55,9 +49,7 @@ def test_two_moons_simulates_what_its_posterior_is_of():
   assert abs(pairs['x']).max() <= 1.0
   near = np.abs(pairs['context'] - observation).max(axis=1) < 0.02
   x = pairs['x'][near]
-  exact = simulators.two_moons_posterior(
-    np.random.default_rng(1), 20_000, observation
-  )
+  exact = simulators.two_moons_posterior(np.random.default_rng(1), 20_000, observation)
   assert len(x) > 500
   error = np.abs(x.mean(0) - exact.mean(0)) / (exact.std(0) / len(x) ** 0.5)
   assert error.max() < 5
@@ -103,9 +95,9 @@ def test_gaussian_linear_has_the_posterior_of_its_docstring():
   assert_normal(z)
 
 
-@pytest.mark.parametrize('name, high', [
-  ('gaussian_linear_uniform', 1.0), ('gaussian_mixture', 10.0), ('slcp', 3.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, high', [('gaussian_linear_uniform', 1.0), ('gaussian_mixture', 10.0), ('slcp', 3.0)]
+)
 def test_a_uniform_prior_fills_its_box(name, high):
   x, _ = simulated(name)
   assert np.abs(x).max() <= high

@@ -21,9 +21,7 @@ def test_a_wave_has_its_power_at_its_frequency():
   peak = np.argmax(power)
   assert frequency[peak] == 8 / 64
   waves = np.bincount(
-    np.rint(np.hypot(*np.meshgrid(*[np.fft.fftfreq(64) * 64] * 2)))
-    .astype(int)
-    .ravel()
+    np.rint(np.hypot(*np.meshgrid(*[np.fft.fftfreq(64) * 64] * 2))).astype(int).ravel()
   )
   np.testing.assert_allclose(power[peak] * waves[8], 2 * 64**2 / 4)
   assert power[peak] > 1e6 * np.delete(power, peak).max()

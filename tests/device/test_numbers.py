@@ -93,17 +93,20 @@ LAYERS = {
 
 def small(dtype) -> Any:
   return UNet(
-    channels=16, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,),
-    num_groups=4, dropout=0.0, dtype=dtype,
-  )  # fmt: skip
+    channels=16,
+    multipliers=(1, 2),
+    num_blocks=1,
+    attention_resolutions=(4,),
+    num_groups=4,
+    dropout=0.0,
+    dtype=dtype,
+  )
 
 
 def make_params():
   """Returns random parameters whose output is not 0."""
   x = jnp.zeros((2, 8, 8, 3))
-  shapes = jax.eval_shape(
-    small('float32').init, jax.random.key(0), x, x[:, 0, 0, 0]
-  )
+  shapes = jax.eval_shape(small('float32').init, jax.random.key(0), x, x[:, 0, 0, 0])
   leaves, tree = jax.tree.flatten(shapes['params'])
   rng = np.random.default_rng(0)
   return tree.unflatten([0.15 * rng.standard_normal(x.shape) for x in leaves])
@@ -157,11 +160,17 @@ PARAMS = make_params()
 NETWORKS = {
   'U-Net': (u_net, (PARAMS, normal(2, 8, 8, 3), np.array([3.0, 400.0])), 3.0),
   'sampler': (sampler, (PARAMS, normal(2, 8, 8, 3)), 4.0),
-  'training step': (training_step, (
-    PARAMS, normal(4, 8, 8, 3), normal(4, 3, 8, 8).transpose(0, 2, 3, 1),
-    np.array([0.1, 0.4, 0.6, 0.9]),
-  ), 3.0),
-}  # fmt: skip
+  'training step': (
+    training_step,
+    (
+      PARAMS,
+      normal(4, 8, 8, 3),
+      normal(4, 3, 8, 8).transpose(0, 2, 3, 1),
+      np.array([0.1, 0.4, 0.6, 0.9]),
+    ),
+    3.0,
+  ),
+}
 
 
 def computed(cases, dtype, of_arrays, **jit):

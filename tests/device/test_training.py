@@ -13,11 +13,15 @@ from tests.app.conftest import smoke, trial
 
 STEPS = 4 if jax.default_backend() == 'cpu' else 200
 LENGTH = {
-  'training.num_steps': STEPS, 'training.log_every': STEPS // 4,
-  'training.batch_size': 64, 'training.mesh': (1, 1),
-  'training.sample_every': 0, 'training.evaluate_every': 0,
-  'training.checkpoint_every': 0, 'report.after_training': False,
-}  # fmt: skip
+  'training.num_steps': STEPS,
+  'training.log_every': STEPS // 4,
+  'training.batch_size': 64,
+  'training.mesh': (1, 1),
+  'training.sample_every': 0,
+  'training.evaluate_every': 0,
+  'training.checkpoint_every': 0,
+  'report.after_training': False,
+}
 
 
 def losses(config, folder):

@@ -18,39 +18,44 @@ diffusers: Any = package
 FOLDER = Path(__file__).parent / 'stored'
 
 LEVELS = dict(
-  sample_size=4, in_channels=1, out_channels=1, block_out_channels=(8, 12),
-  layers_per_block=1, norm_num_groups=2,
-)  # fmt: skip
+  sample_size=4,
+  in_channels=1,
+  out_channels=1,
+  block_out_channels=(8, 12),
+  layers_per_block=1,
+  norm_num_groups=2,
+)
 UNET = LEVELS | dict(
-  down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-  up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
+  down_block_types=('DownBlock2D', 'AttnDownBlock2D'), up_block_types=('AttnUpBlock2D', 'UpBlock2D')
 )
 UNETS = {
   # as google/ddpm-cifar10-32, with its names of attention
-  'ho': UNET | dict(
-    attention_head_dim=None, downsample_padding=0, freq_shift=1,
-    flip_sin_to_cos=False, norm_eps=1e-6,
+  'ho': UNET
+  | dict(
+    attention_head_dim=None,
+    downsample_padding=0,
+    freq_shift=1,
+    flip_sin_to_cos=False,
+    norm_eps=1e-6,
   ),
-  'labels': UNET | dict(
-    num_class_embeds=3, attention_head_dim=4,
-    resnet_time_scale_shift='scale_shift',
-  ),
-}  # fmt: skip
+  'labels': UNET
+  | dict(num_class_embeds=3, attention_head_dim=4, resnet_time_scale_shift='scale_shift'),
+}
 AUTOENCODER = LEVELS | dict(
-  down_block_types=['DownEncoderBlock2D'] * 2,
-  up_block_types=['UpDecoderBlock2D'] * 2,
+  down_block_types=['DownEncoderBlock2D'] * 2, up_block_types=['UpDecoderBlock2D'] * 2
 )
 DIT = dict(
-  num_attention_heads=2, attention_head_dim=4, in_channels=1, out_channels=2,
-  num_layers=2, sample_size=4, patch_size=2, num_embeds_ada_norm=3,
+  num_attention_heads=2,
+  attention_head_dim=4,
+  in_channels=1,
+  out_channels=2,
+  num_layers=2,
+  sample_size=4,
+  patch_size=2,
+  num_embeds_ada_norm=3,
   norm_eps=1e-6,
-)  # fmt: skip
-LEGACY = {
-  '.to_q.': '.query.',
-  '.to_k.': '.key.',
-  '.to_v.': '.value.',
-  '.to_out.0.': '.proj_attn.',
-}
+)
+LEGACY = {'.to_q.': '.query.', '.to_k.': '.key.', '.to_v.': '.value.', '.to_out.0.': '.proj_attn.'}
 
 
 def main():
@@ -65,9 +70,9 @@ def main():
       arrays['label'] = label
     write(name, model, arrays)
   rename(FOLDER / 'ho' / 'diffusion_pytorch_model.safetensors')
-  diffusers.DDPMScheduler(
-    variance_type='fixed_large', num_train_timesteps=1000
-  ).save_pretrained(FOLDER / 'ho')
+  diffusers.DDPMScheduler(variance_type='fixed_large', num_train_timesteps=1000).save_pretrained(
+    FOLDER / 'ho'
+  )
 
   model = equal_embeddings(perturb(diffusers.DiTTransformer2DModel(**DIT)))
   x, t, label = torch.randn(3, 1, 4, 4), torch.tensor([0, 40, 400]), [2, 3, 1]
@@ -100,9 +105,7 @@ def perturb(model):
 def write(name, model, arrays):
   model.save_pretrained(FOLDER / name)
   arrays = {n: x.numpy() for n, x in arrays.items()}
-  arrays = {
-    n: x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for n, x in arrays.items()
-  }
+  arrays = {n: x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for n, x in arrays.items()}
   np.savez(FOLDER / name / 'expected.npz', **arrays)
 
 

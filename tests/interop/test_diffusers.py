@@ -285,8 +285,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(
-  'file, changes, message',
-  [(file, *row) for file, rows in REFUSED.items() for row in rows],
+  'file, changes, message', [(file, *row) for file, rows in REFUSED.items() for row in rows]
 )
 def test_what_we_lack_is_refused_by_name(copy, file, changes, message):
   refused(copy(*file, **changes), message)

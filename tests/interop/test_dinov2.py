@@ -70,17 +70,18 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
 PLACES = 'embeddings.position_embeddings'
 
 
-@pytest.mark.parametrize('name, shape, message', [
-  ('encoder.layer.1.norm1.bias', None, 'missing: encoder.layer.1.norm1.bias'),
-  ('classifier.weight', (4, 4), 'not used: classifier.weight'),
-  ('layernorm.bias', (7,), r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
-  (PLACES, None, f'missing: {PLACES}'),
-  (PLACES, (1, 8, WIDTH), 'of another shape'),
-  (PLACES, (8, 100), r'the shape \(8, 100\)'),
-])  # fmt: skip
-def test_another_file_is_refused_in_one_line(
-  tensors, tmp_path, name, shape, message
-):
+@pytest.mark.parametrize(
+  'name, shape, message',
+  [
+    ('encoder.layer.1.norm1.bias', None, 'missing: encoder.layer.1.norm1.bias'),
+    ('classifier.weight', (4, 4), 'not used: classifier.weight'),
+    ('layernorm.bias', (7,), r'layernorm.bias \(7,\) for norm/bias \(128,\)'),
+    (PLACES, None, f'missing: {PLACES}'),
+    (PLACES, (1, 8, WIDTH), 'of another shape'),
+    (PLACES, (8, 100), r'the shape \(8, 100\)'),
+  ],
+)
+def test_another_file_is_refused_in_one_line(tensors, tmp_path, name, shape, message):
   tensors[name] = np.zeros(shape or (), np.float32)
   if shape is None:
     del tensors[name]

@@ -9,16 +9,12 @@ from tests.interop import literal as nn
 
 NOISE = np.array([-0.7, 0.4])  # log(sigma) / 4
 OUTER = dict(
-  precond='EDMPrecond', img_resolution=8, label_dim=3, num_blocks=1,
-  attn_resolutions=[4],
-)  # fmt: skip
-SONG = OUTER | dict(
-  model_type='SongUNet', augment_dim=9, model_channels=32, channel_mult=[1, 2]
+  precond='EDMPrecond', img_resolution=8, label_dim=3, num_blocks=1, attn_resolutions=[4]
 )
+SONG = OUTER | dict(model_type='SongUNet', augment_dim=9, model_channels=32, channel_mult=[1, 2])
 ADM = OUTER | dict(
-  model_type='DhariwalUNet', model_channels=128, channel_mult=[1, 1],
-  label_dropout=0.1,
-)  # fmt: skip
+  model_type='DhariwalUNet', model_channels=128, channel_mult=[1, 1], label_dropout=0.1
+)
 
 
 def norm(w, name, x, eps):
@@ -142,9 +138,11 @@ def test_edms_ddpmpp(song, tmp_path):
 
 
 NCSNPP = dict(
-  encoder_type='residual', embedding_type='fourier', channel_mult_noise=2,
+  encoder_type='residual',
+  embedding_type='fourier',
+  channel_mult_noise=2,
   resample_filter=[1, 3, 3, 1],
-)  # fmt: skip
+)
 
 
 def test_edms_ncsnpp():
@@ -193,11 +191,13 @@ def of_vp(f, x, s, t):  # x is divided by sqrt(sigma^2 + 1) already
   return np.sqrt(s**2 + 1) * x - s * f(x, 999 * t[:, None, None, None])
 
 
-@pytest.mark.parametrize('wrapper, options, section, noise_input', [
-  (of_edm, dict(sigma_data=0.5), {'name': 'edm'}, dj.edm_input),
-  (of_vp, dict(precond='VPPrecond'), {'name': 'time', 'scale': 999.0},
-   dj.time_input(999.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'wrapper, options, section, noise_input',
+  [
+    (of_edm, dict(sigma_data=0.5), {'name': 'edm'}, dj.edm_input),
+    (of_vp, dict(precond='VPPrecond'), {'name': 'time', 'scale': 999.0}, dj.time_input(999.0)),
+  ],
+)
 def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
   """F is sin(x) times its noise, so that factors inside and outside differ."""
   sections = edm.describe(edm.choose_options(**SONG | options)).sections
@@ -210,9 +210,7 @@ def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
     ends = [sections['schedule'][f'beta_{end}'] for end in ('min', 'max')]
     to_level = dj.LinearVPSchedule(*ends)
   name = sections['parametrization']['name']
-  times = lambda params, x, noise, cond, *, key=None: (
-    jnp.sin(x) * noise[:, None, None, None]
-  )
+  times = lambda params, x, noise, cond, *, key=None: jnp.sin(x) * noise[:, None, None, None]
   network = dj.Network(times, noise_input, parametrization=name, sigma_data=0.5)
   denoise = jax.jit(lambda x, t: network.denoiser({}, {})(x, to_level(t)).x0)
   f = lambda x, noise: np.sin(x) * noise

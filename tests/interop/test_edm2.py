@@ -9,9 +9,15 @@ from diffusion_jax.networks.edm2 import Uncertainty
 from tests.interop import literal as nn
 
 OPTIONS = dict(
-  img_resolution=8, label_dim=3, model_channels=8, channel_mult=[1, 2],
-  num_blocks=1, attn_resolutions=[4], channels_per_head=4, logvar_channels=6,
-)  # fmt: skip
+  img_resolution=8,
+  label_dim=3,
+  model_channels=8,
+  channel_mult=[1, 2],
+  num_blocks=1,
+  attn_resolutions=[4],
+  channels_per_head=4,
+  logvar_channels=6,
+)
 SIGMA = np.array([0.1, 3.0])
 
 
@@ -107,9 +113,7 @@ def test_the_network_computes_what_theirs_does(tmp_path):
   x, label = rng.normal(size=(2, 3, 8, 8)), np.array([2, 0])
   expected, u = precond(w, x, SIGMA, label)
   found = edm2.load(nn.store(tmp_path, w, OPTIONS))
-  network_fn = lambda p, *inputs, key=None: found.network.apply(
-    {'params': p}, *inputs
-  )
+  network_fn = lambda p, *inputs, key=None: found.network.apply({'params': p}, *inputs)
 
   @jax.jit
   def denoise(params, x, level):

@@ -69,17 +69,18 @@ def test_a_batch_is_started_before_the_last_is_fetched():
     return {'features': Result(number)}
 
   Features(compute, None, {}, 2)(images(5))
-  assert events == [
-    'start 0', 'start 1', 'fetch 0', 'start 2', 'fetch 1', 'fetch 2'
-  ]  # fmt: skip
+  assert events == ['start 0', 'start 1', 'fetch 0', 'start 2', 'fetch 1', 'fetch 2']
 
 
-@pytest.mark.parametrize('x, message', [
-  (images(2).astype(np.float32), 'not float32: quantise once'),
-  (images(2)[0], r'\[N, H, W, 3 or 1\], not \[6, 5, 3\]'),
-  (images(2, 4), r'not \[2, 6, 5, 4\]'),
-  (images(2)[:0], r'not \[0, 6, 5, 3\]'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'x, message',
+  [
+    (images(2).astype(np.float32), 'not float32: quantise once'),
+    (images(2)[0], r'\[N, H, W, 3 or 1\], not \[6, 5, 3\]'),
+    (images(2, 4), r'not \[2, 6, 5, 4\]'),
+    (images(2)[:0], r'not \[0, 6, 5, 3\]'),
+  ],
+)
 def test_other_images_are_refused(x, message):
   with pytest.raises(ValueError, match=message):
     Features(toy, np.float32(1.0), {}, 2)(x)
@@ -115,9 +116,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
 @pytest.mark.parametrize(
   'name, project', [('inception', 'pytorch-fid'), ('dinov2', 'dinov2-large')]
 )
-def test_without_weights_one_line_says_what_is_needed(
-  name, project, tmp_path, monkeypatch
-):
+def test_without_weights_one_line_says_what_is_needed(name, project, tmp_path, monkeypatch):
   monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
   for path, message in (
     (None, 'the environment variable DIFFUSION_JAX_WEIGHTS'),

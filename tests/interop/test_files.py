@@ -127,16 +127,19 @@ def test_garbage_is_no_file_of_pytorch(tmp_path, suffix, monkeypatch):
       refused(path, OTHER)
 
 
-@pytest.mark.parametrize('content', [
-  b'',
-  b'\x01',
-  header('{"a":', b''),
-  header(TENSOR % ('F32', '2', 8), b'1234'),
-  header(TENSOR % ('F32', '3', 8), b'12345678'),
-  header(TENSOR % ('Q32', '2', 8), b'12345678'),
-  header(TENSOR % ('F8_E4M3', '8', 8), b'12345678'),
-  b'\xff' * 8 + b'{' + b'x' * 20,
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'',
+    b'\x01',
+    header('{"a":', b''),
+    header(TENSOR % ('F32', '2', 8), b'1234'),
+    header(TENSOR % ('F32', '3', 8), b'12345678'),
+    header(TENSOR % ('Q32', '2', 8), b'12345678'),
+    header(TENSOR % ('F8_E4M3', '8', 8), b'12345678'),
+    b'\xff' * 8 + b'{' + b'x' * 20,
+  ],
+)
 def test_a_wrong_safetensors_file_is_one_line(tmp_path, content):
   path = tmp_path / 'a.safetensors'
   path.write_bytes(content)

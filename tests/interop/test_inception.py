@@ -11,15 +11,28 @@ from tests.interop import graph_files, graph_files as wire
 
 # Literal names of both projects: TensorFlow's towers, whose units are conv,
 # conv_1, ..., and PyTorch's branches.
-A = {'': '1x1', 'tower/': '5x5_1 5x5_2', 'tower_2/': '_pool',
-     'tower_1/': '3x3dbl_1 3x3dbl_2 3x3dbl_3'}  # fmt: skip
+A = {
+  '': '1x1',
+  'tower/': '5x5_1 5x5_2',
+  'tower_2/': '_pool',
+  'tower_1/': '3x3dbl_1 3x3dbl_2 3x3dbl_3',
+}
 B = {'': '3x3', 'tower/': '3x3dbl_1 3x3dbl_2 3x3dbl_3'}
-C = {'': '1x1', 'tower/': '7x7_1 7x7_2 7x7_3', 'tower_2/': '_pool',
-     'tower_1/': '7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5'}  # fmt: skip
+C = {
+  '': '1x1',
+  'tower/': '7x7_1 7x7_2 7x7_3',
+  'tower_2/': '_pool',
+  'tower_1/': '7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5',
+}
 D = {'tower/': '3x3_1 3x3_2', 'tower_1/': '7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4'}
-E = {'': '1x1', 'tower/': '3x3_1', 'tower/mixed/': '3x3_2a 3x3_2b',
-     'tower_1/': '3x3dbl_1 3x3dbl_2', 'tower_2/': '_pool',
-     'tower_1/mixed/': '3x3dbl_3a 3x3dbl_3b'}  # fmt: skip
+E = {
+  '': '1x1',
+  'tower/': '3x3_1',
+  'tower/mixed/': '3x3_2a 3x3_2b',
+  'tower_1/': '3x3dbl_1 3x3dbl_2',
+  'tower_2/': '_pool',
+  'tower_1/mixed/': '3x3dbl_3a 3x3dbl_3b',
+}
 STEM = '1a_3x3 2a_3x3 2b_3x3 3b_1x1 4a_3x3'.split()
 BLOCKS = '5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c'.split()
 KINDS = A, A, A, B, C, C, C, C, D, E, E
@@ -31,9 +44,7 @@ def numbered(name, number):
 
 UNITS = {f'Conv2d_{name}': numbered('conv', i) for i, name in enumerate(STEM)}
 UNITS |= {
-  f'Mixed_{block}.branch{branch}': (
-    f'{numbered("mixed", i)}/{tower}{numbered("conv", unit)}'
-  )
+  f'Mixed_{block}.branch{branch}': (f'{numbered("mixed", i)}/{tower}{numbered("conv", unit)}')
   for i, (block, towers) in enumerate(zip(BLOCKS, KINDS, strict=True))
   for tower, branches in towers.items()
   for unit, branch in enumerate(branches.split())
@@ -140,8 +151,7 @@ def test_float_constants_are_read_bit_for_bit(path):
 
 
 @pytest.mark.parametrize(
-  'values, expected',
-  [([2.5], [[2.5] * 3] * 2), ([1.0, 4.0], [[1, 4, 4], [4, 4, 4]]), ([], 0.0)],
+  'values, expected', [([2.5], [[2.5] * 3] * 2), ([1.0, 4.0], [[1, 4, 4], [4, 4, 4]]), ([], 0.0)]
 )
 def test_a_short_list_ends_in_its_last_number(tmp_path, values, expected):
   content = np.float32(values).tobytes()

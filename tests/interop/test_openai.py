@@ -7,13 +7,17 @@ from tests.interop import literal as nn
 EPS = 1e-5  # recipes 3.1: torch's default, 32 groups
 NOISE = np.array([3.0, 700.25])
 TINY = dict(
-  image_size=8, num_channels=32, num_res_blocks=1, channel_mult='1,2',
-  attention_resolutions='4',
-)  # fmt: skip
+  image_size=8, num_channels=32, num_res_blocks=1, channel_mult='1,2', attention_resolutions='4'
+)
 GUIDED = TINY | dict(
-  large_size=8, small_size=4, class_cond=True, learn_sigma=True,
-  resblock_updown=True, num_head_channels=32, use_new_attention_order=True,
-)  # fmt: skip
+  large_size=8,
+  small_size=4,
+  class_cond=True,
+  learn_sigma=True,
+  resblock_updown=True,
+  num_head_channels=32,
+  use_new_attention_order=True,
+)
 
 
 def norm(w, name, x):
@@ -150,9 +154,7 @@ def test_the_noisy_classifier():
   """recipes 3.4, with the narrow stem of 512x512 and heads of 64 channels."""
   w, x = nn.Weights(3), nn.images(8)
   emb = embedding(w, NOISE, 64)
-  block = lambda name, x, out, *resample: residual(
-    w, name, x, emb, out, True, *resample
-  )
+  block = lambda name, x, out, *resample: residual(w, name, x, emb, out, True, *resample)
   h = nn.conv(w, 'input_blocks.0.0', x, 32)
   h = block('input_blocks.1.0', h, 32)
   h = block('input_blocks.2.0', h, 32, nn.pooled)
@@ -168,9 +170,12 @@ def test_the_noisy_classifier():
   h = nn.attention(qkv, lambda image: heads_of(image, 2, True))
   expected = nn.conv1d(w, 'out.2.c_proj', h, 5)[:, :, 0]
   flags = dict(
-    image_size=8, classifier_width=64, classifier_depth=1,
-    channel_mult='0.5,2', classifier_attention_resolutions='4',
-  )  # fmt: skip
+    image_size=8,
+    classifier_width=64,
+    classifier_depth=1,
+    channel_mult='0.5,2',
+    classifier_attention_resolutions='4',
+  )
   found = openai.from_tensors(w.file(), 'classifier', **flags)
   nn.assert_close(nn.apply(found, x, NOISE), expected)
   assert found.facts['num_classes'] == 5

@@ -2,9 +2,7 @@ import pytest
 
 from diffusion_jax.interop.options import check, complete, typed
 
-DEFAULTS = dict(
-  channels=128, rate=0.1, remat=False, multipliers=(1, 2), groups=None
-)
+DEFAULTS = dict(channels=128, rate=0.1, remat=False, multipliers=(1, 2), groups=None)
 
 
 def test_options_replace_defaults():
@@ -14,8 +12,7 @@ def test_options_replace_defaults():
 
 
 @pytest.mark.parametrize(
-  'given, expected',
-  [('0.5,2', (0.5, 2)), (3, (3,)), ([1, 2.0], (1, 2)), ('', ())],
+  'given, expected', [('0.5,2', (0.5, 2)), (3, (3,)), ([1, 2.0], (1, 2)), ('', ())]
 )
 def test_several_numbers(given, expected):
   found = typed('unet', DEFAULTS, {'multipliers': given})
@@ -28,12 +25,15 @@ def test_unknown_ones_are_refused_with_the_known_ones():
     complete('unet', DEFAULTS, {'chanels': 64})
 
 
-@pytest.mark.parametrize('name, value, expected', [
-  ('channels', '64', 'a number'),
-  ('channels', True, 'a number'),
-  ('remat', 'yes', 'True or False'),
-  ('multipliers', '1,b', 'numbers, such as 32,16,8'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, value, expected',
+  [
+    ('channels', '64', 'a number'),
+    ('channels', True, 'a number'),
+    ('remat', 'yes', 'True or False'),
+    ('multipliers', '1,b', 'numbers, such as 32,16,8'),
+  ],
+)
 def test_values_of_another_kind_are_refused(name, value, expected):
   message = f'unet: the option {name}={value!r} must be {expected}'
   with pytest.raises(ValueError, match=message):

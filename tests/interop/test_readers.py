@@ -70,13 +70,11 @@ SCORE = partial(score_sde.from_tensors, model=MODEL, **TINY)
 # () -> a network without weights, and (tensors, **options) -> `Imported`.
 READERS = {
   'openai': (partial(make, 'guided', 7, **GUIDED), partial(OPENAI, **GUIDED)),
-  'score_sde': (partial(of_sde, score_sde.TORCH, **TINY),
-                partial(SCORE, ema=False)),
+  'score_sde': (partial(of_sde, score_sde.TORCH, **TINY), partial(SCORE, ema=False)),
   'edm': (partial(of_edm, **SONG), OF_EDM),
   'edm2': (lambda: edm2.describe(edm2.choose_options(**OPTIONS)), read_edm2),
-  'diffusers': (partial(diffusers_autoencoder.describe, CONFIG),
-                read_diffusers),
-}  # fmt: skip
+  'diffusers': (partial(diffusers_autoencoder.describe, CONFIG), read_diffusers),
+}
 
 
 @pytest.mark.parametrize('project', READERS)
@@ -134,22 +132,26 @@ PUBLISHED = {
 # One of each kind is quick.
 KINDS = 'cifar10_uncond_50M_500K', '64x64_diffusion', '64x64_classifier'
 CIFAR10 = dict(
-  model_type='SongUNet', img_resolution=32, channel_mult=[2, 2, 2],
-  augment_dim=9, dropout=0.13,
-)  # fmt: skip
+  model_type='SongUNet', img_resolution=32, channel_mult=[2, 2, 2], augment_dim=9, dropout=0.13
+)
 LARGER = TINY | dict(ch_mult=(1, 1, 2), num_res_blocks=2)
 
 
-@pytest.mark.parametrize('describe, millions', [
-  *(
-    pytest.param(partial(make, model), count, id=model,
-                 marks=[] if model in KINDS else pytest.mark.slow)
-    for model, count in PUBLISHED.items()
-  ),
-  (partial(of_edm, **CIFAR10, label_dim=10), 55.735299),
-  *((partial(of_sde, style, MODEL, **LARGER), None)
-    for style in (score_sde.TORCH, score_sde.FLAX)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'describe, millions',
+  [
+    *(
+      pytest.param(
+        partial(make, model), count, id=model, marks=[] if model in KINDS else pytest.mark.slow
+      )
+      for model, count in PUBLISHED.items()
+    ),
+    (partial(of_edm, **CIFAR10, label_dim=10), 55.735299),
+    *(
+      (partial(of_sde, style, MODEL, **LARGER), None) for style in (score_sde.TORCH, score_sde.FLAX)
+    ),
+  ],
+)
 def test_every_parameter_has_a_name_and_there_are_as_many(describe, millions):
   model = describe()
   sizes = check_names(model.table(), model.shapes())
@@ -169,38 +171,44 @@ def test_edms_network_of_imagenet_64_is_guided_diffusions():
   assert sum(sizes) - 3 * (3 * 3 * 192 + 1) == 295_899_267
 
 
-@pytest.mark.parametrize('read, options, message', [
-  (OPENAI, dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no'),
-  (OPENAI, dict(classifier_pool='spatial'), "classifier_pool='spatial' has"),
-  (OPENAI, dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no count"),
-  (OPENAI, dict(large_size=8), 'both flags large_size and small_size'),
-  (OPENAI, dict(large_size=8, small_size=3), 'large_size=8 .* of .* 3$'),
-  (OPENAI, dict(class_cond='yes'), "class_cond='yes' must be True or False"),
-  (OPENAI, dict(dropout='a'), "guided: the option dropout='a' must be a num"),
-  (OPENAI, dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, s"),
-  (OPENAI, dict(image_size=96), 'image_size=96 has no counterpart here: giv'),
-  (SCORE, dict(model='ddpmpp'), "the model 'ddpmpp' is not one of vp/cifar1"),
-  (SCORE, dict(model='ve/cifar10_ncsnpp'), 'continuous=False has no .* here'),
-  (SCORE, dict(model='vp/cifar10_ddpm'), "cifar10_ddpm: name='ddpm' has no"),
-  (SCORE, dict(model=VE, progressive='output_skip'), "='output_skip' has no"),
-  (SCORE, dict(embedding_type='fourier'), "='fourier' has no c"),
-  (SCORE, dict(model=VE, fir=False), 'fir=False has no .* here: it can be T'),
-  (SCORE, dict(model=VE, scale_by_sigma=False), 'scale_by_sigma=False has n'),
-  (OF_EDM, dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no"),
-  (OF_EDM, dict(embedding_type='fourier'), 'channel_mult_noise=1 .* can be'),
-  (OF_EDM, dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can"),
-  (OF_EDM, dict(precond='VEPrecond'), 'augment_dim=9 has no .* can be 0'),
-  (OF_EDM, dict(precond='VEPrecond', augment_dim=0, label_dim=0),
-   "embedding_type='positional' has no .* it can be 'fourier'"),
-  (OF_EDM, dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or"),
-  (OF_EDM, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-  (OF_ADM, dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counter'),
-  (OF_ADM, dict(model_channels=64), 'model_channels=64 .* norms have fewer'),
-  (OF_ADM, dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has"),
-  (read_edm2, dict(res_balance=0.5), 'EDM2: res_balance=0.5 has no counterpar'),
-  (read_edm2, dict(img_channels=4), 'img_channels=4 .*: EDM2 normalises each'),
-  (read_edm2, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'read, options, message',
+  [
+    (OPENAI, dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no'),
+    (OPENAI, dict(classifier_pool='spatial'), "classifier_pool='spatial' has"),
+    (OPENAI, dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no count"),
+    (OPENAI, dict(large_size=8), 'both flags large_size and small_size'),
+    (OPENAI, dict(large_size=8, small_size=3), 'large_size=8 .* of .* 3$'),
+    (OPENAI, dict(class_cond='yes'), "class_cond='yes' must be True or False"),
+    (OPENAI, dict(dropout='a'), "guided: the option dropout='a' must be a num"),
+    (OPENAI, dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, s"),
+    (OPENAI, dict(image_size=96), 'image_size=96 has no counterpart here: giv'),
+    (SCORE, dict(model='ddpmpp'), "the model 'ddpmpp' is not one of vp/cifar1"),
+    (SCORE, dict(model='ve/cifar10_ncsnpp'), 'continuous=False has no .* here'),
+    (SCORE, dict(model='vp/cifar10_ddpm'), "cifar10_ddpm: name='ddpm' has no"),
+    (SCORE, dict(model=VE, progressive='output_skip'), "='output_skip' has no"),
+    (SCORE, dict(embedding_type='fourier'), "='fourier' has no c"),
+    (SCORE, dict(model=VE, fir=False), 'fir=False has no .* here: it can be T'),
+    (SCORE, dict(model=VE, scale_by_sigma=False), 'scale_by_sigma=False has n'),
+    (OF_EDM, dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no"),
+    (OF_EDM, dict(embedding_type='fourier'), 'channel_mult_noise=1 .* can be'),
+    (OF_EDM, dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can"),
+    (OF_EDM, dict(precond='VEPrecond'), 'augment_dim=9 has no .* can be 0'),
+    (
+      OF_EDM,
+      dict(precond='VEPrecond', augment_dim=0, label_dim=0),
+      "embedding_type='positional' has no .* it can be 'fourier'",
+    ),
+    (OF_EDM, dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or"),
+    (OF_EDM, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
+    (OF_ADM, dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counter'),
+    (OF_ADM, dict(model_channels=64), 'model_channels=64 .* norms have fewer'),
+    (OF_ADM, dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has"),
+    (read_edm2, dict(res_balance=0.5), 'EDM2: res_balance=0.5 has no counterpar'),
+    (read_edm2, dict(img_channels=4), 'img_channels=4 .*: EDM2 normalises each'),
+    (read_edm2, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
+  ],
+)
 def test_options_that_have_no_counterpart(read, options, message):
   with pytest.raises(ValueError, match=message):
     read({}, **options)

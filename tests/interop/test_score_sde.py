@@ -9,9 +9,7 @@ from diffusion_jax.interop import files, score_sde
 from tests.interop import literal as nn
 
 LABELS = np.array([0.5, 713.25])  # 999 t
-TINY = dict(
-  image_size=8, nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,)
-)
+TINY = dict(image_size=8, nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
 MODEL = 'vp/cifar10_ddpmpp_continuous'
 
 
@@ -56,9 +54,7 @@ class Modules:
     h = nn.conv(w, f'{name}.Conv_0', h, out)
     e = nn.linear(w, f'{name}.Dense_0', nn.silu(temb), out)
     h = h + e[:, :, None, None]
-    h = nn.conv(
-      w, f'{name}.Conv_1', nn.silu(norm(w, f'{name}.GroupNorm_1', h)), out
-    )
+    h = nn.conv(w, f'{name}.Conv_1', nn.silu(norm(w, f'{name}.GroupNorm_1', h)), out)
     if resample or c != out:
       x = nn.conv(w, f'{name}.Conv_2', x, out, size=1)
     return (x + h) / np.sqrt(2.0)
@@ -67,9 +63,7 @@ class Modules:
     """AttnBlockpp: one head, query, key and value apart."""
     w, name = self.w, self.name()
     h = norm(w, f'{name}.GroupNorm_0', x)
-    q, k, v = (
-      nin(w, f'{name}.NIN_{i}', h).reshape(*x.shape[:2], -1) for i in range(3)
-    )
+    q, k, v = (nin(w, f'{name}.NIN_{i}', h).reshape(*x.shape[:2], -1) for i in range(3))
     h = np.stack([nn.attend(*parts) for parts in zip(q, k, v, strict=True)])
     return (x + nin(w, f'{name}.NIN_3', h.reshape(x.shape))) / np.sqrt(2.0)
 
@@ -77,9 +71,7 @@ class Modules:
 def halved_input(m, pyramid, h):
   """Downsample with fir and a convolution: the filter, then stride 2."""
   name, blurred = m.name(), nn.fir_down(pyramid, stride=1, padding=(2, 2))
-  pyramid = nn.conv(
-    m.w, f'{name}.Conv2d_0', blurred, h.shape[1], stride=2, padding=(0, 0)
-  )
+  pyramid = nn.conv(m.w, f'{name}.Conv2d_0', blurred, h.shape[1], stride=2, padding=(0, 0))
   return (pyramid + h) / np.sqrt(2.0)
 
 
@@ -286,8 +278,7 @@ def test_files_without_a_network_or_averages(theirs):
   for tensors, message in (
     ({'x': np.zeros(1)}, 'this is not a checkpoint of score_sde'),
     (model, r'\(ema.shadow_params\): pass ema=False'),
-    ({'optimizer/target/Dense_0/bias': np.zeros(1)},
-     r'EMA weights \(params_ema\): pass ema=False'),
-  ):  # fmt: skip
+    ({'optimizer/target/Dense_0/bias': np.zeros(1)}, r'EMA weights \(params_ema\): pass ema=False'),
+  ):
     with pytest.raises(ValueError, match=message):
       score_sde.from_tensors(tensors, MODEL, **TINY)

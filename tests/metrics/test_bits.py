@@ -18,9 +18,7 @@ def test_a_histogram_counts_one_of_each_level_more():
   batches = [np.array([[[[0]]], [[[2]]]]), np.array([[[[2]]]])]
   log_prob = bits.pixel_histogram(batches, 3)
   assert log_prob.shape == (1, 1, 1, 3)
-  np.testing.assert_allclose(
-    np.exp(log_prob[0, 0, 0]), [2 / 6, 1 / 6, 3 / 6], rtol=1e-6
-  )
+  np.testing.assert_allclose(np.exp(log_prob[0, 0, 0]), [2 / 6, 1 / 6, 3 / 6], rtol=1e-6)
   x0 = jnp.array([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
   found = bits.independent_pixels_nll(x0, jnp.asarray(log_prob))
   np.testing.assert_allclose(found, np.log([3.0, 6.0, 2.0]), rtol=1e-6)

@@ -89,9 +89,7 @@ def test_contraction_and_densities_have_closed_forms(defect):
 
   Draws of the prior pass sbc; their contraction of 0 shows it.
   """
-  contraction, posterior, prior = table.OF_PAIRS['contraction']().compute(
-    *SETS[defect]
-  )
+  contraction, posterior, prior = table.OF_PAIRS['contraction']().compute(*SETS[defect])
   exact = CONTRACTIONS[defect]
   value, error = contraction.estimate
   assert abs(value - exact) < 4.5 * error < 0.1
@@ -126,9 +124,7 @@ def test_contraction_leaves_out_what_never_changes(rng):
   draws = truth[:, None] + rng.normal(size=(2000, 9, 3)) * [1.0, 0.0, 0.5]
   each = calibration.contractions(draws, truth).mean(axis=0)
   np.testing.assert_allclose(each, [2 / 3, np.nan, 11 / 12], atol=0.05)
-  [score] = calibration.contraction().compute(
-    {'draws': draws}, {'truth': truth}
-  )
+  [score] = calibration.contraction().compute({'draws': draws}, {'truth': truth})
   assert 'of parameter 0 of 3' in score.note
   np.testing.assert_allclose(score.estimate.value, np.nanmean(each))
 
@@ -139,15 +135,11 @@ def test_p_values_of_exact_draws_are_uniform():
   for seed in range(100):
     samples, reference = arrays('exact', seed + 1, pairs=200, n=19, d=2)
     draws, truth = samples['draws'], reference['truth']
-    centres = calibration.regression_references(
-      reference['context'], truth, num_folds=5
-    )
+    centres = calibration.regression_references(reference['context'], truth, num_folds=5)
     levels = {
       'sbc': calibration.rank_levels(draws, truth, seed)[:, 0],
       'interval': calibration.interval_levels(draws, truth, seed)[:, 1],
-      'density': calibration.density_levels(
-        samples['log_q'], reference['log_q'], seed
-      ),
+      'density': calibration.density_levels(samples['log_q'], reference['log_q'], seed),
       'tarp': calibration.tarp_levels(draws, truth, centres, seed),
     }
     for name, level in levels.items():
@@ -173,9 +165,7 @@ def grey(rng, x):
 def test_draws_that_equal_the_truth_are_calibrated(draw):
   """The truth and its draws are independent draws given x, in two types."""
   rng, m, n = np.random.default_rng(1), 3000, 30
-  theta = rng.integers(0, 2, (m, 1)) if draw is bernoulli else rng.normal(
-    size=(m, 1)
-  )  # fmt: skip
+  theta = rng.integers(0, 2, (m, 1)) if draw is bernoulli else rng.normal(size=(m, 1))
   x = theta + rng.normal(size=(m, 1))
   truth = draw(rng, x).astype(np.float64)
   draws = draw(rng, np.repeat(x[:, None], n, axis=1)).astype(np.float32)
@@ -201,9 +191,7 @@ def test_equal_numbers_share_their_levels():
 
 
 @pytest.mark.parametrize('constant', [0.1, 1e9 / 7.0])
-def test_a_parameter_that_is_the_same_in_all_pairs_changes_no_ball(
-  rng, constant
-):
+def test_a_parameter_that_is_the_same_in_all_pairs_changes_no_ball(rng, constant):
   x = rng.normal(size=(300, 1))
   truth, draws = rng.normal(size=(300, 1)), rng.normal(size=(300, 9, 1))
   plain = calibration.tarp_levels(np.float32(draws), truth, x)
@@ -221,9 +209,7 @@ def test_errors_of_coverage_are_of_all_pairs(rng):
   samples = {'draws': draws, 'log_q': -(draws[..., 0] ** 2)}
   reference = {'truth': truth, 'log_q': -(truth[:, 0] ** 2)}
   for metric, count in (('interval', 199), ('density', 200)):
-    score, p = table.OF_PAIRS[f'{metric}_coverage']().compute(
-      samples, reference
-    )
+    score, p = table.OF_PAIRS[f'{metric}_coverage']().compute(samples, reference)
     share, error = score.estimate
     np.testing.assert_allclose(error, (share * (1.0 - share) / count) ** 0.5)
     assert 0.5 < share < 0.9 and p.note.startswith('200 pairs')
@@ -233,9 +219,7 @@ def test_tarp_with_references_of_the_prior_does_not_see_the_prior():
   samples, reference = SETS['prior']
   rng = np.random.default_rng(5)
   centres = rng.normal(size=(1000, D)) * VARIANCE**0.5
-  levels = calibration.tarp_levels(
-    samples['draws'], reference['truth'], centres
-  )
+  levels = calibration.tarp_levels(samples['draws'], reference['truth'], centres)
   assert calibration.uniformity(levels).ks > 0.01
 
 
@@ -243,8 +227,7 @@ def test_ranks_are_counts_of_lower_draws(rng):
   draws, truth = rng.normal(size=(7, 4, 2)), rng.normal(size=(7, 2))
   found = calibration.rank_levels(draws, truth)
   counts = [
-    [sum(draws[i, k, j] < truth[i, j] for k in range(4)) for j in range(2)]
-    for i in range(7)
+    [sum(draws[i, k, j] < truth[i, j] for k in range(4)) for j in range(2)] for i in range(7)
   ]
   np.testing.assert_array_equal(np.floor(found * 5), counts)
   middle = calibration.interval_levels(draws, truth)

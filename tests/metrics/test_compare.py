@@ -16,9 +16,7 @@ from tests import as_main
 @pytest.fixture
 def files(tmp_path, rng):
   """Writes samples, and a reference as ADM's: some images, all's statistics."""
-  samples, reference = (
-    rng.integers(0, 256, (n, 3, 3, 1)).astype(np.uint8) for n in (60, 50)
-  )
+  samples, reference = (rng.integers(0, 256, (n, 3, 3, 1)).astype(np.uint8) for n in (60, 50))
   mean, covariance = rng.uniform(size=9), np.eye(9)
   paths = tmp_path / 'samples.npz', tmp_path / 'VIRTUAL.npz'
   np.savez(paths[0], arr_0=samples)
@@ -46,8 +44,14 @@ def test_the_reference_of_adm(files, capsys, tmp_path):
   )
   # neither logits nor spatial features, labels nor held-out images
   assert set(found['metrics']) == {
-    'fd', 'kid', 'precision', 'recall', 'density', 'coverage', 'cmmd',
-  }  # fmt: skip
+    'fd',
+    'kid',
+    'precision',
+    'recall',
+    'density',
+    'coverage',
+    'cmmd',
+  }
   assert found['protocol']['features'] == 'pixels'
   assert found['protocol']['num_samples'] == 60
   assert out.startswith('fd ') and 'num_reference 50' in out
@@ -86,9 +90,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   protocol = json.loads(str(content.pop('protocol')))
   assert protocol['num_reference'] == 50
   np.savez(own, protocol=json.dumps(protocol | {'weights': 'x'}), **content)
-  with pytest.raises(
-    ValueError, match="with weights 'x', and the other set with 'none'"
-  ):
+  with pytest.raises(ValueError, match="with weights 'x', and the other set with 'none'"):
     run(capsys, paths[0], own, *options)
 
 
@@ -110,8 +112,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
       'fd kid cmmd',
       [
         'is needs 10 images of the samples: there are 2',
-        'pr needs 4 images of the samples and 4 of the reference: there are '
-        '2 and 3',
+        'pr needs 4 images of the samples and 4 of the reference: there are 2 and 3',
         'dc needs 6 images of the reference: there are 3',
       ],
     ),
@@ -132,9 +133,7 @@ def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
   count = len(computed.split())
   assert [line.split()[0] for line in lines[:count]] == computed.split()
   assert not any('nan' in line for line in lines)
-  assert {*reasons, *others} == {
-    line.removeprefix('not computed: ') for line in lines[count:-1]
-  }
+  assert {*reasons, *others} == {line.removeprefix('not computed: ') for line in lines[count:-1]}
 
 
 def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
@@ -163,9 +162,7 @@ def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
   wanted = np.arange(60) % 2 == 0
   np.savez(tmp_path / 'mine.npz', arr_0=samples, wanted=wanted)
-  out = run(
-    capsys, tmp_path / 'mine.npz', paths[1], '--metrics=my_brightness:bright'
-  )
+  out = run(capsys, tmp_path / 'mine.npz', paths[1], '--metrics=my_brightness:bright')
   expected = np.mean((samples.mean((1, 2, 3)) > 100.0) == wanted)
   assert float(out.split()[1]) == pytest.approx(expected, rel=1e-4)
 
@@ -176,9 +173,14 @@ def test_copies_of_the_reference_are_shown(files, capsys, tmp_path):
   np.savez(copied, arr_0=reference[::-1][:30])
   sheet = tmp_path / 'pairs.png'
   out = run(
-    capsys, copied, paths[1], '--features=pixels', '--metrics=memorisation',
-    f'--held_out={paths[0]}', f'--sheet={sheet}',
-  )  # fmt: skip
+    capsys,
+    copied,
+    paths[1],
+    '--features=pixels',
+    '--metrics=memorisation',
+    f'--held_out={paths[0]}',
+    f'--sheet={sheet}',
+  )
   lines = {line.split()[0]: line.split()[1] for line in out.splitlines()}
   assert lines['closer'] == lines['copied'] == '1'
   assert float(lines['nearest']) == 0.0 < float(lines['nearest_held_out'])
@@ -201,10 +203,7 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
   path = tmp_path / 'test.npz'
   pictures, labels = digits_judge.real('test'), digits_judge.real_labels('test')
   np.savez(path, arr_0=pictures, labels=labels)
-  out = run(
-    capsys, path, path, '--features=digits', '--metrics=accuracy,is,fd',
-    '--bootstrap=0',
-  )  # fmt: skip
+  out = run(capsys, path, path, '--features=digits', '--metrics=accuracy,is,fd', '--bootstrap=0')
   lines = [line.split()[:2] for line in out.splitlines()]
   judged = digits_judge.judge(pictures, labels)['accuracy']
   assert float(lines[0][1]) == pytest.approx(judged, rel=1e-4)
@@ -235,9 +234,7 @@ def test_mistakes_with_files_are_one_line(files, tmp_path):
   found = as_main.run(compare, *paths)
   assert found.returncode == 2 and found.stderr.count('\n') == 1
   assert 'choose --features, one of inception, din' in found.stderr
-  with pytest.raises(
-    ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'
-  ):
+  with pytest.raises(ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'):
     np.savez(tmp_path / 'm.npz', mu=np.zeros(3), sigma=np.eye(2))
     compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
   with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):
@@ -281,9 +278,11 @@ def test_values_are_standardised_by_the_reference(files, capsys, tmp_path):
   run(capsys, paths[0], own, metrics, *options)
   found = json.loads(written.read_text())['metrics']
   assert {*found} == {
-    'c2st', 'sliced_w2', 'energy', 'moments_mean', 'moments_std',
+    'c2st',
+    'sliced_w2',
+    'energy',
+    'moments_mean',
+    'moments_std',
     'moments_correlation',
-  }  # fmt: skip
-  np.testing.assert_allclose(
-    found['energy']['value'], mmd.energy_distance(x, y).value
-  )
+  }
+  np.testing.assert_allclose(found['energy']['value'], mmd.energy_distance(x, y).value)

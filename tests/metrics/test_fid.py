@@ -30,9 +30,7 @@ def test_commuting_covariances_have_a_closed_form():
 def test_it_is_the_formula_with_a_matrix_root(rng):
   p, q = random_statistics(rng, 6), random_statistics(rng, 6)
   root = np.real(scipy.linalg.sqrtm(p.covariance @ q.covariance))
-  expected = np.sum((p.mean - q.mean) ** 2) + np.trace(
-    p.covariance + q.covariance - 2 * root
-  )
+  expected = np.sum((p.mean - q.mean) ** 2) + np.trace(p.covariance + q.covariance - 2 * root)
   np.testing.assert_allclose(frechet_distance(p, q), expected, rtol=1e-9)
   np.testing.assert_allclose(frechet_distance(q, p), expected, rtol=1e-9)
 
@@ -73,9 +71,7 @@ def test_parts_have_the_statistics_of_the_whole(rng):
 def test_fewer_images_than_features_are_exact(rng):
   """The root has the nuclear norm of the centred features' product."""
   x, y = rng.standard_normal((20, 60)), rng.standard_normal((15, 60)) + 0.3
-  a, b = (
-    (v - v.mean(axis=0)) / np.sqrt(len(v) - 1) for v in (x, y)
-  )  # covariances are a'a and b'b
+  a, b = ((v - v.mean(axis=0)) / np.sqrt(len(v) - 1) for v in (x, y))  # covariances are a'a and b'b
   expected = (
     np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2)
     + np.sum(a**2)
@@ -101,10 +97,6 @@ def test_digits_are_nearer_to_digits_than_noise(rng):
   train, test = (digits_judge.real(split) for split in ('train', 'test'))
   noise = rng.integers(0, 256, test.shape).astype(np.uint8)
   reference = statistics(features(train))
-  near, far = (
-    frechet_distance(statistics(features(x)), reference) for x in (test, noise)
-  )
+  near, far = (frechet_distance(statistics(features(x)), reference) for x in (test, noise))
   assert 0.0 < near < 0.05 * far
-  np.testing.assert_array_equal(
-    features(test), digits_judge.make_features()(test)
-  )
+  np.testing.assert_array_equal(features(test), digits_judge.make_features()(test))

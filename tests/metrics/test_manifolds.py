@@ -42,10 +42,7 @@ def test_equal_laws_have_known_density_and_coverage(rng):
   i = np.arange(1, k + 1)
   coverage = 1 - np.prod((m - i) / (n + m - i))
   draws = [
-    density_coverage(
-      rng.standard_normal((n, 4)), rng.standard_normal((m, 4)), k
-    )
-    for _ in range(40)
+    density_coverage(rng.standard_normal((n, 4)), rng.standard_normal((m, 4)), k) for _ in range(40)
   ]
   found = np.array(draws)[..., 0]
   error = found.std(axis=0) / 40**0.5
@@ -77,9 +74,7 @@ def test_the_errors_are_those_of_fractions(rng):
   found = precision_recall(x, y)
   p = found.precision.value
   assert 0.0 < p < 1.0
-  np.testing.assert_allclose(
-    found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9
-  )
+  np.testing.assert_allclose(found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9)
 
 
 def test_single_precision_features_count_as_double_ones(rng):

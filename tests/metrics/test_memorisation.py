@@ -23,20 +23,14 @@ def test_copies_are_noticed_and_their_sources_named(rng):
   # copies are closer than any test image, other samples than half of them
   alone = memorisation(fresh, train, test)
   assert alone.expected == expected_fraction(200)
-  np.testing.assert_allclose(
-    found.closer.value, 1 / 3 + alone.closer.value * 2 / 3
-  )
-  np.testing.assert_allclose(
-    found.copied.value, 1 / 3 + alone.copied.value * 2 / 3
-  )
+  np.testing.assert_allclose(found.closer.value, 1 / 3 + alone.closer.value * 2 / 3)
+  np.testing.assert_allclose(found.copied.value, 1 / 3 + alone.copied.value * 2 / 3)
 
 
 def test_samples_of_the_law_of_the_data_are_no_closer_than_test_images(rng):
   train = rng.standard_normal((100, 4))
   draws = [
-    memorisation(
-      rng.standard_normal((60, 4)), train, rng.standard_normal((50, 4))
-    ).closer
+    memorisation(rng.standard_normal((60, 4)), train, rng.standard_normal((50, 4))).closer
     for _ in range(30)
   ]
   values, errors = np.array(draws).T
@@ -58,8 +52,7 @@ def test_the_expected_fraction_of_copies_is_exact(m):
   """
   distances = np.arange(1.0, m + 2) ** 4
   found = [
-    fraction_copied(distances[i : i + 1], np.delete(distances, i)).value
-    for i in range(m + 1)
+    fraction_copied(distances[i : i + 1], np.delete(distances, i)).value for i in range(m + 1)
   ]
   assert expected_fraction(m) == pytest.approx(null(m), rel=1e-12)
   assert np.mean(found) == pytest.approx(null(m), rel=1e-12)
@@ -85,10 +78,7 @@ def test_the_fraction_of_copies_varies_as_its_closed_form(rng, m):
   Without the limit's part 15 % (M = 360) and 40 % (M = 50) were as far away.
   """
   n, draws = 200, 2000
-  found = [
-    fraction_copied(rng.exponential(size=n), rng.exponential(size=m))
-    for _ in range(draws)
-  ]
+  found = [fraction_copied(rng.exponential(size=n), rng.exponential(size=m)) for _ in range(draws)]
   values, errors = np.array(found).T
   expected = variance_under_null(n, m)
   assert abs(values.mean() - null(m)) < 4.5 * (expected / draws) ** 0.5
@@ -127,8 +117,7 @@ def test_the_error_of_closer_is_of_samples_and_test_images(rng):
   x, test = rng.standard_normal((8, 2)), rng.standard_normal((5, 2)) + 1.0
   found = memorisation(x, train, test)
   near, usual = (
-    np.array([min(np.linalg.norm(a - b) for b in train) for a in points])
-    for points in (x, test)
+    np.array([min(np.linalg.norm(a - b) for b in train) for a in points]) for points in (x, test)
   )
   less = np.array([[a < b for b in usual] for a in near], float)
   variance = less.mean(axis=1).var() / 8 + less.mean(axis=0).var() / 5

@@ -29,13 +29,10 @@ def test_statistics_come_before_images(sets):
   found = value('fd', samples, reference | more)
   np.testing.assert_allclose(found, fid.frechet_distance(x, other))
   alone = fid.as_arrays({'features': x})
-  np.testing.assert_allclose(
-    value('fd', alone, reference), fid.frechet_distance(x, y)
-  )
+  np.testing.assert_allclose(value('fd', alone, reference), fid.frechet_distance(x, y))
   spatial = {'spatial': samples['features']}
   np.testing.assert_allclose(
-    value('sfd', spatial, fid.as_arrays({'spatial': other})),
-    fid.frechet_distance(x, other),
+    value('sfd', spatial, fid.as_arrays({'spatial': other})), fid.frechet_distance(x, other)
   )
 
 
@@ -82,9 +79,7 @@ def test_memorisation_says_what_is_expected_and_what_was_left_out(sets):
   samples, reference = sets
   x, y = (each['features'] for each in sets)
   reference['held_out'] = np.concatenate([y[:15], x[:25] + 1.0])
-  closer, copied, *_ = table.METRICS['memorisation']().compute(
-    samples, reference
-  )
+  closer, copied, *_ = table.METRICS['memorisation']().compute(samples, reference)
   left = '25 held-out images (15 more are in the reference)'
   assert closer.note == f'to the reference than {left}: 0.5 without copies'
   assert copied.note == (  # (0.01 * 24 + 1) / 26
@@ -98,8 +93,7 @@ def test_tables_show_errors_where_they_are_known():
     Score('a_name_of_many_letters', Estimate(2.0)),
   ]
   assert as_table(rows) == (
-    'fid                           3.25  +- 0.05      a note\n'
-    'a_name_of_many_letters           2'
+    'fid                           3.25  +- 0.05      a note\na_name_of_many_letters           2'
   )
   assert as_json(rows) == {
     'fid': {'value': 3.25, 'error': 0.05, 'note': 'a note'},

@@ -104,9 +104,7 @@ def test_the_energy_distance_of_gaussians_has_a_closed_form(rng):
 def test_the_error_of_the_energy_distance_is_its_deviation_over_sets(rng):
   found = np.array(
     [
-      mmd.energy_distance(
-        rng.standard_normal((60, 2)), rng.standard_normal((60, 2)) + 0.7
-      )
+      mmd.energy_distance(rng.standard_normal((60, 2)), rng.standard_normal((60, 2)) + 0.7)
       for _ in range(200)
     ]
   )

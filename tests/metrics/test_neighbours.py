@@ -22,9 +22,7 @@ def test_radii_of_points_on_a_line():
 
 
 def test_a_copy_is_a_neighbour_and_the_point_itself_is_not():
-  np.testing.assert_array_equal(
-    radii(np.array([[2.0], [2.0], [5.0]]), 1), [0.0, 0.0, 3.0]
-  )
+  np.testing.assert_array_equal(radii(np.array([[2.0], [2.0], [5.0]]), 1), [0.0, 0.0, 3.0])
 
 
 def test_nearest_rows_of_points_on_a_line():
@@ -68,9 +66,7 @@ def test_blocks_are_joined_in_order(monkeypatch):
 
 def test_equal_but_for_rounding_is_on_the_sphere():
   distances = np.array([1.0 - 1e-12, 1.0, 1.0 + 1e-12, 1.0 - 1e-6, 1.0 + 1e-6])
-  np.testing.assert_array_equal(
-    inside(distances, np.ones(5)), [False, False, False, True, False]
-  )
+  np.testing.assert_array_equal(inside(distances, np.ones(5)), [False, False, False, True, False])
   np.testing.assert_array_equal(
     inside_or_on(distances, np.ones(5)), [True, True, True, True, False]
   )

@@ -11,9 +11,7 @@ from diffusion_jax.metrics import calibration, posterior
 from diffusion_jax.testing import oracles
 
 PRIOR = oracles.mixture(
-  [0.4, 0.6],
-  [[-1.0, 0.3], [0.8, -0.2]],
-  [0.1 * np.eye(2), np.array([[0.3, 0.1], [0.1, 0.2]])],
+  [0.4, 0.6], [[-1.0, 0.3], [0.8, -0.2]], [0.1 * np.eye(2), np.array([[0.3, 0.1], [0.1, 0.2]])]
 )
 MATRIX, STD = np.array([[0.6, 0.8]]), 0.4
 Y = np.array([0.1])

@@ -22,9 +22,7 @@ def load(extractor):
   return references.load(small_sets.digits('test'), ABOUT, extractor, 100)
 
 
-def test_the_statistics_are_of_all_and_some_features_are_kept(
-  cache, monkeypatch
-):
+def test_the_statistics_are_of_all_and_some_features_are_kept(cache, monkeypatch):
   monkeypatch.setattr(references, 'LIMIT', 100)
   extractor = features.make('pixels')
   found, protocol = load(extractor)

@@ -4,15 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import (
-  calibration,
-  features,
-  fid,
-  manifolds,
-  memorisation,
-  mmd,
-  values,
-)
+from diffusion_jax.metrics import calibration, features, fid, manifolds, memorisation, mmd, values
 from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.estimates import check_pair
 from diffusion_jax.metrics.metric import Missing

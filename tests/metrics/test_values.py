@@ -107,9 +107,7 @@ def test_the_errors_of_moments_are_deviations_over_sets(rng):
   y = rng.standard_normal((20_000, 1))
   x = 1.0 + rng.standard_normal((500, 1))
   scores = values.moments(num_draws=200).compute({'values': x}, {'values': y})
-  assert [s.name for s in scores] == [
-    'moments_mean', 'moments_std', 'moments_correlation',
-  ]  # fmt: skip
+  assert [s.name for s in scores] == ['moments_mean', 'moments_std', 'moments_correlation']
   np.testing.assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
 
 
@@ -121,11 +119,7 @@ def test_the_accuracy_is_that_of_sbibm(rng):
   data = np.concatenate([(reference - mean) / std, (samples - mean) / std])
   target = np.concatenate([np.zeros(150), np.ones(150)])
   network = MLPClassifier(
-    activation='relu',
-    hidden_layer_sizes=(20, 20),
-    max_iter=10000,
-    solver='adam',
-    random_state=1,
+    activation='relu', hidden_layer_sizes=(20, 20), max_iter=10000, solver='adam', random_state=1
   )
   folds = KFold(n_splits=5, shuffle=True, random_state=1)
   scores = cross_val_score(network, data, target, cv=folds, scoring='accuracy')
@@ -175,9 +169,7 @@ def test_gaussians_of_other_deviations(rng):
   a, b = np.array([1.0, 4.0]), np.array([2.25, 0.25])
   x, y = (rng.standard_normal((20_000, 2)) * np.sqrt(v) for v in (a, b))
   squares = values.directions(100, 2) ** 2
-  expected = np.sqrt(
-    np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2)
-  )
+  expected = np.sqrt(np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2))
   np.testing.assert_allclose(values.sliced_w2(x, y), expected, rtol=0.03)
 
 

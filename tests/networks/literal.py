@@ -50,11 +50,7 @@ def conv3x3(p, x):
   kernel = np.asarray(p['kernel'], np.float64)
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   h, w = x.shape[1:3]
-  out = sum(
-    padded[:, i : i + h, j : j + w] @ kernel[i, j]
-    for i in range(3)
-    for j in range(3)
-  )
+  out = sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(3) for j in range(3))
   return out + np.asarray(p['bias'])
 
 

@@ -54,11 +54,7 @@ def test_images_two_at_a_time_are_as_all_at_once(rng):
     assert 'scan' not in str(jax.make_jaxpr(attend)(q, k, v))
   found = both(attend, q, k, v, tangent)
   expected = both(jax.nn.dot_product_attention, q, k, v, tangent)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-    found,
-    expected,
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
 @pytest.fixture
@@ -66,21 +62,22 @@ def cudnn(monkeypatch):
   """Lets cuDNN's attention be traced without cuDNN."""
   from jax._src.cudnn import fused_attention_stablehlo
 
-  monkeypatch.setattr(
-    fused_attention_stablehlo, 'check_cudnn_version', lambda: 90800
-  )
+  monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 90800)
 
 
-@pytest.mark.parametrize('chosen, options', [
-  (True, {}),
-  (True, {'dtype': jnp.float16}),
-  (False, {'device': 'Tesla V100-SXM2-16GB'}),
-  (False, {'dtype': jnp.float32}),
-  (False, {'size': 256}),
-  (False, {'size': 12}),
-  (False, {'mask': jnp.ones((2, 6), bool)}),
-  (False, {'implementation': 'xla'}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'chosen, options',
+  [
+    (True, {}),
+    (True, {'dtype': jnp.float16}),
+    (False, {'device': 'Tesla V100-SXM2-16GB'}),
+    (False, {'dtype': jnp.float32}),
+    (False, {'size': 256}),
+    (False, {'size': 12}),
+    (False, {'mask': jnp.ones((2, 6), bool)}),
+    (False, {'implementation': 'xla'}),
+  ],
+)
 def test_cudnn_is_chosen_where_it_can_be_used(chosen, options, cudnn):
   options = {'dtype': jnp.bfloat16, 'size': 64, 'device': H100} | options
   x = jnp.zeros((2, 6, 1, options['size']), options['dtype'])

@@ -26,9 +26,7 @@ from tests.networks.literal import (
   swish,
 )
 
-TINY = dict(
-  channels=8, multipliers=(1, 2), num_blocks=1, num_groups=4, out_channels=2
-)
+TINY = dict(channels=8, multipliers=(1, 2), num_blocks=1, num_groups=4, out_channels=2)
 X = np.random.default_rng(0).standard_normal((2, 4, 4, 1))
 
 

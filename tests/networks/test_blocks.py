@@ -21,9 +21,13 @@ def test_resnet_block_in_training_literally(key, rng):
   @jax.jit
   def apply(p):
     return module.apply(
-      {'params': p}, x, embedding, True, rngs={'dropout': key},
+      {'params': p},
+      x,
+      embedding,
+      True,
+      rngs={'dropout': key},
       capture_intermediates=lambda module, _: module.name == 'dropout',
-    )  # fmt: skip
+    )
 
   found, state = apply(p)
   (dropped,) = state['intermediates']['dropout']['__call__']

@@ -23,9 +23,7 @@ SMALL = dict(width=8, layers=2, heads=2)
 NETWORKS: Any = {
   'unet': functools.partial(UNet, 4, (1,), 1, (), out_channels=2, num_groups=2),
   'dit': functools.partial(DiT, 8, 1, 2, out_channels=2),
-  'cross': functools.partial(
-    DiT, 8, 1, 2, out_channels=2, text_attention='cross'
-  ),
+  'cross': functools.partial(DiT, 8, 1, 2, out_channels=2, text_attention='cross'),
   'mlp': functools.partial(MLP, 8, 1, out_channels=2),
 }
 
@@ -46,9 +44,7 @@ def draw(*shape, seed=0):
   ('dit', 'channels', False), ('cross', 'words', True), ('mlp', 'set', True),
   ('mlp', 'channels', True),
 ])  # fmt: skip
-def test_a_context_matters_to_its_row_and_its_null_is_no_context(
-  name, kind, encoded
-):
+def test_a_context_matters_to_its_row_and_its_null_is_no_context(name, kind, encoded):
   """The first two rows differ by their contexts, the third has a hidden one.
 
   An encoded context in place of the context gives the same output, which one
@@ -179,15 +175,21 @@ def abstract(network, shape=SHAPE):
   return jax.eval_shape(init, draw(1, *shape), draw(1), cond)
 
 
-@pytest.mark.parametrize('kind, context, message', [
-  ('auto', (2, 2, 2), '[2, 2, 2] is neither a vector nor words [N, C] nor on '
-   'the grid [8] of x: set context_encoder.kind to '),
-  ('channels', (7, 1), 'needs contexts of the shape [8] and channels, as x has,'
-   ' not [7, 1]'),
-  ('words', (5,), 'needs contexts of the shape [N, C], not [5]'),
-  ('set', (5,), 'needs contexts of the shape [N, ...], not [5]'),
-  ('words', (4, 2), "to the words of a context: set its kind to 'set'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'kind, context, message',
+  [
+    (
+      'auto',
+      (2, 2, 2),
+      '[2, 2, 2] is neither a vector nor words [N, C] nor on '
+      'the grid [8] of x: set context_encoder.kind to ',
+    ),
+    ('channels', (7, 1), 'needs contexts of the shape [8] and channels, as x has, not [7, 1]'),
+    ('words', (5,), 'needs contexts of the shape [N, C], not [5]'),
+    ('set', (5,), 'needs contexts of the shape [N, ...], not [5]'),
+    ('words', (4, 2), "to the words of a context: set its kind to 'set'"),
+  ],
+)
 def test_a_context_that_cannot_be_read_is_one_line(kind, context, message):
   encoder = ContextEncoder(kind, **SMALL)
   inputs = Inputs(context=context, context_encoder=encoder)
@@ -202,7 +204,5 @@ def test_a_text_and_a_context_are_words_of_one_width():
   network = DiT(8, 2, 2, inputs=given)
   assert {'text_in', 'context_in'} <= set(abstract(network)['params'])
   assert 'middle_context' in abstract(NETWORKS['unet'](inputs=given))['params']
-  with pytest.raises(
-    ValueError, match='the words have width 16, the context 8: set'
-  ):
+  with pytest.raises(ValueError, match='the words have width 16, the context 8: set'):
     abstract(network.clone(text_attention='cross'))

@@ -13,15 +13,11 @@ from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from tests.networks.literal import randomised, shapes
 
-TINY = dict(
-  channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(8,)
-)
+TINY = dict(channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(8,))
 SMALL = TINY | dict(multipliers=(1,), attention_resolutions=())
 
 
-FULL = Inputs(
-  num_classes=3, null_class=True, augment_dim=9, self_conditioning=True
-)
+FULL = Inputs(num_classes=3, null_class=True, augment_dim=9, self_conditioning=True)
 AUGMENTED = {'inputs': Inputs(augment_dim=9)}
 
 

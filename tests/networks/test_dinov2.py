@@ -33,9 +33,7 @@ def test_images_are_resized_as_by_pil_without_rounding(side):
 
 def test_grey_images_are_repeated():
   grey = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 1), np.uint8)
-  np.testing.assert_array_equal(
-    preprocess(grey), preprocess(np.repeat(grey, 3, axis=3))
-  )
+  np.testing.assert_array_equal(preprocess(grey), preprocess(np.repeat(grey, 3, axis=3)))
 
 
 def block(x, p, num_heads):
@@ -116,9 +114,9 @@ def test_positions_of_the_size_of_training_are_kept():
 
 
 # The published counts include a mask token of the width.
-@pytest.mark.parametrize('network, published', [
-  (DinoV2(384, 12, 6), 22_056_576 - 384), (DinoV2(), 304_368_640 - 1024),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'network, published', [(DinoV2(384, 12, 6), 22_056_576 - 384), (DinoV2(), 304_368_640 - 1024)]
+)
 def test_networks_have_the_published_number_of_parameters(network, published):
   images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
   shapes = jax.eval_shape(network.init, jax.random.key(0), images)

@@ -44,9 +44,7 @@ def test_gradients_reach_all_weights_and_dropout_acts(key, rng):
   """The label of the second image is dropped."""
   inputs = Inputs(num_classes=3, null_class=True)
   sizes = {'multipliers': (1,), 'num_blocks': 1, 'head_channels': 4}
-  network = EDM2(
-    4, **sizes, attention_resolutions=(), inputs=inputs, dropout=0.5, remat=True
-  )
+  network = EDM2(4, **sizes, attention_resolutions=(), inputs=inputs, dropout=0.5, remat=True)
   x = rng.standard_normal((2, 4, 4, 3), np.float32)
   cond = {'label': jnp.array([0, 2]), 'drop': jnp.array([False, True])}
   p = randomised(shapes(network, 4, cond=jax.tree.map(lambda a: a[:1], cond)))

@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks.embeddings import (
-  LabelEmbedding,
-  fourier_features,
-  of_step,
-  sinusoidal,
-)
+from diffusion_jax.networks.embeddings import LabelEmbedding, fourier_features, of_step, sinusoidal
 from diffusion_jax.networks.inputs import Inputs
 from tests.networks.literal import dense, random_params, randomised, swish
 from tests.networks.test_options import NETWORKS
@@ -65,14 +60,15 @@ def embed():
   return embedded, params['table']['embedding']
 
 
-@pytest.mark.parametrize('cond, expected', [
-  ({'label': np.array([2, 0, 1])}, [2, 0, 1]),
-  ({'label': np.array([2, 0, 1]), 'drop': np.arange(3) == 1}, [2, 3, 1]),
-  ({}, [3, 3, 3]),
-])  # fmt: skip
-def test_labels_pick_rows_and_a_dropped_or_missing_one_the_null_row(
-  embed, cond, expected
-):
+@pytest.mark.parametrize(
+  'cond, expected',
+  [
+    ({'label': np.array([2, 0, 1])}, [2, 0, 1]),
+    ({'label': np.array([2, 0, 1]), 'drop': np.arange(3) == 1}, [2, 3, 1]),
+    ({}, [3, 3, 3]),
+  ],
+)
+def test_labels_pick_rows_and_a_dropped_or_missing_one_the_null_row(embed, cond, expected):
   apply, table = embed
   np.testing.assert_array_equal(apply(cond, 3), table[expected])
 

@@ -36,9 +36,7 @@ def resize_tf1(x, side):
   return x
 
 
-@pytest.mark.parametrize('shape, side', [
-  ((5, 8), 13), ((20, 23), 6), ((1, 1), 4),
-])  # fmt: skip
+@pytest.mark.parametrize('shape, side', [((5, 8), 13), ((20, 23), 6), ((1, 1), 4)])
 def test_images_are_resized_as_by_tensorflow_1(shape, side):
   x = np.random.default_rng(0).uniform(0.0, 255.0, (2, *shape, 3))
   found = inception.resize_bilinear(x.astype(np.float32), side)
@@ -73,14 +71,12 @@ def normalise(x, p):
 
 def random_params(shapes, seed=0):
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: rng.uniform(0.2, 1.0, x.shape).astype(np.float32), shapes
-  )
+  return jax.tree.map(lambda x: rng.uniform(0.2, 1.0, x.shape).astype(np.float32), shapes)
 
 
-@pytest.mark.parametrize('size, stride, padding, pad', [
-  ((1, 7), 1, 'SAME', (0, 3)), ((3, 3), 2, 'VALID', (0, 0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'size, stride, padding, pad', [((1, 7), 1, 'SAME', (0, 3)), ((3, 3), 2, 'VALID', (0, 0))]
+)
 def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
   x = np.random.default_rng(0).standard_normal((1, 9, 8, 2))
   unit = Unit(3, size, stride, padding)
@@ -121,9 +117,7 @@ def test_the_pool_branch_averages_without_the_padding():
   found = jax.jit(network.apply)({'params': params}, np.float32(x))
   unit = jax.tree.map(np.float64, params['Mixed_5b.branch_pool'])
   h = convolve(pooled(x, np.mean), unit['kernel'], (0, 0))
-  np.testing.assert_allclose(
-    found, np.maximum(normalise(h, unit), 0.0), atol=1e-5
-  )
+  np.testing.assert_allclose(found, np.maximum(normalise(h, unit), 0.0), atol=1e-5)
 
 
 def test_the_maximum_is_over_pixels_inside():
@@ -136,16 +130,15 @@ def test_the_graph_has_the_published_parameters_and_outputs(shapes, traced):
   # torchvision's inception_v3 without its auxiliary classifier has 23,834,568
   # parameters for 1000 classes. Ours has 8 more classes without a bias,
   # and the means and variances of 94 norms with 17,216 channels.
-  counts = {
-    name: sum(x.size for x in unit.values())
-    for name, unit in shapes['params'].items()
-  }
+  counts = {name: sum(x.size for x in unit.values()) for name, unit in shapes['params'].items()}
   assert len(counts) == 94 + 1
   assert sum(counts.values()) == 23_834_568 + 8 * 2049 - 1008 + 2 * 17_216
   found = traced[1]
   assert {name: x.shape for name, x in found.items()} == {
-    'features': (2, 2048), 'spatial': (2, 2023), 'logits': (2, 1008)
-  }  # fmt: skip
+    'features': (2, 2048),
+    'spatial': (2, 2023),
+    'logits': (2, 1008),
+  }
   assert set(ARRAYS['inception']) == set(found)
 
 

@@ -14,14 +14,20 @@ from tests.networks.literal import close, norm
 X = np.arange(1.0, 37.0, dtype=np.float32).reshape(6, 6)
 
 
-@pytest.mark.parametrize('module, place, expected', [
-  # TensorFlow pads at the bottom and right: window i is 2i..2i+2.
-  (layers.Downsample(), (2, 1), np.pad(X, ((0, 1), (0, 1)))[2::2, 1::2][:, :3]),
-  # PyTorch's padding 1 is on all four sides: window i is 2i-1..2i+1.
-  (layers.Downsample('symmetric'), (0, 2),
-   [[0.0, 0.0, 0.0], [8.0, 10.0, 12.0], [20.0, 22.0, 24.0]]),
-  (layers.Upsample(), (1, 1), np.kron(X, np.ones((2, 2)))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'module, place, expected',
+  [
+    # TensorFlow pads at the bottom and right: window i is 2i..2i+2.
+    (layers.Downsample(), (2, 1), np.pad(X, ((0, 1), (0, 1)))[2::2, 1::2][:, :3]),
+    # PyTorch's padding 1 is on all four sides: window i is 2i-1..2i+1.
+    (
+      layers.Downsample('symmetric'),
+      (0, 2),
+      [[0.0, 0.0, 0.0], [8.0, 10.0, 12.0], [20.0, 22.0, 24.0]],
+    ),
+    (layers.Upsample(), (1, 1), np.kron(X, np.ones((2, 2)))),
+  ],
+)
 def test_the_place_of_the_window_of_a_resampling(module, place, expected):
   """The kernel picks one pixel of each window."""
   kernel = np.zeros((3, 3, 1, 1), np.float32)
@@ -52,9 +58,7 @@ def test_initialisers_are_variance_scaling_over_fan_avg(key):
 def test_torch_initialisers_are_uniform_over_fan_in(key):
   """Kernels and biases are within +-1 / sqrt(fan_in), and 0 at the ends."""
   limit = 1.0 / np.sqrt(9 * 64)
-  for values, rtol in zip(
-    conv_params(key, initializer='torch'), (0.02, 0.4), strict=True
-  ):
+  for values, rtol in zip(conv_params(key, initializer='torch'), (0.02, 0.4), strict=True):
     assert 0.9 * limit < np.abs(values).max() <= limit
     np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=rtol)
   for values in conv_params(key, initializer='torch', zero=True):

@@ -10,10 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax.errors import InvalidRngError
 
-from diffusion_jax.networks.autoencoder import (
-  Autoencoder,
-  HierarchicalAutoencoder,
-)
+from diffusion_jax.networks.autoencoder import Autoencoder, HierarchicalAutoencoder
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.layers import Conv
@@ -33,34 +30,35 @@ NETWORKS = {
   'mlp': lambda **k: MLP(4, 1, **k),
   'edm2': lambda **k: EDM2(4, **LEVELS, head_channels=4, **k),
   'vdm': lambda **k: ScoreNetwork(num_layers=1, **TINY, **k),
-  'classifier': lambda **k: NoisyClassifier(
-    2, **TINY, **LEVELS, head_channels=4, **k
-  ),
+  'classifier': lambda **k: NoisyClassifier(2, **TINY, **LEVELS, head_channels=4, **k),
   'autoencoder': lambda **k: Autoencoder((4, 4), 3, **TINY, **LEVELS, **k),
-  'hierarchical': lambda **k: HierarchicalAutoencoder(
-    3, 1, **TINY, **LEVELS, **k
-  ),
+  'hierarchical': lambda **k: HierarchicalAutoencoder(3, 1, **TINY, **LEVELS, **k),
 }
 
 
-@pytest.mark.parametrize('names, field, known', [
-  (list(NETWORKS), 'dtype', 'float32, bfloat16'),
-  (['unet', 'vdm', 'classifier', 'autoencoder', 'hierarchical'], 'initializer',
-   'ho, torch, lecun'),
-  (['unet', 'mlp', 'classifier'], 'noise_embedding', 'ho, openai'),
-  (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
-  (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
-  (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
-  (['unet', 'dit', 'edm2'], 'attention', 'auto, xla, cudnn'),
-  (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
-  (['dit'], 'positions', 'sincos, rotary, both, learned, none'),
-  (['dit'], 'norm', 'layer, rms'),
-  (['dit'], 'mlp', 'gelu, swiglu'),
-  (['dit'], 'dropout_blocks', 'all, middle'),
-  (['dit'], 'text_attention', 'joint, cross'),
-  (['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'], 'remat_policy',
-   'nothing, products'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'names, field, known',
+  [
+    (list(NETWORKS), 'dtype', 'float32, bfloat16'),
+    (
+      ['unet', 'vdm', 'classifier', 'autoencoder', 'hierarchical'],
+      'initializer',
+      'ho, torch, lecun',
+    ),
+    (['unet', 'mlp', 'classifier'], 'noise_embedding', 'ho, openai'),
+    (['ddpmpp'], 'noise_embedding', 'ho, openai, fourier'),
+    (['unet', 'classifier'], 'qkv', 'separate, legacy, new, interleaved'),
+    (['unet', 'classifier'], 'downsample_padding', 'same, symmetric'),
+    (['unet', 'dit', 'edm2'], 'attention', 'auto, xla, cudnn'),
+    (['unet', 'autoencoder'], 'middle_attention', 'norm, plain, none'),
+    (['dit'], 'positions', 'sincos, rotary, both, learned, none'),
+    (['dit'], 'norm', 'layer, rms'),
+    (['dit'], 'mlp', 'gelu, swiglu'),
+    (['dit'], 'dropout_blocks', 'all, middle'),
+    (['dit'], 'text_attention', 'joint, cross'),
+    (['unet', 'ddpmpp', 'dit', 'edm2', 'vdm'], 'remat_policy', 'nothing, products'),
+  ],
+)
 def test_an_unknown_option_is_refused_at_construction(names, field, known):
   for name in names:
     with pytest.raises(ValueError) as error:
@@ -90,21 +88,24 @@ def test_negative_sizes_are_refused_by_their_names(name):
       network.clone(**{field: value})
 
 
-@pytest.mark.parametrize('name, field, value, message', [
-  ('unet', 'channels', 0, 'must be an integer of at least 1, not 0'),
-  ('unet', 'num_blocks', 1.5, 'must be an integer, not 1.5'),
-  ('unet', 'num_heads', True, 'must be an integer, not True'),
-  ('unet', 'multipliers', (), r'must be one or more numbers, not \(\)'),
-  ('unet', 'dropout', 1.0, r'must be a number in \[0, 1\), not 1.0'),
-  ('unet', 'dropout', float('nan'), 'must be a number, not nan'),
-  ('unet', 'norm_eps', 0.0, r'must be a number in \(0, inf\), not 0.0'),
-  ('dit', 'patch_size', 0, 'must be an integer of at least 1, not 0'),
-  ('classifier', 'num_classes', 1, 'must be an integer of at least 2, not 1'),
-  ('autoencoder', 'image_size', (4,), r'must be a list of 2, not \(4,\)'),
-  ('autoencoder', 'decoder_blocks', 0, 'must be an integer of at least 1'),
-  ('vdm', 'fourier', (8, 6), r'=\(8, 6\) must be \(first, stop\)'),
-  ('vdm', 'fourier', (6, 25), r'=\(6, 25\) must be .* first <= stop <= 24'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, field, value, message',
+  [
+    ('unet', 'channels', 0, 'must be an integer of at least 1, not 0'),
+    ('unet', 'num_blocks', 1.5, 'must be an integer, not 1.5'),
+    ('unet', 'num_heads', True, 'must be an integer, not True'),
+    ('unet', 'multipliers', (), r'must be one or more numbers, not \(\)'),
+    ('unet', 'dropout', 1.0, r'must be a number in \[0, 1\), not 1.0'),
+    ('unet', 'dropout', float('nan'), 'must be a number, not nan'),
+    ('unet', 'norm_eps', 0.0, r'must be a number in \(0, inf\), not 0.0'),
+    ('dit', 'patch_size', 0, 'must be an integer of at least 1, not 0'),
+    ('classifier', 'num_classes', 1, 'must be an integer of at least 2, not 1'),
+    ('autoencoder', 'image_size', (4,), r'must be a list of 2, not \(4,\)'),
+    ('autoencoder', 'decoder_blocks', 0, 'must be an integer of at least 1'),
+    ('vdm', 'fourier', (8, 6), r'=\(8, 6\) must be \(first, stop\)'),
+    ('vdm', 'fourier', (6, 25), r'=\(6, 25\) must be .* first <= stop <= 24'),
+  ],
+)
 def test_numbers_out_of_range_are_refused(name, field, value, message):
   with pytest.raises(ValueError, match=f'^{field} ?{message}'):
     NETWORKS[name]().clone(**{field: value})

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion_jax.networks.placement import (
-  has_cudnn_attention,
-  on_gpu,
-  whole_weights,
-)
+from diffusion_jax.networks.placement import has_cudnn_attention, on_gpu, whole_weights
 from diffusion_jax.runtime.sharding import make_mesh, on_mesh
 from tests import hlo
 from tests.networks.meshes import on
@@ -42,9 +38,7 @@ def test_only_the_forward_pass_gathers_and_gradients_may_stay_in_parts():
   w = jnp.ones((16, 4))
 
   def count(function):
-    return str(jax.make_jaxpr(on_mesh(mesh, function))(w)).count(
-      'sharding_constraint['
-    )
+    return str(jax.make_jaxpr(on_mesh(mesh, function))(w)).count('sharding_constraint[')
 
   loss = lambda w: jnp.sum(whole_weights(w) ** 2)
   assert count(loss) == count(jax.grad(loss)) == 2
@@ -58,17 +52,20 @@ def answers():
   return on_gpu(), has_cudnn_attention()
 
 
-@pytest.mark.parametrize('kind, platform, expected', [
-  ('NVIDIA A100-SXM4-80GB', 'gpu', (True, True)),
-  ('NVIDIA H100 80GB HBM3', 'gpu', (True, True)),
-  ('NVIDIA GeForce RTX 3090', 'gpu', (True, True)),
-  ('NVIDIA RTX A6000', 'gpu', (True, True)),
-  ('NVIDIA GB200', 'gpu', (True, True)),
-  ('NVIDIA GeForce RTX 2080 Ti', 'gpu', (True, False)),
-  ('Tesla V100-SXM2-16GB', 'gpu', (True, False)),
-  ('AMD Instinct MI300X', 'gpu', (True, False)),
-  ('TPU v5 lite', 'tpu', (False, False)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'kind, platform, expected',
+  [
+    ('NVIDIA A100-SXM4-80GB', 'gpu', (True, True)),
+    ('NVIDIA H100 80GB HBM3', 'gpu', (True, True)),
+    ('NVIDIA GeForce RTX 3090', 'gpu', (True, True)),
+    ('NVIDIA RTX A6000', 'gpu', (True, True)),
+    ('NVIDIA GB200', 'gpu', (True, True)),
+    ('NVIDIA GeForce RTX 2080 Ti', 'gpu', (True, False)),
+    ('Tesla V100-SXM2-16GB', 'gpu', (True, False)),
+    ('AMD Instinct MI300X', 'gpu', (True, False)),
+    ('TPU v5 lite', 'tpu', (False, False)),
+  ],
+)
 def test_the_mesh_in_use_says_what_its_devices_are(kind, platform, expected):
   assert on(kind, answers, platform)() == expected
 

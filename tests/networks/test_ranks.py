@@ -19,9 +19,7 @@ from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from tests.networks.literal import randomised
 
-UNET: Any = dict(
-  channels=4, multipliers=(1, 2), num_blocks=1, num_groups=2, out_channels=2
-)
+UNET: Any = dict(channels=4, multipliers=(1, 2), num_blocks=1, num_groups=2, out_channels=2)
 NOISE = np.array([3.0, 700.0], np.float32)
 SIDES = {1: (8,), 2: (8, 8), 3: (4, 4, 8)}
 
@@ -61,16 +59,12 @@ class Convolutions(nn.Module):
     return Upsample(name='up')(Downsample(name='down')(x))
 
 
-BLOCKS = UNet(
-  **UNET, resblock_updown=True, scale_shift=True, attention_resolutions=()
-)
+BLOCKS = UNet(**UNET, resblock_updown=True, scale_shift=True, attention_resolutions=())
 
 
 @pytest.mark.parametrize('network', [Convolutions(), BLOCKS])
 @pytest.mark.parametrize('rank', [1, 2])
-def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(
-  rank, network
-):
+def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank, network):
   """This holds for convolutions, changes of resolution, norms and attention.
 
   A sequence becomes an image as large as rank 2's, for one program.
@@ -87,12 +81,8 @@ def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(
   np.testing.assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize('rank, size, count', [
-  (1, 4, 3), (2, 4, 3), (3, 16, 3), (3, 4, 0),
-])  # fmt: skip
-def test_attention_is_chosen_by_height_or_by_the_number_of_positions(
-  rank, size, count
-):
+@pytest.mark.parametrize('rank, size, count', [(1, 4, 3), (2, 4, 3), (3, 16, 3), (3, 4, 0)])
+def test_attention_is_chosen_by_height_or_by_the_number_of_positions(rank, size, count):
   """The second level has the sides 4, 4x4 and 2x2x4."""
   network = UNet(**UNET, attention_resolutions=(size,))
   params = shapes(network, examples(rank).shape)
@@ -108,9 +98,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize('name, rank', [
-  ('unet', 1), ('unet', 3), ('dit', 1), ('dit', 3), ('vdm', 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, rank', [('unet', 1), ('unet', 3), ('dit', 1), ('dit', 3), ('vdm', 3)]
+)
 def test_every_parameter_has_a_gradient(name, rank):
   """So has x, and the output has the shape of x."""
   network, x = NETWORKS[name], examples(rank)

@@ -14,11 +14,7 @@ from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.states import StateNetwork
-from diffusion_jax.networks.tokens import (
-  grid_positions,
-  patchify,
-  rotary_angles,
-)
+from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles
 from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet
 from tests.networks.test_autoencoder import NETWORK
@@ -42,8 +38,13 @@ def call_without_a_text(cond):
 
 
 X, NOISE, TEXT = np.zeros((1, 4, 4, 8)), np.zeros(1), np.zeros((1, 3), int)
-CUDNN: Any = {'attention': 'cudnn', 'multipliers': (1,), 'num_blocks': 1,
-              'attention_resolutions': (4,), 'num_groups': 4}  # fmt: skip
+CUDNN: Any = {
+  'attention': 'cudnn',
+  'multipliers': (1,),
+  'num_blocks': 1,
+  'attention_resolutions': (4,),
+  'num_groups': 4,
+}
 SMALL = UNet(8, (1,), 1, (), num_groups=4)
 READER = SMALL.clone(inputs=Inputs(text=Text(width=16, layers=1, heads=2)))
 THREE_HEADS = SMALL.clone(inputs=Inputs(text=Text(16, layers=1, heads=3)))

@@ -24,19 +24,13 @@ def test_logits_are_those_of_the_embedded_states():
   table = np.asarray(params['embedding']['embedding'])
   h = np.concatenate([table[X[..., 0]], table[X[..., 1]]], axis=-1)
   output = jax.jit(DIT.apply)({'params': params['network']}, h, NOISE, COND)
-  np.testing.assert_allclose(
-    logits, output.reshape(2, 4, 4, 2, 5), rtol=1e-5, atol=1e-6
-  )
+  np.testing.assert_allclose(logits, output.reshape(2, 4, 4, 2, 5), rtol=1e-5, atol=1e-6)
 
 
 def test_shapes_of_a_u_net_with_means_and_log_scales():
-  unet = UNet(
-    channels=8, multipliers=(1, 1), num_blocks=1, num_groups=2, out_channels=4
-  )
+  unet = UNet(channels=8, multipliers=(1, 1), num_blocks=1, num_groups=2, out_channels=4)
   module = StateNetwork(unet, num_states=5, num_outputs=2)
-  output = jax.eval_shape(
-    lambda key: module.init_with_output(key, X, NOISE)[0], jax.random.key(0)
-  )
+  output = jax.eval_shape(lambda key: module.init_with_output(key, X, NOISE)[0], jax.random.key(0))
   assert output.shape == (2, 4, 4, 2, 2)
 
 

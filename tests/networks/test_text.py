@@ -8,12 +8,7 @@ from scipy.special import erf, softmax
 
 from diffusion_jax.data import text
 from diffusion_jax.networks.attention import CrossAttention
-from diffusion_jax.networks.context import (
-  NUM_TOKENS,
-  TextEncoder,
-  TextFeatures,
-  mean_of_words,
-)
+from diffusion_jax.networks.context import NUM_TOKENS, TextEncoder, TextFeatures, mean_of_words
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.unet import UNet
 from tests.networks import literal
@@ -73,9 +68,7 @@ def literal_encoder(p, tokens, mask, num_layers, heads):
       parts = []
       for a in range(heads):
         of = slice(a * width // heads, (a + 1) * width // heads)
-        weights = softmax(
-          q[:, of] @ k[:, of].T / np.sqrt(width // heads), axis=-1
-        )
+        weights = softmax(q[:, of] @ k[:, of].T / np.sqrt(width // heads), axis=-1)
         parts.append(weights @ v[:, of])
       h = h + linear(np.concatenate(parts, -1), f'attention_{i}_out')
       inner = linear(norm(h, f'mlp_{i}_norm'), f'mlp_{i}_in')
@@ -189,15 +182,11 @@ def test_vectors_of_another_encoder_take_the_place_of_tokens():
   dropped = cond | {'drop': np.array([False, False, True])}
   variables = random(module, dropped, 3, scale=1.0)
   p = variables['params']
-  words, mask_out = jax.device_get(
-    jax.jit(lambda cond: module.apply(variables, cond, 3))(dropped)
-  )
+  words, mask_out = jax.device_get(jax.jit(lambda cond: module.apply(variables, cond, 3))(dropped))
   expected = vectors @ p['linear']['kernel'] + p['linear']['bias']
   np.testing.assert_allclose(words[:2], expected[:2], atol=1e-5)
   np.testing.assert_array_equal(mask_out[:2], mask[:2])
-  np.testing.assert_allclose(
-    mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5
-  )
+  np.testing.assert_allclose(mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5)
 
 
 def test_the_gradient_reaches_every_parameter_of_the_encoder():

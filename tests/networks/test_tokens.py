@@ -11,12 +11,15 @@ from diffusion_jax.networks.tokens import rotary_angles
 rotate = jax.jit(tokens.rotate)
 
 
-@pytest.mark.parametrize('sides, size, token, place', [
-  ((6, 4), 1, 6, np.s_[1:2, 2:3]),
-  ((6, 4), 2, 2, np.s_[2:4, 0:2]),  # of row 1, column 0
-  ((4,), 2, 1, np.s_[2:4]),
-  ((4, 2, 6), 2, 4, np.s_[2:4, 0:2, 2:4]),  # of (1, 0, 1)
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'sides, size, token, place',
+  [
+    ((6, 4), 1, 6, np.s_[1:2, 2:3]),
+    ((6, 4), 2, 2, np.s_[2:4, 0:2]),  # of row 1, column 0
+    ((4,), 2, 1, np.s_[2:4]),
+    ((4, 2, 6), 2, 4, np.s_[2:4, 0:2, 2:4]),  # of (1, 0, 1)
+  ],
+)
 def test_patches_are_cubes_row_by_row_and_go_back(sides, size, token, place):
   x = np.arange(6.0 * np.prod(sides)).reshape(2, *sides, 3)
 
@@ -58,10 +61,7 @@ def test_scores_depend_only_on_differences_of_positions(grid, key, rng):
   q, k = rng.standard_normal((2, size), np.float32)
   angles = rotary_angles(grid, size)
   shape = (1, rows * columns, 1, size)
-  turned = [
-    np.asarray(rotate(np.broadcast_to(a, shape), angles))[0, :, 0]
-    for a in (q, k)
-  ]
+  turned = [np.asarray(rotate(np.broadcast_to(a, shape), angles))[0, :, 0] for a in (q, k)]
   scores = (turned[0] @ turned[1].T).reshape(rows, columns, rows, columns)
   by_difference = {}
   for i, j, m, n in np.ndindex(scores.shape):

@@ -77,9 +77,7 @@ def test_the_whole_network_of_jit():
   params = small_params(network, x, NOISE, LABEL)
   found = np.asarray(applied(network)({'params': params}, x, NOISE, LABEL))
   wide = jax.tree.map(np.float64, params)
-  expected = whole(
-    np.float64(x), np.float64(NOISE), np.array([0, 2]), wide, network
-  )
+  expected = whole(np.float64(x), np.float64(NOISE), np.array([0, 2]), wide, network)
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
 
 
@@ -143,8 +141,7 @@ def test_without_positions_permuted_patches_give_permuted_outputs():
   for positions in ('none', 'rotary', 'sincos'):
     network = DiT(**TINY, positions=positions)
     first, second = (
-      np.asarray(applied(network)({'params': params}, a, NOISE))
-      for a in (x, permute(x))
+      np.asarray(applied(network)({'params': params}, a, NOISE)) for a in (x, permute(x))
     )
     moved[positions] = np.abs(second - permute(first)).max()
   assert moved['none'] < 1e-5
@@ -165,9 +162,7 @@ def test_the_null_class_is_what_a_dropped_label_gives():
   params = small_params(network, images(), NOISE, LABEL)
   some = LABEL | {'drop': np.array([True, False])}
   kept = LABEL | {'drop': np.zeros(2, bool)}
-  without, with_label, some = (
-    conditioned(network, params, cond) for cond in ({}, kept, some)
-  )
+  without, with_label, some = (conditioned(network, params, cond) for cond in ({}, kept, some))
   np.testing.assert_allclose(some[0], without[0], atol=1e-5)
   np.testing.assert_allclose(some[1], with_label[1], atol=1e-5)
   assert np.abs(without - with_label).max() > 0.1
@@ -199,9 +194,7 @@ def test_dropout_is_in_the_middle_half_alone(key):
   network = DiT(**options)
   x = images()
   params = small_params(network, x, NOISE)
-  assert {n for n in params if 'blocks' in n} == {
-    'blocks_0', 'blocks_1', 'blocks_3',
-  }  # fmt: skip
+  assert {n for n in params if 'blocks' in n} == {'blocks_0', 'blocks_1', 'blocks_3'}
 
   @jax.jit
   def apply(params, key):
@@ -215,9 +208,7 @@ def test_dropout_is_in_the_middle_half_alone(key):
       if name in closed:
         block['modulation'] = jax.tree.map(np.zeros_like, block['modulation'])
       changed[name] = block
-    found, other = (
-      np.asarray(apply(params | changed, k)) for k in jax.random.split(key)
-    )
+    found, other = (np.asarray(apply(params | changed, k)) for k in jax.random.split(key))
     return np.abs(found - other).max()
 
   assert change(()) > 0.1
@@ -228,23 +219,26 @@ def test_dropout_is_in_the_middle_half_alone(key):
 def test_no_dropout_has_the_same_parameters():
   """A test loss sets dropout to 0 and needs the same parameters."""
   first, second = (
-    shapes(DiT(**TINY, dropout=rate, dropout_blocks='middle'))
-    for rate in (0.0, 0.1)
+    shapes(DiT(**TINY, dropout=rate, dropout_blocks='middle')) for rate in (0.0, 0.1)
   )
   assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
-@pytest.mark.parametrize('changes, message', [
-  ({'attention': 'cudnn'}, "attention='cudnn' needs dtype bfloat16"),
-  ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
-  ({'class_tokens': 2, 'class_tokens_at': 2, **LABELLED},
-   'class_tokens_at=2 must be a block, 0..1'),
-  ({'class_tokens': 2}, 'class_tokens need labels: set inputs.num_classes'),
-  ({'patch_size': 5}, 'images of 4x6 cannot be cut into patches of 5x5'),
-  ({'channels': 6, 'num_heads': 1}, 'need channels divisible by 4, not 6'),
-  ({'positions': 'rotary', 'num_heads': 4},
-   'head channels divisible by 4, not 2'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'attention': 'cudnn'}, "attention='cudnn' needs dtype bfloat16"),
+    ({'num_heads': 3}, 'num_heads=3 does not divide the 8 channels'),
+    (
+      {'class_tokens': 2, 'class_tokens_at': 2, **LABELLED},
+      'class_tokens_at=2 must be a block, 0..1',
+    ),
+    ({'class_tokens': 2}, 'class_tokens need labels: set inputs.num_classes'),
+    ({'patch_size': 5}, 'images of 4x6 cannot be cut into patches of 5x5'),
+    ({'channels': 6, 'num_heads': 1}, 'need channels divisible by 4, not 6'),
+    ({'positions': 'rotary', 'num_heads': 4}, 'head channels divisible by 4, not 2'),
+  ],
+)
 def test_what_is_impossible_is_one_line(changes, message):
   with pytest.raises(ValueError, match=message) as error:
     shapes(DiT(**TINY | changes))

@@ -106,9 +106,7 @@ def joint_block(x, text, c, p, ends):
   text_parts = modulation(c, p, 'text_', 2 if ends else 6)
   image = qkv(x, p, '', layer_norm, parts)
   others = qkv(text, p, 'text_', layer_norm, text_parts)
-  q, k, v = (
-    np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True)
-  )
+  q, k, v = (np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True))
   mask = np.concatenate([np.ones((B, T), bool), MASK], axis=1)
   out = attention(q, k, v, mask)
   x = rest(x, out[:, :T], p, '', layer_norm, parts)

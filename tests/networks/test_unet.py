@@ -37,17 +37,13 @@ def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(rng):
   for leaf in jax.tree.leaves(abstract):
     assert leaf.dtype == jnp.float32
   variables = {'params': randomised(abstract)}
-  a, b = (
-    np.asarray(jax.jit(n.apply)(variables, x, noise)) for n in (full, half)
-  )
+  a, b = (np.asarray(jax.jit(n.apply)(variables, x, noise)) for n in (full, half))
   assert 0.0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
   used = {}
   jaxpr = jax.make_jaxpr(half.apply)(variables, x, noise)
   for eqn in equations(jaxpr.jaxpr):
-    used.setdefault(eqn.primitive.name, set()).add(
-      str(eqn.outvars[0].aval.dtype)
-    )
+    used.setdefault(eqn.primitive.name, set()).add(str(eqn.outvars[0].aval.dtype))
   assert used['rsqrt'] == {'float32'}  # of the norms
   assert used['exp'] == {'float32'}  # of the softmax
   assert 'bfloat16' in used['conv2d'] and 'bfloat16' in used['linear']
@@ -61,7 +57,5 @@ def test_places_begin_small_and_pixels_have_places(key):
   assert params['places'].shape == (65, 64)
   np.testing.assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
   apply = jax.jit(pool.apply)
-  out, moved = (
-    np.asarray(apply({'params': params}, a)) for a in (x, x[:, ::-1])
-  )
+  out, moved = (np.asarray(apply({'params': params}, a)) for a in (x, x[:, ::-1]))
   assert np.abs(moved - out).max() > 1e-4

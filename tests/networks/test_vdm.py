@@ -16,9 +16,7 @@ from tests.networks.literal import (
   swish,
 )
 
-TINY = dict(
-  channels=8, num_layers=2, num_groups=4, gamma_min=-8.0, gamma_max=4.0
-)
+TINY = dict(channels=8, num_layers=2, num_groups=4, gamma_min=-8.0, gamma_max=4.0)
 
 
 def score(p, z, gamma, flag, label):

@@ -95,9 +95,7 @@ def transition(links):
   """Makes `encode` or `decode` of `hierarchical_elbo`."""
 
   def step(t, z):
-    gain, offset, variance = (
-      jnp.asarray(field, jnp.float32)[None] for field in links[t - 1]
-    )
+    gain, offset, variance = (jnp.asarray(field, jnp.float32)[None] for field in links[t - 1])
     return dj.Normal(gain * z + offset, variance)
 
   return step
@@ -128,9 +126,7 @@ def posterior(encoder):
 
   def at(t, z, x):
     before = marginal(encoder)(t - 1, x)
-    gain, offset, variance = (
-      jnp.asarray(field, jnp.float32)[None] for field in encoder[t - 1]
-    )
+    gain, offset, variance = (jnp.asarray(field, jnp.float32)[None] for field in encoder[t - 1])
     precision = 1.0 / before.variance + gain**2 / variance
     weighted = before.mean / before.variance + gain * (z - offset) / variance
     return dj.Normal(weighted / precision, 1.0 / precision)

@@ -77,9 +77,7 @@ def normal_kl(mean_1, variance_1, mean_2, variance_2):
   return kl.sum(axis=tuple(range(1, kl.ndim)))
 
 
-def bound_terms(
-  p, x0, eps, variance, clip, params=(1.0, 1.0), bins=256, mean_of=None
-):
+def bound_terms(p, x0, eps, variance, clip, params=(1.0, 1.0), bins=256, mean_of=None):
   """Returns L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of DDPM Eq. 5, in nats.
 
   eps: [T + 1, B, ...], one for each step; mean_of: the parameters of the mean,
@@ -116,10 +114,7 @@ def bound_terms(
 
   last = p.alpha_bar[p.T]
   L_T = normal_kl(np.sqrt(last) * x0, 1 - last, 0.0, 1.0)
-  L = [
-    normal_kl(*q_posterior(t, x(t)), *p_theta(t, x(t)))
-    for t in range(2, p.T + 1)
-  ]
+  L = [normal_kl(*q_posterior(t, x(t)), *p_theta(t, x(t))) for t in range(2, p.T + 1)]
   mean, variance_1 = p_theta(1, x(1))
   deviation, half = np.sqrt(variance_1), 1 / (bins - 1)
   upper = np.where(x0 == 1.0, np.inf, (x0 + half - mean) / deviation)

@@ -24,9 +24,7 @@ FEW = 200  # of which each term is compared
 
 
 def denoiser(clip):
-  denoise = dj.Network(
-    network_fn, dj.step_input(T), learned_variance=True
-  ).denoiser((1.0, 1.0))
+  denoise = dj.Network(network_fn, dj.step_input(T), learned_variance=True).denoiser((1.0, 1.0))
   return dj.clip_denoised(denoise) if clip else denoise
 
 
@@ -54,8 +52,7 @@ SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
 
 @pytest.mark.parametrize('name', SEQUENCES)
 @pytest.mark.parametrize(
-  'variance, clip',
-  [('fixed_small', False), ('fixed_large', True), ('learned', True)],
+  'variance, clip', [('fixed_small', False), ('fixed_large', True), ('learned', True)]
 )
 def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
   p = ddpm(SEQUENCES[name])
@@ -82,9 +79,7 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
   p, n = ddpm(SEQUENCES['linear']), len(MANY)
   keys = jax.random.split(key, n)
   arguments = p.schedule, *f32(MANY), 'learned', True
-  whole, some = jax.device_get((
-    bound(keys, *arguments), bound(keys, *arguments, steps=5)
-  ))  # fmt: skip
+  whole, some = jax.device_get((bound(keys, *arguments), bound(keys, *arguments, steps=5)))
   draw = jax.jit(elbo._draw_steps, static_argnums=2)
   _, expected = draw(keys, p.at_step(p.steps), 5)
   draws = some['diffusion'][:, 1:] / whole['diffusion'][:, 1:]
@@ -101,9 +96,7 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
 def test_an_image_has_the_bound_of_its_own_key(key):
   schedule = ddpm(SEQUENCES['linear']).schedule
   keys = jax.random.split(key, len(MANY))
-  whole = jax.device_get(
-    bound(keys, schedule, *f32(MANY), 'learned', True, steps=5)
-  )
+  whole = jax.device_get(bound(keys, schedule, *f32(MANY), 'learned', True, steps=5))
   other = np.random.default_rng(0).integers(len(MANY), size=len(MANY))
   x0 = f32(MANY[other])[0]
   found = bound(keys[other], schedule, x0, 'learned', True, steps=5)
@@ -130,9 +123,15 @@ def own_decoder(x0, step):
 def exact_bound(key, x0, schedule, num_steps, decoder, steps=None):
   """Returns the bound of the exact model, whose mean is -log p."""
   run = lambda key, x0: dj.variational_bound(
-    key, ORACLE.denoise, schedule, x0, num_steps=num_steps, steps=steps,
-    variance='fixed_large', decoder=decoder,
-  )  # fmt: skip
+    key,
+    ORACLE.denoise,
+    schedule,
+    x0,
+    num_steps=num_steps,
+    steps=steps,
+    variance='fixed_large',
+    decoder=decoder,
+  )
   found = jax.device_get(jax.jit(run)(key, *f32(x0)))
   total = np.asarray(found['total'], np.float64).reshape(len(POINTS), -1)
   expected = 0.5 * (POINTS**2 + np.log(2 * np.pi)).sum(axis=1)
@@ -143,10 +142,7 @@ def exact_bound(key, x0, schedule, num_steps, decoder, steps=None):
 
 @pytest.mark.parametrize(
   'schedule, steps',
-  [
-    (ddpm(SEQUENCES['linear']).schedule, None),
-    (dj.CosineSchedule(-6.0, 6.0), 3),
-  ],
+  [(ddpm(SEQUENCES['linear']).schedule, None), (dj.CosineSchedule(-6.0, 6.0), 3)],
   ids=['clean start', 'noisy start'],
 )
 def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
@@ -173,6 +169,4 @@ def test_one_step_is_a_vae(start, key):
     nats = 0.5 * ((x0 - mean) ** 2 / 0.7 + np.log(2 * np.pi * 0.7))
     np.testing.assert_allclose(found['prior'], prior, rtol=1e-5)
     np.testing.assert_array_equal(found['diffusion'], np.zeros((len(x0), 1)))
-    np.testing.assert_allclose(
-      found['reconstruction'], nats.sum(axis=1), rtol=1e-5
-    )
+    np.testing.assert_allclose(found['reconstruction'], nats.sum(axis=1), rtol=1e-5)

@@ -106,10 +106,7 @@ def test_eq_8_mean_matching(T):
   expected = np.sum(difference[kept] ** 2 / (2 * variance), axis=1)
   s, t = (level.take(kept) for level in levels(p))
   x0, x0_hat, xt = f32(x0[kept], x0_hat[kept], xt[kept])
-  q, model = (
-    jitted(dj.q_posterior)(x0, xt, s, t),
-    jitted(dj.p_reverse)(x0_hat, xt, s, t),
-  )
+  q, model = (jitted(dj.q_posterior)(x0, xt, s, t), jitted(dj.p_reverse)(x0_hat, xt, s, t))
   found = np.sum(jitted(dj.kl)(q, model), axis=1)
   # The two means nearly cancel if the loss is 1e-6 nats.
   np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)

@@ -74,16 +74,10 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   if t == 1:
     level_s = dj.NoiseLevel(*np.array([0.0, 1.0, 0.0], np.float32))
   q = jitted(dj.q_posterior_states)(x0, xt, process, level_s, level_t)
-  denoised = jitted(dj.posterior_logits)(
-    jnp.float32(logits), xt, process, level_t
-  )
+  denoised = jitted(dj.posterior_logits)(jnp.float32(logits), xt, process, level_t)
   p = jitted(dj.p_reverse_states)(denoised, xt, process, level_s, level_t)
-  kl = jitted(dj.transition_kl_states)(
-    denoised, x0, xt, process, level_s, level_t
-  )
-  steps = [
-    d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)
-  ]
+  kl = jitted(dj.transition_kl_states)(denoised, x0, xt, process, level_s, level_t)
+  steps = [d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)]
   posterior, reverse, terms = map(np.array, zip(*steps, strict=True))
   np.testing.assert_allclose(q[0], posterior, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(p[0], reverse, rtol=1e-4, atol=1e-6)
@@ -123,12 +117,8 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
   assert 0 < (xt == K - 1).sum() < D
   x = substituted(logits, xt)
   level_s, level_t = level_at(schedule, s), level_at(schedule, t)
-  denoised = jitted(dj.posterior_logits)(
-    jnp.float32(logits), jnp.asarray(xt), process, level_t
-  )
-  p = jitted(dj.p_reverse_states)(
-    denoised, jnp.asarray(xt), process, level_s, level_t
-  )
+  denoised = jitted(dj.posterior_logits)(jnp.float32(logits), jnp.asarray(xt), process, level_t)
+  p = jitted(dj.p_reverse_states)(denoised, jnp.asarray(xt), process, level_s, level_t)
   for i in range(D):
     expected = mdlm_reverse(x[0, i], xt[0, i], alpha(s), alpha(t))
     np.testing.assert_allclose(p[0, i], expected, rtol=1e-5, atol=1e-7)
@@ -150,9 +140,7 @@ def test_remdm_one_step():
   stays = (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t)
   unmasked = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
   expected = np.where(
-    (xt[0] == K - 1)[:, None],
-    unmasked * x + stays * mask,
-    (1 - sigma) * x + sigma * mask,
+    (xt[0] == K - 1)[:, None], unmasked * x + stays * mask, (1 - sigma) * x + sigma * mask
   )
   process, n = PROCESSES['absorbing'], 40_000
   sampler = dj.remasked(dj.ancestral_states(process), process, eta)

@@ -22,9 +22,7 @@ def test_iddpm_eq_17_cosine_alpha_bar():
 
   steps = np.arange(1, T)  # The last beta is clipped.
   schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
-  np.testing.assert_allclose(
-    schedule.alpha_bars[:-1], f(steps) / f(0), rtol=1e-5
-  )
+  np.testing.assert_allclose(schedule.alpha_bars[:-1], f(steps) / f(0), rtol=1e-5)
   assert dj.cosine_betas(T)[-1] == 0.999
 
 
@@ -67,9 +65,7 @@ def test_ddim_eq_12_and_16(eta):
   denoise = dj.Network(network, dj.step_input(1000)).denoiser(None)
   t, s = p.at_step(800), p.at_step(500)
   step = dj.ddim(eta).step
-  found = jax.jit(lambda x: step(key, x, (), denoise, level_s=s, level_t=t)[0])(
-    *f32(xt)
-  )
+  found = jax.jit(lambda x: step(key, x, (), denoise, level_s=s, level_t=t)[0])(*f32(xt))
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -83,9 +79,7 @@ def table_1(sd, level, y, eps):
       inputs.update(x=x, noise=noise)
       return jnp.full_like(x, output)
 
-    denoise = dj.Network(
-      network, dj.edm_input, parametrization='edm', sigma_data=sd
-    ).denoiser(None)
+    denoise = dj.Network(network, dj.edm_input, parametrization='edm', sigma_data=sd).denoiser(None)
     return denoise(jnp.full((1, 1), x), level).x0
 
   factors = skip_and_out(0.0, 1.0), skip_and_out(1.0, 0.0)
@@ -151,16 +145,12 @@ def test_edm_training_loss_literally(sd, key):
       times=dj.log_normal_times(-1.2, 1.2),
       weight=dj.edm_weight(sd),
     )
-    found, (metrics, _) = loss(
-      {'network': {}}, objectives.Context(), key, {'x': image}
-    )
+    found, (metrics, _) = loss({'network': {}}, objectives.Context(), key, {'x': image})
     return found, metrics['loss'].total, inputs
 
   y = jax.random.uniform(key, (64, 5), minval=-1.0)
   found, total, inputs = loss_and_inputs(key, y)
-  x_in, c_noise = (
-    np.asarray(a, np.float64) for a in (inputs['x'], inputs['noise'])
-  )
+  x_in, c_noise = (np.asarray(a, np.float64) for a in (inputs['x'], inputs['noise']))
   y = np.asarray(y, np.float64)
   sigma = np.exp(4 * c_noise)[:, None]
   x = x_in * np.sqrt(sigma**2 + sd**2)  # y + n

@@ -14,9 +14,7 @@ def test_the_closest_gaussian_has_the_moments_of_the_data():
 
   The KL is a quadrature over a mixture's density.
   """
-  q = oracles.mixture(
-    [0.3, 0.7], [[-1.0], [1.5]], np.array([0.2, 0.5])[:, None, None]
-  )
+  q = oracles.mixture([0.3, 0.7], [[-1.0], [1.5]], np.array([0.2, 0.5])[:, None, None])
   x = np.linspace(-8.0, 10.0, 4001, dtype=np.float32)
   log_q = np.asarray(jax.jit(q.log_prob)(x[:, None], dj.clean_level()))
   mass = np.exp(log_q) * np.float32(18 / 4000)

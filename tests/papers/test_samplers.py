@@ -29,9 +29,7 @@ def denoise(x, level):
 def ve_grid(n=8, clean=True):
   """Returns EDM Eq. 5: sigma from 80 down to 0.002, then 0."""
   i = np.arange(n)
-  sigma = (
-    80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
-  ) ** 7
+  sigma = (80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   return np.ones(n + clean), np.append(sigma, [0.0] * clean)
 
 
@@ -126,10 +124,7 @@ def mean_of(order, nodes, values, h, weight):
   u, w = np.polynomial.legendre.leggauss(20)
   u = 0.5 * h * (u + 1)
   w = w * np.exp(weight * u)
-  basis = [
-    np.prod([(u - b) / (a - b) for b in nodes[:3] if b != a], axis=0)
-    for a in nodes[:3]
-  ]
+  basis = [np.prod([(u - b) / (a - b) for b in nodes[:3] if b != a], axis=0) for a in nodes[:3]]
   return sum(w @ p / w.sum() * a for p, a in zip(basis, values, strict=True))
 
 
@@ -179,10 +174,7 @@ def test_dpm_solver_pp_2s_algorithm_1(grid):
     h = lam[i] - lam[i - 1]
     middle = lam[i - 1] + r * h
     if grid == 'vp':
-      a, s = (
-        1 / np.sqrt(1 + np.exp(-2 * middle)),
-        1 / np.sqrt(1 + np.exp(2 * middle)),
-      )
+      a, s = (1 / np.sqrt(1 + np.exp(-2 * middle)), 1 / np.sqrt(1 + np.exp(2 * middle)))
     else:
       a, s = 1.0, np.exp(-middle)
     x0 = D(expected, alpha[i - 1], sigma[i - 1])
@@ -215,9 +207,7 @@ def unipc(p, x, alpha, sigma):
     R, b = np.array(R), np.array(b)
     base = sigma[i] / sigma[i - 1] * x - alpha[i] * np.expm1(-h) * m[-1]
     rho = [0.5] if order == 2 else np.linalg.solve(R[:-1, :-1], b[:-1])
-    x_new = base - alpha[i] * B * sum(
-      a * d for a, d in zip(rho, D1, strict=True)
-    )
+    x_new = base - alpha[i] * B * sum(a * d for a, d in zip(rho, D1, strict=True))
     if i == len(alpha) - 1:
       return x_new
     new = D(x_new, alpha[i], sigma[i])
@@ -395,10 +385,7 @@ def up_and_down(t, s, eta):
 
 
 ANCESTRAL = {
-  'sample_euler_ancestral': (
-    dj.ddim(),
-    lambda x, t, s: x + (s - t) * (x - D(x, 1.0, t)) / t,
-  ),
+  'sample_euler_ancestral': (dj.ddim(), lambda x, t, s: x + (s - t) * (x - D(x, 1.0, t)) / t),
   'sample_dpm_2_ancestral': (dj.dpm_solver_2(VE), dpm_solver_2),
   'sample_dpmpp_2s_ancestral': (dj.dpm_solver_pp_2s(VE), dpm_solver_pp_2s),
 }

@@ -71,10 +71,7 @@ B, S2 = np.array([0.5, -0.3, 0.0, 0.2, 1.0]), 0.4
 _RANDOM = np.random.default_rng(0).normal(size=(5, 3))
 # With orthogonal columns the posterior's precision I + W^T W / s^2 is diagonal,
 # so a q(z | x) with independent entries can be exact.
-WEIGHTS = {
-  'orthogonal': np.linalg.qr(_RANDOM)[0] * np.array([1.5, 0.8, 0.3]),
-  'general': _RANDOM,
-}
+WEIGHTS = {'orthogonal': np.linalg.qr(_RANDOM)[0] * np.array([1.5, 0.8, 0.3]), 'general': _RANDOM}
 
 
 def log_p(W):
@@ -187,10 +184,7 @@ DECODER = [
 ]
 LIKELIHOOD = lg.log_likelihood(DECODER)
 EXACT = lg.reversal(DECODER)
-ANOTHER = [
-  lg.Link(1.2 * link.gain, link.offset + 0.1, 0.6 * link.variance)
-  for link in EXACT
-]
+ANOTHER = [lg.Link(1.2 * link.gain, link.offset + 0.1, 0.6 * link.variance) for link in EXACT]
 
 
 def log_p_of_chain(x):
@@ -243,9 +237,7 @@ def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
     expected = log_p_of_chain(POINTS) - gap(encoder, POINTS)
     np.testing.assert_allclose(mean_of_8(found), expected, rtol=1e-5)
     difference = log_p_of_chain(POINTS) - mean_of_8(found)
-    np.testing.assert_allclose(
-      difference, gap(encoder, POINTS), rtol=1e-4, atol=2e-5
-    )
+    np.testing.assert_allclose(difference, gap(encoder, POINTS), rtol=1e-4, atol=2e-5)
 
 
 def layer_noise(keys):
@@ -294,9 +286,7 @@ def test_form_b_literally(key):
     prior += normal_kl(mean[:, 2:], cov[2, 2], 0.0, 1.0)
     for t in (2, 3):
       pair = [t - 2, t - 1]
-      q_mean, q_cov = lg.condition(
-        mean[:, pair], cov[np.ix_(pair, pair)], [1], z[:, t - 1 : t]
-      )
+      q_mean, q_cov = lg.condition(mean[:, pair], cov[np.ix_(pair, pair)], [1], z[:, t - 1 : t])
       gain, offset, variance = lg.of_dimension(DECODER, d)[t - 1]
       p_mean = gain * z[:, t - 1 : t] + offset
       transitions[:, t - 2] += normal_kl(q_mean, q_cov[0], p_mean, variance)
@@ -326,9 +316,7 @@ X0 = np.random.default_rng(0).choice(np.linspace(-1, 1, 256), (3, 2, 2))
 
 def pieces(p, variance):
   """Returns DDPM's denoiser and its q and p as functions of a step."""
-  denoise = dj.Network(
-    network_fn, dj.step_input(p.T), learned_variance=True
-  ).denoiser((1.0, 1.0))
+  denoise = dj.Network(network_fn, dj.step_input(p.T), learned_variance=True).denoiser((1.0, 1.0))
   at = p.at_step
   first = None
   if p.T > 1:
@@ -380,9 +368,7 @@ def test_ddpm_is_a_hierarchical_vae(T, variance, key):
         keys, denoise, p.schedule, x0, num_steps=T, variance=variance
       )
     )(keys, X0)
-    chain = lambda keys, x0: dj.rearranged_elbo(
-      keys, x0, *functions, num_steps=T
-    )
+    chain = lambda keys, x0: dj.rearranged_elbo(keys, x0, *functions, num_steps=T)
     chain = jax.jit(chain) if T < 100 else chain  # 200 steps compile for 40 s.
     found = chain(noise_keys, jnp.asarray(X0))
   assert found['transitions'].shape == (3, T - 1)

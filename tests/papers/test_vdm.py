@@ -112,11 +112,7 @@ def cosine_slope(t):
 
 
 @pytest.mark.parametrize(
-  'schedule, slope',
-  [
-    (dj.LinearVPSchedule(), linear_vp_slope),
-    (dj.CosineSchedule(), cosine_slope),
-  ],
+  'schedule, slope', [(dj.LinearVPSchedule(), linear_vp_slope), (dj.CosineSchedule(), cosine_slope)]
 )
 def test_the_continuous_loss_of_any_schedule(schedule, slope):
   t = np.array([0.05, 0.4, 0.95])

@@ -19,8 +19,7 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('bench')
   # The benchmark's processes import it first: `torch_packages` for them too.
   (folder / 'sitecustomize.py').write_text(
-    'from tests.parity import torch_packages\n'
-    'torch_packages.declare_operators()\n'
+    'from tests.parity import torch_packages\ntorch_packages.declare_operators()\n'
   )
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PYTHONPATH', f'{folder}{os.pathsep}{ROOT}')
@@ -38,31 +37,30 @@ def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
   """They have the loss of a network that returns 0: E |eps|^2 = 1."""
   images, out = folder / 'images.npz', folder / 'curves.json'
   shades = np.linspace(0, 255, 64, dtype=np.uint8)
-  np.savez(
-    images,
-    images=np.ones((64, 16, 16, 3), np.uint8) * shades[:, None, None, None],
+  np.savez(images, images=np.ones((64, 16, 16, 3), np.uint8) * shades[:, None, None, None])
+  curves.main(
+    [
+      '--network=smoke',
+      f'--images={images}',
+      f'--out={out}',
+      '--steps=40',
+      '--seeds=2',
+      '--rate=2e-3',
+    ]
   )
-  curves.main([
-    '--network=smoke', f'--images={images}', f'--out={out}', '--steps=40',
-    '--seeds=2', '--rate=2e-3',
-  ])  # fmt: skip
   found = json.loads(out.read_text())['losses']
   ours, theirs = (np.array(found[name]) for name in ('ours', 'diffusers'))
   for losses in (ours, theirs):
     assert losses.shape == (2, 40)
     np.testing.assert_allclose(losses[:, 0], 1.0, atol=0.03)
     assert losses[:, -10:].mean() < 0.8
-  np.testing.assert_allclose(
-    ours[:, -10:].mean(), theirs[:, -10:].mean(), rtol=0.1
-  )
+  np.testing.assert_allclose(ours[:, -10:].mean(), theirs[:, -10:].mean(), rtol=0.1)
 
 
 def test_every_task_is_measured_on_both_sides(measured):
   records = measured['records']
   assert [(r['network'], r['task']) for r in records] == [
-    (name, task)
-    for name, network in cases.SMOKE.items()
-    for task in network.tasks
+    (name, task) for name, network in cases.SMOKE.items() for task in network.tasks
   ]
   for r in records:
     assert 'error' not in r

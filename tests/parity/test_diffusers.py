@@ -59,8 +59,7 @@ UNETS = {
   'waves_of_ho_swapped': SMALL | dict(freq_shift=1),
   'labels': SMALL | dict(num_class_embeds=5, attention_head_dim=4),
   'scale_shift': SMALL | dict(resnet_time_scale_shift='scale_shift'),
-  'scale_shift_norm': SMALL
-  | dict(resnet_time_scale_shift='scale_shift', attn_norm_num_groups=4),
+  'scale_shift_norm': SMALL | dict(resnet_time_scale_shift='scale_shift', attn_norm_num_groups=4),
   'no_attention': SMALL
   | dict(
     add_attention=False,
@@ -73,11 +72,7 @@ UNETS = {
   'resnet_updown': SMALL
   | dict(
     block_out_channels=(8, 16, 16),
-    down_block_types=(
-      'ResnetDownsampleBlock2D',
-      'AttnDownBlock2D',
-      'DownBlock2D',
-    ),
+    down_block_types=('ResnetDownsampleBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
     up_block_types=('ResnetUpsampleBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
     downsample_type='resnet',
     upsample_type='resnet',
@@ -153,9 +148,7 @@ def test_the_unet(name, tmp_path):
     cond, more = {'label': labels}, {'class_labels': torch.from_numpy(labels)}
   with torch.no_grad():
     expected = nhwc(model(nchw(x), torch.from_numpy(t), **more).sample)
-  apply = jax.jit(
-    lambda p, x, t, c: found.network.apply({'params': p}, x, t, c)
-  )
+  apply = jax.jit(lambda p, x, t, c: found.network.apply({'params': p}, x, t, c))
   scale = close(apply(found.params, x, t.astype(np.float32), cond), expected)
   assert scale > 0.1
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(found.params))
@@ -246,9 +239,7 @@ def test_the_betas_of_schedulers(options, tmp_path):
   ours = alpha_bars(sections['schedule'])
   np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-7)
   sections['objective'] = {'name': 'denoising'}
-  again = theirs.DDPMScheduler.from_config(
-    interop.schedulers.write_config(sections)
-  )
+  again = theirs.DDPMScheduler.from_config(interop.schedulers.write_config(sections))
   np.testing.assert_allclose(again.alphas_cumprod, expected, rtol=1e-6)
   assert again.config.prediction_type == scheduler.config.prediction_type
 
@@ -378,8 +369,7 @@ def bound_of(sections):
 
 
 @pytest.mark.parametrize(
-  'name, option',
-  [(name, option) for name, rows in SCHEDULERS.items() for option in rows],
+  'name, option', [(name, option) for name, rows in SCHEDULERS.items() for option in rows]
 )
 def test_every_option_of_a_scheduler(name, option):
   """Exact are the alpha_bars, the spacing and x_0 far beyond [-1, 1]."""
@@ -415,9 +405,7 @@ def test_every_option_of_a_scheduler(name, option):
   found = their_x0(scheduler, output, t, x / alpha if ratio else x)
   if name.startswith('DEIS'):  # It goes on with the eps of this x_0.
     found = (x - sigma * found) / alpha
-  denoise = bound_of(sections)(
-    lambda xt, level: dj.Prediction(jnp.asarray(x0.numpy()))
-  )
+  denoise = bound_of(sections)(lambda xt, level: dj.Prediction(jnp.asarray(x0.numpy())))
   bounded = denoise(jnp.asarray(x.numpy()), dj.LinearVPSchedule()(0.5)).x0
   np.testing.assert_allclose(bounded, found.numpy(), rtol=1e-3, atol=2e-3)
   assert np.std(bounded) > 0.4
@@ -437,12 +425,8 @@ def test_every_option_of_a_scheduler(name, option):
 )
 def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
   """x_0_hat is 2 tanh(x): far beyond [-1, 1]; eps as the note says."""
-  scheduler = getattr(theirs, name)(
-    num_train_timesteps=100, prediction_type='sample', **options
-  )
-  sections, notes = interop.schedulers.read_sections(
-    {'_class_name': name, **scheduler.config}
-  )
+  scheduler = getattr(theirs, name)(num_train_timesteps=100, prediction_type='sample', **options)
+  sections, notes = interop.schedulers.read_sections({'_class_name': name, **scheduler.config})
   step = {'use_clipped_model_output': True} if 'DDIM' in name else {}
   bounded = sections['sampling']['clip']
   assert ['eps' in note for note in notes] == [True] * bool(step and bounded)
@@ -453,9 +437,7 @@ def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
     'randn_tensor',
     lambda shape, **options: torch.tensor(z[1]),
   )
-  monkeypatch.setattr(
-    ancestral, 'draw_normal', lambda key, x: jnp.asarray(z[1])
-  )
+  monkeypatch.setattr(ancestral, 'draw_normal', lambda key, x: jnp.asarray(z[1]))
   scheduler.set_timesteps(sections['sampling']['num_steps'])
   y = torch.tensor(z[0])
   for t in scheduler.timesteps:
@@ -465,12 +447,8 @@ def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
   schedule, c = config.schedule.make(), config.sampling.make()
   sampler = c.sampler.make({'schedule': schedule})
   levels = diffusion.levels_of(c, schedule)
-  denoise = bound_of(sections)(
-    lambda xt, level: dj.Prediction(2.0 * jnp.tanh(xt))
-  )
-  ours = jax.jit(
-    lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x)
-  )(z[0])
+  denoise = bound_of(sections)(lambda xt, level: dj.Prediction(2.0 * jnp.tanh(xt)))
+  ours = jax.jit(lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x))(z[0])
   assert np.std(ours) > 0.4
   np.testing.assert_allclose(ours, y.numpy(), rtol=0, atol=2e-4)
 
@@ -556,16 +534,10 @@ def test_weights_of_torch(tmp_path):
   path = tmp_path / 'diffusion_pytorch_model.bin'
   assert any('proj_attn' in name for name in old)
   torch.save(old, path)
-  jax.tree.map(
-    np.testing.assert_array_equal, interop.load(tmp_path).params, expected
-  )
+  jax.tree.map(np.testing.assert_array_equal, interop.load(tmp_path).params, expected)
   torch.save({n: x.bfloat16() for n, x in old.items()}, path)
-  halved = jax.tree.map(
-    lambda x: x.astype(jnp.bfloat16).astype(np.float32), expected
-  )
-  jax.tree.map(
-    np.testing.assert_array_equal, interop.load(tmp_path).params, halved
-  )
+  halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(np.float32), expected)
+  jax.tree.map(np.testing.assert_array_equal, interop.load(tmp_path).params, halved)
 
 
 class Evil:
@@ -581,9 +553,7 @@ class Evil:
 @pytest.mark.parametrize('new_format', [True, False])
 def test_a_pickle_that_runs_code_is_refused(new_format, tmp_path):
   created, path = tmp_path / 'created', tmp_path / 'weights.pth'
-  torch.save(
-    {'a': Evil(created)}, path, _use_new_zipfile_serialization=new_format
-  )
+  torch.save({'a': Evil(created)}, path, _use_new_zipfile_serialization=new_format)
   with pytest.raises(ValueError, match='weights without code') as error:
     files.read_tensors(path)
   assert '\n' not in str(error.value) and not created.exists()

@@ -52,9 +52,7 @@ def test_features_are_those_of_transformers(case, side):
   found = ours.apply({'params': params}, preprocess(images))['features']
   # EDM2's preprocessing
   x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32)
-  x = torch.nn.functional.interpolate(
-    x, size=(224, 224), mode='bicubic', antialias=True
-  )
+  x = torch.nn.functional.interpolate(x, size=(224, 224), mode='bicubic', antialias=True)
   mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
   deviation = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
   with torch.no_grad():
@@ -71,9 +69,7 @@ def test_loaded_features_have_the_offset_of_the_published_code(case):
   ours, params, _ = dinov2.read(folder / 'model.safetensors')
   x = preprocess(images)
   one, other = (
-    dataclasses.replace(ours, position_offset=offset).apply(
-      {'params': params}, x
-    )['features']
+    dataclasses.replace(ours, position_offset=offset).apply({'params': params}, x)['features']
     for offset in (0.1, 0.0)
   )
   near, far = (np.abs(found - x).max() for x in (one, other))
@@ -84,16 +80,9 @@ def test_loaded_features_have_the_offset_of_the_published_code(case):
 def test_positions_are_interpolated_as_by_torch(offset):
   torch = pytest.importorskip('torch')
   grid = np.random.default_rng(0).standard_normal((37, 37, 5), np.float32)
-  how = (
-    {'scale_factor': ((16 + offset) / 37, (12 + offset) / 37)}
-    if offset
-    else {'size': (16, 12)}
-  )
+  how = {'scale_factor': ((16 + offset) / 37, (12 + offset) / 37)} if offset else {'size': (16, 12)}
   expected = torch.nn.functional.interpolate(
-    torch.from_numpy(grid).permute(2, 0, 1)[None],
-    mode='bicubic',
-    align_corners=False,
-    **how,
+    torch.from_numpy(grid).permute(2, 0, 1)[None], mode='bicubic', align_corners=False, **how
   )[0]
   found = interpolate_positions(grid, (16, 12), offset)
   np.testing.assert_allclose(found, expected.permute(1, 2, 0), atol=1e-5)

@@ -22,9 +22,7 @@ def networks(tmp_path_factory):
   import torch
 
   path = tmp_path_factory.mktemp('inception') / 'inception.pth'
-  make = functools.partial(
-    extractor.FeatureExtractorInceptionV3, 'inception', list(OUTPUTS)
-  )
+  make = functools.partial(extractor.FeatureExtractorInceptionV3, 'inception', list(OUTPUTS))
   with pytest.MonkeyPatch.context() as patch:
     # The network begins without weights: nothing is downloaded.
     patch.setattr(extractor, 'load_state_dict_from_url', lambda *a, **k: {})
@@ -32,9 +30,7 @@ def networks(tmp_path_factory):
     network = make()
   randomise(network)
   torch.save(network.state_dict(), path)
-  return make(feature_extractor_weights_path=path), load_features(
-    'inception', path, 16
-  )
+  return make(feature_extractor_weights_path=path), load_features('inception', path, 16)
 
 
 def randomise(network):

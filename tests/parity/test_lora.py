@@ -56,13 +56,10 @@ def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
         block.norm1.emb.load_state_dict(first)
   network.save_pretrained(tmp_path / 'base')
   found = interop.load(tmp_path / 'base')
-  adapters = jax.device_get(
-    lora_init(jax.random.key(0), found.params, RANK, convolutions)
-  )
+  adapters = jax.device_get(lora_init(jax.random.key(0), found.params, RANK, convolutions))
   rng = np.random.default_rng(0)
   adapters['lora_B'] = jax.tree.map(
-    lambda b: rng.normal(0.0, 0.1, b.shape).astype(np.float32),
-    adapters['lora_B'],
+    lambda b: rng.normal(0.0, 0.1, b.shape).astype(np.float32), adapters['lora_B']
   )
   tensors = interop.adapters_of(found.network, adapters, SCALE, (SIZE, SIZE, 4))
   path = tmp_path / 'lora.safetensors'
@@ -93,7 +90,5 @@ def run(network):
   x = np.random.default_rng(1).standard_normal((3, 4, SIZE, SIZE), np.float32)
   steps, labels = torch.tensor([3, 250, 999]), torch.tensor([0, 4, 2])
   with torch.no_grad():
-    out = network.eval()(
-      torch.from_numpy(x), timestep=steps, class_labels=labels
-    )
+    out = network.eval()(torch.from_numpy(x), timestep=steps, class_labels=labels)
   return out.sample.numpy()

@@ -68,9 +68,7 @@ def test_kernel_distance(features, seed):
     verbose=False,
   )
   found = kernel_distance(x, y, num_subsets=7, subset_size=size, seed=seed)
-  np.testing.assert_allclose(
-    found, list(expected.values()), rtol=1e-6, atol=1e-14
-  )
+  np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-14)
 
 
 @pytest.mark.parametrize('splits', [1, 10])
@@ -80,9 +78,7 @@ def test_inception_score(features, splits):
   logits = 4.0 * features[0]
   expected = module.isc_features_to_metric(torch.tensor(logits), splits)
   found = inception_score(logits, splits)
-  np.testing.assert_allclose(
-    found, list(expected.values()), rtol=1e-6, atol=1e-12
-  )
+  np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize('k', [1, 3, 5])
@@ -122,7 +118,4 @@ def test_equal_sets():
   x = np.unique(x, axis=0)
   expected = prdc.compute_prdc(x, x, nearest_k=5)
   found = density_coverage(x, x, 5)
-  assert (found.density.value, found.coverage.value) == (
-    expected['density'],
-    expected['coverage'],
-  )
+  assert (found.density.value, found.coverage.value) == (expected['density'], expected['coverage'])

@@ -49,12 +49,7 @@ SAMPLERS = [
   ('DPMSolverMultistepScheduler', TRAILING | SDE, {}, dj.dpm_solver_pp_sde()),
   ('UniPCMultistepScheduler', TRAILING | {'solver_order': 1}, {}, dj.unipc(1)),
   ('UniPCMultistepScheduler', TRAILING, {}, dj.unipc(2)),
-  (
-    'UniPCMultistepScheduler',
-    TRAILING | {'solver_order': 3},
-    {},
-    dj.unipc(3, N),
-  ),
+  ('UniPCMultistepScheduler', TRAILING | {'solver_order': 3}, {}, dj.unipc(3, N)),
   (
     'UniPCMultistepScheduler',
     TRAILING | {'solver_order': 3, 'final_sigmas_type': 'sigma_min'},
@@ -124,9 +119,7 @@ def output(name, x, alpha, sigma):
 
 
 @pytest.mark.parametrize(
-  'name, options, step, sampler',
-  SAMPLERS,
-  ids=lambda x: x if isinstance(x, str) else '',
+  'name, options, step, sampler', SAMPLERS, ids=lambda x: x if isinstance(x, str) else ''
 )
 def test_a_sampler_of_the_table(name, options, step, sampler, monkeypatch):
   z = np.random.default_rng(0).standard_normal((2, 16, 1, 1, 1))
@@ -138,25 +131,19 @@ def test_a_sampler_of_the_table(name, options, step, sampler, monkeypatch):
     raising=False,
   )
   for module in (ancestral, correctors, solvers):
-    monkeypatch.setattr(
-      module, 'draw_normal', lambda key, x: jnp.asarray(z[1], x.dtype)
-    )
+    monkeypatch.setattr(module, 'draw_normal', lambda key, x: jnp.asarray(z[1], x.dtype))
   levels, asked = grid(name, **options)
   scheduler.set_timesteps(**asked)
 
   x = z[0] * float(levels.sigma[0])
-  ratio = name.startswith(
-    ('Euler', 'Heun', 'LMS', 'KDPM2')
-  )  # Their x is x / alpha.
+  ratio = name.startswith(('Euler', 'Heun', 'LMS', 'KDPM2'))  # Their x is x / alpha.
   y = torch.tensor(x / float(levels.alpha[0]) if ratio else x)
   for i, t in enumerate(scheduler.timesteps):
     alpha, sigma = coefficients(name, scheduler, i, t)
     given = output(name, alpha * y if ratio else y, alpha, sigma)
     y = scheduler.step(given, t, y, return_dict=False, **step)[0]
 
-  sample = jax.jit(
-    lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x)
-  )
+  sample = jax.jit(lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x))
   ours = sample(jnp.asarray(x, jnp.float32))
   assert np.std(ours) > 0.5
   np.testing.assert_allclose(ours, y, rtol=0, atol=TOLERANCE)
@@ -175,11 +162,7 @@ def test_the_steps_of_timestep_spacing():
     f'{name}DiscreteScheduler' for name in ('Euler', 'EulerAncestral', 'Heun')
   )
   multistep = 'DPMSolverMultistepScheduler', 'UniPCMultistepScheduler'
-  table = {
-    'linspace': names,
-    'leading': leading,
-    'trailing': leading + multistep,
-  }
+  table = {'linspace': names, 'leading': leading, 'trailing': leading + multistep}
   for spacing, classes in table.items():
     for n in (7, 50, 300):
       t = dj.level_grid(DDPM, n, spacing).t[:-1]

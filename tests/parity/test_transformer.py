@@ -59,9 +59,7 @@ def check(found, expected):
   """Labels, including the null class, at the first and last steps."""
   null = LABELS == CLASSES
   cond = {'label': jnp.where(null, 0, LABELS), 'drop': jnp.asarray(null)}
-  out = found.network.apply(
-    {'params': found.params}, images(), jnp.float32(STEPS), cond
-  )
+  out = found.network.apply({'params': found.params}, images(), jnp.float32(STEPS), cond)
   error = np.abs(np.asarray(out) - expected).max()
   assert error < 1e-5 * np.abs(expected).max()
 
@@ -112,8 +110,11 @@ def test_ditpipeline_runs_on_ours(theirs, tmp_path):
   )
   pipeline.set_progress_bar_config(disable=True)
   out = pipeline(
-    [0, 4], guidance_scale=1.0, num_inference_steps=2, output_type='np',
+    [0, 4],
+    guidance_scale=1.0,
+    num_inference_steps=2,
+    output_type='np',
     generator=torch.manual_seed(0),
-  )  # fmt: skip
+  )
   assert out.images.shape == (2, SIZE, SIZE, 3)
   assert np.isfinite(out.images).all()

@@ -29,6 +29,5 @@ def declare_operators():
   except RuntimeError:
     for operator in ('nms', 'qnms'):
       torch.library.define(
-        f'torchvision::{operator}',
-        '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+        f'torchvision::{operator}', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
       )

@@ -30,10 +30,14 @@ pytestmark = [
 BLOCKS, BATCH, WIDTH, TOKENS = 2, 512, 128, 64
 ACTIVATION = BATCH * TOKENS * WIDTH  # elements, many more than parameters
 DIT = {
-  'training.mesh': (1, 1), 'training.batch_size': BATCH,
-  'network.channels': WIDTH, 'network.num_heads': 2, 'network.patch_size': 1,
-  'network.num_blocks': BLOCKS, 'network.dtype': 'bfloat16',
-}  # fmt: skip
+  'training.mesh': (1, 1),
+  'training.batch_size': BATCH,
+  'network.channels': WIDTH,
+  'network.num_heads': 2,
+  'network.patch_size': 1,
+  'network.num_blocks': BLOCKS,
+  'network.dtype': 'bfloat16',
+}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -83,12 +87,8 @@ def test_blocks_are_no_loop_and_their_residuals_are_not_stacked(step):
 def test_no_activation_is_float32(step):
   """LayerNorm's statistics and the loss are computed within kernels."""
   types = [x for kind, x in operations(step())]
-  assert (
-    max(size for x in types for size in hlo.elements(x, 'bf16')) >= ACTIVATION
-  )
-  assert all(
-    size < ACTIVATION for x in types for size in hlo.elements(x, 'f32')
-  )
+  assert max(size for x in types for size in hlo.elements(x, 'bf16')) >= ACTIVATION
+  assert all(size < ACTIVATION for x in types for size in hlo.elements(x, 'f32'))
 
 
 def test_a_block_stores_19_activations(step):
@@ -114,11 +114,17 @@ def test_biases_and_activations_are_epilogues_of_products(step):
 
 def test_the_state_of_a_u_net_is_not_copied_to_other_layouts(h100):
   """The program takes kernels as cuDNN wants them, [out, height, width, in]."""
-  config = trial('digits', **{
-    'training.mesh': (1, 1), 'training.batch_size': 64,
-    'network.channels': 128, 'network.num_groups': 32,
-    'network.dtype': 'bfloat16', 'network.multipliers': (1, 2),
-  })  # fmt: skip
+  config = trial(
+    'digits',
+    **{
+      'training.mesh': (1, 1),
+      'training.batch_size': 64,
+      'network.channels': 128,
+      'network.num_groups': 32,
+      'network.dtype': 'bfloat16',
+      'network.multipliers': (1, 2),
+    },
+  )
   compiled = training_step(config, h100)
   params = compiled.input_formats[0][0].params['network']
   order = params['conv_in']['kernel'].layout.major_to_minor
@@ -139,9 +145,7 @@ def test_where_xla_drops_factors_of_biases_it_does_not_add_them(h100):
 
   def body(function):
     text = jax.jit(function).lower(x, x, b).compile(h100.options).as_text()
-    return re.sub(
-      r'metadata=\{[^}]*\}|jit_\w*', '', text[text.index('ENTRY') :]
-    )
+    return re.sub(r'metadata=\{[^}]*\}|jit_\w*', '', text[text.index('ENTRY') :])
 
   def factor_within(x, w, b):
     return 2.0 * (x @ w + b[None])

@@ -38,10 +38,8 @@ def test_the_lines_of_a_plan():
     '  products  2 TFLOP in bfloat16, 1 TFLOP in float32',
     '  traffic   4 GB, loops once: 4.88 ms without a cache',
     '  network   a device sends at least 17.5 B',
-    '  at least  500 ms, by arithmetic: arithmetic 500 ms, memory 200 ms, '
-    'network 100 ms',
-    '  at most   128 images/s, MFU 50%; 7,200 steps: at least 60 min, 8 h of '
-    'all devices',
+    '  at least  500 ms, by arithmetic: arithmetic 500 ms, memory 200 ms, network 100 ms',
+    '  at most   128 images/s, MFU 50%; 7,200 steps: at least 60 min, 8 h of all devices',
   ]
   _, memory = plans.lines(refused(), V5E.rates)
   assert memory.startswith('  memory    20 GiB of 16 GiB: does not fit; try --')
@@ -66,9 +64,7 @@ def test_what_does_not_fit_is_a_plan_with_remedies():
   )
   again = plans.remedies(plan(accumulate=4, batch=64))
   assert '--config.training.accumulate=8, ' in again
-  assert plans.remedies(plan(mesh=[1, 8], batch=8, remat=True)) == (
-    'try more devices'
-  )
+  assert plans.remedies(plan(mesh=[1, 8], batch=8, remat=True)) == ('try more devices')
 
 
 def test_amounts_have_the_prefixes_of_si():
@@ -99,8 +95,7 @@ def test_a_single_plan_is_not_called_the_best():
   line = plans.best([plan(mesh=[1, 1])], 'train', V5E)
   assert 'meshes' not in line and line.endswith('batches=64,128')
   assert plans.best([plan(), refused(mesh=[1, 8])], 'train', V5E) == (
-    'the best that fits: --config.training.mesh=8,1 '
-    '--config.training.batch_size=64'
+    'the best that fits: --config.training.mesh=8,1 --config.training.batch_size=64'
   )
 
 
@@ -110,15 +105,18 @@ BATCH = 'try --config.training.batch_size=128'
 BFLOAT16 = 'try --config.network.dtype=bfloat16'
 
 
-@pytest.mark.parametrize('changes, rates, flag', [
-  (IN_FLOAT32, H100, BFLOAT16),
-  (IN_FLOAT32, V5E.rates, ''),  # as fast there
-  (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
-  (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
-  ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
-  ({'binding': 'network'}, V5E.rates, BATCH),
-  ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes, rates, flag',
+  [
+    (IN_FLOAT32, H100, BFLOAT16),
+    (IN_FLOAT32, V5E.rates, ''),  # as fast there
+    (IN_FLOAT32 | {'dtype': None}, H100, ''),  # a network without the field
+    (IN_FLOAT32 | {'binding': 'memory'}, V5E.rates, BFLOAT16),
+    ({'dtype': 'bfloat16', 'binding': 'memory'}, V5E.rates, ''),
+    ({'binding': 'network'}, V5E.rates, BATCH),
+    ({'binding': 'memory', 'bounds': {'memory': 1e-6}}, V5E.rates, BATCH),
+  ],
+)
 def test_the_limit_names_the_flag_that_moves_it(changes, rates, flag):
   line = plans.advice(plan(**changes), rates)
   assert line.endswith(flag) if flag else not line
@@ -138,9 +136,16 @@ def test_numbers_are_read_without_an_exponent():
 
 
 RATES = Rates(
-  'device', flops=1000.0, flops_float32=500.0, memory=1e6, bandwidth=10.0,
-  cache=5.0, link=4.0, between=0.5, source='nowhere',
-)  # fmt: skip
+  'device',
+  flops=1000.0,
+  flops_float32=500.0,
+  memory=1e6,
+  bandwidth=10.0,
+  cache=5.0,
+  link=4.0,
+  between=0.5,
+  source='nowhere',
+)
 
 
 def measured(**changes):
@@ -179,20 +184,23 @@ def test_the_network_between_machines_may_be_the_slowest():
   assert found.binding == 'network' and found.seconds == 8.0
 
 
-@pytest.mark.parametrize('name, message', {
-  'v5e:2x4': "v5e:2x4: .* missing: pip install 'jax.tpu.==",
-  'h100x8': 'h100x8: .* missing: pip install --no-deps jax-cuda12-plugin==',
-}.items())  # fmt: skip
+@pytest.mark.parametrize(
+  'name, message',
+  {
+    'v5e:2x4': "v5e:2x4: .* missing: pip install 'jax.tpu.==",
+    'h100x8': 'h100x8: .* missing: pip install --no-deps jax-cuda12-plugin==',
+  }.items(),
+)
 def test_a_missing_compiler_says_what_to_install(name, message, monkeypatch):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ValueError, match=message):
     topologies.make(name)
 
 
-@pytest.mark.parametrize('count, said', [
-  (4, 'sending 450 GB/s (nvidia'),
-  (8, 'sending 450 GB/s, 50 GB/s to other machines (nvidia'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'count, said',
+  [(4, 'sending 450 GB/s (nvidia'), (8, 'sending 450 GB/s, 50 GB/s to other machines (nvidia')],
+)
 def test_the_line_of_devices_has_both_networks(count, said):
   """NVLink connects the four GPUs of a machine, an adapter of each machines."""
   rates = topologies.GPUS['h100']
@@ -206,10 +214,10 @@ def test_simulated_devices_are_those_of_the_cpu():
   assert topology.rates is None and topology.machine == 4
 
 
-@pytest.mark.parametrize('name, bfloat16, tf32', [
-  ('a100', 312e12, 156e12), ('h100', 989.4e12, 494.7e12),
-  ('h200', 989.4e12, 494.7e12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, bfloat16, tf32',
+  [('a100', 312e12, 156e12), ('h100', 989.4e12, 494.7e12), ('h200', 989.4e12, 494.7e12)],
+)
 def test_gpus_have_the_rates_of_their_data_sheets(name, bfloat16, tf32):
   """These are dense products; JAX computes float32 in TF32."""
   rates = topologies.GPUS[name]

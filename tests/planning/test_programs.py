@@ -26,14 +26,14 @@ from tests.app.conftest import read, smoke, trial
 
 
 # of [5, 7] float32 on 8 devices, and of [8, 3] that 4 have parts of
-@pytest.mark.parametrize('function, mesh, shape, expected, sent', [
-  (lambda x: x.sum(axis=0), (1, 8), (16, 5, 7), ('all-reduce', 140, 8),
-   2 * 7 / 8 * 140),
-  (lambda x: x * 2.0, (2, 4), (8, 3), ('all-gather', 96, 4), 3 / 4 * 96),
-])  # fmt: skip
-def test_a_sum_and_a_copy_are_one_collective(
-  function, mesh, shape, expected, sent
-):
+@pytest.mark.parametrize(
+  'function, mesh, shape, expected, sent',
+  [
+    (lambda x: x.sum(axis=0), (1, 8), (16, 5, 7), ('all-reduce', 140, 8), 2 * 7 / 8 * 140),
+    (lambda x: x * 2.0, (2, 4), (8, 3), ('all-gather', 96, 4), 3 / 4 * 96),
+  ],
+)
+def test_a_sum_and_a_copy_are_one_collective(function, mesh, shape, expected, sent):
   place = functools.partial(NamedSharding, sharding.make_mesh(*mesh))
   split, whole = place(PartitionSpec('fsdp')), place(PartitionSpec())
   x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
@@ -46,9 +46,12 @@ def test_a_sum_and_a_copy_are_one_collective(
 def test_the_peak_counts_outputs_that_reuse_no_argument(peak, expected):
   """4 of the 6 bytes of outputs are written over donated arguments."""
   stats = types.SimpleNamespace(
-    argument_size_in_bytes=100, temp_size_in_bytes=5, output_size_in_bytes=6,
-    alias_size_in_bytes=4, peak_memory_in_bytes=peak,
-  )  # fmt: skip
+    argument_size_in_bytes=100,
+    temp_size_in_bytes=5,
+    output_size_in_bytes=6,
+    alias_size_in_bytes=4,
+    peak_memory_in_bytes=peak,
+  )
   compiled: Any = types.SimpleNamespace(memory_analysis=lambda: stats)
   assert programs.memory(compiled) == (100, 5, 6, expected)
 
@@ -97,11 +100,15 @@ def test_products_are_those_of_the_layers(name):
 
   Gradients of the network's input are not needed.
   """
-  config = store.with_flags(read(name), [
-    ('training.mesh', '1,1'), ('training.batch_size', '16'),
-    ('network.num_blocks', '1'),
-    *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),
-  ])  # fmt: skip
+  config = store.with_flags(
+    read(name),
+    [
+      ('training.mesh', '1,1'),
+      ('training.batch_size', '16'),
+      ('network.num_blocks', '1'),
+      *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),
+    ],
+  )
   traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
   model: Any = models.make(config, 'none')
   x = jnp.zeros((16, *model.facts.x.shape))
@@ -122,14 +129,15 @@ def test_products_of_a_loop_and_of_the_longest_branch():
     x = jax.lax.cond(flag, twice, once, x)
     x = jax.lax.fori_loop(0, 5, lambda i, x: x @ w, x)
     strides = jax.lax.conv_general_dilated(
-      x.reshape(2, 4, 4, 1), w[:3, :3, None, None], (2, 2), 'SAME',
+      x.reshape(2, 4, 4, 1),
+      w[:3, :3, None, None],
+      (2, 2),
+      'SAME',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )  # fmt: skip
+    )
     return strides.sum()
 
-  jaxpr = jax.make_jaxpr(jax.grad(function))(
-    jnp.zeros((4, 8)), jnp.zeros((8, 8)), True
-  )
+  jaxpr = jax.make_jaxpr(jax.grad(function))(jnp.zeros((4, 8)), jnp.zeros((8, 8)), True)
   product, conv = 2 * 4 * 8 * 8, 2 * 9 * 2 * 2 * 2
   # The gradient is with respect to x only; it does not need the last values.
   assert programs.flops(jaxpr)['float32'] <= 2 * (7 * product + conv)
@@ -180,11 +188,9 @@ def test_products_of_attention_by_cudnn(monkeypatch):
 def test_data_parallelism_sums_the_gradients_once():
   """One all-reduce sums each gradient and a few numbers for the metrics."""
   # A table of classes is read twice, so its gradient would be summed twice.
-  config = smoke(**{
-    'training.mesh': (8, 1),
-    'conditioning.labels': False,
-    'conditioning.dropout': 0.0,
-  })  # fmt: skip
+  config = smoke(
+    **{'training.mesh': (8, 1), 'conditioning.labels': False, 'conditioning.dropout': 0.0}
+  )
   step, like = compile_step(config)
   (one,) = hlo.collectives(step.as_text())
   assert (one.kind, one.group) == ('all-reduce', 8)
@@ -205,11 +211,14 @@ def split_all(monkeypatch):
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   """A device sends adaLN's inputs of the images: less than one map in all."""
   split_all(monkeypatch)
-  config = trial('digits_dit', **{
-    'training.mesh': (1, 8),
-    'network.num_heads': 2,
-    'training.batch_size': 64 * 8,  # tokens are many times the weights
-  })  # fmt: skip
+  config = trial(
+    'digits_dit',
+    **{
+      'training.mesh': (1, 8),
+      'network.num_heads': 2,
+      'training.batch_size': 64 * 8,  # tokens are many times the weights
+    },
+  )
   step, like = compile_step(config)
   whole, part = state_bytes(like)
   assert part < 1.1 / 8 * whole
@@ -225,12 +234,15 @@ def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
   The rest are sums of squares of partial rows, and the metrics.
   """
   split_all(monkeypatch)
-  config = trial('digits_edm2', **{
-    'training.mesh': (1, 8),
-    'network.multipliers': (1,),  # compiles in half of the time
-    'network.attention_resolutions': (),
-    'training.batch_size': 64 * 8,  # a vector of each example is large
-  })  # fmt: skip
+  config = trial(
+    'digits_edm2',
+    **{
+      'training.mesh': (1, 8),
+      'network.multipliers': (1,),  # compiles in half of the time
+      'network.attention_resolutions': (),
+      'training.batch_size': 64 * 8,  # a vector of each example is large
+    },
+  )
   step, like = compile_step(config)
   weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(like.params))
   found = hlo.collectives(step.as_text())

@@ -23,17 +23,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope='module')
 def browser():
   if CHROMIUM is None:
-    pytest.skip(
-      'Chromium is missing: apt-get install chromium, or set $CHROMIUM'
-    )
-  driver = pytest.importorskip(
-    'playwright.sync_api', reason='pip install playwright'
-  )
+    pytest.skip('Chromium is missing: apt-get install chromium, or set $CHROMIUM')
+  driver = pytest.importorskip('playwright.sync_api', reason='pip install playwright')
   with driver.sync_playwright() as playwright:
     # Containers often refuse a sandbox, and the page is our own.
-    yield playwright.chromium.launch(
-      executable_path=CHROMIUM, args=['--no-sandbox']
-    )
+    yield playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
 
 
 @pytest.fixture(scope='module')
@@ -41,10 +35,7 @@ def file(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs')
   runs = [
     record.read(name, test_page.write_run(folder / x, loss), test_page.CONFIG)
-    for name, x, loss in (
-      (test_page.HOSTILE, 'a', 1.0),
-      ('@x $y {z}', 'b', 3.0),
-    )
+    for name, x, loss in ((test_page.HOSTILE, 'a', 1.0), ('@x $y {z}', 'b', 3.0))
   ]
   path = folder / 'report.html'
   path.write_text(page.render(runs, {'network.channels': 128}), 'utf-8')
@@ -63,16 +54,10 @@ def opened(browser, file, request):
   )
   tab, wrong = context.new_page(), []
   tab.on('pageerror', lambda error: wrong.append(str(error)))
-  tab.on(
-    'console',
-    lambda said: said.type in ('error', 'warning') and wrong.append(said.text),
-  )
+  tab.on('console', lambda said: said.type in ('error', 'warning') and wrong.append(said.text))
   tab.on('dialog', lambda dialog: wrong.append(dialog.message))
   local = 'data:', 'blob:', 'file:'
-  tab.on(
-    'request',
-    lambda asked: asked.url.startswith(local) or wrong.append(asked.url),
-  )
+  tab.on('request', lambda asked: asked.url.startswith(local) or wrong.append(asked.url))
   tab.goto(file.as_uri())
   plots = tab.locator('.plot')
   for i in range(plots.count()):
@@ -123,9 +108,7 @@ def test_the_slider_turns_by_keyboard_and_plays(opened):
   assert image.get_attribute('src') != last
   opened.keyboard.press('Home')
   film.locator('button').click()
-  opened.wait_for_function(
-    '(slider) => slider.value === slider.max', arg=slider.element_handle()
-  )
+  opened.wait_for_function('(slider) => slider.value === slider.max', arg=slider.element_handle())
   assert image.get_attribute('src') == last
 
 
@@ -184,9 +167,7 @@ def test_values_are_shown_at_the_cursor_and_zoomed(opened, request):
 def test_axe_finds_nothing_serious(opened):
   path = os.environ.get('AXE_CORE')
   if not path:
-    pytest.skip(
-      'npm install axe-core, AXE_CORE=node_modules/axe-core/axe.min.js'
-    )
+    pytest.skip('npm install axe-core, AXE_CORE=node_modules/axe-core/axe.min.js')
   opened.evaluate(Path(path).read_text())
   for details in opened.locator('details').all():
     details.evaluate('(element) => { element.open = true; }')

@@ -22,10 +22,10 @@ def named(name, tree):
     yield from named(name, part)
 
 
-@pytest.mark.parametrize('log, x, left', [
-  ('', [1, 2, 3, 4], [1, 3, 4]), ('y', [1, 2, 3, 4], [1, 4]),
-  ('xy', [0, 1, 2, 3], [3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'log, x, left',
+  [('', [1, 2, 3, 4], [1, 3, 4]), ('y', [1, 2, 3, 4], [1, 4]), ('xy', [0, 1, 2, 3], [3])],
+)
 def test_points_that_cannot_be_drawn_are_left_out(log, x, left):
   y = [1.0, float('nan'), -2.0, 0.5]
   line = charts.clean(Line('a', x, y), log=log)
@@ -33,20 +33,28 @@ def test_points_that_cannot_be_drawn_are_left_out(log, x, left):
   assert [*zip(line.x, line.y, strict=True)] == points
 
 
-@pytest.mark.parametrize('lowest, spans', [
-  (0.1, True), (0.2, False), (0.0, False),
-  (-0.1, False),  # bounds may be below 0
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'lowest, spans',
+  [
+    (0.1, True),
+    (0.2, False),
+    (0.0, False),
+    (-0.1, False),  # bounds may be below 0
+  ],
+)
 def test_values_that_fall_by_a_decade_span_it(lowest, spans):
   assert charts.spans_a_decade([Line('a', [0, 1], [1.0, lowest])]) == spans
   assert not charts.spans_a_decade([])
 
 
-@pytest.mark.parametrize('log, ticks', [
-  ('', []),
-  # In less than three decades Bokeh would name one number or two.
-  *((log, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]) for log in ('y', 'xy')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'log, ticks',
+  [
+    ('', []),
+    # In less than three decades Bokeh would name one number or two.
+    *((log, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]) for log in ('y', 'xy')),
+  ],
+)
 def test_a_logarithmic_axis_names_many_numbers(log, ticks):
   chart = charts.draw('title', [Line('a', [1, 2], [0.03, 0.9])], log=log)
   found = chart.item['doc']['roots'][0]['attributes']

@@ -76,10 +76,13 @@ def write_run(folder, loss=1.0):
     'bits_per_dim': 2.8732, 'standard_error': 0.037,
     'terms': terms, 'rate': terms, 'distortion': terms,
   })  # fmt: skip
-  write_result(folder / 'evaluation' / 'samples', {
-    'protocol': {'samples': {'sampling': {'sampler': {'name': HOSTILE}}}},
-    'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
-  })  # fmt: skip
+  write_result(
+    folder / 'evaluation' / 'samples',
+    {
+      'protocol': {'samples': {'sampling': {'sampler': {'name': HOSTILE}}}},
+      'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
+    },
+  )
   (folder / 'plans').mkdir()
   content = {'of': 'train', 'devices': HOSTILE, 'about': '8 TPU v5e'}
   content['plans'] = [plan(peak=3 * 2**30)]
@@ -120,10 +123,7 @@ def test_a_run_that_has_everything_has_every_section(found):
   assert [s['id'] for s in found.all('section')] == list(SECTIONS)
   assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
   shown = ' '.join(found.text['section'] + found.text['dl'])
-  for value in (
-    '2.873\xa0±\xa00.037', '3.17', '19 calls', 'Bits by step', '3 GiB',
-    '1,234,567',
-  ):  # fmt: skip
+  for value in ('2.873\xa0±\xa00.037', '3.17', '19 calls', 'Bits by step', '3 GiB', '1,234,567'):
     assert value in shown, value
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown
@@ -152,17 +152,15 @@ DAMAGED = {
     {'of': 'train', 'devices': 'x', 'about': 'x', 'plans': [{'remat': 10**9}]},
     {'of': ['train'], 'devices': 'x', 'about': 'x', 'plans': []},
   ],
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize('name, content', [
-  (name, content) for name in DAMAGED for content in DAMAGED[name]
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, content', [(name, content) for name in DAMAGED for content in DAMAGED[name]]
+)
 def test_a_file_of_other_types_is_left_out(name, content, tmp_path):
   """The good file next to it is shown."""
-  write_result(tmp_path / 'evaluation' / 'good', {
-    'bits_per_dim': 2.5, 'images': 360,
-  })  # fmt: skip
+  write_result(tmp_path / 'evaluation' / 'good', {'bits_per_dim': 2.5, 'images': 360})
   sessions._append(tmp_path, {'event': 'start', 'time': 'a good time'})
   path = tmp_path / name
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,9 +184,10 @@ def test_no_line_of_the_page_is_a_strangers(tmp_path):
   """Newlines and other control characters in names and values are spaces."""
   line = 'ssh-ed25519 KEY'
   text = f'x\n{line}\nx\r{line}\x1b[2J\u2028\u202e\ud800'
-  write_result(tmp_path / 'evaluation' / f'a\n{line}\n', {
-    'metrics': {text: {'value': 3.17, 'error': None, 'note': text}}
-  })  # fmt: skip
+  write_result(
+    tmp_path / 'evaluation' / f'a\n{line}\n',
+    {'metrics': {text: {'value': 3.17, 'error': None, 'note': text}}},
+  )
   (tmp_path / 'metrics.jsonl').write_text(json.dumps({'step': 1, text: 1.0}))
   sessions._append(tmp_path, {'event': 'start', 'step': 0, text: text})
   run = record.read(text, tmp_path, CONFIG | {'network.name': text, text: text})
@@ -289,8 +288,7 @@ def test_fields_that_differ_are_listed_with_their_defaults(tmp_path):
 def test_losses_of_different_objectives_are_not_compared():
   run = record.Run('a', CONFIG, {}, [], [], [])
   same, other = (
-    run._replace(fields=CONFIG | fields)
-    for fields in ({'seed': 1}, {'parametrization.name': 'v'})
+    run._replace(fields=CONFIG | fields) for fields in ({'seed': 1}, {'parametrization.name': 'v'})
   )
   assert len(list(page.comparison([run]))) == 0
   assert len(list(page.comparison([run, same]))) == 1

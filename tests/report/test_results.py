@@ -6,15 +6,18 @@ from diffusion_jax.report import record, results
 from diffusion_jax.report.record import Curve, Run
 
 
-@pytest.mark.parametrize('value, error, text', [
-  (2.87324, 0.03704, '2.873\xa0±\xa00.037'),
-  (1234.5678, 12.3, '1235\xa0±\xa012'),
-  (0.984, 0.0056, '0.9840\xa0±\xa00.0056'),
-  (3.1712345, None, '3.1712'),
-  (1.0, 0.0, '1'),
-  (float('nan'), 0.1, ''),
-  (None, None, ''),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'value, error, text',
+  [
+    (2.87324, 0.03704, '2.873\xa0±\xa00.037'),
+    (1234.5678, 12.3, '1235\xa0±\xa012'),
+    (0.984, 0.0056, '0.9840\xa0±\xa00.0056'),
+    (3.1712345, None, '3.1712'),
+    (1.0, 0.0, '1'),
+    (float('nan'), 0.1, ''),
+    (None, None, ''),
+  ],
+)
 def test_a_value_has_the_places_of_its_error(value, error, text):
   assert results.with_error(value, error) == text
 
@@ -26,25 +29,35 @@ def score(value, note=''):
 def test_scores_are_one_table_with_how_they_were_made():
   """Each point of a sweep is a row, named in words."""
   sampling = {
-    'num_samples': 1437, 'checkpoint': '9', 'num_steps': 4, 'seed': 0,
-    'sampler': {'name': 'ddim'}, 'guidance': {'scale': 2.0},
-  }  # fmt: skip
+    'num_samples': 1437,
+    'checkpoint': '9',
+    'num_steps': 4,
+    'seed': 0,
+    'sampler': {'name': 'ddim'},
+    'guidance': {'scale': 2.0},
+  }
   found = [
-    ('samples-a/num_steps=4,eta=1', {
-      'metrics': {'fd_digits': score(0.25, 'few samples')},
-      'protocol': {'samples': {'sampling': sampling}},
-    }),
+    (
+      'samples-a/num_steps=4,eta=1',
+      {
+        'metrics': {'fd_digits': score(0.25, 'few samples')},
+        'protocol': {'samples': {'sampling': sampling}},
+      },
+    ),
     ('samples', {'points': []}),
     ('others', {'metrics': {'fd_digits': score(0.1), 'kid': score(1.0)}}),
-  ]  # fmt: skip
+  ]
   (table,) = results.parts(found)
   assert table.rows == [
     ['evaluation', 'FD digits', 'KID', 'about'],
-    ['samples a, num steps 4, eta 1', '0.25', '', (
-      'ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0, few samples'
-    )],
+    [
+      'samples a, num steps 4, eta 1',
+      '0.25',
+      '',
+      ('ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0, few samples'),
+    ],
     ['others', '0.1', '1', ''],
-  ]  # fmt: skip
+  ]
 
 
 def test_a_run_ends_with_its_last_values_and_results():
@@ -74,11 +87,9 @@ def test_likelihoods_have_a_table_for_each_unit():
   bits, nats = ({f'{n}_per_dim': 1.0, 'images': 12} for n in ('bits', 'nats'))
   tables = [*results.parts([('elbo-test', bits), ('ode-test', nats)])]
   assert [table.rows for table in tables] == [
-    [['evaluation', 'bits per dimension', 'images', 'random steps'],
-     ['ELBO test', '1', '12', '']],
-    [['evaluation', 'nats per dimension', 'examples', 'random steps'],
-     ['ODE test', '1', '12', '']],
-  ]  # fmt: skip
+    [['evaluation', 'bits per dimension', 'images', 'random steps'], ['ELBO test', '1', '12', '']],
+    [['evaluation', 'nats per dimension', 'examples', 'random steps'], ['ODE test', '1', '12', '']],
+  ]
 
 
 def test_damaged_lines_and_numbers_are_no_points(tmp_path):
@@ -92,10 +103,7 @@ def test_damaged_lines_and_numbers_are_no_points(tmp_path):
     '{"step": 4, "lo',
   ]
   path.write_text('\n'.join(lines))
-  assert record.read_curves(path) == {
-    'loss': ([1, 3], [2.0, 1.0]),
-    'error': ([2], [1]),
-  }
+  assert record.read_curves(path) == {'loss': ([1, 3], [2.0, 1.0]), 'error': ([2], [1])}
   assert record.read_curves(tmp_path / 'none') == {}
 
 

@@ -27,22 +27,22 @@ def options(platform, *args):
   return compiling.options(mesh, *args)
 
 
-@pytest.mark.parametrize('version, arguments, expected', [
-  ('0.12.0', ('cpu', 'tuned'), {}),
-  ('0.12.0', ('cpu', 'fast'), {'xla_backend_optimization_level': 1}),
-  ('0.12.0', ('tpu', 'fast'), {}),
-  ('0.12.0', ('gpu', 'tuned'), {TRITON: False}),
-  ('1.0', ('gpu', 'fast'), {
-    TRITON: False, RACES: False, 'xla_gpu_autotune_level': 0,
-  }),
-  # cuBLASLt's biases were wrong, so that Triton's products are needed.
-  ('0.10.2', ('gpu', 'tuned'), {}),
-  ('0.11.2', ('gpu', 'fast'), {}),
-  # Only GPUs have operations that are not deterministic.
-  ('0.11.2', ('gpu', 'tuned', True),
-   {'xla_gpu_exclude_nondeterministic_ops': True}),
-  ('0.11.2', ('cpu', 'tuned', True), {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'version, arguments, expected',
+  [
+    ('0.12.0', ('cpu', 'tuned'), {}),
+    ('0.12.0', ('cpu', 'fast'), {'xla_backend_optimization_level': 1}),
+    ('0.12.0', ('tpu', 'fast'), {}),
+    ('0.12.0', ('gpu', 'tuned'), {TRITON: False}),
+    ('1.0', ('gpu', 'fast'), {TRITON: False, RACES: False, 'xla_gpu_autotune_level': 0}),
+    # cuBLASLt's biases were wrong, so that Triton's products are needed.
+    ('0.10.2', ('gpu', 'tuned'), {}),
+    ('0.11.2', ('gpu', 'fast'), {}),
+    # Only GPUs have operations that are not deterministic.
+    ('0.11.2', ('gpu', 'tuned', True), {'xla_gpu_exclude_nondeterministic_ops': True}),
+    ('0.11.2', ('cpu', 'tuned', True), {}),
+  ],
+)
 def test_the_options_of_a_program(version, arguments, expected, monkeypatch):
   monkeypatch.setattr(compiling.metadata, 'version', lambda name: version)
   monkeypatch.setattr(compiling, '_exists', lambda name, value: True)
@@ -69,9 +69,7 @@ def test_xla_knows_its_options_on_any_machine():
 def test_a_long_compilation_is_two_lines(capsys):
   with compiling.announced('the step', after=0.01):
     time.sleep(0.2)
-  assert capsys.readouterr().out == (
-    'compiling the step ...\ncompiled the step: 0 s\n'
-  )
+  assert capsys.readouterr().out == ('compiling the step ...\ncompiled the step: 0 s\n')
   with compiling.announced('the step', after=10.0):
     pass
   assert not capsys.readouterr().out
@@ -80,9 +78,7 @@ def test_a_long_compilation_is_two_lines(capsys):
 def test_only_the_first_call_that_computes_is_announced(monkeypatch):
   said = []
   announced = compiling.announced
-  monkeypatch.setattr(
-    compiling, 'announced', lambda what: said.append(what) or announced(what)
-  )
+  monkeypatch.setattr(compiling, 'announced', lambda what: said.append(what) or announced(what))
   mesh = make_mesh(devices=jax.devices()[:1])
   call, compile = compiling.program('the sum', jnp.sum, mesh, 'fast')
   assert jax.eval_shape(call, jnp.ones(3)).shape == () and not said
@@ -92,9 +88,7 @@ def test_only_the_first_call_that_computes_is_announced(monkeypatch):
   assert said == ['the sum']
 
 
-@pytest.mark.parametrize('own, expected', [
-  (None, '2'), ('1', '2'), ('0', '0'), ('3', '3'),
-])  # fmt: skip
+@pytest.mark.parametrize('own, expected', [(None, '2'), ('1', '2'), ('0', '0'), ('3', '3')])
 def test_messages_of_xla_are_hidden_unless_wanted(own, expected, monkeypatch):
   monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)
   if own is not None:
@@ -194,9 +188,7 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
   assert float(times[0]) > float(times[1]) > 0
 
 
-def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(
-  tmp_path, monkeypatch
-):
+def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(tmp_path, monkeypatch):
   """Another worker may read it, and JAX would keep a cut one for ever."""
   compiling.write_whole()
   programs = LRUCache(str(tmp_path), max_size=-1)
@@ -223,9 +215,7 @@ def folders(monkeypatch):
   return told
 
 
-def test_a_field_names_the_folder_and_an_empty_one_keeps_nothing(
-  folders, tmp_path, capsys
-):
+def test_a_field_names_the_folder_and_an_empty_one_keeps_nothing(folders, tmp_path, capsys):
   compiling.keep_compilations('')
   assert not folders
   compiling.keep_compilations(str(tmp_path))
@@ -239,9 +229,7 @@ def test_the_folder_that_the_user_gives_to_jax_stays(folders, tmp_path):
   assert not folders and not (tmp_path / 'field').exists()
 
 
-def test_a_folder_that_cannot_be_written_is_a_warning(
-  folders, tmp_path, capsys
-):
+def test_a_folder_that_cannot_be_written_is_a_warning(folders, tmp_path, capsys):
   (tmp_path / 'file').write_text('in the way')
   compiling.keep_compilations(str(tmp_path / 'file'))
   said = capsys.readouterr().err
@@ -251,14 +239,8 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
 
 
 @pytest.mark.parametrize('limit, left', [(300, 3), (299, 2), (0, 0)])
-def test_the_oldest_programs_are_deleted_beyond_the_limit(
-  limit, left, tmp_path
-):
-  names = (
-    '0-cache.12ab.tmp',
-    '1-cache',
-    '2-cache',
-  )  # A kill has left the first.
+def test_the_oldest_programs_are_deleted_beyond_the_limit(limit, left, tmp_path):
+  names = ('0-cache.12ab.tmp', '1-cache', '2-cache')  # A kill has left the first.
   for i, name in enumerate(names):
     path = tmp_path / 'one' / name
     path.parent.mkdir(exist_ok=True)

@@ -103,9 +103,9 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path):
   assert path.read_text() == 'old' and [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize('below', [
-  'link', 'link/a', 'a/link', '../run/a', 'a/../../out', 'x=/../..', '/OUT',
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'below', ['link', 'link/a', 'a/link', '../run/a', 'a/../../out', 'x=/../..', '/OUT']
+)
 def test_a_folder_below_a_run_is_in_the_run(below, tmp_path):
   """A part of its path may come from a stored config."""
   out, run = tmp_path / 'out', tmp_path / 'run'

@@ -60,14 +60,10 @@ def without_store(request, monkeypatch):
   assert heartbeats.available
 
 
-def test_without_the_store_heartbeats_of_jax_remain(
-  without_store, monkeypatch, capsys
-):
+def test_without_the_store_heartbeats_of_jax_remain(without_store, monkeypatch, capsys):
   """They get the user's timeout, no thread starts, and one line says so."""
   given = {}
-  monkeypatch.setattr(
-    jax.distributed, 'initialize', lambda *_, **options: given.update(options)
-  )
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **options: given.update(options))
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   # Other methods are only noticed when the processes are connected.
   assert heartbeats.available == (without_store == 'other methods')

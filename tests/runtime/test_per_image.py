@@ -5,13 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.runtime.per_image import (
-  gathered,
-  kept,
-  one_ahead,
-  per_image,
-  rows,
-)
+from diffusion_jax.runtime.per_image import gathered, kept, one_ahead, per_image, rows
 from diffusion_jax.runtime.sharding import make_mesh
 from tests.app.conftest import refused
 
@@ -29,8 +23,7 @@ def test_an_image_has_its_own_key_in_any_batch(size):
   apply = per_image(function, make_mesh(4, 2), roots, size)
   found = apply(jnp.float32(10.0), index, inputs)
   a, b = (
-    [jax.random.uniform(jax.random.fold_in(root, int(i))) for i in index]
-    for root in roots.values()
+    [jax.random.uniform(jax.random.fold_in(root, int(i))) for i in index] for root in roots.values()
   )
   np.testing.assert_allclose(found[0], 10.0 * inputs + np.array(a), rtol=1e-6)
   np.testing.assert_allclose(found[1], np.array(b), rtol=1e-6)
@@ -125,9 +118,6 @@ def test_a_killed_computation_goes_on(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
   paths = kept(Squares().start, 7, 3, tmp_path, 'squares')
-  for content in (
-    {'square': np.zeros(3)},
-    {'square': np.zeros(3), 'pair': np.zeros((3, 5))},
-  ):
+  for content in ({'square': np.zeros(3)}, {'square': np.zeros(3), 'pair': np.zeros((3, 5))}):
     np.savez(paths[1], **content)
     refused('00000003.npz is damaged .*: delete it', gathered, paths)

@@ -44,9 +44,7 @@ def test_the_age_of_a_process_is_known_where_it_can_be():
     f's = runpy.run_path({start_up.__file__!r})["seconds_since_launch"]\n'
     'a = s(); time.sleep(0.25); print(a, s() - a if a else None)'
   )
-  result = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=True
-  )
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   age, later = result.stdout.split()
   if seconds_since_launch() is not None:
     assert float(age) >= 0.48 and float(later) >= 0.23  # ticks of 10 ms
@@ -95,9 +93,7 @@ else:
 def mapped(how, size=2**24, **variables):
   command = [sys.executable, '-c', CODE, how, str(size)]
   environment = os.environ | {'NUMPY_MADVISE_HUGEPAGE': '0'} | variables
-  out = subprocess.run(
-    command, capture_output=True, text=True, check=True, env=environment
-  )
+  out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
   return out.stdout.strip()
 
 

@@ -39,9 +39,7 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 
 OBJECTIVE = objectives.denoising(
-  dj.Network(
-    network_fn, dj.step_input(1000), condition=make_condition(dropout=0.3)
-  ),
+  dj.Network(network_fn, dj.step_input(1000), condition=make_condition(dropout=0.3)),
   dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
   times=dj.step_times(1000),
 )
@@ -80,33 +78,23 @@ def stepped(mesh_shape, accumulate):
   state = first_state()
   places = sharding.fsdp_sharding(mesh, state, min_size=64)
   placed = jax.device_put(state, places)
-  step = make_train_step(
-    OBJECTIVE, DESCENT, lambda step: 0.25, accumulate=accumulate
-  )
+  step = make_train_step(OBJECTIVE, DESCENT, lambda step: 0.25, accumulate=accumulate)
   step = jax.jit(step, out_shardings=(places, sharding.replicated(mesh)))
-  after, metrics = step(
-    placed, sharding.to_global(mesh, batch()), jax.random.key(3)
-  )
+  after, metrics = step(placed, sharding.to_global(mesh, batch()), jax.random.key(3))
   return jax.device_get(after), jax.device_get(metrics), after
 
 
 def assert_close(a, b, atol=1e-6):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b
-  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
 
 
 @functools.cache
 def alone():
   """Returns the result of a step by plain jit, without a mesh."""
-  return jax.device_get(
-    jax.jit(STEP)(first_state(), batch(), jax.random.key(3))
-  )
+  return jax.device_get(jax.jit(STEP)(first_state(), batch(), jax.random.key(3)))
 
 
-@pytest.mark.parametrize('shape, accumulate', [
-  ((1, 8), 1), ((2, 4), 1), ((2, 4), 2),
-])  # fmt: skip
+@pytest.mark.parametrize('shape, accumulate', [((1, 8), 1), ((2, 4), 1), ((2, 4), 2)])
 def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
   state, metrics, _ = stepped(shape, accumulate)
   expected, expected_metrics = alone()
@@ -114,9 +102,7 @@ def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
     assert_close(metrics['loss'], expected_metrics['loss'])
   for name, mean in metrics.items():
     other = expected_metrics[name]
-    np.testing.assert_allclose(
-      mean.total / mean.count, other.total / other.count, rtol=1e-5
-    )
+    np.testing.assert_allclose(mean.total / mean.count, other.total / other.count, rtol=1e-5)
   moved = jax.tree.map(np.subtract, expected.params, first_state().params)
   assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) > 0.1
   assert_close(state.params, expected.params)  # parameters - gradient

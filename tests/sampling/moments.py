@@ -24,9 +24,7 @@ SCHEDULES = {
 }
 GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 MIXTURE = oracles.mixture(
-  [0.3, 0.7],
-  [[-1.0, 0.5], [1.0, 0.0]],
-  [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]],
+  [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]]
 )
 ORACLES = {'gaussian': GAUSSIAN, 'mixture': MIXTURE}
 
@@ -56,9 +54,7 @@ STOCHASTIC = {
   'dpm_solver_pp_3m_sde': dj.dpm_solver_pp_sde(1.0, 3),
   'brownian_sde': dj.dpm_solver_pp_sde(1.0, 2, brownian=True),
   'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde,
-  'ancestral_2s': lambda schedule: dj.with_ancestral_noise(
-    dj.dpm_solver_pp_2s(schedule), schedule
-  ),
+  'ancestral_2s': lambda schedule: dj.with_ancestral_noise(dj.dpm_solver_pp_2s(schedule), schedule),
   'annealed_langevin': dj.annealed_langevin(40),
   'churned_heun': lambda schedule: dj.churn(dj.heun(), schedule, 0.1),
   'corrected_ddim': dj.with_corrector(dj.ddim(1.0), dj.langevin(0.08)),
@@ -116,9 +112,7 @@ def sample(oracle_name, sampler_name, schedule, key, levels, x):
   return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
 
 
-sample_few, sample_many = (
-  jit(sample, static_argnums=(0, 1)) for jit in (jax.jit, jit_long)
-)
+sample_few, sample_many = (jit(sample, static_argnums=(0, 1)) for jit in (jax.jit, jit_long))
 
 _WRAPPED = jax.jit(jax.random.wrap_key_data)
 
@@ -142,9 +136,7 @@ def counted_calls(denoise, sampler, levels, shape=(2, 2)):
     jax.debug.callback(lambda: calls.append(1))
     return denoise(x, level)
 
-  run = jax.jit(
-    lambda x: dj.sample(jax.random.key(0), counted, sampler, levels, x)
-  )
+  run = jax.jit(lambda x: dj.sample(jax.random.key(0), counted, sampler, levels, x))
   jax.block_until_ready(run(jnp.ones(shape)))
   jax.effects_barrier()
   return len(calls)

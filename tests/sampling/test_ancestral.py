@@ -36,9 +36,7 @@ def paths(key, levels):
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
-@pytest.mark.parametrize(
-  'num_steps', [3, 50, pytest.param(1000, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('num_steps', [3, 50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
   """They agree at every step, the last included."""
   levels = jax.device_get(level_grid(SCHEDULES[name], max(num_steps, 50)))
@@ -56,9 +54,7 @@ def inversion_errors(num_steps, schedule, x0):
   # The closed form starts at the cleanest level before x_0, which is fixed.
   t = jnp.append(jnp.linspace(1.0, 0.02, num_steps), 0.0)
   levels = schedule(t)
-  levels = levels._replace(
-    alpha=levels.alpha.at[-1].set(1.0), sigma=levels.sigma.at[-1].set(0.0)
-  )
+  levels = levels._replace(alpha=levels.alpha.at[-1].set(1.0), sigma=levels.sigma.at[-1].set(0.0))
   up = dj.ddim_invert(denoise, levels, x0)
   again = dj.sample(key, denoise, dj.ddim(), levels, up)
   first = dj.ddim_invert(denoise, levels.take(slice(-2, None)), x0)
@@ -67,15 +63,12 @@ def inversion_errors(num_steps, schedule, x0):
 
 
 @pytest.mark.parametrize(
-  'name',
-  [pytest.param('linear_vp', marks=pytest.mark.slow), 'continuous_cosine'],
+  'name', [pytest.param('linear_vp', marks=pytest.mark.slow), 'continuous_cosine']
 )
 def test_inversion_is_of_first_order(name, key):
   """The errors of x_0 and of the ODE's x_T halve with the step."""
   x0 = jax.jit(GAUSSIAN.sample, static_argnums=1)(key, 64)
-  errors = np.array(
-    [inversion_errors(n, SCHEDULES[name], x0) for n in (200, 400, 800)]
-  )
+  errors = np.array([inversion_errors(n, SCHEDULES[name], x0) for n in (200, 400, 800)])
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   np.testing.assert_allclose(found, 1.0, atol=0.15)
 

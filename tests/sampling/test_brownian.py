@@ -47,9 +47,7 @@ def test_steps_of_a_path_are_independent_and_standard_normal():
   error = 5 / np.sqrt(N)
   np.testing.assert_allclose(z.mean(axis=1), 0.0, atol=error)
   covariance = z @ z.T / N
-  np.testing.assert_allclose(
-    covariance, np.eye(6), atol=error * np.sqrt(1 + np.eye(6)).max()
-  )
+  np.testing.assert_allclose(covariance, np.eye(6), atol=error * np.sqrt(1 + np.eye(6)).max())
   np.testing.assert_allclose((z**4).mean(axis=1), 3.0, atol=error * 96**0.5)
 
 
@@ -65,9 +63,7 @@ def test_a_step_is_made_of_its_parts():
 def test_steps_below_the_resolution_keep_their_variance():
   levels = jax.jit(SCHEDULE.from_logsnr)(2.0 * np.float32([0.1, 0.1001]))
   x = jnp.zeros((100, N // 100))
-  z = jitted(dj.path_noise)(
-    jax.random.key(0), x, levels.take(1), levels.take(0)
-  )
+  z = jitted(dj.path_noise)(jax.random.key(0), x, levels.take(1), levels.take(0))
   # The difference of two float32 numbers near 0.1 has 4 digits.
   assert abs(np.std(z) - 1.0) < 5 / np.sqrt(2 * N) + 1e-3
 
@@ -142,9 +138,7 @@ def test_a_sampler_chooses_the_keys_of_its_steps():
   sampler = dj.Sampler(lambda x: (), step, repeat_key)
   denoise = lambda x, level: dj.Prediction(x)
   for key in (jax.random.key(0), jax.random.split(jax.random.key(0), 2)):
-    run = lambda key: dj.sample(
-      key, denoise, sampler, levels, jnp.zeros((2, 3))
-    )
+    run = lambda key: dj.sample(key, denoise, sampler, levels, jnp.zeros((2, 3)))
     x = jax.jit(run)(key)
     expected = 3.0 * draw_normal(key, jnp.zeros((2, 3)))
     np.testing.assert_allclose(x, expected, rtol=1e-6)

@@ -40,9 +40,7 @@ def gauss(ys, prior, std):
 
 
 def test_the_denoiser_given_an_observation_is_the_posteriors():
-  mixed = oracles.mixture(
-    [0.3, 0.7], [[-1.0, 0.0], [0.5, 1.0]], [np.eye(2)] * 2
-  )
+  mixed = oracles.mixture([0.3, 0.7], [[-1.0, 0.0], [0.5, 1.0]], [np.eye(2)] * 2)
   y = np.array([0.4, -0.2])
   exact = mixed.posterior(np.eye(2), y, 0.7)
   x = jax.random.normal(jax.random.key(0), (16, 2))
@@ -59,9 +57,9 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
 CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
 
 
-@pytest.mark.parametrize('n, prior', [
-  (1, PRIOR), (2, PRIOR), (8, PRIOR), (32, PRIOR), (5, CORRELATED)
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'n, prior', [(1, PRIOR), (2, PRIOR), (8, PRIOR), (32, PRIOR), (5, CORRELATED)]
+)
 def test_the_composition_of_gaussians_is_exact(n, prior):
   """It is exact at clean and signal-free levels too, on two paths."""
   d = len(prior.means[0])
@@ -128,17 +126,11 @@ def test_langevin_steps_of_the_bridge_reach_the_posterior():
   unit = oracles.gaussian(np.zeros(D), np.eye(D))
   n = 8
   ys, exact = problem(n, std=1.0, prior=unit)
-  denoise = dj.bridged(
-    functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x
-  )
+  denoise = dj.bridged(functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x)
   levels = level_grid(dj.CosineSchedule(), 60, t_start=0.99)
   x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
   sampler = dj.annealed_langevin(20, 0.3 / n)
-  draw = jit_long(
-    lambda x: dj.sample(jax.random.key(1), denoise, sampler, levels, x)
-  )
-  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(
-    exact.cov[0, 0]
-  ) ** 0.5
+  draw = jit_long(lambda x: dj.sample(jax.random.key(1), denoise, sampler, levels, x))
+  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(exact.cov[0, 0]) ** 0.5
   assert np.sqrt(np.mean(z.mean(axis=0) ** 2)) < 0.12
   np.testing.assert_allclose(z.std(), 1.0, atol=0.05)

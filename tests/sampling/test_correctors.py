@@ -44,9 +44,7 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
   x = jax.random.normal(key, (100_000, 2))
   x = np.hypot(level.alpha, level.sigma) * np.asarray(x)
   for s_noise in (1.0, 1.2):
-    sampler = dj.churn(
-      dj.Sampler(lambda x: (), step), schedule, 0.3, s_noise=s_noise
-    )
+    sampler = dj.churn(dj.Sampler(lambda x: (), step), schedule, 0.3, s_noise=s_noise)
     levels = {'level_s': level_at(schedule, 0.4), 'level_t': level}
     step_of = functools.partial(sampler.step, state=(), denoise=None, **levels)
     raised, hat = jax.jit(step_of)(jax.random.key(1), x)[1]
@@ -76,9 +74,12 @@ ENDS = {
   'cosine': dj.CosineSchedule(-5.0, 3.0),
 }
 ODES = {
-  'ddim': dj.ddim(), 'heun': dj.heun(), 'velocity_heun': dj.velocity_heun,
-  'dpm_solver_2': dj.dpm_solver_2, 'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
-}  # fmt: skip
+  'ddim': dj.ddim(),
+  'heun': dj.heun(),
+  'velocity_heun': dj.velocity_heun,
+  'dpm_solver_2': dj.dpm_solver_2,
+  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
+}
 
 
 @pytest.mark.parametrize('name', ODES)
@@ -104,9 +105,7 @@ def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
       old = np.vdot(x, moved) / np.vdot(x, x)
       rtol = 0.1 if name == 'velocity_heun' else 0.03  # of its own steps
       np.testing.assert_allclose(old, share**0.5 * s_s, rtol=rtol)
-      np.testing.assert_allclose(
-        np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03
-      )
+      np.testing.assert_allclose(np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03)
 
 
 def test_gamma_of_churn():
@@ -115,8 +114,6 @@ def test_gamma_of_churn():
 
 
 @pytest.mark.parametrize('name', ['linear', 'linear_vp', 'sub_vp'])
-def test_churn_adds_nothing_at_a_level_noisier_than_any_of_the_schedule(
-  name, key
-):
+def test_churn_adds_nothing_at_a_level_noisier_than_any_of_the_schedule(name, key):
   end = level_at(SCHEDULES[name], 1.0)
   assert compare(name, end._replace(sigma=3.0 * end.sigma), key) == 0.0

@@ -12,14 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.discrete_states import NEVER
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import level_at
-from tests.states import (
-  LINEAR,
-  NUM_STEPS,
-  PROCESSES,
-  TABLE,
-  matrices_of,
-  prior_of,
-)
+from tests.states import LINEAR, NUM_STEPS, PROCESSES, TABLE, matrices_of, prior_of
 
 N = 5000
 MASKING = PROCESSES['masking']
@@ -59,9 +52,7 @@ def check_law(shares, expected):
 def test_ancestral_samples_have_the_law_of_the_oracle(name):
   process = PROCESSES[name]
   levels = level_at(LINEAR, np.linspace(1.0, 0.0, NUM_STEPS + 1))
-  shares = drawn(
-    dj.ancestral_states(process), levels, process, TABLE.denoiser(process)
-  )
+  shares = drawn(dj.ancestral_states(process), levels, process, TABLE.denoiser(process))
   arguments = matrices_of(name), prior_of(name)
   expected = discrete_oracles.ancestral_law(TABLE, *arguments)
   check_law(shares, expected)
@@ -103,9 +94,7 @@ def most_confident_law(x, p=1.0):
     return
   known = np.array(x) < 3
   given = TABLE.conditional(np.array(x), known).probs
-  marginals = [
-    given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
-  ]
+  marginals = [given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
   for values in itertools.product(range(3), repeat=len(hidden)):
     each = [marginals[i][v] for i, v in zip(hidden, values, strict=True)]
     best = int(np.argmax(each))
@@ -138,12 +127,8 @@ def test_confidence_ordered_counts():
   # in float32
   assert np.float32(13) * np.asarray(levels.sigma)[1] > 7
   known = np.zeros((100, 15), int)
-  sampler = dj.keep_known(
-    dj.confidence_ordered(MASKING), known, (np.arange(15) < 2)[None]
-  )
-  run = jax.jit(
-    lambda key, x: dj.sample(key, denoise, sampler, levels, x, True)
-  )
+  sampler = dj.keep_known(dj.confidence_ordered(MASKING), known, (np.arange(15) < 2)[None])
+  run = jax.jit(lambda key, x: dj.sample(key, denoise, sampler, levels, x, True))
   masked = np.asarray(run(jax.random.key(0), known + 3)) == 3
   counts = np.broadcast_to([[15], [7], [4]], (3, 100))
   np.testing.assert_array_equal(masked.sum(axis=2), counts)
@@ -173,18 +158,14 @@ def test_remasked_with_eta_1_goes_to_clean_data_and_back():
   """Every step draws all masked elements, then masks elements at random."""
   sampler = dj.remasked(dj.ancestral_states(MASKING), MASKING, 1.0)
   levels = level_at(LINEAR, np.float32([1.0, 0.5, 0.0]))
-  marginals = [
-    TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
-  ]
+  marginals = [TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
   first = np.einsum('i,j,k->ijk', *marginals)
   expected = np.zeros((3, 3, 3))
   for mask in itertools.product([False, True], repeat=3):
     for value in itertools.product(range(3), repeat=3):
       known = ~np.array(mask)
       given = TABLE.conditional(np.array(value), known).probs
-      each = [
-        given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)
-      ]
+      each = [given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
       expected += first[value] / 8 * np.einsum('i,j,k->ijk', *each)
   check_law(drawn(sampler, levels), expected)
 
@@ -216,10 +197,14 @@ def test_guidance_and_top_p():
   assert np.isfinite(logits[:3]).all()
   found = scipy.special.softmax(logits[:, 0, 0], axis=-1)
   weights = np.array([0.5, 0.3, 0.2]) ** 3 / np.array([0.1, 0.6, 0.3]) ** 2
-  expected = np.array([
-    [*(weights / weights.sum()), 0.0], [0.5, 0.3, 0.2, 0], [0.1, 0.6, 0.3, 0],
-    *(np.where(np.arange(4) < n, [0.5, 0.3, 0.2, 0], 0) for n in kept.values())
-  ])  # fmt: skip
+  expected = np.array(
+    [
+      [*(weights / weights.sum()), 0.0],
+      [0.5, 0.3, 0.2, 0],
+      [0.1, 0.6, 0.3, 0],
+      *(np.where(np.arange(4) < n, [0.5, 0.3, 0.2, 0], 0) for n in kept.values()),
+    ]
+  )
   expected /= expected.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -230,9 +215,7 @@ def test_top_p_keeps_what_rounding_would_lose():
   probs /= probs.sum()
   logits = np.log(np.append(probs, 1e-60)).astype(np.float32)[None, None]
   denoise = lambda xt, level: jnp.asarray(logits)
-  kept = [
-    np.sum(dj.top_p(denoise, p)(None, None) > NEVER) for p in (1.0, 1.0 - 1e-6)
-  ]
+  kept = [np.sum(dj.top_p(denoise, p)(None, None) > NEVER) for p in (1.0, 1.0 - 1e-6)]
   before = np.append(0.0, np.cumsum(probs))
   assert kept[0] == logits.size
   np.testing.assert_allclose(kept[1], np.sum(before < 1.0 - 1e-6), rtol=0.05)
@@ -265,10 +248,7 @@ def test_nan_logits_stay_visible():
     return jnp.where(bad, jnp.nan, exact(xt, level))
 
   ancestral = dj.ancestral_states(MASKING)
-  samplers = (
-    dj.remasked(ancestral, MASKING, 0.5),
-    dj.confidence_ordered(MASKING, 1.0),
-  )
+  samplers = (dj.remasked(ancestral, MASKING, 0.5), dj.confidence_ordered(MASKING, 1.0))
 
   @jax.jit
   def run(x):

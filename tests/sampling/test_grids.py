@@ -36,10 +36,7 @@ CASES = [*itertools.product(SPACED, [(1, True), (9, True), (6, False)])]
 @jax.jit
 def grids(schedule, t_start):
   """Returns the grids of CASES, and levels of the schedule at their times."""
-  found = [
-    dj.level_grid(schedule, n, spacing, t_start, clean)
-    for spacing, (n, clean) in CASES
-  ]
+  found = [dj.level_grid(schedule, n, spacing, t_start, clean) for spacing, (n, clean) in CASES]
   exact = schedule(jnp.concatenate([levels.t for levels in found]))
   ends = schedule(t_start), schedule(0.0), last_noisy_level(schedule)
   return found, exact, ends
@@ -60,9 +57,7 @@ def test_grids_fall_from_noise_to_clean(schedule, t_start):
   karras = found[CASES.index(('karras', (9, True)))]
   close([x[-2] for x in karras], noisy, rtol=1e-3)
   first_noisy = 1 / getattr(schedule, 'num_steps', 1000)
-  for (spacing, (n, clean)), levels, value in zip(
-    CASES, found, exact, strict=True
-  ):
+  for (spacing, (n, clean)), levels, value in zip(CASES, found, exact, strict=True):
     assert levels.t.shape == (n + 1,) and np.isfinite(np.stack(levels)).all()
     close([x[0] for x in levels], first, rtol=1e-5)
     close(np.stack(levels)[:, :n], np.stack(value)[:, :n], rtol=1e-3)
@@ -142,9 +137,7 @@ def test_karras_spacing_of_ddpm():
 
 def test_grids_of_a_long_list_of_small_alphas_are_finite():
   """alpha underflows to 0 long before t = 1."""
-  for levels in compiled(
-    lambda: [dj.level_grid(UNDERFLOW, 10, spacing) for spacing in SPACED]
-  ):
+  for levels in compiled(lambda: [dj.level_grid(UNDERFLOW, 10, spacing) for spacing in SPACED]):
     assert np.isfinite(np.stack(levels)).all()
     assert (np.diff(levels.t) < 0.0).all()
 
@@ -249,10 +242,7 @@ def test_levels_of_respaced_steps():
   """beta_i = 1 - abar[S_i] / abar[S_(i-1)] between the kept steps S."""
   steps = dj.respaced_steps(1000, '10,15,20')
   levels, kept = compiled(
-    lambda: (
-      dj.step_levels(DDPM, steps),
-      DDPM.at_step(np.append(steps[::-1], 0)),
-    )
+    lambda: (dj.step_levels(DDPM, steps), DDPM.at_step(np.append(steps[::-1], 0)))
   )
   bars = np.cumprod(1 - dj.linear_betas(1000))[steps - 1]
   betas = 1 - bars / np.append(1.0, bars[:-1])

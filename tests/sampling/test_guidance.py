@@ -17,11 +17,7 @@ SCHEDULE = dj.LinearVPSchedule()
 CLASSES = oracles.mixture(
   [0.3, 0.5, 0.2],
   [[-1.0, 0.5], [1.0, 0.0], [0.2, -0.8]],
-  [
-    [[0.2, 0.05], [0.05, 0.1]],
-    [[0.1, 0.0], [0.0, 0.3]],
-    [[0.15, -0.05], [-0.05, 0.1]],
-  ],
+  [[[0.2, 0.05], [0.05, 0.1]], [[0.1, 0.0], [0.0, 0.3]], [[0.15, -0.05], [-0.05, 0.1]]],
 )
 LEVELS = [
   level_at(SCHEDULE, 0.05),
@@ -62,16 +58,11 @@ def scores_and_truth(level, scale):
     one = CLASSES.component(1).log_prob(x, level)
     return jnp.sum(scale * one + (1.0 - scale) * CLASSES.log_prob(x, level))
 
-  found = [
-    dj.score_from_x0(estimate.x0, X, level)
-    for estimate in (free, by_classifier)
-  ]
+  found = [dj.score_from_x0(estimate.x0, X, level) for estimate in (free, by_classifier)]
   return found, jax.grad(log_tilted)(X)
 
 
-@pytest.mark.parametrize(
-  'scale', [0.0, 1.0, 2.5, np.float32([0.0, 1.0, 2.0, 4.0])]
-)
+@pytest.mark.parametrize('scale', [0.0, 1.0, 2.5, np.float32([0.0, 1.0, 2.0, 4.0])])
 @pytest.mark.parametrize('level', LEVELS)
 def test_guidance_has_the_score_of_the_tilted_density(level, scale):
   """The score is grad log [p(x_t) p(y | x_t)^w], by automatic differentiation.
@@ -202,9 +193,7 @@ def test_one_call_for_two_is_two_calls(t):
   cond = {'label': jnp.array([0, 3, 1, 2]), 'image': 0.1 * images(3)[0, :4, :2]}
   cond['image'] = jnp.asarray(cond['image'].reshape(4, -1), jnp.float32)
   level = level_at(SCHEDULE, np.float32(t))
-  network = dj.Network(
-    network_fn, dj.logsnr_input, parametrization='v', learned_variance=True
-  )
+  network = dj.Network(network_fn, dj.logsnr_input, parametrization='v', learned_variance=True)
   pair = dj.make_paired_denoiser(network, 0.7, cond)
   found = jax.jit(pair)(x, level)
   for prediction, drop in zip(found, (False, True), strict=True):
@@ -212,9 +201,7 @@ def test_one_call_for_two_is_two_calls(t):
     denoise = network.denoiser(0.7, with_drop)
     expected: Any = jax.jit(denoise)(x, level)
     np.testing.assert_allclose(prediction.x0, expected.x0, atol=1e-6)
-    np.testing.assert_allclose(
-      prediction.var_frac, expected.var_frac, atol=1e-6
-    )
+    np.testing.assert_allclose(prediction.var_frac, expected.var_frac, atol=1e-6)
   assert np.abs(found[0].x0 - found[1].x0).max() > 0.1
 
 
@@ -226,10 +213,7 @@ def test_the_exact_classifier_makes_the_exact_conditional(level):
   def found_and_expected(level):
     x = level.alpha[..., None] * X if jnp.ndim(level.t) else level.alpha * X
     return [
-      (
-        dj.classifier_guided(CLASSES.denoise, log_prob_of(k))(x, level).x0,
-        of_class(k)(x, level).x0,
-      )
+      (dj.classifier_guided(CLASSES.denoise, log_prob_of(k))(x, level).x0, of_class(k)(x, level).x0)
       for k in range(3)
     ]
 
@@ -240,9 +224,7 @@ def test_the_exact_classifier_makes_the_exact_conditional(level):
 def test_without_signal_a_classifier_adds_nothing():
   level = dj.NoiseLevel(jnp.array(1.0), jnp.array(0.0), jnp.array(1.0))
   guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)
-  found, plain = jax.jit(
-    lambda x: (guided(x, level).x0, CLASSES.denoise(x, level).x0)
-  )(X)
+  found, plain = jax.jit(lambda x: (guided(x, level).x0, CLASSES.denoise(x, level).x0))(X)
   np.testing.assert_array_equal(found, plain)
 
 

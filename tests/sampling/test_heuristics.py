@@ -82,9 +82,7 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
   All steps are at one level; the mean over many estimates has no noise.
   """
   level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.02, 500
-  levels = jax.tree.map(
-    lambda a, b: np.append(np.full(steps, a), b), level, dj.clean_level()
-  )
+  levels = jax.tree.map(lambda a, b: np.append(np.full(steps, a), b), level, dj.clean_level())
   m = measured(1.0)
 
   @jax.jit

@@ -28,13 +28,18 @@ def resampled(num_steps, *resampling):
   return dj.repaint_levels(dj.level_grid(SCHEDULE, num_steps), *resampling)
 
 
-@pytest.mark.parametrize('steps, jump, n, down, up', [
-  (250, 10, 10, 2410, 2160), (20, 4, 3, 52, 32), (7, 1, 5, 31, 24),
-  (23, 5, 2, 43, 20), (9, 3, 1, 9, 0), (10, 4, 3, 26, 16),
-])  # fmt: skip
-def test_the_grid_of_repaint_is_that_of_the_released_code(
-  steps, jump, n, down, up
-):
+@pytest.mark.parametrize(
+  'steps, jump, n, down, up',
+  [
+    (250, 10, 10, 2410, 2160),
+    (20, 4, 3, 52, 32),
+    (7, 1, 5, 31, 24),
+    (23, 5, 2, 43, 20),
+    (9, 3, 1, 9, 0),
+    (10, 4, 3, 26, 16),
+  ],
+)
+def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n, down, up):
   levels = jax.device_get(resampled(steps, n, jump))
   times = chains.times(steps, jump, n)
   # Their time -1 is clean data, the last entry of our grid.
@@ -63,9 +68,9 @@ def test_known_pixels_come_back_to_the_bit(method, sampler, key):
     return dj.Prediction(jnp.tanh(x))
 
   wrapped = wrap(sampler, jnp.where(mask, known, 99.0), mask)
-  x = jax.jit(
-    lambda x: dj.sample(key, denoise, wrapped, resampling(LEVELS), x)
-  )(jax.random.normal(key, known.shape))
+  x = jax.jit(lambda x: dj.sample(key, denoise, wrapped, resampling(LEVELS), x))(
+    jax.random.normal(key, known.shape)
+  )
   mask = np.broadcast_to(mask, known.shape)
   found, known = np.asarray(x), np.asarray(known)
   assert (found.view(np.uint32) == known.view(np.uint32))[mask].all()
@@ -89,9 +94,7 @@ def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
   def run(known):
     sampler = dj.replace_known(dj.ddim(), jnp.full((n, 2), known), MASK)
     x = jnp.zeros((n, 2))
-    return dj.sample(
-      key, CORRELATED.denoise, sampler, levels, x, return_trajectory=True
-    )
+    return dj.sample(key, CORRELATED.denoise, sampler, levels, x, return_trajectory=True)
 
   dark, bright = (np.asarray(run(known))[1:, :, 0] for known in (0.0, 1.0))
   for i in range(3):
@@ -143,9 +146,7 @@ def completed(method, num_steps, *resampling):
   return np.asarray(truth)[:, 0], np.asarray(run(keys))[:, 1]
 
 
-@pytest.mark.parametrize(
-  'method', [('replace', 50), ('repaint', 50, 4, 5), ('reconstruction', 50)]
-)
+@pytest.mark.parametrize('method', [('replace', 50), ('repaint', 50, 4, 5), ('reconstruction', 50)])
 def test_the_law_of_what_is_filled_in(method):
   """x_2 depends on x_1 with the slope and the spread of the exact chain."""
   x1, x2 = completed(*method)
@@ -169,9 +170,7 @@ def test_repaint_comes_close_to_the_conditional_and_replacement_does_not():
   assert (np.diff(errors) < 0).all() and errors[0] > 0.25
   assert errors[2] < 0.03 and errors[4] < 0.012
   assert 0.9 - chains.law('repaint', 250, 100, 1)[0] < 0.003
-  np.testing.assert_allclose(
-    chains.law('repaint', 250, 1), chains.law('replace', 250), rtol=1e-6
-  )
+  np.testing.assert_allclose(chains.law('repaint', 250, 1), chains.law('replace', 250), rtol=1e-6)
   # Reconstruction guidance has this slope on any grid.
   assert abs(0.9 - chains.law('reconstruction', 50)[0]) < 0.005
 
@@ -186,9 +185,7 @@ def test_a_sampler_forgets_on_the_way_up(key):
   repaint = dj.repaint(counting, jnp.zeros((1, 2)), MASK)
   states, x, state = [], jnp.ones((1, 2)), jnp.zeros((), int)
   levels = resampled(4, 2, 2)
-  step = jax.jit(
-    lambda x, state, **ends: repaint.step(key, x, state, None, **ends)
-  )
+  step = jax.jit(lambda x, state, **ends: repaint.step(key, x, state, None, **ends))
   for i in range(len(levels.t) - 1):
     ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
     x, state = step(x, state, **ends)
@@ -197,9 +194,7 @@ def test_a_sampler_forgets_on_the_way_up(key):
 
 
 @pytest.mark.parametrize('wrap', [dj.replace_known, dj.repaint])
-@pytest.mark.parametrize(
-  'sampler', [dj.dpm_solver_pp(3), dj.dpm_solver_pp_sde()]
-)
+@pytest.mark.parametrize('sampler', [dj.dpm_solver_pp(3), dj.dpm_solver_pp_sde()])
 def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
   """Image i does not depend on its place in the batch."""
   known = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
@@ -221,12 +216,13 @@ def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
 
 
 @pytest.mark.parametrize(
-  'make', [
+  'make',
+  [
     functools.partial(dj.replace_known, dj.ddim()),
     functools.partial(dj.repaint, dj.ddim()),
     functools.partial(dj.reconstruction_guided, CORRELATED.denoise),
   ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize('shape', [(8, 8), (2, 8, 7, 1), (3, 8, 8, 1)])
 def test_a_mask_of_another_shape_is_refused(make, shape):
   with pytest.raises(ValueError, match=r'a mask of shape .* does not fit'):

@@ -29,9 +29,7 @@ def correlated(seed, scale=1.0):
 ORACLES = {
   'gaussian': oracles.gaussian(np.zeros(D), correlated(0)),
   'mixture': oracles.mixture(
-    [0.4, 0.6],
-    [np.full(D, 0.6), np.full(D, -0.4)],
-    [correlated(1, 0.5), 0.3 * np.eye(D)],
+    [0.4, 0.6], [np.full(D, 0.6), np.full(D, -0.4)], [correlated(1, 0.5), 0.3 * np.eye(D)]
   ),
 }
 GAUSSIAN, MIXTURE = ORACLES.values()
@@ -40,9 +38,7 @@ GAUSSIAN, MIXTURE = ORACLES.values()
 SCHEDULES = {
   'ddpm': dj.DiscreteSchedule.from_betas(dj.linear_betas(1000)),
   'five_steps': dj.DiscreteSchedule.from_alphas([0.5, 0.4, 0.2, 0.1, 0.05]),
-  'zero_terminal_snr': dj.DiscreteSchedule.from_betas(
-    dj.zero_terminal_snr(dj.linear_betas(1000))
-  ),
+  'zero_terminal_snr': dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(dj.linear_betas(1000))),
   'cosine': dj.CosineSchedule(),
   'linear_vp': dj.LinearVPSchedule(),
   'sub_vp': dj.SubVPSchedule(),
@@ -56,9 +52,15 @@ def _exact(components, number, rtol, x, t_min):
   # Schedules are constants here, so their tables keep float64.
   schedule = OneOf(number, (*SCHEDULES.values(),))
   return dj.log_likelihood(
-    None, oracles.Mixture(*components).denoise, schedule, x, t_min=t_min,
-    rtol=rtol, atol=rtol, exact_trace=True,
-  )  # fmt: skip
+    None,
+    oracles.Mixture(*components).denoise,
+    schedule,
+    x,
+    t_min=t_min,
+    rtol=rtol,
+    atol=rtol,
+    exact_trace=True,
+  )
 
 
 def exact(oracle_name, schedule_name, rtol, x, t_min=T_MIN):
@@ -69,19 +71,23 @@ def exact(oracle_name, schedule_name, rtol, x, t_min=T_MIN):
   oracle, number = ORACLES[oracle_name], [*SCHEDULES].index(schedule_name)
   components = [
     np.resize(field, (2, *field.shape[1:]))
-    for field in (
-      oracle.weights, oracle.means, oracle.eigenvalues, oracle.eigenvectors
-    )
-  ]  # fmt: skip
+    for field in (oracle.weights, oracle.means, oracle.eigenvalues, oracle.eigenvectors)
+  ]
   return _exact(components, number, rtol, x, t_min)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def hutchinson(key, probe, num_probes, x):
   return dj.log_likelihood(
-    key, MIXTURE.denoise, SCHEDULES['cosine'], x, probe=probe,
-    num_probes=num_probes, rtol=1e-4, atol=1e-4,
-  )  # fmt: skip
+    key,
+    MIXTURE.denoise,
+    SCHEDULES['cosine'],
+    x,
+    probe=probe,
+    num_probes=num_probes,
+    rtol=1e-4,
+    atol=1e-4,
+  )
 
 
 def many_keys():
@@ -118,10 +124,7 @@ def with_exact_prior(found, oracle_name, last):
 
 
 def slow_unless(fast, names):
-  return [
-    pytest.param(name, marks=[] if name in fast else pytest.mark.slow)
-    for name in names
-  ]
+  return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
 
 
 FAST = 'ddpm', 'zero_terminal_snr', 've'
@@ -142,9 +145,7 @@ def test_log_likelihood_of_a_mixture(schedule_name):
 FAST = 'linear_vp', 'sub_vp', 've'
 
 
-@pytest.mark.parametrize(
-  'schedule_name', slow_unless(FAST, [*FAST, 'ddpm', 'cosine'])
-)
+@pytest.mark.parametrize('schedule_name', slow_unless(FAST, [*FAST, 'ddpm', 'cosine']))
 def test_a_gaussian_is_mapped_exactly(schedule_name):
   schedule = SCHEDULES[schedule_name]
   x, level = draws('gaussian', schedule_name)
@@ -157,10 +158,7 @@ def test_a_gaussian_is_mapped_exactly(schedule_name):
   np.testing.assert_allclose(found.latent / scale, latent / scale, atol=atol)
   # The density from the determinant of the map, with the model's prior.
   v = np.asarray(GAUSSIAN.eigenvalues[0], np.float64)
-  first, end = (
-    np.float64(at.alpha) ** 2 * v + np.float64(at.sigma) ** 2
-    for at in (level, last)
-  )
+  first, end = (np.float64(at.alpha) ** 2 * v + np.float64(at.sigma) ** 2 for at in (level, last))
   truth = prior_log_prob(last, latent) + 0.5 * np.sum(np.log(end / first))
   np.testing.assert_allclose(found.log_prob, truth, atol=5e-4 * D)
   truth = log_prob('gaussian', x, level)
@@ -208,9 +206,7 @@ def test_the_error_falls_with_the_tolerance():
 
   @jax.jit
   def flow(x, rtol):
-    return dj.probability_flow(
-      denoise, schedule, x, T_MIN, 1.0, rtol=rtol, atol=rtol
-    )
+    return dj.probability_flow(denoise, schedule, x, T_MIN, 1.0, rtol=rtol, atol=rtol)
 
   errors, counts = [], []
   for rtol in (1e-3, 1e-6):
@@ -225,8 +221,7 @@ def test_the_error_falls_with_the_tolerance():
   assert 6 < counts[0] < counts[1] < 180
   first = np.arange(16)[:, None] == 0
   alone, among_others = (
-    flow(np.where(first, x, others), 1e-3)[0]
-    for others in (x[0], np.zeros(D, np.float32))
+    flow(np.where(first, x, others), 1e-3)[0] for others in (x[0], np.zeros(D, np.float32))
   )
   np.testing.assert_allclose(among_others, alone, atol=1e-5)
 
@@ -286,9 +281,8 @@ def of_images(image, level):
 
 def images_log_prob(image):
   return dj.log_likelihood(
-    None, of_images, SCHEDULES['cosine'], image, exact_trace=True, rtol=1e-4,
-    atol=1e-4,
-  ).log_prob  # fmt: skip
+    None, of_images, SCHEDULES['cosine'], image, exact_trace=True, rtol=1e-4, atol=1e-4
+  ).log_prob
 
 
 def test_images_have_the_likelihood_of_vectors():
@@ -313,9 +307,7 @@ def test_the_gradient_is_the_score():
 def test_probability_flow_there_and_back():
   schedule = SCHEDULES['ve']
   x, level = draws('gaussian', 've')
-  flow = jax.jit(functools.partial(
-    dj.probability_flow, GAUSSIAN.denoise, schedule
-  ))  # fmt: skip
+  flow = jax.jit(functools.partial(dj.probability_flow, GAUSSIAN.denoise, schedule))
   latent = flow(x, T_MIN, 1.0)
   expected = jax.jit(GAUSSIAN.ode_map)(x, level, schedule(jnp.float32(1.0)))
   np.testing.assert_allclose(latent, expected, rtol=1e-3, atol=0.01)
@@ -323,9 +315,7 @@ def test_probability_flow_there_and_back():
 
 
 def test_too_few_steps_are_nan():
-  flow = functools.partial(
-    dj.probability_flow, GAUSSIAN.denoise, SCHEDULES['cosine'], max_steps=2
-  )
+  flow = functools.partial(dj.probability_flow, GAUSSIAN.denoise, SCHEDULES['cosine'], max_steps=2)
   with jax.debug_nans(False):
     found = jax.jit(lambda x: flow(x, T_MIN, 1.0))(np.ones((3, D), np.float32))
   assert np.isnan(found).all()
@@ -360,9 +350,7 @@ def test_bits_of_a_histogram_are_exact(num_levels, seed):
   mass = rng.dirichlet(np.ones(num_levels))
   values = np.linspace(-1.0, 1.0, num_levels)
   index = rng.integers(num_levels, size=(5, 12))
-  x = dj.dequantize(
-    jax.random.key(seed), jnp.asarray(values[index], jnp.float32), num_levels
-  )
+  x = dj.dequantize(jax.random.key(seed), jnp.asarray(values[index], jnp.float32), num_levels)
   # The density at x follows from the edges of the bins.
   width = values[1] - values[0]
   edges = values[0] + width * (np.arange(num_levels + 1) - 0.5)
@@ -394,9 +382,7 @@ def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
   level = dj.NoiseLevel(*map(jnp.asarray, (0.0, alpha, sigma)))
   dequantize = jax.jit(dj.gaussian_dequantize, static_argnums=3)
   z, log_weight = dequantize(key, x0, level, num_levels)
-  densities = scipy.stats.norm.pdf(
-    np.asarray(z, np.float64)[..., None], alpha * values, sigma
-  )
+  densities = scipy.stats.norm.pdf(np.asarray(z, np.float64)[..., None], alpha * values, sigma)
   log_p = np.log(densities.mean(axis=-1)).sum(axis=-1)  # of z, [B]
   np.testing.assert_allclose(log_p + log_weight, -3 * np.log(5), rtol=1e-5)
   keys, x0 = jax.random.split(key, 16), np.asarray(x0)

@@ -22,9 +22,7 @@ def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
   exact = jax.jit(GAUSSIAN.ode_map)(x, *ends)
   for n in (1, 3):
     levels = level_grid(SCHEDULE, n)
-    sample = jax.jit(
-      functools.partial(dj.sample_map, flow_map=GAUSSIAN.flow_map)
-    )
+    sample = jax.jit(functools.partial(dj.sample_map, flow_map=GAUSSIAN.flow_map))
     found = sample(jax.random.key(n), levels=levels, x=x)
     np.testing.assert_allclose(found, exact, atol=2e-6)
 
@@ -41,9 +39,7 @@ def test_multistep_consistency_sampling_by_hand(key):
     return 0.5 * xt + level_t.sigma
 
   x = jax.random.normal(key, (4, 2))
-  sample = jax.jit(
-    lambda levels, x: dj.sample_map(key, f, levels, x, stochastic=True)
-  )
+  sample = jax.jit(lambda levels, x: dj.sample_map(key, f, levels, x, stochastic=True))
   for schedule, end in (
     (dj.KarrasSchedule(), 0.002),
     (dj.CosineSchedule(-4.0, 2.0), np.sqrt(1 / (1 + np.exp(2.0)))),

@@ -32,21 +32,15 @@ def measured(std):
 
 
 # A mixture and one number of it, whose posterior has two modes.
-MIXTURE = oracles.mixture(
-  [0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)]
-)
+MIXTURE = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)])
 OF_MIXTURE = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
 ONE_NUMBER = dj.Measurement(
-  np.float32([[0.2]]),
-  jax.jit(lambda x: x @ jnp.asarray(OF_MIXTURE[0].T, jnp.float32)),
-  0.2,
+  np.float32([[0.2]]), jax.jit(lambda x: x @ jnp.asarray(OF_MIXTURE[0].T, jnp.float32)), 0.2
 )
 
 
 def by_moments(denoise, m):
-  return dj.observation_guided(
-    denoise, m.forward, m.y, num_iterations=2, std=m.std
-  )
+  return dj.observation_guided(denoise, m.forward, m.y, num_iterations=2, std=m.std)
 
 
 def by_pseudoinverse(denoise, m):
@@ -68,12 +62,9 @@ def estimates(prior, make, std, key):
 
 @pytest.mark.parametrize('std', [0.01, 0.1, 1.0])
 @pytest.mark.parametrize(
-  'prior, make',
-  [(DATA, by_moments), (WHITE, by_moments), (WHITE, by_pseudoinverse)],
+  'prior, make', [(DATA, by_moments), (WHITE, by_moments), (WHITE, by_pseudoinverse)]
 )
-def test_gaussian_data_have_the_exact_posterior_at_every_level(
-  prior, make, std, key
-):
+def test_gaussian_data_have_the_exact_posterior_at_every_level(prior, make, std, key):
   found, expected = estimates(prior, make, std, key)
   np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -133,9 +124,7 @@ def by_drawing(_, m):
   return lambda x, level: dj.gaussian_draw(m)(jax.random.key(0), x, level.sigma)
 
 
-@pytest.mark.parametrize(
-  'make', [dj.proximal, dj.pseudoinverse_guided, by_drawing]
-)
+@pytest.mark.parametrize('make', [dj.proximal, dj.pseudoinverse_guided, by_drawing])
 def test_a_measurement_that_is_not_linear_is_refused(make):
   for forward in (lambda x: x + 1.0, lambda x: jnp.clip(x, -0.1, 0.1)):
     m = dj.Measurement(jnp.zeros((1, 4)), jax.jit(forward), 0.1)

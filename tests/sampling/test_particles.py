@@ -44,9 +44,7 @@ def run(key, denoise, sampler, num_steps, shape, **options):
     levels = level_grid(DISCRETE, num_steps)
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, shape, levels.take(0))
-    return dj.sample(
-      key, denoise, sampler, levels, x, return_state=True, **options
-    )
+    return dj.sample(key, denoise, sampler, levels, x, return_state=True, **options)
 
   return draw(key)
 
@@ -77,24 +75,23 @@ def log_evidence_of_the_chain(num_steps, std):
   return multivariate_normal.logpdf(Y, MATRIX @ m, cov_y)
 
 
-@pytest.mark.parametrize('twist, use_gradient, std, error', [
-  ('pseudoinverse', True, 0.5, 0.01),
-  ('spread', True, 0.5, 0.01),
-  ('pseudoinverse', False, 1.0, 0.01),
-  (None, True, 0.6, 0.02),
-])  # fmt: skip
-def test_the_evidence_is_unbiased_for_the_chain(
-  twist, use_gradient, std, error, key
-):
+@pytest.mark.parametrize(
+  'twist, use_gradient, std, error',
+  [
+    ('pseudoinverse', True, 0.5, 0.01),
+    ('spread', True, 0.5, 0.01),
+    ('pseudoinverse', False, 1.0, 0.01),
+    (None, True, 0.6, 0.02),
+  ],
+)
+def test_the_evidence_is_unbiased_for_the_chain(twist, use_gradient, std, error, key):
   m = measured(std)
   twists = {
     'pseudoinverse': dj.pseudoinverse_twist(m, num_iterations=2),
     'spread': dj.spread_twist(m),
     None: None,
   }
-  sampler = dj.steered(
-    m.log_prob, twists[twist], use_gradient=use_gradient, threshold=0.6
-  )
+  sampler = dj.steered(m.log_prob, twists[twist], use_gradient=use_gradient, threshold=0.6)
   _, state = run(key, PRIOR.denoise, sampler, 20, (4000, 8, 4))
   logs = np.asarray(state.log_evidence, np.float64)
   ratios = np.exp(logs - log_evidence_of_the_chain(20, std))
@@ -205,9 +202,7 @@ def test_a_population_depends_on_its_key_only(key):
   levels = level_grid(DISCRETE, 10)
   keys = jax.random.split(key, 8)
   draw = jax.jit(
-    lambda keys, x: dj.sample(
-      keys, DATA.denoise, sampler, levels, x, return_state=True
-    )
+    lambda keys, x: dj.sample(keys, DATA.denoise, sampler, levels, x, return_state=True)
   )
   x = jax.random.normal(key, (8, 4, 4))
   assert_own_keys(draw, keys, x, rtol=2e-5, atol=2e-5)
@@ -218,9 +213,7 @@ def test_impossible_images_are_never_picked(key):
 
   def reward(x0):
     side = x0[:, 0]
-    return jnp.where(
-      side > 0.5, jnp.sqrt(-side), jnp.where(side < -1, -jnp.inf, 0)
-    )
+    return jnp.where(side > 0.5, jnp.sqrt(-side), jnp.where(side < -1, -jnp.inf, 0))
 
   sampler = dj.steered(reward)
   x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4))
@@ -253,9 +246,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
   assert error < 0.05 * exact
   assert abs(found.mean() - exact) < 4.0 * error
   alive = found > 0.0
-  assert (
-    alive.mean() > 1.0 - 1.2 * (1.0 - exact) ** 8
-  )  # no fewer than by chance
+  assert alive.mean() > 1.0 - 1.2 * (1.0 - exact) ** 8  # no fewer than by chance
   picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights))[alive, 0]
   assert (picked > threshold).all()
 
@@ -324,9 +315,9 @@ def test_lowest_ess_is_that_of_the_worst_step(where, key):
   start = jax.random.normal(key, (4, 8, 2))
   sampler = dj.steered(reward, twist, use_gradient=False, threshold=0.0)
   denoise = lambda x, level: dj.Prediction(x)
-  x, state = jax.jit(
-    lambda x: dj.sample(key, denoise, sampler, levels, x, return_state=True)
-  )(start)
+  x, state = jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x, return_state=True))(
+    start
+  )
   of = np.asarray(start if where == 'first' else x)[..., 0]
   weights = np.where(of > 0.0, 9.0, 1.0)
   expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)

@@ -37,9 +37,7 @@ def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
   level = level_at(SCHEDULE, t)
   x, known = jax.random.normal(key, (2, 3, 4))
   mask = np.arange(4)[None] < num_known
-  guided = dj.reconstruction_guided(
-    DATA.denoise, known, mask, num_iterations=num_known
-  )
+  guided = dj.reconstruction_guided(DATA.denoise, known, mask, num_iterations=num_known)
   found = np.asarray(jax.jit(guided)(x, level).x0)
   a = np.eye(4)[:num_known]
   y = np.asarray(known, np.float64)[:, :num_known]
@@ -77,9 +75,7 @@ def test_scale_and_the_first_iteration_go_along_the_gradient(key):
 
   @jax.jit
   def changes(scale):
-    guided = dj.reconstruction_guided(
-      DATA.denoise, known, mask, scale, num_iterations=1
-    )
+    guided = dj.reconstruction_guided(DATA.denoise, known, mask, scale, num_iterations=1)
     return guided(x, level).x0 - DATA.denoise(x, level).x0
 
   change, half = np.asarray(changes(1.0)), changes(0.5)
@@ -140,9 +136,9 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(key):
       return dj.Prediction(prior.denoise(x, level).x0 + x @ error)
 
     y_0 = jnp.asarray(y[None], jnp.float32)
-    return dj.observation_guided(
-      denoise, observe, y_0, num_iterations=num_iterations, std=0.1
-    )(x, level).x0
+    return dj.observation_guided(denoise, observe, y_0, num_iterations=num_iterations, std=0.1)(
+      x, level
+    ).x0
 
   def largest(error, num_iterations):
     """Returns the largest error of 200 draws, of data with unit variance."""
@@ -172,9 +168,7 @@ def test_noise_in_y_counts_at_low_levels(key):
   observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
   y = np.array([0.3, -0.1])
   exact = DATA.posterior(POOL, y, 3e-3)
-  guided = dj.observation_guided(
-    DATA.denoise, observe, jnp.asarray(y[None], jnp.float32), std=3e-3
-  )
+  guided = dj.observation_guided(DATA.denoise, observe, jnp.asarray(y[None], jnp.float32), std=3e-3)
 
   @jax.jit
   def estimates(key):

@@ -7,13 +7,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.sampling.sampler import sample_frames, spread_levels
 from tests.jitted import at_step, level_grid
-from tests.sampling.moments import (
-  DDPM,
-  GAUSSIAN,
-  STOCHASTIC,
-  assert_own_keys,
-  build,
-)
+from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, assert_own_keys, build
 from tests.states import PROCESSES, TABLE
 
 
@@ -139,13 +133,9 @@ DRAWING = {
   'repaint': drawn(half, dj.repaint(DDIM, *KNOWN), IMAGES),
   'ancestral_states': of_states(dj.ancestral_states(MASKING)),
   'confidence_ordered': of_states(dj.confidence_ordered(MASKING, 1.0)),
-  'remasked': of_states(
-    dj.remasked(dj.ancestral_states(MASKING), MASKING, 0.5)
-  ),
-  'edit': lambda key: dj.sdedit(
-    key, half, DDIM, level_grid(DDPM, 3), IMAGES, 0.7, repeats=2
-  ),
-}  # fmt: skip
+  'remasked': of_states(dj.remasked(dj.ancestral_states(MASKING), MASKING, 0.5)),
+  'edit': lambda key: dj.sdedit(key, half, DDIM, level_grid(DDPM, 3), IMAGES, 0.7, repeats=2),
+}
 DRAWING |= {n: drawn(half, build(n, DDPM), PAIRS) for n in STOCHASTIC}
 
 

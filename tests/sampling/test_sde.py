@@ -45,8 +45,7 @@ FLOW = dj.RectifiedFlowSchedule()
 
 
 @pytest.mark.parametrize(
-  'diffusion, w',
-  [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))],
+  'diffusion, w', [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))]
 )
 def test_the_step_of_sit_literally(diffusion, w, key):
   """In SiT's time s = 1 - t the drift is u + w score / 2.

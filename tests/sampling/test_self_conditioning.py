@@ -34,12 +34,8 @@ def test_a_chain_by_hand(key):
   """This is Analog Bits, Alg. 2, in float64 with DDIM's ODE."""
   levels = level_grid(SCHEDULE, 4)
   x = jnp.array([[1.0, -2.0], [0.5, 0.25]])
-  found = dj.sample(
-    key, make_denoise, dj.self_conditioned(dj.ddim()), levels, x
-  )
-  alpha, sigma = (
-    np.asarray(a, np.float64) for a in (levels.alpha, levels.sigma)
-  )
+  found = dj.sample(key, make_denoise, dj.self_conditioned(dj.ddim()), levels, x)
+  alpha, sigma = (np.asarray(a, np.float64) for a in (levels.alpha, levels.sigma))
   x, x0 = np.asarray(x, np.float64), np.zeros((2, 2))
   for i in range(4):
     x0 = 0.5 * x + 0.25 * x0 + 0.1
@@ -75,9 +71,7 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   t, s = level_at(SCHEDULE, 0.8), level_at(SCHEDULE, 0.4)
   state = wrapped.init(x)
   np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
-  step = lambda x, state: wrapped.step(
-    key, x, state, counted, level_s=s, level_t=t
-  )
+  step = lambda x, state: wrapped.step(key, x, state, counted, level_s=s, level_t=t)
   x, state = jax.jit(step)(x, state)
   assert len(count) == calls
   # The next step gets the estimate at x, not the one elsewhere.

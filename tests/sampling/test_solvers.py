@@ -27,11 +27,7 @@ FIRST_ORDERS = {
   'lms_3': dj.lms(3),
 }
 VE = dj.GeometricVESchedule(1e-3, 1e10)
-PATHS = {
-  've': VE,
-  'vp': dj.CosineSchedule(-30.0, 30.0),
-  'flow': dj.RectifiedFlowSchedule(),
-}
+PATHS = {'ve': VE, 'vp': dj.CosineSchedule(-30.0, 30.0), 'flow': dj.RectifiedFlowSchedule()}
 STEPS = (160, 320, 640)
 
 
@@ -81,10 +77,7 @@ def test_observed_order_of_convergence(name, path):
   with jax.enable_x64(True):
     uses_it = name in moments.SAMPLERS and moments.needs_schedule(name)
     schedule = moments.one_of(path, PATHS) if uses_it else None
-    errors = [
-      float(solver_error(name, schedule, uneven_grid(PATHS[path], n), n))
-      for n in STEPS
-    ]
+    errors = [float(solver_error(name, schedule, uneven_grid(PATHS[path], n), n)) for n in STEPS]
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   # The first steps of lms_4, of order 1 to 3, still cost something.
   atol = 0.15 if name == 'lms_4' else 0.1
@@ -104,9 +97,7 @@ def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
 
 
 # Those with a path of noise are slow, and of second order.
-STEPS_OF = {
-  'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 30, 'brownian_sde': 50
-}  # fmt: skip
+STEPS_OF = {'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 30, 'brownian_sde': 50}
 # The error of the steps, in addition to 5 Monte-Carlo errors.
 BIAS = {'ancestral_small': 0.05, 'ddim_1': 0.05, 'annealed_langevin': 0.08}
 
@@ -130,9 +121,7 @@ def slow_unless(fast):
 
 PAIRS = [
   pytest.param(
-    name,
-    schedule,
-    marks=slow_unless(schedule == FAST[i % 3] and 'annealed' not in name),
+    name, schedule, marks=slow_unless(schedule == FAST[i % 3] and 'annealed' not in name)
   )
   for i, name in enumerate(moments.STOCHASTIC)
   for schedule in moments.SCHEDULES
@@ -146,9 +135,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize('name, schedule_name', PAIRS)
-def test_mean_and_covariance_of_correlated_gaussian_data(
-  name, schedule_name, key
-):
+def test_mean_and_covariance_of_correlated_gaussian_data(name, schedule_name, key):
   check(name, 'gaussian', schedule_name, key)
 
 
@@ -157,11 +144,7 @@ MIXED = 'ancestral_small', 'heun', 'unipc_2'
 
 
 @pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=slow_unless(name in MIXED))
-    for name in moments.SAMPLERS
-  ],
+  'name', [pytest.param(name, marks=slow_unless(name in MIXED)) for name in moments.SAMPLERS]
 )
 def test_mean_and_covariance_of_a_mixture(name, key):
   check(name, 'mixture', 'linear', key)

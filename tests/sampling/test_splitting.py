@@ -47,12 +47,8 @@ def draws(name, std):
   return dj.langevin_draw(m.log_prob, step_size=0.25 * std**2, num_steps=200)
 
 
-@pytest.mark.parametrize('name, std', [
-  ('gaussian', 0.01), ('gaussian', 0.5), ('langevin', 0.5)
-])  # fmt: skip
-def test_inner_draws_are_the_product_of_two_normal_distributions(
-  name, std, key
-):
+@pytest.mark.parametrize('name, std', [('gaussian', 0.01), ('gaussian', 0.5), ('langevin', 0.5)])
+def test_inner_draws_are_the_product_of_two_normal_distributions(name, std, key):
   mean = np.array([0.2, -1.0, 0.4, 0.0])
   exact = oracles.gaussian(mean, 0.6 * np.eye(4)).posterior(MATRIX, Y, std)
   means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (NUM, 4))
@@ -122,9 +118,7 @@ def test_the_end_of_the_ode(key):
 def gibbs_draws(key, widths):
   draw = dj.gaussian_draw(measured(0.5), num_iterations=2)
   x = jax.random.normal(key, (NUM, 4))
-  return dj.split_gibbs(
-    key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100
-  )
+  return dj.split_gibbs(key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=100)
 
 
 @pytest.mark.parametrize('width', [0.2, 0.6])
@@ -165,9 +159,7 @@ def test_images_depend_on_their_keys_only(key):
     gibbs = lambda keys, x, draw=draw: dj.split_gibbs(
       keys, WHITE.denoise, SCHEDULE, draw, widths, x, num_steps=3
     )
-    daps = lambda keys, x, draw=draw: dj.sample(
-      keys, WHITE.denoise, dj.decoupled(draw), levels, x
-    )
+    daps = lambda keys, x, draw=draw: dj.sample(keys, WHITE.denoise, dj.decoupled(draw), levels, x)
     for method in map(jax.jit, (gibbs, daps)):
       assert_own_keys(method, keys, x, rtol=1e-4, atol=1e-4)
 
@@ -203,9 +195,7 @@ def test_the_law_for_a_mixture(name, key):
   def run(key):
     x = dj.prior_sample(key, (NUM, 2), levels.take(0))
     if name == 'gibbs':
-      return dj.split_gibbs(
-        key, MIXTURE.denoise, SCHEDULE, draw, widths, x, num_steps=40
-      )
+      return dj.split_gibbs(key, MIXTURE.denoise, SCHEDULE, draw, widths, x, num_steps=40)
     return dj.sample(key, MIXTURE.denoise, dj.decoupled(draw), levels, x)
 
   exact = MIXTURE.posterior(*OF_MIXTURE)

@@ -39,9 +39,7 @@ def terms_at(variance, levels, x0, eps):
   first = before.variance if variance == 'fixed_small' else None
   p = dj.p_reverse(*step(count - 1)[1], variance, first=first)
   terms = jax.vmap(diffusion)(jnp.arange(count - 1))
-  return jnp.concatenate(
-    [prior[None], terms, -dj.log_prob(p, x0).sum(axis=1)[None]]
-  )
+  return jnp.concatenate([prior[None], terms, -dj.log_prob(p, x0).sum(axis=1)[None]])
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -70,15 +68,11 @@ def test_terms_are_means_of_sampled_ones(levels, variance, key):
 
 @pytest.mark.parametrize('variance', VARIANCES)
 @pytest.mark.parametrize('num_steps', [3, 20])
-def test_the_bound_of_the_exact_denoiser_is_its_closed_form(
-  variance, num_steps
-):
+def test_the_bound_of_the_exact_denoiser_is_its_closed_form(variance, num_steps):
   """Three Hermite nodes are exact, as terms are quadratic in (x_0, eps)."""
   nodes, weights = np.polynomial.hermite_e.hermegauss(3)
   axes = np.stack(np.meshgrid(*[nodes] * 4, indexing='ij')).reshape(4, -1).T
-  weight = np.prod(
-    np.stack(np.meshgrid(*[weights / weights.sum()] * 4)), axis=0
-  ).ravel()
+  weight = np.prod(np.stack(np.meshgrid(*[weights / weights.sum()] * 4)), axis=0).ravel()
   root = np.linalg.cholesky(np.asarray(GAUSSIAN.cov, np.float64))
   x0 = np.asarray(GAUSSIAN.mean) + axes[:, :2] @ root.T
   eps = np.broadcast_to(axes[:, 2:], (num_steps, *axes[:, 2:].shape))

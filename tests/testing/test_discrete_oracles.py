@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.testing import discrete_oracles
-from tests.states import (
-  LINEAR,
-  PROCESSES,
-  TABLE,
-  matrices_of,
-  prior_of,
-  replacement_matrices,
-)
+from tests.states import LINEAR, PROCESSES, TABLE, matrices_of, prior_of, replacement_matrices
 
 EACH = pytest.mark.parametrize('name', PROCESSES)
 
@@ -47,8 +40,7 @@ def bound_by_total_correlations(name, matrices):
     law = joint.sum(axis=0)
     given = (joint / np.where(law > 0, law, 1.0)).reshape(*(size,) * 3, -1)
     marginals = [
-      entropy(given.sum(axis=tuple(j for j in range(3) if j != i)), axis=0)
-      for i in range(3)
+      entropy(given.sum(axis=tuple(j for j in range(3) if j != i)), axis=0) for i in range(3)
     ]
     total += law @ (sum(marginals) - entropy(given, axis=(0, 1, 2)))
   product = joint_product(prior[None])[0]
@@ -121,9 +113,7 @@ def test_the_denoiser_is_bayes_rule(name):
   for n, x in enumerate(xt):
     q = products[steps[n]]
     for x0 in itertools.product(range(3), repeat=3):
-      p = TABLE.probs[x0] * np.prod(
-        [q[a, b] for a, b in zip(x0, x, strict=True)]
-      )
+      p = TABLE.probs[x0] * np.prod([q[a, b] for a, b in zip(x0, x, strict=True)])
       for i in range(3):
         expected[n, i, x0[i]] += p
   total = expected.sum(axis=-1, keepdims=True)

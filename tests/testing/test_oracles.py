@@ -21,9 +21,7 @@ PARTS = (
 GAUSSIAN, MIXTURE = oracles.gaussian(MEAN, COV), oracles.mixture(*PARTS)
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 LEVEL = jax.jit(DDPM.at_step)(300)
-ORACLES = pytest.mark.parametrize(
-  'oracle', [GAUSSIAN, MIXTURE], ids=['gaussian', 'mixture']
-)
+ORACLES = pytest.mark.parametrize('oracle', [GAUSSIAN, MIXTURE], ids=['gaussian', 'mixture'])
 normal = scipy.stats.multivariate_normal
 
 
@@ -104,9 +102,7 @@ def test_weights_need_not_be_normalised():
 def test_entropy_is_scipys():
   """It is the entropy of x_0, and of x_t at several levels."""
   levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
-  data, found = jax.jit(
-    lambda: (GAUSSIAN.entropy(), GAUSSIAN.entropy(levels))
-  )()
+  data, found = jax.jit(lambda: (GAUSSIAN.entropy(), GAUSSIAN.entropy(levels)))()
   np.testing.assert_allclose(data, normal(MEAN, COV).entropy(), rtol=1e-5)
   for i in range(3):
     level = levels.take(i)
@@ -114,9 +110,7 @@ def test_entropy_is_scipys():
     np.testing.assert_allclose(found[i], normal(MEAN, cov).entropy(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'schedule', [dj.LinearVPSchedule(), dj.SubVPSchedule()]
-)
+@pytest.mark.parametrize('schedule', [dj.LinearVPSchedule(), dj.SubVPSchedule()])
 def test_ode_map_solves_the_ode(schedule):
   """dx/dt = f x - g^2 score / 2 (Song et al. 2021, Eq. 13), by differences."""
   x = jnp.asarray([[0.3, -1.0], [2.0, 0.5]], jnp.float32)
@@ -140,9 +134,7 @@ def test_ode_map_there_and_back_by_way_of_another_level(key):
   x = points(GAUSSIAN, key)
   map_ = jax.jit(GAUSSIAN.ode_map)
   np.testing.assert_allclose(map_(map_(x, a, c), c, a), x, atol=1e-5)
-  np.testing.assert_allclose(
-    map_(map_(x, a, b), b, c), map_(x, a, c), atol=1e-5
-  )
+  np.testing.assert_allclose(map_(map_(x, a, b), b, c), map_(x, a, c), atol=1e-5)
 
 
 def test_ode_map_carries_one_marginal_to_the_other(key):
@@ -223,11 +215,7 @@ def test_the_flow_map_of_a_mixture_is_scipys(key):
   expected = x.copy()
   for i in range(2):
     expected[i] = scipy.integrate.solve_ivp(
-      lambda t, x: straight_velocity(x[None], t)[0],
-      (t[i], s[i]),
-      x[i],
-      rtol=1e-9,
-      atol=1e-9,
+      lambda t, x: straight_velocity(x[None], t)[0], (t[i], s[i]), x[i], rtol=1e-9, atol=1e-9
     ).y[:, -1]
 
   @jax.jit
@@ -239,9 +227,7 @@ def test_the_flow_map_of_a_mixture_is_scipys(key):
   args = (jnp.asarray(a, jnp.float32) for a in (x, t, s))
   found, u, v = all_three(*args)
   np.testing.assert_allclose(found, expected, atol=2e-5)
-  velocity = np.stack(
-    [straight_velocity(x[i : i + 1], t[i])[0] for i in range(3)]
-  )
+  velocity = np.stack([straight_velocity(x[i : i + 1], t[i])[0] for i in range(3)])
   np.testing.assert_allclose(v, velocity, atol=2e-5)
   expected_u = velocity.copy()
   expected_u[:2] = ((x - expected)[:2].T / (t - s)[:2]).T
@@ -296,9 +282,7 @@ def on_a_grid():
 
 
 @pytest.mark.parametrize('std', [0.1, 0.5, 2.0])
-@pytest.mark.parametrize(
-  'matrix', [[[1.0, -2.0]], [[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]]
-)
+@pytest.mark.parametrize('matrix', [[[1.0, -2.0]], [[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]])
 def test_posterior_and_evidence_by_bayes_rule(matrix, std, on_a_grid):
   matrix, (x, prior) = np.array(matrix), on_a_grid
   y = matrix @ np.array([0.4, 0.3]) + 0.2

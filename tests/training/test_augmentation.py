@@ -33,9 +33,7 @@ augment = jax.jit(augmentation.augment)
 
 
 def changed(**changes):
-  changes = {
-    k: np.asarray(v, getattr(NOTHING, k).dtype) for k, v in changes.items()
-  }
+  changes = {k: np.asarray(v, getattr(NOTHING, k).dtype) for k, v in changes.items()}
   return np.asarray(apply(IMAGE, NOTHING._replace(**changes)))
 
 
@@ -94,15 +92,17 @@ COS, SIN, LARGER = np.cos(0.5), np.sin(0.5), 2**0.4
 
 
 # out(p) = image(where(p)): a scale of 2 means 2^0.4 larger
-@pytest.mark.parametrize('changes, where', [
-  ({'scale': 2.0}, lambda x, y: (x / LARGER, y / LARGER)),
-  ({'stretch': 2.0}, lambda x, y: (x / LARGER, y * LARGER)),
-  ({'stretch': 2.0, 'axis': np.pi / 2}, lambda x, y: (x * LARGER, y / LARGER)),
-  ({'angle': 0.5}, lambda x, y: (x * COS - y * SIN, x * SIN + y * COS)),
-  # first shifted, then enlarged
-  ({'scale': 2.0, 'shift': [1.0, 0.0]},
-   lambda x, y: ((x - 3) / LARGER, y / LARGER)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes, where',
+  [
+    ({'scale': 2.0}, lambda x, y: (x / LARGER, y / LARGER)),
+    ({'stretch': 2.0}, lambda x, y: (x / LARGER, y * LARGER)),
+    ({'stretch': 2.0, 'axis': np.pi / 2}, lambda x, y: (x * LARGER, y / LARGER)),
+    ({'angle': 0.5}, lambda x, y: (x * COS - y * SIN, x * SIN + y * COS)),
+    # first shifted, then enlarged
+    ({'scale': 2.0, 'shift': [1.0, 0.0]}, lambda x, y: ((x - 3) / LARGER, y / LARGER)),
+  ],
+)
 def test_the_warps_are_what_they_say(changes, where):
   found, expected = changed(**changes), picture(*where(*grid()))
   error = np.abs(found - expected)[MIDDLE, MIDDLE]
@@ -148,9 +148,15 @@ def drawn(seeds):
 def literal_labels(c):
   """Computes the labels of tests/papers/recipes.md, section 6."""
   columns = [
-    c.x_flip, c.y_flip, c.scale, np.cos(c.angle) - 1, np.sin(c.angle),
-    c.stretch * np.cos(c.axis), c.stretch * np.sin(c.axis), *c.shift.T,
-  ]  # fmt: skip
+    c.x_flip,
+    c.y_flip,
+    c.scale,
+    np.cos(c.angle) - 1,
+    np.sin(c.angle),
+    c.stretch * np.cos(c.axis),
+    c.stretch * np.sin(c.axis),
+    *c.shift.T,
+  ]
   return np.stack(columns, axis=1)
 
 

@@ -8,12 +8,7 @@ import pytest
 import safetensors.numpy
 
 from diffusion_jax.runtime.sharding import make_mesh
-from diffusion_jax.training import (
-  checkpoints,
-  checksums,
-  shared,
-  stored_weights,
-)
+from diffusion_jax.training import checkpoints, checksums, shared, stored_weights
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.state import init_state
 from tests import damage
@@ -141,7 +136,7 @@ def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
 PARAMS = {
   'network': {'dense': {'kernel': np.float32([[0, 1, 2], [3, 4, 5]])}},
   'scale': np.float32(3.0),
-}  # fmt: skip
+}
 SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
 
 
@@ -167,13 +162,16 @@ FEW = {'network': {}, 'scale': SHAPES['scale']}
 LOST = 'the weights of step 70, and no checkpoint'
 
 
-@pytest.mark.parametrize('arguments, error, message', [
-  ((False, None, 'latest'), FileNotFoundError, 'has one set of weights'),
-  (('0.99', None, 'latest'), FileNotFoundError, 'has one set of weights'),
-  ((True, None, 'best'), FileNotFoundError, f'{LOST} best'),
-  ((True, None, 3), FileNotFoundError, f'{LOST} 3'),
-  ((True, FEW), ValueError, r'/dense/kernel is \[2, 3\] there'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'arguments, error, message',
+  [
+    ((False, None, 'latest'), FileNotFoundError, 'has one set of weights'),
+    (('0.99', None, 'latest'), FileNotFoundError, 'has one set of weights'),
+    ((True, None, 'best'), FileNotFoundError, f'{LOST} best'),
+    ((True, None, 3), FileNotFoundError, f'{LOST} 3'),
+    ((True, FEW), ValueError, r'/dense/kernel is \[2, 3\] there'),
+  ],
+)
 def test_there_are_no_other_weights(arguments, error, message, folder):
   with pytest.raises(error, match=message):
     stored_weights.restore_params(folder, *arguments)

@@ -16,11 +16,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import (
-  checkpoints,
-  checksums,
-  stored_weights,
-)
+from diffusion_jax.training import checkpoints, checksums, stored_weights
 from tests.damage import cut, flip, full_disk
 from tests.training.test_checkpoints import equal, restored, saved, state_of
 
@@ -162,28 +158,29 @@ def contents(folder):
 
 
 # The damage of a file, or of an item's largest file, and what is said.
-@pytest.mark.parametrize('damage, name, wrong', [
-  (flip, 'state', f'state/.* {WAS}'),  # Orbax would restore it.
-  (cut, 'state', f'state/.* {WAS}'),
-  (Path.unlink, 'state', 'state/.* is missing'),
-  (flip, 'ema_params', f'ema_params/.* {WAS}'),
-  (flip, 'params/_METADATA', f'params/_METADATA {WAS}'),
-  (flip, 'metrics/metrics', f'metrics/metrics {WAS}'),
-  (Path.unlink, 'config/metadata', 'config/metadata is missing'),
-  (Path.unlink, checksums.NAME, f'{checksums.NAME} is missing'),
-  (line(MINE), checksums.NAME, f'{MINE} is missing'),
-  # These would never be read to their end.
-  (line('../../pipe'), checksums.NAME, '../../pipe is missing'),
-  (line(ZERO), checksums.NAME, f'{ZERO} is missing'),
-  (mark, METADATA, f'metadata.json {WAS}'),
-  (lambda path: path.write_bytes(b'\xff'), checksums.NAME, UNREAD),
-  (saying('[]'), METADATA, UNREAD),
-  (saying('[' * 200_000), METADATA, UNREAD),
-  (saying('{"custom_metadata": 3}'), METADATA, f'{METADATA} {WAS}'),
-])  # fmt: skip
-def test_damage_of_the_newest_is_named_and_nothing_is_lost(
-  damage, name, wrong, copy, capsys
-):
+@pytest.mark.parametrize(
+  'damage, name, wrong',
+  [
+    (flip, 'state', f'state/.* {WAS}'),  # Orbax would restore it.
+    (cut, 'state', f'state/.* {WAS}'),
+    (Path.unlink, 'state', 'state/.* is missing'),
+    (flip, 'ema_params', f'ema_params/.* {WAS}'),
+    (flip, 'params/_METADATA', f'params/_METADATA {WAS}'),
+    (flip, 'metrics/metrics', f'metrics/metrics {WAS}'),
+    (Path.unlink, 'config/metadata', 'config/metadata is missing'),
+    (Path.unlink, checksums.NAME, f'{checksums.NAME} is missing'),
+    (line(MINE), checksums.NAME, f'{MINE} is missing'),
+    # These would never be read to their end.
+    (line('../../pipe'), checksums.NAME, '../../pipe is missing'),
+    (line(ZERO), checksums.NAME, f'{ZERO} is missing'),
+    (mark, METADATA, f'metadata.json {WAS}'),
+    (lambda path: path.write_bytes(b'\xff'), checksums.NAME, UNREAD),
+    (saying('[]'), METADATA, UNREAD),
+    (saying('[' * 200_000), METADATA, UNREAD),
+    (saying('{"custom_metadata": 3}'), METADATA, f'{METADATA} {WAS}'),
+  ],
+)
+def test_damage_of_the_newest_is_named_and_nothing_is_lost(damage, name, wrong, copy, capsys):
   """Sampling names the next good one, and training goes on from it.
 
   The oldest, which no training starts from, is damaged too, and not moved.
@@ -322,9 +319,13 @@ def test_sums_wait_for_metadata_that_come_late(tmp_path):
   """Orbax writes them in its own thread, so that a file may be incomplete."""
   path = tmp_path / '_CHECKPOINT_METADATA'
   texts = (
-    '{"custom_metadata": {}}', '[]', '[' * 200_000, '{"custom_metadata": 3}',
-    '{"item_handlers": ', json.dumps({'custom_metadata': checksums.MARK}),
-  )  # fmt: skip
+    '{"custom_metadata": {}}',
+    '[]',
+    '[' * 200_000,
+    '{"custom_metadata": 3}',
+    '{"item_handlers": ',
+    json.dumps({'custom_metadata': checksums.MARK}),
+  )
 
   def write():
     for text in texts:

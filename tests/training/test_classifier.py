@@ -68,9 +68,7 @@ def test_the_loss_is_the_cross_entropy_of_noised_images(key):
   slope = np.sum(np.exp(log_q) * log_p, axis=1) - log_p[every, label]
   np.testing.assert_allclose(gradient['network'], slope.mean(), rtol=1e-4)
   right = log_p.argmax(axis=1) == label
-  assert state == () and float(metrics['accuracy'].total) == pytest.approx(
-    right.mean(), abs=2e-3
-  )
+  assert state == () and float(metrics['accuracy'].total) == pytest.approx(right.mean(), abs=2e-3)
   quarter = np.clip(np.ceil(4 * np.asarray(level.t)), 1, 4)
   means = []
   for q in range(1, 5):

@@ -75,10 +75,7 @@ def test_halves_are_all_four_halves():
 def test_a_box_is_one_box_of_a_quarter_to_three_quarters():
   found = ~draw(conditions.box)[..., 0]
   for unknown in found:
-    rows, columns = (
-      np.flatnonzero(unknown.any(1)),
-      np.flatnonzero(unknown.any(0)),
-    )
+    rows, columns = (np.flatnonzero(unknown.any(1)), np.flatnonzero(unknown.any(0)))
     # contiguous, and all of it
     assert unknown.sum() == len(rows) * len(columns)
     assert np.ptp(rows) == len(rows) - 1 and np.ptp(columns) == len(columns) - 1

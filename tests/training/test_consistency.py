@@ -162,9 +162,7 @@ def test_continuous_consistency_literally(step, distilled, key):
 
   def tangent(net):
     along = cos * sin
-    jvp = net.slope(
-      xt / S_D, t, 0.0, along * slope / S_D, along[:, 0], np.zeros(12)
-    )
+    jvp = net.slope(xt / S_D, t, 0.0, along * slope / S_D, along[:, 0], np.zeros(12))
     g = -(cos**2) * (S_D * net(xt / S_D, t, 0.0, label) - slope)
     return g - warmup * (cos * sin * xt + S_D * jvp)
 
@@ -189,9 +187,10 @@ GAUSSIAN = oracles.gaussian(np.zeros(2), C**2 * np.eye(2))
 EXACT_STEP = dj.Sampler(
   lambda x: (),
   lambda key, x, state, denoise, *, level_s, level_t: (
-    GAUSSIAN.ode_map(x, level_t, level_s), state
+    GAUSSIAN.ode_map(x, level_t, level_s),
+    state,
   ),
-)  # fmt: skip
+)
 
 
 def close_pairs(key, batch_size, schedule, step):

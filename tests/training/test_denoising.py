@@ -70,9 +70,7 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
 
 
 @pytest.mark.parametrize('learned_variance', [False, True])
-def test_half_of_the_images_are_seen_with_a_first_estimate(
-  learned_variance, key
-):
+def test_half_of_the_images_are_seen_with_a_first_estimate(learned_variance, key):
   """Analog Bits, Alg. 1, is computed by hand from the inputs of both calls."""
   calls = []
 
@@ -121,14 +119,10 @@ def test_no_gradient_flows_through_the_first_estimate(key):
   @jax.jit
   def gradients(params):
     objective(spy, **SELF_CONDITIONED)(params, Context(), key, BATCH)
-    grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, BATCH)[0])(
-      params
-    )
+    grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, BATCH)[0])(params)
     return grad(objective(**SELF_CONDITIONED)), grad(objective(fixed))
 
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS)
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS))
 
 
 def test_without_either_the_draws_are_what_they_were(key):
@@ -152,9 +146,7 @@ def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
     level, weight = TIMES(*args)
     return level, 2 * weight
 
-  uncertain = objective(
-    uncertainty=lambda params, level: params['u'] + 0 * level.t, times=times
-  )
+  uncertain = objective(uncertainty=lambda params, level: params['u'] + 0 * level.t, times=times)
   run = jax.jit(jax.value_and_grad(uncertain.__call__, has_aux=True))
   loss_at = lambda u: run(PARAMS | {'u': jnp.array(u)}, Context(), key, BATCH)
   error = float(jax.jit(objective().__call__)(PARAMS, Context(), key, BATCH)[0])

@@ -68,9 +68,7 @@ def masked_nats(x0, xt, t):
 @pytest.mark.parametrize('num_steps', [None, NUM_STEPS])
 def test_masked_literally(num_steps, key):
   """MD4's weight is 1 / t on the linear schedule."""
-  objective = discrete.masked(
-    network(4), dj.masking_process(3), LINEAR, num_steps=num_steps
-  )
+  objective = discrete.masked(network(4), dj.masking_process(3), LINEAR, num_steps=num_steps)
   metrics, x0, xt, t = drawn(objective, key)
   assert (xt == 3).any() and (xt < 3).any()
   gaps = np.diff(np.sort(t))
@@ -154,9 +152,7 @@ def test_a_masked_model_of_digits_beats_independent_pixels():
       dj.Network(apply, noise_input), params['network'], process=process
     )
     x0 = jnp.asarray(test, int)
-    nats = dj.masked_bound(
-      jax.random.key(2), denoise, process, LINEAR, x0, num_times=8
-    )
+    nats = dj.masked_bound(jax.random.key(2), denoise, process, LINEAR, x0, num_times=8)
     return jnp.mean(dj.bits_per_dim(nats, (8, 8, 1)))
 
   np.testing.assert_allclose(bound(state.params), np.log2(17), rtol=0.03)

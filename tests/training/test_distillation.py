@@ -15,17 +15,13 @@ from tests.training import few_step
 
 COSINE, STRAIGHT = dj.CosineSchedule(), dj.RectifiedFlowSchedule()
 ORACLE = oracles.mixture(
-  [0.3, 0.7],
-  [[-1.0, 0.5], [1.0, 0.0]],
-  [np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]],
+  [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [np.eye(2) * 0.05, [[0.2, 0.1], [0.1, 0.3]]]
 )
 N = 4
 
 
 @pytest.mark.parametrize('schedule', [COSINE, STRAIGHT])
-def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(
-  schedule, key
-):
+def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(schedule, key):
   """The loss of a student that predicts the target's v is 0.
 
   The target is computed here by `dj.sample` with two steps for one, also of the
@@ -65,8 +61,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(
 
   xs = np.asarray(jax.jit(jax.vmap(two_steps))(xt, t), np.float64)
   a_t, s_t, a_s, s_s = (
-    np.asarray(a, np.float64)[:, None]
-    for a in (lt.alpha, lt.sigma, ls.alpha, ls.sigma)
+    np.asarray(a, np.float64)[:, None] for a in (lt.alpha, lt.sigma, ls.alpha, ls.sigma)
   )
   target = (xs - s_s / s_t * xt) / (a_s - s_s / s_t * a_t)
   weight = np.maximum((a_t / s_t) ** 2, 1.0)
@@ -121,9 +116,7 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
   """
   oracle = oracles.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.5]])
   zeros = Network(
-    lambda params, x, noise, cond, *, key=None: 0.0 * x,
-    dj.time_input(1.0),
-    parametrization='x0',
+    lambda params, x, noise, cond, *, key=None: 0.0 * x, dj.time_input(1.0), parametrization='x0'
   )
   for schedule in (dj.KarrasSchedule(), STRAIGHT):
     levels = level_grid(schedule, 64)
@@ -133,9 +126,7 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
       weight=lambda level: jnp.ones_like(level.t),
       teacher=distillation.sampling_teacher(
         lambda frozen, cond: oracle.denoise,
-        lambda denoise, x1, levels=levels: dj.sample(
-          key, denoise, dj.unipc(), levels, x1
-        ),
+        lambda denoise, x1, levels=levels: dj.sample(key, denoise, dj.unipc(), levels, x1),
       ),
     )
 

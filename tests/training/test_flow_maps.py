@@ -19,10 +19,7 @@ from tests.training.few_step import Arc, Literal, column
 
 STRAIGHT, SCALE = dj.RectifiedFlowSchedule(), 3.0
 NETWORK = Network(
-  few_step.network,
-  dj.time_input(SCALE),
-  time_scale=SCALE,
-  condition=make_condition(dropout=0.3),
+  few_step.network, dj.time_input(SCALE), time_scale=SCALE, condition=make_condition(dropout=0.3)
 )
 
 
@@ -140,11 +137,15 @@ def test_shortcut_literally(ema_target, key):
 TIMES = {'two_times': flow_maps.two_times(p_equal=0.2, p_t1=0.2, p_s0=0.2)}
 
 
-@pytest.mark.parametrize('make, options', [
-  (flow_maps.mean_flow, TIMES | {'improved': False}),
-  (flow_maps.mean_flow, TIMES),
-  (flow_maps.shortcut, {'num_steps': 512, 'bootstrap': 0.5}),
-], ids=['mean_flow', 'improved', 'shortcut'])  # fmt: skip
+@pytest.mark.parametrize(
+  'make, options',
+  [
+    (flow_maps.mean_flow, TIMES | {'improved': False}),
+    (flow_maps.mean_flow, TIMES),
+    (flow_maps.shortcut, {'num_steps': 512, 'bootstrap': 0.5}),
+  ],
+  ids=['mean_flow', 'improved', 'shortcut'],
+)
 def test_the_gradient_vanishes_at_the_exact_velocity(make, options):
   network = Network(few_step.exact_velocity, dj.time_input(1.0))
   few_step.check_exact(make(network, STRAIGHT, **options), Context(0))
@@ -184,9 +185,7 @@ def test_two_times_have_the_masses_that_were_set(seed, p_equal, p_t1, p_s0):
 
 def test_two_times_have_the_moments_of_their_laws(key):
   n = 20_000
-  draw = lambda times: jax.device_get(
-    jax.jit(lambda key: times(key, n, STRAIGHT))(key)
-  )
+  draw = lambda times: jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
   # the larger of two uniform draws has mean 2/3, the smaller 1/3
   t, s = draw(flow_maps.two_times(p_equal=0.0))
   np.testing.assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.01)

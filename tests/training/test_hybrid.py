@@ -73,15 +73,12 @@ def test_the_bound_trains_the_variance_alone(key):
   """The mean has the gradient of L_simple, as without the bound."""
   simple = objectives.denoising(NETWORK, P.schedule, times=dj.step_times(T))
   of_simple, of_hybrid = (
-    run(PARAMS, Context(), key, BATCH)[1]['network']
-    for run in (value_and_grad(simple), HYBRID)
+    run(PARAMS, Context(), key, BATCH)[1]['network'] for run in (value_and_grad(simple), HYBRID)
   )
   np.testing.assert_allclose(of_hybrid[0], of_simple[0], rtol=1e-5)
   assert of_simple[1] == 0.0
   h = 1e-4
-  slope = (
-    literal(key, (0.9, 1.1 + h))[1] - literal(key, (0.9, 1.1 - h))[1]
-  ) / (2 * h)
+  slope = (literal(key, (0.9, 1.1 + h))[1] - literal(key, (0.9, 1.1 - h))[1]) / (2 * h)
   np.testing.assert_allclose(of_hybrid[1], 0.001 * slope, rtol=1e-4)
 
 
@@ -102,9 +99,7 @@ def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
   aware = make(objectives.vlb, loss_aware=True)
   keys = jax.random.split(key, 400)
   mean = lambda objective, state: np.asarray(
-    jax.jit(
-      jax.vmap(lambda k: objective(PARAMS, Context(state=state), k, BATCH)[0])
-    )(keys)
+    jax.jit(jax.vmap(lambda k: objective(PARAMS, Context(state=state), k, BATCH)[0]))(keys)
   )
   a, b = mean(aware, history), mean(VLB, ())
   error = np.sqrt((a.var() + b.var()) / 400)

@@ -75,8 +75,7 @@ def drawn(seed, schedule, step, law):
 
 @anything
 @example(0, EDM, 0, (-30.0, 1.0))  # In float32 all mass is at the clean end.
-@given(SEEDS, of_floats(rising, (1e-3, 0.1), (10.0, 1e4), (2.0, 9.0)), STEPS,
-       LAWS)  # fmt: skip
+@given(SEEDS, of_floats(rising, (1e-3, 0.1), (10.0, 1e4), (2.0, 9.0)), STEPS, LAWS)
 def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
   """r < t are neighbours on a grid, or r is ECT's; weights are 1 / (t - r)."""
   found = jax.device_get(drawn(seed, schedule, step, law))
@@ -87,10 +86,7 @@ def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
     np.testing.assert_allclose((count - 1) * t.t, index, atol=2e-3)
     np.testing.assert_allclose((count - 1) * r.t, index - 1, atol=2e-3)
   lowest = np.where(ratio > 0.0, schedule.sigma_min, 0.0)
-  for (t, r, weight), low, of_r in (
-    (improved, 0.0, improved[1].sigma),
-    (easy, lowest, ratio),
-  ):
+  for (t, r, weight), low, of_r in ((improved, 0.0, improved[1].sigma), (easy, lowest, ratio)):
     assert (r.sigma <= t.sigma).all() and (of_r < t.sigma).all()
     np.testing.assert_allclose(r.sigma, np.maximum(of_r, low), rtol=1e-4)
     gap = np.float64(t.sigma) - of_r

@@ -32,9 +32,7 @@ def spy(fails=''):
 
 def write_all(workdir, start, names, steps=(1, 2)):
   writer = MetricWriter(workdir, start, log_to=names)
-  writer.write_config(
-    start, {'seed': 1, 'data': {'name': 'digits'}}, {'seed': 1}
-  )
+  writer.write_config(start, {'seed': 1, 'data': {'name': 'digits'}}, {'seed': 1})
   for step in steps:
     writer.write_scalars(step, {'loss': 10.0 * step, 'none': float('nan')})
     writer.write_images(step, {'samples': PICTURE})
@@ -61,8 +59,7 @@ def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
   # It gets the same calls until the first that fails.
   assert bad.mock_calls == good.mock_calls[: 1 + names.index(fails)]
   assert capsys.readouterr().out.splitlines() == [
-    'wandb failed, and the training goes on without it: ConnectionError: no '
-    'route to'
+    'wandb failed, and the training goes on without it: ConnectionError: no route to'
   ]
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [1, 2]
@@ -130,11 +127,13 @@ def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
       if row.HasField('history')
     ]
     losses.append([(x['_step',], x['loss',]) for x in rows])
-    configs.append({
-      x.nested_key[0] if x.nested_key else x.key: json.loads(x.value_json)
-      for row in content
-      for x in row.config.update
-    })  # fmt: skip
+    configs.append(
+      {
+        x.nested_key[0] if x.nested_key else x.key: json.loads(x.value_json)
+        for row in content
+        for x in row.config.update
+      }
+    )
     ids += {row.run.run_id for row in content if row.HasField('run')}
   assert losses == [[(1, 10.0), (2, 20.0)], [(3, 30.0), (4, 40.0)], [(1, 10.0)]]
   for config in configs:

@@ -4,12 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.training.lora import (
-  lora_init,
-  lora_merge,
-  lora_objective,
-  merge_network,
-)
+from diffusion_jax.training.lora import lora_init, lora_merge, lora_objective, merge_network
 from diffusion_jax.training.objectives import Context, Mean, Objective
 
 RNG = np.random.default_rng(0)

@@ -5,11 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.training.loss_aware import (
-  init_loss_history,
-  loss_aware_times,
-  record,
-)
+from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 T = 5
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(T))
@@ -31,9 +27,7 @@ def test_iddpm_eq_18_probabilities_literally():
   least = []
   for i in range(8):
     steps = 1 + rng.choice(T, 32, p=np.roll([0.5, 0.3, 0.1, 0.06, 0.04], i))
-    missing = np.repeat(
-      np.arange(1, T + 1), [max(10 - len(x), 0) for x in lists]
-    )
+    missing = np.repeat(np.arange(1, T + 1), [max(10 - len(x), 0) for x in lists])
     if 0 < len(missing) <= 32:  # Some steps have exactly 10 losses now.
       steps[:] = 1 + np.argmax([*map(len, lists)])
       steps[: len(missing)] = missing
@@ -60,9 +54,7 @@ def test_a_history_keeps_its_type():
 def test_steps_are_drawn_and_weighted_by_the_probabilities(key):
   probs = np.array([0.1, 0.2, 0.4, 0.05, 0.25])
   history = init_loss_history(T)._replace(probs=jnp.asarray(probs, jnp.float32))
-  level, weight = jax.jit(
-    lambda key: loss_aware_times(history)(key, 20_000, SCHEDULE)
-  )(key)
+  level, weight = jax.jit(lambda key: loss_aware_times(history)(key, 20_000, SCHEDULE))(key)
   step = np.rint(np.asarray(level.t) * T).astype(int)
   share = np.bincount(step, minlength=T + 1)[1:] / 20_000
   error = np.sqrt(probs * (1 - probs) / 20_000)

@@ -69,15 +69,17 @@ def test_no_two_draws_of_an_objective_are_related(key):
 
   def network_fn(params, x, t, cond, *, key=None):
     level = SCHEDULE(t)
-    calls.append({
-      'time': t,
-      'eps': x[:, 0, 0, 0] / level.sigma,  # x_0 is 0
-      'drop': cond['drop'],
-      'condition': cond['image'][:, 0, 0, 0],
-      'augmentation': cond['augment'][:, 0],
-      'dropout': jax.random.uniform(key, (n,)),
-      'coin': cond['x0'][:, 0, 0, 0] if 'x0' in cond else None,
-    })  # fmt: skip
+    calls.append(
+      {
+        'time': t,
+        'eps': x[:, 0, 0, 0] / level.sigma,  # x_0 is 0
+        'drop': cond['drop'],
+        'condition': cond['image'][:, 0, 0, 0],
+        'augmentation': cond['augment'][:, 0],
+        'dropout': jax.random.uniform(key, (n,)),
+        'coin': cond['x0'][:, 0, 0, 0] if 'x0' in cond else None,
+      }
+    )
     return jnp.ones_like(x)
 
   def augment(keys, x0):
@@ -87,9 +89,7 @@ def test_no_two_draws_of_an_objective_are_related(key):
     network_fn,
     dj.time_input(1.0),
     parametrization='x0',
-    condition=make_condition(
-      False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)
-    ),
+    condition=make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
     augment=augment,
     self_conditioning=True,
   )
@@ -134,9 +134,7 @@ def encoding(note_key):
 def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
   seen = []
   note = lambda data: seen.append(tuple(data.tolist()))
-  objective = make(
-    lambda key: jax.debug.callback(note, jax.random.key_data(key))
-  )
+  objective = make(lambda key: jax.debug.callback(note, jax.random.key_data(key)))
   batch = {'x': jnp.ones((4, 2, 2, 1))}
   context = Context(state=jnp.zeros((), int))
   jax.jit(accumulated(objective, 2))({'network': ()}, context, key, batch)
@@ -148,9 +146,7 @@ def linear(params, x, noise, cond, *, key=None):
   return params * x + 0.1 * noise[:, None, None, None]
 
 
-LINEAR = Network(
-  linear, dj.logsnr_input, parametrization='v', condition=make_condition(False)
-)
+LINEAR = Network(linear, dj.logsnr_input, parametrization='v', condition=make_condition(False))
 
 
 def at_two_levels(first, second):
@@ -202,19 +198,13 @@ AT = {'times': dj.uniform_times}
 PAIRS = {'pairs': level_pairs.grid_pairs()}
 # objective: its arguments, and the options of a network that it can use
 OBJECTIVES = {
-  objectives.denoising: (
-    AT, {'learned_variance', 'augment', 'self_conditioning'}
-  ),
+  objectives.denoising: (AT, {'learned_variance', 'augment', 'self_conditioning'}),
   objectives.hybrid: ({'schedule_steps': 4}, {'learned_variance'}),
-  objectives.vlb: (
-    {'schedule_steps': 4, 'loss_aware': True}, {'learned_variance'}
-  ),
+  objectives.vlb: ({'schedule_steps': 4, 'loss_aware': True}, {'learned_variance'}),
   objectives.vdm: ({'num_levels': 2}, set()),
   distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
   distillation.reflow: ({}, set()),
-  flow_maps.mean_flow: (
-    {'guidance': flow_maps.power_law_guidance()}, {'augment'}
-  ),
+  flow_maps.mean_flow: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
   flow_maps.shortcut: ({'num_steps': 4}, set()),
   consistency.consistency_training: (PAIRS, set()),
   consistency.consistency_distillation: (PAIRS | TEACHER, set()),
@@ -222,7 +212,7 @@ OBJECTIVES = {
   classifier.classifier: (AT, set()),
   discrete.d3pm: ({'num_steps': 4}, set()),
   discrete.masked: ({}, set()),
-}  # fmt: skip
+}
 OPTIONS = {
   'learned_variance': True,
   'augment': lambda keys, x0: (
@@ -233,10 +223,7 @@ OPTIONS = {
 }
 BOUNDED = dj.CosineSchedule(-5.0, 5.0)
 uniform_each = jax.vmap(jax.random.uniform)
-STATES = {
-  discrete.d3pm: dj.uniform_process,
-  discrete.masked: dj.masking_process,
-}
+STATES = {discrete.d3pm: dj.uniform_process, discrete.masked: dj.masking_process}
 
 
 def made(make, network):
@@ -277,13 +264,16 @@ def test_parts_of_a_batch_are_the_batch(make, key):
       return out.reshape(len(x), -1)
     return jnp.tile(out, 2) if 'learned_variance' in usable else out
 
-  objective = made(make, Network(
-    network_fn,
-    dj.time_input(1.0),
-    parametrization='v',
-    condition=make_condition(dropout=0.5),
-    **{name: value for name, value in OPTIONS.items() if name in usable},
-  ))  # fmt: skip
+  objective = made(
+    make,
+    Network(
+      network_fn,
+      dj.time_input(1.0),
+      parametrization='v',
+      condition=make_condition(dropout=0.5),
+      **{name: value for name, value in OPTIONS.items() if name in usable},
+    ),
+  )
   rng = np.random.default_rng(0)
   context = Context(1, {'network': 0.6}, (), objective.init())
   image = rng.choice([-1.0, 1.0], (6, 2, 2, 1)).astype(np.float32)
@@ -297,9 +287,7 @@ def test_parts_of_a_batch_are_the_batch(make, key):
       'states': rng.integers(0, 3, image.shape),
     }
     inputs, keys = objective.draw(key, batch, context)
-    loss = lambda inputs: objective.loss(
-      {'network': 0.7}, context, inputs, keys
-    )
+    loss = lambda inputs: objective.loss({'network': 0.7}, context, inputs, keys)
     part = lambda index: loss(rows(inputs, index, 2))
     whole, keys_seen = loss(inputs), list(seen)
     return whole, jax.lax.map(part, jnp.arange(2)), keys_seen

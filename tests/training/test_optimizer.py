@@ -24,20 +24,21 @@ def edm2(t, warmup, scale):
   return 0.01 * min(t / warmup, 1) / np.sqrt(max(t / scale, 1))
 
 
-@pytest.mark.parametrize('arguments, expected', [
-  ((0.3,), {0: 0.3, 7: 0.3}),
-  # Ho et al. 2020
-  ((2e-4, 5000), {i: 2e-4 * min(i / 5000, 1) for i in (0, 1, 2500, 10**5)}),
-  # EDM: lr * min(images / 10M, 1), images counted before the update
-  ((1e-3, 19_531),
-   {i: 1e-3 * min(i * 512 / 10e6, 1) for i in (0, 1, 1000, 19_531, 300_000)}),
-  ((1.0, 10, 'cosine', 110), {10: 1.0, 60: 0.5, 110: 0.0}),
-  ((2.0, 0, 'linear', 100), {0: 2.0, 25: 1.5, 100: 0.0, 150: 0.0}),
-  ((0.01, 50, 'inverse_sqrt', 200),
-   {t: edm2(t, 50, 200) for t in (0, 10, 50, 200, 800, 20_000)}),
-  # the decay may begin before the end of the warm-up
-  ((0.01, 400, 'inverse_sqrt', 100), {1600: 0.01 / 4}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'arguments, expected',
+  [
+    ((0.3,), {0: 0.3, 7: 0.3}),
+    # Ho et al. 2020
+    ((2e-4, 5000), {i: 2e-4 * min(i / 5000, 1) for i in (0, 1, 2500, 10**5)}),
+    # EDM: lr * min(images / 10M, 1), images counted before the update
+    ((1e-3, 19_531), {i: 1e-3 * min(i * 512 / 10e6, 1) for i in (0, 1, 1000, 19_531, 300_000)}),
+    ((1.0, 10, 'cosine', 110), {10: 1.0, 60: 0.5, 110: 0.0}),
+    ((2.0, 0, 'linear', 100), {0: 2.0, 25: 1.5, 100: 0.0, 150: 0.0}),
+    ((0.01, 50, 'inverse_sqrt', 200), {t: edm2(t, 50, 200) for t in (0, 10, 50, 200, 800, 20_000)}),
+    # the decay may begin before the end of the warm-up
+    ((0.01, 400, 'inverse_sqrt', 100), {1600: 0.01 / 4}),
+  ],
+)
 def test_learning_rates(arguments, expected):
   rate = optimizer.learning_rate_schedule(*arguments)
   steps = np.resize([*expected], 6)  # one shape: it is compiled once
@@ -58,12 +59,15 @@ def test_a_decay_ends_with_the_training_or_at_its_own_step(decay_steps, end):
 ALL = {'kernel', 'bias', 'scale', 'embedding', 'frequencies'}
 
 
-@pytest.mark.parametrize('kind, options, decayed', [
-  ('adamw', {}, {'kernel'}),
-  ('adamw', {'weight_decay_mask': 'not_biases'}, ALL - {'bias', 'frequencies'}),
-  ('radam', {'weight_decay_mask': 'all'}, ALL - {'frequencies'}),
-  ('muon', {}, {'kernel'}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'kind, options, decayed',
+  [
+    ('adamw', {}, {'kernel'}),
+    ('adamw', {'weight_decay_mask': 'not_biases'}, ALL - {'bias', 'frequencies'}),
+    ('radam', {'weight_decay_mask': 'all'}, ALL - {'frequencies'}),
+    ('muon', {}, {'kernel'}),
+  ],
+)
 def test_weight_decay_shrinks_what_its_mask_names(kind, options, decayed):
   """AdamW (Loshchilov & Hutter 2019, Alg. 2) has no gradient here.
 
@@ -138,17 +142,12 @@ def test_muon_makes_every_matrix_orthogonal():
   rng = np.random.default_rng(0)
   shapes = {'one': (6, 4), 'stack': (3, 6, 4), 'conv': (3, 3, 2, 5)}
   params: Any = {
-    name: {'kernel': np.zeros(shape), 'bias': np.zeros(4)}
-    for name, shape in shapes.items()
+    name: {'kernel': np.zeros(shape), 'bias': np.zeros(4)} for name, shape in shapes.items()
   }
-  grads: Any = jax.tree.map(
-    lambda p: np.float32(rng.normal(size=p.shape)), params
-  )
+  grads: Any = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape)), params)
   muon = make('muon', clip_norm=0.0)
   updates = jax.device_get(first_update(muon, grads, params))
-  for name, shape in {
-    'one': (1, 6, 4), 'stack': (3, 6, 4), 'conv': (1, 18, 5),
-  }.items():  # fmt: skip
+  for name, shape in {'one': (1, 6, 4), 'stack': (3, 6, 4), 'conv': (1, 18, 5)}.items():
     both = (x[name]['kernel'].reshape(shape) for x in (updates, grads))
     for update, g in zip(*both, strict=True):
       u, s, v = np.linalg.svd(np.float64(g), full_matrices=False)
@@ -167,14 +166,9 @@ def test_edm_repairs_gradients_before_all_else():
   """NaN becomes 0 and inf 1e5 before clipping and Adam."""
   broken = {'a': np.float32([1.0, np.nan]), 'b': np.float32([np.inf, -np.inf])}
   repaired = {'a': np.float32([1.0, 0.0]), 'b': np.float32([1e5, -1e5])}
-  jax.tree.map(
-    np.testing.assert_array_equal, jax.jit(optimizer.repair)(broken), repaired
-  )
+  jax.tree.map(np.testing.assert_array_equal, jax.jit(optimizer.repair)(broken), repaired)
   for clip_norm in (0.0, 0.5):
-    safe, plain = (
-      make('adamw', clip_norm=clip_norm, repair_gradients=on)
-      for on in (True, False)
-    )
+    safe, plain = (make('adamw', clip_norm=clip_norm, repair_gradients=on) for on in (True, False))
     updates = lambda broken, repaired, safe=safe, plain=plain: (
       first_update(safe, broken),
       first_update(plain, repaired),

@@ -74,9 +74,7 @@ def test_nothing_is_written_to_a_terminal_that_is_closed():
 def test_a_signal_is_answered_while_the_main_thread_waits(begun, monkeypatch):
   """The handler itself comes later, as after a compilation."""
   noted = []
-  monkeypatch.setattr(
-    preemption.os, 'write', lambda _, text: noted.append((text, monotonic()))
-  )
+  monkeypatch.setattr(preemption.os, 'write', lambda _, text: noted.append((text, monotonic())))
   kill = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
   timer = threading.Timer(0.1, kill)
   error = contextlib.nullcontext() if begun else pytest.raises(Preempted)

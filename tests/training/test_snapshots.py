@@ -30,9 +30,7 @@ def train(workdir, start, stop, every=10, keep=8, size=64):
 
 
 def contents(workdir):
-  return {
-    path.name: path.read_bytes() for path in (workdir / 'snapshots').iterdir()
-  }
+  return {path.name: path.read_bytes() for path in (workdir / 'snapshots').iterdir()}
 
 
 def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
@@ -101,10 +99,17 @@ def test_damage_is_noticed(tmp_path):
     path.write_bytes(path.read_bytes()[:20])
 
 
-@pytest.mark.parametrize('text', [
-  '[' * 200_000, '{"batches": [[0, 1' + '0' * 400 + ']]}', '{"batches": 3}',
-  '{"batches": [[0]]}', '[]', '{}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'text',
+  [
+    '[' * 200_000,
+    '{"batches": [[0, 1' + '0' * 400 + ']]}',
+    '{"batches": 3}',
+    '{"batches": [[0]]}',
+    '[]',
+    '{}',
+  ],
+)
 def test_damaged_sizes_of_batches_are_one_line(text, tmp_path):
   (tmp_path / 'snapshots').mkdir()
   (tmp_path / 'snapshots' / 'batches.json').write_text(text)

@@ -24,9 +24,7 @@ from diffusion_jax.training.step import (
 from tests.jitted import level_grid
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-MIXTURE = oracles.mixture(
-  [0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], [np.eye(2) * 0.02] * 2
-)
+MIXTURE = oracles.mixture([0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], [np.eye(2) * 0.02] * 2)
 
 
 def mlp(params, x, noise, cond, *, key=None):
@@ -114,9 +112,7 @@ def test_training_comes_close_to_the_optimum(trained, key):
 
 def test_the_trained_ema_network_samples_the_data(trained, key):
   state, _ = trained
-  denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(
-    state.ema_params['network']
-  )
+  denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(state.ema_params['network'])
   levels = level_grid(SCHEDULE, 50)
 
   @jax.jit
@@ -177,14 +173,11 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(key):
     return root, ({'loss': Mean(root, jnp.ones(()))}, root)
 
   root = Objective(
-    lambda key, batch, context: ((), ()),
-    loss,
-    lambda state, root: {'seen': state['seen'] + root},
+    lambda key, batch, context: ((), ()), loss, lambda state, root: {'seen': state['seen'] + root}
   )
   adam, decay = optax.adam(0.1), optimizer.ema_decay(0.5)
   safe, plain = (
-    jax.jit(make_train_step(root, adam, decay, skip_nonfinite=skip))
-    for skip in (True, False)
+    jax.jit(make_train_step(root, adam, decay, skip_nonfinite=skip)) for skip in (True, False)
   )
   norms = {4.0: 0.25, 0.0: np.inf, -1.0: np.nan, 9.0: np.float32(1 / 6)}
   for w, norm in norms.items():
@@ -249,9 +242,7 @@ def test_steps_of_one_call_are_single_steps(key):
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
-def test_a_constraint_comes_after_the_update_and_before_averages(
-  accumulate, key
-):
+def test_a_constraint_comes_after_the_update_and_before_averages(accumulate, key):
   """The step is w <- (w - gradient) / |w - gradient|, then the average."""
 
   def loss(params, context, inputs, keys):
@@ -283,9 +274,7 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
     mean = jnp.mean(params * inputs)
     return mean, ({'loss': Mean(mean, jnp.ones(()))}, {'row': inputs})
 
-  line = Objective(
-    draw, loss, lambda state, records: state + (records['row'][:, 0],)
-  )
+  line = Objective(draw, loss, lambda state, records: state + (records['row'][:, 0],))
   context = Context(step=10, state=(-1.0,))
   batch = {'x': np.arange(12, dtype=np.float32).reshape(6, 2)}
   for parts in (1, 3):
@@ -357,9 +346,7 @@ def test_the_first_state():
   state = init_state(params, adam, objective_state=7, more_emas=('0.5', '0.9'))
   assert state.step == 0 and state.step.dtype == jnp.int32
   assert state.objective_state == 7
-  assert jax.tree.structure(state.opt_state) == jax.tree.structure(
-    adam.init(params)
-  )
+  assert jax.tree.structure(state.opt_state) == jax.tree.structure(adam.init(params))
   assert list(state.more_ema_params) == ['0.5', '0.9']
   averages = [state.ema_params, *state.more_ema_params.values()]
   buffers = {state.params['w'].unsafe_buffer_pointer()}

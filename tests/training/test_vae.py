@@ -107,9 +107,7 @@ def literal(key):
 
 def literal_chain(key):
   """Computes reconstruction [B] and log q - log p per layer [B, 2], in nats."""
-  log_normal = lambda z, mean, variance: stats.norm.logpdf(
-    z, mean, np.sqrt(variance)
-  ).sum(axis=1)
+  log_normal = lambda z, mean, variance: stats.norm.logpdf(z, mean, np.sqrt(variance)).sum(axis=1)
   _, eps_1, eps_2 = map(np.float64, draws(key))
   q1 = halves(X.reshape(B, 4) @ W['encode'])
   z1 = q1[0] + np.sqrt(q1[1]) * eps_1
@@ -214,9 +212,9 @@ def test_free_bits_are_of_channels_and_of_layers(key):
 
 def test_decoders_literally():
   h = RNG.normal(size=(B, 2, 2, 2))
-  log_likelihood = lambda name, levels, *inputs: jax.jit(
-    vae.log_likelihood(name, levels)
-  )(*map(np.float32, inputs))
+  log_likelihood = lambda name, levels, *inputs: jax.jit(vae.log_likelihood(name, levels))(
+    *map(np.float32, inputs)
+  )
   found = log_likelihood('gaussian', LEVELS, h, BATCH['x'])
   expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
   np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -41,9 +41,7 @@ def exact(params, z, logsnr, cond, *, key=None):
 
 def objective(make_schedule=learned, network_fn=exact, num_steps=None, **kw):
   network = Network(network_fn, dj.logsnr_input, **kw)
-  return objectives.vdm(
-    network, make_schedule, num_levels=2, num_steps=num_steps
-  )
+  return objectives.vdm(network, make_schedule, num_levels=2, num_steps=num_steps)
 
 
 def batch(n, seed=0):
@@ -86,9 +84,7 @@ def drawn(key, n=64, **kw):
 
   @jax.jit
   def run(key, data):
-    return objective(network_fn=network_fn, **kw)(
-      PARAMS, Context(), key, data
-    ), seen
+    return objective(network_fn=network_fn, **kw)(PARAMS, Context(), key, data), seen
 
   (loss, (metrics, state)), seen = jax.device_get(run(key, batch(n)))
   assert state == () and loss == metrics['loss'].total
@@ -175,9 +171,7 @@ def test_the_network_may_predict_anything(key):
 
   def converted(params, z, logsnr, cond, *, key=None):
     level = dj.NoiseLevel(
-      logsnr,
-      jnp.sqrt(jax.nn.sigmoid(logsnr)),
-      jnp.sqrt(jax.nn.sigmoid(-logsnr)),
+      logsnr, jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
     )
     eps = exact(params, z, logsnr, cond)
     return dj.target('v', dj.to_x0('eps', eps, z, level), eps, level)

@@ -94,6 +94,4 @@ def reflow(
 
   times = losses.with_start(times, p_t1)
   pairs = distillation.sampling_teacher(teacher, sample)
-  return distillation.reflow(
-    network, schedule, times=times, weight=weight, teacher=pairs
-  )
+  return distillation.reflow(network, schedule, times=times, weight=weight, teacher=pairs)

@@ -41,8 +41,7 @@ def convert(value: Any, kind: object, path: str) -> Any:
   except ranges.Misfit as error:
     hint = near(error.value, error.words)
     raise UserError(
-      f'config.{path}{error.place}={error.value!r}{hint} is not '
-      f'{error.expected}'
+      f'config.{path}{error.place}={error.value!r}{hint} is not {error.expected}'
     ) from None
 
 
@@ -50,10 +49,7 @@ def check_one_of(names: Collection[object], path: str, value: object) -> None:
   """Raises UserError for a value that is not one of the names."""
   if value not in (*names,):
     words = [*map(str, names)]
-    raise UserError(
-      f'config.{path}={value!r}{near(value, words)} is not one of '
-      f'{", ".join(words)}'
-    )
+    raise UserError(f'config.{path}={value!r}{near(value, words)} is not one of {", ".join(words)}')
 
 
 def check_set(path: str, value: object, hint: str) -> None:
@@ -71,10 +67,7 @@ def check_section(section: object, path: str) -> None:
 
 
 def no_field(
-  path: str,
-  names: Collection[str],
-  choice: str = '',
-  everywhere: Collection[str] = (),
+  path: str, names: Collection[str], choice: str = '', everywhere: Collection[str] = ()
 ) -> UserError:
   """Returns the error about a field that does not exist.
 

@@ -34,15 +34,9 @@ Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 # Up to 1 / sqrt(12), the plain mean.
 Width = Annotated[float, ranges.within('(0, 0.288675]')]
 Split = Literal['train', 'test']
-Suffix = Annotated[
-  str, Rule(ranges.FILE, lambda name: not name or ranges.is_file_name(name))
-]
+Suffix = Annotated[str, Rule(ranges.FILE, lambda name: not name or ranges.is_file_name(name))]
 Checkpoint = Annotated[
-  str,
-  Rule(
-    'latest, best or a step',
-    lambda name: name in ('latest', 'best') or name.isdecimal(),
-  ),
+  str, Rule('latest, best or a step', lambda name: name in ('latest', 'best') or name.isdecimal())
 ]
 
 
@@ -466,18 +460,15 @@ class Conditioning:
     given = self.labels, self.text, self.image, self.context
     if self.dropout and not any(given):
       raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text, image or '
-        'context'
+        f'dropout={self.dropout} has no effect without labels, text, image or context'
       )
     if self.known is not None and self.context is not None:
       raise ValueError(
-        'known=subsets has the context in x: set context=None, and '
-        'data.joint=True for a simulator'
+        'known=subsets has the context in x: set context=None, and data.joint=True for a simulator'
       )
     if self.augment and self.image is not None:
       raise ValueError(
-        'augment changes the images that image shows unchanged: set augment=0 '
-        'or image=None'
+        'augment changes the images that image shows unchanged: set augment=0 or image=None'
       )
 
 
@@ -492,9 +483,7 @@ class Decoding:
       deviation
   """
 
-  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = (
-    'logistic'
-  )
+  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = 'logistic'
   scale: Positive | None = None
 
 

@@ -23,9 +23,17 @@ from diffusion_jax.training import checksums
 
 # Sections that say how a model is used; all others describe it.
 USES = (
-  'sampling', 'evaluation', 'edit', 'convert', 'average', 'report', 'noise',
-  'plan', 'serve', 'compilation_cache',
-)  # fmt: skip
+  'sampling',
+  'evaluation',
+  'edit',
+  'convert',
+  'average',
+  'report',
+  'noise',
+  'plan',
+  'serve',
+  'compilation_cache',
+)
 
 # Fields that may change between two starts of a training, as they do not change
 # its result.
@@ -46,9 +54,7 @@ FREE = (
 
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.
-COMPUTED_BY = (
-  'network.dtype', 'network.attention', 'matmul_precision', 'training.mesh',
-)  # fmt: skip
+COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.mesh')
 
 
 def read_config(workdir: str | Path) -> dict | None:
@@ -103,9 +109,7 @@ def data_of(config: Node) -> dict:
   return {n: x for n, x in data.items() if f'data.{n}' not in FREE}
 
 
-def check_same_run(
-  workdir: str | Path, config: Node, facts: Facts | None = None
-) -> None:
+def check_same_run(workdir: str | Path, config: Node, facts: Facts | None = None) -> None:
   """Raises UserError if the run in workdir has another config, or other data.
 
   A folder with a config.json or checkpoints is a run. facts: None before the
@@ -156,8 +160,7 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   return '; '.join(
     f'{n} is {old.get(n, "absent")}, {new.get(n, "absent")} now'
     for n in changed
-    if not n.startswith(free)
-    and (n.removesuffix('name') in others or not n.startswith(others))
+    if not n.startswith(free) and (n.removesuffix('name') in others or not n.startswith(others))
   )
 
 

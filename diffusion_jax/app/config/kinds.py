@@ -56,20 +56,11 @@ _COMMON = 'data', 'optimizer', 'edit'
 DIFFUSION = Schema(
   'a diffusion model',
   tables.TABLES,
-  (
-    'schedule', 'network', 'noise_input', 'parametrization', 'objective',
-    'latent', *_COMMON,
-  ),
+  ('schedule', 'network', 'noise_input', 'parametrization', 'objective', 'latent', *_COMMON),
   ('latent', 'data'),
+  {**fields.COMMON, 'sampling': fields.DenoiserSampling, 'conditioning': fields.Conditioning},
   {
-    **fields.COMMON,
-    'sampling': fields.DenoiserSampling,
-    'conditioning': fields.Conditioning,
-  },
-  {
-    'network': (
-      'in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max',
-    ),
+    'network': ('in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max'),
     'objective': ObjectiveFacts.__annotations__,
     'noise_input': ('schedule_steps',),
     'sampler': ('schedule',),
@@ -80,7 +71,7 @@ DIFFUSION = Schema(
     'reward': ('x0',),
   },
   {**table.OF_DIFFUSION, **table.METRICS},
-)  # fmt: skip
+)
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does
 # (Peebles & Xie 2023). Other bounds need pixels.
@@ -136,21 +127,15 @@ _OF_STATES = (*StateFacts.__annotations__,)
 STATES = DIFFUSION._replace(
   kind='a diffusion model of states',
   tables={**tables.TABLES, **tables.STATES},
-  choices=(
-    'schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON,
-  ),
-  parts={
-    **DIFFUSION.parts,
-    'sampling': fields.StateSampling,
-    'states': fields.States,
-  },
+  choices=('schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON),
+  parts={**DIFFUSION.parts, 'sampling': fields.StateSampling, 'states': fields.States},
   facts={
     **DIFFUSION.facts,
     'network': tuple(DIFFUSION.facts['network'])[1:],  # it embeds states itself
     **dict.fromkeys(('objective', 'transitions', 'sampler'), _OF_STATES),
   },
   metrics={**table.OF_STATES, **table.METRICS},
-)  # fmt: skip
+)
 
 KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
 
@@ -197,9 +182,7 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
   for name in sorted(filter(own.is_allowed, {*names})):
     path = f'evaluation.{name_of(name)}'
     if path in constructors or name_of(name) in schema.metrics:
-      raise UserError(
-        f'config.{_PATH}: {name} has the name of another metric; rename it'
-      )
+      raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
     constructors[path] = own.find(_PATH, name, ())
   return constructors
 
@@ -210,10 +193,7 @@ def check_name(schema: Schema, name: str) -> None:
   if metric in schema.metrics and space in features.EXTRACTORS:
     has_own = 'features' in parameters(schema.metrics[metric])
     field = f'{metric}.features' if has_own else 'features'
-    raise UserError(
-      f'config.{_PATH}: {name} is {metric} with '
-      f'--config.evaluation.{field}={space}'
-    )
+    raise UserError(f'config.{_PATH}: {name} is {metric} with --config.evaluation.{field}={space}')
   check_one_of(schema.metrics, _PATH, name)
 
 

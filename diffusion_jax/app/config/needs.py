@@ -17,8 +17,7 @@ GRID = 'data [H, W, C]', 'take network=unet or dit, or mlp for vectors'
 VECTORS = 'vectors [D] of real numbers', 'leave it out'
 CONTEXT = (
   'a context',
-  'give data with one, as data=npz with `context`, or train without, by '
-  'conditioning.context=None',
+  'give data with one, as data=npz with `context`, or train without, by conditioning.context=None',
 )
 OBSERVED = 'a context', 'leave it out'
 
@@ -64,8 +63,7 @@ def problems(config: Node, facts: Facts, mode: str) -> Iterator[str]:
     if hit and not has(facts, needed):
       what, advice = needed
       yield (
-        f'config.{path}={hit[0]} needs {what}, and these data are '
-        f'{described(facts)}: {advice}'
+        f'config.{path}={hit[0]} needs {what}, and these data are {described(facts)}: {advice}'
       )
 
 

@@ -274,9 +274,7 @@ def _needed(field, made):
       needed = 'times(key, batch_size, schedule) must return (level, weight), '
       needed += '[batch_size] each'
       try:
-        value = jax.eval_shape(
-          lambda key: made(key, 2, dj.CosineSchedule()), abstract_key()
-        )
+        value = jax.eval_shape(lambda key: made(key, 2, dj.CosineSchedule()), abstract_key())
       except AttributeError:  # It may need another schedule.
         return made, needed, True
       both = kind_of(value) == 'a tuple of 2'

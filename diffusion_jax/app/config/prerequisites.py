@@ -18,9 +18,7 @@ KINDS = {
   'training.init_from': 'a model with the same network',
   'training.teacher': 'a diffusion model of the same images',
   'sampling.guidance.run': 'a model of the same images',
-  'sampling.classifier.run': (
-    'a classifier, such as configs/digits_classifier.py,'
-  ),
+  'sampling.classifier.run': ('a classifier, such as configs/digits_classifier.py,'),
 }
 OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
 

@@ -12,14 +12,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, kinds, own, prerequisites
 from diffusion_jax.app.config.errors import near, no_field
-from diffusion_jax.app.config.tree import (
-  Node,
-  Schema,
-  Table,
-  merge,
-  parameters,
-  resolve,
-)
+from diffusion_jax.app.config.tree import Node, Schema, Table, merge, parameters, resolve
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.values import Values
 from diffusion_jax.demos.noising import Noising
@@ -145,9 +138,7 @@ def _names(section):
 NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
 
-def stored(
-  content: Mapping[str, object], path: object, skip: Collection[str] = NOT_READ
-) -> Node:
+def stored(content: Mapping[str, object], path: object, skip: Collection[str] = NOT_READ) -> Node:
   """Returns the complete config that a config.json contains.
 
   path: the file, for messages; skip: sections that are not read. A
@@ -169,9 +160,7 @@ def tuples(tree: object) -> object:
   return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
 
 
-def open_run(
-  workdir: str | Path, path: str = '', skip: Collection[str] = NOT_READ
-) -> Node:
+def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_READ) -> Node:
   """Returns the complete config of the run in a folder.
 
   path: the field that names the run; skip: sections that are not read. Raises
@@ -198,8 +187,7 @@ def of_run(workdir: str | Path, config: Node, flags: Flags) -> Node:
   ours, theirs = kinds.kind_of(config), kinds.kind_of(run)
   if ours.kind != theirs.kind:
     raise UserError(
-      f'{workdir} holds {theirs.kind}, and --config describes {ours.kind}: '
-      f'give --config={workdir}'
+      f'{workdir} holds {theirs.kind}, and --config describes {ours.kind}: give --config={workdir}'
     )
   used = {name: config[name] for name in folder.USES if name in config}
   merged = run.replace(**used)
@@ -210,8 +198,7 @@ def of_run(workdir: str | Path, config: Node, flags: Flags) -> Node:
   fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
   if fixed:
     raise UserError(
-      f'config.{fixed}: only a training can change this; the model comes from '
-      f'{workdir}/config.json'
+      f'config.{fixed}: only a training can change this; the model comes from {workdir}/config.json'
     )
   return changed
 
@@ -261,9 +248,7 @@ def from_file(path: str, argument: str = '') -> ConfigDict:
   with _in_file(path):
     config = module.get_config(*([argument] if variants else []))
   if not isinstance(config, ConfigDict):
-    raise UserError(
-      f'{path}: get_config() returned {type(config).__name__}, not a ConfigDict'
-    )
+    raise UserError(f'{path}: get_config() returned {type(config).__name__}, not a ConfigDict')
   return config
 
 
@@ -280,8 +265,7 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
     changes = [{**change} for change in module.sweep()]
   if not 0 <= index < len(changes):
     raise UserError(
-      f'--sweep_index={index}: the sweep() of {path} has {len(changes)}, '
-      f'0..{len(changes) - 1}'
+      f'--sweep_index={index}: the sweep() of {path} has {len(changes)}, 0..{len(changes) - 1}'
     )
   for name, _ in flags:
     if name in changes[index]:

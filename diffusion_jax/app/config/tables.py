@@ -157,10 +157,7 @@ SAMPLERS = {
   'annealed_langevin': dj.annealed_langevin,
 }
 
-GUIDANCES = {
-  'classifier_free': ClassifierFree,
-  'autoguidance': fields.Autoguidance,
-}
+GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': fields.Autoguidance}
 
 DENOISERS = {
   'unet': UNet,

@@ -95,9 +95,7 @@ class Node(Tree):
 
   def to_dict(self) -> Json:
     """Returns the section as nested dicts."""
-    return {
-      n: x.to_dict() if isinstance(x, Node) else x for n, x in self.items()
-    }
+    return {n: x.to_dict() if isinstance(x, Node) else x for n, x in self.items()}
 
   def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""
@@ -169,9 +167,7 @@ def below(path: str, name: str) -> str:
 # Constructors.
 
 
-def find(
-  table: Table, path: str, name: object, facts: Collection[str] = ()
-) -> Constructor:
+def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
   facts: the names of the facts that `Node.make` passes to it.
@@ -197,10 +193,7 @@ def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
   bound = {*constructor.keywords} if partial else set()
   if 'parent' in signature.parameters:
     bound |= {'name', 'parent'}
-  kinds = (
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.KEYWORD_ONLY,
-  )
+  kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
   return {
     name: parameter
     for name, parameter in signature.parameters.items()
@@ -298,9 +291,7 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
           f'name of a choice ({", ".join(table)}); give it another name'
         )
       value = given.get(name, None if default is None else {})
-      values[name] = _choice(
-        schema, value, where, default is None, default, needs, shared
-      )
+      values[name] = _choice(schema, value, where, default is None, default, needs, shared)
     elif is_plain or default is None or default is _EMPTY:
       values[name] = _value(given.get(name, default), parameter, where)
   return values
@@ -348,9 +339,7 @@ def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
       if not isinstance(node, dict):
         break
     if not isinstance(node, dict) or isinstance(node.get(last), dict):
-      raise UserError(
-        f'config.{path}: a value is given for this field and for a part of it'
-      )
+      raise UserError(f'config.{path}: a value is given for this field and for a part of it')
     node[last] = value
   return _merged(tree, given, '', schema)
 
@@ -363,7 +352,6 @@ def _merged(old, new, path, schema):
   if named and old.get('name') != new['name']:
     return new
   inner = {
-    name: _merged(old.get(name), value, below(path, name), schema)
-    for name, value in new.items()
+    name: _merged(old.get(name), value, below(path, name), schema) for name, value in new.items()
   }
   return {**old, **inner}

@@ -82,18 +82,11 @@ def problems(
       yield from lines
     elif any(lines):
       _, name = fields[0].split('.')
-      yield (
-        f'config.{fields[0]} is not read with {beside}: add {name}, or leave '
-        'this out'
-      )
+      yield (f'config.{fields[0]} is not read with {beside}: add {name}, or leave this out')
 
 
 # What a kind of conditioning.context does not read.
-_OF_CONTEXT = {
-  'channels': ('width', 'layers', 'heads'),
-  'vector': ('heads',),
-  'set': ('heads',),
-}
+_OF_CONTEXT = {'channels': ('width', 'layers', 'heads'), 'vector': ('heads',), 'set': ('heads',)}
 
 
 def _of_context(config, facts):
@@ -110,30 +103,28 @@ def _of_context(config, facts):
 # What metrics of samples, pairs and examples read of an evaluation.
 _OF_METRICS = {
   'samples': (
-    'evaluation.num_generated', 'evaluation.features', 'evaluation.weights',
-    'evaluation.reference', 'evaluation.floor', 'sampling.context',
+    'evaluation.num_generated',
+    'evaluation.features',
+    'evaluation.weights',
+    'evaluation.reference',
+    'evaluation.floor',
+    'sampling.context',
     'sampling.context_row',
   ),
-  'pairs': (
-    'evaluation.num_pairs', 'evaluation.draws_per_pair', 'evaluation.split',
-  ),
+  'pairs': ('evaluation.num_pairs', 'evaluation.draws_per_pair', 'evaluation.split'),
   'examples': ('evaluation.num_images', 'evaluation.split'),
   '': ('sampling.num_samples', 'sampling.name', 'sampling.trajectory'),
-}  # fmt: skip
+}
 
 
-def of_evaluation(
-  config: Node, workdir: str | Path, kinds: Collection[str]
-) -> Iterator[str]:
+def of_evaluation(config: Node, workdir: str | Path, kinds: Collection[str]) -> Iterator[str]:
   """Yields a line for each field that metrics of these kinds do not read."""
   read = {field for kind in kinds for field in _OF_METRICS[kind]}
   idle = {x for fields in _OF_METRICS.values() for x in fields} - read
   yield from of_fields(config, workdir, sorted(idle), _metrics(config))
 
 
-def without_idle(
-  config: Node, given: Collection[str], workdir: str | Path, mode: str
-) -> Node:
+def without_idle(config: Node, given: Collection[str], workdir: str | Path, mode: str) -> Node:
   """Returns the config without what its file sets and a mode does not read.
 
   A line is printed for each field. Fields of the command line, given, stay.
@@ -180,6 +171,5 @@ def of_fields(
       if is_below and value != before.get(name, None if run else value):
         shown = name if name == field else name.removesuffix('.name')
         yield (
-          f'config.{shown}={store.as_text(value)} is not read with {beside}: '
-          'leave one of them out'
+          f'config.{shown}={store.as_text(value)} is not read with {beside}: leave one of them out'
         )

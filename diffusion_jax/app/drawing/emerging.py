@@ -27,9 +27,16 @@ from diffusion_jax.sampling.sampler import spread_levels, take_step
 
 # The fields of config.sampling that are arguments of the compiled programs.
 ARGUMENTS = (
-  'labels', 'prompt', 'context', 'context_row', 'seed', 'num_steps',
-  'respacing', 'guidance.scale', 'guidance_scale',
-)  # fmt: skip
+  'labels',
+  'prompt',
+  'context',
+  'context_row',
+  'seed',
+  'num_steps',
+  'respacing',
+  'guidance.scale',
+  'guidance_scale',
+)
 NUM_FRAMES = 12
 
 

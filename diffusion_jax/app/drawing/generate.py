@@ -65,12 +65,7 @@ def _drawn(model, mesh, size):
 
 
 def generate_by(
-  model: Model,
-  draw: Callable,
-  mesh: Mesh,
-  root: jax.Array,
-  guides: Guides,
-  size: int = 0,
+  model: Model, draw: Callable, mesh: Mesh, root: jax.Array, guides: Guides, size: int = 0
 ) -> PerImage:
   """Returns (params, index [n], inputs) -> what another function draws.
 

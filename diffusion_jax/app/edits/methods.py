@@ -33,9 +33,7 @@ class Batch(NamedTuple):
   inputs: Mapping[str, PyTree] = MappingProxyType({})
   decode: Callable[[Array], Array] = lambda x: x
 
-  def sampled(
-    self, after_guidance: Wrap | None = None, **changes: object
-  ) -> dict[str, Array]:
+  def sampled(self, after_guidance: Wrap | None = None, **changes: object) -> dict[str, Array]:
     """Returns {'x': samples [B, ...]}; changes: of fields of the plan."""
     plan = self.plan._replace(**changes)
     return {'x': plan.from_noise(self.keys, self.cond, after_guidance)}
@@ -148,8 +146,7 @@ def fitting(model: Model, method: Method | None, masked: bool) -> Method:
   chosen: Method = method or {**table, 'palette': palette}[name]()
   if chosen.needs_mask and not masked:
     raise UserError(
-      f'config.edit.method={name} needs a mask: set it to '
-      f'{" or ".join(able)} for edit={edit.name}'
+      f'config.edit.method={name} needs a mask: set it to {" or ".join(able)} for edit={edit.name}'
     )
   if chosen.is_trained != bool(condition):
     needed = edit.name if chosen.is_trained else 'None'

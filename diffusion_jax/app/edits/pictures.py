@@ -227,8 +227,7 @@ class Interpolate(Edit):
     super().check(model)
     if model.conditioning.self_conditioning:
       raise UserError(
-        'config.edit=interpolate: the ODE of a network with self-conditioning '
-        'cannot be inverted'
+        'config.edit=interpolate: the ODE of a network with self-conditioning cannot be inverted'
       )
 
   def unread(self, model: Model) -> tuple[Sequence[str], str]:
@@ -299,9 +298,7 @@ class Colorize(FillIn):
     return Known(image, operators.luminance, condition=image)
 
 
-def read_picture(
-  path: str, field: str, shape: tuple[int, ...], where: str = ''
-) -> np.ndarray:
+def read_picture(path: str, field: str, shape: tuple[int, ...], where: str = '') -> np.ndarray:
   """Reads the file of an edit's field, uint8 of `shape`.
 
   where: the path of the field in config.edit, if it is another than its name.
@@ -329,9 +326,7 @@ def read_picture(
   return picture[..., :channels]
 
 
-def read_mask(
-  path: str, shape: tuple[int, ...], where: str = 'mask'
-) -> np.ndarray:
+def read_mask(path: str, shape: tuple[int, ...], where: str = 'mask') -> np.ndarray:
   """Reads a mask, bool [H, W, 1]: True, known, where the file is white.
 
   If it has transparent pixels: where it is opaque, in any colour.
@@ -364,9 +359,7 @@ def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
   return np.broadcast_to(x, (*x.shape[:2], channels))
 
 
-def write_drawing(
-  model: Model, path: Path, x: np.ndarray, data: np.ndarray | None
-) -> None:
+def write_drawing(model: Model, path: Path, x: np.ndarray, data: np.ndarray | None) -> None:
   """Draws arrays [n, ...], as files have them, in front of data."""
   path = path.with_name(f'{path.name}.png')
   images.write_png(path, drawings.sheet(model.facts.x, x, 10, data=data))

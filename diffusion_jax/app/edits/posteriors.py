@@ -11,13 +11,7 @@ import optax
 
 import diffusion_jax as dj
 from diffusion_jax.app.edits.methods import STEPS, Batch, Method, reconstruction
-from diffusion_jax.core.keys import (
-  clone_key,
-  draw_normal,
-  draw_signs,
-  fold_each,
-  split_key,
-)
+from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.ranges import NonNegative, Positive, Probability, Size
 from diffusion_jax.sampling.grids import last_noisy_level
@@ -60,9 +54,7 @@ def dps(step_size: NonNegative = 1.0) -> Method:
   return Method(draw, changes_x=True)
 
 
-def proximal(
-  weight: Positive = 1.0, share: Probability = 0.3, iterations: Size = 100
-) -> Method:
+def proximal(weight: Positive = 1.0, share: Probability = 0.3, iterations: Size = 100) -> Method:
   """Moves x_0 towards y without gradients (DiffPIR, Zhu et al. 2023).
 
   Args:
@@ -73,17 +65,14 @@ def proximal(
 
   def draw(batch, known):
     return batch.sampled(
-      lambda denoise: dj.proximal(denoise, known, weight, iterations),
-      sampler=dj.renoised(share),
+      lambda denoise: dj.proximal(denoise, known, weight, iterations), sampler=dj.renoised(share)
     )
 
   return Method(draw, needs_linear=True, unread=STEPS)
 
 
 def decoupled(
-  step_size: Positive | None = None,
-  langevin_steps: Size = 100,
-  iterations: Size = 100,
+  step_size: Positive | None = None, langevin_steps: Size = 100, iterations: Size = 100
 ) -> Method:
   """Draws x_0 given y at each level, and adds new noise (DAPS, Zhang et al.).
 
@@ -142,18 +131,14 @@ def gibbs(
   return Method(draw, needs_linear=step_size is None, unread=idle)
 
 
-def widths_of(
-  rounds: int, highest: Array | float, lowest: Array | float
-) -> Array:
+def widths_of(rounds: int, highest: Array | float, lowest: Array | float) -> Array:
   """Returns the widths of split Gibbs, [rounds], half of them falling."""
   falling = math.ceil(rounds / 2)
   widths = jnp.geomspace(highest, lowest, falling)
   return jnp.pad(widths, (0, rounds - falling), mode='edge')
 
 
-def steered(
-  particles: Size = 16, gradient: bool = True, iterations: Size = 100
-) -> Method:
+def steered(particles: Size = 16, gradient: bool = True, iterations: Size = 100) -> Method:
   """Draws one of several weighted particles (TDS, Wu et al. 2023).
 
   Args:
@@ -225,9 +210,7 @@ def steer(
   x = x.reshape(len(keys), count, *x.shape[1:])
   cond = {n: jnp.repeat(v, count, axis=0) for n, v in batch.cond.items()}
   sampler = dj.steered(log_likelihood, twist, use_gradient=gradient)
-  x, state = dj.sample(
-    keys, plan.step_function(cond), sampler, plan.levels, x, return_state=True
-  )
+  x, state = dj.sample(keys, plan.step_function(cond), sampler, plan.levels, x, return_state=True)
   return {
     'x': dj.pick(pick_keys, x, state.log_weights),
     'log_evidence': state.log_evidence,

@@ -15,13 +15,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.config.errors import check_set
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import (
-  STEPS,
-  Batch,
-  Known,
-  Method,
-  refuse_unipc,
-)
+from diffusion_jax.app.edits.methods import STEPS, Batch, Known, Method, refuse_unipc
 from diffusion_jax.app.edits.pictures import (
   Edit,
   Encode,
@@ -62,8 +56,7 @@ def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   seen = npz.read_array(mask, 'mask', 'fiub')
   if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
     raise ValueError(
-      f'operator.mask={mask} must have 0 and 1 in the shape {list(shape)}, got '
-      f'{list(seen.shape)}'
+      f'operator.mask={mask} must have 0 and 1 in the shape {list(shape)}, got {list(seen.shape)}'
     )
   return operators.masked(jnp.asarray(seen, bool))
 
@@ -138,12 +131,14 @@ class Restore(Edit):
     if not self.simulate:
       y = np.stack([_read(path, shape, values) for path in self.paths])
       return names | {'y': self._possible(model, y - damage.offset)}
-    clean = np.stack([
-      read_picture(path, 'image', values.shape)
-      if values.is_picture
-      else _array(path, values.shape)
-      for path in self.paths
-    ])  # fmt: skip
+    clean = np.stack(
+      [
+        read_picture(path, 'image', values.shape)
+        if values.is_picture
+        else _array(path, values.shape)
+        for path in self.paths
+      ]
+    )
     y = jax.jit(damage.forward)(values.written.encode(clean))
     key = stream(model.config.sampling.seed, 'measurement')
     y += damage.std * jax.random.normal(key, y.shape)
@@ -171,8 +166,7 @@ class Restore(Edit):
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
       raise ValueError(
-        f'{self.paths[bad[0]]} has numbers that are not finite where the '
-        'operator sees them'
+        f'{self.paths[bad[0]]} has numbers that are not finite where the operator sees them'
       )
     if not damage.is_linear or not model.facts.x.levels:
       return y
@@ -286,9 +280,7 @@ class Restore(Edit):
     # without those that are left out, and the figures, {} without a sample.
     name, clean = Path(self.paths[i]).name, made.pictures.get('clean')
     size, values, figures = len(made.pictures['y']), model.facts.x, {}
-    numbers = {
-      n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()
-    }
+    numbers = {n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()}
     kept = _kept(numbers['x'], numbers['residual'])
     if kept.any():
       numbers = {n: a[kept] for n, a in numbers.items()}
@@ -402,8 +394,7 @@ def _checked_noise(noise, y):
   noise, channels = np.atleast_1d(noise), y.shape[-1] if y.ndim > 1 else 1
   if len(noise) not in (1, channels):
     raise ValueError(
-      f'noise has {len(noise)} values: give one, or one for each of the '
-      f'{channels} channels of y'
+      f'noise has {len(noise)} values: give one, or one for each of the {channels} channels of y'
     )
   return noise.reshape(*[1] * (y.ndim - 1), -1)
 
@@ -456,9 +447,7 @@ def _rms(x):
 
 def _array(path, shape):
   if Path(path).suffix != '.npy':
-    raise ValueError(
-      f'{path} is not a .npy file, which data other than pictures need'
-    )
+    raise ValueError(f'{path} is not a .npy file, which data other than pictures need')
   x = npz.read_array(path, 'x')
   if x.shape != tuple(shape):
     raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
@@ -543,7 +532,6 @@ def _warning(residual=1.0, lowest_ess=np.inf, **_):
     'the method has not reached y: try edit.posterior=decoupled, more '
     'posterior.iterations or sampling.num_steps, then check noise and operator'
   )
-  return (
-    '. The residual is |y - operator(x)| / noise, about 1 for a sample: '
-    + (high if residual > 1.0 else 'noise is too large')
+  return '. The residual is |y - operator(x)| / noise, about 1 for a sample: ' + (
+    high if residual > 1.0 else 'noise is too large'
   )

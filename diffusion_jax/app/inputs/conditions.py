@@ -134,9 +134,7 @@ def choose_labels(model: Model, n: int) -> np.ndarray | None:
   return repeat_labels(model, labels, n, 'sampling.labels')
 
 
-def repeat_labels(
-  model: Model, labels: Sequence[int | str], n: int, path: str
-) -> np.ndarray:
+def repeat_labels(model: Model, labels: Sequence[int | str], n: int, path: str) -> np.ndarray:
   """Returns labels, numbers or names, in turn, int32 [n]; path: their field."""
   classes, names = model.facts.num_classes, model.facts.class_names
   if not takes_labels(model):
@@ -164,8 +162,7 @@ def choose_texts(model: Model, n: int) -> list[str] | None:
   if not datasets.text_length(model.config):
     if prompt is not None:
       raise UserError(
-        'config.sampling.prompt: the network of this run reads no text '
-        '(conditioning.text)'
+        'config.sampling.prompt: the network of this run reads no text (conditioning.text)'
       )
     return None
   if prompt is None:
@@ -180,9 +177,7 @@ def _held_out(model, name, index):
     return source.read(index % len(source))[name]
 
 
-def encode_texts(
-  model: Model, texts: list[str] | None
-) -> dict[str, np.ndarray]:
+def encode_texts(model: Model, texts: list[str] | None) -> dict[str, np.ndarray]:
   """Encodes N texts as {'text': [N, L], 'text_mask': [N, L]}; {} for None."""
   if texts is None:
     return {}
@@ -208,9 +203,7 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
     arrays = source.read(index % len(source))
   x0 = facts.x.encode(arrays['x'])
   root = stream(config.sampling.seed, 'sampling_images')
-  compute = per_image(
-    lambda _, keys, x0: condition(keys, x0), mesh, root, what='the conditions'
-  )
+  compute = per_image(lambda _, keys, x0: condition(keys, x0), mesh, root, what='the conditions')
   image = compute((), index, x0)
   labels = arrays.get('label') if model.conditioning.labels else None
   # The picture in cond['image'], unknown pixels grey.
@@ -220,9 +213,7 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
   return ImageConditions(*pictures, image, labels)
 
 
-def choose_context(
-  model: Model, n: int
-) -> tuple[np.ndarray | None, np.ndarray]:
+def choose_context(model: Model, n: int) -> tuple[np.ndarray | None, np.ndarray]:
   """Returns (context [K, ...] of the first n samples or None, their rows [n]).
 
   They are rows of sampling.context, of num_samples each, or else of held-out
@@ -249,9 +240,7 @@ def context_of(model: Model) -> tuple[str, Values | None]:
   return 'context', c.context and model.facts.context
 
 
-def with_known(
-  model: Model, inputs: Inputs, index: np.ndarray, x: np.ndarray
-) -> np.ndarray:
+def with_known(model: Model, inputs: Inputs, index: np.ndarray, x: np.ndarray) -> np.ndarray:
   """Returns samples [n, ...] in the user's units, exact where x is known."""
   if inputs.context is None or model.conditioning.known is None:
     return x
@@ -295,15 +284,12 @@ def given_context(model: Model) -> np.ndarray | None:
 def _checked_row(row, rows, what):
   if row >= len(rows):
     raise UserError(
-      f'config.sampling.context_row={row} is out of range: {what} has the rows '
-      f'0..{len(rows) - 1}'
+      f'config.sampling.context_row={row} is out of range: {what} has the rows 0..{len(rows) - 1}'
     )
   return row
 
 
-def check_rows(
-  what: str, rows: np.ndarray, facts: Values, joint: bool
-) -> np.ndarray:
+def check_rows(what: str, rows: np.ndarray, facts: Values, joint: bool) -> np.ndarray:
   """Returns rows of a context, [K, ...], of one row or several.
 
   what: where they come from, for messages; joint: NaN is what is drawn. Raises
@@ -311,8 +297,7 @@ def check_rows(
   """
   rows = rows[None] if rows.shape == tuple(facts.shape) else rows
   refuse(
-    f'config.sampling.context: {problem}'
-    for problem in _row_problems(what, rows, facts, joint)
+    f'config.sampling.context: {problem}' for problem in _row_problems(what, rows, facts, joint)
   )
   return rows
 
@@ -320,10 +305,7 @@ def check_rows(
 def _row_problems(what, rows, facts, joint):
   if rows.shape[1:] != tuple(facts.shape) or not len(rows):
     wanted = ', '.join(map(str, facts.shape))
-    yield (
-      f'{what} has the shape {list(rows.shape)}, and [{wanted}] or '
-      f'[K, {wanted}] is needed'
-    )
+    yield (f'{what} has the shape {list(rows.shape)}, and [{wanted}] or [K, {wanted}] is needed')
   if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     yield f'{what} has numbers that are not finite'
   if not joint:
@@ -331,8 +313,7 @@ def _row_problems(what, rows, facts, joint):
   full = np.isfinite(rows).all(axis=1)
   if full.any():
     yield (
-      f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks '
-      'those that are drawn'
+      f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
     )
   known = rows.copy()
   box = known[:, : len(facts.low)]

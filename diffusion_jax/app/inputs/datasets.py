@@ -11,13 +11,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.simulations import BLOCK
-from diffusion_jax.data.sources import (
-  Facts,
-  Source,
-  check_facts,
-  checksum,
-  measured,
-)
+from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
@@ -133,9 +127,7 @@ def source_of(config: Node, split: str = 'train') -> Source:
   data have no texts.
   """
   if config.data is None:
-    raise UserError(
-      'this config has no data set: give --config.data=digits, for instance'
-    )
+    raise UserError('this config has no data set: give --config.data=digits, for instance')
   source = config.data.make({'split': split})
   if ':' in config.data.name:  # The user's own is checked before it is used.
     with from_config('data'):
@@ -153,9 +145,7 @@ def _check_same_kind(name, ours, theirs):
   # Statistics are not compared: a run keeps its own.
   def compare(what, one, other, advice=''):
     if one != other:
-      raise UserError(
-        f'config.data={name}: {what} {one}, and {other} in this run{advice}'
-      )
+      raise UserError(f'config.data={name}: {what} {one}, and {other} in this run{advice}')
 
   def kind(facts):
     return 'levels' if facts.x.levels else 'real numbers'
@@ -185,9 +175,7 @@ def _with_texts(source, length, random_flip):
       'array_record with data.text_column'
     )
   if random_flip:
-    raise ValueError(
-      "training.random_flip would make texts such as 'on the left' wrong"
-    )
+    raise ValueError("training.random_flip would make texts such as 'on the left' wrong")
   to_bytes(first['text'][0], length)
   return source
 
@@ -209,11 +197,7 @@ def text_length(config: Node) -> int:
 
 
 def batches(
-  config: Node,
-  source: Source,
-  facts: Facts,
-  start: int,
-  rows: slice = pipeline.ALL,
+  config: Node, source: Source, facts: Facts, start: int, rows: slice = pipeline.ALL
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the training batches from step `start` on; rows: of this process."""
   c = config.training

@@ -10,14 +10,7 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.models import (
-  classifier,
-  diffusion,
-  flow_map,
-  latent,
-  states,
-  vae,
-)
+from diffusion_jax.app.models import classifier, diffusion, flow_map, latent, states, vae
 from diffusion_jax.core.keys import abstract_key
 
 KINDS = (
@@ -30,9 +23,7 @@ KINDS = (
 )
 
 
-def make(
-  config: Node, workdir: str | Path, facts: datasets.Facts | None = None
-) -> Model:
+def make(config: Node, workdir: str | Path, facts: datasets.Facts | None = None) -> Model:
   """Returns the model of a complete config.
 
   workdir: the run folder; facts: the facts of the images; None: read from the

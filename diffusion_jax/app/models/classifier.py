@@ -26,9 +26,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   return dataclasses.replace(model, features=of_params)
 
 
-def features(
-  noisy: NoisyNetwork, params: Params
-) -> Callable[[jax.Array], dict[str, jax.Array]]:
+def features(noisy: NoisyNetwork, params: Params) -> Callable[[jax.Array], dict[str, jax.Array]]:
   """Returns images uint8 [B, H, W, C] -> {'features', 'logits', 'predicted'}.
 
   The features [B, D] are the hidden layer at the level t = 0.

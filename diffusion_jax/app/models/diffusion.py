@@ -14,11 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.fields import (
-  DenoiserSampling,
-  MapSampling,
-  StateSampling,
-)
+from diffusion_jax.app.config.fields import DenoiserSampling, MapSampling, StateSampling
 from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
@@ -106,9 +102,7 @@ def objective_of(
 def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
   """Returns the objective with the constraints of the network's parameters."""
   parts = {'network': noisy.network, 'uncertainty': noisy.uncertainty}
-  constraints = {
-    n: x.constrain for n, x in parts.items() if hasattr(x, 'constrain')
-  }
+  constraints = {n: x.constrain for n, x in parts.items() if hasattr(x, 'constrain')}
   if not constraints:
     return objective
 
@@ -175,9 +169,7 @@ def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
 
   def thresholded(denoise):
     with from_config('sampling.dynamic_threshold'):
-      return dj.dynamic_threshold(
-        denoise, c.dynamic_threshold, c.dynamic_threshold_max
-      )
+      return dj.dynamic_threshold(denoise, c.dynamic_threshold, c.dynamic_threshold_max)
 
   return thresholded
 
@@ -218,15 +210,11 @@ def plan_of(
 
 
 _NUMBERS = jax.Array, np.ndarray, float
-_level_grid = jax.jit(
-  dj.level_grid, static_argnames=('num_steps', 'spacing', 'end_clean')
-)
+_level_grid = jax.jit(dj.level_grid, static_argnames=('num_steps', 'spacing', 'end_clean'))
 
 
 def levels_of(
-  c: DenoiserSampling | MapSampling | StateSampling,
-  schedule: dj.Schedule,
-  end_clean: bool = True,
+  c: DenoiserSampling | MapSampling | StateSampling, schedule: dj.Schedule, end_clean: bool = True
 ) -> dj.NoiseLevel:
   """Returns the levels to visit, [N + 1], the noisiest first."""
   with from_config('sampling'):
@@ -243,16 +231,18 @@ def levels_of(
 
 
 _STOCHASTIC = (
-  'ancestral', 'euler_maruyama', 'dpm_solver_pp_sde', 'dpm_solver_pp_2s_sde',
-  'velocity_sde', 'reverse_diffusion', 'annealed_langevin',
-)  # fmt: skip
+  'ancestral',
+  'euler_maruyama',
+  'dpm_solver_pp_sde',
+  'dpm_solver_pp_2s_sde',
+  'velocity_sde',
+  'reverse_diffusion',
+  'annealed_langevin',
+)
 
 
 def corrected(
-  c: DenoiserSampling,
-  sampler: dj.Sampler,
-  schedule: dj.Schedule,
-  num_steps: int,
+  c: DenoiserSampling, sampler: dj.Sampler, schedule: dj.Schedule, num_steps: int
 ) -> dj.Sampler:
   """Returns the sampler with ancestral noise, churn and corrector."""
   if c.churn is c.ancestral_noise is c.corrector is None:

@@ -29,9 +29,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   return diffusion.of_network(noisy, workdir, refused, plan)
 
 
-def flow_map(
-  noisy: NoisyNetwork, scale: ArrayLike, params: Params, cond: dict
-) -> dj.FlowMap:
+def flow_map(noisy: NoisyNetwork, scale: ArrayLike, params: Params, cond: dict) -> dj.FlowMap:
   """Returns the `FlowMap` of the network; scale: of the guidance."""
   sigma_min = noisy.config.schedule.get('sigma_min')
   own = {} if sigma_min is None else {'sigma_min': sigma_min}
@@ -51,10 +49,7 @@ def flow_map(
 
 
 def plan_of(
-  noisy: NoisyNetwork,
-  c: MapSampling,
-  params: Params | None = None,
-  guides: Guides | None = None,
+  noisy: NoisyNetwork, c: MapSampling, params: Params | None = None, guides: Guides | None = None
 ) -> Plan:
   """Returns the plan of config.sampling, whose step functions are flow maps.
 

@@ -102,8 +102,7 @@ class StoredAutoencoder:
       )
     if facts.x.shape != self.facts.x.shape:
       raise UserError(
-        f'config.latent.run: the images in {run} are {facts.x.shape}, and here '
-        f'{self.facts.x.shape}'
+        f'config.latent.run: the images in {run} are {facts.x.shape}, and here {self.facts.x.shape}'
       )
     return model
 
@@ -126,9 +125,7 @@ class StoredAutoencoder:
       )
     return self.autoencoder
 
-  def encode(
-    self, autoencoder: Params, x: jax.Array, keys: jax.Array | None = None
-  ) -> jax.Array:
+  def encode(self, autoencoder: Params, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
     """Returns a draw of z for each of the keys, or the mean of q(z | x)."""
     q = self.checked.encode(autoencoder['network'], 1, x)
     z = q.mean if keys is None else reparameterize(keys, q)
@@ -161,21 +158,23 @@ class StoredAutoencoder:
         scale, count = inverse_std(self._draws(params, source, mesh))
     if not np.isfinite(scale):
       raise UserError(
-        f'config.latent.run: all latents of {run} are equal, or nan: train the '
-        'autoencoder further'
+        f'config.latent.run: all latents of {run} are equal, or nan: train the autoencoder further'
       )
     copy = make_folder(self.workdir, self._copy.name)
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
     write_json(copy / 'config.json', folder.read_config(run) or {})
-    write_json(self._record, {
-      'scale': scale,
-      'images': count,
-      'run': str(run),
-      'step': step,
-      'checksum': checksums.of_arrays(params),
-    })  # fmt: skip
+    write_json(
+      self._record,
+      {
+        'scale': scale,
+        'images': count,
+        'run': str(run),
+        'step': step,
+        'checksum': checksums.of_arrays(params),
+      },
+    )
     measured = f'of {count:,} images' if count else 'given'
     print(f'latents of {run}, step {step}: scale {scale:.4f}, {measured}')
 
@@ -211,9 +210,7 @@ class StoredAutoencoder:
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
 
 
-def problems(
-  noisy: NoisyNetwork, sampling: DenoiserSampling, mode: str
-) -> Iterator[str]:
+def problems(noisy: NoisyNetwork, sampling: DenoiserSampling, mode: str) -> Iterator[str]:
   """Yields what diffusion in latents does not allow."""
   c, edit = noisy.conditioning, noisy.config.edit
   refused = {
@@ -227,8 +224,7 @@ def problems(
   for field, value in refused.items():
     if value:
       yield (
-        f'config.{field} needs pixels, and this run diffuses latents '
-        '(config.latent): switch it off'
+        f'config.{field} needs pixels, and this run diffuses latents (config.latent): switch it off'
       )
   if mode == 'edit' and edit.constructor.observes:
     yield (

@@ -54,9 +54,7 @@ class StateDiffusion(NoisyNetwork):
   states: States
   sampling: StateSampling
 
-  def encode(
-    self, autoencoder: Params | None, x: Array, keys: Array | None = None
-  ) -> Array:
+  def encode(self, autoencoder: Params | None, x: Array, keys: Array | None = None) -> Array:
     """Returns the states of examples in [-1, 1], [B, *state_shape]."""
     return dj.states_of(x, self.facts.x.levels)
 
@@ -145,9 +143,7 @@ class StateDiffusion(NoisyNetwork):
     with from_config('sampling.top_p'):
       return dj.top_p(denoise, c.top_p) if c.top_p != 1.0 else denoise
 
-  def plan(
-    self, params: Params | None = None, guides: Guides | None = None
-  ) -> Plan:
+  def plan(self, params: Params | None = None, guides: Guides | None = None) -> Plan:
     """Returns the plan of config.sampling; other runs do not guide it."""
     schedule, c = self.schedule(params), self.sampling
     sampler = c.sampler.make({**self._facts, 'process': self.transitions})

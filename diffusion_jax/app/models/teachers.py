@@ -28,9 +28,7 @@ _PATH = 'training.teacher'
 Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
-def of_student(
-  student: NoisyNetwork, workdir: Path
-) -> tuple[Callable[[], Teacher | None], Frozen]:
+def of_student(student: NoisyNetwork, workdir: Path) -> tuple[Callable[[], Teacher | None], Frozen]:
   """Returns (() -> the teacher of a run or None, its frozen parameters).
 
   The run of the teacher is opened when one of the functions needs it.
@@ -89,9 +87,7 @@ def open_run(student: NoisyNetwork) -> NoisyNetwork:
   return noisy
 
 
-def problems(
-  noisy: NoisyNetwork, run: Path, student: NoisyNetwork
-) -> Iterator[str]:
+def problems(noisy: NoisyNetwork, run: Path, student: NoisyNetwork) -> Iterator[str]:
   """Yields reasons why the network of a run cannot teach its student."""
   where = f'config.{_PATH}'
   for name in ('labels', 'text', 'image'):

@@ -101,9 +101,7 @@ class Autoencoder:
     """Returns q(z_t | z_{t-1}), t = 1..T, z_0 = x; key: of dropout."""
     return self._method('encode', params, t, z, key)
 
-  def decode(
-    self, params: Params, t: int, z: Array | float, *, key: Array | None = None
-  ) -> PyTree:
+  def decode(self, params: Params, t: int, z: Array | float, *, key: Array | None = None) -> PyTree:
     """Returns p(z_{t-1} | z_t), and for t = 1 the output: p(x | z_1)."""
     return self._method('decode', params, t, z, key)
 
@@ -117,9 +115,7 @@ class Autoencoder:
     decoder, levels = self.decoding.decoder, self.facts.x.levels
     return vae.log_likelihood(decoder, levels)(output, x)
 
-  def log_likelihood_of(
-    self, params: Params
-  ) -> Callable[[Array, Array], Array]:
+  def log_likelihood_of(self, params: Params) -> Callable[[Array, Array], Array]:
     """Returns (x, z_1) -> log p(x | z_1), nats, [B]."""
     return lambda x, z: self.log_likelihood(self.decode(params, 1, z), x)
 
@@ -142,9 +138,7 @@ class Autoencoder:
     x = jnp.zeros((1, *self.facts.x.shape))
     return {'network': self.network.init(key, x)['params']}
 
-  def draw(
-    self, params: Params, guides: Guides, keys: Array, cond: dict
-  ) -> tuple[Array, None]:
+  def draw(self, params: Params, guides: Guides, keys: Array, cond: dict) -> tuple[Array, None]:
     """Returns the means of p(x | z_1), [B, H, W, C]; see `Model.draw`.
 
     z_T is drawn from N(0, I) and z_{t-1} from p(z_{t-1} | z_t); the pixels are
@@ -217,10 +211,7 @@ def problems(model: Autoencoder, mode: str) -> Iterator[str]:
       f'has {model.num_latents}: set objective=hvae'
     )
   if c.objective.get('free_bits') and c.training.accumulate > 1:
-    yield (
-      'config.objective.free_bits needs the whole batch: set '
-      'training.accumulate=1'
-    )
+    yield ('config.objective.free_bits needs the whole batch: set training.accumulate=1')
 
 
 def shown(model: Autoencoder) -> dict[str, np.ndarray]:

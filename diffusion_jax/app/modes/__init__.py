@@ -15,15 +15,21 @@ def _run(name: str, config: Node, workdir: str) -> None:
     with compiling.products_at(config.matmul_precision):
       importlib.import_module(f'{__name__}.{name}').run(config, workdir)
   except OSError as error:  # a full disk, most of all
-    raise UserError(
-      f'{error}. When that is resolved, the same command continues'
-    ) from error
+    raise UserError(f'{error}. When that is resolved, the same command continues') from error
 
 
 MODES: dict[str, Callable[[Node, str], None]] = {
   name: functools.partial(_run, name)
   for name in (
-    'train', 'sample', 'edit', 'evaluate', 'average', 'report', 'noise',
-    'convert', 'plan', 'serve',
+    'train',
+    'sample',
+    'edit',
+    'evaluate',
+    'average',
+    'report',
+    'noise',
+    'convert',
+    'plan',
+    'serve',
   )
-}  # fmt: skip
+}

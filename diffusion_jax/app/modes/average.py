@@ -35,9 +35,7 @@ def run(config: Node, workdir: str | Path) -> None:
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 
-def write(
-  workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...]
-) -> None:
+def write(workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...]) -> None:
   """Writes the run folder `out`; config.json, which completes it, is last.
 
   keeps: files and folders of the run that are copied.

@@ -28,12 +28,7 @@ from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import (
-  diffusers,
-  diffusers_schedulers as schedulers,
-  files,
-  stablehlo,
-)
+from diffusion_jax.interop import diffusers, diffusers_schedulers as schedulers, files, stablehlo
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
@@ -95,8 +90,7 @@ def check_given(config: Node, name: str) -> None:
   fixed = folder.differences(usual, folder.plain(config), free)
   if fixed:
     raise UserError(
-      f'config.{fixed}: this comes with the weights, and cannot be given in '
-      '--mode=convert'
+      f'config.{fixed}: this comes with the weights, and cannot be given in --mode=convert'
     )
 
 
@@ -148,8 +142,7 @@ def facts_of(config: Node, given: Json) -> Facts:
   for name, ours in known.items():
     if name in given and given[name] != ours:
       raise UserError(
-        f'config.data={config.data.name}: {name} is {ours}, and {given[name]} '
-        'for the weights'
+        f'config.data={config.data.name}: {name} is {ours}, and {given[name]} for the weights'
       )
   return facts
 
@@ -178,9 +171,7 @@ def read_ours(config: Node) -> tuple[Node, Params]:
   """
   c = config.convert
   if c.model or c.options:
-    raise ValueError(
-      'this file has its own config: give no convert.model, convert.options'
-    )
+    raise ValueError('this file has its own config: give no convert.model, convert.options')
   metadata = files.read_metadata(c.source)
   if 'config' not in metadata:
     raise ValueError(f'{c.source} was not written by --mode=convert')
@@ -275,8 +266,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
   if not base_weights.has_adapters(params):
     raise ValueError(
-      'to=lora exports adapters: train a run with '
-      'training.lora_rank, or give to=diffusers'
+      'to=lora exports adapters: train a run with training.lora_rank, or give to=diffusers'
     )
   _, scale = base_weights.read(model.workdir)
   args = model.network(), params['network'], scale, model.state_shape
@@ -304,8 +294,7 @@ def export_sections(model: Model) -> Json:
 
 # config -> (config of the run, parameters), by format.
 READ = {
-  name: partial(read_others, name)
-  for name in ('diffusers', 'openai', 'score_sde', 'edm', 'edm2')
+  name: partial(read_others, name) for name in ('diffusers', 'openai', 'score_sde', 'edm', 'edm2')
 } | {OURS: read_ours}
 # (out, model, params, step) writes a format.
 WRITE = {

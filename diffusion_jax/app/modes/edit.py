@@ -147,10 +147,7 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
     check_optional(model, 'sampling.context', 'a context')
   elif rows is not None and values is not None:
     if len(rows) != 1:
-      raise UserError(
-        f'config.sampling.context: {len(rows)} rows are given, and an edit '
-        'needs one'
-      )
+      raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')
     cond[name] = values.encode(rows).repeat(n, axis=0)
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
@@ -188,7 +185,5 @@ def check_guidance(model: Model, cond: dict) -> Guides:
     needed = 'a text: give --config.sampling.prompt'
     if model.conditioning.text is None:
       needed = 'a class: give --config.edit.label'
-    raise UserError(
-      f'config.sampling.guidance.scale={guidance.scale} needs {needed}'
-    )
+    raise UserError(f'config.sampling.guidance.scale={guidance.scale} needs {needed}')
   return other_runs.guides_of(model)

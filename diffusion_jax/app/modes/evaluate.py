@@ -59,8 +59,7 @@ def run(config: Node, workdir: str | Path) -> None:
   kinds = [kind for kind, metrics in groups.items() if metrics]
   scoring.check_needs(model, every)
   points: list[tuple[Fields, Model]] = [
-    (changes, models.make(point, workdir, model.facts))
-    for changes, point in sweep(config)
+    (changes, models.make(point, workdir, model.facts)) for changes, point in sweep(config)
   ]
   idle = [field for field in points[0][0] if field not in OF_WEIGHTS]
   if idle and not every:
@@ -83,10 +82,7 @@ def run(config: Node, workdir: str | Path) -> None:
       spaces = scoring.prepare(model, groups['samples'])
     processes.wait_for_all('features of real images')
   results: Results = {title(changes): {} for changes, _ in points}
-  score = {
-    'samples': functools.partial(score_samples, spaces),
-    'pairs': evaluate_pairs.score,
-  }
+  score = {'samples': functools.partial(score_samples, spaces), 'pairs': evaluate_pairs.score}
   for kind, (changes, point) in itertools.product(kinds, points):
     if kind in score:
       with opened(point, kind, changes) as out:
@@ -146,10 +142,7 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
 
 
 def score_samples(
-  spaces: dict[str, scoring.Space],
-  model: Model,
-  metrics: list[scoring.Scored],
-  out: Path,
+  spaces: dict[str, scoring.Space], model: Model, metrics: list[scoring.Scored], out: Path
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
@@ -176,12 +169,15 @@ def score_samples(
   scores = scoring.score(metrics, spaces, samples, extracted)
   floor = scoring.floor(metrics, spaces, c.num_generated) if c.floor else []
   protocol = {n: space.protocol for n, space in spaces.items() if n}
-  write_json(out / 'result.json', {
-    'protocol': {'samples': drawn, 'reference': protocol},
-    'matmul_precision': precision_in_use() or 'default',
-    'metrics': as_json(scores),
-    **({'floor': as_json(floor)} if c.floor else {}),
-  })  # fmt: skip
+  write_json(
+    out / 'result.json',
+    {
+      'protocol': {'samples': drawn, 'reference': protocol},
+      'matmul_precision': precision_in_use() or 'default',
+      'metrics': as_json(scores),
+      **({'floor': as_json(floor)} if c.floor else {}),
+    },
+  )
   print(table(scores))
   if floor:
     print('real images of the other split in place of samples:')
@@ -197,9 +193,7 @@ def score_samples(
   return as_json(scores)
 
 
-def score_point(
-  model: Model, metrics: dict[str, ModelMetric], changes: Fields
-) -> Fields:
+def score_point(model: Model, metrics: dict[str, ModelMetric], changes: Fields) -> Fields:
   """Scores real images by one set of weights, and writes result.json.
 
   Returns the scores as JSON in the first process, {} in the others.
@@ -249,11 +243,17 @@ def score_images(
   precision, path = precision_in_use() or 'default', out / 'result.json'
   report = metric.report
   more = report(arrays, out) if report else {'metrics': as_json(scores)}
-  write_json(path, {
-    'metric': name, 'split': c.split, 'images': count,
-    'matmul_precision': precision, 'settings': settings,
-    **more,
-  })  # fmt: skip
+  write_json(
+    path,
+    {
+      'metric': name,
+      'split': c.split,
+      'images': count,
+      'matmul_precision': precision,
+      'settings': settings,
+      **more,
+    },
+  )
   print(f'{count} {c.split} images, matmul_precision={precision}: {path}')
   return as_json(scores)
 

@@ -68,20 +68,21 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
   plots.plot_coverage(out / 'coverage.png', levels)
-  write_json(out / 'result.json', {
-    'pairs': len(index),
-    'draws_per_pair': c.draws_per_pair,
-    'split': c.split,
-    'protocol': {'samples': provenance.read(drawn)},
-    'metrics': as_json(scores),
-  })  # fmt: skip
+  write_json(
+    out / 'result.json',
+    {
+      'pairs': len(index),
+      'draws_per_pair': c.draws_per_pair,
+      'split': c.split,
+      'protocol': {'samples': provenance.read(drawn)},
+      'metrics': as_json(scores),
+    },
+  )
   print(table(scores), out / 'result.json', sep='\n')
   return as_json(scores)
 
 
-def log_density(
-  model: Model, drawn: Path, draws: np.ndarray, reference: Arrays
-) -> np.ndarray:
+def log_density(model: Model, drawn: Path, draws: np.ndarray, reference: Arrays) -> np.ndarray:
   """Returns log q of the truth and its draws, nats, [M, 1 + n].
 
   By the ODE, up to a constant. drawn: the file of the draws; reference: their

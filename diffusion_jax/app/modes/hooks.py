@@ -74,8 +74,7 @@ class Hook(NamedTuple):
         raise
       kind = f'{type(error).__name__}: ' if place else ''
       raise UserError(
-        f'{what} cannot be computed: {kind}{error}{place}. --config.{field}=0 '
-        'trains without it'
+        f'{what} cannot be computed: {kind}{error}{place}. --config.{field}=0 trains without it'
       ) from error
 
 

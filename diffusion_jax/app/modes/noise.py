@@ -14,9 +14,7 @@ from diffusion_jax.runtime.files import make_folder, write_json
 def run(config: Node, workdir: str | Path) -> None:
   """Writes pictures, plots and white_noise.json into workdir."""
   if 'noise' not in config:
-    raise UserError(
-      'this config has no section noise: give --config=configs/noise_photo.py'
-    )
+    raise UserError('this config has no section noise: give --config=configs/noise_photo.py')
   schedule = config.schedule.make()
   if not isinstance(schedule, dj.DiscreteSchedule):
     raise UserError(

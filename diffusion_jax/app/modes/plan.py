@@ -71,9 +71,7 @@ def variants(config: Node, plan: Plan) -> Iterator[Node]:
     flags = []
     if mesh is not None:
       if not re.fullmatch(r'(-1|\d+)x\d+', str(mesh)):
-        raise UserError(
-          f'config.plan.meshes: {mesh} is not a mesh such as 1x8, data x fsdp'
-        )
+        raise UserError(f'config.plan.meshes: {mesh} is not a mesh such as 1x8, data x fsdp')
       flags.append(('training.mesh', mesh.replace('x', ',')))
     if batch is not None:
       flags.append((plans.SIZES[plan.of], str(batch)))
@@ -81,11 +79,7 @@ def variants(config: Node, plan: Plan) -> Iterator[Node]:
 
 
 def compile_one(
-  config: Node,
-  of: str,
-  topology: Topology,
-  workdir: str | Path,
-  stored: dict[str, dict],
+  config: Node, of: str, topology: Topology, workdir: str | Path, stored: dict[str, dict]
 ) -> Json:
   """Compiles the program of a config; returns its figures for JSON.
 
@@ -143,9 +137,7 @@ def compile_one(
   return row | figures(measured, topology, useful, row)
 
 
-def compile_aloud(
-  lowered: stages.Lowered, options: dict, every: float = 30.0
-) -> stages.Compiled:
+def compile_aloud(lowered: stages.Lowered, options: dict, every: float = 30.0) -> stages.Compiled:
   """Compiles a program; prints each `every` seconds how long it has taken."""
   start = time.monotonic()
   with futures.ThreadPoolExecutor(1) as pool:
@@ -155,9 +147,7 @@ def compile_aloud(
     return compiled.result()
 
 
-def figures(
-  measured: roofline.Measured, topology: Topology, useful: float, row: dict
-) -> Json:
+def figures(measured: roofline.Measured, topology: Topology, useful: float, row: dict) -> Json:
   """Returns the figures of a measured program for JSON.
 
   useful: FLOP of a device, without the operations that remat repeats.
@@ -238,16 +228,13 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
 
 def placed(shapes: PyTree, place: Sharding) -> PyTree:
   """Returns shapes with a sharding, the same for all."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
-  )
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
 
 
 def state_size(params: PyTree, state: PyTree) -> tuple[int, int]:
   """Returns the number of parameters, and the state's bytes on one device."""
   parts = (
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(state)
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state)
   )
   return sum(x.size for x in jax.tree.leaves(params)), sum(parts)
 

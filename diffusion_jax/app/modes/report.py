@@ -50,9 +50,7 @@ def run(config: Node, workdir: str | Path) -> None:
   print(f'wrote {write(config, workdir)}')
 
 
-def after_training(
-  config: Node, workdir: str | Path, frames: Frames | None = None
-) -> None:
+def after_training(config: Node, workdir: str | Path, frames: Frames | None = None) -> None:
   """Writes report.html if report.after_training is set; prints a failure.
 
   frames: of the images that the training has drawn last, if any.
@@ -66,9 +64,7 @@ def after_training(
     print(f'no report was written: {reason}. To try again: --mode=report')
 
 
-def write(
-  config: Node, workdir: str | Path, frames: Frames | None = None
-) -> Path:
+def write(config: Node, workdir: str | Path, frames: Frames | None = None) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
   runs = read_runs([str(workdir), *config.report.runs])
   model = models.make(config, workdir)
@@ -157,9 +153,7 @@ def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   return draw_film(run.on_devices(), np.arange(n), run.inputs.cond)
 
 
-def gallery(
-  model: Model, data: np.ndarray | None = None
-) -> list[Film | Table | None]:
+def gallery(model: Model, data: np.ndarray | None = None) -> list[Film | Table | None]:
   """Returns pictures of the files of --mode=sample, and how these differ."""
   paths = record.files_of(Path(model.workdir) / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]

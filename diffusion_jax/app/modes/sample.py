@@ -107,11 +107,7 @@ def write_film(model: Model, film: Frames, parts: Path) -> None:
 
 
 def write(
-  run: weights.Opened,
-  params: Params,
-  paths: list[Path],
-  path: Path,
-  settings: np.ndarray,
+  run: weights.Opened, params: Params, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
   model, inputs = run.model, run.inputs

@@ -60,8 +60,7 @@ def listening(port: int) -> socket.socket:
   except OSError as error:
     reason = os.strerror(error.errno or 0)
     raise UserError(
-      f'config.serve.port={port} cannot be opened ({reason}): give another, or '
-      '0 for a free one'
+      f'config.serve.port={port} cannot be opened ({reason}): give another, or 0 for a free one'
     ) from error
 
 
@@ -109,9 +108,7 @@ def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
   try:
     steps = dict(flags).get('sampling.num_steps', '').strip()
     if len(steps) > 20 or _number(steps) > MOST_STEPS:
-      raise UserError(
-        f'steps: {steps:.20} are more than {MOST_STEPS} of a page'
-      )
+      raise UserError(f'steps: {steps:.20} are more than {MOST_STEPS} of a page')
     for step, total, sheet, compiles in emerge(flags):
       image = {} if sheet is None else {'image': as_url(sheet)}
       yield event(step=step, total=total, compiles=compiles, **image)

@@ -26,12 +26,7 @@ from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, lock, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
-from diffusion_jax.training import (
-  checkpoints,
-  first_weights,
-  preemption,
-  snapshots,
-)
+from diffusion_jax.training import checkpoints, first_weights, preemption, snapshots
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.state import TrainState
 
@@ -151,23 +146,17 @@ class Run:
     if step > self.start:
       self.log.save(self.state)
     saved = 'saved' if step else 'nothing to save yet'
-    return (
-      f'stopped by {why} at step {step}, {saved}; the same command continues'
-    )
+    return f'stopped by {why} at step {step}, {saved}; the same command continues'
 
 
-def compile_ahead(
-  todo: list[Hook], state: TrainState, frozen: Params
-) -> dict[str, Future]:
+def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[str, Future]:
   """Starts to compile the programs of hooks, in a thread of its own.
 
   Several processes must compile in the same order, and do without it.
   """
   if processes.started():
     return {}
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state
-  )
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state)
   pool = ThreadPoolExecutor(1)
 
   def compile(hook):
@@ -217,9 +206,7 @@ def begin(parts: Setup) -> Run | None:
   return Run(parts, state, frozen, start, log, compute, batches)
 
 
-def restore(
-  parts: Setup,
-) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
+def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
   """Returns (the run's checkpoints, its step, a function that gives its state).
 
   Without a newest state the function compiles the first one.
@@ -229,9 +216,12 @@ def restore(
   folder.check_same_run(workdir, parts.config, parts.model.facts)
   try:
     manager = checkpoints.open_manager(
-      workdir, c.keep_checkpoints, keep_every=c.keep_every,
-      keep_best=c.keep_best, more_emas=shapes.more_ema_params,
-    )  # fmt: skip
+      workdir,
+      c.keep_checkpoints,
+      keep_every=c.keep_every,
+      keep_best=c.keep_best,
+      more_emas=shapes.more_ema_params,
+    )
   except ValueError as error:
     raise UserError(str(error)) from error
   try:

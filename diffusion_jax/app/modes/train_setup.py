@@ -25,13 +25,7 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
-from diffusion_jax.runtime.sharding import (
-  fsdp_sharding,
-  host_mesh,
-  on_mesh,
-  replicated,
-  spread,
-)
+from diffusion_jax.runtime.sharding import fsdp_sharding, host_mesh, on_mesh, replicated, spread
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training import loggers
 from diffusion_jax.training.objectives import Objective
@@ -159,10 +153,7 @@ def problems(config: Node) -> Iterator[str]:
     if folder.read_config(run) is None:
       yield f'config.report.runs: {run} is not a run folder'
   for name in loggers.missing(c.log_to):
-    yield (
-      f'config.training.log_to: {name} is not installed: run pip install '
-      f"-e '.[{name}]'"
-    )
+    yield (f"config.training.log_to: {name} is not installed: run pip install -e '.[{name}]'")
   for name in c.log_to:
     if name != 'tensorboard' and not own.is_given(name):
       yield (
@@ -192,10 +183,7 @@ def batch_problems(config: Node, mesh: Mesh) -> Iterator[str]:
 
 
 def state_maker(
-  model: Model,
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  mesh: Mesh,
+  model: Model, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[Callable[[], TrainState], TrainState]:
   """Returns (a function that makes the first state, its shapes on the mesh)."""
   key = stream(model.config.seed, 'parameters')
@@ -209,9 +197,7 @@ def state_maker(
     shapes = jax.eval_shape(make_arrays, key)
   places = fsdp_sharding(mesh, shapes)
   shapes = jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    shapes,
-    places,
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
   )
   # Accelerators would compile the many draws of random numbers for longer.
   host = host_mesh()

@@ -69,7 +69,5 @@ def _base(model, scale):
     shapes, what = models.shapes(model), f'{path} is of another network'
     checkpoints.check_fits(base, shapes, what)
     if stored != scale:
-      raise ValueError(
-        f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}'
-      )
+      raise ValueError(f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}')
   return base

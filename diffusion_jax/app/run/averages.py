@@ -15,13 +15,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.interop import files
-from diffusion_jax.training import (
-  base_weights,
-  checkpoints,
-  optimizer,
-  power_ema,
-  snapshots,
-)
+from diffusion_jax.training import base_weights, checkpoints, optimizer, power_ema, snapshots
 from diffusion_jax.training.optimizer import EmaRate
 
 Rates = tuple[EmaRate, dict[str, EmaRate]]
@@ -57,9 +51,7 @@ class Average(NamedTuple):
     )
 
 
-def make(
-  workdir: str | Path, sigma_rel: float, step: int | None, target: Params
-) -> Average:
+def make(workdir: str | Path, sigma_rel: float, step: int | None, target: Params) -> Average:
   """Returns the average of a width at a step with a snapshot; None: the latest.
 
   target: the abstract parameters. Raises FileNotFoundError for a step without
@@ -109,8 +101,7 @@ def find(workdir: str | Path, step: int | None) -> tuple[list[int], int]:
     )
   if step not in steps or step is None:
     raise FileNotFoundError(
-      f'{workdir} has no snapshot {step}: give one of '
-      f'{", ".join(map(str, steps))}'
+      f'{workdir} has no snapshot {step}: give one of {", ".join(map(str, steps))}'
     )
   return [s for s in steps if s <= step], step
 

@@ -17,9 +17,16 @@ from diffusion_jax.runtime.files import one_line
 
 # The sections that say what was trained, in the order of the card.
 _SECTIONS = (
-  'data', 'network', 'latent', 'schedule', 'transitions', 'parametrization',
-  'objective', 'conditioning', 'optimizer',
-)  # fmt: skip
+  'data',
+  'network',
+  'latent',
+  'schedule',
+  'transitions',
+  'parametrization',
+  'objective',
+  'conditioning',
+  'optimizer',
+)
 
 
 class Score(NamedTuple):
@@ -82,8 +89,7 @@ def scores(workdir: Path, weights: int) -> Iterator[Score]:
 def text(about: About) -> str:
   """Returns the content of README.md."""
   head = ''.join(
-    f'{key}: {json.dumps(value, ensure_ascii=False)}\n'
-    for key, value in metadata(about).items()
+    f'{key}: {json.dumps(value, ensure_ascii=False)}\n' for key, value in metadata(about).items()
   )
   model, c = about.model, about.config
   shape = 'x'.join(map(str, model.facts.x.shape))
@@ -141,11 +147,14 @@ def metadata(about: About) -> Json:
     for x in about.scores:
       shown = f'{results.in_words(x.metric)}, {x.shown} ({x.about})'
       metrics.append({'type': x.metric, 'value': x.value, 'name': shown})
-    head['model-index'] = [{'name': about.name, 'results': [{
-      'task': {'type': task},
-      'dataset': {'type': name, 'name': name},
-      'metrics': metrics,
-    }]}]  # fmt: skip
+    head['model-index'] = [
+      {
+        'name': about.name,
+        'results': [
+          {'task': {'type': task}, 'dataset': {'type': name, 'name': name}, 'metrics': metrics}
+        ],
+      }
+    ]
   return head
 
 
@@ -165,8 +174,7 @@ def _use(about):
   ]
   if parts:
     lines.append(
-      f'\nIts parts {", ".join(parts)} are code of the author, which is not in '
-      'this folder.'
+      f'\nIts parts {", ".join(parts)} are code of the author, which is not in this folder.'
     )
   return '\n'.join(lines)
 

@@ -31,10 +31,7 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> NoisyNetwork:
   config = store.open_run(run, path)
   kind = kinds.kind_of(config)
   if kind is not needed:
-    raise UserError(
-      f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is '
-      'needed'
-    )
+    raise UserError(f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is needed')
   noisy = NoisyNetwork.of(kind, config, datasets.facts_of(config))
   refuse(_other_images(path, Path(run), noisy.facts, facts))
   return noisy
@@ -51,16 +48,12 @@ def _other_images(path, run, others, facts):
   for name, (theirs, ours) in pairs.items():
     if theirs != ours:
       yield (
-        f'config.{path}: the data of {run} have {name} {theirs}, and the data '
-        f'of this run {ours}'
+        f'config.{path}: the data of {run} have {name} {theirs}, and the data of this run {ours}'
       )
 
 
 def read_params(
-  path: str,
-  run: str | Path,
-  init: Callable[[jax.Array], Params],
-  step: int | str = 'latest',
+  path: str, run: str | Path, init: Callable[[jax.Array], Params], step: int | str = 'latest'
 ) -> tuple[Params, dict]:
   """Returns (averaged parameters, stored config) of the run `path` names."""
   shapes = jax.eval_shape(init, abstract_key())
@@ -68,9 +61,7 @@ def read_params(
     return stored_weights.restore_params(run, True, shapes, step)
 
 
-def check_unchanged(
-  path: str, place: str | Path, record: Path, before: int, now: int
-) -> None:
+def check_unchanged(path: str, place: str | Path, record: Path, before: int, now: int) -> None:
   """Raises UserError if weights differ from their checksum in a record.
 
   path: the field that named them; place: the folder that they are in.
@@ -98,8 +89,7 @@ def guides_of(model: Model) -> Guides:
     if part == 'guidance':
       if record(model.workdir) != record(Path(run)):
         raise UserError(
-          f'config.{path}: {Path(run)} has the latents of another autoencoder '
-          'than this run'
+          f'config.{path}: {Path(run)} has the latents of another autoencoder than this run'
         )
       noisy = dataclasses.replace(noisy, state_shape=model.state_shape)
     guides[part] = OtherRun(noisy, read_params(path, run, noisy.init)[0])
@@ -132,9 +122,7 @@ def by_classifier(
   return lambda denoise: dj.classifier_guided(denoise, **how)
 
 
-def at_levels_of(
-  guide: OtherRun, noisy: NoisyNetwork, function: Callable
-) -> Callable:
+def at_levels_of(guide: OtherRun, noisy: NoisyNetwork, function: Callable) -> Callable:
   """Returns a function of (x_t, level) that is evaluated at the guide's levels.
 
   The guide may have another schedule than the network.

@@ -31,9 +31,7 @@ Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(
-  run: Opened, used: Json, read: Mapping[str, str | np.ndarray]
-) -> Settings:
+def settings(run: Opened, used: Json, read: Mapping[str, str | np.ndarray]) -> Settings:
   """Returns all that a result depends on: the run, its weights, and the rest.
 
   used: other fields of the config, by section; a file is named with its
@@ -48,9 +46,7 @@ def settings(
     'weights': checksums.of_arrays(run.params),
     'latents': model.latents.record(model.workdir),
     **by_content(used),
-    'read': {
-      n: x if isinstance(x, str) else digest([x]) for n, x in read.items()
-    },
+    'read': {n: x if isinstance(x, str) else digest([x]) for n, x in read.items()},
     'versions': sessions.versions(_PACKAGES),
     'computed_by': _computed_by(model),
     'matmul_precision': model.config.matmul_precision,
@@ -59,9 +55,7 @@ def settings(
   return {name: x for name, x in content.items() if x not in ({}, None)}
 
 
-def of_sampling(
-  run: Opened, read: Mapping[str, str | np.ndarray], **used: Json
-) -> Settings:
+def of_sampling(run: Opened, read: Mapping[str, str | np.ndarray], **used: Json) -> Settings:
   """Returns the `settings` of what config.sampling draws; used: more fields."""
   sampling = folder.plain(run.model.config)['sampling']
   del sampling['name']

@@ -50,9 +50,7 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
   Raises UserError if the folder has files.
   """
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise UserError(
-      f'config.convert.out: {out} exists and is not empty: give a new folder'
-    )
+    raise UserError(f'config.convert.out: {out} exists and is not empty: give a new folder')
   weights = checksums.of_arrays(params)
   picture, caption = picture_of(model, weights, step)
   scores = [*model_card.scores(model.workdir, weights)]
@@ -65,9 +63,7 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
     if picture:
       _copy(picture, new / 'samples.png')
     count = sum(x.size for x in jax.tree.leaves(params))
-    about = model_card.About(
-      out.absolute().name, model, stored, count, step, caption, scores
-    )
+    about = model_card.About(out.absolute().name, model, stored, count, step, caption, scores)
     files.write_text(new / 'README.md', model_card.text(about))
   if not picture:
     print('no samples.png: --mode=sample has drawn nothing from these weights')
@@ -83,9 +79,7 @@ def _write_kept(source, target):
     files.write_json(target, own.without_folders(files.read_json(source)))
 
 
-def picture_of(
-  model: Model, weights: int, step: int
-) -> tuple[Path | None, str]:
+def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]:
   """Returns (a sheet that these weights have drawn, how), or (None, '').
 
   The newest of --mode=sample, or else the preview of the step.

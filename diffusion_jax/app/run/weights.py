@@ -12,13 +12,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import averages
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import (
-  base_weights,
-  checkpoints,
-  power_ema,
-  shared,
-  stored_weights,
-)
+from diffusion_jax.training import base_weights, checkpoints, power_ema, shared, stored_weights
 
 
 class Opened(NamedTuple):
@@ -39,9 +33,7 @@ class Opened(NamedTuple):
     return replicate(self.mesh, self.params | loaded)
 
 
-def opened(
-  model: Model, mode: str, inputs: Callable[[Model], Any] = lambda model: None
-) -> Opened:
+def opened(model: Model, mode: str, inputs: Callable[[Model], Any] = lambda model: None) -> Opened:
   """Checks a mode's config and inputs, and then reads the weights.
 
   inputs: model -> what the user gives, or UserError.
@@ -64,9 +56,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     if c.ema_sigma_rel is not None and merge:
       return restore_average(model, name, models.shapes(model))
     step = stored_weights.find_step(workdir, name)
-    params, stored = stored_weights.restore_params(
-      workdir, average, None, step, merge
-    )
+    params, stored = stored_weights.restore_params(workdir, average, None, step, merge)
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
@@ -81,9 +71,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     raise UserError(str(error)) from error
 
 
-def restore_average(
-  model: Model, name: str | int, shapes: Params
-) -> tuple[Params, int]:
+def restore_average(model: Model, name: str | int, shapes: Params) -> tuple[Params, int]:
   """Makes (the average of width sampling.ema_sigma_rel, its step).
 
   name: the checkpoint; 'latest' is the latest snapshot.

@@ -123,9 +123,7 @@ def _define(role: str, primitives: dict[str, Primitive]) -> None:
       shape = *shape[:batch], size, *shape[batch:]
       return primitive.bind(a, b, shape=shape, batch=batch, how=how), batch
     size = next(
-      array.shape[axis]
-      for array, axis in zip(arguments, axes, strict=True)
-      if axis is not None
+      array.shape[axis] for array, axis in zip(arguments, axes, strict=True) if axis is not None
     )
     a, b = (
       jnp.broadcast_to(array, (size, *array.shape))
@@ -136,9 +134,7 @@ def _define(role: str, primitives: dict[str, Primitive]) -> None:
     shape = size, *shape
     return primitive.bind(a, b, shape=shape, batch=batch + 1, how=how), 0
 
-  primitive.def_impl(
-    jax.jit(primitive.bind, static_argnames=('shape', 'batch', 'how'))
-  )
+  primitive.def_impl(jax.jit(primitive.bind, static_argnames=('shape', 'batch', 'how')))
   primitive.def_abstract_eval(abstract)
   rules = (functools.partial(transpose, name) for name in ARGUMENTS[role])
   ad.defbilinear(primitive, *rules)
@@ -152,9 +148,7 @@ def _lowering(function: Callable) -> Callable:
     num_devices = getattr(program, 'num_devices', None)
 
     def compute(a, b, *, shape, batch, how):
-      mapped = functools.partial(
-        function, shape=shape[batch:], how=how, num_devices=num_devices
-      )
+      mapped = functools.partial(function, shape=shape[batch:], how=how, num_devices=num_devices)
       for _ in range(batch):
         mapped = jax.vmap(mapped)
       return mapped(a, b)
@@ -184,10 +178,7 @@ _product = bilinear('linear', _plain, transposes(_rows))
 
 
 def linear(
-  x: Array,
-  kernel: Array,
-  dimension_numbers: object = None,
-  precision: lax.PrecisionLike = None,
+  x: Array, kernel: Array, dimension_numbers: object = None, precision: lax.PrecisionLike = None
 ) -> Array:
   """Computes x kernel: [..., C], [C, D] -> [..., D].
 

@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffusion_jax.networks.cpu import winograd
-from diffusion_jax.networks.cpu.bilinear import (
-  Transposes,
-  bilinear,
-  transposes,
-)
+from diffusion_jax.networks.cpu.bilinear import Transposes, bilinear, transposes
 
 Array = jax.Array
 Padding = winograd.Padding
@@ -67,8 +63,7 @@ def _input_gradient(g, kernel, *, shape, how, num_devices):
   size, g = kernel.shape[0], _images(g)
   axes = zip(how.padding, shape[-3:-1], g.shape[1:3], strict=True)
   pads = tuple(
-    (size - 1 - before, n + before - (m - 1) * how.stride - 1)
-    for (before, _), n, m in axes
+    (size - 1 - before, n + before - (m - 1) * how.stride - 1) for (before, _), n, m in axes
   )
   # Without the barriers XLA folds the transposes back into the slow layout.
   turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
@@ -85,17 +80,11 @@ def _kernel_gradient(x, g, *, shape, how, num_devices):
   if _is_for_winograd(x, g.shape[1:], size, how, num_devices):
     return winograd.kernel_gradient(x, g, how.padding, how.precision)
   axes = zip(how.padding, x.shape[1:3], g.shape[1:3], strict=True)
-  pads = tuple(
-    (before, size + (m - 1) * how.stride - n - before)
-    for (before, _), n, m in axes
-  )
+  pads = tuple((before, size + (m - 1) * how.stride - n - before) for (before, _), n, m in axes)
   channels_as_batch = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
   g_as_kernel = lax.optimization_barrier(g.transpose(1, 2, 0, 3))
   out = _lax_conv(
-    channels_as_batch,
-    g_as_kernel,
-    Options(1, pads, how.precision),
-    kernel_dilation=how.stride,
+    channels_as_batch, g_as_kernel, Options(1, pads, how.precision), kernel_dilation=how.stride
   )
   return out.transpose(1, 2, 0, 3)
 
@@ -130,9 +119,7 @@ def _is_for_winograd(x, out_shape, size, how, num_devices):
   return used > 0.7 and enough and min(x.shape[3], features) >= MIN_CHANNELS
 
 
-_convolve = bilinear(
-  'conv2d', _plain, Transposes(_forward, _input_gradient, _kernel_gradient)
-)
+_convolve = bilinear('conv2d', _plain, Transposes(_forward, _input_gradient, _kernel_gradient))
 
 
 def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -188,9 +175,7 @@ def _by_parts(x, kernel, how):
 _convolve_any = bilinear('convolve', _whole, transposes(_by_parts))
 
 
-def convolve(
-  x: Array, kernel: Array, stride: int, padding: tuple[int, int]
-) -> Array:
+def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
   """Computes a convolution of one to three axes, [..., C] -> [..., O].
 
   kernel: [k, ..., C, O]; padding: (before, after) of every axis. Two axes are

@@ -58,11 +58,7 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
   """
   sums = []
   for row in matrix:
-    terms = [
-      part if c == 1.0 else float(c) * part
-      for c, part in zip(row, parts, strict=True)
-      if c
-    ]
+    terms = [part if c == 1.0 else float(c) * part for c, part in zip(row, parts, strict=True) if c]
     sums.append(sum(terms[1:], terms[0]))
   return sums
 
@@ -93,9 +89,7 @@ def _input_tiles(x: Array, counts: tuple[int, int], padding: Padding) -> Array:
 
   def parts(x, axis):
     end = x.shape[axis] - SIZE + 1
-    return [
-      lax.slice_in_dim(x, i, i + end, TILE, axis=axis) for i in range(SIZE)
-    ]
+    return [lax.slice_in_dim(x, i, i + end, TILE, axis=axis) for i in range(SIZE)]
 
   return _on_two_axes(INPUT, parts, x, (1, 2)).reshape(SIZE**2, -1, x.shape[-1])
 

@@ -24,11 +24,14 @@ def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
   assert folder.read_config(tmp_path / 'config.json') is None
 
 
-@pytest.mark.parametrize('changes, message', [
-  ({'optimizer.learning_rate': 1e-3}, 'learning_rate is .*, 0.001 now'),
-  ({'network': 'dit'}, 'network.name is .*SmallNetwork, dit now'),
-  ({'conditioning.image': 'inpaint'}, 'conditioning.image.name is absent, inp'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'optimizer.learning_rate': 1e-3}, 'learning_rate is .*, 0.001 now'),
+    ({'network': 'dit'}, 'network.name is .*SmallNetwork, dit now'),
+    ({'conditioning.image': 'inpaint'}, 'conditioning.image.name is absent, inp'),
+  ],
+)
 def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
   written(tmp_path)
   now = smoke(**changes)

@@ -27,10 +27,14 @@ ROWS = {
   'sampling.context': ('digits', 'y.npz'),
 }
 CHOICES = {
-  'hybrid': 'digits', 'vlb': 'digits', 'masked': 'digits_masked',
-  'd3pm': 'digits_d3pm', 'vae': 'digits_vae', 'hvae': 'digits_hvae',
+  'hybrid': 'digits',
+  'vlb': 'digits',
+  'masked': 'digits_masked',
+  'd3pm': 'digits_d3pm',
+  'vae': 'digits_vae',
+  'hvae': 'digits_hvae',
   'classifier': 'digits_classifier',
-}  # fmt: skip
+}
 
 
 def cases():
@@ -57,9 +61,7 @@ def test_each_row_is_one_line(path, value, name, mode, needed):
   config = store.with_flags(read(name), flags)
   have = VECTORS if needed is needs.VECTORS else GIVEN
   found = [
-    line
-    for line in needs.problems(config, have, mode)
-    if line.startswith(f'config.{path}=')
+    line for line in needs.problems(config, have, mode) if line.startswith(f'config.{path}=')
   ]
   assert not found  # digits with a context have everything
   without = {
@@ -71,9 +73,7 @@ def test_each_row_is_one_line(path, value, name, mode, needed):
   }[needed[0]]
   what, advice = needed
   lines = [
-    line
-    for line in needs.problems(config, without, mode)
-    if line.startswith(f'config.{path}=')
+    line for line in needs.problems(config, without, mode) if line.startswith(f'config.{path}=')
   ]
   (line,) = lines
   assert f' needs {what}, and these data are ' in line and advice in line
@@ -84,9 +84,7 @@ def test_a_table_without_a_context_hears_of_training_without():
   (line,) = needs.problems(read('two_moons'), VECTORS, 'train')
   assert 'or train without, by conditioning.context=None' in line
   given = store.with_flags(read('vectors'), [('sampling.context', 'y.npy')])
-  (line,) = needs.problems(
-    datasets.with_conditions(given, VECTORS), VECTORS, 'sample'
-  )
+  (line,) = needs.problems(datasets.with_conditions(given, VECTORS), VECTORS, 'sample')
   assert line.startswith('config.sampling.context=y.npy needs a context, and')
   assert line.endswith('without a context: leave it out')
 

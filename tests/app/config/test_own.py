@@ -47,10 +47,17 @@ PARTS = {
   'sampling.guidance': ('Guidance', 'scale', 2.0),
 }
 PLACES = (
-  *PARTS, 'parametrization', 'edit', 'latent', 'conditioning.text',
-  'conditioning.image', 'objective.uncertainty', 'sampling.classifier',
-  'sampling.churn', 'sampling.corrector',
-)  # fmt: skip
+  *PARTS,
+  'parametrization',
+  'edit',
+  'latent',
+  'conditioning.text',
+  'conditioning.image',
+  'objective.uncertainty',
+  'sampling.classifier',
+  'sampling.churn',
+  'sampling.corrector',
+)
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +125,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
     shapes, batch = models.shapes(model), {'x': x, 'label': jnp.zeros(1, int)}
     params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
     plain_loss = toy_parts.objective(model.noisy.trained(), trained)
-    losses = [
-      loss(params, Context(), key, batch)[0]
-      for loss in (model.objective(), plain_loss)
-    ]
+    losses = [loss(params, Context(), key, batch)[0] for loss in (model.objective(), plain_loss)]
     return take(sampler), take(toy_parts.sampler()), *losses
 
   found, once, loss, expected = steps_and_losses(key, np.ones((1, 8, 8, 1)))
@@ -173,10 +177,7 @@ class NoCond(nn.Module):
 
 
 def test_a_network_takes_what_every_network_is_called_with():
-  for part, wrong in (
-    (NoTrain, "keyword argument 'train'"),
-    (NoCond, 'many po'),
-  ):
+  for part, wrong in ((NoTrain, "keyword argument 'train'"), (NoCond, 'many po')):
     own.allow([name := f'{__name__}:{part.__name__}'])
     message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
     refused(message, own.find, 'network', name, ('in_channels',))
@@ -221,9 +222,7 @@ def spoil(workdir, path, name):
 def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
   """The sections in USES come from the command's own config."""
   workdir = spoil(tmp_path / 'run', path, payload)
-  message = (
-    f"{workdir}/config.json: config.{path}='{payload}' would be imported"
-  )
+  message = f"{workdir}/config.json: config.{path}='{payload}' would be imported"
   refused(f'{message}, .* --allow={payload}', store.open_run, workdir)
   stored_run(workdir, **{path: payload})  # as a bare name, too
   refused(message, store.open_run, workdir)
@@ -242,9 +241,9 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
     )
 
 
-@pytest.mark.parametrize('evaluation', [
-  {'metrics': ['NAME']}, {'NAME': {}}, {'metrics': ['elbo'], 'NAME': {'x': 1}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'evaluation', [{'metrics': ['NAME']}, {'NAME': {}}, {'metrics': ['elbo'], 'NAME': {'x': 1}}]
+)
 def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   text = json.dumps(folder.plain(smoke()) | {'evaluation': evaluation})
   (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
@@ -313,8 +312,11 @@ model = lambda c: SimpleNamespace(config=c)
 # Fields with paths that are read -> (the function that reads them, flags).
 READ = {
   'data.path': (source, 'data=text'),
-  'data.test_path': (lambda c: own.allow(['a.tar']) or source(c),
-                     'data=webdataset', 'data.path=a.tar'),
+  'data.test_path': (
+    lambda c: own.allow(['a.tar']) or source(c),
+    'data=webdataset',
+    'data.path=a.tar',
+  ),
   'data.paths': (source, 'data=photos'),
   'data.data_dir': (source, 'data=cifar10'),
   'data.source.path': (datasets.facts_of, 'data=binarized', 'data.source=npz'),
@@ -323,16 +325,14 @@ READ = {
   'edit.image2': (edit, 'edit=interpolate'),
   'noise.image': (lambda c: c.noise.make(),),
   'evaluation.weights': (lambda c: scoring.make_extractor(model(c), 'dinov2'),),
-  'evaluation.reference': (
-    lambda c: scoring.reference_source(model(c), c.evaluation.reference),),
+  'evaluation.reference': (lambda c: scoring.reference_source(model(c), c.evaluation.reference),),
   'sampling.context': (lambda c: conditions.given_context(model(c)),),
   'training.teacher': (train,),
   'training.init_from': (train,),
   'latent.run': (train, 'latent=autoencoder'),
-  'sampling.guidance.run': (train, 'sampling.guidance=autoguidance',
-                            'sampling.guidance.scale=2'),
+  'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),
-}  # fmt: skip
+}
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {  # kept_in and split are no fields
   'context_column', 'dataset', 'devices', 'features', 'format', 'image_column',
@@ -363,10 +363,10 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   assert NOT_STORED == {*own._USERS}
 
 
-@pytest.mark.parametrize('field', [
-  *READ, 'compilation_cache', 'average.out', 'convert.out', 'convert.source',
-  'report.runs',
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'field',
+  [*READ, 'compilation_cache', 'average.out', 'convert.out', 'convert.source', 'report.runs'],
+)
 def test_the_folder_of_the_user_is_found_in_every_path(field, monkeypatch):
   """~ means $HOME in flags, in config files and in --allow."""
   monkeypatch.setenv('HOME', '/home/of me')
@@ -404,9 +404,7 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   own.check_paths(field, str(secret))
 
 
-def test_a_users_own_run_below_the_folder_keeps_its_parts(
-  tmp_path, monkeypatch
-):
+def test_a_users_own_run_below_the_folder_keeps_its_parts(tmp_path, monkeypatch):
   """The same names are asked for in another place, and in another folder."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.chdir(tmp_path)
@@ -442,9 +440,7 @@ def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
   config = store.with_flags(read('two_moons'), flags)
   own._allowed.clear()  # another start of the program
-  choose = lambda: choose_cond(
-    models.make(config, tmp_path), SimpleNamespace(label=None), 1
-  )
+  choose = lambda: choose_cond(models.make(config, tmp_path), SimpleNamespace(label=None), 1)
   refused("config.sampling.context='/secret' would be read, but", choose)
   own.allow(['/secret'])
   refused('the network of this run takes no context', choose)

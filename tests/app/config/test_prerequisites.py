@@ -14,14 +14,15 @@ from tests.app.conftest import CONFIGS, read, refused
 ROOT = CONFIGS.parent
 
 
-@pytest.mark.parametrize('name, field, run', [
-  ('digits_distilled', 'training.teacher', 'digits_flow-unscaled_smoke'),
-  ('digits_consistency', 'training.init_from', 'digits_edm-smoke'),
-  ('digits_latent', 'latent.run', 'digits_autoencoder-smoke'),
-])  # fmt: skip
-def test_the_missing_run_and_its_command_are_named(
-  name, field, run, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(
+  'name, field, run',
+  [
+    ('digits_distilled', 'training.teacher', 'digits_flow-unscaled_smoke'),
+    ('digits_consistency', 'training.init_from', 'digits_edm-smoke'),
+    ('digits_latent', 'latent.run', 'digits_autoencoder-smoke'),
+  ],
+)
+def test_the_missing_run_and_its_command_are_named(name, field, run, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(ROOT)
   config, (stem, argument) = shrunk(read(name)), run.split('-')

@@ -15,18 +15,11 @@ from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
 
 ROOT = CONFIGS.parent
-FILES = sorted(
-  path.stem
-  for path in CONFIGS.glob('*.py')
-  if path.stem not in ('__init__', 'base')
-)
+FILES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in ('__init__', 'base'))
 ALL = [
   (name, variant)
   for name in FILES
-  for variant in (
-    '',
-    *getattr(store.module_of(str(CONFIGS / f'{name}.py')), 'VARIANTS', ()),
-  )
+  for variant in ('', *getattr(store.module_of(str(CONFIGS / f'{name}.py')), 'VARIANTS', ()))
 ]
 
 
@@ -82,9 +75,7 @@ def texts_of(config):
 
 @given(one=st.sampled_from(ALL), other=st.sampled_from(ALL), draw=st.randoms())
 @settings(max_examples=60, deadline=None)
-def test_the_fields_of_any_config_as_flags_in_any_order_give_it(
-  one, other, draw
-):
+def test_the_fields_of_any_config_as_flags_in_any_order_give_it(one, other, draw):
   """A config's flags turn any other config into it."""
   one, other = (read(':'.join(filter(None, name))) for name in (one, other))
   flags = [*texts_of(other)]
@@ -126,28 +117,26 @@ def test_what_is_typed_daily_is_one_short_flag():
   (('sampling.schedule.schedule.num_steps=9', 'sampling.schedule=shifted'),
    'sampling.schedule.schedule', 'linear'),
 ])  # fmt: skip
-def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(
-  flags, path, name
-):
+def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(flags, path, name):
   config = with_flags('digits', *flags)
   field, _, value = flags[0].partition('=')
   flat = folder.flat(config.to_dict())
   assert flat[f'{path}.name'] == name and str(flat[field]) == value
 
 
-@pytest.mark.parametrize('name, flags, kind', [
-  ('digits', ('objective=mean_flow', 'noise_input=time'), kinds.FLOW_MAP),
-  ('digits', ('latent.run=x',), kinds.LATENT_DIFFUSION),
-  ('digits', ('objective=classifier', 'network=classifier'),
-   kinds.CLASSIFIER),
-  ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'),
-   kinds.VAE),
-  # Only the new kind has the field, or the objective.
-  ('digits_meanflow', ('parametrization=v', 'objective=hybrid'),
-   kinds.DIFFUSION),
-  ('digits_latent', ('objective=vdm', 'latent=None'), kinds.DIFFUSION),
-  ('digits_latent', ('objective=vdm', 'latent=none'), kinds.DIFFUSION),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, flags, kind',
+  [
+    ('digits', ('objective=mean_flow', 'noise_input=time'), kinds.FLOW_MAP),
+    ('digits', ('latent.run=x',), kinds.LATENT_DIFFUSION),
+    ('digits', ('objective=classifier', 'network=classifier'), kinds.CLASSIFIER),
+    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), kinds.VAE),
+    # Only the new kind has the field, or the objective.
+    ('digits_meanflow', ('parametrization=v', 'objective=hybrid'), kinds.DIFFUSION),
+    ('digits_latent', ('objective=vdm', 'latent=None'), kinds.DIFFUSION),
+    ('digits_latent', ('objective=vdm', 'latent=none'), kinds.DIFFUSION),
+  ],
+)
 def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
   """Sections that this kind does not have are dropped; others are added.
 
@@ -224,12 +213,15 @@ def test_a_field_that_does_not_exist_is_one_line(line):
   assert not hint or hint[0] in found, found
 
 
-@pytest.mark.parametrize('line', '''
+@pytest.mark.parametrize(
+  'line',
+  """
 seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
 sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
 sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
 network.multipliers=1,0.5 compilation_cache= convert.source=3
-'''.split())  # fmt: skip
+""".split(),
+)
 def test_the_ends_of_ranges_are_taken(line):
   with_flags('digits', line)
 
@@ -272,25 +264,27 @@ def test_a_run_of_another_kind_of_model_is_refused(tmp_path):
   refused(message, store.of_run, tmp_path, read('digits_vae'), [])
 
 
-def test_a_folder_without_a_run_names_the_command_that_trains_it(
-  tmp_path, monkeypatch
-):
+def test_a_folder_without_a_run_names_the_command_that_trains_it(tmp_path, monkeypatch):
   refused(r'there is no run in .*: train it first', store.open_run, tmp_path)
   monkeypatch.chdir(ROOT)
   message = '`.*--config=configs/digits.py:smoke --workdir=.*/digits-smoke` tr'
   refused(message, store.open_run, tmp_path / 'digits-smoke')
 
 
-@pytest.mark.parametrize('content, message', {
-  b'\x89PNG\r\n': 'config.json cannot be read: ',
-  b'[1, 2]': 'it is a JSON list, not an object',
-  b'[' * 100_000: 'config.json cannot be read: ',
-  b'{"data": 3}': "config.json: config.data=3 is not one of digits",
-  b'{"seed": NaN}': 'config.json: config.seed=nan is not an integer',
-  b'{"objective": {"name": ["a"]}}': 'config.json',
-  b'{"latent": {}, "objective": "vae"}': 'config.json',
-  b'{"evaluation": {"metrics": 3}}': 'config.json',
-}.items(), ids=lambda x: repr(x[:30]))  # fmt: skip
+@pytest.mark.parametrize(
+  'content, message',
+  {
+    b'\x89PNG\r\n': 'config.json cannot be read: ',
+    b'[1, 2]': 'it is a JSON list, not an object',
+    b'[' * 100_000: 'config.json cannot be read: ',
+    b'{"data": 3}': 'config.json: config.data=3 is not one of digits',
+    b'{"seed": NaN}': 'config.json: config.seed=nan is not an integer',
+    b'{"objective": {"name": ["a"]}}': 'config.json',
+    b'{"latent": {}, "objective": "vae"}': 'config.json',
+    b'{"evaluation": {"metrics": 3}}': 'config.json',
+  }.items(),
+  ids=lambda x: repr(x[:30]),
+)
 def test_a_stored_config_that_is_none_is_one_line(content, message, tmp_path):
   (tmp_path / 'config.json').write_bytes(content)
   assert str(tmp_path) in refused(message, store.open_run, tmp_path)
@@ -314,22 +308,23 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
 # -- config files --------------------------------------------------------------
 
 
-@pytest.mark.parametrize('text, message', {
-  'def get_config(:\n  pass\n': 'mine.py, line 1: invalid syntax',
-  'x = 1\n': 'mine.py is not a config: it has no function get_config',
-  'def get_config():\n  pass\n': r'get_config\(\) returned NoneType, not',
-  'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
-  '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
-  'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',
-  'def get_config():\n  raise SystemExit(3)\n': 'line 2: SystemExit: 3',
-  'from configs import base\ndef get_config():\n'
-  '  return base.get_config().training.num_steps\n': (
-    'mine.py, line 3: AttributeError.* set the field first'
-  ),
-}.items())  # fmt: skip
-def test_a_file_that_gives_no_config_says_where(
-  text, message, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(
+  'text, message',
+  {
+    'def get_config(:\n  pass\n': 'mine.py, line 1: invalid syntax',
+    'x = 1\n': 'mine.py is not a config: it has no function get_config',
+    'def get_config():\n  pass\n': r'get_config\(\) returned NoneType, not',
+    'def get_config():\n  return {"seed": 1}\n': r'get_config\(\) returned dict',
+    '\ndef get_config():\n  return int("a")\n': 'mine.py, line 3: ValueError',
+    'import nothing_of_this_name\n': 'mine.py, line 1: ModuleNotFoundError',
+    'def get_config():\n  raise SystemExit(3)\n': 'line 2: SystemExit: 3',
+    'from configs import base\ndef get_config():\n'
+    '  return base.get_config().training.num_steps\n': (
+      'mine.py, line 3: AttributeError.* set the field first'
+    ),
+  }.items(),
+)
+def test_a_file_that_gives_no_config_says_where(text, message, tmp_path, monkeypatch):
   (tmp_path / 'mine.py').write_text(text)
   monkeypatch.chdir(tmp_path)
   for path in ('mine.py', str(tmp_path / 'mine.py')):
@@ -350,8 +345,7 @@ def test_the_argument_of_a_config_is_one_of_its_variants():
   refused(message, store.from_file, path, 'inpaintin')
   refused('can be smoke$', store.from_file, str(CONFIGS / 'digits_vae.py'), 'x')
   one, other = (
-    store.from_file(str(CONFIGS / 'cifar10_vp.py'), argument)
-    for argument in ('', 'vp')
+    store.from_file(str(CONFIGS / 'cifar10_vp.py'), argument) for argument in ('', 'vp')
   )
   assert one.to_dict() == other.to_dict()
 

@@ -63,10 +63,7 @@ def test_every_schedule():
 
 
 FIELDS = {
-  'karras': (
-    ('sigma_min=0.1', 'sigma_max=5', 'rho=3'),
-    lambda: dj.KarrasSchedule(0.1, 5.0, 3.0),
-  ),
+  'karras': (('sigma_min=0.1', 'sigma_max=5', 'rho=3'), lambda: dj.KarrasSchedule(0.1, 5.0, 3.0)),
   'flow': (('shift=3',), lambda: dj.RectifiedFlowSchedule(3.0)),
   'continuous_sigmoid': (
     ('start=0', 'end=2', 'tau=0.7'),
@@ -85,14 +82,9 @@ FIELDS = {
 
 def test_parameters_of_schedules_reach_their_class():
   t = jnp.linspace(0.0, 1.0, 7)
-  pairs = [
-    (schedule_of(name, *flags), expected())
-    for name, (flags, expected) in FIELDS.items()
-  ]
+  pairs = [(schedule_of(name, *flags), expected()) for name, (flags, expected) in FIELDS.items()]
   for found, expected in jax.jit(lambda: [(a(t), b(t)) for a, b in pairs])():
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
 
 
 def test_explicit_alphas_count_the_steps():
@@ -182,8 +174,7 @@ def test_every_distribution_of_times(name, key):
 def test_every_weight():
   facts = {'edm': {'sigma_data': 0.5}}
   weights = {
-    name: section('objective.weight', name).make(facts.get(name, {}))
-    for name in tables.WEIGHTS
+    name: section('objective.weight', name).make(facts.get(name, {})) for name in tables.WEIGHTS
   }
   level = dj.LinearVPSchedule()
   of = jax.jit(lambda t: {name: f(level(t)) for name, f in weights.items()})
@@ -237,9 +228,15 @@ def test_a_learned_schedule_has_values_in_a_trained_run_only():
 
 
 STOCHASTIC = (  # digits' ddim has eta = 1
-  'ddim', 'ancestral', 'euler_maruyama', 'velocity_sde', 'reverse_diffusion',
-  'annealed_langevin', 'dpm_solver_pp_sde', 'dpm_solver_pp_2s_sde',
-)  # fmt: skip
+  'ddim',
+  'ancestral',
+  'euler_maruyama',
+  'velocity_sde',
+  'reverse_diffusion',
+  'annealed_langevin',
+  'dpm_solver_pp_sde',
+  'dpm_solver_pp_2s_sde',
+)
 
 
 @pytest.mark.parametrize('name', tables.SAMPLERS)
@@ -286,16 +283,14 @@ def test_parameters_of_samplers_reach_them():
   cases = {
     ('sampler=dpm_solver_pp',): ['sampler.order=3'],
     ('sampler=unipc',): ['sampler.order=1'],
-    ('sampler=dpm_solver_pp_sde',): [
-      'sampler.eta=0.5', 'sampler.order=3', 'sampler.brownian=True'
-    ],
+    ('sampler=dpm_solver_pp_sde',): ['sampler.eta=0.5', 'sampler.order=3', 'sampler.brownian=True'],
     ('sampler=dpm_solver_pp_2s_sde',): ['sampler.eta=0.5'],
     ('sampler=lms',): ['sampler.order=1'],
     ('sampler=heun', 'ancestral_noise.eta=1'): ['ancestral_noise.eta=0.5'],
     annealed: ['sampler.num_steps=3', 'sampler.step_size=0.1'],
     ('sampler=ddim', 'corrector.steps=1'): ['corrector.snr=0.1'],
     heun: ['churn.s_min=10', 'churn.s_max=10', 'churn.s_noise=1.1'],
-  }  # fmt: skip
+  }
   for flags, changes in cases.items():
     before = program(*flags)
     assert before == program(*flags)
@@ -327,11 +322,7 @@ def test_masks_of_weight_decay_reach_the_optimizer():
   one = np.ones(2, np.float32)
   layer = {'kernel': one, 'scale': one, 'bias': one}
   params = {'network': layer, 'schedule': {'bias': one[0]}}
-  still = {
-    'kernels': {'scale', 'bias', 'schedule'},
-    'not_biases': {'bias'},
-    'all': set(),
-  }
+  still = {'kernels': {'scale', 'bias', 'schedule'}, 'not_biases': {'bias'}, 'all': set()}
   for mask, names in still.items():
     flags = [('optimizer.weight_decay_mask', mask)]
     config = store.with_flags(read('cifar10_vdm'), flags)

@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.app.config.errors import (
-  check_one_of,
-  from_config,
-  near,
-  no_field,
-)
+from diffusion_jax.app.config.errors import check_one_of, from_config, near, no_field
 from diffusion_jax.app.config.tree import Schema, merge, parameters, resolve
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, FlagText, Rate, Size
@@ -92,16 +87,23 @@ def test_a_section_has_exactly_the_parameters_of_its_constructor():
   """Facts and the parameters of the enclosing choice are not fields."""
   config = completed(shape='box')
   assert config.shape.to_dict() == {
-    'name': 'box', 'size': None, 'rate': 0.5, 'word': 'a', 'flag': False,
-    'pair': (1, 2), 'numbers': (), 'text': None, 'kind': 'float32',
-  }  # fmt: skip
+    'name': 'box',
+    'size': None,
+    'rate': 0.5,
+    'word': 'a',
+    'flag': False,
+    'pair': (1, 2),
+    'numbers': (),
+    'text': None,
+    'kind': 'float32',
+  }
   config = completed(shape={'name': 'ring', 'inner': 'disc'})
   assert config.shape.to_dict() == {
-    'name': 'ring', 'steps': 5, 'inner': {'name': 'disc', 'radius': 1.0},
-  }  # fmt: skip
-  assert completed(extra='disc').extra.to_dict() == {
-    'name': 'disc', 'count': 7, 'radius': 1.0,
-  }  # fmt: skip
+    'name': 'ring',
+    'steps': 5,
+    'inner': {'name': 'disc', 'radius': 1.0},
+  }
+  assert completed(extra='disc').extra.to_dict() == {'name': 'disc', 'count': 7, 'radius': 1.0}
 
 
 def test_what_is_left_out_is_the_first_choice_or_none_and_the_parts():
@@ -165,23 +167,26 @@ def test_what_does_not_exist_is_refused_with_the_near_name(fields, message):
   refused(message, completed, **fields)
 
 
-@pytest.mark.parametrize('field, value, message', [
-  ('size', 0, '=0 is not an integer of at least 1'),
-  ('size', 1.5, '=1.5 is not an integer'),
-  ('size', True, '=True is not an integer'),
-  ('rate', 1.0, r'=1.0 is not a number in \[0, 1\)'),
-  ('rate', float('nan'), '=nan is not a number'),
-  ('rate', '0.5', "='0.5' is not a number"),
-  ('rate', None, '=None is not a number'),
-  ('word', 'c', "='c' is not one of a, b"),
-  ('word', 1, '=1 is not a word'),
-  ('flag', 1, '=1 is not True or False'),
-  ('pair', (1,), r'=\(1,\) is not a list of 2'),
-  ('pair', (1, 'b'), r"\[1\]='b' is not an integer"),
-  ('numbers', 3.0, '=3.0 is not a list such as 1,2'),
-  ('numbers', (1.0, 'b'), r"\[1\]='b' is not a number"),
-  ('text', 3, '=3 is not a word'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('size', 0, '=0 is not an integer of at least 1'),
+    ('size', 1.5, '=1.5 is not an integer'),
+    ('size', True, '=True is not an integer'),
+    ('rate', 1.0, r'=1.0 is not a number in \[0, 1\)'),
+    ('rate', float('nan'), '=nan is not a number'),
+    ('rate', '0.5', "='0.5' is not a number"),
+    ('rate', None, '=None is not a number'),
+    ('word', 'c', "='c' is not one of a, b"),
+    ('word', 1, '=1 is not a word'),
+    ('flag', 1, '=1 is not True or False'),
+    ('pair', (1,), r'=\(1,\) is not a list of 2'),
+    ('pair', (1, 'b'), r"\[1\]='b' is not an integer"),
+    ('numbers', 3.0, '=3.0 is not a list such as 1,2'),
+    ('numbers', (1.0, 'b'), r"\[1\]='b' is not a number"),
+    ('text', 3, '=3 is not a word'),
+  ],
+)
 def test_a_wrong_value_is_one_line_that_names_the_field(field, value, message):
   section = {'name': 'box', field: value}
   refused(f'^config.shape.{field}{message}', completed, shape=section)
@@ -232,8 +237,10 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
   assert changed(config, ('shape', 'box')).shape.rate == 0.1  # the same choice
   config = changed(config, ('shape.name', 'ring'))
   assert config.shape.to_dict() == {
-    'name': 'ring', 'steps': 5, 'inner': {'name': 'disc', 'radius': 1.0}
-  }  # fmt: skip
+    'name': 'ring',
+    'steps': 5,
+    'inner': {'name': 'disc', 'radius': 1.0},
+  }
   config = changed(config, ('shape.inner.radius', '2'))
   config = changed(config, ('shape.steps', '3'))
   found = config.shape.make({'count': 1})
@@ -243,19 +250,22 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
     assert changed(completed(extra='dot'), ('extra', text)).extra is None
 
 
-@pytest.mark.parametrize('path, text, message', [
-  ('shape.x', '1', "no field config.shape.x; config.shape=ring has inner, st"),
-  ('shape.inner', 'box', "config.shape.inner='box' is not one of disc, dot"),
-  ('shape.inner.x', '1', 'no field config.shape.inner.x; .*inner=disc has rad'),
-  ('radius', '1', "no field config.radius .did you mean 'shape.inner.radius'"),
-  ('use', '3', 'config.use is a section: set one of its fields'),
-  ('use.fraction.x', '3', 'no field config.use.fraction.x'),
-  ('facts.count', '3', 'no field config.facts'),
-  ('shape', '', 'config.shape=None is not one of'),
-  ('shape.steps', '', "config.shape.steps='' is not an integer"),
-  ('shape.steps', '1.0', "config.shape.steps='1.0' is not an integer"),
-  ('use.fraction', 'half', "config.use.fraction='half' is not a number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'path, text, message',
+  [
+    ('shape.x', '1', 'no field config.shape.x; config.shape=ring has inner, st'),
+    ('shape.inner', 'box', "config.shape.inner='box' is not one of disc, dot"),
+    ('shape.inner.x', '1', 'no field config.shape.inner.x; .*inner=disc has rad'),
+    ('radius', '1', "no field config.radius .did you mean 'shape.inner.radius'"),
+    ('use', '3', 'config.use is a section: set one of its fields'),
+    ('use.fraction.x', '3', 'no field config.use.fraction.x'),
+    ('facts.count', '3', 'no field config.facts'),
+    ('shape', '', 'config.shape=None is not one of'),
+    ('shape.steps', '', "config.shape.steps='' is not an integer"),
+    ('shape.steps', '1.0', "config.shape.steps='1.0' is not an integer"),
+    ('use.fraction', 'half', "config.use.fraction='half' is not a number"),
+  ],
+)
 def test_a_flag_that_does_not_fit_is_refused(path, text, message):
   config = completed(shape='ring')
   refused(message, changed, config, (path, text))

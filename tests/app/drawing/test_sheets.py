@@ -13,10 +13,10 @@ from tests.app.fields import within
 from tests.report.test_page import Page
 
 
-@pytest.mark.parametrize('labels, n, columns', [
-  ((), 40, 10), ((), 300, 20), ((3, 7), 30, 6), ((3, 7, 1), 2, 2),
-  ((4, 0, 5), 100, 9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'labels, n, columns',
+  [((), 40, 10), ((), 300, 20), ((3, 7), 30, 6), ((3, 7, 1), 2, 2), ((4, 0, 5), 100, 9)],
+)
 def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """The pictures [8, 8] have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
@@ -34,9 +34,7 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
     assert shown == {100 + asked[i % len(asked)]}
 
 
-@pytest.mark.parametrize(
-  'prompt, n, columns', [('a|b|c', 12, 3), ('a|b', 98, 10)]
-)
+@pytest.mark.parametrize('prompt, n, columns', [('a|b|c', 12, 3), ('a|b', 98, 10)])
 def test_prompts_are_columns_side_by_side(prompt, n, columns):
   """Two columns of 49 pictures would be a strip."""
   config = trial('shapes_text', **{'sampling.prompt': prompt})
@@ -52,10 +50,15 @@ def of_numbers(path, *shape, **changes):
   x = np.random.default_rng(0).standard_normal((3000, *shape)) + 100.0
   np.savez(path, x=x, test_x=x[:50])
   fields = {
-    'data': 'npz', 'data.path': path, 'data.num_classes': 0, 'network': 'mlp',
-    'network.channels': 8, 'conditioning.labels': False,
-    'conditioning.dropout': 0.0, 'evaluation.metrics': (),
-  }  # fmt: skip
+    'data': 'npz',
+    'data.path': path,
+    'data.num_classes': 0,
+    'network': 'mlp',
+    'network.channels': 8,
+    'conditioning.labels': False,
+    'conditioning.dropout': 0.0,
+    'evaluation.metrics': (),
+  }
   return trial(**fields | changes)
 
 
@@ -77,12 +80,17 @@ def test_examples_are_spread_over_vectors_and_sequences(tmp_path):
 def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   """Preview, sheet, film and report have the same axes."""
   config = of_numbers(
-    tmp_path / 'x.npz', 3, **{
-      'training.sample_every': 4, 'sampling.trajectory': True,
-      'sampling.num_samples': 30, 'sampling.batch_size': 30,
-      'sampling.num_steps': 2, 'sampling.name': 'three',
+    tmp_path / 'x.npz',
+    3,
+    **{
+      'training.sample_every': 4,
+      'sampling.trajectory': True,
+      'sampling.num_samples': 30,
+      'sampling.batch_size': 30,
+      'sampling.num_steps': 2,
+      'sampling.name': 'three',
     },
-  )  # fmt: skip
+  )
   workdir = tmp_path / 'run'
   MODES['train'](config, workdir)
   MODES['sample'](config, workdir)
@@ -112,9 +120,7 @@ def test_no_other_data_are_drawn_behind_samples(tmp_path):
   config = trial('two_moons', **few)
   facts = models.make(config, tmp_path).facts
   folder.write_config(tmp_path, config, facts)
-  behind = lambda **fields: sheets.examples(
-    models.make(of_run(tmp_path, **fields), tmp_path)
-  )
+  behind = lambda **fields: sheets.examples(models.make(of_run(tmp_path, **fields), tmp_path))
   assert behind().shape == (100, 2)
   assert behind(data='gaussian_mixture') is None
   assert behind(**{'data.joint': True}) is None

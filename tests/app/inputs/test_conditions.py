@@ -16,14 +16,7 @@ from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.modes.train_setup import jit_step, setup
 from diffusion_jax.data.text import decode
 from diffusion_jax.data.values import Values
-from tests.app.conftest import (
-  arrays_of,
-  as_flags,
-  read,
-  refused,
-  trial,
-  untrained,
-)
+from tests.app.conftest import arrays_of, as_flags, read, refused, trial, untrained
 from tests.app.fields import within
 
 
@@ -55,21 +48,22 @@ def samples(run, name, **changes):
 OF_RUN = within('sampling.guidance', 'autoguidance', run='a')
 
 
-@pytest.mark.parametrize('guided, flags', [
-  (False, {}),
-  (False, OF_RUN | {'sampling.guidance.scale': 1.0}),
-  (True, OF_RUN | {'sampling.guidance.scale': 2.0}),
-  (True, {'sampling.classifier.run': 'a', 'sampling.classifier.scale': 2.0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'guided, flags',
+  [
+    (False, {}),
+    (False, OF_RUN | {'sampling.guidance.scale': 1.0}),
+    (True, OF_RUN | {'sampling.guidance.scale': 2.0}),
+    (True, {'sampling.classifier.run': 'a', 'sampling.classifier.scale': 2.0}),
+  ],
+)
 def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   """They have their own encoders; a scale of 1 does without the other run."""
   config = store.with_flags(read('digits'), [*as_flags(flags)])
   values = Values((2,), 0, (0.0, 0.0), (1.0, 2.0))
   code = lambda params, cond: {'context_code': 10.0 * cond['context']}
   model: Any = SimpleNamespace(
-    noisy=SimpleNamespace(context_code=code),
-    facts=SimpleNamespace(context=values),
-    config=config,
+    noisy=SimpleNamespace(context_code=code), facts=SimpleNamespace(context=values), config=config
   )
   context, rows = np.array([[1.0, 4.0], [3.0, 8.0]]), np.array([0, 1, 1])
   given = {'context': values.encode(context)[rows]}
@@ -155,9 +149,7 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
   source = datasets.source_of(config)
   batch = next(datasets.batches(config, source, source.facts, 0))
   words = decode(batch['text'])
-  assert sorted(words) == [
-    f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')
-  ]
+  assert sorted(words) == [f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')]
   for sentence, label in zip(words, batch['label'], strict=True):
     assert sentence[8] == 'ab'[label]
   # data without a test split: texts of the training split

@@ -78,9 +78,7 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
   assert len(source(**shrunk)) == 3
   assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
-  two = store.with_flags(
-    data(**npz), [('data', 'binarized'), ('data.source', 'digits')]
-  )
+  two = store.with_flags(data(**npz), [('data', 'binarized'), ('data.source', 'digits')])
   assert datasets.source_of(two).facts.x.levels == 2
 
 
@@ -90,9 +88,7 @@ def test_facts_are_those_of_the_data():
     shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
     names = tfds_sources.CIFAR10_CLASSES * (name == 'cifar10')
     assert datasets.facts_of(read(name)) == sources.pictures(shape, 10, names)
-  other = data(
-    'tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0
-  )
+  other = data('tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0)
   assert datasets.facts_of(other) == sources.pictures((64, 64, 3))
   own = data('tests.app.toy_parts:UnitPictures')  # whose facts are a property
   refused('config.data: x must be uint8', datasets.facts_of, own)
@@ -103,21 +99,22 @@ def test_facts_are_those_of_the_data():
     assert datasets.facts_of(store.completed(tree)) == facts
 
 
-@pytest.mark.parametrize('name, fields, message', [
-  ('folder', {}, 'config.data.path is not set: folder needs it'),
-  ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
-  ('folder', {'path': '/nowhere'}, 'config.data: folder /nowhere not found'),
-  ('webdataset', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
-  ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, fields, message',
+  [
+    ('folder', {}, 'config.data.path is not set: folder needs it'),
+    ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
+    ('folder', {'path': '/nowhere'}, 'config.data: folder /nowhere not found'),
+    ('webdataset', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
+    ('photos', {'paths': ('/nowhere.png',)}, 'config.data: .*nowhere.png'),
+  ],
+)
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
 
 
 @pytest.mark.parametrize('config, name', [('mnist', 'npz'), ('cifar10', 'hub')])
-def test_a_truncated_file_is_one_line_before_anything_is_written(
-  tmp_path, pictures, config, name
-):
+def test_a_truncated_file_is_one_line_before_anything_is_written(tmp_path, pictures, config, name):
   """A training on a copy that was cut off names the file."""
   path, fields = tmp_path / 'x.npz', {'path': tmp_path / 'x.npz'}
   if name == 'hub':  # whose facts are in the config
@@ -137,9 +134,7 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
   """The facts are in the config; texts come from the column it names."""
   picture = encoded.png(np.zeros((9, 9, 3), np.uint8))
   for text in (b'a cat', b'a ' * 999):
-    path = encoded.tar(
-      tmp_path / 'a.tar', [('0.png', picture), ('0.txt', text)]
-    )
+    path = encoded.tar(tmp_path / 'a.tar', [('0.png', picture), ('0.txt', text)])
     fields = {'path': path, 'image_shape': (16, 16, 3)}
     config = data('webdataset', 'shapes_text', **fields, text_column='txt')
     assert datasets.facts_of(config) == sources.pictures((16, 16, 3))
@@ -159,17 +154,18 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
     assert smoke.shrunk(config).data.name == 'synthetic'
 
 
-@pytest.mark.parametrize('x, context, message', [
-  ((4, 3), (2,), r'examples are \(3,\), and \(2,\) in this run'),
-  ((4, 2), (), r'context are None, and \(2,\) in this run'),
-  ((4, 2), (5,), r'context are \(5,\), and \(2,\) in this run'),
-  (None, (2,), 'examples are levels, and real numbers in this run'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'x, context, message',
+  [
+    ((4, 3), (2,), r'examples are \(3,\), and \(2,\) in this run'),
+    ((4, 2), (), r'context are None, and \(2,\) in this run'),
+    ((4, 2), (5,), r'context are \(5,\), and \(2,\) in this run'),
+    (None, (2,), 'examples are levels, and real numbers in this run'),
+  ],
+)
 def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   """The statistics stay the run's when the data change."""
-  facts = sources.Facts(
-    Values((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, Values((2,), 0, (1.0,), (2.0,))
-  )
+  facts = sources.Facts(Values((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, Values((2,), 0, (1.0,), (2.0,)))
   rng = np.random.default_rng(0)
   path = tmp_path / 'x.npz'
   tree = data('npz', path=path).to_dict() | {'facts': facts.as_json()}
@@ -306,18 +302,21 @@ def test_every_source_is_documented():
   assert all(f'`{name}`' in text for name in tables.DATA)
 
 
-@pytest.mark.parametrize('fields, labels, dropout', [
-  ({}, False, 0.0),
-  ({'data.labelled': True}, True, 0.1),
-  ({'data.labelled': True, 'conditioning.dropout': 0.2}, True, 0.2),
-  ({'data.labelled': True, 'conditioning.labels': True}, True, 0.0),
-  ({'data.labelled': True, 'conditioning.labels': False}, False, 0.0),
-  ({'data': 'npz', 'data.num_classes': 2}, True, 0.1),
-  ({'data': 'npz', 'data.num_classes': 0}, False, 0.0),
-  # sets with labels that no field asks for
-  ({'data': 'cifar10'}, False, 0.0),
-  ({'data': 'synthetic', 'data.num_classes': 10}, False, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'fields, labels, dropout',
+  [
+    ({}, False, 0.0),
+    ({'data.labelled': True}, True, 0.1),
+    ({'data.labelled': True, 'conditioning.dropout': 0.2}, True, 0.2),
+    ({'data.labelled': True, 'conditioning.labels': True}, True, 0.0),
+    ({'data.labelled': True, 'conditioning.labels': False}, False, 0.0),
+    ({'data': 'npz', 'data.num_classes': 2}, True, 0.1),
+    ({'data': 'npz', 'data.num_classes': 0}, False, 0.0),
+    # sets with labels that no field asks for
+    ({'data': 'cifar10'}, False, 0.0),
+    ({'data': 'synthetic', 'data.num_classes': 10}, False, 0.0),
+  ],
+)
 def test_labels_follow_the_data_that_ask_for_them(fields, labels, dropout):
   config = store.with_flags(read('pictures'), [*as_flags(fields)])
   decided = datasets.with_conditions(config, DIGITS).conditioning
@@ -339,8 +338,7 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
   assert arrays_of(run, 'guided')['labels'].tolist() == [0, 1, 0, 1]
   # names of classes, as numbers
   found = [
-    dj.open_run(run, allow=[SMALL], labels=labels).draw(4)
-    for labels in ('b', '1', ('b', 1))
+    dj.open_run(run, allow=[SMALL], labels=labels).draw(4) for labels in ('b', '1', ('b', 1))
   ]
   np.testing.assert_array_equal(found[0], found[1])
   np.testing.assert_array_equal(found[0], found[2])
@@ -359,21 +357,24 @@ UNITS = {'mean': (0.0, 0.0), 'std': (1.0, 2.0)}
 BOX = {'low': (0.0, 0.0), 'high': (1.0, 1.0)}
 
 
-@pytest.mark.parametrize('changes, wrong', [
-  ({'mean': (0.0,) * 3}, 'mean has 3 and std 2 numbers, the last axis of x 2'),
-  ({'mean': (0.0,)}, 'mean has 1 and std 2 numbers'),
-  ({'std': ()}, 'mean has 2 and std 0 numbers'),
-  ({'mean': ()}, 'mean has 0 and std 2 numbers'),
-  ({'std': (0.0, 1.0)}, r'std\[0\]=0.0 is not a number in \(0, inf\)'),
-  ({'low': (0.0,)}, 'low has 1 and high 0 numbers'),
-  ({'low': (0.0,) * 3, 'high': (1.0,) * 3}, 'low has 3 and high 3 numbers'),
-  (BOX | {'high': (1.0, 0.0)}, 'is not below high='),
-  ({'shape': ()}, 'shape=.. is that of no array'),
-  ({'shape': (10**5, 10**5, 2)}, 'is that of no array of up to 268,435,456'),
-  ({'shape': (3,)}, 'mean has 2 and std 2 numbers, .* of x 3'),
-  ({'levels': 1}, 'levels=1 is not 0 or 2..256'),
-  ({'levels': 257}, 'levels=257 is not 0 or 2..256'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes, wrong',
+  [
+    ({'mean': (0.0,) * 3}, 'mean has 3 and std 2 numbers, the last axis of x 2'),
+    ({'mean': (0.0,)}, 'mean has 1 and std 2 numbers'),
+    ({'std': ()}, 'mean has 2 and std 0 numbers'),
+    ({'mean': ()}, 'mean has 0 and std 2 numbers'),
+    ({'std': (0.0, 1.0)}, r'std\[0\]=0.0 is not a number in \(0, inf\)'),
+    ({'low': (0.0,)}, 'low has 1 and high 0 numbers'),
+    ({'low': (0.0,) * 3, 'high': (1.0,) * 3}, 'low has 3 and high 3 numbers'),
+    (BOX | {'high': (1.0, 0.0)}, 'is not below high='),
+    ({'shape': ()}, 'shape=.. is that of no array'),
+    ({'shape': (10**5, 10**5, 2)}, 'is that of no array of up to 268,435,456'),
+    ({'shape': (3,)}, 'mean has 2 and std 2 numbers, .* of x 3'),
+    ({'levels': 1}, 'levels=1 is not 0 or 2..256'),
+    ({'levels': 257}, 'levels=257 is not 0 or 2..256'),
+  ],
+)
 def test_the_facts_of_a_stranger_fit_together(changes, wrong, tmp_path):
   """Of x and of the context; a half of x may have a box."""
   good = {'shape': (2,), 'levels': 0, **UNITS}
@@ -396,9 +397,11 @@ def test_the_facts_of_a_stranger_fit_together(changes, wrong, tmp_path):
 
 def test_a_stranger_asks_for_no_endless_data(tmp_path):
   for name, field in (
-    ('two_moons', 'num_test'), ('two_moons', 'num_examples'),
-    ('synthetic', 'num_images'), ('shapes', 'num_pictures'),
-  ):  # fmt: skip
+    ('two_moons', 'num_test'),
+    ('two_moons', 'num_examples'),
+    ('synthetic', 'num_images'),
+    ('shapes', 'num_pictures'),
+  ):
     stored_run(tmp_path, data(name), **{f'data.{field}': 10**15})
     message = f'config.data.{field}=10+ is not an integer up to '
     refused(message, store.open_run, tmp_path)

@@ -17,23 +17,13 @@ from diffusion_jax.app.modes.train_setup import setup, state_maker
 from diffusion_jax.app.noisy import NoisyNetwork
 from diffusion_jax.training import first_weights
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import (
-  arrays_of,
-  assert_same,
-  params_of,
-  refused,
-  trial,
-  untrained,
-)
+from tests.app.conftest import arrays_of, assert_same, params_of, refused, trial, untrained
 from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
 GUIDED = MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0)
 SHORTCUT = {'objective': 'shortcut'}
-CONTINUOUS = {
-  'objective': 'continuous_consistency',
-  'sampling.stochastic': True,
-}
+CONTINUOUS = {'objective': 'continuous_consistency', 'sampling.stochastic': True}
 DISTILLATION = within('objective', 'consistency_distillation', solver='heun')
 DISTILLATION |= within('objective.pairs', 'grid', num_scales=4)
 DISTILLATION |= within('sampling', stochastic=True)
@@ -42,10 +32,7 @@ TRAINING |= within('objective.pairs', 'easy', steps_per_stage=2)
 TRAINING |= within('sampling', stochastic=True)
 IMPROVED = TRAINING | {'objective.pairs': 'improved'}
 del IMPROVED['objective.pairs.steps_per_stage']
-PROGRESSIVE = {
-  'objective': 'progressive_distillation',
-  'objective.num_steps': 4,
-}
+PROGRESSIVE = {'objective': 'progressive_distillation', 'objective.num_steps': 4}
 CASES = {
   'reflow': {},
   'mean_flow': MEAN_FLOW,
@@ -102,20 +89,14 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   assert jax.eval_shape(sample, params, keys, label).shape == (2, 8, 8, 1)
 
 
-@pytest.mark.parametrize('changes, expected', [
-  (MEAN_FLOW, 'xla'), (DISTILLATION, 'auto'),
-])  # fmt: skip
-def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(
-  changes, expected
-):
+@pytest.mark.parametrize('changes, expected', [(MEAN_FLOW, 'xla'), (DISTILLATION, 'auto')])
+def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expected):
   changes = changes | {'network': 'unet'}
   model: Any = models.make(config_of(changes), 'nowhere')
   assert model.noisy.network.attention == expected
 
 
-def test_a_consistency_function_is_distilled_and_sampled(
-  teacher, tmp_path, capsys
-):
+def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, capsys):
   """The modes begin with all weights of the teacher."""
   run = tmp_path / 'run'
   config = config_of(DISTILLATION | {'training.init_from': teacher}, teacher)
@@ -174,29 +155,32 @@ def student(teacher) -> Any:
 NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
 
 
-@pytest.mark.parametrize('changes, message', [
-  ({'name': 'digits_meanflow'}, 'is a flow map, and a diffusion model is'),
-  ({'name': 'digits_classifier'}, 'is a classifier, and a diffusion model'),
-  ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
-  (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
-  ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
-  ({'data': 'synthetic', 'data.num_classes': 3},
-   r'the data of .* have (the shape|num_classes)'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'name': 'digits_meanflow'}, 'is a flow map, and a diffusion model is'),
+    ({'name': 'digits_classifier'}, 'is a classifier, and a diffusion model'),
+    ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
+    (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
+    ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
+    ({'data': 'synthetic', 'data.num_classes': 3}, r'the data of .* have (the shape|num_classes)'),
+  ],
+)
 def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   write(tmp_path, **changes)
   refused(message, lambda: student(tmp_path).objective())
 
 
-def test_a_teacher_of_another_schedule_sees_its_own_levels(
-  tmp_path, monkeypatch
-):
+def test_a_teacher_of_another_schedule_sees_its_own_levels(tmp_path, monkeypatch):
   """The levels have the same SNR, and x_t is scaled; the output is 0."""
-  write(tmp_path, **{
-    'schedule': 'continuous_cosine',
-    'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0
-    'objective.weight': 'snr',
-  })  # fmt: skip
+  write(
+    tmp_path,
+    **{
+      'schedule': 'continuous_cosine',
+      'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0
+      'objective.weight': 'snr',
+    },
+  )
   seen = []
 
   def denoiser(self, params, cond):

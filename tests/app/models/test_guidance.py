@@ -101,10 +101,7 @@ def test_guidance_without_a_classifier_by_hand(loud):
   for fields, expected in [
     ({'clip': True}, np.clip(cond, -1.0, 1.0)),
     ({'guidance.scale': 0.0}, uncond),
-    (
-      {'guidance.scale': 3.0, 'clip': True},
-      np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0),
-    ),
+    ({'guidance.scale': 3.0, 'clip': True}, np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0)),
     ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
     ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
   ]:
@@ -204,9 +201,7 @@ def test_guidance_by_a_classifier_samples(tmp_path):
   classifier = untrained(classifier_smoke(), tmp_path / 'classifier')
   config = smoke(
     **within('conditioning', labels=False, dropout=0.0),
-    **within(
-      'sampling', num_samples=4, batch_size=4, name='samples', labels=(3, 7)
-    ),
+    **within('sampling', num_samples=4, batch_size=4, name='samples', labels=(3, 7)),
     **within('sampling.classifier', run=classifier, scale=3.0),
   )
   run = untrained(config, tmp_path / 'run')

@@ -107,9 +107,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
   monkeypatch.setattr(latent, 'latents_of', lambda stored: HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
   model = models.make(config, tmp_path)
-  model.autoencoder.prepare(
-    datasets.source_of(config), devices.make_mesh(config)
-  )
+  model.autoencoder.prepare(datasets.source_of(config), devices.make_mesh(config))
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'scale': 2.0}))
@@ -129,9 +127,7 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
   @jax.jit
   def losses(params, batches):
     return [
-      jax.value_and_grad(model.objective(test=test), has_aux=True)(
-        params, Context(), key, batch
-      )
+      jax.value_and_grad(model.objective(test=test), has_aux=True)(params, Context(), key, batch)
       for test in (False, True)
       for model, batch in zip((latents, pixels), batches, strict=True)
     ]
@@ -205,9 +201,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(run):
   assert np.std(noise) > 1e-3 and abs(correlation) < 0.2
 
 
-def test_a_run_continues_exactly_without_its_autoencoder(
-  trained, tmp_path, capsys
-):
+def test_a_run_continues_exactly_without_its_autoencoder(trained, tmp_path, capsys):
   """The result is equal bit for bit; the scale is not measured again."""
   whole, printed = trained
   assert 'scale' in printed

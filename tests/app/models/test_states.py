@@ -11,13 +11,7 @@ from PIL import Image
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
-from tests.app.conftest import (
-  DIGITS,
-  arrays_of,
-  normal_params,
-  trial,
-  untrained,
-)
+from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
 from tests.app.fields import within
 
 FEW = within('sampling', num_samples=3, batch_size=3, num_steps=4)
@@ -40,13 +34,14 @@ def result(workdir):
   return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize('name, changes, calls', [
-  ('digits_masked', {'evaluation.elbo.num_times': 64}, 64),
-  ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
-])  # fmt: skip
-def test_a_network_that_knows_nothing_needs_all_bits(
-  name, changes, calls, tmp_path
-):
+@pytest.mark.parametrize(
+  'name, changes, calls',
+  [
+    ('digits_masked', {'evaluation.elbo.num_times': 64}, 64),
+    ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
+  ],
+)
+def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls, tmp_path):
   """Its logits are 0. Of uniform data that is exact, and the bound tight."""
   workdir = untrained(states(name, **changes), tmp_path / 'run', deviation=0)
   MODES['evaluate'](states(name, **changes), workdir)
@@ -107,21 +102,26 @@ def test_unmasked_bytes_stay(text_run):
   assert (np.diff(counts) > 0).all() and counts[2] > 0.2
 
 
-@pytest.mark.parametrize('changes', [
-  {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
-  {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
-  {'transitions': 'uniform', 'objective': 'd3pm', 'states.output': 'logistic',
-   'schedule': 'alpha_bar'},
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
+    {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
+    {
+      'transitions': 'uniform',
+      'objective': 'd3pm',
+      'states.output': 'logistic',
+      'schedule': 'alpha_bar',
+    },
+  ],
+)
 def test_all_samplers_can_be_traced(changes):
   model = made('digits_masked', 'labels', **changes)
   guidance = {'sampling.guidance.scale': 2.0}
   guided = made('digits_masked', 'labels', **changes | guidance)
   for each in (model, guided):
     x = jax.eval_shape(
-      lambda params, keys, label, each=each: each.plan(params).from_noise(
-        keys, {'label': label}
-      ),
+      lambda params, keys, label, each=each: each.plan(params).from_noise(keys, {'label': label}),
       models.shapes(each),
       jax.random.split(jax.random.key(0), 3),
       np.zeros(3, int),
@@ -132,13 +132,10 @@ def test_all_samplers_can_be_traced(changes):
 def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
   """A scale of 0 is the network without its condition."""
   plain, none = (
-    made('digits_masked', 'labels', **{'sampling.guidance.scale': scale})
-    for scale in (2.0, 0.0)
+    made('digits_masked', 'labels', **{'sampling.guidance.scale': scale}) for scale in (2.0, 0.0)
   )
   rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain)
-  )
+  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain))
   x, level = np.full((2, 8, 8, 1), 17), plain.noisy.schedule()(0.5)
   cond = {'label': np.array([3, 8])}
 
@@ -151,9 +148,7 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
 
   conditional, hidden, guided, unconditional = logits(cond, np.ones(2, bool))
   np.testing.assert_allclose(unconditional, hidden, rtol=1e-5, atol=1e-4)
-  np.testing.assert_allclose(
-    guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3
-  )
+  np.testing.assert_allclose(guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3)
   assert np.abs(conditional - hidden)[..., :17].max() > 0.1
 
 

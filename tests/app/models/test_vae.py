@@ -34,9 +34,7 @@ SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
 def smoke(kind='vae', **changes):
   network = SMALL[kind]
   fields = {'network': f'{network.__module__}:{network.__name__}'}
-  fields |= within(
-    'training', keep_best=0, checkpoint_every=4, ema_warmup=False, ema_decay=0.0
-  )
+  fields |= within('training', keep_best=0, checkpoint_every=4, ema_warmup=False, ema_decay=0.0)
   fields |= within('sampling', checkpoint='latest', num_samples=4, batch_size=3)
   return trial(f'digits_{kind}', **fields | changes)
 
@@ -97,9 +95,7 @@ def test_samples_are_draws_of_the_prior_decoded():
   params = normal_params(model)
   drawing = generate(model, devices.make_mesh(model.config))
   whole = drawing(params, np.arange(4), {})
-  np.testing.assert_allclose(
-    drawing(params, np.arange(2, 4), {}), whole[2:], atol=1e-5
-  )
+  np.testing.assert_allclose(drawing(params, np.arange(2, 4), {}), whole[2:], atol=1e-5)
   assert np.ptp(whole, axis=0).max() > 1e-4
   key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
   own = model.measured
@@ -195,9 +191,7 @@ def test_two_grey_levels_and_bernoullis(how, key):
   model = made(
     **within('decoding', decoder='bernoulli'),
     **within('data', 'binarized', how=how),
-    **within(
-      'network', 'autoencoder', channels=8, num_groups=4, multipliers=(1,)
-    ),
+    **within('network', 'autoencoder', channels=8, num_groups=4, multipliers=(1,)),
   )
   pictures = model.measured.source().read(np.arange(8))['x']
   assert set(np.unique(pictures)) == {0, 1}

@@ -22,14 +22,7 @@ from diffusion_jax.data.values import Values
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import likelihoods, table
 from diffusion_jax.testing import oracles
-from tests.app.conftest import (
-  arrays_of,
-  lines_of,
-  of_run,
-  refused,
-  trial,
-  untrained,
-)
+from tests.app.conftest import arrays_of, lines_of, of_run, refused, trial, untrained
 from tests.app.fields import within
 
 MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
@@ -211,9 +204,14 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   features = 'fd', 'kid', 'pr', 'dc'
   metrics = *features, *table.OF_VALUES, *table.OF_PAIRS, 'ode'
   fields = {
-    'metrics': metrics, 'num_generated': 16, 'num_images': 4, 'num_pairs': 12,
-    'draws_per_pair': 3, 'batch_size': 16, 'features': '',
-  }  # fmt: skip
+    'metrics': metrics,
+    'num_generated': 16,
+    'num_images': 4,
+    'num_pairs': 12,
+    'draws_per_pair': 3,
+    'batch_size': 16,
+    'features': '',
+  }
   still = {'report.trajectory': False}
   config = of_run(run, **within('evaluation', **fields), **still)
   MODES['evaluate'](config, run)
@@ -276,9 +274,7 @@ def test_ode_within_the_box_is_the_truncated_density():
   )
   x = np.stack([np.linspace(-0.4, 0.9, 50), np.zeros(50)], axis=1)
   metric, keys = likelihoods.ode(box_draws=200), jax.random.key(1)
-  arrays = jax.jit(metric.measure(model))(
-    {}, jax.random.split(keys, 50), np.float32(x), {}
-  )
+  arrays = jax.jit(metric.measure(model))({}, jax.random.split(keys, 50), np.float32(x), {})
   whole, truncated = metric.compute(jax.tree.map(np.asarray, arrays))
   share = np.diff(norm.cdf([-0.5, 1.0], 0.2, 0.6))[0]
   gain = whole.estimate.value - truncated.estimate.value
@@ -397,9 +393,12 @@ def test_noise_has_one_value_or_one_for_each_channel(normal, tmp_path):
   refused(message, MODES['edit'], config, normal)
 
 
-@pytest.mark.parametrize('image, operator, fields, message', [
-  ('lost.npy', 'mask', {'mask': 'mask.npy'}, 'lost.npy .*not finite'),
-  ('means.npy', 'mask', {'mask': 'mask.npy'}, r'means.npy has the shape'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'image, operator, fields, message',
+  [
+    ('lost.npy', 'mask', {'mask': 'mask.npy'}, 'lost.npy .*not finite'),
+    ('means.npy', 'mask', {'mask': 'mask.npy'}, r'means.npy has the shape'),
+  ],
+)
 def test_restore_refuses(curves, seen, image, operator, fields, message):
   refused(message, restore, curves, seen, 'no', image, operator, **fields)

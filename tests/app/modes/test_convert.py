@@ -27,16 +27,7 @@ from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES, convert, train, train_setup
 from diffusion_jax.app.run import weights
 from diffusion_jax.demos import digits_judge
-from diffusion_jax.interop import (
-  diffusers,
-  edm,
-  edm2,
-  files,
-  names,
-  openai,
-  reader,
-  score_sde,
-)
+from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
 from diffusion_jax.metrics import features
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
@@ -106,9 +97,13 @@ def test_weights_become_a_run(run):
 
 # One of each kind.
 OF_OPENAI = (
-  'cifar10_uncond_50M_500K', 'imagenet64_cond_270M_250K', 'upsample_cond_500K',
-  '64x64_diffusion', '64_256_upsampler', '64x64_classifier',
-)  # fmt: skip
+  'cifar10_uncond_50M_500K',
+  'imagenet64_cond_270M_250K',
+  'upsample_cond_500K',
+  '64x64_diffusion',
+  '64_256_upsampler',
+  '64x64_classifier',
+)
 
 
 def models_of_projects():
@@ -150,9 +145,7 @@ THEIRS = dict(models_of_projects())
 @pytest.mark.parametrize('name', THEIRS)
 def test_a_config_with_the_sections_builds_the_network(name):
   theirs = THEIRS[name]()
-  imported = reader.Imported(
-    theirs.network, None, theirs.sections, theirs.facts
-  )
+  imported = reader.Imported(theirs.network, None, theirs.sections, theirs.facts)
   config = convert.config_of(without_config(), imported)
   model: Any = models.make(config, 'none')
   model.check('convert')
@@ -193,9 +186,7 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
 def test_the_bound_of_x0_is_in_the_written_scheduler(run, tmp_path):
   out = tmp_path / 'out'
   changes = {'dynamic_threshold': 0.9, 'dynamic_threshold_max': 1.5}
-  write(
-    run, 'diffusers', out, **{f'sampling.{n}': x for n, x in changes.items()}
-  )
+  write(run, 'diffusers', out, **{f'sampling.{n}': x for n, x in changes.items()})
   written = json.loads((out / 'scheduler/scheduler_config.json').read_text())
   assert written['thresholding'] and written['sample_max_value'] == 1.5
 
@@ -267,9 +258,7 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   shutil.copytree(autoencoder, tmp_path / 'ae')
   inputs = Inputs(num_classes=3, null_class=True)
   network = DiT(8, 2, 2, 1, 8, 'ho', inputs=inputs)
-  shapes = jax.eval_shape(
-    network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 4)), jnp.zeros(1)
-  )
+  shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 2, 2, 4)), jnp.zeros(1))
   params = literal.random_like(shapes['params'])
   sections = diffusers.load(STORED / 'dit').sections
   facts = {'image_shape': (2, 2, 4)}
@@ -306,9 +295,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   objective = model.objective()
   _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
   # other than zeros everywhere, and without a compilation
-  fresh = jax.tree.map(
-    lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes
-  )
+  fresh = jax.tree.map(lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes)
   state = first_weights.read(shapes.params, str(run))(fresh)
   printed = capsys.readouterr().out
   afresh = {
@@ -363,9 +350,7 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['two_moons', 'joint'])
-def test_a_program_of_numbers_is_in_their_units(
-  name, tmp_path, monkeypatch, capsys
-):
+def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, capsys):
   """It takes a context and returns x as --mode=sample does, but for the box."""
   data = {'num_examples': 100, 'num_test': 16, 'bounds': (-1.0, 1.0)}
   config = trial(name, **{f'data.{n}': x for n, x in data.items()})
@@ -399,9 +384,7 @@ def test_a_program_of_numbers_is_in_their_units(
     np.testing.assert_array_equal(found[:, 2:], rows[:, 2:])
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py'])
-  runpy.run_path(
-    str(tmp_path / 'out/run.py')
-  )  # at the context 0, or nothing known
+  runpy.run_path(str(tmp_path / 'out/run.py'))  # at the context 0, or nothing known
   assert np.isfinite(np.load('images.npy')).all()
 
 
@@ -434,16 +417,17 @@ def test_a_classifier_becomes_features(tmp_path):
 NO_HIDDEN = {'network': f'{SmallClassifier.__module__}:SmallClassifier'}
 
 
-@pytest.mark.parametrize('to, name, changes, message', [
-  ('stablehlo', 'digits_classifier', NO_HIDDEN, 'must be sown once'),
-  ('diffusers', 'digits_classifier', {}, "'NoisyClassifier' has no counterpar"),
-  ('diffusers', 'digits_hvae', {}, "='HierarchicalAutoencoder' has no counter"),
-  ('diffusers', 'digits_meanflow', {}, 'has no pipeline of this model'),
-  ('diffusers', 'digits_masked', {}, 'has no pipeline of this model'),
-])  # fmt: skip
-def test_other_kinds_of_models_are_not_written(
-  to, name, changes, message, tmp_path
-):
+@pytest.mark.parametrize(
+  'to, name, changes, message',
+  [
+    ('stablehlo', 'digits_classifier', NO_HIDDEN, 'must be sown once'),
+    ('diffusers', 'digits_classifier', {}, "'NoisyClassifier' has no counterpar"),
+    ('diffusers', 'digits_hvae', {}, "='HierarchicalAutoencoder' has no counter"),
+    ('diffusers', 'digits_meanflow', {}, 'has no pipeline of this model'),
+    ('diffusers', 'digits_masked', {}, 'has no pipeline of this model'),
+  ],
+)
+def test_other_kinds_of_models_are_not_written(to, name, changes, message, tmp_path):
   config = trial(name, **changes | {'sampling.checkpoint': 'latest'})
   run = untrained(config, tmp_path / 'run')
   refused(message, write, run, to, tmp_path / 'out')

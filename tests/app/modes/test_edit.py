@@ -14,13 +14,7 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
-from tests.app.conftest import (
-  DIGITS,
-  arrays_of,
-  normal_params,
-  smoke,
-  untrained,
-)
+from tests.app.conftest import DIGITS, arrays_of, normal_params, smoke, untrained
 from tests.app.fields import within
 
 QUICK = within('training', num_steps=1, checkpoint_every=1)
@@ -105,12 +99,9 @@ def test_images_are_the_same_in_any_batch_on_any_devices(plain, files):
 
 
 @pytest.mark.parametrize(
-  'method, name',
-  [(None, 'odd'), ('replace', 'digit'), ('reconstruction', 'odd')],
+  'method, name', [(None, 'odd'), ('replace', 'digit'), ('reconstruction', 'odd')]
 )
-def test_known_pixels_are_the_same_in_the_files_written(
-  plain, files, method, name, capsys
-):
+def test_known_pixels_are_the_same_in_the_files_written(plain, files, method, name, capsys):
   """They are exact, even for grey levels that the run does not have."""
   output = f'a{method}{name}'
   changes = {'edit.method': method, 'edit.output': output}
@@ -135,9 +126,7 @@ def write_mask(path, colours, alpha):
   Image.fromarray(np.stack([colours, alpha], -1).astype(np.uint8)).save(path)
 
 
-@pytest.mark.parametrize(
-  'name', ['white on transparent', 'erased', 'opaque', '16 bits']
-)
+@pytest.mark.parametrize('name', ['white on transparent', 'erased', 'opaque', '16 bits'])
 def test_a_mask_is_its_alpha_or_its_white(files, name):
   """An alpha of 255 everywhere does not count."""
   known = np.arange(64).reshape(8, 8) % 3 == 0
@@ -181,9 +170,7 @@ def test_palette_fills_in_unknown_pixels(palette, files):
   changes = INPAINTING | {'edit.label': 3}
   results = run(palette, files, changes, image='digit', mask='mask')['arr_0']
   given = picture(files, 'digit')
-  np.testing.assert_array_equal(
-    results[:, :4, :, 0], given[None, :4].repeat(2, 0)
-  )
+  np.testing.assert_array_equal(results[:, :4, :, 0], given[None, :4].repeat(2, 0))
 
 
 def test_sdedit_of_no_strength_is_the_picture(plain, files):
@@ -230,9 +217,7 @@ def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
   better = run(plain, files, changes, image='small')
   assert better['image'].shape == (4, 4, 1)
   assert better['arr_0'].shape == (2, 8, 8, 1)
-  guessed = run(
-    plain, files, changes | {'edit.method.scale': 0.0}, image='small'
-  )
+  guessed = run(plain, files, changes | {'edit.method.scale': 0.0}, image='small')
   means = lambda x: x.reshape(2, 4, 2, 4, 2).mean(axis=(2, 4))
   error = lambda x: np.abs(means(x['arr_0']) - better['image'][None, ..., 0])
   assert error(better).mean() < 0.8 * error(guessed).mean()

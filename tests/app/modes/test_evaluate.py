@@ -19,14 +19,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets
 from diffusion_jax.metrics import likelihoods, real_images
 from diffusion_jax.runtime import lock
-from tests.app.conftest import (
-  DIGITS,
-  arrays_of,
-  printed_by,
-  refused,
-  smoke,
-  untrained,
-)
+from tests.app.conftest import DIGITS, arrays_of, printed_by, refused, smoke, untrained
 from tests.app.fields import within
 
 QUICK = within('evaluation', num_images=12, batch_size=8)
@@ -45,10 +38,7 @@ def result(workdir, name):
 
 def parts(workdir, name):
   folder = workdir / 'evaluation' / name / 'parts'
-  return {
-    path.name: arrays_of(folder, path.stem, '.')
-    for path in sorted(folder.iterdir())
-  }
+  return {path.name: arrays_of(folder, path.stem, '.') for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope='module')
@@ -62,19 +52,17 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   assert found['images'] == 12 and found['split'] == 'test'
   total = found['prior'] + found['diffusion'] + found['reconstruction']
   np.testing.assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
-  np.testing.assert_allclose(
-    sum(found['terms']) + found['prior'], total, rtol=1e-5
-  )
+  np.testing.assert_allclose(sum(found['terms']) + found['prior'], total, rtol=1e-5)
   assert len(found['terms']) == len(found['rate']) == 5
   np.testing.assert_allclose(found['rate'][0], found['prior'])
-  np.testing.assert_allclose(
-    found['rate'][-1] + found['terms'][0], total, rtol=1e-5
-  )
+  np.testing.assert_allclose(found['rate'][-1] + found['terms'][0], total, rtol=1e-5)
   line = next(x for x in printed.splitlines() if x.startswith('elbo '))
   assert line.split()[1:] == [
-    f'{found["bits_per_dim"]:.5g}', '+-', f'{found["standard_error"]:.3g}',
+    f'{found["bits_per_dim"]:.5g}',
+    '+-',
+    f'{found["standard_error"]:.3g}',
     'bits/dim',
-  ]  # fmt: skip
+  ]
   assert 'L_T ' in printed and 'L_0 ' in printed
   for name in ('terms', 'rate_distortion'):
     with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
@@ -88,9 +76,13 @@ def test_random_steps_have_a_sum_and_no_curves(tmp_path):
   assert report is not None
   found = report(arrays, tmp_path)
   assert found == {
-    'bits_per_dim': 1.0, 'standard_error': None, 'prior': 1.0, 'diffusion': 4.0,
-    'reconstruction': 1.0, 'random_steps': 2,
-  }  # fmt: skip
+    'bits_per_dim': 1.0,
+    'standard_error': None,
+    'prior': 1.0,
+    'diffusion': 4.0,
+    'reconstruction': 1.0,
+    'random_steps': 2,
+  }
   assert not list(tmp_path.iterdir())
 
 
@@ -106,11 +98,14 @@ def test_the_bound_is_that_of_the_network(run, printed):
   nll = lambda x0, last: dj.reconstruction_nll(x0, last, 17)
   bound = jax.jit(
     lambda keys, x0, labels: dj.variational_bound(
-      keys, model.plan(params).step_function({'label': labels}),
-      model.noisy.schedule(), x0,
-      num_steps=5, decoder=nll,
+      keys,
+      model.plan(params).step_function({'label': labels}),
+      model.noisy.schedule(),
+      x0,
+      num_steps=5,
+      decoder=nll,
     )
-  )(keys, DIGITS.x.encode(x0), labels)  # fmt: skip
+  )(keys, DIGITS.x.encode(x0), labels)
   measured = parts(run, 'elbo-test')['00000000.npz']
   for name in ('total', 'prior', 'reconstruction'):
     np.testing.assert_allclose(

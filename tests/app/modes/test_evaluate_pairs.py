@@ -36,16 +36,12 @@ def model_of(run, **fields):
     def denoise(x, level):
       at = level.expand_to(x)
       gain = at.alpha * SPREAD**2 / (at.alpha**2 * SPREAD**2 + at.sigma**2)
-      return dj.Prediction(
-        cond['context'] + gain * (x - at.alpha * cond['context'])
-      )
+      return dj.Prediction(cond['context'] + gain * (x - at.alpha * cond['context']))
 
     return denoise
 
   measured = types.SimpleNamespace(
-    facts=model.facts,
-    schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),
-    denoiser=denoiser,
+    facts=model.facts, schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0), denoiser=denoiser
   )
   return dataclasses.replace(model, measured=measured)
 

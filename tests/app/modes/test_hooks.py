@@ -41,9 +41,7 @@ def due(config, todo, step):
   """Returns the names of the due hooks in order."""
   names = {hooks.write_line: 'log', hooks.write_results: 'write'}
   return [
-    'save'
-    if hook.saves
-    else names.get(hook.act) or hook.what[0].rpartition(' ')[2]
+    'save' if hook.saves else names.get(hook.act) or hook.what[0].rpartition(' ')[2]
     for hook in hooks.due(config, todo, step)
   ]
 
@@ -63,9 +61,9 @@ def test_everything_is_due_at_its_multiples_and_after_the_last_step():
   assert due(*c, 63) == ['log', 'images', 'write', 'save', 'preview']
 
 
-@pytest.mark.parametrize('more, at_the_end', [
-  ({}, ['save']), ({'keep_best': 1}, ['images', 'write', 'save']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'more, at_the_end', [({}, ['save']), ({'keep_best': 1}, ['images', 'write', 'save'])]
+)
 def test_without_an_interval_the_last_step_is_saved(more, at_the_end):
   c = made(log_every=0, checkpoint_every=0, **more)
   assert [step for step in range(1, 64) if due(*c, step)] == [63]
@@ -85,9 +83,7 @@ def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
     assert hooks.with_criterion(model, {}) is None
 
 
-def test_a_test_loss_that_raises_is_refused_before_the_first_step(
-  tmp_path, monkeypatch
-):
+def test_a_test_loss_that_raises_is_refused_before_the_first_step(tmp_path, monkeypatch):
   """A bug without a user's part keeps its traceback."""
   objective = diffusion.objective_of
 

@@ -22,9 +22,7 @@ from tests.app.fields import within
 from tests.sampling.moments import jit_long
 
 N = np.nan
-ROWS = np.array(
-  [[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]]
-)
+ROWS = np.array([[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]])
 FEW = within('data', num_examples=100, num_test=16, bounds=(-1.0, 1.0))
 FEW |= within('training', evaluate_every=4)
 FEW |= within('sampling', num_samples=5, batch_size=8)
@@ -49,9 +47,7 @@ TOKENS = within('network', 'dit', channels=8, num_heads=2, num_blocks=1)
 TOKENS |= within('network', patch_size=1, positions='learned')
 
 
-@pytest.mark.parametrize('task, network', [
-  ('two_moons', TOKENS), ('slcp', {}),
-])  # fmt: skip
+@pytest.mark.parametrize('task, network', [('two_moons', TOKENS), ('slcp', {})])
 def test_every_choice_trains_and_draws(task, network, tmp_path):
   config = trial('joint', task, **FEW | network | {'data.bounds': ()})
   MODES['train'](config, tmp_path)
@@ -139,12 +135,15 @@ def test_a_restored_vector_keeps_what_is_known(run):
   np.testing.assert_allclose(x[:, 2], 0.2, atol=1e-5)
 
 
-@pytest.mark.parametrize('row, message', [
-  ([N, 0.1, 0.2], r'row.npy has the shape \[3\], and \[4\] or \[K, 4\]'),
-  ([[N] * 4, [0.1] * 4], 'row 1 of .*row.npy gives all numbers of x: NaN'),
-  ([N, N, np.inf, 0.1], 'has numbers that are not finite'),
-  ([1.5, N, N, N], 'row 0 of .*row.npy has a number outside data.bounds'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'row, message',
+  [
+    ([N, 0.1, 0.2], r'row.npy has the shape \[3\], and \[4\] or \[K, 4\]'),
+    ([[N] * 4, [0.1] * 4], 'row 1 of .*row.npy gives all numbers of x: NaN'),
+    ([N, N, np.inf, 0.1], 'has numbers that are not finite'),
+    ([1.5, N, N, N], 'row 0 of .*row.npy has a number outside data.bounds'),
+  ],
+)
 def test_another_row_is_refused(run, row, message):
   refused(message, draw, run, row)
 
@@ -183,9 +182,7 @@ def conditional(row):
 
 def test_each_conditional_of_a_gaussian_is_learnt():
   """Draws for six subsets have the closed form's mean and covariance."""
-  module = MLP(
-    channels=48, num_blocks=2, out_channels=3, inputs=Inputs(known=True)
-  )
+  module = MLP(channels=48, num_blocks=2, out_channels=3, inputs=Inputs(known=True))
   network = dj.Network(
     network_fn(module),
     dj.edm_input,
@@ -196,17 +193,13 @@ def test_each_conditional_of_a_gaussian_is_learnt():
   )
   schedule = dj.KarrasSchedule(sigma_max=20.0)
   objective = denoising(
-    network,
-    schedule,
-    times=dj.log_normal_times(-0.6, 1.4),
-    weight=dj.edm_weight(1.0),
+    network, schedule, times=dj.log_normal_times(-0.6, 1.4), weight=dj.edm_weight(1.0)
   )
   steps, size = 800, 256
   adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
-  rows = np.array([
-    [N, N, N], [N, 0.4, -0.6], [1.2, N, N], [N, N, 0.5], [-0.4, N, 0.1],
-    [0.1, -1.0, N],
-  ])  # fmt: skip
+  rows = np.array(
+    [[N, N, N], [N, 0.4, -0.6], [1.2, N, N], [N, N, 0.5], [-0.4, N, 0.1], [0.1, -1.0, N]]
+  )
   draws = 1000  # a standard error of 0.03
 
   @jit_long
@@ -219,9 +212,7 @@ def test_each_conditional_of_a_gaussian_is_learnt():
       data_key, key = jax.random.split(key)
       x = jax.random.normal(data_key, (size, 3)) @ ROOT.T + MEAN[None]
       batch = {'x': x.astype(jnp.float32)}
-      grads, _ = jax.grad(objective, has_aux=True)(
-        params, Context(), key, batch
-      )
+      grads, _ = jax.grad(objective, has_aux=True)(params, Context(), key, batch)
       updates, state = adam.update(grads, state)
       return (optax.apply_updates(params, updates), state), None
 

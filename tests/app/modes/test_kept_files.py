@@ -112,15 +112,18 @@ def sampled(run, tmp_path_factory):
 
 
 EDIT = {
-  'edit': 'sdedit', 'edit.image': 'black.png', 'edit.num_samples': 6,
-  'edit.output': 'samples', 'sampling.batch_size': 4,
-}  # fmt: skip
+  'edit': 'sdedit',
+  'edit.image': 'black.png',
+  'edit.num_samples': 6,
+  'edit.output': 'samples',
+  'sampling.batch_size': 4,
+}
 
 
-@pytest.mark.parametrize('mode, fields, field, old, new', [
-  ('sample', FEW, 'sampling.seed', 0, 1),
-  ('edit', EDIT, 'edit.strength', 0.5, 0.75),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'mode, fields, field, old, new',
+  [('sample', FEW, 'sampling.seed', 0, 1), ('edit', EDIT, 'edit.strength', 0.5, 0.75)],
+)
 def test_images_go_on_where_they_were_interrupted(
   mode, fields, field, old, new, copy, batches, capsys, monkeypatch
 ):
@@ -263,21 +266,26 @@ def test_a_report_is_made_of_what_can_be_read(copy, tmp_path, capsys):
   said = capsys.readouterr().out.splitlines()
   left_out = 'the report leaves out '
   assert {line.removeprefix(left_out).partition(': ')[0] for line in said} == {
-    'neighbours', 'samples.npz', f'wrote {copy}/report.html',
-  }  # fmt: skip
+    'neighbours',
+    'samples.npz',
+    f'wrote {copy}/report.html',
+  }
   html = (copy / 'report.html').read_text()
   sections = re.findall('<section id="([a-z]+)"', html)
   assert sections == ['config', 'environment'] and mine.read_text() == 'mine'
 
 
-@pytest.mark.parametrize('name, message', {
-  'samples': 'leads out of',
-  'samples/samples.parts': 'leads out of',
-  'checkpoints/2': 'is a link, a pipe or a device',
-  'config.json': 'cannot be read: not a regular file',
-  'checkpoints/4/SHA256SUMS': 'is a link, a pipe or a device',
-  'checkpoints/4/ema_params/manifest.ocdbt': 'is a link, a pipe',
-}.items())  # fmt: skip
+@pytest.mark.parametrize(
+  'name, message',
+  {
+    'samples': 'leads out of',
+    'samples/samples.parts': 'leads out of',
+    'checkpoints/2': 'is a link, a pipe or a device',
+    'config.json': 'cannot be read: not a regular file',
+    'checkpoints/4/SHA256SUMS': 'is a link, a pipe or a device',
+    'checkpoints/4/ema_params/manifest.ocdbt': 'is a link, a pipe',
+  }.items(),
+)
 def test_no_mode_follows_a_link_or_waits_for_a_pipe(name, message, copy):
   """A stranger's archive can have them; test_writes.py has other folders."""
   mine = copy.with_name('out') / 'mine'

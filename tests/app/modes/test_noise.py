@@ -81,9 +81,7 @@ def test_few_steps_leave_the_picture_and_only_the_correlation_tells(tmp_path):
 def test_ones_own_photo_of_any_shape_and_mode(tmp_path):
   photo = np.random.default_rng(0).integers(0, 256, (30, 50), np.uint8)
   Image.fromarray(photo).save(tmp_path / 'me.png')
-  changes = within(
-    'noise', image=str(tmp_path / 'me.png'), fit='scale', size=32
-  )
+  changes = within('noise', image=str(tmp_path / 'me.png'), fit='scale', size=32)
   out = tmp_path / 'out'
   out.mkdir()
   assert noise(out, **changes, **with_alphas(0.5))['steps'] == 1

@@ -21,9 +21,7 @@ def planned(workdir, of='train', devices='cpu_8'):
   return json.loads(path.read_text())['plans']
 
 
-def test_a_plan_is_what_a_training_compiles_and_holds(
-  tmp_path, monkeypatch, capsys
-):
+def test_a_plan_is_what_a_training_compiles_and_holds(tmp_path, monkeypatch, capsys):
   """Peak, collectives and state of the step of a real run on eight devices.
 
   The second plan compiles nothing.
@@ -85,8 +83,7 @@ def test_sampling_is_planned_with_every_call_of_the_network(tmp_path):
 
 def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed():
   error = jax.errors.JaxRuntimeError(
-    'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of '
-    '15.75G hbm.'
+    'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.'
   )
   assert plan.out_of_memory(error) == int(20.5 * 2**30)
   with pytest.raises(jax.errors.JaxRuntimeError):
@@ -146,9 +143,7 @@ def test_a_compiler_without_its_device_prints_no_warnings(devices):
 
 @pytest.mark.compilers
 @pytest.mark.parametrize('name', STEPS)
-def test_a_step_compiles_for_machines_that_are_not_here(
-  name, devices, tmp_path
-):
+def test_a_step_compiles_for_machines_that_are_not_here(name, devices, tmp_path):
   config = trial(name, **{'training.mesh': (2, 4), **STEPS[name]})
   if config.get('latent'):
     other = trial('digits_autoencoder')

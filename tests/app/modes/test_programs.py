@@ -51,9 +51,7 @@ def counting():
   return inner._replace(step=step)
 
 
-def test_a_training_has_four_large_programs_and_few_operations(
-  tmp_path, programs
-):
+def test_a_training_has_four_large_programs_and_few_operations(tmp_path, programs):
   """The first state, the step, the test loss and the sampler.
 
   A user's sampler is tried on shapes, and not traced again for previews.
@@ -64,16 +62,17 @@ def test_a_training_has_four_large_programs_and_few_operations(
   assert TRACED['step'] == 2  # tried, then compiled
   counts = collections.Counter(name for name, _ in programs)
   assert {n: counts.pop(n) for n in LARGE} == {
-    'make_arrays': 1, 'train_step': 1, 'eval_step': 1, 'images': 1
-  }  # fmt: skip
+    'make_arrays': 1,
+    'train_step': 1,
+    'eval_step': 1,
+    'images': 1,
+  }
   assert counts.total() < 20
   beside = [name for name, beside in programs if beside]
   assert beside == ['eval_step', 'images']
 
 
-def test_programs_can_be_compiled_one_after_the_other(
-  digits_run, tmp_path, programs
-):
+def test_programs_can_be_compiled_one_after_the_other(digits_run, tmp_path, programs):
   """The losses are the same, also with tuned programs."""
   programs.clear()  # of the other run
   other = {'training.compile_ahead': False, 'training.compile': 'tuned'}
@@ -84,9 +83,7 @@ def test_programs_can_be_compiled_one_after_the_other(
     np.testing.assert_allclose(lines_of(tmp_path, name), expected, rtol=1e-5)
 
 
-def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
-  tmp_path, monkeypatch
-):
+def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(tmp_path, monkeypatch):
   """The steps before it are saved, as with the hook's own error."""
 
   def compile(*args):
@@ -104,12 +101,15 @@ def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
 
 
-@pytest.mark.parametrize('fields, expected', [
-  ({'num_steps': 2000}, 'fast'),
-  ({'num_steps': 2001}, 'tuned'),
-  ({'num_steps': 2001, 'compile': 'fast'}, 'fast'),
-  ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'fields, expected',
+  [
+    ({'num_steps': 2000}, 'fast'),
+    ({'num_steps': 2001}, 'tuned'),
+    ({'num_steps': 2001, 'compile': 'fast'}, 'fast'),
+    ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
+  ],
+)
 def test_a_long_training_is_tuned(fields, expected):
   config = smoke(**within('training', **fields))
   assert devices.effort(config) == expected

@@ -18,19 +18,9 @@ from flax import serialization
 from PIL import Image
 
 from diffusion_jax.app.modes import MODES
-from tests.app.conftest import (
-  CONFIGS,
-  refuse_to_compile,
-  refused,
-  trial,
-  untrained,
-  without_config,
-)
+from tests.app.conftest import CONFIGS, refuse_to_compile, refused, trial, untrained, without_config
 
-RUNS = (
-  'digits digits_classifier digits_autoencoder self_conditioning two_moons '
-  'gp_sequences'
-)
+RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons gp_sequences'
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
@@ -496,21 +486,21 @@ def files_in(folder):
   return {path for path in paths if path.name != 'settings.json'}
 
 
-@pytest.mark.parametrize('mode, name, flags, message', [
-  pytest.param(mode, *row, id=' '.join((mode, row[0], *row[1])))
-  for mode, table in TABLES.items() for row in rows(table)
-])  # fmt: skip
-def test_a_mistake_is_one_clear_line(
-  mode, name, flags, message, folder, monkeypatch
-):
+@pytest.mark.parametrize(
+  'mode, name, flags, message',
+  [
+    pytest.param(mode, *row, id=' '.join((mode, row[0], *row[1])))
+    for mode, table in TABLES.items()
+    for row in rows(table)
+  ],
+)
+def test_a_mistake_is_one_clear_line(mode, name, flags, message, folder, monkeypatch):
   """Nothing is compiled, or written but the settings of an evaluation."""
   monkeypatch.chdir(folder)
   refuse_to_compile(monkeypatch)
   before = files_in(folder)
   fields = dict(flag.split('=', 1) for flag in flags)
   workdir = 'new' if mode == 'train' else f'runs/{name}'
-  found = refused(
-    '', lambda: MODES[mode](config_of(name, **fields), Path(workdir))
-  )
+  found = refused('', lambda: MODES[mode](config_of(name, **fields), Path(workdir)))
   assert message in found, found
   assert files_in(folder) == before and not Path('new').exists()

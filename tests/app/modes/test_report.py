@@ -22,9 +22,7 @@ def test_a_training_ends_with_a_report(run):
   found = Page((run / 'report.html').read_text())
   assert found.text['h1'] == ['digits-smoke']
   sections = [section['id'] for section in found.all('section')]
-  assert sections == [
-    'samples', 'trajectory', 'curves', 'neighbours', 'config', 'environment',
-  ]  # fmt: skip
+  assert sections == ['samples', 'trajectory', 'curves', 'neighbours', 'config', 'environment']
   labels = [image['alt'] for image in found.all('img')]
   assert labels[0].endswith('step 4') and 'step 4 of 4' in labels[1]
   assert 'of 200 test images' in labels[2]
@@ -76,9 +74,7 @@ def test_what_cannot_be_drawn_is_a_line(run, capsys, monkeypatch):
   monkeypatch.setattr(report, 'write', fail)
   report.after_training(config, str(run))
   said = capsys.readouterr().out
-  assert (
-    said == 'no report was written: no memory. To try again: --mode=report\n'
-  )
+  assert said == 'no report was written: no memory. To try again: --mode=report\n'
 
 
 def made(run, name, **sampling):
@@ -100,9 +96,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   gallery: Any = report.gallery(models.make(smoke(), tmp_path))
   first, second, table = gallery
   assert [first.title, second.title] == ['a', 'b c']
-  assert first.frames[0][1] == (
-    'ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network'
-  )
+  assert first.frames[0][1] == ('ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network')
   rows = {name: values for name, *values in table.rows}
   assert rows['field'] == ['a', 'b c'] and rows['calls'] == ['4', '5']
   assert rows['seed'] == ['0', '5'] and rows['sampler.name'][1] == "'heun'"
@@ -111,12 +105,15 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   assert said.startswith('the report leaves out c.npz: ') and 'b_c' not in said
 
 
-@pytest.mark.parametrize('calls, fields', [
-  (5, {'sampler': 'dpm_solver_pp_2s'}),
-  (7, {'sampler': 'ddim', 'num_steps': 7}),
-  (6, {'sampler': 'ddim', 'corrector': 'langevin'}),
-  (None, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'calls, fields',
+  [
+    (5, {'sampler': 'dpm_solver_pp_2s'}),
+    (7, {'sampler': 'ddim', 'num_steps': 7}),
+    (6, {'sampler': 'ddim', 'corrector': 'langevin'}),
+    (None, None),
+  ],
+)
 def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step too."""
   config = trial('digits_vae')
@@ -126,10 +123,14 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   assert report.count_calls(models.make(config, tmp_path)) == calls
 
 
-@pytest.mark.parametrize('fields', [
-  {'num_steps': 10**9}, {'respacing': '1000000000'},
-  {'corrector': 'langevin', 'corrector.steps': 10**9},
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'num_steps': 10**9},
+    {'respacing': '1000000000'},
+    {'corrector': 'langevin', 'corrector.steps': 10**9},
+  ],
+)
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   config = smoke()
   model = models.make(config, tmp_path)

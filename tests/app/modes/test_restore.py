@@ -22,22 +22,13 @@ from diffusion_jax.core import operators
 from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import oracles
-from tests.app.conftest import (
-  DIGITS,
-  arrays_of,
-  printed_by,
-  refused,
-  smoke,
-  untrained,
-)
+from tests.app.conftest import DIGITS, arrays_of, printed_by, refused, smoke, untrained
 from tests.app.fields import within
 from tests.app.modes.test_edit import QUICK
 from tests.app.run.test_sharing import command
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
-PRIOR = oracles.gaussian(
-  np.array([0.3, -0.2]), np.array([[1.0, 0.5], [0.5, 1]])
-)
+PRIOR = oracles.gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.5], [0.5, 1]]))
 MATRIX, Y, STD = np.array([[0.6, 0.8]]), np.array([0.5]), 0.4
 
 
@@ -147,9 +138,7 @@ def test_noise_is_in_the_units_of_the_measurement(noise):
   assert 0.7 < damage.width / least < 1.4
 
 
-def test_results_have_the_names_of_the_files_that_were_read(
-  clean, tmp_path, monkeypatch
-):
+def test_results_have_the_names_of_the_files_that_were_read(clean, tmp_path, monkeypatch):
   """Another picture comes into the folder while they are drawn."""
   folder = shutil.copytree(clean, tmp_path / 'in')
   run = untrained(smoke(), tmp_path / 'run', deviation=0.1)
@@ -238,32 +227,33 @@ def test_pictures_are_damaged_and_restored(plain, two):
   assert 0.05 < noise.std() < 0.15
   assert found['log_evidence'].shape == found['lowest_ess'].shape == (4,)
   assert 'noise: 12.75 grey levels of 255, 0.1 in [-1, 1]' in out
-  for word in ('a.png: residual', 'b.png: residual', 'psnr_of_mean', 'between',
-               'log_evidence', 'mean of 2 pictures'):  # fmt: skip
+  for word in (
+    'a.png: residual',
+    'b.png: residual',
+    'psnr_of_mean',
+    'between',
+    'log_evidence',
+    'mean of 2 pictures',
+  ):
     assert word in out
   written = {x.name for x in (plain / 'edits').glob('two*')}
   parts = '0', '1', 'mean', 'std'
   files = {f'two_{name}_{part}.png' for name in 'ab' for part in parts}
   assert written == files | {'two.npz', 'two.png'}
   for name in 'ab':
-    samples = [np.asarray(Image.open(plain / 'edits' / f'two_{name}_{i}.png'))
-               for i in range(2)]  # fmt: skip
+    samples = [np.asarray(Image.open(plain / 'edits' / f'two_{name}_{i}.png')) for i in range(2)]
     mean = np.asarray(Image.open(plain / 'edits' / f'two_{name}_mean.png'))
     # samples have 17 grey levels, and their mean 255
     np.testing.assert_allclose(mean, np.mean(samples, axis=0), atol=9)
 
 
-OPERATORS = (
-  'blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix',
-)  # fmt: skip
+OPERATORS = ('blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix')
 
 
 @pytest.mark.parametrize(
   'method, operator', [*zip(TABLES['edit.posterior'], OPERATORS, strict=True)]
 )
-def test_each_method_and_operator_as_typed(
-  method, operator, plain, colour, clean
-):
+def test_each_method_and_operator_as_typed(method, operator, plain, colour, clean):
   workdir, shape = plain, (2, 8, 8, 1)
   if operator == 'gray':
     workdir, shape = colour, (2, 8, 8, 3)
@@ -309,15 +299,18 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   refused('the samples are nan', run, plain, 'none', **given)
 
 
-@pytest.mark.parametrize('residual, lost', [
-  ([1.0, 1.1, 0.9, 2.9], []),
-  ([1.0, 1.1, 0.9, 3.1], [3]),
-  ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that has not reached y
-  ([1.0, 50.0], [1]),
-  ([0.1, 0.2, 2.5], []),  # within the noise
-  ([np.nan, 0.9, np.inf], [0, 2]),
-  ([np.nan, np.nan], [0, 1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'residual, lost',
+  [
+    ([1.0, 1.1, 0.9, 2.9], []),
+    ([1.0, 1.1, 0.9, 3.1], [3]),
+    ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that has not reached y
+    ([1.0, 50.0], [1]),
+    ([0.1, 0.2, 2.5], []),  # within the noise
+    ([np.nan, 0.9, np.inf], [0, 2]),
+    ([np.nan, np.nan], [0, 1]),
+  ],
+)
 def test_a_sample_leaves_beyond_the_usual_residual(residual, lost):
   residual = np.array(residual)
   x = np.zeros((len(residual), 2, 2, 1))
@@ -326,9 +319,7 @@ def test_a_sample_leaves_beyond_the_usual_residual(residual, lost):
   assert not restoration._kept(x, np.ones(len(residual)))[0]
 
 
-def test_what_is_hidden_by_a_mask_does_not_matter(
-  plain, clean, tmp_path, capsys
-):
+def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path, capsys):
   """Guidance once followed hidden pixels, and the residual included them."""
   picture = np.array(Image.open(clean / 'a.png'))
   hidden = np.asarray(Image.open(clean / 'mask/mask.png')) == 0
@@ -459,13 +450,16 @@ def test_errors_of_known_samples():
   assert restoration.errors(np.abs(x), clean)['between'] == 0.0
 
 
-@pytest.mark.parametrize('found, part', [
-  ({'residual': 1.2}, ''),
-  ({'residual': 3.2}, 'try edit.posterior=decoupled, more posterior.iteration'),
-  ({'residual': 0.2}, 'noise is too large'),
-  ({'residual': 1.0, 'lowest_ess': 1.02}, 'log_evidence are reliable'),
-  ({'reward': 3.0, 'lowest_ess': 4.0}, ''),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'found, part',
+  [
+    ({'residual': 1.2}, ''),
+    ({'residual': 3.2}, 'try edit.posterior=decoupled, more posterior.iteration'),
+    ({'residual': 0.2}, 'noise is too large'),
+    ({'residual': 1.0, 'lowest_ess': 1.02}, 'log_evidence are reliable'),
+    ({'reward': 3.0, 'lowest_ess': 4.0}, ''),
+  ],
+)
 def test_a_warning_says_what_to_try(found, part):
   text = restoration._warning(**found)
   assert part in text and bool(part) == bool(text)
@@ -577,16 +571,22 @@ def test_a_file_of_y_is_what_simulate_makes(numbers):
   np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-12)
 
 
-@pytest.mark.parametrize('arrays, changes, message', [
-  ({}, {'image': 'x.png'}, 'is not a .npy file, which data other than pict'),
-  ({'clean': np.zeros(4)}, {}, r'shape \(4,\), \(3,\) is needed'),
-  ({'matrix': np.zeros((2, 4))}, MATRIX_FILE,
-   r'shape \[2, 4\], and a matrix \[M, 3\] is needed for x of the shape \[3\]'),
-  ({'matrix': np.zeros(3)}, MATRIX_FILE, r'the shape \[3\], and a matrix'),
-  ({'mask': np.zeros(3)}, {}, r'must have 0 and 1 in the shape \[3\], got'),
-  ({'mask': np.full(3, 2)}, {}, 'must have 0 and 1'),
-  ({'mask': np.ones(2)}, {}, r'got \[2\]'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'arrays, changes, message',
+  [
+    ({}, {'image': 'x.png'}, 'is not a .npy file, which data other than pict'),
+    ({'clean': np.zeros(4)}, {}, r'shape \(4,\), \(3,\) is needed'),
+    (
+      {'matrix': np.zeros((2, 4))},
+      MATRIX_FILE,
+      r'shape \[2, 4\], and a matrix \[M, 3\] is needed for x of the shape \[3\]',
+    ),
+    ({'matrix': np.zeros(3)}, MATRIX_FILE, r'the shape \[3\], and a matrix'),
+    ({'mask': np.zeros(3)}, {}, r'must have 0 and 1 in the shape \[3\], got'),
+    ({'mask': np.full(3, 2)}, {}, 'must have 0 and 1'),
+    ({'mask': np.ones(2)}, {}, r'got \[2\]'),
+  ],
+)
 def test_other_arrays_are_refused(numbers, tmp_path, arrays, changes, message):
   folder, config = numbers
   for path in folder.glob('*.np*'):

@@ -24,10 +24,7 @@ def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
   flags = '--flags=sampling.num_steps=2'
   rows = table(monkeypatch, capsys, *args.split(), flags)
   assert rows.pop(0)[-1] == 'read as the truth'
-  assert [row[:2] for row in rows] == [
-    ['mask, 25', 'decoupled'],
-    ['mask, 25', 'decoupled, labels'],
-  ]
+  assert [row[:2] for row in rows] == [['mask, 25', 'decoupled'], ['mask, 25', 'decoupled, labels']]
   for row in rows:
     share = float(row[-1].rstrip('%')) / 100
     assert abs(6 * share - round(6 * share)) < 0.01  # of 6 samples
@@ -40,21 +37,22 @@ def test_rows_of_the_methods_of_inpainting(plain, capsys, monkeypatch):
   args = f'--run={plain} --operators=mask --noises=25 --images=2'
   methods = f'--methods={";".join(names)}'
   flags = '--flags=sampling.num_steps=2'
-  rows = table(
-    monkeypatch, capsys, *args.split(), '--samples=1', methods, flags
-  )[1:]
+  rows = table(monkeypatch, capsys, *args.split(), '--samples=1', methods, flags)[1:]
   assert [row[1] for row in rows] == names
   residual = {row[1]: float(row[2]) for row in rows}
   assert residual['repaint'] == residual['replace'] == 0.0
   assert residual['reconstruction'] > 0.0
 
 
-@pytest.mark.parametrize('flag, message', [
-  ('--methods=dsp', '--methods: dsp is unknown, see --help'),
-  ('--methods=repaint', '--methods: repaint needs --operators=mask'),
-  ('--operators=blr', '--operators: blr is not of blur, downsample, mask'),
-  ('--noises=x', "--noises: invalid numbers value: 'x'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'flag, message',
+  [
+    ('--methods=dsp', '--methods: dsp is unknown, see --help'),
+    ('--methods=repaint', '--methods: repaint needs --operators=mask'),
+    ('--operators=blr', '--operators: blr is not of blur, downsample, mask'),
+    ('--noises=x', "--noises: invalid numbers value: 'x'"),
+  ],
+)
 def test_an_unsuitable_flag_is_refused(flag, message, capsys, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['restore', '--run=runs/digits', flag])
   with pytest.raises(SystemExit, match='2'):

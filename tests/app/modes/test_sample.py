@@ -14,15 +14,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.runtime import per_image
 from diffusion_jax.runtime.per_image import PerImage
 from tests.app import toy_parts
-from tests.app.conftest import (
-  DIGITS,
-  arrays_of,
-  as_flags,
-  printed_by,
-  refused,
-  smoke,
-  untrained,
-)
+from tests.app.conftest import DIGITS, arrays_of, as_flags, printed_by, refused, smoke, untrained
 from tests.app.fields import within
 
 
@@ -104,9 +96,7 @@ def test_any_sampler_takes_the_levels_of_any_schedule(run, printed):
 
 
 def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
-  config = of_sampling(
-    trajectory=True, num_samples=10, batch_size=10, name='path'
-  )
+  config = of_sampling(trajectory=True, num_samples=10, batch_size=10, name='path')
   MODES['sample'](config, run)
   with Image.open(run / 'samples' / 'path.gif') as gif:
     # the noise and four steps
@@ -160,7 +150,12 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
   MODES['sample'](of_sampling(**fields), run)
   assert done == [
-    'begin 0', 'begin 8', 'write 0', 'begin 16', 'write 8', 'write 16',
+    'begin 0',
+    'begin 8',
+    'write 0',
+    'begin 16',
+    'write 8',
+    'write 16',
     'write one_ahead',
-  ]  # fmt: skip
+  ]
   assert len(arrays_of(run, 'one_ahead')['arr_0']) == 20

@@ -27,14 +27,7 @@ from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run import weights
 from diffusion_jax.errors import UserError
-from tests.app.conftest import (
-  DIGITS,
-  SMALL,
-  refused,
-  smoke,
-  trial,
-  untrained,
-)
+from tests.app.conftest import DIGITS, SMALL, refused, smoke, trial, untrained
 from tests.app.small_network import SmallAutoencoder
 
 VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
@@ -91,10 +84,7 @@ def picture(event):
 
 def test_the_last_picture_is_what_sampling_draws(page, run):
   """Label, sampler, number of steps, scale and seed choose it."""
-  fields = {
-    'labels': 3, 'sampler': 'ddim', 'num_steps': 5, 'guidance.scale': 2.0,
-    'seed': 7,
-  }  # fmt: skip
+  fields = {'labels': 3, 'sampler': 'ddim', 'num_steps': 5, 'guidance.scale': 2.0, 'seed': 7}
   *earlier, last = draw(page, **fields)
   assert [e['step'] for e in earlier] == [0, 1, 2, 3, 4]
   assert (last['step'], last['total']) == (5, 5)
@@ -133,16 +123,19 @@ def test_two_users_get_their_own_pictures(page):
   assert both[0] != both[1]
 
 
-@pytest.mark.parametrize('fields, message', [
-  ({'num_steps': 200_000_000}, 'steps: 200000000 are more than 10000'),
-  ({'num_steps': '200_000_000'}, 'steps: 200_000_000 are more than'),
-  ({'num_steps': '000000000200000000'}, 'steps: 000000000200000000 are more'),
-  ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
-  ({'num_steps': 0}, "sampling.num_steps=0 is not an integer of at least 1"),
-  ({'labels': 12}, 'sampling.labels=12 is out of range'),
-  ({'seed': -1}, "seed=-1 is not in 0"),
-  ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'num_steps': 200_000_000}, 'steps: 200000000 are more than 10000'),
+    ({'num_steps': '200_000_000'}, 'steps: 200_000_000 are more than'),
+    ({'num_steps': '000000000200000000'}, 'steps: 000000000200000000 are more'),
+    ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
+    ({'num_steps': 0}, 'sampling.num_steps=0 is not an integer of at least 1'),
+    ({'labels': 12}, 'sampling.labels=12 is out of range'),
+    ({'seed': -1}, 'seed=-1 is not in 0'),
+    ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
+  ],
+)
 def test_a_bad_value_is_an_answer_of_one_line(page, fields, message):
   (event,) = draw(page, **fields)
   assert '\n' not in event['error']
@@ -150,16 +143,19 @@ def test_a_bad_value_is_an_answer_of_one_line(page, fields, message):
   assert draw(page, num_steps=1)[-1]['step'] == 1  # it goes on
 
 
-@pytest.mark.parametrize('path, headers, code', [
-  ('', {'Host': 'evil.example'}, 400),
-  ('draw?seed=1', {'Host': 'evil.example:80'}, 400),
-  ('draw?seed=1', {'Sec-Fetch-Site': 'cross-site'}, 403),
-  ('draw?seed=1', {'Sec-Fetch-Site': 'same-site'}, 403),
-  ('draw?seed=1', {'Origin': 'http://evil.example'}, 403),
-  ('../config.json', {}, 404),
-  ('checkpoints', {}, 404),
-  ('serve.html', {}, 404),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'path, headers, code',
+  [
+    ('', {'Host': 'evil.example'}, 400),
+    ('draw?seed=1', {'Host': 'evil.example:80'}, 400),
+    ('draw?seed=1', {'Sec-Fetch-Site': 'cross-site'}, 403),
+    ('draw?seed=1', {'Sec-Fetch-Site': 'same-site'}, 403),
+    ('draw?seed=1', {'Origin': 'http://evil.example'}, 403),
+    ('../config.json', {}, 404),
+    ('checkpoints', {}, 404),
+    ('serve.html', {}, 404),
+  ],
+)
 def test_other_hosts_sites_and_paths_are_refused(page, path, headers, code):
   with pytest.raises(urllib.error.HTTPError) as error:
     get(page, path, **headers)
@@ -176,14 +172,18 @@ def test_the_page_loads_nothing_from_elsewhere(page):
   assert names == ['labels', 'sampler', 'num_steps', 'guidance.scale', 'seed']
 
 
-@pytest.mark.parametrize('name, changes, names', [
-  ('digits_vae', {'network': VAE, 'sampling.checkpoint': 'latest'}, 'seed'),
-  ('digits_meanflow', {'network': SMALL}, 'labels num_steps seed'),
-  (
-    'digits_masked', {'conditioning.labels': True, 'conditioning.dropout': 0.1},
-    'labels sampler num_steps guidance.scale seed',
-  ),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, changes, names',
+  [
+    ('digits_vae', {'network': VAE, 'sampling.checkpoint': 'latest'}, 'seed'),
+    ('digits_meanflow', {'network': SMALL}, 'labels num_steps seed'),
+    (
+      'digits_masked',
+      {'conditioning.labels': True, 'conditioning.dropout': 0.1},
+      'labels sampler num_steps guidance.scale seed',
+    ),
+  ],
+)
 def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
   config = trial(name, **{'serve.num_images': 2}, **changes)
   run = untrained(config, tmp_path / 'run')
@@ -235,13 +235,9 @@ def test_a_port_that_is_taken_is_one_line():
 def test_the_page_draws_in_a_browser(page):
   """Two tabs, a bad number, and pictures that emerge, in Chromium."""
   chromium = shutil.which('chromium') or pytest.skip('apt-get install chromium')
-  driver = pytest.importorskip(
-    'playwright.sync_api', reason="pip install -e '.[browser]'"
-  )
+  driver = pytest.importorskip('playwright.sync_api', reason="pip install -e '.[browser]'")
   with driver.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(
-      executable_path=chromium, args=['--no-sandbox']
-    )
+    browser = playwright.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
     wrong, tabs = [], [browser.new_page() for _ in range(2)]
     for seed, tab in enumerate(tabs):
       tab.on('pageerror', lambda error: wrong.append(str(error)))

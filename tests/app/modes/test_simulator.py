@@ -50,18 +50,15 @@ MODES_OF_A_RUN = {
   'sample rows': {'sampling.context_row': 1, 'sampling.name': 'row'},
   'evaluate': {},
   'evaluate pairs': within(
-    'evaluation', metrics=('sbc', 'density_coverage'), num_pairs=10,
-    draws_per_pair=3, batch_size=40,
+    'evaluation', metrics=('sbc', 'density_coverage'), num_pairs=10, draws_per_pair=3, batch_size=40
   ),
-  'evaluate ode': within(
-    'evaluation', metrics='ode', num_images=4, batch_size=4
-  ),
-  'edit': within('edit.operator', 'matrix', path='matrix.npy') | within(
-    'edit', 'restore', image='y.npy', noise=0.5, num_samples=2
-  ) | {'sampling.context_row': 1},
+  'evaluate ode': within('evaluation', metrics='ode', num_images=4, batch_size=4),
+  'edit': within('edit.operator', 'matrix', path='matrix.npy')
+  | within('edit', 'restore', image='y.npy', noise=0.5, num_samples=2)
+  | {'sampling.context_row': 1},
   'report': {},
   'convert safetensors': {'convert.to': 'safetensors'},
-}  # fmt: skip
+}
 
 
 def test_a_training_simulates_each_pair_once(trained):
@@ -72,9 +69,7 @@ def test_a_training_simulates_each_pair_once(trained):
 
 
 @pytest.mark.parametrize('mode', MODES_OF_A_RUN)
-def test_no_mode_simulates_them_again(
-  mode, trained, tmp_path, capsys, monkeypatch
-):
+def test_no_mode_simulates_them_again(mode, trained, tmp_path, capsys, monkeypatch):
   run, calls, *_ = trained
   monkeypatch.chdir(tmp_path)
   np.save('y.npy', np.array([0.3]))
@@ -107,9 +102,7 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
   module.write_text(code.replace('+ 0.1 * rng', '+ 0.9 * rng'))
   sys.modules.pop(module.stem)
   try:
-    config = trial(
-      'inference', 'two_moons', **fields | {'training.num_steps': 6}
-    )
+    config = trial('inference', 'two_moons', **fields | {'training.num_steps': 6})
     for again in config, of_run(run, **{'training.num_steps': 6}):
       message = 'holds a run with other data: facts.c.* is .*, .* now'
       refused(message, MODES['train'], again, run)
@@ -138,9 +131,7 @@ def test_another_config_is_refused_before_it_simulates(trained):
   assert len(calls_of(calls)) == before
 
 
-def test_a_fresh_simulator_says_that_it_keeps_nothing(
-  trained, tmp_path, capsys
-):
+def test_a_fresh_simulator_says_that_it_keeps_nothing(trained, tmp_path, capsys):
   _, _, fields, _ = trained
   fields = fields | {'data.fresh': True, 'data.calls': tmp_path / 'calls'}
   MODES['train'](trial('inference', 'two_moons', **fields), tmp_path / 'run')

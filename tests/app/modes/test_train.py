@@ -38,9 +38,10 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert stored['network']['channels'] == 8
   assert len(stored['facts'].pop('checksum')) == 16
   assert stored['facts'] == {
-    'x': {'shape': [8, 8, 1], 'levels': 17, **UNSCALED}, 'num_classes': 10,
+    'x': {'shape': [8, 8, 1], 'levels': 17, **UNSCALED},
+    'num_classes': 10,
     'examples': 1437,
-  }  # fmt: skip
+  }
   assert sorted(p.name for p in (run / 'checkpoints').iterdir()) == ['2', '4']
   assert list(run.glob('events.out.*'))
   with Image.open(run / 'samples' / 'step_00000004.png') as image:
@@ -58,9 +59,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
   assert lines[-1]['test_loss'] > 0
 
 
-def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
-  tmp_path, monkeypatch
-):
+def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypatch):
   seen, steps = [], []
 
   def generate(model, *args):
@@ -85,9 +84,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
   for step, params in zip((2, 4), seen, strict=True):
-    average, raw = (
-      params_of(tmp_path, ema, checkpoint=step) for ema in (True, False)
-    )
+    average, raw = (params_of(tmp_path, ema, checkpoint=step) for ema in (True, False))
     assert_same(params, average)
     bias = lambda x: x['network']['conv_in']['bias']
     assert (bias(average) != bias(raw)).any()
@@ -111,9 +108,7 @@ def assert_same_training(a, b):
 def test_a_finished_run_says_so(run, capsys):
   """Intervals may change; the order of the data may not."""
   before = (run / 'metrics.jsonl').read_bytes()
-  free = within(
-    'training', log_every=2, checkpoint_every=3, evaluate_every=1, num_threads=3
-  )
+  free = within('training', log_every=2, checkpoint_every=3, evaluate_every=1, num_threads=3)
   free |= within('sampling', num_steps=2)
   MODES['train'](smoke(**free), run)
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
@@ -140,10 +135,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   assert_same_training(run, copy)
   steps = [line['step'] for line in lines_of(copy) if 'loss' in line]
   assert steps == [1, 2, 3, 4]
-  whole, parts = (
-    [x for x in lines_of(workdir) if 'test_loss' in x]
-    for workdir in (run, copy)
-  )
+  whole, parts = ([x for x in lines_of(workdir) if 'test_loss' in x] for workdir in (run, copy))
   assert len(whole) == 2 and whole == parts
   assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
 
@@ -176,9 +168,7 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   MODES['train'](smoke(**fields), copy)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, params_of(run), params_of(copy))
-  alone, together = (
-    [x for x in lines_of(r) if 'loss' in x] for r in (run, copy)
-  )
+  alone, together = ([x for x in lines_of(r) if 'loss' in x] for r in (run, copy))
   assert [x['step'] for x in together] == [1, 2, 4]
   for name in ('loss', 'grad_norm'):
     mean = (alone[2][name] + alone[3][name]) / 2
@@ -218,13 +208,14 @@ SCORED |= within('training', metrics_images=4)
 SCORED |= within('sampling', batch_size=4)
 
 
-@pytest.mark.parametrize('field, message', [
-  ('training.sample_every', 'the preview cannot be computed: KeyError'),
-  ('training.metrics_every', 'a sample cannot be computed: KeyError'),
-])  # fmt: skip
-def test_a_sampler_that_raises_is_refused_before_the_first_step(
-  field, message, tmp_path
-):
+@pytest.mark.parametrize(
+  'field, message',
+  [
+    ('training.sample_every', 'the preview cannot be computed: KeyError'),
+    ('training.metrics_every', 'a sample cannot be computed: KeyError'),
+  ],
+)
+def test_a_sampler_that_raises_is_refused_before_the_first_step(field, message, tmp_path):
   own = {'sampling.sampler': f'{__name__}:failing', field: 4}
   place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}=0 trains"
   message = f'{message}.*{place} without'
@@ -232,9 +223,7 @@ def test_a_sampler_that_raises_is_refused_before_the_first_step(
   assert not (tmp_path / 'new').exists()
 
 
-def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(
-  tmp_path, monkeypatch, capsys
-):
+def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(tmp_path, monkeypatch, capsys):
   """test_hooks.py has the order, and test_programs.py a preview that fails."""
   workdir = tmp_path / 'run'
 

@@ -14,9 +14,7 @@ from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 from tests.app.fields import within
 
 
-def test_a_run_continues_on_other_devices_and_in_parts(
-  digits_run, tmp_path, capsys
-):
+def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, capsys):
   """Two devices with accumulation have the losses of one device.
 
   A sync tool has left its files in every folder.
@@ -56,9 +54,7 @@ def explode(monkeypatch):
   return exploding
 
 
-def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
-  tmp_path, explode, capsys
-):
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, explode, capsys):
   explode(3)
   message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
   fields = {'training.log_every': 4, 'training.ema_warmup': False}
@@ -80,10 +76,7 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
   for ema in (True, False):
     at = [params_of(tmp_path, ema, checkpoint=i) for i in range(1, 7)]
-    same = [
-      jax.tree.all(jax.tree.map(np.array_equal, a, b))
-      for a, b in itertools.pairwise(at)
-    ]
+    same = [jax.tree.all(jax.tree.map(np.array_equal, a, b)) for a, b in itertools.pairwise(at)]
     assert same == [True, False, True, True, False]
   logged = lines_of(tmp_path)
   assert [x['skipped_steps'] for x in logged] == [1, 1]  # since the restart
@@ -100,13 +93,11 @@ def write(workdir, losses):
   (workdir / 'metrics.jsonl').write_text(text)
 
 
-@pytest.mark.parametrize('step, patience, best', [
-  (10, 0, None), (10, 5, None), (20, 11, None), (20, 10, 10), (40, 10, 30),
-  (50, 20, 30),
-])  # fmt: skip
-def test_it_ends_after_steps_without_a_lower_loss(
-  step, patience, best, tmp_path
-):
+@pytest.mark.parametrize(
+  'step, patience, best',
+  [(10, 0, None), (10, 5, None), (20, 11, None), (20, 10, 10), (40, 10, 30), (50, 20, 30)],
+)
+def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path):
   """Lines of later steps, before a run was continued, do not count."""
   write(tmp_path, [(10, 1.0), (20, 2.0), (30, 0.5), (40, 0.6), (50, 0.5)])
   why = ended(tmp_path, step, patience)

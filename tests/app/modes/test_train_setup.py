@@ -35,7 +35,10 @@ def test_another_rate_or_length_is_the_same_program(tmp_path):
 
   same = program()
   assert same == program(
-    optimizer__learning_rate=1e-3, optimizer__decay='cosine',
-    optimizer__warmup_steps=1, training__num_steps=9, seed=5,
-  )  # fmt: skip
+    optimizer__learning_rate=1e-3,
+    optimizer__decay='cosine',
+    optimizer__warmup_steps=1,
+    training__num_steps=9,
+    seed=5,
+  )
   assert same != program(training__batch_size=16)

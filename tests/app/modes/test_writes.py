@@ -31,12 +31,8 @@ TRAINED = SEEN | {
 }
 COMMANDS = {
   'train': TRAINED | {'training.num_steps': 6},
-  'sample': within(
-    'sampling', name='few', num_samples=6, batch_size=4, trajectory=True
-  ),
-  'edit': within(
-    'edit', 'sdedit', strength=0.0, image='picture.png', num_samples=1
-  ),
+  'sample': within('sampling', name='few', num_samples=6, batch_size=4, trajectory=True),
+  'edit': within('edit', 'sdedit', strength=0.0, image='picture.png', num_samples=1),
   'evaluate': within('evaluation', metrics='elbo', num_images=8, batch_size=4),
   'report': {'report.trajectory': False},
   'average': {'average.sigma_rel': 0.1},
@@ -48,9 +44,14 @@ COMMANDS = {
 }
 # They write in folders; convert in new ones only.
 FOLDERS = (
-  'train', 'edit', 'evaluate', 'average', 'plan', 'convert huggingface',
+  'train',
+  'edit',
+  'evaluate',
+  'average',
+  'plan',
+  'convert huggingface',
   'convert stablehlo',
-)  # fmt: skip
+)
 LAST_PREVIEW = 'samples/step_00000006.png'
 # Their content depends on the time.
 TIMED = 'sessions.jsonl', 'events.out.tfevents', 'train.lock', 'report.html'
@@ -155,9 +156,9 @@ def check_kills(command, run, finished, tmp_path, monkeypatch, only):
     assert found == after, what
 
 
-@pytest.mark.parametrize('command', [
-  'sample', 'average', 'convert huggingface', 'convert stablehlo'
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'command', ['sample', 'average', 'convert huggingface', 'convert stablehlo']
+)
 def test_a_kill_before_a_file_gets_its_name_loses_nothing(
   command, run, finished, tmp_path, monkeypatch
 ):
@@ -198,9 +199,7 @@ def go_on(command, workdir, planted, monkeypatch):
     except UserError as error:
       text = str(error)
       named = {name for name in planted if name in text} or {
-        name
-        for name in planted
-        if any(f'/{p} ' in text for p in Path(name).parents)
+        name for name in planted if any(f'/{p} ' in text for p in Path(name).parents)
       }
       assert named, error
       planted -= named
@@ -208,12 +207,10 @@ def go_on(command, workdir, planted, monkeypatch):
         (workdir / name).unlink()
 
 
-@pytest.mark.parametrize('command', [
-  *FOLDERS[:-2], 'sample', 'report', 'convert safetensors', 'noise'
-])  # fmt: skip
-def test_no_mode_writes_through_a_link(
-  command, run, finished, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(
+  'command', [*FOLDERS[:-2], 'sample', 'report', 'convert safetensors', 'noise']
+)
+def test_no_mode_writes_through_a_link(command, run, finished, tmp_path, monkeypatch):
   """Links are in place of all files that it writes, and of some that it reads.
 
   A mode replaces a link, or refuses it in a line that names it.
@@ -232,9 +229,7 @@ def test_no_mode_writes_through_a_link(
 
 
 @pytest.mark.parametrize('command', FOLDERS)
-def test_no_mode_writes_in_a_linked_folder(
-  command, run, finished, tmp_path, monkeypatch
-):
+def test_no_mode_writes_in_a_linked_folder(command, run, finished, tmp_path, monkeypatch):
   """A link in place of each folder in which it writes is refused."""
   full, empty = tmp_path / 'full', tmp_path / 'empty'
   for out in (full, empty):
@@ -253,9 +248,7 @@ def test_no_mode_writes_in_a_linked_folder(
     # A full folder below evaluation/ would be another evaluation.
     out = full if folder.parent == Path() else empty
     (workdir / folder).symlink_to(out / 'new' if new else out)
-    message = (
-      f'{folder}.* (leads out of|is a link, a pipe or a dev|exists alre)'
-    )
+    message = f'{folder}.* (leads out of|is a link, a pipe or a dev|exists alre)'
     with pytest.raises(UserError, match=message):
       start(command, workdir, monkeypatch)
     assert [*full.iterdir(), *empty.iterdir()] == [full / 'mine'], folder

@@ -143,9 +143,7 @@ def rewrite(change):
 
 
 def without(name):
-  return lambda params: {
-    'network': {n: x for n, x in params['network'].items() if n != name}
-  }
+  return lambda params: {'network': {n: x for n, x in params['network'].items() if n != name}}
 
 
 def halved(params):
@@ -158,25 +156,29 @@ HUGE = (2**62).to_bytes(8, 'little') + b'{}'
 
 
 # base.safetensors of somebody else's run: how it is written, and what is said.
-@pytest.mark.parametrize('change, message', [
-  (lambda path: os.truncate(path, 2000), UNREAD),
-  (lambda path: path.write_bytes(HUGE), UNREAD),
-  (lambda path: path.write_text('hello'), UNREAD),
-  (lambda path: os.truncate(path, 0), UNREAD),
-  (lambda path: write(path, **{'a': np.zeros(2), 'a/b': np.zeros(2)}),
-   'cannot be read as weights'),
-  (lambda path: base_weights.write(path.parent, {}, np.nan),
-   'was not written by a training'),
-  (lambda path: path.write_bytes(path.read_bytes()[:-4] + b'1234'),
-   'base.safetensors is damaged'),
-  (os.unlink, 'base.safetensors is missing'),
-  (rewrite(without('noise_dense_1')), 'of another network'),
-  (rewrite(without('conv_in')), 'of another network'),
-  (rewrite(halved), 'of another network'),
-])  # fmt: skip
-def test_base_weights_of_a_stranger_are_refused(
-  change, message, base, run, tmp_path
-):
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (lambda path: os.truncate(path, 2000), UNREAD),
+    (lambda path: path.write_bytes(HUGE), UNREAD),
+    (lambda path: path.write_text('hello'), UNREAD),
+    (lambda path: os.truncate(path, 0), UNREAD),
+    (
+      lambda path: write(path, **{'a': np.zeros(2), 'a/b': np.zeros(2)}),
+      'cannot be read as weights',
+    ),
+    (lambda path: base_weights.write(path.parent, {}, np.nan), 'was not written by a training'),
+    (
+      lambda path: path.write_bytes(path.read_bytes()[:-4] + b'1234'),
+      'base.safetensors is damaged',
+    ),
+    (os.unlink, 'base.safetensors is missing'),
+    (rewrite(without('noise_dense_1')), 'of another network'),
+    (rewrite(without('conv_in')), 'of another network'),
+    (rewrite(halved), 'of another network'),
+  ],
+)
+def test_base_weights_of_a_stranger_are_refused(change, message, base, run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   change(base_weights.path_of(copy))
   refused(message, restored, copy)
@@ -185,13 +187,16 @@ def test_base_weights_of_a_stranger_are_refused(
     refused(message, MODES['train'], config_of(base, **again), copy)
 
 
-@pytest.mark.parametrize('name, tensor', [
-  ('peft.safetensors', 'base_model.model.mid.to_q.lora_A.weight'),
-  ('diffusers.safetensors', 'unet.mid_block.to_q.lora_B.weight'),
-  ('kohya.safetensors', 'lora_unet_mid_block_to_q.lora_down.weight'),
-  ('peft/adapter_model.safetensors', 'base_model.model.lora_A.weight'),
-  ('hub/pytorch_lora_weights.safetensors', 'unet.to_q.lora_A.weight'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'name, tensor',
+  [
+    ('peft.safetensors', 'base_model.model.mid.to_q.lora_A.weight'),
+    ('diffusers.safetensors', 'unet.mid_block.to_q.lora_B.weight'),
+    ('kohya.safetensors', 'lora_unet_mid_block_to_q.lora_down.weight'),
+    ('peft/adapter_model.safetensors', 'base_model.model.lora_A.weight'),
+    ('hub/pytorch_lora_weights.safetensors', 'unet.to_q.lora_A.weight'),
+  ],
+)
 def test_adapters_of_others_are_not_read(name, tensor, tmp_path):
   write(tmp_path / name, **{tensor: np.zeros((2, 2), np.float32)})
   source = tmp_path / name.partition('/')[0]

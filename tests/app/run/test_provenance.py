@@ -16,15 +16,7 @@ from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images
 from diffusion_jax.runtime.files import make_folder
-from tests.app.conftest import (
-  as_flags,
-  of_run,
-  refused,
-  smoke,
-  stored_run,
-  trial,
-  untrained,
-)
+from tests.app.conftest import as_flags, of_run, refused, smoke, stored_run, trial, untrained
 from tests.app.fields import within
 
 SETTINGS = {
@@ -43,8 +35,7 @@ SETTINGS = {
 
 def test_a_line_has_what_differs_from_the_plain_case():
   assert provenance.describe(SETTINGS) == (
-    'settings: digits, checkpoint 300, ddim, 50 steps, seed 1, '
-    'classifier_free 2'
+    'settings: digits, checkpoint 300, ddim, 50 steps, seed 1, classifier_free 2'
   )
 
 
@@ -61,23 +52,22 @@ def test_settings_are_kept_and_compared(tmp_path):
 BASE = {'sampling.sampler': 'heun', 'sampling.guidance.scale': 3.0}
 
 
-@pytest.mark.parametrize('changes, expected', [
-  ({}, ''),
-  ({'sampling.num_steps': 20, 'sampling.labels': (3, 7)},
-   '-labels=3,7,num_steps=20'),
-  ({'sampling.sampler': 'dpm_solver_pp'}, '-sampler=dpm_solver_pp'),
-  ({'sampling.sampler': 'ddim', 'sampling.sampler.eta': 0.5},
-   '-sampler=ddim,sampler.eta=0.5'),
-  ({'sampling.guidance': None}, '-guidance=None'),
-  ({'sampling.guidance.scale': 2.0}, '-guidance.scale=2.0'),
-  ({'sampling.churn.s_churn': 1.0}, '-churn=edm,churn.s_churn=1.0'),
-  ({'network.dtype': 'bfloat16'}, '-network.dtype=bfloat16'),
-  ({'sampling.prompt': 'a/../b | ä'}, '-prompt=a_.._b____'),
-  ({'sampling.prompt': 'ab' * 99}, '-prompt=' + 'ab' * 67 + 'a'),
-])  # fmt: skip
-def test_samples_are_named_by_what_differs_from_the_run(
-  changes, expected, tmp_path
-):
+@pytest.mark.parametrize(
+  'changes, expected',
+  [
+    ({}, ''),
+    ({'sampling.num_steps': 20, 'sampling.labels': (3, 7)}, '-labels=3,7,num_steps=20'),
+    ({'sampling.sampler': 'dpm_solver_pp'}, '-sampler=dpm_solver_pp'),
+    ({'sampling.sampler': 'ddim', 'sampling.sampler.eta': 0.5}, '-sampler=ddim,sampler.eta=0.5'),
+    ({'sampling.guidance': None}, '-guidance=None'),
+    ({'sampling.guidance.scale': 2.0}, '-guidance.scale=2.0'),
+    ({'sampling.churn.s_churn': 1.0}, '-churn=edm,churn.s_churn=1.0'),
+    ({'network.dtype': 'bfloat16'}, '-network.dtype=bfloat16'),
+    ({'sampling.prompt': 'a/../b | ä'}, '-prompt=a_.._b____'),
+    ({'sampling.prompt': 'ab' * 99}, '-prompt=' + 'ab' * 67 + 'a'),
+  ],
+)
+def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_path):
   """The defaults of another choice are left out; the name is a file's."""
   config = smoke(**BASE)
   folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
@@ -148,9 +138,7 @@ def files(tmp_path_factory):
   place = tmp_path_factory.mktemp('kept')
   rng = np.random.default_rng(0)
   for name in ('image', 'image2', 'other'):
-    images.write_png(
-      place / f'{name}.png', rng.integers(0, 256, (8, 8, 1), 'u1')
-    )
+    images.write_png(place / f'{name}.png', rng.integers(0, 256, (8, 8, 1), 'u1'))
   mask = np.zeros((8, 8, 1), np.uint8)
   mask[:4] = 255
   images.write_png(place / 'mask.png', mask)
@@ -179,9 +167,7 @@ def kinds_of(files):
   image2 = {'edit.image2': str(place / 'image2.png')}
   guided = within('sampling.guidance', 'autoguidance', run=str(digits), scale=2)
   many = {'sampling.sampler': 'ancestral', 'sampling.corrector': 'langevin'}
-  known = {'edit.operator': 'mask'} | within(
-    'edit.operator', mask=str(place / 'mask.png')
-  )
+  known = {'edit.operator': 'mask'} | within('edit.operator', mask=str(place / 'mask.png'))
   matrix = within('edit.operator', 'matrix', path=str(place / 'A.npy'))
   matrix |= {'edit.image': str(place / 'Ax.npy')}
   own = {'edit.reward': f'{__name__}:brightness_of_a_file'}
@@ -199,19 +185,13 @@ def kinds_of(files):
     'matrix': ('edit', digits, {'edit': 'restore'} | matrix),
     'steer': ('edit', digits, {'edit': 'steer'} | own),
     'elbo': ('evaluate', digits, {'evaluation.metrics': 'elbo'} | evaluation),
-    'pixels': (
-      'evaluate', digits,
-      {'evaluation.metrics': 'independent_pixels'} | evaluation,
-    ),
-    'fd': (
-      'evaluate', digits,
-      {'evaluation.metrics': 'fd', 'evaluation.features': 'pixels'},
-    ),
+    'pixels': ('evaluate', digits, {'evaluation.metrics': 'independent_pixels'} | evaluation),
+    'fd': ('evaluate', digits, {'evaluation.metrics': 'fd', 'evaluation.features': 'pixels'}),
     'sbc': ('evaluate', pairs, {'evaluation.metrics': 'sbc'}),
     'masked': ('sample', place / 'masked', {}),
     'texts': ('sample', place / 'texts', {}),
     'vae': ('sample', place / 'vae', {}),
-  }  # fmt: skip
+  }
 
 
 def brightness_of_a_file(x0, path: str = ''):
@@ -268,8 +248,7 @@ def test_each_field_is_named_refused_or_free(kind, files, settings):
   assert settings(mode, config, run) == before
   for field in config.paths():
     if not field.startswith(MODES_READ[mode]) or any(
-      re.fullmatch(k, kind) and re.fullmatch(fields, field)
-      for k, fields, _ in FREE
+      re.fullmatch(k, kind) and re.fullmatch(fields, field) for k, fields, _ in FREE
     ):
       continue
     for new in changed(config, field):
@@ -285,9 +264,7 @@ def test_each_field_is_named_refused_or_free(kind, files, settings):
   ('interpolate', 'image2.png'), ('restore', 'mask.png'), ('matrix', 'A.npy'),
   ('steer', 'y.npy'), ('steer', 'own.py'), ('guided', 'digits'),
 ])  # fmt: skip
-def test_a_file_is_named_by_its_content(
-  kind, name, files, settings, tmp_path, monkeypatch
-):
+def test_a_file_is_named_by_its_content(kind, name, files, settings, tmp_path, monkeypatch):
   """Also a module of the user's, and the weights of a run that guides."""
   place = shutil.copytree(files, tmp_path / 'place')
   mode, run, fields = kinds_of(place)[kind]
@@ -313,18 +290,21 @@ def test_a_file_is_named_by_its_content(
   assert str(place) not in json.dumps(after)  # no path of this machine
 
 
-@pytest.mark.parametrize('kind, field, value, is_read', [
-  ('contexts', 'data.draws', 3, True), ('sbc', 'data.draws', 3, True),
-  ('given', 'data.draws', 3, False), ('masked', 'data.quarter_turns', 1, True),
-  ('texts', 'data.num_objects', 1, True),
-  ('vae', 'data.quarter_turns', 1, True),
-  ('elbo', 'data.quarter_turns', 1, True),
-  ('pixels', 'data.quarter_turns', 1, True),
-  ('samples', 'data.quarter_turns', 1, False),
-])  # fmt: skip
-def test_data_are_named_by_what_was_read(
-  kind, field, value, is_read, files, settings
-):
+@pytest.mark.parametrize(
+  'kind, field, value, is_read',
+  [
+    ('contexts', 'data.draws', 3, True),
+    ('sbc', 'data.draws', 3, True),
+    ('given', 'data.draws', 3, False),
+    ('masked', 'data.quarter_turns', 1, True),
+    ('texts', 'data.num_objects', 1, True),
+    ('vae', 'data.quarter_turns', 1, True),
+    ('elbo', 'data.quarter_turns', 1, True),
+    ('pixels', 'data.quarter_turns', 1, True),
+    ('samples', 'data.quarter_turns', 1, False),
+  ],
+)
+def test_data_are_named_by_what_was_read(kind, field, value, is_read, files, settings):
   mode, run, fields = kinds_of(files)[kind]
   before = settings(mode, config_of(run, fields), run)
   after = settings(mode, config_of(run, fields | {field: value}), run)

@@ -17,14 +17,7 @@ from diffusion_jax.app.run import model_card, sharing
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.training import checksums, shared, stored_weights
-from tests.app.conftest import (
-  arrays_of,
-  assert_same,
-  of_run,
-  params_of,
-  smoke,
-  untrained,
-)
+from tests.app.conftest import arrays_of, assert_same, of_run, params_of, smoke, untrained
 from tests.app.fields import within
 
 QUICK = '--config.sampling.num_samples=10', '--config.compilation_cache='
@@ -52,9 +45,12 @@ def pictures(workdir):
 
 def write(run, out, *args):
   return command(
-    f'--config={run}', '--mode=convert', '--config.convert.to=huggingface',
-    f'--config.convert.out={out}', *args,
-  )  # fmt: skip
+    f'--config={run}',
+    '--mode=convert',
+    '--config.convert.to=huggingface',
+    f'--config.convert.out={out}',
+    *args,
+  )
 
 
 @pytest.fixture(scope='module')
@@ -103,8 +99,12 @@ def test_a_copy_samples_the_same_pictures(run, out, tmp_path, capsys):
 
 def test_the_folder_names_no_place(run, out):
   assert {path.name for path in out.iterdir()} == {
-    'README.md', 'config.json', 'model.safetensors', 'SHA256SUMS', 'samples.png'
-  }  # fmt: skip
+    'README.md',
+    'config.json',
+    'model.safetensors',
+    'SHA256SUMS',
+    'samples.png',
+  }
   stored = json.loads((out / 'config.json').read_text())
   assert stored['training']['init_from'] == 'a'
   assert not {'convert', 'report', 'compilation_cache'} & stored.keys()
@@ -124,9 +124,7 @@ def test_the_card_is_what_the_hub_reads(out):
   found = {x['type']: x['value'] for x in result['metrics']}
   assert found == {'bits_per_dim': 3.14159, 'fid': 12.5}
   assert '| bits per dim | 3.142\xa0±\xa00.020 | elbo-test: 1,000 test' in text
-  assert (
-    '| FID | 12.5 | samples: 50 of checkpoint None, seed 0; of 50 |' in text
-  )
+  assert '| FID | 12.5 | samples: 50 of checkpoint None, seed 0; of 50 |' in text
   assert '![samples](samples.png)' in text and '## Licence' in text
   with Image.open(out / 'samples.png') as image:
     assert image.size[0] > 8 * 10
@@ -192,11 +190,10 @@ def test_a_wrong_folder_is_one_line(damage, out, tmp_path, capsys):
 
 REFUSED = {
   'shared weights and no state to continue': '--mode=train',
-  'only a training can change this':
-    '--mode=sample --workdir={new} --config.network.dropout=0.3',
+  'only a training can change this': '--mode=sample --workdir={new} --config.network.dropout=0.3',
   'is a copy of another folder than': '--mode=sample --workdir={other}',
   'has one set of weights': '--mode=sample --config.sampling.ema=False',
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('message', REFUSED)
@@ -218,9 +215,7 @@ def test_config_json_makes_the_copy_a_run_and_is_last(tmp_path):
   assert [*sharing._parts(tmp_path)][-1].name == 'config.json'
 
 
-def test_a_copy_of_other_weights_under_the_same_config_is_refused(
-  out, tmp_path
-):
+def test_a_copy_of_other_weights_under_the_same_config_is_refused(out, tmp_path):
   shutil.copytree(out, tmp_path / 'new')
   (tmp_path / 'new' / shared.NAME).unlink()
   (tmp_path / 'new' / checksums.NAME).unlink()

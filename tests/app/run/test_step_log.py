@@ -86,17 +86,11 @@ def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
   log.read()
   printed = capsys.readouterr().out
   assert printed.count('this training will take') == bool(days)
-  assert (
-    days is None or f'take {days} days, a step 1.8e+03 s: take a GPU' in printed
-  )
+  assert days is None or f'take {days} days, a step 1.8e+03 s: take a GPU' in printed
 
 
-@pytest.mark.parametrize(
-  'lost, more', [(1.0, ''), (math.nan, ' skipped_steps 1')]
-)
-def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(
-  lost, more, monkeypatch, capsys
-):
+@pytest.mark.parametrize('lost, more', [(1.0, ''), (math.nan, ' skipped_steps 1')])
+def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, monkeypatch, capsys):
   """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s."""
   now = iter([0.0, 0.0, 4.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))

@@ -53,8 +53,7 @@ def average(workdir, **fields):
 
 def test_any_average_and_checkpoint_can_be_sampled_from(run):
   raw, slow, half = (
-    bias(run, checkpoint='2', **fields)
-    for fields in ({'ema': False}, {}, {'ema_decay': 0.5})
+    bias(run, checkpoint='2', **fields) for fields in ({'ema': False}, {}, {'ema_decay': 0.5})
   )
   # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, for any rate
   np.testing.assert_allclose(half, slow, rtol=1e-5)
@@ -72,9 +71,7 @@ def test_what_the_run_does_not_have_is_one_line(run):
   refused('contains no checkpoint 7 but 1, 2, 3, 4', bias, run, checkpoint='7')
 
 
-def test_another_network_is_refused_and_the_same_is_not_traced(
-  tmp_path, monkeypatch
-):
+def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeypatch):
   run = untrained(unet_smoke(), tmp_path)
   other = models.make(unet_smoke(**{'network.channels': 12}), run)
   message = r'checkpoint 4 is of another network: network/conv_in/bias is \[8\]'
@@ -93,15 +90,11 @@ def test_snapshots_hold_the_averages_of_the_training(run):
     for t, now in enumerate(params[1:], 2):
       beta = (1.0 - 1.0 / t) ** (gamma + 1.0)
       expected = jax.tree.map(
-        lambda a, x, beta=beta: beta * a + (1.0 - beta) * np.float64(x),
-        expected,
-        now,
+        lambda a, x, beta=beta: beta * a + (1.0 - beta) * np.float64(x), expected, now
       )
     stored = files.read_tensors(snapshots.path_of(run, 4))
     for path, x in files.flatten(expected).items():
-      np.testing.assert_allclose(
-        stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6
-      )
+      np.testing.assert_allclose(stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6)
     assert_same(restore(run, ema_sigma_rel=sigma_rel), params_of(run, name))
   assert snapshots.read_images(run, 3) == 3 * 8
 

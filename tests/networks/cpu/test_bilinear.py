@@ -24,11 +24,7 @@ PADDING = ((1, 1), (1, 1))
 
 def jax_conv(x, kernel, stride=1, padding=PADDING):
   return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    padding,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 
@@ -47,9 +43,7 @@ def block():
   """Returns a residual block, its gradient, and abstract arguments."""
   module = ResnetBlock(64)
   x, embedding = jnp.zeros((8, 8, 8, 32)), jnp.zeros((8, 16))
-  init = jax.eval_shape(
-    lambda key: module.init(key, x, embedding, False), jax.random.key(0)
-  )
+  init = jax.eval_shape(lambda key: module.init(key, x, embedding, False), jax.random.key(0))
 
   def apply(params, x, embedding):
     return jnp.asarray(module.apply(params, x, embedding, False))
@@ -67,9 +61,7 @@ def operations(traced, platform):
 
 
 @pytest.mark.usefixtures('nothing_known')
-def test_a_block_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
-  monkeypatch,
-):
+def test_a_block_and_its_gradient_are_plain_unless_lowered_for_a_cpu(monkeypatch):
   """Other platforms have the operations of JAX's own convolution."""
 
   def programs(others=OTHERS):
@@ -79,9 +71,7 @@ def test_a_block_and_its_gradient_are_plain_unless_lowered_for_a_cpu(
       yield [operations(traced, platform) for platform in others]
 
   found = list(programs((*OTHERS, 'cpu')))
-  monkeypatch.setattr(
-    layers, 'convolve', lambda x, k, s, p: jax_conv(x, k, s, (p, p))
-  )
+  monkeypatch.setattr(layers, 'convolve', lambda x, k, s, p: jax_conv(x, k, s, (p, p)))
   monkeypatch.setattr(layers, 'linear', jax_product)
   for (*ours, cpu), plain in zip(found, programs(), strict=True):
     assert ours == plain
@@ -116,9 +106,7 @@ def derivatives(function, x, w):
   ws = jnp.stack([w, 2.0 * w])
   over_weights = jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(x, ws)
   twice = jax.vmap(jax.vmap(gradient, (0, None)), (None, 0))(x, ws)
-  summed = jax.grad(
-    lambda x, ws: jnp.sum(jax.vmap(loss, (None, 0))(x, ws) ** 2), (0, 1)
-  )(x, ws)
+  summed = jax.grad(lambda x, ws: jnp.sum(jax.vmap(loss, (None, 0))(x, ws) ** 2), (0, 1))(x, ws)
   return hessian, again, over_weights, twice, summed
 
 
@@ -133,9 +121,7 @@ def test_derivatives_of_derivatives_under_vmap(stride, rng):
         conv2d,
         lambda x, w, stride, padding: jax_conv(
           x.reshape(-1, *x.shape[-3:]), w, stride, padding
-        ).reshape(
-          *x.shape[:-3], *(side // stride for side in x.shape[-3:-1]), -1
-        ),
+        ).reshape(*x.shape[:-3], *(side // stride for side in x.shape[-3:-1]), -1),
       )
     )
   else:
@@ -167,16 +153,12 @@ def test_shard_map_sums_the_gradient_of_shared_weights(rng):
     mapped = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=spec())
     return jax.jit(jax.grad(mapped))(kernel, x)
 
-  np.testing.assert_allclose(
-    gradient(conv2d), gradient(jax_conv), rtol=1e-4, atol=1e-4
-  )
+  np.testing.assert_allclose(gradient(conv2d), gradient(jax_conv), rtol=1e-4, atol=1e-4)
 
 
 def test_the_product_is_that_of_dense(key, rng):
   x = rng.standard_normal((3, 4, 5, 8), np.float32)
-  found, variables = jax.jit(nn.Dense(6, dot_general=linear).init_with_output)(
-    key, x
-  )
+  found, variables = jax.jit(nn.Dense(6, dot_general=linear).init_with_output)(key, x)
   expected = x @ np.asarray(variables['params']['kernel'])
   np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
   plain = jax.eval_shape(nn.Dense(6).init, key, x)

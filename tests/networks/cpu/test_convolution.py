@@ -46,9 +46,7 @@ def test_first_and_second_derivatives_in_both_modes(convs):
     gradient = jax.grad(loss, argnums=(0, 1))
     return push, jax.jvp(gradient, (x, kernel), tangents)
 
-  found, expected = jax.jit(
-    lambda *a: [derivatives(conv, *a) for conv in both]
-  )(x, kernel)
+  found, expected = jax.jit(lambda *a: [derivatives(conv, *a) for conv in both])(x, kernel)
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     scale = np.abs(b).max()
     np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=5e-5)
@@ -64,10 +62,12 @@ def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
 
   def whole(x, kernel):
     return jax.lax.conv_general_dilated(
-      x, kernel, (stride,) * n, (padding,) * n,
-      dimension_numbers=('NXYZ'[: n + 1] + 'C', 'XYZ'[:n] + 'IO',
-                         'NXYZ'[: n + 1] + 'C'),
-    )  # fmt: skip
+      x,
+      kernel,
+      (stride,) * n,
+      (padding,) * n,
+      dimension_numbers=('NXYZ'[: n + 1] + 'C', 'XYZ'[:n] + 'IO', 'NXYZ'[: n + 1] + 'C'),
+    )
 
   def of(conv):
     loss = lambda *args: jnp.sum(jnp.sin(conv(*args)))
