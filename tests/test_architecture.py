@@ -53,7 +53,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
   assert files_with(runs_code, PACKAGE / 'app') == {
     'config/own.py',  # asks for permission
     'modes/convert.py',  # a reader of interop
-    'modes/__init__.py',  # a mode
+    'config/modes.py',  # a mode
   }
 
 

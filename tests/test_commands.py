@@ -172,7 +172,7 @@ def check(arguments, keep=True):
     path, argument = cli.find_config(flags.config, needed)
     command = cli.Command(path, argument, [*cli._FIELDS])
     workdir = command.workdir()
-    uses = mode in cli.USE_A_RUN or 'convert.to' in dict(command.fields)
+    uses = command.uses_a_run(mode)
     if uses and not command.is_run:
       make_run(workdir)
     config = command.config(mode, workdir)

@@ -196,13 +196,13 @@ def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   code = f"""
 import os, signal, sys, time
 from diffusion_jax.app import cli
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.modes import sample
 
 def program(config, workdir):
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(30)
 
-MODES['sample'] = program
+sample.run = program
 args = ['--config={ROOT}/configs/digits.py:smoke', '--mode=sample']
 args += ['--workdir={tmp_path}', '--multihost', '--num_hosts=1', '--host=0']
 args += ['--coordinator=localhost:{free_port()}']

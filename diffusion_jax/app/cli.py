@@ -19,10 +19,9 @@ import jax
 from absl import app, flags, logging
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, own, prerequisites, store, unread
+from diffusion_jax.app.config import folder, modes, own, prerequisites, store, unread
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import compiling, processes, start_up
@@ -30,9 +29,6 @@ from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.training import shared
 
 PREEMPTED = 42  # the exit code after which a job must be started again
-# Modes that use a run, and modes that run in one process.
-USE_A_RUN = 'sample', 'edit', 'evaluate', 'average', 'report', 'serve'
-SINGLE = 'edit', 'average', 'report', 'noise', 'convert', 'plan', 'serve'
 
 _CONFIG = flags.DEFINE_string(
   'config', None, 'A file of configs/, file.py:smoke for a trial, or a run.'
@@ -112,7 +108,8 @@ class Command:
 
   def weights_in(self, workdir: str) -> str:
     """Returns workdir, or --config if its weights will be copied there."""
-    if not self.is_run or folder.read_config(workdir) is not None:
+    copied = self.is_run and folder.read_config(workdir) is None
+    if not copied or folder.read_config(self.path) is None:
       return workdir
     if not prerequisites.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {shared.NAME} nor checkpoints'
@@ -124,29 +121,35 @@ class Command:
     fields = self.fields
     modules = (f'{name}:' for name in _ALLOW.value)
     own.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
-    if self.is_run:
-      # A training reads the facts from the data.
-      more = ['facts'] if mode == 'train' else []
-      config = store.open_run(self.path, skip=(*store.NOT_READ, *more))
-    else:
-      argument, trial = self.argument, False
-      if argument == 'smoke' or argument.endswith('_smoke'):
-        argument, trial = argument.removesuffix('smoke').rstrip('_'), True
-      tree = store.from_file(self.path, argument) if self.path else {}
-      config = store.completed(tree)
-      config = shrunk(config, fields) if trial else config
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
       self.point = store.sweep(self.path, _SWEEP_INDEX.value, fields)
       fields = [*self.point, *fields]
-    if mode in USE_A_RUN or mode == 'convert' and 'convert.to' in dict(fields):
+    if self.uses_a_run(mode):
       workdir = self.weights_in(workdir)
-      config = store.of_run(workdir, config, fields)
+      itself = self.is_run and Path(workdir) == Path(self.path)
+      config = store.of_run(workdir, None if itself else self.described(), fields)
     else:
-      config = store.with_flags(config, fields)
-    given = {path for path, _ in fields}
-    return unread.without_idle(config, given, workdir, mode)
+      # A training reads the facts from the data.
+      config = store.with_flags(self.described(facts=mode != 'train'), fields)
+    changed = {path for path, _ in fields}
+    return unread.without_idle(config, changed, workdir, mode)
+
+  def described(self, facts: bool = True) -> Node:
+    """Returns the config of --config, without the flags; facts: a run's too."""
+    if self.is_run:
+      return store.open_run(self.path, skip=(*store.NOT_READ, *([] if facts else ['facts'])))
+    argument, trial = self.argument, False
+    if argument == 'smoke' or argument.endswith('_smoke'):
+      argument, trial = argument.removesuffix('smoke').rstrip('_'), True
+    config = store.completed(store.from_file(self.path, argument) if self.path else {})
+    return shrunk(config, self.fields) if trial else config
+
+  def uses_a_run(self, mode: str) -> bool:
+    """Returns whether the model of a mode is a trained run's."""
+    exports = mode == 'convert' and 'convert.to' in dict(self.fields)
+    return exports or mode != '' and modes.find(mode).uses_a_run
 
 
 def main(argv: list[str]) -> None:
@@ -163,7 +166,7 @@ def main(argv: list[str]) -> None:
       print(help.mode_help(_HELP_MODE.value, config, _CONFIG.value or ''))
       return
     config = command.config(_MODE.value, workdir)
-    uses = _MODE.value in USE_A_RUN or bool(config.convert.to)
+    uses = command.uses_a_run(_MODE.value)
     place = command.weights_in(workdir) if uses else workdir
     prerequisites.check(config, _MODE.value, place)
     join(config)
@@ -177,7 +180,7 @@ def main(argv: list[str]) -> None:
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
     compiling.keep_compilations(config.compilation_cache)
-    MODES[_MODE.value](config, workdir)
+    modes.find(_MODE.value)(config, workdir)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -215,7 +218,7 @@ def join(config: Node) -> None:
   """Joins the other processes, if --multihost says that there are any."""
   where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
-    if _MODE.value in SINGLE:
+    if modes.find(_MODE.value).single_host:
       raise UserError(f'--mode={_MODE.value} is work for one process')
     processes.start(*where, config.training.heartbeat_timeout)
     if _MODE.value != 'train':  # JAX took the signal, and no code checks it
@@ -249,7 +252,7 @@ def parse(argv: list[str]) -> list[str]:
     print(help.main_help(argv[0], own))
     sys.exit()
   for flag, more in ((_MODE, ['list']), (_HELP_MODE, [])):
-    value, names = flag.value, [*MODES, *more]
+    value, names = flag.value, [*modes.names(), *more]
     if value is not None and value not in names:
       hint = near(value, names)
       fail(f'--{flag.name}={value}{hint} is not one of {", ".join(names)}')

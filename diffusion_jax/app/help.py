@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import inspect
 import re
 import shutil
@@ -13,19 +14,10 @@ from typing import Literal, get_args, get_origin
 
 from absl import flags
 
-from diffusion_jax.app.config import prerequisites, store
+from diffusion_jax.app.config import modes, prerequisites, store
 from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
-from diffusion_jax.app.modes import MODES
-
-# The modes that read a section. A mode reads the section with its name, and a
-# training reads all other sections.
-MODES_OF = {
-  'schedule': ('train', 'noise'),
-  'evaluation': ('train', 'evaluate'),
-  'sampling': ('train', 'sample', 'edit', 'evaluate', 'report', 'serve'),
-  'report': ('train', 'report'),
-}
+from diffusion_jax.errors import UserError
 
 
 def main_help(program: str, known: Iterable[flags.Flag]) -> str:
@@ -38,7 +30,7 @@ def main_help(program: str, known: Iterable[flags.Flag]) -> str:
       ' [--config.<field>=<value> ...]',
       '',
       f'Modes; {program} --help_mode=<mode> prints their fields:',
-      *(_columns(mode, text, 12) for mode, text in modes().items()),
+      *(_columns(mode, text, 12) for mode, text in about_modes().items()),
       '',
       'Flags; --helpfull has those of libraries too:',
       *(_columns(f'--{flag.name}', flag.help, 14) for flag in known),
@@ -46,12 +38,16 @@ def main_help(program: str, known: Iterable[flags.Flag]) -> str:
   )
 
 
-def modes() -> dict[str, str]:
+def about_modes() -> dict[str, str]:
   """Returns what each mode does, from the docstrings of their modules."""
-  folder = Path(__file__).parent / 'modes'
-  texts = {
-    name: re.sub(r'^Implements --mode=\w+: ', '', _about(folder / f'{name}.py')) for name in MODES
-  }
+  texts = {}
+  for name in modes.names():
+    try:
+      spec = importlib.util.find_spec(modes.find(name).module)
+      about = _about(spec.origin) if spec and spec.origin else ''
+    except UserError as error:  # of another package's mode
+      about = str(error)
+    texts[name] = re.sub(r'^Implements --mode=\w+: ', '', about)
   return texts | {'list': 'names the configs, with variants and times.'}
 
 
@@ -63,7 +59,7 @@ def mode_help(mode: str, config: Node, source: str) -> str:
   schema = store.schema_of(config)
   where = f'those of {source}' if source else 'the defaults'
   blocks = [
-    _wrap(f'--mode={mode} {modes()[mode]}'),
+    _wrap(f'--mode={mode} {about_modes()[mode]}'),
     _wrap(
       f'The values are {where}. --config.<field>=<value> sets a field; a flag '
       'such as --config.network=dit or --config.edit=interpolate shows the '
@@ -74,7 +70,7 @@ def mode_help(mode: str, config: Node, source: str) -> str:
   ]
   for path in _order(schema):
     top = path.partition('.')[0]
-    if mode in MODES_OF.get(top, (top if top in MODES else 'train',)):
+    if modes.reads(modes.find(mode), top):
       blocks += _section(path, config.at(path), schema)
   return '\n\n'.join(blocks)
 

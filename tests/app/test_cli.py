@@ -20,7 +20,7 @@ from absl.testing import flagsaver
 import diffusion_jax
 from diffusion_jax.app import cli, models
 from diffusion_jax.app.config import own, store, unread
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.modes import train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
 from tests.app.conftest import arrays_of, lines_of, params_of, smoke, stored_run
@@ -335,7 +335,7 @@ def run_mode(monkeypatch, flags):
       raise error
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setitem(MODES, 'train', mode)
+    monkeypatch.setattr(train, 'run', mode)
     monkeypatch.setattr(cli, '_FIELDS', [])
     for name in ('exit_all', 'leave'):
       monkeypatch.setattr(cli.processes, name, sys.exit)
@@ -351,8 +351,7 @@ def test_the_point_of_a_sweep_is_trained_and_printed_by_one_process(monkeypatch,
   """It is printed after joining, when only the first process prints."""
   configs = []
   monkeypatch.chdir(ROOT)
-  train = lambda config, workdir: configs.append(config)
-  monkeypatch.setitem(MODES, 'train', train)
+  monkeypatch.setattr(train, 'run', lambda config, workdir: configs.append(config))
   monkeypatch.setattr(cli, '_FIELDS', [])
   monkeypatch.setattr(cli, 'join', lambda config: print('joined'))
   flags(config='configs/digits.py', sweep_index=5)

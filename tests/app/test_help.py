@@ -87,7 +87,7 @@ def test_a_section_has_its_choices_docstring_and_parameters():
 
 
 def test_modes_are_described_by_their_modules():
-  texts = help.modes()
+  texts = help.about_modes()
   assert list(texts) == [*MODES, 'list']
   assert texts['sample'] == 'draws images from a trained run.'
   assert all(text and 'Implements' not in text for text in texts.values())

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.modes import MODES, train
 from diffusion_jax.app.run import weights
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
@@ -117,7 +117,7 @@ def fail(folder):
       raise RuntimeError('a bug')
     time.sleep(IDLE)
 
-  MODES['train'] = program
+  train.run = program
   _, _, host, port, _ = sys.argv
   sys.argv = [
     'launch.py',

@@ -15,25 +15,12 @@ from flax import traverse_util
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import fields
 from diffusion_jax.app.config.fields import Training
+from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training import checksums
-
-# Sections that say how a model is used; all others describe it.
-USES = (
-  'sampling',
-  'evaluation',
-  'edit',
-  'convert',
-  'average',
-  'report',
-  'noise',
-  'plan',
-  'serve',
-  'compilation_cache',
-)
 
 # Fields that may change between two starts of a training, as they do not change
 # its result.

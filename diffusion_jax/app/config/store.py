@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, kinds, own, prerequisites
 from diffusion_jax.app.config.errors import near, no_field
+from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node, Schema, Table, merge, parameters, resolve
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -74,19 +75,23 @@ def with_fields(config: Node, changes: Tree) -> Node:
   another objective needs another kind of model, the sections that this kind
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
+  tree, before = config.to_dict(), kinds.kind_of(config)
+  merged = merge(tree, changes, before)
+  kind = kinds.kind_of(merged)
+  if kind is not before:
+    merged = merge(of_kind(config, kind), changes, kind)
+  return _completed_changes(merged, changes, kind)
+
+
+def _completed_changes(merged, changes, kind):
   tops = {path.partition('.')[0] for path in changes}
   if 'facts' in tops:
-    raise no_field('facts', config)
-  tree, before = config.to_dict(), kinds.kind_of(config)
-  kind = kinds.kind_of(merge(tree, changes, before))
-  if kind is not before:
-    tree = of_kind(config, kind)
+    raise no_field('facts', merged)
   if 'data' in tops:
-    tree.pop('facts', None)
-  tree = merge(tree, changes, kind)
+    merged.pop('facts', None)
   if 'latent' not in kind.choices:  # None, or of another kind
-    tree.pop('latent', None)
-  return completed(tree, trusted=False)
+    merged.pop('latent', None)
+  return completed(merged, trusted=False)
 
 
 def of_kind(config: Node, kind: Schema) -> Json:
@@ -166,6 +171,11 @@ def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_RE
   path: the field that names the run; skip: sections that are not read. Raises
   UserError for a folder without a run, and if only a stored config names it.
   """
+  return stored(_content(workdir, path), f'{workdir}/config.json', skip)
+
+
+def _content(workdir, path=''):
+  # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
     own.check_paths(path, str(workdir))
   content = folder.read_config(workdir)
@@ -173,34 +183,54 @@ def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_RE
     folder.check_config_kept(workdir)
     raise UserError(prerequisites.missing(path, workdir))
   own.recall(Path(workdir))
-  return stored(content, f'{workdir}/config.json', skip)
+  return content
 
 
-def of_run(workdir: str | Path, config: Node, flags: Flags) -> Node:
+def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
   """Returns the config for a mode that uses the run in workdir.
 
   The run decides the model and the data; `config`, the user's own file, and the
-  flags decide how they are used. Raises UserError for flags that would change
-  the model.
+  flags decide how they are used; None: the run and the flags. Raises UserError
+  for flags that would change the model.
   """
-  run = open_run(workdir, skip=folder.USES)
-  ours, theirs = kinds.kind_of(config), kinds.kind_of(run)
-  if ours.kind != theirs.kind:
-    raise UserError(
-      f'{workdir} holds {theirs.kind}, and --config describes {ours.kind}: give --config={workdir}'
-    )
-  used = {name: config[name] for name in folder.USES if name in config}
-  merged = run.replace(**used)
-  changed = with_flags(merged, flags)
-  if 'facts' in run:  # also if the data change
-    changed = changed.replace(facts=run.facts)
-  free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data'
-  fixed = folder.differences(folder.plain(merged), folder.plain(changed), free)
-  if fixed:
-    raise UserError(
-      f'config.{fixed}: only a training can change this; the model comes from {workdir}/config.json'
-    )
+  content, where = _content(workdir), f'{workdir}/config.json'
+  own.allow(text for _, text in flags)
+  tree = {n: tuples(x) for n, x in content.items() if n not in NOT_READ}
+  try:
+    kind = kinds.kind_of(tree)
+    if config is not None:
+      ours = kinds.kind_of(config).kind
+      if ours != kind.kind:
+        raise UserError(
+          f'{workdir} holds {kind.kind}, and --config describes {ours}: give --config={workdir}'
+        )
+      tree = {n: x for n, x in tree.items() if n not in USES}
+      tree |= {n: x for n, x in config.to_dict().items() if n in USES}
+    changes = {path: FlagText(text) for path, text in flags}
+    merged = merge(tree, changes, kind)
+    if kinds.kind_of(merged) is not kind:  # refused below
+      changed = with_fields(completed(tree, trusted=False), changes)
+    else:
+      changed = _completed_changes(merged, changes, kind)
+    if 'facts' in tree and 'facts' not in changed:  # if the data change
+      changed = changed.replace(facts=completed(tree, trusted=False).facts)
+  except (UserError, KeyError, TypeError, AttributeError, ValueError):
+    stored(content, where)  # The run itself may be the reason.
+    raise
+  _check_model(content, changed, flags, where)
   return changed
+
+
+def _check_model(content, changed, flags, where):
+  # Raises UserError for flags that change the model of a run.
+  free = *folder.FREE, *USES, *folder.COMPUTED_BY, 'data', 'facts'
+  before, now = folder.flat(dict(content)), folder.flat(folder.plain(changed))
+  paths = tuple(path for path, _ in flags)
+  before |= {n: x for n, x in now.items() if n not in before and not n.startswith(paths)}
+  if fixed := folder.differences(before, now, free):
+    raise UserError(
+      f'config.{fixed}: only a training can change this; the model comes from {where}'
+    )
 
 
 @contextlib.contextmanager

@@ -35,12 +35,8 @@ HEADERS = {
 
 def run(config: Node, workdir: str | Path) -> None:
   """Serves the page until Ctrl-C."""
-  try:
-    import uvicorn
-  except ImportError as error:
-    raise UserError(
-      "--mode=serve needs Starlette and Uvicorn: pip install -e '.[serve]'"
-    ) from error
+  import uvicorn
+
   app = application(*emerging(config, workdir))
   how = {'log_level': 'warning', 'timeout_graceful_shutdown': 1}
   server = uvicorn.Server(uvicorn.Config(app, **how))
