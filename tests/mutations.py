@@ -590,7 +590,7 @@ ranges.py does_not_fit
 app/config/tree.py replaces_a_choice
   if named and old.get('name') != new['name']: => if False:
 app/config/store.py another_kind_of_model
-  kind = kinds.kind_of(merge(tree, changes, before)) => kind = before
+  kind = kinds.kind_of(merged) => kind = before
 # Boundaries, digits, and keys.
 core/step_schedules.py warmup_climbs
   int(num_steps * fraction) => round(num_steps * fraction)
@@ -787,7 +787,7 @@ sampling/correctors.py noisier_than_any
 app/run/model_card.py app/run/test_sharing.py a_bar_in_a_value
   .replace('|', '\\|') =>
 app/config/store.py facts_of_a_run_go
-  tree.pop('facts', None) => pass
+  merged.pop('facts', None) => pass
 app/config/tree.py for_this_field_and_for_a_part
    or isinstance(node.get(last), dict): => :
 # Packages that no row touched.

@@ -58,20 +58,7 @@ def run(config: Node, workdir: str | Path) -> None:
   }
   kinds = [kind for kind, metrics in groups.items() if metrics]
   scoring.check_needs(model, every)
-  points: list[tuple[Fields, Model]] = [
-    (changes, models.make(point, workdir, model.facts)) for changes, point in sweep(config)
-  ]
-  idle = [field for field in points[0][0] if field not in OF_WEIGHTS]
-  if idle and not every:
-    raise UserError(
-      f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
-      f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
-    )
-  for _, point in points:
-    point.check('evaluate')
-    refuse(unread.of_evaluation(point.config, workdir, kinds))
-    if 'samples' in kinds:  # before features of real images are computed
-      weights.restore(point)
+  points = points_of(model, kinds)
   make_folder(workdir, 'evaluation')
   spaces: dict[str, scoring.Space] = {}
   if 'samples' in kinds:
@@ -99,6 +86,25 @@ def run(config: Node, workdir: str | Path) -> None:
     first = kinds[0] if kinds[0] in score else next(iter(groups['examples']))
     out = make_folder(workdir, folder_of(model, first))
     sweeps.write(out, [changes for changes, _ in points], results)
+
+
+def points_of(model: Model, kinds: list[str]) -> list[tuple[Fields, Model]]:
+  """Returns ({field: value}, model) of each point of the sweep, checked."""
+  config, points = model.config, []
+  for changes, changed in sweep(config):
+    idle = [field for field in changes if field not in OF_WEIGHTS]
+    if idle and kinds == ['examples']:
+      raise UserError(
+        f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
+        f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
+      )
+    point = models.make(changed, model.workdir, model.facts)
+    point.check('evaluate')
+    refuse(unread.of_evaluation(changed, model.workdir, kinds))
+    if 'samples' in kinds:  # before features of real images are computed
+      weights.restore(point)
+    points.append((changes, point))
+  return points
 
 
 def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:

@@ -91,34 +91,20 @@ def compile_one(
   trace = {'train': trace_training, 'sample': trace_sampling}[of]
   traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
+  row = describe(config, of, mesh, batch, state)
   text = lowered.as_text()
-  attention = 'cudnn' if 'cudnn$fmha' in text else 'xla'
-  count = {'images': config.evaluation.num_generated}
-  if of == 'train':
-    count = {'steps': config.training.num_steps}
-  key = checksum(text + json.dumps(count), topology)
+  if row['attention']:
+    row['attention'] = 'cudnn' if 'cudnn$fmha' in text else 'xla'
+  count = {n: row[n] for n in ('steps', 'images') if n in row}
+  row['key'] = key = checksum(text + json.dumps(count), topology)
   if key in stored:
     return stored[key]
-  shape = 'x'.join(map(str, mesh.shape.values()))
   if topology.rates is not None:
     # JAX cannot load such programs without devices. It reads this option once.
     jax.config.update('jax_enable_compilation_cache', False)
     compilation_cache.reset_cache()
-  print(f'compiling: mesh {shape}, batch {batch} ...', flush=True)
+  print(f'compiling: mesh {"x".join(map(str, row["mesh"]))}, batch {batch} ...', flush=True)
   start = time.monotonic()
-  row = {
-    'key': key,
-    'of': of,
-    'mesh': list(mesh.shape.values()),
-    'batch': batch,
-    'accumulate': config.training.accumulate,
-    'remat': bool(config.network.get('remat')),
-    'dtype': config.network.get('dtype'),
-    'attention': attention if 'attention' in config.network else '',
-    'state': {'parameters': state[0], 'bytes': state[1]},
-    'versions': sessions.versions(COMPILERS),
-    **count,
-  }
   try:
     compiled = compile_aloud(lowered, topology.options)
   except jax.errors.JaxRuntimeError as error:
@@ -135,6 +121,25 @@ def compile_one(
     jaxpr = trace(once, mesh, workdir)[0].jaxpr
     useful = sum(programs.flops(jaxpr).values()) / mesh.size
   return row | figures(measured, topology, useful, row)
+
+
+def describe(config: Node, of: str, mesh: Mesh, batch: int, state: tuple[int, int]) -> Json:
+  """Returns what is known of a program before it is compiled, for JSON."""
+  network, count = config.network, {'images': config.evaluation.num_generated}
+  if of == 'train':
+    count = {'steps': config.training.num_steps}
+  return {
+    'of': of,
+    'mesh': list(mesh.shape.values()),
+    'batch': batch,
+    'accumulate': config.training.accumulate,
+    'remat': bool(network.get('remat')),
+    'dtype': network.get('dtype'),
+    'attention': network.get('attention', ''),
+    'state': {'parameters': state[0], 'bytes': state[1]},
+    'versions': sessions.versions(COMPILERS),
+    **count,
+  }
 
 
 def compile_aloud(lowered: stages.Lowered, options: dict, every: float = 30.0) -> stages.Compiled:

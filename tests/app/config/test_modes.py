@@ -28,7 +28,7 @@ def installed(tmp_path_factory):
   files = {
     'my_modes.py': COUNT,
     f'{info}/METADATA': 'Metadata-Version: 2.1\nName: counts\nVersion: 1.0\n',
-    f'{info}/WHEEL': 'Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+    f'{info}/WHEEL': 'Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n',
     f'{info}/entry_points.txt': f'[{modes.GROUP}]\n{points}',
   }
   record = ''.join(f'{name},,\n' for name in (*files, f'{info}/RECORD'))
