@@ -5,8 +5,11 @@ All other modes take the model from the run; the command line says how it is
 used.
 """
 
+import functools
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -44,12 +47,35 @@ FREE = (
 COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.mesh')
 
 
-def read_config(workdir: str | Path) -> dict | None:
-  """Reads the config.json of a run; returns None if the file is missing."""
+def read_config(workdir: str | Path) -> Mapping | None:
+  """Returns the content of a run's config.json, None if the file is missing.
+
+  The file is read again only when it has changed.
+  """
+  return (_read(Path(workdir) / 'config.json') or (None,))[0]
+
+
+def stored_fields(workdir: str | Path) -> Mapping[str, object]:
+  """Returns {'section.field': value} of a run's config.json, {} without it."""
+  return (_read(Path(workdir) / 'config.json') or ({}, {}))[1]
+
+
+def _read(path):
   try:
-    return read_json(Path(workdir) / 'config.json')
+    about = path.stat()
+  except OSError:
+    about = None  # `read_json` says why
+  try:
+    stamp = (about.st_mtime_ns, about.st_size, about.st_ino) if about else os.urandom(8)
+    return _read_once(path.absolute(), stamp)
   except (FileNotFoundError, NotADirectoryError):
     return None
+
+
+@functools.lru_cache(16)
+def _read_once(path, stamp):
+  content = read_json(path)
+  return content, flat(content)
 
 
 def check_no_run(workdir: Path, flag: str) -> None:
@@ -84,8 +110,7 @@ def hparams(stored: dict) -> Json:
 
 def config_hash(workdir: str | Path) -> str:
   """Hashes the fields of a run's config that change its result."""
-  fields = flat(read_config(workdir) or {})
-  fields = {k: x for k, x in fields.items() if not k.startswith(FREE)}
+  fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(FREE)}
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -125,8 +125,7 @@ def defaults(config: Node) -> dict[str, object]:
   """
   names = {n: x for n, x in _names(config).items() if n != 'facts'}
   named = completed(names, trusted=False)
-  flat = folder.flat(folder.plain(named)).items()
-  return {name: x for name, x in flat if not name.endswith('.name')}
+  return {name: x for name, x in named.flat.items() if not name.endswith('.name')}
 
 
 def _names(section):
@@ -217,19 +216,19 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
     stored(content, where)  # The run itself may be the reason.
     raise
-  _check_model(content, changed, flags, where)
+  _check_model(workdir, changed, flags)
   return changed
 
 
-def _check_model(content, changed, flags, where):
+def _check_model(workdir, changed, flags):
   # Raises UserError for flags that change the model of a run.
   free = *folder.FREE, *USES, *folder.COMPUTED_BY, 'data', 'facts'
-  before, now = folder.flat(dict(content)), folder.flat(folder.plain(changed))
+  before, now = dict(folder.stored_fields(workdir)), changed.flat
   paths = tuple(path for path, _ in flags)
   before |= {n: x for n, x in now.items() if n not in before and not n.startswith(paths)}
   if fixed := folder.differences(before, now, free):
     raise UserError(
-      f'config.{fixed}: only a training can change this; the model comes from {where}'
+      f'config.{fixed}: only a training can change this; the model comes from {workdir}/config.json'
     )
 
 

@@ -14,10 +14,12 @@ constructor.
 import dataclasses
 import functools
 import inspect
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import own
@@ -96,6 +98,11 @@ class Node(Tree):
   def to_dict(self) -> Json:
     """Returns the section as nested dicts."""
     return {n: x.to_dict() if isinstance(x, Node) else x for n, x in self.items()}
+
+  @functools.cached_property
+  def flat(self) -> Mapping[str, object]:
+    """{'section.field': value} in JSON's types: lists, numbers, strings."""
+    return traverse_util.flatten_dict(json.loads(json.dumps(self.to_dict())), sep='.')
 
   def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""

@@ -88,10 +88,10 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
     names = workdirs
   runs = []
   for name, workdir in zip(names, workdirs, strict=True):
-    stored = folder.read_config(workdir)
-    if stored is None:
+    stored = folder.stored_fields(workdir)
+    if not stored:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
-    runs.append(record.read(name, Path(workdir), folder.flat(stored)))
+    runs.append(record.read(name, Path(workdir), stored))
   return runs
 
 
@@ -111,8 +111,7 @@ def defaults(config: Node) -> dict[str, object]:
   """Returns the defaults of a config's choices, and the default choices."""
   objective = next(iter(kinds.kind_of(config).table('objective')))
   usual = store.completed({'objective': objective}, trusted=False)
-  fields = folder.flat(folder.plain(usual)).items()
-  choices = {name: x for name, x in fields if name.endswith('.name')}
+  choices = {name: x for name, x in usual.flat.items() if name.endswith('.name')}
   return store.defaults(config) | choices
 
 

@@ -104,8 +104,7 @@ def _modules(config, used):
 
 def _computed_by(model):
   # Returns the fields of COMPUTED_BY that the command line changed.
-  stored = folder.flat(folder.read_config(model.workdir) or {})
-  now = folder.flat(folder.plain(model.config))
+  stored, now = folder.stored_fields(model.workdir), model.config.flat
   return {
     field: now[field]
     for field in folder.COMPUTED_BY
@@ -140,9 +139,9 @@ def name_of_edit(model: Model) -> str:
 
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
-  stored = folder.flat(folder.read_config(model.workdir) or {})
+  stored = folder.stored_fields(model.workdir)
   defaults, changes = store.defaults(model.config), {}
-  for field, value in folder.flat(folder.plain(model.config)).items():
+  for field, value in model.config.flat.items():
     # The field of another choice than the run's has a default.
     default = defaults.get(field) if field.count('.') > 1 else ''
     if field.startswith('sampling.') and value != stored.get(field, default):
