@@ -14,8 +14,8 @@ digits reads 98.5 % +- 0.3 of 2000 samples as the requested class. :long trains
 Saharia et al. 2022), 701,921 parameters. Measured: the lower half of each of
 the 360 test digits was filled in, and a classifier that reads 99.4 % of the
 digits themselves reads 81.7 % +- 2.0 of the results as the original class
-(docs/posterior.md). :superres gets the means over 2x2 pixels (SR3, Saharia et
-al. 2021): 4x4 -> 8x8.
+(docs/posterior_measurements.md). :superres gets the means over 2x2 pixels (SR3,
+Saharia et al. 2021): 4x4 -> 8x8.
 
   python launch.py --config=configs/digits.py:inpainting --mode=edit \
     --config.edit.image=digit.png --config.edit.mask=mask.png
