@@ -7,12 +7,12 @@ Each of the first test images is damaged by an operator and noise (in grey
 levels of 255), both known exactly, and restored. A row has the residual |y - A
 x| / s (1 is right), PSNR of the samples' mean and of single samples in dB, the
 percentage of pixels whose truth lies between the lowest and the highest sample
-((S - 1) / (S + 1) of them is right), and the seconds
-of drawing without XLA's compilation. With --judge=digits, or classifier:FILE of
---mode=convert, each method restores without labels and with the true ones, and
-a row has the percentage of samples that are read as the true class. For
---operators=mask, --methods has the methods of edit=inpaint too, such as
-repaint, which take y for exact.
+((S - 1) / (S + 1) of them is right), and the seconds of drawing without XLA's
+compilation. With --judge=digits, or classifier:FILE of --mode=convert, each
+method restores without labels and with the true ones, and a row has the
+percentage of samples classified as the true class. For --operators=mask,
+--methods has the methods of edit=inpaint too, such as repaint, which take y for
+exact.
 """
 
 import argparse

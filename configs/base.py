@@ -26,8 +26,8 @@ def get_config():
 def short(num_steps, every=500, learning_rate=2e-3, **training):
   """Returns a config whose training takes minutes: AdamW with a cosine.
 
-  every: steps between evaluations, samples and checkpoints, each of which
-  `training`, the other fields of this section, may change.
+  every: steps between evaluations, samples and checkpoints, by default.
+  training: the other fields of this section.
   """
   config = get_config()
   config.optimizer = section('adamw', learning_rate=learning_rate, warmup_steps=100, decay='cosine')

@@ -1,8 +1,8 @@
 r"""Class-conditional DDPM on the real digits that ship with scikit-learn.
 
-T = 1000, linear beta, L_simple; a U-Net of 702,753 parameters. Measured:
-3 to 4 minutes on two CPU cores. A classifier that reads 99.4 % of the real test
-digits reads 98.5 % +- 0.3 of 2000 samples as the requested class. :long trains
+T = 1000, linear beta, L_simple; a U-Net of 702,753 parameters. Measured: 3 to 4
+minutes on two CPU cores. A classifier assigns 98.5 % +- 0.3 of 2000 samples to
+the requested class, and 99.4 % of the real test digits to theirs. :long trains
 2,500 steps, as for the guides' figures (docs/performance.md).
 
   python launch.py --config=configs/digits.py
@@ -12,10 +12,10 @@ digits reads 98.5 % +- 0.3 of 2000 samples as the requested class. :long trains
 
 :inpainting gets the known pixels and their mask instead of the class (Palette,
 Saharia et al. 2022), 701,921 parameters. Measured: the lower half of each of
-the 360 test digits was filled in, and a classifier that reads 99.4 % of the
-digits themselves reads 81.7 % +- 2.0 of the results as the original class
-(docs/posterior.md). :superres gets the means over 2x2 pixels (SR3, Saharia et
-al. 2021): 4x4 -> 8x8.
+the 360 test digits was filled in, and a classifier assigns 81.7 % +- 2.0 of the
+results to the original class, and 99.4 % of the digits themselves to theirs
+(docs/posterior_measurements.md). :superres gets the means over 2x2 pixels (SR3,
+Saharia et al. 2021): 4x4 -> 8x8.
 
   python launch.py --config=configs/digits.py:inpainting --mode=edit \
     --config.edit.image=digit.png --config.edit.mask=mask.png

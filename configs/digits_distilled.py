@@ -4,8 +4,8 @@ The student begins with the weights of its teacher and learns x = Phi(eps), the
 sample that 10 steps of UniPC make of the noise eps. Most examples are at t = 1,
 where a sample in one step begins, the others on the straight path between eps
 and x (reflow, Liu et al. 2022). Measured: 12 minutes of CPU time, 30 on 2 busy
-cores; of 1,437 samples in one call 98.8 % +- 0.3 are read as the requested
-class, at the FD of 50 calls of the teacher (docs/few_steps.md).
+cores; of 1,437 samples in one call 98.8 % +- 0.3 are classified as the
+requested class, at the FD of 50 calls of the teacher (docs/few_steps.md).
 
   python launch.py --config=configs/digits_flow.py:unscaled
   python launch.py --config=configs/digits_distilled.py

@@ -1,7 +1,7 @@
 r"""A transformer that predicts x_0 on the digits: JiT's objective, small.
 
 Li & He 2025 on 16 patches of 2x2 pixels: 328,964 parameters. Measured on 2 busy
-CPU cores: 5 min 24 s; an SVM reads 99.0 % +- 0.4 of 500 samples as the class
+CPU cores: 5 min 24 s; an SVM assigns 99.0 % +- 0.4 of 500 samples to the class
 that was requested, with 25 calls of Euler's method; the network of the velocity
 has 96.8 % +- 0.8, and half the Frechet distance (docs/networks.md).
 

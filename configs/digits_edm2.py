@@ -2,8 +2,8 @@ r"""EDM2 (Karras et al. 2024) on the digits, class-conditional.
 
 A magnitude-preserving U-Net, normalised weights, a learned weight of each noise
 level. docs/networks.md relates the fields to the paper. Measured on 2 busy CPU
-cores: 5 min 11 s; 96.9 % +- 0.5 of 1,437 samples are read as the requested
-class, with the lowest Frechet distance of the digits' models, 0.075.
+cores: 5 min 11 s; 96.9 % +- 0.5 of 1,437 samples are classified as the
+requested class, with the lowest Frechet distance of the digits' models, 0.075.
 
   python launch.py --config=configs/digits_edm2.py
   python launch.py --config=configs/digits_edm2.py --mode=sample

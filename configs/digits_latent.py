@@ -3,8 +3,8 @@ r"""Latent diffusion on the digits (Rombach et al. 2022), class-conditional.
 digits.py in the 4x4x4 latents of the run of digits_autoencoder.py, which is
 trained first (`:smoke` needs its smoke run); 700,420 parameters. Measured on 2
 busy CPU cores: 4 min 30 s after the autoencoder's 3 min; 96.6 % +- 0.8 of 500
-samples are read as the requested class (see digits.py), and all of them with
-guidance of scale 2.
+samples are classified as the requested class (see digits.py), and all of them
+with guidance of scale 2.
 
   python launch.py --config=configs/digits_autoencoder.py
   python launch.py --config=configs/digits_latent.py

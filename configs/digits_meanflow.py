@@ -4,7 +4,7 @@ The network learns the average velocity between two times, in one run without a
 teacher; it begins with the weights of flow matching, where the two times are
 equal. The error is squared (p = 0), and a quarter of the examples has t = 1.
 Measured: 9 minutes of CPU time, 43 on 2 busy cores; of 1,437 samples 98.2 % +-
-0.4 are read as the requested class with one call, 98.6 % with four
+0.4 are classified as the requested class with one call, 98.6 % with four
 (docs/few_steps.md).
 
   python launch.py --config=configs/digits_flow.py:unscaled

@@ -9,7 +9,7 @@ pixels. The first command is optional: training downloads the set, 12 MB.
   python launch.py --config=configs/mnist.py --mode=sample
 
 Measured on two cores of an EPYC: 24 min, cold, 35 min of processor time; the
-classifier of mnist_classifier.py reads 98.7 % +- 0.3 of 2,000 samples as the
+classifier of mnist_classifier.py assigns 98.7 % +- 0.3 of 2,000 samples to the
 requested class with the guidance of scale 1.5, 93 % without (docs/results.md).
 Other networks at equal time: docs/performance.md.
 

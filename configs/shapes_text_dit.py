@@ -1,6 +1,6 @@
 r"""Text to image by a transformer: shapes_text.py with MM-DiT's blocks.
 
-Esser et al. 2024, small: the bytes of the text and 64 patches of 2x2 pixels are
+Esser et al. 2024: the bytes of the prompt and 64 patches of 2x2 pixels are
 two streams with one attention. 998,220 parameters, and a step takes as many
 operations as one of shapes_text.py. Measured, 44 min of CPU time: with two
 objects 47.0 % +- 1.6 of 975 samples are right (98.4 % by that U-Net); with

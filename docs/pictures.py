@@ -277,9 +277,9 @@ def bound():
 
 
 def posterior_errors():
-  """Draws the errors of docs/posterior.md against the calls of the network."""
-  page = (ROOT / 'docs' / 'posterior.md').read_text()
-  rows = [x.split('|') for x in page.split('### Mixtures: errors')[1].splitlines()]
+  """Draws the table of mixtures: errors against the calls of the network."""
+  page = (ROOT / 'docs' / 'posterior_measurements.md').read_text()
+  rows = [x.split('|') for x in page.split('## Mixtures')[1].splitlines()]
   rows = [x for x in rows if len(x) == 6 and '**0.' in x[-2]]
   (exact, *rows) = rows
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)

@@ -1,4 +1,4 @@
-"""Reads the text of compiled programs: their operations and collectives."""
+"""Reads compiled programs: their operations and collectives."""
 
 import math
 import re

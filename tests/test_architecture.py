@@ -58,7 +58,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
 
 
 def test_modes_are_imported_on_dispatch():
-  """Reporting a mistake loads no library for data sets or checkpoints."""
+  """A user's error loads no library for data sets or checkpoints."""
   loaded = loaded_by('from diffusion_jax.app import cli')
   assert 'diffusion_jax' in loaded
   assert not loaded & {

@@ -1,6 +1,6 @@
 """Every command of every page is parsed, and its config is made and checked.
 
-`-m docs` also runs those of the pages of arrays and posteriors, shortened.
+`-m docs` also runs commands of some pages, shortened.
 """
 
 import importlib.util
@@ -26,9 +26,9 @@ from tests.test_readme import EXAMPLE, ROOT
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 LAUNCH = re.compile('(?:python launch.py|diffusion-jax) (?=.)')
-# What stands for a text of the reader's.
+# What the reader replaces.
 PLACEHOLDER = re.compile(r'…|\.\.\.|<|\$host|=$|--config\.(?!\S*=)')
-# Flags alone: the first part => the command that they are added to.
+# A flag without its command: the first part => the command.
 FLAGS = {
   '--config=': '',
   '--config.schedule.start=': '--config=configs/digits.py --config.schedule=sigmoid',

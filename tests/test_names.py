@@ -43,7 +43,7 @@ def evaluate(code, **more):
   return eval(code, {}, GIVEN | more)  # the page is our own
 
 
-SAMPLERS = rows('Samplers of others')
+SAMPLERS = rows('Samplers in other libraries')
 
 
 @pytest.mark.parametrize('code', [code for row in SAMPLERS for code in codes(row[0])])
@@ -77,7 +77,7 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
   assert on_page == {*pairs}
 
 
-@pytest.mark.parametrize('code', [codes(row[0])[0] for row in rows('Grids of others')])
+@pytest.mark.parametrize('code', [codes(row[0])[0] for row in rows('Grids in other libraries')])
 def test_a_grid_of_the_page_has_its_levels(code):
   given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}
   if re.search("'(trailing|leading|linspace|karras|logsnr)'", code):  # of steps

@@ -1,6 +1,6 @@
-"""A mistake in a call raises one line that says what was expected.
+"""A wrong call raises one line that says what was expected.
 
-Tables are like those of tests/refusals.py.
+The tables have the form of tests/refusals.py.
 """
 # ruff: noqa: F401  The rows call what is imported.
 

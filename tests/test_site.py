@@ -186,7 +186,7 @@ def as_for_users():
 @pytest.mark.tutorials
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_its_results_hold(path, tmp_path_factory, request):
-  """With --save_outputs its outputs are stored in it."""
+  """--save_outputs stores the outputs in it."""
   # The extra [docs] may be missing in pyright's environment.
   nbformat, nbclient = map(importlib.import_module, ('nbformat', 'nbclient'))
   notebook = nbformat.read(path, as_version=4)

@@ -2,9 +2,9 @@
 
 Samplers, bounds and guidance take a `Denoiser`: (x_t, level) -> Prediction. A
 network is any function `network_fn(params, x, noise, cond, *, key=None)`; a
-`Network` makes a denoiser of it. Only a `Network` knows how a network was
-trained: its parametrization, its input for the noise level, the scaling of x
-and its conditions.
+`Network` makes a denoiser of it. Only a `Network` has a network's
+parametrization, its input for the noise level, the scaling of x and its
+conditions.
 """
 
 import dataclasses

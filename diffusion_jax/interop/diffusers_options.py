@@ -37,7 +37,7 @@ def complete(
 ) -> SimpleNamespace:
   """Returns the options of a class with its defaults, as `options.complete`.
 
-  An unknown option that is None counts as absent.
+  An unknown option of None counts as absent.
   """
   given = {
     option: value

@@ -154,7 +154,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], **met
   try:
     with draft(path) as file:
       mode = os.fstat(file.fileno()).st_mode
-      # The library writes the memory of an array, whatever its strides are.
+      # The library writes the memory of an array and ignores its strides.
       arrays = {n: np.asarray(x, order='C') for n, x in tensors.items()}
       safetensors.numpy.save_file(arrays, file.name, metadata or None)
       # The library's files are readable by their owner only.

@@ -58,7 +58,7 @@ class DiT(Checked):
   `class_tokens` copies of the label's embedding, with learned positions, are
   further tokens from block `class_tokens_at` on (JiT, Li & He 2025).
   `dropout_blocks` 'middle' restricts dropout to the middle half of the blocks.
-  Conditions are described in `UNet`; the words of a text or context are tokens
+  Conditions are described in `UNet`; the words of a prompt or context are tokens
   (`text_attention` 'joint'), or x attends to them ('cross').
   `attention`: see `attend`.
 

@@ -58,10 +58,10 @@ class UNet(Checked):
 
   `inputs` are the entries of cond. The `LabelEmbedding` of the label and
   `of_step` are added to the embedding of the noise, and `with_inputs` to the
-  channels of x. With a text, a `CrossAttention` to its words (`TextFeatures`)
+  channels of x. With a prompt, a `CrossAttention` to its words (`TextFeatures`)
   follows every attention, and their mean is added to the embedding of the
-  noise. A context is read by `read_context`: its embedding is added to the
-  noise's, its words are attended to like a text's, its channels join x's.
+  noise. `read_context` reads a context: its embedding is added to the noise's,
+  the words are attended to like a prompt's, the channels join x's.
 
   Options of OpenAI's networks (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021)
   are described in `ResnetBlock`, `Attention`, `Downsample`, `initializers` and

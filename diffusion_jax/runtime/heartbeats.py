@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-try:  # There is no public interface to the store.
+try:  # The store lacks a public interface.
   from jax._src.distributed import global_state
 except ImportError:  # JAX has moved it.
   global_state = None

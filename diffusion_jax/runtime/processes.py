@@ -26,7 +26,7 @@ def start(
 ) -> None:
   """Joins the other processes; from then on only process 0 prints.
 
-  If the first three are None, JAX detects SLURM, Kubernetes, TPU or MPI. A
+  By default JAX detects SLURM, Kubernetes, TPU or MPI. A
   process that is silent for heartbeat_timeout seconds ends all of them.
   """
   check(coordinator, num_hosts, host)

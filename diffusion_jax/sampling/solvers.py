@@ -267,8 +267,8 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
 
   Args:
     order: p, 1, 2 or 3; ValueError for others.
-    num_steps: The steps of the grid, the last of which then have lower orders:
-      diffusers' lower_order_final. None: only the step to clean data has.
+    num_steps: The number of steps of the grid, whose last steps have lower
+      orders (diffusers' lower_order_final). None: only the step to clean data.
   """
   _check_order(order)
 

@@ -116,7 +116,7 @@ def test_the_error_of_contraction_is_its_deviation_over_sets():
 
 
 def test_contraction_leaves_out_what_never_changes(rng):
-  """Of a box the prior's density is 1 / volume; a constant has no density."""
+  """A box has the density 1 / volume; a constant has no density."""
   truth = rng.uniform(-3.0, 3.0, (2000, 2))
   log_prior = calibration.prior_log_density(truth)
   np.testing.assert_allclose(log_prior, -2 * np.log(6.0), atol=0.01)
@@ -184,7 +184,7 @@ def test_draws_that_equal_the_truth_are_calibrated(draw):
 
 
 def test_equal_numbers_share_their_levels():
-  """Of 3 draws below and 5 equal, the level is uniform on [3, 9] / 11."""
+  """3 draws below and 5 equal give a level uniform on [3, 9] / 11."""
   draws = np.tile(np.repeat([-1.0, 0.0, 1.0], [3, 5, 2]), (4000, 1))
   found = calibration.rank_levels(draws, np.zeros(4000))
   assert stats.kstest(11 * found, 'uniform', (3, 6)).pvalue > 1e-4

@@ -15,7 +15,7 @@ BAD = np.array([[0.0], [np.nan], [1.0], [2.0]])
 
 
 def energy(samples, reference):
-  """Takes numbers; a set without numbers is None."""
+  """Takes numbers; None stands for a set without numbers."""
   sets = ({} if x is None else {'values': x} for x in (samples, reference))
   return vectors.take_values('energy', *sets)
 

@@ -1,4 +1,4 @@
-"""A mistake in a layer raises one line; for fields see test_options.py."""
+"""A wrong layer raises one line; for fields see test_options.py."""
 
 from typing import Any
 

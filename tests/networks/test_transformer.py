@@ -71,7 +71,7 @@ def whole(x, noise, label, p, network):
 
 
 def test_the_whole_network_of_jit():
-  """tests/interop/test_diffusers.py compares that of Peebles & Xie."""
+  """tests/interop/test_diffusers.py compares Peebles & Xie's network."""
   network = DiT(**TINY, **LABELLED, **JIT, bottleneck=3, class_tokens_at=1)
   x = images()
   params = small_params(network, x, NOISE, LABEL)

@@ -20,7 +20,7 @@ GRID = np.linspace(-1.0, 1.0, 256)
 X0 = np.random.default_rng(0).choice(GRID, SHAPE)
 X0[0, 0], X0[1, 0] = -1.0, 1.0  # the two open bins
 MANY = np.resize(X0, (2000, *SHAPE[1:]))  # one shape for all programs
-FEW = 200  # of which each term is compared
+FEW = 200  # with a comparison of each term
 
 
 def denoiser(clip):

@@ -210,7 +210,7 @@ def test_guidance_and_top_p():
 
 
 def test_top_p_keeps_what_rounding_would_lose():
-  """Of 1 / i^3 states sums reach 1 early, and 1 - 1e-6 too late or too soon."""
+  """Sums of 1 / i^3 reach 1 early, and 1 - 1e-6 too late or too soon."""
   probs = np.arange(1.0, 5001.0) ** -3.0
   probs /= probs.sum()
   logits = np.log(np.append(probs, 1e-60)).astype(np.float32)[None, None]

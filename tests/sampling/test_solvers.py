@@ -225,7 +225,7 @@ def test_samples_from_pure_noise_and_their_gradients_are_finite(name):
 
 @pytest.mark.parametrize('name', moments.SAMPLERS)
 def test_an_example_has_its_own_levels_and_key(name):
-  """A row of a batch with levels and keys [B] is that of a batch of copies."""
+  """A row of a batch with levels and keys [B] equals a row of copies."""
   first = 0.9 if name == 'euler_maruyama' else 1.0
   times = np.linspace([first, 0.5, 0.2], [0.7, 0.1, 0.0], 4, dtype=np.float32)
   run, (keys, x) = three_steps(name), three_examples()

@@ -90,7 +90,7 @@ def test_decoupled_noise_is_exact_for_white_data(key):
 
 
 def test_the_paper_assumes_another_variance(key):
-  """With sigma^2 / alpha^2 and the ODE's end, white data spread too much."""
+  """White data are over-dispersed by sigma^2 / alpha^2 and the ODE's end."""
   levels = level_grid(SCHEDULE, 12, 'karras')
   estimate = dj.ode_estimate(SCHEDULE, 5)
   unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
