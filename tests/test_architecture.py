@@ -121,10 +121,8 @@ def test_the_version_is_written_once():
   """The wheel reads it from the package; other files repeat it."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert 'version' not in project['project']
-  version = project['tool']['hatch']['version']
-  assert version == {'path': 'diffusion_jax/__init__.py'}
-  changes = (ROOT / 'CHANGELOG.md').read_text()
-  assert re.search('^## (\\S+)', changes, re.M)[1] == dj.__version__
+  assert project['tool']['hatch']['version'] == {'path': 'diffusion_jax/__init__.py'}
+  assert re.search('^## (\\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == dj.__version__
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 

@@ -60,8 +60,7 @@ def test_a_sampler_of_the_page_makes_a_step(code):
 
 
 def test_all_samplers_of_k_diffusion_are_on_the_page():
-  named = re.findall(r'sample_(\w+)', ' '.join(row[1] for row in SAMPLERS))
-  assert {*named} == {*K_DIFFUSION}
+  assert {*re.findall(r'sample_(\w+)', ' '.join(row[1] for row in SAMPLERS))} == {*K_DIFFUSION}
 
 
 def test_schedulers_of_the_page_are_compared_with_diffusers():
@@ -81,8 +80,7 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
 def test_a_grid_of_the_page_has_its_levels(code):
   given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}
   if re.search("'(trailing|leading|linspace|karras|logsnr)'", code):  # of steps
-    betas = dj.linear_betas(1000)
-    given['schedule'] = dj.DiscreteSchedule.from_betas(betas)
+    given['schedule'] = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
   levels = evaluate(f'level_grid({code})', **given)
   assert levels.t.shape == (11,) and levels.sigma[-1] == 0.0
   ratio = levels.sigma / levels.alpha
@@ -100,9 +98,7 @@ def test_fields_of_the_page_are_set(fields):
   base = {}
   if any(path.startswith('sampling.schedule.') for path in flags):
     base = {'sampling.schedule': 'karras'}
-  config = store.with_flags(read('digits'), [*(base | flags).items()])
-  found = folder.flat(config.to_dict())
+  found = folder.flat(store.with_flags(read('digits'), [*(base | flags).items()]).to_dict())
   for path, text in flags.items():
-    value = found.get(path, found.get(f'{path}.name'))
-    expected = str(value).strip('(),[]').removesuffix('.0')
+    expected = str(found.get(path, found.get(f'{path}.name'))).strip('(),[]').removesuffix('.0')
     assert expected == text.removesuffix('.0'), path

@@ -69,8 +69,7 @@ def assert_batches_of(source, expected, **options):
     parts = [next(host) for host in hosts]
     assert whole.keys() == parts[0].keys()
     for name, rows in whole.items():
-      read = np.concatenate([part[name] for part in parts])
-      np.testing.assert_array_equal(read, rows)
+      np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
   for host in hosts:
     host.close()
 
@@ -93,6 +92,5 @@ def assert_splits(read, text_column, **options):
   images, found = read('test', **options).read(np.arange(5)).values()
   np.testing.assert_array_equal(images, PICTURES[25:])
   assert found.tolist() == LABELS[25:].tolist()
-  source = read('train', text_column=text_column, **options)
-  texts = source.read(np.array([14, 3]))['text']
+  texts = read('train', text_column=text_column, **options).read(np.array([14, 3]))['text']
   assert texts.tolist() == ['text 14', 'text 3']

@@ -21,8 +21,7 @@ def example(**features):
   message = messages.Example()
   for name, value in features.items():
     lists = message.features.feature[name]
-    whole = isinstance(value, int)
-    kind = lists.int64_list if whole else lists.bytes_list
+    kind = lists.int64_list if isinstance(value, int) else lists.bytes_list
     kind.value.append(value)
   return message.SerializeToString()
 

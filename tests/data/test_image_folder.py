@@ -75,8 +75,7 @@ def test_train_and_test_folders_are_splits(name, classes, tmp_path_factory):
   val = image_folder.folder(top, 'test', (8, 8, 3), labelled=True)
   assert (len(train), len(val)) == (9, 1)
   assert (train.facts.num_classes, val.facts.num_classes) == (3, 3)
-  label = val.read(np.array([0]))['label']
-  assert label.tolist() == [1]  # the number it has in train
+  assert val.read(np.array([0]))['label'].tolist() == [1]  # the number it has in train
 
 
 def names(source):
@@ -179,8 +178,7 @@ def test_a_checksum_is_of_names_and_sizes(classes):
   picture.write_bytes(picture.read_bytes() + b' ')
   larger = checksum(moved)
   picture.unlink()
-  fewer = checksum(moved)
-  assert len({first, other, larger, fewer}) == 4
+  assert len({first, other, larger, checksum(moved)}) == 4
 
 
 def test_a_sum_is_of_the_content_or_of_the_files_as_they_are(tmp_path):

@@ -28,8 +28,7 @@ def test_npz_as_sampling_writes_it(tmp_path):
 
 
 def test_npz_of_grey_pictures_without_channels(tmp_path):
-  path = save(tmp_path / 'a.npz', images=ARRAYS['images'][..., 0])
-  assert npz(path).x.shape == (10, 4, 5, 1)
+  assert npz(save(tmp_path / 'a.npz', images=ARRAYS['images'][..., 0])).x.shape == (10, 4, 5, 1)
 
 
 def test_numbers_with_channels_first_get_a_line(tmp_path, capsys, monkeypatch):
@@ -91,8 +90,7 @@ def test_bounds_are_a_box(tmp_path):
 
 
 def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
-  tests = {'test_images': ARRAYS['images'][:2]}
-  for name, array in (ARRAYS | tests).items():
+  for name, array in (ARRAYS | {'test_images': ARRAYS['images'][:2]}).items():
     np.save(tmp_path / f'{name}.npy', array)
   source = npz(tmp_path, num_classes=3)
   assert isinstance(source.x, np.memmap) and not source.in_memory

@@ -26,8 +26,7 @@ def write(path, start, end, group=5):
 @pytest.fixture
 def files(tmp_path):
   """Writes 30 rows in the groups 5, 5, 2, 5, 5, 5, 3."""
-  parts = (0, 12), (12, 30)
-  return [write(tmp_path / f'{a}.parquet', a, b) for a, b in parts]
+  return [write(tmp_path / f'{a}.parquet', a, b) for a, b in ((0, 12), (12, 30))]
 
 
 @pytest.fixture
@@ -62,8 +61,7 @@ def test_lists_of_numbers_are_x_and_the_context(tmp_path):
   parquet.write_table(pyarrow.table(columns), tmp_path / 'a.parquet')
   table = open_parquet('set', [str(tmp_path / 'a.parquet')], [*arrays], 8)
   for x, context in ('a', 'b'), ('b', 'a'):
-    chosen = Columns(x=x, context=context)
-    found = of_numbers(table, chosen, np.arange(6)).read(np.array([4, 1]))
+    found = of_numbers(table, Columns(x=x, context=context), np.arange(6)).read(np.array([4, 1]))
     np.testing.assert_array_equal(found['x'], arrays[x][[4, 1]])
     np.testing.assert_array_equal(found['context'], arrays[context][[4, 1]])
 
@@ -83,16 +81,14 @@ def test_an_epoch_has_every_image_once_and_its_blocks_together(buffer):
 
 def test_images_that_fit_in_the_buffer_have_the_order_of_other_sources():
   order = block_order(np.random.default_rng(7), np.array([20, 10]), 30)
-  expected = np.random.default_rng(7).permutation(30)
-  np.testing.assert_array_equal(order, expected)
+  np.testing.assert_array_equal(order, np.random.default_rng(7).permutation(30))
 
 
 def test_an_epoch_opens_each_row_group_once(files, counting):
   open_file, opened = counting
   table = open_parquet('set', files, ['image', 'label'], 8, open_file)
   assert sorted(opened) == sorted(files)  # the footers
-  order = table.order(np.random.default_rng(0))
-  for part in np.split(order, 10):
+  for part in np.split(table.order(np.random.default_rng(0)), 10):
     table.get(['image', 'label'], part)
   assert len(opened) == 2 + len(table.sizes)
 

@@ -67,11 +67,9 @@ def test_only_the_rows_of_a_host_are_read(numbered):
 
 @pytest.mark.parametrize('num_threads', [1, 3])
 def test_threads_do_not_change_the_batches(numbered, num_threads):
-  disk = OnDisk(numbered)
-  stream: Any = pipeline.batches(disk, 4, 7, 5, True, num_threads=num_threads)
+  stream: Any = pipeline.batches(OnDisk(numbered), 4, 7, 5, True, num_threads=num_threads)
   for step in range(5, 15):
-    expected = pipeline.batch_at(numbered, 4, 7, step, True)
-    assert_same(next(stream), expected)
+    assert_same(next(stream), pipeline.batch_at(numbered, 4, 7, step, True))
   stream.close()
 
 

@@ -72,8 +72,7 @@ def test_each_simulation_runs_once(module, tmp_path, capsys):
   first = read(decay, tmp_path)
   assert len(first['x']) == 225
   assert sorted(calls_of(tmp_path / 'calls')) == [50, 100, 100]
-  printed = capsys.readouterr().out
-  assert '25 of 250 simulations have NaN' in printed
+  assert '25 of 250 simulations have NaN' in capsys.readouterr().out
   assert_same(first, read(decay, tmp_path))
   fewer = read(decay, tmp_path, num_examples=200)
   assert_same(fewer, {name: x[:180] for name, x in first.items()})
@@ -122,8 +121,7 @@ def test_functions_that_one_function_returns_are_others(tmp_path):
     return lambda rng, n: {'x': rng.normal(by, 1.0, (n, 1))}
 
   def read(by):
-    source = of_simulator(shifted(by), num_examples=90, kept_in=tmp_path)
-    return source.read(np.arange(90))['x']
+    return of_simulator(shifted(by), num_examples=90, kept_in=tmp_path).read(np.arange(90))['x']
 
   assert abs(read(0.0).mean()) < 1.0 < read(9.0).mean()
   np.testing.assert_array_equal(read(9.0), read(9.0))
@@ -133,11 +131,9 @@ def test_functions_that_one_function_returns_are_others(tmp_path):
 def test_any_number_of_processes_simulates_the_same(module, tmp_path):
   alone = read(module(), tmp_path)
   (tmp_path / 'two').mkdir()
-  together = read(module(), tmp_path / 'two', workers=2)
-  assert_same(alone, together)
+  assert_same(alone, read(module(), tmp_path / 'two', workers=2))
   lines = (tmp_path / 'two' / 'calls').read_text().split('\n')
-  processes = {line.split()[1] for line in lines if line}
-  assert len(lines) == 4 and str(os.getpid()) not in processes
+  assert len(lines) == 4 and str(os.getpid()) not in {line.split()[1] for line in lines if line}
   with pytest.raises(ValueError, match='workers=2 needs a simulator that'):
     of_simulator(lambda rng, n: {'x': rng.normal(size=(n, 1))}, workers=2)
 

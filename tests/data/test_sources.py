@@ -59,8 +59,7 @@ def test_binarized_images_are_drawn_once_and_anew_in_each_epoch():
   pairs = drawn.reshape(draws, -1)[:, (0 < p.ravel()) & (p.ravel() < 1)]
   correlation = np.corrcoef(pairs.T) - np.eye(pairs.shape[1])
   assert np.abs(correlation).max() < 5 / np.sqrt(draws)  # pixels, and epochs
-  other = source.redrawn(4, np.arange(draws)).read(rows)['x']
-  assert not np.array_equal(drawn, other)
+  assert not np.array_equal(drawn, source.redrawn(4, np.arange(draws)).read(rows)['x'])
 
 
 def test_batches_of_binarized_images_follow_from_seed_and_epoch():
@@ -84,8 +83,7 @@ def numbers(size=200, **fields):
   """Returns a source of vectors in odd units, with a context [4, 2]."""
   rng = np.random.default_rng(0)
   x = 1e3 + 1e-3 * rng.normal(size=(size, 3))
-  context = rng.gamma(2.0, size=(size, 4, 2))
-  return sources.ArraySource(x, context=context, **fields)
+  return sources.ArraySource(x, context=rng.gamma(2.0, size=(size, 4, 2)), **fields)
 
 
 def test_statistics_are_those_of_the_last_axis():
@@ -131,8 +129,7 @@ def test_a_checksum_is_of_all_that_is_stored(monkeypatch):
   assert len({first, *changed}) == 4
   assert sources.checksum(sources.ArraySource(x[:120])) != sources.checksum(sources.ArraySource(x))
   whole = sources.ArraySource(x)
-  binarized = sources.Binarized(whole, 'threshold')
-  assert sources.checksum(binarized) == sources.checksum(whole)
+  assert sources.checksum(sources.Binarized(whole, 'threshold')) == sources.checksum(whole)
   monkeypatch.setattr(sources, 'MOST_SUMMED', 4 * 50)
   some = checksum()
   assert some == checksum(2, 'x') and some != checksum(199, 'x')
@@ -140,10 +137,8 @@ def test_a_checksum_is_of_all_that_is_stored(monkeypatch):
 
 
 def test_constructors_state_their_facts():
-  shape = sources.facts_of_fields((8, 8, 3), 4, path='x')
-  assert shape == sources.pictures((8, 8, 3), 4)
-  mark = sources.states(lambda **fields: fields)
-  assert mark(lambda: None).stated_facts(a=1) == {'a': 1}
+  assert sources.facts_of_fields((8, 8, 3), 4, path='x') == sources.pictures((8, 8, 3), 4)
+  assert sources.states(lambda **fields: fields)(lambda: None).stated_facts(a=1) == {'a': 1}
 
 
 def test_facts_in_json_have_a_context_only_if_there_is_one():
@@ -201,6 +196,5 @@ def test_synthetic_pictures(shape):
   train, test = (small_sets.synthetic(s, shape, 4, 40) for s in ('train', 'test'))
   assert train.x.shape == (40, *shape) and train.x.dtype == np.uint8
   assert np.bincount(train.label).tolist() == [10] * 4
-  again = small_sets.synthetic('train', shape, 4, 40)
-  np.testing.assert_array_equal(train.x, again.x)
+  np.testing.assert_array_equal(train.x, small_sets.synthetic('train', shape, 4, 40).x)
   assert (train.x != test.x).any()

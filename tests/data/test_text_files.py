@@ -32,8 +32,7 @@ def test_splits_are_the_pieces_of_all_texts_in_order(folder):
 
 
 def test_the_own_text_has_the_modules():
-  source = text_files(length=1000, test_fraction=0.0)
-  assert b'def text_files(' in source.x.tobytes()
+  assert b'def text_files(' in text_files(length=1000, test_fraction=0.0).x.tobytes()
 
 
 def test_drawn_bytes():

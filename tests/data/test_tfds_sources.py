@@ -127,13 +127,11 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
     tfds_sources.cifar10('train', tmp_path)
   named = 0
   for place in range(1000, len(data), 4999):
-    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-    path.write_bytes(flipped)
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     source = tfds_sources.tfds('train', 'cifar10', (32, 32, 3), data_dir=tmp_path)
     try:
       source.read(np.arange(15))
-      found = tfds_sources.cifar10('train', tmp_path).x
-      np.testing.assert_array_equal(found, whole)
+      np.testing.assert_array_equal(tfds_sources.cifar10('train', tmp_path).x, whole)
     except ValueError as error:
       assert 'cifar10/3.0.2 is damaged; delete it' in str(error)
       named += 1

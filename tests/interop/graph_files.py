@@ -31,8 +31,7 @@ def shape(sizes):
 
 def tensor(array):
   kind = FLOAT if array.dtype == np.float32 else INT32
-  content = data(4, array.tobytes())
-  return number(1, kind) + data(2, shape(array.shape)) + content
+  return number(1, kind) + data(2, shape(array.shape)) + data(4, array.tobytes())
 
 
 def constant(name, content, kind=FLOAT):
@@ -63,5 +62,4 @@ def graph(constants):
     constant('Sub/y', number(1, FLOAT) + data(2, b'') + data(5, b'\0\0\0C')),
     *(constant(name, tensor(array)) for name, array in constants.items()),
   ]
-  versions = data(4, number(1, 8))
-  return b''.join(nodes) + versions
+  return b''.join(nodes) + data(4, number(1, 8))

@@ -43,8 +43,7 @@ def inputs_of(name, expected):
 @pytest.mark.parametrize('name', ['ho', 'labels', 'dit'])
 def test_the_network_computes_what_theirs_does(name, tmp_path):
   found, expected = loaded(name)
-  output = run(found.network, found.params, *inputs_of(name, expected))
-  assert_close(output, expected['output'])
+  assert_close(run(found.network, found.params, *inputs_of(name, expected)), expected['output'])
 
   diffusers.save(tmp_path / 'ours', *found[:4])
   if name == 'dit':
@@ -121,11 +120,9 @@ def test_embeddings_of_a_transformer_must_be_equal(copy):
 def test_the_scheduler_of_ddpm_cifar10():
   """Its scheduler_config.json gives the process of Ho et al."""
   sections = diffusers.load(STORED / 'ho').sections
-  ends = {'start': 1e-4, 'end': 0.02}
-  schedule = {'name': 'linear', 'num_steps': 1000, **ends}
+  schedule = {'name': 'linear', 'num_steps': 1000, **{'start': 1e-4, 'end': 0.02}}
   assert sections['schedule'] == schedule
-  sampler = {'name': 'ancestral', 'variance': 'fixed_large'}
-  assert sections['sampling']['sampler'] == sampler
+  assert sections['sampling']['sampler'] == {'name': 'ancestral', 'variance': 'fixed_large'}
   assert sections['sampling']['clip'] is True
   assert sections['parametrization'] == {'name': 'eps'}
   assert sections['network']['noise_embedding'] == 'ho'
@@ -180,14 +177,12 @@ BOUND = 'clip', 'dynamic_threshold', 'dynamic_threshold_max'
 @pytest.mark.parametrize('kind, options, bound, note', READ)
 def test_what_is_read_of_a_scheduler(kind, options, bound, note):
   """x_0 is bounded as in diffusers 0.42; what differs is said."""
-  given = {'_class_name': kind, **options}
-  sections, notes = diffusers_schedulers.read_sections(given)
+  sections, notes = diffusers_schedulers.read_sections({'_class_name': kind, **options})
   sampling = sections['sampling']
   assert tuple(sampling[name] for name in BOUND) == bound
   assert len(notes) == bool(note) and note in ''.join(notes)
   sections |= {'objective': {'name': 'denoising'}}
-  written = diffusers_schedulers.write_config(sections)
-  again, _ = diffusers_schedulers.read_sections(written)
+  again, _ = diffusers_schedulers.read_sections(diffusers_schedulers.write_config(sections))
   assert all(again['sampling'][n] == sampling[n] for n in BOUND)
 
 
@@ -195,8 +190,7 @@ def test_defaults_are_those_of_the_class():
   heun, _ = diffusers_schedulers.read_sections(
     {'_class_name': 'HeunDiscreteScheduler', 'num_train_timesteps': 20}
   )
-  ends = {'start': 0.00085, 'end': 0.012}
-  schedule = {'name': 'linear', 'num_steps': 20, **ends}
+  schedule = {'name': 'linear', 'num_steps': 20, **{'start': 0.00085, 'end': 0.012}}
   assert heun['schedule'] == schedule
   assert heun['sampling']['spacing'] == 'linspace'
   assert heun['sampling']['num_steps'] == 20  # not 50
@@ -220,8 +214,7 @@ def copy(tmp_path):
 
 def index(folder, kind, **parts):
   """Writes the index of a pipeline of this class."""
-  text = json.dumps({'_class_name': kind, **parts})
-  (folder / 'model_index.json').write_text(text)
+  (folder / 'model_index.json').write_text(json.dumps({'_class_name': kind, **parts}))
 
 
 def refused(path, message, **options):
@@ -318,8 +311,7 @@ def test_pipelines_and_files_are_found(copy, tmp_path):
   folder = copy()
   expected = diffusers.load(folder)
   unet = ['diffusers', 'UNet2DModel']
-  scheduler = ['diffusers', 'DDPMScheduler']
-  index(folder, 'DDPMPipeline', scheduler=scheduler, unet=unet)
+  index(folder, 'DDPMPipeline', scheduler=['diffusers', 'DDPMScheduler'], unet=unet)
   pipeline = tmp_path / 'pipeline'
   diffusers.save(pipeline, *expected[:4])
   for path in (folder, pipeline, pipeline / 'unet', folder / WEIGHTS):
@@ -348,10 +340,8 @@ def test_the_transformer_of_a_pipeline_is_found(copy, tmp_path):
   found = diffusers.load(pipeline)
   same(found.params, expected.params)
   assert found.notes[-1].startswith('this model makes latents of the Autoencod')
-  decoding = diffusers.load(pipeline / 'vae').sections['decoding']
-  assert decoding['scale'] == 0.18215
-  encoder = ['transformers', 'CLIPTextModel']
-  index(pipeline, 'DiTPipeline', **parts, text_encoder=encoder)
+  assert diffusers.load(pipeline / 'vae').sections['decoding']['scale'] == 0.18215
+  index(pipeline, 'DiTPipeline', **parts, text_encoder=['transformers', 'CLIPTextModel'])
   refused(pipeline, r'is a DiTPipeline with .*text_encoder \(CLIPTextModel\)')
 
 
@@ -368,16 +358,13 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
   for section, name in (process | {'noise_input': 'logsnr'}).items():
     message = f"{section}='{name}' has no counterpart in diffusers: it "
     lacks(message, sections=sections | {section: {'name': name}})
-  shown = network.clone(inputs=Inputs(image_channels=1))
-  lacks('image_channels=1 has no counterpart', shown)
+  lacks('image_channels=1 has no counterpart', network.clone(inputs=Inputs(image_channels=1)))
   for field, value in ('qkv', 'legacy'), ('stem_channels', 4):
-    changed = network.clone(**{field: value})
-    lacks(f'{field}={value!r} has no counterpart', changed)
+    lacks(f'{field}={value!r} has no counterpart', network.clone(**{field: value}))
   lacks('label=3: this network has 3 classes', label=3)
   lacks('and no null class', label=-1)
   # one width with attention: 12 / 2
-  heads = network.clone(num_heads=2, head_channels=None)
-  diffusers.save(out, heads, *found[1:4])
+  diffusers.save(out, network.clone(num_heads=2, head_channels=None), *found[1:4])
   assert diffusers.load(out).network.head_channels == 6
   with pytest.raises(ValueError, match='already contains files'):
     diffusers.save(out, *found[:4])

@@ -17,8 +17,7 @@ SHAPES = {n: s for n, s in TWO_LAYERS.items() if 'layer.1.' not in n}
 
 
 def images(count, channels=3):
-  shape = (count, 6, 5, channels)
-  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  return np.random.default_rng(0).integers(0, 256, (count, 6, 5, channels), np.uint8)
 
 
 @jax.jit
@@ -32,8 +31,7 @@ def toy(params, x):
 def test_features_of_any_number_of_images_in_order(count, batch_size):
   found = Features(toy, np.float32(2.0), {}, batch_size)(images(count))
   x = images(count).astype(np.float64)
-  expected = 2.0 * x.mean(axis=(1, 2))
-  np.testing.assert_allclose(found['features'], expected, rtol=1e-6)
+  np.testing.assert_allclose(found['features'], 2.0 * x.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(found['logits'], x[:, 0, 0])
   assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
 
@@ -98,8 +96,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   monkeypatch.setenv('DIFFUSION_JAX_WEIGHTS', str(folder))
   file = folder / 'model.safetensors'
   found = load_features('dinov2', batch_size=3)
-  digest = hashlib.sha256(file.read_bytes()).hexdigest()
-  assert found.protocol['weights'] == digest
+  assert found.protocol['weights'] == hashlib.sha256(file.read_bytes()).hexdigest()
   assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 1'
   network, params, _ = dinov2.read(file)
 
@@ -109,8 +106,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
     return network.apply({'params': params}, x)
 
   expected = apply(params, images(4, 1))['features']
-  ours = found(images(4, 1))['features']
-  np.testing.assert_allclose(ours, expected, atol=1e-4)
+  np.testing.assert_allclose(found(images(4, 1))['features'], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +142,6 @@ def test_files_are_checked_and_converted(folder, capsys):
 def test_a_wrong_file_ends_the_command_with_2():
   found = as_main.run(features, 'inception', __file__)
   assert found.returncode == 2
-  start = f'error: {__file__} cannot be read as the Incep'
-  assert found.stderr.startswith(start)
+  assert found.stderr.startswith(f'error: {__file__} cannot be read as the Incep')
   assert 'classify_image_graph_def.pb' in found.stderr
   assert found.stderr.count('\n') == 1

@@ -15,8 +15,7 @@ def test_options_replace_defaults():
   'given, expected', [('0.5,2', (0.5, 2)), (3, (3,)), ([1, 2.0], (1, 2)), ('', ())]
 )
 def test_several_numbers(given, expected):
-  found = typed('unet', DEFAULTS, {'multipliers': given})
-  assert found == {'multipliers': expected}
+  assert typed('unet', DEFAULTS, {'multipliers': given}) == {'multipliers': expected}
 
 
 def test_unknown_ones_are_refused_with_the_known_ones():
@@ -35,8 +34,7 @@ def test_unknown_ones_are_refused_with_the_known_ones():
   ],
 )
 def test_values_of_another_kind_are_refused(name, value, expected):
-  message = f'unet: the option {name}={value!r} must be {expected}'
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=f'unet: the option {name}={value!r} must be {expected}'):
     typed('unet', DEFAULTS, {name: value})
 
 

@@ -42,8 +42,7 @@ CONFIG = json.loads((AUTOENCODER / 'config.json').read_text())
 def head():
   """Returns the weights of u(sigma) by their names."""
   init = jax.eval_shape(Uncertainty(6).init, jax.random.key(0), jnp.zeros(1))
-  table = entries(edm2.LOGVAR, init['params'])
-  return names.write(table, random_like(init['params']))
+  return names.write(entries(edm2.LOGVAR, init['params']), random_like(init['params']))
 
 
 def read_edm2(tensors, **options):
@@ -156,8 +155,7 @@ def test_every_parameter_has_a_name_and_there_are_as_many(describe, millions):
   model = describe()
   sizes = check_names(model.table(), model.shapes())
   if millions is not None:
-    exact = isinstance(millions, float)
-    tolerance = 1e-7 if exact else 3.1 if millions in (270, 552) else 0.51
+    tolerance = 1e-7 if isinstance(millions, float) else 3.1 if millions in (270, 552) else 0.51
     assert sum(sizes) / 1e6 == pytest.approx(millions, abs=tolerance)
 
 

@@ -65,8 +65,7 @@ def test_a_lost_mode_is_lost_recall(rng):
   # recall falls by the lost share, precision by the invented one
   np.testing.assert_allclose(whole.recall.value, 2 / 3)
   np.testing.assert_allclose(whole.precision.value, 2 / 3)
-  covered = density_coverage(samples, reference).coverage.value
-  assert covered <= 0.75
+  assert density_coverage(samples, reference).coverage.value <= 0.75
 
 
 def test_the_errors_are_those_of_fractions(rng):
@@ -87,10 +86,7 @@ def test_single_precision_features_count_as_double_ones(rng):
 @pytest.mark.parametrize('dim', [1, 64, 768])
 @pytest.mark.parametrize('mean', [0.0, 1e4])
 def test_copies_are_on_the_sphere(rng, dim, mean):
-  """All images are one image: no ball contains a point, and all touch it.
-
-  With others far away, the balls of the copies still have the radius 0.
-  """
+  """No ball of equal images contains a point, and all touch it."""
   image, others = rng.standard_normal((2, 30, dim)) * 20.0 + mean
   reference, samples = np.tile(image[0], (30, 1)), np.tile(image[0], (20, 1))
   for far in (others[:0], others + 1000.0):
@@ -99,14 +95,12 @@ def test_copies_are_on_the_sphere(rng, dim, mean):
     found, both = density_coverage(x, y), precision_recall(x, y)
     shares = 20 / len(x), 30 / len(y)
     assert found.density.value == found.coverage.value == 0.0
-    values = both.precision.value, both.recall.value
-    np.testing.assert_allclose(values, shares)
+    np.testing.assert_allclose((both.precision.value, both.recall.value), shares)
 
 
 def test_tight_clusters_touch_their_own_balls(rng):
   """Points 1e-3 apart, 1e3 from the mean: rounding is larger than a margin."""
-  centres = np.repeat(1e3 * np.eye(4), 10, axis=0)
-  x = centres + 1e-3 * rng.standard_normal((40, 4))
+  x = np.repeat(1e3 * np.eye(4), 10, axis=0) + 1e-3 * rng.standard_normal((40, 4))
   both, found = precision_recall(x, x.copy()), density_coverage(x, x.copy())
   assert both.precision.value == both.recall.value == 1.0
   np.testing.assert_allclose(found.density.value, 1.0)

@@ -38,15 +38,13 @@ def test_neighbours_are_the_nearest_of_all_parts():
   source = ArraySource(levels, levels=17)
   samples = generator.uniform(-1.0, 1.0, (6, 3, 3, 1))
   samples[0] = levels[33] / 8 - 1
-  values = source.facts.x
-  found, distance = nearest_examples(values, samples, source, size=7)
+  found, distance = nearest_examples(source.facts.x, samples, source, size=7)
   b = levels.astype(float) / 8 - 1
   pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
   index = pairs.argmin(axis=1)
   assert index[0] == 33
   np.testing.assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
-  expected = np.rint(levels[index] * (255 / 16))
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(found, np.rint(levels[index] * (255 / 16)))
 
 
 def test_blocks_are_joined_in_order(monkeypatch):
@@ -59,8 +57,7 @@ def test_blocks_are_joined_in_order(monkeypatch):
     sizes.append(len(block))
     return block.sum(axis=1)
 
-  found = each_block(x, LINE, sums)
-  np.testing.assert_allclose(found, np.abs(x - LINE.T).sum(axis=1))
+  np.testing.assert_allclose(each_block(x, LINE, sums), np.abs(x - LINE.T).sum(axis=1))
   assert len(sizes) > 2
 
 

@@ -107,8 +107,7 @@ def perturbed(model, seed=0):
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for parameter in model.parameters():
-      noise = torch.randn(parameter.shape, generator=generator)
-      parameter.add_(0.2 * noise)
+      parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
   return model.eval()
 
 
@@ -149,8 +148,7 @@ def test_the_unet(name, tmp_path):
   with torch.no_grad():
     expected = nhwc(model(nchw(x), torch.from_numpy(t), **more).sample)
   apply = jax.jit(lambda p, x, t, c: found.network.apply({'params': p}, x, t, c))
-  scale = close(apply(found.params, x, t.astype(np.float32), cond), expected)
-  assert scale > 0.1
+  assert close(apply(found.params, x, t.astype(np.float32), cond), expected) > 0.1
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(found.params))
 
   # what ours writes, diffusers reads: the same numbers, bit for bit
@@ -206,16 +204,14 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
   x = images(found.facts['image_shape'], 1)
   with torch.no_grad():
     expected = nhwc(model.encode(nchw(x)).latent_dist.logvar)
-  params = {'params': found.params}
-  _, log_variance = found.network.apply(params, x, method='encode')
+  _, log_variance = found.network.apply({'params': found.params}, x, method='encode')
   close(log_variance, expected)
   assert (expected[..., 0] == -30.0).all() and (expected[..., 1] == 20.0).all()
 
 
 def alpha_bars(schedule):
   """Returns alpha_bars of the schedule that a config makes of a section."""
-  section = store.completed({'schedule': schedule}).schedule
-  return np.asarray(section.make().alpha_bars)
+  return np.asarray(store.completed({'schedule': schedule}).schedule.make().alpha_bars)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +232,7 @@ def test_the_betas_of_schedulers(options, tmp_path):
   sections, notes = interop.schedulers.read_sections(config)
   assert not notes
   expected = scheduler.alphas_cumprod.numpy()
-  ours = alpha_bars(sections['schedule'])
-  np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-7)
+  np.testing.assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
   sections['objective'] = {'name': 'denoising'}
   again = theirs.DDPMScheduler.from_config(interop.schedulers.write_config(sections))
   np.testing.assert_allclose(again.alphas_cumprod, expected, rtol=1e-6)
@@ -363,8 +358,7 @@ def their_x0(scheduler, output, t, x):
 
 def bound_of(sections):
   """Returns denoiser -> denoiser, as the config of sections bounds x_0."""
-  sampling = store.completed(sections | {'objective': {'name': 'denoising'}})
-  c = sampling.sampling.make()
+  c = store.completed(sections | {'objective': {'name': 'denoising'}}).sampling.make()
   return diffusion.bound_of(c, c.clip) or (lambda denoise: denoise)
 
 
@@ -386,10 +380,8 @@ def test_every_option_of_a_scheduler(name, option):
     return
   scheduler = getattr(theirs, name)(**options)
   expected = scheduler.alphas_cumprod.numpy()
-  ours = alpha_bars(sections['schedule'])
-  np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-7)
-  spacing = scheduler.config.get('timestep_spacing', 'linspace')
-  assert sections['sampling']['spacing'] == spacing
+  np.testing.assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
+  assert sections['sampling']['spacing'] == scheduler.config.get('timestep_spacing', 'linspace')
   if option == 'predict_x0':  # They bound nothing then.
     assert sections['sampling']['clip'] is False
     return
@@ -398,8 +390,7 @@ def test_every_option_of_a_scheduler(name, option):
   t = scheduler.timesteps[len(scheduler.timesteps) // 2]
   alpha, sigma = expected[int(t)] ** 0.5, (1.0 - expected[int(t)]) ** 0.5
   x0, eps = 2.5 * torch.randn(2, 2, 8, 8, 1)
-  v = option == 'prediction_type'
-  output = alpha * eps - sigma * x0 if v else eps
+  output = alpha * eps - sigma * x0 if (option == 'prediction_type') else eps
   x = alpha * x0 + sigma * eps
   ratio = name.startswith(('Euler', 'Heun', 'LMS'))  # their x is x / alpha
   found = their_x0(scheduler, output, t, x / alpha if ratio else x)
@@ -487,8 +478,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
 
 
 def test_ddpm_pipeline_runs(tmp_path):
-  model = perturbed(theirs.UNet2DModel(**SMALL))
-  model.save_pretrained(tmp_path / 'given')
+  perturbed(theirs.UNet2DModel(**SMALL)).save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given')
   assert 'no scheduler_config.json' in found.notes[0]
   interop.save(tmp_path / 'ours', *found[:4])
@@ -575,8 +565,7 @@ def test_a_cut_file_of_torch_is_one_line(tmp_path):
 
 def test_config_json_is_theirs(tmp_path):
   """Exactly the options of the class are written."""
-  model = perturbed(theirs.UNet2DModel(**SMALL))
-  model.save_pretrained(tmp_path / 'given')
+  perturbed(theirs.UNet2DModel(**SMALL)).save_pretrained(tmp_path / 'given')
   interop.save(tmp_path / 'ours', *interop.load(tmp_path / 'given')[:4])
   for path in (tmp_path / 'given', tmp_path / 'ours' / 'unet'):
     assert set(options(path)) == set(interop.unet.OPTIONS)

@@ -45,8 +45,7 @@ def test_features_are_those_of_transformers(case, side):
   import torch
 
   network, folder = case
-  shape = (4, side, side, 3)
-  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
   ours, params, _ = dinov2.read(folder / 'model.safetensors')
   ours = dataclasses.replace(ours, position_offset=0.0)
   found = ours.apply({'params': params}, preprocess(images))['features']

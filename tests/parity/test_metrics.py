@@ -24,16 +24,14 @@ def features(request):
   rng = np.random.default_rng(0)
   mix = rng.standard_normal((dim, dim)) / dim**0.5
   x = np.maximum(rng.standard_normal((n, dim)) @ mix, 0.0)
-  y = np.maximum(rng.standard_normal((n - 3, dim)) @ mix + 0.2, 0.0)
-  return x, y
+  return x, np.maximum(rng.standard_normal((n - 3, dim)) @ mix + 0.2, 0.0)
 
 
 def fid(package, x, y):
   if package == 'torch-fidelity':
     module = load('torch_fidelity.metric_fid')
     p, q = ({'mu': v.mean(0), 'sigma': np.cov(v.T)} for v in (x, y))
-    found = module.fid_statistics_to_metric(p, q, verbose=False)
-    return found['frechet_inception_distance']
+    return module.fid_statistics_to_metric(p, q, verbose=False)['frechet_inception_distance']
   module = load('pytorch_fid.fid_score')
   p, q = ((v.mean(axis=0), np.cov(v.T)) for v in (x, y))
   return module.calculate_frechet_distance(*p, *q)

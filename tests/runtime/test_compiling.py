@@ -22,8 +22,7 @@ RACES = 'xla_gpu_experimental_enable_fusion_autotuner'
 
 
 def options(platform, *args):
-  devices = np.array([SimpleNamespace(platform=platform)])
-  mesh: Any = SimpleNamespace(devices=devices)
+  mesh: Any = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
   return compiling.options(mesh, *args)
 
 
@@ -62,8 +61,7 @@ def test_xla_knows_its_options_on_any_machine():
   assert compiling._exists('xla_backend_optimization_level', 1)
   assert not compiling._exists('xla_no_such_option', 1)
   with pytest.raises(jax.errors.JaxRuntimeError, match='No such'):
-    compiled = jax.jit(lambda: 1, compiler_options={'xla_no_such_option': 1})
-    compiled.lower().compile()
+    jax.jit(lambda: 1, compiler_options={'xla_no_such_option': 1}).lower().compile()
 
 
 def test_a_long_compilation_is_two_lines(capsys):
@@ -139,8 +137,7 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
     expected = 0.5 * expected + x @ expected
     assert state['w'].format.layout.major_to_minor == (1, 0)
     np.testing.assert_array_equal(state['w'], expected)
-  doubled = jax.jit(lambda state: 2.0 * state['w'])(state)
-  np.testing.assert_array_equal(doubled, 2.0 * expected)
+  np.testing.assert_array_equal(jax.jit(lambda state: 2.0 * state['w'])(state), 2.0 * expected)
 
 
 def test_only_on_gpus_xla_chooses_the_layouts(monkeypatch):
@@ -248,6 +245,5 @@ def test_the_oldest_programs_are_deleted_beyond_the_limit(limit, left, tmp_path)
     os.utime(path, (1000 + i, 1000 + i))
   (tmp_path / 'notes').write_bytes(bytes(1000))  # is not in the cache
   compiling.delete_oldest(tmp_path, limit)
-  kept = sorted(path.name for path in tmp_path.rglob('*-cache*'))
-  assert kept == [*names][3 - left :]
+  assert sorted(path.name for path in tmp_path.rglob('*-cache*')) == [*names][3 - left :]
   assert (tmp_path / 'notes').exists()

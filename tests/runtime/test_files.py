@@ -83,14 +83,12 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
 @pytest.mark.parametrize('how', PLANTED)
 @pytest.mark.parametrize('write', WRITERS)
 def test_nothing_is_written_through_a_link(write, how, tmp_path):
-  names = 'file', 'file.tmp', 'file.draft.tmp'
-  with planted(how, tmp_path, *names) as run:
+  with planted(how, tmp_path, *('file', 'file.tmp', 'file.draft.tmp')) as run:
     WRITERS[write](run / 'file')
   path = run / 'file'
   assert path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
   assert path.stat().st_size and len([*run.iterdir()]) == 3
-  umask = (tmp_path / 'mine').stat().st_mode
-  assert path.stat().st_mode == umask
+  assert path.stat().st_mode == (tmp_path / 'mine').stat().st_mode
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path):
@@ -212,8 +210,7 @@ def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
     compiling.keep_compilations(None)
   finally:
     jax.config.update('jax_compilation_cache_dir', before)
-  said = capsys.readouterr().err
-  assert 'are not kept in ~/.cache (HOME and XDG_CACHE_HOME are not' in said
+  assert 'are not kept in ~/.cache (HOME and XDG_CACHE_HOME are not' in capsys.readouterr().err
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   assert files.cache_folder() == tmp_path / 'diffusion_jax'
 
@@ -237,8 +234,7 @@ def test_a_line_of_more_than_a_mebibyte_is_skipped(tmp_path):
   """It is read in parts, which are not objects."""
   long = json.dumps({'a': 'x' * 2**20})
   (tmp_path / 'a.jsonl').write_text(f'{{"step": 1}}\n{long}\n{{"step": 2}}\n')
-  entries = [*files.read_json_lines(tmp_path / 'a.jsonl')]
-  assert entries == [{'step': 1}, {'step': 2}]
+  assert [*files.read_json_lines(tmp_path / 'a.jsonl')] == [{'step': 1}, {'step': 2}]
 
 
 def test_what_turns_the_direction_of_a_line_is_a_space():
@@ -281,8 +277,7 @@ def refused():
 
 def test_a_file_system_without_flock(tmp_path, monkeypatch):
   """It locks too; the lease of a silent process on another machine ends."""
-  missing = mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here'))
-  monkeypatch.setattr(fcntl, 'flock', missing)
+  monkeypatch.setattr(fcntl, 'flock', mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here')))
   monkeypatch.setattr(lock, 'LEASE', 0.4)
   path = tmp_path / 'train.lease'
   with lock.hold(tmp_path):
@@ -307,7 +302,6 @@ def test_a_lock_ends_with_its_block(tmp_path):
 @pytest.mark.parametrize('how', PLANTED)
 def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
   """A hard link is locked; others are refused by the kernel."""
-  opened = how == 'hard link'
-  how_it_ends = contextlib.nullcontext() if opened else pytest.raises(OSError)
+  how_it_ends = contextlib.nullcontext() if (how == 'hard link') else pytest.raises(OSError)
   with planted(how, tmp_path, 'train.lock') as run, how_it_ends, lock.hold(run):
     pass

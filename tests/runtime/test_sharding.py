@@ -67,8 +67,7 @@ def first_state():
   params = jax.tree.map(
     lambda p: p + 0.05 * rng.standard_normal(p.shape).astype(np.float32), params
   )
-  state = jax.jit(lambda p: init_state(p, DESCENT))({'network': params})
-  return jax.device_get(state)
+  return jax.device_get(jax.jit(lambda p: init_state(p, DESCENT))({'network': params}))
 
 
 @functools.cache
