@@ -10,7 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.data.small_sets import digits
 from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.training import discrete
+from diffusion_jax.training import discrete_states
 from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.optimizer import ema_decay
 from diffusion_jax.training.state import init_state
@@ -68,7 +68,7 @@ def masked_nats(x0, xt, t):
 @pytest.mark.parametrize('num_steps', [None, NUM_STEPS])
 def test_masked_literally(num_steps, key):
   """MD4's weight is 1 / t on the linear schedule."""
-  objective = discrete.masked(network(4), dj.masking_process(3), LINEAR, num_steps=num_steps)
+  objective = discrete_states.masked(network(4), dj.masking_process(3), LINEAR, num_steps=num_steps)
   metrics, x0, xt, t = drawn(objective, key)
   assert (xt == 3).any() and (xt < 3).any()
   gaps = np.diff(np.sort(t))
@@ -103,7 +103,7 @@ def d3pm_nats(matrices, x0, xt, step):
 
 def test_d3pm_literally(key):
   """Eq. 5 is evaluated at the drawn steps, for the Gaussian process."""
-  objective = discrete.d3pm(
+  objective = discrete_states.d3pm(
     network(3),
     dj.gaussian_process(3, BETAS),
     LINEAR,
@@ -140,7 +140,7 @@ def test_a_masked_model_of_digits_beats_independent_pixels():
   def apply(params, x, noise, cond, *, key=None):
     return module.apply({'params': params}, x, noise, cond)
 
-  objective = discrete.masked(Network(apply, noise_input), process, LINEAR)
+  objective = discrete_states.masked(Network(apply, noise_input), process, LINEAR)
   adam = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, 300))
   step = jax.jit(make_train_step(objective, adam, ema_decay(0.95)))
   first = module.init(jax.random.key(0), train[:1].astype(int), jnp.zeros(1))
