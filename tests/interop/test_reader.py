@@ -28,7 +28,7 @@ from diffusion_jax.interop import (
 from diffusion_jax.interop.names import entries
 from diffusion_jax.networks.edm2 import Uncertainty
 from tests.interop.literal import random_like
-from tests.interop.test_diffusers import STORED, WEIGHTS, same
+from tests.interop.stored_folders import STORED, WEIGHTS, same
 from tests.interop.test_edm import ADM, SONG
 from tests.interop.test_edm2 import OPTIONS
 from tests.interop.test_openai import GUIDED, make
