@@ -61,16 +61,8 @@ def test_modes_are_imported_on_dispatch():
   """Reporting a mistake loads no library for data sets or checkpoints."""
   loaded = loaded_by('from diffusion_jax.app import cli')
   assert 'diffusion_jax' in loaded
-  assert not loaded & {
-    'orbax',
-    'grain',
-    'tensorflow_datasets',
-    'tensorboardX',
-    'tensorflow',
-    'bokeh',
-    'matplotlib',
-    'diffrax',
-  }
+  heavy = 'orbax grain tensorflow_datasets tensorboardX tensorflow bokeh matplotlib diffrax PIL'
+  assert not loaded & {*heavy.split(), 'sklearn', 'requests'}
 
 
 def test_files_are_written_by_drafts():

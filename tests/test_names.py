@@ -67,7 +67,6 @@ def test_all_samplers_of_k_diffusion_are_on_the_page():
 
 
 def test_schedulers_of_the_page_are_compared_with_diffusers():
-  """The page and the list of the comparison name the same pairs."""
   compared = (ROOT / 'tests/parity/test_schedulers.py').read_text()
   listed = compared.split('SAMPLERS = [')[1].split('\n]')[0]
   pairs = re.findall(r"'(\w+Scheduler)',.*?dj\.(\w+)\(", listed, re.S)

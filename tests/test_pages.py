@@ -30,13 +30,11 @@ def page_examples(name):
 
 
 def page_example(name, word=''):
-  """Returns the only example of a page that contains the word."""
   (code,) = [code for code in page_examples(name) if word in code]
   return code
 
 
 def numbers(name, word, capsys):
-  """Returns the numbers that this example prints."""
   printed = run(page_example(name, word), capsys)
   return [float(x) for x in re.findall(r'-?\d+\.?\d*(?:e-?\d+)?', printed)]
 
@@ -256,7 +254,6 @@ def pairs(rows):
 
 @pytest.fixture(scope='module')
 def own_parts():
-  """Returns the module of the page's parts, and a model of its config."""
   from diffusion_jax.app import models, smoke
   from diffusion_jax.app.config import store
 

@@ -47,7 +47,6 @@ def png_of(pixels, *more):
 
 
 def tar(path, members, mode: Any = 'w'):
-  """Writes [(name, bytes)] as a tar."""
   with tarfile.open(path, mode) as archive:
     for name, data in members:
       info = tarfile.TarInfo(name)
@@ -75,19 +74,16 @@ def assert_batches_of(source, expected, **options):
 
 
 def train_set(kind=ArraySource):
-  """Returns the pictures that the tests' files for training contain."""
   return kind(PICTURES[:25], LABELS[:25].astype(np.int32), 3)
 
 
 def read_files(constructor, folder, split='train', **options):
-  """Reads a split of FILES in a folder."""
   paths = {'path': f'{folder}/*train-*', 'test_path': f'{folder}/*test-*'}
   options = paths | {'num_classes': 3, 'image_shape': SHAPE} | options
   return constructor(split=split, **options)
 
 
 def assert_splits(read, text_column, **options):
-  """Asserts what read(split, **options) has: pictures, labels and texts."""
   assert_batches_of(read('train', **options), train_set())
   images, found = read('test', **options).read(np.arange(5)).values()
   np.testing.assert_array_equal(images, PICTURES[25:])

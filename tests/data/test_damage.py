@@ -10,7 +10,6 @@ from tests.refusals import one_line
 
 @pytest.mark.parametrize('check', [False, True])
 def test_damaged_pictures_are_found_before_they_are_read(check, tmp_path, capsys, monkeypatch):
-  """Headers are checked always; all that is wrong is listed at once."""
   monkeypatch.setattr(files, '_SAID', set())
   for i in range(200):
     (tmp_path / f'{i:03}.png').write_bytes(encoded.LARGE)

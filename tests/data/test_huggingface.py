@@ -31,7 +31,6 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def rows(part):
-  """Returns a `datasets.Dataset` of pictures, classes and texts."""
   images = [{'bytes': encoded.png(PICTURES[i]), 'path': None} for i in part]
   texts = [f'text {i}' for i in part]
   columns = {'image': images, 'label': LABELS[part], 'text': texts}
@@ -43,7 +42,6 @@ def rows(part):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Writes two files for training and one for tests, as on the hub."""
   top = tmp_path / 'set' / 'data'
   top.mkdir(parents=True)
   for name, part in encoded.FILES.items():

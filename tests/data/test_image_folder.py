@@ -19,7 +19,6 @@ def save(path, colour, size=(40, 30), **options):
 
 @pytest.fixture
 def classes(tmp_path):
-  """Makes three sub-folders of PNG files in plain colours and various sizes."""
   for name, colour in PLAIN.items():
     for i, size in enumerate([(40, 30), (64, 64), (9, 50)]):
       save(tmp_path / name / f'{i}.png', colour, size)
@@ -45,13 +44,6 @@ def test_without_labels_everything_below_is_taken(classes):
   source = image_folder.folder(classes, 'train', (8, 8, 3))
   assert (len(source), source.facts.num_classes) == (11, 0)
   assert source.read(np.array([2])).keys() == {'x'}
-
-
-def test_hidden_files_and_others_are_left_out(classes):
-  save(classes / '.cache' / 'a.png', (1, 1, 1))
-  save(classes / 'red' / '.a.png', (1, 1, 1))
-  (classes / 'red' / 'notes.txt').write_text('not a picture')
-  assert len(image_folder.folder(classes, 'train', (8, 8, 3))) == 9
 
 
 def test_all_suffixes_and_names_are_read(tmp_path):

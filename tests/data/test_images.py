@@ -213,11 +213,3 @@ def test_gif_has_its_frames(tmp_path):
   with Image.open(tmp_path / 'a.gif') as gif:
     assert gif.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
     assert gif.info['loop'] == 0
-
-
-def test_bytes_of_a_file_are_decoded_as_the_file(tmp_path):
-  picture = np.arange(4 * 6 * 4, dtype=np.uint8).reshape(4, 6, 4)  # RGBA
-  path = tmp_path / 'a.png'
-  Image.fromarray(picture).save(path)
-  found = images.decode_image(path.read_bytes(), 'a')
-  np.testing.assert_array_equal(found, images.read_image(path))

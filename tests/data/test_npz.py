@@ -27,10 +27,6 @@ def test_npz_as_sampling_writes_it(tmp_path):
   assert npz(path).label is None  # no classes were requested
 
 
-def test_npz_of_grey_pictures_without_channels(tmp_path):
-  assert npz(save(tmp_path / 'a.npz', images=ARRAYS['images'][..., 0])).x.shape == (10, 4, 5, 1)
-
-
 def test_numbers_with_channels_first_get_a_line(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr('diffusion_jax.data.files._SAID', set())
   npz(save(tmp_path / 'a.npz', x=np.zeros((2, 4, 8, 5))))

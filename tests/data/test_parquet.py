@@ -15,7 +15,6 @@ from tests.refusals import one_line
 
 
 def write(path, start, end, group=5):
-  """Writes rows in the format of the library `datasets`."""
   cells = [{'bytes': encoded.png(PICTURES[i]), 'path': f'{i}.png'} for i in range(start, end)]
   columns = {'image': cells, 'label': LABELS[start:end]}
   parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
@@ -89,14 +88,13 @@ def test_threads_share_the_reading_of_a_row_group(files, counting):
   assert len(opened) == 2 + 7
 
 
-@pytest.mark.parametrize('bit', [1, 32])
-def test_each_flipped_bit_is_named_or_leaves_the_rows(tmp_path, bit):
+def test_each_flipped_bit_is_named_or_leaves_the_rows(tmp_path):
   """Some make a page shorter than its row group."""
   path = write(tmp_path / 'a.parquet', 0, 5)
   whole, reasons = (tmp_path / 'a.parquet').read_bytes(), []
   for place in range(len(whole) // 2, len(whole)):
     flipped = bytearray(whole)
-    flipped[place] ^= bit
+    flipped[place] ^= (1, 32)[place % 2]
     (tmp_path / 'a.parquet').write_bytes(flipped)
     try:
       table = open_parquet('set', [path], ['label'], 8)

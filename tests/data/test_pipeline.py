@@ -9,15 +9,12 @@ from diffusion_jax.data import pipeline, sources
 
 @pytest.fixture
 def numbered():
-  """Returns a source whose image i is filled with the number i."""
   numbers = np.arange(10, dtype=np.uint8)
   pictures = np.broadcast_to(numbers[:, None, None, None], (10, 2, 3, 1))
   return sources.ArraySource(pictures.copy(), numbers.astype(np.int32), 10, levels=10)
 
 
 class OnDisk:
-  """Serves the numbered images as a source on disk."""
-
   in_memory = False
 
   def __init__(self, array_source):
@@ -47,7 +44,6 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('num_hosts', [1, 2, 4])
 def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
-  """Order, flips and labels agree over two epochs and a resume."""
   share = 8 // num_hosts
   blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
   streams: Any = [pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks]

@@ -74,7 +74,6 @@ def test_a_half_prepared_set_is_not_taken_for_a_whole_one(tmp_path, written):
 
 
 def test_a_damaged_description_of_a_set_is_named(tmp_path, written):
-  """Our own sets and tfds' sets are checked."""
   ours = prepare.prepare('cifar10', tmp_path)
   for folder in (ours, archives.prepared_by_tfds(tmp_path / 'tfds', written)):
     for name in ('dataset_info.json', 'features.json'):
@@ -127,7 +126,6 @@ def test_data_dir_is_that_of_tfds(monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-  """Starts a local server in place of the official one."""
   from diffusion_jax.data.builders import CIFAR10Arrays
 
   class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -93,7 +93,6 @@ def signed(pixels):
 
 
 def pictures(*names):
-  """Writes pictures in a folder; returns the folder."""
   return [Path(written(PNG, f'top/{name}')) for name in names] and Path('top')
 
 

@@ -48,7 +48,6 @@ def module(tmp_path, monkeypatch):
 
 
 def calls_of(path):
-  """Returns the sizes of the calls that a simulator has written."""
   lines = path.read_text().split('\n') if path.exists() else []
   return [int(line.split()[0]) for line in lines if line]
 
@@ -67,7 +66,6 @@ def assert_same(a, b):
 
 
 def test_each_simulation_runs_once(module, tmp_path, capsys):
-  """Whatever reads them later; more or fewer are the same ones."""
   decay = module()
   first = read(decay, tmp_path)
   assert len(first['x']) == 225
@@ -96,7 +94,6 @@ def test_each_simulation_runs_once(module, tmp_path, capsys):
 
 
 def test_what_changes_the_simulations_is_noticed(module, tmp_path):
-  """Code, fields and seeds; neither comments nor the layout."""
   count = lambda: len(calls_of(tmp_path / 'calls'))
   first = read(module(), tmp_path)
   comments = lambda code: code.replace('# a comment', '# other words\n')

@@ -1,22 +1,7 @@
-import re
-from pathlib import Path
-
 import numpy as np
 
 from diffusion_jax.data import pipeline, small_sets, sources
 from diffusion_jax.data.spec import ArraySpec
-
-
-def test_importing_sources_is_light():
-  """Only the module of tfds builders imports a heavy package at its top."""
-  package = Path(sources.__file__).parents[1]
-  heavy = 'grain|tensorflow_datasets|PIL|sklearn|scipy|requests'
-  found = {
-    (name, path.stem)
-    for path in (*package.glob('data/*.py'), *package.glob('demos/*.py'))
-    for name in re.findall(rf'^(?:from|import) ({heavy})\b', path.read_text(), re.M)
-  }
-  assert found == {('tensorflow_datasets', 'builders')}
 
 
 def test_two_levels_are_the_halves_of_any_others():
@@ -60,7 +45,6 @@ def test_binarized_images_are_drawn_once_and_anew_in_each_epoch():
 
 
 def test_batches_of_binarized_images_follow_from_seed_and_epoch():
-  """A host reads its rows of the whole batch, over an epoch's end."""
   source = sources.Binarized(small_sets.digits('test'))
   whole = pipeline.batch_at(source, 100, 0, 3)['x']
   assert set(np.unique(whole)) == {-1, 1}
@@ -84,7 +68,6 @@ def numbers(size=200, **fields):
 
 
 def test_statistics_are_those_of_the_last_axis():
-  """They are measured on all examples, or on 10,000 of them."""
   source = numbers()
   assert source.facts.x == ArraySpec((3,))  # not yet measured
   facts = sources.measured(source)
@@ -109,7 +92,6 @@ def test_statistics_are_those_of_the_last_axis():
 
 
 def test_a_checksum_is_of_all_that_is_stored(monkeypatch):
-  """Of any array, its labels and conditions; of large ones, of some rows."""
   rng = np.random.default_rng(0)
   x = rng.integers(0, 256, (200, 4), np.uint8)
   label, context = np.arange(200) % 3, rng.normal(size=(200, 2))
@@ -146,7 +128,6 @@ def test_facts_in_json_have_a_context_only_if_there_is_one():
 
 
 def test_batches_of_numbers_are_standardised_by_the_facts():
-  """Those that are given, such as a run's, or else they stay as they are."""
   source = numbers()
   facts = sources.measured(source)
   read = source.read(np.arange(4))

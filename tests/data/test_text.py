@@ -6,7 +6,6 @@ from diffusion_jax.data import text
 
 
 def test_texts_come_back():
-  """Characters have one to four bytes."""
   rng = np.random.default_rng(0)
   starts = np.array([0x20, 0xE0, 0x4E00, 0x1F600])
   points = rng.choice(starts, (50, 20)) + rng.integers(0, 64, (50, 20))

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope='module')
 def by_tfds(tmp_path_factory):
-  """Returns (data_dir with tfds' own cifar10, its contents)."""
   top = tmp_path_factory.mktemp('tfds')
   written = archives.cifar10(top / 'archive')
   archives.prepared_by_tfds(top, written)
@@ -31,7 +30,6 @@ def test_what_tfds_prepared_is_read_and_gives_the_same_batches(by_tfds, tmp_path
 
 
 def test_tensorflow_is_not_needed(by_tfds, tmp_path, manual):
-  """A new process prepares an archive, and reads it and tfds' own set."""
   archives.cifar10(manual)
   code = f"""
 import sys
@@ -93,7 +91,6 @@ def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
 
 
 def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
-  """It is cut in half, or has a flipped bit where data are stored."""
   shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
   [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
   whole = tfds_sources.cifar10('train', tmp_path).x

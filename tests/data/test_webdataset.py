@@ -27,7 +27,6 @@ def members(part):
 
 @pytest.fixture
 def tars(tmp_path):
-  """Writes two tars for training and one for tests."""
   for name, part in encoded.FILES.items():
     encoded.tar(tmp_path / f'{name}.tar', members(part))
   (tmp_path / '._a.tar').write_bytes(b'as macOS writes')

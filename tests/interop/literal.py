@@ -154,14 +154,12 @@ def sinusoid(noise, features, last):
 
 
 def random_like(shapes, seed=0):
-  """Returns a tree of random arrays of float32."""
   rng = np.random.default_rng(seed)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
   return jax.tree.map(draw, shapes)
 
 
 def store(folder, w, options):
-  """Writes weights and their options; returns the path of the weights."""
   path = folder / 'a.safetensors'
   safetensors.numpy.save_file(w.file(), path)
   path.with_suffix('.json').write_text(json.dumps(options))
@@ -169,7 +167,6 @@ def store(folder, w, options):
 
 
 def images(size, channels=3, batch=2, seed=1):
-  """Returns random NCHW images of numbers that are exact in float32."""
   x = np.random.default_rng(seed).standard_normal((batch, channels, size, size))
   return x.astype(np.float32).astype(np.float64)
 

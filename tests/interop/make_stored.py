@@ -89,14 +89,15 @@ def main():
 
 
 def equal_embeddings(model):
-  """Gives all blocks the first one's embedding, as in the released weights."""
   first = model.transformer_blocks[0].norm1.emb.state_dict()
   for block in model.transformer_blocks:
     block.norm1.emb.load_state_dict(first)
   return model
 
 
+@torch.no_grad()
 def perturb(model):
+  """Adds noise to all parameters, also to scales of norms and ends of branches."""
   for parameter in model.parameters():
     parameter.add_(0.2 * torch.randn(parameter.shape))
   return model.eval()

@@ -16,7 +16,6 @@ CONFIG, SCHEDULER = 'config.json', 'scheduler_config.json'
 
 
 def loaded(name):
-  """Returns our network and params, and their inputs and outputs."""
   with np.load(STORED / name / 'expected.npz') as arrays:
     return diffusers.load(STORED / name), dict(arrays)
 
@@ -32,7 +31,6 @@ def refused(path, message, **options):
 
 
 def folder_with(top, name='ho', file=CONFIG, **changes):
-  """Returns a copy of a folder, with changes of one of its JSON files."""
   shutil.copytree(STORED / name, top / name, dirs_exist_ok=True)
   path = top / name / file
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -75,7 +75,6 @@ def test_adapters_in_their_names_are_the_difference_of_merged_weights(name):
 
 
 def index(folder, kind, **parts):
-  """Writes the index of a pipeline of this class."""
   (folder / 'model_index.json').write_text(json.dumps({'_class_name': kind, **parts}))
 
 
@@ -102,7 +101,6 @@ def test_other_folders_are_refused(tmp_path):
 
 
 def test_pipelines_and_files_are_found(tmp_path):
-  """Current pipelines have subfolders; old ones have all files in one."""
   folder = folder_with(tmp_path)
   expected = diffusers.load(folder)
   unet = ['diffusers', 'UNet2DModel']

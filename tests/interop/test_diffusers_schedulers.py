@@ -9,7 +9,6 @@ from tests.interop.stored_folders import SCHEDULER, STORED, folder_with, refused
 
 
 def test_the_scheduler_of_ddpm_cifar10():
-  """Its scheduler_config.json gives the process of Ho et al."""
   sections = diffusers.load(STORED / 'ho').sections
   schedule = {'name': 'linear', 'num_steps': 1000, **{'start': 1e-4, 'end': 0.02}}
   assert sections['schedule'] == schedule
@@ -69,7 +68,6 @@ BOUND = 'clip', 'dynamic_threshold', 'dynamic_threshold_max'
 
 @pytest.mark.parametrize('kind, options, bound, note', READ)
 def test_what_is_read_of_a_scheduler(kind, options, bound, note):
-  """x_0 is bounded as in diffusers 0.42; what differs is said."""
   sections, notes = diffusers_schedulers.read_sections({'_class_name': kind, **options})
   sampling = sections['sampling']
   assert tuple(sampling[name] for name in BOUND) == bound

@@ -222,13 +222,6 @@ def test_the_ve_wrapper_as_a_network_of_eps():
   assert found.sections['schedule']['sigma_max'] == 100
 
 
-def test_another_filter_than_the_option_says_is_refused(song):
-  tensors = song[0].file() | {'model.enc.4x4_down.conv0.resample_filter': np.zeros((1, 1, 4, 4))}
-  message = r'conv0.resample_filter, of shape \(1, 1, 4, 4\), is not the filte'
-  with pytest.raises(ValueError, match=message):
-    edm.from_tensors(tensors, **SONG)
-
-
 def test_the_options_lie_beside_the_weights(tmp_path):
   path = tmp_path / 'edm.safetensors'
   with pytest.raises(ValueError, match=r'edm\.json is missing'):

@@ -11,7 +11,6 @@ DEFECTS = 'exact', 'narrow', 'shifted', 'prior'
 
 
 def arrays(defect, seed=0, pairs=1000, n=99, d=D):
-  """Returns (samples, reference) for draws with a defect."""
   rng = np.random.default_rng(seed)
   truth = rng.normal(size=(pairs, d)) * VARIANCE**0.5
   x = truth + rng.normal(size=(pairs, d)) * VARIANCE**0.5

@@ -30,7 +30,6 @@ def run(capsys, *args):
 
 
 def test_the_reference_of_adm(files, capsys, tmp_path):
-  """The distance is to mu and sigma, precision to the images of the file."""
   samples, reference, statistics, paths = files
   written = tmp_path / 'result.json'
   out = run(capsys, *paths, '--features=pixels', f'--json={written}')
@@ -61,7 +60,6 @@ def test_the_reference_of_edm_has_statistics_alone(files, capsys, tmp_path):
 
 
 def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
-  """The statistics give the distance that the images gave."""
   samples, reference, _, paths = files
   for i, picture in enumerate(reference):
     (tmp_path / 'images').mkdir(exist_ok=True)
@@ -101,7 +99,6 @@ FEW = [
   ],
 )
 def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
-  """Each metric is computed, or a line says what it needs."""
   paths = [tmp_path / f'{name}.npz' for name in ('samples', 'reference')]
   for path, size in zip(paths, sizes, strict=True):
     np.savez(path, arr_0=rng.integers(0, 256, (size, 8, 8, 1), np.uint8))
@@ -118,7 +115,6 @@ def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
 
 
 def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
-  """The other metrics are printed and written before."""
   samples, _, _, paths = files
   np.savez(tmp_path / 'few.npz', arr_0=samples[:3])
   args = tmp_path / 'few.npz', paths[0], '--features=pixels', '--metrics=pr,fd'
@@ -129,7 +125,6 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
 
 
 def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
-  """It gets the images and the arrays stored with them, without features."""
   samples, _, _, paths = files
   (tmp_path / 'my_brightness.py').write_text(
     'from diffusion_jax.metrics.estimates import mean\n'

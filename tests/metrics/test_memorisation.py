@@ -11,7 +11,6 @@ from diffusion_jax.metrics.memorisation import (
 
 
 def test_copies_are_noticed_and_their_sources_named(rng):
-  """A third of the samples are training rows with a little noise."""
   train, test = rng.standard_normal((300, 8)), rng.standard_normal((200, 8))
   fresh = rng.standard_normal((100, 8))
   copies = train[:50] + 1e-3 * rng.standard_normal((50, 8))

@@ -9,7 +9,6 @@ from diffusion_jax.metrics import plots
 
 @pytest.fixture
 def axes(monkeypatch, tmp_path):
-  """Returns a function: (plot function, *arrays) -> its axes."""
   saved = []
   save = Figure.savefig
 

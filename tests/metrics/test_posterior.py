@@ -25,7 +25,6 @@ def errors(x):
 
 @pytest.fixture(scope='module')
 def drawn():
-  """Returns exact draws and their errors."""
   x = np.asarray(jax.jit(EXACT.sample, static_argnums=1)(jax.random.key(0), N), np.float64)
   return x, errors(x)
 
@@ -69,7 +68,6 @@ def test_quantiles_are_those_of_the_distribution():
 
 
 def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
-  """The others have another spread about the mean of the posterior."""
   num, n = 600, 49
   truth = np.asarray(PRIOR.sample(key, num), np.float64)
   y = truth @ MATRIX.T + STD * np.random.default_rng(0).normal(size=(num, 1))

@@ -23,7 +23,6 @@ def energy(samples, reference):
 
 
 def pairs(metric, *draws):
-  """Computes a metric of draws [M, n, 1]."""
   reference = {'truth': np.zeros((draws[0], 1))}
   return getattr(calibration, metric)().compute({'draws': np.zeros((*draws, 1))}, reference)
 

@@ -43,7 +43,6 @@ def test_few_samples_are_computed_and_noted(sets):
 
 @pytest.mark.parametrize('name', table.METRICS)
 def test_a_metric_computes_the_scores_that_it_names(sets, name):
-  """A metric gets exactly the arrays that it needs."""
   samples, reference = sets
   rng = np.random.default_rng(1)
   every = samples | {

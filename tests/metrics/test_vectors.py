@@ -88,7 +88,6 @@ def test_errors_of_moments_that_are_known(rng):
 
 
 def test_the_errors_of_moments_are_deviations_over_sets(rng):
-  """For one number, the error of the mean is sigma / sqrt(N)."""
   y = rng.standard_normal((20_000, 1))
   x = 1.0 + rng.standard_normal((500, 1))
   scores = vectors.moments(num_draws=200).compute({'values': x}, {'values': y})

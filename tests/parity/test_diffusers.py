@@ -1,8 +1,4 @@
-"""Our networks against diffusers' UNet2DModel, AutoencoderKL and pipelines.
-
-All parameters are random, including the scales of norms and the ends of
-branches.
-"""
+"""Our networks and options against diffusers' networks, schedulers and pipelines."""
 
 import inspect
 import sys
@@ -21,9 +17,11 @@ from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.sampling import ancestral
 from diffusion_jax.training import stored_weights
 from tests.app.conftest import trial
+from tests.interop.test_files import Evil
 
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
+make_stored = pytest.importorskip('tests.interop.make_stored')
 
 # Of the largest |output|. Frequencies of the noise level are rounded on both
 # sides, which a step of 999 makes 6e-5 of a wave; networks of random weights
@@ -58,7 +56,6 @@ UNETS = {
   'odd_waves': SMALL | dict(flip_sin_to_cos=False, block_out_channels=(20, 24)),
   'waves_of_ho_swapped': SMALL | dict(freq_shift=1),
   'labels': SMALL | dict(num_class_embeds=5, attention_head_dim=4),
-  'scale_shift': SMALL | dict(resnet_time_scale_shift='scale_shift'),
   'scale_shift_norm': SMALL | dict(resnet_time_scale_shift='scale_shift', attn_norm_num_groups=4),
   'no_attention': SMALL
   | dict(
@@ -102,15 +99,6 @@ AUTOENCODERS = {
 }
 
 
-def perturbed(model, seed=0):
-  """Returns the model with N(0, 0.2^2) added to every parameter."""
-  generator = torch.Generator().manual_seed(seed)
-  with torch.no_grad():
-    for parameter in model.parameters():
-      parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-  return model.eval()
-
-
 def nchw(x):
   return torch.from_numpy(np.array(x, np.float32).transpose(0, 3, 1, 2))
 
@@ -137,7 +125,7 @@ def options(folder):
 
 @pytest.mark.parametrize('name', UNETS)
 def test_the_unet(name, tmp_path):
-  model = perturbed(theirs.UNet2DModel(**UNETS[name]))
+  model = make_stored.perturb(theirs.UNet2DModel(**UNETS[name]))
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given')
   x = images(found.facts['image_shape'])
@@ -168,7 +156,7 @@ def test_the_unet(name, tmp_path):
 
 @pytest.mark.parametrize('name', AUTOENCODERS)
 def test_the_autoencoder(name, tmp_path):
-  model = perturbed(theirs.AutoencoderKL(**AUTOENCODERS[name]))
+  model = make_stored.perturb(theirs.AutoencoderKL(**AUTOENCODERS[name]))
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given')
   scale = AUTOENCODERS[name].get('scaling_factor', 0.18215)
@@ -196,7 +184,7 @@ def test_the_autoencoder(name, tmp_path):
 
 
 def test_log_variances_are_clipped_as_theirs(tmp_path):
-  model = perturbed(theirs.AutoencoderKL(**AUTOENCODERS['bare']))
+  model = make_stored.perturb(theirs.AutoencoderKL(**AUTOENCODERS['bare']))
   with torch.no_grad():
     model.encoder.conv_out.bias[3:] += torch.tensor([-300.0, 300.0, 0.0])
   model.save_pretrained(tmp_path)
@@ -210,7 +198,6 @@ def test_log_variances_are_clipped_as_theirs(tmp_path):
 
 
 def alpha_bars(schedule):
-  """Returns alpha_bars of the schedule that a config makes of a section."""
   return np.asarray(store.completed({'schedule': schedule}).schedule.make().alpha_bars)
 
 
@@ -344,7 +331,6 @@ def test_the_table_has_every_option(name):
 
 
 def their_x0(scheduler, output, t, x):
-  """Returns the x_0 that a scheduler goes on with."""
   if hasattr(scheduler, 'convert_model_output'):
     scheduler._init_step_index(t)
     return scheduler.convert_model_output(output, sample=x)
@@ -477,20 +463,8 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   np.testing.assert_allclose(ours, pictures, rtol=0, atol=1e-4)
 
 
-def test_ddpm_pipeline_runs(tmp_path):
-  perturbed(theirs.UNet2DModel(**SMALL)).save_pretrained(tmp_path / 'given')
-  found = interop.load(tmp_path / 'given')
-  assert 'no scheduler_config.json' in found.notes[0]
-  interop.save(tmp_path / 'ours', *found[:4])
-  pipeline = theirs.DDPMPipeline.from_pretrained(tmp_path / 'ours')
-  pipeline.set_progress_bar_config(disable=True)
-  pictures = pipeline(num_inference_steps=3, output_type='np').images
-  assert pictures.shape == (1, 8, 8, 3) and np.isfinite(pictures).all()
-  assert dict(pipeline.scheduler.config)['timestep_spacing'] == 'leading'
-
-
 def test_a_class_becomes_part_of_the_weights(tmp_path):
-  model = perturbed(theirs.UNet2DModel(**SMALL, num_class_embeds=4))
+  model = make_stored.perturb(theirs.UNet2DModel(**SMALL, num_class_embeds=4))
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given', null_class=True)
   assert found.facts['num_classes'] == 3
@@ -508,19 +482,12 @@ def test_a_class_becomes_part_of_the_weights(tmp_path):
 
 def test_weights_of_torch(tmp_path):
   """.bin, half precision, and the names of attention before version 0.12."""
-  model = perturbed(theirs.UNet2DModel(**SMALL))
+  model = make_stored.perturb(theirs.UNet2DModel(**SMALL))
   model.save_pretrained(tmp_path, safe_serialization=False)
   expected = interop.load(tmp_path).params
-  old = {}
-  for name, tensor in model.state_dict().items():
-    for new, legacy in (
-      ('to_q', 'query'),
-      ('to_k', 'key'),
-      ('to_v', 'value'),
-      ('to_out.0', 'proj_attn'),
-    ):
-      name = name.replace(f'.{new}.', f'.{legacy}.')
-    old[name] = tensor
+  old = model.state_dict()
+  for new, legacy in make_stored.LEGACY.items():
+    old = {name.replace(new, legacy): tensor for name, tensor in old.items()}
   path = tmp_path / 'diffusion_pytorch_model.bin'
   assert any('proj_attn' in name for name in old)
   torch.save(old, path)
@@ -528,16 +495,6 @@ def test_weights_of_torch(tmp_path):
   torch.save({n: x.bfloat16() for n, x in old.items()}, path)
   halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(np.float32), expected)
   jax.tree.map(np.testing.assert_array_equal, interop.load(tmp_path).params, halved)
-
-
-class Evil:
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    import os
-
-    return os.system, (f'touch {self.path}',)
 
 
 @pytest.mark.parametrize('new_format', [True, False])
@@ -561,11 +518,3 @@ def test_a_cut_file_of_torch_is_one_line(tmp_path):
     with pytest.raises(ValueError) as error:
       files.read_tensors(path)
     assert '\n' not in str(error.value)
-
-
-def test_config_json_is_theirs(tmp_path):
-  """Exactly the options of the class are written."""
-  perturbed(theirs.UNet2DModel(**SMALL)).save_pretrained(tmp_path / 'given')
-  interop.save(tmp_path / 'ours', *interop.load(tmp_path / 'given')[:4])
-  for path in (tmp_path / 'given', tmp_path / 'ours' / 'unet'):
-    assert set(options(path)) == set(interop.unet.OPTIONS)

@@ -14,7 +14,6 @@ SIZES = {'tiny': (128, 2, 2), 'vits14': (384, 12, 6)}
 
 @pytest.fixture(params=SIZES)
 def case(request, tmp_path):
-  """Returns transformers' network, and the folder of its weights."""
   transformers = pytest.importorskip('transformers')
   import torch
 

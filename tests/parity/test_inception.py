@@ -1,7 +1,4 @@
-"""The Inception network against torch-fidelity's, with random weights.
-
-Images go through both packages' own preprocessing.
-"""
+"""The Inception network against torch-fidelity's, both with their preprocessing."""
 
 import functools
 
@@ -17,7 +14,6 @@ OUTPUTS = ('2048', 'logits_unbiased')
 
 @pytest.fixture(scope='module')
 def networks(tmp_path_factory):
-  """Returns torch-fidelity's random network, and ours from its file."""
   extractor = load('torch_fidelity.feature_extractor_inceptionv3')
   import torch
 

@@ -10,6 +10,7 @@ from diffusion_jax.training.lora import lora_init, lora_merge
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
 peft = pytest.importorskip('peft')
+make_stored = pytest.importorskip('tests.interop.make_stored')
 PeftAdapterMixin = theirs.loaders.peft.PeftAdapterMixin
 
 SIZE, CLASSES, RANK, SCALE = 8, 5, 2, 0.5
@@ -43,17 +44,10 @@ MODELS = {
 
 @pytest.mark.parametrize('prefix', MODELS)
 def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
-  """Both loaders, on the base network, give what the merged network does."""
   kind, options, convolutions = MODELS[prefix]
-  torch.manual_seed(0)
-  network = kind(**options)
-  with torch.no_grad():
-    for x in network.parameters():
-      x.normal_(0.0, 0.15)
-    if prefix == 'transformer':
-      first = network.transformer_blocks[0].norm1.emb.state_dict()
-      for block in network.transformer_blocks:
-        block.norm1.emb.load_state_dict(first)
+  network = make_stored.perturb(kind(**options))
+  if prefix == 'transformer':
+    make_stored.equal_embeddings(network)
   network.save_pretrained(tmp_path / 'base')
   found = interop.load(tmp_path / 'base')
   adapters = jax.device_get(lora_init(jax.random.key(0), found.params, RANK, convolutions))

@@ -1,7 +1,4 @@
-"""Metrics against torch-fidelity, pytorch-fid and prdc, on the same features.
-
-More images than features, fewer, and equal sets.
-"""
+"""Metrics against torch-fidelity, pytorch-fid and prdc, on the same features."""
 
 import numpy as np
 import pytest
@@ -92,21 +89,6 @@ def test_precision_recall_density_coverage(features, k):
     size = sizes.get(name, len(y))
     assert round(size * estimate.value) == round(size * expected[name]), name
     np.testing.assert_allclose(estimate.value, expected[name], rtol=1e-12)
-
-
-def test_precision_recall_of_torch_fidelity(features):
-  module = load('torch_fidelity.metric_prc')
-  torch = load('torch')
-  x, y = features
-  expected = module.prc_features_to_metric(
-    torch.tensor(x), torch.tensor(y), prc_neighborhood=3, verbose=False
-  )
-  found = precision_recall(x, y)
-  np.testing.assert_allclose(
-    (found.precision.value, found.recall.value),
-    (expected['precision'], expected['recall']),
-    rtol=1e-6,  # the other is a mean in single precision
-  )
 
 
 def test_equal_sets():

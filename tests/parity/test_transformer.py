@@ -25,17 +25,11 @@ OPTIONS = {
 def theirs():
   """One embedding of noise and label in all blocks, as in the release."""
   package = pytest.importorskip('diffusers')
-  import torch
-
-  torch.manual_seed(0)
+  make_stored = pytest.importorskip('tests.interop.make_stored')
   network = package.DiTTransformer2DModel(**OPTIONS).eval()
-  with torch.no_grad():
-    for x in network.parameters():
-      x.normal_(0.0, 0.15)
-  first = network.transformer_blocks[0].norm1.emb.state_dict()
-  for block in network.transformer_blocks:
-    block.norm1.emb.load_state_dict(first)
-  return network
+  for x in network.parameters():
+    x.detach().normal_(0.0, 0.15)
+  return make_stored.equal_embeddings(network)
 
 
 def images():
@@ -87,31 +81,3 @@ def test_dit_is_that_of_diffusers(theirs, frequencies, tmp_path):
     assert torch.equal(again.state_dict()[key], tensor), key
   assert {n: again.config[n] for n in OPTIONS} == OPTIONS
   assert np.array_equal(run(again), expected)
-
-
-def test_ditpipeline_runs_on_ours(theirs, tmp_path):
-  """The folder has the older class name, as DiT's release does."""
-  package = pytest.importorskip('diffusers')
-  import torch
-
-  config = {**dict(theirs.config), '_class_name': 'Transformer2DModel'}
-  theirs.save_pretrained(tmp_path / 'theirs')
-  interop.write_json(tmp_path / 'theirs' / 'config.json', config)
-  interop.save(tmp_path / 'ours', *interop.load(tmp_path / 'theirs')[:4])
-  folder = tmp_path / 'ours'
-  vae = package.AutoencoderKL(norm_num_groups=4, block_out_channels=(4,))
-  pipeline = package.DiTPipeline(
-    package.DiTTransformer2DModel.from_pretrained(folder / 'transformer'),
-    vae,
-    package.DDIMScheduler.from_pretrained(folder / 'scheduler'),
-  )
-  pipeline.set_progress_bar_config(disable=True)
-  out = pipeline(
-    [0, 4],
-    guidance_scale=1.0,
-    num_inference_steps=2,
-    output_type='np',
-    generator=torch.manual_seed(0),
-  )
-  assert out.images.shape == (2, SIZE, SIZE, 3)
-  assert np.isfinite(out.images).all()

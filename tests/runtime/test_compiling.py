@@ -202,7 +202,6 @@ def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(tmp_path, 
 
 @pytest.fixture
 def folders(monkeypatch):
-  """Returns a list of the folders that JAX is told to use."""
   told = []
   config = SimpleNamespace(
     values={'jax_compilation_cache_dir': None},

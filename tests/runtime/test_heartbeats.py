@@ -39,7 +39,6 @@ class OtherStore:
 
 @pytest.fixture(params=['no module', 'no name', 'no client', 'other methods'])
 def without_store(request, monkeypatch):
-  """Changes JAX's private module of the store in four ways."""
   private = sys.modules['jax._src.distributed']
   with monkeypatch.context() as patch:
     if request.param == 'no module':
