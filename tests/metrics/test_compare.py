@@ -70,7 +70,6 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   assert out.splitlines()[0] == run(capsys, paths[0], own, *options).splitlines()[0]
   x = reference.reshape(50, -1) / 255.0
   kept = fid.given(image_sets.read(own).arrays)
-  assert kept is not None
   np.testing.assert_allclose(kept.mean, x.mean(axis=0), rtol=1e-5)
   with np.load(own) as stored:
     content = dict(stored)

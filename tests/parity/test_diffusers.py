@@ -28,74 +28,40 @@ make_stored = pytest.importorskip('tests.interop.make_stored')
 # were up to 2e-5 apart there, and 1e-6 at step 3.
 TOLERANCE = 4e-5
 
-SMALL = dict(
-  sample_size=8,
-  block_out_channels=(16, 24),
-  layers_per_block=1,
-  norm_num_groups=4,
-  down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-  up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-)
+SMALL = make_stored.UNET | dict(block_out_channels=(16, 24), norm_num_groups=4)
 # of google/ddpm-cifar10-32, except for the width
-HO = dict(
+HO = make_stored.UNETS['ho'] | dict(
   sample_size=16,
   block_out_channels=(16, 32, 32, 32),
-  down_block_types=('DownBlock2D', 'AttnDownBlock2D', *['DownBlock2D'] * 2),
-  up_block_types=(*['UpBlock2D'] * 2, 'AttnUpBlock2D', 'UpBlock2D'),
+  down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D', 'DownBlock2D'),
+  up_block_types=('UpBlock2D', 'UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
   layers_per_block=2,
-  norm_num_groups=8,
-  attention_head_dim=None,
-  downsample_padding=0,
-  freq_shift=1,
-  flip_sin_to_cos=False,
-  norm_eps=1e-6,
+)
+SCALE_SHIFT = dict(resnet_time_scale_shift='scale_shift', attn_norm_num_groups=4)
+PLAIN = dict(down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2)
+RESIDUAL = dict(
+  block_out_channels=(8, 16, 16),
+  down_block_types=('ResnetDownsampleBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
+  up_block_types=('ResnetUpsampleBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+  downsample_type='resnet',
+  upsample_type='resnet',
 )
 UNETS = {
   'ddpm_cifar10': HO,
-  'defaults': SMALL,
+  'defaults': SMALL | dict(in_channels=3, out_channels=3),
   'odd_waves': SMALL | dict(flip_sin_to_cos=False, block_out_channels=(20, 24)),
   'waves_of_ho_swapped': SMALL | dict(freq_shift=1),
   'labels': SMALL | dict(num_class_embeds=5, attention_head_dim=4),
-  'scale_shift_norm': SMALL | dict(resnet_time_scale_shift='scale_shift', attn_norm_num_groups=4),
-  'no_attention': SMALL
-  | dict(
-    add_attention=False,
-    down_block_types=('DownBlock2D', 'DownBlock2D'),
-    up_block_types=('UpBlock2D', 'UpBlock2D'),
-    sample_size=(8, 16),
-    in_channels=1,
-    out_channels=1,
-  ),
-  'resnet_updown': SMALL
-  | dict(
-    block_out_channels=(8, 16, 16),
-    down_block_types=('ResnetDownsampleBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
-    up_block_types=('ResnetUpsampleBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
-    downsample_type='resnet',
-    upsample_type='resnet',
-  ),
+  'scale_shift_norm': SMALL | SCALE_SHIFT,
+  'no_attention': SMALL | PLAIN | dict(add_attention=False, sample_size=(8, 16)),
+  'resnet_updown': SMALL | RESIDUAL,
 }
+BARE = dict(use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False)
 AUTOENCODERS = {
-  'stable_diffusion': dict(
-    block_out_channels=(8, 16, 16),
-    down_block_types=['DownEncoderBlock2D'] * 3,
-    up_block_types=['UpDecoderBlock2D'] * 3,
-    layers_per_block=2,
-    norm_num_groups=4,
-    sample_size=16,
-  ),
-  'bare': dict(
-    block_out_channels=(8, 16),
-    down_block_types=['DownEncoderBlock2D'] * 2,
-    up_block_types=['UpDecoderBlock2D'] * 2,
-    norm_num_groups=4,
-    sample_size=(8, 16),
-    latent_channels=3,
-    use_quant_conv=False,
-    use_post_quant_conv=False,
-    mid_block_add_attention=False,
-    scaling_factor=0.5,
-  ),
+  'stable_diffusion': make_stored.AUTOENCODER | dict(layers_per_block=2, sample_size=16),
+  'bare': make_stored.AUTOENCODER
+  | BARE
+  | dict(sample_size=(8, 16), latent_channels=3, scaling_factor=0.5),
 }
 
 
@@ -453,7 +419,6 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
   model = models.make(store.with_flags(config, flags), run)
   params, _ = stored_weights.restore_params(run)
-  assert model.plan is not None
   _, levels, sampler, step_function, *_ = model.plan(params)
   denoise = step_function({})
   keys = jax.random.split(jax.random.key(0), 2)
@@ -468,7 +433,7 @@ def test_a_class_becomes_part_of_the_weights(tmp_path):
   model.save_pretrained(tmp_path / 'given')
   found = interop.load(tmp_path / 'given', null_class=True)
   assert found.facts['num_classes'] == 3
-  x, t = images((8, 8, 3), 2), torch.tensor([10, 500])
+  x, t = images((4, 4, 1), 2), torch.tensor([10, 500])
   for label, row in ((1, 1), (-1, 3)):
     folder = tmp_path / f'of_{label}'
     interop.save(folder, *found[:4], label=label)

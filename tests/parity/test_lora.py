@@ -13,32 +13,10 @@ peft = pytest.importorskip('peft')
 make_stored = pytest.importorskip('tests.interop.make_stored')
 PeftAdapterMixin = theirs.loaders.peft.PeftAdapterMixin
 
-SIZE, CLASSES, RANK, SCALE = 8, 5, 2, 0.5
-UNET = dict(
-  sample_size=SIZE,
-  in_channels=4,
-  out_channels=4,
-  block_out_channels=(8, 16),
-  layers_per_block=1,
-  norm_num_groups=4,
-  attention_head_dim=4,
-  num_class_embeds=CLASSES,
-  down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-  up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-)
-DIT = dict(
-  num_attention_heads=2,
-  attention_head_dim=8,
-  in_channels=4,
-  num_layers=2,
-  sample_size=SIZE,
-  patch_size=2,
-  num_embeds_ada_norm=CLASSES,
-  norm_eps=1e-6,
-)
+RANK, SCALE = 2, 0.5
 MODELS = {
-  'unet': (theirs.UNet2DModel, UNET, True),
-  'transformer': (theirs.DiTTransformer2DModel, DIT, False),
+  'unet': (theirs.UNet2DModel, make_stored.UNETS['labels'], True),
+  'transformer': (theirs.DiTTransformer2DModel, make_stored.DIT, False),
 }
 
 
@@ -55,7 +33,7 @@ def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
   adapters['lora_B'] = jax.tree.map(
     lambda b: rng.normal(0.0, 0.1, b.shape).astype(np.float32), adapters['lora_B']
   )
-  tensors = interop.adapters_of(found.network, adapters, SCALE, (SIZE, SIZE, 4))
+  tensors = interop.adapters_of(found.network, adapters, SCALE, (4, 4, 1))
   path = tmp_path / 'lora.safetensors'
   files.write_safetensors(path, tensors, format='pt')
   params = jax.device_get(lora_merge(found.params, adapters, SCALE))
@@ -79,8 +57,8 @@ def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
 
 
 def run(network):
-  x = np.random.default_rng(1).standard_normal((3, 4, SIZE, SIZE), np.float32)
-  steps, labels = torch.tensor([3, 250, 999]), torch.tensor([0, 4, 2])
+  x = np.random.default_rng(1).standard_normal((3, 1, 4, 4), np.float32)
+  steps, labels = torch.tensor([3, 250, 999]), torch.tensor([0, 1, 2])
   with torch.no_grad():
     out = network.eval()(torch.from_numpy(x), timestep=steps, class_labels=labels)
   return out.sample.numpy()
