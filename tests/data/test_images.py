@@ -64,18 +64,9 @@ def test_grey_is_scaled_by_its_depth_and_meaning(tmp_path):
 
 def twelve_bits(values):
   """Returns a TIFF of one row, two pixels in three bytes (TIFF 6.0, 3)."""
-  tags = [
-    (256, len(values)),
-    (257, 1),
-    (258, 12),
-    (259, 1),
-    (262, 1),
-    (273, 134),
-    (277, 1),
-    (278, 1),
-    (279, len(values) * 3 // 2),
-  ]
-  entries = b''.join(struct.pack('<HHIHH', t, 3, 1, v, 0) for t, v in tags)
+  n = len(values)
+  tags = {256: n, 257: 1, 258: 12, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1, 279: n * 3 // 2}
+  entries = b''.join(struct.pack('<HHIHH', t, 3, 1, v, 0) for t, v in tags.items())
   data = struct.pack('<2sHIH', b'II', 42, 8, len(tags)) + entries + bytes(4)
   data += bytes(134 - len(data))
   for a, b in zip(values[::2], values[1::2], strict=True):

@@ -67,13 +67,6 @@ def test_one_number_that_is_nan_loses_its_simulation():
   assert all(np.isfinite(a).all() for a in arrays.values())
 
 
-def test_pairs_stay_together():
-  difference = of_simulator(gaussian, num_examples=4000, draws=3).read(np.arange(4000))
-  difference = difference['context'][:, 0] - difference['x'][:, 0]
-  assert abs(difference.mean()) < 5 / 4000**0.5
-  assert abs(difference.std() - 1.0) < 5 / 8000**0.5
-
-
 def batches(source, rows, steps):
   return [pipeline.batch_at(source, 700, 5, step, rows=rows)['x'] for step in steps]
 

@@ -9,10 +9,8 @@ from diffusion_jax.metrics.fid import (
   Statistics,
   add,
   frechet_distance,
-  frechet_distance_and_error,
   statistics,
 )
-from diffusion_jax.metrics.judges import digits_judge
 
 
 def random_statistics(rng, dim, rank=None):
@@ -26,13 +24,6 @@ def test_it_is_the_formula_with_a_matrix_root(rng):
   expected = np.sum((p.mean - q.mean) ** 2) + np.trace(p.covariance + q.covariance - 2 * root)
   np.testing.assert_allclose(frechet_distance(p, q), expected, rtol=1e-9)
   np.testing.assert_allclose(frechet_distance(q, p), expected, rtol=1e-9)
-
-
-def test_singular_covariances_do_no_harm(rng):
-  p = random_statistics(rng, 8, rank=3)
-  np.testing.assert_allclose(frechet_distance(p, p), 0.0, atol=1e-6)
-  moved = Statistics(p.mean + 2.0, p.covariance)
-  np.testing.assert_allclose(frechet_distance(p, moved), 8 * 4.0, rtol=1e-6)
 
 
 def test_statistics_are_those_of_numpy(rng):
@@ -70,22 +61,3 @@ def test_fewer_images_than_features_are_exact(rng):
   p, q = statistics(x), statistics(y)
   np.testing.assert_allclose(frechet_distance(p, q), expected, rtol=1e-12)
   np.testing.assert_allclose(frechet_distance(p, p), 0.0, atol=1e-11)
-
-
-def test_the_bootstrap_error_is_the_deviation_over_sets(rng):
-  """In one dimension, far away, the squared distance of the means dominates."""
-  reference = Statistics(np.array([0.0]), np.eye(1))
-  x = rng.standard_normal((400, 1)) + 10.0
-  found = frechet_distance_and_error(x, reference, 200)
-  assert found.value == frechet_distance(statistics(x), reference)
-  np.testing.assert_allclose(found.error, 2 * 10 / 400**0.5, rtol=0.25)
-
-
-def test_digits_are_nearer_to_digits_than_noise(rng):
-  features = digits_judge.make_features()
-  train, test = (digits_judge.real(split) for split in ('train', 'test'))
-  noise = rng.integers(0, 256, test.shape).astype(np.uint8)
-  reference = statistics(features(train))
-  near, far = (frechet_distance(statistics(features(x)), reference) for x in (test, noise))
-  assert 0.0 < near < 0.05 * far
-  np.testing.assert_array_equal(features(test), digits_judge.make_features()(test))

@@ -192,94 +192,33 @@ def test_the_betas_of_schedulers(options, tmp_path):
   assert again.config.prediction_type == scheduler.config.prediction_type
 
 
-# What becomes of every option of every scheduler that is read, with a value
-# that is not its default: exact; noted, by its name; refused.
-EXACT, NOTED, REFUSED = 'exact', 'noted', 'refused'
-TRAINED = {
-  'num_train_timesteps': (100, EXACT),
-  'beta_start': (2e-4, EXACT),
-  'beta_end': (0.03, EXACT),
-  'beta_schedule': ('scaled_linear', EXACT),
-  'trained_betas': ([0.01, 0.02, 0.03, 0.04] * 7, EXACT),
-  'prediction_type': ('v_prediction', EXACT),
+# What becomes of an option with a value that is not its default.
+EXACT = """
+  num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type clip_sample
+  timestep_spacing rescale_betas_zero_snr thresholding dynamic_thresholding_ratio sample_max_value
+  predict_x0
+""".split()
+REFUSED = 'clip_sample_range', 'use_flow_sigmas', 'timestep_type'
+OF_CLASS = {
+  ('DDPMScheduler', 'variance_type'): 'exact',
+  ('DDPMScheduler', 'steps_offset'): 'refused',
+  ('DDIMScheduler', 'steps_offset'): 'refused',
+  ('DDIMScheduler', 'set_alpha_to_one'): 'refused',
 }
-SPACED = {'timestep_spacing': ('trailing', EXACT)}
-RESCALED = {'rescale_betas_zero_snr': (True, EXACT)}
-CLIPPED = {'clip_sample': (False, EXACT), 'clip_sample_range': (2.0, REFUSED)}
-THRESHOLDED = {
-  'thresholding': (True, EXACT),
-  'dynamic_thresholding_ratio': (0.7, EXACT),
-  'sample_max_value': (1.5, EXACT),
+VALUES = {
+  **dict(num_train_timesteps=100, beta_start=2e-4, beta_end=0.03, beta_schedule='scaled_linear'),
+  **dict(trained_betas=[0.01, 0.02, 0.03, 0.04] * 7, prediction_type='v_prediction'),
+  **dict(timestep_spacing='trailing', clip_sample_range=2.0, variance_type='fixed_large'),
+  **dict(dynamic_thresholding_ratio=0.7, sample_max_value=1.5, steps_offset=1, flow_shift=3.0),
+  **dict(time_shift_type='linear', solver_order=3, solver_type='heun', sigma_min=0.1),
+  **dict(algorithm_type='sde-dpmsolver++', final_sigmas_type='sigma_min', sigma_max=9.0),
+  **dict(lambda_min_clipped=-5.1, disable_corrector=[0], solver_p='x', shift_terminal=0.1),
+  **dict(interpolation_type='log_linear', timestep_type='continuous'),
 }
-SIGMAS = {
-  'use_karras_sigmas': (True, NOTED),
-  'use_exponential_sigmas': (True, NOTED),
-  'use_beta_sigmas': (True, NOTED),
+OPTIONS = {
+  name: inspect.signature(getattr(theirs, name).__init__).parameters
+  for name in ('DDPMScheduler', 'DDIMScheduler', *interop.schedulers._SAME_MODELS)
 }
-FLOWS = {
-  'use_flow_sigmas': (True, REFUSED),
-  'flow_shift': (3.0, NOTED),
-  'use_dynamic_shifting': (True, NOTED),
-  'time_shift_type': ('linear', NOTED),
-}
-OFFSET = {'steps_offset': (1, NOTED)}
-SOLVER = {
-  'solver_order': (3, NOTED),
-  'solver_type': ('heun', NOTED),
-  'lower_order_final': (False, NOTED),
-}
-FINAL = {'final_sigmas_type': ('sigma_min', NOTED)}
-DPM = {
-  'algorithm_type': ('sde-dpmsolver++', NOTED),
-  'lambda_min_clipped': (-5.1, NOTED),
-  'variance_type': ('learned_range', NOTED),
-}
-ENDS = {'sigma_min': (0.1, NOTED), 'sigma_max': (9.0, NOTED)}
-SCHEDULERS = {
-  'DDPMScheduler': {
-    **TRAINED, **SPACED, **RESCALED, **CLIPPED, **THRESHOLDED,
-    'variance_type': ('fixed_large', EXACT), 'steps_offset': (1, REFUSED),
-  },
-  'DDIMScheduler': {
-    **TRAINED, **SPACED, **RESCALED, **CLIPPED, **THRESHOLDED,
-    'set_alpha_to_one': (False, REFUSED), 'steps_offset': (1, REFUSED),
-  },
-  'PNDMScheduler': {
-    **TRAINED, **SPACED, **OFFSET,
-    'skip_prk_steps': (True, NOTED), 'set_alpha_to_one': (True, NOTED),
-  },
-  'DPMSolverMultistepScheduler': {
-    **TRAINED, **SPACED, **RESCALED, **THRESHOLDED, **SIGMAS, **FLOWS, **OFFSET,
-    **SOLVER, **FINAL, **DPM,
-    'euler_at_final': (True, NOTED), 'use_lu_lambdas': (True, NOTED),
-  },
-  'DPMSolverSinglestepScheduler': {
-    **TRAINED, **THRESHOLDED, **SIGMAS, **FLOWS, **SOLVER, **FINAL, **DPM,
-  },
-  'DEISMultistepScheduler': {
-    **TRAINED, **SPACED, **THRESHOLDED, **SIGMAS, **FLOWS, **OFFSET, **SOLVER,
-    'algorithm_type': ('deis', NOTED),
-  },
-  'UniPCMultistepScheduler': {
-    **TRAINED, **SPACED, **RESCALED, **THRESHOLDED, **SIGMAS, **FLOWS, **OFFSET,
-    **SOLVER, **FINAL, **ENDS,
-    'predict_x0': (False, EXACT), 'disable_corrector': ([0], NOTED),
-    'solver_p': ('x', NOTED), 'shift_terminal': (0.1, NOTED),
-  },
-  'EulerDiscreteScheduler': {
-    **TRAINED, **SPACED, **RESCALED, **SIGMAS, **OFFSET, **FINAL, **ENDS,
-    'interpolation_type': ('log_linear', NOTED),
-    'timestep_type': ('continuous', REFUSED),
-  },
-  'EulerAncestralDiscreteScheduler': {
-    **TRAINED, **SPACED, **RESCALED, **OFFSET,
-  },
-  'HeunDiscreteScheduler': {
-    **TRAINED, **SPACED, **SIGMAS, **OFFSET, **CLIPPED,
-    'clip_sample': (True, EXACT),
-  },
-  'LMSDiscreteScheduler': {**TRAINED, **SPACED, **SIGMAS, **OFFSET},
-}  # fmt: skip
 # Options that have an effect with others only.
 WITH = {
   'trained_betas': {'num_train_timesteps': 28},
@@ -288,12 +227,6 @@ WITH = {
   'sample_max_value': {'thresholding': True},
   'predict_x0': {'thresholding': True},
 }
-
-
-@pytest.mark.parametrize('name', SCHEDULERS)
-def test_the_table_has_every_option(name):
-  options = inspect.signature(getattr(theirs, name).__init__).parameters
-  assert SCHEDULERS[name].keys() == options.keys() - {'self'}
 
 
 def their_x0(scheduler, output, t, x):
@@ -315,19 +248,23 @@ def bound_of(sections):
 
 
 @pytest.mark.parametrize(
-  'name, option', [(name, option) for name, rows in SCHEDULERS.items() for option in rows]
+  'name, option',
+  [(name, option) for name, rows in OPTIONS.items() for option in rows if option != 'self'],
 )
 def test_every_option_of_a_scheduler(name, option):
   """Exact are the alpha_bars, the spacing and x_0 far beyond [-1, 1]."""
-  value, becomes = SCHEDULERS[name][option]
+  default = OPTIONS[name][option].default
+  value = not default if isinstance(default, bool) else VALUES[option]
+  becomes = 'exact' if option in EXACT else 'refused' if option in REFUSED else 'noted'
+  becomes = OF_CLASS.get((name, option), becomes)
   options = {**WITH.get(option, {}), option: value}
   given = {'_class_name': name, **options}
-  if becomes == REFUSED:
+  if becomes == 'refused':
     with pytest.raises(ValueError, match=f'{option}=.* has no counterpart'):
       interop.schedulers.read_sections(given)
     return
   sections, notes = interop.schedulers.read_sections(given)
-  if becomes == NOTED:
+  if becomes == 'noted':
     assert 'is not read as a sampler' in notes[0] and option in notes[0]
     return
   scheduler = getattr(theirs, name)(**options)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.runtime.per_example import gathered, kept, one_ahead, per_example, rows
+from diffusion_jax.runtime.per_example import gathered, kept, one_ahead, per_example
 from diffusion_jax.runtime.sharding import make_mesh
 from tests.app.conftest import refused
 
@@ -40,12 +40,6 @@ def test_a_function_is_traced_with_the_mesh_in_use():
   index = jax.ShapeDtypeStruct((8,), jnp.int32)
   jax.eval_shape(per_example(function, mesh, jax.random.key(0)).compute, (), index, index)
   assert found == [mesh.abstract_mesh.shape_tuple]
-
-
-def test_rows_of_every_array():
-  found = rows({'x': np.arange(6).reshape(3, 2), 'y': [np.arange(3)]}, np.array([2, 0]))
-  assert found['x'].tolist() == [[4, 5], [0, 1]]
-  assert found['y'][0].tolist() == [2, 0]
 
 
 def test_the_next_part_is_dispatched_before_one_is_fetched():
