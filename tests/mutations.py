@@ -944,7 +944,7 @@ data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
 data/text.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
-data/text.py may_fill_its_length
+data/text.py tokens_are_bytes
   len(data) > length: => len(data) >= length:
 training/conditions.py training/test_conditions.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size

@@ -49,8 +49,7 @@ def test_import_arrows():
 
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
-  runs_code = r'importlib\.import_module|\b(exec|eval)\('
-  assert files_with(runs_code, PACKAGE / 'app') == {
+  assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
     'config/own.py',  # asks for permission
     'modes/convert.py',  # a reader of interop
     'modes/__init__.py',  # a mode
@@ -180,10 +179,9 @@ def test_every_folder_of_tests_is_collected(request):
 def test_tests_mirror_the_package():
   """`core/process.py` has `tests/core/test_process.py`, for example."""
   tests = ROOT / 'tests'
-  modules = {path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py')}
   without = {
     path.as_posix()
-    for path in modules
+    for path in {path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py')}
     if path.name != '__init__.py' and not (tests / path.with_name(f'test_{path.name}')).is_file()
   }
   assert without == set(TESTED_ELSEWHERE), 'add tests/<the same path>'

@@ -39,10 +39,9 @@ def png_of(pixels, *more):
   big = pixels.astype(pixels.dtype.newbyteorder('>')).reshape(height, -1)
   rows = b''.join(b'\0' + row.tobytes() for row in big)
   head = struct.pack('>IIBBBBB', width, height, depth, 2, 0, 0, 0)
-  chunks = [(b'IHDR', head), *more, (b'IDAT', zlib.compress(rows))]
   return b'\x89PNG\r\n\x1a\n' + b''.join(
     struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    for kind, data in [*chunks, (b'IEND', b'')]
+    for kind, data in [*[(b'IHDR', head), *more, (b'IDAT', zlib.compress(rows))], (b'IEND', b'')]
   )
 
 

@@ -40,8 +40,7 @@ def standard(*shape, **box):
 def panels(sheet):
   found: Any = ndimage.label(sheet.max(axis=2) > 100)
   regions = found[0]
-  boxes = ndimage.find_objects(regions)
-  large = [b for b in boxes if np.sum(regions[b] > 0) > 0.01 * regions.size]
+  large = [b for b in ndimage.find_objects(regions) if np.sum(regions[b] > 0) > 0.01 * regions.size]
   inside = [b for b in large if b[0].start > 5]  # not the figure itself
   return [sheet[b] for b in sorted(inside, key=lambda b: (b[0].stop, b[1].start))]
 

@@ -16,8 +16,7 @@ def test_png_and_back(tmp_path):
   np.testing.assert_array_equal(images.read_image(tmp_path / 'a.png'), picture)
   grey = picture[..., :1]
   images.write_png(tmp_path / 'b.png', grey)
-  found = images.read_image(tmp_path / 'b.png')
-  np.testing.assert_array_equal(found, np.repeat(grey, 3, axis=-1))
+  np.testing.assert_array_equal(images.read_image(tmp_path / 'b.png'), np.repeat(grey, 3, axis=-1))
 
 
 def test_photos_are_turned_as_their_exif_says(tmp_path):

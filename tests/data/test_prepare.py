@@ -98,8 +98,7 @@ def test_what_tfds_stored_as_tfrecord_says_what_to_do(tmp_path, manual, no_netwo
   text = info.read_text().replace('"array_record"', '"tfrecord"')
   assert '"tfrecord"' in text
   info.write_text(text)
-  parts = 'is stored as tfrecord', '--file_format=array_record'
-  with one_line(*parts, error=FileNotFoundError):
+  with one_line(*('is stored as tfrecord', '--file_format=array_record'), error=FileNotFoundError):
     prepare.prepare('cifar10', tmp_path)
 
 
@@ -160,8 +159,7 @@ def test_a_download_that_was_changed_on_the_way_is_refused(served, tmp_path, acc
   accept(folder, [url])
   archive = folder / 'cifar-10-binary.tar.gz'
   archive.write_bytes(archive.read_bytes()[:-1] + b'!')
-  message = 'the download of cifar10 failed, try again: .*wrong checksum'
-  with one_line(error=OSError, match=message):
+  with one_line(error=OSError, match='the download of cifar10 failed, try again: .*wrong checksum'):
     prepare.prepare('cifar10', tmp_path / 'data')
   assert not (tmp_path / 'data' / 'cifar10_arrays' / '1.0.0').exists()
 

@@ -72,8 +72,7 @@ def test_each_simulation_runs_once(module, tmp_path, capsys):
   assert sorted(calls_of(tmp_path / 'calls')) == [50, 100, 100]
   assert '25 of 250 simulations have NaN' in capsys.readouterr().out
   assert_same(first, read(decay, tmp_path))
-  fewer = read(decay, tmp_path, num_examples=200)
-  assert_same(fewer, {name: x[:180] for name, x in first.items()})
+  assert_same(read(decay, tmp_path, num_examples=200), {name: x[:180] for name, x in first.items()})
   joint = read(decay, tmp_path, joint=True)['x']
   np.testing.assert_array_equal(joint, np.concatenate([*first.values()], 1))
   assert 'NaN' not in capsys.readouterr().out
@@ -100,9 +99,8 @@ def test_what_changes_the_simulations_is_noticed(module, tmp_path):
   assert_same(first, read(module(edit=comments), tmp_path))
   assert count() == 3
   other = lambda code: code.replace('[::10, 1]', '[1::10, 1]')
-  factor = module(2.0)
   for changed in (
-    read(factor, tmp_path),  # of another module
+    read(module(2.0), tmp_path),  # of another module
     read(module(edit=other), tmp_path),
     read(module(), tmp_path, draws=1),
     read(None, tmp_path, functools.partial(module().simulate, scale=3.0)),

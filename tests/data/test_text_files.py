@@ -35,8 +35,7 @@ def test_the_own_text_has_the_modules():
 
 
 def test_drawn_bytes():
-  texts = np.frombuffer(b'ab ' + bytes([UNKNOWN]) + b'b', np.uint8)[None]
-  pictures = draw_bytes(texts, columns=2)
+  pictures = draw_bytes(np.frombuffer(b'ab ' + bytes([UNKNOWN]) + b'b', np.uint8)[None], columns=2)
   assert pictures.shape == (1, 36, 14, 1)
   a, b, space, unknown, again, padding = (
     pictures[0, i : i + 12, j : j + 7, 0] for i in (0, 12, 24) for j in (0, 7)

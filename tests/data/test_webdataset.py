@@ -75,10 +75,9 @@ def test_a_checksum_is_of_what_the_columns_have(tars):
   assert read(tars).checksum() == first
   assert read(tars, label_column='json:label').checksum() == first
   other = read(tars, text_column='json:caption').checksum()
-  pictures = members(range(12))
   encoded.tar(
     tars / 'train-00000-of-00002.tar',
-    [(name, encoded.PNG if name.endswith('PNG') else data) for name, data in pictures],
+    [(name, encoded.PNG if name.endswith('PNG') else data) for name, data in members(range(12))],
   )
   assert len({first, other, read(tars).checksum()}) == 3
 

@@ -51,12 +51,10 @@ def operation(name, kind, *inputs):
 
 def graph(constants):
   """Returns a graph of float constants and Inception's other nodes."""
-  jpeg = number(1, STRING) + data(2, b'') + data(8, b'')
-  size = np.array([299, 299], np.int32)
   nodes = [
-    constant('DecodeJpeg/contents', jpeg, STRING),
+    constant('DecodeJpeg/contents', number(1, STRING) + data(2, b'') + data(8, b''), STRING),
     operation('DecodeJpeg', 'DecodeJpeg', 'DecodeJpeg/contents'),
-    constant('ResizeBilinear/size', tensor(size), INT32),
+    constant('ResizeBilinear/size', tensor(np.array([299, 299], np.int32)), INT32),
     operation('Sub', 'Sub', 'ResizeBilinear', 'Sub/y'),
     # one number, in float_val and not in tensor_content
     constant('Sub/y', number(1, FLOAT) + data(2, b'') + data(5, b'\0\0\0C')),

@@ -81,8 +81,7 @@ def test_defaults_are_those_of_the_class():
   heun, _ = diffusers_schedulers.read_sections(
     {'_class_name': 'HeunDiscreteScheduler', 'num_train_timesteps': 20}
   )
-  schedule = {'name': 'linear', 'num_steps': 20, **{'start': 0.00085, 'end': 0.012}}
-  assert heun['schedule'] == schedule
+  assert heun['schedule'] == {'name': 'linear', 'num_steps': 20, **{'start': 0.00085, 'end': 0.012}}
   assert heun['sampling']['spacing'] == 'linspace'
   assert heun['sampling']['num_steps'] == 20  # not 50
   for options in {'use_flow_sigmas': True}, {'timestep_type': 'continuous'}:

@@ -95,8 +95,7 @@ def test_another_file_is_refused_in_one_line(tensors, tmp_path, name, shape, mes
 
 def test_sizes_of_the_published_networks():
   for width, depth, heads in ((384, 12, 6), (768, 12, 12), (1024, 24, 16)):
-    position = jax.ShapeDtypeStruct((1, 1370, width), np.float32)
-    tensors = {'embeddings.position_embeddings': position}
+    tensors = {'embeddings.position_embeddings': jax.ShapeDtypeStruct((1, 1370, width), np.float32)}
     tensors |= {f'encoder.layer.{i}.norm1.bias': None for i in range(depth)}
     network = dinov2.network_of(tensors)
     assert (network.width, network.depth) == (width, depth)

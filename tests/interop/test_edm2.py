@@ -38,8 +38,7 @@ def mp_conv(w, name, x, out, size=0, gain=1.0):
 
 def mp_fourier(w, name, x, features):
   freqs = w.get(f'{name}.freqs', features, scale=6.28)
-  phases = w.get(f'{name}.phases', features, scale=6.28)
-  return np.sqrt(2.0) * np.cos(np.outer(x, freqs) + phases)
+  return np.sqrt(2.0) * np.cos(np.outer(x, freqs) + w.get(f'{name}.phases', features, scale=6.28))
 
 
 def mp_silu(x):

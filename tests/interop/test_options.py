@@ -19,8 +19,7 @@ def test_several_numbers(given, expected):
 
 
 def test_unknown_ones_are_refused_with_the_known_ones():
-  message = 'options of unet: chanels; known are channels, rate, remat'
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match='options of unet: chanels; known are channels, rate, remat'):
     complete('unet', DEFAULTS, {'chanels': 64})
 
 

@@ -157,8 +157,7 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
   path.write_bytes(serialization.msgpack_serialize(state))
   found = score_sde.load(path, **TINY)
   nn.assert_close(nn.apply(found, x, LABELS), expected)
-  trained = score_sde.load(path, ema=False, **TINY).params
-  assert not any(a.any() for a in jax.tree.leaves(trained))
+  assert not any(a.any() for a in jax.tree.leaves(score_sde.load(path, ema=False, **TINY).params))
   assert found.sections['schedule']['name'] == 'linear_vp'
   assert found.sections['noise_input'] == {'name': 'time', 'scale': 999.0}
 
@@ -166,11 +165,10 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
 def checkpoint(w):
   """Returns their state with a DataParallel model, as torch.save gets it."""
   model = {f'module.{n}': np.zeros_like(x) for n, x in w.file().items()}
-  shadows = list(w.file().values())
   return {
     'optimizer': {'state': {0: {'exp_avg': np.ones(3)}}},
     'model': {'module.sigmas': np.ones(1000)} | model,
-    'ema': {'decay': 0.9999, 'num_updates': 9, 'shadow_params': shadows},
+    'ema': {'decay': 0.9999, 'num_updates': 9, 'shadow_params': list(w.file().values())},
     'step': 9,
   }
 

@@ -190,8 +190,7 @@ def test_ranks_are_counts_of_lower_draws(rng):
     [sum(draws[i, k, j] < truth[i, j] for k in range(4)) for j in range(2)] for i in range(7)
   ]
   np.testing.assert_array_equal(np.floor(found * 5), counts)
-  middle = calibration.interval_levels(draws, truth)
-  np.testing.assert_allclose(middle, np.abs(2.0 * found - 1.0))
+  np.testing.assert_allclose(calibration.interval_levels(draws, truth), np.abs(2.0 * found - 1.0))
 
 
 def test_levels_of_exact_draws_are_masses_of_regions():

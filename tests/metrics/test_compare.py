@@ -69,8 +69,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   out = run(capsys, *(paths[0], tmp_path / 'images', *options), f'--statistics={own}')
   assert out.splitlines()[0] == run(capsys, paths[0], own, *options).splitlines()[0]
   x = reference.reshape(50, -1) / 255.0
-  kept = fid.given(image_sets.read(own).arrays)
-  np.testing.assert_allclose(kept.mean, x.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(fid.given(image_sets.read(own).arrays).mean, x.mean(axis=0), rtol=1e-5)
   with np.load(own) as stored:
     content = dict(stored)
   protocol = json.loads(str(content.pop('protocol')))
@@ -228,6 +227,5 @@ def test_values_are_standardised_by_the_reference(files, capsys, tmp_path):
 
   run(capsys, paths[0], own, '--metrics=c2st,sliced_w2,energy,moments', *options)
   found = json.loads(written.read_text())['metrics']
-  names = 'c2st sliced_w2 energy moments_mean moments_std moments_correlation'
-  assert {*found} == {*names.split()}
+  assert {*found} == {*'c2st sliced_w2 energy moments_mean moments_std moments_correlation'.split()}
   np.testing.assert_allclose(found['energy']['value'], mmd.energy_distance(x, y).value)

@@ -35,8 +35,7 @@ def test_statistics_come_before_images(sets):
 
 def test_few_samples_are_computed_and_noted(sets):
   samples, reference = sets
-  few = {'features': samples['features'][:3]}
-  [row] = table.METRICS['fd'](num_draws=0).compute(few, reference)
+  [row] = table.METRICS['fd'](num_draws=0).compute({'features': samples['features'][:3]}, reference)
   assert np.isfinite(row.estimate.value)
   assert '3 samples, no more than the 3 features: the covariance' in row.note
 

@@ -65,8 +65,7 @@ def denoise(x, level):
 
 def grid(name, timestep_spacing='', final_sigmas_type='', **_):
   if name == 'FlowMatchEulerDiscreteScheduler':
-    shifted = dj.RectifiedFlowSchedule(3.0)
-    return dj.level_grid(shifted, N), {'sigmas': np.linspace(1.0, 1.0 / N, N)}
+    return dj.level_grid(dj.RectifiedFlowSchedule(3.0), N), {'sigmas': np.linspace(1.0, 1.0 / N, N)}
   if name.startswith('FlowMatch'):
     levels = dj.level_grid(FLOW, N, t_end=1e-3)
   elif name.startswith('EDM'):

@@ -128,8 +128,7 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
     out_shardings=({'w': columns}, place),
   )
   state = {'w': jax.device_put(np.eye(2, dtype=np.float32), place)}
-  shape = jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)
-  run = compiling.in_place(jitted, {'w': shape})
+  run = compiling.in_place(jitted, {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)})
   expected = np.eye(2)
   for _ in range(2):
     state, total = run(state, x)
@@ -177,8 +176,7 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
   )
   place, *sources = result.stdout.splitlines()
   place = Path(place)
-  expected = tmp_path / '.cache' / 'diffusion_jax' / 'compiled'
-  assert place.parent == expected and not result.stderr
+  assert place.parent == (tmp_path / '.cache' / 'diffusion_jax' / 'compiled') and not result.stderr
   assert list(place.glob('*-cache'))
   names, times = zip(*(x.rsplit(' ', 1) for x in sources), strict=True)
   assert names == ('compilation', 'from the cache')
