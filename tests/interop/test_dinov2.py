@@ -99,4 +99,4 @@ def test_sizes_of_the_published_networks():
     tensors |= {f'encoder.layer.{i}.norm1.bias': None for i in range(depth)}
     network = dinov2.network_of(tensors)
     assert (network.width, network.depth) == (width, depth)
-    assert (network.num_heads, network.grid) == (heads, 37)
+    assert (network.num_heads, network.grid, network.position_offset) == (heads, 37, 0.1)

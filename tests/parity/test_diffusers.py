@@ -170,8 +170,6 @@ def alpha_bars(schedule):
 @pytest.mark.parametrize(
   'options',
   [
-    {},
-    dict(beta_schedule='scaled_linear', beta_start=0.0015, beta_end=0.0195),
     dict(beta_schedule='squaredcos_cap_v2', num_train_timesteps=100),
     dict(beta_schedule='sigmoid', prediction_type='sample'),
     dict(rescale_betas_zero_snr=True, prediction_type='v_prediction'),

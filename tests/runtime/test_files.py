@@ -79,19 +79,13 @@ def test_a_library_opens_no_folder_elsewhere(name, tmp_path):
   files.check_files(tmp_path / 'missing')
 
 
-def sparse(path):
-  with path.open('wb') as file:
-    file.truncate(2**40)
-
-
 DAMAGED = {
   'empty': lambda path: path.touch(),
   'deep': lambda path: path.write_text('[' * 200_000),
   'rather deep': lambda path: path.write_text('{"a":' * 300 + '1' + '}' * 300),
   'a list': lambda path: path.write_text('[1]'),
   'binary': lambda path: path.write_bytes(bytes(range(256))),
-  'long number': lambda path: path.write_text('{"a": 1' + '0' * 5000 + '}'),
-  'large': sparse,
+  'large': lambda path: path.touch() or os.truncate(path, 2**40),
   'folder': lambda path: path.mkdir(),
   **{
     name: lambda path, plant=plant: plant(path, path.with_name('mine'))
@@ -105,9 +99,6 @@ DAMAGED = {
 def test_a_damaged_file_of_json_is_one_line(name, tmp_path):
   path = tmp_path / 'config.json'
   DAMAGED[name](path)
-  if name == 'long number':
-    assert files.read_json(path) == {'a': np.inf}
-    return
   with one_line('config.json cannot be read: ', error=UserError):
     files.read_json(path)
   if name == 'large':
@@ -122,7 +113,7 @@ def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
   files.write_json(tmp_path / 'a.json', content)
   assert files.read_json(tmp_path / 'a.json') == content
   assert files.parse_json(b'3') == 3
-  assert files.parse_json('1' + '0' * 398) == np.inf
+  assert files.parse_json('1' + '0' * 5000) == np.inf
   with pytest.raises(FileNotFoundError):
     files.read_json(tmp_path / 'b.json')
 
