@@ -18,6 +18,7 @@ from diffusion_jax.sampling import ancestral
 from diffusion_jax.training import stored_weights
 from tests.app.conftest import trial
 from tests.interop.test_files import Evil
+from tests.refusals import one_line
 
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
@@ -400,9 +401,9 @@ def test_weights_of_torch(tmp_path):
 def test_a_pickle_that_runs_code_is_refused(new_format, tmp_path):
   created, path = tmp_path / 'created', tmp_path / 'weights.pth'
   torch.save({'a': Evil(created)}, path, _use_new_zipfile_serialization=new_format)
-  with pytest.raises(ValueError, match='weights without code') as error:
+  with one_line('weights without code'):
     files.read_tensors(path)
-  assert '\n' not in str(error.value) and not created.exists()
+  assert not created.exists()
   torch.load(path, weights_only=False)  # the file is what it seems to be
   assert created.exists()
 
@@ -414,6 +415,5 @@ def test_a_cut_file_of_torch_is_one_line(tmp_path):
   assert files.read_tensors(path)['a'].shape == (1000,)
   for size in (10, 1000, len(whole) - 1):
     path.write_bytes(whole[:size])
-    with pytest.raises(ValueError) as error:
+    with one_line():
       files.read_tensors(path)
-    assert '\n' not in str(error.value)
