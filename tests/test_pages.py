@@ -139,11 +139,7 @@ def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
 
 
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
-  """It needs at least log2 17 bits; with 256 levels it needs DDPM's L_0 more.
-
-  x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2); bins of
-  256 levels are 2/255 wide, and the outer ones are open.
-  """
+  """At least log2 17 bits; x_0 given x_1 is N(x_0, beta-tilde_2), binned."""
   code = page_example('evaluation.md', 'decoder')
   fewer = code.replace('jnp.tile(grey, (20, 1))', 'jnp.tile(grey, (4, 1))')
   assert fewer != code

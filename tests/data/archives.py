@@ -47,10 +47,7 @@ def mnist(folder: Path):
 
 
 def prepared_by_tfds(data_dir: Path, sets) -> Path:
-  """Writes the sets as tfds' own cifar10: PNG pictures, array_record files.
-
-  tfds writes them; only the PNG encoding is not by TensorFlow.
-  """
+  """Writes the sets as tfds' own cifar10; their PNGs are not by TensorFlow."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import registered
 

@@ -1,7 +1,4 @@
-"""Sets of the Hugging Face hub, from folders and a file system in memory.
-
-Needs the library datasets: pip install -e '.[huggingface]'.
-"""
+"""Sets of the Hugging Face hub, from folders and a file system in memory."""
 
 import functools
 import os

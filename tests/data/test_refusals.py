@@ -1,8 +1,4 @@
-"""What readers of data refuse: one row for each rule, as called.
-
-Each row of the tables (tests/refusals.py) has a folder of its own. Damage at
-many places of a file, and other libraries' files, are in the tests of formats.
-"""
+"""What readers of data refuse: one row for each rule, as called."""
 # ruff: noqa: F401  The rows call what is imported.
 
 import io

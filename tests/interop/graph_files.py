@@ -1,8 +1,4 @@
-"""Writes GraphDef files in protobuf's wire format, without protobuf.
-
-Field numbers are from TensorFlow's graph.proto, node_def.proto,
-attr_value.proto, tensor.proto and tensor_shape.proto.
-"""
+"""GraphDef files in protobuf's wire format; numbers are TensorFlow's."""
 
 import numpy as np
 

@@ -1,9 +1,4 @@
-"""Layers of other projects in float64 NumPy, NCHW as in PyTorch.
-
-A transcription of a network takes its weights from `Weights`, which makes a
-random tensor when a name is first used. A run thus also yields the names and
-shapes of the project's tensors.
-"""
+"""Layers of other projects in float64 NumPy, NCHW as in PyTorch."""
 
 import functools
 import json
@@ -18,7 +13,7 @@ silu = swish
 
 
 class Weights(dict):
-  """Tensors by name, float64 numbers that are exact in float32."""
+  """Random tensors, made when their names are first used; exact in float32."""
 
   def __init__(self, seed=0):
     super().__init__()
@@ -130,10 +125,7 @@ def join(*parts):
 
 
 def unet(h, block, join=join, after_down=lambda h: h):
-  """Two levels, one block each; the places have EDM's names.
-
-  block(place, h, n) has n times the channels of the first level.
-  """
+  """Two levels; block(place, h, n) has n times the first one's channels."""
   hs = [h, block('enc.8x8_block0', h, 1)]
   hs.append(after_down(block('enc.4x4_down', hs[-1], 1)))
   hs.append(block('enc.4x4_block0', hs[-1], 2))

@@ -1,10 +1,4 @@
-"""Writes stored/: small folders of diffusers, and their networks' outputs.
-
-  python -m tests.interop.make_stored      # needs torch and diffusers
-
-All weights are random, including the scales of norms and the ends of branches.
-The tests read them without torch.
-"""
+"""Writes stored/: python -m tests.interop.make_stored; needs diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -97,7 +91,7 @@ def equal_embeddings(model):
 
 @torch.no_grad()
 def perturb(model):
-  """Adds noise to all parameters, also to scales of norms and ends of branches."""
+  """Adds noise to all parameters, also those that begin at 0 or 1."""
   for parameter in model.parameters():
     parameter.add_(0.2 * torch.randn(parameter.shape))
   return model.eval()

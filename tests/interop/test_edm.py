@@ -151,10 +151,7 @@ def test_edms_ncsnpp():
 
 
 def test_edms_adm():
-  """The row of its null class, which EDM does not store, is zeros.
-
-  The wrapper of iDDPM has twice the channels.
-  """
+  """The row of its null class, which EDM does not store, is zeros."""
   w, x, options = nn.Weights(1), nn.images(8), dict(precond='iDDPMPrecond')
   expected = dhariwal_unet(w, x, NOISE, ONE_HOT, out=6)
   w['u'] = np.zeros(1001)

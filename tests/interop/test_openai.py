@@ -126,10 +126,7 @@ def bilinear(x, factor):
 
 
 def test_guided_diffusions_network_that_enlarges():
-  """Labels, six outputs, the new order, residual blocks between levels.
-
-  The network sees the small image after its own.
-  """
+  """Labels, six outputs, the new order, residual blocks between levels."""
   w, x, small = nn.Weights(1), nn.images(8), nn.images(4, seed=2)
   label, both = np.array([6, 0]), np.concatenate([x, bilinear(small, 2)], 1)
   f = dict(scale_shift=True, updown=True, heads=2, new=True)

@@ -1,7 +1,4 @@
-"""What all readers of weights have in common; each project has its own file.
-
-test_diffusers.py has the refusals of its folders.
-"""
+"""What all readers of weights have in common; each project has its own file."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Our networks and options against diffusers' networks, schedulers and pipelines."""
+"""Our networks and options against those of diffusers."""
 
 import inspect
 import sys

@@ -1,4 +1,4 @@
-"""The Inception network against torch-fidelity's, both with their preprocessing."""
+"""The Inception network against torch-fidelity's, with preprocessing."""
 
 import functools
 

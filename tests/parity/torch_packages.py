@@ -14,7 +14,7 @@ def load(name):
 
 
 def declare_operators():
-  """Makes a torchvision for GPUs load with torch for CPUs: two operators are missing."""
+  """Makes a torchvision for GPUs load with torch for CPUs."""
   if not all(map(importlib.util.find_spec, ('torch', 'torchvision'))):
     return
   import torch

@@ -110,10 +110,7 @@ def test_libtpu_is_told_that_there_is_no_tpu(absent, monkeypatch):
 
 
 def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
-  """Columns come first, as a GPU might choose; results do not change.
-
-  Other programs and NumPy can read such arrays.
-  """
+  """Columns come first, as a GPU might choose; results do not change."""
   place = replicated(make_mesh(devices=jax.devices()[:1]))
   columns = Format(Layout(major_to_minor=(1, 0)), place)
   x = np.arange(4.0, dtype=np.float32).reshape(2, 2)
