@@ -87,7 +87,7 @@ def test_files_are_written_by_drafts():
 
 
 def test_variables_are_nouns():
-  """CONTRIBUTING.md, rule 9: lower the number with each older name that goes."""
+  """CONTRIBUTING.md, rule 9: lower the number with each name that goes."""
   nodes = [node for path in PACKAGE.rglob('*.py') for node in ast.walk(ast.parse(path.read_text()))]
   names = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
   names += [n.arg for n in nodes if isinstance(n, ast.arg)]

@@ -1,4 +1,4 @@
-"""Names of docs/samplers.md, in other projects and here, and of CHANGELOG.md."""
+"""Names of docs/samplers.md, in other projects and here, and of changes."""
 
 import importlib
 import pkgutil
@@ -107,7 +107,7 @@ def test_fields_of_the_page_are_set(fields):
 
 
 def choices_and_fields():
-  """Returns {field: names of its table} and all fields, of all kinds of model."""
+  """Returns {field: names of its table}, and all fields, of any model."""
   choices, fields = {}, set()
   for kind in [*kinds.KINDS, kinds.LATENT_DIFFUSION]:
     parts = [*kind.parts.items(), *((f'evaluation.{n}', c) for n, c in kind.metrics.items())]

@@ -125,7 +125,7 @@ features.find_weights('dinov2', '.') => is neither a file nor a folder
 """
 
 
-@pytest.mark.parametrize('error, call, message', refusals.rows(ValueError, WRONG))
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
 def test_what_is_wrong_is_named(error, call, message, tmp_path, monkeypatch):
   monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
   monkeypatch.chdir(tmp_path)

@@ -32,7 +32,7 @@ check('unet', OPTIONS, {'depth': 'it is odd'}, 'in torch') => depth=3 ... in tor
 """
 
 
-@pytest.mark.parametrize('error, call, message', refusals.rows(ValueError, WRONG))
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
 def test_what_is_wrong_is_named(error, call, message):
   check('unet', OPTIONS, {'act': ('gelu', 'silu'), 'depth': ''})
   with refusals.one_line(error=error, match=message):

@@ -4,45 +4,39 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from diffusion_jax.metrics.fid import (
-  Moments,
-  Statistics,
-  add,
-  frechet_distance,
-  statistics,
-)
+from diffusion_jax.metrics import fid
 
 
-def random_statistics(rng, dim, rank=None):
-  a = rng.standard_normal((dim, rank or dim))
-  return Statistics(rng.standard_normal(dim), a @ a.T)
+def random_statistics(rng):
+  a = rng.standard_normal((6, 6))
+  return fid.Statistics(rng.standard_normal(6), a @ a.T)
 
 
 def test_it_is_the_formula_with_a_matrix_root(rng):
-  p, q = random_statistics(rng, 6), random_statistics(rng, 6)
+  p, q = random_statistics(rng), random_statistics(rng)
   root = np.real(scipy.linalg.sqrtm(p.covariance @ q.covariance))
   expected = np.sum((p.mean - q.mean) ** 2) + np.trace(p.covariance + q.covariance - 2 * root)
-  np.testing.assert_allclose(frechet_distance(p, q), expected, rtol=1e-9)
-  np.testing.assert_allclose(frechet_distance(q, p), expected, rtol=1e-9)
+  np.testing.assert_allclose(fid.frechet_distance(p, q), expected, rtol=1e-9)
+  np.testing.assert_allclose(fid.frechet_distance(q, p), expected, rtol=1e-9)
 
 
 def test_statistics_are_those_of_numpy(rng):
   features = rng.standard_normal((50, 4)).astype(np.float32)
-  found = statistics(features)
+  found = fid.statistics(features)
   np.testing.assert_allclose(found.mean, features.mean(axis=0), atol=1e-6)
   np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-5)
   with pytest.raises(ValueError, match='4 features cannot be compared with 2'):
-    frechet_distance(found, statistics(features[:, :2]))
+    fid.frechet_distance(found, fid.statistics(features[:, :2]))
 
 
 def test_parts_have_the_statistics_of_the_whole(rng):
   """The mean may be large relative to the deviation."""
   features = 1e3 + rng.standard_normal((50, 4))
-  whole = statistics(features)
-  moments = Moments()
+  whole = fid.statistics(features)
+  moments = fid.Moments()
   for start, end in ((0, 1), (1, 20), (20, 50)):
-    moments = add(moments, features[start:end])
-  parts = statistics(moments)
+    moments = fid.add(moments, features[start:end])
+  parts = fid.statistics(moments)
   np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-14)
   np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-9)
   np.testing.assert_allclose(whole.covariance, np.cov(features.T), rtol=1e-9)
@@ -58,6 +52,6 @@ def test_fewer_images_than_features_are_exact(rng):
     + np.sum(b**2)
     - 2 * np.linalg.norm(a @ b.T, 'nuc')
   )
-  p, q = statistics(x), statistics(y)
-  np.testing.assert_allclose(frechet_distance(p, q), expected, rtol=1e-12)
-  np.testing.assert_allclose(frechet_distance(p, p), 0.0, atol=1e-11)
+  p, q = fid.statistics(x), fid.statistics(y)
+  np.testing.assert_allclose(fid.frechet_distance(p, q), expected, rtol=1e-12)
+  np.testing.assert_allclose(fid.frechet_distance(p, p), 0.0, atol=1e-11)

@@ -20,8 +20,6 @@ def test_statistics_come_before_images(sets):
   """Statistics in a file may be of more images than the file has."""
   samples, reference = sets
   x, y = (fid.statistics(each['features']) for each in sets)
-  found = value('fd', samples, reference)
-  np.testing.assert_allclose(found, fid.frechet_distance(x, y))
   other = fid.Statistics(y.mean + 1.0, y.covariance)
   found = value('fd', samples, reference | fid.as_arrays({'features': other}))
   np.testing.assert_allclose(found, fid.frechet_distance(x, other))
@@ -31,13 +29,6 @@ def test_statistics_come_before_images(sets):
   np.testing.assert_allclose(
     value('sfd', spatial, fid.as_arrays({'spatial': other})), fid.frechet_distance(x, other)
   )
-
-
-def test_few_samples_are_computed_and_noted(sets):
-  samples, reference = sets
-  [row] = table.METRICS['fd'](num_draws=0).compute({'features': samples['features'][:3]}, reference)
-  assert np.isfinite(row.estimate.value)
-  assert '3 samples, no more than the 3 features: the covariance' in row.note
 
 
 @pytest.mark.parametrize('name', table.METRICS)

@@ -1,4 +1,4 @@
-"""Metrics against torch-fidelity, pytorch-fid and prdc, on the same features."""
+"""Metrics against torch-fidelity, pytorch-fid and prdc, on equal features."""
 
 import numpy as np
 import pytest
