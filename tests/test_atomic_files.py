@@ -52,7 +52,7 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
 @pytest.mark.parametrize('how', PLANTED)
 @pytest.mark.parametrize('write', WRITERS)
 def test_nothing_is_written_through_a_link(write, how, tmp_path):
-  with planted(how, tmp_path, *('file', 'file.tmp', 'file.draft.tmp')) as run:
+  with planted(how, tmp_path, 'file', 'file.tmp', 'file.draft.tmp') as run:
     WRITERS[write](run / 'file')
   path = run / 'file'
   assert path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1

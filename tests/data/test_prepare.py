@@ -98,7 +98,7 @@ def test_what_tfds_stored_as_tfrecord_says_what_to_do(tmp_path, manual, no_netwo
   text = info.read_text().replace('"array_record"', '"tfrecord"')
   assert '"tfrecord"' in text
   info.write_text(text)
-  with one_line(*('is stored as tfrecord', '--file_format=array_record'), error=FileNotFoundError):
+  with one_line('is stored as tfrecord', '--file_format=array_record', error=FileNotFoundError):
     prepare.prepare('cifar10', tmp_path)
 
 

@@ -105,7 +105,7 @@ def tar(*members, **fields):
 
 
 def second(name, picture, label):
-  return tar(*GOOD, *((name, picture), ('1.cls', label))).read(np.array([0, 1]))
+  return tar(*GOOD, (name, picture), ('1.cls', label)).read(np.array([0, 1]))
 
 
 def records(*data, **fields):

@@ -40,7 +40,7 @@ def test_pictures_and_texts():
     for shape in ((8,), (8, 2), (8, 8, 1), (4, 4, 4, 1))
   ]
   neither = False, False
-  assert found == [*[(False, True), neither, (True, False), neither], *[neither] * 4]
+  assert found == [(False, True), neither, (True, False), *[neither] * 5]
 
 
 FAR = ArraySpec((4, 2), mean=(3.0, -2.0), std=(0.5, 7.0))

@@ -10,7 +10,7 @@ from tests.interop.stored_folders import SCHEDULER, STORED, folder_with, refused
 
 def test_the_scheduler_of_ddpm_cifar10():
   sections = diffusers.load(STORED / 'ho').sections
-  schedule = {'name': 'linear', 'num_steps': 1000, **{'start': 1e-4, 'end': 0.02}}
+  schedule = {'name': 'linear', 'num_steps': 1000, 'start': 1e-4, 'end': 0.02}
   assert sections['schedule'] == schedule
   assert sections['sampling']['sampler'] == {'name': 'ancestral', 'variance': 'fixed_large'}
   assert sections['sampling']['clip'] is True
@@ -81,7 +81,7 @@ def test_defaults_are_those_of_the_class():
   heun, _ = diffusers_schedulers.read_sections(
     {'_class_name': 'HeunDiscreteScheduler', 'num_train_timesteps': 20}
   )
-  assert heun['schedule'] == {'name': 'linear', 'num_steps': 20, **{'start': 0.00085, 'end': 0.012}}
+  assert heun['schedule'] == {'name': 'linear', 'num_steps': 20, 'start': 0.00085, 'end': 0.012}
   assert heun['sampling']['spacing'] == 'linspace'
   assert heun['sampling']['num_steps'] == 20  # not 50
   for options in {'use_flow_sigmas': True}, {'timestep_type': 'continuous'}:

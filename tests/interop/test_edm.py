@@ -74,7 +74,7 @@ def blocks(w, x, emb, widths, adm=False, ncsnpp=False):
 
   def block(name, h, n):
     attends = name in nn.ATTENDS and (adm or name != 'dec.4x4_block0')
-    return unet_block(w, f'model.{name}', h, *(emb, widths[n - 1], adm, kinds.get(name), attends))
+    return unet_block(w, f'model.{name}', h, emb, widths[n - 1], adm, kinds.get(name), attends)
 
   def after_down(h):
     return residual_input(w, 'model.enc.4x4_aux_residual', x, h) if ncsnpp else h
@@ -196,7 +196,9 @@ def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
   to_level = lambda t: dj.NoiseLevel(np.zeros(2), np.ones(2), sigma)
   if wrapper is of_vp:
     sigma = np.sqrt(np.exp(9.95 * t**2 + 0.1 * t) - 1.0)
-    to_level = dj.LinearVPSchedule(*[sections['schedule'][f'beta_{end}'] for end in ('min', 'max')])
+    to_level = dj.LinearVPSchedule(
+      sections['schedule']['beta_min'], sections['schedule']['beta_max']
+    )
   name = sections['parametrization']['name']
   times = lambda params, x, noise, cond, *, key=None: jnp.sin(x) * noise[:, None, None, None]
   network = dj.Network(times, noise_input, parametrization=name, sigma_data=0.5)

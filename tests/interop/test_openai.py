@@ -178,7 +178,7 @@ def test_the_noisy_classifier():
 def make(model, known=1000, **flags):
   """Returns a model with `known` classes, if it has classes."""
   chosen = openai.choose_flags(model, **flags)
-  return openai.describe(chosen, known if (chosen.class_cond or chosen.classifier) else 0)
+  return openai.describe(chosen, known if chosen.class_cond or chosen.classifier else 0)
 
 
 def test_the_steps_are_those_of_the_projects():

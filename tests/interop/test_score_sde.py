@@ -94,7 +94,7 @@ def unet(m, x, temb, resample, **options):
 
   def block(place, h, n):
     h = m.block(h, temb, 32 * n, resample.get(place))
-    return m.attention(h) if (place in nn.ATTENDS and place != 'dec.4x4_block0') else h
+    return m.attention(h) if place in nn.ATTENDS and place != 'dec.4x4_block0' else h
 
   h = nn.unet(m.conv(x, 32), block, **options)
   return m.conv(nn.silu(m.norm(h)), 3)

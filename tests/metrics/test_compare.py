@@ -66,7 +66,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
     write_png(tmp_path / 'images' / f'{i:03d}.png', picture)
   own = tmp_path / 'own.npz'
   options = '--features=pixels', '--metrics=fd', '--bootstrap=0'
-  out = run(capsys, *(paths[0], tmp_path / 'images', *options), f'--statistics={own}')
+  out = run(capsys, paths[0], tmp_path / 'images', *options, f'--statistics={own}')
   assert out.splitlines()[0] == run(capsys, paths[0], own, *options).splitlines()[0]
   x = reference.reshape(50, -1) / 255.0
   np.testing.assert_allclose(fid.given(image_sets.read(own).arrays).mean, x.mean(axis=0), rtol=1e-5)

@@ -173,7 +173,7 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
   )
   place, *sources = result.stdout.splitlines()
   place = Path(place)
-  assert place.parent == (tmp_path / '.cache' / 'diffusion_jax' / 'compiled') and not result.stderr
+  assert place.parent == tmp_path / '.cache/diffusion_jax/compiled' and not result.stderr
   assert list(place.glob('*-cache'))
   names, times = zip(*(x.rsplit(' ', 1) for x in sources), strict=True)
   assert names == ('compilation', 'from the cache')

@@ -43,6 +43,6 @@ def test_a_lock_ends_with_its_block(tmp_path):
 @pytest.mark.parametrize('how', PLANTED)
 def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
   """A hard link is locked; others are refused by the kernel."""
-  how_it_ends = contextlib.nullcontext() if (how == 'hard link') else pytest.raises(OSError)
+  how_it_ends = contextlib.nullcontext() if how == 'hard link' else pytest.raises(OSError)
   with planted(how, tmp_path, 'train.lock') as run, how_it_ends, lock.hold(run):
     pass
