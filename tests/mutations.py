@@ -213,7 +213,7 @@ app/config/folder.py app/inputs/test_datasets.py changed_data
 app/train_loop/setup.py app/modes/test_simulator.py another_config
   folder.check_same_run(workdir, config)
   => pass
-data/splits.py data/test_webdataset.py fraction
+data/splits.py fraction
   np.random.default_rng(0).permutation(size) => np.arange(size)
 data/webdataset.py data/test_refusals.py open_tars
   if found[-1][column][0] >= 0: => if False:
@@ -228,7 +228,7 @@ app/inputs/datasets.py run_keeps_its_classes
   checksum=total, **names) => checksum=total)
 data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:
-data/columns.py data/test_parquet.py lists_of_numbers
+data/columns.py lists_of_numbers
   {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
 data/spec.py data/test_refusals.py what_is_wrong
   std <= 1e-12 * np.abs(mean) => std <= 0.0
@@ -629,11 +629,11 @@ training/objectives.py training/test_denoising.py uncertainty_weighs
 training/vae.py training/test_objectives.py dropout_of_their_own
   1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 # A run folder of a stranger.
-atomic_files.py runtime/test_files.py through_a_link
+atomic_files.py through_a_link
   new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
     try: => new = Path(f'{path}.tmp')
     try:
-atomic_files.py runtime/test_files.py gets_its_name
+atomic_files.py gets_its_name
   shutil.rmtree(new, ignore_errors=True) => pass
 runtime/compiling.py is_written_whole
   with draft(self.path / f'{key}-cache') => with open(self.path / f'{key}-cache', 'wb')
@@ -649,7 +649,7 @@ runtime/files.py opens_no_folder_elsewhere
   paths = [folder] * folder.is_symlink() => paths = []
 runtime/files.py may_open_is_a_file
   ends = about.st_size > 0 or not path.is_symlink() => ends = True
-runtime/lock.py runtime/test_files.py no_file_elsewhere
+runtime/lock.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
 training/checksums.py nothing_is_lost
   if name not in names: => if False:
@@ -816,13 +816,13 @@ core/denoiser.py published_integers
   jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
 sampling/ancestral.py ddim_1_is_ancestral_fixed_small
   1.0 - eta**2 + eta**2 * ratio**2 => 1.0 - eta**2 + eta**2 * ratio
-interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+interop/diffusers_schedulers.py read_of_a_scheduler
   thresholded and c.sample_max_value != 1.0 => thresholded
-interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+interop/diffusers_schedulers.py read_of_a_scheduler
   'predict_x0': True}, => 'predict_x0': False},
-interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+interop/diffusers_schedulers.py read_of_a_scheduler
   'clip': bool(thresholded or c.clip_sample) => 'clip': bool(c.clip_sample)
-interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
+interop/diffusers_schedulers.py read_of_a_scheduler
   sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
 app/models/diffusion.py networks_own_estimate
   c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
@@ -916,7 +916,7 @@ metrics/accuracy.py formula_of_each_split
   logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
 metrics/neighbours.py equal_but_for_rounding
   radius * (1.0 - _MARGIN) => radius
-data/damage.py data/test_image_folder.py damaged_pictures_are_found
+data/damage.py damaged_pictures_are_found
   range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
 data/columns.py data/test_huggingface.py picture_cut_short
   rows = np.delete(rows, [*errors]) => rows = rows[: len(rows) - len(errors)][::-1]
@@ -942,9 +942,9 @@ data/spec.py data/test_refusals.py CHANNELS_FIRST
   self.shape[0] <= 4 < min => self.shape[0] < 3 < min
 data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')
-data/text.py data/test_text_files.py texts_come_back
+data/text.py texts_come_back
   (row[row > 0] - 1) => row[row > 0]
-data/text.py data/test_text_files.py may_fill_its_length
+data/text.py tokens_are_bytes
   len(data) > length: => len(data) >= length:
 training/conditions.py training/test_conditions.py quarter_to_three_quarters
   size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size

@@ -1,5 +1,7 @@
-"""Names in other projects, docs/samplers.md: each row is made or set."""
+"""Names of docs/samplers.md, in other projects and here, and of changes."""
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app import help
+from diffusion_jax.app.config import folder, kinds, store, tree
 from tests.app.config.test_store import read
 
 ROOT = Path(__file__).parent.parent
@@ -60,12 +63,10 @@ def test_a_sampler_of_the_page_makes_a_step(code):
 
 
 def test_all_samplers_of_k_diffusion_are_on_the_page():
-  named = re.findall(r'sample_(\w+)', ' '.join(row[1] for row in SAMPLERS))
-  assert {*named} == {*K_DIFFUSION}
+  assert {*re.findall(r'sample_(\w+)', ' '.join(row[1] for row in SAMPLERS))} == {*K_DIFFUSION}
 
 
 def test_schedulers_of_the_page_are_compared_with_diffusers():
-  """The page and the list of the comparison name the same pairs."""
   compared = (ROOT / 'tests/parity/test_schedulers.py').read_text()
   listed = compared.split('SAMPLERS = [')[1].split('\n]')[0]
   pairs = re.findall(r"'(\w+Scheduler)',.*?dj\.(\w+)\(", listed, re.S)
@@ -81,8 +82,7 @@ def test_schedulers_of_the_page_are_compared_with_diffusers():
 def test_a_grid_of_the_page_has_its_levels(code):
   given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}
   if re.search("'(trailing|leading|linspace|karras|logsnr)'", code):  # of steps
-    betas = dj.linear_betas(1000)
-    given['schedule'] = dj.DiscreteSchedule.from_betas(betas)
+    given['schedule'] = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
   levels = evaluate(f'level_grid({code})', **given)
   assert levels.t.shape == (11,) and levels.sigma[-1] == 0.0
   ratio = levels.sigma / levels.alpha
@@ -100,9 +100,56 @@ def test_fields_of_the_page_are_set(fields):
   base = {}
   if any(path.startswith('sampling.schedule.') for path in flags):
     base = {'sampling.schedule': 'karras'}
-  config = store.with_flags(read('digits'), [*(base | flags).items()])
-  found = folder.flat(config.to_dict())
+  found = folder.flat(store.with_flags(read('digits'), [*(base | flags).items()]).to_dict())
   for path, text in flags.items():
-    value = found.get(path, found.get(f'{path}.name'))
-    expected = str(value).strip('(),[]').removesuffix('.0')
+    expected = str(found.get(path, found.get(f'{path}.name'))).strip('(),[]').removesuffix('.0')
     assert expected == text.removesuffix('.0'), path
+
+
+def choices_and_fields():
+  """Returns {field: names of its table}, and all fields, of any model."""
+  choices, fields = {}, set()
+  for kind in [*kinds.KINDS, kinds.LATENT_DIFFUSION]:
+    parts = [*kind.parts.items(), *((f'evaluation.{n}', c) for n, c in kind.metrics.items())]
+    for where, table in kind.tables.items():
+      choices.setdefault(where, set()).update(table)
+      parts += [(where, constructor) for constructor in table.values()]
+    for where, constructor in parts:
+      fields |= {where, *(tree.below(where, name) for name in tree.parameters(constructor))}
+  return choices, fields
+
+
+def is_importable(name):
+  """Returns whether diffusion_jax has an attribute or a module of this name."""
+  place = dj
+  for part in name.split('.'):
+    if not hasattr(place, part):
+      try:
+        importlib.import_module(f'{place.__name__}.{part}')
+      except (ModuleNotFoundError, AttributeError):
+        return False
+    place = getattr(place, part)
+  return True
+
+
+def test_what_the_changelog_names_exists():
+  """Of the present version, but for the names of 0.1.0 in its tables."""
+  text = (ROOT / 'CHANGELOG.md').read_text().split('\n## ')[1]
+  names = codes(re.sub(r'^\|[^|]*', '', text, flags=re.M))
+  choices, fields = choices_and_fields()
+  sections = {field.partition('.')[0] for field in fields}
+  modules = {module.name for module in pkgutil.iter_modules(dj.__path__)}
+  for name in names:
+    if file := re.match(r'(configs|docs)/\w+\.\w+', name):
+      assert (ROOT / file[0]).is_file(), name
+    if mode := re.match(r'--mode=(\w+)', name):
+      assert mode[1] in help.modes(), name
+    code = re.match(r'(?:--config\.)?([a-z_]+)((?:\.\w+)*)(?:=(\w+))?(?=$|[(=])', name)
+    if not code or not (code[2] or code[3]) or code[2].startswith(('.jsonl', '.html')):
+      continue
+    first, path = code[1], code[1] + code[2]
+    if first == 'dj':
+      assert is_importable(path[3:]), name
+    elif first in sections | modules:
+      assert path in fields or is_importable(path), name
+      assert not code[3] or path not in choices or code[3] in choices[path], name

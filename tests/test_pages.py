@@ -30,13 +30,11 @@ def page_examples(name):
 
 
 def page_example(name, word=''):
-  """Returns the only example of a page that contains the word."""
   (code,) = [code for code in page_examples(name) if word in code]
   return code
 
 
 def numbers(name, word, capsys):
-  """Returns the numbers that this example prints."""
   printed = run(page_example(name, word), capsys)
   return [float(x) for x in re.findall(r'-?\d+\.?\d*(?:e-?\d+)?', printed)]
 
@@ -44,12 +42,15 @@ def numbers(name, word, capsys):
 SIGNAL = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])
 SIGNAL *= np.var(np.linspace(-1, 1, 64)) / (1 - SIGNAL)
 CORRELATION = (SIGNAL / (SIGNAL + 1)) ** 0.5
+# x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2).
+PRIOR_KL = [-np.log1p(-1e-4), 2 * np.log(0.1) * 1e-4 / (1 - 1e-4)]
 # (page, a word of the example) => (the numbers that it prints, their error).
 PRINTED = {
   # corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2), three
   # standard errors of the correlation of 64 pairs
   ('index.md', ''): ([CORRELATION], 3 * (1 - CORRELATION**2) / 8),
   ('few_steps.md', ''): ([1, 0.8, 0.8, 1.5], 0.1),
+  ('samplers.md', 'Quadratic'): (PRIOR_KL, 1e-7),
   ('posterior.md', 'repaint_levels'): ([0.61, 0.83, 0.90], 0.04),
 }
 
@@ -83,8 +84,7 @@ def test_a_run_is_opened_as_the_library_page_prints(digits_run, tmp_path, capsys
 
 
 def test_the_training_page_trains_as_printed(capsys):
-  code = '\n'.join(page_examples('training.md'))
-  step, loss, loss_of_own = run(code, capsys).split()
+  step, loss, loss_of_own = run('\n'.join(page_examples('training.md')), capsys).split()
   assert step == '1' and float(loss) > 0 and float(loss_of_own) > 0
 
 
@@ -95,18 +95,8 @@ def test_the_sampler_of_the_library_page_is_of_second_order(capsys):
   assert 3.3 < errors[1] / errors[2] < 4.7
 
 
-def test_the_schedule_of_the_samplers_page_has_its_prior_kl(capsys):
-  """x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2)."""
-  found, slope = numbers('samplers.md', 'Quadratic', capsys)
-  alpha2 = 0.1**4
-  assert found == pytest.approx(-np.log1p(-alpha2), rel=1e-3)
-  expected = 2 * np.log(0.1) * alpha2 / (1 - alpha2)
-  assert slope == pytest.approx(expected, rel=1e-3)
-
-
 def test_the_likelihood_of_the_evaluation_page_is_the_truth(capsys):
-  code = page_example('evaluation.md', 'log_likelihood')
-  first, second = run(code, capsys).splitlines()
+  first, second = run(page_example('evaluation.md', 'log_likelihood'), capsys).splitlines()
   found, truth = map(float, first.split())
   assert found == pytest.approx(truth, abs=0.1)
   assert second == '(64, 2)'
@@ -133,8 +123,7 @@ def test_the_loop_of_discrete_states_learns_its_strings(capsys):
 
 
 def test_the_draws_of_the_evaluation_page_are_calibrated(capsys):
-  code = page_example('evaluation.md', 'rank_levels')
-  lines = run(code, capsys).splitlines()
+  lines = run(page_example('evaluation.md', 'rank_levels'), capsys).splitlines()
   assert [line.split()[0] for line in lines] == ['ranks', 'intervals', 'balls']
   numbers = [float(x) for x in re.findall(r'\d\.[\de-]+', ' '.join(lines))]
   *p_values, fraction = numbers[-2:]  # of the balls
@@ -142,8 +131,7 @@ def test_the_draws_of_the_evaluation_page_are_calibrated(capsys):
 
 
 def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
-  code = page_example('evaluation.md', 'gauss_composed')
-  out = run(code, capsys)
+  out = run(page_example('evaluation.md', 'gauss_composed'), capsys)
   found = np.array([float(x) for x in re.findall(r'-?\d+\.\d+', out)])
   means, exact, variances = found.reshape(3, 2)
   np.testing.assert_allclose(means, exact, atol=0.05)
@@ -151,11 +139,7 @@ def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
 
 
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
-  """It needs at least log2 17 bits; with 256 levels it needs DDPM's L_0 more.
-
-  x_1 tells the level, so that p(x_0 | x_1) is N(x_0, beta-tilde_2); bins of
-  256 levels are 2/255 wide, and the outer ones are open.
-  """
+  """At least log2 17 bits; x_0 given x_1 is N(x_0, beta-tilde_2), binned."""
   code = page_example('evaluation.md', 'decoder')
   fewer = code.replace('jnp.tile(grey, (20, 1))', 'jnp.tile(grey, (4, 1))')
   assert fewer != code
@@ -166,8 +150,7 @@ def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   assert vdm == pytest.approx(ddpm, abs=1e-3)
   betas = np.linspace(1e-4, 0.02, 1000)[:2]
   one, two = 1 - np.cumprod(1 - betas)
-  deviation = (betas[1] * one / two) ** 0.5
-  inside = norm.cdf(1 / 255 / deviation)
+  inside = norm.cdf(1 / 255 / ((betas[1] * one / two) ** 0.5))
   excess = -(15 * np.log2(2 * inside - 1) + 2 * np.log2(inside)) / 17
   assert wrong - ddpm == pytest.approx(excess, abs=2e-3)
 
@@ -182,8 +165,7 @@ def test_the_training_loop_of_its_page_learns(capsys, tmp_path, monkeypatch):
   found = {}
   with jax.numpy_rank_promotion('allow'):  # as users have it
     exec(compile(short, 'library.md', 'exec'), found)
-  first = float(capsys.readouterr().out.split()[1])
-  assert found['loss'] < 0.5 * first
+  assert found['loss'] < 0.5 * float(capsys.readouterr().out.split()[1])
   with np.load('digits.npz') as samples:
     assert samples['arr_0'].shape == (500, 8, 8, 1)
     assert samples['labels'].tolist() == 50 * list(range(10))
@@ -216,13 +198,11 @@ def test_the_example_of_a_context_prints_what_it_says(capsys):
 
 def test_the_page_of_measurements_meets_the_posterior(capsys):
   out = run(page_example('posterior.md', 'Measurement'), capsys)
-  numbers = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
-  found, exact, estimate, evidence = numbers
+  found, exact, estimate, evidence = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
   found, exact = (np.array(x.split(), float) for x in (found, exact))
   np.testing.assert_allclose(found, exact, atol=0.1)
   # y ~ 0.5 N(0.2, v) + 0.5 N(0.3, v), v = 0.1 |a|^2 + s^2
-  std = (0.1 * 1.09 + 0.04) ** 0.5
-  density = np.mean(norm.pdf(0.1, [0.2, 0.3], std))
+  density = np.mean(norm.pdf(0.1, [0.2, 0.3], (0.1 * 1.09 + 0.04) ** 0.5))
   np.testing.assert_allclose(float(evidence), np.log(density), rtol=1e-5)
   # the law of a chain of 100 steps
   np.testing.assert_allclose(float(estimate), float(evidence), atol=0.15)
@@ -232,13 +212,11 @@ def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
   from diffusion_jax.app.config.kinds import DIFFUSION
   from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 
-  code = page_example('samplers.md', 'respaced_steps')
-  lines = run(code, capsys).splitlines()
+  lines = run(page_example('samplers.md', 'respaced_steps'), capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
   page = (ROOT / 'docs' / 'samplers.md').read_text()
   schedules = DIFFUSION.tables['schedule']
-  of_steps = {n for n in schedules if hasattr(dj, f'{n}_betas')}
-  continuous = set(schedules) - of_steps
+  continuous = set(schedules) - {n for n in schedules if hasattr(dj, f'{n}_betas')}
   for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
     assert f'`{name}`' in page, name
 
@@ -267,7 +245,6 @@ def pairs(rows):
 
 @pytest.fixture(scope='module')
 def own_parts():
-  """Returns the module of the page's parts, and a model of its config."""
   from diffusion_jax.app import models, smoke
   from diffusion_jax.app.config import store
 
@@ -285,8 +262,7 @@ def own_parts():
 def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   """Every parameter has a gradient; an output of 0 has the error mean |v|."""
   parts, model = own_parts
-  rows = np.arange(8)
-  images, labels = model.noisy.source().read(rows).values()
+  images, labels = model.noisy.source().read(np.arange(8)).values()
   batch = {'x': np.float32(images / 127.5 - 1), 'label': labels}
   objective, key = model.objective(), jax.random.key(1)
   params = jax.jit(model.init)(jax.random.key(0))
@@ -301,8 +277,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
     parametrization='x0',
   )
   plain, _ = parts.objective(zeros, model.noisy.schedule())({'network': {}}, Context(), key, batch)
-  expected = np.abs(batch['x']).mean(dtype=np.float64)
-  np.testing.assert_allclose(plain, expected, rtol=1e-5)
+  np.testing.assert_allclose(plain, np.abs(batch['x']).mean(dtype=np.float64), rtol=1e-5)
 
 
 def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
@@ -310,8 +285,7 @@ def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
   levels = schedule(np.linspace(0, 1, 5))
   angle = 0.05 + np.linspace(0, 1, 5) * (np.pi / 2 - 0.1)
   np.testing.assert_allclose(levels.snr, np.tan(angle) ** -2, rtol=1e-5)
-  again = schedule.from_logsnr(levels.logsnr)
-  np.testing.assert_allclose(again.t, levels.t, atol=1e-6)
+  np.testing.assert_allclose(schedule.from_logsnr(levels.logsnr).t, levels.t, atol=1e-6)
 
 
 def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
@@ -331,8 +305,7 @@ def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
   old = step(dj.ddim(), keys, x)
   np.testing.assert_allclose(step(parts.sampler(), keys, x), old, atol=1e-6)
   new = step(parts.sampler(0.3), keys, x)
-  one = step(parts.sampler(0.3), keys[3:4], x[3:4])
-  np.testing.assert_allclose(one[0], new[3], atol=1e-6)
+  np.testing.assert_allclose(step(parts.sampler(0.3), keys[3:4], x[3:4])[0], new[3], atol=1e-6)
   error = (2 / x.size) ** 0.5  # of a sample variance of normal numbers
   assert np.var(new) / s.sigma**2 == pytest.approx(1, abs=5 * error)
   correlation = np.corrcoef(np.ravel(old), np.ravel(new))[0, 1]
@@ -341,8 +314,7 @@ def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
 
 def test_the_reward_of_own_parts_is_that_of_the_mirror_image(own_parts):
   x0 = jnp.zeros((2, 4, 4, 1)).at[1, :, 0].set(1.0)  # one of four columns
-  found = own_parts[0].symmetric(x0, strength=8.0)
-  np.testing.assert_allclose(found, [0.0, -8.0 * 2 / 4])
+  np.testing.assert_allclose(own_parts[0].symmetric(x0, strength=8.0), [0.0, -8.0 * 2 / 4])
 
 
 def test_the_metric_of_own_parts_counts(own_parts):

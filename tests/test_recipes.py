@@ -19,7 +19,7 @@ from diffusion_jax.training.objectives import Context
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
 from tests.core import test_schedules as marginals
-from tests.interop.test_readers import CIFAR10, make, of_edm
+from tests.interop.test_reader import CIFAR10, make, of_edm
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,
@@ -35,7 +35,7 @@ SIZES = {  # recipes 0
 }
 
 
-# Networks of releases, whose sizes tests/interop/test_readers.py has, and how
+# Networks of releases, whose sizes tests/interop/test_reader.py has, and how
 # ours differ in what has no parameters. The stem has the channels by default.
 RELEASES = {
   'cifar10_improved': (make('cifar10_uncond_50M_500K'), dict(dtype='float32', stem_channels=None)),

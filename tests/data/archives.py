@@ -12,7 +12,6 @@ PER_FILE = 3  # CIFAR-10 pictures per file
 
 
 def cifar10(folder: Path):
-  """Writes the archive; returns {split: (images, labels)}."""
   rng = np.random.default_rng(0)
   files = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
   pictures = rng.integers(0, 256, (6, PER_FILE, 32, 32, 3), np.uint8)
@@ -32,7 +31,6 @@ def cifar10(folder: Path):
 
 
 def mnist(folder: Path):
-  """Writes the four files; returns {split: (images, labels)}."""
   rng = np.random.default_rng(1)
   folder.mkdir(parents=True, exist_ok=True)
   sets = {}
@@ -49,10 +47,7 @@ def mnist(folder: Path):
 
 
 def prepared_by_tfds(data_dir: Path, sets) -> Path:
-  """Writes the sets as tfds' own cifar10: PNG pictures, array_record files.
-
-  tfds writes them; only the PNG encoding is not by TensorFlow.
-  """
+  """Writes the sets as tfds' own cifar10; their PNGs are not by TensorFlow."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import registered
 

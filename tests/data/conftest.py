@@ -39,7 +39,6 @@ def manual(tmp_path):
 
 @pytest.fixture
 def written(manual, no_network, accept):
-  """Writes the official archive of CIFAR-10; returns its contents."""
   written = archives.cifar10(manual)
   accept(manual, ['https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'])
   return written

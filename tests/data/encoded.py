@@ -39,15 +39,13 @@ def png_of(pixels, *more):
   big = pixels.astype(pixels.dtype.newbyteorder('>')).reshape(height, -1)
   rows = b''.join(b'\0' + row.tobytes() for row in big)
   head = struct.pack('>IIBBBBB', width, height, depth, 2, 0, 0, 0)
-  chunks = [(b'IHDR', head), *more, (b'IDAT', zlib.compress(rows))]
   return b'\x89PNG\r\n\x1a\n' + b''.join(
     struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    for kind, data in [*chunks, (b'IEND', b'')]
+    for kind, data in [*[(b'IHDR', head), *more, (b'IDAT', zlib.compress(rows))], (b'IEND', b'')]
   )
 
 
 def tar(path, members, mode: Any = 'w'):
-  """Writes [(name, bytes)] as a tar."""
   with tarfile.open(path, mode) as archive:
     for name, data in members:
       info = tarfile.TarInfo(name)
@@ -69,30 +67,25 @@ def assert_batches_of(source, expected, **options):
     parts = [next(host) for host in hosts]
     assert whole.keys() == parts[0].keys()
     for name, rows in whole.items():
-      read = np.concatenate([part[name] for part in parts])
-      np.testing.assert_array_equal(read, rows)
+      np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
   for host in hosts:
     host.close()
 
 
 def train_set(kind=ArraySource):
-  """Returns the pictures that the tests' files for training contain."""
   return kind(PICTURES[:25], LABELS[:25].astype(np.int32), 3)
 
 
 def read_files(constructor, folder, split='train', **options):
-  """Reads a split of FILES in a folder."""
   paths = {'path': f'{folder}/*train-*', 'test_path': f'{folder}/*test-*'}
   options = paths | {'num_classes': 3, 'image_shape': SHAPE} | options
   return constructor(split=split, **options)
 
 
 def assert_splits(read, text_column, **options):
-  """Asserts what read(split, **options) has: pictures, labels and texts."""
   assert_batches_of(read('train', **options), train_set())
   images, found = read('test', **options).read(np.arange(5)).values()
   np.testing.assert_array_equal(images, PICTURES[25:])
   assert found.tolist() == LABELS[25:].tolist()
-  source = read('train', text_column=text_column, **options)
-  texts = source.read(np.array([14, 3]))['text']
+  texts = read('train', text_column=text_column, **options).read(np.array([14, 3]))['text']
   assert texts.tolist() == ['text 14', 'text 3']

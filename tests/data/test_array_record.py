@@ -14,15 +14,13 @@ from tests.refusals import one_line
 
 
 def example(**features):
-  """Returns a serialized tf.train.Example of bytes and integers."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   messages: Any = tf_example_pb2  # its classes are made at run time
   message = messages.Example()
   for name, value in features.items():
     lists = message.features.feature[name]
-    whole = isinstance(value, int)
-    kind = lists.int64_list if whole else lists.bytes_list
+    kind = lists.int64_list if isinstance(value, int) else lists.bytes_list
     kind.value.append(value)
   return message.SerializeToString()
 
@@ -37,7 +35,6 @@ def write(path, records):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Writes two files for training and one for tests."""
   for name, part in encoded.FILES.items():
     records = [
       example(image=encoded.png(PICTURES[i]), label=int(LABELS[i]), text=f'text {i}'.encode())

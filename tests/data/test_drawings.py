@@ -38,11 +38,9 @@ def standard(*shape, **box):
 
 
 def panels(sheet):
-  """Returns the insides of a figure's axes, from the top left."""
   found: Any = ndimage.label(sheet.max(axis=2) > 100)
   regions = found[0]
-  boxes = ndimage.find_objects(regions)
-  large = [b for b in boxes if np.sum(regions[b] > 0) > 0.01 * regions.size]
+  large = [b for b in ndimage.find_objects(regions) if np.sum(regions[b] > 0) > 0.01 * regions.size]
   inside = [b for b in large if b[0].start > 5]  # not the figure itself
   return [sheet[b] for b in sorted(inside, key=lambda b: (b[0].stop, b[1].start))]
 
@@ -69,22 +67,19 @@ def test_a_vector_is_a_point_in_each_pair_of_the_first_coordinates(size):
   values = ArraySpec((size,), 0, tuple(mean), tuple(std))
   z = np.array([1.5, -2.25, 0.6, -0.9, 9.0, 9.0])[:size]
   drawn = panels(drawings.sheet(values, (mean + std * z)[None], 10))
-  count = min(size, 4)
-  pairs = [(i, j) for i in range(count) for j in range(i + 1)]
+  pairs = [(i, j) for i in range(min(size, 4)) for j in range(i + 1)]
   pairs = [(1, 0)] if size == 2 else pairs
   assert len(drawn) == len(pairs)
   for (i, j), panel in zip(pairs, drawn, strict=True):
     if i != j:
       expected = (z[j] + 3.0) / 6.0, (z[i] + 3.0) / 6.0
-      found = place(panel, blue(panel))
-      np.testing.assert_allclose(found, expected, atol=2.0 / len(panel))
+      np.testing.assert_allclose(place(panel, blue(panel)), expected, atol=2.0 / len(panel))
 
 
 def test_numbers_are_a_histogram_in_front_of_the_data():
   """Data are -1 and 1, samples are only 1."""
   data = np.array([[-1.0], [1.0]]).repeat(500, axis=0)
-  sheet = drawings.sheet(standard(1), np.ones((100, 1)), 10, data=data)
-  (panel,) = panels(sheet)
+  (panel,) = panels(drawings.sheet(standard(1), np.ones((100, 1)), 10, data=data))
   low, high = drawings.limits(standard(1), data)
   np.testing.assert_allclose([low[0], high[0]], [-1.5, 1.5])
   left, right = np.split(panel, [panel.shape[1] // 2], axis=1)
@@ -107,10 +102,8 @@ def test_training_data_are_grey_behind_the_samples():
   middle = panel[len(panel) // 4 : -len(panel) // 4]  # without `far`
   spot = np.zeros(panel.shape[:2], bool)
   spot[len(panel) // 4 : -len(panel) // 4] = grey(middle)
-  found = place(panel, spot)
-  np.testing.assert_allclose(found, [4 / 12, 7 / 12], atol=0.01)
-  found = place(panel, blue(panel))
-  np.testing.assert_allclose(found, [9 / 12, 5 / 12], atol=0.01)
+  np.testing.assert_allclose(place(panel, spot), [4 / 12, 7 / 12], atol=0.01)
+  np.testing.assert_allclose(place(panel, blue(panel)), [9 / 12, 5 / 12], atol=0.01)
 
 
 def test_draws_of_each_given_row_have_a_colour():
@@ -130,17 +123,9 @@ def test_axes_end_at_the_box_of_the_data():
   np.testing.assert_allclose([low[1], high[1]], [-0.5, 2.5], atol=0.05)
 
 
-KINDS = {
-  'number': (1,), 'vector': (2,), 'vectors': (5,), 'curve': (30, 1),
-  'curves': (6, 2), 'point': (1, 3), 'field': (8, 6, 1), 'fields': (6, 6, 2),
-  'volume': (6, 5, 4, 1), 'volumes': (6, 5, 4, 2), 'movie': (3, 6, 5, 4, 1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_axes_and_sizes_do_not_depend_on_the_samples(kind):
+@pytest.mark.parametrize('shape', [(1,), (5,), (6, 2), (6, 6, 2), (6, 5, 4, 1)])
+def test_axes_and_sizes_do_not_depend_on_the_samples(shape):
   """The first of these samples are far outside, as noise of VE is."""
-  shape = KINDS[kind]
   x = RNG.standard_normal((5, *shape)).clip(-2.0, 2.0)
   data = RNG.standard_normal((200, *shape)) if len(shape) < 3 else None
   draw = lambda x: drawings.sheet(standard(*shape), x, 3, data=data)
@@ -164,8 +149,7 @@ def test_curves_are_at_their_heights_in_front_of_the_band():
   length = 50
   x = np.empty((1, length, 2))
   x[..., 0], x[..., 1] = 1.2, np.linspace(-1.4, 1.4, length)
-  ramp = np.linspace(-1.0, 1.0, 201)[:, None, None]
-  data = np.broadcast_to(ramp, (201, length, 2))
+  data = np.broadcast_to(np.linspace(-1.0, 1.0, 201)[:, None, None], (201, length, 2))
   values = standard(length, 2)
   low, high = drawings.limits(values, data)
   drawn = panels(drawings.sheet(values, x, 10, data=data))
@@ -192,8 +176,7 @@ def test_fields_have_a_colour_map_for_each_channel():
   x = RNG.standard_normal((4, 16, 12, 2))
   drawn = drawings.pictures(standard(16, 12, 2), x)
   np.testing.assert_array_equal(drawn[:, :16, :12], colours('viridis', x[..., 0]))
-  below = drawn[:, 17:33, :12]
-  np.testing.assert_array_equal(below, colours('magma', x[..., 1]))
+  np.testing.assert_array_equal(drawn[:, 17:33, :12], colours('magma', x[..., 1]))
   sheet = drawings.sheet(standard(16, 12, 2), x, 2, height=32)
   table = images.grid(drawn, 2, 2)
   height, width = table.shape[:2]
@@ -217,8 +200,7 @@ def test_volumes_are_their_middle_slices():
     np.testing.assert_array_equal(drawn[:, :6, :5, 0], x[:, :, :, 2, 0])
     np.testing.assert_array_equal(drawn[:, :6, 6:10, 1], x[:, :, 2, :, 0])
     np.testing.assert_array_equal(drawn[:, :5, 11:15, 2], x[:, 3, :, :, 0])
-    sheet = drawings.sheet(values, array, 2, 6)
-    np.testing.assert_array_equal(sheet, images.grid(drawn, 2))
+    np.testing.assert_array_equal(drawings.sheet(values, array, 2, 6), images.grid(drawn, 2))
 
 
 def test_levels_of_other_channels_are_grey_pictures():
@@ -236,8 +218,7 @@ def test_large_fields_are_drawn_smaller():
 
 def test_each_vector_and_curve_has_a_small_picture():
   """A bar goes from the mean to the side of its sign; three std fill it."""
-  drawn = drawings.pictures(standard(2), np.array([[3.0, -1.5]]))
-  (picture,) = drawn
+  (picture,) = drawings.pictures(standard(2), np.array([[3.0, -1.5]]))
   left, right = blue(picture[:, :48]), blue(picture[:, 48:])
   assert left[:31].any() and not left[33:].any()
   assert right[33:].any() and not right[:31].any()
@@ -248,5 +229,4 @@ def test_each_vector_and_curve_has_a_small_picture():
   assert blue(picture[60:, :4]).any() and blue(picture[:4, -4:]).any()
   two = np.concatenate([curve, -curve])
   sheet = drawings.sheet(standard(20, 1), two, 2, 64, each=True)
-  expected = images.grid(drawings.pictures(standard(20, 1), two), 2)
-  np.testing.assert_array_equal(sheet, expected)
+  np.testing.assert_array_equal(sheet, images.grid(drawings.pictures(standard(20, 1), two), 2))

@@ -21,10 +21,8 @@ def touch(top, *names):
 def test_names_have_a_suffix_in_any_case_and_are_not_hidden(tmp_path):
   """Names may have bytes that UTF-8 lacks."""
   seen = ['a.png', 'b/c.PnG', 'b/d.x-0-of-2', b'b/e\xe9.png', 'f.png.png']
-  other = ['.git/a.png', 'b/._c.png', '.png', 'g.png.txt', 'pngg', 'h.png/.i']
-  touch(tmp_path, *seen, *other)
-  found = files.files_below(tmp_path, ['.png', '.x*'])
-  assert found == sorted(map(os.fsdecode, seen))
+  touch(tmp_path, *seen, '.git/a.png', 'b/._c.png', '.png', 'g.png.txt', 'pngg', 'h.png/.i')
+  assert files.files_below(tmp_path, ['.png', '.x*']) == sorted(map(os.fsdecode, seen))
 
 
 @pytest.mark.parametrize(
@@ -45,8 +43,7 @@ def test_each_file_behind_links_is_read_once(tmp_path, links, expected):
   touch(tmp_path, 'top/a/0.png', 'o.png', 'more/1.png', 'more/x/2.png')
   for name, target in links.items():
     (top / name).symlink_to(top / target)
-  found = files.files_below(top, ['.png'])
-  assert found == sorted(['a/0.png', *expected])
+  assert files.files_below(top, ['.png']) == sorted(['a/0.png', *expected])
 
 
 def test_sets_with_too_few_files_get_a_line(capsys):

@@ -1,7 +1,4 @@
-"""Sets of the Hugging Face hub, from folders and a file system in memory.
-
-Needs the library datasets: pip install -e '.[huggingface]'.
-"""
+"""Sets of the Hugging Face hub, from folders and a file system in memory."""
 
 import functools
 import os
@@ -31,7 +28,6 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def rows(part):
-  """Returns a `datasets.Dataset` of pictures, classes and texts."""
   images = [{'bytes': encoded.png(PICTURES[i]), 'path': None} for i in part]
   texts = [f'text {i}' for i in part]
   columns = {'image': images, 'label': LABELS[part], 'text': texts}
@@ -43,7 +39,6 @@ def rows(part):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Writes two files for training and one for tests, as on the hub."""
   top = tmp_path / 'set' / 'data'
   top.mkdir(parents=True)
   for name, part in encoded.FILES.items():
@@ -58,8 +53,7 @@ def read(folder, split='train', **options):
 
 @pytest.mark.parametrize('streaming', [0, 4000])
 def test_batches_are_those_of_the_array(folder, streaming):
-  of_folder = functools.partial(read, folder)
-  encoded.assert_splits(of_folder, 'text', streaming=streaming)
+  encoded.assert_splits(functools.partial(read, folder), 'text', streaming=streaming)
 
 
 def test_a_small_buffer_permutes_row_groups(folder):
@@ -73,10 +67,8 @@ def test_a_small_buffer_permutes_row_groups(folder):
     order = staticmethod(source.order)
 
   encoded.assert_batches_of(source, encoded.train_set(Ordered))
-  first = pipeline.batch_at(source, 8, 3, 0)
-  np.testing.assert_array_equal(first['label'], order[:8] % 3)
-  twice = Binarized(source)
-  assert twice.order is source.order
+  np.testing.assert_array_equal(pipeline.batch_at(source, 8, 3, 0)['label'], order[:8] % 3)
+  assert Binarized(source).order is source.order
 
 
 def test_splits_may_be_parts(folder):
@@ -102,8 +94,7 @@ def test_streamed_files_stay_where_they_are(folder, tmp_path, monkeypatch):
     'parquet', data_files={'train': [f'memory://{file.name}' for file in files]}
   )
   monkeypatch.setattr(datasets, 'load_dataset_builder', lambda *a, **k: builder)
-  source = read('someone/pictures', streaming=4000)
-  encoded.assert_batches_of(source, encoded.train_set())
+  encoded.assert_batches_of(read('someone/pictures', streaming=4000), encoded.train_set())
   assert not [*(tmp_path / 'cache').rglob('*.arrow')]
   read(folder)
   assert [*(tmp_path / 'cache').rglob('*.arrow')]
@@ -126,8 +117,7 @@ def test_a_column_that_does_not_fit_is_named(folder, options, message, streaming
 
 @pytest.mark.parametrize('streaming', [0, 4000])
 def test_classes_are_those_of_the_set(folder, streaming):
-  facts = read(folder, streaming=streaming).facts
-  assert facts.class_names == ('ant', 'bee', 'cat')
+  assert read(folder, streaming=streaming).facts.class_names == ('ant', 'bee', 'cat')
   assert read(folder, num_classes=0).facts.class_names == ()
   for wrong in 2, 10:
     with one_line(match=f'num_classes must be 3 for .*, got {wrong}'):
@@ -151,8 +141,7 @@ def test_a_file_cut_short_is_named(folder, streaming):
 def test_a_picture_cut_short_is_named(tmp_path):
   (tmp_path / 'set').mkdir()
   cells = [{'bytes': data, 'path': None} for data in (PNG, PNG[:90], THIRD)]
-  table = datasets.Dataset.from_dict({'image': cells})
-  table.to_parquet(tmp_path / 'set' / 'train.parquet')
+  datasets.Dataset.from_dict({'image': cells}).to_parquet(tmp_path / 'set' / 'train.parquet')
   fields = {'num_classes': 0, 'test_split': 'train'}
   source = read(tmp_path / 'set', **fields)
   with pytest.raises(ValueError, match='set, row 1: image cannot be read as'):
@@ -161,8 +150,7 @@ def test_a_picture_cut_short_is_named(tmp_path):
     read(tmp_path / 'set', check=True, **fields)
   source = read(tmp_path / 'set', skip_damaged=True, **fields)
   assert source.facts.skipped == (f'{tmp_path}/set, row 1',)
-  found = source.read(np.arange(2))['x']
-  np.testing.assert_array_equal(found, PICTURES[[0, 2]])
+  np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[[0, 2]])
   with one_line('check and skip_damaged are for pictures without streaming'):
     read(tmp_path / 'set', check=True, streaming=9, **fields)
 
@@ -224,12 +212,10 @@ def test_only_images_below_the_set_are_opened(tmp_path):
   os.mkfifo(paths[-1])
   cells = [{'bytes': None, 'path': str(path)} for path in paths]
   dataset = datasets.Dataset.from_dict({'image': cells})
-  table = Rows('x', dataset, tmp_path / 'set')
-  first, *others = table.get(['image'], np.arange(4))['image']
+  first, *others = Rows('x', dataset, tmp_path / 'set').get(['image'], np.arange(4))['image']
   assert first == inside.read_bytes()
   assert others == cells[1:]  # no bytes, which are refused
-  found = Rows('x', dataset).get(['image'], np.arange(4))
-  assert found == {'image': cells}
+  assert Rows('x', dataset).get(['image'], np.arange(4)) == {'image': cells}
 
 
 def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(tmp_path, monkeypatch):
@@ -270,8 +256,7 @@ def test_lists_of_numbers_are_arrays_with_a_context(tmp_path, streaming):
   columns['text'] = ['no number'] * 9
   top = tmp_path / 'numbers'
   top.mkdir()
-  path = str(top / 'train-00000-of-00001.parquet')
-  datasets.Dataset.from_dict(columns).to_parquet(path)
+  datasets.Dataset.from_dict(columns).to_parquet(str(top / 'train-00000-of-00001.parquet'))
   fields = {'x_column': 'theta', 'streaming': streaming}
   source = huggingface(str(top), context_column='seen', **fields)
   assert source.facts.x.shape == (3,) and source.facts.context.shape == (2,)

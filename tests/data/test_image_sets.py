@@ -11,8 +11,7 @@ from diffusion_jax.data.images import write_png
 
 @pytest.fixture
 def pictures():
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (7, 4, 5, 3)).astype(np.uint8)
+  return np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3)).astype(np.uint8)
 
 
 def whole(found, size=3):
@@ -51,8 +50,7 @@ def test_levels_of_another_type_are_levels(tmp_path, pictures, dtype, size):
 def test_folders_are_read_in_the_order_of_names(tmp_path, pictures, channels):
   pictures = pictures[..., :channels]
   (tmp_path / 'b').mkdir()
-  names = ['a.png', 'b/0.png', 'b/1.png']
-  for name, picture in zip(names, pictures, strict=False):
+  for name, picture in zip(['a.png', 'b/0.png', 'b/1.png'], pictures, strict=False):
     write_png(tmp_path / name, picture)
   found = image_sets.read(tmp_path)
   assert found.shape == (3, 4, 5, channels)

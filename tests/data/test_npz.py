@@ -27,11 +27,6 @@ def test_npz_as_sampling_writes_it(tmp_path):
   assert npz(path).label is None  # no classes were requested
 
 
-def test_npz_of_grey_pictures_without_channels(tmp_path):
-  path = save(tmp_path / 'a.npz', images=ARRAYS['images'][..., 0])
-  assert npz(path).x.shape == (10, 4, 5, 1)
-
-
 def test_numbers_with_channels_first_get_a_line(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr('diffusion_jax.data.files._SAID', set())
   npz(save(tmp_path / 'a.npz', x=np.zeros((2, 4, 8, 5))))
@@ -74,8 +69,7 @@ def test_arrays_of_any_rank(tmp_path, shape, dtype):
 
 def test_the_own_test_split_has_a_context_and_labels(tmp_path):
   tests = {'test_x': X[:2] + 50, 'test_context': X[:2], 'test_labels': [2, 1]}
-  both = {'x': X, 'context': 2 * X, 'labels': np.arange(6) % 3}
-  path = save(tmp_path / 'a.npz', **both, **tests)
+  path = save(tmp_path / 'a.npz', x=X, context=2 * X, labels=np.arange(6) % 3, **tests)
   np.testing.assert_array_equal(npz(path).context, 2 * X)
   test = npz(path, 'test', 3)
   assert test.label.tolist() == [2, 1]
@@ -93,8 +87,7 @@ def test_bounds_are_a_box(tmp_path):
 
 
 def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
-  tests = {'test_images': ARRAYS['images'][:2]}
-  for name, array in (ARRAYS | tests).items():
+  for name, array in (ARRAYS | {'test_images': ARRAYS['images'][:2]}).items():
     np.save(tmp_path / f'{name}.npy', array)
   source = npz(tmp_path, num_classes=3)
   assert isinstance(source.x, np.memmap) and not source.in_memory

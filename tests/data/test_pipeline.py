@@ -9,15 +9,12 @@ from diffusion_jax.data import pipeline, sources
 
 @pytest.fixture
 def numbered():
-  """Returns a source whose image i is filled with the number i."""
   numbers = np.arange(10, dtype=np.uint8)
   pictures = np.broadcast_to(numbers[:, None, None, None], (10, 2, 3, 1))
   return sources.ArraySource(pictures.copy(), numbers.astype(np.int32), 10, levels=10)
 
 
 class OnDisk:
-  """Serves the numbered images as a source on disk."""
-
   in_memory = False
 
   def __init__(self, array_source):
@@ -47,7 +44,6 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('num_hosts', [1, 2, 4])
 def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
-  """Order, flips and labels agree over two epochs and a resume."""
   share = 8 // num_hosts
   blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
   streams: Any = [pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks]
@@ -67,11 +63,9 @@ def test_only_the_rows_of_a_host_are_read(numbered):
 
 @pytest.mark.parametrize('num_threads', [1, 3])
 def test_threads_do_not_change_the_batches(numbered, num_threads):
-  disk = OnDisk(numbered)
-  stream: Any = pipeline.batches(disk, 4, 7, 5, True, num_threads=num_threads)
+  stream: Any = pipeline.batches(OnDisk(numbered), 4, 7, 5, True, num_threads=num_threads)
   for step in range(5, 15):
-    expected = pipeline.batch_at(numbered, 4, 7, step, True)
-    assert_same(next(stream), expected)
+    assert_same(next(stream), pipeline.batch_at(numbered, 4, 7, step, True))
   stream.close()
 
 

@@ -47,8 +47,7 @@ def test_only_the_missing_files_are_asked_for(tmp_path, manual, no_network, acce
   archives.mnist(manual)
   accept(manual, MNISTArrays.URLS)
   (manual / 't10k-labels-idx1-ubyte.gz').unlink()
-  missing = 'Put t10k-labels-idx1-ubyte.gz of'
-  with pytest.raises(FileNotFoundError, match=missing):
+  with pytest.raises(FileNotFoundError, match='Put t10k-labels-idx1-ubyte.gz of'):
     prepare.prepare('mnist', tmp_path)
 
 
@@ -57,8 +56,7 @@ def test_a_damaged_archive_is_named(tmp_path, manual, no_network):
   # the size and the sum that are published with the archive's address
   size = '170,052,171'
   sha = 'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
-  damaged = f'{manual}/cifar-10-binary.tar.gz is damaged'
-  with one_line(damaged, size, sha):
+  with one_line(f'{manual}/cifar-10-binary.tar.gz is damaged', size, sha):
     prepare.prepare('cifar10', tmp_path)
   assert not no_network and not (tmp_path / 'cifar10_arrays').exists()
 
@@ -76,10 +74,8 @@ def test_a_half_prepared_set_is_not_taken_for_a_whole_one(tmp_path, written):
 
 
 def test_a_damaged_description_of_a_set_is_named(tmp_path, written):
-  """Our own sets and tfds' sets are checked."""
   ours = prepare.prepare('cifar10', tmp_path)
-  by_tfds = archives.prepared_by_tfds(tmp_path / 'tfds', written)
-  for folder in (ours, by_tfds):
+  for folder in (ours, archives.prepared_by_tfds(tmp_path / 'tfds', written)):
     for name in ('dataset_info.json', 'features.json'):
       path = folder / name
       whole = path.read_bytes()
@@ -102,8 +98,7 @@ def test_what_tfds_stored_as_tfrecord_says_what_to_do(tmp_path, manual, no_netwo
   text = info.read_text().replace('"array_record"', '"tfrecord"')
   assert '"tfrecord"' in text
   info.write_text(text)
-  parts = 'is stored as tfrecord', '--file_format=array_record'
-  with one_line(*parts, error=FileNotFoundError):
+  with one_line('is stored as tfrecord', '--file_format=array_record', error=FileNotFoundError):
     prepare.prepare('cifar10', tmp_path)
 
 
@@ -116,8 +111,7 @@ def test_the_command(tmp_path, written):
   result = as_main.run(prepare, 'mnist', tmp_path)
   assert result.returncode == 2 and result.stderr.startswith('error: mnist is')
   result = as_main.run(prepare, 'cifar10', tmp_path)
-  last = result.stdout.splitlines()[-1]
-  assert last == str(tmp_path / 'cifar10_arrays' / '1.0.0')
+  assert result.stdout.splitlines()[-1] == str(tmp_path / 'cifar10_arrays' / '1.0.0')
 
 
 def test_data_dir_is_that_of_tfds(monkeypatch):
@@ -131,7 +125,6 @@ def test_data_dir_is_that_of_tfds(monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-  """Starts a local server in place of the official one."""
   from diffusion_jax.data.builders import CIFAR10Arrays
 
   class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -166,8 +159,7 @@ def test_a_download_that_was_changed_on_the_way_is_refused(served, tmp_path, acc
   accept(folder, [url])
   archive = folder / 'cifar-10-binary.tar.gz'
   archive.write_bytes(archive.read_bytes()[:-1] + b'!')
-  message = 'the download of cifar10 failed, try again: .*wrong checksum'
-  with one_line(error=OSError, match=message):
+  with one_line(error=OSError, match='the download of cifar10 failed, try again: .*wrong checksum'):
     prepare.prepare('cifar10', tmp_path / 'data')
   assert not (tmp_path / 'data' / 'cifar10_arrays' / '1.0.0').exists()
 

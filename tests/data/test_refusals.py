@@ -1,8 +1,4 @@
-"""What readers of data refuse: one row for each rule, as called.
-
-Each row of the tables (tests/refusals.py) has a folder of its own. Damage at
-many places of a file, and other libraries' files, are in the tests of formats.
-"""
+"""What readers of data refuse: one row for each rule, as called."""
 # ruff: noqa: F401  The rows call what is imported.
 
 import io
@@ -93,7 +89,6 @@ def signed(pixels):
 
 
 def pictures(*names):
-  """Writes pictures in a folder; returns the folder."""
   return [Path(written(PNG, f'top/{name}')) for name in names] and Path('top')
 
 
@@ -110,8 +105,7 @@ def tar(*members, **fields):
 
 
 def second(name, picture, label):
-  more = (name, picture), ('1.cls', label)
-  return tar(*GOOD, *more).read(np.array([0, 1]))
+  return tar(*GOOD, (name, picture), ('1.cls', label)).read(np.array([0, 1]))
 
 
 def records(*data, **fields):
@@ -142,66 +136,55 @@ def uniform(rng, n):
 MISSING = 'it must contain x, images or arr_0'
 LINE_3 = 'metadata.jsonl, line 3 must be like {"file_name": "cats/1.png", '
 WRONG = rf"""
-npz(saved(pictures=np.zeros(3), foo=np.zeros(2))) => a.npz has the arrays
-  pictures, foo; {MISSING}
+npz(saved(pictures=np.zeros(3), foo=np.zeros(2))) => a.npz has the arrays pictures, foo; {MISSING}
 npz(saved()) => a.npz has the arrays none; {MISSING}
-npz(saved(x=np.zeros((3, 4), int))) => x is int64 [3, 4]: uint8 arrays are
-  levels ... real numbers as float
+npz(saved(x=np.zeros((3, 4), int))) => x is int64 [3, 4]: uint8 arrays are levels ... real numbers
+  as float
 npz(saved(x=np.zeros((3, 4), bool))) => x is bool [3, 4]:
-npz(saved(images=np.zeros(3, np.uint8))) => x must be ... got uint8 [3]: reshape
-  numbers to [N, 1]
+npz(saved(images=np.zeros(3, np.uint8))) => x must be ... got uint8 [3]: reshape numbers to [N, 1]
 npz(saved(x=np.zeros((0, 2)))) => got float64 [0, 2]
 npz(saved(x=NAN)) => a.npz: x has numbers that are not finite
 npz(saved(x=X, context=NAN)) => context has numbers that are not finite
-npz(saved(x=X, context=X[:5])) => context must be float [6, ...], got float64
-  [5, 2]
+npz(saved(x=X, context=X[:5])) => context must be float [6, ...], got float64 [5, 2]
 npz(saved(x=X, context=X[:, 0])) => context must be ... got float64 [6]
 npz(saved(x=X, context=X.astype(int))) => context must be ... got int64
-npz(saved(x=X, test_x=X, context=X), 'test') => a.npz has test_x and context: it
-  needs test_context
-npz(saved(x=X), bounds=(0.0,)) => low,high of each of 2 numbers in turn; got 1
-  numbers
+npz(saved(x=X, test_x=X, context=X), 'test') => a.npz has test_x and context: it needs test_context
+npz(saved(x=X), bounds=(0.0,)) => low,high of each of 2 numbers in turn; got 1 numbers
 npz(saved(x=X), bounds=(0.0, 1.0) * 3) => got 6 numbers
 npz(saved(x=X), bounds=(0.0, 0.0)) => each low must be below its high
-npz(saved(x=X), bounds=(0.0, 10.0)) => 1 of 6 examples are outside bounds, such
-  as [10, 11]: widen
+npz(saved(x=X), bounds=(0.0, 10.0)) => 1 of 6 examples are outside bounds, such as [10, 11]: widen
 npz(saved(x=X), bounds=(-1.0, 20.0, 1.0, 9.0)) => 1 of 6 examples ... [10, 11]
-npz(saved(images=np.array([dict()]))) => is not an npz file of arrays: it
-  contains Python objects
+npz(saved(images=np.array([dict()]))) => is not an npz file of arrays: it contains Python objects
 npz(saved(images=IMAGES), num_classes=3) => has the arrays images; {MISSING}
-npz(saved(**ARRAYS, test_images=IMAGES), 'test', 3) => labels, test_images;
-  {MISSING} ... also test_labels
+npz(saved(**ARRAYS, test_images=IMAGES), 'test', 3) => labels, test_images; {MISSING} ... also
+  test_labels
 npz(saved(**ARRAYS), num_classes=2) => in 0..1, got int64 [10], 0..2
-npz(saved(images=IMAGES, labels=np.zeros(4, int)), num_classes=2) => labels must
-  be int [10] in 0..1, got int64 [4]
+npz(saved(images=IMAGES, labels=np.zeros(4, int)), num_classes=2) => labels must be int [10] in
+  0..1, got int64 [4]
 npz(saved(**ARRAYS), 'test') => a.npz has no test split: set test_fraction
 npz(saved(**ARRAYS), 'val') => split 'val' is not one of train, test
 npz(saved(**ARRAYS), 'test', test_fraction=0.01) => leaves none of the 10
 npz(written(b'hello')) => a.npz is not an npz file of arrays
 npz(written(b'')) => a.npz is not an npz file of arrays
-npz(written(NPY)) => a.npz is not an npz file of arrays: numpy.savez(file,
+npz(written(NPY)) => a.npz is not an npz file of arrays: numpy.savez(file, x=array) writes one
+npz(written(b'1,2', 'table.csv')) => table.csv is not an npz file of arrays: numpy.savez(file,
   x=array) writes one
-npz(written(b'1,2', 'table.csv')) => table.csv is not an npz file of arrays:
-  numpy.savez(file, x=array) writes one
 npz(written(METHOD)) => a.npz is not an npz file of arrays
 npz(written(ZEROS)) => a.npz is not an npz file of arrays
 npz(written(WHOLE[:300])) => a.npz is not an npz file of arrays
 npy(b'no array') => images.npy is not a .npy file:
 npy(as_bytes(np.save, np.array([dict()]))) => it contains Python objects
-image_set(saved(x=np.zeros(3))) => a.npz has the arrays x; ... images or arr_0
-  (uint8
+image_set(saved(x=np.zeros(3))) => a.npz has the arrays x; ... images or arr_0 (uint8
 image_set(saved(arr_0=np.zeros(3), protocol='x')) => a.npz: protocol is not JSON
-image_set(saved(arr_0=np.zeros((2, 3)))) => arr_0 must be uint8 ... got float64
-  [2, 3]
+image_set(saved(arr_0=np.zeros((2, 3)))) => arr_0 must be uint8 ... got float64 [2, 3]
 image_set(saved(arr_0=np.zeros((2, 2, 2, 3), object))) => got object [2
-image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays:
-  numpy.savez(file, images=array) writes one
+image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays: numpy.savez(file,
+  images=array) writes one
 image_set(written(b'{{}}')) => is not an npz file of arrays
 batches(written(FLIPPED)) => a.npz is not an npz file of arrays
-batches(saved(arr_0=(X / 5.5 - 1.0).reshape(1, 2, 2, 3))) => levels 0..255, got
-  float64 from -1 to 1:
-batches(saved(arr_0=np.float32(IMAGES > 99))) => levels 0..255, got float32 from
-  0 to 1:
+batches(saved(arr_0=(X / 5.5 - 1.0).reshape(1, 2, 2, 3))) => levels 0..255, got float64 from -1 to
+  1:
+batches(saved(arr_0=np.float32(IMAGES > 99))) => levels 0..255, got float32 from 0 to 1:
 image(b'not a picture', 'text.png') => text.png cannot be read as an image
 image(LARGE[:2000], 'cut.png') => cut.png cannot be read
 image(HEAD, 'head.png') => head.png cannot be read
@@ -210,18 +193,17 @@ tif(np.float32(X / 11)) => a.tif has pixels of mode F,
 tif(np.int32(X)) => a.tif has signed pixels of mode I,
 signed(np.uint8(X)) => a.tif has signed pixels of mode L, whose range is unknown
 signed(np.uint16(X)) => a.tif has signed pixels of mode I,
-npz(saved(x=CHANNELS_FIRST)) => x is [n, 3, 6, 5], which is read as 3 rows and 5
-  channels: ... x.transpose(0, 2, 3, 1)
+npz(saved(x=CHANNELS_FIRST)) => x is [n, 3, 6, 5], which is read as 3 rows and 5 channels: ...
+  x.transpose(0, 2, 3, 1)
 image_set(saved(arr_0=CHANNELS_FIRST)) => x.transpose(0, 2, 3, 1)
 images.fit(NOISE, 10, 'pad') => how 'pad' is not one of crop, scale
 folder(pictures('a.png'), 'test') => has no test split: set test_fraction
 folder(pictures('a.png'), test_fraction=1.0) => be a number in [0, 1), not 1.0
-folder(pictures('1.png', '2.png'), 'test', test_fraction=1e-6) => leaves none of
-  the 2 pictures
-folder(pictures('red/a.png', 'lost.png'), labelled=True) => lost.png is not in a
-  sub-folder ... move it, or set labelled=False
-folder(pictures('train/red/x.png', 'val/pink/x.png'), 'test', labelled=True) =>
-  pink/x.png is not in a sub-folder of a class
+folder(pictures('1.png', '2.png'), 'test', test_fraction=1e-6) => leaves none of the 2 pictures
+folder(pictures('red/a.png', 'lost.png'), labelled=True) => lost.png is not in a sub-folder ... move
+  it, or set labelled=False
+folder(pictures('train/red/x.png', 'val/pink/x.png'), 'test', labelled=True) => pink/x.png is not in
+  a sub-folder of a class
 captions('{{"file_name": ') => {LINE_3}
 captions('{{"file_name": "\udcff') => {LINE_3}
 captions('{{"file_name": "cats/1.png"}}') => {LINE_3}
@@ -235,39 +217,34 @@ second('1.png', PNG[:99], b'1') => a.tar, 1: ... cannot be read as an image
 second('1.png', b'not a picture', b'1') => a.tar, 1: ... format is unknown
 tar(*GOOD, ('1.cls', b'1')) => a.tar, 1 has no 'jpg;jpeg;png;webp'
 tar() => a.tar has no examples
-open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png'])
-  => a.tar: 0 has two members of 'jpg;png'
+open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png']) => a.tar: 0 has two
+  members of 'jpg;png'
 records(example(label=1)) => a.array_record has no column 'image', but label
-records(example(image=PNG)) => a.array_record has no column 'label', but image
-  (num_classes=0 reads
-records(example(image=PNG, label=b'cat')) => a.array_record, record 0: label
-  must be an integer in 0..2, got b'cat'
-records(example(image=PNG, label=3)) => a.array_record, record 0: label must be
-  an integer in 0..2, got 3
-records(example(image=7, label=1)) => a.array_record, record 0: image must be
-  the bytes of an image file, got 7
-records(example(image=PNG[:90], label=1)) => a.array_record, record 0: image
-  cannot be read
-records(example(image=PNG, label=1), example(image=PNG[:90], label=3),
-  check=True) => 1 of 2 pictures in a.array_record are damaged: a.array_record,
-  record 1 (image cannot be read
-tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True) => 1 of 2 pictures
-  in a.tar are damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read
+records(example(image=PNG)) => a.array_record has no column 'label', but image (num_classes=0 reads
+records(example(image=PNG, label=b'cat')) => a.array_record, record 0: label must be an integer in
+  0..2, got b'cat'
+records(example(image=PNG, label=3)) => a.array_record, record 0: label must be an integer in 0..2,
+  got 3
+records(example(image=7, label=1)) => a.array_record, record 0: image must be the bytes of an image
+  file, got 7
+records(example(image=PNG[:90], label=1)) => a.array_record, record 0: image cannot be read
+records(example(image=PNG, label=1), example(image=PNG[:90], label=3), check=True) => 1 of 2
+  pictures in a.array_record are damaged: a.array_record, record 1 (image cannot be read
+tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True) => 1 of 2 pictures in a.tar are
+  damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read
 records(b'\xff\xff no message') => record 0 is not a tf.train.Example
-array_record(str(write('a.array_record', [])), test_path='a') => a.array_record
-  has no column
-parquet_row(image=[PNG], label=[True]) => label must be an integer in 0..2, got
-  True
-parquet_row(image=[dict(bytes=None, path=written(PNG, 'a.png'))]) => row group
-  0, row 0: image must be the bytes
-parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())) => a.parquet ...
-  1,000,000 rows in ... rows of images are larger
+array_record(str(write('a.array_record', [])), test_path='a') => a.array_record has no column
+parquet_row(image=[PNG], label=[True]) => label must be an integer in 0..2, got True
+parquet_row(image=[dict(bytes=None, path=written(PNG, 'a.png'))]) => row group 0, row 0: image must
+  be the bytes
+parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())) => a.parquet ... 1,000,000 rows in ...
+  rows of images are larger
 of_array(np.where(X4 == 3, np.inf, X4)) => x has numbers that are not finite
 of_array(X4 * [1.0, 0.0] + 7.0) => x never changes at 1 of its last axis (7)
 of_array(X4 * [1e-15, 1.0] + 0.1) => x never changes at 0 of its last axis (0.1)
 of_array(X4[:1]) => x has one example: it has no standard deviation
-of_array(X4, low=(0.0, 0.0), high=(7.0, 6.0)) => 1 of 4 examples are outside
-  bounds, such as [6, 7]: widen bounds
+of_array(X4, low=(0.0, 0.0), high=(7.0, 6.0)) => 1 of 4 examples are outside bounds, such as [6, 7]:
+  widen bounds
 of_array(X4, context=0 * X4) => context never changes at 0 of its last axis
 of_array(X4, context=X4 * np.nan) => context has numbers that are not finite
 of_array(np.uint8(X4), context=0 * X4) => context never changes at 0
@@ -280,40 +257,32 @@ examples(context=X4) => read must return a dict with 'x', got dict
 examples(x=X4) => read must return a dict with 'context'
 examples(x=X4[:, :1], context=X4) => x must be float [n, 2], got float64 [4
 examples(x=X4, context=X4 * np.nan) => context has numbers that
-sources.Binarized(sources.ArraySource(X4)) => real numbers, and levels are
-  needed
-sources.Binarized(small_sets.digits(), 'half') => how 'half' is not one of
-  drawn, thr
+sources.Binarized(sources.ArraySource(X4)) => real numbers, and levels are needed
+sources.Binarized(small_sets.digits(), 'half') => how 'half' is not one of drawn, thr
 small_sets.digits('valid') => 'valid' is not one of
 small_sets.synthetic('valid') => 'valid' is not one of
-of_simulator(lambda rng, n: np.zeros((n, 2))) => return a dict with x, ... got
-  ndarray
+of_simulator(lambda rng, n: np.zeros((n, 2))) => return a dict with x, ... got ndarray
 of_simulator(lambda rng, n: dict(theta=np.zeros((n, 2)))) => got ['theta']
 of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), y=0)) => got ['x', 'y']
-of_simulator(lambda rng, n: dict(x=np.zeros(n))) => return x of the shape [100,
-  ...], got [100]
+of_simulator(lambda rng, n: dict(x=np.zeros(n))) => return x of the shape [100, ...], got [100]
 of_simulator(lambda rng, n: dict(x=np.zeros((2, n)))) => got [2, 100]
-of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), context=np.zeros(n))) =>
-  return context of the shape
-of_simulator(lambda rng, n: dict(x=np.zeros((n, 1 + n // 100))),
-  num_examples=150) => the same shapes each
-of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan))) => all 10000
-  simulations have NaN: none
-of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan)), fresh=True) => all
-  100 simulations have NaN
+of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), context=np.zeros(n))) => return context of the
+  shape
+of_simulator(lambda rng, n: dict(x=np.zeros((n, 1 + n // 100))), num_examples=150) => the same
+  shapes each
+of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan))) => all 10000 simulations have NaN: none
+of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan)), fresh=True) => all 100 simulations have
+  NaN
 of_simulator(uniform, bounds=(0.0, 1.9)) => examples are outside bounds
 of_simulator(uniform, bounds=(0.0, 1.9), fresh=True) => are outside bounds
-of_simulator(uniform, bounds=(0.0, 1.0, 2.0)) => of 2 numbers in turn; got 3
-  numbers
+of_simulator(uniform, bounds=(0.0, 1.0, 2.0)) => of 2 numbers in turn; got 3 numbers
 of_simulator(uniform, joint=True) => joint needs a simulator that returns
 simulated(gaussian)(split='val') => split 'val' is not one of
 text.encode(['abc', 'abcd'], 3) => text_length=3 bytes, got 'abcd' with 4
 text.encode(['abc', ''], 3) => each text must have a word
 text.encode(['abc', 2 * ' '], 3) => each text must have a word
-text_files(path=written(b'x' * 20), length=30) => 20 bytes of text, too few ...
-  30 bytes
-tfds_sources.tfds('train', 'cifar1', data_dir='.') => has a set 'cifar1' ...
-  mean ... cifar10
+text_files(path=written(b'x' * 20), length=30) => 20 bytes of text, too few ... 30 bytes
+tfds_sources.tfds('train', 'cifar1', data_dir='.') => has a set 'cifar1' ... mean ... cifar10
 tfds_sources.tfds('train', 'a b', data_dir='.') => 'a b' is not name
 """
 LOST = """
@@ -331,8 +300,8 @@ webdataset('none-*.tar') => none-*.tar ... folder with *.tar files
 webdataset('none') => none ... folder with *.tar files
 array_record('none') => with *.array_record* files
 text_files(path='absent') => No such file ... absent
-tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared
-  in ... tensorflow-cpu ... tfds build celeb_a --file
+tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared in ... tensorflow-cpu
+  ... tfds build celeb_a --file
 """
 
 

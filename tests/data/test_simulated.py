@@ -67,14 +67,6 @@ def test_one_number_that_is_nan_loses_its_simulation():
   assert all(np.isfinite(a).all() for a in arrays.values())
 
 
-def test_pairs_stay_together():
-  source = of_simulator(gaussian, num_examples=4000, draws=3)
-  difference = source.read(np.arange(4000))
-  difference = difference['context'][:, 0] - difference['x'][:, 0]
-  assert abs(difference.mean()) < 5 / 4000**0.5
-  assert abs(difference.std() - 1.0) < 5 / 8000**0.5
-
-
 def batches(source, rows, steps):
   return [pipeline.batch_at(source, 700, 5, step, rows=rows)['x'] for step in steps]
 
@@ -84,14 +76,12 @@ def test_fresh_batches_are_the_same_for_any_hosts_and_after_a_resume(size):
   """A batch may need several blocks and epochs; no draw comes twice."""
   make = functools.partial(of_simulator, gaussian, num_examples=size)
   whole = batches(make(fresh=True), slice(None), range(6))
-  resumed = batches(make(fresh=True), slice(None), range(3, 6))
-  np.testing.assert_array_equal(whole[3:], resumed)
+  np.testing.assert_array_equal(whole[3:], batches(make(fresh=True), slice(None), range(3, 6)))
   hosts = [batches(make(fresh=True), rows, range(6)) for rows in (slice(350), slice(350, 700))]
   np.testing.assert_array_equal(np.concatenate(hosts, axis=1), whole)
   drawn = np.concatenate(whole)
   assert len(np.unique(drawn[:, 0])) == 4200
-  other = pipeline.batch_at(make(fresh=True), 700, 6, 0)['x']
-  assert not np.isin(other, drawn).any()
+  assert not np.isin(pipeline.batch_at(make(fresh=True), 700, 6, 0)['x'], drawn).any()
   fixed = np.concatenate(batches(make(), slice(None), range(6)))
   assert len(np.unique(fixed[:, 0])) == size
 
@@ -101,15 +91,13 @@ def test_simulations_with_nan_are_left_out_or_replaced(capsys):
   source = of_simulator(fails, num_examples=2300)
   lost = 2300 - len(source)
   assert abs(lost - 460) < 5 * (2300 * 0.2 * 0.8) ** 0.5
-  printed = capsys.readouterr().out
-  assert printed == f'{lost:,} of 2,300 simulations have NaN and are left out\n'
+  assert capsys.readouterr().out == f'{lost:,} of 2,300 simulations have NaN and are left out\n'
   arrays = source.read(np.arange(len(source)))
   assert all(np.isfinite(a).all() for a in arrays.values())
   fresh = of_simulator(fails, num_examples=2300, fresh=True)
   again = fresh.read(np.arange(2300))
   assert len(fresh) == 2300 and np.isfinite(again['x']).all()
-  kept = np.isin(arrays['x'][:, 0], again['x'][:, 0])
-  assert kept.all()  # those without NaN stay
+  assert np.isin(arrays['x'][:, 0], again['x'][:, 0]).all()  # those without NaN stay
   assert not capsys.readouterr().out
   of_simulator(gaussian)
   assert not capsys.readouterr().out
@@ -128,8 +116,7 @@ def test_bounds_are_checked():
 
 def test_fields_of_a_simulator_are_those_of_the_config():
   constructor: Any = simulated(gaussian)
-  source = constructor(split='train', num_examples=20, scale=1e6)
-  assert source.x.std() > 1e5
+  assert constructor(split='train', num_examples=20, scale=1e6).x.std() > 1e5
   assert constructor(num_examples=20).x.std() < 10
 
 

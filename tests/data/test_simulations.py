@@ -48,7 +48,6 @@ def module(tmp_path, monkeypatch):
 
 
 def calls_of(path):
-  """Returns the sizes of the calls that a simulator has written."""
   lines = path.read_text().split('\n') if path.exists() else []
   return [int(line.split()[0]) for line in lines if line]
 
@@ -67,16 +66,13 @@ def assert_same(a, b):
 
 
 def test_each_simulation_runs_once(module, tmp_path, capsys):
-  """Whatever reads them later; more or fewer are the same ones."""
   decay = module()
   first = read(decay, tmp_path)
   assert len(first['x']) == 225
   assert sorted(calls_of(tmp_path / 'calls')) == [50, 100, 100]
-  printed = capsys.readouterr().out
-  assert '25 of 250 simulations have NaN' in printed
+  assert '25 of 250 simulations have NaN' in capsys.readouterr().out
   assert_same(first, read(decay, tmp_path))
-  fewer = read(decay, tmp_path, num_examples=200)
-  assert_same(fewer, {name: x[:180] for name, x in first.items()})
+  assert_same(read(decay, tmp_path, num_examples=200), {name: x[:180] for name, x in first.items()})
   joint = read(decay, tmp_path, joint=True)['x']
   np.testing.assert_array_equal(joint, np.concatenate([*first.values()], 1))
   assert 'NaN' not in capsys.readouterr().out
@@ -97,16 +93,14 @@ def test_each_simulation_runs_once(module, tmp_path, capsys):
 
 
 def test_what_changes_the_simulations_is_noticed(module, tmp_path):
-  """Code, fields and seeds; neither comments nor the layout."""
   count = lambda: len(calls_of(tmp_path / 'calls'))
   first = read(module(), tmp_path)
   comments = lambda code: code.replace('# a comment', '# other words\n')
   assert_same(first, read(module(edit=comments), tmp_path))
   assert count() == 3
   other = lambda code: code.replace('[::10, 1]', '[1::10, 1]')
-  factor = module(2.0)
   for changed in (
-    read(factor, tmp_path),  # of another module
+    read(module(2.0), tmp_path),  # of another module
     read(module(edit=other), tmp_path),
     read(module(), tmp_path, draws=1),
     read(None, tmp_path, functools.partial(module().simulate, scale=3.0)),
@@ -122,8 +116,7 @@ def test_functions_that_one_function_returns_are_others(tmp_path):
     return lambda rng, n: {'x': rng.normal(by, 1.0, (n, 1))}
 
   def read(by):
-    source = of_simulator(shifted(by), num_examples=90, kept_in=tmp_path)
-    return source.read(np.arange(90))['x']
+    return of_simulator(shifted(by), num_examples=90, kept_in=tmp_path).read(np.arange(90))['x']
 
   assert abs(read(0.0).mean()) < 1.0 < read(9.0).mean()
   np.testing.assert_array_equal(read(9.0), read(9.0))
@@ -133,11 +126,9 @@ def test_functions_that_one_function_returns_are_others(tmp_path):
 def test_any_number_of_processes_simulates_the_same(module, tmp_path):
   alone = read(module(), tmp_path)
   (tmp_path / 'two').mkdir()
-  together = read(module(), tmp_path / 'two', workers=2)
-  assert_same(alone, together)
+  assert_same(alone, read(module(), tmp_path / 'two', workers=2))
   lines = (tmp_path / 'two' / 'calls').read_text().split('\n')
-  processes = {line.split()[1] for line in lines if line}
-  assert len(lines) == 4 and str(os.getpid()) not in processes
+  assert len(lines) == 4 and str(os.getpid()) not in {line.split()[1] for line in lines if line}
   with pytest.raises(ValueError, match='workers=2 needs a simulator that'):
     of_simulator(lambda rng, n: {'x': rng.normal(size=(n, 1))}, workers=2)
 

@@ -40,8 +40,7 @@ def test_pictures_and_texts():
     for shape in ((8,), (8, 2), (8, 8, 1), (4, 4, 4, 1))
   ]
   neither = False, False
-  pictures = [(False, True), neither, (True, False), neither]
-  assert found == [*pictures, *[neither] * 4]
+  assert found == [(False, True), neither, (True, False), *[neither] * 5]
 
 
 FAR = ArraySpec((4, 2), mean=(3.0, -2.0), std=(0.5, 7.0))
@@ -78,8 +77,7 @@ def test_each_number_of_the_last_axis_has_its_unit():
   z = ODD.encode(x)
   np.testing.assert_allclose(z.mean(axis=(0, 1)), 0.0, atol=0.06)
   np.testing.assert_allclose(z.std(axis=(0, 1)), 1.0, atol=0.05)
-  error = np.abs(ODD.decode(z) - x) / ODD.std
-  assert error.max() < 1e-6
+  assert (np.abs(ODD.decode(z) - x) / ODD.std).max() < 1e-6
   plain = ArraySpec((4, 2))  # no statistics: as it is
   np.testing.assert_array_equal(plain.encode(x), x.astype(np.float32))
   np.testing.assert_array_equal(plain.decode(plain.encode(x)), np.float32(x))
@@ -91,8 +89,7 @@ def test_log_det_is_that_of_decode():
   std, mean = (jnp.tile(jnp.array(v), 3) for v in (values.std, values.mean))
   jacobian = jax.jacobian(lambda z: z * std + mean)(jnp.zeros(6))
   ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
-  zero = values.decode(np.zeros((3, 2))).ravel()
-  found = np.stack(ours, axis=1) - zero[:, None]
+  found = np.stack(ours, axis=1) - values.decode(np.zeros((3, 2))).ravel()[:, None]
   np.testing.assert_allclose(found, jacobian, rtol=1e-4)
   _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
   np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)

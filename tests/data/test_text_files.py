@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data import text
 from diffusion_jax.data.text_files import UNKNOWN, draw_bytes, printable, text_files
 
 
@@ -32,13 +31,11 @@ def test_splits_are_the_pieces_of_all_texts_in_order(folder):
 
 
 def test_the_own_text_has_the_modules():
-  source = text_files(length=1000, test_fraction=0.0)
-  assert b'def text_files(' in source.x.tobytes()
+  assert b'def text_files(' in text_files(length=1000, test_fraction=0.0).x.tobytes()
 
 
 def test_drawn_bytes():
-  texts = np.frombuffer(b'ab ' + bytes([UNKNOWN]) + b'b', np.uint8)[None]
-  pictures = draw_bytes(texts, columns=2)
+  pictures = draw_bytes(np.frombuffer(b'ab ' + bytes([UNKNOWN]) + b'b', np.uint8)[None], columns=2)
   assert pictures.shape == (1, 36, 14, 1)
   a, b, space, unknown, again, padding = (
     pictures[0, i : i + 12, j : j + 7, 0] for i in (0, 12, 24) for j in (0, 7)
@@ -52,27 +49,3 @@ def test_drawn_bytes():
 def test_characters_that_control_a_terminal_are_not_printed():
   """ESC ] 0 ; sets a title, and BEL ends it."""
   assert printable('a\x1b]0;b\x07\tc\né') == 'a\ufffd]0;b\ufffd\ufffdc\né'
-
-
-def test_texts_come_back():
-  """Characters have one to four bytes."""
-  rng = np.random.default_rng(0)
-  starts = np.array([0x20, 0xE0, 0x4E00, 0x1F600])
-  points = rng.choice(starts, (50, 20)) + rng.integers(0, 64, (50, 20))
-  sentences = ['x' + ''.join(map(chr, row)) for row in points]
-  tokens, mask = text.encode(sentences, 120)
-  assert tokens.shape == mask.shape == (50, 120)
-  assert (tokens.dtype, mask.dtype) == (np.int32, bool)
-  assert text.decode(tokens) == sentences
-
-
-def test_tokens_are_bytes_and_padding():
-  tokens, mask = text.encode(['aé'], 5)  # U+00E9 is C3 A9
-  assert tokens.tolist() == [[0x61 + 1, 0xC3 + 1, 0xA9 + 1, 0, 0]]
-  assert mask.tolist() == [[True, True, True, False, False]]
-  assert tokens.max() < text.NUM_TOKENS
-  assert text.encode(['abc'], 3)[1].all()  # a text may fill its length
-
-
-def test_bytes_that_are_no_text_are_marked():
-  assert text.decode(np.array([[0xC3 + 1, 0x61 + 1, 0]])) == ['\ufffda']

@@ -7,39 +7,14 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import prepare, tfds_sources
-from diffusion_jax.data.builders import CIFAR10Arrays, MNISTArrays
 from tests.data import archives
+from tests.data.test_builders import pairs
 
 ROOT = Path(__file__).parents[2]
-SETS = {
-  'cifar10': (archives.cifar10, CIFAR10Arrays, tfds_sources.cifar10),
-  'mnist': (archives.mnist, MNISTArrays, tfds_sources.mnist),
-}
-
-
-def pairs(images, labels):
-  return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
-
-
-@pytest.mark.parametrize('name', SETS)
-def test_pixel_for_pixel_from_the_official_format(name, tmp_path, manual, no_network, accept):
-  write, builder, load = SETS[name]
-  written = write(manual)
-  accept(manual, builder.URLS)
-  for split in ('train', 'test'):
-    source = load(split, tmp_path)
-    images, labels = written[split]
-    assert source.x.shape == images.shape
-    assert source.x.dtype == np.uint8 and source.label.dtype == np.int32
-    assert (source.facts.num_classes, source.facts.x.levels) == (10, 256)
-    assert pairs(source.x, source.label) == pairs(images, labels)
-  with pytest.raises(ValueError, match="'valid' is not one of"):
-    load('valid', tmp_path)
 
 
 @pytest.fixture(scope='module')
 def by_tfds(tmp_path_factory):
-  """Returns (data_dir with tfds' own cifar10, its contents)."""
   top = tmp_path_factory.mktemp('tfds')
   written = archives.cifar10(top / 'archive')
   archives.prepared_by_tfds(top, written)
@@ -55,7 +30,6 @@ def test_what_tfds_prepared_is_read_and_gives_the_same_batches(by_tfds, tmp_path
 
 
 def test_tensorflow_is_not_needed(by_tfds, tmp_path, manual):
-  """A new process prepares an archive, and reads it and tfds' own set."""
   archives.cifar10(manual)
   code = f"""
 import sys
@@ -117,7 +91,6 @@ def test_classes_of_others_are_not_imported(by_tfds, tmp_path, monkeypatch):
 
 
 def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
-  """It is cut in half, or has a flipped bit where data are stored."""
   shutil.copytree(by_tfds[0] / 'cifar10', tmp_path / 'cifar10')
   [path] = (tmp_path / 'cifar10' / '3.0.2').glob('*train*array_record*')
   whole = tfds_sources.cifar10('train', tmp_path).x
@@ -127,23 +100,12 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
     tfds_sources.cifar10('train', tmp_path)
   named = 0
   for place in range(1000, len(data), 4999):
-    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-    path.write_bytes(flipped)
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     source = tfds_sources.tfds('train', 'cifar10', (32, 32, 3), data_dir=tmp_path)
     try:
       source.read(np.arange(15))
-      found = tfds_sources.cifar10('train', tmp_path).x
-      np.testing.assert_array_equal(found, whole)
+      np.testing.assert_array_equal(tfds_sources.cifar10('train', tmp_path).x, whole)
     except ValueError as error:
       assert 'cifar10/3.0.2 is damaged; delete it' in str(error)
       named += 1
   assert named > 5
-
-
-def test_the_checksums_of_mnist_are_the_official_ones():
-  """The sizes are published on its mirrors; CIFAR-10's: test_prepare.py."""
-  from tensorflow_datasets.core.download import checksums
-
-  table = checksums.get_all_url_infos()
-  assert [int(table[url].size) for url in MNISTArrays.URLS] == [9_912_422, 28_881, 1_648_877, 4_542]
-  assert prepare.NAMES == ('cifar10', 'mnist')

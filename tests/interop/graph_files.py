@@ -1,8 +1,4 @@
-"""Writes GraphDef files in protobuf's wire format, without protobuf.
-
-Field numbers are from TensorFlow's graph.proto, node_def.proto,
-attr_value.proto, tensor.proto and tensor_shape.proto.
-"""
+"""GraphDef files in protobuf's wire format; numbers are TensorFlow's."""
 
 import numpy as np
 
@@ -31,8 +27,7 @@ def shape(sizes):
 
 def tensor(array):
   kind = FLOAT if array.dtype == np.float32 else INT32
-  content = data(4, array.tobytes())
-  return number(1, kind) + data(2, shape(array.shape)) + content
+  return number(1, kind) + data(2, shape(array.shape)) + data(4, array.tobytes())
 
 
 def constant(name, content, kind=FLOAT):
@@ -52,16 +47,13 @@ def operation(name, kind, *inputs):
 
 def graph(constants):
   """Returns a graph of float constants and Inception's other nodes."""
-  jpeg = number(1, STRING) + data(2, b'') + data(8, b'')
-  size = np.array([299, 299], np.int32)
   nodes = [
-    constant('DecodeJpeg/contents', jpeg, STRING),
+    constant('DecodeJpeg/contents', number(1, STRING) + data(2, b'') + data(8, b''), STRING),
     operation('DecodeJpeg', 'DecodeJpeg', 'DecodeJpeg/contents'),
-    constant('ResizeBilinear/size', tensor(size), INT32),
+    constant('ResizeBilinear/size', tensor(np.array([299, 299], np.int32)), INT32),
     operation('Sub', 'Sub', 'ResizeBilinear', 'Sub/y'),
     # one number, in float_val and not in tensor_content
     constant('Sub/y', number(1, FLOAT) + data(2, b'') + data(5, b'\0\0\0C')),
     *(constant(name, tensor(array)) for name, array in constants.items()),
   ]
-  versions = data(4, number(1, 8))
-  return b''.join(nodes) + versions
+  return b''.join(nodes) + data(4, number(1, 8))

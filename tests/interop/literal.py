@@ -1,9 +1,4 @@
-"""Layers of other projects in float64 NumPy, NCHW as in PyTorch.
-
-A transcription of a network takes its weights from `Weights`, which makes a
-random tensor when a name is first used. A run thus also yields the names and
-shapes of the project's tensors.
-"""
+"""Layers of other projects in float64 NumPy, NCHW as in PyTorch."""
 
 import functools
 import json
@@ -18,7 +13,7 @@ silu = swish
 
 
 class Weights(dict):
-  """Tensors by name, float64 numbers that are exact in float32."""
+  """Random tensors, made when their names are first used; exact in float32."""
 
   def __init__(self, seed=0):
     super().__init__()
@@ -50,15 +45,13 @@ def conv(w, name, x, out, size=3, stride=1, padding=None):
   """PyTorch's Conv2d; padding on all sides, size // 2 by default."""
   kernel = w.get(f'{name}.weight', out, x.shape[1], size, size)
   padding = (size // 2, size // 2) if padding is None else padding
-  bias = w.get(f'{name}.bias', out)
-  return correlate(x, kernel, stride, padding) + bias[:, None, None]
+  return correlate(x, kernel, stride, padding) + w.get(f'{name}.bias', out)[:, None, None]
 
 
 def conv1d(w, name, x, out):
   """PyTorch's Conv1d of size 1, [B, C, T]."""
   kernel = w.get(f'{name}.weight', out, x.shape[1], 1)[:, :, 0]
-  bias = w.get(f'{name}.bias', out)
-  return np.einsum('bct,oc->bot', x, kernel) + bias[:, None]
+  return np.einsum('bct,oc->bot', x, kernel) + w.get(f'{name}.bias', out)[:, None]
 
 
 def linear(w, name, x, out, bias=True):
@@ -70,16 +63,14 @@ def linear(w, name, x, out, bias=True):
 def normalised(x, groups, eps):
   grouped = x.reshape(len(x), groups, -1)
   mean = grouped.mean(axis=-1, keepdims=True)
-  var = grouped.var(axis=-1, keepdims=True)
-  return ((grouped - mean) / np.sqrt(var + eps)).reshape(x.shape)
+  return ((grouped - mean) / np.sqrt(grouped.var(axis=-1, keepdims=True) + eps)).reshape(x.shape)
 
 
 def group_norm(w, name, x, groups, eps):
   c = x.shape[1]
   around = (1, c) + (1,) * (x.ndim - 2)
   scale = w.get(f'{name}.weight', c, around=1.0).reshape(around)
-  shift = w.get(f'{name}.bias', c).reshape(around)
-  return normalised(x, groups, eps) * scale + shift
+  return normalised(x, groups, eps) * scale + w.get(f'{name}.bias', c).reshape(around)
 
 
 def attend(q, k, v):
@@ -107,8 +98,7 @@ FIR = np.array([1.0, 3.0, 3.0, 1.0])
 def each_channel(x, kernel, stride, padding):
   channels = np.split(x, x.shape[1], axis=1)
   kernel = kernel[None, None]
-  parts = [correlate(c, kernel, stride, padding) for c in channels]
-  return np.concatenate(parts, axis=1)
+  return np.concatenate([correlate(c, kernel, stride, padding) for c in channels], axis=1)
 
 
 def fir_down(x, stride=2, padding=(1, 1)):
@@ -135,10 +125,7 @@ def join(*parts):
 
 
 def unet(h, block, join=join, after_down=lambda h: h):
-  """Two levels, one block each; the places have EDM's names.
-
-  block(place, h, n) has n times the channels of the first level.
-  """
+  """Two levels; block(place, h, n) has n times the first one's channels."""
   hs = [h, block('enc.8x8_block0', h, 1)]
   hs.append(after_down(block('enc.4x4_down', hs[-1], 1)))
   hs.append(block('enc.4x4_block0', hs[-1], 2))
@@ -154,20 +141,17 @@ def unet(h, block, join=join, after_down=lambda h: h):
 
 def sinusoid(noise, features, last):
   """[sin, cos] of noise * 10000^(-i / last), i < features / 2, transposed."""
-  half = features // 2
-  angles = np.outer(noise, np.exp(-np.log(10000) * np.arange(half) / last))
+  angles = np.outer(noise, np.exp(-np.log(10000) * np.arange(features // 2) / last))
   return np.sin(angles), np.cos(angles)
 
 
 def random_like(shapes, seed=0):
-  """Returns a tree of random arrays of float32."""
   rng = np.random.default_rng(seed)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
   return jax.tree.map(draw, shapes)
 
 
 def store(folder, w, options):
-  """Writes weights and their options; returns the path of the weights."""
   path = folder / 'a.safetensors'
   safetensors.numpy.save_file(w.file(), path)
   path.with_suffix('.json').write_text(json.dumps(options))
@@ -175,7 +159,6 @@ def store(folder, w, options):
 
 
 def images(size, channels=3, batch=2, seed=1):
-  """Returns random NCHW images of numbers that are exact in float32."""
   x = np.random.default_rng(seed).standard_normal((batch, channels, size, size))
   return x.astype(np.float32).astype(np.float64)
 

@@ -1,10 +1,4 @@
-"""Writes stored/: small folders of diffusers, and their networks' outputs.
-
-  python -m tests.interop.make_stored      # needs torch and diffusers
-
-All weights are random, including the scales of norms and the ends of branches.
-The tests read them without torch.
-"""
+"""Writes stored/: python -m tests.interop.make_stored; needs diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -89,14 +83,15 @@ def main():
 
 
 def equal_embeddings(model):
-  """Gives all blocks the first one's embedding, as in the released weights."""
   first = model.transformer_blocks[0].norm1.emb.state_dict()
   for block in model.transformer_blocks:
     block.norm1.emb.load_state_dict(first)
   return model
 
 
+@torch.no_grad()
 def perturb(model):
+  """Adds noise to all parameters, also those that begin at 0 or 1."""
   for parameter in model.parameters():
     parameter.add_(0.2 * torch.randn(parameter.shape))
   return model.eval()

@@ -23,16 +23,14 @@ SIGMA = np.array([0.1, 3.0])
 
 def normalized(x, axis):
   """Eq. 30 and 50: x / (1e-4 + rms)."""
-  rms = np.sqrt(np.mean(x**2, axis=axis, keepdims=True))
-  return x / (1e-4 + rms)
+  return x / (1e-4 + np.sqrt(np.mean(x**2, axis=axis, keepdims=True)))
 
 
 def mp_conv(w, name, x, out, size=0, gain=1.0):
   kernel = (size, size) if size else ()
   weight = w.get(f'{name}.weight', out, x.shape[1], *kernel)
   axes = tuple(range(1, weight.ndim))
-  fan_in = np.prod(weight.shape[1:])
-  weight = normalized(weight, axes) * (gain / np.sqrt(fan_in))
+  weight = normalized(weight, axes) * (gain / np.sqrt(np.prod(weight.shape[1:])))
   if not size:
     return x @ weight.T
   return nn.correlate(x, weight, 1, (size // 2, size // 2))
@@ -40,8 +38,7 @@ def mp_conv(w, name, x, out, size=0, gain=1.0):
 
 def mp_fourier(w, name, x, features):
   freqs = w.get(f'{name}.freqs', features, scale=6.28)
-  phases = w.get(f'{name}.phases', features, scale=6.28)
-  return np.sqrt(2.0) * np.cos(np.outer(x, freqs) + phases)
+  return np.sqrt(2.0) * np.cos(np.outer(x, freqs) + w.get(f'{name}.phases', features, scale=6.28))
 
 
 def mp_silu(x):
@@ -66,8 +63,7 @@ def block(w, place, x, emb, out):
       x = mp_conv(w, f'{name}.conv_skip', x, out, 1)
     x = normalized(x, 1)
   y = mp_conv(w, f'{name}.conv_res0', mp_silu(x), out, 3)
-  gain = w.get(f'{name}.emb_gain')
-  c = mp_conv(w, f'{name}.emb_linear', emb, out, gain=gain) + 1.0
+  c = mp_conv(w, f'{name}.emb_linear', emb, out, gain=w.get(f'{name}.emb_gain')) + 1.0
   y = mp_conv(w, f'{name}.conv_res1', mp_silu(y * c[:, :, None, None]), out, 3)
   if not encodes and x.shape[1] != out:
     x = mp_conv(w, f'{name}.conv_skip', x, out, 1)
@@ -85,10 +81,8 @@ def block(w, place, x, emb, out):
 
 def unet(w, x, noise, label):
   """Two levels of 8 and 16 channels, attention in the second."""
-  waves = mp_fourier(w, 'unet.emb_fourier', noise, 8)
-  emb = mp_conv(w, 'unet.emb_noise', waves, 16)
-  one_hot = np.sqrt(3.0) * np.eye(3)[label]
-  emb = mp_sum(emb, mp_conv(w, 'unet.emb_label', one_hot, 16), 0.5)
+  emb = mp_conv(w, 'unet.emb_noise', mp_fourier(w, 'unet.emb_fourier', noise, 8), 16)
+  emb = mp_sum(emb, mp_conv(w, 'unet.emb_label', np.sqrt(3.0) * np.eye(3)[label], 16), 0.5)
   emb = mp_silu(emb)
   h = np.concatenate([x, np.ones_like(x[:, :1])], 1)
   h = mp_conv(w, 'unet.enc.8x8_conv', h, 8, 3)
@@ -103,8 +97,7 @@ def precond(w, x, sigma, label):
   c_skip, norm = 0.25 / (s**2 + 0.25), np.sqrt(s**2 + 0.25)
   noise = np.log(sigma) / 4
   out = c_skip * x + s * 0.5 / norm * unet(w, x / norm, noise, label)
-  u = mp_fourier(w, 'logvar_fourier', noise, 6)
-  return out, mp_conv(w, 'logvar_linear', u, 1)[:, 0]
+  return out, mp_conv(w, 'logvar_linear', mp_fourier(w, 'logvar_fourier', noise, 6), 1)[:, 0]
 
 
 def test_the_network_computes_what_theirs_does(tmp_path):
@@ -123,6 +116,5 @@ def test_the_network_computes_what_theirs_does(tmp_path):
   level = dj.NoiseLevel(np.zeros(2), np.ones(2), SIGMA)
   ours = denoise(found.params, x.transpose(0, 2, 3, 1), level)
   nn.assert_close(np.asarray(ours).transpose(0, 3, 1, 2), expected)
-  head = {'params': found.more['uncertainty']}
-  ours = jax.jit(Uncertainty(6).apply)(head, np.log(SIGMA) / 4)
+  ours = jax.jit(Uncertainty(6).apply)({'params': found.more['uncertainty']}, np.log(SIGMA) / 4)
   nn.assert_close(np.asarray(ours), u)

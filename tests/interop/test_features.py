@@ -10,15 +10,14 @@ import safetensors.numpy
 
 from diffusion_jax.interop import dinov2, features
 from diffusion_jax.interop.features import Features, load_features
-from tests import as_main
+from tests import as_main, refusals
 from tests.interop.test_dinov2 import SHAPES as TWO_LAYERS
 
 SHAPES = {n: s for n, s in TWO_LAYERS.items() if 'layer.1.' not in n}
 
 
 def images(count, channels=3):
-  shape = (count, 6, 5, channels)
-  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  return np.random.default_rng(0).integers(0, 256, (count, 6, 5, channels), np.uint8)
 
 
 @jax.jit
@@ -32,8 +31,7 @@ def toy(params, x):
 def test_features_of_any_number_of_images_in_order(count, batch_size):
   found = Features(toy, np.float32(2.0), {}, batch_size)(images(count))
   x = images(count).astype(np.float64)
-  expected = 2.0 * x.mean(axis=(1, 2))
-  np.testing.assert_allclose(found['features'], expected, rtol=1e-6)
+  np.testing.assert_allclose(found['features'], 2.0 * x.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(found['logits'], x[:, 0, 0])
   assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
 
@@ -72,20 +70,6 @@ def test_a_batch_is_started_before_the_last_is_fetched():
   assert events == ['start 0', 'start 1', 'fetch 0', 'start 2', 'fetch 1', 'fetch 2']
 
 
-@pytest.mark.parametrize(
-  'x, message',
-  [
-    (images(2).astype(np.float32), 'not float32: quantise once'),
-    (images(2)[0], r'\[N, H, W, 3 or 1\], not \[6, 5, 3\]'),
-    (images(2, 4), r'not \[2, 6, 5, 4\]'),
-    (images(2)[:0], r'not \[0, 6, 5, 3\]'),
-  ],
-)
-def test_other_images_are_refused(x, message):
-  with pytest.raises(ValueError, match=message):
-    Features(toy, np.float32(1.0), {}, 2)(x)
-
-
 @pytest.fixture
 def folder(tmp_path):
   draw = np.random.default_rng(0).standard_normal
@@ -98,8 +82,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
   monkeypatch.setenv('DIFFUSION_JAX_WEIGHTS', str(folder))
   file = folder / 'model.safetensors'
   found = load_features('dinov2', batch_size=3)
-  digest = hashlib.sha256(file.read_bytes()).hexdigest()
-  assert found.protocol['weights'] == digest
+  assert found.protocol['weights'] == hashlib.sha256(file.read_bytes()).hexdigest()
   assert found.protocol['features'] == 'DINOv2 ViT of width 128, depth 1'
   network, params, _ = dinov2.read(file)
 
@@ -109,29 +92,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
     return network.apply({'params': params}, x)
 
   expected = apply(params, images(4, 1))['features']
-  ours = found(images(4, 1))['features']
-  np.testing.assert_allclose(ours, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-  'name, project', [('inception', 'pytorch-fid'), ('dinov2', 'dinov2-large')]
-)
-def test_without_weights_one_line_says_what_is_needed(name, project, tmp_path, monkeypatch):
-  monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
-  for path, message in (
-    (None, 'the environment variable DIFFUSION_JAX_WEIGHTS'),
-    (tmp_path / 'none.pb', 'none.pb is neither a file nor a folder'),
-    (tmp_path, 'is neither a file nor a folder'),
-  ):
-    with pytest.raises(ValueError, match=message) as error:
-      features.find_weights(name, path)
-    assert project in str(error.value)
-    assert '\n' not in str(error.value)
-
-
-def test_unknown_features_are_refused_with_the_known_names():
-  with pytest.raises(ValueError, match="'vgg' are not one of inception, dino"):
-    load_features('vgg')
+  np.testing.assert_allclose(found(images(4, 1))['features'], expected, atol=1e-4)
 
 
 def test_files_are_checked_and_converted(folder, capsys):
@@ -146,7 +107,27 @@ def test_files_are_checked_and_converted(folder, capsys):
 def test_a_wrong_file_ends_the_command_with_2():
   found = as_main.run(features, 'inception', __file__)
   assert found.returncode == 2
-  start = f'error: {__file__} cannot be read as the Incep'
-  assert found.stderr.startswith(start)
+  assert found.stderr.startswith(f'error: {__file__} cannot be read as the Incep')
   assert 'classify_image_graph_def.pb' in found.stderr
   assert found.stderr.count('\n') == 1
+
+
+WRONG = """
+Features(toy, 2.0, {}, 2)(images(2).astype(np.float32)) => not float32: quantise once
+Features(toy, 2.0, {}, 2)(images(2)[0]) => [N, H, W, 3 or 1], not [6, 5, 3]
+Features(toy, 2.0, {}, 2)(images(2, 4)) => not [2, 6, 5, 4]
+Features(toy, 2.0, {}, 2)(images(2)[:0]) => not [0, 6, 5, 3]
+load_features('vgg') => 'vgg' are not one of inception, dino
+features.find_weights('inception') => pytorch-fid ... the environment variable DIFFUSION_JAX_WEIGHTS
+features.find_weights('dinov2') => dinov2-large ... the environment variable DIFFUSION_JAX_WEIGHTS
+features.find_weights('dinov2', 'none.pb') => none.pb is neither a file nor a folder
+features.find_weights('dinov2', '.') => is neither a file nor a folder
+"""
+
+
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
+def test_what_is_wrong_is_named(error, call, message, tmp_path, monkeypatch):
+  monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
+  monkeypatch.chdir(tmp_path)
+  with refusals.one_line(error=error, match=message):
+    eval(call)  # The rows are our own.

@@ -42,8 +42,7 @@ def test_a_convolution_of_one_pixel_is_read_as_a_linear_layer():
   theirs = tensors()
   expected = names.read(TABLE, theirs, SHAPES)
   theirs['fc.weight'] = theirs['fc.weight'][:, :, None, None]
-  found = names.read(TABLE, theirs, SHAPES)
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  jax.tree.map(np.testing.assert_array_equal, names.read(TABLE, theirs, SHAPES), expected)
 
 
 def test_tensors_that_no_row_of_the_table_names():
@@ -61,5 +60,4 @@ def test_tensors_that_no_row_of_the_table_names():
 
 def test_long_lists_are_cut():
   assert names.listed('abc') == 'a, b, c'
-  cut = 'a, b, c, d, e, f, g, h, i, j and 3 more'
-  assert names.listed('abcdefghijklm') == cut
+  assert names.listed('abcdefghijklm') == 'a, b, c, d, e, f, g, h, i, j and 3 more'

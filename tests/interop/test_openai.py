@@ -29,8 +29,7 @@ def residual(w, name, x, emb, out, scale_shift, resample=None):
   h = nn.silu(norm(w, f'{name}.in_layers.0', x))
   h, x = (resample(h), resample(x)) if resample else (h, x)
   h = nn.conv(w, f'{name}.in_layers.2', h, out)
-  both = out * (1 + scale_shift)
-  e = nn.linear(w, f'{name}.emb_layers.1', nn.silu(emb), both)
+  e = nn.linear(w, f'{name}.emb_layers.1', nn.silu(emb), out * (1 + scale_shift))
   e = e[:, :, None, None]
   if scale_shift:
     scale, shift = e[:, :out], e[:, out:]
@@ -110,10 +109,8 @@ def unet(w, x, noise, f, out=3, label=None):
 def test_improved_diffusions_network():
   """Added embedding, convolutions between levels, four heads, legacy order."""
   w, x = nn.Weights(), nn.images(8)
-  f = dict(scale_shift=False, updown=False, heads=4, new=False)
-  expected = unet(w, x, NOISE, f)
-  flags = TINY | dict(use_scale_shift_norm=False)
-  found = openai.from_tensors(w.file(), 'improved', **flags)
+  expected = unet(w, x, NOISE, dict(scale_shift=False, updown=False, heads=4, new=False))
+  found = openai.from_tensors(w.file(), 'improved', **TINY | dict(use_scale_shift_norm=False))
   nn.assert_close(nn.apply(found, x, NOISE), expected)
 
 
@@ -129,10 +126,7 @@ def bilinear(x, factor):
 
 
 def test_guided_diffusions_network_that_enlarges():
-  """Labels, six outputs, the new order, residual blocks between levels.
-
-  The network sees the small image after its own.
-  """
+  """Labels, six outputs, the new order, residual blocks between levels."""
   w, x, small = nn.Weights(1), nn.images(8), nn.images(4, seed=2)
   label, both = np.array([6, 0]), np.concatenate([x, bilinear(small, 2)], 1)
   f = dict(scale_shift=True, updown=True, heads=2, new=True)
@@ -146,8 +140,7 @@ def test_guided_diffusions_network_that_enlarges():
   assert conditioning['labels'] is True
   assert conditioning['image'] == {'name': 'superres', 'factor': 2}
   assert 'bilinear' in found.notes[0]
-  sampler = found.sections['sampling']['sampler']
-  assert sampler == {'name': 'ancestral', 'variance': 'learned'}
+  assert found.sections['sampling']['sampler'] == {'name': 'ancestral', 'variance': 'learned'}
 
 
 def test_the_noisy_classifier():
@@ -185,8 +178,7 @@ def test_the_noisy_classifier():
 def make(model, known=1000, **flags):
   """Returns a model with `known` classes, if it has classes."""
   chosen = openai.choose_flags(model, **flags)
-  classes = chosen.class_cond or chosen.classifier
-  return openai.describe(chosen, known if classes else 0)
+  return openai.describe(chosen, known if chosen.class_cond or chosen.classifier else 0)
 
 
 def test_the_steps_are_those_of_the_projects():

@@ -1,6 +1,7 @@
 import pytest
 
 from diffusion_jax.interop.options import check, complete, typed
+from tests import refusals
 
 DEFAULTS = dict(channels=128, rate=0.1, remat=False, multipliers=(1, 2), groups=None)
 
@@ -15,36 +16,24 @@ def test_options_replace_defaults():
   'given, expected', [('0.5,2', (0.5, 2)), (3, (3,)), ([1, 2.0], (1, 2)), ('', ())]
 )
 def test_several_numbers(given, expected):
-  found = typed('unet', DEFAULTS, {'multipliers': given})
-  assert found == {'multipliers': expected}
+  assert typed('unet', DEFAULTS, {'multipliers': given}) == {'multipliers': expected}
 
 
-def test_unknown_ones_are_refused_with_the_known_ones():
-  message = 'options of unet: chanels; known are channels, rate, remat'
-  with pytest.raises(ValueError, match=message):
-    complete('unet', DEFAULTS, {'chanels': 64})
+OPTIONS = {'act': 'gelu', 'depth': 3}
+WRONG = """
+complete('unet', DEFAULTS, {'chanels': 64}) => options of unet: chanels; known are channels, rate
+typed('unet', DEFAULTS, {'channels': '64'}) => unet: the option channels='64' must be a number
+typed('unet', DEFAULTS, {'channels': True}) => unet: the option channels=True must be a number
+typed('unet', DEFAULTS, {'remat': 'yes'}) => unet: the option remat='yes' must be True or False
+typed('unet', DEFAULTS, {'multipliers': '1,b'}) => multipliers='1,b' must be numbers, such as 32,16
+check('unet', OPTIONS, {'act': ('silu', 'id')}) => unet: act='gelu' has no counterpart here: it can
+  be 'silu' or 'id'
+check('unet', OPTIONS, {'depth': 'it is odd'}, 'in torch') => depth=3 ... in torch: it is odd
+"""
 
 
-@pytest.mark.parametrize(
-  'name, value, expected',
-  [
-    ('channels', '64', 'a number'),
-    ('channels', True, 'a number'),
-    ('remat', 'yes', 'True or False'),
-    ('multipliers', '1,b', 'numbers, such as 32,16,8'),
-  ],
-)
-def test_values_of_another_kind_are_refused(name, value, expected):
-  message = f'unet: the option {name}={value!r} must be {expected}'
-  with pytest.raises(ValueError, match=message):
-    typed('unet', DEFAULTS, {name: value})
-
-
-def test_what_has_no_counterpart_is_refused_with_what_has():
-  options = {'act': 'gelu', 'depth': 3}
-  check('unet', options, {'act': ('gelu', 'silu'), 'depth': ''})
-  message = "unet: act='gelu' has no counterpart here: it can be 'silu' or 'id'"
-  with pytest.raises(ValueError, match=message):
-    check('unet', options, {'act': ('silu', 'id')})
-  with pytest.raises(ValueError, match='depth=3 .* in torch: it is odd'):
-    check('unet', options, {'depth': 'it is odd'}, 'in torch')
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
+def test_what_is_wrong_is_named(error, call, message):
+  check('unet', OPTIONS, {'act': ('gelu', 'silu'), 'depth': ''})
+  with refusals.one_line(error=error, match=message):
+    eval(call)  # The rows are our own.

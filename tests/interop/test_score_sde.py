@@ -21,8 +21,7 @@ def norm(w, name, x):
 def nin(w, name, x):
   c = x.shape[1]
   kernel = w.get(f'{name}.W', c, c, scale=c**-0.5)  # [in, out]
-  out = np.einsum('bihw,io->bohw', x, kernel)
-  return out + w.get(f'{name}.b', c)[:, None, None]
+  return np.einsum('bihw,io->bohw', x, kernel) + w.get(f'{name}.b', c)[:, None, None]
 
 
 class Modules:
@@ -52,8 +51,7 @@ class Modules:
     if resample:
       h, x = resample(h), resample(x)
     h = nn.conv(w, f'{name}.Conv_0', h, out)
-    e = nn.linear(w, f'{name}.Dense_0', nn.silu(temb), out)
-    h = h + e[:, :, None, None]
+    h = h + nn.linear(w, f'{name}.Dense_0', nn.silu(temb), out)[:, :, None, None]
     h = nn.conv(w, f'{name}.Conv_1', nn.silu(norm(w, f'{name}.GroupNorm_1', h)), out)
     if resample or c != out:
       x = nn.conv(w, f'{name}.Conv_2', x, out, size=1)
@@ -86,8 +84,7 @@ def ncsnpp(w, x, sigma):
 
 def ddpmpp(w, x, labels):
   """recipes 5: the sinusoid of 999 t; means and repeated pixels."""
-  temb = np.concatenate(nn.sinusoid(labels, 32, last=15), axis=1)
-  return unet(Modules(w), x, temb, nn.MEANS)
+  return unet(Modules(w), x, np.concatenate(nn.sinusoid(labels, 32, last=15), axis=1), nn.MEANS)
 
 
 def unet(m, x, temb, resample, **options):
@@ -97,8 +94,7 @@ def unet(m, x, temb, resample, **options):
 
   def block(place, h, n):
     h = m.block(h, temb, 32 * n, resample.get(place))
-    attends = place in nn.ATTENDS and place != 'dec.4x4_block0'
-    return m.attention(h) if attends else h
+    return m.attention(h) if place in nn.ATTENDS and place != 'dec.4x4_block0' else h
 
   h = nn.unet(m.conv(x, 32), block, **options)
   return m.conv(nn.silu(m.norm(h)), 3)
@@ -161,8 +157,7 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
   path.write_bytes(serialization.msgpack_serialize(state))
   found = score_sde.load(path, **TINY)
   nn.assert_close(nn.apply(found, x, LABELS), expected)
-  trained = score_sde.load(path, ema=False, **TINY).params
-  assert not any(a.any() for a in jax.tree.leaves(trained))
+  assert not any(a.any() for a in jax.tree.leaves(score_sde.load(path, ema=False, **TINY).params))
   assert found.sections['schedule']['name'] == 'linear_vp'
   assert found.sections['noise_input'] == {'name': 'time', 'scale': 999.0}
 
@@ -170,11 +165,10 @@ def test_the_parameters_of_legacy_flax(theirs, tmp_path):
 def checkpoint(w):
   """Returns their state with a DataParallel model, as torch.save gets it."""
   model = {f'module.{n}': np.zeros_like(x) for n, x in w.file().items()}
-  shadows = list(w.file().values())
   return {
     'optimizer': {'state': {0: {'exp_avg': np.ones(3)}}},
     'model': {'module.sigmas': np.ones(1000)} | model,
-    'ema': {'decay': 0.9999, 'num_updates': 9, 'shadow_params': shadows},
+    'ema': {'decay': 0.9999, 'num_updates': 9, 'shadow_params': list(w.file().values())},
     'step': 9,
   }
 
@@ -186,8 +180,7 @@ def ordered(w):
 
   def place(name):
     _, n, *layer, leaf = name.split('.')
-    first = leaf in ('weight', 'W')
-    return int(n), inner.index(layer[0]) if layer else 0, not first
+    return int(n), inner.index(layer[0]) if layer else 0, leaf not in ('weight', 'W')
 
   in_order = nn.Weights()
   in_order.update({name: w[name] for name in sorted(w, key=place)})
@@ -216,16 +209,14 @@ def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
   nn.assert_close(-nn.apply(found, x, np.log(2 * sigma)), expected)
   assert found.sections['schedule']['sigma_max'] == 100.0
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
-  params = {'params_ema': legacy_flax(w)}
-  flax = score_sde.from_tensors(files.flatten(params), VE, **TINY).params
+  flax = score_sde.from_tensors(files.flatten({'params_ema': legacy_flax(w)}), VE, **TINY).params
   assert jax.tree.all(jax.tree.map(np.array_equal, flax, found.params))
 
 
 def test_the_averages_of_a_pth_are_a_list(theirs):
   w, x, expected = theirs
   tensors = files.flatten(checkpoint(ordered(w)))
-  found = score_sde.from_tensors(tensors, MODEL, **TINY)
-  nn.assert_close(nn.apply(found, x, LABELS), expected)
+  nn.assert_close(nn.apply(score_sde.from_tensors(tensors, MODEL, **TINY), x, LABELS), expected)
   trained = score_sde.from_tensors(tensors, MODEL, ema=False, **TINY)
   assert not any(a.any() for a in jax.tree.leaves(trained.params))
 
@@ -237,8 +228,7 @@ def test_a_pth_is_read_by_torch(theirs, tmp_path):
   # weights as tensors; jax.tree would sort the names
   state = checkpoint(w)
   state['model'] = {n: torch.tensor(x) for n, x in state['model'].items()}
-  shadows = [torch.tensor(x) for x in state['ema']['shadow_params']]
-  state['ema'] |= {'shadow_params': shadows}
+  state['ema'] |= {'shadow_params': [torch.tensor(x) for x in state['ema']['shadow_params']]}
   state['optimizer'] = {'state': {0: {'exp_avg': torch.ones(3)}}}
   torch.save(state, tmp_path / 'checkpoint_8.pth')
   found = score_sde.load(tmp_path / 'checkpoint_8.pth', MODEL, **TINY).params
@@ -251,15 +241,13 @@ def describe(style, model=MODEL, **options):
 
 
 def test_the_process_of_the_sub_vp_sde():
-  name = 'subvp/cifar10_ddpmpp_continuous'
-  model = describe(score_sde.TORCH, name, **TINY)
+  model = describe(score_sde.TORCH, 'subvp/cifar10_ddpmpp_continuous', **TINY)
   assert model.sections['schedule']['name'] == 'sub_vp'
 
 
 def test_the_discrete_network_has_the_steps_of_ddpm():
   """recipes 5: beta(t) / N, 1e-4 to 2e-2, and labels 0..999."""
-  model = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp', **TINY)
-  sections = model.sections
+  sections = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp', **TINY).sections
   assert sections['noise_input'] == {'name': 'step'}
   ends = sections['schedule']['start'], sections['schedule']['end']
   np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
@@ -268,8 +256,7 @@ def test_the_discrete_network_has_the_steps_of_ddpm():
 def test_averages_of_another_network_are_refused(theirs):
   tensors = files.flatten(checkpoint(ordered(theirs[0])))
   del tensors['model/module.all_modules.6.NIN_1.W']
-  message = '154 tensors, do not have the shapes of'
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match='154 tensors, do not have the shapes of'):
     score_sde.from_tensors(tensors, MODEL, **TINY)
 
 

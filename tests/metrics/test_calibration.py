@@ -1,8 +1,4 @@
-"""Tests of calibration on sbibm's gaussian_linear, which has a closed form.
-
-theta ~ N(0, 0.1 I), x ~ N(theta, 0.1 I), both in 10 dimensions; theta given x
-is N(x / 2, 0.05 I).
-"""
+"""Calibration on sbibm's gaussian_linear, theta and x - theta ~ N(0, 0.1 I)."""
 
 import numpy as np
 import pytest
@@ -15,7 +11,6 @@ DEFECTS = 'exact', 'narrow', 'shifted', 'prior'
 
 
 def arrays(defect, seed=0, pairs=1000, n=99, d=D):
-  """Returns (samples, reference) for draws with a defect."""
   rng = np.random.default_rng(seed)
   truth = rng.normal(size=(pairs, d)) * VARIANCE**0.5
   x = truth + rng.normal(size=(pairs, d)) * VARIANCE**0.5
@@ -45,12 +40,7 @@ SEEN = {
   'shifted': ('sbc_ks', 'sbc_chi2', 'density_p', 'tarp_p'),
   'prior': ('tarp_p',),
 }
-BLIND = {
-  'exact': P_VALUES,
-  'narrow': (),
-  'shifted': (),
-  'prior': ('sbc_ks', 'sbc_chi2', 'interval_p', 'density_p'),
-}
+BLIND = {'exact': P_VALUES, 'narrow': (), 'shifted': (), 'prior': P_VALUES[:4]}
 
 
 @pytest.mark.parametrize('defect', DEFECTS)
@@ -85,16 +75,12 @@ CONTRACTIONS = {'exact': 0.5, 'shifted': 0.5, 'narrow': 1 - 0.405, 'prior': 0.0}
 
 @pytest.mark.parametrize('defect', DEFECTS)
 def test_contraction_and_densities_have_closed_forms(defect):
-  """The prior's variance is 0.1, the posterior's 0.05 and 0.9^2 of it.
-
-  Draws of the prior pass sbc; their contraction of 0 shows it.
-  """
+  """The prior's variance is 0.1, the posterior's 0.05 and 0.9^2 of it."""
   contraction, posterior, prior = table.OF_PAIRS['contraction']().compute(*SETS[defect])
   exact = CONTRACTIONS[defect]
   value, error = contraction.estimate
   assert abs(value - exact) < 4.5 * error < 0.1
-  log_q = SETS[defect][1]['log_q']
-  np.testing.assert_allclose(posterior.estimate.value, log_q.mean())
+  np.testing.assert_allclose(posterior.estimate.value, SETS[defect][1]['log_q'].mean())
   # The fitted covariance of 1,000 draws is D (D + 3) / 4,000 too good.
   entropy = 0.5 * D * np.log(2.0 * np.pi * np.e * VARIANCE)
   error = (D / 2 / 1000) ** 0.5
@@ -118,8 +104,7 @@ def test_the_error_of_contraction_is_its_deviation_over_sets():
 def test_contraction_leaves_out_what_never_changes(rng):
   """A box has the density 1 / volume; a constant has no density."""
   truth = rng.uniform(-3.0, 3.0, (2000, 2))
-  log_prior = calibration.prior_log_density(truth)
-  np.testing.assert_allclose(log_prior, -2 * np.log(6.0), atol=0.01)
+  np.testing.assert_allclose(calibration.prior_log_density(truth), -2 * np.log(6.0), atol=0.01)
   truth = np.insert(truth, 1, 0.1, axis=1)
   draws = truth[:, None] + rng.normal(size=(2000, 9, 3)) * [1.0, 0.0, 0.5]
   each = calibration.contractions(draws, truth).mean(axis=0)
@@ -127,27 +112,6 @@ def test_contraction_leaves_out_what_never_changes(rng):
   [score] = calibration.contraction().compute({'draws': draws}, {'truth': truth})
   assert 'of parameter 0 of 3' in score.note
   np.testing.assert_allclose(score.estimate.value, np.nanmean(each))
-
-
-def test_p_values_of_exact_draws_are_uniform():
-  """The p-values are of single tests, over 100 repeats."""
-  found = {name: [] for name in ('sbc', 'interval', 'density', 'tarp')}
-  for seed in range(100):
-    samples, reference = arrays('exact', seed + 1, pairs=200, n=19, d=2)
-    draws, truth = samples['draws'], reference['truth']
-    centres = calibration.regression_references(reference['context'], truth, num_folds=5)
-    levels = {
-      'sbc': calibration.rank_levels(draws, truth, seed)[:, 0],
-      'interval': calibration.interval_levels(draws, truth, seed)[:, 1],
-      'density': calibration.density_levels(samples['log_q'], reference['log_q'], seed),
-      'tarp': calibration.tarp_levels(draws, truth, centres, seed),
-    }
-    for name, level in levels.items():
-      found[name].append(calibration.uniformity(level))
-  for name, pairs in found.items():
-    for p_values in np.array(pairs).T:
-      # 4.5 standard errors
-      assert stats.kstest(p_values, 'uniform').pvalue > 7e-6, name
 
 
 def bernoulli(rng, x):
@@ -179,8 +143,7 @@ def test_draws_that_equal_the_truth_are_calibrated(draw):
     calibration.density_levels(np.zeros((m, n)), np.zeros(m)),  # flat
   ):
     assert stats.kstest(levels, 'uniform').pvalue > 1e-4
-    share = calibration.coverage(levels, 0.9)
-    assert abs(share.fraction - 0.9) < 4.5 * (0.09 / m) ** 0.5
+    assert abs(calibration.coverage(levels, 0.9).fraction - 0.9) < 4.5 * (0.09 / m) ** 0.5
 
 
 def test_equal_numbers_share_their_levels():
@@ -215,14 +178,6 @@ def test_errors_of_coverage_are_of_all_pairs(rng):
     assert 0.5 < share < 0.9 and p.note.startswith('200 pairs')
 
 
-def test_tarp_with_references_of_the_prior_does_not_see_the_prior():
-  samples, reference = SETS['prior']
-  rng = np.random.default_rng(5)
-  centres = rng.normal(size=(1000, D)) * VARIANCE**0.5
-  levels = calibration.tarp_levels(samples['draws'], reference['truth'], centres)
-  assert calibration.uniformity(levels).ks > 0.01
-
-
 def test_ranks_are_counts_of_lower_draws(rng):
   draws, truth = rng.normal(size=(7, 4, 2)), rng.normal(size=(7, 2))
   found = calibration.rank_levels(draws, truth)
@@ -230,8 +185,7 @@ def test_ranks_are_counts_of_lower_draws(rng):
     [sum(draws[i, k, j] < truth[i, j] for k in range(4)) for j in range(2)] for i in range(7)
   ]
   np.testing.assert_array_equal(np.floor(found * 5), counts)
-  middle = calibration.interval_levels(draws, truth)
-  np.testing.assert_allclose(middle, np.abs(2.0 * found - 1.0))
+  np.testing.assert_allclose(calibration.interval_levels(draws, truth), np.abs(2.0 * found - 1.0))
 
 
 def test_levels_of_exact_draws_are_masses_of_regions():
@@ -282,8 +236,7 @@ def test_coverage_is_a_share_with_a_binomial_band():
   half = 1.96 * np.sqrt(found.mass * (1.0 - found.mass) / 1000)
   np.testing.assert_allclose(found.high - found.mass, half, atol=6e-4)
   np.testing.assert_allclose(found.mass - found.low, half, atol=6e-4)
-  columns = np.stack([levels, levels**2], axis=1)
-  shares = calibration.coverage(columns, [0.25, 0.81]).fraction
+  shares = calibration.coverage(np.stack([levels, levels**2], axis=1), [0.25, 0.81]).fraction
   np.testing.assert_allclose(shares, [[0.25, 0.5], [0.81, 0.9]])
 
 

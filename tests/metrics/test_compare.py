@@ -1,7 +1,6 @@
 """The command as typed, on files as other projects write them."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from diffusion_jax.data.images import write_png
 from diffusion_jax.metrics import compare, fid, mmd
 from diffusion_jax.metrics.manifolds import precision_recall
 from tests import as_main
+from tests.refusals import one_line
 
 
 @pytest.fixture
@@ -30,7 +30,6 @@ def run(capsys, *args):
 
 
 def test_the_reference_of_adm(files, capsys, tmp_path):
-  """The distance is to mu and sigma, precision to the images of the file."""
   samples, reference, statistics, paths = files
   written = tmp_path / 'result.json'
   out = run(capsys, *paths, '--features=pixels', f'--json={written}')
@@ -43,15 +42,7 @@ def test_the_reference_of_adm(files, capsys, tmp_path):
     found['metrics']['recall']['value'], precision_recall(x, y).recall.value
   )
   # neither logits nor spatial features, labels nor held-out images
-  assert set(found['metrics']) == {
-    'fd',
-    'kid',
-    'precision',
-    'recall',
-    'density',
-    'coverage',
-    'cmmd',
-  }
+  assert set(found['metrics']) == {*'fd kid precision recall density coverage cmmd'.split()}
   assert found['protocol']['features'] == 'pixels'
   assert found['protocol']['num_samples'] == 60
   assert out.startswith('fd ') and 'num_reference 50' in out
@@ -61,8 +52,7 @@ def test_the_reference_of_edm_has_statistics_alone(files, capsys, tmp_path):
   samples, _, statistics, paths = files
   path = tmp_path / 'edm.npz'
   np.savez(path, mu=statistics.mean, sigma=statistics.covariance)
-  out = run(capsys, paths[0], path, '--features=pixels', '--bootstrap=0')
-  first, *others = out.splitlines()
+  first, *others = run(capsys, paths[0], path, '--features=pixels', '--bootstrap=0').splitlines()
   assert first.split()[0] == 'fd' and others[-1].startswith('samples ')
   assert 'not computed: kid needs images of the reference' in others
   with pytest.raises(ValueError, match='kid needs images of the reference'):
@@ -70,21 +60,16 @@ def test_the_reference_of_edm_has_statistics_alone(files, capsys, tmp_path):
 
 
 def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
-  """The statistics give the distance that the images gave."""
   samples, reference, _, paths = files
   for i, picture in enumerate(reference):
     (tmp_path / 'images').mkdir(exist_ok=True)
     write_png(tmp_path / 'images' / f'{i:03d}.png', picture)
   own = tmp_path / 'own.npz'
   options = '--features=pixels', '--metrics=fd', '--bootstrap=0'
-  args = paths[0], tmp_path / 'images', *options
-  out = run(capsys, *args, f'--statistics={own}')
-  again = run(capsys, paths[0], own, *options)
-  assert out.splitlines()[0] == again.splitlines()[0]
+  out = run(capsys, paths[0], tmp_path / 'images', *options, f'--statistics={own}')
+  assert out.splitlines()[0] == run(capsys, paths[0], own, *options).splitlines()[0]
   x = reference.reshape(50, -1) / 255.0
-  kept = fid.given(image_sets.read(own).arrays)
-  assert kept is not None
-  np.testing.assert_allclose(kept.mean, x.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(fid.given(image_sets.read(own).arrays).mean, x.mean(axis=0), rtol=1e-5)
   with np.load(own) as stored:
     content = dict(stored)
   protocol = json.loads(str(content.pop('protocol')))
@@ -94,33 +79,24 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
     run(capsys, paths[0], own, *options)
 
 
+LEAST = {'fd': 2, 'kid': 2, 'is': 10, 'pr': 4}
+ONE_SAMPLE = [f'{name} needs {n} images of the samples: there are 1' for name, n in LEAST.items()]
+FEW = [
+  'is needs 10 images of the samples: there are 2',
+  'pr needs 4 images of the samples and 4 of the reference: there are 2 and 3',
+  'dc needs 6 images of the reference: there are 3',
+]
+
+
 @pytest.mark.parametrize(
   'sizes, computed, reasons',
   [
-    (
-      (1, 40),
-      'density coverage cmmd',
-      [
-        'fd needs 2 images of the samples: there are 1',
-        'kid needs 2 images of the samples: there are 1',
-        'is needs 10 images of the samples: there are 1',
-        'pr needs 4 images of the samples: there are 1',
-      ],
-    ),
-    (
-      (2, 3),
-      'fd kid cmmd',
-      [
-        'is needs 10 images of the samples: there are 2',
-        'pr needs 4 images of the samples and 4 of the reference: there are 2 and 3',
-        'dc needs 6 images of the reference: there are 3',
-      ],
-    ),
+    ((1, 40), 'density coverage cmmd', ONE_SAMPLE),
+    ((2, 3), 'fd kid cmmd', FEW),
     ((10, 6), 'fd kid is precision recall density coverage cmmd', []),
   ],
 )
 def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
-  """Each metric is computed, or a line says what it needs."""
   paths = [tmp_path / f'{name}.npz' for name in ('samples', 'reference')]
   for path, size in zip(paths, sizes, strict=True):
     np.savez(path, arr_0=rng.integers(0, 256, (size, 8, 8, 1), np.uint8))
@@ -137,7 +113,6 @@ def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
 
 
 def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
-  """The other metrics are printed and written before."""
   samples, _, _, paths = files
   np.savez(tmp_path / 'few.npz', arr_0=samples[:3])
   args = tmp_path / 'few.npz', paths[0], '--features=pixels', '--metrics=pr,fd'
@@ -148,7 +123,6 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
 
 
 def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
-  """It gets the images and the arrays stored with them, without features."""
   samples, _, _, paths = files
   (tmp_path / 'my_brightness.py').write_text(
     'from diffusion_jax.metrics.estimates import mean\n'
@@ -172,15 +146,8 @@ def test_copies_of_the_reference_are_shown(files, capsys, tmp_path):
   copied = tmp_path / 'copied.npz'
   np.savez(copied, arr_0=reference[::-1][:30])
   sheet = tmp_path / 'pairs.png'
-  out = run(
-    capsys,
-    copied,
-    paths[1],
-    '--features=pixels',
-    '--metrics=memorisation',
-    f'--held_out={paths[0]}',
-    f'--sheet={sheet}',
-  )
+  options = '--features=pixels', '--metrics=memorisation', f'--sheet={sheet}'
+  out = run(capsys, copied, paths[1], f'--held_out={paths[0]}', *options)
   lines = {line.split()[0]: line.split()[1] for line in out.splitlines()}
   assert lines['closer'] == lines['copied'] == '1'
   assert float(lines['nearest']) == 0.0 < float(lines['nearest_held_out'])
@@ -217,47 +184,31 @@ def test_labels_and_classes_of_digits(capsys, tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['a'], 'arguments are required: reference'),
-    (['a', 'b', '--feature=x'], 'unrecognized arguments: --feature=x'),
-    (['a', 'b', '--bootstrap=-1'], 'give an integer of at least 0'),
-    (['a', 'b', '--batch_size=0'], 'give an integer of at least 1'),
-    (['a', 'b'], 'file or folder a not found'),
+    ('a', 'arguments are required: reference'),
+    ('a b --feature=x', 'unrecognized arguments: --feature=x'),
+    ('a b --bootstrap=-1', 'give an integer of at least 0'),
+    ('a b --batch_size=0', 'give an integer of at least 1'),
+    ('a b', 'file or folder a not found'),
+    ('samples.npz uneven.npz --features=pixels', 'uneven.npz: mu is [3] and sigma [2, 2]'),
+    ('samples.npz large.npz --features=pixels', '32 numbers, and the samples have 9'),
+    ('samples.npz VIRTUAL.npz --features=digits', 'digits must be [N, 8, 8, 1]'),
+    ('samples.npz VIRTUAL.npz --features=pixels --metrics=x', "metric 'x' is not one of fd, sfd"),
+    ('samples.npz VIRTUAL.npz --metrics=json:three', "no attribute 'three'"),
+    ('samples.npz VIRTUAL.npz --metrics=none:three', "No module named 'none'"),
   ],
 )
-def test_other_commands_are_refused(arguments, message):
-  with pytest.raises((ValueError, OSError), match=message):
-    compare.main(arguments)
+def test_other_commands_are_refused(arguments, message, files, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  np.savez('uneven.npz', mu=np.zeros(3), sigma=np.eye(2))
+  np.savez('large.npz', mu=np.zeros(32), sigma=np.eye(32))
+  with one_line(message, error=(ValueError, OSError)):
+    compare.main(arguments.split())
 
 
-def test_mistakes_with_files_are_one_line(files, tmp_path):
-  paths = files[-1]
-  found = as_main.run(compare, *paths)
+def test_a_mistake_ends_the_command_with_2(files):
+  found = as_main.run(compare, *files[-1])
   assert found.returncode == 2 and found.stderr.count('\n') == 1
   assert 'choose --features, one of inception, din' in found.stderr
-  with pytest.raises(ValueError, match=r'm.npz: mu is \[3\] and sigma \[2, 2\]'):
-    np.savez(tmp_path / 'm.npz', mu=np.zeros(3), sigma=np.eye(2))
-    compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
-  with pytest.raises(ValueError, match='32 numbers, and the samples have 9'):
-    np.savez(tmp_path / 'm.npz', mu=np.zeros(32), sigma=np.eye(32))
-    compare.main([str(paths[0]), str(tmp_path / 'm.npz'), '--features=pixels'])
-  with pytest.raises(ValueError, match=r'digits must be \[N, 8, 8, 1\]'):
-    compare.main([*map(str, paths), '--features=digits'])
-  with pytest.raises(ValueError, match="metric 'x' is not one of fd"):
-    compare.main([*map(str, paths), '--features=pixels', '--metrics=x'])
-
-
-def test_a_metric_of_a_module_is_found_by_its_name(tmp_path, monkeypatch):
-  (tmp_path / 'my_metrics.py').write_text('def two(k=2): return k\n')
-  monkeypatch.syspath_prepend(tmp_path)
-  assert compare.make('my_metrics:two', 10) == 2
-  monkeypatch.delitem(sys.modules, 'my_metrics')
-  for name, message in (
-    ('my_metrics:three', "no attribute 'three'"),
-    ('none:three', "No module named 'none'"),
-    ('fid2', "metric 'fid2' is not one of fd, sfd"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      compare.make(name, 10)
 
 
 def test_values_are_standardised_by_the_reference(files, capsys, tmp_path):
@@ -274,15 +225,7 @@ def test_values_are_standardised_by_the_reference(files, capsys, tmp_path):
   np.testing.assert_allclose(found['metrics']['fd']['value'], expected)
   assert found['protocol']['preprocessing'].startswith('standardised by ')
 
-  metrics = '--metrics=c2st,sliced_w2,energy,moments'
-  run(capsys, paths[0], own, metrics, *options)
+  run(capsys, paths[0], own, '--metrics=c2st,sliced_w2,energy,moments', *options)
   found = json.loads(written.read_text())['metrics']
-  assert {*found} == {
-    'c2st',
-    'sliced_w2',
-    'energy',
-    'moments_mean',
-    'moments_std',
-    'moments_correlation',
-  }
+  assert {*found} == {*'c2st sliced_w2 energy moments_mean moments_std moments_correlation'.split()}
   np.testing.assert_allclose(found['energy']['value'], mmd.energy_distance(x, y).value)

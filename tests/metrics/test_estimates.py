@@ -4,8 +4,7 @@ from diffusion_jax.metrics.estimates import bootstrap, mean
 
 
 def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_n():
-  found = mean(np.array([1.0, 2.0, 3.0, 6.0]))
-  np.testing.assert_allclose(found, (3.0, (14 / 3 / 4) ** 0.5))
+  np.testing.assert_allclose(mean(np.array([1.0, 2.0, 3.0, 6.0])), (3.0, (14 / 3 / 4) ** 0.5))
   np.testing.assert_equal(mean(np.array([3.0])), (3.0, np.nan))
 
 

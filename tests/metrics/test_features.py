@@ -24,8 +24,7 @@ def test_pixels_are_levels_over_255(pictures):
 def test_the_arrays_of_an_extractor_are_known(name):
   side = 16 if name == 'shapes' else 8
   pictures = np.zeros((2, side, side, 3 if name == 'shapes' else 1), np.uint8)
-  found = features.make(name).extract(pictures)
-  assert sorted(found) == sorted(features.ARRAYS[name])
+  assert sorted(features.make(name).extract(pictures)) == sorted(features.ARRAYS[name])
 
 
 def test_batches_are_joined_and_counted(pictures):
@@ -33,8 +32,7 @@ def test_batches_are_joined_and_counted(pictures):
   counts = []
   batches = (pictures[a:b] for a, b in ((0, 3), (3, 6), (6, 7)))
   found = features.join(features.each(extractor, batches, counts.append))
-  whole = extractor.extract(pictures)['features']
-  np.testing.assert_array_equal(found['features'], whole)
+  np.testing.assert_array_equal(found['features'], extractor.extract(pictures)['features'])
   assert counts == [3, 3, 1]
 
 

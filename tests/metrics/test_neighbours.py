@@ -2,31 +2,23 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data.sources import ArraySource
-from diffusion_jax.metrics.neighbours import (
-  each_block,
-  inside,
-  inside_or_on,
-  nearest,
-  nearest_examples,
-  radii,
-)
+from diffusion_jax.metrics import neighbours
 
 LINE = np.array([[0.0], [1.0], [3.0], [7.0]])
 
 
 def test_radii_of_points_on_a_line():
-  np.testing.assert_allclose(radii(LINE, 1), [1.0, 1.0, 2.0, 4.0])
-  np.testing.assert_allclose(radii(LINE, 3), [7.0, 6.0, 4.0, 7.0])
+  np.testing.assert_allclose(neighbours.radii(LINE, 1), [1.0, 1.0, 2.0, 4.0])
+  np.testing.assert_allclose(neighbours.radii(LINE, 3), [7.0, 6.0, 4.0, 7.0])
+  # A copy is a neighbour, and the point itself is not.
+  copies = np.array([[2.0], [2.0], [5.0]])
+  np.testing.assert_array_equal(neighbours.radii(copies, 1), [0.0, 0.0, 3.0])
   with pytest.raises(ValueError, match='4 images have no neighbour number 4'):
-    radii(LINE, 4)
-
-
-def test_a_copy_is_a_neighbour_and_the_point_itself_is_not():
-  np.testing.assert_array_equal(radii(np.array([[2.0], [2.0], [5.0]]), 1), [0.0, 0.0, 3.0])
+    neighbours.radii(LINE, 4)
 
 
 def test_nearest_rows_of_points_on_a_line():
-  distance, index = nearest(np.array([[2.9], [100.0]]), LINE)
+  distance, index = neighbours.nearest(np.array([[2.9], [100.0]]), LINE)
   np.testing.assert_allclose(distance, [0.1, 93.0])
   np.testing.assert_array_equal(index, [2, 3])
 
@@ -38,20 +30,18 @@ def test_neighbours_are_the_nearest_of_all_parts():
   source = ArraySource(levels, levels=17)
   samples = generator.uniform(-1.0, 1.0, (6, 3, 3, 1))
   samples[0] = levels[33] / 8 - 1
-  values = source.facts.x
-  found, distance = nearest_examples(values, samples, source, size=7)
+  found, distance = neighbours.nearest_examples(source.facts.x, samples, source, size=7)
   b = levels.astype(float) / 8 - 1
   pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
   index = pairs.argmin(axis=1)
   assert index[0] == 33
   np.testing.assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
-  expected = np.rint(levels[index] * (255 / 16))
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(found, np.rint(levels[index] * (255 / 16)))
 
 
 def test_blocks_are_joined_in_order(monkeypatch):
   """At 0.001 MB a block has 125 distances, 31 rows of 4."""
-  monkeypatch.setattr('diffusion_jax.metrics.neighbours._MEGABYTES', 0.001)
+  monkeypatch.setattr(neighbours, '_MEGABYTES', 0.001)
   x = np.random.default_rng(0).standard_normal((80, 1))
   sizes = []
 
@@ -59,14 +49,11 @@ def test_blocks_are_joined_in_order(monkeypatch):
     sizes.append(len(block))
     return block.sum(axis=1)
 
-  found = each_block(x, LINE, sums)
-  np.testing.assert_allclose(found, np.abs(x - LINE.T).sum(axis=1))
+  np.testing.assert_allclose(neighbours.each_block(x, LINE, sums), np.abs(x - LINE.T).sum(axis=1))
   assert len(sizes) > 2
 
 
 def test_equal_but_for_rounding_is_on_the_sphere():
   distances = np.array([1.0 - 1e-12, 1.0, 1.0 + 1e-12, 1.0 - 1e-6, 1.0 + 1e-6])
-  np.testing.assert_array_equal(inside(distances, np.ones(5)), [False, False, False, True, False])
-  np.testing.assert_array_equal(
-    inside_or_on(distances, np.ones(5)), [True, True, True, True, False]
-  )
+  assert neighbours.inside(distances, np.ones(5)).tolist() == 3 * [False] + [True, False]
+  assert neighbours.inside_or_on(distances, np.ones(5)).tolist() == 4 * [True] + [False]

@@ -9,7 +9,6 @@ from diffusion_jax.metrics import plots
 
 @pytest.fixture
 def axes(monkeypatch, tmp_path):
-  """Returns a function: (plot function, *arrays) -> its axes."""
   saved = []
   save = Figure.savefig
 
@@ -29,8 +28,7 @@ def axes(monkeypatch, tmp_path):
 
 def test_one_term_of_nearly_nothing_does_not_flatten_the_others(axes):
   """Zero, nearly zero and NaN are marked at the bottom instead."""
-  terms = np.array([0.5, 0.0, 0.25, 1e-30, 0.1, np.nan])
-  (ax,) = axes(plots.plot_terms, terms)
+  (ax,) = axes(plots.plot_terms, np.array([0.5, 0.0, 0.25, 1e-30, 0.1, np.nan]))
   low, high = ax.get_ylim()
   assert ax.get_yscale() == 'log' and 0.01 < low < 0.1 and 0.5 < high < 2.0
   curve, marks = (line.get_ydata() for line in ax.lines)
@@ -53,8 +51,7 @@ def test_rate_and_distortion_have_units(axes):
   rate, distortion = np.array([0.0, 1.0, 3.0]), np.array([80.0, 40.0, 1.0])
   found = axes(plots.plot_rate_distortion, rate, distortion)
   units = {'rate': 'bits/dim', 'distortion': '0..255', 'steps': 'T - t'}
-  labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in found]
-  for label in sum(labels, ()):
+  for label in sum([(ax.get_xlabel(), ax.get_ylabel()) for ax in found], ()):
     assert units[label.partition(' ')[0].rstrip(',')] in label
   np.testing.assert_array_equal(found[2].lines[0].get_xdata(), rate)
   np.testing.assert_array_equal(found[2].lines[0].get_ydata(), distortion)
@@ -73,16 +70,13 @@ def test_scores_are_drawn_against_the_width_in_its_order(axes):
 
 
 def test_ranks_have_a_histogram_for_each_parameter(axes):
-  rng = np.random.default_rng(0)
-  found = axes(plots.plot_ranks, rng.uniform(size=(400, 5)), list('abcde'))
+  found = axes(plots.plot_ranks, np.random.default_rng(0).uniform(size=(400, 5)), list('abcde'))
   assert [ax.get_visible() for ax in found] == [True] * 5 + [False] * 3
   assert found[4].get_xlabel() == 'level of e'
-  bars = [patch.get_height() for patch in found[0].patches[-20:]]
-  assert sum(bars) == 400
+  assert sum([patch.get_height() for patch in found[0].patches[-20:]]) == 400
   # 20 pairs a bin, and 1.96 times their deviation sqrt(20 * 0.95).
   low, high = found[0].patches[0].get_extents().intervaly
-  to_data = found[0].transData.inverted().transform
-  edges = to_data([[0, low], [0, high]])[:, 1]
+  edges = found[0].transData.inverted().transform([[0, low], [0, high]])[:, 1]
   np.testing.assert_allclose(edges, [20 - 8.5, 20 + 8.5], atol=1.0)
 
 

@@ -37,8 +37,7 @@ def test_the_statistics_are_of_all_and_some_features_are_kept(cache, monkeypatch
   assert distances.min(axis=1).max() < 1e-6  # each is one of them
   assert not np.allclose(kept, whole[:100])  # but not the first ones
   # again from the cache, bit for bit
-  broken = extractor._replace(extract=lambda x: 1 / 0)
-  again, _ = load(broken)
+  again, _ = load(extractor._replace(extract=lambda x: 1 / 0))
   np.testing.assert_equal(dict(again), dict(found))
 
 
@@ -49,13 +48,11 @@ def test_the_name_in_the_cache_depends_on_all_that_the_features_do():
     found.append(references.describe(source, ABOUT | {field: 'x'}, extractor))
   found.append(references.describe(small_sets.digits('test'), ABOUT, extractor))
   for field in extractor.identity:
-    identity = extractor.identity | {field: 'x'}
-    other = extractor._replace(identity=identity)
+    other = extractor._replace(identity=extractor.identity | {field: 'x'})
     found.append(references.describe(source, ABOUT, other))
   black = dataclasses.replace(source, x=np.zeros_like(source.x))
   found.append(references.describe(black, ABOUT, extractor))
-  names = {references.digest(protocol) for protocol in found}
-  assert len(names) == len(found)
+  assert len({references.digest(protocol) for protocol in found}) == len(found)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(cache):

@@ -70,8 +70,7 @@ def test_every_task_is_measured_on_both_sides(measured):
       assert r[side]['seconds'] == np.median(times)
       assert r['peak_bytes'][side] > 1e7
     pairs = zip(r['times']['torch'], r['times']['ours'], strict=True)
-    expected = np.median([a / b for (a, _), (b, _) in pairs])
-    assert r['ratio']['median'] == pytest.approx(expected)
+    assert r['ratio']['median'] == pytest.approx(np.median([a / b for (a, _), (b, _) in pairs]))
     assert {'jax', 'diffusion_jax'} <= set(r['facts']['ours']['versions'])
     assert {'torch', 'diffusers'} <= set(r['facts']['torch']['versions'])
 
@@ -100,11 +99,9 @@ def test_flop_of_products_are_those_that_torch_counts(network):
   x, noise = torch.zeros(2, 3, 16, 16), torch.tensor([3.0, 4.0])
   # As products, which alone it counts.
   plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-  count = counter.FlopCounterMode(display=False)
-  with count as found, torch.no_grad(), plain:
+  with counter.FlopCounterMode(display=False) as found, torch.no_grad(), plain:
     side.output(side.model.eval(), x, noise, side.labels)
   expected = found.get_total_flops()
   if network == 'smoke_dit':  # every block computes the embedding again
     expected -= 2 * 2 * 2 * (256 * 16 + 16 * 16)
-  ours = jax_side.Side(Case(network, 2)).forward_flop()
-  assert ours == pytest.approx(expected, rel=1e-3)
+  assert jax_side.Side(Case(network, 2)).forward_flop() == pytest.approx(expected, rel=1e-3)

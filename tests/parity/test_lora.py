@@ -10,50 +10,22 @@ from diffusion_jax.training.lora import lora_init, lora_merge
 torch = pytest.importorskip('torch')
 theirs = pytest.importorskip('diffusers')
 peft = pytest.importorskip('peft')
+make_stored = pytest.importorskip('tests.interop.make_stored')
 PeftAdapterMixin = theirs.loaders.peft.PeftAdapterMixin
 
-SIZE, CLASSES, RANK, SCALE = 8, 5, 2, 0.5
-UNET = dict(
-  sample_size=SIZE,
-  in_channels=4,
-  out_channels=4,
-  block_out_channels=(8, 16),
-  layers_per_block=1,
-  norm_num_groups=4,
-  attention_head_dim=4,
-  num_class_embeds=CLASSES,
-  down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
-  up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-)
-DIT = dict(
-  num_attention_heads=2,
-  attention_head_dim=8,
-  in_channels=4,
-  num_layers=2,
-  sample_size=SIZE,
-  patch_size=2,
-  num_embeds_ada_norm=CLASSES,
-  norm_eps=1e-6,
-)
+RANK, SCALE = 2, 0.5
 MODELS = {
-  'unet': (theirs.UNet2DModel, UNET, True),
-  'transformer': (theirs.DiTTransformer2DModel, DIT, False),
+  'unet': (theirs.UNet2DModel, make_stored.UNETS['labels'], True),
+  'transformer': (theirs.DiTTransformer2DModel, make_stored.DIT, False),
 }
 
 
 @pytest.mark.parametrize('prefix', MODELS)
 def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
-  """Both loaders, on the base network, give what the merged network does."""
   kind, options, convolutions = MODELS[prefix]
-  torch.manual_seed(0)
-  network = kind(**options)
-  with torch.no_grad():
-    for x in network.parameters():
-      x.normal_(0.0, 0.15)
-    if prefix == 'transformer':
-      first = network.transformer_blocks[0].norm1.emb.state_dict()
-      for block in network.transformer_blocks:
-        block.norm1.emb.load_state_dict(first)
+  network = make_stored.perturb(kind(**options))
+  if prefix == 'transformer':
+    make_stored.equal_embeddings(network)
   network.save_pretrained(tmp_path / 'base')
   found = interop.load(tmp_path / 'base')
   adapters = jax.device_get(lora_init(jax.random.key(0), found.params, RANK, convolutions))
@@ -61,7 +33,7 @@ def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
   adapters['lora_B'] = jax.tree.map(
     lambda b: rng.normal(0.0, 0.1, b.shape).astype(np.float32), adapters['lora_B']
   )
-  tensors = interop.adapters_of(found.network, adapters, SCALE, (SIZE, SIZE, 4))
+  tensors = interop.adapters_of(found.network, adapters, SCALE, (4, 4, 1))
   path = tmp_path / 'lora.safetensors'
   files.write_safetensors(path, tensors, format='pt')
   params = jax.device_get(lora_merge(found.params, adapters, SCALE))
@@ -79,16 +51,14 @@ def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
   config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=modules)
   peft.inject_adapter_in_model(config, network)
   arrays = {name: torch.from_numpy(x) for name, x in own.items()}
-  result = peft.set_peft_model_state_dict(network, arrays)
-  assert not result.unexpected_keys
+  assert not peft.set_peft_model_state_dict(network, arrays).unexpected_keys
   for each in (loaded, network):
-    error = np.abs(run(each) - expected).max()
-    assert error < 1e-5 * np.abs(expected).max()
+    assert np.abs(run(each) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def run(network):
-  x = np.random.default_rng(1).standard_normal((3, 4, SIZE, SIZE), np.float32)
-  steps, labels = torch.tensor([3, 250, 999]), torch.tensor([0, 4, 2])
+  x = np.random.default_rng(1).standard_normal((3, 1, 4, 4), np.float32)
+  steps, labels = torch.tensor([3, 250, 999]), torch.tensor([0, 1, 2])
   with torch.no_grad():
     out = network.eval()(torch.from_numpy(x), timestep=steps, class_labels=labels)
   return out.sample.numpy()

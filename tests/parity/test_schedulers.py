@@ -1,8 +1,4 @@
-"""Our grids and samplers against diffusers' schedulers of docs/samplers.md.
-
-x_0_hat is exact for x_0 = +-1 with noise of variance 1/4. The noise of every
-step is the same on both sides.
-"""
+"""Our grids and samplers against diffusers' schedulers of docs/samplers.md."""
 
 import sys
 
@@ -27,6 +23,8 @@ FREE = TRAILING | dict(clip_sample=False)
 # On 'trailing' steps diffusers adds noise to the clean image.
 LARGE = dict(variance_type='fixed_large', timestep_spacing='leading')
 SDE = dict(algorithm_type='sde-dpmsolver++')
+LOWEST = {'solver_order': 3, 'final_sigmas_type': 'sigma_min'}
+SOLVER_2 = dj.dpm_solver_2(DDPM)
 
 # (diffusers' class, its options, options of its step, ours)
 SAMPLERS = [
@@ -39,23 +37,13 @@ SAMPLERS = [
   ('HeunDiscreteScheduler', TRAILING, {}, dj.heun()),
   ('LMSDiscreteScheduler', TRAILING, {}, dj.lms(4)),
   ('KDPM2DiscreteScheduler', TRAILING, {}, dj.dpm_solver_2(DDPM)),
-  (
-    'KDPM2AncestralDiscreteScheduler',
-    TRAILING,
-    {},
-    dj.with_ancestral_noise(dj.dpm_solver_2(DDPM), DDPM),
-  ),
+  ('KDPM2AncestralDiscreteScheduler', TRAILING, {}, dj.with_ancestral_noise(SOLVER_2, DDPM)),
   ('DPMSolverMultistepScheduler', TRAILING, {}, dj.dpm_solver_pp(2)),
   ('DPMSolverMultistepScheduler', TRAILING | SDE, {}, dj.dpm_solver_pp_sde()),
   ('UniPCMultistepScheduler', TRAILING | {'solver_order': 1}, {}, dj.unipc(1)),
   ('UniPCMultistepScheduler', TRAILING, {}, dj.unipc(2)),
   ('UniPCMultistepScheduler', TRAILING | {'solver_order': 3}, {}, dj.unipc(3, N)),
-  (
-    'UniPCMultistepScheduler',
-    TRAILING | {'solver_order': 3, 'final_sigmas_type': 'sigma_min'},
-    {},
-    dj.unipc(3, N),
-  ),
+  ('UniPCMultistepScheduler', TRAILING | LOWEST, {}, dj.unipc(3, N)),
   ('FlowMatchEulerDiscreteScheduler', {'shift': 3.0}, {}, dj.ddim()),
   ('FlowMatchHeunDiscreteScheduler', {}, {}, dj.velocity_heun(FLOW)),
   ('EDMEulerScheduler', {}, {}, dj.ddim()),
@@ -64,6 +52,7 @@ SAMPLERS = [
 
 
 def x0_hat(x, alpha, sigma, tanh):
+  """Returns E[x_0 | x] of x_0 = +-1 with noise of variance 1/4."""
   variance = 0.25 * alpha**2 + sigma**2
   weight = 0.25 * alpha / variance
   return weight * x + (1.0 - weight * alpha) * tanh(alpha * x / variance)
@@ -75,10 +64,8 @@ def denoise(x, level):
 
 
 def grid(name, timestep_spacing='', final_sigmas_type='', **_):
-  """Returns our levels, and what set_timesteps is asked for."""
   if name == 'FlowMatchEulerDiscreteScheduler':
-    shifted = dj.RectifiedFlowSchedule(3.0)
-    return dj.level_grid(shifted, N), {'sigmas': np.linspace(1.0, 1.0 / N, N)}
+    return dj.level_grid(dj.RectifiedFlowSchedule(3.0), N), {'sigmas': np.linspace(1.0, 1.0 / N, N)}
   if name.startswith('FlowMatch'):
     levels = dj.level_grid(FLOW, N, t_end=1e-3)
   elif name.startswith('EDM'):
@@ -91,7 +78,6 @@ def grid(name, timestep_spacing='', final_sigmas_type='', **_):
 
 
 def coefficients(name, scheduler, i, t):
-  """Returns alpha and sigma of call i, at timestep t."""
   if name in ('DDIMScheduler', 'DDPMScheduler'):
     alpha_bar = float(scheduler.alphas_cumprod[int(t)])
     return alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5

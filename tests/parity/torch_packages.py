@@ -14,12 +14,7 @@ def load(name):
 
 
 def declare_operators():
-  """Makes a torchvision that was built for GPUs load with torch for CPUs.
-
-  Two operators are missing there. No test uses them, so they are only
-  declared. diffusers, transformers, torch-fidelity and pytorch-fid import
-  torchvision where it is installed.
-  """
+  """Makes a torchvision for GPUs load with torch for CPUs."""
   if not all(map(importlib.util.find_spec, ('torch', 'torchvision'))):
     return
   import torch

@@ -22,8 +22,7 @@ RACES = 'xla_gpu_experimental_enable_fusion_autotuner'
 
 
 def options(platform, *args):
-  devices = np.array([SimpleNamespace(platform=platform)])
-  mesh: Any = SimpleNamespace(devices=devices)
+  mesh: Any = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
   return compiling.options(mesh, *args)
 
 
@@ -62,8 +61,7 @@ def test_xla_knows_its_options_on_any_machine():
   assert compiling._exists('xla_backend_optimization_level', 1)
   assert not compiling._exists('xla_no_such_option', 1)
   with pytest.raises(jax.errors.JaxRuntimeError, match='No such'):
-    compiled = jax.jit(lambda: 1, compiler_options={'xla_no_such_option': 1})
-    compiled.lower().compile()
+    jax.jit(lambda: 1, compiler_options={'xla_no_such_option': 1}).lower().compile()
 
 
 def test_a_long_compilation_is_two_lines(capsys):
@@ -112,10 +110,7 @@ def test_libtpu_is_told_that_there_is_no_tpu(absent, monkeypatch):
 
 
 def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
-  """Columns come first, as a GPU might choose; results do not change.
-
-  Other programs and NumPy can read such arrays.
-  """
+  """Columns come first, as a GPU might choose; results do not change."""
   place = replicated(make_mesh(devices=jax.devices()[:1]))
   columns = Format(Layout(major_to_minor=(1, 0)), place)
   x = np.arange(4.0, dtype=np.float32).reshape(2, 2)
@@ -130,8 +125,7 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
     out_shardings=({'w': columns}, place),
   )
   state = {'w': jax.device_put(np.eye(2, dtype=np.float32), place)}
-  shape = jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)
-  run = compiling.in_place(jitted, {'w': shape})
+  run = compiling.in_place(jitted, {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)})
   expected = np.eye(2)
   for _ in range(2):
     state, total = run(state, x)
@@ -139,8 +133,7 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
     expected = 0.5 * expected + x @ expected
     assert state['w'].format.layout.major_to_minor == (1, 0)
     np.testing.assert_array_equal(state['w'], expected)
-  doubled = jax.jit(lambda state: 2.0 * state['w'])(state)
-  np.testing.assert_array_equal(doubled, 2.0 * expected)
+  np.testing.assert_array_equal(jax.jit(lambda state: 2.0 * state['w'])(state), 2.0 * expected)
 
 
 def test_only_on_gpus_xla_chooses_the_layouts(monkeypatch):
@@ -180,8 +173,7 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
   )
   place, *sources = result.stdout.splitlines()
   place = Path(place)
-  expected = tmp_path / '.cache' / 'diffusion_jax' / 'compiled'
-  assert place.parent == expected and not result.stderr
+  assert place.parent == tmp_path / '.cache/diffusion_jax/compiled' and not result.stderr
   assert list(place.glob('*-cache'))
   names, times = zip(*(x.rsplit(' ', 1) for x in sources), strict=True)
   assert names == ('compilation', 'from the cache')
@@ -205,7 +197,6 @@ def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(tmp_path, 
 
 @pytest.fixture
 def folders(monkeypatch):
-  """Returns a list of the folders that JAX is told to use."""
   told = []
   config = SimpleNamespace(
     values={'jax_compilation_cache_dir': None},
@@ -248,6 +239,5 @@ def test_the_oldest_programs_are_deleted_beyond_the_limit(limit, left, tmp_path)
     os.utime(path, (1000 + i, 1000 + i))
   (tmp_path / 'notes').write_bytes(bytes(1000))  # is not in the cache
   compiling.delete_oldest(tmp_path, limit)
-  kept = sorted(path.name for path in tmp_path.rglob('*-cache*'))
-  assert kept == [*names][3 - left :]
+  assert sorted(path.name for path in tmp_path.rglob('*-cache*')) == [*names][3 - left :]
   assert (tmp_path / 'notes').exists()

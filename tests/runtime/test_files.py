@@ -1,46 +1,19 @@
 """Files of a run whose folder a stranger has made."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import pwd
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from diffusion_jax.app.config import own
-from diffusion_jax.atomic_files import draft, draft_folder, write_figure
-from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop.files import write_safetensors
-from diffusion_jax.runtime import compiling, files, lock, sessions
+from diffusion_jax.runtime import compiling, files
 from tests.refusals import one_line
 
-PICTURE = np.zeros((4, 4, 3), np.uint8)
-
-
-class Figure:
-  """Stands for matplotlib's, which takes a second."""
-
-  @staticmethod
-  def savefig(file, format):
-    file.write(format.encode())
-
-
-# Everything that writes a file of a run by its path.
-WRITERS = {
-  'text': lambda path: files.write_text(path, 'new'),
-  'json': lambda path: files.write_json(path, {'new': 1}),
-  'npz': lambda path: files.write_npz(path, {'new': PICTURE}),
-  'png': lambda path: images.write_png(path, PICTURE),
-  'gif': lambda path: images.write_gif(path, [PICTURE, PICTURE]),
-  'plot': lambda path: write_figure(path, Figure),
-  'safetensors': lambda path: write_safetensors(path, {'new': PICTURE}),
-}
 PLANTED = {
   'link': lambda path, mine: path.symlink_to(mine),
   'dangling': lambda path, mine: path.symlink_to(mine.with_name('none')),
@@ -61,46 +34,6 @@ def planted(how, folder, *names, text='mine'):
     PLANTED[how](run / name, mine)
   yield run
   assert mine.read_text() == text and not mine.with_name('none').exists()
-
-
-def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
-  (tmp_path / 'empty').mkdir()
-  (tmp_path / 'link').symlink_to('empty')
-  for name in ('above/new', 'link'):
-    with pytest.raises(ZeroDivisionError), draft_folder(tmp_path / name) as new:
-      (new / 'half').touch()
-      raise ZeroDivisionError
-    with draft_folder(tmp_path / name) as new:
-      (new / 'whole').touch()
-      assert not (tmp_path / name / 'whole').exists()
-    assert [x.name for x in (tmp_path / name).iterdir()] == ['whole']
-  assert not [*tmp_path.rglob('*.tmp')]
-  with pytest.raises(OSError), draft_folder(tmp_path / 'link'):
-    pass  # It is not empty: nothing is replaced.
-  assert (tmp_path / 'empty' / 'whole').exists()
-
-
-@pytest.mark.parametrize('how', PLANTED)
-@pytest.mark.parametrize('write', WRITERS)
-def test_nothing_is_written_through_a_link(write, how, tmp_path):
-  names = 'file', 'file.tmp', 'file.draft.tmp'
-  with planted(how, tmp_path, *names) as run:
-    WRITERS[write](run / 'file')
-  path = run / 'file'
-  assert path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
-  assert path.stat().st_size and len([*run.iterdir()]) == 3
-  umask = (tmp_path / 'mine').stat().st_mode
-  assert path.stat().st_mode == umask
-
-
-def test_a_write_that_fails_keeps_the_old_file(tmp_path):
-  path = tmp_path / 'file'
-  path.write_text('old')
-  with pytest.raises(KeyError):
-    with draft(path) as file:
-      file.write(b'half')
-      raise KeyError
-  assert path.read_text() == 'old' and [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize(
@@ -146,19 +79,13 @@ def test_a_library_opens_no_folder_elsewhere(name, tmp_path):
   files.check_files(tmp_path / 'missing')
 
 
-def sparse(path):
-  with path.open('wb') as file:
-    file.truncate(2**40)
-
-
 DAMAGED = {
   'empty': lambda path: path.touch(),
   'deep': lambda path: path.write_text('[' * 200_000),
   'rather deep': lambda path: path.write_text('{"a":' * 300 + '1' + '}' * 300),
   'a list': lambda path: path.write_text('[1]'),
   'binary': lambda path: path.write_bytes(bytes(range(256))),
-  'long number': lambda path: path.write_text('{"a": 1' + '0' * 5000 + '}'),
-  'large': sparse,
+  'large': lambda path: path.touch() or os.truncate(path, 2**40),
   'folder': lambda path: path.mkdir(),
   **{
     name: lambda path, plant=plant: plant(path, path.with_name('mine'))
@@ -172,9 +99,6 @@ DAMAGED = {
 def test_a_damaged_file_of_json_is_one_line(name, tmp_path):
   path = tmp_path / 'config.json'
   DAMAGED[name](path)
-  if name == 'long number':
-    assert files.read_json(path) == {'a': np.inf}
-    return
   with one_line('config.json cannot be read: ', error=UserError):
     files.read_json(path)
   if name == 'large':
@@ -189,7 +113,7 @@ def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
   files.write_json(tmp_path / 'a.json', content)
   assert files.read_json(tmp_path / 'a.json') == content
   assert files.parse_json(b'3') == 3
-  assert files.parse_json('1' + '0' * 398) == np.inf
+  assert [files.parse_json('1' + '0' * n) for n in (398, 5000)] == 2 * [np.inf]
   with pytest.raises(FileNotFoundError):
     files.read_json(tmp_path / 'b.json')
 
@@ -212,8 +136,7 @@ def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
     compiling.keep_compilations(None)
   finally:
     jax.config.update('jax_compilation_cache_dir', before)
-  said = capsys.readouterr().err
-  assert 'are not kept in ~/.cache (HOME and XDG_CACHE_HOME are not' in said
+  assert 'are not kept in ~/.cache (HOME and XDG_CACHE_HOME are not' in capsys.readouterr().err
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   assert files.cache_folder() == tmp_path / 'diffusion_jax'
 
@@ -237,77 +160,10 @@ def test_a_line_of_more_than_a_mebibyte_is_skipped(tmp_path):
   """It is read in parts, which are not objects."""
   long = json.dumps({'a': 'x' * 2**20})
   (tmp_path / 'a.jsonl').write_text(f'{{"step": 1}}\n{long}\n{{"step": 2}}\n')
-  entries = [*files.read_json_lines(tmp_path / 'a.jsonl')]
-  assert entries == [{'step': 1}, {'step': 2}]
+  assert [*files.read_json_lines(tmp_path / 'a.jsonl')] == [{'step': 1}, {'step': 2}]
 
 
 def test_what_turns_the_direction_of_a_line_is_a_space():
   """U+202A to U+202E, and what ends a line."""
   turning = ''.join(map(chr, range(0x2028, 0x202F)))
   assert files.one_line(f'a{turning}\n\x85b') == f'a{" " * 9}b'
-
-
-def test_the_lines_of_sessions_are_whole(tmp_path):
-  sessions.write_start(tmp_path, 0, 5)
-  sessions.write_end(tmp_path, 9)
-  with (tmp_path / 'sessions.jsonl').open('a') as file:
-    file.write('{"event": "sta')
-  first, last = sessions.read(tmp_path)
-  assert first['parameters'] == 5 and first['versions']['numpy']
-  assert last == {'event': 'end', 'step': 9, 'time': last['time']}
-  json.dumps(first)
-  first['time'], last['time'] = '2026-01-01T10:00:00', '2026-01-01T11:02:03'
-  assert sessions.seconds([first, last]) == 3723.0
-  assert sessions.seconds([first]) is None
-  assert sessions.seconds([{**first, 'step': 3}, last]) is None
-  assert sessions.read(tmp_path / 'none') == []
-
-
-@pytest.mark.parametrize('how', PLANTED)
-def test_sessions_are_appended_to_a_file_of_the_run(how, tmp_path):
-  """Only lines of JSON come into the run from a file elsewhere."""
-  name, text = 'sessions.jsonl', 'secret\n{"event": "start"}\n'
-  with planted(how, tmp_path, name, text=text) as run:
-    sessions.write_end(run, 9)
-  assert 'secret' not in (run / name).read_text()
-  assert not (run / name).is_symlink()
-  kept = ['start'] * (how in ('link', 'hard link'))
-  assert [x['event'] for x in sessions.read(run)] == [*kept, 'end']
-
-
-def refused():
-  return pytest.raises(UserError, match=r'trained by process \d+ on ')
-
-
-def test_a_file_system_without_flock(tmp_path, monkeypatch):
-  """It locks too; the lease of a silent process on another machine ends."""
-  missing = mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here'))
-  monkeypatch.setattr(fcntl, 'flock', missing)
-  monkeypatch.setattr(lock, 'LEASE', 0.4)
-  path = tmp_path / 'train.lease'
-  with lock.hold(tmp_path):
-    record = path.read_bytes()
-    with refused(), lock.hold(tmp_path):
-      pass
-    assert path.read_bytes() == record
-  assert not path.exists()
-  name = lock.socket.gethostname().encode()
-  assert name in record
-  path.write_bytes(record.replace(name, b'elsewhere'))
-  with lock.hold(tmp_path):
-    assert b'elsewhere' not in path.read_bytes()
-
-
-def test_a_lock_ends_with_its_block(tmp_path):
-  for _ in range(2):
-    with lock.hold(tmp_path), refused(), lock.hold(tmp_path):
-      pass
-
-
-@pytest.mark.parametrize('how', PLANTED)
-def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
-  """A hard link is locked; others are refused by the kernel."""
-  opened = how == 'hard link'
-  how_it_ends = contextlib.nullcontext() if opened else pytest.raises(OSError)
-  with planted(how, tmp_path, 'train.lock') as run, how_it_ends, lock.hold(run):
-    pass

@@ -13,14 +13,12 @@ def test_a_process_is_lost_when_its_heartbeat_does_not_change():
   last = {}
 
   def failure(count, now):
-    values = {'x/1': f'{count} node7, process 5'}
-    return heartbeats.failure(last, values, 5.0, now)
+    return heartbeats.failure(last, {'x/1': f'{count} node7, process 5'}, 5.0, now)
 
   assert failure(0, 0.0) == ''
   assert failure(1, 8.0) == ''
   assert failure(1, 13.0) == ''
-  lost = 'host 1 (node7, process 5) is lost, silent for 6 s'
-  assert failure(1, 14.0) == lost
+  assert failure(1, 14.0) == 'host 1 (node7, process 5) is lost, silent for 6 s'
   assert failure(2, 14.0) == ''
 
 
@@ -28,8 +26,7 @@ def test_last_heartbeats():
   last, done = {}, {'x/1': f'{heartbeats.DONE} a, process 5'}
   for now in (0.0, 50.0):  # silent for 50 s
     assert heartbeats.failure(last, done, 5.0, now) == ''
-  failed = {'x/2': f'{heartbeats.FAILED} b, process 6'}
-  message = heartbeats.failure(last, failed, 5.0, 100.0)
+  message = heartbeats.failure(last, {'x/2': f'{heartbeats.FAILED} b, process 6'}, 5.0, 100.0)
   assert 'host 2 (b, process 6) has failed' in message
 
 
@@ -42,7 +39,6 @@ class OtherStore:
 
 @pytest.fixture(params=['no module', 'no name', 'no client', 'other methods'])
 def without_store(request, monkeypatch):
-  """Changes JAX's private module of the store in four ways."""
   private = sys.modules['jax._src.distributed']
   with monkeypatch.context() as patch:
     if request.param == 'no module':

@@ -1,14 +1,11 @@
 """A process: its start, memory and end; test_multihost.py starts several."""
 
-import os
-import re
 import subprocess
 import sys
 
 import pytest
 
-from diffusion_jax.runtime import processes, start_up
-from diffusion_jax.runtime.start_up import StartUp, seconds_since_launch
+from diffusion_jax.runtime import processes
 from tests.conftest import HANG_SECONDS
 
 
@@ -36,75 +33,3 @@ def test_one_process_leaves_while_a_thread_works():
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True)
   assert (done.returncode, done.stdout) == (42, b'saved\n')
-
-
-def test_the_age_of_a_process_is_known_where_it_can_be():
-  code = (
-    'import runpy, time; time.sleep(0.5)\n'
-    f's = runpy.run_path({start_up.__file__!r})["seconds_since_launch"]\n'
-    'a = s(); time.sleep(0.25); print(a, s() - a if a else None)'
-  )
-  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-  age, later = result.stdout.split()
-  if seconds_since_launch() is not None:
-    assert float(age) >= 0.48 and float(later) >= 0.23  # ticks of 10 ms
-
-
-def test_a_start_is_one_line_whose_phases_add_up():
-  start = StartUp()
-  start.mark('data')
-  start.mark('compilation')
-  said = str(start)
-  start.mark('data')  # of a later step
-  assert str(start) == said and '\n' not in said
-  total, *parts = map(float, re.findall(r'\d+\.\d', said))
-  assert abs(total - sum(parts)) <= 0.05 * (len(parts) + 1)
-  assert said.endswith(f'data {parts[-2]:.1f}, compilation {parts[-1]:.1f}')
-
-
-def test_the_last_part_of_a_phase_is_a_phase(monkeypatch):
-  now = iter([0.0, 5.0])
-  monkeypatch.setattr(start_up.time, 'perf_counter', lambda: next(now))
-  start = StartUp()
-  start.mark('tracing', 'from the cache', 1.5)
-  assert str(start).endswith('tracing 3.5, from the cache 1.5')
-
-
-CODE = f"""
-import resource, runpy, sys
-import numpy as np
-keep_freed_memory = runpy.run_path({start_up.__file__!r})['keep_freed_memory']
-
-def pages():
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  x = np.empty(int(sys.argv[2]), np.float32)
-  x[:: 2**18] = 1.0  # one page a MiB
-  del x
-  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-if sys.argv[1] == 'keep' and not keep_freed_memory():
-  print('unknown')
-else:
-  pages()
-  print(pages())
-"""
-
-
-def mapped(how, size=2**24, **variables):
-  command = [sys.executable, '-c', CODE, how, str(size)]
-  environment = os.environ | {'NUMPY_MADVISE_HUGEPAGE': '0'} | variables
-  out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-  return out.stdout.strip()
-
-
-@pytest.mark.parametrize('size', [2**24, 3 * 2**28])  # 64 MiB, 3 GiB
-def test_a_freed_block_is_used_again_without_new_pages(size):
-  kept = mapped('keep', size)
-  if kept == 'unknown':
-    pytest.skip('the C library is not glibc')
-  assert int(kept) < 10
-  assert int(mapped('as it is', size)) > 25  # a page a MiB, or larger ones
-
-
-def test_variables_of_the_user_are_left_as_they_are():
-  assert mapped('keep', MALLOC_ARENA_MAX='4') == 'unknown'

@@ -67,13 +67,11 @@ def first_state():
   params = jax.tree.map(
     lambda p: p + 0.05 * rng.standard_normal(p.shape).astype(np.float32), params
   )
-  state = jax.jit(lambda p: init_state(p, DESCENT))({'network': params})
-  return jax.device_get(state)
+  return jax.device_get(jax.jit(lambda p: init_state(p, DESCENT))({'network': params}))
 
 
 @functools.cache
 def stepped(mesh_shape, accumulate):
-  """Returns (state, metrics, placed state) after a step on a mesh."""
   mesh = sharding.make_mesh(*mesh_shape)
   state = first_state()
   places = sharding.fsdp_sharding(mesh, state, min_size=64)
@@ -90,11 +88,10 @@ def assert_close(a, b, atol=1e-6):
 
 @functools.cache
 def alone():
-  """Returns the result of a step by plain jit, without a mesh."""
   return jax.device_get(jax.jit(STEP)(first_state(), batch(), jax.random.key(3)))
 
 
-@pytest.mark.parametrize('shape, accumulate', [((1, 8), 1), ((2, 4), 1), ((2, 4), 2)])
+@pytest.mark.parametrize('shape, accumulate', [((1, 8), 1), ((2, 4), 2)])
 def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
   state, metrics, _ = stepped(shape, accumulate)
   expected, expected_metrics = alone()

@@ -1,6 +1,5 @@
 """--mode=evaluate of real images, on a tiny run of the real digits."""
 
-import functools
 import json
 import shutil
 import zlib
@@ -13,11 +12,11 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import pipeline, small_sets
-from diffusion_jax.metrics import likelihoods, real_images
+from diffusion_jax.data import small_sets
+from diffusion_jax.metrics import likelihoods
 from diffusion_jax.runtime import lock
 from tests.app.conftest import DIGITS, arrays_of, printed_by, refused, smoke, untrained
 from tests.app.fields import within
@@ -67,23 +66,6 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   for name in ('terms', 'rate_distortion'):
     with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
       assert image.size[0] > 300
-
-
-def test_random_steps_have_a_sum_and_no_curves(tmp_path):
-  arrays = {name: np.ones(1) for name in ('total', 'prior', 'reconstruction')}
-  arrays['diffusion'] = arrays['squared_error'] = np.ones((1, 4))
-  report = likelihoods.elbo(random_steps=2).report
-  assert report is not None
-  found = report(arrays, tmp_path)
-  assert found == {
-    'bits_per_dim': 1.0,
-    'standard_error': None,
-    'prior': 1.0,
-    'diffusion': 4.0,
-    'reconstruction': 1.0,
-    'random_steps': 2,
-  }
-  assert not list(tmp_path.iterdir())
 
 
 def test_the_bound_is_that_of_the_network(run, printed):
@@ -198,38 +180,6 @@ def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
   assert result(run, 'ode-test-three')['images'] == 3
   printed = capsys.readouterr().out.splitlines()
   assert {'ode', 'independent_pixels'} <= {x.split()[0] for x in printed}
-
-
-def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
-  """cond['image'] is drawn with a key of the seed and the image's index."""
-  config = smoke(**{'conditioning.image': 'inpaint'})
-  model: Any = models.make(config, tmp_path)
-  condition = model.conditioning.image
-  total = lambda x: x.sum(axis=(1, 2, 3))
-
-  def measure(params, keys, x0, cond):
-    return {'label': cond['label'], 'image': total(cond['image'])}
-
-  source, index = small_sets.digits('test'), np.arange(3)
-  found: Any = real_images.arrays_of(
-    measure,
-    'x',
-    {},
-    functools.partial(pipeline.examples, source),
-    3,
-    tmp_path / 'parts',
-    devices.make_mesh(model.config),
-    encode=DIGITS.x.encode,
-    seed=2,
-    size=2,
-    condition=condition,
-  )
-  x0, labels = source.read(index).values()
-  np.testing.assert_array_equal(found['label'], labels)
-  root = stream(2, 'evaluation_images')
-  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
-  images = jax.jit(condition)(keys, DIGITS.x.encode(x0))
-  np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
 
 
 def test_what_is_not_a_number_is_not_written(run, monkeypatch):

@@ -1,0 +1,40 @@
+"""Digits of scikit-learn, and synthetic pictures."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from diffusion_jax.data import small_sets
+
+
+def test_digits_are_scikit_learns_split_once_and_for_all():
+  train, test = small_sets.digits('train'), small_sets.digits('test')
+  assert len(train) == 1437 and len(test) == 360
+  assert train.facts.x.shape == (8, 8, 1)
+  assert (train.facts.num_classes, train.facts.x.levels) == (10, 17)
+  assert train.x.dtype == np.uint8 and train.x.max() == 16
+  data: Any = load_digits()
+  pairs = lambda images, labels: sorted(
+    (image.astype(int).tobytes(), label) for image, label in zip(images, labels, strict=True)
+  )
+  found = pairs(train.x[..., 0], train.label) + pairs(test.x[..., 0], test.label)
+  assert sorted(found) == pairs(data.images, data.target)  # none is altered
+  assert set(train.label) == set(test.label) == set(range(10))
+
+
+def test_turned_digits_are_a_quarter_further_anticlockwise():
+  """The top row becomes the left column, from the bottom to the top."""
+  upright, turned = small_sets.digits(), small_sets.digits(quarter_turns=1)
+  np.testing.assert_array_equal(turned.x[:, ::-1, 0], upright.x[:, 0])
+  np.testing.assert_array_equal(turned.label, upright.label)
+
+
+@pytest.mark.parametrize('shape', [(32, 32, 3), (8, 16, 1)])
+def test_synthetic_pictures(shape):
+  train, test = (small_sets.synthetic(s, shape, 4, 40) for s in ('train', 'test'))
+  assert train.x.shape == (40, *shape) and train.x.dtype == np.uint8
+  assert np.bincount(train.label).tolist() == [10] * 4
+  np.testing.assert_array_equal(train.x, small_sets.synthetic('train', shape, 4, 40).x)
+  assert (train.x != test.x).any()

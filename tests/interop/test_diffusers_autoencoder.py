@@ -1,0 +1,41 @@
+"""Folders of diffusers' AutoencoderKL."""
+
+import functools
+
+import jax
+import pytest
+
+from diffusion_jax.interop import diffusers
+from tests.interop.literal import assert_close
+from tests.interop.stored_folders import STORED, WEIGHTS, folder_with, loaded, refused
+
+
+def test_the_autoencoder_computes_what_theirs_does(tmp_path):
+  found, expected = loaded('autoencoder')
+
+  @jax.jit
+  def apply(params, x, mean):
+    run = functools.partial(found.network.apply, {'params': params})
+    return *run(x, method='encode'), run(mean, method='decode')
+
+  ours = apply(found.params, expected['x'], expected['mean'])
+  for array, name in zip(ours, ('mean', 'log_variance', 'output'), strict=True):
+    assert_close(array, expected[name])
+  assert found.sections['decoding']['scale'] == 0.18215
+
+  diffusers.save(tmp_path / 'ours', *found[:4])
+  written = (tmp_path / 'ours' / WEIGHTS).read_bytes()
+  assert written == (STORED / 'autoencoder' / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'shift_factor': 0.1}, 'shift_factor=0.1 has no counterpart'),
+    ({'use_quant_conv': False}, 'use_post_quant_conv=True has no counterpart'),
+    ({'up_block_types': ['UpDecoderBlock2D', 'AttnUp']}, 'up_block_types=.*AttnUp.* has no count'),
+    ({'layers_per_block': 0}, 'num_blocks must be an integer of at least 1'),
+  ],
+)
+def test_what_we_lack_is_refused_by_name(tmp_path, changes, message):
+  refused(folder_with(tmp_path, 'autoencoder', **changes), message)

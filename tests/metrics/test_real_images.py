@@ -1,0 +1,39 @@
+"""A metric's arrays of real images."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import pipeline, small_sets
+from diffusion_jax.metrics import real_images
+from diffusion_jax.runtime.sharding import make_mesh
+
+
+def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
+  """cond['image'] is drawn with a key of the seed and the image's index."""
+  noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))
+  source, index = small_sets.digits('test'), np.arange(3)
+  encode = source.facts.x.encode
+  found: Any = real_images.arrays_of(
+    lambda params, keys, x0, cond: cond,
+    'x',
+    {},
+    functools.partial(pipeline.examples, source),
+    3,
+    tmp_path / 'parts',
+    make_mesh(),
+    encode=encode,
+    seed=2,
+    size=2,
+    condition=lambda keys, x0: x0 + noise(keys),
+  )
+  x0, labels = source.read(index).values()
+  np.testing.assert_array_equal(found['label'], labels)
+  root = stream(2, 'evaluation_images')
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
+  images = encode(x0) + noise(keys)
+  sums = [images[:2].sum(axis=0), images[2]]  # of each batch
+  np.testing.assert_allclose(found['image'], sums, atol=1e-5)
