@@ -143,7 +143,7 @@ def test_what_the_changelog_names_exists():
     if file := re.match(r'(configs|docs)/\w+\.\w+', name):
       assert (ROOT / file[0]).is_file(), name
     if mode := re.match(r'--mode=(\w+)', name):
-      assert mode[1] in help.modes(), name
+      assert mode[1] in help.about_modes(), name
     code = re.match(r'(?:--config\.)?([a-z_]+)((?:\.\w+)*)(?:=(\w+))?(?=$|[(=])', name)
     if not code or not (code[2] or code[3]) or code[2].startswith(('.jsonl', '.html')):
       continue
