@@ -51,7 +51,7 @@ def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
   runs_code = r'importlib\.import_module|\b(exec|eval)\('
   assert files_with(runs_code, PACKAGE / 'app') == {
-    'config/own.py',  # asks for permission
+    'config/user_parts.py',  # asks for permission
     'modes/convert.py',  # a reader of interop
     'modes/__init__.py',  # a mode
   }
@@ -88,7 +88,7 @@ def test_files_are_written_by_drafts():
     # caches
     'runtime/compiling.py',
     'metrics/references.py',
-    'app/config/own.py',
+    'app/config/trust.py',
     'app/modes/convert.py',  # a place that the user names
     'runtime/processes.py',  # /dev/null
     'metrics/judges/perceptrons.py',  # weights of the package
@@ -145,7 +145,6 @@ TESTED_ELSEWHERE = {
   'app/drawing/generate.py': 'app/models/test_diffusion.py',
   'app/run/model_card.py': 'app/run/test_sharing.py',
   'app/model.py': 'app/models/test_vae.py',
-  'app/config/unread.py': 'app/modes/test_refusals.py',
   'app/run/other_runs.py': 'app/models/test_guidance.py',
   'app/edits/posteriors.py': 'app/modes/test_restore.py',
   'app/edits/restoration.py': 'app/modes/test_restore.py',

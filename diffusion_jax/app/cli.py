@@ -19,7 +19,7 @@ import jax
 from absl import app, flags, logging
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, own, prerequisites, store, unread
+from diffusion_jax.app.config import folder, predecessors, refusals, store, trust, user_parts
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
@@ -114,7 +114,7 @@ class Command:
     """Returns workdir, or --config if its weights will be copied there."""
     if not self.is_run or folder.read_config(workdir) is not None:
       return workdir
-    if not prerequisites.has_checkpoint(Path(self.path)):
+    if not predecessors.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {shared.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
     return self.path if shared.exist(self.path) else workdir
@@ -123,7 +123,7 @@ class Command:
     """Returns the complete config for a mode."""
     fields = self.fields
     modules = (f'{name}:' for name in _ALLOW.value)
-    own.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
+    trust.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
     if self.is_run:
       # A training reads the facts from the data.
       more = ['facts'] if mode == 'train' else []
@@ -146,7 +146,7 @@ class Command:
     else:
       config = store.with_flags(config, fields)
     given = {path for path, _ in fields}
-    return unread.without_idle(config, given, workdir, mode)
+    return refusals.without_idle(config, given, workdir, mode)
 
 
 def main(argv: list[str]) -> None:
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     uses = _MODE.value in USE_A_RUN or bool(config.convert.to)
     place = command.weights_in(workdir) if uses else workdir
-    prerequisites.check(config, _MODE.value, place)
+    predecessors.check(config, _MODE.value, place)
     join(config)
     if uses and command.is_run and shared.exist(path):
       from diffusion_jax.app.run import sharing
@@ -192,7 +192,7 @@ def main(argv: list[str]) -> None:
   except Exception as error:
     if line := of_machine(error):
       fail(line)
-    if place := own.place_of(error):  # The user's own part raised it.
+    if place := user_parts.place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise
@@ -295,11 +295,11 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if argument:
       fail(f'{path} is a run: it has no variant :{argument}')
     return path, ''
-  files, own = prerequisites.config_files(), Path(path).is_file()
+  files, own = predecessors.config_files(), Path(path).is_file()
   installed = files.get(str(Path(path)))
   if own or installed:
     nearer = own and Path('configs', 'base.py').is_file()
-    place = Path('configs') if nearer else prerequisites.installed_configs()
+    place = Path('configs') if nearer else predecessors.installed_configs()
     sys.modules['configs'] = configs = ModuleType('configs')
     configs.__path__ = [str(place.resolve())]
     return path if own else str(installed), argument

@@ -10,7 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import folder, kinds, own, prerequisites
+from diffusion_jax.app.config import folder, kinds, predecessors, trust
 from diffusion_jax.app.config.errors import near, no_field
 from diffusion_jax.app.config.tree import Node, Schema, Table, merge, parameters, resolve
 from diffusion_jax.data.sources import Facts
@@ -30,7 +30,7 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   """
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
-    own.allow(own.names_in(tree))
+    trust.allow(trust.names_in(tree))
   else:
     tree = kinds.without_others(tree, kinds.kind_of(tree))
   return resolve(tree, schema_of(tree))
@@ -63,7 +63,7 @@ def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   imported. See `with_fields`.
   """
   if trusted:
-    own.allow(text for _, text in flags)
+    trust.allow(text for _, text in flags)
   return with_fields(config, {path: FlagText(text) for path, text in flags})
 
 
@@ -167,12 +167,12 @@ def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_RE
   UserError for a folder without a run, and if only a stored config names it.
   """
   if path:
-    own.check_paths(path, str(workdir))
+    trust.check_paths(path, str(workdir))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
-    raise UserError(prerequisites.missing(path, workdir))
-  own.recall(Path(workdir))
+    raise UserError(predecessors.missing(path, workdir))
+  trust.recall(Path(workdir))
   return stored(content, f'{workdir}/config.json', skip)
 
 

@@ -81,7 +81,6 @@ class EditInputs(NamedTuple):
 def inputs_of(model: Model) -> EditInputs:
   """Reads and checks what the user gives for an edit."""
   edit: Edit = model.config.edit.make()
-  edit.check(model)
   with from_config('edit'):
     n = edit.count()
   cond = choose_cond(model, edit, n)

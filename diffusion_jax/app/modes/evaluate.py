@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, store, unread
+from diffusion_jax.app.config import folder, refusals, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.kinds import name_of
 from diffusion_jax.app.config.tree import Node
@@ -69,7 +69,8 @@ def run(config: Node, workdir: str | Path) -> None:
     )
   for _, point in points:
     point.check('evaluate')
-    refuse(unread.of_evaluation(point.config, workdir, kinds))
+    rows = [refusals.of_evaluation(kinds)]
+    refuse(refusals.lines(rows, point.config, 'evaluate', workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
   make_folder(workdir, 'evaluation')

@@ -318,7 +318,7 @@ TABLES['evaluate'] = """
 evaluation.metrics= => metrics is empty: give one of elbo, ode
 evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
   config.evaluation.elbo: steps is 9: it must
-evaluation.fid.num_draws=3 => config.evaluation.fid is not read with
+evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 is not read with
   evaluation.metrics=elbo: add fid, or leave this out
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
@@ -419,7 +419,7 @@ average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, and
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 
-# tests/app/config/test_needs.py has all that other data need.
+# tests/app/config/test_conflicts.py has all that other data need.
 REAL = 'and these data are real numbers'
 TABLES['train'] += f"""
 two_moons sampling.clip=True => config.sampling.clip=True needs levels, as

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import diffusion_jax
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checksums, shared
@@ -50,7 +50,7 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
     run, section = config.at(field), field.removesuffix('.run')
     if not run and 'run' in (config.at(section) or ()):
       raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
-    own.check_paths(field, run)
+    trust.check_paths(field, run)
     trained = run and (Path(run) / 'config.json').is_file()
     if run and not (trained and has_checkpoint(Path(run))):
       raise UserError(missing(field, run))
