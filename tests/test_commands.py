@@ -93,7 +93,7 @@ def commands(page):
       continue
     for part in re.split(r'\s&&\s|;\s', line):
       word, _, rest = part.partition(' ')
-      part = f'{aliases[word]} {rest}' if word in aliases else part
+      part = f'{aliases[word]} {rest}' if rest and word in aliases else part
       part = re.sub(r'^(?:[A-Z_]+=\S+ )+', '', part.strip().rstrip('&'))
       if part and not PLACEHOLDER.search(part):
         yield part

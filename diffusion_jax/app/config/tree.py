@@ -217,10 +217,13 @@ def _annotation(parameter):
 
 
 def _name_of(table, default):
-  # Returns the name of a default, or else the first name.
-  name = getattr(default, '__name__', None)
-  names = (n for n, c in table.items() if name == getattr(c, '__name__', ''))
+  """Returns the name of a default, or else the first name."""
+  names = (n for n, c in table.items() if default and _called(c) == _called(default))
   return next(names, next(iter(table)))
+
+
+def _called(function):
+  return getattr(function, '__name__', function)  # a partial function has none
 
 
 # The walk.
