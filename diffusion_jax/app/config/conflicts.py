@@ -103,8 +103,9 @@ _OF_PIXELS = (
 
 def _is_guided_alone(c, facts):
   guidance = c.sampling.get('guidance')
-  by_itself = guidance is not None and not guidance.get('run')
-  return by_itself and guidance.scale != 1.0 and not c.conditioning.dropout
+  if guidance is None or guidance.get('run') or guidance.scale == 1.0:
+    return False
+  return not c.conditioning.dropout
 
 
 def _has_scales(c):
@@ -290,6 +291,11 @@ def _is_no_denoiser(c, facts):
 
 
 EDITS = (
+  Row(
+    lambda c, facts: c.sampling.get('classifier') is not None,
+    'config.sampling.classifier: edits cannot be guided by it',
+    EDIT,
+  ),
   Row(
     lambda c, facts: condition_of(c) and condition_of(c) != c.edit.name,
     'config.edit={c.edit.name}: the network of this run was trained with '

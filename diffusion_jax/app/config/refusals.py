@@ -19,7 +19,7 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training import loggers
 
-Found = Callable[[Node, Facts], Any]
+Found = Callable[[Node, Any], Any]  # facts may be None
 
 
 class Row(NamedTuple):

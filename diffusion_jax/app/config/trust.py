@@ -134,11 +134,21 @@ def check_paths(field: str, value: str | Iterable[str] | None) -> None:
   """
   for path in [value] if isinstance(value, str) else value or ():
     if path and path not in _allowed:
-      raise UserError(
-        f'config.{field}={path!r} would be read, but only a stored config '
-        f'contains this path. If you trust it, add --allow={shlex.quote(path)} '
-        'to the command'
-      )
+      raise _stranger(f'config.{field}={path!r} would be read', 'path', path)
+
+
+def check_import(field: str, name: str) -> None:
+  """Raises UserError if only a stored config names a 'module:attribute'."""
+  if not is_allowed(name):
+    use = f'config.{field}={name!r} would be imported, which runs its code'
+    raise _stranger(use, 'name', name)
+
+
+def _stranger(use, what, word):
+  return UserError(
+    f'{use}, but only a stored config contains this {what}. If you trust it, add '
+    f'--allow={shlex.quote(word)} to the command'
+  )
 
 
 def names_in(tree: object) -> set[str]:

@@ -41,12 +41,7 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   Raises UserError before the import if the user did not name it, and after the
   import if it cannot be a constructor of this field.
   """
-  if not trust.is_allowed(name):
-    raise UserError(
-      f'config.{path}={name!r} would be imported, which runs its code, but '
-      'only a stored config contains this name. If you trust it, add '
-      f'--allow={name} to the command'
-    )
+  trust.check_import(path, name)
   module, _, attribute = name.partition(':')
   if os.getcwd() not in sys.path:  # the folder of the user's module
     sys.path.insert(0, os.getcwd())
