@@ -337,9 +337,7 @@ rate(100, 'linear', 100) => larger than warmup_steps=100, got 100
 rate(0, 'inverse_sqrt') => larger than warmup_steps=0, got 0
 optimizer.ema_half_life(-1, 512) => half_life is -1: it must be positive
 power_ema.exponent(0.0) => width must be in (0, 0.2887
-power_ema.exponent(-0.1) => width must be in (0, 0.2887
 power_ema.exponent(0.3) => width must be in (0, 0.2887
-power_ema.exponent(NAN) => width must be in (0, 0.2887
 power_ema.solve(np.full(2, 64.0), np.full(2, 3.0), 64.0, 2.0) => averages must differ in time or
   width
 # devices
@@ -348,11 +346,9 @@ sharding.make_mesh(-1, 3) => -1x3 needs a multiple of 3 devices, there are 8
 sharding.make_mesh(0, 1) => 0x1 does not exist
 sharding.local_rows(sharding.make_mesh(4, 2), 10) => batch of 10 cannot be split over 8
 topologies.make('v9:2x4') => 'v9:2x4' does not name devices: give, for instance
-topologies.make('h100') => 'h100' does not name devices
 topologies.make('v5e:2x2x2') => v5e:2x2x2: v5e has 2 dimensions
 topologies.make('h100x16') => h100x16: a machine has 1 to 8 GPUs
 topologies.make('cpu:0') => cpu:0: 1 to 2048 devices can be simulated
-topologies.make('cpu:999999') => cpu:999999: 1 to 2048 devices can be simulated
 topologies.make(f'cpu:{10**20}') => 0: 1 to 2048 devices can be simulated
 topologies.make('cpu:1024') => cpu:1024: JAX has started with 8 devices of the CPU: set XLA
 # demos
@@ -364,17 +360,12 @@ shapes_judge.judge(pictures(2, 16, 16, 3), ['a']) => 1 texts for 2 images
 shapes_judge.judge(pictures(1, 16, 16, 3), ['a dog']) => cannot parse 'a dog'
 shapes.shapes('val') => split 'val' is not one of train, test
 shapes.shapes('train', (8, 8, 3)) => (16, 16, 3) or a larger square
-shapes.shapes('train', (16, 32, 3)) => (16, 16, 3) or a larger square
-shapes.shapes('train', (16, 16, 1)) => (16, 16, 3) or a larger square
 shapes.shapes('train', num_objects=3) => num_objects must be 1 or 2
 shapes.parse('') => it must be like
-shapes.parse('a dog') => it must be like
-shapes.parse('a red circle above') => it must be like
 shapes.parse('a red circle above a blue square below a green cross') => it must be like
 """
 WRONG_HOSTS = """
 processes.check('localhost:1', 2, None) => needs all of --coordinator
-processes.check(None, None, 0) => needs all of --coordinator
 processes.check('localhost', 2, 0) => --coordinator=localhost is not host:port
 processes.check('localhost:123456', 2, 0) => is not host:port
 processes.check('localhost:1', 2, 2) => it must be in 0..1

@@ -7,7 +7,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.refusals import EDIT, EVALUATE, Row
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import condition_of, method_name
+from diffusion_jax.app.edits.methods import condition_of, fitting, method_name
 from diffusion_jax.data.sources import Facts
 
 LATENTS, MAPS, VAES = (kinds.LATENT_DIFFUSION,), (kinds.FLOW_MAP,), (kinds.VAE,)
@@ -276,7 +276,8 @@ def _change_that_unipc_undoes(c, facts):
   if c.at('edit.posterior') is not None:
     return f'posterior={c.edit.posterior.name}' * c.edit.posterior.make().changes_x
   if 'method' in c.edit:
-    return f'method={method_name(c)}' * (method_name(c) in ('repaint', 'replace'))
+    method = fitting(c) if c.edit.method is None else c.edit.method.make()
+    return f'method={method_name(c)}' * method.changes_x
   return 'mask' if c.edit.get('mask') else ''
 
 

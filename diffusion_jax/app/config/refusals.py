@@ -117,11 +117,14 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
 # -- fields that are not read --------------------------------------------------
 
 
-def _without(name: str, *fields: str) -> Row:
+def _paths(section, *names):
+  return tuple(f'{section}.{name}' for name in names)
+
+
+def _without(name: str, *names: str) -> Row:
   """Returns the row of what a training does not read where a field is 0 or ()."""
-  paths = tuple(f'training.{field}' for field in fields)
-  setting = f'training.{name}={{c.training.{name}}}'
-  return Row(lambda c, facts: not c.training[name], setting, TRAIN, fields=paths)
+  setting, fields = f'training.{name}={{c.training.{name}}}', _paths('training', *names)
+  return Row(lambda c, facts: not c.training[name], setting, TRAIN, fields=fields)
 
 
 def _has_no_condition(c):
@@ -141,7 +144,7 @@ def _measures_no_loss(c, facts):
   return not c.training.evaluate_every and not by_loss
 
 
-def _of_context(kind: str, *fields: str) -> Row:
+def _of_context(kind: str, *names: str) -> Row:
   """Returns the row of what a kind of conditioning.context does not read."""
 
   def is_kind(c, facts):
@@ -153,8 +156,8 @@ def _of_context(kind: str, *fields: str) -> Row:
         name = inputs.context_kind(facts.x.shape[:-1])
     return name == kind
 
-  paths = tuple(f'conditioning.context.{field}' for field in fields)
-  return Row(is_kind, f'conditioning.context={kind}', TRAIN, fields=paths)
+  fields = _paths('conditioning.context', *names)
+  return Row(is_kind, f'conditioning.context={kind}', TRAIN, fields=fields)
 
 
 def _of_posterior(field: str) -> Row:
@@ -169,8 +172,7 @@ def _of_posterior(field: str) -> Row:
 
 
 _ALONE = 'conditioning.labels=False, and no text, image or context'
-_STEPS = tuple(f'sampling.{name}' for name in STEPS)
-_METRICS = 'evaluation.metrics={it}'
+_STEPS = _paths('sampling', *STEPS)
 
 IDLE = (
   _without('lora_rank', 'lora_alpha', 'lora_convolutions'),
@@ -215,7 +217,7 @@ IDLE = (
     lambda c, facts: True,
     '--mode=edit, which reads edit.num_samples, label and output',
     EDIT,
-    fields=tuple(f'sampling.{name}' for name in ('num_samples', 'labels', 'trajectory', 'name')),
+    fields=_paths('sampling', 'num_samples', 'labels', 'trajectory', 'name'),
   ),
   Row(
     lambda c, facts: c.edit.name == 'interpolate',
@@ -238,42 +240,37 @@ def idle(config: Node) -> tuple[Row, ...]:
   metrics = {kinds.name_of(name) for name in config.evaluation.metrics}
   sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
   return IDLE + tuple(
-    Row(
-      lambda c, facts: ','.join(c.evaluation.metrics),
-      _METRICS,
-      EVALUATE,
-      fields=(f'evaluation.{name}',),
-      advice=f'add {name}, or leave this out',
-    )
+    _of_metrics(f'evaluation.{name}', advice=f'add {name}, or leave this out')
     for name in sections
     if name not in metrics
   )
 
 
+def _metrics(c, facts):
+  return ','.join(c.evaluation.metrics)
+
+
+def _of_metrics(*fields, **more):
+  """Returns the row of fields that evaluation.metrics do not read."""
+  return Row(_metrics, 'evaluation.metrics={it}', EVALUATE, fields=fields, **more)
+
+
 # What metrics of samples, pairs and examples read of an evaluation.
 _READ = {
   'samples': (
-    'evaluation.num_generated',
-    'evaluation.features',
-    'evaluation.weights',
-    'evaluation.reference',
-    'evaluation.floor',
-    'sampling.context',
-    'sampling.context_row',
+    *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'floor'),
+    *_paths('sampling', 'context', 'context_row'),
   ),
-  'pairs': ('evaluation.num_pairs', 'evaluation.draws_per_pair', 'evaluation.split'),
-  'examples': ('evaluation.num_images', 'evaluation.split'),
-  '': ('sampling.num_samples', 'sampling.name', 'sampling.trajectory'),
+  'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),
+  'examples': _paths('evaluation', 'num_images', 'split'),
+  '': _paths('sampling', 'num_samples', 'name', 'trajectory'),
 }
 
 
 def of_evaluation(groups: Collection[str]) -> Row:
   """Returns the row of what metrics of these groups do not read."""
   read = {field for group in groups for field in _READ[group]}
-  unread = {field for fields in _READ.values() for field in fields} - read
-  return Row(
-    lambda c, facts: ','.join(c.evaluation.metrics), _METRICS, fields=tuple(sorted(unread))
-  )
+  return _of_metrics(*sorted({x for fields in _READ.values() for x in fields} - read))
 
 
 # -- a training ----------------------------------------------------------------
