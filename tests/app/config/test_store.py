@@ -203,19 +203,6 @@ def test_a_field_that_does_not_exist_is_one_line(line):
   assert not hint or hint[0] in found, found
 
 
-@pytest.mark.parametrize(
-  'line',
-  """
-seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
-sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
-sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
-network.multipliers=1,0.5 compilation_cache= convert.source=3
-""".split(),
-)
-def test_the_ends_of_ranges_are_taken(line):
-  with_flags('digits', line)
-
-
 # -- runs ----------------------------------------------------------------------
 
 

@@ -12,30 +12,14 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.config import constructors, kinds, store, tables, tree
+from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import PLAIN
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.conftest import read
 from tests.jitted import level_grid
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
-
-
-@pytest.mark.parametrize('kind', [*kinds.KINDS, kinds.LATENT_DIFFUSION])
-def test_no_plain_parameter_has_the_name_of_a_table(kind):
-  """A number `weight` would clash with the table of the objectives' weights."""
-  places = [(where, c) for where, t in kind.tables.items() for c in t.values()]
-  places += [*kind.parts.items()]
-  places += [(f'evaluation.{name}', c) for name, c in kind.metrics.items()]
-  plain = [
-    tree.below(where, name)
-    for where, constructor in places
-    for name, parameter in tree.parameters(constructor).items()
-    if isinstance(parameter.default, (*PLAIN,))
-  ]
-  assert not [where for where in plain if kind.table(where)]
 
 
 def model_of(*flags, name='digits') -> Any:
@@ -74,24 +58,6 @@ def test_explicit_alphas_count_the_steps():
   alphas, steps = alphas_and_steps()
   np.testing.assert_allclose(alphas, [0.9, 0.8, 0.7], rtol=1e-6)
   np.testing.assert_array_equal(steps, [0, 0, 1, 2])
-
-
-@pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
-def test_every_gamma_is_its_line_before_training(gamma, key):
-  flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
-  model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
-  module = constructors.gamma_of(model.noisy.process.schedule)
-
-  @jax.jit
-  def first(key):
-    params = module.init(key, jnp.zeros(1)).get('params', {})
-    schedule = model.noisy.schedule({'schedule': params})
-    return params, schedule(np.float32([0.0, 0.5, 1.0])).logsnr
-
-  params, logsnr = first(key)
-  assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
-  # the small random part of 'network' is far below a tenth
-  np.testing.assert_allclose(-logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 
 
 def test_what_a_network_sees_of_a_level():
@@ -189,11 +155,6 @@ def test_every_spacing_and_respacing_which_wins():
 
   for found, expected in both():
     jax.tree.map(equal, found, expected)
-
-
-def test_a_learned_schedule_has_values_in_a_trained_run_only():
-  with pytest.raises(UserError, match='^config.schedule=learned has values in'):
-    model_of('schedule=learned').plan()
 
 
 STOCHASTIC = (  # digits' ddim has eta = 1
