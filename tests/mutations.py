@@ -127,7 +127,7 @@ sampling/map_sampler.py whose_last_call_would_do_nothing
   np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
 # Folders to share.
 app/run/sharing.py app/run/test_sharing.py kept_autoencoder
-  write_json(target / 'config.json', own.without_folders(stored))
+  write_json(target / 'config.json', trust.without_folders(stored))
   => write_json(target / 'config.json', stored)
 app/run/sharing.py app/run/test_sharing.py is_last
   ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
@@ -523,7 +523,7 @@ app/models/vae.py a_chain_literally
 app/train_loop/hooks.py the_lowest_loss_and_the_highest_score
   sign = -1.0 if higher else 1.0 => sign = 1.0
 app/train_loop/setup.py app/modes/test_refusals.py training.accumulate
-  c.batch_size % (mesh.size * c.accumulate) => c.batch_size % mesh.size
+  c.training.batch_size % (mesh.size * count) == 0 => True
 app/run/weights.py another_network_is_refused
   own or folder.differences( => own and folder.differences(
 # Discrete states.
@@ -709,13 +709,13 @@ data/spec.py app/inputs/test_datasets.py a_stranger_fit
   mean != std or => 
 data/spec.py app/inputs/test_datasets.py a_stranger_fit
   low > last => False
-app/modes/edit.py app/config/test_own.py without_a_context_reads
+app/modes/edit.py app/config/test_trust.py without_a_context_reads
   rows = conditions.given_context(model) => rows = None
-app/config/own.py is_data_and_the_source
+app/config/user_parts.py is_data_and_the_source
   path in ('data', 'data.source') => path == 'data'
-app/config/own.py below_the_folder
+app/config/trust.py below_the_folder
   content.get('folder') == os.getcwd() => 'parts' in content
-app/config/own.py takes_what_every_network
+app/config/user_parts.py takes_what_every_network
   _call_misfit(part) if more else '' => ''
 app/inputs/conditions.py of_other_runs_get
   noisy is None or guided => noisy is None
@@ -725,12 +725,12 @@ runtime/files.py without_a_home
   if full.startswith('~') => if False
 training/preemption.py nohup_goes_on
   is signal.SIG_DFL => is not None
-app/config/own.py folder_of_the_user
+app/config/trust.py folder_of_the_user
   [*words, *map(os.path.expanduser, words)] => words
-app/config/own.py folder_of_the_user
+app/config/trust.py folder_of_the_user
   isinstance(value, tuple): => False:
-app/config/tree.py app/config/test_own.py only_a_stored_config
-  own.check_paths(where, value) => pass
+app/config/tree.py app/config/test_trust.py only_a_stored_config
+  trust.check_paths(where, value) => pass
 # What kept results depend on.
 app/run/provenance.py its_content
   f'{name}, sha256 {sha256(path)[:16]}' => name
@@ -829,16 +829,16 @@ app/models/diffusion.py networks_own_estimate
 app/train_loop/hooks.py test_loss_sees_the_texts
   source, size, 0, i, rows=local, text_length=length, facts=model.facts
   => source, size, 0, i, rows=local, facts=model.facts
-app/config/unread.py app/test_cli.py flag_makes_idle
-  if is_given or not any( => if not any(
-app/config/unread.py app/test_cli.py flag_makes_idle
-  yield ('conditioning.dropout',), beside => pass
+app/config/refusals.py app/test_cli.py flag_makes_idle
+  if is_flag or not any( => if not any(
+app/config/refusals.py app/test_cli.py flag_makes_idle
+  _has_no_condition(c) and c.conditioning.dropout => False
 app/modes/train.py decays_anew_is_said
   setup.rates_of(parts.config, total)[:step] => rates[:step]
 app/modes/train.py before_a_program_is_compiled
   read = itertools.chain([next(read)], read) => read = iter(read)
 app/train_loop/setup.py app/modes/test_refusals.py optimizer.decay_steps
-  if 0 < steps < len(rates) - 1 => if 0 < steps < 0
+  0 < steps < len(rates) - 1 and => 0 < steps < 0 and
 app/modes/convert.py program_of_numbers
   (cond[name] - a) / b => cond[name]
 app/modes/convert.py program_of_numbers

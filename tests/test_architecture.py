@@ -50,7 +50,7 @@ def test_import_arrows():
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
   assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
-    'config/own.py',  # asks for permission
+    'config/user_parts.py',  # asks for permission
     'modes/convert.py',  # a reader of interop
     'config/modes.py',  # a mode
   }
@@ -79,7 +79,7 @@ def test_files_are_written_by_drafts():
     # caches
     'runtime/compiling.py',
     'metrics/references.py',
-    'app/config/own.py',
+    'app/config/trust.py',
     'app/modes/convert.py',  # a place that the user names
     'runtime/processes.py',  # /dev/null
     'metrics/judges/perceptrons.py',  # weights of the package
@@ -131,18 +131,13 @@ TESTED_ELSEWHERE = {
   'app/modes/average.py': 'app/run/test_weights.py',
   'app/models/classifier.py': 'app/models/test_guidance.py',
   'app/models/teachers.py': 'app/models/test_flow_map.py',
-  'app/config/constructors.py': 'app/config/test_tables.py',
   'app/edits/methods.py': 'app/modes/test_edit.py',
   'app/edits/pictures.py': 'app/modes/test_edit.py',
-  'app/config/errors.py': 'app/config/test_tree.py',
-  'app/config/fields.py': 'app/config/test_store.py',
-  'app/config/kinds.py': 'app/config/test_store.py',
   'app/devices.py': 'app/train_loop/test_setup.py',
   'app/drawing/emerging.py': 'app/modes/test_serve.py',
   'app/drawing/generate.py': 'app/models/test_diffusion.py',
   'app/run/model_card.py': 'app/run/test_sharing.py',
   'app/model.py': 'app/models/test_vae.py',
-  'app/config/unread.py': 'app/modes/test_refusals.py',
   'app/run/other_runs.py': 'app/models/test_guidance.py',
   'app/edits/posteriors.py': 'app/modes/test_restore.py',
   'app/edits/restoration.py': 'app/modes/test_restore.py',

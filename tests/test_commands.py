@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from diffusion_jax.app import cli, help, models
-from diffusion_jax.app.config import folder, own, prerequisites, store
+from diffusion_jax.app.config import folder, predecessors, store, trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -93,7 +93,7 @@ def commands(page):
       continue
     for part in re.split(r'\s&&\s|;\s', line):
       word, _, rest = part.partition(' ')
-      part = f'{aliases[word]} {rest}' if word in aliases else part
+      part = f'{aliases[word]} {rest}' if rest and word in aliases else part
       part = re.sub(r'^(?:[A-Z_]+=\S+ )+', '', part.strip().rstrip('&'))
       if part and not PLACEHOLDER.search(part):
         yield part
@@ -104,7 +104,7 @@ def place(tmp_path, monkeypatch):
   """Makes a folder with the files that the pages say the reader has."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(own, '_allowed', set())
+  monkeypatch.setattr(trust, '_allowed', set())
   monkeypatch.setattr(cli, 'fail', refuse)
   rng = np.random.default_rng(0)
   x = rng.uniform(-1.0, 1.0, (40, 2))
@@ -146,7 +146,7 @@ def make_run(workdir):
     return
   command = RUNS.get(str(workdir))
   if command is None:
-    found = prerequisites.training_command(workdir)
+    found = predecessors.training_command(workdir)
     if not found:
       return
     command = found.partition(' --')[2].partition(' ')[0]

@@ -127,14 +127,11 @@ def pictures(*shape):
 WRONG = r"""
 # parameters of schedules
 dj.CosineSchedule(10.0, -10.0) => logsnr_min is 10, logsnr_max is -10
-dj.CosineSchedule(5.0, 5.0) => logsnr_min is 5
 dj.CosineSchedule(-INF, 5.0) => logsnr_min is -inf
 dj.LinearVPSchedule(-0.1, 20.0) => beta_min is -0.1
 dj.LinearVPSchedule(0.0, 20.0) => beta_min is 0
-dj.LinearVPSchedule(20.0, 0.1) => beta_min is 20
 dj.SubVPSchedule(0.1, NAN) => beta_max is nan
 dj.GeometricVESchedule(0.0, 50.0) => sigma_min is 0
-dj.GeometricVESchedule(50.0, 0.01) => sigma_min is 50
 dj.KarrasSchedule(-1.0, 80.0) => sigma_min is -1
 dj.KarrasSchedule(0.002, INF) => sigma_max is inf
 dj.KarrasSchedule(0.002, 80.0, 0.0) => rho is 0
@@ -143,7 +140,6 @@ dj.SigmoidSchedule(3.0, -3.0) => start is 3, end is -3
 dj.SigmoidSchedule(-3.0, 3.0, 0.0) => tau is 0
 dj.ShiftedSchedule(COSINE, 0.0) => shift is 0
 STEPS.at_step(-5) => i is -5: steps are in 0..100
-STEPS.at_step(101) => i is 101: steps are in 0..100
 STEPS.at_step(np.array([0, 101])) => i is ... : steps are in 0..100
 dj.sde_coefficients(STEPS, 2.0) => t is 2: times
 dj.level_grid(COSINE, 3, t_start=2.0) => t is 2: times
@@ -152,86 +148,60 @@ dj.zero_terminal_snr([0.1]) => 2 or more
 alphas() => the list of alphas is empty
 alphas([0.9, 0.8]) => an array [1, 2]
 alphas(0.9, 1.2, 0.8) => alphas[1] = 1.2, step 2 of 3, is outside (0, 1)
-alphas(0.9, -0.1) => alphas[1] = -0.1
 alphas(0.9, 1.0) => alphas[1] = 1 ... adds no noise
 alphas(0.0, 0.9) => alphas[0] = 0 ... allowed only as the last
 alphas(0.9, NAN) => alphas[1] = nan
-dj.DiscreteSchedule.from_betas([0.1, 1.0, 0.1]) => betas[1] = 1 ... only as the
-  last
+dj.DiscreteSchedule.from_betas([0.1, 1.0, 0.1]) => betas[1] = 1 ... only as the last
 dj.DiscreteSchedule.from_betas([0.0, 0.1]) => betas[0] = 0 ... adds no noise
 dj.MatrixProcess.from_matrices(np.eye(3)) => [3, 3]: it must be [T, K, K]
-dj.MatrixProcess.from_matrices(np.full((1, 2, 2), 0.49999)) => each row must add
-  up to 1
-dj.MatrixProcess.from_matrices([[[1.5, -0.5], [0.0, 1.0]]]) => without negative
-  entries
+dj.MatrixProcess.from_matrices(np.full((1, 2, 2), 0.49999)) => each row must add up to 1
+dj.MatrixProcess.from_matrices([[[1.5, -0.5], [0.0, 1.0]]]) => without negative entries
 grid(0) => num_steps is 0
 grid(101, 'steps') => 101 steps do not fit on the schedule's 100
 grid(11, 'steps', t_start=0.2, t_end=0.101) => 11 steps do not fit
-grid(10, 'log') => 'log' is not one of uniform, steps, quadratic, karras,
-  logsnr, leading, linspace
+grid(10, 'log') => 'log' is not one of uniform, steps, quadratic, karras, logsnr, leading, linspace
 grid(10, t_start=0.5, t_end=0.5) => t_end=0.5 is not in [0, t_start=0.5
 grid(10, 'steps', schedule=COSINE) => needs a schedule of steps
 grid(10, 'leading', schedule=COSINE) => needs a schedule of steps
-grid(10, 'linspace', schedule=COSINE) => needs a schedule of steps
-grid(10, 'trailing', schedule=COSINE) => needs a schedule of steps
 grid(10, 'leading', t_end=0.1) => chooses its last step
-grid(10, 'linspace', t_end=0.1) => chooses its last step
-grid(10, 'trailing', t_end=0.1) => chooses its last step
 grid(51, 'leading', t_start=0.5) => 51 steps do not fit
-grid(51, 'linspace', t_start=0.5) => 51 steps do not fit
-grid(51, 'trailing', t_start=0.5) => 51 steps do not fit
-dj.respaced_steps(1000, 'ddim300') => no integer stride through 1000 steps keeps
-  exactly 300
+dj.respaced_steps(1000, 'ddim300') => no integer stride through 1000 steps keeps exactly 300
 dj.respaced_steps(1000, '1001') => 1001 steps do not fit in a section of 1000
-dj.respaced_steps(1000, '10,501') => 501 steps do not fit in a section of 500
 dj.respaced_steps(1000, '') => '' does not specify
-dj.respaced_steps(1000, 'fast') => 'fast' does not specify
 dj.respaced_steps(1000, 'ddim5,5') => 'ddim5,5' does not specify
 dj.respaced_steps(1000, '10,0') => '10,0' does not specify
 dj.step_levels(STEPS, [0, 5]) => steps 0..5 are not in 1..100
-dj.step_levels(STEPS, [1, 101]) => steps 1..101 are not in 1..100
 dj.step_levels(STEPS, [3, 3]) => 1 or more different steps
 dj.step_levels(STEPS, []) => 1 or more different
 dj.step_levels(COSINE, [1]) => needs a schedule of steps
 draw_normal(KEYS, X) => [3] keys for a batch of 2
 key_per_example(KEYS, 4) => [3] keys for a batch of 4
 # oracles
-oracles.mixture(np.ones(2), np.ones((3, 2)), np.ones((3, 2, 2))) => must be [K],
-  [K, D]
+oracles.mixture(np.ones(2), np.ones((3, 2)), np.ones((3, 2, 2))) => must be [K], [K, D]
 oracles.gaussian(np.zeros(2), [[1.0, 2.0], [2.0, 1.0]]) => symmetric and posi
 oracles.gaussian(np.zeros(2), [[1.0, 0.5], [0.0, 1.0]]) => symmetric and posi
 MIXTURE.entropy() => entropy has ... a mixture of 2
 MIXTURE.ode_map(X, LEVEL, LEVEL) => ode_map has ... a mixture of 2
 GAUSSIAN.conditional([0.0, 0.0], np.array([True, True])) => nothing is left
 GAUSSIAN.conditional([0.0, 0.0], np.array([True])) => must be [2]
-GAUSSIAN.conditional([0.0, 0.0], np.array([1, 0])) => must be [2]
-MIXTURE.posterior(np.ones((1, 3)), [1.0], 0.1) => matrix [1, 3] and y [1] must
-  be
-MIXTURE.log_evidence(np.eye(2), [1.0, 0.0], 0.0) => std is 0.0: it must be above
-  0
+MIXTURE.posterior(np.ones((1, 3)), [1.0], 0.1) => matrix [1, 3] and y [1] must be
+MIXTURE.log_evidence(np.eye(2), [1.0, 0.0], 0.0) => std is 0.0: it must be above 0
 bounds.expected_bound(MIXTURE, LEVELS) => a mixture of 2
 bounds.expected_bound(GAUSSIAN, LEVELS, 'learned') => 'learned' is not one of
-bounds.expected_bound(GAUSSIAN, LEVELS.take(slice(1, None))) => from noise to
-  clean
-bounds.expected_bound(GAUSSIAN, LEVELS.take(slice(0, -1))) => from noise to
-  clean
+bounds.expected_bound(GAUSSIAN, LEVELS.take(slice(1, None))) => from noise to clean
 discrete_oracles.table(np.ones((2, 3))) => must have the same length
 discrete_oracles.table(np.array([1, -1])) => must have the same length
 # networks, operators and compositions
-dj.Network(one_channel, dj.logsnr_input).denoiser(())(X, LEVEL) => output
-  [2, 1], xt [2, 3]
+dj.Network(one_channel, dj.logsnr_input).denoiser(())(X, LEVEL) => output [2, 1], xt [2, 3]
 operators.luminance(Y) => luminance needs 3 channels, got 1
-dj.gauss_composed(lambda y: denoise, Y, denoise, np.eye(3)[None], np.eye(3)) =>
-  must be [n, D, D] and [D, D]
+dj.gauss_composed(lambda y: denoise, Y, denoise, np.eye(3)[None], np.eye(3)) => must be [n, D, D]
+  and [D, D]
 dj.Measurement(Y, array, -1.0) => std is -1: it cannot be negative
 dj.Measurement(Y, array, NAN) => std is nan: it cannot be negative
 dj.Measurement(Y, array, jnp.array([0.1, -0.2])) => std is -0.2: it
 dj.Measurement(Y, array, 0.0).log_prob(Y) => std is 0: it must be
-dj.target('epsilon', X, X, LEVEL) => 'epsilon' is not one of x0, eps, v, score,
-  flow, edm
 denoiser_of('epsilon') => 'epsilon' is not one of x0, eps, v, score, flow, edm
-flow_map.make_flow_map(None, {}, kind='map') => kind 'map' is not one of
-  average_vel
+flow_map.make_flow_map(None, {}, kind='map') => kind 'map' is not one of average_vel
 dj.reverse_variance('large', LOW, HIGH) => 'large' is not one of fixed
 dj.reverse_variance('learned', LOW, HIGH) => needs a network with var
 losses.with_start(None, 1.5) => probability is 1.5: it must be in
@@ -246,75 +216,61 @@ dj.denoising_loss('eps', Y, X, X, LEVEL, dj.snr_weight) => shapes must be equal
 dj.discretized_logistic_log_prob(Y, 0.0, X) => equal: mean [2, 1], x [2, 3]
 dj.bernoulli_log_prob(Y, X) => equal: logits [2, 1], x [2, 3]
 dj.interpolate(denoise, LEVELS, X, Y, [0.5]) => shapes must be equal: a
-sample(denoise, dj.replace_known(dj.ddim(), X[:1], X[:1] > 0.0)) => shapes must
-  be equal: x
+sample(denoise, dj.replace_known(dj.ddim(), X[:1], X[:1] > 0.0)) => shapes must be equal: x
 # likelihoods and bounds
 dj.discretized_log_prob(NORMAL, X, cdf='erf') => 'erf' is not one of exact, tanh
 dj.discretized_log_prob(NORMAL, X, 1) => num_levels is 1
 dj.discretized_logistic_log_prob(X, 0.0, X, 1) => num_levels is 1
 dj.dequantize(KEY, X, 1) => num_levels is 1
 dj.ode_bits_per_dim(X[:, 0], (3,), 1) => num_levels is 1
-dj.log_likelihood(KEY, denoise, COSINE, X, probe='normal') => 'normal' is not
-  one of rademacher
+dj.log_likelihood(KEY, denoise, COSINE, X, probe='normal') => 'normal' is not one of rademacher
 dj.log_likelihood(KEY, denoise, COSINE, X, num_probes=0) => num_probes is 0
 bound(0) => num_steps is 0: it must be at least 1
 bound(1, variance='fixed_small') => 1: 'fixed_small' needs the var
 bound(1, variance='learned') => is 1: 'learned' needs the var
-jax.eval_shape(lambda: bound(4, variance='learned')) => 'learned' needs a
-  network with
+jax.eval_shape(lambda: bound(4, variance='learned')) => 'learned' needs a network with
 bound(1, variance='fixed_large', steps=1) => it must be in 1..0 for
 bound(4, steps=0) => steps is 0: it must be in 1..3
 bound(4, steps=4) => steps is 4: it must be in 1..3
-dj.vae_elbo(KEY, X, NORMAL, None, num_samples=0) => num_samples is 0: it must be
-  at least 1
+dj.vae_elbo(KEY, X, NORMAL, None, num_samples=0) => num_samples is 0: it must be at least 1
 dj.importance_weighted_elbo(KEY, None, 0) => num_samples is 0
-dj.hierarchical_elbo(KEY, X, None, None, None, num_steps=0) => num_steps is 0:
-  it must be at least 1
-dj.rearranged_elbo(KEY, X, None, None, None, None, num_steps=0) => num_steps is
-  0: it must be at least 1
+dj.rearranged_elbo(KEY, X, None, None, None, None, num_steps=0) => num_steps is 0: it must be at
+  least 1
 # states
-dj.state_bound(KEY, None, UNIFORM, LINEAR, STATES, num_steps=0) => num_steps is
-  0
-dj.masked_bound(KEY, None, UNIFORM, LINEAR, STATES) => such as masking_process
-  ... got one without
-dj.masked_bound(KEY, None, MASKING, LINEAR, STATES, num_times=0) => num_times is
-  0: ... at least 1
-dj.masked_bound(KEY, None, MASKING, LINEAR, STATES, num_steps=0) => num_steps is
-  0: ... at least 1
+dj.state_bound(KEY, None, UNIFORM, LINEAR, STATES, num_steps=0) => num_steps is 0
+dj.masked_bound(KEY, None, UNIFORM, LINEAR, STATES) => such as masking_process ... got one without
+dj.masked_bound(KEY, None, MASKING, LINEAR, STATES, num_times=0) => num_times is 0: ... at least 1
+dj.masked_bound(KEY, None, MASKING, LINEAR, STATES, num_steps=0) => num_steps is 0: ... at least 1
 dj.confidence_ordered(MASKING, -1.0) => temperature is -1: it cannot be neg
 dj.remasked(dj.ancestral_states(MASKING), MASKING, 2) => eta is 2
 dj.top_p(denoise, 0) => p is 0: it must be in (0, 1]
-dj.remasked(dj.ancestral_states(MASKING), UNIFORM, 0.5) => needs a process with
-  a masked state
+dj.remasked(dj.ancestral_states(MASKING), UNIFORM, 0.5) => needs a process with a masked state
 dj.first_hitting(UNIFORM, LINEAR) => needs a process with a masked
 dj.confidence_ordered(UNIFORM) => needs a process with a masked
 # guidance and measurements
 dj.dynamic_threshold(denoise, 99.5) => quantile is 99.5: ... be in
 dj.dynamic_threshold(denoise, max_value=0.0) => max_value is 0: it must be
-dj.classifier_free(None, 2.0, interval=(0.75, 0.25)) => low=0.75 is above
-  high=0.25: no level would be guided
+dj.classifier_free(None, 2.0, interval=(0.75, 0.25)) => low=0.75 is above high=0.25: no level would
+  be guided
 dj.clip_denoised(denoise, 1.0, -1.0) => low=1.0 is above high=-1.0
 dj.churn(dj.heun(), COSINE, 0.1, 2.0, 1.0) => s_min=2.0 is above s_max=1.0
-dj.log_likelihood(KEY, denoise, COSINE, X, t_min=0.9, t_max=0.1) => t_min=0.9 is
-  above t_max=0.1
-grid(2, schedule=backwards) => alpha_s is 4.53999e-05, ... , sigma_t is
-  4.53999e-05: a schedule must go from data to noise
+dj.log_likelihood(KEY, denoise, COSINE, X, t_min=0.9, t_max=0.1) => t_min=0.9 is above t_max=0.1
+grid(2, schedule=backwards) => alpha_s is 4.53999e-05, ... , sigma_t is 4.53999e-05: a schedule must
+  go from data to noise
 jax.jit(lambda: grid(2, schedule=backwards))() => must go from data to noise
-trained(objectives.denoising(NETWORK, backwards, times=losses.uniform_times)) =>
-  must go from data to noise
-trained(classifier(NETWORK, backwards, times=losses.uniform_times), label=X) =>
-  must go from data to noise
-objectives.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) =>
-  must go from data to noise
+trained(objectives.denoising(NETWORK, backwards, times=losses.uniform_times)) => must go from data
+  to noise
+trained(classifier(NETWORK, backwards, times=losses.uniform_times), label=X) => must go from data to
+  noise
+objectives.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) => must go from data
+  to noise
 dj.level_grid(STEPS, 1, 'leading') => spacing='leading' of one step is step 1
 dj.level_grid(STEPS, 1, 'linspace', 0.5) => spacing='linspace' of one step
 dj.respaced_steps(100, '1') => '1' keeps step 1 alone, the cleanest
 LEVELS.take(LEVELS.t.size) => the grid has the levels 0 to
 LEVELS.take(np.array([0, -99])) => index is -99: the grid has the levels 0 to
-dj.observation_guided(denoise, jnp.sum, Y, 1.0, 0) => num_iterations is 0: it
-  must be at least 1
-dj.likelihood_guided(dj.ddim(), MEASURED.distance, -1.0) => step_size is -1: it
-  cannot be neg
+dj.observation_guided(denoise, jnp.sum, Y, 1.0, 0) => num_iterations is 0: it must be at least 1
+dj.likelihood_guided(dj.ddim(), MEASURED.distance, -1.0) => step_size is -1: it cannot be neg
 dj.renoised(2.0) => share is 2
 dj.langevin_draw(jnp.sum, 0.0) => step_size is 0: it must be pos
 dj.langevin_draw(jnp.sum, 1.0, 0) => num_steps is 0
@@ -322,26 +278,19 @@ dj.ode_estimate(COSINE, 0) => num_steps is 0
 gibbs(X) => width is 1e-06, lowest is 0.0100 ... : the schedule
 jax.jit(gibbs)(X) => width is 1e-06, lowest is 0.0100 ... : the schedule
 dj.steered(denoise, threshold=2.0) => threshold is 2
-sample(denoise, dj.steered(lambda x0: x0[:, 0])) => shape [2, 3]: steered needs
-  part
+sample(denoise, dj.steered(lambda x0: x0[:, 0])) => shape [2, 3]: steered needs part
 # samplers and edits
 dj.velocity_sde(COSINE, 'linear') => 'linear' is not one of const
 dj.velocity_sde(COSINE, 'sigma', -1.0) => scale is -1: it cannot be
-dj.sdedit(KEY, denoise, dj.ddim(), LEVELS, X, 1.2) => strength is 1.2: ...
-  [0, 1]
+dj.sdedit(KEY, denoise, dj.ddim(), LEVELS, X, 1.2) => strength is 1.2: ... [0, 1]
 dj.sdedit(KEY, denoise, dj.ddim(), LEVELS, X, 0.5, repeats=0) => repeats is 0
 noise_image([]) => steps must be
-noise_image([3, 2]) => steps must be
-noise_image([-1]) => steps must be
 noise_image([101]) => steps must be
-noise_image(7) => steps must be
-dj.repaint_levels(LEVELS, 10, 2) => jump is 2: it must be at least 1 and less
-  than the 2 steps
+dj.repaint_levels(LEVELS, 10, 2) => jump is 2: it must be at least 1 and less than the 2 steps
 dj.repaint_levels(LEVELS, 10, 0) => jump is 0: it must be
 dj.repaint_levels(LEVELS, 0, 1) => num_resamples is 0: it must be
 dj.ancestral('small') => 'small' is not one of fixed_small, f
 dj.ddim(NAN) => eta is nan
-dj.dpm_solver_pp_sde(NAN) => eta is nan: it cannot be negative
 dj.churn(dj.heun(), COSINE, NAN) => gamma is nan
 dj.langevin(-0.1) => snr is -0.1: it cannot be negative
 dj.annealed_langevin(2, -0.2) => step_size is -0.2
@@ -355,89 +304,68 @@ level_pairs.grid_pairs(1) => num_scales is 1: ... at least 2
 flow_maps.two_times(p_t1=1.5) => p_t1 is 1.5: ... in [0, 1]
 flow_maps.shortcut(NETWORK, FLOW, num_steps=12) => must be a power of 2, got 12
 flow_maps.power_law_guidance(0.0) => got low=0.0, high=8.0
-mean_flow(guidance=flow_maps.fixed_guidance(1.0, 0.5)) => guidance needs a
-  condition with drop
-objectives.vlb(LEARNED, COSINE, schedule_steps=1) => need at least 2 steps and
-  learned
-objectives.vlb(NETWORK, COSINE, schedule_steps=9) => need at least 2 steps and
-  learned
-discrete_states.masked(NETWORK, UNIFORM, LINEAR) => masked needs a process with a
-  masked
-distillation.progressive_distillation(None, None, num_steps=0, teacher=None,
-  solver=None) => num_steps is 0: ... at least 1
-distillation.reflow(NETWORK, FLOW).draw(KEY, {'x': X}, Context()) => needs a
-  teacher, or batch['noise']
-Network(network_fn, dj.edm_input, known=True).check_options('reflow') => has
-  known, which reflow cannot use
-classifier(NETWORK, COSINE, times=dj.uniform_times)((), Context(), KEY,
-  {'x': X}) => needs batch['label']
+mean_flow(guidance=flow_maps.fixed_guidance(1.0, 0.5)) => guidance needs a condition with drop
+objectives.vlb(LEARNED, COSINE, schedule_steps=1) => need at least 2 steps and learned
+objectives.vlb(NETWORK, COSINE, schedule_steps=9) => need at least 2 steps and learned
+discrete_states.masked(NETWORK, UNIFORM, LINEAR) => masked needs a process with a masked
+distillation.progressive_distillation(None, None, num_steps=0, teacher=None, solver=None) =>
+  num_steps is 0: ... at least 1
+distillation.reflow(NETWORK, FLOW).draw(KEY, {'x': X}, Context()) => needs a teacher, or
+  batch['noise']
+Network(network_fn, dj.edm_input, known=True).check_options('reflow') => has known, which reflow
+  cannot use
+classifier(NETWORK, COSINE, times=dj.uniform_times)((), Context(), KEY, {'x': X}) => needs
+  batch['label']
 accumulated(Objective(None, None, separable=False), 2) => accumulate must be 1
-accumulated(vae.vae(None, None, None, free_bits=0.1), 2) => accumulate must be
-  1, got 2
-accumulated(vae.hvae(None, None, None, num_latents=2, free_bits=0.1), 2) =>
-  accumulate must be 1, got 2
+accumulated(vae.vae(None, None, None, free_bits=0.1), 2) => accumulate must be 1, got 2
+accumulated(vae.hvae(None, None, None, num_latents=2, free_bits=0.1), 2) => accumulate must be 1,
+  got 2
 step.rows({'a': np.arange(6)}, 0, 4) => accumulate=4 must divide the batch 6
 vae.log_likelihood('bernoulli', 5)(X, X) => needs 2 levels, got 5
-conditions.superres(4)(None, pictures(5, 4, 6, 3)) => factor must divide ...
-  4x6, got 4
+conditions.superres(4)(None, pictures(5, 4, 6, 3)) => factor must divide ... 4x6, got 4
 conditions.draw_masks(KEYS, (2, 8, 8, 1)) => [3] keys for a batch of 2
 conditions.draw_subsets(KEY, (2, 4), 4) => parameters=4 must be less than the 4
 # optimizers and averages
-lora_init(KEY, {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2) => no kernel of a
-  dense layer to adapt
+lora_init(KEY, {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2) => no kernel of a dense layer to
+  adapt
 lora_init(KEY, {'dense': {'kernel': X}}, 0) => rank is 0
-optimizer.optimizer_and_rate(9, weight_decay_mask='kernel') => weight_decay_mask
-  'kernel' is not one of kernels, not_biases
+optimizer.optimizer_and_rate(9, weight_decay_mask='kernel') => weight_decay_mask 'kernel' is not one
+  of kernels, not_biases
 rate(0, 'cosin') => decay 'cosin' is not one of constant, linear
 rate(100, 'cosine', 50) => larger than warmup_steps=100, got 50
 rate(100, 'linear', 100) => larger than warmup_steps=100, got 100
 rate(0, 'inverse_sqrt') => larger than warmup_steps=0, got 0
 optimizer.ema_half_life(-1, 512) => half_life is -1: it must be positive
 power_ema.exponent(0.0) => width must be in (0, 0.2887
-power_ema.exponent(-0.1) => width must be in (0, 0.2887
 power_ema.exponent(0.3) => width must be in (0, 0.2887
-power_ema.exponent(NAN) => width must be in (0, 0.2887
-power_ema.solve(np.full(2, 64.0), np.full(2, 3.0), 64.0, 2.0) => averages must
-  differ in time or width
+power_ema.solve(np.full(2, 64.0), np.full(2, 3.0), 64.0, 2.0) => averages must differ in time or
+  width
 # devices
 sharding.make_mesh(4, 4) => 4x4 needs 16 devices, there are 8
 sharding.make_mesh(-1, 3) => -1x3 needs a multiple of 3 devices, there are 8
 sharding.make_mesh(0, 1) => 0x1 does not exist
-sharding.local_rows(sharding.make_mesh(4, 2), 10) => batch of 10 cannot be split
-  over 8
+sharding.local_rows(sharding.make_mesh(4, 2), 10) => batch of 10 cannot be split over 8
 topologies.make('v9:2x4') => 'v9:2x4' does not name devices: give, for instance
-topologies.make('h100') => 'h100' does not name devices
 topologies.make('v5e:2x2x2') => v5e:2x2x2: v5e has 2 dimensions
 topologies.make('h100x16') => h100x16: a machine has 1 to 8 GPUs
 topologies.make('cpu:0') => cpu:0: 1 to 2048 devices can be simulated
-topologies.make('cpu:999999') => cpu:999999: 1 to 2048 devices can be simulated
 topologies.make(f'cpu:{10**20}') => 0: 1 to 2048 devices can be simulated
-topologies.make('cpu:1024') => cpu:1024: JAX has started with 8 devices of the
-  CPU: set XLA
+topologies.make('cpu:1024') => cpu:1024: JAX has started with 8 devices of the CPU: set XLA
 # demos
-whiteness.distance_to_noise(np.zeros(3), 1) => num_draws is 1: it must be at
-  least 2
-digits_judge.judge(pictures(2, 32, 32, 3), np.zeros(2)) => [N, 8, 8, 1], got
-  [2, 32, 32, 3
-digits_judge.judge(pictures(360, 8, 8, 1), np.zeros(3)) => 3 labels for 360
-  images
+whiteness.distance_to_noise(np.zeros(3), 1) => num_draws is 1: it must be at least 2
+digits_judge.judge(pictures(2, 32, 32, 3), np.zeros(2)) => [N, 8, 8, 1], got [2, 32, 32, 3
+digits_judge.judge(pictures(360, 8, 8, 1), np.zeros(3)) => 3 labels for 360 images
 shapes_judge.judge(pictures(2, 8, 8, 3), ['a'] * 2) => H >= 16, got [2, 8, 8, 3]
 shapes_judge.judge(pictures(2, 16, 16, 3), ['a']) => 1 texts for 2 images
 shapes_judge.judge(pictures(1, 16, 16, 3), ['a dog']) => cannot parse 'a dog'
 shapes.shapes('val') => split 'val' is not one of train, test
 shapes.shapes('train', (8, 8, 3)) => (16, 16, 3) or a larger square
-shapes.shapes('train', (16, 32, 3)) => (16, 16, 3) or a larger square
-shapes.shapes('train', (16, 16, 1)) => (16, 16, 3) or a larger square
 shapes.shapes('train', num_objects=3) => num_objects must be 1 or 2
 shapes.parse('') => it must be like
-shapes.parse('a dog') => it must be like
-shapes.parse('a red circle above') => it must be like
-shapes.parse('a red circle above a blue square below a green cross') => it must
-  be like
+shapes.parse('a red circle above a blue square below a green cross') => it must be like
 """
 WRONG_HOSTS = """
 processes.check('localhost:1', 2, None) => needs all of --coordinator
-processes.check(None, None, 0) => needs all of --coordinator
 processes.check('localhost', 2, 0) => --coordinator=localhost is not host:port
 processes.check('localhost:123456', 2, 0) => is not host:port
 processes.check('localhost:1', 2, 2) => it must be in 0..1

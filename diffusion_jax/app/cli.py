@@ -19,7 +19,15 @@ import jax
 from absl import app, flags, logging
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, modes, own, prerequisites, store, unread
+from diffusion_jax.app.config import (
+  folder,
+  modes,
+  predecessors,
+  refusals,
+  store,
+  trust,
+  user_parts,
+)
 from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
@@ -111,7 +119,7 @@ class Command:
     copied = self.is_run and folder.read_config(workdir) is None
     if not copied or folder.read_config(self.path) is None:
       return workdir
-    if not prerequisites.has_checkpoint(Path(self.path)):
+    if not predecessors.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {shared.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
     return self.path if shared.exist(self.path) else workdir
@@ -120,7 +128,7 @@ class Command:
     """Returns the complete config for a mode."""
     fields = self.fields
     modules = (f'{name}:' for name in _ALLOW.value)
-    own.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
+    trust.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
@@ -134,7 +142,7 @@ class Command:
       # A training reads the facts from the data.
       config = store.with_flags(self.described(facts=mode != 'train'), fields)
     changed = {path for path, _ in fields}
-    return unread.without_idle(config, changed, workdir, mode)
+    return refusals.without_idle(config, changed, workdir, mode)
 
   def described(self, facts: bool = True) -> Node:
     """Returns the config of --config, without the flags; facts: a run's too."""
@@ -168,7 +176,7 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     uses = command.uses_a_run(_MODE.value)
     place = command.weights_in(workdir) if uses else workdir
-    prerequisites.check(config, _MODE.value, place)
+    predecessors.check(config, _MODE.value, place)
     join(config)
     if uses and command.is_run and shared.exist(path):
       from diffusion_jax.app.run import sharing
@@ -195,7 +203,7 @@ def main(argv: list[str]) -> None:
   except Exception as error:
     if line := of_machine(error):
       fail(line)
-    if place := own.place_of(error):  # The user's own part raised it.
+    if place := user_parts.place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise
@@ -298,11 +306,11 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if argument:
       fail(f'{path} is a run: it has no variant :{argument}')
     return path, ''
-  files, own = prerequisites.config_files(), Path(path).is_file()
+  files, own = predecessors.config_files(), Path(path).is_file()
   installed = files.get(str(Path(path)))
   if own or installed:
     nearer = own and Path('configs', 'base.py').is_file()
-    place = Path('configs') if nearer else prerequisites.installed_configs()
+    place = Path('configs') if nearer else predecessors.installed_configs()
     sys.modules['configs'] = configs = ModuleType('configs')
     configs.__path__ = [str(place.resolve())]
     return path if own else str(installed), argument

@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin
 
 from absl import flags
 
-from diffusion_jax.app.config import modes, prerequisites, store
+from diffusion_jax.app.config import fields, modes, predecessors, store
 from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
 from diffusion_jax.errors import UserError
@@ -132,13 +132,27 @@ def _words(annotation):
 
 
 def _texts(constructor: Constructor) -> dict[str, str]:
-  # Returns what the docstrings of a class and its bases say of parameters.
+  """Returns what a class and its bases, or a function, say of parameters."""
   texts = {}
   for owner in reversed(getattr(constructor, '__mro__', (constructor,))):
     args = inspect.cleandoc(owner.__doc__ or '').partition('\nArgs:\n')[2]
     for name, text in re.findall(r'^  (\w+): (.*(?:\n    .*)*)', args, re.M):
       texts[name] = ' '.join(text.split())
+    if owner.__module__ == fields.__name__:
+      texts |= _comments(owner)
   return texts
+
+
+def _comments(section):
+  """Returns the comments above the fields of a class, or else beside them."""
+  texts, above = {}, []
+  for line in inspect.getsource(section).splitlines():
+    if comment := re.match(r'  # (.*)', line):
+      above.append(comment[1])
+    elif field := re.match(r'  (\w+): (?!ClassVar)[^#]*(?:  # (.*))?$', line):
+      texts[field[1]] = ' '.join(above) or field[2] or ''
+      above = []
+  return {name: text for name, text in texts.items() if text}
 
 
 def _others(table, name=None):
@@ -156,7 +170,7 @@ def list_configs() -> str:
     ),
     '',
   ]
-  for name, path in prerequisites.config_files().items():
+  for name, path in predecessors.config_files().items():
     lines.append(_columns(name, _about(path), 36))
     facts = '; '.join(_facts(path))
     lines += [_columns('', facts, 36)] if facts else []

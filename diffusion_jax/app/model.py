@@ -1,33 +1,30 @@
 """What modes need of a model, as data; models/ has a file for each kind."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import needs, unread
+from diffusion_jax.app.config.conflicts import CONFLICTS
 from diffusion_jax.app.config.fields import Conditioning
+from diffusion_jax.app.config.refusals import Row, idle, lines
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.core.keys import key_per_example, split_key
+from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.sharding import batch_sharding
-from diffusion_jax.sampling.sampler import sample_frames
 from diffusion_jax.training.objectives import Objective
 
-Wrap = Callable[[dj.Denoiser], dj.Denoiser]
 # The first images after some steps: {number of steps: images [m, ...]}.
 Frames = Callable[[], dict[int, np.ndarray]]
-FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
 
 
 class OtherRun(NamedTuple):
@@ -79,54 +76,6 @@ class Frozen(NamedTuple):
 NOTHING = Frozen(lambda source, mesh: {}, dict)
 
 
-class Plan(NamedTuple):
-  """How images are drawn with given parameters and guides.
-
-  schedule: whose levels are visited. levels: [N + 1], the noisiest first.
-  step_function(cond, after_guidance=None, clip=True, scale=None) -> the
-  function that the sampler calls at each step: a denoiser, with
-  self-conditioning a function x_0 -> denoiser, or a flow map; `after_guidance`
-  is applied before x_0 is clipped; scale: of the guidance, [] and traced,
-  instead of the config's.
-  prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,
-  known, mask) -> the sampler that keeps known pixels. denoises: whether step
-  functions are denoisers of x.
-  """
-
-  schedule: dj.Schedule
-  levels: dj.NoiseLevel
-  sampler: dj.Sampler
-  step_function: Callable[..., Callable]
-  prior_sample: Callable[[jax.Array, dj.NoiseLevel], jax.Array]
-  replace_known: Callable[..., dj.Sampler] = dj.replace_known
-  denoises: bool = False
-
-  def begin(self, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (noise at the first level [B, ...], keys of the sampler [B])."""
-    prior_keys, keys = split_key(keys, 2)
-    return self.prior_sample(prior_keys, self.levels.take(0)), keys
-
-  def from_noise(
-    self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
-  ) -> jax.Array:
-    """Returns samples [B, ...] of the keys [B]."""
-    x, keys = self.begin(keys)
-    step_function = self.step_function(cond, after_guidance=after_guidance)
-    return dj.sample(keys, step_function, self.sampler, self.levels, x)
-
-  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
-    """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
-
-    The samples equal `from_noise`'s; `spread_levels` chooses the levels.
-    """
-    x, keys = self.begin(keys)
-    step_function = self.step_function(cond)
-    vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
-    size = FILM[0], FILM[2 if vectors else 1]
-    x, states, _ = sample_frames(keys, step_function, self.sampler, self.levels, x, *size)
-    return x, jnp.swapaxes(states, 0, 1)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
   """What modes need of a model.
@@ -134,9 +83,8 @@ class Model:
   schema: of its configs. state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
-  without dropout, augmentation and penalties. problems(mode) yields what the
-  model or the mode cannot use, and what to do. measured: what its metrics
-  measure.
+  without dropout, augmentation and penalties. measured: what its metrics
+  measure. refusals: rows about what only the model computes.
 
   draw(params, guides, keys [B], cond) -> (images [B, ...] in [-1, 1], states
   of the first images by `Plan.film`, or None); None: it makes no images. root()
@@ -159,10 +107,10 @@ class Model:
   network: Callable[[], nn.Module]
   init: Callable[[jax.Array], Params]
   objective: Callable[..., Objective]
-  problems: Callable[[str], Iterator[str]]
   measured: object
   root: Callable[[], jax.Array]
   draw: Callable[..., tuple[jax.Array, jax.Array | None]] | None = None
+  refusals: tuple[Row, ...] = ()
   conditioning: Conditioning = Conditioning()
   noisy: ConfiguredNetwork | None = None
   plan: Callable[..., Plan] | None = None
@@ -178,9 +126,8 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    refuse(needs.problems(self.config, self.facts, mode))
-    refuse(self.problems(mode))
-    refuse(unread.problems(self.config, self.workdir, mode, self.facts))
+    rows = *CONFLICTS, *self.refusals, *idle(self.config)
+    refuse(lines(rows, self.config, mode, self.workdir, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -15,6 +15,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import constructors
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
+from diffusion_jax.app.config.refusals import Row
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.core.arguments import kind_of
@@ -250,12 +251,22 @@ class ConfiguredNetwork:
     """Returns the network's code of {'context': ...}; {} if it has none."""
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
-  def problems(self, mode: str) -> Iterator[str]:
-    """Yields what schedule, network or device does not allow."""
-    if not self.learns_schedule:
-      yield from _end_problems(self.process)
-    if mode == 'train':
-      yield from _height_problems(self.config.network, self.state_shape)
+  @property
+  def refusals(self) -> tuple[Row, ...]:
+    """The rules about what only the network and its process know."""
+    return (
+      Row(
+        lambda c, facts: not self.learns_schedule and _kind_without_signal(self.process),
+        'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
+        'determine x_0: set parametrization=v or x0',
+      ),
+      Row(
+        lambda c, facts: _absent_height(c.network, self.state_shape),
+        'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
+        'in the middle only',
+        ('train',),
+      ),
+    )
 
 
 def _takes(constructor):
@@ -356,37 +367,31 @@ def _first_weights(noisy, key):
 _at_end = jax.jit(lambda schedule: schedule(1.0))
 
 
-def _end_problems(process):
+def _kind_without_signal(process):
+  """Returns the parametrization if its schedule ends without a signal, or ''."""
   kind, schedule = process.parametrization.kind, process.schedule
   if kind not in ('eps', 'score'):
-    return
+    return ''
   # One program for all runs with such a schedule, unless it is not a pytree.
   is_leaf = jax.tree_util.all_leaves([schedule])
   last = jax.jit(lambda: schedule(1.0))() if is_leaf else _at_end(schedule)
-  if last.alpha == 0.0:
-    yield (
-      f'config.parametrization={kind}: the schedule has no signal at t = 1, '
-      f'where {kind} does not determine x_0: set parametrization=v or x0'
-    )
+  return kind if last.alpha == 0.0 else ''
 
 
-def _height_problems(section, shape):
+def _absent_height(section, shape):
+  """Returns which height of attention no feature map has, and those that are."""
   heights = section.get('attention_resolutions')
   if not heights or ':' in section.name:
-    return
+    return ''
   levels = range(len(section.get('multipliers', (1,))))
   sides = shape[:-1]
   if any(side % 2 ** (len(levels) - 1) for side in sides):
-    return  # The network says that they cannot be halved.
+    return ''  # The network says that they cannot be halved.
   maps = [[side // 2**level for side in sides] for level in levels]
   is_flat = len(sides) == 2
   possible = [m[0] if is_flat else math.prod(m) for m in maps]
   absent = [h for h in heights if h not in possible]
-  if absent:
-    what, of = ('height', '') if is_flat else ('number', ' of positions')
-    listed = ', '.join(map(str, possible))
-    yield (
-      f'config.network.attention_resolutions: no feature map has the {what}'
-      f'{of} {absent[0]}; the {what}s are {listed}, and () is attention in the '
-      'middle only'
-    )
+  if not absent:
+    return ''
+  what, of = ('height', '') if is_flat else ('number', ' of positions')
+  return f'{what}{of} {absent[0]}; the {what}s are {", ".join(map(str, possible))}'

@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
-from diffusion_jax.app.config import own, prerequisites, store
+from diffusion_jax.app.config import predecessors, store, trust
 from diffusion_jax.app.drawing.boxed import in_box
 from diffusion_jax.app.drawing.generate import generate_film
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Model, Plan
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import other_runs, weights
+from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.per_example import PerExample, rows
@@ -96,10 +97,10 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   """Opens the run in a folder; see `diffusion_jax.open_run`."""
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
   path = Path(workdir).expanduser()
-  own.allow([*allow, *map(str, sampling.values())])
+  trust.allow([*allow, *map(str, sampling.values())])
   flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
   config = store.of_run(path, store.open_run(path), flags)
-  prerequisites.check(config, 'sample', path)
+  predecessors.check(config, 'sample', path)
   opened = weights.opened(models.make(config, path), 'sample')
   model, params, mesh = opened.model, opened.on_devices(), opened.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, kinds, own
+from diffusion_jax.app.config import folder, kinds, trust
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import find
 from diffusion_jax.app.inputs import conditions, datasets
@@ -159,7 +159,7 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
 def make_extractor(model: Model, name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
-  own.check_paths('evaluation.weights', c.weights)
+  trust.check_paths('evaluation.weights', c.weights)
   with from_config('evaluation'):
     if name != 'values':
       return features.make(name, c.weights, c.batch_size)
@@ -186,7 +186,7 @@ def reference_source(model: Model, name: str) -> Source:
   """Returns a split of the data, or the examples of a file."""
   if name in ('train', 'test'):
     return datasets.source_of(model.config, name)
-  own.check_paths('evaluation.reference', name)
+  trust.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
     source = npz.npz(name)
   theirs, ours = list(source.facts.x.shape), list(model.facts.x.shape)

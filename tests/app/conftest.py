@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import folder, own, store
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.run import adapters, weights
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.app.train_loop import setup
@@ -136,7 +136,7 @@ def trial(name='digits', argument='', small=False, **changes) -> Any:
   it trains (`SEEN` has them).
   """
   config = _shrunk(name, argument, small)
-  own.allow(own.names_in(config))
+  trust.allow(trust.names_in(config))
   return store.with_flags(config, [*as_flags(changes)])
 
 

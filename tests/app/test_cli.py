@@ -19,7 +19,7 @@ from absl.testing import flagsaver
 
 import diffusion_jax
 from diffusion_jax.app import cli, models
-from diffusion_jax.app.config import own, store, unread
+from diffusion_jax.app.config import refusals, store, trust
 from diffusion_jax.app.modes import train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
@@ -264,7 +264,7 @@ def test_a_trial_of_own_pictures_has_the_shape_of_the_config(command):
 
 @pytest.fixture
 def command(flags, monkeypatch):
-  monkeypatch.setattr(own, '_allowed', set())
+  monkeypatch.setattr(trust, '_allowed', set())
   monkeypatch.chdir(ROOT)
   return lambda path, argument='', **fields: cli.Command(path, argument, [*fields.items()])
 
@@ -284,6 +284,10 @@ def test_variants_and_trials_join(command):
   assert config.training.num_steps == 7
 
 
+def idle_lines(config, mode):
+  return [*refusals.lines(refusals.idle(config), config, mode, 'new')]
+
+
 LEFT_OUT = [
   ('digits', 'conditioning.labels=False', 'conditioning.dropout'),
   ('imagenet256_dit', 'conditioning.labels=False', 'sampling.guidance'),
@@ -297,12 +301,12 @@ def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, c
   mode = 'train'
   config = command(f'configs/{name}.py', **{path: value}).config(mode, 'new')
   assert f'note: config.{field} is not read with ' in capsys.readouterr().out
-  assert not [*unread.problems(config, 'new', mode)] and not config.at(field)
+  assert not idle_lines(config, mode) and not config.at(field)
   # what the command line sets stays, and is refused
   config = store.completed(store.from_file(f'configs/{name}.py'))
   config = store.with_flags(config, [(path, value)])
-  config = unread.without_idle(config, [path, field], 'new', mode)
-  assert any(field in line for line in unread.problems(config, 'new', mode))
+  config = refusals.without_idle(config, [path, field], 'new', mode)
+  assert any(field in line for line in idle_lines(config, mode))
 
 
 def test_an_unconditional_model_is_one_flag(command, tmp_path, capsys):
@@ -316,7 +320,7 @@ def test_an_unconditional_model_is_one_flag(command, tmp_path, capsys):
 
 def test_a_run_is_a_config(command, tmp_path):
   """A training with its config has no facts; other modes have them."""
-  own.allow([smoke().network.name])
+  trust.allow([smoke().network.name])
   stored_run(tmp_path, smoke(seed=7), facts=conftest.DIGITS.as_json())
   run = command(str(tmp_path), **{'sampling.num_steps': '3'})
   used = run.config('sample', str(tmp_path))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained
@@ -63,7 +63,7 @@ def test_fields_of_sampling_are_arguments(run):
 
 
 def test_a_strangers_run_needs_your_word(run, monkeypatch):
-  monkeypatch.setattr(own, '_allowed', set())
+  monkeypatch.setattr(trust, '_allowed', set())
   refused(f'--allow={SMALL}', dj.open_run, run)
   dj.open_run(run, allow=[SMALL])
 

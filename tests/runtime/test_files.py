@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import compiling, files
 from tests.refusals import one_line
@@ -127,9 +127,9 @@ def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
     files.cache_folder()
   with pytest.raises(ValueError, match='~/a: no home folder is known: write'):
     files.expanded('~/a')
-  monkeypatch.setattr(own, '_allowed', {'/a'})
-  own.remember(tmp_path, {'path': '/a'})
-  own.recall(tmp_path)
+  monkeypatch.setattr(trust, '_allowed', {'/a'})
+  trust.remember(tmp_path, {'path': '/a'})
+  trust.recall(tmp_path)
   before = jax.config.values['jax_compilation_cache_dir']
   jax.config.update('jax_compilation_cache_dir', None)
   try:
@@ -145,11 +145,11 @@ def test_a_name_that_is_not_utf_8(tmp_path, monkeypatch):
   """tensorstore opens none; all else is written."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   workdir = files.make_folder(tmp_path / os.fsdecode(b'caf\xe9'))
-  monkeypatch.setattr(own, '_allowed', {'/a'})
-  own.remember(workdir, {'path': '/a'})
-  own._allowed.clear()
-  own.recall(workdir)
-  assert own.is_given('/a')
+  monkeypatch.setattr(trust, '_allowed', {'/a'})
+  trust.remember(workdir, {'path': '/a'})
+  trust._allowed.clear()
+  trust.recall(workdir)
+  assert trust.is_given('/a')
   files.write_text(workdir / 'a', str(workdir))
   assert (workdir / 'a').read_text().endswith('caf\\udce9')
   with pytest.raises(UserError, match='is not UTF-8: rename the folder'):

@@ -46,7 +46,7 @@ def gamma_of(schedule: object) -> nn.Module | None:
   """Returns the Flax module of a learned schedule, or None."""
   if isinstance(schedule, dj.ShiftedSchedule):
     return gamma_of(schedule.schedule)
-  fn = getattr(schedule, 'gamma_fn', None)
+  fn = schedule.gamma_fn if isinstance(schedule, dj.LearnedSchedule) else None
   return fn.module if isinstance(fn, GammaFn) else None
 
 

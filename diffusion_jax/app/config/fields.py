@@ -42,159 +42,109 @@ Checkpoint = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Top:
-  """Holds the fields that are in no section.
+  """Holds the fields that are in no section."""
 
-  Args:
-    seed: for parameters, noise and the order of the data
-    compilation_cache: folder of compiled programs, for faster starts; None:
-      $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
-    matmul_precision: precision of float32 products (docs/performance.md)
-  """
-
-  seed: Seed = 0
+  seed: Seed = 0  # for parameters, noise and the order of the data
+  # folder of compiled programs, for faster starts; None:
+  # $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
   compilation_cache: str | None = None
+  # precision of float32 products (docs/performance.md)
   matmul_precision: Literal['default', 'high', 'highest'] = 'default'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-  """Says how a model is trained (docs/training.md).
-
-  Args:
-    batch_size: on all devices and hosts together
-    accumulate: parts of the batch, evaluated one after the other
-    steps_per_call: steps per dispatch, for small networks; logs and saves keep
-      their steps
-    mesh: devices (data, fsdp): every batch is split over all of them, large
-      parameters over the second; -1: all that are left
-    random_flip: mirrors half of the images
-    num_threads: threads that read ahead, for images on disk
-    init_from: folder of the run whose weights the training begins with
-      (docs/weights.md)
-    lora_rank: trains adapters of this rank, of the weights of init_from, and
-      nothing else (docs/training.md); 0: trains all weights
-    lora_alpha: adapters are multiplied by lora_alpha / lora_rank; None: by 1
-    lora_convolutions: adapters of convolutions too
-    teacher: folder of the diffusion run that is distilled (docs/few_steps.md)
-    more_ema_decays: decays of further averages
-    ema_warmup: decay min(ema_decay, (1 + step) / (10 + step))
-    ema_half_life: in images, instead of the decay
-    ema_rampup: the half-life is at most this part of the images so far; 0: no
-      limit
-    ema_sigma_rels: relative widths of averages by a power of time, such as
-      0.05,0.10; any other width can be made of their snapshots afterwards
-      (docs/training.md)
-    snapshot_every: steps, such as num_steps / 32
-    keep_snapshots: the largest number, besides the latest; with more, the
-      interval doubles
-    log_every: steps; 0: never, here and below
-    log_to: tensorboard, wandb, mlflow, or several; metrics.jsonl is written
-      anyway (docs/training.md)
-    evaluate_every: losses on the test split
-    evaluate_batches: each of training.batch_size test images
-    metrics_every: evaluation.metrics of generated images
-    metrics_images: number of images for metrics_every
-    checkpoint_every: 0: only at the end
-    keep_checkpoints: the latest
-    keep_every: also those at multiples of this step
-    keep_best: also the best ones, by keep_best_by
-    keep_best_by: or a metric, such as fid
-    patience: steps without a lower test loss after which a training ends; 0:
-      it does not
-    heartbeat_timeout: seconds without a heartbeat after which a process of
-      --multihost is lost
-    skip_nonfinite: steps in a row that may be skipped because loss or gradient
-      is not finite
-    deterministic: the same numbers at every start on GPUs too, which is slower
-    compile: fast: less time to compile, slower steps; tuned: the reverse; auto:
-      fast up to 2,000 steps
-    compile_ahead: compiles the test loss and the sampler while the first steps
-      run
-    resume: force: continue although the config differs
-  """
+  """Says how a model is trained (docs/training.md)."""
 
   num_steps: Free[Size] = 1000
-  batch_size: Size = 128
-  accumulate: Free[Size] = 1
+  batch_size: Size = 128  # on all devices and hosts together
+  accumulate: Free[Size] = 1  # parts of the batch, evaluated one after the other
+  # steps per dispatch, for small networks; logs and saves keep their steps
   steps_per_call: Free[Size] = 1
+  # devices (data, fsdp): every batch is split over all of them, large
+  # parameters over the second; -1: all that are left
   mesh: Free[tuple[int, int]] = (-1, 1)
-  random_flip: bool = False
-  num_threads: Free[Count] = 8
-  init_from: str = ''
+  random_flip: bool = False  # mirrors half of the images
+  num_threads: Free[Count] = 8  # threads that read ahead, for images on disk
+  init_from: str = ''  # folder of the run whose weights the training begins with (docs/weights.md)
+  # trains adapters of this rank, of the weights of init_from, and nothing else
+  # (docs/training.md); 0: trains all weights
   lora_rank: Count = 0
+  # adapters are multiplied by lora_alpha / lora_rank; None: by 1
   lora_alpha: Positive | None = None
-  lora_convolutions: bool = False
-  teacher: str = ''
+  lora_convolutions: bool = False  # adapters of convolutions too
+  teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   ema_decay: Rate = 0.9999
-  more_ema_decays: tuple[Rate, ...] = ()
-  ema_warmup: bool = True
-  ema_half_life: Positive | None = None
+  more_ema_decays: tuple[Rate, ...] = ()  # decays of further averages
+  ema_warmup: bool = True  # decay min(ema_decay, (1 + step) / (10 + step))
+  ema_half_life: Positive | None = None  # in images, instead of the decay
+  # the half-life is at most this part of the images so far; 0: no limit
   ema_rampup: NonNegative = 0.0
+  # relative widths of averages by a power of time, such as 0.05,0.10; any other
+  # width can be made of their snapshots afterwards (docs/training.md)
   ema_sigma_rels: tuple[Width, ...] = ()
-  snapshot_every: Free[Count] = 0
+  snapshot_every: Free[Count] = 0  # steps, such as num_steps / 32
+  # the largest number, besides the latest; with more, the interval doubles
   keep_snapshots: Free[Annotated[int, ranges.at_least(2)]] = 32
-  log_every: Free[Count] = 100
+  log_every: Free[Count] = 100  # steps; 0: never, here and below
+  # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
+  # (docs/training.md)
   log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
-  evaluate_every: Free[Count] = 0
-  evaluate_batches: Free[Size] = 8
-  metrics_every: Free[Count] = 0
-  metrics_images: Free[Size] = 1000
+  evaluate_every: Free[Count] = 0  # losses on the test split
+  evaluate_batches: Free[Size] = 8  # each of training.batch_size test images
+  metrics_every: Free[Count] = 0  # evaluation.metrics of generated images
+  metrics_images: Free[Size] = 1000  # number of images for metrics_every
   sample_every: Free[Count] = 1000
-  checkpoint_every: Free[Count] = 1000
-  keep_checkpoints: Free[Size] = 2
-  keep_every: Free[Count] = 0
-  keep_best: Free[Count] = 0
-  keep_best_by: Free[str] = 'test_loss'
+  checkpoint_every: Free[Count] = 1000  # 0: only at the end
+  keep_checkpoints: Free[Size] = 2  # the latest
+  keep_every: Free[Count] = 0  # also those at multiples of this step
+  keep_best: Free[Count] = 0  # also the best ones, by keep_best_by
+  keep_best_by: Free[str] = 'test_loss'  # or a metric, such as fid
+  # steps without a lower test loss after which a training ends; 0: it does not
   patience: Free[Count] = 0
+  # seconds without a heartbeat after which a process of --multihost is lost
   heartbeat_timeout: Free[Size] = 30
+  # steps in a row that may be skipped because loss or gradient is not finite
   skip_nonfinite: Free[Count] = 0
-  deterministic: Free[bool] = False
+  deterministic: Free[bool] = False  # the same numbers at every start on GPUs too, which is slower
+  # fast: less time to compile, slower steps; tuned: the reverse; auto: fast up
+  # to 2,000 steps
   compile: Free[Literal['auto', 'fast', 'tuned']] = 'auto'
+  # compiles the test loss and the sampler while the first steps run
   compile_ahead: Free[bool] = True
-  resume: Free[Literal['auto', 'force']] = 'auto'
+  resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """Says what is measured, and on which images (docs/evaluation.md).
+  """Says what is measured, and on which images (docs/evaluation.md)."""
 
-  Args:
-    metrics: for real data: elbo, ode, independent_pixels, for a VAE also iw,
-      for a classifier accuracy; for samples: fid, sfid, fd, kid, is, pr
-      (precision, recall), dc (density, coverage), cmmd, accuracy, memorisation,
-      c2st, sliced_w2, energy, moments; with a context: sbc, interval_coverage,
-      density_coverage, tarp, contraction; or module:metric
-    num_images: the first images of the split; 0: all
-    num_generated: images to generate
-    features: inception, dinov2, digits, two_levels, classifier, shapes, pixels,
-      values; of metrics without features of their own, such as
-      evaluation.kid.features; '': inception of pictures, values of other data
-    reference: train, test, or an npz file with x, which samples are compared to
-    num_pairs: held-out examples with a context, for the metrics of calibration
-    draws_per_pair: samples for the context of each
-    weights: file with the weights of inception or dinov2, or a folder with
-      both, '': $DIFFUSION_JAX_WEIGHTS; of classifier: a file of
-      convert.to=stablehlo
-    floor: also scores as many real images of the other split than reference
-    sweep: several values for fields of `sampling`; every combination is a row
-      of one table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
-    name: appended to the folder of the results
-  """
-
+  # for real data: elbo, ode, independent_pixels, for a VAE also iw, for a
+  # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
+  # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
+  # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
+  # density_coverage, tarp, contraction; or module:metric
   metrics: tuple[str, ...] = ('elbo',)
   split: Split = 'test'
-  num_images: Count = 0
+  num_images: Count = 0  # the first images of the split; 0: all
   batch_size: Size = 100
   seed: Seed = 0
-  num_generated: Size = 50_000
+  num_generated: Size = 50_000  # images to generate
+  # inception, dinov2, digits, two_levels, classifier, shapes, pixels, values;
+  # of metrics without features of their own, such as evaluation.kid.features;
+  # '': inception of pictures, values of other data
   features: str = ''
+  # file with the weights of inception or dinov2, or a folder with both, '':
+  # $DIFFUSION_JAX_WEIGHTS; of classifier: a file of convert.to=stablehlo
   weights: str = ''
-  reference: str = 'train'
-  num_pairs: Size = 300
-  draws_per_pair: Size = 49
-  floor: bool = False
+  reference: str = 'train'  # train, test, or an npz file with x, which samples are compared to
+  num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
+  draws_per_pair: Size = 49  # samples for the context of each
+  floor: bool = False  # also scores as many real images of the other split than reference
+  # several values for fields of `sampling`; every combination is a row of one
+  # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
   sweep: str = ''
-  name: Suffix = ''
+  name: Suffix = ''  # appended to the folder of the results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +152,9 @@ class Autoguidance(ClassifierFree):
   """Guides by a worse model: worse + scale (model - worse).
 
   Karras et al. 2024.
-
-  Args:
-    run: the worse model's run folder
   """
 
-  run: str
+  run: str  # the worse model's run folder
 
 
 class ClassifierGuidance(NamedTuple):
@@ -230,74 +177,45 @@ class StateGuidance(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-  """Says how many images are drawn, and by which weights (docs/samplers.md).
-
-  Args:
-    labels: classes to sample in turn, by number or name; (): all
-    prompt: texts of the pictures in turn, separated by |; None: texts of the
-      test split
-    context: npy or npz file of real numbers, each row a condition of
-      num_samples samples; '': of held-out examples
-    context_row: the only row that is taken, from 0; None: all
-    ema: averaged parameters
-    ema_decay: one of training.more_ema_decays; 0: the main one
-    ema_sigma_rel: width of an average that is made from the run's snapshots
-    checkpoint: latest, best, or a step
-    seed: image i depends on the seed and i
-    trajectory: also a GIF of how the first ten images emerge
-    name: of the files in samples/; '': samples and what differs from the run
-  """
+  """Says how many images are drawn, and by which weights (docs/samplers.md)."""
 
   num_samples: Size = 100
   batch_size: Size = 100
-  labels: tuple[Count | str, ...] = ()
+  labels: tuple[Count | str, ...] = ()  # classes to sample in turn, by number or name; (): all
+  # texts of the pictures in turn, separated by |; None: texts of the test split
   prompt: str | None = None
+  # npy or npz file of real numbers, each row a condition of num_samples
+  # samples; '': of held-out examples
   context: str = ''
-  context_row: Count | None = None
-  ema: bool = True
-  ema_decay: Rate = 0.0
-  ema_sigma_rel: Width | None = None
-  checkpoint: Checkpoint = 'latest'
-  seed: Seed = 0
-  trajectory: bool = False
-  name: Suffix = ''
+  context_row: Count | None = None  # the only row that is taken, from 0; None: all
+  ema: bool = True  # averaged parameters
+  ema_decay: Rate = 0.0  # one of training.more_ema_decays; 0: the main one
+  ema_sigma_rel: Width | None = None  # width of an average that is made from the run's snapshots
+  checkpoint: Checkpoint = 'latest'  # latest, best, or a step
+  seed: Seed = 0  # image i depends on the seed and i
+  trajectory: bool = False  # also a GIF of how the first ten images emerge
+  name: Suffix = ''  # of the files in samples/; '': samples and what differs from the run
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserSampling(Sampling):
-  """Says how a diffusion model draws images (docs/samplers.md).
+  """Says how a diffusion model draws images (docs/samplers.md)."""
 
-  Args:
-    sampler: the step between two levels
-    num_steps: number of levels
-    spacing: the places of the levels
-    respacing: the steps of the schedule to keep instead, such as 250, 10,15,20
-      or ddim50
-    schedule: another schedule whose levels are visited
-    guidance: by the condition, or by a worse run
-    classifier: guidance by a classifier
-    clip: clips estimates of x_0 to [-1, 1], after guidance; None: of levels
-    dynamic_threshold: clips to a quantile such as 0.995 instead, and divides by
-      it
-    dynamic_threshold_max: largest value of that quantile; None: any
-    churn: noise before each step
-    ancestral_noise: noise after each step of a solver of the ODE
-    corrector: Langevin steps before each step
-  """
-
+  # the step between two levels
   sampler: Node  # made with the schedule, for each sampling
-  num_steps: Size = 1000
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
-  schedule: Schedule | None = None
-  guidance: ClassifierFree | None = None
-  classifier: ClassifierGuidance | None = None
-  clip: bool | None = None
+  num_steps: Size = 1000  # number of levels
+  spacing: Spacing = 'uniform'  # the places of the levels
+  respacing: str = ''  # the steps of the schedule to keep instead, such as 250, 10,15,20 or ddim50
+  schedule: Schedule | None = None  # another schedule whose levels are visited
+  guidance: ClassifierFree | None = None  # by the condition, or by a worse run
+  classifier: ClassifierGuidance | None = None  # guidance by a classifier
+  clip: bool | None = None  # clips estimates of x_0 to [-1, 1], after guidance; None: of levels
+  # clips to a quantile such as 0.995 instead, and divides by it
   dynamic_threshold: Probability = 0.0
-  dynamic_threshold_max: Positive | None = None
-  churn: Churn | None = None
-  ancestral_noise: AncestralNoise | None = None
-  corrector: Langevin | None = None
+  dynamic_threshold_max: Positive | None = None  # largest value of that quantile; None: any
+  churn: Churn | None = None  # noise before each step
+  ancestral_noise: AncestralNoise | None = None  # noise after each step of a solver of the ODE
+  corrector: Langevin | None = None  # Langevin steps before each step
 
   def __post_init__(self):
     before_clip = self.classifier is not None and self.classifier.after_clip
@@ -307,113 +225,73 @@ class DenoiserSampling(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class StateSampling(Sampling):
-  """Says how images and texts are drawn, as states (docs/samplers.md).
-
-  Args:
-    num_steps: number of levels
-    spacing: the places of the levels
-    respacing: the steps of the schedule to keep instead
-    top_p: the most probable states that add up to this probability are kept
-    remasking: eta, how many elements are masked again
-  """
+  """Says how images and texts are drawn, as states (docs/samplers.md)."""
 
   sampler: Node
-  num_steps: Size = 100
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
+  num_steps: Size = 100  # number of levels
+  spacing: Spacing = 'uniform'  # the places of the levels
+  respacing: str = ''  # the steps of the schedule to keep instead
   guidance: StateGuidance | None = None
-  top_p: Probability = 1.0
-  remasking: Probability = 0.0
+  top_p: Probability = 1.0  # the most probable states that add up to this probability are kept
+  remasking: Probability = 0.0  # eta, how many elements are masked again
 
   schedule: ClassVar[Schedule | None] = None  # the training's
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapSampling(Sampling):
-  """Says how a flow map draws images, in num_steps calls of its network.
-
-  Args:
-    stochastic: each step goes to the end and adds noise again, which is the
-      only step of a consistency function
-    guidance_scale: scale of the guidance that was trained in; 1: no guidance
-    spacing: the places of the levels
-    respacing: the steps of the schedule to keep instead
-  """
+  """Says how a flow map draws images, in num_steps calls of its network."""
 
   num_steps: Size = 1
+  # each step goes to the end and adds noise again, which is the only step of a
+  # consistency function
   stochastic: bool = False
-  guidance_scale: Finite = 1.0
-  spacing: Spacing = 'uniform'
-  respacing: str = ''
+  guidance_scale: Finite = 1.0  # scale of the guidance that was trained in; 1: no guidance
+  spacing: Spacing = 'uniform'  # the places of the levels
+  respacing: str = ''  # the steps of the schedule to keep instead
 
   schedule: ClassVar[Schedule | None] = None  # the training's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-  """Says which average --mode=average makes (docs/training.md).
+  """Says which average --mode=average makes (docs/training.md)."""
 
-  Args:
-    sigma_rel: the width
-    step: step of a snapshot; None: the latest
-    out: the run folder to write; '': averages/<sigma_rel>-<step> of the run
-  """
-
-  sigma_rel: Width | None = None
-  step: Count | None = None
-  out: str = ''
+  sigma_rel: Width | None = None  # the width
+  step: Count | None = None  # step of a snapshot; None: the latest
+  out: str = ''  # the run folder to write; '': averages/<sigma_rel>-<step> of the run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-  """Says which weights --mode=convert reads or writes (docs/weights.md).
+  """Says which weights --mode=convert reads or writes (docs/weights.md)."""
 
-  Args:
-    source: the folder or file of weights that become a run
-    format: diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
-    model: openai, score_sde: the name of a published model
-    options: options of the format: 'image_size=64 class_cond=True'
-    to: exports the run as diffusers, safetensors, stablehlo or huggingface;
-      lora: only its adapters
-    out: the folder or file to write
-    label: diffusers: the class to build in; -1: none
-  """
-
-  source: str = ''
-  format: str = ''
-  model: str = ''
-  options: str = ''
+  source: str = ''  # the folder or file of weights that become a run
+  format: str = ''  # diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
+  model: str = ''  # openai, score_sde: the name of a published model
+  options: str = ''  # options of the format: 'image_size=64 class_cond=True'
+  # exports the run as diffusers, safetensors, stablehlo or huggingface; lora:
+  # only its adapters
   to: str = ''
-  out: str = ''
-  label: int | None = None
+  out: str = ''  # the folder or file to write
+  label: int | None = None  # diffusers: the class to build in; -1: none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-  """Says what report.html compares and draws (docs/training.md).
+  """Says what report.html compares and draws (docs/training.md)."""
 
-  Args:
-    runs: folders of further runs, for comparison
-    after_training: write report.html when a training ends
-    trajectory: draw ten images step by step
-  """
-
-  runs: tuple[str, ...] = ()
-  after_training: bool = True
-  trajectory: bool = True
+  runs: tuple[str, ...] = ()  # folders of further runs, for comparison
+  after_training: bool = True  # write report.html when a training ends
+  trajectory: bool = True  # draw ten images step by step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-  """Says where --mode=serve opens its page (docs/program.md).
+  """Says where --mode=serve opens its page (docs/program.md)."""
 
-  Args:
-    port: of http://127.0.0.1; 0: any free one
-    num_images: how many are drawn at a time
-  """
-
-  port: Port = 8008
-  num_images: Size = 20
+  port: Port = 8008  # of http://127.0.0.1; 0: any free one
+  num_images: Size = 20  # how many are drawn at a time
 
 
 class Latent(NamedTuple):
@@ -430,31 +308,23 @@ class Latent(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-  """Says what the network sees besides x_t and its level.
+  """Says what the network sees besides x_t and its level."""
 
-  Args:
-    labels: the class; None: if data.labelled or data.num_classes ask for it
-    text: a sentence
-    image: an image computed from the example
-    context: real numbers that the data have for each example, as the network
-      reads them; auto: by their shape (docs/arrays.md); if_any: auto for data
-      with a context, None for others
-    known: some numbers of the example, for any conditional of a joint
-      distribution (docs/inference.md)
-    dropout: probability that training hides labels, text, image and context;
-      None: 0.1 with labels=None that the data ask for, else 0
-    self_conditioning: the previous estimate of x_0 (Chen et al. 2022)
-    augment: probability of each of EDM's augmentations, which the network sees
-  """
-
-  labels: bool | None = None
-  text: Text | None = None
-  image: ImageCondition | None = None
+  labels: bool | None = None  # the class; None: if data.labelled or data.num_classes ask for it
+  text: Text | None = None  # a sentence
+  image: ImageCondition | None = None  # an image computed from the example
+  # real numbers that the data have for each example, as the network reads them;
+  # auto: by their shape (docs/arrays.md); if_any: auto for data with a context,
+  # None for others
   context: ContextEncoder | None = None
+  # some numbers of the example, for any conditional of a joint distribution
+  # (docs/inference.md)
   known: ImageCondition | None = None
+  # probability that training hides labels, text, image and context; None: 0.1
+  # with labels=None that the data ask for, else 0
   dropout: Probability | None = None
-  self_conditioning: bool = False
-  augment: Probability = 0.0
+  self_conditioning: bool = False  # the previous estimate of x_0 (Chen et al. 2022)
+  augment: Probability = 0.0  # probability of each of EDM's augmentations, which the network sees
 
   def __post_init__(self):
     given = self.labels, self.text, self.image, self.context
@@ -474,16 +344,13 @@ class Conditioning:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-  """Says what the decoder's output means.
+  """Says what the decoder's output means."""
 
-  Args:
-    decoder: the distribution p(x | z) of a pixel; unit_gaussian has variance 1,
-      and bernoulli needs black and white images
-    scale: factor of the latents for a diffusion model; None: 1 / their standard
-      deviation
-  """
-
+  # the distribution p(x | z) of a pixel; unit_gaussian has variance 1, and
+  # bernoulli needs black and white images
   decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = 'logistic'
+  # factor of the latents for a diffusion model; None: 1 / their standard
+  # deviation
   scale: Positive | None = None
 
 
@@ -500,20 +367,16 @@ class States(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-  """Says what --mode=plan compiles, for devices that need not exist here.
+  """Says what --mode=plan compiles, for devices that need not exist here."""
 
-  Args:
-    devices: TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8
-      (a100, h200; 2xh100x8 is two machines), or simulated devices, cpu:8
-    meshes: meshes to compare, such as 1x8,8x1; empty: training.mesh
-    batches: batch sizes of all devices together; empty: training.batch_size or
-      sampling.batch_size
-    of: a step of training, or the program that samples a batch
-  """
-
+  # TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100, h200;
+  # 2xh100x8 is two machines), or simulated devices, cpu:8
   devices: str = ''
-  meshes: tuple[str, ...] = ()
+  meshes: tuple[str, ...] = ()  # meshes to compare, such as 1x8,8x1; empty: training.mesh
+  # batch sizes of all devices together; empty: training.batch_size or
+  # sampling.batch_size
   batches: tuple[int, ...] = ()
+  # a step of training, or the program that samples a batch
   of: Literal['train', 'sample'] = 'train'
 
 

@@ -7,7 +7,7 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Tree
-from diffusion_jax.app.config import fields, own, tables
+from diffusion_jax.app.config import fields, tables, trust, user_parts
 from diffusion_jax.app.config.errors import check_one_of, check_section, convert
 from diffusion_jax.app.config.fields import Evaluation
 from diffusion_jax.app.config.tree import Constructor, Schema, parameters
@@ -179,11 +179,11 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
     for name, constructor in schema.metrics.items()
     if name in names or name in evaluation
   }
-  for name in sorted(filter(own.is_allowed, {*names})):
+  for name in sorted(filter(trust.is_allowed, {*names})):
     path = f'evaluation.{name_of(name)}'
     if path in constructors or name_of(name) in schema.metrics:
       raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
-    constructors[path] = own.find(_PATH, name, ())
+    constructors[path] = user_parts.find(_PATH, name, ())
   return constructors
 
 
@@ -213,7 +213,7 @@ def without_others(tree: Tree, schema: Schema) -> Tree:
   """
   section, metrics = _evaluation(tree)
   names = {*parameters(Evaluation), *schema.metrics}
-  names |= {name_of(name) for name in filter(own.is_allowed, metrics)}
+  names |= {name_of(name) for name in filter(trust.is_allowed, metrics)}
   kept = {n: x for n, x in section.items() if n in names or _is_flag(x)}
   return {**tree, 'evaluation': kept}
 

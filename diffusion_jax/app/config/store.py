@@ -10,7 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import folder, kinds, own, prerequisites
+from diffusion_jax.app.config import folder, kinds, predecessors, trust
 from diffusion_jax.app.config.errors import near, no_field
 from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node, Schema, Table, merge, parameters, resolve
@@ -31,7 +31,7 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   """
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
-    own.allow(own.names_in(tree))
+    trust.allow(trust.names_in(tree))
   else:
     tree = kinds.without_others(tree, kinds.kind_of(tree))
   return resolve(tree, schema_of(tree))
@@ -64,7 +64,7 @@ def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   imported. See `with_fields`.
   """
   if trusted:
-    own.allow(text for _, text in flags)
+    trust.allow(text for _, text in flags)
   return with_fields(config, {path: FlagText(text) for path, text in flags})
 
 
@@ -176,12 +176,12 @@ def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_RE
 def _content(workdir, path=''):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
-    own.check_paths(path, str(workdir))
+    trust.check_paths(path, str(workdir))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
-    raise UserError(prerequisites.missing(path, workdir))
-  own.recall(Path(workdir))
+    raise UserError(predecessors.missing(path, workdir))
+  trust.recall(Path(workdir))
   return content
 
 
@@ -193,7 +193,7 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
   for flags that would change the model.
   """
   content, where = _content(workdir), f'{workdir}/config.json'
-  own.allow(text for _, text in flags)
+  trust.allow(text for _, text in flags)
   tree = {n: tuples(x) for n, x in content.items() if n not in NOT_READ}
   try:
     kind = kinds.kind_of(tree)

@@ -29,18 +29,7 @@ from diffusion_jax.data import (
 )
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
-from diffusion_jax.networks.autoencoder import (
-  Autoencoder,
-  HierarchicalAutoencoder,
-  PerceptronAutoencoder,
-)
-from diffusion_jax.networks.ddpmpp import DDPMpp
-from diffusion_jax.networks.edm2 import EDM2
-from diffusion_jax.networks.inputs import ContextEncoder, Text
-from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.networks.unet import NoisyClassifier, UNet
-from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet, vdm
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training import (
@@ -160,18 +149,18 @@ SAMPLERS = {
 GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': fields.Autoguidance}
 
 DENOISERS = {
-  'unet': UNet,
-  'dit': DiT,
-  'ddpmpp': DDPMpp,
-  'edm2': EDM2,
-  'vdm': ScoreNetwork,
-  'mlp': MLP,
+  'unet': unet.UNet,
+  'dit': transformer.DiT,
+  'ddpmpp': ddpmpp.DDPMpp,
+  'edm2': edm2.EDM2,
+  'vdm': vdm.ScoreNetwork,
+  'mlp': mlp.MLP,
 }
-CLASSIFIERS = {'classifier': NoisyClassifier}
+CLASSIFIERS = {'classifier': unet.NoisyClassifier}
 AUTOENCODERS = {
-  'autoencoder': Autoencoder,
-  'hierarchical': HierarchicalAutoencoder,
-  'perceptron': PerceptronAutoencoder,
+  'autoencoder': autoencoder.Autoencoder,
+  'hierarchical': autoencoder.HierarchicalAutoencoder,
+  'perceptron': autoencoder.PerceptronAutoencoder,
 }
 
 DENOISING = {
@@ -217,9 +206,9 @@ TABLES = {
   'noise_input': NOISE_INPUTS,
   'parametrization': PARAMETRIZATIONS,
   'latent': {'autoencoder': fields.Latent},
-  'conditioning.text': {'bytes': Text},
+  'conditioning.text': {'bytes': inputs.Text},
   'conditioning.context': {
-    kind: functools.partial(ContextEncoder, kind=kind.replace('if_any', 'auto'))
+    kind: functools.partial(inputs.ContextEncoder, kind=kind.replace('if_any', 'auto'))
     for kind in ('auto', 'vector', 'set', 'words', 'channels', 'if_any')
   },
   'conditioning.image': {

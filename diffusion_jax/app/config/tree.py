@@ -22,7 +22,7 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust, user_parts
 from diffusion_jax.app.config.errors import (
   check_one_of,
   check_section,
@@ -143,8 +143,8 @@ class Node(Tree):
       elif isinstance(value, Node):
         if facts or not value.needs or value.needs is self.needs:
           value = value._make(facts, around)
-      elif name in own.PATHS and value != parameter.default:
-        own.check_paths(where, value)
+      elif name in trust.PATHS and value != parameter.default:
+        trust.check_paths(where, value)
       if value is not None:
         values[name] = value
       elif parameter.default is _EMPTY:
@@ -158,7 +158,7 @@ class Node(Tree):
     with from_config(self.where):
       made = self.constructor(**values)
     if ':' in self.choice:
-      own.check_made(self.where, self.choice, made)
+      user_parts.check_made(self.where, self.choice, made)
     return made
 
 
@@ -180,7 +180,7 @@ def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> 
   facts: the names of the facts that `Node.make` passes to it.
   """
   if ':' in str(name):
-    return own.find(path, str(name), facts)
+    return user_parts.find(path, str(name), facts)
   check_one_of(table, path, name)
   return table[str(name)]
 
@@ -224,10 +224,13 @@ def _annotation(parameter):
 
 
 def _name_of(table, default):
-  # Returns the name of a default, or else the first name.
-  name = getattr(default, '__name__', None)
-  names = (n for n, c in table.items() if name == getattr(c, '__name__', ''))
+  """Returns the name of a default, or else the first name."""
+  names = (n for n, c in table.items() if default and _called(c) == _called(default))
   return next(names, next(iter(table)))
+
+
+def _called(function):
+  return getattr(function, '__name__', function)  # a partial function has none
 
 
 # The walk.
@@ -315,7 +318,7 @@ def _value(value, parameter, path):
     return None
   value = convert(value, kind, path)
   with from_config(path):
-    return own.expanded(_last(path), value)
+    return trust.expanded(_last(path), value)
 
 
 def _unknown(schema, given, node):

@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.model import FILM, Guides, Model
+from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.sampling_plan import FILM
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example
 from diffusion_jax.runtime.sharding import replicate
@@ -59,7 +59,8 @@ def generate_film(model: Model, mesh: Mesh, size: int = 0) -> PerExample:
 
 def _drawn(model, mesh, size):
   if model.draw is None:
-    raise UserError(next(model.problems('sample')))
+    model.check('sample')  # It refuses.
+  assert model.draw is not None
   guides = other_runs.guides_of(model)
   return generate_by(model, model.draw, mesh, model.root(), guides, size)
 

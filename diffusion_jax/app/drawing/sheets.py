@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion_jax.app.config import folder, own
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
 from diffusion_jax.app.model import Model
@@ -24,7 +24,7 @@ def examples(model: Model) -> np.ndarray | None:
     return None
   mine = {'data': folder.plain(config)['data']}
   run = folder.read_config(model.workdir) or mine
-  free = *folder.FREE, *(f'data.{name}' for name in own.PATHS)
+  free = *folder.FREE, *(f'data.{name}' for name in trust.PATHS)
   if folder.differences({'data': run.get('data')}, mine, free):
     return None
   if 'num_examples' in config.data:  # if the run has not kept all

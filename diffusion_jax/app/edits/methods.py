@@ -3,20 +3,35 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.model import Model, Plan, Wrap
-from diffusion_jax.errors import UserError
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.sampling_plan import Plan, Wrap
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.ranges import NonNegative, Size
 
 # Fields of sampling that methods with steps of their own do not read.
 STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
 Array = jax.Array
+
+
+class Run(Protocol):
+  """What an edit reads of a model: its config, and the facts of its data."""
+
+  @property
+  def config(self) -> Node:
+    """The complete config."""
+    ...
+
+  @property
+  def facts(self) -> Facts:
+    """The facts of the data."""
+    ...
 
 
 class Batch(NamedTuple):
@@ -127,43 +142,23 @@ def palette() -> Method:
   return Method(draw, is_trained=True)
 
 
-def condition_of(model: Model) -> str | None:
+def condition_of(config: Node) -> str | None:
   """Returns the edit that the network was trained for, if any."""
-  section = model.config.conditioning.image
-  return None if section is None else section.name
+  return config.at('conditioning.image.name')
 
 
-def fitting(model: Model, method: Method | None, masked: bool) -> Method:
-  """Returns the given method, or else the one that fits a run.
-
-  masked: whether the edit has a mask. Raises UserError for a method that the
-  edit or the run does not allow.
-  """
-  condition, edit = condition_of(model), model.config.edit
-  table = model.schema.table('edit.method')
-  able = [n for n, make in table.items() if masked or not make().needs_mask]
-  name = edit.method.name if method else 'palette' if condition else able[0]
-  chosen: Method = method or {**table, 'palette': palette}[name]()
-  if chosen.needs_mask and not masked:
-    raise UserError(
-      f'config.edit.method={name} needs a mask: set it to {" or ".join(able)} for edit={edit.name}'
-    )
-  if chosen.is_trained != bool(condition):
-    needed = edit.name if chosen.is_trained else 'None'
-    raise UserError(
-      f'config.edit.method={name} needs a run with conditioning.image='
-      f'{needed}, and this one has {condition}'
-    )
-  if chosen.changes_x:
-    refuse_unipc(model, f'method={name}')
-  return chosen
+def method_name(config: Node) -> str:
+  """Returns the name of edit.method, or of the method that fits the run."""
+  if name := config.at('edit.method.name'):
+    return name
+  if condition_of(config):
+    return 'palette'
+  if config.edit.constructor.observes:
+    return 'reconstruction'
+  return 'replace' if 'transitions' in config else 'repaint'
 
 
-def refuse_unipc(model: Model, what: str) -> None:
-  """Raises UserError for the sampler that `replace_known` does not allow."""
-  sampler = model.config.sampling.get('sampler')
-  if sampler is not None and sampler.constructor is dj.unipc:
-    raise UserError(
-      f'config.edit.{what} changes x between steps, which '
-      'sampling.sampler=unipc would undo: take another sampler'
-    )
+def fitting(config: Node) -> Method:
+  """Returns the method that fits a run where edit.method is None."""
+  methods = (repaint, replace, reconstruction, palette)
+  return {method.__name__: method for method in methods}[method_name(config)]()

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -13,23 +13,12 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.app.config import unread
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Suffix
-from diffusion_jax.app.edits.methods import (
-  STEPS,
-  Batch,
-  Known,
-  Method,
-  condition_of,
-  fitting,
-  refuse_unipc,
-)
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.edits.methods import Batch, Known, Method, Run, fitting
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings, images
-from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.ranges import Count, Probability, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
@@ -70,26 +59,7 @@ class Edit(abc.ABC):
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
   loses: ClassVar = False  # Single results may be NaN, and `write` says which.
 
-  def check(self, model: Model) -> None:
-    """Raises UserError if the edit cannot work with the run."""
-    c, condition = model.config, condition_of(model)
-    name = c.edit.name
-    mode = '--mode=edit, which reads edit.num_samples, label and output'
-    fields = 'num_samples', 'labels', 'trajectory', 'name'
-    for idle, beside in ((fields, mode), self.unread(model)):
-      names = [f'sampling.{field}' for field in idle]
-      refuse(unread.of_fields(c, model.workdir, names, beside))
-    if condition and name != condition:
-      raise UserError(
-        f'config.edit={name}: the network of this run was trained with '
-        f'conditioning.image={condition} and can do only this task'
-      )
-
-  def unread(self, model: Model) -> tuple[Sequence[str], str]:
-    """Returns fields of sampling without effect, and what makes them idle."""
-    return (), ''
-
-  def read(self, model: Model) -> Pictures:
+  def read(self, model: Run) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
     shape, paths = self.shape(model), {n: getattr(self, n) for n in self.files}
     return {
@@ -97,7 +67,7 @@ class Edit(abc.ABC):
       for n, path in paths.items()
     }
 
-  def shape(self, model: Model) -> tuple[int, ...]:
+  def shape(self, model: Run) -> tuple[int, ...]:
     """Returns the shape of the pictures; raises ValueError without one."""
     return model.facts.x.shape
 
@@ -111,10 +81,10 @@ class Edit(abc.ABC):
     return {f: np.broadcast_to(x, (n, *x.shape)) for f, x in each.items()}
 
   @abc.abstractmethod
-  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
     """Returns x, what the model diffuses, and numbers [B], of a batch."""
 
-  def write(self, model: Model, path: Path, made: Made) -> None:
+  def write(self, model: Run, path: Path, made: Made) -> None:
     """Writes each result, and a row with the user's pictures and all results.
 
     Of arrays it writes a drawing. path: without a suffix.
@@ -148,19 +118,13 @@ class FillIn(Edit):
 
   files: ClassVar = ('image',)
 
-  def check(self, model: Model) -> None:
-    super().check(model)
-    self._method(model)
-
   @abc.abstractmethod
-  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
     """Returns what the pictures of a batch show."""
 
-  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
-    return self._method(model).draw(batch, self.known(model, batch.inputs))
-
-  def _method(self, model):
-    return fitting(model, self.method, not self.observes)
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+    method = self.method or fitting(model.config)
+    return method.draw(batch, self.known(model, batch.inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +135,7 @@ class Inpaint(FillIn):
 
   files: ClassVar = 'image', 'mask'
 
-  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
     mask = inputs['mask']
     y = jnp.where(mask, inputs['image'], 0)
     shown = conditions.known_pixels(y, mask)
@@ -194,17 +158,12 @@ class Sdedit(Edit):
   repeats: Size = 1
   mask: str = ''
 
-  def check(self, model: Model) -> None:
-    if self.mask:
-      refuse_unipc(model, 'mask')
-    super().check(model)
-
   @property
   def files(self) -> tuple[str, ...]:
     """The picture, and the mask if it is given."""
     return ('image', 'mask') if self.mask else ('image',)
 
-  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
     plan, inputs = batch.plan, batch.inputs
     key, image = split_key(batch.keys, 2)[1], inputs['image']
     more = {'repeats': self.repeats, 'mask': inputs.get('mask')}
@@ -223,22 +182,7 @@ class Interpolate(Edit):
   files: ClassVar = 'image', 'image2'
   inverts: ClassVar = True
 
-  def check(self, model: Model) -> None:
-    super().check(model)
-    if model.conditioning.self_conditioning:
-      raise UserError(
-        'config.edit=interpolate: the ODE of a network with self-conditioning cannot be inverted'
-      )
-
-  def unread(self, model: Model) -> tuple[Sequence[str], str]:
-    return STEPS, 'edit=interpolate, which follows the ODE'
-
-  def read(self, model: Model) -> Pictures:
-    if self.num_samples < 2:
-      raise ValueError('num_samples must be at least 2 for an interpolation')
-    return super().read(model)
-
-  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
     """Goes from one picture to the other along the ODE, for any sampler.
 
     Image i has the weight i / (N - 1), and all have the condition of the first.
@@ -262,7 +206,7 @@ class Superres(FillIn):
 
   observes: ClassVar = True
 
-  def shape(self, model: Model) -> tuple[int, ...]:
+  def shape(self, model: Run) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
     factor = self._factor(model)
     if height % factor or width % factor:
@@ -270,7 +214,7 @@ class Superres(FillIn):
       raise ValueError(f'factor={factor} does not divide {size} pixels')
     return height // factor, width // factor, channels
 
-  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
     factor, image = self._factor(model), inputs['image']
     forward = functools.partial(operators.pooled, factor=factor)
     return Known(image, forward, condition=conditions.enlarged(image, factor))
@@ -287,13 +231,13 @@ class Colorize(FillIn):
 
   observes: ClassVar = True
 
-  def shape(self, model: Model) -> tuple[int, ...]:
+  def shape(self, model: Run) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     return height, width, 1
 
-  def known(self, model: Model, inputs: Mapping[str, PyTree]) -> Known:
+  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
     image = inputs['image']
     return Known(image, operators.luminance, condition=image)
 
@@ -350,7 +294,7 @@ def read_mask(path: str, shape: tuple[int, ...], where: str = 'mask') -> np.ndar
   return mask
 
 
-def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
+def as_picture(model: Run, x: np.ndarray) -> np.ndarray:
   """Returns a picture or mask in the size and channels of the run, uint8."""
   height, _, channels = model.facts.x.shape
   x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
@@ -359,7 +303,7 @@ def as_picture(model: Model, x: np.ndarray) -> np.ndarray:
   return np.broadcast_to(x, (*x.shape[:2], channels))
 
 
-def write_drawing(model: Model, path: Path, x: np.ndarray, data: np.ndarray | None) -> None:
+def write_drawing(model: Run, path: Path, x: np.ndarray, data: np.ndarray | None) -> None:
   """Draws arrays [n, ...], as files have them, in front of data."""
   path = path.with_name(f'{path.name}.png')
   images.write_png(path, drawings.sheet(model.facts.x, x, 10, data=data))

@@ -3,7 +3,6 @@
 import functools
 import glob
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -13,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.errors import check_set
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import STEPS, Batch, Known, Method, refuse_unipc
+from diffusion_jax.app.edits.methods import Batch, Known, Method, Run
 from diffusion_jax.app.edits.pictures import (
   Edit,
   Encode,
@@ -28,7 +26,6 @@ from diffusion_jax.app.edits.pictures import (
   write_grid,
 )
 from diffusion_jax.app.edits.posteriors import steer, whiteness
-from diffusion_jax.app.model import NOTHING, Model
 from diffusion_jax.core import operators
 from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream
@@ -101,23 +98,7 @@ class Restore(Edit):
 
   loses: ClassVar = True
 
-  def check(self, model: Model) -> None:
-    super().check(model)
-    _check_given(model, 'operator', self.operator)
-    name = model.config.edit.posterior.name
-    if model.autoencoder is not NOTHING and not self.posterior.in_latents:
-      raise UserError(
-        f'config.edit.posterior={name} needs pixels, and this run diffuses '
-        'latents: set it to steered'
-      )
-    if self.posterior.changes_x:
-      refuse_unipc(model, f'posterior={name}')
-
-  def unread(self, model: Model) -> tuple[Sequence[str], str]:
-    name = model.config.edit.posterior.name
-    return self.posterior.unread, f'edit.posterior={name}'
-
-  def read(self, model: Model) -> Pictures:
+  def read(self, model: Run) -> Pictures:
     """Reads y [P, ...] and the files' names; `simulate`: and clean pictures."""
     damage, values = self._damage(model), model.facts.x
     names = {'names': np.array([Path(path).name for path in self.paths])}
@@ -147,7 +128,7 @@ class Restore(Edit):
 
   def _damage(self, model):
     if not self._kept:
-      assert self.operator is not None  # `check` refuses
+      assert self.operator is not None  # else it was refused
       operator = self.operator.make({'shape': model.facts.x.shape})
       self._kept.append(_damage_of(operator, self.noise, model.facts.x))
     return self._kept[0]
@@ -207,10 +188,9 @@ class Restore(Edit):
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
-  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
-    _check_denoises(model, batch)
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
     damage = self._damage(model)
-    linear = damage.is_linear and model.autoencoder is NOTHING
+    linear = damage.is_linear and model.config.get('latent') is None
     if self.posterior.needs_linear and not linear:
       c = model.config.edit
       raise UserError(
@@ -233,7 +213,7 @@ class Restore(Edit):
       drawn['whiteness'] = whiteness(batch, drawn['x'])
     return drawn
 
-  def write(self, model: Model, path: Path, made: Made) -> None:
+  def write(self, model: Run, path: Path, made: Made) -> None:
     y, clean = made.pictures['y'], made.pictures.get('clean')
     samples = made.results.reshape(len(y), -1, *made.results.shape[1:])
     sheet, every = [], []
@@ -307,17 +287,9 @@ class Steer(Edit):
   particles: Size = 16
   gradient: bool = True
 
-  def check(self, model: Model) -> None:
-    super().check(model)
-    _check_given(model, 'reward', self.reward)
-
-  def unread(self, model: Model) -> tuple[Sequence[str], str]:
-    return STEPS, 'edit=steer, whose particles have steps of their own'
-
-  def results(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
-    _check_denoises(model, batch)
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
     node, values = self.reward, model.facts.x
-    assert node is not None  # `check` refuses
+    assert node is not None  # else it was refused
 
     def reward(x):
       x0 = batch.decode(x)
@@ -335,7 +307,7 @@ class Steer(Edit):
     drawn = steer(batch, reward, None, self.particles, self.gradient)
     return drawn | {'reward': reward(drawn['x'])}
 
-  def write(self, model: Model, path: Path, made: Made) -> None:
+  def write(self, model: Run, path: Path, made: Made) -> None:
     super().write(model, path, made)
     numbers = made.numbers
     found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
@@ -405,21 +377,6 @@ def _width(stds, y):
   count = np.maximum((variance > 0.0).sum(axis=axes), 1)
   gain = np.sqrt(variance.sum(axis=axes) / count)
   return float(np.min(stds / np.maximum(gain, 1e-12)))
-
-
-def _check_given(model, field, node):
-  names = ', '.join(model.schema.table(f'edit.{field}'))
-  hint = f'{model.config.edit.name} needs one of {names}, or your own, '
-  check_set(f'edit.{field}', node, f'{hint}module:name')
-
-
-def _check_denoises(model, batch):
-  # Refuses a run whose step functions are not denoisers.
-  if not batch.plan.denoises:
-    raise UserError(
-      f'config.edit={model.config.edit.name} needs a denoiser, and this run is '
-      'a flow map, or was trained with conditioning.self_conditioning'
-    )
 
 
 def errors(x: np.ndarray, clean: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.errors import from_config, near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
@@ -257,7 +257,7 @@ def given_context(model: Model) -> np.ndarray | None:
   path, row = (model.config.sampling[n] for n in ('context', 'context_row'))
   if not path and row is None:
     return None
-  own.check_paths('sampling.context', path)
+  trust.check_paths('sampling.context', path)
   name, facts = context_of(model)
   if facts is None:
     raise UserError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,7 +21,7 @@ from diffusion_jax.networks.functional import hidden_and_output
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a classifier of noisy images, p(y | x_t)."""
   noisy = ConfiguredNetwork.of(kinds.CLASSIFIER, config, facts)
-  model = of_network(noisy, workdir, functools.partial(problems, noisy))
+  model = of_network(noisy, workdir)
   of_params = functools.partial(features, noisy)
   return dataclasses.replace(model, features=of_params)
 
@@ -46,13 +46,3 @@ def features(
     return {'features': hidden, 'logits': logits, 'predicted': predicted}
 
   return compute
-
-
-def problems(noisy: ConfiguredNetwork, mode: str) -> Iterator[str]:
-  """Yields a problem for modes that make images."""
-  if mode in ('sample', 'edit'):
-    yield (
-      'this run is a classifier, which makes no images: sample another run '
-      'with --config.sampling.classifier.run=<this one>'
-    )
-  yield from noisy.problems(mode)

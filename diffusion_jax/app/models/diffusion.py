@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,11 +17,12 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling, MapSampling, StateSampling
 from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
+from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.sampling_plan import Plan, Wrap
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts
@@ -33,13 +34,12 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
   noisy = ConfiguredNetwork.of(kinds.DIFFUSION, config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
-  return of_network(noisy, workdir, functools.partial(problems, noisy), plan)
+  return of_network(noisy, workdir, plan)
 
 
 def of_network(
   noisy: ConfiguredNetwork,
   workdir: Path,
-  problems: Callable[[str], Iterator[str]],
   plan: Callable[..., Plan] | None = None,
   latents: Latents = IDENTITY,
 ) -> Model:
@@ -60,7 +60,7 @@ def of_network(
     network=lambda: noisy.network,
     init=noisy.init,
     objective=functools.partial(objective_of, noisy, teacher),
-    problems=problems,
+    refusals=noisy.refusals,
     measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     draw=plan and draw,
@@ -267,20 +267,3 @@ def corrected(
     if c.corrector is not None:
       sampler = c.corrector.around(sampler)
   return sampler
-
-
-# -- refusals -----------------------------------------------------------------
-
-
-def problems(noisy: ConfiguredNetwork, mode: str) -> Iterator[str]:
-  """Yields what the network or its guidance does not allow."""
-  yield from noisy.problems(mode)
-  guide = noisy.config.sampling.get('guidance')
-  if guide is None or guide.get('run'):
-    return
-  if guide.scale != 1.0 and not noisy.conditioning.dropout:
-    yield (
-      f'config.sampling.guidance.scale={guide.scale} needs a network that '
-      'was trained with conditioning.dropout, or another run: '
-      'sampling.guidance=autoguidance'
-    )

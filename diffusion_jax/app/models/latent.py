@@ -48,10 +48,9 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   stored = StoredAutoencoder(config, workdir, facts)
   own = {'state_shape': stored.shape, 'stored': stored}
   noisy = LatentNetwork.of(kinds.LATENT_DIFFUSION, config, facts, **own)
-  refused = functools.partial(problems, noisy, sampling)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
-  model = diffusion.of_network(noisy, workdir, refused, plan, latents)
+  model = diffusion.of_network(noisy, workdir, plan, latents)
   return dataclasses.replace(
     model,
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
@@ -208,30 +207,6 @@ class StoredAutoencoder:
     check_unchanged('latent.run', self._copy, self._record, *sums)
     scale = jnp.asarray(record['scale'], jnp.float32)
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
-
-
-def problems(noisy: ConfiguredNetwork, sampling: DenoiserSampling, mode: str) -> Iterator[str]:
-  """Yields what diffusion in latents does not allow."""
-  c, edit = noisy.conditioning, noisy.config.edit
-  refused = {
-    'conditioning.augment': c.augment,
-    'conditioning.image': c.image,
-    'conditioning.self_conditioning': c.self_conditioning,
-    'sampling.clip': sampling.clip,
-    'sampling.dynamic_threshold': sampling.dynamic_threshold,
-    'sampling.classifier': sampling.classifier,
-  }
-  for field, value in refused.items():
-    if value:
-      yield (
-        f'config.{field} needs pixels, and this run diffuses latents (config.latent): switch it off'
-      )
-  if mode == 'edit' and edit.constructor.observes:
-    yield (
-      f'config.edit={edit.name} needs pixels, and this run '
-      'diffuses latents: it can do inpaint, sdedit and interpolate'
-    )
-  yield from diffusion.problems(noisy, mode)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -15,10 +14,12 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import States, StateSampling
 from diffusion_jax.app.config.kinds import StateFacts
+from diffusion_jax.app.config.refusals import Row
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Guides, Latents, Model, Plan
+from diffusion_jax.app.model import Guides, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.core.transitions import StateProcess
@@ -37,9 +38,8 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """
   own = {'states': config.states.make(), 'sampling': config.sampling.make()}
   model = StateDiffusion.of(kinds.STATES, config, facts, **own)
-  refused = functools.partial(problems, model)
   latents = Latents(model.encode, model.decode)
-  made = diffusion.of_network(model, workdir, refused, model.plan, latents)
+  made = diffusion.of_network(model, workdir, model.plan, latents)
   return dataclasses.replace(made, objective=model.objective)
 
 
@@ -61,6 +61,16 @@ class StateDiffusion(ConfiguredNetwork):
   def decode(self, autoencoder: Params | None, states: Array) -> Array:
     """Returns examples in [-1, 1]; masked states are grey, 0."""
     return dj.values_of(states, self.facts.x.levels)
+
+  @property
+  def refusals(self) -> tuple[Row, ...]:
+    """The rules about what only the model knows."""
+    is_masked = Row(
+      lambda c, facts: self.states.output == 'logistic' and self.transitions.mask is not None,
+      'config.states.output=logistic: it has no masked state: set transitions=uniform, '
+      'transitions=gaussian or states.output=logits',
+    )
+    return *super().refusals, is_masked
 
   # -- the network ------------------------------------------------------------
 
@@ -174,15 +184,3 @@ class StateDiffusion(ConfiguredNetwork):
     if num_steps is not None:
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
-
-
-def problems(model: StateDiffusion, mode: str) -> Iterator[str]:
-  """Yields what states do not allow."""
-  yield from diffusion.problems(model, mode)
-  if model.states.output == 'logistic' and model.transitions.mask is not None:
-    yield (
-      'config.states.output=logistic: it has no masked state: set '
-      'transitions=uniform, transitions=gaussian or states.output=logits'
-    )
-  if mode == 'edit' and model.facts.x.is_text:
-    yield '--mode=edit needs pictures, and this run has texts'

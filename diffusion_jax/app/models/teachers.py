@@ -5,7 +5,7 @@ weights; other weights are refused later.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,6 +13,7 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.refusals import Row, lines
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.model import NOTHING, Frozen, OtherRun
 from diffusion_jax.app.network import ConfiguredNetwork
@@ -85,23 +86,30 @@ def open_run(student: ConfiguredNetwork) -> ConfiguredNetwork:
   if problem:
     raise UserError(f'config.{_PATH}: objective={name} {problem}')
   noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
-  refuse(problems(noisy, Path(run), student))
+  rows = rules(noisy, Path(run), student)
+  refuse(lines(rows, student.config, 'train', ''))
   return noisy
 
 
-def problems(noisy: ConfiguredNetwork, run: Path, student: ConfiguredNetwork) -> Iterator[str]:
-  """Yields reasons why the network of a run cannot teach its student."""
-  where = f'config.{_PATH}'
-  for name in ('labels', 'text', 'image'):
-    ours, theirs = (n.config.conditioning[name] for n in (student, noisy))
-    if ours != theirs:
-      field = f'conditioning.{name}'
-      yield f'{where}: {field} is {theirs} in {run}, and {ours} in this run'
-  if noisy.conditioning.self_conditioning:
-    yield f'{where}: the run in {run} has self-conditioning'
-  dropout = student.conditioning.dropout
-  if dropout and not noisy.conditioning.dropout:
-    yield (
-      f'config.conditioning.dropout={dropout}: the teacher in {run} was '
-      'trained without dropout; set it to 0'
-    )
+def rules(noisy: ConfiguredNetwork, run: Path, student: ConfiguredNetwork) -> tuple[Row, ...]:
+  """Returns the rules of a network that teaches its student."""
+
+  def difference(c, facts):
+    for name in ('labels', 'text', 'image'):
+      ours, theirs = c.conditioning[name], noisy.config.conditioning[name]
+      if ours != theirs:
+        return f'conditioning.{name} is {theirs} in {run}, and {ours} in this run'
+    return ''
+
+  return (
+    Row(difference, f'config.{_PATH}: {{it}}'),
+    Row(
+      lambda c, facts: noisy.conditioning.self_conditioning and run,
+      f'config.{_PATH}: the run in {{it}} has self-conditioning',
+    ),
+    Row(
+      lambda c, facts: c.conditioning.dropout and not noisy.conditioning.dropout and run,
+      'config.conditioning.dropout={c.conditioning.dropout}: the teacher in {it} was trained '
+      'without dropout; set it to 0',
+    ),
+  )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,6 +15,7 @@ from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Decoding
+from diffusion_jax.app.config.refusals import Row
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Guides, Model
@@ -41,7 +42,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     network=lambda: model.network,
     init=model.init,
     objective=functools.partial(objective_of, model),
-    problems=functools.partial(problems, model),
+    refusals=(has_more_layers(model),),
     measured=model,
     draw=model.draw,
     root=lambda: stream(config.sampling.seed, 'vae_sampling'),
@@ -187,31 +188,17 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   return section.make({name: getattr(model, name) for name in facts})
 
 
-def problems(model: Autoencoder, mode: str) -> Iterator[str]:
-  """Yields what a VAE does not allow."""
-  c = model.config
-  if mode == 'edit':
-    yield (
-      'this run is a VAE, which cannot edit pictures: --mode=sample writes '
-      'reconstructions and interpolations, and diffusion models can edit'
-    )
-  for field in ('labels', 'prompt', 'trajectory'):
-    if c.sampling[field]:
-      yield f'config.sampling.{field} has no effect on a VAE'
-  if model.decoding.decoder == 'bernoulli' and model.facts.x.levels != 2:
-    yield (
-      'config.decoding.decoder=bernoulli has 2 grey levels, and these images '
-      f'{model.facts.x.levels}: take logistic, or --config.data=binarized '
-      f'--config.data.source={c.data.name}'
-    )
-  single = 'num_latents' not in parameters(c.objective.constructor)
-  if single and model.num_latents > 1:
-    yield (
-      'config.objective=vae trains one layer of latents, and this network '
-      f'has {model.num_latents}: set objective=hvae'
-    )
-  if c.objective.get('free_bits') and c.training.accumulate > 1:
-    yield ('config.objective.free_bits needs the whole batch: set training.accumulate=1')
+def has_more_layers(model: Autoencoder) -> Row:
+  """Returns the rule that objective=vae trains one layer of latents."""
+  return Row(
+    lambda c, facts: (
+      'num_latents' not in parameters(c.objective.constructor)
+      and model.num_latents > 1
+      and model.num_latents
+    ),
+    'config.objective=vae trains one layer of latents, and this network has {it}: set '
+    'objective=hvae',
+  )
 
 
 def shown(model: Autoencoder) -> dict[str, np.ndarray]:

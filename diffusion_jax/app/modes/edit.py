@@ -81,7 +81,6 @@ class EditInputs(NamedTuple):
 def inputs_of(model: Model) -> EditInputs:
   """Reads and checks what the user gives for an edit."""
   edit: Edit = model.config.edit.make()
-  edit.check(model)
   with from_config('edit'):
     n = edit.count()
   cond = choose_cond(model, edit, n)
@@ -176,10 +175,8 @@ def check_optional(model: Model, field: str, what: str) -> None:
 
 
 def check_guidance(model: Model, cond: dict) -> Guides:
-  """Returns the runs that guide an edit; raises UserError for a classifier."""
+  """Returns the runs that guide an edit; raises UserError without a condition."""
   c = model.config.sampling
-  if c.get('classifier') is not None:
-    raise UserError('config.sampling.classifier: edits cannot be guided by it')
   guidance = c.get('guidance')
   if guidance is not None and guidance.scale != 1.0 and not cond:
     needed = 'a text: give --config.sampling.prompt'

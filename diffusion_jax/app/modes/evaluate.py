@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, store, unread
+from diffusion_jax.app.config import folder, refusals, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.kinds import name_of
 from diffusion_jax.app.config.tree import Node
@@ -100,7 +100,8 @@ def points_of(model: Model, kinds: list[str]) -> list[tuple[Fields, Model]]:
       )
     point = models.make(changed, model.workdir, model.facts)
     point.check('evaluate')
-    refuse(unread.of_evaluation(changed, model.workdir, kinds))
+    rows = [refusals.of_evaluation(kinds)]
+    refuse(refusals.lines(rows, changed, 'evaluate', model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
     points.append((changes, point))

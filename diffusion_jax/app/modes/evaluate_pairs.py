@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import scoring
-from diffusion_jax.app.config import own, store
+from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
@@ -45,7 +45,7 @@ def score(model: Model, metrics: list[scoring.Scored], out: Path) -> Json:
   if processes.is_first():
     write_npz(path, {'context': arrays['context']})
   processes.wait_for_all('held-out pairs')
-  own.allow([str(path)])
+  trust.allow([str(path)])
   fields = {'context': str(path), 'context_row': None}
   drawn = draw(model, out, num_samples=c.draws_per_pair, **fields)
   draws = npz.read(drawn, ['arr_0'])['arr_0']

@@ -12,7 +12,7 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder, own
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
@@ -259,7 +259,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   """Writes the config and the start of a training, and opens its log."""
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
-  own.remember(workdir, config)
+  trust.remember(workdir, config)
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import prerequisites
+from diffusion_jax.app.config import predecessors
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
@@ -54,7 +54,7 @@ def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
   path, workdir = base_weights.path_of(model.workdir), model.workdir
   if not processes.broadcast([path.exists()])[0]:
-    if prerequisites.has_checkpoint(workdir):
+    if predecessors.has_checkpoint(workdir):
       raise UserError(
         f'{path} is missing: it holds the weights that the adapters in this '
         'run are trained with, and belongs to its folder'

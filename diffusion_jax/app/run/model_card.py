@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.model import Model
 from diffusion_jax.report import record, results
 from diffusion_jax.runtime.files import one_line
@@ -161,7 +161,7 @@ def metadata(about: About) -> Json:
 def _use(about):
   draws = about.model.draw is not None
   mode = 'sample' if draws else 'evaluate'
-  parts = sorted(n for n in own.names_in(about.config) if _is_own(n))
+  parts = sorted(n for n in trust.names_in(about.config) if _is_own(n))
   allow = f' --allow={",".join(parts)}' if parts else ''
   lines = [
     '\n## Use\n',

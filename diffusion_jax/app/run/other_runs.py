@@ -14,8 +14,9 @@ from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Schema
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
-from diffusion_jax.app.model import Guides, Model, OtherRun, Wrap
+from diffusion_jax.app.model import Guides, Model, OtherRun
 from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.app.sampling_plan import Wrap
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, own, store
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run.weights import Opened
 from diffusion_jax.data import npz
@@ -96,8 +96,8 @@ _OF_TRAINING = 'data', 'objective', 'optimizer', 'training'
 def _modules(config, used):
   # Returns the SHA-256 of the files of the user's modules.
   idle = {*folder.USES, *_OF_TRAINING}
-  names = own.names_in({n: x for n, x in config.items() if n not in idle})
-  names = {n.partition(':')[0] for n in names | own.names_in(used) if ':' in n}
+  names = trust.names_in({n: x for n, x in config.items() if n not in idle})
+  names = {n.partition(':')[0] for n in names | trust.names_in(used) if ':' in n}
   files = {n: getattr(sys.modules.get(n), '__file__', None) for n in names}
   return {n: sha256(x)[:16] for n, x in sorted(files.items()) if x}
 
@@ -130,7 +130,7 @@ def name_of_edit(model: Model) -> str:
   edit = model.config.edit
   if edit.output:
     return edit.output
-  fields = folder.flat({'edit': own.without_folders(edit_fields(model))})
+  fields = folder.flat({'edit': trust.without_folders(edit_fields(model))})
   del fields['edit.name']
   defaults = store.defaults(model.config)  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}

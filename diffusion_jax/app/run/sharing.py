@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder, own, store
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import model_card, provenance
 from diffusion_jax.atomic_files import draft, draft_folder
@@ -41,7 +41,7 @@ def config_of(model: Model) -> Json:
   config = store.with_fields(model.config, _CHOICES)
   stored = folder.stored_form(config, model.facts)
   kept = {n for n in stored if n == 'sampling' or n not in folder.USES}
-  return own.without_folders({n: stored[n] for n in stored if n in kept})
+  return trust.without_folders({n: stored[n] for n in stored if n in kept})
 
 
 def write(out: Path, model: Model, params: Params, step: int) -> None:
@@ -74,9 +74,9 @@ def _write_kept(source, target):
     params, stored = stored_weights.restore_params(source)
     files.make_folder(target)
     shared.write(target, params, stored_weights.find_step(source))
-    files.write_json(target / 'config.json', own.without_folders(stored))
+    files.write_json(target / 'config.json', trust.without_folders(stored))
   else:
-    files.write_json(target, own.without_folders(files.read_json(source)))
+    files.write_json(target, trust.without_folders(files.read_json(source)))
 
 
 def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, scoring
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import user_parts
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
@@ -68,7 +68,7 @@ class Hook(NamedTuple):
     try:
       jax.eval_shape(trace, state, frozen)
     except Exception as error:
-      place = own.place_of(error)
+      place = user_parts.place_of(error)
       known = place or isinstance(error, (ValueError, TypeError))
       if isinstance(error, UserError) or not known:
         raise

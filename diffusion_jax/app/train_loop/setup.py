@@ -1,7 +1,7 @@
 """The parts of a training, made from its config."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,8 +11,9 @@ from jax import stages
 from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, models
-from diffusion_jax.app.config import folder, own
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.refusals import TRAINING, Row, lines
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, make_encode
@@ -27,7 +28,6 @@ from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
 from diffusion_jax.runtime.sharding import fsdp_sharding, host_mesh, on_mesh, replicated, spread
 from diffusion_jax.runtime.start_up import StartUp
-from diffusion_jax.training import loggers
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
@@ -67,9 +67,9 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
-  refuse(problems(config))
+  refuse(lines(TRAINING, config, 'train', workdir))
   mesh = devices.make_mesh(config)
-  refuse(batch_problems(config, mesh))
+  refuse(lines([batch_rule(mesh)], config, 'train', workdir))
   folder.check_same_run(workdir, config)
   check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_run(config, workdir))
@@ -90,7 +90,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
   rates = rates_of(config, total)
-  refuse(rate_problems(rates))
+  refuse(lines([rate_rule(rates)], config, 'train', workdir))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,
@@ -117,69 +117,29 @@ def rates_of(config: Node, total: int) -> np.ndarray:
   return np.asarray(jax.jit(jax.vmap(rate))(np.arange(total)))
 
 
-def rate_problems(rates: np.ndarray) -> Iterator[str]:
-  """Yields a problem if the last steps have the learning rate 0."""
+def rate_rule(rates: np.ndarray) -> Row:
+  """Returns the rule that the last steps have a learning rate above 0."""
   steps = int(np.max(np.flatnonzero(rates), initial=-1)) + 1
-  if 0 < steps < len(rates) - 1:
-    yield (
-      f'config.training.num_steps={len(rates)}: the learning rate is 0 from '
-      f'step {steps} on: set optimizer.decay_steps to {len(rates)}, or None'
-    )
+  return Row(
+    lambda c, facts: 0 < steps < len(rates) - 1 and (len(rates), steps),
+    'config.training.num_steps={it[0]}: the learning rate is 0 from step {it[1]} on: set '
+    'optimizer.decay_steps to {it[0]}, or None',
+  )
 
 
-def problems(config: Node) -> Iterator[str]:
-  """Yields fields of a training that contradict one another."""
-  c, saved = config.training, config.training.checkpoint_every
-  if c.keep_every and (not saved or c.keep_every % saved):
-    yield (
-      f'config.training.keep_every={c.keep_every} is not a multiple of '
-      f'training.checkpoint_every={saved}'
-    )
-  widths = c.ema_sigma_rels
-  if widths and not c.snapshot_every:
-    yield (
-      'config.training.ema_sigma_rels needs snapshots: set '
-      'training.snapshot_every, to num_steps / 32 = '
-      f'{max(c.num_steps // 32, 1)}, for instance'
-    )
-  if len(set(map(float, widths))) < len(widths):
-    yield f'config.training.ema_sigma_rels={widths}: a width is there twice'
-  if c.lora_rank and not c.init_from:
-    yield (
-      f'config.training.lora_rank={c.lora_rank} adapts the weights of a '
-      'trained run: set training.init_from to its folder, or lora_rank to 0'
-    )
-  for run in config.report.runs if config.report.after_training else ():
-    if folder.read_config(run) is None:
-      yield f'config.report.runs: {run} is not a run folder'
-  for name in loggers.missing(c.log_to):
-    yield (f"config.training.log_to: {name} is not installed: run pip install -e '.[{name}]'")
-  for name in c.log_to:
-    if name != 'tensorboard' and not own.is_given(name):
-      yield (
-        f'config.training.log_to={name} may send the curves and previews away, '
-        'but only a stored config names it. If you want this, add '
-        f'--config.training.log_to={",".join(c.log_to)} to the command'
-      )
-  if c.skip_nonfinite and config.optimizer.get('repair_gradients'):
-    yield (
-      'config.training.skip_nonfinite leaves out steps that '
-      'optimizer.repair_gradients would take: set one of the two'
-    )
+def batch_rule(mesh: Mesh) -> Row:
+  """Returns the rule that the devices can split the batch."""
+  several = mesh.size > 1
+  over = f' over the {mesh.size} devices of the mesh' if several else ''
+  fewer = ', or fewer devices by --config.training.mesh' if several else ''
 
+  def split(c, facts):
+    count = c.training.accumulate
+    parts = f' in {count} parts' if count > 1 else ''
+    fits = c.training.batch_size % (mesh.size * count) == 0
+    return not fits and f'{over}{parts}: take a multiple of {mesh.size * count}{fewer}'
 
-def batch_problems(config: Node, mesh: Mesh) -> Iterator[str]:
-  """Yields a problem if the devices cannot split the batch."""
-  c = config.training
-  if c.batch_size % (mesh.size * c.accumulate):
-    several = mesh.size > 1
-    over = f' over the {mesh.size} devices of the mesh' if several else ''
-    parts = f' in {c.accumulate} parts' if c.accumulate > 1 else ''
-    fewer = ', or fewer devices by --config.training.mesh' if several else ''
-    yield (
-      f'config.training.batch_size={c.batch_size} cannot be split{over}{parts}'
-      f': take a multiple of {mesh.size * c.accumulate}{fewer}'
-    )
+  return Row(split, 'config.training.batch_size={c.training.batch_size} cannot be split{it}')
 
 
 def state_maker(

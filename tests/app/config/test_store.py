@@ -8,9 +8,8 @@ from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
-from diffusion_jax.app.config import fields, folder, kinds, store, unread
+from diffusion_jax.app.config import fields, folder, kinds, store
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.smoke import shrunk
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
 
@@ -50,15 +49,6 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
     assert {*part} <= {'name', *taken}, path
-
-
-@pytest.mark.parametrize('name, variant', ALL)
-def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
-  """Their sampling has all that it needs."""
-  config = read(f'{name}:{variant}')
-  for each in (config, shrunk(config)):
-    each.sampling.make()
-    assert [*unread.problems(each, 'none', 'train')] == []
 
 
 # -- flags -------------------------------------------------------------------
@@ -211,19 +201,6 @@ def test_a_field_that_does_not_exist_is_one_line(line):
   name, path, *hint = line.split(' ', 2)
   found = refused('there is no field config.', with_flags, name, f'{path}=3')
   assert not hint or hint[0] in found, found
-
-
-@pytest.mark.parametrize(
-  'line',
-  """
-seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
-sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
-sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
-network.multipliers=1,0.5 compilation_cache= convert.source=3
-""".split(),
-)
-def test_the_ends_of_ranges_are_taken(line):
-  with_flags('digits', line)
 
 
 # -- runs ----------------------------------------------------------------------

@@ -24,144 +24,124 @@ RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons 
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
-mnist data=npz data.path=/nowhere/mnist.npz => config.data: npz file
-  /nowhere/mnist.npz not found
-training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over
-  the 8 devices of the mesh: take a multiple of 8, or fewer devices by
-  --config.training.mesh
-training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the
-  2 devices of the mesh in 8 parts
+mnist data=npz data.path=/nowhere/mnist.npz => config.data: npz file /nowhere/mnist.npz not found
+training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over the 8 devices of the
+  mesh: take a multiple of 8, or fewer devices by --config.training.mesh
+training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the 2 devices of the
+  mesh in 8 parts
 training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
-training.keep_every=3 => keep_every=3 is not a multiple of
-  training.checkpoint_every=2
+training.keep_every=3 => keep_every=3 is not a multiple of training.checkpoint_every=2
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
-training.snapshot_every=2 => training.snapshot_every=2 is not read with
-  training.ema_sigma_rels=()
+training.snapshot_every=2 => training.snapshot_every=2 is not read with training.ema_sigma_rels=()
 training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every
-training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is
-  there twice
-training.lora_alpha=2 => training.lora_alpha=2.0 is not read with
-  training.lora_rank=0: leave one of them out
-training.keep_best_by=fid => keep_best_by=fid is not read with
-  training.keep_best=0
+training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is there twice
+training.lora_alpha=2 => training.lora_alpha=2.0 is not read with training.lora_rank=0: leave one of
+  them out
+training.keep_best_by=fid => keep_best_by=fid is not read with training.keep_best=0
 training.keep_best=1 training.checkpoint_every=0 => keep_best=1 is not read with
   training.checkpoint_every=0
-training.patience=2 => training.patience=2 is not read with
-  training.evaluate_every=0
+training.patience=2 => training.patience=2 is not read with training.evaluate_every=0
 training.evaluate_batches=2 => training.evaluate_batches=2 is not read with
   training.evaluate_every=0
-sampling.checkpoint=best => sampling.checkpoint=best is not read with
-  training.keep_best=0
-two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not
-  read with conditioning.context=vector
-two_moons conditioning.context=channels conditioning.context.width=2 =>
-  conditioning.context.width=2 is not read with conditioning.context=channels
-two_moons conditioning.context=auto conditioning.context.heads=2 =>
-  conditioning.context.heads=2 is not read with conditioning.context=vector
+sampling.checkpoint=best => sampling.checkpoint=best is not read with training.keep_best=0
+two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
+  conditioning.context=vector
+two_moons conditioning.context=channels conditioning.context.width=2 => conditioning.context.width=2
+  is not read with conditioning.context=channels
+two_moons conditioning.context=auto conditioning.context.heads=2 => conditioning.context.heads=2 is
+  not read with conditioning.context=vector
 training.ema_rampup=0.1 => is not read with training.ema_half_life=None
 training.lora_rank=2 => set training.init_from to its folder
-data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 =>
-  are fewer than the 8 devices of the mesh: set training.evaluate_every=0
-evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod =>
-  keep_best_by='fod' (did you mean 'fid'?) is not one of test_loss, fid
+data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 => are fewer than the 8
+  devices of the mesh: set training.evaluate_every=0
+evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod => keep_best_by='fod'
+  (did you mean 'fid'?) is not one of test_loss, fid
 evaluation.metrics=elbo training.metrics_every=1 => name a metric of them in
   config.evaluation.metrics, as fid
 optimizer.warmup_steps=9999 => config.optimizer: decay_steps of decay 'linear'
 objective=reflow => training.teacher: objective=reflow needs the folder of the
-digits_distilled training.init_from= training.teacher=nowhere =>
-  config.training.teacher: there is no run in nowhere
+digits_distilled training.init_from= training.teacher=nowhere => config.training.teacher: there is
+  no run in nowhere
 training.teacher=x => objective=denoising does not use a teacher
 objective=vdm => config.objective: vdm needs noise at t = 0 and signal at t = 1
 objective=mean_flow => noise_input=step: the network of objective=mean_flow gets
-data=tests.app.toy_parts:UnitPictures => config.data: x must be uint8
-  [n, 8, 8, 1], got float32 [1, 8, 8, 1]: uint8 arrays are levels, such as
-data=tests.app.toy_parts:curves => config.data: x never changes at 0 of its last
-  axis (0): leave this number out
-data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its
-  constructor must return a source, such as ArraySource(x), not a number
-parametrization=tests.app.toy_parts:number => its constructor must return a
-  Parametrization(kind), such as Parametrization('v'), not a number
-parametrization=tests.app.toy_parts:predicted parametrization.kind=w =>
-  config.parametrization: parametrization 'w' is not one of x0, eps, v
-schedule=tests.app.toy_parts:ramp => schedule(t) must be a
-  dj.NoiseLevel of numbers, not a number (docs/program.md)
+data=tests.app.toy_parts:UnitPictures => config.data: x must be uint8 [n, 8, 8, 1], got float32 [1,
+  8, 8, 1]: uint8 arrays are levels, such as
+data=tests.app.toy_parts:curves => config.data: x never changes at 0 of its last axis (0): leave
+  this number out
+data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its constructor must
+  return a source, such as ArraySource(x), not a number
+parametrization=tests.app.toy_parts:number => its constructor must return a Parametrization(kind),
+  such as Parametrization('v'), not a number
+parametrization=tests.app.toy_parts:predicted parametrization.kind=w => config.parametrization:
+  parametrization 'w' is not one of x0, eps, v
+schedule=tests.app.toy_parts:ramp => schedule(t) must be a dj.NoiseLevel of numbers, not a number
+  (docs/program.md)
 schedule=tests.app.toy_parts:backwards => config.schedule: alpha_s is
-sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule:
-  alpha_s is
-noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a
-  callable value, got Sampler(
-network=tests.app.toy_parts:Pooled => config.network: its output for x of the
-  shape [1, 8, 8, 1] must be an array [1, 8, 8, 1], and it is an array [1]
-objective.weight=tests.app.toy_parts:nothing => weight(level) must be one
-  number for each level, not None (docs/program.md)
-objective.times=tests.app.toy_parts:number => config.objective.times: 'float'
-  object is not callable
-objective.times=tests.app.toy_parts:one_time => must return (level, weight),
-  [batch_size] each, not a tuple of 2
-objective=tests.app.toy_parts:number => must return an Objective(draw,
-  loss), not a
+sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule: alpha_s is
+noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a callable value, got
+  Sampler(
+network=tests.app.toy_parts:Pooled => config.network: its output for x of the shape [1, 8, 8, 1]
+  must be an array [1, 8, 8, 1], and it is an array [1]
+objective.weight=tests.app.toy_parts:nothing => weight(level) must be one number for each level, not
+  None (docs/program.md)
+objective.times=tests.app.toy_parts:number => config.objective.times: 'float' object is not callable
+objective.times=tests.app.toy_parts:one_time => must return (level, weight), [batch_size] each, not
+  a tuple of 2
+objective=tests.app.toy_parts:number => must return an Objective(draw, loss), not a
 optimizer=tests.app.toy_parts:number => must return optax's optimizer and a
 schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
 schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
 conditioning.labels=False => conditioning: dropout=0.1 has no effect without
-data=synthetic data.num_classes=0 => labels needs data of classes, and these
-  have no labels: set data.num_classes to their number or
-data=photos => these have no labels: set data to a set with labels or
-  conditioning.labels=False
-data=folder data.path=. data.skip_damaged=True => have no labels: set
-  data.labelled=True, whose classes are the sub-folders, or
-  conditioning.labels=False
-data=synthetic data.image_shape=30,30,3 network=unet
-  network.multipliers=1,2,2,2 => config.network: sides of 30x30 cannot be
-  halved 3 times: sides must be multiples of 8
+data=synthetic data.num_classes=0 => labels needs data of classes, and these have no labels: set
+  data.num_classes to their number or
+data=photos => these have no labels: set data to a set with labels or conditioning.labels=False
+data=folder data.path=. data.skip_damaged=True => have no labels: set data.labelled=True, whose
+  classes are the sub-folders, or conditioning.labels=False
+data=synthetic data.image_shape=30,30,3 network=unet network.multipliers=1,2,2,2 => config.network:
+  sides of 30x30 cannot be halved 3 times: sides must be multiples of 8
 conditioning.image=colorize => conditioning.image: luminance needs 3 channels
-conditioning.image=superres conditioning.image.factor=3 =>
-  config.conditioning.image: factor must divide images
-conditioning.image=inpaint conditioning.augment=0.1 => conditioning: augment
-  changes the images
+conditioning.image=superres conditioning.image.factor=3 => config.conditioning.image: factor must
+  divide images
+conditioning.image=inpaint conditioning.augment=0.1 => conditioning: augment changes the images
 conditioning.augment=0.1 => config.conditioning.augment needs a network with the
-conditioning.text=bytes => these images have no texts for conditioning.text:
-  data=shapes has
-network=unet network.attention_resolutions=5 =>
-  network.attention_resolutions: no feature map has the height
-network=unet network.attention_resolutions= network.num_groups=3 =>
-  config.network: num_groups=3 does not divide
-network=unet network.attention_resolutions= network.dtype=float31 =>
-  config.network.dtype='float31' (did you mean 'float32'?) is
+conditioning.text=bytes => these images have no texts for conditioning.text: data=shapes has
+network=unet network.attention_resolutions=5 => network.attention_resolutions: no feature map has
+  the height
+network=unet network.attention_resolutions= network.num_groups=3 => config.network: num_groups=3
+  does not divide
+network=unet network.attention_resolutions= network.dtype=float31 => config.network.dtype='float31'
+  (did you mean 'float32'?) is
 network=unet network.attention=cudnn => network.attention=cudnn needs a GPU, and
-network=vdm network.channels=8 network.num_groups=4 => network 'vdm' needs
-  config.noise_input=logsnr
-network=vdm network.channels=8 noise_input=logsnr
-  conditioning.self_conditioning=True => the input x0, which vdm does not have
+network=vdm network.channels=8 network.num_groups=4 => network 'vdm' needs config.noise_input=logsnr
+network=vdm network.channels=8 noise_input=logsnr conditioning.self_conditioning=True => the input
+  x0, which vdm does not have
 shapes_text conditioning.text.heads=3 => does not divide the 64
 shapes_text training.random_flip=True => make texts such as 'on the left' wrong
-shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the
-  input text, which ddpmpp does not have: set network
-digits_classifier data=synthetic data.num_classes=0
-  network.attention_resolutions= => needs images of two or more classes: set
-  data.num_classes
-digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one
-  layer of latents, and this network has
+shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the input text, which ddpmpp
+  does not have: set network
+digits_classifier data=synthetic data.num_classes=0 network.attention_resolutions= => needs images
+  of two or more classes: set data.num_classes
+digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one layer of latents,
+  and this network has
 digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images
 digits_vae sampling.labels=3 => config.sampling.labels has no effect on a VAE
-digits_vae objective.free_bits=0.1 training.accumulate=2 => free_bits needs the
-  whole batch: set training.accumulate=1
+digits_vae objective.free_bits=0.1 training.accumulate=2 => free_bits needs the whole batch: set
+  training.accumulate=1
 digits_masked transitions=gaussian => needs the betas of a schedule of steps
 digits_masked states.output=logistic => output=logistic:
 digits_masked transitions=uniform => needs a process with a masked state
-digits_d3pm sampling.sampler=confidence training.sample_every=4 => a masked
-  state
+digits_d3pm sampling.sampler=confidence training.sample_every=4 => a masked state
 digits_d3pm sampling.remasking=0.1 training.sample_every=4 => a masked state
 digits_masked objective=d3pm => do not give the num_steps
-digits_meanflow noise_input.scale=1000 => set noise_input=time and
-  noise_input.scale=1
+digits_meanflow noise_input.scale=1000 => set noise_input=time and noise_input.scale=1
 digits_meanflow noise_input=logsnr => gets t and t - s: set it to time
-digits_meanflow network=edm2 network.attention_resolutions= => needs a network
-  with the input elapsed, which edm2 does
+digits_meanflow network=edm2 network.attention_resolutions= => needs a network with the input
+  elapsed, which edm2 does
 digits_meanflow network=unet network.attention=cudnn => network.attention=cudnn
-digits_meanflow objective.guidance=power_law conditioning.dropout=0 => also
-  trains the network without a condition: set conditioning.dropout
+digits_meanflow objective.guidance=power_law conditioning.dropout=0 => also trains the network
+  without a condition: set conditioning.dropout
 digits_latent latent.run=nowhere => latent.run: there is no run in nowhere, and
 digits_latent latent.run=runs/digits => has no latents with a height and a width
 digits_latent sampling.clip=True => sampling.clip needs pixels, and this run
@@ -171,60 +151,55 @@ digits_latent conditioning.augment=0.1 => conditioning.augment needs pixels
 digits_latent conditioning.image=superres => conditioning.image needs pixels
 digits_latent conditioning.self_conditioning=True => self_conditioning needs
 digits_latent training.sample_every=4 sampling.guidance=autoguidance
-  sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion
-  model, and a diffusion model of latents is needed
+  sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion model, and a
+  diffusion model of latents is needed
 digits_latent objective=vdm => objective='vdm' is not one of denoising, hybrid
-digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here
-  (8, 8, 3)
+digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here (8, 8, 3)
 """
 TABLES['sample'] = """
-sampling.sampler=tests.app.toy_parts:ramp => its constructor must return
-  a dj.Sampler(init, step), not a function
-sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the
-  step of a sampler returns (x, state), not an array [2, 8, 8, 1]
+sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
+  not a function
+sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the step of a sampler
+  returns (x, state), not an array [2, 8, 8, 1]
 sampling.sampler=tests.app.toy_parts:fresh sampling.sampler.draw=one_number =>
-  config.sampling.sampler: random numbers of the shape [] cannot be drawn for
-  each of 2 images: draw arrays [B, ...], as x.shape or x.shape[:1]
+  config.sampling.sampler: random numbers of the shape [] cannot be drawn for each of 2 images: draw
+  arrays [B, ...], as x.shape or x.shape[:1]
 sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
-sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 =>
-  sampling.sampler=dpm_solver_pp uses earlier steps
-schedule=continuous_cosine sampling.respacing=ddim50 =>
-  config.sampling: respacing needs a schedule of steps
-sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras
-  is not read with sampling.respacing=2: leave one of them out
-sampling.dynamic_threshold_max=2 => is not read with
-  sampling.dynamic_threshold=0
+sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_solver_pp uses
+  earlier steps
+schedule=continuous_cosine sampling.respacing=ddim50 => config.sampling: respacing needs a schedule
+  of steps
+sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras is not read with
+  sampling.respacing=2: leave one of them out
+sampling.dynamic_threshold_max=2 => is not read with sampling.dynamic_threshold=0
 sampling.respacing=2 sampling.num_steps=3 => sampling.num_steps=3 is not read
-sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read
-  with sampling.ema=False
+sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read with
+  sampling.ema=False
 sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
 sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
 sampling.respacing=fast => sampling: 'fast' does not specify steps
 sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
-sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 =>
-  config.sampling: s_min=3.0 is above s_max=2.0: no level would be churned
+sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 => config.sampling: s_min=3.0
+  is above s_max=2.0: no level would be churned
 sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 =>
   config.sampling.guidance: low=3.0 is above high=2.0: no level would be guided
-sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a
-  network that was trained with conditioning.dropout
+sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a network that was
+  trained with conditioning.dropout
 sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
-  sampling.guidance.scale=2 => sampling.guidance.run: the run in
-  runs/digits_classifier is a classifier, and a diffusion model is
-sampling.classifier.run=runs/digits => sampling.classifier.run: the run in
-  runs/digits is a diffusion model, and a classifier is
-conditioning.labels=False conditioning.dropout=0 sampling.labels=3 =>
-  config.sampling.labels=3 is not read with conditioning.labels=False
-conditioning.image=inpaint sampling.labels=3 => samples of this run continue
-  test images
+  sampling.guidance.scale=2 => sampling.guidance.run: the run in runs/digits_classifier is a
+  classifier, and a diffusion model is
+sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/digits is a
+  diffusion model, and a classifier is
+conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 is
+  not read with conditioning.labels=False
+conditioning.image=inpaint sampling.labels=3 => samples of this run continue test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9
-sampling.labels=three => config.sampling.labels=three is out of range, the
-  classes are 0..9
+sampling.labels=three => config.sampling.labels=three is out of range, the classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
 shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt='a| |b' => sampling.prompt: each text must have
-shapes_text
-  sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 =>
-  at most text_length=56
+shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
+  text_length=56
 sampling.checkpoint=best => has a metric: train with keep_best
 sampling.ema_sigma_rel=0.1 => no snapshot
 sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
@@ -233,10 +208,10 @@ digits_classifier => is a classifier, which makes no images
 digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a
 digits_masked sampling.guidance.scale=2 => conditioning.dropout
 digits_meanflow sampling.guidance_scale=2 => trained with, which is 1 here
-digits_meanflow objective.guidance=power_law objective.guidance.high=4
-  sampling.guidance_scale=5 => is outside the scales of the training, 1 to 4.0
-digits_consistency sampling.stochastic=False sampling.num_steps=2 => set it to
-  1, or sampling.stochastic=True
+digits_meanflow objective.guidance=power_law objective.guidance.high=4 sampling.guidance_scale=5 =>
+  is outside the scales of the training, 1 to 4.0
+digits_consistency sampling.stochastic=False sampling.num_steps=2 => set it to 1, or
+  sampling.stochastic=True
 """
 INPAINT = 'edit.image=digit.png edit.mask=mask.png'
 TABLES['edit'] = f"""
@@ -247,153 +222,145 @@ edit.image=digit.png => mask is not set: give --config.edit.mask=
 {INPAINT} edit.image=large.png => large.png has 8x9 pixels (width x height), 8x8
 {INPAINT} edit.mask=large.png => mask large.png has 8x9 pixels
 {INPAINT} edit.mask=white.png => is white everywhere: white pixels
-{INPAINT} edit.method.jump=9 => config.edit.method: jump is 9: it must be at
-  least 1 and less than the 4 steps
-edit=superres edit.method=repaint => config.edit.method=repaint needs a mask:
-  set it to reconstruction or palette for edit=superres
+{INPAINT} edit.method.jump=9 => config.edit.method: jump is 9: it must be at least 1 and less than
+  the 4 steps
+edit=superres edit.method=repaint => config.edit.method=repaint needs a mask: set it to
+  reconstruction or palette for edit=superres
 edit.method=replace edit.method.jump=1 => edit.method.jump
 edit.method=palette => needs a run with conditioning.image=inpaint
 edit.label=10 => edit.label=10 is out of range, the classes are 0..9
-conditioning.dropout=0 => config.edit.label: the network of this run needs a
-  class, 0..9
+conditioning.dropout=0 => config.edit.label: the network of this run needs a class, 0..9
 sampling.sampler=unipc => which sampling.sampler=unipc would
-edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x
-  between steps, which sampling.sampler=unipc
-edit=superres edit.factor=3 edit.image=small.png => config.edit: factor=3 does
-  not divide 8x8
+edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x between steps, which
+  sampling.sampler=unipc
+edit=superres edit.factor=3 edit.image=small.png => config.edit: factor=3 does not divide 8x8
 edit=colorize edit.image=digit.png => this run have no colours
-edit=interpolate edit.num_samples=1 => config.edit: num_samples must be at least
-  2 for an interpolation
-edit=interpolate conditioning.self_conditioning=True => the ODE of a network
-  with self-conditioning cannot be inverted
+edit=interpolate edit.num_samples=1 => config.edit: num_samples must be at least 2 for an
+  interpolation
+edit=interpolate conditioning.self_conditioning=True => the ODE of a network with self-conditioning
+  cannot be inverted
 sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config
 sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
 conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
-conditioning.image=inpaint edit=sdedit => trained with
-  conditioning.image=inpaint
+conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpaint
 conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None
-shapes_text conditioning.dropout=0 sampling.guidance=None
-  sampling.num_samples=100 => sampling.prompt
+shapes_text conditioning.dropout=0 sampling.guidance=None sampling.num_samples=100 =>
+  sampling.prompt
 digits_classifier => is a classifier, which makes no images
 digits_vae => is a VAE, which cannot edit pictures
 text_masked => config.edit=inpaint needs pictures
-{INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read
-  with --mode=edit, which reads edit.num_samples, label and output: leave one
+{INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read with --mode=edit,
+  which reads edit.num_samples, label and output: leave one
 {INPAINT} sampling.labels=3 => sampling.labels=3 is not read with --mode=edit
-edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with
-  edit=interpolate, which follows the ODE
-edit=restore edit.image=digit.png => config.edit.operator is not set: restore
-  needs one of mask, matrix, blur, motion, downsample, gray, hdr, phase, or your
-  own
+edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with edit=interpolate,
+  which follows the ODE
+edit=restore edit.image=digit.png => config.edit.operator is not set: restore needs one of mask,
+  matrix, blur, motion, downsample, gray, hdr, phase, or your own
 edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
   --config.edit.operator.mask=file.png
 edit=steer => config.edit.reward is not set: steer needs one of brightness, or
-edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun
-  => sampling.sampler=heun is not read with edit.posterior=decoupled
-edit=restore edit.operator=blur edit.posterior=proximal
-  sampling.sampler=heun => is not read with edit.posterior=proximal
-edit=restore edit.operator=blur edit.posterior=red_diff sampling.sampler=heun
-  => sampling.sampler=heun is not read with edit.posterior=red_diff
-edit=restore edit.operator=blur edit.posterior=steered
-  sampling.corrector=langevin => is not read with edit.posterior=steered
-edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 =>
-  sampling.num_steps=2 is not read with edit.posterior=gibbs
-edit=restore edit.operator=downsample => image is not set: give
-  --config.edit.image='in/*.png'
-edit=restore edit.operator=downsample edit.image=none/*.png =>
-  image=none/*.png: no picture was found
-edit=restore edit.operator=downsample edit.image=digit.png => digit.png has 8x8
-  pixels (width x height), 4x4 are needed
+edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun =>
+  sampling.sampler=heun is not read with edit.posterior=decoupled
+edit=restore edit.operator=blur edit.posterior=proximal sampling.sampler=heun => is not read with
+  edit.posterior=proximal
+edit=restore edit.operator=blur edit.posterior=red_diff sampling.sampler=heun =>
+  sampling.sampler=heun is not read with edit.posterior=red_diff
+edit=restore edit.operator=blur edit.posterior=steered sampling.corrector=langevin => is not read
+  with edit.posterior=steered
+edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 => sampling.num_steps=2 is
+  not read with edit.posterior=gibbs
+edit=restore edit.operator=downsample => image is not set: give --config.edit.image='in/*.png'
+edit=restore edit.operator=downsample edit.image=none/*.png => image=none/*.png: no picture was
+  found
+edit=restore edit.operator=downsample edit.image=digit.png => digit.png has 8x8 pixels (width x
+  height), 4x4 are needed
 edit=restore edit.operator=gray edit.image=digit.png => luminance needs 3
-edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a
-  linear operator, and hdr is not: set posterior
-edit=restore edit.operator=downsample edit.operator.factor=3
-  edit.image=digit.png => factor must divide images of 8x8, got 3
-self_conditioning edit=steer edit.reward=brightness => edit=steer needs a
-  denoiser
-self_conditioning edit=restore edit.operator=downsample edit.simulate=True
-  edit.image=digit.png => edit=restore needs a denoiser
+edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a linear operator, and
+  hdr is not: set posterior
+edit=restore edit.operator=downsample edit.operator.factor=3 edit.image=digit.png => factor must
+  divide images of 8x8, got 3
+self_conditioning edit=steer edit.reward=brightness => edit=steer needs a denoiser
+self_conditioning edit=restore edit.operator=downsample edit.simulate=True edit.image=digit.png =>
+  edit=restore needs a denoiser
 """
 TABLES['evaluate'] = """
 evaluation.metrics= => metrics is empty: give one of elbo, ode
-evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 =>
-  config.evaluation.elbo: steps is 9: it must
-evaluation.fid.num_draws=3 => config.evaluation.fid is not read with
+evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.elbo: steps is 9: it
+  must
+evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 is not read with
   evaluation.metrics=elbo: add fid, or leave this out
 evaluation.sweep=num_steps => num_steps is not field=value,value
-evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
-  no metric of evaluation.metrics=elbo is of samples
-two_moons evaluation.metrics=sbc sampling.context=y.npy =>
-  sampling.context=y.npy is not read with evaluation.metrics=sbc
-two_moons evaluation.metrics=tarp sampling.num_samples=3 =>
-  sampling.num_samples=3 is not read with evaluation.metrics=tarp
+evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
+  evaluation.metrics=elbo is of samples
+two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy is not read with
+  evaluation.metrics=sbc
+two_moons evaluation.metrics=tarp sampling.num_samples=3 => sampling.num_samples=3 is not read with
+  evaluation.metrics=tarp
 two_moons evaluation.metrics=sbc,tarp evaluation.reference=nothing.npz =>
   evaluation.reference=nothing.npz is not read with evaluation.metrics=sbc,tarp
-two_moons evaluation.metrics=moments evaluation.num_pairs=9 =>
-  evaluation.num_pairs=9 is not read with evaluation.metrics=moments
-evaluation.metrics=elbo evaluation.num_generated=9 => num_generated=9 is not
-  read with evaluation.metrics=elbo
+two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 is not read
+  with evaluation.metrics=moments
+evaluation.metrics=elbo evaluation.num_generated=9 => num_generated=9 is not read with
+  evaluation.metrics=elbo
 evaluation.metrics=fd evaluation.num_images=9 => num_images=9 is not read with
 evaluation.sweep=num_samples=3,4 evaluation.metrics=fd => num_samples=3 is not
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
-evaluation.metrics=accuracy evaluation.features=pixels => these classes, as
-  digits has: set config.evaluation.features, now
-evaluation.metrics=accuracy evaluation.features=digits
-  conditioning.labels=False conditioning.dropout=0 => accuracy needs labels of
-  the samples
+evaluation.metrics=accuracy evaluation.features=pixels => these classes, as digits has: set
+  config.evaluation.features, now
+evaluation.metrics=accuracy evaluation.features=digits conditioning.labels=False
+  conditioning.dropout=0 => accuracy needs labels of the samples
 evaluation.metrics=fd evaluation.features=x => features='x' is not one of
 evaluation.metrics=fd evaluation.fd.features=x => evaluation.fd.features='x' is
 evaluation.metrics=fd_pixels => fd with --config.evaluation.fd.features=pixels
 evaluation.metrics=tests.app.toy_parts:no => has no attribute 'no'
 evaluation.metrics=nowhere:fd => has the name of another metric
 evaluation.metrics=fid => need classify_image_graph
-evaluation.metrics=fd evaluation.features=classifier => no file : give as
-  weights a file that --mode=convert
-evaluation.metrics=fd evaluation.features=classifier
-  evaluation.weights=digit.png => digit.png is not an exported classifier: give
+evaluation.metrics=fd evaluation.features=classifier => no file : give as weights a file that
+  --mode=convert
+evaluation.metrics=fd evaluation.features=classifier evaluation.weights=digit.png => digit.png is
+  not an exported classifier: give
 evaluation.metrics=is evaluation.features=pixels => is needs logits of a
-evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 =>
-  config.evaluation.fd: num_draws is -1: it must be
+evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 => config.evaluation.fd:
+  num_draws is -1: it must be
 """
 TABLES['train'] += """
 report.runs=lost report.after_training=True => report.runs: lost is not a run
-training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate
-  is 0 from step 3 on: set optimizer.decay_steps to 6, or None
-evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost
-  training.metrics_every=4 => evaluation.reference: npz file lost not found
+training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate is 0 from step 3 on:
+  set optimizer.decay_steps to 6, or None
+evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics_every=4
+  => evaluation.reference: npz file lost not found
 """
 TABLES['convert'] = """
 none => give either source=<weights>, which become
 none convert.source=x convert.to=diffusers => give either source
 none convert.source=none => convert.source: file or folder none not found
-none convert.source=stored/ho convert.format=diffuser =>
-  convert.format='diffuser' (did you mean 'diffusers'?) is not one of diffusers
-none convert.source=stored/ho convert.options=ema => convert.options: 'ema' is
-  not name=value
-none convert.source=stored/ho convert.options=ema=True => convert.source:
-  unknown options of UNet2DModel: ema; known are
-none convert.source=stored/ho/config.json => config.json cannot be read as
-  weights (safetensors, npz, PyTorch or
+none convert.source=stored/ho convert.format=diffuser => convert.format='diffuser' (did you mean
+  'diffusers'?) is not one of diffusers
+none convert.source=stored/ho convert.options=ema => convert.options: 'ema' is not name=value
+none convert.source=stored/ho convert.options=ema=True => convert.source: unknown options of
+  UNet2DModel: ema; known are
+none convert.source=stored/ho/config.json => config.json cannot be read as weights (safetensors,
+  npz, PyTorch or
 none convert.source=stored => stored is not a folder of diffusers, which has a
 none convert.source=digit.png => digit.png cannot be read as weights
 none convert.source=runs/digits => runs/digits is a folder of the class None
 none convert.source=checkpoint_26 => is ambiguous: give --config.convert.format=
 none convert.source=chainer.npz => are not read: give a folder of diffusers
-none convert.source=stored/ho network=dit => config.network.name is unet, dit
-  now: this comes with the weights
-none convert.source=stored/ho sampling.num_steps=10 => sampling.num_steps is
-  1000, 10 now: this comes with the weights
-none convert.source=stored/labels data=digits => config.data=digits: image_shape
-  is (8, 8, 1), and (4, 4, 1) for
+none convert.source=stored/ho network=dit => config.network.name is unet, dit now: this comes with
+  the weights
+none convert.source=stored/ho sampling.num_steps=10 => sampling.num_steps is 1000, 10 now: this
+  comes with the weights
+none convert.source=stored/labels data=digits => config.data=digits: image_shape is (8, 8, 1), and
+  (4, 4, 1) for
 digits convert.source=stored/labels => holds a run: give another --workdir
 none convert.to=onnx convert.out=x => convert.to='onnx' is not one
 none convert.to=diffusers => convert.out is not set: give the file
-none convert.to=safetensors convert.out=x convert.label=1 => convert.label is
-  for convert.to=diffusers only
+none convert.to=safetensors convert.out=x convert.label=1 => convert.label is for
+  convert.to=diffusers only
 convert.to=lora convert.out=x => to=lora exports adapters: train
 convert.to=safetensors convert.out=digit.png => digit.png exists already
-convert.to=stablehlo convert.out=x
-  sampling.classifier.run=runs/digits_classifier => cannot export guidance
+convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifier => cannot export
+  guidance
 """
 TABLES['plan'] = """
 seed=0 => config.plan.devices is not set
@@ -403,8 +370,7 @@ plan.devices=cpu:8 plan.meshes=16x1 => a mesh of 16x1 needs 16 devices
 plan.devices=cpu:8 plan.meshes=8x1 plan.batches=12, => batch_size=12 cannot be
 """
 TABLES['noise'] = """
-noise_photo schedule=alphas schedule.values=0.9,1.2 => config.schedule:
-  alphas[1] = 1.2, step 2
+noise_photo schedule=alphas schedule.values=0.9,1.2 => config.schedule: alphas[1] = 1.2, step 2
 noise_photo schedule=linear_vp => has no steps
 noise_photo noise.image=none.jpg => config.noise: image none.jpg not found
 noise_photo noise.image=text.png => text.png cannot be read as an image
@@ -413,25 +379,25 @@ digits => no section noise: give --config=configs
 """
 TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
-average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need
-  them: train with --config.training.ema_sigma_rels=0.05,0.10 and
+average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need them: train with
+  --config.training.ema_sigma_rels=0.05,0.10 and
 average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, and
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 
-# tests/app/config/test_needs.py has all that other data need.
+# tests/app/config/test_conflicts.py has all that other data need.
 REAL = 'and these data are real numbers'
 TABLES['train'] += f"""
-two_moons sampling.clip=True => config.sampling.clip=True needs levels, as
-  pictures and texts have, {REAL} [2]: uint8 arrays have levels; leave it out
+two_moons sampling.clip=True => config.sampling.clip=True needs levels, as pictures and texts have,
+  {REAL} [2]: uint8 arrays have levels; leave it out
 """
 TABLES['evaluate'] += f"""
-two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs
-  pictures, uint8 [H, W, C], {REAL} [2]: take fd, c2st or others of numbers
+two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs pictures, uint8 [H, W, C],
+  {REAL} [2]: take fd, c2st or others of numbers
 """
 TABLES['edit'] += f"""
-gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W,
-  C], {REAL} [64, 1] without a context: take edit=restore with operator mask
+gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W, C], {REAL} [64, 1]
+  without a context: take edit=restore with operator mask
 """
 
 

@@ -13,11 +13,11 @@ from scipy import optimize
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.config import own, store
+from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.config.tables import TABLES
 from diffusion_jax.app.edits import methods, posteriors, restoration
-from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES, edit
+from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.core import operators
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -421,7 +421,7 @@ def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
     '  return x0.mean()\n'
   )
   monkeypatch.chdir(tmp_path)
-  own.allow(['rewards:left', 'rewards:whole'])
+  trust.allow(['rewards:left', 'rewards:whole'])
   given = {'edit': 'steer', 'num_samples': 8, 'particles': 8}
   bright = {'reward': 'brightness', 'reward.strength': 15.0}
   dark = {'reward': 'rewards:left', 'reward.size': -15.0}

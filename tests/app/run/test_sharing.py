@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from diffusion_jax.app import cli, models
-from diffusion_jax.app.config import own, store
+from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import model_card, sharing
 from diffusion_jax.errors import UserError
@@ -271,7 +271,7 @@ def test_a_folder_needs_no_pictures(run, tmp_path, capsys):
 def test_paths_become_names():
   tree = {'data': {'path': '/home/me/x/', 'name': 'a/b', 'paths': ['/c/d']}}
   expected = {'data': {'path': 'x', 'name': 'a/b', 'paths': ['d']}}
-  assert own.without_folders(tree) == expected
+  assert trust.without_folders(tree) == expected
 
 
 def test_a_bar_in_a_value_ends_no_cell(run):

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import diffusion_jax
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import refuse
 from diffusion_jax.training import checksums, shared
 
 # The fields that name another run, and the kind of run that each needs.
@@ -18,42 +18,49 @@ KINDS = {
   'training.init_from': 'a model with the same network',
   'training.teacher': 'a diffusion model of the same images',
   'sampling.guidance.run': 'a model of the same images',
-  'sampling.classifier.run': ('a classifier, such as configs/digits_classifier.py,'),
+  'sampling.classifier.run': 'a classifier, such as configs/digits_classifier.py,',
 }
-OF_SAMPLING = 'sampling.guidance.run', 'sampling.classifier.run'
 
 
 def check(config: Node, mode: str, workdir: str | Path) -> None:
   """Raises UserError for a missing run that a mode reads, and for a stranger's.
 
-  A training that has begun does not need the weights it began with, nor the run
-  of its autoencoder, because it keeps a copy. A plan needs no weights.
+  A plan needs no weights.
   """
-  if mode == 'plan':
-    return
-  workdir, c, fields = Path(workdir), config.training, []
-  if mode == 'train':
-    if shared.exist(workdir):
-      raise UserError(
-        f'{workdir} has shared weights and no state to continue: give another '
-        f'--workdir, and --config.training.init_from={workdir} to begin with '
-        'them'
-      )
-    fields.append('training.teacher')
-    if not has_checkpoint(workdir):
-      fields.append('training.init_from')
-  if not (workdir / 'latent.json').exists():
-    fields.append('latent.run')
-  if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
-    fields += OF_SAMPLING
-  for field in fields:
+  if mode != 'plan':
+    refuse(_lines(config, mode, Path(workdir)))
+
+
+def _lines(config, mode, workdir):
+  if mode == 'train' and shared.exist(workdir):
+    yield (
+      f'{workdir} has shared weights and no state to continue: give another --workdir, and '
+      f'--config.training.init_from={workdir} to begin with them'
+    )
+  for field in _fields_read(config, mode, workdir):
     run, section = config.at(field), field.removesuffix('.run')
     if not run and 'run' in (config.at(section) or ()):
-      raise UserError(f'config.{field} is not set: {KINDS[field]} is needed')
-    own.check_paths(field, run)
-    trained = run and (Path(run) / 'config.json').is_file()
-    if run and not (trained and has_checkpoint(Path(run))):
-      raise UserError(missing(field, run))
+      yield f'config.{field} is not set: {KINDS[field]} is needed'
+    trust.check_paths(field, run)
+    if run and not ((Path(run) / 'config.json').is_file() and has_checkpoint(Path(run))):
+      yield missing(field, run)
+
+
+def _fields_read(config, mode, workdir):
+  """Yields the fields of KINDS that a mode reads.
+
+  A training that has begun does not need the weights it began with, nor the run
+  of its autoencoder, because it keeps a copy.
+  """
+  c = config.training
+  if mode == 'train':
+    yield 'training.teacher'
+  if mode == 'train' and not has_checkpoint(workdir):
+    yield 'training.init_from'
+  if not (workdir / 'latent.json').exists():
+    yield 'latent.run'
+  if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
+    yield from ('sampling.guidance.run', 'sampling.classifier.run')
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -68,8 +75,7 @@ def missing(path: str, run: str | Path) -> str:
   path: the field that names the run, '' for --workdir. The message contains the
   command that trains the run if the folder's name tells the config.
   """
-  folder = Path(run)
-  what = f'there is no run in {run}'
+  folder, what = Path(run), f'there is no run in {run}'
   if (folder / 'config.json').is_file():
     what = f'the run in {run} has no checkpoint'
   command = training_command(folder)
@@ -77,8 +83,8 @@ def missing(path: str, run: str | Path) -> str:
   if not path:
     return f'{what}: {first}, or give the --workdir of another'
   return (
-    f'config.{path}: {what}, and {KINDS[path]} is needed: {first}, or give the '
-    f'folder of another by --config.{path}'
+    f'config.{path}: {what}, and {KINDS[path]} is needed: {first}, or give the folder of another '
+    f'by --config.{path}'
   )
 
 

@@ -1,25 +1,14 @@
-"""A user's own parts, `module:attribute`: what they get, and who is trusted.
+"""What a stored config may name: it executes nothing, and reads no path."""
 
-A config that came with a run or with weights executes nothing.
-"""
-
-import functools
 import json
 import re
-import sys
 from types import SimpleNamespace
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
-from ml_collections import ConfigDict
 
-import diffusion_jax as dj
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, kinds, own, prerequisites, store
+from diffusion_jax.app.config import folder, kinds, predecessors, store, trust
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES
@@ -27,176 +16,10 @@ from diffusion_jax.app.modes.edit import choose_cond
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
-from diffusion_jax.training.objectives import Context
-from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, read, refused, smoke, stored_run
+from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
+from tests.app.conftest import read, refused, smoke, stored_run
 
-TOY = toy_parts.__name__
-# path of a choice: (the user's part, a field of its own, its value)
-PARTS = {
-  'network': ('Network', 'width', 3),
-  'schedule': ('Schedule', 'first', 0.2),
-  'noise_input': ('noise_input', 'factor', 2.0),
-  'objective': ('objective', 'factor', 2.0),
-  'objective.times': ('times', 'power', 2.0),
-  'objective.weight': ('weight', 'factor', 2.0),
-  'data': ('pictures', 'count', 6),
-  'optimizer': ('optimizer', 'rate', 0.5),
-  'sampling.sampler': ('sampler', 'damping', 0.5),
-  'sampling.schedule': ('Schedule', 'first', 0.2),
-  'sampling.guidance': ('Guidance', 'scale', 2.0),
-}
-PLACES = (
-  *PARTS,
-  'parametrization',
-  'edit',
-  'latent',
-  'conditioning.text',
-  'conditioning.image',
-  'objective.uncertainty',
-  'sampling.classifier',
-  'sampling.churn',
-  'sampling.corrector',
-)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_allowed(monkeypatch):
-  """Forgets the names that other tests have allowed."""
-  monkeypatch.setattr(own, '_allowed', set())
-
-
-def plain(*flags):
-  """Returns digits without labels, changed by flags."""
-  config = store.from_file(str(CONFIGS / 'digits.py'))
-  config.conditioning = ConfigDict()
-  return store.with_flags(store.completed(config), flags)
-
-
-@pytest.mark.parametrize('first', [True, False])
-@pytest.mark.parametrize('path', PARTS)
-def test_a_part_and_its_own_fields_are_set_by_flags(path, first):
-  part, field, value = PARTS[path]
-  flags = [(path, f'{TOY}:{part}'), (f'{path}.{field}', str(value))]
-  config = plain(*(flags if first else flags[::-1]))
-  flat = folder.flat(config.to_dict())
-  assert flat[f'{path}.name'] == f'{TOY}:{part}'
-  assert flat[f'{path}.{field}'] == value
-  stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x')
-  assert stored.to_dict() == config.to_dict()  # a name that has been given
-  message = f'no field config.{path}.nothing; config.{path}={TOY}:{part} has '
-  refused(message, plain, flags[0], (f'{path}.nothing', '1'))
-
-
-def test_parts_are_made_with_facts_and_fields(tmp_path, key):
-  """One model has all parts; its loss is twice the loss of a zero output."""
-  flags = [
-    flag
-    for path, (part, field, value) in PARTS.items()
-    for flag in ((path, f'{TOY}:{part}'), (f'{path}.{field}', str(value)))
-    if path not in ('objective.times', 'objective.weight', 'sampling.guidance')
-  ]
-  config = plain(*flags)
-  source = datasets.source_of(config)
-  assert len(source) == 6 and source.facts.num_classes == 10
-  model: Any = models.make(config, tmp_path)
-  assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
-  assert not [*model.noisy.problems('train')]
-  (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
-  assert trained == toy_parts.Schedule(0.2) == visited
-  assert config.sampling.schedule is not None
-  assert len(levels.t) == config.sampling.num_steps + 1
-  level = trained(np.float32([0.5]))
-  np.testing.assert_allclose(model.noisy.process.noise_input(level), [1.0])
-  made: Any = config.optimizer.make({'total_steps': 10})
-  optimizer, rate = made
-  assert rate(5) == 0.25
-  # sgd, whose rate the training step multiplies
-  state = optimizer.init({'a': 0.0})
-  updates: Any = optimizer.update({'a': jnp.ones(2)}, state)[0]
-  np.testing.assert_allclose(updates['a'], -1.0)
-
-  @jax.jit
-  def steps_and_losses(key, x):
-    denoise = lambda x, level: dj.Prediction(0.5 * x)
-    take = lambda sampler: sampler.step(
-      key, x, (), denoise, level_s=levels.take(1), level_t=levels.take(0)
-    )[0]
-    shapes, batch = models.shapes(model), {'x': x, 'label': jnp.zeros(1, int)}
-    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
-    plain_loss = toy_parts.objective(model.noisy.trained(), trained)
-    losses = [loss(params, Context(), key, batch)[0] for loss in (model.objective(), plain_loss)]
-    return take(sampler), take(toy_parts.sampler()), *losses
-
-  found, once, loss, expected = steps_and_losses(key, np.ones((1, 8, 8, 1)))
-  np.testing.assert_allclose(found, 0.5 * once, rtol=1e-6)
-  np.testing.assert_allclose(loss, 2 * expected, rtol=1e-6)
-
-
-NO_PARTS = (
-  'os:system', 'os:popen', 'os:getcwd', 'subprocess:run', 'subprocess:call',
-  'subprocess:Popen', 'builtins:eval', 'builtins:exec', 'builtins:exit',
-  'builtins:dict', 'shutil:rmtree', 'pickle:load', 'runpy:run_path',
-  'sys:modules', 'sys:version',
-)  # fmt: skip
-
-
-@pytest.mark.parametrize('path', PLACES)
-def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
-  own.allow(NO_PARTS)  # as if the user had named them
-  for name in NO_PARTS:
-    refused(f"config.{path}='{name}': ", own.find, path, name, ())
-
-
-def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
-  module = sys.modules[__name__]
-
-  def levels(schedule, *, order=1):
-    return order
-
-  partial = functools.partial(levels, order=2)
-  for name, part in {'of_facts': levels, 'partial': partial}.items():
-    monkeypatch.setattr(module, name, part, raising=False)
-    own.allow([f'{__name__}:{name}'])
-    found = own.find('sampler', f'{__name__}:{name}', ('schedule',))
-    assert found is part
-  message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
-  refused(message, own.find, 'objective.weight', f'{__name__}:of_facts', ())
-
-
-class NoTrain(nn.Module):
-  takes = ('label',)
-
-  def __call__(self, x, noise, cond=None):
-    return x
-
-
-class NoCond(nn.Module):
-  def __call__(self, x, noise, *, train=False):
-    return x
-
-
-def test_a_network_takes_what_every_network_is_called_with():
-  for part, wrong in ((NoTrain, "keyword argument 'train'"), (NoCond, 'many po')):
-    own.allow([name := f'{__name__}:{part.__name__}'])
-    message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
-    refused(message, own.find, 'network', name, ('in_channels',))
-  own.allow([f'{TOY}:Network'])
-  own.find('network', f'{TOY}:Network', ('in_channels',))
-
-
-def numbers(rng, n):
-  return {'x': rng.normal(size=(n, 2))}
-
-
-@pytest.mark.parametrize('path', ['data', 'data.source'])
-def test_a_simulator_is_data_and_the_source_of_data(path):
-  own.allow([f'{__name__}:numbers'])
-  source = own.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
-  assert len(source) == 3
-
-
-# -- a stored config from anybody ---------------------------------------------
+__all__ = ['nothing_is_allowed']  # a fixture of each test
 
 
 @pytest.fixture
@@ -298,7 +121,7 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
   if field == 'training.teacher':
     message = "training.teacher='.*' would be read"
     refused(message, use, config, str(tmp_path / 'new'))
-  own.allow([run])
+  trust.allow([run])
   message = f"config.network='{payload}' would be imported"
   refused(message, use, config, str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
@@ -307,13 +130,13 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
 # -- paths that only a stored config names -------------------------------------
 
 source, edit = datasets.source_of, lambda c: c.edit.make()
-train = lambda c: prerequisites.check(c, 'train', 'new')
+train = lambda c: predecessors.check(c, 'train', 'new')
 model = lambda c: SimpleNamespace(config=c)
 # Fields with paths that are read -> (the function that reads them, flags).
 READ = {
   'data.path': (source, 'data=text'),
   'data.test_path': (
-    lambda c: own.allow(['a.tar']) or source(c),
+    lambda c: trust.allow(['a.tar']) or source(c),
     'data=webdataset',
     'data.path=a.tar',
   ),
@@ -343,7 +166,7 @@ NO_PATHS = {  # kept_in and split are no fields
 
 
 def test_every_field_of_text_is_known_as_a_path_or_not():
-  """A path is in `own.PATHS`, or checked where it is read."""
+  """A path is in `trust.PATHS`, or checked where it is read."""
   constructors = {
     constructor
     for kind in (*kinds.KINDS, kinds.LATENT_DIFFUSION)
@@ -359,8 +182,8 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   }
   paths = {field.rpartition('.')[2] for field in READ}
   assert names == paths | NOT_STORED | NO_PATHS
-  assert {*own.PATHS, *own._OTHERS} == paths
-  assert NOT_STORED == {*own._USERS}
+  assert {*trust.PATHS, *trust._OTHERS} == paths
+  assert NOT_STORED == {*trust._USERS}
 
 
 @pytest.mark.parametrize(
@@ -376,9 +199,9 @@ def test_the_folder_of_the_user_is_found_in_every_path(field, monkeypatch):
   config = store.with_flags(read(names.get(field, 'digits')), flags)
   for text, path in (('~/a', '/home/of me/a'), ('./~/a', './~/a')):
     many = isinstance(config.at(field), tuple) or field == 'data.paths'
-    expected, own._allowed = (path,) if many else path, set()
+    expected, trust._allowed = (path,) if many else path, set()
     assert store.with_flags(config, [(field, text)]).at(field) == expected
-    own.check_paths(field, path)
+    trust.check_paths(field, path)
     given = store.with_fields(config, {field: (text,) if many else text})
     assert given.at(field) == expected
 
@@ -393,15 +216,15 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   config = read(names.get(field, 'digits'))
   config = store.with_flags(config, [*flags, (field, str(secret))])
   content = json.loads(json.dumps(folder.plain(config)))
-  own._allowed.clear()  # another start of the program
+  trust._allowed.clear()  # another start of the program
   config = store.stored(content, 'config.json')
   message = re.escape(
     f"config.{field}='{secret}' would be read, but only a stored config "
     f"contains this path. If you trust it, add --allow='{secret}' to the"
   )
   refused(message, reading, config)
-  own.allow([str(secret)])  # by --allow, a flag or the config file
-  own.check_paths(field, str(secret))
+  trust.allow([str(secret)])  # by --allow, a flag or the config file
+  trust.check_paths(field, str(secret))
 
 
 def test_a_users_own_run_below_the_folder_keeps_its_parts(tmp_path, monkeypatch):
@@ -410,39 +233,39 @@ def test_a_users_own_run_below_the_folder_keeps_its_parts(tmp_path, monkeypatch)
   monkeypatch.chdir(tmp_path)
   config = plain(('schedule', f'{TOY}:Schedule'))
   run = stored_run(tmp_path / 'runs' / 'mine', config)
-  own.remember(run, config)
+  trust.remember(run, config)
   ask = lambda path: refused('would be imported', store.open_run, path)
-  own._allowed.clear()  # another start of the program
+  trust._allowed.clear()  # another start of the program
   assert store.open_run(run).schedule.name == f'{TOY}:Schedule'
-  own._allowed.clear()
+  trust._allowed.clear()
   ask(run.rename(tmp_path / 'moved'))
   run = stored_run(run, config)
   monkeypatch.chdir(tmp_path / 'runs')
   ask(run)
   monkeypatch.chdir(tmp_path)
   store.open_run(run)
-  own._allowed.clear()
+  trust._allowed.clear()
   ask(stored_run(run, config, schedule=f'{TOY}:schedule'))  # another part
 
 
 def test_a_module_that_is_allowed_allows_its_parts():
   for name in ('a:b', 'a:c'):
-    assert not own.is_allowed(name)
-  own.allow(['a', 'd'])  # values of fields, not of --allow
-  assert not own.is_allowed('a:b')
-  own.allow(['a:'])
-  assert own.is_allowed('a:b') and own.is_allowed('a:c')
-  assert not own.is_allowed('d:b') and not own.is_allowed('a')
+    assert not trust.is_allowed(name)
+  trust.allow(['a', 'd'])  # values of fields, not of --allow
+  assert not trust.is_allowed('a:b')
+  trust.allow(['a:'])
+  assert trust.is_allowed('a:b') and trust.is_allowed('a:c')
+  assert not trust.is_allowed('d:b') and not trust.is_allowed('a')
 
 
 def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   """The data have contexts, so that the field is one of this run."""
   flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
   config = store.with_flags(read('two_moons'), flags)
-  own._allowed.clear()  # another start of the program
+  trust._allowed.clear()  # another start of the program
   choose = lambda: choose_cond(models.make(config, tmp_path), SimpleNamespace(label=None), 1)
   refused("config.sampling.context='/secret' would be read, but", choose)
-  own.allow(['/secret'])
+  trust.allow(['/secret'])
   refused('the network of this run takes no context', choose)
 
 
@@ -453,17 +276,17 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
   mine, other = (stored_run(tmp_path / x, ours) for x in ('mine', 'unpacked'))
-  own.remember(mine, ours)
+  trust.remember(mine, ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
   kept = {'run': str(mine), 'paths': [path]}
   assert json.loads(record.read_text()) == kept
-  own.remember(other, smoke())  # without a path
-  own._allowed.clear()
-  own.remember(other, ours)  # with one that nobody has given
+  trust.remember(other, smoke())  # without a path
+  trust._allowed.clear()
+  trust.remember(other, ours)  # with one that nobody has given
   digits, network = stored_run(tmp_path / 'digits'), smoke().network.name
 
   def opened(run):
-    own.allow([network])
+    trust.allow([network])
     return store.open_run(run)
 
   for again, size in (
@@ -473,12 +296,12 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
     (lambda: store.of_run(other, store.completed(ours), []), 4),
     (lambda: opened(digits), 1437),  # the own data need no path
   ):
-    own._allowed.clear()  # another start of the program
+    trust._allowed.clear()  # another start of the program
     config = again()
     if size:
       assert len(datasets.source_of(config)) == size
     else:
       refused('config.data.path=', datasets.source_of, config)
-  own._allowed.clear()
-  own.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
-  own.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
+  trust._allowed.clear()
+  trust.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
+  trust.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))

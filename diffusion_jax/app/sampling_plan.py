@@ -1,0 +1,62 @@
+"""How images are drawn, as data: what models make, and modes and edits use."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import diffusion_jax as dj
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.sampling.sampler import sample_frames
+
+Wrap = Callable[[dj.Denoiser], dj.Denoiser]
+FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
+
+
+class Plan(NamedTuple):
+  """How images are drawn with given parameters and guides.
+
+  schedule: whose levels are visited. levels: [N + 1], the noisiest first.
+  step_function(cond, after_guidance=None, clip=True, scale=None) -> the
+  function that the sampler calls at each step: a denoiser, with
+  self-conditioning a function x_0 -> denoiser, or a flow map; `after_guidance`
+  is applied before x_0 is clipped; scale: of the guidance, [] and traced,
+  instead of the config's.
+  prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,
+  known, mask) -> the sampler that keeps known pixels. denoises: whether step
+  functions are denoisers of x.
+  """
+
+  schedule: dj.Schedule
+  levels: dj.NoiseLevel
+  sampler: dj.Sampler
+  step_function: Callable[..., Callable]
+  prior_sample: Callable[[jax.Array, dj.NoiseLevel], jax.Array]
+  replace_known: Callable[..., dj.Sampler] = dj.replace_known
+  denoises: bool = False
+
+  def begin(self, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (noise at the first level [B, ...], keys of the sampler [B])."""
+    prior_keys, keys = split_key(keys, 2)
+    return self.prior_sample(prior_keys, self.levels.take(0)), keys
+
+  def from_noise(
+    self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
+  ) -> jax.Array:
+    """Returns samples [B, ...] of the keys [B]."""
+    x, keys = self.begin(keys)
+    step_function = self.step_function(cond, after_guidance=after_guidance)
+    return dj.sample(keys, step_function, self.sampler, self.levels, x)
+
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
+    """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
+
+    The samples equal `from_noise`'s; `spread_levels` chooses the levels.
+    """
+    x, keys = self.begin(keys)
+    step_function = self.step_function(cond)
+    vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+    size = FILM[0], FILM[2 if vectors else 1]
+    x, states, _ = sample_frames(keys, step_function, self.sampler, self.levels, x, *size)
+    return x, jnp.swapaxes(states, 0, 1)

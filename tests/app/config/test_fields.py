@@ -1,0 +1,18 @@
+"""The ranges of the fields of parts."""
+
+import pytest
+
+from tests.app.config.test_store import with_flags
+
+
+@pytest.mark.parametrize(
+  'line',
+  """
+seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
+sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
+sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
+network.multipliers=1,0.5 compilation_cache= convert.source=3
+""".split(),
+)
+def test_the_ends_of_ranges_are_taken(line):
+  with_flags('digits', line)

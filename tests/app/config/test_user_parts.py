@@ -1,0 +1,189 @@
+"""A user's own parts, `module:attribute`: what they get, and who is trusted.
+
+A config that came with a run or with weights executes nothing.
+"""
+
+import functools
+import json
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+import diffusion_jax as dj
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder, store, trust, user_parts
+from diffusion_jax.app.config.refusals import lines
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.training.objectives import Context
+from tests.app import toy_parts
+from tests.app.conftest import CONFIGS, refused
+
+TOY = toy_parts.__name__
+# path of a choice: (the user's part, a field of its own, its value)
+PARTS = {
+  'network': ('Network', 'width', 3),
+  'schedule': ('Schedule', 'first', 0.2),
+  'noise_input': ('noise_input', 'factor', 2.0),
+  'objective': ('objective', 'factor', 2.0),
+  'objective.times': ('times', 'power', 2.0),
+  'objective.weight': ('weight', 'factor', 2.0),
+  'data': ('pictures', 'count', 6),
+  'optimizer': ('optimizer', 'rate', 0.5),
+  'sampling.sampler': ('sampler', 'damping', 0.5),
+  'sampling.schedule': ('Schedule', 'first', 0.2),
+  'sampling.guidance': ('Guidance', 'scale', 2.0),
+}
+PLACES = (
+  *PARTS,
+  'parametrization',
+  'edit',
+  'latent',
+  'conditioning.text',
+  'conditioning.image',
+  'objective.uncertainty',
+  'sampling.classifier',
+  'sampling.churn',
+  'sampling.corrector',
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_allowed(monkeypatch):
+  """Forgets the names that other tests have allowed."""
+  monkeypatch.setattr(trust, '_allowed', set())
+
+
+def plain(*flags):
+  """Returns digits without labels, changed by flags."""
+  config = store.from_file(str(CONFIGS / 'digits.py'))
+  config.conditioning = ConfigDict()
+  return store.with_flags(store.completed(config), flags)
+
+
+@pytest.mark.parametrize('first', [True, False])
+@pytest.mark.parametrize('path', PARTS)
+def test_a_part_and_its_own_fields_are_set_by_flags(path, first):
+  part, field, value = PARTS[path]
+  flags = [(path, f'{TOY}:{part}'), (f'{path}.{field}', str(value))]
+  config = plain(*(flags if first else flags[::-1]))
+  flat = folder.flat(config.to_dict())
+  assert flat[f'{path}.name'] == f'{TOY}:{part}'
+  assert flat[f'{path}.{field}'] == value
+  stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x')
+  assert stored.to_dict() == config.to_dict()  # a name that has been given
+  message = f'no field config.{path}.nothing; config.{path}={TOY}:{part} has '
+  refused(message, plain, flags[0], (f'{path}.nothing', '1'))
+
+
+def test_parts_are_made_with_facts_and_fields(tmp_path, key):
+  """One model has all parts; its loss is twice the loss of a zero output."""
+  flags = [
+    flag
+    for path, (part, field, value) in PARTS.items()
+    for flag in ((path, f'{TOY}:{part}'), (f'{path}.{field}', str(value)))
+    if path not in ('objective.times', 'objective.weight', 'sampling.guidance')
+  ]
+  config = plain(*flags)
+  source = datasets.source_of(config)
+  assert len(source) == 6 and source.facts.num_classes == 10
+  model: Any = models.make(config, tmp_path)
+  assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
+  assert not [*lines(model.refusals, config, 'train', tmp_path, model.facts)]
+  (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
+  assert trained == toy_parts.Schedule(0.2) == visited
+  assert config.sampling.schedule is not None
+  assert len(levels.t) == config.sampling.num_steps + 1
+  level = trained(np.float32([0.5]))
+  np.testing.assert_allclose(model.noisy.process.noise_input(level), [1.0])
+  made: Any = config.optimizer.make({'total_steps': 10})
+  optimizer, rate = made
+  assert rate(5) == 0.25
+  # sgd, whose rate the training step multiplies
+  state = optimizer.init({'a': 0.0})
+  updates: Any = optimizer.update({'a': jnp.ones(2)}, state)[0]
+  np.testing.assert_allclose(updates['a'], -1.0)
+
+  @jax.jit
+  def steps_and_losses(key, x):
+    denoise = lambda x, level: dj.Prediction(0.5 * x)
+    take = lambda sampler: sampler.step(
+      key, x, (), denoise, level_s=levels.take(1), level_t=levels.take(0)
+    )[0]
+    shapes, batch = models.shapes(model), {'x': x, 'label': jnp.zeros(1, int)}
+    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
+    plain_loss = toy_parts.objective(model.noisy.trained(), trained)
+    losses = [loss(params, Context(), key, batch)[0] for loss in (model.objective(), plain_loss)]
+    return take(sampler), take(toy_parts.sampler()), *losses
+
+  found, once, loss, expected = steps_and_losses(key, np.ones((1, 8, 8, 1)))
+  np.testing.assert_allclose(found, 0.5 * once, rtol=1e-6)
+  np.testing.assert_allclose(loss, 2 * expected, rtol=1e-6)
+
+
+NO_PARTS = (
+  'os:system', 'os:popen', 'os:getcwd', 'subprocess:run', 'subprocess:call',
+  'subprocess:Popen', 'builtins:eval', 'builtins:exec', 'builtins:exit',
+  'builtins:dict', 'shutil:rmtree', 'pickle:load', 'runpy:run_path',
+  'sys:modules', 'sys:version',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('path', PLACES)
+def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
+  trust.allow(NO_PARTS)  # as if the user had named them
+  for name in NO_PARTS:
+    refused(f"config.{path}='{name}': ", user_parts.find, path, name, ())
+
+
+def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
+  module = sys.modules[__name__]
+
+  def levels(schedule, *, order=1):
+    return order
+
+  partial = functools.partial(levels, order=2)
+  for name, part in {'of_facts': levels, 'partial': partial}.items():
+    monkeypatch.setattr(module, name, part, raising=False)
+    trust.allow([f'{__name__}:{name}'])
+    found = user_parts.find('sampler', f'{__name__}:{name}', ('schedule',))
+    assert found is part
+  message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
+  refused(message, user_parts.find, 'objective.weight', f'{__name__}:of_facts', ())
+
+
+class NoTrain(nn.Module):
+  takes = ('label',)
+
+  def __call__(self, x, noise, cond=None):
+    return x
+
+
+class NoCond(nn.Module):
+  def __call__(self, x, noise, *, train=False):
+    return x
+
+
+def test_a_network_takes_what_every_network_is_called_with():
+  for part, wrong in ((NoTrain, "keyword argument 'train'"), (NoCond, 'many po')):
+    trust.allow([name := f'{__name__}:{part.__name__}'])
+    message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
+    refused(message, user_parts.find, 'network', name, ('in_channels',))
+  trust.allow([f'{TOY}:Network'])
+  user_parts.find('network', f'{TOY}:Network', ('in_channels',))
+
+
+def numbers(rng, n):
+  return {'x': rng.normal(size=(n, 2))}
+
+
+@pytest.mark.parametrize('path', ['data', 'data.source'])
+def test_a_simulator_is_data_and_the_source_of_data(path):
+  trust.allow([f'{__name__}:numbers'])
+  source = user_parts.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
+  assert len(source) == 3
