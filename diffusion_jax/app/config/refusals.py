@@ -79,8 +79,8 @@ def _set_fields(config, workdir, fields):
   # Yields (path, text) of the fields that differ from the run or the defaults.
   if not fields:
     return
-  now, run = folder.flat(folder.plain(config)), folder.read_config(workdir)
-  before = store.defaults(config) if run is None else folder.flat(run)
+  now, run = config.flat, folder.stored_fields(workdir)
+  before = run or store.defaults(config)
   for field in fields:
     for name, value in now.items():
       is_below = name == field or name.startswith(f'{field}.')
@@ -94,7 +94,7 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
 
   A line is printed for each field. Fields of the flags stay.
   """
-  tree, run = config.to_dict(), folder.flat(folder.read_config(workdir) or {})
+  tree, run = config.to_dict(), folder.stored_fields(workdir)
   is_left_out = False
   for row, setting in broken(idle(config), config, mode):
     for field in row.fields:

@@ -1,6 +1,7 @@
 """Complete configs of files, runs and flags."""
 
 import contextlib
+import functools
 import importlib.util
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -118,7 +119,8 @@ def fields_of_parts(tree: Tree, parts: Table) -> Json:
   return kept.pop('') | kept
 
 
-def defaults(config: Node) -> dict[str, object]:
+@functools.lru_cache(8)  # by the config's identity
+def defaults(config: Node) -> Mapping[str, object]:
   """Returns the defaults of a config's sections, without the names.
 
   These are the fields of a config with the same choices and nothing else set.

@@ -112,7 +112,7 @@ def defaults(config: Node) -> dict[str, object]:
   objective = next(iter(kinds.kind_of(config).table('objective')))
   usual = store.completed({'objective': objective}, trusted=False)
   choices = {name: x for name, x in usual.flat.items() if name.endswith('.name')}
-  return store.defaults(config) | choices
+  return {**store.defaults(config), **choices}
 
 
 def trajectory(
