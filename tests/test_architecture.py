@@ -130,7 +130,6 @@ def test_the_version_is_written_once():
 
 # Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
-  'app/run/averages.py': 'app/run/test_weights.py',
   'app/modes/average.py': 'app/run/test_weights.py',
   'app/models/classifier.py': 'app/models/test_guidance.py',
   'app/models/teachers.py': 'app/models/test_flow_map.py',
@@ -171,9 +170,6 @@ TESTED_ELSEWHERE = {
   'metrics/table.py': 'metrics/test_metric.py',
   'metrics/sweeps.py': 'app/test_scoring.py',
   'aliases.py': 'test_architecture.py',
-  'training/base_weights.py': 'app/run/test_adapters.py',
-  'training/first_weights.py': 'app/modes/test_convert.py',
-  'training/stored_weights.py': 'training/test_checkpoints.py',
   'atomic_files.py': 'runtime/test_files.py',
   'data/small_sets.py': 'data/test_sources.py',
   'data/text.py': 'data/test_text_files.py',
@@ -185,7 +181,6 @@ TESTED_ELSEWHERE = {
   'planning/topologies.py': 'planning/test_plans.py',
   'report/pictures.py': 'report/test_charts.py',
   'runtime/lock.py': 'runtime/test_files.py',
-  'training/shared.py': 'training/test_checkpoints.py',
   'training/state.py': 'training/test_step.py',
   'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',
   'sampling/twists.py': 'sampling/test_particles.py',

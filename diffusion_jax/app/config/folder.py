@@ -19,7 +19,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
-from diffusion_jax.training import checksums
+from diffusion_jax.weights import checksums
 
 # Sections that say how a model is used; all others describe it.
 USES = (

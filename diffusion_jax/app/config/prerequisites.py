@@ -10,7 +10,7 @@ import diffusion_jax
 from diffusion_jax.app.config import own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checksums, shared
+from diffusion_jax.weights import checksums, share
 
 # The fields that name another run, and the kind of run that each needs.
 KINDS = {
@@ -33,7 +33,7 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
     return
   workdir, c, fields = Path(workdir), config.training, []
   if mode == 'train':
-    if shared.exist(workdir):
+    if share.exist(workdir):
       raise UserError(
         f'{workdir} has shared weights and no state to continue: give another '
         f'--workdir, and --config.training.init_from={workdir} to begin with '
@@ -59,7 +59,7 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
 def has_checkpoint(workdir: Path) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
   steps = checksums.steps_in(workdir / 'checkpoints')
-  return shared.exist(workdir) or bool(steps)
+  return share.exist(workdir) or bool(steps)
 
 
 def missing(path: str, run: str | Path) -> str:

@@ -9,7 +9,9 @@ from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.training import base_weights, checkpoints, lora
+from diffusion_jax.training import lora
+from diffusion_jax.weights import adapters
+from diffusion_jax.weights.checkpoints import check_fits
 
 
 def adapted(model: Model) -> Model:
@@ -52,7 +54,7 @@ def adapted(model: Model) -> Model:
 
 def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
-  path, workdir = base_weights.path_of(model.workdir), model.workdir
+  path, workdir = adapters.path_of(model.workdir), model.workdir
   if not processes.broadcast([path.exists()])[0]:
     if prerequisites.has_checkpoint(workdir):
       raise UserError(
@@ -60,14 +62,13 @@ def _base(model, scale):
         'run are trained with, and belongs to its folder'
       )
     field, run = 'training.init_from', model.config.training.init_from
-    params, _ = other_runs.read_params(field, run, model.init)
+    params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():
-      base_weights.write(workdir, params, scale)
+      adapters.write(workdir, params, scale)
     processes.broadcast([True])  # all wait until it is written
   with from_config('training.lora_rank'):
-    base, stored = base_weights.read(workdir)
-    shapes, what = models.shapes(model), f'{path} is of another network'
-    checkpoints.check_fits(base, shapes, what)
+    base, stored = adapters.read(workdir)
+    check_fits(base, models.shapes(model), f'{path} is of another network')
     if stored != scale:
       raise ValueError(f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}')
   return base

@@ -8,8 +8,8 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import stored_weights
 from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import load
 
 _MAX_NAMES = 10  # in one message
 _name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
@@ -24,11 +24,10 @@ def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
   fit.
   """
   try:
-    theirs, _ = stored_weights.restore_params(workdir)
+    theirs = _by_name(load.open(workdir).params)
   except (OSError, ValueError) as error:
     raise UserError(f'config.training.init_from: {error}') from error
-  theirs, ours = _by_name(theirs), _by_name(params)
-  kept = {}
+  ours, kept = _by_name(params), {}
   for name, x in ours.items():
     if name not in theirs:
       kept[name] = f'{name} {list(x.shape)}'
