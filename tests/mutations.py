@@ -363,7 +363,7 @@ training/objectives.py training/test_hybrid.py the_bound_trains_the_variance
   output if weight is None else jax.lax.stop_gradient(output) => output
 training/objectives.py training/test_hybrid.py the_pure_bound_trains
   select_level(step == 1, clean_level() => select_level(step == 0, clean_level()
-training/objectives.py training/test_vdm.py the_two_noises_of_an_image
+training/vdm.py the_two_noises_of_an_image
   jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
 training/loss_aware.py eq_18_probabilities
   rank >= jnp.sum(same, axis=1) - length => rank < length

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -103,11 +104,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def save_params(
-  workdir: str | Path,
-  step: int,
-  params: Params,
-  config: dict,
-  which: Iterable[str] = (AVERAGE,),
+  workdir: str | Path, step: int, params: Params, config: dict, which: Iterable[str] = (AVERAGE,)
 ) -> None:
   """Saves only parameters, by default as a run's averaged ones, and waits.
 
@@ -230,12 +227,22 @@ def _find_step(manager, step, workdir):
 
 def check_fits(theirs: Params, ours: Params, what: str) -> None:
   """Raises ValueError('<what>: ...') for the first leaf whose shape differs."""
-  there, here = _shapes(theirs), _shapes(ours)
+  there, here = ({n: list(x.shape) for n, x in by_name(tree).items()} for tree in (theirs, ours))
   for path in sorted(there | here):
     if there.get(path) != here.get(path):
       raise ValueError(
         f'{what}: {path} is {there.get(path, "missing")} there, {here.get(path, "missing")} here'
       )
+
+
+def by_name(tree: Params) -> dict[str, Any]:
+  """Returns the leaves of a tree by the names along their paths.
+
+  Orbax's metadata have lists and dicts for tuples and NamedTuples, and None for
+  empty ones, so no more of a path can be compared.
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def _to_restore(tree, sharding=None):
@@ -327,13 +334,3 @@ def _open(folder, options, more_items=(), write_gb=96):
   }
   handlers['config'] = ocp.JsonCheckpointHandler()
   return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
-
-
-def _shapes(tree):
-  # Orbax's metadata have lists and dicts for tuples and NamedTuples, and None
-  # for empty ones, so only the names along the path are compared.
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): list(leaf.shape)
-    for path, leaf in leaves
-  }

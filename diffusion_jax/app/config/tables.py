@@ -52,6 +52,7 @@ from diffusion_jax.training import (
   level_pairs,
   objectives,
   optimizer,
+  vdm,
 )
 
 
@@ -178,7 +179,7 @@ DENOISING = {
   'denoising': objectives.denoising,
   'hybrid': objectives.hybrid,
   'vlb': objectives.vlb,
-  'vdm': objectives.vdm,
+  'vdm': vdm.vdm,
   'progressive_distillation': distillation.progressive_distillation,
   'reflow': constructors.reflow,
 }
