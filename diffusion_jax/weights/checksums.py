@@ -78,7 +78,7 @@ def find_damage(folder: Path, items: Collection[str] | None = None) -> str:
   foreign = sorted(names - {*sums, *_WITHOUT_SUMS})
   if foreign and items is None:
     listed = ', '.join(foreign[:9]) + ', ...' * (len(foreign) > 9)
-    _warn(f'{folder} has files of other programs: {listed}')
+    warn(f'{folder} has files of other programs: {listed}')
   return ''
 
 
@@ -94,6 +94,11 @@ def _names(folder):
   # Orbax writes no hidden files.
   paths = folder.rglob('[!.]*')
   return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
+
+
+def warn(line: str) -> None:
+  """Prints a warning of one line."""
+  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -119,7 +124,7 @@ def move_damaged(folder: Path) -> None:
       numbered = (place.with_name(f'{step}-{i}') for i in itertools.count(2))
       target = next(x for x in itertools.chain([place], numbered) if not x.exists())
       path.rename(target)
-      _warn(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
+      warn(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
   if steps and not good:
     raise ValueError(
       f'no checkpoint of {folder.parent} is good, all were moved to '
@@ -147,7 +152,7 @@ def check(folder: Path, step: int, items: Collection[str] | None = None) -> None
 def _damage(path, items=None):
   if (path / NAME).is_file():
     return find_damage(path, items)
-  _warn(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')
+  warn(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')
   return ''
 
 
@@ -159,7 +164,3 @@ def _unreadable_metrics(path):
     return ''
   except UserError:
     return 'metrics/metrics is unreadable'
-
-
-def _warn(line):
-  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@
 stranger: only safetensors and SHA256SUMS are read, and only in the folder.
 """
 
-import sys
 from pathlib import Path
 
 import jax
@@ -44,8 +43,7 @@ def read(folder: str | Path) -> Params:
   try:
     expected = checksums.read_sums(path.parent).get(NAME)
   except (OSError, ValueError):
-    line = f'warning: {folder} has no {checksums.NAME}: it is read unchecked'
-    print(line, file=sys.stderr, flush=True)
+    checksums.warn(f'{folder} has no {checksums.NAME}: it is read unchecked')
   else:
     if sha256(path) != expected:
       raise ValueError(f'{path} is not what was written ({checksums.NAME}): copy it again')

@@ -7,7 +7,6 @@ from diffusion_jax.app.config import prerequisites
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.training import lora
 from diffusion_jax.weights import adapters
@@ -55,12 +54,8 @@ def adapted(model: Model) -> Model:
 def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
   path, workdir = adapters.path_of(model.workdir), model.workdir
-  if not processes.broadcast([path.exists()])[0]:
-    if prerequisites.has_checkpoint(workdir):
-      raise UserError(
-        f'{path} is missing: it holds the weights that the adapters in this '
-        'run are trained with, and belongs to its folder'
-      )
+  begun = path.exists() or prerequisites.has_checkpoint(workdir)
+  if not processes.broadcast([begun])[0]:
     field, run = 'training.init_from', model.config.training.init_from
     params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():

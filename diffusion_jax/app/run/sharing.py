@@ -1,7 +1,7 @@
 """Folders to be shared: config.json, weights, a model card and pictures.
 
 Such a folder is a run without a history: config.json of the model and how it
-samples, and the weights of one checkpoint (`training.shared`). A run of latents
+samples, and the weights of one checkpoint (`weights.share`). A run of latents
 also has its autoencoder, in the same form.
 """
 
