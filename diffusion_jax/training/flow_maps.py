@@ -205,8 +205,9 @@ def _mean_flow_inputs(key, batch, network, schedule, times, guidance):
   inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
   if guidance is not None and 'drop' not in inputs.cond:
     raise ValueError('guidance needs a condition with dropout > 0')
-  drawn = guidance is not None and guidance.draw is not None
-  scale = guidance.draw(scale_key, size) if drawn else jnp.ones(size)
+  scale = jnp.ones(size)
+  if guidance is not None and guidance.draw is not None:
+    scale = guidance.draw(scale_key, size)
   return MapInputs(inputs, s, scale), keys
 
 

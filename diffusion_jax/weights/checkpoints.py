@@ -207,7 +207,7 @@ def _open_read_only(workdir):
   return _open(folder, options)
 
 
-def _find_step(manager, step, workdir):
+def _find_step(manager: ocp.CheckpointManager, step: int | str, workdir: str | Path) -> int:
   steps = sorted(manager.all_steps())
   if step == 'latest' and steps:
     return steps[-1]
@@ -218,7 +218,7 @@ def _find_step(manager, step, workdir):
         f'no checkpoint in {workdir} has a metric: train with keep_best and an evaluation'
       )
     return min(losses, key=lambda step: losses[step])
-  if step not in steps:
+  if not isinstance(step, int) or step not in steps:
     raise FileNotFoundError(
       f'{workdir} contains no checkpoint {step} but {", ".join(map(str, steps))}'
     )

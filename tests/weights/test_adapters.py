@@ -9,7 +9,7 @@ from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.weights import adapters
 from tests.refusals import one_line
 
-KERNEL = np.float32([[0, 1, 2], [3, 4, 5]])
+KERNEL = np.array([[0, 1, 2], [3, 4, 5]], np.float32)
 BASE = {'network': {'dense': {'kernel': KERNEL, 'bias': np.ones(3, np.float32)}}}
 DOWN, UP = np.ones((2, 1), np.float32), np.float32([[1, 0, -1]])
 ADAPTERS = {'network': {'lora_A': {'dense': {'kernel': DOWN}}, 'lora_B': {'dense': {'kernel': UP}}}}

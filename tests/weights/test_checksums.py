@@ -76,6 +76,13 @@ def test_every_damage_of_every_kind_of_file_is_noticed(run):
   assert checksums.find_damage(folder) == ''
 
 
+def test_the_metadata_of_orbax_have_nothing_of_the_run(copy, run):
+  """Their sums would be of a file that Orbax completes later."""
+  (copy / 'checkpoints' / '3' / METADATA).write_text('{}')
+  equal(load.open(copy).params, run[1][3].ema_params)
+  equal(newest(copy), run[1][3])
+
+
 def test_files_of_other_programs_are_no_damage(copy, run, capsys):
   """Sync tools leave them in every folder."""
   steps, names = copy / 'checkpoints', ('desktop.ini', '.DS_Store', 'Icon\r')
