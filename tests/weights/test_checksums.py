@@ -95,7 +95,7 @@ def test_files_of_other_programs_are_no_damage(copy, run, capsys):
   os.utime(steps / 'x.orbax-checkpoint-tmp', (0, 0))
   equal(load.open(copy).params, run[1][3].ema_params)
   said = capsys.readouterr().err
-  assert f'warning: {steps}/3 has files of other programs: @eaDir/3, ' in said
+  assert f'warning: {steps}/3 has files of other programs: @eaDir/3, Icon , config/' in said
   assert said.endswith(', ...\n') and said.count('\n') == 1
   manager = checkpoints.open_manager(copy, keep=3)
   equal(checkpoints.restore_latest(manager, state_of(WIDE)), run[1][3])

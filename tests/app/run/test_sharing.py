@@ -151,18 +151,6 @@ def without_weights(out):
   (out / share.NAME).unlink()
 
 
-def cut(out):
-  data = (out / share.NAME).read_bytes()
-  (out / share.NAME).write_bytes(data[:-8])
-
-
-def linked(out):
-  path = out.with_name('secret')
-  path.mkdir()
-  (out / share.NAME).unlink()
-  (out / share.NAME).symlink_to(path)
-
-
 def importing(out):
   content = json.loads((out / 'config.json').read_text())
   content['network'] = {'name': 'their_module:Network'}
@@ -171,8 +159,6 @@ def importing(out):
 
 WRONG = {
   without_weights: 'has a config.json and no weights',
-  cut: 'model.safetensors is not what was written',
-  linked: 'model.safetensors is not a file',
   importing: "config.network='their_module:Network' would be imported",
 }
 
