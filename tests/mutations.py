@@ -132,7 +132,7 @@ app/run/sharing.py app/run/test_sharing.py kept_autoencoder
 app/run/sharing.py app/run/test_sharing.py is_last
   ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
 app/run/sharing.py app/run/test_sharing.py other_weights_under
-  here != there or not shared.same(source, workdir) => here != there
+  here != there or not share.same(source, workdir) => here != there
 # Given a measurement.
 core/measurements.py sampling/test_measurements.py at_every_level
   jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
@@ -363,7 +363,7 @@ training/objectives.py training/test_hybrid.py the_bound_trains_the_variance
   output if weight is None else jax.lax.stop_gradient(output) => output
 training/objectives.py training/test_hybrid.py the_pure_bound_trains
   select_level(step == 1, clean_level() => select_level(step == 0, clean_level()
-training/objectives.py training/test_vdm.py the_two_noises_of_an_image
+training/vdm.py the_two_noises_of_an_image
   jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
 training/loss_aware.py eq_18_probabilities
   rank >= jnp.sum(same, axis=1) - length => rank < length
@@ -416,11 +416,11 @@ core/keys.py draws_row_i
   => each_split(data, shape).reshape(*shape, *data.shape)
 core/keys.py draws_row_i
   if shape[:1] != (count,): => if not shape:
-training/first_weights.py app/modes/test_convert.py init_from
+weights/init_from.py another_network
   if 2 * len(kept) > len(ours): => if False:
 app/modes/train.py app/modes/test_convert.py init_from
-  begin = first_weights.read(shapes.params, c.init_from)
-  => begin = lambda x: first_weights.read(shapes.params, c.init_from)(x)
+  begin = init_from.read(shapes.params, c.init_from)
+  => begin = lambda x: init_from.read(shapes.params, c.init_from)(x)
 app/config/tree.py app/modes/test_refusals.py toy_parts
   if ':' in self.choice: => if False:
 training/preemption.py main_thread_waits
@@ -525,7 +525,7 @@ app/train_loop/hooks.py the_lowest_loss_and_the_highest_score
 app/train_loop/setup.py app/modes/test_refusals.py training.accumulate
   c.training.batch_size % (mesh.size * count) == 0 => True
 app/run/weights.py another_network_is_refused
-  own or folder.differences( => own and folder.differences(
+  own or folder.differences(stored => own and folder.differences(stored
 # Discrete states.
 core/discrete_states.py papers/test_discrete_states.py test_d3pm_eq_3_and_4
   jnp.exp(log_p - log_q) => jnp.exp(log_p)
@@ -637,10 +637,10 @@ atomic_files.py gets_its_name
   shutil.rmtree(new, ignore_errors=True) => pass
 runtime/compiling.py is_written_whole
   with draft(self.path / f'{key}-cache') => with open(self.path / f'{key}-cache', 'wb')
-training/base_weights.py app/run/test_adapters.py of_a_stranger
+weights/adapters.py of_a_stranger
   except (KeyError, TypeError) as error:  # names => except KeyError as error:  # names
 app/run/weights.py app/run/test_adapters.py of_a_stranger
-  shared.exist(workdir) or base_weights.path_of(workdir).exists() => shared.exist(workdir)
+  share.exist(workdir) or adapters.path_of(workdir).exists() => share.exist(workdir)
 runtime/files.py is_in_the_run
   part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
 runtime/files.py is_in_the_run
@@ -651,7 +651,7 @@ runtime/files.py may_open_is_a_file
   ends = about.st_size > 0 or not path.is_symlink() => ends = True
 runtime/lock.py no_file_elsewhere
   st_nlink > 1 => st_nlink > 9
-training/checksums.py nothing_is_lost
+weights/checksums.py nothing_is_lost
   if name not in names: => if False:
 training/lora.py merging_is_the_papers
   ours + scale * jnp.matmul( => ours + jnp.matmul(
@@ -659,24 +659,20 @@ training/lora.py variance_one_over_inputs
   math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
 training/loggers.py that_raises
   self._open.pop(name, None) => pass
-training/shared.py training/test_checkpoints.py sums_without_a_line
+weights/share.py sums_without_a_line
   if sha256(path) != expected:
   => if expected and sha256(path) != expected:
-training/checksums.py nothing_is_lost
-  {*items, _COPY} => {*items}
-training/checksums.py files_of_other_programs
-  == len(sums) => > 0
 runtime/sessions.py app/modes/test_kept_files.py samples_of_other_settings
   if x != _SETTINGS[n] => if False
-training/checksums.py files_of_other_programs
-  () if complete else foreign => foreign
+weights/checksums.py files_of_other_programs
+  names - {*sums, *_WITHOUT_SUMS} => names - {*sums}
 runtime/files.py json_of_64_bits
   len(x) < 20 => len(x) < 400
 runtime/files.py more_than_a_mebibyte
   file.readline(2**20) => file.readline()
 runtime/files.py turns_the_direction
   \u2028-\u202e => \u2028-\u2029
-training/shared.py training/test_checkpoints.py damaged_file
+weights/share.py damaged_file
   if sha256(path) != expected: => if False:
 sampling/brownian.py independent_and_standard
   jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
@@ -739,7 +735,7 @@ app/run/provenance.py its_content
 app/run/provenance.py what_was_read
   digest([x]) for n, x in read.items() => '' for n, x in read.items()
 app/run/provenance.py its_content
-  f'checkpoint {step}, weights {weights}, config_hash {hashed}'
+  f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
   => f'checkpoint {step}'
 app/modes/evaluate.py app/run/test_provenance.py splits_that_it_reads
   sums[split] = content_sum(found) => pass

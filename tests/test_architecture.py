@@ -127,7 +127,6 @@ def test_the_version_is_written_once():
 
 # Modules without a test file of their own -> the file with their tests.
 TESTED_ELSEWHERE = {
-  'app/run/averages.py': 'app/run/test_weights.py',
   'app/modes/average.py': 'app/run/test_weights.py',
   'app/models/classifier.py': 'app/models/test_guidance.py',
   'app/models/teachers.py': 'app/models/test_flow_map.py',
@@ -148,15 +147,11 @@ TESTED_ELSEWHERE = {
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'app/test_cli.py',
   'aliases.py': 'test_architecture.py',
-  'training/base_weights.py': 'app/run/test_adapters.py',
-  'training/first_weights.py': 'app/modes/test_convert.py',
-  'training/stored_weights.py': 'training/test_checkpoints.py',
   'planning/roofline.py': 'planning/test_plans.py',
   'report/record.py': 'report/test_results.py',
   'runs.py': 'app/test_notebook.py',
   'planning/topologies.py': 'planning/test_plans.py',
   'report/pictures.py': 'report/test_charts.py',
-  'training/shared.py': 'training/test_checkpoints.py',
   'training/state.py': 'training/test_step.py',
   'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',
   'sampling/twists.py': 'sampling/test_particles.py',

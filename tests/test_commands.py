@@ -21,7 +21,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import shared
+from diffusion_jax.weights import share
 from tests.test_readme import EXAMPLE, ROOT
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -184,7 +184,7 @@ def check(arguments, keep=True):
   model = models.make(config, workdir, None if 'facts' in config else facts)
   model.check(mode)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
-    weights = 'checkpoints/1' if workdir.startswith('runs/') else shared.NAME
+    weights = 'checkpoints/1' if workdir.startswith('runs/') else share.NAME
     Path(workdir, weights).mkdir(parents=True)
     folder.write_config(Path(workdir), model.config, model.facts)
   return config, workdir, mode

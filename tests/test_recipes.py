@@ -11,7 +11,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.run import averages
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.training import optimizer
@@ -335,7 +335,7 @@ def test_learning_rate_and_average_of_edm(name):
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
-  rate, more = averages.rates(c)
+  rate, more = setup.ema_rates(c)
   assert not more
   for step in (10, 1000, 10**5):
     half_life = min(500_000, 0.05 * step * images)
@@ -362,7 +362,7 @@ AVERAGES = {
 @pytest.mark.parametrize('name', AVERAGES)
 def test_the_averages_of_a_published_recipe_have_constant_decays(name):
   """They have no warm-up, which the program has by default."""
-  main, more = averages.rates(read(name))
+  main, more = setup.ema_rates(read(name))
   for decay, rate in zip(AVERAGES[name], [main, *more.values()], strict=True):
     rates = [float(rate(step)) for step in (1, 100, 100_000)]
     np.testing.assert_allclose(rates, 1 - decay, rtol=1e-6)
@@ -384,7 +384,7 @@ def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
   fields = ['num_steps=100', 'ema_decay=0.9999', *fields.split()]
   flags = [(f'training.{x.split("=")[0]}', x.split('=')[1]) for x in fields]
-  line = averages.warning(store.with_flags(read('digits'), flags))
+  line = setup.slow_average(store.with_flags(read('digits'), flags))
   assert f'be {weight:.0%} the first ones' in line if weight else not line
 
 

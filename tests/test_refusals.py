@@ -29,6 +29,7 @@ from diffusion_jax.training import (
   power_ema,
   step,
   vae,
+  vdm,
 )
 from diffusion_jax.training.classifier import classifier
 from diffusion_jax.training.lora import lora_init
@@ -262,7 +263,7 @@ trained(objectives.denoising(NETWORK, backwards, times=losses.uniform_times)) =>
   to noise
 trained(classifier(NETWORK, backwards, times=losses.uniform_times), label=X) => must go from data to
   noise
-objectives.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) => must go from data
+vdm.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) => must go from data
   to noise
 dj.level_grid(STEPS, 1, 'leading') => spacing='leading' of one step is step 1
 dj.level_grid(STEPS, 1, 'linspace', 0.5) => spacing='linspace' of one step

@@ -80,7 +80,7 @@ def wait_for_text(process, workdir, text):
 
 
 def parameters(workdir):
-  return [params_of(workdir, ema) for ema in (True, False)]
+  return [params_of(workdir, which) for which in ('average', 'raw')]
 
 
 @pytest.fixture(scope='module')

@@ -34,7 +34,7 @@ from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.runtime import compiling, processes, start_up
 from diffusion_jax.runtime.files import expanded, one_line
-from diffusion_jax.training import shared
+from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 
@@ -120,9 +120,9 @@ class Command:
     if not copied or folder.read_config(self.path) is None:
       return workdir
     if not predecessors.has_checkpoint(Path(self.path)):
-      what = f'no weights, neither {shared.NAME} nor checkpoints'
+      what = f'no weights, neither {share.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
-    return self.path if shared.exist(self.path) else workdir
+    return self.path if share.exist(self.path) else workdir
 
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
     place = command.weights_in(workdir) if uses else workdir
     predecessors.check(config, _MODE.value, place)
     join(config)
-    if uses and command.is_run and shared.exist(path):
+    if uses and command.is_run and share.exist(path):
       from diffusion_jax.app.run import sharing
 
       if processes.is_first():

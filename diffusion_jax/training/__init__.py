@@ -1,1 +1,1 @@
-"""Losses, training steps and checkpoints; networks are plain functions."""
+"""Losses, training steps and optimizers; networks are plain functions."""

@@ -197,7 +197,4 @@ def subsets(parameters: Size) -> ImageCondition:
   it returns; see `draw_subsets`.
   """
 
-  def known(key, x0):
-    return jnp.where(draw_subsets(key, x0.shape, parameters), x0, jnp.nan)
-
-  return known
+  return lambda key, x0: jnp.where(draw_subsets(key, x0.shape, parameters), x0, jnp.nan)

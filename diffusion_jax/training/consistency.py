@@ -76,16 +76,9 @@ def consistency_training(
   def same_noise(context, keys, inputs, xt, level_r):
     return q_sample(inputs.x0, inputs.eps, level_r)
 
-  return _pair_objective(
-    network,
-    schedule,
-    pairs,
-    same_noise,
-    distance or pseudo_huber(),
-    ema_target,
-    sigma_data,
-    sigma_min,
-  )
+  distance = distance or pseudo_huber()
+  parts = network, schedule, pairs, same_noise, distance
+  return _pair_objective(*parts, ema_target, sigma_data, sigma_min)
 
 
 @needs(map_kind='consistency')
@@ -113,16 +106,9 @@ def consistency_distillation(
     denoise = teacher(context.frozen, inputs.cond)
     return solver_step(solver, keys[1], denoise, xt, inputs.level, level_r)
 
-  return _pair_objective(
-    network,
-    schedule,
-    pairs,
-    teacher_step,
-    distance or squared_error,
-    ema_target,
-    sigma_data,
-    sigma_min,
-  )
+  distance = distance or squared_error
+  parts = network, schedule, pairs, teacher_step, distance
+  return _pair_objective(*parts, ema_target, sigma_data, sigma_min)
 
 
 def _pair_objective(network, schedule, pairs, make_xr, distance, ema_target, sigma_data, sigma_min):
@@ -145,8 +131,7 @@ def _pair_objective(network, schedule, pairs, make_xr, distance, ema_target, sig
       functools.partial(consistency_output, network, p['network'], **options)
       for p in (params, context.ema_params if ema_target else params)
     )
-    levels = inputs.level, level_r
-    error = consistency_error(f, target_f, xt, xr, *levels, distance)
+    error = consistency_error(f, target_f, xt, xr, inputs.level, level_r, distance)
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 
   return Objective(draw, loss)
@@ -189,9 +174,7 @@ def continuous_consistency(
       x, level = sigma_data * scaled, level_of_angle(angle, sigma_data)
       return network.output(params['network'], x, level, inputs.cond, keys[0])
 
-    warmup = 1.0
-    if warmup_steps:
-      warmup = jnp.minimum(context.step / warmup_steps, 1.0)
+    warmup = jnp.minimum(context.step / warmup_steps, 1.0) if warmup_steps else 1.0
     before, g = trigflow_tangent(output_fn, x, angle, velocity, warmup, sigma_data)
     target = before + normalized(g, offset)
     losses = squared_error(output_fn(x / sigma_data, angle), target)

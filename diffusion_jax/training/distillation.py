@@ -95,8 +95,7 @@ def progressive_distillation(
     output = network.output(params['network'], xt, level_t, cond, keys[0])
     eps = eps_from_x0(x0, xt, level_t)
     losses = network.denoising_loss(output, x0, eps, level_t, weight)
-    losses = inputs.time_weight * losses / x0[0].size
-    return mean_loss(losses, level_t.t)
+    return mean_loss(inputs.time_weight * losses / x0[0].size, level_t.t)
 
   return Objective(draw, loss)
 
@@ -134,8 +133,7 @@ def reflow(
   def loss(params, context, inputs, keys):
     if teacher is not None:
       x1 = schedule(1.0).sigma * inputs.eps
-      x0 = sg(teacher(context.frozen, inputs.cond, x1))
-      inputs = inputs._replace(x0=x0)
+      inputs = inputs._replace(x0=sg(teacher(context.frozen, inputs.cond, x1)))
     return plain.loss(params, context, inputs, keys)
 
   return dataclasses.replace(plain, draw=draw, loss=loss)

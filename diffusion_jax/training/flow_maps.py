@@ -168,19 +168,9 @@ def mean_flow(
   target|^2; if improved error_velocity, the error of u(x_t, t, t).
   """
   network.check_options('mean_flow', 'augment')
-  times = two_times or _default_times
 
   def draw(key, batch, context):
-    key, pair_key, scale_key = jax.random.split(key, 3)
-    size = len(batch['x'])
-    t, s = times(pair_key, size, schedule)
-    inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
-    if guidance is not None and 'drop' not in inputs.cond:
-      raise ValueError('guidance needs a condition with dropout > 0')
-    scale = jnp.ones(size)
-    if guidance is not None and guidance.draw is not None:
-      scale = guidance.draw(scale_key, size)
-    return MapInputs(inputs, s, scale), keys
+    return _mean_flow_inputs(key, batch, network, schedule, two_times or _default_times, guidance)
 
   def loss(params, context, inputs, keys):
     inputs, s, scale = inputs
@@ -190,21 +180,35 @@ def mean_flow(
     v = path_velocity(schedule, x0, eps, t)
     u_fn = functools.partial(_average_velocity, network, params, schedule, key=keys[0])
     if guidance is not None:
-      if guidance.draw is not None:
-        cond = cond | {'guidance_scale': scale}
+      cond = cond if guidance.draw is None else cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     u_fn = functools.partial(u_fn, cond=cond)
-    adaptive = functools.partial(
-      adaptive_loss, power=adaptive_power, offset=adaptive_eps / x0[0].size
-    )
-    if not improved:
-      error = mean_flow_error(u_fn, xt, v, t, s)
-      return mean_loss(adaptive(error), t, error=error)
-    error, own = improved_mean_flow_error(u_fn, xt, v, t, s)
-    losses = adaptive(error) + adaptive(own)
-    return mean_loss(losses, t, error=error, error_velocity=own)
+    errors = _mean_flow_errors(improved, u_fn, xt, v, t, s)
+    offset = adaptive_eps / x0[0].size
+    losses = jnp.asarray(sum(adaptive_loss(x, adaptive_power, offset) for x in errors.values()))
+    return mean_loss(losses, t, **errors)
 
   return Objective(draw, loss)
+
+
+def _mean_flow_errors(improved, u_fn, xt, v, t, s):
+  if not improved:
+    return {'error': mean_flow_error(u_fn, xt, v, t, s)}
+  error, of_velocity = improved_mean_flow_error(u_fn, xt, v, t, s)
+  return {'error': error, 'error_velocity': of_velocity}
+
+
+def _mean_flow_inputs(key, batch, network, schedule, times, guidance):
+  key, pair_key, scale_key = jax.random.split(key, 3)
+  size = len(batch['x'])
+  t, s = times(pair_key, size, schedule)
+  inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
+  if guidance is not None and 'drop' not in inputs.cond:
+    raise ValueError('guidance needs a condition with dropout > 0')
+  scale = jnp.ones(size)
+  if guidance is not None and guidance.draw is not None:
+    scale = guidance.draw(scale_key, size)
+  return MapInputs(inputs, s, scale), keys
 
 
 @needs(map_kind='average_velocity')

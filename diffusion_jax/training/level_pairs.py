@@ -57,8 +57,7 @@ def improved_pairs(
   """
 
   def pairs(key, batch_size, schedule, step):
-    scales = num_scales_start, num_scales_end
-    count = improved_num_levels(step, total_steps, *scales)
+    count = improved_num_levels(step, total_steps, num_scales_start, num_scales_end)
     # All intervals are computed; those beyond the grid are empty.
     index = jnp.arange(num_scales_end + 1)
     share = jnp.minimum(index / (count - 1), 1.0)

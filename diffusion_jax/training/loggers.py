@@ -230,21 +230,21 @@ def missing(names: Iterable[str]) -> list[str]:
   return [n for n, spec in found.items() if spec is None or not spec.origin]
 
 
+def _read_ids(workdir):
+  try:
+    return read_json(workdir / IDS)
+  except (FileNotFoundError, UserError):
+    return {}
+
+
 def _read_id(workdir, name, start_step):
   # Returns '' for a run that begins, also again.
-  try:
-    kept = read_json(workdir / IDS).get(name, '') if start_step else ''
-  except (FileNotFoundError, UserError):
-    return ''
-  return kept if isinstance(kept, str) and kept.isalnum() else ''
+  found = _read_ids(workdir).get(name, '') if start_step else ''
+  return found if isinstance(found, str) and found.isalnum() else ''
 
 
 def _write_id(workdir, name, value):
-  try:
-    others = read_json(workdir / IDS)
-  except (FileNotFoundError, UserError):
-    others = {}
-  write_json(workdir / IDS, {**others, name: value})
+  write_json(workdir / IDS, _read_ids(workdir) | {name: value})
 
 
 @functools.cache

@@ -32,10 +32,11 @@ def lora_init(key: Array, params: NamedParams, rank: int, convolutions: bool = F
   check_positive(rank=rank)
   ranks = (2, 3, 4) if convolutions else (2, 3)
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  named = [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]
   adapted = [
-    (_names(path), kernel.shape)
-    for path, kernel in leaves
-    if _names(path)[-1] == 'kernel' and len(kernel.shape) in ranks
+    (name.split('/'), kernel.shape)
+    for name, kernel in named
+    if name.endswith('/kernel') and len(kernel.shape) in ranks
   ]
   if not adapted:
     raise ValueError('the network has no kernel of a dense layer to adapt')
@@ -93,7 +94,3 @@ def lora_objective(objective: Objective, scale: float) -> Objective:
     ),
     constrain=lambda params: params,
   )
-
-
-def _names(path):
-  return [str(getattr(key, 'key', key)) for key in path]

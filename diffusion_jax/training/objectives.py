@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
-from diffusion_jax.core.elbo import bound_term, categorical_nll, prior_kl, reconstruction_nll
+from diffusion_jax.core.elbo import bound_term, reconstruction_nll
 from diffusion_jax.core.flow_map import MapKind
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import (
@@ -27,11 +27,10 @@ from diffusion_jax.core.levels import (
   clean_level,
   select_level,
 )
-from diffusion_jax.core.losses import TimeSampler, Weight, antithetic_times, snr_weight, step_times
+from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
-from diffusion_jax.core.vdm import vdm_weight
-from diffusion_jax.ranges import Count, NonNegative
+from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 Array = jax.Array
@@ -322,71 +321,6 @@ def _step_bound(network, schedule, num_steps, num_levels):
     return step, num_steps * bits_per_dim(nats, x0.shape[1:])
 
   return bound
-
-
-def vdm(
-  network: Network,
-  make_schedule: Callable[[Params], Schedule],
-  *,
-  num_levels: int,
-  schedule: Schedule | None = None,
-  num_steps: Count = 0,
-) -> Objective:
-  """Makes the variational bound, bits per dim (Kingma et al. 2021, Eq. 11).
-
-  It is the sum of prior loss, diffusion loss at one antithetic time per image
-  and reconstruction loss, for num_steps steps; 0: in continuous time.
-  make_schedule(params) is a schedule with 0 < SNR < inf at both ends; it is
-  learned if it depends on params. schedule: what it is otherwise, for which
-  ValueError says if this does not hold. Images have num_levels grey levels.
-  params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
-  diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
-  """
-  network.check_options('vdm')
-  if schedule is not None:
-    check_schedule(schedule)
-    ends = [float(schedule(t).snr) for t in (0.0, 1.0)]
-    if not 0.0 < min(ends) <= max(ends) < float('inf'):
-      raise ValueError(
-        "vdm needs noise at t = 0 and signal at t = 1, where this schedule's "
-        f'SNRs are {ends[0]:g} and {ends[1]:g}: take a learned one, for '
-        'instance'
-      )
-  steps = num_steps or None
-
-  def draw(key, batch, context):
-    # Only t: gradients reach the level of a learned schedule in the loss.
-    key, eps_key = jax.random.split(key)
-    times = antithetic_times
-    inputs, keys = draw_inputs(key, batch, lambda t: t, network, times)
-    eps_0 = jax.random.normal(eps_key, batch['x'].shape)
-    return (inputs, eps_0), keys
-
-  def loss(params, context, inputs, keys):
-    schedule = make_schedule(params)
-    inputs, eps_0 = inputs
-    x0, eps, t = inputs.x0, inputs.eps, inputs.level
-    if steps is not None:  # the end of the step that contains t
-      t = jnp.ceil(t * steps) / steps
-    level = schedule(t)
-    xt = q_sample(x0, eps, level)
-    output = network.output(params['network'], xt, level, inputs.cond, keys[0])
-    weight = vdm_weight(schedule, steps)
-    error = network.denoising_loss(output, x0, eps, level, weight)
-    first, last = schedule(0.0), schedule(1.0)
-    z0 = q_sample(x0, eps_0, first)
-    nats = {
-      'prior': prior_kl(x0, last),
-      'diffusion': inputs.time_weight * error,
-      'reconstruction': categorical_nll(x0, z0, first, num_levels),
-    }
-    parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
-    metrics = means(**parts)
-    total = jnp.asarray(sum(part.total for part in metrics.values()))
-    metrics |= means(loss=total, logsnr_0=first.logsnr, logsnr_1=last.logsnr)
-    return total, (metrics | by_quarter(parts['diffusion'], level.t), ())
-
-  return Objective(draw, loss)
 
 
 def means(**terms: Array) -> dict[str, Mean]:

@@ -176,7 +176,7 @@ def all_parameters(params: Params) -> PyTree:
 
 def _mask(params, is_decayed):
   def at(path, _):
-    names = [str(getattr(key, 'key', key)) for key in path]
+    names = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
     # Decay would change `FourierEmbedding`, which gets no gradient.
     fixed = names[-1] in ('frequencies', 'phases')
     return not fixed and is_decayed(names)

@@ -38,33 +38,29 @@ def make_train_step(
 
   def train_step(state, batch, key, frozen=(), rate=1.0):
     key = jax.random.fold_in(key, state.step)
-    (loss, (metrics, objective_state)), grads = gradient(
-      state.params, context_of(state, frozen), key, batch
-    )
+    context = context_of(state, frozen)
+    (loss, (metrics, objective_state)), grads = gradient(state.params, context, key, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda x: rate * x, updates)
     params = objective.constrain(optax.apply_updates(state.params, updates))
-
-    def average(ema_params, ema_rate):
-      return optax.incremental_update(params, ema_params, ema_rate(state.step))
 
     norm = global_norm(grads)
     metrics['grad_norm'] = Mean(norm, jnp.ones(()))
     after = TrainState(
       step=state.step + 1,
       params=params,
-      ema_params=average(state.ema_params, ema_rate),
+      ema_params=optax.incremental_update(params, state.ema_params, ema_rate(state.step)),
       opt_state=opt_state,
       objective_state=objective_state,
       more_ema_params={
-        name: average(state.more_ema_params[name], rate)
+        name: optax.incremental_update(params, state.more_ema_params[name], rate(state.step))
         for name, rate in (more_ema_rates or {}).items()
       },
     )
     if skip_nonfinite:
       good = jnp.isfinite(loss) & jnp.isfinite(norm)
-      kept = jax.tree.map(lambda x, y: jnp.where(good, x, y), after, state)
-      after = kept._replace(step=after.step)
+      before = state._replace(step=after.step)
+      after = jax.tree.map(lambda x, y: jnp.where(good, x, y), after, before)
     return after, metrics
 
   return train_step

@@ -143,15 +143,11 @@ def hvae(
 
       return apply
 
+    def log_p(x, z):
+      return log_likelihood(decode_at(1, z), x)
+
     encode_at, decode_at = map(at_level, (encode, decode), dropout_keys)
-    elbo = bound.hierarchical_elbo(
-      z_keys,
-      x,
-      encode_at,
-      decode_at,
-      lambda x, z: log_likelihood(decode_at(1, z), x),
-      num_steps=num_latents,
-    )
+    elbo = bound.hierarchical_elbo(z_keys, x, encode_at, decode_at, log_p, num_steps=num_latents)
     return elbo['reconstruction'], elbo['log_ratio']
 
   return _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=True)

@@ -23,7 +23,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import references
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
-from diffusion_jax.training import checkpoints, stored_weights
+from diffusion_jax.weights import checkpoints, load
 from tests.app.fields import within
 from tests.app.small_network import SmallNetwork
 
@@ -76,9 +76,9 @@ def arrays_of(workdir, name='samples', folder='samples'):
     return dict(arrays)
 
 
-def params_of(workdir, ema=True, **fields):
+def params_of(workdir, which='average', **fields):
   """Returns the parameters of a checkpoint, the last one by default."""
-  return stored_weights.restore_params(workdir, ema, **fields)[0]
+  return load.open(workdir, which, **fields).params
 
 
 def assert_same(a, b):

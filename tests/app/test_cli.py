@@ -441,11 +441,11 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
     return done
 
   run(*fields, '--config.training.num_steps=3')
-  params = params_of(tmp_path / 'run', ema=False)['network']
+  params = params_of(tmp_path / 'run', 'raw')['network']
   assert params['first']['kernel'].shape == (3, 3, 1, 4)
   run(*fields, '--config.training.num_steps=4')
   assert lines_of(tmp_path / 'run', 'loss')
-  later = params_of(tmp_path / 'run', ema=False)['network']
+  later = params_of(tmp_path / 'run', 'raw')['network']
   for path, old in jax.tree.leaves_with_path(params):
     new = functools.reduce(lambda tree, key: tree[key.key], path, later)
     assert np.any(old != new), path

@@ -13,7 +13,7 @@ import pytest
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import sharding
-from diffusion_jax.training import checkpoints, stored_weights
+from diffusion_jax.weights import checkpoints, load
 from tests.app import two_processes
 from tests.app.conftest import arrays_of, lines_of, params_of, smoke
 from tests.conftest import HANG_SECONDS
@@ -90,7 +90,7 @@ def largest_difference(a, b):
 
 
 def test_loss_and_gradients_are_those_of_one_device(folder):
-  params, stored = stored_weights.restore_params(folder / 'two' / 'step', False)
+  params, stored, _ = load.open(folder / 'two' / 'step', 'raw')
   expected, metrics = plain.alone()
   assert largest_difference(params, expected.params) < 1e-6  # the gradients
   loss = metrics['loss'].total / metrics['loss'].count
@@ -109,7 +109,7 @@ def test_what_two_processes_saved_is_restored_on_any_mesh(folder, shape):
   )
   with checkpoints.open_manager(folder / 'two' / 'step') as manager:
     found = checkpoints.restore_latest(manager, like)
-  whole = params_of(folder / 'two' / 'step', False)
+  whole = params_of(folder / 'two' / 'step', 'raw')
   assert largest_difference(found.params, whole) == 0.0
   places = [x.sharding for x in jax.tree.leaves(found)]
   assert places == [x.sharding for x in jax.tree.leaves(like)]

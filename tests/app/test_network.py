@@ -12,8 +12,7 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import averages
-from diffusion_jax.app.train_loop import hooks
+from diffusion_jax.app.train_loop import hooks, setup
 from diffusion_jax.app.train_loop.setup import jit_step, prepare
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
@@ -74,7 +73,7 @@ def test_the_average_of_edm2_is_a_power_function():
   assert math.isclose(
     math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width, rel_tol=1e-4
   )
-  rate, _ = averages.rates(read('imagenet64_edm2'))
+  rate, _ = setup.ema_rates(read('imagenet64_edm2'))
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)
     np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-3)

@@ -17,8 +17,8 @@ from diffusion_jax.app.modes import MODES, train
 from diffusion_jax.app.run import weights
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
-from diffusion_jax.training import checkpoints
 from diffusion_jax.training.step import make_train_step
+from diffusion_jax.weights import checkpoints
 from tests.app.conftest import smoke
 from tests.runtime import test_sharding as plain
 

@@ -8,7 +8,8 @@ from diffusion_jax.app.modes import MODES, train
 from diffusion_jax.app.train_loop.setup import prepare
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime.files import read_json_lines
-from diffusion_jax.training import preemption, stored_weights
+from diffusion_jax.training import preemption
+from diffusion_jax.weights import load
 from tests.app.conftest import smoke, trial
 
 STEPS = 4 if jax.default_backend() == 'cpu' else 200
@@ -53,7 +54,7 @@ def test_attention_by_cudnn_trains_as_by_xla(tmp_path):
 
 
 def weights(folder):
-  params, _ = stored_weights.restore_params(folder, ema=False)
+  params = load.open(folder, 'raw').params
   return [np.asarray(x) for x in jax.tree.leaves(params)]
 
 

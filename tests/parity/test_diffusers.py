@@ -15,7 +15,7 @@ from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.sampling import ancestral
-from diffusion_jax.training import stored_weights
+from diffusion_jax.weights import load
 from tests.app.conftest import trial
 from tests.interop.test_files import Evil
 from tests.refusals import one_line
@@ -353,7 +353,8 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
 
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
   model = models.make(store.with_flags(config, flags), run)
-  params, _ = stored_weights.restore_params(run)
+  params = load.open(run).params
+  assert model.plan is not None
   _, levels, sampler, step_function, *_ = model.plan(params)
   denoise = step_function({})
   keys = jax.random.split(jax.random.key(0), 2)

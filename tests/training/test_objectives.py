@@ -19,6 +19,7 @@ from diffusion_jax.training import (
   level_pairs,
   objectives,
   vae,
+  vdm,
 )
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network, Objective
@@ -201,7 +202,7 @@ OBJECTIVES = {
   objectives.denoising: (AT, {'learned_variance', 'augment', 'self_conditioning'}),
   objectives.hybrid: ({'schedule_steps': 4}, {'learned_variance'}),
   objectives.vlb: ({'schedule_steps': 4, 'loss_aware': True}, {'learned_variance'}),
-  objectives.vdm: ({'num_levels': 2}, set()),
+  vdm.vdm: ({'num_levels': 2}, set()),
   distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
   distillation.reflow: ({}, set()),
   flow_maps.mean_flow: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
@@ -229,7 +230,7 @@ STATES = {discrete_states.d3pm: dj.uniform_process, discrete_states.masked: dj.m
 def made(make, network):
   """Makes the objective; some need a process, or make their schedule."""
   process = [STATES[make](3)] if make in STATES else []
-  schedule = (lambda _: BOUNDED) if make is objectives.vdm else BOUNDED
+  schedule = (lambda _: BOUNDED) if make is vdm.vdm else BOUNDED
   return make(network, *process, schedule, **OBJECTIVES[make][0])
 
 

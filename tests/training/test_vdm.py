@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.training import objectives
+from diffusion_jax.training import vdm
 from diffusion_jax.training.objectives import Context, Network
 
 P = 0.8
@@ -41,7 +41,7 @@ def exact(params, z, logsnr, cond, *, key=None):
 
 def objective(make_schedule=learned, network_fn=exact, num_steps=None, **kw):
   network = Network(network_fn, dj.logsnr_input, **kw)
-  return objectives.vdm(network, make_schedule, num_levels=2, num_steps=num_steps)
+  return vdm.vdm(network, make_schedule, num_levels=2, num_steps=num_steps)
 
 
 def batch(n, seed=0):

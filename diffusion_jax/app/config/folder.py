@@ -23,7 +23,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
-from diffusion_jax.training import checksums
+from diffusion_jax.weights import checksums
 
 # Fields that may change between two starts of a training, as they do not change
 # its result.

@@ -10,7 +10,7 @@ import diffusion_jax
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import refuse
-from diffusion_jax.training import checksums, shared
+from diffusion_jax.weights import checksums, share
 
 # The fields that name another run, and the kind of run that each needs.
 KINDS = {
@@ -32,7 +32,7 @@ def check(config: Node, mode: str, workdir: str | Path) -> None:
 
 
 def _lines(config, mode, workdir):
-  if mode == 'train' and shared.exist(workdir):
+  if mode == 'train' and share.exist(workdir):
     yield (
       f'{workdir} has shared weights and no state to continue: give another --workdir, and '
       f'--config.training.init_from={workdir} to begin with them'
@@ -66,7 +66,7 @@ def _fields_read(config, mode, workdir):
 def has_checkpoint(workdir: Path) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
   steps = checksums.steps_in(workdir / 'checkpoints')
-  return shared.exist(workdir) or bool(steps)
+  return share.exist(workdir) or bool(steps)
 
 
 def missing(path: str, run: str | Path) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import json
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,14 +120,18 @@ def fields_of_parts(tree: Tree, parts: Table) -> Json:
   return kept.pop('') | kept
 
 
-@functools.lru_cache(8)  # by the config's identity
 def defaults(config: Node) -> Mapping[str, object]:
   """Returns the defaults of a config's sections, without the names.
 
   These are the fields of a config with the same choices and nothing else set.
   """
   names = {n: x for n, x in _names(config).items() if n != 'facts'}
-  named = completed(names, trusted=False)
+  return _defaults(json.dumps(names))
+
+
+@functools.lru_cache(8)
+def _defaults(names):
+  named = completed(json.loads(names), trusted=False)
   return {name: x for name, x in named.flat.items() if not name.endswith('.name')}
 
 

@@ -29,7 +29,8 @@ from diffusion_jax.data import (
 )
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
-from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet, vdm
+from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet
+from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training import (
@@ -41,6 +42,7 @@ from diffusion_jax.training import (
   level_pairs,
   objectives,
   optimizer,
+  vdm,
 )
 
 
@@ -153,7 +155,7 @@ DENOISERS = {
   'dit': transformer.DiT,
   'ddpmpp': ddpmpp.DDPMpp,
   'edm2': edm2.EDM2,
-  'vdm': vdm.ScoreNetwork,
+  'vdm': ScoreNetwork,
   'mlp': mlp.MLP,
 }
 CLASSIFIERS = {'classifier': unet.NoisyClassifier}
@@ -167,7 +169,7 @@ DENOISING = {
   'denoising': objectives.denoising,
   'hybrid': objectives.hybrid,
   'vlb': objectives.vlb,
-  'vdm': objectives.vdm,
+  'vdm': vdm.vdm,
   'progressive_distillation': distillation.progressive_distillation,
   'reflow': constructors.reflow,
 }

@@ -27,7 +27,7 @@ from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder
 from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.app.run.other_runs import check_unchanged, read_params
+from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data.sources import Facts, Source
@@ -36,7 +36,7 @@ from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import checkpoints, checksums, stored_weights
+from diffusion_jax.weights import checkpoints, checksums
 
 MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
@@ -148,9 +148,7 @@ class StoredAutoencoder:
 
   def _store(self, source, mesh):
     run, model = self.config.latent.run, self.autoencoder
-    with from_config('latent.run'):
-      step = stored_weights.find_step(run)
-    params, stored = read_params('latent.run', run, model.init, step)
+    params, stored, step = open_weights('latent.run', run, model.init)
     scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:
       with from_config('data'):
@@ -202,7 +200,7 @@ class StoredAutoencoder:
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
     record, model = read_record(self.workdir), self._open(self._copy)
-    params, _ = read_params('latent', self._copy, model.init, record['step'])
+    params = open_weights('latent', self._copy, model.init, record['step']).params
     sums = record['checksum'], checksums.of_arrays(params)
     check_unchanged('latent.run', self._copy, self._record, *sums)
     scale = jnp.asarray(record['scale'], jnp.float32)

@@ -22,7 +22,7 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import read_json, write_json
-from diffusion_jax.training import checksums
+from diffusion_jax.weights import checksums
 
 _PATH = 'training.teacher'
 # (frozen, cond) -> Denoiser at the student's levels.
@@ -54,7 +54,7 @@ def of_student(
     return denoiser
 
   def prepare(source, mesh):
-    params, _ = other_runs.read_params(_PATH, run, opened(student).init)
+    params = other_runs.open_weights(_PATH, run, opened(student).init).params
     now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
     path = workdir / 'teacher.json'
     if processes.broadcast([path.exists()])[0]:

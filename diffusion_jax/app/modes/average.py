@@ -9,9 +9,9 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.run import averages
 from diffusion_jax.runtime import files
-from diffusion_jax.training import checkpoints
+from diffusion_jax.weights import averages, checkpoints
+from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -51,8 +51,7 @@ def write(workdir: Path, out: Path, average: averages.Average, keeps: tuple[str,
     elif source.exists():
       files.write_json(out / name, files.read_json(source))
   params = jax.device_get(average.params)
-  items = 'params', 'ema_params'
-  checkpoints.save_params(out, average.step, params, stored, items=items)
+  checkpoints.save_params(out, average.step, params, stored, (AVERAGE, RAW))
   record = {'run': workdir.absolute().name, **average._asdict()}
   del record['params']
   files.write_json(out / averages.RECORD, record)

@@ -32,7 +32,8 @@ from diffusion_jax.interop import diffusers, diffusers_schedulers as schedulers,
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.training import base_weights, checkpoints, shared
+from diffusion_jax.weights import adapters, checkpoints, share
+from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 OURS = 'safetensors'
 # Sections that a user may set for weights, besides the common ones.
@@ -71,9 +72,8 @@ def read(config: Node, workdir: Path) -> None:
     checkpoints.check_fits(params, models.shapes(model), what)
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
-  items = 'params', 'ema_params'
   make_folder(workdir)
-  checkpoints.save_params(workdir, 0, params, stored, items=items)
+  checkpoints.save_params(workdir, 0, params, stored, (AVERAGE, RAW))
   folder.write_config(workdir, config, model.facts)
   model.autoencoder.prepare(None, None)  # its scale needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
@@ -264,11 +264,11 @@ def in_units(model: Model, compute: Callable) -> Callable:
 
 def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
-  if not base_weights.has_adapters(params):
+  if not adapters.has_adapters(params):
     raise ValueError(
       'to=lora exports adapters: train a run with training.lora_rank, or give to=diffusers'
     )
-  _, scale = base_weights.read(model.workdir)
+  _, scale = adapters.read(model.workdir)
   args = model.network(), params['network'], scale, model.state_shape
   tensors = diffusers.adapters_of(*args)
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -311,7 +311,7 @@ def recognise(source: Path) -> str:
   with from_config('convert.source'):
     existing(source, 'file or folder')
   if source.is_dir():
-    if shared.exist(source):
+    if share.exist(source):
       raise UserError(
         f'config.convert.source: {source} needs no conversion: '
         f'--config={source} reads it in every mode'

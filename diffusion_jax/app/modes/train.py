@@ -16,7 +16,6 @@ from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
-from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
 from diffusion_jax.app.train_loop import hooks, setup
 from diffusion_jax.app.train_loop.hooks import Hook
@@ -27,9 +26,10 @@ from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, lock, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
-from diffusion_jax.training import checkpoints, first_weights, preemption, snapshots
+from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import averages, checkpoints, init_from
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -185,7 +185,7 @@ def begin(parts: Setup) -> Run | None:
     return None
   more_steps = 0.0
   if c.ema_sigma_rels:
-    more_steps = snapshots.begin(parts.workdir, start, c.batch_size)
+    more_steps = averages.begin(parts.workdir, start, c.batch_size)
   make_folder(parts.workdir, 'samples')
   rows = local_rows(mesh, c.batch_size)
   read = datasets.batches(config, source, parts.model.facts, start, rows)
@@ -236,7 +236,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
   if not c.init_from or c.lora_rank:  # the base of adapters is frozen
     return manager, 0, parts.make_state
-  begin = first_weights.read(shapes.params, c.init_from)
+  begin = init_from.read(shapes.params, c.init_from)
   return manager, 0, lambda: begin(parts.make_state())
 
 
@@ -294,7 +294,7 @@ def announce(parts: Setup, step: int) -> None:
       f'this run is finished: it has {step} of {total} steps. '
       'A larger --config.training.num_steps continues it'
     )
-  elif warning := averages.warning(config):
+  elif warning := setup.slow_average(config):
     print(warning)
   every, saved = c.evaluate_every, c.checkpoint_every or total
   if c.keep_best and c.keep_best_by == 'test_loss' and every % saved:

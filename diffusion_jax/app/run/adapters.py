@@ -7,9 +7,10 @@ from diffusion_jax.app.config import predecessors
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.training import base_weights, checkpoints, lora
+from diffusion_jax.training import lora
+from diffusion_jax.weights import adapters
+from diffusion_jax.weights.checkpoints import check_fits
 
 
 def adapted(model: Model) -> Model:
@@ -52,22 +53,17 @@ def adapted(model: Model) -> Model:
 
 def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
-  path, workdir = base_weights.path_of(model.workdir), model.workdir
-  if not processes.broadcast([path.exists()])[0]:
-    if predecessors.has_checkpoint(workdir):
-      raise UserError(
-        f'{path} is missing: it holds the weights that the adapters in this '
-        'run are trained with, and belongs to its folder'
-      )
+  path, workdir = adapters.path_of(model.workdir), model.workdir
+  begun = path.exists() or predecessors.has_checkpoint(workdir)
+  if not processes.broadcast([begun])[0]:
     field, run = 'training.init_from', model.config.training.init_from
-    params, _ = other_runs.read_params(field, run, model.init)
+    params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():
-      base_weights.write(workdir, params, scale)
+      adapters.write(workdir, params, scale)
     processes.broadcast([True])  # all wait until it is written
   with from_config('training.lora_rank'):
-    base, stored = base_weights.read(workdir)
-    shapes, what = models.shapes(model), f'{path} is of another network'
-    checkpoints.check_fits(base, shapes, what)
+    base, stored = adapters.read(workdir)
+    check_fits(base, models.shapes(model), f'{path} is of another network')
     if stored != scale:
       raise ValueError(f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}')
   return base

@@ -61,8 +61,7 @@ class About(NamedTuple):
 
 def scores(workdir: Path, weights: int) -> Iterator[Score]:
   """Yields the scores of a run's evaluations of the weights of a checksum."""
-  kept = dict(record.read_json_files(workdir / 'evaluation'))
-  for path, content in kept.items():
+  for path, content in dict(record.read_json_files(workdir / 'evaluation')).items():
     if path.name != 'result.json':
       continue
     samples = content.get('protocol', {}).get('samples')
@@ -103,12 +102,12 @@ def text(about: About) -> str:
   if not about.step:
     rows['training'] = 'not here: these are converted weights'
   rows |= {n: _in_words(c[n]) for n in _SECTIONS if c.get(n)}
-  lines = [f'---\n{head}---\n\n# {about.name}\n']
-  lines.append(
+  lines = [
+    f'---\n{head}---\n\n# {about.name}\n',
     f'{model.schema.kind.capitalize()}, trained with diffusion_jax (JAX and '
-    'Flax). `config.json` has every field.\n'
-  )
-  lines.append(_table(('', ''), rows.items()))
+    'Flax). `config.json` has every field.\n',
+    _table(('', ''), rows.items()),
+  ]
   if about.caption:
     lines.append(f'\n![samples](samples.png)\n\n*{one_line(about.caption)}*')
   lines.append('\n## Evaluation\n')

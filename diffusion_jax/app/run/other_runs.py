@@ -20,8 +20,8 @@ from diffusion_jax.app.sampling_plan import Wrap
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.training import stored_weights
 from diffusion_jax.training.classifier import label_log_prob
+from diffusion_jax.weights import load
 
 
 def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNetwork:
@@ -53,13 +53,13 @@ def _other_images(path, run, others, facts):
       )
 
 
-def read_params(
+def open_weights(
   path: str, run: str | Path, init: Callable[[jax.Array], Params], step: int | str = 'latest'
-) -> tuple[Params, dict]:
-  """Returns (averaged parameters, stored config) of the run `path` names."""
+) -> load.Stored:
+  """Opens the averaged weights of the run that the field `path` names."""
   shapes = jax.eval_shape(init, abstract_key())
   with from_config(path):
-    return stored_weights.restore_params(run, True, shapes, step)
+    return load.open(run, step=step, target=shapes)
 
 
 def check_unchanged(path: str, place: str | Path, record: Path, before: int, now: int) -> None:
@@ -93,7 +93,7 @@ def guides_of(model: Model) -> Guides:
           f'config.{path}: {Path(run)} has the latents of another autoencoder than this run'
         )
       noisy = dataclasses.replace(noisy, state_shape=model.state_shape)
-    guides[part] = OtherRun(noisy, read_params(path, run, noisy.init)[0])
+    guides[part] = OtherRun(noisy, open_weights(path, run, noisy.init).params)
   return guides
 
 

@@ -25,7 +25,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import parse_json, sha256
-from diffusion_jax.training import checksums, stored_weights
+from diffusion_jax.weights import checksums, load
 
 Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
@@ -81,12 +81,11 @@ def by_content(tree: Any) -> Any:
 
 def _run(path):
   try:
-    step = stored_weights.find_step(path)
-    weights = checksums.of_arrays(stored_weights.restore_params(path)[0])
+    params, _, step = load.open(path)
   except (OSError, ValueError) as error:
     raise UserError(str(error)) from error
-  hashed = folder.config_hash(path)
-  return f'checkpoint {step}, weights {weights}, config_hash {hashed}'
+  weights, config_hash = checksums.of_arrays(params), folder.config_hash(path)
+  return f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
 
 
 # Sections of a run on which its results depend only through its weights.

@@ -1,7 +1,7 @@
 """Folders to be shared: config.json, weights, a model card and pictures.
 
 Such a folder is a run without a history: config.json of the model and how it
-samples, and the weights of one checkpoint (`training.shared`). A run of latents
+samples, and the weights of one checkpoint (`weights.share`). A run of latents
 also has its autoencoder, in the same form.
 """
 
@@ -19,7 +19,7 @@ from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import record
 from diffusion_jax.runtime import files
-from diffusion_jax.training import checksums, shared, stored_weights
+from diffusion_jax.weights import checksums, load, share
 
 # Fields of config.sampling that choose among the weights of a run.
 _CHOICES = {
@@ -29,7 +29,7 @@ _CHOICES = {
   'sampling.checkpoint': 'latest',
   'sampling.name': '',
 }
-_FILES = 'config.json', shared.NAME, checksums.NAME
+_FILES = 'config.json', share.NAME, checksums.NAME
 
 
 def config_of(model: Model) -> Json:
@@ -56,7 +56,7 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
   scores = [*model_card.scores(model.workdir, weights)]
   stored = config_of(model)
   with draft_folder(out) as new:
-    shared.write(new, params, step)
+    share.write(new, params, step)
     for name in model.keeps:  # an autoencoder, and the record of its scale
       _write_kept(model.workdir / name, new / name)
     files.write_json(new / 'config.json', stored)
@@ -71,9 +71,9 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
 
 def _write_kept(source, target):
   if source.is_dir():
-    params, stored = stored_weights.restore_params(source)
+    params, stored, step = load.open(source)
     files.make_folder(target)
-    shared.write(target, params, stored_weights.find_step(source))
+    share.write(target, params, step)
     files.write_json(target / 'config.json', trust.without_folders(stored))
   else:
     files.write_json(target, trust.without_folders(files.read_json(source)))
@@ -109,15 +109,15 @@ def fetch(source: str, workdir: str) -> None:
   there, here = folder.read_config(source), folder.read_config(workdir)
   try:
     if here is None:
-      shared.read(source)
+      share.read(source)
       place = files.make_folder(workdir)
       for path in _parts(Path(source)):
         files.make_folder(place, path.parent)
         _copy(Path(source) / path, place / path)
       print(f'copied the weights of {source} to {workdir}')
-    elif not shared.exist(workdir):  # a training that began with these weights
+    elif not share.exist(workdir):  # a training that began with these weights
       return
-    elif here != there or not shared.same(source, workdir):
+    elif here != there or not share.same(source, workdir):
       raise UserError(
         f'{workdir} is a copy of another folder than {source}, or of an '
         'earlier state of it: give another --workdir'

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Frames
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoints
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.objectives import Mean
 from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import checkpoints
 
 Metrics = dict[str, Mean]
 

@@ -9,10 +9,11 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import averages
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import base_weights, checkpoints, power_ema, shared, stored_weights
+from diffusion_jax.training import power_ema
+from diffusion_jax.weights import adapters, averages, checkpoints, load, share
+from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 
 class Opened(NamedTuple):
@@ -49,33 +50,27 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
   merge: False returns a run's adapters as they are.
   """
   c, workdir = model.config.sampling, model.workdir
-  decay = c.ema and c.ema_decay
-  average = power_ema.decay_name(decay) if decay else c.ema
-  name = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
+  decay = power_ema.decay_name(c.ema_decay) if c.ema_decay else AVERAGE
+  step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   try:
     if c.ema_sigma_rel is not None and merge:
-      return restore_average(model, name, models.shapes(model))
-    step = stored_weights.find_step(workdir, name)
-    params, stored = stored_weights.restore_params(workdir, average, None, step, merge)
+      return _restore_average(model, step)
+    stored = load.open(workdir, decay if c.ema else RAW, step, merge=merge)
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
-    own = own or shared.exist(workdir) or base_weights.path_of(workdir).exists()
-    if merge and (own or folder.differences(stored, now, folder.FREE)):
-      what = f'checkpoint {step} is of another network'
-      checkpoints.check_fits(params, models.shapes(model), what)
-    return params, step
+    own = own or share.exist(workdir) or adapters.path_of(workdir).exists()
+    if merge and (own or folder.differences(stored.config, now, folder.FREE)):
+      what = f'checkpoint {stored.step} is of another network'
+      checkpoints.check_fits(stored.params, models.shapes(model), what)
+    return stored.params, stored.step
   except (FileNotFoundError, ValueError) as error:
     raise UserError(str(error)) from error
 
 
-def restore_average(model: Model, name: str | int, shapes: Params) -> tuple[Params, int]:
-  """Makes (the average of width sampling.ema_sigma_rel, its step).
-
-  name: the checkpoint; 'latest' is the latest snapshot.
-  """
+def _restore_average(model, step):
   c, workdir = model.config.sampling, model.workdir
   if c.ema_decay or not c.ema:
     other = f'ema_decay={c.ema_decay}' if c.ema_decay else 'ema=False'
@@ -83,9 +78,9 @@ def restore_average(model: Model, name: str | int, shapes: Params) -> tuple[Para
       f'config.sampling.ema_sigma_rel={c.ema_sigma_rel} and '
       f'config.sampling.{other} are different weights: give one of them'
     )
-  if name == 'best':
-    name = stored_weights.find_step(workdir, name)
-  step = name if isinstance(name, int) else None
-  average = averages.make(workdir, c.ema_sigma_rel, step, shapes)
+  if step == 'best':
+    step = load.find_step(workdir, step)
+  snapshot = None if step == 'latest' else step
+  average = averages.make(workdir, c.ema_sigma_rel, snapshot, models.shapes(model))
   print(average.describe())
   return average.params, average.step

@@ -25,9 +25,9 @@ from diffusion_jax.runtime import compiling, processes
 from diffusion_jax.runtime.compiling import Program
 from diffusion_jax.runtime.per_example import PerExample, one_ahead, rows
 from diffusion_jax.runtime.sharding import local_rows, to_global
-from diffusion_jax.training import checkpoints, snapshots
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
+from diffusion_jax.weights import averages, checkpoints
 
 Act = Callable[[int, TrainState, Params, StepLog], None]
 
@@ -144,8 +144,8 @@ def keeping(model: Model, every: tuple[int, ...]) -> Hook:
   c, workdir = model.config.training, model.workdir
 
   def act(step, state, frozen, log):
-    snapshots.write(workdir, step, state.more_ema_params)
-    snapshots.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+    averages.write(workdir, step, state.more_ema_params)
+    averages.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
 
   return Hook(every, act)
 

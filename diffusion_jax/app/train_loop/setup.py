@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import stages
@@ -17,7 +18,7 @@ from diffusion_jax.app.config.refusals import TRAINING, Row, lines
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, make_encode
-from diffusion_jax.app.run import adapters, averages
+from diffusion_jax.app.run import adapters
 from diffusion_jax.app.train_loop import hooks
 from diffusion_jax.app.train_loop.hooks import Hook
 from diffusion_jax.core.keys import stream
@@ -28,6 +29,7 @@ from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
 from diffusion_jax.runtime.sharding import fsdp_sharding, host_mesh, on_mesh, replicated, spread
 from diffusion_jax.runtime.start_up import StartUp
+from diffusion_jax.training import optimizer as optimizers, power_ema
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
@@ -147,7 +149,7 @@ def state_maker(
 ) -> tuple[Callable[[], TrainState], TrainState]:
   """Returns (a function that makes the first state, its shapes on the mesh)."""
   key = stream(model.config.seed, 'parameters')
-  _, more_rates = averages.rates(model.config)
+  _, more_rates = ema_rates(model.config)
 
   def make_arrays(key):
     params = model.init(key)
@@ -183,10 +185,10 @@ def jit_step(
 
   With training.steps_per_call above 1 it takes a batch and a rate for each
   step, and their number after the key. The state is donated. more_steps: see
-  `averages.rates`.
+  `ema_rates`.
   """
   c = config.training
-  rates = averages.rates(config, more_steps)
+  rates = ema_rates(config, more_steps)
   how = {'accumulate': c.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
   step = make_train_step(objective, optimizer, *rates, **how)
   single = c.steps_per_call == 1
@@ -223,3 +225,39 @@ def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
     return compiled(state, batches, key, n, frozen, rates)
 
   return advance
+
+
+def ema_rates(
+  config: Node, more_steps: float = 0.0
+) -> tuple[optimizers.EmaRate, dict[str, optimizers.EmaRate]]:
+  """Returns (rate of the main average, {name: rate} of the other averages).
+
+  A rate is step -> 1 - decay. more_steps: see `optimizer.ema_power`.
+  """
+  c, more = config.training, {}
+  with from_config('training'):
+    for decay in c.more_ema_decays:
+      rate = optimizers.ema_decay(decay, c.ema_warmup)
+      more[power_ema.decay_name(decay)] = rate
+    for width in c.ema_sigma_rels:
+      more[power_ema.width_name(width)] = optimizers.ema_power(width, more_steps)
+    if c.ema_half_life is None:
+      return optimizers.ema_decay(c.ema_decay, c.ema_warmup), more
+    half_life = c.ema_half_life
+    return optimizers.ema_half_life(half_life, c.batch_size, c.ema_rampup), more
+
+
+def slow_average(config: Node) -> str:
+  """Returns a line if the average will keep a tenth of its start, or ''."""
+  c = config.training
+  if c.ema_warmup and c.ema_half_life is None:
+    return ''
+  later = ema_rates(config)[0](jnp.arange(1, c.num_steps))
+  weight = np.prod(1.0 - np.asarray(later, np.float64))
+  if weight <= 0.1:
+    return ''
+  return (
+    f'after {c.num_steps} steps the average of the parameters, which previews '
+    f'and test losses use, will still be {weight:.0%} the first ones: shorten '
+    'it by training.ema_warmup=true or a smaller ema_decay or ema_half_life'
+  )

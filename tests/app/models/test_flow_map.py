@@ -15,8 +15,8 @@ from diffusion_jax.app.models import teachers
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.train_loop.setup import prepare, state_maker
-from diffusion_jax.training import first_weights
 from diffusion_jax.training.objectives import Context
+from diffusion_jax.weights import init_from
 from tests.app.conftest import arrays_of, assert_same, params_of, refused, trial, untrained
 from tests.app.fields import within
 
@@ -125,7 +125,7 @@ def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
     parts.model, parts.objective, parts.optimizer, devices.make_mesh(config)
   )
   first = make_state()
-  state = first_weights.read(first.params, teacher)(first)
+  state = init_from.read(first.params, teacher)(first)
   printed = capsys.readouterr().out
   layers = [f'elapsed_dense_{i}' for i in (1, 2)]
   for layer in layers:

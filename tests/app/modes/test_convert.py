@@ -32,7 +32,7 @@ from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.training import first_weights, stored_weights
+from diffusion_jax.weights import init_from, load
 from tests.app.conftest import (
   SMALL,
   arrays_of,
@@ -80,8 +80,8 @@ def test_weights_become_a_run(run):
   """The run has both sets of parameters, checksums and a usable config."""
   expected = diffusers.load(STORED / 'labels').params
   assert (run / 'checkpoints' / '0' / 'SHA256SUMS').is_file()
-  for ema in (True, False):
-    params, stored = stored_weights.restore_params(run, ema, checkpoint=0)
+  for which in ('average', 'raw'):
+    params, stored, _ = load.open(run, which, 0)
     assert_same(params['network'], expected)
   assert stored == folder.read_config(run)
   assert stored['data'] is None
@@ -297,7 +297,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   _, shapes = setup.state_maker(model, objective, optimizer, mesh)
   # other than zeros everywhere, and without a compilation
   fresh = jax.tree.map(lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes)
-  state = first_weights.read(shapes.params, str(run))(fresh)
+  state = init_from.read(shapes.params, str(run))(fresh)
   printed = capsys.readouterr().out
   afresh = {
     'conv_in/kernel [3, 3, 3, 8] ([3, 3, 1, 8] there)',

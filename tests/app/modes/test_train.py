@@ -85,7 +85,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypat
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
   for step, params in zip((2, 4), seen, strict=True):
-    average, raw = (params_of(tmp_path, ema, checkpoint=step) for ema in (True, False))
+    average, raw = (params_of(tmp_path, x, step=step) for x in ('average', 'raw'))
     assert_same(params, average)
     bias = lambda x: x['network']['conv_in']['bias']
     assert (bias(average) != bias(raw)).any()
@@ -93,8 +93,8 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypat
 
 def assert_same_training(a, b):
   """Compares parameters, averages and metrics bit for bit."""
-  for ema in (True, False):
-    assert_same(params_of(a, ema), params_of(b, ema))
+  for which in ('average', 'raw'):
+    assert_same(params_of(a, which), params_of(b, which))
   lines = (
     [
       {k: v for k, v in line.items() if k != 'images_per_second'}

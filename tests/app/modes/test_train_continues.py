@@ -75,8 +75,8 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
-  for ema in (True, False):
-    at = [params_of(tmp_path, ema, checkpoint=i) for i in range(1, 7)]
+  for which in ('average', 'raw'):
+    at = [params_of(tmp_path, which, step=i) for i in range(1, 7)]
     same = [jax.tree.all(jax.tree.map(np.array_equal, a, b)) for a, b in itertools.pairwise(at)]
     assert same == [True, False, True, True, False]
   logged = lines_of(tmp_path)

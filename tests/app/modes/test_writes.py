@@ -16,7 +16,7 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import checksums
+from diffusion_jax.weights import checksums
 from tests.app.conftest import SEEN, as_flags, lines_of, of_run, read, smoke
 from tests.app.disk import Disk
 from tests.app.fields import within

@@ -11,7 +11,8 @@ from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.interop import files
-from diffusion_jax.training import power_ema, snapshots
+from diffusion_jax.training import power_ema
+from diffusion_jax.weights import averages
 from tests.app.conftest import (
   assert_same,
   of_run,
@@ -58,7 +59,7 @@ def test_any_average_and_checkpoint_can_be_sampled_from(run):
   # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, for any rate
   np.testing.assert_allclose(half, slow, rtol=1e-5)
   assert (raw != slow).any()
-  expected = params_of(run, False, checkpoint=2)['network']['conv_in']['bias']
+  expected = params_of(run, 'raw', step=2)['network']['conv_in']['bias']
   np.testing.assert_array_equal(raw, expected)
   latest = bias(run)
   assert (latest == bias(run, checkpoint='4')).all()
@@ -83,7 +84,7 @@ def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeyp
 
 def test_snapshots_hold_the_averages_of_the_training(run):
   """The recursion is computed in float64 from the parameters of each step."""
-  params = [params_of(run, False, checkpoint=i) for i in (1, 2, 3, 4)]
+  params = [params_of(run, 'raw', step=i) for i in (1, 2, 3, 4)]
   for sigma_rel, name in ((0.05, 'sigma_rel_0.05'), (0.1, 'sigma_rel_0.1')):
     gamma = power_ema.exponent(sigma_rel)
     expected = jax.tree.map(np.float64, params[0])
@@ -92,11 +93,11 @@ def test_snapshots_hold_the_averages_of_the_training(run):
       expected = jax.tree.map(
         lambda a, x, beta=beta: beta * a + (1.0 - beta) * np.float64(x), expected, now
       )
-    stored = files.read_tensors(snapshots.path_of(run, 4))
+    stored = files.read_tensors(averages.path_of(run, 4))
     for path, x in files.flatten(expected).items():
       np.testing.assert_allclose(stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6)
     assert_same(restore(run, ema_sigma_rel=sigma_rel), params_of(run, name))
-  assert snapshots.read_images(run, 3) == 3 * 8
+  assert averages.read_images(run, 3) == 3 * 8
 
 
 def test_an_average_is_a_run_that_all_modes_read(run, capsys):
@@ -113,7 +114,7 @@ def test_an_average_is_a_run_that_all_modes_read(run, capsys):
   record = json.loads((out / 'average.json').read_text())
   assert record['step'] == 4 and record['images'] == 32
   average(run, sigma_rel=0.10, step=3, out=str(run / 'third'))
-  expected = files.read_tensors(snapshots.path_of(run, 3))
+  expected = files.read_tensors(averages.path_of(run, 3))
   third = expected['sigma_rel_0.1/network/conv_in/bias']
   np.testing.assert_array_equal(bias(run / 'third'), third)
 
@@ -137,7 +138,7 @@ def test_mistakes_of_averages_are_one_clear_line(run, tmp_path):
   message = 'snapshot 4 in .* is of another network'
   refused(message, average, copy, sigma_rel=0.05)
   write('network')
-  path = snapshots.path_of(copy, 4)
+  path = averages.path_of(copy, 4)
   path.write_bytes(path.read_bytes()[:-4] + b'1234')
   refused('00000004.safetensors is damaged', average, copy, sigma_rel=0.05)
   average(copy, sigma_rel=0.05, step=3)  # needs no other file

@@ -1,6 +1,5 @@
 """Starts a training with the weights of another run (training.init_from)."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -8,11 +7,11 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import stored_weights
 from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import load
+from diffusion_jax.weights.checkpoints import by_name
 
 _MAX_NAMES = 10  # in one message
-_name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
 
 
 def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
@@ -24,11 +23,10 @@ def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
   fit.
   """
   try:
-    theirs, _ = stored_weights.restore_params(workdir)
+    theirs = by_name(load.open(workdir).params)
   except (OSError, ValueError) as error:
     raise UserError(f'config.training.init_from: {error}') from error
-  theirs, ours = _by_name(theirs), _by_name(params)
-  kept = {}
+  ours, kept = by_name(params), {}
   for name, x in ours.items():
     if name not in theirs:
       kept[name] = f'{name} {list(x.shape)}'
@@ -47,26 +45,21 @@ def read(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
     + _listed('not used', [name for name in theirs if name not in ours])
   )
 
-  def place(tree):
-    def leaf(path, x):
-      name = _name(path)
-      if name in kept:
-        return x
-      value = np.array(theirs[name])  # a copy, since a state is donated
-      return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])
+  def leaf(name, x):
+    if name in kept:
+      return x
+    value = np.array(theirs[name])  # a copy, since a state is donated
+    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])
 
-    return jax.tree_util.tree_map_with_path(leaf, tree)
+  def place(tree):
+    leaves = [leaf(name, x) for name, x in by_name(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
   return lambda state: state._replace(
     params=place(state.params),
     ema_params=place(state.ema_params),
     more_ema_params={n: place(x) for n, x in state.more_ema_params.items()},
   )
-
-
-def _by_name(tree):
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {_name(path): x for path, x in leaves}
 
 
 def _listed(what, names):

@@ -1,18 +1,13 @@
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import safetensors.numpy
 
 from diffusion_jax.runtime.sharding import make_mesh
-from diffusion_jax.training import checkpoints, checksums, shared, stored_weights
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.state import init_state
-from tests import damage
-from tests.refusals import one_line
+from diffusion_jax.weights import checkpoints, load
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 
@@ -51,10 +46,10 @@ def test_a_state_comes_back_as_itself(tmp_path):
   assert restored(tmp_path, state) is None
   saved(tmp_path, state, other._replace(objective_state=history))
   equal(restored(tmp_path, jax.tree.map(jnp.zeros_like, state)), state)
-  for ema, expected in ((True, state.ema_params), (False, state.params)):
-    params, config = stored_weights.restore_params(tmp_path, ema)
+  for which, expected in (('average', state.ema_params), ('raw', state.params)):
+    params, config, step = load.open(tmp_path, which)
     equal(params, expected)
-    assert config == {'seed': 3, 'sizes': [1, 2]}
+    assert config == {'seed': 3, 'sizes': [1, 2]} and step == 7
     assert len(jax.tree.leaves(params)[0].sharding.device_set) == 1
 
 
@@ -67,15 +62,15 @@ def test_every_mth_and_the_best_are_kept_besides_the_latest(tmp_path):
   folders = (tmp_path / 'checkpoints').iterdir()
   assert sorted(int(path.name) for path in folders) == [2, 3, 5, 6, 8]
 
-  def kernel(**kw):
-    params, _ = stored_weights.restore_params(tmp_path, False, **kw)
+  def kernel(step='latest'):
+    params = load.open(tmp_path, 'raw', step).params
     return params['network']['layer']['kernel'][0, 0]
 
   assert kernel() == 8.0
-  assert kernel(checkpoint='best') == 2.0
-  assert kernel(checkpoint=5) == 5.0
+  assert kernel('best') == 2.0
+  assert kernel(5) == 5.0
   with pytest.raises(FileNotFoundError, match='checkpoint 4 but 2, 3, 5, 6, 8'):
-    kernel(checkpoint=4)
+    kernel(4)
 
 
 def test_further_averages_are_restored_by_name(tmp_path):
@@ -83,10 +78,9 @@ def test_further_averages_are_restored_by_name(tmp_path):
   times = lambda n: jax.tree.map(lambda p: n * p, state.params)
   state = state._replace(more_ema_params={'0.5': times(2), '0.999': times(3)})
   saved(tmp_path, state, more_emas=['0.5', '0.999'])
-  params, _ = stored_weights.restore_params(tmp_path, '0.999')
-  equal(params, times(3))
+  equal(load.open(tmp_path, '0.999').params, times(3))
   with pytest.raises(FileNotFoundError, match="'0.9' .* but 0.5, 0.999"):
-    stored_weights.restore_params(tmp_path, '0.9')
+    load.open(tmp_path, '0.9')
   equal(restored(tmp_path, state, more_emas=['0.5', '0.999']), state)
 
 
@@ -99,25 +93,24 @@ def test_a_checkpoint_of_eight_devices_restores_on_one_and_back(tmp_path):
   params = {'network': {'w': jnp.arange(16.0).reshape(8, 2)}}
   state = jax.tree.map(spread, init_state(params, optax.adam(1e-3)))
   saved(tmp_path, state._replace(step=spread(jnp.array(1))))
-  found, _ = stored_weights.restore_params(tmp_path)
-  equal(found, params)
+  equal(load.open(tmp_path).params, params)
   again = restored(tmp_path, state)
   assert len(again.params['network']['w'].sharding.device_set) == 8
 
 
 OTHER = {'network': {'conv': {'kernel': jnp.ones((2, 3))}}}
 BIAS = r'network/layer/bias is \[3\] there, \[4\] here'
-STATE, restore = state_of(step=1), stored_weights.restore_params
+STATE = state_of(step=1)
 MORE = STATE._replace(more_ema_params={'0.5': STATE.params})
 
 
 @pytest.mark.parametrize('call, error, message', [
-  (lambda run: restore(run / 'none'), FileNotFoundError,
+  (lambda run: load.open(run / 'none'), FileNotFoundError,
    'no checkpoint: train first'),
-  (lambda run: restore(run, checkpoint='best'), FileNotFoundError,
+  (lambda run: load.open(run, step='best'), FileNotFoundError,
    'has a metric: train with keep'),
-  (lambda run: restore(run, target=state_of(4).params), ValueError, BIAS),
-  (lambda run: restore(run, target=OTHER), ValueError,
+  (lambda run: load.open(run, target=state_of(4).params), ValueError, BIAS),
+  (lambda run: load.open(run, target=OTHER), ValueError,
    'conv/kernel is missing there'),
   (lambda run: restored(run, MORE, more_emas=['0.5']), ValueError,
    'no ema_params_0.5: .*set the EMA ra'),
@@ -131,85 +124,3 @@ def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
   saved(tmp_path, STATE)
   with pytest.raises(error, match=message):
     call(tmp_path)
-
-
-PARAMS = {
-  'network': {'dense': {'kernel': np.float32([[0, 1, 2], [3, 4, 5]])}},
-  'scale': np.float32(3.0),
-}
-SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
-
-
-@pytest.fixture
-def folder(tmp_path):
-  (tmp_path / 'config.json').write_text('{"seed": 3}')
-  shared.write(tmp_path, PARAMS, 70)
-  return tmp_path
-
-
-def test_the_weights_are_read_as_a_checkpoint(folder):
-  with safetensors.safe_open(folder / shared.NAME, 'numpy') as file:
-    assert {*file.keys()} == {'network/dense/kernel', 'scale'}
-    assert file.metadata() == {'step': '70'}
-  for step in ('latest', 70):
-    assert stored_weights.find_step(folder, step) == 70
-    params, config = stored_weights.restore_params(folder, True, SHAPES, step)
-    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
-    assert config == {'seed': 3}
-
-
-FEW = {'network': {}, 'scale': SHAPES['scale']}
-LOST = 'the weights of step 70, and no checkpoint'
-
-
-@pytest.mark.parametrize(
-  'arguments, error, message',
-  [
-    ((False, None, 'latest'), FileNotFoundError, 'has one set of weights'),
-    (('0.99', None, 'latest'), FileNotFoundError, 'has one set of weights'),
-    ((True, None, 'best'), FileNotFoundError, f'{LOST} best'),
-    ((True, None, 3), FileNotFoundError, f'{LOST} 3'),
-    ((True, FEW), ValueError, r'/dense/kernel is \[2, 3\] there'),
-  ],
-)
-def test_there_are_no_other_weights(arguments, error, message, folder):
-  with pytest.raises(error, match=message):
-    stored_weights.restore_params(folder, *arguments)
-
-
-ONE, STEP = np.zeros(1), {'step': '1'}
-store = safetensors.numpy.save_file
-DAMAGED = {
-  'cut': damage.cut,
-  'flip': lambda path: damage.flip(path, -1),  # of a number behind the header
-  'pickle': lambda path: path.write_bytes(b'\x80\x04\x95' + bytes(64)),
-  'zip': lambda path: path.write_bytes(b'PK\x03\x04' + bytes(64)),  # torch's
-  'contradiction': lambda path: store({'a': ONE, 'a/b': ONE}, path, STEP),
-  'no step': lambda path: store({'a': ONE}, path),
-  'pipe': lambda path: (path.unlink(), os.mkfifo(path)),
-}
-
-
-@pytest.mark.parametrize('sums', [True, False])
-@pytest.mark.parametrize('how', DAMAGED)
-def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
-  DAMAGED[how](folder / shared.NAME)
-  if not sums:
-    (folder / 'SHA256SUMS').unlink()
-  if how == 'flip' and not sums:  # Only the sums can tell.
-    shared.read(folder)
-    assert 'has no SHA256SUMS: it is read unchecked' in capsys.readouterr().err
-    return
-  with one_line('model.safetensors'):
-    stored_weights.restore_params(folder)
-
-
-def test_sums_without_a_line_of_the_weights_are_no_sums_of_them(folder):
-  checksums.write_sums(folder, {'config.json': '0' * 64})
-  with pytest.raises(ValueError, match='safetensors is not what was written'):
-    shared.read(folder)
-
-
-def test_checkpoints_come_first(folder):
-  (folder / 'checkpoints').mkdir()
-  assert not shared.exist(folder)

@@ -4,7 +4,6 @@
 stranger: only safetensors and SHA256SUMS are read, and only in the folder.
 """
 
-import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ import jax
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
 from diffusion_jax.runtime.files import is_regular, sha256
-from diffusion_jax.training import checksums
+from diffusion_jax.weights import checksums
 
 NAME = 'model.safetensors'
 
@@ -27,8 +26,7 @@ def write(folder: Path, params: Params, step: int) -> None:
   """Writes weights and their SHA256SUMS into an existing folder."""
   arrays = files.flatten(jax.device_get(params))
   files.write_safetensors(folder / NAME, arrays, step=str(step))
-  digest = sha256(folder / NAME)
-  checksums.write_sums(folder, {NAME: digest})
+  checksums.write_sums(folder, {NAME: sha256(folder / NAME)})
 
 
 def find_step(folder: str | Path) -> int:
@@ -45,8 +43,7 @@ def read(folder: str | Path) -> Params:
   try:
     expected = checksums.read_sums(path.parent).get(NAME)
   except (OSError, ValueError):
-    line = f'warning: {folder} has no {checksums.NAME}: it is read unchecked'
-    print(line, file=sys.stderr, flush=True)
+    checksums.warn(f'{folder} has no {checksums.NAME}: it is read unchecked')
   else:
     if sha256(path) != expected:
       raise ValueError(f'{path} is not what was written ({checksums.NAME}): copy it again')
@@ -56,8 +53,7 @@ def read(folder: str | Path) -> Params:
 
 def same(one: str | Path, other: str | Path) -> bool:
   """Returns whether two folders have the same weights."""
-  digests = {sha256(_file_of(folder)) for folder in (one, other)}
-  return len(digests) == 1
+  return sha256(_file_of(one)) == sha256(_file_of(other))
 
 
 def _file_of(folder):

@@ -13,8 +13,8 @@ import jax
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
-from diffusion_jax.training import checksums
 from diffusion_jax.training.lora import A, merge_network
+from diffusion_jax.weights import checksums
 
 _RECORD = 'lora'  # key in the metadata
 

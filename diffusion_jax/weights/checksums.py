@@ -7,11 +7,9 @@ add, such as desktop.ini, do no harm.
 """
 
 import itertools
-import json
 import sys
-import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -29,33 +27,14 @@ from diffusion_jax.runtime.files import (
 )
 
 NAME = 'SHA256SUMS'
-# Marks a checkpoint with sums, so that a lost SHA256SUMS is noticed.
-MARK = {'checksums': NAME}
-# Orbax adds a time to this file after the sums are written, so the sums contain
-# a copy of it.
+# Orbax completes this file, which has no data of the run, after the sums.
 _METADATA = '_CHECKPOINT_METADATA'
-_COPY, _COUNT = 'metadata.json', 'files'  # and the number of sums
-_LATER = (NAME, _METADATA, 'commit_success.txt')
-
-
-def wait_for_metadata(folder: Path, seconds: float = 60.0) -> None:
-  """Waits until Orbax has written the metadata of a checkpoint.
-
-  A thread of Orbax writes the file, with `MARK` at last, and on a busy machine
-  after the arrays. Raises TimeoutError after `seconds`.
-  """
-  end = time.monotonic() + seconds
-  while not _is_marked(folder, unreadable=False):
-    if time.monotonic() > end:
-      raise TimeoutError(f'{folder / _METADATA} was not written')
-    time.sleep(0.01)
+_WITHOUT_SUMS = {NAME, _METADATA, 'commit_success.txt'}
 
 
 def write(folder: Path) -> None:
   """Writes the sums of the files in `folder`, which are complete."""
-  names = {*_names(folder), _COPY} - {*_LATER}
-  copy = {**_read(folder / _METADATA), _COUNT: len(names)}
-  write_text(folder / _COPY, json.dumps(copy))
+  names = _names(folder) - _WITHOUT_SUMS
   write_sums(folder, {name: sha256(folder / name) for name in names})
 
 
@@ -73,45 +52,33 @@ def read_sums(folder: Path) -> dict[str, str]:
   return {name: digest for digest, gap, name in parts if gap}
 
 
-def exist(folder: Path) -> bool:
-  """Returns False for a checkpoint of an earlier version without sums."""
-  written = any((folder / name).is_file() for name in (NAME, _COPY))
-  # A checkpoint of any version has metadata.
-  return written or _is_marked(folder, unreadable=True)
-
-
-def find_damage(folder: Path, items: Iterable[str] | None = None) -> str:
+def find_damage(folder: Path, items: Collection[str] | None = None) -> str:
   """Returns the damage of a checkpoint with sums, or ''.
 
   items: the sub-folders to check, with all their files; None for all. Names the
-  files that are in none of the lines of complete sums in a warning.
+  files without sums in a warning.
   """
   try:
+    read_json(folder / _METADATA)
     sums = read_sums(folder)
-    copy = _read(folder / _COPY)
-    complete = copy.pop(_COUNT, None) == len(sums)
-    same = _read(folder / _METADATA) == copy
   except FileNotFoundError as error:
     return f'{Path(error.filename).name} is missing'
   except (OSError, UserError, ValueError):
     return f'{_METADATA} or {NAME} is unreadable'
-  if not same:
-    return f'{_METADATA} is not what was written'
-  checked = None if items is None else {*items, _COPY}
-  names = {*_names(folder)}
-  foreign = sorted(names - {*sums, *_LATER})
-  for name in sorted({*sums, *(() if complete else foreign)} - {*_LATER}):
-    if checked is None or name.partition('/')[0] in checked:
+  names = _names(folder)
+  for name in sorted(sums):
+    if items is None or name.partition('/')[0] in items:
       if name not in names:  # A stranger's line may name any file.
         return f'{name} is missing'
       try:
-        if sha256(folder / name) != sums.get(name):
+        if sha256(folder / name) != sums[name]:
           return f'{name} is not what was written'
       except OSError as error:
         return f'{name} cannot be read ({error.strerror})'
+  foreign = sorted(names - {*sums, *_WITHOUT_SUMS})
   if foreign and items is None:
-    names = ', '.join(foreign[:9]) + ', ...' * (len(foreign) > 9)
-    _say(f'{folder} has files of other programs: {names}')
+    listed = ', '.join(foreign[:9]) + ', ...' * (len(foreign) > 9)
+    warn(f'{folder} has files of other programs: {listed}')
   return ''
 
 
@@ -123,24 +90,15 @@ def of_arrays(tree: PyTree) -> int:
   return value
 
 
-def _is_marked(folder, unreadable):
-  # Returns whether the metadata have MARK, `unreadable` if they cannot be read.
-  try:
-    custom = _read(folder / _METADATA).get('custom_metadata')
-  except (FileNotFoundError, UserError):
-    return unreadable
-  return isinstance(custom, dict) and MARK.items() <= custom.items()
-
-
-def _read(path):
-  # Returns the metadata without the time that Orbax adds.
-  return {**read_json(path), 'commit_timestamp_nsecs': None}
-
-
 def _names(folder):
   # Orbax writes no hidden files.
-  paths = [path for path in folder.rglob('[!.]*') if path.is_file()]
-  return sorted(path.relative_to(folder).as_posix() for path in paths)
+  paths = folder.rglob('[!.]*')
+  return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
+
+
+def warn(line: str) -> None:
+  """Prints a warning of one line."""
+  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -157,16 +115,16 @@ def move_damaged(folder: Path) -> None:
   """
   steps, good = steps_in(folder), False
   for step in reversed(steps):
-    wrong = '' if good else _damage(folder / str(step))
+    path = folder / str(step)
+    wrong = '' if good else _damage(path)
     good = good or not wrong
-    wrong = wrong or _unreadable_metrics(folder / str(step))
+    wrong = wrong or _unreadable_metrics(path)
     if wrong:
       place = make_folder(folder.parent, 'damaged') / str(step)
-      others = (place.with_name(f'{step}-{i}') for i in itertools.count(2))
-      paths = itertools.chain([place], others)
-      target = next(path for path in paths if not path.exists())
-      (folder / str(step)).rename(target)
-      _say(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
+      numbered = (place.with_name(f'{step}-{i}') for i in itertools.count(2))
+      target = next(x for x in itertools.chain([place], numbered) if not x.exists())
+      path.rename(target)
+      warn(f'checkpoint {step} is damaged ({wrong}): moved to {target}')
   if steps and not good:
     raise ValueError(
       f'no checkpoint of {folder.parent} is good, all were moved to '
@@ -174,20 +132,16 @@ def move_damaged(folder: Path) -> None:
     )
 
 
-def check(
-  folder: Path, step: int, steps: Iterable[int], items: Iterable[str] | None = None
-) -> None:
-  """Raises ValueError if checkpoint `step` is damaged.
+def check(folder: Path, step: int, items: Collection[str] | None = None) -> None:
+  """Raises ValueError if checkpoint `step` is damaged, and names a good one.
 
-  The message names the newest good one of `steps`. items: the parts of the
-  checkpoint to check; None for all.
+  items: the parts of the checkpoint to check; None for all.
   """
   wrong = _damage(folder / str(step), items)
   if not wrong:
     return
-  others = sorted(set(steps) - {step}, reverse=True)
-  good = (n for n in others if not _damage(folder / str(n), items))
-  newest = next(good, None)
+  others = (n for n in reversed(steps_in(folder)) if n != step)
+  newest = next((n for n in others if not _damage(folder / str(n), items)), None)
   advice = f': take checkpoint={newest}, which is good'
   raise ValueError(
     f'checkpoint {step} in {folder.parent} is damaged ({wrong})'
@@ -196,9 +150,9 @@ def check(
 
 
 def _damage(path, items=None):
-  if exist(path):
+  if (path / NAME).is_file():
     return find_damage(path, items)
-  _say(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')
+  warn(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')
   return ''
 
 
@@ -210,7 +164,3 @@ def _unreadable_metrics(path):
     return ''
   except UserError:
     return 'metrics/metrics is unreadable'
-
-
-def _say(line):
-  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)

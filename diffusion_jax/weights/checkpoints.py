@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,12 +22,13 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.runtime.files import check_files, read_json
-from diffusion_jax.training import checksums
 from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import checksums
 
 # The best checkpoint has the lowest value of this metric.
 CRITERION = 'criterion'
-_ITEMS = ('ema_params', 'params', 'state')
+AVERAGE, RAW = 'average', 'raw'  # other weights have the name of their average
+_ITEM_OF = {AVERAGE: 'ema_params', RAW: 'params'}
 
 
 def open_manager(
@@ -68,21 +70,7 @@ def open_manager(
     cleanup_tmp_directories=True,
     async_options=_with_sums(folder),
   )
-  return _open(folder, options, {_ema_item(name) for name in more_emas})
-
-
-def open_read_only(workdir: str | Path) -> ocp.CheckpointManager:
-  """Returns a manager that reads checkpoints; FileNotFoundError without any."""
-  folder = _folder(workdir)
-  if not checksums.steps_in(folder):
-    raise FileNotFoundError(
-      f'{workdir} contains no checkpoint: train first, or give the --workdir of a run'
-    )
-  options = ocp.CheckpointManagerOptions(
-    read_only=True,
-    lightweight_initialize=True,  # does not read metrics, which may be damaged
-  )
-  return _open(folder, options, set())
+  return _open(folder, options, map(_item_of, more_emas))
 
 
 def save(
@@ -116,16 +104,12 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def save_params(
-  workdir: str | Path,
-  step: int,
-  params: Params,
-  config: dict,
-  items: Iterable[str] = ('ema_params',),
+  workdir: str | Path, step: int, params: Params, config: dict, which: Iterable[str] = (AVERAGE,)
 ) -> None:
   """Saves only parameters, by default as a run's averaged ones, and waits.
 
-  items: the items that they become, 'ema_params' or 'params'. Does nothing if
-  the step exists already.
+  which: what they are saved as, AVERAGE or RAW. Does nothing if the step exists
+  already.
   """
   folder = _folder(workdir)
   options = ocp.CheckpointManagerOptions(
@@ -134,11 +118,11 @@ def save_params(
   # Limit of the memory for writing, which must exceed the largest leaf.
   sizes = [x.nbytes for x in jax.tree.leaves(params)]
   limit = max(*sizes, sum(sizes) // 16) + 2**23
-  with _open(folder, options, set(), limit / 1e9) as manager:
+  with _open(folder, options, write_gb=limit / 1e9) as manager:
     # Orbax writes copies of NumPy arrays; several hosts have the same arrays.
     place = jax.device_put if jax.process_count() == 1 else np.asarray
     arrays = jax.tree.map(place, params)
-    _save(manager, step, dict.fromkeys(items, arrays), config)
+    _save(manager, step, {_ITEM_OF[name]: arrays for name in which}, config)
 
 
 def _save(manager, step, trees, config, metrics=None):
@@ -146,7 +130,7 @@ def _save(manager, step, trees, config, metrics=None):
     return
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
   args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
-  manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=checksums.MARK)
+  manager.save(step, args=args, metrics=metrics, force=True)
 
 
 def restore_latest(manager: ocp.CheckpointManager, target: TrainState) -> TrainState | None:
@@ -161,7 +145,8 @@ def restore_latest(manager: ocp.CheckpointManager, target: TrainState) -> TrainS
     return None
   with _reading(manager, step):
     metadata = manager.item_metadata(step)
-  for name, tree in _split(target).items():
+  targets = _split(target)
+  for name, tree in targets.items():
     kind = 'optimizer' if name == 'state' else 'network'
     if name not in metadata:
       raise ValueError(
@@ -169,54 +154,36 @@ def restore_latest(manager: ocp.CheckpointManager, target: TrainState) -> TrainS
         'this run; to train from weights only, use another --workdir with '
         '--config.training.init_from=<this one>'
       )
-    what = f'checkpoint {step} is of another {kind}'
-    check_fits(metadata[name].tree, tree, what)
-  items = {name: _to_restore(tree) for name, tree in _split(target).items()}
+    check_fits(metadata[name].tree, tree, f'checkpoint {step} is of another {kind}')
+  items = {name: _to_restore(tree) for name, tree in targets.items()}
   with _reading(manager, step):
     restored = manager.restore(step, args=ocp.args.Composite(**items))
-  more = {name: restored[_ema_item(name)] for name in target.more_ema_params}
-  weights = {name: restored[name] for name in ('params', 'ema_params')}
-  return restored['state']._replace(**weights, more_ema_params=more)
+  return restored['state']._replace(
+    params=restored['params'],
+    ema_params=restored['ema_params'],
+    more_ema_params={name: restored[_item_of(name)] for name in target.more_ema_params},
+  )
 
 
-def find_step(manager: ocp.CheckpointManager, checkpoint: int | str, workdir: str | Path) -> int:
+def find_step(workdir: str | Path, step: int | str) -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
-  steps = sorted(manager.all_steps())
-  if checkpoint == 'latest' and steps:
-    return steps[-1]
-  if checkpoint == 'best' and steps:
-    losses = {step: _criterion(manager, step) for step in steps}
-    losses = {step: x for step, x in losses.items() if x is not None}
-    if not losses:
-      raise FileNotFoundError(
-        f'no checkpoint in {workdir} has a metric: train with keep_best and an evaluation'
-      )
-    return min(losses, key=lambda step: losses[step])
-  if not isinstance(checkpoint, int) or checkpoint not in steps:
-    raise FileNotFoundError(
-      f'{workdir} contains no checkpoint {checkpoint} but {", ".join(map(str, steps))}'
-    )
-  return checkpoint
+  with _open_read_only(workdir) as manager:
+    return _find_step(manager, step, workdir)
 
 
-def read_params(
-  workdir: str | Path, ema: bool | str, checkpoint: int | str
-) -> tuple[Params, dict, int]:
-  """Returns (params, config, step) of a checkpoint, on one device.
-
-  ema, checkpoint and errors: see `stored_weights.restore_params`.
-  """
-  item = _ema_item(ema) if isinstance(ema, str) else _ITEMS[not ema]
-  with open_read_only(workdir) as manager:
-    step = find_step(manager, checkpoint, workdir)
-    _refuse_damaged(manager, step)
+def read(workdir: str | Path, which: str, step: int | str) -> tuple[Params, dict, int]:
+  """Returns (params, config, step) of a checkpoint, on one device; see `load`."""
+  item = _item_of(which)
+  with _open_read_only(workdir) as manager:
+    step = _find_step(manager, step, workdir)
+    checksums.check(Path(manager.directory), step)
     with _reading(manager, step):
       metadata = manager.item_metadata(step)
     if item not in metadata:
-      prefix = _ema_item('')
+      prefix = _item_of('')
       names = (n.removeprefix(prefix) for n in metadata if n.startswith(prefix))
       raise FileNotFoundError(
-        f'{workdir} has no average {ema!r} of the parameters, but '
+        f'{workdir} has no average {which!r} of the parameters, but '
         f'{", ".join(names) or "its own only"}'
       )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -227,14 +194,55 @@ def read_params(
   return restored[item], restored['config'], step
 
 
+def _open_read_only(workdir):
+  folder = _folder(workdir)
+  if not checksums.steps_in(folder):
+    raise FileNotFoundError(
+      f'{workdir} contains no checkpoint: train first, or give the --workdir of a run'
+    )
+  options = ocp.CheckpointManagerOptions(
+    read_only=True,
+    lightweight_initialize=True,  # does not read metrics, which may be damaged
+  )
+  return _open(folder, options)
+
+
+def _find_step(manager: ocp.CheckpointManager, step: int | str, workdir: str | Path) -> int:
+  steps = sorted(manager.all_steps())
+  if step == 'latest' and steps:
+    return steps[-1]
+  if step == 'best' and steps:
+    losses = {n: loss for n in steps if (loss := _criterion(manager, n)) is not None}
+    if not losses:
+      raise FileNotFoundError(
+        f'no checkpoint in {workdir} has a metric: train with keep_best and an evaluation'
+      )
+    return min(losses, key=lambda step: losses[step])
+  if not isinstance(step, int) or step not in steps:
+    raise FileNotFoundError(
+      f'{workdir} contains no checkpoint {step} but {", ".join(map(str, steps))}'
+    )
+  return step
+
+
 def check_fits(theirs: Params, ours: Params, what: str) -> None:
   """Raises ValueError('<what>: ...') for the first leaf whose shape differs."""
-  there, here = _shapes(theirs), _shapes(ours)
+  there, here = ({n: list(x.shape) for n, x in by_name(tree).items()} for tree in (theirs, ours))
   for path in sorted(there | here):
     if there.get(path) != here.get(path):
       raise ValueError(
         f'{what}: {path} is {there.get(path, "missing")} there, {here.get(path, "missing")} here'
       )
+
+
+def by_name(tree: Params) -> dict[str, Any]:
+  """Returns the leaves of a tree by the names along their paths.
+
+  Orbax's metadata have lists and dicts for tuples and NamedTuples, and None for
+  empty ones, so no more of a path can be compared.
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def _to_restore(tree, sharding=None):
@@ -245,15 +253,15 @@ def _to_restore(tree, sharding=None):
   return ocp.args.StandardRestore(jax.tree.map(abstract, tree))
 
 
-def _ema_item(name):
-  return f'ema_params_{name}'
+def _item_of(which):
+  return _ITEM_OF.get(which, f'ema_params_{which}')
 
 
 def _split(state):
-  rest = state._replace(params=(), ema_params=(), more_ema_params=())
-  others = {_ema_item(n): x for n, x in state.more_ema_params.items()}
-  arrays = (state.ema_params, state.params, rest)
-  return dict(zip(_ITEMS, arrays, strict=True)) | others
+  # Returns the items of a checkpoint of the state.
+  items = {'ema_params': state.ema_params, 'params': state.params}
+  items['state'] = state._replace(params=(), ema_params=(), more_ema_params=())
+  return items | {_item_of(n): x for n, x in state.more_ema_params.items()}
 
 
 def _metric(metrics):
@@ -270,16 +278,10 @@ def _folder(workdir):
 def _with_sums(folder):
   def write_sums():  # of the checkpoint that is being written
     drafts = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
-    draft = max(drafts, key=os.path.getmtime)  # Others may be leftovers.
-    checksums.wait_for_metadata(draft)
-    checksums.write(draft)
+    checksums.write(max(drafts, key=os.path.getmtime))  # Others may be leftovers.
 
   # Process 0 calls it after all have written, and before the folder is renamed.
   return ocp.options.AsyncOptions(post_finalization_callback=write_sums)
-
-
-def _refuse_damaged(manager, step, items=None):
-  checksums.check(Path(manager.directory), step, manager.all_steps(), items)
 
 
 @contextlib.contextmanager
@@ -319,27 +321,16 @@ def _criterion(manager, step):
   folder = Path(manager.directory) / str(step) / 'metrics'
   if not folder.is_dir():
     return None
-  _refuse_damaged(manager, step, ['metrics'])
+  checksums.check(Path(manager.directory), step, ['metrics'])
   return _metric(read_json(folder / 'metrics'))
 
 
-def _open(folder, options, items, write_gb=96):
+def _open(folder, options, more_items=(), write_gb=96):
   # Orbax must know all items in advance, also the items of older steps.
-  older = {path.name for path in folder.glob(f'*/{_ema_item("*")}')}
-  handlers = {
+  older = (path.name for path in folder.glob(f'*/{_item_of("*")}'))
+  handlers: dict = {
     name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
-    for name in {*_ITEMS, *items, *older}
+    for name in {*_ITEM_OF.values(), 'state', *more_items, *older}
   }
-  return ocp.CheckpointManager(
-    folder, options=options, item_handlers={**handlers, 'config': ocp.JsonCheckpointHandler()}
-  )
-
-
-def _shapes(tree):
-  # Orbax's metadata have lists and dicts for tuples and NamedTuples, and None
-  # for empty ones, so only the names along the path are compared.
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): list(leaf.shape)
-    for path, leaf in leaves
-  }
+  handlers['config'] = ocp.JsonCheckpointHandler()
+  return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)

@@ -9,23 +9,23 @@ import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
-from diffusion_jax.training import snapshots
+from diffusion_jax.weights import averages
 from tests.damage import flip
 from tests.refusals import one_line
 
 
-def averages(value):
+def two_widths(value):
   tree = {'network': {'kernel': np.full((2, 3), value, np.float32)}}
   return {'sigma_rel_0.05': tree, 'sigma_rel_0.1': tree, '0.999': tree}
 
 
 def train(workdir, start, stop, every=10, keep=8, size=64):
   """Writes and thins snapshots as a training does."""
-  more_steps = snapshots.begin(workdir, start, size)
+  more_steps = averages.begin(workdir, start, size)
   for step in range(start + 1, stop + 1):
     if step % every == 0:
-      snapshots.write(workdir, step, averages(step))
-      snapshots.thin(workdir, step, every, keep)
+      averages.write(workdir, step, two_widths(step))
+      averages.thin(workdir, step, every, keep)
   return more_steps
 
 
@@ -44,13 +44,13 @@ def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
     640: list(range(80, 641, 80)),
   }.items():
     train(tmp_path, start, end)
-    assert snapshots.steps(tmp_path) == kept
+    assert averages.steps(tmp_path) == kept
     start = end
   # a snapshot at another step than a multiple stays
-  snapshots.begin(tmp_path, 645, 64)
-  snapshots.write(tmp_path, 645, averages(0))
+  averages.begin(tmp_path, 645, 64)
+  averages.write(tmp_path, 645, two_widths(0))
   train(tmp_path, 645, 800)
-  assert 645 in snapshots.steps(tmp_path)
+  assert 645 in averages.steps(tmp_path)
 
 
 def test_killed_and_continued_leaves_the_same_files(tmp_path):
@@ -61,8 +61,8 @@ def test_killed_and_continued_leaves_the_same_files(tmp_path):
   (parts / 'snapshots' / '00000170.safetensors.draft.tmp').write_bytes(b'half')
   sums = parts / 'snapshots' / 'SHA256SUMS'
   sums.write_text(sums.read_text() + f'{"0" * 64}  00000170.safetensors\n')
-  snapshots.begin(parts, 85, 64)
-  assert snapshots.steps(parts) == [20, 40, 60, 80]
+  averages.begin(parts, 85, 64)
+  assert averages.steps(parts) == [20, 40, 60, 80]
   train(parts, 85, 200)
   assert contents(whole) == contents(parts)
   # as `sha256sum -c SHA256SUMS` reads it
@@ -70,7 +70,7 @@ def test_killed_and_continued_leaves_the_same_files(tmp_path):
     digest, name = line.split('  ')
     data = (parts / 'snapshots' / name).read_bytes()
     assert hashlib.sha256(data).hexdigest() == digest
-  snapshots.check(parts, 200)
+  averages.check(parts, 200)
 
 
 def test_images_are_counted_where_the_batch_size_changes(tmp_path):
@@ -78,7 +78,7 @@ def test_images_are_counted_where_the_batch_size_changes(tmp_path):
   assert train(tmp_path, 20, 40, size=128) == 20 * 64 / 128 - 20
   # it is killed at 40, and continued after 30 with a third batch size
   assert train(tmp_path, 30, 50, size=16) == 80 + 80 - 30
-  counts = [snapshots.read_images(tmp_path, s) for s in (20, 30, 40, 50)]
+  counts = [averages.read_images(tmp_path, s) for s in (20, 30, 40, 50)]
   assert counts == [1280, 2560, 2720, 2880]
   found = json.loads((tmp_path / 'snapshots' / 'batches.json').read_text())
   assert found == {'batches': [[0, 64], [20, 128], [30, 16]]}
@@ -86,16 +86,16 @@ def test_images_are_counted_where_the_batch_size_changes(tmp_path):
 
 def test_damage_is_noticed(tmp_path):
   train(tmp_path, 0, 20)
-  path = snapshots.path_of(tmp_path, 10)
+  path = averages.path_of(tmp_path, 10)
   flip(path, -2)
-  assert snapshots.read_images(tmp_path, 10) == 640
-  snapshots.check(tmp_path, 20)
+  assert averages.read_images(tmp_path, 10) == 640
+  averages.check(tmp_path, 20)
   with pytest.raises(ValueError, match='10.safetensors is damaged .SHA256SUMS'):
-    snapshots.check(tmp_path, 10)
+    averages.check(tmp_path, 10)
   write_safetensors(path, {}, snapshot='[' * 200_000)
   for _ in range(2):
     with pytest.raises(ValueError, match='10.safetensors is damaged'):
-      snapshots.read_images(tmp_path, 10)
+      averages.read_images(tmp_path, 10)
     path.write_bytes(path.read_bytes()[:20])
 
 
@@ -114,7 +114,7 @@ def test_damaged_sizes_of_batches_are_one_line(text, tmp_path):
   (tmp_path / 'snapshots').mkdir()
   (tmp_path / 'snapshots' / 'batches.json').write_text(text)
   with one_line('batches.json cannot be read', error=UserError):
-    snapshots.begin(tmp_path, 10, 64)
+    averages.begin(tmp_path, 10, 64)
 
 
 def test_snapshots_are_in_the_run(tmp_path):
@@ -122,9 +122,9 @@ def test_snapshots_are_in_the_run(tmp_path):
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'snapshots').symlink_to(tmp_path)
   with pytest.raises(UserError, match='snapshots, which leads out of'):
-    snapshots.begin(tmp_path / 'run', 0, 64)
+    averages.begin(tmp_path / 'run', 0, 64)
   (tmp_path / 'run' / 'snapshots').unlink()
-  snapshots.begin(tmp_path / 'run', 0, 64)
-  os.mkfifo(snapshots.path_of(tmp_path / 'run', 10))
+  averages.begin(tmp_path / 'run', 0, 64)
+  os.mkfifo(averages.path_of(tmp_path / 'run', 10))
   with pytest.raises(UserError, match='10.safetensors is a link, a pipe or a'):
-    snapshots.steps(tmp_path / 'run')
+    averages.steps(tmp_path / 'run')

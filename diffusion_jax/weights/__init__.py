@@ -1,0 +1,1 @@
+"""Files of weights: checkpoints, averages, adapters, and shared folders."""
