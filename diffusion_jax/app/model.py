@@ -17,6 +17,7 @@ from diffusion_jax.app.config import needs, unread
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import key_per_example, split_key
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
@@ -30,10 +31,12 @@ Frames = Callable[[], dict[int, np.ndarray]]
 FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
 
 
-class OtherRun(NamedTuple):
+@pytree_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class OtherRun:
   """The network of another run, with its averaged parameters."""
 
-  noisy: ConfiguredNetwork
+  noisy: ConfiguredNetwork = dataclasses.field(metadata={'static': True})
   params: Params
 
 

@@ -15,7 +15,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
 from diffusion_jax.app.config import own, prerequisites, store
 from diffusion_jax.app.drawing.boxed import in_box
-from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model, Plan
 from diffusion_jax.app.modes import sample
@@ -104,6 +104,6 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   model, params, mesh = opened.model, opened.on_devices(), opened.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
   schedule, levels, sampler, *_ = plan or (None,) * 3
-  drawing = functools.cache(lambda size: generate_film(model, mesh, size))
+  drawing = functools.cache(lambda size: generate(model, mesh, size))
   what = model.facts, model.state_shape, params, model
   return TrainedRun(schedule, levels, sampler, *what, plan, mesh, drawing)

@@ -239,7 +239,7 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
       f'low={x.low}, high={x.high}, and this program does not'
     )
   print(f'note: what the program draws is {unit}')
-  compute = in_units(model, drawing.compute)
+  compute = in_units(model, lambda *args: drawing.compute(*args)[0])
   stablehlo.save(out, compute, params, shapes, size, unit)
 
 

@@ -14,7 +14,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import generate_by
+from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.edits.methods import Batch
 from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
@@ -49,7 +49,7 @@ def draw(run: weights.Opened, path: Path, settings: np.ndarray) -> None:
   model, (edit, _, _, pictures) = run.model, run.inputs
   size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
   stored = {'settings': settings}
-  paths = kept(drawing(run), edit.count(), size, parts, 'editing', **stored)
+  paths = kept(drawings(run), edit.count(), size, parts, 'editing', **stored)
   numbers = gathered(paths, {'settings'})
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
@@ -90,7 +90,7 @@ def inputs_of(model: Model) -> EditInputs:
     return EditInputs(edit, cond, guides, edit.read(model))
 
 
-def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
+def drawings(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
   """Returns what `kept` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends
@@ -111,13 +111,20 @@ def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
   root = stream(model.config.sampling.seed, 'edit')
   size = min(model.config.sampling.batch_size, n)
 
-  def checked(params, arrays):
-    if not edit.loses:
-      sample.check_numbers(model, arrays['x'])
-    return arrays
+  drawing = generate(model, run.mesh, size, draw, root, guides)
 
-  compute = generate_by(model, draw, run.mesh, root, guides, size).then(checked)
-  return lambda index: compute.start(params, index, rows(inputs, index))
+  def start(index):
+    fetch = drawing.start(params, index, rows(inputs, index))
+
+    def finish():
+      arrays = fetch()
+      if not edit.loses:
+        sample.check_numbers(model, arrays['x'])
+      return arrays
+
+    return finish
+
+  return start
 
 
 def encoder(model: Model, params: Params) -> Encode:

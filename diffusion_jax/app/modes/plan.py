@@ -221,8 +221,10 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   inputs = index, conditions.shapes(model, size)
   params = models.shapes(model) | model.autoencoder.shapes()
   params = placed(params, sharding.replicated(mesh))
-  drawing = jax.jit(generate(model, mesh).compute)
-  traced = drawing.trace(params, *placed(inputs, sharding.batch_sharding(mesh)))
+  drawing = generate(model, mesh)
+  traced = jax.jit(lambda *args: drawing.compute(*args)[0]).trace(
+    params, *placed(inputs, sharding.batch_sharding(mesh))
+  )
   return traced, size, state_size(params, params)
 
 

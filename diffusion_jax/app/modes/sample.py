@@ -10,9 +10,9 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import in_box
-from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.drawing.generate import frames_of, generate
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Frames, Model
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
@@ -71,7 +71,7 @@ def draw_parts(
   """Draws the batches that are missing in `parts`; returns all files."""
   model, cond, n = run.model, run.inputs.cond, conditions.count(run.model)
   c = model.config.sampling
-  drawing = generate_film(model, run.mesh, min(c.batch_size, n))
+  drawing = generate(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0
 
   def start(index):
@@ -79,9 +79,9 @@ def draw_parts(
 
     def finish():
       nonlocal outside, drawn
-      x, film = fetch()
+      x, states = fetch()
       if c.trajectory and not index[0]:
-        write_film(model, film, parts)
+        write_film(model, frames_of(model, run.mesh, params, states), parts)
       check_numbers(model, x)
       samples, left = in_box(model, run.inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
@@ -96,12 +96,11 @@ def draw_parts(
   return paths
 
 
-def write_film(model: Model, film: Frames, parts: Path) -> None:
+def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None:
   """Writes the GIF of the first images."""
-  frames = film().values()
   if processes.is_first():
     path, data = parts.with_suffix('.gif'), sheets.examples(model)
-    drawn = [model.facts.x.decode(x) for x in frames]
+    drawn = [model.facts.x.decode(x) for x in frames.values()]
     images.write_gif(path, [sheets.sheet(model, x, data=data) for x in drawn])
     print(f'wrote {path}')
 

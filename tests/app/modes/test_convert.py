@@ -339,7 +339,7 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
   index = np.arange(4, 7)
   cond = {'label': np.zeros(3, np.int32)}
   drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
-  expected = drawing(params, index, cond)
+  expected, _ = drawing(params, index, cond)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
   runpy.run_path(str(out / 'run.py'))
@@ -372,7 +372,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
     rows = np.concatenate([np.full((3, 2), np.nan, np.float32), rows], axis=1)
   index = np.arange(4, 7)
   drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
-  x = drawing(params, index, {entry: given.encode(rows)})
+  x, _ = drawing(params, index, {entry: given.encode(rows)})
   expected = model.facts.x.decode(x)
   if name == 'joint':
     expected[:, 2:] = rows[:, 2:]
