@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
@@ -43,7 +42,6 @@ class TrainedRun:
   params: Params
   model: Model
   _plan: Plan | None
-  _mesh: Mesh
   _drawing: Callable[[int], PerExample]
 
   def denoiser(self, **given: Any) -> Callable:
@@ -80,13 +78,12 @@ class TrainedRun:
     if given:
       inputs = conditions.given(model, end, given)
     else:
-      inputs = conditions.choose(model, end, self._mesh)
-    cond = conditions.encoded(model, self.params, inputs)
-    inputs = inputs._replace(cond=cond)
+      inputs = conditions.choose(model, end)
+    inputs = conditions.encoded(model, self.params, inputs)
     size = min(n, model.config.sampling.batch_size)
     drawing, parts = self._drawing(size), []
     for index in np.split(np.arange(first, end), range(size, n, size)):
-      x, _ = drawing(self.params, index, rows(cond, index))
+      x, _ = drawing(self.params, index, rows(inputs.cond, index))
       sample.check_numbers(model, x)
       parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
     return np.concatenate(parts)
@@ -106,4 +103,4 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   schedule, levels, sampler, *_ = plan or (None,) * 3
   drawing = functools.cache(lambda size: generate(model, mesh, size))
   what = model.facts, model.state_shape, params, model
-  return TrainedRun(schedule, levels, sampler, *what, plan, mesh, drawing)
+  return TrainedRun(schedule, levels, sampler, *what, plan, drawing)

@@ -71,7 +71,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     model = models.make(store.with_flags(config, flags, trusted=False), workdir)
     model.check('sample')
     check_plan(model)
-    inputs = conditions.choose(model, run.count, run.mesh)
+    inputs = conditions.choose(model, run.count)
     draw = _at_once if model.plan is None else _by_steps
     yield from draw(run, model, inputs)
 

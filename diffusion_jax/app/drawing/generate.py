@@ -55,11 +55,12 @@ def frames_of(
 
   states: of `Model.draw`; {} for a model that takes no steps.
   """
-  if states is None or model.plan is None:
+  plan = model.plan
+  if states is None or plan is None:
     return {}
   decode = program('the decoder', model.latents.decoded, mesh, devices.effort(model.config)).start
   frames = [decode(params, z) for z in states.swapaxes(0, 1)]
-  levels = jax.eval_shape(lambda params: model.plan(params).levels, params)
+  levels = jax.eval_shape(lambda params: plan(params).levels, params)
   steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
   return dict(zip(steps, jax.device_get(frames), strict=True))
 

@@ -49,7 +49,7 @@ def draw(run: weights.Opened, path: Path, settings: np.ndarray) -> None:
   model, (edit, _, _, pictures) = run.model, run.inputs
   size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
   stored = {'settings': settings}
-  paths = kept(drawings(run), edit.count(), size, parts, 'editing', **stored)
+  paths = kept(drawing(run), edit.count(), size, parts, 'editing', **stored)
   numbers = gathered(paths, {'settings'})
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
@@ -90,7 +90,7 @@ def inputs_of(model: Model) -> EditInputs:
     return EditInputs(edit, cond, guides, edit.read(model))
 
 
-def drawings(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
+def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
   """Returns what `kept` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends
@@ -110,11 +110,10 @@ def drawings(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
 
   root = stream(model.config.sampling.seed, 'edit')
   size = min(model.config.sampling.batch_size, n)
-
-  drawing = generate(model, run.mesh, size, draw, root, guides)
+  program = generate(model, run.mesh, size, draw, root, guides)
 
   def start(index):
-    fetch = drawing.start(params, index, rows(inputs, index))
+    fetch = program.start(params, index, rows(inputs, index))
 
     def finish():
       arrays = fetch()
@@ -148,25 +147,24 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
   c, label = model.conditioning, choose_label(model, edit, n)
   cond = {} if label is None else {'label': label}
-  name, values = conditions.context_of(model)
-  rows = conditions.given_context(model)
+  context = conditions.Context(model)
+  rows = context.given()
   if rows is None and c.context is not None:
     check_optional(model, 'sampling.context', 'a context')
-  elif rows is not None and values is not None:
+  elif rows is not None:
     if len(rows) != 1:
       raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')
-    cond[name] = values.encode(rows).repeat(n, axis=0)
+    cond |= context.encode(rows, np.zeros(n, int))
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
-  texts = conditions.choose_texts(model, n)
-  return cond | conditions.encode_texts(model, texts)
+  return cond | conditions.Texts(model).choose(n)[0]
 
 
 def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
   """Returns edit.label as int32 [n], or None."""
   if edit.label is not None:
-    return conditions.repeat_labels(model, [edit.label], n, 'edit.label')
+    return conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')['label']
   if model.conditioning.labels:
     last = model.facts.num_classes - 1
     check_optional(model, 'edit.label', f'a class, 0..{last}')

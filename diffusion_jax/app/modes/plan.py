@@ -203,7 +203,7 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   if (context := model.facts.context) is not None:
     shape = size, *context.shape
     batch['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
-  batch |= conditions.text_shapes(config, size)
+  batch |= conditions.Texts(model).shapes(size)
   batch = placed(batch, sharding.batch_sharding(mesh))
   # Another program encodes latents.
   frozen = placed(model.teacher.shapes(), sharding.replicated(mesh))

@@ -147,7 +147,7 @@ def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   """Draws the first samples, by the program of --mode=sample."""
   c, mesh = model.config.sampling, devices.make_mesh(model.config)
   n = min(c.num_samples, c.batch_size)
-  choose = functools.partial(conditions.choose, n=n, mesh=mesh)
+  choose = functools.partial(conditions.choose, n=n)
   run = weights.opened(model, 'sample', choose)
   params = run.on_devices()
   x, states = generate(model, mesh)(params, np.arange(n), run.inputs.cond)

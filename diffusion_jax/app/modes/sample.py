@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import in_box
@@ -40,15 +40,14 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   renames the folder or the files.
   """
   run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
-  model, read = run.model, run.inputs.stored() | run.model.shown()
+  model, read = run.model, run.inputs.stored | run.model.shown()
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
   path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
   with provenance.making(path, settings, field) as done:
     if done:
       return path
-    cond = conditions.encoded(model, run.params, run.inputs)
-    run = run._replace(inputs=run.inputs._replace(cond=cond))
+    run = run._replace(inputs=conditions.encoded(model, run.params, run.inputs))
     params, stored = run.on_devices(), provenance.as_array(settings)
     paths = draw_parts(run, params, path.with_suffix('.parts'), stored)
     if processes.is_first():
@@ -59,9 +58,8 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
 
 def inputs_of(model: Model) -> conditions.Conditions:
   """Returns what the samples are conditioned on."""
-  mesh = devices.make_mesh(model.config)
-  inputs = conditions.choose(model, conditions.count(model), mesh)
-  conditions.warn_if_far(model, inputs.context)
+  inputs = conditions.choose(model, conditions.count(model))
+  conditions.warn_if_far(model, inputs)
   return inputs
 
 
@@ -111,7 +109,7 @@ def write(
   """Writes the npz file of all parts, the sheet, and the texts."""
   model, inputs = run.model, run.inputs
   samples = gathered(paths, {'settings'})['arr_0']
-  arrays = {'arr_0': samples, 'settings': settings, **inputs.stored()}
+  arrays = {'arr_0': samples, 'settings': settings, **inputs.stored}
   arrays |= model.write_more(params, path, samples)
   files.write_npz(path, arrays)
   shape = 'x'.join(map(str, samples.shape[1:]))
@@ -120,13 +118,13 @@ def write(
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   data, num_samples = sheets.examples(model), model.config.sampling.num_samples
   groups = len(samples) // num_samples  # rows of a given context
-  args = model, samples, inputs.images, data, groups
+  args = model, samples, inputs.stored, data, groups
   images.write_png(sheet, sheets.sheet(*args))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples)
-  if inputs.texts:
-    lines = [f'{files.one_line(text)}\n' for text in inputs.texts]
+  if 'texts' in inputs.stored:
+    lines = [f'{files.one_line(text)}\n' for text in inputs.stored['texts']]
     files.write_text(texts, ''.join(lines))
     print(f'wrote {texts}: what the images should show, one text a line')
 

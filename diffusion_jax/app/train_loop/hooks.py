@@ -220,7 +220,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     known = 'test_loss', *names
     check_one_of(known, 'training.keep_best_by', c.keep_best_by)
   n, size = c.metrics_images, sampling.batch_size
-  chosen = conditions.choose(model, n, mesh)
+  chosen = conditions.choose(model, n)
   drawing = generate(model, mesh, min(size, n))
   prepare, score = scoring.scorer(model)
 
@@ -234,7 +234,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     for call, (x, _) in one_ahead(lambda call: drawing.start(*call), calls):
       args = model, chosen, drawing, *call[:2], x
       parts.append(in_box(*args, attempts=FEW)[0])
-    log.results |= score({'values': np.concatenate(parts), **chosen.stored()})
+    log.results |= score({'values': np.concatenate(parts), **chosen.stored})
 
   what = 'a sample', 'training.metrics_every'
   return Hook(every, act, drawing, inputs, what, prepare=prepare)
@@ -250,7 +250,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  chosen = conditions.choose(model, n, mesh)
+  chosen = conditions.choose(model, n)
   drawing = generate(model, mesh)
   data = sheets.examples(model)
 
@@ -262,7 +262,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     x, states = drawing(*call)
     args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
-    sheet = sheets.sheet(model, samples, chosen.images, data)
+    sheet = sheets.sheet(model, samples, chosen.stored, data)
     if step == config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
