@@ -58,8 +58,7 @@ def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   1 where numbers are seen.
   """
   if Path(mask).suffix != '.npy':
-    seen = read_mask(mask, shape, 'operator.mask')
-    return operators.masked(jnp.asarray(seen))
+    return operators.masked(jnp.asarray(read_mask(mask, shape, 'operator.mask')))
   seen = npz.read_array(mask, 'mask', 'fiub')
   if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
     raise ValueError(

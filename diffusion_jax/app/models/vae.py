@@ -187,14 +187,9 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   if test:
     section = section.replace(beta=1.0, free_bits=0.0, kl_warmup=0)
     model = dataclasses.replace(model, dropout=False)
-  return section.make(
-    {
-      'encode': model.encode,
-      'decode': model.decode,
-      'log_likelihood': model.log_likelihood,
-      'num_latents': model.num_latents,
-    }
-  )
+  methods = model.encode, model.decode, model.log_likelihood
+  facts = {method.__name__: method for method in methods}
+  return section.make(facts | {'num_latents': model.num_latents})
 
 
 def problems(model: Autoencoder, mode: str) -> Iterator[str]:
