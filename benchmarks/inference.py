@@ -172,9 +172,8 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   config = store.of_run(run, store.open_run(run), flags)
   opened = weights.opened(models.make(config, run), 'sample', sample.inputs_of)
   model, params, inputs = opened.model, opened.params, opened.inputs
-  settings = provenance.of_sampling(opened, inputs.stored())
-  cond = conditions.encoded(model, params, inputs)
-  opened = opened._replace(inputs=inputs._replace(cond=cond))
+  settings = provenance.of_sampling(opened, inputs.stored)
+  opened = opened._replace(inputs=conditions.encoded(model, params, inputs))
   params, stored = opened.on_devices(), provenance.as_array(settings)
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
   start = time.process_time()

@@ -225,7 +225,7 @@ data/parquet.py data/test_refusals.py parquet_row
 app/inputs/datasets.py run_keeps_its_classes
   if ours.class_names and theirs => if not ours.class_names and theirs
 app/inputs/datasets.py run_keeps_its_classes
-  checksum=total, **names) => checksum=total)
+  checksum=total, class_names=names, skipped=skipped => checksum=total
 data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:
 data/columns.py lists_of_numbers
@@ -706,7 +706,7 @@ data/spec.py app/inputs/test_datasets.py a_stranger_fit
 data/spec.py app/inputs/test_datasets.py a_stranger_fit
   low > last => False
 app/modes/edit.py app/config/test_trust.py without_a_context_reads
-  rows = conditions.given_context(model) => rows = None
+  rows = context.given() => rows = None
 app/config/user_parts.py is_data_and_the_source
   path in ('data', 'data.source') => path == 'data'
 app/config/trust.py below_the_folder
@@ -836,7 +836,7 @@ app/modes/train.py before_a_program_is_compiled
 app/train_loop/setup.py app/modes/test_refusals.py optimizer.decay_steps
   0 < steps < len(rates) - 1 and => 0 < steps < 0 and
 app/modes/convert.py program_of_numbers
-  (cond[name] - a) / b => cond[name]
+  (cond[context.name] - a) / b => cond[name]
 app/modes/convert.py program_of_numbers
   jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
 app/modes/convert.py program_of_numbers
@@ -962,7 +962,7 @@ app/inputs/datasets.py labels_follow_the_data
 app/notebook.py trained_run_by_its_parts
   np.arange(first, end) => np.arange(n)
 app/inputs/conditions.py app/test_notebook.py vectors_are_given
-  cond[name] = facts.encode(context)[index] => cond[name] = context[index]
+  self.values.encode(values)[index => values[index
 report/charts.py cannot_be_drawn
   kept &= (y > 0) | ('y' not in log) => pass
 report/record.py report/test_results.py order_of_their_steps

@@ -17,6 +17,7 @@ from diffusion_jax.app.config.refusals import Row, idle, lines
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
@@ -27,10 +28,12 @@ from diffusion_jax.training.objectives import Objective
 Frames = Callable[[], dict[int, np.ndarray]]
 
 
-class OtherRun(NamedTuple):
+@pytree_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class OtherRun:
   """The network of another run, with its averaged parameters."""
 
-  noisy: ConfiguredNetwork
+  noisy: ConfiguredNetwork = dataclasses.field(metadata={'static': True})
   params: Params
 
 

@@ -127,7 +127,7 @@ class ConfiguredNetwork:
   def gamma(self) -> nn.Module | None:
     """The Flax module of a schedule that is trained, or None."""
     module = constructors.gamma_of(self.process.schedule)
-    return module if getattr(module, 'learned', False) else None
+    return module if _declared(module, 'learned', False) else None
 
   @property
   def learns_schedule(self) -> bool:
@@ -138,11 +138,11 @@ class ConfiguredNetwork:
   def needs(self) -> Needs:
     """What the objective, with its guidance, needs of the network."""
     objective = self.config.objective
-    needs = getattr(objective.constructor, 'needs', Needs())
+    needs = _declared(objective.constructor, 'needs', Needs())
     if (guidance := objective.get('guidance')) is None:
       return needs
-    of_guidance = getattr(guidance.constructor, 'needs', Needs())
-    return needs._replace(guidance_scale=of_guidance.guidance_scale)
+    scale = _declared(guidance.constructor, 'needs', Needs()).guidance_scale
+    return needs._replace(guidance_scale=scale)
 
   @functools.cached_property
   def inputs(self) -> Inputs:
@@ -269,9 +269,9 @@ class ConfiguredNetwork:
     )
 
 
-def _takes(constructor):
-  # The names of the inputs that a network can have.
-  return getattr(constructor, 'takes', ())
+def _declared(part, name, default):
+  # What a constructor or a module, which may be a user's, declares of itself.
+  return getattr(part, name, default)
 
 
 def _with_params(schedule, params):
@@ -284,8 +284,9 @@ def _with_params(schedule, params):
 def _inputs_of(c, facts, needs):
   x0 = jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32)
   shapes, context = {}, {}
-  for name in ('image', 'known'):  # what the network sees of x_0
-    if (function := getattr(c, name)) is not None:
+  # What the network sees of x_0.
+  for name, function in {'image': c.image, 'known': c.known}.items():
+    if function is not None:
       with from_config(f'conditioning.{name}'):
         shapes[name] = jax.eval_shape(function, abstract_key(), x0).shape
   if c.context is not None and facts.context is not None:
@@ -307,11 +308,11 @@ def _inputs_of(c, facts, needs):
 
 def _build(noisy):
   c, section = noisy.config, noisy.config.network
-  takes = _takes(section.constructor)
+  takes = _declared(section.constructor, 'takes', ())
   for name, field in _ASKED.items():
     if name in noisy.inputs.names and name not in takes:
       table = noisy.schema.table('network')
-      able = [n for n, c in table.items() if name in _takes(c)]
+      able = [n for n, c in table.items() if name in _declared(c, 'takes', ())]
       is_own = ':' in section.name
       able = ' or '.join(able) + (', or name it in `takes`' * is_own)
       raise UserError(
@@ -334,7 +335,7 @@ def _build(noisy):
       'gamma_max': c.schedule.get('gamma_max'),
     }
   )
-  needed = getattr(network, 'noise_input', None)
+  needed = _declared(network, 'noise_input', None)
   if needed not in (None, noisy.config.noise_input.name):
     raise UserError(f'network {section.name!r} needs config.noise_input={needed}')
   if noisy.needs.forward_mode and section.get('attention') == 'auto':
@@ -351,7 +352,7 @@ def _first_weights(noisy, key):
   shape = 1, noisy.facts.num_classes
   if 'out_channels' in noisy.schema.facts['network']:
     shape = *x.shape[:-1], noisy.out_channels
-  if getattr(output, 'shape', None) != shape:
+  if not isinstance(output, jax.Array) or output.shape != shape:
     raise UserError(
       f'config.network: its output for x of the shape {list(x.shape)} must be '
       f'an array {list(shape)}, and it is {kind_of(output)}'

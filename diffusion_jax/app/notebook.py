@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
 from diffusion_jax.app.config import predecessors, store, trust
 from diffusion_jax.app.drawing.boxed import in_box
-from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample
@@ -44,7 +43,6 @@ class TrainedRun:
   params: Params
   model: Model
   _plan: Plan | None
-  _mesh: Mesh
   _drawing: Callable[[int], PerExample]
 
   def denoiser(self, **given: Any) -> Callable:
@@ -81,13 +79,12 @@ class TrainedRun:
     if given:
       inputs = conditions.given(model, end, given)
     else:
-      inputs = conditions.choose(model, end, self._mesh)
-    cond = conditions.encoded(model, self.params, inputs)
-    inputs = inputs._replace(cond=cond)
+      inputs = conditions.choose(model, end)
+    inputs = conditions.encoded(model, self.params, inputs)
     size = min(n, model.config.sampling.batch_size)
     drawing, parts = self._drawing(size), []
     for index in np.split(np.arange(first, end), range(size, n, size)):
-      x, _ = drawing(self.params, index, rows(cond, index))
+      x, _ = drawing(self.params, index, rows(inputs.cond, index))
       sample.check_numbers(model, x)
       parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
     return np.concatenate(parts)
@@ -105,6 +102,6 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   model, params, mesh = opened.model, opened.on_devices(), opened.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
   schedule, levels, sampler, *_ = plan or (None,) * 3
-  drawing = functools.cache(lambda size: generate_film(model, mesh, size))
+  drawing = functools.cache(lambda size: generate(model, mesh, size))
   what = model.facts, model.state_shape, params, model
-  return TrainedRun(schedule, levels, sampler, *what, plan, mesh, drawing)
+  return TrainedRun(schedule, levels, sampler, *what, plan, drawing)

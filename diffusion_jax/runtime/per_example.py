@@ -4,10 +4,11 @@ Batches are kept in files until all are there.
 """
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from diffusion_jax.core.keys import fold_each
 from diffusion_jax.data import npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.compiling import Effort, program
+from diffusion_jax.runtime.compiling import Effort, Program, program
 from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.sharding import batch_sharding
 
@@ -28,78 +29,69 @@ Result = TypeVar('Result')
 Arrays = dict[str, np.ndarray]
 
 
-class PerExample(NamedTuple):
-  """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PerExample:
+  """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays [n, ...].
 
-  start: takes the same arguments, dispatches the work, and returns a function
-  () -> the arrays, which waits for them. compute: the same function of JAX
-  arrays, which can be traced, lowered and exported. compile: compiles `start`;
-  params may be shapes.
+  program: takes params, `others`, roots, index and inputs on the mesh. others:
+  further parameters, which are the same in all calls.
   """
 
-  start: Callable[..., Callable[[], PyTree]]
-  compute: Callable[..., PyTree]
-  compile: Callable[..., object]
+  program: Program
+  mesh: Mesh
+  roots: PyTree
+  size: int
+  others: tuple[PyTree, ...]
 
-  def __call__(self, *args: PyTree) -> PyTree:
+  def __call__(self, params: Params, index: np.ndarray, inputs: PyTree) -> PyTree:
     """Returns the arrays, [n, ...]."""
-    return self.start(*args)()
+    return self.start(params, index, inputs)()
 
-  def then(self, function: Callable[[Params, PyTree], PyTree]) -> 'PerExample':
-    """Returns this function, followed by (params, arrays) -> result."""
+  def start(self, params: Params, index: np.ndarray, inputs: PyTree) -> Callable[[], PyTree]:
+    """Dispatches the work; returns () -> the arrays, which waits for them."""
+    arrays = self.compute(params, *self._placed(index, inputs))
+    return lambda: rows(jax.device_get(arrays), slice(len(index)))
 
-    def start(params, *args):
-      fetch = self.start(params, *args)
-      return lambda: function(params, fetch())
+  def compute(self, params: Params, index: jax.Array, inputs: PyTree) -> PyTree:
+    """Returns JAX arrays; it can be traced, lowered and exported."""
+    return self.program.start(params, self.others, self.roots, index, inputs)
 
-    def compute(params, *args):
-      return function(params, self.compute(params, *args))
+  def compile(self, params: Params, index: np.ndarray, inputs: PyTree) -> None:
+    """Compiles the program that `start` uses; params may be shapes."""
+    self.program.compile(params, self.others, self.roots, *self._placed(index, inputs))
 
-    return PerExample(start, compute, self.compile)
+  def _placed(self, index, inputs):
+    n = len(index)
+    count = -(-max(n, self.size) // self.mesh.size) * self.mesh.size
+    batch = rows((index, inputs), np.arange(count) % n)
+    return jax.device_put(batch, batch_sharding(self.mesh))
 
 
 def per_example(
-  function: Callable[[Params, PyTree, PyTree], PyTree],
+  function: Callable[..., PyTree],
   mesh: Mesh,
   roots: PyTree,
   size: int = 0,
   what: str = 'a program',
   effort: Effort = 'tuned',
+  others: tuple[PyTree, ...] = (),
 ) -> PerExample:
   """Returns a function of (params, index [n], inputs) that runs on a mesh.
 
-  function: (params, keys [B], inputs) -> tree of arrays [B, ...]; it is jitted.
-  Image i gets the key fold_in(root, i), for each key in the tree `roots`, and
-  depends only on i and its inputs, a tree of NumPy arrays [n, ...]. Copies of
-  the first images fill a batch up to `size` and a multiple of the devices, and
-  are dropped from the result, so that one program serves all batches. Several
-  processes get the same result. what: the program's name in messages. effort:
-  see `compiling.options`.
+  function: (params, *others, keys [B], inputs) -> tree of arrays [B, ...]; it
+  is jitted. Image i gets the key fold_in(root, i), for each key in the tree
+  `roots`, and depends only on i and its inputs, a tree of NumPy arrays
+  [n, ...]. Copies of the first images fill a batch up to `size` and a multiple
+  of the devices, and are dropped from the result, so that one program serves
+  all batches. Several processes get the same result. what: the program's name
+  in messages. effort: see `compiling.options`. others: further parameters.
   """
 
-  def images(params, roots, index, inputs):
+  def images(params, others, roots, index, inputs):
     keys = jax.tree.map(lambda root: fold_each(root, index), roots)
-    return function(params, keys, inputs)
+    return function(params, *others, keys, inputs)
 
-  on_devices = program(what, images, mesh, effort)
-
-  def placed(index, inputs):
-    n = len(index)
-    count = -(-max(n, size) // mesh.size) * mesh.size
-    batch = rows((index, inputs), np.arange(count) % n)
-    return jax.device_put(batch, batch_sharding(mesh))
-
-  def start(params, index, inputs):
-    arrays = on_devices.start(params, roots, *placed(index, inputs))
-    return lambda: rows(jax.device_get(arrays), slice(len(index)))
-
-  def compute(params, index, inputs):
-    return on_devices.start(params, roots, index, inputs)
-
-  def compile(params, index, inputs):
-    on_devices.compile(params, roots, *placed(index, inputs))
-
-  return PerExample(start, compute, compile)
+  return PerExample(program(what, images, mesh, effort), mesh, roots, size, others)
 
 
 def one_ahead(

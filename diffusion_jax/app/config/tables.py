@@ -252,7 +252,7 @@ TABLES = {
     'superres': pictures.Superres,
     'colorize': pictures.Colorize,
     'restore': restoration.Restore,
-    'steer': restoration.Steer,
+    'steer': posteriors.Steer,
   },
   'edit.method': {
     'repaint': methods.repaint,
@@ -280,7 +280,7 @@ TABLES = {
     'dps': posteriors.dps,
     'red_diff': posteriors.red_diff,
   },
-  'edit.reward': {'brightness': restoration.brightness},
+  'edit.reward': {'brightness': posteriors.brightness},
 }
 
 # What configs of discrete states have instead.

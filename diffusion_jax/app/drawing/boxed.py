@@ -26,7 +26,7 @@ def in_box(
 ) -> tuple[np.ndarray, int]:
   """Returns drawn x in the user's units, and how many draws were outside.
 
-  drawing: the function of `generate_film`, which draws these again; index: of
+  drawing: the function of `generate`, which draws these again; index: of
   the samples [n]; x: the first draw [n, ...]. After ATTEMPTS outside a sample
   raises UserError, after fewer `attempts` it stays outside.
   """

@@ -15,7 +15,7 @@ from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import check_plan, with_params
+from diffusion_jax.app.drawing.generate import check_plan
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
@@ -71,7 +71,7 @@ def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
     model = models.make(store.with_flags(config, flags, trusted=False), workdir)
     model.check('sample')
     check_plan(model)
-    inputs = conditions.choose(model, run.count, run.mesh)
+    inputs = conditions.choose(model, run.count)
     draw = _at_once if model.plan is None else _by_steps
     yield from draw(run, model, inputs)
 
@@ -83,9 +83,8 @@ class _Run:
 
   def __init__(self, model: Model):
     run = weights.opened(model, 'sample', other_runs.guides_of)
-    self.mesh, self.guides, self.params = run.mesh, run.inputs, run.on_devices()
-    others = {n: guide.params for n, guide in run.inputs.items()}
-    self.both = self.params, replicate(run.mesh, others)
+    self.mesh, self.params = run.mesh, run.on_devices()
+    self.both = self.params, replicate(run.mesh, run.inputs)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
     self._how = run.mesh, devices.effort(model.config)
@@ -99,8 +98,7 @@ class _Run:
     key = key_of(model.config)
     with self.lock:
       if key not in self._kept:
-        step = step_of(model, self.guides)
-        step = program('the sampler', step, *self._how)
+        step = program('the sampler', step_of(model), *self._how)
         decoder = program('the decoder', model.latents.decoded, *self._how)
         self._kept[key] = step, decoder
       return self._kept[key]
@@ -140,7 +138,7 @@ def _by_steps(run, model, inputs):
   # A drawing that nobody waits for ends after any step.
   step, decode = run.programs(model)
   key = key_of(model.config)
-  plan, scale = model.plan(run.params, run.guides), scale_of(model.config)
+  plan, scale = model.plan(*run.both), scale_of(model.config)
   levels = jax.device_get(plan.levels)
   total = len(levels.t) - 1
 
@@ -181,18 +179,18 @@ def _by_steps(run, model, inputs):
     yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
 
 
-def step_of(model: Model, guides: other_runs.Guides) -> Callable:
+def step_of(model: Model) -> Callable:
   """Returns the function of one step, or of all for a model without steps."""
 
   def step(both, keys, x, state, cond, scale, ends):
     assert model.plan is not None
-    plan, (level_t, level_s) = model.plan(*with_params(guides, both)), ends
+    plan, (level_t, level_s) = model.plan(*both), ends
     args = plan.sampler, keys, x, state, plan.step_function(cond, scale=scale)
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
     assert model.draw is not None
-    return model.draw(*with_params(guides, both), keys, cond)[0]
+    return model.draw(*both, keys, cond)[0]
 
   return whole if model.plan is None else step
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax.aliases import Params
+from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app import devices
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Guides, Model
@@ -22,76 +23,47 @@ from diffusion_jax.sampling.grids import count_steps
 from diffusion_jax.sampling.sampler import sample, spread_levels
 
 
-def generate(model: Model, mesh: Mesh, size: int = 0) -> PerExample:
-  """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
-
-  Image i of a seed is the same in every batch and on any devices. The runs that
-  config.sampling names guide it. size: batch size, as in `per_example`.
-  """
-  return _drawn(model, mesh, size).then(lambda params, drawn: drawn[0])
-
-
-def generate_film(model: Model, mesh: Mesh, size: int = 0) -> PerExample:
-  """Returns (params, index [n], cond) -> (images, `Frames`), by one program.
-
-  It is the program of `generate`. A model that takes no steps has no frames,
-  but None.
-  """
-  each = _drawn(model, mesh, size)
-  if model.plan is None:
-    return each
-  plan, how = model.plan, devices.effort(model.config)
-  decode = program('the decoder', model.latents.decoded, mesh, how).start
-
-  def with_film(params, drawn):
-    x, states = drawn
-
-    def film():
-      frames = [decode(params, z) for z in states.swapaxes(0, 1)]
-      levels = jax.eval_shape(lambda params: plan(params).levels, params)
-      steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
-      return dict(zip(steps, jax.device_get(frames), strict=True))
-
-    return x, film
-
-  return each.then(with_film)
-
-
-def _drawn(model, mesh, size):
-  if model.draw is None:
-    model.check('sample')  # It refuses.
-  assert model.draw is not None
-  guides = other_runs.guides_of(model)
-  return generate_by(model, model.draw, mesh, model.root(), guides, size)
-
-
-def generate_by(
-  model: Model, draw: Callable, mesh: Mesh, root: jax.Array, guides: Guides, size: int = 0
+def generate(
+  model: Model,
+  mesh: Mesh,
+  size: int = 0,
+  draw: Callable[..., PyTree] | None = None,
+  root: jax.Array | None = None,
+  guides: Guides | None = None,
 ) -> PerExample:
-  """Returns (params, index [n], inputs) -> what another function draws.
+  """Returns (params, index [n], inputs) -> what `draw` returns, by one program.
 
-  draw: (params, guides, keys [B], inputs) -> arrays [B, ...]; root: the key
-  from which each image's key is made; size: batch size, as in `per_example`.
+  Image i of a seed is the same in every batch and on any devices. size: batch
+  size, as in `per_example`. draw: as `Model.draw`, which is the default; root:
+  the key from which each image's key is made; guides: the runs that guide it,
+  by default those that config.sampling names.
   """
+  draw = draw or model.draw
+  if draw is None:
+    model.check('sample')  # It refuses.
+  assert draw is not None
+  guides = other_runs.guides_of(model) if guides is None else guides
   check_plan(model)
-  weights = replicate(mesh, {n: guide.params for n, guide in guides.items()})
-
-  def images(both, keys, inputs):
-    return draw(*with_params(guides, both), keys, inputs)
-
-  how = devices.effort(model.config)
-  each = per_example(images, mesh, root, size, 'the sampler', how)
-
-  def with_guides(function):
-    return lambda params, *args: function((params, weights), *args)
-
-  return PerExample(*map(with_guides, each))
+  root, how = model.root() if root is None else root, devices.effort(model.config)
+  others = (replicate(mesh, guides),)
+  return per_example(draw, mesh, root, size, 'the sampler', how, others)
 
 
-def with_params(guides: Guides, both: tuple) -> tuple[Params, Guides]:
-  """Returns (params, the guides with theirs) of both trees of parameters."""
-  params, others = both
-  return params, {n: g._replace(params=others[n]) for n, g in guides.items()}
+def frames_of(
+  model: Model, mesh: Mesh, params: Params, states: np.ndarray | None
+) -> dict[int, np.ndarray]:
+  """Returns the first images after some steps, {number of steps: [m, ...]}.
+
+  states: of `Model.draw`; {} for a model that takes no steps.
+  """
+  plan = model.plan
+  if states is None or plan is None:
+    return {}
+  decode = program('the decoder', model.latents.decoded, mesh, devices.effort(model.config)).start
+  frames = [decode(params, z) for z in states.swapaxes(0, 1)]
+  levels = jax.eval_shape(lambda params: plan(params).levels, params)
+  steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
+  return dict(zip(steps, jax.device_get(frames), strict=True))
 
 
 def check_plan(model: Model) -> None:

@@ -1,10 +1,13 @@
 """Drawings of many samples on one sheet."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.inputs.conditions import ImageConditions, takes_labels
+from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.model import Model
 from diffusion_jax.data import drawings
 from diffusion_jax.errors import UserError
@@ -43,19 +46,20 @@ def examples(model: Model) -> np.ndarray | None:
 def sheet(
   model: Model,
   samples: np.ndarray,
-  conditions: ImageConditions | None = None,
+  stored: Mapping[str, np.ndarray] = MappingProxyType({}),
   data: np.ndarray | None = None,
   groups: int = 1,
 ) -> np.ndarray:
   """Draws the first samples, as files have them, on one sheet.
 
-  Columns are classes or prompts. conditions: each picture is drawn between its
-  condition and the original; data: `examples`; groups: see `drawings.sheet`.
+  Columns are classes or prompts. stored: of `Conditions`; each picture is drawn
+  between its condition and the original, if they are there. data: `examples`.
+  groups: see `drawings.sheet`.
   """
-  values, threes = model.facts.x, conditions is not None
+  values, threes = model.facts.x, 'originals' in stored
   limit = 400 if values.levels or len(values.shape) > 1 else _MOST
-  if conditions is not None:
-    parts = zip(conditions.shown, samples, conditions.originals, strict=False)
+  if threes:
+    parts = zip(stored['conditions'], samples, stored['originals'], strict=False)
     samples = np.concatenate([np.stack(three) for three in parts])
     limit = 399  # whole threes
   samples = first_of(samples, groups, limit)

@@ -18,7 +18,8 @@ from diffusion_jax.app.config.fields import Suffix
 from diffusion_jax.app.edits.methods import Batch, Known, Method, Run, fitting
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.data import drawings, images
+from diffusion_jax.data import drawings, images, npz
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.ranges import Count, Probability, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
@@ -61,7 +62,7 @@ class Edit(abc.ABC):
 
   def read(self, model: Run) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
-    shape, paths = self.shape(model), {n: getattr(self, n) for n in self.files}
+    shape, paths = self.shape(model), {n: vars(self)[n] for n in self.files}
     return {
       n: read_mask(path, shape) if n == 'mask' else read_picture(path, n, shape)
       for n, path in paths.items()
@@ -292,6 +293,28 @@ def read_mask(path: str, shape: tuple[int, ...], where: str = 'mask') -> np.ndar
       'nothing would be filled in'
     )
   return mask
+
+
+def read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Reads an array of `shape` from a .npy file; ValueError for any other."""
+  if Path(path).suffix != '.npy':
+    raise ValueError(f'{path} is not a .npy file, which data other than pictures need')
+  x = npz.read_array(path, 'x')
+  if x.shape != tuple(shape):
+    raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
+  return x
+
+
+def read_measurement(path: str, shape: tuple[int, ...], values: ArraySpec) -> np.ndarray:
+  """Reads a picture in [-1, 1], or an array in its own units."""
+  if Path(path).suffix == '.npy' or not values.is_picture:
+    return read_array(path, shape)  # refuses other files
+  if len(shape) != 3 or shape[-1] not in (1, 3):
+    raise ValueError(
+      f'{path}: this operator measures an array {shape}, not a '
+      f'picture: give a .npy file, or simulate=True with clean pictures'
+    )
+  return images.PICTURES.encode(read_picture(path, 'image', shape))
 
 
 def as_picture(model: Run, x: np.ndarray) -> np.ndarray:

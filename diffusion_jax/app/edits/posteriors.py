@@ -1,22 +1,32 @@
-"""How --mode=edit draws from p(x_0 | y): methods with their settings.
+"""How --mode=edit draws from p(x_0 | y): methods; the edit `steer` by a reward.
 
-Each makes images of a `Plan` from a measurement, by functions of the library.
+Each method makes images of a `Plan` from a measurement, by functions of the library.
 """
 
+import functools
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import diffusion_jax as dj
-from diffusion_jax.app.edits.methods import STEPS, Batch, Method, reconstruction
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.edits.methods import STEPS, Batch, Method, Run, reconstruction
+from diffusion_jax.app.edits.pictures import Edit, Made
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
-from diffusion_jax.ranges import NonNegative, Positive, Probability, Size
+from diffusion_jax.core.operators import Operator
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 
 Array = jax.Array
+MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 
 
 def moment(iterations: Size = 4) -> Method:
@@ -195,6 +205,22 @@ def whiteness(batch: Batch, x0: Array) -> Array:
   return scale * jnp.mean(signs * product, axis=tuple(range(1, x0.ndim)))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def noise_needed(forward: Operator, y: Array, x0: Array, std: float) -> Array:
+  """Returns a lower bound of rms(y - A x) / std for pictures x in [-1, 1], [P].
+
+  By Cauchy-Schwarz |r| |y - A x| >= r^T y - x^T A^T r >= r^T y - |A^T r|_1 for
+  any r, here what a picture of unit variance does not explain.
+  """
+  measurement = dj.Measurement(y, forward, std)
+  r = dj.unexplained(measurement, x0, precision=1.0)
+  back = jnp.abs(measurement.transpose(x0)(r))
+  r, y, back = (a.reshape(len(a), -1) for a in (r, y, back))
+  bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
+  size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
+  return bound / jnp.maximum(size, 1e-12)
+
+
 def steer(
   batch: Batch,
   log_likelihood: LogLikelihood,
@@ -229,3 +255,73 @@ def _twist(known, iterations):
   if known.is_linear:
     return dj.pseudoinverse_twist(known, iterations)
   return dj.spread_twist(known)
+
+
+def brightness(x0: jax.Array, strength: Finite = 10.0) -> jax.Array:
+  """Computes the mean of all pixels, times `strength`, [B]."""
+  return strength * jnp.mean(x0, axis=tuple(range(1, x0.ndim)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steer(Edit):
+  """Draws from the run's images times exp(reward), by weighted particles.
+
+  Args:
+    reward: x_0 -> numbers, brightness or a function of yours, module:name
+    particles: of each result, which is one of them
+    gradient: whether the reward's gradient moves them
+  """
+
+  reward: Node | None = None
+  particles: Size = 16
+  gradient: bool = True
+
+  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+    node, values = self.reward, model.facts.x
+    assert node is not None  # else it was refused
+
+    def reward(x):
+      x0 = batch.decode(x)
+      if not values.levels:  # in the user's units
+        a, b = values.affine
+        x0 = a + b * x0
+      found = node.make({'x0': x0})
+      if jnp.shape(found) != x.shape[:1]:
+        raise UserError(
+          f'config.edit.reward={node.name}: its result has the shape '
+          f'{list(jnp.shape(found))}, [{len(x)}] is needed, one for each image'
+        )
+      return found
+
+    drawn = steer(batch, reward, None, self.particles, self.gradient)
+    return drawn | {'reward': reward(drawn['x'])}
+
+  def write(self, model: Run, path: Path, made: Made) -> None:
+    super().write(model, path, made)
+    numbers = made.numbers
+    found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
+    found['lowest_ess'] = float(numbers['lowest_ess'].min())
+    print(f'{listed(found)}{warning(**found)}')
+
+
+def listed(found: Mapping[str, float]) -> str:
+  """Returns numbers with their names."""
+  return ', '.join(f'{name} {x:.3g}' for name, x in found.items())
+
+
+def warning(residual: float = 1.0, lowest_ess: float = np.inf, **_: float) -> str:
+  """Returns what numbers of samples say against them; '' if nothing."""
+  if lowest_ess < 1.5:
+    return (
+      '. One particle had nearly all the weight, so neither the samples nor '
+      'log_evidence are reliable: take more particles, or more steps'
+    )
+  if 1 / MOST <= residual <= MOST:
+    return ''
+  high = (
+    'the method has not reached y: try edit.posterior=decoupled, more '
+    'posterior.iterations or sampling.num_steps, then check noise and operator'
+  )
+  return '. The residual is |y - operator(x)| / noise, about 1 for a sample: ' + (
+    high if residual > 1.0 else 'noise is too large'
+  )

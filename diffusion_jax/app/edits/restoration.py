@@ -1,8 +1,9 @@
-"""Edits that draw from a posterior: `restore` pictures, `steer` by a reward."""
+"""The edit `restore`: pictures, or other data, from a measurement of them."""
 
 import functools
 import glob
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -11,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits.methods import Batch, Known, Method, Run
 from diffusion_jax.app.edits.pictures import (
@@ -20,12 +20,14 @@ from diffusion_jax.app.edits.pictures import (
   Made,
   Pictures,
   as_picture,
+  read_array,
   read_mask,
+  read_measurement,
   read_picture,
   write_drawing,
   write_grid,
 )
-from diffusion_jax.app.edits.posteriors import steer, whiteness
+from diffusion_jax.app.edits.posteriors import MOST, listed, noise_needed, warning, whiteness
 from diffusion_jax.core import operators
 from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream
@@ -33,12 +35,11 @@ from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images, npz
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Finite, Positive, Size
+from diffusion_jax.ranges import Positive
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
 _GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
 _ROWS = 16  # of the sheet
-_MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 
 
 def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
@@ -48,8 +49,7 @@ def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   1 where numbers are seen.
   """
   if Path(mask).suffix != '.npy':
-    seen = read_mask(mask, shape, 'operator.mask')
-    return operators.masked(jnp.asarray(seen))
+    return operators.masked(jnp.asarray(read_mask(mask, shape, 'operator.mask')))
   seen = npz.read_array(mask, 'mask', 'fiub')
   if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
     raise ValueError(
@@ -67,11 +67,6 @@ def matrix(path: str = '', *, shape: tuple[int, ...]) -> Operator:
       f'[M, {size}] is needed for x of the shape {list(shape)}'
     )
   return lambda x: x.reshape(len(x), -1) @ jnp.asarray(rows, x.dtype).T
-
-
-def brightness(x0: jax.Array, strength: Finite = 10.0) -> jax.Array:
-  """Computes the mean of all pixels, times `strength`, [B]."""
-  return strength * jnp.mean(x0, axis=tuple(range(1, x0.ndim)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,39 +105,33 @@ class Restore(Edit):
       print(f'noise: {grey} grey levels of 255, {std} in [-1, 1]')
     print(self.posterior.note, end='')
     if not self.simulate:
-      y = np.stack([_read(path, shape, values) for path in self.paths])
+      y = np.stack([read_measurement(path, shape, values) for path in self.paths])
       return names | {'y': self._possible(model, y - damage.offset)}
-    clean = np.stack(
-      [
-        read_picture(path, 'image', values.shape)
-        if values.is_picture
-        else _array(path, values.shape)
-        for path in self.paths
-      ]
-    )
+    if values.is_picture:
+      clean = np.stack([read_picture(path, 'image', values.shape) for path in self.paths])
+    else:
+      clean = np.stack([read_array(path, values.shape) for path in self.paths])
     y = jax.jit(damage.forward)(values.written.encode(clean))
     key = stream(model.config.sampling.seed, 'measurement')
     y += damage.std * jax.random.normal(key, y.shape)
     y /= damage.weights
     return names | {'y': self._possible(model, y), 'clean': clean}
 
-  def _damage(self, model):
-    if not self._kept:
+  @functools.cached_property
+  def _damage(self) -> Callable[[Run], '_Damage']:
+    # A mask is read, and described, once.
+    @functools.cache
+    def damage(model):
       assert self.operator is not None  # else it was refused
       operator = self.operator.make({'shape': model.facts.x.shape})
-      self._kept.append(_damage_of(operator, self.noise, model.facts.x))
-    return self._kept[0]
+      return _damage_of(operator, self.noise, model.facts.x)
 
-  @functools.cached_property
-  def _kept(self) -> list['_Damage']:
-    return []  # the damage: a mask is read, and described, once
+    return damage
 
   def _possible(self, model, y):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
-    x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
-    damage = self._damage(model)
-    seen = damage.seen
+    damage, seen = self._damage(model), self._damage(model).seen
     y = np.where(seen, y, 0.0).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
@@ -151,9 +140,10 @@ class Restore(Edit):
       )
     if not damage.is_linear or not model.facts.x.levels:
       return y
-    own = damage.forward, y * damage.weights, x0, damage.std
-    needed = _noise_needed(*own) / np.sqrt(seen.mean())
-    beyond = needed > _MOST
+    x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
+    needed = noise_needed(damage.forward, y * damage.weights, x0, damage.std)
+    needed /= np.sqrt(seen.mean())
+    beyond = needed > MOST
     if beyond.any():
       worst = Path(self.paths[np.argmax(needed)]).name
       print(
@@ -198,13 +188,8 @@ class Restore(Edit):
         f'and {c.operator.name} is not: set posterior to steered or '
         'pseudoinverse, or for decoupled and gibbs posterior.step_size'
       )
-    known = Known(
-      batch.inputs['y'] * damage.weights,
-      lambda x: damage.forward(batch.decode(x)),
-      damage.std,
-      is_linear=linear,
-      width=damage.width,
-    )
+    y, how = batch.inputs['y'] * damage.weights, {'is_linear': linear, 'width': damage.width}
+    known = Known(y, lambda x: damage.forward(batch.decode(x)), damage.std, **how)
     drawn = self.posterior.draw(batch, known)
     residual = known.residual(drawn['x']) / damage.std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
@@ -215,6 +200,7 @@ class Restore(Edit):
 
   def write(self, model: Run, path: Path, made: Made) -> None:
     y, clean = made.pictures['y'], made.pictures.get('clean')
+    has_pictures = y.ndim == 4 and y.shape[-1] in (1, 3)
     samples = made.results.reshape(len(y), -1, *made.results.shape[1:])
     sheet, every = [], []
     for i, file in enumerate(self.paths):
@@ -225,15 +211,13 @@ class Restore(Edit):
         continue
       every += [figures] if figures else []
       x = np.nan_to_num(mine['x'])
-      parts = {
-        **{str(j): one for j, one in enumerate(samples[i])},
-        'mean': images.PICTURES.decode(x.mean(axis=0)),
-        'std': images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0),
-      }
+      parts = {str(j): one for j, one in enumerate(samples[i])}
+      parts['mean'] = images.PICTURES.decode(x.mean(axis=0))
+      parts['std'] = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
       for part, picture in parts.items():
         images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
       row = [] if clean is None else [clean[i]]
-      if _is_picture(y[i]):
+      if has_pictures:
         row.append(as_picture(model, images.PICTURES.decode(y[i])))
       sheet.append([*row, *parts.values()])
     if not sheet:  # Arrays are in the npz file.
@@ -241,7 +225,7 @@ class Restore(Edit):
     means = {n: float(np.mean([f[n] for f in every])) for n in every[0]}
     white = means.pop('whiteness', 1.0)
     if len(y) > 1:
-      print(f'mean of {len(y)} pictures: {_listed(means)}')
+      print(f'mean of {len(y)} pictures: {listed(means)}')
     if white < 0.5:
       print(
         f'where sigma = alpha, x_0 has {white:.2g} of the variance that '
@@ -251,9 +235,8 @@ class Restore(Edit):
       )
     print(f'wrote {path}_<picture>_0.png and others, _mean.png, _std.png')
     rows = np.concatenate([np.stack(row) for row in sheet[:_ROWS]])
-    first = 'clean, ' * (clean is not None) + 'y, ' * _is_picture(y[0])
-    of = f'{first}samples, their mean and standard deviation'
-    write_grid(path, rows, len(sheet[0]), of)
+    first = 'clean, ' * (clean is not None) + 'y, ' * has_pictures
+    write_grid(path, rows, len(sheet[0]), f'{first}samples, their mean and standard deviation')
 
   def _summarized(self, model, made, i):
     # Prints the figures of measurement i; returns the numbers of its samples
@@ -268,51 +251,9 @@ class Restore(Edit):
       figures = _figures(numbers, truth)
       hidden = ('whiteness',) if values.is_picture else ('psnr', 'psnr_of_mean')
       shown = {n: x for n, x in figures.items() if n not in hidden}
-      print(f'{name}: {_listed(shown)}{_warning(**shown)}')
+      print(f'{name}: {listed(shown)}{warning(**shown)}')
     print(_left(name, kept), end='')
     return numbers, figures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Steer(Edit):
-  """Draws from the run's images times exp(reward), by weighted particles.
-
-  Args:
-    reward: x_0 -> numbers, brightness or a function of yours, module:name
-    particles: of each result, which is one of them
-    gradient: whether the reward's gradient moves them
-  """
-
-  reward: Node | None = None
-  particles: Size = 16
-  gradient: bool = True
-
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
-    node, values = self.reward, model.facts.x
-    assert node is not None  # else it was refused
-
-    def reward(x):
-      x0 = batch.decode(x)
-      if not values.levels:  # in the user's units
-        a, b = values.affine
-        x0 = a + b * x0
-      found = node.make({'x0': x0})
-      if jnp.shape(found) != x.shape[:1]:
-        raise UserError(
-          f'config.edit.reward={node.name}: its result has the shape '
-          f'{list(jnp.shape(found))}, [{len(x)}] is needed, one for each image'
-        )
-      return found
-
-    drawn = steer(batch, reward, None, self.particles, self.gradient)
-    return drawn | {'reward': reward(drawn['x'])}
-
-  def write(self, model: Run, path: Path, made: Made) -> None:
-    super().write(model, path, made)
-    numbers = made.numbers
-    found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
-    found['lowest_ess'] = float(numbers['lowest_ess'].min())
-    print(f'{_listed(found)}{_warning(**found)}')
 
 
 class _Damage(NamedTuple):
@@ -362,7 +303,6 @@ def _damage_of(operator, noise, values):
 
 
 def _checked_noise(noise, y):
-  # Returns the values of `noise` along the last axis of y, [1, ..., C or 1].
   noise, channels = np.atleast_1d(noise), y.shape[-1] if y.ndim > 1 else 1
   if len(noise) not in (1, channels):
     raise ValueError(
@@ -402,49 +342,6 @@ def _rms(x):
   return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
-def _array(path, shape):
-  if Path(path).suffix != '.npy':
-    raise ValueError(f'{path} is not a .npy file, which data other than pictures need')
-  x = npz.read_array(path, 'x')
-  if x.shape != tuple(shape):
-    raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
-  return x
-
-
-def _read(path, shape, values):
-  # Reads a measurement: a picture in [-1, 1], or an array in its own units.
-  if Path(path).suffix == '.npy' or not values.is_picture:
-    return _array(path, shape)  # refuses other files
-  if len(shape) != 3 or shape[-1] not in (1, 3):
-    raise ValueError(
-      f'{path}: this operator measures an array {shape}, not a '
-      f'picture: give a .npy file, or simulate=True with clean pictures'
-    )
-  return images.PICTURES.encode(read_picture(path, 'image', shape))
-
-
-def _is_picture(y):
-  return y.ndim == 3 and y.shape[-1] in (1, 3)
-
-
-def _listed(found):
-  return ', '.join(f'{name} {x:.3g}' for name, x in found.items())
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _noise_needed(forward, y, x0, std):
-  # A lower bound of rms(y - A x) / std for all pictures x in [-1, 1], [P]: by
-  # Cauchy-Schwarz |r| |y - A x| >= r^T y - x^T A^T r >= r^T y - |A^T r|_1 for
-  # any r, here what a picture of unit variance does not explain.
-  measurement = dj.Measurement(y, forward, std)
-  r = dj.unexplained(measurement, x0, precision=1.0)
-  back = jnp.abs(measurement.transpose(x0)(r))
-  r, y, back = (a.reshape(len(a), -1) for a in (r, y, back))
-  bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
-  size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
-  return bound / jnp.maximum(size, 1e-12)
-
-
 def _kept(x, residual):
   # Which samples [S, ...] of a picture are finite, with a residual [S] at most
   # 3 times the usual one, their median, or 1 if that is less.
@@ -453,14 +350,14 @@ def _kept(x, residual):
   if not finite.any():
     return finite
   usual = np.quantile(residual[finite], 0.5, method='lower')
-  return finite & (residual <= _MOST * max(1.0, usual))
+  return finite & (residual <= MOST * max(1.0, usual))
 
 
 def _left(file, kept):
   lost = ', '.join(map(str, np.flatnonzero(~kept)))
   return lost and (
     f'{file}: {(~kept).sum()} of {len(kept)} samples are left out ({lost}): '
-    f'not finite, or with a residual above {_MOST:g} times the usual one. The '
+    f'not finite, or with a residual above {MOST:g} times the usual one. The '
     'mean, std and figures are without them. Try more sampling.num_steps, or '
     'another edit.posterior\n'
   )
@@ -475,20 +372,3 @@ def _figures(numbers, clean):
     if key not in ('x', 'residual'):
       found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
   return found
-
-
-def _warning(residual=1.0, lowest_ess=np.inf, **_):
-  if lowest_ess < 1.5:
-    return (
-      '. One particle had nearly all the weight, so neither the samples nor '
-      'log_evidence are reliable: take more particles, or more steps'
-    )
-  if 1 / _MOST <= residual <= _MOST:
-    return ''
-  high = (
-    'the method has not reached y: try edit.posterior=decoupled, more '
-    'posterior.iterations or sampling.num_steps, then check noise and operator'
-  )
-  return '. The residual is |y - operator(x)| / noise, about 1 for a sample: ' + (
-    high if residual > 1.0 else 'noise is too large'
-  )

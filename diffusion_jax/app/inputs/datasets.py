@@ -42,10 +42,10 @@ def first_block(config: Node, tried: dict) -> Node:
 
 def with_contents(facts: Facts, source: Source) -> Facts:
   """Returns facts with a source's size, checksum, classes and skipped names."""
-  names = {n: getattr(source.facts, n) for n in ('class_names', 'skipped')}
+  names, skipped = source.facts.class_names, source.facts.skipped
   with from_config('data'):
     total = checksum(source)
-  return facts._replace(examples=len(source), checksum=total, **names)
+  return facts._replace(examples=len(source), checksum=total, class_names=names, skipped=skipped)
 
 
 def facts_of(config: Node) -> Facts:

@@ -84,14 +84,18 @@ class Autoencoder:
   @property
   def num_latents(self) -> int:
     """T, the number of layers of latents; 1 for objective=vae."""
-    return getattr(self.network, 'num_latents', 1)
+    return self._num_layers or 1
+
+  @property
+  def _num_layers(self) -> int | None:
+    # None of a network whose methods take no layer.
+    return getattr(self.network, 'num_latents', None)
 
   def _method(self, name, params, t, z, key):
-    network = self.network
-    inputs = (t, z) if hasattr(network, 'num_latents') else (z,)
+    inputs = (z,) if self._num_layers is None else (t, z)
     rngs = {} if key is None else {'dropout': key}
     inputs = {'params': params}, *inputs, key is not None
-    output: PyTree = network.apply(*inputs, rngs=rngs, method=name)
+    output: PyTree = self.network.apply(*inputs, rngs=rngs, method=name)
     if not isinstance(output, tuple):
       return output
     return dj.Normal(output[0], jnp.exp(output[1]))
@@ -184,8 +188,9 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   if test:
     section = section.replace(beta=1.0, free_bits=0.0, kl_warmup=0)
     model = dataclasses.replace(model, dropout=False)
-  facts = 'encode', 'decode', 'log_likelihood', 'num_latents'
-  return section.make({name: getattr(model, name) for name in facts})
+  methods = model.encode, model.decode, model.log_likelihood
+  facts = {method.__name__: method for method in methods}
+  return section.make(facts | {'num_latents': model.num_latents})
 
 
 def has_more_layers(model: Autoencoder) -> Row:

@@ -239,7 +239,7 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
       f'low={x.low}, high={x.high}, and this program does not'
     )
   print(f'note: what the program draws is {unit}')
-  compute = in_units(model, drawing.compute)
+  compute = in_units(model, lambda *args: drawing.compute(*args)[0])
   stablehlo.save(out, compute, params, shapes, size, unit)
 
 
@@ -248,13 +248,13 @@ def in_units(model: Model, compute: Callable) -> Callable:
 
   compute: of standardised ones. Levels stay in [-1, 1].
   """
-  (name, given), values = conditions.context_of(model), model.facts.x
+  context, values = conditions.Context(model), model.facts.x
 
   def in_their_units(params, index, cond):
     seen, known = cond, cond.get('known', np.nan)
-    if given is not None:
-      a, b = given.affine
-      seen = cond | {name: (cond[name] - a) / b}
+    if context.values is not None:
+      a, b = context.values.affine
+      seen = cond | {context.name: (cond[context.name] - a) / b}
     x = compute(params, index, seen)
     a, b = values.affine
     return x if values.levels else jnp.where(jnp.isnan(known), a + b * x, known)

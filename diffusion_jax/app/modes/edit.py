@@ -14,7 +14,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import generate_by
+from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.edits.methods import Batch
 from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
@@ -109,14 +109,20 @@ def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
 
   root = stream(model.config.sampling.seed, 'edit')
   size = min(model.config.sampling.batch_size, n)
+  program = generate(model, run.mesh, size, draw, root, guides)
 
-  def checked(params, arrays):
-    if not edit.loses:
-      sample.check_numbers(model, arrays['x'])
-    return arrays
+  def start(index):
+    fetch = program.start(params, index, rows(inputs, index))
 
-  compute = generate_by(model, draw, run.mesh, root, guides, size).then(checked)
-  return lambda index: compute.start(params, index, rows(inputs, index))
+    def finish():
+      arrays = fetch()
+      if not edit.loses:
+        sample.check_numbers(model, arrays['x'])
+      return arrays
+
+    return finish
+
+  return start
 
 
 def encoder(model: Model, params: Params) -> Encode:
@@ -140,25 +146,24 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
   c, label = model.conditioning, choose_label(model, edit, n)
   cond = {} if label is None else {'label': label}
-  name, values = conditions.context_of(model)
-  rows = conditions.given_context(model)
+  context = conditions.Context(model)
+  rows = context.given()
   if rows is None and c.context is not None:
     check_optional(model, 'sampling.context', 'a context')
-  elif rows is not None and values is not None:
+  elif rows is not None:
     if len(rows) != 1:
       raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')
-    cond[name] = values.encode(rows).repeat(n, axis=0)
+    cond |= context.encode(rows, np.zeros(n, int))
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
-  texts = conditions.choose_texts(model, n)
-  return cond | conditions.encode_texts(model, texts)
+  return cond | conditions.Texts(model).choose(n)[0]
 
 
 def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
   """Returns edit.label as int32 [n], or None."""
   if edit.label is not None:
-    return conditions.repeat_labels(model, [edit.label], n, 'edit.label')
+    return conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')['label']
   if model.conditioning.labels:
     last = model.facts.num_classes - 1
     check_optional(model, 'edit.label', f'a class, 0..{last}')

@@ -208,7 +208,7 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   if (context := model.facts.context) is not None:
     shape = size, *context.shape
     batch['context'] = jax.ShapeDtypeStruct(shape, jnp.float32)
-  batch |= conditions.text_shapes(config, size)
+  batch |= conditions.Texts(model).shapes(size)
   batch = placed(batch, sharding.batch_sharding(mesh))
   # Another program encodes latents.
   frozen = placed(model.teacher.shapes(), sharding.replicated(mesh))
@@ -226,8 +226,10 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   inputs = index, conditions.shapes(model, size)
   params = models.shapes(model) | model.autoencoder.shapes()
   params = placed(params, sharding.replicated(mesh))
-  drawing = jax.jit(generate(model, mesh).compute)
-  traced = drawing.trace(params, *placed(inputs, sharding.batch_sharding(mesh)))
+  drawing = generate(model, mesh)
+  traced = jax.jit(lambda *args: drawing.compute(*args)[0]).trace(
+    params, *placed(inputs, sharding.batch_sharding(mesh))
+  )
   return traced, size, state_size(params, params)
 
 

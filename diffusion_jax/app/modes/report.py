@@ -21,7 +21,7 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.drawing.generate import frames_of, generate
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Frames, Model
 from diffusion_jax.app.modes.sample import check_numbers
@@ -146,10 +146,11 @@ def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   """Draws the first samples, by the program of --mode=sample."""
   c, mesh = model.config.sampling, devices.make_mesh(model.config)
   n = min(c.num_samples, c.batch_size)
-  choose = functools.partial(conditions.choose, n=n, mesh=mesh)
+  choose = functools.partial(conditions.choose, n=n)
   run = weights.opened(model, 'sample', choose)
-  draw_film = generate_film(model, mesh)
-  return draw_film(run.on_devices(), np.arange(n), run.inputs.cond)
+  params = run.on_devices()
+  x, states = generate(model, mesh)(params, np.arange(n), run.inputs.cond)
+  return x, None if states is None else functools.partial(frames_of, model, mesh, params, states)
 
 
 def gallery(model: Model, data: np.ndarray | None = None) -> list[Film | Table | None]:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import in_box
-from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.drawing.generate import frames_of, generate
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Frames, Model
+from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
@@ -40,15 +40,14 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   renames the folder or the files.
   """
   run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
-  model, read = run.model, run.inputs.stored() | run.model.shown()
+  model, read = run.model, run.inputs.stored | run.model.shown()
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
   path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
   with provenance.making(path, settings, field) as done:
     if done:
       return path
-    cond = conditions.encoded(model, run.params, run.inputs)
-    run = run._replace(inputs=run.inputs._replace(cond=cond))
+    run = run._replace(inputs=conditions.encoded(model, run.params, run.inputs))
     params, stored = run.on_devices(), provenance.as_array(settings)
     paths = draw_parts(run, params, path.with_suffix('.parts'), stored)
     if processes.is_first():
@@ -59,9 +58,8 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
 
 def inputs_of(model: Model) -> conditions.Conditions:
   """Returns what the samples are conditioned on."""
-  mesh = devices.make_mesh(model.config)
-  inputs = conditions.choose(model, conditions.count(model), mesh)
-  conditions.warn_if_far(model, inputs.context)
+  inputs = conditions.choose(model, conditions.count(model))
+  conditions.warn_if_far(model, inputs)
   return inputs
 
 
@@ -71,7 +69,7 @@ def draw_parts(
   """Draws the batches that are missing in `parts`; returns all files."""
   model, cond, n = run.model, run.inputs.cond, conditions.count(run.model)
   c = model.config.sampling
-  drawing = generate_film(model, run.mesh, min(c.batch_size, n))
+  drawing = generate(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0
 
   def start(index):
@@ -79,9 +77,9 @@ def draw_parts(
 
     def finish():
       nonlocal outside, drawn
-      x, film = fetch()
+      x, states = fetch()
       if c.trajectory and not index[0]:
-        write_film(model, film, parts)
+        write_film(model, frames_of(model, run.mesh, params, states), parts)
       check_numbers(model, x)
       samples, left = in_box(model, run.inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
@@ -96,12 +94,11 @@ def draw_parts(
   return paths
 
 
-def write_film(model: Model, film: Frames, parts: Path) -> None:
+def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None:
   """Writes the GIF of the first images."""
-  frames = film().values()
   if processes.is_first():
     path, data = parts.with_suffix('.gif'), sheets.examples(model)
-    drawn = [model.facts.x.decode(x) for x in frames]
+    drawn = [model.facts.x.decode(x) for x in frames.values()]
     images.write_gif(path, [sheets.sheet(model, x, data=data) for x in drawn])
     print(f'wrote {path}')
 
@@ -112,7 +109,7 @@ def write(
   """Writes the npz file of all parts, the sheet, and the texts."""
   model, inputs = run.model, run.inputs
   samples = gathered(paths, {'settings'})['arr_0']
-  arrays = {'arr_0': samples, 'settings': settings, **inputs.stored()}
+  arrays = {'arr_0': samples, 'settings': settings, **inputs.stored}
   arrays |= model.write_more(params, path, samples)
   files.write_npz(path, arrays)
   shape = 'x'.join(map(str, samples.shape[1:]))
@@ -121,13 +118,13 @@ def write(
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   data, num_samples = sheets.examples(model), model.config.sampling.num_samples
   groups = len(samples) // num_samples  # rows of a given context
-  args = model, samples, inputs.images, data, groups
+  args = model, samples, inputs.stored, data, groups
   images.write_png(sheet, sheets.sheet(*args))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples)
-  if inputs.texts:
-    lines = [f'{files.one_line(text)}\n' for text in inputs.texts]
+  if 'texts' in inputs.stored:
+    lines = [f'{files.one_line(text)}\n' for text in inputs.stored['texts']]
     files.write_text(texts, ''.join(lines))
     print(f'wrote {texts}: what the images should show, one text a line')
 

@@ -1,5 +1,6 @@
 """Hooks: what a training does at intervals: log, measure, draw, save."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import generate_film
+from diffusion_jax.app.drawing.generate import frames_of, generate
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
@@ -219,8 +220,8 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     known = 'test_loss', *names
     check_one_of(known, 'training.keep_best_by', c.keep_best_by)
   n, size = c.metrics_images, sampling.batch_size
-  chosen = conditions.choose(model, n, mesh)
-  drawing = generate_film(model, mesh, min(size, n))
+  chosen = conditions.choose(model, n)
+  drawing = generate(model, mesh, min(size, n))
   prepare, score = scoring.scorer(model)
 
   def inputs(state, frozen, first=0):
@@ -233,7 +234,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     for call, (x, _) in one_ahead(lambda call: drawing.start(*call), calls):
       args = model, chosen, drawing, *call[:2], x
       parts.append(in_box(*args, attempts=FEW)[0])
-    log.results |= score({'values': np.concatenate(parts), **chosen.stored()})
+    log.results |= score({'values': np.concatenate(parts), **chosen.stored})
 
   what = 'a sample', 'training.metrics_every'
   return Hook(every, act, drawing, inputs, what, prepare=prepare)
@@ -249,8 +250,8 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   config = model.config
   n = min(config.sampling.num_samples, config.sampling.batch_size)
-  chosen = conditions.choose(model, n, mesh)
-  drawing = generate_film(model, mesh)
+  chosen = conditions.choose(model, n)
+  drawing = generate(model, mesh)
   data = sheets.examples(model)
 
   def inputs(state, frozen):
@@ -258,12 +259,12 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
-    x, film = drawing(*call)
+    x, states = drawing(*call)
     args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
-    sheet = sheets.sheet(model, samples, chosen.images, data)
-    if step == config.training.num_steps:
-      log.film = film
+    sheet = sheets.sheet(model, samples, chosen.stored, data)
+    if step == config.training.num_steps and states is not None:
+      log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
       path = model.workdir / 'samples' / f'step_{step:08d}.png'
       pixels.write_png(path, sheet)

@@ -21,7 +21,7 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """The pictures [8, 8] have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
   model = models.make(config, 'nowhere')
-  grey = 100 + conditions.choose_labels(model, n).astype(np.uint8)
+  grey = 100 + conditions.Labels(model).choose(n)[0]['label'].astype(np.uint8)
   pictures = np.broadcast_to(grey[:, None, None, None], (n, 8, 8, 1))
   sheet = sheets.sheet(model, pictures)[..., 0]
   height, width = sheet.shape

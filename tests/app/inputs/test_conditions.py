@@ -67,8 +67,8 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   )
   context, rows = np.array([[1.0, 4.0], [3.0, 8.0]]), np.array([0, 1, 1])
   given = {'context': values.encode(context)[rows]}
-  inputs = conditions.Conditions(given, None, None, context, rows)
-  cond = conditions.encoded(model, {}, inputs)
+  inputs = conditions.Conditions(given, {'context': context}, rows)
+  cond = conditions.encoded(model, {}, inputs).cond
   assert [*cond] == ['context' if guided else 'context_code']
   found = cond['context'] if guided else cond['context_code'] / 10.0
   np.testing.assert_array_equal(found, [[1.0, 2.0], [3.0, 4.0], [3.0, 4.0]])
@@ -105,10 +105,10 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
 def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
   model = text_model(**{'data.num_pictures': 200})
   test: Any = datasets.source_of(model.config, 'test')
-  texts = conditions.choose_texts(model, 4)
+  texts = conditions.Texts(model).choose(4)[1]['texts'].tolist()
   assert texts == test.read(np.arange(4))['text'].tolist()
-  again = conditions.choose_texts(model, len(test) + 2)
-  assert again is not None and again[-2:] == texts[:2]
+  again = conditions.Texts(model).choose(len(test) + 2)[1]['texts'].tolist()
+  assert again[-2:] == texts[:2]
 
 
 def cond_of_edit(**changes):
@@ -154,7 +154,10 @@ def test_a_folder_with_captions_is_read_with_its_labels(pictures):
     assert sentence[8] == 'ab'[label]
   # data without a test split: texts of the training split
   model = models.make(config, 'nowhere')
-  assert conditions.choose_texts(model, 2) == ['picture a/0 ü', 'picture a/1 ü']
+  assert conditions.Texts(model).choose(2)[1]['texts'].tolist() == [
+    'picture a/0 ü',
+    'picture a/1 ü',
+  ]
 
 
 def test_a_caption_too_long_is_noticed_at_the_start(pictures):
@@ -170,4 +173,4 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
   line = json.dumps({'file_name': '0.png', 'text': 'black'})
   (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
   model = models.make(in_folder(tmp_path), 'nowhere')
-  refused('test', conditions.choose_texts, model, 1)
+  refused('test', conditions.Texts(model).choose, 1)

@@ -80,7 +80,7 @@ def test_self_conditioning_hands_each_estimate_to_the_next_step():
   params = normal_params(model, 2, deviation=0.1)
   mesh = devices.make_mesh(model.config)
   index, labels = np.arange(2), np.array([3, 8])
-  images = generate(model, mesh)(replicate(mesh, params), index, {'label': labels})
+  images, _ = generate(model, mesh)(replicate(mesh, params), index, {'label': labels})
 
   @jax.jit
   def literally(params, key):

@@ -67,14 +67,12 @@ def x0_of(eps):
 
 def guided_x0(config, params, cond, runs=None):
   model: Any = models.make(config, 'nowhere')
-  runs = runs or {}
 
   @jax.jit
-  def ask(params, others):
-    guides = {n: run._replace(params=others[n]) for n, run in runs.items()}
+  def ask(params, guides):
     return model.plan(params, guides).step_function(cond)(X, LEVEL).x0
 
-  return ask(params, {name: run.params for name, run in runs.items()})
+  return ask(params, runs or {})
 
 
 def close(x, expected):
@@ -136,7 +134,7 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
   params, cond, _ = loud
   other = {'network.channels': 4, 'conditioning.labels': False}
   guide = OtherRun(*made(smoke(**other, **{'conditioning.dropout': 0.0}), 1))
-  worse = x0_of(network(*guide)(X, LEVEL, {}))
+  worse = x0_of(network(guide.noisy, guide.params)(X, LEVEL, {}))
   config = smoke(
     **within('sampling', clip=False),
     **within('sampling.guidance', 'autoguidance', run='there', scale=2.0),
@@ -147,7 +145,7 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
 
 def log_prob_gradient(guide, level, x):
   def total(x):
-    logits = network(*guide)(x, level, {})
+    logits = network(guide.noisy, guide.params)(x, level, {})
     return jax.nn.log_softmax(logits)[np.arange(2), LABELS].sum()
 
   return np.asarray(jax.jit(jax.grad(total))(x))

@@ -339,7 +339,7 @@ def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
   index = np.arange(4, 7)
   cond = {'label': np.zeros(3, np.int32)}
   drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
-  expected = drawing(params, index, cond)
+  expected, _ = drawing(params, index, cond)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
   runpy.run_path(str(out / 'run.py'))
@@ -366,20 +366,20 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
 
   model = models.make(of_run(run, **changes), run)
   params, _ = weights.restore(model)
-  entry, given = conditions.context_of(model)
+  context = conditions.Context(model)
   rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
   if name == 'joint':
     rows = np.concatenate([np.full((3, 2), np.nan, np.float32), rows], axis=1)
   index = np.arange(4, 7)
   drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
-  x = drawing(params, index, {entry: given.encode(rows)})
+  x, _ = drawing(params, index, context.encode(rows, np.arange(3)))
   expected = model.facts.x.decode(x)
   if name == 'joint':
     expected[:, 2:] = rows[:, 2:]
   assert np.abs(expected - x).max() > 0.1  # The units matter.
   stored = bytearray((tmp_path / 'out/sampler.stablehlo').read_bytes())
   saved = files.read_tensors(tmp_path / 'out/weights.safetensors')
-  found = export.deserialize(stored).call(saved, np.int32(index), {entry: rows})
+  found = export.deserialize(stored).call(saved, np.int32(index), {context.name: rows})
   np.testing.assert_allclose(found, expected, atol=1e-5)
   if name == 'joint':  # exact, not to the rounding of the units
     np.testing.assert_array_equal(found[:, 2:], rows[:, 2:])

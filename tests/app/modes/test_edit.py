@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.edits import methods, pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, edit
@@ -254,10 +254,9 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   model: Any = models.make(config, palette)
   x0 = DIGITS.x.encode(test.x[:4])
   expected = jax.jit(model.conditioning.image)(keys, x0)
-  mesh = devices.make_mesh(config)
   # the condition depends on the seed and the number only
   for n in (4, 2):
-    image = conditions.choose_images(model, n, mesh).image
+    image = conditions.Images(model).choose(n)[0]['image']
     np.testing.assert_array_equal(image, expected[:n])
 
 

@@ -15,7 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits import methods, posteriors, restoration
+from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.core import operators
@@ -365,7 +365,7 @@ def test_the_noise_that_a_picture_needs(width, factor, key):
   pixels = np.eye(144, dtype=np.float32).reshape(144, 12, 12, 1)
   matrix = np.asarray(forward(pixels), np.float64).reshape(144, -1).T
   for one, share in ((y, -np.inf), (other, 0.6)):
-    found = restoration._noise_needed(forward, one, clean, std)
+    found = posteriors.noise_needed(forward, one, clean, std)
     for i in range(2):
       picture = matrix, np.ravel(one[i]), (-1.0, 1.0)
       best = optimize.lsq_linear(*picture, method='bvls')  # exact
@@ -461,17 +461,17 @@ def test_errors_of_known_samples():
   ],
 )
 def test_a_warning_says_what_to_try(found, part):
-  text = restoration._warning(**found)
+  text = posteriors.warning(**found)
   assert part in text and bool(part) == bool(text)
 
 
 def test_an_array_is_read_in_its_own_units(tmp_path):
   y = np.linspace(0.0, 3.0, 8).reshape(2, 2, 2)
   np.save(tmp_path / 'y.npy', y)
-  found = restoration._read(str(tmp_path / 'y.npy'), (2, 2, 2), DIGITS.x)
+  found = pictures.read_measurement(str(tmp_path / 'y.npy'), (2, 2, 2), DIGITS.x)
   np.testing.assert_allclose(found, y, rtol=1e-6)
   with pytest.raises(ValueError, match=r'shape \(2, 2, 2\), \(4,\) is needed'):
-    restoration._read(str(tmp_path / 'y.npy'), (4,), DIGITS.x)
+    pictures.read_measurement(str(tmp_path / 'y.npy'), (4,), DIGITS.x)
 
 
 ODD = np.array([1e3, -5.0, 2e-4]), np.array([1e-3, 4.0, 1e-5])

@@ -1,6 +1,7 @@
 """Sampling from a run of the real digits with a tiny network."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
 from diffusion_jax.runtime import per_example
-from diffusion_jax.runtime.per_example import PerExample
 from tests.app import toy_parts
 from tests.app.conftest import DIGITS, arrays_of, as_flags, printed_by, refused, smoke, untrained
 from tests.app.fields import within
@@ -52,7 +52,7 @@ def test_every_image_is_of_its_own_label(tmp_path):
   params, _ = weights.restore(model)
   drawing = generate(model, devices.make_mesh(config))
   own, other = (
-    DIGITS.x.decode(drawing(params, np.array([5]), {'label': label}))[0]
+    DIGITS.x.decode(drawing(params, np.array([5]), {'label': label})[0])[0]
     for label in (np.array([5]), np.array([6]))
   )
   assert arrays['labels'][5] == 5 and (own != other).any()
@@ -138,13 +138,13 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
       done.append(f'begin {index[0]}')
       return lambda: (np.zeros((len(index), 8, 8, 1), np.float32), None)
 
-    return PerExample(start, start, start)
+    return SimpleNamespace(start=start)
 
   def write_npz(path, *rest):
     done.append(f'write {path.stem.lstrip("0") or 0}')
     write(path, *rest)
 
-  monkeypatch.setattr(sample, 'generate_film', drawing)
+  monkeypatch.setattr(sample, 'generate', drawing)
   for module in (per_example, sample.files):
     monkeypatch.setattr(module, 'write_npz', write_npz)
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}

@@ -93,7 +93,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   model = models.make(config, run)
   params, _ = weights.restore(model)
   drawing = generate(model, devices.make_mesh(config))
-  x = drawing(params, np.arange(4), {'label': np.full(4, 3)})
+  x, _ = drawing(params, np.arange(4), {'label': np.full(4, 3)})
   expected = sheets.sheet(model, DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99

@@ -17,7 +17,6 @@ import diffusion_jax as dj
 from diffusion_jax.app.model import make_encode
 from diffusion_jax.app.modes import MODES, train
 from diffusion_jax.app.train_loop import hooks, setup
-from diffusion_jax.runtime.per_example import PerExample
 from tests.app.conftest import (
   SEEN,
   assert_same,
@@ -63,15 +62,15 @@ def test_a_run_leaves_what_the_docs_promise(run):
 def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypatch):
   seen, steps = [], []
 
-  def generate(model, *args):
-    def start(params, index, cond):
-      def fetch():
-        seen.append(jax.device_get(params))
-        return np.zeros((len(index), 8, 8, 1), np.float32), None
+  class Drawing:
+    def start(self, params, index, cond):
+      return lambda: self(params, index, cond)
 
-      return fetch
+    def __call__(self, params, index, cond):
+      seen.append(jax.device_get(params))
+      return np.zeros((len(index), 8, 8, 1), np.float32), None
 
-    return PerExample(start, start, start)
+    compile = start
 
   def spied(model, mesh):
     def encode(kept, batch, key, i):
@@ -80,7 +79,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypat
 
     return encode
 
-  monkeypatch.setattr(hooks, 'generate_film', generate)
+  monkeypatch.setattr(hooks, 'generate', lambda *args: Drawing())
   monkeypatch.setattr(setup, 'make_encode', spied)
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
