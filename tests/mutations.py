@@ -579,9 +579,9 @@ planning/plans.py prefixes_of_si
   -3), 5) => -3), 4)
 planning/programs.py outputs_that_reuse
   new = results - stats.alias_size_in_bytes => new = results
-planning/roofline.py planning/test_plans.py the_network_between_machines
+planning/roofline.py the_network_between_machines
   (rates.link + apart) => rates.link
-planning/topologies.py planning/test_plans.py rates_of_their_data_sheets
+planning/topologies.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
 ranges.py does_not_fit
   and value == value): => ):
@@ -969,11 +969,11 @@ app/inputs/conditions.py app/test_notebook.py vectors_are_given
   cond[name] = facts.encode(context)[index] => cond[name] = context[index]
 report/charts.py cannot_be_drawn
   kept &= (y > 0) | ('y' not in log) => pass
-report/record.py report/test_results.py order_of_their_steps
+report/record.py order_of_their_steps
   (int(match[1]), path) => (-int(match[1]), path)
 interop/edm2.py computes_what_theirs_does
   ('phases', _TURNS) => ('phases', SAME)
-testing/bounds.py means_of_sampled_ones
+testing/bounds.py is_its_closed_form
   np.append(small[:-1], small[-2]) => small
 testing/discrete_oracles.py entropy_and_total_correlations
   terms = last * (_log(last) - _log(prior)) => terms = last * _log(last)
