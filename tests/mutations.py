@@ -152,7 +152,7 @@ app/modes/serve.py replaces_a_respacing
   flags.append(('sampling.respacing', '')) => pass
 app/modes/serve.py two_lines
   one_line(str(error)) => str(error)
-app/drawing/emerging.py app/modes/test_serve.py compiles_says_so
+app/drawing/emerging.py compiles_says_so
   compiles=not i and key not in run.ready => compiles=False
 data/spec.py real_numbers_come_back
   exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
@@ -301,11 +301,11 @@ metrics/calibration.py deviation_over_sets
   ratios.mean(axis=0) * (square - 1.0) => 0.0 * square
 metrics/calibration.py never_changes
   (count + 1) / (count - 1) => 2.0
-metrics/likelihoods.py app/modes/test_arrays.py truncated_density
+metrics/likelihoods.py truncated_density
   (drawn >= low[None]) & => (drawn >= -high[None]) &
-metrics/likelihoods.py app/modes/test_arrays.py truncated_density
+metrics/likelihoods.py truncated_density
   jnp.log(share) / math.prod(shape) => jnp.log(share)
-data/spec.py app/modes/test_arrays.py truncated_density
+data/spec.py metrics/test_likelihoods.py truncated_density
   (ends - self.mean) / self.std => ends
 metrics/calibration.py equal_numbers_share
   (equal + 1) => equal
@@ -511,7 +511,7 @@ app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
   if clip: => if True:
 metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
   if model.clips else denoise => if not model.clips else denoise
-app/models/teachers.py app/models/test_flow_map.py sees_its_own_levels
+app/models/teachers.py sees_its_own_levels
   return other_runs.at_levels_of(run, student, denoise) => return denoise
 app/run/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
   if same and not noisy.learns_schedule: => if True:

@@ -120,14 +120,3 @@ def test_numbers_are_read_without_an_exponent():
   assert tuple(map(plans.duration, hours)) == durations
   sizes = 51e6, 1.04e9, 80e9
   assert tuple(map(plans.gib, sizes)) == ('48.6 MiB', '992 MiB', '74.5 GiB')
-
-
-@pytest.mark.parametrize(
-  'count, said',
-  [(4, 'sending 450 GB/s (nvidia'), (8, 'sending 450 GB/s, 50 GB/s to other machines (nvidia')],
-)
-def test_the_line_of_devices_has_both_networks(count, said):
-  """NVLink connects the four GPUs of a machine, an adapter of each machines."""
-  rates = topologies.GPUS['h100']
-  topology = topologies.Topology('2xh100x4', [None] * count, rates, 4, {})
-  assert said in plans.describe(topology)

@@ -211,6 +211,7 @@ def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   assert {one.kind for one in found} >= {'all-gather', 'all-reduce'}
 
 
+@pytest.mark.slow
 def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
   """It sends (1 + 2) 7 / 8 of the parameters' bytes, to gather and to sum.
 

@@ -27,20 +27,6 @@ def test_points_that_cannot_be_drawn_are_left_out(log, x, left):
 
 
 @pytest.mark.parametrize(
-  'lowest, spans',
-  [
-    (0.1, True),
-    (0.2, False),
-    (0.0, False),
-    (-0.1, False),  # bounds may be below 0
-  ],
-)
-def test_values_that_fall_by_a_decade_span_it(lowest, spans):
-  assert charts.spans_a_decade([Line('a', [0, 1], [1.0, lowest])]) == spans
-  assert not charts.spans_a_decade([])
-
-
-@pytest.mark.parametrize(
   'log, ticks',
   [
     ('', []),

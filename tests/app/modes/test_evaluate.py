@@ -1,6 +1,5 @@
 """--mode=evaluate of real images, on a tiny run of the real digits."""
 
-import functools
 import json
 import shutil
 import zlib
@@ -13,12 +12,11 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import pipeline, small_sets
-from diffusion_jax.metrics import likelihoods, real_images
-from diffusion_jax.runtime import lock
+from diffusion_jax.data import small_sets
+from diffusion_jax.metrics import likelihoods
 from tests.app.conftest import DIGITS, arrays_of, printed_by, refused, smoke, untrained
 from tests.app.fields import within
 
@@ -69,23 +67,6 @@ def test_the_parts_of_the_bound_add_up(run, printed):
       assert image.size[0] > 300
 
 
-def test_random_steps_have_a_sum_and_no_curves(tmp_path):
-  arrays = {name: np.ones(1) for name in ('total', 'prior', 'reconstruction')}
-  arrays['diffusion'] = arrays['squared_error'] = np.ones((1, 4))
-  report = likelihoods.elbo(random_steps=2).report
-  assert report is not None
-  found = report(arrays, tmp_path)
-  assert found == {
-    'bits_per_dim': 1.0,
-    'standard_error': None,
-    'prior': 1.0,
-    'diffusion': 4.0,
-    'reconstruction': 1.0,
-    'random_steps': 2,
-  }
-  assert not list(tmp_path.iterdir())
-
-
 def test_the_bound_is_that_of_the_network(run, printed):
   """The library's bound of the first two images, in bits, is the same."""
   config = smoke(**QUICK)
@@ -128,19 +109,6 @@ def test_a_user_has_metrics_of_real_images_and_decoders(run):
   np.testing.assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
 
 
-def test_an_interrupted_evaluation_continues(run, printed):
-  evaluated = run / 'evaluation' / 'elbo-test'
-  out = shutil.copytree(evaluated, evaluated.with_name('elbo-test-again'))
-  before = parts(run, 'elbo-test-again')
-  assert list(before) == ['00000000.npz', '00000008.npz']
-  (out / 'parts' / '00000008.npz').unlink()
-  first = out / 'parts' / '00000000.npz'
-  stamp = first.stat().st_mtime_ns
-  run_mode(run, **QUICK, **{'evaluation.name': 'again'})
-  assert first.stat().st_mtime_ns == stamp  # not measured again
-  np.testing.assert_equal(parts(run, 'elbo-test-again'), before)
-
-
 def test_another_evaluation_needs_another_name(run, printed):
   other = QUICK | {'evaluation.elbo.num_steps': 4}
   message = 'elbo.num_steps is 5, 4 now. Delete it, or'
@@ -171,65 +139,6 @@ def test_a_finished_evaluation_is_of_its_data(tmp_path):
   shutil.rmtree(run / 'evaluation' / 'elbo-test' / 'parts')
   MODES['evaluate'](config, run)
   assert result(run, 'elbo-test')['bits_per_dim'] != before['bits_per_dim']
-
-
-def test_one_evaluation_at_a_time_in_a_folder(run, printed):
-  with lock.hold(run / 'evaluation' / 'elbo-test', 'result.json'):
-    message = 'result.json is being written by process .*evaluation.name'
-    refused(message, run_mode, run, **QUICK)
-
-
-def test_an_image_has_one_bound_in_any_batch_on_any_devices(run, printed):
-  """Batches have 8 images on one device, and 5 on eight."""
-  other = {'evaluation.name': 'spread', 'evaluation.batch_size': 5}
-  run_mode(run, **QUICK | other | {'training.mesh': (8, 1)})
-  totals = [
-    np.concatenate([p['total'] for p in parts(run, name).values()])
-    for name in ('elbo-test', 'elbo-test-spread')
-  ]
-  assert totals[0].shape == (12,)
-  np.testing.assert_allclose(totals[0], totals[1], rtol=1e-4)
-
-
-def test_the_ode_and_a_list_of_metrics_as_typed(run, capsys):
-  three = {'evaluation.num_images': 3}
-  both = {'evaluation.metrics': 'ode,independent_pixels'}
-  run_mode(run, **three, **ODE | both, **{'evaluation.name': 'three'})
-  assert result(run, 'ode-test-three')['images'] == 3
-  printed = capsys.readouterr().out.splitlines()
-  assert {'ode', 'independent_pixels'} <= {x.split()[0] for x in printed}
-
-
-def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
-  """cond['image'] is drawn with a key of the seed and the image's index."""
-  config = smoke(**{'conditioning.image': 'inpaint'})
-  model: Any = models.make(config, tmp_path)
-  condition = model.conditioning.image
-  total = lambda x: x.sum(axis=(1, 2, 3))
-
-  def measure(params, keys, x0, cond):
-    return {'label': cond['label'], 'image': total(cond['image'])}
-
-  source, index = small_sets.digits('test'), np.arange(3)
-  found: Any = real_images.arrays_of(
-    measure,
-    'x',
-    {},
-    functools.partial(pipeline.examples, source),
-    3,
-    tmp_path / 'parts',
-    devices.make_mesh(model.config),
-    encode=DIGITS.x.encode,
-    seed=2,
-    size=2,
-    condition=condition,
-  )
-  x0, labels = source.read(index).values()
-  np.testing.assert_array_equal(found['label'], labels)
-  root = stream(2, 'evaluation_images')
-  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
-  images = jax.jit(condition)(keys, DIGITS.x.encode(x0))
-  np.testing.assert_allclose(found['image'], total(images), rtol=1e-5)
 
 
 def test_what_is_not_a_number_is_not_written(run, monkeypatch):
