@@ -164,22 +164,16 @@ def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, 
   assert sum(counted) >= 1437
 
 
-def test_a_sweep_is_a_table_and_each_point_is_kept(run, capsys):
+def test_each_point_of_a_sweep_is_kept(run):
   sweep = {'evaluation.sweep': 'num_steps=2,3 ema_decay=0.5'}
   run_mode(run, sweep, name='sweep')
   out = run / 'evaluation' / 'samples-sweep'
   points = json.loads((out / 'sweep.json').read_text())['points']
-  assert [point['point'] for point in points] == [
-    {'num_steps': 2, 'ema_decay': 0.5},
-    {'num_steps': 3, 'ema_decay': 0.5},
-  ]
+  assert [point['point']['num_steps'] for point in points] == [2, 3]
   one = result(run, 'samples-sweep/num_steps=2,ema_decay=0.5')
   assert one['metrics'] == points[0]['metrics']
   assert points[0]['metrics'] != points[1]['metrics']
   assert one['protocol']['samples']['sampling']['num_steps'] == 2
-  assert (out / 'sweep.png').stat().st_size > 0
-  printed = capsys.readouterr().out.splitlines()
-  assert any(line.startswith('num_steps=3,ema_decay=0.5 ') for line in printed)
   before = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
   (out / 'num_steps=3,ema_decay=0.5' / 'samples.npz').unlink()
   run_mode(run, sweep, name='sweep')

@@ -138,14 +138,6 @@ def test_the_measured_scale_is_one_over_the_deviation(linear):
   np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
 
 
-def test_the_deviation_of_parts_is_that_of_the_whole():
-  x = np.random.default_rng(0).normal(3.0, 2.0, (70, 3, 2, 5))
-  factor, rows = latent.inverse_std([x[:32], x[32:64], x[64:]])
-  np.testing.assert_allclose(factor, 1.0 / x.std(), rtol=1e-12)
-  assert rows == 70
-  assert not np.isfinite(latent.inverse_std([np.ones((4, 2))])[0])
-
-
 def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws with other keys have deviation 1."""
   model = model_of(run)
