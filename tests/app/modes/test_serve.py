@@ -27,9 +27,7 @@ from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run import weights
 from diffusion_jax.errors import UserError
 from tests.app.conftest import DIGITS, refused, smoke, untrained
-from tests.app.small_network import SmallAutoencoder
 
-VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
 
