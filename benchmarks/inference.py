@@ -50,7 +50,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import sample, train
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.app.train_loop.setup import setup
+from diffusion_jax.app.train_loop.setup import prepare
 from diffusion_jax.data import npz
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.demos import simulators
@@ -102,7 +102,7 @@ def fit(config: Node, run: Path) -> Row:
     return ''
 
   with contextlib.redirect_stdout(io.StringIO()):
-    train.train(setup(config, run), stop)
+    train.train(prepare(config, run), stop)
   clock.append(time.process_time())
   c = config.training
   calls = -(-c.evaluate_every // c.steps_per_call)  # of an evaluation

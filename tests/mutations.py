@@ -152,7 +152,7 @@ app/modes/serve.py replaces_a_respacing
   flags.append(('sampling.respacing', '')) => pass
 app/modes/serve.py two_lines
   one_line(str(error)) => str(error)
-app/drawing/emerging.py app/modes/test_serve.py compiles_says_so
+app/drawing/emerging.py compiles_says_so
   compiles=not i and key not in run.ready => compiles=False
 data/spec.py real_numbers_come_back
   exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
@@ -301,11 +301,11 @@ metrics/calibration.py deviation_over_sets
   ratios.mean(axis=0) * (square - 1.0) => 0.0 * square
 metrics/calibration.py never_changes
   (count + 1) / (count - 1) => 2.0
-metrics/likelihoods.py app/modes/test_arrays.py truncated_density
+metrics/likelihoods.py truncated_density
   (drawn >= low[None]) & => (drawn >= -high[None]) &
-metrics/likelihoods.py app/modes/test_arrays.py truncated_density
+metrics/likelihoods.py truncated_density
   jnp.log(share) / math.prod(shape) => jnp.log(share)
-data/spec.py app/modes/test_arrays.py truncated_density
+data/spec.py metrics/test_likelihoods.py truncated_density
   (ends - self.mean) / self.std => ends
 metrics/calibration.py equal_numbers_share
   (equal + 1) => equal
@@ -511,7 +511,7 @@ app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
   if clip: => if True:
 metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
   if model.clips else denoise => if not model.clips else denoise
-app/models/teachers.py app/models/test_flow_map.py sees_its_own_levels
+app/models/teachers.py sees_its_own_levels
   return other_runs.at_levels_of(run, student, denoise) => return denoise
 app/run/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
   if same and not noisy.learns_schedule: => if True:
@@ -579,9 +579,9 @@ planning/plans.py prefixes_of_si
   -3), 5) => -3), 4)
 planning/programs.py outputs_that_reuse
   new = results - stats.alias_size_in_bytes => new = results
-planning/roofline.py planning/test_plans.py the_network_between_machines
+planning/roofline.py the_network_between_machines
   (rates.link + apart) => rates.link
-planning/topologies.py planning/test_plans.py rates_of_their_data_sheets
+planning/topologies.py rates_of_their_data_sheets
   teraflops / 2 * 1e12 => teraflops * 1e12
 ranges.py does_not_fit
   and value == value): => ):
@@ -965,11 +965,11 @@ app/inputs/conditions.py app/test_notebook.py vectors_are_given
   self.values.encode(values)[index => values[index
 report/charts.py cannot_be_drawn
   kept &= (y > 0) | ('y' not in log) => pass
-report/record.py report/test_results.py order_of_their_steps
+report/record.py order_of_their_steps
   (int(match[1]), path) => (-int(match[1]), path)
 interop/edm2.py computes_what_theirs_does
   ('phases', _TURNS) => ('phases', SAME)
-testing/bounds.py means_of_sampled_ones
+testing/bounds.py is_its_closed_form
   np.append(small[:-1], small[-2]) => small
 testing/discrete_oracles.py entropy_and_total_correlations
   terms = last * (_log(last) - _log(prior)) => terms = last * _log(last)

@@ -1,7 +1,6 @@
 """configs/inference.py and benchmarks.inference as typed: tasks, rows, C2ST."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from benchmarks import inference as benchmark
 from benchmarks.c2st import c2st
 from configs import inference
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data.simulated import of_simulator
-from diffusion_jax.data.sources import measured
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics.vectors import classifier_accuracy
 from tests.app.conftest import arrays_of, trial
@@ -240,12 +237,3 @@ def test_units_of_the_benchmark_are_those_of_its_tables():
     median = np.median(benchmark.parameters_of(task, x), axis=0)
     known = {'sir': [0.4, 0.125], 'lotka_volterra': np.exp([-0.125, -3] * 2)}
     np.testing.assert_allclose(median, known[task], rtol=0.06)
-
-
-def test_the_simulator_of_the_page_is_a_source():
-  page = (ROOT / 'docs' / 'inference.md').read_text()
-  code, found = re.search('```python\n(.*?)```', page, re.DOTALL)[1], {}
-  exec(code, found)
-  source = of_simulator(found['simulate'], num_examples=50, bounds=(-1.0, 1.0))
-  facts = measured(source)
-  assert facts.x.shape == (2,) and facts.context.shape == (12,)

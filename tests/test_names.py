@@ -66,18 +66,6 @@ def test_all_samplers_of_k_diffusion_are_on_the_page():
   assert {*re.findall(r'sample_(\w+)', ' '.join(row[1] for row in SAMPLERS))} == {*K_DIFFUSION}
 
 
-def test_schedulers_of_the_page_are_compared_with_diffusers():
-  compared = (ROOT / 'tests/parity/test_schedulers.py').read_text()
-  listed = compared.split('SAMPLERS = [')[1].split('\n]')[0]
-  pairs = re.findall(r"'(\w+Scheduler)',.*?dj\.(\w+)\(", listed, re.S)
-  on_page = {
-    (name, codes(row[0])[0].partition('(')[0])
-    for row in SAMPLERS
-    for name in re.findall(r'(\w+Scheduler)\b', row[2])
-  }
-  assert on_page == {*pairs}
-
-
 @pytest.mark.parametrize('code', [codes(row[0])[0] for row in rows('Grids in other libraries')])
 def test_a_grid_of_the_page_has_its_levels(code):
   given = {'low': 0.02, 'high': 50.0, 'shift': 3.0}

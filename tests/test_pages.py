@@ -312,19 +312,6 @@ def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
   assert correlation == pytest.approx((1 - 0.3**2) ** 0.5, abs=0.01)
 
 
-def test_the_reward_of_own_parts_is_that_of_the_mirror_image(own_parts):
-  x0 = jnp.zeros((2, 4, 4, 1)).at[1, :, 0].set(1.0)  # one of four columns
-  np.testing.assert_allclose(own_parts[0].symmetric(x0, strength=8.0), [0.0, -8.0 * 2 / 4])
-
-
-def test_the_metric_of_own_parts_counts(own_parts):
-  images = np.full((4, 2, 2, 1), 60, np.uint8)
-  images[2:] = 190
-  samples = {'images': images, 'labels': np.array([0, 1, 1, 1])}
-  (score,) = own_parts[0].brightness().compute(samples, {})
-  assert score.estimate.value == 0.75
-
-
 def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
   config, *blocks = page_examples('program.md')
   (tmp_path / 'my_parts.py').write_text('\n\n'.join(blocks))

@@ -188,6 +188,7 @@ def start_two(workdir, **fields):
   ]
 
 
+@pytest.mark.processes
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed would ignore it."""
   config = smoke()
@@ -256,43 +257,3 @@ def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
   print(f'lost host 0: {seconds:.1f} s, from step {third}; it says:', said)
   assert [p.wait(HANG_SECONDS) for p in start_two(workdir)] == [0, 0]
   assert_same(parameters(workdir), parameters(undisturbed))
-
-
-def limited_disk(folder, megabytes):
-  """Mounts a small file system; skips the test if it cannot."""
-  folder.mkdir()
-  size = f'size={megabytes}m'
-  command = ['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)]
-  if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-    pytest.skip('no tmpfs can be mounted here')
-
-
-@pytest.mark.slow
-def test_a_full_disk_stops_the_run_in_one_line(whole, tmp_path):
-  """On a disk of 2 MB first checkpoints do not fit, then metrics."""
-  disk = tmp_path / 'disk'
-  limited_disk(disk, 2)
-  try:
-    workdir = disk / 'run'
-    fields = {'checkpoint_every': 2, 'keep_checkpoints': 100}
-    process = start(workdir, **fields)
-    assert process.wait(HANG_SECONDS) == 2
-    lines = output(workdir).read_text().splitlines()
-    assert 'Traceback' not in lines and lines[-1].startswith('error: ')
-    assert 'No space left on device' in lines[-1]
-    step = last_step(workdir)
-    assert step > 0 and f', {step} is the last one' in lines[-1]
-    with (disk / 'filler').open('wb', buffering=0) as filler:
-      with pytest.raises(OSError):
-        while True:
-          filler.write(bytes(512))
-    process = start(tmp_path / 'log', f'--workdir={workdir}', log_every=1)
-    assert process.wait(HANG_SECONDS) == 2
-    lines = output(tmp_path / 'log').read_text().splitlines()
-    assert 'Traceback' not in lines and lines[-1].startswith('error: ')
-    (disk / 'filler').unlink()
-    subprocess.run(['mount', '-o', 'remount,size=100m', str(disk)], check=True)
-    train(workdir)
-    assert_same(parameters(workdir), whole)
-  finally:
-    subprocess.run(['umount', '--lazy', str(disk)], check=True)

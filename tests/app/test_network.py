@@ -49,7 +49,7 @@ def row_errors(params):
 
 
 def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path):
-  config = trial('digits_edm2', **FEW)
+  config = trial('digits_edm2', **FEW | {'network.num_blocks': 1})
   parts = prepare(config, tmp_path)
 
   @jax.jit
@@ -63,7 +63,7 @@ def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path):
   assert init['network']['gain_out'] == 0.0
   assert max(row_errors(init)) < 1e-5
   errors = list(row_errors(constrained))
-  assert len(errors) > 20 and max(errors) < 1e-5
+  assert len(errors) > 10 and max(errors) < 1e-5
 
 
 def test_the_average_of_edm2_is_a_power_function():

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained
@@ -51,21 +50,6 @@ def test_a_trained_run_by_its_parts(run):
   refused('network takes label, and nothing is given', opened.denoiser)
   refused('network takes label, and context is given', opened.draw, 2, context=[1.0])
   refused('labels=10 is out of range', opened.draw, 2, label=10)
-
-
-def test_fields_of_sampling_are_arguments(run):
-  few = dj.open_run(run, [SMALL], num_steps=2, sampler='heun', **{'clip': False})
-  assert few.levels.t.shape == (3,)
-  config = few.model.config.sampling
-  assert config.sampler.name == 'heun' and not config.clip
-  refused('sampling.steps', dj.open_run, run, steps=2)
-  refused('there is no run in', dj.open_run, run / 'samples')
-
-
-def test_a_strangers_run_needs_your_word(run, monkeypatch):
-  monkeypatch.setattr(trust, '_allowed', set())
-  refused(f'--allow={SMALL}', dj.open_run, run)
-  dj.open_run(run, allow=[SMALL])
 
 
 @pytest.fixture(scope='module')

@@ -103,6 +103,7 @@ def test_tasks_get_the_arguments_the_index_of_a_sweep_and_cpus(tmp_path, array):
   ]
 
 
+@pytest.mark.processes
 def test_jax_detects_the_tasks_of_slurm(tmp_path):
   python = instead(tmp_path, f'exec {sys.executable} -m tests.cluster.detect')
   result, _ = submit(tmp_path, PYTHON=python)

@@ -1,14 +1,110 @@
-"""Reports of likelihoods; the tests of modes compare their values."""
+"""Likelihoods of exact denoisers, in closed form."""
 
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import scipy.stats
+from scipy.stats import norm
 
+import diffusion_jax as dj
+from diffusion_jax.core.normal import log_prob
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics import likelihoods
+from diffusion_jax.testing import oracles
+
+MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
+
+
+def exact(law, spec) -> Any:
+  """Returns a model with the exact denoiser of a distribution."""
+  return types.SimpleNamespace(
+    facts=Facts(spec),
+    schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),
+    denoiser=lambda params, cond: law.denoise,
+  )
+
+
+def test_ode_of_vectors_is_their_density_in_their_units():
+  """The exact denoiser of a mixture leaves no noise of an estimate."""
+  spread = [[0.3, 0.2], [0.2, 0.25]]
+  law = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.8, -0.4]], [spread] * 2)
+  values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD))
+  keys = jax.random.split(jax.random.key(0), 50)
+  measure = likelihoods.ode().measure(exact(law, values))
+
+  @jax.jit
+  def both(keys):
+    x = jax.vmap(lambda key: law.sample(key, 1)[0])(keys)
+    return measure({}, keys, x, {})['nats'], law.log_prob(x, dj.clean_level())
+
+  found, log_prob = both(keys)
+  expected = (np.log(STD).sum() - log_prob) / 2
+  np.testing.assert_allclose(found, expected, atol=0.02)  # sigma ends at 40
+  assert abs(np.mean(found - expected)) < 3e-3
+
+
+def test_ode_within_the_box_is_the_truncated_density():
+  """Of N(0.2, 0.6^2) on [-0.5, 1] the share inside is Phi's, given x_2 too."""
+  law = oracles.gaussian([0.2, -0.3], [[0.36, 0.0], [0.0, 0.5]])
+  low, high = MEAN[0] - 0.5 * STD[0], MEAN[0] + 1.0 * STD[0]
+  values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD), (low,), (high,))
+  x = np.stack([np.linspace(-0.4, 0.9, 50), np.zeros(50)], axis=1)
+  metric, keys = likelihoods.ode(box_draws=200), jax.random.key(1)
+  model = exact(law, values)
+  arrays = jax.jit(metric.measure(model))({}, jax.random.split(keys, 50), np.float32(x), {})
+  whole, truncated = metric.compute(jax.tree.map(np.asarray, arrays))
+  share = np.diff(norm.cdf([-0.5, 1.0], 0.2, 0.6))[0]
+  gain = whole.estimate.value - truncated.estimate.value
+  error = np.sqrt((1 / share - 1) / 10_000) / 2
+  assert abs(gain + np.log(share) / 2) < 4.5 * error < 0.02
+  assert 'truncated' not in likelihoods.ode(box_draws=0).measure(model)(
+    {}, jax.random.split(keys, 50), np.float32(x), {}
+  )
+
+
+class LinearLatents:
+  """z ~ N(0, 4 I), x | z ~ N(z, I / 4): all that `latent_ode` needs of it."""
+
+  autoencoder = property(lambda self: self)
+
+  def denoiser(self, params, cond):
+    """Returns the exact denoiser of scale z, with scale = 0.3."""
+    return oracles.gaussian(np.zeros(4), np.eye(4) * 0.6**2).denoise
+
+  def schedule(self, params):
+    return dj.CosineSchedule()
+
+  def encode(self, params, t, x):
+    precision = 1 / 4 + 4.0
+    return dj.Normal(4.0 * x / precision, 1.0 / precision)
+
+  def log_likelihood_of(self, params):
+    return lambda x, z: log_prob(dj.Normal(z, 0.25), x).sum(axis=-1)
+
+
+def test_the_bound_of_the_exact_posterior_is_the_likelihood():
+  """x ~ N(0, (4 + 1/4) I), for any scale of the latents that are diffused."""
+  measure = likelihoods.latent_ode(t_min=1e-4, tolerance=1e-6)
+  x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+  params = {'autoencoder': {'network': {}, 'scale': jnp.float32(0.3)}}
+  keys = jax.random.split(jax.random.key(0), 3)
+  function = jax.jit(measure.measure(LinearLatents()))
+  bits = function(params, keys, x, {})['total']
+  exact = -scipy.stats.norm.logpdf(x, 0.0, 4.25**0.5).sum(axis=-1)
+  np.testing.assert_allclose(bits, exact / (4 * np.log(2.0)), atol=2e-3)
 
 
 def test_random_steps_have_a_sum_and_no_curves(tmp_path):
   arrays = {name: np.ones(1) for name in ('total', 'prior', 'reconstruction')}
   arrays['diffusion'] = arrays['squared_error'] = np.ones((1, 4))
-  assert likelihoods.elbo(random_steps=2).report(arrays, tmp_path) == {
+  report = likelihoods.elbo(random_steps=2).report
+  assert report is not None
+  found = report(arrays, tmp_path)
+  assert found == {
     'bits_per_dim': 1.0,
     'standard_error': None,
     'prior': 1.0,

@@ -173,13 +173,6 @@ def test_a_file_of_other_types_is_left_out(name, content, tmp_path):
   assert 'a good time' in found.text['td']
 
 
-def test_times_of_other_types_give_no_duration(tmp_path):
-  for entry in ({'event': 'start', 'time': 3}, {'event': 'end', 'time': []}):
-    sessions._append(tmp_path, entry)
-  run = page.readable(record.read('run', tmp_path, CONFIG))
-  assert run.sessions == []
-
-
 def test_no_line_of_the_page_is_a_strangers(tmp_path):
   """Newlines and other control characters in names and values are spaces."""
   line = 'ssh-ed25519 KEY'
@@ -197,19 +190,6 @@ def test_no_line_of_the_page_is_a_strangers(tmp_path):
   assert line not in map(str.strip, html.splitlines())
   values = html.replace(charts.script(), '')
   assert not {*'\r\x1b\u2028\u202e'} & {*values}
-
-
-def test_tiles_fill_their_rows(found):
-  """More than six are two rows that differ by one; an error is smaller."""
-  (tiles,), count = found.all('dl'), len(found.text['dt'])
-  assert count in (8, 9)  # with and without a second of training
-  assert tiles['style'] == f'--columns: {(count + 1) // 2}'
-  assert '\xa0±\xa00.037' in found.text['small']
-  curves = {f'x{i}': record.Curve([1], [1.0]) for i in range(20)}
-  results = [('samples-a', {'metrics': {'fid': {'value': 2.0}}})]
-  results += [('samples', {'metrics': {'recall': {'value': 1.0}}})]
-  tiles = page.tiles(record.Run('a', {}, curves, [], results, []))
-  assert tiles[0] == ('recall', '1') and len(tiles) == 12
 
 
 def test_the_page_loads_nothing(found):
@@ -260,29 +240,6 @@ def test_the_slider_has_the_sheets_in_order(found):
   assert [label for _, label in frames] == ['step 100', 'step 200', 'step 300']
   assert len({source for source, _ in frames}) == 3
   assert found.all('input')[0]['max'] == '2'
-
-
-def test_a_folder_with_a_config_alone_has_no_other_heading(tmp_path):
-  found = Page(page.render([record.read('bare', tmp_path, CONFIG)]))
-  assert [s['id'] for s in found.all('section')] == ['config']
-  assert found.text['h2'] == ['Configuration']
-  assert not found.all('dl') and not found.all('figure')
-
-
-def test_fields_that_differ_are_listed_with_their_defaults(tmp_path):
-  """Choices have no default, and fields outside training are not listed."""
-  run = record.read('a', tmp_path, CONFIG)
-  defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
-  table, every = page.config_tables([run], defaults | {'sampling.labels': ()})
-  assert table.rows == [
-    ['field', 'a', 'default'],
-    ['data.name', "'digits'", ''],
-    ['network.name', repr(HOSTILE), ''],
-    ['network.channels', '8', '128'],
-    ['objective.name', "'denoising'", ''],
-    ['sampling.sampler.name', "'ddim'", ''],
-  ]
-  assert every.folded and ['seed', '0'] in every.rows
 
 
 def test_losses_of_different_objectives_are_not_compared():

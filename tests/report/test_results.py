@@ -1,8 +1,6 @@
-import json
-
 import pytest
 
-from diffusion_jax.report import record, results
+from diffusion_jax.report import results
 from diffusion_jax.report.record import Curve, Run
 
 
@@ -90,59 +88,3 @@ def test_likelihoods_have_a_table_for_each_unit():
     [['evaluation', 'bits per dimension', 'images', 'random steps'], ['ELBO test', '1', '12', '']],
     [['evaluation', 'nats per dimension', 'examples', 'random steps'], ['ODE test', '1', '12', '']],
   ]
-
-
-def test_damaged_lines_and_numbers_are_no_points(tmp_path):
-  path = tmp_path / 'metrics.jsonl'
-  lines = [
-    '{"step": 1, "loss": 2.0, "note": "text"}',
-    '{"step": 2, "loss": NaN, "error": 1}',
-    '["no", "object"]',
-    '{"loss": 9.0}',
-    '{"step": 3, "loss": 1.0}',
-    '{"step": 4, "lo',
-  ]
-  path.write_text('\n'.join(lines))
-  assert record.read_curves(path) == {'loss': ([1, 3], [2.0, 1.0]), 'error': ([2], [1])}
-  assert record.read_curves(tmp_path / 'none') == {}
-
-
-def test_sheets_are_in_the_order_of_their_steps(tmp_path):
-  for name in ('step_9.png', 'step_00000010.png', 'step_x.png', 'samples.png'):
-    (tmp_path / name).touch()
-  found = record.read_sheets(tmp_path)
-  assert [(step, path.name) for step, path in found] == [
-    (9, 'step_9.png'),
-    (10, 'step_00000010.png'),
-  ]
-
-
-def test_a_folder_elsewhere_is_not_read(tmp_path):
-  """A link to / would take every JSON file of the machine."""
-  run, out = tmp_path / 'run', tmp_path / 'out'
-  for folder in (run / 'evaluation', out):
-    folder.mkdir(parents=True)
-  (out / 'result.json').write_text('{"metrics": {}}')
-  (out / 'step_1.png').touch()
-  (run / 'evaluation' / 'link').symlink_to(out)
-  for name in ('samples', 'plans'):
-    (run / name).symlink_to(out)
-  found = record.read('run', run, {})
-  assert not found.results and not found.sheets and not found.plans
-
-
-def test_results_are_found_at_any_depth(tmp_path):
-  for name, text in {
-    'elbo-test/result.json': json.dumps({'metric': 'elbo'}),
-    'samples-a/sweep.json': json.dumps({'points': []}),
-    'samples-a/num_steps=4/result.json': json.dumps({'metrics': {}}),
-    'samples-b/result.json': '{"half',
-    'elbo-test/settings.json': '{"not": "a result"}',
-  }.items():
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_text(text)
-  assert dict(record.read_results(tmp_path)) == {
-    'elbo-test': {'metric': 'elbo'},
-    'samples-a': {'points': []},
-    'samples-a/num_steps=4': {'metrics': {}},
-  }

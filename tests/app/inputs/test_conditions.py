@@ -123,47 +123,10 @@ def test_an_edit_is_conditioned_on_the_prompt():
   assert cond_of_edit() == {}  # the null text
 
 
-@pytest.fixture
-def pictures(tmp_path):
-  """Writes four pictures in two folders, with captions."""
-  lines = []
-  for name in ('a/0', 'a/1', 'b/0', 'b/1'):
-    path = tmp_path / f'{name}.png'
-    path.parent.mkdir(exist_ok=True)
-    Image.new('RGB', (16, 16), (10, 20, 30)).save(path)
-    lines.append({'file_name': f'{name}.png', 'text': f'picture {name} ü'})
-  text = '\n'.join(map(json.dumps, lines))
-  (tmp_path / 'metadata.jsonl').write_text(text)
-  return tmp_path
-
-
 def in_folder(pictures, **changes):
   fields = within('data', 'folder', path=str(pictures), image_shape=(16, 16, 3))
   fields |= within('training', batch_size=4)
   return text_config(**fields | changes)
-
-
-def test_a_folder_with_captions_is_read_with_its_labels(pictures):
-  both = {'data.labelled': True, 'conditioning.labels': True}
-  config = in_folder(pictures, **both)
-  source = datasets.source_of(config)
-  batch = next(datasets.batches(config, source, source.facts, 0))
-  words = decode(batch['text'])
-  assert sorted(words) == [f'picture {name} ü' for name in ('a/0', 'a/1', 'b/0', 'b/1')]
-  for sentence, label in zip(words, batch['label'], strict=True):
-    assert sentence[8] == 'ab'[label]
-  # data without a test split: texts of the training split
-  model = models.make(config, 'nowhere')
-  assert conditions.Texts(model).choose(2)[1]['texts'].tolist() == [
-    'picture a/0 ü',
-    'picture a/1 ü',
-  ]
-
-
-def test_a_caption_too_long_is_noticed_at_the_start(pictures):
-  config = in_folder(pictures, **{'conditioning.text.length': 12})
-  message = 'config.data: each text must .* with 14 bytes'
-  refused(message, datasets.source_of, config)
 
 
 def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):

@@ -5,10 +5,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import pyarrow
 import pytest
 from PIL import Image
-from pyarrow import parquet
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
@@ -31,7 +29,6 @@ from tests.app.conftest import (
   trial,
 )
 from tests.app.fields import within
-from tests.damage import cut
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -112,23 +109,6 @@ def test_facts_are_those_of_the_data():
 )
 def test_a_source_that_is_not_there_is_one_line(name, fields, message):
   refused(message, source, name, **fields)
-
-
-@pytest.mark.parametrize('config, name', [('mnist', 'npz'), ('cifar10', 'hub')])
-def test_a_truncated_file_is_one_line_before_anything_is_written(tmp_path, pictures, config, name):
-  """A training on a copy that was cut off names the file."""
-  path, fields = tmp_path / 'x.npz', {'path': tmp_path / 'x.npz'}
-  if name == 'hub':  # whose facts are in the config
-    pytest.importorskip('datasets', reason="extra 'huggingface'")
-    name, path = 'huggingface', tmp_path / 'set' / 'train.parquet'
-    fields = {'path': path.parent, 'image_shape': (32, 32, 3)}
-    path.parent.mkdir()
-    cells = [{'bytes': encoded.png(np.zeros((32, 32, 3), np.uint8))}] * 9
-    parquet.write_table(pyarrow.table({'image': cells}), path)
-  cut(path)
-  run, chosen = tmp_path / 'run', data(name, config, **fields)
-  refused(f'config.data: .*{path.name}', MODES['train'], chosen, run)
-  assert not run.exists()
 
 
 def test_columns_of_texts_are_read_and_asked_for(tmp_path):
@@ -269,9 +249,6 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   config = data('folder', **fields)
   fewer = within('training', batch_size=6, evaluate_every=0, sample_every=0)
   config = store.with_fields(config, {'training.mesh': (1, 1)} | fewer)
-  source = datasets.source_of(config)
-  batches = datasets.batches(config, source, source.facts, 0)
-  refused('config.data: .*a/0.png cannot be read as an image', next, batches)
   run, train = pictures / 'run', MODES['train']
   line = 'config.data: 1 of 6 pictures in .* are damaged: a/0.png'
   checked = store.with_flags(config, [('data.check', 'True')])
@@ -285,19 +262,6 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   facts = folder.read_config(run)['facts']
   assert facts['skipped'] == ['a/0.png']
   assert facts['class_names'] == ['a', 'b']
-
-
-def test_texts_need_captions_and_no_mirror_images(pictures):
-  config = read('shapes_text')
-  assert datasets.text_length(config) == config.conditioning.text.length
-  assert datasets.text_length(read('digits')) == 0
-  assert datasets.text_length(read('digits_vae')) == 0
-  source = datasets.source_of(config)
-  batch = next(datasets.batches(config, source, source.facts, 0))
-  rows = config.training.batch_size
-  assert batch['text'].shape == (rows, datasets.text_length(config))
-  other = data('digits', 'shapes_text')
-  refused('config.data: these images have no texts', datasets.source_of, other)
 
 
 def test_every_source_is_documented():
@@ -348,12 +312,7 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
   by_name = dj.open_run(run, allow=[SMALL]).draw(4, label='b')
   np.testing.assert_array_equal(by_name, found[0])
   wrong = dj.open_run(run, allow=[SMALL], labels='bb')
-  refused(
-    r"labels=bb \(did you mean 'b'\?\) is out of range, the classes "
-    'are 0..1, a, b',
-    wrong.draw,
-    4,
-  )
+  refused(r"labels=bb \(did you mean 'b'\?\) is out of range", wrong.draw, 4)
 
 
 UNITS = {'mean': (0.0, 0.0), 'std': (1.0, 2.0)}

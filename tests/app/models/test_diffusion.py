@@ -9,8 +9,6 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.core.keys import fold_each, stream
-from diffusion_jax.runtime.sharding import replicate
 from tests.app.conftest import normal_params, smoke
 
 X = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (3, 8, 8, 1)))
@@ -71,43 +69,6 @@ def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
   model = model_of(**{'sampling.num_steps': 1000})
   generate(model, devices.make_mesh(model.config))
   assert not capsys.readouterr().out
-
-
-def test_self_conditioning_hands_each_estimate_to_the_next_step():
-  """Computes two steps of DDIM with the network called directly."""
-  fields = {'conditioning.self_conditioning': True, 'sampling.num_steps': 2}
-  model = model_of(**fields, **{'sampling.sampler.eta': 0.0})
-  params = normal_params(model, 2, deviation=0.1)
-  mesh = devices.make_mesh(model.config)
-  index, labels = np.arange(2), np.array([3, 8])
-  images, _ = generate(model, mesh)(replicate(mesh, params), index, {'label': labels})
-
-  @jax.jit
-  def literally(params, key):
-    levels = dj.level_grid(model.noisy.schedule(), 2)
-    keys = fold_each(key, index)
-    prior_keys, _ = jax.vmap(jax.random.split, out_axes=1)(keys)
-    x = dj.prior_sample(prior_keys, (2, 8, 8, 1), levels.take(0))
-    x0, differences = jnp.zeros_like(x), []
-    for i in range(2):
-      t, s = levels.take(i), levels.take(i + 1)
-      see = lambda x0, x=x, t=t: model.noisy.network.apply(
-        {'params': params['network']},
-        x,
-        jnp.broadcast_to(model.noisy.process.noise_input(t), 2),
-        {'label': labels, 'x0': x0},
-      )
-      eps = see(x0)
-      differences.append(jnp.abs(eps - see(0.0 * x0)).max())
-      x0 = jnp.clip((x - t.sigma * eps) / t.alpha, -1.0, 1.0)
-      eps = (x - t.alpha * x0) / t.sigma
-      x = s.alpha * x0 + s.sigma * eps
-    return x, differences
-
-  key = stream(model.config.sampling.seed, 'sampling')
-  x, differences = literally(params, key)
-  np.testing.assert_allclose(images, x, atol=2e-3)
-  assert differences[0] == 0.0 and differences[1] > 0.05
 
 
 def test_without_clipping_a_step_is_the_networks_own_estimate():

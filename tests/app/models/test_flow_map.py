@@ -4,20 +4,13 @@ import json
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import diffusion_jax as dj
-from diffusion_jax.app import devices, models
-from diffusion_jax.app.config import folder
-from diffusion_jax.app.models import teachers
+from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.app.train_loop.setup import prepare, state_maker
 from diffusion_jax.training.objectives import Context
-from diffusion_jax.weights import init_from
-from tests.app.conftest import arrays_of, assert_same, params_of, refused, trial, untrained
+from tests.app.conftest import arrays_of, refused, trial, untrained
 from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
@@ -117,93 +110,4 @@ def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, caps
   refused('have changed since this run began', MODES['train'], config, run)
 
 
-def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
-  """A run of flow matching becomes MeanFlow: elapsed time is added."""
-  config = config_of(MEAN_FLOW)
-  parts = prepare(config, 'nowhere')
-  make_state, _ = state_maker(
-    parts.model, parts.objective, parts.optimizer, devices.make_mesh(config)
-  )
-  first = make_state()
-  state = init_from.read(first.params, teacher)(first)
-  printed = capsys.readouterr().out
-  layers = [f'elapsed_dense_{i}' for i in (1, 2)]
-  for layer in layers:
-    for leaf in ('kernel', 'bias'):
-      assert f'network/{layer}/{leaf}' in printed
-  assert printed.count(' [') == 4 and printed.count('weights of') == 1
-  ours, before = state.params['network'], first.params['network']
-  for layer in layers:
-    assert_same(ours[layer], before[layer])
-  rest = {name: x for name, x in ours.items() if name not in layers}
-  assert_same(rest, params_of(teacher)['network'])
-
-
 # -- teachers -----------------------------------------------------------------
-
-
-def write(workdir, name='digits_flow', **changes):
-  config = trial(name, 'unscaled' * (name == 'digits_flow'), **changes)
-  facts = models.make(config, workdir).facts
-  folder.write_config(workdir, config, facts)
-
-
-def student(teacher) -> Any:
-  return models.make(config_of({}, teacher), 'nowhere')
-
-
-NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
-
-
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'name': 'digits_meanflow'}, 'is a flow map, and a diffusion model is'),
-    ({'name': 'digits_classifier'}, 'is a classifier, and a diffusion model'),
-    ({'conditioning.self_conditioning': True}, 'has self-conditioning'),
-    (NO_LABELS, 'conditioning.labels is False in .*, and True in this run'),
-    ({'conditioning.dropout': 0.0}, 'trained without dropout; set it to 0'),
-    ({'data': 'synthetic', 'data.num_classes': 3}, r'the data of .* have (the shape|num_classes)'),
-  ],
-)
-def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
-  write(tmp_path, **changes)
-  refused(message, lambda: student(tmp_path).objective())
-
-
-def test_a_teacher_of_another_schedule_sees_its_own_levels(tmp_path, monkeypatch):
-  """The levels have the same SNR, and x_t is scaled; the output is 0."""
-  write(
-    tmp_path,
-    **{
-      'schedule': 'continuous_cosine',
-      'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0
-      'objective.weight': 'snr',
-    },
-  )
-  seen = []
-
-  def denoiser(self, params, cond):
-    def denoise(xt, level):
-      seen.append(level)
-      return dj.Prediction(xt / level.expand_to(xt).alpha)
-
-    return denoise
-
-  monkeypatch.setattr(ConfiguredNetwork, 'denoiser', denoiser)
-  model = student(tmp_path)
-  teacher = teachers.of_student(model.noisy, model.workdir)[0]()
-
-  @jax.jit
-  def run(t):
-    x, level = jnp.ones((2, 8, 8, 1)), dj.RectifiedFlowSchedule()(t)
-    x0 = teacher({'teacher': {}}, {})(x, level).x0
-    expected = x / level.expand_to(x).alpha
-    return x0, expected, level.logsnr, seen[0], seen[0].logsnr
-
-  found = jax.device_get(run(np.array([0.25, 0.5])))
-  x0, expected, logsnr, there, logsnr_there = found
-  np.testing.assert_allclose(logsnr_there, logsnr, rtol=1e-5)
-  power = there.alpha**2 + there.sigma**2
-  np.testing.assert_allclose(power, 1, rtol=1e-5)
-  np.testing.assert_allclose(x0, expected, rtol=1e-5)

@@ -12,32 +12,20 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.model import OtherRun
-from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import other_runs, weights
-from diffusion_jax.data import small_sets
+from diffusion_jax.app.run import other_runs
 from tests.app.conftest import (
   DIGITS,
-  arrays_of,
-  lines_of,
   normal_params,
-  printed_by,
   refused,
   smoke,
   stored_run,
-  trial,
-  untrained,
 )
 from tests.app.fields import within
-from tests.app.small_network import SmallClassifier
+from tests.app.models.test_classifier import classifier_smoke
 from tests.jitted import level_at
 
 LABELS = np.array([3, 8])
 X = np.float32(0.5 * np.random.default_rng(5).normal(size=(2, 8, 8, 1)))
-
-
-def classifier_smoke(**changes):
-  small = {'network': f'{SmallClassifier.__module__}:SmallClassifier'}
-  return trial('digits_classifier', **small | changes)
 
 
 def made(config, seed) -> Any:
@@ -116,19 +104,6 @@ def test_guidance_without_a_classifier_by_hand(loud):
   close(x, x0_of(eps[2] * std[0] / std[2]))
 
 
-def test_a_threshold_takes_the_place_of_the_clip(loud):
-  params, cond, uncond = loud
-  x0 = uncond + 3.0 * (cond - uncond)
-  s = np.quantile(np.abs(x0).reshape(2, -1), 0.9, axis=1)
-  s = np.maximum(s, 1.0).reshape(2, 1, 1, 1)
-  assert s.max() > 1.1
-  for clip in (True, False):
-    fields = within('sampling', dynamic_threshold=0.9, clip=clip)
-    config = smoke(**fields, **within('sampling.guidance', scale=3.0))
-    x = guided_x0(config, params, {'label': LABELS})
-    close(x, np.clip(x0, -s, s) / s)
-
-
 def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
   """The worse run has another network, without labels."""
   params, cond, _ = loud
@@ -194,21 +169,6 @@ def test_guidance_by_a_classifier_by_hand():
   close(x, x0_of(eps_hat))
 
 
-def test_guidance_by_a_classifier_samples(tmp_path):
-  """tests/app/modes/test_kept_files.py samples with autoguidance."""
-  classifier = untrained(classifier_smoke(), tmp_path / 'classifier')
-  config = smoke(
-    **within('conditioning', labels=False, dropout=0.0),
-    **within('sampling', num_samples=4, batch_size=4, name='samples', labels=(3, 7)),
-    **within('sampling.classifier', run=classifier, scale=3.0),
-  )
-  run = untrained(config, tmp_path / 'run')
-  MODES['sample'](config, run)
-  arrays = arrays_of(run)
-  assert arrays['labels'].tolist() == [3, 7, 3, 7]
-  assert arrays['arr_0'].shape == (4, 8, 8, 1)
-
-
 def test_other_images_cannot_guide(tmp_path):
   names = tuple('0123456789')
   for changes, message in (
@@ -224,43 +184,3 @@ def test_other_images_cannot_guide(tmp_path):
 
 
 # -- a run of a classifier ----------------------------------------------------
-
-
-@pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('runs') / 'classifier'
-  fields = {'training.evaluate_every': 4, 'training.sample_every': 4}
-  printed = printed_by(MODES['train'], classifier_smoke(**fields), workdir)
-  assert 'a classifier makes no images' in printed
-  return workdir
-
-
-def test_a_classifier_run_trains(classifier):
-  losses = lines_of(classifier, 'loss')
-  assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
-  assert 0 <= lines_of(classifier)[-1]['test_accuracy'] <= 1
-  assert not list((classifier / 'samples').iterdir())
-
-
-def test_accuracy_literally(classifier):
-  """It is the fraction of right classes, with the metric's own noise."""
-  config = classifier_smoke()
-  model: Any = models.make(config, classifier)
-  params, _ = weights.restore(model)
-  images, labels = small_sets.digits('test').read(np.arange(4)).values()
-  images = np.float32(images) / 8 - 1
-  keys = jax.random.split(jax.random.key(0), 4)
-  measure = jax.jit(model.schema.metrics['accuracy']().measure(model.measured))
-  right = measure(params, keys, images, {'label': labels})['right']
-  ask = jax.jit(model.noisy.network.apply)
-  normal = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1))))
-  split = jax.vmap(lambda key: jax.random.split(key, 11))
-  noise = np.asarray(jax.jit(lambda keys: normal(split(keys)))(keys))
-  alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-  for i, t in enumerate([1, *range(100, 1001, 100)]):
-    alpha, sigma = alpha_bar[t - 1] ** 0.5, (1 - alpha_bar[t - 1]) ** 0.5
-    x = np.float32(alpha * images + sigma * noise[:, i])
-    at = np.full(4, t - 1.0, np.float32)
-    logits = ask({'params': params['network']}, x, at)
-    guess = np.asarray(logits).argmax(axis=1)
-    np.testing.assert_array_equal(right[:, i], guess == labels)

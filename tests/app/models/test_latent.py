@@ -3,29 +3,22 @@
 import itertools
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app import devices, models
-from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Latents, make_encode
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import other_runs, sharing, weights
-from diffusion_jax.core.normal import log_prob
+from diffusion_jax.app.run import other_runs
 from diffusion_jax.data import small_sets
-from diffusion_jax.metrics import likelihoods
 from diffusion_jax.runtime.sharding import replicate, to_global
-from diffusion_jax.testing import oracles
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
   DIGITS,
@@ -145,14 +138,6 @@ def test_the_measured_scale_is_one_over_the_deviation(linear):
   np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
 
 
-def test_the_deviation_of_parts_is_that_of_the_whole():
-  x = np.random.default_rng(0).normal(3.0, 2.0, (70, 3, 2, 5))
-  factor, rows = latent.inverse_std([x[:32], x[32:64], x[64:]])
-  np.testing.assert_allclose(factor, 1.0 / x.std(), rtol=1e-12)
-  assert rows == 70
-  assert not np.isfinite(latent.inverse_std([np.ones((4, 2))])[0])
-
-
 def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws with other keys have deviation 1."""
   model = model_of(run)
@@ -237,38 +222,6 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
     assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
   MODES['sample'](config_of(''), copy)
   np.testing.assert_array_equal(arrays_of(copy)['arr_0'], guided)
-
-
-class LinearLatents:
-  """z ~ N(0, 4 I), x | z ~ N(z, I / 4): all that `latent_ode` needs of it."""
-
-  autoencoder = property(lambda self: self)
-
-  def denoiser(self, params, cond):
-    """Returns the exact denoiser of scale z, with scale = 0.3."""
-    return oracles.gaussian(np.zeros(4), np.eye(4) * 0.6**2).denoise
-
-  def schedule(self, params):
-    return dj.CosineSchedule()
-
-  def encode(self, params, t, x):
-    precision = 1 / 4 + 4.0
-    return dj.Normal(4.0 * x / precision, 1.0 / precision)
-
-  def log_likelihood_of(self, params):
-    return lambda x, z: log_prob(dj.Normal(z, 0.25), x).sum(axis=-1)
-
-
-def test_the_bound_of_the_exact_posterior_is_the_likelihood():
-  """x ~ N(0, (4 + 1/4) I), for any scale of the latents that are diffused."""
-  measure = likelihoods.latent_ode(t_min=1e-4, tolerance=1e-6)
-  x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-  params = {'autoencoder': {'network': {}, 'scale': jnp.float32(0.3)}}
-  keys = jax.random.split(jax.random.key(0), 3)
-  function = jax.jit(measure.measure(LinearLatents()))
-  bits = function(params, keys, x, {})['total']
-  exact = -scipy.stats.norm.logpdf(x, 0.0, 4.25**0.5).sum(axis=-1)
-  np.testing.assert_allclose(bits, exact / (4 * np.log(2.0)), atol=2e-3)
 
 
 def test_the_bound_of_a_run_is_measured(run, capsys):
@@ -386,19 +339,3 @@ def test_particles_restore_by_latents(run, tmp_path, capsys):
   assert arrays['arr_0'].shape == (2, 8, 8, 1)
   assert np.isfinite(arrays['log_evidence']).all()
   assert 'residual' in capsys.readouterr().out
-
-
-def test_a_shared_run_has_its_autoencoder(run, tmp_path):
-  """A copy of the shared folder names no path of the run."""
-  model = models.make(store.open_run(run), run)
-  sharing.write(tmp_path / 'out', model, *weights.restore(model))
-  sharing.fetch(str(tmp_path / 'out'), str(tmp_path / 'copy'))
-  shutil.rmtree(tmp_path / 'out')
-  copy = models.make(store.open_run(tmp_path / 'copy'), tmp_path / 'copy')
-  for load in (lambda x: x.autoencoder.load(), lambda x: weights.restore(x)[0]):
-    assert_same(load(copy), load(model))
-  source = Path(source_of(run))
-  record = json.loads((tmp_path / 'copy' / 'latent.json').read_text())
-  assert record['run'] == source_of(tmp_path / 'copy') == source.name
-  names = {path.name for path in (tmp_path / 'copy' / 'autoencoder').iterdir()}
-  assert names == {'config.json', 'model.safetensors', 'SHA256SUMS'}

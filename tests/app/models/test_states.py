@@ -64,10 +64,9 @@ def test_states_and_images_are_inverses():
 
 @pytest.fixture(scope='module')
 def text_run(tmp_path_factory):
-  """A trained run of texts, which is sampled."""
-  workdir = tmp_path_factory.mktemp('runs') / 'text'
+  """Samples a run of texts."""
   config = trial('text_masked', **TEXT)
-  MODES['train'](config, workdir)
+  workdir = untrained(config, tmp_path_factory.mktemp('runs') / 'text')
   changes = {'sampling.trajectory': True, 'sampling.name': 'samples'}
   config = store.with_fields(config, changes)
   MODES['sample'](config, workdir)

@@ -18,11 +18,8 @@ from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
-  assert_same,
-  interrupted,
   lines_of,
   normal_params,
-  params_of,
   trial,
 )
 from tests.app.fields import within
@@ -44,15 +41,6 @@ def made(workdir='nowhere', **fields) -> Any:
 
 
 SEEN = within('training', evaluate_every=2, keep_best=1, checkpoint_every=2)
-WARM = {'objective.kl_warmup': 8}
-
-
-@pytest.fixture(scope='module')
-def warm(tmp_path_factory):
-  """Trains a VAE for four of eight steps of warm-up."""
-  workdir = tmp_path_factory.mktemp('runs') / 'vae'
-  MODES['train'](smoke(**WARM | {'training.checkpoint_every': 2}), workdir)
-  return workdir
 
 
 @pytest.fixture(scope='module')
@@ -160,11 +148,10 @@ def measured(model, name, params, index, **fields):
 
 
 @pytest.mark.parametrize('kind', SMALL)
-def test_its_bounds_and_those_of_more_draws(kind, request):
+def test_its_bounds_and_those_of_more_draws(kind):
   """The terms add up; an image has one bound in any batch."""
-  workdir = request.getfixturevalue({'vae': 'warm'}.get(kind, kind))
   model = made(kind=kind)
-  params, index = params_of(workdir), np.arange(5)
+  params, index = normal_params(model), np.arange(5)
   elbo = measured(model, 'elbo', params, index)
   kl = elbo['kl_of_layers' if kind == 'hvae' else 'kl_of_channels']
   assert kl.shape == (5, 3 if kind == 'hvae' else 4)
@@ -174,15 +161,6 @@ def test_its_bounds_and_those_of_more_draws(kind, request):
   assert many.mean() < elbo['total'].mean()
   alone = measured(model, 'iw', params, index[3:], num_samples=40)['total']
   np.testing.assert_allclose(alone, many[3:], rtol=1e-5)
-
-
-def test_warm_up_goes_on_after_an_interruption(warm, tmp_path):
-  """The count of steps is restored with the state, bit for bit."""
-  parts = interrupted(warm, tmp_path / 'parts')
-  MODES['train'](smoke(**WARM), parts)
-  for average in (True, False):
-    assert_same(params_of(warm, average), params_of(parts, average))
-  assert lines_of(parts, 'beta') == [0.0, 0.125, 0.25, 0.375]
 
 
 @pytest.mark.parametrize('how', ['threshold', 'drawn'])

@@ -5,7 +5,6 @@ tests/app/run/test_sharing.py trains with training.init_from.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import runpy
 import shutil
@@ -23,16 +22,14 @@ from jax import export
 from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, convert, train
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train_loop import setup
 from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
-from diffusion_jax.metrics import features
-from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
-from diffusion_jax.weights import init_from, load
+from diffusion_jax.weights import load
 from tests.app.conftest import (
   SMALL,
   arrays_of,
@@ -184,14 +181,6 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, to, tmp_path):
     refused(message, read, seven, out, **{'sampling.num_samples': 7})
 
 
-def test_the_bound_of_x0_is_in_the_written_scheduler(run, tmp_path):
-  out = tmp_path / 'out'
-  changes = {'dynamic_threshold': 0.9, 'dynamic_threshold_max': 1.5}
-  write(run, 'diffusers', out, **{f'sampling.{n}': x for n, x in changes.items()})
-  written = json.loads((out / 'scheduler/scheduler_config.json').read_text())
-  assert written['thresholding'] and written['sample_max_value'] == 1.5
-
-
 def test_fields_of_a_users_own_come_back(tmp_path):
   """Our own file has the complete config; its parts must be allowed."""
   config = smoke(**{'network.channels': 4, 'schedule.num_steps': 100})
@@ -285,37 +274,6 @@ AGAIN = ONE_DEVICE | within('training', batch_size=2, sample_every=0)
 AGAIN |= within('data', 'synthetic', image_shape=(4, 4, 1), num_classes=3)
 
 
-def test_other_classes_and_channels_begin_afresh(run, capsys):
-  """The leaves that do not fit are named with both shapes."""
-  other = {'data.image_shape': (4, 4, 3), 'data.num_classes': 5}
-  config = to_train(run, **AGAIN | other)
-  model: Any = models.make(config, 'none')
-  mesh = devices.make_mesh(config)
-  facts = {'total_steps': config.training.num_steps}
-  optimizer, _ = config.optimizer.make(facts)
-  objective = model.objective()
-  _, shapes = setup.state_maker(model, objective, optimizer, mesh)
-  # other than zeros everywhere, and without a compilation
-  fresh = jax.tree.map(lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes)
-  state = init_from.read(shapes.params, str(run))(fresh)
-  printed = capsys.readouterr().out
-  afresh = {
-    'conv_in/kernel [3, 3, 3, 8] ([3, 3, 1, 8] there)',
-    'conv_out/bias [3] ([1] there)',
-    'conv_out/kernel [3, 3, 8, 3] ([3, 3, 8, 1] there)',
-    'label_embedding/table/embedding [5, 32] ([3, 32] there)',
-  }
-  assert all(f'network/{leaf}' in printed for leaf in afresh)
-  assert printed.count(' there)') == len(afresh)
-  expected = diffusers.load(STORED / 'labels').params
-  for tree in (state.params, state.ema_params):
-    network = tree['network']
-    assert_same(network['noise_dense_1'], expected['noise_dense_1'])
-    assert_same(network['conv_in']['bias'], expected['conv_in']['bias'])
-    assert_same(network['conv_out'], fresh.params['network']['conv_out'])
-  assert_same(state.opt_state, fresh.opt_state)
-
-
 def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   """The refusal comes before the first state is compiled."""
   mine = shutil.copytree(run, tmp_path / 'mine')
@@ -329,16 +287,16 @@ def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   refused(message, train.restore, parts)
 
 
-def test_a_sampler_runs_without_this_package(run, tmp_path, monkeypatch):
+def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
   """The program draws the same images as --mode=sample."""
   out = tmp_path / 'out'
   changes = {'sampling.num_steps': 2, 'sampling.batch_size': 3}
-  write(run, 'stablehlo', out, **changes)
-  model = models.make(of_run(run, **changes), run)
+  write(plain, 'stablehlo', out, **changes)
+  model = models.make(of_run(plain, **changes), plain)
   params, _ = weights.restore(model)
   index = np.arange(4, 7)
   cond = {'label': np.zeros(3, np.int32)}
-  drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
+  drawing = generate(model, devices.make_mesh(of_run(plain, **ONE_DEVICE)))
   expected, _ = drawing(params, index, cond)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
@@ -389,32 +347,6 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
   assert np.isfinite(np.load('images.npy')).all()
 
 
-def test_a_classifier_becomes_features(tmp_path):
-  """The logits are the run's, and a linear map of the features."""
-  config = trial('digits_classifier', **{'evaluation.batch_size': 4})
-  run = untrained(config, tmp_path / 'run')
-  out = tmp_path / 'judge'
-  write(run, 'stablehlo', out, **{'sampling.checkpoint': 'latest'})
-  images = digits_judge.real('test')[:7]  # a batch and a half
-  extractor = features.make('classifier', str(out))
-  found = extractor.extract(images)
-  model: Any = models.make(config, run)
-  params = params_of(run)
-  logits = jax.jit(model.noisy.logits(params))
-  level = model.noisy.schedule()(0.0)
-  expected = logits(level.alpha * (images / 127.5 - 1.0), level)
-  assert np.ptp(expected) > 0.01
-  np.testing.assert_allclose(found['logits'], expected, rtol=1e-4, atol=1e-5)
-  last = jax.device_get(params['network']['pool']['proj_out'])
-  linear = found['features'] @ last['kernel'] + last['bias']
-  np.testing.assert_allclose(linear, expected, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(found['predicted'], expected.argmax(axis=1))
-  digest = hashlib.sha256(out.read_bytes()).hexdigest()
-  assert extractor.identity['weights'] == digest
-  with pytest.raises(ValueError, match='reads images of 8x8x1, and .* 6x8x1'):
-    extractor.extract(images[:, :6])
-
-
 NO_HIDDEN = {'network': f'{SmallClassifier.__module__}:SmallClassifier'}
 
 
@@ -423,9 +355,7 @@ NO_HIDDEN = {'network': f'{SmallClassifier.__module__}:SmallClassifier'}
   [
     ('stablehlo', 'digits_classifier', NO_HIDDEN, 'must be sown once'),
     ('diffusers', 'digits_classifier', {}, "'NoisyClassifier' has no counterpar"),
-    ('diffusers', 'digits_hvae', {}, "='HierarchicalAutoencoder' has no counter"),
     ('diffusers', 'digits_meanflow', {}, 'has no pipeline of this model'),
-    ('diffusers', 'digits_masked', {}, 'has no pipeline of this model'),
   ],
 )
 def test_other_kinds_of_models_are_not_written(to, name, changes, message, tmp_path):
@@ -433,13 +363,3 @@ def test_other_kinds_of_models_are_not_written(to, name, changes, message, tmp_p
   run = untrained(config, tmp_path / 'run')
   refused(message, write, run, to, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
-
-
-def test_data_must_have_the_image_shape_of_the_weights(run):
-  fitting = {'data': 'synthetic', 'data.image_shape': (4, 4, 1)}
-  config = of_run(run, **fitting)
-  assert config.facts.num_classes == 3  # of the weights
-  assert datasets.source_of(config).facts.x.shape == (4, 4, 1)
-  config = of_run(run, **fitting | {'data.image_shape': (8, 8, 1)})
-  message = r'examples are \(8, 8, 1\), and \(4, 4, 1\)'
-  refused(message, datasets.source_of, config)

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train_loop import hooks
 from tests.app.conftest import lines_of, smoke
 from tests.app.fields import within
 
@@ -82,35 +80,3 @@ def test_programs_can_be_compiled_one_after_the_other(digits_run, tmp_path, prog
   for name in ('loss', 'grad_norm', 'test_loss'):
     expected = lines_of(digits_run, name)
     np.testing.assert_allclose(lines_of(tmp_path, name), expected, rtol=1e-5)
-
-
-def test_an_error_of_a_thread_stops_the_hook_that_waits_for_it(tmp_path, monkeypatch):
-  """The steps before it are saved, as with the hook's own error."""
-
-  def compile(*args):
-    raise RuntimeError('out of memory')
-
-  drawing = hooks.drawing
-
-  def failing(*args):
-    hook = drawing(*args)
-    return hook._replace(program=hook.program._replace(compile=compile))
-
-  monkeypatch.setattr(hooks, 'drawing', failing)
-  with pytest.raises(RuntimeError, match='out of memory'):
-    MODES['train'](smoke(**EVERYTHING), tmp_path)
-  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['2']
-
-
-@pytest.mark.parametrize(
-  'fields, expected',
-  [
-    ({'num_steps': 2000}, 'fast'),
-    ({'num_steps': 2001}, 'tuned'),
-    ({'num_steps': 2001, 'compile': 'fast'}, 'fast'),
-    ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
-  ],
-)
-def test_a_long_training_is_tuned(fields, expected):
-  config = smoke(**within('training', **fields))
-  assert devices.effort(config) == expected

@@ -32,25 +32,12 @@ training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the
 training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
 training.keep_every=3 => keep_every=3 is not a multiple of training.checkpoint_every=2
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
-training.snapshot_every=2 => training.snapshot_every=2 is not read with training.ema_sigma_rels=()
 training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every
 training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is there twice
-training.lora_alpha=2 => training.lora_alpha=2.0 is not read with training.lora_rank=0: leave one of
-  them out
-training.keep_best_by=fid => keep_best_by=fid is not read with training.keep_best=0
-training.keep_best=1 training.checkpoint_every=0 => keep_best=1 is not read with
-  training.checkpoint_every=0
 training.patience=2 => training.patience=2 is not read with training.evaluate_every=0
-training.evaluate_batches=2 => training.evaluate_batches=2 is not read with
-  training.evaluate_every=0
 sampling.checkpoint=best => sampling.checkpoint=best is not read with training.keep_best=0
 two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
   conditioning.context=vector
-two_moons conditioning.context=channels conditioning.context.width=2 => conditioning.context.width=2
-  is not read with conditioning.context=channels
-two_moons conditioning.context=auto conditioning.context.heads=2 => conditioning.context.heads=2 is
-  not read with conditioning.context=vector
-training.ema_rampup=0.1 => is not read with training.ema_half_life=None
 training.lora_rank=2 => set training.init_from to its folder
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 => are fewer than the 8
   devices of the mesh: set training.evaluate_every=0
@@ -73,8 +60,6 @@ data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its
   return a source, such as ArraySource(x), not a number
 parametrization=tests.app.toy_parts:number => its constructor must return a Parametrization(kind),
   such as Parametrization('v'), not a number
-parametrization=tests.app.toy_parts:predicted parametrization.kind=w => config.parametrization:
-  parametrization 'w' is not one of x0, eps, v
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a dj.NoiseLevel of numbers, not a number
   (docs/program.md)
 schedule=tests.app.toy_parts:backwards => config.schedule: alpha_s is
@@ -85,14 +70,11 @@ network=tests.app.toy_parts:Pooled => config.network: its output for x of the sh
   must be an array [1, 8, 8, 1], and it is an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one number for each level, not
   None (docs/program.md)
-objective.times=tests.app.toy_parts:number => config.objective.times: 'float' object is not callable
 objective.times=tests.app.toy_parts:one_time => must return (level, weight), [batch_size] each, not
   a tuple of 2
 objective=tests.app.toy_parts:number => must return an Objective(draw, loss), not a
 optimizer=tests.app.toy_parts:number => must return optax's optimizer and a
-schedule.num_steps=0 => config.schedule: num_steps is 0: it must be at least 1
 schedule=flow => config.parametrization=eps: the schedule has no signal at t = 1
-schedule=learned schedule.gamma_min=9 => schedule: gamma_min=9.0 is not below
 conditioning.labels=False => conditioning: dropout=0.1 has no effect without
 data=synthetic data.num_classes=0 => labels needs data of classes, and these have no labels: set
   data.num_classes to their number or
@@ -111,13 +93,10 @@ network=unet network.attention_resolutions=5 => network.attention_resolutions: n
   the height
 network=unet network.attention_resolutions= network.num_groups=3 => config.network: num_groups=3
   does not divide
-network=unet network.attention_resolutions= network.dtype=float31 => config.network.dtype='float31'
-  (did you mean 'float32'?) is
 network=unet network.attention=cudnn => network.attention=cudnn needs a GPU, and
 network=vdm network.channels=8 network.num_groups=4 => network 'vdm' needs config.noise_input=logsnr
 network=vdm network.channels=8 noise_input=logsnr conditioning.self_conditioning=True => the input
   x0, which vdm does not have
-shapes_text conditioning.text.heads=3 => does not divide the 64
 shapes_text training.random_flip=True => make texts such as 'on the left' wrong
 shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the input text, which ddpmpp
   does not have: set network
@@ -126,7 +105,6 @@ digits_classifier data=synthetic data.num_classes=0 network.attention_resolution
 digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one layer of latents,
   and this network has
 digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images
-digits_vae sampling.labels=3 => config.sampling.labels has no effect on a VAE
 digits_vae objective.free_bits=0.1 training.accumulate=2 => free_bits needs the whole batch: set
   training.accumulate=1
 digits_masked transitions=gaussian => needs the betas of a schedule of steps
@@ -145,11 +123,8 @@ digits_meanflow objective.guidance=power_law conditioning.dropout=0 => also trai
 digits_latent latent.run=nowhere => latent.run: there is no run in nowhere, and
 digits_latent latent.run=runs/digits => has no latents with a height and a width
 digits_latent sampling.clip=True => sampling.clip needs pixels, and this run
-digits_latent sampling.dynamic_threshold=0.9 => dynamic_threshold needs pixels
 digits_latent sampling.classifier.run=x => sampling.classifier needs pixels
-digits_latent conditioning.augment=0.1 => conditioning.augment needs pixels
 digits_latent conditioning.image=superres => conditioning.image needs pixels
-digits_latent conditioning.self_conditioning=True => self_conditioning needs
 digits_latent training.sample_every=4 sampling.guidance=autoguidance
   sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion model, and a
   diffusion model of latents is needed
@@ -164,25 +139,18 @@ sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the st
 sampling.sampler=tests.app.toy_parts:fresh sampling.sampler.draw=one_number =>
   config.sampling.sampler: random numbers of the shape [] cannot be drawn for each of 2 images: draw
   arrays [B, ...], as x.shape or x.shape[:1]
-sampling.sampler.eta=2 => config.sampling.sampler: eta is 2: it must be in [0, 1
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_solver_pp uses
   earlier steps
 schedule=continuous_cosine sampling.respacing=ddim50 => config.sampling: respacing needs a schedule
   of steps
 sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras is not read with
   sampling.respacing=2: leave one of them out
-sampling.dynamic_threshold_max=2 => is not read with sampling.dynamic_threshold=0
-sampling.respacing=2 sampling.num_steps=3 => sampling.num_steps=3 is not read
 sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read with
   sampling.ema=False
 sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
 sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
-sampling.respacing=fast => sampling: 'fast' does not specify steps
-sampling.schedule.start=3 => sampling.schedule: betas[0] = 3, step 1 of 1000, is
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 => config.sampling: s_min=3.0
   is above s_max=2.0: no level would be churned
-sampling.guidance.scale=2 sampling.guidance.low=3 sampling.guidance.high=2 =>
-  config.sampling.guidance: low=3.0 is above high=2.0: no level would be guided
 sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a network that was
   trained with conditioning.dropout
 sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
@@ -194,16 +162,13 @@ conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sam
   not read with conditioning.labels=False
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9
-sampling.labels=three => config.sampling.labels=three is out of range, the classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
 shapes_text sampling.prompt= => sampling.prompt: each text must have a word
-shapes_text sampling.prompt='a| |b' => sampling.prompt: each text must have
 shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
   text_length=56
 sampling.checkpoint=best => has a metric: train with keep_best
 sampling.ema_sigma_rel=0.1 => no snapshot
 sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
-sampling.ema_sigma_rel=0.1 sampling.ema_decay=0.5 => ema_decay=0.5 are different
 digits_classifier => is a classifier, which makes no images
 digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a
 digits_masked sampling.guidance.scale=2 => conditioning.dropout
@@ -220,7 +185,6 @@ edit.image=digit.png => mask is not set: give --config.edit.mask=
 {INPAINT} edit.image=none.png => none.png not found
 {INPAINT} edit.image=text.png => cannot be read as an image
 {INPAINT} edit.image=large.png => large.png has 8x9 pixels (width x height), 8x8
-{INPAINT} edit.mask=large.png => mask large.png has 8x9 pixels
 {INPAINT} edit.mask=white.png => is white everywhere: white pixels
 {INPAINT} edit.method.jump=9 => config.edit.method: jump is 9: it must be at least 1 and less than
   the 4 steps
@@ -233,7 +197,6 @@ conditioning.dropout=0 => config.edit.label: the network of this run needs a cla
 sampling.sampler=unipc => which sampling.sampler=unipc would
 edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x between steps, which
   sampling.sampler=unipc
-edit=superres edit.factor=3 edit.image=small.png => config.edit: factor=3 does not divide 8x8
 edit=colorize edit.image=digit.png => this run have no colours
 edit=interpolate edit.num_samples=1 => config.edit: num_samples must be at least 2 for an
   interpolation
@@ -251,7 +214,6 @@ digits_vae => is a VAE, which cannot edit pictures
 text_masked => config.edit=inpaint needs pictures
 {INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read with --mode=edit,
   which reads edit.num_samples, label and output: leave one
-{INPAINT} sampling.labels=3 => sampling.labels=3 is not read with --mode=edit
 edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with edit=interpolate,
   which follows the ODE
 edit=restore edit.image=digit.png => config.edit.operator is not set: restore needs one of mask,
@@ -263,10 +225,6 @@ edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun =
   sampling.sampler=heun is not read with edit.posterior=decoupled
 edit=restore edit.operator=blur edit.posterior=proximal sampling.sampler=heun => is not read with
   edit.posterior=proximal
-edit=restore edit.operator=blur edit.posterior=red_diff sampling.sampler=heun =>
-  sampling.sampler=heun is not read with edit.posterior=red_diff
-edit=restore edit.operator=blur edit.posterior=steered sampling.corrector=langevin => is not read
-  with edit.posterior=steered
 edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 => sampling.num_steps=2 is
   not read with edit.posterior=gibbs
 edit=restore edit.operator=downsample => image is not set: give --config.edit.image='in/*.png'
@@ -274,11 +232,8 @@ edit=restore edit.operator=downsample edit.image=none/*.png => image=none/*.png:
   found
 edit=restore edit.operator=downsample edit.image=digit.png => digit.png has 8x8 pixels (width x
   height), 4x4 are needed
-edit=restore edit.operator=gray edit.image=digit.png => luminance needs 3
 edit=restore edit.operator=hdr edit.image=digit.png => posterior=moment needs a linear operator, and
   hdr is not: set posterior
-edit=restore edit.operator=downsample edit.operator.factor=3 edit.image=digit.png => factor must
-  divide images of 8x8, got 3
 self_conditioning edit=steer edit.reward=brightness => edit=steer needs a denoiser
 self_conditioning edit=restore edit.operator=downsample edit.simulate=True edit.image=digit.png =>
   edit=restore needs a denoiser
@@ -294,23 +249,15 @@ evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
   evaluation.metrics=elbo is of samples
 two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy is not read with
   evaluation.metrics=sbc
-two_moons evaluation.metrics=tarp sampling.num_samples=3 => sampling.num_samples=3 is not read with
-  evaluation.metrics=tarp
-two_moons evaluation.metrics=sbc,tarp evaluation.reference=nothing.npz =>
-  evaluation.reference=nothing.npz is not read with evaluation.metrics=sbc,tarp
 two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 is not read
   with evaluation.metrics=moments
-evaluation.metrics=elbo evaluation.num_generated=9 => num_generated=9 is not read with
-  evaluation.metrics=elbo
 evaluation.metrics=fd evaluation.num_images=9 => num_images=9 is not read with
-evaluation.sweep=num_samples=3,4 evaluation.metrics=fd => num_samples=3 is not
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
 evaluation.metrics=accuracy evaluation.features=pixels => these classes, as digits has: set
   config.evaluation.features, now
 evaluation.metrics=accuracy evaluation.features=digits conditioning.labels=False
   conditioning.dropout=0 => accuracy needs labels of the samples
 evaluation.metrics=fd evaluation.features=x => features='x' is not one of
-evaluation.metrics=fd evaluation.fd.features=x => evaluation.fd.features='x' is
 evaluation.metrics=fd_pixels => fd with --config.evaluation.fd.features=pixels
 evaluation.metrics=tests.app.toy_parts:no => has no attribute 'no'
 evaluation.metrics=nowhere:fd => has the name of another metric
@@ -320,8 +267,7 @@ evaluation.metrics=fd evaluation.features=classifier => no file : give as weight
 evaluation.metrics=fd evaluation.features=classifier evaluation.weights=digit.png => digit.png is
   not an exported classifier: give
 evaluation.metrics=is evaluation.features=pixels => is needs logits of a
-evaluation.metrics=fd evaluation.features=pixels evaluation.fd.num_draws=-1 => config.evaluation.fd:
-  num_draws is -1: it must be
+
 """
 TABLES['train'] += """
 report.runs=lost report.after_training=True => report.runs: lost is not a run
@@ -332,7 +278,6 @@ evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost train
 """
 TABLES['convert'] = """
 none => give either source=<weights>, which become
-none convert.source=x convert.to=diffusers => give either source
 none convert.source=none => convert.source: file or folder none not found
 none convert.source=stored/ho convert.format=diffuser => convert.format='diffuser' (did you mean
   'diffusers'?) is not one of diffusers
@@ -348,12 +293,9 @@ none convert.source=checkpoint_26 => is ambiguous: give --config.convert.format=
 none convert.source=chainer.npz => are not read: give a folder of diffusers
 none convert.source=stored/ho network=dit => config.network.name is unet, dit now: this comes with
   the weights
-none convert.source=stored/ho sampling.num_steps=10 => sampling.num_steps is 1000, 10 now: this
-  comes with the weights
 none convert.source=stored/labels data=digits => config.data=digits: image_shape is (8, 8, 1), and
   (4, 4, 1) for
 digits convert.source=stored/labels => holds a run: give another --workdir
-none convert.to=onnx convert.out=x => convert.to='onnx' is not one
 none convert.to=diffusers => convert.out is not set: give the file
 none convert.to=safetensors convert.out=x convert.label=1 => convert.label is for
   convert.to=diffusers only
@@ -366,14 +308,12 @@ TABLES['plan'] = """
 seed=0 => config.plan.devices is not set
 plan.devices=tpu => config.plan.devices: 'tpu' does not name
 plan.devices=cpu:8 plan.meshes=8 => config.plan.meshes: 8 is not a mesh such
-plan.devices=cpu:8 plan.meshes=16x1 => a mesh of 16x1 needs 16 devices
 plan.devices=cpu:8 plan.meshes=8x1 plan.batches=12, => batch_size=12 cannot be
 """
 TABLES['noise'] = """
-noise_photo schedule=alphas schedule.values=0.9,1.2 => config.schedule: alphas[1] = 1.2, step 2
+
 noise_photo schedule=linear_vp => has no steps
 noise_photo noise.image=none.jpg => config.noise: image none.jpg not found
-noise_photo noise.image=text.png => text.png cannot be read as an image
 noise_photo noise.image= => config.noise: which picture
 digits => no section noise: give --config=configs
 """
@@ -381,7 +321,6 @@ TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
 average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need them: train with
   --config.training.ema_sigma_rels=0.05,0.10 and
-average.sigma_rel=0.05 average.step=4 => runs/digits has no snapshots, and
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 

@@ -1,6 +1,5 @@
 """The edits restore and steer: each method, files, and what is refused."""
 
-import inspect
 import math
 import shutil
 
@@ -15,14 +14,14 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
+from diffusion_jax.app.edits import methods, posteriors, restoration
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.core import operators
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import oracles
-from tests.app.conftest import DIGITS, arrays_of, printed_by, refused, smoke, untrained
+from tests.app.conftest import arrays_of, printed_by, refused, smoke, untrained
 from tests.app.fields import within
 from tests.app.modes.test_edit import QUICK
 from tests.app.run.test_sharing import command
@@ -273,10 +272,6 @@ def test_each_method_and_operator_as_typed(method, operator, plain, colour, clea
   assert x.shape == shape and x.std() > 0
 
 
-def test_every_operator_is_typed():
-  assert {*OPERATORS} == {*TABLES['edit.operator']}
-
-
 def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   """One is NaN and one far from y; the mean and the figures leave out both."""
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 8, 8, 1))
@@ -392,26 +387,6 @@ def test_the_variance_that_methods_take_is_compared_with_the_models(key):
   assert 0.8 < np.trace(cov) < 0.95 and error < 0.01
 
 
-def test_a_wrong_variance_is_a_warning(plain, clean, capsys, monkeypatch):
-  """A share of 0.2 is one, and a share of 0.8 is not."""
-  write = restoration.Restore.write
-
-  def write_both(self, model, path, made):
-    for share in (0.2, 0.8):
-      share = np.full_like(made.numbers['whiteness'], share)
-      numbers = made.numbers | {'whiteness': share}
-      write(self, model, path, made._replace(numbers=numbers))
-      print('written')
-
-  monkeypatch.setattr(restoration.Restore, 'write', write_both)
-  given = {'image': str(clean / 'a.png'), 'operator': 'downsample'}
-  run(plain, 'white', posterior='decoupled', simulate=True, **given)
-  first, second, _ = capsys.readouterr().out.split('written\n')
-  line = 'x_0 has 0.2 of the variance that edit.posterior=decoupled takes'
-  assert line in first and 'of the variance' not in second
-  assert 'whiteness' not in first + second
-
-
 def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
   """By the brightness, and by a user's function, which wants a dark left."""
   (tmp_path / 'rewards.py').write_text(
@@ -463,15 +438,6 @@ def test_errors_of_known_samples():
 def test_a_warning_says_what_to_try(found, part):
   text = posteriors.warning(**found)
   assert part in text and bool(part) == bool(text)
-
-
-def test_an_array_is_read_in_its_own_units(tmp_path):
-  y = np.linspace(0.0, 3.0, 8).reshape(2, 2, 2)
-  np.save(tmp_path / 'y.npy', y)
-  found = pictures.read_measurement(str(tmp_path / 'y.npy'), (2, 2, 2), DIGITS.x)
-  np.testing.assert_allclose(found, y, rtol=1e-6)
-  with pytest.raises(ValueError, match=r'shape \(2, 2, 2\), \(4,\) is needed'):
-    pictures.read_measurement(str(tmp_path / 'y.npy'), (4,), DIGITS.x)
 
 
 ODD = np.array([1e3, -5.0, 2e-4]), np.array([1e-3, 4.0, 1e-5])
@@ -544,17 +510,6 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
   assert (numbers[0] / 'run' / 'edits' / 'units_clean.png').exists()
 
 
-def test_a_reward_of_numbers_is_of_their_own_units(numbers):
-  folder, config = numbers
-  fields = {'': 'steer', '.reward': 'brightness', '.output': 'steered'}
-  flags = [(f'edit{name}', value) for name, value in fields.items()]
-  MODES['edit'](store.with_flags(config, flags), folder / 'run')
-  made = arrays_of(folder / 'run', 'steered', 'edits')
-  expected = 10.0 * made['arr_0'].mean(axis=1)
-  np.testing.assert_allclose(made['reward'], expected, rtol=1e-5)
-  assert (folder / 'run' / 'edits' / 'steered.png').exists()
-
-
 def test_a_file_of_y_is_what_simulate_makes(numbers):
   """Both are in the user's units, and the operator is the same."""
   folder, _ = numbers
@@ -602,16 +557,3 @@ def test_other_arrays_are_refused(numbers, tmp_path, arrays, changes, message):
   with pytest.raises((UserError, ValueError), match=message) as error:
     y_of((tmp_path, config), **fields | changes)
   assert '\n' not in str(error.value)
-
-
-def test_all_fields_of_methods_are_described():
-  """--help_mode shows what the docstring says of each field."""
-  for constructor in TABLES['edit.posterior'].values():
-    for field in inspect.signature(constructor).parameters:
-      assert f'{field}:' in (constructor.__doc__ or ''), field
-
-
-def test_particles_are_the_same_on_several_devices(plain, clean, two):
-  """They differ by at most a grey level: sums have another order."""
-  found = run(plain, 'mesh', image=str(clean), mesh=(2, 1), **TWO)
-  assert (found['arr_0'] != two[0]['arr_0']).mean() < 0.05

@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from benchmarks import restore
-from tests import as_main
 
 pytestmark = pytest.mark.benchmarks
 
@@ -58,13 +57,3 @@ def test_an_unsuitable_flag_is_refused(flag, message, capsys, monkeypatch):
   with pytest.raises(SystemExit, match='2'):
     restore.main()
   assert message in capsys.readouterr().err
-
-
-def test_a_field_that_a_method_does_not_read_is_one_line(plain):
-  args = f'--run={plain} --images=1 --methods=gibbs'
-  done = as_main.run(restore, *args.split(), '--flags=sampling.num_steps=2')
-  assert done.returncode == 1
-  assert done.stderr == (
-    'error: config.sampling.num_steps=2 is not read with '
-    'edit.posterior=gibbs: leave one of them out\n'
-  )

@@ -1,7 +1,6 @@
 """Sampling from a run of the real digits with a tiny network."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from PIL import Image
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
-from diffusion_jax.runtime import per_example
 from tests.app import toy_parts
 from tests.app.conftest import DIGITS, arrays_of, as_flags, printed_by, refused, smoke, untrained
 from tests.app.fields import within
@@ -124,38 +122,3 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
   first, second = (x['arr_0'].astype(int) for x in arrays.values())
   assert 0 < (first != second).mean() < 0.2
   assert np.abs(first - second).max() < 0.1 * 255
-
-
-def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
-  """One program of eight images serves all parts, including the last one."""
-  done, write = [], per_example.write_npz
-
-  def drawing(model, mesh, size):
-    assert size == 8
-
-    def start(params, index, cond):
-      assert len(index) == len(cond['label'])
-      done.append(f'begin {index[0]}')
-      return lambda: (np.zeros((len(index), 8, 8, 1), np.float32), None)
-
-    return SimpleNamespace(start=start)
-
-  def write_npz(path, *rest):
-    done.append(f'write {path.stem.lstrip("0") or 0}')
-    write(path, *rest)
-
-  monkeypatch.setattr(sample, 'generate', drawing)
-  for module in (per_example, sample.files):
-    monkeypatch.setattr(module, 'write_npz', write_npz)
-  fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
-  MODES['sample'](of_sampling(**fields), run)
-  assert done == [
-    'begin 0',
-    'begin 8',
-    'write 0',
-    'begin 16',
-    'write 8',
-    'write 16',
-    'write one_ahead',
-  ]
-  assert len(arrays_of(run, 'one_ahead')['arr_0']) == 20

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,10 +26,8 @@ from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run import weights
 from diffusion_jax.errors import UserError
-from tests.app.conftest import DIGITS, SMALL, refused, smoke, trial, untrained
-from tests.app.small_network import SmallAutoencoder
+from tests.app.conftest import DIGITS, refused, smoke, untrained
 
-VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
 
@@ -127,8 +124,6 @@ def test_two_users_get_their_own_pictures(page):
   'fields, message',
   [
     ({'num_steps': 200_000_000}, 'steps: 200000000 are more than 10000'),
-    ({'num_steps': '200_000_000'}, 'steps: 200_000_000 are more than'),
-    ({'num_steps': '000000000200000000'}, 'steps: 000000000200000000 are more'),
     ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
     ({'num_steps': 0}, 'sampling.num_steps=0 is not an integer of at least 1'),
     ({'labels': 12}, 'sampling.labels=12 is out of range'),
@@ -170,41 +165,6 @@ def test_the_page_loads_nothing_from_elsewhere(page):
   settings = json.loads(get(page, 'settings')[1])
   names = [field['name'] for field in settings['fields']]
   assert names == ['labels', 'sampler', 'num_steps', 'guidance.scale', 'seed']
-
-
-@pytest.mark.parametrize(
-  'name, changes, names',
-  [
-    ('digits_vae', {'network': VAE, 'sampling.checkpoint': 'latest'}, 'seed'),
-    ('digits_meanflow', {'network': SMALL}, 'labels num_steps seed'),
-    (
-      'digits_masked',
-      {'conditioning.labels': True, 'conditioning.dropout': 0.1},
-      'labels sampler num_steps guidance.scale seed',
-    ),
-  ],
-)
-def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
-  config = trial(name, **{'serve.num_images': 2}, **changes)
-  run = untrained(config, tmp_path / 'run')
-  model, emerge = emerging.emerging(config, run)
-  assert [field['name'] for field in serve.fields(model)] == names.split()
-  flags = [('sampling.guidance.scale', '2')] if 'guidance' in names else []
-  *_, last = emerge([('sampling.seed', '1'), *flags])
-  assert last.step == last.total and last.sheet.shape == (60, 114, 1)
-
-
-def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(run):
-  """Each step is an event; a drawing that is closed makes no more steps."""
-  _, emerge = emerging.emerging(smoke(**SIZE), run)
-  flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]
-  first = [frame.compiles for frame in emerge(flags)]
-  assert first == [True, True, *[False] * 15]
-  again: Any = emerge(flags)
-  assert not any(next(again).compiles for _ in range(5))
-  again.close()
-  shown = [frame.sheet is not None for frame in emerge(flags)]
-  assert sum(shown) == emerging.NUM_FRAMES and shown[-1]
 
 
 def test_a_number_of_steps_replaces_a_respacing(tmp_path):

@@ -224,7 +224,7 @@ def test_a_sampler_that_raises_is_refused_before_the_first_step(field, message, 
 
 
 def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(tmp_path, monkeypatch, capsys):
-  """test_hooks.py has the order, and test_programs.py a preview that fails."""
+  """tests/app/train_loop/test_hooks.py has the order."""
   workdir = tmp_path / 'run'
 
   def act(step, state, frozen, log):
@@ -303,22 +303,3 @@ def test_a_rate_that_decays_anew_is_said(run, tmp_path, capsys):
   constant = {'optimizer.decay': 'constant', 'training.resume': 'force'}
   MODES['train'](smoke(**constant, **{'training.num_steps': 7}), copy)
   assert 'decays anew' not in capsys.readouterr().out
-
-
-def test_another_config_is_refused_unless_forced(run, tmp_path):
-  copy = shutil.copytree(run, tmp_path / 'copy')
-  changed = within('optimizer', learning_rate=1e-3, decay_steps=4)
-  changed |= within('training', num_steps=5)
-  message = 'learning_rate is 0.008, 0.001 now'
-  refused(message, MODES['train'], smoke(**changed), copy)
-  assert_same(params_of(run), params_of(copy))  # nothing was lost
-  MODES['train'](smoke(**changed, **{'training.resume': 'force'}), copy)
-  assert (copy / 'checkpoints' / '5').is_dir()
-  stored = json.loads((copy / 'config.json').read_text())
-  assert stored['optimizer']['learning_rate'] == 1e-3
-
-
-def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
-  (tmp_path / 'file').write_text('in the way')
-  message = 'cannot write in the workdir .*file'
-  refused(message, MODES['train'], smoke(), tmp_path / 'file' / 'run')

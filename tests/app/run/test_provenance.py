@@ -233,13 +233,13 @@ def config_of(run, fields):
   return smoke(**fields) if run.name == 'digits' else of_run(run, **fields)
 
 
-KINDS = (
-  'samples', 'guided', 'contexts', 'given', 'sdedit', 'inpaint', 'interpolate',
-  'restore', 'matrix', 'steer', 'elbo', 'pixels', 'fd', 'sbc',
-)  # fmt: skip
+KINDS = 'samples', 'given', 'sdedit', 'interpolate', 'restore', 'steer', 'elbo', 'fd'
+# Of the same sections, with other choices.
+LIKE_THEM = 'guided', 'contexts', 'inpaint', 'matrix', 'pixels', 'sbc'
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in LIKE_THEM]
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', [*KINDS, *SLOW])
 def test_each_field_is_named_refused_or_free(kind, files, settings):
   """A result of other fields is not taken over."""
   mode, run, fields = kinds_of(files)[kind]

@@ -54,23 +54,3 @@ def test_the_command(tmp_path, test_split):
     assert first.startswith('360 samples: 99.4% +- 0.4% classified')
     apart = second.split()  # the samples are the real test digits
     assert float(apart[0]) == float(apart[-1].strip(')')) > 1.0
-
-
-def test_mistakes_of_the_command(tmp_path, test_split):
-  path = tmp_path / 'samples.npz'
-  pictures, labels = test_split
-  for arrays, message in (
-    ({'arr_0': pictures}, 'must contain images (arr_0 or images) and their la'),
-    ({'mu': np.zeros(2), 'labels': labels}, 'must contain images (arr_0 or im'),
-    ({'x': np.zeros(2)}, 'has the arrays x; '),
-    ({'arr_0': np.zeros((2, 4, 4, 3), np.uint8), 'labels': [1, 2]}, '8, 8, 1]'),
-  ):
-    np.savez(path, **arrays)
-    result = as_main.run(digits_judge, path)
-    assert result.returncode == 2 and result.stderr.count('\n') == 1
-    assert result.stderr.startswith('error: ') and message in result.stderr
-  for arguments in ((), ('a', 'b'), (tmp_path / 'none.npz',)):
-    result = as_main.run(digits_judge, *arguments)
-    assert result.returncode == 2 and 'error: ' in result.stderr
-  result = as_main.run(digits_judge, '--help')
-  assert result.returncode == 0 and 'metrics.judges.digits_judge runs/' in result.stdout

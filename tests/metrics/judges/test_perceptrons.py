@@ -42,14 +42,3 @@ def test_kept_weights_are_those_of_the_fit(name):
   theirs = fitted.logits(fitted.features(x))
   ours = kept.logits(kept.features(x))
   assert np.abs(ours - theirs).max() < 0.05 * theirs.std()
-
-
-def test_a_kept_perceptron_is_that_which_was_saved(tmp_path, monkeypatch):
-  monkeypatch.setattr(perceptrons, 'FOLDER', tmp_path / 'weights')
-  rng = np.random.default_rng(0)
-  shapes = (5, 3), (3,), (3, 2), (2,)
-  made = perceptrons.Perceptron(*(rng.standard_normal(s) for s in shapes))
-  perceptrons.save('own', made)
-  found, _ = perceptrons.load('own')
-  for kept, array in zip(found, made, strict=True):
-    np.testing.assert_array_equal(kept, array.astype(np.float32))

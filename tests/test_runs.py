@@ -1,0 +1,20 @@
+"""`dj.open_run`: what it takes, and what it refuses."""
+
+import diffusion_jax as dj
+from diffusion_jax.app.config import own
+from tests.app.conftest import SMALL, refused
+
+
+def test_fields_of_sampling_are_arguments(digits_run):
+  few = dj.open_run(digits_run, [SMALL], num_steps=2, sampler='heun', **{'clip': False})
+  assert few.levels.t.shape == (3,)
+  config = few.model.config.sampling
+  assert config.sampler.name == 'heun' and not config.clip
+  refused('sampling.steps', dj.open_run, digits_run, steps=2)
+  refused('there is no run in', dj.open_run, digits_run / 'samples')
+
+
+def test_a_strangers_run_needs_your_word(digits_run, monkeypatch):
+  monkeypatch.setattr(own, '_allowed', set())
+  refused(f'--allow={SMALL}', dj.open_run, digits_run)
+  dj.open_run(digits_run, allow=[SMALL])
