@@ -148,10 +148,10 @@ class ContextCode(Checked):
   """Encodes contexts [B, *shape], as `ContextEncoder` says.
 
   The result is [B, features] for 'vector' and 'set', [B, N, width] for 'words',
-  and the context itself for 'channels'. It is sown as intermediate, before a
-  learned vector replaces it where cond['drop'] [B] is True: the unconditional
-  model, if `has_null`. cond['context_code'] is taken instead if it is given.
-  Without both the result is the learned vector, with one word for 'words'.
+  and the context itself for 'channels'. With `has_null` a learned vector
+  replaces it where cond['drop'] [B] is True: the unconditional model.
+  cond['context_code'] is taken instead if it is given. Without both the result
+  is the learned vector, with one word for 'words'.
   """
 
   kind: ContextKind
@@ -166,7 +166,6 @@ class ContextCode(Checked):
     code = context_of(cond)
     if 'context_code' not in cond and code is not None:
       code = self._encode(code)
-      self.sow('intermediates', 'context_code', code)
     if not self.has_null:
       assert code is not None  # `Inputs.check`
       return code
