@@ -815,7 +815,7 @@ core/denoiser.py noise_inputs
 core/denoiser.py published_integers
   jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
 sampling/ancestral.py ddim_1_is_ancestral_fixed_small
-  1.0 - eta**2 + eta**2 * ratio**2 => 1.0 - eta**2 + eta**2 * ratio
+  jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t)) => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
 interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
   thresholded and c.sample_max_value != 1.0 => thresholded
 interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler

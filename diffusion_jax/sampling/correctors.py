@@ -20,9 +20,8 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import score_from_x0
-from diffusion_jax.core.process import forward_step
+from diffusion_jax.core.process import forward_step, snr_ratio
 from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Probability, Size
-from diffusion_jax.sampling.ancestral import ddim_old_share
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
@@ -177,7 +176,7 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
     noise_key, key = split_key(key, 2)
     noisy = level_s.sigma > 0.0
     logsnr = jnp.where(noisy, level_s.logsnr, 0.0)
-    old_share = ddim_old_share(level_s, level_t, eta)
+    old_share = 1.0 - eta**2 + eta**2 * snr_ratio(level_s, level_t)
     tiny = jnp.finfo(x.dtype).eps ** 2  # It is 0 for eta = 1 from alpha = 0.
     logsnr -= jnp.log(jnp.maximum(old_share, tiny))
     down = schedule.from_logsnr(logsnr)

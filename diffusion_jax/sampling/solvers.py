@@ -21,7 +21,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import NonNegative, Size
-from diffusion_jax.sampling.ancestral import ddim_step, noisy_ddim_step
+from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.brownian import path_noise
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -178,7 +178,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
       return path_noise(key, x, level, level_t) if eta else 0.0
 
     def move(x0, level, noise):
-      return noisy_ddim_step(x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise)
+      return ddim_step(x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise)
 
     noise = noise_of(level_s)  # of both moves to level s
 
@@ -310,7 +310,8 @@ def _multistep(x, s, history, old_share: Array | float = 1.0, weight: float = 1.
   values = [x0 for x0, _ in history]
   h = weight * _lambda_difference(s, level_t)
   x0_mean = _weighted_mean(h, nodes, values, _exponential_moments)
-  return ddim_step(x0_mean, x, s, level_t, old_share)
+  scale = jnp.sqrt(old_share) * (s.sigma / level_t.sigma)
+  return s.alpha * x0_mean + scale * (x - level_t.alpha * x0_mean)
 
 
 def _exponential_moments(h, n):
