@@ -758,8 +758,8 @@ app/modes/evaluate_pairs.py own_pair
   => datasets.source_of(model.config, 'train')
 app/scoring.py app/modes/test_evaluate_pairs.py own_pair
   provenance.check_parts(parts, settings, 'evaluation.name') => pass
-app/drawing/boxed.py keys_of_their_own
-  index[again] + _APART * attempt => index[again] + attempt
+sampling/rejection.py keys_of_their_own
+  repeated + _APART * attempt => repeated + attempt
 app/scoring.py standardised_by_the_statistics
   np.asarray(x.std)) => np.ones(len(x.std)))
 app/edits/restoration.py app/modes/test_arrays.py restored_in_their_units
