@@ -176,11 +176,9 @@ def variational_bound(
   starts_clean = at_step(0).sigma == 0.0
   first = jnp.where(starts_clean, 1, 0)
   terms_at = _make_terms_at(at_step, first, num_steps, variance, decoder, x0)
-  levels = at_step(jnp.arange(1, num_steps + 1))
-  drawn, expected = _draw_steps(choice_keys, levels, steps)
-  terms, errors = jax.lax.map(
-    lambda row: terms_at(keys, denoise, *row), _rows(drawn, first, starts_clean)
-  )
+  drawn, expected = _draw_steps(choice_keys, at_step(jnp.arange(1, num_steps + 1)), steps)
+  rows = _rows(drawn, first, starts_clean)
+  terms, errors = jax.lax.map(lambda row: terms_at(keys, denoise, *row), rows)
   prior = prior_kl(x0, at_step(num_steps))
   diffusion = _by_step(terms[0], terms[2:], drawn, expected)
   at_first = jnp.where(starts_clean, errors[1], errors[0])

@@ -104,10 +104,8 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
   _check_order(order)
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
-    history = new, *state
-    x = _multistep(x, level_s.expand_to(x), history)
-    return x, history[: order - 1]
+    history = (predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)), *state
+    return _multistep(x, level_s.expand_to(x), history), history[: order - 1]
 
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
@@ -119,11 +117,7 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   The method is of second order without a memory, with 2N - 1 calls. schedule
   gives the level in the middle.
   """
-
-  def finish(x0, x_middle, middle, x, s, t):
-    return ddim_step(x0, x, s, t)
-
-  return _by_the_middle(schedule, finish)
+  return _by_the_middle(schedule, lambda x0, x_middle, middle, x, s, t: ddim_step(x0, x, s, t))
 
 
 def dpm_solver_2(schedule: Schedule) -> Sampler:
@@ -154,8 +148,7 @@ def _by_the_middle(schedule, finish):
       return finish(later, x_middle, middle, x, s, t)
 
     euler = ddim_step(x0, x, s, t)
-    x = _correct_where_finite(correct, euler, level_s, level_t, middle)
-    return x, state
+    return _correct_where_finite(correct, euler, level_s, level_t, middle), state
 
   return Sampler(lambda x: (), step)
 
@@ -187,8 +180,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
       return move(predict(denoise, x_middle, middle).x0, level_s, noise)
 
     first = move(x0, level_s, noise)
-    x_s = _correct_where_finite(correct, first, level_s, level_t, middle)
-    return x_s, state
+    return _correct_where_finite(correct, first, level_s, level_t, middle), state
 
   return Sampler(lambda x: (), step, repeat_key)
 
@@ -209,8 +201,7 @@ def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) 
 
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
-    history = new, *state
+    history = (predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)), *state
     # For eta = 0 the product with an infinite h would be NaN.
     exponent = jnp.zeros_like(s.sigma)
     if eta:
@@ -377,9 +368,8 @@ def _lambda_difference(level, level_t):
 
 
 def _correct_where_finite(correct, x, level_s, level_t, level):
-  # Returns correct(x, level), which calls the network, or x itself if alpha_t =
-  # 0 or sigma_s = 0. With levels per example the selection follows the call, so
-  # the level must be finite for all examples.
+  # Returns correct(x, level), or x itself if alpha_t = 0 or sigma_s = 0.
+  # `_correct_where` needs a level that is finite for all examples.
   finite = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
   level = select_level(finite, level, level_t)
   return _correct_where(finite, correct, x, level)
