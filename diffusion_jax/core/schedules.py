@@ -337,7 +337,7 @@ class ShiftedSchedule:
   @property
   def num_steps(self) -> int:
     """Returns T; AttributeError unless the schedule has steps."""
-    return getattr(self.schedule, 'num_steps')  # noqa: B009
+    return self.schedule.num_steps  # pyright: ignore[reportAttributeAccessIssue]
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     return self._shifted(self.schedule(t))

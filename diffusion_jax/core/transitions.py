@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
+from diffusion_jax.core.state_schedules import AlphaBarSchedule
 from diffusion_jax.core.step_schedules import betas_of
 
 Array = jax.Array
@@ -178,7 +179,7 @@ def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:
 
   It goes to near states first (D3PM). Raises ValueError for other schedules.
   """
-  inner = getattr(schedule, 'schedule', None)
+  inner = schedule.schedule if isinstance(schedule, AlphaBarSchedule) else None
   return gaussian_process(num_values, betas_of(inner, 'gaussian'))
 
 

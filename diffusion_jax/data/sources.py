@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -85,8 +85,7 @@ class Source(Protocol):
 
 def checksum(source: object) -> str:
   """Returns source.checksum(), a sum of what is stored, or '' without one."""
-  stored = getattr(source, 'checksum', None)
-  return stored() if stored else ''
+  return source.checksum() if isinstance(source, SummedSource) else ''
 
 
 def digest(parts: Iterable[bytes | np.ndarray]) -> str:
@@ -105,7 +104,15 @@ def spread(count: int, most: int) -> np.ndarray:
   return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-class OrderedSource(Source, Protocol):
+@runtime_checkable
+class SummedSource(Protocol):
+  """Describes a source that knows a sum of what is stored."""
+
+  def checksum(self) -> str: ...
+
+
+@runtime_checkable
+class OrderedSource(Protocol):
   """Describes a source that orders its epochs, to be read in blocks."""
 
   @property
@@ -114,7 +121,8 @@ class OrderedSource(Source, Protocol):
     ...
 
 
-class RedrawnSource(Source, Protocol):
+@runtime_checkable
+class RedrawnSource(Protocol):
   """Describes a source of random examples, such as `Binarized`."""
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> Source:
@@ -362,7 +370,7 @@ class Binarized:
     self.source, self.how = source, how
     self.facts = source.facts._replace(x=x._replace(levels=2))
     self.in_memory = source.in_memory
-    self.order = getattr(source, 'order', None)
+    self.order = source.order if isinstance(source, OrderedSource) else None
     self._seeds: Callable[[int], tuple[int, ...]] = lambda row: (0,)
 
   def __len__(self) -> int:

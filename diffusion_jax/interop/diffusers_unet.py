@@ -130,7 +130,7 @@ def _updown(c):
   # Whether residual blocks change the resolution: {True}, {False}, or both.
   found = set()
   for kinds, way in ((c.down_block_types, 'down'), (c.up_block_types, 'up')):
-    resnet = getattr(c, f'{way}sample_type') == 'resnet'
+    resnet = vars(c)[f'{way}sample_type'] == 'resnet'
     for kind in kinds[:-1]:  # the last does not change it
       found.add('Attn' in kind and resnet or kind.startswith('Resnet'))
   return found
