@@ -178,8 +178,7 @@ def reverse_variance(
     return small
   if var_frac is None:
     return large if first is None else jnp.where(clean, first, large)
-  tiny = jnp.finfo(small.dtype).tiny
-  log_small = jnp.log(jnp.maximum(small, tiny))
+  log_small = jnp.log(jnp.maximum(small, jnp.finfo(small.dtype).tiny))
   learned = jnp.exp(var_frac * jnp.log(large) + (1.0 - var_frac) * log_small)
   return jnp.where(small > 0.0, learned, 0.0)
 

@@ -52,8 +52,7 @@ class CosineSchedule:
     span = jnp.pi / 2.0 - first - last
     # cos(angle) is computed as the sine of the other acute angle, which is
     # exact near angle = pi/2.
-    alpha = jnp.sin(last + (1.0 - t) * span)
-    return NoiseLevel(t, alpha, jnp.sin(first + t * span))
+    return NoiseLevel(t, jnp.sin(last + (1.0 - t) * span), jnp.sin(first + t * span))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to the schedule's range."""
@@ -260,8 +259,7 @@ class RectifiedFlowSchedule:
     """Returns the level for a log-SNR, which may be infinite."""
     log_ratio = -0.5 * as_float(logsnr)
     t = jax.nn.sigmoid(log_ratio - jnp.log(self.shift))
-    sigma = jax.nn.sigmoid(log_ratio)
-    return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), sigma)
+    return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), jax.nn.sigmoid(log_ratio))
 
 
 @pytree_dataclass

@@ -177,8 +177,7 @@ def with_zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
 
 
 def _checked(name, sequence, last, identity):
-  # The numbers must be in (0, 1), but the final one may be `last`. `identity`
-  # is the value that adds no noise.
+  # The numbers must be in (0, 1), but the final one may be `last`.
   try:
     sequence = np.asarray(sequence, np.float64)
   except (TypeError, ValueError):

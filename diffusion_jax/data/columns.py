@@ -95,8 +95,7 @@ class ColumnSource:
       return {n: np.stack([*values(c, _numbers)]) for n, c in columns.items()}
     arrays = {'x': resized(values(image, _picture), self.facts.x.shape)}
     if label:
-      labels = values(label, self._label)
-      arrays['label'] = np.fromiter(labels, np.int32, len(index))
+      arrays['label'] = np.fromiter(values(label, self._label), np.int32, len(index))
     if text:
       arrays['text'] = np.array([*values(text, _text)])
     return arrays
@@ -259,6 +258,5 @@ def of_files(
   rows = np.arange(len(table))
   if not test_path:
     rows = random_part(len(table), split, test_fraction, path)
-  facts = pictures(image_shape, num_classes)
-  source = ColumnSource(table, columns, rows, facts)
+  source = ColumnSource(table, columns, rows, pictures(image_shape, num_classes))
   return checked(source, check, skip_damaged)

@@ -228,7 +228,7 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
 
 
 def _standardised(values, array, name):
-  _check_finite(array, name)
+  check_finite(array, name)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   mean, std = mean_and_std(array)
@@ -270,11 +270,12 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if name == 'x':
       check_channels(values)
     if not values.levels:
-      _check_finite(array, name)
+      check_finite(array, name)
   return arrays
 
 
-def _check_finite(array, name):
+def check_finite(array: np.ndarray, name: str) -> None:
+  """Raises ValueError for NaN and infinity in an array."""
   if not np.isfinite(array).all():
     raise ValueError(f'{name} has numbers that are not finite: leave them out')
 

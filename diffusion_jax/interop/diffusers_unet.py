@@ -67,8 +67,7 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   """
   first = names.TORCH_SWAPPED if swapped else TORCH.linear
   row = {'noise_dense_1': ('time_embedding.linear_1', first)}
-  levels = len(network.multipliers)
-  return names.expand({**row, **LAYERS}, network.num_blocks, levels)
+  return names.expand({**row, **LAYERS}, network.num_blocks, len(network.multipliers))
 
 
 def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
@@ -98,8 +97,7 @@ def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
 
 def _allowed(c):
   widths, kinds = c.block_out_channels, ('conv', 'resnet')
-  levels = _attended(c.down_block_types)
-  alike = levels == _attended(c.up_block_types[::-1])
+  alike = _attended(c.down_block_types) == _attended(c.up_block_types[::-1])
   reason = '' if alike else 'attention is at other levels on the way down'
   mixed = (
     'the resolution is changed by residual blocks at some levels and by convolutions at others'

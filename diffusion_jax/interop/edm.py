@@ -191,8 +191,7 @@ def describe(options: SimpleNamespace) -> reader.Model:
   conditioning = {'labels': o.label_dim > 0, 'dropout': float(o.label_dropout)}
   network: UNet | DDPMpp
   if adm:
-    stem = int(o.model_channels * o.channel_mult[0])
-    fields |= ADM | {'stem_channels': stem}
+    fields |= ADM | {'stem_channels': int(o.model_channels * o.channel_mult[0])}
     network = UNet(**fields, **given)
   else:
     if o.embedding_type == 'fourier':

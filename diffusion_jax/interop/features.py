@@ -100,8 +100,7 @@ def load_features(name: str, path: str | Path | None = None, batch_size: int = 6
     'preprocessing': kind.HOW,
     'weights': sha256(file),
   }
-  mesh = Mesh(_devices(batch_size), ('data',))
-  everywhere = NamedSharding(mesh, PartitionSpec())
+  everywhere = NamedSharding(Mesh(_devices(batch_size), ('data',)), PartitionSpec())
   params = jax.device_put(params, everywhere)
   return Features(compute, params, protocol, batch_size)
 

@@ -59,12 +59,10 @@ def save(
     cond: the shapes of its arrays.
     unit: of the images, for the reader of the script.
   """
-  arrays = jax.tree.map(jnp.asarray, dict(params))
-  weights = files.flatten(jax.device_get(arrays))
+  weights = files.flatten(jax.device_get(jax.tree.map(jnp.asarray, dict(params))))
 
   def sampler(weights, index, cond):
-    params = traverse_util.unflatten_dict(weights, sep='/')
-    return compute(params, index, cond)
+    return compute(traverse_util.unflatten_dict(weights, sep='/'), index, cond)
 
   index = jax.ShapeDtypeStruct((size,), jnp.int32)
   by_name = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in weights.items()}

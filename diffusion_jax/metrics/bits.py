@@ -50,8 +50,7 @@ def pixel_histogram(batches: Iterable[np.ndarray], num_levels: int) -> np.ndarra
 
 def independent_pixels_nll(x0: Array, log_prob: Array) -> Array:
   """Returns -log p, [B], of [B, H, W, C] in [-1, 1] by `pixel_histogram`."""
-  num_levels = log_prob.shape[-1]
-  level = jnp.rint((x0 + 1.0) * ((num_levels - 1) / 2.0)).astype(int)
+  level = jnp.rint((x0 + 1.0) * ((log_prob.shape[-1] - 1) / 2.0)).astype(int)
   chosen = jnp.take_along_axis(log_prob[None], level[..., None], axis=-1)
   return -jnp.sum(chosen, axis=(1, 2, 3, 4))
 

@@ -229,8 +229,7 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
     log_q = take('density_coverage', samples, 'log_q')
     at_truth = take('density_coverage', reference, 'log_q', 'reference')
     levels = density_levels(log_q, at_truth, seed)
-    inside = _fraction(levels, mass)
-    return _scores('density', inside, levels, mass, np.asarray(log_q))
+    return _scores('density', _fraction(levels, mass), levels, mass, np.asarray(log_q))
 
   names = {'density_coverage': True, 'density_p': True}
   return SampleMetric(names, ('log_q',), compute)

@@ -222,8 +222,7 @@ def ode(
       if not levels:
         x = x0
       elif dequantization == 'gaussian':
-        level = schedule(t_min)
-        x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
+        x, log_weight = dj.gaussian_dequantize(noise_keys, x0, schedule(t_min), levels)
       else:
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
       denoise = model.denoiser(params, cond)
@@ -261,7 +260,6 @@ def _share_inside(keys, denoise, schedule, x, box, t_min, rtol, draws):
 
 
 def _log_p_by_ode(t_min, tolerance, num_probes):
-  # Returns the function (keys, denoise, schedule, x) -> log p(x), [B], in nats;
   # `exact` allows the exact divergence of small arrays.
   check_value('t_min', t_min, Rate)
   check_value('tolerance', tolerance, _BELOW_ONE)
@@ -299,8 +297,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
 
       def log_prior(z):
         denoise = model.denoiser(params, cond)
-        schedule = model.schedule(params)
-        log_p = log_p_of(probe_keys, denoise, schedule, scale * z)
+        log_p = log_p_of(probe_keys, denoise, model.schedule(params), scale * z)
         return log_p + z[0].size * jnp.log(scale)
 
       vae = model.autoencoder
@@ -321,8 +318,7 @@ def independent_pixels() -> ModelMetric:
 
   def measure(model: ImageModel) -> PerExample:
     source = model.source()
-    batches = in_batches(source, 1000)
-    log_prob = bits.pixel_histogram(batches, source.facts.x.levels)
+    log_prob = bits.pixel_histogram(in_batches(source, 1000), source.facts.x.levels)
     log_prob = jnp.asarray(log_prob)
 
     def function(params, keys, x0, cond):

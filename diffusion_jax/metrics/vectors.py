@@ -192,8 +192,7 @@ def classifier_accuracy(
 
   check_pair(samples, reference)
   # sbibm's deviations are PyTorch's, over M - 1.
-  standard = standard_of(reference, ddof=1)
-  x = standard.features(np.concatenate([reference, samples]))
+  x = standard_of(reference, ddof=1).features(np.concatenate([reference, samples]))
   labels = np.repeat([0, 1], [len(reference), len(samples)])
   width = 10 * x.shape[1]
   classifier = MLPClassifier((width, width), max_iter=10_000, random_state=seed)

@@ -105,8 +105,7 @@ class TextFeatures(Checked):
     text, drop = cond.get('text'), cond.get('drop')
     null = jnp.zeros(())  # It is not used without `null_text`.
     if self.null_text:
-      init = nn.initializers.normal(1.0)
-      null = self.param('null', init, (self.width,), jnp.float32)
+      null = self.param('null', nn.initializers.normal(1.0), (self.width,), jnp.float32)
       null = null.astype(self.dtype)
     if text is None:
       shape = batch_size, 1

@@ -11,6 +11,7 @@ from flax import linen as nn, nnx
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.networks.context import ContextCode
+from diffusion_jax.networks.options import Checked
 
 
 def network_fn(module: nn.Module) -> Callable[..., PyTree]:
@@ -28,24 +29,25 @@ def network_fn(module: nn.Module) -> Callable[..., PyTree]:
   return apply
 
 
-def encode_context(module: Any, params: Params, cond: dict, shape: Sequence[int]) -> dict:
+def encode_context(module: nn.Module, params: Params, cond: dict, shape: Sequence[int]) -> dict:
   """Returns cond with 'context_code' in place of 'context', both [B, ...].
 
   The network's output is the same. Sampling thus encodes a context once, and
   not at every step of every draw: the rows of the code are repeated for the
-  draws. shape: of one x. A cond without a context, or of a network without the
-  encoder of `read_context`, is returned as it is.
+  draws. shape: of one x. A cond without a context, or of a network of the user,
+  is returned as it is.
   """
-  if 'context' not in cond or 'context' not in params:
+  if not isinstance(module, Checked) or 'context' not in {*cond} & {*params}:
     return cond
+  network: Any = module
   weights = params['context']
   # 'words' and 'channels' have no layer as wide as the noise's embedding.
   features = weights['dense_out']['bias'].size if 'dense_out' in weights else 1
   encoder = ContextCode(
-    module.inputs.context_kind(shape[:-1]),
-    module.inputs.context_encoder,
+    network.inputs.context_kind(shape[:-1]),
+    network.inputs.context_encoder,
     features,
-    dtype=module.dtype,
+    dtype=network.dtype,
   )
   code = encoder.apply({'params': weights}, {'context': cond['context']}, tuple(shape))
   rest = {name: value for name, value in cond.items() if name != 'context'}

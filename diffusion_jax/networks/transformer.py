@@ -208,8 +208,7 @@ class DiT(Checked):
       if self.positions in ('rotary', 'both'):
         size = self.channels // self.num_heads
         angles = jnp.asarray(rotary_angles(grid, size, extra))
-      stack = self._stack(start, stop, train, text)
-      carry, _ = stack(carry, c, angles, words, mask)
+      carry, _ = self._stack(start, stop, train, text)(carry, c, angles, words, mask)
     return carry[0][:, extra:]
 
   def _stack(self, start, stop, train, text) -> Callable:

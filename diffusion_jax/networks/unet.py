@@ -128,8 +128,7 @@ class UNet(Checked):
     return output_conv(self, self.out_channels, h)
 
   def _conditions(self, x, noise, cond):
-    # Returns the embedding of noise and conditions, the words by kind with
-    # their masks, and x with further channels.
+    # Returns the embedding, the words by kind with masks, and x with conditions.
     width, words = 4 * self.channels, {}
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     embedding = noise_and_label(h, cond, width, self.inputs, **self.style)
@@ -137,8 +136,7 @@ class UNet(Checked):
     embedding += of_step(self.inputs, cond, *steps, self.dtype)
     if text := self.inputs.text:
       sizes = text.width, text.layers, text.heads, self.inputs.null_class
-      features = TextFeatures(*sizes, **self.style, name='text')
-      words['text'] = features(cond, len(x))
+      words['text'] = TextFeatures(*sizes, **self.style, name='text')(cond, len(x))
       pooled = mean_of_words(*words['text'])
       embedding += dense(pooled, width, 'text_pooled', **self.style)
     context = read_context(self.inputs, x, cond, width, **self.style)
@@ -162,8 +160,7 @@ def down_and_middle(
 
   def residual(h, level, name, resample=None):
     options = {'features': widths[level], 'resample': resample}
-    block = make_block(ResnetBlock, network, name, **options)
-    return block(h, embedding, train)
+    return make_block(ResnetBlock, network, name, **options)(h, embedding, train)
 
   def block(h, level, name):
     h = residual(h, level, f'{name}_block')

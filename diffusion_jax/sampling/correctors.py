@@ -146,8 +146,7 @@ def churn(
     churned &= noisier.logsnr < logsnr
     level = select_level(churned, noisier, level_t)
     z = s_noise * draw_normal(noise_key, x)
-    mask = expand_to(churned, x)
-    x = jnp.where(mask, forward_step(x, z, level_t, level), x)
+    x = jnp.where(expand_to(churned, x), forward_step(x, z, level_t, level), x)
     return sampler.step(key, x, state, denoise, level_s=level_s, level_t=level)
 
   return Sampler(sampler.init, step)
@@ -187,8 +186,7 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
     z = draw_normal(noise_key, x)
     # Levels without a step between them are replaced: theirs would be NaN.
     ends = (select_level(noisy, end, level_t) for end in (down, level_s))
-    back = forward_step(x, z, *ends)
-    return jnp.where(expand_to(noisy, x), back, x), state
+    return jnp.where(expand_to(noisy, x), forward_step(x, z, *ends), x), state
 
   return Sampler(sampler.init, step)
 
@@ -211,8 +209,7 @@ class Churn(NamedTuple):
 
   def around(self, sampler: Sampler, schedule: Schedule, num_steps: int) -> Sampler:
     """Returns the sampler with noise before each step."""
-    gamma = churn_gamma(self.s_churn, num_steps)
-    return churn(sampler, schedule, gamma, *self[1:])
+    return churn(sampler, schedule, churn_gamma(self.s_churn, num_steps), *self[1:])
 
 
 class AncestralNoise(NamedTuple):

@@ -157,8 +157,7 @@ def pick(key: Array, x: Array, log_weights: Array) -> Array:
 
   x: [B, K, ...]; log_weights: [B, K]; key: [] or [B].
   """
-  index = draw_index(key, log_weights)
-  return jax.vmap(lambda row, i: row[i])(x, index)
+  return jax.vmap(lambda row, i: row[i])(x, draw_index(key, log_weights))
 
 
 def effective_number(log_weights: Array) -> Array:

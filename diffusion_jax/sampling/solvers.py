@@ -292,9 +292,8 @@ def _middle_level(schedule, level_s, level_t):
 
 
 def _multistep(x, s, history, old_share: Array | float = 1.0, weight: float = 1.0):
-  # Takes x from the level of history[0] to level s. The history is a sequence
-  # of pairs (x0, level) that begins at the start of the step; estimates at
-  # alpha = 0 have no weight. x0 has the weight e^(weight lambda).
+  # Takes x from the level of history[0] to level s. history: pairs (x0, level),
+  # without weight at alpha = 0. x0 has the weight e^(weight lambda).
   x0, level_t = history[0]
   nodes = [jnp.zeros_like(level_t.t)]
   nodes += [weight * _lambda_difference(level, level_t) for _, level in history[1:]]
@@ -382,8 +381,7 @@ def _correct_where(condition, correct, x, level):
 
 
 def _broadcast_level(level, x):
-  # The state of a loop needs a fixed shape, so it holds one level per example,
-  # [B, 1, ...].
+  # A loop's state has a fixed shape: one level per example, [B, 1, ...].
   shape = (x.shape[0], *[1] * (x.ndim - 1))
   return jax.tree.map(lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x))
 

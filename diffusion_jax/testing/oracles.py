@@ -72,8 +72,7 @@ class Mixture:
     """Computes E[x_0 | x_t], the estimate of the best denoiser."""
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
-    posterior = jax.nn.softmax(log_joint, axis=1)
-    x0 = _einsum('bk,ki->bi', posterior, self.means)
+    x0 = _einsum('bk,ki->bi', jax.nn.softmax(log_joint, axis=1), self.means)
     x0 += self._average(log_joint, gain * rotated)
     return Prediction(x0)
 
@@ -188,8 +187,7 @@ class Mixture:
     apart = self.means[None] + moved - self.denoise(x, level).x0[:, None]
     within = _einsum('kde,bke,kfe->bkdf', q, sigma**2 * v / variance, q)
     between = apart[..., :, None] * apart[..., None, :]
-    posterior = jax.nn.softmax(log_joint, axis=1)
-    return _einsum('bk,bkdf->bdf', posterior, within + between)
+    return _einsum('bk,bkdf->bdf', jax.nn.softmax(log_joint, axis=1), within + between)
 
   def posterior(self, matrix: ArrayLike, y: ArrayLike, std: float) -> 'Mixture':
     """Returns p(x_0 | y) for y = matrix x_0 + std n, n ~ N(0, I).
