@@ -144,8 +144,7 @@ class SubVPSchedule:
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
-    value = _linear_beta_integral(t, self.beta_min, self.beta_max)
-    return self._level(t, value)
+    return self._level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to the schedule's range."""
@@ -177,8 +176,7 @@ class GeometricVESchedule:
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
-    sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
-    return NoiseLevel(t, jnp.ones_like(t), sigma)
+    return NoiseLevel(t, jnp.ones_like(t), self.sigma_min * jnp.exp(t * self._log_ratio()))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
@@ -214,8 +212,7 @@ class KarrasSchedule:
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     first, last = self._ends()
-    sigma = ((1.0 - t) * first + t * last) ** self.rho
-    return NoiseLevel(t, jnp.ones_like(t), sigma)
+    return NoiseLevel(t, jnp.ones_like(t), ((1.0 - t) * first + t * last) ** self.rho)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
@@ -392,5 +389,4 @@ class LearnedSchedule:
 
 def _sigmoid_level(t: Array, gamma: Array) -> NoiseLevel:
   # sqrt(1 - sigmoid(gamma)) would lose the digits of small values.
-  alpha = jnp.sqrt(jax.nn.sigmoid(-gamma))
-  return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(gamma)))
+  return NoiseLevel(t, jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma)))

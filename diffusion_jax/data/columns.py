@@ -133,8 +133,7 @@ def of_numbers(
   source = ColumnSource(table, columns, rows, Facts(ArraySpec(())), order)
   first = source.read(np.arange(1))
   values = {name: ArraySpec(array.shape[1:]) for name, array in first.items()}
-  facts = Facts(values['x'], context=values.get('context'))
-  return dataclasses.replace(source, facts=facts)
+  return dataclasses.replace(source, facts=Facts(values['x'], context=values.get('context')))
 
 
 def _numbers(value, column):

@@ -189,8 +189,7 @@ def fit(image: np.ndarray, size: int | tuple[int, int], how: str = 'crop') -> np
     columns = min(w, max(1, round(h * width / height)))
     top, left = (h - rows) // 2, (w - columns) // 2
     image = image[top : top + rows, left : left + columns]
-  picture = Image.fromarray(image)
-  return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:

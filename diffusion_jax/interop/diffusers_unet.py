@@ -91,8 +91,7 @@ def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
     'middle_attention': middle if c.add_attention else 'none',
   }
   inputs = Inputs(num_classes=c.num_class_embeds or 0)
-  network = UNet(**fields, out_channels=out_channels, inputs=inputs)
-  return network, fields, c
+  return UNet(**fields, out_channels=out_channels, inputs=inputs), fields, c
 
 
 def _allowed(c):

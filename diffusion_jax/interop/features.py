@@ -72,8 +72,7 @@ class Features:
     rest = self.batch_size - len(batch)
     if rest:
       batch = np.concatenate([batch, np.repeat(batch[-1:], rest, axis=0)])
-    devices = _devices(self.batch_size)
-    sharding = NamedSharding(Mesh(devices, ('data',)), PartitionSpec('data'))
+    sharding = NamedSharding(Mesh(_devices(self.batch_size), ('data',)), PartitionSpec('data'))
     return self.compute(self.params, jax.device_put(batch, sharding))
 
 

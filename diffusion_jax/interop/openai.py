@@ -261,8 +261,7 @@ def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
     network = NoisyClassifier(**fields, num_classes=num_classes)
     sections['network'] = {'name': 'classifier', **fields}
   else:
-    image_channels = 3 if flags.large_size else 0
-    inputs = Inputs(num_classes=num_classes, image_channels=image_channels)
+    inputs = Inputs(num_classes=num_classes, image_channels=3 if flags.large_size else 0)
     network = UNet(**fields, out_channels=6 if flags.learn_sigma else 3, inputs=inputs)
     sections['network'] = {'name': 'unet', **fields}
   count, last = network.num_blocks + 1, len(widths) - 1

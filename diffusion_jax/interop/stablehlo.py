@@ -89,8 +89,7 @@ def save_features(
   `load_features` reads.
   """
   images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  exported = export.export(jax.jit(compute), platforms=PLATFORMS)
-  program = exported(images).serialize()
+  program = export.export(jax.jit(compute), platforms=PLATFORMS)(images).serialize()
   Path(out).parent.mkdir(parents=True, exist_ok=True)
   with draft(out) as file:
     file.write(program)

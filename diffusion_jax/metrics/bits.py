@@ -44,8 +44,7 @@ def pixel_histogram(batches: Iterable[np.ndarray], num_levels: int) -> np.ndarra
     counts = counts + np.stack(
       [np.sum(images == level, axis=0) for level in range(num_levels)], axis=-1
     )
-  log_prob = np.log(counts / counts.sum(axis=-1, keepdims=True))
-  return log_prob.astype(np.float32)
+  return np.log(counts / counts.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def independent_pixels_nll(x0: Array, log_prob: Array) -> Array:

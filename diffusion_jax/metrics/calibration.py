@@ -101,8 +101,7 @@ def regression_references(
   check_finite('context', x)
   folds = KFold(min(num_folds, len(x)), shuffle=True, random_state=seed)
   model = make_pipeline(StandardScaler(), Ridge())
-  flat = y.reshape(len(y), -1)
-  found = cross_val_predict(model, x.reshape(len(x), -1), flat, cv=folds)
+  found = cross_val_predict(model, x.reshape(len(x), -1), y.reshape(len(y), -1), cv=folds)
   return np.asarray(found).reshape(y.shape)
 
 

@@ -134,8 +134,7 @@ def _digits(name, levels):
 
 def _shapes(weights, batch_size):
   def extract(pictures):
-    features = shapes_judge.make_features(pictures.shape[1])(pictures)
-    return {'features': features}
+    return {'features': shapes_judge.make_features(pictures.shape[1])(pictures)}
 
   _, digest = perceptrons.load('shapes_16')
   text = f'{digest}, of sides other than 16 fitted to 4,000 pictures'

@@ -133,8 +133,7 @@ def elbo(
 
     return function
 
-  details = functools.partial(_terms, random_steps=random_steps)
-  return in_bits('elbo', measure, details)
+  return in_bits('elbo', measure, functools.partial(_terms, random_steps=random_steps))
 
 
 def _terms(arrays, out, random_steps):
@@ -322,8 +321,7 @@ def independent_pixels() -> ModelMetric:
     log_prob = jnp.asarray(log_prob)
 
     def function(params, keys, x0, cond):
-      nll = bits.independent_pixels_nll(x0, log_prob)
-      return {'total': dj.bits_per_dim(nll, x0.shape[1:])}
+      return {'total': dj.bits_per_dim(bits.independent_pixels_nll(x0, log_prob), x0.shape[1:])}
 
     return function
 

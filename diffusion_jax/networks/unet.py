@@ -137,8 +137,7 @@ class UNet(Checked):
     if text := self.inputs.text:
       sizes = text.width, text.layers, text.heads, self.inputs.null_class
       words['text'] = TextFeatures(*sizes, **self.style, name='text')(cond, len(x))
-      pooled = mean_of_words(*words['text'])
-      embedding += dense(pooled, width, 'text_pooled', **self.style)
+      embedding += dense(mean_of_words(*words['text']), width, 'text_pooled', **self.style)
     context = read_context(self.inputs, x, cond, width, **self.style)
     if context.embedding is not None:
       embedding += context.embedding
@@ -250,8 +249,7 @@ class AttentionPool(Checked):
     tokens = x.reshape(batch, height * width, channels)
     tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
     normal = nn.initializers.normal(channels**-0.5)
-    places = self.param('places', normal, tokens.shape[1:], jnp.float32)
-    tokens += places[None]
+    tokens += self.param('places', normal, tokens.shape[1:], jnp.float32)[None]
     heads = count_heads(self.num_heads, self.head_channels, channels)
     qkv = dense(tokens, 3 * channels, 'qkv', initializer=self.initializer)
     q, k, v = jnp.moveaxis(qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0)

@@ -168,8 +168,7 @@ def unexplained(
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)
   given = residual, measurement.variance(residual), precision, num_iterations
-  v = least_squares(measurement.forward, transpose, *given)
-  return measurement.residual(v)
+  return measurement.residual(least_squares(measurement.forward, transpose, *given))
 
 
 def _over_variance(level, like, power):

@@ -277,8 +277,7 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
     corrected = _multistep(last_x, new[1], (last, new, *older))
     x = jnp.where(last[1].alpha > 0.0, corrected, x)
     history = (new, *history)[:order]
-    x_s = _multistep(x, level_s.expand_to(x), lowered(history, left))
-    return x_s, (x, history, left - 1)
+    return _multistep(x, level_s.expand_to(x), lowered(history, left)), (x, history, left - 1)
 
   left = 2**30 if num_steps is None else num_steps
   return Sampler(lambda x: (x, _empty_history(x, order), jnp.int32(left)), step)
