@@ -179,8 +179,7 @@ def pictures(
   shape: tuple[int, ...], num_classes: int = 0, class_names: Iterable[str] = ()
 ) -> Facts:
   """Returns the facts of pictures of `shape` with 256 levels."""
-  x = ArraySpec(tuple(shape), 256)
-  return Facts(x, num_classes, class_names=tuple(class_names))
+  return Facts(ArraySpec(tuple(shape), 256), num_classes, class_names=tuple(class_names))
 
 
 def facts_of_fields(
@@ -256,8 +255,7 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if values is None:
       continue
     if not isinstance(arrays, dict) or name not in arrays:
-      given = type(arrays).__name__
-      raise ValueError(f'read must return a dict with {name!r}, got {given}')
+      raise ValueError(f'read must return a dict with {name!r}, got {type(arrays).__name__}')
     array = arrays[name]
     kind, right = 'float', array.dtype.kind in 'fiu'
     if values.levels:
