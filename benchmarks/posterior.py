@@ -137,7 +137,7 @@ def populations(
   sampler = dj.steered(m.log_prob, twist, use_gradient=use_gradient)
   shape = len(y), count, problem.matrix.shape[1]
   x = dj.prior_sample(prior_key, shape, levels.take(0))
-  x, state = dj.sample(key, problem.denoise, sampler, levels, x, return_state=True)
+  x, state = dj.sample_with_state(key, problem.denoise, sampler, levels, x)
   return dj.pick(pick_key, x, state.log_weights), state
 
 

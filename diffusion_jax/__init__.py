@@ -230,6 +230,8 @@ from diffusion_jax.sampling.sampler import (
   Sampler as Sampler,
   prior_sample as prior_sample,
   sample as sample,
+  sample_with_state as sample_with_state,
+  trajectory as trajectory,
 )
 from diffusion_jax.sampling.sde import (
   euler_maruyama as euler_maruyama,

@@ -135,7 +135,7 @@ def paths():
   samplers = {'dj.ddim()': dj.ddim(), 'dj.ddim(eta=1.0)': dj.ddim(1.0)}
   for axis, (name, sampler) in zip(axes, samplers.items(), strict=True):
     key = jax.random.key(1)
-    xs = dj.sample(key, data.denoise, sampler, levels, x, True)
+    xs = dj.trajectory(key, data.denoise, sampler, levels, x)
     time = np.linspace(0, 1, len(xs))
     colours = plt.get_cmap('tab10')(np.asarray(xs[-1] @ jnp.ones(2) > 0) * 3)
     for i, colour in enumerate(colours):
@@ -212,7 +212,7 @@ def inpainting():
     @jax.jit
     def draw(denoise=denoise, sampler=sampler, levels=levels):
       x = dj.prior_sample(jax.random.key(4), known.shape, levels.take(0))
-      return dj.sample(jax.random.key(5), denoise, sampler, levels, x, True)
+      return dj.trajectory(jax.random.key(5), denoise, sampler, levels, x)
 
     xs, t = draw(), np.asarray(levels.t)
     last = [np.flatnonzero(t >= time - 1e-6)[-1] for time in times[:-1]]

@@ -754,8 +754,8 @@ app/modes/evaluate_pairs.py own_pair
   => datasets.source_of(model.config, 'train')
 app/scoring.py app/modes/test_evaluate_pairs.py own_pair
   provenance.check_parts(parts, settings, 'evaluation.name') => pass
-app/drawing/boxed.py keys_of_their_own
-  index[again] + _APART * attempt => index[again] + attempt
+sampling/rejection.py keys_of_their_own
+  repeated + _APART * attempt => repeated + attempt
 app/scoring.py standardised_by_the_statistics
   np.asarray(x.std)) => np.ones(len(x.std)))
 app/edits/restoration.py app/modes/test_arrays.py restored_in_their_units
@@ -811,7 +811,7 @@ core/denoiser.py noise_inputs
 core/denoiser.py published_integers
   jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
 sampling/ancestral.py ddim_1_is_ancestral_fixed_small
-  1.0 - eta**2 + eta**2 * ratio**2 => 1.0 - eta**2 + eta**2 * ratio
+  jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t)) => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
 interop/diffusers_schedulers.py read_of_a_scheduler
   thresholded and c.sample_max_value != 1.0 => thresholded
 interop/diffusers_schedulers.py read_of_a_scheduler

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from diffusion_jax.app import cli, help, models
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, predecessors, store, trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec

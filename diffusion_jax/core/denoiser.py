@@ -149,8 +149,7 @@ def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
     new, old = trained.expand_to(xt), safe.expand_to(xt)
     mostly_signal = expand_to(level.alpha > level.sigma, xt)
     ratios = new.alpha / old.alpha, new.sigma / old.sigma
-    scale = jnp.where(mostly_signal, *ratios)
-    return denoise(scale * xt, trained)
+    return denoise(jnp.where(mostly_signal, *ratios) * xt, trained)
 
   return denoise_at_equal_snr
 

@@ -216,8 +216,7 @@ def prior_kl_states(x0: Array, process: StateProcess, level_T: NoiseLevel) -> Ar
   q = q_states(x0, process, level_T)
   prior = process.prior.reshape((1,) * x0.ndim + (-1,))
   outside = sum_data_axes((q > 0.0) & (prior == 0.0)) > 0
-  kl = jnp.where(outside, jnp.inf, state_kl(q, prior))
-  return nan_unless_data(kl, x0, process)
+  return nan_unless_data(jnp.where(outside, jnp.inf, state_kl(q, prior)), x0, process)
 
 
 def transition_kl_states(
@@ -267,8 +266,7 @@ def state_bound(
     level_s, level_t = levels_of_step(schedule, step, num_steps)
     step_keys = jax.vmap(lambda k: jax.random.fold_in(k, step))(keys)
     xt = q_sample_states(step_keys, x0, process, level_t)
-    logits = denoise(xt, level_t)
-    return transition_kl_states(logits, x0, xt, process, level_s, level_t)
+    return transition_kl_states(denoise(xt, level_t), x0, xt, process, level_s, level_t)
 
   diffusion = jax.lax.map(term, jnp.arange(1, num_steps + 1)).T
   prior = prior_kl_states(x0, process, schedule(1.0))

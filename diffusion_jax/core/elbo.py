@@ -97,8 +97,7 @@ def bound_term(
   # other is selected: infinities that are not selected have NaN gradients.
   q = Normal(q.mean, jnp.where(clean, 1.0, q.variance))
   at_x0 = Normal(jnp.where(clean, model.mean, x0), jnp.where(clean, model.variance, 1.0))
-  transition = _kl_of_step(q, model)
-  return jnp.where(level_s.sigma == 0.0, decoder(x0, at_x0), transition)
+  return jnp.where(level_s.sigma == 0.0, decoder(x0, at_x0), _kl_of_step(q, model))
 
 
 def categorical_nll(x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256) -> Array:
@@ -176,11 +175,9 @@ def variational_bound(
   starts_clean = at_step(0).sigma == 0.0
   first = jnp.where(starts_clean, 1, 0)
   terms_at = _make_terms_at(at_step, first, num_steps, variance, decoder, x0)
-  levels = at_step(jnp.arange(1, num_steps + 1))
-  drawn, expected = _draw_steps(choice_keys, levels, steps)
-  terms, errors = jax.lax.map(
-    lambda row: terms_at(keys, denoise, *row), _rows(drawn, first, starts_clean)
-  )
+  drawn, expected = _draw_steps(choice_keys, at_step(jnp.arange(1, num_steps + 1)), steps)
+  rows = _rows(drawn, first, starts_clean)
+  terms, errors = jax.lax.map(lambda row: terms_at(keys, denoise, *row), rows)
   prior = prior_kl(x0, at_step(num_steps))
   diffusion = _by_step(terms[0], terms[2:], drawn, expected)
   at_first = jnp.where(starts_clean, errors[1], errors[0])
@@ -218,8 +215,7 @@ def _rows(drawn, first, starts_clean):
 
 
 def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
-  # Makes (keys, denoise, step [B], decodes, counts) -> nats and squared error,
-  # [B] each, which are 0 unless the step counts.
+  # The nats and squared errors, [B] each, are 0 unless the step counts.
   beta_tilde_2 = None
   if num_steps > 1:
     ends = at_step(first), at_step(first + 1)

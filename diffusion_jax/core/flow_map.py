@@ -55,8 +55,7 @@ def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
   """Returns u(x_t, level_t, level_s) of a flow map, for s < t."""
 
   def u(xt, level_t, level_s):
-    xs = flow_map(xt, level_t, level_s)
-    return average_velocity(xt, xs, level_t, level_s)
+    return average_velocity(xt, flow_map(xt, level_t, level_s), level_t, level_s)
 
   return u
 
@@ -110,8 +109,7 @@ def trigflow_level(level: NoiseLevel, sigma_data: float = 0.5) -> NoiseLevel:
   x = cos(a) x_0 + sin(a) z with z ~ N(0, sigma_data^2 I) and tan(a) = sigma /
   (sigma_data alpha); t = 2 a / pi. `trigflow_input` is x at this level.
   """
-  angle = jnp.arctan2(level.sigma, sigma_data * level.alpha)
-  return level_of_angle(angle, sigma_data)
+  return level_of_angle(jnp.arctan2(level.sigma, sigma_data * level.alpha), sigma_data)
 
 
 def level_of_angle(angle: Array, sigma_data: float = 0.5) -> NoiseLevel:

@@ -110,8 +110,7 @@ def _impl_of_rows(impl: Hashable, count: int) -> Hashable:
     return bits(data, bit_width, shape)
 
   def seed(number):
-    keys = jax.random.split(jax.random.key(number, impl=impl), count)
-    return jax.random.key_data(keys)
+    return jax.random.key_data(jax.random.split(jax.random.key(number, impl=impl), count))
 
   like = jax.eval_shape(seed, 0)
   rows = define_prng_impl(
@@ -181,8 +180,7 @@ def draw_index(key: Array, log_weights: Array) -> Array:
 
   log_weights: [B, K]; keys as in `key_per_example`.
   """
-  keys = key_per_example(key, len(log_weights))
-  return jax.vmap(jax.random.categorical)(keys, log_weights)
+  return jax.vmap(jax.random.categorical)(key_per_example(key, len(log_weights)), log_weights)
 
 
 def key_per_example(key: Array, batch_size: int) -> Array:

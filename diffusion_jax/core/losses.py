@@ -167,8 +167,7 @@ def antithetic_times(key: Array, batch_size: int, schedule: Schedule) -> tuple[N
   Each t is uniform; together they cover (0, 1] evenly, so the loss of a batch
   has a smaller variance. Returns level [B] and weight 1 [B].
   """
-  u = jax.random.uniform(key)
-  t = 1.0 - jnp.mod(u + jnp.arange(batch_size) / batch_size, 1.0)
+  t = 1.0 - jnp.mod(jax.random.uniform(key) + jnp.arange(batch_size) / batch_size, 1.0)
   return schedule(t), jnp.ones(batch_size)
 
 

@@ -75,14 +75,12 @@ def discretized_log_prob(p: Normal, x: Array, num_levels: int = 256, cdf: Cdf = 
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
   if cdf == 'tanh':
-    mass = _tanh_cdf(upper) - _tanh_cdf(lower)
-    return jnp.log(jnp.maximum(mass, 1e-12))
+    return jnp.log(jnp.maximum(_tanh_cdf(upper) - _tanh_cdf(lower), 1e-12))
   return _log_cdf_difference(lower, upper, 2.0 / (num_levels - 1) / scale)
 
 
 def _log_cdf_difference(lower: Array, upper: Array, width: Array) -> Array:
-  # Computes log(cdf(b) - cdf(a)) on the side of the Gaussian where both are
-  # small.
+  # log(cdf(b) - cdf(a)) on the side of the Gaussian where both are small.
   flip = lower > 0.0
   a = jnp.where(flip, -upper, lower)
   b = jnp.where(flip, -lower, upper)

@@ -31,6 +31,11 @@ def alpha_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   return level_t.alpha / jnp.where(level_s.alpha == 0.0, 1.0, level_s.alpha)
 
 
+def snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+  """Computes SNR_t / SNR_s for s < t; 0 where alpha_s = 0."""
+  return (alpha_ratio(level_s, level_t) * (level_s.sigma / level_t.sigma)) ** 2
+
+
 def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes 1 - SNR_t / SNR_s, 1 where alpha_s = 0; ValueError/NaN if < 0."""
   check_order(level_s, level_t)
@@ -173,8 +178,7 @@ def reverse_variance(
     return small
   if var_frac is None:
     return large if first is None else jnp.where(clean, first, large)
-  tiny = jnp.finfo(small.dtype).tiny
-  log_small = jnp.log(jnp.maximum(small, tiny))
+  log_small = jnp.log(jnp.maximum(small, jnp.finfo(small.dtype).tiny))
   learned = jnp.exp(var_frac * jnp.log(large) + (1.0 - var_frac) * log_small)
   return jnp.where(small > 0.0, learned, 0.0)
 

@@ -52,8 +52,7 @@ class CosineSchedule:
     span = jnp.pi / 2.0 - first - last
     # cos(angle) is computed as the sine of the other acute angle, which is
     # exact near angle = pi/2.
-    alpha = jnp.sin(last + (1.0 - t) * span)
-    return NoiseLevel(t, alpha, jnp.sin(first + t * span))
+    return NoiseLevel(t, jnp.sin(last + (1.0 - t) * span), jnp.sin(first + t * span))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to the schedule's range."""
@@ -145,8 +144,7 @@ class SubVPSchedule:
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
-    value = _linear_beta_integral(t, self.beta_min, self.beta_max)
-    return self._level(t, value)
+    return self._level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to the schedule's range."""
@@ -178,8 +176,7 @@ class GeometricVESchedule:
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
-    sigma = self.sigma_min * jnp.exp(t * self._log_ratio())
-    return NoiseLevel(t, jnp.ones_like(t), sigma)
+    return NoiseLevel(t, jnp.ones_like(t), self.sigma_min * jnp.exp(t * self._log_ratio()))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
@@ -215,8 +212,7 @@ class KarrasSchedule:
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
     first, last = self._ends()
-    sigma = ((1.0 - t) * first + t * last) ** self.rho
-    return NoiseLevel(t, jnp.ones_like(t), sigma)
+    return NoiseLevel(t, jnp.ones_like(t), ((1.0 - t) * first + t * last) ** self.rho)
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to sigma_min at t = 0.
@@ -260,8 +256,7 @@ class RectifiedFlowSchedule:
     """Returns the level for a log-SNR, which may be infinite."""
     log_ratio = -0.5 * as_float(logsnr)
     t = jax.nn.sigmoid(log_ratio - jnp.log(self.shift))
-    sigma = jax.nn.sigmoid(log_ratio)
-    return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), sigma)
+    return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), jax.nn.sigmoid(log_ratio))
 
 
 @pytree_dataclass
@@ -337,7 +332,7 @@ class ShiftedSchedule:
   @property
   def num_steps(self) -> int:
     """Returns T; AttributeError unless the schedule has steps."""
-    return getattr(self.schedule, 'num_steps')  # noqa: B009
+    return self.schedule.num_steps  # pyright: ignore[reportAttributeAccessIssue]
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     return self._shifted(self.schedule(t))
@@ -394,5 +389,4 @@ class LearnedSchedule:
 
 def _sigmoid_level(t: Array, gamma: Array) -> NoiseLevel:
   # sqrt(1 - sigmoid(gamma)) would lose the digits of small values.
-  alpha = jnp.sqrt(jax.nn.sigmoid(-gamma))
-  return NoiseLevel(t, alpha, jnp.sqrt(jax.nn.sigmoid(gamma)))
+  return NoiseLevel(t, jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma)))

@@ -72,7 +72,7 @@ class AlphaBarSchedule:
   @property
   def num_steps(self) -> int:
     """Returns T; AttributeError unless the schedule has steps."""
-    return getattr(self.schedule, 'num_steps')  # noqa: B009
+    return self.schedule.num_steps  # pyright: ignore[reportAttributeAccessIssue]
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     return _squared(self.schedule(t))

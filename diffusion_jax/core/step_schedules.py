@@ -56,8 +56,7 @@ class DiscreteSchedule:
 
     Raises ValueError with the position of the first bad entry.
     """
-    alphas = _checked('alphas', values, last=0.0, identity=1.0)
-    return cls._from_log_alphas(alphas, np.log)
+    return cls._from_log_alphas(_checked('alphas', values, last=0.0, identity=1.0), np.log)
 
   @classmethod
   def from_betas(cls, betas: npt.ArrayLike) -> 'DiscreteSchedule':
@@ -172,13 +171,11 @@ def betas_of(schedule: object, user: str) -> np.ndarray:
 
 def with_zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
   """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
-  betas = betas_of(schedule, 'zero_terminal_snr')
-  return DiscreteSchedule.from_betas(zero_terminal_snr(betas))
+  return DiscreteSchedule.from_betas(zero_terminal_snr(betas_of(schedule, 'zero_terminal_snr')))
 
 
 def _checked(name, sequence, last, identity):
-  # The numbers must be in (0, 1), but the final one may be `last`. `identity`
-  # is the value that adds no noise.
+  # The numbers must be in (0, 1), but the final one may be `last`.
   try:
     sequence = np.asarray(sequence, np.float64)
   except (TypeError, ValueError):

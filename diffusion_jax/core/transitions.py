@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
+from diffusion_jax.core.state_schedules import AlphaBarSchedule
 from diffusion_jax.core.step_schedules import betas_of
 
 Array = jax.Array
@@ -128,8 +129,7 @@ class MatrixProcess:
     matrix = self._between(level_s, level_t).reshape(-1, k, k)
     if transpose:
       matrix = jnp.swapaxes(matrix, 1, 2)
-    flat = probs.reshape(len(probs), -1, k)
-    return _matmul(flat, matrix).reshape(probs.shape)
+    return _matmul(probs.reshape(len(probs), -1, k), matrix).reshape(probs.shape)
 
   def _between(self, level_s, level_t):
     # Returns Q_{t|s}, [K, K] or [B, K, K].
@@ -163,8 +163,7 @@ def masking_process(num_values: int) -> ReplacementProcess:
   networks return K = num_values + 1 logits. It is the process of MD4 and MDLM,
   and D3PM's absorbing one (A.2.2).
   """
-  prior = jax.nn.one_hot(num_values, num_values + 1)
-  return ReplacementProcess(prior, num_values)
+  return ReplacementProcess(jax.nn.one_hot(num_values, num_values + 1), num_values)
 
 
 def gaussian_process(num_values: int, betas: Sequence[float] | np.ndarray) -> MatrixProcess:
@@ -178,7 +177,7 @@ def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:
 
   It goes to near states first (D3PM). Raises ValueError for other schedules.
   """
-  inner = getattr(schedule, 'schedule', None)
+  inner = schedule.schedule if isinstance(schedule, AlphaBarSchedule) else None
   return gaussian_process(num_values, betas_of(inner, 'gaussian'))
 
 

@@ -56,8 +56,7 @@ def vae_elbo(
   def reconstruct(key):
     return decode(x, reparameterize(key, q))
 
-  draws = jax.lax.map(reconstruct, split_key(key, num_samples))
-  reconstruction = jnp.mean(draws, axis=0)
+  reconstruction = jnp.mean(jax.lax.map(reconstruct, split_key(key, num_samples)), axis=0)
   divergence = sum_data_axes(kl(q, prior))
   return {'reconstruction': reconstruction, 'kl': divergence, 'elbo': reconstruction - divergence}
 
@@ -170,8 +169,7 @@ def rearranged_elbo(
   keys = key_per_example(key, len(x))
 
   def draw(t):
-    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-    return reparameterize(step_keys, marginal(t, x))
+    return reparameterize(jax.vmap(jax.random.fold_in, (0, None))(keys, t), marginal(t, x))
 
   terms = [jnp.zeros((len(x), 0), x.dtype)]
   for t in range(2, num_steps + 1):

@@ -42,8 +42,7 @@ def vdm_diffusion_loss(
   over data axes, [B].
   """
   check_same_shape(x0=x0, x0_hat=x0_hat)
-  weight = vdm_weight(schedule, num_steps)(schedule(t))
-  return weight * sum_data_axes(jnp.square(x0 - x0_hat))
+  return vdm_weight(schedule, num_steps)(schedule(t)) * sum_data_axes(jnp.square(x0 - x0_hat))
 
 
 def _relative_snr_decrease(schedule, level, num_steps):

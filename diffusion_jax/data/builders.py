@@ -37,8 +37,7 @@ class CIFAR10Arrays(tfds.core.GeneratorBasedBuilder):
       for name in names:
         file = archive.extractfile(f'cifar-10-batches-bin/{name}')
         assert file is not None  # The members are regular files.
-        data = file.read()
-        records = np.frombuffer(data, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+        records = np.frombuffer(file.read(), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         for record in records:
           image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
           yield key, {'image': image, 'label': record[0]}

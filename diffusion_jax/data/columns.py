@@ -95,8 +95,7 @@ class ColumnSource:
       return {n: np.stack([*values(c, _numbers)]) for n, c in columns.items()}
     arrays = {'x': resized(values(image, _picture), self.facts.x.shape)}
     if label:
-      labels = values(label, self._label)
-      arrays['label'] = np.fromiter(labels, np.int32, len(index))
+      arrays['label'] = np.fromiter(values(label, self._label), np.int32, len(index))
     if text:
       arrays['text'] = np.array([*values(text, _text)])
     return arrays
@@ -134,8 +133,7 @@ def of_numbers(
   source = ColumnSource(table, columns, rows, Facts(ArraySpec(())), order)
   first = source.read(np.arange(1))
   values = {name: ArraySpec(array.shape[1:]) for name, array in first.items()}
-  facts = Facts(values['x'], context=values.get('context'))
-  return dataclasses.replace(source, facts=facts)
+  return dataclasses.replace(source, facts=Facts(values['x'], context=values.get('context')))
 
 
 def _numbers(value, column):
@@ -259,6 +257,5 @@ def of_files(
   rows = np.arange(len(table))
   if not test_path:
     rows = random_part(len(table), split, test_fraction, path)
-  facts = pictures(image_shape, num_classes)
-  source = ColumnSource(table, columns, rows, facts)
+  source = ColumnSource(table, columns, rows, pictures(image_shape, num_classes))
   return checked(source, check, skip_damaged)

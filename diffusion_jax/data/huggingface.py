@@ -114,8 +114,7 @@ def huggingface(
     return of_numbers(table, columns, rows, order)
   names = _class_names(path, table.schema, label, num_classes)
   facts = pictures(image_shape, num_classes, names)
-  source = ColumnSource(table, columns, rows, facts, order)
-  return checked(source, check, skip_damaged)
+  return checked(ColumnSource(table, columns, rows, facts, order), check, skip_damaged)
 
 
 def _check_part(path, name, builder, split):
@@ -181,8 +180,7 @@ def _kind(builder):
 
 
 def _folder_of(path, builder):
-  # Returns where the image files of a set are: its folder, or its part of the
-  # hub's cache.
+  # The image files of a set are in its folder, or in the hub's cache.
   if _kind(builder) != 'imagefolder':
     return None
   local = Path(path).expanduser()
@@ -225,8 +223,7 @@ def _streamed(path, builder, split, read, buffer):
       f'{path}: streaming reads whole splits of parquet files; this is '
       f'{split!r} of {_kind(builder)} files'
     )
-  files = builder.config.data_files[split]
-  return open_parquet(path, files, read, buffer, open_file)
+  return open_parquet(path, builder.config.data_files[split], read, buffer, open_file)
 
 
 @contextlib.contextmanager

@@ -111,8 +111,7 @@ def folder(
   ValueError or FileNotFoundError.
   """
   check_split(split)
-  hint = '; for an npz file, set data=npz'
-  top = existing(path, 'folder', Path.is_dir, hint)
+  top = existing(path, 'folder', Path.is_dir, '; for an npz file, set data=npz')
   train = top / 'train' if (top / 'train').is_dir() else top
   held_out = [top / name for name in TEST_FOLDERS if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
@@ -122,8 +121,7 @@ def folder(
     check_fraction(test_fraction, split, path)
     test = split == 'test'
     names = [n for n in found if _is_test(n, test_fraction) == test]
-    what = f'pictures in {root}'
-    check_part(len(names), len(found), test_fraction, split, what)
+    check_part(len(names), len(found), test_fraction, split, f'pictures in {root}')
   names, others = _intact(root, names, check or skip_damaged, skip_damaged)
   paths = [root / name for name in names]
   classes, labels = [], None

@@ -53,8 +53,7 @@ def read_alpha(path: str | Path) -> np.ndarray | None:
   Returns None if the whole image is opaque. Rotates and raises as `read_image`.
   """
   existing(path, 'image', Path.is_file)
-  image = _load(path, path)
-  alpha = np.asarray(image)[..., 3:]
+  alpha = np.asarray(_load(path, path))[..., 3:]
   return None if alpha.shape[-1] == 0 or alpha.min() == 255 else alpha
 
 
@@ -68,8 +67,7 @@ def _on_white(image):
   from PIL import Image
 
   if image.mode == 'RGBA':
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image)
+    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
   return np.asarray(image.convert('RGB'))
 
 
@@ -108,8 +106,7 @@ def _load(file, name):
       turned = ImageOps.exif_transpose(image)
       if limits != (0, 255):
         turned = _as_eight_bits(turned, *limits)
-      mode = 'RGBA' if turned.has_transparency_data else 'RGB'
-      picture = turned.convert(mode)
+      picture = turned.convert('RGBA' if turned.has_transparency_data else 'RGB')
   if deep:
     _say_narrow(picture, name)
   return picture
@@ -192,8 +189,7 @@ def fit(image: np.ndarray, size: int | tuple[int, int], how: str = 'crop') -> np
     columns = min(w, max(1, round(h * width / height)))
     top, left = (h - rows) // 2, (w - columns) // 2
     image = image[top : top + rows, left : left + columns]
-  picture = Image.fromarray(image)
-  return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.images import existing
-from diffusion_jax.data.sources import ADVICE, ArraySource
+from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.ranges import Count, Finite, Rate
 
@@ -96,13 +96,8 @@ def _checked_x(path, x):
     return x[..., None] if x.ndim == 3 else x
   if x.dtype.kind != 'f':
     raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
-  _check_finite(path, 'x', x)
+  check_finite(x, f'{path}: x')
   return x
-
-
-def _check_finite(path, name, array):
-  if not np.isfinite(array).all():
-    raise ValueError(f'{path}: {name} has numbers that are not finite')
 
 
 def _check_context(path, arrays, names):
@@ -115,7 +110,7 @@ def _check_context(path, arrays, names):
     raise ValueError(
       f'{path}: context must be float [{size}, ...], got {context.dtype} {list(context.shape)}'
     )
-  _check_finite(path, 'context', context)
+  check_finite(context, f'{path}: context')
 
 
 def _checked(path, labels, size, num_classes):

@@ -14,7 +14,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, Source, check_examples
+from diffusion_jax.data.sources import (
+  Facts,
+  OrderedSource,
+  RedrawnSource,
+  Source,
+  check_examples,
+)
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -41,12 +47,11 @@ def batch_at(
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
   index = np.empty(len(place), np.int64)
-  draw = getattr(source, 'order', None)
+  draw = source.order if isinstance(source, OrderedSource) else None
   for e in np.unique(epoch):
     order = _permutation(len(source), seed, int(e), draw)
     index[epoch == e] = order[within[epoch == e]]
-  redrawn = getattr(source, 'redrawn', None)
-  drawn = redrawn(seed, epoch) if redrawn else source
+  drawn = source.redrawn(seed, epoch) if isinstance(source, RedrawnSource) else source
   x, cond = examples(drawn, index, text_length, facts)
   if random_flip:
     flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5

@@ -16,6 +16,8 @@ import os
 import sys
 from pathlib import Path
 
+from diffusion_jax.data.files import naming
+
 NAMES = ('cifar10', 'mnist')
 
 
@@ -80,11 +82,11 @@ def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
   Raises ValueError for another form of name, and for a damaged set.
   """
   import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import naming, read_only_builder
+  from tensorflow_datasets.core import naming as tfds_names, read_only_builder
 
   top = str(default_data_dir(data_dir))
   try:
-    parsed, _ = naming.parse_builder_name_kwargs(name)
+    parsed, _ = tfds_names.parse_builder_name_kwargs(name)
   except ValueError:
     raise ValueError(f'{name!r} is not name[/config][:version]') from None
   check_features(Path(top) / parsed.name)
@@ -146,17 +148,10 @@ def _classes(tree):
     yield from _classes(value)
 
 
-@contextlib.contextmanager
 def _described(place):
   # tfds raises the errors of its JSON readers for a damaged file.
-  try:
-    yield
-  except Exception as error:
-    reason = ' '.join(str(error).split())[:200]
-    raise ValueError(
-      f'{place} is damaged (dataset_info.json or features.json): delete it '
-      f'and prepare it again ({reason})'
-    ) from error
+  files = '(dataset_info.json or features.json)'
+  return naming(f'{place} is damaged {files}: delete it and prepare it again', Exception)
 
 
 def _check_archives(name, builder_class, top, remark):

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -85,8 +85,7 @@ class Source(Protocol):
 
 def checksum(source: object) -> str:
   """Returns source.checksum(), a sum of what is stored, or '' without one."""
-  stored = getattr(source, 'checksum', None)
-  return stored() if stored else ''
+  return source.checksum() if isinstance(source, SummedSource) else ''
 
 
 def digest(parts: Iterable[bytes | np.ndarray]) -> str:
@@ -105,7 +104,15 @@ def spread(count: int, most: int) -> np.ndarray:
   return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-class OrderedSource(Source, Protocol):
+@runtime_checkable
+class SummedSource(Protocol):
+  """Describes a source that knows a sum of what is stored."""
+
+  def checksum(self) -> str: ...
+
+
+@runtime_checkable
+class OrderedSource(Protocol):
   """Describes a source that orders its epochs, to be read in blocks."""
 
   @property
@@ -114,7 +121,8 @@ class OrderedSource(Source, Protocol):
     ...
 
 
-class RedrawnSource(Source, Protocol):
+@runtime_checkable
+class RedrawnSource(Protocol):
   """Describes a source of random examples, such as `Binarized`."""
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> Source:
@@ -171,8 +179,7 @@ def pictures(
   shape: tuple[int, ...], num_classes: int = 0, class_names: Iterable[str] = ()
 ) -> Facts:
   """Returns the facts of pictures of `shape` with 256 levels."""
-  x = ArraySpec(tuple(shape), 256)
-  return Facts(x, num_classes, class_names=tuple(class_names))
+  return Facts(ArraySpec(tuple(shape), 256), num_classes, class_names=tuple(class_names))
 
 
 def facts_of_fields(
@@ -220,7 +227,7 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
 
 
 def _standardised(values, array, name):
-  _check_finite(array, name)
+  check_finite(array, name)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   mean, std = mean_and_std(array)
@@ -248,8 +255,7 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if values is None:
       continue
     if not isinstance(arrays, dict) or name not in arrays:
-      given = type(arrays).__name__
-      raise ValueError(f'read must return a dict with {name!r}, got {given}')
+      raise ValueError(f'read must return a dict with {name!r}, got {type(arrays).__name__}')
     array = arrays[name]
     kind, right = 'float', array.dtype.kind in 'fiu'
     if values.levels:
@@ -262,11 +268,12 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     if name == 'x':
       check_channels(values)
     if not values.levels:
-      _check_finite(array, name)
+      check_finite(array, name)
   return arrays
 
 
-def _check_finite(array, name):
+def check_finite(array: np.ndarray, name: str) -> None:
+  """Raises ValueError for NaN and infinity in an array."""
   if not np.isfinite(array).all():
     raise ValueError(f'{name} has numbers that are not finite: leave them out')
 
@@ -362,7 +369,7 @@ class Binarized:
     self.source, self.how = source, how
     self.facts = source.facts._replace(x=x._replace(levels=2))
     self.in_memory = source.in_memory
-    self.order = getattr(source, 'order', None)
+    self.order = source.order if isinstance(source, OrderedSource) else None
     self._seeds: Callable[[int], tuple[int, ...]] = lambda row: (0,)
 
   def __len__(self) -> int:

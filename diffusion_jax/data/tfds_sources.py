@@ -18,18 +18,7 @@ from diffusion_jax.data.sources import ArraySource, facts_of_fields, pictures, s
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, ImageShape
 
-CIFAR10_CLASSES = (
-  'airplane',
-  'automobile',
-  'bird',
-  'cat',
-  'deer',
-  'dog',
-  'frog',
-  'horse',
-  'ship',
-  'truck',
-)
+CIFAR10_CLASSES = (*'airplane automobile bird cat deer dog frog horse ship truck'.split(),)
 
 
 @states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))

@@ -121,8 +121,7 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
       )
     numbers += [number] * len(keys)
     parts.append(part)
-  table = np.concatenate(parts).swapaxes(0, 1)
-  members = dict(zip(columns, table, strict=True))
+  members = dict(zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True))
   every = [*dict.fromkeys([*seen, *columns])]
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
 

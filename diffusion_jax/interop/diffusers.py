@@ -184,8 +184,7 @@ def fix_label(network: UNet, params: Params, label: int) -> tuple[UNet, Params]:
   table = np.asarray(params['label_embedding']['table']['embedding'])
   dense = dict(rest['noise_dense_2'])
   dense['bias'] = np.asarray(dense['bias']) + table[label]
-  plain = network.clone(inputs=Inputs())
-  return plain, rest | {'noise_dense_2': dense}
+  return network.clone(inputs=Inputs()), rest | {'noise_dense_2': dense}
 
 
 def _load_unet(config, weights, scheduler, null_class=False):
@@ -193,8 +192,7 @@ def _load_unet(config, weights, scheduler, null_class=False):
   if null_class:
     classes = network.inputs.num_classes
     require(classes > 0, 'null_class needs a class-conditional model')
-    inputs = Inputs(num_classes=classes - 1, null_class=True)
-    network = network.clone(inputs=inputs)
+    network = network.clone(inputs=Inputs(num_classes=classes - 1, null_class=True))
   # Our order is [sin, cos] for 'ho', and [cos, sin] for 'openai'.
   swapped = bool(c.flip_sin_to_cos) == (network.noise_embedding == 'ho')
   options, sections, notes = _read_scheduler(scheduler)

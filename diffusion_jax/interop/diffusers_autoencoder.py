@@ -71,8 +71,7 @@ def describe(config: options.Options) -> Model:
     'objective': {'name': 'vae'},
     'decoding': {'decoder': 'unit_gaussian', 'scale': scale},
   }
-  facts = facts_of((*size, c.out_channels), 0)
-  return Model(network, layers_of(network), sections, facts)
+  return Model(network, layers_of(network), sections, facts_of((*size, c.out_channels), 0))
 
 
 def layers_of(network: Autoencoder) -> list[Layer]:

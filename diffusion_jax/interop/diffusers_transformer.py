@@ -183,8 +183,7 @@ def separate(params: Params) -> Params:
       if path[1] == 'qkv':
         width = leaf.shape[-1] // 3
         for k, name in enumerate(_QKV):
-          part = leaf[i][..., k * width : (k + 1) * width]
-          apart[block, name, *path[2:]] = part
+          apart[block, name, *path[2:]] = leaf[i][..., k * width : (k + 1) * width]
       else:
         apart[block, *path[1:]] = leaf[i]
   return traverse_util.unflatten_dict(apart)

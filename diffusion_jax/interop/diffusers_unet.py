@@ -67,8 +67,7 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   """
   first = names.TORCH_SWAPPED if swapped else TORCH.linear
   row = {'noise_dense_1': ('time_embedding.linear_1', first)}
-  levels = len(network.multipliers)
-  return names.expand({**row, **LAYERS}, network.num_blocks, levels)
+  return names.expand({**row, **LAYERS}, network.num_blocks, len(network.multipliers))
 
 
 def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
@@ -92,14 +91,12 @@ def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:
     'middle_attention': middle if c.add_attention else 'none',
   }
   inputs = Inputs(num_classes=c.num_class_embeds or 0)
-  network = UNet(**fields, out_channels=out_channels, inputs=inputs)
-  return network, fields, c
+  return UNet(**fields, out_channels=out_channels, inputs=inputs), fields, c
 
 
 def _allowed(c):
   widths, kinds = c.block_out_channels, ('conv', 'resnet')
-  levels = _attended(c.down_block_types)
-  alike = levels == _attended(c.up_block_types[::-1])
+  alike = _attended(c.down_block_types) == _attended(c.up_block_types[::-1])
   reason = '' if alike else 'attention is at other levels on the way down'
   mixed = (
     'the resolution is changed by residual blocks at some levels and by convolutions at others'
@@ -130,7 +127,7 @@ def _updown(c):
   # Whether residual blocks change the resolution: {True}, {False}, or both.
   found = set()
   for kinds, way in ((c.down_block_types, 'down'), (c.up_block_types, 'up')):
-    resnet = getattr(c, f'{way}sample_type') == 'resnet'
+    resnet = vars(c)[f'{way}sample_type'] == 'resnet'
     for kind in kinds[:-1]:  # the last does not change it
       found.add('Attn' in kind and resnet or kind.startswith('Resnet'))
   return found

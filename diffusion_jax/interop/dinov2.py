@@ -51,8 +51,7 @@ def read(path: str | Path) -> tuple[DinoV2, names.Params, names.Tensors]:
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)['params']
     table = names.entries(names.expand(LAYERS, network.depth), shapes)
-    params = names.read(table, tensors, shapes, lambda name: name == _MASK)
-    return network, params, tensors
+    return network, names.read(table, tensors, shapes, lambda name: name == _MASK), tensors
 
 
 def network_of(tensors: names.Tensors) -> DinoV2:

@@ -160,7 +160,7 @@ def load(path: str | Path, **options: object) -> reader.Imported:
 def from_tensors(tensors: names.Tensors, **options: object) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
-  weights = getattr(o, FILTER, (1, 1))
+  weights = vars(o).get(FILTER, (1, 1))
   line = np.array(weights, np.float32)
   square = np.outer(line, line) / line.sum() ** 2
   for name in (name for name in tensors if name.endswith(FILTER)):
@@ -191,8 +191,7 @@ def describe(options: SimpleNamespace) -> reader.Model:
   conditioning = {'labels': o.label_dim > 0, 'dropout': float(o.label_dropout)}
   network: UNet | DDPMpp
   if adm:
-    stem = int(o.model_channels * o.channel_mult[0])
-    fields |= ADM | {'stem_channels': stem}
+    fields |= ADM | {'stem_channels': int(o.model_channels * o.channel_mult[0])}
     network = UNet(**fields, **given)
   else:
     if o.embedding_type == 'fourier':
@@ -220,7 +219,7 @@ def describe(options: SimpleNamespace) -> reader.Model:
   }
   counts = network.num_blocks, len(network.multipliers), height
   layers = [*names.within('', 'model', names.expand(LAYERS | ends, *counts))]
-  notes = tuple(note for holds, note in NOTES.items() if getattr(o, holds))
+  notes = tuple(note for holds, note in NOTES.items() if vars(o)[holds])
   return reader.Model(network, layers, sections, facts, notes)
 
 

@@ -119,14 +119,12 @@ def describe(options: SimpleNamespace) -> Model:
   """Returns the network of the options."""
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
   fields = fields_of(o, {**FIELDS, 'head_channels': 'channels_per_head'})
-  inputs = Inputs(num_classes=o.label_dim)
-  network = EDM2(**fields, out_channels=o.img_channels, inputs=inputs)
+  network = EDM2(**fields, out_channels=o.img_channels, inputs=Inputs(num_classes=o.label_dim))
   sections = edm_sections(o.sigma_data, 32) | {
     'network': {'name': 'edm2', **fields},
     'conditioning': {'labels': o.label_dim > 0},
   }
   uncertainty = {'name': 'fourier', 'features': o.logvar_channels}
   sections['objective'] |= {'uncertainty': uncertainty}
-  levels = len(network.multipliers)
-  layers = names.expand(LAYERS, network.num_blocks, levels, o.img_resolution)
+  layers = names.expand(LAYERS, network.num_blocks, len(network.multipliers), o.img_resolution)
   return Model(network, layers, sections, facts_of(shape, o.label_dim))

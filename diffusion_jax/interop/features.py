@@ -72,8 +72,7 @@ class Features:
     rest = self.batch_size - len(batch)
     if rest:
       batch = np.concatenate([batch, np.repeat(batch[-1:], rest, axis=0)])
-    devices = _devices(self.batch_size)
-    sharding = NamedSharding(Mesh(devices, ('data',)), PartitionSpec('data'))
+    sharding = NamedSharding(Mesh(_devices(self.batch_size), ('data',)), PartitionSpec('data'))
     return self.compute(self.params, jax.device_put(batch, sharding))
 
 
@@ -100,8 +99,7 @@ def load_features(name: str, path: str | Path | None = None, batch_size: int = 6
     'preprocessing': kind.HOW,
     'weights': sha256(file),
   }
-  mesh = Mesh(_devices(batch_size), ('data',))
-  everywhere = NamedSharding(mesh, PartitionSpec())
+  everywhere = NamedSharding(Mesh(_devices(batch_size), ('data',)), PartitionSpec())
   params = jax.device_put(params, everywhere)
   return Features(compute, params, protocol, batch_size)
 

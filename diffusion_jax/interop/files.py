@@ -270,8 +270,7 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
 
 def _brief(path, error):
   # torch explains at length; the refused object is in a line of its own.
-  message = getattr(error, 'strerror', None) or str(error)
-  lines = [line.strip() for line in message.strip().splitlines()]
+  lines = [line.strip() for line in files.reason_of(error).strip().splitlines()]
   refused = [line for line in lines if line.startswith(('Trying', 'Unsupp'))]
   first = (refused or lines or [type(error).__name__])[0]
   return first.removeprefix(f'{path} ').rstrip('.')

@@ -113,8 +113,7 @@ def _ignored(name):
 @functools.cache
 def _shapes():
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
-  init = jax.eval_shape(Inception().init, jax.random.key(0), images)
-  return init['params']
+  return jax.eval_shape(Inception().init, jax.random.key(0), images)['params']
 
 
 def _units():

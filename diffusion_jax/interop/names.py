@@ -242,8 +242,7 @@ def within(ours: str, theirs: str, layers: Iterable[Layer]) -> Iterator[Layer]:
   ours, theirs: paths of the block. A layer with the path '' is the block.
   """
   for inner, name, kind in layers:
-    path = _join(kind.separator, theirs, name)
-    yield Layer(_join('/', ours, inner), path, kind)
+    yield Layer(_join('/', ours, inner), _join(kind.separator, theirs, name), kind)
 
 
 def expand(

@@ -225,8 +225,7 @@ def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:
   strings, '32,16,8'. Raises ValueError for an unknown model or flag, an option
   without a counterpart, and tensors that do not fit.
   """
-  tensors = read_tensors(path)
-  return from_tensors(tensors, model or Path(path).stem, **flags)
+  return from_tensors(read_tensors(path), model or Path(path).stem, **flags)
 
 
 def from_tensors(tensors: names.Tensors, model: str, **flags: object) -> reader.Imported:
@@ -262,10 +261,8 @@ def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
     network = NoisyClassifier(**fields, num_classes=num_classes)
     sections['network'] = {'name': 'classifier', **fields}
   else:
-    image_channels = 3 if flags.large_size else 0
-    inputs = Inputs(num_classes=num_classes, image_channels=image_channels)
-    out_channels = 6 if flags.learn_sigma else 3
-    network = UNet(**fields, out_channels=out_channels, inputs=inputs)
+    inputs = Inputs(num_classes=num_classes, image_channels=3 if flags.large_size else 0)
+    network = UNet(**fields, out_channels=6 if flags.learn_sigma else 3, inputs=inputs)
     sections['network'] = {'name': 'unet', **fields}
   count, last = network.num_blocks + 1, len(widths) - 1
 

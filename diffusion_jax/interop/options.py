@@ -100,7 +100,7 @@ def fields_of(options: SimpleNamespace, fields: Fields) -> Json:
   found = {}
   for ours, row in fields.items():
     option, values = _row(row)
-    value = getattr(options, option)
+    value = vars(options)[option]
     found[ours] = values[value] if values else value
   return found
 

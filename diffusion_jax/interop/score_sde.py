@@ -161,8 +161,7 @@ def describe(options: SimpleNamespace, style: Style) -> reader.Model:
     fields['input_pyramid'] = True
   network, shape = DDPMpp(**fields), (o.image_size, o.image_size, 3)
   sections = {'network': {'name': 'ddpmpp', **fields}, **_process(o)}
-  shapes = reader.shapes_of(network, sections, shape)
-  layers = list(layers_of(network, shapes, style))
+  layers = list(layers_of(network, reader.shapes_of(network, sections, shape), style))
   return reader.Model(network, layers, sections, reader.facts_of(shape, 0))
 
 

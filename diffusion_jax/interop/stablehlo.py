@@ -59,12 +59,10 @@ def save(
     cond: the shapes of its arrays.
     unit: of the images, for the reader of the script.
   """
-  arrays = jax.tree.map(jnp.asarray, dict(params))
-  weights = files.flatten(jax.device_get(arrays))
+  weights = files.flatten(jax.device_get(jax.tree.map(jnp.asarray, dict(params))))
 
   def sampler(weights, index, cond):
-    params = traverse_util.unflatten_dict(weights, sep='/')
-    return compute(params, index, cond)
+    return compute(traverse_util.unflatten_dict(weights, sep='/'), index, cond)
 
   index = jax.ShapeDtypeStruct((size,), jnp.int32)
   by_name = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in weights.items()}
@@ -91,8 +89,7 @@ def save_features(
   `load_features` reads.
   """
   images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  exported = export.export(jax.jit(compute), platforms=PLATFORMS)
-  program = exported(images).serialize()
+  program = export.export(jax.jit(compute), platforms=PLATFORMS)(images).serialize()
   Path(out).parent.mkdir(parents=True, exist_ok=True)
   with draft(out) as file:
     file.write(program)

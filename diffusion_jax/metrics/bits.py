@@ -1,12 +1,20 @@
 """Likelihoods and rates as papers report them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.aliases import Json
+from diffusion_jax.metrics.estimates import mean
+from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score
+
 Array = jax.Array
+_Measured = TypeVar('_Measured')
+Details = Callable[[Arrays, Path], Json]
 
 
 def rate_distortion(
@@ -36,13 +44,42 @@ def pixel_histogram(batches: Iterable[np.ndarray], num_levels: int) -> np.ndarra
     counts = counts + np.stack(
       [np.sum(images == level, axis=0) for level in range(num_levels)], axis=-1
     )
-  log_prob = np.log(counts / counts.sum(axis=-1, keepdims=True))
-  return log_prob.astype(np.float32)
+  return np.log(counts / counts.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def independent_pixels_nll(x0: Array, log_prob: Array) -> Array:
   """Returns -log p, [B], of [B, H, W, C] in [-1, 1] by `pixel_histogram`."""
-  num_levels = log_prob.shape[-1]
-  level = jnp.rint((x0 + 1.0) * ((num_levels - 1) / 2.0)).astype(int)
+  level = jnp.rint((x0 + 1.0) * ((log_prob.shape[-1] - 1) / 2.0)).astype(int)
   chosen = jnp.take_along_axis(log_prob[None], level[..., None], axis=-1)
   return -jnp.sum(chosen, axis=(1, 2, 3, 4))
+
+
+def in_bits(
+  name: str, measure: Callable[[_Measured], PerExample], details: Details | None = None
+) -> ModelMetric[_Measured]:
+  """Makes the metric of `measure`, whose array 'total' [B] is in bits/dim.
+
+  Of real numbers it is 'nats' in nats/dim, with 'truncated' within a box.
+  details: further entries of the report.
+  """
+
+  def compute(arrays):
+    if 'truncated' in arrays:
+      return [
+        Score(name, mean(arrays['nats']), 'nats/dim, beyond the box too'),
+        Score(f'{name}_truncated', mean(arrays['truncated']), 'within the box'),
+      ]
+    if 'nats' in arrays:
+      return [Score(name, mean(arrays['nats']), 'nats/dim')]
+    return [Score(name, mean(arrays['total']), 'bits/dim')]
+
+  def report(arrays, out):
+    unit = 'nats' if 'nats' in arrays else 'bits'
+    value, error = mean(arrays['nats' if unit == 'nats' else 'total'])
+    error = None if np.isnan(error) else error
+    more = details(arrays, out) if details else {}
+    if 'truncated' in arrays:
+      more['truncated_nats_per_dim'] = mean(arrays['truncated']).value
+    return {f'{unit}_per_dim': value, 'standard_error': error} | more
+
+  return ModelMetric(measure, compute, report)

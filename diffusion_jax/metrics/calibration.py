@@ -101,8 +101,7 @@ def regression_references(
   check_finite('context', x)
   folds = KFold(min(num_folds, len(x)), shuffle=True, random_state=seed)
   model = make_pipeline(StandardScaler(), Ridge())
-  flat = y.reshape(len(y), -1)
-  found = cross_val_predict(model, x.reshape(len(x), -1), flat, cv=folds)
+  found = cross_val_predict(model, x.reshape(len(x), -1), y.reshape(len(y), -1), cv=folds)
   return np.asarray(found).reshape(y.shape)
 
 
@@ -229,8 +228,7 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
     log_q = take('density_coverage', samples, 'log_q')
     at_truth = take('density_coverage', reference, 'log_q', 'reference')
     levels = density_levels(log_q, at_truth, seed)
-    inside = _fraction(levels, mass)
-    return _scores('density', inside, levels, mass, np.asarray(log_q))
+    return _scores('density', _fraction(levels, mass), levels, mass, np.asarray(log_q))
 
   names = {'density_coverage': True, 'density_p': True}
   return SampleMetric(names, ('log_q',), compute)

@@ -97,8 +97,7 @@ def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _pixels(weights, batch_size):
   def extract(pictures):
-    flat = pictures.reshape(len(pictures), -1)
-    return {'features': flat.astype(np.float32) / 255.0}
+    return {'features': pictures.reshape(len(pictures), -1).astype(np.float32) / 255.0}
 
   return Extractor(extract, _identity('pixels', 'levels / 255', 'none'))
 
@@ -128,16 +127,14 @@ def _digits(name, levels):
       return found | {'predicted': classes}
 
     _, digest = perceptrons.load(name)
-    identity = _identity(HIDDEN, f'8x8, {levels} levels', digest)
-    return Extractor(extract, identity)
+    return Extractor(extract, _identity(HIDDEN, f'8x8, {levels} levels', digest))
 
   return load
 
 
 def _shapes(weights, batch_size):
   def extract(pictures):
-    features = shapes_judge.make_features(pictures.shape[1])(pictures)
-    return {'features': features}
+    return {'features': shapes_judge.make_features(pictures.shape[1])(pictures)}
 
   _, digest = perceptrons.load('shapes_16')
   text = f'{digest}, of sides other than 16 fitted to 4,000 pictures'

@@ -66,8 +66,7 @@ def statistics(features: np.ndarray | Moments) -> Statistics:
     features = add(Moments(), features)
   if features.count < 2:
     raise ValueError(f'a covariance needs 2 images, not {features.count}')
-  covariance = features.scatter / (features.count - 1)
-  return Statistics(features.mean, covariance)
+  return Statistics(features.mean, features.scatter / (features.count - 1))
 
 
 def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:

@@ -3,31 +3,28 @@
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import Json, Params
+from diffusion_jax.aliases import Params
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.core.normal import kl
 from diffusion_jax.core.process import Variance
 from diffusion_jax.data.sources import Facts, Source, in_batches
 from diffusion_jax.metrics import bits, plots
-from diffusion_jax.metrics.estimates import mean
-from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score
+from diffusion_jax.metrics.bits import in_bits
+from diffusion_jax.metrics.metric import ModelMetric, PerExample
+from diffusion_jax.metrics.vae_bits import LatentModel
 from diffusion_jax.ranges import Count, Rate, Size, check_value, within
 
 Array = jax.Array
-_Measured = TypeVar('_Measured')
 _BELOW_ONE = Annotated[float, within('(0, 1)')]
-Details = Callable[[Arrays, Path], Json]
 # (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
 Decoder = Callable[[Array, LastStep, int], Array]
 DECODERS: dict[str, Decoder] = {
@@ -79,27 +76,6 @@ class DiffusionModel(ImageModel, Protocol):
     ...
 
 
-class LatentModel(Protocol):
-  """A VAE, as its bounds need it; its layers of latents are z_1..z_T."""
-
-  @property
-  def num_latents(self) -> int:
-    """T."""
-    ...
-
-  def encode(self, params: Params, t: int, z: Array) -> dj.Normal:
-    """Returns q(z_t | z_{t-1}), z_0 = x."""
-    ...
-
-  def log_likelihood_of(self, params: Params) -> Callable[[Array, Array], Array]:
-    """Returns (x, z_1) -> log p(x | z_1), [B], in nats."""
-    ...
-
-  def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict[str, Array]:
-    """Returns the terms of `dj.hierarchical_elbo`."""
-    ...
-
-
 class LatentDiffusion(DiffusionModel, Protocol):
   """A diffusion model of scale * z, z the latents of a VAE."""
 
@@ -117,33 +93,6 @@ class StateModel(ImageModel, Protocol):
   ) -> dict[str, Array]:
     """Returns the bound 'total' in nats, and its terms in discrete time."""
     ...
-
-
-def _in_bits(
-  name: str, measure: Callable[[_Measured], PerExample], details: Details | None = None
-) -> ModelMetric[_Measured]:
-  # Makes the metric of `measure`, whose array `total` is in bits/dim, [B], or
-  # `nats` in nats/dim for real numbers.
-  def compute(arrays):
-    if 'truncated' in arrays:
-      return [
-        Score(name, mean(arrays['nats']), 'nats/dim, beyond the box too'),
-        Score(f'{name}_truncated', mean(arrays['truncated']), 'within the box'),
-      ]
-    if 'nats' in arrays:
-      return [Score(name, mean(arrays['nats']), 'nats/dim')]
-    return [Score(name, mean(arrays['total']), 'bits/dim')]
-
-  def report(arrays, out):
-    unit = 'nats' if 'nats' in arrays else 'bits'
-    value, error = mean(arrays['nats' if unit == 'nats' else 'total'])
-    error = None if np.isnan(error) else error
-    more = details(arrays, out) if details else {}
-    if 'truncated' in arrays:
-      more['truncated_nats_per_dim'] = mean(arrays['truncated']).value
-    return {f'{unit}_per_dim': value, 'standard_error': error} | more
-
-  return ModelMetric(measure, compute, report)
 
 
 def elbo(
@@ -179,13 +128,12 @@ def elbo(
         decoder=lambda x0, last: nll(x0, last, levels),
       )
       error = nats.pop('squared_error') / x0[0].size
-      in_bits = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
-      return jax.tree.map(in_bits, nats) | {'squared_error': error}
+      per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
+      return jax.tree.map(per_dim, nats) | {'squared_error': error}
 
     return function
 
-  details = functools.partial(_terms, random_steps=random_steps)
-  return _in_bits('elbo', measure, details)
+  return in_bits('elbo', measure, functools.partial(_terms, random_steps=random_steps))
 
 
 def _terms(arrays, out, random_steps):
@@ -222,12 +170,12 @@ def state_elbo(num_times: Size = 64) -> ModelMetric:
   def measure(model: StateModel) -> PerExample:
     def function(params, keys, x0, cond):
       nats = model.state_bound(params, keys, x0, cond, num_times)
-      in_bits = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
-      return jax.tree.map(in_bits, nats)
+      per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
+      return jax.tree.map(per_dim, nats)
 
     return function
 
-  return _in_bits('elbo', measure, _state_terms)
+  return in_bits('elbo', measure, _state_terms)
 
 
 def _state_terms(arrays, out):
@@ -273,8 +221,7 @@ def ode(
       if not levels:
         x = x0
       elif dequantization == 'gaussian':
-        level = schedule(t_min)
-        x, log_weight = dj.gaussian_dequantize(noise_keys, x0, level, levels)
+        x, log_weight = dj.gaussian_dequantize(noise_keys, x0, schedule(t_min), levels)
       else:
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
       denoise = model.denoiser(params, cond)
@@ -293,7 +240,7 @@ def ode(
 
     return function
 
-  return _in_bits('ode', measure)
+  return in_bits('ode', measure)
 
 
 def _share_inside(keys, denoise, schedule, x, box, t_min, rtol, draws):
@@ -312,7 +259,6 @@ def _share_inside(keys, denoise, schedule, x, box, t_min, rtol, draws):
 
 
 def _log_p_by_ode(t_min, tolerance, num_probes):
-  # Returns the function (keys, denoise, schedule, x) -> log p(x), [B], in nats;
   # `exact` allows the exact divergence of small arrays.
   check_value('t_min', t_min, Rate)
   check_value('tolerance', tolerance, _BELOW_ONE)
@@ -350,8 +296,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
 
       def log_prior(z):
         denoise = model.denoiser(params, cond)
-        schedule = model.schedule(params)
-        log_p = log_p_of(probe_keys, denoise, schedule, scale * z)
+        log_p = log_p_of(probe_keys, denoise, model.schedule(params), scale * z)
         return log_p + z[0].size * jnp.log(scale)
 
       vae = model.autoencoder
@@ -361,7 +306,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
 
     return function
 
-  return _in_bits('ode', measure)
+  return in_bits('ode', measure)
 
 
 def independent_pixels() -> ModelMetric:
@@ -372,86 +317,12 @@ def independent_pixels() -> ModelMetric:
 
   def measure(model: ImageModel) -> PerExample:
     source = model.source()
-    batches = in_batches(source, 1000)
-    log_prob = bits.pixel_histogram(batches, source.facts.x.levels)
+    log_prob = bits.pixel_histogram(in_batches(source, 1000), source.facts.x.levels)
     log_prob = jnp.asarray(log_prob)
 
     def function(params, keys, x0, cond):
-      nll = bits.independent_pixels_nll(x0, log_prob)
-      return {'total': dj.bits_per_dim(nll, x0.shape[1:])}
+      return {'total': dj.bits_per_dim(bits.independent_pixels_nll(x0, log_prob), x0.shape[1:])}
 
     return function
 
-  return _in_bits('independent_pixels', measure)
-
-
-def vae_elbo() -> ModelMetric:
-  """Bound of a VAE and its terms, by one draw of z for each image, bits/dim."""
-
-  def measure(model: LatentModel) -> PerExample:
-    def function(params, keys, x0, cond):
-      params, shape = params['network'], x0.shape[1:]
-      if model.num_latents == 1:
-        q = model.encode(params, 1, x0)
-        terms = bound.vae_elbo(keys, x0, q, model.log_likelihood_of(params))
-        parts = kl(q, bound.STANDARD)
-        parts = jnp.sum(parts, axis=tuple(range(1, parts.ndim - 1)))
-        nats = {'kl_of_channels': parts}
-      else:
-        terms = model.chain_elbo(params, keys, x0)
-        nats = {'kl_of_layers': terms['log_ratio']}
-      size = jnp.full(len(x0), x0[0].size)
-      return nats | {
-        'total': dj.bits_per_dim(-terms['elbo'], shape),
-        'reconstruction': dj.bits_per_dim(-terms['reconstruction'], shape),
-        'dimensions': size,
-      }
-
-    return function
-
-  return _in_bits('elbo', measure, _vae_terms)
-
-
-def _vae_terms(arrays, out):
-  # Returns the terms of a VAE's bound; the KL is summed in nats.
-  count, size = len(arrays['total']), arrays['dimensions'][0]
-  reconstruction = float(arrays['reconstruction'].mean())
-  by_layer = arrays.get('kl_of_layers')
-  total = arrays['kl_of_channels'] if by_layer is None else by_layer
-  nats = total.sum(axis=0) / count
-  parts = nats / (size * np.log(2.0))
-  divergence = float(parts.sum())
-  if by_layer is None:
-    used = int((nats > 0.01).sum())
-    note = f'{used} of {len(nats)} channels of z carry more than 0.01 nats'
-  else:
-    layers = ', '.join(f'{x:.4f}' for x in parts)
-    note = f'of z_1..z_{len(parts)}: {layers}'
-  print(f'reconstruction {reconstruction:.4f} + KL {divergence:.4f}; {note}')
-  return {'reconstruction': reconstruction, 'kl': divergence, 'kl_parts': parts.tolist()}
-
-
-def importance_weighted(num_samples: int = 100) -> ModelMetric:
-  """Log-likelihood of a VAE by several draws of z, in bits/dim.
-
-  num_samples: draws for each image (Burda et al. 2016).
-  """
-  check_at_least(1, num_samples=num_samples)
-
-  def measure(model: LatentModel) -> PerExample:
-    def function(params, keys, x0, cond):
-      params = params['network']
-      if model.num_latents == 1:
-        q, decode = model.encode(params, 1, x0), model.log_likelihood_of(params)
-        weight = functools.partial(bound.vae_log_weight, x=x0, q=q, decode=decode)
-      else:
-
-        def weight(key):
-          return model.chain_elbo(params, key, x0)['elbo']
-
-      log_p = bound.importance_weighted_elbo(keys, weight, num_samples)
-      return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
-
-    return function
-
-  return _in_bits('iw', measure, lambda *_: {'num_samples': num_samples})
+  return in_bits('independent_pixels', measure)

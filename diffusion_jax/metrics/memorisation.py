@@ -70,8 +70,7 @@ def copies(features: tuple[str, ...] = ()) -> SampleMetric:
 
   def compute(samples, reference):
     x, y = take_features('memorisation', samples, reference, (1, 1))
-    test = take('memorisation', reference, 'held_out')
-    found = memorisation(x, y, test)
+    found = memorisation(x, y, take('memorisation', reference, 'held_out'))
     near, usual = np.median(found.samples), np.median(found.test)
     held_out = f'{len(found.test):,} held-out images'
     if found.overlap:
@@ -141,8 +140,7 @@ def _below(values, points):
   # Returns the fraction of values below each point; equal ones count half.
   ordered = np.sort(values)
   left = np.searchsorted(ordered, points, 'left')
-  right = np.searchsorted(ordered, points, 'right')
-  return (left + right) / (2.0 * len(values))
+  return (left + np.searchsorted(ordered, points, 'right')) / (2.0 * len(values))
 
 
 def pair_sheet(samples: np.ndarray, neighbours: np.ndarray, columns: int = 10) -> np.ndarray:

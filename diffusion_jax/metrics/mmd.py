@@ -157,8 +157,7 @@ def unit_mmd(sigma: float = 10.0, features: tuple[str, ...] = ()) -> SampleMetri
 
   def compute(samples, reference):
     x, y = take_features('cmmd', samples, reference, (1, 1))
-    note = f'sigma {sigma:g}, {sizes(x, y)}'
-    return [Score('cmmd', cmmd(x, y, sigma), note)]
+    return [Score('cmmd', cmmd(x, y, sigma), f'sigma {sigma:g}, {sizes(x, y)}')]
 
   return SampleMetric({'cmmd': False}, ('features',), compute, features)
 

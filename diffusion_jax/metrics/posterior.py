@@ -95,8 +95,7 @@ def quantiles(exact: Mixture, direction: ArrayLike, levels: ArrayLike) -> np.nda
   """
   means, stds, weights = _along(exact, np.asarray(direction, np.float64))
   low = np.min(means - 8.0 * stds)
-  high = np.max(means + 8.0 * stds)
-  at = np.linspace(low, high, 20_000)
+  at = np.linspace(low, np.max(means + 8.0 * stds), 20_000)
   cdf = stats.norm.cdf(at[:, None], means, stds) @ weights
   return np.interp(np.asarray(levels), cdf, at)
 

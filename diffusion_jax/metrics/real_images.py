@@ -42,10 +42,9 @@ def arrays_of(
   Arrays [n, T] are summed over the images of a batch, to [1, T]. The result for
   an image depends on seed, name and its index, not on its batch. encode:
   examples -> x0, `ArraySpec.encode`. condition: (keys, x0) -> cond['image'], for
-  networks that need it. Files that are in the folder are kept; more: further
-  arrays of each file, such as settings. Returns the arrays of all batches
-  joined, in the first process; None in others. Raises ValueError for NaN,
-  before it is written.
+  networks that need it. Files in the folder are kept; more: further arrays of
+  each file, such as settings. Returns the arrays of all batches joined in the
+  first process, None in others. Raises ValueError for NaN before it is written.
   """
   own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
   roots = stream(seed, 'evaluation_images'), own
@@ -66,8 +65,7 @@ def arrays_of(
       arrays = {n: x if x.ndim == 1 else x.sum(axis=0, keepdims=True) for n, x in fetch().items()}
       if any(np.isnan(values).any() for values in arrays.values()):
         hint = ': try a larger tolerance, or t_min' if name == 'ode' else ''
-        first, last = index[[0, -1]]
-        raise ValueError(f'{name} is nan on images {first}..{last}{hint}')
+        raise ValueError(f'{name} is nan on images {index[0]}..{index[-1]}{hint}')
       return arrays
 
     return finish

@@ -107,5 +107,4 @@ def folder() -> Path:
 
 def digest(protocol: Json) -> str:
   """Returns the name of a protocol in the cache."""
-  text = json.dumps(protocol, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:24]
+  return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]

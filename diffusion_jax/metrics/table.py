@@ -10,6 +10,7 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
+  vae_bits,
   vectors,
 )
 from diffusion_jax.metrics.metric import ModelMetric, SampleMetric
@@ -52,5 +53,5 @@ OF_DIFFUSION: OfModels = {'elbo': likelihoods.elbo, 'ode': likelihoods.ode, **_P
 OF_STATES: OfModels = {'elbo': likelihoods.state_elbo, **_PIXELS}
 OF_LATENTS: OfModels = {'ode': likelihoods.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS
-OF_VAES: OfModels = {'elbo': likelihoods.vae_elbo, 'iw': likelihoods.importance_weighted, **_PIXELS}
+OF_VAES: OfModels = {'elbo': vae_bits.vae_elbo, 'iw': vae_bits.importance_weighted, **_PIXELS}
 OF_CLASSIFIERS: OfModels = {'accuracy': accuracy.of_classifier, **_PIXELS}

@@ -106,12 +106,8 @@ def moments(num_draws: int = 10) -> SampleMetric:
     x, y = take_values('moments', samples, reference)
     note = f'largest of {x.shape[1]:,} numbers, {sizes(x, y)}'
     scores = []
-    for name in MomentErrors._fields:
-
-      def error(rows, name=name):
-        return getattr(moment_errors(rows, y), name)
-
-      estimate = bootstrap(error, x, num_draws)
+    for i, name in enumerate(MomentErrors._fields):
+      estimate = bootstrap(lambda rows, i=i: moment_errors(rows, y)[i], x, num_draws)
       scores.append(Score(f'moments_{name}', estimate, note))
     return scores
 
@@ -196,8 +192,7 @@ def classifier_accuracy(
 
   check_pair(samples, reference)
   # sbibm's deviations are PyTorch's, over M - 1.
-  standard = standard_of(reference, ddof=1)
-  x = standard.features(np.concatenate([reference, samples]))
+  x = standard_of(reference, ddof=1).features(np.concatenate([reference, samples]))
   labels = np.repeat([0, 1], [len(reference), len(samples)])
   width = 10 * x.shape[1]
   classifier = MLPClassifier((width, width), max_iter=10_000, random_state=seed)

@@ -94,8 +94,7 @@ class Encoder(nn.Module):
       for i in range(c.num_blocks):
         h = block(c, h, width, train, f'down_{level}_{i}')
     h = middle_blocks(c, h, train, self.middle)
-    norm = GroupNorm(c.num_groups, c.norm_eps, name='norm_out')
-    h = nn.swish(norm(h))
+    h = nn.swish(GroupNorm(c.num_groups, c.norm_eps, name='norm_out')(h))
     if not self.flat:
       conv = Conv(self.features, initializer=c.initializer, name='conv_out')
       return conv(h)
@@ -139,8 +138,7 @@ class Decoder(nn.Module):
 
 def block(c: Layers, h: Array, width: int, train: bool, name: str) -> Array:
   """Applies a residual block and, at some heights, attention: `name`_*."""
-  residual = make_block(ResnetBlock, c, f'{name}_block', features=width)
-  h = residual(h, None, train)
+  h = make_block(ResnetBlock, c, f'{name}_block', features=width)(h, None, train)
   if h.shape[1] in c.attention_resolutions:
     h = make_block(Attention, c, f'{name}_attention')(h)
   return h
@@ -157,8 +155,7 @@ def middle_blocks(c: Layers, h: Array, train: bool, middle: MiddleAttention | No
     if i and middle != 'none':
       options = {'pre_norm': middle == 'norm', 'num_heads': 1}
       h = make_block(Attention, c, 'middle_attention', **options)(h)
-    name = f'middle_{i}_block'
-    h = make_block(ResnetBlock, c, name, features=h.shape[-1])(h, None, train)
+    h = make_block(ResnetBlock, c, f'middle_{i}_block', features=h.shape[-1])(h, None, train)
   return h
 
 

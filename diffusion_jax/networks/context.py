@@ -105,8 +105,7 @@ class TextFeatures(Checked):
     text, drop = cond.get('text'), cond.get('drop')
     null = jnp.zeros(())  # It is not used without `null_text`.
     if self.null_text:
-      init = nn.initializers.normal(1.0)
-      null = self.param('null', init, (self.width,), jnp.float32)
+      null = self.param('null', nn.initializers.normal(1.0), (self.width,), jnp.float32)
       null = null.astype(self.dtype)
     if text is None:
       shape = batch_size, 1
@@ -148,10 +147,10 @@ class ContextCode(Checked):
   """Encodes contexts [B, *shape], as `ContextEncoder` says.
 
   The result is [B, features] for 'vector' and 'set', [B, N, width] for 'words',
-  and the context itself for 'channels'. It is sown as intermediate, before a
-  learned vector replaces it where cond['drop'] [B] is True: the unconditional
-  model, if `has_null`. cond['context_code'] is taken instead if it is given.
-  Without both the result is the learned vector, with one word for 'words'.
+  and the context itself for 'channels'. With `has_null` a learned vector
+  replaces it where cond['drop'] [B] is True: the unconditional model.
+  cond['context_code'] is taken instead if it is given. Without both the result
+  is the learned vector, with one word for 'words'.
   """
 
   kind: ContextKind
@@ -166,7 +165,6 @@ class ContextCode(Checked):
     code = context_of(cond)
     if 'context_code' not in cond and code is not None:
       code = self._encode(code)
-      self.sow('intermediates', 'context_code', code)
     if not self.has_null:
       assert code is not None  # `Inputs.check`
       return code

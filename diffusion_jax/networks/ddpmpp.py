@@ -184,8 +184,7 @@ class DDPMpp(Checked):
     # The last layers are always float32.
     groups = count_groups(self.num_groups, h.shape[-1], GROUP_WIDTH)
     norm = GroupNorm(groups, self.norm_eps, name='norm_out')
-    conv = Conv(self.out_channels, zero=True, name='conv_out')
-    return conv(nn.swish(norm(h)))
+    return Conv(self.out_channels, zero=True, name='conv_out')(nn.swish(norm(h)))
 
   def _resamplers(self):
     weights = self.resample_filter

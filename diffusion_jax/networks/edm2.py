@@ -283,8 +283,7 @@ class EDM2(Checked):
       width = widths[level]
       heads = count_heads(1, self.head_channels, width) if attend else 0
       options = {'features': width, 'num_heads': heads, **options}
-      block = make_block(EDM2Block, self, f'{name}_block', **options)
-      return block(h, embedding, train)
+      return make_block(EDM2Block, self, f'{name}_block', **options)(h, embedding, train)
 
     def decoded(h, level, name, **options):
       return make(h, level, name, decoder=True, **options)

@@ -36,8 +36,7 @@ def sinusoidal(
   waves = [jnp.sin(angles), jnp.cos(angles)]
   if kind == 'openai':
     waves.reverse()
-  embedding = jnp.concatenate(waves, axis=-1)
-  return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+  return jnp.pad(jnp.concatenate(waves, axis=-1), ((0, 0), (0, features % 2)))
 
 
 def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn, nnx
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.networks.context import ContextCode
+from diffusion_jax.networks.options import Checked
 
 
 def network_fn(module: nn.Module) -> Callable[..., PyTree]:
@@ -33,22 +34,24 @@ def encode_context(module: nn.Module, params: Params, cond: dict, shape: Sequenc
 
   The network's output is the same. Sampling thus encodes a context once, and
   not at every step of every draw: the rows of the code are repeated for the
-  draws. shape: of one x. Under `jit` only the encoder is computed. A cond
-  without a context, or a module that sows no intermediate, is returned as it
-  is.
+  draws. shape: of one x. A cond without a context, or of a network of the user,
+  is returned as it is.
   """
-  if 'context' not in cond:
+  if not isinstance(module, Checked) or 'context' not in {*cond} & {*params}:
     return cond
-  size = len(cond['context'])
-  example = getattr(module, 'inputs', Inputs()).example(size)
-  args = jnp.zeros((size, *shape)), jnp.zeros(size), example | cond
-  kept = ['intermediates']
-  _, sown = module.apply({'params': params}, *args, mutable=kept)
-  codes = jax.tree.leaves(sown)
-  if not codes:
-    return cond
+  network: Any = module
+  weights = params['context']
+  # 'words' and 'channels' have no layer as wide as the noise's embedding.
+  features = weights['dense_out']['bias'].size if 'dense_out' in weights else 1
+  encoder = ContextCode(
+    network.inputs.context_kind(shape[:-1]),
+    network.inputs.context_encoder,
+    features,
+    dtype=network.dtype,
+  )
+  code = encoder.apply({'params': weights}, {'context': cond['context']}, tuple(shape))
   rest = {name: value for name, value in cond.items() if name != 'context'}
-  return rest | {'context_code': codes[0]}
+  return rest | {'context_code': code}
 
 
 @functools.cache

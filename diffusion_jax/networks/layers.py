@@ -85,8 +85,7 @@ class Conv(Checked):
     bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-    out = convolve(x, kernel, self.stride, pad)
-    return out + bias.reshape(*[1] * (axes + 1), -1)
+    return convolve(x, kernel, self.stride, pad) + bias.reshape(*[1] * (axes + 1), -1)
 
 
 def dense(
@@ -200,5 +199,4 @@ class Upsample(Checked):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    conv = Conv(x.shape[-1], **self.style, name='conv')
-    return conv(nearest_upsample(x))
+    return Conv(x.shape[-1], **self.style, name='conv')(nearest_upsample(x))

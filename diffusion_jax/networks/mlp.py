@@ -79,6 +79,5 @@ class MLP(Checked):
 
     # The last layer is always float32.
     shape = *x.shape[:-1], self.out_channels
-    size = math.prod(shape[1:])
-    out = dense(norm(h, 'out'), size, 'dense_out', zero=True)
+    out = dense(norm(h, 'out'), math.prod(shape[1:]), 'dense_out', zero=True)
     return out.reshape(shape)

@@ -157,16 +157,14 @@ class DiT(Checked):
     if not self.inputs.num_classes:
       return c, None
     style = {'std': 0.02, 'dtype': self.dtype, 'name': 'label_embedding'}
-    embed = LabelEmbedding(self.inputs, self.channels, **style)
-    label = embed(cond, len(noise))
+    label = LabelEmbedding(self.inputs, self.channels, **style)(cond, len(noise))
     return c + label, label
 
   def _text(self, text: Text, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
     null = self.inputs.null_class
     sizes = text.width, text.layers, text.heads
-    features = TextFeatures(*sizes, null, dtype=self.dtype, name='text')
-    words, mask = features(cond, batch_size)
+    words, mask = TextFeatures(*sizes, null, dtype=self.dtype, name='text')(cond, batch_size)
     pooled = self._dense('text_pooled')(mean_of_words(words, mask))
     if cond.get('drop') is not None and cond.get('text') is not None:
       # A hidden text is one token, as in a cond without 'text'. More tokens
@@ -180,8 +178,7 @@ class DiT(Checked):
   def _embed(self, patches, grid):
     h = patches
     if self.bottleneck:
-      name = 'patch_bottleneck'
-      h = dense(self.bottleneck, name, dtype=self.dtype, use_bias=False)(h)
+      h = dense(self.bottleneck, 'patch_bottleneck', dtype=self.dtype, use_bias=False)(h)
     h = self._dense('patch_embedding')(h)
     if self.positions in ('sincos', 'both'):
       places = grid_positions(grid, self.channels)
@@ -206,10 +203,8 @@ class DiT(Checked):
         extra = self.class_tokens
       angles = None
       if self.positions in ('rotary', 'both'):
-        size = self.channels // self.num_heads
-        angles = jnp.asarray(rotary_angles(grid, size, extra))
-      stack = self._stack(start, stop, train, text)
-      carry, _ = stack(carry, c, angles, words, mask)
+        angles = jnp.asarray(rotary_angles(grid, self.channels // self.num_heads, extra))
+      carry, _ = self._stack(start, stop, train, text)(carry, c, angles, words, mask)
     return carry[0][:, extra:]
 
   def _stack(self, start, stop, train, text) -> Callable:

@@ -128,8 +128,7 @@ class UNet(Checked):
     return output_conv(self, self.out_channels, h)
 
   def _conditions(self, x, noise, cond):
-    # Returns the embedding of noise and conditions, the words by kind with
-    # their masks, and x with further channels.
+    # Returns the embedding, the words by kind with masks, and x with conditions.
     width, words = 4 * self.channels, {}
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     embedding = noise_and_label(h, cond, width, self.inputs, **self.style)
@@ -137,10 +136,8 @@ class UNet(Checked):
     embedding += of_step(self.inputs, cond, *steps, self.dtype)
     if text := self.inputs.text:
       sizes = text.width, text.layers, text.heads, self.inputs.null_class
-      features = TextFeatures(*sizes, **self.style, name='text')
-      words['text'] = features(cond, len(x))
-      pooled = mean_of_words(*words['text'])
-      embedding += dense(pooled, width, 'text_pooled', **self.style)
+      words['text'] = TextFeatures(*sizes, **self.style, name='text')(cond, len(x))
+      embedding += dense(mean_of_words(*words['text']), width, 'text_pooled', **self.style)
     context = read_context(self.inputs, x, cond, width, **self.style)
     if context.embedding is not None:
       embedding += context.embedding
@@ -162,8 +159,7 @@ def down_and_middle(
 
   def residual(h, level, name, resample=None):
     options = {'features': widths[level], 'resample': resample}
-    block = make_block(ResnetBlock, network, name, **options)
-    return block(h, embedding, train)
+    return make_block(ResnetBlock, network, name, **options)(h, embedding, train)
 
   def block(h, level, name):
     h = residual(h, level, f'{name}_block')
@@ -253,8 +249,7 @@ class AttentionPool(Checked):
     tokens = x.reshape(batch, height * width, channels)
     tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
     normal = nn.initializers.normal(channels**-0.5)
-    places = self.param('places', normal, tokens.shape[1:], jnp.float32)
-    tokens += places[None]
+    tokens += self.param('places', normal, tokens.shape[1:], jnp.float32)[None]
     heads = count_heads(self.num_heads, self.head_channels, channels)
     qkv = dense(tokens, 3 * channels, 'qkv', initializer=self.initializer)
     q, k, v = jnp.moveaxis(qkv.reshape(*tokens.shape[:2], 3, heads, channels // heads), 2, 0)

@@ -67,8 +67,7 @@ class ScoreNetwork(Checked):
 
     def block(h, name, attention=self.attention):
       options = {'features': self.channels, 'zero_embedding': True}
-      residual = make_block(ResnetBlock, self, name, **options)
-      h = residual(h, embedding, train)
+      h = make_block(ResnetBlock, self, name, **options)(h, embedding, train)
       return attend(h, f'{name}_attention') if attention else h
 
     def attend(h, name):

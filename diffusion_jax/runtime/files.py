@@ -157,9 +157,13 @@ def read_json(path: Path) -> Json:
   except (FileNotFoundError, NotADirectoryError):
     raise
   except (OSError, ValueError) as error:
-    reason = getattr(error, 'strerror', '') or error
-    raise UserError(f'{path} cannot be read: {reason}') from error
+    raise UserError(f'{path} cannot be read: {reason_of(error)}') from error
   return content
+
+
+def reason_of(error: Exception) -> str:
+  """Returns what an error says, without the name of the file."""
+  return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def read_json_lines(path: Path) -> Iterator[Json]:

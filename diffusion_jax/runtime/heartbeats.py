@@ -18,7 +18,7 @@ from typing import Any
 try:  # The store lacks a public interface.
   from jax._src.distributed import global_state
 except ImportError:  # JAX has moved it.
-  global_state = None
+  global_state: Any = None
 
 available = hasattr(global_state, 'client')
 
@@ -35,8 +35,8 @@ def start(host: int, timeout: float) -> None:
   Does nothing if the store is missing or has another interface; host 0 then
   prints that only JAX's own heartbeats are used.
   """
-  client: Any = getattr(global_state, 'client', None)
   try:  # Every host makes both calls, so that all come to the same result.
+    client: Any = global_state.client  # pyright: ignore[reportOptionalMemberAccess]
     put(client, host, 'begun' if host else DONE)
     client.key_value_dir_get(FOLDER)
   except (AttributeError, TypeError):
@@ -107,7 +107,7 @@ def failure(
 def report_failure(host: int) -> None:
   """Sends FAILED, to be called after `stop` by a process with an error."""
   if _threads:
-    put(getattr(global_state, 'client', None), host, FAILED)
+    put(global_state.client, host, FAILED)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def put(client, host: int, heartbeat: str) -> None:

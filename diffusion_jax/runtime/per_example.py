@@ -161,8 +161,7 @@ def gathered(paths: list[Path], without: Collection[str] = ()) -> Arrays:
         names = [n for n in npz.names_of(path) if n not in without]
         for name, part in npz.read(path, [*firsts] or names).items():
           if name not in files:
-            file = tempfile.TemporaryFile(dir=path.parent)
-            files[name] = stack.enter_context(file)
+            files[name] = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
           first = firsts.setdefault(name, part[:1])
           if part[:1].shape != first.shape:
             raise ValueError(f'{name} has the shape {list(part.shape)}')

@@ -119,8 +119,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
   """
   if batch_size % mesh.size:
     raise ValueError(f'a batch of {batch_size} cannot be split over {mesh.size} devices')
-  sharding = batch_sharding(mesh)
-  index = sharding.addressable_devices_indices_map((batch_size,))
+  index = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   starts, stops = zip(
     *(rows[0].indices(batch_size)[:2] for rows in index.values() if rows), strict=True
   )

@@ -10,7 +10,13 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import Variance, alpha_ratio, one_minus_snr_ratio, p_reverse
+from diffusion_jax.core.process import (
+  Variance,
+  alpha_ratio,
+  one_minus_snr_ratio,
+  p_reverse,
+  snr_ratio,
+)
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -59,46 +65,34 @@ def ddim(eta: float = 0.0) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    return noisy_ddim_step(x0, x, s, t, eta, draw_normal(key, x)), state
+    return ddim_step(x0, x, s, t, eta, draw_normal(key, x)), state
 
   return Sampler(lambda x: (), step)
 
 
-def noisy_ddim_step(
-  x0: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel, eta: float, z: Array | float
+def ddim_step(
+  x0: Array,
+  x: Array,
+  level_s: NoiseLevel,
+  level_t: NoiseLevel,
+  eta: float = 0.0,
+  z: Array | float = 0.0,
 ) -> Array:
-  """Computes the step of `ddim(eta)` with the noise z.
+  """Computes x_s from x_t, x_0 and normal noise z (DDIM Eq. 12 and 16).
+
+    x_s = alpha_s x_0 + sigma_s (sqrt(1 - new) eps + sqrt(new) z)
+    eps = (x_t - alpha_t x_0) / sigma_t,   new = eta^2 (1 - SNR_t / SNR_s)
 
   Levels must broadcast against x (`level.expand_to(x)`).
   """
   s, t = level_s, level_t
-  # new_share is the fraction of sigma_s^2 that is new noise.
-  new_share = eta**2 * one_minus_snr_ratio(s, t)
-  std = jnp.sqrt(s.sigma**2 * new_share)
-  return ddim_step(x0, x, s, t, ddim_old_share(s, t, eta)) + std * z
-
-
-def ddim_old_share(level_s: NoiseLevel, level_t: NoiseLevel, eta: float) -> Array:
-  """Computes the fraction of sigma_s^2 that `ddim(eta)` keeps of x_t's noise.
-
-  1 - new_share would lose all digits for a new_share near 1.
-  """
-  ratio = alpha_ratio(level_s, level_t) * (level_s.sigma / level_t.sigma)
-  return 1.0 - eta**2 + eta**2 * ratio**2
-
-
-def ddim_step(
-  x0: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel, old_share: Array | float = 1.0
-) -> Array:
-  """Computes alpha_s x_0 + sigma_s sqrt(old_share) eps, eps the noise in x.
-
-  This is DDIM's step from level t to level s; the fraction 1 - old_share of
-  sigma_s^2 is left for new noise. Levels must broadcast against x
-  (`level.expand_to(x)`).
-  """
-  s, t = level_s, level_t
-  scale = jnp.sqrt(old_share) * (s.sigma / t.sigma)
-  return s.alpha * x0 + scale * (x - t.alpha * x0)
+  scale = s.sigma / t.sigma
+  if not eta:
+    return s.alpha * x0 + scale * (x - t.alpha * x0)
+  # 1 - new would lose all digits for a new near 1.
+  scale *= jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
+  std = jnp.sqrt(s.sigma**2 * (eta**2 * one_minus_snr_ratio(s, t)))
+  return s.alpha * x0 + scale * (x - t.alpha * x0) + std * z
 
 
 def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:

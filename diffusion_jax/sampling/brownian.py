@@ -36,8 +36,7 @@ def path_noise(key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -
   both = (jnp.concatenate(pair) for pair in ((keys, clone_key(keys)), (high, low), (x, x)))
   x_high, x_low = jnp.split(_path(*both), 2)
   change = x_high - jnp.exp(-h) * x_low
-  tiny = jnp.finfo(x.dtype).tiny
-  return change / jnp.sqrt(jnp.maximum(-jnp.expm1(-2.0 * h), tiny))
+  return change / jnp.sqrt(jnp.maximum(-jnp.expm1(-2.0 * h), jnp.finfo(x.dtype).tiny))
 
 
 def _position(level, x):
@@ -47,8 +46,7 @@ def _position(level, x):
 
 
 def _path(keys, position, x):
-  # Returns X at a position, [B, ...]. Node i of the tree has the children 2 i
-  # and 2 i + 1; the ends have the numbers 0 and 2^(DEPTH + 1).
+  # X at a position, [B, ...]. Node i of the tree has the children 2 i and 2 i + 1.
   def draw(index):
     return draw_normal(fold_each(keys, index), x)
 

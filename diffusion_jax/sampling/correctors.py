@@ -20,9 +20,8 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import score_from_x0
-from diffusion_jax.core.process import forward_step
+from diffusion_jax.core.process import forward_step, snr_ratio
 from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Probability, Size
-from diffusion_jax.sampling.ancestral import ddim_old_share
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
@@ -147,8 +146,7 @@ def churn(
     churned &= noisier.logsnr < logsnr
     level = select_level(churned, noisier, level_t)
     z = s_noise * draw_normal(noise_key, x)
-    mask = expand_to(churned, x)
-    x = jnp.where(mask, forward_step(x, z, level_t, level), x)
+    x = jnp.where(expand_to(churned, x), forward_step(x, z, level_t, level), x)
     return sampler.step(key, x, state, denoise, level_s=level_s, level_t=level)
 
   return Sampler(sampler.init, step)
@@ -177,7 +175,7 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
     noise_key, key = split_key(key, 2)
     noisy = level_s.sigma > 0.0
     logsnr = jnp.where(noisy, level_s.logsnr, 0.0)
-    old_share = ddim_old_share(level_s, level_t, eta)
+    old_share = 1.0 - eta**2 + eta**2 * snr_ratio(level_s, level_t)
     tiny = jnp.finfo(x.dtype).eps ** 2  # It is 0 for eta = 1 from alpha = 0.
     logsnr -= jnp.log(jnp.maximum(old_share, tiny))
     down = schedule.from_logsnr(logsnr)
@@ -188,8 +186,7 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
     z = draw_normal(noise_key, x)
     # Levels without a step between them are replaced: theirs would be NaN.
     ends = (select_level(noisy, end, level_t) for end in (down, level_s))
-    back = forward_step(x, z, *ends)
-    return jnp.where(expand_to(noisy, x), back, x), state
+    return jnp.where(expand_to(noisy, x), forward_step(x, z, *ends), x), state
 
   return Sampler(sampler.init, step)
 
@@ -212,8 +209,7 @@ class Churn(NamedTuple):
 
   def around(self, sampler: Sampler, schedule: Schedule, num_steps: int) -> Sampler:
     """Returns the sampler with noise before each step."""
-    gamma = churn_gamma(self.s_churn, num_steps)
-    return churn(sampler, schedule, gamma, *self[1:])
+    return churn(sampler, schedule, churn_gamma(self.s_churn, num_steps), *self[1:])
 
 
 class AncestralNoise(NamedTuple):

@@ -28,8 +28,7 @@ Array = jax.Array
 def prior_sample_states(key: Array, shape: tuple[int, ...], process: StateProcess) -> Array:
   """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
   prior = jax.lax.optimization_barrier(process.prior)  # XLA would fold it
-  probs = jnp.broadcast_to(prior, (*shape, len(prior)))
-  return draw_states(key, probs)
+  return draw_states(key, jnp.broadcast_to(prior, (*shape, len(prior))))
 
 
 def ancestral_states(process: StateProcess) -> Sampler:
@@ -40,8 +39,7 @@ def ancestral_states(process: StateProcess) -> Sampler:
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    logits = denoise(x, level_t)
-    probs = p_reverse_states(logits, x, process, level_s, level_t)
+    probs = p_reverse_states(denoise(x, level_t), x, process, level_s, level_t)
     return draw_states(key, probs), state
 
   return Sampler(lambda x: (), step)
@@ -73,8 +71,7 @@ def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
       hits = sigma > 0.0
       sigma = jnp.where(hits, sigma, 0.5)
       level = schedule.from_logsnr(2.0 * (jnp.log1p(-sigma) - jnp.log(sigma)))
-      logits = denoise(x, level)
-      probs = p_reverse_states(logits, x, process, clean_level(), level)
+      probs = p_reverse_states(denoise(x, level), x, process, clean_level(), level)
       drawn = draw_states(draw_keys, probs)
       score = draw_uniform(place_keys, probs[..., 0])
       first = _ranks(jnp.where(x == mask, score, 1.0)) == 0
@@ -105,8 +102,7 @@ def confidence_ordered(process: StateProcess, temperature: float = 0.0) -> Sampl
 
   def step(key, x, state, denoise, *, level_s, level_t):
     key, noise_key = split_key(key, 2)
-    logits = denoise(x, level_t)
-    probs = p_reverse_states(logits, x, process, clean_level(), level_t)
+    probs = p_reverse_states(denoise(x, level_t), x, process, clean_level(), level_t)
     drawn = draw_states(key, probs)
     of_draw = jnp.take_along_axis(probs, drawn[..., None], axis=-1)[..., 0]
     exponential = -jnp.log(1.0 - draw_uniform(noise_key, of_draw))

@@ -145,8 +145,7 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
 
     return copy(0), copy(1)
 
-  output = Parametrization(network.parametrization, network.sigma_data)
-  return _Pair(denoise_pair, output)
+  return _Pair(denoise_pair, Parametrization(network.parametrization, network.sigma_data))
 
 
 def classifier_free(

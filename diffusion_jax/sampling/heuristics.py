@@ -17,7 +17,6 @@ from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
 Array = jax.Array
@@ -85,8 +84,8 @@ def renoised(share: float) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    new = s.sigma * share**0.5 * draw_normal(key, x)
-    return ddim_step(x0, x, s, t, 1.0 - share) + new, state
+    old, new = s.sigma / t.sigma * (1.0 - share) ** 0.5, s.sigma * share**0.5
+    return s.alpha * x0 + old * (x - t.alpha * x0) + new * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)
 

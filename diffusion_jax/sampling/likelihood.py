@@ -242,8 +242,7 @@ def _probes(key, x, num_probes, probe, exact_trace):
     return jnp.broadcast_to(basis, (len(basis), *x.shape))
   check_value('probe', probe, Probe)
   check_at_least(1, num_probes=num_probes)
-  keys = split_key(key, num_probes)
-  probes = jax.vmap(lambda k: _PROBES[probe](k, x))(keys)
+  probes = jax.vmap(lambda k: _PROBES[probe](k, x))(split_key(key, num_probes))
   return probes / math.sqrt(num_probes)
 
 

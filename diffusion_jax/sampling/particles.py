@@ -53,8 +53,8 @@ def steered(
   With gradients it is TDS (Wu et al. 2023, Alg. 1), without them FK steering
   (Singhal et al. 2025, potential "difference"). x is [B, K, ...], with keys []
   or [B]. The denoiser gets B K examples, the particles of an image next to each
-  other, so its conditions are repeated K times. `sample` with return_state=True
-  returns the `Particles`; `pick` draws one particle of each population.
+  other, so its conditions are repeated K times. `sample_with_state` returns
+  the `Particles`; `pick` draws one particle of each population.
 
   Args:
     log_likelihood: r, x_0 [B, ...] -> [B] in nats, such as
@@ -157,8 +157,7 @@ def pick(key: Array, x: Array, log_weights: Array) -> Array:
 
   x: [B, K, ...]; log_weights: [B, K]; key: [] or [B].
   """
-  index = draw_index(key, log_weights)
-  return jax.vmap(lambda row, i: row[i])(x, index)
+  return jax.vmap(lambda row, i: row[i])(x, draw_index(key, log_weights))
 
 
 def effective_number(log_weights: Array) -> Array:

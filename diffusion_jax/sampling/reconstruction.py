@@ -45,8 +45,7 @@ def reconstruction_guided(
   def observe(x0):
     return jnp.where(mask, x0, 0.0)
 
-  observed = observe(known)
-  return observation_guided(denoise, observe, observed, scale, num_iterations)
+  return observation_guided(denoise, observe, observe(known), scale, num_iterations)
 
 
 def observation_guided(
@@ -86,8 +85,7 @@ def observation_guided(
     def apply(direction):
       product, error = covariance(*back(direction))
       square = sum_data_axes(error**2) * sum_data_axes(direction**2)
-      image = observe(product) + noise * direction
-      return Product(image, product, jnp.sqrt(square))
+      return Product(observe(product) + noise * direction, product, jnp.sqrt(square))
 
     correction = solve(apply, residual, num_iterations, variance)
     return prediction._replace(x0=prediction.x0 + scale * correction)
@@ -170,8 +168,7 @@ def unexplained(
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)
   given = residual, measurement.variance(residual), precision, num_iterations
-  v = least_squares(measurement.forward, transpose, *given)
-  return measurement.residual(v)
+  return measurement.residual(least_squares(measurement.forward, transpose, *given))
 
 
 def _over_variance(level, like, power):

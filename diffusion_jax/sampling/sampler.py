@@ -10,7 +10,7 @@ only on its own key. A step gets one key in both cases (`core/keys.py`).
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, check_level, check_order, equal_levels
 
 Array = jax.Array
+
+AnyDenoiser = Denoiser | StateDenoiser | FlowMap
 
 
 class SamplerInit(Protocol):
@@ -80,41 +82,10 @@ def check_sampler(sampler: Sampler) -> None:
     )
 
 
-@overload
 def sample(
-  key: Array,
-  denoise: Denoiser | StateDenoiser | FlowMap,
-  sampler: Sampler,
-  levels: NoiseLevel,
-  x: Array,
-  return_trajectory: bool = False,
-  return_state: Literal[False] = False,
-) -> Array: ...
-
-
-@overload
-def sample(
-  key: Array,
-  denoise: Denoiser | StateDenoiser | FlowMap,
-  sampler: Sampler,
-  levels: NoiseLevel,
-  x: Array,
-  return_trajectory: bool = False,
-  *,
-  return_state: Literal[True],
-) -> tuple[Array, PyTree]: ...
-
-
-def sample(
-  key: Array,
-  denoise: Denoiser | StateDenoiser | FlowMap,
-  sampler: Sampler,
-  levels: NoiseLevel,
-  x: Array,
-  return_trajectory: bool = False,
-  return_state: bool = False,
-) -> Array | tuple[Array, PyTree]:
-  """Runs a sampler from levels[0] to levels[N] in one `lax.scan`.
+  key: Array, denoise: AnyDenoiser, sampler: Sampler, levels: NoiseLevel, x: Array
+) -> Array:
+  """Runs a sampler from levels[0] to levels[N] in one `lax.scan`, [B, ...].
 
   Args:
     key: [] or [B]; TypeError for anything but a random key.
@@ -125,20 +96,28 @@ def sample(
       alpha = 0. Under `jit` eps and traced levels from clean data give NaN. A
       step between equal levels leaves x unchanged.
     x: [B, ...] at the first level (`prior_sample`), at least float32 is used.
-    return_trajectory: Whether to return x at all levels, [N+1, B, ...], and not
-      only at the last level, [B, ...].
-    return_state: Whether to return (x, the sampler's last state), such as the
-      weights of `steered`.
   """
-  num_frames = math.inf if return_trajectory else 0
-  x, frames, state = sample_frames(key, denoise, sampler, levels, x, num_frames)
-  result = frames if return_trajectory else x
-  return (result, state) if return_state else result
+  return sample_frames(key, denoise, sampler, levels, x, 0)[0]
+
+
+def sample_with_state(
+  key: Array, denoise: AnyDenoiser, sampler: Sampler, levels: NoiseLevel, x: Array
+) -> tuple[Array, PyTree]:
+  """Returns (`sample`, the sampler's last state, as the weights of `steered`)."""
+  x, _, state = sample_frames(key, denoise, sampler, levels, x, 0)
+  return x, state
+
+
+def trajectory(
+  key: Array, denoise: AnyDenoiser, sampler: Sampler, levels: NoiseLevel, x: Array
+) -> Array:
+  """Returns x at all levels of `sample`, [N+1, B, ...]."""
+  return sample_frames(key, denoise, sampler, levels, x, math.inf)[1]
 
 
 def sample_frames(
   key: Array,
-  denoise: Denoiser | StateDenoiser | FlowMap,
+  denoise: AnyDenoiser,
   sampler: Sampler,
   levels: NoiseLevel,
   x: Array,
@@ -195,26 +174,19 @@ def take_step(
 ) -> tuple[Array, PyTree]:
   """Makes one step of a sampler, none between levels that are equal.
 
-  Equal up to rounding is equal (`equal_levels`): a grid with repeated levels
-  gives what the grid without them does. Levels are [], or [B] with a level per
-  example; for the others see `SamplerStep`.
+  A grid with repeated levels gives what the grid without them does. Levels are
+  [], or [B] with a level per example; for the others see `SamplerStep`.
   """
   equal = equal_levels(level_s, level_t)
 
   def move():
-    levels = {'level_s': level_s, 'level_t': level_t}
-    moved, new = _pair(sampler.step(key, x, state, denoise, **levels))
-    if equal.ndim:
-      moved = jnp.where(expand_to(equal, x), x, moved)
-    return moved, new
+    result = sampler.step(key, x, state, denoise, level_s=level_s, level_t=level_t)
+    if not isinstance(result, tuple) or len(result) != 2:
+      raise TypeError(f'the step of a sampler returns (x, state), not {kind_of(result)}')
+    x_s, new_state = result
+    return (jnp.where(expand_to(equal, x), x, x_s) if equal.ndim else x_s), new_state
 
   return jax.lax.cond(jnp.all(equal), lambda: (x, state), move)
-
-
-def _pair(result):
-  if not isinstance(result, tuple) or len(result) != 2:
-    raise TypeError(f'the step of a sampler returns (x, state), not {kind_of(result)}')
-  return result
 
 
 def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:

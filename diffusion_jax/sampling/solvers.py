@@ -21,7 +21,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import NonNegative, Size
-from diffusion_jax.sampling.ancestral import ddim_step, noisy_ddim_step
+from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.brownian import path_noise
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -104,10 +104,8 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
   _check_order(order)
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
-    history = new, *state
-    x = _multistep(x, level_s.expand_to(x), history)
-    return x, history[: order - 1]
+    history = (predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)), *state
+    return _multistep(x, level_s.expand_to(x), history), history[: order - 1]
 
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
@@ -119,11 +117,7 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   The method is of second order without a memory, with 2N - 1 calls. schedule
   gives the level in the middle.
   """
-
-  def finish(x0, x_middle, middle, x, s, t):
-    return ddim_step(x0, x, s, t)
-
-  return _by_the_middle(schedule, finish)
+  return _by_the_middle(schedule, lambda x0, x_middle, middle, x, s, t: ddim_step(x0, x, s, t))
 
 
 def dpm_solver_2(schedule: Schedule) -> Sampler:
@@ -154,8 +148,7 @@ def _by_the_middle(schedule, finish):
       return finish(later, x_middle, middle, x, s, t)
 
     euler = ddim_step(x0, x, s, t)
-    x = _correct_where_finite(correct, euler, level_s, level_t, middle)
-    return x, state
+    return _correct_where_finite(correct, euler, level_s, level_t, middle), state
 
   return Sampler(lambda x: (), step)
 
@@ -178,7 +171,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
       return path_noise(key, x, level, level_t) if eta else 0.0
 
     def move(x0, level, noise):
-      return noisy_ddim_step(x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise)
+      return ddim_step(x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise)
 
     noise = noise_of(level_s)  # of both moves to level s
 
@@ -187,8 +180,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
       return move(predict(denoise, x_middle, middle).x0, level_s, noise)
 
     first = move(x0, level_s, noise)
-    x_s = _correct_where_finite(correct, first, level_s, level_t, middle)
-    return x_s, state
+    return _correct_where_finite(correct, first, level_s, level_t, middle), state
 
   return Sampler(lambda x: (), step, repeat_key)
 
@@ -209,8 +201,7 @@ def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) 
 
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    new = predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)
-    history = new, *state
+    history = (predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)), *state
     # For eta = 0 the product with an infinite h would be NaN.
     exponent = jnp.zeros_like(s.sigma)
     if eta:
@@ -286,8 +277,7 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
     corrected = _multistep(last_x, new[1], (last, new, *older))
     x = jnp.where(last[1].alpha > 0.0, corrected, x)
     history = (new, *history)[:order]
-    x_s = _multistep(x, level_s.expand_to(x), lowered(history, left))
-    return x_s, (x, history, left - 1)
+    return _multistep(x, level_s.expand_to(x), lowered(history, left)), (x, history, left - 1)
 
   left = 2**30 if num_steps is None else num_steps
   return Sampler(lambda x: (x, _empty_history(x, order), jnp.int32(left)), step)
@@ -301,16 +291,16 @@ def _middle_level(schedule, level_s, level_t):
 
 
 def _multistep(x, s, history, old_share: Array | float = 1.0, weight: float = 1.0):
-  # Takes x from the level of history[0] to level s. The history is a sequence
-  # of pairs (x0, level) that begins at the start of the step; estimates at
-  # alpha = 0 have no weight. x0 has the weight e^(weight lambda).
+  # Takes x from the level of history[0] to level s. history: pairs (x0, level),
+  # without weight at alpha = 0. x0 has the weight e^(weight lambda).
   x0, level_t = history[0]
   nodes = [jnp.zeros_like(level_t.t)]
   nodes += [weight * _lambda_difference(level, level_t) for _, level in history[1:]]
   values = [x0 for x0, _ in history]
   h = weight * _lambda_difference(s, level_t)
   x0_mean = _weighted_mean(h, nodes, values, _exponential_moments)
-  return ddim_step(x0_mean, x, s, level_t, old_share)
+  scale = jnp.sqrt(old_share) * (s.sigma / level_t.sigma)
+  return s.alpha * x0_mean + scale * (x - level_t.alpha * x0_mean)
 
 
 def _exponential_moments(h, n):
@@ -376,9 +366,8 @@ def _lambda_difference(level, level_t):
 
 
 def _correct_where_finite(correct, x, level_s, level_t, level):
-  # Returns correct(x, level), which calls the network, or x itself if alpha_t =
-  # 0 or sigma_s = 0. With levels per example the selection follows the call, so
-  # the level must be finite for all examples.
+  # Returns correct(x, level), or x itself if alpha_t = 0 or sigma_s = 0.
+  # `_correct_where` needs a level that is finite for all examples.
   finite = (level_s.sigma > 0.0) & (level_t.alpha > 0.0)
   level = select_level(finite, level, level_t)
   return _correct_where(finite, correct, x, level)
@@ -391,8 +380,7 @@ def _correct_where(condition, correct, x, level):
 
 
 def _broadcast_level(level, x):
-  # The state of a loop needs a fixed shape, so it holds one level per example,
-  # [B, 1, ...].
+  # A loop's state has a fixed shape: one level per example, [B, 1, ...].
   shape = (x.shape[0], *[1] * (x.ndim - 1))
   return jax.tree.map(lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x))
 

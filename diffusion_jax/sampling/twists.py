@@ -40,8 +40,7 @@ def twist_guided(denoise: Denoiser, twist: Twist) -> Denoiser:
       return jnp.sum(twist(prediction.x0, level)), prediction
 
     gradient, prediction = jax.grad(log_psi, has_aux=True)(x)
-    shift = shift_of_x0(gradient, level)
-    return prediction._replace(x0=prediction.x0 + shift)
+    return prediction._replace(x0=prediction.x0 + shift_of_x0(gradient, level))
 
   return guided
 
@@ -83,8 +82,7 @@ def spread_twist(measurement: Measurement) -> Twist:
 
   def twist(x0_hat, level):
     residual = measurement.residual(x0_hat)
-    spread = assumed_variance(level, residual)
-    variance = spread + measurement.variance(residual)
+    variance = assumed_variance(level, residual) + measurement.variance(residual)
     return -0.5 * sum_data_axes(residual**2 / variance)
 
   return twist

@@ -44,10 +44,8 @@ def expected_bound(
   alpha_s, sigma_s = alpha[1:], sigma[1:]
   snr_decrease = 1.0 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
   small = sigma_s**2 * snr_decrease
-  large = sigma_t**2 * snr_decrease
-  large = large * (alpha_s**2 + sigma_s**2) / (alpha_t**2 + sigma_t**2)
-  small_p = np.append(small[:-1], small[-2])
-  p_variance = large if variance == 'fixed_large' else small_p
+  large = sigma_t**2 * snr_decrease * (alpha_s**2 + sigma_s**2) / (alpha_t**2 + sigma_t**2)
+  p_variance = large if variance == 'fixed_large' else np.append(small[:-1], small[-2])
   posterior = v / (v * np.square(alpha_t / sigma_t)[:, None] + 1.0)
   error = (alpha_s * snr_decrease) ** 2 * posterior.sum(axis=1) / p_variance
   diffusion = len(v) * _kl_of_variances(small[:-1] / p_variance[:-1])

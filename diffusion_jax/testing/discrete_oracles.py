@@ -123,8 +123,7 @@ def ancestral_law(oracle: Table, matrices: np.ndarray, prior: np.ndarray) -> np.
     for i in range(1, d):
       step = (step[:, :, None] * p[:, i, None]).reshape(len(p), -1)
     law = law @ step
-  k = len(oracle.probs)
-  return law.reshape((size,) * d)[(slice(k),) * d]
+  return law.reshape((size,) * d)[(slice(len(oracle.probs)),) * d]
 
 
 def _log(p):

@@ -72,8 +72,7 @@ class Mixture:
     """Computes E[x_0 | x_t], the estimate of the best denoiser."""
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
-    posterior = jax.nn.softmax(log_joint, axis=1)
-    x0 = _einsum('bk,ki->bi', posterior, self.means)
+    x0 = _einsum('bk,ki->bi', jax.nn.softmax(log_joint, axis=1), self.means)
     x0 += self._average(log_joint, gain * rotated)
     return Prediction(x0)
 
@@ -108,8 +107,7 @@ class Mixture:
     """
     check_gaussian(self, 'ode_map')
     _, rotated, variance = self._components(x, level_from)
-    alpha = self._per_example(level_to.alpha, x)
-    sigma = self._per_example(level_to.sigma, x)
+    alpha, sigma = (self._per_example(a, x) for a in level_to[1:])
     new_variance = alpha**2 * self.eigenvalues[None] + sigma**2
     rotated *= jnp.sqrt(new_variance / variance)
     centred = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
@@ -183,15 +181,13 @@ class Mixture:
     It is (sigma^2 / alpha) times the Jacobian of E[x_0 | x_t].
     """
     log_joint, rotated, variance = self._components(x, level)
-    alpha = self._per_example(level.alpha, x)
-    sigma = self._per_example(level.sigma, x)
+    alpha, sigma = (self._per_example(a, x) for a in level[1:])
     q, v = self.eigenvectors, self.eigenvalues[None]
     moved = _einsum('kde,bke->bkd', q, alpha * v / variance * rotated)
     apart = self.means[None] + moved - self.denoise(x, level).x0[:, None]
     within = _einsum('kde,bke,kfe->bkdf', q, sigma**2 * v / variance, q)
     between = apart[..., :, None] * apart[..., None, :]
-    posterior = jax.nn.softmax(log_joint, axis=1)
-    return _einsum('bk,bkdf->bdf', posterior, within + between)
+    return _einsum('bk,bkdf->bdf', jax.nn.softmax(log_joint, axis=1), within + between)
 
   def posterior(self, matrix: ArrayLike, y: ArrayLike, std: float) -> 'Mixture':
     """Returns p(x_0 | y) for y = matrix x_0 + std n, n ~ N(0, I).
@@ -225,8 +221,7 @@ class Mixture:
   def _components(self, x, level):
     # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and, in
     # the axes of C_k, x - alpha m_k and the variances, [B, K, D].
-    alpha = self._per_example(level.alpha, x)
-    sigma = self._per_example(level.sigma, x)
+    alpha, sigma = (self._per_example(a, x) for a in level[1:])
     return _components(x, alpha, sigma, *self._arrays())
 
   def _arrays(self):
@@ -309,13 +304,9 @@ def _solve(oracle, x, level_t, level_s, rtol, atol):
   # x_0. Each example has its own ends, at u = 0 and u = 1.
   import diffrax
 
-  first, last = (
-    jnp.broadcast_to(jnp.arctan2(level.sigma, level.alpha), x.shape[:1])
-    for level in (level_t, level_s)
-  )
-  scale_t, scale_s = (
-    expand_to(jnp.hypot(level.alpha, level.sigma), x) for level in (level_t, level_s)
-  )
+  ends = level_t, level_s
+  first, last = (jnp.broadcast_to(jnp.arctan2(a.sigma, a.alpha), x.shape[:1]) for a in ends)
+  scale_t, scale_s = (expand_to(jnp.hypot(a.alpha, a.sigma), x) for a in ends)
 
   def field(u, z, args):
     angle = first + u * (last - first)
@@ -339,8 +330,8 @@ def _solve(oracle, x, level_t, level_s, rtol, atol):
     throw=False,
   )
   failed = solution.result != diffrax.RESULTS.successful
-  ends = jax.tree.map(lambda z: z[0], solution.ys)
-  return scale_s * jnp.where(failed, jnp.nan, ends)
+  last_z = jax.tree.map(lambda z: z[0], solution.ys)
+  return scale_s * jnp.where(failed, jnp.nan, last_z)
 
 
 def _conditional(prior, known, mask):

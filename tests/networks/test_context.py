@@ -159,7 +159,7 @@ class Own(nn.Module):
 
   @nn.compact
   def __call__(self, x, noise, cond, *, train=False):
-    return x + nn.Dense(2)(cond['context'])[:, None]
+    return x + nn.Dense(2, name='context')(cond['context'])[:, None]
 
 
 def test_a_cond_without_a_context_and_that_of_own_networks_are_returned():

@@ -49,7 +49,7 @@ def start(sigma):
 @functools.partial(jax.jit, static_argnums=0)
 def trajectory(sampler, levels, x):
   key = jax.random.key(3)
-  return dj.sample(key, denoise, sampler, levels, x, return_trajectory=True)
+  return dj.trajectory(key, denoise, sampler, levels, x)
 
 
 def run(sampler, alpha, sigma, x, t=None, step=-1):

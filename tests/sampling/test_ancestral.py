@@ -30,7 +30,7 @@ def paths(key, levels):
   """Returns the trajectories of DDIM(1) and of 'fixed_small'."""
   x = dj.prior_sample(key, (256, 2), levels.take(0))
   return [
-    dj.sample(key, GAUSSIAN.denoise, SAMPLERS[name], levels, x, True)
+    dj.trajectory(key, GAUSSIAN.denoise, SAMPLERS[name], levels, x)
     for name in ('ddim_1', 'ancestral_small')
   ]
 

@@ -68,7 +68,7 @@ def first_hits(keys, known, mask):
   hitting = dj.first_hitting(MASKING, LINEAR)
   sampler = dj.keep_known(hitting, known, mask[None])
   x = jnp.full((N, 3), 3)
-  return dj.sample(keys, exact, sampler, levels, x, True)
+  return dj.trajectory(keys, exact, sampler, levels, x)
 
 
 def test_first_hitting_is_exact_on_any_grid():
@@ -128,7 +128,7 @@ def test_confidence_ordered_counts():
   assert np.float32(13) * np.asarray(levels.sigma)[1] > 7
   known = np.zeros((100, 15), int)
   sampler = dj.keep_known(dj.confidence_ordered(MASKING), known, (np.arange(15) < 2)[None])
-  run = jax.jit(lambda key, x: dj.sample(key, denoise, sampler, levels, x, True))
+  run = jax.jit(lambda key, x: dj.trajectory(key, denoise, sampler, levels, x))
   masked = np.asarray(run(jax.random.key(0), known + 3)) == 3
   counts = np.broadcast_to([[15], [7], [4]], (3, 100))
   np.testing.assert_array_equal(masked.sum(axis=2), counts)

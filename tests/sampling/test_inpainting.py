@@ -94,7 +94,7 @@ def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
   def run(known):
     sampler = dj.replace_known(dj.ddim(), jnp.full((n, 2), known), MASK)
     x = jnp.zeros((n, 2))
-    return dj.sample(key, CORRELATED.denoise, sampler, levels, x, return_trajectory=True)
+    return dj.trajectory(key, CORRELATED.denoise, sampler, levels, x)
 
   dark, bright = (np.asarray(run(known))[1:, :, 0] for known in (0.0, 1.0))
   for i in range(3):

@@ -44,7 +44,7 @@ def run(key, denoise, sampler, num_steps, shape, **options):
     levels = level_grid(DISCRETE, num_steps)
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, shape, levels.take(0))
-    return dj.sample(key, denoise, sampler, levels, x, return_state=True, **options)
+    return dj.sample_with_state(key, denoise, sampler, levels, x, **options)
 
   return draw(key)
 
@@ -201,9 +201,7 @@ def test_a_population_depends_on_its_key_only(key):
   sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 2))
   levels = level_grid(DISCRETE, 10)
   keys = jax.random.split(key, 8)
-  draw = jax.jit(
-    lambda keys, x: dj.sample(keys, DATA.denoise, sampler, levels, x, return_state=True)
-  )
+  draw = jax.jit(lambda keys, x: dj.sample_with_state(keys, DATA.denoise, sampler, levels, x))
   x = jax.random.normal(key, (8, 4, 4))
   assert_own_keys(draw, keys, x, rtol=2e-5, atol=2e-5)
 
@@ -315,9 +313,7 @@ def test_lowest_ess_is_that_of_the_worst_step(where, key):
   start = jax.random.normal(key, (4, 8, 2))
   sampler = dj.steered(reward, twist, use_gradient=False, threshold=0.0)
   denoise = lambda x, level: dj.Prediction(x)
-  x, state = jax.jit(lambda x: dj.sample(key, denoise, sampler, levels, x, return_state=True))(
-    start
-  )
+  x, state = jax.jit(lambda x: dj.sample_with_state(key, denoise, sampler, levels, x))(start)
   of = np.asarray(start if where == 'first' else x)[..., 0]
   weights = np.where(of > 0.0, 9.0, 1.0)
   expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)

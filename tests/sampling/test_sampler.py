@@ -34,7 +34,7 @@ def test_the_loop_is_step_by_step(key):
   @jax.jit
   def run(key, x):
     args = key, GAUSSIAN.denoise, sampler, levels, x
-    return dj.sample(*args, return_trajectory=True), dj.sample(*args)
+    return dj.trajectory(*args), dj.sample(*args)
 
   path, last = run(key, x)
   assert path.shape == (11, 4, 2)
@@ -62,7 +62,7 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key):
   @jax.jit
   def run(x):
     args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x
-    path = dj.sample(*args, return_trajectory=True)
+    path = dj.trajectory(*args)
     return path, [sample_frames(*args, n, 3)[:2] for n in numbers]
 
   path, found = jax.device_get(run(x))

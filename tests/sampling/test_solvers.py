@@ -200,7 +200,7 @@ def three_steps(name):
   def run(keys, x, times):
     def loss(scale, x):
       predict = functools.partial(network, scale)
-      xs = dj.sample(keys, predict, sampler, FLOW(times), x, True)
+      xs = dj.trajectory(keys, predict, sampler, FLOW(times), x)
       return jnp.sum(xs[-1] ** 2), xs
 
     slopes, xs = jax.grad(loss, argnums=(0, 1), has_aux=True)(1.0, x)
@@ -264,7 +264,7 @@ def path_of(name, schedule, levels):
   sampler = moments.build(name, schedule)
   x = dj.prior_sample(jax.random.key(2), (3, 2), levels.take(0))
   denoise = moments.GAUSSIAN.denoise
-  return dj.sample(jax.random.key(0), denoise, sampler, levels, x, True)
+  return dj.trajectory(jax.random.key(0), denoise, sampler, levels, x)
 
 
 @pytest.mark.parametrize('name', moments.SAMPLERS)

@@ -236,7 +236,7 @@ def steer(
   x = x.reshape(len(keys), count, *x.shape[1:])
   cond = {n: jnp.repeat(v, count, axis=0) for n, v in batch.cond.items()}
   sampler = dj.steered(log_likelihood, twist, use_gradient=gradient)
-  x, state = dj.sample(keys, plan.step_function(cond), sampler, plan.levels, x, return_state=True)
+  x, state = dj.sample_with_state(keys, plan.step_function(cond), sampler, plan.levels, x)
   return {
     'x': dj.pick(pick_keys, x, state.log_weights),
     'log_evidence': state.log_evidence,

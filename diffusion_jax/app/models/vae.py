@@ -55,7 +55,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 class Autoencoder:
   """The network of a VAE, as a config describes it, and what it computes.
 
-  Metrics measure it; see `likelihoods.LatentModel`. dropout: whether training
+  Metrics measure it; see `vae_bits.LatentModel`. dropout: whether training
   has it.
   """
 

@@ -69,8 +69,7 @@ def fit_digits(two_levels: bool = False) -> Perceptron:
   """
   train = small_sets.digits('train')
   if two_levels:
-    halves = sources.Binarized(train, 'threshold')
-    images = halves.read(np.arange(len(train)))['x']
+    images = sources.Binarized(train, 'threshold').read(np.arange(len(train)))['x']
     return _fit(images, train.label, 500)
   return _fit(train.x / 16.0, train.label, 500)
 

@@ -157,8 +157,7 @@ def judge(images: np.ndarray, texts: Sequence[str]) -> dict[int, dict[str, float
   by_number = {}
   for image, text in zip(images, texts, strict=True):
     scene = parse(str(text))
-    verdict = compare(image, scene)
-    by_number.setdefault(len(scene.things), []).append(verdict)
+    by_number.setdefault(len(scene.things), []).append(compare(image, scene))
   return {
     number: {name: float(np.mean([v[name] for v in verdicts])) for name in verdicts[0]}
     | {'count': len(verdicts)}
