@@ -149,9 +149,6 @@ TESTED_ELSEWHERE = {
   'app/run/other_runs.py': 'app/models/test_guidance.py',
   'app/edits/posteriors.py': 'app/modes/test_restore.py',
   'app/edits/restoration.py': 'app/modes/test_restore.py',
-  'core/measurements.py': 'sampling/test_measurements.py',
-  'core/flow_losses.py': 'training/test_flow_maps.py',
-  'core/vdm.py': 'papers/test_vdm.py',
   'data/builders.py': 'data/test_prepare.py',
   'data/columns.py': 'data/test_webdataset.py',
   'data/damage.py': 'data/test_image_folder.py',
@@ -186,9 +183,6 @@ TESTED_ELSEWHERE = {
   'report/pictures.py': 'report/test_charts.py',
   'runtime/lock.py': 'runtime/test_files.py',
   'training/shared.py': 'training/test_checkpoints.py',
-  'training/state.py': 'training/test_step.py',
-  'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',
-  'sampling/twists.py': 'sampling/test_particles.py',
 }
 
 

@@ -81,24 +81,6 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
     np.testing.assert_allclose(p[i, 0], weights @ q, rtol=1e-4, atol=1e-6)
 
 
-def test_masked_logits_exclude_the_mask_and_carry_over():
-  """MDLM's SUBS holds for all logits and levels; x is [B, H, W]."""
-  process = PROCESSES['masking']
-  xt = np.array([[[0, 3], [2, 3]]] * 2)
-  logits = np.random.default_rng(0).normal(size=(*xt.shape, 4))
-  logits = (10 * logits).astype(np.float32)
-  levels = at(np.array([3, NUM_STEPS]))  # alpha = 0 at the second
-  p = np.exp(jitted(dj.posterior_logits)(logits, xt, process, levels))
-  known = xt < 3
-  np.testing.assert_array_equal(p[known], np.eye(4)[xt[known]])
-  expected = np.exp(logits[~known])[:, :3]
-  expected /= expected.sum(axis=1, keepdims=True)
-  np.testing.assert_allclose(p[~known][:, :3], expected, rtol=1e-5)
-  assert (p[~known][:, 3] == 0.0).all()
-  p = np.asarray(jitted(dj.p_reverse_states)(logits, xt, process, at(2), levels))
-  np.testing.assert_array_equal(p[known], np.eye(4)[xt[known]])
-
-
 def test_draws_have_the_probabilities_and_never_the_impossible():
   probs = np.float32([[0.0, 1.0, 0.0, 3.0], [0.2, 0.0, 0.8, 0.0]])
 
@@ -130,24 +112,6 @@ def test_states_below_the_rounding_of_a_sum_are_drawn(monkeypatch):
   shares = np.bincount(drawn, minlength=3) / 2**16
   expected = [1.0 - 3e-9 * 2**23, 2e-9 * 2**23, 1e-9 * 2**23]
   np.testing.assert_allclose(shares, expected, atol=1e-4)
-
-
-def test_every_state_of_many_is_drawn_as_often_as_it_is_probable(key):
-  """The rare half of them, all below 6e-8, has 3e-4 of the probability."""
-  probs = np.full(20_000, 3e-8, np.float32)
-  probs[: len(probs) // 2] = 1e-4
-
-  @jax.jit
-  def draw(keys):
-    many = jnp.broadcast_to(probs, (256, len(probs)))
-    return jax.lax.map(lambda key: dj.draw_states(key, many), keys)
-
-  drawn = np.ravel(draw(jax.random.split(key, 128)))
-  rare = np.sum(drawn >= len(probs) // 2)
-  expected = len(drawn) * 3e-4
-  assert abs(rare - expected) < 5 * expected**0.5
-  half = np.mean(drawn[drawn < len(probs) // 2]) / len(probs)
-  np.testing.assert_allclose(half, 0.25, atol=0.005)
 
 
 def test_what_is_no_distribution_gives_no_state(key):

@@ -82,33 +82,6 @@ def test_gamma_increases_whatever_the_parameters_are(seed, scale):
   assert gamma[-1] >= gamma[0]
 
 
-def test_gradients_are_finite_differences():
-  """Compares derivatives by every parameter and by t, in float64."""
-  with jax.enable_x64(True):
-    params = jax.tree.map(jnp.asarray, randomised(3, 1.0))
-    t = jnp.array([0.1, 0.6])
-    along = lambda t: jax.jvp(lambda t: APPLY(params, t), (t,), (t * 0 + 1,))
-    slope = jax.jit(along)(t)[1]
-    h = 1e-6
-    difference = literal(params, np.asarray(t) + h)
-    difference -= literal(params, np.asarray(t) - h)
-    np.testing.assert_allclose(slope, difference / (2 * h), rtol=1e-7)
-
-    weight = np.array([0.3, -1.7])
-    grads = jax.jit(jax.grad(lambda p: weight @ APPLY(p, t)))(params)
-    leaves, tree = jax.tree.flatten(params)
-    for i, grad in enumerate(jax.tree.leaves(grads)):
-      for j in np.ndindex(grad.shape):
-
-        def moved(by, i=i, j=j):
-          changed = [np.array(leaf) for leaf in leaves]
-          changed[i][j] += by
-          return weight @ literal(tree.unflatten(changed), np.asarray(t))
-
-        expected = (moved(h) - moved(-h)) / (2 * h)
-        np.testing.assert_allclose(grad[j], expected, rtol=1e-6, atol=1e-8)
-
-
 def test_no_parameter_of_gamma_is_decayed():
   for module in (LinearGamma(), MonotoneGamma()):
     assert not any(jax.tree.leaves(kernels(abstract(module))))

@@ -78,8 +78,6 @@ def with_fraction(x, level):
 STEPS_OF = {
   'algorithm 1': (lambda v: dj.ancestral(v, SHIFT), with_fraction),
   'algorithm 2': (lambda v: dj.ddim(), GUIDED),
-  'ancestral algorithm 2': (dj.ancestral, GUIDED),
-  'plain': (dj.ancestral, CLASSES.denoise),
 }
 
 
@@ -122,16 +120,3 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   scale = np.sqrt(alpha_bar)  # Errors of x_0 grow with 1 / alpha.
   found = np.asarray(guided(x32, level_t).x0)
   np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
-
-
-def test_ho_and_salimans_eq_6():
-  """It is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
-  x, x32, level, _ = at(300)
-  w = 1.5
-  _, slopes = joint(x, 300)
-  eps_c = -np.sqrt(1 - P.alpha_bar[300]) * slopes[:, Y]
-  expected = (1 + w) * eps_c - w * eps_theta(x, 300)
-  pair = dj.paired(CLASSES.component(Y).denoise, CLASSES.denoise)
-  x0 = jax.jit(dj.classifier_free(pair, 1 + w))(x32, level).x0
-  found = jax.jit(dj.eps_from_x0)(x0, x32, level)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -80,18 +80,6 @@ def test_noise_from_no_signal_and_to_clean_data_is_finite():
   assert abs(np.mean(z * last)) < 5 / np.sqrt(N)
 
 
-def test_an_image_has_the_path_of_its_key():
-  keys = jax.random.split(jax.random.key(0), 3)
-  x = jnp.zeros((3, 4, 4))
-  t = jnp.array([0.9, 0.8, 0.3])
-
-  @jax.jit
-  def noise(keys, x, t):
-    return dj.path_noise(keys, x, SCHEDULE(0.1), SCHEDULE(t))
-
-  moments.assert_own_keys(noise, keys, x, t, atol=1e-6)
-
-
 @pytest.mark.parametrize(
   'make',
   [

@@ -154,22 +154,6 @@ def test_the_noise_of_confidences():
   assert abs(np.mean(x[:, 1] == 3) - expected) < 4.5 * error
 
 
-def test_remasked_with_eta_1_goes_to_clean_data_and_back():
-  """Every step draws all masked elements, then masks elements at random."""
-  sampler = dj.remasked(dj.ancestral_states(MASKING), MASKING, 1.0)
-  levels = level_at(LINEAR, np.float32([1.0, 0.5, 0.0]))
-  marginals = [TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
-  first = np.einsum('i,j,k->ijk', *marginals)
-  expected = np.zeros((3, 3, 3))
-  for mask in itertools.product([False, True], repeat=3):
-    for value in itertools.product(range(3), repeat=3):
-      known = ~np.array(mask)
-      given = TABLE.conditional(np.array(value), known).probs
-      each = [given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
-      expected += first[value] / 8 * np.einsum('i,j,k->ijk', *each)
-  check_law(drawn(sampler, levels), expected)
-
-
 def test_known_elements_are_kept_exactly():
   """x_0 and x_2 given x_1 = 2 have their conditional distribution."""
   known, mask = np.array([0, 2, 0]), np.array([False, True, False])

@@ -205,41 +205,8 @@ def test_one_call_for_two_is_two_calls(t):
   assert np.abs(found[0].x0 - found[1].x0).max() > 0.1
 
 
-@pytest.mark.parametrize('level', LEVELS)
-def test_the_exact_classifier_makes_the_exact_conditional(level):
-  """The guided x_0 is the x_0 of the class, by Bayes' rule."""
-
-  @jax.jit
-  def found_and_expected(level):
-    x = level.alpha[..., None] * X if jnp.ndim(level.t) else level.alpha * X
-    return [
-      (dj.classifier_guided(CLASSES.denoise, log_prob_of(k))(x, level).x0, of_class(k)(x, level).x0)
-      for k in range(3)
-    ]
-
-  for found, expected in found_and_expected(level):
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
 def test_without_signal_a_classifier_adds_nothing():
   level = dj.NoiseLevel(jnp.array(1.0), jnp.array(0.0), jnp.array(1.0))
   guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)
   found, plain = jax.jit(lambda x: (guided(x, level).x0, CLASSES.denoise(x, level).x0))(X)
   np.testing.assert_array_equal(found, plain)
-
-
-def test_grad_and_vmap(key):
-  """Every wrapper works with one level and one scale per example."""
-  pair = dj.paired(of_class(0), CLASSES.denoise)
-
-  def x0(x, t, scale):
-    denoise = dj.classifier_free(pair, scale, 0.5, (0.01, 50.0))
-    denoise = dj.classifier_guided(denoise, log_prob_of(0), scale)
-    return dj.dynamic_threshold(denoise)(x[None], SCHEDULE(t)).x0[0]
-
-  t, scale = jnp.array([0.1, 0.4, 0.7, 1.0]), jnp.array([1.0, 2.0, 3.0, 0.5])
-  slope = jax.jit(jax.vmap(jax.jacobian(x0)))(X, t, scale)
-  found, alone = jax.jit(jax.vmap(x0))(X, t, scale), jax.jit(x0)
-  for i in range(4):
-    np.testing.assert_allclose(found[i], alone(X[i], t[i], scale[i]), atol=1e-5)
-  assert slope.shape == (4, 2, 2) and np.isfinite(slope).all()

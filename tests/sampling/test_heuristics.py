@@ -9,8 +9,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
 from tests.jitted import jitted, level_at
-from tests.sampling.test_measurements import MATRIX, Y, measured
-from tests.sampling.test_reconstruction import COV, DATA, MEAN, SCHEDULE
+from tests.sampling.test_reconstruction import COV, DATA, MATRIX, MEAN, SCHEDULE, Y, measured
 
 ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
 

@@ -157,24 +157,6 @@ def test_the_law_of_what_is_filled_in(method):
   np.testing.assert_allclose(rest, std, rtol=5 / (2 * NUM_PARTICLES) ** 0.5)
 
 
-def test_repaint_comes_close_to_the_conditional_and_replacement_does_not():
-  """The exact chains tend to x_2 | x_1 ~ N(0.9 x_1, 0.19).
-
-  With more resamplings RePaint converges, and with finer jumps its limit is the
-  truth; one resampling is replacement.
-  """
-  conditional = CORRELATED.conditional([1.0, 0.0], [True, False])
-  np.testing.assert_allclose(conditional.mean, chains.TRUTH[0], atol=1e-6)
-  np.testing.assert_allclose(conditional.cov, chains.TRUTH[1] ** 2, atol=1e-6)
-  errors = [0.9 - chains.law('repaint', 250, n)[0] for n in (1, 5, 10, 20, 100)]
-  assert (np.diff(errors) < 0).all() and errors[0] > 0.25
-  assert errors[2] < 0.03 and errors[4] < 0.012
-  assert 0.9 - chains.law('repaint', 250, 100, 1)[0] < 0.003
-  np.testing.assert_allclose(chains.law('repaint', 250, 1), chains.law('replace', 250), rtol=1e-6)
-  # Reconstruction guidance has this slope on any grid.
-  assert abs(0.9 - chains.law('reconstruction', 50)[0]) < 0.005
-
-
 def test_a_sampler_forgets_on_the_way_up(key):
   """The state counts steps since the last climb."""
 

@@ -1,7 +1,5 @@
 """Samplers that take turns between the measurement and the model."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +8,20 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.core import operators
 from diffusion_jax.metrics.posterior import posterior_errors
-from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys, jit_long
-from tests.sampling.test_measurements import (
+from tests.sampling.test_reconstruction import (
   MATRIX,
   MIXTURE,
   OF_MIXTURE,
   ONE_NUMBER,
+  SCHEDULE,
   WHITE,
   Y,
   measured,
 )
-from tests.sampling.test_reconstruction import SCHEDULE
 
 NUM = 4000
 # Correlated data, whose widths the levels reach.
@@ -202,20 +199,3 @@ def test_the_law_for_a_mixture(name, key):
   found = posterior_errors(run(key), exact, *OF_MIXTURE)
   mean, cov = (0.06, 0.12) if name == 'gibbs' else (0.15, 0.25)
   assert found.mean < mean and found.cov < cov and found.modes < 0.02
-
-
-def test_rounding_does_not_throw_least_squares_away():
-  """After 300 iterations of float32 the gradient is as small as after 30."""
-  scales = np.geomspace(1.0, 1e-4, 64, dtype=np.float32)[None]
-  y = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
-  forward = lambda x: x * scales
-  variance, precision = jnp.float32(1e-4), jnp.float32(1e-6)
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def gradient(count):
-    v = least_squares(forward, forward, y, variance, precision, count)
-    downhill = scales * (y - scales * v) / variance - precision * v
-    return jnp.linalg.norm(downhill, axis=1)
-
-  few, many = gradient(30), gradient(300)
-  assert np.all(np.isfinite(many)) and np.all(many <= 1.01 * few)

@@ -21,7 +21,7 @@ from diffusion_jax.training import (
   vae,
 )
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Network, Objective
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated, rows
 
 SCHEDULE = dj.CosineSchedule()
@@ -144,50 +144,6 @@ def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
 
 def linear(params, x, noise, cond, *, key=None):
   return params * x + 0.1 * noise[:, None, None, None]
-
-
-LINEAR = Network(linear, dj.logsnr_input, parametrization='v', condition=make_condition(False))
-
-
-def at_two_levels(first, second):
-  """Makes denoising at two levels of each example with the same noise."""
-
-  def loss(params, context, inputs, keys):
-    def error_at(t):
-      x0, eps = inputs.x0, inputs.eps
-      level = SCHEDULE(jnp.full(len(x0), t))
-      xt = dj.q_sample(x0, eps, level)
-      output = LINEAR.output(params['network'], xt, level, inputs.cond, keys[0])
-      return dj.denoising_loss('v', output, x0, eps, level, dj.snr_weight)
-
-    errors = error_at(first) + error_at(second)
-    mean = jnp.mean(errors) / (2 * inputs.x0[0].size)
-    return mean, ({}, ())
-
-  draw = lambda key, batch, _: objectives.draw_inputs(
-    key, batch, SCHEDULE, LINEAR, dj.uniform_times
-  )
-  return Objective(draw, loss)
-
-
-def at_one_level(t):
-  times = lambda key, n, schedule: (schedule(jnp.full(n, t)), jnp.ones(n))
-  return objectives.denoising(LINEAR, SCHEDULE, times=times)
-
-
-def test_several_levels_of_an_example_are_several_calls(key):
-  """The loss at two levels is the mean of the losses at each level."""
-  x0 = np.random.default_rng(1).standard_normal((4, 2, 2, 1), np.float32)
-  arguments = {'network': np.float32(0.7)}, Context(), key, {'x': x0}
-  one = jax.jit(lambda t: accumulated(at_one_level(t), 1)(*arguments))
-  each = jax.device_get([one(t) for t in (0.2, 0.7)])
-  losses, grads = [loss for (loss, _), _ in each], [grad for _, grad in each]
-  for parts in (1, 2):
-    two = jax.jit(accumulated(at_two_levels(0.2, 0.7), parts))
-    (found, _), grad = jax.device_get(two(*arguments))
-    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
-    expected = np.mean([g['network'] for g in grads])
-    np.testing.assert_allclose(grad['network'], expected, rtol=1e-5)
 
 
 TEACHER = {

@@ -18,8 +18,6 @@ from diffusion_jax.training.step import (
   make_eval_step,
   make_train_step,
   make_train_steps,
-  rows,
-  whole,
 )
 from tests.jitted import level_grid
 
@@ -307,50 +305,3 @@ def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
   assert after.params['w'] == 3.0 - 5.0 * 7.0 * 2.0
   evaluation = jax.jit(make_eval_step(product))(state, {}, key, frozen)
   assert evaluation['loss'].total == 5.0 * 5.0 * 7.0 * 2.0
-
-
-def test_a_learned_variance_takes_no_part_in_the_loss(key):
-  def doubled(params, x, noise, cond, *, key=None):
-    output = mlp(params, x, noise, cond)
-    return jnp.concatenate([output, params['w3'].sum() + output], axis=-1)
-
-  with_variance = objective(doubled, learned_variance=True)
-  batch, plain = batch_at(0), objective()
-  grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, batch)[0])
-  both = jax.jit(lambda p: (grad(with_variance)(p), grad(plain)(p)))
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-  jax.tree.map(close, *both(init(8)))
-
-
-def test_rows_are_interleaved():
-  tree = {'a': np.arange(6), 'b': np.arange(12).reshape(6, 2)}
-  each = jax.jit(jax.vmap(lambda i: rows(tree, i, 3)))
-  parts = jax.device_get(each(np.arange(3)))
-  assert parts['a'][1].tolist() == [1, 4]
-  assert parts['b'][1].tolist() == [[2, 3], [8, 9]]
-  again = jax.jit(whole)(parts)
-  jax.tree.map(np.testing.assert_array_equal, again, tree)
-
-
-def test_quarters_follow_t():
-  losses, t = jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.25, 0.26, 0.9, 1.0])
-  found = jax.jit(objectives.by_quarter)(losses, t)
-  values = [(float(m.total), float(m.count)) for m in found.values()]
-  assert values == [(1.0, 1.0), (2.0, 1.0), (0.0, 0.0), (12.0, 2.0)]
-
-
-def test_the_first_state():
-  """Every average is equal to params and shares no buffer with them."""
-  params = {'w': jnp.arange(3.0)}
-  adam = optax.adam(0.1)
-  state = init_state(params, adam, objective_state=7, more_emas=('0.5', '0.9'))
-  assert state.step == 0 and state.step.dtype == jnp.int32
-  assert state.objective_state == 7
-  assert jax.tree.structure(state.opt_state) == jax.tree.structure(adam.init(params))
-  assert list(state.more_ema_params) == ['0.5', '0.9']
-  averages = [state.ema_params, *state.more_ema_params.values()]
-  buffers = {state.params['w'].unsafe_buffer_pointer()}
-  for average in averages:
-    assert average['w'].tolist() == [0.0, 1.0, 2.0]
-    buffers.add(average['w'].unsafe_buffer_pointer())
-  assert len(buffers) == 4

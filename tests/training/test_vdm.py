@@ -166,26 +166,6 @@ def test_the_times_and_weights_of_finite_time(key):
   assert counts == [16] * 4
 
 
-def test_the_network_may_predict_anything(key):
-  """The loss is the same when the network's output is converted to v."""
-
-  def converted(params, z, logsnr, cond, *, key=None):
-    level = dj.NoiseLevel(
-      logsnr, jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
-    )
-    eps = exact(params, z, logsnr, cond)
-    return dj.target('v', dj.to_x0('eps', eps, z, level), eps, level)
-
-  of_v = objective(network_fn=converted, parametrization='v')
-
-  @jax.jit
-  def losses(*args):
-    return of_v(*args)[0], objective()(*args)[0]
-
-  found, expected = losses(PARAMS, Context(), key, batch(64))
-  np.testing.assert_allclose(found, expected, rtol=1e-3)
-
-
 def test_gradients_reach_both_branches(key):
   """Every gradient is the difference of two losses with the same noise."""
   data = batch(2000)
