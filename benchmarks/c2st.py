@@ -8,11 +8,11 @@ import numpy as np
 import optax
 from sklearn.model_selection import KFold
 
-from diffusion_jax.metrics.values import standard_of
+from diffusion_jax.metrics.vectors import standard_of
 
 
 def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
-  """Computes `classifier_accuracy` of metrics/values.py of two sets, [N, D].
+  """Computes `classifier_accuracy` of metrics/vectors.py of two sets, [N, D].
 
   Folds, classifier, first weights and training are scikit-learn's; the order of
   the batches differs.

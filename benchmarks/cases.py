@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.modes import train_setup
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.interop import (
   diffusers,
   diffusers_autoencoder,
@@ -156,8 +156,8 @@ def train_step(model, mesh):
   config, objective = model.config, model.objective()
   facts = {'total_steps': config.training.num_steps}
   optimizer, _ = config.optimizer.make(facts)
-  _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
-  step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
+  _, shapes = setup.state_maker(model, objective, optimizer, mesh)
+  step = setup.jit_step(config, mesh, objective, optimizer, shapes)
   return step, shapes
 
 

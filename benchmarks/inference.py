@@ -49,8 +49,8 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import sample, train
-from diffusion_jax.app.modes.train_setup import setup
 from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.train_loop.setup import setup
 from diffusion_jax.data import npz
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.demos import simulators

@@ -150,7 +150,7 @@ class Side:
     return image, jnp.full(count, self.noise[1]), cond
 
   def _jit(self, function):
-    # As `runtime.per_image` does: layers ask which devices the mesh has.
+    # As `runtime.per_example` does: layers ask which devices the mesh has.
     mesh = devices.make_mesh(self.model.config)
     how = options(mesh, 'tuned')
     return jax.jit(on_mesh(mesh, function), compiler_options=how)

@@ -40,7 +40,7 @@ from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
-from diffusion_jax.runtime.per_image import gathered, kept
+from diffusion_jax.runtime.per_example import gathered, kept
 
 OPERATORS = {
   'blur': ('blur', 'width=1.5'),

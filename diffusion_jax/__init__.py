@@ -20,19 +20,6 @@ from diffusion_jax.core.denoiser import (
   step_input as step_input,
   time_input as time_input,
 )
-from diffusion_jax.core.discrete import (
-  DiscreteSchedule as DiscreteSchedule,
-  constant_betas as constant_betas,
-  cosine_betas as cosine_betas,
-  linear_betas as linear_betas,
-  quadratic_betas as quadratic_betas,
-  reciprocal_betas as reciprocal_betas,
-  rescaled_linear_betas as rescaled_linear_betas,
-  scaled_linear_betas as scaled_linear_betas,
-  sigmoid_betas as sigmoid_betas,
-  warmup_betas as warmup_betas,
-  zero_terminal_snr as zero_terminal_snr,
-)
 from diffusion_jax.core.discrete_states import (
   StateDenoiser as StateDenoiser,
   draw_states as draw_states,
@@ -124,6 +111,19 @@ from diffusion_jax.core.state_schedules import (
   CosineMasking as CosineMasking,
   PolynomialMasking as PolynomialMasking,
 )
+from diffusion_jax.core.step_schedules import (
+  DiscreteSchedule as DiscreteSchedule,
+  constant_betas as constant_betas,
+  cosine_betas as cosine_betas,
+  linear_betas as linear_betas,
+  quadratic_betas as quadratic_betas,
+  reciprocal_betas as reciprocal_betas,
+  rescaled_linear_betas as rescaled_linear_betas,
+  scaled_linear_betas as scaled_linear_betas,
+  sigmoid_betas as sigmoid_betas,
+  warmup_betas as warmup_betas,
+  zero_terminal_snr as zero_terminal_snr,
+)
 from diffusion_jax.core.transitions import (
   MatrixProcess as MatrixProcess,
   ReplacementProcess as ReplacementProcess,
@@ -164,7 +164,7 @@ from diffusion_jax.sampling.correctors import (
   with_ancestral_noise as with_ancestral_noise,
   with_corrector as with_corrector,
 )
-from diffusion_jax.sampling.discrete import (
+from diffusion_jax.sampling.discrete_states import (
   ancestral_states as ancestral_states,
   confidence_ordered as confidence_ordered,
   first_hitting as first_hitting,

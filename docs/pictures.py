@@ -25,8 +25,8 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
-from diffusion_jax.data.values import Values
-from diffusion_jax.demos import digits_judge
+from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.testing import oracles
 
 matplotlib.use('Agg')
@@ -87,7 +87,7 @@ def sheet(name, rows, titles, width):
 
 def grey(x):
   """Returns samples of digits as uint8 [N, 8, 8, 1]."""
-  return Values((8, 8, 1), 17).decode(x)
+  return ArraySpec((8, 8, 1), 17).decode(x)
 
 
 def noise():

@@ -154,17 +154,17 @@ app/modes/serve.py two_lines
   one_line(str(error)) => str(error)
 app/drawing/emerging.py app/modes/test_serve.py compiles_says_so
   compiles=not i and key not in run.ready => compiles=False
-data/values.py real_numbers_come_back
+data/spec.py real_numbers_come_back
   exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
   => exact = False
-data/values.py log_det_is_that_of_decode
+data/spec.py log_det_is_that_of_decode
   np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
-data/values.py closed_box
+data/spec.py closed_box
   (bounded <= high) => (bounded < high)
-data/values.py closed_box
+data/spec.py closed_box
   kind = values.dtype if values.dtype.kind == 'f' else np.float64
   => kind = np.float64
-data/values.py data/test_sources.py statistics_are_those
+data/spec.py data/test_sources.py statistics_are_those
   x.reshape(-1, x.shape[-1]) if => x.reshape(len(x), -1) if
 data/pipeline.py data/test_sources.py numbers_are_standardised
   (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
@@ -210,7 +210,7 @@ data/columns.py data/test_webdataset.py checksum_is_of
   for value in cells[name]) => for value in cells[name][:0])
 app/config/folder.py app/inputs/test_datasets.py changed_data
   stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
-app/modes/train_setup.py app/modes/test_simulator.py another_config
+app/train_loop/setup.py app/modes/test_simulator.py another_config
   folder.check_same_run(workdir, config)
   => pass
 data/splits.py data/test_webdataset.py fraction
@@ -230,7 +230,7 @@ data/huggingface.py classes_are_those
   if names and len(names) != num_classes: => if len(names) < num_classes:
 data/columns.py data/test_parquet.py lists_of_numbers
   {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
-data/values.py data/test_refusals.py what_is_wrong
+data/spec.py data/test_refusals.py what_is_wrong
   std <= 1e-12 * np.abs(mean) => std <= 0.0
 data/columns.py data/test_refusals.py parquet_row
   and not isinstance(value, bool) =>
@@ -305,7 +305,7 @@ metrics/likelihoods.py app/modes/test_arrays.py truncated_density
   (drawn >= low[None]) & => (drawn >= -high[None]) &
 metrics/likelihoods.py app/modes/test_arrays.py truncated_density
   jnp.log(share) / math.prod(shape) => jnp.log(share)
-data/values.py app/modes/test_arrays.py truncated_density
+data/spec.py app/modes/test_arrays.py truncated_density
   (ends - self.mean) / self.std => ends
 metrics/calibration.py equal_numbers_share
   (equal + 1) => equal
@@ -317,13 +317,13 @@ metrics/calibration.py errors_of_coverage
 metrics/calibration.py errors_of_coverage
   density_levels(log_q, at_truth, seed)
   => density_levels(log_q[::2], at_truth[::2], seed)
-metrics/metric.py metrics/test_values.py changes_no_score
+metrics/metric.py metrics/test_vectors.py changes_no_score
   x.astype(least).astype => x.astype
-metrics/values.py deviations_of_the_reference
+metrics/vectors.py deviations_of_the_reference
   standard = standard_of(y) => standard = standard_of(x)
-metrics/values.py constant_but_for_rounding
+metrics/vectors.py constant_but_for_rounding
   mean, std = mean_and_std(x) => mean, std = x.mean(axis=0), x.std(axis=0)
-data/values.py metrics/test_values.py constant
+data/spec.py metrics/test_vectors.py constant
   std <= 1e-12 * np.abs(mean) => std < 0.0
 metrics/neighbours.py metrics/test_manifolds.py copies_are_on_the_sphere
   np.where(same, each, block) => block
@@ -340,15 +340,15 @@ metrics/calibration.py masses_of_regions
   => rank_levels(log_q, log_q_truth, seed)
 metrics/calibration.py draws_in_the_ball
   standard_of(truth.reshape(len(truth), -1)).std => 1.0
-metrics/values.py that_of_sbibm
+metrics/vectors.py that_of_sbibm
   standard_of(reference, ddof=1) => standard_of(reference)
-metrics/values.py optimal_transport
+metrics/vectors.py optimal_transport
   widths @ apart**2 => np.mean(apart**2, axis=0)
 metrics/mmd.py scipys_in_one_dimension
   reference, kernel, own=False => reference, kernel, own=True
 metrics/mmd.py energy_distance_is_its_deviation
   2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
-metrics/values.py moments_that_are_known
+metrics/vectors.py moments_that_are_known
   x.std(axis=0) - varies => x.std(axis=0)
 sampling/composition.py gaussians_is_exact
   at.alpha**2 * total => total
@@ -520,9 +520,9 @@ app/models/latent.py known_where_all_its_pixels
 app/models/vae.py a_chain_literally
   z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
   => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))
-app/modes/hooks.py the_lowest_loss_and_the_highest_score
+app/train_loop/hooks.py the_lowest_loss_and_the_highest_score
   sign = -1.0 if higher else 1.0 => sign = 1.0
-app/modes/train_setup.py app/modes/test_refusals.py training.accumulate
+app/train_loop/setup.py app/modes/test_refusals.py training.accumulate
   c.batch_size % (mesh.size * c.accumulate) => c.batch_size % mesh.size
 app/run/weights.py another_network_is_refused
   own or folder.differences( => own and folder.differences(
@@ -532,9 +532,9 @@ core/discrete_states.py mean_of_the_oracle
 core/masked.py test_weights
   level_slopes(schedule, level.t)[1] / level.sigma
   => level_slopes(schedule, level.t)[1] / level.alpha
-sampling/discrete.py first_hitting_is_exact
+sampling/discrete_states.py first_hitting_is_exact
   u ** (1.0 / jnp.maximum(count, 1)) => u
-sampling/discrete.py papers/test_discrete_states.py test_remdm_one_step
+sampling/discrete_states.py papers/test_discrete_states.py test_remdm_one_step
   level_s.alpha / kept => level_s.alpha
 networks/tokens.py angles_of_a_sequence
   count = features // (2 * len(grid)) => count = features // 4
@@ -560,13 +560,13 @@ core/transitions.py is_the_nearest_step
   jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
 core/transitions.py test_refusals.py that_cannot_be
   np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
-sampling/discrete.py noise_of_confidences
+sampling/discrete_states.py noise_of_confidences
   temperature * level_s.t => temperature * level_t.t
-sampling/discrete.py noise_of_confidences
+sampling/discrete_states.py noise_of_confidences
   jnp.maximum(exponential, 1e-7) => jnp.maximum(exponential, 0.1)
-sampling/discrete.py confidence_ordered_counts
+sampling/discrete_states.py confidence_ordered_counts
   level_s.sigma * state - 1e-3 => level_s.sigma * state
-sampling/discrete.py confidence_ordered_counts
+sampling/discrete_states.py confidence_ordered_counts
   sampler.init(fill(x)) => sampler.init(x)
 # Optimizers, planning, configs.
 training/optimizer.py test_refusals.py that_cannot_be
@@ -592,7 +592,7 @@ app/config/tree.py replaces_a_choice
 app/config/store.py another_kind_of_model
   kind = kinds.kind_of(merge(tree, changes, before)) => kind = before
 # Boundaries, digits, and keys.
-core/discrete.py warmup_climbs
+core/step_schedules.py warmup_climbs
   int(num_steps * fraction) => round(num_steps * fraction)
 core/flow_losses.py training/test_distillation.py progressive_distillation_is_two
   return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
@@ -620,7 +620,7 @@ sampling/likelihood.py error_falls_with_the_tolerance
   jnp.max(jnp.stack => jnp.mean(jnp.stack
 training/consistency.py test_recipes.py the_loss_of_every_config
   pairs(pair_key, size => pairs(key, size
-training/discrete.py test_recipes.py the_loss_of_every_config
+training/discrete_states.py test_recipes.py the_loss_of_every_config
   q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
 training/loss_aware.py eq_18_probabilities
   jnp.min(count) >= length => jnp.min(count) > length
@@ -629,11 +629,11 @@ training/objectives.py training/test_denoising.py uncertainty_weighs
 training/vae.py training/test_objectives.py dropout_of_their_own
   1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 # A run folder of a stranger.
-drafts.py runtime/test_files.py through_a_link
+atomic_files.py runtime/test_files.py through_a_link
   new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
     try: => new = Path(f'{path}.tmp')
     try:
-drafts.py runtime/test_files.py gets_its_name
+atomic_files.py runtime/test_files.py gets_its_name
   shutil.rmtree(new, ignore_errors=True) => pass
 runtime/compiling.py is_written_whole
   with draft(self.path / f'{key}-cache') => with open(self.path / f'{key}-cache', 'wb')
@@ -705,9 +705,9 @@ app/models/diffusion.py without_clipping
   functions.append(bound_of(c, noisy.clips)) => functions.append(None)
 data/sources.py app/inputs/test_datasets.py a_stranger_fit
   wrong := values and => wrong := name == 'x' and
-data/values.py app/inputs/test_datasets.py a_stranger_fit
+data/spec.py app/inputs/test_datasets.py a_stranger_fit
   mean != std or => 
-data/values.py app/inputs/test_datasets.py a_stranger_fit
+data/spec.py app/inputs/test_datasets.py a_stranger_fit
   low > last => False
 app/modes/edit.py app/config/test_own.py without_a_context_reads
   rows = conditions.given_context(model) => rows = None
@@ -806,9 +806,9 @@ core/schedules.py marginals_in_float32
 core/schedules.py marginals_in_float32
   root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
   => root = jnp.sqrt(beta_min**2 + slope * integral)
-core/discrete.py test_refusals.py that_cannot_be
+core/step_schedules.py test_refusals.py that_cannot_be
   last=1.0, identity=0.0 => last=1.0, identity=1.0
-core/discrete.py between_steps_log_alpha_bar
+core/step_schedules.py between_steps_log_alpha_bar
   jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)
 core/denoiser.py noise_inputs
   return -level.logsnr / 8.0 => return -level.logsnr / 4.0
@@ -826,7 +826,7 @@ interop/diffusers_schedulers.py interop/test_diffusers.py read_of_a_scheduler
   sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
 app/models/diffusion.py networks_own_estimate
   c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
-app/modes/hooks.py test_loss_sees_the_texts
+app/train_loop/hooks.py test_loss_sees_the_texts
   source, size, 0, i, rows=local, text_length=length, facts=model.facts
   => source, size, 0, i, rows=local, facts=model.facts
 app/config/unread.py app/test_cli.py flag_makes_idle
@@ -834,10 +834,10 @@ app/config/unread.py app/test_cli.py flag_makes_idle
 app/config/unread.py app/test_cli.py flag_makes_idle
   yield ('conditioning.dropout',), beside => pass
 app/modes/train.py decays_anew_is_said
-  train_setup.rates_of(parts.config, total)[:step] => rates[:step]
+  setup.rates_of(parts.config, total)[:step] => rates[:step]
 app/modes/train.py before_a_program_is_compiled
   read = itertools.chain([next(read)], read) => read = iter(read)
-app/modes/train_setup.py app/modes/test_refusals.py optimizer.decay_steps
+app/train_loop/setup.py app/modes/test_refusals.py optimizer.decay_steps
   if 0 < steps < len(rates) - 1 => if 0 < steps < 0
 app/modes/convert.py program_of_numbers
   (cond[name] - a) / b => cond[name]
@@ -886,7 +886,7 @@ sampling/guidance.py flat_output
   jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
 sampling/guidance.py rescale_literally
   x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
-sampling/discrete.py rounding_would_lose
+sampling/discrete_states.py rounding_would_lose
   ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
 core/discrete_states.py below_the_rounding
   coarse + fine * 2.0**-23 => coarse
@@ -938,7 +938,7 @@ data/images.py data/test_refusals.py signed
   unsigned = kinds == {1} => unsigned = 3 not in kinds
 data/images.py part_of_16_bits
   high - low <= 16 => high - low < 0
-data/values.py data/test_refusals.py CHANNELS_FIRST
+data/spec.py data/test_refusals.py CHANNELS_FIRST
   self.shape[0] <= 4 < min => self.shape[0] < 3 < min
 data/images.py transparent_pixels_lie_on_white
   image.size, 'white') => image.size, 'black')

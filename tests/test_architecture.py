@@ -80,7 +80,7 @@ def test_files_are_written_by_drafts():
     r'|savefig\((?!file)|np\.savez?\((?!file)|memmap\((?!file)|\.touch\('
   )
   assert files_with(by_path, PACKAGE) == {
-    'drafts.py',
+    'atomic_files.py',
     'runtime/files.py',  # which all others use
     'training/loggers.py',  # appends to a file that it has made
     'interop/stablehlo.py',
@@ -91,7 +91,7 @@ def test_files_are_written_by_drafts():
     'app/config/own.py',
     'app/modes/convert.py',  # a place that the user names
     'runtime/processes.py',  # /dev/null
-    'demos/perceptrons.py',  # weights of the package
+    'metrics/judges/perceptrons.py',  # weights of the package
   }
 
 
@@ -140,7 +140,7 @@ TESTED_ELSEWHERE = {
   'app/config/errors.py': 'app/config/test_tree.py',
   'app/config/fields.py': 'app/config/test_store.py',
   'app/config/kinds.py': 'app/config/test_store.py',
-  'app/devices.py': 'app/modes/test_train_setup.py',
+  'app/devices.py': 'app/train_loop/test_setup.py',
   'app/drawing/emerging.py': 'app/modes/test_serve.py',
   'app/drawing/generate.py': 'app/models/test_diffusion.py',
   'app/run/model_card.py': 'app/run/test_sharing.py',
@@ -153,7 +153,7 @@ TESTED_ELSEWHERE = {
   'data/columns.py': 'data/test_webdataset.py',
   'data/damage.py': 'data/test_image_folder.py',
   'data/splits.py': 'data/test_npz.py',
-  'demos/judging.py': 'demos/test_digits_judge.py',
+  'metrics/judges/judging.py': 'metrics/judges/test_digits_judge.py',
   'demos/noising.py': 'app/modes/test_noise.py',
   'errors.py': 'app/test_cli.py',
   'interop/diffusers_autoencoder.py': 'interop/test_diffusers.py',
@@ -171,7 +171,7 @@ TESTED_ELSEWHERE = {
   'training/base_weights.py': 'app/run/test_adapters.py',
   'training/first_weights.py': 'app/modes/test_convert.py',
   'training/stored_weights.py': 'training/test_checkpoints.py',
-  'drafts.py': 'runtime/test_files.py',
+  'atomic_files.py': 'runtime/test_files.py',
   'data/small_sets.py': 'data/test_sources.py',
   'data/text.py': 'data/test_text_files.py',
   'planning/roofline.py': 'planning/test_plans.py',

@@ -19,7 +19,7 @@ from diffusion_jax.app import cli, help, models
 from diffusion_jax.app.config import folder, own, prerequisites, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import shared
 from tests.test_readme import EXAMPLE, ROOT
@@ -68,7 +68,7 @@ RUNS = {
   '--config.training.init_from=runs/digits --config.training.lora_rank=8',
   'digits-ddpm': '--config=configs/digits.py',
 }
-FACTS = {'binarized': Facts(Values((28, 28, 1), 2), 10)}
+FACTS = {'binarized': Facts(ArraySpec((28, 28, 1), 2), 10)}
 CHECKED = 'train', 'sample', 'edit', 'evaluate'  # modes
 
 
@@ -229,7 +229,7 @@ def test_other_commands_name_what_exists(page):
       path = importlib.util.find_spec(module).origin
       shown = Path(path).read_text()
       if 'demos' in module:
-        shown += (ROOT / 'diffusion_jax/demos/judging.py').read_text()
+        shown += (ROOT / 'diffusion_jax/metrics/judges/judging.py').read_text()
       for flag in re.findall(r'(?<= --)\w+', command):
         assert f"'--{flag}'" in shown or f'{flag}:' in shown, command
     if re.match('pytest|sbatch|[.]ci/', command):

@@ -15,7 +15,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.data.sources import measured
 from diffusion_jax.demos import simulators
-from diffusion_jax.metrics.values import classifier_accuracy
+from diffusion_jax.metrics.vectors import classifier_accuracy
 from tests.app.conftest import arrays_of, trial
 
 pytestmark = pytest.mark.benchmarks

@@ -45,7 +45,7 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
   many = '--config.sampling.num_samples=500', '--config.sampling.name=samples'
   call('launch.py', config, workdir, '--mode=sample', *many)
   path = tmp_path / 'digits' / 'samples' / 'samples.npz'
-  verdict = call('-m', 'diffusion_jax.demos.digits_judge', str(path))
+  verdict = call('-m', 'diffusion_jax.metrics.judges.digits_judge', str(path))
   print(verdict)
   accuracy = float(re.search(r'500 samples: ([\d.]+)%', verdict)[1])
   assert accuracy >= 97.0

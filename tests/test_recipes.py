@@ -13,7 +13,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.run import averages
 from diffusion_jax.data.sources import Facts, pictures
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
 from tests.app.config.test_store import ALL
@@ -102,8 +102,8 @@ for _name in TRAINED:
 
 UNREAD = {
   'folder': pictures((64, 64, 3)),
-  'npz': Facts(Values((2,)), context=Values((3,))),
-  'binarized': Facts(Values((28, 28, 1), 2), 10),  # of MNIST
+  'npz': Facts(ArraySpec((2,)), context=ArraySpec((3,))),
+  'binarized': Facts(ArraySpec((28, 28, 1), 2), 10),  # of MNIST
 }
 
 

@@ -12,14 +12,15 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.core import flow_map, losses, operators
 from diffusion_jax.core.keys import draw_normal, key_per_example
-from diffusion_jax.demos import digits_judge, shapes, shapes_judge, whiteness
+from diffusion_jax.demos import shapes, whiteness
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics.judges import digits_judge, shapes_judge
 from diffusion_jax.planning import topologies
 from diffusion_jax.runtime import processes, sharding
 from diffusion_jax.testing import bounds, discrete_oracles, oracles
 from diffusion_jax.training import (
   conditions,
-  discrete,
+  discrete_states,
   distillation,
   flow_maps,
   level_pairs,
@@ -360,7 +361,7 @@ objectives.vlb(LEARNED, COSINE, schedule_steps=1) => need at least 2 steps and
   learned
 objectives.vlb(NETWORK, COSINE, schedule_steps=9) => need at least 2 steps and
   learned
-discrete.masked(NETWORK, UNIFORM, LINEAR) => masked needs a process with a
+discrete_states.masked(NETWORK, UNIFORM, LINEAR) => masked needs a process with a
   masked
 distillation.progressive_distillation(None, None, num_steps=0, teacher=None,
   solver=None) => num_steps is 0: ... at least 1

@@ -16,7 +16,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import needs, unread
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.tree import Node, Schema
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.core.keys import key_per_example, split_key
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
@@ -33,7 +33,7 @@ FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
 class OtherRun(NamedTuple):
   """The network of another run, with its averaged parameters."""
 
-  noisy: NoisyNetwork
+  noisy: ConfiguredNetwork
   params: Params
 
 
@@ -164,7 +164,7 @@ class Model:
   root: Callable[[], jax.Array]
   draw: Callable[..., tuple[jax.Array, jax.Array | None]] | None = None
   conditioning: Conditioning = Conditioning()
-  noisy: NoisyNetwork | None = None
+  noisy: ConfiguredNetwork | None = None
   plan: Callable[..., Plan] | None = None
   teacher: Frozen = NOTHING
   autoencoder: Frozen = NOTHING

@@ -22,7 +22,7 @@ from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.per_image import PerImage, rows
+from diffusion_jax.runtime.per_example import PerExample, rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class TrainedRun:
   model: Model
   _plan: Plan | None
   _mesh: Mesh
-  _drawing: Callable[[int], PerImage]
+  _drawing: Callable[[int], PerExample]
 
   def denoiser(self, **given: Any) -> Callable:
     """Returns the denoiser for conditions [B, ...], guided and clipped.

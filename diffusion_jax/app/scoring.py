@@ -27,7 +27,7 @@ from diffusion_jax.metrics.metric import (
   Score,
   missing,
 )
-from diffusion_jax.metrics.values import Standard, standard_of
+from diffusion_jax.metrics.vectors import Standard, standard_of
 from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'

@@ -4,7 +4,7 @@
 `schedule.from_logsnr(logsnr)` is the inverse (`levels.Schedule`). Equations
 take levels, not schedules. Each schedule is a frozen `pytree_dataclass`, so it
 can be an argument of a jitted function. These schedules are in continuous time;
-for explicit sequences see `core/discrete.py`.
+for explicit sequences see `core/step_schedules.py`.
 
 A level has the precision of its time or log-SNR. Times outside [0, 1] and
 parameters out of range raise ValueError, except under `jit`, where they do not

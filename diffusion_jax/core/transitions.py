@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
-from diffusion_jax.core.discrete import betas_of
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
+from diffusion_jax.core.step_schedules import betas_of
 
 Array = jax.Array
 

@@ -15,8 +15,8 @@ from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
 from diffusion_jax.data.sources import Facts, check_examples, digest, pictures, spread
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import random_part
-from diffusion_jax.data.values import Values
 
 
 class Table(Protocol):
@@ -131,9 +131,9 @@ def of_numbers(
   Raises ValueError.
   """
   check_columns(table.name, table.columns, columns.read)
-  source = ColumnSource(table, columns, rows, Facts(Values(())), order)
+  source = ColumnSource(table, columns, rows, Facts(ArraySpec(())), order)
   first = source.read(np.arange(1))
-  values = {name: Values(array.shape[1:]) for name, array in first.items()}
+  values = {name: ArraySpec(array.shape[1:]) for name, array in first.items()}
   facts = Facts(values['x'], context=values.get('context'))
   return dataclasses.replace(source, facts=facts)
 

@@ -9,8 +9,8 @@ import functools
 import numpy as np
 
 from diffusion_jax.data import images
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import draw_bytes
-from diffusion_jax.data.values import Values
 
 MOST = 4  # coordinates of a vector, or channels
 _CURVES = 16
@@ -21,7 +21,7 @@ _BLUE, _GREY = '#1f5fbf', '0.65'  # samples, and data behind them
 
 
 def sheet(
-  values: Values,
+  values: ArraySpec,
   x: np.ndarray,
   columns: int,
   height: int = 48,
@@ -50,10 +50,10 @@ def sheet(
   return table if values.levels or rank < 3 else _with_bars(values, table)
 
 
-def pictures(values: Values, x: np.ndarray) -> np.ndarray:
+def pictures(values: ArraySpec, x: np.ndarray) -> np.ndarray:
   """Draws each of x [n, *values.shape] as a picture, uint8 [n, H, W, C].
 
-  x: as files have it; see `Values.decode`. Vectors are bars from mean - 3 std
+  x: as files have it; see `ArraySpec.decode`. Vectors are bars from mean - 3 std
   to mean + 3 std, and [L, C] are curves in the same range. Other real numbers
   have a colour map for each channel, one channel below the other; volumes [X,
   Y, Z, C] show the middle slices XY, XZ and YZ side by side, and arrays with
@@ -71,7 +71,7 @@ def pictures(values: Values, x: np.ndarray) -> np.ndarray:
   return np.stack([draw(one) for one in x])
 
 
-def limits(values: Values, data: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def limits(values: ArraySpec, data: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
   """Returns (low, high) of the axes of the last axis of the values.
 
   They are mean ± 3 std, or else with `data` a quarter more than the range of

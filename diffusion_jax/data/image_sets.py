@@ -20,7 +20,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_folder, images, npz
 from diffusion_jax.data.sources import check_channels
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
 IMAGES = 'arr_0', 'images'  # names of the images in an npz file
 # Names of the arrays that are read with the images.
@@ -97,7 +97,7 @@ def _read_npz(path, more, any_shape):
   if not fits or min(shape) < 1 or dtype.kind not in 'uif':
     raise ValueError(f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}')
   shape = (*shape, 1) if len(shape) == 3 and not any_shape else shape
-  check_channels(Values(shape[1:], 0 if any_shape else 256))
+  check_channels(ArraySpec(shape[1:], 0 if any_shape else 256))
   batches = functools.partial(_stream, path, name, any_shape)
   return ImageSet(str(path), shape, batches, arrays, protocol)
 

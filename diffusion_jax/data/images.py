@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.atomic_files import draft
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.values import Values
-from diffusion_jax.drafts import draft
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.ranges import check_choice
 
 # Pictures of any shape: encode to [-1, 1], decode to uint8.
-PICTURES = Values((), 256)
+PICTURES = ArraySpec((), 256)
 
 
 def existing(

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data import npz
-from diffusion_jax.drafts import draft, own_folder
 
 # (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
 Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.values import Values, mean_and_std, problem_of
+from diffusion_jax.data.spec import ArraySpec, mean_and_std, problem_of
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
@@ -27,9 +27,9 @@ class Facts(NamedTuple):
   is trained on, and their `checksum`; 0 and '' if unknown.
   """
 
-  x: Values
+  x: ArraySpec
   num_classes: Count = 0
-  context: Values | None = None
+  context: ArraySpec | None = None
   class_names: tuple[str, ...] = ()
   skipped: tuple[str, ...] = ()
   examples: Count = 0
@@ -38,7 +38,7 @@ class Facts(NamedTuple):
   def as_json(self) -> Json:
     """Returns nested dicts, without what is empty but num_classes."""
     tree = {n: v for n, v in self._asdict().items() if v or n == 'num_classes'}
-    arrays = {n: v._asdict() for n, v in tree.items() if isinstance(v, Values)}
+    arrays = {n: v._asdict() for n, v in tree.items() if isinstance(v, ArraySpec)}
     return tree | arrays
 
 
@@ -171,7 +171,7 @@ def pictures(
   shape: tuple[int, ...], num_classes: int = 0, class_names: Iterable[str] = ()
 ) -> Facts:
   """Returns the facts of pictures of `shape` with 256 levels."""
-  x = Values(tuple(shape), 256)
+  x = ArraySpec(tuple(shape), 256)
   return Facts(x, num_classes, class_names=tuple(class_names))
 
 
@@ -208,7 +208,7 @@ def measured(source: Source) -> Facts:
   return source.facts._replace(x=x, context=context)
 
 
-def check_box(x: Values, values: np.ndarray) -> None:
+def check_box(x: ArraySpec, values: np.ndarray) -> None:
   """Raises ValueError for an example outside the box of x."""
   outside = ~x.inside(values)
   if outside.any():
@@ -271,7 +271,7 @@ def _check_finite(array, name):
     raise ValueError(f'{name} has numbers that are not finite: leave them out')
 
 
-def check_channels(values: Values) -> None:
+def check_channels(values: ArraySpec) -> None:
   """Raises ValueError for pictures with the channels first.
 
   Real numbers of such a shape may be meant: a line says how they are read.
@@ -324,8 +324,8 @@ class ArraySource:
     levels = self.levels
     if levels is None:
       levels = 256 if self.x.dtype == np.uint8 else 0
-    x = Values(self.x.shape[1:], levels, low=self.low, high=self.high)
-    context = None if self.context is None else Values(self.context.shape[1:])
+    x = ArraySpec(self.x.shape[1:], levels, low=self.low, high=self.high)
+    context = None if self.context is None else ArraySpec(self.context.shape[1:])
     return Facts(x, self.num_classes, context, self.class_names)
 
   @property

@@ -1,1 +1,1 @@
-"""Demonstrations: small data sets, judges of what is drawn, a noised photo."""
+"""Demonstrations: small data sets, simulators, a noised photo."""

@@ -10,10 +10,10 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json
+from diffusion_jax.atomic_files import write_figure
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.demos import whiteness
-from diffusion_jax.drafts import write_figure
 from diffusion_jax.ranges import Size, at_least
 
 _Several = Annotated[int, at_least(2)]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.data.values import mean_and_std
+from diffusion_jax.data.spec import mean_and_std
 
 
 def radial_power_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

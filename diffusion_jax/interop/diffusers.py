@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from flax import linen as nn
 
-from diffusion_jax.drafts import draft_folder
+from diffusion_jax.atomic_files import draft_folder
 from diffusion_jax.interop import (
   diffusers_autoencoder as autoencoder,
   diffusers_schedulers as schedulers,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from diffusion_jax.core.discrete import zero_terminal_snr
+from diffusion_jax.core.step_schedules import zero_terminal_snr
 from diffusion_jax.interop.options import Options, check, check_known
 from diffusion_jax.interop.reader import Sections
 from diffusion_jax.ranges import within

@@ -18,7 +18,7 @@ from flax import serialization, traverse_util
 from safetensors import SafetensorError, safe_open
 
 from diffusion_jax.aliases import Json, NamedParams, Params
-from diffusion_jax.drafts import draft
+from diffusion_jax.atomic_files import draft
 from diffusion_jax.interop.names import require
 from diffusion_jax.runtime import files
 

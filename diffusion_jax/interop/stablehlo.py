@@ -9,7 +9,7 @@ from flax import traverse_util
 from jax import export
 
 from diffusion_jax.aliases import NamedParams, Params, PyTree
-from diffusion_jax.drafts import draft, draft_folder
+from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.interop import files
 from diffusion_jax.interop.features import Features
 from diffusion_jax.interop.names import require

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.data.values import mean_and_std
+from diffusion_jax.data.spec import mean_and_std
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_finite, mean
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, take
-from diffusion_jax.metrics.values import standard_of
+from diffusion_jax.metrics.vectors import standard_of
 
 _BINS = 10
 LEAST_PAIRS = 10  # of a metric

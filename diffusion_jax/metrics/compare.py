@@ -24,7 +24,7 @@ from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
 from diffusion_jax.metrics.neighbours import nearest
-from diffusion_jax.metrics.values import standard_of
+from diffusion_jax.metrics.vectors import standard_of
 from diffusion_jax.ranges import Count, FlagText, Misfit, Size, check_choice, convert
 from diffusion_jax.runtime.files import write_json, write_npz
 

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.data.image_sets import ImageSet
-from diffusion_jax.demos import digits_judge, perceptrons, shapes_judge
-from diffusion_jax.metrics.values import Standard
+from diffusion_jax.metrics.judges import digits_judge, perceptrons, shapes_judge
+from diffusion_jax.metrics.vectors import Standard
 from diffusion_jax.ranges import check_choice
 
 HIDDEN = 'the hidden layer of a perceptron'

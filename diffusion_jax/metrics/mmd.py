@@ -7,7 +7,7 @@ import numpy as np
 from diffusion_jax.core.arguments import check_at_least, check_positive
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
-from diffusion_jax.metrics.values import take_values
+from diffusion_jax.metrics.vectors import take_values
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.data.sources import Source
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
 _MEGABYTES = 256  # of distances in memory at a time
 
@@ -39,7 +39,7 @@ def nearest(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np
 
 
 def nearest_examples(
-  values: Values, x: np.ndarray, source: Source, size: int = 2000
+  values: ArraySpec, x: np.ndarray, source: Source, size: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the nearest examples of a source, decoded, and the distances [n].
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.drafts import write_figure
+from diffusion_jax.atomic_files import write_figure
 from diffusion_jax.metrics.calibration import coverage
 
 

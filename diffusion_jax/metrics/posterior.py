@@ -15,7 +15,7 @@ from scipy import stats
 
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.metrics.calibration import density_levels
-from diffusion_jax.metrics.values import directions
+from diffusion_jax.metrics.vectors import directions
 from diffusion_jax.testing.oracles import Mixture
 
 _DIRECTIONS = 100

@@ -16,7 +16,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.per_image import gathered, kept, per_image
+from diffusion_jax.runtime.per_example import gathered, kept, per_example
 
 # index [n] -> (examples as the source has them, [n, ...], cond)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -41,7 +41,7 @@ def arrays_of(
 
   Arrays [n, T] are summed over the images of a batch, to [1, T]. The result for
   an image depends on seed, name and its index, not on its batch. encode:
-  examples -> x0, `Values.encode`. condition: (keys, x0) -> cond['image'], for
+  examples -> x0, `ArraySpec.encode`. condition: (keys, x0) -> cond['image'], for
   networks that need it. Files that are in the folder are kept; more: further
   arrays of each file, such as settings. Returns the arrays of all batches
   joined, in the first process; None in others. Raises ValueError for NaN,
@@ -56,7 +56,7 @@ def arrays_of(
       cond = cond | {'image': condition(image_keys, x0)}
     return measure(params, keys, x0, cond)
 
-  compute = per_image(function, mesh, roots, size, what=name)
+  compute = per_example(function, mesh, roots, size, what=name)
 
   def start(index):
     pictures, cond = read(index)

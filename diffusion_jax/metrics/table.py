@@ -10,7 +10,7 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
-  values,
+  vectors,
 )
 from diffusion_jax.metrics.metric import ModelMetric, SampleMetric
 
@@ -31,10 +31,10 @@ OF_FILES: OfSamples = {
 }
 # Metrics of numbers, without features.
 OF_VALUES: OfSamples = {
-  'c2st': values.c2st,
-  'sliced_w2': values.sliced,
+  'c2st': vectors.c2st,
+  'sliced_w2': vectors.sliced,
   'energy': mmd.energy,
-  'moments': values.moments,
+  'moments': vectors.moments,
 }
 # Metrics of draws for held-out pairs, of models with a condition.
 OF_PAIRS: OfSamples = {

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.drafts import draft
+from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
 
 

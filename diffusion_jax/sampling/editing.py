@@ -14,10 +14,10 @@ from diffusion_jax.core.arguments import (
   data_axes,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
-from diffusion_jax.core.discrete import DiscreteSchedule
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
+from diffusion_jax.core.step_schedules import DiscreteSchedule
 from diffusion_jax.sampling.ancestral import ddim_invert, ddim_step
 from diffusion_jax.sampling.inpainting import replace_known
 from diffusion_jax.sampling.sampler import Sampler, sample

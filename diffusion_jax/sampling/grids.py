@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_level, check_schedule, clean_level
+from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.ranges import check_choice
 
 Array = jax.Array

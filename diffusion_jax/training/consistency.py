@@ -29,7 +29,7 @@ from diffusion_jax.ranges import Count, NonNegative, Positive
 from diffusion_jax.training.distillation import Solver, Teacher, solver_step
 from diffusion_jax.training.level_pairs import Pairs
 from diffusion_jax.training.objectives import (
-  Inputs,
+  Draws,
   Network,
   Objective,
   Uncertainty,
@@ -43,9 +43,9 @@ Array = jax.Array
 
 
 class PairInputs(NamedTuple):
-  """Holds the draws of a batch: `Inputs` at t, and the level r, [B]."""
+  """Holds the draws of a batch: `Draws` at t, and the level r, [B]."""
 
-  inputs: Inputs
+  inputs: Draws
   level_r: NoiseLevel
 
 

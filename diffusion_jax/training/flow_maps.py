@@ -31,7 +31,7 @@ from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes, q_sample
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate
 from diffusion_jax.training.objectives import (
-  Inputs,
+  Draws,
   Network,
   Objective,
   augmented,
@@ -45,12 +45,12 @@ TwoTimes = Callable[[Array, int, Schedule], tuple[Array, Array]]
 
 
 class MapInputs(NamedTuple):
-  """Holds the draws of a batch: `Inputs`, s and the guidance scale, [B].
+  """Holds the draws of a batch: `Draws`, s and the guidance scale, [B].
 
   For shortcut models `scale` tells whether the target is two steps.
   """
 
-  inputs: Inputs
+  inputs: Draws
   s: Array
   scale: Array
 

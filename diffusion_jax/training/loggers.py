@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.drafts import draft
+from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import (
   is_regular,

@@ -118,7 +118,7 @@ class Objective:
     return loss, (metrics, self.update(context.state, records))
 
 
-class Inputs(NamedTuple):
+class Draws(NamedTuple):
   """Holds the draws of a denoising objective for a batch, [B, ...].
 
   level and time_weight come from the time sampler, cond from the network's
@@ -137,7 +137,7 @@ class Inputs(NamedTuple):
 
 def draw_inputs(
   key: Array, batch: dict, schedule: Any, network: Network, times: TimeSampler
-) -> tuple[Inputs, tuple[Array, ...]]:
+) -> tuple[Draws, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
   The level is schedule(t) for the drawn t [B].
@@ -152,10 +152,10 @@ def draw_inputs(
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
   fields = x0, eps, level, time_weight, cond, augment_keys, estimated
-  return Inputs(*fields), tuple(dropout_keys)
+  return Draws(*fields), tuple(dropout_keys)
 
 
-def augmented(inputs: Inputs, augment: Augment | None) -> Inputs:
+def augmented(inputs: Draws, augment: Augment | None) -> Draws:
   """Returns inputs with changed images and with labels in cond['augment'].
 
   augment: (keys [B], x0) -> (x0, labels), such as `augmentation.augment`.

@@ -14,11 +14,11 @@ import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, own, store
-from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.run import adapters, weights
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import references
 from diffusion_jax.runtime import compiling
@@ -29,7 +29,7 @@ from tests.app.small_network import SmallNetwork
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
-DIGITS = Facts(Values((8, 8, 1), 17), 10)
+DIGITS = Facts(ArraySpec((8, 8, 1), 17), 10)
 SEEN = within('training', sample_every=4, evaluate_every=2)
 SEEN |= within('report', after_training=True)
 
@@ -57,7 +57,7 @@ def refuse_to_compile(monkeypatch):
     yield  # Its function is traced, which may refuse it, and compiled.
     raise AssertionError(f'{what} is compiled before the refusal')
 
-  for module in compiling, train_setup:
+  for module in compiling, setup:
     monkeypatch.setattr(module, 'announced', compiles)
   computed = 'features of real images are computed before the refusal'
   monkeypatch.setattr(references, 'load', lambda *args: pytest.fail(computed))

@@ -14,12 +14,12 @@ from diffusion_jax.app.modes import MODES, evaluate, sample
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
-from diffusion_jax.demos import digits_judge
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics import features, fid, references
 from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.metrics.metric import SampleMetric, Score
-from diffusion_jax.runtime import per_image
+from diffusion_jax.runtime import per_example
 from tests.app.conftest import arrays_of, lines_of, printed_by, refused, smoke, trial
 from tests.app.fields import within
 
@@ -110,7 +110,7 @@ def test_a_metric_of_pictures_has_them_of_the_reference(run):
 
 def test_values_are_standardised_by_the_statistics_of_the_run():
   mean, std = (5.0, -1.0), (2.0, 1e-3)
-  facts = Facts(Values((2,), 0, mean, std))
+  facts = Facts(ArraySpec((2,), 0, mean, std))
   model: Any = types.SimpleNamespace(config=trial('two_moons'), facts=facts)
   x = np.array([[7.0, -1.002], [1.0, -0.999]])
   found = scoring.make_extractor(model, 'values').extract(x)['features']
@@ -173,8 +173,8 @@ def test_interrupted_in_two_parts_it_is_the_uninterrupted_one(run, printed, monk
     written.append(path)
     return write_npz(path, *args)
 
-  write_npz = per_image.write_npz
-  for module in (per_image, sample.files):
+  write_npz = per_example.write_npz
+  for module in (per_example, sample.files):
     monkeypatch.setattr(module, 'write_npz', write)
   with pytest.raises(KeyboardInterrupt):
     run_mode(run, name='parts')

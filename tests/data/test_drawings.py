@@ -8,14 +8,14 @@ import pytest
 from scipy import ndimage
 
 from diffusion_jax.data import drawings, images
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import draw_bytes
-from diffusion_jax.data.values import Values
 
 RNG = np.random.default_rng(0)
 
 
 def test_pictures_are_a_grid_of_themselves():
-  values = Values((8, 6, 3), 17)
+  values = ArraySpec((8, 6, 3), 17)
   x = RNG.integers(0, 256, (5, 8, 6, 3), np.uint8)
   np.testing.assert_array_equal(drawings.pictures(values, x), x)
   sheet = drawings.sheet(values, x, 2, height=16)  # enlarged twice
@@ -24,7 +24,7 @@ def test_pictures_are_a_grid_of_themselves():
 
 
 def test_texts_are_drawn_as_letters():
-  values = Values((70,), 256)
+  values = ArraySpec((70,), 256)
   x = RNG.integers(32, 127, (4, 70), np.uint8)
   letters = draw_bytes(x)
   np.testing.assert_array_equal(drawings.pictures(values, x), letters)
@@ -34,7 +34,7 @@ def test_texts_are_drawn_as_letters():
 def standard(*shape, **box):
   """Returns the values of arrays of mean 0 and standard deviation 1."""
   size = shape[-1]
-  return Values(shape, 0, size * (0.0,), size * (1.0,), **box)
+  return ArraySpec(shape, 0, size * (0.0,), size * (1.0,), **box)
 
 
 def panels(sheet):
@@ -66,7 +66,7 @@ def grey(panel):
 def test_a_vector_is_a_point_in_each_pair_of_the_first_coordinates(size):
   """Axes are mean ± 3 std. Lower triangle, histograms on the diagonal."""
   mean, std = 100.0 + np.arange(size), 0.1 * (1.0 + np.arange(size))
-  values = Values((size,), 0, tuple(mean), tuple(std))
+  values = ArraySpec((size,), 0, tuple(mean), tuple(std))
   z = np.array([1.5, -2.25, 0.6, -0.9, 9.0, 9.0])[:size]
   drawn = panels(drawings.sheet(values, (mean + std * z)[None], 10))
   count = min(size, 4)
@@ -209,8 +209,8 @@ def test_volumes_are_their_middle_slices():
   """Levels are grey; with five axes, the first is cut in its middle too."""
   x = RNG.integers(0, 256, (2, 6, 5, 4, 1), np.uint8)
   for values, array in [
-    (Values((6, 5, 4, 1), 256), x),
-    (Values((3, 6, 5, 4, 1), 256), np.stack([x // 2, x, x // 3], axis=1)),
+    (ArraySpec((6, 5, 4, 1), 256), x),
+    (ArraySpec((3, 6, 5, 4, 1), 256), np.stack([x // 2, x, x // 3], axis=1)),
   ]:
     drawn = drawings.pictures(values, array)
     assert drawn.shape == (2, 7, 5 + 1 + 4 + 1 + 4 + 1, 3)
@@ -223,7 +223,7 @@ def test_volumes_are_their_middle_slices():
 
 def test_levels_of_other_channels_are_grey_pictures():
   x = RNG.integers(0, 256, (2, 8, 8, 2), np.uint8)
-  drawn = drawings.pictures(Values((8, 8, 2), 4), x)
+  drawn = drawings.pictures(ArraySpec((8, 8, 2), 4), x)
   np.testing.assert_array_equal(drawn[:, :8, :8, 0], x[..., 0])
   np.testing.assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
 

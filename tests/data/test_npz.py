@@ -3,7 +3,7 @@ import pytest
 
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
 ARRAYS = {
   'images': np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3),
@@ -51,7 +51,9 @@ def test_arrays_of_any_rank(tmp_path, shape, dtype):
   source = npz(path, num_classes=3)
   if dtype == np.uint8 and shape == (4, 2):  # grey pictures
     x, shape = x[..., None], (4, 2, 1)
-  assert source.facts == Facts(Values(shape, 256 if dtype == np.uint8 else 0), 3, Values((5,)))
+  assert source.facts == Facts(
+    ArraySpec(shape, 256 if dtype == np.uint8 else 0), 3, ArraySpec((5,))
+  )
   index = np.array([7, 0])
   arrays = source.read(index)
   assert arrays.keys() == {'x', 'context', 'label'}

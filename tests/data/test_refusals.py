@@ -23,8 +23,8 @@ from diffusion_jax.data.image_sets import read as image_set
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.parquet import open_parquet
 from diffusion_jax.data.simulated import of_simulator, simulated
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import text_files
-from diffusion_jax.data.values import Values
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests import refusals
 from tests.data import encoded
@@ -34,7 +34,7 @@ from tests.data.test_simulated import gaussian
 
 X = np.arange(12.0).reshape(6, 2)
 X4, NAN = X[:4], np.where(X == 5, np.nan, X)
-FACTS = sources.Facts(Values((2,)), context=Values((2,)))
+FACTS = sources.Facts(ArraySpec((2,)), context=ArraySpec((2,)))
 IMAGES = np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3)
 CHANNELS_FIRST = np.zeros((4, 3, 6, 5), np.uint8)
 ARRAYS = {'images': IMAGES, 'labels': np.arange(10) % 3}

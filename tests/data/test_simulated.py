@@ -9,7 +9,7 @@ import pytest
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.simulated import Simulated, is_simulator, of_simulator, simulated
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
 
 def gaussian(rng, n, scale: float = 1.0, nan: float = 0.0):
@@ -21,17 +21,17 @@ def gaussian(rng, n, scale: float = 1.0, nan: float = 0.0):
 
 def test_the_facts_are_those_of_the_arrays():
   source = of_simulator(gaussian, num_examples=30)
-  assert source.facts == Facts(Values((2,)), 0, Values((1,)))
+  assert source.facts == Facts(ArraySpec((2,)), 0, ArraySpec((1,)))
   assert len(source) == 30 and source.in_memory
   labelled = lambda rng, n: {
     'x': rng.integers(0, 256, (n, 4, 4, 1), np.uint8),
     'label': np.arange(n) % 3,
   }
   source = of_simulator(labelled, num_classes=3)
-  assert source.facts == Facts(Values((4, 4, 1), 256), 3)
+  assert source.facts == Facts(ArraySpec((4, 4, 1), 256), 3)
   assert source.read(np.array([4]))['label'] == [1]
   integers = of_simulator(lambda rng, n: {'x': rng.poisson(9, (n, 2))})
-  assert integers.facts.x == Values((2,))  # counts are numbers
+  assert integers.facts.x == ArraySpec((2,))  # counts are numbers
 
 
 def test_draws_follow_from_the_seed_the_split_and_the_index():
@@ -151,7 +151,7 @@ def test_joint_simulations_are_one_vector():
     assert [*found] == ['x']
     np.testing.assert_array_equal(found['x'], both)
     low, high = (-9.0, -9.0), (9.0, 9.0)
-    assert joint.facts == Facts(Values((3,), low=low, high=high))
+    assert joint.facts == Facts(ArraySpec((3,), low=low, high=high))
 
 
 @pytest.mark.parametrize('fresh', [False, True])
@@ -165,7 +165,7 @@ def test_the_box_of_a_joint_vector_covers_all_of_x(fresh):
     ((0.0, 6.0), (0.0, 0.0), (6.0, 6.0)),
   ):
     facts = of_simulator(pairs, bounds=bounds, **fields).facts
-    assert facts.x == Values((7,), low=3 * low, high=3 * high)
+    assert facts.x == ArraySpec((7,), low=3 * low, high=3 * high)
 
   def outside(rng, n):
     arrays = pairs(rng, n)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from diffusion_jax.data import pipeline, small_sets, sources
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
 
 def test_importing_sources_is_light():
@@ -91,7 +91,7 @@ def numbers(size=200, **fields):
 def test_statistics_are_those_of_the_last_axis():
   """They are measured on all examples, or on 10,000 of them."""
   source = numbers()
-  assert source.facts.x == Values((3,))  # not yet measured
+  assert source.facts.x == ArraySpec((3,))  # not yet measured
   facts = sources.measured(source)
   x, context = np.float64(source.x), source.context.reshape(-1, 2)
   np.testing.assert_allclose(facts.x.mean, x.mean(axis=0), rtol=1e-12)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, train
-from diffusion_jax.app.modes.train_setup import setup
+from diffusion_jax.app.train_loop.setup import prepare
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.training import preemption, stored_weights
@@ -63,7 +63,7 @@ def test_a_deterministic_training_has_the_same_bits(tmp_path):
   for name in ('once', 'again'):
     MODES['train'](config, tmp_path / name)
   with pytest.raises(Preempted):
-    parts = setup(config, tmp_path / 'stopped')
+    parts = prepare(config, tmp_path / 'stopped')
     half = STEPS // 2
     train.train(parts, lambda i: preemption.SIGTERM if i == half else '')
   MODES['train'](config, tmp_path / 'stopped')

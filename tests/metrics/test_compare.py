@@ -198,7 +198,7 @@ def test_files_of_features_need_no_extractor(capsys, tmp_path, rng):
 
 
 def test_labels_and_classes_of_digits(capsys, tmp_path):
-  from diffusion_jax.demos import digits_judge
+  from diffusion_jax.metrics.judges import digits_judge
 
   path = tmp_path / 'test.npz'
   pictures, labels = digits_judge.real('test'), digits_judge.real_labels('test')

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics.fid import (
   Moments,
   Statistics,
@@ -13,6 +12,7 @@ from diffusion_jax.metrics.fid import (
   frechet_distance_and_error,
   statistics,
 )
+from diffusion_jax.metrics.judges import digits_judge
 
 
 def random_statistics(rng, dim, rank=None):

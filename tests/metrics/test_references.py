@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import small_sets
-from diffusion_jax.demos import digits_judge
 from diffusion_jax.metrics import features, fid, references
+from diffusion_jax.metrics.judges import digits_judge
 
 ABOUT = {'data': {'name': 'digits'}, 'split': 'test'}
 

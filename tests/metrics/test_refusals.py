@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import calibration, features, fid, manifolds, memorisation, mmd, values
+from diffusion_jax.metrics import calibration, features, fid, manifolds, memorisation, mmd, vectors
 from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.estimates import check_pair
 from diffusion_jax.metrics.metric import Missing
@@ -17,7 +17,7 @@ BAD = np.array([[0.0], [np.nan], [1.0], [2.0]])
 def energy(samples, reference):
   """Takes numbers; a set without numbers is None."""
   sets = ({} if x is None else {'values': x} for x in (samples, reference))
-  return values.take_values('energy', *sets)
+  return vectors.take_values('energy', *sets)
 
 
 @pytest.mark.parametrize('call, error, message', [

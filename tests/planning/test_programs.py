@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.modes import plan, train_setup
+from diffusion_jax.app.modes import plan
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv
 from diffusion_jax.networks.layers import Conv
@@ -154,9 +155,9 @@ def compile_step(config):
     shapes.append(like)
     return function, like
 
-  train_setup_state = train_setup.state_maker
+  train_setup_state = setup.state_maker
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_setup, 'state_maker', spied)
+    patch.setattr(setup, 'state_maker', spied)
     traced, *_ = plan.trace_training(config, mesh, 'nowhere')
   return traced.lower().compile(), shapes[0]
 
@@ -204,7 +205,7 @@ def test_data_parallelism_sums_the_gradients_once():
 def split_all(monkeypatch):
   """Splits small arrays too."""
   split = functools.partial(sharding.fsdp_sharding, min_size=16)
-  monkeypatch.setattr(train_setup, 'fsdp_sharding', split)
+  monkeypatch.setattr(setup, 'fsdp_sharding', split)
   monkeypatch.setattr(optimizer, 'MIN_SIZE', 16)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.config import own
+from diffusion_jax.atomic_files import draft, draft_folder, write_figure
 from diffusion_jax.data import images
-from diffusion_jax.drafts import draft, draft_folder, write_figure
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.runtime import compiling, files, lock, sessions

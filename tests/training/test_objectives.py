@@ -13,7 +13,7 @@ from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.training import (
   classifier,
   consistency,
-  discrete,
+  discrete_states,
   distillation,
   flow_maps,
   level_pairs,
@@ -166,8 +166,8 @@ OBJECTIVES = {
   consistency.consistency_distillation: (PAIRS | TEACHER, set()),
   consistency.continuous_consistency: (AT, set()),
   classifier.classifier: (AT, set()),
-  discrete.d3pm: ({'num_steps': 4}, set()),
-  discrete.masked: ({}, set()),
+  discrete_states.d3pm: ({'num_steps': 4}, set()),
+  discrete_states.masked: ({}, set()),
 }
 OPTIONS = {
   'learned_variance': True,
@@ -179,7 +179,7 @@ OPTIONS = {
 }
 BOUNDED = dj.CosineSchedule(-5.0, 5.0)
 uniform_each = jax.vmap(jax.random.uniform)
-STATES = {discrete.d3pm: dj.uniform_process, discrete.masked: dj.masking_process}
+STATES = {discrete_states.d3pm: dj.uniform_process, discrete_states.masked: dj.masking_process}
 
 
 def made(make, network):
@@ -214,7 +214,7 @@ def test_parts_of_a_batch_are_the_batch(make, key):
     for value in jax.tree.leaves(cond):
       out += 0.1 * expand_to(jnp.mean(value.reshape(len(x), -1), axis=1), x)
     if make in STATES:
-      num_states = 3 + (make is discrete.masked)
+      num_states = 3 + (make is discrete_states.masked)
       return jnp.stack([i * out for i in range(num_states)], axis=-1)
     if make is classifier.classifier:
       return out.reshape(len(x), -1)

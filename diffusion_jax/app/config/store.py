@@ -14,7 +14,7 @@ from diffusion_jax.app.config import folder, kinds, own, prerequisites
 from diffusion_jax.app.config.errors import near, no_field
 from diffusion_jax.app.config.tree import Node, Schema, Table, merge, parameters, resolve
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText
@@ -43,7 +43,7 @@ def schema_of(tree: Tree) -> Schema:
   facts of a run.
   """
   schema = kinds.kind_of(tree)
-  more = {'facts.x': Values, 'facts.context': Values}
+  more = {'facts.x': ArraySpec, 'facts.context': ArraySpec}
   more = {'noise': Noising, 'facts': Facts} | more
   parts = dict(schema.parts) | kinds.of_metrics(tree, schema)
   parts |= {path: part for path, part in more.items() if _has(tree, path)}

@@ -12,7 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import constructors, fields
 from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
-from diffusion_jax.core import discrete as steps, flow_losses, operators
+from diffusion_jax.core import flow_losses, operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
@@ -46,7 +46,7 @@ from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training import (
   conditions,
   consistency,
-  discrete,
+  discrete_states,
   distillation,
   flow_maps,
   level_pairs,
@@ -294,7 +294,7 @@ TABLES = {
 
 # What configs of discrete states have instead.
 STATES = {
-  'objective': {'masked': discrete.masked, 'd3pm': discrete.d3pm},
+  'objective': {'masked': discrete_states.masked, 'd3pm': discrete_states.d3pm},
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,
     'cosine_masking': dj.CosineMasking,

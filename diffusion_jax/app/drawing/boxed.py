@@ -8,7 +8,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.runtime.per_example import rows
 
 ATTEMPTS = 500  # at a draw within the box
 FEW = 10  # of a model that may still be far from it
@@ -17,7 +17,7 @@ _APART = 2**22  # between the indices of the attempts at a sample
 
 def in_box(
   model: Model,
-  inputs: conditions.Inputs,
+  inputs: conditions.Conditions,
   drawing: Callable[..., tuple],
   params: Params,
   index: np.ndarray,

@@ -21,7 +21,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.runtime.compiling import Program, program
-from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels, take_step
 
@@ -105,7 +105,7 @@ class _Run:
         self._kept[key] = step, decoder
       return self._kept[key]
 
-  def last(self, model: Model, inputs: conditions.Inputs, draw, x):
+  def last(self, model: Model, inputs: conditions.Conditions, draw, x):
     """Returns the sheet of the last x, drawn again outside data.bounds.
 
     draw: (index [count], cond) -> x [count, ...].

@@ -12,26 +12,26 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import FILM, Guides, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.denoiser import Prediction
-from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
-from diffusion_jax.runtime.per_image import PerImage, per_image
+from diffusion_jax.runtime.per_example import PerExample, per_example
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
 from diffusion_jax.sampling.sampler import sample, spread_levels
 
 
-def generate(model: Model, mesh: Mesh, size: int = 0) -> PerImage:
+def generate(model: Model, mesh: Mesh, size: int = 0) -> PerExample:
   """Returns (params, index [n], cond) -> images [n, H, W, C] in [-1, 1].
 
   Image i of a seed is the same in every batch and on any devices. The runs that
-  config.sampling names guide it. size: batch size, as in `per_image`.
+  config.sampling names guide it. size: batch size, as in `per_example`.
   """
   return _drawn(model, mesh, size).then(lambda params, drawn: drawn[0])
 
 
-def generate_film(model: Model, mesh: Mesh, size: int = 0) -> PerImage:
+def generate_film(model: Model, mesh: Mesh, size: int = 0) -> PerExample:
   """Returns (params, index [n], cond) -> (images, `Frames`), by one program.
 
   It is the program of `generate`. A model that takes no steps has no frames,
@@ -66,11 +66,11 @@ def _drawn(model, mesh, size):
 
 def generate_by(
   model: Model, draw: Callable, mesh: Mesh, root: jax.Array, guides: Guides, size: int = 0
-) -> PerImage:
+) -> PerExample:
   """Returns (params, index [n], inputs) -> what another function draws.
 
   draw: (params, guides, keys [B], inputs) -> arrays [B, ...]; root: the key
-  from which each image's key is made; size: batch size, as in `per_image`.
+  from which each image's key is made; size: batch size, as in `per_example`.
   """
   check_plan(model)
   weights = replicate(mesh, {n: guide.params for n, guide in guides.items()})
@@ -79,12 +79,12 @@ def generate_by(
     return draw(*with_params(guides, both), keys, inputs)
 
   how = devices.effort(model.config)
-  each = per_image(images, mesh, root, size, 'the sampler', how)
+  each = per_example(images, mesh, root, size, 'the sampler', how)
 
   def with_guides(function):
     return lambda params, *args: function((params, weights), *args)
 
-  return PerImage(*map(with_guides, each))
+  return PerExample(*map(with_guides, each))
 
 
 def with_params(guides: Guides, both: tuple) -> tuple[Params, Guides]:

@@ -31,7 +31,7 @@ from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings, images
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.ranges import Count, Probability, Size
-from diffusion_jax.runtime.per_image import rows
+from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask

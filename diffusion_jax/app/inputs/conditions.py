@@ -17,10 +17,10 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
-from diffusion_jax.data.values import Values
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.runtime.per_image import per_image
+from diffusion_jax.runtime.per_example import per_example
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -39,7 +39,7 @@ class ImageConditions(NamedTuple):
   labels: np.ndarray | None
 
 
-class Inputs(NamedTuple):
+class Conditions(NamedTuple):
   """What N samples are conditioned on: cond, arrays [N, ...], and its origins.
 
   context: real numbers [K, ...] in the user's units; rows: the row of each
@@ -83,7 +83,7 @@ def count(model: Model) -> int:
   return model.config.sampling.num_samples * (1 if rows is None else len(rows))
 
 
-def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
+def choose(model: Model, n: int, mesh: Mesh) -> Conditions:
   """Chooses what the first n samples are conditioned on."""
   pictures = choose_images(model, n, mesh)
   labels = choose_labels(model, n) if pictures is None else pictures.labels
@@ -94,10 +94,10 @@ def choose(model: Model, n: int, mesh: Mesh) -> Inputs:
   if context is not None and values is not None:
     cond[name] = values.encode(context)[rows]
   cond = {name: x for name, x in cond.items() if x is not None}
-  return Inputs(cond, texts, pictures, context, rows)
+  return Conditions(cond, texts, pictures, context, rows)
 
 
-def given(model: Model, n: int, values: dict[str, Any]) -> Inputs:
+def given(model: Model, n: int, values: dict[str, Any]) -> Conditions:
   """Returns what n samples are conditioned on, from what the user gives.
 
   values: all that the network takes, by name: label and text, context in the
@@ -122,7 +122,7 @@ def given(model: Model, n: int, values: dict[str, Any]) -> Inputs:
     context = check_rows('it', context, facts, name == 'known')
     index %= len(context)
     cond[name] = facts.encode(context)[index]
-  return Inputs(cond, None, None, context, index)
+  return Conditions(cond, None, None, context, index)
 
 
 def choose_labels(model: Model, n: int) -> np.ndarray | None:
@@ -203,7 +203,7 @@ def choose_images(model: Model, n: int, mesh: Mesh) -> ImageConditions | None:
     arrays = source.read(index % len(source))
   x0 = facts.x.encode(arrays['x'])
   root = stream(config.sampling.seed, 'sampling_images')
-  compute = per_image(lambda _, keys, x0: condition(keys, x0), mesh, root, what='the conditions')
+  compute = per_example(lambda _, keys, x0: condition(keys, x0), mesh, root, what='the conditions')
   image = compute((), index, x0)
   labels = arrays.get('label') if model.conditioning.labels else None
   # The picture in cond['image'], unknown pixels grey.
@@ -229,7 +229,7 @@ def choose_context(model: Model, n: int) -> tuple[np.ndarray | None, np.ndarray]
   return _held_out(model, 'context', index), index
 
 
-def context_of(model: Model) -> tuple[str, Values | None]:
+def context_of(model: Model) -> tuple[str, ArraySpec | None]:
   """Returns the entry of cond that sampling.context becomes, and its values.
 
   None: nothing is read.
@@ -240,7 +240,7 @@ def context_of(model: Model) -> tuple[str, Values | None]:
   return 'context', c.context and model.facts.context
 
 
-def with_known(model: Model, inputs: Inputs, index: np.ndarray, x: np.ndarray) -> np.ndarray:
+def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:
   """Returns samples [n, ...] in the user's units, exact where x is known."""
   if inputs.context is None or model.conditioning.known is None:
     return x
@@ -289,7 +289,7 @@ def _checked_row(row, rows, what):
   return row
 
 
-def check_rows(what: str, rows: np.ndarray, facts: Values, joint: bool) -> np.ndarray:
+def check_rows(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> np.ndarray:
   """Returns rows of a context, [K, ...], of one row or several.
 
   what: where they come from, for messages; joint: NaN is what is drawn. Raises
@@ -323,7 +323,7 @@ def _row_problems(what, rows, facts, joint):
     yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
-def encoded(model: Model, params: Params, inputs: Inputs) -> dict:
+def encoded(model: Model, params: Params, inputs: Conditions) -> dict:
   """Returns cond with the network's codes of a context, computed once a row.
 
   Networks that other runs guide get the context itself.

@@ -13,20 +13,22 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.models.diffusion import of_network
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.functional import hidden_and_output
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a classifier of noisy images, p(y | x_t)."""
-  noisy = NoisyNetwork.of(kinds.CLASSIFIER, config, facts)
+  noisy = ConfiguredNetwork.of(kinds.CLASSIFIER, config, facts)
   model = of_network(noisy, workdir, functools.partial(problems, noisy))
   of_params = functools.partial(features, noisy)
   return dataclasses.replace(model, features=of_params)
 
 
-def features(noisy: NoisyNetwork, params: Params) -> Callable[[jax.Array], dict[str, jax.Array]]:
+def features(
+  noisy: ConfiguredNetwork, params: Params
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
   """Returns images uint8 [B, H, W, C] -> {'features', 'logits', 'predicted'}.
 
   The features [B, D] are the hidden layer at the level t = 0.
@@ -46,7 +48,7 @@ def features(noisy: NoisyNetwork, params: Params) -> Callable[[jax.Array], dict[
   return compute
 
 
-def problems(noisy: NoisyNetwork, mode: str) -> Iterator[str]:
+def problems(noisy: ConfiguredNetwork, mode: str) -> Iterator[str]:
   """Yields a problem for modes that make images."""
   if mode in ('sample', 'edit'):
     yield (

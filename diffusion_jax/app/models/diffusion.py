@@ -20,10 +20,10 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model, Plan, Wrap
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run import other_runs
-from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import stream
+from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Objective
@@ -31,13 +31,13 @@ from diffusion_jax.training.objectives import Objective
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = NoisyNetwork.of(kinds.DIFFUSION, config, facts)
+  noisy = ConfiguredNetwork.of(kinds.DIFFUSION, config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   return of_network(noisy, workdir, functools.partial(problems, noisy), plan)
 
 
 def of_network(
-  noisy: NoisyNetwork,
+  noisy: ConfiguredNetwork,
   workdir: Path,
   problems: Callable[[str], Iterator[str]],
   plan: Callable[..., Plan] | None = None,
@@ -76,7 +76,7 @@ def of_network(
 
 
 def objective_of(
-  noisy: NoisyNetwork, teacher: Callable[[], Teacher | None], test: bool = False
+  noisy: ConfiguredNetwork, teacher: Callable[[], Teacher | None], test: bool = False
 ) -> Objective:
   """Makes the objective; `test`: without dropout and augmentation.
 
@@ -99,7 +99,7 @@ def objective_of(
   return constrained(noisy, noisy.config.objective.make(facts))
 
 
-def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
+def constrained(noisy: ConfiguredNetwork, objective: Objective) -> Objective:
   """Returns the objective with the constraints of the network's parameters."""
   parts = {'network': noisy.network, 'uncertainty': noisy.uncertainty}
   constraints = {n: x.constrain for n, x in parts.items() if hasattr(x, 'constrain')}
@@ -117,7 +117,7 @@ def constrained(noisy: NoisyNetwork, objective: Objective) -> Objective:
 
 
 def denoiser_of(
-  noisy: NoisyNetwork,
+  noisy: ConfiguredNetwork,
   c: DenoiserSampling,
   params: Params,
   cond: dict,
@@ -175,7 +175,7 @@ def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
 
 
 def plan_of(
-  noisy: NoisyNetwork,
+  noisy: ConfiguredNetwork,
   c: DenoiserSampling,
   params: Params | None = None,
   guides: Guides | None = None,
@@ -272,7 +272,7 @@ def corrected(
 # -- refusals -----------------------------------------------------------------
 
 
-def problems(noisy: NoisyNetwork, mode: str) -> Iterator[str]:
+def problems(noisy: ConfiguredNetwork, mode: str) -> Iterator[str]:
   """Yields what the network or its guidance does not allow."""
   yield from noisy.problems(mode)
   guide = noisy.config.sampling.get('guidance')

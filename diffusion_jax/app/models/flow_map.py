@@ -15,21 +15,21 @@ from diffusion_jax.app.config.fields import MapSampling
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Model, Plan
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a flow map."""
-  noisy = NoisyNetwork.of(kinds.FLOW_MAP, config, facts)
+  noisy = ConfiguredNetwork.of(kinds.FLOW_MAP, config, facts)
   sampling: MapSampling = config.sampling.make()
   refused = functools.partial(problems, noisy, sampling)
   plan = functools.partial(plan_of, noisy, sampling)
   return diffusion.of_network(noisy, workdir, refused, plan)
 
 
-def flow_map(noisy: NoisyNetwork, scale: ArrayLike, params: Params, cond: dict) -> dj.FlowMap:
+def flow_map(noisy: ConfiguredNetwork, scale: ArrayLike, params: Params, cond: dict) -> dj.FlowMap:
   """Returns the `FlowMap` of the network; scale: of the guidance."""
   sigma_min = noisy.config.schedule.get('sigma_min')
   own = {} if sigma_min is None else {'sigma_min': sigma_min}
@@ -49,7 +49,10 @@ def flow_map(noisy: NoisyNetwork, scale: ArrayLike, params: Params, cond: dict) 
 
 
 def plan_of(
-  noisy: NoisyNetwork, c: MapSampling, params: Params | None = None, guides: Guides | None = None
+  noisy: ConfiguredNetwork,
+  c: MapSampling,
+  params: Params | None = None,
+  guides: Guides | None = None,
 ) -> Plan:
   """Returns the plan of config.sampling, whose step functions are flow maps.
 
@@ -68,7 +71,7 @@ def plan_of(
   )
 
 
-def problems(noisy: NoisyNetwork, c: MapSampling, mode: str) -> Iterator[str]:
+def problems(noisy: ConfiguredNetwork, c: MapSampling, mode: str) -> Iterator[str]:
   """Yields what a flow map does not allow."""
   yield from noisy.problems(mode)
   yield from _guidance_problems(noisy, c)

@@ -26,7 +26,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run.other_runs import check_unchanged, read_params
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.vae import reparameterize
@@ -34,7 +34,7 @@ from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
-from diffusion_jax.runtime.per_image import per_image
+from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import checkpoints, checksums, stored_weights
 
@@ -187,7 +187,7 @@ class StoredAutoencoder:
       return latents_of(self).encode(autoencoder, x, keys)
 
     key = stream(0, 'latent_scale')
-    compute = per_image(draw, mesh, key, _BATCH, what='the latents')
+    compute = per_example(draw, mesh, key, _BATCH, what='the latents')
     count = min(len(source), MOST_IMAGES)
     for start in range(0, count, _BATCH):
       index = np.arange(start, min(start + _BATCH, count))
@@ -210,7 +210,7 @@ class StoredAutoencoder:
     return {'autoencoder': {'network': params['network'], 'scale': scale}}
 
 
-def problems(noisy: NoisyNetwork, sampling: DenoiserSampling, mode: str) -> Iterator[str]:
+def problems(noisy: ConfiguredNetwork, sampling: DenoiserSampling, mode: str) -> Iterator[str]:
   """Yields what diffusion in latents does not allow."""
   c, edit = noisy.conditioning, noisy.config.edit
   refused = {
@@ -235,7 +235,7 @@ def problems(noisy: NoisyNetwork, sampling: DenoiserSampling, mode: str) -> Iter
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LatentNetwork(NoisyNetwork):
+class LatentNetwork(ConfiguredNetwork):
   """A network of latents, which `likelihoods.LatentDiffusion` measures."""
 
   stored: StoredAutoencoder

@@ -18,9 +18,9 @@ from diffusion_jax.app.config.kinds import StateFacts
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Latents, Model, Plan
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.core.denoiser import NetworkFn
-from diffusion_jax.core.discrete import num_steps_of
+from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks import functional
@@ -44,7 +44,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StateDiffusion(NoisyNetwork):
+class StateDiffusion(ConfiguredNetwork):
   """A network of states with its process, as a config describes them.
 
   Metrics measure it; see `likelihoods.StateModel`. `network` is within the

@@ -15,7 +15,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.model import NOTHING, Frozen, OtherRun
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
@@ -28,7 +28,9 @@ _PATH = 'training.teacher'
 Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
-def of_student(student: NoisyNetwork, workdir: Path) -> tuple[Callable[[], Teacher | None], Frozen]:
+def of_student(
+  student: ConfiguredNetwork, workdir: Path
+) -> tuple[Callable[[], Teacher | None], Frozen]:
   """Returns (() -> the teacher of a run or None, its frozen parameters).
 
   The run of the teacher is opened when one of the functions needs it.
@@ -67,7 +69,7 @@ def of_student(student: NoisyNetwork, workdir: Path) -> tuple[Callable[[], Teach
   return teacher, Frozen(prepare, shapes)
 
 
-def open_run(student: NoisyNetwork) -> NoisyNetwork:
+def open_run(student: ConfiguredNetwork) -> ConfiguredNetwork:
   """Returns the network of training.teacher.
 
   Raises UserError for a run that does not fit the student, for an objective
@@ -87,7 +89,7 @@ def open_run(student: NoisyNetwork) -> NoisyNetwork:
   return noisy
 
 
-def problems(noisy: NoisyNetwork, run: Path, student: NoisyNetwork) -> Iterator[str]:
+def problems(noisy: ConfiguredNetwork, run: Path, student: ConfiguredNetwork) -> Iterator[str]:
   """Yields reasons why the network of a run cannot teach its student."""
   where = f'config.{_PATH}'
   for name in ('labels', 'text', 'image'):

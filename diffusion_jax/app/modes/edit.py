@@ -25,7 +25,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_npz
-from diffusion_jax.runtime.per_image import gathered, kept, rows
+from diffusion_jax.runtime.per_example import gathered, kept, rows
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -69,7 +69,7 @@ def draw(run: weights.Opened, path: Path, settings: np.ndarray) -> None:
   shutil.rmtree(parts)
 
 
-class Inputs(NamedTuple):
+class EditInputs(NamedTuple):
   """What the user gives for an edit; cond: of its results."""
 
   edit: Edit
@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
   pictures: Pictures
 
 
-def inputs_of(model: Model) -> Inputs:
+def inputs_of(model: Model) -> EditInputs:
   """Reads and checks what the user gives for an edit."""
   edit: Edit = model.config.edit.make()
   edit.check(model)
@@ -87,7 +87,7 @@ def inputs_of(model: Model) -> Inputs:
   cond = choose_cond(model, edit, n)
   guides = check_guidance(model, cond)
   with from_config('edit'):
-    return Inputs(edit, cond, guides, edit.read(model))
+    return EditInputs(edit, cond, guides, edit.read(model))
 
 
 def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:

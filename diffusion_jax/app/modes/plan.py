@@ -25,8 +25,8 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import NOTHING
-from diffusion_jax.app.modes import train_setup
 from diffusion_jax.app.run import adapters, other_runs
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.planning import plans, programs, roofline, topologies
@@ -186,14 +186,14 @@ Traced = tuple[stages.Traced, int, tuple[int, int]]
 def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
   config = store.with_flags(config, [('training.steps_per_call', '1')])
-  refuse(train_setup.problems(config))
-  refuse(train_setup.batch_problems(config, mesh))
+  refuse(setup.problems(config))
+  refuse(setup.batch_problems(config, mesh))
   model = adapters.adapted(models.make(config, workdir))
   model.check('plan')
   objective, total = model.objective(), config.training.num_steps
   optimizer, _ = config.optimizer.make({'total_steps': total})
-  _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
-  step = train_setup.jit_step(config, mesh, objective, optimizer, shapes)
+  _, shapes = setup.state_maker(model, objective, optimizer, mesh)
+  step = setup.jit_step(config, mesh, objective, optimizer, shapes)
   size = config.training.batch_size
   pixels = model.autoencoder is NOTHING
   shape = model.facts.x.shape if pixels else model.state_shape

@@ -18,7 +18,7 @@ from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files, processes
-from diffusion_jax.runtime.per_image import gathered, kept, rows
+from diffusion_jax.runtime.per_example import gathered, kept, rows
 
 _PRINTED = 4  # texts
 
@@ -57,7 +57,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   return path
 
 
-def inputs_of(model: Model) -> conditions.Inputs:
+def inputs_of(model: Model) -> conditions.Conditions:
   """Returns what the samples are conditioned on."""
   mesh = devices.make_mesh(model.config)
   inputs = conditions.choose(model, conditions.count(model), mesh)

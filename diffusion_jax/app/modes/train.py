@@ -15,11 +15,12 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, own
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import hooks, report, train_setup
-from diffusion_jax.app.modes.hooks import Hook
-from diffusion_jax.app.modes.train_setup import Setup
+from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import averages
 from diffusion_jax.app.run.step_log import StepLog
+from diffusion_jax.app.train_loop import hooks, setup
+from diffusion_jax.app.train_loop.hooks import Hook
+from diffusion_jax.app.train_loop.setup import Setup
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.report.record import read_curves
@@ -37,7 +38,7 @@ def run(config: Node, workdir: str | Path) -> None:
   After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
   """
   with preemption.watch() as stop:
-    parts = train_setup.setup(config, workdir)  # refuses what cannot be trained
+    parts = setup.prepare(config, workdir)  # refuses what cannot be trained
     with lock.hold(make_folder(workdir)):
       log = train(parts, stop)
   if log is not None:
@@ -196,7 +197,7 @@ def begin(parts: Setup) -> Run | None:
     hook.prepare()
   log = open_files(parts, manager, start)
   state = make_state()
-  compute = train_setup.make_advance(parts, more_steps)
+  compute = setup.make_advance(parts, more_steps)
   key = stream(config.seed, 'latents')
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)
@@ -245,7 +246,7 @@ def announce_length(parts: Setup, step: int) -> None:
   rates, total = parts.rates, before.get('num_steps', len(parts.rates))
   if total == len(rates) or step >= len(rates):
     return
-  old = train_setup.rates_of(parts.config, total)[:step]
+  old = setup.rates_of(parts.config, total)[:step]
   if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
     print(
       f'note: training.num_steps was {total}, and is {len(rates)}: the '

@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Schema
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
 from diffusion_jax.app.model import Guides, Model, OtherRun, Wrap
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
@@ -23,7 +23,7 @@ from diffusion_jax.training import stored_weights
 from diffusion_jax.training.classifier import label_log_prob
 
 
-def open_run(path: str, run: str, needed: Schema, facts: Facts) -> NoisyNetwork:
+def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNetwork:
   """Returns the network of the run that the field `path` names.
 
   Raises UserError for a run of another kind and for other images than `facts`.
@@ -32,7 +32,7 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> NoisyNetwork:
   kind = kinds.kind_of(config)
   if kind is not needed:
     raise UserError(f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is needed')
-  noisy = NoisyNetwork.of(kind, config, datasets.facts_of(config))
+  noisy = ConfiguredNetwork.of(kind, config, datasets.facts_of(config))
   refuse(_other_images(path, Path(run), noisy.facts, facts))
   return noisy
 
@@ -107,7 +107,7 @@ def check_unguided(model: Model, what: str) -> None:
 
 
 def by_classifier(
-  noisy: NoisyNetwork, c: DenoiserSampling, guides: Guides, cond: dict
+  noisy: ConfiguredNetwork, c: DenoiserSampling, guides: Guides, cond: dict
 ) -> Wrap | None:
   """Returns denoiser -> denoiser guided towards cond['label'], or None."""
   if 'classifier' not in guides or c.classifier is None:
@@ -122,7 +122,7 @@ def by_classifier(
   return lambda denoise: dj.classifier_guided(denoise, **how)
 
 
-def at_levels_of(guide: OtherRun, noisy: NoisyNetwork, function: Callable) -> Callable:
+def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) -> Callable:
   """Returns a function of (x_t, level) that is evaluated at the guide's levels.
 
   The guide may have another schedule than the network.

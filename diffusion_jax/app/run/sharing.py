@@ -15,7 +15,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder, own, store
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import model_card, provenance
-from diffusion_jax.drafts import draft, draft_folder
+from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import record
 from diffusion_jax.runtime import files

@@ -5,13 +5,13 @@ import pytest
 from diffusion_jax.app.config import needs, store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from tests.app.conftest import DIGITS, read
 
-NUMBERS = Facts(Values((8, 8, 1)))
-TEXTS = Facts(Values((16,), 256))
-VECTORS = Facts(Values((4,)))
-GIVEN = DIGITS._replace(context=Values((3,)))
+NUMBERS = Facts(ArraySpec((8, 8, 1)))
+TEXTS = Facts(ArraySpec((16,), 256))
+VECTORS = Facts(ArraySpec((4,)))
+GIVEN = DIGITS._replace(context=ArraySpec((3,)))
 
 # Path -> a config, a value of the path, flags that it needs.
 ROWS = {

@@ -7,12 +7,12 @@ import numpy as np
 
 from diffusion_jax.app.drawing import boxed
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
 
 def test_draws_again_have_keys_of_their_own():
   """No attempt at a sample has the key of another sample or attempt."""
-  values, seen = Values((1,), low=(0.0,), high=(1.0,)), []
+  values, seen = ArraySpec((1,), low=(0.0,), high=(1.0,)), []
   model: Any = types.SimpleNamespace(facts=Facts(values))
   index, x = np.arange(4, 12), np.full((8, 1), 2.0)
 

@@ -13,9 +13,9 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES, edit
-from diffusion_jax.app.modes.train_setup import jit_step, setup
+from diffusion_jax.app.train_loop.setup import jit_step, prepare
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import decode
-from diffusion_jax.data.values import Values
 from tests.app.conftest import arrays_of, as_flags, read, refused, trial, untrained
 from tests.app.fields import within
 
@@ -60,14 +60,14 @@ OF_RUN = within('sampling.guidance', 'autoguidance', run='a')
 def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   """They have their own encoders; a scale of 1 does without the other run."""
   config = store.with_flags(read('digits'), [*as_flags(flags)])
-  values = Values((2,), 0, (0.0, 0.0), (1.0, 2.0))
+  values = ArraySpec((2,), 0, (0.0, 0.0), (1.0, 2.0))
   code = lambda params, cond: {'context_code': 10.0 * cond['context']}
   model: Any = SimpleNamespace(
     noisy=SimpleNamespace(context_code=code), facts=SimpleNamespace(context=values), config=config
   )
   context, rows = np.array([[1.0, 4.0], [3.0, 8.0]]), np.array([0, 1, 1])
   given = {'context': values.encode(context)[rows]}
-  inputs = conditions.Inputs(given, None, None, context, rows)
+  inputs = conditions.Conditions(given, None, None, context, rows)
   cond = conditions.encoded(model, {}, inputs)
   assert [*cond] == ['context' if guided else 'context_code']
   found = cond['context'] if guided else cond['context_code'] / 10.0
@@ -77,7 +77,7 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
 def test_a_training_sees_texts(tmp_path):
   """So do its preview and its test loss; all are traced only."""
   every = {'training.sample_every': 4, 'training.evaluate_every': 4}
-  parts = setup(text_config(**every), tmp_path)
+  parts = prepare(text_config(**every), tmp_path)
   c, facts = parts.config, parts.model.facts
   batch = next(datasets.batches(c, parts.source, facts, 0))
   assert batch['text'].shape == (c.training.batch_size, 56)

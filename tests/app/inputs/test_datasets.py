@@ -14,9 +14,10 @@ import diffusion_jax as dj
 from diffusion_jax.app import smoke
 from diffusion_jax.app.config import folder, store, tables
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES, train_setup
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.data import sources, tfds_sources
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from tests.app import conftest
 from tests.app.conftest import (
   DIGITS,
@@ -92,9 +93,9 @@ def test_facts_are_those_of_the_data():
   assert datasets.facts_of(other) == sources.pictures((64, 64, 3))
   own = data('tests.app.toy_parts:UnitPictures')  # whose facts are a property
   refused('config.data: x must be uint8', datasets.facts_of, own)
-  context = Values((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
+  context = ArraySpec((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
-    facts = sources.Facts(Values((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
+    facts = sources.Facts(ArraySpec((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
     assert datasets.facts_of(store.completed(tree)) == facts
 
@@ -165,7 +166,9 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
 )
 def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   """The statistics stay the run's when the data change."""
-  facts = sources.Facts(Values((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, Values((2,), 0, (1.0,), (2.0,)))
+  facts = sources.Facts(
+    ArraySpec((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, ArraySpec((2,), 0, (1.0,), (2.0,))
+  )
   rng = np.random.default_rng(0)
   path = tmp_path / 'x.npz'
   tree = data('npz', path=path).to_dict() | {'facts': facts.as_json()}
@@ -206,7 +209,7 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
         path.unlink()
     message = 'holds a run with other data: .*facts.checksum is .*, .* now'
     for again in config, store.of_run(run, store.open_run(run), []):
-      refused(message, train_setup.setup, again, run)
+      refused(message, setup.prepare, again, run)
       assert len(datasets.source_of(again)) <= count
   forced = store.with_fields(config, {'training.resume': 'force'})
   folder.check_same_run(run, forced, facts._replace(examples=5))
@@ -227,7 +230,7 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   fewer = {'batch_size': 8, 'evaluate_every': 0, 'sample_every': 0}
   config = store.with_fields(config, within('training', **fewer))
   run = tmp_path_factory.mktemp('run')
-  facts = train_setup.setup(config, run).model.facts
+  facts = setup.prepare(config, run).model.facts
   assert facts.class_names == ('a', 'b')
   folder.write_config(run, config, facts)
   checked = store.with_flags(config, [('data.check', 'True')])

@@ -13,8 +13,8 @@ from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.modes.train_setup import setup, state_maker
-from diffusion_jax.app.noisy import NoisyNetwork
+from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.app.train_loop.setup import prepare, state_maker
 from diffusion_jax.training import first_weights
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import arrays_of, assert_same, params_of, refused, trial, untrained
@@ -120,7 +120,7 @@ def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, caps
 def test_new_inputs_begin_afresh_and_say_so(teacher, capsys):
   """A run of flow matching becomes MeanFlow: elapsed time is added."""
   config = config_of(MEAN_FLOW)
-  parts = setup(config, 'nowhere')
+  parts = prepare(config, 'nowhere')
   make_state, _ = state_maker(
     parts.model, parts.objective, parts.optimizer, devices.make_mesh(config)
   )
@@ -190,7 +190,7 @@ def test_a_teacher_of_another_schedule_sees_its_own_levels(tmp_path, monkeypatch
 
     return denoise
 
-  monkeypatch.setattr(NoisyNetwork, 'denoiser', denoiser)
+  monkeypatch.setattr(ConfiguredNetwork, 'denoiser', denoiser)
   model = student(tmp_path)
   teacher = teachers.of_student(model.noisy, model.workdir)[0]()
 

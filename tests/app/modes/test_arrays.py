@@ -18,7 +18,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.drawing import emerging
 from diffusion_jax.app.modes import MODES, serve
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import likelihoods, table
 from diffusion_jax.testing import oracles
@@ -242,7 +242,7 @@ def test_ode_of_vectors_is_their_density_in_their_units():
   """The exact denoiser of a mixture leaves no noise of an estimate."""
   spread = [[0.3, 0.2], [0.2, 0.25]]
   law = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.8, -0.4]], [spread] * 2)
-  values = Values((2,), 0, tuple(MEAN), tuple(STD))
+  values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD))
   model: Any = types.SimpleNamespace(
     facts=Facts(values),
     schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),
@@ -266,7 +266,7 @@ def test_ode_within_the_box_is_the_truncated_density():
   """Of N(0.2, 0.6^2) on [-0.5, 1] the share inside is Phi's, given x_2 too."""
   law = oracles.gaussian([0.2, -0.3], [[0.36, 0.0], [0.0, 0.5]])
   low, high = MEAN[0] - 0.5 * STD[0], MEAN[0] + 1.0 * STD[0]
-  values = Values((2,), 0, tuple(MEAN), tuple(STD), (low,), (high,))
+  values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD), (low,), (high,))
   model: Any = types.SimpleNamespace(
     facts=Facts(values),
     schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0),

@@ -24,11 +24,12 @@ from diffusion_jax.app import cli, devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.modes import MODES, convert, train, train_setup
+from diffusion_jax.app.modes import MODES, convert, train
 from diffusion_jax.app.run import weights
-from diffusion_jax.demos import digits_judge
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
 from diffusion_jax.metrics import features
+from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import first_weights, stored_weights
@@ -293,7 +294,7 @@ def test_other_classes_and_channels_begin_afresh(run, capsys):
   facts = {'total_steps': config.training.num_steps}
   optimizer, _ = config.optimizer.make(facts)
   objective = model.objective()
-  _, shapes = train_setup.state_maker(model, objective, optimizer, mesh)
+  _, shapes = setup.state_maker(model, objective, optimizer, mesh)
   # other than zeros everywhere, and without a compilation
   fresh = jax.tree.map(lambda x: jax.device_put(np.full(x.shape, 3, x.dtype), x.sharding), shapes)
   state = first_weights.read(shapes.params, str(run))(fresh)
@@ -322,7 +323,7 @@ def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   config = to_train(run, **AGAIN | again)
   refused('init_from=<this one>', MODES['train'], config, str(mine))
   config = smoke(**{'training.init_from': run, 'network.channels': 4})
-  parts = train_setup.setup(config, tmp_path / 'x')
+  parts = setup.prepare(config, tmp_path / 'x')
   parts = dataclasses.replace(parts, make_state=pytest.fail)
   message = 'init_from: .* is of another network'
   refused(message, train.restore, parts)

@@ -11,7 +11,8 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.drawing import emerging
-from diffusion_jax.app.modes import MODES, hooks
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train_loop import hooks
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP

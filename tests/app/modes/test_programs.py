@@ -9,7 +9,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import devices
-from diffusion_jax.app.modes import MODES, hooks
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train_loop import hooks
 from tests.app.conftest import lines_of, smoke
 from tests.app.fields import within
 

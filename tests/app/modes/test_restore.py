@@ -19,7 +19,7 @@ from diffusion_jax.app.edits import methods, posteriors, restoration
 from diffusion_jax.app.model import Plan
 from diffusion_jax.app.modes import MODES, edit
 from diffusion_jax.core import operators
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import oracles
 from tests.app.conftest import DIGITS, arrays_of, printed_by, refused, smoke, untrained
@@ -124,7 +124,7 @@ def test_every_method_of_the_table_is_tested():
 @pytest.mark.parametrize('noise', [(0.02, 3.0), 0.02])
 def test_noise_is_in_the_units_of_the_measurement(noise):
   """Channels get one noise by factors of product 1; width is in units of x."""
-  values = Values((4, 2), 0, (20.0, -1.0), (1e-3, 50.0))
+  values = ArraySpec((4, 2), 0, (20.0, -1.0), (1e-3, 50.0))
   damage = restoration._damage_of(lambda x: 3.0 * x[:, :2], noise, values)
   x = np.random.default_rng(0).standard_normal((5, 4, 2)).astype(np.float32)
   y = 3.0 * values.decode(x)[:, :2].astype(np.float64)

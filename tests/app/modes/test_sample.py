@@ -11,8 +11,8 @@ from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
-from diffusion_jax.runtime import per_image
-from diffusion_jax.runtime.per_image import PerImage
+from diffusion_jax.runtime import per_example
+from diffusion_jax.runtime.per_example import PerExample
 from tests.app import toy_parts
 from tests.app.conftest import DIGITS, arrays_of, as_flags, printed_by, refused, smoke, untrained
 from tests.app.fields import within
@@ -128,7 +128,7 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
 
 def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
   """One program of eight images serves all parts, including the last one."""
-  done, write = [], per_image.write_npz
+  done, write = [], per_example.write_npz
 
   def drawing(model, mesh, size):
     assert size == 8
@@ -138,14 +138,14 @@ def test_a_part_is_begun_before_the_one_before_is_written(run, monkeypatch):
       done.append(f'begin {index[0]}')
       return lambda: (np.zeros((len(index), 8, 8, 1), np.float32), None)
 
-    return PerImage(start, start, start)
+    return PerExample(start, start, start)
 
   def write_npz(path, *rest):
     done.append(f'write {path.stem.lstrip("0") or 0}')
     write(path, *rest)
 
   monkeypatch.setattr(sample, 'generate_film', drawing)
-  for module in (per_image, sample.files):
+  for module in (per_example, sample.files):
     monkeypatch.setattr(module, 'write_npz', write_npz)
   fields = {'num_samples': 20, 'batch_size': 8, 'name': 'one_ahead'}
   MODES['sample'](of_sampling(**fields), run)

@@ -15,8 +15,9 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app.model import make_encode
-from diffusion_jax.app.modes import MODES, hooks, train, train_setup
-from diffusion_jax.runtime.per_image import PerImage
+from diffusion_jax.app.modes import MODES, train
+from diffusion_jax.app.train_loop import hooks, setup
+from diffusion_jax.runtime.per_example import PerExample
 from tests.app.conftest import (
   SEEN,
   assert_same,
@@ -70,7 +71,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypat
 
       return fetch
 
-    return PerImage(start, start, start)
+    return PerExample(start, start, start)
 
   def spied(model, mesh):
     def encode(kept, batch, key, i):
@@ -80,7 +81,7 @@ def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypat
     return encode
 
   monkeypatch.setattr(hooks, 'generate_film', generate)
-  monkeypatch.setattr(train_setup, 'make_encode', spied)
+  monkeypatch.setattr(setup, 'make_encode', spied)
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
   for step, params in zip((2, 4), seen, strict=True):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app.modes import MODES, train_setup
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.train import ended
+from diffusion_jax.app.train_loop import setup
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 from tests.app.fields import within
 
@@ -36,7 +37,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, cap
 @pytest.fixture
 def explode(monkeypatch):
   """Returns explode(n, ...), which makes the images of steps n NaN."""
-  make = train_setup.make_train_step
+  make = setup.make_train_step
 
   def exploding(*steps):
     def make_step(*args, **fields):
@@ -49,7 +50,7 @@ def explode(monkeypatch):
 
       return at
 
-    monkeypatch.setattr(train_setup, 'make_train_step', make_step)
+    monkeypatch.setattr(setup, 'make_train_step', make_step)
 
   return exploding
 

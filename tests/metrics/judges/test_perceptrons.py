@@ -5,8 +5,8 @@ import pytest
 import safetensors.numpy
 
 from diffusion_jax.data import small_sets, sources
-from diffusion_jax.demos import perceptrons
 from diffusion_jax.metrics import features
+from diffusion_jax.metrics.judges import perceptrons
 
 
 @pytest.mark.parametrize('name, highest, right', [('digits', 16, 0.98), ('two_levels', 1, 0.92)])

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.demos import shapes, shapes_judge
-from diffusion_jax.demos.shapes_judge import compare, detect, judge
+from diffusion_jax.demos import shapes
+from diffusion_jax.metrics.judges import shapes_judge
+from diffusion_jax.metrics.judges.shapes_judge import compare, detect, judge
 from tests import as_main
 
 

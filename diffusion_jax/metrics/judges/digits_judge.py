@@ -1,6 +1,6 @@
 """Accuracy of a classifier on generated digits, and their diversity.
 
-python -m diffusion_jax.demos.digits_judge runs/digits/samples/samples.npz
+python -m diffusion_jax.metrics.judges.digits_judge runs/digits/samples/samples.npz
 
 The file has images, uint8 [N, 8, 8, 1], as arr_0 or images, and their classes
 as labels.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from diffusion_jax.data import small_sets
-from diffusion_jax.demos import judging, perceptrons
+from diffusion_jax.metrics.judges import judging, perceptrons
 
 
 def judge(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:

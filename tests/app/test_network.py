@@ -11,9 +11,10 @@ import pytest
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES, hooks
-from diffusion_jax.app.modes.train_setup import jit_step, setup
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import averages
+from diffusion_jax.app.train_loop import hooks
+from diffusion_jax.app.train_loop.setup import jit_step, prepare
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
@@ -26,7 +27,7 @@ RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
 def test_augmentation_is_of_the_training_only(tmp_path):
   """The programs are traced only; the test loss has no augmentation."""
   changes = FEW | {'conditioning.augment': 0.5, 'training.accumulate': 2}
-  parts = setup(trial('digits_edm', **changes), tmp_path)
+  parts = prepare(trial('digits_edm', **changes), tmp_path)
   c, facts = parts.config, parts.model.facts
   batch = next(datasets.batches(c, parts.source, facts, 0))
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
@@ -50,7 +51,7 @@ def row_errors(params):
 
 def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path):
   config = trial('digits_edm2', **FEW)
-  parts = setup(config, tmp_path)
+  parts = prepare(config, tmp_path)
 
   @jax.jit
   def at_first_and_after_a_step(key):

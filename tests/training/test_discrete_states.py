@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.training import discrete
+from diffusion_jax.training import discrete_states
 from diffusion_jax.training.objectives import Context, Network
 from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
 
@@ -60,7 +60,7 @@ def masked_nats(x0, xt, t):
 @pytest.mark.parametrize('num_steps', [None, NUM_STEPS])
 def test_masked_literally(num_steps, key):
   """MD4's weight is 1 / t on the linear schedule."""
-  objective = discrete.masked(network(4), dj.masking_process(3), LINEAR, num_steps=num_steps)
+  objective = discrete_states.masked(network(4), dj.masking_process(3), LINEAR, num_steps=num_steps)
   metrics, x0, xt, t = drawn(objective, key)
   assert (xt == 3).any() and (xt < 3).any()
   gaps = np.diff(np.sort(t))
@@ -95,7 +95,7 @@ def d3pm_nats(matrices, x0, xt, step):
 
 def test_d3pm_literally(key):
   """Eq. 5 is evaluated at the drawn steps, for the Gaussian process."""
-  objective = discrete.d3pm(
+  objective = discrete_states.d3pm(
     network(3),
     dj.gaussian_process(3, BETAS),
     LINEAR,

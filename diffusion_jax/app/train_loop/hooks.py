@@ -23,7 +23,7 @@ from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import compiling, processes
 from diffusion_jax.runtime.compiling import Program
-from diffusion_jax.runtime.per_image import PerImage, one_ahead, rows
+from diffusion_jax.runtime.per_example import PerExample, one_ahead, rows
 from diffusion_jax.runtime.sharding import local_rows, to_global
 from diffusion_jax.training import checkpoints, snapshots
 from diffusion_jax.training.state import TrainState
@@ -45,7 +45,7 @@ class Hook(NamedTuple):
 
   every: tuple[int, ...]
   act: Act
-  program: Program | PerImage | None = None
+  program: Program | PerExample | None = None
   inputs: Callable[[TrainState, Params], tuple] = lambda state, frozen: ()
   what: tuple[str, str] = '', ''
   test_images: int = 0

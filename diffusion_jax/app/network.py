@@ -19,9 +19,9 @@ from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
-from diffusion_jax.core.discrete import num_steps_of
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
@@ -57,7 +57,7 @@ class Process(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class NoisyNetwork:
+class ConfiguredNetwork:
   """A network of noisy images with its process, as a config describes them.
 
   Its parts are made when they are first used; only then are mistakes in their

@@ -1,6 +1,6 @@
 """Small classifiers whose hidden layers are features, with stored weights.
 
-python -m diffusion_jax.demos.perceptrons
+python -m diffusion_jax.metrics.judges.perceptrons
 
 fits them again and writes them into the folder weights/ next to this file. A
 fit differs between machines, so figures are computed with the stored weights,

@@ -1,6 +1,7 @@
 from diffusion_jax.app import devices
 from diffusion_jax.app.config import own
-from diffusion_jax.app.modes import plan, train_setup
+from diffusion_jax.app.modes import plan
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.errors import refuse
 from diffusion_jax.training import loggers
 from tests.app.conftest import refused, smoke
@@ -18,11 +19,11 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
   for name, message in messages.items():
     config = smoke(**{'training.log_to': (name,)})
     monkeypatch.setattr(own, '_allowed', {'mlflow'})  # as for a stored config
-    refused(message, refuse, train_setup.problems(config))
+    refused(message, refuse, setup.problems(config))
   config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
   monkeypatch.setattr(own, '_allowed', set())
   own.allow(['wandb,tensorboard'])  # the text of a flag
-  assert not [*train_setup.problems(config)]
+  assert not [*setup.problems(config)]
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path):

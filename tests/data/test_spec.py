@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from diffusion_jax.data.values import Values
+from diffusion_jax.data.spec import ArraySpec
 
-ODD = Values((4, 2), mean=(1e3, -2e-4), std=(1e-3, 5e2))
+ODD = ArraySpec((4, 2), mean=(1e3, -2e-4), std=(1e-3, 5e2))
 
 
 @pytest.mark.parametrize('levels', [2, 17, 256])
 def test_levels_fill_minus_one_to_one_and_are_written_in_0_to_255(levels):
-  values = Values((8, 8, 1), levels)
+  values = ArraySpec((8, 8, 1), levels)
   level = np.arange(levels, dtype=np.uint8)
   x = values.encode(level)
   assert x.dtype == np.float32
@@ -29,13 +29,13 @@ def test_levels_fill_minus_one_to_one_and_are_written_in_0_to_255(levels):
 def test_levels_are_rounded_to_the_nearest_and_clipped():
   x = np.array([-3.0, -0.9, -0.06, 0.06, 0.95, 7.0])
   expected = np.array([0, 0, 1, 1, 2, 2]) * 127.5
-  np.testing.assert_array_equal(Values((6,), 3).decode(x), np.rint(expected))
+  np.testing.assert_array_equal(ArraySpec((6,), 3).decode(x), np.rint(expected))
 
 
 def test_pictures_and_texts():
   """Levels [H, W, C] are pictures, levels [L] texts, real numbers neither."""
   found = [
-    (Values(shape, levels).is_picture, Values(shape, levels).is_text)
+    (ArraySpec(shape, levels).is_picture, ArraySpec(shape, levels).is_text)
     for levels in (17, 0)
     for shape in ((8,), (8, 2), (8, 8, 1), (4, 4, 4, 1))
   ]
@@ -44,10 +44,10 @@ def test_pictures_and_texts():
   assert found == [*pictures, *[neither] * 4]
 
 
-FAR = Values((4, 2), mean=(3.0, -2.0), std=(0.5, 7.0))
+FAR = ArraySpec((4, 2), mean=(3.0, -2.0), std=(0.5, 7.0))
 
 
-@pytest.mark.parametrize('values', [FAR, Values((3,)), Values((8, 2, 1), 17)])
+@pytest.mark.parametrize('values', [FAR, ArraySpec((3,)), ArraySpec((8, 2, 1), 17)])
 def test_a_program_has_the_same_units(values):
   data = np.full((3, *values.shape), 5.0)
   a, b = values.affine
@@ -58,7 +58,7 @@ def test_a_program_has_the_same_units(values):
 @given(st.integers(0, 2**31), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_real_numbers_come_back_in_their_units(seed, mean, std):
   """To 1e-6 standard deviations, or what float32 keeps of the values."""
-  values = Values((5, 1), mean=(mean,), std=(std,))
+  values = ArraySpec((5, 1), mean=(mean,), std=(std,))
   x = mean + std * np.random.default_rng(seed).normal(size=(3, 5, 1))
   z = values.encode(x)
   assert z.dtype == np.float32
@@ -80,14 +80,14 @@ def test_each_number_of_the_last_axis_has_its_unit():
   np.testing.assert_allclose(z.std(axis=(0, 1)), 1.0, atol=0.05)
   error = np.abs(ODD.decode(z) - x) / ODD.std
   assert error.max() < 1e-6
-  plain = Values((4, 2))  # no statistics: as it is
+  plain = ArraySpec((4, 2))  # no statistics: as it is
   np.testing.assert_array_equal(plain.encode(x), x.astype(np.float32))
   np.testing.assert_array_equal(plain.decode(plain.encode(x)), np.float32(x))
   assert plain.written == plain and plain.log_det == 0.0
 
 
 def test_log_det_is_that_of_decode():
-  values = Values((3, 2), mean=(0.3, 7.0), std=(0.02, 4.0))
+  values = ArraySpec((3, 2), mean=(0.3, 7.0), std=(0.02, 4.0))
   std, mean = (jnp.tile(jnp.array(v), 3) for v in (values.std, values.mean))
   jacobian = jax.jacobian(lambda z: z * std + mean)(jnp.zeros(6))
   ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
@@ -96,24 +96,24 @@ def test_log_det_is_that_of_decode():
   np.testing.assert_allclose(found, jacobian, rtol=1e-4)
   _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
   np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)
-  one, two = (Values((3, 2), 0, n * (0.3,), n * (0.02,)) for n in (1, 2))
+  one, two = (ArraySpec((3, 2), 0, n * (0.3,), n * (0.02,)) for n in (1, 2))
   np.testing.assert_allclose(one.log_det, two.log_det)  # one number for all
 
 
 def test_inside_is_a_closed_box_of_the_last_axis():
-  values = Values((2, 2), low=(0.0, -1.0), high=(1.0, 5.0))
+  values = ArraySpec((2, 2), low=(0.0, -1.0), high=(1.0, 5.0))
   x = np.full((5, 2, 2), 0.5)
   x[1, 1] = 0.0, 5.0  # the corners are in
   x[2, 0, 0], x[3, 1, 1], x[4, 1, 0] = 1.01, -1.01, np.nan
   assert values.inside(x).tolist() == [True, True, False, False, False]
-  assert Values((2, 2)).inside(x).all()
+  assert ArraySpec((2, 2)).inside(x).all()
   # float16 and float32 round each of these ends out of or into the box.
   for low, high in ((0.1, 0.7), (0.7, 1.1), (-1.1, -0.7), (-0.7, 0.1)):
-    box = Values((1,), low=(low,), high=(high,))
+    box = ArraySpec((1,), low=(low,), high=(high,))
     for kind in np.float16, np.float32, np.float64:
       both = np.array([[low], [high]], kind)
       assert box.inside(both).all()
       beyond = np.nextafter(both, np.array([[-9.0], [9.0]], kind))
       assert not box.inside(beyond).any()
-  first = Values((2, 2), low=(0.0,), high=(1.0,))  # of the first number only
+  first = ArraySpec((2, 2), low=(0.0,), high=(1.0,))  # of the first number only
   assert first.inside(x).tolist() == [True, True, False, True, False]

@@ -1,6 +1,6 @@
 """Fraction of images of coloured shapes that agree with their sentences.
 
-python -m diffusion_jax.demos.shapes_judge runs/shapes_text/samples/samples.npz
+python -m diffusion_jax.metrics.judges.shapes_judge runs/shapes_text/samples/samples.npz
 
 The file has images, uint8 [N, H, W, 3], as arr_0 or images, and the sentences
 that they should show as texts.
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.demos import judging, perceptrons
 from diffusion_jax.demos.shapes import COLOURS, GROUND, PLACES, RELATIONS, SIZES, Scene, parse
+from diffusion_jax.metrics.judges import judging, perceptrons
 
 ASPECTS = ('number', 'colour', 'shape', 'size', 'place')
 

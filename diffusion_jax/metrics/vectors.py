@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.data.values import mean_and_std
+from diffusion_jax.data.spec import mean_and_std
 from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_pair
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, sizes, take
 

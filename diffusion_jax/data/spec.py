@@ -9,7 +9,7 @@ import numpy as np
 from diffusion_jax.ranges import Count, Finite, Positive, Size
 
 
-class Values(NamedTuple):
+class ArraySpec(NamedTuple):
   """Describes one array of the data, without its batch.
 
   shape: such as (D,), (L, C), (H, W, C); channels last. levels: the array has
@@ -42,7 +42,7 @@ class Values(NamedTuple):
     return bool(self.levels) and len(self.shape) == 1
 
   @property
-  def written(self) -> 'Values':
+  def written(self) -> 'ArraySpec':
     """The values of files of samples, where all levels are 0..255."""
     return self._replace(levels=256) if self.levels else self
 
@@ -130,7 +130,7 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
 MOST_NUMBERS = 2**28  # of one example, 1 GiB in float32
 
 
-def problem_of(values: Values) -> str:
+def problem_of(values: ArraySpec) -> str:
   """Returns what does not fit in a description of an array, or ''."""
   shape, levels, *pairs = values
   mean, std, low, high = map(len, pairs)

@@ -10,13 +10,13 @@ from scipy.spatial.distance import cdist
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
-from diffusion_jax.metrics import features, mmd, values
+from diffusion_jax.metrics import features, mmd, vectors
 
 
 def test_features_are_standardised_by_each_channel_of_the_reference(rng):
   """Values of 1000 +- 0.001 keep their digits, which float32 would lose."""
   reference = 1e3 + 1e-3 * rng.standard_normal((500, 6, 2)) * [1.0, 3.0]
-  standard = values.standard_of(reference)
+  standard = vectors.standard_of(reference)
   expected = reference.reshape(-1, 2).std(axis=0)
   np.testing.assert_allclose(standard.std, expected)
   flat = standard.features(reference)
@@ -32,7 +32,7 @@ def test_a_constant_channel_is_only_centred(constant):
   rounded = np.where(np.arange(200) % 3, same, np.nextafter(same, np.inf))
   x = np.stack([np.arange(200.0), same, rounded], axis=1)
   x = np.tile(x, (500, 1))  # as many that rounding adds up in a plain mean
-  standard = values.standard_of(x)
+  standard = vectors.standard_of(x)
   np.testing.assert_array_equal(standard.std[1:], 1.0)
   found = standard.features(x)
   np.testing.assert_array_equal(found[:, 1], 0.0)
@@ -50,9 +50,9 @@ def test_a_constant_number_changes_no_score(rng, constant):
     for a in (x, y.astype(np.float64)):
       more = np.full((len(a), 1), constant, a.dtype)
       arrays.append({'values': np.append(a, more, axis=1) if with_it else a})
-    metrics = mmd.energy(), values.moments(0), values.c2st(2)
+    metrics = mmd.energy(), vectors.moments(0), vectors.c2st(2)
     found = [s for m in metrics for s in m.compute(*arrays)]
-    [w2] = values.sliced(2000, 0).compute(*arrays)
+    [w2] = vectors.sliced(2000, 0).compute(*arrays)
     # W2 along directions of one more dimension: the mean square is D / (D + 1).
     w2_of_two = w2.estimate.value * (1.5 if with_it else 1.0) ** 0.5
     return [s.estimate.value for s in found], w2_of_two
@@ -67,7 +67,7 @@ def test_constant_but_for_rounding_has_no_correlation(rng):
   """Also of samples that are constant where the reference is not."""
   y = rng.standard_normal((300, 2))
   x = np.stack([y[:, 0], np.full(300, 0.1)], axis=1)
-  found = values.moment_errors(x, y)
+  found = vectors.moment_errors(x, y)
   correlation = abs(np.corrcoef(y.T)[0, 1])
   np.testing.assert_allclose(found.std, 1.0)
   np.testing.assert_allclose(found.correlation, max(correlation, 1.0))
@@ -75,7 +75,7 @@ def test_constant_but_for_rounding_has_no_correlation(rng):
 
 def test_the_extractor_of_values_names_its_statistics(rng):
   x, y = rng.standard_normal((2, 30, 3))
-  made = [values.standard_of(array) for array in (x, y)]
+  made = [vectors.standard_of(array) for array in (x, y)]
   first, other = (features.make('values', standard=s) for s in made)
   expected = (y - x.mean(axis=0)) / x.std(axis=0)
   np.testing.assert_allclose(first.extract(y)['features'], expected)
@@ -91,22 +91,22 @@ def test_errors_of_moments_that_are_known(rng):
   y = rng.standard_normal((400, 2)) @ [[2.0, 1.0], [0.0, 3.0]]
   std, correlation = y.std(axis=0), np.corrcoef(y.T)[0, 1]
   x = y * [1.0, 1.3] + [0.2 * std[0], -0.1 * std[1] - 0.3 * y[:, 1].mean()]
-  found = values.moment_errors(x, y)
+  found = vectors.moment_errors(x, y)
   np.testing.assert_allclose(found, (0.2, 0.3, 0.0), atol=1e-9)
-  flipped = values.moment_errors(y * [1.0, -1.0], y)
+  flipped = vectors.moment_errors(y * [1.0, -1.0], y)
   np.testing.assert_allclose(flipped.correlation, 2.0 * abs(correlation))
 
 
 def test_a_constant_number_has_no_correlation(rng):
   y = np.stack([rng.standard_normal(50), np.full(50, 3.0)], axis=1)
-  np.testing.assert_allclose(values.moment_errors(y, y), 0.0, atol=1e-12)
+  np.testing.assert_allclose(vectors.moment_errors(y, y), 0.0, atol=1e-12)
 
 
 def test_the_errors_of_moments_are_deviations_over_sets(rng):
   """For one number, the error of the mean is sigma / sqrt(N)."""
   y = rng.standard_normal((20_000, 1))
   x = 1.0 + rng.standard_normal((500, 1))
-  scores = values.moments(num_draws=200).compute({'values': x}, {'values': y})
+  scores = vectors.moments(num_draws=200).compute({'values': x}, {'values': y})
   assert [s.name for s in scores] == ['moments_mean', 'moments_std', 'moments_correlation']
   np.testing.assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
 
@@ -123,9 +123,9 @@ def test_the_accuracy_is_that_of_sbibm(rng):
   )
   folds = KFold(n_splits=5, shuffle=True, random_state=1)
   scores = cross_val_score(network, data, target, cv=folds, scoring='accuracy')
-  found = values.classifier_accuracy(samples, reference)
+  found = vectors.classifier_accuracy(samples, reference)
   np.testing.assert_allclose(found, (scores.mean(), scores.std()))
-  [score] = values.c2st().compute({'values': samples}, {'values': reference})
+  [score] = vectors.c2st().compute({'values': samples}, {'values': reference})
   assert score.name == 'c2st' and '150 against 150' in score.note
   np.testing.assert_allclose(score.estimate.value, scores.mean(), atol=0.02)
 
@@ -133,16 +133,16 @@ def test_the_accuracy_is_that_of_sbibm(rng):
 def test_a_shift_has_the_accuracy_of_the_best_classifier(rng):
   """N(0, 1) and N(1, 1) are told apart with probability Phi(1/2) = 0.691."""
   x, y = rng.standard_normal((2, 1500, 1))
-  same, other = (values.classifier_accuracy(x + s, y) for s in (0.0, 1.0))
+  same, other = (vectors.classifier_accuracy(x + s, y) for s in (0.0, 1.0))
   assert abs(same.value - 0.5) < 0.04
   assert abs(other.value - 0.691) < 0.04 and 0.0 < other.error < 0.05
 
 
 def test_the_larger_set_is_cut():
   x, y = {'values': np.zeros((40, 1))}, {'values': np.zeros((90, 1))}
-  [score] = values.c2st(max_samples=30).compute(x, y)
+  [score] = vectors.c2st(max_samples=30).compute(x, y)
   assert '30 against 30' in score.note
-  [score] = values.c2st().compute(x, y)
+  [score] = vectors.c2st().compute(x, y)
   assert '40 against 40' in score.note
 
 
@@ -151,16 +151,16 @@ def test_one_dimension_is_optimal_transport(rng):
   x, y = rng.standard_normal((6, 1)), rng.standard_normal((4, 1)) + 1.0
   cost = cdist(np.repeat(x, 2, axis=0), np.repeat(y, 3, axis=0)) ** 2
   expected = cost[optimize.linear_sum_assignment(cost)].mean()
-  np.testing.assert_allclose(values.wasserstein_2(x, y), [expected])
+  np.testing.assert_allclose(vectors.wasserstein_2(x, y), [expected])
 
 
 def test_a_shift_is_its_length_along_the_directions(rng):
   """The W2 of a shift is its projection, whose mean square is |s|^2 / D."""
   x, shift = rng.standard_normal((50, 3)), np.array([1.0, 2.0, -2.0])
-  axes = values.directions(100, 3)
+  axes = vectors.directions(100, 3)
   expected = np.sqrt(np.mean((axes @ shift) ** 2))
-  np.testing.assert_allclose(values.sliced_w2(x + shift, x), expected)
-  many = values.sliced_w2(x + shift, x, num_directions=20_000)
+  np.testing.assert_allclose(vectors.sliced_w2(x + shift, x), expected)
+  many = vectors.sliced_w2(x + shift, x, num_directions=20_000)
   np.testing.assert_allclose(many, 3.0 / 3**0.5, rtol=0.02)
 
 
@@ -168,14 +168,14 @@ def test_gaussians_of_other_deviations(rng):
   """Along u the W2 of N(0, A) and N(0, B) is |sqrt(u A u) - sqrt(u B u)|."""
   a, b = np.array([1.0, 4.0]), np.array([2.25, 0.25])
   x, y = (rng.standard_normal((20_000, 2)) * np.sqrt(v) for v in (a, b))
-  squares = values.directions(100, 2) ** 2
+  squares = vectors.directions(100, 2) ** 2
   expected = np.sqrt(np.mean((np.sqrt(squares @ a) - np.sqrt(squares @ b)) ** 2))
-  np.testing.assert_allclose(values.sliced_w2(x, y), expected, rtol=0.03)
+  np.testing.assert_allclose(vectors.sliced_w2(x, y), expected, rtol=0.03)
 
 
 def test_features_are_in_deviations_of_the_reference(rng):
   x, y = 3.0 * rng.standard_normal((2, 40, 2)) * [[[1.0]], [[5.0]]] + 1.0
-  found = values.take_values('energy', {'values': x}, {'values': y})
+  found = vectors.take_values('energy', {'values': x}, {'values': y})
   for array, expected in zip(found, (x, y), strict=True):
     np.testing.assert_allclose(array, (expected - y.mean(0)) / y.std(0))
 
@@ -183,8 +183,8 @@ def test_features_are_in_deviations_of_the_reference(rng):
 def test_the_metric_is_in_deviations_of_the_reference(rng):
   y = rng.standard_normal((300, 2)) * [5.0, 1e-3]
   x = y + y.std(axis=0)
-  [score] = values.sliced(num_draws=0).compute({'values': x}, {'values': y})
+  [score] = vectors.sliced(num_draws=0).compute({'values': x}, {'values': y})
   # A shift by 1 in both numbers.
-  expected = np.sqrt(np.mean(values.directions(100, 2).sum(axis=1) ** 2))
+  expected = np.sqrt(np.mean(vectors.directions(100, 2).sum(axis=1) ** 2))
   np.testing.assert_allclose(score.estimate.value, expected)
   assert np.isnan(score.estimate.error)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.runtime.per_image import gathered, kept, one_ahead, per_image, rows
+from diffusion_jax.runtime.per_example import gathered, kept, one_ahead, per_example, rows
 from diffusion_jax.runtime.sharding import make_mesh
 from tests.app.conftest import refused
 
@@ -20,7 +20,7 @@ def test_an_image_has_its_own_key_in_any_batch(size):
     return params * inputs + draw(keys['a']), draw(keys['b'])
 
   index, inputs = np.array([4, 0, 7]), np.array([1.0, 2.0, 3.0], np.float32)
-  apply = per_image(function, make_mesh(4, 2), roots, size)
+  apply = per_example(function, make_mesh(4, 2), roots, size)
   found = apply(jnp.float32(10.0), index, inputs)
   a, b = (
     [jax.random.uniform(jax.random.fold_in(root, int(i))) for i in index] for root in roots.values()
@@ -39,7 +39,7 @@ def test_a_function_is_traced_with_the_mesh_in_use():
 
   mesh = make_mesh(4, 2)
   index = jax.ShapeDtypeStruct((8,), jnp.int32)
-  compute = per_image(function, mesh, jax.random.key(0)).compute
+  compute = per_example(function, mesh, jax.random.key(0)).compute
   jax.eval_shape(compute, (), index, index)
   assert found == [mesh.abstract_mesh.shape_tuple]
 
@@ -59,7 +59,7 @@ def test_the_next_part_is_dispatched_before_one_is_fetched():
     traced.append(inputs.shape)
     return params * inputs
 
-  compute = per_image(function, make_mesh(4, 2), jax.random.key(0), size=8)
+  compute = per_example(function, make_mesh(4, 2), jax.random.key(0), size=8)
 
   def start(part):
     done.append(f'start {part}')

@@ -5,7 +5,8 @@ import pytest
 
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.modes import MODES, hooks
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train_loop import hooks
 from diffusion_jax.training import checkpoints
 from tests.app.conftest import SEEN, smoke, trial
 from tests.app.fields import within

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.data import small_sets
-from diffusion_jax.demos import digits_judge
-from diffusion_jax.demos.digits_judge import diversity, judge
+from diffusion_jax.metrics.judges import digits_judge
+from diffusion_jax.metrics.judges.digits_judge import diversity, judge
 from tests import as_main
 
 
@@ -73,4 +73,4 @@ def test_mistakes_of_the_command(tmp_path, test_split):
     result = as_main.run(digits_judge, *arguments)
     assert result.returncode == 2 and 'error: ' in result.stderr
   result = as_main.run(digits_judge, '--help')
-  assert result.returncode == 0 and 'demos.digits_judge runs/' in result.stdout
+  assert result.returncode == 0 and 'metrics.judges.digits_judge runs/' in result.stdout

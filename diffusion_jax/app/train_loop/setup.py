@@ -16,9 +16,9 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, make_encode
-from diffusion_jax.app.modes import hooks
-from diffusion_jax.app.modes.hooks import Hook
 from diffusion_jax.app.run import adapters, averages
+from diffusion_jax.app.train_loop import hooks
+from diffusion_jax.app.train_loop.hooks import Hook
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Source
@@ -61,7 +61,7 @@ class Setup:
     return sum(x.size for x in jax.tree.leaves(self.shapes.params))
 
 
-def setup(config: Node, workdir: str | Path) -> Setup:
+def prepare(config: Node, workdir: str | Path) -> Setup:
   """Makes the parts of a training; writes nothing but simulations.
 
   Raises UserError if anything in the config is wrong.

@@ -28,7 +28,7 @@ Result = TypeVar('Result')
 Arrays = dict[str, np.ndarray]
 
 
-class PerImage(NamedTuple):
+class PerExample(NamedTuple):
   """A function of (params, index [n], inputs [n, ...]) -> NumPy arrays.
 
   start: takes the same arguments, dispatches the work, and returns a function
@@ -45,7 +45,7 @@ class PerImage(NamedTuple):
     """Returns the arrays, [n, ...]."""
     return self.start(*args)()
 
-  def then(self, function: Callable[[Params, PyTree], PyTree]) -> 'PerImage':
+  def then(self, function: Callable[[Params, PyTree], PyTree]) -> 'PerExample':
     """Returns this function, followed by (params, arrays) -> result."""
 
     def start(params, *args):
@@ -55,17 +55,17 @@ class PerImage(NamedTuple):
     def compute(params, *args):
       return function(params, self.compute(params, *args))
 
-    return PerImage(start, compute, self.compile)
+    return PerExample(start, compute, self.compile)
 
 
-def per_image(
+def per_example(
   function: Callable[[Params, PyTree, PyTree], PyTree],
   mesh: Mesh,
   roots: PyTree,
   size: int = 0,
   what: str = 'a program',
   effort: Effort = 'tuned',
-) -> PerImage:
+) -> PerExample:
   """Returns a function of (params, index [n], inputs) that runs on a mesh.
 
   function: (params, keys [B], inputs) -> tree of arrays [B, ...]; it is jitted.
@@ -99,7 +99,7 @@ def per_image(
   def compile(params, index, inputs):
     on_devices.compile(params, roots, *placed(index, inputs))
 
-  return PerImage(start, compute, compile)
+  return PerExample(start, compute, compile)
 
 
 def one_ahead(

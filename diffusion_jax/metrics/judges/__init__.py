@@ -1,0 +1,1 @@
+"""Judges of drawn digits and shapes, with their weights."""
