@@ -1,7 +1,4 @@
-"""Types under jax_enable_x64, and the precision of products of float32.
-
-Programs are traced, not compiled.
-"""
+"""Types under jax_enable_x64, and precisions of products, in traced programs."""
 
 import dataclasses
 import inspect
@@ -20,12 +17,14 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.measurements import is_linear
-from diffusion_jax.networks import autoencoder, ddpmpp, edm2, gamma, transformer, unet, vdm
+from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.runtime import compiling
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
 from tests.app.conftest import trial
+from tests.networks import test_options
+from tests.networks.test_transformer import JIT
 
 F32, INT = jnp.float32, jnp.int32
 B, SHAPE = 2, (2, 8, 8, 3)
@@ -49,10 +48,7 @@ def float_types(tree):
 
 
 def precisions(jaxpr):
-  """Yields the precision of each product and convolution.
-
-  Our own primitives have its name, or None.
-  """
+  """Yields the precision of each product and convolution."""
   for eqn in jaxpr.eqns:
     kind, _, _ = eqn.primitive.name.partition('_d')
     if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
@@ -65,69 +61,34 @@ def precisions(jaxpr):
       yield from precisions(inner)
 
 
-SMALL = {
-  'channels': 8,
-  'num_groups': 4,
-  'multipliers': (1, 2),
-  'num_blocks': 1,
-  'attention_resolutions': (8,),
-}
 LABEL = {'label': of((B,), INT), 'drop': of((B,), bool)}
 TEXT = {'text': of((B, 5), INT), 'text_mask': of((B, 5), bool)}
 LABELLED = Inputs(num_classes=3, null_class=True)
 TOLD = dataclasses.replace(LABELLED, self_conditioning=True)
-AUGMENTED = dataclasses.replace(TOLD, augment_dim=9)
 WORDS = Inputs(text=Text(8, layers=1))
 SHOWN = dataclasses.replace(TOLD, image_channels=1, text=WORDS.text)
 X, NOISE = of(), of((B,))
-NETWORKS = {
-  'unet': (lambda **k: unet.UNet(**SMALL, inputs=SHOWN, **k), (X, NOISE, LABEL | TEXT)),
-  'unet, openai': (
-    lambda **k: unet.UNet(
-      **SMALL, noise_embedding='openai', scale_shift=True, resblock_updown=True, qkv='new', **k
-    ),
-    (X, NOISE),
-  ),
+LEVELS: Any = {'multipliers': (1, 2), 'attention_resolutions': (8,)}
+OPENAI: Any = {'noise_embedding': 'openai', 'scale_shift': True, 'resblock_updown': True}
+WIDE: Any = {'channels': 8, 'num_blocks': 2, 'num_heads': 2}
+# Options of the networks of tests/networks/test_options.py, and their inputs.
+NETWORKS: Any = {
+  'unet': (LEVELS | {'inputs': SHOWN}, X, NOISE, LABEL | TEXT),
+  'unet, openai': (LEVELS | OPENAI | {'qkv': 'new'}, X, NOISE),
   'ddpmpp': (
-    lambda initializer, **k: ddpmpp.DDPMpp(
-      **SMALL, inputs=AUGMENTED, noise_embedding='fourier', **k
-    ),
-    (X, NOISE, LABEL),
+    LEVELS | {'inputs': dataclasses.replace(TOLD, augment_dim=9), 'noise_embedding': 'fourier'},
+    *(X, NOISE, LABEL),
   ),
-  'edm2': (
-    lambda initializer, **k: edm2.EDM2(8, (1, 2), 1, (8,), 4, inputs=LABELLED, **k),
-    (X, NOISE, LABEL),
-  ),
+  'edm2': (LEVELS | {'inputs': LABELLED}, X, NOISE, LABEL),
   'dit': (
-    lambda initializer, **k: transformer.DiT(
-      8,
-      2,
-      2,
-      inputs=SHOWN,
-      class_tokens=1,
-      class_tokens_at=1,
-      norm='rms',
-      positions='both',
-      qk_norm=True,
-      mlp='swiglu',
-      bottleneck=2,
-      **k,
-    ),
-    (X, NOISE, LABEL | TEXT),
+    {'inputs': SHOWN, 'class_tokens': 1, 'class_tokens_at': 1, 'bottleneck': 2, **WIDE, **JIT},
+    *(X, NOISE, LABEL | TEXT),
   ),
-  'dit, cross': (
-    lambda initializer, **k: transformer.DiT(8, 1, 2, inputs=WORDS, text_attention='cross', **k),
-    (X, NOISE, TEXT),
-  ),
-  'vdm': (
-    lambda **k: vdm.ScoreNetwork(8, 1, num_groups=4, inputs=LABELLED, **k),
-    (X, NOISE, {'label': LABEL['label']}),
-  ),
-  'classifier': (lambda **k: unet.NoisyClassifier(3, **SMALL, head_channels=4, **k), (X, NOISE)),
-  'autoencoder': (lambda **k: autoencoder.Autoencoder((8, 8), 6, latent_dim=4, **SMALL, **k), (X,)),
-  'hierarchical': (lambda **k: autoencoder.HierarchicalAutoencoder(6, 2, **SMALL, **k), (X,)),
-  'linear gamma': (lambda **_: gamma.LinearGamma(), (NOISE,)),
-  'monotone gamma': (lambda **_: gamma.MonotoneGamma(), (NOISE,)),
+  'dit, cross': (WIDE | {'inputs': WORDS, 'text_attention': 'cross'}, X, NOISE, TEXT),
+  'vdm': ({'inputs': LABELLED}, X, NOISE, {'label': LABEL['label']}),
+  'classifier': (LEVELS, X, NOISE),
+  'autoencoder': (LEVELS | {'image_size': (8, 8), 'latent_dim': 4}, X),
+  'hierarchical': (LEVELS, X),
 }
 
 
@@ -135,10 +96,20 @@ NETWORKS = {
 @pytest.mark.parametrize('initializer, dtype', [('ho', jnp.float32), ('torch', jnp.bfloat16)])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_networks_have_float32_parameters_and_outputs(name, initializer, dtype):
-  make, inputs = NETWORKS[name]
-  network = make(initializer=initializer, dtype=dtype)
+  options, *inputs = NETWORKS[name]
+  network = test_options.NETWORKS[name.partition(',')[0]]().clone(dtype=dtype, **options)
+  if hasattr(network, 'initializer'):
+    network = network.clone(initializer=initializer)
   found = jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)
   assert float_types(found) == {'float32'}
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('network', [gamma.LinearGamma(), gamma.MonotoneGamma()])
+def test_networks_of_gamma_are_float32(network):
+  assert float_types(jax.eval_shape(network.init_with_output, jax.random.key(0), NOISE)) == {
+    'float32'
+  }
 
 
 def gamma_fn(params, t):
@@ -235,10 +206,7 @@ WALKS = {
 
 
 def arguments(a, names):
-  """Returns values by the names of parameters: float32 images, times, levels.
-
-  Where images decide the type, levels are float64.
-  """
+  """Returns values of parameters by their names."""
   discrete = {'process', 'logits'} & {*names}
   images = {'x0', 'xt', 'x_s', 'eps'} & {*names} and not discrete
   s, t = (SCHEDULE(0.3), SCHEDULE(0.5)) if images else (a.ls, a.lt)
@@ -264,10 +232,7 @@ def arguments(a, names):
 
 
 def call(name, a):
-  """Calls a public function, and the sampler, denoiser or weight it returns.
-
-  Parameters get values of CALLS or, without a default, of `arguments`.
-  """
+  """Calls a public function with CALLS and `arguments`, and what it returns."""
   function: Any = getattr(dj, name)
   given: Any = CALLS.get(name, {})
   parameters = inspect.signature(function).parameters
@@ -487,10 +452,7 @@ def digits_model(**changes) -> Any:
 
 
 def test_networks_compute_at_their_precision_in_every_gradient():
-  """The derivative is taken outside of a loop around the network.
-
-  Only then the CPU's convolution makes its own derivatives.
-  """
+  """A derivative outside of a loop is made by the CPU's convolution itself."""
   model = digits_model(
     **{'network.remat': True, 'network.attention_resolutions': (8,), 'network.num_blocks': 1}
   )

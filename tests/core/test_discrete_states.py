@@ -40,10 +40,7 @@ def all_pairs(name):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(steps=STEPS)
 def test_the_posterior_is_bayes_rule(name, steps):
-  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0).
-
-  With masking x_0 = x_t is also possible at alpha_t = 0, where it is x_s.
-  """
+  """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0)."""
   s, t = steps
   x0, xt = all_pairs(name)
   args = PROCESSES[name], at(s), at(t)
@@ -189,10 +186,7 @@ def test_kl_and_nll_with_zeros():
 
 
 def test_transitions_of_tiny_probabilities():
-  """-log p(x_0 | x_t) is 2 a far below the least float32, and so is its slope.
-
-  L_0 is -log p, and with masking L_{t-1} is the fraction unmasked of it.
-  """
+  """-log p(x_0 | x_t) is 2 a; masked L_{t-1} is the fraction unmasked of it."""
   x0, xt = np.array([[0]]), np.array([[3]])
   of_a = np.array([-1.0, 1.0, -1.0, 0.0], np.float32)
 

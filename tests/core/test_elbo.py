@@ -82,10 +82,7 @@ def test_a_step_to_noise_at_time_0_is_a_transition():
 
 @pytest.mark.parametrize('schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()])
 def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
-  """If x_0 = 0 and the denoiser returns t, entry i is t^2 at t = (i+1) / T.
-
-  At a noisy schedule(0) the decoder has its own call.
-  """
+  """If x_0 = 0 and the denoiser returns t, entry i is t^2 at t = (i+1) / T."""
 
   def denoise(x, level):
     return dj.Prediction(jnp.broadcast_to(level.expand_to(x).t, x.shape))

@@ -76,10 +76,7 @@ def test_one_key_of_many_draws_row_i_from_key_i(key):
 
 
 def descendants(root):
-  """Returns root and its descendants, three levels deep.
-
-  split(k, n)[i] == fold_in(k, i), so an index stands for both.
-  """
+  """Returns root and its descendants, three levels deep."""
   first = fold_each(root, jnp.arange(4))  # images, steps
   second = split_key(first, 8).ravel()
   third = split_key(second, 4).ravel()

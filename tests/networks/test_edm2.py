@@ -1,7 +1,4 @@
-"""Tests EDM2's size, gradients and magnitudes.
-
-tests/interop/test_edm2.py has its equations.
-"""
+"""EDM2's size, gradients, magnitudes; tests/interop/ has its equations."""
 
 import functools
 import math
@@ -66,12 +63,7 @@ def test_gradients_reach_all_weights_and_dropout_acts(key, rng):
   'decoder, heads, least', [(False, 0, 0.9), (True, 0, 0.9), (False, 2, 0.83)]
 )
 def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key, rng):
-  """The first magnitudes are 1 within 10 %.
-
-  Attention to all pixels alike gives their mean, whose magnitude is nearly 0:
-  0.7 / sqrt(0.58) = 0.92 of the input is left, which the next block of the
-  encoder normalises. Images are 16x16: zeros beyond the edges matter less.
-  """
+  """Attention to all pixels leaves 0.7 / sqrt(0.58) = 0.92 of the input."""
   x = rng.standard_normal((2, 16, 16, 16), np.float32)
   e = rng.standard_normal((2, 16), np.float32)
   module = EDM2Block(16, decoder=decoder, num_heads=heads)

@@ -16,10 +16,7 @@ from tests.networks.test_options import NETWORKS
 @pytest.mark.parametrize('features', [128, 9])
 @pytest.mark.parametrize('kind', ['ho', 'openai'])
 def test_sinusoids_literally(kind, features):
-  """[sin, cos] of t exp(-i ln(10000) / (half - 1)), odd sizes padded with 0.
-
-  OpenAI has [cos, sin], and half instead of half - 1. Steps may be fractions.
-  """
+  """[sin, cos] of t exp(-i ln(10000) / (half - 1)), odd sizes padded with 0."""
   t, half = np.array([0.0, 1.0, 249.75, 999.0]), features // 2
   count = half - 1 if kind == 'ho' else half
   angles = t[:, None] * np.exp(-np.arange(half) * np.log(10000) / count)

@@ -142,10 +142,7 @@ def test_sizes_that_do_not_fit_together_are_refused(names, options, message):
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_options_do_not_change_parameters(name):
-  """They are float32, as the output is, and have explicit names.
-
-  Automatic names change with wrappers such as remat.
-  """
+  """They are float32, as the output is, and have explicit names."""
   options = {'dtype': 'bfloat16', 'dropout': 0.5}
   if 'remat' in {f.name for f in dataclasses.fields(NETWORKS[name]())}:
     options['remat'] = True

@@ -1,7 +1,4 @@
-"""U-Net and DiT of sequences and volumes.
-
-The rank of a network is the number of axes between batch and channels.
-"""
+"""U-Net and DiT of sequences and volumes."""
 
 import functools
 from typing import Any
@@ -65,10 +62,7 @@ BLOCKS = UNet(**UNET, resblock_updown=True, scale_shift=True, attention_resoluti
 @pytest.mark.parametrize('network', [Convolutions(), BLOCKS])
 @pytest.mark.parametrize('rank', [1, 2])
 def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank, network):
-  """This holds for convolutions, changes of resolution, norms and attention.
-
-  A sequence becomes an image as large as rank 2's, for one program.
-  """
+  """This holds for convolutions, changes of resolution, norms and attention."""
   x, count = examples(rank), {1: 8, 2: 4}[rank]
 
   def repeated(x):

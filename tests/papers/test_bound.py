@@ -70,12 +70,7 @@ def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
 
 
 def test_some_of_the_steps_are_terms_of_the_whole(key):
-  """The noise of a step does not depend on which others are drawn.
-
-  Over many keys the drawn terms sum to the whole bound, with a tenth of the
-  variance that equal probabilities without replacement have (Cochran 1977, Eq.
-  2.9).
-  """
+  """They have a tenth of the variance of equal probabilities."""
   p, n = ddpm(SEQUENCES['linear']), len(MANY)
   keys = jax.random.split(key, n)
   arguments = p.schedule, *f32(MANY), 'learned', True

@@ -1,7 +1,4 @@
-"""One step of MDLM and ReMDM, and the loss of MD4, transcribed in float64.
-
-MD4: Shi et al. 2024. MDLM: Sahoo et al. 2024. ReMDM: Wang et al. 2025.
-"""
+"""MDLM (Sahoo et al. 2024), MD4 (Shi et al. 2024), ReMDM (Wang et al. 2025)."""
 
 import jax
 import jax.numpy as jnp

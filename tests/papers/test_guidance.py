@@ -1,7 +1,4 @@
-"""Classifier guidance as in Dhariwal & Nichol 2021, in NumPy float64.
-
-The exact eps and the exact classifier of two Gaussian classes are known.
-"""
+"""Classifier guidance as in Dhariwal & Nichol 2021, in NumPy float64."""
 
 import functools
 

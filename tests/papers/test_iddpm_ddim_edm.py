@@ -27,10 +27,7 @@ def test_iddpm_eq_17_cosine_alpha_bar():
 
 
 def test_iddpm_eq_15_learned_variance():
-  """exp(v log beta_t + (1 - v) log beta-tilde_t).
-
-  beta-tilde_1 = 0, so only `first` gives a decoder at the first step.
-  """
+  """exp(v log beta_t + (1 - v) log beta-tilde_t)."""
   p = ddpm(dj.linear_betas(1000))
   v = np.random.default_rng(0).uniform(0, 1, (1000, 5))
   t, first = p.steps, 5.0e-5
@@ -124,11 +121,7 @@ def test_zero_terminal_snr_algorithm_1():
 
 @pytest.mark.parametrize('sd', [0.5, 0.75])
 def test_edm_training_loss_literally(sd, key):
-  """It is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2.
-
-  Eq. 2, 8 and Table 1 in float64 use the objective's noise and sigma, and a
-  formula as the network.
-  """
+  """It is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2."""
   schedule = dj.GeometricVESchedule(0.002, 80.0)
 
   @jax.jit
@@ -161,8 +154,3 @@ def test_edm_training_loss_literally(sd, key):
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
   np.testing.assert_allclose(found, np.mean(weight * (D - y) ** 2), rtol=1e-4)
   np.testing.assert_allclose(total, found)
-  # The noise is standard normal, log sigma N(-1.2, 1.2^2).
-  n = (x - y) / sigma
-  assert abs(n.std() - 1) < 0.15 and abs(n.mean()) < 0.2
-  assert abs(4 * c_noise.mean() + 1.2) < 4 * 1.2 / 8
-  assert 0.8 < 4 * c_noise.std() < 1.7

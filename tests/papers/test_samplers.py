@@ -110,11 +110,7 @@ def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
 
 
 def mean_of(order, nodes, values, h, weight):
-  """Returns the mean of x_0 over 0 < u < h, the estimates at nodes <= 0.
-
-  Two make DPM-Solver++'s D_i (Alg. 2), three a parabola, by quadrature with the
-  weight e^(weight u).
-  """
+  """Returns the mean over 0 < u < h: D_i of Alg. 2, or a parabola's."""
   values = values[:order]
   if len(values) == 1:
     return values[0]
@@ -231,11 +227,7 @@ def test_unipc(order, grid):
 
 @pytest.mark.parametrize('name', ['ddpm', 've'])
 def test_score_sde_reverse_diffusion(name):
-  """x - f + G^2 score + G z.
-
-  DDPM has f = sqrt(1 - beta) x - x and G^2 = beta, VE f = 0 and G^2 =
-  sigma_t^2 - sigma_s^2.
-  """
+  """x - f + G^2 score + G z; VE has f = 0, G^2 = sigma_t^2 - sigma_s^2."""
   alpha, sigma = ve_grid()
   kept, g2 = np.ones(8), -np.diff(sigma**2)
   if name == 'ddpm':

@@ -1,10 +1,4 @@
-"""VAEs and their bounds in the notation of lecture notes, NumPy float64.
-
-All models are linear Gaussians: log p(x), every posterior and every KL are
-known. Expectations over draws are exact, not sampled: all integrands are
-quadratic, and the mean of a quadratic of standard normals is its mean over all
-vectors of signs. The fixture `signs` replaces the library's draws by them.
-"""
+"""VAEs and their bounds in the notation of lecture notes, NumPy float64."""
 
 import itertools
 
@@ -264,10 +258,7 @@ def pieces(p, variance):
   ],
 )
 def test_ddpm_is_a_hierarchical_vae(T, variance, key):
-  """Its bound is form (b) with a fixed encoder, term by term.
-
-  This needs float64: the last float32 bit of z_t is 4e-5 of the smallest KLs.
-  """
+  """Its bound is form (b) with a fixed encoder, term by term."""
   p = ddpm(dj.linear_betas(T, 1e-2, 0.7 if T < 100 else 0.05))
   keys = jax.random.split(key, len(X0))
   # The bound splits its keys once and folds t into the second, as the chain.

@@ -10,7 +10,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import level_at, level_grid
+from tests.jitted import level_grid
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 SCHEDULES = {
@@ -112,7 +112,7 @@ def sample(oracle_name, sampler_name, schedule, key, levels, x):
   return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
 
 
-sample_few, sample_many = (jit(sample, static_argnums=(0, 1)) for jit in (jax.jit, jit_long))
+sample_many = jit_long(sample, static_argnums=(0, 1))
 
 _WRAPPED = jax.jit(jax.random.wrap_key_data)
 
@@ -150,22 +150,6 @@ def run(key, oracle_name, sampler_name, schedule, num_steps, n):
   schedule = schedule if needs_schedule(sampler_name) else None
   x = sample_many(oracle_name, sampler_name, schedule, key, levels, x)
   return np.asarray(x).reshape(-1, 2)
-
-
-def affine_law(name, schedule, own_schedule=None):
-  """Returns mean and covariance of 200-step samples of Gaussian data.
-
-  A deterministic sampler is affine there: x_0 = A x_T + b, so Cov = A A^T.
-  own_schedule: the same schedule, for samplers that need one.
-  """
-  last = level_at(schedule, 1.0)
-  x = np.hypot(last.alpha, last.sigma) * np.array([[0, 0], [1, 0], [0, 1]])
-  x = jnp.asarray(x, jnp.float32)
-  own = own_schedule if needs_schedule(name) else None
-  args = own, jax.random.key(0), level_grid(schedule, 200), x
-  b, *columns = np.asarray(sample_few('gaussian', name, *args))
-  a = np.stack(columns, axis=1) - b[:, None]
-  return b, a @ a.T
 
 
 def check_moments(x, oracle, bias):

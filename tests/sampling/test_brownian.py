@@ -19,10 +19,7 @@ N = 20_000
 
 @functools.cache
 def noise_of_steps():
-  """Returns the noise between PLACES, [6, N], and from the first to the last.
-
-  Half of it belongs to one key, half to keys per example.
-  """
+  """Returns the noise between PLACES, [6, N], and from first to last."""
 
   @jax.jit
   def noise(lambdas):
@@ -88,10 +85,7 @@ def test_noise_from_no_signal_and_to_clean_data_is_finite():
   ],
 )
 def test_more_steps_follow_the_same_path(make):
-  """The distance between N and 2 N steps is of order 1 in the step.
-
-  It would be above 1 with other noise for each grid.
-  """
+  """The distance between N and 2 N steps is of order 1 in the step."""
   schedule = dj.CosineSchedule(-8.0, 8.0)
   x = jax.random.normal(jax.random.key(0), (64, 2))
 

@@ -136,10 +136,7 @@ def test_confidence_ordered_counts():
 
 
 def test_the_noise_of_confidences():
-  """The difference of two Gumbel variables has the logistic distribution.
-
-  The draws of two elements have the probabilities 1/2 and 1.
-  """
+  """The difference of two Gumbel variables has the logistic distribution."""
   logits = np.float32([[0.0, 0.0, NEVER, NEVER], [0.0, NEVER, NEVER, NEVER]])
   denoise = lambda xt, level: jnp.broadcast_to(logits, (*xt.shape, 4))
   temperature = np.log(2) / 4 / 0.5  # The larger confidence is 4 units larger.

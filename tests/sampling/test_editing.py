@@ -112,10 +112,7 @@ def test_the_law_of_sdedit(name, strength, key):
 
 
 def test_every_repeat_has_noise_of_its_own(key):
-  """x_n = alpha x_(n-1) + sigma eps + z; this sampler only adds noise z.
-
-  From a guide of 0 the variances of the independent noises add up.
-  """
+  """x_n = alpha x_(n-1) + sigma eps + z: from 0 the variances add up."""
 
   def step(key, x, state, denoise, *, level_s, level_t):
     return x + 0.5 * jax.random.normal(key, x.shape), state
@@ -154,10 +151,7 @@ def test_no_strength_is_no_change_and_known_pixels_stay(key):
 
 
 def test_interpolation_of_white_data_is_slerp(key):
-  """The ODE of N(0, I) is the identity.
-
-  If a and b have one length, the results are on the sphere through them.
-  """
+  """The ODE of N(0, I) is the identity; a and b have one length here."""
   white = oracles.gaussian(np.zeros(4), np.eye(4))
   a, b = np.asarray(jax.random.normal(key, (2, 3, 4)), np.float64)
   b *= (np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))[:, None]

@@ -65,11 +65,7 @@ def scores_and_truth(level, scale):
 @pytest.mark.parametrize('scale', [0.0, 1.0, 2.5, np.float32([0.0, 1.0, 2.0, 4.0])])
 @pytest.mark.parametrize('level', LEVELS)
 def test_guidance_has_the_score_of_the_tilted_density(level, scale):
-  """The score is grad log [p(x_t) p(y | x_t)^w], by automatic differentiation.
-
-  It holds without a classifier and with the exact one, and for a scale of each
-  example.
-  """
+  """It is grad log [p(x_t) p(y | x_t)^w], with and without a classifier."""
   found, truth = scores_and_truth(level, scale)
   for score in found:
     np.testing.assert_allclose(score, truth, rtol=1e-4, atol=1e-4)
@@ -87,10 +83,7 @@ def fixed(x0, var_frac=None):
 
 @pytest.mark.parametrize('output', ['x0', 'eps', 'v', 'flow', 'edm'])
 def test_rescale_literally(output):
-  """This is Lin et al. 2023, section 3.4, in float64, image by image.
-
-  Guidance meets the estimates of x_0 of what two networks predict.
-  """
+  """This is Lin et al. 2023, section 3.4, in float64, image by image."""
   pos, neg, w, phi = images(0), images(1) + 0.3, 7.5, 0.7
   cfg = neg + w * (pos - neg)
   expected = np.empty_like(cfg)

@@ -76,10 +76,7 @@ def test_renoised_has_its_share_of_new_noise(key):
 
 
 def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
-  """A^T (A x - y) + weight (I - alpha J) (x - mean) = 0 for Gaussian data.
-
-  All steps are at one level; the mean over many estimates has no noise.
-  """
+  """A^T (A x - y) + weight (I - alpha J) (x - mean) = 0 for Gaussian data."""
   level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.02, 500
   levels = jax.tree.map(lambda a, b: np.append(np.full(steps, a), b), level, dj.clean_level())
   m = measured(1.0)

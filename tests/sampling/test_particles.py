@@ -51,10 +51,7 @@ def run(key, denoise, sampler, num_steps, shape, **options):
 
 
 def moments_of_the_chain(num_steps, mean, cov):
-  """Returns mean and covariance of ancestral samples of a Gaussian, float64.
-
-  Each step is affine (`chains.ancestral`), and x_0_hat = J x_t for a Gaussian.
-  """
+  """Returns mean and covariance of ancestral samples of a Gaussian, float64."""
   levels = level_grid(SCHEDULE, num_steps)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
   eye = np.eye(len(mean))
@@ -185,10 +182,7 @@ def above(key, threshold):
 
 @pytest.mark.parametrize('threshold', [0.6, 1.5])
 def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
-  """The reward is -inf below it; the chain of white data has the law N(0, v).
-
-  At high noise E[x_0 | x_t] of every particle is below the threshold.
-  """
+  """The reward is -inf below it; white data have the law N(0, v)."""
   _, variance = moments_of_the_chain(20, np.zeros(1), np.eye(1))
   exact = norm.sf(threshold / np.sqrt(variance[0, 0]))
   x, state = above(key, threshold)

@@ -112,10 +112,7 @@ def smooth(num):
 
 
 def test_an_asymmetric_jacobian_does_not_throw_draws_away(key):
-  """The network's Jacobian has an error of 30 %; the data are correlated.
-
-  The noise is large, so that the least eigenvalues of A J A^T are below it.
-  """
+  """The Jacobian is wrong by more than the least eigenvalues of A J A^T."""
   rng = np.random.default_rng(1)
   prior = oracles.gaussian(np.zeros(32), smooth(32))
   seen = np.arange(0, 32, 4)

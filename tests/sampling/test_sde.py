@@ -48,10 +48,7 @@ FLOW = dj.RectifiedFlowSchedule()
   'diffusion, w', [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))]
 )
 def test_the_step_of_sit_literally(diffusion, w, key):
-  """In SiT's time s = 1 - t the drift is u + w score / 2.
-
-  On the straight path g^2 is 2 t / (1 - t).
-  """
+  """In SiT's time s = 1 - t the drift is u + w score / 2."""
   sampler = dj.velocity_sde(FLOW, diffusion, 0.5)
   found, z = step(sampler, key, FLOW(0.6), FLOW(0.7))
   noise = (X - 0.3 * X0) / 0.7
@@ -62,10 +59,7 @@ def test_the_step_of_sit_literally(diffusion, w, key):
 
 
 def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
-  """Returns the variance of samples of Gaussian data without Monte Carlo.
-
-  A step is x -> a x + sqrt(w dt) z, and a is the difference of two calls.
-  """
+  """Returns the variance of samples of Gaussian data without Monte Carlo."""
   key, ends = jax.random.key(0), jnp.array([[0.0], [1.0]])
 
   def denoise(x, level):

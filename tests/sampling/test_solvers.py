@@ -40,10 +40,7 @@ def exact_gaussian():
 
 
 def uneven_grid(schedule, num_steps):
-  """Returns shrinking steps from lambda = -10 to 1, padded to STEPS[-1].
-
-  There the first steps, of a lower order, cost nothing.
-  """
+  """Returns shrinking steps from lambda = -10 to 1, padded to STEPS[-1]."""
   u = np.append(np.linspace(0.0, 1.0, num_steps + 1), np.ones(STEPS[-1]))
   u = u[: STEPS[-1] + 1]
   return schedule.from_logsnr(-20.0 + 22.0 * (u + 0.25 * u * (1.0 - u)))
@@ -51,10 +48,7 @@ def uneven_grid(schedule, num_steps):
 
 @functools.partial(jax.jit, static_argnums=0)
 def solver_error(name, schedule, levels, num_steps):
-  """Returns the distance from the ODE's closed-form map after num_steps.
-
-  Levels are an argument, so a solver is compiled once for all grids and paths.
-  """
+  """Returns the distance from the ODE's closed-form map after num_steps."""
   oracle, key = exact_gaussian(), jax.random.key(0)
   sampler = FIRST_ORDERS.get(name) or moments.build(name, schedule)
   scale = jnp.hypot(levels.alpha[0], levels.sigma[0])
@@ -82,18 +76,6 @@ def test_observed_order_of_convergence(name, path):
   # The first steps of lms_4, of order 1 to 3, still cost something.
   atol = 0.15 if name == 'lms_4' else 0.1
   np.testing.assert_allclose(found, ORDERS[name], atol=atol)
-
-
-@pytest.mark.parametrize('schedule_name', moments.SCHEDULES)
-@pytest.mark.parametrize('name', moments.DETERMINISTIC)
-def test_mean_and_covariance_without_monte_carlo(name, schedule_name):
-  own = moments.one_of(schedule_name, moments.SCHEDULES)
-  schedule = moments.SCHEDULES[schedule_name]
-  mean, cov = moments.affine_law(name, schedule, own)
-  tolerance = {'ddim': 0.04, 'heun': 0.03}.get(name, 0.003)
-  # The prior lacks the mean that remains at t = 1, 0.014 of it at sigma = 50.
-  np.testing.assert_allclose(mean, moments.GAUSSIAN.mean, atol=0.008)
-  np.testing.assert_allclose(cov, moments.GAUSSIAN.cov, atol=tolerance)
 
 
 # Those with a path of noise are slow, and of second order.

@@ -54,11 +54,7 @@ def test_inner_draws_are_the_product_of_two_normal_distributions(name, std, key)
 
 
 def test_langevin_draws_have_the_law_for_any_size_of_step(key):
-  """Acceptance corrects a step as large as the target's variance.
-
-  Without it the variance of N(0, 1/2) would become 1 / (2 - step); without the
-  way back it would be 0.57.
-  """
+  """Acceptance corrects a step as large as the target's variance."""
   draw = dj.langevin_draw(lambda x: -0.5 * jnp.sum(x**2, axis=1), 0.25, 50)
   x = jax.jit(draw)(key, jnp.zeros((4 * NUM, 1)), jnp.array(1.0))
   np.testing.assert_allclose(np.var(x), 0.5, atol=0.025)
@@ -180,10 +176,7 @@ def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
 
 @pytest.mark.parametrize('name', ['gibbs', 'daps'])
 def test_the_law_for_a_mixture(name, key):
-  """Moments and the modes' weights agree; DAPS is approximate there.
-
-  The widths of split Gibbs go to 0.1, whose variance is a quarter of y's.
-  """
+  """DAPS is approximate there; the widths of split Gibbs go to 0.1."""
   draw = dj.gaussian_draw(ONE_NUMBER, 1)
   widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
   levels = level_grid(SCHEDULE, 40, 'karras')

@@ -137,10 +137,7 @@ def test_without_either_the_draws_are_what_they_were(key):
 
 
 def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
-  """The loss is l / e^u + u, l per dimension, and 1 + ln l at u = ln l.
-
-  Here all times have the weight 2.
-  """
+  """The loss is 2 (l / e^u + u), where all times have the weight 2."""
 
   def times(*args):
     level, weight = TIMES(*args)

@@ -32,10 +32,7 @@ def zeros(params, x, noise, cond, *, key=None):
 
 
 def test_times_with_weights_are_importance_sampling(key):
-  """The loss of the prediction 0 is x_0^2 at any level.
-
-  Its mean is the mean of weight * x_0^2, also in each quarter of t.
-  """
+  """The prediction 0 has the loss weight x_0^2, also in each quarter of t."""
   weight = np.array([0.5, 2.0, 3.0, 7.0])
   t = np.array([0.1, 0.2, 0.6, 0.9])
   x0 = np.random.default_rng(0).normal(size=(4, 2, 2, 1))
@@ -61,10 +58,7 @@ def test_times_with_weights_are_importance_sampling(key):
 
 
 def test_no_two_draws_of_an_objective_are_related(key):
-  """The correlations of all pairs over 4096 images of one pixel are small.
-
-  Equal keys give equal uniform numbers, and so equal coins and equal ranks.
-  """
+  """Equal keys would give equal uniform numbers."""
   n, calls = 4096, []
 
   def network_fn(params, x, t, cond, *, key=None):
@@ -201,10 +195,7 @@ def test_options_of_a_network_that_have_no_effect_are_refused(make):
 
 @pytest.mark.parametrize('make', OBJECTIVES)
 def test_parts_of_a_batch_are_the_batch(make, key):
-  """Loss, metrics and records can be computed from parts of the draws.
-
-  The network gets the same key at each evaluation, and its condition.
-  """
+  """Loss, metrics and records can be computed from parts of the draws."""
   usable, seen = OBJECTIVES[make][1], []
 
   def network_fn(params, x, noise, cond, *, key=None):

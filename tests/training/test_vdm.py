@@ -132,10 +132,7 @@ def test_the_two_noises_of_an_image_are_unrelated(key):
 
 
 def test_the_prior_and_the_reconstruction_are_closed_forms(key):
-  """The prior loss is -log(sigma_1^2) / 2, since x^2 = 1.
-
-  With sigma_0 = 0.6, -log sigmoid(2 x z alpha / sigma^2) can be integrated.
-  """
+  """The prior loss is -log(sigma_1^2) / 2; -log sigmoid can be integrated."""
   params = PARAMS | {'schedule': {'low': np.array(0.5), 'span': np.ones(())}}
   run = jax.jit(objective())
   _, (metrics, _) = jax.device_get(run(params, Context(), key, batch(20_000)))
