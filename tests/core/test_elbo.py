@@ -95,23 +95,12 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   np.testing.assert_allclose(bound['squared_error'], expected, rtol=1e-5)
 
 
-def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
-  """Images are [B], [B, D] or [B, H, W, C]."""
-
-  def denoise(x, level):
-    return dj.Prediction(0.9 * x)
-
-  @jax.jit
-  def bound(x0):
-    return dj.variational_bound(key, denoise, SCHEDULE, x0, num_steps=4)
-
+def test_the_bound_of_an_image_is_that_of_its_numbers(key):
+  denoise = lambda x, level: dj.Prediction(0.9 * x)
+  bound = jax.jit(lambda x0: dj.variational_bound(key, denoise, SCHEDULE, x0, num_steps=4))
   x0 = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
-  for shape in ((12,), (3, 4), (3, 2, 2, 1)):
-    found = jax.eval_shape(bound, x0.reshape(shape))
-    assert found['diffusion'].shape == (shape[0], 4)
-    for name in ('prior', 'reconstruction', 'total'):
-      assert found[name].shape == shape[:1]
   flat, image = bound(x0.reshape(3, 4)), bound(x0.reshape(3, 2, 2, 1))
+  assert image['diffusion'].shape == (3, 4) and image['total'].shape == (3,)
   np.testing.assert_allclose(flat['total'], image['total'], rtol=1e-6)
 
 

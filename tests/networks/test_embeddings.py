@@ -38,14 +38,6 @@ def test_fourier_features_literally(rng):
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_fourier_features_have_their_slope():
-  features = lambda x: fourier_features(x[None], 2, 3)
-  slope = jax.jit(jax.jacfwd(features))(0.3)
-  angle = 8 * np.pi
-  expected = [1.0, angle * np.cos(angle * 0.3), -angle * np.sin(angle * 0.3)]
-  np.testing.assert_allclose(slope, expected, rtol=1e-5)
-
-
 @pytest.fixture(scope='module')
 def embed():
   module = LabelEmbedding(Inputs(num_classes=3, null_class=True), 5)

@@ -7,16 +7,12 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core import operators
-from diffusion_jax.metrics.posterior import posterior_errors
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
   MATRIX,
-  MIXTURE,
-  OF_MIXTURE,
-  ONE_NUMBER,
   SCHEDULE,
   WHITE,
   Y,
@@ -172,23 +168,3 @@ def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
   whitened = np.mean(np.abs(spectrum) ** 2 * precision, axis=0)
   np.testing.assert_allclose(whitened.mean(), 1.0, atol=0.03)
   assert whitened.max() < 2.2
-
-
-@pytest.mark.parametrize('name', ['gibbs', 'daps'])
-def test_the_law_for_a_mixture(name, key):
-  """DAPS is approximate there; the widths of split Gibbs go to 0.1."""
-  draw = dj.gaussian_draw(ONE_NUMBER, 1)
-  widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
-  levels = level_grid(SCHEDULE, 40, 'karras')
-
-  @jit_long
-  def run(key):
-    x = dj.prior_sample(key, (NUM, 2), levels.take(0))
-    if name == 'gibbs':
-      return dj.split_gibbs(key, MIXTURE.denoise, SCHEDULE, draw, widths, x, num_steps=40)
-    return dj.sample(key, MIXTURE.denoise, dj.decoupled(draw), levels, x)
-
-  exact = MIXTURE.posterior(*OF_MIXTURE)
-  found = posterior_errors(run(key), exact, *OF_MIXTURE)
-  mean, cov = (0.06, 0.12) if name == 'gibbs' else (0.15, 0.25)
-  assert found.mean < mean and found.cov < cov and found.modes < 0.02

@@ -188,10 +188,6 @@ def test_the_half_life_of_edm():
   expected = 1 - 0.5 ** (512 / 500_000)
   np.testing.assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
   assert constant(jnp.array(0)) == 1.0  # as `ema_decay`
-  # after this number of images the old average has the weight 1/2
-  steps = np.arange(1, 1 + 500_000 // 500)
-  kept = np.prod([1 - optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
-  np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)
 
 
 def test_ema_decays():
