@@ -1,7 +1,6 @@
 """Conditions that are real numbers."""
 
 import functools
-import re
 from typing import Any
 
 import jax
@@ -135,29 +134,6 @@ def abstract(network, shape=SHAPE):
   cond = network.inputs.example()
   init = functools.partial(network.init, jax.random.key(0))
   return jax.eval_shape(init, draw(1, *shape), draw(1), cond)
-
-
-@pytest.mark.parametrize(
-  'kind, context, message',
-  [
-    (
-      'auto',
-      (2, 2, 2),
-      '[2, 2, 2] is neither a vector nor words [N, C] nor on '
-      'the grid [8] of x: set context_encoder.kind to ',
-    ),
-    ('channels', (7, 1), 'needs contexts of the shape [8] and channels, as x has, not [7, 1]'),
-    ('words', (5,), 'needs contexts of the shape [N, C], not [5]'),
-    ('set', (5,), 'needs contexts of the shape [N, ...], not [5]'),
-    ('words', (4, 2), "to the words of a context: set its kind to 'set'"),
-  ],
-)
-def test_a_context_that_cannot_be_read_is_one_line(kind, context, message):
-  encoder = ContextEncoder(kind, **SMALL)
-  inputs = Inputs(context=context, context_encoder=encoder)
-  with pytest.raises(ValueError, match=re.escape(message)) as error:
-    abstract(MLP(8, 1, inputs=inputs))
-  assert '\n' not in str(error.value)
 
 
 def test_a_text_and_a_context_are_words_of_one_width():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.layers import Downsample, Upsample
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
@@ -116,23 +115,3 @@ def test_vdms_network_takes_sequences():
   init, x = NETWORKS['vdm'].init_with_output, examples(1)
   found, _ = jax.eval_shape(init, jax.random.key(0), x, NOISE)
   assert found.shape == x.shape
-
-
-@pytest.mark.parametrize('network, shape, message', [
-  (UNet(**UNET), (6, 7, 2), 'sides of 6x7 cannot be halved 1 times: sides'),
-  (UNet(**UNET), (5, 2), 'sides of 5 cannot be halved 1 times'),
-  (UNet(**UNET), (4, 4, 3, 2), 'sides of 4x4x3 cannot be halved'),
-  (UNet(**UNET), (5,), r'examples of the shape \[5\] have 0 axes before the '
-   'channels, and the network needs 1 or 2 or 3: use network mlp'),
-  (DIT, (5,), 'out_channels=2 must be a multiple of the 5 numbers of a vector'),
-  (DIT, (2, 2, 2, 2, 2), 'have 4 axes .* needs 1 or 2 or 3: use network mlp'),
-  (EDM2(4), (8, 2), r'the shape \[8, 2\] have 1 .* 2: use network unet or dit'),
-  (DIT.clone(channels=8), (4, 4, 4, 2),
-   "divisible by 6, not 8: change channels, or set positions='rotary'"),
-  (DIT.clone(channels=8, positions='rotary'), (4, 4, 4, 2),
-   'head channels divisible by 6, not 4: change channels or num_heads'),
-])  # fmt: skip
-def test_what_a_rank_does_not_allow_is_one_line(network, shape, message):
-  with pytest.raises(ValueError, match=message) as error:
-    shapes(network, (1, *shape))
-  assert '\n' not in str(error.value)

@@ -188,22 +188,6 @@ def test_no_dropout_has_the_same_parameters():
   assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    (
-      {'class_tokens': 2, 'class_tokens_at': 2, **LABELLED},
-      'class_tokens_at=2 must be a block, 0..1',
-    ),
-    ({'class_tokens': 2}, 'class_tokens need labels: set inputs.num_classes'),
-  ],
-)
-def test_what_is_impossible_is_one_line(changes, message):
-  with pytest.raises(ValueError, match=message) as error:
-    shapes(DiT(**TINY | changes))
-  assert '\n' not in str(error.value)
-
-
 def test_blocks_are_a_loop_where_that_is_cheaper():
   """Without a loop, XLA would merge what remat computes twice."""
   network = DiT(**TINY, remat=True)
