@@ -209,10 +209,12 @@ def arguments(a, names):
   """Returns values of parameters by their names."""
   discrete = {'process', 'logits'} & {*names}
   images = {'x0', 'xt', 'x_s', 'eps'} & {*names} and not discrete
+  # Where images decide the type, levels are float64.
   s, t = (SCHEDULE(0.3), SCHEDULE(0.5)) if images else (a.ls, a.lt)
+  size = a.x[0].size
   return {
     **dict.fromkeys(('x', 'x0', 'x_s', 'output', 'image', 'guide'), a.x),
-    **dict.fromkeys(('eps_hat', 'a', 'mean'), a.x),
+    **dict.fromkeys(('eps_hat', 'a', 'mean', 'var_frac'), a.x),
     **dict.fromkeys(('x0_hat', 'xt', 'z0', 'eps', 'b', 'log_scale'), a.y),
     **dict.fromkeys(('known', 'observed'), a.y),
     **dict.fromkeys(('t', 'nats', 'log_p'), a.t),
@@ -220,13 +222,16 @@ def arguments(a, names):
     **{'p': normal(a.y), 'mask': a.y > 0.0, 'logits': logits(a.x)},
     **{'key': a.key, 'level_s': s, 'level_t': t, 'level': t, 'level_T': t},
     **{'levels': grid(), 'schedule': SCHEDULE, 'process': MATRICES},
-    **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode},
+    **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode, 'prior': denoise},
+    **{'denoiser_of': lambda y: denoise, 'observations': jnp.ones((2, 1))},
+    **{'prior_covariance': np.eye(size), 'covariances': 0.5 * np.stack([np.eye(size)] * 2)},
     'network': dj.Network(network_fn, dj.logsnr_input, parametrization='edm'),
     'measurement': dj.Measurement(a.y, lambda x: 2.0 * x, 0.1),
-    **{'params': {}, 'log_prob_fn': log_prob_fn},
-    'log_likelihood': log_prob,
+    **dict.fromkeys(('distance', 'cost', 'log_likelihood'), log_prob),
+    **{'params': {}, 'log_prob_fn': log_prob_fn, 'pair': dj.paired(denoise, denoise)},
     **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
-    **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
+    **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4, 'step_size': 0.1},
+    **dict.fromkeys(('observe', 'forward'), lambda x: 2.0 * x),
     **({'x0': states(a.x), 'xt': states(a.y)} if discrete else {}),
   }
 
@@ -274,17 +279,9 @@ CALLS = {
   'ancestral': {'variance': 'learned'},
   'at_training_levels': {'schedule': dj.LinearVPSchedule()},
   'bernoulli_log_prob': lambda a: {'logits': a.x},
-  'bridged': lambda a: {
-    'denoiser_of': lambda y: denoise,
-    'observations': jnp.ones((2, 1)),
-    'prior_score': lambda x: -x,
-  },
+  'bridged': {'prior_score': lambda x: -x},
   'churn': {'sampler': dj.heun(), 'gamma': 0.2},
-  'classifier_free': lambda a: {
-    'pair': dj.paired(denoise, denoise),
-    'scale': jnp.ones(B),
-    'rescale': 0.7,
-  },
+  'classifier_free': lambda a: {'scale': jnp.ones(B), 'rescale': 0.7},
   'classifier_guided': lambda a: {'scale': jnp.ones(B)},
   'ddim': {'eta': 0.5},
   'denoising_loss': {'weight': dj.snr_weight},
@@ -295,13 +292,6 @@ CALLS = {
   'dpm_solver_pp': {'order': 3},
   'dpm_solver_pp_sde': {'order': 3, 'brownian': True},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
-  'gauss_composed': lambda a: {
-    'denoiser_of': lambda y: denoise,
-    'observations': jnp.ones((2, 1)),
-    'prior': denoise,
-    'prior_covariance': np.eye(a.x[0].size),
-    'covariances': 0.5 * np.stack([np.eye(a.x[0].size)] * 2),
-  },
   'guided_states': {'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0},
   'hierarchical_elbo': {
     'encode': lambda t, z: normal(z),
@@ -310,8 +300,6 @@ CALLS = {
   },
   'importance_weighted_elbo': lambda a: {'log_weight': lambda key: a.t, 'num_samples': 3},
   'interpolate': lambda a: {'weights': jnp.linspace(0.0, 1.0, 3)},
-  'langevin_draw': {'step_size': 0.1},
-  'likelihood_guided': {'distance': log_prob, 'step_size': 0.1},
   'logistic_network': lambda a: {
     'network_fn': lambda params, x, noise, cond, *, key=None: jnp.stack([a.x, a.y], axis=-1)
   },
@@ -325,9 +313,8 @@ CALLS = {
     'process': MASKING,
   },
   'noise_image': {'schedule': dj.DiscreteSchedule.from_betas(BETAS), 'steps': [0, 3]},
-  'observation_guided': {'observe': lambda x: 2.0 * x},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
-  'poisson_log_prob': lambda a: {'y': a.y, 'forward': lambda x: 2.0 * x, 'peak': 20.0},
+  'poisson_log_prob': lambda a: {'y': a.y, 'peak': 20.0},
   'pick': lambda a: {'log_weights': a.x[:, :, 0, 0]},
   'prior_sample': lambda a: {'shape': SHAPE, 'level': a.lt.take(0)},
   'probability_flow': {'t_from': 1.0, 't_to': 0.1},
@@ -337,7 +324,7 @@ CALLS = {
     'decode': lambda t, z: normal(z),
     'log_likelihood': decode,
   },
-  'red_diff': {'cost': log_prob, 'optimizer': optax.adam(0.1)},
+  'red_diff': {'optimizer': optax.adam(0.1)},
   'renoised': {'share': 0.3},
   'reverse_variance': {'kind': 'fixed_large'},
   'sample_map': {

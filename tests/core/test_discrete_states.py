@@ -152,25 +152,17 @@ def literal_logistic(mean, scale, num_values):
 
 
 def test_truncated_logistic():
+  """A network gives tanh(output + x) and the log scale, less 2."""
   rng = np.random.default_rng(0)
-  mean, log_scale = rng.uniform(-1.2, 1.2, (4, 3)), rng.uniform(-3, 1, (4, 3))
-  mean[0, 0], log_scale[0, 0] = -1, -4
-  logits = jax.jit(dj.logistic_logits, static_argnums=2)(np.float32(mean), np.float32(log_scale), 9)
-  expected = literal_logistic(mean, np.exp(log_scale), 9)
-  np.testing.assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
-  # Far from the mean a difference of two cdfs is 0 in float32.
-  slopes = np.diff(logits)[0, 0, 1:]
-  np.testing.assert_allclose(slopes, -0.25 / np.exp(-4), rtol=1e-3)
-
-
-def test_a_network_of_logistics():
-  output = np.random.default_rng(1).normal(size=(2, 3, 2))
-  x = np.array([[0, 4, 8], [1, 2, 3]])
+  x, output = rng.integers(0, 9, (4, 3)), rng.uniform(-1.0, 2.0, (4, 3, 2))
   network = dj.logistic_network(lambda params, *_, key: params, 9)
-  logits = jax.jit(network)(np.float32(output), x, np.zeros(2), None)
+  logits = jax.jit(network)(np.float32(output), x, np.zeros(4), None)
   mean = np.tanh(output[..., 0] + x / 4 - 1)
   expected = literal_logistic(mean, np.exp(output[..., 1] - 2), 9)
   np.testing.assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
+  # Far from the mean a difference of two cdfs is 0 in float32.
+  far = jax.jit(dj.logistic_logits, static_argnums=2)(np.float32(-1.0), np.float32(-4.0), 9)
+  np.testing.assert_allclose(np.diff(far)[1:], -0.25 / np.exp(-4), rtol=1e-3)
 
 
 def test_kl_and_nll_with_zeros():

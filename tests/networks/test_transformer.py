@@ -80,18 +80,6 @@ def test_the_whole_network_of_jit():
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
 
 
-def test_a_sequence_in_patches_is_a_sequence_of_wider_values():
-  """[B, 16, 1] in patches of 4 is [B, 4, 4] in patches of 1."""
-  x = images().reshape(2, 24, 1)[:, :16]
-  network = DiT(**TINY | {'patch_size': 4})
-  params = small_params(network, x, NOISE)
-  found = applied(network)({'params': params}, x, NOISE)
-  assert found.shape == x.shape
-  wide = DiT(**TINY | {'patch_size': 1, 'out_channels': 4})
-  expected = applied(wide)({'params': params}, x.reshape(2, 4, 4), NOISE)
-  np.testing.assert_array_equal(found, expected.reshape(x.shape))
-
-
 def test_the_output_begins_at_zero(key):
   """All but the zero-initialised layers are random."""
   network = DiT(**TINY, **JIT, **LABELLED)

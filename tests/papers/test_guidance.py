@@ -64,25 +64,16 @@ def var_frac(x, xp=np):
 
 
 SHIFT = dj.log_prob_gradient(log_prob, SCALE)
-GUIDED = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
-guided = jax.jit(GUIDED)
 
 
 def with_fraction(x, level):
   return CLASSES.denoise(x, level)._replace(var_frac=var_frac(x, jnp))
 
 
-STEPS_OF = {
-  'algorithm 1': (lambda v: dj.ancestral(v, SHIFT), with_fraction),
-  'algorithm 2': (lambda v: dj.ddim(), GUIDED),
-}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def step(name, variance, key, x, level_s, level_t):
-  make, denoise = STEPS_OF[name]
+@functools.partial(jax.jit, static_argnums=0)
+def step(variance, key, x, level_s, level_t):
   levels = {'level_s': level_s, 'level_t': level_t}
-  return make(variance).step(key, x, (), denoise, **levels)[0]
+  return dj.ancestral(variance, SHIFT).step(key, x, (), with_fraction, **levels)[0]
 
 
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
@@ -100,20 +91,5 @@ def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
   mean = mu + SCALE * sigma[variance] * classifier_gradient(x, t)
   noise = np.float64(draw_normal(key, x32))
   expected = mean + np.sqrt(sigma[variance]) * noise
-  found = step('algorithm 1', variance, key, x32, level_s, level_t)
+  found = step(variance, key, x32, level_s, level_t)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize('t', STEPS)
-def test_algorithm_2_is_ddim_with_another_eps(t, key):
-  x, x32, level_t, level_s = at(t)
-  alpha_bar, previous = P.alpha_bar[t], P.alpha_bar[t - 1]
-  eps = eps_theta(x, t)
-  eps -= np.sqrt(1 - alpha_bar) * SCALE * classifier_gradient(x, t)
-  x0 = (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
-  expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
-  found = step('algorithm 2', None, key, x32, level_s, level_t)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-  scale = np.sqrt(alpha_bar)  # Errors of x_0 grow with 1 / alpha.
-  found = np.asarray(guided(x32, level_t).x0)
-  np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)

@@ -166,9 +166,11 @@ DECODER = [
   lg.Link(gain, np.array([0.1 * t, -0.2]), np.array([0.3, 0.2 + 0.1 * t]))
   for t, gain in enumerate(PRIORS, start=1)
 ]
+ENCODER = [
+  lg.Link(np.array([0.5, 0.3 * t]), np.array([0.1, -0.1 * t]), np.array([0.2, 0.1 + 0.1 * t]))
+  for t in (1, 2, 3)
+]
 LIKELIHOOD = lg.log_likelihood(DECODER)
-EXACT = lg.reversal(DECODER)
-ANOTHER = [lg.Link(1.2 * link.gain, link.offset + 0.1, 0.6 * link.variance) for link in EXACT]
 
 
 def log_p_of_chain(x):
@@ -197,21 +199,13 @@ def rearranged(key, x, encoder):
   return dj.rearranged_elbo(key, x, *chains, LIKELIHOOD, num_steps=3)
 
 
-def test_the_exact_reversal_is_the_posterior():
-  """Two float64 derivations agree: link by link, and by conditioning."""
-  assert (np.abs(gap(EXACT, POINTS)) < 1e-12).all()
-  assert (gap(ANOTHER, POINTS) > 0.1).all()
-
-
 @pytest.mark.parametrize('form', [sampled, rearranged])
 def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
-  for encoder in (EXACT, ANOTHER):
-    x = f32(repeated(POINTS))
-    found = signs(each_layer)(form, key, *x, encoder)['elbo']
-    expected = log_p_of_chain(POINTS) - gap(encoder, POINTS)
-    np.testing.assert_allclose(mean_of_8(found), expected, rtol=1e-5)
-    difference = log_p_of_chain(POINTS) - mean_of_8(found)
-    np.testing.assert_allclose(difference, gap(encoder, POINTS), rtol=1e-4, atol=2e-5)
+  found = signs(each_layer)(form, key, *f32(repeated(POINTS)), ENCODER)['elbo']
+  expected = gap(ENCODER, POINTS)
+  assert (expected > 0.1).all()
+  found = log_p_of_chain(POINTS) - mean_of_8(found)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
 # --- DDPM is the chain with a fixed encoder -----------------------------------
