@@ -63,30 +63,18 @@ def test_no_two_draws_of_an_objective_are_related(key):
 
   def network_fn(params, x, t, cond, *, key=None):
     level = SCHEDULE(t)
-    calls.append(
-      {
-        'time': t,
-        'eps': x[:, 0, 0, 0] / level.sigma,  # x_0 is 0
-        'drop': cond['drop'],
-        'condition': cond['image'][:, 0, 0, 0],
-        'augmentation': cond['augment'][:, 0],
-        'dropout': jax.random.uniform(key, (n,)),
-        'coin': cond['x0'][:, 0, 0, 0] if 'x0' in cond else None,
-      }
-    )
+    draws = {'time': t, 'eps': x[:, 0, 0, 0] / level.sigma, 'drop': cond['drop']}  # x_0 is 0
+    draws |= {'condition': cond['image'][:, 0, 0, 0], 'augmentation': cond['augment'][:, 0]}
+    coin = cond['x0'][:, 0, 0, 0] if 'x0' in cond else None
+    calls.append(draws | {'dropout': jax.random.uniform(key, (n,)), 'coin': coin})
     return jnp.ones_like(x)
 
-  def augment(keys, x0):
-    return x0, jax.vmap(lambda k: jax.random.uniform(k, (1,)))(keys)
-
-  network = Network(
-    network_fn,
-    dj.time_input(1.0),
-    parametrization='x0',
-    condition=make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
-    augment=augment,
-    self_conditioning=True,
-  )
+  options = {
+    'condition': make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
+    'augment': lambda keys, x0: (x0, uniform_each(keys)[:, None]),
+    'self_conditioning': True,
+  }
+  network = Network(network_fn, dj.time_input(1.0), parametrization='x0', **options)
   objective = objectives.denoising(network, SCHEDULE, times=dj.uniform_times)
 
   @jax.jit
@@ -140,10 +128,16 @@ def linear(params, x, noise, cond, *, key=None):
   return params * x + 0.1 * noise[:, None, None, None]
 
 
-TEACHER = {
-  'teacher': lambda frozen, cond: lambda xt, level: dj.Prediction(0.5 * xt),
-  'solver': dj.ddim(),
-}
+def teacher(frozen, cond):
+  return lambda xt, level: dj.Prediction(0.5 * xt)
+
+
+def augment(keys, x0):
+  return x0 + 0.1 * expand_to(uniform_each(keys), x0), uniform_each(keys)[:, None]
+
+
+uniform_each = jax.vmap(jax.random.uniform)
+TEACHER = {'teacher': teacher, 'solver': dj.ddim()}
 AT = {'times': dj.uniform_times}
 PAIRS = {'pairs': level_pairs.grid_pairs()}
 # objective: its arguments, and the options of a network that it can use
@@ -163,16 +157,8 @@ OBJECTIVES = {
   discrete_states.d3pm: ({'num_steps': 4}, set()),
   discrete_states.masked: ({}, set()),
 }
-OPTIONS = {
-  'learned_variance': True,
-  'augment': lambda keys, x0: (
-    x0 + 0.1 * expand_to(uniform_each(keys), x0),
-    uniform_each(keys)[:, None],
-  ),
-  'self_conditioning': True,
-}
+OPTIONS = {'learned_variance': True, 'augment': augment, 'self_conditioning': True}
 BOUNDED = dj.CosineSchedule(-5.0, 5.0)
-uniform_each = jax.vmap(jax.random.uniform)
 STATES = {discrete_states.d3pm: dj.uniform_process, discrete_states.masked: dj.masking_process}
 
 
@@ -211,28 +197,17 @@ def test_parts_of_a_batch_are_the_batch(make, key):
       return out.reshape(len(x), -1)
     return jnp.tile(out, 2) if 'learned_variance' in usable else out
 
-  objective = made(
-    make,
-    Network(
-      network_fn,
-      dj.time_input(1.0),
-      parametrization='v',
-      condition=make_condition(dropout=0.5),
-      **{name: value for name, value in OPTIONS.items() if name in usable},
-    ),
-  )
+  options = {name: value for name, value in OPTIONS.items() if name in usable}
+  options |= {'parametrization': 'v', 'condition': make_condition(dropout=0.5)}
+  objective = made(make, Network(network_fn, dj.time_input(1.0), **options))
   rng = np.random.default_rng(0)
   context = Context(1, {'network': 0.6}, (), objective.init())
   image = rng.choice([-1.0, 1.0], (6, 2, 2, 1)).astype(np.float32)
 
   @jax.jit
   def run(key, label):
-    batch = {
-      'x': image,
-      'label': label,
-      'noise': image[::-1],
-      'states': rng.integers(0, 3, image.shape),
-    }
+    states = rng.integers(0, 3, image.shape)
+    batch = {'x': image, 'label': label, 'noise': image[::-1], 'states': states}
     inputs, keys = objective.draw(key, batch, context)
     loss = lambda inputs: objective.loss({'network': 0.7}, context, inputs, keys)
     part = lambda index: loss(rows(inputs, index, 2))
