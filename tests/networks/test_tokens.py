@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_jax.networks import tokens
 from diffusion_jax.networks.tokens import rotary_angles
+from tests.networks.test_transformer_block import turn
 
 rotate = jax.jit(tokens.rotate)
 
@@ -58,14 +59,7 @@ def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = rng.standard_normal((2, 6, 3, 8))
   found = np.asarray(rotate(np.float32(x), rotary_angles((2, 3), 8)))
-  z = x[..., 0::2] + 1j * x[..., 1::2]
-  for token in range(6):
-    row, column = divmod(token, 3)
-    for pair in range(4):
-      place = row if pair < 2 else column
-      z[:, token, :, pair] *= np.exp(1j * place / 10000 ** (pair % 2 / 2))
-  np.testing.assert_allclose(found[..., 0::2], z.real, atol=1e-6)
-  np.testing.assert_allclose(found[..., 1::2], z.imag, atol=1e-6)
+  np.testing.assert_allclose(found, turn(x), atol=1e-6)
 
 
 def test_angles_of_a_sequence_are_those_of_su_et_al():

@@ -8,15 +8,10 @@ import pytest
 
 from diffusion_jax.networks.tokens import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
-from tests.networks.literal import dense, layer_norm, random_params, swish
+from tests.networks.literal import attend, dense, gelu, heads, layer_norm, random_params, swish
 
 B, T, D, HEADS, WORDS = 2, 6, 8, 2, 5  # a grid of 2 x 3 patches
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-
-
-def gelu(x):
-  """Hendrycks & Gimpel 2016, the form with tanh."""
-  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def rms_norm(x, p):
@@ -39,25 +34,10 @@ def turn(x):
   return np.concatenate([first, turned], axis=1)
 
 
-def heads(x):
-  return x.reshape(*x.shape[:2], HEADS, -1)
-
-
-def attention(q, k, v, mask=None):
-  out = np.zeros(q.shape)
-  for b in range(len(q)):
-    seen = slice(None) if mask is None else mask[b]
-    for h in range(HEADS):
-      scores = q[b, :, h] @ k[b, seen, h].T / np.sqrt(q.shape[-1])
-      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-      out[b, :, h] = weights @ v[b, seen, h]
-  return out.reshape(*q.shape[:2], -1)
-
-
 def qkv(x, p, prefix, norm, parts):
   shift, scale = parts[:2]
   h = norm(x, p.get(f'{prefix}norm_1')) * (1 + scale) + shift
-  q, k, v = map(heads, np.split(dense(p[f'{prefix}qkv'], h), 3, axis=-1))
+  q, k, v = (heads(part, HEADS) for part in np.split(dense(p[f'{prefix}qkv'], h), 3, axis=-1))
   if f'{prefix}query_norm' in p:
     q = rms_norm(q, p[f'{prefix}query_norm'])
     k = rms_norm(k, p[f'{prefix}key_norm'])
@@ -86,16 +66,16 @@ def block(x, c, p, swiglu=False, rotary=False, words=None):
   q, k, v = qkv(x, p, '', norm, parts)
   if rotary:
     q, k = turn(q), turn(k)
-  return rest(x, attention(q, k, v), p, '', norm, parts, swiglu, words)
+  return rest(x, attend(q, k, v), p, '', norm, parts, swiglu, words)
 
 
 def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
   gate_1, shift, scale, gate_2 = parts[2:]
   x = x + gate_1 * dense(p[f'{prefix}proj'], attended)
   if words is not None:
-    q = heads(dense(p['cross_query'], norm(x)))
-    k, v = (heads(dense(p[f'cross_{n}'], words)) for n in ('key', 'value'))
-    x = x + dense(p['cross_proj'], attention(q, k, v, MASK))
+    q = heads(dense(p['cross_query'], norm(x)), HEADS)
+    k, v = (heads(dense(p[f'cross_{n}'], words), HEADS) for n in ('key', 'value'))
+    x = x + dense(p['cross_proj'], attend(q, k, v, MASK))
   h = norm(x, p.get(f'{prefix}norm_2')) * (1 + scale) + shift
   return x + gate_2 * mlp(h, p, prefix, swiglu)
 
@@ -108,7 +88,7 @@ def joint_block(x, text, c, p, ends):
   others = qkv(text, p, 'text_', layer_norm, text_parts)
   q, k, v = (np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True))
   mask = np.concatenate([np.ones((B, T), bool), MASK], axis=1)
-  out = attention(q, k, v, mask)
+  out = attend(q, k, v, mask)
   x = rest(x, out[:, :T], p, '', layer_norm, parts)
   if ends:
     return x, text
