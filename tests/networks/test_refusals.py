@@ -21,6 +21,7 @@ from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet
 from tests import refusals
 from tests.networks.test_autoencoder import NETWORK
+from tests.networks.test_options import NETWORKS
 
 X, NOISE, TEXT = np.zeros((1, 4, 4, 8)), np.zeros(1), np.zeros((1, 3), int)
 DROP = np.ones(1, bool)
@@ -34,6 +35,10 @@ CLASSES = LabelEmbedding(Inputs(num_classes=3), 5)
 STATES = StateNetwork(DiT(8, 1, 1, out_channels=10), 5, num_outputs=4)
 HALVED = UNet(4, (1, 2), 1, num_groups=2, out_channels=2)
 DIT = DiT(24, 1, 2, out_channels=2)
+
+
+def changed(name, **fields):
+  return NETWORKS[name]().clone(**fields)
 
 
 def begun(network, *inputs):
@@ -61,6 +66,19 @@ def of_context(kind, context):
 
 
 WRONG = r"""
+changed('unet', channels=0) => channels must be an integer of at least 1, not 0
+changed('unet', num_blocks=1.5) => num_blocks must be an integer, not 1.5
+changed('unet', num_heads=True) => num_heads must be an integer, not True
+changed('unet', multipliers=()) => multipliers must be one or more numbers, not ()
+changed('unet', dropout=1.0) => dropout must be a number in [0, 1), not 1.0
+changed('unet', dropout=float('nan')) => dropout must be a number, not nan
+changed('unet', norm_eps=0.0) => norm_eps must be a number in (0, inf), not 0.0
+changed('dit', patch_size=0) => patch_size must be an integer of at least 1, not 0
+changed('classifier', num_classes=1) => num_classes must be an integer of at least 2, not 1
+changed('autoencoder', image_size=(4,)) => image_size must be a list of 2, not (4,)
+changed('autoencoder', decoder_blocks=0) => decoder_blocks must be an integer of at least 1
+changed('vdm', fourier=(8, 6)) => fourier=(8, 6) must be (first, stop)
+changed('vdm', fourier=(6, 25)) => fourier=(6, 25) must be ... first <= stop <= 24
 NETWORK.clone(hidden=(4, 0)) => hidden[1] must be an integer of
 NETWORK.clone(latent_dim=0) => latent_dim must be an integer of at
 NETWORK.clone(dropout=1.0) => dropout must be a number in [0, 1

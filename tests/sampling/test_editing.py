@@ -65,31 +65,15 @@ def law_of_sdedit(sampler, guide, level):
 SAMPLERS = {'ode': (dj.heun(), 50), 'sde': (dj.ancestral('fixed_large'), 250)}
 
 
-@pytest.mark.parametrize(
-  'name, strength',
-  [
-    ('ode', 0.2),
-    ('sde', 0.2),
-    ('ode', 1.0),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in (('ode', 0.6), ('sde', 0.6), ('sde', 1.0))
-    ),
-  ],
-)
+@pytest.mark.parametrize('name, strength', [('ode', 0.2), ('sde', 0.2), ('ode', 1.0)])
 def test_the_law_of_sdedit(name, strength, key):
   """20,000 edits of a guide; strength 1 gives the distribution of x_0."""
   guide = np.array([2.0, -1.5])
   sampler, num_steps = SAMPLERS[name]
-
-  @jax.jit
-  def run(key):
-    levels = level_grid(DDPM, num_steps)
-    guides = jnp.broadcast_to(jnp.asarray(guide, jnp.float32), (20_000, 2))
-    denoise = GAUSSIAN.denoise
-    return dj.sdedit(key, denoise, sampler, levels, guides, strength)
-
-  x = np.asarray(run(key))
+  levels = level_grid(DDPM, num_steps)
+  guides = np.repeat(np.float32(guide[None]), 20_000, axis=0)
+  edit = lambda key: dj.sdedit(key, GAUSSIAN.denoise, sampler, levels, guides, strength)
+  x = np.asarray(jax.jit(edit)(key))
   mean, cov = law_of_sdedit(name, guide, level_at(DDPM, strength))
   error = 5 * np.sqrt(np.diag(cov) / len(x))
   assert (np.abs(x.mean(0) - mean) < error + 0.02).all()

@@ -28,13 +28,9 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(schedule, key
     seen['x'], seen['t'] = x, noise
     return params['value']
 
-  objective = distillation.progressive_distillation(
-    Network(student, dj.time_input(1.0), parametrization='v'),
-    schedule,
-    num_steps=N,
-    teacher=lambda frozen, cond: ORACLE.denoise,
-    solver=dj.ddim(),
-  )
+  network = Network(student, dj.time_input(1.0), parametrization='v')
+  options = {'num_steps': N, 'teacher': lambda frozen, cond: ORACLE.denoise, 'solver': dj.ddim()}
+  objective = distillation.progressive_distillation(network, schedule, **options)
 
   @jax.jit
   def run(key, value):
@@ -97,29 +93,22 @@ def test_reflow_literally(key):
 
   plain = distillation.reflow(flow, STRAIGHT)
   check(plain, pairs, noise, lambda noise: image)
-  taught = distillation.reflow(
-    flow, STRAIGHT, teacher=lambda frozen, cond, eps: frozen * jnp.sin(eps)
-  )
+  teacher = lambda frozen, cond, eps: frozen * jnp.sin(eps)
+  taught = distillation.reflow(flow, STRAIGHT, teacher=teacher)
   check(taught, data, None, lambda noise: 2.0 * np.sin(noise))
 
 
 def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
   """Its images are the ODE's map of sigma(1) eps, to 0.1 % in 64 steps."""
   oracle = oracles.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.5]])
-  zeros = Network(
-    lambda params, x, noise, cond, *, key=None: 0.0 * x, dj.time_input(1.0), parametrization='x0'
-  )
+  network_fn = lambda params, x, noise, cond, *, key=None: 0.0 * x
+  zeros = Network(network_fn, dj.time_input(1.0), parametrization='x0')
   for schedule in (dj.KarrasSchedule(), STRAIGHT):
     levels = level_grid(schedule, 64)
-    objective = distillation.reflow(
-      zeros,
-      schedule,
-      weight=lambda level: jnp.ones_like(level.t),
-      teacher=distillation.sampling_teacher(
-        lambda frozen, cond: oracle.denoise,
-        lambda denoise, x1, levels=levels: dj.sample(key, denoise, dj.unipc(), levels, x1),
-      ),
-    )
+    draw = lambda denoise, x1, levels=levels: dj.sample(key, denoise, dj.unipc(), levels, x1)
+    teacher = distillation.sampling_teacher(lambda frozen, cond: oracle.denoise, draw)
+    weight = lambda level: jnp.ones_like(level.t)
+    objective = distillation.reflow(zeros, schedule, weight=weight, teacher=teacher)
 
     @jax.jit
     def run(key, objective=objective, schedule=schedule):
