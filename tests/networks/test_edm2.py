@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax.networks.edm2 import (
   EDM2,
@@ -19,7 +18,6 @@ from diffusion_jax.networks.edm2 import (
   normalize_kernels,
 )
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.runtime.sharding import make_mesh
 from tests.networks.literal import randomised, shapes
 
 FIXED = 'frequencies', 'phases'
@@ -110,17 +108,6 @@ def test_kernels_get_rows_of_exactly_one_norm():
     np.testing.assert_allclose(ratio, ratio[:1] + 0 * ratio, rtol=1e-5)
   assert found['linear']['gain'] == 1.0
   np.testing.assert_array_equal(found['frequencies'], params['frequencies'])
-
-
-def test_kernels_in_parts_on_eight_devices(rng):
-  """Norms over a split axis need all devices."""
-  mesh = make_mesh(1, 8)
-  params = {'kernel': 3.0 * rng.standard_normal((3, 3, 16, 5), np.float32)}
-  place = NamedSharding(mesh, PartitionSpec(None, None, 'fsdp'))
-  apart = jax.device_put(params, place)
-  found = jax.jit(normalize_kernels, out_shardings=place)(apart)
-  expected = jax.jit(normalize_kernels)(params)
-  np.testing.assert_allclose(found['kernel'], expected['kernel'], rtol=1e-6)
 
 
 @pytest.mark.parametrize('size', [0, 3])

@@ -33,10 +33,6 @@ SCALED = COV * 4.0 / np.trace(COV)
 PRIOR = oracles.gaussian(np.array([0.3, -0.2, 0.1, 0.0]), SCALED)
 
 
-def constant(x0, level=None):
-  return jnp.zeros(len(x0))
-
-
 def run(key, denoise, sampler, num_steps, shape, **options):
   """Draws populations, [B, K, D], and their `Particles`."""
 
@@ -118,30 +114,6 @@ def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
 
 
 CLEAN = dj.clean_level()
-
-
-def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
-  keys = jax.random.split(key, 3)
-
-  def denoise(x, level):  # of [B, 4] and of [B, 1, 4]
-    flat = DATA.denoise(x.reshape(-1, 4), level)
-    return jax.tree.map(lambda a: a.reshape(x.shape), flat)
-
-  steered = dj.steered(constant)
-
-  @jax.jit
-  def step(keys, x):
-    levels = level_grid(SCHEDULE, 10)
-    ends = {'level_t': levels.take(4), 'level_s': levels.take(5)}
-    expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
-    return expected, *steered.step(keys, x, steered.init(x), denoise, **ends)
-
-  with jax.enable_x64(True):  # Programs may fuse operations differently.
-    x = jax.random.normal(key, (3, 1, 4), np.float64)
-    expected, found, state = step(keys, x)
-  assert found.dtype == np.float64
-  np.testing.assert_allclose(found, expected, rtol=1e-12)
-  np.testing.assert_array_equal(state.log_evidence, np.zeros(3))
 
 
 def test_a_population_depends_on_its_key_only(key):
