@@ -96,27 +96,6 @@ def initial(name, **options):
   return jax.eval_shape(init, jax.random.key(0), x, *noise)
 
 
-LEVELLED = ['unet', 'ddpmpp', 'edm2', 'classifier', 'autoencoder']
-
-
-@pytest.mark.parametrize('names, options, message', [
-  ([*LEVELLED, 'hierarchical'], {'multipliers': (1, 1, 1, 1)},
-   'sides of 4x4 cannot be halved 3 times'),
-  (['unet', 'vdm', 'autoencoder', 'hierarchical'], {'num_groups': 3},
-   'num_groups=3 does not divide the 4 channels'),
-  (['unet'], {'multipliers': (1.25,)}, 'num_groups=2 does not divide the 5 ch'),
-  (['unet'], {'stem_channels': 3}, 'does not divide the 3 channels'),
-  (['ddpmpp'], {'channels': 9}, 'does not divide the 9 channels of a norm'),
-  (['edm2'], {'attention_resolutions': (4,), 'head_channels': 3},
-   'head_channels=3 does not divide the 4'),
-  (['vdm'], {'gamma_min': 5.0}, 'gamma_min=5.0 is not below'),
-])  # fmt: skip
-def test_sizes_that_do_not_fit_together_are_refused(names, options, message):
-  for name in names:
-    with pytest.raises(ValueError, match=message):
-      initial(name, **options)
-
-
 @pytest.mark.parametrize('name', NETWORKS)
 def test_options_do_not_change_parameters(name):
   """They are float32, as the output is, and have explicit names."""

@@ -130,6 +130,19 @@ begun(UNet(256, **HALF), X, NOISE) => not 256: change num_heads or head_channels
 attended(4) => 128 channels, not 4: change num
 attended(12) => 128 channels, not 12: change num
 attended(136) => 128 channels, not 136: change num
+# sizes that do not fit together
+begun(changed('vdm', num_groups=3), X, NOISE) => num_groups=3 does not divide the 4 channels
+begun(changed('unet', num_groups=3), X, NOISE) => num_groups=3 does not divide the 4 channels
+begun(changed('autoencoder', num_groups=3), X) => num_groups=3 does not divide the 4 channels
+begun(changed('unet', multipliers=(1.25,)), X, NOISE) => num_groups=2 does not divide the 5 ch
+begun(changed('unet', stem_channels=3), X, NOISE) => does not divide the 3 channels
+begun(changed('ddpmpp', channels=9), X, NOISE) => does not divide the 9 channels of a norm
+begun(changed('edm2', attention_resolutions=(4,), head_channels=3), X, NOISE) => head_channels=3
+  does not divide the 4
+begun(changed('vdm', gamma_min=5.0), X, NOISE) => gamma_min=5.0 is not below
+begun(changed('ddpmpp', multipliers=(1, 1, 1, 1)), X, NOISE) => sides of 4x4 cannot be halved 3
+begun(changed('edm2', multipliers=(1, 1, 1, 1)), X, NOISE) => sides of 4x4 cannot be halved 3 times
+begun(changed('autoencoder', multipliers=(1, 1, 1, 1)), X) => sides of 4x4 cannot be halved 3 times
 # sides and ranks
 patchify(jnp.zeros((1, 6, 4, 3)), 4) => images of 6x4 ... patches of 4x4: patch
 grid_positions((2, 2), 6) => divisible by 4, not 6

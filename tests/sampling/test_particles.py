@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
-from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_grid
 from tests.sampling import chains
@@ -196,13 +195,6 @@ def test_a_signal_free_level_has_no_gradient(key):
 
   found, expected = step(x, True), step(x, False)
   np.testing.assert_array_equal(found, expected)
-
-
-def test_the_effective_number_of_particles():
-  weights = np.array([[1.0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [3, 1, 0, 0]])
-  with np.errstate(divide='ignore'):
-    found = jitted(effective_number)(np.log(weights).astype(np.float32))
-  np.testing.assert_allclose(found, [4, 1, 0, 16 / 10], rtol=1e-6)
 
 
 def test_pick_draws_by_weight(key):
