@@ -162,7 +162,7 @@ of_shape(DIT.clone(channels=8, positions='rotary'), 4, 4, 4, 2) => head channels
 """
 
 
-@pytest.mark.parametrize('error, call, message', refusals.rows(ValueError, WRONG))
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
 def test_what_cannot_be_is_refused(error, call, message):
   with refusals.one_line(error=error, match=message):
     eval(call)  # The rows are our own.

@@ -1,4 +1,4 @@
-"""Every sampler: its order, its moments, its ends, its calls and its keys."""
+"""Every sampler: its order, its ends, its calls and its keys."""
 
 import functools
 
