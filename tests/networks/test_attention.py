@@ -19,7 +19,8 @@ def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
   )
   mask = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 0]], bool)
   found = jax.jit(attend)(q, k, v, mask)
-  expected = literal.attend(*(np.asarray(a, np.float64) for a in (q, k, v)), mask)
+  q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+  expected = literal.attend(q, k, v, mask)
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

@@ -39,7 +39,7 @@ def test_the_encoder_is_the_papers():
   found = jax.jit(module.apply)(variables, tokens, mask)
   linear, norm = linear_and_norm(variables)
   angles = np.arange(24)[:, None] * 1e4 ** (-np.arange(8) / 7)
-  h = np.float64(variables['params']['table']['embedding'])[tokens]
+  h = np.asarray(variables['params']['table']['embedding'], np.float64)[tokens]
   h = h + np.concatenate([np.sin(angles), np.cos(angles)], -1)
   for i in range(2):
     qkv = linear(norm(h, f'attention_{i}_norm'), f'attention_{i}_qkv')

@@ -17,7 +17,7 @@ def test_each_frame_adds_noise_of_its_own_to_the_one_before(key):
   steps = [0, 1, 10, 11, 50]
   z = np.asarray(jax.jit(lambda key: dj.noise_image(key, image, SCHEDULE, steps))(key))
   np.testing.assert_array_equal(z[0], image)
-  alphas = np.float64(at_step(SCHEDULE, np.array(steps)).alpha)
+  alphas = np.asarray(at_step(SCHEDULE, np.array(steps)).alpha, np.float64)
   error = 5 / image.size**0.5
   for a, b, ratio in zip(z[:-1], z[1:], alphas[1:] / alphas[:-1], strict=True):
     noise = (b - ratio * a) / np.sqrt(1 - ratio**2)
