@@ -1,4 +1,4 @@
-"""DiT: published sizes, the whole network in NumPy, refusals."""
+"""DiT: the whole network in NumPy, its dropout, its loop and its vectors."""
 
 import functools
 import re
