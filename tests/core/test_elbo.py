@@ -7,7 +7,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core import elbo
-from tests.jitted import jitted, level_at
+from tests.jitted import at_step, jitted, level_at
 
 
 @pytest.mark.parametrize('num_levels', [2, 17, 256])
@@ -31,6 +31,16 @@ def test_the_categorical_decoder_literally(num_levels):
 
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+
+
+def test_prior_kl_in_float64():
+  """It is 0.5 sum(alpha_bar x^2 - alpha_bar - log(1 - alpha_bar))."""
+  x0 = np.random.default_rng(0).uniform(-1.0, 1.0, (3, 4))
+  for step, rtol in ((1000, 1e-4), (500, 1e-5), (10, 1e-5)):
+    alpha_bar = np.prod(1.0 - dj.linear_betas(1000)[:step])
+    each = alpha_bar * x0**2 - alpha_bar - np.log1p(-alpha_bar)
+    found = jitted(dj.prior_kl)(np.float32(x0), at_step(SCHEDULE, step))
+    np.testing.assert_allclose(found, 0.5 * each.sum(axis=1), rtol=rtol)
 
 
 def test_levels_that_are_equal_lose_nothing(key):

@@ -68,17 +68,32 @@ def test_weights():
   np.testing.assert_allclose(twice, once / 4.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['eps', 'x0', 'v', 'flow'])
+def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
+  """It is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
+  x0, eps, output = rng.standard_normal((3, 4, 6), np.float32)
+  t = np.float32([1e-4, 0.3, 0.9, 1.0])
+
+  @jax.jit
+  def loss(output, x0, eps):
+    args = dj.RectifiedFlowSchedule()(t), dj.flow_weight
+    return dj.denoising_loss('flow', output, x0, eps, *args), args[1](args[0])
+
+  found, weight = loss(output, x0, eps)
+  expected = np.sum((eps - x0 - output) ** 2, axis=1)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(weight, 1.0 / t**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
 def test_loss_and_gradient_are_finite_at_zero_snr(kind, rng):
-  """The limits are |eps - y|^2, 0 and 0, and |eps - x_0 - y|^2 of `flow_weight`."""
+  """The limits are |eps - y|^2, 0 and 0."""
   x0, eps, y = rng.standard_normal((3, 2, 3), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
-  weight = dj.flow_weight if kind == 'flow' else dj.snr_weight
-  loss = lambda y: jitted(dj.denoising_loss)(kind, y, x0, eps, level, weight).sum()
+  loss = lambda y: jitted(dj.denoising_loss)(kind, y, x0, eps, level, dj.snr_weight).sum()
   value, grad = jax.jit(jax.value_and_grad(loss))(y)
   assert np.isfinite(value) and np.isfinite(grad).all()
-  limits = {'eps': np.sum((y - eps) ** 2), 'flow': np.sum((eps - x0 - y) ** 2)}
-  np.testing.assert_allclose(value, limits.get(kind, 0.0), rtol=1e-5, atol=1e-20)
+  expected = np.sum((y - eps) ** 2) if kind == 'eps' else 0.0
+  np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-20)
 
 
 def drawn(times, *args, **options):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 import diffusion_jax as dj
-from tests.jitted import level_at
+from tests.jitted import level_at, level_grid
 from tests.schedules import DDPM, ENDING, EVERY, VP, anything, learned
 
 LEARNED = learned(-10.0, 6.0, 9.0)
@@ -172,6 +172,33 @@ def test_a_shift_of_a_cosine(shift):
 def test_a_shift_keeps_the_steps():
   assert dj.ShiftedSchedule(DDPM, 2.0).num_steps == 1000
   assert not hasattr(dj.ShiftedSchedule(dj.CosineSchedule(), 2.0), 'num_steps')
+
+
+def test_simple_diffusion_and_input_scaling_are_shifts():
+  t = np.linspace(0.1, 0.9, 9)
+  inner = dj.CosineSchedule()
+  plain = level_at(inner, t)
+  # Hoogeboom et al. 2023: logsnr + 2 log(64 / d) for images of d x d pixels.
+  found = level_at(dj.ShiftedSchedule(inner, 256 / 64), t).logsnr
+  expected = np.asarray(plain.logsnr) + 2 * np.log(64 / 256)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  # Chen 2023: x_t = sqrt(abar) b x_0 + sqrt(1 - abar) eps has SNR times b^2.
+  found = level_at(dj.ShiftedSchedule(inner, 1 / 0.3), t).snr
+  np.testing.assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)
+
+
+@pytest.mark.parametrize('n', [2, 18, 256])
+def test_a_uniform_grid_of_karras_is_edms_grid(n):
+  """It has the t_i of Karras et al. 2022, Eq. 5, then 0."""
+  i = np.arange(n)
+  first, last = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
+  expected = (first + i / (n - 1) * (last - first)) ** 7
+  levels = level_grid(dj.KarrasSchedule(), n)
+  # float32 resolves t to 6e-8; the relative error of sigma is up to 25 times.
+  rtol = 1e-6 if n < 100 else 3e-6
+  sigma = np.asarray(levels.sigma)
+  np.testing.assert_allclose(sigma[:-1], expected, rtol=rtol)
+  assert sigma[-1] == 0.0 and (np.asarray(levels.alpha) == 1.0).all()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted
+from tests.jitted import jitted, level_at
 from tests.papers.paper import f32
 
 LOW, HIGH, BEND = -13.3, 5.0, 4.0
@@ -95,6 +95,23 @@ def test_eq_15_and_17_continuous_diffusion_loss():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   found = diffusion_loss(*f32(x, x_hat), VDM, *f32(t))
   np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_the_posterior_in_sigmoids_and_expm1():
+  """A.2 has a = sigmoid(-gamma_s), c = -expm1(gamma_s - gamma_t)."""
+  s, t = np.array([0.0, 0.3, 0.6]), np.array([0.01, 0.31, 1.0])
+  rng = np.random.default_rng(0)
+  x, eps = rng.normal(size=(2, 3, 5))
+  g_s, g_t = gamma(s)[:, None], gamma(t)[:, None]
+  sigma_t = np.sqrt(sigmoid(g_t))
+  z = np.sqrt(sigmoid(-g_t)) * x + sigma_t * eps
+  c = -np.expm1(g_s - g_t)
+  mean = np.sqrt(sigmoid(-g_s) / sigmoid(-g_t)) * (z - sigma_t * c * eps)
+  variance = (1.0 - sigmoid(-g_s)) * c
+  levels = [level_at(VDM, np.float32(a)) for a in (s, t)]
+  found = jitted(dj.q_posterior)(*f32(x, z), *levels)
+  np.testing.assert_allclose(found.mean, mean, atol=3e-6)
+  np.testing.assert_allclose(found.variance, variance, rtol=2e-4)
 
 
 # For Gaussian data and the exact denoiser everything is known.

@@ -12,9 +12,12 @@ from diffusion_jax.networks.edm2 import (
   EDM2,
   EDM2Block,
   MPConv,
+  MPFourier,
   magnitude,
+  mp_cat,
   mp_silu,
   mp_sum,
+  normalize,
   normalize_kernels,
 )
 from diffusion_jax.networks.inputs import Inputs
@@ -89,6 +92,26 @@ def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
   np.testing.assert_allclose(found[1] * (1 - t), found[0] * t, atol=1e-6)
 
 
+@pytest.mark.parametrize('t', [0.5, 0.25])
+def test_a_concatenation_weighs_its_parts_whatever_their_widths(t):
+  """5 and 3 channels become 8 of magnitude 1, weighted (1-t)^2 to t^2."""
+  a = jnp.array([1.0, -1.0, 1.0, 1.0, -1.0])
+  found = np.asarray(mp_cat(a, a[:3], t))
+  np.testing.assert_allclose(np.mean(found**2), 1.0, rtol=1e-6)
+  shares = np.sum(found[:5] ** 2), np.sum(found[5:] ** 2)
+  np.testing.assert_allclose(shares[1] / shares[0], (t / (1 - t)) ** 2, 1e-6)
+
+
+def test_normalisation_literally_and_at_0():
+  x = np.random.default_rng(0).standard_normal((2, 3, 5), np.float32)
+  x[1, 1] = 0.0
+  wide = np.asarray(x, np.float64)
+  expected = wide / (1e-4 + np.sqrt(np.mean(wide**2, axis=-1, keepdims=True)))
+  np.testing.assert_allclose(jax.jit(normalize)(x), expected, atol=1e-6)
+  gradient = jax.jit(jax.grad(lambda x: normalize(x).sum()))(x)
+  assert np.isfinite(gradient).all()
+
+
 def test_kernels_get_rows_of_exactly_one_norm():
   """The norm is sqrt(fan in); other leaves do not change."""
   rng = np.random.default_rng(0)
@@ -123,3 +146,19 @@ def test_a_layer_does_not_see_the_length_of_its_weights(size, key, rng):
   longer = jax.tree.map(lambda w: 50.0 * w, params)
   np.testing.assert_allclose(apply(longer, 1.0), out, rtol=3e-4, atol=3e-4)
   np.testing.assert_allclose(apply(params, 2.0), 2.0 * out, atol=1e-5)
+
+
+def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
+  layer = MPFourier(4096)
+  noise = np.float32([-1.5, 0.0, 1.1])
+  found, variables = jax.jit(layer.init_with_output)(key, noise)
+  params = variables['params']
+  f, p = (np.asarray(params[n], float) for n in ('frequencies', 'phases'))
+  angles = 2 * np.pi * (f * np.asarray(noise, float)[:, None] + p)
+  np.testing.assert_allclose(found, np.sqrt(2) * np.cos(angles), atol=2e-5)
+  squares = np.mean(np.square(found), axis=1)  # +- 1 / sqrt(2 * 4096) each
+  np.testing.assert_allclose(squares, 1.0, atol=0.05)
+  assert 0.0 <= p.min() and p.max() <= 1.0 and abs(f.std() - 1.0) < 0.05
+  loss = lambda v: jnp.sum(jnp.asarray(layer.apply(v, noise)))
+  gradient = jax.jit(jax.grad(loss))(variables)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))

@@ -71,6 +71,22 @@ def encoder_joint(encoder, x, d):
   return mean[:, 1:], cov[1:, 1:]
 
 
+def reversal(decoder):
+  """Returns the decoder's exact reversal, an encoder and a Markov chain.
+
+  p(z_t | z_{t-1}, ..., x) = p(z_t | z_{t-1}): Bayes' rule for each link.
+  """
+  mean, variance, links = 0.0, 1.0, []
+  for gain, offset, added in decoder[::-1]:
+    next_mean = gain * mean + offset
+    next_variance = gain**2 * variance + added
+    back = gain * variance / next_variance
+    left = variance * added / next_variance
+    links.append(Link(back, mean - back * next_mean, left))
+    mean, variance = next_mean, next_variance
+  return links[::-1]
+
+
 def transition(links):
   """Makes `encode` or `decode` of `hierarchical_elbo`."""
 

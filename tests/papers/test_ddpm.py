@@ -94,11 +94,38 @@ def test_section_3_2_variances(p, variance):
   np.testing.assert_allclose(found, sigma_squared(p, variance), rtol=1e-4)
 
 
+@pytest.mark.parametrize('T', [3, 1000])
+def test_eq_8_mean_matching(T):
+  """L_{t-1} = |mu-tilde - mu_theta|^2 / (2 sigma_t^2), t > 1."""
+  p = every_step('linear', T)
+  kept = np.resize(np.arange(1, T), 999)
+  x0, _, xt = pictures(p)
+  x0_hat, _, _ = pictures(p, seed=1)
+  difference = eq_7(p, x0, xt)[0] - eq_7(p, x0_hat, xt)[0]
+  variance = column(sigma_squared(p, 'fixed_small'), xt)[kept]
+  expected = np.sum(difference[kept] ** 2 / (2 * variance), axis=1)
+  s, t = (level.take(kept) for level in levels(p))
+  x0, x0_hat, xt = f32(x0[kept], x0_hat[kept], xt[kept])
+  q, model = (jitted(dj.q_posterior)(x0, xt, s, t), jitted(dj.p_reverse)(x0_hat, xt, s, t))
+  found = np.sum(jitted(dj.kl)(q, model), axis=1)
+  # The two means nearly cancel if the loss is 1e-6 nats.
+  np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
+
+
 def eq_10(p, eps, xt):
-  """Returns (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
   t = p.steps
   factor = column(p.beta[t] / np.sqrt(1 - p.alpha_bar[t]), xt)
   return (xt - factor * eps) / np.sqrt(column(p.alpha[t], xt))
+
+
+@each_schedule
+def test_eq_10_posterior_mean_of_eps(p):
+  """mu-tilde_t = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
+  x0, eps, xt = pictures(p)
+  expected = eq_10(p, eps, xt)
+  np.testing.assert_allclose(eq_7(p, x0, xt)[0], expected, atol=1e-9)
+  found = jitted(dj.q_posterior)(*f32(x0, xt), *levels(p)).mean
+  np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 @each_schedule

@@ -154,3 +154,8 @@ def test_edm_training_loss_literally(sd, key):
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
   np.testing.assert_allclose(found, np.mean(weight * (D - y) ** 2), rtol=1e-4)
   np.testing.assert_allclose(total, found)
+  # The noise is standard normal, log sigma N(-1.2, 1.2^2).
+  n = (x - y) / sigma
+  assert abs(n.std() - 1) < 0.15 and abs(n.mean()) < 0.2
+  assert abs(4 * c_noise.mean() + 1.2) < 4 * 1.2 / 8
+  assert 0.8 < 4 * c_noise.std() < 1.7

@@ -45,20 +45,47 @@ ONE_NUMBER = dj.Measurement(
 )
 
 
+def posterior_mean(a, y, x, level):
+  """Computes E[x_0 | x_t, a x_0 = y] in float64 from both observations."""
+  alpha, sigma = float(level.alpha), float(level.sigma)
+  both = np.concatenate([alpha * np.eye(4), a])
+  noise = np.diag([sigma**2] * 4 + [0.0] * len(a))
+  gain = COV @ both.T @ np.linalg.inv(both @ COV @ both.T + noise)
+  known = np.concatenate([np.asarray(x, np.float64), y], axis=1)
+  return MEAN[None] + (known - (both @ MEAN)[None]) @ gain.T
+
+
 @pytest.mark.parametrize('t', [0.05, 0.3, 1.0])
 @pytest.mark.parametrize('num_known', [1, 2])
 def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
   """The result is exact with one iteration per known number."""
   level = level_at(SCHEDULE, t)
-  x = jax.random.normal(key, (3, 4))
-  known, mask = np.float32([[0.3, -0.7, 0.0, 0.0]]), np.arange(4)[None] < num_known
-  known = np.repeat(known, 3, axis=0)
+  x, known = jax.random.normal(key, (2, 3, 4))
+  mask = np.arange(4)[None] < num_known
   guided = dj.reconstruction_guided(DATA.denoise, known, mask, num_iterations=num_known)
   found = np.asarray(jax.jit(guided)(x, level).x0)
-  exact = DATA.posterior(np.eye(4)[:num_known], known[0, :num_known], 1e-4)
-  expected = jitted(exact.denoise)(x, level).x0
+  a = np.eye(4)[:num_known]
+  y = np.asarray(known, np.float64)[:, :num_known]
+  expected = posterior_mean(a, y, x, level)
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
-  np.testing.assert_allclose(found[:, :num_known], known[:, :num_known], atol=2e-3)
+  np.testing.assert_allclose(found[:, :num_known], y, atol=2e-3)
+
+
+def test_any_linear_observation(key):
+  """Means of pairs are the super-resolution of four pixels."""
+  level = level_at(SCHEDULE, 0.4)
+  x, truth = jax.random.normal(key, (2, 3, 4))
+  observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
+
+  @jax.jit
+  def guided(x):
+    y = observe(truth)
+    options = {'num_iterations': 2}
+    return dj.observation_guided(DATA.denoise, observe, y, **options)(x, level)
+
+  y = np.asarray(truth, np.float64) @ POOL.T
+  expected = posterior_mean(POOL, y, x, level)
+  np.testing.assert_allclose(guided(x).x0, expected, atol=2e-3)
 
 
 def test_scale_and_the_first_iteration_go_along_the_gradient(key):
