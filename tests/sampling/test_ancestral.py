@@ -62,11 +62,13 @@ def inversion_errors(num_steps, schedule, x0):
   return jnp.abs(again - x0).max(), jnp.abs(up - truth).max()
 
 
-def test_inversion_is_of_first_order(key):
+@pytest.mark.parametrize(
+  'name', [pytest.param('linear_vp', marks=pytest.mark.slow), 'continuous_cosine']
+)
+def test_inversion_is_of_first_order(name, key):
   """The errors of x_0 and of the ODE's x_T halve with the step."""
-  schedule = SCHEDULES['continuous_cosine']
   x0 = jax.jit(GAUSSIAN.sample, static_argnums=1)(key, 64)
-  errors = np.array([inversion_errors(n, schedule, x0) for n in (200, 400, 800)])
+  errors = np.array([inversion_errors(n, SCHEDULES[name], x0) for n in (200, 400, 800)])
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   np.testing.assert_allclose(found, 1.0, atol=0.15)
 

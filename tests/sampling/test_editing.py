@@ -63,9 +63,12 @@ def law_of_sdedit(sampler, guide, level):
 
 
 SAMPLERS = {'ode': (dj.heun(), 50), 'sde': (dj.ancestral('fixed_large'), 250)}
+SLOW = [
+  pytest.param(*case, marks=pytest.mark.slow) for case in [('ode', 0.6), ('sde', 0.6), ('sde', 1.0)]
+]
 
 
-@pytest.mark.parametrize('name, strength', [('ode', 0.2), ('sde', 0.2), ('ode', 1.0)])
+@pytest.mark.parametrize('name, strength', [('ode', 0.2), ('sde', 0.2), ('ode', 1.0), *SLOW])
 def test_the_law_of_sdedit(name, strength, key):
   """20,000 edits of a guide; strength 1 gives the distribution of x_0."""
   guide = np.array([2.0, -1.5])
