@@ -134,13 +134,13 @@ app/run/sharing.py app/run/test_sharing.py is_last
 app/run/sharing.py app/run/test_sharing.py other_weights_under
   here != there or not share.same(source, workdir) => here != there
 # Given a measurement.
-core/measurements.py sampling/test_measurements.py at_every_level
+core/measurements.py sampling/test_reconstruction.py at_every_level
   jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
 core/measurements.py sampling/test_heuristics.py norm_of_the_residual
   jnp.sqrt(square + 1e-12) => square
-sampling/twists.py sampling/test_measurements.py at_every_level
+sampling/twists.py sampling/test_reconstruction.py at_every_level
   at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
-sampling/twists.py sampling/test_particles.py without_its_constant
+sampling/twists.py without_its_constant
   (0.5 * fixed - residual) => (fixed - residual)
 app/modes/serve.py other_hosts_sites
   site not in ('same-origin', 'none') => site == 'cross-site'
@@ -266,7 +266,7 @@ sampling/splitting.py law_for_any_size_of_step
   noise**2 - back**2 => 0.0 * noise
 sampling/splitting.py law_for_any_size_of_step
   (noise**2 - back**2) => (noise**2)
-sampling/conjugate_gradients.py sampling/test_reconstruction.py negative_curvature
+sampling/conjugate_gradients.py negative_curvature
   jnp.maximum(curvature, error) => jnp.abs(curvature)
 sampling/reconstruction.py asymmetric_jacobian
   0.5 * (left - right) => 0.0 * (left - right)
@@ -403,7 +403,7 @@ core/elbo.py each_step_is_drawn
   / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
 core/elbo.py each_step_is_drawn
   points / steps * ends[-1] => points / (steps + 1) * ends[-1]
-core/vdm.py papers/test_vdm.py eq_13_and_14_finite
+core/vdm.py eq_13_and_14_finite
   jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
 core/vae.py papers/test_vae.py importance_weighted_bound
   jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
@@ -527,7 +527,7 @@ app/train_loop/setup.py app/modes/test_refusals.py training.accumulate
 app/run/weights.py another_network_is_refused
   own or folder.differences(stored => own and folder.differences(stored
 # Discrete states.
-core/discrete_states.py papers/test_discrete_states.py test_d3pm_eq_3_and_4
+core/discrete_states.py mean_of_the_oracle
   jnp.exp(log_p - log_q) => jnp.exp(log_p)
 core/masked.py test_weights
   level_slopes(schedule, level.t)[1] / level.sigma

@@ -136,13 +136,7 @@ TESTED_ELSEWHERE = {
   'app/run/other_runs.py': 'app/models/test_guidance.py',
   'app/edits/posteriors.py': 'app/modes/test_restore.py',
   'app/edits/restoration.py': 'app/modes/test_restore.py',
-  'core/measurements.py': 'sampling/test_measurements.py',
-  'core/flow_losses.py': 'training/test_flow_maps.py',
-  'core/vdm.py': 'papers/test_vdm.py',
   'aliases.py': 'test_architecture.py',
-  'training/state.py': 'training/test_step.py',
-  'sampling/conjugate_gradients.py': 'sampling/test_reconstruction.py',
-  'sampling/twists.py': 'sampling/test_particles.py',
 }
 
 

@@ -1,7 +1,4 @@
-"""Types under jax_enable_x64, and the precision of products of float32.
-
-Programs are traced, not compiled.
-"""
+"""Types under jax_enable_x64, and precisions of products, in traced programs."""
 
 import dataclasses
 import inspect
@@ -20,12 +17,14 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.measurements import is_linear
-from diffusion_jax.networks import autoencoder, ddpmpp, edm2, gamma, transformer, unet, vdm
+from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.runtime import compiling
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
 from tests.app.conftest import trial
+from tests.networks import test_options
+from tests.networks.test_transformer import JIT
 
 F32, INT = jnp.float32, jnp.int32
 B, SHAPE = 2, (2, 8, 8, 3)
@@ -49,10 +48,7 @@ def float_types(tree):
 
 
 def precisions(jaxpr):
-  """Yields the precision of each product and convolution.
-
-  Our own primitives have its name, or None.
-  """
+  """Yields the precision of each product and convolution."""
   for eqn in jaxpr.eqns:
     kind, _, _ = eqn.primitive.name.partition('_d')
     if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
@@ -65,69 +61,34 @@ def precisions(jaxpr):
       yield from precisions(inner)
 
 
-SMALL = {
-  'channels': 8,
-  'num_groups': 4,
-  'multipliers': (1, 2),
-  'num_blocks': 1,
-  'attention_resolutions': (8,),
-}
 LABEL = {'label': of((B,), INT), 'drop': of((B,), bool)}
 TEXT = {'text': of((B, 5), INT), 'text_mask': of((B, 5), bool)}
 LABELLED = Inputs(num_classes=3, null_class=True)
 TOLD = dataclasses.replace(LABELLED, self_conditioning=True)
-AUGMENTED = dataclasses.replace(TOLD, augment_dim=9)
 WORDS = Inputs(text=Text(8, layers=1))
 SHOWN = dataclasses.replace(TOLD, image_channels=1, text=WORDS.text)
 X, NOISE = of(), of((B,))
-NETWORKS = {
-  'unet': (lambda **k: unet.UNet(**SMALL, inputs=SHOWN, **k), (X, NOISE, LABEL | TEXT)),
-  'unet, openai': (
-    lambda **k: unet.UNet(
-      **SMALL, noise_embedding='openai', scale_shift=True, resblock_updown=True, qkv='new', **k
-    ),
-    (X, NOISE),
-  ),
+LEVELS: Any = {'multipliers': (1, 2), 'attention_resolutions': (8,)}
+OPENAI: Any = {'noise_embedding': 'openai', 'scale_shift': True, 'resblock_updown': True}
+WIDE: Any = {'channels': 8, 'num_blocks': 2, 'num_heads': 2}
+# Options of the networks of tests/networks/test_options.py, and their inputs.
+NETWORKS: Any = {
+  'unet': (LEVELS | {'inputs': SHOWN}, X, NOISE, LABEL | TEXT),
+  'unet, openai': (LEVELS | OPENAI | {'qkv': 'new'}, X, NOISE),
   'ddpmpp': (
-    lambda initializer, **k: ddpmpp.DDPMpp(
-      **SMALL, inputs=AUGMENTED, noise_embedding='fourier', **k
-    ),
-    (X, NOISE, LABEL),
+    LEVELS | {'inputs': dataclasses.replace(TOLD, augment_dim=9), 'noise_embedding': 'fourier'},
+    *(X, NOISE, LABEL),
   ),
-  'edm2': (
-    lambda initializer, **k: edm2.EDM2(8, (1, 2), 1, (8,), 4, inputs=LABELLED, **k),
-    (X, NOISE, LABEL),
-  ),
+  'edm2': (LEVELS | {'inputs': LABELLED}, X, NOISE, LABEL),
   'dit': (
-    lambda initializer, **k: transformer.DiT(
-      8,
-      2,
-      2,
-      inputs=SHOWN,
-      class_tokens=1,
-      class_tokens_at=1,
-      norm='rms',
-      positions='both',
-      qk_norm=True,
-      mlp='swiglu',
-      bottleneck=2,
-      **k,
-    ),
-    (X, NOISE, LABEL | TEXT),
+    {'inputs': SHOWN, 'class_tokens': 1, 'class_tokens_at': 1, 'bottleneck': 2, **WIDE, **JIT},
+    *(X, NOISE, LABEL | TEXT),
   ),
-  'dit, cross': (
-    lambda initializer, **k: transformer.DiT(8, 1, 2, inputs=WORDS, text_attention='cross', **k),
-    (X, NOISE, TEXT),
-  ),
-  'vdm': (
-    lambda **k: vdm.ScoreNetwork(8, 1, num_groups=4, inputs=LABELLED, **k),
-    (X, NOISE, {'label': LABEL['label']}),
-  ),
-  'classifier': (lambda **k: unet.NoisyClassifier(3, **SMALL, head_channels=4, **k), (X, NOISE)),
-  'autoencoder': (lambda **k: autoencoder.Autoencoder((8, 8), 6, latent_dim=4, **SMALL, **k), (X,)),
-  'hierarchical': (lambda **k: autoencoder.HierarchicalAutoencoder(6, 2, **SMALL, **k), (X,)),
-  'linear gamma': (lambda **_: gamma.LinearGamma(), (NOISE,)),
-  'monotone gamma': (lambda **_: gamma.MonotoneGamma(), (NOISE,)),
+  'dit, cross': (WIDE | {'inputs': WORDS, 'text_attention': 'cross'}, X, NOISE, TEXT),
+  'vdm': ({'inputs': LABELLED}, X, NOISE, {'label': LABEL['label']}),
+  'classifier': (LEVELS, X, NOISE),
+  'autoencoder': (LEVELS | {'image_size': (8, 8), 'latent_dim': 4}, X),
+  'hierarchical': (LEVELS, X),
 }
 
 
@@ -135,10 +96,20 @@ NETWORKS = {
 @pytest.mark.parametrize('initializer, dtype', [('ho', jnp.float32), ('torch', jnp.bfloat16)])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_networks_have_float32_parameters_and_outputs(name, initializer, dtype):
-  make, inputs = NETWORKS[name]
-  network = make(initializer=initializer, dtype=dtype)
+  options, *inputs = NETWORKS[name]
+  network = test_options.NETWORKS[name.partition(',')[0]]().clone(dtype=dtype, **options)
+  if hasattr(network, 'initializer'):
+    network = network.clone(initializer=initializer)
   found = jax.eval_shape(network.init_with_output, jax.random.key(0), *inputs)
   assert float_types(found) == {'float32'}
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('network', [gamma.LinearGamma(), gamma.MonotoneGamma()])
+def test_networks_of_gamma_are_float32(network):
+  assert float_types(jax.eval_shape(network.init_with_output, jax.random.key(0), NOISE)) == {
+    'float32'
+  }
 
 
 def gamma_fn(params, t):
@@ -235,16 +206,15 @@ WALKS = {
 
 
 def arguments(a, names):
-  """Returns values by the names of parameters: float32 images, times, levels.
-
-  Where images decide the type, levels are float64.
-  """
+  """Returns values of parameters by their names."""
   discrete = {'process', 'logits'} & {*names}
   images = {'x0', 'xt', 'x_s', 'eps'} & {*names} and not discrete
+  # Where images decide the type, levels are float64.
   s, t = (SCHEDULE(0.3), SCHEDULE(0.5)) if images else (a.ls, a.lt)
+  size = a.x[0].size
   return {
     **dict.fromkeys(('x', 'x0', 'x_s', 'output', 'image', 'guide'), a.x),
-    **dict.fromkeys(('eps_hat', 'a', 'mean'), a.x),
+    **dict.fromkeys(('eps_hat', 'a', 'mean', 'var_frac'), a.x),
     **dict.fromkeys(('x0_hat', 'xt', 'z0', 'eps', 'b', 'log_scale'), a.y),
     **dict.fromkeys(('known', 'observed'), a.y),
     **dict.fromkeys(('t', 'nats', 'log_p'), a.t),
@@ -252,22 +222,22 @@ def arguments(a, names):
     **{'p': normal(a.y), 'mask': a.y > 0.0, 'logits': logits(a.x)},
     **{'key': a.key, 'level_s': s, 'level_t': t, 'level': t, 'level_T': t},
     **{'levels': grid(), 'schedule': SCHEDULE, 'process': MATRICES},
-    **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode},
+    **{'denoise': denoise, 'sampler': dj.ddim(), 'decode': decode, 'prior': denoise},
+    **{'denoiser_of': lambda y: denoise, 'observations': jnp.ones((2, 1))},
+    **{'prior_covariance': np.eye(size), 'covariances': 0.5 * np.stack([np.eye(size)] * 2)},
     'network': dj.Network(network_fn, dj.logsnr_input, parametrization='edm'),
     'measurement': dj.Measurement(a.y, lambda x: 2.0 * x, 0.1),
-    **{'params': {}, 'log_prob_fn': log_prob_fn},
-    'log_likelihood': log_prob,
+    **dict.fromkeys(('distance', 'cost', 'log_likelihood'), log_prob),
+    **{'params': {}, 'log_prob_fn': log_prob_fn, 'pair': dj.paired(denoise, denoise)},
     **{'noise_input': dj.logsnr_input, 'parametrization': 'edm', 'kind': 'v'},
-    **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4},
+    **{'data_shape': (8, 8, 3), 'num_steps': 2, 'num_values': 4, 'step_size': 0.1},
+    **dict.fromkeys(('observe', 'forward'), lambda x: 2.0 * x),
     **({'x0': states(a.x), 'xt': states(a.y)} if discrete else {}),
   }
 
 
 def call(name, a):
-  """Calls a public function, and the sampler, denoiser or weight it returns.
-
-  Parameters get values of CALLS or, without a default, of `arguments`.
-  """
+  """Calls a public function with CALLS and `arguments`, and what it returns."""
   function: Any = getattr(dj, name)
   given: Any = CALLS.get(name, {})
   parameters = inspect.signature(function).parameters
@@ -309,17 +279,9 @@ CALLS = {
   'ancestral': {'variance': 'learned'},
   'at_training_levels': {'schedule': dj.LinearVPSchedule()},
   'bernoulli_log_prob': lambda a: {'logits': a.x},
-  'bridged': lambda a: {
-    'denoiser_of': lambda y: denoise,
-    'observations': jnp.ones((2, 1)),
-    'prior_score': lambda x: -x,
-  },
+  'bridged': {'prior_score': lambda x: -x},
   'churn': {'sampler': dj.heun(), 'gamma': 0.2},
-  'classifier_free': lambda a: {
-    'pair': dj.paired(denoise, denoise),
-    'scale': jnp.ones(B),
-    'rescale': 0.7,
-  },
+  'classifier_free': lambda a: {'scale': jnp.ones(B), 'rescale': 0.7},
   'classifier_guided': lambda a: {'scale': jnp.ones(B)},
   'ddim': {'eta': 0.5},
   'denoising_loss': {'weight': dj.snr_weight},
@@ -330,13 +292,6 @@ CALLS = {
   'dpm_solver_pp': {'order': 3},
   'dpm_solver_pp_sde': {'order': 3, 'brownian': True},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
-  'gauss_composed': lambda a: {
-    'denoiser_of': lambda y: denoise,
-    'observations': jnp.ones((2, 1)),
-    'prior': denoise,
-    'prior_covariance': np.eye(a.x[0].size),
-    'covariances': 0.5 * np.stack([np.eye(a.x[0].size)] * 2),
-  },
   'guided_states': {'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0},
   'hierarchical_elbo': {
     'encode': lambda t, z: normal(z),
@@ -345,8 +300,6 @@ CALLS = {
   },
   'importance_weighted_elbo': lambda a: {'log_weight': lambda key: a.t, 'num_samples': 3},
   'interpolate': lambda a: {'weights': jnp.linspace(0.0, 1.0, 3)},
-  'langevin_draw': {'step_size': 0.1},
-  'likelihood_guided': {'distance': log_prob, 'step_size': 0.1},
   'logistic_network': lambda a: {
     'network_fn': lambda params, x, noise, cond, *, key=None: jnp.stack([a.x, a.y], axis=-1)
   },
@@ -360,9 +313,8 @@ CALLS = {
     'process': MASKING,
   },
   'noise_image': {'schedule': dj.DiscreteSchedule.from_betas(BETAS), 'steps': [0, 3]},
-  'observation_guided': {'observe': lambda x: 2.0 * x},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
-  'poisson_log_prob': lambda a: {'y': a.y, 'forward': lambda x: 2.0 * x, 'peak': 20.0},
+  'poisson_log_prob': lambda a: {'y': a.y, 'peak': 20.0},
   'pick': lambda a: {'log_weights': a.x[:, :, 0, 0]},
   'prior_sample': lambda a: {'shape': SHAPE, 'level': a.lt.take(0)},
   'probability_flow': {'t_from': 1.0, 't_to': 0.1},
@@ -372,7 +324,7 @@ CALLS = {
     'decode': lambda t, z: normal(z),
     'log_likelihood': decode,
   },
-  'red_diff': {'cost': log_prob, 'optimizer': optax.adam(0.1)},
+  'red_diff': {'optimizer': optax.adam(0.1)},
   'renoised': {'share': 0.3},
   'reverse_variance': {'kind': 'fixed_large'},
   'sample_map': {
@@ -453,7 +405,7 @@ KEEP = {
 @pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
 def test_images_of_half_precision_are_taken_in_float32(name):
   _, found = traced_call(name, of(dtype=jnp.bfloat16))
-  assert float_types(found) <= {'float32', *(['bfloat16'] if name in KEEP else [])}
+  assert float_types(found) <= {'float32'} | ({'bfloat16'} if name in KEEP else set())
 
 
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
@@ -485,10 +437,7 @@ def digits_model(**changes) -> Any:
 
 
 def test_networks_compute_at_their_precision_in_every_gradient():
-  """The derivative is taken outside of a loop around the network.
-
-  Only then the CPU's convolution makes its own derivatives.
-  """
+  """A derivative outside of a loop is made by the CPU's convolution itself."""
   model = digits_model(
     **{'network.remat': True, 'network.attention_resolutions': (8,), 'network.num_blocks': 1}
   )

@@ -1,7 +1,7 @@
 """`dj.open_run`: what it takes, and what it refuses."""
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import own
+from diffusion_jax.app.config import trust
 from tests.app.conftest import SMALL, refused
 
 
@@ -15,6 +15,6 @@ def test_fields_of_sampling_are_arguments(digits_run):
 
 
 def test_a_strangers_run_needs_your_word(digits_run, monkeypatch):
-  monkeypatch.setattr(own, '_allowed', set())
+  monkeypatch.setattr(trust, '_allowed', set())
   refused(f'--allow={SMALL}', dj.open_run, digits_run)
   dj.open_run(digits_run, allow=[SMALL])

@@ -34,7 +34,7 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(one)(key_per_example(key, shape[0]))
 
 
-def draw_subsets(key: Array, shape: tuple[int, int], parameters: int) -> Array:
+def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
   """Draws which numbers of vectors are known, bool [B, D] (Simformer).
 
   One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;

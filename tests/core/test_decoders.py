@@ -89,10 +89,7 @@ def test_masses_are_a_distribution(name, num_levels, mean, log_scale):
 
 
 def test_the_logistic_far_away_is_an_exponential():
-  """cdf(z) -> exp(z): the upper edge, and log(1 - exp(-width / scale)).
-
-  The bin of x = -1 has no lower edge.
-  """
+  """cdf(z) -> exp(z): the upper edge, and log(1 - exp(-width / scale))."""
   scale, half = np.exp(-7.0), 1 / 255
   x = np.float32(np.linspace(-1.0, 1.0, 256)[[50, 100, 0]])
   found = log_prob(jnp.ones(3), -7.0, x, 256)

@@ -92,10 +92,7 @@ def test_a_step_to_noise_at_time_0_is_a_transition():
 
 @pytest.mark.parametrize('schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()])
 def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
-  """If x_0 = 0 and the denoiser returns t, entry i is t^2 at t = (i+1) / T.
-
-  At a noisy schedule(0) the decoder has its own call.
-  """
+  """If x_0 = 0 and the denoiser returns t, entry i is t^2 at t = (i+1) / T."""
 
   def denoise(x, level):
     return dj.Prediction(jnp.broadcast_to(level.expand_to(x).t, x.shape))
@@ -108,44 +105,13 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   np.testing.assert_allclose(bound['squared_error'], expected, rtol=1e-5)
 
 
-def test_the_bound_of_every_shape_is_that_of_the_flat_image(key):
-  """Images are [B], [B, D] or [B, H, W, C]."""
-
-  def denoise(x, level):
-    return dj.Prediction(0.9 * x)
-
-  @jax.jit
-  def bound(x0):
-    return dj.variational_bound(key, denoise, SCHEDULE, x0, num_steps=4)
-
+def test_the_bound_of_an_image_is_that_of_its_numbers(key):
+  denoise = lambda x, level: dj.Prediction(0.9 * x)
+  bound = jax.jit(lambda x0: dj.variational_bound(key, denoise, SCHEDULE, x0, num_steps=4))
   x0 = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
-  for shape in ((12,), (3, 4), (3, 2, 2, 1)):
-    found = jax.eval_shape(bound, x0.reshape(shape))
-    assert found['diffusion'].shape == (shape[0], 4)
-    for name in ('prior', 'reconstruction', 'total'):
-      assert found[name].shape == shape[:1]
   flat, image = bound(x0.reshape(3, 4)), bound(x0.reshape(3, 2, 2, 1))
+  assert image['diffusion'].shape == (3, 4) and image['total'].shape == (3,)
   np.testing.assert_allclose(flat['total'], image['total'], rtol=1e-6)
-
-
-def test_the_bound_under_vmap_and_grad(key):
-  """The slope in the denoiser's scale is the finite difference."""
-  x0 = jax.random.uniform(key, (2, 3), minval=-1.0)
-  schedule = dj.CosineSchedule(-6.0, 6.0)
-
-  def total(scale, x0):
-    denoise = lambda x, level: dj.Prediction(scale * x)
-    decoder = lambda x0, s: elbo.categorical_nll(x0, s.z, s.level, 17)
-    options = {'num_steps': 4, 'variance': 'fixed_large', 'decoder': decoder}
-    bound = dj.variational_bound(key, denoise, schedule, x0, **options)
-    return jnp.sum(bound['total'])
-
-  several = jax.jit(jax.vmap(jax.value_and_grad(total), (0, None)))
-  scales = jnp.array([0.4, 0.5, 0.6])
-  values, slopes = several(scales, x0)
-  np.testing.assert_allclose(  # quadratic in the scale
-    slopes[1], (values[2] - values[0]) / 0.2, rtol=1e-3
-  )
 
 
 @pytest.mark.parametrize('steps', [1, 4, 39])

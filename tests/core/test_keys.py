@@ -76,10 +76,7 @@ def test_one_key_of_many_draws_row_i_from_key_i(key):
 
 
 def descendants(root):
-  """Returns root and its descendants, three levels deep.
-
-  split(k, n)[i] == fold_in(k, i), so an index stands for both.
-  """
+  """Returns root and its descendants, three levels deep."""
   first = fold_each(root, jnp.arange(4))  # images, steps
   second = split_key(first, 8).ravel()
   third = split_key(second, 4).ravel()
@@ -93,11 +90,6 @@ def test_no_two_consumers_of_a_seed_share_a_key():
   drawn = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (2,)))(keys))
   assert len(drawn) == len(roots) * (1 + 4 + 32 + 128)
   assert len(np.unique(drawn, axis=0)) == len(drawn)
-
-
-def test_tags_are_beyond_every_index():
-  assert all(2**31 <= tag < 2**32 for tag in STREAMS.values())
-  assert len(set(STREAMS.values())) == len(STREAMS)
 
 
 def test_a_stream_is_its_tag_folded_into_the_key_of_the_seed():

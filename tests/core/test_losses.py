@@ -86,12 +86,12 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
 
 @pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
 def test_loss_and_gradient_are_finite_at_zero_snr(kind, rng):
+  """The limits are |eps - y|^2, 0 and 0."""
   x0, eps, y = rng.standard_normal((3, 2, 3), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   loss = lambda y: jitted(dj.denoising_loss)(kind, y, x0, eps, level, dj.snr_weight).sum()
   value, grad = jax.jit(jax.value_and_grad(loss))(y)
   assert np.isfinite(value) and np.isfinite(grad).all()
-  # The limit: the weight of eps is 1 at every level, of x_0 and v 0.
   expected = np.sum((y - eps) ** 2) if kind == 'eps' else 0.0
   np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-20)
 

@@ -17,16 +17,6 @@ def test_log_prob_is_scipys():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_kl_by_quadrature():
-  x = np.linspace(-30, 30, 200_001)
-  q, p = (0.3, 1.2), (-0.5, 2.0)
-  norm = scipy.stats.norm
-  integrand = norm.pdf(x, *q) * (norm.logpdf(x, *q) - norm.logpdf(x, *p))
-  expected = np.trapezoid(integrand, x)
-  found = jitted(dj.kl)(dj.Normal(0.3, 1.2**2), dj.Normal(-0.5, 4.0))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize('ratio', [1e-8, 0.3, 0.9, 0.999, 1, 1.001, 1.7, 1e8])
 def test_kl_of_variances_alone_in_float64(ratio):
   """It is of second order if they are close, and finite if far apart."""
@@ -57,7 +47,7 @@ def exact_log_mass(x, mean, scale, num_levels):
 
 
 @anything
-@given(st.sampled_from(LEVELS), st.floats(0.01, 30.0), st.floats(-1.5, 1.5))
+@given(st.sampled_from(LEVELS), st.floats(1e-3, 30.0), st.floats(-1.5, 1.5))
 def test_discretized_log_prob_is_the_mass_of_the_bin(num_levels, scale, mean):
   x = np.linspace(-1.0, 1.0, num_levels)
   expected = exact_log_mass(x, mean, scale, num_levels)
@@ -84,14 +74,6 @@ def test_discretized_tanh_is_ho_et_als_approximation():
   near = np.abs(x - mean) < 4 * scale  # float32 loses 1 - cdf beyond this.
   np.testing.assert_allclose(found[near], expected[near], atol=5e-3)
   np.testing.assert_allclose(found[-1], np.log(1e-12), rtol=1e-5)
-
-
-def test_discretized_log_prob_stays_finite_far_away():
-  p = dj.Normal(jnp.array(-1.0), jnp.array(1e-6))
-  value, slope = jax.value_and_grad(lambda x: jitted(dj.discretized_log_prob)(p, x))(0.5)
-  expected = scipy.stats.norm.logsf(0.5 - 1 / 255, -1.0, 1e-3)
-  np.testing.assert_allclose(value, expected, rtol=1e-3)
-  assert np.isfinite(slope)
 
 
 @pytest.mark.parametrize('scale', [30.0, 1e3, 1e6])

@@ -74,13 +74,6 @@ def test_levels_that_are_equal_but_for_rounding_have_no_noise_between():
     alpha = np.nextafter(alpha, np.float32(0.0))
 
 
-def test_posterior_is_x0_itself_at_the_first_step(rng):
-  x0, xt = rng.standard_normal((2, 3, 4), np.float32)
-  q = jitted(dj.q_posterior)(x0, xt, at_step(0), at_step(1))
-  np.testing.assert_array_equal(q.mean, x0)
-  np.testing.assert_array_equal(q.variance, 0.0)
-
-
 def test_no_signal_left_is_finite_everywhere(rng):
   """At alpha_t = 0 the posterior is the marginal at s."""
   x0, xt = rng.standard_normal((2, 3, 4), np.float32)
@@ -128,16 +121,6 @@ def test_fixed_large_is_exact_for_white_data():
     expected = var_s - (a * var_s) ** 2 / var_t
     found = jitted(dj.reverse_variance)('fixed_large', s, t)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
-
-
-def test_variance_at_the_step_to_clean_data():
-  s, t = at_step(0), at_step(1)
-  assert jitted(dj.reverse_variance)('fixed_small', s, t) == 0.0
-  large = jitted(dj.reverse_variance)('fixed_large', s, t)
-  np.testing.assert_allclose(large, 1e-4, rtol=1e-5)
-  for kind in ('fixed_small', 'fixed_large'):
-    found = jitted(dj.reverse_variance)(kind, s, t, first=0.5)
-    np.testing.assert_allclose(found, 0.5)
 
 
 SCHEDULES = {

@@ -92,22 +92,9 @@ def test_sde_coefficients_of_score_sde(name):
   np.testing.assert_allclose(g2, diffusion(t), rtol=1e-5)
 
 
-def test_sde_of_a_list_of_alphas_has_a_piecewise_constant_beta():
-  """In step i beta(t) = -T log alpha_i, f = -beta / 2 and g^2 = beta."""
-  alphas = np.array([0.99, 0.98, 0.97, 0.96, 0.95])
-  schedule = dj.DiscreteSchedule.from_alphas(alphas)
-  t = (np.arange(5) + 0.3) / 5
-  with jax.enable_x64(True):
-    f, g2 = jax.jit(lambda t: dj.sde_coefficients(schedule, t))(t)
-  np.testing.assert_allclose(f, 0.5 * 5 * np.log(alphas), rtol=1e-10)
-  np.testing.assert_allclose(g2, -5 * np.log(alphas), rtol=1e-10)
-  one, _ = jax.eval_shape(lambda: dj.sde_coefficients(schedule, 0.5))
-  assert one.shape == ()
-
-
 @pytest.mark.parametrize('T', [5, 1000, 4000])
 def test_sde_at_step_i_is_that_of_beta_i(T):
-  """A step of the reverse SDE from i to i - 1 then undoes alpha_i."""
+  """Then a step of the reverse SDE from i to i - 1 undoes alpha_i."""
   betas = dj.cosine_betas(T)[:-1]
   schedule = dj.DiscreteSchedule.from_betas(betas)
   steps = np.arange(1, T)

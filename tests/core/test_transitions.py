@@ -70,10 +70,3 @@ def test_a_time_in_float32_is_the_nearest_step():
   q = jax.jit(process.multiply)(x0, LINEAR(0.0), LINEAR(steps / 47))
   expected = 0.5 - 0.5 * (1 - 2 * beta) ** steps
   np.testing.assert_allclose(q[:, 1], expected, rtol=1e-5, atol=1e-7)
-
-
-@EACH
-def test_the_prior_is_stationary(name):
-  prior = np.asarray(PROCESSES[name].prior)
-  q = matrix(PROCESSES[name], at(1), at(4))
-  np.testing.assert_allclose(prior @ q, prior, rtol=1e-6, atol=1e-7)

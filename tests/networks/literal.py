@@ -83,6 +83,25 @@ def residual(p, x, embedding=0.0):
   return h + (dense(p['shortcut'], x) if 'shortcut' in p else x)
 
 
+def gelu(x):
+  """Hendrycks & Gimpel 2016, the form with tanh."""
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def heads(x, count):
+  return x.reshape(*x.shape[:2], count, -1)
+
+
+def attend(q, k, v, mask=None):
+  """Vaswani et al. 2017, [B, T, heads, C], image by image and head by head."""
+  out = np.zeros(q.shape)
+  for b, h in np.ndindex(q.shape[0], q.shape[2]):
+    seen = slice(None) if mask is None else mask[b]
+    scores = q[b, :, h] @ k[b, seen, h].T / np.sqrt(q.shape[-1])
+    out[b, :, h] = softmax(scores) @ v[b, seen, h]
+  return out.reshape(*q.shape[:2], -1)
+
+
 def attention(p, x):
   """One head, with logits times C^-1/2 and a softmax of all pixels."""
   b, height, width, c = x.shape

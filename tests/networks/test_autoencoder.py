@@ -17,7 +17,6 @@ from diffusion_jax.networks.autoencoder import (
 from tests.networks.literal import (
   close,
   conv3x3,
-  count,
   dense,
   nearest,
   norm,
@@ -72,29 +71,6 @@ def test_a_latent_vector_literally():
   close(call(network, p, 'decode')(z), up(p['decoder'], h))
 
 
-def conv(a, b):
-  return 9 * a * b + b
-
-
-def block(a, b):
-  shortcut = a * b + b if a != b else 0
-  return 2 * a + conv(a, b) + 2 * b + conv(b, b) + shortcut
-
-
-def test_parameters_are_those_counted_by_hand():
-  """Images are 1x4x4, widths 8 and 16; latents have three channels."""
-  encoder = conv(1, 8) + block(8, 8) + conv(8, 8) + block(8, 16) + 2 * 16
-  decoder = block(16, 16) + conv(16, 16) + block(16, 8) + 2 * 8 + conv(8, 2)
-  step = conv(3, 16) + block(16, 16) + 2 * 16 + conv(16, 6)
-  count = lambda network: sum(x.size for x in jax.tree.leaves(shapes(network)))
-  image = encoder + conv(16, 6) + conv(3, 16) + decoder
-  assert count(Autoencoder((4, 4), latent_channels=3, **TINY)) == image
-  vector = encoder + (64 * 10 + 10) + (5 * 64 + 64) + decoder
-  assert count(Autoencoder((4, 4), latent_dim=5, **TINY)) == vector
-  chain = HierarchicalAutoencoder(num_latents=3, latent_channels=3, **TINY)
-  assert count(chain) == image + 4 * step
-
-
 def test_log_variances_stay_in_range():
   np.testing.assert_allclose(soft_clip(jnp.array(1e4), 10.0), 10.0)
   np.testing.assert_allclose(soft_clip(jnp.array(0.1), 10.0), 0.1, rtol=1e-4)
@@ -117,13 +93,6 @@ def test_both_halves_literally():
   close(call(NETWORK, p, 'encode')(X), expected)
   pixels = layers(p['decoder'], expected[0]).reshape(2, 4, 4, 2)
   close(call(NETWORK, p, 'decode')(expected[0]), pixels)
-
-
-def test_parameters_of_perceptrons_are_those_counted_by_hand():
-  """The decoder has the hidden layers of the encoder in reverse."""
-  encoder = (16 * 7 + 7) + (7 * 6 + 6) + (6 * 10 + 10)
-  decoder = (5 * 6 + 6) + (6 * 7 + 7) + (7 * 32 + 32)
-  assert count(shapes(NETWORK)) == encoder + decoder
 
 
 def test_dropout_of_perceptrons_is_drawn_in_training_only(key):

@@ -8,11 +8,7 @@ from tests.networks.literal import conv3x3, dense, norm, random_params, swish
 
 
 def test_resnet_block_in_training_literally(key, rng):
-  """Dropout is between the second swish and the second convolution.
-
-  Its mask is read off where its output is 0; kept values are divided by the
-  probability of keeping them.
-  """
+  """Dropout, here read off its output, is before the second convolution."""
   x = rng.standard_normal((2, 4, 4, 8), np.float32)
   embedding = rng.standard_normal((2, 6), np.float32)
   module = ResnetBlock(8, dropout=0.4, num_groups=4)

@@ -17,7 +17,6 @@ TINY = dict(channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=
 SMALL = TINY | dict(multipliers=(1,), attention_resolutions=())
 
 
-FULL = Inputs(num_classes=3, null_class=True, augment_dim=9, self_conditioning=True)
 AUGMENTED = {'inputs': Inputs(augment_dim=9)}
 
 
@@ -43,28 +42,6 @@ def test_the_gradient_reaches_all_but_the_frequencies_and_dropout_acts(key):
     assert np.isfinite(leaf).all() and leaf.any() == trained
   other = gradient(p, jax.random.key(7))[1]
   assert np.abs(other - found).max() > 1e-3
-
-
-def test_what_is_not_given_is_zero():
-  """The label of the first image is dropped, the second label is invalid."""
-  network = DDPMpp(**SMALL, inputs=FULL, dropout=0.5)
-  p = randomised(shapes(network, cond={'label': jnp.zeros(1, int)}))
-  x = np.random.default_rng(1).standard_normal((2, 8, 8, 3), np.float32)
-  cond = {
-    'label': np.array([2, 3]),
-    'drop': np.array([True, False]),
-    'augment': np.zeros((2, 9)),
-    'x0': np.zeros((2, 8, 8, 3)),
-  }
-
-  @jax.jit
-  def both(p):
-    apply = functools.partial(network.apply, {'params': p}, x, np.ones(2))
-    return apply(cond), apply({})
-
-  found, expected = both(p)
-  np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
-  assert np.isnan(found[1]).all()
 
 
 def test_initial_weights(key):

@@ -11,7 +11,7 @@ from scipy.special import erf
 from diffusion_jax.metrics.features import ARRAYS
 from diffusion_jax.networks import dinov2
 from diffusion_jax.networks.dinov2 import Block, DinoV2
-from tests.networks.literal import dense, layer_norm, random_params
+from tests.networks.literal import attend, dense, heads, layer_norm, random_params
 
 preprocess = jax.jit(dinov2.preprocess)
 
@@ -37,18 +37,10 @@ def test_grey_images_are_repeated():
 
 
 def block(x, p, num_heads):
-  """One block of Oquab et al. 2023, token by token and head by head."""
+  """One block of Oquab et al. 2023."""
   h = layer_norm(x, p['norm_1'])
-  q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))
-  size = x.shape[-1] // num_heads
-  out = np.zeros(x.shape)
-  for n in range(len(x)):
-    for head in range(num_heads):
-      part = slice(head * size, (head + 1) * size)
-      scores = q[n, :, part] @ k[n, :, part].T / np.sqrt(size)
-      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-      out[n, :, part] = weights @ v[n, :, part]
-  x = x + p['scale_1'] * dense(p['out'], out)
+  q, k, v = (heads(dense(p[name], h), num_heads) for name in ('query', 'key', 'value'))
+  x = x + p['scale_1'] * dense(p['out'], attend(q, k, v))
   h = dense(p['mlp_in'], layer_norm(x, p['norm_2']))
   h = h * (1.0 + erf(h / np.sqrt(2.0))) / 2.0
   return x + p['scale_2'] * dense(p['mlp_out'], h)

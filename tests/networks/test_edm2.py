@@ -1,7 +1,4 @@
-"""Tests EDM2's size, gradients and magnitudes.
-
-tests/interop/test_edm2.py has its equations.
-"""
+"""EDM2's size, gradients, magnitudes; tests/interop/ has its equations."""
 
 import functools
 import math
@@ -10,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion_jax.networks.edm2 import (
   EDM2,
@@ -25,7 +21,6 @@ from diffusion_jax.networks.edm2 import (
   normalize_kernels,
 )
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.runtime.sharding import make_mesh
 from tests.networks.literal import randomised, shapes
 
 FIXED = 'frequencies', 'phases'
@@ -69,12 +64,7 @@ def test_gradients_reach_all_weights_and_dropout_acts(key, rng):
   'decoder, heads, least', [(False, 0, 0.9), (True, 0, 0.9), (False, 2, 0.83)]
 )
 def test_magnitudes_stay_1_through_8_blocks(decoder, heads, least, key, rng):
-  """The first magnitudes are 1 within 10 %.
-
-  Attention to all pixels alike gives their mean, whose magnitude is nearly 0:
-  0.7 / sqrt(0.58) = 0.92 of the input is left, which the next block of the
-  encoder normalises. Images are 16x16: zeros beyond the edges matter less.
-  """
+  """Attention to all pixels leaves 0.7 / sqrt(0.58) = 0.92 of the input."""
   x = rng.standard_normal((2, 16, 16, 16), np.float32)
   e = rng.standard_normal((2, 16), np.float32)
   module = EDM2Block(16, decoder=decoder, num_heads=heads)
@@ -141,17 +131,6 @@ def test_kernels_get_rows_of_exactly_one_norm():
     np.testing.assert_allclose(ratio, ratio[:1] + 0 * ratio, rtol=1e-5)
   assert found['linear']['gain'] == 1.0
   np.testing.assert_array_equal(found['frequencies'], params['frequencies'])
-
-
-def test_kernels_in_parts_on_eight_devices(rng):
-  """Norms over a split axis need all devices."""
-  mesh = make_mesh(1, 8)
-  params = {'kernel': 3.0 * rng.standard_normal((3, 3, 16, 5), np.float32)}
-  place = NamedSharding(mesh, PartitionSpec(None, None, 'fsdp'))
-  apart = jax.device_put(params, place)
-  found = jax.jit(normalize_kernels, out_shardings=place)(apart)
-  expected = jax.jit(normalize_kernels)(params)
-  np.testing.assert_allclose(found['kernel'], expected['kernel'], rtol=1e-6)
 
 
 @pytest.mark.parametrize('size', [0, 3])

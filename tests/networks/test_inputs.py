@@ -36,28 +36,6 @@ def test_an_example_has_what_is_needed_and_more_is_known():
   Inputs().check({'own': ONE}, 'own')
 
 
-@pytest.mark.parametrize(
-  'inputs, cond, message',
-  [
-    (Inputs(elapsed=True), {}, r"the network needs cond\['elapsed'\] \[B\]"),
-    (Inputs(), {'drop': ONE}, r"the network has no condition \['drop'\]"),
-    (Inputs(num_classes=3), {}, "no null class: cond needs 'label'"),
-    (Inputs(text=Text()), {}, "no null text: cond needs 'text'"),
-    (Inputs(context=(5,)), {}, "no null context: cond needs 'context'"),
-    (
-      Inputs(context=(5,)),
-      {'context': np.ones((2, 4))},
-      r"each cond\['context'\] has the shape \[4\], but the network needs \[5\]",
-    ),
-    (Inputs(context=(5,)), {'context': np.ones((2, 5)), 'drop': ONE}, 'no null context'),
-  ],
-)
-def test_what_does_not_fit_is_one_line(inputs, cond, message):
-  with pytest.raises(ValueError, match=message) as error:
-    inputs.check(cond)
-  assert '\n' not in str(error.value)
-
-
 @pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm', 'mlp', 'classifier'])
 def test_a_network_refuses_other_inputs(name):
   with pytest.raises(ValueError, match=r"has no condition \['label'\]"):

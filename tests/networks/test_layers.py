@@ -1,6 +1,5 @@
 from typing import Any, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from diffusion_jax.networks import layers
 from diffusion_jax.networks.layers import Conv, GroupNorm, initializers
 from diffusion_jax.networks.options import Initialization
-from tests.networks.literal import close, norm
+from tests.networks.literal import norm
 
 X = np.arange(1.0, 37.0, dtype=np.float32).reshape(6, 6)
 
@@ -94,21 +93,3 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, rng):
   expected = norm(p, np.asarray(x, np.float64), groups)
   atol = 1e-3 if dtype == jnp.float32 else 0.02  # a last place of bfloat16
   np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=atol)
-
-
-def test_parameters_and_gradients_are_flaxs(key, rng):
-  """The feature maps are not square."""
-  x = 0.5 + rng.standard_normal((2, 3, 5, 12), np.float32)
-  theirs = nn.GroupNorm(4, epsilon=1e-6)
-  ours = GroupNorm(4)
-  params, same = (jax.jit(m.init)(key, x) for m in (theirs, ours))
-  jax.tree.map(np.testing.assert_array_equal, same, params)
-
-  def gradients(module):
-    def loss(params, x):
-      return jnp.sum(jnp.sin(module.apply(params, x)))
-
-    return jax.grad(loss, (0, 1))(params, x)
-
-  found, expected = jax.jit(lambda: [gradients(m) for m in (ours, theirs)])()
-  close(found, expected, rtol=1e-7, atol=2e-5)

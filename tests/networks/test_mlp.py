@@ -1,12 +1,9 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import diffusion_jax as dj
-from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
 from tests.networks.literal import dense, layer_norm, random_params, swish
@@ -70,28 +67,3 @@ def test_the_output_begins_at_0(key):
   first = jax.jit(MLP(8, 1, out_channels=4).init_with_output)
   output, _ = first(key, vectors(2), NOISE)
   assert np.abs(output).max() < 1e-3
-
-
-def test_rows_are_independent_dropout_is_random_and_variance_is_learned(key):
-  network = MLP(8, 2, dropout=0.5, out_channels=8, inputs=LABELLED)
-  x, cond = vectors(4), {'context': vectors(5, seed=1)}
-  params = small_params(network, x, NOISE, cond)
-  order = np.array([2, 0, 1])
-
-  @jax.jit
-  def outputs(params, key):
-    apply = network_fn(network)
-    moved = {'context': cond['context'][order]}
-    learned = dj.Network(apply, dj.time_input(1.0), learned_variance=True)
-    level = dj.RectifiedFlowSchedule()(jnp.asarray(NOISE))
-    return (
-      apply(params, x, NOISE, cond),
-      apply(params, x[order], NOISE[order], moved),
-      apply(params, x, NOISE, cond, key=key),
-      learned.denoiser(params, cond)(jnp.asarray(x), level),
-    )
-
-  found, moved, random, prediction = outputs(params, key)
-  np.testing.assert_allclose(moved, found[order], rtol=1e-5, atol=1e-5)
-  assert (np.abs(random - found).max(axis=1) > 1e-3).all()
-  assert prediction.x0.shape == prediction.var_frac.shape == x.shape

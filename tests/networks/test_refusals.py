@@ -1,4 +1,5 @@
-"""A wrong layer raises one line; for fields see test_options.py."""
+"""A mistake in a network raises one line; for fields see test_options.py."""
+# ruff: noqa: F401  The rows call what is imported.
 
 from typing import Any
 
@@ -8,18 +9,44 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks.attention import Attention, attend
-from diffusion_jax.networks.context import ContextEncoder
 from diffusion_jax.networks.ddpmpp import check_filter
+from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
-from diffusion_jax.networks.inputs import Inputs, Text
+from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles
 from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet
+from tests import refusals
 from tests.networks.test_autoencoder import NETWORK
+from tests.networks.test_options import NETWORKS
 
+X, NOISE, TEXT = np.zeros((1, 4, 4, 8)), np.zeros(1), np.zeros((1, 3), int)
+DROP = np.ones(1, bool)
 BLOCKS = {'blocks_0': {'w': jnp.zeros((2, 1))}}
+LEVELS: Any = {'multipliers': (1,), 'num_blocks': 1}
+CUDNN: Any = {'attention': 'cudnn', 'attention_resolutions': (4,), 'num_groups': 4, **LEVELS}
+HALF: Any = CUDNN | {'dtype': 'bfloat16'}
+SMALL = UNet(8, (1,), 1, (), num_groups=4)
+READER = SMALL.clone(inputs=Inputs(text=Text(width=16, layers=1, heads=2)))
+CLASSES = LabelEmbedding(Inputs(num_classes=3), 5)
+STATES = StateNetwork(DiT(8, 1, 1, out_channels=10), 5, num_outputs=4)
+HALVED = UNet(4, (1, 2), 1, num_groups=2, out_channels=2)
+DIT = DiT(24, 1, 2, out_channels=2)
+
+
+def changed(name, **fields):
+  return NETWORKS[name]().clone(**fields)
+
+
+def begun(network, *inputs):
+  return jax.eval_shape(network.init, jax.random.key(0), *inputs)
+
+
+def of_shape(network, *shape):
+  return begun(network, np.zeros((1, *shape)), NOISE)
 
 
 def attended(size):
@@ -27,73 +54,115 @@ def attended(size):
   return attend(x, x, x, implementation='cudnn')
 
 
-def begun(network, *inputs):
-  return jax.eval_shape(network.init, jax.random.key(0), *inputs)
-
-
 def call_without_a_text(cond):
-  inputs = X, NOISE, {'text': TEXT}
-  variables = begun(READER, *inputs)
+  variables = begun(READER, X, NOISE, {'text': TEXT})
   jax.eval_shape(READER.apply, variables, X, NOISE, cond)
 
 
-X, NOISE, TEXT = np.zeros((1, 4, 4, 8)), np.zeros(1), np.zeros((1, 3), int)
-CUDNN: Any = {
-  'attention': 'cudnn',
-  'multipliers': (1,),
-  'num_blocks': 1,
-  'attention_resolutions': (4,),
-  'num_groups': 4,
-}
-SMALL = UNet(8, (1,), 1, (), num_groups=4)
-READER = SMALL.clone(inputs=Inputs(text=Text(width=16, layers=1, heads=2)))
-THREE_HEADS = SMALL.clone(inputs=Inputs(text=Text(16, layers=1, heads=3)))
-CLASSES = LabelEmbedding(Inputs(num_classes=3), 5)
-STATES = StateNetwork(DiT(8, 1, 1, out_channels=10), 5, num_outputs=4)
+def of_context(kind, context):
+  encoder = ContextEncoder(kind, width=8, layers=2, heads=2)
+  inputs = Inputs(context=context, context_encoder=encoder)
+  return begun(MLP(8, 1, inputs=inputs), np.zeros((1, 8, 2)), NOISE, inputs.example())
 
 
-@pytest.mark.parametrize('call, message', [
-  (lambda: NETWORK.clone(hidden=(4, 0)), r'^hidden\[1\] must be an integer of'),
-  (lambda: NETWORK.clone(latent_dim=0), '^latent_dim must be an integer of at'),
-  (lambda: NETWORK.clone(dropout=1.0), r'^dropout must be a number in \[0, 1'),
-  (lambda: NETWORK.clone(initializer='a'), "^initializer 'a' is not one of ho"),
-  (lambda: UNet(remat_policy='products'), 'no effect without remat=True'),
-  (lambda: sinusoidal(jnp.zeros(1), 3), 'needs 4 features or more, not 3'),
-  *((lambda w=w: check_filter(w), 'must be an even number of weights')
-    for w in ((1,), (1, 2, 1), (1, -1), ())),
-  (lambda: begun(Attention(num_groups=4, num_heads=3), X),
-   'num_heads=3 does not divide the 8 channels'),
-  (lambda: begun(Attention(num_groups=4, head_channels=16), X),
-   'head_channels=16 does not divide the 8 channels'),
-  (lambda: begun(Conv(8, initializer='he'), X),
-   "'he' is not one of ho, torch, lecun"),
-  (lambda: grid_positions((2, 2), 6), 'divisible by 4, not 6'),
-  (lambda: rotary_angles((2, 2), 6), 'channels divisible by 4, not 6'),
-  *((lambda cond=cond: begun(CLASSES, cond, 1), 'no null class')
-    for cond in ({}, {'label': TEXT[0, :1], 'drop': np.ones(1, bool)})),
-  *((lambda cond=cond: call_without_a_text(cond), 'has no null text')
-    for cond in ({}, {'text': TEXT, 'drop': np.ones(1, bool)})),
-  (lambda: begun(THREE_HEADS, X, NOISE, {'text': TEXT}),
-   'num_heads=3 does not divide the 16'),
-  (lambda: begun(STATES, TEXT[:, :, None, None], NOISE),
-   'out_channels=10 of the network must be 1 chan'),
-  (lambda: STATES.clone(num_states=0), 'num_states must be'),
-  (lambda: UNet(8, **CUDNN), "'cudnn' needs dtype bfloat16"),
-  (lambda: begun(UNet(8, **CUDNN, head_channels=4, dtype='bfloat16'), X, NOISE),
-   'heads of 8, 16, ... 128 channels, not'),
-  (lambda: begun(UNet(256, **CUDNN, dtype='bfloat16'), X, NOISE),
-   'not 256: change num_heads or head_channels'),
-  (lambda: Inputs(num_classes=-1), '^num_classes must be .* not -1$'),
-  (lambda: Inputs(context=(5,), context_encoder=ContextEncoder('mean')),
-   "'mean' is not one of auto, vector, set"),
-  (lambda: Inputs(context=(5, 0)), r'^context\[1\] must be an integer of at'),
-  (lambda: patchify(jnp.zeros((1, 6, 4, 3)), 4),
-   'images of 6x4 .* patches of 4x4: patch'),
-  *((lambda n=n: attended(n), f'128 channels, not {n}: change num')
-    for n in (4, 12, 136)),
-  *((lambda i=i: block_params(BLOCKS, i), f'{i} is not a block: they are 0..1')
-    for i in (-1, 2)),
-])  # fmt: skip
-def test_what_cannot_be_is_refused(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
+WRONG = r"""
+changed('unet', channels=0) => channels must be an integer of at least 1, not 0
+changed('unet', num_blocks=1.5) => num_blocks must be an integer, not 1.5
+changed('unet', num_heads=True) => num_heads must be an integer, not True
+changed('unet', multipliers=()) => multipliers must be one or more numbers, not ()
+changed('unet', dropout=1.0) => dropout must be a number in [0, 1), not 1.0
+changed('unet', dropout=float('nan')) => dropout must be a number, not nan
+changed('unet', norm_eps=0.0) => norm_eps must be a number in (0, inf), not 0.0
+changed('dit', patch_size=0) => patch_size must be an integer of at least 1, not 0
+changed('classifier', num_classes=1) => num_classes must be an integer of at least 2, not 1
+changed('autoencoder', image_size=(4,)) => image_size must be a list of 2, not (4,)
+changed('autoencoder', decoder_blocks=0) => decoder_blocks must be an integer of at least 1
+changed('vdm', fourier=(8, 6)) => fourier=(8, 6) must be (first, stop)
+changed('vdm', fourier=(6, 25)) => fourier=(6, 25) must be ... first <= stop <= 24
+NETWORK.clone(hidden=(4, 0)) => hidden[1] must be an integer of
+NETWORK.clone(latent_dim=0) => latent_dim must be an integer of at
+NETWORK.clone(dropout=1.0) => dropout must be a number in [0, 1
+NETWORK.clone(initializer='a') => initializer 'a' is not one of ho
+UNet(remat_policy='products') => no effect without remat=True
+sinusoidal(jnp.zeros(1), 3) => needs 4 features or more, not 3
+check_filter((1,)) => must be an even number of weights
+check_filter((1, 2, 1)) => must be an even number of weights
+check_filter((1, -1)) => must be an even number of weights
+check_filter(()) => must be an even number of weights
+begun(Attention(num_groups=4, num_heads=3), X) => num_heads=3 does not divide the 8 channels
+begun(Attention(num_groups=4, head_channels=16), X) => head_channels=16 does not divide the 8
+begun(Conv(8, initializer='he'), X) => 'he' is not one of ho, torch, lecun
+STATES.clone(num_states=0) => num_states must be
+begun(STATES, TEXT[:, :, None, None], NOISE) => out_channels=10 of the network must be 1 chan
+block_params(BLOCKS, -1) => -1 is not a block: they are 0..1
+block_params(BLOCKS, 2) => 2 is not a block: they are 0..1
+of_shape(DIT.clone(class_tokens=2), 4, 4, 2) => class_tokens need labels: set inputs.num_classes
+of_shape(DIT.clone(class_tokens=2, class_tokens_at=1, inputs=Inputs(num_classes=3)), 4, 4, 2) =>
+  class_tokens_at=1 must be a block, 0..0
+# inputs
+begun(CLASSES, {}, 1) => no null class
+begun(CLASSES, {'label': TEXT[0, :1], 'drop': DROP}, 1) => no null class
+call_without_a_text({}) => has no null text
+call_without_a_text({'text': TEXT, 'drop': DROP}) => has no null text
+begun(SMALL.clone(inputs=Inputs(text=Text(16, layers=1, heads=3))), X, NOISE, {'text': TEXT}) =>
+  num_heads=3 does not divide the 16
+Inputs(num_classes=-1) => num_classes must be ... not -1
+Inputs(context=(5,), context_encoder=ContextEncoder('mean')) => 'mean' is not one of auto, vector,
+Inputs(context=(5, 0)) => context[1] must be an integer of at
+Inputs(elapsed=True).check({}) => the network needs cond['elapsed'] [B]
+Inputs().check({'drop': DROP}) => the network has no condition ['drop']
+Inputs(num_classes=3).check({}) => no null class: cond needs 'label'
+Inputs(text=Text()).check({}) => no null text: cond needs 'text'
+Inputs(context=(5,)).check({}) => no null context: cond needs 'context'
+Inputs(context=(5,)).check({'context': np.ones((2, 4))}) => each cond['context'] has the shape [4],
+  but the network needs [5]
+Inputs(context=(5,)).check({'context': np.ones((1, 5)), 'drop': DROP}) => no null context
+of_context('auto', (2, 2, 2)) => [2, 2, 2] is neither a vector nor words [N, C] nor on the grid [8]
+  of x: set context_encoder.kind to
+of_context('channels', (7, 1)) => contexts of the shape [8] and channels, as x has, not [7, 1]
+of_context('words', (5,)) => needs contexts of the shape [N, C], not [5]
+of_context('set', (5,)) => needs contexts of the shape [N, ...], not [5]
+of_context('words', (4, 2)) => to the words of a context: set its kind to 'set'
+# attention of cuDNN
+UNet(8, **CUDNN) => 'cudnn' needs dtype bfloat16
+begun(UNet(8, head_channels=4, **HALF), X, NOISE) => heads of 8, 16, ... 128 channels, not
+begun(UNet(256, **HALF), X, NOISE) => not 256: change num_heads or head_channels
+attended(4) => 128 channels, not 4: change num
+attended(12) => 128 channels, not 12: change num
+attended(136) => 128 channels, not 136: change num
+# sizes that do not fit together
+begun(changed('vdm', num_groups=3), X, NOISE) => num_groups=3 does not divide the 4 channels
+begun(changed('unet', num_groups=3), X, NOISE) => num_groups=3 does not divide the 4 channels
+begun(changed('autoencoder', num_groups=3), X) => num_groups=3 does not divide the 4 channels
+begun(changed('unet', multipliers=(1.25,)), X, NOISE) => num_groups=2 does not divide the 5 ch
+begun(changed('unet', stem_channels=3), X, NOISE) => does not divide the 3 channels
+begun(changed('ddpmpp', channels=9), X, NOISE) => does not divide the 9 channels of a norm
+begun(changed('edm2', attention_resolutions=(4,), head_channels=3), X, NOISE) => head_channels=3
+  does not divide the 4
+begun(changed('vdm', gamma_min=5.0), X, NOISE) => gamma_min=5.0 is not below
+begun(changed('ddpmpp', multipliers=(1, 1, 1, 1)), X, NOISE) => sides of 4x4 cannot be halved 3
+begun(changed('edm2', multipliers=(1, 1, 1, 1)), X, NOISE) => sides of 4x4 cannot be halved 3 times
+begun(changed('autoencoder', multipliers=(1, 1, 1, 1)), X) => sides of 4x4 cannot be halved 3 times
+# sides and ranks
+patchify(jnp.zeros((1, 6, 4, 3)), 4) => images of 6x4 ... patches of 4x4: patch
+grid_positions((2, 2), 6) => divisible by 4, not 6
+rotary_angles((2, 2), 6) => channels divisible by 4, not 6
+of_shape(HALVED, 6, 7, 2) => sides of 6x7 cannot be halved 1 times: sides
+of_shape(HALVED, 5, 2) => sides of 5 cannot be halved 1 times
+of_shape(HALVED, 4, 4, 3, 2) => sides of 4x4x3 cannot be halved
+of_shape(HALVED, 5) => examples of the shape [5] have 0 axes before the channels, and the network
+  needs 1 or 2 or 3: use network mlp
+of_shape(DIT, 5) => out_channels=2 must be a multiple of the 5 numbers of a vector
+of_shape(DIT, 2, 2, 2, 2, 2) => have 4 axes ... needs 1 or 2 or 3: use network mlp
+of_shape(EDM2(4), 8, 2) => the shape [8, 2] have 1 ... 2: use network unet or dit
+of_shape(DIT.clone(channels=8), 4, 4, 4, 2) => divisible by 6, not 8: change channels, or set
+  positions='rotary'
+of_shape(DIT.clone(channels=8, positions='rotary'), 4, 4, 4, 2) => head channels divisible by 6,
+  not 4: change channels or num_heads
+"""
+
+
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
+def test_what_cannot_be_is_refused(error, call, message):
+  with refusals.one_line(error=error, match=message):
+    eval(call)  # The rows are our own.

@@ -1,15 +1,15 @@
-"""Tests the text encoder, cross-attention, and a U-Net with both."""
+"""Tests the text encoder, cross-attention, and networks with both."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf, softmax
 
 from diffusion_jax.data import text
 from diffusion_jax.networks.attention import CrossAttention
 from diffusion_jax.networks.context import NUM_TOKENS, TextEncoder, TextFeatures, mean_of_words
 from diffusion_jax.networks.inputs import Inputs, Text
+from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks import literal
 
@@ -21,98 +21,48 @@ def random(module, *args, scale=0.3):
   return {'params': literal.random_params(module, *args, scale=scale)}
 
 
-@pytest.fixture(scope='module')
-def encoder():
-  module = TextEncoder(width=16, num_layers=2, num_heads=2)
-  tokens, mask = text.encode(SENTENCES, 24)
-  variables = random(module, tokens, mask)
-  return jax.jit(module.apply), variables, tokens, mask
-
-
 def test_tokens_of_data_are_those_of_the_network():
   assert text.NUM_TOKENS == NUM_TOKENS
 
 
-def test_padding_changes_nothing(encoder):
-  """Other tokens change no bit; a longer padding changes the rounding."""
-  apply, variables, tokens, mask = encoder
-  words = np.asarray(apply(variables, tokens, mask))
-  other = np.where(mask, tokens, 99)
-  again = np.asarray(apply(variables, other, mask))
-  np.testing.assert_array_equal(words[mask], again[mask])
-  assert np.abs(words[~mask] - again[~mask]).max() > 0.1
-  longer, longer_mask = text.encode(SENTENCES, 40)
-  again = np.asarray(apply(variables, longer, longer_mask))
-  np.testing.assert_allclose(words[mask], again[longer_mask], atol=1e-5)
+def linear_and_norm(variables):
+  """Returns the dense layers and norms of a network by their names."""
+  p = jax.tree.map(np.float64, variables['params'])
+  return lambda h, name: literal.dense(p[name], h), lambda h, name: literal.layer_norm(h, p[name])
 
 
-def literal_encoder(p, tokens, mask, num_layers, heads):
-  """Computes Vaswani et al. 2017 with norms first, by sentences and heads."""
-  p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
-
-  norm = lambda h, name: literal.layer_norm(h, p[name])
-  linear = lambda h, name: literal.dense(p[name], h)
-
-  width = p['table']['embedding'].shape[1]
-  half = width // 2
-  frequencies = 1e4 ** (-np.arange(half) / (half - 1))
-  out = []
-  for row, known in zip(tokens, mask, strict=True):
-    row = row[known]
-    angles = np.arange(len(row))[:, None] * frequencies
-    h = np.concatenate([np.sin(angles), np.cos(angles)], -1)
-    h = h + p['table']['embedding'][row]
-    for i in range(num_layers):
-      qkv = linear(norm(h, f'attention_{i}_norm'), f'attention_{i}_qkv')
-      q, k, v = np.split(qkv, 3, axis=-1)
-      parts = []
-      for a in range(heads):
-        of = slice(a * width // heads, (a + 1) * width // heads)
-        weights = softmax(q[:, of] @ k[:, of].T / np.sqrt(width // heads), axis=-1)
-        parts.append(weights @ v[:, of])
-      h = h + linear(np.concatenate(parts, -1), f'attention_{i}_out')
-      inner = linear(norm(h, f'mlp_{i}_norm'), f'mlp_{i}_in')
-      # GELU is approximated by tanh (Hendrycks & Gimpel 2016).
-      cubic = np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)
-      approximate = 0.5 * inner * (1 + np.tanh(cubic))
-      exact = 0.5 * inner * (1 + erf(inner / np.sqrt(2)))
-      assert np.abs(approximate - exact).max() < 1e-3
-      h = h + linear(approximate, f'mlp_{i}_out')
-    out.append(norm(h, 'norm_out'))
-  return out
-
-
-def test_the_encoder_is_the_papers(encoder):
-  apply, variables, tokens, mask = encoder
-  words = np.asarray(apply(variables, tokens, mask))
-  texts = literal_encoder(variables['params'], tokens, mask, 2, 2)
-  for found, known, expected in zip(words, mask, texts, strict=True):
-    np.testing.assert_allclose(found[known], expected, atol=2e-4)
+def test_the_encoder_is_the_papers():
+  """Vaswani et al. 2017 with norms first."""
+  tokens, mask = text.encode(SENTENCES, 24)
+  module = TextEncoder(width=16, num_layers=2, num_heads=2)
+  variables = random(module, tokens, mask)
+  found = jax.jit(module.apply)(variables, tokens, mask)
+  linear, norm = linear_and_norm(variables)
+  angles = np.arange(24)[:, None] * 1e4 ** (-np.arange(8) / 7)
+  h = np.asarray(variables['params']['table']['embedding'], np.float64)[tokens]
+  h = h + np.concatenate([np.sin(angles), np.cos(angles)], -1)
+  for i in range(2):
+    qkv = linear(norm(h, f'attention_{i}_norm'), f'attention_{i}_qkv')
+    q, k, v = (literal.heads(part, 2) for part in np.split(qkv, 3, axis=-1))
+    h = h + linear(literal.attend(q, k, v, mask), f'attention_{i}_out')
+    inner = linear(norm(h, f'mlp_{i}_norm'), f'mlp_{i}_in')
+    h = h + linear(literal.gelu(inner), f'mlp_{i}_out')
+  np.testing.assert_allclose(found[mask], norm(h, 'norm_out')[mask], atol=2e-4)
 
 
 def test_cross_attention_is_its_formula(rng):
-  """The formula is a loop over images, heads and pixels."""
   x = rng.standard_normal((2, 3, 2, 8), np.float32)
   words = rng.standard_normal((2, 5, 6), np.float32)
   mask = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
   module = CrossAttention(num_heads=2, num_groups=4)
   variables = random(module, x, words, mask)
   found = jax.jit(module.apply)(variables, x, words, mask)
-  p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables['params'])
-  x, words = np.asarray(x, np.float64), np.asarray(words, np.float64)
-  linear = lambda h, name: literal.dense(p[name], h)
-  for image, row, known, result in zip(x, words, mask, found, strict=True):
-    h = literal.norm(p['norm'], image[None], 4).reshape(6, 8)
-    q = linear(h, 'query')
-    k, v = linear(row[known], 'key'), linear(row[known], 'value')
-    out = np.zeros((6, 8))
-    for a in range(2):
-      of = slice(4 * a, 4 * a + 4)
-      for i in range(6):
-        weights = softmax(k[:, of] @ q[i, of] / 2.0)
-        out[i, of] = weights @ v[:, of]
-    expected = image + linear(out, 'proj_out').reshape(image.shape)
-    np.testing.assert_allclose(result, expected, atol=1e-5)
+  linear, _ = linear_and_norm(variables)
+  h = literal.norm(variables['params']['norm'], np.float64(x), 4).reshape(2, 6, 8)
+  q = literal.heads(linear(h, 'query'), 2)
+  k, v = (literal.heads(linear(np.float64(words), name), 2) for name in ('key', 'value'))
+  out = linear(literal.attend(q, k, v, mask), 'proj_out').reshape(x.shape)
+  np.testing.assert_allclose(found, x + out, atol=1e-5)
 
 
 def test_the_mean_of_words_leaves_out_the_padding():
@@ -122,25 +72,23 @@ def test_the_mean_of_words_leaves_out_the_padding():
   np.testing.assert_allclose(mean_of_words(words, mask), expected)
 
 
-TEXT = Text(width=16, layers=1, heads=2)
-
-
-def unet(text=TEXT, **inputs):
-  given = Inputs(text=text, **inputs)
-  return UNet(8, (1,), 1, (), num_groups=4, inputs=given)
-
-
 X = np.random.default_rng(3).standard_normal((3, 4, 4, 3), np.float32)
 NOISE = np.array([0.1, 5.0, 9.0], np.float32)
 TOKENS, MASK = text.encode(SENTENCES, 24)
 COND = {'text': TOKENS, 'text_mask': MASK}
+INPUTS = Inputs(text=Text(width=16, layers=1, heads=2), num_classes=4, null_class=True)
+NETWORKS = {
+  'unet': UNet(8, (1,), 1, (), num_groups=4, inputs=INPUTS, remat=True),
+  'joint': DiT(8, 2, 2, inputs=INPUTS),
+  'cross': DiT(8, 2, 2, inputs=INPUTS, text_attention='cross'),
+}
 
 
-@pytest.fixture(scope='module')
-def network():
-  module = unet(null_class=True, num_classes=4).clone(remat=True)
-  cond = COND | {'label': np.zeros(3, int)}
-  variables = random(module, X, NOISE, cond)
+@pytest.fixture(scope='module', params=NETWORKS)
+def network(request):
+  """Returns a network with random weights as a function of cond."""
+  module = NETWORKS[request.param]
+  variables = random(module, X, NOISE, COND | {'label': np.zeros(3, int)})
   apply = jax.jit(module.apply)
   return lambda cond: np.asarray(apply(variables, X, NOISE, cond))
 
@@ -187,21 +135,3 @@ def test_vectors_of_another_encoder_take_the_place_of_tokens():
   np.testing.assert_allclose(words[:2], expected[:2], atol=1e-5)
   np.testing.assert_array_equal(mask_out[:2], mask[:2])
   np.testing.assert_allclose(mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5)
-
-
-def test_the_gradient_reaches_every_parameter_of_the_encoder():
-  module = TextFeatures(width=16, num_layers=1, num_heads=2, null_text=True)
-  cond = COND | {'drop': np.array([False, False, True])}
-  variables = random(module, cond, 3)
-
-  @jax.jit
-  @jax.grad
-  def gradient(variables):
-    return jnp.sum(jnp.sin(mean_of_words(*module.apply(variables, cond, 3))))
-
-  found = jax.device_get(gradient(variables))['params']
-  for path, leaf in jax.tree_util.tree_leaves_with_path(found):
-    assert np.linalg.norm(leaf) > 0, path
-  unused = np.setdiff1d(np.arange(257), TOKENS[:2])
-  table = found['encoder']['table']['embedding']
-  np.testing.assert_array_equal(table[unused[1:]], 0.0)

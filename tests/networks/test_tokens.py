@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_jax.networks import tokens
 from diffusion_jax.networks.tokens import rotary_angles
+from tests.networks.test_transformer_block import turn
 
 rotate = jax.jit(tokens.rotate)
 
@@ -54,35 +55,11 @@ def test_heads_are_neighbouring_channels():
   np.testing.assert_array_equal(heads[0, 1, 2], x[0, 1, 8:])
 
 
-@pytest.mark.parametrize('grid', [(4, 6), (24,)])
-def test_scores_depend_only_on_differences_of_positions(grid, key, rng):
-  """One query and one key are at all places of a grid."""
-  rows, columns, size = 24 // grid[-1], grid[-1], 8
-  q, k = rng.standard_normal((2, size), np.float32)
-  angles = rotary_angles(grid, size)
-  shape = (1, rows * columns, 1, size)
-  turned = [np.asarray(rotate(np.broadcast_to(a, shape), angles))[0, :, 0] for a in (q, k)]
-  scores = (turned[0] @ turned[1].T).reshape(rows, columns, rows, columns)
-  by_difference = {}
-  for i, j, m, n in np.ndindex(scores.shape):
-    by_difference.setdefault((i - m, j - n), []).append(scores[i, j, m, n])
-  spread = max(np.ptp(values) for values in by_difference.values())
-  means = [np.mean(values) for values in by_difference.values()]
-  assert spread < 1e-5 < 0.1 < np.ptp(means)
-
-
 def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = rng.standard_normal((2, 6, 3, 8))
   found = np.asarray(rotate(np.float32(x), rotary_angles((2, 3), 8)))
-  z = x[..., 0::2] + 1j * x[..., 1::2]
-  for token in range(6):
-    row, column = divmod(token, 3)
-    for pair in range(4):
-      place = row if pair < 2 else column
-      z[:, token, :, pair] *= np.exp(1j * place / 10000 ** (pair % 2 / 2))
-  np.testing.assert_allclose(found[..., 0::2], z.real, atol=1e-6)
-  np.testing.assert_allclose(found[..., 1::2], z.imag, atol=1e-6)
+  np.testing.assert_allclose(found, turn(x), atol=1e-6)
 
 
 def test_angles_of_a_sequence_are_those_of_su_et_al():

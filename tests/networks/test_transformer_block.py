@@ -8,15 +8,10 @@ import pytest
 
 from diffusion_jax.networks.tokens import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
-from tests.networks.literal import dense, layer_norm, random_params, swish
+from tests.networks.literal import attend, dense, gelu, heads, layer_norm, random_params, swish
 
 B, T, D, HEADS, WORDS = 2, 6, 8, 2, 5  # a grid of 2 x 3 patches
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
-
-
-def gelu(x):
-  """Hendrycks & Gimpel 2016, the form with tanh."""
-  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def rms_norm(x, p):
@@ -39,25 +34,10 @@ def turn(x):
   return np.concatenate([first, turned], axis=1)
 
 
-def heads(x):
-  return x.reshape(*x.shape[:2], HEADS, -1)
-
-
-def attention(q, k, v, mask=None):
-  out = np.zeros(q.shape)
-  for b in range(len(q)):
-    seen = slice(None) if mask is None else mask[b]
-    for h in range(HEADS):
-      scores = q[b, :, h] @ k[b, seen, h].T / np.sqrt(q.shape[-1])
-      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-      out[b, :, h] = weights @ v[b, seen, h]
-  return out.reshape(*q.shape[:2], -1)
-
-
 def qkv(x, p, prefix, norm, parts):
   shift, scale = parts[:2]
   h = norm(x, p.get(f'{prefix}norm_1')) * (1 + scale) + shift
-  q, k, v = map(heads, np.split(dense(p[f'{prefix}qkv'], h), 3, axis=-1))
+  q, k, v = (heads(part, HEADS) for part in np.split(dense(p[f'{prefix}qkv'], h), 3, axis=-1))
   if f'{prefix}query_norm' in p:
     q = rms_norm(q, p[f'{prefix}query_norm'])
     k = rms_norm(k, p[f'{prefix}key_norm'])
@@ -86,16 +66,16 @@ def block(x, c, p, swiglu=False, rotary=False, words=None):
   q, k, v = qkv(x, p, '', norm, parts)
   if rotary:
     q, k = turn(q), turn(k)
-  return rest(x, attention(q, k, v), p, '', norm, parts, swiglu, words)
+  return rest(x, attend(q, k, v), p, '', norm, parts, swiglu, words)
 
 
 def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
   gate_1, shift, scale, gate_2 = parts[2:]
   x = x + gate_1 * dense(p[f'{prefix}proj'], attended)
   if words is not None:
-    q = heads(dense(p['cross_query'], norm(x)))
-    k, v = (heads(dense(p[f'cross_{n}'], words)) for n in ('key', 'value'))
-    x = x + dense(p['cross_proj'], attention(q, k, v, MASK))
+    q = heads(dense(p['cross_query'], norm(x)), HEADS)
+    k, v = (heads(dense(p[f'cross_{n}'], words), HEADS) for n in ('key', 'value'))
+    x = x + dense(p['cross_proj'], attend(q, k, v, MASK))
   h = norm(x, p.get(f'{prefix}norm_2')) * (1 + scale) + shift
   return x + gate_2 * mlp(h, p, prefix, swiglu)
 
@@ -108,7 +88,7 @@ def joint_block(x, text, c, p, ends):
   others = qkv(text, p, 'text_', layer_norm, text_parts)
   q, k, v = (np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True))
   mask = np.concatenate([np.ones((B, T), bool), MASK], axis=1)
-  out = attention(q, k, v, mask)
+  out = attend(q, k, v, mask)
   x = rest(x, out[:, :T], p, '', layer_norm, parts)
   if ends:
     return x, text
@@ -122,15 +102,12 @@ def inputs():
   return x, text, c, words
 
 
-def run(network, carry, c, angles=None, words=None, random=True):
-  """Returns the block's output and parameters, random or initial ones."""
+def run(network, carry, c, angles=None, words=None):
+  """Returns the block's output and its random parameters."""
   call = (*jax.tree.map(np.float32, (carry, c, angles, words)), MASK)
-  if random:
-    params = random_params(network, *call, seed=1, scale=0.3)
-    found, _ = jax.jit(network.apply)({'params': params}, *call)
-    return found, jax.tree.map(np.float64, params)
-  (found, _), _ = jax.jit(network.init_with_output)(jax.random.key(0), *call)
-  return found, None
+  params = random_params(network, *call, seed=1, scale=0.3)
+  found, _ = jax.jit(network.apply)({'params': params}, *call)
+  return found, jax.tree.map(np.float64, params)
 
 
 def close(found, expected):
@@ -164,12 +141,10 @@ def test_mm_dits_block(ends):
   close(found_text, expected_text)
 
 
-@pytest.mark.parametrize('options', [{}, JIT, CROSS, {'text': 'joint'}])
-def test_every_block_begins_as_the_identity(options):
+@pytest.mark.parametrize('kind', ['cross', 'joint'])
+def test_a_block_begins_as_the_identity(kind):
   x, text, c, words = inputs()
-  text = text if options.get('text') == 'joint' else None
-  words = words if options.get('text') == 'cross' else None
-  found, _ = run(Block(HEADS, **options), (x, text), c, None, words, False)
-  np.testing.assert_array_equal(found[0], np.float32(x))
-  if text is not None:
-    np.testing.assert_array_equal(found[1], np.float32(text))
+  text, words = (None, words) if kind == 'cross' else (text, None)
+  call = (*jax.tree.map(np.float32, ((x, text), c, None, words)), MASK)
+  (found, _), _ = jax.jit(Block(HEADS, text=kind).init_with_output)(jax.random.key(0), *call)
+  jax.tree.map(np.testing.assert_array_equal, found, call[0])

@@ -9,14 +9,6 @@ from diffusion_jax.networks.unet import AttentionPool, UNet
 from tests.networks.jaxprs import equations
 from tests.networks.literal import randomised, shapes
 
-TINY = dict(
-  channels=8,
-  multipliers=(1, 2),
-  num_blocks=1,
-  attention_resolutions=(4,),
-  num_groups=4,
-  out_channels=3,
-)
 ONE_LEVEL = dict(
   channels=4,
   multipliers=(1,),

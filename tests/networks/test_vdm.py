@@ -20,11 +20,7 @@ TINY = dict(channels=8, num_layers=2, num_groups=4, gamma_min=-8.0, gamma_max=4.
 
 
 def score(p, z, gamma, flag, label):
-  """recipes 4, the score net, with gamma from -8 to 4 and n_layer = 2.
-
-  The projection has no bias, and the embedding, to which the label is added,
-  ends with the swish.
-  """
+  """recipes 4, the score net, with gamma from -8 to 4 and n_layer = 2."""
   t = (gamma + 8.0) / 12.0
   angles = 1000 * t[:, None] * np.exp(-np.arange(4) * np.log(1e4) / 3)
   e = np.concatenate([np.sin(angles), np.cos(angles), flag[:, None]], axis=1)

@@ -29,11 +29,7 @@ def kl(mean_q, cov_q, mean_p, cov_p):
 
 
 def chain_moments(links, mean, variance):
-  """Returns mean [..., n + 1] and covariance of all states of a chain.
-
-  links: the links of one dimension, in order; mean, variance: of the first
-  state.
-  """
+  """Returns mean [..., n + 1] and covariance of all states of one dimension."""
   means, cov = [mean], np.full((1, 1), variance)
   for gain, offset, added in links:
     means.append(gain * means[-1] + offset)

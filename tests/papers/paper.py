@@ -78,11 +78,7 @@ def normal_kl(mean_1, variance_1, mean_2, variance_2):
 
 
 def bound_terms(p, x0, eps, variance, clip, params=(1.0, 1.0), bins=256, mean_of=None):
-  """Returns L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of DDPM Eq. 5, in nats.
-
-  eps: [T + 1, B, ...], one for each step; mean_of: the parameters of the mean,
-  `params` by default.
-  """
+  """Returns L_T [B], L_1..L_{T-1} [B, T-1] and L_0 [B] of Eq. 5, in nats."""
 
   def p_theta(t, xt):
     alpha_bar, previous = p.alpha_bar[t], p.alpha_bar[t - 1]

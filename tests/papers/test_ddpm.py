@@ -147,10 +147,7 @@ def test_eq_1_and_11_reverse_transition(p):
 @pytest.mark.parametrize('T', [3, 1000])
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'first'])
 def test_eq_12_weighted_loss(T, variance):
-  """beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) |eps - eps_theta|^2.
-
-  At the first step Ho et al. use beta-tilde_2, where beta-tilde_1 = 0.
-  """
+  """beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) |eps - eps_theta|^2."""
   p = every_step('linear', T)
   _, eps, _ = pictures(p)
   _, eps_hat, _ = pictures(p, seed=1)

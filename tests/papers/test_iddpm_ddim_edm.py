@@ -27,10 +27,7 @@ def test_iddpm_eq_17_cosine_alpha_bar():
 
 
 def test_iddpm_eq_15_learned_variance():
-  """exp(v log beta_t + (1 - v) log beta-tilde_t).
-
-  beta-tilde_1 = 0, so only `first` gives a decoder at the first step.
-  """
+  """exp(v log beta_t + (1 - v) log beta-tilde_t)."""
   p = ddpm(dj.linear_betas(1000))
   v = np.random.default_rng(0).uniform(0, 1, (1000, 5))
   t, first = p.steps, 5.0e-5
@@ -124,11 +121,7 @@ def test_zero_terminal_snr_algorithm_1():
 
 @pytest.mark.parametrize('sd', [0.5, 0.75])
 def test_edm_training_loss_literally(sd, key):
-  """It is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2.
-
-  Eq. 2, 8 and Table 1 in float64 use the objective's noise and sigma, and a
-  formula as the network.
-  """
+  """It is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2."""
   schedule = dj.GeometricVESchedule(0.002, 80.0)
 
   @jax.jit

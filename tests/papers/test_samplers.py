@@ -110,11 +110,7 @@ def test_edm_algorithms_1_and_2(s_churn, s_min, s_max, s_noise):
 
 
 def mean_of(order, nodes, values, h, weight):
-  """Returns the mean of x_0 over 0 < u < h, the estimates at nodes <= 0.
-
-  Two make DPM-Solver++'s D_i (Alg. 2), three a parabola, by quadrature with the
-  weight e^(weight u).
-  """
+  """Returns the mean over 0 < u < h: D_i of Alg. 2, or a parabola's."""
   values = values[:order]
   if len(values) == 1:
     return values[0]
@@ -164,26 +160,22 @@ def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
 @pytest.mark.parametrize('grid', GRIDS)
 def test_dpm_solver_pp_2s_algorithm_1(grid):
   alpha, sigma = GRIDS[grid](clean=False)
+  schedule = {'vp': dj.CosineSchedule(), 've': dj.GeometricVESchedule(1e-3, 80.0)}[grid]
   lam = np.log(alpha / sigma)
-  schedule = dj.CosineSchedule()
-  if grid == 've':
-    schedule = dj.GeometricVESchedule(1e-3, 80.0)
   x = expected = start(sigma)
   r = 0.5
   for i in range(1, len(alpha)):
     h = lam[i] - lam[i - 1]
     middle = lam[i - 1] + r * h
+    a, s = 1.0, np.exp(-middle)
     if grid == 'vp':
-      a, s = (1 / np.sqrt(1 + np.exp(-2 * middle)), 1 / np.sqrt(1 + np.exp(2 * middle)))
-    else:
-      a, s = 1.0, np.exp(-middle)
+      a, s = 1 / np.sqrt(1 + s**2), s / np.sqrt(1 + s**2)
     x0 = D(expected, alpha[i - 1], sigma[i - 1])
     u = s / sigma[i - 1] * expected - a * (np.exp(-r * h) - 1) * x0
     mean = (1 - 1 / (2 * r)) * x0 + 1 / (2 * r) * D(u, a, s)
     expected = sigma[i] / sigma[i - 1] * expected
     expected = expected - alpha[i] * (np.exp(-h) - 1) * mean
-  sampler = dj.dpm_solver_pp_2s(schedule)
-  close(run(sampler, alpha, sigma, x), expected)
+  close(run(dj.dpm_solver_pp_2s(schedule), alpha, sigma, x), expected)
 
 
 def unipc(p, x, alpha, sigma):
@@ -231,11 +223,7 @@ def test_unipc(order, grid):
 
 @pytest.mark.parametrize('name', ['ddpm', 've'])
 def test_score_sde_reverse_diffusion(name):
-  """x - f + G^2 score + G z.
-
-  DDPM has f = sqrt(1 - beta) x - x and G^2 = beta, VE f = 0 and G^2 =
-  sigma_t^2 - sigma_s^2.
-  """
+  """x - f + G^2 score + G z; VE has f = 0, G^2 = sigma_t^2 - sigma_s^2."""
   alpha, sigma = ve_grid()
   kept, g2 = np.ones(8), -np.diff(sigma**2)
   if name == 'ddpm':

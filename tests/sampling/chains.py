@@ -38,10 +38,7 @@ def times(steps, jump, num_resamples):
 
 
 def ancestral(a, s, t, u):
-  """Returns DDPM Eq. 7 for any two levels: estimate, kept, variance.
-
-  x_u = estimate * x0 + kept * x_t + noise.
-  """
+  """Returns DDPM Eq. 7 for any two levels: estimate, kept, variance."""
   if s[u] == 0.0:
     return 1.0, 0.0, 0.0
   ratio = a[t] / a[u]
@@ -51,10 +48,7 @@ def ancestral(a, s, t, u):
 
 
 def law(method, num_steps, num_resamples=1, jump=10) -> Any:
-  """Returns (slope, standard deviation) of x_2 | x_1 by ancestral sampling.
-
-  method: 'replace', 'repaint' or 'reconstruction'.
-  """
+  """Returns (slope, standard deviation) of x_2 | x_1 by ancestral sampling."""
   a, s = grid(num_steps)
   marginals = a[:, None, None] ** 2 * COV + s[:, None, None] ** 2 * np.eye(2)
   gains = a[:, None, None] * COV @ np.linalg.inv(marginals)

@@ -1,4 +1,4 @@
-"""Data with known moments, every sampler, and checks of samples."""
+"""Data with known moments, every sampler, and checks of keys and calls."""
 
 import functools
 import os
@@ -10,7 +10,6 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import level_at, level_grid
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 SCHEDULES = {
@@ -26,7 +25,6 @@ GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 MIXTURE = oracles.mixture(
   [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]]
 )
-ORACLES = {'gaussian': GAUSSIAN, 'mixture': MIXTURE}
 
 # A sampler, or a function that makes it for a schedule.
 DETERMINISTIC = {
@@ -96,24 +94,6 @@ def build(name, schedule=None):
   return sampler(schedule) if needs_schedule(name) else sampler
 
 
-def in_pairs(denoise):
-  """Denoises x [B, 2n], n independent pairs: norms are over 2n numbers."""
-
-  def denoise_pairs(x, level):
-    x0 = denoise(x.reshape(-1, 2), level).x0
-    return dj.Prediction(x0.reshape(x.shape))
-
-  return denoise_pairs
-
-
-def sample(oracle_name, sampler_name, schedule, key, levels, x):
-  """Samples; levels are an argument, so that schedules share a compilation."""
-  denoise = in_pairs(ORACLES[oracle_name].denoise)
-  return dj.sample(key, denoise, build(sampler_name, schedule), levels, x)
-
-
-sample_few, sample_many = (jit(sample, static_argnums=(0, 1)) for jit in (jax.jit, jit_long))
-
 _WRAPPED = jax.jit(jax.random.wrap_key_data)
 
 
@@ -140,41 +120,3 @@ def counted_calls(denoise, sampler, levels, shape=(2, 2)):
   jax.block_until_ready(run(jnp.ones(shape)))
   jax.effects_barrier()
   return len(calls)
-
-
-def run(key, oracle_name, sampler_name, schedule, num_steps, n):
-  """Returns n samples, [n, 2], from examples of 64 pairs."""
-  levels = level_grid(schedule, num_steps)
-  prior_key, key = jax.random.split(key)
-  x = dj.prior_sample(prior_key, (n // 64, 128), levels.take(0))
-  schedule = schedule if needs_schedule(sampler_name) else None
-  x = sample_many(oracle_name, sampler_name, schedule, key, levels, x)
-  return np.asarray(x).reshape(-1, 2)
-
-
-def affine_law(name, schedule, own_schedule=None):
-  """Returns mean and covariance of 200-step samples of Gaussian data.
-
-  A deterministic sampler is affine there: x_0 = A x_T + b, so Cov = A A^T.
-  own_schedule: the same schedule, for samplers that need one.
-  """
-  last = level_at(schedule, 1.0)
-  x = np.hypot(last.alpha, last.sigma) * np.array([[0, 0], [1, 0], [0, 1]])
-  x = jnp.asarray(x, jnp.float32)
-  own = own_schedule if needs_schedule(name) else None
-  args = own, jax.random.key(0), level_grid(schedule, 200), x
-  b, *columns = np.asarray(sample_few('gaussian', name, *args))
-  a = np.stack(columns, axis=1) - b[:, None]
-  return b, a @ a.T
-
-
-def check_moments(x, oracle, bias):
-  """Checks mean and covariance within 5 standard errors plus a step bias."""
-  n = len(x)
-  cov = np.asarray(oracle.cov)
-  mean_error = 5 * np.sqrt(np.diag(cov) / n)
-  assert (np.abs(x.mean(0) - oracle.mean) < mean_error + bias).all()
-  square = np.outer(np.diag(cov), np.diag(cov)) + cov**2
-  # Fourth moments are Gaussian up to a factor, which covers these mixtures.
-  cov_error = 5 * np.sqrt(1.5 * square / n)
-  assert (np.abs(np.cov(x.T) - cov) < cov_error + bias).all()

@@ -84,11 +84,3 @@ def test_inversion_of_clean_data_takes_eps_at_the_level_reached():
   marginal = alpha**2 * cov + sigma**2 * np.eye(2)
   eps = sigma * np.linalg.solve(marginal, (x - alpha * mean).T).T
   np.testing.assert_allclose(found, x + sigma * eps, atol=1e-5)
-
-
-def test_zero_terminal_snr_is_sampled_from_alpha_zero():
-  betas = dj.zero_terminal_snr(dj.linear_betas(1000))
-  schedule = dj.DiscreteSchedule.from_betas(betas)
-  mean, cov = moments.affine_law('ddim', schedule)
-  np.testing.assert_allclose(mean, GAUSSIAN.mean, atol=0.008)
-  np.testing.assert_allclose(cov, GAUSSIAN.cov, atol=0.04)

@@ -1,16 +1,14 @@
-"""Noise of a path: its law, its parts, and convergence of samples."""
+"""Noise of a path: its law and its parts."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, repeat_key
 from tests.jitted import jitted, level_grid
-from tests.sampling import moments
 
 SCHEDULE = dj.CosineSchedule(-30.0, 30.0)
 PLACES = np.array([-14.0, -3.0, -2.99, 0.0, 0.7, 5.0, 14.0])  # of lambda
@@ -19,10 +17,7 @@ N = 20_000
 
 @functools.cache
 def noise_of_steps():
-  """Returns the noise between PLACES, [6, N], and from the first to the last.
-
-  Half of it belongs to one key, half to keys per example.
-  """
+  """Returns the noise between PLACES, [6, N], and from first to last."""
 
   @jax.jit
   def noise(lambdas):
@@ -78,54 +73,6 @@ def test_noise_from_no_signal_and_to_clean_data_is_finite():
   assert np.isfinite(last).all()
   # Nothing of W is left over from one step to the next.
   assert abs(np.mean(z * last)) < 5 / np.sqrt(N)
-
-
-def test_an_image_has_the_path_of_its_key():
-  keys = jax.random.split(jax.random.key(0), 3)
-  x = jnp.zeros((3, 4, 4))
-  t = jnp.array([0.9, 0.8, 0.3])
-
-  @jax.jit
-  def noise(keys, x, t):
-    return dj.path_noise(keys, x, SCHEDULE(0.1), SCHEDULE(t))
-
-  moments.assert_own_keys(noise, keys, x, t, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda schedule: dj.dpm_solver_pp_sde(1.0, 2, brownian=True),
-    lambda schedule: dj.dpm_solver_pp_2s_sde(schedule),
-  ],
-)
-def test_more_steps_follow_the_same_path(make):
-  """The distance between N and 2 N steps is of order 1 in the step.
-
-  It would be above 1 with other noise for each grid.
-  """
-  schedule = dj.CosineSchedule(-8.0, 8.0)
-  x = jax.random.normal(jax.random.key(0), (64, 2))
-
-  @jax.jit
-  def sample(n, key):  # One compilation for all grids.
-    denoise, sampler = moments.GAUSSIAN.denoise, make(schedule)
-    level = lambda i: schedule.from_logsnr(-8.0 + 16.0 * i / n)
-
-    def body(i, carry):
-      ends = {'level_t': level(i), 'level_s': level(i + 1)}
-      return sampler.step(key, *carry, denoise, **ends)
-
-    return jax.lax.fori_loop(0, n, body, (x, sampler.init(x)))[0]
-
-  def distance(a, b):
-    return float(jnp.sqrt(jnp.mean((a - b) ** 2)))
-
-  coarse, middle, fine = (sample(n, jax.random.key(1)) for n in (32, 64, 128))
-  assert distance(middle, fine) < 0.65 * distance(coarse, middle)
-  assert distance(middle, fine) < 0.1
-  other = sample(128, jax.random.key(2))
-  assert distance(other, fine) > 0.5
 
 
 def test_a_sampler_chooses_the_keys_of_its_steps():

@@ -9,8 +9,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at, level_grid
-from tests.sampling.moments import jit_long
+from tests.jitted import jitted, level_at
 
 D = 10
 PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
@@ -119,18 +118,3 @@ def test_the_bridge_is_its_sum_of_scores():
   scores = [(alpha * x0 - x) / sigma**2 for x0 in estimates]
   expected = sum(scores) + (1 - 3) * (1 - t) * -x / 0.1
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
-
-
-def test_langevin_steps_of_the_bridge_reach_the_posterior():
-  """Their errors are a few per cent of the posterior's deviation."""
-  unit = oracles.gaussian(np.zeros(D), np.eye(D))
-  n = 8
-  ys, exact = problem(n, std=1.0, prior=unit)
-  denoise = dj.bridged(functools.partial(unit.denoiser_given, std=1.0), ys, lambda x: -x)
-  levels = level_grid(dj.CosineSchedule(), 60, t_start=0.99)
-  x = dj.prior_sample(jax.random.key(0), (400, D), levels.take(0)) / n**0.5
-  sampler = dj.annealed_langevin(20, 0.3 / n)
-  draw = jit_long(lambda x: dj.sample(jax.random.key(1), denoise, sampler, levels, x))
-  z = (np.asarray(draw(x)) - np.asarray(exact.mean)) / float(exact.cov[0, 0]) ** 0.5
-  assert np.sqrt(np.mean(z.mean(axis=0) ** 2)) < 0.12
-  np.testing.assert_allclose(z.std(), 1.0, atol=0.05)

@@ -136,10 +136,7 @@ def test_confidence_ordered_counts():
 
 
 def test_the_noise_of_confidences():
-  """The difference of two Gumbel variables has the logistic distribution.
-
-  The draws of two elements have the probabilities 1/2 and 1.
-  """
+  """The difference of two Gumbel variables has the logistic distribution."""
   logits = np.float32([[0.0, 0.0, NEVER, NEVER], [0.0, NEVER, NEVER, NEVER]])
   denoise = lambda xt, level: jnp.broadcast_to(logits, (*xt.shape, 4))
   temperature = np.log(2) / 4 / 0.5  # The larger confidence is 4 units larger.
@@ -152,22 +149,6 @@ def test_the_noise_of_confidences():
   expected = 1 / (1 + np.exp(4))
   error = (expected / n) ** 0.5
   assert abs(np.mean(x[:, 1] == 3) - expected) < 4.5 * error
-
-
-def test_remasked_with_eta_1_goes_to_clean_data_and_back():
-  """Every step draws all masked elements, then masks elements at random."""
-  sampler = dj.remasked(dj.ancestral_states(MASKING), MASKING, 1.0)
-  levels = level_at(LINEAR, np.float32([1.0, 0.5, 0.0]))
-  marginals = [TABLE.probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
-  first = np.einsum('i,j,k->ijk', *marginals)
-  expected = np.zeros((3, 3, 3))
-  for mask in itertools.product([False, True], repeat=3):
-    for value in itertools.product(range(3), repeat=3):
-      known = ~np.array(mask)
-      given = TABLE.conditional(np.array(value), known).probs
-      each = [given.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
-      expected += first[value] / 8 * np.einsum('i,j,k->ijk', *each)
-  check_law(drawn(sampler, levels), expected)
 
 
 def test_known_elements_are_kept_exactly():
@@ -221,22 +202,13 @@ def test_top_p_keeps_what_rounding_would_lose():
   np.testing.assert_allclose(kept[1], np.sum(before < 1.0 - 1e-6), rtol=0.05)
 
 
-def test_unmasked_elements_are_given_at_alpha_0():
+@pytest.mark.parametrize('make', [dj.ancestral_states, dj.confidence_ordered])
+def test_unmasked_elements_are_given_at_alpha_0(make):
   """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
-  given = jnp.broadcast_to(jnp.array([1, 3, 2]), (N, 3))
-  levels = level_at(LINEAR, np.float32([1.0, 0.0]))
-  samplers = dj.ancestral_states(MASKING), dj.confidence_ordered(MASKING)
-
-  @jax.jit
-  def run(x, levels):
-    key = jax.random.key(0)
-    return [dj.sample(key, exact, sampler, levels, x) for sampler in samplers]
-
+  x, levels = jnp.tile(jnp.array([1, 3, 2]), (N, 1)), level_at(LINEAR, np.float32([1.0, 0.0]))
+  x = jax.jit(lambda x: dj.sample(jax.random.key(0), exact, make(MASKING), levels, x))(x)
   known = np.array([1, 0, 2]), np.array([True, False, True])
-  for x in run(given, levels):
-    shares = np.zeros((3, 3, 3))
-    np.add.at(shares, tuple(np.asarray(x).T), 1 / N)
-    check_law(shares, TABLE.conditional(*known).probs)
+  check_law(shares_of(x), TABLE.conditional(*known).probs)
 
 
 def test_nan_logits_stay_visible():

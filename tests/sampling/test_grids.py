@@ -45,11 +45,7 @@ def grids(schedule, t_start):
 @settings(anything, max_examples=15)
 @given(EVERY, st.just(1.0) | st.floats(0.3, 1.0))
 def test_grids_fall_from_noise_to_clean(schedule, t_start):
-  """They are on the schedule, evenly spaced, between its two ends.
-
-  The last noisy level is at t = 0, or after it if that is clean. Without signal
-  the spacing by SNR begins at the second level.
-  """
+  """They are on the schedule, evenly spaced, between its two ends."""
   found, exact, (first, last, noisy) = jax.device_get(grids(schedule, t_start))
   starts = np.cumsum([n + 1 for _, (n, _) in CASES])[:-1]
   exact = zip(*(np.split(field, starts) for field in exact), strict=True)
@@ -80,14 +76,6 @@ def test_grids_fall_from_noise_to_clean(schedule, t_start):
       place = SPACED[spacing](t, sigma / alpha)
     even = np.linspace(place[0], place[-1], len(place))
     np.testing.assert_allclose(place, even, rtol=1e-4, atol=2e-5)
-
-
-def test_a_grid_of_all_steps_is_ddpms_own():
-  levels, steps = compiled(
-    lambda: (dj.level_grid(DDPM, 1000), DDPM.at_step(np.arange(1000, -1, -1)))
-  )
-  for field, expected in zip(levels, steps, strict=True):
-    np.testing.assert_allclose(field, expected, rtol=1e-6)
 
 
 def test_steps_that_a_grid_visits_are_counted():

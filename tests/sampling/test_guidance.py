@@ -65,11 +65,7 @@ def scores_and_truth(level, scale):
 @pytest.mark.parametrize('scale', [0.0, 1.0, 2.5, np.float32([0.0, 1.0, 2.0, 4.0])])
 @pytest.mark.parametrize('level', LEVELS)
 def test_guidance_has_the_score_of_the_tilted_density(level, scale):
-  """The score is grad log [p(x_t) p(y | x_t)^w], by automatic differentiation.
-
-  It holds without a classifier and with the exact one, and for a scale of each
-  example.
-  """
+  """It is grad log [p(x_t) p(y | x_t)^w], with and without a classifier."""
   found, truth = scores_and_truth(level, scale)
   for score in found:
     np.testing.assert_allclose(score, truth, rtol=1e-4, atol=1e-4)
@@ -87,10 +83,7 @@ def fixed(x0, var_frac=None):
 
 @pytest.mark.parametrize('output', ['x0', 'eps', 'v', 'flow', 'edm'])
 def test_rescale_literally(output):
-  """This is Lin et al. 2023, section 3.4, in float64, image by image.
-
-  Guidance meets the estimates of x_0 of what two networks predict.
-  """
+  """This is Lin et al. 2023, section 3.4, in float64, image by image."""
   pos, neg, w, phi = images(0), images(1) + 0.3, 7.5, 0.7
   cfg = neg + w * (pos - neg)
   expected = np.empty_like(cfg)
@@ -226,20 +219,3 @@ def test_without_signal_a_classifier_adds_nothing():
   guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)
   found, plain = jax.jit(lambda x: (guided(x, level).x0, CLASSES.denoise(x, level).x0))(X)
   np.testing.assert_array_equal(found, plain)
-
-
-def test_grad_and_vmap(key):
-  """Every wrapper works with one level and one scale per example."""
-  pair = dj.paired(of_class(0), CLASSES.denoise)
-
-  def x0(x, t, scale):
-    denoise = dj.classifier_free(pair, scale, 0.5, (0.01, 50.0))
-    denoise = dj.classifier_guided(denoise, log_prob_of(0), scale)
-    return dj.dynamic_threshold(denoise)(x[None], SCHEDULE(t)).x0[0]
-
-  t, scale = jnp.array([0.1, 0.4, 0.7, 1.0]), jnp.array([1.0, 2.0, 3.0, 0.5])
-  slope = jax.jit(jax.vmap(jax.jacobian(x0)))(X, t, scale)
-  found, alone = jax.jit(jax.vmap(x0))(X, t, scale), jax.jit(x0)
-  for i in range(4):
-    np.testing.assert_allclose(found[i], alone(X[i], t[i], scale[i]), atol=1e-5)
-  assert slope.shape == (4, 2, 2) and np.isfinite(slope).all()

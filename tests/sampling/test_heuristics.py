@@ -9,8 +9,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
 from tests.jitted import jitted, level_at
-from tests.sampling.test_measurements import MATRIX, Y, measured
-from tests.sampling.test_reconstruction import COV, DATA, MEAN, SCHEDULE
+from tests.sampling.test_reconstruction import COV, DATA, MATRIX, MEAN, SCHEDULE, Y, measured
 
 ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
 
@@ -77,10 +76,7 @@ def test_renoised_has_its_share_of_new_noise(key):
 
 
 def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
-  """A^T (A x - y) + weight (I - alpha J) (x - mean) = 0 for Gaussian data.
-
-  All steps are at one level; the mean over many estimates has no noise.
-  """
+  """A^T (A x - y) + weight (I - alpha J) (x - mean) = 0 for Gaussian data."""
   level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.02, 500
   levels = jax.tree.map(lambda a, b: np.append(np.full(steps, a), b), level, dj.clean_level())
   m = measured(1.0)

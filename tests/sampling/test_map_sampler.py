@@ -28,12 +28,7 @@ def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
 
 
 def test_multistep_consistency_sampling_by_hand(key):
-  """Algorithm 1 is x + sqrt(sigma^2 - sigma_min^2) z, then f again.
-
-  The map is f = x / 2 + sigma, the keys are from `split_key`. If alpha is not
-  1, x = alpha_s / alpha_min f + sqrt(sigma_s^2 - (alpha_s sigma_min /
-  alpha_min)^2) z.
-  """
+  """Alg. 1, with sigma_min alpha_s / alpha_min in place of sigma_min."""
 
   def f(xt, level_t, level_s):
     return 0.5 * xt + level_t.sigma

@@ -9,31 +9,27 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
-from diffusion_jax.sampling.particles import effective_number
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_at, level_grid
+from tests.jitted import jitted, level_grid
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys
-from tests.sampling.test_measurements import (
+from tests.sampling.test_reconstruction import (
+  COV,
+  DATA,
   MATRIX,
   MIXTURE,
   OF_MIXTURE,
   ONE_NUMBER,
+  SCHEDULE,
   WHITE,
   Y,
   measured,
 )
-from tests.sampling.test_reconstruction import COV, DATA
 
-DISCRETE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 STD = 0.5
 # Correlated data of unit average variance.
 SCALED = COV * 4.0 / np.trace(COV)
 PRIOR = oracles.gaussian(np.array([0.3, -0.2, 0.1, 0.0]), SCALED)
-
-
-def constant(x0, level=None):
-  return jnp.zeros(len(x0))
 
 
 def run(key, denoise, sampler, num_steps, shape, **options):
@@ -41,7 +37,7 @@ def run(key, denoise, sampler, num_steps, shape, **options):
 
   @jax.jit
   def draw(key):
-    levels = level_grid(DISCRETE, num_steps)
+    levels = level_grid(SCHEDULE, num_steps)
     prior_key, key = jax.random.split(key)
     x = dj.prior_sample(prior_key, shape, levels.take(0))
     return dj.sample_with_state(key, denoise, sampler, levels, x, **options)
@@ -50,11 +46,8 @@ def run(key, denoise, sampler, num_steps, shape, **options):
 
 
 def moments_of_the_chain(num_steps, mean, cov):
-  """Returns mean and covariance of ancestral samples of a Gaussian, float64.
-
-  Each step is affine (`chains.ancestral`), and x_0_hat = J x_t for a Gaussian.
-  """
-  levels = level_grid(DISCRETE, num_steps)
+  """Returns mean and covariance of ancestral samples of a Gaussian, float64."""
+  levels = level_grid(SCHEDULE, num_steps)
   alphas, sigmas = (np.asarray(a, np.float64) for a in levels[1:])
   eye = np.eye(len(mean))
   m, v = np.zeros(len(mean)), eye * (alphas[0] ** 2 + sigmas[0] ** 2)
@@ -102,56 +95,6 @@ def test_the_evidence_is_unbiased_for_the_chain(twist, use_gradient, std, error,
   assert (np.asarray(state.lowest_ess) < 0.6 * 8).mean() > 0.05
 
 
-@pytest.mark.parametrize('make', [dj.pseudoinverse_twist, dj.spread_twist])
-def test_a_twist_is_a_normal_density_without_its_constant(make, key):
-  """-(y - A x)^T V^-1 (y - A x) / 2 and its gradient, in float64."""
-  x0 = jax.random.normal(key, (3, 4))
-  levels = level_at(DISCRETE, np.array([0.02, 0.3, 0.8], np.float32))
-
-  @jax.jit
-  def run(x0):
-    twist = make(measured(STD))
-    found, vjp = jax.vjp(lambda x0: twist(x0, levels), x0)
-    return levels.alpha, levels.sigma, x0, found, *vjp(jnp.ones(3))
-
-  alpha, sigma, x0, found, gradient = map(np.asarray, run(x0))
-  for i in range(3):
-    a, s = float(alpha[i]), float(sigma[i])
-    spread = MATRIX @ MATRIX.T if make is dj.pseudoinverse_twist else np.eye(2)
-    v = s**2 / (a**2 + s**2) * spread + STD**2 * np.eye(2)
-    residual = Y - MATRIX @ x0[i].astype(np.float64)
-    solved = np.linalg.solve(v, residual)
-    np.testing.assert_allclose(found[i], -0.5 * residual @ solved, rtol=1e-4)
-    np.testing.assert_allclose(gradient[i], MATRIX.T @ solved, rtol=2e-3)
-
-
-def test_an_exact_twist_has_equal_weights_for_many_steps(key):
-  m = measured(STD)
-  twist = dj.pseudoinverse_twist(m, num_iterations=2)
-  sampler = dj.steered(m.log_prob, twist, threshold=0.0)
-
-  @jax.jit
-  def spread(levels, num_steps):
-    """Takes the first steps of a grid, so that all share a compilation."""
-    x = dj.prior_sample(key, (500, 1, 4), levels.take(0))
-
-    def body(i, carry):
-      ends = {'level_t': levels.take(i), 'level_s': levels.take(i + 1)}
-      x, state = carry
-      step_key = jax.random.fold_in(key, i)
-      return sampler.step(step_key, x, state, WHITE.denoise, **ends)
-
-    _, state = jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))
-    return jnp.std(state.log_evidence)
-
-  spreads = []
-  for n in (20, 80, 320):
-    levels = jax.device_get(level_grid(DISCRETE, n))
-    padded = jax.tree.map(lambda a: np.pad(a, (0, 320 - len(a) + 1)), levels)
-    spreads.append(float(spread(padded, n)))
-  assert spreads[0] > 2.0 * spreads[1] > 4.0 * spreads[2]
-
-
 @pytest.mark.parametrize('twist', ['pseudoinverse', 'spread'])
 def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
   twists = {
@@ -172,34 +115,10 @@ def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
 CLEAN = dj.clean_level()
 
 
-def test_one_particle_without_a_likelihood_is_ancestral_sampling(key):
-  keys = jax.random.split(key, 3)
-
-  def denoise(x, level):  # of [B, 4] and of [B, 1, 4]
-    flat = DATA.denoise(x.reshape(-1, 4), level)
-    return jax.tree.map(lambda a: a.reshape(x.shape), flat)
-
-  steered = dj.steered(constant)
-
-  @jax.jit
-  def step(keys, x):
-    levels = level_grid(DISCRETE, 10)
-    ends = {'level_t': levels.take(4), 'level_s': levels.take(5)}
-    expected, _ = dj.ancestral().step(keys, x, (), denoise, **ends)
-    return expected, *steered.step(keys, x, steered.init(x), denoise, **ends)
-
-  with jax.enable_x64(True):  # Programs may fuse operations differently.
-    x = jax.random.normal(key, (3, 1, 4), np.float64)
-    expected, found, state = step(keys, x)
-  assert found.dtype == np.float64
-  np.testing.assert_allclose(found, expected, rtol=1e-12)
-  np.testing.assert_array_equal(state.log_evidence, np.zeros(3))
-
-
 def test_a_population_depends_on_its_key_only(key):
   m = measured(STD)
   sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 2))
-  levels = level_grid(DISCRETE, 10)
+  levels = level_grid(SCHEDULE, 10)
   keys = jax.random.split(key, 8)
   draw = jax.jit(lambda keys, x: dj.sample_with_state(keys, DATA.denoise, sampler, levels, x))
   x = jax.random.normal(key, (8, 4, 4))
@@ -232,10 +151,7 @@ def above(key, threshold):
 
 @pytest.mark.parametrize('threshold', [0.6, 1.5])
 def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
-  """The reward is -inf below it; the chain of white data has the law N(0, v).
-
-  At high noise E[x_0 | x_t] of every particle is below the threshold.
-  """
+  """The reward is -inf below it; white data have the law N(0, v)."""
   _, variance = moments_of_the_chain(20, np.zeros(1), np.eye(1))
   exact = norm.sf(threshold / np.sqrt(variance[0, 0]))
   x, state = above(key, threshold)
@@ -279,13 +195,6 @@ def test_a_signal_free_level_has_no_gradient(key):
   np.testing.assert_array_equal(found, expected)
 
 
-def test_the_effective_number_of_particles():
-  weights = np.array([[1.0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [3, 1, 0, 0]])
-  with np.errstate(divide='ignore'):
-    found = jitted(effective_number)(np.log(weights).astype(np.float32))
-  np.testing.assert_allclose(found, [4, 1, 0, 16 / 10], rtol=1e-6)
-
-
 def test_pick_draws_by_weight(key):
   x = np.broadcast_to(np.arange(3.0, dtype=np.float32)[:, None], (6000, 3, 1))
   log_weights = np.float32([np.log(0.2), -np.inf, np.log(0.8)])
@@ -298,7 +207,7 @@ def test_pick_draws_by_weight(key):
 @pytest.mark.parametrize('where', ['first', 'last'])
 def test_lowest_ess_is_that_of_the_worst_step(where, key):
   """The weights are uneven at one step only, and are never resampled."""
-  levels = level_grid(DISCRETE, 2)
+  levels = level_grid(SCHEDULE, 2)
 
   def uneven(x0):
     return jnp.where(x0[:, 0] > 0.0, jnp.log(9.0), 0.0)

@@ -1,5 +1,6 @@
 """Reconstruction guidance against regression in float64."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import level_at
+from tests.jitted import jitted, level_at
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 RNG = np.random.default_rng(0)
@@ -18,6 +19,30 @@ COV = ROOT @ ROOT.T + 0.3 * np.eye(4)
 MEAN = np.array([0.5, -0.2, 0.1, 1.0])
 DATA = oracles.gaussian(MEAN, COV)
 POOL = np.array([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]])
+
+
+# Neither square nor symmetric.
+MATRIX = np.array([[1.0, 0.5, 0.0, -0.5], [0.0, 1.0, 2.0, 0.3]])
+Y = np.array([0.7, -0.4])
+WHITE = oracles.gaussian(np.zeros(4), np.eye(4))
+LEVELS = level_at(SCHEDULE, np.float32([0.02, 0.2, 0.5, 0.9]))
+
+
+@jax.jit
+def observe(x):
+  return x @ jnp.asarray(MATRIX.T, jnp.float32)
+
+
+def measured(std):
+  return dj.Measurement(np.float32(Y[None]), observe, std)
+
+
+# A mixture and one number of it, whose posterior has two modes.
+MIXTURE = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.6, -0.2]], [0.1 * np.eye(2), 0.2 * np.eye(2)])
+OF_MIXTURE = np.array([[0.8, -0.6]]), np.array([0.2]), 0.2
+ONE_NUMBER = dj.Measurement(
+  np.float32([[0.2]]), jax.jit(lambda x: x @ jnp.asarray(OF_MIXTURE[0].T, jnp.float32)), 0.2
+)
 
 
 def posterior_mean(a, y, x, level):
@@ -104,10 +129,7 @@ def smooth(num):
 
 
 def test_an_asymmetric_jacobian_does_not_throw_draws_away(key):
-  """The network's Jacobian has an error of 30 %; the data are correlated.
-
-  The noise is large, so that the least eigenvalues of A J A^T are below it.
-  """
+  """The Jacobian is wrong by more than the least eigenvalues of A J A^T."""
   rng = np.random.default_rng(1)
   prior = oracles.gaussian(np.zeros(32), smooth(32))
   seen = np.arange(0, 32, 4)
@@ -151,17 +173,6 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(key):
   assert largest(0.0 * error, 1) > 0.2
 
 
-def test_a_direction_of_negative_curvature_is_not_taken():
-  """The denoiser's Jacobian on the known pixel is below 0."""
-  level = level_at(SCHEDULE, 0.5)
-  fall = lambda x, level: dj.Prediction(-0.5 * x)
-  known, mask = jnp.ones((2, 3)), jnp.array([[True, False, False]])
-  x = jnp.full((2, 3), 0.3)
-  guided = dj.reconstruction_guided(fall, known, mask, num_iterations=3)
-  found = jax.jit(guided)(x, level).x0
-  np.testing.assert_allclose(found, -0.15, rtol=1e-6)
-
-
 def test_noise_in_y_counts_at_low_levels(key):
   """It counts where sigma^2 is far below 1e-4 and y is as noisy as x_t."""
   level = jax.tree.map(jnp.asarray, dj.NoiseLevel(0.01, 1.0, 3e-3))
@@ -202,3 +213,84 @@ def test_what_no_image_explains_is_outside_the_range(std):
   np.testing.assert_allclose(nothing, 0.0, atol=1e-5)
   with pytest.raises(TypeError, match='not linear'):
     dj.unexplained(dj.Measurement(m.y, jax.jit(jnp.square), std), x0)
+
+
+def by_moments(denoise, m):
+  return dj.observation_guided(denoise, m.forward, m.y, num_iterations=2, std=m.std)
+
+
+def by_pseudoinverse(denoise, m):
+  return dj.pseudoinverse_guided(denoise, m, num_iterations=2)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def guided_and_exact(prior, make, std, fields, key):
+  x = 1.5 * jax.random.normal(key, (4, 4))
+  guided, exact = make(prior.denoise, measured(std)), oracles.Mixture(*fields)
+  return guided(x, LEVELS).x0, exact.denoise(x, LEVELS).x0
+
+
+def estimates(prior, make, std, key):
+  """Returns a guided x_0 and the exact posterior's, [4, 4]."""
+  fields = dataclasses.astuple(prior.posterior(MATRIX, Y, std))
+  return guided_and_exact(prior, make, std, fields, key)
+
+
+@pytest.mark.parametrize('std', [0.01, 0.1, 1.0])
+@pytest.mark.parametrize(
+  'prior, make', [(DATA, by_moments), (WHITE, by_moments), (WHITE, by_pseudoinverse)]
+)
+def test_gaussian_data_have_the_exact_posterior_at_every_level(prior, make, std, key):
+  found, expected = estimates(prior, make, std, key)
+  np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_an_assumed_variance_is_not_that_of_correlated_data(key):
+  found, expected = estimates(DATA, by_pseudoinverse, 0.1, key)
+  assert np.abs(found - expected).max() > 0.05
+
+
+@pytest.mark.parametrize('make', [by_moments, by_pseudoinverse, dj.proximal])
+def test_much_noise_leaves_the_prior(make, key):
+  x = jax.random.normal(key, (4, 4))
+  found = jax.jit(make(DATA.denoise, measured(1e4)))(x, LEVELS).x0
+  expected = jitted(DATA.denoise)(x, LEVELS).x0
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@jax.jit
+def proximal_point(x, std, weight):
+  moved = dj.proximal(DATA.denoise, measured(std), weight, num_iterations=4)
+  return moved(x, LEVELS).x0
+
+
+@pytest.mark.parametrize('std, weight', [(0.1, 1.0), (1.0, 1.0), (0.3, 7.0)])
+def test_the_proximal_point_has_no_gradient(std, weight, key):
+  x = jax.random.normal(key, (4, 4))
+  found = np.asarray(proximal_point(x, std, weight), np.float64)
+  x0 = np.asarray(jitted(DATA.denoise)(x, LEVELS).x0, np.float64)
+  rho = (np.asarray(LEVELS.sigma) / np.asarray(LEVELS.alpha))[:, None]
+  misfit = (found @ MATRIX.T - Y[None]) @ MATRIX / std**2
+  gradient = misfit + weight * (found - x0) / rho**2
+  scale = np.abs(misfit).max(axis=1) + 1.0
+  assert (np.abs(gradient).max(axis=1) / scale).max() < 2e-3
+
+
+def test_a_proximal_point_without_noise_is_the_projection(key):
+  x = jax.random.normal(key, (4, 4))
+  moved = dj.proximal(DATA.denoise, measured(0.0), num_iterations=2)
+  found = np.asarray(jax.jit(moved)(x, LEVELS).x0, np.float64)
+  x0 = np.asarray(jitted(DATA.denoise)(x, LEVELS).x0, np.float64)
+  inverse = np.linalg.pinv(MATRIX)
+  expected = x0 + (Y[None] - x0 @ MATRIX.T) @ inverse.T
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_no_signal_no_guidance(key):
+  """x_t is independent of y where alpha = 0."""
+  level = level_at(dj.RectifiedFlowSchedule(), 1.0)
+  x = jax.random.normal(key, (4, 4))
+  expected = jitted(DATA.denoise)(x, level).x0
+  for make in (by_moments, by_pseudoinverse):
+    found = jax.jit(make(DATA.denoise, measured(0.1)))(x, level).x0
+    np.testing.assert_array_equal(found, expected)

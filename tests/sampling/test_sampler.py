@@ -87,18 +87,6 @@ def test_with_keys_per_example_an_image_knows_its_own_key_only(key):
   assert_own_keys(run, jax.random.split(key, 8), atol=1e-5)
 
 
-def test_images_in_bfloat16_are_sampled_in_float32(key):
-  levels = level_grid(DDPM, 2)
-  x = jnp.zeros((4, 2), jnp.bfloat16)
-
-  def run(x):
-    args = GAUSSIAN.denoise, dj.ddim(), levels, x
-    return dj.sample(key, *args), dj.ddim_invert(GAUSSIAN.denoise, levels, x)
-
-  for found in jax.eval_shape(run, x):
-    assert found.shape == (4, 2) and found.dtype == jnp.float32
-
-
 def test_levels_are_passed_to_a_step_by_name(key):
   """A user's own sampler may declare them in any order."""
 

@@ -6,11 +6,6 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from tests.jitted import at_step
-
-BETAS = np.array([0.01, 0.4, 0.05, 0.3, 0.02])  # Neighbours differ much.
-SCHEDULE = dj.DiscreteSchedule.from_betas(BETAS)
-
 
 X, X0 = np.array([[0.3, -1.2]]), np.array([[0.5, 0.1]])
 
@@ -29,18 +24,6 @@ def step(sampler, key, level_s, level_t):
   return run(x, x0, level_s, level_t), z
 
 
-@pytest.mark.parametrize('i', [2, 3, 4, 5])
-def test_euler_maruyama_undoes_beta_i(i, key):
-  """x_{i-1} = x (1 + b / 2) + b score + sqrt(b) z, b = -log(1 - beta_i)."""
-  levels = at_step(SCHEDULE, i - 1), at_step(SCHEDULE, i)
-  found, z = step(dj.euler_maruyama(SCHEDULE), key, *levels)
-  alpha_bar = np.cumprod(1 - BETAS)[i - 1]
-  score = (np.sqrt(alpha_bar) * X0 - X) / (1 - alpha_bar)
-  b = -np.log(1 - BETAS[i - 1])
-  expected = X * (1 + b / 2) + b * score + np.sqrt(b) * z
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 FLOW = dj.RectifiedFlowSchedule()
 
 
@@ -48,10 +31,7 @@ FLOW = dj.RectifiedFlowSchedule()
   'diffusion, w', [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))]
 )
 def test_the_step_of_sit_literally(diffusion, w, key):
-  """In SiT's time s = 1 - t the drift is u + w score / 2.
-
-  On the straight path g^2 is 2 t / (1 - t).
-  """
+  """In SiT's time s = 1 - t the drift is u + w score / 2."""
   sampler = dj.velocity_sde(FLOW, diffusion, 0.5)
   found, z = step(sampler, key, FLOW(0.6), FLOW(0.7))
   noise = (X - 0.3 * X0) / 0.7
@@ -62,10 +42,7 @@ def test_the_step_of_sit_literally(diffusion, w, key):
 
 
 def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
-  """Returns the variance of samples of Gaussian data without Monte Carlo.
-
-  A step is x -> a x + sqrt(w dt) z, and a is the difference of two calls.
-  """
+  """Returns the variance of samples of Gaussian data without Monte Carlo."""
   key, ends = jax.random.key(0), jnp.array([[0.0], [1.0]])
 
   def denoise(x, level):

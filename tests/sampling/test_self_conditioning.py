@@ -4,25 +4,9 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import oracles
 from tests.jitted import level_at, level_grid
 
 SCHEDULE = dj.CosineSchedule()
-GAUSSIAN = oracles.gaussian([0.5, -1.0], [[1.0, 0.3], [0.3, 0.5]])
-
-
-def test_without_self_conditioning_it_is_the_sampler(key):
-  levels, sampler = level_grid(SCHEDULE, 6), dj.ddim(1.0)
-  wrapped = dj.self_conditioned(sampler)
-
-  @jax.jit
-  def both(key):
-    x = dj.prior_sample(key, (8, 2), levels.take(0))
-    plain = dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
-    make = lambda x0: GAUSSIAN.denoise
-    return dj.sample(key, make, wrapped, levels, x), plain
-
-  np.testing.assert_allclose(*both(key), rtol=1e-5, atol=1e-6)
 
 
 def make_denoise(x0_prev):

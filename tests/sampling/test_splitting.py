@@ -1,7 +1,5 @@
 """Samplers that take turns between the measurement and the model."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,22 +7,17 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core import operators
-from diffusion_jax.metrics.posterior import posterior_errors
-from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys, jit_long
-from tests.sampling.test_measurements import (
+from tests.sampling.test_reconstruction import (
   MATRIX,
-  MIXTURE,
-  OF_MIXTURE,
-  ONE_NUMBER,
+  SCHEDULE,
   WHITE,
   Y,
   measured,
 )
-from tests.sampling.test_reconstruction import SCHEDULE
 
 NUM = 4000
 # Correlated data, whose widths the levels reach.
@@ -57,11 +50,7 @@ def test_inner_draws_are_the_product_of_two_normal_distributions(name, std, key)
 
 
 def test_langevin_draws_have_the_law_for_any_size_of_step(key):
-  """Acceptance corrects a step as large as the target's variance.
-
-  Without it the variance of N(0, 1/2) would become 1 / (2 - step); without the
-  way back it would be 0.57.
-  """
+  """Acceptance corrects a step as large as the target's variance."""
   draw = dj.langevin_draw(lambda x: -0.5 * jnp.sum(x**2, axis=1), 0.25, 50)
   x = jax.jit(draw)(key, jnp.zeros((4 * NUM, 1)), jnp.array(1.0))
   np.testing.assert_allclose(np.var(x), 0.5, atol=0.025)
@@ -179,43 +168,3 @@ def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
   whitened = np.mean(np.abs(spectrum) ** 2 * precision, axis=0)
   np.testing.assert_allclose(whitened.mean(), 1.0, atol=0.03)
   assert whitened.max() < 2.2
-
-
-@pytest.mark.parametrize('name', ['gibbs', 'daps'])
-def test_the_law_for_a_mixture(name, key):
-  """Moments and the modes' weights agree; DAPS is approximate there.
-
-  The widths of split Gibbs go to 0.1, whose variance is a quarter of y's.
-  """
-  draw = dj.gaussian_draw(ONE_NUMBER, 1)
-  widths = np.float32([*np.geomspace(3.0, 0.1, 15), *[0.1] * 25])
-  levels = level_grid(SCHEDULE, 40, 'karras')
-
-  @jit_long
-  def run(key):
-    x = dj.prior_sample(key, (NUM, 2), levels.take(0))
-    if name == 'gibbs':
-      return dj.split_gibbs(key, MIXTURE.denoise, SCHEDULE, draw, widths, x, num_steps=40)
-    return dj.sample(key, MIXTURE.denoise, dj.decoupled(draw), levels, x)
-
-  exact = MIXTURE.posterior(*OF_MIXTURE)
-  found = posterior_errors(run(key), exact, *OF_MIXTURE)
-  mean, cov = (0.06, 0.12) if name == 'gibbs' else (0.15, 0.25)
-  assert found.mean < mean and found.cov < cov and found.modes < 0.02
-
-
-def test_rounding_does_not_throw_least_squares_away():
-  """After 300 iterations of float32 the gradient is as small as after 30."""
-  scales = np.geomspace(1.0, 1e-4, 64, dtype=np.float32)[None]
-  y = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
-  forward = lambda x: x * scales
-  variance, precision = jnp.float32(1e-4), jnp.float32(1e-6)
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def gradient(count):
-    v = least_squares(forward, forward, y, variance, precision, count)
-    downhill = scales * (y - scales * v) / variance - precision * v
-    return jnp.linalg.norm(downhill, axis=1)
-
-  few, many = gradient(30), gradient(300)
-  assert np.all(np.isfinite(many)) and np.all(many <= 1.01 * few)

@@ -78,11 +78,7 @@ def evaluate(objective, key, context):
 
 
 def check_literally(found, literal, rtol=1e-9):
-  """Compares (loss, gradient) with literal(net, fixed), a loss in float64.
-
-  Terms without gradient are computed by `fixed`, the same network as net. The
-  gradient is by central differences in the weights of net only.
-  """
+  """Compares them with literal(net, fixed), where `fixed` has no gradient."""
   fixed, step = Literal(WEIGHTS), 1e-5
   loss, gradient = found
   np.testing.assert_allclose(loss, literal(fixed, fixed), rtol=rtol)
@@ -94,18 +90,6 @@ def check_literally(found, literal, rtol=1e-9):
 
   slopes = [slope(direction) for direction in np.eye(len(WEIGHTS))]
   np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
-
-
-# Linear networks: exact at params[0] = 1 and 0 elsewhere.
-
-
-def exact_velocity(params, x, noise, cond, *, key=None):
-  """Computes (w0 k(t, s) + w1 + w2 t + w3 s) x; k x is the exact velocity."""
-  w, t = params['w'], noise
-  s = t - cond['elapsed']
-  v_t, v_s = ((1 - a) ** 2 * C**2 + a**2 for a in (t, s))
-  k = (-2 * C**2 + (C**2 + 1) * (t + s)) / (v_t + jnp.sqrt(v_t * v_s))
-  return (w[0] * k + w[1] + w[2] * t + w[3] * s)[:, None] * x
 
 
 def exact_consistency(params, x, noise, cond, *, key=None):
@@ -125,7 +109,7 @@ def exact_trigflow(params, x, noise, cond, *, key=None):
   return (w[0] * k + w[1] + w[2] * noise)[:, None] * x
 
 
-def check_exact(objective, context, noise=False, draws=64, batch=512):
+def check_exact(objective, context, draws=64, batch=512):
   """Checks that the gradient vanishes at the exact network, and only there.
 
   Its mean is within 5 standard errors for each parameter at w = (1, 0, 0, 0),
@@ -137,8 +121,6 @@ def check_exact(objective, context, noise=False, draws=64, batch=512):
     def gradient(key):
       data_key, key = jax.random.split(key)
       data = {'x': C * jax.random.normal(data_key, (batch, 2))}
-      if noise:
-        data['noise'] = data['x'] / C
       loss = lambda w: objective({'network': {'w': w}}, context, key, data)[0]
       return jax.grad(loss)(w)
 

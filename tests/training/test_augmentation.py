@@ -38,10 +38,7 @@ def changed(**changes):
 
 
 def test_sym6_is_the_wavelet_of_its_name():
-  """It is orthonormal to its even shifts, and has six vanishing moments.
-
-  These are the 12 equations of its 12 numbers, up to the choice of roots.
-  """
+  """It is orthonormal to its even shifts, and has six vanishing moments."""
   h = augmentation.SYM6
   np.testing.assert_allclose(h.sum(), np.sqrt(2), rtol=1e-11)
   for shift in range(0, 12, 2):

@@ -124,10 +124,7 @@ def test_consistency_distillation_literally(key):
 
 @pytest.mark.parametrize('step, distilled', [(50, True), (300, False)])
 def test_continuous_consistency_literally(step, distilled, key):
-  """sCM's Algorithm 1 is checked halfway through the warm-up and after it.
-
-  It has an uncertainty, and times with unequal weights.
-  """
+  """sCM's Algorithm 1 is checked halfway through the warm-up and after it."""
 
   def times(key, batch_size, schedule):
     level, _ = dj.log_normal_times(-0.5, 1.0)(key, batch_size, schedule)

@@ -125,22 +125,8 @@ def test_no_gradient_flows_through_the_first_estimate(key):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS))
 
 
-def test_without_either_the_draws_are_what_they_were(key):
-  """Times and noise do not depend on the options."""
-  plain, conditioned = (
-    jax.jit(objective(lambda p, x, *args, **kw: x, **options).__call__)(
-      {'network': {}}, Context(), key, BATCH
-    )
-    for options in ({}, SELF_CONDITIONED)
-  )
-  assert plain[0].item() == conditioned[0].item()
-
-
 def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
-  """The loss is l / e^u + u, l per dimension, and 1 + ln l at u = ln l.
-
-  Here all times have the weight 2.
-  """
+  """The loss is 2 (l / e^u + u), where all times have the weight 2."""
 
   def times(*args):
     level, weight = TIMES(*args)

@@ -1,20 +1,12 @@
 """Objectives on discrete states against transcriptions at the same draws."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.data.small_sets import digits
-from diffusion_jax.networks.states import StateNetwork
-from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.training import discrete_states
 from diffusion_jax.training.objectives import Context, Network
-from diffusion_jax.training.optimizer import ema_decay
-from diffusion_jax.training.state import init_state
-from diffusion_jax.training.step import make_train_step
 from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
 
 RNG = np.random.default_rng(0)
@@ -123,42 +115,3 @@ def test_d3pm_literally(key):
     'loss': kl + 0.25 * nll,
   }.items():
     np.testing.assert_allclose(metrics[name].total, expected, rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_a_masked_model_of_digits_beats_independent_pixels():
-  """A small DiT is trained for 300 steps; the bound is of test images."""
-  train, test = (digits(split).x for split in ('train', 'test'))
-  counts = 1 + np.stack([(train == k).sum(axis=0) for k in range(17)], -1)
-  log_p = np.log2(counts / counts.sum(axis=-1, keepdims=True))[None]
-  independent = -np.mean(np.take_along_axis(log_p, test[..., None], -1))
-
-  process, noise_input = dj.masking_process(17), dj.time_input()
-  dit = DiT(channels=64, num_blocks=2, num_heads=2, out_channels=18)
-  module = StateNetwork(dit, num_states=18, num_outputs=18, features=16)
-
-  def apply(params, x, noise, cond, *, key=None):
-    return module.apply({'params': params}, x, noise, cond)
-
-  objective = discrete_states.masked(Network(apply, noise_input), process, LINEAR)
-  adam = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, 300))
-  step = jax.jit(make_train_step(objective, adam, ema_decay(0.95)))
-  first = module.init(jax.random.key(0), train[:1].astype(int), jnp.zeros(1))
-  state = init_state({'network': first['params']}, adam)
-
-  @jax.jit
-  def bound(params):
-    denoise = dj.make_state_denoiser(
-      dj.Network(apply, noise_input), params['network'], process=process
-    )
-    x0 = jnp.asarray(test, int)
-    nats = dj.masked_bound(jax.random.key(2), denoise, process, LINEAR, x0, num_times=8)
-    return jnp.mean(dj.bits_per_dim(nats, (8, 8, 1)))
-
-  np.testing.assert_allclose(bound(state.params), np.log2(17), rtol=0.03)
-  rng = np.random.default_rng(1)
-  for _ in range(300):
-    images = train[rng.integers(0, len(train), 64)]
-    batch = {'states': jnp.asarray(images, int)}
-    state, _ = step(state, batch, jax.random.key(1))
-  assert 1.5 < bound(state.ema_params) < independent - 0.05

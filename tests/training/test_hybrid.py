@@ -6,7 +6,6 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
-from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import Context, Network
 from tests.papers import paper
 from tests.papers.paper import bound_terms, ddpm, network_fn
@@ -90,17 +89,3 @@ def test_the_pure_bound_trains_mean_and_variance(key):
     step = h * np.eye(2)[i]
     up, down = (literal(key, tuple((0.9, 1.1) + d))[1] for d in (step, -step))
     np.testing.assert_allclose(found, (up - down) / (2 * h), rtol=1e-3)
-
-
-def test_a_mean_over_steps_drawn_by_losses_is_that_over_uniform_ones(key):
-  """E[loss / (T p_t)] does not depend on p."""
-  probs = jnp.linspace(1.0, 3.0, T) / (2.0 * T)
-  history = init_loss_history(T)._replace(probs=probs)
-  aware = make(objectives.vlb, loss_aware=True)
-  keys = jax.random.split(key, 400)
-  mean = lambda objective, state: np.asarray(
-    jax.jit(jax.vmap(lambda k: objective(PARAMS, Context(state=state), k, BATCH)[0]))(keys)
-  )
-  a, b = mean(aware, history), mean(VLB, ())
-  error = np.sqrt((a.var() + b.var()) / 400)
-  assert abs(a.mean() - b.mean()) < 4.5 * error

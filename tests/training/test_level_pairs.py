@@ -53,10 +53,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 @jax.jit
 def drawn(seed, schedule, step, law):
-  """Returns 256 pairs of iCT, of ECT and of a grid of 18 levels.
-
-  Then iCT's number of levels, and r of ECT before it is bounded, [256].
-  """
+  """Returns pairs of iCT, ECT and a grid, iCT's number of levels, ECT's r."""
   ends = {name: getattr(schedule, name) for name in ('sigma_min', 'sigma_max')}
   mean, std = law
   makers = (
@@ -96,10 +93,7 @@ def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
 
 @pytest.mark.parametrize('k, b, q', [(2.0, 0.5, 2), (8.0, 1.0, 256)])
 def test_easy_pairs_by_hand(k, b, q, key):
-  """ECT has n = 1 + k sigmoid(-b t), r = t max(0, 1 - n / q^(stage + 1)).
-
-  There are two stages; the weight is the time's, divided by t - r.
-  """
+  """ECT has n = 1 + k sigmoid(-b t), r = t max(0, 1 - n / q^(stage + 1))."""
   t = np.float32([0.5, 1.0, np.log(7.0), 3.0, 20.0, 80.0])
   weight = np.float32([1.0, 2.0, 5.0, 1.0, 1.0, 3.0])
 

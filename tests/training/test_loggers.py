@@ -205,10 +205,12 @@ def write(folder, losses, start=0):
 
 
 def test_scalars_go_to_both_files(tmp_path):
+  """TensorBoard also has pictures, the config, and fields as its hparams."""
+  fields = {'seed': 1, 'optimizer.decay': 'cosine', 'network.remat': False}
   writer = MetricWriter(tmp_path)
   writer.write_scalars(5, {'loss': np.float32(0.5), 'nothing': float('nan')})
   writer.write_images(5, {'samples': np.zeros((4, 4, 3), np.uint8)})
-  writer.write_config(0, {'seed': 1}, {})
+  writer.write_config(0, {'seed': 1}, fields)
   writer.close()
   assert lines(tmp_path) == [{'step': 5, 'loss': 0.5}]
   found = values(tmp_path)
@@ -218,20 +220,12 @@ def test_scalars_go_to_both_files(tmp_path):
   assert 'nothing' not in found
   [text] = found['config/text_summary'][1].tensor.string_val
   assert json.loads(text.decode().strip('`')) == {'seed': 1}
-
-
-def test_hparams_are_what_tensorboard_reads(tmp_path):
-  writer = MetricWriter(tmp_path)
-  fields = {'seed': 1, 'optimizer.decay': 'cosine', 'network.remat': False}
-  writer.write_config(0, {}, fields)
-  writer.close()
-  _, start = values(tmp_path)['_hparams_/session_start_info']
-  plugin = start.metadata.plugin_data
+  plugin = found['_hparams_/session_start_info'][1].metadata.plugin_data
   assert plugin.plugin_name == 'hparams'
-  found = HParamsPluginData.FromString(plugin.content).session_start_info
-  assert found.hparams['seed'].number_value == 1.0
-  assert found.hparams['optimizer.decay'].string_value == 'cosine'
-  assert found.hparams['network.remat'].WhichOneof('kind') == 'bool_value'
+  hparams = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+  assert hparams['seed'].number_value == 1.0
+  assert hparams['optimizer.decay'].string_value == 'cosine'
+  assert hparams['network.remat'].WhichOneof('kind') == 'bool_value'
 
 
 def shown(folder):

@@ -22,7 +22,7 @@ from diffusion_jax.training import (
   vdm,
 )
 from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Network, Objective
+from diffusion_jax.training.objectives import Context, Network
 from diffusion_jax.training.step import accumulated, rows
 
 SCHEDULE = dj.CosineSchedule()
@@ -33,10 +33,7 @@ def zeros(params, x, noise, cond, *, key=None):
 
 
 def test_times_with_weights_are_importance_sampling(key):
-  """The loss of the prediction 0 is x_0^2 at any level.
-
-  Its mean is the mean of weight * x_0^2, also in each quarter of t.
-  """
+  """The prediction 0 has the loss weight x_0^2, also in each quarter of t."""
   weight = np.array([0.5, 2.0, 3.0, 7.0])
   t = np.array([0.1, 0.2, 0.6, 0.9])
   x0 = np.random.default_rng(0).normal(size=(4, 2, 2, 1))
@@ -62,38 +59,23 @@ def test_times_with_weights_are_importance_sampling(key):
 
 
 def test_no_two_draws_of_an_objective_are_related(key):
-  """The correlations of all pairs over 4096 images of one pixel are small.
-
-  Equal keys give equal uniform numbers, and so equal coins and equal ranks.
-  """
+  """Equal keys would give equal uniform numbers."""
   n, calls = 4096, []
 
   def network_fn(params, x, t, cond, *, key=None):
     level = SCHEDULE(t)
-    calls.append(
-      {
-        'time': t,
-        'eps': x[:, 0, 0, 0] / level.sigma,  # x_0 is 0
-        'drop': cond['drop'],
-        'condition': cond['image'][:, 0, 0, 0],
-        'augmentation': cond['augment'][:, 0],
-        'dropout': jax.random.uniform(key, (n,)),
-        'coin': cond['x0'][:, 0, 0, 0] if 'x0' in cond else None,
-      }
-    )
+    draws = {'time': t, 'eps': x[:, 0, 0, 0] / level.sigma, 'drop': cond['drop']}  # x_0 is 0
+    draws |= {'condition': cond['image'][:, 0, 0, 0], 'augmentation': cond['augment'][:, 0]}
+    coin = cond['x0'][:, 0, 0, 0] if 'x0' in cond else None
+    calls.append(draws | {'dropout': jax.random.uniform(key, (n,)), 'coin': coin})
     return jnp.ones_like(x)
 
-  def augment(keys, x0):
-    return x0, jax.vmap(lambda k: jax.random.uniform(k, (1,)))(keys)
-
-  network = Network(
-    network_fn,
-    dj.time_input(1.0),
-    parametrization='x0',
-    condition=make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
-    augment=augment,
-    self_conditioning=True,
-  )
+  options = {
+    'condition': make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
+    'augment': lambda keys, x0: (x0, uniform_each(keys)[:, None]),
+    'self_conditioning': True,
+  }
+  network = Network(network_fn, dj.time_input(1.0), parametrization='x0', **options)
   objective = objectives.denoising(network, SCHEDULE, times=dj.uniform_times)
 
   @jax.jit
@@ -147,54 +129,16 @@ def linear(params, x, noise, cond, *, key=None):
   return params * x + 0.1 * noise[:, None, None, None]
 
 
-LINEAR = Network(linear, dj.logsnr_input, parametrization='v', condition=make_condition(False))
+def teacher(frozen, cond):
+  return lambda xt, level: dj.Prediction(0.5 * xt)
 
 
-def at_two_levels(first, second):
-  """Makes denoising at two levels of each example with the same noise."""
-
-  def loss(params, context, inputs, keys):
-    def error_at(t):
-      x0, eps = inputs.x0, inputs.eps
-      level = SCHEDULE(jnp.full(len(x0), t))
-      xt = dj.q_sample(x0, eps, level)
-      output = LINEAR.output(params['network'], xt, level, inputs.cond, keys[0])
-      return dj.denoising_loss('v', output, x0, eps, level, dj.snr_weight)
-
-    errors = error_at(first) + error_at(second)
-    mean = jnp.mean(errors) / (2 * inputs.x0[0].size)
-    return mean, ({}, ())
-
-  draw = lambda key, batch, _: objectives.draw_inputs(
-    key, batch, SCHEDULE, LINEAR, dj.uniform_times
-  )
-  return Objective(draw, loss)
+def augment(keys, x0):
+  return x0 + 0.1 * expand_to(uniform_each(keys), x0), uniform_each(keys)[:, None]
 
 
-def at_one_level(t):
-  times = lambda key, n, schedule: (schedule(jnp.full(n, t)), jnp.ones(n))
-  return objectives.denoising(LINEAR, SCHEDULE, times=times)
-
-
-def test_several_levels_of_an_example_are_several_calls(key):
-  """The loss at two levels is the mean of the losses at each level."""
-  x0 = np.random.default_rng(1).standard_normal((4, 2, 2, 1), np.float32)
-  arguments = {'network': np.float32(0.7)}, Context(), key, {'x': x0}
-  one = jax.jit(lambda t: accumulated(at_one_level(t), 1)(*arguments))
-  each = jax.device_get([one(t) for t in (0.2, 0.7)])
-  losses, grads = [loss for (loss, _), _ in each], [grad for _, grad in each]
-  for parts in (1, 2):
-    two = jax.jit(accumulated(at_two_levels(0.2, 0.7), parts))
-    (found, _), grad = jax.device_get(two(*arguments))
-    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
-    expected = np.mean([g['network'] for g in grads])
-    np.testing.assert_allclose(grad['network'], expected, rtol=1e-5)
-
-
-TEACHER = {
-  'teacher': lambda frozen, cond: lambda xt, level: dj.Prediction(0.5 * xt),
-  'solver': dj.ddim(),
-}
+uniform_each = jax.vmap(jax.random.uniform)
+TEACHER = {'teacher': teacher, 'solver': dj.ddim()}
 AT = {'times': dj.uniform_times}
 PAIRS = {'pairs': level_pairs.grid_pairs()}
 # objective: its arguments, and the options of a network that it can use
@@ -214,16 +158,8 @@ OBJECTIVES = {
   discrete_states.d3pm: ({'num_steps': 4}, set()),
   discrete_states.masked: ({}, set()),
 }
-OPTIONS = {
-  'learned_variance': True,
-  'augment': lambda keys, x0: (
-    x0 + 0.1 * expand_to(uniform_each(keys), x0),
-    uniform_each(keys)[:, None],
-  ),
-  'self_conditioning': True,
-}
+OPTIONS = {'learned_variance': True, 'augment': augment, 'self_conditioning': True}
 BOUNDED = dj.CosineSchedule(-5.0, 5.0)
-uniform_each = jax.vmap(jax.random.uniform)
 STATES = {discrete_states.d3pm: dj.uniform_process, discrete_states.masked: dj.masking_process}
 
 
@@ -246,10 +182,7 @@ def test_options_of_a_network_that_have_no_effect_are_refused(make):
 
 @pytest.mark.parametrize('make', OBJECTIVES)
 def test_parts_of_a_batch_are_the_batch(make, key):
-  """Loss, metrics and records can be computed from parts of the draws.
-
-  The network gets the same key at each evaluation, and its condition.
-  """
+  """Loss, metrics and records can be computed from parts of the draws."""
   usable, seen = OBJECTIVES[make][1], []
 
   def network_fn(params, x, noise, cond, *, key=None):
@@ -265,28 +198,17 @@ def test_parts_of_a_batch_are_the_batch(make, key):
       return out.reshape(len(x), -1)
     return jnp.tile(out, 2) if 'learned_variance' in usable else out
 
-  objective = made(
-    make,
-    Network(
-      network_fn,
-      dj.time_input(1.0),
-      parametrization='v',
-      condition=make_condition(dropout=0.5),
-      **{name: value for name, value in OPTIONS.items() if name in usable},
-    ),
-  )
+  options = {name: value for name, value in OPTIONS.items() if name in usable}
+  options |= {'parametrization': 'v', 'condition': make_condition(dropout=0.5)}
+  objective = made(make, Network(network_fn, dj.time_input(1.0), **options))
   rng = np.random.default_rng(0)
   context = Context(1, {'network': 0.6}, (), objective.init())
   image = rng.choice([-1.0, 1.0], (6, 2, 2, 1)).astype(np.float32)
 
   @jax.jit
   def run(key, label):
-    batch = {
-      'x': image,
-      'label': label,
-      'noise': image[::-1],
-      'states': rng.integers(0, 3, image.shape),
-    }
+    states = rng.integers(0, 3, image.shape)
+    batch = {'x': image, 'label': label, 'noise': image[::-1], 'states': states}
     inputs, keys = objective.draw(key, batch, context)
     loss = lambda inputs: objective.loss({'network': 0.7}, context, inputs, keys)
     part = lambda index: loss(rows(inputs, index, 2))

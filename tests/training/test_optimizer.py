@@ -69,10 +69,7 @@ ALL = {'kernel', 'bias', 'scale', 'embedding', 'frequencies'}
   ],
 )
 def test_weight_decay_shrinks_what_its_mask_names(kind, options, decayed):
-  """AdamW (Loshchilov & Hutter 2019, Alg. 2) has no gradient here.
-
-  Fixed random frequencies, which have no gradient, never change.
-  """
+  """There is no gradient; fixed random frequencies never change."""
   decaying = make(kind, weight_decay=0.5, **options)
   ones = np.ones((2, 3), np.float32)
   params = {'network': {'layer': dict.fromkeys(ALL, ones)}}
@@ -191,10 +188,6 @@ def test_the_half_life_of_edm():
   expected = 1 - 0.5 ** (512 / 500_000)
   np.testing.assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
   assert constant(jnp.array(0)) == 1.0  # as `ema_decay`
-  # after this number of images the old average has the weight 1/2
-  steps = np.arange(1, 1 + 500_000 // 500)
-  kept = np.prod([1 - optimizer.ema_half_life(5e5, 500)(i) for i in steps[:4]])
-  np.testing.assert_allclose(kept ** (len(steps) / 4), 0.5, rtol=1e-4)
 
 
 def test_ema_decays():

@@ -37,12 +37,15 @@ def test_a_signal_stops_after_the_step_and_later_ones_are_ignored(name):
   os.kill(os.getpid(), signal.Signals[name])  # while a checkpoint is written
 
 
-def test_nohup_goes_on():
-  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGINT])
+def test_a_job_in_the_background_or_under_nohup_goes_on(number):
+  """Shells start background jobs without Ctrl-C."""
+  signal.signal(number, signal.SIG_IGN)
   with preemption.watch() as stop:
     assert not stop(0)
-    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), number)
     assert not stop(1)
+  assert signal.getsignal(number) is signal.SIG_IGN
 
 
 CLOSED = """
@@ -99,16 +102,6 @@ def test_without_a_signal_the_handlers_before_are_back(handlers):
 def test_ctrl_c_before_the_first_step_ends_at_once():
   with pytest.raises(KeyboardInterrupt), preemption.watch():
     os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_a_process_that_ignores_ctrl_c_goes_on():
-  """Shells start background jobs in this way."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  with preemption.watch() as stop:
-    assert not stop(0)
-    os.kill(os.getpid(), signal.SIGINT)
-    assert not stop(1)
-  assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_ends_the_process(capfd):

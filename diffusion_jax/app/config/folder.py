@@ -160,7 +160,7 @@ def check_config_kept(workdir: str | Path) -> None:
     )
 
 
-def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
+def differences(before: Mapping, now: Mapping, free: tuple[str, ...] = ()) -> str:
   """Describes what differs between nested dicts, except the fields in `free`.
 
   For a section with another choice only the names are compared.
@@ -176,6 +176,6 @@ def differences(before: dict, now: dict, free: tuple[str, ...] = ()) -> str:
   )
 
 
-def flat(tree: dict) -> Json:
+def flat(tree: Mapping) -> Json:
   """Returns {'section.field': value} of nested dicts."""
   return traverse_util.flatten_dict(tree, sep='.')

@@ -161,7 +161,7 @@ class StoredAutoencoder:
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
-    write_json(copy / 'config.json', folder.read_config(run) or {})
+    write_json(copy / 'config.json', {**(folder.read_config(run) or {})})
     write_json(
       self._record,
       {

@@ -40,8 +40,7 @@ def write(workdir: Path, out: Path, average: averages.Average, keeps: tuple[str,
 
   keeps: files and folders of the run that are copied.
   """
-  stored = folder.read_config(workdir)
-  assert stored is not None  # the snapshots were read with it
+  stored = dict(folder.read_config(workdir) or {})  # the snapshots were read with it
   for name in keeps:
     source = workdir / name
     files.check_files(source)

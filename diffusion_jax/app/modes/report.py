@@ -91,7 +91,7 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
     stored = folder.stored_fields(workdir)
     if not stored:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
-    runs.append(record.read(name, Path(workdir), stored))
+    runs.append(record.read(name, Path(workdir), dict(stored)))
   return runs
 
 

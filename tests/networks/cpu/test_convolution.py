@@ -7,7 +7,6 @@ import pytest
 
 from diffusion_jax.networks.cpu.convolution import conv2d, convolve
 from tests.networks.cpu.test_bilinear import jax_conv
-from tests.networks.literal import close
 
 SHAPES = {
   'same': ((2, 6, 6, 3), 3, 5, 1, (1, 1)),
@@ -77,28 +76,6 @@ def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
   ours = lambda x, kernel: convolve(x, kernel, stride, padding)
   for a, b in zip(*jax.jit(lambda: (of(ours), of(whole)))(), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_conv_inside_a_scan_and_under_vmap():
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((2, 4, 4, 3), np.float32)
-  kernel = rng.standard_normal((3, 3, 3, 3), np.float32) / 5
-  padding = ((1, 1), (1, 1))
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def descend(conv):
-    loss = lambda k: jnp.sum(jnp.tanh(conv(x, k, 1, padding)) ** 2)
-    step = lambda k, _: (k - 0.01 * jax.grad(loss)(k), loss(k))
-    return jax.lax.scan(step, kernel, length=3)
-
-  close(descend(conv2d), descend(jax_conv))
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def per_example(conv):
-    loss = lambda x: jnp.sum(conv(x[None], kernel, 1, padding) ** 2)
-    return jax.vmap(jax.grad(loss))(x)
-
-  close(per_example(conv2d), per_example(jax_conv))
 
 
 def test_conv_in_bfloat16_has_bfloat16_gradients(key):

@@ -97,31 +97,6 @@ def test_eq_15_and_17_continuous_diffusion_loss():
   np.testing.assert_allclose(found, expected, rtol=2e-4)
 
 
-def linear_vp_slope(t):
-  """Returns -(d/dt) log SNR for SNR = alpha_bar / (1 - alpha_bar)."""
-  beta = 0.1 + 19.9 * t
-  alpha_bar = np.exp(-0.1 * t - 0.5 * 19.9 * t**2)
-  return beta / (1.0 - alpha_bar)
-
-
-def cosine_slope(t):
-  """Returns -(d/dt) log SNR for SNR = 1 / tan(angle)^2."""
-  first, last = np.arctan(np.exp([-10.0, 10.0]))
-  angle = first + t * (last - first)
-  return 4.0 * (last - first) / np.sin(2.0 * angle)
-
-
-@pytest.mark.parametrize(
-  'schedule, slope', [(dj.LinearVPSchedule(), linear_vp_slope), (dj.CosineSchedule(), cosine_slope)]
-)
-def test_the_continuous_loss_of_any_schedule(schedule, slope):
-  t = np.array([0.05, 0.4, 0.95])
-  _, _, eps, eps_hat = errors(t)
-  expected = 0.5 * slope(t) * squares(eps, eps_hat)
-  found = eps_loss(*f32(eps, eps_hat), schedule, *f32(t))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def test_the_posterior_in_sigmoids_and_expm1():
   """A.2 has a = sigmoid(-gamma_s), c = -expm1(gamma_s - gamma_t)."""
   s, t = np.array([0.0, 0.3, 0.6]), np.array([0.01, 0.31, 1.0])
@@ -179,26 +154,3 @@ def test_the_exact_denoiser_has_the_closed_form_loss(T, key):
     lost = mild_snr(t - 1.0 / T) - mild_snr(t)
     expected = 0.5 * np.sum(lost * variance.sum(axis=1))
   assert abs(loss.mean() - expected) < error < 0.05 * expected
-
-
-@pytest.mark.parametrize('num_steps', [None, 7])
-def test_gradients_reach_the_schedule(num_steps):
-  """The slopes in the line's parameters are the formula's derivatives."""
-
-  def loss(low, span):
-    params = {'low': low, 'span': span}
-    line = lambda params, t: params['low'] + params['span'] * t
-    schedule, x0_hat = dj.LearnedSchedule(params, line), jnp.full((1, 2), 0.3)
-    args = 0 * x0_hat, x0_hat, schedule, jnp.array([6 / 7]), num_steps
-    return dj.vdm_diffusion_loss(*args)[0]
-
-  def expected(low, span):
-    gamma = low + span * 6 / 7
-    if num_steps is None:
-      return 0.5 * span * np.exp(-gamma) * 0.18
-    return 3.5 * np.expm1(span / 7) * np.exp(-gamma) * 0.18
-
-  found, h = jax.jit(jax.grad(loss, (0, 1)))(-4.0, 6.0), 1e-5
-  low = (expected(-4.0 + h, 6.0) - expected(-4.0 - h, 6.0)) / (2 * h)
-  span = (expected(-4.0, 6.0 + h) - expected(-4.0, 6.0 - h)) / (2 * h)
-  np.testing.assert_allclose(found, (low, span), rtol=1e-4)
