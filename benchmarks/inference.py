@@ -170,7 +170,7 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   fields = {'context': run / 'draws' / 'context.npy', 'seed': seed}
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.of_run(run, store.open_run(run), flags)
-  opened = weights.opened(models.make(config, run), 'sample', sample.inputs_of)
+  opened = weights.open_run(models.make(config, run), 'sample', sample.inputs_of)
   model, params, inputs = opened.model, opened.params, opened.inputs
   settings = provenance.of_sampling(opened, inputs.stored)
   opened = opened._replace(inputs=conditions.encoded(model, params, inputs))

@@ -123,7 +123,7 @@ def measure(
   """
   config = config_of(run, flags)
   with contextlib.redirect_stdout(io.StringIO()):
-    opened = weights.opened(models.make(config, run), 'edit', edit.inputs_of)
+    opened = weights.open_run(models.make(config, run), 'edit', edit.inputs_of)
   given = opened.inputs._replace(cond=cond)
   opened = opened._replace(inputs=given)
   clean = images.PICTURES.encode(given.pictures['clean'])

@@ -738,7 +738,7 @@ app/run/provenance.py its_content
   f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
   => f'checkpoint {step}'
 app/modes/evaluate.py app/run/test_provenance.py splits_that_it_reads
-  sums[split] = content_sum(found) => pass
+  sums[split] = content_sum(data) => pass
 app/modes/evaluate.py is_of_its_data
   examples = content_sum(source, count) => examples = ''
 app/run/provenance.py app/modes/test_evaluate.py another_name

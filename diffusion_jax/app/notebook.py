@@ -98,7 +98,7 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
   config = store.of_run(path, store.open_run(path), flags)
   predecessors.check(config, 'sample', path)
-  opened = weights.opened(models.make(config, path), 'sample')
+  opened = weights.open_run(models.make(config, path), 'sample')
   model, params, mesh = opened.model, opened.on_devices(), opened.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
   schedule, levels, sampler, *_ = plan or (None,) * 3

@@ -237,8 +237,8 @@ def score(
     arrays, reference = {**samples, **extracted.get(each.space, {})}, {}
     for space in (x for x in ('', each.space) if x in spaces):
       reference |= spaces[space].reference
-    found = compute(each, arrays, reference)
-    scores += [x._replace(name=f'{x.name}{each.suffix}') for x in found]
+    values = compute(each, arrays, reference)
+    scores += [x._replace(name=f'{x.name}{each.suffix}') for x in values]
   return scores
 
 
@@ -255,7 +255,7 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
     ) from error
 
 
-def kept_in(run: weights.Opened, parts: Path, settings: Json) -> Json:
+def kept_in(run: weights.Run, parts: Path, settings: Json) -> Json:
   """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
 
   Raises UserError for parts of other settings.

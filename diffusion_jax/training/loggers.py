@@ -172,8 +172,8 @@ class MLflow:
 
   def _begin(self, workdir):
     name = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'diffusion_jax')
-    found = self._client.get_experiment_by_name(name)
-    place = found.experiment_id if found else None
+    experiment = self._client.get_experiment_by_name(name)
+    place = experiment.experiment_id if experiment else None
     place = place or self._client.create_experiment(name)
     run = self._client.create_run(place, run_name=workdir.resolve().name)
     return run.info.run_id
@@ -225,9 +225,9 @@ _PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}  # of the extras
 
 def missing(names: Iterable[str]) -> list[str]:
   """Returns the loggers whose package is not installed."""
-  found = {name: importlib.util.find_spec(_PACKAGES[name]) for name in names if name in _PACKAGES}
+  specs = {name: importlib.util.find_spec(_PACKAGES[name]) for name in names if name in _PACKAGES}
   # Without an origin it is a folder wandb/ in the working folder.
-  return [n for n, spec in found.items() if spec is None or not spec.origin]
+  return [n for n, spec in specs.items() if spec is None or not spec.origin]
 
 
 def _read_ids(workdir):
@@ -239,8 +239,8 @@ def _read_ids(workdir):
 
 def _read_id(workdir, name, start_step):
   # Returns '' for a run that begins, also again.
-  found = _read_ids(workdir).get(name, '') if start_step else ''
-  return found if isinstance(found, str) and found.isalnum() else ''
+  stored_id = _read_ids(workdir).get(name, '') if start_step else ''
+  return stored_id if isinstance(stored_id, str) and stored_id.isalnum() else ''
 
 
 def _write_id(workdir, name, value):

@@ -82,7 +82,7 @@ class _Run:
   """The parameters of a run on its devices, and the programs that draw."""
 
   def __init__(self, model: Model):
-    run = weights.opened(model, 'sample', other_runs.guides_of)
+    run = weights.open_run(model, 'sample', other_runs.guides_of)
     self.mesh, self.params = run.mesh, run.on_devices()
     self.both = self.params, replicate(run.mesh, run.inputs)
     size = run.mesh.size

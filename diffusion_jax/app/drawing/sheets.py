@@ -30,7 +30,7 @@ def examples(model: Model) -> np.ndarray | None:
   free = *folder.FREE, *(f'data.{name}' for name in trust.PATHS)
   if folder.differences({'data': run.get('data')}, mine, free):
     return None
-  if 'num_examples' in config.data:  # if the run has not kept all
+  if 'num_examples' in config.data:  # if some of the run's are missing
     count = min(config.data.num_examples, 1000)
     config = config.replace(data=config.data.replace(num_examples=count))
   try:

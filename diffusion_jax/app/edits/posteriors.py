@@ -285,13 +285,13 @@ class Steer(Edit):
       if not values.levels:  # in the user's units
         a, b = values.affine
         x0 = a + b * x0
-      found = node.make({'x0': x0})
-      if jnp.shape(found) != x.shape[:1]:
+      rewards = node.make({'x0': x0})
+      if jnp.shape(rewards) != x.shape[:1]:
         raise UserError(
           f'config.edit.reward={node.name}: its result has the shape '
-          f'{list(jnp.shape(found))}, [{len(x)}] is needed, one for each image'
+          f'{list(jnp.shape(rewards))}, [{len(x)}] is needed, one for each image'
         )
-      return found
+      return rewards
 
     drawn = steer(batch, reward, None, self.particles, self.gradient)
     return drawn | {'reward': reward(drawn['x'])}
@@ -299,14 +299,14 @@ class Steer(Edit):
   def write(self, model: Run, path: Path, made: Made) -> None:
     super().write(model, path, made)
     numbers = made.numbers
-    found = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
-    found['lowest_ess'] = float(numbers['lowest_ess'].min())
-    print(f'{listed(found)}{warning(**found)}')
+    means = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
+    means['lowest_ess'] = float(numbers['lowest_ess'].min())
+    print(f'{listed(means)}{warning(**means)}')
 
 
-def listed(found: Mapping[str, float]) -> str:
+def listed(means: Mapping[str, float]) -> str:
   """Returns numbers with their names."""
-  return ', '.join(f'{name} {x:.3g}' for name, x in found.items())
+  return ', '.join(f'{name} {x:.3g}' for name, x in means.items())
 
 
 def warning(residual: float = 1.0, lowest_ess: float = np.inf, **_: float) -> str:

@@ -160,17 +160,17 @@ class Restore(Edit):
     path = Path(self.image).expanduser()
     if not self.image:
       raise ValueError("image is not set: give --config.edit.image='in/*.png'")
-    found = [str(path)]
+    paths = [str(path)]
     if path.is_dir():
-      found = [str(x) for x in path.iterdir() if x.suffix.lower() in _FILES]
+      paths = [str(x) for x in path.iterdir() if x.suffix.lower() in _FILES]
     elif glob.has_magic(self.image) and not path.exists():
-      found = glob.glob(str(path))
-    if not found:
+      paths = glob.glob(str(path))
+    if not paths:
       raise ValueError(f'image={self.image}: no picture was found')
-    stems = [Path(x).stem for x in found]
+    stems = [Path(x).stem for x in paths]
     if twice := [x for x in stems if stems.count(x) > 1]:
       raise ValueError(f'image={self.image}: two files are named {twice[0]}')
-    return sorted(found)
+    return sorted(paths)
 
   def count(self) -> int:
     return self.num_samples * len(self.paths)
@@ -366,9 +366,9 @@ def _left(file, kept):
 def _figures(numbers, clean):
   # Summarizes numbers [S] and x of a picture's samples.
   x, residual = numbers['x'], numbers['residual']
-  found = {'residual': _rms(residual), 'spread': float(x.std(axis=0).mean())}
-  found |= {} if clean is None else errors(x, clean)
+  summary = {'residual': _rms(residual), 'spread': float(x.std(axis=0).mean())}
+  summary |= {} if clean is None else errors(x, clean)
   for key, of in numbers.items():
     if key not in ('x', 'residual'):
-      found[key] = float(of.min() if key == 'lowest_ess' else of.mean())
-  return found
+      summary[key] = float(of.min() if key == 'lowest_ess' else of.mean())
+  return summary

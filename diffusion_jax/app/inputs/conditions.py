@@ -212,6 +212,10 @@ class Context(Kind):
     Raises UserError for another shape, numbers that are not finite, and a row
     that does not exist.
     """
+    return _rows_given(self.model)
+
+  def read(self) -> np.ndarray | None:
+    """Reads the rows that `given` returns."""
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
@@ -311,6 +315,11 @@ def _held_out(model, name, index):
   source = datasets.unseen(model.config)
   with from_config('data'):
     return source.read(index % len(source))[name]
+
+
+@functools.lru_cache(1)  # a file is read once
+def _rows_given(model):
+  return Context(model).read()
 
 
 def _check_row(row, count, where):

@@ -119,7 +119,7 @@ def config_of(config: Node, imported: Imported) -> Node:
 def image_shape_of(run: str) -> tuple[int, ...]:
   """Returns the shape of the images of the autoencoder that latent.run names.
 
-  Its run must have a scale, since there are no images to measure it with.
+  Its run must have a scale, which cannot be measured without images.
   """
   config = store.open_run(run, 'latent.run')
   if not config.get('decoding', {}).get('scale'):

@@ -33,7 +33,7 @@ def run(config: Node, workdir: str | Path) -> None:
 
   For <name> see `provenance.name_of_edit`.
   """
-  run = weights.opened(models.make(config, workdir), 'edit', inputs_of)
+  run = weights.open_run(models.make(config, workdir), 'edit', inputs_of)
   read = run.inputs.pictures | run.inputs.cond
   fields = provenance.edit_fields(run.model)
   settings = provenance.of_sampling(run, read, edit=fields)
@@ -44,7 +44,7 @@ def run(config: Node, workdir: str | Path) -> None:
       draw(run, path, provenance.as_array(settings))
 
 
-def draw(run: weights.Opened, path: Path, settings: np.ndarray) -> None:
+def draw(run: weights.Run, path: Path, settings: np.ndarray) -> None:
   """Draws the results that are missing, and writes all files."""
   model, (edit, _, _, pictures) = run.model, run.inputs
   size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
@@ -89,7 +89,7 @@ def inputs_of(model: Model) -> EditInputs:
     return EditInputs(edit, cond, guides, edit.read(model))
 
 
-def drawing(run: weights.Opened) -> Callable[[np.ndarray], Callable]:
+def drawing(run: weights.Run) -> Callable[[np.ndarray], Callable]:
   """Returns what `kept` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends

@@ -209,7 +209,7 @@ def score_point(model: Model, metrics: dict[str, ModelMetric], changes: Fields) 
   results: Fields = {}
   source = datasets.source_of(model.config, c.split)
   count = min(c.num_images or len(source), len(source))
-  run = weights.opened(model, 'evaluate')
+  run = weights.open_run(model, 'evaluate')
   with from_config('data'):
     examples = content_sum(source, count)
   run = run._replace(inputs=(source, count, {'examples': examples}))
@@ -221,7 +221,7 @@ def score_point(model: Model, metrics: dict[str, ModelMetric], changes: Fields) 
 
 
 def score_images(
-  run: weights.Opened, params: Params, name: str, metric: ModelMetric, out: Path
+  run: weights.Run, params: Params, name: str, metric: ModelMetric, out: Path
 ) -> Fields:
   """Writes result.json of one metric; returns its scores as `score_point`.
 
@@ -273,15 +273,15 @@ def watch(measured: Any) -> tuple[Any, dict[str, str]]:
   watched, sums = copy.copy(measured), {}
 
   def source(split='train'):
-    found = measured.source(split)
-    sums[split] = content_sum(found)
-    return found
+    data = measured.source(split)
+    sums[split] = content_sum(data)
+    return data
 
   object.__setattr__(watched, 'source', source)  # of a frozen dataclass
   return watched, sums
 
 
-def settings_of(run: weights.Opened, read: Json, name: str) -> Json:
+def settings_of(run: weights.Run, read: Json, name: str) -> Json:
   """Returns all that a metric's numbers of real images depend on."""
   model = run.model
   evaluation = folder.plain(model.config)['evaluation']

@@ -93,7 +93,7 @@ def log_density(model: Model, drawn: Path, draws: np.ndarray, reference: Arrays)
   each = np.concatenate([truth[:, None], draws], axis=1)
   flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
   encoded = facts.context.encode(reference['context'])
-  run = weights.opened(model, 'evaluate')
+  run = weights.open_run(model, 'evaluate')
   used = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
   settings = provenance.settings(run, used, {'draws': draws, **reference})
 

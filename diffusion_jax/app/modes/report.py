@@ -147,7 +147,7 @@ def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
   c, mesh = model.config.sampling, devices.make_mesh(model.config)
   n = min(c.num_samples, c.batch_size)
   choose = functools.partial(conditions.choose, n=n)
-  run = weights.opened(model, 'sample', choose)
+  run = weights.open_run(model, 'sample', choose)
   params = run.on_devices()
   x, states = generate(model, mesh)(params, np.arange(n), run.inputs.cond)
   return x, None if states is None else functools.partial(frames_of, model, mesh, params, states)
@@ -246,7 +246,7 @@ def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
   picture = drawings.sheet(values, pairs, len(samples), 64, each=True)
   unit = 'in [-1, 1]' if values.levels else 'in standard deviations'
   label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
-  with contextlib.suppress(UserError):  # There may be no test split.
+  with contextlib.suppress(UserError):  # The test split may be missing.
     test = datasets.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))
     real = values.encode(test.read(index)['x'])

@@ -39,7 +39,7 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   below: the folder's path in the run; field: the field of the config that
   renames the folder or the files.
   """
-  run = weights.opened(models.make(config, workdir), 'sample', inputs_of)
+  run = weights.open_run(models.make(config, workdir), 'sample', inputs_of)
   model, read = run.model, run.inputs.stored | run.model.shown()
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
@@ -63,9 +63,7 @@ def inputs_of(model: Model) -> conditions.Conditions:
   return inputs
 
 
-def draw_parts(
-  run: weights.Opened, params: Params, parts: Path, settings: np.ndarray
-) -> list[Path]:
+def draw_parts(run: weights.Run, params: Params, parts: Path, settings: np.ndarray) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
   model, cond, n = run.model, run.inputs.cond, conditions.count(run.model)
   c = model.config.sampling
@@ -104,7 +102,7 @@ def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None
 
 
 def write(
-  run: weights.Opened, params: Params, paths: list[Path], path: Path, settings: np.ndarray
+  run: weights.Run, params: Params, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
   model, inputs = run.model, run.inputs

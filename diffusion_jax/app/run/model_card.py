@@ -74,12 +74,12 @@ def scores(workdir: Path, weights: int) -> Iterator[Score]:
       about = f'{about}: {results.about(samples.get("sampling", {}))}'
     elif 'images' in content:
       about = f'{about}: {content["images"]:,} {content.get("split")} images'
-    found = content.get('metrics', {})
+    scores = content.get('metrics', {})
     for name in (f'{unit}_per_dim' for unit in results.UNITS):
       if name in content:
         error = content.get('standard_error')
-        found = {name: {'value': content[name], 'error': error}} | found
-    for metric, score in found.items():
+        scores = {name: {'value': content[name], 'error': error}} | scores
+    for metric, score in scores.items():
       value, error, note = map(score.get, ('value', 'error', 'note'))
       if isinstance(value, (int, float)) and math.isfinite(value):
         yield Score(metric, value, error, f'{about}; {note}' if note else about)

@@ -18,7 +18,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run.weights import Opened
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import digest
 from diffusion_jax.errors import UserError
@@ -31,7 +31,7 @@ Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(run: Opened, used: Json, read: Mapping[str, str | np.ndarray]) -> Settings:
+def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Settings:
   """Returns all that a result depends on: the run, its weights, and the rest.
 
   used: other fields of the config, by section; a file is named with its
@@ -55,7 +55,7 @@ def settings(run: Opened, used: Json, read: Mapping[str, str | np.ndarray]) -> S
   return {name: x for name, x in content.items() if x not in ({}, None)}
 
 
-def of_sampling(run: Opened, read: Mapping[str, str | np.ndarray], **used: Json) -> Settings:
+def of_sampling(run: Run, read: Mapping[str, str | np.ndarray], **used: Json) -> Settings:
   """Returns the `settings` of what config.sampling draws; used: more fields."""
   sampling = folder.plain(run.model.config)['sampling']
   del sampling['name']

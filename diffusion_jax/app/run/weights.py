@@ -16,7 +16,7 @@ from diffusion_jax.weights import adapters, averages, checkpoints, load, share
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 
-class Opened(NamedTuple):
+class Run(NamedTuple):
   """A run that a mode uses: its model, its weights, and what the user gives.
 
   params: the parameters that config.sampling chooses; step: their checkpoint.
@@ -34,14 +34,14 @@ class Opened(NamedTuple):
     return replicate(self.mesh, self.params | loaded)
 
 
-def opened(model: Model, mode: str, inputs: Callable[[Model], Any] = lambda model: None) -> Opened:
+def open_run(model: Model, mode: str, inputs: Callable[[Model], Any] = lambda model: None) -> Run:
   """Checks a mode's config and inputs, and then reads the weights.
 
   inputs: model -> what the user gives, or UserError.
   """
   model.check(mode)
   given, mesh = inputs(model), devices.make_mesh(model.config)
-  return Opened(model, *restore(model), given, mesh)
+  return Run(model, *restore(model), given, mesh)
 
 
 def restore(model: Model, merge: bool = True) -> tuple[Params, int]:

@@ -61,7 +61,7 @@ def test_explicit_alphas_count_the_steps():
 
 
 def test_what_a_network_sees_of_a_level():
-  """Of the two ends of 100 steps, or of sigma / alpha = 1 / 3."""
+  """100 steps have these two ends, or sigma / alpha = 1 / 3."""
   of_ends = {'step': (0, 99), 'rescaled_step': (0, 990), 'time': (0, 1000)}
   of_level = {
     'time noise_input.scale=9': 2.25,

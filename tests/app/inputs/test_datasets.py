@@ -164,7 +164,7 @@ def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
 
 @pytest.mark.parametrize('name', ['folder', 'npz'])
 def test_a_training_on_changed_data_is_refused(name, pictures):
-  """By its config and by the run's; sampling is not hindered."""
+  """Its config and the run's agree; sampling is not hindered."""
   config = data(name, path=pictures / 'x.npz')
   if name == 'folder':
     config = data(name, path=pictures, image_shape=(8, 8, 3))
@@ -194,7 +194,7 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
   forced = store.with_fields(config, {'training.resume': 'force'})
   folder.check_same_run(run, forced, facts._replace(examples=5))
   folder.write_config(run, config, facts._replace(examples=0, checksum=''))
-  folder.check_same_run(run, config, facts)  # of weights of others
+  folder.check_same_run(run, config, facts)  # of other projects' weights
 
 
 @pytest.mark.parametrize('name', ['folder', 'huggingface'])
@@ -338,7 +338,7 @@ BOX = {'low': (0.0, 0.0), 'high': (1.0, 1.0)}
   ],
 )
 def test_the_facts_of_a_stranger_fit_together(changes, wrong, tmp_path):
-  """Of x and of the context; a half of x may have a box."""
+  """The units of x and of the context; a half of x may have a box."""
   good = {'shape': (2,), 'levels': 0, **UNITS}
   boxed = good | {'low': (0.0,), 'high': (1.0,)}
   config = read('two_moons')

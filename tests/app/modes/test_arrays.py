@@ -162,7 +162,7 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   MODES['evaluate'](config, run)
   said = capsys.readouterr().out
   assert 'nats/dim, beyond the box too' in said and 'within the box' in said
-  assert re.search(r'contraction +-?\d', said)  # beside sbc, unasked
+  assert re.search(r'contraction +-?\d', said)  # printed with sbc, unasked
   [path] = (run / 'evaluation').glob('ode*/result.json')
   found = json.loads(path.read_text())
   assert found['truncated_nats_per_dim'] < found['nats_per_dim']

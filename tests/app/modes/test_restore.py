@@ -299,7 +299,7 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   [
     ([1.0, 1.1, 0.9, 2.9], []),
     ([1.0, 1.1, 0.9, 3.1], [3]),
-    ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that has not reached y
+    ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that misses y
     ([1.0, 50.0], [1]),
     ([0.1, 0.2, 2.5], []),  # within the noise
     ([np.nan, 0.9, np.inf], [0, 2]),

@@ -244,7 +244,7 @@ def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(tmp_path, mon
 
 
 # Mistakes that the folder shows, as (mode, what is done to a copy of a run,
-# fields, message). tests/app/modes/test_refusals.py has those of a config.
+# fields, message). tests/app/modes/test_refusals.py has refusals of a config.
 FD = within('evaluation', metrics=('fd',), features='pixels')
 MEASURED = FD | {'training.metrics_every': 4}
 PICTURES = within('data', 'folder', path='pictures', image_shape=(8, 8, 1))

@@ -22,7 +22,7 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
     refused(message, refuse, lines(TRAINING, config, 'train', tmp_path))
   config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
   monkeypatch.setattr(trust, '_allowed', set())
-  trust.allow(['wandb,tensorboard'])  # the text of a flag
+  trust.allow(['wandb,tensorboard'])  # as a flag gives it
   assert not [*lines(TRAINING, config, 'train', tmp_path)]
 
 
