@@ -5,9 +5,9 @@ tree; with a word, those that contain it. It prints what was caught and what
 survived. The exit code is 1 where one survives, where its text is not in the
 file exactly once, and where pytest ends otherwise.
 
-A row of the table names a file of the package, the test file if it is not the
-one that mirrors the file, and a keyword of the tests in it. Indented lines
-contain the exact text => its replacement.
+A file of the package, and the test file if it is not the one that mirrors the
+file, head a group of rows: a keyword of the tests, and the exact text => its
+replacement.
 """
 
 import os
@@ -68,913 +68,727 @@ def main(word=''):
 
 def rows(table):
   """Yields (file, text, replacement, test file, keyword) of a table."""
-  for row in re.split(r'\n(?=\S)', table.strip()):
-    if not row.startswith('#'):
-      head, *lines = row.split('\n')
-      file, *test, keyword = head.split()
-      mirror = Path(file).with_name(f'test_{Path(file).name}')
-      (test,) = test or [str(mirror)]
-      body = '\n'.join(line[2:] for line in lines)
+  for group in re.split(r'\n(?=\S)', table.strip()):
+    head, *lines = re.split(r'\n  (?=\S)', group)
+    file, *test = head.split()
+    mirror = Path(file).with_name(f'test_{Path(file).name}')
+    (test,) = test or [str(mirror)]
+    for line in lines:
+      keyword, body = re.split(r':\s', line.replace('\n    ', '\n'), maxsplit=1)
       text, replacement = re.split(r'\s=> ?', body)
       yield file, text, replacement, test, keyword
 
 
 TABLE = r"""
-# Few steps.
-core/flow_losses.py training/test_flow_maps.py improved_mean_flow_literally
-  compound = u + expand_to(t - s, xt) * sg(du)
-  => compound = u + expand_to(t - s, xt) * du
-core/flow_losses.py training/test_flow_maps.py test_mean_flow_literally
-  sg(v - expand_to(t - s, xt) * du) => v - expand_to(t - s, xt) * du
-core/flow_losses.py training/test_flow_maps.py shortcut_literally
-  sg(0.5 * (first + u_fn(x_middle, middle, t - d)))
-  => 0.5 * (first + u_fn(x_middle, middle, t - d))
-core/flow_losses.py training/test_consistency.py consistency_training_literally
-  distance(f_fn(xt, level_t), sg(target)) => distance(f_fn(xt, level_t), target)
-core/flow_losses.py training/test_consistency.py continuous_consistency_literally
-  return sg(output), sg(g) => return sg(output), g
-core/flow_map.py maps_to_the_clean_end
-  1.001 * sigma_min * level_s.alpha => sigma_min * level_s.alpha
-training/flow_maps.py improved_mean_flow_literally
-  sg(guided_velocity(v, own, null, omega, kappa))
-  => guided_velocity(v, own, null, omega, kappa)
-training/flow_maps.py two_times_have_the_moments
-  t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)
-training/flow_maps.py two_times_of_antithetic_draws
-  jax.random.permutation(order_key, b) => b
-training/flow_maps.py shortcut_literally
-  context.ema_params if ema_target else params => params
-training/level_pairs.py every_pair_of_a_grid
-  randint(key, (batch_size,), 1, num_scales)
-  => randint(key, (batch_size,), 1, num_scales - 1)
-training/level_pairs.py easy_pairs_by_hand
-  weight / (sigma - r) => 1.0 / (sigma - r)
-training/level_pairs.py easy_pairs_by_hand
-  step // steps_per_stage, num_stages - 1 => step // steps_per_stage, num_stages
-training/level_pairs.py cleaner_neighbours
-  jnp.clip(i, 0, count - 2) => jnp.clip(i, 0, count - 1)
-training/consistency.py continuous_consistency_literally
-  jnp.minimum(context.step / warmup_steps, 1.0) => (context.step / warmup_steps)
-training/consistency.py continuous_consistency_literally
-  inputs.time_weight * losses => losses
-training/distillation.py optimum_of_progressive_distillation
-  eps = eps_from_x0(x0, xt, level_t) => eps = inputs.eps
-training/distillation.py the_teacher_of_reflow
-  schedule(1.0).sigma * inputs.eps => inputs.eps
-sampling/map_sampler.py multistep_consistency_sampling
-  (ratio * clean.sigma) ** 2 => clean.sigma**2
-sampling/map_sampler.py whose_last_call_would_do_nothing
-  np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
-# Folders to share.
-app/run/sharing.py app/run/test_sharing.py kept_autoencoder
-  write_json(target / 'config.json', trust.without_folders(stored))
-  => write_json(target / 'config.json', stored)
-app/run/sharing.py app/run/test_sharing.py is_last
-  ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
-app/run/sharing.py app/run/test_sharing.py other_weights_under
-  here != there or not share.same(source, workdir) => here != there
-# Given a measurement.
-core/measurements.py sampling/test_reconstruction.py at_every_level
-  jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
-core/measurements.py sampling/test_heuristics.py norm_of_the_residual
-  jnp.sqrt(square + 1e-12) => square
-sampling/twists.py sampling/test_reconstruction.py at_every_level
-  at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
-sampling/twists.py without_its_constant
-  (0.5 * fixed - residual) => (fixed - residual)
-app/modes/serve.py other_hosts_sites
-  site not in ('same-origin', 'none') => site == 'cross-site'
-app/modes/serve.py other_hosts_sites
-  or origin != own => or False
-app/modes/serve.py loads_nothing
-  ; frame-ancestors 'none'" => "
-app/modes/serve.py replaces_a_respacing
-  flags.append(('sampling.respacing', '')) => pass
-app/modes/serve.py two_lines
-  one_line(str(error)) => str(error)
-app/drawing/emerging.py compiles_says_so
-  compiles=not i and key not in run.ready => compiles=False
-data/spec.py real_numbers_come_back
-  exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
-  => exact = False
-data/spec.py log_det_is_that_of_decode
-  np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
-data/spec.py closed_box
-  (bounded <= high) => (bounded < high)
-data/spec.py closed_box
-  kind = values.dtype if values.dtype.kind == 'f' else np.float64
-  => kind = np.float64
-data/spec.py data/test_sources.py statistics_are_those
-  x.reshape(-1, x.shape[-1]) if => x.reshape(len(x), -1) if
-data/pipeline.py data/test_sources.py numbers_are_standardised
-  (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
-data/npz.py stays_on_disk
-  if len(index) < size: => if True:
-data/npz.py own_test_split_has_a_context
-  prefix = 'test_' if has_test and split == 'test' else '' => prefix = ''
-data/simulated.py fresh_batches
-  other._seed, other._epoch = (*self._seed, seed), epoch
-  => other._seed, other._epoch = (*self._seed, seed), 0 * epoch
-data/simulated.py draws_follow_from
-  seed = draws, split == 'test' => seed = draws, False
-data/simulated.py sizes_of_splits
-  size = num_examples if split == 'train' else num_test => size = num_examples
-data/simulated.py one_number_that_is_nan
-  .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
-data/simulated.py box_of_a_joint
-  joined(arrays), times * low, times * high => joined(arrays), low, high
-data/simulations.py runs_once
-  return arrays, same < size => return arrays, True
-data/simulations.py runs_once
-  else min(size, count) // BLOCK * BLOCK => else min(size, count)
-data/simulations.py what_changes
-  seed, BLOCK, code_of(function) => seed, BLOCK
-data/simulations.py what_changes
-  if other and near and => if False and
-data/simulations.py what_changes
-  function.__qualname__, fields, seed => function.__qualname__, (), seed
-data/simulations.py an_interrupted
-  arrays = _read(part)  => arrays = None
-data/sources.py checksum_is_of_all
-  spread(len(self), most)) => np.arange(min(len(self), most)))
-data/sources.py data/test_simulated.py labels_that_are
-  label.max() < max(1, classes) => label.max() <= classes
-data/columns.py data/test_webdataset.py labels_that_are
-  check_examples(source.read(np.arange(1)), source.facts)
-  => source.read(np.arange(1))
-data/image_folder.py checksum_is_of_names
-  *names, *sizes, => *names,
-data/image_folder.py checksum_is_of_names
-  *names, *sizes, => *sizes,
-data/columns.py data/test_webdataset.py checksum_is_of
-  for value in cells[name]) => for value in cells[name][:0])
-app/config/folder.py app/inputs/test_datasets.py changed_data
-  stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
-app/train_loop/setup.py app/modes/test_simulator.py another_config
-  folder.check_same_run(workdir, config)
-  => pass
-data/splits.py fraction
-  np.random.default_rng(0).permutation(size) => np.arange(size)
-data/webdataset.py data/test_refusals.py open_tars
-  if found[-1][column][0] >= 0: => if False:
-data/parquet.py flipped_bit
-  if table.num_rows != expected: => if False:
-data/parquet.py data/test_refusals.py parquet_row
-  return cell if cell['bytes'] is None else cell['bytes']
-  => return cell['bytes'] or open(cell['path'], 'rb').read()
-app/inputs/datasets.py run_keeps_its_classes
-  if ours.class_names and theirs => if not ours.class_names and theirs
-app/inputs/datasets.py run_keeps_its_classes
-  checksum=total, class_names=names, skipped=skipped => checksum=total
-data/huggingface.py classes_are_those
-  if names and len(names) != num_classes: => if len(names) < num_classes:
-data/columns.py lists_of_numbers
-  {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
-data/spec.py data/test_refusals.py what_is_wrong
-  std <= 1e-12 * np.abs(mean) => std <= 0.0
-data/columns.py data/test_refusals.py parquet_row
-  and not isinstance(value, bool) =>
-sampling/particles.py evidence_is_unbiased
-  state.log_weights + state.pending + estimates[0]
-  => state.log_weights + estimates[0]
-sampling/particles.py evidence_is_unbiased
-  jnp.where(again[:, None], 0.0, log_weights) => log_weights
-sampling/particles.py evidence_is_unbiased
-  jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
-  => jnp.mean(log_weights, axis=1)
-sampling/particles.py evidence_is_unbiased
-  move * (0.5 * move + noise) => move * (move + noise)
-sampling/particles.py evidence_is_unbiased
-  p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
-sampling/particles.py signal_free
-  & (level_t.alpha > 0.0) => & True
-sampling/particles.py evidence_of_a_threshold
-  jnp.where(good, log_psi, lowest - 3.0) => jnp.where(good, log_psi, -jnp.inf)
-sampling/particles.py worst_step
-  jnp.minimum(state.lowest_ess, ess) => ess
-sampling/particles.py worst_step
-  jnp.minimum(moved.lowest_ess, effective_number(log_weights))
-  => moved.lowest_ess
-metrics/posterior.py at_the_quantiles
-  (np.arange(n) + 0.5) / n => np.arange(n) / n
-metrics/posterior.py in_its_norm
-  np.linalg.norm(found - cov) / np.linalg.norm(cov)
-  => np.linalg.norm(found - cov) / np.trace(cov)
-sampling/splitting.py product_of_two_normal
-  jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
-sampling/splitting.py law_for_any_size_of_step
-  noise**2 - back**2 => 0.0 * noise
-sampling/splitting.py law_for_any_size_of_step
-  (noise**2 - back**2) => (noise**2)
-sampling/conjugate_gradients.py negative_curvature
-  jnp.maximum(curvature, error) => jnp.abs(curvature)
-sampling/reconstruction.py asymmetric_jacobian
-  0.5 * (left - right) => 0.0 * (left - right)
-sampling/conjugate_gradients.py sampling/test_splitting.py spread_of_every_frequency
-  - ridge * v => - 0.0 * v
-sampling/reconstruction.py no_image_explains
-  variance(residual), precision, => variance(residual), 0.0,
-app/edits/restoration.py app/modes/test_restore.py beyond_the_usual
-  max(1.0, usual) => max(0.0, usual)
-app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
-  np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
-app/edits/restoration.py app/modes/test_restore.py hidden_by_a_mask
-  jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
-app/edits/posteriors.py app/modes/test_restore.py compared_with_the_models
-  (level.alpha**2 + level.sigma**2) / level.alpha => level.sigma / level.alpha
-sampling/reconstruction.py noise_in_y_counts
-  jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
-sampling/splitting.py noise_of_its_width
-  draw(key, x, width**2) => draw(key, x, width)
-sampling/heuristics.py norm_of_the_residual
-  new - step_size * gradient => new + step_size * gradient
-sampling/heuristics.py mean_gradient_is_zero
-  prior = weight * ratio => prior = weight
-metrics/posterior.py uniform_and_of_others_not
-  log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
-  => log_prior.reshape(x.shape[:2])
-metrics/calibration.py closed_forms
-  1.0 - ratios + => 1.0 + ratios -
-metrics/calibration.py closed_forms
-  0.5 * np.linalg.slogdet(cov)[1] => np.linalg.slogdet(cov)[1]
-metrics/calibration.py deviation_over_sets
-  ratios.mean(axis=0) * (square - 1.0) => 0.0 * square
-metrics/calibration.py never_changes
-  (count + 1) / (count - 1) => 2.0
-metrics/likelihoods.py truncated_density
-  (drawn >= low[None]) & => (drawn >= -high[None]) &
-metrics/likelihoods.py truncated_density
-  jnp.log(share) / math.prod(shape) => jnp.log(share)
-data/spec.py metrics/test_likelihoods.py truncated_density
-  (ends - self.mean) / self.std => ends
-metrics/calibration.py equal_numbers_share
-  (equal + 1) => equal
-metrics/calibration.py draws_that_equal_the_truth
-  (less + share * (equal + 1)) => (less + share)
-metrics/calibration.py errors_of_coverage
-  inside = mean(np.mean(levels <= mass, axis=1))
-  => inside = mean(np.mean(levels <= mass, axis=1)[::2])
-metrics/calibration.py errors_of_coverage
-  density_levels(log_q, at_truth, seed)
-  => density_levels(log_q[::2], at_truth[::2], seed)
-metrics/metric.py metrics/test_vectors.py changes_no_score
-  x.astype(least).astype => x.astype
-metrics/vectors.py deviations_of_the_reference
-  standard = standard_of(y) => standard = standard_of(x)
-metrics/vectors.py constant_but_for_rounding
-  mean, std = mean_and_std(x) => mean, std = x.mean(axis=0), x.std(axis=0)
-data/spec.py metrics/test_vectors.py constant
-  std <= 1e-12 * np.abs(mean) => std < 0.0
-metrics/neighbours.py metrics/test_manifolds.py copies_are_on_the_sphere
-  np.where(same, each, block) => block
-metrics/estimates.py metrics/test_refusals.py what_cannot_be_computed
-  if bad.any(): => if bad.all():
-demos/simulators.py prior_times_likelihood
-  (shift[:, 0] <= 0.0) & => (shift[:, 0] <= 9.0) &
-data/image_sets.py levels_of_another_type
-  dtype != np.uint8 and most <= 1 => dtype != np.uint8 and most < 1
-metrics/calibration.py counts_of_lower_draws
-  (draws.shape[1] + 1) => draws.shape[1]
-metrics/calibration.py masses_of_regions
-  1.0 - rank_levels(log_q, log_q_truth, seed)
-  => rank_levels(log_q, log_q_truth, seed)
-metrics/calibration.py draws_in_the_ball
-  standard_of(truth.reshape(len(truth), -1)).std => 1.0
-metrics/vectors.py that_of_sbibm
-  standard_of(reference, ddof=1) => standard_of(reference)
-metrics/vectors.py optimal_transport
-  widths @ apart**2 => np.mean(apart**2, axis=0)
-metrics/mmd.py scipys_in_one_dimension
-  reference, kernel, own=False => reference, kernel, own=True
-metrics/mmd.py energy_distance_is_its_deviation
-  2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
-metrics/vectors.py moments_that_are_known
-  x.std(axis=0) - varies => x.std(axis=0)
-sampling/composition.py gaussians_is_exact
-  at.alpha**2 * total => total
-sampling/composition.py never_adds_uncertainty
-  np.maximum(values, 0.0)[:, None] => values[:, None]
-sampling/composition.py sum_of_scores
-  (1 - n) * (1.0 - at.t) => (1 - n)
-# Objectives and the training step.
-training/objectives.py training/test_denoising.py no_gradient_flows_through
-  cond | {'x0': jax.lax.stop_gradient(first)} => cond | {'x0': first}
-training/objectives.py training/test_hybrid.py the_bound_trains_the_variance
-  output if weight is None else jax.lax.stop_gradient(output) => output
-training/objectives.py training/test_hybrid.py the_pure_bound_trains
-  select_level(step == 1, clean_level() => select_level(step == 0, clean_level()
-training/vdm.py the_two_noises_of_an_image
-  jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
-training/loss_aware.py eq_18_probabilities
-  rank >= jnp.sum(same, axis=1) - length => rank < length
-training/conditions.py dropped_with_the_probability
-  bernoulli(drop_key, dropout, size) => bernoulli(drop_key, 1.0 - dropout, size)
-training/augmentation.py no_two_values_of_a_change
-  jax.random.split(value_key, 7) => [value_key] * 7
-training/step.py a_step_that_is_not_finite
-  good = jnp.isfinite(loss) & jnp.isfinite(norm) => good = jnp.isfinite(norm)
-training/step.py training/test_objectives.py dropout_of_their_own
-  lambda k: jax.random.fold_in(k, index), keys => lambda k: k, keys
-training/optimizer.py training/test_power_ema.py a_late_step_moves_the_average
-  -jnp.expm1(power * jnp.log1p(-1.0 / t))
-  => 1.0 - jnp.exp(power * jnp.log1p(-1.0 / t))
-# Equations.
-core/process.py papers/test_ddpm.py eq_6_and_7_posterior
-  alpha_ratio(s, t) * ratio * ratio => alpha_ratio(s, t) * ratio
-core/process.py papers/test_samplers.py euler_maruyama_of_the_vp_sde
-  -(sigma**2) * slopes[1] => -sigma * slopes[1]
-core/parametrization.py core/test_losses.py every_parametrization_has
-  return a - b * level.alpha / level.sigma
-  => return a + b * level.alpha / level.sigma
-core/losses.py antithetic_times_are_evenly
-  jnp.arange(batch_size) / batch_size
-  => jnp.arange(batch_size) / (batch_size + 1)
-core/losses.py step_times_are_all
-  randint(key, (batch_size,), 1, schedule_steps + 1)
-  => randint(key, (batch_size,), 1, schedule_steps)
-core/losses.py part_of_times_is_at_the_start
-  schedule(jnp.ones(batch_size)), jnp.ones(batch_size)
-  => schedule(jnp.ones(batch_size)), drawn[1]
-core/elbo.py a_step_to_noise_at_time_0
-  where(level_s.sigma == 0.0, decoder => where(level_s.t == 0.0, decoder
-core/elbo.py papers/test_bound.py some_of_the_steps
-  expected[drawn - 2] => expected[drawn - 1]
-core/elbo.py each_step_is_drawn
-  / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
-core/elbo.py each_step_is_drawn
-  points / steps * ends[-1] => points / (steps + 1) * ends[-1]
-core/vdm.py eq_13_and_14_finite
-  jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
-core/vae.py papers/test_vae.py importance_weighted_bound
-  jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
-  => jnp.mean(log_weights, axis=0)
-core/keys.py bit_for_bit_in_any_batch
-  jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
-  => distribution(key[0], x.shape, x.dtype)
-core/keys.py draws_row_i
-  jnp.moveaxis(each_split(data, shape), 0, len(shape))
-  => each_split(data, shape).reshape(*shape, *data.shape)
-core/keys.py draws_row_i
-  if shape[:1] != (count,): => if not shape:
-weights/init_from.py another_network
-  if 2 * len(kept) > len(ours): => if False:
-app/modes/train.py app/modes/test_convert.py init_from
-  begin = init_from.read(shapes.params, c.init_from)
-  => begin = lambda x: init_from.read(shapes.params, c.init_from)(x)
-app/config/tree.py app/modes/test_refusals.py toy_parts
-  if ':' in self.choice: => if False:
-training/preemption.py main_thread_waits
-  signal.set_wakeup_fd(writer, warn_on_full_buffer=False) => -1
-app/drawing/generate.py app/modes/test_refusals.py toy_parts
-  jax.jit(run).lower( => jax.eval_shape(run,
-core/measurements.py test_refusals.py arguments_that_cannot_be
-  check_not_negative(std=self.std) => pass
-# Samplers.
-sampling/grids.py grids_fall_from_noise
-  'karras', 1.0, True) => 'uniform', 1.0, True)
-core/arguments.py test_refusals.py that_cannot_be
-  return jax.device_get(traced => return (traced
-sampling/grids.py respaced_sections
-  np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride
-sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
-  values[0] + 0.5 * h * table[0] => values[0] + h * table[0]
-sampling/solvers.py papers/test_samplers.py unipc
-  h**k / total - k * moments[-1] => h**k / total - moments[-1]
-sampling/solvers.py papers/test_samplers.py dpm_solver_pp_algorithm_2
-  exponent = 2.0 * eta * jnp => exponent = eta * jnp
-sampling/sde.py the_step_of_sit
-  drift -= 0.5 * w * score => drift -= w * score
-sampling/correctors.py papers/test_samplers.py corrector_algorithms_4_and_5
-  size = 2.0 * snr**2 => size = snr**2
-sampling/guidance.py one_call_for_two
-  jnp.tile(jnp.array([False, True]), size)
-  => jnp.repeat(jnp.array([False, True]), size)
-sampling/inpainting.py known_pixels_come_back
-  jnp.where(mask, _noisy_known(known, eps, level_s), x)
-  => jnp.where(mask, _noisy_known(known, eps, level_t), x)
-sampling/likelihood.py hutchinson_is_unbiased
-  probes / math.sqrt(num_probes) => probes / num_probes
-sampling/editing.py no_strength_is_no_change
-  round(strength * num_steps) => int(strength * num_steps)
-# Networks.
-networks/blocks.py interop/test_openai.py network_that_enlarges
-  norm(h, 'norm_2') * (1.0 + scale) + shift => norm(h, 'norm_2') * scale + shift
-networks/attention.py interop/test_openai.py network_that_enlarges
-  {'new': 0, 'legacy': 1, 'interleaved': 2}
-  => {'new': 1, 'legacy': 0, 'interleaved': 2}
-networks/tokens.py pairs_are_turned
-  [a * cos - b * sin, b * cos + a * sin]
-  => [a * cos + b * sin, b * cos - a * sin]
-networks/edm2.py sum_of_independent_inputs
-  ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
-networks/transformer_block.py its_equations
-  y = x + gate_1 * out => y = x + gate_2 * out
-networks/context.py networks/test_text.py dropped_text
-  return words, mask | drop[:, None] => return words, mask
-networks/layers.py networks/test_ranks.py further_axis
-  within = tuple(range(2, len(blocks) + 1, 2))
-  => within = tuple(range(1, len(blocks) + 1, 2))
-networks/mlp.py whole_network
-  modulate(h, *jnp.split(shifts, 2, axis=-1))
-  => modulate(h, *jnp.split(shifts, 2, axis=-1)[::-1])
-networks/context.py its_null
-  jnp.where(drop, null.reshape => jnp.where(~drop, null.reshape
-networks/context.py its_null
-  mask &= ~cond['drop'][:, None] => mask |= ~cond['drop'][:, None]
-# Metrics.
-metrics/estimates.py divides_by_the_draws
-  np.std(draws, ddof=1) => np.std(draws)
-metrics/fid.py statistics_of_the_whole
-  (count * len(rows) / total) => len(rows)
-metrics/manifolds.py points_on_a_line
-  coverage=mean(inside(closest, radius))
-  => coverage=mean(inside_or_on(closest, radius))
-metrics/manifolds.py points_on_a_line
-  precision=mean(_in_manifold(samples, reference, k))
-  => precision=mean(_in_manifold(reference, samples, k))
-metrics/memorisation.py below_the_first_percentile
-  FRACTION = 0.01 => FRACTION = 0.02
-metrics/memorisation.py the_error_of_closer
-  np.var(rank_a) / len(a) + np.var(rank_b) / len(b) => np.var(rank_a) / len(a)
-metrics/mmd.py unbiased_mmd_is_its_double_sums
-  row_means(y, y, kernel, own=False) => row_means(y, y, kernel)
-metrics/mmd.py the_error_of_cmmd
-  np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y)
-  => np.var(xx - xy) / len(x)
-metrics/mmd.py mean_and_deviation_over_subsets
-  float(np.std(draws)) => float(np.std(draws, ddof=1))
-# The application.
-app/models/diffusion.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
-  functions.insert(2 if after_clip else 0, by_classifier)
-  => functions.insert(0, by_classifier)
-app/models/diffusion.py app/modes/test_edit.py interpolation_is_not_clipped
-  if clip: => if True:
-metrics/likelihoods.py app/modes/test_evaluate.py bound_is_that_of_the_network
-  if model.clips else denoise => if not model.clips else denoise
-app/models/teachers.py sees_its_own_levels
-  return other_runs.at_levels_of(run, student, denoise) => return denoise
-app/run/other_runs.py app/models/test_guidance.py guidance_by_a_classifier_by_hand
-  if same and not noisy.learns_schedule: => if True:
-app/models/latent.py known_where_all_its_pixels
-  blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
-app/models/vae.py a_chain_literally
-  z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
-  => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))
-app/train_loop/hooks.py the_lowest_loss_and_the_highest_score
-  sign = -1.0 if higher else 1.0 => sign = 1.0
-app/train_loop/setup.py app/modes/test_refusals.py training.accumulate
-  c.training.batch_size % (mesh.size * count) == 0 => True
-app/run/weights.py another_network_is_refused
-  own or folder.differences(stored => own and folder.differences(stored
-# Discrete states.
-core/discrete_states.py mean_of_the_oracle
-  jnp.exp(log_p - log_q) => jnp.exp(log_p)
-core/masked.py test_weights
-  level_slopes(schedule, level.t)[1] / level.sigma
-  => level_slopes(schedule, level.t)[1] / level.alpha
-sampling/discrete_states.py first_hitting_is_exact
-  u ** (1.0 / jnp.maximum(count, 1)) => u
-sampling/discrete_states.py papers/test_discrete_states.py test_remdm_one_step
-  level_s.alpha / kept => level_s.alpha
-networks/tokens.py angles_of_a_sequence
-  count = features // (2 * len(grid)) => count = features // 4
-app/models/states.py guidance_moves
-  cond | drop => cond
-app/models/states.py knows_nothing
-  num_steps=num_steps) => num_steps=2 * num_steps)
-data/text_files.py splits_are_the_pieces
-  slice(end, count) => slice(end - 1, count)
-core/discrete_states.py states_of_scaled_images
-  jnp.rint((x + 1.0) => jnp.floor((x + 1.0)
-core/discrete_states.py prior_excludes_a_state
-  (q > 0.0) & (prior == 0.0) => (q > 1e-3) & (prior == 0.0)
-core/discrete_states.py mean_of_the_oracle
-  jax.vmap(lambda k: jax.random.fold_in(k, step))(keys) => keys
-core/discrete_states.py first_step_ends_at_clean_data
-  select_level(step == 1, => select_level(step == 0,
-core/masked.py test_weights
-  jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
-core/masked.py times_are_antithetic
-  jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
-core/transitions.py is_the_nearest_step
-  jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
-core/transitions.py test_refusals.py that_cannot_be
-  np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
-sampling/discrete_states.py noise_of_confidences
-  temperature * level_s.t => temperature * level_t.t
-sampling/discrete_states.py noise_of_confidences
-  jnp.maximum(exponential, 1e-7) => jnp.maximum(exponential, 0.1)
-sampling/discrete_states.py confidence_ordered_counts
-  level_s.sigma * state - 1e-3 => level_s.sigma * state
-sampling/discrete_states.py confidence_ordered_counts
-  sampler.init(fill(x)) => sampler.init(x)
-# Optimizers, planning, configs.
-training/optimizer.py test_refusals.py that_cannot_be
-  decay in ('linear', 'cosine') => decay in ('cosine',)
-training/optimizer.py ends_with_the_training
-  steps = total_steps if decay_steps => steps = total_steps + 1 if decay_steps
-planning/plans.py with_remedies
-  2 * plan['accumulate'] => 2
-planning/plans.py prefixes_of_si
-  -3), 5) => -3), 4)
-planning/programs.py outputs_that_reuse
-  new = results - stats.alias_size_in_bytes => new = results
-planning/roofline.py the_network_between_machines
-  (rates.link + apart) => rates.link
-planning/topologies.py rates_of_their_data_sheets
-  teraflops / 2 * 1e12 => teraflops * 1e12
-ranges.py does_not_fit
-  and value == value): => ):
-ranges.py does_not_fit
-  is_number = not isinstance(value, bool) or kind is bool => is_number = True
-app/config/tree.py replaces_a_choice
-  if named and old.get('name') != new['name']: => if False:
-app/config/store.py another_kind_of_model
-  kind = kinds.kind_of(merged) => kind = before
-# Boundaries, digits, and keys.
-core/step_schedules.py warmup_climbs
-  int(num_steps * fraction) => round(num_steps * fraction)
-core/flow_losses.py training/test_distillation.py progressive_distillation_is_two
-  return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
-  => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
-core/levels.py rounding_keeps_other_positions
-  min(1e-6 * num_steps, 1e-3) => 1e-6 * num_steps
-core/masked.py times_are_antithetic
-  t = 1.0 - jnp.mod(u => t = jnp.mod(u
-core/normal.py kl_of_variances_alone
-  jnp.abs(excess) < 0.5 => jnp.abs(excess) < 0.0
-sampling/correctors.py limited_in_sigma
-  (ratio <= s_max) => (ratio < s_max)
-sampling/editing.py sampling/test_sampler.py no_key_is_used_twice
-  draw_normal(noise_key, x) => draw_normal(key, x)
-sampling/grids.py start_at_a_step
-  round(t_start * num_steps) => int(t_start * num_steps)
-sampling/grids.py visited_twice
-  np.abs(noisy - steps) < 1e-3 => np.abs(noisy - steps) < 1e-1
-sampling/inpainting.py sampling/test_sampler.py no_key_is_used_twice
-  eps = draw_normal(noise_key, x)
-      return jnp
-  => eps = draw_normal(key, x)
-      return jnp
-sampling/likelihood.py error_falls_with_the_tolerance
-  jnp.max(jnp.stack => jnp.mean(jnp.stack
-training/consistency.py test_recipes.py the_loss_of_every_config
-  pairs(pair_key, size => pairs(key, size
-training/discrete_states.py test_recipes.py the_loss_of_every_config
-  q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
-training/loss_aware.py eq_18_probabilities
-  jnp.min(count) >= length => jnp.min(count) > length
-training/objectives.py training/test_denoising.py uncertainty_weighs
-  error = inputs.time_weight * losses => error = losses
-training/vae.py training/test_objectives.py dropout_of_their_own
-  1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
-# A run folder of a stranger.
-atomic_files.py through_a_link
-  new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
-    try: => new = Path(f'{path}.tmp')
-    try:
-atomic_files.py gets_its_name
-  shutil.rmtree(new, ignore_errors=True) => pass
-runtime/compiling.py is_written_whole
-  with draft(self.path / f'{key}-cache') => with open(self.path / f'{key}-cache', 'wb')
-weights/adapters.py of_a_stranger
-  except (KeyError, TypeError) as error:  # names => except KeyError as error:  # names
-app/run/weights.py app/run/test_adapters.py of_a_stranger
-  share.exist(workdir) or adapters.path_of(workdir).exists() => share.exist(workdir)
-runtime/files.py is_in_the_run
-  part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
-runtime/files.py is_in_the_run
-  part in ('/', '..') or folder.is_symlink() => folder.is_symlink()
-runtime/files.py opens_no_folder_elsewhere
-  paths = [folder] * folder.is_symlink() => paths = []
-runtime/files.py may_open_is_a_file
-  ends = about.st_size > 0 or not path.is_symlink() => ends = True
-runtime/lock.py no_file_elsewhere
-  st_nlink > 1 => st_nlink > 9
-weights/checksums.py nothing_is_lost
-  if name not in names: => if False:
-training/lora.py merging_is_the_papers
-  ours + scale * jnp.matmul( => ours + jnp.matmul(
-training/lora.py variance_one_over_inputs
-  math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
-training/loggers.py that_raises
-  self._open.pop(name, None) => pass
-weights/share.py sums_without_a_line
-  if sha256(path) != expected:
-  => if expected and sha256(path) != expected:
-runtime/sessions.py app/modes/test_kept_files.py samples_of_other_settings
-  if x != _SETTINGS[n] => if False
-weights/checksums.py files_of_other_programs
-  names - {*sums, *_WITHOUT_SUMS} => names - {*sums}
-runtime/files.py json_of_64_bits
-  len(x) < 20 => len(x) < 400
-runtime/files.py more_than_a_mebibyte
-  file.readline(2**20) => file.readline()
-runtime/files.py turns_the_direction
-  \u2028-\u202e => \u2028-\u2029
-weights/share.py damaged_file
-  if sha256(path) != expected: => if False:
-sampling/brownian.py independent_and_standard
-  jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
-sampling/brownian.py made_of_its_parts
-  x_high - jnp.exp(-h) * x_low => x_high - x_low
-app/modes/serve.py other_hosts
-  allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
-app/modes/serve.py other_hosts
-  if site not in ('same-origin', 'none') or origin != own: => if False:
-app/edits/posteriors.py app/modes/test_restore.py half_of_the_rounds
-  math.ceil(rounds / 2) => rounds
-app/edits/posteriors.py app/modes/test_restore.py half_of_the_rounds
-  mode='edge' => mode='constant'
-app/edits/posteriors.py app/modes/test_restore.py adds_the_variance_of_x0
-  return dj.spread_twist(known) => return dj.pseudoinverse_twist(known, 100)
-app/edits/posteriors.py app/modes/test_restore.py adds_the_variance_of_x0
-  if known.is_linear: => if False:
-app/edits/posteriors.py app/modes/test_refusals.py proximal
-  return Method(draw, needs_linear=True, unread=STEPS)
-  => return Method(draw, needs_linear=True)
-app/drawing/emerging.py app/modes/test_serve.py bad_value
-  trusted=False => trusted=True
-app/drawing/emerging.py app/modes/test_serve.py what_sampling_draws
-  (cond, scale=scale) => (cond, scale=1.0)
-app/models/diffusion.py without_clipping
-  functions.append(bound_of(c, noisy.clips)) => functions.append(None)
-data/sources.py app/inputs/test_datasets.py a_stranger_fit
-  wrong := values and => wrong := name == 'x' and
-data/spec.py app/inputs/test_datasets.py a_stranger_fit
-  mean != std or => 
-data/spec.py app/inputs/test_datasets.py a_stranger_fit
-  low > last => False
-app/modes/edit.py app/config/test_trust.py without_a_context_reads
-  rows = context.given() => rows = None
-app/config/user_parts.py is_data_and_the_source
-  path in ('data', 'data.source') => path == 'data'
-app/config/trust.py below_the_folder
-  content.get('folder') == os.getcwd() => 'parts' in content
-app/config/user_parts.py takes_what_every_network
-  _call_misfit(part) if more else '' => ''
-app/inputs/conditions.py of_other_runs_get
-  noisy is None or guided => noisy is None
-app/inputs/conditions.py of_other_runs_get
-  c.get('classifier') or by_run => by_run
-runtime/files.py without_a_home
-  if full.startswith('~') => if False
-training/preemption.py nohup_goes_on
-  is signal.SIG_DFL => is not None
-app/config/trust.py folder_of_the_user
-  [*words, *map(os.path.expanduser, words)] => words
-app/config/trust.py folder_of_the_user
-  isinstance(value, tuple): => False:
-app/config/tree.py app/config/test_trust.py only_a_stored_config
-  trust.check_paths(where, value) => pass
-# What kept results depend on.
-app/run/provenance.py its_content
-  f'{name}, sha256 {sha256(path)[:16]}' => name
-app/run/provenance.py its_content
-  sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
-app/run/provenance.py what_was_read
-  digest([x]) for n, x in read.items() => '' for n, x in read.items()
-app/run/provenance.py its_content
-  f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
-  => f'checkpoint {step}'
-app/modes/evaluate.py app/run/test_provenance.py splits_that_it_reads
-  sums[split] = content_sum(data) => pass
-app/modes/evaluate.py is_of_its_data
-  examples = content_sum(source, count) => examples = ''
-app/run/provenance.py app/modes/test_evaluate.py another_name
-  checksums.of_arrays(run.params), => 0,
-app/modes/evaluate_pairs.py own_pair
-  log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
-app/modes/evaluate_pairs.py own_pair
-  encoded[index // rows] => encoded[index % len(encoded)]
-app/modes/evaluate_pairs.py own_pair
-  return -arrays['nats'] => return arrays['nats']
-app/modes/evaluate_pairs.py own_pair
-  datasets.source_of(model.config, c.split)
-  => datasets.source_of(model.config, 'train')
-app/scoring.py app/modes/test_evaluate_pairs.py own_pair
-  provenance.check_parts(parts, settings, 'evaluation.name') => pass
-sampling/rejection.py keys_of_their_own
-  repeated + _APART * attempt => repeated + attempt
-app/scoring.py standardised_by_the_statistics
-  np.asarray(x.std)) => np.ones(len(x.std)))
-app/edits/restoration.py app/modes/test_arrays.py restored_in_their_units
-  offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
-app/edits/restoration.py app/modes/test_restore.py units_of_the_measurement
-  weights = (std / stds) => weights = (stds / stds)
-app/edits/restoration.py app/modes/test_restore.py units_of_the_measurement
-  return float(np.min(stds / np.maximum(gain, 1e-12)))
-  => return float(np.min(stds))
-app/edits/restoration.py app/modes/test_restore.py that_were_read
-  @functools.cached_property
-    def paths => @property
-    def paths
-app/drawing/sheets.py other_data
-  if folder.differences({'data': run.get('data')}, mine, free): => if False:
-# What no test had noticed.
-core/operators.py the_middle_of_a_kernel
-  height // 2) % rows => (height - 1) // 2) % rows
-core/operators.py the_gaussian_blur_is_scipys
-  math.ceil(3.0 * width) => math.ceil(1.0 * width)
-sampling/splitting.py test_refusals.py that_cannot_be
-  width >= 0.999 * lowest => width >= 0.0 * lowest
-sampling/correctors.py noisier_than_any
-  churned &= noisier.logsnr < logsnr => pass
-app/run/model_card.py app/run/test_sharing.py a_bar_in_a_value
-  .replace('|', '\\|') =>
-app/config/store.py facts_of_a_run_go
-  merged.pop('facts', None) => pass
-app/config/tree.py for_this_field_and_for_a_part
-   or isinstance(node.get(last), dict): => :
-# Packages that no row touched.
-core/decoders.py difference_of_cdfs
-  width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
-core/decoders.py bernoulli_is_scipys
-  jnp.where(x > 0.0, logits, -logits) => jnp.where(x > 0.0, -logits, logits)
-core/state_schedules.py masking_schedules
-  NoiseLevel(sigma ** (1.0 / self.power), alpha, sigma)
-  => NoiseLevel(sigma**self.power, alpha, sigma)
-core/state_schedules.py product_of_1_minus_beta
-  self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
-core/schedules.py marginals_in_float32
-  beta_min + 0.5 * (beta_max - beta_min) * t
-  => beta_min + (beta_max - beta_min) * t
-core/schedules.py marginals_in_float32
-  root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
-  => root = jnp.sqrt(beta_min**2 + slope * integral)
-core/step_schedules.py test_refusals.py that_cannot_be
-  last=1.0, identity=0.0 => last=1.0, identity=1.0
-core/step_schedules.py between_steps_log_alpha_bar
-  jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)
-core/denoiser.py noise_inputs
-  return -level.logsnr / 8.0 => return -level.logsnr / 4.0
-core/denoiser.py published_integers
-  jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
-sampling/ancestral.py ddim_1_is_ancestral_fixed_small
-  jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t)) => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
-interop/diffusers_schedulers.py read_of_a_scheduler
-  thresholded and c.sample_max_value != 1.0 => thresholded
-interop/diffusers_schedulers.py read_of_a_scheduler
-  'predict_x0': True}, => 'predict_x0': False},
-interop/diffusers_schedulers.py read_of_a_scheduler
-  'clip': bool(thresholded or c.clip_sample) => 'clip': bool(c.clip_sample)
-interop/diffusers_schedulers.py read_of_a_scheduler
-  sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
-app/models/diffusion.py networks_own_estimate
-  c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
-app/train_loop/hooks.py test_loss_sees_the_texts
-  source, size, 0, i, rows=local, text_length=length, facts=model.facts
-  => source, size, 0, i, rows=local, facts=model.facts
-app/config/refusals.py app/test_cli.py flag_makes_idle
-  if is_flag or not any( => if not any(
-app/config/refusals.py app/test_cli.py flag_makes_idle
-  _has_no_condition(c) and c.conditioning.dropout => False
-app/modes/train.py decays_anew_is_said
-  setup.rates_of(parts.config, total)[:step] => rates[:step]
-app/modes/train.py before_a_program_is_compiled
-  read = itertools.chain([next(read)], read) => read = iter(read)
-app/train_loop/setup.py app/modes/test_refusals.py optimizer.decay_steps
-  0 < steps < len(rates) - 1 and => 0 < steps < 0 and
-app/modes/convert.py program_of_numbers
-  (cond[context.name] - a) / b => cond[name]
-app/modes/convert.py program_of_numbers
-  jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
-app/modes/convert.py program_of_numbers
-  jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
-sampling/ancestral.py eps_at_the_level_reached
-  select_level(clean, level_t, level_s) => select_level(clean, level_s, level_t)
-sampling/self_conditioning.py not_called_more_often
-  if y is x and level is level_t: => if y is x and level is x:
-networks/embeddings.py sinusoids_literally
-  intervals = half - 1 if kind == 'ho' else half => intervals = half
-networks/embeddings.py fourier_features_literally
-  for k in range(start, stop): => for k in range(start, stop - 1):
-networks/embeddings.py null_row
-  self.labels.num_classes + self.labels.null_class
-  => self.labels.num_classes + (not self.labels.null_class)
-networks/layers.py group_norm_literally
-  jnp.maximum(square - mean**2, 0.0) => jnp.maximum(square - mean, 0.0)
-networks/layers.py uniform_over_fan_in
-  (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
-networks/layers.py fan_avg
-  'fan_avg', 'uniform' => 'fan_in', 'uniform'
-networks/ddpmpp.py filters_are_upfirdn
-  weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
-networks/attention.py two_at_a_time
-  pairs = mask is None and len => pairs = len
-networks/cpu/bilinear.py rows_alone_after
-  a = jnp.moveaxis(a, a_axis, batch) => a = jnp.moveaxis(a, a_axis, 0)
-training/vae.py free_bits_are
-  bits_per_dim=error + divergence => bits_per_dim=error + penalty
-training/vae.py free_bits_are
-  penalty = in_bits(jnp.sum(bound => divergence = penalty = in_bits(jnp.sum(bound
-core/process.py equal_but_for_rounding
-  jnp.minimum(change, 0.0)) => change)
-core/elbo.py levels_that_are_equal
-  same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
-core/levels.py sampling/test_solvers.py leaves_x_unchanged
-  ROUNDING = 1e-5 => ROUNDING = 0.0
-sampling/correctors.py ancestral_noise_is
-  down = down._replace(sigma= => _ = down._replace(sigma=
-sampling/solvers.py sampling/test_correctors.py ancestral_noise_is
-  return ddim_step(x0, x_s, s, end.expand_to(x)) => return x_s
-sampling/guidance.py flat_output
-  jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
-sampling/guidance.py rescale_literally
-  x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
-sampling/discrete_states.py rounding_would_lose
-  ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
-core/discrete_states.py below_the_rounding
-  coarse + fine * 2.0**-23 => coarse
-core/losses.py zero_snr
-  jnp.maximum(level.alpha, 1e-12) => level.alpha + 1.0
-networks/attention.py weighted_mean_of_what
-  q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
-networks/tokens.py patches_are_cubes
-  size ** len(sides) * c) => size**2 * c)
-networks/gamma.py network_literally
-  inner * (2.0 * t[..., None] - 1.0) => inner * (2.0 * t[..., None] + 1.0)
-networks/gamma.py whatever_the_parameters_are
-  outer = jnp.abs( => outer = (
-networks/states.py those_of_the_embedded_states
-  h.reshape(len(x), *sides, -1) => h.reshape(len(x), *sides, -1)[..., ::-1]
-networks/edm2.py interop/test_edm2.py computes_what_theirs_does
-  scale = 1.0 + project => scale = project
-networks/vdm.py score_network_literally
-  'zero_embedding': True => 'zero_embedding': False
-metrics/accuracy.py share_of_their_labels
-  predicted == labels => predicted != labels
-metrics/bits.py rate_and_distortion_by_hand
-  terms[:0:-1] => terms[::-1]
-metrics/bits.py one_of_each_level_more
-  counts = np.ones(()) => counts = np.zeros(())
-metrics/accuracy.py formula_of_each_split
-  logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
-metrics/neighbours.py equal_but_for_rounding
-  radius * (1.0 - _MARGIN) => radius
-data/damage.py damaged_pictures_are_found
-  range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
-data/columns.py data/test_huggingface.py picture_cut_short
-  rows = np.delete(rows, [*errors]) => rows = rows[: len(rows) - len(errors)][::-1]
-app/smoke.py app/test_cli.py trial_of_own
-  if own or facts is None and not is_folder: => if facts is None and not is_folder:
-data/files.py read_once
-  return real not in tops => return True
-data/files.py read_once
-  if any(real.is_relative_to(top) for top in tops): => if real in tops:
-data/files.py not_hidden
-  f'[^.].*({ends})' => f'.*({ends})'
-data/images.py intact_pngs
-  PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin => PngImagePlugin
-data/webdataset.py joined_tars
-  while rest: => while start == 0:
-data/webdataset.py links_are_read
-  place = places.get(member.linkname) => place = None
-data/images.py data/test_refusals.py signed
-  unsigned = kinds == {1} => unsigned = 3 not in kinds
-data/images.py part_of_16_bits
-  high - low <= 16 => high - low < 0
-data/spec.py data/test_refusals.py CHANNELS_FIRST
-  self.shape[0] <= 4 < min => self.shape[0] < 3 < min
-data/images.py transparent_pixels_lie_on_white
-  image.size, 'white') => image.size, 'black')
-data/text.py texts_come_back
-  (row[row > 0] - 1) => row[row > 0]
-data/text.py tokens_are_bytes
-  len(data) > length: => len(data) >= length:
-training/conditions.py training/test_conditions.py quarter_to_three_quarters
-  size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
-training/conditions.py training/test_conditions.py all_four_halves
-  (), 0, 4) => (), 0, 3)
-training/power_ema.py products_of_profiles
-  (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
-training/power_ema.py inverse
-  (gamma + 2.0) ** 2 * (gamma + 3.0) => (gamma + 2.0) * (gamma + 3.0)
-training/classifier.py cross_entropy_of_noised
-  logits = network.output(params['network'], xt,
-  => logits = network.output(params['network'], x0,
-demos/whiteness.py power_one_at_every_frequency
-  ** 2 / (height * width) => ** 2 / height
-demos/whiteness.py within_its_error
-  z @ z + z.size => z @ z
-app/inputs/datasets.py labels_follow_the_data
-  bool(inner[name]) and inner[name] != default => bool(inner[name])
-app/notebook.py trained_run_by_its_parts
-  np.arange(first, end) => np.arange(n)
-app/inputs/conditions.py app/test_notebook.py vectors_are_given
-  self.values.encode(values)[index => values[index
-report/charts.py cannot_be_drawn
-  kept &= (y > 0) | ('y' not in log) => pass
-report/record.py order_of_their_steps
-  (int(match[1]), path) => (-int(match[1]), path)
-interop/edm2.py computes_what_theirs_does
-  ('phases', _TURNS) => ('phases', SAME)
-testing/bounds.py is_its_closed_form
-  np.append(small[:-1], small[-2]) => small
-testing/discrete_oracles.py entropy_and_total_correlations
-  terms = last * (_log(last) - _log(prior)) => terms = last * _log(last)
-testing/oracles.py entropy_is_scipys
-  jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
+app/config/folder.py app/inputs/test_datasets.py
+  changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
+app/config/refusals.py app/test_cli.py
+  flag_makes_idle: if is_flag or not any( => if not any(
+  flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
+app/config/store.py
+  another_kind_of_model: kind = kinds.kind_of(merged) => kind = before
+  facts_of_a_run_go: merged.pop('facts', None) => pass
+app/config/tree.py
+  replaces_a_choice: if named and old.get('name') != new['name']: => if False:
+  for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
+app/config/tree.py app/config/test_trust.py
+  only_a_stored_config: trust.check_paths(where, value) => pass
+app/config/tree.py app/modes/test_refusals.py
+  toy_parts: if ':' in self.choice: => if False:
+app/config/trust.py
+  below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
+  folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
+  folder_of_the_user: isinstance(value, tuple): => False:
+app/config/user_parts.py
+  is_data_and_the_source: path in ('data', 'data.source') => path == 'data'
+  takes_what_every_network: _call_misfit(part) if more else '' => ''
+app/drawing/emerging.py
+  compiles_says_so: compiles=not i and key not in run.ready => compiles=False
+app/drawing/emerging.py app/modes/test_serve.py
+  bad_value: trusted=False => trusted=True
+  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
+app/drawing/generate.py app/modes/test_refusals.py
+  toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
+app/drawing/sheets.py
+  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
+app/edits/posteriors.py app/modes/test_refusals.py
+  proximal: return Method(draw, needs_linear=True, unread=STEPS)
+    => return Method(draw, needs_linear=True)
+app/edits/posteriors.py app/modes/test_restore.py
+  compared_with_the_models: (level.alpha**2 + level.sigma**2) / level.alpha
+    => level.sigma / level.alpha
+  half_of_the_rounds: math.ceil(rounds / 2) => rounds
+  half_of_the_rounds: mode='edge' => mode='constant'
+  adds_the_variance_of_x0: return dj.spread_twist(known)
+    => return dj.pseudoinverse_twist(known, 100)
+  adds_the_variance_of_x0: if known.is_linear: => if False:
+app/edits/restoration.py app/modes/test_arrays.py
+  restored_in_their_units: offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
+app/edits/restoration.py app/modes/test_restore.py
+  beyond_the_usual: max(1.0, usual) => max(0.0, usual)
+  hidden_by_a_mask: np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
+  hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
+  units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
+  units_of_the_measurement: return float(np.min(stds / np.maximum(gain, 1e-12)))
+    => return float(np.min(stds))
+  that_were_read:
+    @functools.cached_property
+      def paths
+    => @property
+      def paths
+app/inputs/conditions.py
+  of_other_runs_get: noisy is None or guided => noisy is None
+  of_other_runs_get: c.get('classifier') or by_run => by_run
+app/inputs/conditions.py app/test_notebook.py
+  vectors_are_given: self.values.encode(values)[index => values[index
+app/inputs/datasets.py
+  run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
+  run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
+  labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
+app/models/diffusion.py
+  without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
+  networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+app/models/diffusion.py app/models/test_guidance.py
+  guidance_by_a_classifier_by_hand: functions.insert(2 if after_clip else 0, by_classifier)
+    => functions.insert(0, by_classifier)
+app/models/diffusion.py app/modes/test_edit.py
+  interpolation_is_not_clipped: if clip: => if True:
+app/models/latent.py
+  known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
+app/models/states.py
+  guidance_moves: cond | drop => cond
+  knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
+app/models/teachers.py
+  sees_its_own_levels: return other_runs.at_levels_of(run, student, denoise) => return denoise
+app/models/vae.py
+  a_chain_literally: z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
+    => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))
+app/modes/convert.py
+  program_of_numbers: (cond[context.name] - a) / b => cond[name]
+  program_of_numbers: jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
+  program_of_numbers: jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
+app/modes/edit.py app/config/test_trust.py
+  without_a_context_reads: rows = context.given() => rows = None
+app/modes/evaluate.py
+  is_of_its_data: examples = content_sum(source, count) => examples = ''
+app/modes/evaluate.py app/run/test_provenance.py
+  splits_that_it_reads: sums[split] = content_sum(data) => pass
+app/modes/evaluate_pairs.py
+  own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
+  own_pair: encoded[index // rows] => encoded[index % len(encoded)]
+  own_pair: return -arrays['nats'] => return arrays['nats']
+  own_pair: datasets.source_of(model.config, c.split) => datasets.source_of(model.config, 'train')
+app/modes/serve.py
+  other_hosts_sites: site not in ('same-origin', 'none') => site == 'cross-site'
+  other_hosts_sites: or origin != own => or False
+  loads_nothing: ; frame-ancestors 'none'" => "
+  replaces_a_respacing: flags.append(('sampling.respacing', '')) => pass
+  two_lines: one_line(str(error)) => str(error)
+  other_hosts: allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
+  other_hosts: if site not in ('same-origin', 'none') or origin != own: => if False:
+app/modes/train.py
+  decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
+  before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
+app/modes/train.py app/modes/test_convert.py
+  init_from: begin = init_from.read(shapes.params, c.init_from)
+    => begin = lambda x: init_from.read(shapes.params, c.init_from)(x)
+app/notebook.py
+  trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
+app/run/model_card.py app/run/test_sharing.py
+  a_bar_in_a_value: .replace('|', '\\|') =>
+app/run/other_runs.py app/models/test_guidance.py
+  guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
+app/run/provenance.py
+  its_content: f'{name}, sha256 {sha256(path)[:16]}' => name
+  its_content: sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
+  what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
+  its_content: f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
+    => f'checkpoint {step}'
+app/run/provenance.py app/modes/test_evaluate.py
+  another_name: checksums.of_arrays(run.params), => 0,
+app/run/sharing.py app/run/test_sharing.py
+  kept_autoencoder: write_json(target / 'config.json', trust.without_folders(stored))
+    => write_json(target / 'config.json', stored)
+  is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
+  other_weights_under: here != there or not share.same(source, workdir) => here != there
+app/run/weights.py
+  another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
+app/run/weights.py app/run/test_adapters.py
+  of_a_stranger: share.exist(workdir) or adapters.path_of(workdir).exists() => share.exist(workdir)
+app/scoring.py
+  standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
+app/scoring.py app/modes/test_evaluate_pairs.py
+  own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
+app/smoke.py app/test_cli.py
+  trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
+app/train_loop/hooks.py
+  the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
+  test_loss_sees_the_texts: source, size, 0, i, rows=local, text_length=length, facts=model.facts
+    => source, size, 0, i, rows=local, facts=model.facts
+app/train_loop/setup.py app/modes/test_refusals.py
+  training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
+  optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
+app/train_loop/setup.py app/modes/test_simulator.py
+  another_config: folder.check_same_run(workdir, config) => pass
+atomic_files.py
+  through_a_link:
+    new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
+      try:
+    => new = Path(f'{path}.tmp')
+      try:
+  gets_its_name: shutil.rmtree(new, ignore_errors=True) => pass
+core/arguments.py test_refusals.py
+  that_cannot_be: return jax.device_get(traced => return (traced
+core/decoders.py
+  difference_of_cdfs: width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
+  bernoulli_is_scipys: jnp.where(x > 0.0, logits, -logits) => jnp.where(x > 0.0, -logits, logits)
+core/denoiser.py
+  noise_inputs: return -level.logsnr / 8.0 => return -level.logsnr / 4.0
+  published_integers: jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
+core/discrete_states.py
+  mean_of_the_oracle: jnp.exp(log_p - log_q) => jnp.exp(log_p)
+  states_of_scaled_images: jnp.rint((x + 1.0) => jnp.floor((x + 1.0)
+  prior_excludes_a_state: (q > 0.0) & (prior == 0.0) => (q > 1e-3) & (prior == 0.0)
+  mean_of_the_oracle: jax.vmap(lambda k: jax.random.fold_in(k, step))(keys) => keys
+  first_step_ends_at_clean_data: select_level(step == 1, => select_level(step == 0,
+  below_the_rounding: coarse + fine * 2.0**-23 => coarse
+core/elbo.py
+  a_step_to_noise_at_time_0: where(level_s.sigma == 0.0, decoder => where(level_s.t == 0.0, decoder
+  each_step_is_drawn: / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
+  each_step_is_drawn: points / steps * ends[-1] => points / (steps + 1) * ends[-1]
+  levels_that_are_equal: same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
+core/elbo.py papers/test_bound.py
+  some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
+core/flow_losses.py training/test_consistency.py
+  consistency_training_literally: distance(f_fn(xt, level_t), sg(target))
+    => distance(f_fn(xt, level_t), target)
+  continuous_consistency_literally: return sg(output), sg(g) => return sg(output), g
+core/flow_losses.py training/test_distillation.py
+  progressive_distillation_is_two: return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
+    => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
+core/flow_losses.py training/test_flow_maps.py
+  improved_mean_flow_literally: compound = u + expand_to(t - s, xt) * sg(du)
+    => compound = u + expand_to(t - s, xt) * du
+  test_mean_flow_literally: sg(v - expand_to(t - s, xt) * du) => v - expand_to(t - s, xt) * du
+  shortcut_literally: sg(0.5 * (first + u_fn(x_middle, middle, t - d)))
+    => 0.5 * (first + u_fn(x_middle, middle, t - d))
+core/flow_map.py
+  maps_to_the_clean_end: 1.001 * sigma_min * level_s.alpha => sigma_min * level_s.alpha
+core/keys.py
+  bit_for_bit_in_any_batch: jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
+    => distribution(key[0], x.shape, x.dtype)
+  draws_row_i: jnp.moveaxis(each_split(data, shape), 0, len(shape))
+    => each_split(data, shape).reshape(*shape, *data.shape)
+  draws_row_i: if shape[:1] != (count,): => if not shape:
+core/levels.py
+  rounding_keeps_other_positions: min(1e-6 * num_steps, 1e-3) => 1e-6 * num_steps
+core/levels.py sampling/test_solvers.py
+  leaves_x_unchanged: ROUNDING = 1e-5 => ROUNDING = 0.0
+core/losses.py
+  antithetic_times_are_evenly: jnp.arange(batch_size) / batch_size
+    => jnp.arange(batch_size) / (batch_size + 1)
+  step_times_are_all: randint(key, (batch_size,), 1, schedule_steps + 1)
+    => randint(key, (batch_size,), 1, schedule_steps)
+  part_of_times_is_at_the_start: schedule(jnp.ones(batch_size)), jnp.ones(batch_size)
+    => schedule(jnp.ones(batch_size)), drawn[1]
+  zero_snr: jnp.maximum(level.alpha, 1e-12) => level.alpha + 1.0
+core/masked.py
+  test_weights: level_slopes(schedule, level.t)[1] / level.sigma
+    => level_slopes(schedule, level.t)[1] / level.alpha
+  test_weights: jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
+  times_are_antithetic: jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
+  times_are_antithetic: t = 1.0 - jnp.mod(u => t = jnp.mod(u
+core/measurements.py sampling/test_heuristics.py
+  norm_of_the_residual: jnp.sqrt(square + 1e-12) => square
+core/measurements.py sampling/test_reconstruction.py
+  at_every_level: jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
+core/measurements.py test_refusals.py
+  arguments_that_cannot_be: check_not_negative(std=self.std) => pass
+core/normal.py
+  kl_of_variances_alone: jnp.abs(excess) < 0.5 => jnp.abs(excess) < 0.0
+core/operators.py
+  the_middle_of_a_kernel: height // 2) % rows => (height - 1) // 2) % rows
+  the_gaussian_blur_is_scipys: math.ceil(3.0 * width) => math.ceil(1.0 * width)
+core/parametrization.py core/test_losses.py
+  every_parametrization_has: return a - b * level.alpha / level.sigma
+    => return a + b * level.alpha / level.sigma
+core/process.py
+  equal_but_for_rounding: jnp.minimum(change, 0.0)) => change)
+core/process.py papers/test_ddpm.py
+  eq_6_and_7_posterior: alpha_ratio(s, t) * ratio * ratio => alpha_ratio(s, t) * ratio
+core/process.py papers/test_samplers.py
+  euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
+core/schedules.py
+  marginals_in_float32: beta_min + 0.5 * (beta_max - beta_min) * t
+    => beta_min + (beta_max - beta_min) * t
+  marginals_in_float32: root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
+    => root = jnp.sqrt(beta_min**2 + slope * integral)
+core/state_schedules.py
+  masking_schedules: NoiseLevel(sigma ** (1.0 / self.power), alpha, sigma)
+    => NoiseLevel(sigma**self.power, alpha, sigma)
+  product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
+core/step_schedules.py
+  warmup_climbs: int(num_steps * fraction) => round(num_steps * fraction)
+  between_steps_log_alpha_bar: jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)
+core/step_schedules.py test_refusals.py
+  that_cannot_be: last=1.0, identity=0.0 => last=1.0, identity=1.0
+core/transitions.py
+  is_the_nearest_step: jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
+core/transitions.py test_refusals.py
+  that_cannot_be: np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
+core/vae.py papers/test_vae.py
+  importance_weighted_bound: jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
+    => jnp.mean(log_weights, axis=0)
+core/vdm.py
+  eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/columns.py
+  lists_of_numbers: {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
+data/columns.py data/test_huggingface.py
+  picture_cut_short: rows = np.delete(rows, [*errors])
+    => rows = rows[: len(rows) - len(errors)][::-1]
+data/columns.py data/test_refusals.py
+  parquet_row: and not isinstance(value, bool) =>
+data/columns.py data/test_webdataset.py
+  labels_that_are: check_examples(source.read(np.arange(1)), source.facts)
+    => source.read(np.arange(1))
+  checksum_is_of: for value in cells[name]) => for value in cells[name][:0])
+data/damage.py
+  damaged_pictures_are_found: range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
+data/files.py
+  read_once: return real not in tops => return True
+  read_once: if any(real.is_relative_to(top) for top in tops): => if real in tops:
+  not_hidden: f'[^.].*({ends})' => f'.*({ends})'
+data/huggingface.py
+  classes_are_those: if names and len(names) != num_classes: => if len(names) < num_classes:
+data/image_folder.py
+  checksum_is_of_names: *names, *sizes, => *names,
+  checksum_is_of_names: *names, *sizes, => *sizes,
+data/image_sets.py
+  levels_of_another_type: dtype != np.uint8 and most <= 1 => dtype != np.uint8 and most < 1
+data/images.py
+  intact_pngs: PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin => PngImagePlugin
+  part_of_16_bits: high - low <= 16 => high - low < 0
+  transparent_pixels_lie_on_white: image.size, 'white') => image.size, 'black')
+data/images.py data/test_refusals.py
+  signed: unsigned = kinds == {1} => unsigned = 3 not in kinds
+data/npz.py
+  stays_on_disk: if len(index) < size: => if True:
+  own_test_split_has_a_context: prefix = 'test_' if has_test and split == 'test' else ''
+    => prefix = ''
+data/parquet.py
+  flipped_bit: if table.num_rows != expected: => if False:
+data/parquet.py data/test_refusals.py
+  parquet_row: return cell if cell['bytes'] is None else cell['bytes']
+    => return cell['bytes'] or open(cell['path'], 'rb').read()
+data/pipeline.py data/test_sources.py
+  numbers_are_standardised: (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
+data/simulated.py
+  fresh_batches: other._seed, other._epoch = (*self._seed, seed), epoch
+    => other._seed, other._epoch = (*self._seed, seed), 0 * epoch
+  draws_follow_from: seed = draws, split == 'test' => seed = draws, False
+  sizes_of_splits: size = num_examples if split == 'train' else num_test => size = num_examples
+  one_number_that_is_nan: .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
+  box_of_a_joint: joined(arrays), times * low, times * high => joined(arrays), low, high
+data/simulations.py
+  runs_once: return arrays, same < size => return arrays, True
+  runs_once: else min(size, count) // BLOCK * BLOCK => else min(size, count)
+  what_changes: seed, BLOCK, code_of(function) => seed, BLOCK
+  what_changes: if other and near and => if False and
+  what_changes: function.__qualname__, fields, seed => function.__qualname__, (), seed
+  an_interrupted: arrays = _read(part)  => arrays = None
+data/sources.py
+  checksum_is_of_all: spread(len(self), most)) => np.arange(min(len(self), most)))
+data/sources.py app/inputs/test_datasets.py
+  a_stranger_fit: wrong := values and => wrong := name == 'x' and
+data/sources.py data/test_simulated.py
+  labels_that_are: label.max() < max(1, classes) => label.max() <= classes
+data/spec.py
+  real_numbers_come_back: exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
+    => exact = False
+  log_det_is_that_of_decode: np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
+  closed_box: (bounded <= high) => (bounded < high)
+  closed_box: kind = values.dtype if values.dtype.kind == 'f' else np.float64 => kind = np.float64
+data/spec.py app/inputs/test_datasets.py
+  a_stranger_fit: mean != std or =>
+  a_stranger_fit: low > last => False
+data/spec.py data/test_refusals.py
+  what_is_wrong: std <= 1e-12 * np.abs(mean) => std <= 0.0
+  CHANNELS_FIRST: self.shape[0] <= 4 < min => self.shape[0] < 3 < min
+data/spec.py data/test_sources.py
+  statistics_are_those: x.reshape(-1, x.shape[-1]) if => x.reshape(len(x), -1) if
+data/spec.py metrics/test_likelihoods.py
+  truncated_density: (ends - self.mean) / self.std => ends
+data/spec.py metrics/test_vectors.py
+  constant: std <= 1e-12 * np.abs(mean) => std < 0.0
+data/splits.py
+  fraction: np.random.default_rng(0).permutation(size) => np.arange(size)
+data/text.py
+  texts_come_back: (row[row > 0] - 1) => row[row > 0]
+  tokens_are_bytes: len(data) > length: => len(data) >= length:
+data/text_files.py
+  splits_are_the_pieces: slice(end, count) => slice(end - 1, count)
+data/webdataset.py
+  joined_tars: while rest: => while start == 0:
+  links_are_read: place = places.get(member.linkname) => place = None
+data/webdataset.py data/test_refusals.py
+  open_tars: if found[-1][column][0] >= 0: => if False:
+demos/simulators.py
+  prior_times_likelihood: (shift[:, 0] <= 0.0) & => (shift[:, 0] <= 9.0) &
+demos/whiteness.py
+  power_one_at_every_frequency: ** 2 / (height * width) => ** 2 / height
+  within_its_error: z @ z + z.size => z @ z
+interop/diffusers_schedulers.py
+  read_of_a_scheduler: thresholded and c.sample_max_value != 1.0 => thresholded
+  read_of_a_scheduler: 'predict_x0': True}, => 'predict_x0': False},
+  read_of_a_scheduler: 'clip': bool(thresholded or c.clip_sample) => 'clip': bool(c.clip_sample)
+  read_of_a_scheduler: sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
+interop/edm2.py
+  computes_what_theirs_does: ('phases', _TURNS) => ('phases', SAME)
+metrics/accuracy.py
+  share_of_their_labels: predicted == labels => predicted != labels
+  formula_of_each_split: logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
+metrics/bits.py
+  rate_and_distortion_by_hand: terms[:0:-1] => terms[::-1]
+  one_of_each_level_more: counts = np.ones(()) => counts = np.zeros(())
+metrics/calibration.py
+  closed_forms: 1.0 - ratios + => 1.0 + ratios -
+  closed_forms: 0.5 * np.linalg.slogdet(cov)[1] => np.linalg.slogdet(cov)[1]
+  deviation_over_sets: ratios.mean(axis=0) * (square - 1.0) => 0.0 * square
+  never_changes: (count + 1) / (count - 1) => 2.0
+  equal_numbers_share: (equal + 1) => equal
+  draws_that_equal_the_truth: (less + share * (equal + 1)) => (less + share)
+  errors_of_coverage: inside = mean(np.mean(levels <= mass, axis=1))
+    => inside = mean(np.mean(levels <= mass, axis=1)[::2])
+  errors_of_coverage: density_levels(log_q, at_truth, seed)
+    => density_levels(log_q[::2], at_truth[::2], seed)
+  counts_of_lower_draws: (draws.shape[1] + 1) => draws.shape[1]
+  masses_of_regions: 1.0 - rank_levels(log_q, log_q_truth, seed)
+    => rank_levels(log_q, log_q_truth, seed)
+  draws_in_the_ball: standard_of(truth.reshape(len(truth), -1)).std => 1.0
+metrics/estimates.py
+  divides_by_the_draws: np.std(draws, ddof=1) => np.std(draws)
+metrics/estimates.py metrics/test_refusals.py
+  what_cannot_be_computed: if bad.any(): => if bad.all():
+metrics/fid.py
+  statistics_of_the_whole: (count * len(rows) / total) => len(rows)
+metrics/likelihoods.py
+  truncated_density: (drawn >= low[None]) & => (drawn >= -high[None]) &
+  truncated_density: jnp.log(share) / math.prod(shape) => jnp.log(share)
+metrics/likelihoods.py app/modes/test_evaluate.py
+  bound_is_that_of_the_network: if model.clips else denoise => if not model.clips else denoise
+metrics/manifolds.py
+  points_on_a_line: coverage=mean(inside(closest, radius))
+    => coverage=mean(inside_or_on(closest, radius))
+  points_on_a_line: precision=mean(_in_manifold(samples, reference, k))
+    => precision=mean(_in_manifold(reference, samples, k))
+metrics/memorisation.py
+  below_the_first_percentile: FRACTION = 0.01 => FRACTION = 0.02
+  the_error_of_closer: np.var(rank_a) / len(a) + np.var(rank_b) / len(b) => np.var(rank_a) / len(a)
+metrics/metric.py metrics/test_vectors.py
+  changes_no_score: x.astype(least).astype => x.astype
+metrics/mmd.py
+  scipys_in_one_dimension: reference, kernel, own=False => reference, kernel, own=True
+  energy_distance_is_its_deviation: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
+  unbiased_mmd_is_its_double_sums: row_means(y, y, kernel, own=False) => row_means(y, y, kernel)
+  the_error_of_cmmd: np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y) => np.var(xx - xy) / len(x)
+  mean_and_deviation_over_subsets: float(np.std(draws)) => float(np.std(draws, ddof=1))
+metrics/neighbours.py
+  equal_but_for_rounding: radius * (1.0 - _MARGIN) => radius
+metrics/neighbours.py metrics/test_manifolds.py
+  copies_are_on_the_sphere: np.where(same, each, block) => block
+metrics/posterior.py
+  at_the_quantiles: (np.arange(n) + 0.5) / n => np.arange(n) / n
+  in_its_norm: np.linalg.norm(found - cov) / np.linalg.norm(cov)
+    => np.linalg.norm(found - cov) / np.trace(cov)
+  uniform_and_of_others_not: log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
+    => log_prior.reshape(x.shape[:2])
+metrics/vectors.py
+  deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
+  constant_but_for_rounding: mean, std = mean_and_std(x)
+    => mean, std = x.mean(axis=0), x.std(axis=0)
+  that_of_sbibm: standard_of(reference, ddof=1) => standard_of(reference)
+  optimal_transport: widths @ apart**2 => np.mean(apart**2, axis=0)
+  moments_that_are_known: x.std(axis=0) - varies => x.std(axis=0)
+networks/attention.py
+  two_at_a_time: pairs = mask is None and len => pairs = len
+  weighted_mean_of_what: q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
+networks/attention.py interop/test_openai.py
+  network_that_enlarges: {'new': 0, 'legacy': 1, 'interleaved': 2}
+    => {'new': 1, 'legacy': 0, 'interleaved': 2}
+networks/blocks.py interop/test_openai.py
+  network_that_enlarges: norm(h, 'norm_2') * (1.0 + scale) + shift
+    => norm(h, 'norm_2') * scale + shift
+networks/context.py
+  its_null: jnp.where(drop, null.reshape => jnp.where(~drop, null.reshape
+  its_null: mask &= ~cond['drop'][:, None] => mask |= ~cond['drop'][:, None]
+networks/context.py networks/test_text.py
+  dropped_text: return words, mask | drop[:, None] => return words, mask
+networks/cpu/bilinear.py
+  rows_alone_after: a = jnp.moveaxis(a, a_axis, batch) => a = jnp.moveaxis(a, a_axis, 0)
+networks/ddpmpp.py
+  filters_are_upfirdn: weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
+networks/edm2.py
+  sum_of_independent_inputs: ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
+networks/edm2.py interop/test_edm2.py
+  computes_what_theirs_does: scale = 1.0 + project => scale = project
+networks/embeddings.py
+  sinusoids_literally: intervals = half - 1 if kind == 'ho' else half => intervals = half
+  fourier_features_literally: for k in range(start, stop): => for k in range(start, stop - 1):
+  null_row: self.labels.num_classes + self.labels.null_class
+    => self.labels.num_classes + (not self.labels.null_class)
+networks/gamma.py
+  network_literally: inner * (2.0 * t[..., None] - 1.0) => inner * (2.0 * t[..., None] + 1.0)
+  whatever_the_parameters_are: outer = jnp.abs( => outer = (
+networks/layers.py
+  group_norm_literally: jnp.maximum(square - mean**2, 0.0) => jnp.maximum(square - mean, 0.0)
+  uniform_over_fan_in: (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
+  fan_avg: 'fan_avg', 'uniform' => 'fan_in', 'uniform'
+networks/layers.py networks/test_ranks.py
+  further_axis: within = tuple(range(2, len(blocks) + 1, 2))
+    => within = tuple(range(1, len(blocks) + 1, 2))
+networks/mlp.py
+  whole_network: modulate(h, *jnp.split(shifts, 2, axis=-1))
+    => modulate(h, *jnp.split(shifts, 2, axis=-1)[::-1])
+networks/states.py
+  those_of_the_embedded_states: h.reshape(len(x), *sides, -1)
+    => h.reshape(len(x), *sides, -1)[..., ::-1]
+networks/tokens.py
+  pairs_are_turned: [a * cos - b * sin, b * cos + a * sin] => [a * cos + b * sin, b * cos - a * sin]
+  angles_of_a_sequence: count = features // (2 * len(grid)) => count = features // 4
+  patches_are_cubes: size ** len(sides) * c) => size**2 * c)
+networks/transformer_block.py
+  its_equations: y = x + gate_1 * out => y = x + gate_2 * out
+networks/vdm.py
+  score_network_literally: 'zero_embedding': True => 'zero_embedding': False
+planning/plans.py
+  with_remedies: 2 * plan['accumulate'] => 2
+  prefixes_of_si: -3), 5) => -3), 4)
+planning/programs.py
+  outputs_that_reuse: new = results - stats.alias_size_in_bytes => new = results
+planning/roofline.py
+  the_network_between_machines: (rates.link + apart) => rates.link
+planning/topologies.py
+  rates_of_their_data_sheets: teraflops / 2 * 1e12 => teraflops * 1e12
+ranges.py
+  does_not_fit: and value == value): => ):
+  does_not_fit: is_number = not isinstance(value, bool) or kind is bool => is_number = True
+report/charts.py
+  cannot_be_drawn: kept &= (y > 0) | ('y' not in log) => pass
+report/record.py
+  order_of_their_steps: (int(match[1]), path) => (-int(match[1]), path)
+runtime/compiling.py
+  is_written_whole: with draft(self.path / f'{key}-cache')
+    => with open(self.path / f'{key}-cache', 'wb')
+runtime/files.py
+  is_in_the_run: part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
+  is_in_the_run: part in ('/', '..') or folder.is_symlink() => folder.is_symlink()
+  opens_no_folder_elsewhere: paths = [folder] * folder.is_symlink() => paths = []
+  may_open_is_a_file: ends = about.st_size > 0 or not path.is_symlink() => ends = True
+  json_of_64_bits: len(x) < 20 => len(x) < 400
+  more_than_a_mebibyte: file.readline(2**20) => file.readline()
+  turns_the_direction: \u2028-\u202e => \u2028-\u2029
+  without_a_home: if full.startswith('~') => if False
+runtime/lock.py
+  no_file_elsewhere: st_nlink > 1 => st_nlink > 9
+runtime/sessions.py app/modes/test_kept_files.py
+  samples_of_other_settings: if x != _SETTINGS[n] => if False
+sampling/ancestral.py
+  ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
+    => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
+  eps_at_the_level_reached: select_level(clean, level_t, level_s)
+    => select_level(clean, level_s, level_t)
+sampling/brownian.py
+  independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
+  made_of_its_parts: x_high - jnp.exp(-h) * x_low => x_high - x_low
+sampling/composition.py
+  gaussians_is_exact: at.alpha**2 * total => total
+  never_adds_uncertainty: np.maximum(values, 0.0)[:, None] => values[:, None]
+  sum_of_scores: (1 - n) * (1.0 - at.t) => (1 - n)
+sampling/conjugate_gradients.py
+  negative_curvature: jnp.maximum(curvature, error) => jnp.abs(curvature)
+sampling/conjugate_gradients.py sampling/test_splitting.py
+  spread_of_every_frequency: - ridge * v => - 0.0 * v
+sampling/correctors.py
+  limited_in_sigma: (ratio <= s_max) => (ratio < s_max)
+  noisier_than_any: churned &= noisier.logsnr < logsnr => pass
+  ancestral_noise_is: down = down._replace(sigma= => _ = down._replace(sigma=
+sampling/correctors.py papers/test_samplers.py
+  corrector_algorithms_4_and_5: size = 2.0 * snr**2 => size = snr**2
+sampling/discrete_states.py
+  first_hitting_is_exact: u ** (1.0 / jnp.maximum(count, 1)) => u
+  noise_of_confidences: temperature * level_s.t => temperature * level_t.t
+  noise_of_confidences: jnp.maximum(exponential, 1e-7) => jnp.maximum(exponential, 0.1)
+  confidence_ordered_counts: level_s.sigma * state - 1e-3 => level_s.sigma * state
+  confidence_ordered_counts: sampler.init(fill(x)) => sampler.init(x)
+  rounding_would_lose: ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
+sampling/discrete_states.py papers/test_discrete_states.py
+  test_remdm_one_step: level_s.alpha / kept => level_s.alpha
+sampling/editing.py
+  no_strength_is_no_change: round(strength * num_steps) => int(strength * num_steps)
+sampling/editing.py sampling/test_sampler.py
+  no_key_is_used_twice: draw_normal(noise_key, x) => draw_normal(key, x)
+sampling/grids.py
+  grids_fall_from_noise: 'karras', 1.0, True) => 'uniform', 1.0, True)
+  respaced_sections: np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride
+  start_at_a_step: round(t_start * num_steps) => int(t_start * num_steps)
+  visited_twice: np.abs(noisy - steps) < 1e-3 => np.abs(noisy - steps) < 1e-1
+sampling/guidance.py
+  one_call_for_two: jnp.tile(jnp.array([False, True]), size)
+    => jnp.repeat(jnp.array([False, True]), size)
+  flat_output: jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
+  rescale_literally: x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
+sampling/heuristics.py
+  norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
+  mean_gradient_is_zero: prior = weight * ratio => prior = weight
+sampling/inpainting.py
+  known_pixels_come_back: jnp.where(mask, _noisy_known(known, eps, level_s), x)
+    => jnp.where(mask, _noisy_known(known, eps, level_t), x)
+sampling/inpainting.py sampling/test_sampler.py
+  no_key_is_used_twice:
+    eps = draw_normal(noise_key, x)
+        return jnp
+    => eps = draw_normal(key, x)
+        return jnp
+sampling/likelihood.py
+  hutchinson_is_unbiased: probes / math.sqrt(num_probes) => probes / num_probes
+  error_falls_with_the_tolerance: jnp.max(jnp.stack => jnp.mean(jnp.stack
+sampling/map_sampler.py
+  multistep_consistency_sampling: (ratio * clean.sigma) ** 2 => clean.sigma**2
+  whose_last_call_would_do_nothing: np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
+sampling/particles.py
+  evidence_is_unbiased: state.log_weights + state.pending + estimates[0]
+    => state.log_weights + estimates[0]
+  evidence_is_unbiased: jnp.where(again[:, None], 0.0, log_weights) => log_weights
+  evidence_is_unbiased: jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
+    => jnp.mean(log_weights, axis=1)
+  evidence_is_unbiased: move * (0.5 * move + noise) => move * (move + noise)
+  evidence_is_unbiased: p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
+  signal_free: & (level_t.alpha > 0.0) => & True
+  evidence_of_a_threshold: jnp.where(good, log_psi, lowest - 3.0)
+    => jnp.where(good, log_psi, -jnp.inf)
+  worst_step: jnp.minimum(state.lowest_ess, ess) => ess
+  worst_step: jnp.minimum(moved.lowest_ess, effective_number(log_weights)) => moved.lowest_ess
+sampling/reconstruction.py
+  asymmetric_jacobian: 0.5 * (left - right) => 0.0 * (left - right)
+  no_image_explains: variance(residual), precision, => variance(residual), 0.0,
+  noise_in_y_counts: jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
+sampling/rejection.py
+  keys_of_their_own: repeated + _APART * attempt => repeated + attempt
+sampling/sde.py
+  the_step_of_sit: drift -= 0.5 * w * score => drift -= w * score
+sampling/self_conditioning.py
+  not_called_more_often: if y is x and level is level_t: => if y is x and level is x:
+sampling/solvers.py papers/test_samplers.py
+  dpm_solver_pp_algorithm_2: values[0] + 0.5 * h * table[0] => values[0] + h * table[0]
+  unipc: h**k / total - k * moments[-1] => h**k / total - moments[-1]
+  dpm_solver_pp_algorithm_2: exponent = 2.0 * eta * jnp => exponent = eta * jnp
+sampling/solvers.py sampling/test_correctors.py
+  ancestral_noise_is: return ddim_step(x0, x_s, s, end.expand_to(x)) => return x_s
+sampling/splitting.py
+  product_of_two_normal: jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
+  law_for_any_size_of_step: noise**2 - back**2 => 0.0 * noise
+  law_for_any_size_of_step: (noise**2 - back**2) => (noise**2)
+  noise_of_its_width: draw(key, x, width**2) => draw(key, x, width)
+sampling/splitting.py test_refusals.py
+  that_cannot_be: width >= 0.999 * lowest => width >= 0.0 * lowest
+sampling/twists.py
+  without_its_constant: (0.5 * fixed - residual) => (fixed - residual)
+sampling/twists.py sampling/test_reconstruction.py
+  at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
+testing/bounds.py
+  is_its_closed_form: np.append(small[:-1], small[-2]) => small
+testing/discrete_oracles.py
+  entropy_and_total_correlations: terms = last * (_log(last) - _log(prior))
+    => terms = last * _log(last)
+testing/oracles.py
+  entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
+training/augmentation.py
+  no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
+training/classifier.py
+  cross_entropy_of_noised: logits = network.output(params['network'], xt,
+    => logits = network.output(params['network'], x0,
+training/conditions.py
+  dropped_with_the_probability: bernoulli(drop_key, dropout, size)
+    => bernoulli(drop_key, 1.0 - dropout, size)
+training/conditions.py training/test_conditions.py
+  quarter_to_three_quarters: size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
+  all_four_halves: (), 0, 4) => (), 0, 3)
+training/consistency.py
+  continuous_consistency_literally: jnp.minimum(context.step / warmup_steps, 1.0)
+    => (context.step / warmup_steps)
+  continuous_consistency_literally: inputs.time_weight * losses => losses
+training/consistency.py test_recipes.py
+  the_loss_of_every_config: pairs(pair_key, size => pairs(key, size
+training/discrete_states.py test_recipes.py
+  the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
+training/distillation.py
+  optimum_of_progressive_distillation: eps = eps_from_x0(x0, xt, level_t) => eps = inputs.eps
+  the_teacher_of_reflow: schedule(1.0).sigma * inputs.eps => inputs.eps
+training/flow_maps.py
+  improved_mean_flow_literally: sg(guided_velocity(v, own, null, omega, kappa))
+    => guided_velocity(v, own, null, omega, kappa)
+  two_times_have_the_moments: t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)
+  two_times_of_antithetic_draws: jax.random.permutation(order_key, b) => b
+  shortcut_literally: context.ema_params if ema_target else params => params
+training/level_pairs.py
+  every_pair_of_a_grid: randint(key, (batch_size,), 1, num_scales)
+    => randint(key, (batch_size,), 1, num_scales - 1)
+  easy_pairs_by_hand: weight / (sigma - r) => 1.0 / (sigma - r)
+  easy_pairs_by_hand: step // steps_per_stage, num_stages - 1 => step // steps_per_stage, num_stages
+  cleaner_neighbours: jnp.clip(i, 0, count - 2) => jnp.clip(i, 0, count - 1)
+training/loggers.py
+  that_raises: self._open.pop(name, None) => pass
+training/lora.py
+  merging_is_the_papers: ours + scale * jnp.matmul( => ours + jnp.matmul(
+  variance_one_over_inputs: math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
+training/loss_aware.py
+  eq_18_probabilities: rank >= jnp.sum(same, axis=1) - length => rank < length
+  eq_18_probabilities: jnp.min(count) >= length => jnp.min(count) > length
+training/objectives.py training/test_denoising.py
+  no_gradient_flows_through: cond | {'x0': jax.lax.stop_gradient(first)} => cond | {'x0': first}
+  uncertainty_weighs: error = inputs.time_weight * losses => error = losses
+training/objectives.py training/test_hybrid.py
+  the_bound_trains_the_variance: output if weight is None else jax.lax.stop_gradient(output)
+    => output
+  the_pure_bound_trains: select_level(step == 1, clean_level()
+    => select_level(step == 0, clean_level()
+training/optimizer.py
+  ends_with_the_training: steps = total_steps if decay_steps
+    => steps = total_steps + 1 if decay_steps
+training/optimizer.py test_refusals.py
+  that_cannot_be: decay in ('linear', 'cosine') => decay in ('cosine',)
+training/optimizer.py training/test_power_ema.py
+  a_late_step_moves_the_average: -jnp.expm1(power * jnp.log1p(-1.0 / t))
+    => 1.0 - jnp.exp(power * jnp.log1p(-1.0 / t))
+training/power_ema.py
+  products_of_profiles: (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
+  inverse: (gamma + 2.0) ** 2 * (gamma + 3.0) => (gamma + 2.0) * (gamma + 3.0)
+training/preemption.py
+  main_thread_waits: signal.set_wakeup_fd(writer, warn_on_full_buffer=False) => -1
+  nohup_goes_on: is signal.SIG_DFL => is not None
+training/step.py
+  a_step_that_is_not_finite: good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    => good = jnp.isfinite(norm)
+training/step.py training/test_objectives.py
+  dropout_of_their_own: lambda k: jax.random.fold_in(k, index), keys => lambda k: k, keys
+training/vae.py
+  free_bits_are: bits_per_dim=error + divergence => bits_per_dim=error + penalty
+  free_bits_are: penalty = in_bits(jnp.sum(bound => divergence = penalty = in_bits(jnp.sum(bound
+training/vae.py training/test_objectives.py
+  dropout_of_their_own: 1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
+training/vdm.py
+  the_two_noises_of_an_image: jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
+weights/adapters.py
+  of_a_stranger: except (KeyError, TypeError) as error:  # names
+    => except KeyError as error:  # names
+weights/checksums.py
+  nothing_is_lost: if name not in names: => if False:
+  files_of_other_programs: names - {*sums, *_WITHOUT_SUMS} => names - {*sums}
+weights/init_from.py
+  another_network: if 2 * len(kept) > len(ours): => if False:
+weights/share.py
+  sums_without_a_line: if sha256(path) != expected: => if expected and sha256(path) != expected:
+  damaged_file: if sha256(path) != expected: => if False:
 """  # noqa: E501
 
 MUTATIONS = list(rows(TABLE))
