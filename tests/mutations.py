@@ -111,10 +111,7 @@ app/drawing/generate.py app/modes/test_refusals.py
   toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
 app/drawing/sheets.py
   other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
-app/edits/posteriors.py app/modes/test_refusals.py
-  proximal: return Method(draw, needs_linear=True, unread=STEPS)
-    => return Method(draw, needs_linear=True)
-app/edits/posteriors.py app/modes/test_restore.py
+app/edits/posteriors.py
   compared_with_the_models: (level.alpha**2 + level.sigma**2) / level.alpha
     => level.sigma / level.alpha
   half_of_the_rounds: math.ceil(rounds / 2) => rounds
@@ -122,9 +119,10 @@ app/edits/posteriors.py app/modes/test_restore.py
   adds_the_variance_of_x0: return dj.spread_twist(known)
     => return dj.pseudoinverse_twist(known, 100)
   adds_the_variance_of_x0: if known.is_linear: => if False:
-app/edits/restoration.py app/modes/test_arrays.py
-  restored_in_their_units: offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
-app/edits/restoration.py app/modes/test_restore.py
+app/edits/posteriors.py app/modes/test_refusals.py
+  proximal: return Method(draw, needs_linear=True, unread=STEPS)
+    => return Method(draw, needs_linear=True)
+app/edits/restoration.py
   beyond_the_usual: max(1.0, usual) => max(0.0, usual)
   hidden_by_a_mask: np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
   hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
@@ -136,6 +134,8 @@ app/edits/restoration.py app/modes/test_restore.py
       def paths
     => @property
       def paths
+app/edits/restoration.py app/modes/test_arrays.py
+  restored_in_their_units: offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
 app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run
@@ -148,11 +148,11 @@ app/inputs/datasets.py
 app/models/diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
   networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
-app/models/diffusion.py app/models/test_guidance.py
+app/models/diffusion.py app/edits/test_pictures.py
+  interpolation_is_not_clipped: if clip: => if True:
+app/models/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: functions.insert(2 if after_clip else 0, by_classifier)
     => functions.insert(0, by_classifier)
-app/models/diffusion.py app/modes/test_edit.py
-  interpolation_is_not_clipped: if clip: => if True:
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/states.py
@@ -194,9 +194,9 @@ app/modes/train.py app/modes/test_convert.py
     => begin = lambda x: init_from.read(shapes.params, c.init_from)(x)
 app/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/run/model_card.py app/run/test_sharing.py
+app/run/model_card.py
   a_bar_in_a_value: .replace('|', '\\|') =>
-app/run/other_runs.py app/models/test_guidance.py
+app/run/other_runs.py
   guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
 app/run/provenance.py
   its_content: f'{name}, sha256 {sha256(path)[:16]}' => name
@@ -206,7 +206,7 @@ app/run/provenance.py
     => f'checkpoint {step}'
 app/run/provenance.py app/modes/test_evaluate.py
   another_name: checksums.of_arrays(run.params), => 0,
-app/run/sharing.py app/run/test_sharing.py
+app/run/sharing.py
   kept_autoencoder: write_json(target / 'config.json', trust.without_folders(stored))
     => write_json(target / 'config.json', stored)
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)

@@ -14,6 +14,7 @@ import pytest
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import adapters, weights
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.app.train_loop import setup
@@ -32,6 +33,9 @@ SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
 DIGITS = Facts(ArraySpec((8, 8, 1), 17), 10)
 SEEN = within('training', sample_every=4, evaluate_every=2)
 SEEN |= within('report', after_training=True)
+TRACKED = within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=1)
+TRACKED |= within('training', checkpoint_every=1, keep_checkpoints=4)
+TRACKED |= within('training', more_ema_decays=(0.5,))
 
 
 def printed_by(function, *args):
@@ -206,3 +210,11 @@ def plain(tmp_path_factory):
   """Makes a run of normal parameters, without a training."""
   workdir = tmp_path_factory.mktemp('runs') / 'plain'
   return untrained(smoke(), workdir, deviation=0.1)
+
+
+@pytest.fixture(scope='session')
+def averaged(tmp_path_factory):
+  """Trains four steps with averages, each with a checkpoint and a snapshot."""
+  workdir = tmp_path_factory.mktemp('runs') / 'averaged'
+  MODES['train'](smoke(**TRACKED), str(workdir))
+  return workdir

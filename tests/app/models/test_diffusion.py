@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models
-from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app import models
 from tests.app.conftest import normal_params, smoke
 
 X = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (3, 8, 8, 1)))
@@ -58,17 +57,6 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
   normal = -0.5 * 64 * np.log(2 * np.pi * last.sigma**2)
   log_p = normal + 64 * np.log(r) + 64 * np.log(2 / 16)
   np.testing.assert_allclose(bits, -log_p / 64 / np.log(2), rtol=1e-3)
-
-
-def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
-  model = model_of(**{'sampling.num_steps': 5000})
-  generate(model, devices.make_mesh(model.config))
-  said = capsys.readouterr().out
-  assert 'note: sampling.num_steps=5000 is more than the 1,000 steps' in said
-  assert ': 1,000 distinct steps are visited, and 4,000 levels between' in said
-  model = model_of(**{'sampling.num_steps': 1000})
-  generate(model, devices.make_mesh(model.config))
-  assert not capsys.readouterr().out
 
 
 def test_without_clipping_a_step_is_the_networks_own_estimate():

@@ -18,7 +18,7 @@ from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.data import small_sets
-from diffusion_jax.runtime.sharding import replicate, to_global
+from diffusion_jax.runtime.sharding import to_global
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
   DIGITS,
@@ -158,32 +158,6 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
   # latents are multiplied by any scale, and the decoder divides by it
   np.testing.assert_allclose(tripled, 3.0 * z, rtol=1e-5)
   np.testing.assert_allclose(of_tripled, decoded, atol=1e-5)
-
-
-def test_latents_are_drawn_anew_each_step_on_any_devices(run):
-  batch = {
-    'x': DIGITS.x.encode(small_sets.digits('train').x[:8]),
-    'label': np.arange(8, dtype=np.int32),
-  }
-  key, drawn = jax.random.key(0), {}
-  model = model_of(run)
-  kept = model.autoencoder.load()
-  for shape in ((1, 1), (4, 2)):
-    mesh = devices.make_mesh(config_of('', **{'training.mesh': shape}))
-    encode, place = make_encode(model, mesh), replicate(mesh, kept)
-    for i in (0, 1):
-      out = encode(place, to_global(mesh, batch), key, i)
-      assert len(out['x'].sharding.device_set) == mesh.size
-      np.testing.assert_array_equal(out['label'], batch['label'])
-      drawn[shape, i] = np.asarray(out['x'])
-  np.testing.assert_allclose(drawn[(4, 2), 1], drawn[(1, 1), 1], atol=1e-5)
-  assert np.abs(drawn[(1, 1), 0] - drawn[(1, 1), 1]).max() > 1e-3
-  # the same distribution: only the noise differs
-  encode = jax.jit(model.latents.encode)
-  mean = np.asarray(encode(kept['autoencoder'], batch['x']))
-  noise = [drawn[(1, 1), i] - mean for i in (0, 1)]
-  correlation = np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]
-  assert np.std(noise) > 1e-3 and abs(correlation) < 0.2
 
 
 def test_a_run_continues_exactly_without_its_autoencoder(trained, tmp_path, capsys):

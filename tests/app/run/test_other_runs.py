@@ -181,6 +181,3 @@ def test_other_images_cannot_guide(tmp_path):
     named = model.facts._replace(class_names=names)
     model = dataclasses.replace(model, facts=named)
     refused(f'the data of .* {message}', other_runs.guides_of, model)
-
-
-# -- a run of a classifier ----------------------------------------------------

@@ -1,0 +1,115 @@
+"""Edits of pictures, and what they read from files."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app import models
+from diffusion_jax.app.edits import methods, pictures
+from tests.app.conftest import normal_params, smoke, untrained
+from tests.app.edits.conftest import QUICK, picture, run
+from tests.app.fields import within
+
+COLOUR = within('data', 'synthetic', image_shape=(8, 8, 3))
+COLOUR |= within('conditioning', labels=False, image='colorize')
+
+
+@pytest.fixture(scope='module')
+def colour(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'colour'
+  return untrained(smoke(**QUICK | COLOUR), workdir)
+
+
+def write_mask(path, colours, alpha):
+  """Writes grey colours [8, 8] with alpha [8, 8], as an editor does."""
+  Image.fromarray(np.stack([colours, alpha], -1).astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize('name', ['white on transparent', 'erased', 'opaque', '16 bits'])
+def test_a_mask_is_its_alpha_or_its_white(files, name):
+  """An alpha of 255 everywhere does not count."""
+  known = np.arange(64).reshape(8, 8) % 3 == 0
+  path, full = files / f'{name}.png', np.full((8, 8), 255)
+  if name == 'white on transparent':
+    write_mask(path, full, 255 * known)
+  elif name == 'erased':
+    write_mask(path, np.arange(64).reshape(8, 8) * 4, 255 * known)
+  elif name == 'opaque':
+    write_mask(path, 255 * known, full)
+  else:
+    Image.fromarray((65535 * known).astype(np.uint16)).save(path)
+  mask = pictures.read_mask(str(path), (8, 8, 1))
+  np.testing.assert_array_equal(mask[..., 0], known)
+
+
+def test_masks_that_say_nothing_are_refused(files):
+  full, half = np.full((8, 8), 255), np.repeat([255, 0], 32).reshape(8, 8)
+  for colours, alpha, message in (
+    (0 * full, half, 'm.png is black on transparent, which can be read both'),
+    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels stay'),
+  ):
+    write_mask(files / 'm.png', colours, alpha)
+    with pytest.raises(ValueError, match=message):
+      pictures.read_mask(str(files / 'm.png'), (8, 8, 1))
+
+
+def test_what_is_known_is_what_the_operator_makes_of_the_picture():
+  model = models.make(smoke(), 'nowhere')
+  x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
+  mask, x = np.arange(64).reshape(1, 8, 8, 1) % 3 == 0, x.astype(np.float32)
+  known = pictures.Inpaint().known(model, {'image': x, 'mask': mask})
+  np.testing.assert_array_equal(known.y, np.where(mask, x, 0.0))
+  np.testing.assert_array_equal(known.forward(x), known.y)
+  small = x.reshape(2, 4, 2, 4, 2, 1).mean(axis=(2, 4))
+  known = pictures.Superres(factor=2).known(model, {'image': small})
+  np.testing.assert_allclose(known.forward(x), known.y, atol=1e-6)
+
+
+def test_sdedit_of_no_strength_is_the_picture(plain, files):
+  changes = {'edit': 'sdedit', 'edit.strength': 0.0}
+  results = run(plain, files, changes, image='digit')['arr_0']
+  given = picture(files, 'digit')
+  np.testing.assert_array_equal(results[1, ..., 0], given)
+  changes = {'edit': 'sdedit', 'edit.strength': 1.0, 'edit.label': 4}
+  results = run(plain, files, changes, image='digit', mask='mask')['arr_0']
+  np.testing.assert_array_equal(results[1, :4, :, 0], given[:4])
+  assert (results[1, 4:, :, 0] != given[4:]).any()
+
+
+def test_an_interpolation_is_not_clipped():
+  """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
+  config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
+  model: Any = models.make(config, 'nowhere')
+  params = normal_params(model, deviation=0)
+  params['network']['conv_out']['bias'] += 30.0
+  ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
+  ends = ends.astype(np.float32)
+  inputs = {
+    'image': ends[:1],
+    'image2': ends[1:],
+    'weight': np.float32([0.0, 1.0]),
+    'cond': {'label': np.zeros(2, np.int32)},
+  }
+  keys = jax.random.split(jax.random.key(0), 2)
+
+  @jax.jit
+  def draw(params, keys, inputs):
+    plan = model.plan(params)
+    batch = methods.Batch(plan, keys, inputs['cond'], inputs)
+    return pictures.Interpolate().results(model, batch)['x']
+
+  results = draw(params, keys, inputs)
+  np.testing.assert_allclose(results, ends, atol=1e-3)
+
+
+def test_colours_by_a_run_that_learned_them(colour, files, capsys):
+  changes = COLOUR | {'edit': 'colorize'}
+  arrays = run(colour, files, changes, image='colours')
+  assert 'its colours are left out' in capsys.readouterr().out
+  assert arrays['image'].shape == (8, 8, 1)
+  assert arrays['arr_0'].shape == (2, 8, 8, 3)
+  other = run(colour, files, changes, image='digit')['arr_0']
+  assert (other != arrays['arr_0']).any()  # the network sees the picture
