@@ -10,11 +10,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import small_sets
-from tests.app.conftest import (
-  lines_of,
-  printed_by,
-  trial,
-)
+from tests.app.conftest import lines_of, printed_by, trial
 from tests.app.small_network import SmallClassifier
 
 

@@ -15,13 +15,7 @@ from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import (
-  DIGITS,
-  arrays_of,
-  lines_of,
-  normal_params,
-  trial,
-)
+from tests.app.conftest import DIGITS, arrays_of, lines_of, normal_params, trial
 from tests.app.fields import within
 from tests.app.small_network import SmallAutoencoder, SmallChain
 

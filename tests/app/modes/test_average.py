@@ -8,11 +8,7 @@ import numpy as np
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import files
 from diffusion_jax.weights import averages
-from tests.app.conftest import (
-  assert_same,
-  of_run,
-  refused,
-)
+from tests.app.conftest import assert_same, of_run, refused
 from tests.app.fields import within
 from tests.app.run.test_weights import bias, restore
 

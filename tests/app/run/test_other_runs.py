@@ -13,13 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.model import OtherRun
 from diffusion_jax.app.run import other_runs
-from tests.app.conftest import (
-  DIGITS,
-  normal_params,
-  refused,
-  smoke,
-  stored_run,
-)
+from tests.app.conftest import DIGITS, normal_params, refused, smoke, stored_run
 from tests.app.fields import within
 from tests.app.models.test_classifier import classifier_smoke
 from tests.jitted import level_at

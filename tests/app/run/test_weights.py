@@ -8,14 +8,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.interop import files
 from diffusion_jax.training import power_ema
 from diffusion_jax.weights import averages
-from tests.app.conftest import (
-  assert_same,
-  params_of,
-  refused,
-  restored,
-  unet_smoke,
-  untrained,
-)
+from tests.app.conftest import assert_same, params_of, refused, restored, unet_smoke, untrained
 from tests.app.fields import within
 
 
