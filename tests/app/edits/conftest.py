@@ -35,14 +35,12 @@ def run(workdir, files, changes=(), **fields):
 def files(tmp_path_factory):
   """Writes a digit, a mask, and pictures of another size and colours."""
   folder = tmp_path_factory.mktemp('pictures')
-  x = DIGITS.x.encode(small_sets.digits('test').x[0])
-  digit = DIGITS.x.decode(x)[..., 0]
+  digit = DIGITS.x.decode(DIGITS.x.encode(small_sets.digits('test').x[0]))[..., 0]
   colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-  known = np.repeat([255, 0], 32).astype(np.uint8).reshape(8, 8)
   pictures = {
     'digit': digit,
     'odd': colours[..., 0],  # grey levels that digits do not have
-    'mask': known,
+    'mask': np.repeat(np.uint8([255, 0]), 32).reshape(8, 8),
     'small': digit[::2, ::2],
     'colours': colours,
   }

@@ -13,6 +13,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
 from tests.app.conftest import DIGITS, arrays_of, smoke
 from tests.app.edits.conftest import QUICK, picture, run
+from tests.app.fields import within
 
 INPAINTING = {'conditioning.image': 'inpaint'}
 
@@ -58,8 +59,7 @@ def test_palette_fills_in_unknown_pixels(palette, files):
 
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
   """Three steps of an untrained network come closer to them."""
-  guided = {'edit.method': 'reconstruction'}
-  changes = {'edit': 'superres', 'edit.method.iterations': 4} | guided
+  changes = {'edit': 'superres', 'edit.method': 'reconstruction', 'edit.method.iterations': 4}
   better = run(plain, files, changes, image='small')
   assert better['image'].shape == (4, 4, 1)
   assert better['arr_0'].shape == (2, 8, 8, 1)
@@ -72,8 +72,7 @@ def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
 def test_samples_of_such_a_run_continue_test_images(palette):
   """The sheet shows condition, sample and original; each has its own key."""
   assert (palette / 'samples' / 'step_00000001.png').exists()
-  four = {'sampling.num_samples': 4, 'sampling.name': 'samples'}
-  config = smoke(**QUICK | INPAINTING | four)
+  config = smoke(**QUICK | INPAINTING | within('sampling', num_samples=4, name='samples'))
   MODES['sample'](config, palette)
   arrays = arrays_of(palette)
   test = small_sets.digits('test')

@@ -85,23 +85,16 @@ def test_an_interpolation_is_not_clipped():
   model: Any = models.make(config, 'nowhere')
   params = normal_params(model, deviation=0)
   params['network']['conv_out']['bias'] += 30.0
-  ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
-  ends = ends.astype(np.float32)
-  inputs = {
-    'image': ends[:1],
-    'image2': ends[1:],
-    'weight': np.float32([0.0, 1.0]),
-    'cond': {'label': np.zeros(2, np.int32)},
-  }
-  keys = jax.random.split(jax.random.key(0), 2)
+  ends = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)))
+  inputs = {'image': ends[:1], 'image2': ends[1:], 'weight': np.float32([0.0, 1.0])}
+  cond = {'label': np.zeros(2, np.int32)}
 
   @jax.jit
-  def draw(params, keys, inputs):
-    plan = model.plan(params)
-    batch = methods.Batch(plan, keys, inputs['cond'], inputs)
+  def draw(params, keys):
+    batch = methods.Batch(model.plan(params), keys, cond, inputs)
     return pictures.Interpolate().results(model, batch)['x']
 
-  results = draw(params, keys, inputs)
+  results = draw(params, jax.random.split(jax.random.key(0), 2))
   np.testing.assert_allclose(results, ends, atol=1e-3)
 
 

@@ -24,14 +24,13 @@ PRIOR = oracles.gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.5], [0.5, 1]])
 MATRIX, Y, STD = np.array([[0.6, 0.8]]), np.array([0.5]), 0.4
 
 
-def plan_of(prior, schedule):
-  """Returns a plan of an exact denoiser, 60 ancestral steps."""
+def batch_of(keys, schedule):
+  """Returns a batch of an exact denoiser, 60 ancestral steps."""
 
   def step_function(cond, after_guidance=None, clip=True):
-    wrap = after_guidance or (lambda denoise: denoise)
-    return wrap(prior.denoise)
+    return after_guidance(PRIOR.denoise) if after_guidance else PRIOR.denoise
 
-  return Plan(
+  plan = Plan(
     schedule,
     dj.level_grid(schedule, 60),
     dj.ancestral(),
@@ -39,6 +38,13 @@ def plan_of(prior, schedule):
     lambda keys, level: dj.prior_sample(keys, (*keys.shape, 2), level),
     denoises=True,
   )
+  return methods.Batch(plan, keys, {})
+
+
+def draws(method, known, schedule, key):
+  """Returns 1000 draws; the schedule is traced, as one that is learned."""
+  draw = jax.jit(lambda keys, schedule: method.draw(batch_of(keys, schedule), known)['x'])
+  return np.asarray(draw(jax.random.split(key, 1000), schedule), np.float64)
 
 
 # The mean errors that the methods are known for, in standard deviations.
@@ -61,14 +67,7 @@ def test_each_method_moves_towards_the_posterior(name, key):
   method = TABLES['edit.posterior'][name.split()[0]](**fields)
   forward = lambda x: x @ jnp.asarray(MATRIX.T, jnp.float32)
   y = jnp.broadcast_to(jnp.asarray(Y, jnp.float32), (1000, 1))
-  known = methods.Known(y, forward, STD)
-
-  @jax.jit
-  def draw(keys, schedule):  # traced, as one that is learned
-    return method.draw(methods.Batch(plan_of(PRIOR, schedule), keys, {}), known)
-
-  drawn = draw(jax.random.split(key, 1000), SCHEDULE)
-  x = np.asarray(drawn['x'], np.float64)
+  x = draws(method, methods.Known(y, forward, STD), SCHEDULE, key)
   exact = PRIOR.posterior(MATRIX, Y, STD)
   error = np.linalg.norm(x.mean(axis=0) - exact.mean)
   assert error / np.sqrt(np.trace(exact.cov)) < most
@@ -83,15 +82,8 @@ def test_half_of_the_rounds_of_gibbs_have_falling_widths():
 def test_gibbs_reaches_the_noise_of_y_on_a_straight_path(key):
   """There sigma / alpha falls from infinity; the last width is the noise's."""
   method = posteriors.gibbs(iterations=1, rounds=20, inner_steps=10)
-  y = jnp.full((1000, 2), 0.5)
-  known = methods.Known(y, lambda x: x, 0.2)
-
-  @jax.jit
-  def draw(keys):
-    plan = plan_of(PRIOR, dj.RectifiedFlowSchedule())
-    return method.draw(methods.Batch(plan, keys, {}), known)['x']
-
-  x = np.asarray(draw(jax.random.split(key, 1000)), np.float64)
+  known = methods.Known(jnp.full((1000, 2), 0.5), lambda x: x, 0.2)
+  x = draws(method, known, dj.RectifiedFlowSchedule(), key)
   exact = PRIOR.posterior(np.eye(2), np.full(2, 0.5), 0.2)
   # The width adds its own 0.2 to the noise, and 1 would add 25 times as much.
   assert 0.7 < np.trace(np.cov(x.T)) / np.trace(exact.cov) < 2.5
@@ -135,17 +127,11 @@ def test_the_noise_that_a_picture_needs(width, factor, key):
 
 def test_the_variance_that_methods_take_is_compared_with_the_models(key):
   """The exact covariance, which is the same at all x_t, has this trace."""
-  keys = jax.random.split(key, 4000)
   x0 = PRIOR.sample(key, 4000)
-
-  @jax.jit
-  def share(keys, x0):
-    batch = methods.Batch(plan_of(PRIOR, SCHEDULE), keys, {})
-    return posteriors.whiteness(batch, x0)
-
+  share = jax.jit(lambda keys, x0: posteriors.whiteness(batch_of(keys, SCHEDULE), x0))
   level = SCHEDULE.from_logsnr(jnp.zeros(()))
   cov = np.asarray(PRIOR.covariance(x0[:1], level), np.float64)[0]
-  found = np.asarray(share(keys, x0), np.float64)
+  found = np.asarray(share(jax.random.split(key, 4000), x0), np.float64)
   # r^2 is a half, of each of two coordinates
   error = found.std() / np.sqrt(len(found))
   assert abs(found.mean() - np.trace(cov)) < 4.0 * error

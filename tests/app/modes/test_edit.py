@@ -1,19 +1,15 @@
 """The conditions of --mode=edit."""
 
-from typing import Any
-
 import numpy as np
 
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import edit
 from tests.app.conftest import smoke
-from tests.app.edits.conftest import QUICK
 
 
 def chosen_label(**changes):
-  config = smoke(**QUICK | changes)
-  model: Any = models.make(config, 'nowhere')
-  section = config.edit.make()
+  model = models.make(smoke(**{'edit.num_samples': 2} | changes), 'nowhere')
+  section = model.config.edit.make()
   return edit.choose_label(model, section, section.count())
 
 

@@ -26,14 +26,9 @@ def sample(config, *args):
   assert not command(f'--config={config}', '--mode=sample', *QUICK, *args)
 
 
-def write(run, out, *args):
-  return command(
-    f'--config={run}',
-    '--mode=convert',
-    '--config.convert.to=huggingface',
-    f'--config.convert.out={out}',
-    *args,
-  )
+def write(run, out):
+  to = '--config.convert.to=huggingface', f'--config.convert.out={out}'
+  return command(f'--config={run}', '--mode=convert', *to)
 
 
 @pytest.fixture(scope='session')

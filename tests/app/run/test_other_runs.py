@@ -144,8 +144,7 @@ def test_guidance_by_a_classifier_by_hand():
     (False, np.clip(x0_of(eps_hat), -1.0, 1.0)),
     (True, x0_of(eps_of_clipped + shift)),
   ):
-    more = {'clip': True, 'classifier.after_clip': after_clip}
-    more = within('sampling', **more)
+    more = within('sampling', **{'clip': True, 'classifier.after_clip': after_clip})
     clipping = smoke(**fields | more)
     x = guided_x0(clipping, params, cond, {'classifier': guide})
     close(x, expected)

@@ -11,12 +11,24 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.weights import checksums, load, share
-from tests.app.conftest import arrays_of, assert_same, params_of, smoke
+from tests.app.conftest import arrays_of, assert_same, params_of, refused, smoke
 from tests.app.fields import within
 from tests.app.run.conftest import QUICK, command, sample, write
+
+
+@pytest.fixture
+def copy(shared, tmp_path):
+  return shutil.copytree(shared, tmp_path / 'copy')
+
+
+def refusal(capsys, *args):
+  """Runs a command line that is refused; returns the line that it prints."""
+  assert command(*args, *QUICK) == 2
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1
+  return said
 
 
 def pictures(workdir):
@@ -24,26 +36,20 @@ def pictures(workdir):
   return arrays_of(workdir, path.stem)['arr_0']
 
 
-def test_a_copy_samples_the_same_pictures(evaluated, shared, tmp_path, capsys):
-  shutil.copytree(shared, tmp_path / 'elsewhere')
+def test_a_copy_samples_the_same_pictures(evaluated, copy, tmp_path, capsys):
   workdir = tmp_path / 'new'
   for _ in range(2):
-    sample(tmp_path / 'elsewhere', f'--workdir={workdir}')
+    sample(copy, f'--workdir={workdir}')
   assert 'is there already, made with these settings' in capsys.readouterr().out
   np.testing.assert_array_equal(pictures(workdir), pictures(evaluated))
   assert pictures(evaluated).std() > 0
-  sample(tmp_path / 'elsewhere')  # in the folder itself
-  np.testing.assert_array_equal(pictures(tmp_path / 'elsewhere'), pictures(evaluated))
+  sample(copy)  # in the folder itself
+  np.testing.assert_array_equal(pictures(copy), pictures(evaluated))
 
 
 def test_the_folder_names_no_place(evaluated, shared):
-  assert {path.name for path in shared.iterdir()} == {
-    'README.md',
-    'config.json',
-    'model.safetensors',
-    'SHA256SUMS',
-    'samples.png',
-  }
+  names = 'README.md config.json model.safetensors SHA256SUMS samples.png'
+  assert {path.name for path in shared.iterdir()} == {*names.split()}
   stored = json.loads((shared / 'config.json').read_text())
   assert stored['training']['init_from'] == 'a'
   assert not {'convert', 'report', 'compilation_cache'} & stored.keys()
@@ -78,13 +84,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize('damage', WRONG)
-def test_a_wrong_folder_is_one_line(damage, shared, tmp_path, capsys):
-  shutil.copytree(shared, tmp_path / 'hub')
-  damage(tmp_path / 'hub')
-  args = '--mode=sample', f'--workdir={tmp_path / "new"}', *QUICK
-  assert command(f'--config={tmp_path / "hub"}', *args) == 2
-  said = capsys.readouterr().err
-  assert WRONG[damage] in said and said.count('\n') == 1
+def test_a_wrong_folder_is_one_line(damage, copy, tmp_path, capsys):
+  damage(copy)
+  args = '--mode=sample', f'--workdir={tmp_path / "new"}'
+  assert WRONG[damage] in refusal(capsys, f'--config={copy}', *args)
   assert not (tmp_path / 'new').exists()
 
 
@@ -97,15 +100,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('message', REFUSED)
-def test_wrong_use_is_one_line(message, shared, tmp_path, capsys):
-  shutil.copytree(shared, tmp_path / 'other')
+def test_wrong_use_is_one_line(message, shared, copy, tmp_path, capsys):
   content = json.loads((shared / 'config.json').read_text())
-  write_json(tmp_path / 'other' / 'config.json', content | {'seed': 5})
-  places = {name: tmp_path / name for name in ('new', 'other')}
-  args = REFUSED[message].format(**places).split()
-  assert command(f'--config={shared}', *args, *QUICK) == 2
-  said = capsys.readouterr().err
-  assert message in said and said.count('\n') == 1
+  write_json(copy / 'config.json', content | {'seed': 5})
+  args = REFUSED[message].format(new=tmp_path / 'new', other=copy).split()
+  assert message in refusal(capsys, f'--config={shared}', *args)
   assert not (tmp_path / 'new').exists()
 
 
@@ -115,52 +114,42 @@ def test_config_json_makes_the_copy_a_run_and_is_last(tmp_path):
   assert [*sharing._parts(tmp_path)][-1].name == 'config.json'
 
 
-def test_a_copy_of_other_weights_under_the_same_config_is_refused(shared, tmp_path):
-  shutil.copytree(shared, tmp_path / 'new')
-  (tmp_path / 'new' / share.NAME).unlink()
-  (tmp_path / 'new' / checksums.NAME).unlink()
-  params = jax.tree.map(lambda x: x + 1, params_of(shared))
-  share.write(tmp_path / 'new', params, 4)
-  with pytest.raises(UserError, match='is a copy of another folder than'):
-    sharing.fetch(str(shared), str(tmp_path / 'new'))
+def test_a_copy_of_other_weights_under_the_same_config_is_refused(shared, copy):
+  (copy / share.NAME).unlink()
+  (copy / checksums.NAME).unlink()
+  share.write(copy, jax.tree.map(lambda x: x + 1, params_of(shared)), 4)
+  refused('is a copy of another folder than', sharing.fetch, str(shared), str(copy))
 
 
 def test_the_config_of_a_kept_autoencoder_names_no_place(evaluated, tmp_path):
-  kept = tmp_path / 'autoencoder'
-  sharing._write_kept(evaluated, kept)
-  text = (kept / 'config.json').read_text()
+  sharing._write_kept(evaluated, tmp_path / 'autoencoder')
+  text = (tmp_path / 'autoencoder' / 'config.json').read_text()
   assert '/home/me' not in text and '"init_from": "a"' in text
 
 
 def test_a_shared_folder_is_not_converted(shared, tmp_path, capsys):
-  args = '--mode=convert', f'--workdir={tmp_path / "new"}'
-  assert command(*args, f'--config.convert.source={shared}') == 2
-  assert f'needs no conversion: --config={shared}' in capsys.readouterr().err
+  args = '--mode=convert', f'--workdir={tmp_path / "new"}', f'--config.convert.source={shared}'
+  assert f'needs no conversion: --config={shared}' in refusal(capsys, *args)
 
 
-def test_two_files_of_two_models_are_refused(shared, tmp_path, capsys):
+def test_two_files_of_two_models_are_refused(copy, capsys):
   """The config.json is of a larger network than the weights."""
-  shutil.copytree(shared, tmp_path / 'hub')
-  path = tmp_path / 'hub' / 'config.json'
-  content = json.loads(path.read_text())
+  content = json.loads((copy / 'config.json').read_text())
   content['network']['channels'] += 8
-  write_json(path, content)
-  assert command(f'--config={path.parent}', '--mode=sample', *QUICK) == 2
-  said = capsys.readouterr().err
-  assert 'is of another network: network/' in said and said.count('\n') == 1
+  write_json(copy / 'config.json', content)
+  said = refusal(capsys, f'--config={copy}', '--mode=sample')
+  assert 'is of another network: network/' in said
 
 
 def test_a_folder_with_files_is_not_written_into(evaluated, tmp_path, capsys):
-  (tmp_path / 'empty').mkdir()
-  assert write(evaluated, tmp_path / 'empty') == 0
-  assert write(evaluated, tmp_path / 'empty') == 2
+  assert write(evaluated, tmp_path) == 0
+  assert write(evaluated, tmp_path) == 2
   assert 'exists and is not empty: give a new folder' in capsys.readouterr().err
 
 
 def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
   model = models.make(store.open_run(evaluated), evaluated)
-  params = params_of(evaluated)
-  other = jax.tree.map(lambda x: x + 1, params)  # which has drawn nothing
+  other = jax.tree.map(lambda x: x + 1, params_of(evaluated))  # which has drawn nothing
   sharing.write(tmp_path / 'out', model, other, 4)
   assert 'no samples.png: --mode=sample has drawn' in capsys.readouterr().out
   assert not (tmp_path / 'out' / 'samples.png').exists()
