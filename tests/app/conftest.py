@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import adapters, weights
 from diffusion_jax.app.smoke import shrunk
@@ -99,6 +100,14 @@ def restored(workdir, **changes):
   """Returns the parameters that the config of `of_run` chooses."""
   model = models.make(of_run(workdir, **changes), workdir)
   return jax.device_get(weights.restore(model)[0])
+
+
+def drawing_of(config, workdir):
+  """Returns (index, cond) -> images, by the parameters that a config chooses."""
+  model = models.make(config, workdir)
+  params, _ = weights.restore(model)
+  draw = generate(model, devices.make_mesh(config))
+  return lambda index, cond: draw(params, index, cond)[0]
 
 
 def without_config(**changes):

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
 from tests.app.fields import within
@@ -18,6 +17,8 @@ FEW = within('sampling', num_samples=3, batch_size=3, num_steps=4)
 FEW |= within('evaluation', num_images=20, batch_size=20)
 TINY = FEW | {'network': 'dit', 'network.channels': 8, 'network.num_heads': 1}
 TINY |= {'network.num_blocks': 1, 'states.features': 4}
+UNIFORM = {'transitions': 'uniform', 'objective': 'd3pm'}
+UNIFORM |= {'states.output': 'logistic', 'schedule': 'alpha_bar'}
 TEXT = FEW | {'data.length': 16, 'network.channels': 8, 'states.features': 4}
 
 
@@ -56,19 +57,17 @@ def test_states_and_images_are_inverses():
   x = DIGITS.x.encode(model.measured.source().x[:5])
   latents = model.latents
   np.testing.assert_allclose(latents.decode(None, latents.encode(None, x)), x)
-  masked = model.latents.decode(None, np.full((1, 8, 8, 1), 17))
+  masked = latents.decode(None, np.full((1, 8, 8, 1), 17))
   np.testing.assert_array_equal(masked, 0.0)
   # The draw from NaN, which --mode=sample refuses.
-  assert np.isnan(model.latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
+  assert np.isnan(latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
 
 
 @pytest.fixture(scope='module')
 def text_run(tmp_path_factory):
   """Samples a run of texts."""
-  config = trial('text_masked', **TEXT)
+  config = trial('text_masked', **TEXT, **within('sampling', trajectory=True, name='samples'))
   workdir = untrained(config, tmp_path_factory.mktemp('runs') / 'text')
-  changes = {'sampling.trajectory': True, 'sampling.name': 'samples'}
-  config = store.with_fields(config, changes)
   MODES['sample'](config, workdir)
   return workdir
 
@@ -106,18 +105,12 @@ def test_unmasked_bytes_stay(text_run):
   [
     {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
     {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
-    {
-      'transitions': 'uniform',
-      'objective': 'd3pm',
-      'states.output': 'logistic',
-      'schedule': 'alpha_bar',
-    },
+    UNIFORM,
   ],
 )
 def test_all_samplers_can_be_traced(changes):
   model = made('digits_masked', 'labels', **changes)
-  guidance = {'sampling.guidance.scale': 2.0}
-  guided = made('digits_masked', 'labels', **changes | guidance)
+  guided = made('digits_masked', 'labels', **changes | {'sampling.guidance.scale': 2.0})
   for each in (model, guided):
     x = jax.eval_shape(
       lambda params, keys, label, each=each: each.plan(params).from_noise(keys, {'label': label}),
@@ -153,13 +146,12 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
 
 def test_known_pixels_stay_in_an_edit(tmp_path):
   files = {f'edit.{x}': tmp_path / f'{x}.png' for x in ('image', 'mask')}
-  config = states(**{'edit.num_samples': 2}, **files)
+  config = states(**within('edit', num_samples=2, output='edit'), **files)
   workdir = untrained(config, tmp_path / 'run')
   picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
   mask = np.repeat(np.array([255, 0], np.uint8), 32).reshape(8, 8)
   for name, x in (('image', picture), ('mask', mask)):
     Image.fromarray(x).save(files[f'edit.{name}'])
-  config = store.with_fields(config, {'edit.output': 'edit'})
   MODES['edit'](config, workdir)
   results = arrays_of(workdir, 'edit', 'edits')['arr_0'][..., 0]
   np.testing.assert_array_equal(results[:, :4], [picture[:4]] * 2)

@@ -47,14 +47,9 @@ def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
 
 def test_a_teacher_of_another_schedule_sees_its_own_levels(tmp_path, monkeypatch):
   """The levels have the same SNR, and x_t is scaled; the output is 0."""
-  write(
-    tmp_path,
-    **{
-      'schedule': 'continuous_cosine',
-      'parametrization': 'eps',  # x0 = x_t / alpha for eps = 0
-      'objective.weight': 'snr',
-    },
-  )
+  fields = {'schedule': 'continuous_cosine', 'objective.weight': 'snr'}
+  fields['parametrization'] = 'eps'  # x0 = x_t / alpha for eps = 0
+  write(tmp_path, **fields)
   seen = []
 
   def denoiser(self, params, cond):

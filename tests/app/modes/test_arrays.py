@@ -40,10 +40,6 @@ def vectors(path, **changes):
   return trial('two_moons', **{n: v for n, v in given.items() if v is not None})
 
 
-def sequences(**changes):
-  return trial('gp_sequences', **{'data.sides': (8,), **changes})
-
-
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """Returns (the run of vectors, its file)."""
@@ -56,9 +52,8 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope='module')
 def curves(tmp_path_factory):
   """Makes a run of sequences in units of 20 +- 3, without a training."""
-  folder = tmp_path_factory.mktemp('curves')
-  config = sequences(**{'data.mean': (20.0,), 'data.std': (3.0,)})
-  return untrained(config, folder / 'run', deviation=0.05)
+  config = trial('gp_sequences', **within('data', sides=(8,), mean=(20.0,), std=(3.0,)))
+  return untrained(config, tmp_path_factory.mktemp('curves') / 'run', deviation=0.05)
 
 
 def test_a_run_keeps_the_statistics_of_its_file(trained):
@@ -92,8 +87,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   out = capsys.readouterr().out
   assert 'note: number 2 of row 1 of the context is 1' in out
 
-  rng = np.random.default_rng(1)
-  other = save(tmp_path / 'other.npz', x=rng.normal(size=(40, 2)))
+  other = save(tmp_path / 'other.npz', x=np.random.default_rng(1).normal(size=(40, 2)))
   again = fields | {'sampling.name': 'again', 'data.path': other}
   MODES['sample'](of_run(run, **again), run)
   again = arrays_of(run, 'again')
@@ -156,10 +150,9 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', said)
   assert share and 0.0 < float(share[1]) < 100.0
   # The density within the box is higher by the share that is inside.
-  fields = {'metrics': ('ode', 'sbc'), 'num_images': 4, 'num_pairs': 10}
-  fields |= {'draws_per_pair': 3}
-  config = of_run(run, **within('evaluation', **fields))
-  MODES['evaluate'](config, run)
+  fields = within('evaluation', metrics=('ode', 'sbc'), num_images=4)
+  fields |= within('evaluation', num_pairs=10, draws_per_pair=3)
+  MODES['evaluate'](of_run(run, **fields), run)
   said = capsys.readouterr().out
   assert 'nats/dim, beyond the box too' in said and 'within the box' in said
   assert re.search(r'contraction +-?\d', said)  # printed with sbc, unasked
@@ -176,16 +169,9 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   run, path = trained
   features = 'fd', 'kid', 'pr', 'dc'
   metrics = *features, *table.OF_VALUES, *table.OF_PAIRS
-  fields = {
-    'metrics': metrics,
-    'num_generated': 16,
-    'num_pairs': 12,
-    'draws_per_pair': 3,
-    'batch_size': 16,
-    'features': '',
-  }
-  still = {'report.trajectory': False}
-  config = of_run(run, **within('evaluation', **fields), **still)
+  fields = within('evaluation', metrics=metrics, features='', num_generated=16)
+  fields |= within('evaluation', num_pairs=12, draws_per_pair=3, batch_size=16)
+  config = of_run(run, **fields, **{'report.trajectory': False})
   MODES['evaluate'](config, run)
   found = {}
   for result in sorted((run / 'evaluation').glob('*/result.json')):
@@ -267,9 +253,16 @@ def test_sequences_are_restored_in_their_units(curves, seen, capsys):
 @pytest.fixture(scope='module')
 def normal(trained, tmp_path_factory):
   """Makes a run whose network returns 0: its denoiser is a normal prior's."""
-  folder = tmp_path_factory.mktemp('normal')
   config = vectors(trained[1], **{'conditioning.context': 'None'})
-  return untrained(config, folder / 'run', deviation=0.0)
+  return untrained(config, tmp_path_factory.mktemp('normal') / 'run', deviation=0.0)
+
+
+def measured(folder, y, **fields):
+  """Writes y and its operator; returns the fields that restore it."""
+  np.save(folder / 'y.npy', y)
+  np.save(folder / 'A.npy', np.eye(2))
+  fields = within('edit', 'restore', image=str(folder / 'y.npy'), **fields)
+  return fields | within('edit.operator', 'matrix', path=str(folder / 'A.npy'))
 
 
 def test_each_channel_has_its_own_noise(normal, tmp_path):
@@ -277,12 +270,8 @@ def test_each_channel_has_its_own_noise(normal, tmp_path):
   facts = json.loads((normal / 'config.json').read_text())['facts']['x']
   mean, std = np.array(facts['mean']), np.array(facts['std'])
   noise, y = std * [0.5, 0.25], mean + std * [1.0, -1.0]
-  np.save(tmp_path / 'y.npy', y)
-  np.save(tmp_path / 'A.npy', np.eye(2))
-  fields = within('edit', 'restore', image=str(tmp_path / 'y.npy'))
-  fields |= within('edit', noise=tuple(noise.tolist()), num_samples=500)
-  fields |= within('edit.operator', 'matrix', path=str(tmp_path / 'A.npy'))
-  fields |= {'edit.output': 'each'} | within('sampling', batch_size=500, num_steps=20)
+  fields = measured(tmp_path, y, noise=tuple(noise.tolist()), num_samples=500, output='each')
+  fields |= within('sampling', batch_size=500, num_steps=20)
   MODES['edit'](of_run(normal, **fields), normal)
   found = arrays_of(normal, 'each', 'edits')
   share = 1.0 / (1.0 + (noise / std) ** 2)
@@ -295,21 +284,13 @@ def test_each_channel_has_its_own_noise(normal, tmp_path):
 
 
 def test_noise_has_one_value_or_one_for_each_channel(normal, tmp_path):
-  np.save(tmp_path / 'y.npy', MEAN)
-  np.save(tmp_path / 'A.npy', np.eye(2))
-  fields = within('edit', 'restore', image=str(tmp_path / 'y.npy'))
-  fields |= within('edit.operator', 'matrix', path=str(tmp_path / 'A.npy'))
-  config = of_run(normal, **fields, **{'edit.noise': (1, 2, 3)})
+  config = of_run(normal, **measured(tmp_path, MEAN, noise=(1, 2, 3)))
   message = 'noise has 3 values: give one, or one for each of the 2 channels'
   refused(message, MODES['edit'], config, normal)
 
 
 @pytest.mark.parametrize(
-  'image, operator, fields, message',
-  [
-    ('lost.npy', 'mask', {'mask': 'mask.npy'}, 'lost.npy .*not finite'),
-    ('means.npy', 'mask', {'mask': 'mask.npy'}, r'means.npy has the shape'),
-  ],
+  'image, message', [('lost.npy', '.*not finite'), ('means.npy', 'has the shape')]
 )
-def test_restore_refuses(curves, seen, image, operator, fields, message):
-  refused(message, restore, curves, seen, 'no', image, operator, **fields)
+def test_restore_refuses(curves, seen, image, message):
+  refused(f'{image} {message}', restore, curves, seen, 'no', image, 'mask', mask='mask.npy')

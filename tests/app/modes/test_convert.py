@@ -19,12 +19,10 @@ import pytest
 from absl.testing import flagsaver
 from jax import export
 
-from diffusion_jax.app import cli, devices, models
+from diffusion_jax.app import cli, models
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, convert, train
-from diffusion_jax.app.run import weights
 from diffusion_jax.app.train_loop import setup
 from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
 from diffusion_jax.networks.inputs import Inputs
@@ -35,6 +33,7 @@ from tests.app.conftest import (
   arrays_of,
   as_flags,
   assert_same,
+  drawing_of,
   of_run,
   params_of,
   refused,
@@ -113,15 +112,10 @@ def models_of_projects():
   for name in score_sde.MODELS:
     if ('ddpmpp' in name or 'ncsnpp_' in name) and 'deep' not in name:
       options = score_sde.choose_options(name)
-      style = score_sde.TORCH
-      yield name, functools.partial(score_sde.describe, options, style)
+      yield name, functools.partial(score_sde.describe, options, score_sde.TORCH)
   song = dict(model_type='SongUNet')
-  ncsnpp = song | dict(
-    encoder_type='residual',
-    embedding_type='fourier',
-    channel_mult_noise=2,
-    resample_filter=[1, 3, 3, 1],
-  )
+  ncsnpp = song | dict(encoder_type='residual', embedding_type='fourier')
+  ncsnpp |= dict(channel_mult_noise=2, resample_filter=[1, 3, 3, 1])
   for name, options in {
     'augmented': song | dict(augment_dim=9),
     'with labels': song | dict(label_dim=10, label_dropout=0.1),
@@ -223,8 +217,7 @@ def test_weights_of_openai_become_a_run(tmp_path):
 @pytest.fixture(scope='module')
 def autoencoder(tmp_path_factory):
   """Makes a run of stored/autoencoder, with latents of 2x2x4."""
-  folder = tmp_path_factory.mktemp('runs') / 'ae'
-  return read(folder, STORED / 'autoencoder')
+  return read(tmp_path_factory.mktemp('runs') / 'ae', STORED / 'autoencoder')
 
 
 def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
@@ -253,10 +246,8 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   sections = diffusers.load(STORED / 'dit').sections
   facts = {'image_shape': (2, 2, 4)}
   diffusers.save(tmp_path / 'dit', network, params, sections, facts)
-  index = {
-    'transformer': ['diffusers', 'DiTTransformer2DModel'],
-    'vae': ['diffusers', 'AutoencoderKL'],
-  }
+  index = {'transformer': ['diffusers', 'DiTTransformer2DModel']}
+  index |= {'vae': ['diffusers', 'AutoencoderKL']}
   (tmp_path / 'dit' / 'model_index.json').write_text(json.dumps(index))
 
   run, dit = tmp_path / 'run', tmp_path / 'dit'
@@ -292,12 +283,8 @@ def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
   out = tmp_path / 'out'
   changes = {'sampling.num_steps': 2, 'sampling.batch_size': 3}
   write(plain, 'stablehlo', out, **changes)
-  model = models.make(of_run(plain, **changes), plain)
-  params, _ = weights.restore(model)
-  index = np.arange(4, 7)
-  cond = {'label': np.zeros(3, np.int32)}
-  drawing = generate(model, devices.make_mesh(of_run(plain, **ONE_DEVICE)))
-  expected, _ = drawing(params, index, cond)
+  drawing = drawing_of(of_run(plain, **ONE_DEVICE | changes), plain)
+  expected = drawing(np.arange(4, 7), {'label': np.zeros(3, np.int32)})
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
   runpy.run_path(str(out / 'run.py'))
@@ -311,8 +298,7 @@ def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['two_moons', 'joint'])
 def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, capsys):
   """It takes a context and returns x as --mode=sample does, but for the box."""
-  data = {'num_examples': 100, 'num_test': 16, 'bounds': (-1.0, 1.0)}
-  config = trial(name, **{f'data.{n}': x for n, x in data.items()})
+  config = trial(name, **within('data', num_examples=100, num_test=16, bounds=(-1.0, 1.0)))
   run = untrained(config, tmp_path / 'run', 0.05)
   changes = {'sampling.checkpoint': 'latest', 'sampling.batch_size': 3}
   write(run, 'stablehlo', tmp_path / 'out', **changes)
@@ -322,15 +308,14 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
   for text in printed, script:
     assert "in the data's units" in text and box in text
 
-  model = models.make(of_run(run, **changes), run)
-  params, _ = weights.restore(model)
+  config = of_run(run, **ONE_DEVICE | changes)
+  model = models.make(config, run)
   context = conditions.Context(model)
   rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
   if name == 'joint':
     rows = np.concatenate([np.full((3, 2), np.nan, np.float32), rows], axis=1)
   index = np.arange(4, 7)
-  drawing = generate(model, devices.make_mesh(of_run(run, **ONE_DEVICE)))
-  x, _ = drawing(params, index, context.encode(rows, np.arange(3)))
+  x = drawing_of(config, run)(index, context.encode(rows, np.arange(3)))
   expected = model.facts.x.decode(x)
   if name == 'joint':
     expected[:, 2:] = rows[:, 2:]

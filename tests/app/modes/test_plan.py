@@ -146,12 +146,10 @@ def test_a_compiler_without_its_device_prints_no_warnings(devices):
 def test_a_step_compiles_for_machines_that_are_not_here(name, devices, tmp_path):
   config = trial(name, **{'training.mesh': (2, 4), **STEPS[name]})
   if config.get('latent'):
-    other = trial('digits_autoencoder')
-    facts = models.make(other, 'none').facts
-    (tmp_path / 'autoencoder').mkdir()
-    folder.write_config(tmp_path / 'autoencoder', other, facts)
-    run = str(tmp_path / 'autoencoder')
-    config = store.with_fields(config, {'latent.run': run})
+    other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
+    run.mkdir()
+    folder.write_config(run, other, models.make(other, 'none').facts)
+    config = store.with_fields(config, {'latent.run': str(run)})
   row = compiles(config, 'train', devices, tmp_path)
   assert row['fits'] and row['bounds']['memory'] and sum(row['flops'].values())
 

@@ -70,15 +70,15 @@ def made(run, name, **sampling):
   """Writes samples/<name>.npz as --mode=sample does, with grey pictures."""
   config = smoke(**within('sampling', **sampling))
   settings = folder.plain(config)['sampling'] | {'checkpoint': '4'}
-  arrays = {'arr_0': np.full((30, 8, 8, 1), 200, np.uint8)}
   path = run / 'samples' / f'{name}.npz'
-  text = provenance.as_array({'sampling': settings})
-  np.savez(path, **arrays, settings=text)
+  path.parent.mkdir(exist_ok=True)
+  pictures = np.full((30, 8, 8, 1), 200, np.uint8)
+  np.savez(path, arr_0=pictures, settings=provenance.as_array({'sampling': settings}))
+  return path
 
 
 def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   shutil.copy(run / 'config.json', tmp_path)
-  (tmp_path / 'samples').mkdir()
   made(tmp_path, 'a', sampler='ddim', num_steps=4)
   made(tmp_path, 'b_c', sampler='heun', num_steps=3, seed=5)
   (tmp_path / 'samples' / 'c.npz').write_bytes(b'damaged')
@@ -124,10 +124,7 @@ def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   config = smoke()
   model = models.make(config, tmp_path)
   folder.write_config(tmp_path, config, model.facts)
-  (tmp_path / 'samples').mkdir()
-  made(tmp_path, 'a', **fields)
-  path = tmp_path / 'samples' / 'a.npz'
-  name, _, found = report.drawn_by(model, path)
+  name, _, found = report.drawn_by(model, made(tmp_path, 'a', **fields))
   assert name == 'a' and found['calls'] is None
 
 

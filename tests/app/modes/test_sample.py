@@ -6,26 +6,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import weights
 from tests.app import toy_parts
-from tests.app.conftest import DIGITS, arrays_of, as_flags, printed_by, refused, smoke, untrained
+from tests.app.conftest import (
+  DIGITS,
+  arrays_of,
+  as_flags,
+  drawing_of,
+  printed_by,
+  refused,
+  smoke,
+  untrained,
+)
 from tests.app.fields import within
 
 
 def of_sampling(**fields):
-  fields = {'name': 'samples'} | fields
-  return smoke(**within('sampling', **fields))
+  return smoke(**within('sampling', **{'name': 'samples'} | fields))
 
 
 @pytest.fixture(scope='module')
 def printed(run):
   """Returns what is printed for 23 samples in batches of ten."""
-  config = of_sampling(num_samples=23, batch_size=10)
-  return printed_by(MODES['sample'], config, run)
+  return printed_by(MODES['sample'], of_sampling(num_samples=23, batch_size=10), run)
 
 
 def test_sample_writes_images_of_all_classes_in_turn(run, printed):
@@ -46,20 +50,16 @@ def test_every_image_is_of_its_own_label(tmp_path):
   run = untrained(config, tmp_path, deviation=0.5)
   MODES['sample'](config, run)
   arrays = arrays_of(run)
-  model = models.make(config, run)
-  params, _ = weights.restore(model)
-  drawing = generate(model, devices.make_mesh(config))
+  drawing = drawing_of(config, run)
   own, other = (
-    DIGITS.x.decode(drawing(params, np.array([5]), {'label': label})[0])[0]
-    for label in (np.array([5]), np.array([6]))
+    DIGITS.x.decode(drawing(np.array([5]), {'label': np.array([label])}))[0] for label in (5, 6)
   )
   assert arrays['labels'][5] == 5 and (own != other).any()
   np.testing.assert_array_equal(arrays['arr_0'][5], own)
 
 
 def test_sample_by_label_seed_and_sampler(run):
-  fields = {'labels': (3, 7), 'num_samples': 4, 'num_steps': 3}
-  fields['sampler'] = 'ancestral'
+  fields = {'labels': (3, 7), 'num_samples': 4, 'num_steps': 3, 'sampler': 'ancestral'}
   MODES['sample'](of_sampling(name='', **fields), run)
   name = 'samples-labels=3,7,num_samples=4,num_steps=3,sampler=ancestral'
   first = arrays_of(run, name)
@@ -111,8 +111,7 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
   fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
   run = untrained(smoke(**fields), tmp_path)
   arrays = {}
-  of_names = {'as_stored': {}, 'short': {'network.dtype': 'bfloat16'}}
-  for name, flags in of_names.items():
+  for name, flags in (('as_stored', {}), ('short', {'network.dtype': 'bfloat16'})):
     flags = [*as_flags(flags | {'sampling.name': name})]
     MODES['sample'](store.of_run(run, smoke(**fields), flags), run)
     arrays[name] = arrays_of(run, name)

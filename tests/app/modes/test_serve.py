@@ -19,14 +19,12 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing import emerging, sheets
-from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.modes import serve
-from diffusion_jax.app.run import weights
 from diffusion_jax.errors import UserError
-from tests.app.conftest import DIGITS, refused, smoke, untrained
+from tests.app.conftest import DIGITS, drawing_of, refused, smoke, untrained
 
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
@@ -87,11 +85,8 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   assert (last['step'], last['total']) == (5, 5)
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.with_flags(smoke(**SIZE), flags)
-  model = models.make(config, run)
-  params, _ = weights.restore(model)
-  drawing = generate(model, devices.make_mesh(config))
-  x, _ = drawing(params, np.arange(4), {'label': np.full(4, 3)})
-  expected = sheets.sheet(model, DIGITS.x.decode(x)).squeeze()
+  x = drawing_of(config, run)(np.arange(4), {'label': np.full(4, 3)})
+  expected = sheets.sheet(models.make(config, run), DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10

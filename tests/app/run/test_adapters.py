@@ -35,8 +35,7 @@ TRACKED |= within('optimizer', decay='constant')
 
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('runs') / 'base'
-  return untrained(smoke(), folder)
+  return untrained(smoke(), tmp_path_factory.mktemp('runs') / 'base')
 
 
 def config_of(base, make=smoke, **changes):
@@ -128,11 +127,6 @@ def test_adapters_are_exported_alone_and_merged(tmp_path):
   assert_same(restored(tmp_path / 'again'), restored(run))
 
 
-def write(path, **tensors):
-  path.parent.mkdir(exist_ok=True)
-  files.write_safetensors(path, tensors, **{'format': 'pt'})
-
-
 def without_a_layer(path):
   """Leaves a layer that is not adapted out of the base weights of a run."""
   params, scale = adapters.read(path.parent)
@@ -163,7 +157,8 @@ def test_base_weights_of_a_stranger_are_refused(change, message, base, run, tmp_
   ],
 )
 def test_adapters_of_others_are_not_read(name, tensor, tmp_path):
-  write(tmp_path / name, **{tensor: np.zeros((2, 2), np.float32)})
+  (tmp_path / name).parent.mkdir(exist_ok=True)
+  files.write_safetensors(tmp_path / name, {tensor: np.zeros((2, 2), np.float32)}, format='pt')
   source = tmp_path / name.partition('/')[0]
   for given in ({}, {'convert.format': 'diffusers'}):
     config = without_config(**{'convert.source': source} | given)
@@ -174,8 +169,7 @@ def test_adapters_of_others_are_not_read(name, tensor, tmp_path):
 
 def test_another_scale_or_network_is_refused(base, run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
-  again = {'training.num_steps': 5, 'training.lora_alpha': 2.0}
-  again = config_of(base, **again, **{'training.resume': 'force'})
+  again = config_of(base, **within('training', num_steps=5, lora_alpha=2.0, resume='force'))
   refused('is 1, and 1.5 in', MODES['train'], again, copy)
   wrong, new = config_of(base, **{'network.channels': 12}), tmp_path / 'other'
   refused('init_from: .*another network: network/', MODES['train'], wrong, new)
