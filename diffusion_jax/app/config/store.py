@@ -88,7 +88,8 @@ def with_fields(config: Node, changes: Tree) -> Node:
 def _completed_changes(merged, changes, kind):
   tops = {path.partition('.')[0] for path in changes}
   if 'facts' in tops:
-    raise no_field('facts', merged)
+    names = *kind.choices, *filter(None, kind.parts), *parameters(kind.parts[''])
+    raise no_field('facts', names)
   if 'data' in tops:
     merged.pop('facts', None)
   if 'latent' not in kind.choices:  # None, or of another kind
