@@ -40,7 +40,7 @@ from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
-from diffusion_jax.runtime.per_example import gathered, kept
+from diffusion_jax.runtime.per_example import join_parts, write_parts
 
 OPERATORS = {
   'blur': ('blur', 'width=1.5'),
@@ -140,8 +140,8 @@ def measure(
   with contextlib.redirect_stdout(io.StringIO()):
     with tempfile.TemporaryDirectory() as folder:
       parts = Path(folder) / 'parts'
-      paths = kept(edit.drawing(opened), len(index), size, parts, 'editing')
-      drawn = gathered(paths)
+      paths = write_parts(edit.drawing(opened), len(index), size, parts, 'editing')
+      drawn = join_parts(paths)
   seconds = time.perf_counter() - start - sum(compiling)
   jax.monitoring.clear_event_listeners()
   x = drawn['x'].reshape(len(clean), -1, *clean.shape[1:])

@@ -16,7 +16,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.core.keys import stream
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.per_example import gathered, kept, per_example
+from diffusion_jax.runtime.per_example import join_parts, per_example, write_parts
 
 # index [n] -> (examples as the source has them, [n, ...], cond)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -70,5 +70,5 @@ def arrays_of(
 
     return finish
 
-  paths = kept(start, count, size, folder, name, **more)
-  return gathered(paths, more) if processes.is_first() else None
+  paths = write_parts(start, count, size, folder, name, **more)
+  return join_parts(paths, more) if processes.is_first() else None

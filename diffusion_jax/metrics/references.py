@@ -35,7 +35,7 @@ def load(
   """
   protocol = describe(source, about, extractor)
   path = folder() / f'{digest(protocol)}.npz'
-  arrays = kept(path, protocol, lambda: compute(source, extractor, batch_size))
+  arrays = load_or_compute(path, protocol, lambda: compute(source, extractor, batch_size))
   return arrays, protocol
 
 
@@ -48,10 +48,10 @@ def extract(
   """
   protocol = {**extractor.identity, 'samples': about}
   options = batch_size, extractor.identity['features']
-  return kept(path, protocol, lambda: features.of_images(extractor, samples, *options))
+  return load_or_compute(path, protocol, lambda: features.of_images(extractor, samples, *options))
 
 
-def kept(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:
+def load_or_compute(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:
   """Returns the arrays of a file with this protocol, or else of compute().
 
   The file is then written; a warning says that it cannot be.

@@ -117,7 +117,7 @@ def rows(tree: PyTree, index: np.ndarray | slice) -> PyTree:
   return jax.tree.map(lambda x: x[index], tree)
 
 
-def kept(
+def write_parts(
   start: Callable[[np.ndarray], Callable[[], Arrays]],
   count: int,
   size: int,
@@ -148,7 +148,7 @@ def kept(
   return paths
 
 
-def gathered(paths: list[Path], without: Collection[str] = ()) -> Arrays:
+def join_parts(paths: list[Path], without: Collection[str] = ()) -> Arrays:
   """Joins the arrays of all files, in memory-mapped files without a name.
 
   Raises UserError for a file that is damaged.

@@ -84,7 +84,7 @@ def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
 
 @pytest.mark.parametrize('config', ['digits_masked', 'digits_meanflow', 'digits_vae'])
 def test_each_kind_has_the_parts_that_it_can(config, tmp_path):
-  """Of states, flow maps, and VAEs; test_latent.py has latents."""
+  """States, flow maps and VAEs; test_latent.py has latents."""
   is_vae = config == 'digits_vae'
   workdir = untrained(trial(config, small=not is_vae), tmp_path / 'run')
   run = dj.open_run(workdir, allow=[SMALL], checkpoint='latest')

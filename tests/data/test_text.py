@@ -21,7 +21,7 @@ def test_tokens_are_bytes_and_padding():
   assert tokens.tolist() == [[0x61 + 1, 0xC3 + 1, 0xA9 + 1, 0, 0]]
   assert mask.tolist() == [[True, True, True, False, False]]
   assert tokens.max() < text.NUM_TOKENS
-  assert text.encode(['abc'], 3)[1].all()  # a text may fill its length
+  assert text.encode(['abc'], 3)[1].all()  # a string may fill its length
 
 
 def test_bytes_that_are_no_text_are_marked():

@@ -48,7 +48,7 @@ def test_ode_of_vectors_is_their_density_in_their_units():
 
 
 def test_ode_within_the_box_is_the_truncated_density():
-  """Of N(0.2, 0.6^2) on [-0.5, 1] the share inside is Phi's, given x_2 too."""
+  """The share of N(0.2, 0.6^2) within [-0.5, 1] is Phi's, given x_2 too."""
   law = oracles.gaussian([0.2, -0.3], [[0.36, 0.0], [0.0, 0.5]])
   low, high = MEAN[0] - 0.5 * STD[0], MEAN[0] + 1.0 * STD[0]
   values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD), (low,), (high,))

@@ -1,4 +1,4 @@
-"""A mistake in a network raises one line; for fields see test_options.py."""
+"""A wrong layer raises one line; for fields see test_options.py."""
 # ruff: noqa: F401  The rows call what is imported.
 
 from typing import Any

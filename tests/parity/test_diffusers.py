@@ -1,4 +1,4 @@
-"""Our networks and options against those of diffusers."""
+"""Our networks and options against diffusers' own."""
 
 import inspect
 import sys

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.runtime.per_example import gathered, kept, one_ahead, per_example
+from diffusion_jax.runtime.per_example import join_parts, one_ahead, per_example, write_parts
 from diffusion_jax.runtime.sharding import make_mesh
 from tests.app.conftest import refused
 
@@ -96,19 +96,19 @@ class Squares:
 def test_a_killed_computation_goes_on(tmp_path):
   folder, killed, again = tmp_path / 'parts', Squares(3), Squares()
   with pytest.raises(KeyboardInterrupt):
-    kept(killed.start, 7, 3, folder, 'squares')
+    write_parts(killed.start, 7, 3, folder, 'squares')
   # One batch is under way while the one before it is written.
   assert [x.name for x in folder.iterdir()] == ['00000000.npz']
-  paths = kept(again.start, 7, 3, folder, 'squares')
+  paths = write_parts(again.start, 7, 3, folder, 'squares')
   assert again.started == [[3, 4, 5], [6]]
-  arrays = gathered(paths)
+  arrays = join_parts(paths)
   np.testing.assert_array_equal(arrays['square'], np.arange(7) ** 2)
   np.testing.assert_array_equal(arrays['pair'][:, 1], -np.arange(7))
-  assert gathered(paths, without=['pair']).keys() == {'square'}
+  assert join_parts(paths, without=['pair']).keys() == {'square'}
 
 
 def test_a_damaged_file_is_named(tmp_path):
-  paths = kept(Squares().start, 7, 3, tmp_path, 'squares')
+  paths = write_parts(Squares().start, 7, 3, tmp_path, 'squares')
   for content in ({'square': np.zeros(3)}, {'square': np.zeros(3), 'pair': np.zeros((3, 5))}):
     np.savez(paths[1], **content)
-    refused('00000003.npz is damaged .*: delete it', gathered, paths)
+    refused('00000003.npz is damaged .*: delete it', join_parts, paths)

@@ -69,7 +69,7 @@ ALL = {'kernel', 'bias', 'scale', 'embedding', 'frequencies'}
   ],
 )
 def test_weight_decay_shrinks_what_its_mask_names(kind, options, decayed):
-  """There is no gradient; fixed random frequencies never change."""
+  """The gradient is missing; fixed random frequencies never change."""
   decaying = make(kind, weight_decay=0.5, **options)
   ones = np.ones((2, 3), np.float32)
   params = {'network': {'layer': dict.fromkeys(ALL, ones)}}

@@ -80,7 +80,7 @@ def reads(mode: Mode, section: str) -> bool:
 
 
 def names() -> list[str]:
-  """Returns the names of all modes, those of other packages last."""
+  """Returns the names of all modes, of this package first."""
   return [*MODES, *(n for n in sorted(entry_points(group=GROUP).names) if n not in MODES)]
 
 
@@ -96,7 +96,7 @@ def _load(point: EntryPoint) -> Mode:
   package = point.dist.name if point.dist else point.module
   try:
     mode = point.load()
-  except Exception as error:  # whatever the other package raises
+  except Exception as error:  # the other package may raise anything
     raise UserError(f'--mode={point.name} of {package} cannot be imported: {error}') from error
   if not isinstance(mode, Mode) or mode.name != point.name:
     raise UserError(

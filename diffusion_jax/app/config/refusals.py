@@ -128,7 +128,7 @@ def _without(name: str, *names: str) -> Row:
 
 
 def _has_no_condition(c):
-  # Labels that are None are there if the data ask for them.
+  # The data may ask for labels, which are None by default.
   section = c.get('conditioning', {})
   names = 'labels', 'text', 'image', 'context'
   return section.get('labels') is not None and not any(section.get(name) for name in names)

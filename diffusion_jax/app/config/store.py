@@ -88,7 +88,8 @@ def with_fields(config: Node, changes: Tree) -> Node:
 def _completed_changes(merged, changes, kind):
   tops = {path.partition('.')[0] for path in changes}
   if 'facts' in tops:
-    raise no_field('facts', merged)
+    names = *kind.choices, *filter(None, kind.parts), *parameters(kind.parts[''])
+    raise no_field('facts', names)
   if 'data' in tops:
     merged.pop('facts', None)
   if 'latent' not in kind.choices:  # None, or of another kind
@@ -99,13 +100,13 @@ def _completed_changes(merged, changes, kind):
 def of_kind(config: Node, kind: Schema) -> Json:
   """Returns nested dicts without what another kind of model lacks."""
 
-  def kept(node):
+  def common(node):
     maker = kind.table(node.where).get(node.choice, node.constructor)
     if maker is not node.constructor:  # Its fields are others.
       return {'name': node.choice}
-    return {n: kept(x) if isinstance(x, Node) else x for n, x in node.items()}
+    return {n: common(x) if isinstance(x, Node) else x for n, x in node.items()}
 
-  tree = kept(config)
+  tree = common(config)
   choices = {n: tree[n] for n in (*kind.choices, 'facts') if n in tree}
   return choices | fields_of_parts(tree, kind.parts)
 

@@ -73,7 +73,7 @@ class Edit(abc.ABC):
     return model.facts.x.shape
 
   def count(self) -> int:
-    """Returns the number of results; ValueError if there are no pictures."""
+    """Returns the number of results; ValueError without pictures."""
     return self.num_samples
 
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:

@@ -220,7 +220,7 @@ def levels_of(
   with from_config('sampling'):
     if not c.respacing:
       # A schedule of arrays goes through one program, not 35; others, such as
-      # a user's function, are no argument of a program.
+      # a user's function, cannot be arguments of a program.
       arrays = all(isinstance(x, _NUMBERS) for x in jax.tree.leaves(schedule))
       grid = _level_grid if arrays else dj.level_grid
       return grid(schedule, c.num_steps, c.spacing, end_clean=end_clean)

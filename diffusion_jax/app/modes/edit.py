@@ -25,7 +25,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_npz
-from diffusion_jax.runtime.per_example import gathered, kept, rows
+from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -49,8 +49,8 @@ def draw(run: weights.Run, path: Path, settings: np.ndarray) -> None:
   model, (edit, _, _, pictures) = run.model, run.inputs
   size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
   stored = {'settings': settings}
-  paths = kept(drawing(run), edit.count(), size, parts, 'editing', **stored)
-  numbers = gathered(paths, {'settings'})
+  paths = write_parts(drawing(run), edit.count(), size, parts, 'editing', **stored)
+  numbers = join_parts(paths, {'settings'})
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
     sample.check_numbers(model, x)
@@ -90,7 +90,7 @@ def inputs_of(model: Model) -> EditInputs:
 
 
 def drawing(run: weights.Run) -> Callable[[np.ndarray], Callable]:
-  """Returns what `kept` starts: it makes x, [n, H, W, C], and numbers [n].
+  """Returns what `write_parts` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends
   on sampling.seed and i only.

@@ -72,7 +72,7 @@ def run(config: Node, workdir: str | Path) -> None:
   score = {'samples': functools.partial(score_samples, spaces), 'pairs': evaluate_pairs.score}
   for kind, (changes, point) in itertools.product(kinds, points):
     if kind in score:
-      with opened(point, kind, changes) as out:
+      with result_folder(point, kind, changes) as out:
         results[title(changes)] |= score[kind](point, groups[kind], out)
       processes.wait_for_all(f'{kind} {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
@@ -117,7 +117,7 @@ def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def opened(model: Model, metric: str, changes: dict) -> Iterator[Path]:
+def result_folder(model: Model, metric: str, changes: dict) -> Iterator[Path]:
   """Yields the folder of `folder_of`, in which no other process evaluates."""
   if changes:
     print(f'{title(changes)}:')
@@ -215,7 +215,7 @@ def score_point(model: Model, metrics: dict[str, ModelMetric], changes: Fields) 
   run = run._replace(inputs=(source, count, {'examples': examples}))
   params = run.on_devices()
   for name, metric in metrics.items():
-    with opened(model, name, changes) as out:
+    with result_folder(model, name, changes) as out:
       results |= score_images(run, params, name, metric, out)
   return results
 

@@ -18,7 +18,7 @@ from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files, processes
-from diffusion_jax.runtime.per_example import gathered, kept, rows
+from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 _PRINTED = 4  # texts
 
@@ -85,7 +85,7 @@ def draw_parts(run: weights.Run, params: Params, parts: Path, settings: np.ndarr
 
     return finish
 
-  paths = kept(start, n, c.batch_size, parts, 'sampling', settings=settings)
+  paths = write_parts(start, n, c.batch_size, parts, 'sampling', settings=settings)
   if model.facts.x.low and drawn:
     share = outside / (drawn + outside)
     print(f'{share:.1%} of the draws were outside data.bounds')
@@ -106,7 +106,7 @@ def write(
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
   model, inputs = run.model, run.inputs
-  samples = gathered(paths, {'settings'})['arr_0']
+  samples = join_parts(paths, {'settings'})['arr_0']
   arrays = {'arr_0': samples, 'settings': settings, **inputs.stored}
   arrays |= model.write_more(params, path, samples)
   files.write_npz(path, arrays)

@@ -1,4 +1,4 @@
-"""Rows of modes: the package's own, and those of other packages."""
+"""Rows of modes, of this package and of other packages."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def installed(tmp_path_factory):
 
 
 def launch(site, *arguments):
-  """Runs launch.py beside an installed package; returns the process."""
+  """Runs launch.py with an installed package; returns the process."""
   command = [sys.executable, ROOT / 'launch.py', *arguments]
   path = os.pathsep.join([str(site), os.environ.get('PYTHONPATH', '')])
   env = os.environ | {'PYTHONPATH': path}

@@ -157,7 +157,7 @@ READ = {
   'sampling.classifier.run': (train,),
 }
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
-NO_PATHS = {  # kept_in and split are no fields
+NO_PATHS = {  # kept_in and split are not fields
   'context_column', 'dataset', 'devices', 'features', 'format', 'image_column',
   'keep_best_by', 'kept_in', 'label_column', 'meshes', 'metrics', 'model',
   'options', 'prompt', 'respacing', 'revision', 'split', 'subset', 'sweep',

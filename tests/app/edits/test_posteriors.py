@@ -144,7 +144,7 @@ def steered(workdir, **fields):
 
 
 def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
-  """By the brightness, and by a user's function, which wants a dark left."""
+  """The brightness, and a user's function, which wants a dark left."""
   (tmp_path / 'rewards.py').write_text(
     'def left(x0, size=3.0):\n'
     '  return size * x0[:, :, :4].mean(axis=(1, 2, 3))\n'

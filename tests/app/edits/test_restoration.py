@@ -82,13 +82,13 @@ def test_results_have_the_names_of_the_files_that_were_read(clean, tmp_path, mon
   workdir = untrained(smoke(), tmp_path / 'run', deviation=0.1)
   picture = np.full((8, 8), 128, np.uint8)
 
-  def kept(*args, kept=edit.kept, **more):
-    paths = kept(*args, **more)
+  def write_parts(*args, write=edit.write_parts, **more):
+    paths = write(*args, **more)
     Image.fromarray(picture).save(folder / 'a0.png')
     (folder / 'b.png').unlink()
     return paths
 
-  monkeypatch.setattr(edit, 'kept', kept)
+  monkeypatch.setattr(edit, 'write_parts', write_parts)
   arrays = run(workdir, 'mine', image=str(folder), operator='blur', num_samples=1)
   written = sorted(x.name for x in (workdir / 'edits').glob('mine_*_0.png'))
   assert written == ['mine_a_0.png', 'mine_b_0.png']

@@ -72,7 +72,7 @@ def draws(monkeypatch):
 
 
 def test_densities_are_of_their_own_pair(run, draws, tmp_path, monkeypatch):
-  """By an exact denoiser. They are kept for the same draws and settings."""
+  """Draws of an exact denoiser are kept for the same draws and settings."""
   seen, model = Seen(), model_of(run)
   evaluate_pairs.score(model, seen.as_scored(), tmp_path)
   (samples, reference), facts = seen[0], model.facts
