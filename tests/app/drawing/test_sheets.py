@@ -49,16 +49,8 @@ def of_numbers(path, *shape, **changes):
   """Returns the config of a trial on 3000 arrays of real numbers in a file."""
   x = np.random.default_rng(0).standard_normal((3000, *shape)) + 100.0
   np.savez(path, x=x, test_x=x[:50])
-  fields = {
-    'data': 'npz',
-    'data.path': path,
-    'data.num_classes': 0,
-    'network': 'mlp',
-    'network.channels': 8,
-    'conditioning.labels': False,
-    'conditioning.dropout': 0.0,
-    'evaluation.metrics': (),
-  }
+  fields = within('data', 'npz', path=path, num_classes=0) | within('network', 'mlp', channels=8)
+  fields |= within('conditioning', labels=False, dropout=0.0) | {'evaluation.metrics': ()}
   return trial(**fields | changes)
 
 
@@ -79,17 +71,9 @@ def test_examples_are_spread_over_vectors_and_sequences(tmp_path):
 
 def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   """Sheet, film and report have the same axes."""
-  config = of_numbers(
-    tmp_path / 'x.npz',
-    3,
-    **{
-      'sampling.trajectory': True,
-      'sampling.num_samples': 30,
-      'sampling.batch_size': 30,
-      'sampling.num_steps': 2,
-      'sampling.name': 'three',
-    },
-  )
+  fields = within('sampling', num_samples=30, batch_size=30, num_steps=2)
+  fields |= within('sampling', trajectory=True, name='three')
+  config = of_numbers(tmp_path / 'x.npz', 3, **fields)
   workdir = untrained(config, tmp_path / 'run')
   MODES['sample'](config, workdir)
   MODES['report'](config, workdir)

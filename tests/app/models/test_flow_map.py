@@ -108,6 +108,3 @@ def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, caps
   more = {'training.num_steps': 5, 'training.resume': 'force'}
   config = config_of(DISTILLATION | more, teacher)
   refused('have changed since this run began', MODES['train'], config, run)
-
-
-# -- teachers -----------------------------------------------------------------

@@ -202,21 +202,19 @@ def test_the_bound_of_a_run_is_measured(run, capsys):
   """The command computes it, and refuses the ELBO of pixels."""
   few = {'evaluation.num_images': 4, 'evaluation.batch_size': 4}
   ode = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
-  elbo = {'evaluation.metrics': 'elbo'}
   MODES['evaluate'](config_of('', **few, **ode), run)
   assert 'bits/dim' in capsys.readouterr().out
   path = run / 'evaluation' / 'ode-test' / 'result.json'
   assert 0.0 < json.loads(path.read_text())['bits_per_dim'] < 100.0
-  refused('elbo', MODES['evaluate'], config_of('', **few, **elbo), run)
+  refused('elbo', MODES['evaluate'], config_of('', **few, **{'evaluation.metrics': 'elbo'}), run)
 
 
 @pytest.fixture
 def files(tmp_path):
-  x = DIGITS.x.encode(small_sets.digits('test').x[:2])
-  digits = DIGITS.x.decode(x)[..., 0]
+  digits = DIGITS.x.decode(DIGITS.x.encode(small_sets.digits('test').x[:2]))[..., 0]
   known = np.full((8, 8), 255, np.uint8)
   known[:, 5:] = 0  # column 4 is known, but not its latents
-  for name, x in {'a': digits[0], 'b': digits[1], 'mask': known}.items():
+  for name, x in {'image': digits[0], 'image2': digits[1], 'mask': known}.items():
     Image.fromarray(x).save(tmp_path / f'{name}.png')
   return tmp_path
 
@@ -225,28 +223,19 @@ NUMBERS = itertools.count()
 
 
 def edited(run, files, edit, **changes):
-  paths = {'image': 'a', 'image2': 'b', 'mask': 'mask'}
-  takes = {
-    'inpaint': ('image', 'mask'),
-    'sdedit': ('image',),
-    'interpolate': ('image', 'image2'),
-  }.get(edit, ())
-  fields = {f'edit.{n}': str(files / f'{paths[n]}.png') for n in takes}
+  takes = {'inpaint': 'image mask', 'sdedit': 'image', 'interpolate': 'image image2'}
+  fields = {f'edit.{name}': str(files / f'{name}.png') for name in takes[edit].split()}
   name = f'edit{next(NUMBERS)}'
   fields |= {'edit': edit, 'edit.num_samples': 2, 'edit.output': name}
   MODES['edit'](config_of('', **fields | changes), run)
   return arrays_of(run, name, 'edits')['arr_0'][..., 0]
 
 
-@pytest.mark.parametrize(
-  'method',
-  [{'edit.method.jump': 1}, {'edit.method': 'reconstruction'}],
-  ids=['repaint', 'reconstruction'],
-)
+@pytest.mark.parametrize('method', [{'edit.method.jump': 1}, {'edit.method': 'reconstruction'}])
 def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
   results = edited(run, files, 'inpaint', **method)
   assert 'in latents 50% are known' in capsys.readouterr().out
-  given = np.asarray(Image.open(files / 'a.png'))
+  given = np.asarray(Image.open(files / 'image.png'))
   kept = given[None, :, :5].repeat(2, 0)
   np.testing.assert_array_equal(results[:, :, :5], kept)
   assert (results[0, :, 5:] != results[1, :, 5:]).any()
@@ -258,15 +247,12 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   kept, latents = model.autoencoder.load()['autoencoder'], model.latents
   x = DIGITS.x.encode(small_sets.digits('test').x[:2])
   round_trip = lambda kept, x: latents.decode(kept, latents.encode(kept, x))
-  back = jax.jit(round_trip)(kept, x)
-  expected = DIGITS.x.decode(back)[..., 0]
+  expected = DIGITS.x.decode(jax.jit(round_trip)(kept, x))[..., 0]
   results = edited(run, files, 'sdedit', **{'edit.strength': 0.0})
   np.testing.assert_array_equal(results[0], expected[0])
-  many = {'sampling.num_steps': 200}
-  results = edited(run, files, 'interpolate', **many)
+  results = edited(run, files, 'interpolate', **{'sampling.num_steps': 200})
   for end in (0, 1):
-    away = np.abs(results[end].astype(float) - expected[end])
-    assert away.mean() < 4.0
+    assert np.abs(results[end].astype(float) - expected[end]).mean() < 4.0
 
 
 def test_a_latent_is_known_where_all_its_pixels_are():
@@ -278,8 +264,7 @@ def test_a_latent_is_known_where_all_its_pixels_are():
 
 def test_latents_of_another_shape_are_refused(autoencoder, tmp_path):
   config = config_of(autoencoder, **{'latent.shape': (4, 4, 2)})
-  message = 'shape=.* have the shape .4, 4, 4.'
-  refused(message, MODES['train'], config, tmp_path)
+  refused('shape=.* have the shape .4, 4, 4.', MODES['train'], config, tmp_path)
   assert not (tmp_path / 'latent.json').exists()
 
 
@@ -288,21 +273,18 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
   path = copy / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'checksum': 1}))
-  message = 'have changed since this run began'
-  refused(message, MODES['sample'], config_of(''), copy)
+  refused('have changed since this run began', MODES['sample'], config_of(''), copy)
   changes = within('sampling.guidance', 'autoguidance', run=copy, scale=2.0)
-  message = 'has the latents of another autoenc'
-  refused(message, other_runs.guides_of, model_of(run, **changes))
+  refused('has the latents of another autoenc', other_runs.guides_of, model_of(run, **changes))
   path.unlink()
   refused('latent.json cannot be read', MODES['sample'], config_of(''), copy)
 
 
 def test_particles_restore_by_latents(run, tmp_path, capsys):
   """y measures decoded pixels; other methods need a model of pixels."""
-  rng = np.random.default_rng(0)
-  picture = tmp_path / 'clean.png'
-  Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(picture)
-  fields = within('edit', 'restore', image=str(picture), simulate=True)
+  picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+  Image.fromarray(picture).save(tmp_path / 'clean.png')
+  fields = within('edit', 'restore', image=str(tmp_path / 'clean.png'), simulate=True)
   fields |= within('edit', noise=25.0, operator='downsample')
   fields |= within('edit', num_samples=2, output='restored')
   message = 'posterior=moment needs pixels, .* set i'

@@ -14,7 +14,7 @@ from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
-from tests.app.conftest import arrays_of, assert_same, params_of, refused, smoke
+from tests.app.conftest import arrays_of, assert_same, lines_of, params_of, refused, smoke
 from tests.app.fields import within
 
 FEW = within('sampling', num_samples=6, batch_size=4, name='samples')
@@ -47,16 +47,14 @@ def keeps_all(mode, config, workdir, message):
 def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
   """Its config is refused, or it begins again and keeps its metrics."""
   shutil.rmtree(copy / 'checkpoints')
-  other = {'optimizer.learning_rate': 1e-3}
-  keeps_all('train', smoke(**other), copy, 'rate is 0.008, 0.001 now')
+  keeps_all('train', smoke(**{'optimizer.learning_rate': 1e-3}), copy, 'rate is 0.008, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()
   MODES['train'](smoke(), str(copy))
   said = capsys.readouterr().out
   assert 'mine has a config.json but no checkpoint: it begins at step 0' in said
   assert 'is kept as metrics.1.jsonl' in said
   assert (copy / 'metrics.1.jsonl').read_bytes() == old
-  text = (copy / 'metrics.jsonl').read_text()
-  assert [json.loads(x)['step'] for x in text.splitlines()] == [1, 2, 3, 4]
+  assert lines_of(copy, 'step') == [1, 2, 3, 4]
   assert_same(params_of(run), params_of(copy))
 
 
@@ -109,13 +107,8 @@ def sampled(run, tmp_path_factory):
   return workdir
 
 
-EDIT = {
-  'edit': 'sdedit',
-  'edit.image': 'black.png',
-  'edit.num_samples': 6,
-  'edit.output': 'samples',
-  'sampling.batch_size': 4,
-}
+EDIT = within('edit', 'sdedit', image='black.png', num_samples=6, output='samples')
+EDIT |= {'sampling.batch_size': 4}
 
 
 @pytest.mark.parametrize(

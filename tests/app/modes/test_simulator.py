@@ -80,8 +80,8 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
   sys.modules.pop(module.stem)
   try:
     config = trial('inference', 'two_moons', **fields | {'training.num_steps': 6})
+    message = 'holds a run with other data: facts.c.* is .*, .* now'
     for again in config, of_run(run, **{'training.num_steps': 6}):
-      message = 'holds a run with other data: facts.c.* is .*, .* now'
       refused(message, MODES['train'], again, run)
     assert sorted(calls_of(calls)[before:]) == [50, 100, 100]
     MODES['sample'](of_run(run, **{'sampling.name': 'again'}), run)

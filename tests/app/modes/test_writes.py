@@ -23,12 +23,9 @@ from tests.app.fields import within
 
 pytestmark = pytest.mark.processes  # kills, and links
 
-TRAINED = SEEN | {
-  'report.after_training': False,  # --mode=report writes it by itself
-  'training.ema_sigma_rels': (0.05, 0.10),
-  'training.snapshot_every': 2,
-  'optimizer.decay': 'constant',
-}
+TRAINED = SEEN | within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=2)
+TRAINED |= {'report.after_training': False}  # --mode=report writes it by itself
+TRAINED |= {'optimizer.decay': 'constant'}
 COMMANDS = {
   'train': TRAINED | {'training.num_steps': 6},
   'sample': within('sampling', name='few', num_samples=6, batch_size=4, trajectory=True),
@@ -43,15 +40,7 @@ COMMANDS = {
   'noise': {'noise.size': 32, 'noise.frames': 2, 'noise.num_draws': 2},
 }
 # They write in folders; convert in new ones only.
-FOLDERS = (
-  'train',
-  'edit',
-  'evaluate',
-  'average',
-  'plan',
-  'convert huggingface',
-  'convert stablehlo',
-)
+FOLDERS = 'train', 'edit', 'evaluate', 'average', 'plan', 'convert huggingface', 'convert stablehlo'
 LAST_PREVIEW = 'samples/step_00000006.png'
 # Their content depends on the time.
 TIMED = 'sessions.jsonl', 'events.out.tfevents', 'train.lock', 'report.html'

@@ -268,9 +268,8 @@ def test_a_file_is_named_by_its_content(kind, name, files, settings, tmp_path, m
   """Also a module of the user's, and the weights of a run that guides."""
   place = shutil.copytree(files, tmp_path / 'place')
   mode, run, fields = kinds_of(place)[kind]
-  (place / 'own.py').write_text(
-    'def reward(x0, path: str = ""):\n  return x0.mean(axis=(1, 2, 3))\n'
-  )
+  code = 'def reward(x0, path: str = ""):\n  return x0.mean(axis=(1, 2, 3))\n'
+  (place / 'own.py').write_text(code)
   if name == 'own.py':
     monkeypatch.syspath_prepend(place)
     fields = fields | {'edit.reward': 'own:reward'}

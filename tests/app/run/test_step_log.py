@@ -10,6 +10,7 @@ from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.training.objectives import Mean
 from tests.app import toy_parts
 from tests.app.conftest import refused, smoke
+from tests.app.fields import within
 
 
 def made(config, manager=None, start=20):
@@ -38,8 +39,7 @@ def test_repaired_gradients_do_not_stop_a_run():
   own = smoke(optimizer=f'{toy_parts.__name__}:optimizer')  # has no such field
   for config in (smoke(), own):
     refused('loss is nan at step 7', read, config)
-  repaired = smoke(**{'optimizer.repair_gradients': True})
-  read(repaired)
+  read(smoke(**{'optimizer.repair_gradients': True}))
 
 
 def test_the_steps_of_a_call_are_counted_one_by_one():
@@ -94,8 +94,7 @@ def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, mon
   """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s."""
   now = iter([0.0, 0.0, 4.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
-  fields = {'training.num_steps': 100, 'training.skip_nonfinite': 1}
-  log = made(smoke(**fields))
+  log = made(smoke(**within('training', num_steps=100, skip_nonfinite=1)))
   log.restart_clock(20)
   for step, x in ((29, lost), (30, 1.0)):
     names = 'grad_norm', 'loss', 'loss_quarter_1'
