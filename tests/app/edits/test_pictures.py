@@ -85,7 +85,7 @@ def test_an_interpolation_is_not_clipped():
   model: Any = models.make(config, 'nowhere')
   params = normal_params(model, deviation=0)
   params['network']['conv_out']['bias'] += 30.0
-  ends = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)))
+  ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)).astype(np.float32)
   inputs = {'image': ends[:1], 'image2': ends[1:], 'weight': np.float32([0.0, 1.0])}
   cond = {'label': np.zeros(2, np.int32)}
 
