@@ -77,7 +77,7 @@ def images(run):
   mesh, model = devices.make_mesh(config), models.make(config, run)
   params = sharding.replicate(mesh, weights.restore(model)[0])
   index = np.arange(12)
-  return generate(model, mesh)(params, index, {'label': index % 10})
+  return generate(model, mesh)(params, index, {'label': index % 10})[0]
 
 
 def step(folder):
