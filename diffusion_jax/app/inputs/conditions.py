@@ -207,15 +207,11 @@ class Context(Kind):
     return index if count == n else index // self.model.config.sampling.num_samples % count
 
   def given(self) -> np.ndarray | None:
-    """Returns the rows of sampling.context or .context_row, or None.
-
-    Raises UserError for another shape, numbers that are not finite, and a row
-    that does not exist.
-    """
-    return _rows_given(self.model)
+    """Returns the rows of sampling.context or .context_row, or None, read once."""
+    return _read_once(self.model)
 
   def read(self) -> np.ndarray | None:
-    """Reads the rows that `given` returns."""
+    """Reads the rows that `given` returns; UserError for unsuitable rows."""
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
@@ -317,8 +313,8 @@ def _held_out(model, name, index):
     return source.read(index % len(source))[name]
 
 
-@functools.lru_cache(1)  # a file is read once
-def _rows_given(model):
+@functools.lru_cache(1)
+def _read_once(model):
   return Context(model).read()
 
 
@@ -332,16 +328,14 @@ def _check_row(row, count, where):
 def _row_problems(what, rows, facts, joint):
   if rows.shape[1:] != tuple(facts.shape) or not len(rows):
     wanted = ', '.join(map(str, facts.shape))
-    yield (f'{what} has the shape {list(rows.shape)}, and [{wanted}] or [K, {wanted}] is needed')
+    yield f'{what} has the shape {list(rows.shape)}, and [{wanted}] or [K, {wanted}] is needed'
   if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     yield f'{what} has numbers that are not finite'
   if not joint:
     return
   full = np.isfinite(rows).all(axis=1)
   if full.any():
-    yield (
-      f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
-    )
+    yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
   known = rows.copy()
   box = known[:, : len(facts.low)]
   box[:] = np.where(np.isnan(box), facts.low, box)
@@ -379,9 +373,7 @@ def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:
 
 def by_run(guidance: Node | None) -> bool:
   """Returns whether a section sampling.guidance has the effect of a run."""
-  if guidance is None or not guidance.get('run'):
-    return False
-  return guidance.scale != 1.0
+  return guidance is not None and bool(guidance.get('run')) and guidance.scale != 1.0
 
 
 FAR = 6.0  # standard deviations
