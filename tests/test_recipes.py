@@ -102,7 +102,9 @@ for _name in TRAINED:
 
 UNREAD = {
   'folder': pictures((64, 64, 3)),
-  'npz': Facts(ArraySpec((2,)), context=ArraySpec((3,))),
+  'npz': Facts(
+    ArraySpec((2,), 0, 2 * (0.0,), 2 * (1.0,)), 0, ArraySpec((3,), 0, 3 * (0.0,), 3 * (1.0,))
+  ),
   'binarized': Facts(ArraySpec((28, 28, 1), 2), 10),  # of MNIST
 }
 
