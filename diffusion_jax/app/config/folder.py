@@ -5,10 +5,10 @@ All other modes take the model from the run; the command line says how it is
 used.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -61,12 +61,11 @@ def stored_fields(workdir: str | Path) -> Mapping[str, object]:
 
 
 def _read(path):
-  try:
+  stamp = None
+  with contextlib.suppress(OSError):  # `read_json` says why
     about = path.stat()
-  except OSError:
-    about = None  # `read_json` says why
+    stamp = about.st_mtime_ns, about.st_size, about.st_ino
   try:
-    stamp = (about.st_mtime_ns, about.st_size, about.st_ino) if about else os.urandom(8)
     return _read_once(path.absolute(), stamp)
   except (FileNotFoundError, NotADirectoryError):
     return None
