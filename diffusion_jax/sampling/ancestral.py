@@ -75,7 +75,7 @@ def ddim_step(
   x: Array,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
-  eta: float = 0.0,
+  eta: Array | float = 0.0,
   z: Array | float = 0.0,
 ) -> Array:
   """Computes x_s from x_t, x_0 and normal noise z (DDIM Eq. 12 and 16).
@@ -87,7 +87,7 @@ def ddim_step(
   """
   s, t = level_s, level_t
   scale = s.sigma / t.sigma
-  if not eta:
+  if not isinstance(eta, Array) and not eta:  # A traced eta may be any.
     return s.alpha * x0 + scale * (x - t.alpha * x0)
   # 1 - new would lose all digits for a new near 1.
   scale *= jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))

@@ -47,6 +47,15 @@ def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
   assert (np.abs(a - b) < 2e-6 * largest).all()
 
 
+@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
+def test_eta_may_be_traced(eta, key):
+  """DDIM's eta can be an argument of a program."""
+  levels = dj.level_grid(dj.LinearVPSchedule(), 4)
+  x = dj.prior_sample(key, (8, 2), levels.take(0))
+  draw = lambda eta: dj.sample(key, GAUSSIAN.denoise, dj.ddim(eta), levels, x)
+  np.testing.assert_allclose(jax.jit(draw)(eta), draw(eta), rtol=1e-5, atol=1e-6)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def inversion_errors(num_steps, schedule, x0):
   """Returns the errors of x_0 there and back, and of x_T."""
