@@ -32,11 +32,19 @@ from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
-from diffusion_jax.runtime import compiling, processes, start_up
+from diffusion_jax.runtime import compiling, hosts, processes, sessions, start_up
 from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
+# Fields that may differ between the processes of --multihost.
+_OF_HOST = (
+  'compilation_cache',
+  'data.check',
+  'data.data_dir',
+  'data.workers',
+  'training.num_threads',
+)
 
 _CONFIG = flags.DEFINE_string(
   'config', None, 'A file of configs/, file.py:smoke for a trial, or a run.'
@@ -178,6 +186,7 @@ def main(argv: list[str]) -> None:
     place = command.weights_in(workdir) if uses else workdir
     predecessors.check(config, _MODE.value, place)
     join(config)
+    check_hosts(config, workdir)
     if uses and command.is_run and share.exist(path):
       from diffusion_jax.app.run import sharing
 
@@ -233,6 +242,17 @@ def join(config: Node) -> None:
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in where):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')
+
+
+def check_hosts(config: Node, workdir: str) -> None:
+  """Raises UserError unless all processes do the same work in one folder."""
+  if not processes.started():
+    return
+  hosts.check_folder(workdir)
+  content = folder.plain(config) | {'mode': _MODE.value}
+  versions = {'versions': sessions.versions(), 'commits': sessions.commits()}
+  fields = folder.flat(content | versions)
+  hosts.check_same('settings', {n: x for n, x in fields.items() if n not in _OF_HOST})
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -37,10 +37,10 @@ def environment(devices=4):
   return os.environ | {'XLA_FLAGS': ' '.join(flags), 'PYTHONPATH': str(ROOT)}
 
 
-def start(*args):
+def start(*args, cwd=ROOT):
   return subprocess.Popen(
     [sys.executable, *map(str, args)],
-    cwd=ROOT,
+    cwd=cwd,
     env=environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

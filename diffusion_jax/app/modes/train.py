@@ -23,7 +23,7 @@ from diffusion_jax.app.train_loop.setup import Setup
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.report.record import read_curves
-from diffusion_jax.runtime import compiling, lock, processes, sessions
+from diffusion_jax.runtime import compiling, hosts, lock, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
@@ -39,6 +39,7 @@ def run(config: Node, workdir: str | Path) -> None:
   """
   with preemption.watch() as stop:
     parts = setup.prepare(config, workdir)  # refuses what cannot be trained
+    hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
     with lock.hold(make_folder(workdir)):
       log = train(parts, stop)
   if log is not None:
