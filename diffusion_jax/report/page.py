@@ -7,6 +7,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from diffusion_jax.planning import plans
 from diffusion_jax.report import charts, pictures, results
@@ -44,6 +45,7 @@ def render(
     ('neighbours', 'Nearest images', [neighbours]),
     ('runs', 'Runs', comparison(runs)),
     ('plan', 'Plan', plan_tables(run.plans)),
+    ('traces', 'Traces', trace_tables(run.traces)),
     ('config', 'Configuration', config_tables(runs, defaults)),
     ('environment', 'Environment', session_tables(run.sessions)),
   )
@@ -271,6 +273,15 @@ def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
       yield (f'{content["about"]}. Figures are for one device; times are bounds, not measurements.')
     except DAMAGE:
       continue
+
+
+def trace_tables(paths: Sequence[Path]) -> Iterator[Table | str]:
+  """Yields a table of traces, and how to open them."""
+  hosts = collections.Counter(path.parent.name for path in paths)
+  if hosts:
+    rows = [[name, str(count)] for name, count in hosts.items()]
+    yield Table('For xprof', [['trace', 'hosts'], *rows])
+    yield 'To open them: pip install xprof; xprof server --logdir=traces in the run folder.'
 
 
 def session_tables(entries: Sequence[dict]) -> Iterator[Table]:

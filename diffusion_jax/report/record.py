@@ -26,7 +26,8 @@ class Run(NamedTuple):
   fields: {'section.field': value} of the config. curves: by name of the metric.
   sheets: (step, file) of samples during training. results: (folder, content) of
   evaluations. sessions: starts and ends of the training. plans: the content of
-  each file of --mode=plan. calibration: figures of evaluations.
+  each file of --mode=plan. calibration: figures of evaluations. traces: the
+  files of traces for xprof, one for each host.
   """
 
   name: str
@@ -37,6 +38,7 @@ class Run(NamedTuple):
   sessions: list[dict]
   plans: list[dict] = []
   calibration: Sequence[Path] = ()
+  traces: Sequence[Path] = ()
 
 
 def read(name: str, folder: Path, fields: Json) -> Run:
@@ -54,6 +56,7 @@ def read(name: str, folder: Path, fields: Json) -> Run:
       for n in ('ranks', 'coverage')
       for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
     ],
+    sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
   )
 
 

@@ -88,6 +88,10 @@ def write_run(folder, loss=1.0):
   content['plans'] = [plan(peak=3 * 2**30)]
   (folder / 'plans' / 'a.json').write_text(json.dumps(content))
   (folder / 'plans' / 'b.json').write_text('{"of": "train", "plans": [0]}')
+  for host in range(2):
+    path = folder / 'traces' / 'plugins' / 'profile' / 'steps_5-7' / f'host_{host}.xplane.pb'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'x')
   sessions.write_start(folder, 0, 1234567)
   sessions.write_end(folder, 300)
   return folder
@@ -115,7 +119,7 @@ def found(tmp_path_factory):
 
 SECTIONS = (
   'samples', 'gallery', 'trajectory', 'curves', 'evaluation', 'neighbours',
-  'runs', 'plan', 'config', 'environment',
+  'runs', 'plan', 'traces', 'config', 'environment',
 )  # fmt: skip
 
 
@@ -123,7 +127,15 @@ def test_a_run_that_has_everything_has_every_section(found):
   assert [s['id'] for s in found.all('section')] == list(SECTIONS)
   assert [a['href'] for a in found.all('a')][1:] == [f'#{s}' for s in SECTIONS]
   shown = ' '.join(found.text['section'] + found.text['dl'])
-  for value in ('2.873\xa0±\xa00.037', '3.17', '19 calls', 'Bits by step', '3 GiB', '1,234,567'):
+  for value in (
+    '2.873\xa0±\xa00.037',
+    '3.17',
+    '19 calls',
+    'Bits by step',
+    '3 GiB',
+    '1,234,567',
+    'steps_5-7',
+  ):
     assert value in shown, value
   assert 'digits 8x8x1' in found.text['p'][0]
   assert 'edit.name' not in shown

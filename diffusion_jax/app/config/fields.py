@@ -102,6 +102,8 @@ class Training:
   keep_best_by: Free[str] = 'test_loss'  # or a metric, such as fid
   # steps without a lower test loss after which a training ends; 0: it does not
   patience: Free[Count] = 0
+  # the first and the last step of a trace for xprof, such as 10,15; (): none
+  profile_steps: Free[tuple[Size, ...]] = ()
   # seconds without a heartbeat after which a process of --multihost is lost
   heartbeat_timeout: Free[Size] = 30
   # steps in a row that may be skipped because loss or gradient is not finite
@@ -194,6 +196,7 @@ class Sampling:
   checkpoint: Checkpoint = 'latest'  # latest, best, or a step
   seed: Seed = 0  # image i depends on the seed and i
   trajectory: bool = False  # also a GIF of how the first ten images emerge
+  profile: bool = False  # draws the first batch twice more, for a trace for xprof
   name: Suffix = ''  # of the files in samples/; '': samples and what differs from the run
 
 

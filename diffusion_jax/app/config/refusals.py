@@ -217,7 +217,7 @@ IDLE = (
     lambda c, facts: True,
     '--mode=edit, which reads edit.num_samples, label and output',
     EDIT,
-    fields=_paths('sampling', 'num_samples', 'labels', 'trajectory', 'name'),
+    fields=_paths('sampling', 'num_samples', 'labels', 'trajectory', 'profile', 'name'),
   ),
   Row(
     lambda c, facts: c.edit.name == 'interpolate',
@@ -263,7 +263,7 @@ _READ = {
   ),
   'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),
   'examples': _paths('evaluation', 'num_images', 'split'),
-  '': _paths('sampling', 'num_samples', 'name', 'trajectory'),
+  '': _paths('sampling', 'num_samples', 'name', 'trajectory', 'profile'),
 }
 
 
@@ -285,6 +285,11 @@ def _stranger(c, facts):
   names = (x for x in c.training.log_to if x != 'tensorboard' and not trust.is_given(x))
   name = next(names, None)
   return name and (name, ','.join(c.training.log_to))
+
+
+def _is_no_range(c, facts):
+  steps = c.training.profile_steps
+  return steps and not (len(steps) == 2 and steps[0] <= steps[1] <= c.training.num_steps)
 
 
 def _is_no_multiple(c, facts):
@@ -315,6 +320,11 @@ TRAINING = (
     lambda c, facts: c.training.lora_rank and not c.training.init_from,
     'config.training.lora_rank={c.training.lora_rank} adapts the weights of a trained run: set '
     'training.init_from to its folder, or lora_rank to 0',
+  ),
+  Row(
+    _is_no_range,
+    'config.training.profile_steps={c.training.profile_steps} are not the first and the last step '
+    'of a trace, such as 10,15, up to training.num_steps={c.training.num_steps}',
   ),
   Row(_lost_run, 'config.report.runs: {it} is not a run folder'),
   Row(

@@ -23,7 +23,7 @@ from diffusion_jax.runtime.files import write_json, write_npz
 
 def draw(model: Model, out: Path, **fields: object) -> Path:
   """Draws samples with these fields of config.sampling; returns their file."""
-  fields |= {'name': 'samples', 'trajectory': False}
+  fields |= {'name': 'samples', 'trajectory': False, 'profile': False}
   changes = {f'sampling.{name}': x for name, x in fields.items()}
   config = store.with_fields(model.config, changes)
   below = out.relative_to(model.workdir)

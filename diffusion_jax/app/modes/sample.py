@@ -17,7 +17,7 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import files, processes
+from diffusion_jax.runtime import files, processes, profiling
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 _PRINTED = 4  # texts
@@ -44,11 +44,16 @@ def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
   path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
+  is_traced = model.config.sampling.profile
   with provenance.making(path, settings, field) as done:
-    if done:
+    if done and not is_traced:
       return path
     run = run._replace(inputs=conditions.encoded(model, run.params, run.inputs))
     params, stored = run.on_devices(), provenance.as_array(settings)
+    if is_traced:
+      trace_a_batch(run, params, path.stem)
+    if done:
+      return path
     paths = draw_parts(run, params, path.with_suffix('.parts'), stored)
     if processes.is_first():
       write(run, params, paths, path, stored)
@@ -61,6 +66,16 @@ def inputs_of(model: Model) -> conditions.Conditions:
   inputs = conditions.choose(model, conditions.count(model))
   conditions.warn_if_far(model, inputs)
   return inputs
+
+
+def trace_a_batch(run: weights.Run, params: Params, name: str) -> None:
+  """Draws the first batch twice, to compile the program and to trace it."""
+  n = min(run.model.config.sampling.batch_size, conditions.count(run.model))
+  drawing, index = generate(run.model, run.mesh), np.arange(n)
+  batch = params, index, rows(run.inputs.cond, index)
+  drawing(*batch)
+  with profiling.trace(run.model.workdir, name):
+    drawing(*batch)
 
 
 def draw_parts(run: weights.Run, params: Params, parts: Path, settings: np.ndarray) -> list[Path]:

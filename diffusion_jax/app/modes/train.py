@@ -23,7 +23,7 @@ from diffusion_jax.app.train_loop.setup import Setup
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.report.record import read_curves
-from diffusion_jax.runtime import compiling, hosts, lock, processes, sessions
+from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
@@ -54,8 +54,9 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   run = begin(parts)
   if run is None:
     return None
-  patience = parts.config.training.patience
-  with run.log.open():
+  patience, steps = parts.config.training.patience, parts.config.training.profile_steps
+  tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
+  with run.log.open(), tracing as run.compute:
     step, following = run.start, None
     for call in itertools.count():
       if why := stop(call):
@@ -297,6 +298,8 @@ def announce(parts: Setup, step: int) -> None:
     )
   elif warning := setup.slow_average(config):
     print(warning)
+  if c.profile_steps and step >= c.profile_steps[1]:
+    print(f'note: no trace is written: step {step} is after training.profile_steps')
   every, saved = c.evaluate_every, c.checkpoint_every or total
   if c.keep_best and c.keep_best_by == 'test_loss' and every % saved:
     print(

@@ -58,7 +58,7 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
 def of_sampling(run: Run, read: Mapping[str, str | np.ndarray], **used: Json) -> Settings:
   """Returns the `settings` of what config.sampling draws; used: more fields."""
   sampling = folder.plain(run.model.config)['sampling']
-  del sampling['name']
+  del sampling['name'], sampling['profile']
   sampling['checkpoint'] = str(run.step)
   return settings(run, {'sampling': sampling, **used}, read)
 
@@ -141,6 +141,8 @@ def _sampled_by(model):
   stored = folder.stored_fields(model.workdir)
   defaults, changes = store.defaults(model.config), {}
   for field, value in model.config.flat.items():
+    if field == 'sampling.profile':
+      continue
     # The field of another choice than the run's has a default.
     default = defaults.get(field) if field.count('.') > 1 else ''
     if field.startswith('sampling.') and value != stored.get(field, default):

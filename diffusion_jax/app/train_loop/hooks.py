@@ -89,10 +89,13 @@ def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
 def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
   """Returns the last step of the call that begins after `step`.
 
-  The call has training.steps_per_call steps, or fewer if a hook is due earlier.
+  The call has training.steps_per_call steps, or fewer if a hook is due or a
+  trace begins or ends earlier.
   """
   c = config.training
   ends = [(step // n + 1) * n for hook in hooks for n in hook.every]
+  first, last = c.profile_steps or (0, 0)
+  ends += [end for end in (first - 1, last) if end > step]
   return min(step + c.steps_per_call, c.num_steps, *ends)
 
 

@@ -31,6 +31,9 @@ training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the
   mesh in 8 parts
 training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
 training.keep_every=3 => keep_every=3 is not a multiple of training.checkpoint_every=2
+training.profile_steps=3,2 => profile_steps=(3, 2) are not the first and the last step of a trace
+training.profile_steps=3,5 => such as 10,15, up to training.num_steps=4
+training.profile_steps=3 => profile_steps=(3,) are not the first
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
 training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every
 training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is there twice

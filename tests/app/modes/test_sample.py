@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from jax.profiler import ProfileData
 from PIL import Image
 
 from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.runtime.profiling import FOLDER
 from tests.app import toy_parts
 from tests.app.conftest import (
   DIGITS,
@@ -104,6 +106,23 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
   with Image.open(run / 'samples' / 'path.png') as png:
     final = np.asarray(png).astype(int)
   assert np.abs(last - final).max() <= 2
+
+
+def test_a_profile_is_a_trace_of_a_batch_and_changes_no_sample(run, printed):
+  """Neither their name nor their settings, so they are there already."""
+  before = arrays_of(run)
+  config = of_sampling(num_samples=23, batch_size=10, profile=True)
+  said = printed_by(MODES['sample'], config, run)
+  assert 'samples.npz is there already' in said and 'xprof server --logdir=' in said
+  (path,) = (run / FOLDER / 'samples').iterdir()
+  events = {
+    event.name
+    for plane in ProfileData.from_file(str(path)).planes
+    for line in plane.lines
+    for event in line.events
+  }
+  assert any('images' in name for name in events)  # the program's name
+  assert (arrays_of(run)['arr_0'] == before['arr_0']).all()
 
 
 def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):

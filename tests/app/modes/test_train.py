@@ -29,6 +29,7 @@ from tests.app.conftest import (
   smoke,
 )
 from tests.app.fields import within
+from tests.runtime.test_profiling import steps_in
 
 UNSCALED: dict = dict.fromkeys(('mean', 'std', 'low', 'high'), [])
 
@@ -162,10 +163,14 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
 
 
 def test_a_killed_run_continues_with_other_calls(run, tmp_path):
-  """Steps 3 and 4 are one dispatch; the log has the mean of their losses."""
+  """Steps 3 and 4 are one dispatch; the log has the mean of their losses.
+
+  A trace of steps 2 to 4 has those that are left.
+  """
   copy = interrupted(run, tmp_path / 'copy')
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
-  MODES['train'](smoke(**fields), copy)
+  MODES['train'](smoke(**fields, **{'training.profile_steps': (2, 4)}), copy)
+  assert steps_in(copy, 'steps_3-4') == [3]
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, params_of(run), params_of(copy))
   alone, together = ([x for x in lines_of(r) if 'loss' in x] for r in (run, copy))
