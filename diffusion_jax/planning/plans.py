@@ -178,6 +178,12 @@ def best(plans: Sequence[Plan], of: str, topology: Topology) -> str:
   return f'the best that fits: --config.training.mesh={mesh} --config.{SIZES[of]}={plan["batch"]}'
 
 
+def achieved(speed: dict[str, float]) -> str:
+  """Returns the speed of one device as text; speed: of `roofline.achieved`."""
+  text = amount(1e12 * speed['tflops'], 'FLOP/s')
+  return f'{text}, MFU {speed["mfu"]:.0%}' if 'mfu' in speed else text
+
+
 def number(value: float, digits: int = 3) -> str:
   """Writes a value with `digits` digits, 4,496,000 and not 4.496e+06."""
   return f'{float(f"{value:.{digits}g}"):,.12g}'

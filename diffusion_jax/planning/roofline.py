@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.stages import Compiled
 
 from diffusion_jax.planning.programs import Memory, bytes_accessed, flops, memory
-from diffusion_jax.planning.topologies import Rates
+from diffusion_jax.planning.topologies import Rates, rates_of
 
 
 class Measured(NamedTuple):
@@ -101,3 +101,14 @@ def arithmetic_seconds(products: Mapping[str, float], rates: Rates) -> float:
     count / (rates.flops_float32 if dtype == 'float32' else rates.flops)
     for dtype, count in products.items()
   )
+
+
+def achieved(flop_per_second: float, kind: str) -> dict[str, float]:
+  """Returns `tflops`, in 10^12 FLOP per second of one device, and its `mfu`.
+
+  kind: JAX's name of the device. mfu is the part of its published rate in
+  bfloat16, and is left out for devices whose rate is unknown.
+  """
+  rates = rates_of(kind)
+  mfu = {} if rates is None else {'mfu': flop_per_second / rates.flops}
+  return {'tflops': flop_per_second / 1e12, **mfu}

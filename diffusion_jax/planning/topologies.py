@@ -79,6 +79,10 @@ GPUS = {
   'h200': _gpu('NVIDIA H200', 989.4, 141, 4800, 50, 900, 400, 'nvidia.com/en-us/data-center/h200'),
 }
 
+# JAX's names of TPUs.
+_KINDS = {'v4': 'v4', 'v5 lite': 'v5e', 'v5e': 'v5e', 'v5': 'v5p', 'v5p': 'v5p'}
+_KINDS |= {'v6 lite': 'v6e', 'v6e': 'v6e'}
+
 # For XLA's GpuTargetConfig: multiprocessors, float32 lanes of each, bytes of
 # shared memory of each and of a block, clock, compute capability.
 _CHIPS = {
@@ -123,6 +127,13 @@ def make(name: str) -> Topology:
     f'{", ".join(f"{kind}x8" for kind in GPUS)}, 2xh100x8 for two machines, or '
     'cpu:8'
   )
+
+
+def rates_of(kind: str) -> Rates | None:
+  """Returns the rates of a device by JAX's `device_kind`, None if unknown."""
+  tpu = _KINDS.get(kind.removeprefix('TPU '))
+  gpus = {rates.name: rates for rates in GPUS.values()}
+  return TPUS[tpu] if tpu else gpus.get(kind)
 
 
 def _on_cpu(count=None):

@@ -161,7 +161,7 @@ def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
   by quarters of t.
   """
   names = list(dict.fromkeys(name for run in runs for name in run.curves))
-  first = 'loss', 'learning_rate', 'grad_norm', 'images_per_second'
+  first = 'loss', 'learning_rate', 'grad_norm', 'images_per_second', 'tflops', 'mfu'
   names.sort(key=lambda n: first.index(n) if n in first else len(first))
   single = len(runs) == 1
   for name in names:

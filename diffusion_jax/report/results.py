@@ -11,6 +11,7 @@ from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Run
 
+_SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
 UNITS = {'bits': 'images', 'nats': 'examples'}
 
@@ -40,7 +41,8 @@ def with_error(value: object, error: float | None = None) -> str:
 def in_words(name: str) -> str:
   """Returns a name in words: FD digits for fd_digits."""
   text = name.replace('_', ' ').replace('grad norm', 'gradient norm')
-  short = r'\b(elbo|ode|iw|s?fi?d|kid|is|cmmd)\b'
+  text = text.replace('tflops', 'TFLOP/s of a device')
+  short = r'\b(elbo|ode|iw|s?fi?d|kid|is|cmmd|mfu)\b'
   return re.sub(short, lambda x: x[0].upper(), text)
 
 
@@ -132,7 +134,7 @@ def final(run: Run) -> dict[str, str]:
   for name, curve in run.curves.items():
     if name not in hidden and '_quarter_' not in name:
       values.setdefault(in_words(name), f'{curve.values[-1]:.5g}')
-  speed = run.curves.get('images_per_second')
-  if speed:
-    values['images per second'] = f'{statistics.median(speed.values):,.4g}'
+  for name in _SPEEDS:
+    if name in run.curves:
+      values[in_words(name)] = f'{statistics.median(run.curves[name].values):,.4g}'
   return values

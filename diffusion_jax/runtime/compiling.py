@@ -23,6 +23,7 @@ import jax
 from jax import stages
 from jax.core import Tracer
 from jax.experimental.layout import Format, Layout
+from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -163,12 +164,17 @@ def places_of(mesh: Mesh, shapes: PyTree) -> PyTree:
   return jax.tree.map(lambda x: Format(Layout.AUTO, x.sharding) if free else x.sharding, shapes)
 
 
-def in_place(jitted: stages.Wrapped, shapes: PyTree, what: str = 'a program') -> Callable:
+def in_place(
+  jitted: stages.Wrapped,
+  shapes: PyTree,
+  what: str = 'a program',
+  read: Callable[[ClosedJaxpr], object] = lambda jaxpr: None,
+) -> Callable:
   """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
 
   That call compiles for shapes of the state, and moves the state into the
   layouts of the program; later calls expect what an earlier one returned.
-  what: the program's name in messages.
+  what: the program's name in messages. read: called with its trace.
   """
   compiled = None
 
@@ -176,7 +182,9 @@ def in_place(jitted: stages.Wrapped, shapes: PyTree, what: str = 'a program') ->
     nonlocal compiled
     if compiled is None:
       with announced(what):
-        compiled = jitted.lower(shapes, *args).compile()
+        traced = jitted.trace(shapes, *args)
+        read(traced.jaxpr)
+        compiled = traced.lower().compile()
       state = jax.tree.map(_relaid, state, compiled.input_formats[0][0])
     return compiled(state, *args)
 

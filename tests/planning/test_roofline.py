@@ -1,6 +1,8 @@
 """Bounds of a step in closed form."""
 
-from diffusion_jax.planning import roofline
+import pytest
+
+from diffusion_jax.planning import plans, roofline, topologies
 from diffusion_jax.planning.programs import Memory
 from diffusion_jax.planning.topologies import Rates
 
@@ -51,3 +53,18 @@ def test_the_network_between_machines_may_be_the_slowest():
   both = both._replace(between=4.0)
   found = roofline.bounds(both, RATES)
   assert found.binding == 'network' and found.seconds == 8.0
+
+
+@pytest.mark.parametrize(
+  'kind, text',
+  [
+    ('NVIDIA H100 80GB HBM3', '495 TFLOP/s, MFU 50%'),
+    ('TPU v5 lite', '98.5 TFLOP/s, MFU 50%'),
+    ('TPU v5p', '230 TFLOP/s, MFU 50%'),
+  ],
+)
+def test_the_speed_of_half_the_published_rate(kind, text):
+  rates = topologies.rates_of(kind)
+  found = roofline.achieved(rates.flops / 2, kind)
+  assert found == {'tflops': rates.flops / 2e12, 'mfu': 0.5}
+  assert plans.achieved(found) == text

@@ -42,3 +42,15 @@ def test_a_gpu_is_described_as_xla_reads_it():
   assert 'core_count: 132 ' in text
   assert 'memory_bandwidth: 3352000000000 ' in text
   assert 'device_description_str: "NVIDIA H100 80GB HBM3"' in text
+
+
+def test_rates_are_of_the_devices_that_jax_names():
+  """The names are those of jax/_src/pallas/mosaic/tpu_info.py and of drivers."""
+  named = {'v4': ['v4'], 'v5e': ['v5 lite', 'v5e'], 'v5p': ['v5', 'v5p'], 'v6e': ['v6 lite', 'v6e']}
+  for kind, names in named.items():
+    for name in names:
+      assert topologies.rates_of(f'TPU {name}') is topologies.TPUS[kind]
+  for rates in topologies.GPUS.values():
+    assert topologies.rates_of(rates.name) is rates
+  for unknown in ('cpu', 'TPU v3', 'NVIDIA H100 PCIe', 'NVIDIA A100-SXM4-40GB'):
+    assert topologies.rates_of(unknown) is None

@@ -65,6 +65,8 @@ def test_a_run_ends_with_its_last_values_and_results():
     'loss': Curve([1, 2], [0.5, 0.25]),
     'learning_rate': Curve([1], [0.1]),
     'images_per_second': Curve([1, 2, 3], [1.0, 9.0, 2.0]),
+    'tflops': Curve([1, 2, 3], [3.0, 1.0, 2.0]),
+    'mfu': Curve([1, 2, 3], [0.3, 0.1, 0.2]),
   }
   scores = {'metrics': {'fid': score(3.0), 'loss': score(1.0)}}
   found = [('elbo-test', bits), ('samples', scores), ('samples-a', scores)]
@@ -78,6 +80,8 @@ def test_a_run_ends_with_its_last_values_and_results():
     'FID, samples a': '3',
     'loss, samples a': '1',
     'images per second': '2',
+    'TFLOP/s of a device': '2',
+    'MFU': '0.2',
   }
 
 

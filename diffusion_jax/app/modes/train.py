@@ -22,6 +22,7 @@ from diffusion_jax.app.train_loop.hooks import Hook
 from diffusion_jax.app.train_loop.setup import Setup
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
@@ -199,7 +200,11 @@ def begin(parts: Setup) -> Run | None:
     hook.prepare()
   log = open_files(parts, manager, start)
   state = make_state()
-  compute = setup.make_advance(parts, more_steps)
+
+  def count(jaxpr):
+    log.flop = sum(programs.flops(jaxpr).values()) / mesh.size
+
+  compute = setup.make_advance(parts, more_steps, count)
   key = stream(config.seed, 'latents')
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)

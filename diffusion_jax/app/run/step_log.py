@@ -14,6 +14,7 @@ from tqdm import tqdm
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Frames
 from diffusion_jax.errors import UserError
+from diffusion_jax.planning import plans, roofline
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.objectives import Mean
 from diffusion_jax.training.state import TrainState
@@ -28,7 +29,8 @@ class StepLog:
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after; rates: the learning rate of each step;
   stored: the config that is stored with checkpoints. results: the metrics that
-  hooks have measured at this step; film: of the last preview.
+  hooks have measured at this step; film: of the last preview; flop: of a step
+  on one device, 0 before the first step.
   """
 
   def __init__(
@@ -45,6 +47,7 @@ class StepLog:
     self.manager, self.writer = manager, writer
     self.results: dict[str, float] = {}
     self.film: Frames | None = None
+    self.flop = 0.0
     self._config, self._workdir, self._bar = config, workdir, bar
     self._rates, self._stored = rates, stored
     self._unread: list[tuple[range, Metrics]] = []
@@ -93,7 +96,9 @@ class StepLog:
       rate = (step - self._since) / (time.perf_counter() - self._clock)
       scalars['images_per_second'] = rate * training.batch_size
       left = tqdm.format_interval((training.num_steps - step) / rate)
-      speed = f'({rate:.3g} steps/s, {left} left)'
+      achieved = roofline.achieved(self.flop * rate, jax.devices()[0].device_kind)
+      scalars |= achieved
+      speed = f'({rate:.3g} steps/s, {plans.achieved(achieved)}, {left} left)'
     self.writer.write_scalars(step, scalars)
     names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
     self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import stages
+from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, models
@@ -202,18 +203,21 @@ def jit_step(
   )
 
 
-def make_advance(parts: Setup, more_steps: float = 0.0) -> Callable:
+def make_advance(
+  parts: Setup, more_steps: float, count: Callable[[ClosedJaxpr], object]
+) -> Callable:
   """Returns (state, step, batches, frozen) -> (state, metrics).
 
   It takes a step for each batch. step: the number of steps before. frozen:
   parameters that are not trained. Leaves of metrics are [], or
-  [steps_per_call] if training.steps_per_call is above 1.
+  [steps_per_call] if training.steps_per_call is above 1. count: called with the
+  trace of a step.
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')
   args = parts.config, parts.mesh, parts.objective, parts.optimizer
   jitted = jit_step(*args, parts.shapes, more_steps)
-  compiled = compiling.in_place(jitted, parts.shapes, 'the training step')
+  compiled = compiling.in_place(jitted, parts.shapes, 'the training step', count)
 
   def advance(state, step, batches, frozen):
     if c.steps_per_call == 1:

@@ -17,6 +17,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.model import make_encode
 from diffusion_jax.app.modes import MODES, train
 from diffusion_jax.app.train_loop import hooks, setup
+from tests.app import toy_parts
 from tests.app.conftest import (
   SEEN,
   assert_same,
@@ -27,6 +28,7 @@ from tests.app.conftest import (
   refuse_to_compile,
   refused,
   smoke,
+  trial,
 )
 from tests.app.fields import within
 from tests.runtime.test_profiling import steps_in
@@ -97,7 +99,7 @@ def assert_same_training(a, b):
     assert_same(params_of(a, which), params_of(b, which))
   lines = (
     [
-      {k: v for k, v in line.items() if k != 'images_per_second'}
+      {k: v for k, v in line.items() if k not in ('images_per_second', 'tflops')}
       for line in lines_of(workdir)
       if 'loss' in line
     ]
@@ -178,6 +180,25 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   for name in ('loss', 'grad_norm'):
     mean = (alone[2][name] + alone[3][name]) / 2
     np.testing.assert_allclose(together[2][name], mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize('per_call, accumulate', [(1, 1), (2, 2)])
+def test_a_line_has_the_products_of_a_dense_network(per_call, accumulate, tmp_path):
+  """Layers 2 -> 8 -> 1 at the 8 x 8 pixels of 8 images, 2 FLOP a term.
+
+  The gradient takes as much for the kernels, and once more for the input of the
+  second layer.
+  """
+  fields = within('training', steps_per_call=per_call, accumulate=accumulate, mesh=(4, 1))
+  fields |= within('training', log_every=2, sample_every=0)
+  fields |= within('conditioning', labels=False, dropout=0)
+  network = {'network': f'{toy_parts.__name__}:Network', 'network.width': 8}
+  MODES['train'](trial(**network, **fields), tmp_path)
+  line = lines_of(tmp_path)[-1]
+  seconds = 8 / line['images_per_second']
+  flop = 2 * (8 * 64) * (2 * (2 * 8 + 8 * 1) + 8 * 1)
+  np.testing.assert_allclose(line['tflops'] * 1e12 * seconds, flop / 4)
+  assert 'mfu' not in line  # a CPU has no published rate
 
 
 def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(

@@ -91,10 +91,14 @@ def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
 
 @pytest.mark.parametrize('lost, more', [(1.0, ''), (math.nan, ' skipped_steps 1')])
 def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, monkeypatch, capsys):
-  """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s."""
+  """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s.
+
+  A step of 4 TFLOP on one device.
+  """
   now = iter([0.0, 0.0, 4.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
   log = made(smoke(**within('training', num_steps=100, skip_nonfinite=1)))
+  log.flop = 4e12
   log.restart_clock(20)
   for step, x in ((29, lost), (30, 1.0)):
     names = 'grad_norm', 'loss', 'loss_quarter_1'
@@ -103,11 +107,11 @@ def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, mon
   log.write_line(30)
   log.write(30, {'test_loss': 2.0, 'other': math.nan})
   assert capsys.readouterr().out == (
-    f'step 30: loss 1{more} (2.5 steps/s, 00:28 left)\nstep 30: test_loss 2\n'
+    f'step 30: loss 1{more} (2.5 steps/s, 10 TFLOP/s, 00:28 left)\nstep 30: test_loss 2\n'
   )
   _, scalars = Lines.written[-2]  # metrics.jsonl has all
   assert {'loss_quarter_1', 'grad_norm', 'learning_rate'} <= scalars.keys()
-  assert scalars['images_per_second'] == 20
+  assert scalars['images_per_second'] == 20 and scalars['tflops'] == 10
 
 
 class Lines:
