@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime import profiling, sharding
 from diffusion_jax.weights import checkpoints, load
 from tests.app import two_processes
 from tests.app.conftest import arrays_of, lines_of, params_of, smoke
@@ -128,6 +128,12 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
   difference = largest_difference(*(params_of(folder / which / 'run') for which in ('one', 'two')))
   print(f'parameters after four steps: {difference:.1e} apart')
   assert difference < 1e-4  # Adam's, whose sign of a gradient of 0 is noise
+
+
+def test_each_process_writes_its_trace(folder):
+  (trace,) = (folder / 'two' / 'run' / profiling.FOLDER).iterdir()
+  assert trace.name == 'steps_2-2'
+  assert {path.name for path in trace.iterdir()} == {'host_0.xplane.pb', 'host_1.xplane.pb'}
 
 
 def test_an_image_of_two_processes_is_that_of_one(folder):

@@ -43,7 +43,8 @@ def everything(folder):
   """Takes one step; trains, resumes, evaluates and samples; dies."""
   step(folder)
   run = folder / 'run'
-  MODES['train'](smoke(**FIELDS, **{'training.num_steps': 2}), run)
+  fields = {'training.num_steps': 2, 'training.profile_steps': (2, 2)}
+  MODES['train'](smoke(**FIELDS, **fields), run)
   stop(run)
   MODES['evaluate'](smoke(**FIELDS), run)
   x = images(run)
