@@ -86,9 +86,9 @@ app/config/refusals.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
   flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
-  another_kind_of_model: kind = kinds.kind_of(merged) => kind = before
-  facts_of_a_run_go: merged.pop('facts', None) => pass
-app/config/tree.py
+  another_kind_of_model: kind = kinds.kind_of(tree) => kind = before
+  facts_of_a_run_go: tree.pop('facts', None) => pass
+app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
 app/config/tree.py app/config/test_trust.py
@@ -99,7 +99,7 @@ app/config/trust.py
   below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
   folder_of_the_user: isinstance(value, tuple): => False:
-app/config/user_parts.py
+app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
 app/drawing/emerging.py

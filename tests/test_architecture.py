@@ -50,7 +50,7 @@ def test_import_arrows():
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
   assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
-    'config/user_parts.py',  # asks for permission
+    'config/trust.py',  # asks for permission
     'modes/convert.py',  # a reader of interop
     'config/modes.py',  # a mode
   }

@@ -160,7 +160,7 @@ dj.MatrixProcess.from_matrices([[[1.5, -0.5], [0.0, 1.0]]]) => without negative 
 grid(0) => num_steps is 0
 grid(101, 'steps') => 101 steps do not fit on the schedule's 100
 grid(11, 'steps', t_start=0.2, t_end=0.101) => 11 steps do not fit
-grid(10, 'log') => 'log' is not one of uniform, steps, quadratic, karras, logsnr, leading, linspace
+grid(10, 'log') => 'log' (did you mean 'logsnr'?) is not one of uniform, steps, quad
 grid(10, t_start=0.5, t_end=0.5) => t_end=0.5 is not in [0, t_start=0.5
 grid(10, 'steps', schedule=COSINE) => needs a schedule of steps
 grid(10, 'leading', schedule=COSINE) => needs a schedule of steps
@@ -203,7 +203,7 @@ dj.Measurement(Y, array, jnp.array([0.1, -0.2])) => std is -0.2: it
 dj.Measurement(Y, array, 0.0).log_prob(Y) => std is 0: it must be
 denoiser_of('epsilon') => 'epsilon' is not one of x0, eps, v, score, flow, edm
 flow_map.make_flow_map(None, {}, kind='map') => kind 'map' is not one of average_vel
-dj.reverse_variance('large', LOW, HIGH) => 'large' is not one of fixed
+dj.reverse_variance('large', LOW, HIGH) => is not one of fixed
 dj.reverse_variance('learned', LOW, HIGH) => needs a network with var
 losses.with_start(None, 1.5) => probability is 1.5: it must be in
 # shapes that would broadcast
@@ -330,9 +330,9 @@ conditions.draw_subsets(KEY, (2, 4), 4) => parameters=4 must be less than the 4
 lora_init(KEY, {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2) => no kernel of a dense layer to
   adapt
 lora_init(KEY, {'dense': {'kernel': X}}, 0) => rank is 0
-optimizer.optimizer_and_rate(9, weight_decay_mask='kernel') => weight_decay_mask 'kernel' is not one
-  of kernels, not_biases
-rate(0, 'cosin') => decay 'cosin' is not one of constant, linear
+optimizer.optimizer_and_rate(9, weight_decay_mask='kernel') => weight_decay_mask 'kernel' (did you
+  mean 'kernels'?) is not one of kernels, not_biases
+rate(0, 'cosin') => decay 'cosin' (did you mean 'cosine'?) is not one of constant
 rate(100, 'cosine', 50) => larger than warmup_steps=100, got 50
 rate(100, 'linear', 100) => larger than warmup_steps=100, got 100
 rate(0, 'inverse_sqrt') => larger than warmup_steps=0, got 0

@@ -19,19 +19,11 @@ import jax
 from absl import app, flags, logging
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import (
-  folder,
-  modes,
-  predecessors,
-  refusals,
-  store,
-  trust,
-  user_parts,
-)
-from diffusion_jax.app.config.errors import near
+from diffusion_jax.app.config import folder, modes, refusals, store, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.ranges import near
 from diffusion_jax.runtime import compiling, processes, start_up
 from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.weights import share
@@ -119,7 +111,7 @@ class Command:
     copied = self.is_run and folder.read_config(workdir) is None
     if not copied or folder.read_config(self.path) is None:
       return workdir
-    if not predecessors.has_checkpoint(Path(self.path)):
+    if not folder.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {share.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
     return self.path if share.exist(self.path) else workdir
@@ -176,7 +168,7 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     uses = command.uses_a_run(_MODE.value)
     place = command.weights_in(workdir) if uses else workdir
-    predecessors.check(config, _MODE.value, place)
+    folder.check_predecessors(config, _MODE.value, place)
     join(config)
     if uses and command.is_run and share.exist(path):
       from diffusion_jax.app.run import sharing
@@ -203,7 +195,7 @@ def main(argv: list[str]) -> None:
   except Exception as error:
     if line := of_machine(error):
       fail(line)
-    if place := user_parts.place_of(error):  # The user's own part raised it.
+    if place := trust.place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise
@@ -306,11 +298,11 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if argument:
       fail(f'{path} is a run: it has no variant :{argument}')
     return path, ''
-  files, own = predecessors.config_files(), Path(path).is_file()
+  files, own = folder.config_files(), Path(path).is_file()
   installed = files.get(str(Path(path)))
   if own or installed:
     nearer = own and Path('configs', 'base.py').is_file()
-    place = Path('configs') if nearer else predecessors.installed_configs()
+    place = Path('configs') if nearer else folder.installed_configs()
     sys.modules['configs'] = configs = ModuleType('configs')
     configs.__path__ = [str(place.resolve())]
     return path if own else str(installed), argument

@@ -2,8 +2,7 @@
 
 from jax.sharding import Mesh
 
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.compiling import Effort

@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin
 
 from absl import flags
 
-from diffusion_jax.app.config import fields, modes, predecessors, store
+from diffusion_jax.app.config import fields, folder, modes, store
 from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
 from diffusion_jax.errors import UserError
@@ -170,7 +170,7 @@ def list_configs() -> str:
     ),
     '',
   ]
-  for name, path in predecessors.config_files().items():
+  for name, path in folder.config_files().items():
     lines.append(_columns(name, _about(path), 36))
     facts = '; '.join(_facts(path))
     lines += [_columns('', facts, 36)] if facts else []

@@ -12,7 +12,7 @@ from absl import logging
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
-from diffusion_jax.app.config import predecessors, store, trust
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.drawing.boxed import in_box
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
@@ -97,7 +97,7 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   trust.allow([*allow, *map(str, sampling.values())])
   flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
   config = store.of_run(path, store.open_run(path), flags)
-  predecessors.check(config, 'sample', path)
+  folder.check_predecessors(config, 'sample', path)
   opened = weights.open_run(models.make(config, path), 'sample')
   model, params, mesh = opened.model, opened.on_devices(), opened.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))

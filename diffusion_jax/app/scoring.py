@@ -9,8 +9,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, kinds, trust
-from diffusion_jax.app.config.errors import check_one_of, from_config
-from diffusion_jax.app.config.tree import find
+from diffusion_jax.app.config.tree import check_one_of, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance, weights

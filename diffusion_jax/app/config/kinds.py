@@ -7,10 +7,16 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Tree
-from diffusion_jax.app.config import fields, tables, trust, user_parts
-from diffusion_jax.app.config.errors import check_one_of, check_section, convert
+from diffusion_jax.app.config import fields, tables, trust
 from diffusion_jax.app.config.fields import Evaluation
-from diffusion_jax.app.config.tree import Constructor, Schema, parameters
+from diffusion_jax.app.config.tree import (
+  Constructor,
+  Schema,
+  check_one_of,
+  check_section,
+  convert,
+  parameters,
+)
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, table
@@ -183,7 +189,7 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
     path = f'evaluation.{name_of(name)}'
     if path in constructors or name_of(name) in schema.metrics:
       raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
-    constructors[path] = user_parts.find(_PATH, name, ())
+    constructors[path] = trust.find(_PATH, name, ())
   return constructors
 
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app import devices
-from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.sampling_plan import FILM

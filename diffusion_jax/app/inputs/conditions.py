@@ -12,8 +12,7 @@ import numpy as np
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.errors import from_config, near
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.core.keys import abstract_key, stream
@@ -21,6 +20,7 @@ from diffusion_jax.data import npz
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.ranges import near
 from diffusion_jax.runtime.per_example import per_example
 
 Arrays = dict[str, np.ndarray]

@@ -13,10 +13,9 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling, MapSampling, StateSampling
 from diffusion_jax.app.config.kinds import ObjectiveFacts
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.models import teachers
 from diffusion_jax.app.models.teachers import Teacher

@@ -7,8 +7,7 @@ import jax
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.errors import check_set, from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, check_set, from_config
 from diffusion_jax.runtime import files
 from diffusion_jax.weights import averages, checkpoints
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW

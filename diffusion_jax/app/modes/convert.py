@@ -16,10 +16,9 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import devices, models
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
+from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config, parameters
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
@@ -100,11 +99,10 @@ def config_of(config: Node, imported: Imported) -> Node:
   config: the user's config, for fields that the weights do not decide.
   """
   facts, sections = dict(imported.facts), imported.sections
-  given = config.to_dict()
-  tree = store.fields_of_parts(given, COMMON)
-  tree |= {name: given[name] for name in ('data', 'optimizer')}
+  free = kinds.DIFFUSION._replace(parts=COMMON, choices=('data', 'optimizer'))
+  tree = store.of_kind(config, free)
   if config.latent is not None:
-    tree['latent'] = {**given['latent'], 'shape': facts['image_shape']}
+    tree['latent'] = {**config.latent, 'shape': facts['image_shape']}
     facts['image_shape'] = image_shape_of(config.latent.run)
     if sections['sampling'].get('clip'):
       print('note: the scheduler clips x_0; latents are not clipped here')

@@ -11,8 +11,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import models
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.edits.methods import Batch

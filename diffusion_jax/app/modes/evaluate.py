@@ -17,9 +17,8 @@ import numpy as np
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import models, scoring
 from diffusion_jax.app.config import folder, refusals, store
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.kinds import name_of
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import evaluate_pairs

@@ -8,7 +8,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app import scoring
 from diffusion_jax.app.config import store, trust
-from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import sample

@@ -19,10 +19,9 @@ from jax.sharding import Mesh, Sharding
 from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.fields import Plan
 from diffusion_jax.app.config.refusals import TRAINING, lines
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, check_set, from_config
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import NOTHING

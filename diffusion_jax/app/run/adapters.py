@@ -3,8 +3,8 @@
 import dataclasses
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import predecessors
-from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.runtime import processes
@@ -54,7 +54,7 @@ def adapted(model: Model) -> Model:
 def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
   path, workdir = adapters.path_of(model.workdir), model.workdir
-  begun = path.exists() or predecessors.has_checkpoint(workdir)
+  begun = path.exists() or folder.has_checkpoint(workdir)
   if not processes.broadcast([begun])[0]:
     field, run = 'training.init_from', model.config.training.init_from
     params = other_runs.open_weights(field, run, model.init).params

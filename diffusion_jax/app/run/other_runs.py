@@ -9,9 +9,8 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
-from diffusion_jax.app.config.tree import Schema
+from diffusion_jax.app.config.tree import Schema, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
 from diffusion_jax.app.model import Guides, Model, OtherRun

@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import devices, scoring
-from diffusion_jax.app.config import user_parts
-from diffusion_jax.app.config.errors import check_one_of, from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.boxed import FEW, in_box
 from diffusion_jax.app.drawing.generate import frames_of, generate
@@ -69,7 +68,7 @@ class Hook(NamedTuple):
     try:
       jax.eval_shape(trace, state, frozen)
     except Exception as error:
-      place = user_parts.place_of(error)
+      place = trust.place_of(error)
       known = place or isinstance(error, (ValueError, TypeError))
       if isinstance(error, UserError) or not known:
         raise

@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.refusals import TRAINING, Row, lines
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, make_encode
 from diffusion_jax.app.run import adapters
