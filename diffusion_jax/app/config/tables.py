@@ -138,18 +138,21 @@ def deferred(function: Callable, *given: str) -> Constructor:
   return constructor
 
 
+def named(*constructors: Constructor) -> dict[str, Constructor]:
+  """Returns the constructors by the names of their functions."""
+  return {constructor.__name__: constructor for constructor in constructors}
+
+
 _DRAW = 'key', 'batch_size', 'schedule'  # what a `TimeSampler` is called with
 
 SCHEDULES = {
-  'linear': steps.of_betas(dj.linear_betas),
-  'rescaled_linear': steps.of_betas(dj.rescaled_linear_betas),
-  'quadratic': steps.of_betas(dj.quadratic_betas),
-  'scaled_linear': steps.of_betas(dj.scaled_linear_betas),
-  'cosine': steps.of_betas(dj.cosine_betas),
-  'sigmoid': steps.of_betas(dj.sigmoid_betas),
-  'constant': steps.of_betas(dj.constant_betas),
-  'warmup': steps.of_betas(dj.warmup_betas),
-  'reciprocal': steps.of_betas(dj.reciprocal_betas),
+  **{
+    name: steps.of_betas(getattr(dj, f'{name}_betas'))
+    for name in (
+      *('linear', 'rescaled_linear', 'quadratic', 'scaled_linear', 'cosine', 'sigmoid'),
+      *('constant', 'warmup', 'reciprocal'),
+    )
+  },
   'alphas': dj.DiscreteSchedule.from_alphas,
   'continuous_cosine': dj.CosineSchedule,
   'continuous_sigmoid': dj.SigmoidSchedule,
@@ -207,21 +210,10 @@ DISTANCES = {
 
 SAMPLERS = {
   'ancestral': functools.partial(dj.ancestral, mean_shift=None),
-  'ddim': dj.ddim,
-  'heun': dj.heun,
-  'lms': dj.lms,
-  'dpm_solver_2': dj.dpm_solver_2,
-  'dpm_solver_pp': dj.dpm_solver_pp,
-  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
-  'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde,
-  'dpm_solver_pp_sde': dj.dpm_solver_pp_sde,
-  'adaptive_ode': dj.adaptive_ode,
-  'unipc': dj.unipc,
-  'euler_maruyama': dj.euler_maruyama,
-  'velocity_heun': dj.velocity_heun,
-  'velocity_sde': dj.velocity_sde,
-  'reverse_diffusion': dj.reverse_diffusion,
-  'annealed_langevin': dj.annealed_langevin,
+  **named(dj.ddim, dj.heun, dj.lms, dj.dpm_solver_2, dj.dpm_solver_pp, dj.dpm_solver_pp_2s),
+  **named(dj.dpm_solver_pp_2s_sde, dj.dpm_solver_pp_sde, dj.adaptive_ode, dj.unipc),
+  **named(dj.euler_maruyama, dj.velocity_heun, dj.velocity_sde, dj.reverse_diffusion),
+  **named(dj.annealed_langevin),
 }
 
 GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': fields.Autoguidance}
@@ -241,37 +233,28 @@ AUTOENCODERS = {
   'perceptron': autoencoder.PerceptronAutoencoder,
 }
 
-DENOISING = {
-  'denoising': objectives.denoising,
-  'hybrid': objectives.hybrid,
-  'vlb': objectives.vlb,
-  'vdm': vdm.vdm,
-  'progressive_distillation': distillation.progressive_distillation,
-  'reflow': reflow,
-}
-FLOW_MAPS = {
-  'mean_flow': flow_maps.mean_flow,
-  'shortcut': flow_maps.shortcut,
-  'consistency_training': consistency.consistency_training,
-  'consistency_distillation': consistency.consistency_distillation,
-  'continuous_consistency': consistency.continuous_consistency,
-}
+DENOISING = named(
+  objectives.denoising,
+  objectives.hybrid,
+  objectives.vlb,
+  vdm.vdm,
+  distillation.progressive_distillation,
+  reflow,
+)
+FLOW_MAPS = named(
+  flow_maps.mean_flow,
+  flow_maps.shortcut,
+  consistency.consistency_training,
+  consistency.consistency_distillation,
+  consistency.continuous_consistency,
+)
 
 DATA = {
-  'digits': small_sets.digits,
-  'shapes': shapes.shapes,
-  'synthetic': small_sets.synthetic,
-  'photos': photos.photos,
-  'npz': npz.npz,
+  **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
-  'folder': image_folder.folder,
-  'cifar10': tfds_sources.cifar10,
-  'mnist': tfds_sources.mnist,
-  'tfds': tfds_sources.tfds,
-  'huggingface': huggingface.huggingface,
-  'webdataset': webdataset.webdataset,
-  'array_record': array_record.array_record,
+  **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
+  **named(huggingface.huggingface, webdataset.webdataset, array_record.array_record),
   'binarized': sources.Binarized,
 }
 
@@ -289,12 +272,8 @@ TABLES = {
     kind: functools.partial(inputs.ContextEncoder, kind=kind.replace('if_any', 'auto'))
     for kind in ('auto', 'vector', 'set', 'words', 'channels', 'if_any')
   },
-  'conditioning.image': {
-    'inpaint': conditions.inpaint,
-    'superres': conditions.superres,
-    'colorize': conditions.colorize,
-  },
-  'conditioning.known': {'subsets': conditions.subsets},
+  'conditioning.image': named(conditions.inpaint, conditions.superres, conditions.colorize),
+  'conditioning.known': named(conditions.subsets),
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
   'objective.weight': WEIGHTS,
@@ -308,7 +287,7 @@ TABLES = {
   'objective.pairs': PAIRS,
   'pairs.times': TIMES,
   'objective.distance': DISTANCES,
-  'objective.solver': {'ddim': dj.ddim, 'heun': dj.heun},
+  'objective.solver': named(dj.ddim, dj.heun),
   'objective.uncertainty': {'fourier': LogVariance},
   'sampling.sampler': SAMPLERS,
   # a learned one would have no parameters
@@ -330,12 +309,7 @@ TABLES = {
     'restore': restoration.Restore,
     'steer': posteriors.Steer,
   },
-  'edit.method': {
-    'repaint': methods.repaint,
-    'replace': methods.replace,
-    'reconstruction': methods.reconstruction,
-    'palette': methods.palette,
-  },
+  'edit.method': named(methods.repaint, methods.replace, methods.reconstruction, methods.palette),
   'edit.operator': {
     'mask': restoration.mask,
     'matrix': restoration.matrix,
@@ -347,21 +321,15 @@ TABLES = {
     'phase': operators.fourier_magnitude,
   },
   'edit.posterior': {
-    'moment': posteriors.moment,
-    'pseudoinverse': posteriors.pseudoinverse,
-    'steered': posteriors.steered,
-    'decoupled': posteriors.decoupled,
-    'gibbs': posteriors.gibbs,
-    'proximal': posteriors.proximal,
-    'dps': posteriors.dps,
-    'red_diff': posteriors.red_diff,
+    **named(posteriors.moment, posteriors.pseudoinverse, posteriors.steered, posteriors.decoupled),
+    **named(posteriors.gibbs, posteriors.proximal, posteriors.dps, posteriors.red_diff),
   },
-  'edit.reward': {'brightness': posteriors.brightness},
+  'edit.reward': named(posteriors.brightness),
 }
 
 # What configs of discrete states have instead.
 STATES = {
-  'objective': {'masked': discrete_states.masked, 'd3pm': discrete_states.d3pm},
+  'objective': named(discrete_states.masked, discrete_states.d3pm),
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,
     'cosine_masking': dj.CosineMasking,
@@ -380,6 +348,6 @@ STATES = {
   },
   'sampling.guidance': {'classifier_free': fields.StateGuidance},
   'edit': {'inpaint': pictures.Inpaint},
-  'edit.method': {'replace': methods.replace},
+  'edit.method': named(methods.replace),
   'data': {**DATA, 'text': text_files},
 }
