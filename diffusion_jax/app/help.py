@@ -77,14 +77,9 @@ def mode_help(mode: str, config: Node, source: str) -> str:
 
 def _order(schema):
   # Returns the paths of all sections: the model's first, then the common ones.
-  common = [*COMMON]
+  places = {path: place for place, path in enumerate(COMMON)}
   paths = (p for p in (*schema.choices, *schema.parts) if p not in ('', 'facts'))
-
-  def place(path):
-    top = path.partition('.')[0]
-    return common.index(top) if top in common else -1
-
-  return sorted(paths, key=place)
+  return sorted(paths, key=lambda path: places.get(path.partition('.')[0], -1))
 
 
 def _section(path: str, node: Node | None, schema: Schema) -> list[str]:

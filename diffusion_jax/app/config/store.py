@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, kinds, trust
+from diffusion_jax.app.config.fields import Evaluation
 from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
 from diffusion_jax.data.sources import Facts
@@ -33,9 +34,19 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
     trust.allow(trust.names_in(tree))
-  else:
-    tree = kinds.without_others(tree, kinds.kind_of(tree))
-  return resolve(tree, schema_of(tree))
+  schema = schema_of(tree)
+  if not trusted:
+    section = tree.get('evaluation', {})
+    usable = {*parameters(Evaluation), *(path.removeprefix('evaluation.') for path in schema.parts)}
+    section = {n: x for n, x in section.items() if n in usable or _is_flag(x)}
+    tree = {**tree, 'evaluation': section}
+  return resolve(tree, schema)
+
+
+def _is_flag(value):
+  # Returns whether flags set a field that has no value besides them.
+  values = value.values() if isinstance(value, dict) else [value]
+  return any(isinstance(x, FlagText) for x in values)
 
 
 def schema_of(tree: Tree) -> Schema:
