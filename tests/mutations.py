@@ -84,7 +84,7 @@ app/config/folder.py app/inputs/test_datasets.py
   changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
 app/config/refusals.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
-  flag_makes_idle: if section.dropout: => if False:
+  flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
   another_kind_of_model: kind = kinds.kind_of(tree) => kind = before
   facts_of_a_run_go: tree.pop('facts', None) => pass

@@ -11,9 +11,9 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.conflicts import conflicts
+from diffusion_jax.app.config.conflicts import CONFLICTS
 from diffusion_jax.app.config.fields import Conditioning
-from diffusion_jax.app.config.refusals import Row, idle, lines, lines_of_idle
+from diffusion_jax.app.config.refusals import Row, idle, lines
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.sampling_plan import Plan
@@ -129,10 +129,8 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    refuse(conflicts(self.config, mode, self.facts))
-    refuse(lines(self.refusals, self.config, mode, self.facts))
-    idle_fields = idle(self.config, mode, self.facts)
-    refuse(lines_of_idle(idle_fields, self.config, self.workdir))
+    rows = *CONFLICTS, *self.refusals, *idle(self.config)
+    refuse(lines(rows, self.config, mode, self.workdir, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

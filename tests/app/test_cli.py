@@ -285,7 +285,7 @@ def test_variants_and_trials_join(command):
 
 
 def idle_lines(config, mode):
-  return [*refusals.lines_of_idle(refusals.idle(config, mode), config, 'new')]
+  return [*refusals.lines(refusals.idle(config), config, mode, 'new')]
 
 
 LEFT_OUT = [

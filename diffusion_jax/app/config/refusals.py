@@ -1,8 +1,9 @@
-"""What a config sets and a mode does not read, and rules of a model.
+"""What a mode refuses of a config: a row for each rule, and a walk over rows.
 
-A field that is not read is refused if it is set: if it differs from the run's
-config.json or, without a run, from its default. If only the config file sets
-it, it is left out with a line.
+A row says what cannot be, or which fields are not read. A field that is not
+read is refused if it is set: if it differs from the run's config.json or,
+without a run, from its default. If only the config file sets it, it is left
+out with a line.
 """
 
 import contextlib
@@ -11,58 +12,73 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.app.config import folder, kinds, store
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config import folder, kinds, store, trust
+from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edits.methods import STEPS
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.training import loggers
+
+Found = Callable[[Node, Any], Any]  # facts may be None
 
 
 class Row(NamedTuple):
   """A rule.
 
   when: config, facts -> a true value, `it`, if the rule is broken. sentence: a
-  format with c, the config, facts, and it. modes: of which the rule is; empty:
-  any.
+  format with c, the config, facts, data, their description, and it. modes and
+  kinds of models: of which the rule is; empty: any. fields: those that are not
+  read then, by the setting that is the sentence; advice: what to do.
   """
 
-  when: Callable[[Node, Any], Any]  # facts may be None
+  when: Found
   sentence: str
   modes: tuple[str, ...] = ()
-
-
-def lines(
-  rows: Iterable[Row], config: Node, mode: str, facts: Facts | None = None
-) -> Iterator[str]:
-  """Yields a line for each rule that a config breaks.
-
-  facts: None where no row reads them.
-  """
-  for row in rows:
-    if mode in (row.modes or (mode,)) and (it := row.when(config, facts)):
-      yield row.sentence.format(c=config, facts=facts, it=it)
-
-
-class Idle(NamedTuple):
-  """Fields, or sections, that are not read with a setting, and what to do."""
-
-  setting: str
-  fields: tuple[str, ...]
+  kinds: tuple[Schema, ...] = ()
+  fields: tuple[str, ...] = ()
   advice: str = 'leave one of them out'
 
 
-def lines_of_idle(idle: Iterable[Idle], config: Node, workdir: str | Path) -> Iterator[str]:
-  """Yields a line for each field that is set and not read.
+TRAIN, EDIT, EVALUATE = ('train',), ('edit',), ('evaluate',)
 
-  workdir: the run folder, whose config says which fields are set.
+
+def lines(
+  rows: Iterable[Row], config: Node, mode: str, workdir: str | Path, facts: Facts | None = None
+) -> Iterator[str]:
+  """Yields a line for each rule that a config breaks.
+
+  workdir: the run folder, whose config says which fields are set; facts: None
+  where no row reads them.
   """
-  for each in idle:
-    for name, value in _set_fields(config, workdir, each.fields):
-      yield f'config.{name}={value} is not read with {each.setting}: {each.advice}'
+  for row, sentence in broken(rows, config, mode, facts):
+    if not row.fields:
+      yield sentence
+    for name, value in _set_fields(config, workdir, row.fields):
+      yield f'config.{name}={value} is not read with {sentence}: {row.advice}'
+
+
+def broken(
+  rows: Iterable[Row], config: Node, mode: str, facts: Facts | None = None
+) -> Iterator[tuple[Row, str]]:
+  """Yields (row, its sentence) for each rule that a config breaks."""
+  kind = kinds.kind_of(config)
+  for row in rows:
+    is_for = (not row.modes or mode in row.modes) and (not row.kinds or kind in row.kinds)
+    if is_for and (it := row.when(config, facts)):
+      yield row, row.sentence.format(c=config, facts=facts, data=facts and described(facts), it=it)
+
+
+def described(facts: Facts) -> str:
+  """Returns the shape and the kind of the data, in words."""
+  kind = f'{facts.x.levels} levels' if facts.x.levels else 'real numbers'
+  more = ' without a context' if facts.context is None else ''
+  return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
 
 
 def _set_fields(config, workdir, fields):
   # Yields (path, text) of the fields that differ from the run or the defaults.
+  if not fields:
+    return
   now, run = config.flat, folder.stored_fields(workdir)
   before = run or store.defaults(config)
   for field in fields:
@@ -80,8 +96,8 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
   """
   tree, run = config.to_dict(), folder.stored_fields(workdir)
   is_left_out = False
-  for setting, fields, _ in idle(config, mode):
-    for field in fields:
+  for row, setting in broken(idle(config), config, mode):
+    for field in row.fields:
       is_flag = any(f'{path}.'.startswith(f'{field}.') for path in flags)
       if is_flag or not any(_set_fields(config, workdir, [field])):
         continue
@@ -101,99 +117,142 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
 # -- fields that are not read --------------------------------------------------
 
 
-def idle(c: Node, mode: str, facts: Facts | None = None) -> Iterator[Idle]:
-  """Yields the fields of a config that a mode does not read, and why.
-
-  facts: None before the data are read.
-  """
-  if mode == 'train':
-    yield from _of_training(c, facts)
-  yield from _of_sampling(c)
-  if mode == 'edit':
-    yield from _of_edit(c)
-  if mode == 'evaluate':
-    metrics = {kinds.name_of(name) for name in c.evaluation.metrics}
-    for name, section in c.evaluation.items():
-      if isinstance(section, Node) and name not in metrics:
-        advice = f'add {name}, or leave this out'
-        yield Idle(_metrics(c), (f'evaluation.{name}',), advice)
-
-
 def _paths(section, *names):
   return tuple(f'{section}.{name}' for name in names)
 
 
-# What a training does not read if a field is 0 or ().
-_WITHOUT = {
-  'lora_rank': _paths('training', 'lora_alpha', 'lora_convolutions'),
-  'keep_best': ('training.keep_best_by',),
-  'checkpoint_every': ('training.keep_best',),
-  'evaluate_every': ('training.patience',),
-  'ema_half_life': ('training.ema_rampup',),
-  'ema_sigma_rels': _paths('training', 'snapshot_every', 'keep_snapshots'),
-}
-# What kinds of conditioning.context do not read.
-_OF_CONTEXT = {'channels': ('width', 'layers', 'heads'), 'vector': ('heads',), 'set': ('heads',)}
+def _without(name: str, *names: str) -> Row:
+  """Returns the row of what a training does not read where a field is 0 or ()."""
+  setting, fields = f'training.{name}={{c.training.{name}}}', _paths('training', *names)
+  return Row(lambda c, facts: not c.training[name], setting, TRAIN, fields=fields)
 
 
-def _of_training(c, facts):
-  t = c.training
-  for name, fields in _WITHOUT.items():
-    if not t[name]:
-      yield Idle(f'training.{name}={t[name]}', fields)
-  by_loss = t.keep_best and t.keep_best_by == 'test_loss'
-  if not t.evaluate_every and not by_loss:
-    yield Idle('training.evaluate_every=0', ('training.evaluate_batches',))
-  kind = c.at('conditioning.context.name')
-  if kind == 'auto' and facts is not None and facts.context is not None:
-    with contextlib.suppress(ValueError):  # The model refuses it.
-      kind = Inputs(context=facts.context.shape).context_kind(facts.x.shape[:-1])
-  if kind in _OF_CONTEXT:
-    fields = _paths('conditioning.context', *_OF_CONTEXT[kind])
-    yield Idle(f'conditioning.context={kind}', fields)
-  if c.sampling.checkpoint == 'best' and not (t.keep_best and t.checkpoint_every):
-    yield Idle('training.keep_best=0', ('sampling.checkpoint',))
-
-
-def _of_sampling(c):
-  s, section = c.sampling, c.get('conditioning', {})
-  inputs = 'labels', 'text', 'image', 'context'
+def _has_no_condition(c):
   # The data may ask for labels, which are None by default.
-  if section.get('labels') is not None and not any(section.get(name) for name in inputs):
-    alone = 'conditioning.labels=False, and no text, image or context'
-    if section.dropout:  # else it follows from labels=False
-      yield Idle(alone, ('conditioning.dropout',))
-    if not (s.get('guidance') or {}).get('run'):
-      yield Idle(alone, ('sampling.guidance',))
-    if s.get('classifier') is None:
-      advice = (
-        'train with conditioning.labels=True, or set sampling.classifier.run, or leave it out'
-      )
-      yield Idle(alone, ('sampling.labels',), advice)
-  if not s.ema:
-    yield Idle('sampling.ema=False', ('sampling.ema_decay',))
-  if s.get('respacing'):
-    yield Idle(f'sampling.respacing={s.respacing}', _paths('sampling', 'num_steps', 'spacing'))
-  if not s.get('dynamic_threshold', True):
-    yield Idle('sampling.dynamic_threshold=0', ('sampling.dynamic_threshold_max',))
+  section = c.get('conditioning', {})
+  names = 'labels', 'text', 'image', 'context'
+  return section.get('labels') is not None and not any(section.get(name) for name in names)
 
 
-def _of_edit(c):
-  fields = _paths('sampling', 'num_samples', 'labels', 'trajectory', 'name')
-  yield Idle('--mode=edit, which reads edit.num_samples, label and output', fields)
-  if c.edit.name == 'interpolate':
-    yield Idle('edit=interpolate, which follows the ODE', _paths('sampling', *STEPS))
-  if c.edit.name == 'steer':
-    setting = 'edit=steer, whose particles have steps of their own'
-    yield Idle(setting, _paths('sampling', *STEPS))
-  if (posterior := c.at('edit.posterior')) is not None:
-    names = (*STEPS, 'num_steps', 'spacing', 'respacing')
-    fields = _paths('sampling', *(n for n in names if n in posterior.make().unread))
-    yield Idle(f'edit.posterior={posterior.name}', fields)
+def _keeps_no_best(c, facts):
+  keeps = c.training.keep_best and c.training.checkpoint_every
+  return c.sampling.checkpoint == 'best' and not keeps
 
 
-def _metrics(c):
-  return f'evaluation.metrics={",".join(c.evaluation.metrics)}'
+def _measures_no_loss(c, facts):
+  by_loss = c.training.keep_best and c.training.keep_best_by == 'test_loss'
+  return not c.training.evaluate_every and not by_loss
+
+
+def _of_context(kind: str, *names: str) -> Row:
+  """Returns the row of what a kind of conditioning.context does not read."""
+
+  def is_kind(c, facts):
+    section = c.at('conditioning.context')
+    name = '' if section is None else section.name
+    if name == 'auto' and facts is not None and facts.context is not None:
+      with contextlib.suppress(ValueError):  # The model refuses it.
+        inputs = Inputs(context=facts.context.shape)
+        name = inputs.context_kind(facts.x.shape[:-1])
+    return name == kind
+
+  fields = _paths('conditioning.context', *names)
+  return Row(is_kind, f'conditioning.context={kind}', TRAIN, fields=fields)
+
+
+def _of_posterior(field: str) -> Row:
+  """Returns the row of a field of sampling that posteriors may not read."""
+
+  def is_idle(c, facts):
+    posterior = c.at('edit.posterior')
+    return posterior is not None and field in posterior.make().unread
+
+  setting = 'edit.posterior={c.edit.posterior.name}'
+  return Row(is_idle, setting, EDIT, fields=(f'sampling.{field}',))
+
+
+_ALONE = 'conditioning.labels=False, and no text, image or context'
+_STEPS = _paths('sampling', *STEPS)
+
+IDLE = (
+  _without('lora_rank', 'lora_alpha', 'lora_convolutions'),
+  _without('keep_best', 'keep_best_by'),
+  _without('checkpoint_every', 'keep_best'),
+  _without('evaluate_every', 'patience'),
+  _without('ema_half_life', 'ema_rampup'),
+  _without('ema_sigma_rels', 'snapshot_every', 'keep_snapshots'),
+  Row(_measures_no_loss, 'training.evaluate_every=0', TRAIN, fields=('training.evaluate_batches',)),
+  _of_context('channels', 'width', 'layers', 'heads'),
+  _of_context('vector', 'heads'),
+  _of_context('set', 'heads'),
+  Row(_keeps_no_best, 'training.keep_best=0', TRAIN, fields=('sampling.checkpoint',)),
+  Row(  # else it follows from labels=False
+    lambda c, facts: _has_no_condition(c) and c.conditioning.dropout,
+    _ALONE,
+    fields=('conditioning.dropout',),
+  ),
+  Row(
+    lambda c, facts: _has_no_condition(c) and not (c.sampling.get('guidance') or {}).get('run'),
+    _ALONE,
+    fields=('sampling.guidance',),
+  ),
+  Row(
+    lambda c, facts: _has_no_condition(c) and c.sampling.get('classifier') is None,
+    _ALONE,
+    fields=('sampling.labels',),
+    advice='train with conditioning.labels=True, or set sampling.classifier.run, or leave it out',
+  ),
+  Row(lambda c, facts: not c.sampling.ema, 'sampling.ema=False', fields=('sampling.ema_decay',)),
+  Row(
+    lambda c, facts: c.sampling.get('respacing'),
+    'sampling.respacing={it}',
+    fields=('sampling.num_steps', 'sampling.spacing'),
+  ),
+  Row(
+    lambda c, facts: not c.sampling.get('dynamic_threshold', True),
+    'sampling.dynamic_threshold=0',
+    fields=('sampling.dynamic_threshold_max',),
+  ),
+  Row(
+    lambda c, facts: True,
+    '--mode=edit, which reads edit.num_samples, label and output',
+    EDIT,
+    fields=_paths('sampling', 'num_samples', 'labels', 'trajectory', 'name'),
+  ),
+  Row(
+    lambda c, facts: c.edit.name == 'interpolate',
+    'edit=interpolate, which follows the ODE',
+    EDIT,
+    fields=_STEPS,
+  ),
+  Row(
+    lambda c, facts: c.edit.name == 'steer',
+    'edit=steer, whose particles have steps of their own',
+    EDIT,
+    fields=_STEPS,
+  ),
+  *map(_of_posterior, (*STEPS, 'num_steps', 'spacing', 'respacing')),
+)
+
+
+def idle(config: Node) -> tuple[Row, ...]:
+  """Returns the rows of fields that are not read, with those of its metrics."""
+  metrics = {kinds.name_of(name) for name in config.evaluation.metrics}
+  sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
+  return IDLE + tuple(
+    _of_metrics(f'evaluation.{name}', advice=f'add {name}, or leave this out')
+    for name in sections
+    if name not in metrics
+  )
+
+
+def _metrics(c, facts):
+  return ','.join(c.evaluation.metrics)
+
+
+def _of_metrics(*fields, **more):
+  """Returns the row of fields that evaluation.metrics do not read."""
+  return Row(_metrics, 'evaluation.metrics={it}', EVALUATE, fields=fields, **more)
 
 
 # What metrics of samples, pairs and examples read of an evaluation.
@@ -208,8 +267,68 @@ _READ = {
 }
 
 
-def of_evaluation(config: Node, groups: Collection[str]) -> Idle:
-  """Returns what metrics of these groups do not read."""
+def of_evaluation(groups: Collection[str]) -> Row:
+  """Returns the row of what metrics of these groups do not read."""
   read = {field for group in groups for field in _READ[group]}
-  every = {field for fields in _READ.values() for field in fields}
-  return Idle(_metrics(config), tuple(sorted(every - read)))
+  return _of_metrics(*sorted({x for fields in _READ.values() for x in fields} - read))
+
+
+# -- a training ----------------------------------------------------------------
+
+
+def _lost_run(c, facts):
+  runs = c.report.runs if c.report.after_training else ()
+  return next((run for run in runs if folder.read_config(run) is None), None)
+
+
+def _stranger(c, facts):
+  names = (x for x in c.training.log_to if x != 'tensorboard' and not trust.is_given(x))
+  name = next(names, None)
+  return name and (name, ','.join(c.training.log_to))
+
+
+def _is_no_multiple(c, facts):
+  every, saves = c.training.keep_every, c.training.checkpoint_every
+  return every and (not saves or every % saves)
+
+
+TRAINING = (
+  Row(
+    _is_no_multiple,
+    'config.training.keep_every={c.training.keep_every} is not a multiple of '
+    'training.checkpoint_every={c.training.checkpoint_every}',
+  ),
+  Row(
+    lambda c, facts: (
+      c.training.ema_sigma_rels
+      and not c.training.snapshot_every
+      and max(c.training.num_steps // 32, 1)
+    ),
+    'config.training.ema_sigma_rels needs snapshots: set training.snapshot_every, to '
+    'num_steps / 32 = {it}, for instance',
+  ),
+  Row(
+    lambda c, facts: len({*c.training.ema_sigma_rels}) < len(c.training.ema_sigma_rels),
+    'config.training.ema_sigma_rels={c.training.ema_sigma_rels}: a width is there twice',
+  ),
+  Row(
+    lambda c, facts: c.training.lora_rank and not c.training.init_from,
+    'config.training.lora_rank={c.training.lora_rank} adapts the weights of a trained run: set '
+    'training.init_from to its folder, or lora_rank to 0',
+  ),
+  Row(_lost_run, 'config.report.runs: {it} is not a run folder'),
+  Row(
+    lambda c, facts: next(iter(loggers.missing(c.training.log_to)), None),
+    "config.training.log_to: {it} is not installed: run pip install -e '.[{it}]'",
+  ),
+  Row(
+    _stranger,
+    'config.training.log_to={it[0]} may send the curves and previews away, but only a stored '
+    'config names it. If you want this, add --config.training.log_to={it[1]} to the command',
+  ),
+  Row(
+    lambda c, facts: c.training.skip_nonfinite and c.optimizer.get('repair_gradients'),
+    'config.training.skip_nonfinite leaves out steps that optimizer.repair_gradients would take: '
+    'set one of the two',
+  ),
+)

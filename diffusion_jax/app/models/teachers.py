@@ -87,7 +87,7 @@ def open_run(student: ConfiguredNetwork) -> ConfiguredNetwork:
     raise UserError(f'config.{_PATH}: objective={name} {problem}')
   noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
   rows = rules(noisy, Path(run), student)
-  refuse(lines(rows, student.config, 'train'))
+  refuse(lines(rows, student.config, 'train', ''))
   return noisy
 
 

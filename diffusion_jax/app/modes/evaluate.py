@@ -99,8 +99,8 @@ def points_of(model: Model, kinds: list[str]) -> list[tuple[Fields, Model]]:
       )
     point = models.make(changed, model.workdir, model.facts)
     point.check('evaluate')
-    idle = [refusals.of_evaluation(changed, kinds)]
-    refuse(refusals.lines_of_idle(idle, changed, model.workdir))
+    rows = [refusals.of_evaluation(kinds)]
+    refuse(refusals.lines(rows, changed, 'evaluate', model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
     points.append((changes, point))

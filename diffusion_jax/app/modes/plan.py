@@ -19,9 +19,8 @@ from jax.sharding import Mesh, Sharding
 from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.config.conflicts import of_training
 from diffusion_jax.app.config.fields import Plan
-from diffusion_jax.app.config.refusals import lines
+from diffusion_jax.app.config.refusals import TRAINING, lines
 from diffusion_jax.app.config.tree import Node, check_set, from_config
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
@@ -192,8 +191,7 @@ Traced = tuple[stages.Traced, int, tuple[int, int]]
 def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
   config = store.with_flags(config, [('training.steps_per_call', '1')])
-  refuse(of_training(config))
-  refuse(lines([setup.batch_rule(mesh)], config, 'train'))
+  refuse(lines((*TRAINING, setup.batch_rule(mesh)), config, 'train', ''))
   model = adapters.adapted(models.make(config, workdir))
   model.check('plan')
   objective, total = model.objective(), config.training.num_steps

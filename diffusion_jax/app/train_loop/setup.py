@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.conflicts import of_training
-from diffusion_jax.app.config.refusals import Row, lines
+from diffusion_jax.app.config.refusals import TRAINING, Row, lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, make_encode
@@ -69,9 +68,9 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
-  refuse(of_training(config))
+  refuse(lines(TRAINING, config, 'train', workdir))
   mesh = devices.make_mesh(config)
-  refuse(lines([batch_rule(mesh)], config, 'train'))
+  refuse(lines([batch_rule(mesh)], config, 'train', workdir))
   folder.check_same_run(workdir, config)
   check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_run(config, workdir))
@@ -92,7 +91,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
   rates = rates_of(config, total)
-  refuse(lines([rate_rule(rates)], config, 'train'))
+  refuse(lines([rate_rule(rates)], config, 'train', workdir))
   return Setup(
     config, Path(workdir), model, mesh, source, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from diffusion_jax.app.config import store
-from diffusion_jax.app.config.conflicts import described, of_data
+from diffusion_jax.app.config import conflicts, store
+from diffusion_jax.app.config.refusals import described, lines
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -68,7 +68,8 @@ def test_what_needs_other_data_says_so_in_one_line(row):
   config = store.with_flags(read(name), [*more, (path, value)])
 
   def found(facts):
-    return [line for line in of_data(config, mode, facts) if line.startswith(f'config.{path}=')]
+    every = lines(conflicts.DATA, config, mode, '', facts)
+    return [line for line in every if line.startswith(f'config.{path}=')]
 
   assert not found(VECTORS if what == 'vectors' else OBSERVED)
   (line,) = found(WITHOUT[what])
@@ -77,11 +78,12 @@ def test_what_needs_other_data_says_so_in_one_line(row):
 
 
 def test_a_table_without_a_context_hears_of_training_without():
-  (line,) = of_data(read('two_moons'), 'train', VECTORS)
+  rows = conflicts.DATA
+  (line,) = lines(rows, read('two_moons'), 'train', '', VECTORS)
   assert 'or train without, by conditioning.context=None' in line
   config = store.with_flags(read('vectors'), [('sampling.context', 'y.npy')])
   config = datasets.with_conditions(config, VECTORS)
-  (line,) = of_data(config, 'sample', VECTORS)
+  (line,) = lines(rows, config, 'sample', '', VECTORS)
   assert line.startswith('config.sampling.context=y.npy needs a context, and')
   assert line.endswith('without a context: leave it out')
 

@@ -5,23 +5,24 @@ modes/test_refusals.py has the rules, as a user meets them.
 
 import pytest
 
-from diffusion_jax.app.config import store
-from diffusion_jax.app.config.refusals import Row, idle, lines, lines_of_idle, without_idle
+from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config.refusals import Row, idle, lines, without_idle
 from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import ALL
 from tests.app.conftest import DIGITS, read
 
-WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {facts.num_classes} classes')
+WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
 
 
-@pytest.mark.parametrize('of', [{}, {'modes': ('train',)}])
-def test_a_rule_is_of_its_modes(of):
+@pytest.mark.parametrize('of', [{}, {'modes': ('train',)}, {'kinds': (kinds.DIFFUSION,)}])
+def test_a_rule_is_of_its_modes_and_kinds(of):
   config = store.with_flags(read('digits'), [('seed', '3')])
   rows = [WRONG._replace(**of)]
-  found = [*lines(rows, config, 'train', DIGITS)]
-  assert found == ['seed 3 of unet, 10 classes']
-  assert not [*lines(rows, read('digits'), 'train', DIGITS)]
-  assert not [*lines([WRONG._replace(modes=('edit',))], config, 'train', DIGITS)]
+  found = [*lines(rows, config, 'train', '', DIGITS)]
+  assert found == ['seed 3 of unet, 17 levels [8, 8, 1] without a context']
+  assert not [*lines(rows, read('digits'), 'train', '', DIGITS)]
+  other = {'modes': ('edit',)} if 'modes' in of else {'kinds': (kinds.VAE,)}
+  assert not [*lines([WRONG._replace(**other)], config, 'train', '', DIGITS)]
 
 
 @pytest.mark.parametrize('name, variant', ALL)
@@ -30,13 +31,13 @@ def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
   config = read(f'{name}:{variant}')
   for each in (config, shrunk(config)):
     each.sampling.make()
-    assert [*lines_of_idle(idle(each, 'train'), each, 'none')] == []
+    assert [*lines(idle(each), each, 'train', 'none')] == []
 
 
 def test_labels_without_a_condition_hear_what_to_do():
   off = [('conditioning.labels', 'False'), ('conditioning.dropout', '0')]
   config = store.with_flags(read('digits'), [*off, ('sampling.labels', '3')])
-  (line,) = lines_of_idle(idle(config, 'sample'), config, 'none')
+  (line,) = lines(idle(config), config, 'sample', 'none')
   assert 'train with conditioning.labels=True, or set sampling.classifier.run' in line
 
 

@@ -94,7 +94,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert len(source) == 6 and source.facts.num_classes == 10
   model: Any = models.make(config, tmp_path)
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
-  assert not [*lines(model.refusals, config, 'train', model.facts)]
+  assert not [*lines(model.refusals, config, 'train', tmp_path, model.facts)]
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
   assert trained == toy_parts.Schedule(0.2) == visited
   assert config.sampling.schedule is not None

@@ -1,6 +1,6 @@
 from diffusion_jax.app import devices
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.conflicts import of_training
+from diffusion_jax.app.config.refusals import TRAINING, lines
 from diffusion_jax.app.modes import plan
 from diffusion_jax.errors import refuse
 from diffusion_jax.training import loggers
@@ -19,11 +19,11 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
   for name, message in messages.items():
     config = smoke(**{'training.log_to': (name,)})
     monkeypatch.setattr(trust, '_allowed', {'mlflow'})  # as for a stored config
-    refused(message, refuse, of_training(config))
+    refused(message, refuse, lines(TRAINING, config, 'train', tmp_path))
   config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
   monkeypatch.setattr(trust, '_allowed', set())
   trust.allow(['wandb,tensorboard'])  # as a flag gives it
-  assert not [*of_training(config)]
+  assert not [*lines(TRAINING, config, 'train', tmp_path)]
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path):
