@@ -4,21 +4,19 @@ import collections
 import json
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import check_plan
+from diffusion_jax.app.drawing.generate import FEW, check_plan, in_box
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import other_runs, weights
+from diffusion_jax.app.model import Model, effort
+from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.runtime.compiling import Program, program
 from diffusion_jax.runtime.per_example import rows
@@ -56,44 +54,45 @@ class Frame(NamedTuple):
 Emerge = Callable[[store.Flags], Iterator[Frame]]
 
 
-def emerging(config: Node, workdir: str | Path) -> tuple[Model, Emerge]:
-  """Returns the model of a run, and flags -> the images, while they emerge.
+def emerging(run: Run) -> Emerge:
+  """Returns flags -> the images of a run, while they emerge.
 
   Image i of a seed equals image i of --mode=sample, to rounding. A program of
   one step serves any number of steps and any value of `ARGUMENTS`; another
   sampler is another program. Several threads may draw at once: they take turns
   after each step. UserError for flags that do not fit.
   """
-  first = models.make(config, workdir)
-  run = _Run(first)
+  programs = _Programs(run)
 
   def emerge(flags):
-    model = models.make(store.with_flags(config, flags, trusted=False), workdir)
+    config = store.with_flags(run.model.config, flags, trusted=False)
+    model = run.changed(config).model
     model.check('sample')
     check_plan(model)
-    inputs = conditions.choose(model, run.count)
+    inputs = conditions.choose(model, programs.count)
     draw = _at_once if model.plan is None else _by_steps
-    yield from draw(run, model, inputs)
+    yield from draw(programs, model, inputs)
 
-  return first, emerge
+  return emerge
 
 
-class _Run:
+class _Programs:
   """The parameters of a run on its devices, and the programs that draw."""
 
-  def __init__(self, model: Model):
-    run = weights.open_run(model, 'sample', other_runs.guides_of)
-    self.mesh, self.params = run.mesh, run.on_devices()
-    self.both = self.params, replicate(run.mesh, run.inputs)
+  def __init__(self, run: Run):
+    run.check('sample')
+    model, guides = run.model, other_runs.guides_of(run.model)
+    self.mesh, self.params = run.mesh, run.on_devices
+    self.both = self.params, replicate(run.mesh, guides)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
-    self._how = run.mesh, devices.effort(model.config)
+    self._how = run.mesh, effort(model.config)
     self.data = sheets.examples(model)
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
     self._kept: dict[str, tuple[Program, Program]] = {}
 
-  def programs(self, model: Model) -> tuple[Program, Program]:
+  def of(self, model: Model) -> tuple[Program, Program]:
     """Returns the programs of a step and of the decoder, once for each key."""
     key = key_of(model.config)
     with self.lock:
@@ -118,65 +117,65 @@ class _Run:
     return sheets.sheet(model, samples, data=self.data)
 
 
-def _at_once(run, model, inputs):
+def _at_once(programs, model, inputs):
   # Draws the images of a model without steps.
-  step, _ = run.programs(model)
+  step, _ = programs.of(model)
   key = key_of(model.config)
-  yield Frame(0, 1, compiles=key not in run.ready)
+  yield Frame(0, 1, compiles=key not in programs.ready)
 
   def draw(index, cond):
     keys = fold_each(model.root(), index)
-    with run.lock:
-      return jax.device_get(step.start(run.both, keys, cond))
+    with programs.lock:
+      return jax.device_get(step.start(programs.both, keys, cond))
 
-  x = draw(np.arange(run.count), inputs.cond)
-  yield Frame(1, 1, run.last(model, inputs, draw, x))
-  run.ready.add(key)
+  x = draw(np.arange(programs.count), inputs.cond)
+  yield Frame(1, 1, programs.last(model, inputs, draw, x))
+  programs.ready.add(key)
 
 
-def _by_steps(run, model, inputs):
+def _by_steps(programs, model, inputs):
   # A drawing that nobody waits for ends after any step.
-  step, decode = run.programs(model)
+  step, decode = programs.of(model)
   key = key_of(model.config)
-  plan, scale = model.plan(*run.both), scale_of(model.config)
+  plan, scale = model.plan(*programs.both), scale_of(model.config)
   levels = jax.device_get(plan.levels)
   total = len(levels.t) - 1
 
   def states(index, cond):
     # Yields x before the first step, and after each step.
-    with run.lock:
+    with programs.lock:
       x, keys = plan.begin(fold_each(model.root(), index))
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
-      x, state, keys = jax.device_put(start, replicated(run.mesh))
+      x, state, keys = jax.device_put(start, replicated(programs.mesh))
     yield x
     for i in range(total):
       ends = levels.take(i), levels.take(i + 1)
-      args = run.both, keys[i], x, state, cond, scale, ends
-      with run.lock:
+      args = programs.both, keys[i], x, state, cond, scale, ends
+      with programs.lock:
         x, state = jax.block_until_ready(step.start(*args))
       yield x
 
   def images(x):
-    with run.lock:
-      return jax.device_get(decode.start(run.params, x))
+    with programs.lock:
+      return jax.device_get(decode.start(programs.params, x))
 
   def draw(index, cond):
     [last] = collections.deque(states(index, cond), maxlen=1)
     return images(last)
 
   shown = {*spread_levels(total, NUM_FRAMES).tolist()}
-  yield Frame(0, total, compiles=key not in run.ready)
-  for i, x in enumerate(states(np.arange(run.count), inputs.cond)):
+  yield Frame(0, total, compiles=key not in programs.ready)
+  for i, x in enumerate(states(np.arange(programs.count), inputs.cond)):
     sheet = None
     if i:
-      run.ready.add(key)
+      programs.ready.add(key)
     if i == total:
-      sheet = run.last(model, inputs, draw, images(x))
+      sheet = programs.last(model, inputs, draw, images(x))
     elif i in shown:
       x = model.facts.x.decode(images(x))
-      sheet = sheets.sheet(model, x, data=run.data)
-    yield Frame(i, total, sheet, compiles=not i and key not in run.ready)
+      sheet = sheets.sheet(model, x, data=programs.data)
+    yield Frame(i, total, sheet, compiles=not i and key not in programs.ready)
 
 
 def step_of(model: Model) -> Callable:

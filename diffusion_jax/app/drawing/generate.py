@@ -1,4 +1,4 @@
-"""Images of a model, on all devices of a run."""
+"""Images of a model, on all devices of a run, within the box of data.bounds."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,24 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.app import devices
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.model import Guides, Model
+from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.model import Guides, Model, effort
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.sampling_plan import FILM
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
-from diffusion_jax.runtime.per_example import PerExample, per_example
+from diffusion_jax.runtime.per_example import PerExample, per_example, rows
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.rejection import redraw_outside
 from diffusion_jax.sampling.sampler import sample, spread_levels
+
+ATTEMPTS = 500  # at a draw within the box
+FEW = 10  # of a model that may still be far from it
 
 
 def generate(
@@ -44,7 +49,7 @@ def generate(
   assert draw is not None
   guides = other_runs.guides_of(model) if guides is None else guides
   check_plan(model)
-  root, how = model.root() if root is None else root, devices.effort(model.config)
+  root, how = model.root() if root is None else root, effort(model.config)
   others = (replicate(mesh, guides),)
   return per_example(draw, mesh, root, size, 'the sampler', how, others)
 
@@ -59,7 +64,7 @@ def frames_of(
   plan = model.plan
   if states is None or plan is None:
     return {}
-  decode = program('the decoder', model.latents.decoded, mesh, devices.effort(model.config)).start
+  decode = program('the decoder', model.latents.decoded, mesh, effort(model.config)).start
   frames = [decode(params, z) for z in states.swapaxes(0, 1)]
   levels = jax.eval_shape(lambda params: plan(params).levels, params)
   steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
@@ -113,3 +118,37 @@ def _rehearse(section, plan, shape):
       jax.jit(run).lower(abstract_key())
     except (ArithmeticError, LookupError):  # What draws images reports it.
       return
+
+
+def in_box(
+  model: Model,
+  inputs: conditions.Conditions,
+  drawing: Callable[..., tuple],
+  params: Params,
+  index: np.ndarray,
+  x: np.ndarray,
+  attempts: int = ATTEMPTS,
+) -> tuple[np.ndarray, int]:
+  """Returns drawn x in the user's units, and how many draws were outside.
+
+  drawing: the function of `generate`, which draws these again; index: of
+  the samples [n]; x: the first draw [n, ...]. After ATTEMPTS outside a sample
+  raises UserError, after fewer `attempts` it stays outside.
+  """
+
+  def decode(index, x):
+    x = model.facts.x.decode(x)
+    return conditions.with_known(model, inputs, index, x)
+
+  def again(index, key):
+    return decode(index, drawing(params, key, rows(inputs.cond, index))[0])
+
+  inside = model.facts.x.inside
+  samples, num_outside, left = redraw_outside(again, inside, decode(index, x), index, attempts)
+  if len(left) and attempts >= ATTEMPTS:
+    raise UserError(
+      f'sample {index[left[0]]}: {ATTEMPTS} draws in a row were outside '
+      'data.bounds, the box of this run: train longer, or train a new run '
+      'with wider data.bounds'
+    )
+  return samples, num_outside

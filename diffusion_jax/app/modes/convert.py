@@ -15,14 +15,14 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.model import Model, check_attention
 from diffusion_jax.app.run import other_runs, sharing, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
@@ -32,7 +32,7 @@ from diffusion_jax.interop import diffusers, diffusers_schedulers as schedulers,
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.weights import adapters, checkpoints, share
+from diffusion_jax.weights import checkpoints, load, share
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 OURS = 'safetensors'
@@ -69,7 +69,7 @@ def read(config: Node, workdir: Path) -> None:
   model.check('convert')
   with from_config('convert.source'):
     what = 'the weights are of another network'
-    checkpoints.check_fits(params, models.shapes(model), what)
+    checkpoints.check_fits(params, model.shapes(), what)
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
   make_folder(workdir)
@@ -226,7 +226,7 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   # Networks choose what every platform has for a mesh of a CPU.
   mesh = host_mesh()
-  devices.check_attention(model.config, mesh)
+  check_attention(model.config, mesh)
   drawing = generate(model, mesh)
   shapes = conditions.shapes(model, size)
   params |= model.autoencoder.load()
@@ -264,11 +264,11 @@ def in_units(model: Model, compute: Callable) -> Callable:
 
 def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
-  if not adapters.has_adapters(params):
+  if not load.has_adapters(params):
     raise ValueError(
       'to=lora exports adapters: train a run with training.lora_rank, or give to=diffusers'
     )
-  _, scale = adapters.read(model.workdir)
+  _, scale = load.read_base(model.workdir)
   args = model.network(), params['network'], scale, model.state_shape
   tensors = diffusers.adapters_of(*args)
   out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.edits.methods import Batch
@@ -20,7 +18,8 @@ from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import other_runs, provenance, weights
+from diffusion_jax.app.run import other_runs, provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
@@ -28,28 +27,38 @@ from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 
-def run(config: Node, workdir: str | Path) -> None:
+class EditInputs(NamedTuple):
+  """What the user gives for an edit; cond: of its results."""
+
+  edit: Edit
+  cond: dict[str, np.ndarray]
+  guides: Guides
+  pictures: Pictures
+
+
+def run(run: Run) -> None:
   """Writes <name>.png, <name>.npz and single pictures into edits/.
 
   For <name> see `provenance.name_of_edit`.
   """
-  run = weights.open_run(models.make(config, workdir), 'edit', inputs_of)
-  read = run.inputs.pictures | run.inputs.cond
+  run.check('edit')
+  inputs = inputs_of(run.model)
+  read = inputs.pictures | inputs.cond
   fields = provenance.edit_fields(run.model)
   settings = provenance.of_sampling(run, read, edit=fields)
   name = provenance.name_of_edit(run.model)
-  path = make_folder(workdir, 'edits') / f'{name}.npz'
+  path = make_folder(run.model.workdir, 'edits') / f'{name}.npz'
   with provenance.making(path, settings, 'edit.output') as done:
     if not done:
-      draw(run, path, provenance.as_array(settings))
+      draw(run, inputs, path, provenance.as_array(settings))
 
 
-def draw(run: weights.Run, path: Path, settings: np.ndarray) -> None:
+def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None:
   """Draws the results that are missing, and writes all files."""
-  model, (edit, _, _, pictures) = run.model, run.inputs
+  model, (edit, _, _, pictures) = run.model, inputs
   size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
   stored = {'settings': settings}
-  paths = write_parts(drawing(run), edit.count(), size, parts, 'editing', **stored)
+  paths = write_parts(drawing(run, inputs), edit.count(), size, parts, 'editing', **stored)
   numbers = join_parts(paths, {'settings'})
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
@@ -69,15 +78,6 @@ def draw(run: weights.Run, path: Path, settings: np.ndarray) -> None:
   shutil.rmtree(parts)
 
 
-class EditInputs(NamedTuple):
-  """What the user gives for an edit; cond: of its results."""
-
-  edit: Edit
-  cond: dict[str, np.ndarray]
-  guides: Guides
-  pictures: Pictures
-
-
 def inputs_of(model: Model) -> EditInputs:
   """Reads and checks what the user gives for an edit."""
   edit: Edit = model.config.edit.make()
@@ -89,17 +89,17 @@ def inputs_of(model: Model) -> EditInputs:
     return EditInputs(edit, cond, guides, edit.read(model))
 
 
-def drawing(run: weights.Run) -> Callable[[np.ndarray], Callable]:
+def drawing(run: Run, inputs: EditInputs) -> Callable[[np.ndarray], Callable]:
   """Returns what `write_parts` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends
   on sampling.seed and i only.
   """
-  model, (edit, cond, guides, pictures) = run.model, run.inputs
-  n, plan, params = edit.count(), model.plan, run.on_devices()
+  model, (edit, cond, guides, pictures) = run.model, inputs
+  n, plan, params = edit.count(), model.plan, run.on_devices
   assert plan is not None  # other models refuse
-  inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
-  inputs |= edit.inputs(encoder(model, params), pictures)
+  arrays = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
+  arrays |= edit.inputs(encoder(model, params), pictures)
 
   def draw(params, guides, keys, inputs):
     decode = functools.partial(model.latents.decoded, params)
@@ -112,13 +112,13 @@ def drawing(run: weights.Run) -> Callable[[np.ndarray], Callable]:
   program = generate(model, run.mesh, size, draw, root, guides)
 
   def start(index):
-    fetch = program.start(params, index, rows(inputs, index))
+    fetch = program.start(params, index, rows(arrays, index))
 
     def finish():
-      arrays = fetch()
+      results = fetch()
       if not edit.loses:
-        sample.check_numbers(model, arrays['x'])
-      return arrays
+        sample.check_numbers(model, results['x'])
+      return results
 
     return finish
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing.emerging import Emerge, emerging
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.inputs.datasets import text_length
 from diffusion_jax.app.model import Model
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
 from diffusion_jax.runtime.files import one_line
@@ -33,14 +33,14 @@ HEADERS = {
 }
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def run(run: Run) -> None:
   """Serves the page until Ctrl-C."""
   import uvicorn
 
-  app = application(*emerging(config, workdir))
+  app = application(run.model, emerging(run))
   how = {'log_level': 'warning', 'timeout_graceful_shutdown': 1}
   server = uvicorn.Server(uvicorn.Config(app, **how))
-  with listening(config.serve.port) as listener:
+  with listening(run.model.config.serve.port) as listener:
     port = listener.getsockname()[1]
     print(f'open http://{HOST}:{port}/ (Ctrl-C ends)', flush=True)
     try:

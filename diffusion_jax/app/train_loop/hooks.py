@@ -9,15 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices, scoring
+from diffusion_jax.app import scoring
 from diffusion_jax.app.config import user_parts
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import frames_of, generate
+from diffusion_jax.app.drawing.generate import FEW, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Model, make_encode
+from diffusion_jax.app.model import Model, effort, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
@@ -177,7 +176,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """
   config, source = model.config, datasets.source_of(model.config, 'test')
   loss = make_eval_step(model.objective(test=True))
-  loss = compiling.program('the test loss', loss, mesh, devices.effort(config))
+  loss = compiling.program('the test loss', loss, mesh, effort(config))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:

@@ -73,8 +73,9 @@ def test_a_mode_whose_extra_is_missing(monkeypatch):
     matmul_precision = 'default'
 
   monkeypatch.setattr('diffusion_jax.app.modes.serve.run', run)
+  serve = modes.find('serve')._replace(uses_a_run=False)
   with pytest.raises(UserError, match=r"--mode=serve needs uvicorn: pip install -e '.\[serve\]'"):
-    modes.find('serve')(Config(), '')
+    serve(Config(), '')
 
 
 def test_every_section_has_a_reader():

@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_jax.app.drawing import emerging
 from diffusion_jax.app.modes import serve
+from diffusion_jax.app.run.weights import Run
 from tests.app.conftest import SMALL, smoke, trial, untrained
 from tests.app.small_network import SmallAutoencoder
 
@@ -31,8 +32,9 @@ SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
   config = trial(name, **{'serve.num_images': 2}, **changes)
   run = untrained(config, tmp_path / 'run')
-  model, emerge = emerging.emerging(config, run)
-  assert [field['name'] for field in serve.fields(model)] == names.split()
+  opened = Run.open(config, run)
+  emerge = emerging.emerging(opened)
+  assert [field['name'] for field in serve.fields(opened.model)] == names.split()
   flags = [('sampling.guidance.scale', '2')] if 'guidance' in names else []
   *_, last = emerge([('sampling.seed', '1'), *flags])
   assert last.step == last.total and last.sheet.shape == (60, 114, 1)
@@ -41,7 +43,7 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
 def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(tmp_path):
   """Each step is an event; a drawing that is closed makes no more steps."""
   run = untrained(smoke(**SIZE), tmp_path / 'run', deviation=0.5)
-  _, emerge = emerging.emerging(smoke(**SIZE), run)
+  emerge = emerging.emerging(Run.open(smoke(**SIZE), run))
   flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]
   first = [frame.compiles for frame in emerge(flags)]
   assert first == [True, True, *[False] * 15]

@@ -23,6 +23,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.drawing import emerging, sheets
 from diffusion_jax.app.modes import serve
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
 from tests.app.conftest import DIGITS, drawing_of, refused, smoke, untrained
 
@@ -32,7 +33,8 @@ SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 @contextlib.contextmanager
 def served(config, workdir):
   """Yields the address of a page that is served by this process."""
-  app = serve.application(*emerging.emerging(config, workdir))
+  run = Run.open(config, workdir)
+  app = serve.application(run.model, emerging.emerging(run))
   server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
   with serve.listening(0) as listener:
     thread = threading.Thread(target=server.run, args=([listener],))
