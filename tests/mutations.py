@@ -107,10 +107,10 @@ app/drawing/emerging.py
 app/drawing/emerging.py app/modes/test_serve.py
   bad_value: trusted=False => trusted=True
   what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
+app/drawing/generate.py
+  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/drawing/generate.py app/modes/test_refusals.py
   toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
-app/drawing/sheets.py
-  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/edits/posteriors.py
   compared_with_the_models: (level.alpha**2 + level.sigma**2) / level.alpha
     => level.sigma / level.alpha

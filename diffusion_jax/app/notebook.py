@@ -12,10 +12,9 @@ from absl import logging
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import predecessors, store, trust
-from diffusion_jax.app.drawing.generate import generate, in_box
+from diffusion_jax.app.drawing.generate import check_numbers, generate, in_box
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.sampling_plan import Plan
@@ -84,7 +83,7 @@ class TrainedRun:
     drawing, parts = self._drawing(size), []
     for index in np.split(np.arange(first, end), range(size, n, size)):
       x, _ = drawing(self.params, index, rows(inputs.cond, index))
-      sample.check_numbers(model, x)
+      check_numbers(model, x)
       parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
     return np.concatenate(parts)
 

@@ -11,8 +11,13 @@ import numpy as np
 
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import FEW, check_plan, in_box
+from diffusion_jax.app.drawing.generate import (
+  FEW,
+  check_plan,
+  draw_sheet,
+  in_box,
+  training_examples,
+)
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model, effort
 from diffusion_jax.app.run import other_runs
@@ -87,7 +92,7 @@ class _Programs:
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
     self._how = run.mesh, effort(model.config)
-    self.data = sheets.examples(model)
+    self.data = training_examples(model)
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
     self._kept: dict[str, tuple[Program, Program]] = {}
@@ -114,7 +119,7 @@ class _Programs:
 
     args = again, self.params, np.arange(self.count), x
     samples, _ = in_box(model, inputs, *args, attempts=FEW)
-    return sheets.sheet(model, samples, data=self.data)
+    return draw_sheet(model, samples, data=self.data)
 
 
 def _at_once(programs, model, inputs):
@@ -174,7 +179,7 @@ def _by_steps(programs, model, inputs):
       sheet = programs.last(model, inputs, draw, images(x))
     elif i in shown:
       x = model.facts.x.decode(images(x))
-      sheet = sheets.sheet(model, x, data=programs.data)
+      sheet = draw_sheet(model, x, data=programs.data)
     yield Frame(i, total, sheet, compiles=not i and key not in programs.ready)
 
 

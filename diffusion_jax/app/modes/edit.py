@@ -11,13 +11,11 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.drawing.generate import check_numbers, generate, training_examples
 from diffusion_jax.app.edits.methods import Batch
 from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
-from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import other_runs, provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
@@ -62,7 +60,7 @@ def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None
   numbers = join_parts(paths, {'settings'})
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
-    sample.check_numbers(model, x)
+    check_numbers(model, x)
   results = model.facts.x.decode(np.nan_to_num(x))
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
@@ -72,8 +70,7 @@ def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None
   write_npz(path, arrays)
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
-  data = sheets.examples(model)
-  made = Made(results, numbers, pictures, data)
+  made = Made(results, numbers, pictures, training_examples(model))
   edit.write(model, path.with_name(path.stem), made)
   shutil.rmtree(parts)
 
@@ -117,7 +114,7 @@ def drawing(run: Run, inputs: EditInputs) -> Callable[[np.ndarray], Callable]:
     def finish():
       results = fetch()
       if not edit.loses:
-        sample.check_numbers(model, results['x'])
+        check_numbers(model, results['x'])
       return results
 
     return finish
@@ -144,30 +141,22 @@ def encoder(model: Model, params: Params) -> Encode:
 
 def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
-  c, label = model.conditioning, choose_label(model, edit, n)
-  cond = {} if label is None else {'label': label}
-  context = conditions.Context(model)
+  c, context, cond = model.conditioning, conditions.Context(model), {}
+  if edit.label is not None:
+    cond = conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')
+  elif c.labels:
+    check_optional(model, 'edit.label', f'a class, 0..{model.facts.num_classes - 1}')
   rows = context.given()
-  if rows is None and c.context is not None:
-    check_optional(model, 'sampling.context', 'a context')
-  elif rows is not None:
+  if rows is not None:
     if len(rows) != 1:
       raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')
     cond |= context.encode(rows, np.zeros(n, int))
+  elif c.context is not None:
+    check_optional(model, 'sampling.context', 'a context')
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
   return cond | conditions.Texts(model).choose(n)[0]
-
-
-def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
-  """Returns edit.label as int32 [n], or None."""
-  if edit.label is not None:
-    return conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')['label']
-  if model.conditioning.labels:
-    last = model.facts.num_classes - 1
-    check_optional(model, 'edit.label', f'a class, 0..{last}')
-  return None
 
 
 def check_optional(model: Model, field: str, what: str) -> None:

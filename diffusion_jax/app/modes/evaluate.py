@@ -76,14 +76,14 @@ def run(run: Run) -> None:
   score = {'samples': functools.partial(score_samples, spaces), 'pairs': score_pairs}
   for kind, (changes, point) in itertools.product(kinds, points):
     if kind in score:
-      with result_folder(point.model, kind, changes) as out:
-        results[title(changes)] |= score[kind](point, groups[kind], out)
+      with result_folder(point, kind, changes) as out:
+        results[title(changes)] |= score[kind](Run(point), groups[kind], out)
       processes.wait_for_all(f'{kind} {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
   for changes, point in points if groups['examples'] else ():
     own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
     if title(own) not in measured:
-      measured[title(own)] = score_point(point, groups['examples'], own)
+      measured[title(own)] = score_point(Run(point), groups['examples'], own)
     if own:
       results[title(changes)] |= measured[title(own)]
   if len(points) > 1 and all(results.values()) and processes.is_first():
@@ -92,8 +92,8 @@ def run(run: Run) -> None:
     sweeps.write(out, [changes for changes, _ in points], results)
 
 
-def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Run]]:
-  """Returns ({field: value}, run) of each point of the sweep, checked."""
+def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
+  """Returns ({field: value}, model) of each point of the sweep, checked."""
   config, points = run.model.config, []
   for changes, changed in sweep(config):
     idle = [field for field in changes if field not in OF_WEIGHTS]
@@ -102,12 +102,12 @@ def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Run]]:
         f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
         f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
       )
-    point = run.changed(changed)
+    point = run.changed(changed).model
     point.check('evaluate')
     rows = [refusals.of_evaluation(kinds)]
     refuse(refusals.lines(rows, changed, 'evaluate', run.model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
-      weights.restore(point.model)
+      weights.restore(point)
     points.append((changes, point))
   return points
 
@@ -277,7 +277,6 @@ def log_density(run: Run, drawn: Path, draws: np.ndarray, reference: Arrays) -> 
   each = np.concatenate([truth[:, None], draws], axis=1)
   flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
   encoded = facts.context.encode(reference['context'])
-  run.check('evaluate')
   used = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
   settings = provenance.settings(run, used, {'draws': draws, **reference})
 
@@ -301,7 +300,6 @@ def score_point(run: Run, metrics: dict[str, ModelMetric], changes: Fields) -> F
   config, results = run.model.config, {}
   source = datasets.source_of(config, config.evaluation.split)
   count = min(config.evaluation.num_images or len(source), len(source))
-  run.check('evaluate')
   with from_config('data'):
     examples = content_sum(source, count)
   for name, metric in metrics.items():

@@ -19,11 +19,15 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import frames_of, generate
+from diffusion_jax.app.drawing.generate import (
+  check_numbers,
+  first_of,
+  frames_of,
+  generate,
+  training_examples,
+)
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Frames, Model
-from diffusion_jax.app.modes.sample import check_numbers
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
@@ -69,7 +73,7 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   model = run.model
   config, workdir = model.config, model.workdir
   runs = read_runs([str(workdir), *config.report.runs])
-  data = optional('training examples', sheets.examples, model)
+  data = optional('training examples', training_examples, model)
   drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, model, final)
@@ -178,7 +182,7 @@ def drawn_by(run: Run, path: Path, data: np.ndarray | None = None) -> tuple[str,
   x = read_first(model, path, sys.maxsize if by_rows else most)
   if by_rows:
     groups = len(x) // stored['num_samples']
-    x = sheets.first_of(x, groups, most)
+    x = first_of(x, groups, most)
   sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
   name = results.in_words(path.stem)
   frame = results.about(stored, note), sheet

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import frames_of, generate, in_box
+from diffusion_jax.app.drawing.generate import (
+  check_numbers,
+  draw_sheet,
+  frames_of,
+  generate,
+  in_box,
+)
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.model import Model
@@ -14,7 +19,6 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files, processes
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
@@ -94,9 +98,9 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) 
 def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None:
   """Writes the GIF of the first images."""
   if processes.is_first():
-    path, data = parts.with_suffix('.gif'), sheets.examples(model)
+    path = parts.with_suffix('.gif')
     drawn = [model.facts.x.decode(x) for x in frames.values()]
-    images.write_gif(path, [sheets.sheet(model, x, data=data) for x in drawn])
+    images.write_gif(path, [draw_sheet(model, x) for x in drawn])
     print(f'wrote {path}')
 
 
@@ -113,10 +117,8 @@ def write(
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
-  data, num_samples = sheets.examples(model), model.config.sampling.num_samples
-  groups = len(samples) // num_samples  # rows of a given context
-  args = model, samples, inputs.stored, data, groups
-  images.write_png(sheet, sheets.sheet(*args))
+  groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
+  images.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples)
@@ -132,14 +134,3 @@ def write_texts(path: Path, samples: np.ndarray) -> None:
   print(printable(''.join(texts[:_PRINTED])), end='')
   files.write_text(path, ''.join(texts))
   print(f'wrote {path}: {len(texts)} texts')
-
-
-def check_numbers(model: Model, x: np.ndarray) -> None:
-  """Raises UserError for NaN, which would look like black pictures."""
-  if np.isnan(x).any():
-    sampler = model.config.sampling.get('sampler')
-    name = sampler.name if sampler else 'the model'
-    raise UserError(
-      f'the samples are nan: {name} may not allow these levels '
-      '(docs/samplers.md), or the training has diverged'
-    )

@@ -13,8 +13,7 @@ from diffusion_jax.app import scoring
 from diffusion_jax.app.config import user_parts
 from diffusion_jax.app.config.errors import check_one_of, from_config
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import FEW, frames_of, generate, in_box
+from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model, effort, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
@@ -251,7 +250,6 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   chosen = conditions.choose(model, n)
   drawing = generate(model, mesh)
-  data = sheets.examples(model)
 
   def inputs(state, frozen):
     return state.ema_params | frozen, np.arange(n), chosen.cond
@@ -261,7 +259,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     x, states = drawing(*call)
     args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
-    sheet = sheets.sheet(model, samples, chosen.stored, data)
+    sheet = draw_sheet(model, samples, chosen.stored)
     if step == config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():

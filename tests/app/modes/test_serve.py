@@ -21,7 +21,8 @@ from PIL import Image
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.drawing import emerging, sheets
+from diffusion_jax.app.drawing import emerging
+from diffusion_jax.app.drawing.generate import draw_sheet
 from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
@@ -88,7 +89,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.with_flags(smoke(**SIZE), flags)
   x = drawing_of(config, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = sheets.sheet(models.make(config, run), DIGITS.x.decode(x)).squeeze()
+  expected = draw_sheet(models.make(config, run), DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10

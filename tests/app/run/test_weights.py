@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
@@ -16,6 +17,7 @@ from diffusion_jax.interop import files
 from diffusion_jax.training import lora, power_ema
 from diffusion_jax.weights import averages, load
 from tests.app.conftest import (
+  DIGITS,
   SEEN,
   assert_same,
   interrupted,
@@ -59,6 +61,13 @@ def test_what_the_run_does_not_have_is_one_line(averaged):
   message = "no average '0.9' of the parameters, but .*, 0.5"
   refused(message, bias, averaged, ema_decay=0.9)
   refused('contains no checkpoint 7 but 1, 2, 3, 4', bias, averaged, checkpoint='7')
+
+
+def test_weights_are_read_when_they_are_needed(tmp_path):
+  folder.write_config(tmp_path, smoke(), DIGITS)
+  run = weights.Run.open(smoke(), tmp_path)
+  run.check('sample')
+  refused('contains no checkpoint', lambda: run.on_devices)
 
 
 def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeypatch):
