@@ -23,6 +23,9 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, checksums, share
 from diffusion_jax.weights.checkpoints import AVERAGE, by_name, check_fits
 
+_RECORD = 'lora'  # key in the metadata of base weights
+_MAX_NAMES = 10  # in one message
+
 
 class Stored(NamedTuple):
   """Holds parameters, on one device, and the config and step stored with them."""
@@ -30,16 +33,6 @@ class Stored(NamedTuple):
   params: Params
   config: dict
   step: int
-
-
-def find_step(folder: str | Path, step: int | str = 'latest') -> int:
-  """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
-  if not share.exist(folder):
-    return checkpoints.find_step(folder, step)
-  only = share.find_step(folder)
-  if step not in ('latest', only):
-    raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
-  return only
 
 
 def open(
@@ -58,13 +51,15 @@ def open(
   if it is damaged or does not fit `target`.
   """
   if share.exist(folder):
-    step = find_step(folder, step)
+    only = share.find_step(folder)
+    if step not in ('latest', only):
+      raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
     if which != AVERAGE:
       raise FileNotFoundError(
         f'{folder} has one set of weights: leave sampling.ema=True and sampling.ema_decay=0'
       )
     params, config = share.read(folder), read_json(Path(folder) / 'config.json')
-    what = f'the weights in {folder} are'
+    step, what = only, f'the weights in {folder} are'
   else:
     params, config, step = checkpoints.read(folder, which, step)
     if merge:
@@ -73,10 +68,6 @@ def open(
   if target is not None:
     check_fits(params, target, f'{what} of another network')
   return Stored(jax.device_put(params, jax.local_devices()[0]), config, step)
-
-
-_RECORD = 'lora'  # key in the metadata
-_MAX_NAMES = 10  # in one message
 
 
 def base_path(workdir: str | Path) -> Path:

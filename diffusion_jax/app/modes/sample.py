@@ -68,7 +68,7 @@ def inputs_of(model: Model) -> Conditions:
 
 def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
-  model, params, n = run.model, run.on_devices, conditions.count(run.model)
+  model, params, n = run.model, run.on_devices, len(inputs.rows)
   c = model.config.sampling
   drawing = generate(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0

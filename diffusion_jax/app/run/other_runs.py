@@ -16,7 +16,6 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
-from diffusion_jax.app.config.refusals import Row, lines
 from diffusion_jax.app.config.tree import Schema, parameters
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
@@ -203,32 +202,22 @@ def open_teacher(student: ConfiguredNetwork) -> ConfiguredNetwork:
   if problem:
     raise UserError(f'config.{_TEACHER}: objective={name} {problem}')
   noisy = open_run(_TEACHER, run, kinds.DIFFUSION, student.facts)
-  rows = teacher_rules(noisy, Path(run), student)
-  refuse(lines(rows, student.config, 'train', ''))
+  refuse(_other_conditions(Path(run), noisy, student))
   return noisy
 
 
-def teacher_rules(
-  noisy: ConfiguredNetwork, run: Path, student: ConfiguredNetwork
-) -> tuple[Row, ...]:
-  """Returns the rules of a network that teaches its student."""
-
-  def difference(c, facts):
-    for name in ('labels', 'text', 'image'):
-      ours, theirs = c.conditioning[name], noisy.config.conditioning[name]
-      if ours != theirs:
-        return f'conditioning.{name} is {theirs} in {run}, and {ours} in this run'
-    return ''
-
-  return (
-    Row(difference, f'config.{_TEACHER}: {{it}}'),
-    Row(
-      lambda c, facts: noisy.conditioning.self_conditioning and run,
-      f'config.{_TEACHER}: the run in {{it}} has self-conditioning',
-    ),
-    Row(
-      lambda c, facts: c.conditioning.dropout and not noisy.conditioning.dropout and run,
-      'config.conditioning.dropout={c.conditioning.dropout}: the teacher in {it} was trained '
-      'without dropout; set it to 0',
-    ),
-  )
+def _other_conditions(run, noisy, student):
+  theirs, ours = noisy.config.conditioning, student.config.conditioning
+  for name in ('labels', 'text', 'image'):
+    if theirs[name] != ours[name]:
+      yield (
+        f'config.{_TEACHER}: conditioning.{name} is {theirs[name]} in {run}, and {ours[name]} in '
+        'this run'
+      )
+  if noisy.conditioning.self_conditioning:
+    yield f'config.{_TEACHER}: the run in {run} has self-conditioning'
+  if ours.dropout and not noisy.conditioning.dropout:
+    yield (
+      f'config.conditioning.dropout={ours.dropout}: the teacher in {run} was trained without '
+      'dropout; set it to 0'
+    )

@@ -96,7 +96,7 @@ def _restore_average(model, step):
       f'config.sampling.{other} are different weights: give one of them'
     )
   if step == 'best':
-    step = load.find_step(workdir, step)
+    step = checkpoints.find_step(workdir, step)
   snapshot = None if step == 'latest' else step
   average = averages.make(workdir, c.ema_sigma_rel, snapshot, model.shapes())
   print(average.describe())
