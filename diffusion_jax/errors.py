@@ -16,10 +16,10 @@ def refuse(problems: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def as_user_error(start: str = '') -> Iterator[None]:
-  """Turns an error of files or values into a UserError that begins with start."""
+  """Turns FileNotFoundError and ValueError into a UserError that begins with start."""
   try:
     yield
-  except (OSError, ValueError) as error:
+  except (FileNotFoundError, ValueError) as error:
     raise UserError(f'{start}{error}') from error
 
 

@@ -157,10 +157,10 @@ def teacher_of(
   optional = needed is None or needed.default is not needed.empty
   if optional and not c.training.teacher:
     return lambda: None, NOTHING
-  run, opened = Path(c.training.teacher), functools.cache(open_teacher)
+  run, network = Path(c.training.teacher), functools.cache(open_teacher)
 
   def teacher() -> Teacher:
-    noisy = opened(student)
+    noisy = network(student)
 
     def denoiser(frozen, cond):
       run = OtherRun(noisy, frozen['teacher'])
@@ -170,7 +170,7 @@ def teacher_of(
     return denoiser
 
   def prepare(source, mesh):
-    params = open_weights(_TEACHER, run, opened(student).init).params
+    params = open_weights(_TEACHER, run, network(student).init).params
     now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
     path = workdir / 'teacher.json'
     if processes.broadcast([path.exists()])[0]:
@@ -181,7 +181,7 @@ def teacher_of(
     return {'teacher': params}
 
   def shapes():
-    return {'teacher': jax.eval_shape(opened(student).init, abstract_key())}
+    return {'teacher': jax.eval_shape(network(student).init, abstract_key())}
 
   return teacher, Frozen(prepare, shapes)
 

@@ -46,8 +46,8 @@ def config_of(model: Model) -> Json:
   """
   config = store.with_fields(model.config, _CHOICES)
   stored = folder.stored_form(config, model.facts)
-  kept = {n for n in stored if n == 'sampling' or n not in folder.USES}
-  return trust.without_folders({n: stored[n] for n in stored if n in kept})
+  sections = {n: x for n, x in stored.items() if n == 'sampling' or n not in folder.USES}
+  return trust.without_folders(sections)
 
 
 def write(out: Path, model: Model, params: Params, step: int) -> None:
