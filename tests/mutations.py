@@ -102,11 +102,6 @@ app/config/trust.py
 app/config/user_parts.py
   is_data_and_the_source: path in ('data', 'data.source') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
-app/drawing/emerging.py
-  compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
-app/drawing/emerging.py app/modes/test_serve.py
-  bad_value: trusted=False => trusted=True
-  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
 app/drawing/generate.py
   other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/drawing/generate.py app/modes/test_refusals.py
@@ -176,6 +171,9 @@ app/modes/evaluate.py
 app/modes/evaluate.py app/run/test_provenance.py
   splits_that_it_reads: sums[split] = content_sum(data) => pass
 app/modes/serve.py
+  compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
+  bad_value: trusted=False => trusted=True
+  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
   other_hosts_sites: site not in ('same-origin', 'none') => site == 'cross-site'
   other_hosts_sites: or origin != own => or False
   loads_nothing: ; frame-ancestors 'none'" => "

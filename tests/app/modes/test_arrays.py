@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.drawing import emerging
 from diffusion_jax.app.modes import MODES, serve
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
@@ -124,7 +123,7 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   drawn = []
   for fields, rows in ((given, '1'), ({}, '32')):
     opened = Run.open(of_run(run, **more | fields), run)
-    emerge = emerging.emerging(opened)
+    emerge = serve.emerging(opened)
     assert serve.fields(opened.model)[0]['name'] == 'context_row'
     for row in rows:
       *_, last = serve.pictures(emerge, [('sampling.context_row', row)])
