@@ -59,8 +59,9 @@ def read(config: Node, workdir: Path) -> None:
   c = config.convert
   folder.check_no_run(workdir, '--workdir')
   folder.check_config_kept(workdir)
-  check_no_adapters(Path(c.source))
-  name = c.format or recognise(Path(c.source))
+  with from_config('convert.source'):
+    check_no_adapters(Path(c.source))
+    name = c.format or recognise(Path(c.source))
   check_one_of(READ, 'convert.format', name)
   check_given(config, name)
   with from_config('convert.source'):
@@ -307,53 +308,45 @@ WRITE = {
 
 
 def recognise(source: Path) -> str:
-  """Recognises the format of a folder or file."""
-  with from_config('convert.source'):
-    existing(source, 'file or folder')
+  """Recognises the format of a folder or file; ValueError for any other."""
+  existing(source, 'file or folder')
   if source.is_dir():
     if share.exist(source):
-      raise UserError(
-        f'config.convert.source: {source} needs no conversion: '
-        f'--config={source} reads it in every mode'
-      )
+      raise ValueError(f'{source} needs no conversion: --config={source} reads it in every mode')
     if diffusers.find_model(source) or (source / diffusers.INDEX).is_file():
       return 'diffusers'
-    raise UserError(
-      f'config.convert.source: {source} is not a folder of diffusers, which '
-      'has a model_index.json or a config.json: give such a folder or a file '
-      'of weights'
+    raise ValueError(
+      f'{source} is not a folder of diffusers, which has a model_index.json or a config.json: '
+      'give such a folder or a file of weights'
     )
   if source.name.startswith('diffusion_pytorch_model'):
     return 'diffusers'
-  with from_config('convert.source'):
-    if source.suffix == '.safetensors':
-      if 'config' in files.read_metadata(source):
-        return OURS
-      if source.with_suffix('.json').is_file():
-        is_edm2 = 'unet.out_gain' in files.open_tensors(source)
-        return 'edm2' if is_edm2 else 'edm'
-    files.check_kind(source)
-    check_no_graph(source)
-  raise UserError(
-    f'config.convert.source: the format of {source} is ambiguous: give '
-    f'--config.convert.format={"|".join(READ)}'
+  if source.suffix == '.safetensors':
+    if 'config' in files.read_metadata(source):
+      return OURS
+    if source.with_suffix('.json').is_file():
+      is_edm2 = 'unet.out_gain' in files.open_tensors(source)
+      return 'edm2' if is_edm2 else 'edm'
+  files.check_kind(source)
+  check_no_graph(source)
+  raise ValueError(
+    f'the format of {source} is ambiguous: give --config.convert.format={"|".join(READ)}'
   )
 
 
 def check_no_adapters(source: Path) -> None:
-  """Raises UserError for a file of adapters (LoRA), or a folder of one."""
+  """Raises ValueError for a file of adapters (LoRA), or a folder of one."""
   names: Iterable[str] = ()
-  with from_config('convert.source'):
-    if source.is_dir() and diffusers.find_model(source) is None:
-      names = (path.name for path in source.iterdir())
-    elif source.suffix == '.safetensors' and source.is_file():
-      names = files.open_tensors(source)
-    if any('lora_' in n or n.startswith('adapter_model.') for n in names):
-      raise ValueError(
-        f'{source} holds adapters (LoRA), which are not read: merge them into '
-        "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
-        'and convert that'
-      )
+  if source.is_dir() and diffusers.find_model(source) is None:
+    names = (path.name for path in source.iterdir())
+  elif source.suffix == '.safetensors' and source.is_file():
+    names = files.open_tensors(source)
+  if any('lora_' in n or n.startswith('adapter_model.') for n in names):
+    raise ValueError(
+      f'{source} holds adapters (LoRA), which are not read: merge them into '
+      "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
+      'and convert that'
+    )
 
 
 def check_no_graph(source: Path) -> None:
