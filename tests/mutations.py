@@ -102,15 +102,10 @@ app/config/trust.py
 app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
-app/drawing/emerging.py
-  compiles_says_so: compiles=not i and key not in run.ready => compiles=False
-app/drawing/emerging.py app/modes/test_serve.py
-  bad_value: trusted=False => trusted=True
-  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
+app/drawing/generate.py
+  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/drawing/generate.py app/modes/test_refusals.py
   toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
-app/drawing/sheets.py
-  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/edits/posteriors.py
   compared_with_the_models: (level.alpha**2 + level.sigma**2) / level.alpha
     => level.sigma / level.alpha
@@ -158,8 +153,6 @@ app/models/latent.py
 app/models/states.py
   guidance_moves: cond | drop => cond
   knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
-app/models/teachers.py
-  sees_its_own_levels: return other_runs.at_levels_of(run, student, denoise) => return denoise
 app/models/vae.py
   a_chain_literally: z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
     => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))
@@ -171,14 +164,16 @@ app/modes/edit.py app/config/test_trust.py
   without_a_context_reads: rows = context.given() => rows = None
 app/modes/evaluate.py
   is_of_its_data: examples = content_sum(source, count) => examples = ''
-app/modes/evaluate.py app/run/test_provenance.py
-  splits_that_it_reads: sums[split] = content_sum(data) => pass
-app/modes/evaluate_pairs.py
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
   own_pair: encoded[index // rows] => encoded[index % len(encoded)]
   own_pair: return -arrays['nats'] => return arrays['nats']
   own_pair: datasets.source_of(model.config, c.split) => datasets.source_of(model.config, 'train')
+app/modes/evaluate.py app/run/test_provenance.py
+  splits_that_it_reads: sums[split] = content_sum(data) => pass
 app/modes/serve.py
+  compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
+  bad_value: trusted=False => trusted=True
+  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
   other_hosts_sites: site not in ('same-origin', 'none') => site == 'cross-site'
   other_hosts_sites: or origin != own => or False
   loads_nothing: ; frame-ancestors 'none'" => "
@@ -190,13 +185,12 @@ app/modes/train.py
   decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
   before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
 app/modes/train.py app/modes/test_convert.py
-  init_from: begin = init_from.read(shapes.params, c.init_from)
-    => begin = lambda x: init_from.read(shapes.params, c.init_from)(x)
+  init_from: begin = load.begin_from(shapes.params, c.init_from)
+    => begin = lambda x: load.begin_from(shapes.params, c.init_from)(x)
 app/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/run/model_card.py
-  a_bar_in_a_value: .replace('|', '\\|') =>
 app/run/other_runs.py
+  sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
   guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
 app/run/provenance.py
   its_content: f'{name}, sha256 {sha256(path)[:16]}' => name
@@ -205,19 +199,19 @@ app/run/provenance.py
   its_content: f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
     => f'checkpoint {step}'
 app/run/provenance.py app/modes/test_evaluate.py
-  another_name: checksums.of_arrays(run.params), => 0,
+  another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
 app/run/sharing.py
+  a_bar_in_a_value: .replace('|', '\\|') =>
   kept_autoencoder: write_json(target / 'config.json', trust.without_folders(stored))
     => write_json(target / 'config.json', stored)
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/run/weights.py
   another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
-app/run/weights.py app/run/test_adapters.py
-  of_a_stranger: share.exist(workdir) or adapters.path_of(workdir).exists() => share.exist(workdir)
+  of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
 app/scoring.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/scoring.py app/modes/test_evaluate_pairs.py
+app/scoring.py app/modes/test_evaluate.py
   own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
@@ -778,13 +772,12 @@ training/vae.py training/test_objectives.py
   dropout_of_their_own: 1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 training/vdm.py
   the_two_noises_of_an_image: jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
-weights/adapters.py
-  of_a_stranger: except (KeyError, TypeError) as error:  # names
-    => except KeyError as error:  # names
 weights/checksums.py
   nothing_is_lost: if name not in names: => if False:
   files_of_other_programs: names - {*sums, *_WITHOUT_SUMS} => names - {*sums}
-weights/init_from.py
+weights/load.py
+  of_a_stranger: except (KeyError, TypeError) as error:  # names
+    => except KeyError as error:  # names
   another_network: if 2 * len(kept) > len(ours): => if False:
 weights/share.py
   sums_without_a_line: if sha256(path) != expected: => if expected and sha256(path) != expected:

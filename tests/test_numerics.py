@@ -450,7 +450,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
-  inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
+  inputs = model.shapes(), of((B, 8, 8, 1)), NOISE, cond
   with compiling.products_at('high'):
     forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   assert set(forward) == set(backward) == {HIGH, LOOKUP}
@@ -459,7 +459,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 
 def test_the_default_is_that_of_jax():
   model = digits_model(**{'network.attention_resolutions': ()})
-  apply, params = model.noisy.given().apply, models.shapes(model)['network']
+  apply, params = model.noisy.given().apply, model.shapes()['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None, LOOKUP}
   with compiling.products_at('high'), compiling.products_at('default'):
@@ -469,7 +469,7 @@ def test_the_default_is_that_of_jax():
 
 def test_vaes_compute_at_their_precision():
   model: Any = models.make(trial('digits_vae'), 'nowhere')
-  params = models.shapes(model)['network']
+  params = model.shapes()['network']
 
   def there_and_back(params, x):
     z = model.measured.encode(params, 1, x).mean

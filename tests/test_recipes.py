@@ -53,7 +53,7 @@ def model_of(name, workdir='x') -> Any:
 
 @functools.cache  # tracing takes up to a second
 def abstract_params(name):
-  return models.shapes(model_of(name))
+  return model_of(name).shapes()
 
 
 def optimizer_of(config):
@@ -126,7 +126,7 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
     facts = UNREAD[config.data.name].as_json()
     config = store.completed(config.to_dict() | {'facts': facts})
   model: Any = models.make(config, tmp_path)
-  params, objective = models.shapes(model), model.objective()
+  params, objective = model.shapes(), model.objective()
   shape = (2, *model.facts.x.shape)
   batch = {
     'x': jax.ShapeDtypeStruct(shape, jnp.float32),
@@ -314,7 +314,7 @@ def test_the_larger_network_of_vdm_and_its_monotone_gamma():
   """cifar10_aug of the release: l1 and l2 have a bias, which does not decay."""
   flags = [('network.channels', '256'), ('schedule.gamma', 'network')]
   config = store.with_flags(read('cifar10_vdm'), flags)
-  params = models.shapes(models.make(config, 'x'))
+  params = models.make(config, 'x').shapes()
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
   names, _ = decayed(
     params['schedule'], lambda params: optimizer.not_biases({'schedule': params})['schedule']

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train_loop import hooks, setup
 from diffusion_jax.app.train_loop.setup import jit_step, prepare
@@ -107,7 +108,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
     like = params_of(learned)
     state, log = init_state(like, optax.identity()), Mock(results={})
     model = models.make(config, learned)
-    hook = hooks.evaluating(model, devices.make_mesh(config), (1,))
+    hook = hooks.evaluating(model, make_mesh(config), (1,))
     hook.act(4, state, {}, log)
     values.append(log.results['test_loss'])
   assert values[0] == values[1]
@@ -115,7 +116,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 def test_its_samples_follow_its_own_schedule(learned):
   config = trial('digits_vdm', small=True)
-  mesh = devices.make_mesh(config)
+  mesh = make_mesh(config)
   params = params_of(learned)
   drawing = generate(models.make(config, learned), mesh)
   draw = lambda params: drawing(replicate(mesh, params), np.arange(2), {})

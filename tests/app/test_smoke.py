@@ -44,7 +44,7 @@ def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
   assert model.facts.x.levels == levels
   classes = {'cifar10': 10, 'mnist': 10, 'imagenet64': 1000}[name]
   assert model.facts.num_classes == classes
-  size = sum(x.size for x in jax.tree.leaves(models.shapes(model)))
+  size = sum(x.size for x in jax.tree.leaves(model.shapes()))
   assert size < 400_000
 
 

@@ -115,7 +115,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
     take = lambda sampler: sampler.step(
       key, x, (), denoise, level_s=levels.take(1), level_t=levels.take(0)
     )[0]
-    shapes, batch = models.shapes(model), {'x': x, 'label': jnp.zeros(1, int)}
+    shapes, batch = model.shapes(), {'x': x, 'label': jnp.zeros(1, int)}
     params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
     plain_loss = toy_parts.objective(model.noisy.trained(), trained)
     losses = [loss(params, Context(), key, batch)[0] for loss in (model.objective(), plain_loss)]

@@ -61,7 +61,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   config = config_of(changes | steps, teacher if name in TAUGHT else '')
   model: Any = models.make(config, 'nowhere')
   model.check('train')
-  params = models.shapes(model)
+  params = model.shapes()
   objective = model.objective()
   batch = {
     'x': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),

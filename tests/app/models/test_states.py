@@ -114,7 +114,7 @@ def test_all_samplers_can_be_traced(changes):
   for each in (model, guided):
     x = jax.eval_shape(
       lambda params, keys, label, each=each: each.plan(params).from_noise(keys, {'label': label}),
-      models.shapes(each),
+      each.shapes(),
       jax.random.split(jax.random.key(0), 3),
       np.zeros(3, int),
     )
@@ -127,7 +127,7 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
     made('digits_masked', 'labels', **{'sampling.guidance.scale': scale}) for scale in (2.0, 0.0)
   )
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain))
+  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), plain.shapes())
   x, level = np.full((2, 8, 8, 1), 17), plain.noisy.schedule()(0.5)
   cond = {'label': np.array([3, 8])}
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import stream
@@ -75,7 +76,7 @@ def test_samples_are_draws_of_the_prior_decoded():
   """Each depends on the seed and its index; z is drawn from the prior."""
   model = made()
   params = normal_params(model)
-  drawing = generate(model, devices.make_mesh(model.config))
+  drawing = generate(model, make_mesh(model.config))
   whole, _ = drawing(params, np.arange(4), {})
   np.testing.assert_allclose(drawing(params, np.arange(2, 4), {})[0], whole[2:], atol=1e-5)
   assert np.ptp(whole, axis=0).max() > 1e-4
@@ -126,7 +127,7 @@ def test_a_chain_literally():
   assert np.abs(ends[0] - ends[2]).max() > 0.1
   for i, end in zip((0, 1, -1), ends, strict=True):
     np.testing.assert_allclose(ways[:, i], end, atol=1e-5)
-  drawing = generate(model, devices.make_mesh(model.config))
+  drawing = generate(model, make_mesh(model.config))
   sample, _ = drawing(params, np.arange(5, 6), {})
   np.testing.assert_allclose(sample, drawn, atol=1e-5)
 

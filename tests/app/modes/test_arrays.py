@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.drawing import emerging
 from diffusion_jax.app.modes import MODES, serve
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import table
 from tests.app.conftest import arrays_of, lines_of, of_run, refused, trial, untrained
@@ -122,8 +122,9 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   given = {'sampling.context': str(tmp_path / 'y.npy')}
   drawn = []
   for fields, rows in ((given, '1'), ({}, '32')):
-    model, emerge = emerging.emerging(of_run(run, **more | fields), run)
-    assert serve.fields(model)[0]['name'] == 'context_row'
+    opened = Run.open(of_run(run, **more | fields), run)
+    emerge = serve.emerging(opened)
+    assert serve.fields(opened.model)[0]['name'] == 'context_row'
     for row in rows:
       *_, last = serve.pictures(emerge, [('sampling.context_row', row)])
       drawn.append(json.loads(last.removeprefix('data: '))['image'])

@@ -12,6 +12,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, stored_run, trial
 from tests.app.fields import within
@@ -82,7 +83,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   made(tmp_path, 'a', sampler='ddim', num_steps=4)
   made(tmp_path, 'b_c', sampler='heun', num_steps=3, seed=5)
   (tmp_path / 'samples' / 'c.npz').write_bytes(b'damaged')
-  gallery: Any = report.gallery(models.make(smoke(), tmp_path))
+  gallery: Any = report.gallery(Run.open(smoke(), tmp_path))
   first, second, table = gallery
   assert [first.title, second.title] == ['a', 'b c']
   assert first.frames[0][1] == ('ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network')
@@ -122,9 +123,9 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
 )
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   config = smoke()
-  model = models.make(config, tmp_path)
-  folder.write_config(tmp_path, config, model.facts)
-  name, _, found = report.drawn_by(model, made(tmp_path, 'a', **fields))
+  run = Run.open(config, tmp_path)
+  folder.write_config(tmp_path, config, run.model.facts)
+  name, _, found = report.drawn_by(run, made(tmp_path, 'a', **fields))
   assert name == 'a' and found['calls'] is None
 
 
