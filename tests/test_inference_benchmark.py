@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from tests.app.conftest import arrays_of, trial
 
 pytestmark = pytest.mark.benchmarks
 
-ROOT = Path(__file__).parents[1]
 DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
   'two_moons': 2,
   'gaussian_mixture': 2,
