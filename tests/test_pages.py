@@ -15,9 +15,13 @@ import pytest
 from scipy.stats import norm
 
 import diffusion_jax as dj
+from diffusion_jax.app import models, smoke
+from diffusion_jax.app.config import store
+from diffusion_jax.app.config.kinds import DIFFUSION
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.data.array_record import array_record
 from diffusion_jax.data.small_sets import digits
+from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import SMALL
 from tests.test_readme import EXAMPLE, ROOT, check_means, run
@@ -81,7 +85,8 @@ def test_an_example_prints_its_last_comment(page, word, digits_run, tmp_path, ca
   code = page_example(f'{page}.md', word).replace(
     'num_steps=20', f"num_steps=20, allow=['{SMALL}']"
   )
-  assert run(code, capsys).strip() == code.rpartition('  # ')[2].strip()
+  # A slow machine says before it what it compiles.
+  assert run(code, capsys).strip().endswith(code.rpartition('  # ')[2].strip())
 
 
 def test_the_training_page_trains_as_printed(capsys):
@@ -205,9 +210,6 @@ def test_the_page_of_measurements_meets_the_posterior(capsys):
 
 
 def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
-  from diffusion_jax.app.config.kinds import DIFFUSION
-  from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
-
   lines = run(page_example('samplers.md', 'respaced_steps'), capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
   page = (ROOT / 'docs' / 'samplers.md').read_text()
@@ -241,9 +243,6 @@ def pairs(rows):
 
 @pytest.fixture(scope='module')
 def own_parts():
-  from diffusion_jax.app import models, smoke
-  from diffusion_jax.app.config import store
-
   parts, mine = types.ModuleType('my_parts'), {}
   config, *blocks = page_examples('program.md')
   with pytest.MonkeyPatch.context() as patch:

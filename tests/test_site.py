@@ -10,13 +10,13 @@ import json
 import os
 import pkgutil
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import diffusion_jax as dj
+from tests.test_architecture import tracked_files
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / 'docs' / 'tutorials').glob('*.ipynb'))
@@ -96,9 +96,7 @@ INSTALLS_US = re.compile(r'pip install(?: [^\s&|;]+){0,3} diffusion[-_]jax(?![\w
 
 def test_nothing_installs_our_name_from_an_index():
   """The name is not registered, so anybody could publish a package as ours."""
-  tracked = subprocess.run(
-    ['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True
-  ).stdout.split()
+  tracked = tracked_files()
   assert len(tracked) > 500
   for name in tracked:
     if name.startswith(('.ci/', 'Dockerfile')) or Path(name).suffix in TEXTS:
