@@ -98,8 +98,6 @@ network=vdm network.channels=8 network.num_groups=4 => network 'vdm' needs confi
 network=vdm network.channels=8 noise_input=logsnr conditioning.self_conditioning=True => the input
   x0, which vdm does not have
 shapes_text training.random_flip=True => make texts such as 'on the left' wrong
-shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the input text, which ddpmpp
-  does not have: set network
 digits_classifier data=synthetic data.num_classes=0 network.attention_resolutions= => needs images
   of two or more classes: set data.num_classes
 digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one layer of latents,
@@ -155,7 +153,6 @@ sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras i
 sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read with
   sampling.ema=False
 sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
-sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 => config.sampling: s_min=3.0
   is above s_max=2.0: no level would be churned
 sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a network that was
