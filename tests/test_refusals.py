@@ -37,6 +37,7 @@ from diffusion_jax.training.objectives import Context, Network, Objective
 from diffusion_jax.training.step import accumulated
 from tests import refusals
 from tests.jitted import at_step, level_grid
+from tests.schedules import EXAMPLES
 
 STEPS = dj.DiscreteSchedule.from_betas(dj.linear_betas(100))
 COSINE, FLOW = dj.CosineSchedule(), dj.RectifiedFlowSchedule()
@@ -383,21 +384,7 @@ def test_arguments_that_cannot_be(error, call, message):
     eval(call)  # The rows are our own.
 
 
-SCHEDULES = [
-  STEPS,
-  COSINE,
-  dj.LinearVPSchedule(),
-  dj.SubVPSchedule(),
-  dj.GeometricVESchedule(),
-  dj.KarrasSchedule(),
-  FLOW,
-  dj.SigmoidSchedule(),
-  dj.ShiftedSchedule(COSINE, 2.0),
-  dj.LearnedSchedule((), lambda _, t: 10.0 * t - 5.0),
-]
-
-
-@pytest.mark.parametrize('schedule', SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize('schedule', EXAMPLES.values(), ids=EXAMPLES)
 def test_times_outside_0_and_1(schedule):
   for t in (2.0, -0.1, NAN, np.array([0.5, 1.1]), jnp.array([0.5, 1.1])):
     with refusals.one_line(match=r't is .*: times are in \[0, 1\]'):

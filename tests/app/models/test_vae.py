@@ -1,6 +1,5 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
-import functools
 from typing import Any
 
 import jax
@@ -14,18 +13,17 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.core.keys import stream
+from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.training.objectives import Context
+from tests.app import small_network
 from tests.app.conftest import DIGITS, arrays_of, lines_of, normal_params, trial
 from tests.app.fields import within
-from tests.app.small_network import SmallAutoencoder, SmallChain
 
-SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
+SMALL = {'vae': 'SmallAutoencoder', 'hvae': 'SmallChain'}
 
 
 def smoke(kind='vae', **changes):
-  network = SMALL[kind]
-  fields = {'network': f'{network.__module__}:{network.__name__}'}
+  fields = {'network': f'{small_network.__name__}:{SMALL[kind]}'}
   fields |= within('training', keep_best=0, checkpoint_every=4, ema_warmup=False, ema_decay=0.0)
   fields |= within('sampling', checkpoint='latest', num_samples=4, batch_size=3)
   return trial(f'digits_{kind}', **fields | changes)
@@ -135,8 +133,7 @@ def test_a_chain_literally():
 def measured(model, name, params, index, **fields):
   """Returns a metric of test images, with the noise of their indices."""
   x = datasets.source_of(model.config, 'test').read(index)['x']
-  root = jax.random.key(0)
-  keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
+  keys = fold_each(jax.random.key(0), index)
   metric = model.schema.metrics[name](**fields)
   measure = jax.jit(metric.measure(model.measured))
   return jax.device_get(measure(params, keys, DIGITS.x.encode(x), {}))
