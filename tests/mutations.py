@@ -487,7 +487,7 @@ metrics/memorisation.py
 metrics/metric.py metrics/test_vectors.py
   changes_no_score: x.astype(least).astype => x.astype
 metrics/mmd.py
-  scipys_in_one_dimension: reference, kernel, own=False => reference, kernel, own=True
+  energy_distance_is_its_double_sums: reference, kernel, own=False => reference, kernel, own=True
   energy_distance_is_its_deviation: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
   unbiased_mmd_is_its_double_sums: row_means(y, y, kernel, own=False) => row_means(y, y, kernel)
   the_error_of_cmmd: np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y) => np.var(xx - xy) / len(x)

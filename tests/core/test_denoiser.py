@@ -76,17 +76,6 @@ def test_noise_inputs():
   assert dj.time_input(999.0)(level) == 499.5
 
 
-def test_learned_variance_is_split_off_the_channels(key):
-  def network_fn(params, x, noise, cond, *, key=None):
-    return jnp.concatenate([x, jnp.full_like(x, 0.5)], axis=-1)
-
-  denoise = denoiser(network_fn, 'x0', learned_variance=True)
-  x = jnp.ones((2, 4, 4, 3))
-  prediction = jax.jit(denoise)(x, at_step(SCHEDULE, 10))
-  np.testing.assert_allclose(prediction.x0, x, rtol=1e-6)
-  np.testing.assert_array_equal(prediction.var_frac, 0.75 * x)
-
-
 def test_params_cond_and_key_reach_the_network():
   calls = {}
 

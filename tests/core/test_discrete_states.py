@@ -14,6 +14,7 @@ from diffusion_jax.core import discrete_states
 from diffusion_jax.core.discrete_states import NEVER, levels_of_step
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import jitted
+from tests.networks.literal import softmax
 from tests.states import (
   EACH,
   LINEAR,
@@ -135,11 +136,6 @@ def test_states_of_scaled_images():
   np.testing.assert_allclose(values, [*scaled[0], 0.0], atol=1e-6)
 
 
-def softmax(logits):
-  weights = np.exp(np.asarray(logits, np.float64))
-  return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def literal_logistic(mean, scale, num_values):
   """Returns the masses of bins around the values, divided by their sum."""
   values, half = np.linspace(-1, 1, num_values), 1 / (num_values - 1)
@@ -159,7 +155,7 @@ def test_truncated_logistic():
   logits = jax.jit(network)(np.float32(output), x, np.zeros(4), None)
   mean = np.tanh(output[..., 0] + x / 4 - 1)
   expected = literal_logistic(mean, np.exp(output[..., 1] - 2), 9)
-  np.testing.assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
+  np.testing.assert_allclose(softmax(np.float64(logits)), expected, rtol=1e-4, atol=1e-7)
   # Far from the mean a difference of two cdfs is 0 in float32.
   far = jax.jit(dj.logistic_logits, static_argnums=2)(np.float32(-1.0), np.float32(-4.0), 9)
   np.testing.assert_allclose(np.diff(far)[1:], -0.25 / np.exp(-4), rtol=1e-3)

@@ -61,14 +61,6 @@ def test_a_blur_is_scipys_circular_convolution():
   np.testing.assert_allclose(few, found[:, ::2, ::2], atol=1e-6)
 
 
-def test_a_gaussian_kernel():
-  kernel = jax.jit(lambda std: operators.gaussian_kernel(std, 9))(1.5)
-  kernel = np.asarray(kernel, np.float64)
-  np.testing.assert_allclose(kernel.sum(), 1.0, rtol=1e-6)
-  ratio = np.exp(-0.5 * (1 + 4) / 1.5**2)
-  np.testing.assert_allclose(kernel[5, 6] / kernel[4, 4], ratio, rtol=1e-5)
-
-
 def test_a_motion_blur_is_a_mean_along_a_line():
   """A line of pixels along the rows, and the same along the columns."""
   dot = np.zeros((1, 9, 9, 1), np.float32)

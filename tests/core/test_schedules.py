@@ -124,9 +124,9 @@ def sigmoid(t, start, end, tau):
   return np.sqrt(alpha_bar), np.sqrt((sig(x) - sig(start)) / height)
 
 
-def cosine(t, logsnr_min, logsnr_max, shift=1.0):
+def cosine(t, logsnr_min, logsnr_max):
   first, last = np.arctan(np.exp([-logsnr_max / 2, -logsnr_min / 2]))
-  ratio = shift * np.tan(first + t * (last - first))
+  ratio = np.tan(first + t * (last - first))
   return 1 / np.sqrt(1 + ratio**2), 1 / np.sqrt(1 + ratio**-2)
 
 
@@ -157,16 +157,6 @@ def test_marginals_in_float32_close_to_both_ends(schedule, marginal, options):
   np.testing.assert_allclose(found.t, level.t, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(found.alpha, level.alpha, rtol=3e-6)
   np.testing.assert_allclose(found.sigma, level.sigma, rtol=3e-6)
-
-
-@pytest.mark.parametrize('shift', [0.25, 4.0])
-def test_a_shift_of_a_cosine(shift):
-  """It multiplies the tangent of the angle by the shift."""
-  schedule = dj.ShiftedSchedule(dj.CosineSchedule(), shift)
-  level = level_at(schedule, np.linspace(0, 1, 101))
-  alpha, sigma = cosine(np.asarray(level.t, np.float64), -20, 20, shift)
-  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-5)
-  np.testing.assert_allclose(level.sigma, sigma, rtol=2e-5)
 
 
 def test_a_shift_keeps_the_steps():

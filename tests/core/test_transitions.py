@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import diffusion_jax as dj
-from tests.states import BETAS, EACH, LINEAR, NUM_STEPS, PROCESSES, at, between, gaussian_matrices
+from tests.states import EACH, LINEAR, NUM_STEPS, PROCESSES, at, between
 
 matrix = jax.jit(dj.transition_matrix)
 
@@ -52,13 +52,6 @@ def test_levels_differ_between_examples(name):
       q = between(name, *pair)
       expected = probs[i] @ (q.T if transpose else q)
       np.testing.assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
-
-
-def test_the_gaussian_is_the_papers():
-  matrices = [dj.gaussian_matrix(5, beta) for beta in BETAS]
-  np.testing.assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
-  # It is doubly stochastic, so the uniform distribution is stationary.
-  np.testing.assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
 
 
 def test_a_time_in_float32_is_the_nearest_step():

@@ -123,9 +123,3 @@ def test_free_bits_by_the_formula():
   np.testing.assert_allclose(slopes, [[0.0, 1 / 16, 1 / 16]] * 16)
   nothing = jax.jit(dj.free_bits)(np.float32(kl), 0.0)
   np.testing.assert_allclose(nothing, kl.mean(axis=0), rtol=1e-6)
-
-
-def test_kl_warmup_is_a_line_from_0_to_1():
-  found = jax.vmap(lambda step: dj.kl_warmup(step, 4))(jnp.arange(7))
-  np.testing.assert_array_equal(found, [0, 0.25, 0.5, 0.75, 1, 1, 1])
-  assert dj.kl_warmup(0, 0) == 1.0 and dj.kl_warmup(3, 12) == 0.25

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at
 from tests.papers.paper import f32
 
@@ -112,45 +111,3 @@ def test_the_posterior_in_sigmoids_and_expm1():
   found = jitted(dj.q_posterior)(*f32(x, z), *levels)
   np.testing.assert_allclose(found.mean, mean, atol=3e-6)
   np.testing.assert_allclose(found.variance, variance, rtol=2e-4)
-
-
-# For Gaussian data and the exact denoiser everything is known.
-
-EIGENVALUES = np.array([1.5, 0.3, 0.02])
-MEAN = np.array([0.5, -0.2, 0.1])
-ROTATION = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
-DATA = oracles.gaussian(MEAN, ROTATION @ np.diag(EIGENVALUES) @ ROTATION.T)
-MILD = dj.LearnedSchedule({'low': -7.0, 'span': 8.0}, gamma_fn)
-
-
-def mild_snr(t):
-  return np.exp(7.0 - 8.0 * t - BEND * t**3)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def losses(key, num_steps, n=60_000):
-  data_key, eps_key = jax.random.split(key)
-  x0 = DATA.sample(data_key, n)
-  eps = jax.random.normal(eps_key, x0.shape)
-  t = (jnp.arange(n) + 0.5) / n
-  if num_steps:
-    t = jnp.ceil(t * num_steps) / num_steps
-  level = MILD(t)
-  xt = jitted(dj.q_sample)(x0, eps, level)
-  return diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
-
-
-@pytest.mark.parametrize('T', [None, 2, 10])
-def test_the_exact_denoiser_has_the_closed_form_loss(T, key):
-  """E|x - x_hat|^2 = sum v / (1 + v SNR), and its integral over SNR."""
-  loss = np.asarray(losses(key, T), np.float64)
-  error = 4.5 * np.std(loss) / np.sqrt(len(loss))
-  if T is None:
-    ends = [1.0 + EIGENVALUES * mild_snr(t) for t in (0.0, 1.0)]
-    expected = 0.5 * np.sum(np.log(ends[0] / ends[1]))
-  else:
-    t = np.arange(1, T + 1) / T
-    variance = EIGENVALUES / (1.0 + EIGENVALUES * mild_snr(t)[:, None])
-    lost = mild_snr(t - 1.0 / T) - mild_snr(t)
-    expected = 0.5 * np.sum(lost * variance.sum(axis=1))
-  assert abs(loss.mean() - expected) < error < 0.05 * expected

@@ -78,8 +78,6 @@ def with_fraction(x, level):
 STEPS_OF = {
   'algorithm 1': (lambda v: dj.ancestral(v, SHIFT), with_fraction),
   'algorithm 2': (lambda v: dj.ddim(), GUIDED),
-  'ancestral algorithm 2': (dj.ancestral, GUIDED),
-  'plain': (dj.ancestral, CLASSES.denoise),
 }
 
 

@@ -59,41 +59,6 @@ def test_the_bound_is_the_entropy_and_total_correlations(name):
   np.testing.assert_allclose(found['total'], parts, rtol=1e-12)
 
 
-@pytest.mark.parametrize('name', ['uniform', 'masking'])
-def test_a_single_variable_has_a_tight_bound(name):
-  """The variables are independent, so a few steps leave no gap."""
-  oracle = discrete_oracles.table(np.array([0.2, 0.5, 0.3]))
-  for num_steps in (1, 3):
-    arguments = matrices_of(name, num_steps), prior_of(name)
-    found = discrete_oracles.expected_bound(oracle, *arguments)
-    np.testing.assert_allclose(found['total'], oracle.entropy(), rtol=1e-12)
-    law = discrete_oracles.ancestral_law(oracle, *arguments)
-    np.testing.assert_allclose(law, oracle.probs, rtol=1e-12)
-
-
-@pytest.mark.parametrize('name', ['uniform', 'masking'])
-def test_the_bound_falls_to_the_entropy(name):
-  """The gap is of order 1 / T for both schedules; the KL of samples is less."""
-  gaps, cosine = [], []
-  for num_steps in (20, 80, 320):
-    arguments = matrices_of(name, num_steps), prior_of(name)
-    found = discrete_oracles.expected_bound(TABLE, *arguments)
-    law = discrete_oracles.ancestral_law(TABLE, *arguments)
-    np.testing.assert_allclose(law.sum(), 1.0, rtol=1e-12)
-    gaps.append(found['total'] - TABLE.entropy())
-    assert 0.0 < np.sum(TABLE.probs * np.log(TABLE.probs / law)) < gaps[-1]
-    t = np.arange(num_steps + 1) / num_steps
-    alphas = 1 - np.cos(np.pi / 2 * (1 - t))
-    alphas[-1] = 0.0
-    other = replacement_matrices(name, alphas)
-    found = discrete_oracles.expected_bound(TABLE, other, prior_of(name))
-    cosine.append(found['total'] - TABLE.entropy())
-  for gap in (gaps, cosine):
-    ratios = np.array(gap[:-1]) / gap[1:]
-    assert (ratios > 3.3).all() and (ratios < 4.7).all()
-    assert gap[-1] < 0.01
-
-
 def test_a_prior_that_excludes_a_state_has_an_infinite_bound():
   matrices = replacement_matrices('masking', [1.0, 0.5, 0.1])
   found = discrete_oracles.expected_bound(TABLE, matrices, np.eye(4)[3])
