@@ -16,13 +16,6 @@ SCHEDULES = moments.SCHEDULES | {
   'continuous_cosine': dj.CosineSchedule(-12.0, 12.0),
   'five_steps': dj.DiscreteSchedule.from_alphas([0.5, 0.4, 0.2, 0.1, 0.05]),
 }
-SAMPLERS = {
-  'ancestral_small': dj.ancestral('fixed_small'),
-  'ancestral_large': dj.ancestral('fixed_large'),
-  'ddim_0': dj.ddim(0.0),
-  'ddim_half': dj.ddim(0.5),
-  'ddim_1': dj.ddim(1.0),
-}
 
 
 @jax.jit
@@ -30,8 +23,8 @@ def paths(key, levels):
   """Returns the trajectories of DDIM(1) and of 'fixed_small'."""
   x = dj.prior_sample(key, (256, 2), levels.take(0))
   return [
-    dj.trajectory(key, GAUSSIAN.denoise, SAMPLERS[name], levels, x)
-    for name in ('ddim_1', 'ancestral_small')
+    dj.trajectory(key, GAUSSIAN.denoise, sampler, levels, x)
+    for sampler in (dj.ddim(1.0), dj.ancestral('fixed_small'))
   ]
 
 

@@ -108,11 +108,6 @@ def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
       np.testing.assert_allclose(np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03)
 
 
-def test_gamma_of_churn():
-  assert dj.churn_gamma(40.0, 256) == 40.0 / 256
-  assert dj.churn_gamma(80.0, 18) == 2.0**0.5 - 1.0
-
-
 @pytest.mark.parametrize('name', ['linear', 'linear_vp', 'sub_vp'])
 def test_churn_adds_nothing_at_a_level_noisier_than_any_of_the_schedule(name, key):
   end = level_at(SCHEDULES[name], 1.0)

@@ -211,21 +211,17 @@ def test_a_value_depends_only_on_its_own_key():
   assert np.mean(np.abs(other - together) > 1e-2) > 0.9
 
 
-def of_images(image, level):
-  x0 = MIXTURE.denoise(image.reshape(-1, D), level).x0
-  return dj.Prediction(x0.reshape(image.shape))
-
-
-def images_log_prob(image):
-  return dj.log_likelihood(
-    None, of_images, SCHEDULES['cosine'], image, exact_trace=True, rtol=1e-4, atol=1e-4
-  ).log_prob
-
-
 def test_images_have_the_likelihood_of_vectors():
   x, level = draws('cosine')
   x = x[:3]
-  found = jax.jit(images_log_prob)(x.reshape(3, 2, 2, 2))
+
+  def denoise(image, level):
+    x0 = MIXTURE.denoise(image.reshape(-1, D), level).x0
+    return dj.Prediction(x0.reshape(image.shape))
+
+  options = {'exact_trace': True, 'rtol': 1e-4, 'atol': 1e-4}
+  run = lambda x: dj.log_likelihood(None, denoise, SCHEDULES['cosine'], x, **options).log_prob
+  found = jax.jit(run)(x.reshape(3, 2, 2, 2))
   truth = log_prob(x, level)
   np.testing.assert_allclose(found, truth, atol=1e-3 * D)
 

@@ -252,21 +252,3 @@ def test_a_step_between_equal_levels_leaves_x_unchanged(name):
     if name in moments.DETERMINISTIC:
       once = path(own, levels.take(np.searchsorted(REPEATED, ONCE)))
       np.testing.assert_allclose(xs[-1], once[-1], atol=1e-3)
-
-
-def test_one_compilation_for_all_levels_and_keys():
-  traces = []
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def run(name, key, levels, x):
-    traces.append(name)
-    sampler = moments.build(name, DDPM)
-    return dj.sample(key, denoise, sampler, levels, x)
-
-  names = 'ancestral_small', 'heun', 'unipc_2', 'churned_heun'
-  for name in names:
-    for seed, schedule in enumerate((DDPM, VE)):
-      levels = level_grid(schedule, 5)
-      x = np.full((2, 2), 1.0 + seed, np.float32)
-      run.trace(name, jax.random.key(seed), levels, x)
-  assert traces == list(names)
