@@ -1,8 +1,4 @@
-"""Networks for the tests of few-step objectives.
-
-One has derivatives by hand; linear ones can represent the exact maps of N(0,
-C^2 I).
-"""
+"""A network with derivatives by hand, for the tests of few-step objectives."""
 
 from typing import NamedTuple
 
@@ -11,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-
-C = 0.7  # deviation of the Gaussian data
 
 
 def batch(n=12):
@@ -90,46 +84,3 @@ def check_literally(found, literal, rtol=1e-9):
 
   slopes = [slope(direction) for direction in np.eye(len(WEIGHTS))]
   np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
-
-
-def exact_consistency(params, x, noise, cond, *, key=None):
-  """Computes F, exactly sigma / (sqrt(..) + C) x for sigma_data = C.
-
-  sigma_min is 0, and noise is log(sigma) / 4.
-  """
-  w, sigma = params['w'], jnp.exp(4.0 * noise)
-  k = sigma / (jnp.sqrt(sigma**2 + C**2) + C)
-  return (w[0] * k + w[1] + w[2] * noise)[:, None] * x
-
-
-def exact_trigflow(params, x, noise, cond, *, key=None):
-  """Computes F, exactly -tan(a / 2) x for the angle a = noise: f = x."""
-  w = params['w']
-  k = -jnp.tan(0.5 * noise)
-  return (w[0] * k + w[1] + w[2] * noise)[:, None] * x
-
-
-def check_exact(objective, context, draws=64, batch=512):
-  """Checks that the gradient vanishes at the exact network, and only there.
-
-  Its mean is within 5 standard errors for each parameter at w = (1, 0, 0, 0),
-  and beyond 20 for a parameter at w = (1.25, 0, 0, 0).
-  """
-
-  @jax.jit
-  def gradients(w):
-    def gradient(key):
-      data_key, key = jax.random.split(key)
-      data = {'x': C * jax.random.normal(data_key, (batch, 2))}
-      loss = lambda w: objective({'network': {'w': w}}, context, key, data)[0]
-      return jax.grad(loss)(w)
-
-    return jax.vmap(gradient)(jax.random.split(jax.random.key(0), draws))
-
-  def scores(first):
-    grads = np.asarray(gradients(np.float32([first, 0, 0, 0])), np.float64)
-    error = grads.std(0, ddof=1) / np.sqrt(draws)
-    return np.abs(grads.mean(0)) / np.maximum(error, 1e-6)
-
-  assert (scores(1.0) < 5.0).all()
-  assert scores(1.25).max() > 20.0

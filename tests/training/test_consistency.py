@@ -3,18 +3,16 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.flow_losses import pseudo_huber
-from diffusion_jax.testing import oracles
 from diffusion_jax.training import consistency, level_pairs
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
 from tests.training import few_step
-from tests.training.few_step import C, Literal, column, evaluate
+from tests.training.few_step import Literal, column, evaluate
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
@@ -176,44 +174,3 @@ def test_continuous_consistency_literally(step, distilled, key):
   norm = np.linalg.norm(tangent(Literal(few_step.WEIGHTS)), axis=1)
   mean = np.mean(norm) / np.sqrt(2)
   np.testing.assert_allclose(metrics['tangent'].total, mean, rtol=1e-8)
-
-
-# The exact consistency functions of N(0, C^2 I) have no gradient.
-
-GAUSSIAN = oracles.gaussian(np.zeros(2), C**2 * np.eye(2))
-EXACT_STEP = dj.Sampler(
-  lambda x: (),
-  lambda key, x, state, denoise, *, level_s, level_t: (
-    GAUSSIAN.ode_map(x, level_t, level_s),
-    state,
-  ),
-)
-
-
-def close_pairs(key, batch_size, schedule, step):
-  # The error of a pair, 1e-3 of its terms, is below the statistical error.
-  level, _ = dj.log_normal_times(-0.5, 1.0)(key, batch_size, schedule)
-  near = schedule.from_logsnr(level.logsnr - 2.0 * jnp.log(0.999))
-  return level, near, 1.0 / (level.sigma - near.sigma)
-
-
-EXACT = Network(few_step.exact_consistency, dj.edm_input), EDM
-
-
-@pytest.mark.parametrize('objective', [
-  consistency.consistency_training(
-    *EXACT, pairs=close_pairs, sigma_data=C, sigma_min=0.0,
-    distance=lambda a, b: jnp.mean((a - b) ** 2, axis=1),
-  ),
-  consistency.consistency_distillation(
-    *EXACT, pairs=level_pairs.grid_pairs(18), sigma_data=C, sigma_min=0.0,
-    teacher=lambda frozen, cond: GAUSSIAN.denoise, solver=EXACT_STEP,
-  ),
-  consistency.continuous_consistency(
-    Network(few_step.exact_trigflow, dj.time_input(0.5 * np.pi)), STRAIGHT,
-    times=dj.log_normal_times(-0.5, 1.0), warmup_steps=0, sigma_data=C,
-    offset=100.0,  # almost no normalisation, which is not linear
-  ),
-], ids=['training', 'distillation', 'continuous'])  # fmt: skip
-def test_the_gradient_vanishes_at_the_exact_function(objective):
-  few_step.check_exact(objective, Context(1000))

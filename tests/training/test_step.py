@@ -138,20 +138,6 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(key):
     assert float(taken.params['w']) != w  # it moves, or becomes NaN
 
 
-def test_averages_are_of_the_step_that_is_taken(key):
-  """Two steps are w <- w - 1 from 8, with rates that depend on the step."""
-  line = simple(lambda params, context: params['w'])
-  at = lambda *rates: lambda step: jnp.array(rates)[step]
-  sgd, more = optax.sgd(1.0), {'other': at(1.0, 0.25, 0.0)}
-  step = jax.jit(make_train_step(line, sgd, at(0.5, 0.75, 0.0), more))
-  state = init_state({'w': jnp.array(8.0)}, sgd, more_emas=more)
-  for _ in range(2):
-    state, _ = step(state, {}, key)
-  # 8 -> (8 + 7) / 2 -> 7.5 / 4 + 3 * 6 / 4, and 8 -> 7 -> 3 * 7 / 4 + 6 / 4
-  assert state.params['w'] == 6.0 and state.ema_params['w'] == 6.375
-  assert state.more_ema_params['other']['w'] == 6.75
-
-
 def test_steps_of_one_call_are_single_steps(key):
   """Another length of a call changes no bit, another program may."""
   step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.1)
