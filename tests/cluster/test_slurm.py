@@ -13,7 +13,7 @@ import pytest
 
 from tests.app.conftest import assert_same, params_of
 from tests.app.test_multihost import environment, free_port
-from tests.cluster.test_cluster import ROOT, SCRIPT, instead
+from tests.cluster.test_cluster import ROOT, SCRIPT
 from tests.conftest import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -114,64 +114,21 @@ def wait_for(ready):
     time.sleep(0.5)
 
 
-def submit(folder, *args, options=(), **variables):
+def submit(folder, *args, **variables):
   """Submits the script for two tasks without GPUs; returns the job's number."""
   return run(
     'sbatch', '--parsable', '--nodes=2', '--ntasks-per-node=1',
-    '--cpus-per-task=2', '--gpus-per-node=0', f'--output={folder}/output-%a',
-    *options, SCRIPT, *args, **variables,
+    '--cpus-per-task=2', '--gpus-per-node=0', f'--output={folder}/output',
+    SCRIPT, *args, **variables,
   )  # fmt: skip
 
 
-def states(job):
-  """Returns the states of an array's tasks, or a job's state in a list."""
-  return run(
-    'squeue', '--states=all', '--array', '--noheader', '--format=%T', f'--jobs={job}'
-  ).split()
-
-
 def wait(job):
-  """Waits for the end of a job; returns its states."""
+  """Waits for the end of a job; returns its state."""
   going = {'PENDING', 'RUNNING', 'COMPLETING', 'CONFIGURING', 'REQUEUED'}
-  wait_for(lambda: not going & set(states(job)))
-  return states(job)
-
-
-def stand_in(folder, code):
-  """Returns a program that prints its start and exits with `code` in bash."""
-  folder.mkdir()
-  text = 'echo "start on $SLURM_CPUS_PER_TASK CPUs: $*"'
-  return instead(folder, f'{text}\nstarts=${{SLURM_RESTART_COUNT:-0}}\n{code}')
-
-
-def starts(folder, name='output-4294967294'):
-  """Counts the starts of the first task."""
-  text = (folder / name).read_text()
-  count = text.count('start on 2 CPUs: launch.py --multihost --config=c')
-  return count // 2
-
-
-def test_jobs_start_again_where_that_helps(tmp_path):
-  """Two losses and two preemptions, an array, a python that cannot run."""
-  codes = stand_in(tmp_path / 'codes', 'codes=(137 42 42 137 0)\nexit ${codes[starts]}')
-  array = stand_in(
-    tmp_path / 'array', 'sleep 3\n((SLURM_ARRAY_TASK_ID == 2 && starts == 0)) && kill -9 $$\nexit 0'
-  )
-  mistake = stand_in(tmp_path / 'mistake', '')
-  Path(mistake).chmod(0o644)
-  two, c = {'MAX_RESTARTS': '2', 'STARTUP_SECONDS': '0'}, '--config=c'
-  three = ['--array=0-2']
-  jobs = [
-    submit(tmp_path / 'codes', c, PYTHON=codes, **two),
-    submit(tmp_path / 'array', c, PYTHON=array, options=three),
-    submit(tmp_path / 'mistake', PYTHON=mistake),
-  ]
-  done = ['COMPLETED']
-  assert [wait(job) for job in jobs] == [done, done * 3, ['FAILED']]
-  assert starts(tmp_path / 'codes') == 5
-  counts = [starts(tmp_path / 'array', f'output-{i}') for i in range(3)]
-  assert counts == [1, 1, 2]
-  assert 'restart 1' not in (tmp_path / 'mistake/output-4294967294').read_text()
+  state = lambda: run('squeue', '--states=all', '--noheader', '--format=%T', f'--jobs={job}')
+  wait_for(lambda: state() not in going)
+  return state()
 
 
 def process_of(job, task):
@@ -226,9 +183,9 @@ def trained(folder):
 def test_a_training_preempted_and_one_of_its_processes_killed(tmp_path):
   """The parameters equal an undisturbed job's, bit for bit."""
   undisturbed = train(tmp_path / 'whole')
-  assert wait(undisturbed) == ['COMPLETED']
+  assert wait(undisturbed) == 'COMPLETED'
   folder = tmp_path / 'disturbed'
-  job, output = train(folder), folder / 'output-4294967294'
+  job, output = train(folder), folder / 'output'
   wait_for(lambda: trained(folder) > 3)
   run('sbatch', '--partition=high', '--nodes=2', '--exclusive', '--wrap=true')
   wait_for(lambda: 'stopped by SIGTERM' in output.read_text())
@@ -238,7 +195,7 @@ def test_a_training_preempted_and_one_of_its_processes_killed(tmp_path):
   os.kill(process_of(job, 1), signal.SIGKILL)
   wait_for(lambda: 'counts as a lost process' in output.read_text())
   assert trained(folder) < STEPS
-  assert wait(job) == ['COMPLETED']
+  assert wait(job) == 'COMPLETED'
   assert 'Comment=losses=1' in run('scontrol', 'show', 'job', job)
   for which in ('average', 'raw'):
     assert_same(params_of(tmp_path / 'whole' / 'run', which), params_of(folder / 'run', which))
