@@ -136,8 +136,6 @@ def test_the_bernoulli_is_scipys():
   ):
     found = bernoulli(logits, np.full(5, x, np.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    mass = scipy.stats.bernoulli.pmf((x + 1) / 2, p)
-    np.testing.assert_allclose(np.exp(found), mass, rtol=1e-6, atol=1e-15)
   slope = jax.jit(jax.grad(dj.bernoulli_log_prob))  # x - p, with x in {0, 1}
   np.testing.assert_allclose(slope(0.7, 1.0), 1 - p[3], rtol=1e-6)
   np.testing.assert_allclose(slope(-1e30, 1.0), 1.0)

@@ -51,14 +51,6 @@ def check_log_snr(level, truth, bound):
   np.testing.assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
 
 
-@pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])
-def test_rounding_finds_every_step_in_float32(num_steps):
-  steps = np.arange(num_steps + 1)
-  t = (steps / num_steps).astype(np.float32)
-  found = jitted(round_near_step)(t * np.float32(num_steps), num_steps)
-  np.testing.assert_array_equal(found, steps)
-
-
 def test_rounding_keeps_other_positions_and_the_slope():
   for position, num_steps in ((2.25, 1000), (2.002, 4000)):
     position = np.float32(position)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 import diffusion_jax as dj
-from tests.jitted import level_at, level_grid
+from tests.jitted import level_at
 from tests.schedules import DDPM, ENDING, EVERY, VP, anything, learned
 
 LEARNED = learned(-10.0, 6.0, 9.0)
@@ -175,20 +175,6 @@ def test_simple_diffusion_and_input_scaling_are_shifts():
   # Chen 2023: x_t = sqrt(abar) b x_0 + sqrt(1 - abar) eps has SNR times b^2.
   found = level_at(dj.ShiftedSchedule(inner, 1 / 0.3), t).snr
   np.testing.assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)
-
-
-@pytest.mark.parametrize('n', [2, 18, 256])
-def test_a_uniform_grid_of_karras_is_edms_grid(n):
-  """It has the t_i of Karras et al. 2022, Eq. 5, then 0."""
-  i = np.arange(n)
-  first, last = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
-  expected = (first + i / (n - 1) * (last - first)) ** 7
-  levels = level_grid(dj.KarrasSchedule(), n)
-  # float32 resolves t to 6e-8; the relative error of sigma is up to 25 times.
-  rtol = 1e-6 if n < 100 else 3e-6
-  sigma = np.asarray(levels.sigma)
-  np.testing.assert_allclose(sigma[:-1], expected, rtol=rtol)
-  assert sigma[-1] == 0.0 and (np.asarray(levels.alpha) == 1.0).all()
 
 
 @pytest.mark.parametrize(

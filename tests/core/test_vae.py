@@ -1,9 +1,6 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import diffusion_jax as dj
 
@@ -39,52 +36,6 @@ def test_reparameterize_has_the_moments_and_the_gradient(key):
   eps = (np.asarray(z)[0, 0] - 2.0) / 3.0
   np.testing.assert_allclose(slopes[0].sum(), 1.0)
   np.testing.assert_allclose(slopes[1], eps / 6.0, rtol=1e-5)
-
-
-def chain(key, x, form=dj.hierarchical_elbo):
-  """A chain whose z_1 has 3 entries and z_2 one, unlike x."""
-
-  def up(t, z):
-    mean = jnp.mean(z, axis=1, keepdims=True) * jnp.ones((1, [3, 1][t - 1]))
-    return dj.Normal(0.5 * mean, jnp.full_like(mean, 0.4))
-
-  def down(t, z):
-    return dj.Normal(0.7 * z * jnp.ones((1, 3)), jnp.full((1, 3), 0.6))
-
-  def likelihood(x, z):
-    return summed(dj.Normal(z[:, :2], 0.5), x)
-
-  if form is dj.hierarchical_elbo:
-    return form(key, x, up, down, likelihood, num_steps=2)
-  # Only the shapes matter here, so q(z_1 | z_2, x) may be `down`.
-  posterior = lambda t, z, x: down(t, z)
-  return form(key, x, up, posterior, down, likelihood, num_steps=2)
-
-
-FORMS = {
-  'vae_elbo': lambda key, x: dj.vae_elbo(key, x, encode(x), decode, num_samples=3),
-  'vae_log_weight': lambda key, x: dj.vae_log_weight(key, x, encode(x), decode),
-  'importance_weighted': lambda key, x: dj.importance_weighted_elbo(
-    key, lambda key: dj.vae_log_weight(key, x, encode(x), decode), 3
-  ),
-  'hierarchical': chain,
-  'rearranged': functools.partial(chain, form=dj.rearranged_elbo),
-}
-
-
-@pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
-def test_an_image_has_the_bound_of_its_own_key(form, key):
-  keys = jax.random.split(key, 3)
-  form = jax.jit(form)
-  whole, other = jax.device_get(form(keys, X)), np.array([2, 0, 2])
-  found = form(keys[other], X[other])
-  for a, b in zip(*map(jax.tree.leaves, (found, whole)), strict=True):
-    assert a.shape[:1] == (3,) and np.isfinite(a).all()
-    np.testing.assert_allclose(a, b[other], rtol=1e-6)
-  one_key = jax.eval_shape(form, key, X)
-  assert jax.tree.map(jnp.shape, one_key) == jax.tree.map(jnp.shape, whole)
-  with pytest.raises(ValueError, match=r'\[2\] keys for a batch of 3'):
-    form(keys[:2], X)
 
 
 def test_another_prior(key):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit as sigmoid
 
 import diffusion_jax as dj
 from tests.jitted import jitted, level_at
@@ -31,10 +32,6 @@ def gamma_fn(params, t):
 
 
 VDM = dj.LearnedSchedule({'low': LOW, 'span': HIGH - LOW - BEND}, gamma_fn)
-
-
-def sigmoid(x):
-  return 1.0 / (1.0 + np.exp(-x))
 
 
 def snr(t):

@@ -66,26 +66,22 @@ def var_frac(x, xp=np):
   return 0.5 + 0.4 * xp.sin(x)
 
 
-SHIFT = dj.log_prob_gradient(log_prob, SCALE)
-GUIDED = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
-guided = jax.jit(GUIDED)
+@functools.partial(jax.jit, static_argnums=0)
+def shifted(variance, key, x, level_s, level_t):
+  def denoise(x, level):
+    return CLASSES.denoise(x, level)._replace(var_frac=var_frac(x, jnp))
+
+  step = dj.ancestral(variance, dj.log_prob_gradient(log_prob, SCALE)).step
+  return step(key, x, (), denoise, level_s=level_s, level_t=level_t)[0]
 
 
-def with_fraction(x, level):
-  return CLASSES.denoise(x, level)._replace(var_frac=var_frac(x, jnp))
-
-
-STEPS_OF = {
-  'algorithm 1': (lambda v: dj.ancestral(v, SHIFT), with_fraction),
-  'algorithm 2': (lambda v: dj.ddim(), GUIDED),
-}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def step(name, variance, key, x, level_s, level_t):
-  make, denoise = STEPS_OF[name]
-  levels = {'level_s': level_s, 'level_t': level_t}
-  return make(variance).step(key, x, (), denoise, **levels)[0]
+@jax.jit
+def guided(x, level_s, level_t):
+  """Returns x_s by DDIM, and x_0."""
+  denoise = dj.classifier_guided(CLASSES.denoise, log_prob, SCALE)
+  step = dj.ddim().step
+  x_s = step(jax.random.key(0), x, (), denoise, level_s=level_s, level_t=level_t)[0]
+  return x_s, denoise(x, level_t).x0
 
 
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
@@ -103,33 +99,19 @@ def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
   mean = mu + SCALE * sigma[variance] * classifier_gradient(x, t)
   noise = np.float64(draw_normal(key, x32))
   expected = mean + np.sqrt(sigma[variance]) * noise
-  found = step('algorithm 1', variance, key, x32, level_s, level_t)
+  found = shifted(variance, key, x32, level_s, level_t)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('t', STEPS)
-def test_algorithm_2_is_ddim_with_another_eps(t, key):
+def test_algorithm_2_is_ddim_with_another_eps(t):
   x, x32, level_t, level_s = at(t)
   alpha_bar, previous = P.alpha_bar[t], P.alpha_bar[t - 1]
   eps = eps_theta(x, t)
   eps -= np.sqrt(1 - alpha_bar) * SCALE * classifier_gradient(x, t)
   x0 = (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
   expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
-  found = step('algorithm 2', None, key, x32, level_s, level_t)
+  found, found_x0 = map(np.asarray, guided(x32, level_s, level_t))
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   scale = np.sqrt(alpha_bar)  # Errors of x_0 grow with 1 / alpha.
-  found = np.asarray(guided(x32, level_t).x0)
-  np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
-
-
-def test_ho_and_salimans_eq_6():
-  """It is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
-  x, x32, level, _ = at(300)
-  w = 1.5
-  _, slopes = joint(x, 300)
-  eps_c = -np.sqrt(1 - P.alpha_bar[300]) * slopes[:, Y]
-  expected = (1 + w) * eps_c - w * eps_theta(x, 300)
-  pair = dj.paired(CLASSES.component(Y).denoise, CLASSES.denoise)
-  x0 = jax.jit(dj.classifier_free(pair, 1 + w))(x32, level).x0
-  found = jax.jit(dj.eps_from_x0)(x0, x32, level)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(scale * found_x0, scale * x0, rtol=1e-4, atol=1e-4)

@@ -50,14 +50,6 @@ def test_density_score_denoiser_and_covariance_belong_together(oracle, key):
   np.testing.assert_allclose(covariance, jacobian, rtol=2e-4, atol=2e-6)
 
 
-def test_gaussian_log_prob_is_scipys(key):
-  x = points(GAUSSIAN, key)
-  cov = LEVEL.alpha**2 * np.array(COV) + LEVEL.sigma**2 * np.eye(2)
-  expected = normal(LEVEL.alpha * np.array(MEAN), cov).logpdf(x)
-  found = jax.jit(GAUSSIAN.log_prob)(x, LEVEL)
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
-
-
 @ORACLES
 def test_samples_have_mean_and_cov(oracle, key):
   x = np.asarray(jax.jit(oracle.sample, static_argnums=1)(key, 100_000))

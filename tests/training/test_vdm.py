@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit as sigmoid
 
 import diffusion_jax as dj
 from diffusion_jax.training import vdm
@@ -60,10 +61,6 @@ PATHS = {
     lambda t: 4.0 * SPAN / np.sin(2 * (FIRST + SPAN * t)),
   ),
 }
-
-
-def sigmoid(x):
-  return 1.0 / (1.0 + np.exp(-x))
 
 
 def eps_error(x, eps, gamma):
