@@ -364,23 +364,6 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   np.testing.assert_allclose(ours, pictures, rtol=0, atol=1e-4)
 
 
-def test_a_class_becomes_part_of_the_weights(tmp_path):
-  model = make_stored.perturb(theirs.UNet2DModel(**SMALL, num_class_embeds=4))
-  model.save_pretrained(tmp_path / 'given')
-  found = interop.load(tmp_path / 'given', null_class=True)
-  assert found.facts['num_classes'] == 3
-  x, t = images((4, 4, 1), 2), torch.tensor([10, 500])
-  for label, row in ((1, 1), (-1, 3)):
-    folder = tmp_path / f'of_{label}'
-    interop.save(folder, *found[:4], label=label)
-    plain = theirs.UNet2DModel.from_pretrained(folder / 'unet')
-    assert plain.config.num_class_embeds is None
-    labels = torch.tensor([row, row])
-    with torch.no_grad():
-      expected = model(nchw(x), t, class_labels=labels).sample
-      close(nhwc(plain.eval()(nchw(x), t).sample), nhwc(expected))
-
-
 def test_weights_of_torch(tmp_path):
   """.bin, half precision, and the names of attention before version 0.12."""
   model = make_stored.perturb(theirs.UNet2DModel(**SMALL))
