@@ -13,16 +13,7 @@ from diffusion_jax.networks.autoencoder import (
   Transition,
   layers_of,
 )
-from tests.networks.literal import (
-  close,
-  conv3x3,
-  dense,
-  nearest,
-  norm,
-  randomised,
-  residual,
-  swish,
-)
+from tests.networks.literal import close, conv3x3, dense, nearest, norm, randomised, residual, swish
 
 TINY = dict(channels=8, multipliers=(1, 2), num_blocks=1, num_groups=4, out_channels=2)
 X = np.random.default_rng(0).standard_normal((2, 4, 4, 1))

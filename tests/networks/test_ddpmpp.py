@@ -10,14 +10,10 @@ from diffusion_jax.networks import ddpmpp
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
 
-TINY = dict(channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(8,))
-AUGMENTED = {'inputs': Inputs(augment_dim=9)}
-
 
 def test_initial_weights(key):
   """Factors of the variance: 1e-10 at the ends of branches, 0.2 for q, k, v."""
-  one_level = dict(channels=16, multipliers=(1,), **AUGMENTED)
-  network = DDPMpp(**TINY | one_level)
+  network = DDPMpp(16, (1,), 1, (8,), inputs=Inputs(augment_dim=9))
   expected = {
     ('noise_dense_2',): (64 + 64, 1.0),
     ('augment_dense',): (9 + 16, 1.0),

@@ -17,7 +17,6 @@ from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.options import count_groups
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import NoisyClassifier, UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -171,12 +170,6 @@ def test_the_name_of_a_dtype_is_the_dtype(name):
   ]
   assert programs[0] == programs[1]
   assert ('bf16' in programs[0]) == (name == 'bfloat16')
-
-
-def test_small_norms_have_groups_of_a_least_width():
-  """recipes 6: min(32, C / 4) groups."""
-  found = [count_groups(32, c, 4) for c in (8, 48, 128, 384)]
-  assert found == [2, 12, 32, 32]
 
 
 OF_BLOCKS: Any = {

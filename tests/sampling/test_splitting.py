@@ -11,13 +11,7 @@ from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import assert_own_keys, jit_long
-from tests.sampling.test_reconstruction import (
-  MATRIX,
-  SCHEDULE,
-  WHITE,
-  Y,
-  measured,
-)
+from tests.sampling.test_reconstruction import MATRIX, SCHEDULE, WHITE, Y, measured
 
 NUM = 4000
 # Correlated data, whose widths the levels reach.
