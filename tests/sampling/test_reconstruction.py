@@ -71,23 +71,6 @@ def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
   np.testing.assert_allclose(found[:, :num_known], y, atol=2e-3)
 
 
-def test_any_linear_observation(key):
-  """Means of pairs are the super-resolution of four pixels."""
-  level = level_at(SCHEDULE, 0.4)
-  x, truth = jax.random.normal(key, (2, 3, 4))
-  observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
-
-  @jax.jit
-  def guided(x):
-    y = observe(truth)
-    options = {'num_iterations': 2}
-    return dj.observation_guided(DATA.denoise, observe, y, **options)(x, level)
-
-  y = np.asarray(truth, np.float64) @ POOL.T
-  expected = posterior_mean(POOL, y, x, level)
-  np.testing.assert_allclose(guided(x).x0, expected, atol=2e-3)
-
-
 def test_scale_and_the_first_iteration_go_along_the_gradient(key):
   """This is the direction of Ho et al.'s reconstruction guidance."""
   level = level_at(SCHEDULE, 0.5)
