@@ -5,13 +5,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train_loop import hooks
-from tests.app.conftest import arrays_of, of_run, params_of, refused, trial, untrained
+from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.training.conditions import make_condition, subsets
+from diffusion_jax.training.objectives import Context, denoising
+from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
 from tests.app.fields import within
+from tests.sampling.moments import jit_long
 
 N = np.nan
 ROWS = np.array([[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]])
@@ -35,6 +43,7 @@ def draw(run, rows, name='given'):
   return arrays_of(run, name)
 
 
+UNET = {'network': 'unet', 'network.attention_resolutions': ()}
 TOKENS = within('network', 'dit', channels=8, num_heads=2, num_blocks=1)
 TOKENS |= within('network', patch_size=1, positions='learned')
 
@@ -66,7 +75,7 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
 def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   """Metrics and previews see what --mode=sample and evaluate write."""
   seen = []
-  scorer, sheet = hooks.scoring.scorer, hooks.draw_sheet
+  scorer, sheet = hooks.scoring.scorer, hooks.sheets.sheet
 
   def recorded(model):
     prepare, score = scorer(model)
@@ -77,7 +86,7 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
     return sheet(model, samples, *args)
 
   monkeypatch.setattr(hooks.scoring, 'scorer', recorded)
-  monkeypatch.setattr(hooks, 'draw_sheet', drawn)
+  monkeypatch.setattr(hooks.sheets, 'sheet', drawn)
   monkeypatch.setattr(hooks, 'FEW', 100)
   fields = within('training', metrics_every=4, metrics_images=20)
   fields |= within('training', sample_every=4)
@@ -114,32 +123,92 @@ def test_another_row_is_refused(run, row, message):
   refused(message, draw, run, row)
 
 
-UNET = {'network': 'unet', 'network.attention_resolutions': ()}
-ALL = {'conditioning.known.parameters': 4}
-
-
 @pytest.mark.parametrize(
-  'fields, message',
-  [(ALL, 'must be less than the 4 numbers'), (UNET, 'input known, which unet .* to dit or mlp')],
+  'name, fields, message',
+  [
+    ('joint', {'conditioning.context': 'vector'}, 'context in x: set context=None'),
+    ('joint', {'conditioning.known.parameters': 4}, 'must be less than the 4 numbers'),
+    ('joint', {'conditioning.dropout': 0.1}, 'dropout=0.1 has no effect'),
+    ('gp_sequences', within('conditioning.known', 'subsets', parameters=2), 'needs vectors'),
+    ('joint', UNET, 'input known, which unet .* to dit or mlp'),
+  ],
 )
-def test_what_does_not_fit_is_refused(fields, message, tmp_path):
-  def make():
-    model = models.make(trial('joint', **FEW | fields), tmp_path)
+def test_what_does_not_fit_is_refused(name, fields, message, tmp_path):
+  def train():
+    model = models.make(trial(name, **FEW | {'data.bounds': ()} | fields), tmp_path)
     model.check('train')
     model.network()
 
-  refused(message, make)
+  refused(message, train)
 
 
-def test_the_network_sees_the_given_numbers_and_which_they_are(run):
-  """tests/training/test_denoising.py has the loss; its optimum is their mean."""
-  model: Any = models.make(of_run(run), run)
-  params, level = params_of(run), model.noisy.schedule()(0.5)
+MEAN = np.array([0.5, -0.3, 0.2])
+ROOT = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.5, 0.5]])
 
-  @jax.jit
-  def x0(given):
-    row = jnp.array([[N, N, N, 0.0]]).at[0, 2].set(given)
-    return model.noisy.denoiser(params, {'known': row})(jnp.zeros((1, 4)), level).x0
 
-  unknown, zero, large = (np.asarray(x0(given))[0, :2] for given in (N, 0.0, 0.3))
-  assert (unknown != zero).all() and (zero != large).all()
+def conditional(row):
+  """Returns mean and covariance of what is NaN in x ~ N(MEAN, ROOT ROOT^T)."""
+  cov, a = ROOT @ ROOT.T, np.isnan(row)
+  b = ~a
+  gain = np.linalg.solve(cov[np.ix_(b, b)], cov[np.ix_(b, a)]).T
+  mean = MEAN[a] + gain @ (row[b] - MEAN[b])
+  return mean, cov[np.ix_(a, a)] - gain @ cov[np.ix_(b, a)]
+
+
+@pytest.mark.slow
+def test_each_conditional_of_a_gaussian_is_learnt():
+  """Draws for six subsets have the closed form's mean and covariance."""
+  module = MLP(channels=48, num_blocks=2, out_channels=3, inputs=Inputs(known=True))
+  network = dj.Network(
+    network_fn(module),
+    dj.edm_input,
+    parametrization='edm',
+    sigma_data=1.0,
+    condition=make_condition(labels=False, known=subsets(1)),
+    known=True,
+  )
+  schedule = dj.KarrasSchedule(sigma_max=20.0)
+  objective = denoising(
+    network, schedule, times=dj.log_normal_times(-0.6, 1.4), weight=dj.edm_weight(1.0)
+  )
+  steps, size = 800, 256
+  adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+  rows = np.array(
+    [[N, N, N], [N, 0.4, -0.6], [1.2, N, N], [N, N, 0.5], [-0.4, N, 0.1], [0.1, -1.0, N]]
+  )
+  draws = 1000  # a standard error of 0.03
+
+  @jit_long
+  def fitted(key):
+    x = jnp.zeros((1, 3))
+    first: Any = {'network': module.init(key, x, jnp.zeros(1))['params']}
+
+    def step(carry, key):
+      params, state = carry
+      data_key, key = jax.random.split(key)
+      x = jax.random.normal(data_key, (size, 3)) @ ROOT.T + MEAN[None]
+      batch = {'x': x.astype(jnp.float32)}
+      grads, _ = jax.grad(objective, has_aux=True)(params, Context(), key, batch)
+      updates, state = adam.update(grads, state)
+      return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(key, steps)
+    trained: Any = jax.lax.scan(step, (first, adam.init(first)), keys)
+    (params, _), _ = trained
+    known = jnp.repeat(jnp.asarray(rows, jnp.float32), draws, axis=0)
+    levels = dj.level_grid(schedule, 20)
+    noise = dj.prior_sample(key, known.shape, levels.take(0))
+    denoise = network.denoiser(params['network'], {'known': known})
+    return dj.sample(key, denoise, dj.heun(), levels, noise)
+
+  x = np.asarray(fitted(jax.random.key(0))).reshape(len(rows), draws, 3)
+  for row, each in zip(rows, x, strict=True):
+    hidden = np.isnan(row)
+    kept = np.broadcast_to(row[~hidden], (draws, 3 - hidden.sum()))
+    np.testing.assert_allclose(each[:, ~hidden], kept, atol=1e-5)
+    mean, cov = conditional(row)
+    inverse = np.linalg.inv(np.linalg.cholesky(cov))
+    z = (each[:, hidden] - mean) @ inverse.T  # exact draws are N(0, I)
+    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=0.3)
+    found = np.cov(z.T).reshape(len(cov), -1)
+    np.testing.assert_allclose(found, np.eye(len(cov)), atol=0.4)
