@@ -167,8 +167,9 @@ def _of_latents(c, mode):
 
 def _of_guidance(c):
   guidance = c.sampling.get('guidance')
-  is_alone = guidance is not None and not guidance.get('run') and guidance.scale != 1.0
-  if is_alone and not c.conditioning.dropout:
+  if guidance is None or guidance.get('run') or guidance.scale == 1.0:
+    return
+  if not c.conditioning.dropout:
     yield (
       f'config.sampling.guidance.scale={guidance.scale} needs a network that was trained with '
       'conditioning.dropout, or another run: sampling.guidance=autoguidance'
