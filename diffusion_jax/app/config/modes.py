@@ -5,7 +5,7 @@ Another package adds a mode by an entry point of the group
 """
 
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import NamedTuple
 
