@@ -120,7 +120,7 @@ def settings(monkeypatch):
     return {'network': np.ones(2)}, model.config.sampling.checkpoint
 
   monkeypatch.setattr(weights, 'restore', restored)
-  monkeypatch.setattr(weights.Run, 'on_devices', lambda self: {})
+  monkeypatch.setattr(weights.Run, 'on_devices', {})
   monkeypatch.setattr(provenance, 'making', found)
   monkeypatch.setattr(real_images, 'arrays_of', found)
 
@@ -202,6 +202,7 @@ def brightness_of_a_file(x0, path: str = ''):
 # Fields that do not change a result, by kinds of results, and why.
 FREE = (
   ('.*', 'sampling.name|edit.output|evaluation.name', 'they name files'),
+  ('.*', 'sampling.profile', 'it writes a trace'),
   ('.*', 'evaluation.sweep', 'it chooses points, each with its settings'),
   ('elbo|pixels', 'sampling.(?!clip|sampler.variance).*', 'nothing is drawn'),
   ('fd|sbc', 'evaluation.*', 'they say how scores are made of what is kept'),
