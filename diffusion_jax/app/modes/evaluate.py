@@ -192,10 +192,7 @@ def score_samples(
   what = 'images' if is_picture else 'samples'
   print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
   for x in protocol.values():
-    print(
-      f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
-      f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-    )
+    print(scoring.describe(x))
   print(out / 'result.json')
   return as_json(scores)
 
