@@ -472,7 +472,7 @@ metrics/estimates.py metrics/test_refusals.py
 metrics/fid.py
   statistics_of_the_whole: (count * len(rows) / total) => len(rows)
 metrics/published.py app/test_scoring.py
-  statistics_that_do_not_fit: if kinds and not images.shape[0]: => if False:
+  statistics_that_do_not_fit: if needs and not count: => if False:
   adm_are_the_reference: batch_size), **arrays} => batch_size)}
 metrics/likelihoods.py
   truncated_density: (drawn >= low[None]) & => (drawn >= -high[None]) &

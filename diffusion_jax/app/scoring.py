@@ -129,47 +129,43 @@ def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
 
   Raises UserError for a metric whose inputs are not available.
   """
-  c, space = model.config.evaluation, space_of_statistics(model, metrics)
   check_needs(model, metrics)
-  by_file = [x for x in metrics if space and x.space == space and 'held_out' not in x.metric.needs]
-  if c.floor or len(by_file) < len(metrics):
+  c, space = model.config.evaluation, space_of_statistics(model, metrics)
+  if c.floor or any(x.space != space or 'held_out' in x.metric.needs for x in metrics):
     reference_source(model, c.reference)
   names = dict.fromkeys(x.space for x in metrics if x.space)
   extractors = {name: make_extractor(model, name) for name in names}
-  if space:
-    open_statistics(model, extractors[space], metrics)
+  if space is not None:
+    read_statistics(model, extractors[space], metrics)
   return extractors
 
 
-def space_of_statistics(model: Model, metrics: list[Scored]) -> str:
-  """Returns the feature space of evaluation.statistics; '' without them.
+def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
+  """Returns the feature space of evaluation.statistics, None without them.
 
   It is that of the Frechet distances. Raises UserError if they have several.
   """
-  path = model.config.evaluation.statistics
+  if not (path := model.config.evaluation.statistics):
+    return None
   spaces = list(dict.fromkeys(x.space for x in metrics if x.metric.by_statistics))
-  if path and len(spaces) != 1:
+  if len(spaces) != 1:
     raise UserError(
       f'config.evaluation.statistics={path} is of one network, and evaluation.metrics have '
       f'Frechet distances in {" and ".join(spaces) or "none"}: name fid, or fd in one'
     )
-  return spaces[0] if path else ''
+  return spaces[0]
 
 
-def open_statistics(
+def read_statistics(
   model: Model, extractor: Extractor, metrics: list[Scored]
 ) -> tuple[ImageSet, Json, set[str]]:
-  """Returns the file of evaluation.statistics, its facts, and what it lacks.
-
-  That are features which its images have; UserError without such images.
-  """
+  """Returns the file of evaluation.statistics, see `published.read`."""
   path = model.config.evaluation.statistics
   trust.check_paths('evaluation.statistics', path)
   space = space_of_statistics(model, metrics)
-  needed = {x.name: x.metric for x in metrics if x.space == space}
+  here = {x.name: x.metric for x in metrics if x.space == space}
   with from_config('evaluation.statistics'):
-    images, facts = published.read(path, extractor)
-    return images, facts, published.lacking(images, needed, model.facts.x.shape)
+    return published.read(path, extractor, here, model.facts.x.shape)
 
 
 def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
@@ -185,11 +181,12 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
     spaces[''] = Space(None, {'values': values, 'images': values}, {})
   for name, extractor in extractors.items():
     if name == space_of_statistics(model, metrics):
-      images, protocol, lacks = open_statistics(model, extractor, metrics)
+      images, protocol, lacks = read_statistics(model, extractor, metrics)
       black = np.zeros((1, *model.facts.x.shape), np.uint8)
       with from_config('evaluation.statistics'):
         published.check_sizes(images, extractor.extract(black))
         reference = published.arrays_of(images, protocol, extractor, lacks, c.batch_size)
+      print(f'fd and fid are against {protocol["origin"]}')
     else:
       reference, protocol = load_reference(model, extractor, c.reference)
     here = [x.metric for x in metrics if x.space == name]
@@ -341,15 +338,8 @@ def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[
   """
   metrics = [x for x in of_samples(model, num_draws=0) if not is_of_pairs(x)]
   check(model, metrics)
+  prepared = functools.cache(lambda: prepare(model, metrics))
   size = model.config.evaluation.batch_size
-
-  @functools.cache
-  def prepared():
-    spaces = prepare(model, metrics)
-    for space in spaces.values():
-      if 'origin' in space.protocol:
-        print(describe(space.protocol))
-    return spaces
 
   def values(samples: Arrays) -> dict[str, float]:
     x, spaces = samples['values'], prepared()
@@ -361,13 +351,3 @@ def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[
     return {x.name: x.estimate.value for x in scores}
 
   return prepared, values
-
-
-def describe(protocol: Json) -> str:
-  """Returns a line about what the samples are compared to, and by which features."""
-  line = f'against {protocol["features"]} ({protocol["preprocessing"]}; weights '
-  line += f'{protocol["weights"]}) '
-  if 'origin' in protocol:
-    return line + 'by the statistics of {file} (sha256 {sha256}), of {origin}'.format(**protocol)
-  data = protocol['data']['name']
-  return line + f'of {protocol["images"]:,} {protocol["split"]} images of {data}'

@@ -28,68 +28,58 @@ ORIGINS = {
 _NETWORKS = re.compile('(?<![a-z])(clip|dinov2|swav|vgg|resnet)')  # in names
 
 
-def read(path: str | Path, extractor: Extractor) -> tuple[ImageSet, Json]:
-  """Returns the statistics and images of a file, and the facts of the file.
+def read(
+  path: str | Path,
+  extractor: Extractor,
+  metrics: Mapping[str, SampleMetric],
+  shape: Sequence[int],
+) -> tuple[ImageSet, Json, set[str]]:
+  """Returns a file of statistics, its facts, and the features that it lacks.
 
-  The facts are its name, sum and origin, and the extractor's identity. Raises
-  ValueError or OSError for a file without mu and sigma, for those that no
-  features have, and for those of another network.
+  These come from its images, of a shape. metrics: those of the features, by
+  name. Raises ValueError or OSError for a file without mu and sigma, for those
+  of another network, and for images that are needed and not there.
   """
   images = image_sets.read(path)
   check_network(images, extractor)
   check_sizes(images)
-  if fid.given(images.arrays) is None:
+  stored = {kind for kind in fid.STATISTICS if fid.given(images.arrays, kind)}
+  if 'features' not in stored:
     raise ValueError(f'{path} has no mu and sigma: evaluation.reference takes a file of images')
-  facts = {'file': Path(path).name, 'sha256': sha256(path), 'origin': origin_of(images)}
-  return images, facts | extractor.identity
+  count, *size = images.shape
+  if count and size != list(shape):
+    raise ValueError(f'{path} has images {size}, and those of the run are {list(shape)}')
+  lacks: set[str] = set()
+  for name, metric in metrics.items():
+    needs = {*metric.needs} & {*fid.STATISTICS} - (stored if metric.by_statistics else set())
+    if needs and not count:
+      raise ValueError(f'{name} needs images, and {path} has only {", ".join(images.arrays)}')
+    lacks |= needs
+  digest = sha256(path)
+  origin = f'{Path(path).name} (sha256 {digest}), statistics of {origin_of(images)}'
+  return images, {'sha256': digest, 'origin': origin, **extractor.identity}, lacks
 
 
 def origin_of(images: ImageSet) -> str:
   """Returns what a file, or else its name, says of the network of mu and sigma."""
   if 'features' in images.protocol:
-    return '{features} ({preprocessing}; weights {weights})'.format_map(
-      {'preprocessing': 'unknown', 'weights': 'unknown', **images.protocol}
-    )
+    return f'{images.protocol["features"]} ({images.protocol.get("preprocessing")})'
   name = Path(images.name).name.lower()
   if 'mu_s' in images.arrays:
     name = f'virtual_{name}'  # Only ADM publishes spatial features.
   return next(text for pattern, text in ORIGINS.items() if re.search(pattern, name))
 
 
-def lacking(
-  images: ImageSet, metrics: Mapping[str, SampleMetric], shape: Sequence[int]
-) -> set[str]:
-  """Returns the features that metrics need and a file has no statistics of.
-
-  metrics: by their names. Raises ValueError unless the images of the file have
-  this shape, and if metrics need images and there are none.
-  """
-  stored = {kind for kind in fid.STATISTICS if fid.given(images.arrays, kind)}
-  lacks: set[str] = set()
-  for name, metric in metrics.items():
-    kinds = {*metric.needs} & {*fid.STATISTICS} - (stored if metric.by_statistics else set())
-    if kinds and not images.shape[0]:
-      raise ValueError(
-        f'{name} needs images of the reference, and {images.name} has only '
-        f'{", ".join(images.arrays)}: take fd or fid'
-      )
-    lacks |= kinds
-  count, *size = images.shape
-  if count and size != list(shape):
-    raise ValueError(f'{images.name} has images {size}, and those of the run are {list(shape)}')
-  return lacks
-
-
 def arrays_of(
   images: ImageSet, facts: Json, extractor: Extractor, lacks: Collection[str], batch_size: int
 ) -> Arrays:
-  """Returns the statistics of a file, and features of its images if it lacks some."""
+  """Returns the statistics of a file, with features of its images if it lacks some."""
   names = {name for pair in fid.STATISTICS.values() for name in pair}
   arrays = {name: x for name, x in images.arrays.items() if name in names}
-  if lacks:
-    path = references.folder() / f'{references.digest(facts)}.npz'
-    arrays = {**references.extract(extractor, images, path, facts, batch_size), **arrays}
-  return arrays
+  if not lacks:
+    return arrays
+  path = references.folder() / f'{references.digest(facts)}.npz'
+  return {**references.extract(extractor, images, path, facts, batch_size), **arrays}
 
 
 def check_sizes(images: ImageSet, features: Arrays | None = None) -> None:

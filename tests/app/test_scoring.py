@@ -268,8 +268,9 @@ def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
   np.testing.assert_allclose(found, expected, rtol=1e-6)
   protocol = result(run)['protocol']['reference']['inception']
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  assert protocol['sha256'] == digest and protocol['file'] == 'edm.npz'
-  assert f'by the statistics of edm.npz (sha256 {digest}), of a' in capsys.readouterr().out
+  assert protocol['sha256'] == digest
+  line = f'against halves (means; weights 1) of edm.npz (sha256 {digest}), statistics of a network'
+  assert line in capsys.readouterr().out
 
 
 def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
@@ -289,7 +290,7 @@ def test_a_training_measures_by_published_statistics(run, adm, capsys):
   fields = within('evaluation', metrics='fid', statistics=adm.folder / 'edm.npz')
   prepare, score = scoring.scorer(models.make(smoke(**fields), run))
   prepare()
-  assert 'against halves (means; weights 1) by the statistics of edm.npz' in capsys.readouterr().out
+  assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
   expected = frechet(features_of(adm.images), adm.mu, adm.sigma)
   np.testing.assert_allclose(score({'values': adm.images})['fid'], expected, rtol=1e-6)
 
@@ -301,7 +302,7 @@ def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
   run_mode_of(f'{field}=.* is of one network, .* none: name fid', metrics='pr')
   both = {'metrics': 'fd', 'fd.features': 'halves,pixels'}
   run_mode_of('distances in halves and pixels: name fid, or fd in one', **both)
-  message = f'{field}: kid needs images of the reference, and .*edm.npz has only mu, sigma'
+  message = f'{field}: kid needs images, and .*edm.npz has only mu, sigma'
   run_mode_of(message, metrics='fid,kid', **{'kid.features': 'inception'})
   message = f'{field}: mu of .* has 4 numbers, and the samples have 64 features'
   run_mode_of(message, metrics='fd', features='pixels')

@@ -12,26 +12,27 @@ IMAGES = np.zeros((5, 4, 4, 1), np.uint8)
 FD, SFD, KID = fid.fid(), fid.sfid(), mmd.kid()
 IDENTITY = {'features': 'Inception 2015-12-05', 'preprocessing': 'means', 'weights': '1'}
 EXTRACTOR = features.Extractor(lambda x: {'features': np.zeros((len(x), 4))}, IDENTITY)
-OURS = '{"features": "Inception 2015-12-05", "weights": "1"}'
+OURS = '{"features": "Inception 2015-12-05", "preprocessing": "means"}'
 
 
 def read(name='a.npz', **arrays):
   np.savez(name, **BOTH | arrays)
-  return published.read(name, EXTRACTOR)
+  return published.read(name, EXTRACTOR, {}, (4, 4, 1))
 
 
 def pickled(name):
   with open(name, 'wb') as file:
     file.write(b'\x80\x04}.')
-  return published.read(name, EXTRACTOR)
+  return published.read(name, EXTRACTOR, {}, (4, 4, 1))
 
 
 def lacking(metric, *shape, **arrays):
-  return published.lacking(read(**arrays)[0], {'kid': metric}, shape)
+  np.savez('a.npz', **BOTH | arrays)
+  return published.read('a.npz', EXTRACTOR, {'kid': metric}, shape)
 
 
 def compared(**arrays):
-  images, facts = read(**arrays)
+  images, *_ = read(**arrays)
   published.check_sizes(images, EXTRACTOR.extract(IMAGES))
 
 
@@ -50,12 +51,13 @@ def folder(tmp_path, monkeypatch):
     ('cifar10_legacy_tensorflow_train_32.npz', {}, 'resized as here (clean-fid)'),
     ('cifar10_legacy_pytorch_train_32.npz', {}, 'resized by PyTorch, not as here'),
     ('cifar10_clean_train_32.npz', {}, 'resized by PIL, not as here (clean-fid)'),
-    ('a.npz', {'protocol': OURS}, 'Inception 2015-12-05 (unknown; weights 1)'),
+    ('a.npz', {'protocol': OURS}, 'Inception 2015-12-05 (means)'),
   ],
 )
 def test_a_file_or_its_name_says_of_which_network_it_is(name, arrays, origin):
-  images, facts = read(name, **arrays)
-  assert facts['file'] == name and origin in facts['origin']
+  images, facts, lacks = read(name, **arrays)
+  assert facts['origin'].startswith(f'{name} (sha256 ') and origin in facts['origin']
+  assert not lacks
   np.testing.assert_array_equal(fid.given(images.arrays).covariance, SIGMA)
 
 
@@ -83,8 +85,8 @@ read(protocol='{"features": "DINOv2"}') => a.npz was made with features 'DINOv2'
   with 'Inception 2015-12-05': they cannot be compared
 compared(mu=MU[:3], sigma=SIGMA[:3, :3]) => mu of a.npz has 3 numbers, and the samples have 4
   features
-lacking(KID, 4, 4, 1) => kid needs images of the reference, and a.npz has only mu, sigma: take fd or
-lacking(SFD, 4, 4, 1) => kid needs images of the reference, and a.npz has only mu, sigma
+lacking(KID, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
+lacking(SFD, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
 lacking(FD, 8, 8, 1, arr_0=IMAGES) => a.npz has images [4, 4, 1], and those of the run are [8, 8, 1]
 """
 

@@ -258,8 +258,8 @@ def _of_metrics(*fields, **more):
 # What metrics of samples, pairs and examples read of an evaluation.
 _READ = {
   'samples': (
-    *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'statistics'),
-    'evaluation.floor',
+    *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'floor'),
+    'evaluation.statistics',
     *_paths('sampling', 'context', 'context_row'),
   ),
   'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),

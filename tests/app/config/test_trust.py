@@ -149,7 +149,7 @@ READ = {
   'noise.image': (lambda c: c.noise.make(),),
   'evaluation.weights': (lambda c: scoring.make_extractor(model(c), 'dinov2'),),
   'evaluation.reference': (lambda c: scoring.reference_source(model(c), c.evaluation.reference),),
-  'evaluation.statistics': (lambda c: scoring.open_statistics(model(c), None, []),),
+  'evaluation.statistics': (lambda c: scoring.read_statistics(model(c), None, []),),
   'sampling.context': (lambda c: conditions.Context(model(c)).read(),),
   'training.teacher': (train,),
   'training.init_from': (train,),
