@@ -341,6 +341,11 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/buckets.py
+  copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
+  copied_once_and_again: copy.unlink() => pass
+  whole_or_not_there: != size: => != copied:
+  in_a_bucket_are_those: == target or fnmatch => == target and fnmatch
 data/columns.py
   lists_of_numbers: {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
 data/columns.py data/test_huggingface.py

@@ -22,7 +22,7 @@ from diffusion_jax.runtime.files import cache_folder, read_json, write_json
 _allowed: set[str] = set()
 
 # The parameters of constructors that are paths of files or folders to read.
-PATHS = 'path', 'test_path', 'paths', 'data_dir', 'image', 'image2', 'mask'
+PATHS = 'path', 'test_path', 'paths', 'data_dir', 'cache', 'image', 'image2', 'mask'
 # And other fields that are paths, checked where they are read.
 _OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference', 'statistics'
 # Fields that are paths and are not read from a stored config.
