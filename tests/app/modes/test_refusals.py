@@ -38,10 +38,8 @@ training.patience=2 => training.patience=2 is not read with training.evaluate_ev
 sampling.checkpoint=best => sampling.checkpoint=best is not read with training.keep_best=0
 two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
   conditioning.context=vector
-data=npz data.path=a.npz data.cache=b => data.cache=b is not read with data on this machine: leave
-  one of them out
-data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 training.lora_rank=2 => set training.init_from to its folder
+data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 => are fewer than the 8
   devices of the mesh: set training.evaluate_every=0
 evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod => keep_best_by='fod'
