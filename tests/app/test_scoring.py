@@ -13,7 +13,7 @@ import scipy.linalg
 from scipy.spatial import distance
 
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.modes import MODES, evaluate, evaluate_pairs
+from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.app.run import weights
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -296,7 +296,7 @@ def test_a_training_measures_by_published_statistics(run, adm, capsys):
 
 
 def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
-  monkeypatch.setattr(evaluate_pairs, 'draw', lambda *args, **kwargs: 1 / 0)
+  monkeypatch.setattr(evaluate, 'draw', lambda *args, **kwargs: 1 / 0)
   path, field = adm.folder / 'edm.npz', 'config.evaluation.statistics'
   run_mode_of = functools.partial(refused, function=run_mode, workdir=run, statistics=path)
   run_mode_of(f'{field}=.* is of one network, .* none: name fid', metrics='pr')
