@@ -316,6 +316,11 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/buckets.py
+  copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
+  copied_once_and_again: copy.unlink() => pass
+  whole_or_not_there: != size: => != copied:
+  in_a_bucket_are_those: == target or fnmatch => == target and fnmatch
 data/columns.py
   lists_of_numbers: {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
 data/columns.py data/test_huggingface.py
@@ -439,6 +444,9 @@ metrics/estimates.py metrics/test_refusals.py
   what_cannot_be_computed: if bad.any(): => if bad.all():
 metrics/fid.py
   statistics_of_the_whole: (count * len(rows) / total) => len(rows)
+metrics/published.py app/test_scoring.py
+  statistics_that_do_not_fit: if needs and not count: => if False:
+  adm_are_the_reference: batch_size), **arrays} => batch_size)}
 metrics/likelihoods.py
   truncated_density: (drawn >= low[None]) & => (drawn >= -high[None]) &
   truncated_density: jnp.log(share) / math.prod(shape) => jnp.log(share)

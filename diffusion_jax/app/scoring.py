@@ -15,9 +15,10 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
+from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, references
+from diffusion_jax.metrics import features, published, references
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
@@ -129,10 +130,42 @@ def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
   Raises UserError for a metric whose inputs are not available.
   """
   check_needs(model, metrics)
-  if metrics:
-    reference_source(model, model.config.evaluation.reference)
+  c, space = model.config.evaluation, space_of_statistics(model, metrics)
+  if c.floor or any(x.space != space or 'held_out' in x.metric.needs for x in metrics):
+    reference_source(model, c.reference)
   names = dict.fromkeys(x.space for x in metrics if x.space)
-  return {name: make_extractor(model, name) for name in names}
+  extractors = {name: make_extractor(model, name) for name in names}
+  if space is not None:
+    read_statistics(model, extractors[space], metrics)
+  return extractors
+
+
+def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
+  """Returns the feature space of evaluation.statistics, None without them.
+
+  It is that of the Frechet distances. Raises UserError if they have several.
+  """
+  if not (path := model.config.evaluation.statistics):
+    return None
+  spaces = list(dict.fromkeys(x.space for x in metrics if x.metric.by_statistics))
+  if len(spaces) != 1:
+    raise UserError(
+      f'config.evaluation.statistics={path} is of one network, and evaluation.metrics have '
+      f'Frechet distances in {" and ".join(spaces) or "none"}: name fid, or fd in one'
+    )
+  return spaces[0]
+
+
+def read_statistics(
+  model: Model, extractor: Extractor, metrics: list[Scored]
+) -> tuple[ImageSet, Json, set[str]]:
+  """Returns the file of evaluation.statistics, see `published.read`."""
+  path = model.config.evaluation.statistics
+  trust.check_paths('evaluation.statistics', path)
+  space = space_of_statistics(model, metrics)
+  here = {x.name: x.metric for x in metrics if x.space == space}
+  with from_config('evaluation.statistics'):
+    return published.read(path, extractor, here, model.facts.x.shape)
 
 
 def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
@@ -147,7 +180,15 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
     values = reference_values(model)
     spaces[''] = Space(None, {'values': values, 'images': values}, {})
   for name, extractor in extractors.items():
-    reference, protocol = load_reference(model, extractor, c.reference)
+    if name == space_of_statistics(model, metrics):
+      images, protocol, lacks = read_statistics(model, extractor, metrics)
+      black = np.zeros((1, *model.facts.x.shape), np.uint8)
+      with from_config('evaluation.statistics'):
+        published.check_sizes(images, extractor.extract(black))
+        reference = published.arrays_of(images, protocol, extractor, lacks, c.batch_size)
+      print(f'fd and fid are against {protocol["origin"]}')
+    else:
+      reference, protocol = load_reference(model, extractor, c.reference)
     here = [x.metric for x in metrics if x.space == name]
     if c.floor or any('held_out' in metric.needs for metric in here):
       held_out, _ = load_reference(model, extractor, other)

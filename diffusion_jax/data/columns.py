@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from diffusion_jax.data import buckets
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
@@ -211,13 +212,14 @@ def check_columns(name: str, found: Sequence[str], needed: Sequence[str], label:
       raise ValueError(f'{name} has no column {column!r}, but {", ".join(found) or "none"}{hint}')
 
 
-def files_at(path: str | Path, suffix: str) -> list[Path]:
+def files_at(path: str | Path, suffix: str, cache: str = '') -> list[Path]:
   """Returns a file, the files below a folder, or the matches of a pattern.
 
   Files below a folder have a suffix such as '.tar', see `files_below`; a
-  pattern has *, ? or [. They are sorted by name. Raises FileNotFoundError.
+  pattern has *, ? or [. They are sorted by name. cache: see `buckets.local`.
+  Raises ValueError or FileNotFoundError.
   """
-  path = Path(path).expanduser()
+  path = Path(buckets.local(str(path), cache, suffix)).expanduser()
   if path.is_file():
     return [path]
   if path.is_dir():

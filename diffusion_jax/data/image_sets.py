@@ -75,6 +75,11 @@ def check_same_size(first: ImageSet, second: ImageSet) -> None:
 
 
 def _read_npz(path, more, any_shape):
+  if path.suffix.lower() in ('.pkl', '.pickle'):
+    raise ValueError(
+      f'{path} is a pickle, which may run code and is not read: where you trust it, '
+      "load it as d and write numpy.savez('a.npz', mu=d['mu'], sigma=d['sigma'])"
+    )
   names = npz.names_of(path, 'images')
   name = next((name for name in IMAGES if name in names), None)
   wanted = {*ARRAYS, *more} - {*IMAGES}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data import buckets
 from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
@@ -21,6 +22,7 @@ def npz(
   num_classes: Count = 0,
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
+  cache: str = '',
 ) -> ArraySource:
   """Reads an npz file, or a folder of .npy files, which stay on disk.
 
@@ -29,10 +31,11 @@ def npz(
   it; `label` [N] is read if num_classes is not 0. The test split is `test_x`
   and so on if the file has them, otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
-  axis in turn. Raises ValueError or FileNotFoundError.
+  axis in turn. cache: see `buckets.local`. Raises ValueError or
+  FileNotFoundError.
   """
   check_split(split)
-  path = Path(path).expanduser()
+  path = Path(buckets.local(str(path), cache)).expanduser()
   names = names_of(path)
   has_test = any(f'test_{n}' in names for n in NAMES['x'])
   prefix = 'test_' if has_test and split == 'test' else ''

@@ -16,6 +16,7 @@ import os
 import sys
 from pathlib import Path
 
+from diffusion_jax.data.buckets import is_address
 from diffusion_jax.data.files import naming
 
 NAMES = ('cifar10', 'mnist')
@@ -37,6 +38,8 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
   """
   from diffusion_jax.data import builders
 
+  if is_address(data_dir):
+    raise ValueError(f'{data_dir}: {name} is prepared in a folder of this machine, or data=tfds')
   make = {'cifar10': builders.CIFAR10Arrays, 'mnist': builders.MNISTArrays}
   builder_class, top = make[name], default_data_dir(data_dir)
   folder = top / builder_class.name / str(builder_class.VERSION)

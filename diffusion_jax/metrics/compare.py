@@ -19,7 +19,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.images import write_png
-from diffusion_jax.metrics import features, fid, metric, table
+from diffusion_jax.metrics import features, fid, metric, published, table
 from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score
@@ -120,7 +120,7 @@ def compare(
   needs = {need for made in metrics.values() for need in made.needs}
   arrays = {name: describe(images, needs, extractor, batch_size) for name, images in sets.items()}
   if 'features' in arrays['samples']:
-    check_dimension(reference, arrays['samples']['features'].shape[1])
+    published.check_sizes(reference, arrays['samples'])
   real = dict(arrays['reference'])
   if 'features' in arrays.get('held_out', {}):
     real['held_out'] = arrays['held_out']['features']
@@ -139,12 +139,8 @@ def describe(
   """Returns the arrays of a set, with features unless the file has them."""
   arrays, count = dict(images.arrays), images.shape[0]
   if extractor is not None:
-    check_protocol(images, extractor)
-  try:
-    for kind in fid.STATISTICS:
-      fid.given(arrays, kind)
-  except ValueError as error:
-    raise ValueError(f'{images.name}: {error}') from error
+    published.check_network(images, extractor)
+  published.check_sizes(images)
   for name in {'images', 'values'} & {*needs} if count else ():
     arrays[name] = np.concatenate(list(images.batches(batch_size)))
   if not count or 'features' in arrays or not metric.EXTRACTED & {*needs}:
@@ -154,27 +150,6 @@ def describe(
       f'{images.name} has images: choose --features, one of {", ".join(features.EXTRACTORS)}'
     )
   return arrays | features.of_images(extractor, images, batch_size, images.name)
-
-
-def check_dimension(images: ImageSet, dimension: int) -> None:
-  """Raises ValueError unless mu of a file has this number of features."""
-  known = fid.given(images.arrays)
-  if known is not None and len(known.mean) != dimension:
-    raise ValueError(
-      f'mu of {images.name} has {len(known.mean)} numbers, and the samples '
-      f'have {dimension} features: give statistics of the same features'
-    )
-
-
-def check_protocol(images: ImageSet, extractor: features.Extractor) -> None:
-  """Raises ValueError if a file has statistics of other features."""
-  for field, value in extractor.identity.items():
-    made = images.protocol.get(field, value)
-    if made != value:
-      raise ValueError(
-        f'{images.name} was made with {field} {made!r}, and the other set with '
-        f'{value!r}: they cannot be compared'
-      )
 
 
 def protocol(samples: ImageSet, reference: ImageSet, extractor: features.Extractor | None) -> Json:

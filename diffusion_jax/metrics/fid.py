@@ -24,6 +24,7 @@ from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, check_coun
 # The names in files of the mean and covariance of features; see `given`.
 STATISTICS = {'features': ('mu', 'sigma'), 'spatial': ('mu_s', 'sigma_s')}
 _ROWS = 4096  # rows of features that are converted to float64 at a time
+_ROUNDING = 1e-5  # of covariances in float32, relative to the largest number
 
 
 class Statistics(NamedTuple):
@@ -73,7 +74,7 @@ def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
   """Returns the statistics among the arrays of a set; None without them.
 
   kind: a key of STATISTICS. Raises ValueError unless they are [D] and [D, D],
-  and finite.
+  finite, and the covariance symmetric.
   """
   names = STATISTICS[kind]
   if not all(name in arrays for name in names):
@@ -86,6 +87,12 @@ def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
     )
   check_finite(names[0], mean[None])
   check_finite(names[1], covariance)
+  asymmetry, scale = np.abs(covariance - covariance.T).max(), np.abs(covariance).max()
+  if asymmetry > _ROUNDING * scale:
+    raise ValueError(
+      f'{names[1]} is not symmetric, as covariances are: it differs from its '
+      f'transpose by up to {asymmetry:.3g}, and its largest number is {scale:.3g}'
+    )
   return Statistics(mean, covariance)
 
 
@@ -180,7 +187,7 @@ def _metric(name, kind, num_draws, features):
       )
     return [Score(name, frechet_distance_and_error(x, y, num_draws), note)]
 
-  return SampleMetric({name: False}, (kind,), compute, features)
+  return SampleMetric({name: False}, (kind,), compute, features, by_statistics=True)
 
 
 def _distance(p, q, root_q):

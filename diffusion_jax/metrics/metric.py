@@ -37,13 +37,15 @@ class SampleMetric(NamedTuple):
   `held_out`, the features of further real images; no labels. compute: (arrays
   of the samples, arrays of the reference) -> scores; raises `Missing`.
   features: names of the spaces that it is computed in, of
-  `features.EXTRACTORS`; () for any.
+  `features.EXTRACTORS`; () for any. by_statistics: of the reference it needs
+  mean and covariance alone.
   """
 
   scores: Mapping[str, bool]
   needs: tuple[str, ...]
   compute: Callable[[Arrays, Arrays], list[Score]]
   features: tuple[str, ...] = ()
+  by_statistics: bool = False
 
 
 class ModelMetric(NamedTuple, Generic[_Measured]):

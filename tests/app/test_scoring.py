@@ -1,5 +1,7 @@
 """The scores of generated digits: while training, in evaluate, in sweeps."""
 
+import functools
+import hashlib
 import json
 import shutil
 import types
@@ -7,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 from scipy.spatial import distance
 
 from diffusion_jax.app import models, scoring
@@ -14,11 +17,11 @@ from diffusion_jax.app.modes import MODES, evaluate
 from diffusion_jax.app.run import weights
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.metrics import features, fid, references
+from diffusion_jax.metrics import features, fid, manifolds, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.metrics.metric import SampleMetric, Score
-from tests.app.conftest import arrays_of, lines_of, printed_by, refused, smoke, trial
+from tests.app.conftest import arrays_of, lines_of, of_run, printed_by, refused, smoke, trial
 from tests.app.fields import within
 
 LEVEL = 'tests.app.test_scoring:level'
@@ -228,6 +231,81 @@ def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
   expected -= 2.0 * np.sum(np.sqrt(np.maximum(product, 0.0)))
   np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-3)
   assert 'the other split in place of samples' in capsys.readouterr().out
+
+
+def frechet(x, mean, covariance):
+  """Transcribes FID (Heusel et al. 2017, Eq. 6) for features x."""
+  ours = np.cov(x, rowvar=False)
+  root = scipy.linalg.sqrtm(ours @ covariance).real
+  return np.sum((x.mean(axis=0) - mean) ** 2) + np.trace(ours + covariance - 2.0 * root)
+
+
+@pytest.fixture
+def adm(run, printed, tmp_path, monkeypatch, rng):
+  """Writes images and statistics, as ADM does, of the features `halves`."""
+  monkeypatch.setitem(features.EXTRACTORS, 'inception', halves)
+  root = rng.normal(size=(4, 4))
+  arrays = {'mu': 30.0 * rng.uniform(size=4), 'sigma': 9.0 * root @ root.T}
+  arrays |= {'mu_s': np.ones(2), 'sigma_s': np.diag([2.0, 3.0])}
+  images = digits_judge.real('train')[:30]
+  np.savez(tmp_path / 'VIRTUAL.npz', arr_0=images, **arrays)
+  np.savez(tmp_path / 'edm.npz', mu=arrays['mu'], sigma=arrays['sigma'])
+  return types.SimpleNamespace(folder=tmp_path, images=images, **arrays)
+
+
+def features_of(x):
+  return halves('', 1).extract(x)['features'].astype(np.float64)
+
+
+def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
+  """With them alone the data need not be there."""
+  monkeypatch.setattr(scoring.datasets, 'source_of', lambda *args: 1 / 0)
+  path = adm.folder / 'edm.npz'
+  fields = within('evaluation', metrics='fid', statistics=path, num_generated=20)
+  MODES['evaluate'](of_run(run, **fields, **within('sampling', batch_size=8)), str(run))
+  found = result(run)['metrics']['fid']['value']
+  expected = frechet(features_of(drawn(run)), adm.mu, adm.sigma)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  protocol = result(run)['protocol']['reference']['inception']
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert protocol['sha256'] == digest
+  line = f'against halves (means; weights 1) of edm.npz (sha256 {digest}), statistics of a network'
+  assert line in capsys.readouterr().out
+
+
+def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
+  fields = {'pr.features': 'inception', 'statistics': adm.folder / 'VIRTUAL.npz'}
+  run_mode(run, metrics='fid,sfid,pr', **fields)
+  values = {name: x['value'] for name, x in result(run)['metrics'].items()}
+  x, y = features_of(drawn(run)), features_of(adm.images)
+  np.testing.assert_allclose(values['fid'], frechet(x, adm.mu, adm.sigma), rtol=1e-6)
+  expected = frechet(x[:, :2], adm.mu_s, adm.sigma_s)
+  np.testing.assert_allclose(values['sfid'], expected, rtol=1e-6)
+  pair = manifolds.precision_recall(x, y)
+  assert values['precision_inception'] == pair.precision.value
+  assert values['recall_inception'] == pair.recall.value
+
+
+def test_a_training_measures_by_published_statistics(run, adm, capsys):
+  fields = within('evaluation', metrics='fid', statistics=adm.folder / 'edm.npz')
+  prepare, score = scoring.scorer(models.make(smoke(**fields), run))
+  prepare()
+  assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
+  expected = frechet(features_of(adm.images), adm.mu, adm.sigma)
+  np.testing.assert_allclose(score({'values': adm.images})['fid'], expected, rtol=1e-6)
+
+
+def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
+  monkeypatch.setattr(evaluate, 'draw', lambda *args, **kwargs: 1 / 0)
+  path, field = adm.folder / 'edm.npz', 'config.evaluation.statistics'
+  run_mode_of = functools.partial(refused, function=run_mode, workdir=run, statistics=path)
+  run_mode_of(f'{field}=.* is of one network, .* none: name fid', metrics='pr')
+  both = {'metrics': 'fd', 'fd.features': 'halves,pixels'}
+  run_mode_of('distances in halves and pixels: name fid, or fd in one', **both)
+  message = f'{field}: kid needs images, and .*edm.npz has only mu, sigma'
+  run_mode_of(message, metrics='fid,kid', **{'kid.features': 'inception'})
+  message = f'{field}: mu of .* has 4 numbers, and the samples have 64 features'
+  run_mode_of(message, metrics='fd', features='pixels')
 
 
 def test_a_metric_of_a_user_has_its_own_section(run, printed):

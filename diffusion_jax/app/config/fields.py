@@ -140,6 +140,9 @@ class Evaluation:
   # $DIFFUSION_JAX_WEIGHTS; of classifier: a file of convert.to=stablehlo
   weights: str = ''
   reference: str = 'train'  # train, test, or an npz file with x, which samples are compared to
+  # npz file with mu and sigma of the reference, for fd and fid, as ADM, EDM,
+  # pytorch-fid and clean-fid publish them (docs/evaluation.md)
+  statistics: str = ''
   num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Size = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from diffusion_jax.app.config import folder, kinds, store, trust
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edits.methods import STEPS
+from diffusion_jax.data.buckets import is_address
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training import loggers
@@ -171,6 +172,11 @@ def _of_posterior(field: str) -> Row:
   return Row(is_idle, setting, EDIT, fields=(f'sampling.{field}',))
 
 
+def _is_in_no_bucket(c, facts):
+  fields = c.data or {}
+  return not any(is_address(fields.get(x) or '') for x in ('path', 'test_path', 'data_dir'))
+
+
 _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
@@ -231,6 +237,7 @@ IDLE = (
     EDIT,
     fields=_STEPS,
   ),
+  Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
   *map(_of_posterior, (*STEPS, 'num_steps', 'spacing', 'respacing')),
 )
 
@@ -259,6 +266,7 @@ def _of_metrics(*fields, **more):
 _READ = {
   'samples': (
     *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'floor'),
+    'evaluation.statistics',
     *_paths('sampling', 'context', 'context_row'),
   ),
   'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),

@@ -41,9 +41,9 @@ from diffusion_jax.training.objectives import Objective
 _allowed: set[str] = set()
 
 # The parameters of constructors that are paths of files or folders to read.
-PATHS = 'path', 'test_path', 'paths', 'data_dir', 'image', 'image2', 'mask'
+PATHS = 'path', 'test_path', 'paths', 'data_dir', 'cache', 'image', 'image2', 'mask'
 # And other fields that are paths, checked where they are read.
-_OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference'
+_OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference', 'statistics'
 # Fields that are paths and are not read from a stored config.
 _WRITTEN = 'compilation_cache', 'out'
 _USERS = *_WRITTEN, 'runs', 'source'
@@ -77,7 +77,7 @@ def remember(workdir: Path, config: Tree) -> None:
   The user gave the paths and parts once; later starts of the run need not name
   them again. Parts are kept for a run below the working folder, which has them.
   """
-  paths = sorted(x for x in _paths(config) & _allowed if ':' not in x)
+  paths = sorted(x for x in _paths(config) & _allowed if ':' not in x or '://' in x)
   content: Json = {'run': str(workdir.resolve()), 'paths': paths}
   parts = sorted(filter(is_allowed, names_in(config)))
   if parts and workdir.resolve().is_relative_to(here := os.getcwd()):

@@ -195,10 +195,8 @@ def score_samples(
   what = 'images' if is_picture else 'samples'
   print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
   for x in protocol.values():
-    print(
-      f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) '
-      f'of {x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-    )
+    of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+    print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
   print(out / 'result.json')
   return as_json(scores)
 

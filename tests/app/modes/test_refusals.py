@@ -42,6 +42,7 @@ sampling.checkpoint=best => sampling.checkpoint=best is not read with training.k
 two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
   conditioning.context=vector
 training.lora_rank=2 => set training.init_from to its folder
+data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 => are fewer than the 8
   devices of the mesh: set training.evaluate_every=0
 evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod => keep_best_by='fod'
@@ -251,6 +252,10 @@ evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.
   must
 evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 is not read with
   evaluation.metrics=elbo: add fid, or leave this out
+evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz is not read with
+  evaluation.metrics=elbo
+evaluation.metrics=fd evaluation.features=pixels evaluation.statistics=lost.npz =>
+  config.evaluation.statistics: file or folder lost.npz not found
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
   evaluation.metrics=elbo is of samples

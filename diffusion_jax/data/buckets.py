@@ -1,0 +1,128 @@
+"""Data in a bucket, gs:// or s3://, copied once into a folder of this machine.
+
+The copy of gs://bucket/a/b is <cache>/gs/bucket/a/b. A hidden file beside it has
+the ETag of the object, which is copied again if its ETag or size changes.
+"""
+
+import fnmatch
+import glob
+import importlib
+import logging
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from diffusion_jax.atomic_files import draft, own_folder
+from diffusion_jax.data.files import naming
+
+LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # and their extras
+_THREADS = 8  # objects that are copied at the same time
+
+
+def is_address(path: str | Path) -> bool:
+  """Returns whether a path is an address, such as gs://bucket/train.npz."""
+  return re.match(r'[A-Za-z][\w+.-]*://', str(path)) is not None
+
+
+def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
+  """Returns the path of the copy of data in a bucket, which is made if needed.
+
+  path: the address of an object, a folder or a pattern; other paths are
+  returned as they are. cache: the folder of copies, see `place`; suffix: of the
+  objects of a folder, such as '.tar'. Raises ValueError or OSError in one line.
+  """
+  if not is_address(path):
+    return path
+  target, bucket = place(path, cache), open_bucket(path)
+  with naming(f'{path} cannot be read with your credentials', Exception):
+    objects = _objects(bucket, path.rstrip('/'))
+  copies = {place(address, cache): version for address, version in objects.items()}
+  wanted = [x for x in copies if x == target or fnmatch.fnmatch(x.name.lower(), f'*{suffix}')]
+  if not wanted:
+    raise FileNotFoundError(f'{path}: there is no such object in the bucket, or folder of them')
+  missing = [x for x in wanted if _version(x) != copies[x][1:]]
+  if missing:
+    size = sum(copies[x][1] for x in missing)
+    print(f'copying {len(missing):,} files of {path}, {size:,} bytes, to {target}', flush=True)
+  with naming(f'{path} cannot be copied to {target}', Exception):
+    with ThreadPoolExecutor(_THREADS) as pool:
+      list(pool.map(lambda x: _copy(bucket, x, *copies[x]), missing))
+    below = target.rglob('*') if target.is_dir() else map(Path, glob.glob(str(target)))
+    for copy in {*below} - copies.keys():
+      if _mark(copy).is_file():  # Its object is no more.
+        copy.unlink()
+  return str(target)
+
+
+def place(path: str, cache: str | Path = '') -> Path:
+  """Returns where the copy of an address is.
+
+  cache: a folder, by default $XDG_CACHE_HOME/diffusion_jax/data, in ~/.cache.
+  Raises ValueError for a name that leads out of the folder.
+  """
+  scheme, _, name = path.partition('://')
+  parts = name.rstrip('/').split('/')
+  if {'', '.', '..'} & {*parts}:
+    raise ValueError(f'{path}: a name with an empty part, . or .. cannot be copied to a folder')
+  if is_address(cache):
+    raise ValueError(f'cache={cache} is an address: give a folder of this machine')
+  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  folder = os.path.expanduser(cache or f'{home}/diffusion_jax/data')
+  if folder.startswith('~'):
+    raise ValueError(f'{path}: no home folder is known: set data.cache to a folder')
+  return Path(folder, scheme, *parts)
+
+
+def open_bucket(path: str) -> Any:
+  """Returns the file system of an address; ValueError without its library."""
+  scheme = path.partition('://')[0]
+  if scheme not in LIBRARIES:
+    raise ValueError(
+      f'{path}: data are read from gs:// and s3://, not from {scheme}://: copy them to a '
+      'folder of this machine, or mount the bucket'
+    )
+  library, extra = LIBRARIES[scheme]
+  for name in (library, 'google.auth'):  # They log tracebacks.
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+  try:
+    importlib.import_module(library)
+  except ImportError:
+    raise ValueError(f"{path} needs the library {library}: pip install -e '.[{extra}]'") from None
+  return importlib.import_module('fsspec').filesystem(scheme, use_listings_cache=False)
+
+
+def _objects(bucket, path):
+  # Returns {address: (name, size, ETag)} of an object, or of all in a folder.
+  scheme, _, name = path.partition('://')
+  search = bucket.glob if glob.has_magic(name) else bucket.find
+  try:
+    objects = search(name, detail=True)
+  except FileNotFoundError:  # no such bucket
+    return {}
+  return {
+    f'{scheme}://{name}': (name, x['size'], x.get('etag') or x['ETag'])
+    for name, x in objects.items()
+    if x['type'] == 'file' and not name.endswith('/')
+  }
+
+
+def _copy(bucket, path, name, size, etag):
+  own_folder(path.parent)
+  with draft(path) as file:
+    bucket.get_file(name, file.name)
+    if (copied := os.path.getsize(file.name)) != size:
+      raise OSError(f'{copied:,} of the {size:,} bytes of {name} came')
+  with draft(_mark(path)) as file:
+    file.write(etag.encode())
+
+
+def _version(path):
+  # Returns the (size, ETag) of a copy, None without one.
+  mark = _mark(path)
+  return (path.stat().st_size, mark.read_text()) if path.is_file() and mark.is_file() else None
+
+
+def _mark(path):
+  return path.with_name(f'.{path.name}.etag')

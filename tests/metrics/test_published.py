@@ -1,0 +1,97 @@
+"""Statistics in the files of other projects, and what is said of them."""
+
+import numpy as np
+import pytest
+
+from diffusion_jax.metrics import features, fid, mmd, published
+from tests import refusals
+
+MU, SIGMA = np.arange(4.0), np.diag([1.0, 2.0, 3.0, 4.0])
+BOTH = {'mu': MU, 'sigma': SIGMA}
+IMAGES = np.zeros((5, 4, 4, 1), np.uint8)
+FD, SFD, KID = fid.fid(), fid.sfid(), mmd.kid()
+IDENTITY = {'features': 'Inception 2015-12-05', 'preprocessing': 'means', 'weights': '1'}
+EXTRACTOR = features.Extractor(lambda x: {'features': np.zeros((len(x), 4))}, IDENTITY)
+OURS = '{"features": "Inception 2015-12-05", "preprocessing": "means"}'
+
+
+def read(name='a.npz', **arrays):
+  np.savez(name, **BOTH | arrays)
+  return published.read(name, EXTRACTOR, {}, (4, 4, 1))
+
+
+def pickled(name):
+  with open(name, 'wb') as file:
+    file.write(b'\x80\x04}.')
+  return published.read(name, EXTRACTOR, {}, (4, 4, 1))
+
+
+def lacking(metric, *shape, **arrays):
+  np.savez('a.npz', **BOTH | arrays)
+  return published.read('a.npz', EXTRACTOR, {'kid': metric}, shape)
+
+
+def compared(**arrays):
+  images, *_ = read(**arrays)
+  published.check_sizes(images, EXTRACTOR.extract(IMAGES))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'name, arrays, origin',
+  [
+    ('VIRTUAL_imagenet64_labeled.npz', {}, 'resized as here (ADM)'),
+    ('mine.npz', {'mu_s': MU, 'sigma_s': SIGMA}, 'resized as here (ADM)'),
+    ('cifar10-32x32.npz', {}, 'neither the file nor its name says'),
+    ('fid_stats_cifar10_train.npz', {}, 'neither the file nor its name says'),
+    ('cifar10_legacy_tensorflow_train_32.npz', {}, 'resized as here (clean-fid)'),
+    ('cifar10_legacy_pytorch_train_32.npz', {}, 'resized by PyTorch, not as here'),
+    ('cifar10_clean_train_32.npz', {}, 'resized by PIL, not as here (clean-fid)'),
+    ('a.npz', {'protocol': OURS}, 'Inception 2015-12-05 (means)'),
+  ],
+)
+def test_a_file_or_its_name_says_of_which_network_it_is(name, arrays, origin):
+  images, facts, lacks = read(name, **arrays)
+  assert facts['origin'].startswith(f'{name} (sha256 ') and origin in facts['origin']
+  assert not lacks
+  np.testing.assert_array_equal(fid.given(images.arrays).covariance, SIGMA)
+
+
+def test_covariances_of_float32_are_symmetric_up_to_rounding(rng):
+  root = rng.normal(size=(4, 4)).astype(np.float32)
+  sigma = root @ root.T
+  sigma[0, 1] = np.nextafter(sigma[0, 1], np.float32(9.0))
+  assert (sigma != sigma.T).any()
+  np.testing.assert_array_equal(fid.given({'mu': MU, 'sigma': sigma}).covariance, sigma)
+
+
+SKEW = SIGMA + np.eye(4, k=1)
+WRONG = """
+pickled('a.pkl') => a.pkl is a pickle, which may run code and is not read: where you trust it, load
+  it as d and write numpy.savez('a.npz', mu=d['mu'], sigma=d['sigma'])
+read(mu=np.array([None])) => a.npz is not an npz file of arrays: it contains Python objects
+read(sigma=SIGMA[:3]) => a.npz: mu is [4] and sigma [3, 4], not [D] and [D, D]
+read(sigma=SKEW) => a.npz: sigma is not symmetric, as covariances are: it differs from its transpose
+  by up to 1, and its largest number is 4
+read(sigma=SIGMA * np.nan) => a.npz: sigma: 4 of 4 rows
+read(mu_s=MU, sigma_s=SKEW) => a.npz: sigma_s is not symmetric
+read('ffhq_clean_clip_vit_b_32_trainval_256.npz') => is of clip by its name, and the samples have
+  features of Inception 2015-12-05
+read(protocol='{"features": "DINOv2"}') => a.npz was made with features 'DINOv2', and the other set
+  with 'Inception 2015-12-05': they cannot be compared
+compared(mu=MU[:3], sigma=SIGMA[:3, :3]) => mu of a.npz has 3 numbers, and the samples have 4
+  features
+lacking(KID, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
+lacking(SFD, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
+lacking(FD, 8, 8, 1, arr_0=IMAGES) => a.npz has images [4, 4, 1], and those of the run are [8, 8, 1]
+"""
+
+
+@pytest.mark.parametrize('error, call, message', [*refusals.rows((ValueError, OSError), WRONG)])
+def test_other_files_are_refused_in_one_line(error, call, message):
+  with refusals.one_line(error=error, match=message):
+    eval(call)  # The rows are our own.
