@@ -153,8 +153,12 @@ app/models/diffusion.py app/edits/test_pictures.py
 app/models/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: functions.insert(2 if after_clip else 0, by_classifier)
     => functions.insert(0, by_classifier)
+app/inputs/stored_latents.py
+  batches_of_latents: 'test_' if split == 'test' else '' => 'test_' if split != 'test' else ''
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
+app/models/latent.py app/modes/test_encode.py
+  encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
 app/models/states.py
   guidance_moves: cond | drop => cond
   knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
@@ -223,8 +227,8 @@ app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train_loop/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
-  test_loss_sees_the_texts: source, size, 0, i, rows=local, text_length=length, facts=model.facts
-    => source, size, 0, i, rows=local, facts=model.facts
+  test_loss_sees_the_texts: source, size, 0, i, rows=local, text_length=length, facts=facts
+    => source, size, 0, i, rows=local, facts=facts
 app/train_loop/setup.py app/modes/test_refusals.py
   training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and

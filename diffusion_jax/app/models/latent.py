@@ -23,12 +23,14 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.stored_latents import check_record
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.core.normal import Normal
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
@@ -37,6 +39,7 @@ from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.weights import checkpoints, checksums
+from diffusion_jax.weights.load import Stored
 
 MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
@@ -50,6 +53,8 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   noisy = LatentNetwork.of(kinds.LATENT_DIFFUSION, config, facts, **own)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
+  if config.latent.path:
+    latents = latents._replace(draw=stored.draw)
   model = diffusion.of_network(noisy, workdir, plan, latents)
   return dataclasses.replace(
     model,
@@ -130,6 +135,17 @@ class StoredAutoencoder:
     z = q.mean if keys is None else reparameterize(keys, q)
     return autoencoder['scale'] * z
 
+  def moments(self, network: Params, x: jax.Array) -> jax.Array:
+    """Returns mean and std of q(z | x), unscaled, [B, h, w, 2c]."""
+    q = self.checked.encode(network, 1, x)
+    std = jnp.broadcast_to(jnp.sqrt(q.variance), q.mean.shape)
+    return jnp.concatenate([q.mean, std], axis=-1)
+
+  def draw(self, autoencoder: Params, moments: jax.Array, keys: jax.Array) -> jax.Array:
+    """Returns a draw of z for each of the keys; see `stored_latents`."""
+    mean, std = jnp.split(moments[:, :, 0], 2, axis=-1)
+    return autoencoder['scale'] * reparameterize(keys, Normal(mean, std**2))
+
   def decode(self, autoencoder: Params, z: jax.Array) -> jax.Array:
     """Returns the images of latents, in [-1, 1]."""
     model, z = self.checked, z / autoencoder['scale']
@@ -141,15 +157,24 @@ class StoredAutoencoder:
     The first start copies the autoencoder and computes the scale from `source`;
     later starts read the copy.
     """
-    if not processes.broadcast([self._record.exists()])[0]:
+    if processes.broadcast([self._record.exists()])[0]:
+      self._check_stored(read_record(self.workdir)['checksum'])
+    else:
       self._store(source, mesh)
       processes.broadcast([True])  # all wait until it is written
     return self.load()
 
+  def _check_stored(self, checksum):
+    # Raises UserError if latent.path has the latents of another autoencoder.
+    if self.config.latent.path:
+      check_record(self.config.latent.path, {'autoencoder': checksum})
+
   def _store(self, source, mesh):
-    run, model = self.config.latent.run, self.autoencoder
-    params, stored, step = open_weights('latent.run', run, model.init)
-    scale, count = self.config.latent.scale or model.decoding.scale, 0
+    run, decoding = self.config.latent.run, self.autoencoder.decoding
+    params, stored, step = self.weights()
+    checksum = checksums.of_arrays(params)
+    self._check_stored(checksum)
+    scale, count = self.config.latent.scale or decoding.scale, 0
     if not scale:
       with from_config('data'):
         scale, count = inverse_std(self._draws(params, source, mesh))
@@ -169,7 +194,7 @@ class StoredAutoencoder:
         'images': count,
         'run': str(run),
         'step': step,
-        'checksum': checksums.of_arrays(params),
+        'checksum': checksum,
       },
     )
     measured = f'of {count:,} images' if count else 'given'
@@ -199,12 +224,18 @@ class StoredAutoencoder:
 
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
+    scale = jnp.asarray(read_record(self.workdir)['scale'], jnp.float32)
+    return {'autoencoder': {'network': self.weights().params['network'], 'scale': scale}}
+
+  def weights(self) -> Stored:
+    """Opens the weights: the copy in the run, or latent.run before the start."""
+    if not self._record.exists():
+      return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
     record, model = read_record(self.workdir), self._open(self._copy)
-    params = open_weights('latent', self._copy, model.init, record['step']).params
-    sums = record['checksum'], checksums.of_arrays(params)
+    weights = open_weights('latent', self._copy, model.init, record['step'])
+    sums = record['checksum'], checksums.of_arrays(weights.params)
     check_unchanged('latent.run', self._copy, self._record, *sums)
-    scale = jnp.asarray(record['scale'], jnp.float32)
-    return {'autoencoder': {'network': params['network'], 'scale': scale}}
+    return weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,122 @@
+"""Implements --mode=encode: stores the latents of all images, once."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.aliases import Json, Params
+from diffusion_jax.app import devices
+from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents
+from diffusion_jax.app.models.latent import StoredAutoencoder
+from diffusion_jax.app.run import provenance
+from diffusion_jax.atomic_files import draft, draft_folder
+from diffusion_jax.data.sources import Source, check_examples, check_finite
+from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import lock
+from diffusion_jax.runtime.files import expanded, make_folder, write_json
+from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, write_parts
+from diffusion_jax.weights import checksums
+
+
+def run(config: Node, workdir: str | Path) -> None:
+  """Writes the folder latent.path; see `inputs.stored_latents`.
+
+  It has both splits and, with training.random_flip, the mirrored images too;
+  training.batch_size images are encoded at a time. <latent.path>.parts keeps
+  the batches until all are there.
+  """
+  path, facts = place_of(config), datasets.facts_of(config)
+  autoencoder, splits = StoredAutoencoder(config, Path(workdir), facts), splits_of(config)
+  params = autoencoder.weights().params
+  record = {'autoencoder': checksums.of_arrays(params), 'mirrored': config.training.random_flip}
+  record |= {split: contents(facts, source) for split, source in splits.items()}
+  with lock.hold(make_folder(path.parent), path.name, '--config.latent.path'):
+    if path.exists():
+      check_record(path, record)
+      print(f'{path} is there already, with these latents')
+      return
+    parts = path.with_name(f'{path.name}.parts')
+    files = {}
+    for split, source in splits.items():
+      start = encoder(autoencoder, params['network'], source)
+      settings = record | {'split': split}
+      if provenance.check_parts(parts / split, settings, 'latent.path'):
+        print(f'{parts / split} has batches, and is continued')
+      size, settings = config.training.batch_size, provenance.as_array(settings)
+      args = len(source), size, parts / split, f'encoding {split}'
+      files[split] = write_parts(start, *args, settings=settings)
+    write(path, files, record)
+    shutil.rmtree(parts)
+
+
+def place_of(config: Node) -> Path:
+  """Returns latent.path; raises UserError if nothing can be written there."""
+  if kinds.kind_of(config) is not kinds.LATENT_DIFFUSION or not config.latent.path:
+    raise UserError(
+      '--mode=encode needs a config that trains on latents, as configs/digits_latent.py: set '
+      'config.latent.path to the folder to write'
+    )
+  with from_config('latent.path'):
+    return Path(expanded(config.latent.path, written=True))
+
+
+def splits_of(config: Node) -> dict[str, Source]:
+  """Returns the images of each split that the data have."""
+  splits = {'train': datasets.source_of(config)}
+  try:
+    return splits | {'test': datasets.source_of(config, 'test')}
+  except UserError as error:
+    if not isinstance(error.__cause__, NoTestSplit):
+      raise
+  return splits
+
+
+def encoder(
+  autoencoder: StoredAutoencoder, network: Params, images: Source
+) -> Callable[[np.ndarray], Callable[[], Arrays]]:
+  """Returns index [n] -> () -> the arrays of n images, for `write_parts`."""
+  config, x = autoencoder.config, autoencoder.facts.x
+
+  def moments(network, keys, x):
+    both = (x, x[:, :, ::-1]) if config.training.random_flip else (x,)
+    return jnp.stack([autoencoder.moments(network, x) for x in both], axis=2)
+
+  size = config.training.batch_size
+  compute = per_example(moments, devices.make_mesh(config), {}, size, what='the latents')
+
+  def start(index):
+    with from_config('data'):
+      arrays = check_examples(images.read(index), images.facts)
+    others = {n: arrays[n] for n in ('label', 'context') if n in arrays}
+    fetch = compute.start(network, index, x.encode(arrays['x']))
+
+    def finish():
+      latents = fetch()
+      with from_config('latent.run'):
+        check_finite(latents, 'the latents of some images')
+      return {'x': latents} | others
+
+    return finish
+
+  return start
+
+
+def write(path: Path, files: dict[str, list[Path]], record: Json) -> None:
+  """Writes the folder of all latents, whole or not at all."""
+  with draft_folder(path) as new:
+    for split, parts in files.items():
+      prefix = 'test_' if split == 'test' else ''
+      for name, array in join_parts(parts, {'settings'}).items():
+        with draft(new / f'{prefix}{name}.npy') as file:
+          np.save(file, array)
+    write_json(new / RECORD, record)
+  counts = ' and '.join(f'{record[split]["examples"]:,} {split}' for split in files)
+  print(f'wrote {path}: the latents of {counts} images')
