@@ -154,7 +154,7 @@ app/models/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: functions.insert(2 if after_clip else 0, by_classifier)
     => functions.insert(0, by_classifier)
 app/inputs/stored_latents.py
-  batches_of_latents: 'test_' if split == 'test' else '' => 'test_' if split != 'test' else ''
+  batches_of_latents: n.startswith('test_') == bool(prefix) => True
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/latent.py app/modes/test_encode.py

@@ -3,14 +3,10 @@
 latents.json of their folder says what they depend on. The array x.npy, of the
 test split test_x.npy, is [N, h, k, w, 2c]: mean and standard deviation of
 q(z | x), before the scale, of each image and, with k = 2, of the mirrored one.
+So `pipeline.mirrored` swaps the two.
 """
 
-import dataclasses
-import json
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, trust
@@ -18,21 +14,11 @@ from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import npz
-from diffusion_jax.data.sources import ArraySource, Facts, OrderedSource, RedrawnSource, Source
+from diffusion_jax.data.sources import ArraySource, Facts, OrderedSource, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json
 
 RECORD = 'latents.json'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class StoredLatents(ArraySource):
-  """Holds stored latents; `pipeline.mirrored` swaps those of the two images.
-
-  order: of the images, see `OrderedSource`.
-  """
-
-  order: Callable[[np.random.Generator], np.ndarray] | None = None
 
 
 def examples_of(
@@ -47,30 +33,23 @@ def examples_of(
     return images, facts
   trust.check_paths('latent.path', path)
   mirrored = {'mirrored': True} if config.training.random_flip else {}
-  check_record(path, {split: contents(facts, images)} | mirrored)
-  prefix = 'test_' if split == 'test' else ''
+  check_record(path, {split: contents(config, facts, images)} | mirrored)
+  prefix, count = 'test_' if split == 'test' else '', len(images)
   with from_config('latent.path'):
-    names = [n for n in ('x', 'label', 'context') if f'{prefix}{n}' in npz.names_of(path)]
-    arrays = npz.read(path, [f'{prefix}{n}' for n in names]).values()
-    if {*map(len, arrays)} != {len(images)}:
-      raise ValueError(f'{path} has not {len(images)} rows in each array: write it again')
+    arrays = npz.read(
+      path, [n for n in npz.names_of(path) if n.startswith('test_') == bool(prefix)]
+    )
+    x, label, context = (arrays.get(f'{prefix}{name}') for name in ('x', 'label', 'context'))
+    if x is None or {*map(len, arrays.values())} != {count}:
+      raise ValueError(f'{path} must have {prefix}x and others with {count} rows: write it again')
     order = images.order if isinstance(images, OrderedSource) else None
-    arrays = dict(zip(names, arrays, strict=True))
-    latents = StoredLatents(**arrays, num_classes=facts.num_classes, order=order)
+    latents = ArraySource(x, label, facts.num_classes, context=context, order=order)
   return latents, facts._replace(x=latents.facts.x)
 
 
-def contents(facts: Facts, images: Source) -> Json:
-  """Returns the facts of the images of a split, in JSON's types.
-
-  Raises UserError for images that are drawn anew in each epoch.
-  """
-  if isinstance(images, RedrawnSource):
-    raise UserError(
-      'config.latent.path: data=binarized draws its images anew in each epoch, so that their '
-      'latents cannot be stored: leave it out'
-    )
-  return json.loads(json.dumps(datasets.with_contents(facts, images).as_json()))
+def contents(config: Node, facts: Facts, images: Source) -> Json:
+  """Returns the facts of the images of a split, in JSON's types."""
+  return folder.stored_form(config, datasets.with_contents(facts, images))['facts']
 
 
 def check_record(path: str | Path, now: Json) -> None:
@@ -79,7 +58,7 @@ def check_record(path: str | Path, now: Json) -> None:
     record = read_json(Path(path) / RECORD)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
-      f'config.latent.path: {path} has no latents: the same command with --mode=encode writes them'
+      f'config.latent.path: {path} has no {RECORD}: --mode=encode writes latents into a new folder'
     ) from error
   if changed := folder.differences({name: record.get(name) for name in now}, now):
     raise UserError(

@@ -138,8 +138,7 @@ class StoredAutoencoder:
   def moments(self, network: Params, x: jax.Array) -> jax.Array:
     """Returns mean and std of q(z | x), unscaled, [B, h, w, 2c]."""
     q = self.checked.encode(network, 1, x)
-    std = jnp.broadcast_to(jnp.sqrt(q.variance), q.mean.shape)
-    return jnp.concatenate([q.mean, std], axis=-1)
+    return jnp.concatenate(jnp.broadcast_arrays(q.mean, jnp.sqrt(q.variance)), axis=-1)
 
   def draw(self, autoencoder: Params, moments: jax.Array, keys: jax.Array) -> jax.Array:
     """Returns a draw of z for each of the keys; see `stored_latents`."""
@@ -157,24 +156,17 @@ class StoredAutoencoder:
     The first start copies the autoencoder and computes the scale from `source`;
     later starts read the copy.
     """
-    if processes.broadcast([self._record.exists()])[0]:
-      self._check_stored(read_record(self.workdir)['checksum'])
-    else:
+    if path := self.config.latent.path:
+      check_record(path, {'autoencoder': checksums.of_arrays(self.weights().params)})
+    if not processes.broadcast([self._record.exists()])[0]:
       self._store(source, mesh)
       processes.broadcast([True])  # all wait until it is written
     return self.load()
 
-  def _check_stored(self, checksum):
-    # Raises UserError if latent.path has the latents of another autoencoder.
-    if self.config.latent.path:
-      check_record(self.config.latent.path, {'autoencoder': checksum})
-
   def _store(self, source, mesh):
-    run, decoding = self.config.latent.run, self.autoencoder.decoding
-    params, stored, step = self.weights()
-    checksum = checksums.of_arrays(params)
-    self._check_stored(checksum)
-    scale, count = self.config.latent.scale or decoding.scale, 0
+    run, model = self.config.latent.run, self.autoencoder
+    params, stored, step = open_weights('latent.run', run, model.init)
+    scale, count = self.config.latent.scale or model.decoding.scale, 0
     if not scale:
       with from_config('data'):
         scale, count = inverse_std(self._draws(params, source, mesh))
@@ -194,7 +186,7 @@ class StoredAutoencoder:
         'images': count,
         'run': str(run),
         'step': step,
-        'checksum': checksum,
+        'checksum': checksums.of_arrays(params),
       },
     )
     measured = f'of {count:,} images' if count else 'given'

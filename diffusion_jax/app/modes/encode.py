@@ -9,7 +9,6 @@ import numpy as np
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app import devices
-from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
@@ -17,7 +16,7 @@ from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, conten
 from diffusion_jax.app.models.latent import StoredAutoencoder
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
-from diffusion_jax.data.sources import Source, check_examples, check_finite
+from diffusion_jax.data.sources import Source, check_examples
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
@@ -33,11 +32,18 @@ def run(config: Node, workdir: str | Path) -> None:
   training.batch_size images are encoded at a time. <latent.path>.parts keeps
   the batches until all are there.
   """
-  path, facts = place_of(config), datasets.facts_of(config)
-  autoencoder, splits = StoredAutoencoder(config, Path(workdir), facts), splits_of(config)
+  if not config.at('latent.path'):
+    raise UserError(
+      '--mode=encode needs a config that diffuses latents, as configs/digits_latent.py: set its '
+      'config.latent.path to the folder to write'
+    )
+  with from_config('latent.path'):
+    path = Path(expanded(config.latent.path, written=True))
+  facts, splits = datasets.facts_of(config), splits_of(config)
+  autoencoder = StoredAutoencoder(config, Path(workdir), facts)
   params = autoencoder.weights().params
   record = {'autoencoder': checksums.of_arrays(params), 'mirrored': config.training.random_flip}
-  record |= {split: contents(facts, source) for split, source in splits.items()}
+  record |= {split: contents(config, facts, images) for split, images in splits.items()}
   with lock.hold(make_folder(path.parent), path.name, '--config.latent.path'):
     if path.exists():
       check_record(path, record)
@@ -45,27 +51,15 @@ def run(config: Node, workdir: str | Path) -> None:
       return
     parts = path.with_name(f'{path.name}.parts')
     files = {}
-    for split, source in splits.items():
-      start = encoder(autoencoder, params['network'], source)
+    for split, images in splits.items():
       settings = record | {'split': split}
       if provenance.check_parts(parts / split, settings, 'latent.path'):
         print(f'{parts / split} has batches, and is continued')
-      size, settings = config.training.batch_size, provenance.as_array(settings)
-      args = len(source), size, parts / split, f'encoding {split}'
-      files[split] = write_parts(start, *args, settings=settings)
+      start = encoder(autoencoder, params['network'], images)
+      args = len(images), config.training.batch_size, parts / split, f'encoding {split}'
+      files[split] = write_parts(start, *args, settings=provenance.as_array(settings))
     write(path, files, record)
     shutil.rmtree(parts)
-
-
-def place_of(config: Node) -> Path:
-  """Returns latent.path; raises UserError if nothing can be written there."""
-  if kinds.kind_of(config) is not kinds.LATENT_DIFFUSION or not config.latent.path:
-    raise UserError(
-      '--mode=encode needs a config that trains on latents, as configs/digits_latent.py: set '
-      'config.latent.path to the folder to write'
-    )
-  with from_config('latent.path'):
-    return Path(expanded(config.latent.path, written=True))
 
 
 def splits_of(config: Node) -> dict[str, Source]:
@@ -83,28 +77,21 @@ def encoder(
   autoencoder: StoredAutoencoder, network: Params, images: Source
 ) -> Callable[[np.ndarray], Callable[[], Arrays]]:
   """Returns index [n] -> () -> the arrays of n images, for `write_parts`."""
-  config, x = autoencoder.config, autoencoder.facts.x
+  c = autoencoder.config.training
 
   def moments(network, keys, x):
-    both = (x, x[:, :, ::-1]) if config.training.random_flip else (x,)
+    both = (x, x[:, :, ::-1]) if c.random_flip else (x,)
     return jnp.stack([autoencoder.moments(network, x) for x in both], axis=2)
 
-  size = config.training.batch_size
-  compute = per_example(moments, devices.make_mesh(config), {}, size, what='the latents')
+  mesh = devices.make_mesh(autoencoder.config)
+  compute = per_example(moments, mesh, {}, c.batch_size, what='the latents')
 
   def start(index):
     with from_config('data'):
       arrays = check_examples(images.read(index), images.facts)
-    others = {n: arrays[n] for n in ('label', 'context') if n in arrays}
-    fetch = compute.start(network, index, x.encode(arrays['x']))
-
-    def finish():
-      latents = fetch()
-      with from_config('latent.run'):
-        check_finite(latents, 'the latents of some images')
-      return {'x': latents} | others
-
-    return finish
+    fetch = compute.start(network, index, autoencoder.facts.x.encode(arrays['x']))
+    others = {name: arrays[name] for name in ('label', 'context') if name in arrays}
+    return lambda: {'x': fetch()} | others
 
   return start
 

@@ -94,4 +94,4 @@ def test_latents_of_another_autoencoder_are_refused(autoencoder, stored, tmp_pat
 
 @pytest.mark.parametrize('make', [smoke, lambda: config_of('runs/none')])
 def test_a_config_without_a_place_for_latents_is_refused(make, tmp_path):
-  refused('set config.latent.path', MODES['encode'], make(), tmp_path)
+  refused('set its config.latent.path', MODES['encode'], make(), tmp_path)
