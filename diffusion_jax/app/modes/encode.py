@@ -50,13 +50,13 @@ def run(config: Node, workdir: str | Path) -> None:
       print(f'{path} is there already, with these latents')
       return
     parts = path.with_name(f'{path.name}.parts')
-    files = {}
+    size, files = config.training.batch_size, {}
     for split, images in splits.items():
-      settings = record | {'split': split}
+      settings = record | {'split': split, 'batch_size': size}
       if provenance.check_parts(parts / split, settings, 'latent.path'):
         print(f'{parts / split} has batches, and is continued')
       start = encoder(autoencoder, params['network'], images)
-      args = len(images), config.training.batch_size, parts / split, f'encoding {split}'
+      args = len(images), size, parts / split, f'encoding {split}'
       files[split] = write_parts(start, *args, settings=provenance.as_array(settings))
     write(path, files, record)
     shutil.rmtree(parts)

@@ -66,6 +66,8 @@ def test_a_killed_encoding_continues(autoencoder, stored, tmp_path, monkeypatch,
   parts[1].unlink()
   changed = config_of(autoencoder, **latents_in(path) | {'training.random_flip': False})
   refused('has other settings: mirrored is True, False now', MODES['encode'], changed, tmp_path)
+  larger = config_of(autoencoder, **latents_in(path) | {'training.batch_size': 40})
+  refused('has other settings: batch_size is 20, 40 now', MODES['encode'], larger, tmp_path)
   assert parts[0].stat().st_mtime_ns == before
   capsys.readouterr()
   MODES['encode'](config, tmp_path / 'run')
