@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, encode
-from tests.app.conftest import (
-  lines_of,
-  refuse_to_compile,
-  refused,
-  smoke,
-)
+from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
 from tests.app.fields import within
 from tests.app.models.test_latent import config_of
 
@@ -20,8 +15,8 @@ FLIPPED = within('training', random_flip=True, batch_size=20)
 SEEN = within('training', evaluate_every=2, num_steps=6, log_every=1)
 
 
-def latents_in(path, **changes):
-  return FLIPPED | {'latent.path': path} | changes
+def latents_in(path):
+  return FLIPPED | {'latent.path': path}
 
 
 @pytest.fixture(scope='module')
