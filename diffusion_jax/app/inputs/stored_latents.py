@@ -10,8 +10,7 @@ from pathlib import Path
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import ArraySource, Facts, OrderedSource, Source

@@ -19,9 +19,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, kinds, store
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import check_record
 from diffusion_jax.app.model import Frozen, Latents, Model
@@ -223,8 +222,8 @@ class StoredAutoencoder:
     """Opens the weights: the copy in the run, or latent.run before the start."""
     if not self._record.exists():
       return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
-    record, model = read_record(self.workdir), self._open(self._copy)
-    weights = open_weights('latent', self._copy, model.init, record['step'])
+    record = read_record(self.workdir)
+    weights = open_weights('latent', self._copy, self.autoencoder.init, record['step'])
     sums = record['checksum'], checksums.of_arrays(weights.params)
     check_unchanged('latent.run', self._copy, self._record, *sums)
     return weights

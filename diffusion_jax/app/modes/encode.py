@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app import devices
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.models.latent import StoredAutoencoder
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
@@ -83,7 +82,7 @@ def encoder(
     both = (x, x[:, :, ::-1]) if c.random_flip else (x,)
     return jnp.stack([autoencoder.moments(network, x) for x in both], axis=2)
 
-  mesh = devices.make_mesh(autoencoder.config)
+  mesh = make_mesh(autoencoder.config)
   compute = per_example(moments, mesh, {}, c.batch_size, what='the latents')
 
   def start(index):
