@@ -143,8 +143,12 @@ app/models/diffusion.py app/edits/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
 app/models/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
+app/inputs/stored_latents.py
+  batches_of_latents: n.startswith('test_') == bool(prefix) => True
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
+app/models/latent.py app/modes/test_encode.py
+  encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
 app/models/states.py
   guidance_moves: cond | drop => cond
   knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)

@@ -49,6 +49,7 @@ class Latents(NamedTuple):
   encode(autoencoder, x, keys=None) -> z, the mean of q(z | x) without keys;
   decode(autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
   parameters are an argument, so that compiled programs do not contain them.
+  draw(autoencoder, x, keys) -> z, of what a training reads instead of images.
   record: run folder -> what only runs with the same latents have in common.
   """
 
@@ -56,6 +57,7 @@ class Latents(NamedTuple):
   decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
   record: Callable[[Path], object] = lambda run: None
+  draw: Callable[..., jax.Array] | None = None
 
   def decoded(self, params: Params, z: jax.Array) -> jax.Array:
     """Returns the images of z, by the parameters of a run."""
@@ -141,7 +143,7 @@ class Model:
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
-  """Returns (frozen, batch, key, i) -> the batch with its images encoded.
+  """Returns (frozen, batch, key, i) -> the batch with draws of its latents.
 
   Only an autoencoder needs this program. The key of a draw depends on `key`,
   the step i and the row, so latents are the same on any devices.
@@ -152,7 +154,8 @@ def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
   def encode(frozen, batch, key, i):
     key = jax.random.fold_in(key, i)
     keys = key_per_example(key, len(batch['x']))
-    z = model.latents.encode(frozen['autoencoder'], batch['x'], keys)
+    draw = model.latents.draw or model.latents.encode
+    z = draw(frozen['autoencoder'], batch['x'], keys)
     return batch | {'x': z}
 
   return jax.jit(encode, out_shardings=sharding.batch_sharding(mesh))

@@ -308,7 +308,8 @@ class ArraySource:
 
   x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; label:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
-  [N, ...] or None; low, high: the box of x. Raises ValueError for other arrays.
+  [N, ...] or None; low, high: the box of x; order: see `OrderedSource`. Raises
+  ValueError for other arrays.
   """
 
   x: np.ndarray
@@ -319,6 +320,7 @@ class ArraySource:
   low: tuple[float, ...] = ()
   high: tuple[float, ...] = ()
   class_names: tuple[str, ...] = ()
+  order: Callable[[np.random.Generator], np.ndarray] | None = None
 
   def __post_init__(self):
     label = {} if self.label is None else {'label': self.label}

@@ -28,7 +28,7 @@ from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints, load
 from tests.app.fields import within
-from tests.app.small_network import SmallNetwork
+from tests.app.small_network import SmallAutoencoder, SmallNetwork
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
@@ -220,6 +220,13 @@ def plain(tmp_path_factory):
   """Makes a run of normal parameters, without a training."""
   workdir = tmp_path_factory.mktemp('runs') / 'plain'
   return untrained(smoke(), workdir, deviation=0.1)
+
+
+@pytest.fixture(scope='session')
+def autoencoder(tmp_path_factory):
+  """Makes a run of a small autoencoder with normal parameters."""
+  config = trial('digits_autoencoder', network=f'{SmallAutoencoder.__module__}:SmallAutoencoder')
+  return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
 
 
 @pytest.fixture(scope='session')

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.refusals import EDIT, EVALUATE, Row
+from diffusion_jax.app.config.refusals import EDIT, EVALUATE, TRAIN, Row
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits.methods import condition_of, fitting, method_name
 from diffusion_jax.data.sources import Facts
@@ -101,6 +101,12 @@ _OF_PIXELS = (
 )
 
 
+def _reads_images(c):
+  if c.data.name == 'binarized':
+    return 'data=binarized draws new images in each epoch'
+  return c.conditioning.text and 'conditioning.text reads texts'
+
+
 def _is_guided_alone(c, facts):
   guidance = c.sampling.get('guidance')
   if guidance is None or guidance.get('run') or guidance.scale == 1.0:
@@ -173,6 +179,13 @@ MODELS = (
     lambda c, facts: next((path for path in _OF_PIXELS if c.at(path)), ''),
     'config.{it} needs pixels, and this run diffuses latents (config.latent): switch it off',
     kinds=LATENTS,
+  ),
+  Row(
+    lambda c, facts: c.latent.path and _reads_images(c),
+    'config.latent.path={c.latent.path}: {it}, which stored latents lack: leave latent.path out, '
+    'so that each step encodes its images',
+    TRAIN,
+    LATENTS,
   ),
   Row(
     lambda c, facts: c.edit.constructor.observes,

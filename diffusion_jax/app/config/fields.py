@@ -304,12 +304,15 @@ class Latent(NamedTuple):
   """Diffuses the latents of the autoencoder in the run folder `run`.
 
   shape: height, width and channels; None: as in the run. scale: factor of the
-  latents; None: as in the run, or else 1 / their standard deviation.
+  latents; None: as in the run, or else 1 / their standard deviation. path: the
+  folder of stored latents, which --mode=encode writes and a training reads; '':
+  each step encodes its images.
   """
 
   run: str
   shape: ImageShape | None = None
   scale: Positive | None = None
+  path: str = ''
 
 
 @dataclass(frozen=True, kw_only=True)

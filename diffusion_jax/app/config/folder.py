@@ -37,6 +37,7 @@ FREE = (
   'data.check',
   'data.data_dir',
   'data.workers',
+  'latent.path',
   'network.remat',
   *(
     f'training.{name}'

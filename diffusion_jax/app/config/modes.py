@@ -70,14 +70,16 @@ _ROWS = (
   _mode('evaluate', 'evaluation', 'sampling', uses_a_run=True, single_host=False),
   _mode('average', 'average', uses_a_run=True),
   _mode('report', 'report', 'sampling', uses_a_run=True),
+  _mode('encode', 'data', 'latent'),
   _mode('noise', 'noise', 'schedule'),
   _mode('convert', 'convert'),
   _mode('plan', 'plan'),
   _mode('serve', 'serve', 'sampling', uses_a_run=True, extra='serve'),
 )
 MODES = {row.name: row for row in _ROWS}
-# Sections that say how a model is used; all others, a schedule too, describe it.
-USES = *{section: 0 for row in _ROWS for section in row.reads if section != 'schedule'}, _CACHE
+_OF_MODELS = 'data', 'latent', 'schedule'
+# Sections that say how a model is used; all others describe it.
+USES = *{name: 0 for row in _ROWS for name in row.reads if name not in _OF_MODELS}, _CACHE
 
 
 def reads(mode: Mode, section: str) -> bool:

@@ -22,12 +22,14 @@ from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.fields import DenoiserSampling
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.stored_latents import check_record
 from diffusion_jax.app.model import Frozen, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.models.vae import Autoencoder
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.core.normal import Normal
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
@@ -36,6 +38,7 @@ from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.weights import checkpoints, checksums
+from diffusion_jax.weights.load import Stored
 
 MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
@@ -49,6 +52,8 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   noisy = LatentNetwork.of(kinds.LATENT_DIFFUSION, config, facts, **own)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
+  if config.latent.path:
+    latents = latents._replace(draw=stored.draw)
   model = diffusion.of_network(noisy, workdir, plan, latents)
   return dataclasses.replace(
     model,
@@ -129,6 +134,16 @@ class StoredAutoencoder:
     z = q.mean if keys is None else reparameterize(keys, q)
     return autoencoder['scale'] * z
 
+  def moments(self, network: Params, x: jax.Array) -> jax.Array:
+    """Returns mean and std of q(z | x), unscaled, [B, h, w, 2c]."""
+    q = self.checked.encode(network, 1, x)
+    return jnp.concatenate(jnp.broadcast_arrays(q.mean, jnp.sqrt(q.variance)), axis=-1)
+
+  def draw(self, autoencoder: Params, moments: jax.Array, keys: jax.Array) -> jax.Array:
+    """Returns a draw of z for each of the keys; see `stored_latents`."""
+    mean, std = jnp.split(moments[:, :, 0], 2, axis=-1)
+    return autoencoder['scale'] * reparameterize(keys, Normal(mean, std**2))
+
   def decode(self, autoencoder: Params, z: jax.Array) -> jax.Array:
     """Returns the images of latents, in [-1, 1]."""
     model, z = self.checked, z / autoencoder['scale']
@@ -140,6 +155,8 @@ class StoredAutoencoder:
     The first start copies the autoencoder and computes the scale from `source`;
     later starts read the copy.
     """
+    if path := self.config.latent.path:
+      check_record(path, {'autoencoder': checksums.of_arrays(self.weights().params)})
     if not processes.broadcast([self._record.exists()])[0]:
       self._store(source, mesh)
       processes.broadcast([True])  # all wait until it is written
@@ -198,12 +215,18 @@ class StoredAutoencoder:
 
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
-    record, model = read_record(self.workdir), self._open(self._copy)
-    params = open_weights('latent', self._copy, model.init, record['step']).params
-    sums = record['checksum'], checksums.of_arrays(params)
+    scale = jnp.asarray(read_record(self.workdir)['scale'], jnp.float32)
+    return {'autoencoder': {'network': self.weights().params['network'], 'scale': scale}}
+
+  def weights(self) -> Stored:
+    """Opens the weights: the copy in the run, or latent.run before the start."""
+    if not self._record.exists():
+      return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
+    record = read_record(self.workdir)
+    weights = open_weights('latent', self._copy, self.autoencoder.init, record['step'])
+    sums = record['checksum'], checksums.of_arrays(weights.params)
     check_unchanged('latent.run', self._copy, self._record, *sums)
-    scale = jnp.asarray(record['scale'], jnp.float32)
-    return {'autoencoder': {'network': params['network'], 'scale': scale}}
+    return weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -191,7 +191,7 @@ def begin(parts: Setup) -> Run | None:
     more_steps = averages.begin(parts.workdir, start, c.batch_size)
   make_folder(parts.workdir, 'samples')
   rows = local_rows(mesh, c.batch_size)
-  read = datasets.batches(config, source, parts.model.facts, start, rows)
+  read = datasets.batches(config, *parts.examples, start, rows)
   read = itertools.chain([next(read)], read)
   teacher, autoencoder = parts.model.teacher, parts.model.autoencoder
   frozen = teacher.prepare(source, mesh) | autoencoder.prepare(source, mesh)
@@ -288,6 +288,8 @@ def announce(parts: Setup, step: int) -> None:
   what = 'images' if source.facts.x.is_picture else 'examples'
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
+  if config.at('latent.path'):
+    data += f', by their latents in {config.latent.path}'
   if config.data.get('fresh'):
     data += ', simulated anew in each epoch and not kept'
   print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))

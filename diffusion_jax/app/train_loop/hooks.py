@@ -14,6 +14,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.model import Model, effort, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
@@ -175,7 +176,8 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
-  config, source = model.config, datasets.source_of(model.config, 'test')
+  config, images = model.config, datasets.source_of(model.config, 'test')
+  source, facts = examples_of(config, model.facts, images, 'test')
   loss = make_eval_step(model.objective(test=True))
   loss = compiling.program('the test loss', loss, mesh, effort(config))
   size = min(config.training.batch_size, len(source))
@@ -192,9 +194,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
   def inputs(state, frozen, i=0):
     with from_config('data'):
-      batch = pipeline.batch_at(
-        source, size, 0, i, rows=local, text_length=length, facts=model.facts
-      )
+      batch = pipeline.batch_at(source, size, 0, i, rows=local, text_length=length, facts=facts)
     batch = encode(frozen, to_global(mesh, batch), latents_key, i)
     return state, batch, jax.random.fold_in(key, i), frozen
 

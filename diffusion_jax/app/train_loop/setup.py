@@ -17,13 +17,14 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.refusals import TRAINING, Row, lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.model import Model, effort, make_encode, make_mesh
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train_loop import hooks
 from diffusion_jax.app.train_loop.hooks import Hook
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import simulations
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
@@ -39,8 +40,9 @@ from diffusion_jax.training.step import make_train_step, make_train_steps
 class Setup:
   """The parts of a training that depend on its config.
 
-  make_state: () -> the first state; shapes: the shapes of the state, on the
-  mesh; rates: the learning rate of each step; hooks: see `hooks.Hook`.
+  examples: see `stored_latents.examples_of`; make_state: () -> the first state;
+  shapes: the shapes of the state, on the mesh; rates: the learning rate of each
+  step; hooks: see `hooks.Hook`.
   """
 
   config: Node
@@ -48,6 +50,7 @@ class Setup:
   model: Model
   mesh: Mesh
   source: Source
+  examples: tuple[Source, Facts]
   objective: Objective
   optimizer: optax.GradientTransformation
   rates: np.ndarray
@@ -82,6 +85,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   folder.check_same_run(workdir, config, facts)
   model = dataclasses.replace(model, facts=facts)
   model.check('train')
+  examples = examples_of(config, facts, source)
   objective = model.objective()
   total = config.training.num_steps
   optimizer, _ = config.optimizer.make({'total_steps': total})
@@ -94,7 +98,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   rates = rates_of(config, total)
   refuse(lines([rate_rule(rates)], config, 'train', workdir))
   return Setup(
-    config, Path(workdir), model, mesh, source, objective, optimizer, rates,
+    config, Path(workdir), model, mesh, source, examples, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, start_up,
   )  # fmt: skip
 

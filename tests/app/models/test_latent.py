@@ -32,10 +32,8 @@ from tests.app.conftest import (
   printed_by,
   refused,
   trial,
-  untrained,
 )
 from tests.app.fields import within
-from tests.app.small_network import SmallAutoencoder
 from tests.app.test_notebook import by_parts
 
 QUIET = within('optimizer', decay='constant')
@@ -51,14 +49,6 @@ def config_of(run, **changes):
 
 def model_of(workdir, **changes) -> Any:
   return models.make(config_of(source_of(workdir), **changes), workdir)
-
-
-@pytest.fixture(scope='module')
-def autoencoder(tmp_path_factory):
-  """Makes a run of a small autoencoder with normal parameters."""
-  network = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
-  config = trial('digits_autoencoder', **QUIET | {'network': network})
-  return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
 
 
 @pytest.fixture(scope='module')

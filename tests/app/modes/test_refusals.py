@@ -126,6 +126,7 @@ digits_latent latent.run=nowhere => latent.run: there is no run in nowhere, and
 digits_latent latent.run=runs/digits => has no latents with a height and a width
 digits_latent sampling.clip=True => sampling.clip needs pixels, and this run
 digits_latent sampling.classifier.run=x => sampling.classifier needs pixels
+digits_latent latent.path=x data=binarized data.source=digits => draws new images in each epoch
 digits_latent conditioning.image=superres => conditioning.image needs pixels
 digits_latent training.sample_every=4 sampling.guidance=autoguidance
   sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion model, and a

@@ -1,0 +1,66 @@
+"""Latents that --mode=encode has written, as the examples of a training.
+
+latents.json of their folder says what they depend on. The array x.npy, of the
+test split test_x.npy, is [N, h, k, w, 2c]: mean and standard deviation of
+q(z | x), before the scale, of each image and, with k = 2, of the mirrored one.
+So `pipeline.mirrored` swaps the two.
+"""
+
+from pathlib import Path
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.data import npz
+from diffusion_jax.data.sources import ArraySource, Facts, OrderedSource, Source
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import read_json
+
+RECORD = 'latents.json'
+
+
+def examples_of(
+  config: Node, facts: Facts, images: Source, split: str = 'train'
+) -> tuple[Source, Facts]:
+  """Returns (source, facts) of what a training reads: images, or their latents.
+
+  Raises UserError if latent.path has latents of other images.
+  """
+  path = config.at('latent.path')
+  if not path:
+    return images, facts
+  trust.check_paths('latent.path', path)
+  mirrored = {'mirrored': True} if config.training.random_flip else {}
+  check_record(path, {split: contents(config, facts, images)} | mirrored)
+  prefix, count = 'test_' if split == 'test' else '', len(images)
+  with from_config('latent.path'):
+    arrays = npz.read(
+      path, [n for n in npz.names_of(path) if n.startswith('test_') == bool(prefix)]
+    )
+    x, label, context = (arrays.get(f'{prefix}{name}') for name in ('x', 'label', 'context'))
+    if x is None or {*map(len, arrays.values())} != {count}:
+      raise ValueError(f'{path} must have {prefix}x and others with {count} rows: write it again')
+    order = images.order if isinstance(images, OrderedSource) else None
+    latents = ArraySource(x, label, facts.num_classes, context=context, order=order)
+  return latents, facts._replace(x=latents.facts.x)
+
+
+def contents(config: Node, facts: Facts, images: Source) -> Json:
+  """Returns the facts of the images of a split, in JSON's types."""
+  return folder.stored_form(config, datasets.with_contents(facts, images))['facts']
+
+
+def check_record(path: str | Path, now: Json) -> None:
+  """Raises UserError unless a folder has latents, which depend on `now`."""
+  try:
+    record = read_json(Path(path) / RECORD)
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise UserError(
+      f'config.latent.path: {path} has no {RECORD}: --mode=encode writes latents into a new folder'
+    ) from error
+  if changed := folder.differences({name: record.get(name) for name in now}, now):
+    raise UserError(
+      f'config.latent.path: {path} has other latents: {changed}. The same command with '
+      '--mode=encode and another latent.path writes these'
+    )

@@ -1,0 +1,108 @@
+"""Implements --mode=encode: stores the latents of all images, once."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.aliases import Json, Params
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents
+from diffusion_jax.app.model import make_mesh
+from diffusion_jax.app.models.latent import StoredAutoencoder
+from diffusion_jax.app.run import provenance
+from diffusion_jax.atomic_files import draft, draft_folder
+from diffusion_jax.data.sources import Source, check_examples
+from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import lock
+from diffusion_jax.runtime.files import expanded, make_folder, write_json
+from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, write_parts
+from diffusion_jax.weights import checksums
+
+
+def run(config: Node, workdir: str | Path) -> None:
+  """Writes the folder latent.path; see `inputs.stored_latents`.
+
+  It has both splits and, with training.random_flip, the mirrored images too;
+  training.batch_size images are encoded at a time. <latent.path>.parts keeps
+  the batches until all are there.
+  """
+  if not config.at('latent.path'):
+    raise UserError(
+      '--mode=encode needs a config that diffuses latents, as configs/digits_latent.py: set its '
+      'config.latent.path to the folder to write'
+    )
+  with from_config('latent.path'):
+    path = Path(expanded(config.latent.path, written=True))
+  facts, splits = datasets.facts_of(config), splits_of(config)
+  autoencoder = StoredAutoencoder(config, Path(workdir), facts)
+  params = autoencoder.weights().params
+  record = {'autoencoder': checksums.of_arrays(params), 'mirrored': config.training.random_flip}
+  record |= {split: contents(config, facts, images) for split, images in splits.items()}
+  with lock.hold(make_folder(path.parent), path.name, '--config.latent.path'):
+    if path.exists():
+      check_record(path, record)
+      print(f'{path} is there already, with these latents')
+      return
+    parts = path.with_name(f'{path.name}.parts')
+    size, files = config.training.batch_size, {}
+    for split, images in splits.items():
+      settings = record | {'split': split, 'batch_size': size}
+      if provenance.check_parts(parts / split, settings, 'latent.path'):
+        print(f'{parts / split} has batches, and is continued')
+      start = encoder(autoencoder, params['network'], images)
+      args = len(images), size, parts / split, f'encoding {split}'
+      files[split] = write_parts(start, *args, settings=provenance.as_array(settings))
+    write(path, files, record)
+    shutil.rmtree(parts)
+
+
+def splits_of(config: Node) -> dict[str, Source]:
+  """Returns the images of each split that the data have."""
+  splits = {'train': datasets.source_of(config)}
+  try:
+    return splits | {'test': datasets.source_of(config, 'test')}
+  except UserError as error:
+    if not isinstance(error.__cause__, NoTestSplit):
+      raise
+  return splits
+
+
+def encoder(
+  autoencoder: StoredAutoencoder, network: Params, images: Source
+) -> Callable[[np.ndarray], Callable[[], Arrays]]:
+  """Returns index [n] -> () -> the arrays of n images, for `write_parts`."""
+  c = autoencoder.config.training
+
+  def moments(network, keys, x):
+    both = (x, x[:, :, ::-1]) if c.random_flip else (x,)
+    return jnp.stack([autoencoder.moments(network, x) for x in both], axis=2)
+
+  mesh = make_mesh(autoencoder.config)
+  compute = per_example(moments, mesh, {}, c.batch_size, what='the latents')
+
+  def start(index):
+    with from_config('data'):
+      arrays = check_examples(images.read(index), images.facts)
+    fetch = compute.start(network, index, autoencoder.facts.x.encode(arrays['x']))
+    others = {name: arrays[name] for name in ('label', 'context') if name in arrays}
+    return lambda: {'x': fetch()} | others
+
+  return start
+
+
+def write(path: Path, files: dict[str, list[Path]], record: Json) -> None:
+  """Writes the folder of all latents, whole or not at all."""
+  with draft_folder(path) as new:
+    for split, parts in files.items():
+      prefix = 'test_' if split == 'test' else ''
+      for name, array in join_parts(parts, {'settings'}).items():
+        with draft(new / f'{prefix}{name}.npy') as file:
+          np.save(file, array)
+    write_json(new / RECORD, record)
+  counts = ' and '.join(f'{record[split]["examples"]:,} {split}' for split in files)
+  print(f'wrote {path}: the latents of {counts} images')

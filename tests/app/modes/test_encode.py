@@ -1,0 +1,94 @@
+"""Stored latents: a training on them is one that encodes in each step."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app.modes import MODES, encode
+from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
+from tests.app.fields import within
+from tests.app.models.test_latent import config_of
+
+FLIPPED = within('training', random_flip=True, batch_size=20)
+SEEN = within('training', evaluate_every=2, num_steps=6, log_every=1)
+
+
+def latents_in(path):
+  return FLIPPED | {'latent.path': path}
+
+
+@pytest.fixture(scope='module')
+def stored(autoencoder, tmp_path_factory):
+  """Stores the latents of the digits and of their mirror images."""
+  path = tmp_path_factory.mktemp('stored') / 'latents'
+  MODES['encode'](config_of(autoencoder, **latents_in(path)), path.parent / 'run')
+  assert not (path.parent / 'run').exists()
+  return path
+
+
+def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path, capsys):
+  """Batches, mirrored images, noise and scale agree; a run may change to them."""
+  images, latents = tmp_path / 'images', tmp_path / 'latents'
+  MODES['train'](config_of(autoencoder, **FLIPPED | SEEN), images)
+  assert 'by their latents' not in capsys.readouterr().out
+  first = within('training', num_steps=2)
+  MODES['train'](config_of(autoencoder, **FLIPPED | SEEN | first), latents)
+  MODES['train'](config_of(autoencoder, **latents_in(stored), **SEEN), latents)
+  assert f'by their latents in {stored}' in capsys.readouterr().out
+  for name, count in (('loss', 6), ('test_loss', 3)):
+    ours, theirs = lines_of(latents, name), lines_of(images, name)
+    assert len(ours) == count
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+  MODES['sample'](config_of('', **within('sampling', num_samples=2, batch_size=2)), latents)
+
+
+def interrupt(*args):
+  raise KeyboardInterrupt
+
+
+def test_a_killed_encoding_continues(autoencoder, stored, tmp_path, monkeypatch, capsys):
+  path = tmp_path / 'latents'
+  config = config_of(autoencoder, **latents_in(path))
+  with monkeypatch.context() as patch:
+    patch.setattr(encode, 'write', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      MODES['encode'](config, tmp_path / 'run')
+  assert not path.exists()
+  parts = sorted((tmp_path / 'latents.parts' / 'train').glob('*.npz'))
+  before = parts[0].stat().st_mtime_ns
+  parts[1].unlink()
+  changed = config_of(autoencoder, **latents_in(path) | {'training.random_flip': False})
+  refused('has other settings: mirrored is True, False now', MODES['encode'], changed, tmp_path)
+  larger = config_of(autoencoder, **latents_in(path) | {'training.batch_size': 40})
+  refused('has other settings: batch_size is 20, 40 now', MODES['encode'], larger, tmp_path)
+  assert parts[0].stat().st_mtime_ns == before
+  capsys.readouterr()
+  MODES['encode'](config, tmp_path / 'run')
+  assert 'train has batches, and is continued' in capsys.readouterr().out
+  assert sorted(x.name for x in tmp_path.iterdir()) == ['latents']
+  names = sorted(x.name for x in stored.iterdir())
+  assert names == sorted(x.name for x in path.iterdir())
+  for name in names:
+    assert (path / name).read_bytes() == (stored / name).read_bytes()
+  MODES['encode'](config, tmp_path / 'run')
+  assert 'is there already' in capsys.readouterr().out
+  refused('has other latents: mirrored is True, False now', MODES['encode'], changed, tmp_path)
+
+
+def test_latents_of_another_autoencoder_are_refused(autoencoder, stored, tmp_path, monkeypatch):
+  """Nothing is compiled, and no run begins."""
+  record = json.loads((stored / 'latents.json').read_text())
+  path = shutil.copytree(stored, tmp_path / 'latents')
+  (path / 'latents.json').write_text(json.dumps(record | {'autoencoder': 1}))
+  config = config_of(autoencoder, **latents_in(path), **SEEN)
+  refuse_to_compile(monkeypatch)
+  message = f'has other latents: autoencoder is 1, {record["autoencoder"]} now'
+  refused(message, MODES['train'], config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'latent.json').exists()
+
+
+@pytest.mark.parametrize('make', [smoke, lambda: config_of('runs/none')])
+def test_a_config_without_a_place_for_latents_is_refused(make, tmp_path):
+  refused('set its config.latent.path', MODES['encode'], make(), tmp_path)
