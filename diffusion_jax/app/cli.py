@@ -32,7 +32,7 @@ from diffusion_jax.app.config.errors import near
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
-from diffusion_jax.runtime import compiling, processes, start_up
+from diffusion_jax.runtime import buckets, compiling, processes, start_up
 from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.weights import share
 
@@ -188,7 +188,8 @@ def main(argv: list[str]) -> None:
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
     compiling.keep_compilations(config.compilation_cache)
-    modes.find(_MODE.value)(config, workdir)
+    with buckets.copying(workdir):
+      modes.find(_MODE.value)(config, workdir)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -197,7 +198,7 @@ def main(argv: list[str]) -> None:
     print(stop, flush=True)
     processes.leave(PREEMPTED)
   except KeyboardInterrupt as stop:
-    print(str(stop) or f'interrupted; what was saved is in {workdir}')
+    print(str(stop) or f'interrupted; what was saved is in {buckets.named(workdir)}')
     end = processes.exit_all if processes.started() else processes.leave
     end(130)
   except Exception as error:
@@ -266,8 +267,9 @@ def parse(argv: list[str]) -> list[str]:
       fail(f'--{flag.name}={value}{hint} is not one of {", ".join(names)}')
   for flag in (_CONFIG, _WORKDIR):
     try:
-      flags.FLAGS[flag.name].value = flag.value and expanded(flag.value, True)
-    except ValueError as error:
+      place = flag.value and buckets.folder(expanded(flag.value))
+      flags.FLAGS[flag.name].value = place and str(place)
+    except (ValueError, UserError) as error:
       fail(f'--{flag.name}: {error}')
   if _MODE.value == 'list':
     print(help.list_configs())
@@ -346,7 +348,7 @@ def unraisable(ignored: 'sys.UnraisableHookArgs') -> None:
 def fail(message: str, code: int = 2) -> NoReturn:
   """Prints one line on stderr and exits without waiting for other processes."""
   host = processes.name()
-  print(f'error{host}: {" ".join(one_line(message).split())}', file=sys.stderr)
+  print(f'error{host}: {" ".join(one_line(buckets.named(message)).split())}', file=sys.stderr)
   processes.exit_all(code)
 
 

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import check_files, read_json
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checksums
@@ -92,6 +93,7 @@ def save(
 
 def check_written(manager: ocp.CheckpointManager) -> None:
   """Raises OSError if the last save failed; does not wait for a running one."""
+  buckets.check()
   if not manager.is_saving_in_progress():
     with _writing(manager):
       manager.wait_until_finished()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json
 from diffusion_jax.weights import adapters, checkpoints, share
 from diffusion_jax.weights.checkpoints import AVERAGE, check_fits
@@ -21,6 +22,7 @@ class Stored(NamedTuple):
 
 def find_step(folder: str | Path, step: int | str = 'latest') -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
+  folder = buckets.folder(folder)
   if not share.exist(folder):
     return checkpoints.find_step(folder, step)
   only = share.find_step(folder)
@@ -44,6 +46,7 @@ def open(
   FileNotFoundError for a checkpoint or average that does not exist, ValueError
   if it is damaged or does not fit `target`.
   """
+  folder = buckets.folder(folder)
   if share.exist(folder):
     step = find_step(folder, step)
     if which != AVERAGE:

@@ -22,6 +22,7 @@ from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.weights import checksums
 
@@ -52,12 +53,12 @@ def read_config(workdir: str | Path) -> Mapping | None:
 
   The file is read again only when it has changed.
   """
-  return (_read(Path(workdir) / 'config.json') or (None,))[0]
+  return (_read(buckets.folder(workdir) / 'config.json') or (None,))[0]
 
 
 def stored_fields(workdir: str | Path) -> Mapping[str, object]:
   """Returns {'section.field': value} of a run's config.json, {} without it."""
-  return (_read(Path(workdir) / 'config.json') or ({}, {}))[1]
+  return (_read(buckets.folder(workdir) / 'config.json') or ({}, {}))[1]
 
 
 def _read(path):

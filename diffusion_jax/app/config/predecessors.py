@@ -10,6 +10,7 @@ import diffusion_jax
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.errors import refuse
+from diffusion_jax.runtime import buckets
 from diffusion_jax.weights import checksums, share
 
 # The fields that name another run, and the kind of run that each needs.
@@ -42,7 +43,8 @@ def _lines(config, mode, workdir):
     if not run and 'run' in (config.at(section) or ()):
       yield f'config.{field} is not set: {KINDS[field]} is needed'
     trust.check_paths(field, run)
-    if run and not ((Path(run) / 'config.json').is_file() and has_checkpoint(Path(run))):
+    place = buckets.folder(run or '')
+    if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
       yield missing(field, run)
 
 
@@ -76,7 +78,7 @@ def missing(path: str, run: str | Path) -> str:
   command that trains the run if the folder's name tells the config.
   """
   folder, what = Path(run), f'there is no run in {run}'
-  if (folder / 'config.json').is_file():
+  if (buckets.folder(run) / 'config.json').is_file():
     what = f'the run in {run} has no checkpoint'
   command = training_command(folder)
   first = f'`{command}` trains it' if command else 'train it first'

@@ -41,7 +41,7 @@ def of_student(
   optional = needed is None or needed.default is not needed.empty
   if optional and not c.training.teacher:
     return lambda: None, NOTHING
-  run, opened = Path(c.training.teacher), functools.cache(open_run)
+  run, opened = c.training.teacher, functools.cache(open_run)
 
   def teacher() -> Teacher:
     noisy = opened(student)
@@ -86,12 +86,12 @@ def open_run(student: ConfiguredNetwork) -> ConfiguredNetwork:
   if problem:
     raise UserError(f'config.{_PATH}: objective={name} {problem}')
   noisy = other_runs.open_run(_PATH, run, kinds.DIFFUSION, student.facts)
-  rows = rules(noisy, Path(run), student)
+  rows = rules(noisy, run, student)
   refuse(lines(rows, student.config, 'train', ''))
   return noisy
 
 
-def rules(noisy: ConfiguredNetwork, run: Path, student: ConfiguredNetwork) -> tuple[Row, ...]:
+def rules(noisy: ConfiguredNetwork, run: str, student: ConfiguredNetwork) -> tuple[Row, ...]:
   """Returns the rules of a network that teaches its student."""
 
   def difference(c, facts):

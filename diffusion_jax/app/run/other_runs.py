@@ -34,7 +34,7 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNet
   if kind is not needed:
     raise UserError(f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is needed')
   noisy = ConfiguredNetwork.of(kind, config, datasets.facts_of(config))
-  refuse(_other_images(path, Path(run), noisy.facts, facts))
+  refuse(_other_images(path, run, noisy.facts, facts))
   return noisy
 
 
@@ -88,9 +88,9 @@ def guides_of(model: Model) -> Guides:
     path, run = f'sampling.{part}.run', c[part].run
     noisy = open_run(path, run, kind, model.facts)
     if part == 'guidance':
-      if record(model.workdir) != record(Path(run)):
+      if record(model.workdir) != record(run):
         raise UserError(
-          f'config.{path}: {Path(run)} has the latents of another autoencoder than this run'
+          f'config.{path}: {run} has the latents of another autoencoder than this run'
         )
       noisy = dataclasses.replace(noisy, state_shape=model.state_shape)
     guides[part] = OtherRun(noisy, open_weights(path, run, noisy.init).params)
