@@ -76,6 +76,31 @@ def fetch(checkpoint: Path) -> None:
     twin.fetch(twin.name_of(checkpoint))
 
 
+def of_checkpoints(folder: Path) -> Any:
+  """Returns where checkpoints are written: several processes need the bucket.
+
+  Orbax writes there; of s3:// it does not, which is a UserError.
+  """
+  twin = twin_of(folder)
+  if twin is None or not processes.started():
+    return folder
+  if not twin.address.startswith('gs://'):
+    raise UserError(f'{twin.address}: several processes write to gs:// or a shared folder only')
+  from etils import epath
+
+  return epath.Path(f'{twin.address}/{twin.name_of(folder)}')
+
+
+def share(path: Path, what: str) -> None:
+  """Waits for all processes, which then have what the first one has written."""
+  twin = twin_of(path)
+  if twin and processes.is_first():
+    twin.copy_up()
+  processes.wait_for_all(what)
+  if twin and processes.started():
+    twin.copy_down()
+
+
 def check() -> None:
   """Raises OSError if files cannot be copied up, or if a lock is lost."""
   for twin in _twins.values():
@@ -225,6 +250,10 @@ class Twin:
       with contextlib.suppress(FileNotFoundError):
         files[self.name_of(path)] = path.stat().st_size, path.stat().st_mtime_ns
     files = {name: about for name, about in files.items() if not _PRIVATE.fullmatch(name)}
+    if processes.started():  # Orbax writes checkpoints into the bucket itself.
+      steps = self.bucket.glob(self.place(f'checkpoints/*/{DONE}'))
+      written = {place.removeprefix(f'{self._root}/'): () for place in steps}
+      files, self._same = written | files, written | self._same
     if _METRICS in files:
       files[_METRICS] += (_last_step(files),)
     return files
@@ -236,7 +265,11 @@ class Twin:
       self.bucket.pipe_file(self.place('write.tmp'), b'')
       self.bucket.rm_file(self.place('write.tmp'))
     try:
-      with contextlib.redirect_stdout(_Named(sys.stdout)), beside(self._watch):
+      with (
+        contextlib.redirect_stdout(_Named(sys.stdout)),
+        contextlib.redirect_stderr(_Named(sys.stderr)),
+        beside(self._watch),
+      ):
         yield
     finally:
       self.copy_up()

@@ -143,7 +143,7 @@ class StoredAutoencoder:
     """
     if not processes.broadcast([self._record.exists()])[0]:
       self._store(source, mesh)
-      processes.broadcast([True])  # all wait until it is written
+      buckets.share(self._record, 'the autoencoder')
     return self.load()
 
   def _store(self, source, mesh):

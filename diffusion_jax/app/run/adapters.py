@@ -7,7 +7,7 @@ from diffusion_jax.app.config import predecessors
 from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.model import Frozen, Model
 from diffusion_jax.app.run import other_runs
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.training import lora
 from diffusion_jax.weights import adapters
 from diffusion_jax.weights.checkpoints import check_fits
@@ -60,7 +60,7 @@ def _base(model, scale):
     params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():
       adapters.write(workdir, params, scale)
-    processes.broadcast([True])  # all wait until it is written
+    buckets.share(path, 'the base')
   with from_config('training.lora_rank'):
     base, stored = adapters.read(workdir)
     check_fits(base, models.shapes(model), f'{path} is of another network')
