@@ -13,7 +13,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.twins import DONE
 from tests.app.conftest import arrays_of, assert_same, lines_of, of_run, params_of, smoke
-from tests.bucket_server import Amazon, Google, running
+from tests.bucket_server import Amazon, Google, free_port, running
 from tests.conftest import HANG_SECONDS
 from tests.test_survival import FIELDS, ROOT
 
@@ -85,7 +85,7 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
   assert f'weights of {address}:' in capsys.readouterr().out
 
 
-def start(machine, workdir, patience=60, pause=0.05):
+def start(machine, workdir, *more, patience=60, pause=0.05):
   """Starts a training on a machine of its own, with its output in a file."""
   machine.mkdir()
   names = FIELDS | {'training.mesh': (1, 1), 'training.checkpoint_every': 20}
@@ -93,7 +93,7 @@ def start(machine, workdir, patience=60, pause=0.05):
   flags = {n: ','.join(map(str, x)) if isinstance(x, tuple) else x for n, x in names.items()}
   command = [sys.executable, '-u', '-c', PROGRAM.format(patience=patience, pause=pause)]
   command += [f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}']
-  command += [f'--config.{name}={value}' for name, value in flags.items()]
+  command += [*(f'--config.{name}={value}' for name, value in flags.items()), *more]
   environment = os.environ | {'TMPDIR': str(machine), 'PYTHONPATH': str(ROOT)}
   with (machine / 'output').open('w') as out:
     return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
@@ -132,7 +132,7 @@ def test_a_killed_run_continues_on_an_empty_machine(server, tmp_path):
   last = start(tmp_path / 'last', ADDRESS)
   assert last.wait(HANG_SECONDS) == 0, (tmp_path / 'last' / 'output').read_text()[-2000:]
   said = (tmp_path / 'last' / 'output').read_text()
-  assert 'was not renewed: it is taken over' in said and f'{ADDRESS}: step ' in said
+  assert 'does not renew its lock, which is taken over' in said and f'{ADDRESS}: step ' in said
   assert whole.wait(HANG_SECONDS) == 0
   buckets._twins.clear()
   assert_same(params_of(ADDRESS, 'raw'), params_of(tmp_path / 'run', 'raw'))
@@ -168,3 +168,26 @@ def test_a_full_server(server, tmp_path):
   error = (tmp_path / 'machine' / 'output').read_text().splitlines()[-1]
   assert error.startswith(f'error: {ADDRESS} cannot be written: ')
   assert params_of(error.rpartition('the files are kept in ')[2])
+
+
+def test_several_processes_write_into_a_bucket(server, tmp_path):
+  """They have no folder in common; one process continues their run."""
+  port = free_port()
+  where = '--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2'
+  fields = '--config.training.num_steps=40', '--config.training.mesh=-1,1'
+  names = 'one', 'other'
+  both = [
+    start(tmp_path / name, ADDRESS, *where, f'--host={host}', *fields)
+    for host, name in enumerate(names)
+  ]
+  for process, name in zip(both, names, strict=True):
+    said = (tmp_path / name / 'output').read_text
+    assert process.wait(HANG_SECONDS) == 0, said()[-2000:]
+    assert os.listdir(tmp_path / name) == ['output']
+  saved = server.folder / SAVED
+  assert {path.parent.name for path in saved.glob(f'*/{DONE}')} == {'20', '40'}
+  assert [*saved.glob('40/params/ocdbt.process_1/*')]
+  assert [x['step'] for x in lines_of(server.folder / 'runs/digits') if 'loss' in x] == [20, 40]
+  last = start(tmp_path / 'last', ADDRESS)
+  assert last.wait(HANG_SECONDS) == 0
+  assert f'{ADDRESS}: step 40 of 100' in (tmp_path / 'last' / 'output').read_text()

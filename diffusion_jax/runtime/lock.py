@@ -98,13 +98,15 @@ class _Object:
     with self._twin.told('locked'):
       while not self._create():
         owner, end = self._read(), time.monotonic() + LEASE
+        name = owner.decode(errors='replace').partition(',')[0]
+        print(f'waiting up to {LEASE:.0f} s for the lock of process {name}', flush=True)
         while owner and self._read() == owner and time.monotonic() < end:
           time.sleep(LEASE / 20)
         now = self._read()
         if now not in (owner, b''):
           refuse(now.decode(errors='replace').partition(',')[0])
         if now:
-          print(f'the lock of {owner.decode(errors="replace")} was not renewed: it is taken over')
+          print(f'process {name} does not renew its lock, which is taken over', flush=True)
           self.release()
 
   def renew(self, ended: threading.Event) -> None:

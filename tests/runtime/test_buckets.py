@@ -49,7 +49,7 @@ def test_one_process_locks_a_path(address, monkeypatch, capsys):
   twin = buckets.twin_of(other)
   twin.bucket.pipe_file(twin.place('train.lock'), b'7 on elsewhere, at noon')
   with lock.hold(other):
-    assert 'of 7 on elsewhere' in capsys.readouterr().out
+    assert 'process 7 on elsewhere does not renew its lock' in capsys.readouterr().out
     twin.bucket.pipe_file(twin.place('train.lock'), b'8 on elsewhere, at noon')
     end = time.monotonic() + 60
     while not twin.problem:
